@@ -1,0 +1,94 @@
+"""What can go wrong, each with the exit code that a scheduler acts on.
+
+    BirdtuneError              1    a defect of ours when raised bare
+    ├─ UsageError              2    the command line cannot be understood
+    ├─ InputError             42    the input or the settings are wrong; a retry will not help
+    │  ├─ SettingsError             a setting is unknown, out of range, or fights another
+    │  ├─ CheckpointError           a checkpoint is missing, damaged, or of another network
+    │  └─ DivergedError             training produced NaN or infinity
+    ├─ PassingError            75    a passing fault (storage, a busy folder); a retry may help
+    ├─ ExportError              1    the exported model does not agree with the trained one
+    └─ Interrupted        143/130    stopped by SIGTERM or SIGINT after saving
+
+Every message says what was found, what was expected, the likely cause, and what to do. User faults
+and our own part ways in one place: `cli.main` prints the message of a BirdtuneError on one line,
+and a traceback for anything else.
+"""
+
+import signal
+import unicodedata
+
+EXIT_DONE = 0
+EXIT_DEFECT = 1
+EXIT_USAGE = 2
+EXIT_INPUT = 42
+EXIT_PASSING = 75
+
+
+class BirdtuneError(Exception):
+    """Root of all errors that birdtune raises on purpose."""
+
+    exit_code = EXIT_DEFECT
+
+
+class UsageError(BirdtuneError):
+    """The command line cannot be understood."""
+
+    exit_code = EXIT_USAGE
+
+
+class InputError(BirdtuneError):
+    """The input or the settings are wrong; running again unchanged will not help."""
+
+    exit_code = EXIT_INPUT
+
+
+class SettingsError(InputError):
+    """A setting is unknown, has a value out of range, or contradicts another."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, damaged, or belongs to another network."""
+
+
+class DivergedError(InputError):
+    """The loss or the weights became NaN or infinite."""
+
+
+class PassingError(BirdtuneError):
+    """Something outside that may be gone next time: storage, network, another job's lock."""
+
+    exit_code = EXIT_PASSING
+
+
+class ExportError(BirdtuneError):
+    """The exported model, loaded afresh, does not give the scores of the trained one."""
+
+
+class Interrupted(BirdtuneError):
+    """The job was told to stop, and did, after saving what it had.
+
+    Args:
+        signum: the signal, `signal.SIGTERM` (exit 143) or `signal.SIGINT` (exit 130).
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; run again to continue")
+        self.exit_code = 128 + signum
+
+
+# Characters that could fake or hide text in a terminal or a log: everything of Unicode's categories
+# "control", "format" (which holds the bidirectional marks), "surrogate" (undecodable bytes of a file
+# name), "private use", "unassigned", and the line and paragraph separators.
+_UNSHOWABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def shown(name: object) -> str:
+    """A file name or other outside text, safe to print: one line, no control characters.
+
+    Reversible enough to find the file: what is hidden appears as a backslash escape.
+    """
+    return "".join(
+        repr(character)[1:-1] if unicodedata.category(character) in _UNSHOWABLE else character
+        for character in str(name)
+    )

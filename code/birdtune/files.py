@@ -1,0 +1,227 @@
+"""Files that are written whole or not at all, and the few formats birdtune writes.
+
+A file appears under its name only when all of it is on the disk: it is written beside its place
+under a temporary name, flushed, renamed, and the folder is synced. A reader never meets half a file.
+"""
+
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from birdtune.errors import InputError, PassingError, shown
+
+# Folders being built carry this prefix, so that a later run knows what a killed one left behind.
+UNFINISHED = ".unfinished-"
+
+_HASH_BLOCK_BYTES = 1 << 20
+# Spreadsheets run a cell that begins like this as a formula; an apostrophe in front keeps it text.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@contextlib.contextmanager
+def storage_faults(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into birdtune's words.
+
+    Raises:
+        PassingError: the disk is full or failing.
+        InputError: the place is read-only or not permitted.
+    """
+    try:
+        yield
+    except OSError as fault:
+        where = shown(fault.filename or path)
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = _free_bytes(path)
+            raise PassingError(
+                f"{where}: the disk is full ({free / 1e6:.0f} MB free). What was finished before is safe. "
+                "Free some space or give another --output, then run again to continue."
+            ) from fault
+        if fault.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise InputError(
+                f"{where}: cannot be written ({fault.strerror}). birdtune needs a folder that this user "
+                f"(uid {os.getuid()}) may write to. In a container: mount output/ without `:ro` and run "
+                'with `--user "$(id -u):$(id -g)"`.'
+            ) from fault
+        if fault.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
+            raise PassingError(f"{where}: the storage failed ({fault.strerror}). Run again to continue.") from fault
+        raise
+
+
+def _free_bytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents; an existing one is fine. Raises as `storage_faults`."""
+    with storage_faults(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as fault:
+            raise InputError(f"{shown(path)}: a file stands where a folder is needed. Give another place.") from fault
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: after a power cut a rename must not be undone."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as fault:
+        # Some network file systems cannot sync a folder; they make renames durable by themselves.
+        if fault.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises as `storage_faults`."""
+    with storage_faults(path):
+        descriptor, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes files private; what a user looks at afterwards follows their umask.
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its place under `path` only when the block ends well.
+
+    A folder already at `path` is replaced. Raises as `storage_faults`.
+    """
+    make_folder(path.parent)
+    with storage_faults(path):
+        building = path.parent / f"{UNFINISHED}{path.name}"
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        try:
+            yield building
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        for file in [entry for entry in building.rglob("*") if entry.is_file()]:
+            _sync_file(file)
+        if path.exists():
+            shutil.rmtree(path)
+        building.replace(path)
+        sync_folder(path.parent)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all; what UTF-8 cannot hold becomes a backslash escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as readable JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of birdtune's own; None when it is absent or damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as CSV (UTF-8, header first), whole or not at all.
+
+    Cells that a spreadsheet would run as a formula get an apostrophe in front, because file names
+    come from outside; numbers are left as they are.
+    """
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, fieldnames=list(columns), extrasaction="raise", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    write_text(path, buffer.getvalue())
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return f"'{value}"
+    return "" if value is None else value
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file that a person or birdtune wrote: UTF-8 with or without a mark, comma or semicolon.
+
+    Raises:
+        InputError: the file cannot be read, is not text, or a row has more cells than the header.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as fault:
+        raise InputError(f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights.") from fault
+    except UnicodeDecodeError as fault:
+        raise InputError(f"{shown(path)}: is not UTF-8 text (byte {fault.start}). Save it as CSV UTF-8.") from fault
+    first_line = text.split("\n", 1)[0]
+    delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey=""))
+    except csv.Error as fault:
+        raise InputError(f"{shown(path)}: is not a CSV table ({fault}). Save it as CSV UTF-8.") from fault
+    for number, row in enumerate(rows, start=2):
+        if "" in row:
+            raise InputError(
+                f"{shown(path)}, row {number}: has more cells than the header. "
+                "A name that holds a comma must stand in double quotes."
+            )
+    return [{str(key).strip(): _plain(value or "") for key, value in row.items()} for row in rows]
+
+
+def _plain(cell: str) -> str:
+    """Undo what `write_csv` does to cells that look like formulas, so that tables can be read back."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA_STARTS) else cell
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def value_sha256(value: object) -> str:
+    """SHA-256 of a JSON-able value, the same for equal values whatever their order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes that the files below a folder take."""
+    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
