@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# birdtune's one door: `./entrypoint.sh [command] [settings]`, the same in and out of a container.
+# Outside, the packages of requirements.txt are put into .venv the first time, which later starts
+# reuse; inside, they are part of the image. `./entrypoint.sh test` runs the tests.
+set -euo pipefail
+
+root=$(cd -- "${BASH_SOURCE[0]%/*}" && pwd)
+venv=$root/.venv
+
+say() { printf 'birdtune: %s\n' "$*" >&2; }
+fail() { local code=$1; shift; say "$*"; exit "$code"; }    # the codes are those of birdtune/errors.py
+
+find_python() {
+  local name
+  for name in python3.11 python3 python; do
+    if command -v "$name" >/dev/null &&
+      "$name" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  fail 42 "Python 3.11 was not found on PATH, and the locked packages are made for it. On Debian 12:" \
+    "apt install python3 python3-venv; elsewhere: uv python install 3.11, or use the image (README.md)."
+}
+
+# A stamp is the lock's digest, written after the last package: it holds only for a whole
+# installation of this very lock, however an earlier one was stopped.
+digest() { local line; line=$(sha256sum <"$1") && echo "${line%% *}"; }
+stamped() {
+  local stamp=$venv/$1.sha256 held=
+  [[ -x $venv/bin/python && -f $stamp ]] && read -r held <"$stamp" && [[ $held == "$(digest "$root/$1")" ]]
+}
+
+make_venv() {
+  local python machine
+  machine=$(uname -sm)
+  [[ $machine == "Linux x86_64" ]] ||
+    fail 42 "the locked packages are for Linux x86_64, this is $machine; use the image (README.md)."
+  python=$(find_python)
+  "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    fail 42 "$python cannot make a virtual environment; on Debian: apt install python3.11-venv"
+  rm -rf "$venv"
+  "$python" -m venv "$venv" || fail 75 "could not make $venv; is the disk full or read-only?"
+}
+
+install() {  # install LOCK: also when another start is at it, or was stopped half-way
+  local lock=$1
+  # The lock belongs to the open file, so that a pip which outlives its killed start still holds it.
+  { exec 9>"$venv.lock"; } 2>/dev/null || fail 42 "cannot write to $root, where .venv is to be made."
+  flock --nonblock 9 || { say "waiting for another start that is installing packages"; flock 9; }
+  if ! stamped "$lock"; then
+    say "installing the packages of $lock into $venv (once, a few minutes)"
+    if [[ $lock == requirements.txt ]]; then make_venv; fi
+    "$venv/bin/python" -m pip --quiet --disable-pip-version-check --no-input install \
+      --no-deps --require-hashes --only-binary :all: --requirement "$root/$lock" ||
+      fail 75 "the packages could not be installed (pip's reason stands above); is there a network," \
+        "and 4 GB of disk? The next start tries again."
+    digest "$root/$lock" >"$venv/$lock.sha256"
+  fi
+  exec 9>&-
+}
+
+unset PYTHONHOME  # it would point a virtual environment at another Python
+export PYTHONPATH=$root/code TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+
+if [[ -n ${BIRDTUNE_IN_IMAGE:-} ]]; then
+  unset BIRDTUNE_IN_IMAGE  # not a setting of the job
+  [[ ${1:-} != test ]] || fail 2 "the image holds no tests; run ./entrypoint.sh test in the project's folder."
+  exec python -m birdtune "$@"
+fi
+
+stamped requirements.txt || install requirements.txt
+if [[ ${1:-} == test ]]; then
+  stamped requirements-dev.txt || install requirements-dev.txt
+  shift
+  cd -- "$root"
+  exec "$venv/bin/python" -m pytest "$@"
+fi
+exec "$venv/bin/python" -m birdtune "$@"
