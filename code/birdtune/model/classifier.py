@@ -1,0 +1,151 @@
+"""The classifier: trunk and head together, and its weights as named arrays.
+
+    settings ─▶ Classifier;  patches [N, 96, 64] ─▶ scores [N, C], embeddings [N, 128]
+
+The names of the weights ("trunk/conv1/kernel", "head/logits/bias") are a file format: checkpoints hold
+them, and `weights_sha256` says whether two models are the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.model import heads, vggish
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trunk (patches → embeddings), a head (embeddings → logits), and what the columns mean."""
+
+    trunk: keras.Model
+    head: keras.Model
+    kind: str  # "softmax" or "sigmoid"
+    classes: tuple[str, ...]  # position = column of the scores
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All weights, trunk first."""
+        return [*self.trunk.variables, *self.head.variables]
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """The weights that are not frozen, trunk first."""
+        return [*self.trunk.trainable_variables, *self.head.trainable_variables]
+
+    def embed(self, patches: Any) -> Any:
+        """Patches [N, 96, 64] → embeddings [N, 128] float32."""
+        return self.trunk(patches)
+
+    def scores(self, patches: Any) -> tuple[Any, Any]:
+        """Patches [N, 96, 64] → scores [N, C] and embeddings [N, 128], both float32."""
+        embeddings = self.embed(patches)
+        return heads.scores(self.head(embeddings), self.kind), embeddings
+
+
+def build(
+    *,
+    backbone: str,
+    head: str,
+    hidden_units: int,
+    embedding_activation: str,
+    freeze: str,
+    classes: Sequence[str],
+    precision: str,
+    seed: int | None,
+) -> Classifier:
+    """A classifier with fresh weights; see `vggish.build_trunk`, `vggish.freeze`, `heads.build_head`.
+
+    With `seed` None the weights are zero, for a caller that loads all of them next.
+
+    Raises:
+        SettingsError: a setting that is not known or out of range.
+    """
+    trunk = vggish.build_trunk(
+        backbone, embedding_activation=embedding_activation, precision=precision, seed=seed
+    )
+    vggish.freeze(trunk, freeze)
+    top = heads.build_head(
+        head,
+        len(classes),
+        hidden_units=hidden_units,
+        embedding_size=vggish.EMBEDDING_SIZE,
+        precision=precision,
+        seed=seed,
+    )
+    return Classifier(trunk, top, head, tuple(classes))
+
+
+def in_float32(classifier: Classifier) -> Classifier:
+    """A copy with the same weights that computes in float32, whatever precision it was trained in."""
+    hidden = [layer.units for layer in classifier.head.layers if layer.name == "hidden"]
+    is_linear = classifier.trunk.get_layer("fc2").activation is keras.activations.linear
+    copy = build(
+        backbone=classifier.trunk.name,
+        head=classifier.kind,
+        hidden_units=hidden[0] if hidden else 0,
+        embedding_activation="none" if is_linear else "relu",
+        freeze="none",
+        classes=classifier.classes,
+        precision="float32",
+        seed=None,
+    )
+    load_weights(copy, weights(classifier))
+    return copy
+
+
+def _named(classifier: Classifier) -> Iterator[tuple[str, keras.Variable]]:
+    for part, model in (("trunk", classifier.trunk), ("head", classifier.head)):
+        for layer in model.layers:
+            for variable in layer.weights:
+                yield f"{part}/{layer.name}/{variable.name}", variable
+
+
+def weights(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
+    """All weights by name, as copies in float32; frozen ones too."""
+    # `convert_to_numpy` copies; a second copy of 289 MB would be one too many.
+    return {
+        name: np.asarray(keras.ops.convert_to_numpy(variable), np.float32)
+        for name, variable in _named(classifier)
+    }
+
+
+def load_weights(
+    classifier: Classifier,
+    arrays: Mapping[str, npt.NDArray[np.generic]],
+    *,
+    source: str = "the saved weights",
+) -> None:
+    """Put weights by name into the classifier, all of them or none.
+
+    Args:
+        classifier: built with the same settings.
+        arrays: as `weights` gave them.
+        source: what an error message calls their origin.
+
+    Raises:
+        CheckpointError: naming every missing, misshapen, non-finite and unexpected one.
+    """
+    variables = dict(_named(classifier))
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    vggish.check_variables(arrays, shapes, source=source, strict=True)
+    for name, variable in variables.items():
+        variable.assign(np.asarray(arrays[name], np.float32))
+
+
+def weights_sha256(arrays: Mapping[str, npt.NDArray[np.generic]]) -> str:
+    """SHA-256 over names (sorted), types, shapes and little-endian bytes: the same on every machine."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        # A line of JSON before the bytes: where one array ends and the next begins stays unambiguous.
+        header = json.dumps([name, little.dtype.str, list(arrays[name].shape)])
+        digest.update(header.encode() + b"\n")
+        digest.update(little.data)
+    return digest.hexdigest()

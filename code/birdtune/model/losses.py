@@ -1,0 +1,81 @@
+"""Losses: how wrong the logits of each patch are, and how much each class counts.
+
+    logits [N, C], labels [N] ─▶ losses [N];  training examples per class [C] ─▶ weights [C]
+
+The caller averages over the patches, because only it knows the whole batch: a worker, or a step of
+gradient accumulation, sees a part.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.errors import InputError, SettingsError
+from birdtune.model.heads import KINDS
+from birdtune.model.vggish import choose
+
+
+def patch_losses(logits: Any, labels_int: Any, kind: str, *, label_smoothing: float) -> Any:
+    """The loss of each patch.
+
+    softmax: cross-entropy against (1 - s) one-hot + s / C. sigmoid: binary cross-entropy against
+    (1 - s) one-hot + s / 2, **summed** over the classes: each class is a question of its own, and a mean
+    would make the one "yes" count less the more species there are (at 195 classes, 195 times less than
+    with softmax), so that gradient clipping and weight decay would mean something else for each data set.
+
+    Args:
+        logits: [N, C], before softmax or sigmoid; any floating type.
+        labels_int: [N] integers, the column of the true class.
+        kind: "softmax" or "sigmoid".
+        label_smoothing: s in 0…1, 0 = none.
+
+    Returns:
+        [N] float32.
+
+    Raises:
+        SettingsError: an unknown kind.
+    """
+    choose(kind, KINDS, "model.head")
+    ops = keras.ops
+    logits = ops.cast(logits, "float32")
+    n_classes = logits.shape[-1]
+    truth = ops.one_hot(labels_int, n_classes, dtype="float32")  # [N, C]
+    if kind == "softmax":
+        target = (1.0 - label_smoothing) * truth + label_smoothing / n_classes
+        return -ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)  # [N]
+    target = (1.0 - label_smoothing) * truth + label_smoothing / 2.0
+    # With p = sigmoid(z): -t log p - (1 - t) log(1 - p) = softplus(z) - t z, which no logit makes overflow.
+    return ops.sum(ops.softplus(logits) - target * logits, axis=-1)  # [N]
+
+
+def class_weights(counts: npt.ArrayLike, alpha: float) -> npt.NDArray[np.float32]:
+    """How much one example of each class counts: its frequency to the power of -alpha.
+
+    Scaled so that the mean over the training examples is 1: the learning rate keeps its meaning.
+    A class without examples gets the weight of a class with one; nothing in training uses it.
+
+    Args:
+        counts: [C] training examples per class.
+        alpha: 0 = all examples alike, 1 = all classes alike, 0.5 half-way.
+
+    Returns:
+        [C] float32.
+
+    Raises:
+        SettingsError: alpha is negative or not a number.
+        InputError: no class has an example.
+    """
+    if not alpha >= 0.0:
+        raise SettingsError(
+            f"class weights: alpha is {alpha}, expected 0 (all examples alike) to 1 (all classes alike)."
+        )
+    examples = np.asarray(counts, np.float64)  # [C]
+    if not examples.sum() > 0:
+        raise InputError(
+            "class weights: no class has a training example. Likely cause: the split puts all recordings "
+            "into val and test; look at split.csv."
+        )
+    weights = np.maximum(examples, 1.0) ** -alpha
+    return np.asarray(weights * (examples.sum() / (examples * weights).sum()), np.float32)
