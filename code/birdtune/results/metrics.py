@@ -104,7 +104,7 @@ class Scores:
             InputError: the file is missing or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 fields: dict[str, Any] = {field: archive[field] for field in _ARRAY_FIELDS}
                 fields |= {field: tuple(json.loads(archive[field].tobytes())) for field in _TEXT_FIELDS}
             return cls(**fields)
@@ -261,7 +261,8 @@ def ranking_replicates(
     positives = _counts(stretch // 2, index, positive, (levels.size, draws.n_groups))
     all_negatives = draws.per_group(~positive, index)
     found = [_ranking_block(negatives, positives, all_negatives, weights) for weights in draws.blocks()]
-    return np.concatenate([ap for ap, _ in found]), np.concatenate([roc for _, roc in found])
+    ap, roc = np.concatenate([np.zeros((2, 0)), *found], axis=1)
+    return ap, roc
 
 
 def _counts(rows: Ints, columns: Ints, keep: npt.NDArray[np.bool_], shape: tuple[int, int]) -> Any:
@@ -273,7 +274,8 @@ def _counts(rows: Ints, columns: Ints, keep: npt.NDArray[np.bool_], shape: tuple
 
 def _ranking_block(
     negatives: Any, positives: Any, all_negatives: Floats, weights: npt.NDArray[np.float32]
-) -> tuple[Floats, Floats]:
+) -> Floats:
+    """AP and ROC-AUC of some replicates. [2, width]"""
     drawn = (positives @ weights).astype(np.float64)  # [K, width] positives at each level
     true = np.cumsum(drawn, axis=0)
     per_stretch = (negatives @ weights).astype(np.float64)  # [2K, width]
@@ -284,7 +286,7 @@ def _ranking_block(
     # A positive loses against the negatives above it, and half against those on its own level.
     lost = (drawn * (false[0::2] + 0.5 * per_stretch[1::2])).sum(axis=0)
     roc = 1.0 - _divide(lost, n_positive * n_negative)
-    return ap, roc
+    return np.stack([ap, roc])
 
 
 def judge(scores: Scores, *, train_counts: Ints, n_bootstrap: int, seed: int) -> dict[str, Any]:
