@@ -101,6 +101,9 @@ class TrainSettings(_Section):
     class_weight_alpha: float = _setting(0.0, "classes weigh frequency^-alpha; 0: all alike", ge=0, le=2)
     hop_frames: int = _setting(96, "from one training patch to the next", unit="frames of 10 ms", ge=1, le=96)
     patience: int = _setting(8, "epochs without a better validation before stopping; 0: never", unit="epochs", ge=0)
+    checkpoint_minutes: float = _setting(
+        10.0, "a checkpoint within an epoch at least this often", unit="min", gt=0
+    )
     keep: int = _setting(2, "newest checkpoints kept, beside the best", ge=1)
     jit: bool = _setting(True, "compile the optimizer's update with XLA (--train.jit false if it fails)")
 

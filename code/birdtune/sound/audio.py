@@ -25,15 +25,17 @@ from birdtune.errors import BirdtuneError, shown
 TARGET_RATE_HZ: Final = 16_000
 
 SOUND_ENDINGS: Final = frozenset(
-    ".wav .wave .bwf .rf64 .w64 .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf".split()
+    [".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"]
 )
 # Sound, but in containers that libsndfile cannot open.
-FOREIGN_ENDINGS: Final = frozenset(".m4a .mp4 .aac .wma .amr .ape .wv .webm .mkv .mka .3gp .dsf".split())
+FOREIGN_ENDINGS: Final = frozenset([".m4a", ".mp4", ".aac", ".wma", ".amr", ".ape", ".wv", ".webm", ".mkv", ".mka", ".3gp", ".dsf"])
 
 # Below this peak there is nothing to hear: one step of 16-bit audio is -90.3 dB of full scale.
 SILENCE_DB: Final = -90.0
 
 _BLOCK_S = 10.0
+# libsndfile's SF_ERR_UNRECOGNISED_FORMAT.
+_UNRECOGNISED_FORMAT = 1
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 2_000_000
 # resampy's kaiser_best filter reaches 64 zero crossings to each side at the lower of the two rates.
 _RESAMPY_ZERO_CROSSINGS = 64
@@ -77,8 +79,8 @@ class SoundStream:
         longest_s: seconds above which the file is refused before it is read.
 
     Raises:
-        SoundError: with the problem "unreadable", "empty", "corrupt", "truncated", "silent",
-            "too-long" or "not-finite"; some only when the last block has been asked for.
+        SoundError: with the problem "unreadable", "empty", "not-audio", "corrupt", "truncated",
+            "silent", "too-long" or "not-finite"; some only when the last block has been asked for.
     """
 
     def __init__(self, path: Path, *, resampler: str = "soxr", longest_s: float = math.inf) -> None:
@@ -154,8 +156,9 @@ def _open(path: Path) -> soundfile.SoundFile:
         return soundfile.SoundFile(str(path))
     except OSError as fault:
         raise SoundError("unreadable", f"the system refuses to open it ({fault.strerror})") from fault
-    except (soundfile.LibsndfileError, TypeError) as fault:
-        # TypeError: soundfile takes a name ending in .raw for headerless sound and asks for its rate.
+    except soundfile.LibsndfileError as fault:
+        if fault.code == _UNRECOGNISED_FORMAT:
+            raise SoundError("not-audio", "its content is none of the sound formats that can be read") from fault
         raise SoundError("corrupt", f"no sound can be decoded from it ({_reason(fault)})") from fault
 
 

@@ -7,7 +7,7 @@ frames of two specifications never mix. Source of VGGISH: Google's VGGish (Audio
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -133,6 +133,27 @@ def log_mel(waveform: npt.NDArray[np.floating], spec: FrontEnd = VGGISH) -> npt.
     stream = LogMelStream(spec)
     blocks = [*stream.feed(waveform), *stream.finish()]
     return np.concatenate(blocks) if blocks else np.zeros((0, spec.n_mels), np.float32)
+
+
+def frames_of(
+    blocks: Iterable[npt.NDArray[np.float32]], spec: FrontEnd = VGGISH
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Log-mel frames of a sound given in blocks, with a sound shorter than a patch filled up to one.
+
+    Args:
+        blocks: [n] samples each, mono at `spec.rate_hz`.
+
+    Yields:
+        [n, n_mels] float32; together at least `spec.patch_frames` frames.
+    """
+    stream = LogMelStream(spec)
+    n_samples = 0
+    for block in blocks:
+        n_samples += block.size
+        yield from stream.feed(block)
+    if n_samples < spec.patch_samples:
+        yield from stream.feed(np.zeros(spec.patch_samples - n_samples, np.float32))
+    yield from stream.finish()
 
 
 class LogMelStream:

@@ -1,0 +1,153 @@
+"""(seed, epoch, step) → one batch; no other state.
+
+    recordings + FrameStore ─▶ Windows ─▶ Batches.batch(epoch, step) ─▶ Batch
+
+Nothing is remembered from batch to batch, so a job that resumes at (epoch, step) sees exactly what it
+would have seen, and several workers could each take their slice of the same global batch.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.dataset.frames import FrameStore
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches for one step; rows that only fill up the last batch have weight 0."""
+
+    patches: npt.NDArray[np.float16]  # [batch, patch_frames, n_mels]
+    labels: npt.NDArray[np.int32]  # [batch]
+    weights: npt.NDArray[np.float32]  # [batch]
+    windows: npt.NDArray[np.int64]  # [batch] which window each row is
+
+
+class Windows:
+    """Every patch of some recordings, as places in the frame store.
+
+    Args:
+        contents: of the recordings, in their order.
+        labels: [recordings] class of each.
+        hop_frames: from the start of one patch to the next.
+    """
+
+    def __init__(
+        self, store: FrameStore, contents: Sequence[str], labels: Sequence[int], hop_frames: int
+    ) -> None:
+        self.store = store
+        spec = store.spec
+        entries = [store.entry(content) for content in contents]
+        per_recording = np.array([spec.patch_count(entry.n_frames, hop_frames) for entry in entries], np.int64)
+        self.recording = np.repeat(np.arange(len(entries)), per_recording)  # [windows]
+        first = np.cumsum(per_recording) - per_recording  # [recordings]
+        self.offset = (np.arange(self.recording.size) - first[self.recording]) * hop_frames  # [windows] frames
+        self.label = np.asarray(labels, np.int32)[self.recording]  # [windows]
+        names = sorted({entry.shard for entry in entries})
+        self._shards = [store.shard(name) for name in names]
+        shard_of = np.array([names.index(entry.shard) for entry in entries], np.int32)
+        start_of = np.array([entry.start for entry in entries], np.int64)
+        self._shard = shard_of[self.recording]  # [windows]
+        self._row = start_of[self.recording] + self.offset  # [windows] first frame within the shard
+
+    def __len__(self) -> int:
+        return int(self.recording.size)
+
+    @property
+    def start_s(self) -> npt.NDArray[np.float32]:
+        """Where each window begins in its recording, in seconds. [windows]"""
+        return (self.offset / self.store.spec.frames_per_s).astype(np.float32)
+
+    def patches(self, windows: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        """The frames of some windows. [n, patch_frames, n_mels]"""
+        spec = self.store.spec
+        gathered = np.empty((windows.size, spec.patch_frames, spec.n_mels), np.float16)
+        for position, window in enumerate(windows):
+            row = self._row[window]
+            gathered[position] = self._shards[self._shard[window]][row : row + spec.patch_frames]
+        return gathered
+
+
+class Batches:
+    """Training batches: every window once an epoch, in an order of its own each epoch."""
+
+    def __init__(self, windows: Windows, *, batch_size: int, seed: int) -> None:
+        self.windows = windows
+        self.batch_size = batch_size
+        self._seed = seed
+        self._order_of: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        """Batches in an epoch; the last may be filled up."""
+        return -(-len(self.windows) // self.batch_size)
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The order of windows in an epoch, a function of seed and epoch alone. [windows]"""
+        if self._order_of[0] != epoch:
+            # Philox is counter-based and keyed: streams of different (seed, epoch) are independent.
+            generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
+            self._order_of = (epoch, generator.permutation(len(self.windows)))
+        return self._order_of[1]
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Batch `step` (from 0) of an epoch."""
+        chosen = self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        return _batch(self.windows, chosen, self.batch_size)
+
+
+def in_order(windows: Windows, batch_size: int) -> Iterator[Batch]:
+    """All windows once, as they lie, for judging."""
+    for start in range(0, len(windows), batch_size):
+        yield _batch(windows, np.arange(start, min(start + batch_size, len(windows))), batch_size)
+
+
+def _batch(windows: Windows, chosen: npt.NDArray[np.int64], batch_size: int) -> Batch:
+    """All batches have one shape: another would be compiled and planned for anew."""
+    filled = np.resize(chosen, batch_size)
+    weights = (np.arange(batch_size) < chosen.size).astype(np.float32)
+    return Batch(windows.patches(filled), windows.label[filled], weights, filled)
+
+
+def prefetched(items: Iterable[Item], depth: int = 4) -> Iterator[Item]:
+    """The same items, made ahead by a thread, so that the disk works while the network does."""
+    waiting: queue.Queue[Item | _End] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: "Item | _End") -> bool:
+        while not stop.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+            put(_End(None))
+        except BaseException as fault:  # handed to the consumer, which raises it
+            put(_End(fault))
+
+    threading.Thread(target=produce, name="prefetch", daemon=True).start()
+    try:
+        while not isinstance(item := waiting.get(), _End):
+            yield item
+        if item.fault is not None:
+            raise item.fault
+    finally:
+        stop.set()
+
+
+@dataclass(frozen=True)
+class _End:
+    fault: BaseException | None

@@ -1,0 +1,201 @@
+"""The class list, and label maps read without executing anything.
+
+    class folders ─▶ sorted class names; position = logit column
+    bird_id_map.pickle / .json / .csv / .yaml ─▶ {name: external id}
+
+A pickle is a program. Here it is only parsed: a handful of its opcodes can build dicts, lists,
+strings and integers, those are followed on a stack of our own, and any other opcode ends the reading.
+"""
+
+import json
+import pickletools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from birdtune.errors import InputError, shown
+from birdtune.files import read_csv
+
+LABEL_MAP_NAMES = ("bird_id_map.pickle", "bird_id_map.json", "bird_id_map.csv", "bird_id_map.yaml")
+# 195 species make a map of 6 kB; a thousand times that is a mistake or an attack.
+_LARGEST_MAP_BYTES = 16_000_000
+
+ExternalId = int | str
+
+
+def find_label_map(folder: Path) -> Path | None:
+    """The label map in an input folder, if there is one.
+
+    Raises:
+        InputError: there are several, and which one counts cannot be known.
+    """
+    found = [folder / name for name in LABEL_MAP_NAMES if (folder / name).is_file()]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"{shown(folder)}: holds several label maps ({names}). Keep one, or name it: --labels.map PATH.")
+    return found[0] if found else None
+
+
+def read_label_map(path: Path) -> dict[str, ExternalId]:
+    """Read a label map, class name → external id.
+
+    Args:
+        path: .pickle/.pkl (protocols 0-5), .json or .yaml/.yml with one mapping, or .csv whose first
+            two columns are name and id.
+
+    Raises:
+        InputError: unreadable, of another shape, or (pickle) made of anything but dict, list, str, int.
+    """
+    readers: dict[str, Callable[[Path], Any]] = {
+        ".pickle": read_pickle, ".pkl": read_pickle, ".json": _read_json,
+        ".yaml": _read_yaml, ".yml": _read_yaml, ".csv": _read_map_csv,
+    }  # fmt: skip
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{shown(path)}: a label map ends in one of {', '.join(readers)}.")
+    try:
+        if path.stat().st_size > _LARGEST_MAP_BYTES:
+            raise InputError(f"{shown(path)}: {path.stat().st_size:,} bytes are too many for a label map.")
+        content = reader(path)
+    except OSError as fault:
+        raise InputError(f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights.") from fault
+    except (ValueError, RecursionError, yaml.YAMLError) as fault:
+        reason = shown(" ".join(str(fault).split())[:200])
+        raise InputError(f"{shown(path)}: is not a whole {path.suffix} file ({reason}).") from fault
+    return _checked_map(path, content)
+
+
+def _checked_map(path: Path, content: Any) -> dict[str, ExternalId]:
+    if not isinstance(content, Mapping):
+        raise InputError(f"{shown(path)}: holds a {type(content).__name__}; expected a mapping from class name to id.")
+    for name, value in content.items():
+        if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | str):
+            raise InputError(
+                f"{shown(path)}: the entry {shown(repr(name)[:80])}: {shown(repr(value)[:80])} does not map a class "
+                "name (text) to an id (a whole number or text)."
+            )
+    return dict(content)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8-sig"))
+
+
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text("utf-8-sig"))
+
+
+def _read_map_csv(path: Path) -> dict[str, ExternalId]:
+    rows = read_csv(path)
+    if rows and len(rows[0]) < 2:
+        raise InputError(f"{shown(path)}: has one column; expected two, class name and id, under a header.")
+    result: dict[str, ExternalId] = {}
+    for number, row in enumerate(rows, start=2):
+        name, value = list(row.values())[:2]
+        if name in result:
+            raise InputError(f"{shown(path)}, row {number}: the class {shown(name)} stands there twice. Keep one.")
+        result[name] = int(value) if value.lstrip("-").isdigit() else value
+    return result
+
+
+_MARK = object()
+
+
+def read_pickle(path: Path) -> Any:
+    """Read a pickle made of dict, list, str and int, by parsing alone; nothing in it can run.
+
+    Understands protocols 0 to 5, Python 2's text and byte strings included (as UTF-8).
+
+    Raises:
+        InputError: an opcode that such data does not need (with its name and position), or a
+            damaged file.
+        OSError: the file cannot be read.
+    """
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    try:
+        for opcode, argument, position in pickletools.genops(path.read_bytes()):
+            if opcode.name not in _ALLOWED:
+                raise InputError(
+                    f"{shown(path)}: refused. At byte {position} it holds the instruction {opcode.name}, which plain "
+                    "data (dict, list, text, whole numbers) does not need and which could run a program. "
+                    "If you trust its source, save the mapping as JSON instead."
+                )
+            if opcode.name == "STOP":
+                return stack.pop()
+            _ALLOWED[opcode.name](stack, memo, argument)
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError) as fault:
+        raise InputError(f"{shown(path)}: is a damaged pickle ({shown(fault)}). Copy it again.") from fault
+    raise InputError(f"{shown(path)}: is a pickle that stops early. Copy it again.")
+
+
+_Step = Callable[[list[Any], dict[int, Any], Any], None]
+
+
+def _since_mark(stack: list[Any]) -> list[Any]:
+    position = max(index for index, item in enumerate(stack) if item is _MARK)
+    items = stack[position + 1 :]
+    del stack[position:]
+    return items
+
+
+def _push(stack: list[Any], memo: dict[int, Any], argument: Any) -> None:
+    stack.append(argument.decode("utf-8") if isinstance(argument, bytes) else argument)
+
+
+def _remember(stack: list[Any], memo: dict[int, Any], argument: Any) -> None:
+    memo[len(memo) if argument is None else int(argument)] = stack[-1]
+
+
+def _recall(stack: list[Any], memo: dict[int, Any], argument: Any) -> None:
+    stack.append(memo[int(argument)])
+
+
+def _set_items(stack: list[Any], pairs: list[Any]) -> None:
+    if len(pairs) % 2 or not isinstance(stack[-1], dict):
+        raise ValueError("keys and values do not pair up")
+    stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def _set_item(stack: list[Any], memo: dict[int, Any], argument: Any) -> None:
+    value, key = stack.pop(), stack.pop()
+    _set_items(stack, [key, value])
+
+
+def _extend(stack: list[Any], items: list[Any]) -> None:
+    if not isinstance(stack[-1], list):
+        raise ValueError("items without a list")
+    stack[-1].extend(items)
+
+
+def _dict_since_mark(stack: list[Any], memo: dict[int, Any], argument: Any) -> None:
+    pairs = _since_mark(stack)
+    stack.append({})
+    _set_items(stack, pairs)
+
+
+def _nothing(stack: list[Any], memo: dict[int, Any], argument: Any) -> None:
+    """Framing and protocol numbers carry no data."""
+
+
+_STRINGS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+_INTEGERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4")
+# The whole language that is understood: opcode name → what it does to the stack.
+_ALLOWED: dict[str, _Step] = {
+    **dict.fromkeys((*_STRINGS, *_INTEGERS), _push),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _remember),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _recall),
+    **dict.fromkeys(("PROTO", "FRAME"), _nothing),
+    "MARK": lambda stack, memo, argument: stack.append(_MARK),
+    "EMPTY_DICT": lambda stack, memo, argument: stack.append({}),
+    "EMPTY_LIST": lambda stack, memo, argument: stack.append([]),
+    "DICT": _dict_since_mark,
+    "LIST": lambda stack, memo, argument: stack.append(_since_mark(stack)),
+    "SETITEM": _set_item,
+    "SETITEMS": lambda stack, memo, argument: _set_items(stack, _since_mark(stack)),
+    "APPEND": lambda stack, memo, argument: _extend(stack, [stack.pop()]),
+    "APPENDS": lambda stack, memo, argument: _extend(stack, _since_mark(stack)),
+    "STOP": _nothing,
+}

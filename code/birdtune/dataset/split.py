@@ -1,0 +1,332 @@
+"""Which recording is train, val or test: grouped by source, stable over time.
+
+    recordings + (a split file | earlier split.csv) ─▶ assign ─▶ {name: Place(group, split)}
+
+A *group* is a source recording: all slices of it, and all copies, stand on one side, so that no
+model is tested on what it has heard. Groups are placed once; a later run keeps them and places only
+what is new.
+
+Which group a recording belongs to, when no --split.group-regex says so, follows from its name:
+
+    <anything>-<id>_<n>        slice n of source <id> (xeno-canto names); after the class's own name
+                               the id is global, so a source under two classes is one group
+    <source>_<n>               slice n of <source>, if that ends in a digit; but <date>_<time>, as
+                               recorders name their files, is one recording
+    <fold>-<id>-<take>         take of a Freesound id (ESC-10 and ESC-50 names)
+    anything else              the recording itself
+"""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from birdtune.config import SplitSettings
+from birdtune.dataset.recordings import Problem, Recording
+from birdtune.errors import InputError, SettingsError, shown
+from birdtune.files import read_csv, write_csv
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("recording", "class", "group", "split", "content")
+_SPELLINGS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+              "test": "test", "testing": "test"}  # fmt: skip
+
+_DATE_TIME = re.compile(r"(?:^|[_-])(?:19|20)\d{6}[_-]\d{6}$")
+_SLICE_OF_ID = re.compile(r"^(?P<head>.*)-(?P<id>\d+)_\d+$")
+_SLICE_OF_NUMBER = re.compile(r"^(?P<source>.*\d)_\d+$")
+_TAKE = re.compile(r"^\d-(?P<id>\d+)-[A-Z](?:-\d+)?$")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a recording stands."""
+
+    group: str
+    split: str  # "train", "val" or "test"
+
+
+def group_of(recording: Recording, pattern: re.Pattern[str] | None = None) -> str:
+    """The source that a recording's name tells. The rules stand at the head of this file."""
+    below_class = _below_class(recording)
+    if pattern is not None:
+        match = pattern.search(below_class.as_posix())
+        if match is not None:
+            return match.group(1) if pattern.groups and match.group(1) is not None else match.group(0)
+        return f"{recording.label}/{below_class.as_posix()}"
+    stem = below_class.stem
+    if match := _TAKE.match(stem):
+        return f"id {match['id']}"
+    if _DATE_TIME.search(stem):
+        return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
+    if match := _SLICE_OF_ID.match(stem):
+        if match["head"] == recording.label:
+            return f"id {match['id']}"
+        return f"{recording.label}/{below_class.with_name(match['head']).as_posix()}-{match['id']}"
+    if match := _SLICE_OF_NUMBER.match(stem):
+        return f"{recording.label}/{below_class.with_name(match['source']).as_posix()}"
+    return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
+
+
+def _below_class(recording: Recording) -> PurePosixPath:
+    path = PurePosixPath(recording.name)
+    return path.relative_to(path.parts[0])
+
+
+def compile_group_regex(text: str | None) -> re.Pattern[str] | None:
+    """Compile --split.group-regex. Raises SettingsError if it is no regular expression."""
+    if text is None:
+        return None
+    try:
+        return re.compile(text)
+    except re.error as fault:
+        raise SettingsError(
+            f"--split.group-regex {shown(text)!r}: is no regular expression ({fault}). "
+            r"Example: '^(\w+-\d+)_' takes what stands before the first underscore after a number."
+        ) from fault
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """The split, what could not be placed, and what should be known about it."""
+
+    places: dict[str, Place]
+    problems: list[Problem]
+    notices: list[str]
+
+
+def assign(recordings: Sequence[Recording], settings: SplitSettings, earlier: Path) -> SplitResult:
+    """Place every recording.
+
+    Args:
+        recordings: the usable ones.
+        earlier: split.csv of an earlier run; what stands there stays where it is.
+
+    Raises:
+        SettingsError, InputError: the split file or its folds cannot be obeyed.
+    """
+    pattern = compile_group_regex(settings.group_regex)
+    groups = {recording.name: group_of(recording, pattern) for recording in recordings}
+    notices: list[str] = []
+    unmatched = sum(1 for recording in recordings if pattern and not pattern.search(str(_below_class(recording))))
+    if unmatched:
+        notices.append(
+            f"--split.group-regex matches {len(groups) - unmatched:,} of {len(groups):,} recordings; "
+            "each of the others counts as a source of its own."
+        )
+    if settings.file is not None:
+        result = _obey(recordings, groups, settings)
+    else:
+        result = _place(recordings, groups, settings, _read_earlier(earlier))
+    if all(place.split != "train" for place in result.places.values()):
+        raise InputError("The split leaves no recording for training. Check --split.file and --split.test-fold.")
+    return SplitResult(result.places, result.problems, notices + result.notices + _remarks(recordings, result.places))
+
+
+def write(path: Path, recordings: Sequence[Recording], places: Mapping[str, Place], earlier: Path) -> None:
+    """Write split.csv: the places of this run, and below them those of recordings that are gone.
+
+    They come back to the same side if they come back.
+    """
+    rows = [
+        {"recording": recording.name, "class": recording.label, "group": places[recording.name].group,
+         "split": places[recording.name].split, "content": recording.content}
+        for recording in recordings if recording.name in places
+    ]  # fmt: skip
+    present = {str(row["recording"]) for row in rows}
+    gone = [row for row in _read_rows(earlier) if row["recording"] not in present]
+    write_csv(path, COLUMNS, [*rows, *({key: row.get(key, "") for key in COLUMNS} for row in gone)])
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    rows = read_csv(path)
+    if rows and not {"recording", "split", "group"} <= set(rows[0]):
+        raise InputError(
+            f"{shown(path)}: its columns are {shown(', '.join(rows[0]))}; expected {', '.join(COLUMNS)}. "
+            "Delete it to draw a new split."
+        )
+    return rows
+
+
+def _read_earlier(path: Path) -> dict[str, str]:
+    """Group, recording and content of an earlier split → its side."""
+    placed: dict[str, str] = {}
+    for row in _read_rows(path):
+        side = row["split"]
+        if side not in SPLITS:
+            raise InputError(f"{shown(path)}: {shown(row['recording'])} has the split {shown(side)!r}; expected train, val or test.")
+        for key in (f"group:{row['group']}", f"name:{row['recording']}", f"content:{row.get('content', '')}"):
+            placed.setdefault(key, side)
+    placed.pop("content:", None)
+    return placed
+
+
+def _place(
+    recordings: Sequence[Recording], groups: Mapping[str, str], settings: SplitSettings, placed: Mapping[str, str]
+) -> SplitResult:
+    """Place groups class by class, each where the class lacks most."""
+    members: dict[str, list[Recording]] = defaultdict(list)
+    for recording in recordings:
+        members[groups[recording.name]].append(recording)
+    side = {group: known for group, inside in members.items() if (known := _known_side(group, inside, placed))}
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for group, inside in members.items():
+        # A source under several classes is placed with the one that has most of it.
+        label, _ = min(Counter(recording.label for recording in inside).items(), key=lambda item: (-item[1], item[0]))
+        by_class[label].append(group)
+    for _, class_groups in sorted(by_class.items()):
+        _place_class(class_groups, {group: len(members[group]) for group in class_groups}, side, settings)
+    places = {name: Place(group, side[group]) for name, group in groups.items()}
+    return SplitResult(places, [], [])
+
+
+def _known_side(group: str, inside: Iterable[Recording], placed: Mapping[str, str]) -> str | None:
+    if (side := placed.get(f"group:{group}")) is not None:
+        return side
+    for recording in inside:
+        for key in (f"name:{recording.name}", f"content:{recording.content}"):
+            if (side := placed.get(key)) is not None:
+                return side
+    return None
+
+
+def _place_class(groups: list[str], sizes: Mapping[str, int], side: dict[str, str], settings: SplitSettings) -> None:
+    """Place the groups of one class that have no side yet; `side` is extended.
+
+    One group: train. Two: train and test. Three or more: each side that is wanted has at least one,
+    and the shares come as near to the wanted ones as whole groups allow. Large groups are placed
+    first; among equals a hash of seed and name decides, so that nothing depends on what else there is.
+    """
+    wanted = {"train": 1 - settings.val_fraction - settings.test_fraction,
+              "val": settings.val_fraction, "test": settings.test_fraction}  # fmt: skip
+    total = sum(sizes.values())
+    have = Counter[str]()
+    count = Counter[str]()
+    for group in groups:
+        if group in side:
+            have[side[group]] += sizes[group]
+            count[side[group]] += 1
+    new = sorted((group for group in groups if group not in side), key=lambda group: (-sizes[group], _draw(group, settings.seed)))
+    # Sides that must not stay empty, in order of need; a class of two has no validation.
+    needed = [name for name in ("train", "test", "val") if wanted[name] > 0][: max(1, len(groups))]
+    for position, group in enumerate(new):
+        empty = [name for name in needed if not count[name]]
+        if empty and len(empty) >= len(new) - position:
+            chosen = empty[0]
+        else:
+            chosen = max(SPLITS, key=lambda name: (wanted[name] * total - have[name], wanted[name]))
+        side[group] = chosen
+        have[chosen] += sizes[group]
+        count[chosen] += 1
+
+
+def _draw(group: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}/{group}".encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: SplitSettings) -> SplitResult:
+    """Place recordings as the user's file says."""
+    assert settings.file is not None
+    path = Path(settings.file)
+    sides = _read_user_split(path, settings)
+    by_file_name: dict[str, list[str]] = defaultdict(list)
+    for listed in sides:
+        by_file_name[PurePosixPath(listed).name].append(listed)
+    places: dict[str, Place] = {}
+    problems: list[Problem] = []
+    used: set[str] = set()
+    for recording in recordings:
+        same_name = by_file_name[PurePosixPath(recording.name).name]
+        key = recording.name if recording.name in sides else same_name[0] if len(same_name) == 1 else None
+        if key is None:
+            detail = f"{shown(path)} does not list it"
+            problems.append(Problem(recording.name, recording.label, "not-in-split", detail))
+            continue
+        used.add(key)
+        places[recording.name] = Place(groups[recording.name], sides[key])
+    notices = []
+    if missing := [listed for listed in sides if listed not in used]:
+        notices.append(f"{shown(path)} lists {len(missing):,} recordings that are not there or not usable, e.g. {shown(missing[0])}.")
+    if not places:
+        raise InputError(
+            f"{shown(path)}: lists none of the recordings that were found. Expected names like "
+            f"{recordings[0].name} (path below the data folder) or {PurePosixPath(recordings[0].name).name}."
+        )
+    return SplitResult(places, problems, notices)
+
+
+def _read_user_split(path: Path, settings: SplitSettings) -> dict[str, str]:
+    rows = read_csv(path)
+    columns = set(rows[0]) if rows else set()
+    if "recording" not in columns or not columns & {"split", "fold"}:
+        raise InputError(
+            f"{shown(path)}: its columns are {shown(', '.join(sorted(columns))) or '(none)'}; expected `recording,split` "
+            "(train, val, test) or `recording,fold` with --split.test-fold."
+        )
+    sides = _sides_of_folds(path, rows, settings) if "split" not in columns else _sides_of_names(path, rows)
+    result: dict[str, str] = {}
+    for row, side in zip(rows, sides, strict=True):
+        if result.setdefault(row["recording"], side) != side:
+            raise InputError(f"{shown(path)}: {shown(row['recording'])} stands there twice, on different sides. Keep one.")
+    return result
+
+
+def _sides_of_names(path: Path, rows: list[dict[str, str]]) -> list[str]:
+    for number, row in enumerate(rows, start=2):
+        if row["split"].strip().lower() not in _SPELLINGS:
+            raise InputError(f"{shown(path)}, row {number}: the split {shown(row['split'])!r}; expected train, val or test.")
+    return [_SPELLINGS[row["split"].strip().lower()] for row in rows]
+
+
+def _sides_of_folds(path: Path, rows: list[dict[str, str]], settings: SplitSettings) -> list[str]:
+    try:
+        folds = [int(row["fold"]) for row in rows]
+    except ValueError as fault:
+        raise InputError(f"{shown(path)}: a fold must be a whole number ({shown(fault)}).") from fault
+    known = sorted(set(folds))
+    listed = ", ".join(map(str, known))
+    test = settings.test_fold
+    if test is None:
+        raise SettingsError(f"{shown(path)} has folds ({listed}): say which one is test, --split.test-fold {known[-1]}.")
+    if test not in known:
+        raise SettingsError(f"--split.test-fold {test}: {shown(path)} has the folds {listed}.")
+    if settings.val_fold is not None and (settings.val_fold not in known or settings.val_fold == test):
+        raise SettingsError(f"--split.val-fold {settings.val_fold}: expected a fold of {listed} other than the test fold {test}.")
+    following = known[(known.index(test) + 1) % len(known)]
+    val = settings.val_fold if settings.val_fold is not None else following if len(known) > 2 else None
+    return ["test" if fold == test else "val" if fold == val else "train" for fold in folds]
+
+
+def _remarks(recordings: Sequence[Recording], places: Mapping[str, Place]) -> list[str]:
+    """What a careful reader of the results should know about the split."""
+    sides_of_class: dict[str, set[str]] = defaultdict(set)
+    sides_of_group: dict[str, set[str]] = defaultdict(set)
+    for recording in recordings:
+        if recording.name in places:
+            place = places[recording.name]
+            sides_of_class[recording.label].add(place.split)
+            sides_of_group[place.group].add(place.split)
+    remarks = []
+    if torn := sorted(group for group, sides in sides_of_group.items() if len(sides) > 1):
+        remarks.append(
+            f"{len(torn):,} source recordings stand on more than one side of the split (e.g. {shown(torn[0])}), as the "
+            "split given says: results will look better than they are."
+        )
+    untrained = sorted(label for label, sides in sides_of_class.items() if "train" not in sides)
+    if untrained:
+        remarks.append(f"No training recording for {_list(untrained)}: it cannot be learnt.")
+    for name, word in (("test", "tested"), ("val", "validated")):
+        lacking = sorted(label for label, sides in sides_of_class.items() if name not in sides)
+        if lacking and any(name in sides for sides in sides_of_class.values()):
+            remarks.append(f"Too few source recordings to be {word}: {_list(lacking)}.")
+        elif lacking:
+            remarks.append(f"No class has a recording to be {word}.")
+    return remarks
+
+
+def _list(names: Sequence[str], most: int = 8) -> str:
+    tail = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + tail

@@ -1,0 +1,169 @@
+"""What a run says while it works, and how it is told to stop.
+
+    Journal      lines for people (terminal and run.log), objects for machines (events.jsonl)
+    Interrupts   SIGTERM and SIGINT, noticed at safe points
+
+On a terminal, progress is a bar; elsewhere a plain line now and then. Nothing else in the house prints.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from birdtune.errors import Interrupted, shown
+from birdtune.files import make_folder, storage_faults
+
+# Without a terminal a progress line appears at most this often.
+_PLAIN_PROGRESS_S = 15.0
+
+
+class Progress:
+    """Advances a bar on a terminal, or prints a plain line from time to time."""
+
+    def __init__(self, journal: "Journal", what: str, total: int, unit: str) -> None:
+        self._journal, self._what, self._total, self._unit = journal, what, total, unit
+        self._done = 0
+        self._began = self._said = time.monotonic()
+        self._bar = (
+            tqdm(total=total, desc=what, unit=f" {unit}", leave=False, file=sys.stderr, dynamic_ncols=True)
+            if journal.terminal
+            else None
+        )
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more; `note` is shown behind the bar, e.g. the loss."""
+        self._done += n
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(n)
+            return
+        now = time.monotonic()
+        if now - self._said >= _PLAIN_PROGRESS_S and self._done < self._total:
+            self._said = now
+            left_s = (now - self._began) / self._done * (self._total - self._done)
+            tail = f", {note}" if note else ""
+            self._journal.say(
+                f"  {self._what}: {self._done:,} of {self._total:,} {self._unit}, about {duration(left_s)} left{tail}"
+            )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Journal:
+    """Where a run speaks. Without a folder it speaks to the terminal only."""
+
+    def __init__(self, folder: Path | None = None, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._log: TextIO | None = None
+        self._events: TextIO | None = None
+        self.terminal = sys.stderr.isatty() and not quiet
+        if folder is not None:
+            self.write_to(folder)
+
+    def write_to(self, folder: Path) -> None:
+        """From now on also append to run.log and events.jsonl in `folder`. Raises as storage_faults."""
+        self.close()
+        make_folder(folder)
+        with storage_faults(folder):
+            self._log = (folder / "run.log").open("a", encoding="utf-8", errors="backslashreplace")
+            self._events = (folder / "events.jsonl").open("a", encoding="utf-8", errors="backslashreplace")
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+        if not self._quiet:
+            with tqdm.external_write_mode(file=sys.stdout) if self.terminal else contextlib.nullcontext():
+                # A terminal that cannot show a letter gets an escape, not an exception.
+                encoding = sys.stdout.encoding or "utf-8"
+                print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        if self._log is not None:
+            with storage_faults(Path(self._log.name)):
+                self._log.write(f"{clock()} {line}\n")
+                self._log.flush()
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """An object for machines: one JSON line with `time` (UTC) and `event`."""
+        if self._events is not None:
+            record = {"time": clock(), "event": kind, **fields}
+            with storage_faults(Path(self._events.name)):
+                self._events.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+                self._events.flush()
+
+    def warn(self, line: str) -> None:
+        """A line for people that matters; also an event."""
+        self.say(f"note: {line}")
+        self.event("warning", text=shown(line))
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int, unit: str) -> Iterator[Progress]:
+        """Progress over `total` things, for as long as the block lasts."""
+        progress = Progress(self, what, total, unit)
+        try:
+            yield progress
+        finally:
+            progress.close()
+
+    def close(self) -> None:
+        """Close the files; speaking to the terminal goes on."""
+        for file in (self._log, self._events):
+            if file is not None:
+                file.close()
+        self._log = self._events = None
+
+
+def clock() -> str:
+    """Now in UTC, ISO 8601, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "8 s", "4 min 10 s", "3 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if seconds >= 1 else f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Interrupts:
+    """Turns SIGTERM and SIGINT into `Interrupted`, raised where the work says that it is safe.
+
+    The first signal is remembered until the next `check`; a second one ends the process at once.
+    Everything that matters is on the disk whole or not at all, so that too breaks nothing.
+    """
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator["Interrupts"]:
+        """Listen for the two signals while the block lasts."""
+        before = {signum: signal.signal(signum, self._note) for signum in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: types.FrameType | None) -> None:
+        del frame
+        if self._signum is not None:
+            os._exit(128 + signum)
+        self._signum = signum
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self._signum is not None:
+            raise Interrupted(self._signum)

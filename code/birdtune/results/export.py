@@ -1,0 +1,316 @@
+"""Trained classifier → a folder that TensorFlow Serving can serve.
+
+    Classifier ─▶ export_model ─▶ <name>/<version>/
+        saved_model.pb, variables/   signatures `serving_default` and `sound`, weights in float32, once
+        labels.csv                   column, class, external_id
+        train_id_list.pickle         the class names in the order of the columns, for jibjib-query
+        model.json                   what the model is, and how closely it was verified
+        assets.extra/                warm-up requests for TensorFlow Serving
+
+The export is loaded in a fresh process (`results.verify`) and must give the scores of the training side
+before it gets its name; until then the folder has another one, which no server looks at.
+"""
+
+import contextlib
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from birdtune.errors import ExportError, shown
+from birdtune.files import make_folder, new_folder, write_bytes, write_csv, write_json
+from birdtune.model.classifier import Classifier, in_float32, weights, weights_sha256
+from birdtune.results.verify import fresh_answers
+from birdtune.sound.logmel import VGGISH, FrontEnd, hann_window, log_mel, mel_matrix
+
+Floats = npt.NDArray[np.float32]
+
+# Of `model.json`: raised when a reader of an older one would misunderstand it.
+FORMAT = 1
+WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+
+# The `sound` signature works through a recording in pieces of this many patches, so that its memory does
+# not grow with the recording: 64 patches of VGGish take some 200 MB, an hour of sound at once 10 GB.
+_PIECE_PATCHES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSide:
+    """What the export must reproduce: patches, and what the trained classifier makes of them.
+
+    Scores and embeddings must have been computed in float32 (`training_side` does so): the mixed
+    precisions, and TF32 on a GPU, err by a hundred times the tolerance.
+    """
+
+    patches: Floats  # [n, 96, 64]
+    scores: Floats  # [n, C]
+    embeddings: Floats  # [n, 128]
+
+
+def training_side(classifier: Classifier, patches: Floats) -> TrainingSide:
+    """Score patches [n, 96, 64] with the trained classifier, in full float32 whatever its precision."""
+    return TrainingSide(patches, *_score(in_float32(classifier), patches))
+
+
+def export_model(
+    classifier: Classifier,
+    folder: Path,
+    *,
+    facts: Mapping[str, object],
+    example_waveform: Floats,
+    expected: TrainingSide,
+    class_ids: Mapping[str, int | str | None],
+    tolerance: float = 1e-4,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Write the classifier as a servable model, verify it in a fresh process, put it in place.
+
+    Args:
+        classifier: of any precision; a float32 copy with the same weights is exported.
+        folder: where it goes, `<base>/<name>/<version>`; one already there is replaced.
+        facts: JSON-able, what the caller wants to stand in model.json beside the facts found here.
+        example_waveform: [samples] float32 at 16 kHz; the `sound` signature is verified with it, with a
+            piece of it too short for a patch, and warmed up with its beginning.
+        expected: what the training side makes of some patches; at least one.
+        class_ids: class → external id; classes that are missing have none.
+        tolerance: largest difference allowed for scores, which lie in 0…1; for embeddings it counts
+            relative to the largest of them, if that is above 1.
+        check: called several times a second while waiting; it may raise to stop, and then nothing is left.
+
+    Returns:
+        what stands in model.json.
+
+    Raises:
+        ExportError: the fresh process failed or disagrees; nothing was put in place.
+        PassingError: it was killed, or did not end in time; or the storage failed.
+        InputError: the place cannot be written.
+    """
+    exported = in_float32(classifier)
+    waveforms = _example_waveforms(example_waveform)
+    wanted = _expected_answers(exported, expected, waveforms)
+    with new_folder(folder) as building:
+        _save(exported, building)
+        write_csv(
+            building / "labels.csv", ("column", "class", "external_id"), _labels(exported.classes, class_ids)
+        )
+        write_bytes(building / "train_id_list.pickle", train_id_list(exported.classes))
+        _write_warmup(building / WARMUP_FILE, folder.parent.name, expected.patches[:1], waveforms[0])
+        check()
+        inputs = {"patches": expected.patches} | {
+            f"waveform_{i}": waveform for i, waveform in enumerate(waveforms)
+        }
+        differences = _differences(wanted, fresh_answers(building, inputs, check))
+        _refuse(differences, tolerance, folder)
+        verification = {"tolerance": tolerance, "differences": differences}
+        found = {**facts, **_facts(exported), "verification": verification}
+        write_json(building / "model.json", found)
+    return found
+
+
+def train_id_list(classes: Sequence[str]) -> bytes:
+    """The list of class names as a pickle of protocol 2, which Python 2 (jibjib-query) can load."""
+    return pickle.dumps([str(name) for name in classes], protocol=2)
+
+
+def _labels(classes: Sequence[str], ids: Mapping[str, int | str | None]) -> Iterator[dict[str, object]]:
+    for column, name in enumerate(classes):
+        yield {"column": column, "class": name, "external_id": ids.get(name)}
+
+
+def _facts(classifier: Classifier, spec: FrontEnd = VGGISH) -> dict[str, Any]:
+    last = classifier.trunk.get_layer("fc2").activation.__name__
+    return {
+        "format": FORMAT,
+        "classes": list(classifier.classes),
+        "backbone": classifier.trunk.name,
+        "head": classifier.kind,
+        "embedding_activation": "none" if last == "linear" else last,
+        "front_end": {**asdict(spec), "digest": spec.digest},
+        "clip_pooling": "mean",
+        "precision": "float32",
+        "weights_sha256": weights_sha256(weights(classifier)),
+        "tensorflow": tf.__version__,
+    }
+
+
+# ---- the graph ----------------------------------------------------------------------------------
+
+
+def graph_log_mel(waveform: tf.Tensor, spec: FrontEnd = VGGISH) -> tf.Tensor:
+    """`sound.logmel.log_mel` as TensorFlow operations: [samples] float32 → [frames, n_mels] float32.
+
+    In float64 up to the logarithm. A float32 transform differs by up to 3e-4 where a band is quiet beside
+    a loud one (measured: sine of 0.9 with one of 1e-4), in float64 by 1e-6; and a float32 matrix product
+    on a GPU would be computed in TF32, with a thousandth of error.
+    """
+    windows = tf.signal.frame(tf.cast(waveform, tf.float64), spec.window, spec.hop)  # [frames, window]
+    spectrum = tf.signal.rfft(windows * hann_window(spec), [spec.fft])  # [frames, n_bins] complex128
+    mel = tf.matmul(tf.abs(spectrum), tf.constant(mel_matrix(spec), tf.float64))  # [frames, n_mels]
+    return tf.cast(tf.math.log(mel + spec.log_offset), tf.float32)  # [frames, n_mels]
+
+
+def _module(classifier: Classifier) -> tf.Module:
+    """What is saved: the variables, and `patches`, `serving_default` and `sound` as functions of them."""
+    module = tf.Module()
+    # The bare variables, not the Keras models: those would save their layers' call functions as well.
+    module.weights = [variable.value for variable in classifier.variables]
+    inputs = tf.TensorSpec([None, VGGISH.patch_frames, VGGISH.n_mels], tf.float32, name="inputs")
+    waveform = tf.TensorSpec([None], tf.float32, name="waveform")
+
+    def scores_of(patches: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores, embeddings = classifier.scores(patches)
+        return {"scores": scores, "embeddings": embeddings}  # [N, C], [N, 128]
+
+    def serve_patches(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"outputs": classifier.scores(inputs)[0]}  # [N, C]
+
+    def serve_sound(waveform: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _serve_sound(classifier, waveform)
+
+    module.patches = tf.function(scores_of, input_signature=[inputs], autograph=False)
+    module.serving_default = tf.function(serve_patches, input_signature=[inputs], autograph=False)
+    module.sound = tf.function(serve_sound, input_signature=[waveform], autograph=False)
+    return module
+
+
+def _serve_sound(
+    classifier: Classifier, waveform: tf.Tensor, spec: FrontEnd = VGGISH
+) -> dict[str, tf.Tensor]:
+    # NaN and infinity count as silence: one such sample would make all scores of the recording NaN.
+    finite = tf.where(tf.math.is_finite(waveform), waveform, tf.zeros_like(waveform))
+    padded = tf.pad(finite, [[0, tf.maximum(0, spec.patch_samples - tf.size(finite))]])  # [≥ 15600]
+    n_frames = (tf.size(padded) - spec.window) // spec.hop + 1
+    n_patches = n_frames // spec.patch_frames  # 1 or more
+    n_pieces = (n_patches + _PIECE_PATCHES - 1) // _PIECE_PATCHES
+
+    def piece(number: tf.Tensor, scores: tf.TensorArray, embeddings: tf.TensorArray) -> tuple[Any, ...]:
+        first = number * _PIECE_PATCHES
+        frames = tf.minimum(_PIECE_PATCHES, n_patches - first) * spec.patch_frames
+        start = first * spec.patch_frames * spec.hop
+        samples = padded[start : start + (frames - 1) * spec.hop + spec.window]
+        patches = tf.reshape(
+            graph_log_mel(samples, spec), [-1, spec.patch_frames, spec.n_mels]
+        )  # [≤ 64, 96, 64]
+        piece_scores, piece_embeddings = classifier.scores(patches)
+        return number + 1, scores.write(number, piece_scores), embeddings.write(number, piece_embeddings)
+
+    empty = [
+        tf.TensorArray(tf.float32, size=n_pieces, infer_shape=False, element_shape=[None, width])
+        for width in (len(classifier.classes), classifier.trunk.output_shape[-1])
+    ]
+    _, scores, embeddings = tf.while_loop(
+        lambda number, *_: number < n_pieces, piece, (tf.constant(0), *empty), parallel_iterations=1
+    )
+    patch_scores = scores.concat()  # [P, C]
+    return {
+        "patch_scores": patch_scores,
+        "clip_scores": tf.reduce_mean(patch_scores, axis=0),  # [C]
+        "embeddings": embeddings.concat(),  # [P, 128]
+    }
+
+
+def _save(classifier: Classifier, folder: Path) -> None:
+    module = _module(classifier)
+    signatures = {"serving_default": module.serving_default, "sound": module.sound}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _write_warmup(path: Path, model: str, patches: Floats, waveform: Floats) -> None:
+    """One small request for each signature, so that the first client does not wait for a first run."""
+    from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
+
+    make_folder(path.parent)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, name, array in (
+            ("serving_default", "inputs", patches),
+            ("sound", "waveform", waveform[: VGGISH.patch_samples]),
+        ):
+            request = predict_pb2.PredictRequest(
+                model_spec=model_pb2.ModelSpec(name=model, signature_name=signature),
+                inputs={name: tf.make_tensor_proto(array, tf.float32)},
+            )
+            record = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            writer.write(record.SerializeToString())
+
+
+# ---- what the export must answer ----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _full_float32() -> Iterator[None]:
+    """Without TF32, which rounds float32 to 10 bits of mantissa on GPUs since Ampere."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def _score(classifier: Classifier, patches: Floats) -> tuple[Floats, Floats]:
+    with _full_float32():
+        parts = [
+            classifier.scores(patches[start : start + _PIECE_PATCHES])
+            for start in range(0, len(patches), _PIECE_PATCHES)
+        ]
+    return np.concatenate([np.asarray(part[0]) for part in parts]), np.concatenate(
+        [np.asarray(part[1]) for part in parts]
+    )
+
+
+def _example_waveforms(waveform: Floats) -> list[Floats]:
+    """The example, and half a patch from its beginning, which has to be padded."""
+    whole = np.asarray(waveform, np.float32)
+    return [whole, whole[: VGGISH.patch_samples // 2]]
+
+
+def _expected_answers(
+    classifier: Classifier, expected: TrainingSide, waveforms: Sequence[Floats]
+) -> dict[str, Floats]:
+    wanted = {"outputs": expected.scores, "embeddings": expected.embeddings}
+    for number, waveform in enumerate(waveforms):
+        padded = np.pad(waveform, (0, max(0, VGGISH.patch_samples - waveform.size)))
+        frames = log_mel(padded)  # [frames, 64]
+        n_patches = VGGISH.patch_count(len(frames))
+        patches = frames[: n_patches * VGGISH.patch_frames].reshape(
+            n_patches, VGGISH.patch_frames, VGGISH.n_mels
+        )
+        scores, embeddings = _score(classifier, patches)
+        wanted[f"patch_scores_{number}"] = scores
+        wanted[f"clip_scores_{number}"] = scores.mean(axis=0)
+        wanted[f"embeddings_{number}"] = embeddings
+    return wanted
+
+
+def _differences(wanted: Mapping[str, Floats], answers: Mapping[str, Floats]) -> dict[str, float]:
+    """Largest difference for each answer; infinite for one that is missing, misshapen or not finite."""
+    found = {}
+    for name, expected in wanted.items():
+        answer = answers.get(name)
+        if answer is None or answer.shape != expected.shape or answer.dtype != np.float32:
+            found[name] = np.inf
+            continue
+        # Embeddings have no bounds; float32 carries a share of the largest of them.
+        scale = max(1.0, float(np.abs(expected).max())) if name.startswith("embeddings") else 1.0
+        largest = float(np.abs(answer.astype(np.float64) - expected).max()) / scale
+        found[name] = largest if np.isfinite(largest) else np.inf
+    return found
+
+
+def _refuse(differences: Mapping[str, float], tolerance: float, folder: Path) -> None:
+    above = {name: value for name, value in differences.items() if value > tolerance}
+    if above:
+        listed = ", ".join(f"{name} by {value:.3g}" for name, value in above.items())
+        raise ExportError(
+            f"{shown(folder)}: the exported model, loaded in a fresh process, differs from the trained one by "
+            f"{max(above.values()):.3g}, allowed is {tolerance:g} ({listed}); nothing was put in place. Likely "
+            "cause: a defect of the export, or scores of the training side that were not computed in float32. "
+            "Please report it."
+        )

@@ -1,0 +1,110 @@
+"""What this machine computes with, and which precision is fast on it.
+
+TensorFlow is imported here: only stages that compute come this way.
+"""
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+from birdtune.errors import InputError
+
+# The wheel of TensorFlow 2.21 has kernels and PTX up to compute capability 9.0; on 10 and above
+# (Blackwell) it fails in the middle of training.
+_FIRST_UNSUPPORTED_CAPABILITY = (10, 0)
+_BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine, for run.json and the report."""
+
+    cpu: str
+    cores: int
+    memory_gb: float
+    gpu: str  # "none", or its name and compute capability
+    platform: str
+
+    def rows(self) -> dict[str, str]:
+        """As text, for the report."""
+        return {name: str(value) for name, value in asdict(self).items()}
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
+
+
+def _gpus() -> list[tuple[str, tuple[int, int]]]:
+    found = []
+    for device in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(device)
+        found.append((str(details.get("device_name", "GPU")), tuple(details.get("compute_capability") or (0, 0))))
+    return found
+
+
+def prepare_devices() -> str:
+    """Make runs repeatable and find the GPU; return one line that says what will compute.
+
+    Raises:
+        InputError: the GPU is newer than this TensorFlow can use.
+    """
+    tf.config.experimental.enable_op_determinism()
+    for device in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(device, True)
+    for name, capability in _gpus():
+        if capability >= _FIRST_UNSUPPORTED_CAPABILITY:
+            version = ".".join(map(str, capability))
+            raise InputError(
+                f"{name}: has compute capability {version}, and TensorFlow {tf.__version__} computes up to 9.x "
+                "only. Use an older card, or hide it (CUDA_VISIBLE_DEVICES=-1) to train on the CPU."
+            )
+    hardware = describe()
+    if hardware.gpu == "none":
+        built = " although this TensorFlow is built for one" if tf.test.is_built_with_cuda() else ""
+        return f"no GPU found{built}; computing on the CPU ({hardware.cpu}, {hardware.cores} cores)"
+    return f"computing on {hardware.gpu}"
+
+
+def describe() -> Hardware:
+    """The machine this runs on."""
+    gpus = _gpus()
+    return Hardware(
+        cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        gpu=", ".join(f"{name} (compute capability {major}.{minor})" for name, (major, minor) in gpus) or "none",
+        platform=platform.platform(),
+    )
+
+
+def choose_precision(setting: str) -> tuple[str, str]:
+    """Resolve `train.precision`.
+
+    `auto` decides by what the hardware has instructions for, not by a stop-watch: a job that resumes,
+    or runs twice, must come to the same choice.
+
+    Returns:
+        the keras dtype policy, and why.
+    """
+    if setting != "auto":
+        return setting, "as set"
+    capabilities = [capability for _, capability in _gpus()]
+    if capabilities:
+        lowest = min(capabilities)
+        if lowest >= (8, 0):
+            return "mixed_bfloat16", "the GPU multiplies bfloat16 in its tensor cores (compute capability 8 or more)"
+        if lowest >= (7, 0):
+            return "mixed_float16", "the GPU multiplies float16 in its tensor cores, but not bfloat16"
+        return "float32", "the GPU has no tensor cores"
+    flags = _cpuinfo("flags").split()
+    for flag in _BFLOAT16_FLAGS:
+        if flag in flags:
+            return "mixed_bfloat16", f"this CPU multiplies bfloat16 ({flag}), about twice as fast as float32"
+    return "float32", "this CPU has no bfloat16 instructions, without which bfloat16 would be slower"

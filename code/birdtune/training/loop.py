@@ -1,0 +1,309 @@
+"""The one training loop.
+
+    Classifier + Batches + State ─▶ train ─▶ checkpoints, history;  validation chooses the best epoch
+
+One update: `accumulate` batches → gradients of the weighted sum of losses, added up → divided by the
+sum of weights → clipped → Adam. All that is random is drawn from (seed, position), never from a
+generator with a state of its own, so a restored run goes on bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from birdtune.config import TrainSettings
+from birdtune.dataset.batches import Batch, Batches, prefetched
+from birdtune.errors import DivergedError, Interrupted
+from birdtune.events import Interrupts, Journal, Progress, duration
+from birdtune.model.classifier import Classifier, load_weights, weights
+from birdtune.model.losses import patch_losses
+from birdtune.training.checkpoints import Checkpoints, Saved, State
+
+# Scores of macro average precision closer than this count as equal; then the lower loss decides.
+_TIE_DIGITS = 4
+_TENSORBOARD_EVERY = 20  # updates
+
+Validation = Callable[[], Mapping[str, float | None]]
+
+
+def learning_rate(settings: TrainSettings, update: int, per_epoch: int) -> float:
+    """The learning rate of an update (from 0): linear warm-up, then a cosine to zero, or constant."""
+    warmup = round(settings.warmup_epochs * per_epoch)
+    if update < warmup:
+        return settings.learning_rate * (update + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    total = max(1, settings.epochs * per_epoch - warmup)
+    progress = min(1.0, (update - warmup) / total)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What the compiled step needs to know."""
+
+    dropout: float
+    class_weights: npt.NDArray[np.float32]  # [C]
+    precision: str
+
+
+class Trainer:
+    """The compiled update of a classifier, with its optimizer."""
+
+    def __init__(self, classifier: Classifier, settings: TrainSettings, step: StepSettings) -> None:
+        self.classifier = classifier
+        self._settings = settings
+        self._step = step
+        self._variables = classifier.trainable_variables
+        self.optimizer = _optimizer(settings, step.precision)
+        self.optimizer.build(self._variables)
+        self._class_weights = tf.constant(step.class_weights)
+        # XLA fuses Adam over all weights into one pass; over the whole network it would be slower on CPUs.
+        self._apply = tf.function(self._apply_eagerly, jit_compile=settings.jit and step.precision != "mixed_float16")
+        self._gradients = tf.function(self._gradients_eagerly)
+        self._add = tf.function(lambda sums, more: [a + b for a, b in zip(sums, more, strict=True)])
+
+    def gradients(self, batch: Batch, position: int) -> tuple[Any, Any, Any]:
+        """Sum of weighted losses, sum of weights, and gradients of the former, of one batch.
+
+        Args:
+            position: number of the batch over all epochs; dropout is drawn from it.
+        """
+        return self._gradients(  # type: ignore[no-any-return]
+            tf.constant(batch.patches), tf.constant(batch.labels), tf.constant(batch.weights),
+            tf.constant([self._settings.seed, position], tf.int64),
+        )  # fmt: skip
+
+    def add(self, sums: Any, more: Any) -> Any:
+        """Add up the gradients of two batches."""
+        return self._add(sums, more)
+
+    def apply(self, gradients: Any, weight_sum: Any, rate: float) -> None:
+        """One update of the weights."""
+        self.optimizer.learning_rate.assign(rate)
+        self._apply(gradients, weight_sum)
+
+    def _gradients_eagerly(self, patches: Any, labels: Any, row_weights: Any, seed: Any) -> tuple[Any, Any, Any]:
+        with tf.GradientTape() as tape:
+            embeddings = self.classifier.trunk(tf.cast(patches, tf.float32), training=True)  # [B, 128]
+            if self._step.dropout:
+                embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._step.dropout, seed=seed)
+            logits = self.classifier.head(embeddings, training=True)  # [B, C] float32
+            losses = patch_losses(
+                logits, labels, self.classifier.kind, label_smoothing=self._settings.label_smoothing
+            )  # [B]
+            counts = row_weights * tf.gather(self._class_weights, labels)  # [B]
+            loss_sum = tf.reduce_sum(counts * losses)
+            scaled = self.optimizer.scale_loss(loss_sum)
+        gradients = tape.gradient(scaled, [variable.value for variable in self._variables])
+        return loss_sum, tf.reduce_sum(counts), gradients
+
+    def _apply_eagerly(self, gradients: Any, weight_sum: Any) -> None:
+        gradients = [gradient / weight_sum for gradient in gradients]
+        self.optimizer.apply(gradients, self._variables)
+
+    def state_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The optimizer's own variables, by position and name."""
+        return {
+            f"{position:04d}/{variable.path}": np.asarray(variable)
+            for position, variable in enumerate(self.optimizer.variables)
+        }
+
+    def restore(self, saved: Saved) -> None:
+        """Go back to a checkpoint of the same settings."""
+        load_weights(self.classifier, saved.weights)
+        for position, variable in enumerate(self.optimizer.variables):
+            variable.assign(saved.optimizer[f"{position:04d}/{variable.path}"])
+
+
+def _optimizer(settings: TrainSettings, precision: str) -> Any:
+    optimizer = keras.optimizers.AdamW(
+        learning_rate=settings.learning_rate,
+        epsilon=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        global_clipnorm=settings.clip_norm or None,
+    )
+    # Biases are few and need not be small.
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    # The gradients of half precision vanish unless the loss is scaled up; bfloat16 has float32's range.
+    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "mixed_float16" else optimizer
+
+
+def is_better(row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
+    """Whether an epoch beats the best so far.
+
+    By macro average precision over clips of the validation split; among equals by its loss; without
+    validation by the training loss.
+    """
+    return best is None or _rank(row) > _rank(best)
+
+
+def _rank(row: Mapping[str, Any]) -> tuple[float, float]:
+    if row.get("val_loss") is None:
+        return 0.0, -float(row["train_loss"])
+    precision = row.get("val_macro_ap")
+    return round(float(precision if precision is not None else 0.0), _TIE_DIGITS), -float(row["val_loss"])
+
+
+class Loop:
+    """Runs a Trainer over epochs, and keeps the books.
+
+    Args:
+        validate: called after each epoch; returns val_loss, val_accuracy, val_macro_ap (None: no
+            validation recordings).
+        tensorboard: folder of its event files.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        batches: Batches,
+        settings: TrainSettings,
+        checkpoints: Checkpoints,
+        *,
+        validate: Validation,
+        journal: Journal,
+        interrupts: Interrupts,
+        tensorboard: Path,
+    ) -> None:
+        self.trainer, self.batches, self.settings, self.checkpoints = trainer, batches, settings, checkpoints
+        self.validate, self.journal, self.interrupts = validate, journal, interrupts
+        self.per_epoch = -(-len(batches) // settings.accumulate)  # updates
+        self.state = State()
+        self._writer = tf.summary.create_file_writer(str(tensorboard))
+        self._saved_at = time.monotonic()
+
+    def run(self) -> State:
+        """Train to the end, from the newest whole checkpoint if there is one.
+
+        Raises:
+            Interrupted: after saving where it stands.
+            DivergedError: the loss or the weights are not finite any more.
+        """
+        self._resume()
+        while not self.state.finished:
+            self._epoch()
+        self._writer.close()
+        return self.state
+
+    def _resume(self) -> None:
+        saved, complaints = self.checkpoints.newest()
+        for complaint in complaints:
+            self.journal.warn(complaint)
+        if saved is None:
+            return
+        self.trainer.restore(saved)
+        self.state = saved.state
+        where = f"epoch {self.state.epoch + 1}" + (f", batch {self.state.step}" if self.state.step else "")
+        if not self.state.finished:
+            self.journal.say(f"  resuming before {where}")
+        self.journal.event("resumed", epoch=self.state.epoch, step=self.state.step)
+
+    def _epoch(self) -> None:
+        state = self.state
+        began = time.monotonic() - state.seconds
+        remaining = range(state.step, len(self.batches), self.settings.accumulate)
+        numbers = range(state.step, len(self.batches))
+        made = prefetched(self.batches.batch(state.epoch, number) for number in numbers)
+        with self.journal.progress(f"epoch {state.epoch + 1}", len(remaining), "updates") as progress:
+            for first in remaining:
+                self._update(made, first, progress)
+                state.seconds = time.monotonic() - began
+                self._pause_if_told()
+        self._end_epoch()
+
+    def _update(self, made: Any, first: int, progress: Progress) -> None:
+        """One update of the weights from the next `accumulate` batches."""
+        state, position = self.state, self.state.epoch * len(self.batches) + first
+        rate = learning_rate(self.settings, state.updates, self.per_epoch)
+        last = min(first + self.settings.accumulate, len(self.batches))
+        loss_sum, weight_sum, gradients = self.trainer.gradients(next(made), position)
+        for more in range(1, last - first):
+            loss, weight, added = self.trainer.gradients(next(made), position + more)
+            loss_sum, weight_sum = loss_sum + loss, weight_sum + weight
+            gradients = self.trainer.add(gradients, added)
+        loss_value, weight_value = float(loss_sum), float(weight_sum)
+        if not math.isfinite(loss_value):
+            raise _diverged(f"the loss is {loss_value}", state, rate)
+        self.trainer.apply(gradients, weight_sum, rate)
+        state.step, state.updates = last, state.updates + 1
+        state.loss_sum += loss_value
+        state.weight_sum += weight_value
+        mean = loss_value / weight_value
+        progress.advance(note=f"loss {mean:.3f}")
+        if state.updates % _TENSORBOARD_EVERY == 0:
+            self._summary({"train/loss": mean, "train/learning_rate": rate})
+
+    def _pause_if_told(self) -> None:
+        """Between updates: stop if a signal came; save if the last time is long ago."""
+        try:
+            self.interrupts.check()
+        except Interrupted:
+            self.journal.say("  told to stop: saving")
+            self._save(is_best=False)
+            raise
+        minutes = (time.monotonic() - self._saved_at) / 60
+        if minutes >= self.settings.checkpoint_minutes and self.state.step < len(self.batches):
+            self._save(is_best=False)
+
+    def _end_epoch(self) -> None:
+        state = self.state
+        row: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "train_loss": state.loss_sum / state.weight_sum,
+            "learning_rate": learning_rate(self.settings, state.updates - 1, self.per_epoch),
+            **self.validate(),
+            "seconds": round(state.seconds, 2),
+        }
+        state.history.append(row)
+        best = is_better(row, state.best)
+        if best:
+            state.best = row
+        state.epoch, state.step, state.loss_sum, state.weight_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
+        patience = self.settings.patience
+        early = bool(patience) and state.stale_epochs >= patience
+        state.finished = early or state.epoch >= self.settings.epochs
+        self._save(is_best=best)
+        self._tell(row, best)
+        if early and state.epoch < self.settings.epochs and state.best:
+            self.journal.say(f"  stopping early: no better validation since epoch {state.best['epoch']}")
+
+    def _tell(self, row: dict[str, Any], best: bool) -> None:
+        parts = [f"epoch {row['epoch']:>3} of {self.settings.epochs}", f"loss {row['train_loss']:.3f}"]
+        for name, title in (("val_loss", "val loss"), ("val_accuracy", "val accuracy"), ("val_macro_ap", "val AP")):
+            if row.get(name) is not None:
+                parts.append(f"{title} {row[name]:.3f}")
+        parts.append(duration(row["seconds"]))
+        self.journal.say("  " + "  ".join(parts) + ("  best so far" if best else ""))
+        self.journal.event("epoch", **row, best=best)
+        self._summary({f"epoch/{key}": value for key, value in row.items() if isinstance(value, float)})
+
+    def _save(self, *, is_best: bool) -> None:
+        arrays = weights(self.trainer.classifier)
+        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if broken:
+            rate = learning_rate(self.settings, max(0, self.state.updates - 1), self.per_epoch)
+            raise _diverged(f"{broken[0]} holds NaN or infinity", self.state, rate)
+        self.checkpoints.save(arrays, self.trainer.state_arrays(), self.state, is_best=is_best)
+        self._saved_at = time.monotonic()
+
+    def _summary(self, values: Mapping[str, float]) -> None:
+        with self._writer.as_default(step=self.state.updates):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+
+def _diverged(what: str, state: State, rate: float) -> DivergedError:
+    return DivergedError(
+        f"Training went astray in epoch {state.epoch + 1}, update {state.updates + 1}: {what} at learning rate "
+        f"{rate:.2e}. Nothing of it was saved; the last checkpoint is good. Lower --train.learning-rate (try a tenth), "
+        "set --train.clip-norm 1, or try --train.precision float32."
+    )

@@ -1,0 +1,135 @@
+"""Work on many files by all cores, in processes of their own.
+
+A file that crashes the decoder (a fault in a C library) ends one worker, not the run: the files that
+were in flight are tried again one at a time, and the one that does it is named.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from birdtune.events import Interrupts
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+# Tasks handed out ahead of need, for each worker; few, so that a stop or a crash concerns few.
+_AHEAD = 4
+# How often a waiting parent looks whether it was told to stop.
+_POLL_S = 0.2
+_PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
+
+
+class Crashed(Exception):
+    """The worker died on this task; what it was doing is lost."""
+
+
+def worker_count(setting: int, n_tasks: int) -> int:
+    """Processes to start: the setting, or one for each core that this process may use."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(setting or cores, n_tasks))
+
+
+def run_tasks(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    n_workers: int,
+    interrupts: Interrupts,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Iterator[tuple[Task, Result | Crashed]]:
+    """Yield (task, result) as they finish; a task that kills its worker yields (task, Crashed).
+
+    Args:
+        function: a module-level function; what it raises is raised here.
+
+    Raises:
+        Interrupted: when told to stop; tasks already yielded are done, the others are not.
+    """
+    left = list(tasks)
+    while left:
+        suspects: list[Task] = []
+        pool = _pool(min(n_workers, len(left)), initializer, initargs)
+        with pool:
+            try:
+                for task, result in _feed(pool, function, left, n_workers * _AHEAD, interrupts, suspects):
+                    yield task, result
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        for task in suspects:
+            yield task, _alone(function, task, initializer, initargs)
+
+
+def _feed(
+    pool: ProcessPoolExecutor,
+    function: Callable[[Task], Result],
+    left: list[Task],
+    ahead: int,
+    interrupts: Interrupts,
+    suspects: list[Task],
+) -> Iterator[tuple[Task, Result]]:
+    """Hand out tasks from `left` until none is left or a worker dies; then fill `suspects`."""
+    running: dict[Future[Result], Task] = {}
+    left.reverse()
+    while (left or running) and not suspects:
+        interrupts.check()
+        while left and len(running) < ahead:
+            try:
+                future = pool.submit(function, left[-1])
+            except BrokenProcessPool:
+                break
+            running[future] = left.pop()
+        done, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            task = running.pop(future)
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                suspects.append(task)
+                continue
+            yield task, result
+    suspects.extend(running.values())
+    left.reverse()
+
+
+def _alone(
+    function: Callable[[Task], Result],
+    task: Task,
+    initializer: Callable[..., None] | None,
+    initargs: tuple[Any, ...],
+) -> Result | Crashed:
+    with _pool(1, initializer, initargs) as pool:
+        try:
+            return pool.submit(function, task).result()
+        except BrokenProcessPool:
+            return Crashed()
+
+
+def _pool(n: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> ProcessPoolExecutor:
+    # spawn: a fork would copy the threads' locks of whatever the parent has loaded by then.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(n, mp_context=context, initializer=_begin, initargs=(os.getpid(), initializer, initargs))
+
+
+def _begin(parent: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    """First thing in a worker: the parent alone decides when to stop, and no worker outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    # Codecs write their complaints to stderr unasked; what matters comes back as a result.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    # One thread each: the workers already fill the cores, and sums keep one order of adding.
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(1)
+    if initializer is not None:
+        initializer(*initargs)
