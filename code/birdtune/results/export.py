@@ -309,8 +309,8 @@ def _refuse(differences: Mapping[str, float], tolerance: float, folder: Path) ->
     if above:
         listed = ", ".join(f"{name} by {value:.3g}" for name, value in above.items())
         raise ExportError(
-            f"{shown(folder)}: the exported model, loaded in a fresh process, differs from the trained one by "
-            f"{max(above.values()):.3g}, allowed is {tolerance:g} ({listed}); nothing was put in place. Likely "
-            "cause: a defect of the export, or scores of the training side that were not computed in float32. "
-            "Please report it."
+            f"{shown(folder)}: the exported model, loaded in a fresh process, differs from the trained one "
+            f"by {max(above.values()):.3g}, allowed is {tolerance:g} ({listed}); nothing was put in place. "
+            "Likely cause: a defect of the export, or scores of the training side that were not computed in "
+            "float32. Please report it."
         )

@@ -70,8 +70,8 @@ def fresh_answers(folder: Path, inputs: Mapping[str, Floats], check: Callable[[]
             status = _run(_command(folder, given, made), stderr, check)
         if status == -signal.SIGKILL:
             raise PassingError(
-                f"{shown(folder)}: the process that verifies the model was killed, most likely for want of "
-                "memory; it needs 1 GB more than the model's files take. Run again to continue with the export."
+                f"{shown(folder)}: the process that verifies the model was killed, most likely for want "
+                "of memory; it needs 1 GB more than the model's files. Run again to continue with the export."
             )
         if status != 0:
             raise ExportError(
