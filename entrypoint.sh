@@ -64,7 +64,6 @@ unset PYTHONHOME  # it would point a virtual environment at another Python
 export PYTHONPATH=$root/code TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
 if [[ -n ${BIRDTUNE_IN_IMAGE:-} ]]; then
-  unset BIRDTUNE_IN_IMAGE  # not a setting of the job
   [[ ${1:-} != test ]] || fail 2 "the image holds no tests; run ./entrypoint.sh test in the project's folder."
   exec python -m birdtune "$@"
 fi
