@@ -285,6 +285,14 @@ def test_every_locked_package_has_a_version_and_a_digest(lock: str) -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_holds_all_that_was_asked_for(lock: str) -> None:
+    lines = (ROOT / lock).with_suffix(".in").read_text().splitlines()
+    asked = {re.split(r"[\[=><]", line)[0].lower() for line in lines if not line.startswith("#")}
+    assert asked
+    assert asked <= set(pins(lock))
+
+
+@pytest.mark.parametrize("lock", LOCKS)
 def test_no_lock_names_a_host_or_a_folder(lock: str) -> None:
     text = (ROOT / lock).read_text() + (ROOT / lock).with_suffix(".in").read_text()
     assert not re.search(r"--(extra-)?index-url|--find-links|file:|@ |://(?!docs\.astral\.sh)", text)
