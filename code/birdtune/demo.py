@@ -95,7 +95,7 @@ class DemoData:
 
 
 def make_data(
-    folder: Path, *, seed: int = 1, sources_per_class: int = 9, calls_per_source: tuple[int, int] = (2, 3)
+    folder: Path, *, seed: int = 1, sources_per_class: int = 12, calls_per_source: tuple[int, int] = (1, 3)
 ) -> DemoData:
     """Write the demonstration's input folder, or take the one that an earlier call wrote there.
 

@@ -45,25 +45,25 @@ class Song:
 
 
 SONGS = (
-    Song("Fictavis_sibilans", (2500, 3700), (0.34, 0.50), (0.12, 0.24), (2, 5), (0.25, 0.45)),
-    Song("Fictavis_cadens", (3300, 4700), (0.26, 0.38), (0.10, 0.20), (2, 5), (0.25, 0.45), glide=0.60),
-    Song("Fictavis_surgens", (2000, 2850), (0.26, 0.38), (0.10, 0.20), (2, 5), (0.25, 0.45), glide=1.65),
-    Song("Imaginatrix_crepitans", (2700, 4300), (0.030, 0.040), (0.022, 0.034), (14, 26), (0.15, 0.32),
+    Song("Fictavis_sibilans", (2500, 3300), (0.34, 0.50), (0.12, 0.24), (2, 5), (0.25, 0.45)),
+    Song("Fictavis_cadens", (3300, 4500), (0.26, 0.38), (0.10, 0.20), (2, 5), (0.25, 0.45), glide=0.60),
+    Song("Fictavis_surgens", (2000, 2700), (0.26, 0.38), (0.10, 0.20), (2, 5), (0.25, 0.45), glide=1.65),
+    Song("Imaginatrix_crepitans", (3300, 4500), (0.030, 0.040), (0.022, 0.034), (14, 26), (0.15, 0.32),
          glide=0.75),
-    Song("Imaginatrix_lenta", (2700, 4300), (0.050, 0.070), (0.11, 0.16), (5, 10), (0.25, 0.40), glide=0.75),
-    Song("Pseudornis_bina", (2900, 4000), (0.14, 0.20), (0.02, 0.05), (2, 2), (0.26, 0.42),
+    Song("Imaginatrix_lenta", (2500, 3400), (0.050, 0.070), (0.11, 0.16), (5, 10), (0.25, 0.40), glide=0.75),
+    Song("Pseudornis_bina", (2900, 3800), (0.14, 0.20), (0.02, 0.05), (2, 2), (0.26, 0.42),
          steps=(1.0, 0.74)),
-    Song("Pseudornis_inversa", (2900, 4000), (0.14, 0.20), (0.02, 0.05), (2, 2), (0.26, 0.42),
+    Song("Pseudornis_inversa", (3200, 4200), (0.14, 0.20), (0.02, 0.05), (2, 2), (0.26, 0.42),
          steps=(0.74, 1.0)),
     Song("Nullopica_harmonica", (620, 950), (0.20, 0.34), (0.10, 0.20), (2, 5), (0.22, 0.40), glide=0.84,
          harmonics=(0.5, 0.9, 1.0, 0.8, 0.7, 0.5, 0.3), breath=0.15),
-    Song("Nullopica_stridens", (2900, 4500), (0.36, 0.55), (0.12, 0.22), (1, 3), (0.25, 0.40),
+    Song("Nullopica_stridens", (3000, 4200), (0.36, 0.55), (0.12, 0.22), (1, 3), (0.25, 0.40),
          buzz_hz=30.0, breath=0.45),
-    Song("Somniavis_garrula", (2300, 3900), (0.035, 0.070), (0.020, 0.110), (5, 12), (0.15, 0.35),
+    Song("Somniavis_garrula", (2300, 3300), (0.035, 0.070), (0.020, 0.110), (5, 12), (0.15, 0.35),
          breath=0.75, scatter=0.22),
-    Song("Somniavis_undans", (2500, 3800), (0.70, 1.10), (0.10, 0.20), (1, 2), (0.20, 0.35),
+    Song("Somniavis_undans", (2600, 3500), (0.70, 1.10), (0.10, 0.20), (1, 2), (0.20, 0.35),
          warble_hz=8.0, warble=0.20),
-    Song("Somniavis_festinans", (2400, 3500), (0.060, 0.080), (0.17, 0.21), (9, 12), (0.20, 0.35),
+    Song("Somniavis_festinans", (2900, 3800), (0.060, 0.080), (0.17, 0.21), (9, 12), (0.20, 0.35),
          glide=1.40, hurry=0.12, sinking=0.80),
 )  # fmt: skip
 
@@ -238,7 +238,7 @@ def _hum(samples: int, rate_hz: int, rng: np.random.Generator) -> Sound:
         amplitude = rng.uniform(0.2, 1.0) / order**0.7
         one_period += amplitude * np.sin(2 * np.pi * (order * turn + rng.uniform()))
     hum = np.interp(mains_hz * np.arange(samples) / rate_hz % 1.0, turn, one_period)
-    return hum + 0.05 * _coloured(samples, rate_hz, 0.5, rng)
+    return np.asarray(hum + 0.05 * _coloured(samples, rate_hz, 0.5, rng))
 
 
 def _insects(samples: int, rate_hz: int, rng: np.random.Generator) -> Sound:
