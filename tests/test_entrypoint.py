@@ -34,6 +34,7 @@ case "$*" in
   "-m birdtune exit-42") exit 42 ;;
   "-m birdtune env") env ;;
   "-m birdtune pid") echo $$ ;;
+  "-m birdtune wait") touch "$FAKE_LOG.job"; while [ ! -e "$FAKE_LOG.go" ]; do sleep 0.02; done ;;
   "-m pytest"*)   pwd ;;
 esac
 """
@@ -89,7 +90,7 @@ class Home:
             assert time.monotonic() < deadline, f"{marker.name} did not appear"
             time.sleep(0.02)
 
-    def let_pip_go_on(self) -> None:
+    def let_it_go_on(self) -> None:
         Path(f"{self.log_path}.go").touch()
 
 
@@ -180,7 +181,7 @@ def test_an_installation_killed_half_way_is_not_taken_for_whole(home: Home) -> N
             assert second.stderr is not None
             assert "waiting for another start" in second.stderr.readline()
             assert len(home.calls("venv")) == 1
-            home.let_pip_go_on()
+            home.let_it_go_on()
             second.communicate(timeout=60)
     assert second.returncode == 0
     assert len(home.calls("venv")) == len(home.calls("pip")) == 2
@@ -192,7 +193,7 @@ def test_of_two_starts_at_once_one_installs_and_both_run(home: Home) -> None:
         with home.start("two") as second:
             assert second.stderr is not None
             assert "waiting for another start" in second.stderr.readline()
-            home.let_pip_go_on()
+            home.let_it_go_on()
             second.communicate(timeout=60)
         first.communicate(timeout=60)
     assert (first.returncode, second.returncode) == (0, 0)
@@ -201,9 +202,11 @@ def test_of_two_starts_at_once_one_installs_and_both_run(home: Home) -> None:
 
 
 def test_the_job_does_not_hold_the_installers_lock(home: Home) -> None:
-    with home.start("env") as process:
-        process.communicate(timeout=60)
+    with home.start("wait") as process:
+        home.wait_for("job")
         free = subprocess.run(["flock", "--nonblock", home.folder / ".venv.lock", "true"], check=False)
+        home.let_it_go_on()
+        process.communicate(timeout=60)
     assert free.returncode == 0
 
 
