@@ -327,7 +327,9 @@ def test_the_two_images_are_made_alike() -> None:
 def test_an_image_starts_python_as_an_ordinary_user(name: str) -> None:
     text = (ROOT / name).read_text()
     assert 'ENTRYPOINT ["/model/entrypoint.sh"]' in text
-    assert int(re.search(r"^USER (\d+):\d+$", text, re.MULTILINE)[1]) >= 10000  # type: ignore[index]
+    user = re.search(r"^USER (\d+):\d+$", text, re.MULTILINE)
+    assert user
+    assert int(user[1]) >= 10000
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
