@@ -29,6 +29,21 @@ class Classifier:
     classes: tuple[str, ...]  # position = column of the scores
 
     @property
+    def backbone(self) -> str:
+        """The trunk's name in `vggish.BACKBONES`."""
+        return str(self.trunk.name)
+
+    @property
+    def embedding_activation(self) -> str:
+        """What follows the embedding's layer: "relu" or "none"."""
+        return "none" if self.trunk.get_layer("fc2").activation is keras.activations.linear else "relu"
+
+    @property
+    def hidden_units(self) -> int:
+        """Width of the head's hidden layer, 0 = none."""
+        return next((int(layer.units) for layer in self.head.layers if layer.name == "hidden"), 0)
+
+    @property
     def variables(self) -> list[keras.Variable]:
         """All weights, trunk first."""
         return [*self.trunk.variables, *self.head.variables]
@@ -83,13 +98,11 @@ def build(
 
 def in_float32(classifier: Classifier) -> Classifier:
     """A copy with the same weights that computes in float32, whatever precision it was trained in."""
-    hidden = [layer.units for layer in classifier.head.layers if layer.name == "hidden"]
-    is_linear = classifier.trunk.get_layer("fc2").activation is keras.activations.linear
     copy = build(
-        backbone=classifier.trunk.name,
+        backbone=classifier.backbone,
         head=classifier.kind,
-        hidden_units=hidden[0] if hidden else 0,
-        embedding_activation="none" if is_linear else "relu",
+        hidden_units=classifier.hidden_units,
+        embedding_activation=classifier.embedding_activation,
         freeze="none",
         classes=classifier.classes,
         precision="float32",
@@ -108,11 +121,9 @@ def _named(classifier: Classifier) -> Iterator[tuple[str, keras.Variable]]:
 
 def weights(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
     """All weights by name, as copies in float32; frozen ones too."""
-    # `convert_to_numpy` copies; a second copy of 289 MB would be one too many.
-    return {
-        name: np.asarray(keras.ops.convert_to_numpy(variable), np.float32)
-        for name, variable in _named(classifier)
-    }
+    # `convert_to_numpy` copies already. It is given tensors, because NumPy warns of keras' variables.
+    tensors = ((name, keras.ops.convert_to_tensor(variable)) for name, variable in _named(classifier))
+    return {name: np.asarray(keras.ops.convert_to_numpy(tensor), np.float32) for name, tensor in tensors}
 
 
 def load_weights(

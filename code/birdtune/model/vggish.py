@@ -9,7 +9,7 @@ and quick looks; nobody publishes weights for it.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import keras
@@ -204,7 +204,7 @@ def check_variables(
     others = [name for name in found if name not in expected]
     if faults or (strict and others):
         if others:
-            faults.append(f"not expected, but there: {_listed(others)}")
+            faults.append(f"not expected, but there: {listed(others)}")
         raise CheckpointError(
             f"{source}: does not fit this network. Variables {'. Variables '.join(faults)}. "
             "Likely cause: the file is of another network or was trained with other model settings; "
@@ -212,9 +212,10 @@ def check_variables(
         )
 
 
-def _listed(names: list[str]) -> str:
-    listed = ", ".join(shown(name) for name in sorted(names)[:_NAMES_SHOWN])
-    return f"{listed} and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else listed
+def listed(names: Collection[str]) -> str:
+    """The first few names, safe to print, and how many more there are."""
+    first = ", ".join(shown(name) for name in sorted(names)[:_NAMES_SHOWN])
+    return f"{first} and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else first
 
 
 def load_trunk(
