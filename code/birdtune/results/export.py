@@ -25,13 +25,11 @@ import tensorflow as tf
 from birdtune.errors import ExportError, shown
 from birdtune.files import make_folder, new_folder, write_bytes, write_csv, write_json
 from birdtune.model.classifier import Classifier, in_float32, weights, weights_sha256
-from birdtune.results.verify import fresh_answers
+from birdtune.results.verify import FORMAT, fresh_answers
 from birdtune.sound.logmel import VGGISH, FrontEnd, hann_window, log_mel, mel_matrix
 
 Floats = npt.NDArray[np.float32]
 
-# Of `model.json`: raised when a reader of an older one would misunderstand it.
-FORMAT = 1
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 
 # The `sound` signature works through a recording in pieces of this many patches, so that its memory does

@@ -1,4 +1,6 @@
-"""What an exported model answers in a process that has nothing but the export.
+"""An exported model, from its files alone: opened to be used, or asked in a process of its own.
+
+    folder ─▶ open_model ─▶ ExportedModel, a classifier without Keras and without a checkpoint
 
     python -m birdtune.results.verify FOLDER INPUTS.npz OUTPUTS.npz
 
@@ -6,10 +8,9 @@
     OUTPUTS.npz  outputs [n, C], embeddings [n, 128];
                  patch_scores_0 [P, C], clip_scores_0 [C], embeddings_0 [P, 128] …
 
-No Keras, no variable and no graph of the training side is there, so that what it computes is what a
-server will compute from the files alone. `fresh_answers` starts such a process, waits for it and ends it;
-both ends of what they agreed on stand in this file. Nothing here imports training code, and TensorFlow
-is imported by the fresh process only.
+In that process no Keras, no variable and no graph of the training side is there, so that it computes what
+a server will compute. `fresh_answers` starts it, waits for it and ends it; both ends of what they agreed on
+stand in this file. Nothing here imports training code, nor TensorFlow before a model is loaded.
 """
 
 import os
@@ -21,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,9 +30,14 @@ import numpy as np
 import numpy.typing as npt
 
 import birdtune
-from birdtune.errors import ExportError, PassingError, shown
+from birdtune.errors import CheckpointError, ExportError, PassingError, shown
+from birdtune.files import read_json
+from birdtune.sound.logmel import VGGISH
 
 Floats = npt.NDArray[np.float32]
+
+# Of `model.json`: raised when a reader of an older one would misunderstand it.
+FORMAT = 1
 
 # A few hundred megabytes of activations at VGGish's full size, however many patches there are.
 _BATCH = 64
@@ -40,6 +47,55 @@ _TIMEOUT_S = 900.0
 _POLL_S = 0.1
 _LAST_LINES = 12
 _LONGEST_TEXT = 4_000
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A model that `results.export` wrote; it scores and embeds as a `model.classifier.Classifier` does."""
+
+    classes: tuple[str, ...]  # position = column of the scores
+    facts: dict[str, Any]  # model.json
+    patches: Callable[[Any], dict[str, Any]]
+
+    def scores(self, patches: Any) -> tuple[Any, Any]:
+        """Patches [N, 96, 64] → scores [N, C] and embeddings [N, 128], both float32."""
+        found = self.patches(patches)
+        return found["scores"], found["embeddings"]
+
+    def embed(self, patches: Any) -> Any:
+        """Patches [N, 96, 64] → embeddings [N, 128] float32."""
+        return self.patches(patches)["embeddings"]
+
+
+def open_model(folder: Path) -> ExportedModel:
+    """Load the version folder of an exported model.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or another birdtune wrote it.
+    """
+    facts = read_json(folder / "model.json")
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{shown(folder)}: is not a model that this birdtune exported (model.json is missing or of "
+            "another format). Expected a version folder, e.g. output/model/birdtune/1."
+        )
+    import tensorflow as tf  # takes seconds, which a folder that is no model should not cost
+
+    try:
+        classes, front_end = tuple(facts["classes"]), facts["front_end"]["digest"]
+        loaded: Any = tf.saved_model.load(str(folder))
+        patches = loaded.patches
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, tf.errors.OpError) as fault:
+        reason = shown(" ".join(str(fault).split())[:300])
+        raise CheckpointError(
+            f"{shown(folder)}: cannot be loaded ({type(fault).__name__}: {reason}). Export the model again."
+        ) from fault
+    if front_end != VGGISH.digest:
+        raise CheckpointError(
+            f"{shown(folder)}: wants log-mel frames of another kind (front end {shown(front_end)}) than this "
+            f"birdtune makes ({VGGISH.digest}). Use the birdtune that exported it, or export the model again."
+        )
+    return ExportedModel(classes, facts, lambda batch: patches(tf.constant(batch)))
 
 
 # ---- the process that starts it -----------------------------------------------------------------
