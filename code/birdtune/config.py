@@ -21,8 +21,9 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from birdtune.errors import InputError, SettingsError, shown
+from birdtune.errors import CheckpointError, InputError, SettingsError, shown
 
+CHECKPOINT_NAME = "vggish_model.ckpt"
 ENVIRONMENT_PREFIX = "BIRDTUNE_"
 # Variables with the prefix that belong to the image or the entrypoint, not to a setting.
 _OTHER_VARIABLES = frozenset({"BIRDTUNE_IN_IMAGE"})
@@ -39,8 +40,12 @@ def _setting(default: Any, help_line: str, *, unit: str = "", **limits: Any) -> 
 class SoundSettings(_Section):
     """Sound in."""
 
-    resampler: Literal["soxr", "resampy"] = _setting("soxr", "what brings sound to 16 kHz; resampy is VGGish's own")
-    short: Literal["pad", "skip"] = _setting("pad", "sounds shorter than a patch: pad with zeros, or skip them")
+    resampler: Literal["soxr", "resampy"] = _setting(
+        "soxr", "what brings sound to 16 kHz; resampy is VGGish's own"
+    )
+    short: Literal["pad", "skip"] = _setting(
+        "pad", "sounds shorter than a patch: pad with zeros, or skip them"
+    )
     max_hours: float = _setting(48.0, "a longer file is left out", unit="h", gt=0)
 
 
@@ -61,7 +66,9 @@ class SplitSettings(_Section):
     val_fraction: float = _setting(0.15, "share of each class for validation", ge=0, lt=1)
     test_fraction: float = _setting(0.15, "share of each class for test", ge=0, lt=1)
     group_regex: str | None = _setting(
-        None, "names a recording's source: first group, searched in its path below the class folder", unit="regex"
+        None,
+        "names a recording's source: first group, searched in its path below the class folder",
+        unit="regex",
     )
     seed: int = _setting(1, "which of the possible splits", ge=0, lt=2**32)
 
@@ -71,12 +78,15 @@ class ModelSettings(_Section):
 
     backbone: Literal["vggish", "vggish-small"] = _setting("vggish", "trunk; -small is for trying things out")
     checkpoint: str | None = _setting(
-        None, "trunk weights: V1/V2 file, folder or .tgz; `none` trains from scratch [INPUT/vggish_model.ckpt]",
+        None,
+        "trunk weights: V1/V2 file, folder or .tgz; `none` trains from scratch [INPUT/vggish_model.ckpt]",
         unit="path",
     )
     freeze: str = _setting("none", "not trained: none, conv, all-but-head, or up to and with a layer's name")
     head: Literal["softmax", "sigmoid"] = _setting("softmax", "one class a recording, or several at once")
-    hidden_units: int = _setting(0, "units of a hidden layer before the classes; 0: none (jibjib: 100)", ge=0, le=65536)
+    hidden_units: int = _setting(
+        0, "units of a hidden layer before the classes; 0: none (jibjib: 100)", ge=0, le=65536
+    )
     embedding_activation: Literal["relu", "none"] = _setting("relu", "after the last layer of the trunk")
     dropout: float = _setting(0.0, "share of embedding values dropped in training", ge=0, lt=1)
 
@@ -100,7 +110,9 @@ class TrainSettings(_Section):
     label_smoothing: float = _setting(0.0, "moved from the true class to all", ge=0, lt=1)
     class_weight_alpha: float = _setting(0.0, "classes weigh frequency^-alpha; 0: all alike", ge=0, le=2)
     hop_frames: int = _setting(96, "from one training patch to the next", unit="frames of 10 ms", ge=1, le=96)
-    patience: int = _setting(8, "epochs without a better validation before stopping; 0: never", unit="epochs", ge=0)
+    patience: int = _setting(
+        8, "epochs without a better validation before stopping; 0: never", unit="epochs", ge=0
+    )
     checkpoint_minutes: float = _setting(
         10.0, "a checkpoint within an epoch at least this often", unit="min", gt=0
     )
@@ -124,13 +136,17 @@ class EvaluateSettings(_Section):
 class ExportSettings(_Section):
     """Export."""
 
-    name: str = _setting("birdtune", "of the model in TensorFlow Serving", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str = _setting(
+        "birdtune", "of the model in TensorFlow Serving", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+    )
 
 
 class Config(_Section):
     """All settings of a run."""
 
-    input: Path = _setting(Path("input"), "folder with data/, the checkpoint, the label map, job.yaml", unit="path")
+    input: Path = _setting(
+        Path("input"), "folder with data/, the checkpoint, the label map, job.yaml", unit="path"
+    )
     output: Path = _setting(Path("output"), "folder for everything that is made", unit="path")
     data: Path | None = _setting(None, "folder of class folders [INPUT/data]", unit="path")
     sound: SoundSettings = SoundSettings()
@@ -155,6 +171,25 @@ class Config(_Section):
     def data_folder(self) -> Path:
         """Where the class folders are."""
         return self.data if self.data is not None else self.input / "data"
+
+    def checkpoint_path(self) -> Path | None:
+        """Where the trunk's first weights come from; None: training from scratch was asked for.
+
+        Raises:
+            CheckpointError: no checkpoint is named and none is in its usual place.
+        """
+        given = self.model.checkpoint
+        if given is not None:
+            return None if given == "none" else Path(given)
+        usual = self.input / CHECKPOINT_NAME
+        for path in (usual, usual.with_name(f"{usual.name}.index")):
+            if path.exists():
+                return usual
+        raise CheckpointError(
+            f"{shown(usual)}: there is no VGGish checkpoint. Download vggish_model.ckpt (288 MB) from "
+            "storage.googleapis.com/audioset/vggish_model.ckpt into the input folder, name another place with "
+            "--model.checkpoint PATH, or train from scratch with --model.checkpoint none (needs far more data)."
+        )
 
     def flat(self) -> dict[str, Any]:
         """Every setting under its full name ("train.batch-size"), JSON-able."""
@@ -181,10 +216,12 @@ class Option:
 
     @property
     def flag(self) -> str:
+        """The command-line flag."""
         return f"--{self.name}"
 
     @property
     def variable(self) -> str:
+        """The environment variable."""
         return ENVIRONMENT_PREFIX + "__".join(self.path).upper()
 
 
@@ -201,7 +238,15 @@ def _walk(model: type[BaseModel], path: tuple[str, ...], section: str) -> Iterat
         extra = typing.cast(dict[str, Any], field.json_schema_extra or {})
         where = (*path, key)
         name = ".".join(where).replace("_", "-")
-        yield Option(name, where, _type_name(field.annotation), extra["unit"], field.default, field.description or "", section)
+        yield Option(
+            name,
+            where,
+            _type_name(field.annotation),
+            extra["unit"],
+            field.default,
+            field.description or "",
+            section,
+        )
 
 
 def _type_name(annotation: Any) -> str:
@@ -225,12 +270,17 @@ class _Given:
     origin: str
 
 
-def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
+def load(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Config:
     """Join all layers into one checked Config.
 
     Args:
         flags: settings from the command line, full name → value.
         environment: variables; those that begin with BIRDTUNE_ must name settings.
+        defaults: a command's own, for what is given nowhere else.
 
     Raises:
         SettingsError: an unknown setting (with the nearest known one), or a value of the wrong type
@@ -244,6 +294,8 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) 
     folder = Path(str(given["input"].value)) if "input" in given else Path("input")
     for name, item in _from_yaml(folder / "job.yaml", known).items():
         given.setdefault(name, item)
+    for name, value in defaults.items():
+        given.setdefault(name, _Given(value, name))
     tree: dict[str, Any] = {}
     for name, item in given.items():
         *sections, key = known[name].path
@@ -292,11 +344,15 @@ def _from_yaml(path: Path, known: Mapping[str, Option]) -> dict[str, _Given]:
         raise InputError(f"{shown(path)}: cannot be read ({fault.strerror}). Check its rights.") from fault
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as fault:
         first = shown(" ".join(str(fault).split())[:300])
-        raise InputError(f"{shown(path)}: is not plain YAML ({first}). Write `section: {{name: value}}`.") from fault
+        raise InputError(
+            f"{shown(path)}: is not plain YAML ({first}). Write `section: {{name: value}}`."
+        ) from fault
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise InputError(f"{shown(path)}: holds a {type(content).__name__}; expected `section:` with `name: value` below.")
+        raise InputError(
+            f"{shown(path)}: holds a {type(content).__name__}; expected `section:` with `name: value` below."
+        )
     found = {}
     for name, value in _flatten(content, known):
         if name not in known:
@@ -307,7 +363,9 @@ def _from_yaml(path: Path, known: Mapping[str, Option]) -> dict[str, _Given]:
     return found
 
 
-def _flatten(content: Mapping[Any, Any], known: Mapping[str, Option], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(
+    content: Mapping[Any, Any], known: Mapping[str, Option], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         name = prefix + str(key).replace("_", "-")
         if isinstance(value, dict) and name not in known:

@@ -52,7 +52,9 @@ def storage_faults(path: Path) -> Iterator[None]:
                 'with `--user "$(id -u):$(id -g)"`.'
             ) from fault
         if fault.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
-            raise PassingError(f"{where}: the storage failed ({fault.strerror}). Run again to continue.") from fault
+            raise PassingError(
+                f"{where}: the storage failed ({fault.strerror}). Run again to continue."
+            ) from fault
         raise
 
 
@@ -68,7 +70,9 @@ def make_folder(path: Path) -> Path:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as fault:
-            raise InputError(f"{shown(path)}: a file stands where a folder is needed. Give another place.") from fault
+            raise InputError(
+                f"{shown(path)}: a file stands where a folder is needed. Give another place."
+            ) from fault
     return path
 
 
@@ -185,9 +189,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as fault:
-        raise InputError(f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights.") from fault
+        raise InputError(
+            f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
+        ) from fault
     except UnicodeDecodeError as fault:
-        raise InputError(f"{shown(path)}: is not UTF-8 text (byte {fault.start}). Save it as CSV UTF-8.") from fault
+        raise InputError(
+            f"{shown(path)}: is not UTF-8 text (byte {fault.start}). Save it as CSV UTF-8."
+        ) from fault
     first_line = text.split("\n", 1)[0]
     delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
     try:

@@ -115,7 +115,9 @@ def _alone(
 def _pool(n: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> ProcessPoolExecutor:
     # spawn: a fork would copy the threads' locks of whatever the parent has loaded by then.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(n, mp_context=context, initializer=_begin, initargs=(os.getpid(), initializer, initargs))
+    return ProcessPoolExecutor(
+        n, mp_context=context, initializer=_begin, initargs=(os.getpid(), initializer, initargs)
+    )
 
 
 def _begin(parent: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:

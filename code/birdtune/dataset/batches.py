@@ -45,10 +45,14 @@ class Windows:
         self.store = store
         spec = store.spec
         entries = [store.entry(content) for content in contents]
-        per_recording = np.array([spec.patch_count(entry.n_frames, hop_frames) for entry in entries], np.int64)
+        per_recording = np.array(
+            [spec.patch_count(entry.n_frames, hop_frames) for entry in entries], np.int64
+        )
         self.recording = np.repeat(np.arange(len(entries)), per_recording)  # [windows]
         first = np.cumsum(per_recording) - per_recording  # [recordings]
-        self.offset = (np.arange(self.recording.size) - first[self.recording]) * hop_frames  # [windows] frames
+        self.offset = (
+            np.arange(self.recording.size) - first[self.recording]
+        ) * hop_frames  # [windows] frames
         self.label = np.asarray(labels, np.int32)[self.recording]  # [windows]
         names = sorted({entry.shard for entry in entries})
         self._shards = [store.shard(name) for name in names]

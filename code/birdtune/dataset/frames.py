@@ -90,7 +90,10 @@ class FrameStore:
         """Compare frames with their checksums; forget those that are damaged, and return them."""
         damaged = []
         for content in contents:
-            if content in self and zlib.crc32(np.ascontiguousarray(self.frames(content)).data) != self.entry(content).crc:
+            if (
+                content in self
+                and zlib.crc32(np.ascontiguousarray(self.frames(content)).data) != self.entry(content).crc
+            ):
                 damaged.append(content)
                 del self._entries[content]
         return damaged

@@ -34,7 +34,9 @@ def find_label_map(folder: Path) -> Path | None:
     found = [folder / name for name in LABEL_MAP_NAMES if (folder / name).is_file()]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise InputError(f"{shown(folder)}: holds several label maps ({names}). Keep one, or name it: --labels.map PATH.")
+        raise InputError(
+            f"{shown(folder)}: holds several label maps ({names}). Keep one, or name it: --labels.map PATH."
+        )
     return found[0] if found else None
 
 
@@ -60,7 +62,9 @@ def read_label_map(path: Path) -> dict[str, ExternalId]:
             raise InputError(f"{shown(path)}: {path.stat().st_size:,} bytes are too many for a label map.")
         content = reader(path)
     except OSError as fault:
-        raise InputError(f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights.") from fault
+        raise InputError(
+            f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
+        ) from fault
     except (ValueError, RecursionError, yaml.YAMLError) as fault:
         reason = shown(" ".join(str(fault).split())[:200])
         raise InputError(f"{shown(path)}: is not a whole {path.suffix} file ({reason}).") from fault
@@ -69,7 +73,9 @@ def read_label_map(path: Path) -> dict[str, ExternalId]:
 
 def _checked_map(path: Path, content: Any) -> dict[str, ExternalId]:
     if not isinstance(content, Mapping):
-        raise InputError(f"{shown(path)}: holds a {type(content).__name__}; expected a mapping from class name to id.")
+        raise InputError(
+            f"{shown(path)}: holds a {type(content).__name__}; expected a mapping from class name to id."
+        )
     for name, value in content.items():
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | str):
             raise InputError(
@@ -95,7 +101,9 @@ def _read_map_csv(path: Path) -> dict[str, ExternalId]:
     for number, row in enumerate(rows, start=2):
         name, value = list(row.values())[:2]
         if name in result:
-            raise InputError(f"{shown(path)}, row {number}: the class {shown(name)} stands there twice. Keep one.")
+            raise InputError(
+                f"{shown(path)}, row {number}: the class {shown(name)} stands there twice. Keep one."
+            )
         result[name] = int(value) if value.lstrip("-").isdigit() else value
     return result
 
@@ -180,7 +188,15 @@ def _nothing(stack: list[Any], memo: dict[int, Any], argument: Any) -> None:
     """Framing and protocol numbers carry no data."""
 
 
-_STRINGS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+_STRINGS = (
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "UNICODE",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+)
 _INTEGERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4")
 # The whole language that is understood: opcode name → what it does to the stack.
 _ALLOWED: dict[str, _Step] = {

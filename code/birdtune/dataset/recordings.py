@@ -12,6 +12,7 @@ import stat
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,9 @@ def _check_folder(folder: Path) -> None:
     except NotADirectoryError as fault:
         raise InputError(f"{shown(folder)}: is a file; expected a folder of class folders.") from fault
     except OSError as fault:
-        raise InputError(f"{shown(folder)}: cannot be listed ({fault.strerror}). Check its rights.") from fault
+        raise InputError(
+            f"{shown(folder)}: cannot be listed ({fault.strerror}). Check its rights."
+        ) from fault
 
 
 class _Walker:
@@ -179,11 +182,15 @@ class _Walker:
         if path.name.startswith("."):
             self._problem(path, label or "", "hidden", "its name begins with a dot")
         elif label is None:
-            self._problem(path, "", "outside-class", "it lies beside the class folders, so its class is unknown")
+            self._problem(
+                path, "", "outside-class", "it lies beside the class folders, so its class is unknown"
+            )
         elif ending in FOREIGN_ENDINGS:
             self._problem(path, label, "unsupported-format", f"{ending} cannot be read")
         elif ending not in SOUND_ENDINGS:
-            self._problem(path, label, "not-audio", f"its ending {shown(ending) or '(none)'} is not one of sound")
+            self._problem(
+                path, label, "not-audio", f"its ending {shown(ending) or '(none)'} is not one of sound"
+            )
         elif self._real(path, label) is not None:
             self._take(path, label)
 
@@ -294,22 +301,28 @@ def _hash(file: SoundFile) -> str | SoundError:
 
 
 def identify(
-    files: Sequence[SoundFile], ledger: Ledger, *, workers: int, journal: Journal, interrupts: Interrupts
+    files: Sequence[SoundFile], ledger: Ledger, *, journal: Journal, interrupts: Interrupts
 ) -> dict[str, Problem]:
-    """Make sure that the ledger knows the content of every file; return those that cannot be read, by name."""
+    """Make sure that the ledger knows the content of every file; return those that cannot be read, by name.
+
+    Raises:
+        Interrupted: what was read is kept.
+    """
     unknown = [file for file in files if ledger.content(file) is None]
     unreadable: dict[str, Problem] = {}
-    with journal.progress("reading", len(unknown), "files") as progress:
-        for file, result in run_tasks(
-            _hash, unknown, n_workers=worker_count(workers, len(unknown)), interrupts=interrupts
-        ):
-            progress.advance()
-            if isinstance(result, str):
-                ledger.set_content(file, result)
-            else:
-                code, detail = _problem_of(result)
-                unreadable[file.name] = Problem(file.name, file.label, code, detail)
-    ledger.save()
+    # Threads are enough: hashing and reading both let go of the interpreter.
+    with journal.progress("reading", len(unknown), "files") as progress, ThreadPoolExecutor() as threads:
+        try:
+            for file, result in zip(unknown, threads.map(_hash, unknown), strict=True):
+                interrupts.check()
+                progress.advance()
+                if isinstance(result, str):
+                    ledger.set_content(file, result)
+                else:
+                    unreadable[file.name] = Problem(file.name, file.label, *_problem_of(result))
+        finally:
+            threads.shutdown(cancel_futures=True)
+            ledger.save()
     return unreadable
 
 
@@ -445,7 +458,9 @@ def _misnamed(recording: Recording) -> Problem | None:
     ending = recording.path.suffix.lower()
     announced = {kind for kind, endings in _ENDINGS.items() if ending in endings}
     if held in _ENDINGS and announced and held not in announced:
-        return Problem(recording.name, recording.label, "misnamed", f"named {ending} but holds {held}", used=True)
+        return Problem(
+            recording.name, recording.label, "misnamed", f"named {ending} but holds {held}", used=True
+        )
     return None
 
 
@@ -463,9 +478,13 @@ def check_enough(recordings: Sequence[Recording], folder: Path, problems: Sequen
     classes = class_names(recordings)
     if len(classes) >= 2:
         return
-    reasons = Counter(problem.problem for problem in problems if not problem.used and problem.problem != "hidden")
+    reasons = Counter(
+        problem.problem for problem in problems if not problem.used and problem.problem != "hidden"
+    )
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "no sound files"
-    found = f"only one class with usable recordings ({classes[0]})" if classes else "no usable recording at all"
+    found = (
+        f"only one class with usable recordings ({classes[0]})" if classes else "no usable recording at all"
+    )
     raise InputError(
         f"{shown(folder)}: {found}; at least two classes are needed to tell anything apart. Not used: {counted}. "
         "`birdtune check` names every file and its reason."

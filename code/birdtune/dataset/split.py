@@ -109,7 +109,9 @@ def assign(recordings: Sequence[Recording], settings: SplitSettings, earlier: Pa
     pattern = compile_group_regex(settings.group_regex)
     groups = {recording.name: group_of(recording, pattern) for recording in recordings}
     notices: list[str] = []
-    unmatched = sum(1 for recording in recordings if pattern and not pattern.search(str(_below_class(recording))))
+    unmatched = sum(
+        1 for recording in recordings if pattern and not pattern.search(str(_below_class(recording)))
+    )
     if unmatched:
         notices.append(
             f"--split.group-regex matches {len(groups) - unmatched:,} of {len(groups):,} recordings; "
@@ -120,8 +122,12 @@ def assign(recordings: Sequence[Recording], settings: SplitSettings, earlier: Pa
     else:
         result = _place(recordings, groups, settings, _read_earlier(earlier))
     if all(place.split != "train" for place in result.places.values()):
-        raise InputError("The split leaves no recording for training. Check --split.file and --split.test-fold.")
-    return SplitResult(result.places, result.problems, notices + result.notices + _remarks(recordings, result.places))
+        raise InputError(
+            "The split leaves no recording for training. Check --split.file and --split.test-fold."
+        )
+    return SplitResult(
+        result.places, result.problems, notices + result.notices + _remarks(recordings, result.places)
+    )
 
 
 def write(path: Path, recordings: Sequence[Recording], places: Mapping[str, Place], earlier: Path) -> None:
@@ -157,7 +163,9 @@ def _read_earlier(path: Path) -> dict[str, str]:
     for row in _read_rows(path):
         side = row["split"]
         if side not in SPLITS:
-            raise InputError(f"{shown(path)}: {shown(row['recording'])} has the split {shown(side)!r}; expected train, val or test.")
+            raise InputError(
+                f"{shown(path)}: {shown(row['recording'])} has the split {shown(side)!r}; expected train, val or test."
+            )
         for key in (f"group:{row['group']}", f"name:{row['recording']}", f"content:{row.get('content', '')}"):
             placed.setdefault(key, side)
     placed.pop("content:", None)
@@ -165,17 +173,24 @@ def _read_earlier(path: Path) -> dict[str, str]:
 
 
 def _place(
-    recordings: Sequence[Recording], groups: Mapping[str, str], settings: SplitSettings, placed: Mapping[str, str]
+    recordings: Sequence[Recording],
+    groups: Mapping[str, str],
+    settings: SplitSettings,
+    placed: Mapping[str, str],
 ) -> SplitResult:
     """Place groups class by class, each where the class lacks most."""
     members: dict[str, list[Recording]] = defaultdict(list)
     for recording in recordings:
         members[groups[recording.name]].append(recording)
-    side = {group: known for group, inside in members.items() if (known := _known_side(group, inside, placed))}
+    side = {
+        group: known for group, inside in members.items() if (known := _known_side(group, inside, placed))
+    }
     by_class: dict[str, list[str]] = defaultdict(list)
     for group, inside in members.items():
         # A source under several classes is placed with the one that has most of it.
-        label, _ = min(Counter(recording.label for recording in inside).items(), key=lambda item: (-item[1], item[0]))
+        label, _ = min(
+            Counter(recording.label for recording in inside).items(), key=lambda item: (-item[1], item[0])
+        )
         by_class[label].append(group)
     for _, class_groups in sorted(by_class.items()):
         _place_class(class_groups, {group: len(members[group]) for group in class_groups}, side, settings)
@@ -193,7 +208,9 @@ def _known_side(group: str, inside: Iterable[Recording], placed: Mapping[str, st
     return None
 
 
-def _place_class(groups: list[str], sizes: Mapping[str, int], side: dict[str, str], settings: SplitSettings) -> None:
+def _place_class(
+    groups: list[str], sizes: Mapping[str, int], side: dict[str, str], settings: SplitSettings
+) -> None:
     """Place the groups of one class that have no side yet; `side` is extended.
 
     One group: train. Two: train and test. Three or more: each side that is wanted has at least one,
@@ -209,7 +226,10 @@ def _place_class(groups: list[str], sizes: Mapping[str, int], side: dict[str, st
         if group in side:
             have[side[group]] += sizes[group]
             count[side[group]] += 1
-    new = sorted((group for group in groups if group not in side), key=lambda group: (-sizes[group], _draw(group, settings.seed)))
+    new = sorted(
+        (group for group in groups if group not in side),
+        key=lambda group: (-sizes[group], _draw(group, settings.seed)),
+    )
     # Sides that must not stay empty, in order of need; a class of two has no validation.
     needed = [name for name in ("train", "test", "val") if wanted[name] > 0][: max(1, len(groups))]
     for position, group in enumerate(new):
@@ -249,7 +269,9 @@ def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: 
         places[recording.name] = Place(groups[recording.name], sides[key])
     notices = []
     if missing := [listed for listed in sides if listed not in used]:
-        notices.append(f"{shown(path)} lists {len(missing):,} recordings that are not there or not usable, e.g. {shown(missing[0])}.")
+        notices.append(
+            f"{shown(path)} lists {len(missing):,} recordings that are not there or not usable, e.g. {shown(missing[0])}."
+        )
     if not places:
         raise InputError(
             f"{shown(path)}: lists none of the recordings that were found. Expected names like "
@@ -270,14 +292,18 @@ def _read_user_split(path: Path, settings: SplitSettings) -> dict[str, str]:
     result: dict[str, str] = {}
     for row, side in zip(rows, sides, strict=True):
         if result.setdefault(row["recording"], side) != side:
-            raise InputError(f"{shown(path)}: {shown(row['recording'])} stands there twice, on different sides. Keep one.")
+            raise InputError(
+                f"{shown(path)}: {shown(row['recording'])} stands there twice, on different sides. Keep one."
+            )
     return result
 
 
 def _sides_of_names(path: Path, rows: list[dict[str, str]]) -> list[str]:
     for number, row in enumerate(rows, start=2):
         if row["split"].strip().lower() not in _SPELLINGS:
-            raise InputError(f"{shown(path)}, row {number}: the split {shown(row['split'])!r}; expected train, val or test.")
+            raise InputError(
+                f"{shown(path)}, row {number}: the split {shown(row['split'])!r}; expected train, val or test."
+            )
     return [_SPELLINGS[row["split"].strip().lower()] for row in rows]
 
 
@@ -290,11 +316,15 @@ def _sides_of_folds(path: Path, rows: list[dict[str, str]], settings: SplitSetti
     listed = ", ".join(map(str, known))
     test = settings.test_fold
     if test is None:
-        raise SettingsError(f"{shown(path)} has folds ({listed}): say which one is test, --split.test-fold {known[-1]}.")
+        raise SettingsError(
+            f"{shown(path)} has folds ({listed}): say which one is test, --split.test-fold {known[-1]}."
+        )
     if test not in known:
         raise SettingsError(f"--split.test-fold {test}: {shown(path)} has the folds {listed}.")
     if settings.val_fold is not None and (settings.val_fold not in known or settings.val_fold == test):
-        raise SettingsError(f"--split.val-fold {settings.val_fold}: expected a fold of {listed} other than the test fold {test}.")
+        raise SettingsError(
+            f"--split.val-fold {settings.val_fold}: expected a fold of {listed} other than the test fold {test}."
+        )
     following = known[(known.index(test) + 1) % len(known)]
     val = settings.val_fold if settings.val_fold is not None else following if len(known) > 2 else None
     return ["test" if fold == test else "val" if fold == val else "train" for fold in folds]

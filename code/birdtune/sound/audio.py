@@ -25,10 +25,29 @@ from birdtune.errors import BirdtuneError, shown
 TARGET_RATE_HZ: Final = 16_000
 
 SOUND_ENDINGS: Final = frozenset(
-    [".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"]
+    [
+        ".wav",
+        ".wave",
+        ".bwf",
+        ".rf64",
+        ".w64",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".snd",
+        ".caf",
+    ]
 )
 # Sound, but in containers that libsndfile cannot open.
-FOREIGN_ENDINGS: Final = frozenset([".m4a", ".mp4", ".aac", ".wma", ".amr", ".ape", ".wv", ".webm", ".mkv", ".mka", ".3gp", ".dsf"])
+FOREIGN_ENDINGS: Final = frozenset(
+    [".m4a", ".mp4", ".aac", ".wma", ".amr", ".ape", ".wv", ".webm", ".mkv", ".mka", ".3gp", ".dsf"]
+)
 
 # Below this peak there is nothing to hear: one step of 16-bit audio is -90.3 dB of full scale.
 SILENCE_DB: Final = -90.0
@@ -95,7 +114,11 @@ class SoundStream:
             source = _Source(file)
             resample = _resample_soxr if self.resampler == "soxr" else _resample_resampy
             n_samples = 0
-            blocks = source.mono() if file.samplerate == TARGET_RATE_HZ else resample(source.mono(), file.samplerate)
+            blocks = (
+                source.mono()
+                if file.samplerate == TARGET_RATE_HZ
+                else resample(source.mono(), file.samplerate)
+            )
             for block in blocks:
                 n_samples += block.size
                 yield block
@@ -158,7 +181,9 @@ def _open(path: Path) -> soundfile.SoundFile:
         raise SoundError("unreadable", f"the system refuses to open it ({fault.strerror})") from fault
     except soundfile.LibsndfileError as fault:
         if fault.code == _UNRECOGNISED_FORMAT:
-            raise SoundError("not-audio", "its content is none of the sound formats that can be read") from fault
+            raise SoundError(
+                "not-audio", "its content is none of the sound formats that can be read"
+            ) from fault
         raise SoundError("corrupt", f"no sound can be decoded from it ({_reason(fault)})") from fault
 
 
@@ -178,7 +203,9 @@ def _check_header(path: Path, file: soundfile.SoundFile, longest_s: float) -> No
         raise SoundError("too-long", f"{hours:,.1f} h, more than sound.max-hours = {longest_s / 3600:g}")
     cut = _SHORT_DATA.search(file.extra_info)
     if cut and int(cut[1]) > int(cut[2]) and int(cut[1]) not in _UNKNOWN_LENGTHS:
-        raise SoundError("truncated", f"its header promises {int(cut[1]):,} bytes of sound, {int(cut[2]):,} are there")
+        raise SoundError(
+            "truncated", f"its header promises {int(cut[1]):,} bytes of sound, {int(cut[2]):,} are there"
+        )
 
 
 class _Source:
@@ -200,12 +227,16 @@ class _Source:
                 block = self._file.read(size, dtype="float32", always_2d=True)  # [frames, channels]
             except soundfile.LibsndfileError as fault:
                 at_s = self.frames_read / self._file.samplerate
-                raise SoundError("corrupt", f"decoding fails after {at_s:.0f} s ({_reason(fault)})") from fault
+                raise SoundError(
+                    "corrupt", f"decoding fails after {at_s:.0f} s ({_reason(fault)})"
+                ) from fault
             if not len(block):
                 return
             peak = float(np.abs(block).max())
             if not math.isfinite(peak):
-                raise SoundError("not-finite", f"NaN or infinite samples after {self.frames_read:,} good ones")
+                raise SoundError(
+                    "not-finite", f"NaN or infinite samples after {self.frames_read:,} good ones"
+                )
             self._peak = max(self._peak, peak)
             self.frames_read += len(block)
             yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
@@ -213,7 +244,8 @@ class _Source:
     def check_whole(self) -> None:
         if self.frames_read < self._file.frames:
             raise SoundError(
-                "truncated", f"{self.frames_read:,} of the {self._file.frames:,} samples that its header promises"
+                "truncated",
+                f"{self.frames_read:,} of the {self._file.frames:,} samples that its header promises",
             )
 
 

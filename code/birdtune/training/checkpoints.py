@@ -114,7 +114,19 @@ class Checkpoints:
             try:
                 folder = self.folder / name
                 state = _read_state(folder, (_WEIGHTS, _OPTIMIZER))
-                return Saved(read_arrays(folder / _WEIGHTS), read_arrays(folder / _OPTIMIZER), state), complaints
+                return Saved(
+                    read_arrays(folder / _WEIGHTS), read_arrays(folder / _OPTIMIZER), state
+                ), complaints
+            except CheckpointError as fault:
+                complaints.append(str(fault))
+        return None, complaints
+
+    def newest_state(self) -> tuple[State | None, list[str]]:
+        """The state alone of the newest checkpoint whose state can be read, and complaints about newer ones."""
+        complaints: list[str] = []
+        for name in reversed(self.names()):
+            try:
+                return _read_state(self.folder / name, ()), complaints
             except CheckpointError as fault:
                 complaints.append(str(fault))
         return None, complaints
@@ -161,11 +173,15 @@ def _read_state(folder: Path, files: tuple[str, ...]) -> State:
         state = State(**stored["state"])
         sums = {name: stored["sha256"][name] for name in files}
     except (TypeError, KeyError) as fault:
-        raise CheckpointError(f"{shown(folder / _STATE)}: is damaged; the checkpoint is passed over.") from fault
+        raise CheckpointError(
+            f"{shown(folder / _STATE)}: is damaged; the checkpoint is passed over."
+        ) from fault
     for name, expected in sums.items():
         path = folder / name
         if not path.is_file() or file_sha256(path) != expected:
-            raise CheckpointError(f"{shown(path)}: does not match its checksum; the checkpoint is passed over.")
+            raise CheckpointError(
+                f"{shown(path)}: does not match its checksum; the checkpoint is passed over."
+            )
     return state
 
 

@@ -45,7 +45,9 @@ def _gpus() -> list[tuple[str, tuple[int, int]]]:
     found = []
     for device in tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(device)
-        found.append((str(details.get("device_name", "GPU")), tuple(details.get("compute_capability") or (0, 0))))
+        found.append(
+            (str(details.get("device_name", "GPU")), tuple(details.get("compute_capability") or (0, 0)))
+        )
     return found
 
 
@@ -79,7 +81,8 @@ def describe() -> Hardware:
         cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
         cores=len(os.sched_getaffinity(0)),
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        gpu=", ".join(f"{name} (compute capability {major}.{minor})" for name, (major, minor) in gpus) or "none",
+        gpu=", ".join(f"{name} (compute capability {major}.{minor})" for name, (major, minor) in gpus)
+        or "none",
         platform=platform.platform(),
     )
 
@@ -99,7 +102,10 @@ def choose_precision(setting: str) -> tuple[str, str]:
     if capabilities:
         lowest = min(capabilities)
         if lowest >= (8, 0):
-            return "mixed_bfloat16", "the GPU multiplies bfloat16 in its tensor cores (compute capability 8 or more)"
+            return (
+                "mixed_bfloat16",
+                "the GPU multiplies bfloat16 in its tensor cores (compute capability 8 or more)",
+            )
         if lowest >= (7, 0):
             return "mixed_float16", "the GPU multiplies float16 in its tensor cores, but not bfloat16"
         return "float32", "the GPU has no tensor cores"

@@ -67,7 +67,9 @@ class Trainer:
         self.optimizer.build(self._variables)
         self._class_weights = tf.constant(step.class_weights)
         # XLA fuses Adam over all weights into one pass; over the whole network it would be slower on CPUs.
-        self._apply = tf.function(self._apply_eagerly, jit_compile=settings.jit and step.precision != "mixed_float16")
+        self._apply = tf.function(
+            self._apply_eagerly, jit_compile=settings.jit and step.precision != "mixed_float16"
+        )
         self._gradients = tf.function(self._gradients_eagerly)
         self._add = tf.function(lambda sums, more: [a + b for a, b in zip(sums, more, strict=True)])
 
@@ -91,7 +93,9 @@ class Trainer:
         self.optimizer.learning_rate.assign(rate)
         self._apply(gradients, weight_sum)
 
-    def _gradients_eagerly(self, patches: Any, labels: Any, row_weights: Any, seed: Any) -> tuple[Any, Any, Any]:
+    def _gradients_eagerly(
+        self, patches: Any, labels: Any, row_weights: Any, seed: Any
+    ) -> tuple[Any, Any, Any]:
         with tf.GradientTape() as tape:
             embeddings = self.classifier.trunk(tf.cast(patches, tf.float32), training=True)  # [B, 128]
             if self._step.dropout:
@@ -267,7 +271,13 @@ class Loop:
         best = is_better(row, state.best)
         if best:
             state.best = row
-        state.epoch, state.step, state.loss_sum, state.weight_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
+        state.epoch, state.step, state.loss_sum, state.weight_sum, state.seconds = (
+            state.epoch + 1,
+            0,
+            0.0,
+            0.0,
+            0.0,
+        )
         patience = self.settings.patience
         early = bool(patience) and state.stale_epochs >= patience
         state.finished = early or state.epoch >= self.settings.epochs
@@ -278,7 +288,11 @@ class Loop:
 
     def _tell(self, row: dict[str, Any], best: bool) -> None:
         parts = [f"epoch {row['epoch']:>3} of {self.settings.epochs}", f"loss {row['train_loss']:.3f}"]
-        for name, title in (("val_loss", "val loss"), ("val_accuracy", "val accuracy"), ("val_macro_ap", "val AP")):
+        for name, title in (
+            ("val_loss", "val loss"),
+            ("val_accuracy", "val accuracy"),
+            ("val_macro_ap", "val AP"),
+        ):
             if row.get(name) is not None:
                 parts.append(f"{title} {row[name]:.3f}")
         parts.append(duration(row["seconds"]))

@@ -1,0 +1,247 @@
+"""Commands → settings → job.
+
+Here, and only here, a user's fault and our own part ways: a BirdtuneError is one line and its exit
+code; anything else is a defect and shows its traceback.
+"""
+
+import argparse
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import birdtune
+from birdtune import config as configs
+from birdtune.config import Config
+from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, Interrupted, UsageError, shown
+from birdtune.events import Interrupts, Journal, duration
+from birdtune.files import make_folder
+
+# From scratch on some hundred patches: a higher rate than for fine-tuning, and few passes.
+DEMO_SETTINGS = {"model.checkpoint": "none", "train.epochs": 12, "train.learning-rate": 3e-4}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the entry point."""
+
+    help: str
+    run: Callable[[Config, argparse.Namespace, Journal, Interrupts], int]
+    arguments: Callable[[argparse.ArgumentParser], None] | None = None
+    usage: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line. Returns the exit code."""
+    journal = Journal()
+    interrupts = Interrupts()
+    try:
+        with interrupts.watching():
+            return _run(list(arguments), journal, interrupts)
+    except BirdtuneError as fault:
+        line = str(fault) if isinstance(fault, Interrupted) else f"error: {fault}"
+        print(f"birdtune: {line}", file=sys.stderr, flush=True)
+        return fault.exit_code
+    except BrokenPipeError:
+        # Whoever read our output went away, as `head` does.
+        sys.stderr.close()
+        return EXIT_DONE
+    except Exception:
+        traceback.print_exc()
+        print(
+            f"birdtune: this is a defect of birdtune {birdtune.__version__}, not of your data. What was finished is "
+            "safe. Please report the lines above.",
+            file=sys.stderr,
+        )
+        return EXIT_DEFECT
+    finally:
+        journal.close()
+
+
+def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
+    if name in ("help", "version"):
+        arguments, name = [f"--{name}", *arguments], "run"
+    if name not in COMMANDS:
+        hint = configs.nearest(name, COMMANDS)
+        raise UsageError(f"there is no command {name!r}{hint}. Commands: {', '.join(COMMANDS)}.")
+    command = COMMANDS[name]
+    if "--help" in arguments or "-h" in arguments:
+        print(_help(name, command), end="")
+        return EXIT_DONE
+    if "--version" in arguments:
+        print(f"birdtune {birdtune.__version__}")
+        return EXIT_DONE
+    options, flags = _parse(name, command, arguments)
+    return command.run(configs.load(flags, os.environ, command.defaults), options, journal, interrupts)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. `birdtune {self.prog} --help` shows what is understood.")
+
+
+def _parse(name: str, command: Command, arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Split a command line into the command's own arguments and settings."""
+    parser = _Parser(prog=name, add_help=False, allow_abbrev=False)
+    for option in configs.options():
+        # Underscores are forgiven: the environment and YAML spell names so.
+        flags = sorted({option.flag, option.flag.replace("-", "_").replace("__", "--", 1)}, reverse=True)
+        parser.add_argument(*flags, dest=option.name, default=argparse.SUPPRESS)
+    if command.arguments is not None:
+        command.arguments(parser)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [option.flag for option in configs.options()]
+        first = unknown[0].split("=")[0]
+        raise UsageError(
+            f"{unknown[0]!r} is not understood{configs.nearest(first, known)}. "
+            f"`birdtune {name} --help` shows what is."
+        )
+    settings = {option.name for option in configs.options()}
+    return options, {key: value for key, value in vars(options).items() if key in settings}
+
+
+# ---- the commands -------------------------------------------------------------------------------
+
+
+def _job(until: str) -> Callable[[Config, argparse.Namespace, Journal, Interrupts], int]:
+    def run(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+        from birdtune import job
+
+        code = job.run(config, journal, interrupts, until=until)
+        if getattr(options, "format", "keras") == "slim":
+            from birdtune.apply import export_slim_model
+
+            export_slim_model(config, journal)
+        return code
+
+    return run
+
+
+def _check(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    from birdtune.check import check
+
+    return check(config, journal, interrupts)
+
+
+def _predict(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    from birdtune.apply import predict
+
+    return predict(config, options.files, options.out, options.patches, journal, interrupts)
+
+
+def _embed(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    from birdtune.apply import embed
+
+    return embed(config, options.files, options.out, journal, interrupts)
+
+
+def _demo(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    from birdtune import job
+    from birdtune.demo import make_data
+
+    folder = config.output / "demo-input"
+    journal.say("demo: making the sounds of invented birds")
+    make_folder(config.output)
+    data = make_data(folder)
+    interrupts.check()
+    journal.say(
+        f"  {shown(folder)}: {data.clips:,} clips ({duration(data.seconds)}) of {len(data.classes)} classes from "
+        f"{data.sources:,} sources; {len(data.broken)} files are broken on purpose"
+    )
+    return job.run(config.model_copy(update={"input": folder, "data": None}), journal, interrupts)
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("keras", "slim"), default="keras")
+
+
+def _file_arguments(out: str) -> Callable[[argparse.ArgumentParser], None]:
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("files", nargs="+", type=Path)
+        parser.add_argument("--out", type=Path, default=Path(out))
+        parser.add_argument("--patches", type=Path, default=None)
+
+    return add
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command("the whole job; what is done and current is skipped (default)", _job("report")),
+    "check": Command("what is in the input, what is wrong with it, what it will cost; trains nothing", _check),
+    "prepare": Command("sound to frames and the split", _job("prepare")),
+    "train": Command("up to the trained weights", _job("train")),
+    "evaluate": Command("up to the figures", _job("evaluate")),
+    "export": Command(
+        "up to the served model; `--format slim` adds a TensorFlow 1 graph and checkpoint", _job("export"),
+        _export_arguments, "[--format keras|slim]",
+    ),
+    "report": Command("up to the report", _job("report")),
+    "predict": Command(
+        "score files with the newest model: --out CSV, one row a recording; --patches CSV, one a patch", _predict,
+        _file_arguments("predictions.csv"), "FILES... [--out predictions.csv] [--patches patches.csv]",
+    ),
+    "embed": Command(
+        "128 numbers for each patch of some files, from the newest model or --model.checkpoint", _embed,
+        _file_arguments("embeddings.npz"), "FILES... [--out embeddings.npz]",
+    ),
+    "demo": Command("make sounds of invented birds and run the whole job on them", _demo, defaults=DEMO_SETTINGS),
+    "test": Command("run the tests (entrypoint.sh only)", lambda *_: _no_tests()),
+}  # fmt: skip
+
+
+def _no_tests() -> int:
+    raise UsageError("`test` is a command of entrypoint.sh: run ./entrypoint.sh test in the project's folder.")
+
+
+# ---- help ---------------------------------------------------------------------------------------
+
+_WIDTH = 110
+_INTRO = """\
+birdtune {version}: from a folder of bird recordings to a served classifier and an honest report.
+
+usage: entrypoint.sh [COMMAND] [--section.setting VALUE ...]
+"""
+
+
+def _help(name: str, command: Command) -> str:
+    lines = [_INTRO.format(version=birdtune.__version__)]
+    if name == "run":
+        lines.append("Commands:")
+        lines += [f"  {title:<10}{entry.help}" for title, entry in COMMANDS.items()]
+    else:
+        lines.append(f"  {name} {command.usage}".rstrip())
+        lines += [f"  {line}" for line in textwrap.wrap(command.help, _WIDTH - 2)]
+    lines.append("")
+    lines.append(
+        "Settings, as a flag, as an environment variable (BIRDTUNE_TRAIN__EPOCHS=5) or in INPUT/job.yaml\n"
+        "(train: {epochs: 5}); the first of these that names one wins."
+    )
+    section = None
+    for option in configs.options():
+        if option.section != section:
+            section = option.section
+            lines += ["", f"{section}:"]
+        lines += _option_lines(option)
+    lines += [
+        "",
+        "Exit codes: 0 done; 2 usage; 42 input or settings wrong, a retry will not help; 75 passing fault, retry;",
+        "143/130 stopped by SIGTERM/SIGINT after saving; 1 a defect of birdtune.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _option_lines(option: configs.Option) -> list[str]:
+    unit = f" {option.unit}" if option.unit and option.unit != option.type else ""
+    default = "" if option.default is None else f" ({str(option.default).lower() if isinstance(option.default, bool) else option.default})"
+    left = f"  {option.flag} {option.type}{unit}{default}"
+    indent = 46
+    wrapped = textwrap.wrap(option.help, _WIDTH - indent)
+    if len(left) >= indent:
+        return [left, *(" " * indent + line for line in wrapped)]
+    return [left.ljust(indent) + wrapped[0], *(" " * indent + line for line in wrapped[1:])]

@@ -1,0 +1,195 @@
+"""All of the data side in one call: folders → a Dataset that can be trained on.
+
+    Config ─▶ survey (scan, identify) ─▶ decode ─▶ select ─▶ split ─▶ Dataset
+
+`prepare` keeps the frames; `inspect` only listens, for `check`. Both leave problems.csv.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from birdtune.config import Config
+from birdtune.dataset import frames, recordings, split
+from birdtune.dataset.frames import FrameStore
+from birdtune.dataset.labels import ExternalId, find_label_map, read_label_map
+from birdtune.dataset.recordings import PROBLEM_COLUMNS, Ledger, Listing, Problem, Recording
+from birdtune.dataset.split import Place
+from birdtune.events import Interrupts, Journal
+from birdtune.files import make_folder, value_sha256, write_csv
+from birdtune.sound.logmel import VGGISH, FrontEnd
+
+_NAMES_IN_A_NOTICE = 8
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything that is known of the input, once it was heard."""
+
+    spec: FrontEnd
+    classes: tuple[str, ...]  # position = logit column
+    recordings: list[Recording]  # used, sorted by name
+    places: dict[str, Place]
+    problems: list[Problem]
+    notices: list[str]
+    class_ids: dict[str, ExternalId]
+
+    def part(self, name: str) -> list[Recording]:
+        """The recordings of one side of the split."""
+        return [recording for recording in self.recordings if self.places[recording.name].split == name]
+
+    def labels(self, part: list[Recording]) -> list[int]:
+        """Column of each recording's class."""
+        column = {name: position for position, name in enumerate(self.classes)}
+        return [column[recording.label] for recording in part]
+
+    def counts(self, part: list[Recording]) -> list[int]:
+        """Recordings of each class. [C]"""
+        found = Counter(recording.label for recording in part)
+        return [found[name] for name in self.classes]
+
+    def books(self) -> dict[str, Any]:
+        """Found, used, left out by reason."""
+        return recordings.books(self.recordings, self.problems)
+
+    def digest(self) -> str:
+        """SHA-256 that changes with anything that training would see."""
+        rows = [[r.name, r.label, r.content, self.places[r.name].split] for r in self.recordings]
+        return value_sha256({"front end": self.spec.digest, "classes": self.classes, "recordings": rows})
+
+
+@dataclass(frozen=True)
+class _Survey:
+    listing: Listing
+    ledger: Ledger
+    unreadable: dict[str, Problem]
+
+
+def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[Dataset, FrameStore]:
+    """Make all frames and the split; write split.csv and problems.csv to the output folder.
+
+    Raises:
+        InputError: no data, too few classes, a label map or split file that cannot be used.
+        Interrupted, PassingError: what was finished is kept.
+    """
+    cache = make_folder(config.output / "cache")
+    survey = _survey(config, cache / "ledger.json", journal, interrupts)
+    store = FrameStore(cache, VGGISH, config.sound.resampler)
+    present = [c for file in survey.listing.files if (c := survey.ledger.content(file)) is not None]
+    damaged = store.verify(sorted(set(present)))
+    if damaged:
+        journal.warn(f"{len(damaged):,} recordings had damaged frames in the cache; they are made again")
+
+    def decode() -> None:
+        made = frames.fill(
+            store,
+            survey.listing.files,
+            survey.ledger,
+            longest_s=config.sound.max_hours * 3600,
+            workers=config.prepare.workers,
+            journal=journal,
+            interrupts=interrupts,
+        )
+        if made:
+            journal.say(
+                f"  {made:,} recordings decoded, {len(set(present)) - made:,} were in the cache or unusable"
+            )
+
+    dataset = _gather(config, survey, decode)
+    split.write(config.output / "split.csv", dataset.recordings, dataset.places, config.output / "split.csv")
+    return dataset, store
+
+
+def inspect(config: Config, journal: Journal, interrupts: Interrupts, *, writable: bool) -> Dataset:
+    """Hear all recordings without keeping frames. With `writable`, what was learnt and problems.csv are kept.
+
+    Raises: as `prepare`.
+    """
+    ledger_path = make_folder(config.output / "cache") / "ledger.json" if writable else None
+    survey = _survey(config, ledger_path, journal, interrupts)
+
+    def listen() -> None:
+        recordings.examine_all(
+            survey.listing.files,
+            survey.ledger,
+            longest_s=config.sound.max_hours * 3600,
+            workers=config.prepare.workers,
+            journal=journal,
+            interrupts=interrupts,
+        )
+
+    return _gather(config, survey, listen, keep_problems=writable)
+
+
+def _survey(config: Config, ledger_path: Path | None, journal: Journal, interrupts: Interrupts) -> _Survey:
+    listing = recordings.scan(config.data_folder)
+    ledger = Ledger(ledger_path, config.sound.resampler)
+    unreadable = recordings.identify(listing.files, ledger, journal=journal, interrupts=interrupts)
+    return _Survey(listing, ledger, unreadable)
+
+
+def _gather(
+    config: Config, survey: _Survey, decode: Callable[[], None], *, keep_problems: bool = True
+) -> Dataset:
+    split.compile_group_regex(config.split.group_regex)  # complain before the long work, not after
+    ids, map_notices = _label_map(config)
+    decode()
+    usable, problems = recordings.select(
+        survey.listing,
+        survey.ledger,
+        survey.unreadable,
+        spec=VGGISH,
+        short=config.sound.short,
+        longest_s=config.sound.max_hours * 3600,
+    )
+    try:
+        recordings.check_enough(usable, config.data_folder, problems)
+        result = split.assign(usable, config.split, config.output / "split.csv")
+        problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
+        usable = [recording for recording in usable if recording.name in result.places]
+        recordings.check_enough(usable, config.data_folder, problems)
+    finally:
+        if keep_problems:
+            write_csv(
+                config.output / "problems.csv", PROBLEM_COLUMNS, [problem.row() for problem in problems]
+            )
+    classes = recordings.class_names(usable)
+    notices = [
+        *_folder_notices(survey.listing, classes),
+        *_id_notices(ids, classes),
+        *map_notices,
+        *result.notices,
+    ]
+    return Dataset(VGGISH, classes, usable, result.places, problems, notices, ids)
+
+
+def _label_map(config: Config) -> tuple[dict[str, ExternalId], list[str]]:
+    path = Path(config.labels.map) if config.labels.map else find_label_map(config.input)
+    return (
+        (read_label_map(path), [])
+        if path is not None
+        else ({}, ["No label map: classes have no external ids."])
+    )
+
+
+def _folder_notices(listing: Listing, classes: tuple[str, ...]) -> list[str]:
+    empty = sorted(set(listing.folders) - set(classes))
+    return [f"Class folders without a usable recording, left out: {_names(empty)}."] if empty else []
+
+
+def _id_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[str]:
+    if not ids:
+        return []
+    notices = []
+    if unmapped := [name for name in classes if name not in ids]:
+        notices.append(f"Not in the label map, so without an external id: {_names(unmapped)}.")
+    if unheard := sorted(set(ids) - set(classes)):
+        notices.append(f"In the label map, but without recordings: {_names(unheard)}.")
+    return notices
+
+
+def _names(names: list[str]) -> str:
+    more = len(names) - _NAMES_IN_A_NOTICE
+    return ", ".join(names[:_NAMES_IN_A_NOTICE]) + (f" and {more:,} more" if more > 0 else "")

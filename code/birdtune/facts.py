@@ -1,0 +1,136 @@
+"""What the report is told of a run: gathered from the dataset, the record and the result files.
+
+    Run + Dataset + reports/<v>/metrics.json ─▶ ReportFacts
+"""
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import birdtune
+from birdtune.dataset.frames import FrameStore
+from birdtune.dataset.gather import Dataset
+from birdtune.errors import InputError, shown
+from birdtune.files import read_json, write_csv, write_text
+from birdtune.dataset.recordings import PROBLEM_COLUMNS
+from birdtune.results.metrics import Scores
+from birdtune.results.report import Clip, ReportFacts
+from birdtune.run import Run
+from birdtune.sound import audio
+from birdtune.training.checkpoints import Checkpoints
+
+# A test on fewer source recordings says little about any one class.
+_FEW_GROUPS_A_CLASS = 3
+
+
+def report_facts(run: Run, dataset: Dataset, store: FrameStore, checkpoints: Checkpoints) -> ReportFacts:
+    """Gather what `report.write_report` needs.
+
+    Raises:
+        InputError: the stage `evaluate` has left no figures.
+    """
+    judged = read_json(run.reports / "metrics.json")
+    if not isinstance(judged, dict):
+        raise InputError(f"{shown(run.reports / 'metrics.json')}: no figures to report. Run `birdtune evaluate` first.")
+    _, state = checkpoints.best()
+    newest, _ = checkpoints.newest_state()
+    history = (newest or state).history
+    figures = {name: judged.get(name) for name in ("val", "test")}
+    return ReportFacts(
+        version=int(run.version or 0),
+        created=str(run.record["started"]),
+        birdtune_version=birdtune.__version__,
+        command=_command(run),
+        settings={name: "" if value is None else str(value) for name, value in run.config.flat().items()},
+        changed=frozenset(run.config.changed()),
+        classes=dataset.classes,
+        class_rows=class_rows(dataset),
+        metrics=figures,
+        scores={
+            name: Scores.load(run.reports / f"scores-{name}.npz") for name, found in figures.items() if found
+        },
+        history=history,
+        best_epoch=int(state.best["epoch"]) if state.best else None,
+        problems=[problem.row() for problem in dataset.problems],
+        books=dataset.books(),
+        notices=[*dataset.notices, *warnings(figures, history)],
+        hardware={**run.record.get("hardware", {}), "precision": str(run.record.get("precision", ""))},
+        stages=run.record["stages"],
+        listen=_listener(dataset, store),
+    )
+
+
+def write_companions(run: Run, dataset: Dataset) -> None:
+    """The small files beside the report: classes.csv, problems.csv, config.yaml."""
+    import yaml
+
+    rows = class_rows(dataset)
+    write_csv(run.reports / "classes.csv", tuple(rows[0]), rows)
+    write_csv(run.reports / "problems.csv", PROBLEM_COLUMNS, [problem.row() for problem in dataset.problems])
+    text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text(run.reports / "config.yaml", text)
+
+
+def _command(run: Run) -> str:
+    return shlex.join(["birdtune", "run", *(f"--{name}={value}" for name, value in run.config.changed().items())])
+
+
+def class_rows(dataset: Dataset) -> list[dict[str, Any]]:
+    """Per class: recordings, minutes, how many on each side, external id."""
+    rows = []
+    for name in dataset.classes:
+        inside = [recording for recording in dataset.recordings if recording.label == name]
+        sides = [dataset.places[recording.name].split for recording in inside]
+        rows.append(
+            {
+                "class": name,
+                "external_id": dataset.class_ids.get(name),
+                "recordings": len(inside),
+                "sources": len({dataset.places[recording.name].group for recording in inside}),
+                "minutes": round(sum(recording.facts.duration_s for recording in inside) / 60, 2),
+                **{side: sides.count(side) for side in ("train", "val", "test")},
+            }
+        )
+    return rows
+
+
+def warnings(figures: Mapping[str, Any], history: list[dict[str, Any]]) -> list[str]:
+    """What the figures themselves say against trusting them."""
+    found = []
+    for name, word in (("val", "validation"), ("test", "test")):
+        judged = figures.get(name)
+        if not judged:
+            continue
+        accuracy, baseline = judged["clip"]["accuracy"], judged["majority_baseline"]
+        if accuracy <= baseline:
+            found.append(
+                f"On {word}, the model is right for {accuracy:.1%} of the recordings; always answering "
+                f"{judged['majority_class']} would be right for {baseline:.1%}. It has learnt nothing useful."
+            )
+    losses = [row["train_loss"] for row in history if row.get("train_loss") is not None]
+    if len(losses) >= 3 and min(losses) > 0.98 * losses[0]:
+        found.append(
+            "The training loss never moved: the model did not learn. Try a higher --train.learning-rate, and "
+            "look whether the sounds of the classes differ at all."
+        )
+    return found
+
+
+def _listener(dataset: Dataset, store: FrameStore) -> Callable[[str, float, float], Clip | None]:
+    by_name = {recording.name: recording for recording in dataset.recordings}
+
+    def listen(name: str, start_s: float, seconds: float) -> Clip | None:
+        recording = by_name.get(name)
+        if recording is None:
+            return None
+        try:
+            waveform = audio.read(
+                recording.path, resampler=store.resampler, start_s=start_s, longest_s=seconds
+            )
+        except audio.SoundError:
+            return None  # it was readable when the frames were made; the page says that it is gone
+        per_s = store.spec.frames_per_s
+        frames = store.frames(recording.content)[round(start_s * per_s) : round((start_s + seconds) * per_s)]
+        return Clip(waveform, frames)
+
+    return listen

@@ -1,0 +1,156 @@
+"""The stages in order: prepare → train → evaluate → export → report.
+
+Each is skipped when its result is there and current. What decides that is a chain of fingerprints: a
+stage's own settings, and the fingerprint of what came before it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from birdtune import run as runs
+from birdtune.config import Config
+from birdtune.dataset import gather
+
+from birdtune.dataset.gather import Dataset
+from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, Interrupted, shown
+from birdtune.events import Interrupts, Journal, duration
+from birdtune.files import make_folder, read_json, value_sha256
+from birdtune.run import Run
+
+
+def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str = "report") -> int:
+    """Do the job, up to and with a stage. Returns the exit code 0, or raises what stopped it.
+
+    Whatever happens, run.json says it, as long as the output folder can be written.
+    """
+    make_folder(config.output)
+    current = Run(config, journal)
+    try:
+        _stages(current, interrupts, until)
+    except BirdtuneError as fault:
+        status = "interrupted" if isinstance(fault, Interrupted) else "failed"
+        _try_to_end(current, status, fault.exit_code, str(fault))
+        raise
+    except Exception as fault:
+        _try_to_end(current, "failed", EXIT_DEFECT, f"{type(fault).__name__}: {fault}")
+        raise
+    current.end("done", EXIT_DONE)
+    return EXIT_DONE
+
+
+def _try_to_end(current: Run, status: str, exit_code: int, error: str) -> None:
+    try:
+        current.end(status, exit_code, error)
+    except BirdtuneError:
+        # The disk that stopped the job may refuse the record too; the first fault is the one to tell.
+        current.journal.close()
+
+
+def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
+    config, journal = current.config, current.journal
+    checkpoint = config.checkpoint_path() if until != "prepare" else None
+    journal.say(f"prepare: {shown(config.data_folder)}")
+    with current.stage("prepare"):
+        dataset, store = gather.prepare(config, journal, interrupts)
+        _tell_dataset(dataset, journal)
+    if until == "prepare":
+        return
+    chain = _Chain(current, dataset, checkpoint)
+    resumed = current.take_version(chain.train)
+    current.record["classes"] = list(dataset.classes)
+    if resumed and not chain.to_do(until):
+        journal.say(f"nothing to do: {shown(_result(current, until))} is current (data, settings and code unchanged)")
+        return
+    journal.write_to(current.logs)
+    journal.event("run", version=current.version, resumed=resumed, settings=config.changed())
+    journal.say(f"version {current.version}: {'going on' if resumed else 'new'}, logs in {shown(current.logs)}")
+    for notice in dataset.notices:
+        journal.warn(notice)
+    # TensorFlow is loaded from here on.
+    from birdtune.stages import Stages
+
+    stages = Stages(current, dataset, store, interrupts)
+    for name in chain.to_do(until):
+        journal.say(f"{name}:")
+        with current.stage(name):
+            getattr(stages, name)()
+            current.done(name, chain.fingerprint(name))
+    _tell_result(current, until)
+
+
+class _Chain:
+    """Which stages there are to do."""
+
+    def __init__(self, current: Run, dataset: Dataset, checkpoint: Path | None) -> None:
+        config = current.config
+        problems = value_sha256([problem.row() for problem in dataset.problems])
+        self._current = current
+        self.train = runs.fingerprint(config, dataset.digest(), checkpoint)
+        evaluate = runs.stage_fingerprint(self.train, config, "evaluate")
+        export = runs.stage_fingerprint(self.train, config, "export", dataset.class_ids)
+        report = runs.stage_fingerprint(evaluate, config, "report", export, problems, dataset.notices)
+        self._fingerprints = {"train": self.train, "evaluate": evaluate, "export": export, "report": report}
+
+    def fingerprint(self, stage: str) -> str:
+        """What the stage's result must have been made from to be current."""
+        return self._fingerprints[stage]
+
+    def to_do(self, until: str) -> list[str]:
+        """The stages that must be done, in order, up to and with `until`."""
+        names = list(self._fingerprints)
+        wanted = names[: names.index(until) + 1]
+        results = {name: _result(self._current, name) for name in wanted}
+        stale = [
+            name for name in wanted if not self._current.is_current(name, self._fingerprints[name], results[name])
+        ]
+        # Checkpoints may be deleted once their model is exported: that alone is no reason to train again.
+        if stale == ["train"] and until != "train" and self._current.record["done"].get("train") == self.train:
+            return []
+        return stale
+
+
+def _result(current: Run, stage: str) -> Path:
+    """The file or folder by which a stage's result is known to be there."""
+    return {
+        "train": current.checkpoints / "best" / "state.json",
+        "evaluate": current.reports / "metrics.json",
+        "export": current.model / "saved_model.pb",
+        "report": current.reports / "report.html",
+    }[stage]
+
+
+def _tell_dataset(dataset: Dataset, journal: Journal) -> None:
+    books = dataset.books()
+    minutes = sum(recording.facts.duration_s for recording in dataset.recordings) / 60
+    sides = {name: len(dataset.part(name)) for name in ("train", "val", "test")}
+    journal.say(
+        f"  {books['used']:,} recordings of {len(dataset.classes)} classes, {minutes:,.0f} min: "
+        + ", ".join(f"{count:,} {name}" for name, count in sides.items())
+    )
+    if books["left_out"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in books["left_out"].items())
+        journal.say(f"  {sum(books['left_out'].values()):,} of {books['found']:,} files not used: {reasons}")
+        journal.say("  each is named, with what to do, in problems.csv")
+    journal.event("dataset", classes=len(dataset.classes), minutes=round(minutes, 1), **sides, **books)
+
+
+def _tell_result(current: Run, until: str) -> None:
+    journal = current.journal
+    metrics: dict[str, Any] | None = read_json(current.reports / "metrics.json")
+    judged = metrics.get("test") if metrics and until != "train" else None
+    if judged:
+        low_high = judged["clip"]["accuracy_ci"]
+        interval = f" (95 %: {low_high[0]:.2f} to {low_high[1]:.2f})" if low_high else ""
+        journal.say("")
+        journal.say(
+            f"test accuracy {judged['clip']['accuracy']:.3f}{interval} on {judged['n_recordings']:,} recordings "
+            f"of {judged['n_groups']:,} sources; always answering {judged['majority_class']} would score "
+            f"{judged['majority_baseline']:.3f}"
+        )
+    stages = current.record["stages"]
+    if until == "report":
+        journal.say(f"report  {shown(current.reports / 'report.html')}")
+        journal.say(f"model   {shown(current.model)}")
+    journal.say("took    " + ", ".join(f"{name} {duration(stages[name])}" for name in runs.STAGES if name in stages))
+
+

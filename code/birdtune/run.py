@@ -1,0 +1,203 @@
+"""One run: its number, its folders, its record.
+
+    output/run.json        the latest run, for schedulers: status, stage, version, exit_code, stages, ...
+    output/logs/<v>/run.json   the same for version v; from it a later start knows what is done
+
+A version is a number, as TensorFlow Serving counts them. A run that did not finish goes on under its
+own number; one that did gets the next when its data, its settings or the code changed.
+"""
+
+import importlib.metadata
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import birdtune
+from birdtune.config import Config
+from birdtune.errors import EXIT_DONE, InputError, shown
+from birdtune.events import Journal, clock
+from birdtune.files import file_sha256, make_folder, read_json, value_sha256, write_json
+
+STAGES = ("prepare", "train", "evaluate", "export", "report")
+RECORD_NAME = "run.json"
+
+# Settings that change how a run is made, but not what comes of it.
+_WITHOUT_EFFECT = frozenset({"train.keep", "train.checkpoint-minutes"})
+_PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "scipy", "soundfile", "soxr", "resampy", "scikit-learn")
+
+
+class Run:
+    """The run under way: where its things go, and what is written about it."""
+
+    def __init__(self, config: Config, journal: Journal) -> None:
+        self.config = config
+        self.journal = journal
+        self.version: int | None = None
+        self._began = time.monotonic()
+        self.record: dict[str, Any] = {
+            "status": "running",
+            "stage": "prepare",
+            "version": None,
+            "exit_code": None,
+            "birdtune": birdtune.__version__,
+            "started": clock(),
+            "finished": None,
+            "stages": {},
+            "weights_sha256": None,
+            "settings": config.flat(),
+            "packages": _package_versions(),
+            "done": {},
+        }
+
+    @property
+    def logs(self) -> Path:
+        return self._folder("logs")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self._folder("checkpoints")
+
+    @property
+    def reports(self) -> Path:
+        return self._folder("reports")
+
+    @property
+    def model(self) -> Path:
+        return self._folder(f"model/{self.config.export.name}")
+
+    def _folder(self, name: str) -> Path:
+        assert self.version is not None, "the run has no number yet"
+        return self.config.output / name / str(self.version)
+
+    def take_version(self, fingerprint: str) -> bool:
+        """Find out which number this run has; whether it goes on with an earlier start of itself.
+
+        Args:
+            fingerprint: of all that decides what is trained.
+        """
+        newest = max(versions(self.config.output), default=0)
+        earlier = read_record(self.config.output, newest)
+        same = earlier is not None and earlier.get("fingerprint") == fingerprint
+        self.version = newest if same else newest + 1
+        if same:
+            assert earlier is not None
+            kept = ("stages", "done", "weights_sha256", "precision", "first_started", "hardware")
+            self.record.update({key: earlier[key] for key in kept if key in earlier})
+            # What preparing took this time comes on top of what it took before.
+        self.record.update(version=self.version, fingerprint=fingerprint)
+        self.record.setdefault("first_started", self.record["started"])
+        return same
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Note that a stage is under way, and how long it took; time adds up over restarts."""
+        self.record["stage"] = name
+        self.journal.event("stage", stage=name, state="begin", version=self.version)
+        began = time.monotonic()
+        self.save()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - began
+            self.record["stages"][name] = round(self.record["stages"].get(name, 0.0) + seconds, 3)
+        self.journal.event("stage", stage=name, state="end", seconds=round(seconds, 3))
+
+    def is_current(self, stage: str, fingerprint: str, result: Path) -> bool:
+        """Whether a stage was done with these very inputs and its result is still there."""
+        return self.record["done"].get(stage) == fingerprint and result.exists()
+
+    def done(self, stage: str, fingerprint: str) -> None:
+        """Note that a stage is done; those after it are then out of date."""
+        self.record["done"][stage] = fingerprint
+        self.save()
+
+    def save(self) -> None:
+        """Write the record. Raises as files.storage_faults."""
+        make_folder(self.config.output)
+        if self.version is not None:
+            write_json(make_folder(self.logs) / RECORD_NAME, self.record)
+        write_json(self.config.output / RECORD_NAME, self.record)
+
+    def end(self, status: str, exit_code: int, error: str | None = None) -> None:
+        """Write the last word: "done", "failed" or "interrupted"."""
+        self.record.update(status=status, exit_code=exit_code, finished=clock(), error=error)
+        if exit_code == EXIT_DONE:
+            self.record["stage"] = "done"
+        self.journal.event("end", status=status, exit_code=exit_code, error=error)
+        self.save()
+
+
+def versions(output: Path) -> list[int]:
+    """Numbers of the runs in an output folder, ascending."""
+    try:
+        names = [entry.name for entry in (output / "logs").iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def read_record(output: Path, version: int) -> dict[str, Any] | None:
+    """The record of a version, or None."""
+    record = read_json(output / "logs" / str(version) / RECORD_NAME)
+    return record if isinstance(record, dict) else None
+
+
+def newest_trained(output: Path) -> tuple[int, dict[str, Any]]:
+    """The newest version with trained weights, and its record.
+
+    Raises:
+        InputError: there is none.
+    """
+    for version in reversed(versions(output)):
+        record = read_record(output, version)
+        if record is not None and "train" in record.get("done", {}):
+            return version, record
+    raise InputError(
+        f"{shown(output)}: no trained model in this output folder. Run `birdtune run` first, "
+        "or give --output of one that has."
+    )
+
+
+def fingerprint(config: Config, dataset_digest: str, checkpoint: Path | None) -> str:
+    """SHA-256 of all that decides what is trained: data, settings, first weights, code."""
+    settings = {
+        name: value
+        for name, value in config.flat().items()
+        if name.startswith(("sound.", "model.", "train.")) and name not in _WITHOUT_EFFECT
+    }
+    settings.pop("model.checkpoint")  # its content counts, not its place
+    return value_sha256(
+        {
+            "birdtune": birdtune.__version__,
+            "dataset": dataset_digest,
+            "settings": settings,
+            "checkpoint": checkpoint_digest(checkpoint) if checkpoint is not None else None,
+        }
+    )
+
+
+def checkpoint_digest(path: Path) -> str:
+    """SHA-256 over the files of a checkpoint: one file, a prefix of several, or a folder."""
+    if path.is_dir():
+        parts = sorted(entry for entry in path.rglob("*") if entry.is_file())
+    else:
+        parts = [path] if path.is_file() else sorted(path.parent.glob(f"{path.name}.*"))
+    return value_sha256([file_sha256(part) for part in parts])
+
+
+def stage_fingerprint(before: str, config: Config, section: str, *more: Any) -> str:
+    """Fingerprint of a later stage: what came before it, and its own settings."""
+    own = {name: value for name, value in config.flat().items() if name.startswith(f"{section}.")}
+    return value_sha256({"before": before, "settings": own, "more": list(more)})
+
+
+def _package_versions() -> Mapping[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

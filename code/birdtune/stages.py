@@ -1,0 +1,240 @@
+"""What each computing stage does: train, evaluate, export, report.
+
+    Run + Dataset + FrameStore ─▶ checkpoints/<v> ─▶ reports/<v>/metrics.json ─▶ model/<name>/<v> ─▶ report.html
+
+Importing this loads TensorFlow.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+import birdtune
+from birdtune.config import Config
+from birdtune.dataset.batches import Batches, Windows
+from birdtune.dataset.frames import FrameStore
+from birdtune.dataset.gather import Dataset
+from birdtune.dataset.recordings import Recording
+from birdtune.events import Interrupts
+from birdtune.facts import report_facts, write_companions
+from birdtune.files import make_folder, write_json
+from birdtune.model import classifier as classifiers
+from birdtune.model import slim, vggish
+from birdtune.model.classifier import Classifier
+from birdtune.model.losses import class_weights
+from birdtune.results import metrics, report
+from birdtune.results.export import export_model, training_side
+from birdtune.results.metrics import Scores
+from birdtune.run import Run
+from birdtune.sound import audio
+from birdtune.training import devices
+from birdtune.training.checkpoints import Checkpoints
+from birdtune.training.loop import Loop, StepSettings, Trainer
+from birdtune.training.scoring import make_scorer, score_windows
+
+# The example that an export is verified with: long enough for several patches, short enough to be quick.
+_EXAMPLE_S = 10.0
+
+
+class Stages:
+    """The computing stages of one run."""
+
+    def __init__(self, run: Run, dataset: Dataset, store: FrameStore, interrupts: Interrupts) -> None:
+        self.run, self.dataset, self.store, self.interrupts = run, dataset, store, interrupts
+        self.config, self.journal = run.config, run.journal
+        self.journal.say(f"  {devices.prepare_devices()}")
+        self.run.record["hardware"] = devices.describe().rows()
+        self._checkpoints = Checkpoints(run.checkpoints, self.config.train.keep)
+
+    # ---- train ----------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train to the end or to an interruption; leaves the best weights in checkpoints/<v>/best."""
+        precision = self._precision()
+        part = self.dataset.part("train")
+        windows = self._windows(part, self.config.train.hop_frames)
+        classifier = build_classifier(self.config, self.dataset.classes, precision)
+        if not self._checkpoints.names():
+            load_first_weights(classifier, self.config)
+        patches_per_class = np.bincount(windows.label, minlength=len(self.dataset.classes))
+        step = StepSettings(
+            dropout=self.config.model.dropout,
+            class_weights=class_weights(patches_per_class, self.config.train.class_weight_alpha),
+            precision=precision,
+        )
+        trainer = Trainer(classifier, self.config.train, step)
+        batches = Batches(windows, batch_size=self.config.train.batch_size, seed=self.config.train.seed)
+        self.journal.say(
+            f"  {len(windows):,} patches, {len(batches):,} batches an epoch, "
+            f"{sum(int(np.prod(v.shape)) for v in classifier.trainable_variables):,} weights to train"
+        )
+        loop = Loop(
+            trainer,
+            batches,
+            self.config.train,
+            self._checkpoints,
+            validate=self._validation(classifier),
+            journal=self.journal,
+            interrupts=self.interrupts,
+            tensorboard=self.run.logs / "tensorboard",
+        )
+        loop.run()
+        best, _ = self._checkpoints.best()
+        self.run.record["weights_sha256"] = classifiers.weights_sha256(best)
+
+    def _precision(self) -> str:
+        """A run that goes on keeps the precision it began with, whatever machine it goes on on."""
+        begun = self.run.record.get("precision")
+        precision, why = (begun, "as the run began") if begun else devices.choose_precision(self.config.train.precision)
+        self.run.record["precision"] = precision
+        self.run.save()
+        self.journal.say(f"  precision {precision}: {why}")
+        return str(precision)
+
+    def _validation(self, classifier: Classifier) -> Any:
+        part = self.dataset.part("val")
+        if not part:
+            self.journal.warn("There are no validation recordings: the epoch with the lowest training loss is kept.")
+            return dict
+        windows = self._windows(part, self.store.spec.patch_frames)
+        scorer = make_scorer(classifier)
+
+        def validate() -> Mapping[str, float | None]:
+            scores = self._score(scorer, windows, part)
+            return {f"val_{name}": value for name, value in _quick_look(scores).items()}
+
+        return validate
+
+    def _windows(self, part: list[Recording], hop_frames: int) -> Windows:
+        contents = [recording.content for recording in part]
+        return Windows(self.store, contents, self.dataset.labels(part), hop_frames)
+
+    def _score(self, scorer: Any, windows: Windows, part: list[Recording], advance: Any = lambda n: None) -> Scores:
+        found = score_windows(scorer, windows, self.config.evaluate.batch_size, self.interrupts, advance)
+        return Scores(
+            classes=self.dataset.classes,
+            recordings=tuple(recording.name for recording in part),
+            groups=tuple(self.dataset.places[recording.name].group for recording in part),
+            labels=np.array(self.dataset.labels(part), np.int64),
+            patch_scores=found,
+            patch_recording=windows.recording.astype(np.int64),
+            patch_start_s=windows.start_s,
+        )
+
+    # ---- evaluate -------------------------------------------------------------------------------
+
+    def evaluate(self) -> None:
+        """Score validation and test with the best weights, in float32, as the exported model will."""
+        classifier = self._best()
+        scorer = make_scorer(classifier)
+        train_counts = np.array(self.dataset.counts(self.dataset.part("train")), np.int64)
+        judged: dict[str, Any] = {"version": self.run.version, "weights_sha256": self.run.record["weights_sha256"]}
+        make_folder(self.run.reports)
+        for name in ("val", "test"):
+            part = self.dataset.part(name)
+            if not part:
+                judged[name] = None
+                continue
+            windows = self._windows(part, self.store.spec.patch_frames)
+            with self.journal.progress(f"scoring {name}", len(windows), "patches") as progress:
+                scores = self._score(scorer, windows, part, progress.advance)
+            scores.save(self.run.reports / f"scores-{name}.npz")
+            judged[name] = metrics.judge(
+                scores,
+                train_counts=train_counts,
+                n_bootstrap=self.config.evaluate.bootstrap,
+                seed=self.config.train.seed,
+            )
+            self._tell(name, judged[name])
+        write_json(self.run.reports / "metrics.json", judged)
+
+    def _tell(self, name: str, judged: Mapping[str, Any]) -> None:
+        clip = judged["clip"]
+        self.journal.say(
+            f"  {name}: clip accuracy {clip['accuracy']:.3f}, macro average precision "
+            f"{clip['macro_ap'] if clip['macro_ap'] is not None else float('nan'):.3f}; "
+            f"baseline {judged['majority_baseline']:.3f} (always {judged['majority_class']})"
+        )
+        self.journal.event(
+            "judged", split=name, baseline=judged["majority_baseline"],
+            **{key: clip[key] for key in ("accuracy", "accuracy_ci", "top3", "macro_ap", "roc_auc")},
+        )  # fmt: skip
+
+    def _best(self) -> Classifier:
+        arrays, _ = self._checkpoints.best()
+        classifier = build_classifier(self.config, self.dataset.classes, "float32", seed=None)
+        classifiers.load_weights(classifier, arrays, source=str(self.run.checkpoints / "best"))
+        return classifier
+
+    # ---- export ---------------------------------------------------------------------------------
+
+    def export(self) -> None:
+        """Write the servable model, compare it in a fresh process, put it in place."""
+        classifier = self._best()
+        part = self.dataset.part("test") or self.dataset.part("train")
+        chosen = self._windows(part[:8], self.store.spec.patch_frames)
+        patches = chosen.patches(np.arange(min(16, len(chosen)))).astype(np.float32)
+        facts = export_model(
+            classifier,
+            self.run.model,
+            facts={
+                "version": self.run.version,
+                "birdtune": birdtune.__version__,
+                "fingerprint": self.run.record["fingerprint"],
+            },
+            example_waveform=audio.read(part[0].path, resampler=self.store.resampler, longest_s=_EXAMPLE_S),
+            expected=training_side(classifier, patches),
+            class_ids=self.dataset.class_ids,
+            check=self.interrupts.check,
+        )
+        largest = max(facts["verification"]["differences"].values())
+        self.journal.say(f"  loaded in a fresh process, its scores differ by at most {largest:.0e}")
+        self.journal.event("exported", folder=str(self.run.model), **facts["verification"])
+
+    # ---- report ---------------------------------------------------------------------------------
+
+    def report(self) -> None:
+        """Write report.html and the tables beside it."""
+        write_companions(self.run, self.dataset)
+        facts = report_facts(self.run, self.dataset, self.store, self._checkpoints)
+        report.write_tables(self.run.reports, facts)
+        report.write_report(self.run.reports / "report.html", facts)
+
+
+def _quick_look(scores: Scores) -> dict[str, float | None]:
+    """The three figures that choose the best epoch, without intervals."""
+    pooled = metrics.pool_mean(scores)  # [N, C]
+    present = np.unique(scores.labels)
+    precisions = [average_precision_score(scores.labels == column, pooled[:, column]) for column in present]
+    return {
+        "loss": metrics.log_loss(pooled, scores.labels),
+        "accuracy": float((pooled.argmax(axis=1) == scores.labels).mean()),
+        "macro_ap": float(np.mean(precisions)),
+    }
+
+
+def build_classifier(config: Config, classes: tuple[str, ...], precision: str, seed: int | None = -1) -> Classifier:
+    """The network of these settings, with fresh weights drawn from `train.seed` (None: zeros)."""
+    return classifiers.build(
+        backbone=config.model.backbone,
+        head=config.model.head,
+        hidden_units=config.model.hidden_units,
+        embedding_activation=config.model.embedding_activation,
+        freeze=config.model.freeze,
+        classes=classes,
+        precision=precision,
+        seed=config.train.seed if seed == -1 else seed,
+    )
+
+
+def load_first_weights(classifier: Classifier, config: Config) -> None:
+    """Put the checkpoint's weights into the trunk, if there is one.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another network.
+    """
+    path = config.checkpoint_path()
+    if path is not None:
+        vggish.load_trunk(classifier.trunk, slim.read_checkpoint(path), source=str(path))

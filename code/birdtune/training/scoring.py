@@ -1,0 +1,52 @@
+"""Patches → scores and embeddings, by a compiled forward pass.
+
+Classifier ─▶ make_scorer ─▶ patches [n, 96, 64] ─▶ scores [n, C], embeddings [n, 128]
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from birdtune.dataset.batches import Windows, in_order, prefetched
+from birdtune.events import Interrupts
+from birdtune.model.classifier import Classifier
+
+Scorer = Callable[[npt.NDArray[np.floating]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+
+
+def make_scorer(classifier: Classifier) -> Scorer:
+    """A function from patches [n, 96, 64] to (scores [n, C], embeddings [n, 128]); it follows the weights."""
+
+    @tf.function(reduce_retracing=True)
+    def forward(patches: Any) -> Any:
+        return classifier.scores(tf.cast(patches, tf.float32))
+
+    def score(patches: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        scores, embeddings = forward(tf.constant(patches))
+        return scores.numpy(), embeddings.numpy()
+
+    return score
+
+
+def score_windows(
+    scorer: Scorer,
+    windows: Windows,
+    batch_size: int,
+    interrupts: Interrupts,
+    advance: Callable[[int], None] = lambda n: None,
+) -> npt.NDArray[np.float32]:
+    """Scores of all windows, in their order. [windows, C]
+
+    Raises:
+        Interrupted: when told to stop.
+    """
+    parts = []
+    for batch in prefetched(in_order(windows, batch_size)):
+        interrupts.check()
+        real = int(batch.weights.sum())
+        parts.append(scorer(batch.patches)[0][:real])
+        advance(real)
+    return np.concatenate(parts)
