@@ -84,8 +84,7 @@ def open_model(folder: Path) -> ExportedModel:
     try:
         classes, front_end = tuple(facts["classes"]), facts["front_end"]["digest"]
         loaded: Any = tf.saved_model.load(str(folder))
-        patches = loaded.patches
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, tf.errors.OpError) as fault:
+    except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as fault:
         reason = shown(" ".join(str(fault).split())[:300])
         raise CheckpointError(
             f"{shown(folder)}: cannot be loaded ({type(fault).__name__}: {reason}). Export the model again."
@@ -95,7 +94,8 @@ def open_model(folder: Path) -> ExportedModel:
             f"{shown(folder)}: wants log-mel frames of another kind (front end {shown(front_end)}) than this "
             f"birdtune makes ({VGGISH.digest}). Use the birdtune that exported it, or export the model again."
         )
-    return ExportedModel(classes, facts, lambda batch: patches(tf.constant(batch)))
+    # Through `loaded`: the function alone would not keep its variables alive.
+    return ExportedModel(classes, facts, lambda patches: loaded.patches(tf.constant(patches, tf.float32)))
 
 
 # ---- the process that starts it -----------------------------------------------------------------

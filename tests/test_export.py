@@ -1,0 +1,447 @@
+"""results/export.py and results/verify.py: what is written, what it answers, and what is refused."""
+
+import csv
+import json
+import os
+import pickle
+import pickletools
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from birdtune.errors import CheckpointError, ExportError, Interrupted, PassingError
+from birdtune.model import classifier as classifiers
+from birdtune.results import export, verify
+from birdtune.results.predict import predict_files
+from birdtune.sound.logmel import VGGISH, log_mel
+
+CLASSES = ("Noise_noise", "Parus major", "Turdus_merula", "Ä'\"=x")
+RATE_HZ = VGGISH.rate_hz
+
+
+def made_classifier(head: str = "softmax", precision: str = "float32", hidden_units: int = 7) -> Any:
+    return classifiers.build(
+        backbone="vggish-small", head=head, hidden_units=hidden_units, embedding_activation="relu",
+        freeze="none", classes=CLASSES, precision=precision, seed=3,
+    )  # fmt: skip
+
+
+def made_waveform(seconds: float, seed: int = 0) -> Any:
+    """A sweep over noise: every patch of it looks different. [samples] float32"""
+    t = np.arange(0, seconds, 1 / RATE_HZ)
+    noise = np.random.default_rng(seed).normal(size=t.size) * 0.02
+    return (0.3 * np.sin(2 * np.pi * (400 + 200 * t) * t) + noise).astype(np.float32)
+
+
+def made_patches(waveform: Any) -> Any:
+    """The patches that the training side cuts from a waveform. [P, 96, 64]"""
+    frames = log_mel(waveform)
+    n_patches = VGGISH.patch_count(len(frames))
+    return frames[: n_patches * 96].reshape(n_patches, 96, 64)
+
+
+def exported_to(folder: Path, classifier: Any, **changes: Any) -> dict[str, Any]:
+    waveform = made_waveform(3.2)
+    arguments: dict[str, Any] = {
+        "facts": {"version": 4, "job": "test"},
+        "example_waveform": waveform,
+        "expected": export.training_side(classifier, made_patches(waveform)),
+        "class_ids": {"Parus major": 17, "Turdus_merula": "tm", "Noise_noise": None},
+    }
+    return export.export_model(classifier, folder, **(arguments | changes))
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Any:
+    return made_classifier()
+
+
+@pytest.fixture(scope="module")
+def written(classifier: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One export, verified by a real fresh process."""
+    folder = tmp_path_factory.mktemp("export") / "model" / "birds" / "4"
+    return folder, exported_to(folder, classifier)
+
+
+@pytest.fixture(scope="module")
+def folder(written: tuple[Path, dict[str, Any]]) -> Path:
+    return written[0]
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Any:
+    return tf.saved_model.load(str(folder))
+
+
+@pytest.fixture
+def verified_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are loaded and asked in this process: what is compared is the same, but ten seconds sooner."""
+    monkeypatch.setattr(export, "fresh_answers", lambda folder, inputs, check: verify.answers(folder, inputs))
+
+
+def sound(loaded: Any, waveform: Any) -> dict[str, Any]:
+    answer = loaded.signatures["sound"](waveform=tf.constant(waveform, tf.float32))
+    return {name: value.numpy() for name, value in answer.items()}
+
+
+# ---- what is written ----------------------------------------------------------------------------
+
+
+def test_the_version_folder_holds_the_model_and_what_belongs_to_it(folder: Path) -> None:
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        "saved_model.pb", "fingerprint.pb", "variables/variables.index", "variables/variables.data-00000-of-00001",
+        "labels.csv", "train_id_list.pickle", "model.json", "assets.extra/tf_serving_warmup_requests",
+    }  # fmt: skip
+    assert [path.name for path in folder.parent.iterdir()] == ["4"]  # nothing unfinished is left
+
+
+def test_model_json_says_what_the_model_is_and_how_closely_it_was_verified(
+    written: tuple[Path, dict[str, Any]], classifier: Any
+) -> None:
+    folder, returned = written
+    facts = json.loads((folder / "model.json").read_text("utf-8"))
+    assert facts == returned
+    assert facts["version"] == 4
+    assert facts["job"] == "test"
+    assert facts["classes"] == list(CLASSES)
+    assert (facts["backbone"], facts["head"], facts["embedding_activation"]) == ("vggish-small", "softmax", "relu")
+    assert facts["front_end"]["log_offset"] == 0.01
+    assert facts["front_end"]["digest"] == VGGISH.digest
+    assert facts["weights_sha256"] == classifiers.weights_sha256(classifiers.weights(classifier))
+    assert facts["verification"]["tolerance"] == 1e-4
+    differences = facts["verification"]["differences"]
+    assert differences.keys() == {
+        "outputs", "embeddings", "patch_scores_0", "clip_scores_0", "embeddings_0",
+        "patch_scores_1", "clip_scores_1", "embeddings_1",
+    }  # fmt: skip
+    assert max(differences.values()) < 1e-5
+
+
+def test_weights_are_stored_once(folder: Path, classifier: Any) -> None:
+    data = (folder / "variables" / "variables.data-00000-of-00001").stat().st_size
+    parameters = sum(int(np.prod(variable.shape)) for variable in classifier.variables)
+    assert 4 * parameters <= data < 4 * parameters * 1.01
+    assert (folder / "saved_model.pb").stat().st_size < 600_000
+
+
+def test_labels_give_column_class_and_external_id(folder: Path) -> None:
+    with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["column", "class", "external_id"]
+    assert rows[1:] == [
+        ["0", "Noise_noise", ""], ["1", "Parus major", "17"], ["2", "Turdus_merula", "tm"], ["3", CLASSES[3], ""],
+    ]  # fmt: skip
+
+
+def test_train_id_list_is_a_list_of_text_in_opcodes_of_protocol_2(folder: Path) -> None:
+    content = (folder / "train_id_list.pickle").read_bytes()
+    opcodes = list(pickletools.genops(content))
+    assert max(opcode.proto for opcode, _, _ in opcodes) == 2
+    assert opcodes[0][1] == 2
+    assert {opcode.name for opcode, _, _ in opcodes} == {
+        "PROTO", "EMPTY_LIST", "BINPUT", "MARK", "BINUNICODE", "APPENDS", "STOP",
+    }  # fmt: skip
+    assert pickle.loads(content) == list(CLASSES)
+
+
+def test_train_id_list_makes_plain_text_of_numpy_text() -> None:
+    content = export.train_id_list(list(np.array(["a", "b"])))
+    assert not [opcode for opcode, _, _ in pickletools.genops(content) if opcode.name in ("GLOBAL", "REDUCE")]
+
+
+def test_warm_up_requests_are_one_for_each_signature_and_run(folder: Path, loaded: Any) -> None:
+    records = list(tf.data.TFRecordDataset(str(folder / "assets.extra" / "tf_serving_warmup_requests")))
+    requests = [
+        prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request for record in records
+    ]
+    assert [request.model_spec.signature_name for request in requests] == ["serving_default", "sound"]
+    assert {request.model_spec.name for request in requests} == {"birds"}
+    for request in requests:
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        answer = loaded.signatures[request.model_spec.signature_name](**inputs)
+        assert all(np.isfinite(value.numpy()).all() for value in answer.values())
+
+
+# ---- what it answers ----------------------------------------------------------------------------
+
+
+def test_the_signatures_have_the_names_types_and_shapes_that_readers_rely_on(loaded: Any) -> None:
+    signatures = loaded.signatures
+    assert set(signatures) == {"serving_default", "sound"}
+
+    def shapes(specs: dict[str, Any]) -> dict[str, list[int | None]]:
+        assert {spec.dtype for spec in specs.values()} == {tf.float32}
+        return {name: spec.shape.as_list() for name, spec in specs.items()}
+
+    assert shapes(signatures["serving_default"].structured_input_signature[1]) == {"inputs": [None, 96, 64]}
+    assert shapes(signatures["serving_default"].structured_outputs) == {"outputs": [None, 4]}
+    assert shapes(signatures["sound"].structured_input_signature[1]) == {"waveform": [None]}
+    assert shapes(signatures["sound"].structured_outputs) == {
+        "patch_scores": [None, 4], "clip_scores": [4], "embeddings": [None, 128],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("n_patches", [1, 5])
+def test_serving_default_gives_the_classifiers_scores(loaded: Any, classifier: Any, n_patches: int) -> None:
+    patches = made_patches(made_waveform(6.0, seed=1))[:n_patches]
+    outputs = loaded.signatures["serving_default"](inputs=tf.constant(patches))["outputs"].numpy()
+    assert outputs.shape == (n_patches, 4)
+    np.testing.assert_allclose(outputs, np.asarray(classifier.scores(patches)[0]), atol=1e-6)
+
+
+def test_log_mel_in_the_graph_is_that_of_training() -> None:
+    t = np.arange(0, 3, 1 / RATE_HZ)
+    loud_beside_quiet = 0.9 * np.sin(2 * np.pi * 440 * t) + 1e-4 * np.sin(2 * np.pi * 6000 * t)
+    for waveform in (np.sin(2 * np.pi * 1000 * t), loud_beside_quiet, np.zeros(t.size), made_waveform(3.0)):
+        samples = waveform.astype(np.float32)
+        np.testing.assert_allclose(export.graph_log_mel(tf.constant(samples)).numpy(), log_mel(samples), atol=2e-6)
+
+
+# 70 s are more patches than are scored at a time.
+@pytest.mark.parametrize("seconds", [0.975, 3.7, 70.0])
+def test_sound_is_log_mel_classifier_and_mean(loaded: Any, classifier: Any, seconds: float) -> None:
+    waveform = made_waveform(seconds, seed=2)
+    patches = made_patches(waveform)
+    scores, embeddings = (np.asarray(array) for array in classifier.scores(patches))
+    answer = sound(loaded, waveform)
+    assert len(answer["patch_scores"]) == {0.975: 1, 3.7: 3, 70.0: 72}[seconds]
+    np.testing.assert_allclose(answer["patch_scores"], scores, atol=1e-5)
+    np.testing.assert_allclose(answer["clip_scores"], scores.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(answer["embeddings"], embeddings, atol=1e-5 * embeddings.max())
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 399, 8_000, 15_599])
+def test_a_sound_shorter_than_a_patch_is_filled_up_with_zeros(loaded: Any, n_samples: int) -> None:
+    waveform = made_waveform(1.0)[:n_samples]
+    answer = sound(loaded, waveform)
+    assert answer["patch_scores"].shape == (1, 4)
+    filled = sound(loaded, np.pad(waveform, (0, 15_600 - n_samples)))
+    np.testing.assert_array_equal(answer["patch_scores"], filled["patch_scores"])
+
+
+@pytest.mark.parametrize(("n_samples", "n_patches"), [(15_600 + 15_359, 1), (15_600 + 15_360, 2)])
+def test_the_tail_of_a_sound_is_dropped(loaded: Any, n_samples: int, n_patches: int) -> None:
+    assert len(sound(loaded, made_waveform(2.0)[:n_samples])["patch_scores"]) == n_patches
+
+
+def test_samples_that_are_no_numbers_count_as_silence(loaded: Any) -> None:
+    waveform = made_waveform(2.0)
+    broken, silenced = waveform.copy(), waveform.copy()
+    broken[[5, 20_000, 20_001]] = np.nan, np.inf, -np.inf
+    silenced[[5, 20_000, 20_001]] = 0
+    answer, wanted = sound(loaded, broken), sound(loaded, silenced)
+    np.testing.assert_array_equal(answer["clip_scores"], wanted["clip_scores"])
+    assert np.isfinite(answer["clip_scores"]).all()
+
+
+@pytest.mark.usefixtures("verified_here")
+@pytest.mark.parametrize(("head", "hidden_units"), [("sigmoid", 0), ("softmax", 5)])
+def test_a_classifier_of_mixed_precision_is_exported_in_float32(
+    tmp_path: Path, head: str, hidden_units: int
+) -> None:
+    mixed = made_classifier(head, "mixed_bfloat16", hidden_units)
+    facts = exported_to(tmp_path / "1", mixed)
+    assert facts["head"] == head
+    assert max(facts["verification"]["differences"].values()) < 1e-5
+    patches = made_patches(made_waveform(3.2))
+    outputs = verify.answers(tmp_path / "1", {"patches": patches})["outputs"]
+    in_float32 = np.asarray(classifiers.in_float32(mixed).scores(patches)[0])
+    np.testing.assert_allclose(outputs, in_float32, atol=1e-6)
+    assert np.abs(outputs - np.asarray(mixed.scores(patches)[0])).max() > 1e-4  # bfloat16 is that far off
+
+
+def test_the_training_side_leaves_the_setting_of_tf32_as_it_was(classifier: Any) -> None:
+    assert tf.config.experimental.tensor_float_32_execution_enabled()
+    export.training_side(classifier, made_patches(made_waveform(1.0)))
+    assert tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("verified_here")
+def test_an_export_that_disagrees_is_refused_and_the_older_one_stays(
+    tmp_path: Path, classifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = export._save
+
+    def save_tampered(exported: Any, folder: Path) -> None:
+        bias = exported.head.get_layer("logits").bias
+        bias.assign(bias + np.array([0.1, 0, 0, 0], np.float32))
+        save(exported, folder)
+
+    monkeypatch.setattr(export, "_save", save_tampered)
+    older = tmp_path / "birds" / "1"
+    older.mkdir(parents=True)
+    (older / "saved_model.pb").write_bytes(b"older")
+    with pytest.raises(ExportError, match=r"differs from the trained one by 0\.0\d+, allowed is 0\.0001 \(outputs"):
+        exported_to(older, classifier)
+    assert [path.name for path in older.parent.rglob("*")] == ["1", "saved_model.pb"]
+    assert (older / "saved_model.pb").read_bytes() == b"older"
+
+
+@pytest.mark.usefixtures("verified_here")
+def test_embeddings_that_disagree_are_refused_even_where_scores_agree(tmp_path: Path, classifier: Any) -> None:
+    side = export.training_side(classifier, made_patches(made_waveform(1.0)))
+    other = export.TrainingSide(side.patches, side.scores, side.embeddings + 0.01 * side.embeddings.max())
+    with pytest.raises(ExportError, match=r"\(embeddings by 0\.0"):
+        exported_to(tmp_path / "1", classifier, expected=other)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "answer", [None, np.zeros((2, 3), np.float32), np.full((2, 4), np.nan, np.float32), np.zeros((2, 4))]
+)
+def test_an_answer_that_is_missing_misshapen_or_no_number_differs_without_bounds(answer: Any) -> None:
+    wanted = {"outputs": np.zeros((2, 4), np.float32)}
+    answers = {} if answer is None else {"outputs": answer}
+    assert export._differences(wanted, answers) == {"outputs": np.inf}
+
+
+def test_embeddings_are_compared_relative_to_the_largest_of_them() -> None:
+    wanted = {"embeddings_0": np.array([[200.0, 0.0]], np.float32), "outputs": np.array([[0.5]], np.float32)}
+    answers = {"embeddings_0": np.array([[200.0, 0.01]], np.float32), "outputs": np.array([[0.25]], np.float32)}
+    assert export._differences(wanted, answers) == {"embeddings_0": pytest.approx(5e-5), "outputs": 0.25}
+
+
+# ---- the fresh process --------------------------------------------------------------------------
+
+
+def run_instead(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(verify, "_command", lambda *paths: [sys.executable, "-c", program, *map(str, paths)])
+
+
+def test_a_fresh_process_that_fails_is_quoted(
+    tmp_path: Path, classifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_instead(monkeypatch, "import sys; sys.exit('first\\nlost \\x1b[2J op')")
+    with pytest.raises(ExportError, match=r"exit status 1.*first \| lost \\x1b\[2J op$"):
+        exported_to(tmp_path / "1", classifier)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fresh_process_that_is_killed_is_a_passing_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_instead(monkeypatch, "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(PassingError, match="want of memory"):
+        verify.fresh_answers(tmp_path, {}, lambda: None)
+
+
+def test_a_fresh_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_instead(monkeypatch, "import time; time.sleep(60)")
+    monkeypatch.setattr(verify, "_TIMEOUT_S", 0.2)
+    with pytest.raises(PassingError, match="did not end in"):
+        verify.fresh_answers(tmp_path, {}, lambda: None)
+
+
+def test_a_stop_ends_the_fresh_process_and_leaves_nothing(
+    tmp_path: Path, classifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid_file = tmp_path / "pid"
+    program = f"import os, time; print(os.getpid(), file=open({str(pid_file)!r}, 'w'), flush=True); time.sleep(60)"
+    run_instead(monkeypatch, program)
+
+    def stop_once_it_runs() -> None:
+        if pid_file.exists() and pid_file.read_text():
+            raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        exported_to(tmp_path / "model" / "1", classifier, check=stop_once_it_runs)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_the_fresh_process_has_a_session_of_its_own_and_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_instead(
+        monkeypatch,
+        "import os, sys, birdtune; sys.exit(f'{os.getsid(0) == os.getpid()} {os.environ[\"CUDA_VISIBLE_DEVICES\"]}')",
+    )
+    with pytest.raises(ExportError, match="True -1$"):
+        verify.fresh_answers(tmp_path, {}, lambda: None)
+
+
+def test_the_fresh_process_ends_when_the_one_that_started_it_does() -> None:
+    program = "import time; from birdtune.results.verify import end_with_parent; end_with_parent(); time.sleep(60)"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, env=verify._environment(), start_new_session=True
+    )
+    assert child.stdin is not None
+    time.sleep(0.5)
+    assert child.poll() is None  # an open pipe keeps it going
+    child.stdin.close()
+    assert child.wait(timeout=30) == 1
+
+
+def test_the_fresh_process_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify.main(["only-one"]) == 2
+    assert "FOLDER INPUTS.npz OUTPUTS.npz" in capsys.readouterr().err
+
+
+# ---- opened again -------------------------------------------------------------------------------
+
+
+def test_an_opened_model_scores_and_embeds_as_the_classifier(folder: Path, classifier: Any) -> None:
+    patches = made_patches(made_waveform(4.0))
+    model = verify.open_model(folder)
+    assert model.classes == CLASSES
+    wanted_scores, wanted_embeddings = classifier.scores(patches)
+    scores, embeddings = model.scores(patches)
+    np.testing.assert_allclose(scores, np.asarray(wanted_scores), atol=1e-6)
+    np.testing.assert_allclose(embeddings, np.asarray(wanted_embeddings), rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(model.embed(patches), embeddings)
+
+
+def test_predictions_of_an_opened_model_are_those_of_its_sound_signature(
+    folder: Path, loaded: Any, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", made_waveform(5.0), RATE_HZ, subtype="FLOAT")
+    predict_files([tmp_path / "a.wav"], verify.open_model(folder), tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    clip_scores = sound(loaded, made_waveform(5.0))["clip_scores"]
+    assert [float(row[f"score:{name}"]) for name in CLASSES] == pytest.approx(clip_scores.tolist(), abs=2e-6)
+    assert row["class"] == CLASSES[int(clip_scores.argmax())]
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a model that this birdtune exported"):
+        verify.open_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"format": 99}, "of another format"),
+        ({"format": 1}, "KeyError"),
+        ({"format": 1, "classes": ["a"], "front_end": {"digest": VGGISH.digest}}, "cannot be loaded"),
+    ],
+)
+def test_a_damaged_model_is_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match=message):
+        verify.open_model(tmp_path)
+
+
+def test_a_model_that_wants_other_frames_is_refused(folder: Path, tmp_path: Path) -> None:
+    facts = json.loads((folder / "model.json").read_text("utf-8"))
+    facts["front_end"]["digest"] = "0" * 12
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "model.json").unlink()
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match="log-mel frames of another kind"):
+        verify.open_model(tmp_path)
