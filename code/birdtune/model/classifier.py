@@ -121,9 +121,8 @@ def _named(classifier: Classifier) -> Iterator[tuple[str, keras.Variable]]:
 
 def weights(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
     """All weights by name, as copies in float32; frozen ones too."""
-    # `convert_to_numpy` copies already. It is given tensors, because NumPy warns of keras' variables.
-    tensors = ((name, keras.ops.convert_to_tensor(variable)) for name, variable in _named(classifier))
-    return {name: np.asarray(keras.ops.convert_to_numpy(tensor), np.float32) for name, tensor in tensors}
+    # `numpy()` copies, so that training on does not change what was taken here.
+    return {name: np.asarray(variable.numpy(), np.float32) for name, variable in _named(classifier)}
 
 
 def load_weights(

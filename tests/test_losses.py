@@ -1,0 +1,119 @@
+"""Losses per patch, and weights per class."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from birdtune.errors import InputError, SettingsError
+from birdtune.model import heads, losses
+
+LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 1.0]], np.float32)
+LABELS = np.array([0, 2, 0])
+
+
+def loss(kind, smoothing=0.0, logits=LOGITS, labels=LABELS):
+    return losses.patch_losses(logits, labels, kind, label_smoothing=smoothing).numpy()
+
+
+def test_softmax_loss_is_the_cross_entropy_of_the_scores():
+    scores = heads.scores(LOGITS, "softmax").numpy()
+
+    np.testing.assert_allclose(loss("softmax"), -np.log(scores[np.arange(3), LABELS]), rtol=1e-5)
+    assert loss("softmax")[1] == pytest.approx(np.log(3))
+
+
+def test_sigmoid_loss_sums_over_the_classes():
+    scores = heads.scores(LOGITS, "sigmoid").numpy()
+    truth = np.eye(3)[LABELS]
+    expected = -(truth * np.log(scores) + (1 - truth) * np.log(1 - scores)).sum(axis=1)
+
+    np.testing.assert_allclose(loss("sigmoid"), expected, rtol=1e-4)
+    assert loss("sigmoid")[1] == pytest.approx(3 * np.log(2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference"),
+    [
+        ("softmax", lambda y, z: keras.losses.categorical_crossentropy(y, z, True, label_smoothing=0.1)),
+        ("sigmoid", lambda y, z: 3 * keras.losses.binary_crossentropy(y, z, True, label_smoothing=0.1)),
+    ],
+)
+def test_smoothing_is_the_usual_one(kind, reference):
+    truth = np.eye(3, dtype=np.float32)[LABELS]
+
+    np.testing.assert_allclose(loss(kind, 0.1), reference(truth, LOGITS).numpy(), rtol=1e-5)
+    assert not np.allclose(loss(kind, 0.1), loss(kind, 0.0))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_extreme_logits_give_finite_losses_and_gradients(kind):
+    logits = tf.constant([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        values = losses.patch_losses(logits, [1, 1], kind, label_smoothing=0.1)
+
+    assert np.isfinite(values.numpy()).all()
+    assert np.isfinite(tape.gradient(values, logits).numpy()).all()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_the_gradient_is_score_minus_target(kind):
+    logits = tf.constant(LOGITS)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        values = losses.patch_losses(logits, LABELS, kind, label_smoothing=0.0)
+
+    expected = heads.scores(LOGITS, kind).numpy() - np.eye(3)[LABELS]
+    np.testing.assert_allclose(tape.gradient(values, logits).numpy(), expected, atol=1e-6)
+
+
+def test_half_precision_logits_give_float32_losses():
+    values = losses.patch_losses(tf.constant(LOGITS, tf.bfloat16), LABELS, "softmax", label_smoothing=0.0)
+
+    assert values.dtype == tf.float32
+    np.testing.assert_allclose(values.numpy(), loss("softmax"), rtol=0.02)
+
+
+def test_the_loss_of_an_unknown_kind_is_refused():
+    with pytest.raises(SettingsError, match="softmax, sigmoid"):
+        loss("hinge")
+
+
+def test_weights_go_with_frequency_to_the_minus_alpha():
+    weights = losses.class_weights([400, 100, 25], 0.5)
+
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights / weights[0], [1.0, 2.0, 4.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+def test_the_mean_weight_over_training_examples_is_one(alpha):
+    counts = np.array([1000, 10, 1, 77])
+
+    weights = losses.class_weights(counts, alpha)
+
+    assert (counts * weights).sum() / counts.sum() == pytest.approx(1.0, rel=1e-6)
+
+
+def test_alpha_zero_treats_all_examples_alike_and_one_all_classes():
+    np.testing.assert_array_equal(losses.class_weights([5, 50, 500], 0.0), [1.0, 1.0, 1.0])
+    counts = np.array([5, 50, 500])
+    np.testing.assert_allclose(losses.class_weights(counts, 1.0) * counts, 555 / 3, rtol=1e-6)
+
+
+def test_a_class_without_examples_gets_a_finite_weight_and_changes_no_other():
+    with_empty = losses.class_weights([100, 0, 4], 0.5)
+
+    assert np.isfinite(with_empty).all()
+    np.testing.assert_allclose(with_empty[[0, 2]], losses.class_weights([100, 4], 0.5), rtol=1e-6)
+    assert with_empty[1] == pytest.approx(with_empty[2] * 2)
+
+
+def test_weights_that_cannot_be_are_refused():
+    with pytest.raises(SettingsError, match=r"alpha is -0\.5"):
+        losses.class_weights([1, 2], -0.5)
+    with pytest.raises(SettingsError, match="alpha is nan"):
+        losses.class_weights([1, 2], float("nan"))
+    with pytest.raises(InputError, match=r"no class has a training example.*split\.csv"):
+        losses.class_weights([0, 0], 0.5)
