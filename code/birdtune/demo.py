@@ -20,6 +20,7 @@ import soundfile
 
 from birdtune.demo_songs import NOISE_CLASS, SONGS, Song, Sound, Voice, draw_voice, record
 from birdtune.errors import InputError, shown
+from birdtune.events import Interrupts
 from birdtune.files import new_folder, read_json, write_json
 
 DEMO_VERSION = 1
@@ -29,7 +30,7 @@ EMPTY_CLASS = "Nullavis_tacita"  # a folder without recordings
 ABSENT_CLASS = "Nullavis_absens"  # in the map, without a folder
 
 CLASSES = tuple(sorted([*(song.species for song in SONGS), NOISE_CLASS]))
-CLIP_S = (3.1, 4.9)
+CLIP_S = (3.0, 4.7)
 
 # Vorbis in libsndfile has crashed on long single writes; a second at a time is safe.
 _OGG_BLOCK_S = 1
@@ -86,7 +87,7 @@ class DemoData:
     clips: int  # sound ones; the broken come on top
     seconds: float  # of the sound ones together
     files: int  # below data/, broken ones included
-    broken: dict[str, str]  # path below data/ → what a check should find there
+    broken: dict[str, str]  # path below data/ → the problem code that a check should give it
 
     @property
     def data(self) -> Path:
@@ -95,7 +96,12 @@ class DemoData:
 
 
 def make_data(
-    folder: Path, *, seed: int = 1, sources_per_class: int = 12, calls_per_source: tuple[int, int] = (1, 3)
+    folder: Path,
+    *,
+    seed: int = 1,
+    sources_per_class: int = 12,
+    calls_per_source: tuple[int, int] = (1, 3),
+    interrupts: Interrupts | None = None,
 ) -> DemoData:
     """Write the demonstration's input folder, or take the one that an earlier call wrote there.
 
@@ -104,8 +110,10 @@ def make_data(
         seed: of everything that varies.
         sources_per_class: source recordings of each class.
         calls_per_source: fewest and most slices of each source.
+        interrupts: asked before each clip; the folder appears only when all are done.
 
     Raises:
+        Interrupted: told to stop; nothing is left behind.
         InputError: `folder` holds something else, or another demonstration, or cannot be written.
     """
     if not _is_free(folder):
@@ -115,7 +123,11 @@ def make_data(
         )
     with new_folder(folder) as building:
         clips = _plan(seed, sources_per_class, calls_per_source)
-        seconds = sum(_write_clip(building / "data", clip, seed) for clip in clips)
+        seconds = 0.0
+        for clip in clips:
+            if interrupts is not None:
+                interrupts.check()
+            seconds += _write_clip(building / "data", clip, seed)
         broken = _break_things(building / "data", clips, seed)
         (building / MAP_NAME).write_bytes(pickle.dumps(_id_map(seed), protocol=2))
         made = DemoData(
@@ -223,34 +235,35 @@ def _write_sound(path: Path, sound: Sound, recorder: Recorder) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def _break_things(data: Path, clips: list[Clip], seed: int) -> dict[str, str]:
-    """Add what people bring by mistake; returns path below data/ → what a check should find."""
-    first = {name: next(clip for clip in clips if clip.path.startswith(f"{name}/")) for name in CLASSES}
+def _break_things(data: Path, clips: Sequence[Clip], seed: int) -> dict[str, str]:
+    """Add what people bring by mistake; returns path below data/ → the problem code of each file."""
+    plain = Recorder("wav", "WAV", "PCM_16", 22_050, 1)
+    spare = data / "spare.wav"
+    _write_clip(data, Clip(spare.name, SONGS[0], plain, (len(CLASSES), 0, 0)), seed)
+    whole = spare.read_bytes()
+    _write_sound(spare, np.zeros((3 * plain.rate_hz, 1)), plain)
+    silence = spare.read_bytes()
+    spare.unlink()
+    twin = next(clip.path for clip in clips if clip.numbers[0] == 5)
+    shopping = b"This is a shopping list: seed, nuts, a bird bath.\n" * 40
+    # Each stands in another class, so that none of them loses much. The numbers sort behind all others:
+    # of two copies it is the added one that a check calls a copy.
+    mistakes = (
+        (0, "-900001_0.wav", whole[: len(whole) // 3], "truncated"),
+        (1, "-900002_0.wav", b"", "empty"),
+        (2, "-900003_0.wav", shopping, "not-audio"),
+        (3, "-900004 notes.csv", b"file;heard by\n", "not-audio"),
+        (4, "-900005_0.wav", silence, "silent"),
+        (5, f"-900006_0{Path(twin).suffix}", (data / twin).read_bytes(), "duplicate-in-class"),
+        (6, "-900007_0.wav", whole, "duplicate-across-classes"),
+        (7, "-900008_0.wav", whole, "duplicate-across-classes"),
+    )
     broken = {}
-
-    def place(class_number: int, file: str, content: bytes, problem: str) -> None:
+    for class_number, file, content, problem in mistakes:
         path = f"{CLASSES[class_number]}/{CLASSES[class_number]}{file}"
         (data / path).write_bytes(content)
         broken[path] = problem
-
-    plain = Recorder("wav", "WAV", "PCM_16", 22_050, 1)
-    extra = data / "extra.wav"
-    _write_clip(data, Clip("extra.wav", SONGS[0], plain, (99, 0, 0)), seed)
-    whole = extra.read_bytes()
-    place(0, "-900001_0.wav", whole[: len(whole) // 3], "truncated")
-    place(1, "-900002_0.wav", b"", "empty")
-    place(2, "-900003_0.wav", b"This is a shopping list: seed, nuts, a bird bath.\n" * 40, "not-audio")
-    place(3, ".csv", b"file;heard by\n", "stray")
-    _write_sound(extra, np.zeros((3 * plain.rate_hz, 1)), plain)
-    place(4, "-900004_0.wav", extra.read_bytes(), "silent")
-    extra.unlink()
-    # The same recording twice in a class, under another name; and one recording in two classes.
-    twin = (data / first[CLASSES[5]].path)
-    place(5, f"-900005_0{twin.suffix}", twin.read_bytes(), "duplicate-in-class")
-    place(6, "-900006_0.wav", whole, "duplicate-across-classes")
-    place(7, "-900007_0.wav", whole, "duplicate-across-classes")
     (data / EMPTY_CLASS).mkdir()
-    broken[EMPTY_CLASS] = "empty-class"
     return broken
 
 
