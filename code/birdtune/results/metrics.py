@@ -195,7 +195,7 @@ def _divide(top: npt.NDArray[Any], bottom: npt.NDArray[Any]) -> Floats:
     return np.asarray(np.divide(top, bottom, out=blank, where=bottom > 0))
 
 
-def interval(value: float, replicates: Floats, n_groups: int) -> list[float] | None:
+def interval(replicates: Floats, n_groups: int, *, centre: float | None = None) -> list[float] | None:
     """95 % interval of a share (0…1) from its bootstrap replicates.
 
     Where every replicate is 0 or every one is 1, drawing again cannot show the doubt that is left (ten out of
@@ -203,9 +203,11 @@ def interval(value: float, replicates: Floats, n_groups: int) -> list[float] | N
     for AP and ROC-AUC, which are no shares, that is a rule of thumb and still better than no doubt at all.
 
     Args:
-        value: the figure itself, without drawing.
         replicates: [n]; those that are undefined (NaN) are left out.
         n_groups: how many groups were drawn from.
+        centre: the figure itself, for AP and ROC-AUC. Drawing an item twice lowers them systematically, on
+            large sets by more than the interval's width, so that a figure would lie outside its own
+            interval: the interval is moved to have its replicates' mean there.
 
     Returns:
         [low, high], or None where there is nothing to draw from: fewer than two groups, or no replicates.
@@ -218,15 +220,12 @@ def interval(value: float, replicates: Floats, n_groups: int) -> list[float] | N
         return [float(bound), 1.0]
     if np.all(known == 0.0):
         return [0.0, float(1.0 - bound)]
-    return _percentiles(value, known, 0.0)
+    return _percentiles(known if centre is None else known + (centre - known.mean()))
 
 
-def _percentiles(value: float, known: Floats, floor: float) -> list[float]:
+def _percentiles(known: Floats, lowest: float = 0.0) -> list[float]:
     tail = (1.0 - CONFIDENCE) / 2
-    # Drawing twice the same item shifts AP systematically (not the shares); on large sets by more than the
-    # interval's width, so that the figure would lie outside its own interval. Hence the centring.
-    ends = np.quantile(known, [tail, 1.0 - tail]) + (value - known.mean())
-    low, high = np.clip(ends, floor, 1.0)
+    low, high = np.clip(np.quantile(known, [tail, 1.0 - tail]), lowest, 1.0)
     return [float(low), float(high)]
 
 
@@ -351,7 +350,7 @@ def _judge_view(
     for name, right in (("accuracy", places == 0), ("top3", places < TOP)):
         view[name] = float(right.mean())
         drawn = draws.ratio(draws.per_group(right, index), items)
-        view[f"{name}_ci"] = interval(view[name], drawn, draws.n_groups)
+        view[f"{name}_ci"] = interval(drawn, draws.n_groups)
     with ThreadPoolExecutor() as threads:  # sorting and sums let go of the interpreter, so threads help
         each = threads.map(
             lambda c: _judge_class(class_scores[:, c], labels == c, index, draws),
@@ -361,7 +360,7 @@ def _judge_view(
     for name, values, drawn in (("macro_ap", ap, ap_draws), ("roc_auc", roc, roc_draws)):
         mean = _mean_known(values, axis=0)
         view[name] = _known(mean)
-        view[f"{name}_ci"] = interval(mean, _mean_known(drawn, axis=1), draws.n_groups)
+        view[f"{name}_ci"] = interval(_mean_known(drawn, axis=1), draws.n_groups, centre=mean)
     view["macro_ap_classes"] = int(np.isfinite(ap).sum())
     view["log_loss"] = log_loss(class_scores, labels)
     return view, ap, roc, ap_draws
@@ -398,9 +397,9 @@ def _against_baseline(
     return {
         "majority_class": scores.classes[majority],
         "majority_baseline": share,
-        "majority_baseline_ci": interval(share, draws.ratio(by_group, items), draws.n_groups),
+        "majority_baseline_ci": interval(draws.ratio(by_group, items), draws.n_groups),
         "accuracy_gain": gain,
-        "accuracy_gain_ci": _percentiles(gain, gain_draws, -1.0) if drawable else None,
+        "accuracy_gain_ci": _percentiles(gain_draws, -1.0) if drawable else None,
     }
 
 
@@ -428,10 +427,10 @@ def _per_class(
                 "train_recordings": int(train_counts[c]),
                 "precision": _known(precision[c]),
                 "recall": _known(recall[c]),
-                "recall_ci": interval(recall[c], recall_draws[:, c], n_groups),
+                "recall_ci": interval(recall_draws[:, c], n_groups),
                 "f1": _known(f1[c]),
                 "ap": _known(ap[c]),
-                "ap_ci": interval(ap[c], ap_draws[:, c], n_groups),
+                "ap_ci": interval(ap_draws[:, c], n_groups, centre=ap[c]),
                 "roc_auc": _known(roc[c]),
                 "predicted": int(predicted[c]),
             }

@@ -1,0 +1,542 @@
+"""Facts of a run → one page for people, and tables for machines.
+
+    ReportFacts ─▶ write_report ─▶ report.html   (one file; works offline; nothing is fetched)
+                └▶ write_tables ─▶ per_class.csv, predictions.csv, confusion.csv
+
+The page is written for somebody who knows birds and no statistics: the first screen says in sentences
+what was trained on what, and how far to trust it. Sound is asked for clip by clip through `listen`, so
+memory does not grow with the data.
+
+Everything from outside is hostile: all text that the template prints passes `shown` (no control or
+bidirectional marks) and is escaped, and the page's own policy lets no script run but the one it came with.
+CSV tables are written by `files.write_csv`, which disarms cells that a spreadsheet would run.
+"""
+
+import base64
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+import soundfile
+from markupsafe import Markup, escape
+
+from birdtune.errors import shown
+from birdtune.files import write_csv, write_text
+from birdtune.results import figures
+from birdtune.results.metrics import Scores, pool_mean, ranks
+from birdtune.sound.logmel import VGGISH
+
+Row = Mapping[str, Any]
+
+CLIP_S = 6.0
+MOST_CLIPS = 8
+MOST_ROWS = 2_000
+MOST_ZOOMED = 15  # classes in the close-up of a large confusion matrix
+# Below this many source recordings, or above this width of the interval, the page calls the test small.
+SMALL_TEST_GROUPS = 30
+WIDE_INTERVAL = 0.2
+# Clips are amplified up to this peak, but by no more than 30 dB: beyond is only hiss.
+_PEAK, _MOST_GAIN = 0.7, 31.6
+_NBSP = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A stretch of a recording, to see and to hear."""
+
+    waveform: npt.NDArray[np.float32]  # [samples] mono, 16 kHz
+    frames: npt.NDArray[np.floating[Any]]  # [n, 64] log-mel, 100 a second
+
+
+@dataclass(frozen=True, eq=False)
+class ReportFacts:
+    """All that the report tells.
+
+    Attributes:
+        version: number of the run.
+        created: ISO time.
+        command: how birdtune was called.
+        settings: name → value, flat; `changed` names those that are not at their default.
+        classes: names in the order of the scores.
+        class_rows: per class `class`, `recordings`, `minutes`, `train`, `val`, `test` (recordings),
+            `external_id` (None where the label map has none).
+        metrics: "val" and "test" → what `judge` returned, or None.
+        scores: "val" and "test" → scores; either may be missing.
+        history: per epoch `epoch`, `train_loss`, `val_loss`, `val_accuracy`, `val_macro_ap`,
+            `learning_rate`, `seconds`; values may be None or missing (but not `epoch`).
+        best_epoch: the epoch whose weights were kept.
+        problems: rows of problems.csv: `recording`, `class`, `problem`, `used` (bool, or yes/no), `detail`,
+            `advice`.
+        books: `found`, `used`, and `left_out`: reason → number of files.
+        notices: sentences that the reader must not miss.
+        hardware: name → value.
+        stages: name → seconds.
+        listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
+    """
+
+    version: int
+    created: str
+    birdtune_version: str
+    command: str
+    settings: Mapping[str, str]
+    changed: frozenset[str]
+    classes: tuple[str, ...]
+    class_rows: Sequence[Row]
+    metrics: Mapping[str, dict[str, Any] | None]
+    scores: Mapping[str, Scores]
+    history: Sequence[Row]
+    best_epoch: int | None
+    problems: Sequence[Row]
+    books: Row
+    notices: Sequence[str]
+    hardware: Mapping[str, str]
+    stages: Mapping[str, float]
+    listen: Callable[[str, float, float], Clip | None]
+
+    @property
+    def split(self) -> str | None:
+        """The part that the page speaks of: test if there is one, else validation, else None."""
+        return next((part for part in ("test", "val") if self.metrics.get(part)), None)
+
+
+def write_report(path: Path, facts: ReportFacts) -> None:
+    """Write the page, whole or not at all. Raises as `files.storage_faults`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(name=name, percent=percent, span=span, duration=duration, csp_hash=_csp_hash)
+    write_text(path, environment.get_template("report.html.j2").render(_context(facts)))
+
+
+def _printable(value: Any) -> Any:
+    """What `{{ }}` prints: Markup is ours and passes; any other text is made safe, then escaped."""
+    if value is None:
+        return "–"  # noqa: RUF001
+    return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _csp_hash(script: str) -> str:
+    """The script's hash as a content security policy wants it: no other script will run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+# ---- words --------------------------------------------------------------------------------------
+
+
+def name(value: str | None) -> Markup:
+    """A name from outside, made safe; long ones may break after _ and /."""
+    safe = escape(_printable(value))
+    return Markup(safe.replace("_", Markup("_<wbr>")).replace("/", Markup("/<wbr>")))
+
+
+def percent(value: float | None) -> str:
+    """A share in words; never 100 % or 0 % for what is not quite."""
+    if value is None:
+        return "–"  # noqa: RUF001
+    if 0.0 < value < 0.005 or 0.995 <= value < 1.0:
+        return f"{min(max(100 * value, 0.1), 99.9):.1f}{_NBSP}%"
+    return f"{100 * value:.0f}{_NBSP}%"
+
+
+def span(ends: Sequence[float] | None) -> str:
+    """An interval of shares in words."""
+    if ends is None:
+        return "not known"
+    low, high = (percent(end).removesuffix(f"{_NBSP}%") for end in ends)
+    return f"{low} to {high}{_NBSP}%"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, to two units."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def count(number: int, what: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def verdict(facts: ReportFacts) -> tuple[str, str, str]:
+    """How far to trust it: a level (none, poor, fair, good), a title and a sentence or two."""
+    split = facts.split
+    judged = facts.metrics.get(split) if split else None
+    if judged is None:
+        return (
+            "none",
+            "Nothing was measured",
+            "There were too few source recordings to keep any apart, so nobody knows how good it is. Do not "
+            "rely on it; add recordings of other individuals, places or days, and run again.",
+        )
+    groups = count(judged["n_groups"], "source recording")
+    gain_ci, accuracy_ci = judged["accuracy_gain_ci"], judged["clip"]["accuracy_ci"]
+    if gain_ci is None or gain_ci[0] <= 0:
+        return (
+            "poor",
+            "Not shown to be better than guessing",
+            f"On {groups} it cannot be told apart from a classifier that always answers "
+            f"“{judged['majority_class']}”. Do not rely on its answers.",
+        )
+    if split == "val":
+        return (
+            "fair",
+            "Better than guessing, but not independently tested",
+            "The figures come from validation recordings, which also decided when training was best, so they "
+            "flatter. Expect less in the field.",
+        )
+    if judged["n_groups"] < SMALL_TEST_GROUPS or accuracy_ci[1] - accuracy_ci[0] > WIDE_INTERVAL:
+        return (
+            "fair",
+            "Better than guessing, measured on little",
+            f"The test rests on {groups} only. The true figure may lie anywhere from {span(accuracy_ci)}; "
+            "more test recordings would narrow that.",
+        )
+    return (
+        "good",
+        "Clearly better than guessing",
+        f"The test rests on {groups} that it never heard while training. It was not tested elsewhere: other "
+        "places, recorders and seasons may be harder.",
+    )
+
+
+def remarks(judged: Row) -> list[str]:
+    """The weak sides, in sentences: what it misses, what it says wrongly, what was never tested."""
+    rows = judged["per_class"]
+    tested = sorted((row for row in rows if row["support"]), key=lambda row: (row["recall"], -row["support"]))
+    weakest = [row for row in tested if row["recall"] < 0.9][:5]
+    missed = [f"{row['class']} ({_hits(row)} of {row['support']} found)" for row in weakest]
+    said = sorted((row for row in rows if row["predicted"] > 2), key=lambda row: row["precision"])
+    doubtful = [
+        f"“{row['class']}” (right {_hits(row)} of {row['predicted']} times)"
+        for row in said
+        if row["precision"] < 0.8
+    ]
+    untested = [row["class"] for row in rows if not row["support"]]
+    never = [name for name in judged["never_predicted"] if name not in untested]
+    found = [f"Weakest: {', '.join(missed)}."] if missed else ["No class was found less than 9 times in 10."]
+    if doubtful:
+        found.append(f"Answers to doubt: {', '.join(doubtful[:3])}.")
+    if never:
+        found.append(f"Never given as an answer: {_some(never)}.")
+    if untested:
+        found.append(f"Never tested, so nothing is known about: {_some(untested)}.")
+    return found
+
+
+def _hits(row: Row) -> int:
+    return int(round((row["recall"] or 0.0) * row["support"]))
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def calibration_sentence(judged: Row) -> str:
+    """Whether the stated confidence can be taken at its word."""
+    filled = [row for row in judged["reliability"] if row["count"]]
+    lean = (
+        sum(row["count"] * (row["confidence"] - row["accuracy"]) for row in filled) / judged["n_recordings"]
+    )
+    off = f"{100 * judged['ece']:.0f} percentage points"
+    if judged["ece"] < 0.05:
+        return f"What it says can be taken at its word: confidence and truth differ by {off} on average."
+    if abs(lean) < judged["ece"] / 2:
+        return f"It is too sure at some levels and too modest at others, by {off} on average."
+    too = "too sure of itself: it is right less often" if lean > 0 else "too modest: it is right more often"
+    return f"It is {too} than it says, by {off} on average."
+
+
+# ---- sound --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A recording to listen to, and the class whose highest patch is to be heard."""
+
+    index: int  # row of the scores
+    said: int  # column: what the classifier said
+
+
+def worst_errors(scores: Scores, pooled: npt.NDArray[np.float64]) -> list[Finding]:
+    """The errors that it was surest of, at most one from a source recording. pooled: [N, C]"""
+    said, surest = pooled.argmax(axis=1), pooled.max(axis=1)
+    heard: set[str] = set()
+    found = []
+    for index in np.argsort(-surest, kind="stable").tolist():
+        if said[index] != scores.labels[index] and scores.groups[index] not in heard:
+            heard.add(scores.groups[index])
+            found.append(Finding(index, int(said[index])))
+    return found[:MOST_CLIPS]
+
+
+def pair_errors(
+    scores: Scores, pooled: npt.NDArray[np.float64], pairs: Sequence[Row], shown_already: set[int]
+) -> list[tuple[Row, Finding]]:
+    """For each of the most confused pairs its surest error, rather one that was not shown yet."""
+    column = {name: c for c, name in enumerate(scores.classes)}
+    said = pooled.argmax(axis=1)
+    found = []
+    for pair in pairs[:MOST_CLIPS]:
+        true, predicted = column[pair["true"]], column[pair["predicted"]]
+        candidates = np.flatnonzero((scores.labels == true) & (said == predicted)).tolist()
+        if candidates:
+            index = min(candidates, key=lambda k: (k in shown_already, -pooled[k, predicted]))
+            found.append((pair, Finding(index, predicted)))
+    return found
+
+
+def _best_example(scores: Scores, pooled: npt.NDArray[np.float64], wanted: int) -> Finding | None:
+    """The recording of a class that was recognised most surely, if any was."""
+    right = np.flatnonzero((scores.labels == wanted) & (pooled.argmax(axis=1) == wanted))
+    return Finding(int(right[np.argmax(pooled[right, wanted])]), wanted) if right.size else None
+
+
+def _card(facts: ReportFacts, scores: Scores, pooled: npt.NDArray[np.float64], finding: Finding) -> Row:
+    """What the template shows of a recording: words, a spectrogram and a playable clip, or their lack."""
+    patches = np.flatnonzero(scores.patch_recording == finding.index)
+    starts = scores.patch_start_s[patches]
+    loudest = float(starts[np.argmax(scores.patch_scores[patches, finding.said])])
+    end_s = float(starts.max()) + VGGISH.patch_s
+    start_s = max(0.0, min(loudest + VGGISH.patch_s / 2 - CLIP_S / 2, end_s - CLIP_S))
+    true = int(scores.labels[finding.index])
+    clip = facts.listen(scores.recordings[finding.index], start_s, CLIP_S)
+    frames = clip.frames[: round(CLIP_S * VGGISH.frames_per_s)] if clip else np.zeros((0, VGGISH.n_mels))
+    mark = (loudest, loudest + VGGISH.patch_s)
+    return {
+        "recording": scores.recordings[finding.index],
+        "true": scores.classes[true],
+        "said": scores.classes[finding.said],
+        "right": true == finding.said,
+        "confidence": float(pooled[finding.index, finding.said]),
+        "true_score": float(pooled[finding.index, true]),
+        "at_s": loudest,
+        "seconds": len(frames) / VGGISH.frames_per_s,
+        "picture": figures.spectrogram(frames, start_s, mark) if len(frames) else None,
+        "sound": _sound(clip.waveform[: round(CLIP_S * VGGISH.rate_hz)]) if clip else None,
+    }
+
+
+def _sound(waveform: npt.NDArray[np.float32]) -> Markup | None:
+    """The clip as a data URI: MP3 (33 kB for 6 s), or FLAC where libsndfile was built without it."""
+    peak = float(np.abs(waveform).max(initial=0.0))
+    if peak == 0.0:
+        return None
+    louder = waveform * np.float32(min(max(_PEAK / peak, 1.0), _MOST_GAIN))
+    kind, mime = ("MP3", "audio/mpeg") if "MP3" in soundfile.available_formats() else ("FLAC", "audio/flac")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, louder, VGGISH.rate_hz, format=kind)
+    return Markup(f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}")
+
+
+def _listening(facts: ReportFacts) -> Row:
+    """The cards of the chosen part of the split: worst errors, and pairs with an example to compare."""
+    scores = facts.scores.get(facts.split or "")
+    judged = facts.metrics.get(facts.split or "")
+    if scores is None or judged is None:
+        return {"worst": [], "pairs": [], "errors": None}
+    pooled = pool_mean(scores)  # [N, C]
+    worst = worst_errors(scores, pooled)
+    pairs = pair_errors(scores, pooled, judged["confusion_pairs"], {finding.index for finding in worst})
+    examples = {finding.said: _best_example(scores, pooled, finding.said) for _, finding in pairs}
+    compare = {said: found and _card(facts, scores, pooled, found) for said, found in examples.items()}
+    return {
+        "worst": [_card(facts, scores, pooled, finding) for finding in worst],
+        "pairs": [
+            {**pair, "error": _card(facts, scores, pooled, finding), "example": compare[finding.said]}
+            for pair, finding in pairs
+        ],
+        "errors": int((pooled.argmax(axis=1) != scores.labels).sum()),
+    }
+
+
+# ---- the page -----------------------------------------------------------------------------------
+
+
+def _context(facts: ReportFacts) -> dict[str, Any]:
+    split = facts.split
+    judged = facts.metrics.get(split) if split else None
+    level, title, text = verdict(facts)
+    unused = [row for row in facts.problems if not _is_used(row)]
+    advice = {row["problem"]: row.get("advice", "") for row in unused}
+    box_left, _, box_width, _ = figures.SPECTROGRAM_BOX
+    return {
+        "facts": facts,
+        "split": split,
+        "judged": judged,
+        "split_name": {"test": "test", "val": "validation", None: ""}[split],
+        "verdict": {"level": level, "title": title, "text": text},
+        "remarks": remarks(judged) if judged else [],
+        "recordings": sum(row["recordings"] for row in facts.class_rows),
+        "trained": sum(row["train"] for row in facts.class_rows),
+        "hours": duration(60 * sum(row["minutes"] for row in facts.class_rows)),
+        "headline": figures.headline(_headline_rows(facts)) if judged else None,
+        "class_rows": _class_rows(facts),
+        "confusion": _confusion(judged, facts.classes) if judged else None,
+        "listening": _listening(facts),
+        "curves": figures.learning_curves(facts.history, facts.best_epoch) if facts.history else None,
+        "reliability": figures.reliability(judged["reliability"]) if judged else None,
+        "calibration": calibration_sentence(judged) if judged else "",
+        "left_out": [(reason, n, advice.get(reason, "")) for reason, n in _by_count(facts.books["left_out"])],
+        "unused": unused[:MOST_ROWS],
+        "n_unused": len(unused),
+        "used_with_remark": [row for row in facts.problems if _is_used(row)][:MOST_ROWS],
+        "box": {"left": 100 * box_left, "width": 100 * box_width},
+        "count": count,
+    }
+
+
+def _is_used(row: Row) -> bool:
+    return row["used"] in (True, "yes")
+
+
+def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return Counter(counts).most_common()
+
+
+def _headline_rows(facts: ReportFacts) -> list[tuple[str, float, Sequence[float] | None, bool]]:
+    rows: list[tuple[str, float, Sequence[float] | None, bool]] = []
+    for split, name in (("test", "test"), ("val", "validation")):
+        judged = facts.metrics.get(split)
+        if not judged:
+            continue
+        clip = judged["clip"]
+        rows.append((f"right answers, {name}", clip["accuracy"], clip["accuracy_ci"], False))
+        if split == facts.split:
+            rows.append(("baseline", judged["majority_baseline"], judged["majority_baseline_ci"], True))
+            if len(facts.classes) > 3:
+                rows.append((f"right class among top 3, {name}", clip["top3"], clip["top3_ci"], False))
+            if clip["macro_ap"] is not None:
+                rows.append((f"average precision, {name}", clip["macro_ap"], clip["macro_ap_ci"], False))
+    return rows
+
+
+def _class_rows(facts: ReportFacts) -> list[Row]:
+    """Per class: what there was, how it was judged, and what it was most often taken for."""
+    judged = facts.metrics.get(facts.split or "")
+    if not judged:
+        return [{**row, "judged": None, "taken_for": None} for row in facts.class_rows]
+    taken: dict[str, str] = {}
+    for pair in judged["confusion_pairs"]:
+        taken.setdefault(pair["true"], f"{pair['predicted']} ({pair['count']})")
+    by_class = {row["class"]: row for row in judged["per_class"]}
+    return [
+        {**row, "judged": by_class[row["class"]], "taken_for": taken.get(row["class"])}
+        for row in facts.class_rows
+    ]
+
+
+def _confusion(judged: Row, classes: tuple[str, ...]) -> Row:
+    """The matrix; and, where it is too large for numbers, a close-up of the classes most confused."""
+    counts = np.asarray(judged["confusion"], np.int64)  # [C, C]
+    whole = figures.confusion(counts, classes, classes)
+    if len(classes) <= figures.NUMBERED_CLASSES:
+        return {"whole": whole, "zoom": None}
+    wrong = counts - np.diag(np.diag(counts))
+    most = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MOST_ZOOMED]
+    kept = np.sort(most)
+    inside = counts[np.ix_(kept, kept)]
+    others = counts[kept].sum(axis=1) - inside.sum(axis=1)
+    names = [classes[c] for c in kept]
+    zoom = figures.confusion(np.column_stack([inside, others]), names, [*names, "any other class"])
+    return {"whole": whole, "zoom": zoom}
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+_CLASS_COLUMNS = ("class", "external_id", "recordings", "minutes", "train", "val", "test")
+_JUDGED_COLUMNS = (
+    "support", "groups", "predicted", "recall", "recall_lo", "recall_hi", "precision", "f1", "ap", "ap_lo",
+    "ap_hi", "roc_auc",
+)  # fmt: skip
+_PREDICTION_COLUMNS = (
+    "recording", "class", "group", "split", "predicted", "score", "correct", "rank", "second", "second_score",
+    "third", "third_score",
+)  # fmt: skip
+
+
+def write_tables(folder: Path, facts: ReportFacts) -> None:
+    """Write per_class.csv, predictions.csv and confusion.csv into an existing folder.
+
+    predictions.csv has a row per recording and part of the split (`rank` is the place of the true class, 1 =
+    first). confusion.csv has a row per pair that occurred rather than a column per class: a class named like
+    a formula would stand undisguised in the header.
+
+    Raises:
+        PassingError, InputError: as `files.storage_faults`.
+    """
+    columns = [*_CLASS_COLUMNS, *(f"{split}_{name}" for split in ("val", "test") for name in _JUDGED_COLUMNS)]
+    write_csv(folder / "per_class.csv", columns, _per_class_table(facts))
+    rows = (row for split, scores in facts.scores.items() for row in _prediction_table(split, scores))
+    write_csv(folder / "predictions.csv", _PREDICTION_COLUMNS, rows)
+    write_csv(
+        folder / "confusion.csv", ("split", "true", "predicted", "count", "share"), _confusion_table(facts)
+    )
+
+
+def _per_class_table(facts: ReportFacts) -> Iterator[Row]:
+    judged = {
+        (split, row["class"]): row
+        for split, found in facts.metrics.items()
+        for row in (found or {"per_class": []})["per_class"]
+    }
+    for row in facts.class_rows:
+        line = {name: row[name] for name in _CLASS_COLUMNS}
+        for split in ("val", "test"):
+            found = judged.get((split, row["class"]))
+            if found is not None:
+                ends = {
+                    f"{name}_{end}": (found[f"{name}_ci"] or (None, None))[k]
+                    for name in ("recall", "ap")
+                    for k, end in enumerate(("lo", "hi"))
+                }
+                line |= {f"{split}_{name}": {**found, **ends}[name] for name in _JUDGED_COLUMNS}
+        yield line
+
+
+def _prediction_table(split: str, scores: Scores) -> Iterator[Row]:
+    pooled = pool_mean(scores)  # [N, C]
+    place = ranks(pooled, scores.labels)
+    for index, recording in enumerate(scores.recordings):
+        order = np.argsort(-pooled[index], kind="stable")[:3].tolist()  # equals in class order, as argmax
+        top: list[Any] = [cell for c in order for cell in (scores.classes[c], f"{pooled[index, c]:.6f}")]
+        top += [None] * (6 - len(top))
+        yield {
+            "recording": recording,
+            "class": scores.classes[scores.labels[index]],
+            "group": scores.groups[index],
+            "split": split,
+            "predicted": top[0],
+            "score": top[1],
+            "correct": "yes" if place[index] == 0 else "no",
+            "rank": int(place[index]) + 1,
+            "second": top[2],
+            "second_score": top[3],
+            "third": top[4],
+            "third_score": top[5],
+        }
+
+
+def _confusion_table(facts: ReportFacts) -> Iterator[Row]:
+    for split, judged in facts.metrics.items():
+        for name, row in zip(facts.classes, judged["confusion"] if judged else [], strict=False):
+            for predicted, n in zip(facts.classes, row, strict=True):
+                if n:
+                    share = f"{n / sum(row):.6f}"
+                    yield {"split": split, "true": name, "predicted": predicted, "count": n, "share": share}
