@@ -14,8 +14,9 @@ import math
 import os
 import stat
 import tempfile
+import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +26,8 @@ import numpy.typing as npt
 
 from birdtune.errors import CheckpointError, UsageError, shown
 from birdtune.files import make_folder, storage_faults, write_bytes, write_csv
+from birdtune.results.verify import ExportedModel as ExportedModel  # with what it is used for
+from birdtune.results.verify import open_model as open_model
 from birdtune.sound.audio import FOREIGN_ENDINGS, SOUND_ENDINGS, SoundError, SoundStream
 from birdtune.sound.logmel import VGGISH, FrontEnd, LogMelStream
 
@@ -171,8 +174,8 @@ class _Batches:
         """Run the model over what is waiting and hand the results to the files."""
         if not self._owners:
             return False
-        # A copy goes in: what the model returns may share memory with what it was given.
-        results = np.asarray(self._function(self._patches[: len(self._owners)].copy()), np.float32)  # [n, K]
+        # A copy: a view of what the model was given would change when that is filled anew.
+        results = np.array(self._function(self._patches[: len(self._owners)]), np.float32)  # [n, K]
         if not np.isfinite(results).all():
             raise CheckpointError(
                 "the model answers NaN or infinity; its weights are broken. Train or export it again."
@@ -243,6 +246,10 @@ def _hear(
             sound.problem = Unused(sound.name, fault.problem, str(fault))
         except OSError as fault:
             sound.problem = Unused(sound.name, "unreadable", f"the storage failed ({fault.strerror})")
+        except (UnicodeError, TypeError) as fault:
+            # soundfile opens no name that is not UTF-8, and none that ends in .raw.
+            detail = f"its name keeps it from being opened ({shown(fault)}); rename it"
+            sound.problem = Unused(sound.name, "unreadable", detail)
         if stream.facts is not None:
             sound.duration_s = stream.facts.duration_s
         sound.ended = True
@@ -320,10 +327,18 @@ def embed_files(
         "file": np.repeat(np.array([item.name for item in heard], np.str_), counts),
         "start_s": np.concatenate([np.zeros(0), *(item.start_s for item in heard)]).astype(np.float32),
     }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_bytes(out, buffer.getvalue())
+    write_bytes(out, _npz(arrays))
     return Outcome(len(heard), sum(counts), tuple(problems))
+
+
+def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """What numpy.savez_compressed writes; it cannot be used, for it takes no array called `file`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def predict_files(

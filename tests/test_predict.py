@@ -1,0 +1,375 @@
+"""results/predict.py: sounds through a model, whatever state the files are in."""
+
+import csv
+import os
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
+from birdtune.results import predict
+from birdtune.results.predict import embed_files, find_sounds, predict_files
+from birdtune.sound.audio import read
+from birdtune.sound.logmel import log_mel
+
+RATE_HZ = 16_000
+
+
+def write_sound(
+    path: Path, seconds: float, *, seed: int = 0, rate_hz: int = RATE_HZ, channels: int = 1
+) -> Path:
+    """Noise that swells, so that no two patches are alike."""
+    noise = np.random.default_rng(seed).normal(size=(int(seconds * rate_hz), channels)) * 0.05
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, noise * np.linspace(0.2, 1.0, len(noise))[:, None], rate_hz, subtype="PCM_16")
+    return path
+
+
+def mean_bands(patches: Any) -> Any:
+    """A model that can be checked by hand: the mean of each band over the patch. [n, 96, 64] → [n, 64]"""
+    return patches.mean(axis=1)
+
+
+def mean_bands_of(frames: Any, first_frames: list[int]) -> Any:
+    return np.stack([frames[first : first + 96].mean(axis=0) for first in first_frames])
+
+
+def embedded(files: list[Path], out: Path, model: Callable[[Any], Any] = mean_bands, **settings: Any) -> Any:
+    outcome = embed_files(files, model, out, **settings)
+    with np.load(out, allow_pickle=False) as archive:
+        return outcome, {name: archive[name] for name in archive.files}
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Ears:
+    """A classifier whose scores are the levels of the bands 10, 20, 30 …, from 0 to 1."""
+
+    def __init__(self, *classes: str) -> None:
+        self.classes = classes
+
+    def scores(self, patches: Any) -> tuple[Any, Any]:
+        levels = mean_bands(patches)[:, 10 : 10 * len(self.classes) + 1 : 10]
+        return 1 / (1 + np.exp(-levels)), mean_bands(patches)
+
+
+# ---- embeddings ---------------------------------------------------------------------------------
+
+
+def test_every_patch_of_every_file_is_embedded_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sound(tmp_path / "b.wav", 3.5)
+    write_sound(tmp_path / "dir" / "a.flac", 2.0, seed=1, rate_hz=44_100, channels=2)
+    monkeypatch.chdir(tmp_path)
+    outcome, made = embedded([Path("b.wav"), Path("dir/a.flac")], Path("new/x.npz"))
+    assert outcome == predict.Outcome(files=2, patches=5, problems=())
+    assert made.keys() == {"embeddings", "file", "start_s"}
+    assert made["embeddings"].dtype == made["start_s"].dtype == np.float32
+    assert made["file"].tolist() == ["b.wav"] * 3 + ["dir/a.flac"] * 2
+    assert made["start_s"].tolist() == pytest.approx([0, 0.96, 1.92, 0, 0.96])
+    wanted = [
+        mean_bands_of(log_mel(read(Path("b.wav"))), [0, 96, 192]),
+        mean_bands_of(log_mel(read(Path("dir/a.flac"))), [0, 96]),
+    ]
+    np.testing.assert_allclose(made["embeddings"], np.concatenate(wanted), atol=1e-6)
+
+
+# 48: patches overlap; 250: sound between them is skipped; 600: more than the front end gives at once.
+@pytest.mark.parametrize(
+    ("hop", "first_frames"),
+    [(48, list(range(0, 1101, 48))), (250, [0, 250, 500, 750, 1000]), (600, [0, 600])],
+)
+def test_patches_begin_every_hop(tmp_path: Path, hop: int, first_frames: list[int]) -> None:
+    path = write_sound(tmp_path / "a.wav", 12.0)  # 1198 frames
+    _, made = embedded([path], tmp_path / "x.npz", hop_frames=hop)
+    assert made["start_s"].tolist() == pytest.approx([first / 100 for first in first_frames])
+    np.testing.assert_allclose(
+        made["embeddings"], mean_bands_of(log_mel(read(path)), first_frames), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.4, 0.97])
+def test_a_sound_shorter_than_a_patch_is_filled_up_with_zeros(tmp_path: Path, seconds: float) -> None:
+    path = write_sound(tmp_path / "a.wav", seconds)
+    _, made = embedded([path], tmp_path / "x.npz")
+    filled = np.zeros(15_600, np.float32)
+    filled[: int(seconds * RATE_HZ)] = read(path)
+    assert made["start_s"].tolist() == [0]
+    np.testing.assert_allclose(made["embeddings"], mean_bands_of(log_mel(filled), [0]), atol=1e-6)
+
+
+def test_a_sound_longer_than_a_patch_is_not_filled_up(tmp_path: Path) -> None:
+    _, made = embedded([write_sound(tmp_path / "a.wav", 1.9)], tmp_path / "x.npz")
+    assert len(made["embeddings"]) == 1
+
+
+def test_the_model_is_given_full_batches_across_files(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def model(patches: Any) -> Any:
+        assert patches.dtype == np.float32
+        sizes.append(len(patches))
+        return patches.mean(axis=1)
+
+    for number in range(5):
+        write_sound(tmp_path / "in" / f"{number}.wav", 2.0, seed=number)
+    _, made = embedded([tmp_path / "in"], tmp_path / "x.npz", model, batch_size=4)
+    assert sizes == [4, 4, 2]
+    _, one_by_one = embedded([tmp_path / "in"], tmp_path / "y.npz", batch_size=1)
+    np.testing.assert_allclose(made["embeddings"], one_by_one["embeddings"], atol=1e-6)
+    assert made["file"].tolist() == one_by_one["file"].tolist()
+
+
+def test_a_model_may_return_a_view_of_what_it_was_given(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav", 5.0)
+    _, made = embedded([path], tmp_path / "x.npz", lambda patches: patches[:, 0], batch_size=2)
+    np.testing.assert_allclose(made["embeddings"], log_mel(read(path))[[0, 96, 192, 288, 384]], atol=1e-6)
+
+
+def test_the_patches_of_a_long_sound_are_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", RATE_HZ, 1, "PCM_16") as file:
+        for _ in range(20):
+            file.write(np.random.default_rng(0).normal(size=60 * RATE_HZ) * 0.1)
+    tracemalloc.start()
+    outcome, _ = embedded([path], tmp_path / "x.npz", lambda patches: patches[:, 0, :2], batch_size=16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert outcome.patches == 1249  # 31 MB of patches, 77 MB of samples
+    assert peak < 15e6
+
+
+# ---- files that cannot be used ------------------------------------------------------------------
+
+
+def spoilt_files(folder: Path) -> dict[str, tuple[Path, str]]:
+    """One file of each kind that cannot be used, with the problem it has."""
+    whole = write_sound(folder / "whole.wav", 30.0).read_bytes()
+    contents = {
+        "empty.wav": (b"", "empty"),
+        "text.wav": (b"no sound at all" * 99, "not-audio"),
+        "truncated.wav": (whole[: len(whole) // 2], "truncated"),
+    }
+    made = {}
+    for name, (content, problem) in contents.items():
+        (folder / name).write_bytes(content)
+        made[name] = (folder / name, problem)
+    soundfile.write(folder / "silent.wav", np.zeros(RATE_HZ), RATE_HZ)
+    soundfile.write(folder / "nan.wav", np.array([0.5, np.nan, 0.5]), RATE_HZ, subtype="FLOAT")
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "whole.wav").unlink()
+    return made | {
+        "silent.wav": (folder / "silent.wav", "silent"),
+        "nan.wav": (folder / "nan.wav", "not-finite"),
+        "pipe.wav": (folder / "pipe.wav", "not-a-file"),
+        "missing.wav": (folder / "missing.wav", "unreadable"),
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_files_that_cannot_be_used_are_named_and_the_others_go_on(tmp_path: Path, batch_size: int) -> None:
+    spoilt = spoilt_files(tmp_path)
+    first, last = write_sound(tmp_path / "first.wav", 1.5), write_sound(tmp_path / "last.wav", 1.5, seed=1)
+    files = [first, *(path for path, _ in spoilt.values()), last]
+    outcome, made = embedded(files, tmp_path / "x.npz", batch_size=batch_size)
+    assert made["file"].tolist() == [str(first), str(last)]
+    assert {(Path(unused.name).name, unused.problem) for unused in outcome.problems} == {
+        (name, problem) for name, (_, problem) in spoilt.items()
+    }
+    assert all(unused.detail for unused in outcome.problems)
+    np.testing.assert_allclose(made["embeddings"][1:], mean_bands_of(log_mel(read(last)), [0]), atol=1e-6)
+
+
+def test_a_sound_longer_than_allowed_is_not_used(tmp_path: Path) -> None:
+    outcome, _ = embedded([write_sound(tmp_path / "a.wav", 2.0)], tmp_path / "x.npz", longest_s=1.5)
+    assert [unused.problem for unused in outcome.problems] == ["too-long"]
+
+
+def test_when_nothing_can_be_used_the_tables_are_empty(tmp_path: Path) -> None:
+    outcome, made = embedded([tmp_path / "no.wav"], tmp_path / "x.npz")
+    assert (outcome.files, outcome.patches, len(outcome.problems)) == (0, 0, 1)
+    shapes = {name: array.shape for name, array in made.items()}
+    assert shapes == {"embeddings": (0, 128), "file": (0,), "start_s": (0,)}
+    predict_files([tmp_path / "no.wav"], Ears("a", "b"), tmp_path / "p.csv", patches_out=tmp_path / "q.csv")
+    assert rows_of(tmp_path / "p.csv") == rows_of(tmp_path / "q.csv") == []
+
+
+def test_names_are_made_safe_to_show(tmp_path: Path) -> None:
+    write_sound(tmp_path / "a\x1b[2J ä.wav", 1.0)
+    (tmp_path / "z\n.wav").write_bytes(b"")
+    outcome, made = embedded([tmp_path], tmp_path / "x.npz")
+    assert made["file"].tolist() == [f"{tmp_path}/a\\x1b[2J ä.wav"]
+    assert [unused.name for unused in outcome.problems] == [f"{tmp_path}/z\\n.wav"]
+
+
+@pytest.mark.parametrize("name", [b"b\xff.wav", b"b.raw", b"b"])
+def test_a_name_that_the_decoder_does_not_like_does_not_end_the_work(tmp_path: Path, name: bytes) -> None:
+    odd = tmp_path / os.fsdecode(name)
+    write_sound(tmp_path / "a.wav", 1.0).rename(odd)
+    write_sound(tmp_path / "c.wav", 1.0)
+    outcome, made = embedded([odd, tmp_path / "c.wav"], tmp_path / "x.npz")
+    assert f"{tmp_path}/c.wav" in made["file"]
+    told = [*made["file"], *(unused.name for unused in outcome.problems)]
+    assert len(told) == 2
+    assert f"{tmp_path}/{name.decode('utf-8', 'surrogateescape')}".replace("\udcff", "\\udcff") in told
+
+
+# ---- which files --------------------------------------------------------------------------------
+
+
+def test_folders_are_walked_for_sounds_in_sorted_order(tmp_path: Path) -> None:
+    for name in ("b/2.WAV", "b/1.wav", "a.flac", "b/.hidden.wav", ".trash/x.wav", "b/notes.txt", "b/c/z.mp3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found, problems = find_sounds([tmp_path])
+    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    assert names == ["a.flac", "b/1.wav", "b/2.WAV", "b/c/z.mp3"]
+    assert problems == []
+
+
+def test_a_file_given_twice_is_used_once_and_one_given_by_name_has_any_ending(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"x")
+    (tmp_path / "odd").write_bytes(b"x")
+    found, _ = find_sounds([tmp_path / "odd", tmp_path / "a.wav", tmp_path])
+    assert found == [tmp_path / "odd", tmp_path / "a.wav"]
+
+
+def test_what_is_passed_over_in_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "phone.M4A").write_bytes(b"x")
+    (tmp_path / "a" / "gone.wav").symlink_to("nowhere.wav")
+    (tmp_path / "b").mkdir()
+    found, problems = find_sounds([tmp_path / "a", tmp_path / "b"])
+    assert found == []
+    assert [(Path(unused.name).name, unused.problem) for unused in problems] == [
+        ("gone.wav", "unreadable"), ("phone.M4A", "unsupported-format"), ("b", "not-audio"),
+    ]  # fmt: skip
+
+
+# ---- predictions --------------------------------------------------------------------------------
+
+
+def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
+    ears = Ears("tit", "crow", "owl", "=wren")
+    paths = [write_sound(tmp_path / "a.wav", 3.0), write_sound(tmp_path / "b.wav", 0.5, seed=1)]
+    outcome = predict_files(paths, ears, tmp_path / "p.csv", batch_size=2)
+    assert outcome == predict.Outcome(files=2, patches=4, problems=())
+    rows = rows_of(tmp_path / "p.csv")
+    assert list(rows[0]) == [
+        "file", "duration_s", "patches", "class", "score", "class_2", "score_2", "class_3", "score_3", "at_s",
+        "score:tit", "score:crow", "score:owl", "score:=wren",
+    ]  # fmt: skip
+    frames = log_mel(read(paths[0]))
+    scores = ears.scores(np.stack([frames[:96], frames[96:192], frames[192:288]]))[0]
+    mean = scores.mean(axis=0)
+    ranked = np.argsort(-mean)
+    row = rows[0]
+    assert (row["file"], row["duration_s"], row["patches"]) == (str(paths[0]), "3.0", "3")
+    assert [row["class"], row["class_2"], row["class_3"]] == [
+        {"=wren": "'=wren"}.get(ears.classes[column], ears.classes[column]) for column in ranked[:3]
+    ]
+    assert [float(row[f"score:{name}"]) for name in ears.classes] == pytest.approx(mean.tolist(), abs=1e-6)
+    assert float(row["score_2"]) == pytest.approx(mean[ranked[1]], abs=1e-6)
+    assert float(row["at_s"]) == pytest.approx(0.96 * scores[:, ranked[0]].argmax())
+    assert (rows[1]["duration_s"], rows[1]["patches"], rows[1]["at_s"]) == ("0.5", "1", "0.0")
+
+
+def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
+    class Late:
+        classes = ("a", "b")
+
+        def scores(self, patches: Any) -> tuple[Any, Any]:
+            assert len(patches) == 4
+            return np.array([[0.9, 0.1], [0.1, 0.6], [0.1, 0.95], [0.2, 0.8]], np.float32), None
+
+    predict_files([write_sound(tmp_path / "a.wav", 4.0)], Late(), tmp_path / "p.csv")
+    (row,) = rows_of(tmp_path / "p.csv")
+    assert (row["class"], row["score"], row["at_s"]) == ("b", "0.6125", "1.92")
+    assert "class_3" not in row
+
+
+def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
+    paths = [write_sound(tmp_path / "a.wav", 2.5), write_sound(tmp_path / "b.wav", 0.5, seed=1)]
+    ears = Ears("tit", "crow")
+    predict_files(paths, ears, tmp_path / "p.csv", patches_out=tmp_path / "q.csv", hop_frames=48)
+    rows = rows_of(tmp_path / "q.csv")
+    assert list(rows[0]) == ["file", "start_s", "end_s", "class", "score", "class_2", "score_2"]
+    assert [(Path(row["file"]).name, row["start_s"], row["end_s"]) for row in rows] == [
+        ("a.wav", "0.0", "0.975"),
+        ("a.wav", "0.48", "1.455"),
+        ("a.wav", "0.96", "1.935"),
+        ("a.wav", "1.44", "2.415"),
+        ("b.wav", "0.0", "0.5"),
+    ]
+    frames = log_mel(read(paths[0]))
+    scores = ears.scores(frames[None, 48:144])[0][0]
+    assert float(rows[1]["score"]) == pytest.approx(scores.max(), abs=1e-6)
+    assert rows[1]["class"] == ears.classes[scores.argmax()]
+    assert len(rows_of(tmp_path / "p.csv")) == 2
+
+
+def test_a_truncated_file_leaves_no_rows_though_its_patches_were_scored(tmp_path: Path) -> None:
+    path, _ = spoilt_files(tmp_path)["truncated.wav"]
+    outcome = predict_files(
+        [path], Ears("a", "b"), tmp_path / "p.csv", patches_out=tmp_path / "q.csv", batch_size=2
+    )
+    assert [unused.problem for unused in outcome.problems] == ["truncated"]
+    assert outcome.patches == 0
+    assert rows_of(tmp_path / "p.csv") == rows_of(tmp_path / "q.csv") == []
+
+
+# ---- stopping and refusing ----------------------------------------------------------------------
+
+
+def test_a_stop_between_batches_writes_nothing(tmp_path: Path) -> None:
+    calls = 0
+
+    def stop_at_the_third() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Interrupted(15)
+
+    path = write_sound(tmp_path / "a.wav", 9.0)
+    with pytest.raises(Interrupted):
+        embed_files([path], mean_bands, tmp_path / "x.npz", batch_size=2, check=stop_at_the_third)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_a_place_that_cannot_be_written_is_found_out_before_the_work(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav", 1.0)
+
+    def model(patches: Any) -> Any:
+        raise AssertionError("the model was run")
+
+    with pytest.raises(InputError, match="a file stands where a folder is needed"):
+        embed_files([path], model, path / "x.npz")
+
+
+def test_a_model_that_answers_nan_is_refused(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav", 1.0)
+    with pytest.raises(CheckpointError, match="NaN or infinity"):
+        embed_files([path], lambda patches: np.full((len(patches), 4), np.nan), tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("settings", [{"hop_frames": 0}, {"batch_size": 0}, {"resampler": "sox"}])
+def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="expected at least 1"):
+        embed_files([], mean_bands, tmp_path / "x.npz", **settings)
+
+
+def test_importing_it_does_not_import_tensorflow() -> None:
+    program = "import sys, birdtune.results.predict; sys.exit('tensorflow' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(predict.__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
