@@ -25,7 +25,12 @@ Embed = Callable[[npt.NDArray[np.float32]], Any]
 
 
 def predict(
-    config: Config, files: Sequence[Path], out: Path, patches: Path | None, journal: Journal, interrupts: Interrupts
+    config: Config,
+    files: Sequence[Path],
+    out: Path,
+    patches: Path | None,
+    journal: Journal,
+    interrupts: Interrupts,
 ) -> int:
     """Score files with the newest exported model, or the one named by --model.checkpoint."""
     devices.prepare_devices()
@@ -65,7 +70,9 @@ def embed(config: Config, files: Sequence[Path], out: Path, journal: Journal, in
 def _tell(outcome: Outcome, out: Path, journal: Journal) -> int:
     for problem in outcome.problems:
         journal.say(f"  not used: {problem.name}: {problem.problem}, {problem.detail}")
-    journal.say(f"{shown(out)}: {outcome.patches:,} patches of {outcome.files:,} files, {len(outcome.problems):,} not used")
+    journal.say(
+        f"{shown(out)}: {outcome.patches:,} patches of {outcome.files:,} files, {len(outcome.problems):,} not used"
+    )
     if not outcome.files:
         raise InputError("None of the files could be used; the reasons stand above.")
     return EXIT_DONE

@@ -20,6 +20,7 @@ from birdtune.config import Config
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, Interrupted, UsageError, shown
 from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import make_folder
+from birdtune.quiet import load_tensorflow
 
 # From scratch on some hundred patches: a higher rate than for fine-tuning, and few passes.
 DEMO_SETTINGS = {"model.checkpoint": "none", "train.epochs": 12, "train.learning-rate": 3e-4}
@@ -116,6 +117,7 @@ def _job(until: str) -> Callable[[Config, argparse.Namespace, Journal, Interrupt
 
         code = job.run(config, journal, interrupts, until=until)
         if getattr(options, "format", "keras") == "slim":
+            load_tensorflow()
             from birdtune.apply import export_slim_model
 
             export_slim_model(config, journal)
@@ -131,12 +133,14 @@ def _check(config: Config, options: argparse.Namespace, journal: Journal, interr
 
 
 def _predict(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    load_tensorflow()
     from birdtune.apply import predict
 
     return predict(config, options.files, options.out, options.patches, journal, interrupts)
 
 
 def _embed(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    load_tensorflow()
     from birdtune.apply import embed
 
     return embed(config, options.files, options.out, journal, interrupts)
@@ -196,7 +200,9 @@ COMMANDS: dict[str, Command] = {
 
 
 def _no_tests() -> int:
-    raise UsageError("`test` is a command of entrypoint.sh: run ./entrypoint.sh test in the project's folder.")
+    raise UsageError(
+        "`test` is a command of entrypoint.sh: run ./entrypoint.sh test in the project's folder."
+    )
 
 
 # ---- help ---------------------------------------------------------------------------------------
@@ -238,7 +244,11 @@ def _help(name: str, command: Command) -> str:
 
 def _option_lines(option: configs.Option) -> list[str]:
     unit = f" {option.unit}" if option.unit and option.unit != option.type else ""
-    default = "" if option.default is None else f" ({str(option.default).lower() if isinstance(option.default, bool) else option.default})"
+    default = (
+        ""
+        if option.default is None
+        else f" ({str(option.default).lower() if isinstance(option.default, bool) else option.default})"
+    )
     left = f"  {option.flag} {option.type}{unit}{default}"
     indent = 46
     wrapped = textwrap.wrap(option.help, _WIDTH - indent)

@@ -254,7 +254,8 @@ def _type_name(annotation: Any) -> str:
         return "|".join(typing.get_args(annotation))
     if isinstance(annotation, types.UnionType):
         return _type_name(next(part for part in typing.get_args(annotation) if part is not type(None)))
-    return {"str": "text", "Path": "path", "bool": "true|false"}.get(annotation.__name__, annotation.__name__)
+    name = str(annotation.__name__)
+    return {"str": "text", "Path": "path", "bool": "true|false"}.get(name, name)
 
 
 def _dig(tree: Mapping[str, Any], path: Iterable[str]) -> Any:

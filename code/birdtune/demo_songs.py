@@ -95,7 +95,7 @@ def draw_voice(rng: np.random.Generator, scene: int) -> Voice:
         tilt=float(rng.uniform(0.7, 1.3)),
         warmth=float(rng.uniform(0.1, 1.0)),
         scenes=(SCENES[scene % len(SCENES)], SCENES[second]),
-        snr_db=float(rng.uniform(6.0, 22.0)),
+        snr_db=float(rng.uniform(8.0, 22.0)),
         low_pass_hz=float(rng.uniform(5_000.0, 12_000.0)),
         echo_s=float(rng.uniform(0.15, 0.5)),
         echo=float(rng.uniform(0.02, 0.30)),

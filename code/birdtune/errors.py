@@ -65,7 +65,7 @@ class ExportError(BirdtuneError):
     """The exported model, loaded afresh, does not give the scores of the trained one."""
 
 
-class Interrupted(BirdtuneError):
+class Interrupted(BirdtuneError):  # noqa: N818 -- not an error but an event, like KeyboardInterrupt
     """The job was told to stop, and did, after saving what it had.
 
     Args:

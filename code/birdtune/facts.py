@@ -1,6 +1,6 @@
 """What the report is told of a run: gathered from the dataset, the record and the result files.
 
-    Run + Dataset + reports/<v>/metrics.json ─▶ ReportFacts
+Run + Dataset + reports/<v>/metrics.json ─▶ ReportFacts
 """
 
 import shlex
@@ -10,9 +10,9 @@ from typing import Any
 import birdtune
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
+from birdtune.dataset.recordings import PROBLEM_COLUMNS
 from birdtune.errors import InputError, shown
 from birdtune.files import read_json, write_csv, write_text
-from birdtune.dataset.recordings import PROBLEM_COLUMNS
 from birdtune.results.metrics import Scores
 from birdtune.results.report import Clip, ReportFacts
 from birdtune.run import Run
@@ -31,7 +31,9 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore, checkpoints: Che
     """
     judged = read_json(run.reports / "metrics.json")
     if not isinstance(judged, dict):
-        raise InputError(f"{shown(run.reports / 'metrics.json')}: no figures to report. Run `birdtune evaluate` first.")
+        raise InputError(
+            f"{shown(run.reports / 'metrics.json')}: no figures to report. Run `birdtune evaluate` first."
+        )
     _, state = checkpoints.best()
     newest, _ = checkpoints.newest_state()
     history = (newest or state).history
@@ -72,7 +74,9 @@ def write_companions(run: Run, dataset: Dataset) -> None:
 
 
 def _command(run: Run) -> str:
-    return shlex.join(["birdtune", "run", *(f"--{name}={value}" for name, value in run.config.changed().items())])
+    return shlex.join(
+        ["birdtune", "run", *(f"--{name}={value}" for name, value in run.config.changed().items())]
+    )
 
 
 def class_rows(dataset: Dataset) -> list[dict[str, Any]]:

@@ -10,11 +10,12 @@ from typing import Any
 from birdtune import run as runs
 from birdtune.config import Config
 from birdtune.dataset import gather
-
 from birdtune.dataset.gather import Dataset
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, Interrupted, shown
 from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import make_folder, read_json, value_sha256
+from birdtune.model import architecture
+from birdtune.quiet import load_tensorflow
 from birdtune.run import Run
 
 
@@ -49,6 +50,7 @@ def _try_to_end(current: Run, status: str, exit_code: int, error: str) -> None:
 def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     config, journal = current.config, current.journal
     checkpoint = config.checkpoint_path() if until != "prepare" else None
+    architecture.choose(config.model.freeze, dict.fromkeys(architecture.FREEZE_POINTS), "model.freeze")
     journal.say(f"prepare: {shown(config.data_folder)}")
     with current.stage("prepare"):
         dataset, store = gather.prepare(config, journal, interrupts)
@@ -59,14 +61,18 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     resumed = current.take_version(chain.train)
     current.record["classes"] = list(dataset.classes)
     if resumed and not chain.to_do(until):
-        journal.say(f"nothing to do: {shown(_result(current, until))} is current (data, settings and code unchanged)")
+        journal.say(
+            f"nothing to do: {shown(_result(current, until))} is current (data, settings and code unchanged)"
+        )
         return
     journal.write_to(current.logs)
     journal.event("run", version=current.version, resumed=resumed, settings=config.changed())
-    journal.say(f"version {current.version}: {'going on' if resumed else 'new'}, logs in {shown(current.logs)}")
+    journal.say(
+        f"version {current.version}: {'going on' if resumed else 'new'}, logs in {shown(current.logs)}"
+    )
     for notice in dataset.notices:
         journal.warn(notice)
-    # TensorFlow is loaded from here on.
+    load_tensorflow()
     from birdtune.stages import Stages
 
     stages = Stages(current, dataset, store, interrupts)
@@ -101,10 +107,16 @@ class _Chain:
         wanted = names[: names.index(until) + 1]
         results = {name: _result(self._current, name) for name in wanted}
         stale = [
-            name for name in wanted if not self._current.is_current(name, self._fingerprints[name], results[name])
+            name
+            for name in wanted
+            if not self._current.is_current(name, self._fingerprints[name], results[name])
         ]
         # Checkpoints may be deleted once their model is exported: that alone is no reason to train again.
-        if stale == ["train"] and until != "train" and self._current.record["done"].get("train") == self.train:
+        if (
+            stale == ["train"]
+            and until != "train"
+            and self._current.record["done"].get("train") == self.train
+        ):
             return []
         return stale
 
@@ -151,6 +163,6 @@ def _tell_result(current: Run, until: str) -> None:
     if until == "report":
         journal.say(f"report  {shown(current.reports / 'report.html')}")
         journal.say(f"model   {shown(current.model)}")
-    journal.say("took    " + ", ".join(f"{name} {duration(stages[name])}" for name in runs.STAGES if name in stages))
-
-
+    journal.say(
+        "took    " + ", ".join(f"{name} {duration(stages[name])}" for name in runs.STAGES if name in stages)
+    )

@@ -25,7 +25,17 @@ RECORD_NAME = "run.json"
 
 # Settings that change how a run is made, but not what comes of it.
 _WITHOUT_EFFECT = frozenset({"train.keep", "train.checkpoint-minutes"})
-_PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "scipy", "soundfile", "soxr", "resampy", "scikit-learn")
+_PACKAGES = (
+    "tensorflow-cpu",
+    "tensorflow",
+    "keras",
+    "numpy",
+    "scipy",
+    "soundfile",
+    "soxr",
+    "resampy",
+    "scikit-learn",
+)
 
 
 class Run:

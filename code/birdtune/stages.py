@@ -87,7 +87,9 @@ class Stages:
     def _precision(self) -> str:
         """A run that goes on keeps the precision it began with, whatever machine it goes on on."""
         begun = self.run.record.get("precision")
-        precision, why = (begun, "as the run began") if begun else devices.choose_precision(self.config.train.precision)
+        precision, why = (
+            (begun, "as the run began") if begun else devices.choose_precision(self.config.train.precision)
+        )
         self.run.record["precision"] = precision
         self.run.save()
         self.journal.say(f"  precision {precision}: {why}")
@@ -96,7 +98,9 @@ class Stages:
     def _validation(self, classifier: Classifier) -> Any:
         part = self.dataset.part("val")
         if not part:
-            self.journal.warn("There are no validation recordings: the epoch with the lowest training loss is kept.")
+            self.journal.warn(
+                "There are no validation recordings: the epoch with the lowest training loss is kept."
+            )
             return dict
         windows = self._windows(part, self.store.spec.patch_frames)
         scorer = make_scorer(classifier)
@@ -111,7 +115,9 @@ class Stages:
         contents = [recording.content for recording in part]
         return Windows(self.store, contents, self.dataset.labels(part), hop_frames)
 
-    def _score(self, scorer: Any, windows: Windows, part: list[Recording], advance: Any = lambda n: None) -> Scores:
+    def _score(
+        self, scorer: Any, windows: Windows, part: list[Recording], advance: Any = lambda n: None
+    ) -> Scores:
         found = score_windows(scorer, windows, self.config.evaluate.batch_size, self.interrupts, advance)
         return Scores(
             classes=self.dataset.classes,
@@ -130,7 +136,10 @@ class Stages:
         classifier = self._best()
         scorer = make_scorer(classifier)
         train_counts = np.array(self.dataset.counts(self.dataset.part("train")), np.int64)
-        judged: dict[str, Any] = {"version": self.run.version, "weights_sha256": self.run.record["weights_sha256"]}
+        judged: dict[str, Any] = {
+            "version": self.run.version,
+            "weights_sha256": self.run.record["weights_sha256"],
+        }
         make_folder(self.run.reports)
         for name in ("val", "test"):
             part = self.dataset.part(name)
@@ -215,7 +224,9 @@ def _quick_look(scores: Scores) -> dict[str, float | None]:
     }
 
 
-def build_classifier(config: Config, classes: tuple[str, ...], precision: str, seed: int | None = -1) -> Classifier:
+def build_classifier(
+    config: Config, classes: tuple[str, ...], precision: str, seed: int | None = -1
+) -> Classifier:
     """The network of these settings, with fresh weights drawn from `train.seed` (None: zeros)."""
     return classifiers.build(
         backbone=config.model.backbone,

@@ -25,7 +25,7 @@ _POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 
 
-class Crashed(Exception):
+class Crashed(Exception):  # noqa: N818 -- it is handed on as a result, not raised
     """The worker died on this task; what it was doing is lost."""
 
 

@@ -7,7 +7,6 @@ The books always balance: files found = recordings used + problems with `used` F
 """
 
 import json
-import os
 import stat
 import unicodedata
 from collections import Counter, defaultdict
@@ -53,7 +52,8 @@ PROBLEM_COLUMNS = ("recording", "class", "problem", "used", "detail", "advice")
 
 # libsndfile's names of formats → endings that announce them.
 _ENDINGS = {
-    "FLAC": {".flac"}, "OGG": {".ogg", ".oga", ".opus"}, "MP3": {".mp3"}, "MPEG": {".mp3"}, "AIFF": {".aif", ".aiff", ".aifc"},
+    "FLAC": {".flac"}, "OGG": {".ogg", ".oga", ".opus"}, "MP3": {".mp3"}, "MPEG": {".mp3"},
+    "AIFF": {".aif", ".aiff", ".aifc"},
     "WAV": {".wav", ".wave", ".bwf"}, "WAVEX": {".wav", ".wave", ".bwf"},
 }  # fmt: skip
 
@@ -135,7 +135,7 @@ def scan(folder: Path) -> Listing:
 
 def _check_folder(folder: Path) -> None:
     try:
-        os.listdir(folder)
+        next(folder.iterdir(), None)
     except FileNotFoundError as fault:
         raise InputError(
             f"{shown(folder)}: there is no such folder. Expected class folders in it, e.g. "
@@ -406,17 +406,17 @@ def select(
         content = ledger.content(file)
         if file.name in unreadable or content is None:
             continue
-        problem = _unusable(file, ledger.examined(content), spec, short, longest_s)
-        if isinstance(problem, Problem):
-            problems.append(problem)
+        judged = _judge(file, ledger.examined(content), spec, short, longest_s)
+        if isinstance(judged, Problem):
+            problems.append(judged)
         else:
-            usable.append(Recording(file.name, file.path, file.label, content, problem))
+            usable.append(Recording(file.name, file.path, file.label, content, judged))
     usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name))
     misnamed = [problem for recording in usable if (problem := _misnamed(recording)) is not None]
     return usable, sorted([*problems, *doubled, *misnamed], key=lambda problem: problem.recording)
 
 
-def _unusable(
+def _judge(
     file: SoundFile, found: Examined | None, spec: FrontEnd, short: str, longest_s: float
 ) -> Problem | SoundFacts:
     assert found is not None, f"{file.name} was never examined"

@@ -270,7 +270,7 @@ def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: 
     notices = []
     if missing := [listed for listed in sides if listed not in used]:
         notices.append(
-            f"{shown(path)} lists {len(missing):,} recordings that are not there or not usable, e.g. {shown(missing[0])}."
+            f"{shown(path)} lists {len(missing):,} recordings that are missing or unusable, e.g. {shown(missing[0])}."
         )
     if not places:
         raise InputError(
@@ -293,7 +293,7 @@ def _read_user_split(path: Path, settings: SplitSettings) -> dict[str, str]:
     for row, side in zip(rows, sides, strict=True):
         if result.setdefault(row["recording"], side) != side:
             raise InputError(
-                f"{shown(path)}: {shown(row['recording'])} stands there twice, on different sides. Keep one."
+                f"{shown(path)}: {shown(row['recording'])} stands there twice, on two sides. Keep one."
             )
     return result
 
@@ -323,7 +323,7 @@ def _sides_of_folds(path: Path, rows: list[dict[str, str]], settings: SplitSetti
         raise SettingsError(f"--split.test-fold {test}: {shown(path)} has the folds {listed}.")
     if settings.val_fold is not None and (settings.val_fold not in known or settings.val_fold == test):
         raise SettingsError(
-            f"--split.val-fold {settings.val_fold}: expected a fold of {listed} other than the test fold {test}."
+            f"--split.val-fold {settings.val_fold}: expected one of {listed}, but not the test fold."
         )
     following = known[(known.index(test) + 1) % len(known)]
     val = settings.val_fold if settings.val_fold is not None else following if len(known) > 2 else None

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.model import heads, vggish
+from birdtune.model import architecture, heads, vggish
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Classifier:
 
     @property
     def backbone(self) -> str:
-        """The trunk's name in `vggish.BACKBONES`."""
+        """The trunk's name in `architecture.BACKBONES`."""
         return str(self.trunk.name)
 
     @property
@@ -89,7 +89,7 @@ def build(
         head,
         len(classes),
         hidden_units=hidden_units,
-        embedding_size=vggish.EMBEDDING_SIZE,
+        embedding_size=architecture.EMBEDDING_SIZE,
         precision=precision,
         seed=seed,
     )

@@ -13,7 +13,8 @@ from typing import Any
 import keras
 
 from birdtune.errors import SettingsError
-from birdtune.model.vggish import choose, first_weights
+from birdtune.model.architecture import choose
+from birdtune.model.vggish import first_weights
 
 KINDS: Mapping[str, Any] = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.errors import InputError, SettingsError
+from birdtune.model.architecture import choose
 from birdtune.model.heads import KINDS
-from birdtune.model.vggish import choose
 
 
 def patch_losses(logits: Any, labels_int: Any, kind: str, *, label_smoothing: float) -> Any:

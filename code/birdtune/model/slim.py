@@ -27,8 +27,8 @@ import tf_slim as slim
 
 from birdtune import files
 from birdtune.errors import CheckpointError, ExportError, InputError, PassingError, shown
+from birdtune.model import architecture, vggish
 from birdtune.model import classifier as classifiers
-from birdtune.model import vggish
 
 FEATURES = "vggish/input_features:0"  # [N, 96, 64] float32
 EMBEDDING = "vggish/embedding:0"  # [N, 128]
@@ -273,11 +273,11 @@ def build_graph(
 
 
 def _trunk_graph(backbone: str, embedding_activation: str | None) -> tf.Tensor:
-    frames, bands = vggish.PATCH_FRAMES, vggish.N_BANDS
+    frames, bands = architecture.PATCH_FRAMES, architecture.N_BANDS
     features = tf.compat.v1.placeholder(tf.float32, (None, frames, bands), name="input_features")
     net = tf.reshape(features, (-1, frames, bands, 1))
-    for row in vggish.LAYERS:
-        scope, width = row.scope.removeprefix("vggish/"), vggish.layer_width(row, backbone)
+    for row in architecture.LAYERS:
+        scope, width = row.scope.removeprefix("vggish/"), architecture.layer_width(row, backbone)
         if row.kind == "conv":
             net = slim.conv2d(net, width, 3, scope=scope)
         else:
@@ -292,7 +292,7 @@ def _trunk_graph(backbone: str, embedding_activation: str | None) -> tf.Tensor:
 
 def slim_variables(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
     """`classifier.weights` under the names of the TensorFlow 1 graph."""
-    scopes = {f"trunk/{row.name}": row.scope for row in vggish.LAYERS}
+    scopes = {f"trunk/{row.name}": row.scope for row in architecture.LAYERS}
     scopes |= {"head/hidden": "mymodel/fully_connected", "head/logits": "mymodel/logits"}
     endings = {"kernel": "weights", "bias": "biases"}
     split = {name: name.rsplit("/", 1) for name in arrays}
@@ -353,7 +353,7 @@ def _refuse_other_files(folder: Path) -> None:
 
 def _trial_patches() -> npt.NDArray[np.float32]:
     # As strong as real log-mel: mean and deviation of the VGGish test tone.
-    noise = np.random.default_rng(0).normal(-3.43, 2.13, (3, vggish.PATCH_FRAMES, vggish.N_BANDS))
+    noise = np.random.default_rng(0).normal(-3.43, 2.13, (3, architecture.PATCH_FRAMES, architecture.N_BANDS))
     return noise.astype(np.float32)
 
 

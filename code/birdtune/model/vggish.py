@@ -1,4 +1,4 @@
-"""VGGish: the table of layers, weights from a checkpoint, freeze points.
+"""VGGish: the table of layers made into a network, weights from a checkpoint, freeze points.
 
     log-mel patches [N, 96 frames, 64 bands] float32 ─▶ embeddings [N, 128] float32
 
@@ -10,84 +10,28 @@ and quick looks; nobody publishes weights for it.
 
 import hashlib
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.errors import CheckpointError, SettingsError, shown
-
-PATCH_FRAMES = 96
-N_BANDS = 64
-EMBEDDING_SIZE = 128
-
-# What every width but the embedding's is divided by.
-BACKBONES: Mapping[str, int] = {"vggish": 1, "vggish-small": 8}
-ACTIVATIONS: Mapping[str, str | None] = {"relu": "relu", "none": None}
-
-_KERNEL = 3  # every convolution looks at 3 frames by 3 bands
-_POOL = 2  # every pooling halves both time and frequency
-_NAMES_SHOWN = 8
-
-
-class Layer(NamedTuple):
-    """One row of the network: a layer with weights, and the pooling that follows it, if any."""
-
-    name: str
-    kind: str  # "conv" or "dense"
-    width: int  # output channels at full size
-    pool: str  # name of the max-pooling after it; "" = none
-    scope: str  # where a checkpoint keeps `weights` and `biases`
-
-
-LAYERS = (
-    Layer("conv1", "conv", 64, "pool1", "vggish/conv1"),
-    Layer("conv2", "conv", 128, "pool2", "vggish/conv2"),
-    Layer("conv3_1", "conv", 256, "", "vggish/conv3/conv3_1"),
-    Layer("conv3_2", "conv", 256, "pool3", "vggish/conv3/conv3_2"),
-    Layer("conv4_1", "conv", 512, "", "vggish/conv4/conv4_1"),
-    Layer("conv4_2", "conv", 512, "pool4", "vggish/conv4/conv4_2"),
-    Layer("fc1_1", "dense", 4096, "", "vggish/fc1/fc1_1"),
-    Layer("fc1_2", "dense", 4096, "", "vggish/fc1/fc1_2"),
-    Layer("fc2", "dense", EMBEDDING_SIZE, "", "vggish/fc2"),
+from birdtune.errors import CheckpointError, shown
+from birdtune.model.architecture import (
+    BACKBONES,
+    FREEZE_POINTS,
+    KERNEL,
+    LAYERS,
+    N_BANDS,
+    PATCH_FRAMES,
+    POOL,
+    Layer,
+    checkpoint_variables,
+    choose,
+    layer_width,
 )
-FREEZE_POINTS = ("none", "conv", "all-but-head", *(row.name for row in LAYERS))
 
-
-def choose(value: str, choices: Mapping[str, object], setting: str) -> None:
-    """Refuse a value that is not among the choices.
-
-    Raises:
-        SettingsError: naming the setting, the value and the choices.
-    """
-    if value not in choices:
-        raise SettingsError(f"{setting}: {shown(value)} is not known. Choose one of {', '.join(choices)}.")
-
-
-def layer_width(row: Layer, backbone: str) -> int:
-    """Output channels of a layer in this backbone; the embedding is 128 wide in all of them."""
-    return row.width if row.name == "fc2" else row.width // BACKBONES[backbone]
-
-
-def checkpoint_variables(backbone: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the variables that a TensorFlow checkpoint of this backbone holds."""
-    choose(backbone, BACKBONES, "model.backbone")
-    shapes: dict[str, tuple[int, ...]] = {}
-    frames, bands, channels = PATCH_FRAMES, N_BANDS, 1
-    for row in LAYERS:
-        width = layer_width(row, backbone)
-        if row.kind == "conv":
-            shapes[f"{row.scope}/weights"] = (_KERNEL, _KERNEL, channels, width)
-        else:
-            # The first dense layer sees what the last pooling left, flattened; later ones see [1, 1, width].
-            shapes[f"{row.scope}/weights"] = (frames * bands * channels, width)
-            frames, bands = 1, 1
-        shapes[f"{row.scope}/biases"] = (width,)
-        channels = width
-        if row.pool:
-            frames, bands = frames // _POOL, bands // _POOL
-    return shapes
+ACTIVATIONS: Mapping[str, str | None] = {"relu": "relu", "none": None}
+_NAMES_SHOWN = 8
 
 
 def first_weights(seed: int | None, layer: str, *, scale: float = 2.0) -> keras.initializers.Initializer:
@@ -138,7 +82,7 @@ def build_trunk(backbone: str, *, embedding_activation: str, precision: str, see
         net = _layer(row, layer_width(row, backbone), embedding_activation, precision, seed)(net)
         if row.pool:
             net = keras.layers.MaxPooling2D(
-                _POOL, padding="same", data_format="channels_last", name=row.pool, dtype=precision
+                POOL, padding="same", data_format="channels_last", name=row.pool, dtype=precision
             )(net)
     return keras.Model(patches, net, name=backbone)
 
@@ -150,7 +94,7 @@ def _layer(
     if row.kind == "conv":
         return keras.layers.Conv2D(
             width,
-            _KERNEL,
+            KERNEL,
             padding="same",
             activation="relu",
             kernel_initializer=initial,

@@ -47,6 +47,7 @@ _STYLE: Any = {  # Any: matplotlib's type wants every key as a literal
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": LINE,
     "grid.linewidth": 0.6,
     "xtick.color": SOFT,
@@ -57,7 +58,7 @@ _STYLE: Any = {  # Any: matplotlib's type wants every key as a literal
 }
 # Left, bottom, width and height of a spectrogram's plot as shares of its figure: the page puts the line
 # that moves while the sound plays by the same numbers.
-SPECTROGRAM_BOX = (0.085, 0.185, 0.905, 0.775)
+SPECTROGRAM_BOX = (0.085, 0.13, 0.905, 0.84)
 _TICKS_HZ = (250, 500, 1_000, 2_000, 4_000, 7_000)
 # Up to this many classes a confusion matrix has numbers in its cells.
 NUMBERED_CLASSES = 30
@@ -133,9 +134,6 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Markup:
         figure = Figure(figsize=(4.6, 4.1), layout="constrained")
         axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=":")
-        axes.text(
-            0.04, 0.09, "said and was agree", color=SOFT, fontsize=8, rotation=40, rotation_mode="anchor"
-        )
         filled = [row for row in bins if row["count"]]
         said, was = [row["confidence"] for row in filled], [row["accuracy"] for row in filled]
         size = [25 + 275 * row["count"] / sum(row["count"] for row in filled) for row in filled]
@@ -166,7 +164,7 @@ def spectrogram(frames: npt.NDArray[np.floating[Any]], start_s: float, mark_s: t
         figure = Figure(figsize=(4.9, 1.85))
         axes = figure.add_axes(SPECTROGRAM_BOX)
         end_s = start_s + n / VGGISH.frames_per_s
-        quiet, loud = np.percentile(frames, [10, 99.8])
+        quiet, loud = np.percentile(frames, [25, 99.8])
         axes.imshow(
             frames.T.astype(np.float32),  # [mels, n]
             origin="lower",
@@ -187,7 +185,14 @@ def spectrogram(frames: npt.NDArray[np.floating[Any]], start_s: float, mark_s: t
         axes.set_xlim(start_s, end_s)
         axes.xaxis.set_major_locator(MaxNLocator(7))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: f"{second:g} s"))
-        axes.set_title("Hz", loc="left", fontsize=6.5, color=SOFT, pad=1, x=-0.07, y=1.0)
+        corner: Any = {
+            "transform": axes.transAxes,
+            "ha": "right",
+            "va": "top",
+            "color": SOFT,
+            "fontsize": 6.5,
+        }
+        axes.text(-0.035, -0.02, "Hz", **corner)
         axes.tick_params(axis="x", labelsize=7)
         return _svg(figure, f"Spectrogram, {start_s:.1f} to {end_s:.1f} s; the framed stretch was judged")
 

@@ -218,7 +218,7 @@ def verdict(facts: ReportFacts) -> tuple[str, str, str]:
 def remarks(judged: Row) -> list[str]:
     """The weak sides, in sentences: what it misses, what it says wrongly, what was never tested."""
     rows = judged["per_class"]
-    tested = sorted((row for row in rows if row["support"]), key=lambda row: (row["recall"], -row["support"]))
+    tested = sorted((row for row in rows if row["support"]), key=_expected_recall)
     weakest = [row for row in tested if row["recall"] < 0.9][:5]
     missed = [f"{row['class']} ({_hits(row)} of {row['support']} found)" for row in weakest]
     said = sorted((row for row in rows if row["predicted"] > 2), key=lambda row: row["precision"])
@@ -239,8 +239,15 @@ def remarks(judged: Row) -> list[str]:
     return found
 
 
+def _expected_recall(row: Row) -> float:
+    # Laplace's rule of succession: 1 of 2 proves less weakness than 12 of 30.
+    share: float = (_hits(row) + 1) / (row["support"] + 2)
+    return share
+
+
 def _hits(row: Row) -> int:
-    return int(round((row["recall"] or 0.0) * row["support"]))
+    hits: float = (row["recall"] or 0.0) * row["support"]
+    return round(hits)
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:
@@ -375,7 +382,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
     level, title, text = verdict(facts)
     unused = [row for row in facts.problems if not _is_used(row)]
     advice = {row["problem"]: row.get("advice", "") for row in unused}
-    box_left, _, box_width, _ = figures.SPECTROGRAM_BOX
+    left, bottom, width, height = (round(100 * part, 1) for part in figures.SPECTROGRAM_BOX)
     return {
         "facts": facts,
         "split": split,
@@ -388,6 +395,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "hours": duration(60 * sum(row["minutes"] for row in facts.class_rows)),
         "headline": figures.headline(_headline_rows(facts)) if judged else None,
         "class_rows": _class_rows(facts),
+        "has_ids": any(row["external_id"] is not None for row in facts.class_rows),
         "confusion": _confusion(judged, facts.classes) if judged else None,
         "listening": _listening(facts),
         "curves": figures.learning_curves(facts.history, facts.best_epoch) if facts.history else None,
@@ -397,7 +405,8 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "unused": unused[:MOST_ROWS],
         "n_unused": len(unused),
         "used_with_remark": [row for row in facts.problems if _is_used(row)][:MOST_ROWS],
-        "box": {"left": 100 * box_left, "width": 100 * box_width},
+        "box": {"left": left, "width": width, "top": round(100 - bottom - height, 1), "height": height},
+        "clip_s": round(CLIP_S),
         "count": count,
     }
 

@@ -80,7 +80,7 @@ class Trainer:
             position: number of the batch over all epochs; dropout is drawn from it.
         """
         return self._gradients(  # type: ignore[no-any-return]
-            tf.constant(batch.patches), tf.constant(batch.labels), tf.constant(batch.weights),
+            tf.constant(batch.patches.astype(np.float32)), tf.constant(batch.labels), tf.constant(batch.weights),
             tf.constant([self._settings.seed, position], tf.int64),
         )  # fmt: skip
 
@@ -97,7 +97,7 @@ class Trainer:
         self, patches: Any, labels: Any, row_weights: Any, seed: Any
     ) -> tuple[Any, Any, Any]:
         with tf.GradientTape() as tape:
-            embeddings = self.classifier.trunk(tf.cast(patches, tf.float32), training=True)  # [B, 128]
+            embeddings = self.classifier.trunk(patches, training=True)  # [B, 128]
             if self._step.dropout:
                 embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._step.dropout, seed=seed)
             logits = self.classifier.head(embeddings, training=True)  # [B, C] float32

@@ -4,7 +4,6 @@ Classifier ─▶ make_scorer ─▶ patches [n, 96, 64] ─▶ scores [n, C], e
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +19,10 @@ Scorer = Callable[[npt.NDArray[np.floating]], tuple[npt.NDArray[np.float32], npt
 def make_scorer(classifier: Classifier) -> Scorer:
     """A function from patches [n, 96, 64] to (scores [n, C], embeddings [n, 128]); it follows the weights."""
 
-    @tf.function(reduce_retracing=True)
-    def forward(patches: Any) -> Any:
-        return classifier.scores(tf.cast(patches, tf.float32))
+    forward = tf.function(classifier.scores, reduce_retracing=True)
 
     def score(patches: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        scores, embeddings = forward(tf.constant(patches))
+        scores, embeddings = forward(tf.constant(patches.astype(np.float32, copy=False)))
         return scores.numpy(), embeddings.numpy()
 
     return score

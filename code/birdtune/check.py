@@ -1,0 +1,256 @@
+"""What is in the input, what is wrong with it, what it will cost; trains nothing.
+
+    Config ─▶ check ─▶ lines for people, problems.csv, exit code 0 (the job can run) or 42 (it cannot)
+
+All faults are looked for before any is told, so that one round of mending is enough.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from birdtune.config import Config
+from birdtune.dataset import gather
+from birdtune.dataset.gather import Dataset
+from birdtune.dataset.recordings import PROBLEMS, Problem
+from birdtune.errors import EXIT_DONE, EXIT_INPUT, InputError, PassingError, shown
+from birdtune.events import Interrupts, Journal, duration
+from birdtune.files import make_folder, read_json, storage_faults, write_json
+from birdtune.model import architecture
+from birdtune.quiet import load_tensorflow
+
+_EXAMPLES = 3
+_MOST_CLASSES = 60
+# One pass forward and two backward (with respect to activations and to weights).
+_PASSES_A_STEP = 3
+# Share of the plain matrix-product rate that the whole step reaches; measured with `birdtune demo` on two
+# cores of an EPYC with AVX512-BF16. Only an estimate: other machines differ by a factor of two.
+_STEP_EFFICIENCY = 0.5
+_BFLOAT16_GAIN = 1.8
+# Seconds of one core for an hour of audio: decoding, resampling, frames (44.1 kHz FLAC or Ogg).
+_PREPARE_S_PER_HOUR = 4.0
+_FRAME_BYTES = 128
+_FLOAT_BYTES = 4
+_TENSORFLOW_BYTES = 1_000_000_000
+_ACTIVATION_BYTES_PER_PATCH = 12_000_000
+
+
+def check(config: Config, journal: Journal, interrupts: Interrupts) -> int:
+    """Look at everything that the job would use. Returns 0, or 42 if the job could not run.
+
+    Raises:
+        Interrupted, PassingError.
+    """
+    faults: list[str] = []
+    writable = _can_write(config.output, faults)
+    journal.say(f"check: {shown(config.data_folder)}")
+    dataset = None
+    try:
+        architecture.choose(config.model.freeze, dict.fromkeys(architecture.FREEZE_POINTS), "model.freeze")
+        dataset = gather.inspect(config, journal, interrupts, writable=writable)
+    except InputError as fault:
+        faults.append(str(fault))
+    if dataset is not None:
+        for line in [*_classes(dataset), *_problems(dataset.problems), *_notices(dataset)]:
+            journal.say(line)
+    _check_checkpoint(config, faults, journal, writable=writable)
+    if dataset is not None:
+        for line in _costs(config, dataset, faults):
+            journal.say(line)
+    journal.say("")
+    for line in faults:
+        journal.say(f"wrong: {line}")
+    if writable:
+        journal.say(f"Every file that is not used, with what to do: {shown(config.output / 'problems.csv')}")
+    journal.say("The job can run." if not faults else "The job cannot run until this is mended.")
+    return EXIT_INPUT if faults else EXIT_DONE
+
+
+def _can_write(folder: Path, faults: list[str]) -> bool:
+    try:
+        make_folder(folder)
+        with storage_faults(folder), tempfile.TemporaryFile(dir=folder):
+            return True
+    except (InputError, PassingError) as fault:
+        faults.append(str(fault))
+        return False
+
+
+def _classes(dataset: Dataset) -> Iterator[str]:
+    books = dataset.books()
+    hours = sum(recording.facts.duration_s for recording in dataset.recordings) / 3600
+    usable = f"{books['used']:,} usable: {len(dataset.classes)} classes, {hours:.2f} h of sound"
+    yield f"{books['found']:,} files found, {usable}"
+    width = min(40, max(len(name) for name in dataset.classes) + 2)
+    yield f"  {'class':<{width}}{'recordings':>11}{'sources':>9}{'minutes':>9}{'train':>7}{'val':>6}{'test':>6}"
+    inside = defaultdict(list)
+    for recording in dataset.recordings:
+        inside[recording.label].append(recording)
+    for name in dataset.classes[:_MOST_CLASSES]:
+        places = [dataset.places[recording.name] for recording in inside[name]]
+        sides = [place.split for place in places]
+        minutes = sum(recording.facts.duration_s for recording in inside[name]) / 60
+        sources = len({place.group for place in places})
+        yield (
+            f"  {name[: width - 2]:<{width}}{len(places):>11,}{sources:>9,}{minutes:>9.1f}"
+            f"{sides.count('train'):>7,}{sides.count('val'):>6,}{sides.count('test'):>6,}"
+        )
+    if len(dataset.classes) > _MOST_CLASSES:
+        yield f"  ... and {len(dataset.classes) - _MOST_CLASSES:,} more classes"
+
+
+def _problems(problems: list[Problem]) -> Iterator[str]:
+    by_code = defaultdict(list)
+    for problem in problems:
+        by_code[problem.problem].append(problem)
+    for code, inside in sorted(by_code.items(), key=lambda item: -len(item[1])):
+        word = "used all the same" if inside[0].used else "not used"
+        yield f"{len(inside):,} {word}: {code}. {PROBLEMS[code]}"
+        for problem in inside[:_EXAMPLES]:
+            yield f"  {problem.recording}: {problem.detail}"
+        if len(inside) > _EXAMPLES:
+            yield f"  ... and {len(inside) - _EXAMPLES:,} more"
+
+
+def _notices(dataset: Dataset) -> Iterator[str]:
+    for notice in dataset.notices:
+        yield f"note: {notice}"
+
+
+# ---- the checkpoint -----------------------------------------------------------------------------
+
+
+def _check_checkpoint(config: Config, faults: list[str], journal: Journal, *, writable: bool) -> None:
+    """Read the trunk's weights once; that they are good is remembered, for TensorFlow takes long to load."""
+    remembered = config.output / "cache" / "checkpoint.json"
+    try:
+        path = config.checkpoint_path()
+        if path is None:
+            journal.say("checkpoint: none, training from scratch")
+            return
+        stamp = {"backbone": config.model.backbone, "files": _stamp(path)}
+        if stamp["files"] and read_json(remembered) == stamp:
+            journal.say(f"checkpoint: {shown(path)} is whole and fits")
+            return
+        load_tensorflow()
+        from birdtune.model import slim, vggish
+
+        shapes = architecture.checkpoint_variables(config.model.backbone)
+        vggish.check_variables(slim.read_checkpoint(path), shapes, source=shown(path))
+        journal.say(f"checkpoint: {shown(path)} is whole and fits")
+        if writable:
+            make_folder(remembered.parent)
+            write_json(remembered, stamp)
+    except InputError as fault:
+        faults.append(str(fault))
+
+
+def _stamp(path: Path) -> list[list[object]]:
+    parts = sorted(path.rglob("*")) if path.is_dir() else [path, *sorted(path.parent.glob(f"{path.name}.*"))]
+    found = [(part, part.stat()) for part in parts if part.is_file()]
+    return [[str(part), facts.st_size, facts.st_mtime_ns] for part, facts in found]
+
+
+# ---- what it will cost --------------------------------------------------------------------------
+
+
+def _costs(config: Config, dataset: Dataset, faults: list[str]) -> Iterator[str]:
+    """Time, memory and disk, as estimates; too little disk is a fault."""
+    weights = architecture.weight_count(config.model.backbone) * _FLOAT_BYTES
+    patches = _training_patches(config, dataset)
+    hours = sum(recording.facts.duration_s for recording in dataset.recordings) / 3600
+    disk = _disk_bytes(config, weights, hours)
+    memory = _memory_bytes(config, weights)
+    prepare_s = hours * _PREPARE_S_PER_HOUR / len(os.sched_getaffinity(0))
+    yield "estimates:"
+    yield f"  prepare {duration(prepare_s)}, once for each recording"
+    yield f"  train   {_training_time(config, patches)}"
+    yield f"  memory  {memory / 1e9:.1f} GB of {_memory_there() / 1e9:.1f} GB"
+    folder = next(place for place in (config.output, *config.output.absolute().parents) if place.exists())
+    free = shutil.disk_usage(folder).free
+    yield f"  disk    {disk / 1e9:.1f} GB in {shown(config.output)}, {free / 1e9:.1f} GB are free"
+    if disk > free:
+        faults.append(
+            f"{shown(config.output)}: about {disk / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free. "
+            "Free some space, give another --output, or lower --train.keep."
+        )
+    if memory > _memory_there():
+        faults.append(
+            f"about {memory / 1e9:.1f} GB of memory are needed and {_memory_there() / 1e9:.1f} GB are there. "
+            "Lower --train.batch-size (and raise --train.accumulate to make up for it)."
+        )
+
+
+def _training_patches(config: Config, dataset: Dataset) -> int:
+    spec = dataset.spec
+    counts = [
+        spec.patch_count(
+            spec.frame_count(max(recording.facts.n_samples, spec.patch_samples)), config.train.hop_frames
+        )
+        for recording in dataset.part("train")
+    ]
+    return sum(counts)
+
+
+def _training_time(config: Config, patches: int) -> str:
+    gpu = any(Path("/proc/driver/nvidia/gpus").glob("*"))
+    where = " on this CPU; the GPU that is there is some hundred times faster" if gpu else " on this CPU"
+    rate = _matmul_flops() * _STEP_EFFICIENCY * _bfloat16_gain(config)
+    seconds = patches * architecture.patch_flops(config.model.backbone) * _PASSES_A_STEP / rate
+    return (
+        f"{patches:,} patches, about {duration(seconds)} an epoch, at most {duration(seconds * config.train.epochs)} "
+        f"for {config.train.epochs} epochs{where} (give or take a factor of two)"
+    )
+
+
+def _bfloat16_gain(config: Config) -> float:
+    wanted = config.train.precision in ("auto", "mixed_bfloat16")
+    try:
+        flags = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        flags = ""
+    return _BFLOAT16_GAIN if wanted and ("avx512_bf16" in flags or "amx_bf16" in flags) else 1.0
+
+
+def _matmul_flops() -> float:
+    """This machine's float32 matrix-product rate, from a tenth of a second of trying."""
+    side = 1024
+    a = np.ones((side, side), np.float32)
+    best = math.inf
+    began = time.perf_counter()
+    while time.perf_counter() - began < 0.1:
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def _disk_bytes(config: Config, weights: int, hours: float) -> float:
+    frames = hours * 3600 * 100 * _FRAME_BYTES
+    # Each checkpoint holds the weights and Adam's two slots; one more is written before the oldest goes.
+    checkpoints = (config.train.keep + 1) * 3 * weights + weights
+    exported = 2 * weights  # one being built while an earlier one stands
+    return frames + checkpoints + exported
+
+
+def _memory_bytes(config: Config, weights: int) -> float:
+    # Weights, gradients, two slots; and copies while a checkpoint is written.
+    return _TENSORFLOW_BYTES + 6 * weights + config.train.batch_size * _ACTIVATION_BYTES_PER_PATCH
+
+
+def _memory_there() -> float:
+    """Bytes this process may use: the container's limit, or the machine's memory."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return float(min(machine, int(Path(name).read_text("utf-8"))))
+        except (OSError, ValueError):
+            continue
+    return float(machine)

@@ -1,0 +1,46 @@
+"""TensorFlow loaded without its chatter.
+
+Its C++ side writes to stderr, past Python and before its log level counts, what concerns nobody who
+trains on birds. It is caught while the library loads, and shown only if loading fails.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from birdtune.errors import BirdtuneError
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow and Keras, quietly. Call it before any module that imports them.
+
+    Raises:
+        BirdtuneError: it cannot be loaded; with what it said.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with tempfile.TemporaryFile("w+b") as said:
+        try:
+            with _stderr_to(said.fileno()):
+                import keras  # noqa: F401
+                import tensorflow  # noqa: F401
+        except ImportError as fault:
+            said.seek(0)
+            lines = said.read().decode("utf-8", "replace").splitlines()[-8:]
+            raise BirdtuneError(
+                f"TensorFlow cannot be loaded ({fault}). Its last words: {' | '.join(lines) or 'none'}. Delete .venv "
+                "and start again, or use the image."
+            ) from fault
+
+
+@contextlib.contextmanager
+def _stderr_to(descriptor: int) -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        os.dup2(descriptor, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
