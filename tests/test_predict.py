@@ -167,12 +167,10 @@ def spoilt_files(folder: Path) -> dict[str, tuple[Path, str]]:
         made[name] = (folder / name, problem)
     soundfile.write(folder / "silent.wav", np.zeros(RATE_HZ), RATE_HZ)
     soundfile.write(folder / "nan.wav", np.array([0.5, np.nan, 0.5]), RATE_HZ, subtype="FLOAT")
-    os.mkfifo(folder / "pipe.wav")
     (folder / "whole.wav").unlink()
     return made | {
         "silent.wav": (folder / "silent.wav", "silent"),
         "nan.wav": (folder / "nan.wav", "not-finite"),
-        "pipe.wav": (folder / "pipe.wav", "not-a-file"),
         "missing.wav": (folder / "missing.wav", "unreadable"),
     }
 
@@ -249,11 +247,12 @@ def test_what_is_passed_over_in_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "phone.M4A").write_bytes(b"x")
     (tmp_path / "a" / "gone.wav").symlink_to("nowhere.wav")
+    os.mkfifo(tmp_path / "a" / "pipe.wav")  # to open it would be to wait for ever
     (tmp_path / "b").mkdir()
     found, problems = find_sounds([tmp_path / "a", tmp_path / "b"])
     assert found == []
     assert [(Path(unused.name).name, unused.problem) for unused in problems] == [
-        ("gone.wav", "unreadable"), ("phone.M4A", "unsupported-format"), ("b", "not-audio"),
+        ("gone.wav", "unreadable"), ("phone.M4A", "unsupported-format"), ("pipe.wav", "not-a-file"), ("b", "not-audio"),
     ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from birdtune.files import make_folder
 from birdtune.quiet import load_tensorflow
 
 # From scratch on some hundred patches: a higher rate than for fine-tuning, and few passes.
-DEMO_SETTINGS = {"model.checkpoint": "none", "train.epochs": 12, "train.learning-rate": 3e-4}
+DEMO_SETTINGS = {"model.checkpoint": "none", "train.epochs": 12, "train.learning-rate": 3e-4, "train.jitter-frames": 48}
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,9 @@ class TrainSettings(_Section):
     label_smoothing: float = _setting(0.0, "moved from the true class to all", ge=0, lt=1)
     class_weight_alpha: float = _setting(0.0, "classes weigh frequency^-alpha; 0: all alike", ge=0, le=2)
     hop_frames: int = _setting(96, "from one training patch to the next", unit="frames of 10 ms", ge=1, le=96)
+    jitter_frames: int = _setting(
+        0, "each patch starts up to this much earlier or later, anew each epoch", unit="frames of 10 ms", ge=0, le=9600
+    )
     patience: int = _setting(
         8, "epochs without a better validation before stopping; 0: never", unit="epochs", ge=0
     )

@@ -49,11 +49,17 @@ class Progress:
         now = time.monotonic()
         if now - self._said >= _PLAIN_PROGRESS_S and self._done < self._total:
             self._said = now
-            left_s = (now - self._began) / self._done * (self._total - self._done)
             tail = f", {note}" if note else ""
             self._journal.say(
-                f"  {self._what}: {self._done:,} of {self._total:,} {self._unit}, about {duration(left_s)} left{tail}"
+                f"  {self._what}: {self._done:,} of {self._total:,} {self._unit}{self._left(now)}{tail}"
             )
+
+    def _left(self, now: float) -> str:
+        # The first few carry the workers' start, from which nothing can be foretold.
+        if self._done < max(3, self._total // 20):
+            return ""
+        left_s = (now - self._began) / self._done * (self._total - self._done)
+        return f", about {duration(left_s)} left"
 
     def close(self) -> None:
         """Take the bar away."""

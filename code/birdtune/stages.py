@@ -65,7 +65,12 @@ class Stages:
             precision=precision,
         )
         trainer = Trainer(classifier, self.config.train, step)
-        batches = Batches(windows, batch_size=self.config.train.batch_size, seed=self.config.train.seed)
+        batches = Batches(
+            windows,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.train.seed,
+            jitter_frames=self.config.train.jitter_frames,
+        )
         self.journal.say(
             f"  {len(windows):,} patches, {len(batches):,} batches an epoch, "
             f"{sum(int(np.prod(v.shape)) for v in classifier.trainable_variables):,} weights to train"

@@ -60,6 +60,8 @@ class Windows:
         start_of = np.array([entry.start for entry in entries], np.int64)
         self._shard = shard_of[self.recording]  # [windows]
         self._row = start_of[self.recording] + self.offset  # [windows] first frame within the shard
+        lengths = np.array([entry.n_frames for entry in entries], np.int64)
+        self._room = lengths[self.recording] - spec.patch_frames - self.offset  # [windows] frames behind it
 
     def __len__(self) -> int:
         return int(self.recording.size)
@@ -69,41 +71,59 @@ class Windows:
         """Where each window begins in its recording, in seconds. [windows]"""
         return (self.offset / self.store.spec.frames_per_s).astype(np.float32)
 
-    def patches(self, windows: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
-        """The frames of some windows. [n, patch_frames, n_mels]"""
+    def patches(
+        self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.float16]:
+        """The frames of some windows. [n, patch_frames, n_mels]
+
+        Args:
+            windows: [n] which ones.
+            shift: [n] frames to move each by; none leaves its recording.
+        """
         spec = self.store.spec
+        rows = self._row[windows]
+        if shift is not None:
+            rows = rows + np.clip(shift, -self.offset[windows], self._room[windows])
         gathered = np.empty((windows.size, spec.patch_frames, spec.n_mels), np.float16)
-        for position, window in enumerate(windows):
-            row = self._row[window]
+        for position, (window, row) in enumerate(zip(windows, rows, strict=True)):
             gathered[position] = self._shards[self._shard[window]][row : row + spec.patch_frames]
         return gathered
 
 
 class Batches:
-    """Training batches: every window once an epoch, in an order of its own each epoch."""
+    """Training batches: every window once an epoch, in an order of its own each epoch.
 
-    def __init__(self, windows: Windows, *, batch_size: int, seed: int) -> None:
+    Args:
+        jitter_frames: each window starts up to so many frames earlier or later, anew each epoch.
+    """
+
+    def __init__(self, windows: Windows, *, batch_size: int, seed: int, jitter_frames: int = 0) -> None:
         self.windows = windows
         self.batch_size = batch_size
         self._seed = seed
-        self._order_of: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+        self._jitter_frames = jitter_frames
+        nothing = np.zeros(0, np.int64)
+        self._plan_of: tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]] = (-1, nothing, nothing)
 
     def __len__(self) -> int:
         """Batches in an epoch; the last may be filled up."""
         return -(-len(self.windows) // self.batch_size)
 
-    def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The order of windows in an epoch, a function of seed and epoch alone. [windows]"""
-        if self._order_of[0] != epoch:
+    def plan(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Order and shift of the windows in an epoch, a function of seed and epoch alone. [windows] each"""
+        if self._plan_of[0] != epoch:
             # Philox is counter-based and keyed: streams of different (seed, epoch) are independent.
             generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
-            self._order_of = (epoch, generator.permutation(len(self.windows)))
-        return self._order_of[1]
+            order = generator.permutation(len(self.windows))
+            reach = self._jitter_frames
+            self._plan_of = (epoch, order, generator.integers(-reach, reach + 1, order.size))
+        return self._plan_of[1], self._plan_of[2]
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch `step` (from 0) of an epoch."""
-        chosen = self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
-        return _batch(self.windows, chosen, self.batch_size)
+        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        order, shift = self.plan(epoch)
+        return _batch(self.windows, order[part], self.batch_size, shift[part])
 
 
 def in_order(windows: Windows, batch_size: int) -> Iterator[Batch]:
@@ -112,11 +132,17 @@ def in_order(windows: Windows, batch_size: int) -> Iterator[Batch]:
         yield _batch(windows, np.arange(start, min(start + batch_size, len(windows))), batch_size)
 
 
-def _batch(windows: Windows, chosen: npt.NDArray[np.int64], batch_size: int) -> Batch:
+def _batch(
+    windows: Windows,
+    chosen: npt.NDArray[np.int64],
+    batch_size: int,
+    shift: npt.NDArray[np.int64] | None = None,
+) -> Batch:
     """All batches have one shape: another would be compiled and planned for anew."""
     filled = np.resize(chosen, batch_size)
     weights = (np.arange(batch_size) < chosen.size).astype(np.float32)
-    return Batch(windows.patches(filled), windows.label[filled], weights, filled)
+    moved = None if shift is None else np.resize(shift, batch_size)
+    return Batch(windows.patches(filled, moved), windows.label[filled], weights, filled)
 
 
 def prefetched(items: Iterable[Item], depth: int = 4) -> Iterator[Item]:

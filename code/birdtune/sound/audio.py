@@ -126,7 +126,7 @@ class SoundStream:
             if self.path.suffix.lower() in (".ogg", ".oga", ".opus") or file.format == "OGG":
                 _check_ogg_end(self.path)
             if source.peak_db < SILENCE_DB:
-                raise SoundError("silent", f"no sample is louder than {source.peak_db:.0f} dB of full scale")
+                raise SoundError("silent", _silence(source.peak_db))
             self.facts = SoundFacts(
                 rate_hz=file.samplerate,
                 channels=file.channels,
@@ -135,6 +135,12 @@ class SoundStream:
                 peak_db=round(source.peak_db, 1),
                 format=f"{file.format} {file.subtype}",
             )
+
+
+def _silence(peak_db: float) -> str:
+    if peak_db <= -999.0:
+        return "every sample is zero"
+    return f"no sample is louder than {peak_db:.0f} dB of full scale"
 
 
 def examine(path: Path, *, resampler: str = "soxr", longest_s: float = math.inf) -> SoundFacts:
