@@ -74,6 +74,8 @@ class Journal:
         self._quiet = quiet
         self._log: TextIO | None = None
         self._events: TextIO | None = None
+        # What was said before a run has its folder; it goes there first.
+        self._early: list[tuple[str, str]] = []
         self.terminal = sys.stderr.isatty() and not quiet
         if folder is not None:
             self.write_to(folder)
@@ -85,6 +87,9 @@ class Journal:
         with storage_faults(folder):
             self._log = (folder / "run.log").open("a", encoding="utf-8", errors="backslashreplace")
             self._events = (folder / "events.jsonl").open("a", encoding="utf-8", errors="backslashreplace")
+        early, self._early = self._early, []
+        for file, line in early:
+            self._write(file, line)
 
     def say(self, line: str) -> None:
         """A line for people."""
@@ -93,18 +98,21 @@ class Journal:
                 # A terminal that cannot show a letter gets an escape, not an exception.
                 encoding = sys.stdout.encoding or "utf-8"
                 print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-        if self._log is not None:
-            with storage_faults(Path(self._log.name)):
-                self._log.write(f"{clock()} {line}\n")
-                self._log.flush()
+        self._write("log", f"{clock()} {line}")
 
     def event(self, kind: str, **fields: Any) -> None:
         """An object for machines: one JSON line with `time` (UTC) and `event`."""
-        if self._events is not None:
-            record = {"time": clock(), "event": kind, **fields}
-            with storage_faults(Path(self._events.name)):
-                self._events.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
-                self._events.flush()
+        record = {"time": clock(), "event": kind, **fields}
+        self._write("events", json.dumps(record, ensure_ascii=False, default=str))
+
+    def _write(self, which: str, line: str) -> None:
+        file = self._log if which == "log" else self._events
+        if file is None:
+            self._early.append((which, line))
+            return
+        with storage_faults(Path(file.name)):
+            file.write(f"{line}\n")
+            file.flush()
 
     def warn(self, line: str) -> None:
         """A line for people that matters; also an event."""

@@ -93,9 +93,10 @@ class Run:
         self.version = newest if same else newest + 1
         if same:
             assert earlier is not None
-            kept = ("stages", "done", "weights_sha256", "precision", "first_started", "hardware")
+            kept = ("done", "weights_sha256", "precision", "first_started", "hardware")
             self.record.update({key: earlier[key] for key in kept if key in earlier})
-            # What preparing took this time comes on top of what it took before.
+            for stage, seconds in earlier.get("stages", {}).items():
+                self.record["stages"][stage] = round(self.record["stages"].get(stage, 0.0) + seconds, 3)
         self.record.update(version=self.version, fingerprint=fingerprint)
         self.record.setdefault("first_started", self.record["started"])
         return same

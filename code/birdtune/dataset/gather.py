@@ -174,6 +174,11 @@ def _label_map(config: Config) -> tuple[dict[str, ExternalId], list[str]]:
     )
 
 
+def _class_notices(classes: tuple[str, ...]) -> list[str]:
+    few = "There are two classes; readers made for jibjib's model show the best three and need at least as many."
+    return [few] if len(classes) < 3 else []
+
+
 def _folder_notices(listing: Listing, classes: tuple[str, ...]) -> list[str]:
     empty = sorted(set(listing.folders) - set(classes))
     return [f"Class folders without a usable recording, left out: {_names(empty)}."] if empty else []
