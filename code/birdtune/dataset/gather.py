@@ -157,6 +157,7 @@ def _gather(
             )
     classes = recordings.class_names(usable)
     notices = [
+        *_class_notices(classes),
         *_folder_notices(survey.listing, classes),
         *_id_notices(ids, classes),
         *map_notices,

@@ -285,8 +285,8 @@ def _read_user_split(path: Path, settings: SplitSettings) -> dict[str, str]:
     columns = set(rows[0]) if rows else set()
     if "recording" not in columns or not columns & {"split", "fold"}:
         raise InputError(
-            f"{shown(path)}: its columns are {shown(', '.join(sorted(columns))) or '(none)'}; expected `recording,split` "
-            "(train, val, test) or `recording,fold` with --split.test-fold."
+            f"{shown(path)}: its columns are {shown(', '.join(sorted(columns))) or '(none)'}; expected "
+            "`recording,split` (train, val, test) or `recording,fold` with --split.test-fold."
         )
     sides = _sides_of_folds(path, rows, settings) if "split" not in columns else _sides_of_names(path, rows)
     result: dict[str, str] = {}
