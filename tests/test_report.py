@@ -1,0 +1,418 @@
+"""birdtune.results.report and figures: what the page says, shows and refuses to run."""
+
+import base64
+import dataclasses
+import hashlib
+import html
+import io
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from markupsafe import Markup
+
+from birdtune.files import read_csv
+from birdtune.results import figures, report
+from birdtune.results.metrics import Scores, judge, pool_mean
+from birdtune.results.report import Clip, ReportFacts, write_report, write_tables
+from birdtune.sound.logmel import log_mel
+
+CLASSES = ("Parus_major", "Strix_aluco", "Turdus_merula", "=HYPERLINK(1)")
+HOSTILE = 'Parus_major/<img src=x onerror="alert(1)">\n\u202egpj.wav'
+PATCHES = 8
+
+
+def make_scores(labels: list[int], said: list[int], sureness: list[float], names: dict[int, str]) -> Scores:
+    """Recordings of eight patches; the patch after the fifth second is the surest. Two slices a source."""
+    n, c = len(labels), len(CLASSES)
+    table = np.zeros((n, PATCHES, c))
+    for k in range(n):
+        table[k] = (1 - sureness[k]) / (c - 1)
+        table[k, :, said[k]] = sureness[k]
+        table[k, 5, said[k]] += 0.01
+    return Scores(
+        classes=CLASSES,
+        recordings=tuple(names.get(k, f"{CLASSES[label]}/{k}.wav") for k, label in enumerate(labels)),
+        groups=tuple(f"source {k // 2}" for k in range(n)),
+        labels=np.asarray(labels, np.int64),
+        patch_scores=table.reshape(-1, c).astype(np.float32),
+        patch_recording=np.repeat(np.arange(n), PATCHES),
+        patch_start_s=np.tile(np.arange(PATCHES) * 0.96, n).astype(np.float32),
+    )
+
+
+def make_facts(**changes: Any) -> ReportFacts:
+    """100 test recordings, ten wrong; Turdus_merula is tested but never answered, the last is untested."""
+    labels = [0] * 50 + [1] * 46 + [2] * 4
+    said = [1] * 6 + [0] * 44 + [1] * 46 + [0] * 4
+    sure = [0.95, 0.94, 0.7, 0.6, 0.6, 0.6, *[0.9] * 90, *[0.5] * 4]
+    scores = make_scores(labels, said, sure, {0: HOSTILE})
+    judged = judge(scores, train_counts=np.array([30, 20, 3, 1]), n_bootstrap=100, seed=0)
+    rows = [
+        {
+            "class": name,
+            "recordings": 60,
+            "minutes": 10.0,
+            "train": 30,
+            "val": 5,
+            "test": 25,
+            "external_id": 7,
+        }
+        for name in CLASSES
+    ]
+    problem = {"recording": HOSTILE, "class": "Parus_major", "problem": "corrupt", "used": "no"}
+    facts = ReportFacts(
+        version=3,
+        created="2026-01-02T03:04:05+00:00",
+        birdtune_version="0.1.0",
+        command="birdtune run",
+        settings={"train.epochs": "40", "train.seed": "1"},
+        changed=frozenset({"train.epochs"}),
+        classes=CLASSES,
+        class_rows=rows,
+        metrics={"val": None, "test": judged},
+        scores={"test": scores},
+        history=[{"epoch": 1, "train_loss": 1.5, "val_loss": None}, {"epoch": 2, "train_loss": 0.5}],
+        best_epoch=2,
+        problems=[{**problem, "detail": "bad header", "advice": "Copy it again."}],
+        books={"found": 241, "used": 240, "left_out": {"corrupt": 1}},
+        notices=["Class X has one source only."],
+        hardware={"processor": "two cores"},
+        stages={"train": 3725.0},
+        listen=lambda recording, start_s, seconds: None,
+    )
+    return dataclasses.replace(facts, **changes)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text, of a page."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.parts: list[str] = []
+        self.hidden = 0
+        self.feed(source)
+        self.text = re.sub(r"\s+", " ", "".join(self.parts))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.hidden += tag in ("style", "script")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden -= tag in ("style", "script")
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.parts.append(data)
+
+
+def page_of(facts: ReportFacts, folder: Path) -> Page:
+    path = folder / "report.html"
+    write_report(path, facts)
+    return Page(path.read_text("utf-8"))
+
+
+def test_the_first_screen_says_what_how_well_and_against_what(tmp_path: Path) -> None:
+    text = page_of(make_facts(), tmp_path).text
+    assert "Trained on 120 recordings of 4 classes, tested by 100 it had never heard" in text
+    assert re.search(
+        r"90\s% of the 100 test recordings were given the right name \(95\s% interval: 8\d to 9", text
+    )
+    assert re.search(r"Always answering the commonest class, “Parus_major”, would be right in 50\s%", text)
+    assert "Clearly better than guessing. The test rests on 50 source recordings" in text
+    assert "Weakest: Turdus_merula (0 of 4 found), Parus_major (44 of 50 found)." in text
+    assert "Never given as an answer: Turdus_merula." in text
+    assert "Never tested, so nothing is known about: =HYPERLINK(1)." in text
+    assert "Class X has one source only." in text
+
+
+def test_nothing_is_fetched_and_only_its_own_script_may_run(tmp_path: Path) -> None:
+    page = page_of(make_facts(listen=tone), tmp_path)
+    script = re.search(r"<script>(.*?)</script>", page.source, re.DOTALL)
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert script is not None and policy is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy and "img-src data:" in policy and "media-src data:" in policy
+    assert script[1].count("addEventListener") >= 3
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+        assert not any(name.startswith("on") for name in attributes)
+    assert "@import" not in page.source and "url(" not in re.sub(r"url\(#\w+\)", "", page.source)
+
+
+def test_hostile_names_are_shown_and_never_run(tmp_path: Path) -> None:
+    classes = ("<script>x</script>", "$\\frac$", "a\u202eb\ud800", "]]>&amp;")
+    facts = make_facts()
+    scores = dataclasses.replace(facts.scores["test"], classes=classes)
+    judged = judge(scores, train_counts=np.array([30, 20, 3, 1]), n_bootstrap=10, seed=0)
+    rows = [{**row, "class": name} for row, name in zip(facts.class_rows, classes, strict=True)]
+    hostile = make_facts(
+        classes=classes, scores={"test": scores}, metrics={"test": judged}, class_rows=rows, listen=tone,
+        notices=["<b>bold</b>"], command="birdtune '\"><script>y</script>", hardware={"<i>": "</td>"},
+    )  # fmt: skip
+    page = page_of(hostile, tmp_path)
+    assert page.source.count("<script>") == 1
+    assert not [a for tag, a in page.tags if tag == "img"]
+    assert "\u202e" not in page.source
+    for name in ("<script>x</script>", "$\\frac$", "a\\u202eb\\ud800", "]]>&amp;", "<b>bold</b>", "<i>"):
+        assert name in page.text
+    assert 'Parus_major/<img src=x onerror="alert(1)">\\n\\u202egpj.wav' in page.text
+    assert page.text.count("]]>&amp;") >= 2  # in the table and in the matrix
+
+
+def tone(recording: str, start_s: float, seconds: float) -> Clip:
+    time = np.arange(round(seconds * 16_000)) / 16_000
+    wave = (0.01 * np.sin(2 * np.pi * 2000 * time)).astype(np.float32)
+    return Clip(wave, log_mel(wave))
+
+
+def test_the_clips_are_playable_amplified_and_lie_around_the_patch_that_was_surest(tmp_path: Path) -> None:
+    asked = []
+
+    def listen(recording: str, start_s: float, seconds: float) -> Clip:
+        asked.append((recording, start_s, seconds))
+        return tone(recording, start_s, seconds)
+
+    page = page_of(make_facts(listen=listen), tmp_path)
+    assert asked[0][0] == "Strix_aluco/50.wav" or HOSTILE in [name for name, *_ in asked]
+    # Patch 5 is from 4.80 to 5.76 s; six seconds around it would end after the recording, which has 7.68 s.
+    assert {(round(start, 2), seconds) for _, start, seconds in asked} == {(1.68, 6.0)}
+    sounds = [a["src"] or "" for tag, a in page.tags if tag == "audio"]
+    # Errors come from five sources (three pairs of slices, then two); two pairs of classes, two examples.
+    assert len(sounds) == 5 + 2 + 2
+    kind, content = sounds[0].split(",")
+    assert kind in ("data:audio/mpeg;base64", "data:audio/flac;base64")
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(content)))
+    assert rate == 16_000 and abs(len(samples) / rate - 6.0) < 0.2
+    assert 0.25 < np.abs(samples).max() < 0.4  # 0.01 raised by 30 dB
+    assert "framed from 4.8 s" in page.text
+    assert page.source.count('aria-label="Spectrogram, 1.7 to 7.7 s') == len(sounds)
+
+
+def test_worst_errors_are_the_surest_ones_one_from_a_source() -> None:
+    scores = make_facts().scores["test"]
+    found = report.worst_errors(scores, pool_mean(scores))
+    assert [(finding.index, finding.said) for finding in found] == [(0, 1), (2, 1), (4, 1), (96, 0), (98, 0)]
+
+
+def test_pair_errors_prefer_what_was_not_shown_yet() -> None:
+    facts = make_facts()
+    scores, judged = facts.scores["test"], facts.metrics["test"]
+    assert judged is not None
+    found = report.pair_errors(scores, pool_mean(scores), judged["confusion_pairs"], {0, 2, 4, 96})
+    assert [(pair["true"], finding.index) for pair, finding in found] == [
+        ("Parus_major", 1),
+        ("Turdus_merula", 97),
+    ]
+
+
+def test_recordings_that_are_gone_or_silent_do_not_break_the_page(tmp_path: Path) -> None:
+    silence = Clip(np.zeros(96_000, np.float32), np.full((598, 64), -4.6, np.float16))
+    scrap = Clip(np.zeros(10, np.float32), np.zeros((0, 64), np.float32))
+    clips = iter([silence, scrap])
+    page = page_of(make_facts(listen=lambda *_: next(clips, None)), tmp_path)
+    assert page.text.count("nothing to hear in this stretch") == 1
+    # Of nine cards one is silent; neither the scrap nor the seven that are gone have a picture.
+    assert page.text.count("could not be read again") == 8
+    assert page.source.count('aria-label="Spectrogram') == 1
+    assert "<audio" not in page.source
+
+
+def test_without_a_test_it_says_so_and_never_calls_the_result_good(tmp_path: Path) -> None:
+    facts = make_facts()
+    validated = make_facts(
+        metrics={"val": facts.metrics["test"], "test": None}, scores={"val": facts.scores["test"]}
+    )
+    text = page_of(validated, tmp_path).text
+    assert "There is no test." in text and "also chose the model" in text
+    assert "Better than guessing, but not independently tested" in text
+    assert "of the 100 validation recordings" in text and "never heard" not in text
+
+
+def test_with_nothing_measured_it_still_tells_what_it_knows(tmp_path: Path) -> None:
+    bare = make_facts(
+        metrics={"val": None, "test": None}, scores={}, history=[], best_epoch=None, problems=[], notices=[],
+        changed=frozenset(), books={"found": 240, "used": 240, "left_out": {}},
+    )  # fmt: skip
+    text = page_of(bare, tmp_path).text
+    assert "Nothing was measured." in text and "No epoch was finished." in text
+    assert "All 240 files found were used." in text
+    assert "every setting is at its default" in text
+    assert "Parus_major" in text and "confused" not in text
+
+
+@pytest.mark.parametrize(
+    ("gain_ci", "accuracy_ci", "n_groups", "level"),
+    [
+        ([-0.1, 0.3], [0.4, 0.8], 200, "poor"),
+        (None, None, 1, "poor"),
+        ([0.1, 0.3], [0.8, 0.9], 29, "fair"),
+        ([0.1, 0.6], [0.6, 0.9], 200, "fair"),
+        ([0.1, 0.3], [0.8, 0.9], 30, "good"),
+    ],
+)
+def test_the_verdict_asks_for_a_gain_over_the_baseline_and_for_enough_sources(
+    gain_ci: list[float] | None, accuracy_ci: list[float] | None, n_groups: int, level: str
+) -> None:
+    judged = {
+        "n_groups": n_groups,
+        "majority_class": "a",
+        "accuracy_gain_ci": gain_ci,
+        "clip": {"accuracy_ci": accuracy_ci},
+    }
+    assert report.verdict(make_facts(metrics={"test": judged}))[0] == level
+
+
+def test_percentages_are_never_rounded_to_certainty() -> None:
+    assert [report.percent(x) for x in (1.0, 0.9996, 0.994, 0.5, 0.003, 1e-9, 0.0)] == [
+        f"{text}\N{NO-BREAK SPACE}%" for text in ("100", "99.9", "99", "50", "0.3", "0.1", "0")
+    ]
+    assert report.span([0.0, 0.996]) == "0 to 99.6\N{NO-BREAK SPACE}%"
+    assert report.duration(3725) == "1 h 2 min" and report.duration(65) == "1 min 5 s"
+
+
+def test_the_calibration_sentence_tells_the_direction() -> None:
+    def judged(*bins: tuple[int, float, float]) -> dict[str, Any]:
+        rows = [{"count": n, "confidence": said, "accuracy": was} for n, said, was in bins]
+        n = sum(row["count"] for row in rows)
+        ece = sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / n
+        return {"reliability": rows, "ece": ece, "n_recordings": n}
+
+    assert "too sure of itself" in report.calibration_sentence(judged((10, 0.9, 0.6)))
+    assert "30 percentage points" in report.calibration_sentence(judged((10, 0.9, 0.6)))
+    assert "too modest: it" in report.calibration_sentence(judged((10, 0.5, 0.8)))
+    assert "at its word" in report.calibration_sentence(judged((10, 0.5, 0.52)))
+    assert "too sure at some levels" in report.calibration_sentence(judged((10, 0.5, 0.8), (10, 0.9, 0.6)))
+
+
+def test_the_class_table_can_be_sorted_by_keyboard_and_its_values_are_exact(tmp_path: Path) -> None:
+    page = page_of(make_facts(), tmp_path)
+    table = re.search(r'<table id="by-class">(.*?)</table>', page.source, re.DOTALL)
+    assert table is not None
+    assert table[1].count("<th scope=") - table[1].count('<th scope="row"') == table[1].count("<button")
+    assert 'data-v="0.88"' in table[1]  # 44 of 50 found
+    assert "not tested" in table[1] and "Strix_<wbr>aluco (6)" in table[1]
+
+
+def test_long_lists_of_files_are_cut_and_the_cut_is_told(tmp_path: Path) -> None:
+    row = {"class": "a", "problem": "corrupt", "used": False, "detail": "d", "advice": "Copy it again."}
+    remark = {**row, "recording": "fine.wav", "used": True, "detail": "holds FLAC"}
+    problems = [{**row, "recording": f"file{k}.wav"} for k in range(2_100)]
+    facts = make_facts(
+        problems=[*problems, remark], books={"found": 9, "used": 9, "left_out": {"corrupt": 2_100}}
+    )
+    text = page_of(facts, tmp_path).text
+    assert "The first 2,000 of 2,100 are listed here; all are in problems.csv" in text
+    assert "file1999.wav" in text and "file2000.wav" not in text
+    assert "Used, with a remark (1)" in text and "holds FLAC" in text
+    assert re.search(r"corrupt\s?2,100\s?Copy it again", text)
+
+
+def test_a_large_confusion_matrix_names_every_class_and_every_cell_and_has_a_close_up() -> None:
+    n = 195
+    counts = 5 * np.eye(n, dtype=np.int64)
+    counts[3, 7], counts[100, 150] = 4, 9
+    names = tuple(f"Genus_species{k:03d}" for k in range(n))
+    both = report._confusion({"confusion": counts.tolist()}, names)
+    assert Counter(re.findall(r"<g class=\"(\w+)", both["whole"])) == {"hit": n, "miss": 2}
+    assert "<title>Genus_species100: 9 of 14 heard as Genus_species150</title>" in both["whole"]
+    assert all(both["whole"].count(f">{name}</text>") == 2 for name in names)
+    assert both["zoom"].count('class="row"') == report.MOST_ZOOMED
+    for kept in (3, 7, 100, 150):
+        assert f">{names[kept]}</text>" in both["zoom"]
+    assert "any other class" in both["zoom"] and ">9</text>" in both["zoom"]
+
+
+def test_a_small_confusion_matrix_carries_its_numbers() -> None:
+    drawn = figures.confusion(np.array([[12, 3], [0, 5]]), ["a", "b"], ["a", "b"])
+    assert re.findall(r">(\d+)</text>", drawn) == ["12", "3", "5"]
+    assert "a: 3 of 15 heard as b" in drawn
+
+
+def test_figures_follow_the_theme_keep_their_letters_and_repeat_exactly() -> None:
+    rows = [("right answers, test", 0.84, [0.78, 0.89], False), ("baseline", 0.08, None, True)]
+    drawn = figures.headline(rows)
+    assert isinstance(drawn, Markup) and drawn.startswith('<svg role="img" aria-label=')
+    assert (
+        "var(--accent)" in drawn
+        and "var(--ink)" in drawn
+        and "#0a0b0" not in drawn
+        and "#000000" not in drawn
+    )
+    assert ">right answers, test</text>" in drawn and ">84 %</text>" in drawn
+    assert "<metadata" not in drawn and "<style" not in drawn and 'id="figure' not in drawn
+    assert figures.headline(rows) == drawn
+
+
+def test_a_spectrogram_has_hertz_and_the_seconds_of_the_recording() -> None:
+    # A tone of 2 kHz lies in the band whose tick is 2,000: its row is the brightest of the picture.
+    frames = log_mel(np.sin(2 * np.pi * 2000 * np.arange(96_000) / 16_000).astype(np.float32))
+    drawn = html.unescape(str(figures.spectrogram(frames, 10.0, (10.5, 11.46))))
+    labels = re.findall(r">([^<>]+)</text>", drawn)
+    assert {"250", "1,000", "2,000", "7,000", "Hz", "11 s"} <= set(labels)
+    assert "data:image/png;base64" in drawn
+    tick = re.search(r'translate\([\d.]+ ([\d.]+)\)">2,000<|y="([\d.]+)"[^>]*>2,000<', drawn)
+    assert tick is not None
+    height = 1.85 * 72
+    _, bottom, _, share = figures.SPECTROGRAM_BOX
+    band = int(np.argmax(frames.mean(axis=0)))  # 0 … 63 from below
+    expected = height * (1 - bottom - share * (band + 0.5) / 64)
+    assert float(tick[1] or tick[2]) == pytest.approx(expected, abs=0.03 * height)
+
+
+def test_the_tables_hold_every_recording_pair_and_class_and_run_no_formula(tmp_path: Path) -> None:
+    facts = make_facts()
+    write_tables(tmp_path, facts)
+    predictions = read_csv(tmp_path / "predictions.csv")
+    assert len(predictions) == 100
+    first = predictions[0]
+    assert (first["recording"], first["class"], first["split"]) == (HOSTILE, "Parus_major", "test")
+    assert (first["predicted"], first["correct"], first["rank"]) == ("Strix_aluco", "no", "2")
+    assert float(first["score"]) == pytest.approx(0.95125, abs=1e-5)
+    assert (first["second"], first["third"]) == ("Parus_major", "Turdus_merula")
+    assert sum(row["correct"] == "yes" for row in predictions) == 90
+    pairs = {
+        (row["true"], row["predicted"]): int(row["count"]) for row in read_csv(tmp_path / "confusion.csv")
+    }
+    assert pairs == {
+        ("Parus_major", "Parus_major"): 44,
+        ("Parus_major", "Strix_aluco"): 6,
+        ("Strix_aluco", "Strix_aluco"): 46,
+        ("Turdus_merula", "Parus_major"): 4,
+    }
+    classes = read_csv(tmp_path / "per_class.csv")
+    assert [row["class"] for row in classes] == list(CLASSES)
+    assert (classes[0]["test_recall"], classes[0]["val_recall"], classes[3]["test_recall"]) == (
+        "0.88",
+        "",
+        "",
+    )
+    assert float(classes[0]["test_recall_lo"]) < 0.88 < float(classes[0]["test_recall_hi"])
+    assert "\n'=HYPERLINK(1)," in (tmp_path / "per_class.csv").read_text("utf-8")
+
+
+def test_two_classes_have_no_third_answer(tmp_path: Path) -> None:
+    full = make_facts()
+    scores = full.scores["test"]
+    two = dataclasses.replace(
+        scores,
+        classes=CLASSES[:2],
+        labels=np.minimum(scores.labels, 1),
+        patch_scores=scores.patch_scores[:, :2],
+    )
+    judged = judge(two, train_counts=np.array([3, 2]), n_bootstrap=10, seed=0)
+    facts = make_facts(
+        classes=CLASSES[:2], class_rows=full.class_rows[:2], scores={"test": two}, metrics={"test": judged}
+    )
+    write_tables(tmp_path, facts)
+    assert read_csv(tmp_path / "predictions.csv")[0]["third"] == ""
+    assert "top 3" not in page_of(facts, tmp_path).source
