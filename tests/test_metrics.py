@@ -202,6 +202,7 @@ def test_the_baseline_is_the_commonest_class_of_training_not_of_the_test() -> No
 
 def test_a_classifier_worse_than_the_baseline_has_a_gain_below_zero() -> None:
     found = judged(make_scores([[0.1, 0.9]] * 20, [0] * 18 + [1] * 2), train_counts=[9, 1])
+    assert (found["majority_baseline"], found["clip"]["accuracy"]) == (0.9, 0.1)
     assert found["accuracy_gain"] == pytest.approx(-0.8)
     assert found["accuracy_gain_ci"][1] < 0 and found["accuracy_gain_ci"][0] >= -1
 

@@ -5,7 +5,8 @@ print. matplotlib knows no such thing: it draws in stand-in colours that are rep
 stay letters (they can be searched and read aloud). Figures are built on `Figure` objects, without
 pyplot and its global state.
 
-Names of classes are outside text: they are passed through `shown` and escaped here.
+Names of classes are outside text: the confusion matrix passes them through `shown` and escapes them.
+matplotlib is given words of our own only, because it would read a class named $x$ as a formula.
 """
 
 import io
@@ -38,7 +39,6 @@ _VARIABLES = {
 _STYLE: Any = {  # Any: matplotlib's type wants every key as a literal
     "svg.fonttype": "none",
     "svg.hashsalt": "birdtune",  # the same figure gives the same bytes
-    "text.parse_math": False,  # a class may be called $x$
     "font.size": 9.0,
     "text.color": INK,
     "axes.edgecolor": LINE,
@@ -90,7 +90,7 @@ def headline(rows: Sequence[tuple[str, float, Sequence[float] | None, bool]]) ->
                 va="center",
                 fontweight="bold",
             )
-        axes.set_yticks(range(len(rows)), [shown(name) for name, *_ in rows], color=INK)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         _percent_axis(axes, "x")
         axes.grid(visible=False, axis="y")
