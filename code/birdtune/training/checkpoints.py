@@ -152,7 +152,7 @@ def _position(name: str) -> tuple[int, int]:
 
 def _write_arrays(path: Path, arrays: Arrays) -> None:
     # safetensors sorts by type and name, so the same weights give the same bytes.
-    safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    safetensors.numpy.save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -71,6 +71,7 @@ class Trainer:
             self._apply_eagerly, jit_compile=settings.jit and step.precision != "mixed_float16"
         )
         self._gradients = tf.function(self._gradients_eagerly)
+        self.scales_loss = step.precision == "mixed_float16"
         self._add = tf.function(lambda sums, more: [a + b for a, b in zip(sums, more, strict=True)])
 
     def gradients(self, batch: Batch, position: int) -> tuple[Any, Any, Any]:
@@ -88,10 +89,10 @@ class Trainer:
         """Add up the gradients of two batches."""
         return self._add(sums, more)
 
-    def apply(self, gradients: Any, weight_sum: Any, rate: float) -> None:
-        """One update of the weights."""
+    def apply(self, gradients: Any, weight_sum: Any, rate: float) -> Any:
+        """One update of the weights. Returns the norm of all gradients together, before clipping."""
         self.optimizer.learning_rate.assign(rate)
-        self._apply(gradients, weight_sum)
+        return self._apply(gradients, weight_sum)
 
     def _gradients_eagerly(
         self, patches: Any, labels: Any, row_weights: Any, seed: Any
@@ -110,9 +111,10 @@ class Trainer:
         gradients = tape.gradient(scaled, [variable.value for variable in self._variables])
         return loss_sum, tf.reduce_sum(counts), gradients
 
-    def _apply_eagerly(self, gradients: Any, weight_sum: Any) -> None:
+    def _apply_eagerly(self, gradients: Any, weight_sum: Any) -> Any:
         gradients = [gradient / weight_sum for gradient in gradients]
         self.optimizer.apply(gradients, self._variables)
+        return tf.linalg.global_norm(gradients)
 
     def state_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The optimizer's own variables, by position and name."""
@@ -130,6 +132,7 @@ class Trainer:
 
 def _optimizer(settings: TrainSettings, precision: str) -> Any:
     optimizer = keras.optimizers.AdamW(
+        name="adam",  # else Keras counts, and a checkpoint's names would depend on what was built before
         learning_rate=settings.learning_rate,
         epsilon=settings.epsilon,
         weight_decay=settings.weight_decay,
@@ -138,7 +141,9 @@ def _optimizer(settings: TrainSettings, precision: str) -> Any:
     # Biases are few and need not be small.
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     # The gradients of half precision vanish unless the loss is scaled up; bfloat16 has float32's range.
-    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "mixed_float16" else optimizer
+    if precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
+    return optimizer
 
 
 def is_better(row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
@@ -237,7 +242,11 @@ class Loop:
         loss_value, weight_value = float(loss_sum), float(weight_sum)
         if not math.isfinite(loss_value):
             raise _diverged(f"the loss is {loss_value}", state, rate)
-        self.trainer.apply(gradients, weight_sum, rate)
+        norm = float(self.trainer.apply(gradients, weight_sum, rate))
+        # A NaN in the input can pass a ReLU unseen and show in the gradients alone. With loss scaling an
+        # infinite gradient is nothing unusual: the optimizer skips the update and lowers the scale.
+        if not math.isfinite(norm) and not self.trainer.scales_loss:
+            raise _diverged(f"the gradients are {norm}", state, rate)
         state.step, state.updates = last, state.updates + 1
         state.loss_sum += loss_value
         state.weight_sum += weight_value

@@ -1,0 +1,134 @@
+"""Checkpoints: whole or not there, few, and never trusted without their checksums."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from birdtune.errors import CheckpointError
+from birdtune.training.checkpoints import BEST, Checkpoints, State, read_arrays
+
+
+def weights(value: float) -> dict[str, np.ndarray]:
+    return {"trunk/conv1/kernel": np.full((3, 2), value, np.float32), "head/logits/bias": np.arange(4.0)}
+
+
+def save(checkpoints: Checkpoints, epoch: int, *, step: int = 0, is_best: bool = False) -> Path:
+    optimizer = {"0000/iteration": np.array(epoch, np.int64)}
+    return checkpoints.save(weights(epoch), optimizer, State(epoch=epoch, step=step), is_best=is_best)
+
+
+def test_what_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
+    row = {"epoch": 1, "train_loss": 0.1 + 0.2, "val_loss": None}
+    state = State(epoch=1, step=7, updates=31, loss_sum=1 / 3, weight_sum=2.5, history=[row], best=row)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(
+        weights(0.1), {"0001/m": np.float32([[1e-30]]), "0000/i": np.int64(3)}, state, is_best=True
+    )
+    saved, complaints = checkpoints.newest()
+    assert saved is not None and complaints == []
+    assert saved.state == state
+    assert saved.weights.keys() == weights(0).keys()
+    np.testing.assert_array_equal(saved.weights["trunk/conv1/kernel"], weights(0.1)["trunk/conv1/kernel"])
+    assert saved.optimizer["0001/m"].tobytes() == np.float32([[1e-30]]).tobytes()
+    assert saved.optimizer["0000/i"].shape == () and int(saved.optimizer["0000/i"]) == 3
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "none yet", keep=2)
+    assert checkpoints.newest() == (None, [])
+    assert checkpoints.newest_state() == (None, [])
+    with pytest.raises(CheckpointError, match="no trained weights yet"):
+        checkpoints.best()
+
+
+def test_the_newest_are_kept_and_the_best_beside_them(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for epoch in range(1, 6):
+        save(checkpoints, epoch, is_best=epoch == 2)
+    assert checkpoints.names() == ["epoch-0004-step-000000", "epoch-0005-step-000000"]
+    arrays, state = checkpoints.best()
+    assert state.epoch == 2
+    assert float(arrays["trunk/conv1/kernel"][0, 0]) == 2.0
+
+
+def test_steps_within_an_epoch_come_before_the_next_epoch(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=9)
+    save(checkpoints, 10)
+    save(checkpoints, 9, step=100)
+    save(checkpoints, 9, step=20)
+    assert [name[6:10] + name[-6:] for name in checkpoints.names()] == [
+        "0009000020",
+        "0009000100",
+        "0010000000",
+    ]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("harm", ["cut", "flip", "gone"])
+def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path: Path, name: str, harm: str) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    save(checkpoints, 1)
+    victim = save(checkpoints, 2) / name
+    content = bytearray(victim.read_bytes())
+    if harm == "gone":
+        victim.unlink()
+    elif harm == "cut":
+        victim.write_bytes(content[: len(content) // 2])
+    else:
+        content[-3] ^= 0xFF
+        victim.write_bytes(content)
+    saved, complaints = checkpoints.newest()
+    assert saved is not None and saved.state.epoch == 1
+    assert len(complaints) == 1
+    assert "epoch-0002" in complaints[0] and "passed over" in complaints[0]
+
+
+def test_a_half_written_checkpoint_is_none_and_is_swept_away(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    half = tmp_path / ".unfinished-epoch-0003-step-000000"
+    half.mkdir()
+    (half / "weights.safetensors").write_bytes(b"half")
+    assert checkpoints.newest() == (None, [])
+    save(checkpoints, 4)
+    assert not half.exists()
+
+
+def test_a_damaged_best_one_is_an_error(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, 1, is_best=True)
+    (tmp_path / BEST / "weights.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="best"):
+        checkpoints.best()
+
+
+def test_the_best_survives_later_damage_to_the_epoch_it_came_from(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 1, is_best=True)
+    save(checkpoints, 2)
+    assert not (tmp_path / "epoch-0001-step-000000").exists()
+    assert checkpoints.best()[1].epoch == 1
+
+
+def test_a_state_of_another_birdtune_is_passed_over(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    path = save(checkpoints, 1) / "state.json"
+    stored = json.loads(path.read_text())
+    stored["state"]["unheard_of"] = 1
+    path.write_text(json.dumps(stored))
+    saved, complaints = checkpoints.newest()
+    assert saved is None and "state.json" in complaints[0]
+
+
+def test_stale_epochs_count_from_the_best() -> None:
+    rows = [{"epoch": epoch} for epoch in range(1, 6)]
+    assert State(history=rows, best=rows[1]).stale_epochs == 3
+    assert State(history=rows, best=rows[-1]).stale_epochs == 0
+    assert State().stale_epochs == 0
+
+
+def test_what_is_not_safetensors_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors"):
+        read_arrays(tmp_path / "x.safetensors")

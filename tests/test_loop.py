@@ -1,0 +1,323 @@
+"""The loop: what an update does, what stops it, and that stopping changes nothing."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from birdtune.config import TrainSettings
+from birdtune.dataset.batches import Batch
+from birdtune.errors import DivergedError, Interrupted
+from birdtune.events import Interrupts, Journal
+from birdtune.model import classifier as classifiers
+from birdtune.model.classifier import Classifier
+from birdtune.training.checkpoints import Checkpoints, State
+from birdtune.training.loop import Loop, StepSettings, Trainer, is_better, learning_rate
+
+CLASSES = ("A", "B", "C")
+RATES = TrainSettings(epochs=10, warmup_epochs=1, learning_rate=1e-3)
+
+
+def build(freeze: str = "none", head: str = "softmax", precision: str = "float32") -> Classifier:
+    return classifiers.build(
+        backbone="vggish-small", head=head, hidden_units=0, embedding_activation="relu", freeze=freeze,
+        classes=CLASSES, precision=precision, seed=1,
+    )  # fmt: skip
+
+
+def batch_of(n: int = 8, seed: int = 0, weights: Sequence[float] | None = None) -> Batch:
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(n) % 3).astype(np.int32)
+    patches = rng.normal(-3, 1, (n, 96, 64))
+    patches[np.arange(n), :, labels * 20 + 5] += 4  # a band of its own for each class
+    rows = np.ones(n) if weights is None else np.asarray(weights)
+    return Batch(patches.astype(np.float16), labels, rows.astype(np.float32), np.arange(n))
+
+
+def trainer_of(
+    classifier: Classifier, settings: TrainSettings | None = None, *, dropout: float = 0.0,
+    class_weights: Sequence[float] = (1, 1, 1), precision: str = "float32",
+) -> Trainer:  # fmt: skip
+    step = StepSettings(dropout, np.asarray(class_weights, np.float32), precision)
+    return Trainer(classifier, settings or TrainSettings(jit=False), step)
+
+
+# ---- the learning rate --------------------------------------------------------------------------
+
+
+def test_the_rate_rises_through_the_warm_up_and_falls_by_a_cosine_to_zero() -> None:
+    rates = [learning_rate(RATES, update, per_epoch=4) for update in range(40)]
+    np.testing.assert_allclose(rates[:4], [2.5e-4, 5e-4, 7.5e-4, 1e-3])
+    assert rates[4] == 1e-3
+    assert math.isclose(learning_rate(RATES, 4 + 18, 4), 5e-4)  # half-way down
+    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert learning_rate(RATES, 40, 4) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_constant_rate_stays() -> None:
+    settings = RATES.model_copy(update={"schedule": "constant"})
+    assert {learning_rate(settings, update, 4) for update in range(4, 60)} == {1e-3}
+
+
+# ---- one update ---------------------------------------------------------------------------------
+
+
+def test_rows_of_weight_zero_count_for_nothing() -> None:
+    trainer = trainer_of(build())
+    full = trainer.gradients(batch_of(8), 0)
+    doubled = batch_of(8)
+    padded = Batch(
+        np.concatenate([doubled.patches, doubled.patches]), np.tile(doubled.labels, 2),
+        np.repeat(np.float32([1, 0]), 8), np.arange(16),
+    )  # fmt: skip
+    filled = trainer.gradients(padded, 0)
+    assert float(filled[1]) == 8.0
+    assert float(filled[0]) == pytest.approx(float(full[0]), rel=1e-5)
+    for one, other in zip(full[2], filled[2], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_class_weights_weigh_the_loss() -> None:
+    plain = trainer_of(build()).gradients(batch_of(9), 0)
+    weighed = trainer_of(build(), class_weights=(2, 0, 1)).gradients(batch_of(9), 0)
+    only_a = trainer_of(build()).gradients(batch_of(9, weights=[2, 0, 1] * 3), 0)
+    assert float(weighed[1]) == 9.0
+    assert float(weighed[0]) == pytest.approx(float(only_a[0]), rel=1e-5)
+    assert float(weighed[0]) != pytest.approx(float(plain[0]), rel=1e-3)
+
+
+def test_accumulated_batches_update_as_one_large_batch_does() -> None:
+    large, first, second = batch_of(16), batch_of(16), batch_of(16)
+    halves = [
+        Batch(whole.patches[part], whole.labels[part], whole.weights[part], whole.windows[part])
+        for whole, part in ((first, slice(0, 8)), (second, slice(8, 16)))
+    ]
+    at_once, in_two = build(), build()
+    one = trainer_of(at_once)
+    _, weight, gradients = one.gradients(large, 0)
+    one.apply(gradients, weight, 1e-3)
+    two = trainer_of(in_two)
+    (_, w1, g1), (_, w2, g2) = (two.gradients(half, k) for k, half in enumerate(halves))
+    two.apply(two.add(g1, g2), w1 + w2, 1e-3)
+    for name, array in classifiers.weights(at_once).items():
+        np.testing.assert_allclose(array, classifiers.weights(in_two)[name], atol=2e-5, err_msg=name)
+
+
+def test_frozen_layers_stay_and_the_others_move() -> None:
+    classifier = build(freeze="conv")
+    before = classifiers.weights(classifier)
+    trainer = trainer_of(classifier)
+    _, weight, gradients = trainer.gradients(batch_of(), 0)
+    trainer.apply(gradients, weight, 1e-2)
+    moved = {name for name, array in classifiers.weights(classifier).items() if (array != before[name]).any()}
+    assert {"trunk/fc1_1/kernel", "trunk/fc2/bias", "head/logits/kernel"} <= moved
+    assert not any(name.startswith("trunk/conv") for name in moved)
+
+
+def test_weight_decay_shrinks_kernels_and_leaves_biases() -> None:
+    classifier = build()
+    settings = TrainSettings(jit=False, weight_decay=0.5)
+    trainer = trainer_of(classifier, settings)
+    classifier.head.get_layer("logits").bias.assign([1.0, 2.0, 3.0])
+    before = classifiers.weights(classifier)
+    nothing = [np.zeros(v.shape, np.float32) for v in classifier.trainable_variables]
+    trainer.apply(nothing, np.float32(1), 0.1)
+    after = classifiers.weights(classifier)
+    np.testing.assert_allclose(after["trunk/conv1/kernel"], before["trunk/conv1/kernel"] * 0.95, rtol=1e-5)
+    np.testing.assert_array_equal(after["head/logits/bias"], before["head/logits/bias"])
+
+
+def test_dropout_is_drawn_from_seed_and_position_alone() -> None:
+    trainer = trainer_of(build(), dropout=0.5)
+    losses = [float(trainer.gradients(batch_of(), position)[0]) for position in (0, 1, 0)]
+    assert losses[0] == losses[2] != losses[1]
+    again = trainer_of(build(), dropout=0.5)
+    assert float(again.gradients(batch_of(), 1)[0]) == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("head", "precision"),
+    [("softmax", "float32"), ("sigmoid", "mixed_bfloat16"), ("softmax", "mixed_float16")],
+)
+def test_it_learns_what_can_be_learnt(head: str, precision: str) -> None:
+    trainer = trainer_of(build(head=head, precision=precision), precision=precision)
+    losses = []
+    for position in range(25):
+        loss, weight, gradients = trainer.gradients(batch_of(12, seed=position), position)
+        trainer.apply(gradients, weight, 1e-3)
+        losses.append(float(loss) / float(weight))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+# ---- which epoch is best ------------------------------------------------------------------------
+
+
+def test_the_higher_precision_wins_then_the_lower_loss() -> None:
+    best = {"val_macro_ap": 0.8, "val_loss": 0.5, "train_loss": 0.1}
+    assert is_better({**best, "val_macro_ap": 0.9, "val_loss": 9.0}, best)
+    assert not is_better({**best, "val_macro_ap": 0.7, "val_loss": 0.1}, best)
+    assert is_better({**best, "val_macro_ap": 0.80001, "val_loss": 0.4}, best)
+    assert not is_better(dict(best), best)
+    assert is_better(best, None)
+
+
+def test_without_validation_the_training_loss_decides() -> None:
+    assert is_better({"train_loss": 0.1}, {"train_loss": 0.2})
+    assert not is_better({"train_loss": 0.3}, {"train_loss": 0.2})
+
+
+# ---- whole loops --------------------------------------------------------------------------------
+
+
+class MadeBatches:
+    """Stands in for Batches: four batches an epoch, a function of (epoch, step) as the real ones are."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return 4
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        self.asked.append((epoch, step))
+        return batch_of(6, seed=epoch * 4 + step)
+
+
+class StopAfter(Interrupts):
+    """Tells the loop to stop at its n-th look."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Interrupted(15)
+
+
+def loop_of(
+    folder: Path, settings: TrainSettings, *, interrupts: Interrupts | None = None, validations: Iterator[Any] | None = None,
+    batches: Any = None, classifier: Classifier | None = None, dropout: float = 0.0,
+) -> Loop:  # fmt: skip
+    trainer = trainer_of(classifier or build(), settings, dropout=dropout)
+    return Loop(
+        trainer, batches or MadeBatches(), settings, Checkpoints(folder / "checkpoints", settings.keep),
+        validate=(lambda: next(validations)) if validations else dict, journal=Journal(quiet=True),
+        interrupts=interrupts or Interrupts(), tensorboard=folder / "tensorboard",
+    )  # fmt: skip
+
+
+def rows_without_times(state: State) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in state.history]
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_stopped_loop_goes_on_to_the_very_same_weights(
+    tmp_path: Path, stop_at: int, accumulate: int
+) -> None:
+    settings = TrainSettings(epochs=3, jit=False, accumulate=accumulate, learning_rate=1e-3)
+    straight = loop_of(tmp_path / "straight", settings, dropout=0.3)
+    expected = straight.run()
+    with pytest.raises(Interrupted):
+        loop_of(
+            tmp_path / "stopped",
+            settings,
+            dropout=0.3,
+            interrupts=StopAfter(min(stop_at, 6 // accumulate + 1)),
+        ).run()
+    resumed = loop_of(tmp_path / "stopped", settings, dropout=0.3)
+    state = resumed.run()
+    digests = {
+        classifiers.weights_sha256(classifiers.weights(loop.trainer.classifier))
+        for loop in (straight, resumed)
+    }
+    assert len(digests) == 1
+    assert rows_without_times(state) == rows_without_times(expected)
+    assert state.updates == expected.updates == 3 * -(-4 // accumulate)
+
+
+def test_a_finished_loop_asks_for_no_batch(tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=1, jit=False)
+    loop_of(tmp_path, settings).run()
+    batches = MadeBatches()
+    state = loop_of(tmp_path, settings, batches=batches).run()
+    assert batches.asked == [] and state.finished
+
+
+def test_patience_ends_it_and_the_best_epoch_is_kept(tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=9, patience=2, jit=False, keep=1)
+    figures = iter(
+        [{"val_macro_ap": ap, "val_loss": 1.0, "val_accuracy": ap} for ap in (0.5, 0.9, 0.8, 0.7, 0.6)]
+    )
+    loop = loop_of(tmp_path, settings, validations=figures)
+    state = loop.run()
+    assert [row["epoch"] for row in state.history] == [1, 2, 3, 4]
+    assert state.finished and state.best is not None and state.best["epoch"] == 2
+    _, best = loop.checkpoints.best()
+    assert best.epoch == 2 and best.history[-1]["val_macro_ap"] == 0.9
+
+
+def test_nan_stops_with_the_step_the_rate_and_advice_and_is_not_saved(tmp_path: Path) -> None:
+    class Poisoned(MadeBatches):
+        def batch(self, epoch: int, step: int) -> Batch:
+            made = super().batch(epoch, step)
+            if (epoch, step) == (1, 2):
+                made.patches[0, 0, 0] = np.nan
+            return made
+
+    loop = loop_of(tmp_path, TrainSettings(epochs=3, jit=False, learning_rate=1e-3), batches=Poisoned())
+    with pytest.raises(
+        DivergedError,
+        match=r"epoch 2, update 7: the (loss is|gradients are) nan at learning rate \d.*--train\.learning-rate",
+    ):
+        loop.run()
+    saved, _ = loop.checkpoints.newest()
+    assert saved is not None and (saved.state.epoch, saved.state.step) == (1, 0)
+    assert all(np.isfinite(array).all() for array in saved.weights.values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    classifier = build()
+    loop = loop_of(
+        tmp_path, TrainSettings(epochs=1, jit=False), classifier=classifier, validations=iter([{}])
+    )
+
+    def spoil() -> dict[str, Any]:
+        classifier.head.get_layer("logits").bias.assign([np.inf, 0, 0])
+        return {}
+
+    loop.validate = spoil
+    with pytest.raises(DivergedError, match="head/logits/bias"):
+        loop.run()
+    assert loop.checkpoints.names() == []
+
+
+def test_a_checkpoint_is_written_within_an_epoch_when_the_time_has_come(tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=1, jit=False, checkpoint_minutes=1e-9, keep=10)
+    loop = loop_of(tmp_path, settings)
+    loop.run()
+    assert [name[-6:] for name in loop.checkpoints.names()] == ["000001", "000002", "000003", "000000"]
+
+
+def test_the_compiled_update_is_the_plain_one() -> None:
+    plain, compiled = build(), build()
+    for classifier, jit in ((plain, False), (compiled, True)):
+        trainer = trainer_of(classifier, TrainSettings(jit=jit))
+        for position in range(2):
+            _, weight, gradients = trainer.gradients(batch_of(seed=position), position)
+            trainer.apply(gradients, weight, 1e-3)
+    for name, array in classifiers.weights(plain).items():
+        np.testing.assert_allclose(array, classifiers.weights(compiled)[name], atol=1e-5, err_msg=name)
+
+
+def test_optimizer_state_has_a_name_for_each_variable() -> None:
+    trainer = trainer_of(build())
+    arrays = trainer.state_arrays()
+    assert len(arrays) == len(trainer.optimizer.variables) > 2 * len(trainer.classifier.trainable_variables)
+    assert isinstance(trainer.optimizer, keras.optimizers.AdamW)
