@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import birdtune
 from birdtune import config as configs
+from birdtune import configure
 from birdtune.config import Config
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, Interrupted, UsageError, shown
 from birdtune.events import Interrupts, Journal, duration
@@ -35,6 +36,7 @@ class Command:
     arguments: Callable[[argparse.ArgumentParser], None] | None = None
     usage: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    makes_input: bool = False  # so that an input folder and its job.yaml are none of its concern
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,10 +50,6 @@ def main(arguments: Sequence[str]) -> int:
         line = str(fault) if isinstance(fault, Interrupted) else f"error: {fault}"
         print(f"birdtune: {line}", file=sys.stderr, flush=True)
         return fault.exit_code
-    except BrokenPipeError:
-        # Whoever read our output went away, as `head` does.
-        sys.stderr.close()
-        return EXIT_DONE
     except Exception:
         traceback.print_exc()
         print(
@@ -67,19 +65,23 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
     if name in ("help", "version"):
-        arguments, name = [f"--{name}", *arguments], "run"
+        about = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
+        arguments, name = [f"--{name}", *arguments], about
     if name not in COMMANDS:
-        hint = configs.nearest(name, COMMANDS)
+        hint = configure.nearest(name, COMMANDS)
+        if os.path.lexists(name):
+            hint = f"; a folder is given with --input {shown(name)} or --data {shown(name)}"
         raise UsageError(f"there is no command {name!r}{hint}. Commands: {', '.join(COMMANDS)}.")
     command = COMMANDS[name]
     if "--help" in arguments or "-h" in arguments:
-        print(_help(name, command), end="")
+        journal.say(_help(name, command))
         return EXIT_DONE
     if "--version" in arguments:
-        print(f"birdtune {birdtune.__version__}")
+        journal.say(f"birdtune {birdtune.__version__}")
         return EXIT_DONE
     options, flags = _parse(name, command, arguments)
-    return command.run(configs.load(flags, os.environ, command.defaults), options, journal, interrupts)
+    config = configure.load(flags, os.environ, command.defaults, job_yaml=not command.makes_input)
+    return command.run(config, options, journal, interrupts)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,14 +100,23 @@ def _parse(name: str, command: Command, arguments: list[str]) -> tuple[argparse.
         command.arguments(parser)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        known = [option.flag for option in configs.options()]
-        first = unknown[0].split("=")[0]
-        raise UsageError(
-            f"{unknown[0]!r} is not understood{configs.nearest(first, known)}. "
-            f"`birdtune {name} --help` shows what is."
-        )
+        raise UsageError(f"{_not_understood(name, unknown[0], options)} `birdtune {name} --help` shows what is.")
     settings = {option.name for option in configs.options()}
-    return options, {key: value for key, value in vars(options).items() if key in settings}
+    given = {key: value for key, value in vars(options).items() if key in settings}
+    if command.makes_input and (superfluous := {"input", "data"} & given.keys()):
+        raise UsageError(f"`{name}` makes its own input: leave out --{min(superfluous)}. --output says where.")
+    return options, given
+
+
+def _not_understood(name: str, unknown: str, options: argparse.Namespace) -> str:
+    if unknown in COMMANDS:
+        return f"{unknown!r} is a command, and the command comes first: `birdtune {unknown} ...`."
+    if not unknown.startswith("-"):
+        hint = f"; a folder is given with --input {shown(unknown)} or --data {shown(unknown)}"
+        return f"{unknown!r} is not understood{hint if os.path.lexists(unknown) else ''}."
+    own = (f"--{key}" for key in vars(options))
+    known = [*own, *(option.flag for option in configs.options())]
+    return f"{unknown!r} is not understood{configure.nearest(unknown.split('=')[0], known)}."
 
 
 # ---- the commands -------------------------------------------------------------------------------
@@ -166,11 +177,12 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("keras", "slim"), default="keras")
 
 
-def _file_arguments(out: str) -> Callable[[argparse.ArgumentParser], None]:
+def _file_arguments(out: str, *, patches: bool) -> Callable[[argparse.ArgumentParser], None]:
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("files", nargs="+", type=Path)
+        parser.add_argument("files", nargs="+", type=Path, metavar="FILES")
         parser.add_argument("--out", type=Path, default=Path(out))
-        parser.add_argument("--patches", type=Path, default=None)
+        if patches:
+            parser.add_argument("--patches", type=Path, default=None)
 
     return add
 
@@ -188,13 +200,16 @@ COMMANDS: dict[str, Command] = {
     "report": Command("up to the report", _job("report")),
     "predict": Command(
         "score files with the newest model: --out CSV, one row a recording; --patches CSV, one a patch", _predict,
-        _file_arguments("predictions.csv"), "FILES... [--out predictions.csv] [--patches patches.csv]",
+        _file_arguments("predictions.csv", patches=True), "FILES... [--out predictions.csv] [--patches patches.csv]",
     ),
     "embed": Command(
         "128 numbers for each patch of some files, from the newest model or --model.checkpoint", _embed,
-        _file_arguments("embeddings.npz"), "FILES... [--out embeddings.npz]",
+        _file_arguments("embeddings.npz", patches=False), "FILES... [--out embeddings.npz]",
     ),
-    "demo": Command("make sounds of invented birds and run the whole job on them", _demo, defaults=DEMO_SETTINGS),
+    "demo": Command(
+        "make sounds of invented birds and run the whole job on them", _demo,
+        defaults=DEMO_SETTINGS, makes_input=True,
+    ),
     "test": Command("run the tests (entrypoint.sh only)", lambda *_: _no_tests()),
 }  # fmt: skip
 
@@ -225,8 +240,9 @@ def _help(name: str, command: Command) -> str:
         lines += [f"  {line}" for line in textwrap.wrap(command.help, _WIDTH - 2)]
     lines.append("")
     lines.append(
-        "Settings, as a flag, as an environment variable (BIRDTUNE_TRAIN__EPOCHS=5) or in INPUT/job.yaml\n"
-        "(train: {epochs: 5}); the first of these that names one wins."
+        "Settings, as a flag (--train.epochs 5), as an environment variable (BIRDTUNE_TRAIN__EPOCHS=5) or in\n"
+        "INPUT/job.yaml (train: {epochs: 5}; paths in it begin at INPUT). The first of these that names one wins.\n"
+        "Each line: flag, type, unit, (default), meaning."
     )
     section = None
     for option in configs.options():
@@ -239,17 +255,13 @@ def _help(name: str, command: Command) -> str:
         "Exit codes: 0 done; 2 usage; 42 input or settings wrong, a retry will not help; 75 passing fault, retry;",
         "143/130 stopped by SIGTERM/SIGINT after saving; 1 a defect of birdtune.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _option_lines(option: configs.Option) -> list[str]:
-    unit = f" {option.unit}" if option.unit and option.unit != option.type else ""
-    default = (
-        ""
-        if option.default is None
-        else f" ({str(option.default).lower() if isinstance(option.default, bool) else option.default})"
-    )
-    left = f"  {option.flag} {option.type}{unit}{default}"
+    # Of text that is a path or a pattern, that says more than "text".
+    kind = option.unit if option.type == "text" and option.unit else f"{option.type} {option.unit}".rstrip()
+    left = f"  {option.flag} {option.type if option.unit == option.type else kind} ({option.default_text})"
     indent = 46
     wrapped = textwrap.wrap(option.help, _WIDTH - indent)
     if len(left) >= indent:

@@ -1,14 +1,8 @@
 """Every setting: type, unit, default, one line of help.
 
-    flags, environment, INPUT/job.yaml ─▶ load() ─▶ Config (frozen, checked)
-
-The first that names a setting wins: flag > environment > job.yaml > default. Where a value came
-from is remembered, so that a complaint can say which file or variable to mend. The layers are
-flattened here and checked by pydantic; pydantic-settings would do the layering, but not the
-provenance, nor the nearest name for an unknown one.
+    values by name (configure.py) ─▶ Config (frozen, checked);  options() ─▶ the same for people
 """
 
-import difflib
 import os
 import types
 import typing
@@ -18,23 +12,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from birdtune.errors import CheckpointError, InputError, SettingsError, shown
+from birdtune.errors import CheckpointError, shown
 
 CHECKPOINT_NAME = "vggish_model.ckpt"
 ENVIRONMENT_PREFIX = "BIRDTUNE_"
-# Variables with the prefix that belong to the image or the entrypoint, not to a setting.
-_OTHER_VARIABLES = frozenset({"BIRDTUNE_IN_IMAGE"})
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-def _setting(default: Any, help_line: str, *, unit: str = "", **limits: Any) -> Any:
-    return Field(default, description=help_line, json_schema_extra={"unit": unit}, **limits)
+def _setting(default: Any, help_line: str, *, unit: str = "", unset: str = "unset", **limits: Any) -> Any:
+    """A field; `unset` is what people read as the default of a setting that has none of its own."""
+    extra: dict[str, Any] = {"unit": unit, "unset": unset}
+    return Field(default, description=help_line, json_schema_extra=extra, **limits)
 
 
 class SoundSettings(_Section):
@@ -53,7 +46,10 @@ class LabelSettings(_Section):
     """Classes."""
 
     map: str | None = _setting(
-        None, "label map, name to external id (.pickle .json .csv .yaml) [INPUT/bird_id_map.*]", unit="path"
+        None,
+        "label map, name to external id (.pickle .json .csv .yaml)",
+        unit="path",
+        unset="INPUT/bird_id_map.*",
     )
 
 
@@ -62,7 +58,7 @@ class SplitSettings(_Section):
 
     file: str | None = _setting(None, "CSV `recording,split` or `recording,fold` to obey", unit="path")
     test_fold: int | None = _setting(None, "the fold that is test, when the file has folds")
-    val_fold: int | None = _setting(None, "the fold that is validation [the one after test-fold]")
+    val_fold: int | None = _setting(None, "the fold that is validation", unset="the one after test-fold")
     val_fraction: float = _setting(0.15, "share of each class for validation", ge=0, lt=1)
     test_fraction: float = _setting(0.15, "share of each class for test", ge=0, lt=1)
     group_regex: str | None = _setting(
@@ -79,8 +75,9 @@ class ModelSettings(_Section):
     backbone: Literal["vggish", "vggish-small"] = _setting("vggish", "trunk; -small is for trying things out")
     checkpoint: str | None = _setting(
         None,
-        "trunk weights: V1/V2 file, folder or .tgz; `none` trains from scratch [INPUT/vggish_model.ckpt]",
+        "trunk weights: V1/V2 file, folder or .tgz; `none` trains from scratch",
         unit="path",
+        unset="INPUT/vggish_model.ckpt",
     )
     freeze: str = _setting("none", "not trained: none, conv, all-but-head, or up to and with a layer's name")
     head: Literal["softmax", "sigmoid"] = _setting("softmax", "one class a recording, or several at once")
@@ -140,7 +137,9 @@ class ExportSettings(_Section):
     """Export."""
 
     name: str = _setting(
-        "birdtune", "of the model in TensorFlow Serving", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+        "birdtune",
+        "of the model in TensorFlow Serving: letters, digits and . _ -",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
     )
 
 
@@ -151,7 +150,7 @@ class Config(_Section):
         Path("input"), "folder with data/, the checkpoint, the label map, job.yaml", unit="path"
     )
     output: Path = _setting(Path("output"), "folder for everything that is made", unit="path")
-    data: Path | None = _setting(None, "folder of class folders [INPUT/data]", unit="path")
+    data: Path | None = _setting(None, "folder of class folders", unit="path", unset="INPUT/data")
     sound: SoundSettings = SoundSettings()
     labels: LabelSettings = LabelSettings()
     split: SplitSettings = SplitSettings()
@@ -170,6 +169,17 @@ class Config(_Section):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _output_outside_data(self) -> "Config":
+        # realpath, because resolve() fails on links that lead in circles.
+        output, data = (Path(os.path.realpath(folder)) for folder in (self.output, self.data_folder))
+        if output.is_relative_to(data):
+            raise ValueError(
+                f"--output {shown(self.output)} lies in the data folder {shown(self.data_folder)}, so what is made "
+                "would be taken for recordings; give a folder outside of it"
+            )
+        return self
+
     @property
     def data_folder(self) -> Path:
         """Where the class folders are."""
@@ -179,18 +189,18 @@ class Config(_Section):
         """Where the trunk's first weights come from; None: training from scratch was asked for.
 
         Raises:
-            CheckpointError: no checkpoint is named and none is in its usual place.
+            CheckpointError: there is nothing where it is said or expected to be.
         """
         given = self.model.checkpoint
-        if given is not None:
-            return None if given == "none" else Path(given)
-        usual = self.input / CHECKPOINT_NAME
-        for path in (usual, usual.with_name(f"{usual.name}.index")):
-            if path.exists():
-                return usual
+        if given == "none":
+            return None
+        path = self.input / CHECKPOINT_NAME if given is None else Path(given)
+        # Of a checkpoint in several files only the common beginning of their names is given.
+        if any(os.path.lexists(part) for part in (path, f"{path}.index")):
+            return path
         raise CheckpointError(
-            f"{shown(usual)}: there is no VGGish checkpoint. Download vggish_model.ckpt (288 MB) from "
-            "storage.googleapis.com/audioset/vggish_model.ckpt into the input folder, name another place with "
+            f"{shown(path)}: there is no VGGish checkpoint. Download vggish_model.ckpt (289 MB) from "
+            "https://storage.googleapis.com/audioset/vggish_model.ckpt into the input folder, name another place with "
             "--model.checkpoint PATH, or train from scratch with --model.checkpoint none (needs far more data)."
         )
 
@@ -214,6 +224,7 @@ class Option:
     type: str
     unit: str
     default: Any
+    default_text: str  # as a person reads it
     help: str
     section: str
 
@@ -247,9 +258,16 @@ def _walk(model: type[BaseModel], path: tuple[str, ...], section: str) -> Iterat
             _type_name(field.annotation),
             extra["unit"],
             field.default,
+            _default_text(field.default, extra["unset"]),
             field.description or "",
             section,
         )
+
+
+def _default_text(default: Any, unset: str) -> str:
+    if default is None:
+        return unset
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _type_name(annotation: Any) -> str:
@@ -266,123 +284,3 @@ def _dig(tree: Mapping[str, Any], path: Iterable[str]) -> Any:
     for key in path:
         value = value[key]
     return value
-
-
-@dataclass(frozen=True)
-class _Given:
-    value: Any
-    origin: str
-
-
-def load(
-    flags: Mapping[str, Any],
-    environment: Mapping[str, str] = os.environ,
-    defaults: Mapping[str, Any] = types.MappingProxyType({}),
-) -> Config:
-    """Join all layers into one checked Config.
-
-    Args:
-        flags: settings from the command line, full name → value.
-        environment: variables; those that begin with BIRDTUNE_ must name settings.
-        defaults: a command's own, for what is given nowhere else.
-
-    Raises:
-        SettingsError: an unknown setting (with the nearest known one), or a value of the wrong type
-            or out of range, with where it was given.
-        InputError: job.yaml cannot be read or is not a mapping.
-    """
-    known = {option.name: option for option in options()}
-    given = {name: _Given(value, f"--{name}") for name, value in flags.items()}
-    for name, item in _from_environment(environment, known).items():
-        given.setdefault(name, item)
-    folder = Path(str(given["input"].value)) if "input" in given else Path("input")
-    for name, item in _from_yaml(folder / "job.yaml", known).items():
-        given.setdefault(name, item)
-    for name, value in defaults.items():
-        given.setdefault(name, _Given(value, name))
-    tree: dict[str, Any] = {}
-    for name, item in given.items():
-        *sections, key = known[name].path
-        branch = tree
-        for section in sections:
-            branch = branch.setdefault(section, {})
-        branch[key] = item.value
-    try:
-        return Config.model_validate(tree)
-    except pydantic.ValidationError as fault:
-        raise SettingsError("; ".join(_complaint(error, given, known) for error in fault.errors())) from fault
-
-
-def _complaint(error: Any, given: Mapping[str, _Given], known: Mapping[str, Option]) -> str:
-    name = ".".join(str(part) for part in error["loc"]).replace("_", "-")
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if name not in given:
-        return message
-    option = known[name]
-    unit = f" {option.unit}" if option.unit else ""
-    expected = message[:1].lower() + message[1:]
-    return (
-        f"{given[name].origin} = {shown(repr(given[name].value))}: {expected} "
-        f"({name} is {option.type}{unit}: {option.help}; default {option.default})"
-    )
-
-
-def _from_environment(environment: Mapping[str, str], known: Mapping[str, Option]) -> dict[str, _Given]:
-    by_variable = {option.variable: name for name, option in known.items()}
-    found = {}
-    for variable, value in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _OTHER_VARIABLES:
-            continue
-        if variable not in by_variable:
-            raise _unknown(f"environment variable {shown(variable)}", variable, by_variable)
-        found[by_variable[variable]] = _Given(value, variable)
-    return found
-
-
-def _from_yaml(path: Path, known: Mapping[str, Option]) -> dict[str, _Given]:
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as fault:
-        raise InputError(f"{shown(path)}: cannot be read ({fault.strerror}). Check its rights.") from fault
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as fault:
-        first = shown(" ".join(str(fault).split())[:300])
-        raise InputError(
-            f"{shown(path)}: is not plain YAML ({first}). Write `section: {{name: value}}`."
-        ) from fault
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{shown(path)}: holds a {type(content).__name__}; expected `section:` with `name: value` below."
-        )
-    found = {}
-    for name, value in _flatten(content, known):
-        if name not in known:
-            raise _unknown(f"{shown(path)}: setting {shown(name)}", name, known)
-        if name == "input":
-            raise SettingsError(f"{shown(path)}: `input` cannot be set here; this file is found through it.")
-        found[name] = _Given(value, f"{name} in {shown(path)}")
-    return found
-
-
-def _flatten(
-    content: Mapping[Any, Any], known: Mapping[str, Option], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        name = prefix + str(key).replace("_", "-")
-        if isinstance(value, dict) and name not in known:
-            yield from _flatten(value, known, f"{name}.")
-        else:
-            yield name, value
-
-
-def _unknown(what: str, name: str, known: Iterable[str]) -> SettingsError:
-    return SettingsError(f"{what} is not known{nearest(name, known)}. `birdtune --help` lists all settings.")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that is most like `name`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""

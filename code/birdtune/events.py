@@ -95,10 +95,18 @@ class Journal:
         """A line for people."""
         if not self._quiet:
             with tqdm.external_write_mode(file=sys.stdout) if self.terminal else contextlib.nullcontext():
-                # A terminal that cannot show a letter gets an escape, not an exception.
-                encoding = sys.stdout.encoding or "utf-8"
-                print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+                self._print(line)
         self._write("log", f"{clock()} {line}")
+
+    def _print(self, line: str) -> None:
+        # A terminal that cannot show a letter gets an escape, not an exception.
+        encoding = sys.stdout.encoding or "utf-8"
+        try:
+            print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        except BrokenPipeError:
+            # Whoever listened went away, as `head` does: that is no reason to stop working.
+            self._quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def event(self, kind: str, **fields: Any) -> None:
         """An object for machines: one JSON line with `time` (UTC) and `event`."""
