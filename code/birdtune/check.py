@@ -5,6 +5,7 @@
 All faults are looked for before any is told, so that one round of mending is enough.
 """
 
+import contextlib
 import math
 import os
 import shutil
@@ -52,11 +53,10 @@ def check(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     writable = _can_write(config.output, faults)
     journal.say(f"check: {shown(config.data_folder)}")
     dataset = None
-    try:
+    with _noted(faults):
         architecture.choose(config.model.freeze, dict.fromkeys(architecture.FREEZE_POINTS), "model.freeze")
-        dataset = gather.inspect(config, journal, interrupts, writable=writable)
-    except InputError as fault:
-        faults.append(str(fault))
+    with _noted(faults):
+        dataset = gather.inspect(config, journal, interrupts, writable=writable, faults=faults)
     if dataset is not None:
         for line in [*_classes(dataset), *_problems(dataset.problems), *_notices(dataset)]:
             journal.say(line)
@@ -67,10 +67,20 @@ def check(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     journal.say("")
     for line in faults:
         journal.say(f"wrong: {line}")
-    if writable:
+    if writable and (config.output / "problems.csv").exists():
         journal.say(f"Every file that is not used, with what to do: {shown(config.output / 'problems.csv')}")
     journal.say("The job can run." if not faults else "The job cannot run until this is mended.")
     return EXIT_INPUT if faults else EXIT_DONE
+
+
+@contextlib.contextmanager
+def _noted(faults: list[str]) -> Iterator[None]:
+    """Note what is wrong with the input, and go on looking."""
+    try:
+        yield
+    except InputError as fault:
+        if str(fault) not in faults:
+            faults.append(str(fault))
 
 
 def _can_write(folder: Path, faults: list[str]) -> bool:
@@ -130,13 +140,13 @@ def _notices(dataset: Dataset) -> Iterator[str]:
 def _check_checkpoint(config: Config, faults: list[str], journal: Journal, *, writable: bool) -> None:
     """Read the trunk's weights once; that they are good is remembered, for TensorFlow takes long to load."""
     remembered = config.output / "cache" / "checkpoint.json"
-    try:
+    with _noted(faults):
         path = config.checkpoint_path()
         if path is None:
             journal.say("checkpoint: none, training from scratch")
             return
         stamp = {"backbone": config.model.backbone, "files": _stamp(path)}
-        if stamp["files"] and read_json(remembered) == stamp:
+        if stamp["files"] and writable and read_json(remembered) == stamp:
             journal.say(f"checkpoint: {shown(path)} is whole and fits")
             return
         load_tensorflow()
@@ -148,8 +158,6 @@ def _check_checkpoint(config: Config, faults: list[str], journal: Journal, *, wr
         if writable:
             make_folder(remembered.parent)
             write_json(remembered, stamp)
-    except InputError as fault:
-        faults.append(str(fault))
 
 
 def _stamp(path: Path) -> list[list[object]]:

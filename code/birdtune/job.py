@@ -13,10 +13,10 @@ from birdtune.dataset import gather
 from birdtune.dataset.gather import Dataset
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, Interrupted, shown
 from birdtune.events import Interrupts, Journal, duration
-from birdtune.files import make_folder, read_json, value_sha256
+from birdtune.files import read_json, value_sha256
 from birdtune.model import architecture
 from birdtune.quiet import load_tensorflow
-from birdtune.run import Run
+from birdtune.run import Run, alone_in
 
 
 def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str = "report") -> int:
@@ -24,8 +24,11 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
 
     Whatever happens, run.json says it, as long as the output folder can be written.
     """
-    make_folder(config.output)
-    current = Run(config, journal)
+    with alone_in(config.output):
+        return _run(Run(config, journal), interrupts, until)
+
+
+def _run(current: Run, interrupts: Interrupts, until: str) -> int:
     try:
         _stages(current, interrupts, until)
     except BirdtuneError as fault:
@@ -118,7 +121,8 @@ class _Chain:
             and self._current.record["done"].get("train") == self.train
         ):
             return []
-        return stale
+        # What was made of weights that are trained anew is made anew, too.
+        return wanted if "train" in stale else stale
 
 
 def _result(current: Run, stage: str) -> Path:

@@ -7,6 +7,8 @@ A version is a number, as TensorFlow Serving counts them. A run that did not fin
 own number; one that did gets the next when its data, its settings or the code changed.
 """
 
+import errno
+import fcntl
 import importlib.metadata
 import time
 from collections.abc import Iterator, Mapping
@@ -16,15 +18,17 @@ from typing import Any
 
 import birdtune
 from birdtune.config import Config
-from birdtune.errors import EXIT_DONE, InputError, shown
+from birdtune.errors import EXIT_DONE, InputError, PassingError, shown
 from birdtune.events import Journal, clock
-from birdtune.files import file_sha256, make_folder, read_json, value_sha256, write_json
+from birdtune.files import file_sha256, make_folder, read_json, storage_faults, value_sha256, write_json
 
 STAGES = ("prepare", "train", "evaluate", "export", "report")
 RECORD_NAME = "run.json"
 
-# Settings that change how a run is made, but not what comes of it.
-_WITHOUT_EFFECT = frozenset({"train.keep", "train.checkpoint-minutes"})
+# Settings that change how a run is made, but not what comes of it; those of sound only decide which
+# recordings are used, and that the data's own digest says.
+_WITHOUT_EFFECT = frozenset({"train.keep", "train.checkpoint-minutes", "sound.max-hours", "sound.short"})
+_LOCK_NAME = ".lock"
 _PACKAGES = (
     "tensorflow-cpu",
     "tensorflow",
@@ -87,7 +91,7 @@ class Run:
         Args:
             fingerprint: of all that decides what is trained.
         """
-        newest = max(versions(self.config.output), default=0)
+        newest = max(_taken(self.config.output), default=0)
         earlier = read_record(self.config.output, newest)
         same = earlier is not None and earlier.get("fingerprint") == fingerprint
         self.version = newest if same else newest + 1
@@ -120,7 +124,7 @@ class Run:
         return self.record["done"].get(stage) == fingerprint and result.exists()
 
     def done(self, stage: str, fingerprint: str) -> None:
-        """Note that a stage is done; those after it are then out of date."""
+        """Note that a stage is done, and what it was made from."""
         self.record["done"][stage] = fingerprint
         self.save()
 
@@ -142,11 +146,42 @@ class Run:
 
 def versions(output: Path) -> list[int]:
     """Numbers of the runs in an output folder, ascending."""
-    try:
-        names = [entry.name for entry in (output / "logs").iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    names = (entry.name for entry in (output / "logs").glob("*"))
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def _taken(output: Path) -> list[int]:
+    """Numbers under which anything is kept: a run whose logs were deleted must not lend its checkpoints to another."""
+    folders = ("logs", "checkpoints", "reports", "model/*")
+    names = [entry.name for folder in folders for entry in output.glob(f"{folder}/*")]
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
+
+
+@contextmanager
+def alone_in(output: Path) -> Iterator[None]:
+    """Keep other jobs out of an output folder for as long as the block lasts.
+
+    The lock belongs to the open file, so that it goes with the process, however that ends.
+
+    Raises:
+        PassingError: another job works there.
+        InputError: the folder cannot be written.
+    """
+    make_folder(output)
+    with storage_faults(output):
+        file = (output / _LOCK_NAME).open("ab")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            raise PassingError(
+                f"{shown(output)}: another job is working in this folder. Wait for it, or give another --output."
+            ) from fault
+        except OSError as fault:
+            # Some network file systems know no locks; there one job at a time is the user's to see to.
+            if fault.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                raise
+        yield
 
 
 def read_record(output: Path, version: int) -> dict[str, Any] | None:

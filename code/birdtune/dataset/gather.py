@@ -17,6 +17,7 @@ from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.labels import ExternalId, find_label_map, read_label_map
 from birdtune.dataset.recordings import PROBLEM_COLUMNS, Ledger, Listing, Problem, Recording
 from birdtune.dataset.split import Place
+from birdtune.errors import InputError
 from birdtune.events import Interrupts, Journal
 from birdtune.files import make_folder, value_sha256, write_csv
 from birdtune.sound.logmel import VGGISH, FrontEnd
@@ -102,8 +103,13 @@ def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[D
     return dataset, store
 
 
-def inspect(config: Config, journal: Journal, interrupts: Interrupts, *, writable: bool) -> Dataset:
+def inspect(
+    config: Config, journal: Journal, interrupts: Interrupts, *, writable: bool, faults: list[str]
+) -> Dataset:
     """Hear all recordings without keeping frames. With `writable`, what was learnt and problems.csv are kept.
+
+    Args:
+        faults: extended by what is wrong and does not keep the recordings from being heard.
 
     Raises: as `prepare`.
     """
@@ -120,7 +126,7 @@ def inspect(config: Config, journal: Journal, interrupts: Interrupts, *, writabl
             interrupts=interrupts,
         )
 
-    return _gather(config, survey, listen, keep_problems=writable)
+    return _gather(config, survey, listen, keep_problems=writable, faults=faults)
 
 
 def _survey(config: Config, ledger_path: Path | None, journal: Journal, interrupts: Interrupts) -> _Survey:
@@ -131,10 +137,22 @@ def _survey(config: Config, ledger_path: Path | None, journal: Journal, interrup
 
 
 def _gather(
-    config: Config, survey: _Survey, decode: Callable[[], None], *, keep_problems: bool = True
+    config: Config,
+    survey: _Survey,
+    decode: Callable[[], None],
+    *,
+    keep_problems: bool = True,
+    faults: list[str] | None = None,
 ) -> Dataset:
-    split.compile_group_regex(config.split.group_regex)  # complain before the long work, not after
-    ids, map_notices = _label_map(config)
+    ids: dict[str, ExternalId] = {}
+    map_notices: list[str] = []
+    try:
+        split.compile_group_regex(config.split.group_regex)  # complain before the long work, not after
+        ids, map_notices = _label_map(config)
+    except InputError as fault:
+        if faults is None:
+            raise
+        faults.append(str(fault))
     decode()
     usable, problems = recordings.select(
         survey.listing,
