@@ -26,6 +26,7 @@ from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import make_folder, read_json, storage_faults, write_json
 from birdtune.model import architecture
 from birdtune.quiet import load_tensorflow
+from birdtune.run import checkpoint_files
 
 _EXAMPLES = 3
 _MOST_CLASSES = 60
@@ -161,8 +162,7 @@ def _check_checkpoint(config: Config, faults: list[str], journal: Journal, *, wr
 
 
 def _stamp(path: Path) -> list[list[object]]:
-    parts = sorted(path.rglob("*")) if path.is_dir() else [path, *sorted(path.parent.glob(f"{path.name}.*"))]
-    found = [(part, part.stat()) for part in parts if part.is_file()]
+    found = [(part, part.stat()) for part in checkpoint_files(path)]
     return [[str(part), facts.st_size, facts.st_mtime_ns] for part, facts in found]
 
 

@@ -9,6 +9,7 @@ own number; one that did gets the next when its data, its settings or the code c
 
 import errno
 import fcntl
+import glob
 import importlib.metadata
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import Any
 
 import birdtune
 from birdtune.config import Config
-from birdtune.errors import EXIT_DONE, InputError, PassingError, shown
+from birdtune.errors import EXIT_DONE, CheckpointError, InputError, PassingError, shown
 from birdtune.events import Journal, clock
 from birdtune.files import file_sha256, make_folder, read_json, storage_faults, value_sha256, write_json
 
@@ -225,12 +226,24 @@ def fingerprint(config: Config, dataset_digest: str, checkpoint: Path | None) ->
 
 
 def checkpoint_digest(path: Path) -> str:
-    """SHA-256 over the files of a checkpoint: one file, a prefix of several, or a folder."""
+    """SHA-256 over the files of a checkpoint: one file, a prefix of several, or a folder.
+
+    Raises:
+        CheckpointError: one of them cannot be read.
+    """
+    try:
+        return value_sha256([file_sha256(part) for part in checkpoint_files(path)])
+    except OSError as fault:
+        raise CheckpointError(
+            f"{shown(fault.filename or path)}: cannot be read ({fault.strerror}). Check its rights."
+        ) from fault
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """The files of a checkpoint, sorted."""
     if path.is_dir():
-        parts = sorted(entry for entry in path.rglob("*") if entry.is_file())
-    else:
-        parts = [path] if path.is_file() else sorted(path.parent.glob(f"{path.name}.*"))
-    return value_sha256([file_sha256(part) for part in parts])
+        return sorted(entry for entry in path.rglob("*") if entry.is_file())
+    return [path] if path.is_file() else sorted(path.parent.glob(f"{glob.escape(path.name)}.*"))
 
 
 def stage_fingerprint(before: str, config: Config, section: str, *more: Any) -> str:
