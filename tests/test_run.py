@@ -1,0 +1,325 @@
+"""The record of a run, its number, and what makes a run another one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import birdtune
+from birdtune import run as runs
+from birdtune.config import Config
+from birdtune.configure import load
+from birdtune.errors import CheckpointError, InputError, PassingError
+from birdtune.events import Journal
+from birdtune.run import STAGES, Run, alone_in, checkpoint_digest, fingerprint, stage_fingerprint
+
+
+def config_of(output: Path, **settings: object) -> Config:
+    flags = {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
+    return load({"output": str(output), "model.checkpoint": "none", **flags}, {}, job_yaml=False)
+
+
+def start(output: Path, fingerprint: str = "f") -> Run:
+    run = Run(config_of(output), Journal(quiet=True))
+    run.take_version(fingerprint)
+    run.save()
+    return run
+
+
+def record(output: Path) -> dict[str, object]:
+    found = json.loads((output / "run.json").read_text("utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+# ---- numbers ------------------------------------------------------------------------------------
+
+
+def test_the_first_run_is_number_one(tmp_path: Path) -> None:
+    run = Run(config_of(tmp_path), Journal(quiet=True))
+    assert run.take_version("f") is False
+    assert run.version == 1
+    assert run.logs == tmp_path / "logs" / "1"
+    assert run.checkpoints == tmp_path / "checkpoints" / "1"
+    assert run.reports == tmp_path / "reports" / "1"
+    assert run.model == tmp_path / "model" / "birdtune" / "1"
+
+
+def test_the_same_data_and_settings_go_on_under_the_same_number(tmp_path: Path) -> None:
+    start(tmp_path)
+    run = Run(config_of(tmp_path), Journal(quiet=True))
+    assert run.take_version("f") is True
+    assert run.version == 1
+
+
+def test_changed_data_or_settings_give_the_next_number(tmp_path: Path) -> None:
+    for number, print_of in enumerate(["a", "b", "a"], start=1):
+        assert start(tmp_path, print_of).version == number
+    assert runs.versions(tmp_path) == [1, 2, 3]
+
+
+def test_numbers_are_counted_not_spelt(tmp_path: Path) -> None:
+    for name in ("2", "10", "x", ".unfinished-11", "\u0663"):
+        (tmp_path / "logs" / name).mkdir(parents=True)
+    assert runs.versions(tmp_path) == [2, 10]
+    assert start(tmp_path).version == 11
+
+
+@pytest.mark.parametrize("left", ["checkpoints/3", "reports/3", "model/birdtune/3"])
+def test_a_number_under_which_anything_is_kept_is_not_lent_to_another_run(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).mkdir(parents=True)
+    run = Run(config_of(tmp_path), Journal(quiet=True))
+    assert run.take_version("f") is False
+    assert run.version == 4
+
+
+def test_a_damaged_record_is_not_gone_on_with(tmp_path: Path) -> None:
+    start(tmp_path)
+    for content in ("", "[]", "{", "null"):
+        (tmp_path / "logs/1/run.json").write_text(content)
+        run = Run(config_of(tmp_path), Journal(quiet=True))
+        assert run.take_version("f") is False
+        assert run.version == 2
+
+
+def test_an_output_without_runs_has_no_numbers(tmp_path: Path) -> None:
+    assert runs.versions(tmp_path / "nowhere") == []
+    (tmp_path / "logs").touch()
+    assert runs.versions(tmp_path) == []
+
+
+# ---- the record ---------------------------------------------------------------------------------
+
+
+def test_the_record_holds_what_schedulers_read_from_the_beginning(tmp_path: Path) -> None:
+    run = Run(config_of(tmp_path), Journal(quiet=True))
+    run.save()
+    found = record(tmp_path)
+    assert found["status"] == "running"
+    assert found["birdtune"] == birdtune.__version__
+    assert {"version", "exit_code", "stages", "weights_sha256", "stage", "started", "finished"} <= set(found)
+    assert found["settings"] == run.config.flat()
+    assert "numpy" in found["packages"]  # type: ignore[operator]
+
+
+def test_the_record_lies_in_the_output_and_beside_the_logs(tmp_path: Path) -> None:
+    start(tmp_path)
+    assert record(tmp_path) == json.loads((tmp_path / "logs/1/run.json").read_text("utf-8"))
+    assert record(tmp_path)["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "stage"), [("done", 0, "done"), ("failed", 42, "train"), ("interrupted", 143, "train")]
+)
+def test_the_last_word_is_status_code_and_where_it_stood(
+    tmp_path: Path, status: str, code: int, stage: str
+) -> None:
+    run = start(tmp_path)
+    with run.stage("train"):
+        pass
+    run.end(status, code, None if code == 0 else "why")
+    found = record(tmp_path)
+    assert (found["status"], found["exit_code"], found["stage"]) == (status, code, stage)
+    assert found["error"] == (None if code == 0 else "why")
+    assert str(found["finished"]) >= str(found["started"])
+
+
+def test_a_stage_under_way_can_be_read_from_outside(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    with run.stage("export"):
+        assert (record(tmp_path)["stage"], record(tmp_path)["status"]) == ("export", "running")
+
+
+def test_seconds_of_a_stage_add_up_over_restarts_even_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 10.0, 14.0, 100.0, 200.0, 201.5, 300.0, 302.0])
+    monkeypatch.setattr("birdtune.run.time.monotonic", lambda: next(clock))
+    first = Run(config_of(tmp_path), Journal(quiet=True))  # 0
+    first.take_version("f")
+    with pytest.raises(RuntimeError), first.stage("train"):  # 10 to 14
+        raise RuntimeError
+    first.save()
+    second = Run(config_of(tmp_path), Journal(quiet=True))  # 100
+    with second.stage("prepare"):  # 200 to 201.5, before it has a number
+        pass
+    second.take_version("f")
+    with second.stage("train"):  # 300 to 302
+        pass
+    assert second.record["stages"] == {"prepare": 1.5, "train": 6.0}
+
+
+def test_what_was_done_before_is_known_when_going_on(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    first.record.update(weights_sha256="w", precision="float32")
+    first.done("train", "t")
+    second = start(tmp_path)
+    assert second.record["done"] == {"train": "t"}
+    assert (second.record["weights_sha256"], second.record["precision"]) == ("w", "float32")
+    assert second.record["first_started"] == first.record["started"]
+
+
+def test_another_run_begins_with_a_clean_record(tmp_path: Path) -> None:
+    start(tmp_path, "a").done("train", "t")
+    other = start(tmp_path, "b")
+    assert (other.record["done"], other.record["stages"], other.record["weights_sha256"]) == ({}, {}, None)
+
+
+def test_a_stage_is_current_only_with_its_inputs_and_its_result(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    result = tmp_path / "metrics.json"
+    assert not run.is_current("evaluate", "e", result)
+    result.touch()
+    assert not run.is_current("evaluate", "e", result)
+    run.done("evaluate", "e")
+    assert run.is_current("evaluate", "e", result)
+    assert not run.is_current("evaluate", "other", result)
+    result.unlink()
+    assert not run.is_current("evaluate", "e", result)
+
+
+def test_the_newest_trained_run_is_not_the_newest_run(tmp_path: Path) -> None:
+    start(tmp_path, "a").done("train", "t")
+    start(tmp_path, "b")
+    version, found = runs.newest_trained(tmp_path)
+    assert (version, found["fingerprint"]) == (1, "a")
+
+
+def test_without_a_trained_run_it_is_said_what_to_do(tmp_path: Path) -> None:
+    start(tmp_path)
+    with pytest.raises(InputError, match=f"^{tmp_path}: no trained model.*Run `birdtune run` first"):
+        runs.newest_trained(tmp_path)
+
+
+# ---- fingerprints -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("train__epochs", 7),
+        ("train__seed", 7),
+        ("train__learning_rate", 0.5),
+        ("train__precision", "float32"),
+        ("model__backbone", "vggish-small"),
+        ("model__freeze", "conv"),
+        ("model__head", "sigmoid"),
+        ("model__hidden_units", 100),
+        ("sound__resampler", "resampy"),
+    ],
+)
+def test_what_changes_the_weights_makes_another_run(tmp_path: Path, setting: str, value: object) -> None:
+    plain = fingerprint(config_of(tmp_path), "data", None)
+    assert fingerprint(config_of(tmp_path, **{setting: value}), "data", None) != plain
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("train__keep", 7),
+        ("train__checkpoint_minutes", 1),
+        ("prepare__workers", 3),
+        ("evaluate__bootstrap", 50),
+        ("export__name", "other"),
+        # These decide which recordings are used, which the data's digest says.
+        ("sound__max_hours", 3),
+        ("sound__short", "skip"),
+        ("split__seed", 3),
+        ("split__test_fraction", 0.3),
+    ],
+)
+def test_what_leaves_the_weights_alone_leaves_the_run_alone(tmp_path: Path, setting: str, value: object) -> None:
+    plain = fingerprint(config_of(tmp_path), "data", None)
+    assert fingerprint(config_of(tmp_path, **{setting: value}), "data", None) == plain
+
+
+def test_the_place_of_input_and_output_is_nothing_to_the_run(tmp_path: Path) -> None:
+    one = fingerprint(config_of(tmp_path, input="a"), "data", None)
+    assert fingerprint(config_of(tmp_path / "b", input="c"), "data", None) == one
+
+
+def test_other_data_first_weights_or_code_make_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path)
+    plain = fingerprint(config, "data", None)
+    assert fingerprint(config, "more data", None) != plain
+    checkpoint = tmp_path / "model.ckpt"
+    checkpoint.write_bytes(b"1")
+    first = fingerprint(config, "data", checkpoint)
+    assert first != plain
+    checkpoint.write_bytes(b"2")
+    assert fingerprint(config, "data", checkpoint) != first
+    monkeypatch.setattr(birdtune, "__version__", "9.9.9")
+    assert fingerprint(config, "data", None) != plain
+
+
+def test_a_checkpoint_is_known_by_content_wherever_it_lies(tmp_path: Path) -> None:
+    for name in ("a", "b [2024]"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for ending in ("index", "data-00000-of-00001"):
+            (folder / f"model[1].ckpt.{ending}").write_text(ending)
+    digests = {
+        checkpoint_digest(tmp_path / name / prefix) for name in ("a", "b [2024]") for prefix in ("model[1].ckpt", ".")
+    }
+    # The prefix and the folder stand for the same files, in the same order.
+    assert len(digests) == 1
+    (tmp_path / "a" / "model[1].ckpt.data-00000-of-00001").write_text("other")
+    assert checkpoint_digest(tmp_path / "a" / "model[1].ckpt") not in digests
+
+
+def test_a_checkpoint_that_vanishes_is_no_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "checkpoint_files", lambda path: [path])
+    with pytest.raises(CheckpointError, match="gone: cannot be read"):
+        checkpoint_digest(tmp_path / "gone")
+
+
+def test_a_later_stage_minds_what_came_before_and_its_own_settings_alone(tmp_path: Path) -> None:
+    def of(before: str = "t", *more: object, **settings: object) -> str:
+        return stage_fingerprint(before, config_of(tmp_path, **settings), "evaluate", *more)
+
+    assert of() == of(train__epochs=3) == of(export__name="x")
+    assert len({of(), of("other"), of("t", "more"), of(evaluate__bootstrap=50)}) == 4
+
+
+def test_the_stages_stand_in_the_order_they_are_done() -> None:
+    assert STAGES == ("prepare", "train", "evaluate", "export", "report")
+
+
+# ---- one job a folder ---------------------------------------------------------------------------
+
+
+def test_a_second_job_in_the_same_folder_is_told_to_wait(tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(PassingError, match="another job is working") as caught, alone_in(tmp_path):
+        pass
+    assert caught.value.exit_code == 75
+    with alone_in(tmp_path), alone_in(tmp_path / "other"):
+        pass
+
+
+def test_a_job_that_was_killed_keeps_nobody_out(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from birdtune.run import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): os._exit(9)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(runs.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=False)
+    assert done.returncode == 9
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_worked_on_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with alone_in(tmp_path):
+        (tmp_path / "worked").touch()
+    assert (tmp_path / "worked").exists()
