@@ -8,12 +8,14 @@ be sound at all. Formats are libsndfile's: WAV in all its encodings, FLAC, Ogg V
 AIFF, AU, CAF and W64.
 """
 
+import io
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -58,10 +60,21 @@ _UNRECOGNISED_FORMAT = 1
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 2_000_000
 # resampy's kaiser_best filter reaches 64 zero crossings to each side at the lower of the two rates.
 _RESAMPY_ZERO_CROSSINGS = 64
-# How libsndfile reports a WAV chunk whose length disagrees with the file's.
-_SHORT_DATA = re.compile(r"^\s*data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+# Values in one block at most: files of many channels are read in shorter blocks.
+_BLOCK_VALUES = 1 << 24
+# How libsndfile reports a length that disagrees with the file's: WAV, AIFF, AU, W64 and RF64.
+_SHORT_DATA = re.compile(
+    r"^\s*(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
 # Recorders that write to a pipe put these where the length belongs; it says nothing about the sound.
 _UNKNOWN_LENGTHS = frozenset({0xFFFFFFFF, 0x7FFFFFFF, 0xFFFFFFFF - 36, 0x7FFFFFFF - 36})
+# libsndfile's count of frames when the header has none (SF_COUNT_MAX), as in FLAC written to a pipe.
+_NO_COUNT = 2**63 - 1
+# An MP3's own count of frames may include the frame that holds it, and one that decoders drop.
+_MP3_SLACK = 2 * 1152
+# Above this, sums over channels and over a spectrum may leave float32; 32-bit integers in a float
+# file, the loudest that can be meant, reach 2e9.
+_LOUDEST = 1e12
 
 
 class SoundError(BirdtuneError):
@@ -111,7 +124,7 @@ class SoundStream:
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         with _open(self.path) as file:
             _check_header(self.path, file, self.longest_s)
-            source = _Source(file)
+            source = _Source(file, self.longest_s)
             resample = _resample_soxr if self.resampler == "soxr" else _resample_resampy
             n_samples = 0
             blocks = (
@@ -123,7 +136,7 @@ class SoundStream:
                 n_samples += block.size
                 yield block
             source.check_whole()
-            if self.path.suffix.lower() in (".ogg", ".oga", ".opus") or file.format == "OGG":
+            if file.format == "OGG":
                 _check_ogg_end(self.path)
             if source.peak_db < SILENCE_DB:
                 raise SoundError("silent", _silence(source.peak_db))
@@ -177,12 +190,72 @@ def read(
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+class _Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no types
+    """A sound file that is read from its beginning to its end, and never sought in.
+
+    soundfile believes the header's count of frames and seeks after every read. Both fail for FLAC
+    that was written to a pipe; a decoder that just goes on until nothing comes needs neither.
+    """
+
+    def seekable(self) -> bool:
+        """False: so soundfile leaves the position alone."""
+        return False
+
+    def close(self) -> None:
+        """Close the file, and the one below if it was given as such."""
+        super().close()
+        if isinstance(self.name, _OpenEnded):
+            self.name.close()
+
+    @property
+    def promised(self) -> int | None:
+        """Frames that the header promises; None if it says nothing."""
+        if self.frames == _NO_COUNT or isinstance(self.name, _OpenEnded):
+            return None
+        return int(self.frames)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the decoder was given the last byte; known only of open-ended files."""
+        return isinstance(self.name, _OpenEnded) and self.name.tell() >= os.fstat(self.name.fileno()).st_size
+
+
+class _OpenEnded(io.FileIO):
+    """A file that claims to be far longer than it is.
+
+    Of an MP3 that does not tell its length, libsndfile guesses it by the file's size and the bit rate
+    of the first frame, and reads no further than it guessed. Beside tags (counted as sound) and
+    changing bit rates the guess is wrong; at 64 times the size it is at least never too short (the
+    lowest and the highest bit rate, 8 and 448 kbit/s, are 56 apart).
+    """
+
+    @property
+    def _claimed(self) -> int:
+        return 64 * os.fstat(self.fileno()).st_size
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As any file's, but the end is where it is claimed to be."""
+        return super().seek(*((self._claimed + offset,) if whence == os.SEEK_END else (offset, whence)))
+
+    def readinto(self, buffer: Any) -> int | None:
+        """As any file's, but at the claimed end, where a tag of 128 bytes is looked for, are zeros."""
+        if self.tell() >= self._claimed - 128:
+            buffer[:] = bytes(len(buffer))
+            return len(buffer)
+        return super().readinto(buffer)
+
+
+def _open(path: Path) -> _Decoder:
     try:
         with path.open("rb") as file:
             if not file.read(1):
                 raise SoundError("empty", "the file has no bytes")
-        return soundfile.SoundFile(str(path))
+        # As bytes: a name need not be UTF-8, and soundfile would insist.
+        opened = _Decoder(os.fsencode(path))
+        if opened.format == "MP3" and not _mp3_tells_its_length(path):
+            opened.close()
+            opened = _Decoder(_OpenEnded(path))
+        return opened
     except OSError as fault:
         raise SoundError("unreadable", f"the system refuses to open it ({fault.strerror})") from fault
     except soundfile.LibsndfileError as fault:
@@ -193,20 +266,34 @@ def _open(path: Path) -> soundfile.SoundFile:
         raise SoundError("corrupt", f"no sound can be decoded from it ({_reason(fault)})") from fault
 
 
+def _mp3_tells_its_length(path: Path) -> bool:
+    """Whether the first frame is one of those that hold the number of frames (Xing, Info, VBRI)."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        if head.startswith(b"ID3"):
+            # The size of an ID3v2 tag: four bytes of seven bits each.
+            size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False))
+            file.seek(10 + size)
+        else:
+            file.seek(0)
+        first = file.read(2048)
+    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
+
+
 def _reason(fault: Exception) -> str:
     text = getattr(fault, "error_string", None) or str(fault)
     return shown(text.strip().rstrip(".")) or "unknown error"
 
 
-def _check_header(path: Path, file: soundfile.SoundFile, longest_s: float) -> None:
+def _check_header(path: Path, file: _Decoder, longest_s: float) -> None:
     if not _LOWEST_RATE_HZ <= file.samplerate <= _HIGHEST_RATE_HZ:
         raise SoundError("corrupt", f"its header says {file.samplerate} samples a second")
     if file.frames <= 0:
+        if file.format == "OGG":
+            _check_ogg_end(path)
         size = path.stat().st_size
         raise SoundError("empty", f"its header says that no samples follow, in a file of {size:,} bytes")
-    if file.frames / file.samplerate > longest_s:
-        hours = file.frames / file.samplerate / 3600
-        raise SoundError("too-long", f"{hours:,.1f} h, more than sound.max-hours = {longest_s / 3600:g}")
+    _check_length((file.promised or 0) / file.samplerate, longest_s)
     cut = _SHORT_DATA.search(file.extra_info)
     if cut and int(cut[1]) > int(cut[2]) and int(cut[1]) not in _UNKNOWN_LENGTHS:
         raise SoundError(
@@ -214,11 +301,19 @@ def _check_header(path: Path, file: soundfile.SoundFile, longest_s: float) -> No
         )
 
 
+def _check_length(length_s: float, longest_s: float) -> None:
+    if length_s > longest_s:
+        raise SoundError(
+            "too-long", f"{length_s / 3600:,.1f} h, more than sound.max-hours = {longest_s / 3600:g}"
+        )
+
+
 class _Source:
     """Blocks of an open file, mixed to mono at the file's own rate, with what was met on the way."""
 
-    def __init__(self, file: soundfile.SoundFile) -> None:
+    def __init__(self, file: _Decoder, longest_s: float) -> None:
         self._file = file
+        self._longest_s = longest_s
         self._peak = 0.0
         self.frames_read = 0
 
@@ -227,12 +322,14 @@ class _Source:
         return 20 * math.log10(self._peak) if self._peak > 0 else -999.0
 
     def mono(self) -> Iterator[npt.NDArray[np.float32]]:
-        size = int(_BLOCK_S * self._file.samplerate)
+        size = max(1, min(int(_BLOCK_S * self._file.samplerate), _BLOCK_VALUES // self._file.channels))
         while True:
             try:
                 block = self._file.read(size, dtype="float32", always_2d=True)  # [frames, channels]
             except soundfile.LibsndfileError as fault:
                 at_s = self.frames_read / self._file.samplerate
+                if self._file.is_used_up:
+                    raise SoundError("truncated", "the MP3 stream stops within a frame") from fault
                 raise SoundError(
                     "corrupt", f"decoding fails after {at_s:.0f} s ({_reason(fault)})"
                 ) from fault
@@ -243,25 +340,31 @@ class _Source:
                 raise SoundError(
                     "not-finite", f"NaN or infinite samples after {self.frames_read:,} good ones"
                 )
+            if peak > _LOUDEST:
+                raise SoundError("not-finite", f"samples of up to {peak:.0e}, where full scale is 1")
             self._peak = max(self._peak, peak)
             self.frames_read += len(block)
+            # Once more: not every header tells the length.
+            _check_length(self.frames_read / self._file.samplerate, self._longest_s)
             yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
 
     def check_whole(self) -> None:
-        if self.frames_read < self._file.frames:
+        promised = self._file.promised
+        slack = _MP3_SLACK if self._file.format == "MP3" else 0
+        if promised is not None and self.frames_read < promised - slack:
             raise SoundError(
-                "truncated",
-                f"{self.frames_read:,} of the {self._file.frames:,} samples that its header promises",
+                "truncated", f"{self.frames_read:,} of the {promised:,} samples that its header promises"
             )
 
 
 def _check_ogg_end(path: Path) -> None:
-    """An Ogg stream ends with a page marked so (RFC 3533, header type 4); libsndfile does not look."""
+    """An Ogg stream ends with a whole page that is marked so (RFC 3533); libsndfile does not look."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 0x20000))  # a page has at most 65,307 bytes
         tail = file.read()
-    page = tail.rfind(b"OggS")
-    if page < 0 or page + 5 >= len(tail) or not tail[page + 5] & 4:
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    # Byte 5 holds the mark; byte 26 the number of segments, whose lengths follow, and after them they.
+    if len(page) < 27 or not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
         raise SoundError("truncated", "the Ogg stream stops before its last page")
 
 

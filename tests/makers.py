@@ -1,0 +1,139 @@
+"""Signals, sound files and folders made on the spot, for the tests of the data side."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from birdtune.dataset import frames, recordings
+from birdtune.dataset.recordings import Ledger, Listing, Problem, Recording
+from birdtune.events import Interrupts, Journal
+from birdtune.sound.audio import SoundFacts
+from birdtune.sound.logmel import VGGISH
+
+Samples = npt.NDArray[np.float32]
+
+
+def tone(
+    seconds: float = 1.0, rate_hz: int = 16_000, *, frequency_hz: float = 1000.0, channels: int = 1, seed: int = 0
+) -> Samples:
+    """A sine of amplitude 0.4 in a little noise, another noise for each seed and channel. [frames, channels]"""
+    n = round(seconds * rate_hz)
+    sine = 0.4 * np.sin(2 * np.pi * frequency_hz * np.arange(n) / rate_hz)
+    noise = 0.01 * np.random.default_rng(seed).standard_normal((n, channels))
+    return (sine[:, None] + noise).astype(np.float32)
+
+
+def write_sound(
+    path: Path, samples: npt.NDArray[Any] | None = None, rate_hz: int = 16_000, *, seed: int = 0, **how: Any
+) -> Path:
+    """Write samples (default: one second that no other seed has) and the folders above; `how` as soundfile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(os.fsencode(path), tone(1.0, rate_hz, seed=seed) if samples is None else samples, rate_hz,
+                    **{"format": soundfile_format(path), **how})  # fmt: skip
+    return path
+
+
+def soundfile_format(path: Path) -> str:
+    """libsndfile's name of the format that a file name announces."""
+    ending = path.suffix.lower()
+    return {".aif": "AIFF", ".oga": "OGG", ".opus": "OGG"}.get(ending, ending[1:].upper())
+
+
+def patched(path: Path, *changes: tuple[int, bytes], name: str = "patched") -> Path:
+    """A copy beside the file with bytes replaced at some positions."""
+    content = bytearray(path.read_bytes())
+    for position, value in changes:
+        content[position : position + len(value)] = value
+    copy = path.with_name(f"{name}{path.suffix}")
+    copy.write_bytes(content)
+    return copy
+
+
+def cut(path: Path, share: float) -> Path:
+    """Shorten a file in place to a share of its bytes."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def quiet() -> Journal:
+    """A journal that says nothing."""
+    return Journal(quiet=True)
+
+
+def recording(name: str, content: str | None = None, *, duration_s: float = 1.0) -> Recording:
+    """A recording that exists only as a record; its class is the first folder of its name."""
+    facts = SoundFacts(16_000, 1, duration_s, round(duration_s * 16_000), -8.0, "WAV PCM_16")
+    return Recording(name, Path(name), name.split("/")[0], content or f"content of {name}", facts)
+
+
+def run_here(
+    function: Callable[[Any], Any],
+    tasks: Sequence[Any],
+    *,
+    n_workers: int,
+    interrupts: Interrupts,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Iterator[tuple[Any, Any]]:
+    """`workers.run_tasks` without processes, which take a second to start."""
+    del n_workers
+    if initializer is not None:
+        initializer(*initargs)
+    for task in tasks:
+        interrupts.check()
+        yield task, function(task)
+
+
+def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the modules of the data side decode in this process."""
+    monkeypatch.setattr(frames, "run_tasks", run_here)
+    monkeypatch.setattr(recordings, "run_tasks", run_here)
+
+
+def hear(
+    folder: Path, ledger: Ledger | None = None, *, short: str = "pad", longest_s: float = 3600.0
+) -> tuple[Listing, list[Recording], list[Problem]]:
+    """Scan, identify, examine and select, as a check does."""
+    ledger = ledger or Ledger(None, "soxr")
+    listing = recordings.scan(folder)
+    unreadable = recordings.identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
+    recordings.examine_all(
+        listing.files, ledger, longest_s=longest_s, workers=1, journal=quiet(), interrupts=Interrupts()
+    )
+    used, problems = recordings.select(
+        listing, ledger, unreadable, spec=VGGISH, short=short, longest_s=longest_s
+    )
+    return listing, used, problems
+
+
+def codes(problems: Sequence[Problem]) -> dict[str, str]:
+    """Name → problem."""
+    return {problem.recording: problem.problem for problem in problems}
+
+
+@contextlib.contextmanager
+def ordinary_folder() -> Iterator[Path]:
+    """A folder, and the rights of a user who is not root while the block lasts: root may read all."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if os.geteuid() != 0:
+            yield folder
+            return
+        folder.chmod(0o777)
+        try:
+            os.seteuid(65534)
+        except PermissionError:
+            pytest.skip("root that may not become another user")
+        try:
+            yield folder
+        finally:
+            os.seteuid(0)
