@@ -24,7 +24,7 @@ from birdtune.files import make_folder
 from birdtune.quiet import load_tensorflow
 
 # From scratch on some hundred patches: a higher rate than for fine-tuning, and few passes.
-DEMO_SETTINGS = {"model.checkpoint": "none", "train.epochs": 12, "train.learning-rate": 3e-4, "train.jitter-frames": 48}
+DEMO_SETTINGS = {"model.checkpoint": "none", "train.epochs": 10, "train.learning-rate": 3e-4, "train.jitter-frames": 48}
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _demo(config: Config, options: argparse.Namespace, journal: Journal, interru
     folder = config.output / "demo-input"
     journal.say("demo: making the sounds of invented birds")
     make_folder(config.output)
-    data = make_data(folder)
+    data = make_data(folder, interrupts=interrupts)
     interrupts.check()
     journal.say(
         f"  {shown(folder)}: {data.clips:,} clips ({duration(data.seconds)}) of {len(data.classes)} classes from "

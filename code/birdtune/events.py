@@ -160,14 +160,16 @@ def duration(seconds: float) -> str:
 
 
 class Interrupts:
-    """Turns SIGTERM and SIGINT into `Interrupted`, raised where the work says that it is safe.
+    """Turns SIGTERM and SIGINT into `Interrupted`.
 
-    The first signal is remembered until the next `check`; a second one ends the process at once.
-    Everything that matters is on the disk whole or not at all, so that too breaks nothing.
+    The first signal raises at once, wherever the main thread is; within `held` it is remembered until
+    the next `check`. A second one ends the process. Everything that matters is on the disk whole or not
+    at all, so neither breaks anything.
     """
 
     def __init__(self) -> None:
         self._signum: int | None = None
+        self._holds = 0
 
     @contextlib.contextmanager
     def watching(self) -> Iterator["Interrupts"]:
@@ -179,13 +181,25 @@ class Interrupts:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let a signal wait while the block lasts: it changes several things that belong together."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+
     def _note(self, signum: int, frame: types.FrameType | None) -> None:
         del frame
         if self._signum is not None:
             os._exit(128 + signum)
         self._signum = signum
+        if not self._holds:
+            raise Interrupted(signum)
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
+        """Raise Interrupted if a signal has come. Needed after `held`, and where a library may have
+        swallowed the exception that was raised at once."""
         if self._signum is not None:
             raise Interrupted(self._signum)

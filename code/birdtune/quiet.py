@@ -24,7 +24,10 @@ def load_tensorflow() -> None:
         try:
             with _stderr_to(said.fileno()):
                 import keras  # noqa: F401
-                import tensorflow  # noqa: F401
+                import tensorflow
+
+                # Looks for GPU drivers, and says much about it where there are none.
+                tensorflow.config.list_physical_devices()
         except ImportError as fault:
             said.seek(0)
             lines = said.read().decode("utf-8", "replace").splitlines()[-8:]

@@ -61,9 +61,13 @@ def run_tasks(
                 for task, result in _feed(pool, function, left, n_workers * _AHEAD, interrupts, suspects):
                     yield task, result
             except BaseException:
+                # A day-long recording may be in flight; what it has written so far counts for nothing.
+                for child in multiprocessing.active_children():
+                    child.kill()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         for task in suspects:
+            interrupts.check()
             yield task, _alone(function, task, initializer, initargs)
 
 
@@ -84,6 +88,10 @@ def _feed(
             try:
                 future = pool.submit(function, left[-1])
             except BrokenProcessPool:
+                if not running:
+                    # A worker died with nothing to do: nothing is suspect, a new pool goes on.
+                    left.reverse()
+                    return
                 break
             running[future] = left.pop()
         done, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)

@@ -222,12 +222,23 @@ class Loop:
         remaining = range(state.step, len(self.batches), self.settings.accumulate)
         numbers = range(state.step, len(self.batches))
         made = prefetched(self.batches.batch(state.epoch, number) for number in numbers)
-        with self.journal.progress(f"epoch {state.epoch + 1}", len(remaining), "updates") as progress:
-            for first in remaining:
-                self._update(made, first, progress)
-                state.seconds = time.monotonic() - began
-                self._pause_if_told()
-        self._end_epoch()
+        try:
+            with self.journal.progress(f"epoch {state.epoch + 1}", len(remaining), "updates") as progress:
+                for first in remaining:
+                    with self.interrupts.held():
+                        self._update(made, first, progress)
+                        state.seconds = time.monotonic() - began
+                        self._save_if_due()
+                    self.interrupts.check()
+            found = self.validate()
+        except Interrupted:
+            with self.interrupts.held():
+                self.journal.say("  told to stop: saving")
+                self._save(is_best=False)
+            raise
+        with self.interrupts.held():
+            self._end_epoch(found)
+        self.interrupts.check()
 
     def _update(self, made: Any, first: int, progress: Progress) -> None:
         """One update of the weights from the next `accumulate` batches."""
@@ -255,25 +266,19 @@ class Loop:
         if state.updates % _TENSORBOARD_EVERY == 0:
             self._summary({"train/loss": mean, "train/learning_rate": rate})
 
-    def _pause_if_told(self) -> None:
-        """Between updates: stop if a signal came; save if the last time is long ago."""
-        try:
-            self.interrupts.check()
-        except Interrupted:
-            self.journal.say("  told to stop: saving")
-            self._save(is_best=False)
-            raise
+    def _save_if_due(self) -> None:
+        """Between updates: save if the last time is long ago."""
         minutes = (time.monotonic() - self._saved_at) / 60
         if minutes >= self.settings.checkpoint_minutes and self.state.step < len(self.batches):
             self._save(is_best=False)
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, found: Mapping[str, float | None]) -> None:
         state = self.state
         row: dict[str, Any] = {
             "epoch": state.epoch + 1,
             "train_loss": state.loss_sum / state.weight_sum,
             "learning_rate": learning_rate(self.settings, state.updates - 1, self.per_epoch),
-            **self.validate(),
+            **found,
             "seconds": round(state.seconds, 2),
         }
         state.history.append(row)

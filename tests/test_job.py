@@ -1,0 +1,334 @@
+"""The job, end to end and in one process: what it leaves, what it skips, where it goes on.
+
+On the reduced network and sounds of two seconds; the one thing stood in for is the signal that stops it.
+"""
+
+import csv
+import json
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from birdtune import apply, configure, job
+from birdtune.config import Config
+from birdtune.errors import CheckpointError, InputError, Interrupted
+from birdtune.events import Interrupts, Journal
+from birdtune.files import read_csv, read_json
+
+CLASSES = {"Apus_apus": 900, "Bubo_bubo": 1800, "Corvus_corax": 3600}
+SOURCES = 7
+
+
+def write_data(folder: Path, sources: range = range(SOURCES)) -> Path:
+    """Three classes that differ in pitch; two slices of each source."""
+    rng = np.random.default_rng(sources.start)
+    for number, (name, pitch_hz) in enumerate(CLASSES.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for source in sources:
+            for part in range(2):
+                t = np.arange(32_000) / 16_000
+                tone = 0.3 * np.sin(2 * np.pi * (pitch_hz + 10 * source) * t) + 0.02 * rng.standard_normal(
+                    t.size
+                )
+                soundfile.write(folder / name / f"{name}-{number}{source:03d}_{part}.wav", tone, 16_000)
+    return folder
+
+
+def settings(data: Path, output: Path, **changes: Any) -> Config:
+    flags = {
+        "data": data, "input": data.parent, "output": output, "model.backbone": "vggish-small",
+        "model.checkpoint": "none", "train.epochs": 3, "train.batch-size": 16, "train.learning-rate": 1e-3,
+        "model.dropout": 0.2, "train.jit": False, "evaluate.bootstrap": 50, "prepare.workers": 1,
+    }  # fmt: skip
+    given = {name.replace("__", ".").replace("_", "-"): value for name, value in changes.items()}
+    return configure.load({**flags, **given}, {})
+
+
+def run(settings: Config, interrupts: Interrupts | None = None, until: str = "report") -> int:
+    journal = Journal(quiet=True)
+    try:
+        return job.run(settings, journal, interrupts or Interrupts(), until=until)
+    finally:
+        journal.close()
+
+
+def record(output: Path) -> dict[str, Any]:
+    found = read_json(output / "run.json")
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_data(tmp_path_factory.mktemp("input") / "data")
+    (folder / "Apus_apus" / "cut.wav").write_bytes(b"RIFF")
+    (folder.parent / "bird_id_map.json").write_text('{"Apus_apus": 41, "Bubo_bubo": 7}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one whole run."""
+    output = tmp_path_factory.mktemp("output")
+    assert run(settings(data, output)) == 0
+    return output
+
+
+@pytest.fixture
+def copy(done: Path, tmp_path: Path) -> Path:
+    """The same, to be spoilt."""
+    return Path(shutil.copytree(done, tmp_path / "output"))
+
+
+def mtimes(folder: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()
+    }
+
+
+# ---- what it leaves -----------------------------------------------------------------------------
+
+
+def test_run_json_says_how_it_went(done: Path) -> None:
+    found = record(done)
+    assert (found["status"], found["exit_code"], found["version"], found["stage"]) == ("done", 0, 1, "done")
+    assert list(found["stages"]) == ["prepare", "train", "evaluate", "export", "report"]
+    assert all(seconds > 0 for seconds in found["stages"].values())
+    assert len(found["weights_sha256"]) == 64
+    assert found["precision"] in ("float32", "mixed_bfloat16")
+    assert found["settings"]["train.epochs"] == 3
+    assert read_json(done / "logs" / "1" / "run.json") == found
+
+
+def test_figures_are_there_beside_the_baseline(done: Path) -> None:
+    figures = read_json(done / "reports" / "1" / "metrics.json")
+    test = figures["test"]
+    assert test["clip"]["accuracy"] > 0.9 > test["majority_baseline"] == pytest.approx(1 / 3)
+    assert 0 <= test["clip"]["macro_ap"] <= 1
+    assert test["n_recordings"] == 2 * test["n_groups"]
+    assert figures["val"]["n_recordings"] > 0
+    assert figures["weights_sha256"] == record(done)["weights_sha256"]
+
+
+def test_everything_that_the_readme_names_is_there(done: Path) -> None:
+    for name in (
+        "reports/1/report.html", "reports/1/per_class.csv", "reports/1/predictions.csv", "reports/1/confusion.csv",
+        "reports/1/problems.csv", "reports/1/config.yaml", "reports/1/classes.csv", "problems.csv", "split.csv",
+        "model/birdtune/1/saved_model.pb", "model/birdtune/1/labels.csv", "model/birdtune/1/train_id_list.pickle",
+        "model/birdtune/1/model.json", "logs/1/run.log", "logs/1/events.jsonl", "checkpoints/1/best/weights.safetensors",
+    ):  # fmt: skip
+        assert (done / name).is_file(), name
+    assert list((done / "logs/1/tensorboard").glob("events.out.tfevents.*"))
+    assert not list(done.rglob(".unfinished-*"))
+
+
+def test_the_books_balance_and_the_broken_file_is_named(done: Path) -> None:
+    (problem,) = read_csv(done / "problems.csv")
+    assert problem["recording"] == "Apus_apus/cut.wav" and problem["used"] == "no"
+    assert len(read_csv(done / "split.csv")) + 1 == 3 * SOURCES * 2 + 1
+
+
+def test_no_source_stands_on_two_sides(done: Path) -> None:
+    sides: dict[str, set[str]] = {}
+    for row in read_csv(done / "split.csv"):
+        sides.setdefault(row["group"], set()).add(row["split"])
+    assert len(sides) == 3 * SOURCES
+    assert all(len(found) == 1 for found in sides.values())
+
+
+def test_the_model_knows_its_columns_and_ids(done: Path) -> None:
+    with (done / "model/birdtune/1/labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["column"], row["class"], row["external_id"]) for row in rows] == [
+        ("0", "Apus_apus", "41"), ("1", "Bubo_bubo", "7"), ("2", "Corvus_corax", ""),
+    ]  # fmt: skip
+    assert pickle.loads((done / "model/birdtune/1/train_id_list.pickle").read_bytes()) == sorted(CLASSES)
+
+
+def test_events_tell_the_stages_from_the_first(done: Path) -> None:
+    events = [json.loads(line) for line in (done / "logs/1/events.jsonl").read_text().splitlines()]
+    begun = [event["stage"] for event in events if event["event"] == "stage" and event["state"] == "begin"]
+    assert begun == ["prepare", "train", "evaluate", "export", "report"]
+    assert [event["epoch"] for event in events if event["event"] == "epoch"] == [1, 2, 3]
+    assert events[-1]["event"] == "end" and events[-1]["exit_code"] == 0
+
+
+# ---- what it skips ------------------------------------------------------------------------------
+
+
+def test_unchanged_there_is_nothing_to_do(data: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = mtimes(copy)
+    job.run(settings(data, copy), Journal(), Interrupts())
+    assert "nothing to do" in capsys.readouterr().out
+    changed = {name for name, time in mtimes(copy).items() if before.get(name) != time}
+    assert changed <= {"run.json", "logs/1/run.json", "problems.csv", "split.csv"}
+    assert record(copy)["weights_sha256"] and record(copy)["exit_code"] == 0
+
+
+def test_a_lost_report_is_made_again_and_nothing_else(data: Path, copy: Path) -> None:
+    before = mtimes(copy)
+    (copy / "reports/1/report.html").unlink()
+    run(settings(data, copy))
+    after = mtimes(copy)
+    assert (copy / "reports/1/report.html").is_file()
+    for name in (
+        "model/birdtune/1/saved_model.pb",
+        "checkpoints/1/best/weights.safetensors",
+        "reports/1/metrics.json",
+    ):
+        assert after[name] == before[name], name
+
+
+def test_other_intervals_need_no_other_training(data: Path, copy: Path) -> None:
+    before = mtimes(copy)
+    run(settings(data, copy, evaluate__bootstrap=60))
+    after = mtimes(copy)
+    assert after["checkpoints/1/best/weights.safetensors"] == before["checkpoints/1/best/weights.safetensors"]
+    assert after["reports/1/metrics.json"] > before["reports/1/metrics.json"]
+    assert record(copy)["version"] == 1
+
+
+def test_deleted_checkpoints_are_no_reason_to_train_again(data: Path, copy: Path) -> None:
+    shutil.rmtree(copy / "checkpoints")
+    before = mtimes(copy)
+    run(settings(data, copy))
+    assert mtimes(copy)["model/birdtune/1/saved_model.pb"] == before["model/birdtune/1/saved_model.pb"]
+    assert not (copy / "checkpoints").exists()
+
+
+def test_new_data_make_the_next_version_and_keep_the_split(data: Path, copy: Path, tmp_path: Path) -> None:
+    more = Path(shutil.copytree(data, tmp_path / "more" / "data"))
+    before = {row["recording"]: row["split"] for row in read_csv(copy / "split.csv")}
+    write_data(more, range(SOURCES, SOURCES + 2))
+    run(settings(more, copy, train__epochs=1))
+    assert record(copy)["version"] == 2
+    assert (copy / "model/birdtune/1/saved_model.pb").is_file() and (
+        copy / "model/birdtune/2/saved_model.pb"
+    ).is_file()
+    after = {row["recording"]: row["split"] for row in read_csv(copy / "split.csv")}
+    assert len(after) == len(before) + 3 * 2 * 2
+    assert {name: after[name] for name in before} == before
+
+
+def test_stages_can_be_asked_for_one_by_one(data: Path, tmp_path: Path) -> None:
+    chosen = settings(data, tmp_path, train__epochs=1)
+    run(chosen, until="prepare")
+    assert (tmp_path / "split.csv").is_file() and not (tmp_path / "checkpoints").exists()
+    run(chosen, until="train")
+    assert (tmp_path / "checkpoints/1/best").is_dir() and not (tmp_path / "reports").exists()
+    run(chosen, until="evaluate")
+    assert (tmp_path / "reports/1/metrics.json").is_file() and not (tmp_path / "model").exists()
+
+
+# ---- where it goes on ---------------------------------------------------------------------------
+
+
+class StopAt(Interrupts):
+    """A signal that comes at the n-th moment at which the job looks for one."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Interrupted(15)
+
+
+def stopped_at_every(data: Path, output: Path, looks: Iterator[int]) -> int:
+    """Run, stop at the given numbers of looks, run again, until it ends; returns how often it was stopped."""
+    stops = 0
+    for n in looks:
+        try:
+            run(settings(data, output), StopAt(n))
+        except Interrupted:
+            stops += 1
+            assert record(output)["status"] == "interrupted" and record(output)["exit_code"] == 143
+            continue
+        return stops
+    raise AssertionError("it never ended")
+
+
+def test_however_often_it_is_stopped_the_weights_are_the_same(data: Path, done: Path, tmp_path: Path) -> None:
+    stops = stopped_at_every(data, tmp_path, iter([20, 48, 50, 52, 60, 10_000]))
+    assert stops >= 3
+    assert record(tmp_path)["weights_sha256"] == record(done)["weights_sha256"]
+    assert record(tmp_path)["version"] == 1
+    both = [read_json(folder / "reports/1/metrics.json")["test"] for folder in (done, tmp_path)]
+    assert both[0] == both[1]
+
+
+def test_two_workers_and_another_place_make_the_same_weights(data: Path, done: Path, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copytree(data, tmp_path / "elsewhere" / "data"))
+    run(settings(elsewhere, tmp_path / "out", prepare__workers=2), until="train")
+    assert record(tmp_path / "out")["weights_sha256"] == record(done)["weights_sha256"]
+
+
+def test_another_seed_makes_other_weights(data: Path, done: Path, tmp_path: Path) -> None:
+    run(settings(data, tmp_path, train__seed=2), until="train")
+    assert record(tmp_path)["weights_sha256"] != record(done)["weights_sha256"]
+
+
+# ---- what stops it ------------------------------------------------------------------------------
+
+
+def test_without_a_checkpoint_it_says_where_to_get_one(data: Path, tmp_path: Path) -> None:
+    chosen = settings(data, tmp_path / "out", model__checkpoint=None)
+    with pytest.raises(CheckpointError, match=r"vggish_model\.ckpt.*Download.*--model\.checkpoint none"):
+        run(chosen)
+    assert record(tmp_path / "out")["exit_code"] == 42
+
+
+def test_a_fault_is_in_run_json(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        run(settings(tmp_path / "input" / "data", tmp_path / "out"))
+    found = record(tmp_path / "out")
+    assert (found["status"], found["exit_code"], found["stage"]) == ("failed", 42, "prepare")
+    assert "no such folder" in found["error"]
+
+
+# ---- the model in use ---------------------------------------------------------------------------
+
+
+def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "predictions.csv"
+    files = [data / "Bubo_bubo" / "Bubo_bubo-1000_0.wav", data / "Apus_apus" / "cut.wav"]
+    assert apply.predict(settings(data, done), files, out, None, Journal(quiet=True), Interrupts()) == 0
+    (row,) = read_csv(out)
+    assert row["class"] == "Bubo_bubo"
+
+
+def test_embeddings_of_the_trained_model(data: Path, done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.npz"
+    chosen = settings(data, done, model__checkpoint=None)
+    apply.embed(chosen, [data / "Bubo_bubo"], out, Journal(quiet=True), Interrupts())
+    with np.load(out) as found:
+        assert found["embeddings"].shape == (2 * SOURCES * 2, 128) and found["embeddings"].dtype == np.float32
+        assert found["file"].shape == found["start_s"].shape == (2 * SOURCES * 2,)
+        np.testing.assert_allclose(np.unique(found["start_s"]), [0, 0.96], atol=1e-6)
+
+
+def test_nothing_but_broken_files_is_an_error(data: Path, done: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="None of the files"):
+        apply.predict(
+            settings(data, done),
+            [data / "Apus_apus" / "cut.wav"],
+            tmp_path / "p.csv",
+            None,
+            Journal(quiet=True),
+            Interrupts(),
+        )
+
+
+def test_the_slim_export_of_a_run(data: Path, copy: Path) -> None:
+    apply.export_slim_model(settings(data, copy), Journal(quiet=True))
+    assert (copy / "slim/1/saved_model/1/saved_model.pb").is_file()
+    assert (copy / "slim/1/model.ckpt.index").is_file()
+    assert pickle.loads((copy / "slim/1/train_id_list.pickle").read_bytes()) == sorted(CLASSES)
