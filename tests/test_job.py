@@ -121,7 +121,8 @@ def test_everything_that_the_readme_names_is_there(done: Path) -> None:
         "reports/1/report.html", "reports/1/per_class.csv", "reports/1/predictions.csv", "reports/1/confusion.csv",
         "reports/1/problems.csv", "reports/1/config.yaml", "reports/1/classes.csv", "problems.csv", "split.csv",
         "model/birdtune/1/saved_model.pb", "model/birdtune/1/labels.csv", "model/birdtune/1/train_id_list.pickle",
-        "model/birdtune/1/model.json", "logs/1/run.log", "logs/1/events.jsonl", "checkpoints/1/best/weights.safetensors",
+        "model/birdtune/1/model.json", "logs/1/run.log", "logs/1/events.jsonl",
+        "checkpoints/1/best/weights.safetensors",
     ):  # fmt: skip
         assert (done / name).is_file(), name
     assert list((done / "logs/1/tensorboard").glob("events.out.tfevents.*"))

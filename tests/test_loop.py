@@ -1,5 +1,6 @@
 """The loop: what an update does, what stops it, and that stopping changes nothing."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_the_rate_rises_through_the_warm_up_and_falls_by_a_cosine_to_zero() -> N
     np.testing.assert_allclose(rates[:4], [2.5e-4, 5e-4, 7.5e-4, 1e-3])
     assert rates[4] == 1e-3
     assert math.isclose(learning_rate(RATES, 4 + 18, 4), 5e-4)  # half-way down
-    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
     assert learning_rate(RATES, 40, 4) == pytest.approx(0.0, abs=1e-12)
 
 
@@ -201,8 +202,8 @@ class StopAfter(Interrupts):
 
 
 def loop_of(
-    folder: Path, settings: TrainSettings, *, interrupts: Interrupts | None = None, validations: Iterator[Any] | None = None,
-    batches: Any = None, classifier: Classifier | None = None, dropout: float = 0.0,
+    folder: Path, settings: TrainSettings, *, interrupts: Interrupts | None = None,
+    validations: Iterator[Any] | None = None, batches: Any = None, classifier: Classifier | None = None, dropout: float = 0.0,
 ) -> Loop:  # fmt: skip
     trainer = trainer_of(classifier or build(), settings, dropout=dropout)
     return Loop(

@@ -199,11 +199,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     first_line = text.split("\n", 1)[0]
     delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey=""))
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
     except csv.Error as fault:
         raise InputError(f"{shown(path)}: is not a CSV table ({fault}). Save it as CSV UTF-8.") from fault
     for number, row in enumerate(rows, start=2):
-        if "" in row:
+        # DictReader puts cells beyond the header's under None; empty ones come of spreadsheets.
+        if any(cell.strip() for cell in row.pop(None, ())):
             raise InputError(
                 f"{shown(path)}, row {number}: has more cells than the header. "
                 "A name that holds a comma must stand in double quotes."

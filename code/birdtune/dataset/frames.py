@@ -108,7 +108,7 @@ class FrameStore:
 
     def _read_index(self) -> None:
         try:
-            lines = (self.folder / INDEX_NAME).read_text("utf-8").splitlines()
+            lines = (self.folder / INDEX_NAME).read_text("utf-8", "replace").splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return
         sizes = {path.name: path.stat().st_size for path in self.folder.glob("shard-*.f16")}
@@ -116,10 +116,10 @@ class FrameStore:
         for line in lines:
             try:
                 entry = Entry(**json.loads(line))
+                if (entry.start + entry.n_frames) * frame_bytes <= sizes.get(entry.shard, 0):
+                    self._entries[entry.content] = entry
             except (ValueError, TypeError):
                 continue  # the last line of a run that was killed while writing it
-            if (entry.start + entry.n_frames) * frame_bytes <= sizes.get(entry.shard, 0):
-                self._entries[entry.content] = entry
 
 
 @dataclass(frozen=True)

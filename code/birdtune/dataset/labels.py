@@ -7,9 +7,12 @@ A pickle is a program. Here it is only parsed: a handful of its opcodes can buil
 strings and integers, those are followed on a stack of our own, and any other opcode ends the reading.
 """
 
+import codecs
+import io
 import json
 import pickletools
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from birdtune.files import read_csv
 LABEL_MAP_NAMES = ("bird_id_map.pickle", "bird_id_map.json", "bird_id_map.csv", "bird_id_map.yaml")
 # 195 species make a map of 6 kB; a thousand times that is a mistake or an attack.
 _LARGEST_MAP_BYTES = 16_000_000
+# Ids are database keys. A larger number could not even be printed (Python stops at 4,300 digits).
+_LARGEST_ID = 2**63 - 1
 
 ExternalId = int | str
 
@@ -79,10 +84,19 @@ def _checked_map(path: Path, content: Any) -> dict[str, ExternalId]:
     for name, value in content.items():
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | str):
             raise InputError(
-                f"{shown(path)}: the entry {shown(repr(name)[:80])}: {shown(repr(value)[:80])} does not map a class "
+                f"{shown(path)}: the entry {_described(name)}: {_described(value)} does not map a class "
                 "name (text) to an id (a whole number or text)."
             )
+        if isinstance(value, int) and abs(value) > _LARGEST_ID:
+            raise InputError(f"{shown(path)}: the id of {_described(name)} has more than 64 bits.")
     return dict(content)
+
+
+def _described(value: Any) -> str:
+    """A value for a message. Never `repr` of the whole: a small file can build lists that fill the memory."""
+    if isinstance(value, str):
+        return shown(repr(value[:80]))
+    return f"a {type(value).__name__}" if value is not None else "nothing"
 
 
 def _read_json(path: Path) -> Any:
@@ -90,7 +104,15 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text("utf-8-sig"))
+    text = path.read_text("utf-8-sig")
+    # A few lines of aliases that are merged into each other unfold to more than any memory holds.
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        raise ValueError("it has aliases (*name), which a label map does not need")
+    try:
+        return yaml.safe_load(text)
+    except (AttributeError, KeyError, TypeError) as fault:
+        # PyYAML's own way of failing over `!!bool maybe` and the like.
+        raise ValueError("a tag (!!...) does not fit its value") from fault
 
 
 def _read_map_csv(path: Path) -> dict[str, ExternalId]:
@@ -99,12 +121,12 @@ def _read_map_csv(path: Path) -> dict[str, ExternalId]:
         raise InputError(f"{shown(path)}: has one column; expected two, class name and id, under a header.")
     result: dict[str, ExternalId] = {}
     for number, row in enumerate(rows, start=2):
-        name, value = list(row.values())[:2]
+        name, value = (cell.strip() for cell in list(row.values())[:2])
         if name in result:
             raise InputError(
                 f"{shown(path)}, row {number}: the class {shown(name)} stands there twice. Keep one."
             )
-        result[name] = int(value) if value.lstrip("-").isdigit() else value
+        result[name] = int(value) if value.removeprefix("-").isdecimal() else value
     return result
 
 
@@ -124,28 +146,56 @@ def read_pickle(path: Path) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     try:
-        for opcode, argument, position in pickletools.genops(path.read_bytes()):
-            if opcode.name not in _ALLOWED:
+        for name, argument, position in _instructions(path.read_bytes()):
+            if name not in _ALLOWED:
                 raise InputError(
-                    f"{shown(path)}: refused. At byte {position} it holds the instruction {opcode.name}, which plain "
+                    f"{shown(path)}: refused. At byte {position} it holds the instruction {name}, which plain "
                     "data (dict, list, text, whole numbers) does not need and which could run a program. "
                     "If you trust its source, save the mapping as JSON instead."
                 )
-            if opcode.name == "STOP":
+            if name == "STOP":
                 return stack.pop()
-            _ALLOWED[opcode.name](stack, memo, argument)
+            _ALLOWED[name](stack, memo, argument)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError) as fault:
         raise InputError(f"{shown(path)}: is a damaged pickle ({shown(fault)}). Copy it again.") from fault
     raise InputError(f"{shown(path)}: is a pickle that stops early. Copy it again.")
+
+
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
+
+
+def _instructions(content: bytes) -> Iterator[tuple[str, Any, int]]:
+    """Name, argument and position of each instruction.
+
+    As `pickletools.genops`, except that the byte strings of Python 2 arrive as bytes; there they are
+    taken for ASCII or Latin-1, which names in UTF-8 are not.
+    """
+    file = io.BytesIO(content)
+    while code := file.read(1):
+        position = file.tell() - 1
+        opcode = _OPCODES.get(code.decode("latin-1"))
+        if opcode is None:
+            raise ValueError(f"byte {position} is no instruction")
+        argument: Any = None
+        if opcode.name == "STRING":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of escapes that Python does not know
+                argument = codecs.escape_decode(pickletools.read_stringnl(file, decode=False))[0]
+        elif opcode.arg is not None:
+            # Typeshed has the reader as a method; it is a plain function.
+            argument = opcode.arg.reader(file)
+        yield opcode.name, argument.encode("latin-1") if opcode.name in _BYTE_STRINGS else argument, position
 
 
 _Step = Callable[[list[Any], dict[int, Any], Any], None]
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:
-    position = max(index for index, item in enumerate(stack) if item is _MARK)
-    items = stack[position + 1 :]
-    del stack[position:]
+    """Take everything above the topmost mark, searched from the top so that many marks cost no more."""
+    items = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    items.reverse()
     return items
 
 
@@ -188,10 +238,10 @@ def _nothing(stack: list[Any], memo: dict[int, Any], argument: Any) -> None:
     """Framing and protocol numbers carry no data."""
 
 
+_BYTE_STRINGS = ("BINSTRING", "SHORT_BINSTRING")
 _STRINGS = (
     "STRING",
-    "BINSTRING",
-    "SHORT_BINSTRING",
+    *_BYTE_STRINGS,
     "UNICODE",
     "BINUNICODE",
     "SHORT_BINUNICODE",

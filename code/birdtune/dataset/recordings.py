@@ -48,6 +48,9 @@ PROBLEMS: dict[str, str] = {
     "misnamed": "Nothing: it is used. Rename it to match what it holds.",
 }
 
+# What may be gone next time, or depend on a setting: not believed for longer than the run that met it.
+_PASSING_PROBLEMS = frozenset({"crash", "too-long", "unreadable"})
+
 PROBLEM_COLUMNS = ("recording", "class", "problem", "used", "detail", "advice")
 
 # libsndfile's names of formats → endings that announce them.
@@ -119,7 +122,7 @@ def scan(folder: Path) -> Listing:
     entries = sorted(root.iterdir())
     folders = []
     for entry in entries:
-        if entry.name.startswith(".") or not entry.is_dir():
+        if entry.name.startswith(".") or not _is_folder(entry):
             walker.file(entry, label=None)
             continue
         label = shown(unicodedata.normalize("NFC", entry.name))
@@ -131,6 +134,14 @@ def scan(folder: Path) -> Listing:
             f"recordings inside, e.g. {shown(folder)}/Turdus_merula/one.wav. Is --data the folder above?"
         )
     return Listing(walker.files, walker.problems, folders)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder; one that must not be looked at is taken for a file, whose problem is then told."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _check_folder(folder: Path) -> None:
@@ -150,6 +161,10 @@ def _check_folder(folder: Path) -> None:
         ) from fault
 
 
+# Nobody sorts recordings this deep; below it Python's own limits are near.
+_DEEPEST = 100
+
+
 class _Walker:
     """Collects files and problems below a root; links are followed inside it only."""
 
@@ -165,13 +180,16 @@ class _Walker:
         if real in above or real == self.root:
             self._problem(path, label, "link-loop", f"leads back to {self._name(real) or 'the data folder'}")
             return
+        if len(above) >= _DEEPEST:
+            self._problem(path, label, "unreadable", f"it is nested more than {_DEEPEST} folders deep")
+            return
         try:
             entries = sorted(path.iterdir())
         except OSError as fault:
             self._problem(path, label, "unreadable", f"the folder cannot be listed ({fault.strerror})")
             return
         for entry in entries:
-            if not entry.name.startswith(".") and entry.is_dir():
+            if not entry.name.startswith(".") and _is_folder(entry):
                 self.folder(entry, label, (*above, real))
             else:
                 self.file(entry, label)
@@ -212,6 +230,9 @@ class _Walker:
         except FileNotFoundError:
             self._problem(path, label, "link-broken", "it is a link to nothing")
             return None
+        except PermissionError as fault:
+            self._problem(path, label, "unreadable", f"the system refuses to look at it ({fault.strerror})")
+            return None
         except (OSError, RuntimeError):  # RuntimeError: a link that leads to itself
             self._problem(path, label, "link-loop", "its links lead nowhere")
             return None
@@ -221,7 +242,9 @@ class _Walker:
         return real
 
     def _name(self, path: Path) -> str:
-        return shown(path.relative_to(self.root).as_posix()) if path != self.root else ""
+        # A backslash of the name itself is doubled: so no two files share a name in the tables.
+        below = path.relative_to(self.root).as_posix().replace("\\", "\\\\")
+        return shown(below) if path != self.root else ""
 
     def _problem(self, path: Path, label: str, problem: str, detail: str) -> None:
         self.problems.append(Problem(self._name(path), label, problem, detail))
@@ -248,13 +271,16 @@ class Ledger:
     def __init__(self, path: Path | None, resampler: str) -> None:
         self._path = path
         self.resampler = resampler
-        known = (read_json(path) if path is not None else None) or {}
+        known = read_json(path) if path is not None else None
+        if not isinstance(known, dict):
+            known = {}
         self._stats: dict[str, list[Any]] = known.get("stats", {})
         self._all_facts: dict[str, dict[str, Any]] = known.get("facts", {})
         # The number of samples at 16 kHz depends on the resampler, so facts do.
         self._facts: dict[str, Any] = self._all_facts.setdefault(resampler, {})
-        # Too long for the limit of that run, perhaps not for this one.
-        for content in [key for key, entry in self._facts.items() if entry.get("problem") == "too-long"]:
+        for content in [
+            key for key, entry in self._facts.items() if entry.get("problem") in _PASSING_PROBLEMS
+        ]:
             del self._facts[content]
         self._unsaved = 0
 

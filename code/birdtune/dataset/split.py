@@ -8,8 +8,9 @@ what is new.
 
 Which group a recording belongs to, when no --split.group-regex says so, follows from its name:
 
-    <anything>-<id>_<n>        slice n of source <id> (xeno-canto names); after the class's own name
-                               the id is global, so a source under two classes is one group
+    <anything>-<id>_<n>        slice n of source <id> (xeno-canto names), and <anything>-<id> the whole
+                               of it; after the class's own name the id is global, so a source under
+                               two classes is one group
     <source>_<n>               slice n of <source>, if that ends in a digit; but <date>_<time>, as
                                recorders name their files, is one recording
     <fold>-<id>-<take>         take of a Freesound id (ESC-10 and ESC-50 names)
@@ -34,7 +35,8 @@ _SPELLINGS = {"train": "train", "training": "train", "val": "val", "valid": "val
               "test": "test", "testing": "test"}  # fmt: skip
 
 _DATE_TIME = re.compile(r"(?:^|[_-])(?:19|20)\d{6}[_-]\d{6}$")
-_SLICE_OF_ID = re.compile(r"^(?P<head>.*)-(?P<id>\d+)_\d+$")
+_SLICE_OF_ID = re.compile(r"^(?P<source>(?P<head>.*)-(?P<id>\d+))_\d+$")
+_WHOLE_OF_ID = re.compile(r"^(?P<head>.*)-(?P<id>\d+)$")
 _SLICE_OF_NUMBER = re.compile(r"^(?P<source>.*\d)_\d+$")
 _TAKE = re.compile(r"^\d-(?P<id>\d+)-[A-Z](?:-\d+)?$")
 
@@ -60,11 +62,10 @@ def group_of(recording: Recording, pattern: re.Pattern[str] | None = None) -> st
         return f"id {match['id']}"
     if _DATE_TIME.search(stem):
         return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
-    if match := _SLICE_OF_ID.match(stem):
-        if match["head"] == recording.label:
-            return f"id {match['id']}"
-        return f"{recording.label}/{below_class.with_name(match['head']).as_posix()}-{match['id']}"
-    if match := _SLICE_OF_NUMBER.match(stem):
+    of_id = _SLICE_OF_ID.match(stem) or _WHOLE_OF_ID.match(stem)
+    if of_id and of_id["head"] == recording.label:
+        return f"id {of_id['id']}"
+    if match := _SLICE_OF_ID.match(stem) or _SLICE_OF_NUMBER.match(stem):
         return f"{recording.label}/{below_class.with_name(match['source']).as_posix()}"
     return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
 
@@ -116,6 +117,10 @@ def assign(recordings: Sequence[Recording], settings: SplitSettings, earlier: Pa
         notices.append(
             f"--split.group-regex matches {len(groups) - unmatched:,} of {len(groups):,} recordings; "
             "each of the others counts as a source of its own."
+        )
+    if settings.file is None and (settings.test_fold is not None or settings.val_fold is not None):
+        raise SettingsError(
+            "--split.test-fold and --split.val-fold choose among the folds of a file; name it: --split.file CSV."
         )
     if settings.file is not None:
         result = _obey(recordings, groups, settings)
@@ -185,6 +190,7 @@ def _place(
     side = {
         group: known for group, inside in members.items() if (known := _known_side(group, inside, placed))
     }
+    placed_before = frozenset(side)
     by_class: dict[str, list[str]] = defaultdict(list)
     for group, inside in members.items():
         # A source under several classes is placed with the one that has most of it.
@@ -194,8 +200,26 @@ def _place(
         by_class[label].append(group)
     for _, class_groups in sorted(by_class.items()):
         _place_class(class_groups, {group: len(members[group]) for group in class_groups}, side, settings)
+    _teach_every_class(members, side, new={group for group in members if group not in placed_before})
     places = {name: Place(group, side[group]) for name, group in groups.items()}
     return SplitResult(places, [], [])
+
+
+def _teach_every_class(
+    members: Mapping[str, Sequence[Recording]], side: dict[str, str], new: set[str]
+) -> None:
+    """Move a new group to train for each class that has none there.
+
+    That comes of sources under several classes: they were placed for the sake of another class.
+    """
+    of_class: dict[str, list[str]] = defaultdict(list)
+    for group, inside in sorted(members.items()):
+        for label in {recording.label for recording in inside}:
+            of_class[label].append(group)
+    for _, groups in sorted(of_class.items()):
+        movable = [group for group in groups if group in new]
+        if movable and all(side[group] != "train" for group in groups):
+            side[movable[0]] = "train"
 
 
 def _known_side(group: str, inside: Iterable[Recording], placed: Mapping[str, str]) -> str | None:
@@ -259,14 +283,13 @@ def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: 
     problems: list[Problem] = []
     used: set[str] = set()
     for recording in recordings:
-        same_name = by_file_name[PurePosixPath(recording.name).name]
-        key = recording.name if recording.name in sides else same_name[0] if len(same_name) == 1 else None
-        if key is None:
+        listed_as = _listed_as(recording.name, sides, by_file_name)
+        if listed_as is None:
             detail = f"{shown(path)} does not list it"
             problems.append(Problem(recording.name, recording.label, "not-in-split", detail))
             continue
-        used.add(key)
-        places[recording.name] = Place(groups[recording.name], sides[key])
+        used.add(listed_as)
+        places[recording.name] = Place(groups[recording.name], sides[listed_as])
     notices = []
     if missing := [listed for listed in sides if listed not in used]:
         notices.append(
@@ -278,6 +301,18 @@ def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: 
             f"{recordings[0].name} (path below the data folder) or {PurePosixPath(recordings[0].name).name}."
         )
     return SplitResult(places, problems, notices)
+
+
+def _listed_as(name: str, sides: Mapping[str, str], by_file_name: Mapping[str, list[str]]) -> str | None:
+    """How a split file calls a recording: by its path, by the end of it, or by a longer path that ends so."""
+    if name in sides:
+        return name
+    possible = [
+        listed
+        for listed in by_file_name.get(PurePosixPath(name).name, ())
+        if f"/{name}".endswith(f"/{listed}") or listed.endswith(f"/{name}")
+    ]
+    return possible[0] if len(possible) == 1 else None
 
 
 def _read_user_split(path: Path, settings: SplitSettings) -> dict[str, str]:
