@@ -1,0 +1,263 @@
+"""`check`: all that is wrong at once, what the job will cost, and nothing that takes long twice."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import helpers_input
+import pytest
+
+from birdtune import check as checks
+from birdtune import cli
+from birdtune.errors import PassingError
+from birdtune.model import architecture
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith("BIRDTUNE_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input folder, and an output folder which knows its recordings already."""
+    folder = tmp_path_factory.mktemp("known")
+    helpers_input.write_good(folder / "input" / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(["check", "--model.checkpoint", "none"]) == 0
+    return folder
+
+
+@pytest.fixture
+def place(known: Path, tmp_path: Path) -> Path:
+    """A folder to stand in, with an output of its own that knows the recordings."""
+    shutil.copytree(known / "output", tmp_path / "output")
+    return known / "input"
+
+
+def checked(capsys: Captured, *arguments: str, code: int = 0) -> str:
+    assert cli.main(["check", *arguments]) == code
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines()[-1] == ("The job can run." if code == 0 else "The job cannot run until this is mended.")
+    return out
+
+
+def wrongs(out: str) -> list[str]:
+    return [line.removeprefix("wrong: ") for line in out.splitlines() if line.startswith("wrong: ")]
+
+
+def test_good_data_is_told_class_by_class(capsys: Captured, place: Path) -> None:
+    lines = checked(capsys, "--input", str(place), "--model.checkpoint", "none").splitlines()
+    assert "18 files found, 18 usable: 3 classes, 0.01 h of sound" in lines
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
+    assert rows["class"] == ["recordings", "sources", "minutes", "train", "val", "test"]
+    for name in helpers_input.CLASSES:
+        assert rows[name][:3] == ["6", "6", "0.1"]
+        assert sum(map(int, rows[name][3:])) == 6
+    assert "checkpoint: none, training from scratch" in lines
+    assert "note: No label map: classes have no external ids." in lines
+
+
+def test_a_class_of_any_name_and_a_crowd_of_classes_fit_the_table(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_MOST_CLASSES", 2)
+    names = ("A" * 60, "B", "C")
+    helpers_input.write_good(tmp_path / "input" / "data", names, recordings=2)
+    lines = checked(capsys, "--model.checkpoint", "none").splitlines()
+    table = [line for line in lines if line.startswith(("  class", "  A", "  B", "  C"))]
+    assert len({len(line) for line in table}) == 1 and len(table) == 3
+    assert "  ... and 1 more classes" in lines
+
+
+def test_it_leaves_the_input_as_it_was_and_makes_no_model(capsys: Captured, place: Path, tmp_path: Path) -> None:
+    before = sorted(path.stat().st_mtime_ns for path in place.rglob("*"))
+    checked(capsys, "--input", str(place), "--model.checkpoint", "none")
+    assert sorted(path.stat().st_mtime_ns for path in place.rglob("*")) == before
+    made = {path.relative_to(tmp_path / "output").as_posix() for path in (tmp_path / "output").rglob("*")}
+    assert made == {"cache", "cache/ledger.json", "problems.csv"}
+
+
+def test_what_was_heard_once_is_not_heard_again(
+    capsys: Captured, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def heard(*_: object, **__: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("birdtune.dataset.recordings.examine", heard)
+    monkeypatch.setattr("birdtune.dataset.recordings.file_sha256", heard)
+    checked(capsys, "--input", str(place), "--model.checkpoint", "none")
+
+
+def test_everything_that_is_wrong_is_told_at_once(capsys: Captured, known: Path, tmp_path: Path) -> None:
+    (tmp_path / "output").touch()  # a file where the folder should be
+    (tmp_path / "map.json").write_text("[1, 2]")
+    out = checked(
+        capsys, "--data", str(known / "input/data"), "--model.freeze", "conv9", "--labels.map", "map.json",
+        "--model.checkpoint", "nowhere.ckpt", code=42,
+    )  # fmt: skip
+    told = wrongs(out)
+    assert len(told) == 4
+    assert told[0].startswith("output: a file stands where a folder is needed")
+    assert told[1].startswith("model.freeze: conv9 is not known. Choose one of none, conv, all-but-head, conv1")
+    assert told[2].startswith("map.json: holds a list; expected a mapping")
+    assert told[3].startswith("nowhere.ckpt: there is no VGGish checkpoint")
+    # and the recordings are told all the same
+    assert "18 usable: 3 classes" in out
+    assert "problems.csv" not in out
+
+
+def test_a_broken_pattern_is_told_once(capsys: Captured, place: Path) -> None:
+    told = wrongs(
+        checked(capsys, "--input", str(place), "--model.checkpoint", "none", "--split.group-regex", "(", code=42)
+    )
+    assert len(told) == 1
+    assert told[0].startswith("--split.group-regex '(': is no regular expression")
+
+
+def test_no_input_is_one_fault_and_no_list_of_problems(capsys: Captured) -> None:
+    out = checked(capsys, "--model.checkpoint", "none", code=42)
+    assert len(wrongs(out)) == 1
+    assert wrongs(out)[0].startswith("input/data: there is no such folder")
+    assert "--input" in wrongs(out)[0] and "--data" in wrongs(out)[0]
+    assert "problems.csv" not in out
+
+
+def test_problems_are_grouped_counted_and_explained(capsys: Captured, known: Path, tmp_path: Path) -> None:
+    shutil.copytree(known / "input", tmp_path / "input")
+    for number in range(5):
+        (tmp_path / f"input/data/Apus_apus/note{number}.txt").touch()
+    out = checked(capsys, "--model.checkpoint", "none")
+    assert "23 files found, 18 usable" in out
+    assert "5 not used: not-audio. Remove it, or convert it" in out
+    assert "  Apus_apus/note0.txt: its ending .txt is not one of sound\n" in out
+    assert "  ... and 2 more\n" in out
+    assert f"with what to do: {Path('output/problems.csv')}" in out
+
+
+# ---- costs --------------------------------------------------------------------------------------
+
+
+def test_time_memory_and_disk_are_estimated(capsys: Captured, place: Path) -> None:
+    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", "--train.epochs", "7")
+    estimates = out[out.index("estimates:") :]
+    assert all(f"\n  {what}" in estimates for what in ("prepare", "train", "memory", "disk"))
+    assert "for 7 epochs" in estimates
+    # One and a half seconds hold one patch; 12 recordings of 18 are trained on.
+    assert "\n  train   12 patches" in estimates
+
+
+def test_patches_are_counted_as_they_will_be_cut(capsys: Captured, place: Path) -> None:
+    # 148 frames: at a hop of 10 frames, patches start at 0, 10, ... 50.
+    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", "--train.hop-frames", "10")
+    assert "\n  train   72 patches" in out
+
+
+def test_the_full_network_costs_more_than_the_small_one(capsys: Captured, place: Path) -> None:
+    def gigabytes(backbone: str, what: str) -> float:
+        out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", "--model.backbone", backbone)
+        line = next(line for line in out.splitlines() if line.startswith(f"  {what}"))
+        return float(line.split()[1])
+
+    weights = architecture.weight_count("vggish") * 4 / 1e9
+    assert gigabytes("vggish", "disk") == pytest.approx(12 * weights, rel=0.2)  # ten in checkpoints, two exported
+    assert gigabytes("vggish-small", "disk") < 0.5
+    assert gigabytes("vggish", "memory") > gigabytes("vggish-small", "memory") + 4 * weights
+
+
+def test_too_little_disk_is_a_fault_with_the_sizes(
+    capsys: Captured, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: usage(2e9, 1e9, 1e9))
+    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=42)
+    assert len(wrongs(out)) == 1
+    assert "GB are needed and 1.0 GB are free" in wrongs(out)[0] and "--train.keep" in wrongs(out)[0]
+
+
+def test_too_little_memory_is_a_fault_with_the_way_out(
+    capsys: Captured, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_memory_there", lambda: 1e9)
+    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=42)
+    assert "1.0 GB are there" in wrongs(out)[0] and "--train.batch-size" in wrongs(out)[0]
+
+
+def test_a_containers_memory_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.read_text
+
+    def read(path: Path, *arguments: str) -> str:
+        return "1000000000\n" if str(path) == "/sys/fs/cgroup/memory.max" else real(path, *arguments)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert checks._memory_there() == 1e9
+
+
+# ---- the checkpoint -----------------------------------------------------------------------------
+
+
+def test_a_good_checkpoint_is_read_once_and_again_when_it_changed(
+    capsys: Captured, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorflow")
+    from birdtune.model import slim
+
+    read: list[Path] = []
+
+    def note(path: Path) -> dict[str, object]:
+        import numpy as np
+
+        read.append(path)
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+    shapes = architecture.checkpoint_variables("vggish-small")
+    monkeypatch.setattr(slim, "read_checkpoint", note)
+    checkpoint = tmp_path / "some.ckpt"
+    checkpoint.write_bytes(b"1")
+    arguments = ("--input", str(place), "--model.checkpoint", "some.ckpt", "--model.backbone", "vggish-small")
+    for _ in range(2):
+        assert "checkpoint: some.ckpt is whole and fits" in checked(capsys, *arguments)
+    assert len(read) == 1
+    checkpoint.write_bytes(b"22")
+    checked(capsys, *arguments)
+    assert len(read) == 2
+    # What fits one network says nothing of another.
+    assert "does not fit this network" in wrongs(checked(capsys, *arguments[:4], code=42))[0]
+
+
+# ---- what it may not do -------------------------------------------------------------------------
+
+
+def test_it_answers_where_nothing_may_be_written(
+    capsys: Captured, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(tmp_path / "output")
+
+    def full(folder: Path) -> Path:
+        raise PassingError(f"{folder}: the disk is full")
+
+    monkeypatch.setattr(checks, "make_folder", full)
+    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=42)
+    assert wrongs(out) == ["output: the disk is full"]
+    assert "18 usable" in out
+    assert not (tmp_path / "output").exists()
+
+
+def test_without_a_checkpoint_to_read_tensorflow_is_not_loaded(place: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from birdtune.cli import main\n"
+        f"code = main(['check', '--input', {str(place)!r}, '--model.checkpoint', 'none'])\n"
+        "sys.exit(code or bool({'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    environment = {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
