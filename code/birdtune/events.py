@@ -8,6 +8,7 @@ On a terminal, progress is a bar; elsewhere a plain line now and then. Nothing e
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -110,7 +111,7 @@ class Journal:
 
     def event(self, kind: str, **fields: Any) -> None:
         """An object for machines: one JSON line with `time` (UTC) and `event`."""
-        record = {"time": clock(), "event": kind, **fields}
+        record = _finite({"time": clock(), "event": kind, **fields})
         self._write("events", json.dumps(record, ensure_ascii=False, default=str))
 
     def _write(self, which: str, line: str) -> None:
@@ -142,6 +143,15 @@ class Journal:
             if file is not None:
                 file.close()
         self._log = self._events = None
+
+
+def _finite(value: Any) -> Any:
+    """A value with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def clock() -> str:

@@ -1,0 +1,220 @@
+"""birdtune.events: what a run says to people and to machines, and how it is stopped."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from birdtune import events
+from birdtune.errors import InputError, Interrupted
+from birdtune.events import Interrupts, Journal, duration
+
+
+def lines(folder: Path) -> list[str]:
+    return (folder / "run.log").read_text("utf-8").splitlines()
+
+
+def objects(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
+
+
+# ---- the journal --------------------------------------------------------------------------------
+
+
+def test_a_line_goes_to_the_terminal_and_to_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(tmp_path / "logs")
+    journal.say("hello")
+    journal.close()
+    assert capsys.readouterr().out == "hello\n"
+    (line,) = lines(tmp_path / "logs")
+    stamp, text = line.split(" ", 1)
+    assert text == "hello"
+    assert len(stamp) == len("2024-01-01T00:00:00Z")
+    assert stamp[10] + stamp[-1] == "TZ"
+
+
+def test_a_quiet_journal_writes_but_does_not_print(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(tmp_path, quiet=True)
+    journal.say("hello")
+    journal.close()
+    assert capsys.readouterr().out == ""
+    assert lines(tmp_path)[0].endswith("hello")
+
+
+def test_an_event_is_one_json_object_a_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, quiet=True)
+    journal.event("epoch", number=3, loss=0.5, place=Path("a\nb"), name="Grün \udcff")
+    journal.event("end")
+    journal.close()
+    first, second = objects(tmp_path)
+    assert (first["event"], first["number"], first["loss"], first["place"]) == ("epoch", 3, 0.5, "a\nb")
+    assert second["event"] == "end"
+    assert {"time", "event"} == set(second)
+
+
+def test_events_can_be_read_by_strict_readers(tmp_path: Path) -> None:
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is not JSON")
+
+    journal = Journal(tmp_path, quiet=True)
+    journal.event("epoch", loss=float("nan"), best=[1.0, {"worst": float("inf")}])
+    journal.close()
+    (text,) = (tmp_path / "events.jsonl").read_text("utf-8").splitlines()
+    record = json.loads(text, parse_constant=refuse)
+    assert record["loss"] is None
+    assert record["best"] == [1.0, {"worst": None}]
+
+
+def test_a_warning_is_said_and_is_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal(tmp_path)
+    journal.warn("mind the gap")
+    journal.close()
+    assert capsys.readouterr().out == "note: mind the gap\n"
+    assert objects(tmp_path)[0]["text"] == "mind the gap"
+
+
+def test_a_second_run_continues_the_files(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        journal = Journal(tmp_path, quiet=True)
+        journal.say(text)
+        journal.event(text)
+        journal.close()
+    assert [line.split(" ", 1)[1] for line in lines(tmp_path)] == ["one", "two"]
+    assert [record["event"] for record in objects(tmp_path)] == ["one", "two"]
+
+
+def test_a_journal_can_move_and_go_on_after_closing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "1", quiet=True)
+    journal.say("one")
+    journal.write_to(tmp_path / "2")
+    journal.say("two")
+    journal.close()
+    journal.say("nowhere")
+    journal.event("nowhere")
+    assert [len(lines(tmp_path / name)) for name in ("1", "2")] == [1, 1]
+
+
+def test_a_terminal_that_lacks_a_letter_gets_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    Journal().say("Grün")
+    assert raw.getvalue() == b"Gr\\xfcn\n"
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="a file stands where a folder is needed"):
+        Journal(tmp_path / "file" / "logs")
+
+
+# ---- progress -----------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_progress_is_a_plain_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(events.time, "monotonic", lambda: now)
+    with Journal().progress("preparing", 100, "recordings") as progress:
+        for _ in range(100):
+            now += 1.0
+            progress.advance(note="loss 1.0")
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 6, "one in fifteen seconds"
+    assert printed[0] == "  preparing: 15 of 100 recordings, about 1 min 25 s left, loss 1.0"
+    assert printed[-1].startswith("  preparing: 90 of 100 recordings, about 10 s left")
+
+
+def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal().progress("preparing", 2, "recordings") as progress:
+        progress.advance()
+        progress.advance()
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    journal = Journal()
+    assert journal.terminal
+    with journal.progress("preparing", 4, "recordings") as progress:
+        progress.advance(4, "loss 1.0")
+    assert "preparing" in screen.getvalue()
+    assert "recordings" in screen.getvalue()
+    assert screen.getvalue().endswith("\r"), "the line is free again"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "0.0 s"), (0.25, "0.2 s"), (1, "1 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (250, "4 min 10 s"),
+        (3599.7, "1 h 00 min"), (11_100, "3 h 05 min"), (360_000, "100 h 00 min"),
+    ],
+)  # fmt: skip
+def test_durations_read_as_people_say_them(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+# ---- interrupts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_the_work_where_it_is(signum: signal.Signals, code: int) -> None:
+    with Interrupts().watching() as interrupts:
+        interrupts.check()
+        with pytest.raises(Interrupted) as caught:
+            os.kill(os.getpid(), signum)
+        assert caught.value.exit_code == code
+        with pytest.raises(Interrupted):
+            interrupts.check()  # should a library have swallowed it
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_waits_for_what_must_not_be_torn_apart(signum: signal.Signals, code: int) -> None:
+    survived = 0
+    with Interrupts().watching() as interrupts:
+        with interrupts.held():
+            with interrupts.held():
+                os.kill(os.getpid(), signum)
+                survived += 1
+            survived += 1
+        with pytest.raises(Interrupted) as caught:
+            interrupts.check()
+    assert survived == 2
+    assert caught.value.exit_code == code
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(RuntimeError), Interrupts().watching():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+        raise RuntimeError
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    program = (
+        "import os, signal; from birdtune.events import Interrupts\n"
+        "with Interrupts().watching() as interrupts, interrupts.held():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT); print('not here', flush=True)\n"
+    )
+    code = Path(events.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(code)}
+    )
+    assert (done.stdout, done.returncode) == ("still here\n", 130)

@@ -1,0 +1,219 @@
+"""birdtune.sound.logmel: VGGish's front end, to the published numbers and bit for bit in pieces."""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import scipy.signal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from birdtune.sound.logmel import (
+    VGGISH,
+    LogMelStream,
+    band_centres_hz,
+    frames_of,
+    hann_window,
+    hz_from_mel,
+    log_mel,
+    mel_from_hz,
+    mel_matrix,
+)
+
+Array = npt.NDArray[np.floating]
+
+
+def sine(seconds: float, frequency_hz: float = 1000.0) -> npt.NDArray[np.float64]:
+    return np.sin(2 * np.pi * frequency_hz * np.arange(0, seconds, 1 / 16_000))
+
+
+def patches(waveform: Array) -> npt.NDArray[np.float32]:
+    frames = log_mel(waveform)
+    n = VGGISH.patch_count(len(frames))
+    return frames[: n * 96].reshape(n, 96, 64)
+
+
+def plain_log_mel(waveform: Array) -> npt.NDArray[np.float64]:
+    """The definition, frame by frame in float64, without anything of the module's but its constants."""
+    n = np.arange(400)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * n / 400)
+
+    def mel(hertz: Array) -> Array:
+        return 1127.0 * np.log(1.0 + hertz / 700.0)
+
+    edges = np.linspace(mel(np.float64(125)), mel(np.float64(7500)), 66)
+    bins = mel(np.arange(257) * 16_000 / 512)
+    weights = np.zeros((257, 64))
+    for band in range(64):
+        low, centre, high = edges[band : band + 3]
+        weights[:, band] = np.clip(np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)), 0, None)
+    weights[0] = 0
+    starts = range(0, len(waveform) - 400 + 1, 160)
+    magnitudes = np.array([np.abs(np.fft.rfft(waveform[s : s + 400] * window, 512)) for s in starts])
+    return np.log(magnitudes @ weights + 0.01)
+
+
+def test_the_published_vector_comes_out() -> None:
+    found = patches(sine(3.0))
+    assert found.shape == (3, 96, 64)
+    assert found.dtype == np.float32
+    assert found.mean(dtype=np.float64) == pytest.approx(-3.429619, abs=1e-5)
+    assert found.std(dtype=np.float64) == pytest.approx(2.126577, abs=1e-5)
+    assert found.min() == pytest.approx(-4.601163, abs=1e-5)
+    assert found.max() == pytest.approx(4.811118, abs=1e-5)
+
+
+def test_frames_follow_the_definition() -> None:
+    waveform = np.random.default_rng(0).normal(0, 0.1, 5000) + 0.3 * sine(5000 / 16_000)
+    assert log_mel(waveform) == pytest.approx(plain_log_mel(waveform), abs=1e-5)
+
+
+def test_float32_samples_give_nearly_the_same_frames() -> None:
+    waveform = sine(3.0)
+    assert np.abs(log_mel(waveform.astype(np.float32)) - log_mel(waveform)).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "n_frames"),
+    [(0, 0), (399, 0), (400, 1), (559, 1), (560, 2), (15_599, 95), (15_600, 96), (160_000, 998)],
+)
+def test_frames_are_counted_without_padding(n_samples: int, n_frames: int) -> None:
+    assert VGGISH.frame_count(n_samples) == n_frames
+    assert log_mel(np.zeros(n_samples, np.float32)).shape == (n_frames, 64)
+
+
+def test_patches_are_counted_with_the_tail_dropped() -> None:
+    counts = {seconds: VGGISH.patch_count(VGGISH.frame_count(seconds * 16_000)) for seconds in (0, 1, 2, 9, 10)}
+    assert counts == {0: 0, 1: 1, 2: 2, 9: 9, 10: 10}
+    assert VGGISH.patch_count(95) == 0
+    assert VGGISH.patch_count(96) == 1
+    assert VGGISH.patch_count(96 + 48, hop_frames=48) == 2
+    assert VGGISH.patch_count(96 + 47, hop_frames=48) == 1
+    assert VGGISH.patch_count(100, hop_frames=1) == 5
+
+
+def test_the_shortest_sound_with_a_patch_has_15600_samples() -> None:
+    assert VGGISH.patch_samples == 15_600
+    assert VGGISH.patch_s == pytest.approx(0.96)
+    assert VGGISH.frames_per_s == 100
+
+
+def test_silence_is_the_logarithm_of_the_offset() -> None:
+    assert log_mel(np.zeros(1000)) == pytest.approx(np.full((4, 64), np.log(0.01)), abs=1e-6)
+
+
+@pytest.mark.parametrize("band", [0, 5, 20, 40, 63])
+def test_a_sine_is_loudest_in_the_band_around_it(band: int) -> None:
+    frames = log_mel(0.5 * sine(0.5, band_centres_hz(VGGISH)[band]))
+    assert set(frames.argmax(axis=1)) <= {max(0, band - 1), band, min(63, band + 1)}
+
+
+def test_mel_and_hertz_are_inverse() -> None:
+    hertz = np.linspace(0, 8000, 100)
+    assert hz_from_mel(mel_from_hz(hertz)) == pytest.approx(hertz, abs=1e-9)
+    assert mel_from_hz(700.0) == pytest.approx(1127 * np.log(2))
+
+
+def test_bands_lie_between_125_and_7500_hz_evenly_in_mel() -> None:
+    centres = band_centres_hz(VGGISH)
+    steps = np.diff(mel_from_hz(np.concatenate([[125.0], centres, [7500.0]])))
+    assert centres.shape == (64,)
+    assert steps == pytest.approx(np.full(65, steps[0]))
+
+
+def test_the_mel_matrix_is_of_triangles_in_mel() -> None:
+    weights = mel_matrix(VGGISH)
+    assert weights.shape == (257, 64)
+    assert weights.dtype == np.float32
+    assert (weights >= 0).all()
+    assert weights.max() <= 1
+    assert (weights[0] == 0).all()
+    bins_hz = np.arange(257) * 31.25
+    assert (weights[(bins_hz <= 125) | (bins_hz >= 7500)] == 0).all()
+    for band in range(64):
+        peak, (rows,) = weights[:, band].argmax(), np.nonzero(weights[:, band])
+        assert (np.diff(rows) == 1).all(), "a band is one piece"
+        assert (np.diff(weights[rows[0] : peak + 1, band]) > 0).all()
+        assert (np.diff(weights[peak : rows[-1] + 1, band]) < 0).all()
+    # Within the outer centres, neighbours share each bin: the weights of a bin sum to one.
+    inside = (bins_hz > band_centres_hz(VGGISH)[0]) & (bins_hz < band_centres_hz(VGGISH)[-1])
+    assert weights[inside].sum(axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_what_is_kept_between_calls_cannot_be_changed() -> None:
+    for array in (mel_matrix(VGGISH), hann_window(VGGISH)):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_the_window_is_the_periodic_one() -> None:
+    window = hann_window(VGGISH)
+    assert window[200] == 1
+    assert window[0] == 0
+    assert window[399] == pytest.approx(window[1])
+    assert not np.allclose(window, scipy.signal.get_window("hann", 400, fftbins=False))
+
+
+def test_every_number_of_a_front_end_changes_its_digest() -> None:
+    changed = [
+        dataclasses.replace(VGGISH, **{field.name: getattr(VGGISH, field.name) * 2})
+        for field in dataclasses.fields(VGGISH)
+    ]
+    digests = {spec.digest for spec in [VGGISH, *changed]}
+    assert len(digests) == len(dataclasses.fields(VGGISH)) + 1
+    assert all(len(digest) == 12 for digest in digests)
+    assert dataclasses.replace(VGGISH).digest == VGGISH.digest
+
+
+NOISE = np.random.default_rng(1).normal(0, 0.1, 200_000).astype(np.float32)
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(
+    n=st.integers(0, NOISE.size), cuts=st.lists(st.integers(0, NOISE.size), max_size=12),
+)  # fmt: skip
+def test_pieces_of_any_size_give_the_very_bits_of_the_whole(n: int, cuts: list[int]) -> None:
+    waveform = NOISE[:n]
+    stream = LogMelStream()
+    found = [block for piece in np.split(waveform, sorted(min(cut, n) for cut in cuts)) for block in stream.feed(piece)]
+    found += stream.finish()
+    joined = np.concatenate(found) if found else np.zeros((0, 64), np.float32)
+    assert np.array_equal(joined, log_mel(waveform))
+
+
+def test_single_samples_give_the_very_bits_of_the_whole() -> None:
+    stream = LogMelStream()
+    found = [block for sample in NOISE[:2000] for block in stream.feed(np.array([sample]))]
+    assert np.array_equal(np.concatenate([*found, *stream.finish()]), log_mel(NOISE[:2000]))
+
+
+def test_blocks_leave_as_soon_as_they_are_whole() -> None:
+    stream = LogMelStream()
+    sizes = [len(block) for piece in np.split(NOISE, 20) for block in stream.feed(piece)]
+    assert sizes == [512, 512]
+    assert stream._waiting.size < 400 + 512 * 160
+    assert [len(block) for block in stream.finish()] == [VGGISH.frame_count(NOISE.size) - 1024]
+    assert list(stream.finish()) == []
+
+
+def test_a_stream_can_begin_a_second_sound() -> None:
+    stream = LogMelStream()
+    list(stream.feed(NOISE[:5000]))
+    list(stream.finish())
+    assert np.array_equal(np.concatenate([*stream.feed(NOISE[:5000]), *stream.finish()]), log_mel(NOISE[:5000]))
+
+
+@pytest.mark.parametrize("n", [0, 1, 399, 8000, 15_599])
+def test_a_short_sound_is_filled_with_zeros_up_to_one_patch(n: int) -> None:
+    filled = np.concatenate([NOISE[:n], np.zeros(15_600 - n, np.float32)])
+    halves = np.array_split(NOISE[:n], 2)
+    found = np.concatenate(list(frames_of(halves)))
+    assert found.shape == (96, 64)
+    assert np.array_equal(found, log_mel(filled))
+
+
+def test_a_sound_of_a_patch_or_more_is_not_filled() -> None:
+    for n in (15_600, 15_759, 15_760, 100_000):
+        found = np.concatenate(list(frames_of(np.split(NOISE[:n], [n // 3]))))
+        assert np.array_equal(found, log_mel(NOISE[:n]))
