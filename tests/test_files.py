@@ -1,0 +1,313 @@
+"""birdtune.files: whole or not at all, and tables that come back as they went."""
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from makers import ordinary_folder
+
+from birdtune import files
+from birdtune.errors import InputError, PassingError
+from birdtune.files import (
+    file_sha256,
+    folder_bytes,
+    make_folder,
+    new_folder,
+    read_csv,
+    read_json,
+    storage_faults,
+    value_sha256,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "one")
+    write_text(path, "two ü")
+    assert path.read_bytes() == "two ü".encode()
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(PassingError, match="disk is full"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_reaches_the_disk_before_its_name_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_sync(descriptor: int) -> None:
+        happened.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def note_rename(self: Path, target: Path) -> Path:
+        happened.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_rename)
+    write_bytes(tmp_path / "a", b"x")
+    assert happened == ["file", "rename", "folder"]
+    happened.clear()
+    with new_folder(tmp_path / "b") as folder:
+        (folder / "one").touch()
+    assert happened == ["file", "rename", "folder"]
+
+
+def test_files_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "x")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_text_that_utf8_cannot_hold_becomes_an_escape(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "x\udcffy")
+    assert (tmp_path / "a").read_text() == r"x\udcffy"
+
+
+def test_hashes_are_of_the_content(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000  # more than one block
+    (tmp_path / "a").write_bytes(content)
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    assert value_sha256({"b": 1, "a": [1.5, None]}) == value_sha256({"a": [1.5, None], "b": 1})
+    assert value_sha256({"a": 1}) != value_sha256({"a": 2})
+
+
+def test_folder_bytes_counts_all_files_below(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c").write_bytes(bytes(1000))
+    (tmp_path / "d").write_bytes(bytes(24))
+    assert folder_bytes(tmp_path) == 1024
+
+
+# ---- folders ------------------------------------------------------------------------------------
+
+
+def test_a_new_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "below" / "model") as folder:
+        (folder / "one").touch()
+        assert names(tmp_path / "below") == [".unfinished-model"]
+    assert names(tmp_path / "below") == ["model"]
+    assert names(tmp_path / "below" / "model") == ["one"]
+
+
+def test_a_new_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "model") as folder:
+        (folder / "new").touch()
+        raise RuntimeError
+    assert names(tmp_path) == ["model"]
+    assert names(tmp_path / "model") == ["old"]
+
+
+def test_a_new_folder_replaces_the_old_and_what_a_killed_run_left(tmp_path: Path) -> None:
+    for name in ("model", ".unfinished-model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").touch()
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "new").touch()
+    assert names(tmp_path) == ["model"]
+    assert names(tmp_path / "model") == ["new"]
+
+
+def test_a_file_where_a_folder_is_needed_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    for path in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(InputError, match="a file stands where a folder is needed"):
+            make_folder(path)
+    assert make_folder(tmp_path / "x/y") == make_folder(tmp_path / "x/y")
+
+
+# ---- faults of the storage ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "words"),
+    [
+        (errno.ENOSPC, PassingError, "disk is full"), (errno.EDQUOT, PassingError, "MB free"),
+        (errno.EIO, PassingError, "storage failed"), (errno.ESTALE, PassingError, "Run again"),
+        (errno.EROFS, InputError, "cannot be written"), (errno.EACCES, InputError, "--user"),
+        (errno.EPERM, InputError, "uid"),
+    ],
+)  # fmt: skip
+def test_faults_of_the_storage_say_what_to_do(
+    tmp_path: Path, number: int, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught, storage_faults(tmp_path / "no" / "such"):
+        raise OSError(number, os.strerror(number), str(tmp_path / "the\nfile"))
+    assert r"the\nfile" in str(caught.value)
+
+
+def test_other_faults_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), storage_faults(tmp_path):
+        (tmp_path / "missing").read_bytes()
+
+
+def test_a_folder_that_must_not_be_written_is_told() -> None:
+    with ordinary_folder() as folder:
+        (folder / "output").mkdir(mode=0o555)
+        with pytest.raises(InputError, match="cannot be written"):
+            write_text(folder / "output" / "a", "x")
+        with pytest.raises(InputError, match="cannot be written"):
+            make_folder(folder / "output" / "a")
+        with pytest.raises(InputError, match="cannot be written"), new_folder(folder / "output" / "a"):
+            pass
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_sync_folders_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    if passes:
+        files.sync_folder(tmp_path)
+    else:
+        with pytest.raises(OSError, match="no"):
+            files.sync_folder(tmp_path)
+
+
+# ---- JSON ---------------------------------------------------------------------------------------
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    value = {"name": "Grün", "list": [1, 2.5, None, True]}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    assert "Grün" in (tmp_path / "a.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{'a': 1}"])
+def test_damaged_json_of_our_own_is_as_good_as_none(tmp_path: Path, content: bytes) -> None:
+    assert read_json(tmp_path / "a.json") is None
+    (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json") is None
+    assert read_json(tmp_path / "a.json" / "b.json") is None
+
+
+def test_json_without_a_standard_number_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert names(tmp_path) == []
+
+
+# ---- CSV ----------------------------------------------------------------------------------------
+
+
+def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [{"name": text, "number": -1.5} for text in ("=1+1", "+x", "-x", "@x", "\tx", "plain", "a=b")]
+    write_csv(path, ["name", "number"], rows)
+    with path.open(newline="", encoding="utf-8") as file:
+        raw = list(csv.reader(file))
+    assert [row[0] for row in raw[1:]] == ["'=1+1", "'+x", "'-x", "'@x", "'\tx", "plain", "a=b"]
+    assert {row[1] for row in raw[1:]} == {"-1.5"}
+    assert [row["name"] for row in read_csv(path)] == [row["name"] for row in rows]
+
+
+def test_nothing_is_an_empty_cell_and_an_unknown_column_a_defect(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ["a", "b"], [{"a": None, "b": 0}])
+    assert (tmp_path / "a.csv").read_bytes() == b"a,b\n,0\n"
+    with pytest.raises(ValueError, match="fieldnames"):
+        write_csv(tmp_path / "a.csv", ["a"], [{"c": 1}])
+
+
+CELL = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12).filter(
+    lambda text: not text.startswith("'")
+)
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(st.lists(st.tuples(CELL, CELL), max_size=4))
+def test_tables_come_back_as_they_went(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "cells.csv"
+    rows = [{"recording": a, "split": b} for a, b in cells]
+    write_csv(path, ["recording", "split"], rows)
+    assert read_csv(path) == rows
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "recording,split\nA/x y.wav,train\n", "\ufeffrecording,split\r\nA/x y.wav,train\r\n",
+        "recording;split\nA/x y.wav;train\n", ' recording , split \n"A/x y.wav",train\n',
+        "recording,split,\nA/x y.wav,train,\n", "recording,split\nA/x y.wav,train,,\n",
+        "recording,split\nA/x y.wav,train",
+    ],
+)  # fmt: skip
+def test_tables_from_people_are_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text, "utf-8")
+    (row,) = read_csv(tmp_path / "a.csv")
+    assert (row["recording"], row["split"]) == ("A/x y.wav", "train")
+
+
+def test_missing_cells_are_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("recording,split\nA/x.wav\n")
+    assert read_csv(tmp_path / "a.csv") == [{"recording": "A/x.wav", "split": ""}]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a,b\n1,2\n3,4,5\n", "row 3: has more cells"), (b"a\n\xe9\n", r"not UTF-8 text \(byte 2\)"),
+        (b'a\n"' + b"x" * 200_000, "not a CSV table"),
+    ],
+)  # fmt: skip
+def test_what_is_no_table_is_told(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_csv(tmp_path / "a.csv")
+
+
+def test_a_table_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.csv", tmp_path):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_csv(path)
+
+
+def test_json_of_names_holds_them_exactly(tmp_path: Path) -> None:
+    # The ledger's keys are paths, and these may hold bytes that are no UTF-8.
+    name = os.fsdecode(b"\xff.wav")
+    write_text(tmp_path / "a.json", json.dumps({name: 1}))
+    assert read_json(tmp_path / "a.json") == {name: 1}

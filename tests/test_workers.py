@@ -1,0 +1,173 @@
+"""birdtune.workers: many processes, none of which can take the run down."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from birdtune import workers
+from birdtune.errors import Interrupted
+from birdtune.events import Interrupts
+from birdtune.workers import Crashed, run_tasks, worker_count
+
+_offset = 0
+
+
+def set_offset(offset: int) -> None:
+    global _offset
+    _offset = offset
+
+
+def work(task: int) -> tuple[int, int]:
+    """Task 13 kills its process as a decoder's fault would; what else may happen in one."""
+    if task == 13:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if task == 14:
+        raise ValueError("task 14 cannot be done")
+    os.write(2, b"a codec complains\n")
+    return task + _offset, os.getpid()
+
+
+def slow(task: int) -> int:
+    time.sleep(0.05)
+    return task
+
+
+def test_every_task_is_done_in_other_processes(capfd: pytest.CaptureFixture[str]) -> None:
+    results = dict(
+        run_tasks(work, range(12), n_workers=2, interrupts=Interrupts(), initializer=set_offset, initargs=(100,))
+    )
+    assert {task: result[0] for task, result in results.items()} == {task: task + 100 for task in range(12)}
+    assert os.getpid() not in {result[1] for result in results.values()}
+    assert capfd.readouterr().err == "", "what codecs say to the terminal is nobody's business"
+
+
+def test_a_task_that_kills_its_worker_is_named_and_all_others_are_done() -> None:
+    found = list(run_tasks(work, [1, 2, 13, 3, 4, 5, 6, 7, 8, 9, 10, 11], n_workers=1, interrupts=Interrupts()))
+    assert sorted(task for task, _ in found) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13]
+    assert [task for task, result in found if isinstance(result, Crashed)] == [13]
+
+
+def test_what_a_task_raises_is_raised_here() -> None:
+    with pytest.raises(ValueError, match="task 14 cannot be done"):
+        list(run_tasks(work, [14], n_workers=1, interrupts=Interrupts()))
+
+
+def test_no_tasks_need_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_pool", lambda *arguments: pytest.fail("a pool was started"))
+    assert list(run_tasks(work, [], n_workers=2, interrupts=Interrupts())) == []
+
+
+def test_a_stop_keeps_what_was_yielded() -> None:
+    interrupts = Interrupts()
+    done = []
+    with interrupts.watching(), pytest.raises(Interrupted):
+        for task, _ in run_tasks(slow, range(1000), n_workers=1, interrupts=interrupts):
+            done.append(task)
+            if len(done) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert done == [0, 1, 2]
+
+
+def test_tasks_are_taken_in_their_order_and_few_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = _FakePool()
+    monkeypatch.setattr(workers, "_pool", lambda *arguments: pool)
+    results = run_tasks(abs, range(30), n_workers=2, interrupts=Interrupts())
+    next(results)
+    assert pool.submitted == list(range(8)), "as many ahead as a stop may lose"
+    assert sorted(task for task, _ in results) == list(range(1, 30))
+
+
+def test_a_worker_that_dies_with_nothing_to_do_costs_a_new_pool_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = [_FakePool(break_at=0), _FakePool()]
+    used = iter(pools)
+    monkeypatch.setattr(workers, "_pool", lambda *arguments: next(used))
+    found = list(run_tasks(abs, [3, 4, 5], n_workers=1, interrupts=Interrupts()))
+    assert sorted(found) == [(3, 3), (4, 4), (5, 5)]
+    assert pools[1].submitted == [3, 4, 5]
+
+
+def test_a_stop_is_heeded_between_suspects(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupts = Interrupts()
+    monkeypatch.setattr(workers, "_pool", lambda *arguments: _FakePool(crash=True))
+
+    def alone(function: Any, task: int, *others: Any) -> int:
+        interrupts._signum = signal.SIGTERM  # comes while the first suspect is tried
+        return task
+
+    monkeypatch.setattr(workers, "_alone", alone)
+    found = []
+    with pytest.raises(Interrupted):
+        for task, _ in run_tasks(abs, [1, 2, 3], n_workers=1, interrupts=interrupts):
+            found.append(task)
+    assert len(found) == 1
+
+
+def test_there_are_no_more_workers_than_tasks_or_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    assert worker_count(0, 100) == 6
+    assert worker_count(3, 100) == 3
+    assert worker_count(0, 4) == 4
+    assert worker_count(8, 0) == 1
+
+
+def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
+    program = tmp_path / "parent.py"
+    program.write_text(
+        "import os, signal, time\n"
+        "from birdtune.events import Interrupts\n"
+        "from birdtune.workers import run_tasks\n"
+        "def name(task):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    list(run_tasks(name, [1], n_workers=1, interrupts=Interrupts()))\n"
+    )
+    code = Path(workers.__file__).parents[1]
+    parent = subprocess.Popen(
+        [sys.executable, str(program)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(code)}
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+        # The pipe ends when the last process that could write to it is gone.
+        assert parent.stdout.read() == b""
+    assert not Path(f"/proc/{worker}/cmdline").exists() or not Path(f"/proc/{worker}/cmdline").read_bytes()
+
+
+class _FakePool:
+    """A ProcessPoolExecutor that works at once, or is broken from some task on."""
+
+    def __init__(self, break_at: int | None = None, *, crash: bool = False) -> None:
+        self.submitted: list[int] = []
+        self._break_at = break_at
+        self._crash = crash
+
+    def __enter__(self) -> "_FakePool":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        return None
+
+    def shutdown(self, **how: bool) -> None:
+        return None
+
+    def submit(self, function: Any, task: int) -> Future[int]:
+        if self._break_at == len(self.submitted):
+            raise BrokenProcessPool
+        self.submitted.append(task)
+        future: Future[int] = Future()
+        if self._crash:
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result(function(task))
+        return future
