@@ -203,7 +203,8 @@ class StopAfter(Interrupts):
 
 def loop_of(
     folder: Path, settings: TrainSettings, *, interrupts: Interrupts | None = None,
-    validations: Iterator[Any] | None = None, batches: Any = None, classifier: Classifier | None = None, dropout: float = 0.0,
+    validations: Iterator[Any] | None = None, batches: Any = None, classifier: Classifier | None = None,
+    dropout: float = 0.0,
 ) -> Loop:  # fmt: skip
     trainer = trainer_of(classifier or build(), settings, dropout=dropout)
     return Loop(
