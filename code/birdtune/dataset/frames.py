@@ -25,7 +25,7 @@ import numpy.typing as npt
 from birdtune.dataset.recordings import Examined, Ledger, SoundFile, crashed
 from birdtune.events import Interrupts, Journal
 from birdtune.files import make_folder, storage_faults, sync_folder
-from birdtune.sound.audio import SoundError, SoundStream
+from birdtune.sound.audio import SoundError, SoundFacts, SoundStream
 from birdtune.sound.logmel import FrontEnd, frames_of
 from birdtune.workers import Crashed, run_tasks, worker_count
 
@@ -45,6 +45,7 @@ class Entry:
     start: int  # frames from the beginning of the shard
     n_frames: int
     crc: int  # CRC-32 of the frames' bytes
+    facts: SoundFacts  # what the ledger knows too, unless the run was killed before it was saved
 
 
 class FrameStore:
@@ -115,11 +116,12 @@ class FrameStore:
         frame_bytes = self.spec.n_mels * FRAME_DTYPE.itemsize
         for line in lines:
             try:
-                entry = Entry(**json.loads(line))
+                fields = json.loads(line)
+                entry = Entry(**{**fields, "facts": SoundFacts(**fields["facts"])})
                 if (entry.start + entry.n_frames) * frame_bytes <= sizes.get(entry.shard, 0):
                     self._entries[entry.content] = entry
-            except (ValueError, TypeError):
-                continue  # the last line of a run that was killed while writing it
+            except (ValueError, TypeError, KeyError):
+                continue  # the last line of a run that was killed while writing it, or of another version
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,11 @@ class _ShardWriter:
             shard.seek(begin)
             shard.truncate()
             return _Made(Examined(None, fault.problem, str(fault)))
+        assert stream.facts is not None
         frame_bytes = self.spec.n_mels * FRAME_DTYPE.itemsize
         n_frames = (shard.tell() - begin) // frame_bytes
-        entry = Entry(task.content, Path(shard.name).name, begin // frame_bytes, n_frames, crc)
+        start = begin // frame_bytes
+        entry = Entry(task.content, Path(shard.name).name, start, n_frames, crc, stream.facts)
         return _Made(Examined(stream.facts), entry)
 
     def _shard(self) -> IO[bytes]:
@@ -208,9 +212,13 @@ def fill(
         PassingError, InputError: the storage refuses (see files.storage_faults); likewise.
     """
     make_folder(store.folder)
+    for content in store.contents():
+        if ledger.examined(content) is None:
+            ledger.set_examined(content, Examined(store.entry(content).facts))
     tasks = list(_wanted(store, files, ledger))
     # None left: spare the workers' start.
     if not tasks:
+        ledger.save()
         return 0
     with storage_faults(store.folder), (store.folder / INDEX_NAME).open("ab") as index:
         if index.tell():

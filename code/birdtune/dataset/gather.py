@@ -97,6 +97,7 @@ def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[D
             journal.say(
                 f"  {made:,} recordings decoded, {len(set(present)) - made:,} were in the cache or unusable"
             )
+        frames.drop_unused_shards(store)
 
     dataset = _gather(config, survey, decode)
     split.write(config.output / "split.csv", dataset.recordings, dataset.places, config.output / "split.csv")
