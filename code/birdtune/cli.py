@@ -23,8 +23,14 @@ from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import make_folder
 from birdtune.quiet import load_tensorflow
 
-# From scratch on some hundred patches: a higher rate than for fine-tuning, and few passes.
-DEMO_SETTINGS = {"model.checkpoint": "none", "train.epochs": 10, "train.learning-rate": 3e-4, "train.jitter-frames": 48}
+# From scratch on some hundred patches: small batches for many updates, and what keeps it from learning by heart.
+DEMO_SETTINGS = {
+    "model.checkpoint": "none",
+    "train.epochs": 8,
+    "train.batch-size": 16,
+    "train.jitter-frames": 48,
+    "train.label-smoothing": 0.1,
+}
 
 
 @dataclass(frozen=True)
