@@ -1,0 +1,517 @@
+"""birdtune.dataset.recordings: every file that is found is used, or has a reason why not."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from makers import codes, cut, hear, ordinary_folder, quiet, recording, tone, without_processes, write_sound
+
+from birdtune.dataset import recordings
+from birdtune.dataset.recordings import (
+    PROBLEM_COLUMNS,
+    PROBLEMS,
+    Examined,
+    Ledger,
+    Problem,
+    SoundFile,
+    books,
+    check_enough,
+    class_names,
+    examine_all,
+    identify,
+    scan,
+    select,
+)
+from birdtune.errors import InputError, Interrupted
+from birdtune.events import Interrupts
+from birdtune.sound import audio
+from birdtune.sound.audio import SoundError
+from birdtune.sound.logmel import VGGISH
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_processes(monkeypatch)
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def found(folder: Path) -> list[str]:
+    return [file.name for file in scan(folder).files]
+
+
+# ---- scanning -----------------------------------------------------------------------------------
+
+
+def test_sounds_are_found_at_any_depth_and_the_first_folder_is_the_class(tmp_path: Path) -> None:
+    touch(tmp_path / "B/x.wav", tmp_path / "A/2021/May/y.FLAC", tmp_path / "A/z.mp3", tmp_path / "A/B/x.ogg")
+    listing = scan(tmp_path)
+    assert [(file.name, file.label) for file in listing.files] == [
+        ("A/2021/May/y.FLAC", "A"), ("A/B/x.ogg", "A"), ("A/z.mp3", "A"), ("B/x.wav", "B"),
+    ]  # fmt: skip
+    assert listing.folders == ["A", "B"]
+    assert listing.problems == []
+
+
+def test_the_order_does_not_depend_on_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "cab":
+        touch(*(tmp_path / name / f"{k}.wav" for k in "312"))
+    expected = scan(tmp_path)
+    entries = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(entries(self), reverse=True)))
+    assert scan(tmp_path) == expected
+    assert [file.name for file in expected.files][:4] == ["a/1.wav", "a/2.wav", "a/3.wav", "b/1.wav"]
+
+
+def test_what_is_not_sound_is_named(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "A/ok.wav", tmp_path / "A/.hidden.wav", tmp_path / "A/.folder/x.wav", tmp_path / "A/notes.txt",
+        tmp_path / "A/noending", tmp_path / "A/song.m4a", tmp_path / "A/video.MP4", tmp_path / "stray.wav",
+        tmp_path / "readme.txt", tmp_path / ".DS_Store", tmp_path / ".git/config",
+    )  # fmt: skip
+    listing = scan(tmp_path)
+    assert [file.name for file in listing.files] == ["A/ok.wav"]
+    assert codes(listing.problems) == {
+        "A/.hidden.wav": "hidden", "A/.folder": "hidden", ".DS_Store": "hidden", ".git": "hidden",
+        "A/notes.txt": "not-audio", "A/noending": "not-audio", "A/song.m4a": "unsupported-format",
+        "A/video.MP4": "unsupported-format", "stray.wav": "outside-class", "readme.txt": "outside-class",
+    }  # fmt: skip
+    assert listing.folders == ["A"]
+
+
+def test_a_folder_that_is_called_like_a_sound_is_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "A/night.wav/x.wav")
+    assert found(tmp_path) == ["A/night.wav/x.wav"]
+
+
+def test_an_empty_class_folder_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "A").mkdir()
+    assert scan(tmp_path).folders == ["A"]
+
+
+def test_folders_that_cannot_be_data_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such folder.*--data"):
+        scan(tmp_path / "missing")
+    touch(tmp_path / "file", tmp_path / "flat/one.wav")
+    with pytest.raises(InputError, match="is a file"):
+        scan(tmp_path / "file")
+    with pytest.raises(InputError, match="holds no class folders"):
+        scan(tmp_path / "flat")
+
+
+def test_links_are_followed_inside_the_data_only(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    touch(data / "A/real.wav", data / "B/x.wav", tmp_path / "out.wav", tmp_path / "outside/x.wav")
+    links = {
+        "A/link.wav": "real.wav", "A/out.wav": tmp_path / "out.wav", "A/outside": tmp_path / "outside",
+        "A/broken.wav": "nothing.wav", "A/self.wav": "self.wav", "A/loop": "../A", "A/top": "..",
+        "A/above": tmp_path, "B/sub": "../A/night",
+    }  # fmt: skip
+    touch(data / "A/night/deep.wav")
+    for name, target in links.items():
+        (data / name).symlink_to(target)
+    listing = scan(data)
+    assert [file.name for file in listing.files] == [
+        "A/link.wav", "A/night/deep.wav", "A/real.wav", "B/sub/deep.wav", "B/x.wav",
+    ]  # fmt: skip
+    assert codes(listing.problems) == {
+        "A/out.wav": "link-outside", "A/outside": "link-outside", "A/broken.wav": "link-broken",
+        "A/self.wav": "link-loop", "A/loop": "link-loop", "A/top": "link-loop", "A/above": "link-outside",
+    }  # fmt: skip
+
+
+def test_two_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    touch(tmp_path / "A/a.wav", tmp_path / "B/b.wav")
+    (tmp_path / "A/to-b").symlink_to("../B")
+    (tmp_path / "B/to-a").symlink_to("../A")
+    listing = scan(tmp_path)
+    assert found(tmp_path) == ["A/a.wav", "A/to-b/b.wav", "B/b.wav", "B/to-a/a.wav"]
+    assert set(codes(listing.problems).values()) == {"link-loop"}
+
+
+def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    touch(tmp_path / "real/A/a.wav")
+    (tmp_path / "data").symlink_to("real")
+    assert found(tmp_path / "data") == ["A/a.wav"]
+
+
+def test_devices_and_pipes_are_not_opened(tmp_path: Path) -> None:
+    touch(tmp_path / "A/a.wav")
+    os.mkfifo(tmp_path / "A/pipe.wav")
+    os.mkfifo(tmp_path / "A/pipe")
+    assert codes(scan(tmp_path).problems) == {"A/pipe.wav": "not-a-file", "A/pipe": "not-audio"}
+
+
+def test_folders_nested_without_end_end(tmp_path: Path) -> None:
+    below = tmp_path / "A"
+    for _ in range(400):
+        below = below / "d"
+    below.mkdir(parents=True)
+    (below / "x.wav").touch()
+    (problem,) = scan(tmp_path).problems
+    assert (problem.problem, "deep" in problem.detail) == ("unreadable", True)
+
+
+ODD_NAMES = {
+    b"with space.wav": "with space.wav",
+    b"quote'\".wav": "quote'\".wav",
+    "Grünling.wav".encode(): "Grünling.wav",
+    "夜鶯.wav".encode(): "夜鶯.wav",
+    b"<b>&amp;.wav": "<b>&amp;.wav",
+    b"new\nline.wav": r"new\nline.wav",
+    b"\x1b[31mred.wav": r"\x1b[31mred.wav",
+    "\u202evaw.exe.wav".encode(): r"\u202evaw.exe.wav",
+    b"latin-\xe9.wav": r"latin-\udce9.wav",
+    b"back\\slash.wav": r"back\\slash.wav",
+    b"-rf.wav": "-rf.wav",
+    b"=1+1.wav": "=1+1.wav",
+    b"x" * 251 + b".wav": "x" * 251 + ".wav",
+}
+
+
+def test_any_name_can_be_used_and_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "A"
+    folder.mkdir()
+    for seed, raw in enumerate(ODD_NAMES):
+        write_sound(folder / os.fsdecode(raw), seed=seed)
+    _, used, problems = hear(tmp_path)
+    assert sorted(record.name for record in used) == sorted(f"A/{name}" for name in ODD_NAMES.values())
+    assert problems == []
+    assert all(record.name.isprintable() for record in used)
+
+
+def test_two_files_never_share_a_name_in_the_tables(tmp_path: Path) -> None:
+    for name in (b"a\n.wav", b"a\\n.wav", b"a\\\\n.wav", b"\xff.wav", b"\\udcff.wav"):
+        touch(tmp_path / "A" / os.fsdecode(name))
+    assert len(set(found(tmp_path))) == 5
+
+
+def test_class_names_are_composed_unicode(tmp_path: Path) -> None:
+    touch(tmp_path / "Gru\u0308nling/a.wav", tmp_path / "Wei\nsse/b.wav")
+    assert [file.label for file in scan(tmp_path).files] == ["Grünling", r"Wei\nsse"]
+
+
+def test_folders_and_files_without_rights_are_named() -> None:
+    with ordinary_folder() as folder:
+        for name in ("ok", "closed", "listed"):
+            write_sound(folder / "A" / name / "x.wav", seed=len(name))
+        write_sound(folder / "A/secret.wav", seed=9).chmod(0)
+        (folder / "A/closed").chmod(0)
+        (folder / "A/listed").chmod(0o444)
+        try:
+            listing, used, problems = hear(folder)
+            with pytest.raises(InputError, match="cannot be listed"):
+                scan(folder / "A/closed")
+        finally:
+            (folder / "A/closed").chmod(0o755)
+            (folder / "A/listed").chmod(0o755)
+    assert codes(problems) == {
+        "A/secret.wav": "unreadable", "A/closed": "unreadable", "A/listed/x.wav": "unreadable",
+    }  # fmt: skip
+    assert [record.name for record in used] == ["A/ok/x.wav"]
+    assert books(used, problems)["found"] == len(listing.files) + 2
+
+
+# ---- the ledger ---------------------------------------------------------------------------------
+
+
+def sound_file(path: Path) -> SoundFile:
+    facts = path.stat()
+    return SoundFile(path.name, path, "A", facts.st_size, facts.st_mtime_ns)
+
+
+def test_the_ledger_remembers_between_runs(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav")
+    facts = audio.examine(path)
+    ledger = Ledger(tmp_path / "ledger.json", "soxr")
+    ledger.set_content(sound_file(path), "c1")
+    ledger.set_examined("c1", Examined(facts))
+    ledger.set_examined("c2", Examined(None, "silent", "nothing"))
+    ledger.save()
+    again = Ledger(tmp_path / "ledger.json", "soxr")
+    assert again.content(sound_file(path)) == "c1"
+    assert again.examined("c1") == Examined(facts)
+    assert again.examined("c2") == Examined(None, "silent", "nothing")
+    assert again.examined("c3") is None
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav")
+    ledger = Ledger(None, "soxr")
+    ledger.set_content(sound_file(path), "c1")
+    facts = path.stat()
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+    assert ledger.content(sound_file(path)) is None
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert ledger.content(sound_file(path)) == "c1"
+    with path.open("ab") as file:
+        file.write(b"x")
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert ledger.content(sound_file(path)) is None
+
+
+@pytest.mark.parametrize("passing", ["too-long", "unreadable", "crash"])
+def test_what_may_pass_is_not_believed_in_the_next_run(tmp_path: Path, passing: str) -> None:
+    ledger = Ledger(tmp_path / "ledger.json", "soxr")
+    ledger.set_examined("c1", Examined(None, passing, ""))
+    ledger.set_examined("c2", Examined(None, "corrupt", ""))
+    assert ledger.examined("c1") is not None
+    ledger.save()
+    again = Ledger(tmp_path / "ledger.json", "soxr")
+    assert again.examined("c1") is None
+    assert again.examined("c2") is not None
+
+
+def test_each_resampler_has_its_facts(tmp_path: Path) -> None:
+    for resampler in ("soxr", "resampy"):
+        ledger = Ledger(tmp_path / "ledger.json", resampler)
+        assert ledger.examined("c") is None
+        ledger.set_examined("c", Examined(None, "silent", resampler))
+        ledger.save()
+    assert Ledger(tmp_path / "ledger.json", "soxr").examined("c") == Examined(None, "silent", "soxr")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '"x"', "{", "null", "7"])
+def test_a_damaged_ledger_is_as_good_as_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "ledger.json"
+    path.write_text(content)
+    ledger = Ledger(path, "soxr")
+    ledger.set_examined("c", Examined(None, "silent", ""))
+    ledger.save()
+    assert json.loads(path.read_text())["facts"]["soxr"]["c"]["problem"] == "silent"
+
+
+def test_the_ledger_is_saved_now_and_then(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.json", "soxr")
+    for k in range(501):
+        ledger.set_examined(str(k), Examined(None, "silent", ""))
+    assert len(json.loads((tmp_path / "ledger.json").read_text())["facts"]["soxr"]) == 500
+
+
+def test_a_second_check_hears_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sound(tmp_path / "data/A/a.wav", seed=1)
+    cut(write_sound(tmp_path / "data/A/b.wav", seed=2), 0.5)
+    ledger = tmp_path / "ledger.json"
+    first = hear(tmp_path / "data", Ledger(ledger, "soxr"))
+
+    def refuse(path: Path, **others: object) -> None:
+        pytest.fail(f"{path} was read again")
+
+    monkeypatch.setattr(recordings, "examine", refuse)
+    monkeypatch.setattr(recordings, "file_sha256", refuse)
+    assert hear(tmp_path / "data", Ledger(ledger, "soxr")) == first
+
+
+# ---- identifying and examining ------------------------------------------------------------------
+
+
+def test_identify_stops_when_told_and_keeps_what_was_read(tmp_path: Path) -> None:
+    for k in range(5):
+        write_sound(tmp_path / f"data/A/{k}.wav", seed=k)
+    interrupts = Interrupts()
+    interrupts._signum = signal.SIGTERM
+    files = scan(tmp_path / "data").files
+    ledger = Ledger(tmp_path / "ledger.json", "soxr")
+    identify(files[:2], ledger, journal=quiet(), interrupts=Interrupts())
+    with pytest.raises(Interrupted):
+        identify(files, ledger, journal=quiet(), interrupts=interrupts)
+    again = Ledger(tmp_path / "ledger.json", "soxr")
+    assert [again.content(file) is not None for file in files] == [True, True, False, False, False]
+
+
+def test_the_same_content_is_heard_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = write_sound(tmp_path / "A/a.wav")
+    shutil.copy(first, tmp_path / "A/b.wav")
+    write_sound(tmp_path / "A/c.wav", seed=1)
+    heard = []
+    real = recordings.examine
+
+    def note(path: Path, **how: object) -> object:
+        heard.append(path.name)
+        return real(path, **how)
+
+    monkeypatch.setattr(recordings, "examine", note)
+    hear(tmp_path)
+    assert heard == ["a.wav", "c.wav"]
+
+
+def test_a_decoder_that_dies_is_a_problem_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sound(tmp_path / "A/a.wav")
+    monkeypatch.setattr(
+        recordings, "run_tasks", lambda function, tasks, **how: ((task, recordings.Crashed()) for task in tasks)
+    )
+    _, used, problems = hear(tmp_path)
+    assert used == []
+    assert codes(problems) == {"A/a.wav": "crash"}
+
+
+def test_examine_all_works_in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    write_sound(tmp_path / "A/a.wav")
+    cut(write_sound(tmp_path / "A/b.ogg"), 0.7)
+    ledger = Ledger(None, "soxr")
+    files = scan(tmp_path).files
+    identify(files, ledger, journal=quiet(), interrupts=Interrupts())
+    examine_all(files, ledger, longest_s=60.0, workers=1, journal=quiet(), interrupts=Interrupts())
+    results = [ledger.examined(str(ledger.content(file))) for file in files]
+    assert [result.problem for result in results if result] == ["", "truncated"]
+
+
+# ---- selecting ----------------------------------------------------------------------------------
+
+
+def test_copies_within_a_class_count_once(tmp_path: Path) -> None:
+    original = write_sound(tmp_path / "A/b.wav")
+    for name in ("c.wav", "sub/d.wav", "a.flac"):
+        (tmp_path / "A" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(original, tmp_path / "A" / name)
+    _, used, problems = hear(tmp_path)
+    assert [record.name for record in used] == ["A/a.flac"]
+    doubled = [problem for problem in problems if not problem.used]
+    assert {problem.recording: problem.problem for problem in doubled} == {
+        "A/b.wav": "duplicate-in-class", "A/c.wav": "duplicate-in-class", "A/sub/d.wav": "duplicate-in-class",
+    }  # fmt: skip
+    assert all("A/a.flac" in problem.detail for problem in doubled)
+
+
+def test_copies_in_several_classes_are_all_left_out(tmp_path: Path) -> None:
+    for name in ("A/a.wav", "A/b.wav", "B/a.wav"):
+        write_sound(tmp_path / name, seed=0)
+    write_sound(tmp_path / "A/own.wav", seed=1)
+    _, used, problems = hear(tmp_path)
+    assert [record.name for record in used] == ["A/own.wav"]
+    assert set(codes(problems).values()) == {"duplicate-across-classes"}
+    assert len(problems) == 3
+    (problem,) = [problem for problem in problems if problem.recording == "B/a.wav"]
+    assert "also A/a.wav, A/b.wav" in problem.detail
+
+
+def test_a_broken_copy_is_broken_and_no_duplicate(tmp_path: Path) -> None:
+    for name in ("A/a.wav", "B/a.wav"):
+        cut(write_sound(tmp_path / name, seed=0), 0.5)
+    _, _, problems = hear(tmp_path)
+    assert set(codes(problems).values()) == {"truncated"}
+
+
+def test_short_sounds_are_padded_or_skipped(tmp_path: Path) -> None:
+    write_sound(tmp_path / "A/short.wav", tone(15_599 / 16_000))
+    write_sound(tmp_path / "A/whole.wav", tone(15_600 / 16_000))
+    assert len(hear(tmp_path, short="pad")[1]) == 2
+    _, used, problems = hear(tmp_path, short="skip")
+    assert [record.name for record in used] == ["A/whole.wav"]
+    assert codes(problems) == {"A/short.wav": "too-short"}
+    assert "0.975 s" in problems[0].detail
+
+
+def test_a_lower_limit_of_length_holds_for_what_is_known_already(tmp_path: Path) -> None:
+    write_sound(tmp_path / "A/a.wav", tone(3.0))
+    ledger = Ledger(None, "soxr")
+    assert len(hear(tmp_path, ledger, longest_s=10.0)[1]) == 1
+    _, used, problems = hear(tmp_path, ledger, longest_s=2.0)
+    assert used == []
+    assert codes(problems) == {"A/a.wav": "too-long"}
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "remarked"),
+    [("a.ogg", "b.wav", True), ("a.wav", "b.ogg", True), ("a.wav", "b.mp3", True), ("a.mp3", "b.flac", True),
+     ("a.flac", "b.flac", False), ("a.opus", "b.ogg", False), ("a.wav", "b.bwf", False), ("a.aif", "b.aiff", False),
+     ("a.rf64", "b.wav", False), ("a.au", "b.wav", False)],
+)  # fmt: skip
+def test_a_misleading_name_is_remarked_and_the_file_used(
+    tmp_path: Path, content: str, name: str, remarked: bool
+) -> None:
+    (tmp_path / "A").mkdir()
+    write_sound(tmp_path / content).rename(tmp_path / "A" / name)
+    _, used, problems = hear(tmp_path)
+    assert [record.name for record in used] == [f"A/{name}"]
+    assert [(problem.problem, problem.used) for problem in problems] == [("misnamed", True)] * remarked
+    assert books(used, problems) == {"found": 1, "used": 1, "left_out": {}}
+
+
+def test_the_books_balance_whatever_is_in_the_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "stray.wav", tmp_path / "A/notes.txt", tmp_path / "A/x.m4a", tmp_path / ".hidden")
+    (tmp_path / "Empty").mkdir()
+    (tmp_path / "A/empty.wav").touch()
+    (tmp_path / "A/text.wav").write_text("no sound at all")
+    (tmp_path / "A/broken.wav").symlink_to("nothing")
+    os.mkfifo(tmp_path / "B.wav")
+    for seed, name in enumerate(["A/1.wav", "A/2.flac", "A/sub/3.ogg", "B/4.mp3", "B/5.wav"]):
+        write_sound(tmp_path / name, seed=seed)
+    shutil.copy(tmp_path / "A/1.wav", tmp_path / "A/1 copy.wav")
+    shutil.copy(tmp_path / "B/5.wav", tmp_path / "A/sub/5.wav")
+    cut(write_sound(tmp_path / "B/cut.wav", seed=20), 0.5)
+    write_sound(tmp_path / "B/silent.wav", tone() * 0)
+    write_sound(tmp_path / "B/short.wav", tone(0.3))
+    (tmp_path / "B/named.ogg").write_bytes(write_sound(tmp_path / "B/6.wav", seed=30).read_bytes())
+    (tmp_path / "B/6.wav").unlink()
+    listing, used, problems = hear(tmp_path, short="skip")
+    entries = sum(1 for path in tmp_path.rglob("*") if not path.is_dir())
+    result = books(used, problems)
+    assert result == {
+        "found": entries,
+        "used": 5,
+        "left_out": {
+            "duplicate-across-classes": 2, "duplicate-in-class": 1, "empty": 1, "hidden": 1, "link-broken": 1,
+            "not-audio": 2, "outside-class": 2, "silent": 1, "too-short": 1, "truncated": 1, "unsupported-format": 1,
+        },
+    }  # fmt: skip
+    assert result["found"] == result["used"] + sum(result["left_out"].values())
+    assert listing.folders == ["A", "B", "Empty"]
+    assert class_names(used) == ("A", "B")
+    for problem in problems:
+        row = problem.row()
+        assert tuple(row) == PROBLEM_COLUMNS
+        assert row["advice"]
+
+
+def test_an_unreadable_file_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sound(tmp_path / "A/a.wav")
+    write_sound(tmp_path / "A/b.wav", seed=1)
+    real = recordings.file_sha256
+
+    def refuse(path: Path) -> str:
+        if path.name == "a.wav":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(recordings, "file_sha256", refuse)
+    _, used, problems = hear(tmp_path)
+    assert codes(problems) == {"A/a.wav": "unreadable"}
+    assert books(used, problems)["found"] == 2
+
+
+def test_every_code_that_a_sound_can_have_has_advice() -> None:
+    assert all(PROBLEMS.values())
+    for code in ("unreadable", "empty", "not-audio", "corrupt", "truncated", "silent", "too-long", "not-finite"):
+        assert Problem("a", "A", *recordings._problem_of(SoundError(code, ""))).row()["advice"] == PROBLEMS[code]
+
+
+def test_less_than_two_classes_are_refused_with_the_reasons(tmp_path: Path) -> None:
+    problems = [Problem("A/a", "A", "silent", ""), Problem("A/b", "A", "silent", ""), Problem(".x", "", "hidden", ""),
+                Problem("A/c", "A", "misnamed", "", used=True)]  # fmt: skip
+    with pytest.raises(InputError, match=r"only one class .* \(A\).*Not used: 2 silent\."):
+        check_enough([recording("A/c.wav")], tmp_path, problems)
+    with pytest.raises(InputError, match=r"no usable recording at all.*Not used: no sound files\."):
+        check_enough([], tmp_path, [])
+    check_enough([recording("A/a.wav"), recording("B/a.wav")], tmp_path, problems)
+
+
+def test_recordings_are_sorted_by_name(tmp_path: Path) -> None:
+    for seed, name in enumerate(["b/1.wav", "a/2.wav", "B/1.wav", "a/10.wav"]):
+        write_sound(tmp_path / name, seed=seed)
+    listing = scan(tmp_path)
+    ledger = Ledger(None, "soxr")
+    identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
+    for file in listing.files:
+        ledger.set_examined(str(ledger.content(file)), Examined(audio.examine(file.path)))
+    used, _ = select(listing, ledger, {}, spec=VGGISH, short="pad", longest_s=60.0)
+    assert [record.name for record in used] == ["B/1.wav", "a/10.wav", "a/2.wav", "b/1.wav"]
+    assert class_names(used) == ("B", "a", "b")
