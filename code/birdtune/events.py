@@ -68,6 +68,16 @@ class Progress:
             self._bar.close()
 
 
+def _has_room_for_a_bar() -> bool:
+    """Whether stderr is a terminal of some size; `docker run -t` without a window has none."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).lines > 1
+    except OSError:
+        return True  # it does not say
+
+
 class Journal:
     """Where a run speaks. Without a folder it speaks to the terminal only."""
 
@@ -77,7 +87,7 @@ class Journal:
         self._events: TextIO | None = None
         # What was said before a run has its folder; it goes there first.
         self._early: list[tuple[str, str]] = []
-        self.terminal = sys.stderr.isatty() and not quiet
+        self.terminal = not quiet and _has_room_for_a_bar()
         if folder is not None:
             self.write_to(folder)
 

@@ -160,7 +160,7 @@ def _tell_result(current: Run, until: str) -> None:
         journal.say("")
         journal.say(
             f"test accuracy {judged['clip']['accuracy']:.3f}{interval} on {judged['n_recordings']:,} recordings "
-            f"of {judged['n_groups']:,} sources; always answering {judged['majority_class']} would score "
+            f"of {judged['n_groups']:,} source{'s'[: judged['n_groups'] != 1]}; always answering {judged['majority_class']} would score "
             f"{judged['majority_baseline']:.3f}"
         )
     stages = current.record["stages"]
