@@ -98,8 +98,8 @@ class TrainSettings(_Section):
         "auto", "arithmetic of the layers; auto: the fast one on this machine"
     )
     seed: int = _setting(1, "order of batches, first weights, dropout", ge=0, lt=2**32)
-    learning_rate: float = _setting(1e-4, "of Adam", gt=0, le=10)
-    epsilon: float = _setting(1e-8, "of Adam", gt=0, le=1)
+    learning_rate: float = _setting(1e-4, "of Adam, at its highest", gt=0, le=10)
+    epsilon: float = _setting(1e-8, "of Adam, against division by zero", gt=0, le=1)
     schedule: Literal["cosine", "constant"] = _setting("cosine", "of the learning rate, after the warm-up")
     warmup_epochs: float = _setting(0.5, "rising from zero to the learning rate", unit="epochs", ge=0)
     weight_decay: float = _setting(0.0, "decoupled (AdamW), kernels only", ge=0, lt=1)

@@ -33,7 +33,7 @@ def storage_faults(path: Path) -> Iterator[None]:
 
     Raises:
         PassingError: the disk is full or failing.
-        InputError: the place is read-only or not permitted.
+        InputError: the place is read-only or not permitted, or its name is impossible.
     """
     try:
         yield
@@ -51,6 +51,8 @@ def storage_faults(path: Path) -> Iterator[None]:
                 f"(uid {os.getuid()}) may write to. In a container: mount output/ without `:ro` and run "
                 'with `--user "$(id -u):$(id -g)"`.'
             ) from fault
+        if fault.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise InputError(f"{where}: no such name can be used ({fault.strerror}). Give another place.") from fault
         if fault.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
             raise PassingError(
                 f"{where}: the storage failed ({fault.strerror}). Run again to continue."

@@ -1,0 +1,225 @@
+"""The house as a whole: who may import whom, what loads TensorFlow, and that the documentation is true."""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from birdtune import cli
+from birdtune.config import options
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "code" / "birdtune"
+
+# A file imports only files that stand before it, inside functions too.
+ORDER = (
+    "errors", "files", "events", "workers", "quiet", "config", "configure",
+    "sound.audio", "sound.logmel",
+    "dataset.labels", "dataset.recordings", "dataset.split", "dataset.frames", "dataset.gather", "dataset.batches",
+    "model.architecture", "model.vggish", "model.heads", "model.losses", "model.classifier", "model.slim",
+    "training.checkpoints", "training.devices", "training.loop", "training.scoring",
+    "results.metrics", "results.figures", "results.report", "results.verify", "results.export", "results.predict",
+    "run", "facts", "stages", "check", "job", "apply", "demo_songs", "demo", "cli", "__main__",
+)  # fmt: skip
+
+# The files that may load TensorFlow or Keras when they are imported. All others may be imported by anybody.
+HEAVY = frozenset(
+    {
+        "model.vggish", "model.heads", "model.losses", "model.classifier", "model.slim",
+        "training.devices", "training.loop", "training.scoring", "results.export", "stages", "apply",
+    }
+)  # fmt: skip
+
+
+def path_of(module: str) -> Path:
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(path_of(module).read_text("utf-8"))
+
+
+def modules() -> list[str]:
+    found = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    return sorted(".".join(path.parts) for path in found if path.name != "__init__")
+
+
+def names_of(node: ast.AST) -> list[str]:
+    """Full names that an import statement brings: packages, and what is taken out of them."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0 and node.module, "imports are absolute"
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def imported(module: str, *, in_functions: bool) -> set[str]:
+    """Names of everything that a file imports."""
+    nodes = ast.walk(tree(module)) if in_functions else at_import(tree(module))
+    return {name for node in nodes for name in names_of(node)}
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The parts of a file that run when it is imported."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from at_import(child)
+
+
+def own(names: set[str]) -> set[str]:
+    """Those of the names that are files of the house."""
+    return {name.removeprefix("birdtune.") for name in names if name.startswith("birdtune.")} & set(ORDER)
+
+
+def is_heavy(name: str) -> bool:
+    return name.split(".")[0] in ("tensorflow", "keras", "tf_slim", "tensorflow_serving")
+
+
+# ---- imports ------------------------------------------------------------------------------------
+
+
+def test_every_file_of_the_package_has_its_place_in_the_order() -> None:
+    assert sorted(ORDER) == modules()
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_file_imports_only_files_that_stand_before_it(module: str) -> None:
+    later = own(imported(module, in_functions=True)) - set(ORDER[: ORDER.index(module)])
+    assert later == set()
+
+
+def test_importing_a_package_runs_nothing() -> None:
+    for path in PACKAGE.rglob("__init__.py"):
+        body = ast.parse(path.read_text("utf-8")).body
+        assert all(isinstance(node, ast.Assign | ast.Expr) for node in body), path
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_only_the_files_that_compute_load_tensorflow_or_keras(module: str) -> None:
+    reached, waiting = set[str](), {module}
+    while waiting:
+        reached |= waiting
+        waiting = set().union(*(own(imported(name, in_functions=False)) for name in waiting)) - reached
+    loads = {name for name in reached if any(map(is_heavy, imported(name, in_functions=False)))}
+    assert bool(loads) == (module in HEAVY), loads
+
+
+def test_the_network_is_written_with_keras_alone() -> None:
+    for module in ORDER:
+        if module.startswith("model.") and module != "model.slim":
+            names = {name.split(".")[0] for name in imported(module, in_functions=True)}
+            assert not names & {"tensorflow", "tf_slim"}, module
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"], ["--version"], ["nonsense"], ["check"]])
+def test_what_answers_at_once_does_not_load_tensorflow(tmp_path: Path, arguments: list[str]) -> None:
+    script = (
+        "import sys; from birdtune.cli import main; main(sys.argv[1:])\n"
+        "sys.exit(bool({'tensorflow', 'keras', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    environment = {"PYTHONPATH": str(PACKAGE.parent), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0
+
+
+# ---- style --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_each_file_says_what_enters_and_leaves(module: str) -> None:
+    assert ast.get_docstring(tree(module))
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_no_fault_is_swallowed_unseen(module: str) -> None:
+    for node in ast.walk(tree(module)):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        where = f"{module}, line {node.lineno}"
+        assert node.type is not None, f"{where}: a bare except"
+        caught = {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)}
+        if caught & {"Exception", "BaseException"}:
+            assert not all(isinstance(step, ast.Pass | ast.Continue) for step in node.body), where
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_only_the_journal_and_the_command_line_print(module: str) -> None:
+    prints = [
+        node.lineno
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    # A fresh process that verifies an export answers on its own standard output.
+    assert not prints or module in ("events", "cli", "results.verify"), prints
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_no_file_touches_the_import_path_or_is_a_star_import(module: str) -> None:
+    text = path_of(module).read_text("utf-8")
+    assert "sys.path" not in text
+    assert not any(name.endswith(".*") for name in imported(module, in_functions=True))
+
+
+# ---- documentation ------------------------------------------------------------------------------
+
+
+def readme() -> str:
+    path = ROOT / "README.md"
+    if not path.exists():
+        pytest.skip("there is no README.md yet")
+    return path.read_text("utf-8")
+
+
+def test_every_setting_and_command_has_a_line_of_help() -> None:
+    for option in options():
+        assert len(option.help) >= 8, option.name
+    for name, command in cli.COMMANDS.items():
+        assert len(command.help) >= 8, name
+
+
+def test_every_command_in_the_readme_is_understood() -> None:
+    lines = [line.split("#")[0] for line in readme().splitlines() if line.startswith("./entrypoint.sh")]
+    assert lines
+    for line in lines:
+        name, *arguments = shlex.split(line)[1:] or ["run"]
+        if name in ("test", "--help"):
+            continue
+        cli._parse(name, cli.COMMANDS[name], arguments)  # raises UsageError for what it does not know
+
+
+def test_every_flag_and_variable_in_the_readme_exists() -> None:
+    text = readme()
+    birdtune = {option.flag for option in options()} | {"--help", "--out", "--patches", "--format"}
+    docker = {"--rm", "--gpus", "--user"}
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", text)):
+        assert flag in birdtune | docker, flag
+    for variable in set(re.findall(r"BIRDTUNE_\w+", text)):
+        assert variable in {option.variable for option in options()}, variable
+
+
+def test_the_readme_lists_every_file_in_an_order_that_the_imports_keep() -> None:
+    table = readme().split("## The house")[1].split("\n## ")[0]
+    row_of: dict[str, int] = {}
+    for row, line in enumerate(line for line in table.splitlines() if line.startswith("| `")):
+        folder = ""
+        for name in re.findall(r"`([\w/.]+\.py)`", line.split("|")[1]):
+            folder = name.rpartition("/")[0] or folder
+            module = ".".join(filter(None, [folder.replace("/", "."), Path(name).stem]))
+            assert module not in row_of, f"{module} stands twice"
+            row_of[module] = row
+    assert sorted(row_of) == modules()
+    for module, row in row_of.items():
+        below = [name for name in own(imported(module, in_functions=True)) if row_of[name] > row]
+        assert below == [], module
