@@ -77,9 +77,11 @@ class FrameStore:
     def shard(self, name: str) -> Frames:
         """A whole shard, memory-mapped, read-only. [frames, n_mels]"""
         if name not in self._maps:
-            flat = np.memmap(self.folder / name, dtype=FRAME_DTYPE, mode="r")
-            width = self.spec.n_mels
-            self._maps[name] = flat[: flat.size // width * width].reshape(-1, width)
+            # As bytes: a killed run may have ended its shard in the middle of a number.
+            flat = np.memmap(self.folder / name, dtype=np.uint8, mode="r")
+            frame_bytes = self.spec.n_mels * FRAME_DTYPE.itemsize
+            whole = flat[: flat.size // frame_bytes * frame_bytes].view(FRAME_DTYPE)
+            self._maps[name] = whole.reshape(-1, self.spec.n_mels)
         return self._maps[name]
 
     def frames(self, content: str) -> Frames:

@@ -1,0 +1,232 @@
+"""birdtune.dataset.batches: a batch follows from seed, epoch and step, and from nothing else."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from birdtune.dataset.batches import Batch, Batches, Windows, in_order, prefetched
+from birdtune.dataset.frames import Entry, FrameStore
+from birdtune.sound.audio import SoundFacts
+from birdtune.sound.logmel import VGGISH
+
+FACTS = SoundFacts(16_000, 1, 1.0, 16_000, -8.0, "WAV PCM_16")
+
+
+def make_store(folder: Path, lengths: dict[str, int], shards: int = 2) -> FrameStore:
+    """A store whose frames tell where they lie: band 0 the recording's number, band 1 the frame's."""
+    store = FrameStore(folder, VGGISH, "soxr")
+    store.folder.mkdir()
+    ends = [0] * shards
+    for number, (content, n_frames) in enumerate(lengths.items()):
+        which = number % shards
+        block = np.zeros((n_frames, 64), "<f2")
+        block[:, 0] = number
+        block[:, 1] = np.arange(n_frames)
+        with (store.folder / f"shard-{which}.f16").open("ab") as file:
+            file.write(block.tobytes())
+        store.add(Entry(content, f"shard-{which}.f16", ends[which], n_frames, 0, FACTS))
+        ends[which] += n_frames
+    return store
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> Windows:
+    lengths = {"a": 96, "b": 300, "c": 1000, "d": 191, "e": 192}
+    return Windows(make_store(tmp_path, lengths), list(lengths), [0, 1, 2, 1, 0], hop_frames=96)
+
+
+def starts(batch: Batch) -> list[tuple[int, int]]:
+    """Recording and first frame of each row, as its content tells."""
+    return [(int(patch[0, 0]), int(patch[0, 1])) for patch in batch.patches]
+
+
+def test_windows_lie_side_by_side_and_the_tail_is_dropped(windows: Windows) -> None:
+    assert len(windows) == 1 + 3 + 10 + 1 + 2
+    assert windows.recording.tolist() == [0] + [1] * 3 + [2] * 10 + [3] + [4] * 2
+    assert windows.offset.tolist()[:6] == [0, 0, 96, 192, 0, 96]
+    assert windows.label.tolist() == [0] + [1] * 3 + [2] * 10 + [1] + [0] * 2
+    assert windows.start_s[:4] == pytest.approx([0, 0, 0.96, 1.92])
+
+
+def test_a_shorter_hop_makes_more_windows(tmp_path: Path) -> None:
+    store = make_store(tmp_path, {"a": 200, "b": 96})
+    windows = Windows(store, ["a", "b"], [0, 1], hop_frames=48)
+    assert windows.offset.tolist() == [0, 48, 96, 0]
+
+
+def test_patches_are_the_frames_of_their_recording(windows: Windows) -> None:
+    patches = windows.patches(np.arange(len(windows)))
+    assert patches.shape == (17, 96, 64)
+    assert patches.dtype == np.float16
+    for window, patch in enumerate(patches):
+        assert (patch[:, 0] == windows.recording[window]).all()
+        assert (patch[:, 1] == windows.offset[window] + np.arange(96)).all()
+
+
+def test_no_recordings_make_no_windows(tmp_path: Path) -> None:
+    windows = Windows(make_store(tmp_path, {"a": 96}), [], [], hop_frames=96)
+    assert len(windows) == 0
+    assert list(in_order(windows, 4)) == []
+    assert len(Batches(windows, batch_size=4, seed=0)) == 0
+
+
+@pytest.mark.parametrize("jitter_frames", [0, 48])
+def test_a_batch_is_a_function_of_seed_epoch_and_step(windows: Windows, jitter_frames: int) -> None:
+    def batches(seed: int) -> Batches:
+        return Batches(windows, batch_size=4, seed=seed, jitter_frames=jitter_frames)
+
+    straight = batches(7)
+    epochs = [[straight.batch(epoch, step) for step in range(len(straight))] for epoch in range(3)]
+    for epoch, step in ((2, 4), (0, 0), (1, 3), (0, 2)):
+        # As after a restart at that very place, and in any order.
+        for resumed in (straight.batch(epoch, step), batches(7).batch(epoch, step)):
+            for name in ("patches", "labels", "weights", "windows"):
+                assert np.array_equal(getattr(resumed, name), getattr(epochs[epoch][step], name)), name
+    assert not np.array_equal(epochs[0][0].windows, epochs[1][0].windows)
+    assert not np.array_equal(epochs[0][0].windows, batches(8).batch(0, 0).windows)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16, 17, 40])
+def test_every_window_comes_once_an_epoch(windows: Windows, batch_size: int) -> None:
+    batches = Batches(windows, batch_size=batch_size, seed=1)
+    assert len(batches) == -(-17 // batch_size)
+    for epoch in range(3):
+        made = [batches.batch(epoch, step) for step in range(len(batches))]
+        counted = np.concatenate([batch.windows[batch.weights == 1] for batch in made])
+        assert sorted(counted) == list(range(17))
+        assert {batch.patches.shape for batch in made} == {(batch_size, 96, 64)}
+        assert sum(batch.weights.sum() for batch in made) == 17
+        for batch in made:
+            assert set(batch.weights) <= {0.0, 1.0}
+            assert np.array_equal(batch.labels, windows.label[batch.windows])
+            assert starts(batch) == [(windows.recording[w], windows.offset[w]) for w in batch.windows]
+
+
+def test_judging_goes_through_all_windows_as_they_lie(windows: Windows) -> None:
+    made = list(in_order(windows, 5))
+    assert [batch.weights.sum() for batch in made] == [5, 5, 5, 2]
+    assert np.concatenate([batch.windows[batch.weights > 0] for batch in made]).tolist() == list(range(17))
+    assert {batch.patches.shape for batch in made} == {(5, 96, 64)}
+    assert [start for batch in made for start in starts(batch)][:17] == [
+        (windows.recording[w], windows.offset[w]) for w in range(17)
+    ]
+
+
+@settings(derandomize=True, max_examples=30, deadline=None)
+@given(jitter_frames=st.integers(1, 200), epoch=st.integers(0, 1000))
+def test_jitter_moves_within_the_recording_and_within_its_reach(
+    tmp_path_factory: pytest.TempPathFactory, jitter_frames: int, epoch: int
+) -> None:
+    lengths = {"a": 96, "b": 130, "c": 1000}
+    windows = Windows(make_store(tmp_path_factory.mktemp("store"), lengths), list(lengths), [0, 1, 2], 96)
+    batch = Batches(windows, batch_size=len(windows), seed=3, jitter_frames=jitter_frames).batch(epoch, 0)
+    for window, patch, (number, start) in zip(batch.windows, batch.patches, starts(batch), strict=True):
+        assert number == windows.recording[window], "a window stays in its recording"
+        assert (patch[:, 0] == number).all()
+        assert (patch[:, 1] == start + np.arange(96)).all()
+        assert 0 <= start <= list(lengths.values())[number] - 96
+        assert abs(start - windows.offset[window]) <= jitter_frames
+
+
+def test_jitter_reaches_both_ends_and_differs_between_epochs(tmp_path: Path) -> None:
+    windows = Windows(make_store(tmp_path, {"a": 5000}), ["a"], [0], 96)
+    batches = Batches(windows, batch_size=len(windows), seed=3, jitter_frames=10)
+    shifts = []
+    for epoch in range(40):
+        batch = batches.batch(epoch, 0)
+        shifts.append([start - windows.offset[w] for w, (_, start) in zip(batch.windows, starts(batch), strict=True)])
+    assert {shift for epoch in shifts for shift in epoch} == set(range(-10, 11))
+    assert shifts[0] != shifts[1]
+
+
+def test_jitter_does_not_change_the_order(windows: Windows) -> None:
+    still = Batches(windows, batch_size=17, seed=5)
+    moved = Batches(windows, batch_size=17, seed=5, jitter_frames=20)
+    assert np.array_equal(still.batch(2, 0).windows, moved.batch(2, 0).windows)
+
+
+# ---- making ahead -------------------------------------------------------------------------------
+
+
+def prefetchers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def gone() -> bool:
+    """Whether the threads end by themselves; they look every tenth of a second."""
+    for thread in prefetchers():
+        thread.join(timeout=10)
+    return not prefetchers()
+
+
+def test_prefetching_changes_neither_items_nor_order() -> None:
+    assert list(prefetched(range(100))) == list(range(100))
+    assert list(prefetched([])) == []
+    assert list(prefetched([None, False, 0])) == [None, False, 0]
+    assert gone()
+
+
+def test_items_are_made_ahead_but_not_without_limit() -> None:
+    made = []
+
+    def items() -> Iterator[int]:
+        for k in range(100):
+            made.append(k)
+            yield k
+
+    results = prefetched(items(), depth=3)
+    next(results)
+    while len(made) < 5:
+        time.sleep(0.01)  # hangs if nothing is made ahead
+    time.sleep(0.3)
+    assert len(made) == 5, "one taken, three waiting, one in hand"
+    results.close()
+    assert gone()
+
+
+class _Fault(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("fault", [ValueError, _Fault])
+def test_what_goes_wrong_ahead_is_raised_where_it_would_have_been(fault: type[BaseException]) -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise fault("broken shard")
+
+    taken = []
+    with pytest.raises(fault, match="broken shard"):
+        for item in prefetched(items()):
+            taken.append(item)
+    assert taken == [1, 2]
+    assert gone()
+
+
+def test_a_consumer_that_stops_stops_the_thread() -> None:
+    def endless() -> Iterator[int]:
+        k = 0
+        while True:
+            yield k
+            k += 1
+
+    for item in prefetched(endless()):
+        if item == 5:
+            break
+    assert gone()
+    results = prefetched(endless())
+    next(results)
+    with pytest.raises(RuntimeError):
+        results.throw(RuntimeError)
+    assert gone()
+
+
+def test_the_work_is_done_by_another_thread() -> None:
+    names = list(prefetched(threading.current_thread().name for _ in range(2)))
+    assert names == ["prefetch", "prefetch"]

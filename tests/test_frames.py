@@ -1,0 +1,345 @@
+"""birdtune.dataset.frames: made once, found again by content, and believed only if whole."""
+
+import dataclasses
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from makers import cut, quiet, tone, without_processes, write_sound
+
+from birdtune.dataset import frames
+from birdtune.dataset.frames import FrameStore, drop_unused_shards, fill
+from birdtune.dataset.recordings import Examined, Ledger, SoundFile, identify, scan
+from birdtune.errors import InputError, Interrupted, PassingError
+from birdtune.events import Interrupts
+from birdtune.sound.audio import examine, read
+from birdtune.sound.logmel import VGGISH, log_mel
+from birdtune.workers import Crashed, run_tasks
+
+
+class Cache:
+    """A data folder with its cache and ledger, as one run after another meets them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data, self.cache, self.ledger_path = folder / "data", folder / "cache", folder / "ledger.json"
+        self.cache.mkdir()
+
+    def add(self, name: str, seconds: float = 1.0, rate_hz: int = 16_000, *, seed: int = 0) -> Path:
+        return write_sound(self.data / name, tone(seconds, rate_hz, seed=seed), rate_hz)
+
+    def run(self, *, workers: int = 1, interrupts: Interrupts | None = None) -> tuple[FrameStore, int]:
+        """One run: the store afterwards, and how many recordings were decoded."""
+        ledger = Ledger(self.ledger_path, "soxr")
+        files = scan(self.data).files
+        identify(files, ledger, journal=quiet(), interrupts=Interrupts())
+        store = FrameStore(self.cache, VGGISH, "soxr")
+        store.verify(store.contents())
+        stop = interrupts or Interrupts()
+        try:
+            made = fill(
+                store, files, ledger, longest_s=60.0, workers=workers, journal=quiet(), interrupts=stop
+            )
+        finally:
+            end_worker()
+        return store, made
+
+    def content(self, name: str) -> str:
+        return str(Ledger(self.ledger_path, "soxr").content(self.file(name)))
+
+    def file(self, name: str) -> SoundFile:
+        return next(file for file in scan(self.data).files if file.name == name)
+
+    def examined(self, name: str) -> Examined:
+        found = Ledger(self.ledger_path, "soxr").examined(self.content(name))
+        assert found is not None
+        return found
+
+    def all_frames(self) -> dict[str, bytes]:
+        store = FrameStore(self.cache, VGGISH, "soxr")
+        return {content: store.frames(content).tobytes() for content in store.contents()}
+
+    @property
+    def folder(self) -> Path:
+        return self.cache / f"vggish-{VGGISH.digest}-soxr"
+
+    @property
+    def shards(self) -> list[Path]:
+        return sorted(self.folder.glob("shard-*.f16"))
+
+    @property
+    def index(self) -> Path:
+        return self.folder / "index.jsonl"
+
+
+def end_worker() -> None:
+    """Close the shard of a worker that worked in this process; others close it by ending."""
+    if frames._writer is not None and frames._writer._file is not None:
+        frames._writer._file.close()
+    frames._writer = None
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    without_processes(monkeypatch)
+    cache = Cache(tmp_path)
+    cache.add("A/a.wav", 3.0, seed=1)
+    cache.add("A/b.flac", 12.0, 44_100, seed=2)
+    cache.add("B/c.ogg", 0.2, 8_000, seed=3)
+    return cache
+
+
+def test_frames_are_those_of_the_whole_sound_as_float16(cache: Cache) -> None:
+    store, made = cache.run()
+    assert made == 3
+    assert len(store) == 3
+    for name in ("A/a.wav", "A/b.flac"):
+        expected = log_mel(read(cache.data / name)).astype(np.float16)
+        found = store.frames(cache.content(name))
+        assert found.dtype == np.dtype("<f2")
+        assert np.array_equal(found, expected)
+
+
+def test_a_short_sound_has_one_patch(cache: Cache) -> None:
+    store, _ = cache.run()
+    found = store.frames(cache.content("B/c.ogg"))
+    assert found.shape == (96, 64)
+    assert (found[40:] == np.float16(np.log(0.01))).all()
+
+
+def test_the_ledger_learns_what_was_decoded(cache: Cache) -> None:
+    cache.run()
+    assert cache.examined("A/b.flac").facts == examine(cache.data / "A/b.flac")
+
+
+def test_a_second_run_decodes_what_is_new_only(cache: Cache) -> None:
+    cache.run()
+    before = cache.all_frames()
+    assert cache.run()[1] == 0
+    assert len(cache.shards) == 1, "nothing to do makes no shard"
+    cache.add("B/new.wav", seed=4)
+    shutil.copy(cache.data / "A/a.wav", cache.data / "B/copy of a.wav")
+    (cache.data / "A/b.flac").rename(cache.data / "A/renamed.wav")
+    store, made = cache.run()
+    assert made == 1
+    assert len(store) == 4
+    assert {content: cache.all_frames()[content] for content in before} == before
+
+
+def test_a_file_that_changed_has_new_frames(cache: Cache) -> None:
+    cache.run()
+    old = cache.content("A/a.wav")
+    cache.add("A/a.wav", 2.0, seed=9)
+    store, made = cache.run()
+    assert made == 1
+    assert cache.content("A/a.wav") != old
+    assert store.entry(cache.content("A/a.wav")).n_frames == 198
+
+
+def test_the_same_content_is_decoded_once(cache: Cache) -> None:
+    for name in ("A/copy.wav", "B/copy.wav"):
+        shutil.copy(cache.data / "A/a.wav", cache.data / name)
+    assert cache.run()[1] == 3
+
+
+def test_each_front_end_and_resampler_has_its_folder(tmp_path: Path) -> None:
+    other = dataclasses.replace(VGGISH, low_hz=100.0)
+    folders = {FrameStore(tmp_path, spec, resampler).folder
+               for spec in (VGGISH, other) for resampler in ("soxr", "resampy")}  # fmt: skip
+    assert len(folders) == 4
+    assert all(folder.name.startswith("vggish-") for folder in folders)
+
+
+# ---- files that fail ----------------------------------------------------------------------------
+
+
+def test_a_file_that_fails_leaves_nothing_and_stops_nothing(cache: Cache) -> None:
+    cut(cache.add("A/aa cut.ogg", 30.0, seed=5), 0.8)
+    (cache.data / "A/ab text.wav").write_text("no sound at all, but some text")
+    store, made = cache.run()
+    assert made == 5
+    assert len(store) == 3
+    assert cache.examined("A/aa cut.ogg").problem == "truncated"
+    assert cache.examined("A/ab text.wav").problem == "not-audio"
+    frames_there = sum(store.entry(content).n_frames for content in store.contents())
+    (shard,) = cache.shards
+    assert shard.stat().st_size == frames_there * 64 * 2, "what a failing file began is taken back"
+    assert np.array_equal(
+        store.frames(cache.content("A/b.flac")), log_mel(read(cache.data / "A/b.flac")).astype(np.float16)
+    )
+    assert cache.run()[1] == 0, "a broken file is not tried again"
+
+
+def test_a_file_that_kills_its_decoder_is_named_and_tried_again(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(function: object, tasks: list[object], **how: object) -> object:
+        return ((task, Crashed()) for task in tasks)
+
+    with monkeypatch.context() as context:
+        context.setattr(frames, "run_tasks", run)
+        store, _ = cache.run()
+        assert len(store) == 0
+    ledger = json.loads(cache.ledger_path.read_text())["facts"]["soxr"]
+    assert {entry["problem"] for entry in ledger.values()} == {"crash"}
+    # It may have been want of memory: the next run tries once more.
+    assert cache.run()[1] == 3
+
+
+@pytest.mark.parametrize(("number", "error"), [(28, PassingError), (30, InputError)])
+def test_storage_that_refuses_is_told(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+) -> None:
+    def refuse(self: object, task: object) -> None:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(frames._ShardWriter, "make", refuse)
+    with pytest.raises(error):
+        cache.run()
+
+
+# ---- damage -------------------------------------------------------------------------------------
+
+
+def test_damaged_frames_are_found_and_made_again(cache: Cache) -> None:
+    store, _ = cache.run()
+    before = cache.all_frames()
+    entry = store.entry(cache.content("A/b.flac"))
+    with (cache.folder / entry.shard).open("r+b") as file:
+        file.seek((entry.start + 500) * 128)
+        file.write(b"\x00\x01")
+    damaged = FrameStore(cache.cache, VGGISH, "soxr")
+    assert damaged.verify(["unknown", *damaged.contents()]) == [entry.content]
+    assert entry.content not in damaged
+    assert len(damaged) == 2
+    assert cache.run()[1] == 1
+    assert cache.all_frames() == before
+    again = FrameStore(cache.cache, VGGISH, "soxr")
+    assert again.verify(again.contents()) == []
+
+
+def test_a_shard_that_was_shortened_loses_what_it_lacks(cache: Cache) -> None:
+    store, _ = cache.run()
+    last = max(map(store.entry, store.contents()), key=lambda entry: entry.start)
+    with (cache.folder / last.shard).open("r+b") as file:
+        file.truncate((last.start + last.n_frames) * 128 - 1)
+    assert set(FrameStore(cache.cache, VGGISH, "soxr").contents()) == set(store.contents()) - {last.content}
+    assert cache.run()[1] == 1
+
+
+def test_a_shard_that_is_gone_is_made_again(cache: Cache) -> None:
+    cache.run()
+    before = cache.all_frames()
+    cache.shards[0].unlink()
+    assert len(FrameStore(cache.cache, VGGISH, "soxr")) == 0
+    assert cache.run()[1] == 3
+    assert cache.all_frames() == before
+
+
+def test_a_half_written_line_of_the_index_costs_that_recording_only(cache: Cache) -> None:
+    cache.run()
+    before = cache.all_frames()
+    content = cache.index.read_bytes()
+    cache.index.write_bytes(content[:-20])
+    assert len(FrameStore(cache.cache, VGGISH, "soxr")) == 2
+    assert cache.run()[1] == 1
+    assert cache.all_frames() == before
+    assert cache.run()[1] == 0, "the new line does not hang on the broken one"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"null", b"[]", b"{}", b"\xff\xfe", b'{"content": "x"}', bytes(50), b'{"content":"x","shard":"s","start":"1",'
+     b'"n_frames":1,"crc":0,"facts":{"rate_hz":1,"channels":1,"duration_s":1,"n_samples":1,"peak_db":0,"format":""}}'],
+)  # fmt: skip
+def test_rubbish_in_the_index_is_passed_over(cache: Cache, line: bytes) -> None:
+    cache.run()
+    cache.index.write_bytes(line + b"\n" + cache.index.read_bytes())
+    assert len(FrameStore(cache.cache, VGGISH, "soxr")) == 3
+    assert cache.run()[1] == 0
+
+
+def test_an_index_without_its_ledger_is_used(cache: Cache) -> None:
+    # So a run leaves them that is killed between two savings of the ledger.
+    cache.run()
+    expected = cache.examined("A/b.flac")
+    cache.ledger_path.unlink()
+    assert cache.run()[1] == 0
+    assert cache.examined("A/b.flac") == expected
+
+
+def test_a_ledger_without_its_frames_makes_them_again(cache: Cache) -> None:
+    cache.run()
+    before = cache.all_frames()
+    shutil.rmtree(cache.cache)
+    cache.cache.mkdir()
+    assert cache.run()[1] == 3
+    assert cache.all_frames() == before
+
+
+# ---- interruption -------------------------------------------------------------------------------
+
+
+def test_a_stopped_run_keeps_what_was_finished(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupts = Interrupts()
+    real = frames._make
+
+    def make(task: object) -> object:
+        made = real(task)
+        interrupts._signum = signal.SIGTERM
+        return made
+
+    with monkeypatch.context() as context:
+        context.setattr(frames, "_make", make)
+        with pytest.raises(Interrupted):
+            cache.run(interrupts=interrupts)
+    assert len(FrameStore(cache.cache, VGGISH, "soxr")) == 1
+    assert cache.run()[1] == 2
+
+
+def test_shards_that_nothing_points_to_are_deleted(cache: Cache) -> None:
+    store, _ = cache.run()
+    (cache.folder / "shard-0-1.f16").write_bytes(bytes(1280))
+    (cache.folder / "other.txt").touch()
+    assert drop_unused_shards(store) == 1
+    assert len(cache.shards) == 1
+    assert (cache.folder / "other.txt").exists()
+    assert len(FrameStore(cache.cache, VGGISH, "soxr")) == 3
+
+
+def test_a_full_shard_is_followed_by_another(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_SHARD_BYTES", 1000)
+    store, _ = cache.run()
+    assert len(cache.shards) == 3
+    assert np.array_equal(
+        store.frames(cache.content("A/a.wav")), log_mel(read(cache.data / "A/a.wav")).astype(np.float16)
+    )
+
+
+def test_frames_are_views_of_the_file_and_cannot_be_changed(cache: Cache) -> None:
+    store, _ = cache.run()
+    found = store.frames(cache.content("A/a.wav"))
+    assert found.base is not None
+    with pytest.raises(ValueError, match="read-only"):
+        found[0] = 0
+
+
+def test_any_number_of_workers_makes_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for workers in (1, 2):
+        monkeypatch.setattr(frames, "run_tasks", run_tasks)
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        cache = Cache(folder)
+        for seed in range(6):
+            cache.add(f"A/{seed}.wav", 1.5 + seed, 22_050 if seed % 2 else 16_000, seed=seed)
+        assert cache.run(workers=workers)[1] == 6
+        found.append(cache.all_frames())
+        # Here sums may be done by two threads, in another order: the last bit of a half may differ.
+        here = log_mel(read(cache.data / "A/3.wav"))
+        there = np.frombuffer(found[-1][cache.content("A/3.wav")], "<f2").reshape(-1, 64)
+        assert there == pytest.approx(here, abs=0.004)
+    assert found[0] == found[1]
+    assert len(found[0]) == 6
