@@ -1,0 +1,284 @@
+"""birdtune.dataset.gather: from folders to what can be trained on, and every file accounted for."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from makers import cut, quiet, tone, without_processes, write_sound
+
+from birdtune.config import Config
+from birdtune.dataset import frames, gather, recordings
+from birdtune.dataset.batches import Windows
+from birdtune.dataset.frames import FrameStore
+from birdtune.dataset.gather import Dataset
+from birdtune.errors import InputError, SettingsError
+from birdtune.events import Interrupts, Journal
+from birdtune.files import read_csv, read_json
+
+CLASSES = ("Erithacus_rubecula", "Parus_major", "Turdus_merula")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An input folder with three classes of four sources, two seconds each."""
+    without_processes(monkeypatch)
+    for c, label in enumerate(CLASSES):
+        for k in range(4):
+            write_sound(tmp_path / f"input/data/{label}/{label}-{c}{k}_1.wav", tone(2.0, seed=10 * c + k))
+    return tmp_path
+
+
+def config(place: Path, **sections: Any) -> Config:
+    return Config(input=place / "input", output=place / "output", **sections)
+
+
+def prepare(place: Path, journal: Journal | None = None, **sections: Any) -> tuple[Dataset, FrameStore]:
+    try:
+        return gather.prepare(config(place, **sections), journal or quiet(), Interrupts())
+    finally:
+        if frames._writer is not None and frames._writer._file is not None:
+            frames._writer._file.close()
+        frames._writer = None
+
+
+def inspect(place: Path, *, writable: bool = True, **sections: Any) -> Dataset:
+    (place / "output").mkdir(exist_ok=True)
+    return gather.inspect(config(place, **sections), quiet(), Interrupts(), writable=writable, faults=[])
+
+
+def problems_csv(place: Path) -> dict[str, str]:
+    return {row["recording"]: row["problem"] for row in read_csv(place / "output/problems.csv")}
+
+
+def test_folders_become_a_data_set_that_can_be_trained_on(place: Path) -> None:
+    dataset, store = prepare(place)
+    assert dataset.classes == CLASSES
+    assert len(dataset.recordings) == 12
+    assert [dataset.counts(dataset.part(side)) for side in ("train", "val", "test")] == [[2] * 3, [1] * 3, [1] * 3]
+    assert dataset.books() == {"found": 12, "used": 12, "left_out": {}}
+    train = dataset.part("train")
+    windows = Windows(store, [record.content for record in train], dataset.labels(train), 96)
+    assert len(windows) == 12
+    assert windows.label.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert {row["split"] for row in read_csv(place / "output/split.csv")} == {"train", "val", "test"}
+    assert problems_csv(place) == {}
+
+
+def test_hearing_gives_the_same_data_set_as_preparing(place: Path) -> None:
+    cut(write_sound(place / "input/data/Parus_major/cut.ogg", tone(9.0)), 0.7)
+    heard = inspect(place)
+    assert problems_csv(place) == {"Parus_major/cut.ogg": "truncated"}
+    assert not (place / "output/split.csv").exists()
+    assert not list((place / "output/cache").glob("vggish*"))
+    assert prepare(place)[0] == heard
+
+
+def test_hearing_a_place_that_cannot_be_written_leaves_nothing(place: Path) -> None:
+    heard = inspect(place, writable=False)
+    assert len(heard.recordings) == 12
+    assert list((place / "output").iterdir()) == []
+
+
+def test_a_second_preparation_decodes_nothing_and_gives_the_same(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = prepare(place)
+    monkeypatch.setattr(frames, "run_tasks", lambda *arguments, **how: pytest.fail("something was decoded"))
+    monkeypatch.setattr(recordings, "file_sha256", lambda path: pytest.fail("something was read"))
+    second, store = prepare(place)
+    assert second == first
+    assert second.digest() == first.digest()
+    assert len(store) == 12
+
+
+def test_damaged_frames_are_made_again_and_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, store = prepare(place)
+    (shard,) = store.folder.glob("shard-*")
+    with shard.open("r+b") as file:
+        file.write(b"\x00\x00")
+    _, store = prepare(place, Journal())
+    assert "1 recordings had damaged frames" in capsys.readouterr().out
+    assert store.verify(store.contents()) == []
+    assert len(store) == 12
+
+
+def test_shards_of_killed_runs_are_deleted(place: Path) -> None:
+    _, store = prepare(place)
+    orphan = store.folder / "shard-0-0.f16"
+    orphan.write_bytes(bytes(999))
+    dataset, _ = prepare(place)
+    assert not orphan.exists()
+    assert len(dataset.recordings) == 12
+
+
+def test_the_digest_changes_with_anything_that_training_sees(place: Path) -> None:
+    base, _ = prepare(place)
+    places = dict(base.places)
+    name = base.recordings[0].name
+    places[name] = dataclasses.replace(places[name], split="other")
+    others = [
+        dataclasses.replace(base, places=places),
+        dataclasses.replace(base, recordings=base.recordings[1:]),
+        dataclasses.replace(base, classes=(*base.classes, "x")),
+        dataclasses.replace(base, spec=dataclasses.replace(base.spec, low_hz=1.0)),
+        dataclasses.replace(
+            base, recordings=[dataclasses.replace(base.recordings[0], content="x"), *base.recordings[1:]]
+        ),
+    ]
+    assert len({dataset.digest() for dataset in [base, *others]}) == 6
+    assert dataclasses.replace(base, notices=["x"], problems=[], class_ids={"a": 1}).digest() == base.digest()
+
+
+def test_classes_without_a_usable_recording_are_said_and_left_out(place: Path) -> None:
+    (place / "input/data/Empty").mkdir()
+    write_sound(place / "input/data/Silent/a.wav", tone() * 0)
+    dataset, _ = prepare(place)
+    assert dataset.classes == CLASSES
+    assert "Class folders without a usable recording, left out: Empty, Silent." in dataset.notices
+    assert dataset.books()["left_out"] == {"silent": 1}
+
+
+def test_too_little_data_is_refused_with_its_problems_told(place: Path) -> None:
+    for label in CLASSES[:2]:
+        shutil.rmtree(place / "input/data" / label)
+    (place / "input/data/Parus_major").mkdir()
+    (place / "input/data/Parus_major/a.wav").touch()
+    with pytest.raises(InputError, match=r"only one class .*Not used: 1 empty\."):
+        prepare(place)
+    assert problems_csv(place) == {"Parus_major/a.wav": "empty"}
+
+
+def test_no_data_folder_is_refused(place: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        prepare(place, data=place / "elsewhere")
+
+
+def test_a_pattern_that_is_none_is_refused_before_the_long_work(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "fill", lambda *arguments, **how: pytest.fail("the long work"))
+    with pytest.raises(SettingsError, match="group-regex"):
+        prepare(place, split={"group_regex": "("})
+
+
+def test_a_map_that_cannot_be_read_is_refused_before_the_long_work(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "fill", lambda *arguments, **how: pytest.fail("the long work"))
+    (place / "input/bird_id_map.json").write_text("[]")
+    with pytest.raises(InputError, match="expected a mapping"):
+        prepare(place)
+
+
+def test_ids_come_from_the_map_and_what_does_not_match_is_said(place: Path) -> None:
+    (place / "input/bird_id_map.csv").write_text("name,id\nParus_major,70\nTurdus_merula,abc\nCorvus_corax,1\n")
+    dataset, _ = prepare(place)
+    assert dataset.class_ids == {"Parus_major": 70, "Turdus_merula": "abc", "Corvus_corax": 1}
+    assert "Not in the label map, so without an external id: Erithacus_rubecula." in dataset.notices
+    assert "In the label map, but without recordings: Corvus_corax." in dataset.notices
+
+
+def test_many_names_in_a_notice_are_cut_short(place: Path) -> None:
+    lines = "".join(f"Bird_{k:02},{k}\n" for k in range(20))
+    (place / "input/bird_id_map.csv").write_text("name,id\n" + lines)
+    notice = next(notice for notice in prepare(place)[0].notices if "without recordings" in notice)
+    assert notice.endswith("Bird_07 and 12 more.")
+
+
+def test_another_map_can_be_named(place: Path) -> None:
+    (place / "input/bird_id_map.csv").write_text("name,id\nParus_major,1\n")
+    (place / "other.json").write_text('{"Parus_major": 2}')
+    dataset, _ = prepare(place, labels={"map": str(place / "other.json")})
+    assert dataset.class_ids == {"Parus_major": 2}
+
+
+def test_a_run_without_a_map_says_so(place: Path) -> None:
+    assert "No label map: classes have no external ids." in prepare(place)[0].notices
+
+
+def test_what_a_split_file_does_not_list_is_a_problem(place: Path) -> None:
+    (place / "split.csv").write_text(
+        "recording,split\n" + "".join(
+            f"{label}/{label}-{c}{k}_1.wav,{side}\n"
+            for c, label in enumerate(CLASSES) for k, side in enumerate(("train", "val", "test"))
+        )
+    )  # fmt: skip
+    dataset, _ = prepare(place, split={"file": str(place / "split.csv")})
+    assert dataset.books() == {"found": 12, "used": 9, "left_out": {"not-in-split": 3}}
+    assert set(problems_csv(place).values()) == {"not-in-split"}
+    assert [len(dataset.part(side)) for side in ("train", "val", "test")] == [3, 3, 3]
+
+
+def test_a_split_file_that_leaves_one_class_is_refused(place: Path) -> None:
+    (place / "split.csv").write_text("recording,split\nParus_major-10_1.wav,train\nParus_major-11_1.wav,test\n")
+    with pytest.raises(InputError, match=r"only one class.*10 not-in-split"):
+        prepare(place, split={"file": str(place / "split.csv")})
+    assert len(problems_csv(place)) == 10
+
+
+def test_a_later_run_extends_the_split(place: Path) -> None:
+    first, _ = prepare(place)
+    write_sound(place / "input/data/Parus_major/Parus_major-99_1.wav", tone(2.0, seed=99))
+    (place / "input/data/Turdus_merula/Turdus_merula-20_1.wav").unlink()
+    second, _ = prepare(place)
+    common = set(first.places) & set(second.places)
+    assert len(common) == 11
+    assert {name: second.places[name] for name in common} == {name: first.places[name] for name in common}
+    assert len(read_csv(place / "output/split.csv")) == 13, "what is gone keeps its place"
+
+
+def test_short_sounds_can_be_skipped_without_decoding_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sound(place / "input/data/Parus_major/short.wav", tone(0.5, seed=77))
+    assert len(prepare(place)[0].recordings) == 13
+    monkeypatch.setattr(frames, "run_tasks", lambda *arguments, **how: pytest.fail("something was decoded"))
+    dataset, _ = prepare(place, sound={"short": "skip"})
+    assert dataset.books()["left_out"] == {"too-short": 1}
+
+
+def test_a_limit_that_is_raised_lets_long_sounds_in(place: Path) -> None:
+    write_sound(place / "input/data/Parus_major/long.wav", tone(9.0, seed=77))
+    limited, _ = prepare(place, sound={"max_hours": 5 / 3600})
+    assert limited.books()["left_out"] == {"too-long": 1}
+    assert prepare(place)[0].books()["left_out"] == {}
+    assert prepare(place, sound={"max_hours": 5 / 3600})[0].books()["left_out"] == {"too-long": 1}
+
+
+def test_the_resampler_is_heeded(place: Path) -> None:
+    write_sound(place / "input/data/Parus_major/other.wav", tone(2.0, 22_050), 22_050)
+    _, soxr_store = prepare(place)
+    dataset, resampy_store = prepare(place, sound={"resampler": "resampy"})
+    assert soxr_store.folder != resampy_store.folder
+    (content,) = [record.content for record in dataset.recordings if record.name.endswith("other.wav")]
+    difference = soxr_store.frames(content) - resampy_store.frames(content)
+    assert 0 < abs(difference.astype(float)).mean() < 0.05
+    assert set(read_json(place / "output/cache/ledger.json")["facts"]) == {"soxr", "resampy"}
+
+
+def test_nothing_of_the_data_side_brings_tensorflow() -> None:
+    program = (
+        "import sys; import birdtune.dataset.gather, birdtune.dataset.batches\n"
+        "print([name for name in ('tensorflow', 'keras', 'numba', 'matplotlib', 'sklearn') if name in sys.modules])"
+    )
+    code = Path(gather.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(code)},
+    )  # fmt: skip
+    assert done.stdout == "[]\n"
+
+
+def test_a_check_hears_on_when_the_map_cannot_be_read(place: Path) -> None:
+    (place / "input/bird_id_map.json").write_text("[]")
+    (place / "output").mkdir()
+    faults: list[str] = []
+    dataset = gather.inspect(config(place), quiet(), Interrupts(), writable=True, faults=faults)
+    assert len(dataset.recordings) == 12
+    assert len(faults) == 1
+    assert "expected a mapping" in faults[0]
