@@ -136,20 +136,22 @@ def test_a_stage_under_way_can_be_read_from_outside(tmp_path: Path) -> None:
 def test_seconds_of_a_stage_add_up_over_restarts_even_when_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 10.0, 14.0, 100.0, 200.0, 201.5, 300.0, 302.0])
+    clock = iter([0.0, 1.0, 3.0, 10.0, 14.0, 100.0, 200.0, 201.5, 300.0, 302.0])
     monkeypatch.setattr("birdtune.run.time.monotonic", lambda: next(clock))
     first = Run(config_of(tmp_path), Journal(quiet=True))  # 0
+    with first.stage("prepare"):  # 1 to 3, before it has a number
+        pass
     first.take_version("f")
     with pytest.raises(RuntimeError), first.stage("train"):  # 10 to 14
         raise RuntimeError
     first.save()
     second = Run(config_of(tmp_path), Journal(quiet=True))  # 100
-    with second.stage("prepare"):  # 200 to 201.5, before it has a number
+    with second.stage("prepare"):  # 200 to 201.5
         pass
     second.take_version("f")
     with second.stage("train"):  # 300 to 302
         pass
-    assert second.record["stages"] == {"prepare": 1.5, "train": 6.0}
+    assert second.record["stages"] == {"prepare": 3.5, "train": 6.0}
 
 
 def test_what_was_done_before_is_known_when_going_on(tmp_path: Path) -> None:
