@@ -25,7 +25,8 @@ ORDER = (
     "dataset.labels", "dataset.recordings", "dataset.split", "dataset.frames", "dataset.gather", "dataset.batches",
     "model.architecture", "model.vggish", "model.heads", "model.losses", "model.classifier", "model.slim",
     "training.checkpoints", "training.devices", "training.loop", "training.scoring",
-    "results.metrics", "results.figures", "results.report", "results.verify", "results.export", "results.predict",
+    "results.scores", "results.metrics", "results.figures", "results.report", "results.tables",
+    "results.verify", "results.export", "results.predict",
     "run", "facts", "stages", "check", "job", "apply", "demo_songs", "demo", "cli", "__main__",
 )  # fmt: skip
 

@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from birdtune.errors import InputError
 from birdtune.results import metrics
-from birdtune.results.metrics import Draws, Scores, interval, judge, pool_mean, pool_sum_squares
+from birdtune.results.metrics import Draws, interval, judge
+from birdtune.results.scores import Scores, pool_mean, pool_sum_squares
 
 
 def make_scores(

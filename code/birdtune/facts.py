@@ -13,8 +13,8 @@ from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import PROBLEM_COLUMNS
 from birdtune.errors import InputError, shown
 from birdtune.files import read_json, write_csv, write_text
-from birdtune.results.metrics import Scores
 from birdtune.results.report import Clip, ReportFacts
+from birdtune.results.scores import Scores
 from birdtune.run import Run
 from birdtune.sound import audio
 from birdtune.training.checkpoints import Checkpoints

@@ -158,10 +158,10 @@ def _tell_result(current: Run, until: str) -> None:
         low_high = judged["clip"]["accuracy_ci"]
         interval = f" (95 %: {low_high[0]:.2f} to {low_high[1]:.2f})" if low_high else ""
         journal.say("")
+        sources = "1 source" if judged["n_groups"] == 1 else f"{judged['n_groups']:,} sources"
         journal.say(
             f"test accuracy {judged['clip']['accuracy']:.3f}{interval} on {judged['n_recordings']:,} recordings "
-            f"of {judged['n_groups']:,} source{'s'[: judged['n_groups'] != 1]}; always answering {judged['majority_class']} would score "
-            f"{judged['majority_baseline']:.3f}"
+            f"of {sources}; always answering {judged['majority_class']} would score {judged['majority_baseline']:.3f}"
         )
     stages = current.record["stages"]
     if until == "report":

@@ -24,9 +24,9 @@ from birdtune.model import classifier as classifiers
 from birdtune.model import slim, vggish
 from birdtune.model.classifier import Classifier
 from birdtune.model.losses import class_weights
-from birdtune.results import metrics, report
+from birdtune.results import metrics, report, tables
 from birdtune.results.export import export_model, training_side
-from birdtune.results.metrics import Scores
+from birdtune.results.scores import Scores, pool_mean
 from birdtune.run import Run
 from birdtune.sound import audio
 from birdtune.training import devices
@@ -213,13 +213,13 @@ class Stages:
         """Write report.html and the tables beside it."""
         write_companions(self.run, self.dataset)
         facts = report_facts(self.run, self.dataset, self.store, self._checkpoints)
-        report.write_tables(self.run.reports, facts)
+        tables.write_tables(self.run.reports, facts)
         report.write_report(self.run.reports / "report.html", facts)
 
 
 def _quick_look(scores: Scores) -> dict[str, float | None]:
     """The three figures that choose the best epoch, without intervals."""
-    pooled = metrics.pool_mean(scores)  # [N, C]
+    pooled = pool_mean(scores)  # [N, C]
     present = np.unique(scores.labels)
     precisions = [average_precision_score(scores.labels == column, pooled[:, column]) for column in present]
     return {

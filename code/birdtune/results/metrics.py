@@ -16,13 +16,8 @@ Definitions, the same for both heads (sigmoid scores need not sum to 1):
 - confidence: the highest score as served, not divided by anything.
 """
 
-import io
-import json
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,11 +25,7 @@ import numpy.typing as npt
 import scipy.sparse
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from birdtune.errors import InputError, shown
-from birdtune.files import write_bytes
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from birdtune.results.scores import Floats, Ints, Scores, pool_mean, pool_sum_squares
 
 CONFIDENCE = 0.95
 TOP = 3
@@ -43,94 +34,6 @@ MOST_PAIRS = 100
 # Replicates computed together: [groups, 128] float32 of some thousand groups stays in a core's cache.
 _DRAWS_AT_ONCE = 128
 _SMALLEST_PROBABILITY = 1e-7  # about float32's resolution near 1: a log loss of 16 is the worst there is
-_TEXT_FIELDS = ("classes", "recordings", "groups")
-_ARRAY_FIELDS = ("labels", "patch_scores", "patch_recording", "patch_start_s")
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What the classifier said about one part of the split.
-
-    Attributes:
-        classes: [C] class names, in the order of the scores.
-        recordings: [N] names of the recordings.
-        groups: [N] the source recording that each comes from.
-        labels: [N] int64, the true class of each recording.
-        patch_scores: [P, C] float32, 0…1.
-        patch_recording: [P] int64, which recording a patch belongs to; every recording has a patch.
-        patch_start_s: [P] float32, where the patch starts in its recording, in seconds.
-
-    Raises:
-        ValueError: shapes, labels or scores that no stage of birdtune should make.
-    """
-
-    classes: tuple[str, ...]
-    recordings: tuple[str, ...]
-    groups: tuple[str, ...]
-    labels: Ints
-    patch_scores: npt.NDArray[np.float32]
-    patch_recording: Ints
-    patch_start_s: npt.NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        n, c, p = len(self.recordings), len(self.classes), len(self.patch_recording)
-        found = (len(self.groups), self.labels.shape, self.patch_scores.shape, self.patch_start_s.shape)
-        if found != (n, (n,), (p, c), (p,)):
-            raise ValueError(f"scores of {n} recordings, {p} patches, {c} classes come with shapes {found}")
-        if n and (self.labels.min() < 0 or self.labels.max() >= c):
-            raise ValueError(f"labels {self.labels.min()}…{self.labels.max()} are not columns of {c} classes")
-        if not np.array_equal(np.unique(self.patch_recording), np.arange(n)):
-            raise ValueError(f"every one of {n} recordings must have a patch, and every patch a recording")
-        if not np.isfinite(self.patch_scores).all():
-            raise ValueError(f"{int((~np.isfinite(self.patch_scores)).sum())} scores are NaN or infinite")
-
-    def save(self, path: Path) -> None:
-        """Write as .npz, whole or not at all; nothing in it is pickled."""
-        # Names as JSON bytes: numpy's text arrays pad every name to the longest and eat trailing NULs.
-        arrays: dict[str, Any] = {
-            field: np.frombuffer(json.dumps(getattr(self, field)).encode(), np.uint8)
-            for field in _TEXT_FIELDS
-        }
-        arrays |= {field: getattr(self, field) for field in _ARRAY_FIELDS}
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_bytes(path, buffer.getvalue())
-
-    @classmethod
-    def load(cls, path: Path) -> "Scores":
-        """Read what `save` wrote.
-
-        Raises:
-            InputError: the file is missing or damaged.
-        """
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                fields: dict[str, Any] = {field: archive[field] for field in _ARRAY_FIELDS}
-                fields |= {field: tuple(json.loads(archive[field].tobytes())) for field in _TEXT_FIELDS}
-            return cls(**fields)
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as fault:
-            raise InputError(
-                f"{shown(path)}: holds no scores that birdtune can read ({shown(fault)}). "
-                "Delete it and run `evaluate` again."
-            ) from fault
-
-
-def pool_mean(scores: Scores) -> Floats:
-    """Mean over the patches of a recording. [N, C], 0…1"""
-    patches = np.bincount(scores.patch_recording, minlength=len(scores.recordings))  # [N]
-    return _pool(scores, scores.patch_scores) / patches[:, None]
-
-
-def pool_sum_squares(scores: Scores) -> Floats:
-    """Σ p² over the patches of a recording, as jibjib-query pools: the longer, the larger. [N, C]"""
-    return _pool(scores, np.square(scores.patch_scores))
-
-
-def _pool(scores: Scores, values: npt.NDArray[np.float32]) -> Floats:
-    # Column by column, because a float64 copy of [P, C] would be the largest thing in memory.
-    n = len(scores.recordings)
-    columns = [np.bincount(scores.patch_recording, weights=column, minlength=n) for column in values.T]
-    return np.stack(columns, axis=1)  # [N, C]
 
 
 def ranks(class_scores: npt.NDArray[Any], labels: Ints) -> Ints:

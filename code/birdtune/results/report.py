@@ -1,7 +1,6 @@
-"""Facts of a run → one page for people, and tables for machines.
+"""Facts of a run → one page for people.
 
     ReportFacts ─▶ write_report ─▶ report.html   (one file; works offline; nothing is fetched)
-                └▶ write_tables ─▶ per_class.csv, predictions.csv, confusion.csv
 
 The page is written for somebody who knows birds and no statistics: the first screen says in sentences
 what was trained on what, and how far to trust it. Sound is asked for clip by clip through `listen`, so
@@ -9,14 +8,13 @@ memory does not grow with the data.
 
 Everything from outside is hostile: all text that the template prints passes `shown` (no control or
 bidirectional marks) and is escaped, and the page's own policy lets no script run but the one it came with.
-CSV tables are written by `files.write_csv`, which disarms cells that a spreadsheet would run.
 """
 
 import base64
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +26,10 @@ import soundfile
 from markupsafe import Markup, escape
 
 from birdtune.errors import shown
-from birdtune.files import write_csv, write_text
+from birdtune.events import duration
+from birdtune.files import write_text
 from birdtune.results import figures
-from birdtune.results.metrics import Scores, pool_mean, ranks
+from birdtune.results.scores import Scores, pool_mean
 from birdtune.sound.logmel import VGGISH
 
 Row = Mapping[str, Any]
@@ -156,16 +155,6 @@ def span(ends: Sequence[float] | None) -> str:
         return "not known"
     low, high = (percent(end).removesuffix(f"{_NBSP}%") for end in ends)
     return f"{low} to {high}{_NBSP}%"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, to two units."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def count(number: int, what: str) -> str:
@@ -465,87 +454,3 @@ def _confusion(judged: Row, classes: tuple[str, ...]) -> Row:
     names = [classes[c] for c in kept]
     zoom = figures.confusion(np.column_stack([inside, others]), names, [*names, "any other class"])
     return {"whole": whole, "zoom": zoom}
-
-
-# ---- tables -------------------------------------------------------------------------------------
-
-_CLASS_COLUMNS = ("class", "external_id", "recordings", "minutes", "train", "val", "test")
-_JUDGED_COLUMNS = (
-    "support", "groups", "predicted", "recall", "recall_lo", "recall_hi", "precision", "f1", "ap", "ap_lo",
-    "ap_hi", "roc_auc",
-)  # fmt: skip
-_PREDICTION_COLUMNS = (
-    "recording", "class", "group", "split", "predicted", "score", "correct", "rank", "second", "second_score",
-    "third", "third_score",
-)  # fmt: skip
-
-
-def write_tables(folder: Path, facts: ReportFacts) -> None:
-    """Write per_class.csv, predictions.csv and confusion.csv into an existing folder.
-
-    predictions.csv has a row per recording and part of the split (`rank` is the place of the true class, 1 =
-    first). confusion.csv has a row per pair that occurred rather than a column per class: a class named like
-    a formula would stand undisguised in the header.
-
-    Raises:
-        PassingError, InputError: as `files.storage_faults`.
-    """
-    columns = [*_CLASS_COLUMNS, *(f"{split}_{name}" for split in ("val", "test") for name in _JUDGED_COLUMNS)]
-    write_csv(folder / "per_class.csv", columns, _per_class_table(facts))
-    rows = (row for split, scores in facts.scores.items() for row in _prediction_table(split, scores))
-    write_csv(folder / "predictions.csv", _PREDICTION_COLUMNS, rows)
-    write_csv(
-        folder / "confusion.csv", ("split", "true", "predicted", "count", "share"), _confusion_table(facts)
-    )
-
-
-def _per_class_table(facts: ReportFacts) -> Iterator[Row]:
-    judged = {
-        (split, row["class"]): row
-        for split, found in facts.metrics.items()
-        for row in (found or {"per_class": []})["per_class"]
-    }
-    for row in facts.class_rows:
-        line = {name: row[name] for name in _CLASS_COLUMNS}
-        for split in ("val", "test"):
-            found = judged.get((split, row["class"]))
-            if found is not None:
-                ends = {
-                    f"{name}_{end}": (found[f"{name}_ci"] or (None, None))[k]
-                    for name in ("recall", "ap")
-                    for k, end in enumerate(("lo", "hi"))
-                }
-                line |= {f"{split}_{name}": {**found, **ends}[name] for name in _JUDGED_COLUMNS}
-        yield line
-
-
-def _prediction_table(split: str, scores: Scores) -> Iterator[Row]:
-    pooled = pool_mean(scores)  # [N, C]
-    place = ranks(pooled, scores.labels)
-    for index, recording in enumerate(scores.recordings):
-        order = np.argsort(-pooled[index], kind="stable")[:3].tolist()  # equals in class order, as argmax
-        top: list[Any] = [cell for c in order for cell in (scores.classes[c], f"{pooled[index, c]:.6f}")]
-        top += [None] * (6 - len(top))
-        yield {
-            "recording": recording,
-            "class": scores.classes[scores.labels[index]],
-            "group": scores.groups[index],
-            "split": split,
-            "predicted": top[0],
-            "score": top[1],
-            "correct": "yes" if place[index] == 0 else "no",
-            "rank": int(place[index]) + 1,
-            "second": top[2],
-            "second_score": top[3],
-            "third": top[4],
-            "third_score": top[5],
-        }
-
-
-def _confusion_table(facts: ReportFacts) -> Iterator[Row]:
-    for split, judged in facts.metrics.items():
-        for name, row in zip(facts.classes, judged["confusion"] if judged else [], strict=False):
-            for predicted, n in zip(facts.classes, row, strict=True):
-                if n:
-                    share = f"{n / sum(row):.6f}"
-                    yield {"split": split, "true": name, "predicted": predicted, "count": n, "share": share}

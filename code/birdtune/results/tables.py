@@ -1,0 +1,98 @@
+"""Facts of a run → tables for machines.
+
+    ReportFacts ─▶ write_tables ─▶ per_class.csv, predictions.csv, confusion.csv
+
+They are written by `files.write_csv`, which disarms cells that a spreadsheet would run.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from birdtune.files import write_csv
+from birdtune.results.metrics import ranks
+from birdtune.results.report import ReportFacts, Row
+from birdtune.results.scores import Scores, pool_mean
+
+_CLASS_COLUMNS = ("class", "external_id", "recordings", "minutes", "train", "val", "test")
+_JUDGED_COLUMNS = (
+    "support", "groups", "predicted", "recall", "recall_lo", "recall_hi", "precision", "f1", "ap", "ap_lo",
+    "ap_hi", "roc_auc",
+)  # fmt: skip
+_PREDICTION_COLUMNS = (
+    "recording", "class", "group", "split", "predicted", "score", "correct", "rank", "second", "second_score",
+    "third", "third_score",
+)  # fmt: skip
+
+
+def write_tables(folder: Path, facts: ReportFacts) -> None:
+    """Write per_class.csv, predictions.csv and confusion.csv into an existing folder.
+
+    predictions.csv has a row per recording and part of the split (`rank` is the place of the true class, 1 =
+    first). confusion.csv has a row per pair that occurred rather than a column per class: a class named like
+    a formula would stand undisguised in the header.
+
+    Raises:
+        PassingError, InputError: as `files.storage_faults`.
+    """
+    columns = [*_CLASS_COLUMNS, *(f"{split}_{name}" for split in ("val", "test") for name in _JUDGED_COLUMNS)]
+    write_csv(folder / "per_class.csv", columns, _per_class_table(facts))
+    rows = (row for split, scores in facts.scores.items() for row in _prediction_table(split, scores))
+    write_csv(folder / "predictions.csv", _PREDICTION_COLUMNS, rows)
+    write_csv(
+        folder / "confusion.csv", ("split", "true", "predicted", "count", "share"), _confusion_table(facts)
+    )
+
+
+def _per_class_table(facts: ReportFacts) -> Iterator[Row]:
+    judged = {
+        (split, row["class"]): row
+        for split, found in facts.metrics.items()
+        for row in (found or {"per_class": []})["per_class"]
+    }
+    for row in facts.class_rows:
+        line = {name: row[name] for name in _CLASS_COLUMNS}
+        for split in ("val", "test"):
+            found = judged.get((split, row["class"]))
+            if found is not None:
+                ends = {
+                    f"{name}_{end}": (found[f"{name}_ci"] or (None, None))[k]
+                    for name in ("recall", "ap")
+                    for k, end in enumerate(("lo", "hi"))
+                }
+                line |= {f"{split}_{name}": {**found, **ends}[name] for name in _JUDGED_COLUMNS}
+        yield line
+
+
+def _prediction_table(split: str, scores: Scores) -> Iterator[Row]:
+    pooled = pool_mean(scores)  # [N, C]
+    place = ranks(pooled, scores.labels)
+    for index, recording in enumerate(scores.recordings):
+        order = np.argsort(-pooled[index], kind="stable")[:3].tolist()  # equals in class order, as argmax
+        top: list[Any] = [cell for c in order for cell in (scores.classes[c], f"{pooled[index, c]:.6f}")]
+        top += [None] * (6 - len(top))
+        yield {
+            "recording": recording,
+            "class": scores.classes[scores.labels[index]],
+            "group": scores.groups[index],
+            "split": split,
+            "predicted": top[0],
+            "score": top[1],
+            "correct": "yes" if place[index] == 0 else "no",
+            "rank": int(place[index]) + 1,
+            "second": top[2],
+            "second_score": top[3],
+            "third": top[4],
+            "third_score": top[5],
+        }
+
+
+def _confusion_table(facts: ReportFacts) -> Iterator[Row]:
+    for split, judged in facts.metrics.items():
+        for name, row in zip(facts.classes, judged["confusion"] if judged else [], strict=False):
+            for predicted, n in zip(facts.classes, row, strict=True):
+                if n:
+                    share = f"{n / sum(row):.6f}"
+                    yield {"split": split, "true": name, "predicted": predicted, "count": n, "share": share}
