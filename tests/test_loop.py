@@ -157,8 +157,10 @@ def test_it_learns_what_can_be_learnt(head: str, precision: str) -> None:
 # ---- which epoch is best ------------------------------------------------------------------------
 
 
-def test_the_higher_precision_wins_then_the_lower_loss() -> None:
-    best = {"val_macro_ap": 0.8, "val_loss": 0.5, "train_loss": 0.1}
+def test_the_higher_mean_of_accuracy_and_precision_wins_then_the_lower_loss() -> None:
+    best = {"val_macro_ap": 0.8, "val_accuracy": 0.7, "val_loss": 0.5, "train_loss": 0.1}
+    assert is_better({**best, "val_macro_ap": 0.75, "val_accuracy": 0.8}, best)
+    assert not is_better({**best, "val_macro_ap": 0.85, "val_accuracy": 0.6}, best)
     assert is_better({**best, "val_macro_ap": 0.9, "val_loss": 9.0}, best)
     assert not is_better({**best, "val_macro_ap": 0.7, "val_loss": 0.1}, best)
     assert is_better({**best, "val_macro_ap": 0.80001, "val_loss": 0.4}, best)
