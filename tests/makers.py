@@ -12,8 +12,11 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from birdtune.dataset import frames, recordings
-from birdtune.dataset.recordings import Ledger, Listing, Problem, Recording
+from birdtune.dataset import frames
+from birdtune.dataset import ledger as ledgers
+from birdtune.dataset.ledger import Ledger, examine_all, identify
+from birdtune.dataset.recordings import Listing, Problem, Recording, scan
+from birdtune.dataset.selection import select
 from birdtune.events import Interrupts, Journal
 from birdtune.sound.audio import SoundFacts
 from birdtune.sound.logmel import VGGISH
@@ -96,7 +99,7 @@ def run_here(
 def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the modules of the data side decode in this process."""
     monkeypatch.setattr(frames, "run_tasks", run_here)
-    monkeypatch.setattr(recordings, "run_tasks", run_here)
+    monkeypatch.setattr(ledgers, "run_tasks", run_here)
 
 
 def hear(
@@ -104,12 +107,12 @@ def hear(
 ) -> tuple[Listing, list[Recording], list[Problem]]:
     """Scan, identify, examine and select, as a check does."""
     ledger = ledger or Ledger(None, "soxr")
-    listing = recordings.scan(folder)
-    unreadable = recordings.identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
-    recordings.examine_all(
+    listing = scan(folder)
+    unreadable = identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
+    examine_all(
         listing.files, ledger, longest_s=longest_s, workers=1, journal=quiet(), interrupts=Interrupts()
     )
-    used, problems = recordings.select(
+    used, problems = select(
         listing, ledger, unreadable, spec=VGGISH, short=short, longest_s=longest_s
     )
     return listing, used, problems

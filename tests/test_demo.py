@@ -15,6 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from birdtune import demo, demo_songs
 from birdtune.dataset import recordings, split
 from birdtune.dataset.labels import read_label_map
+from birdtune.dataset.ledger import Ledger, examine_all, identify
+from birdtune.dataset.selection import select
 from birdtune.errors import InputError, Interrupted
 from birdtune.events import Interrupts, Journal
 from birdtune.sound.logmel import VGGISH, log_mel
@@ -223,12 +225,12 @@ def made(tmp_path_factory):
 def checked(made):
     """What birdtune's own check says of the folder: usable recordings, problems."""
     listing = recordings.scan(made.data)
-    ledger, journal, interrupts = recordings.Ledger(None, "soxr"), Journal(quiet=True), Interrupts()
-    unreadable = recordings.identify(listing.files, ledger, journal=journal, interrupts=interrupts)
-    recordings.examine_all(
+    ledger, journal, interrupts = Ledger(None, "soxr"), Journal(quiet=True), Interrupts()
+    unreadable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
+    examine_all(
         listing.files, ledger, longest_s=1e4, workers=1, journal=journal, interrupts=interrupts
     )
-    return recordings.select(listing, ledger, unreadable, spec=VGGISH, short="pad", longest_s=1e4)
+    return select(listing, ledger, unreadable, spec=VGGISH, short="pad", longest_s=1e4)
 
 
 def test_the_folder_is_an_input_folder_with_a_class_folder_each(made):

@@ -12,7 +12,8 @@ from makers import cut, quiet, tone, without_processes, write_sound
 
 from birdtune.dataset import frames
 from birdtune.dataset.frames import FrameStore, drop_unused_shards, fill
-from birdtune.dataset.recordings import Examined, Ledger, SoundFile, identify, scan
+from birdtune.dataset.ledger import Examined, Ledger, identify
+from birdtune.dataset.recordings import SoundFile, scan
 from birdtune.errors import InputError, Interrupted, PassingError
 from birdtune.events import Interrupts
 from birdtune.sound.audio import examine, read

@@ -12,7 +12,8 @@ import pytest
 from makers import cut, quiet, tone, without_processes, write_sound
 
 from birdtune.config import Config
-from birdtune.dataset import frames, gather, recordings
+from birdtune.dataset import frames, gather
+from birdtune.dataset import ledger as ledgers
 from birdtune.dataset.batches import Windows
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
@@ -89,7 +90,7 @@ def test_a_second_preparation_decodes_nothing_and_gives_the_same(
 ) -> None:
     first, _ = prepare(place)
     monkeypatch.setattr(frames, "run_tasks", lambda *arguments, **how: pytest.fail("something was decoded"))
-    monkeypatch.setattr(recordings, "file_sha256", lambda path: pytest.fail("something was read"))
+    monkeypatch.setattr(ledgers, "file_sha256", lambda path: pytest.fail("something was read"))
     second, store = prepare(place)
     assert second == first
     assert second.digest() == first.digest()

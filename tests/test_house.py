@@ -22,7 +22,8 @@ PACKAGE = ROOT / "code" / "birdtune"
 ORDER = (
     "errors", "files", "events", "workers", "quiet", "config", "configure",
     "sound.audio", "sound.logmel",
-    "dataset.labels", "dataset.recordings", "dataset.split", "dataset.frames", "dataset.gather", "dataset.batches",
+    "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
+    "dataset.frames", "dataset.gather", "dataset.batches",
     "model.architecture", "model.vggish", "model.heads", "model.losses", "model.classifier", "model.slim",
     "training.checkpoints", "training.devices", "training.loop", "training.scoring",
     "results.scores", "results.metrics", "results.figures", "results.report", "results.tables",

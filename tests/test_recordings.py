@@ -9,22 +9,10 @@ from pathlib import Path
 import pytest
 from makers import codes, cut, hear, ordinary_folder, quiet, recording, tone, without_processes, write_sound
 
-from birdtune.dataset import recordings
-from birdtune.dataset.recordings import (
-    PROBLEM_COLUMNS,
-    PROBLEMS,
-    Examined,
-    Ledger,
-    Problem,
-    SoundFile,
-    books,
-    check_enough,
-    class_names,
-    examine_all,
-    identify,
-    scan,
-    select,
-)
+from birdtune.dataset import ledger as ledgers
+from birdtune.dataset.ledger import Examined, Ledger, examine_all, identify
+from birdtune.dataset.recordings import PROBLEM_COLUMNS, PROBLEMS, Problem, SoundFile, scan
+from birdtune.dataset.selection import books, check_enough, class_names, select
 from birdtune.errors import InputError, Interrupted
 from birdtune.events import Interrupts
 from birdtune.sound import audio
@@ -304,8 +292,8 @@ def test_a_second_check_hears_nothing_again(tmp_path: Path, monkeypatch: pytest.
     def refuse(path: Path, **others: object) -> None:
         pytest.fail(f"{path} was read again")
 
-    monkeypatch.setattr(recordings, "examine", refuse)
-    monkeypatch.setattr(recordings, "file_sha256", refuse)
+    monkeypatch.setattr(ledgers, "examine", refuse)
+    monkeypatch.setattr(ledgers, "file_sha256", refuse)
     assert hear(tmp_path / "data", Ledger(ledger, "soxr")) == first
 
 
@@ -331,13 +319,13 @@ def test_the_same_content_is_heard_once(tmp_path: Path, monkeypatch: pytest.Monk
     shutil.copy(first, tmp_path / "A/b.wav")
     write_sound(tmp_path / "A/c.wav", seed=1)
     heard = []
-    real = recordings.examine
+    real = ledgers.examine
 
     def note(path: Path, **how: object) -> object:
         heard.append(path.name)
         return real(path, **how)
 
-    monkeypatch.setattr(recordings, "examine", note)
+    monkeypatch.setattr(ledgers, "examine", note)
     hear(tmp_path)
     assert heard == ["a.wav", "c.wav"]
 
@@ -345,7 +333,7 @@ def test_the_same_content_is_heard_once(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_decoder_that_dies_is_a_problem_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sound(tmp_path / "A/a.wav")
     monkeypatch.setattr(
-        recordings, "run_tasks", lambda function, tasks, **how: ((task, recordings.Crashed()) for task in tasks)
+        ledgers, "run_tasks", lambda function, tasks, **how: ((task, ledgers.Crashed()) for task in tasks)
     )
     _, used, problems = hear(tmp_path)
     assert used == []
@@ -475,14 +463,14 @@ def test_the_books_balance_whatever_is_in_the_folder(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sound(tmp_path / "A/a.wav")
     write_sound(tmp_path / "A/b.wav", seed=1)
-    real = recordings.file_sha256
+    real = ledgers.file_sha256
 
     def refuse(path: Path) -> str:
         if path.name == "a.wav":
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(recordings, "file_sha256", refuse)
+    monkeypatch.setattr(ledgers, "file_sha256", refuse)
     _, used, problems = hear(tmp_path)
     assert codes(problems) == {"A/a.wav": "unreadable"}
     assert books(used, problems)["found"] == 2
@@ -491,7 +479,7 @@ def test_an_unreadable_file_is_counted_once(tmp_path: Path, monkeypatch: pytest.
 def test_every_code_that_a_sound_can_have_has_advice() -> None:
     assert all(PROBLEMS.values())
     for code in ("unreadable", "empty", "not-audio", "corrupt", "truncated", "silent", "too-long", "not-finite"):
-        assert Problem("a", "A", *recordings._problem_of(SoundError(code, ""))).row()["advice"] == PROBLEMS[code]
+        assert Problem("a", "A", *ledgers._problem_of(SoundError(code, ""))).row()["advice"] == PROBLEMS[code]
 
 
 def test_less_than_two_classes_are_refused_with_the_reasons(tmp_path: Path) -> None:

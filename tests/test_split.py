@@ -210,9 +210,9 @@ def test_fractions_are_heeded_and_zero_is_none() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_class_whose_only_source_belongs_to_a_larger_class_is_taught(seed: int) -> None:
-    # Every source of B_b is one of A_a's, which has more of each.
+    # The two sources of B_b are A_a's too, which has more of each; its small ones, so they are placed last.
     shared = [recording(f"{label}/{label}-{k}_{s}.wav") for k in range(6)
-              for label, n in (("A_a", 3), ("B_b", 1)) for s in range(n) if label == "A_a" or k < 2]  # fmt: skip
+              for label, n in (("A_a", 2 if k < 2 else 9), ("B_b", 1 if k < 2 else 0)) for s in range(n)]  # fmt: skip
     result = drawn(shared, seed=seed)
     counts = by_class(shared, result)
     assert counts["B_b"]["train"] >= 1
@@ -251,6 +251,14 @@ def test_a_new_slice_goes_where_its_source_is(tmp_path: Path) -> None:
     second = drawn([*old, *more], tmp_path / "split.csv")
     for record, slice_ in zip(old, more, strict=True):
         assert second.places[slice_.name].split == first.places[record.name].split
+
+
+def test_a_new_slice_goes_where_its_source_was(tmp_path: Path) -> None:
+    old = sources("A_a", 12)
+    first = kept(old, tmp_path / "split.csv")
+    others = [recording(record.name.replace("_0.wav", "_9.wav")) for record in old]
+    second = drawn(others, tmp_path / "split.csv")
+    assert [place.split for place in second.places.values()] == [place.split for place in first.places.values()]
 
 
 def test_what_was_removed_comes_back_to_its_side(tmp_path: Path) -> None:

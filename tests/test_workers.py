@@ -151,6 +151,7 @@ class _FakePool:
         self.submitted: list[int] = []
         self._break_at = break_at
         self._crash = crash
+        self._refused = 0
 
     def __enter__(self) -> "_FakePool":
         return self
@@ -163,6 +164,8 @@ class _FakePool:
 
     def submit(self, function: Any, task: int) -> Future[int]:
         if self._break_at == len(self.submitted):
+            self._refused += 1
+            assert self._refused < 10, "a broken pool is asked again and again"
             raise BrokenProcessPool
         self.submitted.append(task)
         future: Future[int] = Future()

@@ -22,7 +22,8 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.dataset.recordings import Examined, Ledger, SoundFile, crashed
+from birdtune.dataset.ledger import Examined, Ledger, crashed
+from birdtune.dataset.recordings import SoundFile
 from birdtune.events import Interrupts, Journal
 from birdtune.files import make_folder, storage_faults, sync_folder
 from birdtune.sound.audio import SoundError, SoundFacts, SoundStream

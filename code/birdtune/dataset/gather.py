@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.config import Config
-from birdtune.dataset import frames, recordings, split
+from birdtune.dataset import frames, recordings, selection, split
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.labels import ExternalId, find_label_map, read_label_map
-from birdtune.dataset.recordings import PROBLEM_COLUMNS, Ledger, Listing, Problem, Recording
+from birdtune.dataset.ledger import Ledger, examine_all, identify
+from birdtune.dataset.recordings import PROBLEM_COLUMNS, Listing, Problem, Recording
 from birdtune.dataset.split import Place
 from birdtune.errors import InputError
 from birdtune.events import Interrupts, Journal
@@ -53,7 +54,7 @@ class Dataset:
 
     def books(self) -> dict[str, Any]:
         """Found, used, left out by reason."""
-        return recordings.books(self.recordings, self.problems)
+        return selection.books(self.recordings, self.problems)
 
     def digest(self) -> str:
         """SHA-256 that changes with anything that training would see."""
@@ -118,7 +119,7 @@ def inspect(
     survey = _survey(config, ledger_path, journal, interrupts)
 
     def listen() -> None:
-        recordings.examine_all(
+        examine_all(
             survey.listing.files,
             survey.ledger,
             longest_s=config.sound.max_hours * 3600,
@@ -133,7 +134,7 @@ def inspect(
 def _survey(config: Config, ledger_path: Path | None, journal: Journal, interrupts: Interrupts) -> _Survey:
     listing = recordings.scan(config.data_folder)
     ledger = Ledger(ledger_path, config.sound.resampler)
-    unreadable = recordings.identify(listing.files, ledger, journal=journal, interrupts=interrupts)
+    unreadable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     return _Survey(listing, ledger, unreadable)
 
 
@@ -155,7 +156,7 @@ def _gather(
             raise
         faults.append(str(fault))
     decode()
-    usable, problems = recordings.select(
+    usable, problems = selection.select(
         survey.listing,
         survey.ledger,
         survey.unreadable,
@@ -164,17 +165,17 @@ def _gather(
         longest_s=config.sound.max_hours * 3600,
     )
     try:
-        recordings.check_enough(usable, config.data_folder, problems)
+        selection.check_enough(usable, config.data_folder, problems)
         result = split.assign(usable, config.split, config.output / "split.csv")
         problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
         usable = [recording for recording in usable if recording.name in result.places]
-        recordings.check_enough(usable, config.data_folder, problems)
+        selection.check_enough(usable, config.data_folder, problems)
     finally:
         if keep_problems:
             write_csv(
                 config.output / "problems.csv", PROBLEM_COLUMNS, [problem.row() for problem in problems]
             )
-    classes = recordings.class_names(usable)
+    classes = selection.class_names(usable)
     notices = [
         *_class_notices(classes),
         *_folder_notices(survey.listing, classes),

@@ -1,0 +1,142 @@
+"""Which files are used, and why the others are not.
+
+    Listing + Ledger ─▶ select ─▶ Recording | Problem
+
+The books always balance: files found = recordings used + problems with `used` False.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from birdtune.dataset.ledger import Examined, Ledger
+from birdtune.dataset.recordings import Listing, Problem, Recording, SoundFile
+from birdtune.errors import InputError, shown
+from birdtune.sound.audio import SoundFacts
+from birdtune.sound.logmel import FrontEnd
+
+# libsndfile's names of formats → endings that announce them.
+_ENDINGS = {
+    "FLAC": {".flac"}, "OGG": {".ogg", ".oga", ".opus"}, "MP3": {".mp3"}, "MPEG": {".mp3"},
+    "AIFF": {".aif", ".aiff", ".aifc"},
+    "WAV": {".wav", ".wave", ".bwf"}, "WAVEX": {".wav", ".wave", ".bwf"},
+}  # fmt: skip
+
+
+def select(
+    listing: Listing,
+    ledger: Ledger,
+    unreadable: Mapping[str, Problem],
+    *,
+    spec: FrontEnd,
+    short: str,
+    longest_s: float,
+) -> tuple[list[Recording], list[Problem]]:
+    """Decide for every file whether it is used.
+
+    Args:
+        short: "pad" or "skip", for sounds shorter than a patch of `spec`.
+
+    Returns:
+        recordings sorted by name, and the problems of all others (remarks on used ones included).
+    """
+    problems = [*listing.problems, *unreadable.values()]
+    usable: list[Recording] = []
+    for file in listing.files:
+        content = ledger.content(file)
+        if file.name in unreadable or content is None:
+            continue
+        judged = _judge(file, ledger.examined(content), spec, short, longest_s)
+        if isinstance(judged, Problem):
+            problems.append(judged)
+        else:
+            usable.append(Recording(file.name, file.path, file.label, content, judged))
+    usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name))
+    misnamed = [problem for recording in usable if (problem := _misnamed(recording)) is not None]
+    return usable, sorted([*problems, *doubled, *misnamed], key=lambda problem: problem.recording)
+
+
+def _judge(
+    file: SoundFile, found: Examined | None, spec: FrontEnd, short: str, longest_s: float
+) -> Problem | SoundFacts:
+    assert found is not None, f"{file.name} was never examined"
+    if found.facts is None:
+        return Problem(file.name, file.label, found.problem, found.detail)
+    if found.facts.duration_s > longest_s:
+        detail = f"{found.facts.duration_s / 3600:,.1f} h, more than sound.max-hours = {longest_s / 3600:g}"
+        return Problem(file.name, file.label, "too-long", detail)
+    if short == "skip" and found.facts.n_samples < spec.patch_samples:
+        needed_s = spec.patch_samples / spec.rate_hz
+        detail = f"{found.facts.duration_s:.2f} s, a patch needs {needed_s:g} s"
+        return Problem(file.name, file.label, "too-short", detail)
+    return found.facts
+
+
+def _without_duplicates(recordings: list[Recording]) -> tuple[list[Recording], list[Problem]]:
+    copies: dict[str, list[Recording]] = defaultdict(list)
+    for recording in recordings:
+        copies[recording.content].append(recording)
+    kept: list[Recording] = []
+    problems: list[Problem] = []
+    for recording in recordings:
+        same = copies[recording.content]
+        labels = sorted({copy.label for copy in same})
+        if len(labels) > 1:
+            others = ", ".join(copy.name for copy in same if copy is not recording)
+            detail = f"the same sound stands under {len(labels)} classes: also {others}"
+            problems.append(Problem(recording.name, recording.label, "duplicate-across-classes", detail))
+        elif recording is not same[0]:
+            detail = f"the same content as {same[0].name}"
+            problems.append(Problem(recording.name, recording.label, "duplicate-in-class", detail))
+        else:
+            kept.append(recording)
+    return kept, problems
+
+
+def _misnamed(recording: Recording) -> Problem | None:
+    held = recording.facts.format.split()[0]
+    ending = recording.path.suffix.lower()
+    announced = {kind for kind, endings in _ENDINGS.items() if ending in endings}
+    if held in _ENDINGS and announced and held not in announced:
+        return Problem(
+            recording.name, recording.label, "misnamed", f"named {ending} but holds {held}", used=True
+        )
+    return None
+
+
+def class_names(recordings: Sequence[Recording]) -> tuple[str, ...]:
+    """The classes that have usable recordings, sorted: their order is the order of the logits."""
+    return tuple(sorted({recording.label for recording in recordings}))
+
+
+def check_enough(recordings: Sequence[Recording], folder: Path, problems: Sequence[Problem]) -> None:
+    """Refuse data from which nothing can be told apart.
+
+    Raises:
+        InputError: fewer than two classes have usable recordings.
+    """
+    classes = class_names(recordings)
+    if len(classes) >= 2:
+        return
+    reasons = Counter(
+        problem.problem for problem in problems if not problem.used and problem.problem != "hidden"
+    )
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "no sound files"
+    found = (
+        f"only one class with usable recordings ({classes[0]})" if classes else "no usable recording at all"
+    )
+    raise InputError(
+        f"{shown(folder)}: {found}; at least two classes are needed to tell anything apart. Not used: {counted}. "
+        "`birdtune check` names every file and its reason."
+    )
+
+
+def books(recordings: Sequence[Recording], problems: Sequence[Problem]) -> dict[str, Any]:
+    """Found, used, and how many were left out for each reason; found = used + all reasons."""
+    left_out = Counter(problem.problem for problem in problems if not problem.used)
+    return {
+        "found": len(recordings) + left_out.total(),
+        "used": len(recordings),
+        "left_out": dict(sorted(left_out.items())),
+    }
