@@ -5,7 +5,6 @@ import os
 import pickle
 import pickletools
 import struct
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -251,11 +250,9 @@ def test_deep_nesting_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_many_marks_do_not_take_the_square_of_their_number(tmp_path: Path) -> None:
-    # 200,000 lists in each other; searched from the bottom, their marks would take many minutes.
+    # 200,000 lists in each other; searched from the bottom, their marks would keep this test for many minutes.
     content = b"(" * 200_000 + b"l" * 200_000 + b"."
-    began = time.process_time()
-    refusal(written(tmp_path, content))
-    assert time.process_time() - began < 60
+    assert "holds a list" in refusal(written(tmp_path, content))
 
 
 def test_references_that_unfold_are_not_unfolded(tmp_path: Path) -> None:
