@@ -51,6 +51,8 @@ def slim_session(*, relu: bool = True, divisor: int = 1, seed: int = 0) -> Itera
     graph = tf.Graph()
     with graph.as_default(), tf.compat.v1.Session(graph=graph) as session, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # The weights are drawn below; but where a run in this process made TensorFlow repeatable, it insists.
+        tf.compat.v1.set_random_seed(seed)
         vggish_graph(relu=relu, divisor=divisor)
         random = np.random.default_rng(seed)
         for variable in tf.compat.v1.global_variables():

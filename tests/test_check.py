@@ -93,8 +93,8 @@ def test_what_was_heard_once_is_not_heard_again(
     def heard(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("birdtune.dataset.recordings.examine", heard)
-    monkeypatch.setattr("birdtune.dataset.recordings.file_sha256", heard)
+    monkeypatch.setattr("birdtune.dataset.ledger.examine", heard)
+    monkeypatch.setattr("birdtune.dataset.ledger.file_sha256", heard)
     checked(capsys, "--input", str(place), "--model.checkpoint", "none")
 
 
