@@ -7,25 +7,24 @@ import numpy as np
 import pytest
 
 from birdtune.errors import CheckpointError
-from birdtune.training.checkpoints import BEST, Checkpoints, State, read_arrays
+from birdtune.training.checkpoints import Checkpoints, State, read_arrays
 
 
 def weights(value: float) -> dict[str, np.ndarray]:
     return {"trunk/conv1/kernel": np.full((3, 2), value, np.float32), "head/logits/bias": np.arange(4.0)}
 
 
-def save(checkpoints: Checkpoints, epoch: int, *, step: int = 0, is_best: bool = False) -> Path:
+def save(checkpoints: Checkpoints, epoch: int, *, step: int = 0, best: int | None = None) -> Path:
     optimizer = {"0000/iteration": np.array(epoch, np.int64)}
-    return checkpoints.save(weights(epoch), optimizer, State(epoch=epoch, step=step), is_best=is_best)
+    row = {"epoch": best} if best is not None else None
+    return checkpoints.save(weights(epoch), optimizer, State(epoch=epoch, step=step, best=row))
 
 
 def test_what_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
     row = {"epoch": 1, "train_loss": 0.1 + 0.2, "val_loss": None}
     state = State(epoch=1, step=7, updates=31, loss_sum=1 / 3, weight_sum=2.5, history=[row], best=row)
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(
-        weights(0.1), {"0001/m": np.float32([[1e-30]]), "0000/i": np.int64(3)}, state, is_best=True
-    )
+    checkpoints.save(weights(0.1), {"0001/m": np.float32([[1e-30]]), "0000/i": np.int64(3)}, state)
     saved, complaints = checkpoints.newest()
     assert saved is not None and complaints == []
     assert saved.state == state
@@ -38,19 +37,20 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "none yet", keep=2)
     assert checkpoints.newest() == (None, [])
-    assert checkpoints.newest_state() == (None, [])
-    with pytest.raises(CheckpointError, match="no trained weights yet"):
+    assert checkpoints.lost() is None
+    with pytest.raises(CheckpointError, match="no trained weights"):
         checkpoints.best()
 
 
 def test_the_newest_are_kept_and_the_best_beside_them(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     for epoch in range(1, 6):
-        save(checkpoints, epoch, is_best=epoch == 2)
-    assert checkpoints.names() == ["epoch-0004-step-000000", "epoch-0005-step-000000"]
-    arrays, state = checkpoints.best()
-    assert state.epoch == 2
-    assert float(arrays["trunk/conv1/kernel"][0, 0]) == 2.0
+        save(checkpoints, epoch, best=min(epoch, 2))
+    assert checkpoints.names() == [f"epoch-000{epoch}-step-000000" for epoch in (2, 4, 5)]
+    assert float(checkpoints.best()["trunk/conv1/kernel"][0, 0]) == 2.0
+    save(checkpoints, 6, best=6)
+    save(checkpoints, 7, best=6)
+    assert checkpoints.names() == [f"epoch-000{epoch}-step-000000" for epoch in (6, 7)]
 
 
 def test_steps_within_an_epoch_come_before_the_next_epoch(tmp_path: Path) -> None:
@@ -95,20 +95,33 @@ def test_a_half_written_checkpoint_is_none_and_is_swept_away(tmp_path: Path) -> 
     assert not half.exists()
 
 
-def test_a_damaged_best_one_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", ["gone", "flip"])
+def test_a_lost_best_one_is_noticed_and_never_replaced_by_another(tmp_path: Path, harm: str) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
-    save(checkpoints, 1, is_best=True)
-    (tmp_path / BEST / "weights.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="best"):
+    save(checkpoints, 1, best=1)
+    save(checkpoints, 2, best=1)
+    assert checkpoints.lost() is None
+    victim = tmp_path / "epoch-0001-step-000000" / "weights.safetensors"
+    if harm == "gone":
+        victim.unlink()
+    else:
+        content = bytearray(victim.read_bytes())
+        content[-1] ^= 1
+        victim.write_bytes(content)
+    assert "epoch-0001" in (checkpoints.lost() or "")
+    with pytest.raises(CheckpointError, match="epoch-0001"):
         checkpoints.best()
+    checkpoints.clear()
+    assert checkpoints.names() == [] and checkpoints.lost() is None
 
 
-def test_the_best_survives_later_damage_to_the_epoch_it_came_from(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    save(checkpoints, 1, is_best=True)
-    save(checkpoints, 2)
-    assert not (tmp_path / "epoch-0001-step-000000").exists()
-    assert checkpoints.best()[1].epoch == 1
+def test_which_is_best_is_said_by_the_newest_alone(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    save(checkpoints, 1, best=1)
+    newest = save(checkpoints, 2, best=2)
+    assert float(checkpoints.best()["trunk/conv1/kernel"][0, 0]) == 2.0
+    (newest / "optimizer.safetensors").write_bytes(b"")  # passed over, and with it what it says
+    assert float(checkpoints.best()["trunk/conv1/kernel"][0, 0]) == 1.0
 
 
 def test_a_state_of_another_birdtune_is_passed_over(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ def test_each_kind_of_error_has_its_exit_code(error: type[BirdtuneError], code: 
 def test_a_signal_ends_with_128_and_its_number() -> None:
     assert Interrupted(signal.SIGTERM).exit_code == 143
     assert Interrupted(signal.SIGINT).exit_code == 130
+    # What turns all exceptions into an error of its own, as the reader of checkpoints does, must not swallow it.
+    assert not issubclass(Interrupted, Exception)
     assert "SIGTERM" in str(Interrupted(signal.SIGTERM))
 
 

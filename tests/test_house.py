@@ -203,7 +203,7 @@ def test_every_command_in_the_readme_is_understood() -> None:
 
 def test_every_flag_and_variable_in_the_readme_exists() -> None:
     text = readme()
-    birdtune = {option.flag for option in options()} | {"--help", "--out", "--patches", "--format"}
+    birdtune = {option.flag for option in options()} | {"--help", "--out", "--patches", "--format", "--model"}
     docker = {"--rm", "--gpus", "--user"}
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", text)):
         assert flag in birdtune | docker, flag

@@ -92,6 +92,12 @@ def mtimes(folder: Path) -> dict[str, int]:
     }
 
 
+def weights_of_the_best(output: Path) -> str:
+    """The file of the weights that were kept, as `mtimes` names it."""
+    best = read_json(output / "logs/1/history.json")["best_epoch"]
+    return f"checkpoints/1/epoch-{best:04d}-step-000000/weights.safetensors"
+
+
 # ---- what it leaves -----------------------------------------------------------------------------
 
 
@@ -122,7 +128,7 @@ def test_everything_that_the_readme_names_is_there(done: Path) -> None:
         "reports/1/problems.csv", "reports/1/config.yaml", "reports/1/classes.csv", "problems.csv", "split.csv",
         "model/birdtune/1/saved_model.pb", "model/birdtune/1/labels.csv", "model/birdtune/1/train_id_list.pickle",
         "model/birdtune/1/model.json", "logs/1/run.log", "logs/1/events.jsonl",
-        "checkpoints/1/best/weights.safetensors",
+        "logs/1/history.json", "split.json",
     ):  # fmt: skip
         assert (done / name).is_file(), name
     assert list((done / "logs/1/tensorboard").glob("events.out.tfevents.*"))
@@ -180,7 +186,7 @@ def test_a_lost_report_is_made_again_and_nothing_else(data: Path, copy: Path) ->
     assert (copy / "reports/1/report.html").is_file()
     for name in (
         "model/birdtune/1/saved_model.pb",
-        "checkpoints/1/best/weights.safetensors",
+        weights_of_the_best(copy),
         "reports/1/metrics.json",
     ):
         assert after[name] == before[name], name
@@ -190,7 +196,7 @@ def test_other_intervals_need_no_other_training(data: Path, copy: Path) -> None:
     before = mtimes(copy)
     run(settings(data, copy, evaluate__bootstrap=60))
     after = mtimes(copy)
-    assert after["checkpoints/1/best/weights.safetensors"] == before["checkpoints/1/best/weights.safetensors"]
+    assert after[weights_of_the_best(copy)] == before[weights_of_the_best(copy)]
     assert after["reports/1/metrics.json"] > before["reports/1/metrics.json"]
     assert record(copy)["version"] == 1
 
@@ -201,6 +207,32 @@ def test_deleted_checkpoints_are_no_reason_to_train_again(data: Path, copy: Path
     run(settings(data, copy))
     assert mtimes(copy)["model/birdtune/1/saved_model.pb"] == before["model/birdtune/1/saved_model.pb"]
     assert not (copy / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("harm", ["gone", "flip"])
+def test_lost_weights_that_are_needed_are_trained_again(
+    data: Path, done: Path, copy: Path, harm: str
+) -> None:
+    victim = copy / weights_of_the_best(copy)
+    if harm == "gone":
+        shutil.rmtree(victim.parent)
+    else:
+        content = bytearray(victim.read_bytes())
+        content[-1] ^= 1
+        victim.write_bytes(content)
+    run(settings(data, copy, evaluate__bootstrap=60))
+    assert record(copy)["exit_code"] == 0
+    assert record(copy)["weights_sha256"] == record(done)["weights_sha256"]
+    assert (copy / weights_of_the_best(copy)).is_file()
+
+
+def test_another_split_seed_later_is_said_and_changes_nothing(
+    data: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (copy / "split.csv").read_bytes()
+    job.run(settings(data, copy, split__seed=7), Journal(), Interrupts(), until="prepare")
+    assert "settings of the split have changed" in capsys.readouterr().out
+    assert (copy / "split.csv").read_bytes() == before
 
 
 def test_new_data_make_the_next_version_and_keep_the_split(data: Path, copy: Path, tmp_path: Path) -> None:
@@ -222,7 +254,7 @@ def test_stages_can_be_asked_for_one_by_one(data: Path, tmp_path: Path) -> None:
     run(chosen, until="prepare")
     assert (tmp_path / "split.csv").is_file() and not (tmp_path / "checkpoints").exists()
     run(chosen, until="train")
-    assert (tmp_path / "checkpoints/1/best").is_dir() and not (tmp_path / "reports").exists()
+    assert (tmp_path / "checkpoints/1").is_dir() and not (tmp_path / "reports").exists()
     run(chosen, until="evaluate")
     assert (tmp_path / "reports/1/metrics.json").is_file() and not (tmp_path / "model").exists()
 
@@ -301,25 +333,37 @@ def test_a_fault_is_in_run_json(tmp_path: Path) -> None:
 def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions.csv"
     files = [data / "Bubo_bubo" / "Bubo_bubo-1000_0.wav", data / "Apus_apus" / "cut.wav"]
-    assert apply.predict(settings(data, done), files, out, None, Journal(quiet=True), Interrupts()) == 0
+    assert apply.predict(settings(data, done), None, files, out, None, Journal(quiet=True), Interrupts()) == 0
     (row,) = read_csv(out)
     assert row["class"] == "Bubo_bubo"
 
 
 def test_embeddings_of_the_trained_model(data: Path, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.npz"
-    chosen = settings(data, done, model__checkpoint=None)
-    apply.embed(chosen, [data / "Bubo_bubo"], out, Journal(quiet=True), Interrupts())
+    chosen = settings(data, done, model__checkpoint="of the trunk, not of the model")
+    apply.embed(chosen, None, [data / "Bubo_bubo"], out, Journal(quiet=True), Interrupts())
     with np.load(out) as found:
         assert found["embeddings"].shape == (2 * SOURCES * 2, 128) and found["embeddings"].dtype == np.float32
         assert found["file"].shape == found["start_s"].shape == (2 * SOURCES * 2,)
         np.testing.assert_allclose(np.unique(found["start_s"]), [0, 0.96], atol=1e-6)
 
 
+def test_embeddings_of_a_checkpoint_of_our_own_are_those_of_its_model(
+    data: Path, done: Path, tmp_path: Path
+) -> None:
+    chosen, files = settings(data, done), [data / "Apus_apus" / "Apus_apus-0000_0.wav"]
+    own = (done / weights_of_the_best(done)).parent
+    for source, out in ((None, "model.npz"), (own, "own.npz")):
+        apply.embed(chosen, source, files, tmp_path / out, Journal(quiet=True), Interrupts())
+    with np.load(tmp_path / "model.npz") as model, np.load(tmp_path / "own.npz") as checkpoint:
+        np.testing.assert_allclose(model["embeddings"], checkpoint["embeddings"], atol=1e-4)
+
+
 def test_nothing_but_broken_files_is_an_error(data: Path, done: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="None of the files"):
         apply.predict(
             settings(data, done),
+            None,
             [data / "Apus_apus" / "cut.wav"],
             tmp_path / "p.csv",
             None,

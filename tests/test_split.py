@@ -1,6 +1,8 @@
 """birdtune.dataset.split: one source on one side, the same side for good, and the user's word obeyed."""
 
+import dataclasses
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -346,6 +348,43 @@ def test_a_split_file_is_obeyed_in_any_spelling(tmp_path: Path) -> None:
     records = [recording(f"A/{k}.wav") for k in range(len(spelled))]
     file = user_file(tmp_path, {record.name: word for record, word in zip(records, spelled, strict=True)})
     assert list(sides(drawn(records, file=file)).values()) == ["train"] * 3 + ["val"] * 4 + ["test"] * 2
+
+
+def test_a_split_file_may_name_any_copy_of_a_recording(tmp_path: Path) -> None:
+    table = tmp_path / "split.csv"
+    table.write_text("recording,split\nA/listed.wav,train\nB/1.wav,test\n")
+    copied = dataclasses.replace(recording("A/Aaa.wav"), copies=("A/listed.wav",))
+    result = drawn([copied, recording("B/1.wav")], file=str(table))
+    assert sides(result) == {"A/Aaa.wav": "train", "B/1.wav": "test"}
+    assert result.problems == []
+
+
+def test_a_split_file_may_write_umlauts_in_one_character_or_two(tmp_path: Path) -> None:
+    one, two = (unicodedata.normalize(form, "Grünspecht/Möwe 1.wav") for form in ("NFC", "NFD"))
+    for listed, found in ((one, two), (two, one)):
+        table = tmp_path / "split.csv"
+        table.write_text(f"recording,split\n{listed},train\nB/1.wav,test\n")
+        assert sides(drawn([recording(found), recording("B/1.wav")], file=str(table)))[found] == "train"
+
+
+def test_sources_that_are_joined_later_are_said_to_be(tmp_path: Path) -> None:
+    found = sources("A", 8)
+    kept(found, tmp_path / "split.csv")
+    joined = drawn(found, tmp_path / "split.csv", group_regex="^(.)")
+    assert len({place.split for place in joined.places.values()}) == 1
+    assert any("stood on different sides" in notice for notice in joined.notices)
+    assert not any("different sides" in notice for notice in drawn(found, tmp_path / "split.csv").notices)
+
+
+def test_settings_that_come_after_the_split_was_drawn_are_said_to_be_late(tmp_path: Path) -> None:
+    found, path = sources("A", 8), tmp_path / "split.csv"
+    split.remember_settings(path, SplitSettings(seed=1))
+    kept(found, path, seed=1)
+    split.remember_settings(path, SplitSettings(seed=2))
+    assert not any("have changed" in notice for notice in drawn(found, path, seed=1).notices)
+    assert any("have changed" in notice for notice in drawn(found, path, seed=2).notices)
+    path.unlink()
+    assert not any("have changed" in notice for notice in drawn(found, path, seed=2).notices)
 
 
 def test_a_split_file_overrules_an_earlier_split(tmp_path: Path) -> None:

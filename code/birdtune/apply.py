@@ -15,26 +15,28 @@ from birdtune.errors import EXIT_DONE, InputError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.model import classifier as classifiers
 from birdtune.model import slim, vggish
-from birdtune.results.predict import ExportedModel, Outcome, embed_files, open_model, predict_files
+from birdtune.results.predict import Outcome, embed_files, open_model, predict_files
 from birdtune.run import newest_trained, versions
 from birdtune.stages import build_classifier
 from birdtune.training import devices
-from birdtune.training.checkpoints import Checkpoints
+from birdtune.training.checkpoints import WEIGHTS_NAME, Checkpoints, read_arrays
 
 Embed = Callable[[npt.NDArray[np.float32]], Any]
 
 
 def predict(
     config: Config,
+    source: Path | None,
     files: Sequence[Path],
     out: Path,
     patches: Path | None,
     journal: Journal,
     interrupts: Interrupts,
 ) -> int:
-    """Score files with the newest exported model, or the one named by --model.checkpoint."""
+    """Score files with the exported model in `source`, or the newest one of the output folder."""
     devices.prepare_devices()
-    model, place = _exported(config)
+    place = source or _newest_exported(config)
+    model = open_model(place)
     journal.say(f"predict: {shown(place)}")
     outcome = predict_files(
         files,
@@ -49,11 +51,24 @@ def predict(
     return _tell(outcome, out, journal)
 
 
-def embed(config: Config, files: Sequence[Path], out: Path, journal: Journal, interrupts: Interrupts) -> int:
-    """Write the embeddings of files, by the newest model or by the trunk of --model.checkpoint."""
+def embed(
+    config: Config,
+    source: Path | None,
+    files: Sequence[Path],
+    out: Path,
+    journal: Journal,
+    interrupts: Interrupts,
+) -> int:
+    """Write the embeddings of files, by `source` or by the newest exported model of the output folder.
+
+    Args:
+        source: a version folder of an exported model, one of birdtune's own checkpoints, or a checkpoint
+            of TensorFlow in any form that `run` takes.
+    """
     devices.prepare_devices()
-    function, source = _embedder(config)
-    journal.say(f"embed: {source}")
+    place = source or _newest_exported(config)
+    function = _embedder(config, place)
+    journal.say(f"embed: {shown(place)}")
     outcome = embed_files(
         files,
         function,
@@ -78,41 +93,39 @@ def _tell(outcome: Outcome, out: Path, journal: Journal) -> int:
     return EXIT_DONE
 
 
-def _exported(config: Config) -> tuple[ExportedModel, Path]:
-    """The exported model that the settings mean, and where it is."""
-    given = config.model.checkpoint
-    if given is not None and given != "none":
-        return open_model(Path(given)), Path(given)
+def _newest_exported(config: Config) -> Path:
     for version in reversed(versions(config.output)):
         folder = config.output / "model" / config.export.name / str(version)
         if (folder / "model.json").exists():
-            return open_model(folder), folder
+            return folder
     raise InputError(
-        f"{shown(config.output)}: there is no exported model in this output folder. Run `birdtune run` first, give "
-        "another --output, or name a model's folder with --model.checkpoint (e.g. output/model/birdtune/1)."
+        f"{shown(config.output)}: there is no exported model in this output folder. Run `./entrypoint.sh run` first, "
+        "give another --output, or name a model's folder with --model (e.g. output/model/birdtune/1)."
     )
 
 
-def _embedder(config: Config) -> tuple[Embed, str]:
-    given = config.model.checkpoint
-    path = config.checkpoint_path() if given is not None else None
-    if path is None or (path / "model.json").exists():
-        model, place = _exported(config)
-        return lambda patches: model.scores(patches)[1], shown(place)
+def _embedder(config: Config, place: Path) -> Embed:
+    if (place / "model.json").exists():
+        model = open_model(place)
+        return lambda patches: model.scores(patches)[1]
     trunk = vggish.build_trunk(
         config.model.backbone,
         embedding_activation=config.model.embedding_activation,
         precision="float32",
         seed=None,
     )
-    vggish.load_trunk(trunk, slim.read_checkpoint(path), source=shown(path))
-    return trunk, shown(path)
+    if (place / WEIGHTS_NAME).exists():
+        own = slim.slim_variables(read_arrays(place / WEIGHTS_NAME))
+        vggish.load_trunk(trunk, own, source=shown(place))
+    else:
+        vggish.load_trunk(trunk, slim.read_checkpoint(place), source=shown(place))
+    return lambda patches: trunk(patches)
 
 
 def export_slim_model(config: Config, journal: Journal) -> None:
     """Write the newest trained model as a TensorFlow 1 graph, checkpoint and SavedModel, under output/slim/<v>."""
     version, record = newest_trained(config.output)
-    arrays, _ = Checkpoints(config.output / "checkpoints" / str(version), config.train.keep).best()
+    arrays = Checkpoints(config.output / "checkpoints" / str(version), config.train.keep).best()
     classes = tuple(record["classes"])
     classifier = build_classifier(config, classes, "float32", seed=None)
     classifiers.load_weights(classifier, arrays, source=f"version {version}")

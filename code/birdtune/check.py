@@ -143,27 +143,40 @@ def _notices(dataset: Dataset) -> Iterator[str]:
 # ---- the checkpoint -----------------------------------------------------------------------------
 
 
-def _check_checkpoint(config: Config, faults: list[str], journal: Journal, *, writable: bool) -> None:
-    """Read the trunk's weights once; that they are good is remembered, for TensorFlow takes long to load."""
-    remembered = config.output / "cache" / "checkpoint.json"
-    with _noted(faults):
-        path = config.checkpoint_path()
-        if path is None:
-            journal.say("checkpoint: none, training from scratch")
-            return
-        stamp = {"backbone": config.model.backbone, "files": _stamp(path)}
-        if stamp["files"] and writable and read_json(remembered) == stamp:
-            journal.say(f"checkpoint: {shown(path)} is whole and fits")
-            return
-        load_tensorflow()
-        from birdtune.model import slim, vggish
+def verify_checkpoint(config: Config, *, remember: bool) -> Path | None:
+    """Read the trunk's weights once, and see whether they fit.
 
-        shapes = architecture.checkpoint_variables(config.model.backbone)
-        vggish.check_variables(slim.read_checkpoint(path), shapes, source=shown(path))
-        journal.say(f"checkpoint: {shown(path)} is whole and fits")
-        if writable:
-            make_folder(remembered.parent)
-            write_json(remembered, stamp)
+    That they do is remembered in the cache, because TensorFlow takes long to load.
+
+    Returns:
+        the checkpoint's path, or None where training from scratch was asked for.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is of another network.
+    """
+    path = config.checkpoint_path()
+    if path is None:
+        return None
+    remembered = config.output / "cache" / "checkpoint.json"
+    stamp = {"backbone": config.model.backbone, "files": _stamp(path)}
+    if remember and stamp["files"] and read_json(remembered) == stamp:
+        return path
+    load_tensorflow()
+    from birdtune.model import slim, vggish
+
+    shapes = architecture.checkpoint_variables(config.model.backbone)
+    vggish.check_variables(slim.read_checkpoint(path), shapes, source=shown(path))
+    if remember:
+        make_folder(remembered.parent)
+        write_json(remembered, stamp)
+    return path
+
+
+def _check_checkpoint(config: Config, faults: list[str], journal: Journal, *, writable: bool) -> None:
+    with _noted(faults):
+        path = verify_checkpoint(config, remember=writable)
+        said = f"{shown(path)} is whole and fits" if path is not None else "none, training from scratch"
+        journal.say(f"checkpoint: {said}")
 
 
 def _stamp(path: Path) -> list[list[object]]:
@@ -247,8 +260,8 @@ def _matmul_flops() -> float:
 
 def _disk_bytes(config: Config, weights: int, hours: float) -> float:
     frames = hours * 3600 * 100 * _FRAME_BYTES
-    # Each checkpoint holds the weights and Adam's two slots; one more is written before the oldest goes.
-    checkpoints = (config.train.keep + 1) * 3 * weights + weights
+    # Each checkpoint holds the weights and Adam's two slots: the newest, the best, and one being written.
+    checkpoints = (config.train.keep + 2) * 3 * weights
     exported = 2 * weights  # one being built while an earlier one stands
     return frames + checkpoints + exported
 

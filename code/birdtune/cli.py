@@ -42,6 +42,7 @@ class Command:
     arguments: Callable[[argparse.ArgumentParser], None] | None = None
     usage: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    takes_model: bool = False  # an argument of its own says which model to use
     makes_input: bool = False  # so that an input folder and its job.yaml are none of its concern
 
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with interrupts.watching():
             return _run(list(arguments), journal, interrupts)
-    except BirdtuneError as fault:
+    except (BirdtuneError, Interrupted) as fault:
         line = str(fault) if isinstance(fault, Interrupted) else f"error: {fault}"
         print(f"birdtune: {line}", file=sys.stderr, flush=True)
         return fault.exit_code
@@ -92,7 +93,7 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. `birdtune {self.prog} --help` shows what is understood.")
+        raise UsageError(f"{message}. `./entrypoint.sh {self.prog} --help` shows what is understood.")
 
 
 def _parse(name: str, command: Command, arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -101,22 +102,27 @@ def _parse(name: str, command: Command, arguments: list[str]) -> tuple[argparse.
     for option in configs.options():
         # Underscores are forgiven: the environment and YAML spell names so.
         flags = sorted({option.flag, option.flag.replace("-", "_").replace("__", "--", 1)}, reverse=True)
-        parser.add_argument(*flags, dest=option.name, default=argparse.SUPPRESS)
+        if not (command.takes_model and option.name == "model.checkpoint"):
+            parser.add_argument(*flags, dest=option.name, default=argparse.SUPPRESS)
     if command.arguments is not None:
         command.arguments(parser)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise UsageError(f"{_not_understood(name, unknown[0], options)} `birdtune {name} --help` shows what is.")
+        raise UsageError(
+            f"{_not_understood(name, unknown[0], options)} `./entrypoint.sh {name} --help` shows what is."
+        )
     settings = {option.name for option in configs.options()}
     given = {key: value for key, value in vars(options).items() if key in settings}
     if command.makes_input and (superfluous := {"input", "data"} & given.keys()):
-        raise UsageError(f"`{name}` makes its own input: leave out --{min(superfluous)}. --output says where.")
+        raise UsageError(
+            f"`{name}` makes its own input: leave out --{min(superfluous)}. --output says where."
+        )
     return options, given
 
 
 def _not_understood(name: str, unknown: str, options: argparse.Namespace) -> str:
     if unknown in COMMANDS:
-        return f"{unknown!r} is a command, and the command comes first: `birdtune {unknown} ...`."
+        return f"{unknown!r} is a command, and the command comes first: `./entrypoint.sh {unknown} ...`."
     if not unknown.startswith("-"):
         hint = f"; a folder is given with --input {shown(unknown)} or --data {shown(unknown)}"
         return f"{unknown!r} is not understood{hint if os.path.lexists(unknown) else ''}."
@@ -153,14 +159,14 @@ def _predict(config: Config, options: argparse.Namespace, journal: Journal, inte
     load_tensorflow()
     from birdtune.apply import predict
 
-    return predict(config, options.files, options.out, options.patches, journal, interrupts)
+    return predict(config, options.model, options.files, options.out, options.patches, journal, interrupts)
 
 
 def _embed(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
     load_tensorflow()
     from birdtune.apply import embed
 
-    return embed(config, options.files, options.out, journal, interrupts)
+    return embed(config, options.model, options.files, options.out, journal, interrupts)
 
 
 def _demo(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
@@ -176,7 +182,12 @@ def _demo(config: Config, options: argparse.Namespace, journal: Journal, interru
         f"  {shown(folder)}: {data.clips:,} clips ({duration(data.seconds)}) of {len(data.classes)} classes from "
         f"{data.sources:,} sources; {len(data.broken)} files are broken on purpose"
     )
-    return job.run(config.model_copy(update={"input": folder, "data": None}), journal, interrupts)
+    config = config.model_copy(update={"input": folder, "data": None})
+    # So that `run --input` this folder is this very job, and the settings can be seen where users put theirs.
+    configure.write_job_yaml(folder / "job.yaml", config)
+    code = job.run(config, journal, interrupts)
+    journal.say(f"again   ./entrypoint.sh run --input {shown(folder)} --output {shown(config.output)}")
+    return code
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -187,6 +198,8 @@ def _file_arguments(out: str, *, patches: bool) -> Callable[[argparse.ArgumentPa
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("files", nargs="+", type=Path, metavar="FILES")
         parser.add_argument("--out", type=Path, default=Path(out))
+        # What job.yaml names as the trunk to start from is not what a user means here; the flag is.
+        parser.add_argument("--model", "--model.checkpoint", dest="model", type=Path, default=None)
         if patches:
             parser.add_argument("--patches", type=Path, default=None)
 
@@ -206,11 +219,13 @@ COMMANDS: dict[str, Command] = {
     "report": Command("up to the report", _job("report")),
     "predict": Command(
         "score files with the newest model: --out CSV, one row a recording; --patches CSV, one a patch", _predict,
-        _file_arguments("predictions.csv", patches=True), "FILES... [--out predictions.csv] [--patches patches.csv]",
+        _file_arguments("predictions.csv", patches=True),
+        "FILES... [--out predictions.csv] [--patches patches.csv] [--model FOLDER]", takes_model=True,
     ),
     "embed": Command(
-        "128 numbers for each patch of some files, from the newest model or --model.checkpoint", _embed,
-        _file_arguments("embeddings.npz", patches=False), "FILES... [--out embeddings.npz]",
+        "128 numbers for each patch of some files, by the newest model or by --model, which may be a checkpoint too",
+        _embed, _file_arguments("embeddings.npz", patches=False),
+        "FILES... [--out embeddings.npz] [--model FOLDER|CHECKPOINT]", takes_model=True,
     ),
     "demo": Command(
         "make sounds of invented birds and run the whole job on them", _demo,

@@ -22,10 +22,13 @@ import yaml
 
 from birdtune.config import ENVIRONMENT_PREFIX, Config, Option, options
 from birdtune.errors import InputError, SettingsError, shown
+from birdtune.files import write_text
 
 # Variables with the prefix that are no settings: the image's own, and those that Kubernetes sets in every
 # container of a namespace in which a service is called birdtune.
-_OTHER_VARIABLES = re.compile(r"BIRDTUNE_(IN_IMAGE|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT(_\d+_(TCP|UDP)\w*)?)")
+_OTHER_VARIABLES = re.compile(
+    r"BIRDTUNE_(IN_IMAGE|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT(_\d+_(TCP|UDP)\w*)?)"
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,9 @@ def _read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text("utf-8-sig"), _OnceLoader)
     except (FileNotFoundError, NotADirectoryError):
         if path.with_suffix(".yml").exists():
-            raise InputError(f"{shown(path.with_suffix('.yml'))}: is not read. Rename it to job.yaml.") from None
+            raise InputError(
+                f"{shown(path.with_suffix('.yml'))}: is not read. Rename it to job.yaml."
+            ) from None
         return None
     except OSError as fault:
         raise InputError(f"{shown(path)}: cannot be read ({fault.strerror}). Check its rights.") from fault
@@ -197,10 +202,24 @@ def _flatten(
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> SettingsError:
-    return SettingsError(f"{what} is not known{nearest(name, known)}. `birdtune --help` lists all settings.")
+    return SettingsError(
+        f"{what} is not known{nearest(name, known)}. `./entrypoint.sh --help` lists all settings."
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at the known name that is most like `name`, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def write_job_yaml(path: Path, config: Config) -> None:
+    """Write the settings that are not at their default as a job.yaml, folders and files left out."""
+    tree: dict[str, dict[str, Any]] = {}
+    changed = config.changed()
+    for option in options():
+        if option.name in changed and len(option.path) == 2 and option.type != "path":
+            tree.setdefault(option.path[0], {})[option.name.split(".")[1]] = changed[option.name]
+    if config.model.checkpoint == "none":
+        tree.setdefault("model", {})["checkpoint"] = "none"
+    write_text(path, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))

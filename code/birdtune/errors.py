@@ -7,8 +7,8 @@
     │  ├─ CheckpointError           a checkpoint is missing, damaged, or of another network
     │  └─ DivergedError             training produced NaN or infinity
     ├─ PassingError            75    a passing fault (storage, a busy folder); a retry may help
-    ├─ ExportError              1    the exported model does not agree with the trained one
-    └─ Interrupted        143/130    stopped by SIGTERM or SIGINT after saving
+    └─ ExportError              1    the exported model does not agree with the trained one
+    Interrupted           143/130    stopped by SIGTERM or SIGINT after saving; no error at all
 
 Every message says what was found, what was expected, the likely cause, and what to do. User faults
 and our own part ways in one place: `cli.main` prints the message of a BirdtuneError on one line,
@@ -65,8 +65,11 @@ class ExportError(BirdtuneError):
     """The exported model, loaded afresh, does not give the scores of the trained one."""
 
 
-class Interrupted(BirdtuneError):  # noqa: N818 -- not an error but an event, like KeyboardInterrupt
+class Interrupted(BaseException):
     """The job was told to stop, and did, after saving what it had.
+
+    Like KeyboardInterrupt it is no Exception: it may be raised anywhere, and what catches all exceptions
+    to call them something else must not catch this.
 
     Args:
         signum: the signal, `signal.SIGTERM` (exit 143) or `signal.SIGINT` (exit 130).

@@ -17,13 +17,12 @@ from birdtune.results.report import Clip, ReportFacts
 from birdtune.results.scores import Scores
 from birdtune.run import Run
 from birdtune.sound import audio
-from birdtune.training.checkpoints import Checkpoints
 
 # A test on fewer source recordings says little about any one class.
 _FEW_GROUPS_A_CLASS = 3
 
 
-def report_facts(run: Run, dataset: Dataset, store: FrameStore, checkpoints: Checkpoints) -> ReportFacts:
+def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
     """Gather what `report.write_report` needs.
 
     Raises:
@@ -32,11 +31,10 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore, checkpoints: Che
     judged = read_json(run.reports / "metrics.json")
     if not isinstance(judged, dict):
         raise InputError(
-            f"{shown(run.reports / 'metrics.json')}: no figures to report. Run `birdtune evaluate` first."
+            f"{shown(run.reports / 'metrics.json')}: no figures to report. Run `./entrypoint.sh evaluate` first."
         )
-    _, state = checkpoints.best()
-    newest, _ = checkpoints.newest_state()
-    history = (newest or state).history
+    trained = read_json(run.logs / "history.json") or {"best_epoch": None, "epochs": []}
+    history = trained["epochs"]
     figures = {name: judged.get(name) for name in ("val", "test")}
     return ReportFacts(
         version=int(run.version or 0),
@@ -52,7 +50,7 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore, checkpoints: Che
             name: Scores.load(run.reports / f"scores-{name}.npz") for name, found in figures.items() if found
         },
         history=history,
-        best_epoch=int(state.best["epoch"]) if state.best else None,
+        best_epoch=trained["best_epoch"],
         problems=[problem.row() for problem in dataset.problems],
         books=dataset.books(),
         notices=[*dataset.notices, *warnings(figures, history)],
@@ -75,7 +73,7 @@ def write_companions(run: Run, dataset: Dataset) -> None:
 
 def _command(run: Run) -> str:
     return shlex.join(
-        ["birdtune", "run", *(f"--{name}={value}" for name, value in run.config.changed().items())]
+        ["./entrypoint.sh", "run", *(f"--{name}={value}" for name, value in run.config.changed().items())]
     )
 
 

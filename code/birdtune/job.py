@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from birdtune import run as runs
+from birdtune.check import verify_checkpoint
 from birdtune.config import Config
 from birdtune.dataset import gather
 from birdtune.dataset.gather import Dataset
@@ -31,7 +32,7 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
 def _run(current: Run, interrupts: Interrupts, until: str) -> int:
     try:
         _stages(current, interrupts, until)
-    except BirdtuneError as fault:
+    except (BirdtuneError, Interrupted) as fault:
         status = "interrupted" if isinstance(fault, Interrupted) else "failed"
         _try_to_end(current, status, fault.exit_code, str(fault))
         raise
@@ -52,13 +53,16 @@ def _try_to_end(current: Run, status: str, exit_code: int, error: str) -> None:
 
 def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     config, journal = current.config, current.journal
-    checkpoint = config.checkpoint_path() if until != "prepare" else None
     architecture.choose(config.model.freeze, dict.fromkeys(architecture.FREEZE_POINTS), "model.freeze")
+    # A checkpoint that does not fit is told before the long work, not after.
+    checkpoint = verify_checkpoint(config, remember=True) if until != "prepare" else None
     journal.say(f"prepare: {shown(config.data_folder)}")
     with current.stage("prepare"):
         dataset, store = gather.prepare(config, journal, interrupts)
         _tell_dataset(dataset, journal)
     if until == "prepare":
+        for notice in dataset.notices:
+            journal.warn(notice)
         return
     chain = _Chain(current, dataset, checkpoint)
     resumed = current.take_version(chain.train)
@@ -79,7 +83,13 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     from birdtune.stages import Stages
 
     stages = Stages(current, dataset, store, interrupts)
-    for name in chain.to_do(until):
+    to_do = chain.to_do(until)
+    if "train" not in to_do and {"evaluate", "export"} & set(to_do) and not stages.has_weights():
+        journal.warn(
+            "The trained weights are no longer there: they are trained again, and all that is made of them."
+        )
+        to_do = chain.wanted(until)
+    for name in to_do:
         journal.say(f"{name}:")
         with current.stage(name):
             getattr(stages, name)()
@@ -104,23 +114,23 @@ class _Chain:
         """What the stage's result must have been made from to be current."""
         return self._fingerprints[stage]
 
+    def wanted(self, until: str) -> list[str]:
+        """All stages up to and with `until`, done or not."""
+        names = list(self._fingerprints)
+        return names[: names.index(until) + 1]
+
     def to_do(self, until: str) -> list[str]:
         """The stages that must be done, in order, up to and with `until`."""
-        names = list(self._fingerprints)
-        wanted = names[: names.index(until) + 1]
+        wanted = self.wanted(until)
         results = {name: _result(self._current, name) for name in wanted}
+        if until == "train":
+            # Checkpoints may be deleted once their model is exported; but who asks for weights gets them.
+            results["train"] = self._current.checkpoints
         stale = [
             name
             for name in wanted
             if not self._current.is_current(name, self._fingerprints[name], results[name])
         ]
-        # Checkpoints may be deleted once their model is exported: that alone is no reason to train again.
-        if (
-            stale == ["train"]
-            and until != "train"
-            and self._current.record["done"].get("train") == self.train
-        ):
-            return []
         # What was made of weights that are trained anew is made anew, too.
         return wanted if "train" in stale else stale
 
@@ -128,7 +138,7 @@ class _Chain:
 def _result(current: Run, stage: str) -> Path:
     """The file or folder by which a stage's result is known to be there."""
     return {
-        "train": current.checkpoints / "best" / "state.json",
+        "train": current.logs / "history.json",
         "evaluate": current.reports / "metrics.json",
         "export": current.model / "saved_model.pb",
         "report": current.reports / "report.html",

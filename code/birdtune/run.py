@@ -202,7 +202,7 @@ def newest_trained(output: Path) -> tuple[int, dict[str, Any]]:
         if record is not None and "train" in record.get("done", {}):
             return version, record
     raise InputError(
-        f"{shown(output)}: no trained model in this output folder. Run `birdtune run` first, "
+        f"{shown(output)}: no trained model in this output folder. Run `./entrypoint.sh run` first, "
         "or give --output of one that has."
     )
 

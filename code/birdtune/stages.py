@@ -17,6 +17,7 @@ from birdtune.dataset.batches import Batches, Windows
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import Recording
+from birdtune.errors import CheckpointError
 from birdtune.events import Interrupts
 from birdtune.facts import report_facts, write_companions
 from birdtune.files import make_folder, write_json
@@ -51,7 +52,10 @@ class Stages:
     # ---- train ----------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Train to the end or to an interruption; leaves the best weights in checkpoints/<v>/best."""
+        """Train to the end or to an interruption; leaves checkpoints/<v> and logs/<v>/history.json."""
+        if lost := self._checkpoints.lost():
+            self.journal.warn(f"{lost} The best epoch's weights are lost; training begins anew.")
+            self._checkpoints.clear()
         precision = self._precision()
         part = self.dataset.part("train")
         windows = self._windows(part, self.config.train.hop_frames)
@@ -85,9 +89,18 @@ class Stages:
             interrupts=self.interrupts,
             tensorboard=self.run.logs / "tensorboard",
         )
-        loop.run()
-        best, _ = self._checkpoints.best()
-        self.run.record["weights_sha256"] = classifiers.weights_sha256(best)
+        state = loop.run()
+        best_epoch = state.best["epoch"] if state.best is not None else None
+        write_json(self.run.logs / "history.json", {"best_epoch": best_epoch, "epochs": state.history})
+        self.run.record["weights_sha256"] = classifiers.weights_sha256(self._checkpoints.best())
+
+    def has_weights(self) -> bool:
+        """Whether the weights that this run's record speaks of are still there, and whole."""
+        try:
+            found = classifiers.weights_sha256(self._checkpoints.best())
+        except CheckpointError:
+            return False
+        return found == str(self.run.record["weights_sha256"])
 
     def _precision(self) -> str:
         """A run that goes on keeps the precision it began with, whatever machine it goes on on."""
@@ -177,9 +190,8 @@ class Stages:
         )  # fmt: skip
 
     def _best(self) -> Classifier:
-        arrays, _ = self._checkpoints.best()
         classifier = build_classifier(self.config, self.dataset.classes, "float32", seed=None)
-        classifiers.load_weights(classifier, arrays, source=str(self.run.checkpoints / "best"))
+        classifiers.load_weights(classifier, self._checkpoints.best(), source=str(self.run.checkpoints))
         return classifier
 
     # ---- export ---------------------------------------------------------------------------------
@@ -212,7 +224,7 @@ class Stages:
     def report(self) -> None:
         """Write report.html and the tables beside it."""
         write_companions(self.run, self.dataset)
-        facts = report_facts(self.run, self.dataset, self.store, self._checkpoints)
+        facts = report_facts(self.run, self.dataset, self.store)
         tables.write_tables(self.run.reports, facts)
         report.write_report(self.run.reports / "report.html", facts)
 

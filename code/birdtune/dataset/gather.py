@@ -101,6 +101,7 @@ def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[D
         frames.drop_unused_shards(store)
 
     dataset = _gather(config, survey, decode)
+    split.remember_settings(config.output / "split.csv", config.split)
     split.write(config.output / "split.csv", dataset.recordings, dataset.places, config.output / "split.csv")
     return dataset, store
 

@@ -11,6 +11,7 @@ import codecs
 import io
 import json
 import pickletools
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -89,7 +90,8 @@ def _checked_map(path: Path, content: Any) -> dict[str, ExternalId]:
             )
         if isinstance(value, int) and abs(value) > _LARGEST_ID:
             raise InputError(f"{shown(path)}: the id of {_described(name)} has more than 64 bits.")
-    return dict(content)
+    # Composed, as class names are: macOS writes umlauts in two characters.
+    return {unicodedata.normalize("NFC", name): value for name, value in content.items()}
 
 
 def _described(value: Any) -> str:

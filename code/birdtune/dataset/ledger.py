@@ -1,6 +1,6 @@
 """What is known of files by their content, kept between runs so that nothing is found out twice.
 
-    SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Examined: facts | problem
+SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Examined: facts | problem
 """
 
 import json

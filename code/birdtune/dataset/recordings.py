@@ -41,6 +41,7 @@ PROBLEMS: dict[str, str] = {
 
 PROBLEM_COLUMNS = ("recording", "class", "problem", "used", "detail", "advice")
 
+
 @dataclass(frozen=True)
 class SoundFile:
     """A file that claims to be sound, in a class folder; not yet opened."""
@@ -88,6 +89,7 @@ class Recording:
     label: str
     content: str  # SHA-256 of the file
     facts: SoundFacts
+    copies: tuple[str, ...] = ()  # names of the files of its class that hold the same
 
 
 def scan(folder: Path) -> Listing:

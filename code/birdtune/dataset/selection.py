@@ -7,6 +7,7 @@ The books always balance: files found = recordings used + problems with `used` F
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def _without_duplicates(recordings: list[Recording]) -> tuple[list[Recording], l
             detail = f"the same content as {same[0].name}"
             problems.append(Problem(recording.name, recording.label, "duplicate-in-class", detail))
         else:
-            kept.append(recording)
+            kept.append(replace(recording, copies=tuple(copy.name for copy in same[1:])))
     return kept, problems
 
 
@@ -128,7 +129,7 @@ def check_enough(recordings: Sequence[Recording], folder: Path, problems: Sequen
     )
     raise InputError(
         f"{shown(folder)}: {found}; at least two classes are needed to tell anything apart. Not used: {counted}. "
-        "`birdtune check` names every file and its reason."
+        "`./entrypoint.sh check` names every file and its reason."
     )
 
 

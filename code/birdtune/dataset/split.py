@@ -19,6 +19,7 @@ Which group a recording belongs to, when no --split.group-regex says so, follows
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from birdtune.config import SplitSettings
 from birdtune.dataset.recordings import Problem, Recording
 from birdtune.errors import InputError, SettingsError, shown
-from birdtune.files import read_csv, write_csv
+from birdtune.files import read_csv, read_json, write_csv, write_json
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("recording", "class", "group", "split", "content")
@@ -122,6 +123,7 @@ def assign(recordings: Sequence[Recording], settings: SplitSettings, earlier: Pa
         raise SettingsError(
             "--split.test-fold and --split.val-fold choose among the folds of a file; name it: --split.file CSV."
         )
+    notices += _kept_notices(settings, earlier)
     if settings.file is not None:
         result = _obey(recordings, groups, settings)
     else:
@@ -148,6 +150,30 @@ def write(path: Path, recordings: Sequence[Recording], places: Mapping[str, Plac
     present = {str(row["recording"]) for row in rows}
     gone = [row for row in _read_rows(earlier) if row["recording"] not in present]
     write_csv(path, COLUMNS, [*rows, *({key: row.get(key, "") for key in COLUMNS} for row in gone)])
+
+
+def remember_settings(split: Path, settings: SplitSettings) -> None:
+    """Note beside split.csv what it is drawn with, if it is drawn now: call it before `write`."""
+    if settings.file is None and not split.exists():
+        write_json(_settings_path(split), _drawn_with(settings))
+
+
+def _drawn_with(settings: SplitSettings) -> dict[str, object]:
+    return settings.model_dump(include={"seed", "val_fraction", "test_fraction", "group_regex"})
+
+
+def _settings_path(split: Path) -> Path:
+    return split.with_suffix(".json")
+
+
+def _kept_notices(settings: SplitSettings, earlier: Path) -> list[str]:
+    before = read_json(_settings_path(earlier))
+    if settings.file is not None or not earlier.exists() or before in (None, _drawn_with(settings)):
+        return []
+    return [
+        f"The settings of the split have changed since {shown(earlier)} was drawn. What stands there is kept, and they "
+        "count for new recordings only; delete it to draw anew."
+    ]
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
@@ -202,7 +228,22 @@ def _place(
         _place_class(class_groups, {group: len(members[group]) for group in class_groups}, side, settings)
     _teach_every_class(members, side, new={group for group in members if group not in placed_before})
     places = {name: Place(group, side[group]) for name, group in groups.items()}
-    return SplitResult(places, [], [])
+    return SplitResult(places, [], _joined_notices(members, placed))
+
+
+def _joined_notices(members: Mapping[str, Sequence[Recording]], placed: Mapping[str, str]) -> list[str]:
+    """What is said when sources are now seen as one whose parts stood on different sides before."""
+    earlier = {
+        group: {placed[key] for recording in inside if (key := f"name:{recording.name}") in placed}
+        for group, inside in members.items()
+    }
+    joined = sorted(group for group, sides in earlier.items() if len(sides) > 1)
+    if not joined:
+        return []
+    return [
+        f"{len(joined):,} sources (e.g. {shown(joined[0])}) hold recordings that stood on different sides of the "
+        "earlier split; each source stands on one side now. Scores cannot be compared with those of earlier runs."
+    ]
 
 
 def _teach_every_class(
@@ -283,7 +324,8 @@ def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: 
     problems: list[Problem] = []
     used: set[str] = set()
     for recording in recordings:
-        listed_as = _listed_as(recording.name, sides, by_file_name)
+        names = (recording.name, *recording.copies)
+        listed_as = next(filter(None, (_listed_as(name, sides, by_file_name) for name in names)), None)
         if listed_as is None:
             detail = f"{shown(path)} does not list it"
             problems.append(Problem(recording.name, recording.label, "not-in-split", detail))
@@ -305,6 +347,7 @@ def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: 
 
 def _listed_as(name: str, sides: Mapping[str, str], by_file_name: Mapping[str, list[str]]) -> str | None:
     """How a split file calls a recording: by its path, by the end of it, or by a longer path that ends so."""
+    name = unicodedata.normalize("NFC", name)
     if name in sides:
         return name
     possible = [
@@ -326,7 +369,7 @@ def _read_user_split(path: Path, settings: SplitSettings) -> dict[str, str]:
     sides = _sides_of_folds(path, rows, settings) if "split" not in columns else _sides_of_names(path, rows)
     result: dict[str, str] = {}
     for row, side in zip(rows, sides, strict=True):
-        if result.setdefault(row["recording"], side) != side:
+        if result.setdefault(unicodedata.normalize("NFC", row["recording"]), side) != side:
             raise InputError(
                 f"{shown(path)}: {shown(row['recording'])} stands there twice, on two sides. Keep one."
             )

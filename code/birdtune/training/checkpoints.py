@@ -2,15 +2,16 @@
 
     weights, optimizer, State ─▶ checkpoints/<v>/epoch-0007-step-000000/
                                      weights.safetensors  optimizer.safetensors  state.json
-                                 checkpoints/<v>/best/
-                                     weights.safetensors  state.json
 
 `epoch-E-step-S` says what comes next: epoch E (from 0), batch S. A folder appears under its name only
 when it is whole; state.json holds the checksums of the others, so that one that was damaged later is
 found out, named and passed over for the one before. safetensors holds nothing that could be executed.
+
+Which epoch is the best stands in the newest state, and nowhere else: a second place could disagree with
+it after a kill between the two. Its folder is kept for as long as it is the best.
 """
 
-import os
+import contextlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -29,8 +30,8 @@ from birdtune.files import UNFINISHED, file_sha256, new_folder, read_json, write
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 _NAME = re.compile(r"^epoch-(\d+)-step-(\d+)$")
-_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-BEST = "best"
+WEIGHTS_NAME = "weights.safetensors"
+_OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
 
 
 @dataclass
@@ -82,27 +83,27 @@ class Checkpoints:
             return []
         return sorted(found, key=_position)
 
-    def save(self, weights: Arrays, optimizer: Arrays, state: State, *, is_best: bool) -> Path:
-        """Write a checkpoint, make it the best one if it is, and remove the ones not kept any more.
+    def save(self, weights: Arrays, optimizer: Arrays, state: State) -> Path:
+        """Write a checkpoint, and remove those that are neither among the newest nor the best.
 
         Raises:
             PassingError, InputError: the storage refuses (see files.storage_faults).
         """
-        path = self.folder / f"epoch-{state.epoch:04d}-step-{state.step:06d}"
+        path = self.folder / _name(state.epoch, state.step)
         with new_folder(path) as building:
-            _write_arrays(building / _WEIGHTS, weights)
+            _write_arrays(building / WEIGHTS_NAME, weights)
             _write_arrays(building / _OPTIMIZER, optimizer)
-            sums = {name: file_sha256(building / name) for name in (_WEIGHTS, _OPTIMIZER)}
+            sums = {name: file_sha256(building / name) for name in (WEIGHTS_NAME, _OPTIMIZER)}
             write_json(building / _STATE, {"sha256": sums, "state": asdict(state)})
-        if is_best:
-            with new_folder(self.folder / BEST) as building:
-                _link_or_copy(path / _WEIGHTS, building / _WEIGHTS)
-                write_json(building / _STATE, {"sha256": {_WEIGHTS: sums[_WEIGHTS]}, "state": asdict(state)})
-        self._prune()
+        self._prune(_best_name(state))
         return path
 
-    def _prune(self) -> None:
-        for name in self.names()[: -self._keep]:
+    def clear(self) -> None:
+        """Remove all checkpoints."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _prune(self, best: str | None) -> None:
+        for name in [name for name in self.names()[: -self._keep] if name != best]:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for left in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -113,35 +114,53 @@ class Checkpoints:
         for name in reversed(self.names()):
             try:
                 folder = self.folder / name
-                state = _read_state(folder, (_WEIGHTS, _OPTIMIZER))
+                state = _read_state(folder, (WEIGHTS_NAME, _OPTIMIZER))
                 return Saved(
-                    read_arrays(folder / _WEIGHTS), read_arrays(folder / _OPTIMIZER), state
+                    read_arrays(folder / WEIGHTS_NAME), read_arrays(folder / _OPTIMIZER), state
                 ), complaints
             except CheckpointError as fault:
                 complaints.append(str(fault))
         return None, complaints
 
-    def newest_state(self) -> tuple[State | None, list[str]]:
-        """The state alone of the newest checkpoint whose state can be read, and complaints about newer ones."""
-        complaints: list[str] = []
-        for name in reversed(self.names()):
-            try:
-                return _read_state(self.folder / name, ()), complaints
-            except CheckpointError as fault:
-                complaints.append(str(fault))
-        return None, complaints
-
-    def best(self) -> tuple[Arrays, State]:
+    def best(self) -> Arrays:
         """The weights that validation chose.
 
         Raises:
             CheckpointError: there are none, or they are damaged.
         """
-        folder = self.folder / BEST
-        if not folder.is_dir():
-            raise CheckpointError(f"{shown(folder)}: no trained weights yet. Run `birdtune train` first.")
-        state = _read_state(folder, (_WEIGHTS,))
-        return read_arrays(folder / _WEIGHTS), state
+        state = self._newest_state()
+        name = _best_name(state) if state is not None else None
+        if name is None:
+            raise CheckpointError(
+                f"{shown(self.folder)}: no trained weights. `./entrypoint.sh train` makes them."
+            )
+        _read_state(self.folder / name, (WEIGHTS_NAME,))
+        return read_arrays(self.folder / name / WEIGHTS_NAME)
+
+    def lost(self) -> str | None:
+        """Why the weights of the best epoch cannot be had, if there was one; None if all is well."""
+        state = self._newest_state()
+        if state is None or state.best is None:
+            return None
+        try:
+            self.best()
+        except CheckpointError as fault:
+            return str(fault)
+        return None
+
+    def _newest_state(self) -> State | None:
+        for name in reversed(self.names()):
+            with contextlib.suppress(CheckpointError):
+                return _read_state(self.folder / name, (WEIGHTS_NAME, _OPTIMIZER))
+        return None
+
+
+def _name(epoch: int, step: int) -> str:
+    return f"epoch-{epoch:04d}-step-{step:06d}"
+
+
+def _best_name(state: State) -> str | None:
+    return _name(int(state.best["epoch"]), 0) if state.best is not None else None
 
 
 def _position(name: str) -> tuple[int, int]:
@@ -183,11 +202,3 @@ def _read_state(folder: Path, files: tuple[str, ...]) -> State:
                 f"{shown(path)}: does not match its checksum; the checkpoint is passed over."
             )
     return state
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """A second name for the same bytes where the file system can; 289 MB less to write and to keep."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -235,7 +235,7 @@ class Loop:
         except Interrupted:
             with self.interrupts.held():
                 self.journal.say("  told to stop: saving")
-                self._save(is_best=False)
+                self._save()
             raise
         with self.interrupts.held():
             self._end_epoch(found)
@@ -271,7 +271,7 @@ class Loop:
         """Between updates: save if the last time is long ago."""
         minutes = (time.monotonic() - self._saved_at) / 60
         if minutes >= self.settings.checkpoint_minutes and self.state.step < len(self.batches):
-            self._save(is_best=False)
+            self._save()
 
     def _end_epoch(self, found: Mapping[str, float | None]) -> None:
         state = self.state
@@ -296,7 +296,7 @@ class Loop:
         patience = self.settings.patience
         early = bool(patience) and state.stale_epochs >= patience
         state.finished = early or state.epoch >= self.settings.epochs
-        self._save(is_best=best)
+        self._save()
         self._tell(row, best)
         if early and state.epoch < self.settings.epochs and state.best:
             self.journal.say(f"  stopping early: no better validation since epoch {state.best['epoch']}")
@@ -315,13 +315,13 @@ class Loop:
         self.journal.event("epoch", **row, best=best)
         self._summary({f"epoch/{key}": value for key, value in row.items() if isinstance(value, float)})
 
-    def _save(self, *, is_best: bool) -> None:
+    def _save(self) -> None:
         arrays = weights(self.trainer.classifier)
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if broken:
             rate = learning_rate(self.settings, max(0, self.state.updates - 1), self.per_epoch)
             raise _diverged(f"{broken[0]} holds NaN or infinity", self.state, rate)
-        self.checkpoints.save(arrays, self.trainer.state_arrays(), self.state, is_best=is_best)
+        self.checkpoints.save(arrays, self.trainer.state_arrays(), self.state)
         self._saved_at = time.monotonic()
 
     def _summary(self, values: Mapping[str, float]) -> None:
@@ -333,6 +333,6 @@ class Loop:
 def _diverged(what: str, state: State, rate: float) -> DivergedError:
     return DivergedError(
         f"Training went astray in epoch {state.epoch + 1}, update {state.updates + 1}: {what} at learning rate "
-        f"{rate:.2e}. Nothing of it was saved; the last checkpoint is good. Lower --train.learning-rate (try a tenth), "
+        f"{rate:.2e}. Nothing of that was saved. Lower --train.learning-rate (try a tenth), "
         "set --train.clip-norm 1, or try --train.precision float32."
     )
