@@ -178,18 +178,30 @@ def test_demo_makes_its_own_input_and_minds_no_job_yaml(
     Path("input").mkdir()
     Path("input/job.yaml").write_text("split: {file: folds.csv}\ntrain: {epochs: 3}\n")
     made = type("Made", (), {"clips": 1, "seconds": 1.0, "classes": ["A"], "sources": 1, "broken": {}})
-    monkeypatch.setattr("birdtune.demo.make_data", lambda folder, **_: made)
+    monkeypatch.setattr("birdtune.demo.make_data", lambda folder, **_: folder.mkdir(parents=True) or made)
     assert cli.main(["demo", "--output", "o"]) == 0
     config = jobs[0][0]
     assert (config.input, config.data, config.split.file) == (Path("o/demo-input"), None, None)
     assert (config.model.checkpoint, config.train.epochs) == ("none", cli.DEMO_SETTINGS["train.epochs"])
 
 
+def test_run_on_the_input_of_a_demo_is_the_same_job(
+    jobs: list[tuple[Config, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = type("Made", (), {"clips": 1, "seconds": 1.0, "classes": ["A"], "sources": 1, "broken": {}})
+    monkeypatch.setattr("birdtune.demo.make_data", lambda folder, **_: folder.mkdir(parents=True) or made)
+    cli.main(["demo", "--output", "o", "--train.seed", "5"])
+    again = capsys.readouterr().out.splitlines()[-1].split("entrypoint.sh ")[1].split()
+    assert cli.main(again) == 0
+    assert jobs[1][0] == jobs[0][0]
+    assert jobs[1][0].train.seed == 5
+
+
 def test_a_flag_beats_the_settings_of_the_demo(
     jobs: list[tuple[Config, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = type("Made", (), {"clips": 1, "seconds": 1.0, "classes": ["A"], "sources": 1, "broken": {}})
-    monkeypatch.setattr("birdtune.demo.make_data", lambda folder, **_: made)
+    monkeypatch.setattr("birdtune.demo.make_data", lambda folder, **_: folder.mkdir(parents=True) or made)
     cli.main(["demo", "--train.epochs", "2"])
     assert jobs[0][0].train.epochs == 2
 
@@ -212,7 +224,7 @@ def test_an_unknown_command_is_told_with_the_nearest_and_all(capsys: Captured) -
         (["embed", "a.wav", "--outt", "x"], "(did you mean --out?)"),
         (["embed", "a.wav", "--patches", "x"], "'--patches' is not understood"),
         (["export", "--fromat", "slim"], "(did you mean --format?)"),
-        (["--bogus"], "'--bogus' is not understood. `birdtune run --help`"),
+        (["--bogus"], "'--bogus' is not understood. `./entrypoint.sh run --help`"),
         (["--train.epochs"], "argument --train.epochs: expected one argument"),
         (["export", "--format", "onnx"], "invalid choice: 'onnx'"),
         (["embed"], "required: FILES"),
@@ -228,7 +240,7 @@ def test_an_unknown_flag_or_value_is_usage_and_says_what_was_meant(
 
 
 def test_a_command_after_flags_is_said_to_come_first(capsys: Captured) -> None:
-    assert "the command comes first: `birdtune check ...`" in refused(capsys, "--output", "o", "check")
+    assert "the command comes first: `./entrypoint.sh check ...`" in refused(capsys, "--output", "o", "check")
 
 
 def test_a_folder_without_its_flag_is_recognised(capsys: Captured) -> None:

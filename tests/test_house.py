@@ -201,6 +201,13 @@ def test_every_command_in_the_readme_is_understood() -> None:
         cli._parse(name, cli.COMMANDS[name], arguments)  # raises UsageError for what it does not know
 
 
+def test_what_the_readme_links_to_is_there() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", readme())
+    assert "docs/report.png" in links
+    for link in links:
+        assert (ROOT / link).is_file(), link
+
+
 def test_every_flag_and_variable_in_the_readme_exists() -> None:
     text = readme()
     birdtune = {option.flag for option in options()} | {"--help", "--out", "--patches", "--format", "--model"}

@@ -192,7 +192,7 @@ def test_the_newest_trained_run_is_not_the_newest_run(tmp_path: Path) -> None:
 
 def test_without_a_trained_run_it_is_said_what_to_do(tmp_path: Path) -> None:
     start(tmp_path)
-    with pytest.raises(InputError, match=f"^{tmp_path}: no trained model.*Run `birdtune run` first"):
+    with pytest.raises(InputError, match=f"^{tmp_path}: no trained model.*Run `./entrypoint.sh run` first"):
         runs.newest_trained(tmp_path)
 
 

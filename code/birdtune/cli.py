@@ -223,7 +223,7 @@ COMMANDS: dict[str, Command] = {
         "FILES... [--out predictions.csv] [--patches patches.csv] [--model FOLDER]", takes_model=True,
     ),
     "embed": Command(
-        "128 numbers for each patch of some files, by the newest model or by --model, which may be a checkpoint too",
+        "128 numbers for each patch of some files, by the newest model or by --model",
         _embed, _file_arguments("embeddings.npz", patches=False),
         "FILES... [--out embeddings.npz] [--model FOLDER|CHECKPOINT]", takes_model=True,
     ),

@@ -11,6 +11,7 @@ from birdtune import run as runs
 from birdtune.check import verify_checkpoint
 from birdtune.config import Config
 from birdtune.dataset import gather
+from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, Interrupted, shown
 from birdtune.events import Interrupts, Journal, duration
@@ -79,11 +80,19 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     )
     for notice in dataset.notices:
         journal.warn(notice)
+    _compute(current, dataset, store, chain, interrupts, until)
+    _tell_result(current, until)
+
+
+def _compute(
+    current: Run, dataset: Dataset, store: FrameStore, chain: "_Chain", interrupts: Interrupts, until: str
+) -> None:
+    """Do the stages that need TensorFlow; it is loaded here."""
     load_tensorflow()
     from birdtune.stages import Stages
 
     stages = Stages(current, dataset, store, interrupts)
-    to_do = chain.to_do(until)
+    journal, to_do = current.journal, chain.to_do(until)
     if "train" not in to_do and {"evaluate", "export"} & set(to_do) and not stages.has_weights():
         journal.warn(
             "The trained weights are no longer there: they are trained again, and all that is made of them."
@@ -94,7 +103,6 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
         with current.stage(name):
             getattr(stages, name)()
             current.done(name, chain.fingerprint(name))
-    _tell_result(current, until)
 
 
 class _Chain:
