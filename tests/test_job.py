@@ -226,6 +226,19 @@ def test_lost_weights_that_are_needed_are_trained_again(
     assert (copy / weights_of_the_best(copy)).is_file()
 
 
+def test_where_no_checkpoint_is_whole_training_begins_from_the_first_weights(
+    data: Path, done: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = []
+    monkeypatch.setattr("birdtune.stages.load_first_weights", lambda *arguments: first.append(arguments))
+    for state in copy.glob("checkpoints/1/*/state.json"):
+        state.write_text("{}")
+    (copy / "logs/1/history.json").unlink()
+    run(settings(data, copy), until="train")
+    assert len(first) == 1
+    assert record(copy)["weights_sha256"] == record(done)["weights_sha256"]
+
+
 def test_another_split_seed_later_is_said_and_changes_nothing(
     data: Path, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,8 +60,8 @@ class Stages:
         part = self.dataset.part("train")
         windows = self._windows(part, self.config.train.hop_frames)
         classifier = build_classifier(self.config, self.dataset.classes, precision)
-        if not self._checkpoints.names():
-            load_first_weights(classifier, self.config)
+        # Also where checkpoints stand: if none of them is whole, training begins anew, and from these.
+        load_first_weights(classifier, self.config)
         patches_per_class = np.bincount(windows.label, minlength=len(self.dataset.classes))
         step = StepSettings(
             dropout=self.config.model.dropout,
