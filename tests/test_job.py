@@ -233,8 +233,7 @@ def test_where_no_checkpoint_is_whole_training_begins_from_the_first_weights(
     monkeypatch.setattr("birdtune.stages.load_first_weights", lambda *arguments: first.append(arguments))
     for state in copy.glob("checkpoints/1/*/state.json"):
         state.write_text("{}")
-    (copy / "logs/1/history.json").unlink()
-    run(settings(data, copy), until="train")
+    run(settings(data, copy, evaluate__bootstrap=60), until="evaluate")
     assert len(first) == 1
     assert record(copy)["weights_sha256"] == record(done)["weights_sha256"]
 
