@@ -17,6 +17,7 @@ from birdtune.dataset import ledger as ledgers
 from birdtune.dataset.ledger import Ledger, examine_all, identify
 from birdtune.dataset.recordings import Listing, Problem, Recording, scan
 from birdtune.dataset.selection import select
+from birdtune.errors import Interrupted
 from birdtune.events import Interrupts, Journal
 from birdtune.sound.audio import SoundFacts
 from birdtune.sound.logmel import VGGISH
@@ -140,3 +141,16 @@ def ordinary_folder() -> Iterator[Path]:
             yield folder
         finally:
             os.seteuid(0)
+
+
+class StopAt(Interrupts):
+    """A signal that comes at the n-th moment at which somebody looks for one."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Interrupted(15)

@@ -17,7 +17,6 @@ from birdtune import files
 from birdtune.errors import InputError, PassingError
 from birdtune.files import (
     file_sha256,
-    folder_bytes,
     make_folder,
     new_folder,
     read_csv,
@@ -109,13 +108,6 @@ def test_hashes_are_of_the_content(tmp_path: Path) -> None:
     assert value_sha256({"a": 1}) != value_sha256({"a": 2})
 
 
-def test_folder_bytes_counts_all_files_below(tmp_path: Path) -> None:
-    (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / "a/b/c").write_bytes(bytes(1000))
-    (tmp_path / "d").write_bytes(bytes(24))
-    assert folder_bytes(tmp_path) == 1024
-
-
 # ---- folders ------------------------------------------------------------------------------------
 
 
@@ -191,7 +183,9 @@ def test_a_folder_that_must_not_be_written_is_told() -> None:
             pass
 
 
-@pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+@pytest.mark.parametrize(
+    ("number", "passes"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)]
+)
 def test_a_file_system_that_cannot_sync_folders_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from makers import StopAt
 
 from birdtune import apply, configure, job
 from birdtune.config import Config
@@ -272,19 +273,6 @@ def test_stages_can_be_asked_for_one_by_one(data: Path, tmp_path: Path) -> None:
 
 
 # ---- where it goes on ---------------------------------------------------------------------------
-
-
-class StopAt(Interrupts):
-    """A signal that comes at the n-th moment at which the job looks for one."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.left = n
-
-    def check(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Interrupted(15)
 
 
 def stopped_at_every(data: Path, output: Path, looks: Iterator[int]) -> int:

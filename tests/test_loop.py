@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from makers import StopAt
 
 from birdtune.config import TrainSettings
 from birdtune.dataset.batches import Batch
@@ -190,19 +191,6 @@ class MadeBatches:
         return batch_of(6, seed=epoch * 4 + step)
 
 
-class StopAfter(Interrupts):
-    """Tells the loop to stop at its n-th look."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.left = n
-
-    def check(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Interrupted(15)
-
-
 def loop_of(
     folder: Path, settings: TrainSettings, *, interrupts: Interrupts | None = None,
     validations: Iterator[Any] | None = None, batches: Any = None, classifier: Classifier | None = None,
@@ -233,7 +221,7 @@ def test_a_stopped_loop_goes_on_to_the_very_same_weights(
             tmp_path / "stopped",
             settings,
             dropout=0.3,
-            interrupts=StopAfter(min(stop_at, 6 // accumulate + 1)),
+            interrupts=StopAt(min(stop_at, 6 // accumulate + 1)),
         ).run()
     resumed = loop_of(tmp_path / "stopped", settings, dropout=0.3)
     state = resumed.run()

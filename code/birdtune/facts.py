@@ -18,9 +18,6 @@ from birdtune.results.scores import Scores
 from birdtune.run import Run
 from birdtune.sound import audio
 
-# A test on fewer source recordings says little about any one class.
-_FEW_GROUPS_A_CLASS = 3
-
 
 def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
     """Gather what `report.write_report` needs.

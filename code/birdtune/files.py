@@ -231,8 +231,3 @@ def file_sha256(path: Path) -> str:
 def value_sha256(value: object) -> str:
     """SHA-256 of a JSON-able value, the same for equal values whatever their order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes that the files below a folder take."""
-    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
