@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, few, and never trusted without their checksums."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from birdtune.errors import CheckpointError
-from birdtune.training.checkpoints import Checkpoints, State, read_arrays
+from birdtune.training.checkpoints import Checkpoints, State, read_arrays, write_arrays
 
 
 def weights(value: float) -> dict[str, np.ndarray]:
@@ -32,6 +33,23 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(saved.weights["trunk/conv1/kernel"], weights(0.1)["trunk/conv1/kernel"])
     assert saved.optimizer["0001/m"].tobytes() == np.float32([[1e-30]]).tobytes()
     assert saved.optimizer["0000/i"].shape == () and int(saved.optimizer["0000/i"]) == 3
+
+
+def test_the_file_is_what_the_library_would_write(tmp_path: Path) -> None:
+    arrays = {
+        "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not contiguous
+        "a": np.float16([1, 2, 3]),
+        "one": np.array(7, np.int64),
+        "none": np.zeros((0, 4), np.float32),
+        "flag": np.array([True, False, True]),
+    }
+    digest = write_arrays(tmp_path / "own", arrays)
+    assert digest == hashlib.sha256((tmp_path / "own").read_bytes()).hexdigest()
+    found = read_arrays(tmp_path / "own")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -319,12 +320,86 @@ def test_a_full_shard_is_followed_by_another(cache: Cache, monkeypatch: pytest.M
     )
 
 
-def test_frames_are_views_of_the_file_and_cannot_be_changed(cache: Cache) -> None:
+def test_a_part_of_a_recording_is_read_alone(cache: Cache) -> None:
     store, _ = cache.run()
-    found = store.frames(cache.content("A/a.wav"))
-    assert found.base is not None
-    with pytest.raises(ValueError, match="read-only"):
-        found[0] = 0
+    content = cache.content("A/b.flac")
+    whole = store.frames(content)
+    assert np.array_equal(store.frames(content, 100, 7), whole[100:107])
+    assert np.array_equal(store.frames(content, len(whole) - 3, 96), whole[-3:])
+    assert store.frames(content, len(whole) + 5, 96).shape == (0, 64)
+
+
+def test_frames_that_went_away_while_a_job_uses_them_are_told(cache: Cache) -> None:
+    store, _ = cache.run()
+    longest = max(map(store.entry, store.contents()), key=lambda entry: entry.n_frames)
+    with (cache.folder / longest.shard).open("r+b") as file:
+        file.truncate((longest.start + 10) * 128)
+    with pytest.raises(PassingError, match=r"1,280 bytes are there where .* Run again"):
+        store.frames(longest.content)
+    store.close()
+    (cache.folder / longest.shard).unlink()
+    with pytest.raises(PassingError, match="No such file"):
+        store.frames(longest.content)
+
+
+def test_more_shards_than_may_be_open_can_be_read(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_SHARD_BYTES", 1000)
+    monkeypatch.setattr(frames, "_MOST_OPEN", 2)
+    store, _ = cache.run()
+    before = {content: store.frames(content).tobytes() for content in store.contents()}
+    assert len(cache.shards) == 3
+    assert {content: store.frames(content).tobytes() for content in before} == before
+    assert len(store._open) == 2
+
+
+# ---- are they still what was written? -----------------------------------------------------------
+
+
+def flip(path: Path, position: int, *, keep_times: bool) -> None:
+    """Change a byte of a file; with `keep_times` as a rotting disk does, which no program can quite."""
+    facts = path.stat()
+    with path.open("r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 64]))
+    if keep_times:
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def test_a_shard_that_was_touched_is_read_and_only_what_is_damaged_is_forgotten(cache: Cache) -> None:
+    store, _ = cache.run()
+    store.note_whole()
+    hit = store.entry(cache.content("A/b.flac"))
+    flip(cache.shards[0], hit.start * 128 + 5, keep_times=True)
+    again = FrameStore(cache.cache, VGGISH, "soxr")
+    assert again.verify(again.contents(), thorough=False) == [hit.content]
+    assert hit.content not in FrameStore(cache.cache, VGGISH, "soxr"), "it also left the index"
+    assert len(FrameStore(cache.cache, VGGISH, "soxr")) == 2
+    before = cache.all_frames()
+    assert cache.run()[1] == 1
+    assert before.items() <= cache.all_frames().items()
+
+
+def test_shards_known_to_be_whole_are_read_by_a_thorough_look_only(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = cache.run()
+    store.note_whole()
+    hit = store.entry(cache.content("A/a.wav"))
+    flip(cache.shards[0], hit.start * 128, keep_times=True)
+    store = FrameStore(cache.cache, VGGISH, "soxr")
+    # No program can set the time of a file's last change of any kind; a disk that rots leaves it alone.
+    monkeypatch.setattr(store, "_stamps", store._known_whole)
+    assert store.verify(store.contents(), thorough=False) == []
+    assert store.verify(store.contents()) == [hit.content]
+
+
+def test_a_cheap_look_at_an_unchanged_cache_reads_no_frame(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = cache.run()
+    monkeypatch.setattr(FrameStore, "_is_whole", lambda self, content: pytest.fail("read"))
+    store.note_whole()
+    assert FrameStore(cache.cache, VGGISH, "soxr").verify(store.contents(), thorough=False) == []
 
 
 def test_any_number_of_workers_makes_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,9 +42,14 @@ def prepare(place: Path, journal: Journal | None = None, **sections: Any) -> tup
     try:
         return gather.prepare(config(place, **sections), journal or quiet(), Interrupts())
     finally:
-        if frames._writer is not None and frames._writer._file is not None:
-            frames._writer._file.close()
-        frames._writer = None
+        end_worker()
+
+
+def end_worker() -> None:
+    """Close the shard of a worker that worked in this process; others close it by ending."""
+    if frames._writer is not None and frames._writer._file is not None:
+        frames._writer._file.close()
+    frames._writer = None
 
 
 def inspect(place: Path, *, writable: bool = True, **sections: Any) -> Dataset:
@@ -106,6 +111,26 @@ def test_damaged_frames_are_made_again_and_said(place: Path, capsys: pytest.Capt
     assert "1 recordings had damaged frames" in capsys.readouterr().out
     assert store.verify(store.contents()) == []
     assert len(store) == 12
+
+
+def test_damage_that_no_file_time_tells_is_found_before_computing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, store = prepare(place)
+    assert gather.recheck(config(place), dataset, store, quiet(), Interrupts()) == (dataset, store)
+    (shard,) = store.folder.glob("shard-*")
+    with shard.open("r+b") as file:
+        file.write(b"\x00\x00")
+    # As a rotting disk leaves them; no program can set a file's time of change.
+    monkeypatch.setattr(FrameStore, "_stamps", FrameStore._known_whole)
+    same, store = prepare(place)
+    assert len(store) == 12, "nobody noticed yet"
+    again, mended = gather.recheck(config(place), same, store, quiet(), Interrupts())
+    end_worker()
+    assert again == dataset
+    assert mended is not store
+    assert mended.verify(mended.contents()) == []
+    assert len(mended) == 12
 
 
 def test_shards_of_killed_runs_are_deleted(place: Path) -> None:

@@ -129,7 +129,7 @@ def _listener(dataset: Dataset, store: FrameStore) -> Callable[[str, float, floa
         except audio.SoundError:
             return None  # it was readable when the frames were made; the page says that it is gone
         per_s = store.spec.frames_per_s
-        frames = store.frames(recording.content)[round(start_s * per_s) : round((start_s + seconds) * per_s)]
+        frames = store.frames(recording.content, round(start_s * per_s), round(seconds * per_s))
         return Clip(waveform, frames)
 
     return listen

@@ -80,6 +80,8 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     )
     for notice in dataset.notices:
         journal.warn(notice)
+    if set(chain.to_do(until)) - {"report"}:
+        dataset, store = gather.recheck(config, dataset, store, journal, interrupts)
     _compute(current, dataset, store, chain, interrupts, until)
     _tell_result(current, until)
 

@@ -54,9 +54,9 @@ class Windows:
             np.arange(self.recording.size) - first[self.recording]
         ) * hop_frames  # [windows] frames
         self.label = np.asarray(labels, np.int32)[self.recording]  # [windows]
-        names = sorted({entry.shard for entry in entries})
-        self._shards = [store.shard(name) for name in names]
-        shard_of = np.array([names.index(entry.shard) for entry in entries], np.int32)
+        self._shards = sorted({entry.shard for entry in entries})
+        position = {name: number for number, name in enumerate(self._shards)}
+        shard_of = np.array([position[entry.shard] for entry in entries], np.int32)
         start_of = np.array([entry.start for entry in entries], np.int64)
         self._shard = shard_of[self.recording]  # [windows]
         self._row = start_of[self.recording] + self.offset  # [windows] first frame within the shard
@@ -79,6 +79,9 @@ class Windows:
         Args:
             windows: [n] which ones.
             shift: [n] frames to move each by; none leaves its recording.
+
+        Raises:
+            PassingError: the frames are not there any more.
         """
         spec = self.store.spec
         rows = self._row[windows]
@@ -86,7 +89,7 @@ class Windows:
             rows = rows + np.clip(shift, -self.offset[windows], self._room[windows])
         gathered = np.empty((windows.size, spec.patch_frames, spec.n_mels), np.float16)
         for position, (window, row) in enumerate(zip(windows, rows, strict=True)):
-            gathered[position] = self._shards[self._shard[window]][row : row + spec.patch_frames]
+            self.store.read_into(gathered[position], self._shards[self._shard[window]], int(row))
         return gathered
 
 

@@ -2,7 +2,8 @@
 
     SoundFile ─▶ fill ─▶ cache/<front end>/shard-*.f16   flat [frames, 64] float16, little-endian
                          cache/<front end>/index.jsonl   content → shard, first frame, count, CRC
-    content ─▶ FrameStore.frames ─▶ memory-mapped [n, 64]
+                         cache/<front end>/whole.json    the shards' sizes and times when last found whole
+    content ─▶ FrameStore.frames ─▶ [n, 64]
 
 Frames, not patches, are kept: a window at any hop is a slice. The key is the content of the sound
 file, and the folder's name is the front end's digest and the resampler, so a later run computes only
@@ -10,11 +11,15 @@ what is new. Each worker appends to a shard of its own; a recording counts once 
 index, so that a job killed at any moment loses at most what was being decoded at that moment.
 """
 
+import contextlib
 import json
 import os
+import threading
 import time
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -24,8 +29,9 @@ import numpy.typing as npt
 
 from birdtune.dataset.ledger import Examined, Ledger, crashed
 from birdtune.dataset.recordings import SoundFile
+from birdtune.errors import PassingError, shown
 from birdtune.events import Interrupts, Journal
-from birdtune.files import make_folder, storage_faults, sync_folder
+from birdtune.files import make_folder, read_json, storage_faults, sync_folder, write_json, write_text
 from birdtune.sound.audio import SoundError, SoundFacts, SoundStream
 from birdtune.sound.logmel import FrontEnd, frames_of
 from birdtune.workers import Crashed, run_tasks, worker_count
@@ -35,6 +41,10 @@ FRAME_DTYPE = np.dtype("<f2")
 INDEX_NAME = "index.jsonl"
 # A shard is closed when it has grown to this; a longer recording makes a longer shard.
 _SHARD_BYTES = 1 << 30
+_WHOLE_NAME = "whole.json"
+_BLOCK_BYTES = 1 << 22
+# Shards held open for reading; years of monthly additions must stay below the usual limit of 1,024 files.
+_MOST_OPEN = 256
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,10 @@ class Entry:
 
 
 class FrameStore:
-    """Frames by content, memory-mapped.
+    """Frames by content, read from the shards as they are asked for.
+
+    Nothing is mapped into memory, where what was touched would stay and count: what the store takes is
+    its index, and the system's own cache of files keeps near what is read often.
 
     Args:
         cache: the folder of all front ends' frames.
@@ -61,8 +74,10 @@ class FrameStore:
         self.folder = cache / f"{spec.name}-{spec.digest}-{resampler}"
         self.spec = spec
         self.resampler = resampler
+        self._frame_bytes = spec.n_mels * FRAME_DTYPE.itemsize
         self._entries: dict[str, Entry] = {}
-        self._maps: dict[str, Frames] = {}
+        self._open: OrderedDict[str, IO[bytes]] = OrderedDict()
+        self._reading = threading.Lock()  # batches are made by a thread of their own
         self._read_index()
 
     def __contains__(self, content: str) -> bool:
@@ -75,33 +90,6 @@ class FrameStore:
         """Where a content's frames lie. Raises KeyError if they are not there."""
         return self._entries[content]
 
-    def shard(self, name: str) -> Frames:
-        """A whole shard, memory-mapped, read-only. [frames, n_mels]"""
-        if name not in self._maps:
-            # As bytes: a killed run may have ended its shard in the middle of a number.
-            flat = np.memmap(self.folder / name, dtype=np.uint8, mode="r")
-            frame_bytes = self.spec.n_mels * FRAME_DTYPE.itemsize
-            whole = flat[: flat.size // frame_bytes * frame_bytes].view(FRAME_DTYPE)
-            self._maps[name] = whole.reshape(-1, self.spec.n_mels)
-        return self._maps[name]
-
-    def frames(self, content: str) -> Frames:
-        """All frames of a content. [n, n_mels] float16, a view of the memory map"""
-        entry = self._entries[content]
-        return self.shard(entry.shard)[entry.start : entry.start + entry.n_frames]
-
-    def verify(self, contents: Sequence[str]) -> list[str]:
-        """Compare frames with their checksums; forget those that are damaged, and return them."""
-        damaged = []
-        for content in contents:
-            if (
-                content in self
-                and zlib.crc32(np.ascontiguousarray(self.frames(content)).data) != self.entry(content).crc
-            ):
-                damaged.append(content)
-                del self._entries[content]
-        return damaged
-
     def contents(self) -> list[str]:
         """All contents that are there."""
         return list(self._entries)
@@ -110,21 +98,137 @@ class FrameStore:
         """Note an entry in memory; `fill` writes it to the index."""
         self._entries[entry.content] = entry
 
+    def frames(self, content: str, first: int = 0, n: int | None = None) -> Frames:
+        """Frames of a content, from `first` on, at most `n` of them. [n, n_mels] float16
+
+        Raises: as `read_into`; KeyError if the content is not there.
+        """
+        entry = self._entries[content]
+        left = max(0, entry.n_frames - first)
+        found = np.empty((left if n is None else min(n, left), self.spec.n_mels), FRAME_DTYPE)
+        self.read_into(found, entry.shard, entry.start + first)
+        return found
+
+    def read_into(self, found: Frames, shard: str, row: int) -> None:
+        """Fill an array [n, n_mels] float16 (C order) with a shard's frames from `row` on.
+
+        Raises:
+            PassingError: they are not there any more, or the storage fails.
+        """
+        if not found.size:
+            return
+        try:
+            with self._reading:
+                n_bytes = os.preadv(self._shard(shard).fileno(), [found.data], row * self._frame_bytes)
+        except OSError as fault:
+            raise self._lost(shard, str(fault.strerror)) from fault
+        if n_bytes != found.nbytes:
+            raise self._lost(shard, f"{n_bytes:,} bytes are there where {found.nbytes:,} were written")
+
+    def _shard(self, name: str) -> IO[bytes]:
+        """A shard's file, open; the one used longest ago is closed when there are many."""
+        if name not in self._open:
+            if len(self._open) >= _MOST_OPEN:
+                self._open.popitem(last=False)[1].close()
+            self._open[name] = (self.folder / name).open("rb", buffering=0)
+        self._open.move_to_end(name)
+        return self._open[name]
+
+    def _lost(self, shard: str, why: str) -> PassingError:
+        return PassingError(
+            f"{shown(self.folder / shard)}: the frames cannot be read ({why}). Something removed or changed the cache "
+            "while the job used it, or the storage failed. Run again: what is missing is made again."
+        )
+
+    def close(self) -> None:
+        """Close the shards; reading opens them again."""
+        with self._reading:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    # ---- is it still what was written? ----------------------------------------------------------
+
+    def verify(self, contents: Sequence[str], *, thorough: bool = True) -> list[str]:
+        """Compare frames with their checksums; forget those that are damaged, and return them, sorted.
+
+        What is damaged also leaves the index, so that it stays forgotten and is made again.
+
+        Args:
+            thorough: read everything, about a second for some gigabytes; else only those shards whose size or
+                times are not as they were when they were last found whole.
+        """
+        known = {} if thorough else self._known_whole()
+        whole = {shard for shard, stamp in self._stamps().items() if known.get(shard) == stamp}
+        to_read = [
+            content
+            for content in dict.fromkeys(contents)
+            if content in self and self.entry(content).shard not in whole
+        ]
+        # Reading and checksums both let go of the interpreter.
+        with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as threads:
+            fine = list(threads.map(self._is_whole, to_read))
+        damaged = sorted(content for content, good in zip(to_read, fine, strict=True) if not good)
+        for content in damaged:
+            del self._entries[content]
+        if damaged:
+            self._rewrite_index()
+        return damaged
+
+    def note_whole(self) -> None:
+        """Note that all shards are as they were written or verified. Raises as files.storage_faults."""
+        stamps = self._stamps()
+        if stamps and stamps != self._known_whole():
+            write_json(self.folder / _WHOLE_NAME, stamps)
+
+    def _is_whole(self, content: str) -> bool:
+        entry, crc = self.entry(content), 0
+        try:
+            with (self.folder / entry.shard).open("rb", buffering=0) as file:
+                file.seek(entry.start * self._frame_bytes)
+                left = entry.n_frames * self._frame_bytes
+                while left and (block := file.read(min(left, _BLOCK_BYTES))):
+                    crc, left = zlib.crc32(block, crc), left - len(block)
+        except OSError:
+            return False
+        return left == 0 and crc == entry.crc
+
+    def _stamps(self) -> dict[str, list[int]]:
+        """Size and times of each shard that is in use: a write changes one of them."""
+        found = {}
+        for name in sorted({entry.shard for entry in self._entries.values()}):
+            with contextlib.suppress(OSError):
+                facts = (self.folder / name).stat()
+                found[name] = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
+        return found
+
+    def _known_whole(self) -> dict[str, list[int]]:
+        known = read_json(self.folder / _WHOLE_NAME)
+        return known if isinstance(known, dict) else {}
+
     def _read_index(self) -> None:
         try:
             lines = (self.folder / INDEX_NAME).read_text("utf-8", "replace").splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return
         sizes = {path.name: path.stat().st_size for path in self.folder.glob("shard-*.f16")}
-        frame_bytes = self.spec.n_mels * FRAME_DTYPE.itemsize
         for line in lines:
             try:
                 fields = json.loads(line)
                 entry = Entry(**{**fields, "facts": SoundFacts(**fields["facts"])})
-                if (entry.start + entry.n_frames) * frame_bytes <= sizes.get(entry.shard, 0):
+                if (entry.start + entry.n_frames) * self._frame_bytes <= sizes.get(entry.shard, 0):
                     self._entries[entry.content] = entry
             except (ValueError, TypeError, KeyError):
                 continue  # the last line of a run that was killed while writing it, or of another version
+
+    def _rewrite_index(self) -> None:
+        write_text(self.folder / INDEX_NAME, "".join(_line(entry) for entry in self._entries.values()))
+
+
+def _line(entry: Entry) -> str:
+    return f"{json.dumps(asdict(entry))}\n"
 
 
 @dataclass(frozen=True)
@@ -261,7 +365,7 @@ def _note(store: FrameStore, index: IO[bytes], ledger: Ledger, task: _Task, resu
     made = _Made(crashed()) if isinstance(result, Crashed) else result
     if made.entry is not None:
         # The frames are in the shard already: the line makes them count.
-        index.write(json.dumps(asdict(made.entry)).encode() + b"\n")
+        index.write(_line(made.entry).encode())
         index.flush()
         store.add(made.entry)
     ledger.set_examined(task.content, made.examined)

@@ -80,9 +80,8 @@ def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[D
     survey = _survey(config, cache / "ledger.json", journal, interrupts)
     store = FrameStore(cache, VGGISH, config.sound.resampler)
     present = [c for file in survey.listing.files if (c := survey.ledger.content(file)) is not None]
-    damaged = store.verify(sorted(set(present)))
-    if damaged:
-        journal.warn(f"{len(damaged):,} recordings had damaged frames in the cache; they are made again")
+    # Cheap, as this is looked at by every start; `recheck` reads all of it before it is computed with.
+    tell_damaged(store.verify(store.contents(), thorough=False), journal)
 
     def decode() -> None:
         made = frames.fill(
@@ -99,11 +98,33 @@ def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[D
                 f"  {made:,} recordings decoded, {len(set(present)) - made:,} were in the cache or unusable"
             )
         frames.drop_unused_shards(store)
+        store.note_whole()
 
     dataset = _gather(config, survey, decode)
     split.remember_settings(config.output / "split.csv", config.split)
     split.write(config.output / "split.csv", dataset.recordings, dataset.places, config.output / "split.csv")
     return dataset, store
+
+
+def recheck(
+    config: Config, dataset: Dataset, store: FrameStore, journal: Journal, interrupts: Interrupts
+) -> tuple[Dataset, FrameStore]:
+    """Read all frames of the dataset, compare them with their checksums, and make those that are damaged again.
+
+    Disks rot without touching a file's times. It costs about a second for some gigabytes, which computing would
+    have to read anyway.
+
+    Raises: as `prepare`.
+    """
+    damaged = store.verify([recording.content for recording in dataset.recordings])
+    tell_damaged(damaged, journal)
+    return prepare(config, journal, interrupts) if damaged else (dataset, store)
+
+
+def tell_damaged(damaged: list[str], journal: Journal) -> None:
+    """Say that some frames are not believed."""
+    if damaged:
+        journal.warn(f"{len(damaged):,} recordings had damaged frames in the cache; they are made again")
 
 
 def inspect(
