@@ -220,6 +220,10 @@ def test_what_is_wrong_in_yaml_is_named_with_the_file(tmp_path: Path, text: str,
         (b"a: \x00\n", "is not plain YAML"),
         (b"train: {epochs: 3}\ntrain: {seed: 2}\n", "'train' stands twice in the mapping that begins in line 1"),
         (b"[" * 5000, "is not plain YAML"),
+        (b"train: {epochs: !!int ''}\n", "a tag (!!...) does not fit its value"),
+        (b"train: &t {epochs: 3}\nmodel: *t\n", "aliases"),
+        (b"train: &t {t: *t}\n", "aliases"),
+        (b"#" * 1_000_001, "1,000,001 bytes are too many for settings"),
     ],
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
@@ -234,6 +238,17 @@ def test_yaml_with_a_python_tag_executes_nothing(tmp_path: Path) -> None:
     flags = job_yaml(tmp_path, f"train: !!python/object/apply:os.mkdir ['{trap}']\n")
     assert "is not plain YAML" in complaint(flags, kind=InputError)
     assert not trap.exists()
+
+
+def test_a_pipe_called_job_yaml_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "job.yaml")
+    assert "job.yaml: is a pipe or a device" in complaint({"input": str(tmp_path)}, kind=InputError)
+
+
+@pytest.mark.parametrize("text", ["train: {epochs: %s}", "%s: 3", "train: {%s: 3}", "train: %s"])
+def test_what_is_long_is_told_in_part(tmp_path: Path, text: str) -> None:
+    assert "x" * 300 not in complaint(job_yaml(tmp_path, text % ("x" * 1000)))
+    assert "9" * 300 not in complaint({}, {"BIRDTUNE_TRAIN__EPOCHS": "9" * 100_000})
 
 
 def test_yml_is_named_rather_than_passed_over(tmp_path: Path) -> None:

@@ -238,6 +238,12 @@ def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path: Path) -> None:
     assert [row["name"] for row in read_csv(path)] == [row["name"] for row in rows]
 
 
+def test_apostrophes_of_a_name_itself_are_kept(tmp_path: Path) -> None:
+    names = ["'", "''", "'a", "'=x", "''=x", "=x", "'-", "a'=x"]
+    write_csv(tmp_path / "a.csv", ["name"], [{"name": name} for name in names])
+    assert [row["name"] for row in read_csv(tmp_path / "a.csv")] == names
+
+
 def test_nothing_is_an_empty_cell_and_an_unknown_column_a_defect(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ["a", "b"], [{"a": None, "b": 0}])
     assert (tmp_path / "a.csv").read_bytes() == b"a,b\n,0\n"
@@ -245,9 +251,7 @@ def test_nothing_is_an_empty_cell_and_an_unknown_column_a_defect(tmp_path: Path)
         write_csv(tmp_path / "a.csv", ["a"], [{"c": 1}])
 
 
-CELL = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12).filter(
-    lambda text: not text.startswith("'")
-)
+CELL = st.text(st.characters(codec="utf-8") | st.sampled_from("'=+-@\t\r\n;,\""), max_size=12)
 
 
 @settings(derandomize=True, max_examples=100, deadline=None)
@@ -286,6 +290,7 @@ def test_missing_cells_are_empty(tmp_path: Path) -> None:
     [
         (b"a,b\n1,2\n3,4,5\n", "row 3: has more cells"), (b"a\n\xe9\n", r"not UTF-8 text \(byte 2\)"),
         (b'a\n"' + b"x" * 200_000, "not a CSV table"),
+        (b"recording,split, split ,,\nx,train,test\n", "the column split stands there twice"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_told(tmp_path: Path, content: bytes, words: str) -> None:
@@ -298,6 +303,17 @@ def test_a_table_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.csv", tmp_path):
         with pytest.raises(InputError, match="cannot be read"):
             read_csv(path)
+
+
+def test_a_table_larger_than_allowed_is_told_by_what_it_should_be(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"name,id\n" * 100)
+    with pytest.raises(InputError, match="800 bytes are too many for a label map"):
+        read_csv(tmp_path / "a.csv", most_bytes=799, what="a label map")
+
+
+def test_json_nested_without_end_counts_as_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    assert read_json(tmp_path / "a.json") is None
 
 
 def test_json_of_names_holds_them_exactly(tmp_path: Path) -> None:

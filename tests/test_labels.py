@@ -290,7 +290,8 @@ def test_a_number_too_large_to_print_is_refused(tmp_path: Path, name: str) -> No
         if name.endswith("pickle")
         else b"a: 0x1" + b"0" * 8000
     )
-    assert "more than 64 bits" in refusal(written(tmp_path, content, name))
+    said = "more than 64 bits" if name.endswith("pickle") else "a number of 8,003 digits"
+    assert said in refusal(written(tmp_path, content, name))
 
 
 def test_a_huge_file_is_not_even_opened(tmp_path: Path) -> None:
@@ -348,6 +349,29 @@ def test_text_that_is_no_map_is_refused(
     monkeypatch.chdir(tmp_path)
     assert why in refusal(written(tmp_path, text, name))
     assert not Path("it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("m.json", '{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
+        ("m.yaml", "a: 1\nb: 2\na: 3\n", "'a' stands twice"),
+        ("m.csv", "name,id\na,1\nb,2\na,3\n", "row 4: the class a stands there twice"),
+        ("m.pickle", b"\x80\x02}(U\x01aK\x01U\x01bK\x02U\x01aK\x03u.", "the key 'a' stands in it twice"),
+        ("m.json", '{"Gr\u00fc": 1, "Gru\u0308": 1}', "the class 'Gr\u00fc' stands there twice, in two spellings"),
+        ("m.csv", "name,id\nGr\u00fc,1\nGru\u0308,1\n", "the class 'Gr\u00fc' stands there twice, in two spellings"),
+    ],
+)
+def test_a_class_that_stands_twice_is_refused_by_its_name(
+    tmp_path: Path, name: str, content: bytes | str, said: str
+) -> None:
+    assert said in refusal(written(tmp_path, content, name))
+
+
+@pytest.mark.parametrize("ending", ["pickle", "json", "yaml", "csv"])
+def test_a_pipe_in_place_of_a_map_is_not_waited_for(tmp_path: Path, ending: str) -> None:
+    os.mkfifo(tmp_path / f"m.{ending}")
+    assert "is a pipe or a device" in refusal(tmp_path / f"m.{ending}")
 
 
 @pytest.mark.parametrize("merge", [True, False])

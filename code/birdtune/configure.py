@@ -23,12 +23,18 @@ import yaml
 from birdtune.config import ENVIRONMENT_PREFIX, Config, Option, options
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.files import write_text
+from birdtune.plain import parse_yaml, read_bounded
 
 # Variables with the prefix that are no settings: the image's own, and those that Kubernetes sets in every
 # container of a namespace in which a service is called birdtune.
 _OTHER_VARIABLES = re.compile(
     r"BIRDTUNE_(IN_IMAGE|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT(_\d+_(TCP|UDP)\w*)?)"
 )
+
+# All settings with a line of remarks each take 10 kB.
+_LARGEST_YAML_BYTES = 1_000_000
+# Of a value that is refused, as much is shown as helps to find it.
+_LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def load(
     for name, item in given.items():
         if isinstance(item.value, str) and (not item.value or "\0" in item.value):
             raise SettingsError(
-                f"{item.origin} = {shown(repr(item.value))}: expected {known[name].type}, which is not empty and "
+                f"{item.origin} = {_told(item.value)}: expected {known[name].type}, which is not empty and "
                 f"has no NUL characters ({known[name].help})."
             )
         *sections, key = known[name].path
@@ -110,9 +116,14 @@ def _complaint(error: Any, given: Mapping[str, _Given], known: Mapping[str, Opti
         expected = f"expected one of {', '.join(choices)}{nearest(str(item.value), choices)}"
     unit = f" {option.unit}" if option.unit else ""
     return (
-        f"{item.origin} = {shown(repr(item.value))}: {expected} "
+        f"{item.origin} = {_told(item.value)}: {expected} "
         f"({name} is {option.type}{unit}: {option.help}; default {option.default_text})"
     )
+
+
+def _told(value: Any) -> str:
+    text = repr(value)
+    return shown(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
 
 
 def _from_environment(environment: Mapping[str, str], known: Mapping[str, Option]) -> dict[str, _Given]:
@@ -125,7 +136,7 @@ def _from_environment(environment: Mapping[str, str], known: Mapping[str, Option
         if variable not in by_variable:
             if _OTHER_VARIABLES.fullmatch(variable):
                 continue
-            raise _unknown(f"environment variable {shown(variable)}", variable, by_variable)
+            raise _unknown("environment variable ", variable, by_variable)
         found[by_variable[variable]] = _Given(value, variable)
     return found
 
@@ -142,7 +153,7 @@ def _from_yaml(folder: Path, known: Mapping[str, Option]) -> dict[str, _Given]:
     found: dict[str, _Given] = {}
     for name, value in _flatten(content, known, path):
         if name not in known:
-            raise _unknown(f"{shown(path)}: setting {shown(name)}", name, known)
+            raise _unknown(f"{shown(path)}: setting ", name, known)
         if name == "input":
             raise SettingsError(f"{shown(path)}: `input` cannot be set here; this file is found through it.")
         if name in found:
@@ -155,7 +166,7 @@ def _from_yaml(folder: Path, known: Mapping[str, Option]) -> dict[str, _Given]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text("utf-8-sig"), _OnceLoader)
+        return parse_yaml(read_bounded(path, _LARGEST_YAML_BYTES, "settings").decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         if path.with_suffix(".yml").exists():
             raise InputError(
@@ -164,22 +175,11 @@ def _read_yaml(path: Path) -> Any:
         return None
     except OSError as fault:
         raise InputError(f"{shown(path)}: cannot be read ({fault.strerror}). Check its rights.") from fault
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as fault:
+    except ValueError as fault:
         first = shown(" ".join(str(fault).split())[:300])
         raise InputError(
             f"{shown(path)}: is not plain YAML ({first}). Write `section: {{name: value}}`."
         ) from fault
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice; YAML would keep the last one and drop the other in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            line = node.start_mark.line + 1
-            raise yaml.YAMLError(f"{twice[0]!r} stands twice in the mapping that begins in line {line}")
-        return super().construct_mapping(node, deep)
 
 
 def _flatten(
@@ -203,7 +203,8 @@ def _flatten(
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> SettingsError:
     return SettingsError(
-        f"{what} is not known{nearest(name, known)}. `./entrypoint.sh --help` lists all settings."
+        f"{what}{shown(name[:_LONGEST_SHOWN])} is not known{nearest(name, known)}. "
+        "`./entrypoint.sh --help` lists all settings."
     )
 
 

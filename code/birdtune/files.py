@@ -13,11 +13,13 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from birdtune.errors import InputError, PassingError, shown
+from birdtune.plain import read_bounded
 
 # Folders being built carry this prefix, so that a later run knows what a killed one left behind.
 UNFINISHED = ".unfinished-"
@@ -25,6 +27,8 @@ UNFINISHED = ".unfinished-"
 _HASH_BLOCK_BYTES = 1 << 20
 # Spreadsheets run a cell that begins like this as a formula; an apostrophe in front keeps it text.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# A row for each of a million recordings takes 200 MB.
+_LARGEST_TABLE_BYTES = 256 << 20
 
 
 @contextlib.contextmanager
@@ -158,7 +162,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of birdtune's own; None when it is absent or damaged."""
     try:
         return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
 
@@ -168,28 +172,48 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
     Cells that a spreadsheet would run as a formula get an apostrophe in front, because file names
     come from outside; numbers are left as they are.
     """
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, fieldnames=list(columns), extrasaction="raise", lineterminator="\n")
+    lines = _Lines()
+    # The end of a row is also what the writer looks for in cells, to put quotes around them.
+    writer = csv.DictWriter(lines, fieldnames=list(columns), extrasaction="raise", lineterminator="\r\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({key: _cell(value) for key, value in row.items()})
-    write_text(path, buffer.getvalue())
+    write_text(path, "".join(lines.rows))
+
+
+class _Lines:
+    """Takes rows that end in a carriage return and a newline, and keeps the newline alone."""
+
+    def __init__(self) -> None:
+        self.rows: list[str] = []
+
+    def write(self, row: str) -> None:
+        self.rows.append(f"{row[:-2]}\n")
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+    if isinstance(value, str) and _looks_disarmed(f"'{value}"):
         return f"'{value}"
     return "" if value is None else value
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def _looks_disarmed(cell: str) -> bool:
+    """Whether a cell is apostrophes before a formula; one more of them is always what `write_csv` added."""
+    return cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_STARTS)
+
+
+def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = "a table") -> list[dict[str, str]]:
     """Read a CSV file that a person or birdtune wrote: UTF-8 with or without a mark, comma or semicolon.
 
+    Args:
+        most_bytes, what: as `plain.read_bounded`.
+
     Raises:
-        InputError: the file cannot be read, is not text, or a row has more cells than the header.
+        InputError: the file cannot be read, is too large or no text, two columns have one name, or a row
+            has more cells than the header.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bounded(path, most_bytes, what).decode("utf-8-sig")
     except OSError as fault:
         raise InputError(
             f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
@@ -201,7 +225,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     first_line = text.split("\n", 1)[0]
     delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        _check_columns(path, [column.strip() for column in reader.fieldnames or ()])
+        rows = list(reader)
     except csv.Error as fault:
         raise InputError(f"{shown(path)}: is not a CSV table ({fault}). Save it as CSV UTF-8.") from fault
     for number, row in enumerate(rows, start=2):
@@ -214,9 +240,15 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return [{str(key).strip(): _plain(value or "") for key, value in row.items()} for row in rows]
 
 
+def _check_columns(path: Path, columns: list[str]) -> None:
+    # Spreadsheets leave columns without a name at the end; those hold nothing.
+    if twice := [column for column, count in Counter(filter(None, columns)).items() if count > 1]:
+        raise InputError(f"{shown(path)}: the column {shown(twice[0][:80])} stands there twice. Keep one.")
+
+
 def _plain(cell: str) -> str:
     """Undo what `write_csv` does to cells that look like formulas, so that tables can be read back."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA_STARTS) else cell
+    return cell[1:] if _looks_disarmed(cell) else cell
 
 
 def file_sha256(path: Path) -> str:

@@ -1,0 +1,127 @@
+"""Text, JSON and YAML that people wrote, read as plain data and nothing else.
+
+    path ─▶ read_bounded ─▶ bytes        a regular file of at most so many bytes
+    text ─▶ parse_json, parse_yaml ─▶ dict, list, str, int, float, bool, None (YAML: dates as well)
+
+What a person writes says each thing once: a key that stands twice is refused by its name, where the
+libraries would keep the last and drop the others in silence. YAML's tags make nothing but plain data
+here, and its aliases, of which a few lines unfold to more than any memory holds, are not read.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from birdtune.errors import InputError, shown
+
+# A whole number that is longer is no setting and no id; YAML's numbers to the base of 60 take time with
+# the square of their length.
+_LONGEST_NUMBER = 40
+_PIECE_BYTES = 1 << 16
+
+
+def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
+    """The content of a file, if it is one and not too large.
+
+    Pipes and devices, of which a reader might see no end, are not read.
+
+    Args:
+        what: what the file should be, for the message ("a label map").
+
+    Raises:
+        InputError: it is no regular file, or larger than `most_bytes`.
+        OSError: it cannot be opened or read.
+    """
+    # O_NONBLOCK: to open a pipe would be to wait for somebody to write into it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", closefd=True) as file:
+        facts = os.fstat(descriptor)
+        if stat.S_ISDIR(facts.st_mode):
+            raise IsADirectoryError(21, os.strerror(21), str(path))
+        if not stat.S_ISREG(facts.st_mode):
+            raise InputError(f"{shown(path)}: is a pipe or a device; expected {what} in a file.")
+        content = bytearray()
+        # In pieces, because the size that is told (0 in /proc) may be too small.
+        while facts.st_size <= most_bytes >= len(content) and (piece := file.read(_PIECE_BYTES)):
+            content += piece
+    if (size := max(facts.st_size, len(content))) > most_bytes:
+        raise InputError(
+            f"{shown(path)}: {size:,} bytes are too many for {what} (at most {most_bytes:,}). Is it another file?"
+        )
+    return bytes(content)
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is not JSON, nested too deeply, or a key stands twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_each_once)
+    except RecursionError as fault:
+        raise ValueError("it is nested too deeply") from fault
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key[:80]!r} stands twice in one mapping; keep one of them")
+        found[key] = value
+    return found
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        ValueError: it is not YAML, nested too deeply, has tags or aliases, or a key stands twice.
+    """
+    try:
+        return yaml.load(text, _PlainLoader)
+    except RecursionError as fault:
+        raise ValueError("it is nested too deeply") from fault
+    except yaml.YAMLError as fault:
+        raise ValueError(str(fault)) from fault
+    except (AttributeError, KeyError, TypeError, IndexError, OverflowError) as fault:
+        # PyYAML's own way of failing over `!!bool maybe` and the like.
+        raise ValueError("a tag (!!...) does not fit its value") from fault
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases, and with each key once."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            line = self.current_event.start_mark.line + 1
+            raise yaml.YAMLError(f"it has aliases (*name), which are not read; the first stands in line {line}")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in seen:
+                    name, line = str(key.value)[:80], node.start_mark.line + 1
+                    raise yaml.YAMLError(f"{name!r} stands twice in the mapping that begins in line {line}")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > _LONGEST_NUMBER:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1} holds a number of {len(node.value):,} digits")
+        return int(super().construct_yaml_int(node))
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        if len(node.value) > _LONGEST_NUMBER:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1} holds a number of {len(node.value):,} digits")
+        return float(super().construct_yaml_float(node))
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+_PlainLoader.add_constructor("tag:yaml.org,2002:float", _PlainLoader.construct_yaml_float)
