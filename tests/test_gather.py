@@ -169,6 +169,17 @@ def test_classes_without_a_usable_recording_are_said_and_left_out(place: Path) -
     assert dataset.books()["left_out"] == {"silent": 1}
 
 
+def test_class_folders_that_only_seem_to_differ_are_said(place: Path) -> None:
+    for k, name in enumerate(("parus major", "Gr\u00fcnling", "Gru\u0308nling")):
+        write_sound(place / f"input/data/{name}/{k}.wav", tone(2.0, seed=90 + k))
+    dataset, _ = prepare(place)
+    assert set(dataset.classes) == {*CLASSES, "parus major", "Gr\u00fcnling"}
+    assert len([recording for recording in dataset.recordings if recording.label == "Gr\u00fcnling"]) == 2
+    said = " ".join(dataset.notices)
+    assert "they count as one class: Gr\u00fcnling." in said
+    assert "kept apart: Parus_major and parus major. If they are the same bird" in said
+
+
 def test_too_little_data_is_refused_with_its_problems_told(place: Path) -> None:
     for label in CLASSES[:2]:
         shutil.rmtree(place / "input/data" / label)

@@ -107,21 +107,66 @@ def test_links_are_followed_inside_the_data_only(tmp_path: Path) -> None:
         (data / name).symlink_to(target)
     listing = scan(data)
     assert [file.name for file in listing.files] == [
-        "A/link.wav", "A/night/deep.wav", "A/real.wav", "B/sub/deep.wav", "B/x.wav",
+        "A/link.wav", "A/night/deep.wav", "A/real.wav", "B/x.wav",
     ]  # fmt: skip
     assert codes(listing.problems) == {
         "A/out.wav": "link-outside", "A/outside": "link-outside", "A/broken.wav": "link-broken",
         "A/self.wav": "link-loop", "A/loop": "link-loop", "A/top": "link-loop", "A/above": "link-outside",
+        "B/sub": "link-again",
     }  # fmt: skip
 
 
-def test_two_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
-    touch(tmp_path / "A/a.wav", tmp_path / "B/b.wav")
-    (tmp_path / "A/to-b").symlink_to("../B")
-    (tmp_path / "B/to-a").symlink_to("../A")
+def test_folders_that_all_link_to_each_other_are_read_once_each(tmp_path: Path) -> None:
+    # Along every way through them that is no loop, these would be 10**18 folders.
+    names = [f"c{number:02}" for number in range(20)]
+    for name in names:
+        touch(tmp_path / name / "a.wav")
+        for other in names:
+            if other != name:
+                (tmp_path / name / f"to-{other}").symlink_to(f"../{other}")
     listing = scan(tmp_path)
-    assert found(tmp_path) == ["A/a.wav", "A/to-b/b.wav", "B/b.wav", "B/to-a/a.wav"]
-    assert set(codes(listing.problems).values()) == {"link-loop"}
+    assert [file.name for file in listing.files] == [f"{name}/a.wav" for name in names]
+    assert len(listing.problems) == 20 * 19
+    assert {problem.problem for problem in listing.problems} == {"link-again"}
+    assert listing.problems[0].detail == "leads to the folder c01, which is read as such"
+
+
+def test_a_folder_that_only_links_lead_to_is_read_once_by_the_first(tmp_path: Path) -> None:
+    touch(tmp_path / ".store/night/a.wav", tmp_path / ".store/b.wav", tmp_path / "B/c.wav")
+    (tmp_path / ".store/night/up").symlink_to("..")
+    for name, target in {"B/one": "../.store/night", "B/two": "../.store/night", "B/up": "../.store"}.items():
+        (tmp_path / name).symlink_to(target)
+    listing = scan(tmp_path)
+    assert [file.name for file in listing.files] == ["B/c.wav", "B/one/a.wav", "B/up/b.wav"]
+    assert codes(listing.problems) == {
+        ".store": "hidden", "B/two": "link-again", "B/up/night": "link-again", "B/one/up": "link-loop",
+    }  # fmt: skip
+
+
+def test_a_class_folder_may_be_a_link_but_not_to_another_class(tmp_path: Path) -> None:
+    touch(tmp_path / "A/a.wav", tmp_path / ".store/b.wav")
+    (tmp_path / "Also_A").symlink_to("A")
+    (tmp_path / "B").symlink_to(".store")
+    (tmp_path / "Round").symlink_to(".")
+    listing = scan(tmp_path)
+    assert [(file.name, file.label) for file in listing.files] == [("A/a.wav", "A"), ("B/b.wav", "B")]
+    assert codes(listing.problems) == {".store": "hidden", "Also_A": "link-again", "Round": "link-loop"}
+    assert listing.folders == ["A", "Also_A", "B", "Round"]
+
+
+def test_a_path_longer_than_the_system_allows_is_said_to_be_so(tmp_path: Path) -> None:
+    # Made from inside, step by step: as a whole such a path can be neither made nor read nor deleted.
+    (tmp_path / "A").mkdir()
+    descriptor = os.open(tmp_path / "A", os.O_RDONLY)
+    for name in ["n" * 255] * 17:
+        os.mkdir(name, dir_fd=descriptor)
+        below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(os.open("x.wav", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    os.close(descriptor)
+    (problem,) = scan(tmp_path).problems
+    assert (problem.problem, "File name too long" in problem.detail) == ("unreadable", True)
 
 
 def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@
 `prepare` keeps the frames; `inspect` only listens, for `check`. Both leave problems.csv.
 """
 
-from collections import Counter
+import re
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,7 +226,26 @@ def _class_notices(classes: tuple[str, ...]) -> list[str]:
 
 def _folder_notices(listing: Listing, classes: tuple[str, ...]) -> list[str]:
     empty = sorted(set(listing.folders) - set(classes))
-    return [f"Class folders without a usable recording, left out: {_names(empty)}."] if empty else []
+    notices = [f"Class folders without a usable recording, left out: {_names(empty)}."] if empty else []
+    same = [name for name, count in Counter(listing.folders).items() if count > 1]
+    if same:
+        notices.append(
+            f"Several class folders look the same but are spelt with other characters (é as one or as two); they "
+            f"count as one class: {_names(same)}."
+        )
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        alike[_folded(name)].append(name)
+    if pairs := [" and ".join(names) for names in alike.values() if len(names) > 1]:
+        notices.append(
+            f"Classes that differ only in case or in blanks, and are kept apart: {_names(pairs)}. If they are the "
+            "same bird, put their recordings into one folder."
+        )
+    return notices
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _id_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[str]:

@@ -8,6 +8,7 @@ used, `selection` decides.
 
 import stat
 import unicodedata
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ PROBLEMS: dict[str, str] = {
     "unreadable": "Give this user the right to read it (chmod a+r), or check the storage.",
     "link-outside": "Copy the file here, or point --data at the folder where it is.",
     "link-broken": "Remove the link, or restore what it points to.",
+    "link-again": "Nothing, if its recordings belong to the class where they lie; else move them.",
     "link-loop": "Remove the link: it leads back to a folder that holds it.",
     "not-a-file": "Remove it: it is a device, pipe or socket.",
     "empty": "Copy it again from where it comes; the recorder may have stopped before writing.",
@@ -101,29 +103,13 @@ def scan(folder: Path) -> Listing:
     _check_folder(folder)
     root = folder.resolve()
     walker = _Walker(root)
-    entries = sorted(root.iterdir())
-    folders = []
-    for entry in entries:
-        if entry.name.startswith(".") or not _is_folder(entry):
-            walker.file(entry, label=None)
-            continue
-        label = shown(unicodedata.normalize("NFC", entry.name))
-        folders.append(label)
-        walker.folder(entry, label)
+    folders = walker.walk()
     if not folders:
         raise InputError(
             f"{shown(folder)}: holds no class folders. Expected one folder a class, named after it, with its "
             f"recordings inside, e.g. {shown(folder)}/Turdus_merula/one.wav. Is --data the folder above?"
         )
-    return Listing(walker.files, walker.problems, folders)
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether it is a folder; one that must not be looked at is taken for a file, whose problem is then told."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+    return Listing(sorted(walker.files, key=lambda file: file.path), walker.problems, folders)
 
 
 def _check_folder(folder: Path) -> None:
@@ -148,49 +134,90 @@ _DEEPEST = 100
 
 
 class _Walker:
-    """Collects files and problems below a root; links are followed inside it only."""
+    """Collects files and problems below a root. Links are followed inside it only, and each folder is read once.
+
+    Folders that link to each other would otherwise be walked along every way through them: twenty folders
+    with links to all the others have more ways than any machine can walk.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files: list[SoundFile] = []
         self.problems: list[Problem] = []
+        # Folders that were read: where they are → by which name.
+        self._read: dict[Path, str] = {}
+        self._links: deque[tuple[Path, str]] = deque()
 
-    def folder(self, path: Path, label: str, above: tuple[Path, ...] = ()) -> None:
+    def walk(self) -> list[str]:
+        """Read all below the root; the classes of the folders in it.
+
+        What lies in a folder belongs to it, and only what is nowhere else is reached by a link: so links
+        wait until all folders were read.
+        """
+        folders = []
+        for entry in self._folders(self.root, label=""):
+            folders.append(shown(unicodedata.normalize("NFC", entry.name)))
+            self._enter(entry, folders[-1], depth=0)
+        while self._links:
+            self._follow(*self._links.popleft())
+        return folders
+
+    def _enter(self, path: Path, label: str, depth: int) -> None:
+        if path.is_symlink():
+            self._links.append((path, label))
+        elif depth >= _DEEPEST:
+            self._problem(path, label, "unreadable", f"it is nested more than {_DEEPEST} folders deep")
+        elif (real := self._real(path, label)) is not None:
+            self._list(path, real, label, depth)
+
+    def _follow(self, path: Path, label: str) -> None:
         real = self._real(path, label)
         if real is None:
             return
-        if real in above or real == self.root:
+        if real == self.root or path.parent.resolve().is_relative_to(real):
             self._problem(path, label, "link-loop", f"leads back to {self._name(real) or 'the data folder'}")
+        else:
+            self._list(path, real, label, depth=0)
+
+    def _list(self, path: Path, real: Path, label: str, depth: int) -> None:
+        if real in self._read:
+            self._problem(path, label, "link-again", f"leads to the folder {self._read[real]}, which is read as such")
             return
-        if len(above) >= _DEEPEST:
-            self._problem(path, label, "unreadable", f"it is nested more than {_DEEPEST} folders deep")
-            return
+        self._read[real] = self._name(path)
         try:
-            entries = sorted(path.iterdir())
+            folders = self._folders(path, label)
         except OSError as fault:
             self._problem(path, label, "unreadable", f"the folder cannot be listed ({fault.strerror})")
             return
-        for entry in entries:
-            if not entry.name.startswith(".") and _is_folder(entry):
-                self.folder(entry, label, (*above, real))
-            else:
-                self.file(entry, label)
+        for folder in folders:
+            self._enter(folder, label, depth + 1)
 
-    def file(self, path: Path, label: str | None) -> None:
-        """Take a file, or say why not. `label` None: it lies beside the class folders."""
+    def _folders(self, folder: Path, label: str) -> list[Path]:
+        """The folders in a folder; all else in it is taken, or its problem noted."""
+        found = []
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith("."):
+                self._problem(entry, label, "hidden", "its name begins with a dot")
+                continue
+            try:
+                is_folder = entry.is_dir()
+            except OSError as fault:
+                self._refused(entry, label, fault)
+                continue
+            found.append(entry) if is_folder else self._file(entry, label)
+        return found
+
+    def _file(self, path: Path, label: str) -> None:
+        """Take a file, or say why not. An empty label: it lies beside the class folders."""
         ending = path.suffix.lower()
-        if path.name.startswith("."):
-            self._problem(path, label or "", "hidden", "its name begins with a dot")
-        elif label is None:
-            self._problem(
-                path, "", "outside-class", "it lies beside the class folders, so its class is unknown"
-            )
+        if not label:
+            detail = "it lies beside the class folders, so its class is unknown"
+            self._problem(path, "", "outside-class", detail)
         elif ending in FOREIGN_ENDINGS:
             self._problem(path, label, "unsupported-format", f"{ending} cannot be read")
         elif ending not in SOUND_ENDINGS:
-            self._problem(
-                path, label, "not-audio", f"its ending {shown(ending) or '(none)'} is not one of sound"
-            )
+            detail = f"its ending {shown(ending) or '(none)'} is not one of sound"
+            self._problem(path, label, "not-audio", detail)
         elif self._real(path, label) is not None:
             self._take(path, label)
 
@@ -198,7 +225,7 @@ class _Walker:
         try:
             facts = path.stat()
         except OSError as fault:
-            self._problem(path, label, "unreadable", f"the system refuses to look at it ({fault.strerror})")
+            self._refused(path, label, fault)
             return
         if not stat.S_ISREG(facts.st_mode):
             self._problem(path, label, "not-a-file", "it is no regular file")
@@ -209,19 +236,22 @@ class _Walker:
         """Where a path leads, if that is inside the root; else None, and the problem is noted."""
         try:
             real = path.resolve(strict=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._problem(path, label, "link-broken", "it is a link to nothing")
             return None
-        except PermissionError as fault:
-            self._problem(path, label, "unreadable", f"the system refuses to look at it ({fault.strerror})")
-            return None
-        except (OSError, RuntimeError):  # RuntimeError: a link that leads to itself
+        except RuntimeError:  # a link that leads to itself
             self._problem(path, label, "link-loop", "its links lead nowhere")
+            return None
+        except OSError as fault:
+            self._refused(path, label, fault)
             return None
         if not real.is_relative_to(self.root):
             self._problem(path, label, "link-outside", "it is a link out of the data folder")
             return None
         return real
+
+    def _refused(self, path: Path, label: str, fault: OSError) -> None:
+        self._problem(path, label, "unreadable", f"the system refuses to look at it ({fault.strerror})")
 
     def _name(self, path: Path) -> str:
         # A backslash of the name itself is doubled: so no two files share a name in the tables.
