@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from birdtune import events
-from birdtune.errors import InputError, Interrupted
+from birdtune.errors import InputError, Interrupted, PassingError
 from birdtune.events import Interrupts, Journal, duration
 
 
@@ -114,6 +115,55 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="a file stands where a folder is needed"):
         Journal(tmp_path / "file" / "logs")
+
+
+def test_a_line_that_was_cut_short_does_not_swallow_the_next(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"event": "whole"}\n{"event": "cu')
+    (tmp_path / "run.log").write_text("")
+    journal = Journal(tmp_path, quiet=True)
+    journal.event("next")
+    journal.say("first")
+    journal.close()
+    whole, cut, following = (tmp_path / "events.jsonl").read_text("utf-8").splitlines()
+    assert (json.loads(whole)["event"], cut, json.loads(following)["event"]) == ("whole", '{"event": "cu', "next")
+    assert len(lines(tmp_path)) == 1
+
+
+def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+    for name in ("run.log", "events.jsonl"):
+        (tmp_path / name).symlink_to("/dev/full")
+    journal = Journal(tmp_path, quiet=True)
+    with pytest.raises(PassingError, match=r"run\.log: the disk is full \(27 bytes needed"):
+        journal.say("hello")
+    journal.close()
+
+
+def test_a_log_that_was_deleted_is_told(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "logs", quiet=True)
+    shutil.rmtree(tmp_path / "logs")
+    with pytest.raises(PassingError, match=r"events\.jsonl: is gone.*Run again"):
+        journal.event("epoch")
+    journal.close()
+
+
+def talk(streams: str) -> subprocess.CompletedProcess[str]:
+    """A process that says two lines through a journal, with its streams as a shell is told."""
+    script = (
+        "import sys; from birdtune.events import Journal; journal = Journal(); journal.say('one'); "
+        "journal.say('two'); sys.exit(0 if journal.unheard is None else 3)"
+    )
+    return subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(Path(events.__file__).parents[1])}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+def test_work_goes_on_where_nobody_can_be_told() -> None:
+    done = talk(">/dev/full")
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "note: standard output cannot be written (No space left on device)" in done.stderr
+    assert (talk(">/dev/full 2>/dev/full").returncode, talk("").stdout) == (3, "one\ntwo\n")
 
 
 # ---- progress -----------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""birdtune.files: whole or not at all, and tables that come back as they went."""
+"""birdtune.files and birdtune.storage: whole or not at all, refusals in words, tables that come back."""
 
 import csv
 import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -21,12 +22,21 @@ from birdtune.files import (
     new_folder,
     read_csv,
     read_json,
-    storage_faults,
+    remove_unfinished,
     value_sha256,
     write_bytes,
     write_csv,
     write_json,
     write_text,
+)
+from birdtune.storage import (
+    free_bytes,
+    need_space,
+    reading_faults,
+    refused,
+    size_text,
+    storage_faults,
+    unmet_faults,
 )
 
 
@@ -81,8 +91,12 @@ def test_a_file_reaches_the_disk_before_its_name_does(
     assert happened == ["file", "rename", "folder"]
     happened.clear()
     with new_folder(tmp_path / "b") as folder:
-        (folder / "one").touch()
-    assert happened == ["file", "rename", "folder"]
+        (folder / "below").mkdir()
+        (folder / "below" / "one").touch()
+    assert happened == ["file", "folder", "folder", "rename", "folder"]
+    happened.clear()
+    make_folder(tmp_path / "c" / "d")
+    assert happened == ["folder", "folder"]
 
 
 def test_files_follow_the_umask(tmp_path: Path) -> None:
@@ -153,23 +167,126 @@ def test_a_file_where_a_folder_is_needed_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "error", "words"),
     [
-        (errno.ENOSPC, PassingError, "disk is full"), (errno.EDQUOT, PassingError, "MB free"),
-        (errno.EIO, PassingError, "storage failed"), (errno.ESTALE, PassingError, "Run again"),
-        (errno.EROFS, InputError, "cannot be written"), (errno.EACCES, InputError, "--user"),
-        (errno.EPERM, InputError, "uid"),
+        (errno.ENOSPC, PassingError, r"disk is full while writing a song \(14 MB needed, .* free\).*Free some space"),
+        (errno.EDQUOT, PassingError, r"quota is used up while writing a song \(14 MB needed\)"),
+        (errno.EIO, PassingError, "storage failed .*while writing a song"), (errno.ESTALE, PassingError, "Run again"),
+        (errno.ENOTCONN, PassingError, "storage failed"), (errno.EROFS, InputError, "cannot be written"),
+        (errno.EACCES, InputError, "--user"), (errno.EPERM, InputError, "uid"),
+        (errno.EFBIG, InputError, "ulimit"), (errno.ENAMETOOLONG, InputError, "no such name"),
     ],
 )  # fmt: skip
 def test_faults_of_the_storage_say_what_to_do(
     tmp_path: Path, number: int, error: type[Exception], words: str
 ) -> None:
-    with pytest.raises(error, match=words) as caught, storage_faults(tmp_path / "no" / "such"):
+    with (
+        pytest.raises(error, match=words) as caught,
+        storage_faults(tmp_path / "no" / "such", "a song", lambda: 14_000_000),
+    ):
         raise OSError(number, os.strerror(number), str(tmp_path / "the\nfile"))
     assert r"the\nfile" in str(caught.value)
 
 
+class SafetensorError(Exception):
+    """As the library raises it."""
+
+    __module__ = "safetensors._safetensors_rust"
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow raises it, for want of space and of memory alike."""
+
+    __module__ = "tensorflow.python.framework.errors_impl"
+
+
+def test_what_libraries_raise_in_place_of_the_systems_errors_is_understood(tmp_path: Path) -> None:
+    for fault in (
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        ResourceExhaustedError("{{function_node SaveV2}} out/variables/part-0; No space left on device"),
+    ):
+        with pytest.raises(PassingError, match="x: the disk is full"), storage_faults(tmp_path / "x"):
+            raise fault
+    with pytest.raises(ResourceExhaustedError), storage_faults(tmp_path):
+        raise ResourceExhaustedError("OOM when allocating tensor with shape[32,64]")
+
+
+def test_a_temporary_name_is_not_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught, storage_faults(tmp_path / "run.json"):
+        raise PermissionError(errno.EACCES, "no", str(tmp_path / ".unfinished-ab12"))
+    assert str(caught.value).startswith(f"{tmp_path}/run.json: cannot be written")
+
+
 def test_other_faults_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), storage_faults(tmp_path):
-        (tmp_path / "missing").read_bytes()
+    for faults in (storage_faults, unmet_faults, reading_faults):
+        with pytest.raises(FileNotFoundError), faults(tmp_path / "x"):
+            (tmp_path / "missing").read_bytes()
+        with pytest.raises(PassingError, match="as it was"), faults(tmp_path):
+            raise PassingError("as it was")
+
+
+def test_a_folder_that_was_removed_meanwhile_is_told(tmp_path: Path) -> None:
+    with pytest.raises(PassingError, match=r"out: is gone.*Run again"):
+        write_text(tmp_path / "out" / "a.txt", "x")
+    with pytest.raises(PassingError, match=r"out/cache/a.txt: is gone"), unmet_faults(tmp_path / "out"):
+        (tmp_path / "out" / "cache" / "a.txt").read_bytes()
+
+
+def test_a_refusal_that_nobody_met_is_no_defect_unless_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x: the system refuses it .*rights"), unmet_faults(tmp_path):
+        raise PermissionError(errno.EACCES, "no", "x")
+    with pytest.raises(PassingError, match=f"{tmp_path}: the disk is full"), unmet_faults(tmp_path):
+        raise OSError(errno.ENOSPC, "full")
+    with pytest.raises(PermissionError), unmet_faults(tmp_path):
+        raise PermissionError(errno.EPERM, "to whom was this signal sent?")
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "words"),
+    [(errno.EIO, PassingError, "failed while it was read"), (errno.EACCES, InputError, "cannot be read")],
+)
+def test_faults_of_reading_are_told(tmp_path: Path, number: int, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words), reading_faults(tmp_path):
+        raise OSError(number, os.strerror(number), "x")
+    assert isinstance(refused(OSError(number, "why"), "x: no."), error)
+
+
+def test_what_has_no_room_is_not_begun(tmp_path: Path) -> None:
+    free = free_bytes(tmp_path / "not" / "yet")
+    assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    need_space(tmp_path, 1, "a song")
+    with pytest.raises(PassingError, match=r"full before writing a song \(1,000,000,000 GB needed, .* free\)"):
+        need_space(tmp_path / "not" / "yet", 10**18, "a song")
+    with (
+        pytest.raises(PassingError, match="before writing a song"),
+        new_folder(tmp_path / "song", what="a song", needed=10**18),
+    ):
+        pytest.fail("begun")
+    assert names(tmp_path) == []
+
+
+def test_a_file_system_that_knows_no_sizes_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=0, used=0, free=0))
+    assert free_bytes(tmp_path) is None
+    need_space(tmp_path, 10**18, "a song")
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(13, "13 bytes"), (4_096, "4.1 kB"), (13_900_000, "14 MB"), (3.5e9, "3.5 GB"), (0, "0 bytes")],
+)
+def test_sizes_are_said_as_people_say_them(n_bytes: float, text: str) -> None:
+    assert size_text(n_bytes) == text
+
+
+def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / ".unfinished-a").touch()
+    (tmp_path / ".unfinished-b").mkdir()
+    (tmp_path / ".unfinished-b" / "x").touch()
+    (tmp_path / ".unfinished-c").symlink_to(tmp_path / "kept")
+    remove_unfinished(tmp_path)
+    remove_unfinished(tmp_path / "missing")
+    assert names(tmp_path) == ["kept"]
 
 
 def test_a_folder_that_must_not_be_written_is_told() -> None:

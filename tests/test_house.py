@@ -20,7 +20,7 @@ PACKAGE = ROOT / "code" / "birdtune"
 
 # A file imports only files that stand before it, inside functions too.
 ORDER = (
-    "errors", "plain", "files", "events", "workers", "quiet", "config", "configure",
+    "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure",
     "sound.audio", "sound.logmel",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
     "dataset.frames", "dataset.gather", "dataset.batches",

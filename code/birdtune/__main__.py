@@ -11,6 +11,12 @@ def _begin() -> None:
     Until `cli.main` listens there is nothing to save.
     """
     signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(128 + signum))
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            # Started with the stream closed: else the next file to be opened would take its place, and be
+            # written to by everybody who has something to say. Opening gives the lowest number that is free.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ code; anything else is a defect and shows its traceback.
 """
 
 import argparse
+import contextlib
 import os
-import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +18,19 @@ import birdtune
 from birdtune import config as configs
 from birdtune import configure
 from birdtune.config import Config
-from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, Interrupted, UsageError, shown
-from birdtune.events import Interrupts, Journal, duration
+from birdtune.errors import (
+    EXIT_DEFECT,
+    EXIT_DONE,
+    BirdtuneError,
+    Interrupted,
+    PassingError,
+    UsageError,
+    shown,
+)
+from birdtune.events import Interrupts, Journal, duration, tell
 from birdtune.files import make_folder
 from birdtune.quiet import load_tensorflow
+from birdtune.storage import unmet_faults
 
 # From scratch on some hundred patches: small batches for many updates, and what keeps it from learning by heart.
 DEMO_SETTINGS = {
@@ -51,18 +60,18 @@ def main(arguments: Sequence[str]) -> int:
     journal = Journal()
     interrupts = Interrupts()
     try:
-        with interrupts.watching():
+        # The system's refusals that nobody met before, here at the latest, are no defects either.
+        with interrupts.watching(), unmet_faults(Path()):
             return _run(list(arguments), journal, interrupts)
     except (BirdtuneError, Interrupted) as fault:
-        line = str(fault) if isinstance(fault, Interrupted) else f"error: {fault}"
-        print(f"birdtune: {line}", file=sys.stderr, flush=True)
+        tell(str(fault) if isinstance(fault, Interrupted) else f"error: {fault}")
         return fault.exit_code
     except Exception:
-        traceback.print_exc()
-        print(
-            f"birdtune: this is a defect of birdtune {birdtune.__version__}, not of your data. What was finished is "
-            "safe. Please report the lines above.",
-            file=sys.stderr,
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        tell(
+            f"this is a defect of birdtune {birdtune.__version__}, not of your data. What was finished is "
+            "safe. Please report the lines above."
         )
         return EXIT_DEFECT
     finally:
@@ -82,13 +91,26 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
     command = COMMANDS[name]
     if "--help" in arguments or "-h" in arguments:
         journal.say(_help(name, command))
-        return EXIT_DONE
+        return _heard(EXIT_DONE, journal)
     if "--version" in arguments:
         journal.say(f"birdtune {birdtune.__version__}")
-        return EXIT_DONE
+        return _heard(EXIT_DONE, journal)
     options, flags = _parse(name, command, arguments)
     config = configure.load(flags, os.environ, command.defaults, job_yaml=not command.makes_input)
     return command.run(config, options, journal, interrupts)
+
+
+def _heard(code: int, journal: Journal) -> int:
+    """The exit code of a command whose words are all that it makes.
+
+    Raises:
+        PassingError: they could not be written.
+    """
+    if journal.unheard is not None:
+        raise PassingError(
+            f"standard output could not be written ({journal.unheard}). Give another place for it."
+        )
+    return code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -152,7 +174,7 @@ def _job(until: str) -> Callable[[Config, argparse.Namespace, Journal, Interrupt
 def _check(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
     from birdtune.check import check
 
-    return check(config, journal, interrupts)
+    return _heard(check(config, journal, interrupts), journal)
 
 
 def _predict(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:

@@ -21,7 +21,8 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from birdtune.errors import Interrupted, shown
-from birdtune.files import make_folder, storage_faults
+from birdtune.files import make_folder
+from birdtune.storage import gone, storage_faults
 
 # Without a terminal a progress line appears at most this often.
 _PLAIN_PROGRESS_S = 15.0
@@ -83,6 +84,8 @@ class Journal:
 
     def __init__(self, folder: Path | None = None, *, quiet: bool = False) -> None:
         self._quiet = quiet
+        # Why standard output cannot be written any more, where that is so.
+        self.unheard: str | None = None
         self._log: TextIO | None = None
         self._events: TextIO | None = None
         # What was said before a run has its folder; it goes there first.
@@ -96,8 +99,8 @@ class Journal:
         self.close()
         make_folder(folder)
         with storage_faults(folder):
-            self._log = (folder / "run.log").open("a", encoding="utf-8", errors="backslashreplace")
-            self._events = (folder / "events.jsonl").open("a", encoding="utf-8", errors="backslashreplace")
+            self._log = _open_to_append(folder / "run.log")
+            self._events = _open_to_append(folder / "events.jsonl")
         early, self._early = self._early, []
         for file, line in early:
             self._write(file, line)
@@ -116,8 +119,18 @@ class Journal:
             print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
         except BrokenPipeError:
             # Whoever listened went away, as `head` does: that is no reason to stop working.
-            self._quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._say_no_more()
+        except OSError as fault:
+            # Neither is a log file on a full disk, or a terminal that was closed: the job has its own log.
+            self._say_no_more()
+            self.unheard = str(fault.strerror)
+            tell(
+                f"note: standard output cannot be written ({fault.strerror}); what is said from here on is lost"
+            )
+
+    def _say_no_more(self) -> None:
+        self._quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def event(self, kind: str, **fields: Any) -> None:
         """An object for machines: one JSON line with `time` (UTC) and `event`."""
@@ -129,8 +142,12 @@ class Journal:
         if file is None:
             self._early.append((which, line))
             return
-        with storage_faults(Path(file.name)):
-            file.write(f"{line}\n")
+        path, text = Path(file.name), f"{line}\n"
+        with storage_faults(path, needed=len(text)):
+            # Writing to a file that was deleted succeeds, and nobody will ever read it.
+            if os.fstat(file.fileno()).st_nlink == 0:
+                raise gone(path)
+            file.write(text)
             file.flush()
 
     def warn(self, line: str) -> None:
@@ -151,8 +168,28 @@ class Journal:
         """Close the files; speaking to the terminal goes on."""
         for file in (self._log, self._events):
             if file is not None:
-                file.close()
+                # What could not be written was told when it could not; closing would try once more.
+                with contextlib.suppress(OSError):
+                    file.close()
         self._log = self._events = None
+
+
+def tell(line: str) -> None:
+    """One line to standard error; where that cannot be written either, there is nobody left to tell."""
+    try:
+        print(f"birdtune: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _open_to_append(path: Path) -> TextIO:
+    file = path.open("a", encoding="utf-8", errors="backslashreplace")
+    # A line that a kill or a full disk cut short must not swallow the next one.
+    with path.open("rb") as before:
+        before.seek(-min(1, before.seek(0, os.SEEK_END)), os.SEEK_END)
+        if before.read(1) not in (b"", b"\n"):
+            file.write("\n")
+    return file
 
 
 def _finite(value: Any) -> Any:

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from birdtune.errors import InputError, PassingError, shown
+from birdtune.errors import InputError, shown
 from birdtune.plain import read_bounded
-
-# Folders being built carry this prefix, so that a later run knows what a killed one left behind.
-UNFINISHED = ".unfinished-"
+from birdtune.storage import UNFINISHED as UNFINISHED  # with what leaves such names behind
+from birdtune.storage import need_space, reading_faults, refused
+from birdtune.storage import storage_faults as storage_faults  # with what needs it
 
 _HASH_BLOCK_BYTES = 1 << 20
 # Spreadsheets run a cell that begins like this as a formula; an apostrophe in front keeps it text.
@@ -31,60 +31,27 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _LARGEST_TABLE_BYTES = 256 << 20
 
 
-@contextlib.contextmanager
-def storage_faults(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write into birdtune's words.
-
-    Raises:
-        PassingError: the disk is full or failing.
-        InputError: the place is read-only or not permitted, or its name is impossible.
-    """
-    try:
-        yield
-    except OSError as fault:
-        where = shown(fault.filename or path)
-        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = _free_bytes(path)
-            raise PassingError(
-                f"{where}: the disk is full ({free / 1e6:.0f} MB free). What was finished before is safe. "
-                "Free some space or give another --output, then run again to continue."
-            ) from fault
-        if fault.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise InputError(
-                f"{where}: cannot be written ({fault.strerror}). birdtune needs a folder that this user "
-                f"(uid {os.getuid()}) may write to. In a container: mount output/ without `:ro` and run "
-                'with `--user "$(id -u):$(id -g)"`.'
-            ) from fault
-        if fault.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise InputError(f"{where}: no such name can be used ({fault.strerror}). Give another place.") from fault
-        if fault.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
-            raise PassingError(
-                f"{where}: the storage failed ({fault.strerror}). Run again to continue."
-            ) from fault
-        raise
-
-
-def _free_bytes(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
-
-
 def make_folder(path: Path) -> Path:
-    """Create a folder and its parents; an existing one is fine. Raises as `storage_faults`."""
+    """Create a folder and its parents, durably; an existing one is fine. Raises as `storage_faults`."""
     with storage_faults(path):
+        missing = [place for place in (path, *path.parents) if not place.is_dir()]
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as fault:
             raise InputError(
                 f"{shown(path)}: a file stands where a folder is needed. Give another place."
             ) from fault
+        for place in missing:
+            sync_folder(place.parent)
     return path
 
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable: after a power cut a rename must not be undone."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # it may be written and not be listed; then only the system decides when
     try:
         os.fsync(descriptor)
     except OSError as fault:
@@ -97,7 +64,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. Raises as `storage_faults`."""
-    with storage_faults(path):
+    with storage_faults(path, needed=len(content)):
         descriptor, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -120,27 +87,57 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, what: str = "", needed: int | None = None) -> Iterator[Path]:
     """A folder to fill, which takes its place under `path` only when the block ends well.
 
-    A folder already at `path` is replaced. Raises as `storage_faults`.
+    A folder already at `path` is replaced.
+
+    Args:
+        what: what is written, in words, e.g. "a checkpoint".
+        needed: bytes that it takes at least; nothing is begun where fewer are free.
+
+    Raises: as `storage_faults`.
     """
     make_folder(path.parent)
-    with storage_faults(path):
-        building = path.parent / f"{UNFINISHED}{path.name}"
-        shutil.rmtree(building, ignore_errors=True)
+    with storage_faults(path, what, needed):
+        building, earlier = (path.parent / f"{UNFINISHED}{name}" for name in (path.name, f"{path.name}.old"))
+        for left in (building, earlier):
+            shutil.rmtree(left, ignore_errors=True)
+        if needed is not None:
+            need_space(path, needed, what)
         building.mkdir()
         try:
             yield building
+            _sync_tree(building)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
-        for file in [entry for entry in building.rglob("*") if entry.is_file()]:
-            _sync_file(file)
+        # Out of the way by a rename, so that no half-deleted folder ever has the name.
         if path.exists():
-            shutil.rmtree(path)
+            path.replace(earlier)
         building.replace(path)
         sync_folder(path.parent)
+        shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Make a folder durable with all that is in it: each file, then each folder's names."""
+    entries = list(folder.rglob("*"))
+    for entry in entries:
+        if entry.is_file():
+            _sync_file(entry)
+    for place in (*(entry for entry in entries if entry.is_dir()), folder):
+        sync_folder(place)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed runs left half-written directly in a folder; call it where nobody else writes."""
+    with contextlib.suppress(OSError):  # it costs some space, and nothing else
+        for left in folder.glob(f"{UNFINISHED}*"):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def _sync_file(path: Path) -> None:
@@ -159,9 +156,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of birdtune's own; None when it is absent or damaged."""
+    """Read a JSON file of birdtune's own; None when it is absent or damaged. Raises as `reading_faults`."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        with reading_faults(path):
+            return json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
@@ -215,8 +213,8 @@ def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = 
     try:
         text = read_bounded(path, most_bytes, what).decode("utf-8-sig")
     except OSError as fault:
-        raise InputError(
-            f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
+        raise refused(
+            fault, f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
         ) from fault
     except UnicodeDecodeError as fault:
         raise InputError(

@@ -19,6 +19,7 @@ from birdtune.files import read_json, value_sha256
 from birdtune.model import architecture
 from birdtune.quiet import load_tensorflow
 from birdtune.run import Run, alone_in
+from birdtune.storage import unmet_faults
 
 
 def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str = "report") -> int:
@@ -32,7 +33,8 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
 
 def _run(current: Run, interrupts: Interrupts, until: str) -> int:
     try:
-        _stages(current, interrupts, until)
+        with unmet_faults(current.config.output):
+            _stages(current, interrupts, until)
     except (BirdtuneError, Interrupted) as fault:
         status = "interrupted" if isinstance(fault, Interrupted) else "failed"
         _try_to_end(current, status, fault.exit_code, str(fault))
