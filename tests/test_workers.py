@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from birdtune import workers
-from birdtune.errors import Interrupted
+from birdtune.errors import Interrupted, PassingError
 from birdtune.events import Interrupts
 from birdtune.workers import Crashed, run_tasks, worker_count
 
@@ -59,6 +59,41 @@ def test_a_task_that_kills_its_worker_is_named_and_all_others_are_done() -> None
 def test_what_a_task_raises_is_raised_here() -> None:
     with pytest.raises(ValueError, match="task 14 cannot be done"):
         list(run_tasks(work, [14], n_workers=1, interrupts=Interrupts()))
+
+
+def refuse(reason: str) -> None:
+    raise RuntimeError(reason)
+
+
+def die(reason: str) -> None:
+    os._exit(3)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_what_keeps_workers_from_being_set_up_is_raised_once_and_blames_no_task(n_workers: int) -> None:
+    with pytest.raises(RuntimeError, match="there is no decoder"):
+        list(
+            run_tasks(
+                work, range(9), n_workers=n_workers, interrupts=Interrupts(), initializer=refuse,
+                initargs=("there is no decoder",),
+            )
+        )  # fmt: skip
+
+
+def test_workers_that_end_before_they_begin_blame_no_task() -> None:
+    found = run_tasks(work, range(9), n_workers=2, interrupts=Interrupts(), initializer=die, initargs=("",))
+    with pytest.raises(PassingError, match=r"end before they have begun.*--prepare.workers 1"):
+        next(found)
+
+
+def test_processes_that_cannot_be_started_are_a_passing_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pool(_FakePool):
+        def submit(self, function: Any, task: int) -> Future[int]:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(workers, "_pool", lambda *arguments: Pool())
+    with pytest.raises(PassingError, match=r"No process can be started.*Resource temporarily unavailable"):
+        list(run_tasks(work, [1], n_workers=1, interrupts=Interrupts()))
 
 
 def test_no_tasks_need_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:

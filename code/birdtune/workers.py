@@ -11,8 +11,10 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, TypeVar
 
+from birdtune.errors import PassingError
 from birdtune.events import Interrupts
 
 Task = TypeVar("Task")
@@ -48,9 +50,11 @@ def run_tasks(
 
     Args:
         function: a module-level function; what it raises is raised here.
+        initializer: called once in each process; what it raises is raised here, too.
 
     Raises:
         Interrupted: when told to stop; tasks already yielded are done, the others are not.
+        PassingError: processes cannot be started, or end before they have done anything.
     """
     left = list(tasks)
     while left:
@@ -86,7 +90,7 @@ def _feed(
         interrupts.check()
         while left and len(running) < ahead:
             try:
-                future = pool.submit(function, left[-1])
+                future = _submit(pool, function, left[-1])
             except BrokenProcessPool:
                 if not running:
                     # A worker died with nothing to do: nothing is suspect, a new pool goes on.
@@ -115,9 +119,27 @@ def _alone(
 ) -> Result | Crashed:
     with _pool(1, initializer, initargs) as pool:
         try:
-            return pool.submit(function, task).result()
+            _submit(pool, _nothing, None).result()
+        except BrokenProcessPool as fault:
+            # It is not the task that ends the process, and it would not be any other.
+            raise PassingError(
+                "The processes that work on the files end before they have begun. Likely cause: too little memory, or "
+                "a limit on processes; fewer of them may help (--prepare.workers 1). Run again to continue."
+            ) from fault
+        try:
+            return _submit(pool, function, task).result()
         except BrokenProcessPool:
             return Crashed()
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[[Task], Result], task: Task) -> Future[Result]:
+    try:
+        return pool.submit(partial(_do, function), task)
+    except OSError as fault:  # the pool starts its processes when they are first needed
+        raise PassingError(
+            f"No process can be started to work on the files ({fault.strerror}). Likely cause: too little memory, or "
+            "a limit on processes; fewer of them may help (--prepare.workers 1). Run again to continue."
+        ) from fault
 
 
 def _pool(n: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> ProcessPoolExecutor:
@@ -128,6 +150,20 @@ def _pool(n: int, initializer: Callable[..., None] | None, initargs: tuple[Any, 
     )
 
 
+# What kept a worker from being set up: told with its first task, for a worker that fails to begin ends the pool.
+_failure: Exception | None = None
+
+
+def _do(function: Callable[[Task], Result], task: Task) -> Result:
+    if _failure is not None:
+        raise _failure
+    return function(task)
+
+
+def _nothing(task: None) -> None:
+    """Shows that a worker lives."""
+
+
 def _begin(parent: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
     """First thing in a worker: the parent alone decides when to stop, and no worker outlives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -135,6 +171,14 @@ def _begin(parent: int, initializer: Callable[..., None] | None, initargs: tuple
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+    try:
+        _set_up(initializer, initargs)
+    except Exception as fault:
+        global _failure
+        _failure = fault
+
+
+def _set_up(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
     # Codecs write their complaints to stderr unasked; what matters comes back as a result.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     # One thread each: the workers already fill the cores, and sums keep one order of adding.
