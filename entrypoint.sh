@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # birdtune's one door: `./entrypoint.sh [command] [settings]`, the same in and out of a container.
 # Outside, the packages of requirements.txt are put into .venv the first time, which later starts
-# reuse; inside, they are part of the image. `./entrypoint.sh test` runs the tests.
+# reuse; inside, they are part of the image. `./entrypoint.sh test` runs the tests, `bench` the measurements.
 set -euo pipefail
 
 root=$(cd -- "${BASH_SOURCE[0]%/*}" && pwd)
 venv=$root/.venv
+peers=$root/.venv-bench  # what birdtune is measured beside; it sees the packages of .venv, too
 
 say() { printf 'birdtune: %s\n' "$*" >&2; }
 fail() { local code=$1; shift; say "$*"; exit "$code"; }    # the codes are those of birdtune/errors.py
@@ -26,13 +27,16 @@ find_python() {
 # A stamp is the lock's digest, written after the last package: it holds only for a whole
 # installation of this very lock, however an earlier one was stopped.
 digest() { local line; line=$(sha256sum <"$1") && echo "${line%% *}"; }
+home_of() { if [[ $1 == bench/* ]]; then echo "$peers"; else echo "$venv"; fi; }
+stamp_of() { echo "$(home_of "$1")/${1##*/}.sha256"; }
 stamped() {
-  local stamp=$venv/$1.sha256 held=
-  [[ -x $venv/bin/python && -f $stamp ]] && read -r held <"$stamp" && [[ $held == "$(digest "$root/$1")" ]]
+  local stamp held=
+  stamp=$(stamp_of "$1")
+  [[ -x ${stamp%/*}/bin/python && -f $stamp ]] && read -r held <"$stamp" && [[ $held == "$(digest "$root/$1")" ]]
 }
 
-make_venv() {
-  local python machine
+make_venv() {  # make_venv FOLDER
+  local python machine venv=$1
   machine=$(uname -sm)
   [[ $machine == "Linux x86_64" ]] ||
     fail 42 "the locked packages are for Linux x86_64, this is $machine; use the image (README.md)."
@@ -44,18 +48,23 @@ make_venv() {
 }
 
 install() {  # install LOCK: also when another start is at it, or was stopped half-way
-  local lock=$1
+  local lock=$1 home
+  home=$(home_of "$lock")
   # The lock belongs to the open file, so that a pip which outlives its killed start still holds it.
-  { exec 9>"$venv.lock"; } 2>/dev/null || fail 42 "cannot write to $root, where .venv is to be made."
+  { exec 9>"$home.lock"; } 2>/dev/null || fail 42 "cannot write to $root, where .venv is to be made."
   flock --nonblock 9 || { say "waiting for another start that is installing packages"; flock 9; }
   if ! stamped "$lock"; then
-    say "installing the packages of $lock into $venv (once, a few minutes)"
-    if [[ $lock == requirements.txt ]]; then make_venv; fi
-    "$venv/bin/python" -m pip --quiet --disable-pip-version-check --no-input install \
+    say "installing the packages of $lock into $home (once, a few minutes)"
+    if [[ $lock != requirements-dev.txt ]]; then make_venv "$home"; fi
+    if [[ $home == "$peers" ]]; then
+      # By way of this file, packages that .venv has are seen, and not installed once more.
+      echo "$venv/lib/python3.11/site-packages" >"$peers/lib/python3.11/site-packages/job.pth"
+    fi
+    "$home/bin/python" -m pip --quiet --disable-pip-version-check --no-input install \
       --no-deps --require-hashes --only-binary :all: --requirement "$root/$lock" ||
       fail 75 "the packages could not be installed (pip's reason stands above); is there a network," \
         "and 4 GB of disk? The next start tries again."
-    digest "$root/$lock" >"$venv/$lock.sha256"
+    digest "$root/$lock" >"$(stamp_of "$lock")"
   fi
   exec 9>&-
 }
@@ -64,7 +73,8 @@ unset PYTHONHOME  # it would point a virtual environment at another Python
 export PYTHONPATH=$root/code TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
 if [[ -n ${BIRDTUNE_IN_IMAGE:-} ]]; then
-  [[ ${1:-} != test ]] || fail 2 "the image holds no tests; run ./entrypoint.sh test in the project's folder."
+  [[ ${1:-} != test && ${1:-} != bench ]] ||
+    fail 2 "the image holds no tests and no bench; run ./entrypoint.sh $1 in the project's folder."
   exec python -m birdtune "$@"
 fi
 
@@ -74,5 +84,15 @@ if [[ ${1:-} == test ]]; then
   shift
   cd -- "$root"
   exec "$venv/bin/python" -m pytest "$@"
+fi
+if [[ ${1:-} == bench ]]; then
+  shift
+  python=$peers/bin/python
+  stamped bench/requirements.txt || (install bench/requirements.txt) || {
+    say "measuring birdtune alone, without its peers (torch's build for CPUs comes from an index of PyTorch's own)."
+    python=$venv/bin/python
+  }
+  cd -- "$root"
+  PYTHONPATH=$root:$PYTHONPATH exec "$python" -m bench "$@"
 fi
 exec "$venv/bin/python" -m birdtune "$@"

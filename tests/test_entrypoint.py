@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ("requirements.txt", "requirements-gpu.txt", "requirements-dev.txt")
+LOCKS = ("requirements.txt", "requirements-gpu.txt", "requirements-dev.txt", "bench/requirements.txt")
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
 
 # Answers as 3.11 would unless FAKE says otherwise, and makes a `.venv` whose python is itself.
@@ -26,9 +26,10 @@ FAKE_PYTHON = """#!/bin/sh
 case "$*" in
   *version_info*) [ "$FAKE" != old ] ;;
   *ensurepip*)    [ "$FAKE" != no-ensurepip ] ;;
-  "-m venv "*)    mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m venv "*)    mkdir -p "$3/bin" "$3/lib/python3.11/site-packages" && cp "$0" "$3/bin/python" ;;
   "-m pip "*)     case "$FAKE" in
                     pip-fails) echo "no network" >&2; exit 1 ;;
+                    no-peers) case "$*" in *bench*) echo "no torch" >&2; exit 1 ;; esac ;;
                     pip-waits) touch "$FAKE_LOG.pip"; while [ ! -e "$FAKE_LOG.go" ]; do sleep 0.02; done ;;
                   esac ;;
   "-m birdtune exit-42") exit 42 ;;
@@ -36,6 +37,7 @@ case "$*" in
   "-m birdtune pid") echo $$ ;;
   "-m birdtune wait") touch "$FAKE_LOG.job"; while [ ! -e "$FAKE_LOG.go" ]; do sleep 0.02; done ;;
   "-m pytest"*)   pwd ;;
+  "-m bench"*)    echo "$0 in $PWD with $PYTHONPATH" ;;
 esac
 """
 
@@ -55,6 +57,8 @@ class Home:
         shutil.copy(ROOT / "entrypoint.sh", self.folder)
         (self.folder / "requirements.txt").write_text("one==1\n")
         (self.folder / "requirements-dev.txt").write_text("two==2\n")
+        (self.folder / "bench").mkdir()
+        (self.folder / "bench" / "requirements.txt").write_text("three==3\n")
         (folder / "bin").mkdir()
         for name in ("python3.11", "python3", "python"):
             fake = folder / "bin" / name
@@ -243,6 +247,28 @@ def test_tests_run_from_the_projects_folder_with_their_own_lock(home: Home, tmp_
     assert len(home.calls("pip")) == 2
 
 
+def test_the_peers_of_the_bench_get_an_environment_of_their_own_which_sees_the_first(
+    home: Home, tmp_path: Path
+) -> None:
+    home.run("check")
+    done = home.run("bench", "frames", "--quick", cwd=tmp_path)
+    own = home.folder / ".venv-bench"
+    assert done.stdout == f"{own}/bin/python in {home.folder} with {home.folder}:{home.folder}/code\n"
+    assert home.calls("bench") == ["bench frames --quick"]
+    site = Path("lib/python3.11/site-packages")
+    assert (own / site / "job.pth").read_text() == f"{home.folder / '.venv' / site}\n"
+    assert home.run("bench").stderr == ""
+    assert len(home.calls("venv")) == len(home.calls("pip")) == 2
+
+
+def test_without_its_peers_the_bench_measures_birdtune_alone(home: Home) -> None:
+    done = home.run("bench", FAKE="no-peers")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"{home.folder}/.venv/bin/python in")
+    assert "no torch" in done.stderr
+    assert "without its peers" in done.stderr
+
+
 def test_in_the_image_nothing_is_installed(home: Home) -> None:
     done = home.run("train", BIRDTUNE_IN_IMAGE="1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -251,10 +277,11 @@ def test_in_the_image_nothing_is_installed(home: Home) -> None:
     assert not (home.folder / ".venv").exists()
 
 
-def test_the_image_has_no_tests_and_says_so(home: Home) -> None:
-    done = home.run("test", BIRDTUNE_IN_IMAGE="1")
+@pytest.mark.parametrize("command", ["test", "bench"])
+def test_the_image_has_no_tests_and_no_bench_and_says_so(home: Home, command: str) -> None:
+    done = home.run(command, BIRDTUNE_IN_IMAGE="1")
     assert done.returncode == 2
-    assert "no tests" in done.stderr
+    assert "no tests and no bench" in done.stderr
 
 
 def test_the_first_line_of_help_comes_from_the_real_command() -> None:
@@ -310,8 +337,9 @@ def test_the_gpu_lock_differs_in_tensorflow_and_cuda_alone() -> None:
     assert tuple(map(int, gpu["nvidia-cudnn-cu12"].split(".")[:2])) >= (9, 24)
 
 
-def test_the_test_packages_agree_with_the_job_packages() -> None:
-    job, test = pins("requirements.txt"), pins("requirements-dev.txt")
+@pytest.mark.parametrize("lock", ["requirements-dev.txt", "bench/requirements.txt"])
+def test_further_packages_agree_with_the_job_packages(lock: str) -> None:
+    job, test = pins("requirements.txt"), pins(lock)
     assert {name: test[name] for name in test if name in job} == {
         name: job[name] for name in job if name in test
     }

@@ -1,0 +1,58 @@
+"""`./entrypoint.sh bench [PART ...]`: measure parts, keep their results, write RESULTS.md."""
+
+import argparse
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from bench import results
+from bench.harness import PARTS, ROOT, Settings, run_part
+
+
+def main(arguments: list[str]) -> int:
+    """Measure what is asked for. Returns the exit code: 0 also if targets are missed, 1 if a part failed."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument(
+        "--quick", action="store_true", help="the tiniest form of each: only whether it works"
+    )
+    parser.add_argument("--into", type=Path, help="folder for results/ and RESULTS.md (default: bench)")
+    parser.add_argument("--render", action="store_true", help="measure nothing, write RESULTS.md anew")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if unknown := [part for part in options.parts if part not in PARTS]:
+        parser.error(f"there is no part {unknown[0]!r}; parts: {', '.join(PARTS)}")
+    with tempfile.TemporaryDirectory(prefix="birdtune-bench-") as scratch:
+        # Figures of the tiniest form mean nothing, so they do not take the place of real ones.
+        into = options.into or (Path(scratch) / "quick" if options.quick else ROOT / "bench")
+        if options.render:
+            (into / "RESULTS.md").write_text(results.render(results.read(into)), "utf-8")
+            return 0
+        failed = [
+            part for part in options.parts or PARTS if not _measure(part, Path(scratch) / part, into, options)
+        ]
+    if failed:
+        print(f"bench: failed, see above: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _measure(part: str, folder: Path, into: Path, options: argparse.Namespace) -> bool:
+    """Measure and keep one part. Returns whether it went well; if not, the others are measured all the same."""
+    print(f"-- {part}", file=sys.stderr, flush=True)
+    folder.mkdir()
+    try:
+        kept = run_part(part, Settings(options.quick, options.seed, folder))
+    except Exception:
+        traceback.print_exc()
+        return False
+    kept |= {"command": f"./entrypoint.sh bench {part}{' --quick' if options.quick else ''}"}
+    results.keep(into, kept)
+    print("\n".join(results.table(kept["lines"])), flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""results/<part>.json ─▶ RESULTS.md: every figure of the table comes from a file that a run has written."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.harness import ORDER
+
+_HEAD = """# birdtune beside its peers
+
+Written by `./entrypoint.sh bench` from `bench/results/*.json`, where the single values stand. A figure is the median
+of its rounds, ± half the distance between the quartiles; candidates took turns in every round. A ratio says how many
+times faster birdtune is, unless its line says otherwise. `README.md` of this folder's parent says how to run it.
+"""
+_TITLES = {
+    "frames": "Sound → frames",
+    "unchanged": "Unchanged input, again",
+    "step": "A training step",
+    "epochs": "Whole epochs from disk",
+    "frozen": "Frozen trunk",
+    "predict": "Prediction",
+    "checkpoint": "A checkpoint of every epoch",
+    "start": "Start",
+    "memory": "Peak memory",
+    "image": "The image for CPUs",
+    "linear": "Cost grows linearly",
+    "gpu": "GPU",
+}
+_COLUMNS = ("what", "birdtune", "beside", "ratio", "to reach", "reached", "notes")
+
+
+def keep(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write a part's result to folder/results/, in place of an earlier one, and RESULTS.md anew."""
+    (folder / "results").mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    (folder / "results" / f"{result['part']}.json").write_text(text, "utf-8")
+    (folder / "RESULTS.md").write_text(render(read(folder)), "utf-8")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All results that are kept, in the order of the parts."""
+    found = (folder / "results" / f"{part}.json" for part in ORDER)
+    return [json.loads(path.read_text("utf-8")) for path in found if path.exists()]
+
+
+def render(results: Iterable[Mapping[str, Any]]) -> str:
+    """RESULTS.md of some parts' results."""
+    return "\n".join([_HEAD, *map(_section, results)])
+
+
+def _section(result: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    quick = " **In its tiniest form (--quick): the figures mean nothing.**" if result["quick"] else ""
+    return "\n".join(
+        [
+            f"## {_TITLES[result['part']]}",
+            "",
+            *table(result["lines"]),
+            "",
+            f"`{result['command']}` took {result['seconds']:.0f} s on {result['date']}.{quick}  ",
+            f"{result['machine']}; {versions}; commit `{result['commit'] or 'unknown'}`.",
+            "",
+        ]
+    )
+
+
+def table(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Lines of a result as a Markdown table."""
+    rows = [_row(line) for line in lines]
+    return [f"| {' | '.join(row)} |" for row in (_COLUMNS, ["---"] * len(_COLUMNS), *rows)]
+
+
+def _row(line: Mapping[str, Any]) -> list[str]:
+    ratio = "" if line["ratio"] is None else f"{_times(line['ratio'])}×"
+    reached = {True: "yes", False: "**no**", None: ""}[line["reached"]]
+    cells = (line["what"], line["figure"], line["beside"], ratio, line["target"], reached, line["note"])
+    return [cell.replace("|", "\\|") for cell in cells]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.3g}" if ratio >= 10 else f"{ratio:.2f}"
