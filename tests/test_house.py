@@ -27,7 +27,7 @@ ORDER = (
     "model.architecture", "model.vggish", "model.heads", "model.losses", "model.classifier", "model.slim",
     "training.checkpoints", "training.devices", "training.loop", "training.scoring",
     "results.scores", "results.metrics", "results.figures", "results.report", "results.tables",
-    "results.verify", "results.export", "results.predict",
+    "results.verify", "results.export", "results.hearing", "results.predict",
     "run", "facts", "stages", "check", "job", "apply", "demo_songs", "demo", "cli", "__main__",
 )  # fmt: skip
 

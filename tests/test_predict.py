@@ -2,10 +2,11 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,31 @@ import pytest
 import soundfile
 
 from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
-from birdtune.results import predict
+from birdtune.results import hearing, predict
 from birdtune.results.predict import embed_files, find_sounds, predict_files
 from birdtune.sound.audio import read
 from birdtune.sound.logmel import log_mel
 
 RATE_HZ = 16_000
+
+
+class _Here:
+    """`workers.Isolated` without a process, which takes a second to start."""
+
+    def __init__(self, function: Callable[[Any], Iterator[Any]]) -> None:
+        self.items = function
+
+    def __enter__(self) -> "_Here":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        return None
+
+
+@pytest.fixture(autouse=True)
+def _no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "real_process" not in request.fixturenames:
+        monkeypatch.setattr(hearing, "Isolated", _Here)
 
 
 def write_sound(
@@ -221,6 +241,41 @@ def test_a_name_that_the_decoder_does_not_like_does_not_end_the_work(tmp_path: P
     told = [*made["file"], *(unused.name for unused in outcome.problems)]
     assert len(told) == 2
     assert f"{tmp_path}/{name.decode('utf-8', 'surrogateescape')}".replace("\udcff", "\\udcff") in told
+
+
+class _Deadly(hearing.Cutter):
+    """Dies on files of some names, as a fault in a decoder's C code would end it."""
+
+    def pieces(self, path: Path) -> Iterator[Any]:
+        if path.name.startswith("start"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        for number, piece in enumerate(super().pieces(path)):
+            if path.name.startswith("middle") and number == 2:
+                os.abort()
+            yield piece
+
+
+@pytest.mark.usefixtures("real_process")
+def test_a_file_that_kills_the_decoder_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "Cutter", _Deadly)
+    names = ["a.wav", "middle.wav", "start.wav", "z.wav"]
+    files = [write_sound(tmp_path / name, 4.0, seed=seed) for seed, name in enumerate(names)]
+    (tmp_path / "text.wav").write_text("no sound")
+    outcome, made = embedded([*files, tmp_path / "text.wav"], tmp_path / "x.npz", batch_size=2)
+    assert [(Path(unused.name).name, unused.problem) for unused in outcome.problems] == [
+        ("middle.wav", "crash"), ("start.wav", "crash"), ("text.wav", "not-audio"),
+    ]  # fmt: skip
+    assert made["file"].tolist() == [str(files[0])] * 4 + [str(files[3])] * 4
+    np.testing.assert_allclose(
+        made["embeddings"][4:], mean_bands_of(log_mel(read(files[3])), [0, 96, 192, 288]), atol=1e-6
+    )
+
+
+@pytest.fixture
+def real_process() -> None:
+    """Marks tests in which the decoder has its process."""
 
 
 # ---- which files --------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from birdtune import workers
 from birdtune.errors import Interrupted, PassingError
 from birdtune.events import Interrupts
-from birdtune.workers import Crashed, run_tasks, worker_count
+from birdtune.workers import Crashed, Isolated, run_tasks, worker_count
 
 _offset = 0
 
@@ -157,6 +158,50 @@ def test_a_stop_is_heeded_between_suspects(monkeypatch: pytest.MonkeyPatch) -> N
         for task, _ in run_tasks(abs, [1, 2, 3], n_workers=1, interrupts=interrupts):
             found.append(task)
     assert len(found) == 1
+
+
+# ---- one process, piece by piece ----------------------------------------------------------------
+
+
+def count(task: int) -> Iterator[int]:
+    """Task 13 kills its process after two pieces, 14 fails after one; -1 tells which process it is."""
+    if task == -1:
+        yield os.getpid()
+        return
+    for number in range(task):
+        if task == 13 and number == 2:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if task == 14 and number == 1:
+            raise ValueError("task 14 cannot be done")
+        yield number
+
+
+def test_pieces_come_in_order_and_a_death_costs_its_task_alone() -> None:
+    with Isolated(count) as process:
+        assert list(process.items(5)) == [0, 1, 2, 3, 4]
+        (worker,) = process.items(-1)
+        assert worker != os.getpid()
+        with pytest.raises(ValueError, match="task 14 cannot be done"):
+            list(process.items(14))
+        assert list(process.items(-1)) == [worker], "a fault of the task is none of the process"
+        pieces: list[int] = []
+        with pytest.raises(Crashed):
+            pieces += process.items(13)
+        assert pieces == [0, 1]
+        assert list(process.items(2)) == [0, 1]
+        (another,) = process.items(-1)
+        assert another != worker
+    with pytest.raises(ProcessLookupError):
+        os.kill(another, 0)
+
+
+def test_a_process_that_cannot_be_started_is_a_passing_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", refuse)
+    with Isolated(count) as process, pytest.raises(PassingError, match=r"No process.*Cannot allocate memory"):
+        list(process.items(1))
 
 
 def test_there_are_no_more_workers_than_tasks_or_cores(monkeypatch: pytest.MonkeyPatch) -> None:

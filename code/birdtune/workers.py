@@ -1,9 +1,13 @@
 """Work on many files by all cores, in processes of their own.
 
+    run_tasks   tasks → results, by many processes, as they are finished
+    Isolated    one task after another → pieces, by one process, in order
+
 A file that crashes the decoder (a fault in a C library) ends one worker, not the run: the files that
 were in flight are tried again one at a time, and the one that does it is named.
 """
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -12,13 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import Any, TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
 
 from birdtune.errors import PassingError
 from birdtune.events import Interrupts
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 # Tasks handed out ahead of need, for each worker; few, so that a stop or a crash concerns few.
 _AHEAD = 4
@@ -27,7 +33,7 @@ _POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 
 
-class Crashed(Exception):  # noqa: N818 -- it is handed on as a result, not raised
+class Crashed(Exception):  # noqa: N818 -- `run_tasks` hands it on as a result
     """The worker died on this task; what it was doing is lost."""
 
 
@@ -132,10 +138,97 @@ def _alone(
             return Crashed()
 
 
+class Isolated(Generic[Task, Item]):
+    """A process that works on one task after another and hands over what comes of each, piece by piece.
+
+    It does not run far ahead of who takes the pieces. If it dies on a task, another one goes on with the next.
+
+    Args:
+        function: task → iterator of pieces; of a module, or a method of something that can be pickled.
+    """
+
+    def __init__(self, function: Callable[[Task], Iterator[Item]]) -> None:
+        self._function = function
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> "Isolated[Task, Item]":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self._end()
+
+    def items(self, task: Task) -> Iterator[Item]:
+        """What comes of a task. It must be taken to its end before the next one.
+
+        Raises:
+            Crashed: the process died on it.
+            PassingError: no process can be started.
+            Exception: whatever `function` raised.
+        """
+        connection = self._connection or self._start()
+        try:
+            connection.send(task)
+            while True:
+                kind, value = connection.recv()
+                if kind == _PIECE:
+                    yield value
+                elif kind == _FAULT:
+                    raise value
+                else:
+                    return
+        except (EOFError, BrokenPipeError, ConnectionResetError) as fault:
+            self._end()
+            raise Crashed from fault
+
+    def _start(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(os.getpid(), self._function, other), daemon=True)
+        with _start_faults():
+            self._process.start()
+        # The end of the pipe is seen only when nobody holds its other side.
+        other.close()
+        return self._connection
+
+    def _end(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None and self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
+        self._connection = self._process = None
+
+
+_PIECE, _FAULT, _END = "piece", "fault", "end"
+
+
+def _serve(parent: int, function: Callable[[Task], Iterator[Item]], connection: Connection) -> None:
+    _begin(parent, None, ())
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        try:
+            for item in function(task):
+                connection.send((_PIECE, item))
+        except Exception as fault:
+            connection.send((_FAULT, fault))
+        else:
+            connection.send((_END, None))
+
+
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Task], Result], task: Task) -> Future[Result]:
-    try:
+    with _start_faults():  # the pool starts its processes when they are first needed
         return pool.submit(partial(_do, function), task)
-    except OSError as fault:  # the pool starts its processes when they are first needed
+
+
+@contextlib.contextmanager
+def _start_faults() -> Iterator[None]:
+    try:
+        yield
+    except OSError as fault:
         raise PassingError(
             f"No process can be started to work on the files ({fault.strerror}). Likely cause: too little memory, or "
             "a limit on processes; fewer of them may help (--prepare.workers 1). Run again to continue."

@@ -1,15 +1,13 @@
 """Sound files → embeddings or predictions, in memory that does not grow with their length.
 
-    files, folders ─▶ find_sounds ─▶ patches, batched across files ─▶ model ─▶ embed_files: .npz
-                                                                       └─▶ predict_files: .csv
+    files, folders ─▶ find_sounds ─▶ hear (patches through the model) ─▶ embed_files: .npz
+                                                                      └─▶ predict_files: .csv
 
 A sound is cut into patches as in training: resampled to 16 kHz, log-mel frames, the tail dropped, a sound
-shorter than a patch filled up with zeros. A file that cannot be used is reported and the others go on. The
-model is given as a callable, so that nothing here imports TensorFlow.
+shorter than a patch filled up with zeros.
 """
 
 import io
-import itertools
 import math
 import os
 import stat
@@ -17,34 +15,25 @@ import tempfile
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.errors import CheckpointError, UsageError, shown
+from birdtune.errors import UsageError, shown
 from birdtune.files import make_folder, storage_faults, write_bytes, write_csv
+from birdtune.results.hearing import Cutter, Floats, Heard, Unused, hear
 from birdtune.results.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.results.verify import open_model as open_model
-from birdtune.sound.audio import FOREIGN_ENDINGS, SOUND_ENDINGS, SoundError, SoundStream
-from birdtune.sound.logmel import VGGISH, FrontEnd, LogMelStream
-
-Floats = npt.NDArray[np.float32]
+from birdtune.sound.audio import FOREIGN_ENDINGS, SOUND_ENDINGS
+from birdtune.sound.logmel import VGGISH, FrontEnd
 
 # Columns of the best classes in a table; jibjib's readers show three.
 _TOP = 3
 # Scores are written with this many decimals: float32 near 1 has seven.
 _DECIMALS = 6
-
-
-class Unused(NamedTuple):
-    """A file that was not used, and why."""
-
-    name: str  # as given, or below the folder that was given; safe to show
-    problem: str  # a key of recordings.PROBLEMS
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -127,145 +116,7 @@ def _fault(path: Path) -> Unused | None:
     return None
 
 
-# ---- patches through the model ------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class _Sound:
-    """A file on its way through the model."""
-
-    name: str
-    first_frames: list[int] = field(default_factory=list)  # of each patch cut so far
-    results: list[Floats] = field(default_factory=list)  # parts of [P, K]
-    n_results: int = 0
-    ended: bool = False
-    duration_s: float = 0.0
-    problem: Unused | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self.ended and (self.problem is not None or self.n_results == len(self.first_frames))
-
-
-class _Heard(NamedTuple):
-    """A file that went through the model."""
-
-    name: str
-    duration_s: float
-    start_s: npt.NDArray[np.float64]  # [P]
-    results: Floats  # [P, K]
-
-
-class _Batches:
-    """Collects patches, whichever files they are of, and gives the model full batches."""
-
-    def __init__(self, function: Callable[[Floats], Any], size: int, spec: FrontEnd) -> None:
-        self._function = function
-        self._patches = np.zeros((size, spec.patch_frames, spec.n_mels), np.float32)
-        self._owners: list[_Sound] = []
-
-    def add(self, sound: _Sound, patch: Floats) -> bool:
-        """Take one patch [96, 64]; whether the model was run."""
-        self._patches[len(self._owners)] = patch
-        self._owners.append(sound)
-        return len(self._owners) == len(self._patches) and self.flush()
-
-    def flush(self) -> bool:
-        """Run the model over what is waiting and hand the results to the files."""
-        if not self._owners:
-            return False
-        # A copy: a view of what the model was given would change when that is filled anew.
-        results = np.array(self._function(self._patches[: len(self._owners)]), np.float32)  # [n, K]
-        if not np.isfinite(results).all():
-            raise CheckpointError(
-                "the model answers NaN or infinity; its weights are broken. Train or export it again."
-            )
-        at = 0
-        for sound, patches in itertools.groupby(self._owners, key=lambda owner: owner):
-            count = len(list(patches))
-            sound.results.append(results[at : at + count])
-            sound.n_results += count
-            at += count
-        self._owners.clear()
-        return True
-
-
-@dataclass(frozen=True)
-class _Cutter:
-    """How sound is cut into patches."""
-
-    resampler: str
-    hop_frames: int
-    longest_s: float
-    spec: FrontEnd = VGGISH
-
-    def patches(self, stream: SoundStream) -> Iterator[tuple[int, Floats]]:
-        """First frame and frames [96, 64] of each patch. Raises SoundError, some after the last."""
-        waiting = np.zeros((0, self.spec.n_mels), np.float32)
-        start = 0  # frame of the sound with which `waiting` begins
-        first = 0  # frame of the sound with which the next patch begins
-        for frames in self._frames(stream):
-            waiting = np.concatenate([waiting, frames])
-            while first + self.spec.patch_frames <= start + len(waiting):
-                yield first, waiting[first - start : first - start + self.spec.patch_frames]
-                first += self.hop_frames
-            passed = min(first - start, len(waiting))
-            waiting, start = waiting[passed:], start + passed
-
-    def _frames(self, stream: SoundStream) -> Iterator[Floats]:
-        mel = LogMelStream(self.spec)
-        n_samples = 0
-        for block in stream:
-            n_samples += block.size
-            yield from mel.feed(block)
-        yield from mel.feed(np.zeros(max(0, self.spec.patch_samples - n_samples), np.float32))
-        yield from mel.finish()
-
-
-def _hear(
-    paths: Sequence[Path],
-    function: Callable[[Floats], Any],
-    cutter: _Cutter,
-    batch_size: int,
-    check: Callable[[], None],
-) -> Iterator[_Heard | Unused]:
-    """Every file in its order: what the model answered to its patches, or why it was not used."""
-    batches = _Batches(function, batch_size, cutter.spec)
-    queue: deque[_Sound] = deque()
-    for path in paths:
-        check()
-        sound = _Sound(shown(path))
-        queue.append(sound)
-        stream = SoundStream(path, resampler=cutter.resampler, longest_s=cutter.longest_s)
-        try:
-            for first, patch in cutter.patches(stream):
-                sound.first_frames.append(first)
-                if batches.add(sound, patch):
-                    check()
-        except SoundError as fault:
-            sound.problem = Unused(sound.name, fault.problem, str(fault))
-        except OSError as fault:
-            sound.problem = Unused(sound.name, "unreadable", f"the storage failed ({fault.strerror})")
-        except (UnicodeError, TypeError) as fault:
-            # soundfile opens no name that is not UTF-8, and none that ends in .raw.
-            detail = f"its name keeps it from being opened ({shown(fault)}); rename it"
-            sound.problem = Unused(sound.name, "unreadable", detail)
-        if stream.facts is not None:
-            sound.duration_s = stream.facts.duration_s
-        sound.ended = True
-        yield from _done(queue, cutter.spec)
-    batches.flush()
-    yield from _done(queue, cutter.spec)
-
-
-def _done(queue: deque[_Sound], spec: FrontEnd) -> Iterator[_Heard | Unused]:
-    while queue and queue[0].is_done:
-        sound = queue.popleft()
-        if sound.problem is not None:
-            yield sound.problem
-        else:
-            start_s = np.array(sound.first_frames, np.float64) / spec.frames_per_s
-            yield _Heard(sound.name, sound.duration_s, start_s, np.concatenate(sound.results))
+# ---- tables out ---------------------------------------------------------------------------------
 
 
 def _check_arguments(resampler: str, hop_frames: int, batch_size: int) -> None:
@@ -281,9 +132,6 @@ def _check_place(path: Path) -> None:
     make_folder(path.parent)
     with storage_faults(path):
         tempfile.TemporaryFile(dir=path.parent).close()
-
-
-# ---- tables out ---------------------------------------------------------------------------------
 
 
 def embed_files(
@@ -317,8 +165,8 @@ def embed_files(
     _check_arguments(resampler, hop_frames, batch_size)
     _check_place(out)
     paths, problems = find_sounds(files)
-    heard: list[_Heard] = []
-    for item in _hear(paths, embed, _Cutter(resampler, hop_frames, longest_s), batch_size, check):
+    heard: list[Heard] = []
+    for item in hear(paths, embed, Cutter(resampler, hop_frames, longest_s), batch_size, check):
         problems.append(item) if isinstance(item, Unused) else heard.append(item)
     counts = [len(item.start_s) for item in heard]
     none = np.zeros((0, 128), np.float32)
@@ -376,8 +224,8 @@ def predict_files(
 
     def patch_rows() -> Iterator[dict[str, object]]:
         nonlocal n_patches
-        cutter = _Cutter(resampler, hop_frames, longest_s)
-        for item in _hear(paths, lambda patches: classifier.scores(patches)[0], cutter, batch_size, check):
+        cutter = Cutter(resampler, hop_frames, longest_s)
+        for item in hear(paths, lambda patches: classifier.scores(patches)[0], cutter, batch_size, check):
             if isinstance(item, Unused):
                 problems.append(item)
                 continue
@@ -406,7 +254,7 @@ def _best(scores: Floats, classes: Sequence[str]) -> dict[str, object]:
     return row
 
 
-def _sound_row(item: _Heard, classes: Sequence[str]) -> dict[str, object]:
+def _sound_row(item: Heard, classes: Sequence[str]) -> dict[str, object]:
     mean = item.results.mean(axis=0)  # [C]
     clearest = int(item.results[:, int(mean.argmax())].argmax())
     return {
@@ -419,7 +267,7 @@ def _sound_row(item: _Heard, classes: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _patch_rows(item: _Heard, classes: Sequence[str], spec: FrontEnd) -> Iterator[dict[str, object]]:
+def _patch_rows(item: Heard, classes: Sequence[str], spec: FrontEnd) -> Iterator[dict[str, object]]:
     patch_s = spec.patch_samples / spec.rate_hz
     for start_s, scores in zip(item.start_s.tolist(), item.results, strict=True):
         end_s = round(min(start_s + patch_s, item.duration_s), 3)
