@@ -6,6 +6,7 @@
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,16 +95,19 @@ class Scores:
 def pool_mean(scores: Scores) -> Floats:
     """Mean over the patches of a recording. [N, C], 0…1"""
     patches = np.bincount(scores.patch_recording, minlength=len(scores.recordings))  # [N]
-    return _pool(scores, scores.patch_scores) / patches[:, None]
+    return _pool(scores) / patches[:, None]
 
 
 def pool_sum_squares(scores: Scores) -> Floats:
     """Σ p² over the patches of a recording, as jibjib-query pools: the longer, the larger. [N, C]"""
-    return _pool(scores, np.square(scores.patch_scores))
+    return _pool(scores, np.square)
 
 
-def _pool(scores: Scores, values: npt.NDArray[np.float32]) -> Floats:
-    # Column by column, because a float64 copy of [P, C] would be the largest thing in memory.
+def _pool(scores: Scores, of: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] = np.asarray) -> Floats:
+    # Column by column, because a second copy of [P, C] would be the largest thing in memory.
     n = len(scores.recordings)
-    columns = [np.bincount(scores.patch_recording, weights=column, minlength=n) for column in values.T]
+    columns = [
+        np.bincount(scores.patch_recording, weights=of(column), minlength=n)
+        for column in scores.patch_scores.T
+    ]
     return np.stack(columns, axis=1)  # [N, C]

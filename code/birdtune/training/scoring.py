@@ -40,10 +40,14 @@ def score_windows(
     Raises:
         Interrupted: when told to stop.
     """
-    parts = []
+    found: npt.NDArray[np.float32] | None = None
     for batch in prefetched(in_order(windows, batch_size)):
         interrupts.check()
         real = int(batch.weights.sum())
-        parts.append(scorer(batch.patches)[0][:real])
+        scores = scorer(batch.patches)[0][:real]
+        if found is None:
+            found = np.empty((len(windows), scores.shape[1]), np.float32)
+        found[batch.windows[:real]] = scores
         advance(real)
-    return np.concatenate(parts)
+    assert found is not None, "there is always a window"
+    return found
