@@ -396,7 +396,7 @@ def test_an_archive_with_an_unsafe_member_is_refused_whole(small, tmp_path, monk
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(slim, "_ARCHIVE_LIMIT_BYTES", 4_000_000)
+    monkeypatch.setattr(slim.archive, "_LIMIT_BYTES", 4_000_000)
     archive = pack(tmp_path / "bomb.tgz", members_of(small[0] / "v2"))
 
     with pytest.raises(CheckpointError, match="unpacks to more than"):

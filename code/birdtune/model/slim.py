@@ -11,13 +11,9 @@ TensorFlow; graphs live in `tf.Graph()`s of their own and leave the rest of the 
 import contextlib
 import pickle
 import re
-import shutil
-import tarfile
 import tempfile
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
 import keras
@@ -28,7 +24,7 @@ import tf_slim as slim
 
 from birdtune import files
 from birdtune.errors import CheckpointError, ExportError, InputError, PassingError, shown
-from birdtune.model import architecture, vggish
+from birdtune.model import architecture, archive, vggish
 from birdtune.model import classifier as classifiers
 
 FEATURES = "vggish/input_features:0"  # [N, 96, 64] float32
@@ -46,9 +42,6 @@ _WANTED = re.compile(r"(vggish|mymodel)/(.+/)?(weights|biases)")
 # Both checkpoint versions are, or begin with, a sorted string table; these eight bytes end one.
 _TABLE_END = bytes.fromhex("57fb808b247547db")
 _V2_PART = re.compile(r"(?P<prefix>.*)\.(index|meta|data-\d{5}-of-\d{5})", re.DOTALL)
-_ARCHIVE_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
-# VGGish with Adam's slots is 0.87 GB; what unpacks to more than this was not made by a training.
-_ARCHIVE_LIMIT_BYTES = 8 << 30
 # A table's own bookkeeping, beyond the numbers in it.
 _FORMAT_BYTES = 1 << 20
 
@@ -74,8 +67,8 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     with tempfile.TemporaryDirectory(prefix="birdtune-checkpoint-") as room_name:
         room = Path(room_name)
         with _read_faults(path):
-            if path.is_file() and _is_archive(path):
-                _unpack(path, room / "archive")
+            if path.is_file() and archive.is_archive(path):
+                archive.unpack(path, room / "archive")
                 parts = _parts(_only_checkpoint(room / "archive", path, recursive=True), path)
             elif path.is_dir():
                 parts = _parts(_only_checkpoint(path, path, recursive=False), path)
@@ -94,22 +87,11 @@ def _read_faults(path: Path) -> Iterator[None]:
     """Turn what goes wrong while reading into birdtune's words."""
     try:
         yield
-    except (EOFError, tarfile.TarError, zlib.error, LZMAError) as fault:
-        raise CheckpointError(
-            f"{shown(path)}: the archive is damaged or cut off. Likely cause: a download that stopped; "
-            "get it again."
-        ) from fault
     except (OSError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or type(fault).__name__
         raise CheckpointError(
             f"{shown(path)}: cannot be read ({shown(reason)}). Check the path and its rights."
         ) from fault
-
-
-def _is_archive(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(262)
-    return start.startswith(_ARCHIVE_STARTS) or start[257:262] == b"ustar"
 
 
 def _is_table(path: Path) -> bool:
@@ -167,49 +149,6 @@ def _named_in_state(state: Path) -> Path | None:
     match = re.search(r'^model_checkpoint_path:\s*"(.*)"', state.read_text("utf-8", "replace"), re.MULTILINE)
     # Often the absolute path of the machine that trained: only the name can be meant here.
     return state.parent / PurePosixPath(match[1]).name if match else None
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Put the checkpoint files of a .tgz below `folder`; nothing else of it reaches the disk.
-
-    Raises:
-        CheckpointError: a member climbs out of the folder, is a link or a device, or is too large. The
-            archive is refused whole then: nobody packs these into a checkpoint by accident.
-    """
-    unpacked_bytes = 0
-    with tarfile.open(archive, "r:*") as tar:
-        for member in tar:
-            place = PurePosixPath(member.name)
-            if place.is_absolute() or ".." in place.parts:
-                raise CheckpointError(
-                    f"{shown(archive)}: member {shown(member.name)} would be written outside of the folder "
-                    "it is unpacked in. The archive is not used; get it from a source you trust."
-                )
-            if not (member.isreg() or member.isdir()):
-                raise CheckpointError(
-                    f"{shown(archive)}: member {shown(member.name)} is a link or a device, which no "
-                    "checkpoint needs. The archive is not used; get it from a source you trust."
-                )
-            if member.isdir() or not _may_be_checkpoint(place.name):
-                continue
-            unpacked_bytes += member.size
-            if unpacked_bytes > _ARCHIVE_LIMIT_BYTES:
-                raise CheckpointError(
-                    f"{shown(archive)}: unpacks to more than {_ARCHIVE_LIMIT_BYTES / 1e9:.1f} GB of "
-                    "checkpoints. Likely cause: many steps in one archive; give one of them."
-                )
-            content = tar.extractfile(member)
-            assert content is not None  # only links and devices have none, and those were refused
-            # Copied out by hand: what guards `extract` came with Python 3.11.4, and Debian 12 has 3.11.2.
-            target = folder / place
-            with files.storage_faults(folder):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with content, target.open("wb") as file:
-                    shutil.copyfileobj(content, file)
-
-
-def _may_be_checkpoint(name: str) -> bool:
-    return name == "checkpoint" or name.endswith(".index") or (".ckpt" in name and not name.endswith(".meta"))
 
 
 def _read(prefix: Path, n_bytes: int, source: Path) -> dict[str, npt.NDArray[np.float32]]:
