@@ -109,12 +109,12 @@ def hear(
     """Scan, identify, examine and select, as a check does."""
     ledger = ledger or Ledger(None, "soxr")
     listing = scan(folder)
-    unreadable = identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
+    unusable = identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
     examine_all(
-        listing.files, ledger, longest_s=longest_s, workers=1, journal=quiet(), interrupts=Interrupts()
+        listing.files, ledger, unusable, longest_s=longest_s, workers=1, journal=quiet(), interrupts=Interrupts()
     )
     used, problems = select(
-        listing, ledger, unreadable, spec=VGGISH, short=short, longest_s=longest_s
+        listing, ledger, unusable, spec=VGGISH, short=short, longest_s=longest_s
     )
     return listing, used, problems
 

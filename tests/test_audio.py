@@ -1,12 +1,13 @@
 """birdtune.sound.audio: whatever the file, the same mono sound at 16 kHz; or why not."""
 
-import io
 import math
 import os
 import pickle
 import struct
 import tracemalloc
+from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -409,22 +410,43 @@ def test_a_file_without_the_right_to_read_is_unreadable() -> None:
         assert problem_of(path) == "unreadable"
 
 
-def test_storage_that_fails_makes_a_file_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_sound(tmp_path / "a.wav")
+def test_storage_that_fails_is_no_fault_of_the_file() -> None:
+    # The one file whose reading fails on every Linux: nothing is mapped at address 0.
+    with pytest.raises(SoundError, match="Input/output error") as caught:
+        examine(Path("/proc/self/mem"))
+    assert caught.value.problem == "storage-failed"
 
-    def refuse(*arguments: object, **others: object) -> io.BytesIO:
-        raise OSError(5, "Input/output error")
+
+def test_a_decoder_that_was_refused_half_of_the_file_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = cut(write_sound(tmp_path / "a.wav"), 0.5)
+    assert problem_of(path) == "truncated"
+    real = Path.open
+
+    def refuse(self: Path, mode: str = "r", buffering: int = -1) -> Any:
+        if buffering == 0:
+            raise OSError(5, "Input/output error")
+        return real(self, mode, buffering)
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(SoundError, match="Input/output error") as caught:
-        examine(path)
-    assert caught.value.problem == "unreadable"
+    assert problem_of(path) == "storage-failed"
 
 
-def test_a_folder_and_a_missing_file_are_unreadable(tmp_path: Path) -> None:
+def test_a_folder_is_unreadable_and_a_missing_file_vanished(tmp_path: Path) -> None:
     (tmp_path / "a.wav").mkdir()
     assert problem_of(tmp_path / "a.wav") == "unreadable"
-    assert problem_of(tmp_path / "b.wav") == "unreadable"
+    assert problem_of(tmp_path / "b.wav") == "vanished"
+
+
+def test_a_file_that_vanishes_while_it_is_read_has_vanished(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.ogg", tone(25.0))
+    blocks = iter(SoundStream(path))
+    next(blocks)
+    path.unlink()
+    with pytest.raises(SoundError) as caught:
+        deque(blocks, maxlen=0)
+    assert caught.value.problem == "vanished"
 
 
 def test_a_sound_error_crosses_between_processes_whole() -> None:

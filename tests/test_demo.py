@@ -228,7 +228,7 @@ def checked(made):
     ledger, journal, interrupts = Ledger(None, "soxr"), Journal(quiet=True), Interrupts()
     unreadable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     examine_all(
-        listing.files, ledger, longest_s=1e4, workers=1, journal=journal, interrupts=interrupts
+        listing.files, ledger, {}, longest_s=1e4, workers=1, journal=journal, interrupts=interrupts
     )
     return select(listing, ledger, unreadable, spec=VGGISH, short="pad", longest_s=1e4)
 

@@ -253,10 +253,10 @@ def test_what_has_no_room_is_not_begun(tmp_path: Path) -> None:
     free = free_bytes(tmp_path / "not" / "yet")
     assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
     need_space(tmp_path, 1, "a song")
-    with pytest.raises(PassingError, match=r"full before writing a song \(1,000,000,000 GB needed, .* free\)"):
+    with pytest.raises(PassingError, match=r"too full for a song \(1,000,000,000 GB needed, .* free\)"):
         need_space(tmp_path / "not" / "yet", 10**18, "a song")
     with (
-        pytest.raises(PassingError, match="before writing a song"),
+        pytest.raises(PassingError, match="too full for a song"),
         new_folder(tmp_path / "song", what="a song", needed=10**18),
     ):
         pytest.fail("begun")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ import pytest
 from makers import cut, quiet, tone, without_processes, write_sound
 
 from birdtune.dataset import frames
-from birdtune.dataset.frames import FrameStore, drop_unused_shards, fill
+from birdtune.dataset.frames import FrameStore, drop_leftovers, fill
 from birdtune.dataset.ledger import Examined, Ledger, identify
 from birdtune.dataset.recordings import SoundFile, scan
 from birdtune.errors import InputError, Interrupted, PassingError
 from birdtune.events import Interrupts
-from birdtune.sound.audio import examine, read
-from birdtune.sound.logmel import VGGISH, log_mel
+from birdtune.sound.audio import SoundError, SoundStream, examine, read
+from birdtune.sound.logmel import VGGISH, FrontEnd, log_mel
 from birdtune.workers import Crashed, run_tasks
 
 
@@ -36,13 +37,13 @@ class Cache:
         """One run: the store afterwards, and how many recordings were decoded."""
         ledger = Ledger(self.ledger_path, "soxr")
         files = scan(self.data).files
-        identify(files, ledger, journal=quiet(), interrupts=Interrupts())
+        self.unusable = identify(files, ledger, journal=quiet(), interrupts=Interrupts())
         store = FrameStore(self.cache, VGGISH, "soxr")
         store.verify(store.contents())
         stop = interrupts or Interrupts()
         try:
             made = fill(
-                store, files, ledger, longest_s=60.0, workers=workers, journal=quiet(), interrupts=stop
+                store, files, ledger, self.unusable, longest_s=60.0, workers=workers, journal=quiet(), interrupts=stop
             )
         finally:
             end_worker()
@@ -202,6 +203,93 @@ def test_storage_that_refuses_is_told(
         cache.run()
 
 
+def test_a_file_that_changes_before_it_is_decoded_lends_its_name_to_no_other_content(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = cache.data / "A/z copy of a.wav"
+    shutil.copy(cache.data / "A/a.wav", copy)
+    before, real = cache.file("A/a.wav"), frames.run_tasks
+
+    def run(function: object, tasks: list[frames._Task], **how: object) -> object:
+        end_worker()
+        if any(task.file.name == "A/a.wav" for task in tasks):
+            cache.add("A/a.wav", 1.5, seed=77)
+            (cache.data / "A/b.flac").unlink()
+        return real(function, tasks, **how)
+
+    monkeypatch.setattr(frames, "run_tasks", run)
+    store, made = cache.run()
+    assert {name: problem.problem for name, problem in cache.unusable.items()} == {
+        "A/a.wav": "changed", "A/b.flac": "vanished",
+    }  # fmt: skip
+    assert made == 3 and len(store) == 2
+    ledger = Ledger(cache.ledger_path, "soxr")
+    assert ledger.content(before) == cache.content("A/z copy of a.wav")
+    assert np.array_equal(store.frames(str(ledger.content(before))), log_mel(read(copy)).astype(np.float16))
+    # Nothing of it is remembered: the next run takes the files as they are then.
+    monkeypatch.setattr(frames, "run_tasks", real)
+    store, made = cache.run()
+    assert (made, len(store), cache.unusable) == (1, 3, {})
+
+
+def test_storage_of_the_sound_that_fails_stops_the_work(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = frames.frames_of
+
+    def fail(stream: SoundStream, spec: FrontEnd) -> object:
+        if stream.path.suffix == ".flac":
+            raise SoundError("storage-failed", "the storage failed (Input/output error)")
+        return real(stream, spec)
+
+    monkeypatch.setattr(frames, "frames_of", fail)
+    with pytest.raises(PassingError, match=r"b\.flac: the storage failed .* 2 files were still to be read"):
+        cache.run()
+    assert len(FrameStore(cache.cache, VGGISH, "soxr")) == 1
+    monkeypatch.undo()
+    without_processes(monkeypatch)
+    assert cache.run()[1] == 2
+
+
+def test_a_full_disk_says_what_the_rest_needs_and_keeps_what_is_whole(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sizes = frames.frames_of, []
+
+    def fail(stream: SoundStream, spec: FrontEnd) -> Iterator[object]:
+        for block in real(stream, spec):
+            yield block
+            if stream.path.suffix == ".flac":
+                raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(frames, "frames_of", fail)
+    monkeypatch.setattr(
+        frames, "drop_leftovers", lambda store: sizes.extend(path.stat().st_size for path in cache.shards)
+    )
+    cache.add("A/d.wav", 25.0, seed=6)
+    with pytest.raises(PassingError, match=r"disk is full while writing frames \((\d+) kB needed") as caught:
+        cache.run()
+    left = sum(path.stat().st_size for path in cache.data.rglob("*.*") if path.name != "a.wav")
+    store = FrameStore(cache.cache, VGGISH, "soxr")
+    (entry,) = map(store.entry, store.contents())
+    first = (cache.data / "A/a.wav").stat().st_size
+    needed_kb = int(str(caught.value).split(" kB needed")[0].split("(")[1])
+    assert needed_kb == round(left * entry.n_frames * 128 / first / 1000)
+    assert sizes[-1] == entry.n_frames * 128, "the worker took its part of a recording back"
+
+
+def test_frames_that_have_no_room_are_not_begun(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = cache.run()
+    expected = sum(store.entry(content).n_frames for content in store.contents()) * 128
+    shutil.rmtree(cache.folder)
+    monkeypatch.setattr("birdtune.storage.free_bytes", lambda path: expected - 1)
+    monkeypatch.setattr(frames, "run_tasks", lambda *arguments, **how: pytest.fail("begun"))
+    words = rf"too full for the frames of 3 recordings \({round(expected / 1000)} kB needed"
+    with pytest.raises(PassingError, match=words):
+        cache.run()
+    monkeypatch.setattr("birdtune.storage.free_bytes", lambda path: expected)
+    with pytest.raises(pytest.fail.Exception, match="begun"):
+        cache.run()
+
+
 # ---- damage -------------------------------------------------------------------------------------
 
 
@@ -305,10 +393,20 @@ def test_shards_that_nothing_points_to_are_deleted(cache: Cache) -> None:
     store, _ = cache.run()
     (cache.folder / "shard-0-1.f16").write_bytes(bytes(1280))
     (cache.folder / "other.txt").touch()
-    assert drop_unused_shards(store) == 1
+    assert drop_leftovers(store) == 1
     assert len(cache.shards) == 1
     assert (cache.folder / "other.txt").exists()
     assert len(FrameStore(cache.cache, VGGISH, "soxr")) == 3
+
+
+def test_the_end_of_a_shard_that_nothing_points_to_is_cut_off(cache: Cache) -> None:
+    store, _ = cache.run()
+    (shard,) = cache.shards
+    whole, before = shard.read_bytes(), cache.all_frames()
+    shard.write_bytes(whole + b"of a killed run")
+    assert drop_leftovers(store) == 0
+    assert shard.read_bytes() == whole
+    assert cache.all_frames() == before
 
 
 def test_a_full_shard_is_followed_by_another(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """birdtune.dataset.recordings: every file that is found is used, or has a reason why not."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,9 +12,17 @@ from makers import codes, cut, hear, ordinary_folder, quiet, recording, tone, wi
 
 from birdtune.dataset import ledger as ledgers
 from birdtune.dataset.ledger import Examined, Ledger, examine_all, identify
-from birdtune.dataset.recordings import PROBLEM_COLUMNS, PROBLEMS, Problem, SoundFile, scan
+from birdtune.dataset.recordings import (
+    PROBLEM_COLUMNS,
+    PROBLEMS,
+    Problem,
+    SoundFile,
+    refuse_remnant,
+    scan,
+    unchanged,
+)
 from birdtune.dataset.selection import books, check_enough, class_names, select
-from birdtune.errors import InputError, Interrupted
+from birdtune.errors import InputError, Interrupted, PassingError
 from birdtune.events import Interrupts
 from birdtune.sound import audio
 from birdtune.sound.audio import SoundError
@@ -392,7 +401,7 @@ def test_examine_all_works_in_processes(tmp_path: Path, monkeypatch: pytest.Monk
     ledger = Ledger(None, "soxr")
     files = scan(tmp_path).files
     identify(files, ledger, journal=quiet(), interrupts=Interrupts())
-    examine_all(files, ledger, longest_s=60.0, workers=1, journal=quiet(), interrupts=Interrupts())
+    examine_all(files, ledger, {}, longest_s=60.0, workers=1, journal=quiet(), interrupts=Interrupts())
     results = [ledger.examined(str(ledger.content(file))) for file in files]
     assert [result.problem for result in results if result] == ["", "truncated"]
 
@@ -521,8 +530,154 @@ def test_an_unreadable_file_is_counted_once(tmp_path: Path, monkeypatch: pytest.
     assert books(used, problems)["found"] == 2
 
 
+# ---- data that go away, or change ---------------------------------------------------------------
+
+
+def test_what_is_found_out_is_true_of_the_file_that_was_listed(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "A/a.wav")
+    (file,) = scan(tmp_path).files
+    with unchanged(file):
+        pass
+    with pytest.raises(SoundError, match="32,044 bytes when it was listed, then 32,045") as caught, unchanged(file):
+        path.write_bytes(path.read_bytes() + b"x")
+    assert caught.value.problem == "changed"
+    path.write_bytes(path.read_bytes()[:-1])
+    os.utime(path, ns=(file.mtime_ns, file.mtime_ns + 1))
+    with pytest.raises(SoundError, match="written to") as caught, unchanged(file):
+        pytest.fail("begun")
+    os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
+    with pytest.raises(SoundError) as caught, unchanged(file):
+        path.unlink()
+        raise SoundError("truncated", "as somebody deletes it")
+    assert caught.value.problem == "vanished"
+    write_sound(path)
+    os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
+    with pytest.raises(SoundError) as caught, unchanged(file):
+        raise SoundError("truncated", "as it is")
+    assert caught.value.problem == "truncated"
+
+
+def test_a_file_that_changes_while_it_is_identified_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sound(tmp_path / "A/a.wav")
+    write_sound(tmp_path / "A/b.wav", seed=1)
+    real = ledgers.file_sha256
+
+    def slowly(path: Path) -> str:
+        digest = real(path)
+        if path.name == "a.wav":
+            write_sound(path, tone(2.0))
+        return digest
+
+    monkeypatch.setattr(ledgers, "file_sha256", slowly)
+    ledger = Ledger(None, "soxr")
+    listing, used, problems = hear(tmp_path, ledger)
+    assert codes(problems) == {"A/a.wav": "changed"}
+    assert [record.name for record in used] == ["A/b.wav"]
+    assert ledger.content(listing.files[0]) is None
+    monkeypatch.undo()
+    without_processes(monkeypatch)
+    assert len(hear(tmp_path, ledger)[1]) == 2
+
+
+def test_a_copy_is_heard_in_place_of_a_file_that_vanished(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        write_sound(tmp_path / "A" / name, seed=1)
+    ledger = Ledger(None, "soxr")
+    files = scan(tmp_path).files
+    unusable = identify(files, ledger, journal=quiet(), interrupts=Interrupts())
+    (tmp_path / "A/a.wav").unlink()
+    examine_all(files, ledger, unusable, longest_s=60.0, workers=1, journal=quiet(), interrupts=Interrupts())
+    assert {name: problem.problem for name, problem in unusable.items()} == {"A/a.wav": "vanished"}
+    found = ledger.examined(str(ledger.content(files[1])))
+    assert found is not None and found.facts is not None
+
+
+def test_storage_that_fails_stops_the_work_and_says_how_much_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        write_sound(tmp_path / f"A/{number}.wav", seed=number)
+    real = ledgers.file_sha256
+
+    def fail(path: Path) -> str:
+        if path.name == "2.wav":
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(ledgers, "file_sha256", fail)
+    ledger, files = Ledger(tmp_path / "ledger.json", "soxr"), scan(tmp_path).files
+    with pytest.raises(PassingError, match=r"2\.wav: the storage failed .*Input/output error.* 2 files were still"):
+        identify(files, ledger, journal=quiet(), interrupts=Interrupts())
+    again = Ledger(tmp_path / "ledger.json", "soxr")
+    assert [again.content(file) is not None for file in files] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("method", ["iterdir", "is_dir", "resolve", "stat"])
+def test_a_listing_that_fails_half_way_is_not_taken_for_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    write_sound(tmp_path / "A/a.wav")
+    write_sound(tmp_path / "B/b.wav")
+    real, place = getattr(Path, method), tmp_path / ("B" if method == "iterdir" else "B/b.wav")
+
+    def fail(self: Path, *arguments: object, **how: object) -> object:
+        if self == place:
+            raise OSError(116, "Stale file handle")
+        return real(self, *arguments, **how)
+
+    monkeypatch.setattr(Path, method, fail)
+    with pytest.raises(PassingError, match=rf"{place}: the storage failed \(Stale.* 1 sound files had been"):
+        scan(tmp_path)
+
+
+def test_what_vanishes_while_the_folder_is_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("A/a.wav", "A/b.wav", "B/b.wav"):
+        write_sound(tmp_path / name)
+    real = Path.is_dir
+
+    def remove(name: str) -> None:
+        def note(self: Path) -> bool:
+            found = real(self)
+            if self == tmp_path / name:
+                shutil.rmtree(self) if found else self.unlink()
+            return found
+
+        monkeypatch.setattr(Path, "is_dir", note)
+
+    remove("A/a.wav")
+    listing = scan(tmp_path)
+    assert codes(listing.problems) == {"A/a.wav": "vanished"} and len(listing.files) == 2
+    remove("B")
+    with pytest.raises(PassingError, match=r"/B: the folder vanished.*mounted"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        (["A/00.wav"], None), (["A/00.wav", "A/01.wav"], None),
+        (["A/00.wav", "A/01.wav", "A/02.wav"], r"3 of 24 sound files vanished while they were read\. Is the storage"),
+        (["B/00.wav", "B/01.wav"], r"2 of 24 sound files vanished while they were read, among them all of B\."),
+        (["B/00.wav"], None),
+    ],
+)  # fmt: skip
+def test_nothing_is_trained_on_a_remnant(tmp_path: Path, gone: list[str], words: str | None) -> None:
+    touch(*(tmp_path / f"A/{number:02}.wav" for number in range(22)), tmp_path / "B/00.wav", tmp_path / "B/01.wav")
+    listing = scan(tmp_path)
+    for name in gone:
+        (tmp_path / name).unlink()
+    unusable = {name: Problem(name, name[0], "vanished", "") for name in gone}
+    unusable["A/21.wav"] = Problem("A/21.wav", "A", "unreadable", "")
+    with pytest.raises(PassingError, match=words) if words else contextlib.nullcontext():
+        refuse_remnant(listing, unusable, tmp_path)
+
+
 def test_every_code_that_a_sound_can_have_has_advice() -> None:
     assert all(PROBLEMS.values())
+    for code in ("unreadable", "vanished", "changed", "storage-failed"):
+        assert code in PROBLEMS
     for code in ("unreadable", "empty", "not-audio", "corrupt", "truncated", "silent", "too-long", "not-finite"):
         assert Problem("a", "A", *ledgers._problem_of(SoundError(code, ""))).row()["advice"] == PROBLEMS[code]
 

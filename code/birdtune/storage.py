@@ -114,8 +114,10 @@ def _place(fault: Exception, path: Path) -> Path:
     return path if any(part.startswith(UNFINISHED) for part in place.parts) else place
 
 
-def _full(number: int, where: str, path: Path, doing: str, needed: int | None) -> PassingError:
-    free, disk = free_bytes(path), "the disk is full"
+def _full(
+    number: int, where: str, path: Path, doing: str, needed: int | None, disk: str = "the disk is full"
+) -> PassingError:
+    free = free_bytes(path)
     if number == errno.EDQUOT:
         # How much is left of a quota, no file system says in one way.
         free, disk = None, "this user's disk quota is used up"
@@ -142,7 +144,7 @@ def need_space(path: Path, n_bytes: int, what: str) -> None:
     """
     free = free_bytes(path)
     if free is not None and n_bytes > free:
-        raise _full(errno.ENOSPC, shown(path), path, f" before writing {what}", n_bytes)
+        raise _full(errno.ENOSPC, shown(path), path, f" for {what}", n_bytes, "the disk is too full")
 
 
 def free_bytes(path: Path) -> int | None:

@@ -18,7 +18,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,13 +27,14 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.dataset.ledger import Examined, Ledger, crashed
-from birdtune.dataset.recordings import SoundFile
-from birdtune.errors import PassingError, shown
+from birdtune.dataset.ledger import Examined, Ledger, crashed, note_examined
+from birdtune.dataset.recordings import Problem, SoundFile, unchanged
+from birdtune.errors import BirdtuneError, PassingError, shown
 from birdtune.events import Interrupts, Journal
-from birdtune.files import make_folder, read_json, storage_faults, sync_folder, write_json, write_text
+from birdtune.files import make_folder, read_json, sync_folder, write_json, write_text
 from birdtune.sound.audio import SoundError, SoundFacts, SoundStream
 from birdtune.sound.logmel import FrontEnd, frames_of
+from birdtune.storage import need_space, storage_faults
 from birdtune.workers import Crashed, run_tasks, worker_count
 
 Frames = npt.NDArray[np.float16]
@@ -43,6 +44,8 @@ INDEX_NAME = "index.jsonl"
 _SHARD_BYTES = 1 << 30
 _WHOLE_NAME = "whole.json"
 _BLOCK_BYTES = 1 << 22
+# Frames take 12.8 kB a second; this share of the file's size if that holds 16-bit sound at 16 kHz.
+_USUAL_SHARE = 0.4
 # Shards held open for reading; years of monthly additions must stay below the usual limit of 1,024 files.
 _MOST_OPEN = 256
 
@@ -257,15 +260,21 @@ class _ShardWriter:
         stream = SoundStream(task.file.path, resampler=self.resampler, longest_s=self.longest_s)
         crc = 0
         try:
-            for frames in frames_of(stream, self.spec):
-                block = np.ascontiguousarray(frames, dtype=FRAME_DTYPE).tobytes()
-                shard.write(block)
-                crc = zlib.crc32(block, crc)
+            with unchanged(task.file):
+                for frames in frames_of(stream, self.spec):
+                    block = np.ascontiguousarray(frames, dtype=FRAME_DTYPE).tobytes()
+                    shard.write(block)
+                    crc = zlib.crc32(block, crc)
             shard.flush()
         except SoundError as fault:
             shard.seek(begin)
             shard.truncate()
             return _Made(Examined(None, fault.problem, str(fault)))
+        except OSError:
+            # The disk is full, most likely: what there is of this recording only takes space from others.
+            with contextlib.suppress(OSError):
+                os.truncate(shard.fileno(), begin)
+            raise
         assert stream.facts is not None
         frame_bytes = self.spec.n_mels * FRAME_DTYPE.itemsize
         n_frames = (shard.tell() - begin) // frame_bytes
@@ -297,10 +306,48 @@ def _make(task: _Task) -> _Made:
     return _writer.make(task)
 
 
+class _Forecast:
+    """How many bytes the frames of some recordings take that are still to be made.
+
+    Known of recordings that were heard before, as by `check`; of others it follows from the size of their
+    files and what came of those that are done.
+    """
+
+    def __init__(self, tasks: Sequence[_Task], ledger: Ledger, spec: FrontEnd) -> None:
+        self._frame_bytes = spec.n_mels * FRAME_DTYPE.itemsize
+        self._unknown: dict[str, int] = {}  # content → bytes of the file
+        self._known: dict[str, int] = {}  # content → bytes of its frames
+        self._read, self._made = 0, 0
+        for task in tasks:
+            found = ledger.examined(task.content)
+            if found is None or found.facts is None:
+                self._unknown[task.content] = task.file.size
+            else:
+                n_frames = spec.frame_count(max(found.facts.n_samples, spec.patch_samples))
+                self._known[task.content] = n_frames * self._frame_bytes
+
+    def note(self, task: _Task, made: _Made) -> None:
+        """Count a recording as done."""
+        self._known.pop(task.content, None)
+        self._unknown.pop(task.content, None)
+        self._read += task.file.size
+        self._made += made.entry.n_frames * self._frame_bytes if made.entry is not None else 0
+
+    def bytes_surely_left(self) -> int:
+        """What those take whose length is known."""
+        return sum(self._known.values())
+
+    def bytes_left(self) -> int:
+        """The best guess of what all take."""
+        share = self._made / self._read if self._made else _USUAL_SHARE
+        return self.bytes_surely_left() + round(share * sum(self._unknown.values()))
+
+
 def fill(
     store: FrameStore,
     files: Sequence[SoundFile],
     ledger: Ledger,
+    unusable: dict[str, Problem],
     *,
     longest_s: float,
     workers: int,
@@ -311,64 +358,86 @@ def fill(
 
     What was learnt of each content goes to the ledger.
 
+    Args:
+        unusable: as `ledger.note_examined`; where such a file has a copy, that is decoded in its place.
+
     Returns:
         how many recordings were decoded.
 
     Raises:
         Interrupted: what was finished is kept.
-        PassingError, InputError: the storage refuses (see files.storage_faults); likewise.
+        PassingError, InputError: the storage refuses, of the frames (see storage.storage_faults) or of the
+            sound; likewise.
     """
     make_folder(store.folder)
     for content in store.contents():
         if ledger.examined(content) is None:
             ledger.set_examined(content, Examined(store.entry(content).facts))
-    tasks = list(_wanted(store, files, ledger))
+    tried: set[str] = set()
     # None left: spare the workers' start.
-    if not tasks:
-        ledger.save()
-        return 0
-    with storage_faults(store.folder), (store.folder / INDEX_NAME).open("ab") as index:
+    while tasks := list(_wanted(store, files, ledger, unusable)):
+        tried |= {task.content for task in tasks}
+        drop_leftovers(store)
+        forecast = _Forecast(tasks, ledger, store.spec)
+        need_space(store.folder, forecast.bytes_surely_left(), f"the frames of {len(tasks):,} recordings")
+        results = run_tasks(
+            _make,
+            tasks,
+            n_workers=worker_count(workers, len(tasks)),
+            interrupts=interrupts,
+            initializer=_begin_worker,
+            initargs=(store.folder, store.spec, store.resampler, longest_s),
+        )
+        with (
+            storage_faults(store.folder, "frames", forecast.bytes_left),
+            journal.progress("preparing", len(tasks), "recordings") as progress,
+            _index(store, ledger) as index,
+        ):
+            for n_done, (task, result) in enumerate(results):
+                made = _Made(crashed()) if isinstance(result, Crashed) else result
+                forecast.note(task, made)
+                progress.advance()
+                if made.entry is not None:
+                    # The frames are in the shard already: the line makes them count.
+                    index.write(_line(made.entry).encode())
+                    index.flush()
+                    store.add(made.entry)
+                note_examined(ledger, task.file, made.examined, unusable, len(tasks) - n_done)
+    ledger.save()
+    return len(tried)
+
+
+@contextlib.contextmanager
+def _index(store: FrameStore, ledger: Ledger) -> Iterator[IO[bytes]]:
+    """The index to append to; at the end, however it comes, what was made is on the disk."""
+    with (store.folder / INDEX_NAME).open("ab") as index:
         if index.tell():
             index.write(b"\n")  # ends a line that a killed run left half-written
         try:
-            with journal.progress("preparing", len(tasks), "recordings") as progress:
-                for task, result in run_tasks(
-                    _make,
-                    tasks,
-                    n_workers=worker_count(workers, len(tasks)),
-                    interrupts=interrupts,
-                    initializer=_begin_worker,
-                    initargs=(store.folder, store.spec, store.resampler, longest_s),
-                ):
-                    progress.advance()
-                    _note(store, index, ledger, task, result)
-        finally:
-            ledger.save()
-            _sync(store, index)
-    return len(tasks)
+            yield index
+        except BaseException:
+            # The workers have ended by now. Of several faults the first is the one to tell: others that
+            # come here are of the same full disk.
+            for keep in (lambda: drop_leftovers(store), ledger.save, lambda: _sync(store, index)):
+                with contextlib.suppress(BirdtuneError, OSError):
+                    keep()
+            raise
+        _sync(store, index)
 
 
-def _wanted(store: FrameStore, files: Sequence[SoundFile], ledger: Ledger) -> Iterator[_Task]:
+def _wanted(
+    store: FrameStore, files: Sequence[SoundFile], ledger: Ledger, unusable: Mapping[str, Problem]
+) -> Iterator[_Task]:
     """One task for each content that is not in the store, unless it is known to be unusable."""
     seen: set[str] = set()
     for file in files:
-        content = ledger.content(file)
+        content = ledger.content(file) if file.name not in unusable else None
         if content is None or content in seen or content in store:
             continue
         seen.add(content)
         known = ledger.examined(content)
         if known is None or known.facts is not None:
             yield _Task(file, content)
-
-
-def _note(store: FrameStore, index: IO[bytes], ledger: Ledger, task: _Task, result: _Made | Crashed) -> None:
-    made = _Made(crashed()) if isinstance(result, Crashed) else result
-    if made.entry is not None:
-        # The frames are in the shard already: the line makes them count.
-        index.write(_line(made.entry).encode())
-        index.flush()
-        store.add(made.entry)
-    ledger.set_examined(task.content, made.examined)
 
 
 def _sync(store: FrameStore, index: IO[bytes]) -> None:
@@ -379,10 +448,21 @@ def _sync(store: FrameStore, index: IO[bytes]) -> None:
     sync_folder(store.folder)
 
 
-def drop_unused_shards(store: FrameStore) -> int:
-    """Delete shards that no entry of the index points to (left by killed runs). Returns how many."""
-    used = {store.entry(content).shard for content in store.contents()}
-    unused = [path for path in store.folder.glob("shard-*.f16") if path.name not in used]
-    for path in unused:
-        path.unlink(missing_ok=True)
-    return len(unused)
+def drop_leftovers(store: FrameStore) -> int:
+    """Give back what killed runs left: shards, and ends of shards, that no entry of the index points to.
+
+    Returns:
+        how many shards were deleted.
+    """
+    frame_bytes = store.spec.n_mels * FRAME_DTYPE.itemsize
+    ends: dict[str, int] = {}
+    for entry in map(store.entry, store.contents()):
+        ends[entry.shard] = max(ends.get(entry.shard, 0), (entry.start + entry.n_frames) * frame_bytes)
+    n_unused = 0
+    for path in store.folder.glob("shard-*.f16"):
+        if path.name not in ends:
+            path.unlink(missing_ok=True)
+            n_unused += 1
+        elif path.stat().st_size > ends[path.name]:
+            os.truncate(path, ends[path.name])
+    return n_unused

@@ -68,7 +68,7 @@ class Dataset:
 class _Survey:
     listing: Listing
     ledger: Ledger
-    unreadable: dict[str, Problem]
+    unusable: dict[str, Problem]  # files that say nothing of their content, by name; grows while they are read
 
 
 def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[Dataset, FrameStore]:
@@ -90,6 +90,7 @@ def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[D
             store,
             survey.listing.files,
             survey.ledger,
+            survey.unusable,
             longest_s=config.sound.max_hours * 3600,
             workers=config.prepare.workers,
             journal=journal,
@@ -99,7 +100,7 @@ def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[D
             journal.say(
                 f"  {made:,} recordings decoded, {len(set(present)) - made:,} were in the cache or unusable"
             )
-        frames.drop_unused_shards(store)
+        frames.drop_leftovers(store)
         store.note_whole()
 
     dataset = _gather(config, survey, decode)
@@ -146,6 +147,7 @@ def inspect(
         examine_all(
             survey.listing.files,
             survey.ledger,
+            survey.unusable,
             longest_s=config.sound.max_hours * 3600,
             workers=config.prepare.workers,
             journal=journal,
@@ -158,8 +160,9 @@ def inspect(
 def _survey(config: Config, ledger_path: Path | None, journal: Journal, interrupts: Interrupts) -> _Survey:
     listing = recordings.scan(config.data_folder)
     ledger = Ledger(ledger_path, config.sound.resampler)
-    unreadable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
-    return _Survey(listing, ledger, unreadable)
+    unusable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
+    recordings.refuse_remnant(listing, unusable, config.data_folder)
+    return _Survey(listing, ledger, unusable)
 
 
 def _gather(
@@ -180,10 +183,11 @@ def _gather(
             raise
         faults.append(str(fault))
     decode()
+    recordings.refuse_remnant(survey.listing, survey.unusable, config.data_folder)
     usable, problems = selection.select(
         survey.listing,
         survey.ledger,
-        survey.unreadable,
+        survey.unusable,
         spec=VGGISH,
         short=config.sound.short,
         longest_s=config.sound.max_hours * 3600,

@@ -4,20 +4,21 @@ SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Exa
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from birdtune.dataset.recordings import Problem, SoundFile
+from birdtune.dataset.recordings import OF_THE_FILE, Problem, SoundFile, unchanged
+from birdtune.errors import PassingError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import file_sha256, read_json, write_text
-from birdtune.sound.audio import SoundError, SoundFacts, examine
+from birdtune.sound.audio import SoundError, SoundFacts, examine, refusal
 from birdtune.workers import Crashed, run_tasks, worker_count
 
 # What may be gone next time, or depend on a setting: not believed for longer than the run that met it.
-_PASSING_PROBLEMS = frozenset({"crash", "too-long", "unreadable"})
+_PASSING_PROBLEMS = frozenset({"crash", "too-long"}) | OF_THE_FILE
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,12 @@ class Ledger:
 
 def _hash(file: SoundFile) -> str | SoundError:
     try:
-        return file_sha256(file.path)
+        with unchanged(file):
+            return file_sha256(file.path)
+    except SoundError as fault:
+        return fault
     except OSError as fault:
-        return SoundError("unreadable", f"the system refuses to read it ({fault.strerror})")
+        return refusal(fault)
 
 
 def identify(
@@ -102,24 +106,56 @@ def identify(
     """Make sure that the ledger knows the content of every file; return those that cannot be read, by name.
 
     Raises:
-        Interrupted: what was read is kept.
+        Interrupted, PassingError (the storage fails): what was read is kept.
     """
     unknown = [file for file in files if ledger.content(file) is None]
     unreadable: dict[str, Problem] = {}
     # Threads are enough: hashing and reading both let go of the interpreter.
     with journal.progress("reading", len(unknown), "files") as progress, ThreadPoolExecutor() as threads:
         try:
-            for file, result in zip(unknown, threads.map(_hash, unknown), strict=True):
+            for number, (file, result) in enumerate(zip(unknown, threads.map(_hash, unknown), strict=True)):
                 interrupts.check()
                 progress.advance()
                 if isinstance(result, str):
                     ledger.set_content(file, result)
                 else:
-                    unreadable[file.name] = Problem(file.name, file.label, *_problem_of(result))
+                    _set_unusable(file, *_problem_of(result), unreadable, len(unknown) - number)
         finally:
             threads.shutdown(cancel_futures=True)
             ledger.save()
     return unreadable
+
+
+def note_examined(
+    ledger: Ledger, file: SoundFile, found: Examined, unusable: dict[str, Problem], n_left: int
+) -> None:
+    """Note what came of decoding a file: of its content for good, or of this file for now.
+
+    Args:
+        unusable: name → problem, of files that say nothing about their content; extended.
+        n_left: files that were still to be read, this one included.
+
+    Raises:
+        PassingError: its storage fails; what can still be read may be the smaller part of the data.
+    """
+    if found.problem in OF_THE_FILE:
+        _set_unusable(file, found.problem, found.detail, unusable, n_left)
+        return
+    content = ledger.content(file)
+    assert content is not None
+    ledger.set_examined(content, found)
+
+
+def _set_unusable(
+    file: SoundFile, problem: str, detail: str, unusable: dict[str, Problem], n_left: int
+) -> None:
+    if problem == "storage-failed":
+        raise PassingError(
+            f"{shown(file.path)}: {detail} while it was read; {n_left:,} files were still to be read. Nothing is "
+            "trained on the others alone, and what was finished is safe. Run again when the storage is back; if it is "
+            "this file each time, the disk is failing: restore or remove it."
+        )
+    unusable[file.name] = Problem(file.name, file.label, problem, detail)
 
 
 def _problem_of(fault: SoundError | Crashed) -> tuple[str, str]:
@@ -128,11 +164,13 @@ def _problem_of(fault: SoundError | Crashed) -> tuple[str, str]:
     return "crash", "the process that decoded it was killed; by a fault in the decoder, or for want of memory"
 
 
-def unexamined(files: Sequence[SoundFile], ledger: Ledger) -> Iterator[SoundFile]:
+def unexamined(
+    files: Sequence[SoundFile], ledger: Ledger, unusable: Mapping[str, Problem]
+) -> Iterator[SoundFile]:
     """One file for each content of which the ledger knows nothing yet."""
     seen: set[str] = set()
     for file in files:
-        content = ledger.content(file)
+        content = ledger.content(file) if file.name not in unusable else None
         if content is not None and content not in seen and ledger.examined(content) is None:
             seen.add(content)
             yield file
@@ -147,7 +185,8 @@ class _ExamineTask:
 
 def _examine(task: _ExamineTask) -> Examined:
     try:
-        return Examined(examine(task.file.path, resampler=task.resampler, longest_s=task.longest_s))
+        with unchanged(task.file):
+            return Examined(examine(task.file.path, resampler=task.resampler, longest_s=task.longest_s))
     except SoundError as fault:
         return Examined(None, fault.problem, str(fault))
 
@@ -155,23 +194,46 @@ def _examine(task: _ExamineTask) -> Examined:
 def examine_all(
     files: Sequence[SoundFile],
     ledger: Ledger,
+    unusable: dict[str, Problem],
     *,
     longest_s: float,
     workers: int,
     journal: Journal,
     interrupts: Interrupts,
 ) -> None:
-    """Decode every content that is not known yet, keeping only what was learnt: for `check`."""
-    tasks = [_ExamineTask(file, ledger.resampler, longest_s) for file in unexamined(files, ledger)]
+    """Decode every content that is not known yet, keeping only what was learnt: for `check`.
+
+    Args:
+        unusable: as `note_examined`; where such a file has a copy, that is decoded in its place.
+
+    Raises:
+        Interrupted, PassingError: as `note_examined`.
+    """
+    try:
+        while left := list(unexamined(files, ledger, unusable)):
+            tasks = [_ExamineTask(file, ledger.resampler, longest_s) for file in left]
+            _examine_tasks(tasks, ledger, unusable, workers, journal, interrupts)
+    finally:
+        ledger.save()
+
+
+def _examine_tasks(
+    tasks: Sequence[_ExamineTask],
+    ledger: Ledger,
+    unusable: dict[str, Problem],
+    workers: int,
+    journal: Journal,
+    interrupts: Interrupts,
+) -> None:
+    n_left = len(tasks)
     with journal.progress("listening", len(tasks), "files") as progress:
         for task, result in run_tasks(
             _examine, tasks, n_workers=worker_count(workers, len(tasks)), interrupts=interrupts
         ):
             progress.advance()
-            content = ledger.content(task.file)
-            assert content is not None
-            ledger.set_examined(content, crashed() if isinstance(result, Crashed) else result)
-    ledger.save()
+            found = crashed() if isinstance(result, Crashed) else result
+            note_examined(ledger, task.file, found, unusable, n_left)
+            n_left -= 1
 
 
 def crashed() -> Examined:

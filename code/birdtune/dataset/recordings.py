@@ -6,14 +6,17 @@ Only names and kinds of files are looked at here. What the files hold, `ledger` 
 used, `selection` decides.
 """
 
+import contextlib
 import stat
 import unicodedata
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from birdtune.errors import InputError, shown
-from birdtune.sound.audio import FOREIGN_ENDINGS, SOUND_ENDINGS, SoundFacts
+from birdtune.errors import InputError, PassingError, shown
+from birdtune.sound.audio import FOREIGN_ENDINGS, SOUND_ENDINGS, SoundError, SoundFacts, refusal
+from birdtune.storage import has_failed, reading_faults, refused
 
 # Code → what a person can do about it.
 PROBLEMS: dict[str, str] = {
@@ -22,6 +25,9 @@ PROBLEMS: dict[str, str] = {
     "not-audio": "Remove it, or convert it to WAV or FLAC if it should be sound.",
     "unsupported-format": "Convert it to WAV, FLAC, Ogg or MP3, for instance with ffmpeg.",
     "unreadable": "Give this user the right to read it (chmod a+r), or check the storage.",
+    "vanished": "Nothing if you removed it; else restore it. It was there when its folder was listed.",
+    "changed": "Run again when nothing writes to it any more: it was being changed while it was read.",
+    "storage-failed": "Run again; if it stays so, the disk or the network that holds it is failing.",
     "link-outside": "Copy the file here, or point --data at the folder where it is.",
     "link-broken": "Remove the link, or restore what it points to.",
     "link-again": "Nothing, if its recordings belong to the class where they lie; else move them.",
@@ -40,6 +46,11 @@ PROBLEMS: dict[str, str] = {
     "not-in-split": "Add it to the file given as --split.file.",
     "misnamed": "Nothing: it is used. Rename it to match what it holds.",
 }
+
+# Problems of one file at one time; they say nothing about its content, of which there may be another copy.
+OF_THE_FILE = frozenset({"unreadable", "vanished", "changed", "storage-failed"})
+# More than this share of the files gone is nobody's tidying up.
+_MOST_VANISHED = 0.1
 
 PROBLEM_COLUMNS = ("recording", "class", "problem", "used", "detail", "advice")
 
@@ -94,11 +105,68 @@ class Recording:
     copies: tuple[str, ...] = ()  # names of the files of its class that hold the same
 
 
+@contextlib.contextmanager
+def unchanged(file: SoundFile) -> Iterator[None]:
+    """A block in which a file is read: what it finds out is true of the file that was listed.
+
+    Raises:
+        SoundError: "vanished" or "changed" since it was listed, before or during the block; also in place of
+            what the block says of a file that somebody is writing to.
+    """
+    _check_unchanged(file)
+    try:
+        yield
+    except SoundError:
+        _check_unchanged(file)
+        raise
+    _check_unchanged(file)
+
+
+def _check_unchanged(file: SoundFile) -> None:
+    try:
+        facts = file.path.stat()
+    except OSError as fault:
+        raise refusal(fault) from fault
+    if facts.st_size != file.size:
+        raise SoundError("changed", f"{file.size:,} bytes when it was listed, then {facts.st_size:,}")
+    if facts.st_mtime_ns != file.mtime_ns:
+        raise SoundError("changed", "written to after it was listed")
+
+
+def refuse_remnant(listing: Listing, unusable: Mapping[str, Problem], folder: Path) -> None:
+    """Refuse to go on with what is left when much of the data vanished after it was listed.
+
+    Args:
+        unusable: name of a file → what kept it from being read.
+
+    Raises:
+        PassingError: all of a class is gone, or more than a tenth of all files; or the storage failed.
+    """
+    gone = {name for name, problem in unusable.items() if problem.problem == "vanished"}
+    by_class: dict[str, list[SoundFile]] = defaultdict(list)
+    for file in listing.files:
+        by_class[file.label].append(file)
+    with reading_faults(folder):
+        lost = [
+            label
+            for label, files in by_class.items()
+            if any(file.name in gone for file in files) and not any(file.path.exists() for file in files)
+        ]
+    if lost or len(gone) > _MOST_VANISHED * len(listing.files):
+        whole = f", among them all of {', '.join(lost[:3])}" if lost else ""
+        raise PassingError(
+            f"{shown(folder)}: {len(gone):,} of {len(listing.files):,} sound files vanished while they were "
+            f"read{whole}. Is the storage still mounted, or does something move files? Nothing is trained on what is "
+            "left: run again when all is there."
+        )
+
+
 def scan(folder: Path) -> Listing:
     """List the sound files below class folders, in an order that does not depend on the system.
 
     Raises:
         InputError: there is no such folder, it cannot be listed, or it has no class folders.
+        PassingError: the storage fails, or a folder vanishes meanwhile.
     """
     _check_folder(folder)
     root = folder.resolve()
@@ -124,9 +192,16 @@ def _check_folder(folder: Path) -> None:
     except NotADirectoryError as fault:
         raise InputError(f"{shown(folder)}: is a file; expected a folder of class folders.") from fault
     except OSError as fault:
-        raise InputError(
-            f"{shown(folder)}: cannot be listed ({fault.strerror}). Check its rights."
+        raise refused(
+            fault, f"{shown(folder)}: cannot be listed ({fault.strerror}). Check its rights."
         ) from fault
+
+
+def _vanished(folder: Path) -> PassingError:
+    return PassingError(
+        f"{shown(folder)}: the folder vanished while the data were listed. Is the storage still mounted? Run again "
+        "when all is there."
+    )
 
 
 # Nobody sorts recordings this deep; below it Python's own limits are near.
@@ -169,6 +244,8 @@ class _Walker:
             self._problem(path, label, "unreadable", f"it is nested more than {_DEEPEST} folders deep")
         elif (real := self._real(path, label)) is not None:
             self._list(path, real, label, depth)
+        elif not path.exists():
+            raise _vanished(path)
 
     def _follow(self, path: Path, label: str) -> None:
         real = self._real(path, label)
@@ -186,7 +263,10 @@ class _Walker:
         self._read[real] = self._name(path)
         try:
             folders = self._folders(path, label)
+        except FileNotFoundError as fault:
+            raise _vanished(path) from fault
         except OSError as fault:
+            self._pass_on(path, fault)
             self._problem(path, label, "unreadable", f"the folder cannot be listed ({fault.strerror})")
             return
         for folder in folders:
@@ -237,7 +317,10 @@ class _Walker:
         try:
             real = path.resolve(strict=True)
         except (FileNotFoundError, NotADirectoryError):
-            self._problem(path, label, "link-broken", "it is a link to nothing")
+            if path.is_symlink():
+                self._problem(path, label, "link-broken", "it is a link to nothing")
+            else:
+                self._problem(path, label, "vanished", "it is not there any more")
             return None
         except RuntimeError:  # a link that leads to itself
             self._problem(path, label, "link-loop", "its links lead nowhere")
@@ -250,7 +333,16 @@ class _Walker:
             return None
         return real
 
+    def _pass_on(self, path: Path, fault: OSError) -> None:
+        """Storage that fails says nothing about the data: what it still shows may be the smaller part."""
+        if has_failed(fault):
+            raise PassingError(
+                f"{shown(path)}: the storage failed ({fault.strerror}) when {len(self.files):,} sound files had been "
+                "listed. Nothing is trained on those alone: run again when it is back."
+            ) from fault
+
     def _refused(self, path: Path, label: str, fault: OSError) -> None:
+        self._pass_on(path, fault)
         self._problem(path, label, "unreadable", f"the system refuses to look at it ({fault.strerror})")
 
     def _name(self, path: Path) -> str:

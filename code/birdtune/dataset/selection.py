@@ -28,7 +28,7 @@ _ENDINGS = {
 def select(
     listing: Listing,
     ledger: Ledger,
-    unreadable: Mapping[str, Problem],
+    unusable: Mapping[str, Problem],
     *,
     spec: FrontEnd,
     short: str,
@@ -42,11 +42,11 @@ def select(
     Returns:
         recordings sorted by name, and the problems of all others (remarks on used ones included).
     """
-    problems = [*listing.problems, *unreadable.values()]
+    problems = [*listing.problems, *unusable.values()]
     usable: list[Recording] = []
     for file in listing.files:
         content = ledger.content(file)
-        if file.name in unreadable or content is None:
+        if file.name in unusable or content is None:
             continue
         judged = _judge(file, ledger.examined(content), spec, short, longest_s)
         if isinstance(judged, Problem):

@@ -23,6 +23,7 @@ import soundfile
 import soxr
 
 from birdtune.errors import BirdtuneError, shown
+from birdtune.storage import has_failed
 
 TARGET_RATE_HZ: Final = 16_000
 
@@ -54,6 +55,9 @@ FOREIGN_ENDINGS: Final = frozenset(
 # Below this peak there is nothing to hear: one step of 16-bit audio is -90.3 dB of full scale.
 SILENCE_DB: Final = -90.0
 
+# What a file seems to be when the system stops giving its bytes half-way.
+_LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
+_READ_BYTES = 1 << 20
 _BLOCK_S = 10.0
 # libsndfile's SF_ERR_UNRECOGNISED_FORMAT.
 _UNRECOGNISED_FORMAT = 1
@@ -88,6 +92,15 @@ class SoundError(BirdtuneError):
         return SoundError, (self.problem, str(self))  # so that it crosses from a worker whole
 
 
+def refusal(fault: OSError) -> SoundError:
+    """Why the system gives nothing of a file."""
+    if isinstance(fault, FileNotFoundError | NotADirectoryError):
+        return SoundError("vanished", "it is not there any more")
+    if has_failed(fault):
+        return SoundError("storage-failed", f"the storage failed ({fault.strerror})")
+    return SoundError("unreadable", f"the system refuses to open it ({fault.strerror})")
+
+
 @dataclass(frozen=True)
 class SoundFacts:
     """What a sound file turned out to hold."""
@@ -111,8 +124,8 @@ class SoundStream:
         longest_s: seconds above which the file is refused before it is read.
 
     Raises:
-        SoundError: with the problem "unreadable", "empty", "not-audio", "corrupt", "truncated",
-            "silent", "too-long" or "not-finite"; some only when the last block has been asked for.
+        SoundError: with the problem "vanished", "storage-failed", "unreadable", "empty", "not-audio", "corrupt",
+            "truncated", "silent", "too-long" or "not-finite"; some only when the last block has been asked for.
     """
 
     def __init__(self, path: Path, *, resampler: str = "soxr", longest_s: float = math.inf) -> None:
@@ -122,6 +135,16 @@ class SoundStream:
         self.facts: SoundFacts | None = None
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        try:
+            yield from self._blocks()
+        except OSError as fault:
+            raise refusal(fault) from fault
+        except SoundError as fault:
+            if fault.problem in _LIKE_UNREAD:
+                _read_through(self.path)
+            raise
+
+    def _blocks(self) -> Iterator[npt.NDArray[np.float32]]:
         with _open(self.path) as file:
             _check_header(self.path, file, self.longest_s)
             source = _Source(file, self.longest_s)
@@ -256,14 +279,26 @@ def _open(path: Path) -> _Decoder:
             opened.close()
             opened = _Decoder(_OpenEnded(path))
         return opened
-    except OSError as fault:
-        raise SoundError("unreadable", f"the system refuses to open it ({fault.strerror})") from fault
     except soundfile.LibsndfileError as fault:
         if fault.code == _UNRECOGNISED_FORMAT:
             raise SoundError(
                 "not-audio", "its content is none of the sound formats that can be read"
             ) from fault
         raise SoundError("corrupt", f"no sound can be decoded from it ({_reason(fault)})") from fault
+
+
+def _read_through(path: Path) -> None:
+    """Read a file for nothing: the decoder does not tell a fault of the disk from one of the content.
+
+    Raises:
+        SoundError: the system does not give all of it.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            while file.read(_READ_BYTES):
+                pass
+    except OSError as fault:
+        raise refusal(fault) from fault
 
 
 def _mp3_tells_its_length(path: Path) -> bool:
