@@ -289,6 +289,32 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == ["kept"]
 
 
+def test_a_folder_that_was_being_replaced_when_the_run_was_killed_gets_its_name_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "model"
+    with new_folder(place) as building:
+        (building / "first").touch()
+
+    real = Path.replace
+
+    def killed(self: Path, target: Path) -> None:
+        if self.name == ".unfinished-model":
+            raise KeyboardInterrupt
+        real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt), new_folder(place):
+            pass
+    assert not place.exists()
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == ["model"] and names(place) == ["first"]
+    (tmp_path / ".unfinished-model.old").mkdir()
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == ["model"] and names(place) == ["first"]
+
+
 def test_a_folder_that_must_not_be_written_is_told() -> None:
     with ordinary_folder() as folder:
         (folder / "output").mkdir(mode=0o555)

@@ -76,13 +76,38 @@ def test_a_number_under_which_anything_is_kept_is_not_lent_to_another_run(tmp_pa
     assert run.version == 4
 
 
-def test_a_damaged_record_is_not_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "[]", "{", "null"])
+def test_a_damaged_record_is_not_gone_on_with(tmp_path: Path, content: str) -> None:
     start(tmp_path)
-    for content in ("", "[]", "{", "null"):
-        (tmp_path / "logs/1/run.json").write_text(content)
-        run = Run(config_of(tmp_path), Journal(quiet=True))
-        assert run.take_version("f") is False
-        assert run.version == 2
+    (tmp_path / "logs/1/run.json").write_text(content)
+    run = Run(config_of(tmp_path), Journal(quiet=True))
+    assert run.take_version("f") is False
+    assert run.version == 2
+
+
+def test_a_job_that_is_killed_as_soon_as_it_has_its_number_goes_on_under_it(tmp_path: Path) -> None:
+    Run(config_of(tmp_path), Journal(quiet=True)).take_version("f")
+    (tmp_path / "logs/.unfinished-2").mkdir()  # and the one before that, which had not come so far
+    run = Run(config_of(tmp_path), Journal(quiet=True))
+    assert run.take_version("f") is True
+    assert run.version == 1
+
+
+def test_what_killed_jobs_left_half_made_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    places = (".", "cache", "cache/vggish", "checkpoints/1", "logs", "logs/1", "model/birdtune", "reports/1", "slim")
+    for place in places:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / ".unfinished-folder").mkdir()
+        (tmp_path / place / ".unfinished-folder/file").touch()
+        (tmp_path / place / ".unfinished-file").touch()
+        (tmp_path / place / "finished").touch()
+    somebody = tmp_path / "data/Apus_apus/.unfinished-song.wav"
+    somebody.parent.mkdir(parents=True)
+    somebody.touch()
+    (tmp_path / ".unfinished-link").symlink_to(somebody.parent)
+    runs.clear_unfinished(tmp_path)
+    assert list(tmp_path.rglob(".unfinished*")) == [somebody]
+    assert all((tmp_path / place / "finished").exists() for place in places)
 
 
 def test_an_output_without_runs_has_no_numbers(tmp_path: Path) -> None:

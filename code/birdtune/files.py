@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +131,16 @@ def _sync_tree(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed runs left half-written directly in a folder; call it where nobody else writes."""
+    """Remove what killed runs left half-written directly in a folder; call it where nobody else writes.
+
+    A folder that was being replaced, and has no successor yet, gets its name back.
+    """
     with contextlib.suppress(OSError):  # it costs some space, and nothing else
         for left in folder.glob(f"{UNFINISHED}*"):
-            if left.is_dir() and not left.is_symlink():
+            name = left.name.removeprefix(UNFINISHED)
+            if name.endswith(".old") and not (folder / name.removesuffix(".old")).exists():
+                left.replace(folder / name.removesuffix(".old"))
+            elif left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
@@ -249,12 +255,13 @@ def _plain(cell: str) -> str:
     return cell[1:] if _looks_disarmed(cell) else cell
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+def file_sha256(path: Path, check: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of a file's content, in hexadecimal; `check` is called now and then, and may raise to stop."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK_BYTES):
             digest.update(block)
+            check()
     return digest.hexdigest()
 
 

@@ -21,7 +21,16 @@ import birdtune
 from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, PassingError, shown
 from birdtune.events import Journal, clock
-from birdtune.files import file_sha256, make_folder, read_json, storage_faults, value_sha256, write_json
+from birdtune.files import (
+    file_sha256,
+    make_folder,
+    new_folder,
+    read_json,
+    remove_unfinished,
+    storage_faults,
+    value_sha256,
+    write_json,
+)
 
 STAGES = ("prepare", "train", "evaluate", "export", "report")
 RECORD_NAME = "run.json"
@@ -104,6 +113,11 @@ class Run:
                 self.record["stages"][stage] = round(self.record["stages"].get(stage, 0.0) + seconds, 3)
         self.record.update(version=self.version, fingerprint=fingerprint)
         self.record.setdefault("first_started", self.record["started"])
+        if not same:
+            # The number and the record that it belongs to appear together: a job killed in between would
+            # leave a number that nobody goes on with.
+            with new_folder(self.logs) as building:
+                write_json(building / RECORD_NAME, self.record)
         return same
 
     @contextmanager
@@ -183,6 +197,13 @@ def alone_in(output: Path) -> Iterator[None]:
             if fault.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
                 raise
         yield
+
+
+def clear_unfinished(output: Path) -> None:
+    """Remove what killed jobs left half-made. Only whoever is alone in the folder may do that."""
+    inside = ("cache", "cache/*", "checkpoints/*", "logs", "logs/*", "model/*", "reports/*", "slim")
+    for folder in [output, *(path for pattern in inside for path in output.glob(pattern))]:
+        remove_unfinished(folder)
 
 
 def read_record(output: Path, version: int) -> dict[str, Any] | None:
