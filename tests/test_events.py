@@ -1,5 +1,6 @@
 """birdtune.events: what a run says to people and to machines, and how it is stopped."""
 
+import contextlib
 import io
 import json
 import os
@@ -7,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from birdtune import events
-from birdtune.errors import InputError, Interrupted, PassingError
+from birdtune.errors import BirdtuneError, InputError, Interrupted, PassingError
 from birdtune.events import Interrupts, Journal, duration
 
 
@@ -81,6 +84,25 @@ def test_a_warning_is_said_and_is_an_event(tmp_path: Path, capsys: pytest.Captur
     journal.close()
     assert capsys.readouterr().out == "note: mind the gap\n"
     assert objects(tmp_path)[0]["text"] == "mind the gap"
+
+
+def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"event": "one"}\n{"event": "tw')
+    (tmp_path / "run.log").write_text("cut of")
+    journal = Journal(tmp_path, quiet=True)
+    journal.say("whole")
+    journal.event("three", number=3)
+    assert [record["number"] for record in journal.told("three")] == [3]
+    assert journal.told("one") == [{"event": "one"}]
+    journal.close()
+    assert (tmp_path / "events.jsonl").read_text().splitlines()[:2] == ['{"event": "one"}', '{"event": "tw']
+    assert lines(tmp_path)[0] == "cut of" and lines(tmp_path)[1].endswith(" whole")
+
+
+def test_a_journal_without_a_folder_has_told_nothing() -> None:
+    journal = Journal(quiet=True)
+    journal.event("epoch")
+    assert journal.told("epoch") == []
 
 
 def test_a_second_run_continues_the_files(tmp_path: Path) -> None:
@@ -248,12 +270,94 @@ def test_a_signal_waits_for_what_must_not_be_torn_apart(signum: signal.Signals, 
     assert caught.value.exit_code == code
 
 
+def stop_in_a_destructor() -> None:
+    """A signal where Python drops whatever is raised."""
+
+    class Stopped:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Stopped()
+
+
+def test_an_interruption_that_is_dropped_comes_again_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    with Interrupts().watching():
+        stop_in_a_destructor()
+        with pytest.raises(Interrupted):
+            time.sleep(300)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_interruption_that_a_library_catches_comes_again() -> None:
+    with Interrupts().watching():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            time.sleep(300)
+
+
+def test_one_that_was_held_back_needs_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Interrupts().watching() as interrupts:
+        with interrupts.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(2.5 * events._REMINDER_S)
+        with pytest.raises(Interrupted):
+            time.sleep(300)
+
+
+def test_what_cleans_up_after_an_interruption_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_REMINDER_S", 0.01)
+    cleaned = []
+
+    def clean(name: str) -> None:
+        time.sleep(0.1)
+        cleaned.append(name)
+
+    def work() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            clean("generator")
+
+    with Interrupts().watching(), pytest.raises(Interrupted):
+        for _ in work():
+            try:
+                try:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                except BaseException as fault:
+                    clean("except")
+                    raise ValueError from fault
+            except ValueError as fault:
+                clean("made something else of")
+                raise fault.__cause__ from None
+            finally:
+                clean("finally")
+    assert sorted(cleaned) == ["except", "finally", "generator", "made something else of"]
+
+
+def test_what_a_library_made_of_an_interruption_is_one() -> None:
+    interrupts = Interrupts()
+    other = ImportError("cannot import name")
+    assert interrupts.unmasked(other) is other
+    with interrupts.watching(), pytest.raises(Interrupted):
+        os.kill(os.getpid(), signal.SIGTERM)
+    for fault in (other, BirdtuneError("TensorFlow cannot be loaded")):
+        found = interrupts.unmasked(fault)
+        assert isinstance(found, Interrupted) and found.exit_code == 143
+    full = PassingError("the disk is full")
+    assert interrupts.unmasked(full) is full
+    full.__cause__ = Interrupted(signal.SIGTERM)
+    assert isinstance(interrupts.unmasked(full), Interrupted)
+
+
 def test_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with pytest.raises(RuntimeError), Interrupts().watching():
-        assert signal.getsignal(signal.SIGTERM) != before[0]
-        raise RuntimeError
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    before = [signal.getsignal(signum) for signum in watched], sys.unraisablehook
+    with pytest.raises(Interrupted), Interrupts().watching():
+        assert signal.getsignal(signal.SIGTERM) != before[0][0]
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ([signal.getsignal(signum) for signum in watched], sys.unraisablehook) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:

@@ -26,7 +26,7 @@ ORDER = (
     "dataset.frames", "dataset.gather", "dataset.batches",
     "model.architecture", "model.vggish", "model.heads", "model.losses", "model.classifier", "model.archive",
     "model.slim",
-    "training.checkpoints", "training.devices", "training.loop", "training.scoring",
+    "training.checkpoints", "training.devices", "training.curves", "training.loop", "training.scoring",
     "results.scores", "results.metrics", "results.figures", "results.report", "results.tables",
     "results.verify", "results.export", "results.hearing", "results.predict",
     "run", "facts", "stages", "check", "job", "apply", "demo_songs", "demo", "cli", "__main__",
@@ -36,7 +36,7 @@ ORDER = (
 HEAVY = frozenset(
     {
         "model.vggish", "model.heads", "model.losses", "model.classifier", "model.slim",
-        "training.devices", "training.loop", "training.scoring", "results.export", "stages", "apply",
+        "training.devices", "training.curves", "training.loop", "training.scoring", "results.export", "stages", "apply",
     }
 )  # fmt: skip
 

@@ -17,8 +17,10 @@ from birdtune.errors import DivergedError, Interrupted
 from birdtune.events import Interrupts, Journal
 from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
+from birdtune.training import curves
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.loop import Loop, StepSettings, Trainer, is_better, learning_rate
+from tests.faults.helpers_compare import points_of
 
 CLASSES = ("A", "B", "C")
 RATES = TrainSettings(epochs=10, warmup_epochs=1, learning_rate=1e-3)
@@ -194,12 +196,12 @@ class MadeBatches:
 def loop_of(
     folder: Path, settings: TrainSettings, *, interrupts: Interrupts | None = None,
     validations: Iterator[Any] | None = None, batches: Any = None, classifier: Classifier | None = None,
-    dropout: float = 0.0,
+    dropout: float = 0.0, journal: Journal | None = None,
 ) -> Loop:  # fmt: skip
     trainer = trainer_of(classifier or build(), settings, dropout=dropout)
     return Loop(
         trainer, batches or MadeBatches(), settings, Checkpoints(folder / "checkpoints", settings.keep),
-        validate=(lambda: next(validations)) if validations else dict, journal=Journal(quiet=True),
+        validate=(lambda: next(validations)) if validations else dict, journal=journal or Journal(quiet=True),
         interrupts=interrupts or Interrupts(), tensorboard=folder / "tensorboard",
     )  # fmt: skip
 
@@ -232,6 +234,96 @@ def test_a_stopped_loop_goes_on_to_the_very_same_weights(
     assert len(digests) == 1
     assert rows_without_times(state) == rows_without_times(expected)
     assert state.updates == expected.updates == 3 * -(-4 // accumulate)
+
+
+def test_before_the_first_update_there_is_nothing_to_save(tmp_path: Path) -> None:
+    loop = loop_of(tmp_path, TrainSettings(epochs=1, jit=False), interrupts=StopAt(1))
+    with pytest.raises(Interrupted):
+        loop.run()
+    assert loop.checkpoints.names() == []
+
+
+def test_what_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=2, jit=False, checkpoint_minutes=1e-9)
+    with pytest.raises(Interrupted):
+        loop_of(tmp_path, settings, interrupts=StopAt(2)).run()  # after the first update, which was saved
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    inode = path.stat().st_ino
+    with pytest.raises(Interrupted):
+        loop_of(tmp_path, settings, interrupts=StopAt(1)).run()  # before the second
+    assert [found.stat().st_ino for found in (tmp_path / "checkpoints").iterdir()] == [inode]
+
+
+def test_curves_have_each_point_once_however_often_the_job_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curves, "_POINT_EVERY", 2)
+    settings = TrainSettings(epochs=3, jit=False, learning_rate=1e-3)
+    figures = [{"val_loss": loss, "val_accuracy": 0.5, "val_macro_ap": 0.5} for loss in (3.0, 2.0, 1.0)]
+    loop_of(tmp_path / "straight", settings, validations=iter(figures)).run()
+
+    class Killed(Exception):  # noqa: N818 -- unlike an interruption it leaves no time to save
+        pass
+
+    class KilledAt(StopAt):
+        def check(self) -> None:
+            try:
+                super().check()
+            except Interrupted:
+                raise Killed from None
+
+    for looks in (12, 7):  # in the second epoch, after its second and after its third update
+        with pytest.raises(Killed):
+            stopped = loop_of(
+                tmp_path / "killed", settings, validations=iter(figures), interrupts=KilledAt(looks)
+            )
+            stopped.run()
+        figures_left = figures[stopped.state.epoch :]
+    loop_of(tmp_path / "killed", settings, validations=iter(figures_left)).run()
+    found = points_of(tmp_path / "killed/tensorboard")
+    assert found == points_of(tmp_path / "straight/tensorboard")
+    assert [step for step, _ in found["train/loss"]] == [2, 4, 6, 8, 10, 12]
+    assert found["epoch/val_loss"] == [(4, 3.0), (8, 2.0), (12, 1.0)]
+
+
+def test_a_long_curve_is_thinned_out_by_the_number_of_updates_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves, "_MOST_POINTS", 8)
+    monkeypatch.setattr(curves, "_POINT_EVERY", 5)
+    trace: list[list[float]] = []
+    new = [update for update in range(1, 201) if curves.add_point(trace, update, update / 2, 0.1)]
+    assert [point[0] for point in trace] == [40, 80, 120, 160, 200]
+    assert trace[0] == [40, 20.0, 0.1]
+    assert new[:9] == [5, 10, 15, 20, 25, 30, 35, 40, 45] and new[9:11] == [50, 60]
+
+
+def test_epochs_that_a_killed_job_did_not_live_to_tell_are_told_by_the_next(tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=3, jit=False)
+    journal = Journal(tmp_path / "logs", quiet=True)
+    loop = loop_of(tmp_path, settings, journal=journal)
+
+    def killed(row: dict[str, Any], best: bool) -> None:
+        raise Interrupted(9)
+
+    loop._tell = killed  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        loop.run()
+    loop_of(tmp_path, settings, journal=journal).run()
+    told = journal.told("epoch")
+    assert [event["epoch"] for event in told] == [1, 2, 3]
+    assert told[0]["best"] is True and told[0]["train_loss"] > 0
+    journal.close()
+
+
+def test_a_start_of_which_nothing_is_left_is_told(tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=1, jit=False)
+    journal = Journal(tmp_path / "logs", quiet=True)
+    first = loop_of(tmp_path, settings, journal=journal)
+    first.run()
+    assert journal.told("resumed") == []
+    first.checkpoints.clear()
+    loop_of(tmp_path, settings, journal=journal).run()
+    assert [(event["epoch"], event["step"]) for event in journal.told("resumed")] == [(0, 0)]
+    journal.close()
 
 
 def test_a_finished_loop_asks_for_no_batch(tmp_path: Path) -> None:

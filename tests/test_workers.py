@@ -1,5 +1,6 @@
 """birdtune.workers: many processes, none of which can take the run down."""
 
+import multiprocessing
 import os
 import select
 import signal
@@ -111,6 +112,49 @@ def test_a_stop_keeps_what_was_yielded() -> None:
             if len(done) == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
     assert done == [0, 1, 2]
+
+
+def blocked(task: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_ctrl_c_at_a_terminal_is_none_of_a_workers_business_from_its_birth() -> None:
+    ((_, is_blocked),) = run_tasks(blocked, [1], n_workers=1, interrupts=Interrupts())
+    assert is_blocked
+    assert not blocked(0), "but of the parent's"
+
+
+def hang(task: int) -> None:
+    """A task that kills its worker the first time, and takes an hour the second time."""
+    if os.path.lexists(_flag):
+        Path(_flag).unlink()
+        os.kill(os.getpid(), signal.SIGSEGV)
+    time.sleep(3600)
+
+
+_flag = ""
+
+
+def set_flag(path: str) -> None:
+    global _flag
+    _flag = path
+
+
+def test_a_task_that_is_tried_alone_can_be_stopped_too(tmp_path: Path) -> None:
+    flag = tmp_path / "first"
+    flag.touch()
+
+    class OnceAlone(Interrupts):
+        def check(self) -> None:
+            if not flag.exists() and multiprocessing.active_children():
+                raise Interrupted(15)
+
+    tasks = run_tasks(
+        hang, [1], n_workers=1, interrupts=OnceAlone(), initializer=set_flag, initargs=(str(flag),)
+    )
+    with pytest.raises(Interrupted):
+        list(tasks)
+    assert multiprocessing.active_children() == []
 
 
 def test_tasks_are_taken_in_their_order_and_few_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

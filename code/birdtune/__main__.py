@@ -10,13 +10,20 @@ def _begin() -> None:
 
     Until `cli.main` listens there is nothing to save.
     """
-    signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(128 + signum))
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _leave)
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             # Started with the stream closed: else the next file to be opened would take its place, and be
             # written to by everybody who has something to say. Opening gives the lowest number that is free.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             setattr(sys, name, os.fdopen(number, mode))
+
+
+def _leave(signum: int, frame: object) -> None:
+    del frame
+    os.write(2, f"birdtune: stopped by {signal.Signals(signum).name}; run again to continue\n".encode())
+    os._exit(128 + signum)
 
 
 if __name__ == "__main__":

@@ -63,19 +63,24 @@ def main(arguments: Sequence[str]) -> int:
         # The system's refusals that nobody met before, here at the latest, are no defects either.
         with interrupts.watching(), unmet_faults(Path()):
             return _run(list(arguments), journal, interrupts)
-    except (BirdtuneError, Interrupted) as fault:
-        tell(str(fault) if isinstance(fault, Interrupted) else f"error: {fault}")
-        return fault.exit_code
-    except Exception:
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-        tell(
-            f"this is a defect of birdtune {birdtune.__version__}, not of your data. What was finished is "
-            "safe. Please report the lines above."
-        )
-        return EXIT_DEFECT
+    except (Exception, Interrupted) as caught:
+        return _tell_end(interrupts.unmasked(caught))
     finally:
         journal.close()
+
+
+def _tell_end(fault: BaseException) -> int:
+    """Say what ended it; the exit code."""
+    if isinstance(fault, BirdtuneError | Interrupted):
+        tell(str(fault) if isinstance(fault, Interrupted) else f"error: {fault}")
+        return fault.exit_code
+    with contextlib.suppress(OSError):
+        traceback.print_exception(fault)
+    tell(
+        f"this is a defect of birdtune {birdtune.__version__}, not of your data. What was finished is "
+        "safe. Please report the lines above."
+    )
+    return EXIT_DEFECT
 
 
 def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:

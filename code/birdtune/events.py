@@ -1,7 +1,12 @@
 """What a run says while it works, and how it is told to stop.
 
     Journal      lines for people (terminal and run.log), objects for machines (events.jsonl)
-    Interrupts   SIGTERM and SIGINT, noticed at safe points
+    Interrupts   SIGTERM and SIGINT, turned into an exception
+
+All starts of a run write to the same events.jsonl, one after the other. Of a start that was killed the last
+events may be missing (`stage` … `end`, `end`), but no epoch: the next start tells those that were saved and not
+told. After `resumed` {epoch: E, step: S} come the epochs from E + 1 on; if some of them stand above it, too,
+their checkpoints were damaged, and what comes later counts.
 
 On a terminal, progress is a bar; elsewhere a plain line now and then. Nothing else in the house prints.
 """
@@ -20,12 +25,15 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from birdtune.errors import Interrupted, shown
+from birdtune.errors import EXIT_DEFECT, BirdtuneError, Interrupted, shown
 from birdtune.files import make_folder
 from birdtune.storage import gone, storage_faults
 
 # Without a terminal a progress line appears at most this often.
 _PLAIN_PROGRESS_S = 15.0
+# How often an interruption that was swallowed is raised again.
+_REMINDER_S = 0.5
+_EVENTS_NAME = "events.jsonl"
 
 
 class Progress:
@@ -100,7 +108,7 @@ class Journal:
         make_folder(folder)
         with storage_faults(folder):
             self._log = _open_to_append(folder / "run.log")
-            self._events = _open_to_append(folder / "events.jsonl")
+            self._events = _open_to_append(folder / _EVENTS_NAME)
         early, self._early = self._early, []
         for file, line in early:
             self._write(file, line)
@@ -136,6 +144,16 @@ class Journal:
         """An object for machines: one JSON line with `time` (UTC) and `event`."""
         record = _finite({"time": clock(), "event": kind, **fields})
         self._write("events", json.dumps(record, ensure_ascii=False, default=str))
+
+    def told(self, kind: str) -> list[dict[str, Any]]:
+        """The events of a kind that stand in the folder's events.jsonl, of earlier starts too."""
+        if self._events is None:
+            return []
+        found = []
+        for line in Path(self._events.name).read_text("utf-8", "replace").splitlines():
+            with contextlib.suppress(ValueError):  # cut off when the machine lost power
+                found.append(json.loads(line))
+        return [record for record in found if isinstance(record, dict) and record.get("event") == kind]
 
     def _write(self, which: str, line: str) -> None:
         file = self._log if which == "log" else self._events
@@ -219,9 +237,10 @@ def duration(seconds: float) -> str:
 class Interrupts:
     """Turns SIGTERM and SIGINT into `Interrupted`.
 
-    The first signal raises at once, wherever the main thread is; within `held` it is remembered until
-    the next `check`. A second one ends the process. Everything that matters is on the disk whole or not
-    at all, so neither breaks anything.
+    The first signal raises at once, wherever the main thread is; within `held` it waits for the block's end or
+    the next `check`. Python drops what is raised in a destructor or a callback, and a library may catch it, so
+    that a timer raises again until it has got out. A second signal ends the process. Everything that matters
+    is on the disk whole or not at all, so neither breaks anything.
     """
 
     def __init__(self) -> None:
@@ -231,12 +250,18 @@ class Interrupts:
     @contextlib.contextmanager
     def watching(self) -> Iterator["Interrupts"]:
         """Listen for the two signals while the block lasts."""
-        before = {signum: signal.signal(signum, self._note) for signum in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {signal.SIGTERM: self._note, signal.SIGINT: self._note, signal.SIGALRM: self._remind}
+        before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
+        tell_unraisable = sys.unraisablehook
+        sys.unraisablehook = lambda report: None if _is_stop(report.exc_value) else tell_unraisable(report)
         try:
             yield self
         finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+            with self.held():
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                sys.unraisablehook = tell_unraisable
+                for signum, handler in before.items():
+                    signal.signal(signum, handler)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -252,11 +277,38 @@ class Interrupts:
         if self._signum is not None:
             os._exit(128 + signum)
         self._signum = signum
+        signal.setitimer(signal.ITIMER_REAL, _REMINDER_S, _REMINDER_S)
         if not self._holds:
             raise Interrupted(signum)
 
+    def _remind(self, signum: int, frame: types.FrameType | None) -> None:
+        del signum, frame
+        # While it is on its way out, what cleans up behind it must not be disturbed.
+        if self._signum is not None and not self._holds and not _is_stop(sys.exception(), GeneratorExit):
+            raise Interrupted(self._signum)
+
     def check(self) -> None:
-        """Raise Interrupted if a signal has come. Needed after `held`, and where a library may have
-        swallowed the exception that was raised at once."""
+        """Raise Interrupted if a signal has come; the quickest way to notice after `held`, and the only one in
+        other threads."""
         if self._signum is not None:
             raise Interrupted(self._signum)
+
+    def unmasked(self, fault: BaseException) -> BaseException:
+        """What really happened: the Interrupted that a library made an error of its own of, or the fault itself."""
+        if self._signum is None or isinstance(fault, Interrupted):
+            return fault
+        # C code that is interrupted while it imports or calls back knows only that it failed. What is not a
+        # defect (a full disk, say) was found by birdtune, and is told.
+        is_defect = not isinstance(fault, BirdtuneError) or fault.exit_code == EXIT_DEFECT
+        return Interrupted(self._signum) if is_defect or _is_stop(fault) else fault
+
+
+def _is_stop(fault: BaseException | None, *kinds: type[BaseException]) -> bool:
+    """Whether an exception is an Interrupted (or of one of the kinds), or came of handling one."""
+    seen: set[int] = set()
+    while fault is not None and id(fault) not in seen:
+        if isinstance(fault, (Interrupted, *kinds)):
+            return True
+        seen.add(id(fault))
+        fault = fault.__cause__ or fault.__context__
+    return False

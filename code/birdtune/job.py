@@ -18,7 +18,7 @@ from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import read_json, value_sha256
 from birdtune.model import architecture
 from birdtune.quiet import load_tensorflow
-from birdtune.run import Run, alone_in
+from birdtune.run import Run, alone_in, clear_unfinished
 from birdtune.storage import unmet_faults
 
 
@@ -28,6 +28,7 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
     Whatever happens, run.json says it, as long as the output folder can be written.
     """
     with alone_in(config.output):
+        clear_unfinished(config.output)
         return _run(Run(config, journal), interrupts, until)
 
 
@@ -35,20 +36,25 @@ def _run(current: Run, interrupts: Interrupts, until: str) -> int:
     try:
         with unmet_faults(current.config.output):
             _stages(current, interrupts, until)
-    except (BirdtuneError, Interrupted) as fault:
-        status = "interrupted" if isinstance(fault, Interrupted) else "failed"
-        _try_to_end(current, status, fault.exit_code, str(fault))
-        raise
-    except Exception as fault:
-        _try_to_end(current, "failed", EXIT_DEFECT, f"{type(fault).__name__}: {fault}")
-        raise
-    current.end("done", EXIT_DONE)
+    except (Exception, Interrupted) as caught:
+        fault = interrupts.unmasked(caught)
+        with interrupts.held():
+            _try_to_end(current, fault)
+        if fault is caught:
+            raise
+        raise fault from caught
+    with interrupts.held():  # too late to stop: all is done
+        current.end("done", EXIT_DONE)
     return EXIT_DONE
 
 
-def _try_to_end(current: Run, status: str, exit_code: int, error: str) -> None:
+def _try_to_end(current: Run, fault: BaseException) -> None:
+    if isinstance(fault, BirdtuneError | Interrupted):
+        code, error = fault.exit_code, str(fault)
+    else:
+        code, error = EXIT_DEFECT, f"{type(fault).__name__}: {fault}"
     try:
-        current.end(status, exit_code, error)
+        current.end("interrupted" if isinstance(fault, Interrupted) else "failed", code, error)
     except BirdtuneError:
         # The disk that stopped the job may refuse the record too; the first fault is the one to tell.
         current.journal.close()

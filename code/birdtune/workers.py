@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +31,7 @@ Item = TypeVar("Item")
 _AHEAD = 4
 # How often a waiting parent looks whether it was told to stop.
 _POLL_S = 0.2
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 
 
@@ -65,20 +67,12 @@ def run_tasks(
     left = list(tasks)
     while left:
         suspects: list[Task] = []
-        pool = _pool(min(n_workers, len(left)), initializer, initargs)
-        with pool:
-            try:
-                for task, result in _feed(pool, function, left, n_workers * _AHEAD, interrupts, suspects):
-                    yield task, result
-            except BaseException:
-                # A day-long recording may be in flight; what it has written so far counts for nothing.
-                for child in multiprocessing.active_children():
-                    child.kill()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        with _pool(min(n_workers, len(left)), initializer, initargs) as pool:
+            for task, result in _feed(pool, function, left, n_workers * _AHEAD, interrupts, suspects):
+                yield task, result
         for task in suspects:
             interrupts.check()
-            yield task, _alone(function, task, initializer, initargs)
+            yield task, _alone(function, task, interrupts, initializer, initargs)
 
 
 def _feed(
@@ -120,6 +114,7 @@ def _feed(
 def _alone(
     function: Callable[[Task], Result],
     task: Task,
+    interrupts: Interrupts,
     initializer: Callable[..., None] | None,
     initargs: tuple[Any, ...],
 ) -> Result | Crashed:
@@ -133,7 +128,10 @@ def _alone(
                 "a limit on processes; fewer of them may help (--prepare.workers 1). Run again to continue."
             ) from fault
         try:
-            return _submit(pool, function, task).result()
+            future = _submit(pool, function, task)
+            while not wait([future], timeout=_POLL_S).done:
+                interrupts.check()
+            return future.result()
         except BrokenProcessPool:
             return Crashed()
 
@@ -185,7 +183,7 @@ class Isolated(Generic[Task, Item]):
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(os.getpid(), self._function, other), daemon=True)
-        with _start_faults():
+        with _starting():
             self._process.start()
         # The end of the pipe is seen only when nobody holds its other side.
         other.close()
@@ -220,12 +218,20 @@ def _serve(parent: int, function: Callable[[Task], Iterator[Item]], connection: 
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Task], Result], task: Task) -> Future[Result]:
-    with _start_faults():  # the pool starts its processes when they are first needed
+    with _starting():  # the pool starts its processes when they are first needed
         return pool.submit(partial(_do, function), task)
 
 
 @contextlib.contextmanager
-def _start_faults() -> Iterator[None]:
+def _starting() -> Iterator[None]:
+    """Around what starts processes.
+
+    Signals wait meanwhile: a start that is torn apart leaves a process that dies with a traceback. And what is
+    blocked here is so from the first moment of the new process, which Ctrl-C at a terminal reaches as well,
+    long before it could say that this is none of its business.
+    """
+    resource_tracker.ensure_running()  # it lets signals through again when it starts its own process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
         yield
     except OSError as fault:
@@ -233,14 +239,27 @@ def _start_faults() -> Iterator[None]:
             f"No process can be started to work on the files ({fault.strerror}). Likely cause: too little memory, or "
             "a limit on processes; fewer of them may help (--prepare.workers 1). Run again to continue."
         ) from fault
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _pool(n: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> ProcessPoolExecutor:
+@contextlib.contextmanager
+def _pool(
+    n: int, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]
+) -> Iterator[ProcessPoolExecutor]:
+    """Workers for as long as the block lasts; where it ends by an exception they are killed, not waited for."""
     # spawn: a fork would copy the threads' locks of whatever the parent has loaded by then.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(
-        n, mp_context=context, initializer=_begin, initargs=(os.getpid(), initializer, initargs)
-    )
+    begin = (os.getpid(), initializer, initargs)
+    with ProcessPoolExecutor(n, mp_context=context, initializer=_begin, initargs=begin) as pool:
+        try:
+            yield pool
+        except BaseException:
+            # A day-long recording may be in flight; what it has written so far counts for nothing.
+            for child in multiprocessing.active_children():
+                child.kill()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 # What kept a worker from being set up: told with its first task, for a worker that fails to begin ends the pool.
@@ -261,6 +280,7 @@ def _begin(parent: int, initializer: Callable[..., None] | None, initargs: tuple
     """First thing in a worker: the parent alone decides when to stop, and no worker outlives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

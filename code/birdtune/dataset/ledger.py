@@ -90,10 +90,10 @@ class Ledger:
             self._unsaved = 0
 
 
-def _hash(file: SoundFile) -> str | SoundError:
+def _hash(file: SoundFile, interrupts: Interrupts) -> str | SoundError:
     try:
         with unchanged(file):
-            return file_sha256(file.path)
+            return file_sha256(file.path, interrupts.check)
     except SoundError as fault:
         return fault
     except OSError as fault:
@@ -113,7 +113,8 @@ def identify(
     # Threads are enough: hashing and reading both let go of the interpreter.
     with journal.progress("reading", len(unknown), "files") as progress, ThreadPoolExecutor() as threads:
         try:
-            for number, (file, result) in enumerate(zip(unknown, threads.map(_hash, unknown), strict=True)):
+            hashed = threads.map(_hash, unknown, [interrupts] * len(unknown))
+            for number, (file, result) in enumerate(zip(unknown, hashed, strict=True)):
                 interrupts.check()
                 progress.advance()
                 if isinstance(result, str):

@@ -52,6 +52,7 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
     best: dict[str, Any] | None = None  # the row of the best epoch
     finished: bool = False
+    trace: list[list[float]] = field(default_factory=list)  # [update, loss, learning rate] now and then
 
     @property
     def stale_epochs(self) -> int:

@@ -9,7 +9,7 @@ generator with a state of its own, so a restored run goes on bit for bit.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ from birdtune.events import Interrupts, Journal, Progress, duration
 from birdtune.model.classifier import Classifier, load_weights, weights
 from birdtune.model.losses import patch_losses
 from birdtune.training.checkpoints import Checkpoints, Saved, State
+from birdtune.training.curves import Curves
 
 # Scores closer than this count as equal; then the lower loss decides.
 _TIE_DIGITS = 4
-_TENSORBOARD_EVERY = 20  # updates
 
 Validation = Callable[[], Mapping[str, float | None]]
 
@@ -188,7 +188,8 @@ class Loop:
         self.validate, self.journal, self.interrupts = validate, journal, interrupts
         self.per_epoch = -(-len(batches) // settings.accumulate)  # updates
         self.state = State()
-        self._writer = tf.summary.create_file_writer(str(tensorboard))
+        self._tensorboard = tensorboard
+        self._kept = (0, 0)  # epoch and step of the checkpoint that stands for the weights as they are
         self._saved_at = time.monotonic()
 
     def run(self) -> State:
@@ -199,9 +200,12 @@ class Loop:
             DivergedError: the loss or the weights are not finite any more.
         """
         self._resume()
-        while not self.state.finished:
-            self._epoch()
-        self._writer.close()
+        self._curves = Curves(self._tensorboard, self.state, self.per_epoch)
+        try:
+            while not self.state.finished:
+                self._epoch()
+        finally:
+            self._curves.close()
         return self.state
 
     def _resume(self) -> None:
@@ -209,13 +213,27 @@ class Loop:
         for complaint in complaints:
             self.journal.warn(complaint)
         if saved is None:
+            if self.journal.told("epoch"):  # by a start of which nothing is left
+                self.journal.event("resumed", epoch=0, step=0)
             return
         self.trainer.restore(saved)
         self.state = saved.state
+        self._kept = (self.state.epoch, self.state.step)
+        self._tell_missed_epochs()
         where = f"epoch {self.state.epoch + 1}" + (f", batch {self.state.step}" if self.state.step else "")
         if not self.state.finished:
             self.journal.say(f"  resuming before {where}")
         self.journal.event("resumed", epoch=self.state.epoch, step=self.state.step)
+
+    def _tell_missed_epochs(self) -> None:
+        """Tell the log of epochs that a killed job saved, but did not live to tell of."""
+        told = {event.get("epoch") for event in self.journal.told("epoch")}
+        best: dict[str, Any] | None = None
+        for row in self.state.history:
+            is_best = is_better(row, best)
+            best = row if is_best else best
+            if row["epoch"] not in told:
+                self.journal.event("epoch", **row, best=is_best)
 
     def _epoch(self) -> None:
         state = self.state
@@ -226,52 +244,64 @@ class Loop:
         try:
             with self.journal.progress(f"epoch {state.epoch + 1}", len(remaining), "updates") as progress:
                 for first in remaining:
+                    gradients = self._gradients(made, first)
+                    self.interrupts.check()
                     with self.interrupts.held():
-                        self._update(made, first, progress)
+                        self._update(gradients, first, progress)
                         state.seconds = time.monotonic() - began
                         self._save_if_due()
                     self.interrupts.check()
             found = self.validate()
         except Interrupted:
-            with self.interrupts.held():
-                self.journal.say("  told to stop: saving")
-                self._save()
+            if self._kept != (state.epoch, state.step):
+                with self.interrupts.held():
+                    self.journal.say("  told to stop: saving")
+                    self._keep()
             raise
         with self.interrupts.held():
             self._end_epoch(found)
         self.interrupts.check()
 
-    def _update(self, made: Any, first: int, progress: Progress) -> None:
-        """One update of the weights from the next `accumulate` batches."""
-        state, position = self.state, self.state.epoch * len(self.batches) + first
-        rate = learning_rate(self.settings, state.updates, self.per_epoch)
-        last = min(first + self.settings.accumulate, len(self.batches))
-        loss_sum, weight_sum, gradients = self.trainer.gradients(next(made), position)
-        for more in range(1, last - first):
+    def _gradients(self, made: Iterator[Batch], first: int) -> tuple[Any, Any, Any]:
+        """Sum of losses, of weights, and of gradients, of the `accumulate` batches from `first` on."""
+        position = self.state.epoch * len(self.batches) + first
+        sums = self.trainer.gradients(next(made), position)
+        for more in range(1, self._end_of(first) - first):
             loss, weight, added = self.trainer.gradients(next(made), position + more)
-            loss_sum, weight_sum = loss_sum + loss, weight_sum + weight
-            gradients = self.trainer.add(gradients, added)
-        loss_value, weight_value = float(loss_sum), float(weight_sum)
+            sums = sums[0] + loss, sums[1] + weight, self.trainer.add(sums[2], added)
+        return sums
+
+    def _end_of(self, first: int) -> int:
+        return min(first + self.settings.accumulate, len(self.batches))
+
+    def _update(self, sums: tuple[Any, Any, Any], first: int, progress: Progress) -> None:
+        """One update of the weights, and of the state with them."""
+        state = self.state
+        rate = learning_rate(self.settings, state.updates, self.per_epoch)
+        loss_value, weight_value = float(sums[0]), float(sums[1])
         if not math.isfinite(loss_value):
             raise _diverged(f"the loss is {loss_value}", state, rate)
-        norm = float(self.trainer.apply(gradients, weight_sum, rate))
+        norm = float(self.trainer.apply(sums[2], sums[1], rate))
         # A NaN in the input can pass a ReLU unseen and show in the gradients alone. With loss scaling an
         # infinite gradient is nothing unusual: the optimizer skips the update and lowers the scale.
         if not math.isfinite(norm) and not self.trainer.scales_loss:
             raise _diverged(f"the gradients are {norm}", state, rate)
-        state.step, state.updates = last, state.updates + 1
+        state.step, state.updates = self._end_of(first), state.updates + 1
         state.loss_sum += loss_value
         state.weight_sum += weight_value
         mean = loss_value / weight_value
         progress.advance(note=f"loss {mean:.3f}")
-        if state.updates % _TENSORBOARD_EVERY == 0:
-            self._summary({"train/loss": mean, "train/learning_rate": rate})
+        self._curves.draw_update(state, mean, rate)
+
+    def _keep(self) -> None:
+        self._save()
+        self._kept = (self.state.epoch, self.state.step)
 
     def _save_if_due(self) -> None:
         """Between updates: save if the last time is long ago."""
         minutes = (time.monotonic() - self._saved_at) / 60
         if minutes >= self.settings.checkpoint_minutes and self.state.step < len(self.batches):
-            self._save()
+            self._keep()
 
     def _end_epoch(self, found: Mapping[str, float | None]) -> None:
         state = self.state
@@ -296,7 +326,7 @@ class Loop:
         patience = self.settings.patience
         early = bool(patience) and state.stale_epochs >= patience
         state.finished = early or state.epoch >= self.settings.epochs
-        self._save()
+        self._keep()
         self._tell(row, best)
         if early and state.epoch < self.settings.epochs and state.best:
             self.journal.say(f"  stopping early: no better validation since epoch {state.best['epoch']}")
@@ -313,7 +343,7 @@ class Loop:
         parts.append(duration(row["seconds"]))
         self.journal.say("  " + "  ".join(parts) + ("  best so far" if best else ""))
         self.journal.event("epoch", **row, best=best)
-        self._summary({f"epoch/{key}": value for key, value in row.items() if isinstance(value, float)})
+        self._curves.draw_epoch(row, self.state.updates)
 
     def _save(self) -> None:
         arrays = weights(self.trainer.classifier)
@@ -323,11 +353,6 @@ class Loop:
             raise _diverged(f"{broken[0]} holds NaN or infinity", self.state, rate)
         self.checkpoints.save(arrays, self.trainer.state_arrays(), self.state)
         self._saved_at = time.monotonic()
-
-    def _summary(self, values: Mapping[str, float]) -> None:
-        with self._writer.as_default(step=self.state.updates):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
 
 
 def _diverged(what: str, state: State, rate: float) -> DivergedError:
