@@ -1,0 +1,208 @@
+"""Kill the job again and again, and see whether anything comes out otherwise.
+
+    python tests/faults/torture.py [--kills 20] [--seed 1] [--keep FOLDER] [-- SETTINGS]
+    python tests/faults/torture.py --signals [-- SETTINGS]
+
+The job runs once undisturbed; then, in another folder, it is killed (SIGKILL) at random moments that are spread
+over its stages, restarted each time, until all kills are spent and it ends. Weights, history, figures, model and
+books of the two must be the same. Every second kill takes the main process alone, so that it shows whether its
+workers go with it. Prints a table and a verdict; exits 0 if nothing was lost, else 1.
+
+With --signals: how long the job takes from SIGTERM to its end in every stage, at the settings given (default: the
+full network and batches of 32, as a user would run it). Needs the packages of requirements.txt.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers_command import QUICK, STAGES, Command, make_demo_input, run
+from helpers_compare import compare
+
+# So that a kill meets a checkpoint within the epoch.
+ALWAYS_SAVING = "--train.checkpoint-minutes=0.00001"
+# Where kills go: stages by name, `epoch` within an epoch after some new checkpoints, `checkpoint` while one is
+# being written. The order is that of a job; which of them a few kills take is said by `_FIRST`.
+PLACES = ("start", "prepare", "train", "epoch", "checkpoint", "evaluate", "export", "report")
+_SHARES = {"start": 2, "prepare": 3, "train": 2, "epoch": 4, "checkpoint": 3, "evaluate": 2, "export": 3, "report": 1}
+_FIRST = ("epoch", "prepare", "export", "checkpoint", "evaluate", "train", "start", "report")
+# Of a stage's length: its very end is left out, where a kill would fall into the next.
+_LATEST = 0.9
+
+
+@dataclass
+class Kill:
+    """One kill: where it was meant to be, and what came of it."""
+
+    place: str
+    group: bool
+    stage: str = ""
+    after_s: float = 0.0
+    next_said: str = ""
+
+
+def plan(kills: int, rng: random.Random) -> list[str]:
+    """Where the kills go, in the order of the job."""
+    share = {place: kills * weight // sum(_SHARES.values()) for place, weight in _SHARES.items()}
+    for place in [*_FIRST] * kills:
+        if sum(share.values()) < kills:
+            share[place] += 1
+    places = [place for place in PLACES for _ in range(share[place])]
+    # The start is passed every time, so it can be killed at any time.
+    starts = share["start"]
+    rest = places[starts:]
+    for _ in range(starts):
+        rest.insert(rng.randrange(len(rest) + 1), "start")
+    return rest
+
+
+def lengths(undisturbed: Command) -> dict[str, float]:
+    """Seconds of each stage of a run that nothing disturbed."""
+    begins = [undisturbed.stage_began(stage) for stage in ("start", *STAGES)]
+    ends = [*begins[1:], undisturbed.lines[-1].at]
+    return {
+        stage: end - begin
+        for stage, begin, end in zip(("start", *STAGES), begins, ends, strict=True)
+        if begin is not None and end is not None
+    }
+
+
+class Torturer:
+    """Kills a job in one output folder until the kills are spent."""
+
+    def __init__(self, arguments: Sequence[str], output: Path, seconds: dict[str, float], rng: random.Random) -> None:
+        self.arguments, self.output, self.seconds, self.rng = arguments, output, seconds, rng
+        self.kills: list[Kill] = []
+        self.orphans: list[int] = []
+        self.last: Command | None = None
+
+    def run(self, places: Sequence[str]) -> Iterator[Kill]:
+        """Kill at each place; then let it end. Yields each kill when it is known what the next start said."""
+        for number, place in enumerate(places):
+            kill = Kill(place, group=number % 2 == 0)
+            command = self._start()
+            try:
+                met = self._wait_for(command, place)
+                if not met:
+                    break
+                kill.stage, kill.after_s = command.stage, time.monotonic() - (command.stage_began(command.stage) or 0)
+                command.kill(group=kill.group)
+                self.orphans += command.orphans()
+            finally:
+                command.end()
+            if self.kills:
+                self.kills[-1].next_said = went_on(command)
+                yield self.kills[-1]
+            self.kills.append(kill)
+        self.last = self._start()
+        self.last.wait()
+        self.orphans += self.last.orphans()
+        if self.kills:
+            self.kills[-1].next_said = went_on(self.last)
+            yield self.kills[-1]
+
+    def _start(self) -> Command:
+        return Command([*self.arguments, f"--output={self.output}"])
+
+    def _wait_for(self, command: Command, place: str) -> bool:
+        """Wait for the moment of a kill; False if the job ended before."""
+        if place in ("epoch", "checkpoint"):
+            if not command.wait_until(lambda: command.said("train:")):
+                return False
+            self._wait_for_checkpoints(command, self.rng.randint(1, 5))
+            if place == "checkpoint":
+                command.wait_until(lambda: command.stage != "train" or any(self._being_written()))
+                time.sleep(self.rng.choice([0, 0, 0.002, 0.01]))
+            else:
+                time.sleep(self.rng.uniform(0, 0.1))
+            return command.running
+        if not command.wait_until(lambda: command.stage_began(place)):
+            return False
+        moment = (command.stage_began(place) or 0) + self.rng.uniform(0, _LATEST) * self.seconds[place]
+        return command.wait_until(lambda: time.monotonic() >= moment) and command.running
+
+    def _wait_for_checkpoints(self, command: Command, n: int) -> None:
+        seen = set(self._checkpoints())
+        while n and command.running and command.stage == "train":
+            new = set(self._checkpoints()) - seen
+            n -= min(n, len(new))
+            seen |= new
+            time.sleep(0.001)
+
+    def _checkpoints(self) -> list[str]:
+        return [path.name for path in self.output.glob("checkpoints/*/epoch-*")]
+
+    def _being_written(self) -> Iterator[Path]:
+        return self.output.glob("checkpoints/*/.unfinished*")
+
+
+def went_on(command: Command) -> str:
+    """What a start said about where it goes on."""
+    texts = [line.text.strip() for line in command.lines]
+    wanted = ("resuming", "nothing to do", "version")
+    said = [text.split(", logs")[0] for text in texts if text.startswith(wanted)]
+    decoded = next((text.split(",")[0] for text in texts if "recordings decoded" in text), None)
+    first = next((text.removesuffix(":") for text in texts if text in {f"{stage}:" for stage in STAGES}), None)
+    parts = [*([decoded] if decoded else []), *said, *([f"begins with {first}"] if first else [])]
+    return "; ".join(parts) or "nothing yet"
+
+
+def torture(folder: Path, kills: int, seed: int, settings: Sequence[str]) -> int:
+    """The whole of it; 0 if nothing was lost."""
+    began = time.monotonic()
+    rng = random.Random(seed)
+    arguments = ["run", f"--input={make_demo_input(folder / 'input')}", *QUICK, ALWAYS_SAVING, *settings]
+    straight = run([*arguments, f"--output={folder / 'straight'}"])
+    if straight.process.returncode:
+        print(f"the undisturbed run failed:\n{straight.text()}")
+        return 1
+    seconds = lengths(straight)
+    print("undisturbed: " + ", ".join(f"{stage} {length:.1f} s" for stage, length in seconds.items()), flush=True)
+    print(f"\n{'kill':>4}  {'meant for':<11}{'fell into':<10}{'after':>8}  {'process':<8}what the next start said")
+    torturer = Torturer(arguments, folder / "killed", seconds, rng)
+    for number, kill in enumerate(torturer.run(plan(kills, rng)), start=1):
+        who = "group" if kill.group else "main"
+        row = f"{number:>4}  {kill.place:<11}{kill.stage:<10}{kill.after_s:>6.2f} s  {who:<8}{kill.next_said}"
+        print(row, flush=True)
+    assert torturer.last is not None
+    findings = compare(folder / "straight", folder / "killed")
+    if torturer.last.process.returncode:
+        findings.append(("the last start ended well", f"exit code {torturer.last.process.returncode}"))
+        print(torturer.last.text())
+    findings.append(("all kills were spent", "" if len(torturer.kills) == kills else f"{len(torturer.kills)} only"))
+    findings.append(("no process was left over", f"{torturer.orphans}" if torturer.orphans else ""))
+    return tell(findings, len(torturer.kills), time.monotonic() - began)
+
+
+def tell(findings: Sequence[tuple[str, str]], kills: int, seconds: float) -> int:
+    """Print what was compared, and the verdict; 0 if all was well."""
+    print()
+    for what, fault in findings:
+        print(f"  {'ok   ' if not fault else 'WRONG'}  {what}{f': {fault}' if fault else ''}")
+    wrong = [what for what, fault in findings if fault]
+    verdict = "something was lost" if wrong else "nothing was lost"
+    print(f"\nverdict: {kills} kills, {verdict} ({seconds:.0f} s)")
+    return 1 if wrong else 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="work in this folder, and leave it")
+    parser.add_argument("settings", nargs="*", help="further settings of the job, after --")
+    options = parser.parse_args(arguments)
+    if options.keep:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        return torture(options.keep, options.kills, options.seed, options.settings)
+    with tempfile.TemporaryDirectory(prefix="birdtune-torture-") as name:
+        return torture(Path(name), options.kills, options.seed, options.settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
