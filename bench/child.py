@@ -21,9 +21,12 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     module, function = maker.split(":")
-    turn = getattr(importlib.import_module(module), function)(*json.loads(arguments))
+    made = getattr(importlib.import_module(module), function)(*json.loads(arguments))
+    before, turn = made if isinstance(made, tuple) else (None, made)
     print(json.dumps({"ready": True}), file=replies, flush=True)
     for _ in sys.stdin:
+        if before is not None:
+            before()
         gc.collect()
         began = time.perf_counter()
         value = turn()

@@ -149,7 +149,8 @@ class Child:
 
     Args:
         maker: "bench.frames:librosa_way", a function that is given `arguments`, prepares everything and
-            returns what is to be timed: a function of no arguments, whose value (JSON) `value` holds.
+            returns what is to be timed: a function of no arguments, whose value (JSON) `value` holds; or a
+            pair, of which the first is called before each turn, outside the time.
         cores: how many cores it may use; the libraries' threads are limited likewise.
     """
 

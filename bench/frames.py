@@ -1,0 +1,220 @@
+"""Sound → log-mel frames: birdtune's preparing beside the published VGGish way, librosa's and TensorFlow's.
+
+    wav files ─▶ seconds a clip of each way; on one core, birdtune also on two; and of its parts alone
+
+Each way is written anew from the published numbers (25 ms Hann windows every 10 ms, FFT 512, 64 mel bands of
+125-7,500 Hz, ln(mel + 0.01)). birdtune alone also hashes the files, checks them, and keeps what it makes.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from bench.harness import Child, Line, Measure, Result, Settings, interleaved, is_installed, judged
+
+RATE_HZ, WINDOW, HOP, FFT, BANDS, LOW_HZ, HIGH_HZ, OFFSET = 16_000, 400, 160, 512, 64, 125.0, 7_500.0, 0.01
+CLIP_S = 10.0
+CLASSES = 10
+Waveform = npt.NDArray[Any]
+
+
+def measure(settings: Settings) -> Result:
+    """Both inputs in turn: 44.1 kHz stereo, which must be resampled, and 16 kHz mono, which must not."""
+    lines: list[Line] = []
+    details: dict[str, Any] = {}
+    for kind, rate_hz, channels, target in (
+        ("44.1 kHz stereo", 44_100, 2, 30.0),
+        ("16 kHz mono", 16_000, 1, 2.5),
+    ):
+        folder = settings.folder / kind.split()[-1]
+        paths = make_clips(folder / "data", 8 if settings.quick else 300, rate_hz, channels, settings.seed)
+        seconds = _seconds(folder, [str(path) for path in paths], settings)
+        details[kind] = seconds
+        lines += _lines(kind, seconds, target)
+    return Result("frames", lines, details)
+
+
+def make_clips(
+    folder: Path, n: int, rate_hz: int, channels: int, seed: int, seconds: float = CLIP_S
+) -> list[Path]:
+    """Clips of noise and a chirp of their own, 16-bit wav, in folders of classes."""
+    random = np.random.default_rng(seed)
+    time_s = np.arange(round(seconds * rate_hz)) / rate_hz
+    paths = []
+    for number in range(n):
+        chirp = 0.3 * np.sin(2 * np.pi * (1500 + 40 * number + 200 * time_s) * time_s)
+        sound = chirp[:, None] + 0.05 * random.standard_normal((time_s.size, channels))
+        path = folder / f"Class_{number % CLASSES:02}" / f"Class_{number % CLASSES:02}-{1000 + number}_0.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, sound, rate_hz, subtype="PCM_16")
+        paths.append(path)
+    return paths
+
+
+def _seconds(folder: Path, paths: list[str], settings: Settings) -> dict[str, list[float]]:
+    """Seconds a clip, one a round. The slow ways hear fewer clips; all take turns."""
+    few = paths[:: 2 if settings.quick else 15]
+    ways: dict[str, tuple[str, Sequence[str], int]] = {
+        "birdtune": ("prepare", paths, 1),
+        "birdtune, two cores": ("prepare", paths, 2),
+        "decode": ("decode_alone", paths, 1),
+        "soxr": ("soxr_alone", few, 1),
+        "FFT": ("fft_alone", few, 1),
+        "reference": ("reference_way", few, 1),
+    }
+    if not settings.quick:
+        ways["tf.signal"] = ("tensorflow_way", few, 1)
+    if is_installed("librosa"):
+        ways["librosa"] = ("librosa_way", few, 1)
+    with ExitStack() as stack:
+        children = {
+            name: stack.enter_context(Child(f"bench.frames:{maker}", str(folder), heard, cores=cores))
+            for name, (maker, heard, cores) in ways.items()
+        }
+        found = interleaved(children, rounds=1 if settings.quick else 7)
+    return {name: [value / len(ways[name][1]) for value in values] for name, values in found.items()}
+
+
+def _lines(kind: str, seconds: dict[str, list[float]], target: float) -> Iterator[Line]:
+    measures = {name: Measure(name, values, per="clip") for name, values in seconds.items()}
+    ours = measures["birdtune"]
+    yield judged(f"{kind}, one core, beside the reference way", ours, measures["reference"], at_least=target)
+    for name in ("librosa", "tf.signal"):
+        note = "TensorFlow has no resampler: soxr's" if name == "tf.signal" and kind.startswith("44") else ""
+        yield judged(f"{kind}, one core, beside {name}", ours, measures.get(name), note=note)
+    parts = [name for name in ("decode", "soxr", "FFT") if name != "soxr" or kind.startswith("44")]
+    rounds = zip(*(seconds[name] for name in parts), strict=True)
+    alone = Measure(" + ".join(parts), [sum(values) for values in rounds], per="clip")
+    told = ", ".join(f"{name} {measures[name].median * 1e3:.2f} ms" for name in parts)
+    yield judged(
+        f"{kind}, one core, beside its parts alone", ours, alone, at_most=1.4, inverse=True,
+        note=f"birdtune / parts; {told}. The rest: mean of channels, peak, hash of the content, mel, CRC, writing",
+    )  # fmt: skip
+    both = measures["birdtune, two cores"]
+    one = Measure("one core", seconds["birdtune"], per="clip")
+    yield judged(f"{kind}, two cores", both, one, at_least=1.8)
+
+
+# ---- the ways, each in a process of its own ------------------------------------------------------
+
+
+def prepare(folder: str, paths: list[str]) -> tuple[Callable[[], None], Callable[[], int]]:
+    """birdtune's own stage on all that lies in folder/data: found, hashed, checked, decoded, kept, split."""
+    from birdtune.config import Config
+    from birdtune.dataset import gather
+    from birdtune.events import Interrupts, Journal
+
+    output = Path(folder) / f"output-{len(os.sched_getaffinity(0))}"
+    config = Config(input=folder, data=str(Path(folder) / "data"), output=str(output))
+
+    def turn() -> int:
+        dataset, store = gather.prepare(config, Journal(quiet=True), Interrupts())
+        assert len(dataset.recordings) == len(store) == len(paths)
+        return len(store)
+
+    return lambda: shutil.rmtree(output, ignore_errors=True), turn
+
+
+def reference_way(_: str, paths: list[str]) -> Callable[[], int]:
+    """As VGGish was published: wav read, mean, resampy kaiser_best, log-mel in float64 by NumPy."""
+    import resampy
+
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
+    mel = _mel_matrix()
+
+    def frames(path: str) -> Waveform:
+        samples, rate_hz = soundfile.read(path, dtype="int16", always_2d=True)
+        waveform = (samples / 32768.0).mean(axis=1)  # float64
+        if rate_hz != RATE_HZ:
+            waveform = resampy.resample(waveform, rate_hz, RATE_HZ, filter="kaiser_best")
+        n = (waveform.size - WINDOW) // HOP + 1
+        windows = np.lib.stride_tricks.as_strided(
+            waveform, (n, WINDOW), (waveform.strides[0] * HOP, *waveform.strides)
+        )
+        magnitude = np.abs(np.fft.rfft(windows * window, FFT))  # [frames, 257]
+        return np.log(magnitude @ mel + OFFSET)
+
+    return lambda: sum(len(frames(path)) for path in paths)
+
+
+def _mel_matrix() -> Waveform:
+    """Triangles that are linear in mel, not normalised. [257, 64] float64"""
+    edges = np.linspace(*(1127.0 * np.log1p(np.array([LOW_HZ, HIGH_HZ]) / 700.0)), BANDS + 2)
+    bins = 1127.0 * np.log1p(np.linspace(0.0, RATE_HZ / 2, FFT // 2 + 1) / 700.0)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    weights = np.maximum(0.0, np.minimum(rising, falling))
+    weights[0] = 0.0
+    return weights
+
+
+def librosa_way(_: str, paths: list[str]) -> Callable[[], int]:
+    """librosa.load, which resamples by soxr, and librosa.feature.melspectrogram."""
+    import librosa
+
+    def frames(path: str) -> Waveform:
+        waveform, _ = librosa.load(path, sr=RATE_HZ, mono=True)
+        mel = librosa.feature.melspectrogram(
+            y=waveform, sr=RATE_HZ, n_fft=FFT, win_length=WINDOW, hop_length=HOP, power=1.0, center=False,
+            n_mels=BANDS, fmin=LOW_HZ, fmax=HIGH_HZ, htk=True, norm=None,
+        )  # fmt: skip
+        return np.log(mel + OFFSET)
+
+    return lambda: sum(frames(path).shape[1] for path in paths)
+
+
+def tensorflow_way(_: str, paths: list[str]) -> Callable[[], int]:
+    """tf.audio.decode_wav and tf.signal, compiled into one function."""
+    import soxr
+    import tensorflow as tf
+
+    mel = tf.signal.linear_to_mel_weight_matrix(BANDS, FFT // 2 + 1, RATE_HZ, LOW_HZ, HIGH_HZ)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+    def log_mel(waveform: Any) -> Any:
+        magnitude = tf.abs(tf.signal.stft(waveform, WINDOW, HOP, FFT))
+        return tf.math.log(magnitude @ mel + OFFSET)
+
+    def frames(path: str) -> Any:
+        samples, rate_hz = tf.audio.decode_wav(tf.io.read_file(path))
+        waveform = tf.reduce_mean(samples, axis=1)
+        if int(rate_hz) != RATE_HZ:
+            waveform = soxr.resample(waveform.numpy(), int(rate_hz), RATE_HZ)
+        return log_mel(waveform).numpy()
+
+    return lambda: sum(len(frames(path)) for path in paths)
+
+
+# ---- the parts alone -----------------------------------------------------------------------------
+
+
+def decode_alone(_: str, paths: list[str]) -> Callable[[], int]:
+    """Nothing but reading each file whole as float32."""
+    return lambda: sum(len(soundfile.read(path, dtype="float32")[0]) for path in paths)
+
+
+def soxr_alone(_: str, paths: list[str]) -> Callable[[], int]:
+    """Nothing but resampling one channel, at the quality that birdtune asks for."""
+    import soxr
+
+    sounds = [soundfile.read(path, dtype="float32", always_2d=True) for path in paths]
+    waveforms = [(np.ascontiguousarray(samples[:, 0]), rate_hz) for samples, rate_hz in sounds]
+    return lambda: sum(
+        len(soxr.resample(waveform, rate_hz, RATE_HZ, quality="HQ")) for waveform, rate_hz in waveforms
+    )
+
+
+def fft_alone(_: str, paths: list[str]) -> Callable[[], int]:
+    """Nothing but scipy's float32 transforms of windows that lie ready."""
+    import scipy.fft
+
+    n = (round(CLIP_S * RATE_HZ) - WINDOW) // HOP + 1
+    windows = np.random.default_rng(0).standard_normal((n, FFT)).astype(np.float32)
+    return lambda: sum(len(scipy.fft.rfft(windows, axis=1)) for _ in paths)
