@@ -26,7 +26,7 @@ Waveform = npt.NDArray[Any]
 
 
 def measure(settings: Settings) -> Result:
-    """Both inputs in turn: 44.1 kHz stereo, which must be resampled, and 16 kHz mono, which must not."""
+    """Two inputs: 44.1 kHz stereo, which must be resampled, and 16 kHz mono, which must not."""
     lines: list[Line] = []
     details: dict[str, Any] = {}
     for kind, rate_hz, channels, target in (
@@ -78,7 +78,7 @@ def _seconds(folder: Path, paths: list[str], settings: Settings) -> dict[str, li
             name: stack.enter_context(Child(f"bench.frames:{maker}", str(folder), heard, cores=cores))
             for name, (maker, heard, cores) in ways.items()
         }
-        found = interleaved(children, rounds=1 if settings.quick else 7)
+        found = interleaved(children, rounds=1 if settings.quick else 7, warmups=0 if settings.quick else 1)
     return {name: [value / len(ways[name][1]) for value in values] for name, values in found.items()}
 
 
