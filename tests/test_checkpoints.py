@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from birdtune.errors import CheckpointError
+from birdtune.files import value_sha256
 from birdtune.training.checkpoints import Checkpoints, State, read_arrays, write_arrays
 
 
@@ -147,9 +148,24 @@ def test_a_state_of_another_birdtune_is_passed_over(tmp_path: Path) -> None:
     path = save(checkpoints, 1) / "state.json"
     stored = json.loads(path.read_text())
     stored["state"]["unheard_of"] = 1
+    stored["sha256"]["state.json"] = value_sha256(stored["state"])
     path.write_text(json.dumps(stored))
     saved, complaints = checkpoints.newest()
     assert saved is None and "state.json" in complaints[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [('"updates": 0', '"updates": 1'), ('"history": [', '"history": 5, "best": ['), ("{", "[")]
+)
+def test_a_state_that_was_changed_is_passed_over(tmp_path: Path, before: str, after: str) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, 0)
+    path = save(checkpoints, 1) / "state.json"
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after, 1))
+    saved, complaints = checkpoints.newest()
+    assert saved is not None and saved.state.epoch == 0
+    assert len(complaints) == 1 and str(path) in complaints[0]
 
 
 def test_stale_epochs_count_from_the_best() -> None:
@@ -157,6 +173,13 @@ def test_stale_epochs_count_from_the_best() -> None:
     assert State(history=rows, best=rows[1]).stale_epochs == 3
     assert State(history=rows, best=rows[-1]).stale_epochs == 0
     assert State().stale_epochs == 0
+
+
+def test_numbers_of_a_kind_that_numpy_lacks_are_an_error(tmp_path: Path) -> None:
+    header = b'{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: is not a whole"):
+        read_arrays(tmp_path / "a.safetensors")
 
 
 def test_what_is_not_safetensors_is_an_error_that_names_the_file(tmp_path: Path) -> None:

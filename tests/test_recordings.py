@@ -320,7 +320,12 @@ def test_each_resampler_has_its_facts(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "ledger.json", "soxr").examined("c") == Examined(None, "silent", "soxr")
 
 
-@pytest.mark.parametrize("content", ["", "[]", '"x"', "{", "null", "7"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '"x"', "{", "null", "7", "[" * 100_000, '{"stats": 5}', '{"stats": {"a": 5}}', '{"facts": {"soxr": []}}',
+     '{"stats": {"a": [1]}}', '{"facts": {"soxr": {"c": {"n_samples": "many"}}}}',
+     '{"facts": {"soxr": {"c": {"problem": "unheard-of", "detail": ""}}}}', '{"facts": {"soxr": {"c": {}}}}'],
+)  # fmt: skip
 def test_a_damaged_ledger_is_as_good_as_none(tmp_path: Path, content: str) -> None:
     path = tmp_path / "ledger.json"
     path.write_text(content)
@@ -328,6 +333,14 @@ def test_a_damaged_ledger_is_as_good_as_none(tmp_path: Path, content: str) -> No
     ledger.set_examined("c", Examined(None, "silent", ""))
     ledger.save()
     assert json.loads(path.read_text())["facts"]["soxr"]["c"]["problem"] == "silent"
+
+
+def test_the_ledger_knows_paths_that_are_no_utf_8(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.json", "soxr")
+    file = SoundFile("A", Path("/data") / os.fsdecode(b"\xff.wav"), "A", 1, 2)
+    ledger.set_content(file, "c")
+    ledger.save()
+    assert Ledger(tmp_path / "ledger.json", "soxr").content(file) == "c"
 
 
 def test_the_ledger_is_saved_now_and_then(tmp_path: Path) -> None:

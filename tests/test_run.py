@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,10 +77,20 @@ def test_a_number_under_which_anything_is_kept_is_not_lent_to_another_run(tmp_pa
     assert run.version == 4
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "null"])
-def test_a_damaged_record_is_not_gone_on_with(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        (".*", ""), (".*", "[]"), (".*", "{"), (".*", "null"), ('"done": {}', '"done": []'),
+        ('"stages": {}', '"stages": {"train": "long"}'), ('"results": {}', '"results": {}, "precision": "float8"'),
+        ('"fingerprint": "f"', '"fingerprint": {"f": 1}'),
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_not_gone_on_with(tmp_path: Path, written: str, found: str) -> None:
     start(tmp_path)
-    (tmp_path / "logs/1/run.json").write_text(content)
+    path = tmp_path / "logs/1/run.json"
+    whole = path.read_text()
+    path.write_text(re.sub(written, found, whole, count=1, flags=re.DOTALL))
+    assert path.read_text() != whole
     run = Run(config_of(tmp_path), Journal(quiet=True))
     assert run.take_version("f") is False
     assert run.version == 2
@@ -182,7 +193,7 @@ def test_seconds_of_a_stage_add_up_over_restarts_even_when_it_fails(
 def test_what_was_done_before_is_known_when_going_on(tmp_path: Path) -> None:
     first = start(tmp_path)
     first.record.update(weights_sha256="w", precision="float32")
-    first.done("train", "t")
+    first.done("train", "t", tmp_path / "r")
     second = start(tmp_path)
     assert second.record["done"] == {"train": "t"}
     assert (second.record["weights_sha256"], second.record["precision"]) == ("w", "float32")
@@ -190,7 +201,7 @@ def test_what_was_done_before_is_known_when_going_on(tmp_path: Path) -> None:
 
 
 def test_another_run_begins_with_a_clean_record(tmp_path: Path) -> None:
-    start(tmp_path, "a").done("train", "t")
+    start(tmp_path, "a").done("train", "t", tmp_path / "r")
     other = start(tmp_path, "b")
     assert (other.record["done"], other.record["stages"], other.record["weights_sha256"]) == ({}, {}, None)
 
@@ -201,15 +212,27 @@ def test_a_stage_is_current_only_with_its_inputs_and_its_result(tmp_path: Path) 
     assert not run.is_current("evaluate", "e", result)
     result.touch()
     assert not run.is_current("evaluate", "e", result)
-    run.done("evaluate", "e")
+    run.done("evaluate", "e", result)
     assert run.is_current("evaluate", "e", result)
     assert not run.is_current("evaluate", "other", result)
     result.unlink()
     assert not run.is_current("evaluate", "e", result)
 
 
+def test_a_result_that_was_changed_is_not_current(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    result = tmp_path / "metrics.json"
+    result.write_text("1")
+    run.done("evaluate", "e", result)
+    assert start(tmp_path).is_current("evaluate", "e", result)
+    result.write_text("2")
+    assert not run.is_current("evaluate", "e", result)
+
+
 def test_the_newest_trained_run_is_not_the_newest_run(tmp_path: Path) -> None:
-    start(tmp_path, "a").done("train", "t")
+    first = start(tmp_path, "a")
+    first.record["classes"] = ["A", "B"]
+    first.done("train", "t", tmp_path / "r")
     start(tmp_path, "b")
     version, found = runs.newest_trained(tmp_path)
     assert (version, found["fingerprint"]) == (1, "a")

@@ -112,7 +112,7 @@ def _compute(
         journal.say(f"{name}:")
         with current.stage(name):
             getattr(stages, name)()
-            current.done(name, chain.fingerprint(name))
+            current.done(name, chain.fingerprint(name), _result(current, name))
 
 
 class _Chain:

@@ -15,7 +15,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 import birdtune
 from birdtune.config import Config
@@ -73,6 +76,7 @@ class Run:
             "settings": config.flat(),
             "packages": _package_versions(),
             "done": {},
+            "results": {},
         }
 
     @property
@@ -107,7 +111,7 @@ class Run:
         self.version = newest if same else newest + 1
         if same:
             assert earlier is not None
-            kept = ("done", "weights_sha256", "precision", "first_started", "hardware")
+            kept = ("done", "results", "weights_sha256", "precision", "first_started", "hardware")
             self.record.update({key: earlier[key] for key in kept if key in earlier})
             for stage, seconds in earlier.get("stages", {}).items():
                 self.record["stages"][stage] = round(self.record["stages"].get(stage, 0.0) + seconds, 3)
@@ -135,12 +139,15 @@ class Run:
         self.journal.event("stage", stage=name, state="end", seconds=round(seconds, 3))
 
     def is_current(self, stage: str, fingerprint: str, result: Path) -> bool:
-        """Whether a stage was done with these very inputs and its result is still there."""
-        return self.record["done"].get(stage) == fingerprint and result.exists()
+        """Whether a stage was done with these very inputs and its result is still there, as it was written."""
+        if self.record["done"].get(stage) != fingerprint:
+            return False
+        return result.exists() if result.is_dir() else self.record["results"].get(stage) == _digest(result)
 
-    def done(self, stage: str, fingerprint: str) -> None:
-        """Note that a stage is done, and what it was made from."""
+    def done(self, stage: str, fingerprint: str, result: Path) -> None:
+        """Note that a stage is done, what it was made from, and the file that came of it."""
         self.record["done"][stage] = fingerprint
+        self.record["results"][stage] = _digest(result)
         self.save()
 
     def save(self) -> None:
@@ -157,6 +164,29 @@ class Run:
             self.record["stage"] = "done"
         self.journal.event("end", status=status, exit_code=exit_code, error=error)
         self.save()
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return file_sha256(path)
+    except OSError:
+        return None
+
+
+class _Written(BaseModel):
+    """What a later start relies on in a record."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    fingerprint: str | None = None
+    done: dict[str, str]
+    results: dict[str, str | None] = {}  # noqa: RUF012 -- pydantic copies it
+    stages: dict[str, FiniteFloat]
+    weights_sha256: str | None
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
+    first_started: str | None = None
+    hardware: dict[str, str] | None = None
+    classes: list[str] | None = None
 
 
 def versions(output: Path) -> list[int]:
@@ -207,9 +237,14 @@ def clear_unfinished(output: Path) -> None:
 
 
 def read_record(output: Path, version: int) -> dict[str, Any] | None:
-    """The record of a version, or None."""
+    """The record of a version; None if there is none, or it is not as `Run` writes them."""
     record = read_json(output / "logs" / str(version) / RECORD_NAME)
-    return record if isinstance(record, dict) else None
+    try:
+        _Written.model_validate(record)
+    except pydantic.ValidationError:
+        return None
+    found: dict[str, Any] = record
+    return found
 
 
 def newest_trained(output: Path) -> tuple[int, dict[str, Any]]:
@@ -220,7 +255,7 @@ def newest_trained(output: Path) -> tuple[int, dict[str, Any]]:
     """
     for version in reversed(versions(output)):
         record = read_record(output, version)
-        if record is not None and "train" in record.get("done", {}):
+        if record is not None and "train" in record["done"] and record.get("classes"):
             return version, record
     raise InputError(
         f"{shown(output)}: no trained model in this output folder. Run `./entrypoint.sh run` first, "

@@ -26,6 +26,7 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import NonNegativeInt, TypeAdapter
 
 from birdtune.dataset.ledger import Examined, Ledger, crashed, note_examined
 from birdtune.dataset.recordings import Problem, SoundFile, unchanged
@@ -56,8 +57,8 @@ class Entry:
 
     content: str
     shard: str
-    start: int  # frames from the beginning of the shard
-    n_frames: int
+    start: NonNegativeInt  # frames from the beginning of the shard
+    n_frames: NonNegativeInt
     crc: int  # CRC-32 of the frames' bytes
     facts: SoundFacts  # what the ledger knows too, unless the run was killed before it was saved
 
@@ -217,14 +218,14 @@ class FrameStore:
         except (FileNotFoundError, NotADirectoryError):
             return
         sizes = {path.name: path.stat().st_size for path in self.folder.glob("shard-*.f16")}
+        read_entry = TypeAdapter(Entry).validate_json
         for line in lines:
             try:
-                fields = json.loads(line)
-                entry = Entry(**{**fields, "facts": SoundFacts(**fields["facts"])})
-                if (entry.start + entry.n_frames) * self._frame_bytes <= sizes.get(entry.shard, 0):
-                    self._entries[entry.content] = entry
-            except (ValueError, TypeError, KeyError):
+                entry = read_entry(line)
+            except ValueError:
                 continue  # the last line of a run that was killed while writing it, or of another version
+            if (entry.start + entry.n_frames) * self._frame_bytes <= sizes.get(entry.shard, 0):
+                self._entries[entry.content] = entry
 
     def _rewrite_index(self) -> None:
         write_text(self.folder / INDEX_NAME, "".join(_line(entry) for entry in self._entries.values()))

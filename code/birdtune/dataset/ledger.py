@@ -6,11 +6,13 @@ SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Exa
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from birdtune.dataset.recordings import OF_THE_FILE, Problem, SoundFile, unchanged
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from birdtune.dataset.recordings import OF_THE_FILE, PROBLEMS, Problem, SoundFile, unchanged
 from birdtune.errors import PassingError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import file_sha256, read_json, write_text
@@ -25,9 +27,13 @@ _PASSING_PROBLEMS = frozenset({"crash", "too-long"}) | OF_THE_FILE
 class Examined:
     """What one file's content turned out to be: facts, or a problem."""
 
-    facts: SoundFacts | None
+    facts: SoundFacts | None = None
     problem: str = ""
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.facts is None) != (self.problem in PROBLEMS):
+            raise ValueError(f"facts and the problem {self.problem!r} do not go together")
 
 
 class Ledger:
@@ -42,39 +48,30 @@ class Ledger:
     def __init__(self, path: Path | None, resampler: str) -> None:
         self._path = path
         self.resampler = resampler
-        known = read_json(path) if path is not None else None
-        if not isinstance(known, dict):
-            known = {}
-        self._stats: dict[str, list[Any]] = known.get("stats", {})
-        self._all_facts: dict[str, dict[str, Any]] = known.get("facts", {})
+        known = _known(path) if path is not None else _Known()
+        self._stats = known.stats
+        self._all_facts = known.facts
         # The number of samples at 16 kHz depends on the resampler, so facts do.
-        self._facts: dict[str, Any] = self._all_facts.setdefault(resampler, {})
-        for content in [
-            key for key, entry in self._facts.items() if entry.get("problem") in _PASSING_PROBLEMS
-        ]:
+        self._facts = self._all_facts.setdefault(resampler, {})
+        for content in [key for key, found in self._facts.items() if found.problem in _PASSING_PROBLEMS]:
             del self._facts[content]
         self._unsaved = 0
 
     def content(self, file: SoundFile) -> str | None:
         """SHA-256 of the file's content, if it was read before and looks unchanged."""
         entry = self._stats.get(str(file.path))
-        return str(entry[2]) if entry and entry[:2] == [file.size, file.mtime_ns] else None
+        return entry[2] if entry and entry[:2] == (file.size, file.mtime_ns) else None
 
     def set_content(self, file: SoundFile, content: str) -> None:
-        self._stats[str(file.path)] = [file.size, file.mtime_ns, content]
+        self._stats[str(file.path)] = (file.size, file.mtime_ns, content)
         self._count()
 
     def examined(self, content: str) -> Examined | None:
         """What is known of a content."""
-        entry = self._facts.get(content)
-        if entry is None:
-            return None
-        return Examined(SoundFacts(**entry)) if "n_samples" in entry else Examined(None, **entry)
+        return self._facts.get(content)
 
     def set_examined(self, content: str, found: Examined) -> None:
-        self._facts[content] = (
-            asdict(found.facts) if found.facts else {"problem": found.problem, "detail": found.detail}
-        )
+        self._facts[content] = found
         self._count()
 
     def _count(self) -> None:
@@ -86,8 +83,35 @@ class Ledger:
         """Write the ledger, if there is a place for it. Raises as files.storage_faults."""
         if self._path is not None and self._unsaved:
             # Without indentation: 20,000 files make 6 MB, read in a tenth of a second.
-            write_text(self._path, json.dumps({"stats": self._stats, "facts": self._all_facts}))
+            facts = {
+                resampler: {content: _stored(found) for content, found in known.items()}
+                for resampler, known in self._all_facts.items()
+            }
+            write_text(self._path, json.dumps({"stats": self._stats, "facts": facts}))
             self._unsaved = 0
+
+
+def _stored(found: Examined) -> dict[str, Any]:
+    return asdict(found.facts) if found.facts else {"problem": found.problem, "detail": found.detail}
+
+
+def _found(stored: Any) -> Any:
+    return {"facts": stored} if isinstance(stored, dict) and "problem" not in stored else stored
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A ledger as it is written, with what the types cannot say: a content has facts or a problem."""
+
+    stats: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Annotated[Examined, BeforeValidator(_found)]]] = field(default_factory=dict)
+
+
+def _known(path: Path) -> _Known:
+    try:
+        return TypeAdapter(_Known).validate_python(read_json(path))
+    except ValidationError:
+        return _Known()
 
 
 def _hash(file: SoundFile, interrupts: Interrupts) -> str | SoundError:

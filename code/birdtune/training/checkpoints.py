@@ -4,7 +4,7 @@
                                      weights.safetensors  optimizer.safetensors  state.json
 
 `epoch-E-step-S` says what comes next: epoch E (from 0), batch S. A folder appears under its name only
-when it is whole; state.json holds the checksums of the others, so that one that was damaged later is
+when it is whole; state.json holds the checksums of all three, so that one that was damaged later is
 found out, named and passed over for the one before. safetensors holds nothing that could be executed.
 
 Which epoch is the best stands in the newest state, and nowhere else: a second place could disagree with
@@ -28,7 +28,7 @@ import safetensors
 import safetensors.numpy
 
 from birdtune.errors import CheckpointError, shown
-from birdtune.files import UNFINISHED, file_sha256, new_folder, read_json, write_json
+from birdtune.files import UNFINISHED, file_sha256, new_folder, read_json, value_sha256, write_json
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -102,7 +102,8 @@ class Checkpoints:
             with ThreadPoolExecutor(len(parts)) as threads:
                 found = threads.map(lambda name: write_arrays(building / name, parts[name]), parts)
                 sums = dict(zip(parts, found, strict=True))
-            write_json(building / _STATE, {"sha256": sums, "state": asdict(state)})
+            stored = asdict(state)
+            write_json(building / _STATE, {"sha256": {**sums, _STATE: value_sha256(stored)}, "state": stored})
         self._prune(_best_name(state))
         return path
 
@@ -214,16 +215,20 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """
     try:
         return dict(safetensors.numpy.load_file(path))
-    except (OSError, safetensors.SafetensorError, ValueError) as fault:
-        raise CheckpointError(f"{shown(path)}: is not a whole safetensors file ({shown(fault)}).") from fault
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError, LookupError) as fault:
+        # TypeError, LookupError: of kinds of numbers that numpy does not have.
+        reason = shown(str(fault)[:200])
+        raise CheckpointError(f"{shown(path)}: is not a whole safetensors file ({reason}).") from fault
 
 
 def _read_state(folder: Path, files: tuple[str, ...]) -> State:
     stored = read_json(folder / _STATE)
     try:
-        state = State(**stored["state"])
         sums = {name: stored["sha256"][name] for name in files}
-    except (TypeError, KeyError) as fault:
+        if stored["sha256"][_STATE] != value_sha256(stored["state"]):
+            raise ValueError("another state than was written")
+        state = State(**stored["state"])
+    except (TypeError, LookupError, ValueError, RecursionError) as fault:
         raise CheckpointError(
             f"{shown(folder / _STATE)}: is damaged; the checkpoint is passed over."
         ) from fault
