@@ -29,7 +29,7 @@ ORDER = (
     "training.checkpoints", "training.devices", "training.curves", "training.loop", "training.scoring",
     "results.scores", "results.metrics", "results.figures", "results.report", "results.tables",
     "results.verify", "results.export", "results.hearing", "results.predict",
-    "run", "facts", "stages", "check", "job", "apply", "demo_songs", "demo", "cli", "__main__",
+    "holder", "lock", "run", "facts", "stages", "check", "job", "apply", "demo_songs", "demo", "cli", "__main__",
 )  # fmt: skip
 
 # The files that may load TensorFlow or Keras when they are imported. All others may be imported by anybody.

@@ -1,10 +1,7 @@
 """The record of a run, its number, and what makes a run another one."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +10,9 @@ import birdtune
 from birdtune import run as runs
 from birdtune.config import Config
 from birdtune.configure import load
-from birdtune.errors import CheckpointError, InputError, PassingError
+from birdtune.errors import CheckpointError, InputError
 from birdtune.events import Journal
-from birdtune.run import STAGES, Run, alone_in, checkpoint_digest, fingerprint, stage_fingerprint
+from birdtune.run import STAGES, Run, checkpoint_digest, fingerprint, stage_fingerprint
 
 
 def config_of(output: Path, **settings: object) -> Config:
@@ -338,38 +335,3 @@ def test_a_later_stage_minds_what_came_before_and_its_own_settings_alone(tmp_pat
 
 def test_the_stages_stand_in_the_order_they_are_done() -> None:
     assert STAGES == ("prepare", "train", "evaluate", "export", "report")
-
-
-# ---- one job a folder ---------------------------------------------------------------------------
-
-
-def test_a_second_job_in_the_same_folder_is_told_to_wait(tmp_path: Path) -> None:
-    with alone_in(tmp_path), pytest.raises(PassingError, match="another job is working") as caught, alone_in(tmp_path):
-        pass
-    assert caught.value.exit_code == 75
-    with alone_in(tmp_path), alone_in(tmp_path / "other"):
-        pass
-
-
-def test_a_job_that_was_killed_keeps_nobody_out(tmp_path: Path) -> None:
-    script = (
-        "import os, sys; from pathlib import Path; from birdtune.run import alone_in\n"
-        "with alone_in(Path(sys.argv[1])): os._exit(9)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(runs.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=False)
-    assert done.returncode == 9
-    with alone_in(tmp_path):
-        pass
-
-
-def test_a_file_system_without_locks_is_worked_on_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    with alone_in(tmp_path):
-        (tmp_path / "worked").touch()
-    assert (tmp_path / "worked").exists()

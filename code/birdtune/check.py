@@ -21,9 +21,10 @@ from birdtune.config import Config
 from birdtune.dataset import gather
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import PROBLEMS, Problem
-from birdtune.errors import EXIT_DONE, EXIT_INPUT, InputError, PassingError, shown
+from birdtune.errors import EXIT_DONE, EXIT_INPUT, BusyError, InputError, PassingError, shown
 from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import make_folder, read_json, storage_faults, write_json
+from birdtune.lock import alone_in
 from birdtune.model import architecture
 from birdtune.quiet import load_tensorflow
 from birdtune.run import checkpoint_files
@@ -47,11 +48,31 @@ _ACTIVATION_BYTES_PER_PATCH = 20_000_000
 def check(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     """Look at everything that the job would use. Returns 0, or 42 if the job could not run.
 
+    Beside a job that is at work in the output folder, nothing is written there.
+
     Raises:
         Interrupted, PassingError.
     """
     faults: list[str] = []
-    writable = _can_write(config.output, faults)
+    with contextlib.ExitStack() as stack:
+        writable = _can_write(config.output, faults)
+        if writable:
+            try:
+                stack.enter_context(alone_in(config.output, journal))
+            except BusyError as fault:
+                writable = False
+                journal.say(
+                    f"note: nothing is written to {shown(config.output)}, where a job is at work: {fault.who}"
+                )
+            except InputError as fault:
+                writable = False
+                faults.append(str(fault))
+        return _check(config, journal, interrupts, faults, writable=writable)
+
+
+def _check(
+    config: Config, journal: Journal, interrupts: Interrupts, faults: list[str], *, writable: bool
+) -> int:
     journal.say(f"check: {shown(config.data_folder)}")
     dataset = None
     with _noted(faults):

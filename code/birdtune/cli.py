@@ -28,7 +28,7 @@ from birdtune.errors import (
     shown,
 )
 from birdtune.events import Interrupts, Journal, duration, tell
-from birdtune.files import make_folder
+from birdtune.lock import alone_in
 from birdtune.quiet import load_tensorflow
 from birdtune.storage import unmet_faults
 
@@ -163,14 +163,16 @@ def _not_understood(name: str, unknown: str, options: argparse.Namespace) -> str
 
 def _job(until: str) -> Callable[[Config, argparse.Namespace, Journal, Interrupts], int]:
     def run(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-        from birdtune import job
+        with alone_in(config.output, journal):
+            # Loaded here, what takes its time does not keep a second job from being told at once.
+            from birdtune import job
 
-        code = job.run(config, journal, interrupts, until=until)
-        if getattr(options, "format", "keras") == "slim":
-            load_tensorflow()
-            from birdtune.apply import export_slim_model
+            code = job.run(config, journal, interrupts, until=until)
+            if getattr(options, "format", "keras") == "slim":
+                load_tensorflow()
+                from birdtune.apply import export_slim_model
 
-            export_slim_model(config, journal)
+                export_slim_model(config, journal)
         return code
 
     return run
@@ -197,12 +199,16 @@ def _embed(config: Config, options: argparse.Namespace, journal: Journal, interr
 
 
 def _demo(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    with alone_in(config.output, journal):
+        return _demo_alone(config, journal, interrupts)
+
+
+def _demo_alone(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     from birdtune import job
     from birdtune.demo import make_data
 
     folder = config.output / "demo-input"
     journal.say("demo: making the sounds of invented birds")
-    make_folder(config.output)
     data = make_data(folder, interrupts=interrupts)
     interrupts.check()
     journal.say(

@@ -6,7 +6,8 @@
     │  ├─ SettingsError             a setting is unknown, out of range, or fights another
     │  ├─ CheckpointError           a checkpoint is missing, damaged, or of another network
     │  └─ DivergedError             training produced NaN or infinity
-    ├─ PassingError            75    a passing fault (storage, a busy folder); a retry may help
+    ├─ PassingError            75    a passing fault (storage); a retry may help
+    │  └─ BusyError                  another job works in the output folder
     └─ ExportError              1    the exported model does not agree with the trained one
     Interrupted           143/130    stopped by SIGTERM or SIGINT after saving; no error at all
 
@@ -59,6 +60,19 @@ class PassingError(BirdtuneError):
     """Something outside that may be gone next time: storage, network, another job's lock."""
 
     exit_code = EXIT_PASSING
+
+
+class BusyError(PassingError):
+    """Another job works in the output folder.
+
+    Args:
+        message: as of any error.
+        who: that job, in words.
+    """
+
+    def __init__(self, message: str, who: str) -> None:
+        super().__init__(message)
+        self.who = who
 
 
 class ExportError(BirdtuneError):

@@ -18,21 +18,18 @@ from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import read_json, value_sha256
 from birdtune.model import architecture
 from birdtune.quiet import load_tensorflow
-from birdtune.run import Run, alone_in, clear_unfinished
+from birdtune.run import Run, clear_unfinished
 from birdtune.storage import unmet_faults
 
 
 def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str = "report") -> int:
     """Do the job, up to and with a stage. Returns the exit code 0, or raises what stopped it.
 
-    Whatever happens, run.json says it, as long as the output folder can be written.
+    Whatever happens, run.json says it, as long as the output folder can be written. That no other job
+    works there is the caller's to see to (lock.py).
     """
-    with alone_in(config.output):
-        clear_unfinished(config.output)
-        return _run(Run(config, journal), interrupts, until)
-
-
-def _run(current: Run, interrupts: Interrupts, until: str) -> int:
+    clear_unfinished(config.output)
+    current = Run(config, journal)
     try:
         with unmet_faults(current.config.output):
             _stages(current, interrupts, until)

@@ -7,8 +7,6 @@ A version is a number, as TensorFlow Serving counts them. A run that did not fin
 own number; one that did gets the next when its data, its settings or the code changed.
 """
 
-import errno
-import fcntl
 import glob
 import importlib.metadata
 import time
@@ -22,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 import birdtune
 from birdtune.config import Config
-from birdtune.errors import EXIT_DONE, CheckpointError, InputError, PassingError, shown
+from birdtune.errors import EXIT_DONE, CheckpointError, InputError, shown
 from birdtune.events import Journal, clock
 from birdtune.files import (
     file_sha256,
@@ -30,7 +28,6 @@ from birdtune.files import (
     new_folder,
     read_json,
     remove_unfinished,
-    storage_faults,
     value_sha256,
     write_json,
 )
@@ -41,7 +38,6 @@ RECORD_NAME = "run.json"
 # Settings that change how a run is made, but not what comes of it; those of sound only decide which
 # recordings are used, and that the data's own digest says.
 _WITHOUT_EFFECT = frozenset({"train.keep", "train.checkpoint-minutes", "sound.max-hours", "sound.short"})
-_LOCK_NAME = ".lock"
 _PACKAGES = (
     "tensorflow-cpu",
     "tensorflow",
@@ -200,33 +196,6 @@ def _taken(output: Path) -> list[int]:
     folders = ("logs", "checkpoints", "reports", "model/*")
     names = [entry.name for folder in folders for entry in output.glob(f"{folder}/*")]
     return [int(name) for name in names if name.isascii() and name.isdigit()]
-
-
-@contextmanager
-def alone_in(output: Path) -> Iterator[None]:
-    """Keep other jobs out of an output folder for as long as the block lasts.
-
-    The lock belongs to the open file, so that it goes with the process, however that ends.
-
-    Raises:
-        PassingError: another job works there.
-        InputError: the folder cannot be written.
-    """
-    make_folder(output)
-    with storage_faults(output):
-        file = (output / _LOCK_NAME).open("ab")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            raise PassingError(
-                f"{shown(output)}: another job is working in this folder. Wait for it, or give another --output."
-            ) from fault
-        except OSError as fault:
-            # Some network file systems know no locks; there one job at a time is the user's to see to.
-            if fault.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-                raise
-        yield
 
 
 def clear_unfinished(output: Path) -> None:

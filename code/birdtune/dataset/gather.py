@@ -133,15 +133,17 @@ def tell_damaged(damaged: list[str], journal: Journal) -> None:
 def inspect(
     config: Config, journal: Journal, interrupts: Interrupts, *, writable: bool, faults: list[str]
 ) -> Dataset:
-    """Hear all recordings without keeping frames. With `writable`, what was learnt and problems.csv are kept.
+    """Hear all recordings without keeping frames. Only with `writable`, what was learnt and problems.csv are kept.
 
     Args:
         faults: extended by what is wrong and does not keep the recordings from being heard.
 
     Raises: as `prepare`.
     """
-    ledger_path = make_folder(config.output / "cache") / "ledger.json" if writable else None
-    survey = _survey(config, ledger_path, journal, interrupts)
+    cache = config.output / "cache"
+    if writable:
+        make_folder(cache)
+    survey = _survey(config, cache / "ledger.json", journal, interrupts, keep=writable)
 
     def listen() -> None:
         examine_all(
@@ -157,9 +159,11 @@ def inspect(
     return _gather(config, survey, listen, keep_problems=writable, faults=faults)
 
 
-def _survey(config: Config, ledger_path: Path | None, journal: Journal, interrupts: Interrupts) -> _Survey:
+def _survey(
+    config: Config, ledger_path: Path, journal: Journal, interrupts: Interrupts, *, keep: bool = True
+) -> _Survey:
     listing = recordings.scan(config.data_folder)
-    ledger = Ledger(ledger_path, config.sound.resampler)
+    ledger = Ledger(ledger_path, config.sound.resampler, keep=keep)
     unusable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     recordings.refuse_remnant(listing, unusable, config.data_folder)
     return _Survey(listing, ledger, unusable)

@@ -4,6 +4,7 @@ SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Exa
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -41,14 +42,19 @@ class Ledger:
 
     A file of unchanged path, size and time is taken to hold what it held; what was found out about a
     content holds for every file that has it.
+
+    Args:
+        path: of the file it is kept in, or None.
+        keep: whether that file may be written.
     """
 
     _SAVE_EVERY = 500  # results between saves, so that a killed run need not begin anew
 
-    def __init__(self, path: Path | None, resampler: str) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, resampler: str, *, keep: bool = True) -> None:
+        self._path = path if keep else None
         self.resampler = resampler
-        known = _known(path) if path is not None else _Known()
+        # What cannot be read where nothing may be written is merely not known.
+        known = _known(path) if path is not None and (keep or os.access(path, os.R_OK)) else _Known()
         self._stats = known.stats
         self._all_facts = known.facts
         # The number of samples at 16 kHz depends on the resampler, so facts do.
