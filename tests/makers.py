@@ -97,6 +97,19 @@ def run_here(
         yield task, function(task)
 
 
+class Here:
+    """`workers.Isolated` without a process, which takes a second to start."""
+
+    def __init__(self, function: Callable[[Any], Iterator[Any]]) -> None:
+        self.items = function
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        return None
+
+
 def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the modules of the data side decode in this process."""
     monkeypatch.setattr(frames, "run_tasks", run_here)

@@ -8,12 +8,13 @@ from collections import namedtuple
 from pathlib import Path
 
 import helpers_input
+import numpy as np
 import pytest
 
 from birdtune import check as checks
 from birdtune import cli
 from birdtune.errors import PassingError
-from birdtune.model import architecture
+from birdtune.model import architecture, checkpoint
 
 Captured = pytest.CaptureFixture[str]
 
@@ -208,26 +209,21 @@ def test_a_containers_memory_limit_counts(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_good_checkpoint_is_read_once_and_again_when_it_changed(
     capsys: Captured, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorflow")
-    from birdtune.model import slim
-
     read: list[Path] = []
 
     def note(path: Path) -> dict[str, object]:
-        import numpy as np
-
         read.append(path)
         return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
     shapes = architecture.checkpoint_variables("vggish-small")
-    monkeypatch.setattr(slim, "read_checkpoint", note)
-    checkpoint = tmp_path / "some.ckpt"
-    checkpoint.write_bytes(b"1")
+    monkeypatch.setattr(checkpoint, "read_checkpoint", note)
+    path = tmp_path / "some.ckpt"
+    path.write_bytes(b"1")
     arguments = ("--input", str(place), "--model.checkpoint", "some.ckpt", "--model.backbone", "vggish-small")
     for _ in range(2):
         assert "checkpoint: some.ckpt is whole and fits" in checked(capsys, *arguments)
     assert len(read) == 1
-    checkpoint.write_bytes(b"22")
+    path.write_bytes(b"22")
     checked(capsys, *arguments)
     assert len(read) == 2
     # What fits one network says nothing of another.

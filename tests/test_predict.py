@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from makers import Here
 
 from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
 from birdtune.results import hearing, predict
@@ -23,23 +24,10 @@ from birdtune.sound.logmel import log_mel
 RATE_HZ = 16_000
 
 
-class _Here:
-    """`workers.Isolated` without a process, which takes a second to start."""
-
-    def __init__(self, function: Callable[[Any], Iterator[Any]]) -> None:
-        self.items = function
-
-    def __enter__(self) -> "_Here":
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        return None
-
-
 @pytest.fixture(autouse=True)
 def _no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "real_process" not in request.fixturenames:
-        monkeypatch.setattr(hearing, "Isolated", _Here)
+        monkeypatch.setattr(hearing, "Isolated", Here)
 
 
 def write_sound(

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, InputError, shown
 from birdtune.events import Interrupts, Journal
+from birdtune.model import checkpoint, slim, vggish
 from birdtune.model import classifier as classifiers
-from birdtune.model import slim, vggish
 from birdtune.results.predict import Outcome, embed_files, open_model, predict_files
 from birdtune.run import newest_trained, versions
 from birdtune.stages import build_classifier
@@ -118,7 +118,7 @@ def _embedder(config: Config, place: Path) -> Embed:
         own = slim.slim_variables(read_arrays(place / WEIGHTS_NAME))
         vggish.load_trunk(trunk, own, source=shown(place))
     else:
-        vggish.load_trunk(trunk, slim.read_checkpoint(place), source=shown(place))
+        vggish.load_trunk(trunk, checkpoint.read_checkpoint(place), source=shown(place))
     return lambda patches: trunk(patches)
 
 

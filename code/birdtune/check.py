@@ -25,8 +25,7 @@ from birdtune.errors import EXIT_DONE, EXIT_INPUT, BusyError, InputError, Passin
 from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import make_folder, read_json, storage_faults, write_json
 from birdtune.lock import alone_in
-from birdtune.model import architecture
-from birdtune.quiet import load_tensorflow
+from birdtune.model import architecture, checkpoint
 from birdtune.run import checkpoint_files
 
 _EXAMPLES = 3
@@ -182,11 +181,8 @@ def verify_checkpoint(config: Config, *, remember: bool) -> Path | None:
     stamp = {"backbone": config.model.backbone, "files": _stamp(path)}
     if remember and stamp["files"] and read_json(remembered) == stamp:
         return path
-    load_tensorflow()
-    from birdtune.model import slim, vggish
-
     shapes = architecture.checkpoint_variables(config.model.backbone)
-    vggish.check_variables(slim.read_checkpoint(path), shapes, source=shown(path))
+    checkpoint.check_variables(checkpoint.read_checkpoint(path), shapes, source=shown(path))
     if remember:
         make_folder(remembered.parent)
         write_json(remembered, stamp)

@@ -176,7 +176,7 @@ class _Written(BaseModel):
 
     fingerprint: str | None = None
     done: dict[str, str]
-    results: dict[str, str | None] = {}  # noqa: RUF012 -- pydantic copies it
+    results: dict[str, str | None] = {}
     stages: dict[str, FiniteFloat]
     weights_sha256: str | None
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None

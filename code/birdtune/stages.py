@@ -21,8 +21,8 @@ from birdtune.errors import CheckpointError
 from birdtune.events import Interrupts
 from birdtune.facts import report_facts, write_companions
 from birdtune.files import make_folder, write_json
+from birdtune.model import checkpoint, vggish
 from birdtune.model import classifier as classifiers
-from birdtune.model import slim, vggish
 from birdtune.model.classifier import Classifier
 from birdtune.model.losses import class_weights
 from birdtune.results import metrics, report, tables
@@ -265,4 +265,4 @@ def load_first_weights(classifier: Classifier, config: Config) -> None:
     """
     path = config.checkpoint_path()
     if path is not None:
-        vggish.load_trunk(classifier.trunk, slim.read_checkpoint(path), source=str(path))
+        vggish.load_trunk(classifier.trunk, checkpoint.read_checkpoint(path), source=str(path))

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.model import architecture, heads, vggish
+from birdtune.model.checkpoint import check_variables
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def load_weights(
     """
     variables = dict(_named(classifier))
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-    vggish.check_variables(arrays, shapes, source=source, strict=True)
+    check_variables(arrays, shapes, source=source, strict=True)
     for name, variable in variables.items():
         variable.assign(np.asarray(arrays[name], np.float32))
 

@@ -1,6 +1,5 @@
-"""The TensorFlow 1 world: VGGish checkpoints in, a TensorFlow 1 graph and checkpoint out.
+"""The TensorFlow 1 world: a TensorFlow 1 graph and checkpoint out.
 
-    V1 file | V2 prefix | folder | .tgz ─▶ {"vggish/conv1/weights": array, …}
     Classifier ─▶ FOLDER/model.ckpt.*, FOLDER/saved_model/1, FOLDER/train_id_list.pickle
 
 Names, shapes and the order of operations are those of Google's VGGish training demo, which jibjib
@@ -14,7 +13,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -23,163 +22,14 @@ import tensorflow as tf
 import tf_slim as slim
 
 from birdtune import files
-from birdtune.errors import CheckpointError, ExportError, InputError, PassingError, shown
-from birdtune.model import architecture, archive, vggish
+from birdtune.errors import ExportError, InputError, PassingError, shown
+from birdtune.model import architecture, checkpoint, vggish
 from birdtune.model import classifier as classifiers
 
 FEATURES = "vggish/input_features:0"  # [N, 96, 64] float32
 EMBEDDING = "vggish/embedding:0"  # [N, 128]
 LOGITS = "mymodel/logits/BiasAdd:0"  # [N, C]
 PREDICTION = "mymodel/prediction:0"  # [N, C]
-
-WHERE_TO_GET = (
-    "Google's weights are at https://storage.googleapis.com/audioset/vggish_model.ckpt (289 MB); "
-    "or train from scratch with `--model.checkpoint none`."
-)
-
-# Weights of the network and of jibjib's head; an optimiser's slots end in another word.
-_WANTED = re.compile(r"(vggish|mymodel)/(.+/)?(weights|biases)")
-# Both checkpoint versions are, or begin with, a sorted string table; these eight bytes end one.
-_TABLE_END = bytes.fromhex("57fb808b247547db")
-_V2_PART = re.compile(r"(?P<prefix>.*)\.(index|meta|data-\d{5}-of-\d{5})", re.DOTALL)
-# A table's own bookkeeping, beyond the numbers in it.
-_FORMAT_BYTES = 1 << 20
-
-
-# --- checkpoints in ---
-
-
-def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """The network's weights in a TensorFlow checkpoint, by name; an optimiser's slots are passed over.
-
-    Args:
-        path: a file of a V1 Saver; the prefix (or any one file) of a V2 checkpoint; a folder that holds
-            one of these; or a .tgz of such a folder, as jibjib publishes.
-
-    Returns:
-        float32 arrays "vggish/…/weights", "vggish/…/biases", and "mymodel/…" where there is a head.
-        Whether they fit a network is `vggish.load_trunk`'s to say.
-
-    Raises:
-        CheckpointError: absent, unreadable, damaged, ambiguous, unsafe, or without VGGish in it.
-        PassingError: no room to unpack an archive.
-    """
-    with tempfile.TemporaryDirectory(prefix="birdtune-checkpoint-") as room_name:
-        room = Path(room_name)
-        with _read_faults(path):
-            if path.is_file() and archive.is_archive(path):
-                archive.unpack(path, room / "archive")
-                parts = _parts(_only_checkpoint(room / "archive", path, recursive=True), path)
-            elif path.is_dir():
-                parts = _parts(_only_checkpoint(path, path, recursive=False), path)
-            else:
-                parts = _parts(path, path)
-            # TensorFlow takes its argument for a pattern and for UTF-8, and a user's folder may be named
-            # "[2024] Vögel": it gets links with plain names.
-            for suffix, part in parts.items():
-                (room / f"model.ckpt{suffix}").symlink_to(part.resolve())
-            n_bytes = sum(part.stat().st_size for part in parts.values())
-        return _read(room / "model.ckpt", n_bytes, path)
-
-
-@contextlib.contextmanager
-def _read_faults(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while reading into birdtune's words."""
-    try:
-        yield
-    except (OSError, ValueError) as fault:
-        reason = getattr(fault, "strerror", None) or type(fault).__name__
-        raise CheckpointError(
-            f"{shown(path)}: cannot be read ({shown(reason)}). Check the path and its rights."
-        ) from fault
-
-
-def _is_table(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - len(_TABLE_END)))
-        return file.read() == _TABLE_END
-
-
-def _parts(path: Path, source: Path) -> dict[str, Path]:
-    """The files of the checkpoint at `path`, by what follows the prefix: one file if it is of V1."""
-    if path.is_file() and _V2_PART.fullmatch(path.name) is None:
-        if not _is_table(path):
-            raise CheckpointError(
-                f"{shown(source)}: is not a TensorFlow checkpoint, or its end is missing. Likely cause: a "
-                f"download that stopped, or another file under this name. {WHERE_TO_GET}"
-            )
-        return {"": path}
-    match = _V2_PART.fullmatch(path.name)
-    prefix = path.with_name(match["prefix"]) if match else path
-    siblings = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-    parts = {file.name.removeprefix(prefix.name): file for file in siblings if _belongs(file, prefix)}
-    if not parts:
-        raise CheckpointError(f"{shown(source)}: there is no checkpoint here. {WHERE_TO_GET}")
-    for kind in (".index", ".data-"):
-        if not any(suffix.startswith(kind) for suffix in parts):
-            raise CheckpointError(
-                f"{shown(source)}: {shown(prefix.name)}{kind}… is missing beside "
-                f"{', '.join(shown(part.name) for part in parts.values())}. A checkpoint of this kind is "
-                "several files; copy all of them."
-            )
-    return parts
-
-
-def _belongs(file: Path, prefix: Path) -> bool:
-    match = _V2_PART.fullmatch(file.name)
-    return match is not None and match["prefix"] == prefix.name and file.suffix != ".meta" and file.is_file()
-
-
-def _only_checkpoint(folder: Path, source: Path, *, recursive: bool) -> Path:
-    """The checkpoint in a folder; among several, the one that TensorFlow's `checkpoint` file names."""
-    entries = sorted(entry for entry in folder.glob("**/*" if recursive else "*") if entry.is_file())
-    tables = [entry for entry in entries if not _V2_PART.fullmatch(entry.name) and _is_table(entry)]
-    found = tables + [entry.with_suffix("") for entry in entries if entry.suffix == ".index"]
-    if not found:
-        raise CheckpointError(f"{shown(source)}: holds no TensorFlow checkpoint. {WHERE_TO_GET}")
-    named = {_named_in_state(entry) for entry in entries if entry.name == "checkpoint"}
-    chosen = found if len(found) == 1 else [entry for entry in found if entry in named]
-    if len(chosen) != 1:
-        names = vggish.listed([str(entry.relative_to(folder)) for entry in found])
-        raise CheckpointError(f"{shown(source)}: holds {len(found)} checkpoints ({names}). Give one of them.")
-    return chosen[0]
-
-
-def _named_in_state(state: Path) -> Path | None:
-    match = re.search(r'^model_checkpoint_path:\s*"(.*)"', state.read_text("utf-8", "replace"), re.MULTILINE)
-    # Often the absolute path of the machine that trained: only the name can be meant here.
-    return state.parent / PurePosixPath(match[1]).name if match else None
-
-
-def _read(prefix: Path, n_bytes: int, source: Path) -> dict[str, npt.NDArray[np.float32]]:
-    try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        shapes: dict[str, list[int]] = reader.get_variable_to_shape_map()
-        types: dict[str, tf.DType] = reader.get_variable_to_dtype_map()
-        wanted = [name for name in sorted(shapes) if _WANTED.fullmatch(name) and types[name].is_floating]
-        if not any(name.startswith("vggish/") for name in wanted):
-            raise CheckpointError(
-                f"{shown(source)}: is a checkpoint of another network: no variable in it is named "
-                f"vggish/…/weights. It holds {vggish.listed(shapes) or 'nothing'}. {WHERE_TO_GET}"
-            )
-        # Said before it is read: a damaged shape could ask for all the memory there is.
-        needed = sum(int(np.prod(shapes[name], dtype=np.float64)) * types[name].size for name in wanted)
-        if needed > n_bytes + _FORMAT_BYTES:
-            raise CheckpointError(
-                f"{shown(source)}: holds {n_bytes / 1e6:.1f} MB, but its variables take {needed / 1e6:.1f} "
-                "MB. Likely cause: a download or copy that stopped; get it again."
-            )
-        return {name: np.asarray(reader.get_tensor(name), np.float32) for name in wanted}
-    except CheckpointError:
-        raise
-    except Exception as fault:  # whatever it is (OpError, IndexError, ValueError …), the file is the cause
-        raise CheckpointError(
-            f"{shown(source)}: the checkpoint is damaged: TensorFlow cannot read what it lists. Likely "
-            "cause: a download or copy that went wrong; get it again."
-        ) from fault
-
-
-# --- graphs out ---
 
 
 @contextlib.contextmanager
@@ -273,7 +123,7 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
         outputs = {EMBEDDING: embeddings, LOGITS: plain.head(embeddings), PREDICTION: scores}
         wanted = {name: keras.ops.convert_to_numpy(output) for name, output in outputs.items()}
     with files.new_folder(folder) as building, tempfile.TemporaryDirectory(prefix="birdtune-slim-") as room:
-        alias = Path(room) / "export"  # see read_checkpoint: a plain name for any folder
+        alias = Path(room) / "export"  # as checkpoint.read_checkpoint has: a plain name for any folder
         alias.symlink_to(building.resolve(), target_is_directory=True)
         try:
             with _quiet():
@@ -292,7 +142,7 @@ def _refuse_other_files(folder: Path) -> None:
     ours = re.compile(r"checkpoint|model\.ckpt\..*|saved_model|train_id_list\.pickle")
     if others := sorted(entry.name for entry in folder.iterdir() if not ours.fullmatch(entry.name)):
         raise InputError(
-            f"{shown(folder)}: holds other files ({vggish.listed(others)}), and an export replaces its "
+            f"{shown(folder)}: holds other files ({checkpoint.listed(others)}), and an export replaces its "
             "folder. Give a new one."
         )
 

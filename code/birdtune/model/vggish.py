@@ -9,13 +9,12 @@ and quick looks; nobody publishes weights for it.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.errors import CheckpointError, shown
 from birdtune.model.architecture import (
     BACKBONES,
     FREEZE_POINTS,
@@ -29,9 +28,9 @@ from birdtune.model.architecture import (
     choose,
     layer_width,
 )
+from birdtune.model.checkpoint import check_variables
 
 ACTIVATIONS: Mapping[str, str | None] = {"relu": "relu", "none": None}
-_NAMES_SHOWN = 8
 
 
 def first_weights(seed: int | None, layer: str, *, scale: float = 2.0) -> keras.initializers.Initializer:
@@ -114,54 +113,6 @@ def _layer(
     )
 
 
-def check_variables(
-    found: Mapping[str, npt.NDArray[np.generic]],
-    expected: Mapping[str, tuple[int, ...]],
-    *,
-    source: str,
-    strict: bool = False,
-) -> None:
-    """Compare what was found with what a network needs, and tell all differences at once.
-
-    Args:
-        found: arrays by name.
-        expected: shapes by name.
-        source: what the message calls the origin of the arrays.
-        strict: whether names that are not expected are a fault too.
-
-    Raises:
-        CheckpointError: naming every missing, misshapen and non-finite variable.
-    """
-    faults = []
-    if missing := [name for name in expected if name not in found]:
-        faults.append(f"missing: {', '.join(missing)}")
-    present = [name for name in expected if name in found]
-    if misshapen := [name for name in present if found[name].shape != expected[name]]:
-        faults.append(
-            "of another shape: "
-            + "; ".join(
-                f"{name} is {list(found[name].shape)}, not {list(expected[name])}" for name in misshapen
-            )
-        )
-    if broken := [name for name in present if not np.isfinite(found[name]).all()]:
-        faults.append(f"holding NaN or infinity: {', '.join(broken)}")
-    others = [name for name in found if name not in expected]
-    if faults or (strict and others):
-        if others:
-            faults.append(f"not expected, but there: {listed(others)}")
-        raise CheckpointError(
-            f"{source}: does not fit this network. Variables {'. Variables '.join(faults)}. "
-            "Likely cause: the file is of another network or was trained with other model settings; "
-            "give the matching checkpoint, or set the model as it was trained."
-        )
-
-
-def listed(names: Collection[str]) -> str:
-    """The first few names, safe to print, and how many more there are."""
-    first = ", ".join(shown(name) for name in sorted(names)[:_NAMES_SHOWN])
-    return f"{first} and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else first
-
-
 def load_trunk(
     trunk: keras.Model, variables: Mapping[str, npt.NDArray[np.generic]], *, source: str = "the checkpoint"
 ) -> None:
@@ -169,7 +120,7 @@ def load_trunk(
 
     Args:
         trunk: as `build_trunk` made it.
-        variables: arrays by checkpoint name, as `slim.read_checkpoint` gives them.
+        variables: arrays by checkpoint name, as `checkpoint.read_checkpoint` gives them.
         source: what an error message calls the checkpoint.
 
     Raises:

@@ -5,7 +5,6 @@
 
 import io
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +84,9 @@ class Scores:
                 fields: dict[str, Any] = {field: archive[field] for field in _ARRAY_FIELDS}
                 fields |= {field: tuple(json.loads(archive[field].tobytes())) for field in _TEXT_FIELDS}
             return cls(**fields)
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as fault:
+        except Exception as fault:  # whatever zipfile and numpy make of a damaged file
             raise InputError(
-                f"{shown(path)}: holds no scores that birdtune can read ({shown(fault)}). "
+                f"{shown(path)}: holds no scores that birdtune can read ({shown(str(fault)[:200])}). "
                 "Delete it and run `evaluate` again."
             ) from fault
 
