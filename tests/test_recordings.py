@@ -532,7 +532,7 @@ def test_an_unreadable_file_is_counted_once(tmp_path: Path, monkeypatch: pytest.
     write_sound(tmp_path / "A/b.wav", seed=1)
     real = ledgers.file_sha256
 
-    def refuse(path: Path) -> str:
+    def refuse(path: Path, *others: object) -> str:
         if path.name == "a.wav":
             raise PermissionError(13, "Permission denied")
         return real(path)
@@ -577,7 +577,7 @@ def test_a_file_that_changes_while_it_is_identified_is_not_remembered(
     write_sound(tmp_path / "A/b.wav", seed=1)
     real = ledgers.file_sha256
 
-    def slowly(path: Path) -> str:
+    def slowly(path: Path, *others: object) -> str:
         digest = real(path)
         if path.name == "a.wav":
             write_sound(path, tone(2.0))
@@ -614,7 +614,7 @@ def test_storage_that_fails_stops_the_work_and_says_how_much_was_left(
         write_sound(tmp_path / f"A/{number}.wav", seed=number)
     real = ledgers.file_sha256
 
-    def fail(path: Path) -> str:
+    def fail(path: Path, *others: object) -> str:
         if path.name == "2.wav":
             raise OSError(5, "Input/output error")
         return real(path)
