@@ -4,16 +4,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 
 import helpers_input
 import numpy as np
 import pytest
+from makers import quiet
 
 from birdtune import check as checks
 from birdtune import cli
+from birdtune.configure import load
+from birdtune.dataset import gather
 from birdtune.errors import PassingError
+from birdtune.events import Interrupts
 from birdtune.model import architecture, checkpoint
 
 Captured = pytest.CaptureFixture[str]
@@ -178,11 +181,21 @@ def test_the_full_network_costs_more_than_the_small_one(capsys: Captured, place:
 def test_too_little_disk_is_a_fault_with_the_sizes(
     capsys: Captured, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: usage(2e9, 1e9, 1e9))
-    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=42)
+    monkeypatch.setattr(checks, "free_bytes", lambda _: 1_000_000_000)
+    # Room may be made while the settings stay: as for `run`, that passes.
+    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=75)
     assert len(wrongs(out)) == 1
-    assert "GB are needed and 1.0 GB are free" in wrongs(out)[0] and "--train.keep" in wrongs(out)[0]
+    assert "GB needed, 1.0 GB free" in wrongs(out)[0] and "--train.keep" in wrongs(out)[0]
+    out = checked(capsys, "--input", str(place), "--model.checkpoint", "missing", code=42)
+    assert "missing: there is no VGGish checkpoint" in wrongs(out)[0] and "--train.keep" in wrongs(out)[1]
+
+
+def test_frames_that_are_made_take_no_more_disk(place: Path) -> None:
+    config = load({"input": place, "model.checkpoint": "none"}, {})
+    dataset = gather.inspect(config, quiet(), Interrupts(), writable=True, faults=[])
+    assert checks._disk_bytes(config, dataset, weights=0) == pytest.approx(18 * 1.5 * 12_800)
+    gather.prepare(config, quiet(), Interrupts())
+    assert checks._disk_bytes(config, dataset, weights=0) == 0
 
 
 def test_too_little_memory_is_a_fault_with_the_way_out(
@@ -242,7 +255,7 @@ def test_it_answers_where_nothing_may_be_written(
         raise PassingError(f"{folder}: the disk is full")
 
     monkeypatch.setattr(checks, "make_folder", full)
-    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=42)
+    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=75)
     assert wrongs(out) == ["output: the disk is full"]
     assert "18 usable" in out
     assert not (tmp_path / "output").exists()

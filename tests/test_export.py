@@ -7,6 +7,7 @@ import pickletools
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,32 @@ def test_embeddings_are_compared_relative_to_the_largest_of_them() -> None:
     assert export._differences(wanted, answers) == {"embeddings_0": pytest.approx(5e-5), "outputs": 0.25}
 
 
+# ---- storage that refuses -----------------------------------------------------------------------
+
+
+def test_a_model_that_has_no_room_is_not_begun(
+    tmp_path: Path, classifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("birdtune.storage.free_bytes", lambda path: 1_000_000)
+    monkeypatch.setattr(tf.saved_model, "save", lambda *arguments, **how: pytest.fail("begun"))
+    with pytest.raises(PassingError, match=r"model/1: .* for the exported model \([\d.]+ MB needed, 1\.0 MB free\)"):
+        exported_to(tmp_path / "model" / "1", classifier)
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_and_leaves_the_earlier_model(
+    tmp_path: Path, classifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    # The error that TensorFlow itself makes of a full disk.
+    monkeypatch.setattr(export, "WARMUP_FILE", Path("full"))
+    monkeypatch.setattr(export, "_save", lambda classifier, folder: (folder / "full").symlink_to("/dev/full"))
+    words = r"model/1: the disk is full while writing the exported model \([\d.]+ MB needed"
+    with pytest.raises(PassingError, match=words):
+        exported_to(tmp_path / "model" / "1", classifier)
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["1"]
+
+
 # ---- the fresh process --------------------------------------------------------------------------
 
 
@@ -337,6 +364,7 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
 def test_a_fresh_process_that_fails_is_quoted(
     tmp_path: Path, classifier: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # none is needed
     run_instead(monkeypatch, "import sys; sys.exit('first\\nlost \\x1b[2J op')")
     with pytest.raises(ExportError, match=r"exit status 1.*first \| lost \\x1b\[2J op$"):
         exported_to(tmp_path / "1", classifier)

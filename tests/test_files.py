@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from birdtune.files import (
     read_csv,
     read_json,
     remove_unfinished,
+    temporary_folder,
     value_sha256,
     write_bytes,
     write_csv,
@@ -246,7 +248,7 @@ def test_a_refusal_that_nobody_met_is_no_defect_unless_nothing_is_named(tmp_path
 def test_faults_of_reading_are_told(tmp_path: Path, number: int, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words), reading_faults(tmp_path):
         raise OSError(number, os.strerror(number), "x")
-    assert isinstance(refused(OSError(number, "why"), "x: no."), error)
+    assert isinstance(refused(OSError(number, "why"), tmp_path, "x: no."), error)
 
 
 def test_what_has_no_room_is_not_begun(tmp_path: Path) -> None:
@@ -276,6 +278,21 @@ def test_a_file_system_that_knows_no_sizes_is_trusted(tmp_path: Path, monkeypatc
 )
 def test_sizes_are_said_as_people_say_them(n_bytes: float, text: str) -> None:
     assert size_text(n_bytes) == text
+
+
+def test_a_temporary_folder_is_gone_at_the_end_and_its_lack_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder("slim") as room:
+        (room / "a").touch()
+        assert room.parent == tmp_path and room.name.startswith("birdtune-slim-")
+    assert names(tmp_path) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    for place, kind in ((tmp_path, PassingError), (tmp_path / "missing", InputError)):
+        monkeypatch.setenv("TMPDIR", str(place))
+        with pytest.raises(kind, match=f"{place}: no temporary folder .*TMPDIR"), temporary_folder("slim"):
+            pytest.fail("made")
 
 
 def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:

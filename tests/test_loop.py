@@ -9,11 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from makers import StopAt
 
 from birdtune.config import TrainSettings
 from birdtune.dataset.batches import Batch
-from birdtune.errors import DivergedError, Interrupted
+from birdtune.errors import DivergedError, Interrupted, PassingError
 from birdtune.events import Interrupts, Journal
 from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
@@ -408,3 +409,21 @@ def test_optimizer_state_has_a_name_for_each_variable() -> None:
     arrays = trainer.state_arrays()
     assert len(arrays) == len(trainer.optimizer.variables) > 2 * len(trainer.classifier.trainable_variables)
     assert isinstance(trainer.optimizer, keras.optimizers.AdamW)
+
+
+def test_a_disk_too_full_for_the_curves_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = tf.errors.ResourceExhaustedError(None, None, "events.out.tfevents; No space left on device")
+
+    def refuse(*arguments: object, **how: object) -> None:
+        raise full
+
+    drawn = curves.Curves(tmp_path / "tensorboard", State(), 4)
+    monkeypatch.setattr(tf.summary, "scalar", refuse)
+    monkeypatch.setattr(drawn._writer, "close", refuse)
+    with pytest.raises(PassingError, match=r"tensorboard: the disk is full while writing the curves"), drawn:
+        drawn.draw_epoch({"loss": 0.5}, 4)
+    with pytest.raises(PassingError, match="disk is full"):
+        drawn.close()
+    with pytest.raises(Interrupted), curves.Curves(tmp_path / "tensorboard", State(), 4) as drawn:
+        monkeypatch.setattr(drawn._writer, "close", refuse)
+        raise Interrupted(15)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import birdtune
 from birdtune import run as runs
 from birdtune.config import Config
 from birdtune.configure import load
-from birdtune.errors import CheckpointError, InputError
+from birdtune.errors import CheckpointError, InputError, PassingError
 from birdtune.events import Journal
 from birdtune.run import STAGES, Run, checkpoint_digest, fingerprint, stage_fingerprint
 
@@ -31,6 +32,50 @@ def record(output: Path) -> dict[str, object]:
     found = json.loads((output / "run.json").read_text("utf-8"))
     assert isinstance(found, dict)
     return found
+
+
+# ---- storage that refuses -----------------------------------------------------------------------
+
+
+def test_room_is_kept_for_the_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(tmp_path)
+    assert (tmp_path / ".reserve").stat().st_size == 65_536
+    real, seen = runs.write_json, []
+
+    def note(path: Path, value: object) -> None:
+        seen.append((tmp_path / ".reserve").exists())
+        real(path, value)
+
+    monkeypatch.setattr(runs, "write_json", note)
+    run.save()
+    run.end("failed", 75, "the disk is full")
+    assert seen == [True, True, False, False]
+    assert record(tmp_path)["error"] == "the disk is full"
+
+
+def test_the_last_word_is_written_even_where_the_log_cannot_be(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    run.logs.mkdir(exist_ok=True)
+    (run.logs / "events.jsonl").symlink_to("/dev/full")
+    run.journal.write_to(run.logs)
+    with pytest.raises(PassingError, match=r"events\.jsonl: the disk is full"):
+        run.end("failed", 42, "something else")
+    run.journal.close()
+    assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("failed", "something else")
+
+
+def test_an_output_folder_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
+    run = start(tmp_path / "output")
+    shutil.rmtree(tmp_path / "output")
+    for act in (run.save, lambda: run.end("failed", 75)):
+        with pytest.raises(PassingError, match="output: is gone"):
+            act()
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_checkpoint_that_vanished_is_told_before_it_is_counted(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not there any more"):
+        checkpoint_digest(tmp_path / "gone.ckpt")
 
 
 # ---- numbers ------------------------------------------------------------------------------------
@@ -169,16 +214,16 @@ def test_a_stage_under_way_can_be_read_from_outside(tmp_path: Path) -> None:
 def test_seconds_of_a_stage_add_up_over_restarts_even_when_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 1.0, 3.0, 10.0, 14.0, 100.0, 200.0, 201.5, 300.0, 302.0])
+    clock = iter([1.0, 3.0, 10.0, 14.0, 200.0, 201.5, 300.0, 302.0])
     monkeypatch.setattr("birdtune.run.time.monotonic", lambda: next(clock))
-    first = Run(config_of(tmp_path), Journal(quiet=True))  # 0
+    first = Run(config_of(tmp_path), Journal(quiet=True))
     with first.stage("prepare"):  # 1 to 3, before it has a number
         pass
     first.take_version("f")
     with pytest.raises(RuntimeError), first.stage("train"):  # 10 to 14
         raise RuntimeError
     first.save()
-    second = Run(config_of(tmp_path), Journal(quiet=True))  # 100
+    second = Run(config_of(tmp_path), Journal(quiet=True))
     with second.stage("prepare"):  # 200 to 201.5
         pass
     second.take_version("f")

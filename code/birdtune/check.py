@@ -1,6 +1,6 @@
 """What is in the input, what is wrong with it, what it will cost; trains nothing.
 
-    Config ─▶ check ─▶ lines for people, problems.csv, exit code 0 (the job can run) or 42 (it cannot)
+    Config ─▶ check ─▶ lines for people, problems.csv, exit code 0 (the job can run), 42 or 75 (it cannot)
 
 All faults are looked for before any is told, so that one round of mending is enough.
 """
@@ -8,27 +8,39 @@ All faults are looked for before any is told, so that one round of mending is en
 import contextlib
 import math
 import os
-import shutil
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from birdtune.config import Config
 from birdtune.dataset import gather
+from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import PROBLEMS, Problem
-from birdtune.errors import EXIT_DONE, EXIT_INPUT, BusyError, InputError, PassingError, shown
+from birdtune.errors import (
+    EXIT_DONE,
+    EXIT_INPUT,
+    EXIT_PASSING,
+    BusyError,
+    InputError,
+    PassingError,
+    shown,
+)
 from birdtune.events import Interrupts, Journal, duration
-from birdtune.files import make_folder, read_json, storage_faults, write_json
+from birdtune.files import make_folder, read_json, write_json
 from birdtune.lock import alone_in
 from birdtune.model import architecture, checkpoint
 from birdtune.run import checkpoint_files
+from birdtune.storage import free_bytes, reading_faults, size_text, storage_faults
 
 _EXAMPLES = 3
+# What a start of the job writes before anything else.
+_TRIAL_BYTES = 1 << 16
 _MOST_CLASSES = 60
 # One pass forward and two backward (with respect to activations and to weights).
 _PASSES_A_STEP = 3
@@ -45,78 +57,90 @@ _ACTIVATION_BYTES_PER_PATCH = 20_000_000
 
 
 def check(config: Config, journal: Journal, interrupts: Interrupts) -> int:
-    """Look at everything that the job would use. Returns 0, or 42 if the job could not run.
+    """Look at everything that the job would use.
 
     Beside a job that is at work in the output folder, nothing is written there.
 
+    Returns:
+        0; 42 if the job could not run, 75 if nothing but passing faults (storage) kept it from that.
+
     Raises:
-        Interrupted, PassingError.
+        Interrupted.
     """
-    faults: list[str] = []
+    faults = _Faults()
     with contextlib.ExitStack() as stack:
         writable = _can_write(config.output, faults)
         if writable:
-            try:
-                stack.enter_context(alone_in(config.output, journal))
-            except BusyError as fault:
-                writable = False
-                journal.say(
-                    f"note: nothing is written to {shown(config.output)}, where a job is at work: {fault.who}"
-                )
-            except InputError as fault:
-                writable = False
-                faults.append(str(fault))
+            writable = False
+            with _noted(faults):
+                try:
+                    stack.enter_context(alone_in(config.output, journal))
+                    writable = True
+                except BusyError as fault:
+                    journal.say(
+                        f"note: nothing is written to {shown(config.output)}, where a job is at work: {fault.who}"
+                    )
         return _check(config, journal, interrupts, faults, writable=writable)
 
 
 def _check(
-    config: Config, journal: Journal, interrupts: Interrupts, faults: list[str], *, writable: bool
+    config: Config, journal: Journal, interrupts: Interrupts, faults: "_Faults", *, writable: bool
 ) -> int:
     journal.say(f"check: {shown(config.data_folder)}")
     dataset = None
     with _noted(faults):
         architecture.choose(config.model.freeze, dict.fromkeys(architecture.FREEZE_POINTS), "model.freeze")
     with _noted(faults):
-        dataset = gather.inspect(config, journal, interrupts, writable=writable, faults=faults)
+        dataset = gather.inspect(config, journal, interrupts, writable=writable, faults=faults.lasting)
     if dataset is not None:
         for line in [*_classes(dataset), *_problems(dataset.problems), *_notices(dataset)]:
             journal.say(line)
     _check_checkpoint(config, faults, journal, writable=writable)
     if dataset is not None:
-        for line in _costs(config, dataset, faults):
-            journal.say(line)
+        with _noted(faults), reading_faults(config.output):
+            for line in _costs(config, dataset, faults):
+                journal.say(line)
     journal.say("")
-    for line in faults:
+    for line in (*faults.lasting, *faults.passing):
         journal.say(f"wrong: {line}")
     if writable and (config.output / "problems.csv").exists():
         journal.say(f"Every file that is not used, with what to do: {shown(config.output / 'problems.csv')}")
-    journal.say("The job can run." if not faults else "The job cannot run until this is mended.")
-    return EXIT_INPUT if faults else EXIT_DONE
+    bad = faults.lasting or faults.passing
+    journal.say("The job can run." if not bad else "The job cannot run until this is mended.")
+    return EXIT_INPUT if faults.lasting else EXIT_PASSING if faults.passing else EXIT_DONE
+
+
+@dataclass
+class _Faults:
+    """What is wrong: with the input and the settings, or with storage, as `run` would tell them apart."""
+
+    lasting: list[str] = field(default_factory=list)
+    passing: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
-def _noted(faults: list[str]) -> Iterator[None]:
-    """Note what is wrong with the input, and go on looking."""
+def _noted(faults: _Faults) -> Iterator[None]:
+    """Note what is wrong, and go on looking."""
     try:
         yield
-    except InputError as fault:
-        if str(fault) not in faults:
-            faults.append(str(fault))
+    except (InputError, PassingError) as fault:
+        kind = faults.lasting if isinstance(fault, InputError) else faults.passing
+        if str(fault) not in kind:
+            kind.append(str(fault))
 
 
-def _can_write(folder: Path, faults: list[str]) -> bool:
-    try:
+def _can_write(folder: Path, faults: _Faults) -> bool:
+    with _noted(faults):
         make_folder(folder)
-        with storage_faults(folder):
+        with storage_faults(folder, needed=_TRIAL_BYTES):
             try:
-                tempfile.TemporaryFile(dir=folder).close()
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    file.write(os.urandom(_TRIAL_BYTES))
             except OSError as fault:
                 # The folder is what a person can mend, not the name tried in it.
                 raise OSError(fault.errno, fault.strerror, str(folder)) from fault
         return True
-    except (InputError, PassingError) as fault:
-        faults.append(str(fault))
-        return False
+    return False
 
 
 def _classes(dataset: Dataset) -> Iterator[str]:
@@ -189,7 +213,7 @@ def verify_checkpoint(config: Config, *, remember: bool) -> Path | None:
     return path
 
 
-def _check_checkpoint(config: Config, faults: list[str], journal: Journal, *, writable: bool) -> None:
+def _check_checkpoint(config: Config, faults: _Faults, journal: Journal, *, writable: bool) -> None:
     with _noted(faults):
         path = verify_checkpoint(config, remember=writable)
         said = f"{shown(path)} is whole and fits" if path is not None else "none, training from scratch"
@@ -204,28 +228,28 @@ def _stamp(path: Path) -> list[list[object]]:
 # ---- what it will cost --------------------------------------------------------------------------
 
 
-def _costs(config: Config, dataset: Dataset, faults: list[str]) -> Iterator[str]:
-    """Time, memory and disk, as estimates; too little disk is a fault."""
+def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
+    """Time, memory and disk, as estimates; too little of them is a fault."""
     weights = architecture.weight_count(config.model.backbone) * _FLOAT_BYTES
     patches = _training_patches(config, dataset)
     hours = sum(recording.facts.duration_s for recording in dataset.recordings) / 3600
-    disk = _disk_bytes(config, weights, hours)
+    disk = _disk_bytes(config, dataset, weights)
     memory = _memory_bytes(config, weights)
     prepare_s = hours * _PREPARE_S_PER_HOUR / len(os.sched_getaffinity(0))
     yield "estimates:"
     yield f"  prepare {duration(prepare_s)}, once for each recording"
     yield f"  train   {_training_time(config, patches)}"
     yield f"  memory  {memory / 1e9:.1f} GB of {_memory_there() / 1e9:.1f} GB"
-    folder = next(place for place in (config.output, *config.output.absolute().parents) if place.exists())
-    free = shutil.disk_usage(folder).free
-    yield f"  disk    {disk / 1e9:.1f} GB in {shown(config.output)}, {free / 1e9:.1f} GB are free"
-    if disk > free:
-        faults.append(
-            f"{shown(config.output)}: about {disk / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free. "
-            "Free some space, give another --output, or lower --train.keep."
+    free = free_bytes(config.output)
+    there = f"{free / 1e9:.1f} GB are free" if free is not None else "and the file system does not say what is free"
+    yield f"  disk    {disk / 1e9:.1f} GB in {shown(config.output)}, {there}"
+    if free is not None and disk > free:
+        faults.passing.append(
+            f"{shown(config.output)}: the disk is too full for the job (about {size_text(disk)} needed, "
+            f"{size_text(free)} free). Free some space, give another --output, or lower --train.keep."
         )
     if memory > _memory_there():
-        faults.append(
+        faults.lasting.append(
             f"about {memory / 1e9:.1f} GB of memory are needed and {_memory_there() / 1e9:.1f} GB are there. "
             "Lower --train.batch-size (and raise --train.accumulate to make up for it)."
         )
@@ -275,8 +299,10 @@ def _matmul_flops() -> float:
     return 2 * side**3 / best
 
 
-def _disk_bytes(config: Config, weights: int, hours: float) -> float:
-    frames = hours * 3600 * 100 * _FRAME_BYTES
+def _disk_bytes(config: Config, dataset: Dataset, weights: int) -> float:
+    made = FrameStore(config.output / "cache", dataset.spec, config.sound.resampler)
+    missing = [recording.facts.duration_s for recording in dataset.recordings if recording.content not in made]
+    frames = sum(missing) * dataset.spec.frames_per_s * _FRAME_BYTES
     # Each checkpoint holds the weights and Adam's two slots: the newest, the best, and one being written.
     checkpoints = (config.train.keep + 2) * 3 * weights
     exported = 2 * weights  # one being built while an earlier one stands

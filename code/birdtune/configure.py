@@ -24,6 +24,7 @@ from birdtune.config import ENVIRONMENT_PREFIX, Config, Option, options
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.files import write_text
 from birdtune.plain import parse_yaml, read_bounded
+from birdtune.storage import refused
 
 # Variables with the prefix that are no settings: the image's own, and those that Kubernetes sets in every
 # container of a namespace in which a service is called birdtune.
@@ -174,7 +175,8 @@ def _read_yaml(path: Path) -> Any:
             ) from None
         return None
     except OSError as fault:
-        raise InputError(f"{shown(path)}: cannot be read ({fault.strerror}). Check its rights.") from fault
+        message = f"{shown(path)}: cannot be read ({fault.strerror}). Check its rights."
+        raise refused(fault, path, message) from fault
     except ValueError as fault:
         first = shown(" ".join(str(fault).split())[:300])
         raise InputError(

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from birdtune.errors import InputError, shown
+from birdtune.errors import InputError, PassingError, shown
 from birdtune.plain import read_bounded
 from birdtune.storage import UNFINISHED as UNFINISHED  # with what leaves such names behind
 from birdtune.storage import need_space, reading_faults, refused
@@ -146,6 +146,26 @@ def remove_unfinished(folder: Path) -> None:
                 left.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """A folder for what is needed only while the block lasts, where TMPDIR says.
+
+    Raises:
+        PassingError, InputError: none can be made; the disk is full, or nothing may be written.
+    """
+    try:
+        room = tempfile.TemporaryDirectory(prefix=f"birdtune-{name}-", ignore_cleanup_errors=True)
+    except OSError as fault:
+        place = os.environ.get("TMPDIR") or "/tmp"
+        kind = PassingError if os.access(place, os.W_OK) else InputError
+        raise kind(
+            f"{shown(place)}: no temporary folder can be made ({fault.strerror}). Free some space there, or name a "
+            "folder that can be written by the variable TMPDIR."
+        ) from fault
+    with room as path:
+        yield Path(path)
+
+
 def _sync_file(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -219,9 +239,8 @@ def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = 
     try:
         text = read_bounded(path, most_bytes, what).decode("utf-8-sig")
     except OSError as fault:
-        raise refused(
-            fault, f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
-        ) from fault
+        message = f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
+        raise refused(fault, path, message) from fault
     except UnicodeDecodeError as fault:
         raise InputError(
             f"{shown(path)}: is not UTF-8 text (byte {fault.start}). Save it as CSV UTF-8."

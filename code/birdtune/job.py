@@ -52,7 +52,7 @@ def _try_to_end(current: Run, fault: BaseException) -> None:
         code, error = EXIT_DEFECT, f"{type(fault).__name__}: {fault}"
     try:
         current.end("interrupted" if isinstance(fault, Interrupted) else "failed", code, error)
-    except BirdtuneError:
+    except (BirdtuneError, OSError):
         # The disk that stopped the job may refuse the record too; the first fault is the one to tell.
         current.journal.close()
 

@@ -7,7 +7,6 @@ trains on birds. It is caught while the library loads, and shown only if loading
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 
 from birdtune.errors import BirdtuneError
@@ -20,7 +19,8 @@ def load_tensorflow() -> None:
         BirdtuneError: it cannot be loaded; with what it said.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with tempfile.TemporaryFile("w+b") as said:
+    # In memory: /tmp may be full, read-only, or not there at all.
+    with os.fdopen(os.memfd_create("stderr"), "w+b") as said:
         try:
             with _stderr_to(said.fileno()):
                 import keras  # noqa: F401

@@ -7,8 +7,10 @@ A version is a number, as TensorFlow Serving counts them. A run that did not fin
 own number; one that did gets the next when its data, its settings or the code changed.
 """
 
+import contextlib
 import glob
 import importlib.metadata
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,8 +31,10 @@ from birdtune.files import (
     read_json,
     remove_unfinished,
     value_sha256,
+    write_bytes,
     write_json,
 )
+from birdtune.storage import gone, refused
 
 STAGES = ("prepare", "train", "evaluate", "export", "report")
 RECORD_NAME = "run.json"
@@ -38,6 +42,9 @@ RECORD_NAME = "run.json"
 # Settings that change how a run is made, but not what comes of it; those of sound only decide which
 # recordings are used, and that the data's own digest says.
 _WITHOUT_EFFECT = frozenset({"train.keep", "train.checkpoint-minutes", "sound.max-hours", "sound.short"})
+# Room for the last word: a job that a full disk stops could not say so otherwise.
+_RESERVE_NAME = ".reserve"
+_RESERVE_BYTES = 1 << 16
 _PACKAGES = (
     "tensorflow-cpu",
     "tensorflow",
@@ -58,7 +65,8 @@ class Run:
         self.config = config
         self.journal = journal
         self.version: int | None = None
-        self._began = time.monotonic()
+        self._saved = False
+        self._reserve = config.output / _RESERVE_NAME
         self.record: dict[str, Any] = {
             "status": "running",
             "stage": "prepare",
@@ -147,19 +155,38 @@ class Run:
         self.save()
 
     def save(self) -> None:
-        """Write the record. Raises as files.storage_faults."""
-        make_folder(self.config.output)
+        """Write the record.
+
+        Raises:
+            PassingError, InputError: the storage refuses (see storage.storage_faults), or the output folder was
+                removed since the last time.
+        """
+        if not self._saved:
+            make_folder(self.config.output)
+            write_bytes(self._reserve, os.urandom(_RESERVE_BYTES))  # zeros, some file systems would not store
+        elif not self._reserve.exists():
+            raise gone(self.config.output)
+        self._write()
+        self._saved = True
+
+    def _write(self) -> None:
         if self.version is not None:
             write_json(make_folder(self.logs) / RECORD_NAME, self.record)
         write_json(self.config.output / RECORD_NAME, self.record)
 
     def end(self, status: str, exit_code: int, error: str | None = None) -> None:
-        """Write the last word: "done", "failed" or "interrupted"."""
+        """Write the last word: "done", "failed" or "interrupted". Raises as `save`."""
+        if self._saved and not self._reserve.exists():
+            raise gone(self.config.output)
         self.record.update(status=status, exit_code=exit_code, finished=clock(), error=error)
         if exit_code == EXIT_DONE:
             self.record["stage"] = "done"
-        self.journal.event("end", status=status, exit_code=exit_code, error=error)
-        self.save()
+        with contextlib.suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
+        try:
+            self.journal.event("end", status=status, exit_code=exit_code, error=error)
+        finally:
+            self._write()
 
 
 def _digest(path: Path) -> str | None:
@@ -254,14 +281,17 @@ def checkpoint_digest(path: Path) -> str:
     """SHA-256 over the files of a checkpoint: one file, a prefix of several, or a folder.
 
     Raises:
-        CheckpointError: one of them cannot be read.
+        CheckpointError: one of them cannot be read, or there is none.
+        PassingError: the storage fails.
     """
     try:
-        return value_sha256([file_sha256(part) for part in checkpoint_files(path)])
+        digests = [file_sha256(part) for part in checkpoint_files(path)]
     except OSError as fault:
-        raise CheckpointError(
-            f"{shown(fault.filename or path)}: cannot be read ({fault.strerror}). Check its rights."
-        ) from fault
+        message = f"{shown(fault.filename or path)}: cannot be read ({fault.strerror}). Check its rights."
+        raise refused(fault, path, message, CheckpointError) from fault
+    if not digests:
+        raise CheckpointError(f"{shown(path)}: the checkpoint is not there any more. Restore it, and run again.")
+    return value_sha256(digests)
 
 
 def checkpoint_files(path: Path) -> list[Path]:

@@ -5,10 +5,12 @@
 Importing this loads TensorFlow.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.metrics import average_precision_score
 
 import birdtune
@@ -210,7 +212,7 @@ class Stages:
                 "birdtune": birdtune.__version__,
                 "fingerprint": self.run.record["fingerprint"],
             },
-            example_waveform=audio.read(part[0].path, resampler=self.store.resampler, longest_s=_EXAMPLE_S),
+            example_waveform=self._example(part),
             expected=training_side(classifier, patches),
             class_ids=self.dataset.class_ids,
             check=self.interrupts.check,
@@ -218,6 +220,16 @@ class Stages:
         largest = max(facts["verification"]["differences"].values())
         self.journal.say(f"  loaded in a fresh process, its scores differ by at most {largest:.0e}")
         self.journal.event("exported", folder=str(self.run.model), **facts["verification"])
+
+    def _example(self, part: list[Recording]) -> npt.NDArray[np.float32]:
+        """Sound to verify the export with: the beginning of a recording, or noise where none is there any more."""
+        for recording in part:
+            self.interrupts.check()
+            with contextlib.suppress(audio.SoundError):
+                return audio.read(recording.path, resampler=self.store.resampler, longest_s=_EXAMPLE_S)
+        self.journal.warn("No recording can be read any more; the export is verified with noise.")
+        n_samples = round(_EXAMPLE_S * audio.TARGET_RATE_HZ)
+        return np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
 
     # ---- report ---------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ def _in_words(fault: Exception, path: Path, what: str, needed: Needed) -> Birdtu
         return InputError(f"{where}: no such name can be used ({why}). Give another place.")
     if number == errno.EFBIG:
         return InputError(
-            f"{where}: grows larger than the file system or `ulimit -f` allows{doing}. Give another --output, or raise "
+            f"{where}: grows larger than the file system or `ulimit -f` allows{doing}. Give another place, or raise "
             "the limit."
         )
     if number in _FAILED:
@@ -127,7 +127,7 @@ def _full(
     amounts += [f"{size_text(free)} free"] if free is not None else []
     amount = f" ({', '.join(amounts)})" if amounts else ""
     return PassingError(
-        f"{where}: {disk}{doing}{amount}. What was finished before is safe. Free some space or give another --output, "
+        f"{where}: {disk}{doing}{amount}. What was finished before is safe. Free some space or give another place, "
         "then run again to continue."
     )
 
@@ -241,19 +241,21 @@ def reading_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        place = shown(_place(fault, path))
-        if fault.errno in _FAILED:
-            raise PassingError(
-                f"{place}: the storage failed while it was read ({fault.strerror}). Run again; if it stays so, the "
-                "disk or the network that holds it is failing."
-            ) from fault
-        if fault.errno in _REFUSED:
-            raise InputError(
-                f"{place}: cannot be read ({fault.strerror}) by this user (uid {os.getuid()}). Check its rights."
-            ) from fault
-        raise
+        place = _place(fault, path)
+        if fault.errno not in (*_FAILED, *_REFUSED):
+            raise
+        message = (
+            f"{shown(place)}: cannot be read ({fault.strerror}) by this user (uid {os.getuid()}). Check its rights."
+        )
+        raise refused(fault, place, message) from fault
 
 
-def refused(fault: OSError, message: str, kind: type[InputError] = InputError) -> BirdtuneError:
-    """The error to raise for a file from outside that cannot be read: passing if its storage failed."""
-    return PassingError(f"{message} Run again when it is back.") if has_failed(fault) else kind(message)
+def refused(fault: Exception, path: Path, message: str, kind: type[InputError] = InputError) -> BirdtuneError:
+    """The error to raise for what cannot be read: a passing one if its storage failed, else `kind` with `message`."""
+    if not has_failed(fault):
+        return kind(message)
+    why = os.strerror(fault_number(fault) or 0)
+    return PassingError(
+        f"{shown(path)}: the storage failed while it was read ({why}). Run again when it is back; if it stays so, the "
+        "disk or the network that holds it is failing."
+    )

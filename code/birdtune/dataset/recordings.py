@@ -192,9 +192,8 @@ def _check_folder(folder: Path) -> None:
     except NotADirectoryError as fault:
         raise InputError(f"{shown(folder)}: is a file; expected a folder of class folders.") from fault
     except OSError as fault:
-        raise refused(
-            fault, f"{shown(folder)}: cannot be listed ({fault.strerror}). Check its rights."
-        ) from fault
+        message = f"{shown(folder)}: cannot be listed ({fault.strerror}). Check its rights."
+        raise refused(fault, folder, message) from fault
 
 
 def _vanished(folder: Path) -> PassingError:

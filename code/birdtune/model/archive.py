@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from birdtune import files
 from birdtune.errors import CheckpointError, shown
+from birdtune.storage import storage_faults
 
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ"
 _TAR, _TAR_AT = b"ustar", 257
@@ -45,7 +45,7 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         CheckpointError: it is damaged or too large, or a member climbs out of the folder, is a link or a
             device. It is refused whole then: nobody packs these into a checkpoint by accident.
-        PassingError, InputError: as files.storage_faults.
+        PassingError, InputError: as storage.storage_faults.
     """
     n_members = 0
     with _faults(archive), archive.open("rb") as file:
@@ -91,7 +91,7 @@ def _copy_out(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> No
     assert content is not None  # only links and devices have none, and those were refused
     # Copied out by hand: what guards `extract` came with Python 3.11.4, and Debian 12 has 3.11.2.
     target = folder / PurePosixPath(member.name)
-    with files.storage_faults(folder):
+    with storage_faults(folder, "what the archive of the checkpoint holds", member.size):
         target.parent.mkdir(parents=True, exist_ok=True)
         with content, target.open("wb") as file:
             shutil.copyfileobj(content, file, _MOST_AT_ONCE)

@@ -9,7 +9,6 @@ reading, in a process of its own: nothing here loads it into this one.
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.errors import CheckpointError, shown
+from birdtune.files import temporary_folder
 from birdtune.model import archive
+from birdtune.storage import refused
 from birdtune.workers import Crashed, Isolated
 
 WHERE_TO_GET = (
@@ -49,10 +50,9 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
     Raises:
         CheckpointError: absent, unreadable, damaged, ambiguous, unsafe, or without VGGish in it.
-        PassingError: no room to unpack an archive.
+        PassingError: no room to unpack an archive, or the storage fails.
     """
-    with tempfile.TemporaryDirectory(prefix="birdtune-checkpoint-") as room_name:
-        room = Path(room_name)
+    with temporary_folder("checkpoint") as room:
         with _read_faults(path):
             if path.is_file() and archive.is_archive(path):
                 archive.unpack(path, room / "archive")
@@ -76,9 +76,8 @@ def _read_faults(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or type(fault).__name__
-        raise CheckpointError(
-            f"{shown(path)}: cannot be read ({shown(reason)}). Check the path and its rights."
-        ) from fault
+        message = f"{shown(path)}: cannot be read ({shown(reason)}). Check the path and its rights."
+        raise refused(fault, path, message, CheckpointError) from fault
 
 
 def _is_table(path: Path) -> bool:
@@ -175,10 +174,11 @@ def _variables(task: _Task) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     except CheckpointError:
         raise
     except Exception as fault:  # whatever it is (OpError, IndexError, ValueError …), the file is the cause
-        raise CheckpointError(
+        message = (
             f"{shown(task.source)}: the checkpoint is damaged: TensorFlow cannot read what it lists. Likely "
             "cause: a download or copy that went wrong; get it again."
-        ) from fault
+        )
+        raise refused(fault, task.source, message, CheckpointError) from fault
 
 
 def _check_sizes(task: _Task, shapes: Mapping[str, list[int]], item_bytes: Mapping[str, int]) -> None:

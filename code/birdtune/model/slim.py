@@ -10,7 +10,6 @@ TensorFlow; graphs live in `tf.Graph()`s of their own and leave the rest of the 
 import contextlib
 import pickle
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ import tensorflow as tf
 import tf_slim as slim
 
 from birdtune import files
-from birdtune.errors import ExportError, InputError, PassingError, shown
+from birdtune.errors import ExportError, InputError, shown
 from birdtune.model import architecture, checkpoint, vggish
 from birdtune.model import classifier as classifiers
 
@@ -122,15 +121,16 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
         scores, embeddings = plain.scores(patches)
         outputs = {EMBEDDING: embeddings, LOGITS: plain.head(embeddings), PREDICTION: scores}
         wanted = {name: keras.ops.convert_to_numpy(output) for name, output in outputs.items()}
-    with files.new_folder(folder) as building, tempfile.TemporaryDirectory(prefix="birdtune-slim-") as room:
-        alias = Path(room) / "export"  # as checkpoint.read_checkpoint has: a plain name for any folder
+    needed = 2 * sum(array.nbytes for array in arrays.values())  # a checkpoint and a SavedModel
+    with (
+        files.temporary_folder("slim") as room,
+        files.new_folder(folder, what="the TensorFlow 1 model", needed=needed) as building,
+    ):
+        alias = room / "export"  # as checkpoint.read_checkpoint has: a plain name for any folder
         alias.symlink_to(building.resolve(), target_is_directory=True)
-        try:
-            with _quiet():
-                _write(plain, arrays, alias)
-                _compare(alias, patches, wanted, feature_atol, folder)
-        except tf.errors.ResourceExhaustedError as fault:
-            raise PassingError(f"{shown(folder)}: the disk is full. Free some space, run again.") from fault
+        with _quiet():
+            _write(plain, arrays, alias)
+            _compare(alias, patches, wanted, feature_atol, folder)
         files.write_bytes(building / "train_id_list.pickle", pickle.dumps(list(plain.classes), protocol=2))
 
 

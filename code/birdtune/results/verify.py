@@ -13,15 +13,15 @@ a server will compute. `fresh_answers` starts it, waits for it and ends it; both
 stand in this file. Nothing here imports training code, nor TensorFlow before a model is loaded.
 """
 
+import contextlib
 import os
 import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -106,7 +106,8 @@ def fresh_answers(folder: Path, inputs: Mapping[str, Floats], check: Callable[[]
 
     It has a session of its own: Ctrl-C at the terminal reaches this process alone, which decides what
     becomes of it. It ends when this function is left in any way, and, should this process be killed
-    outright, when its standard input is closed thereby. Files between the two lie in TMPDIR.
+    outright, when its standard input is closed thereby. Files between the two are in memory, so that no
+    other disk than the model's own can be full.
 
     Args:
         inputs: as INPUTS.npz.
@@ -119,11 +120,11 @@ def fresh_answers(folder: Path, inputs: Mapping[str, Floats], check: Callable[[]
         ExportError: it failed; with the last lines it wrote to standard error.
         PassingError: it was killed, or did not end in 15 minutes.
     """
-    with tempfile.TemporaryDirectory(prefix="birdtune-verify-") as name:
-        given, made, log = Path(name, "inputs.npz"), Path(name, "outputs.npz"), Path(name, "stderr")
+    with contextlib.ExitStack() as stack:
+        given, made, log = (stack.enter_context(_memory_file(name)) for name in ("inputs", "outputs", "stderr"))
         np.savez(given, allow_pickle=False, **inputs)
-        with log.open("wb") as stderr:
-            status = _run(_command(folder, given, made), stderr, check)
+        given.flush()
+        status = _run(_command(folder, _path(given), _path(made)), log, check, (given.fileno(), made.fileno()))
         if status == -signal.SIGKILL:
             raise PassingError(
                 f"{shown(folder)}: the process that verifies the model was killed, most likely for want "
@@ -134,8 +135,18 @@ def fresh_answers(folder: Path, inputs: Mapping[str, Floats], check: Callable[[]
                 f"{shown(folder)}: the exported model cannot be loaded and run in a fresh process (exit "
                 f"status {status}); nothing was put in place. Its last words: {_last_words(log)}"
             )
+        made.seek(0)
         with np.load(made, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
+
+
+def _memory_file(name: str) -> IO[bytes]:
+    return os.fdopen(os.memfd_create(name), "w+b")
+
+
+def _path(file: IO[bytes]) -> Path:
+    """By which a process that inherits the file can open it."""
+    return Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def _command(folder: Path, given: Path, made: Path) -> list[str]:
@@ -154,14 +165,15 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _run(command: list[str], stderr: IO[bytes], check: Callable[[], None]) -> int:
-    """Run a command to its end, or kill it; its exit status."""
+def _run(command: list[str], stderr: IO[bytes], check: Callable[[], None], inherited: Sequence[int]) -> int:
+    """Run a command, which inherits some open files, to its end, or kill it; its exit status."""
     deadline = time.monotonic() + _TIMEOUT_S
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=stderr,
+        pass_fds=inherited,
         env=_environment(),
         start_new_session=True,
     )
@@ -183,8 +195,9 @@ def _run(command: list[str], stderr: IO[bytes], check: Callable[[], None]) -> in
         process.stdin.close()
 
 
-def _last_words(log: Path) -> str:
-    lines = log.read_text("utf-8", "replace").splitlines()
+def _last_words(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode("utf-8", "replace").splitlines()
     return " | ".join(shown(line.strip()) for line in lines[-_LAST_LINES:])[-_LONGEST_TEXT:] or "(none)"
 
 

@@ -29,6 +29,7 @@ import safetensors.numpy
 
 from birdtune.errors import CheckpointError, shown
 from birdtune.files import UNFINISHED, file_sha256, new_folder, read_json, value_sha256, write_json
+from birdtune.storage import free_bytes, need_space, size_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -96,8 +97,13 @@ class Checkpoints:
             PassingError, InputError: the storage refuses (see files.storage_faults).
         """
         path = self.folder / _name(state.epoch, state.step)
-        with new_folder(path) as building:
-            parts = {WEIGHTS_NAME: weights, _OPTIMIZER: optimizer}
+        parts = {WEIGHTS_NAME: weights, _OPTIMIZER: optimizer}
+        n_bytes = sum(array.nbytes for arrays in parts.values() for array in arrays.values())
+        free = free_bytes(self.folder)
+        if free is not None and free < n_bytes:
+            # Whoever lowered --train.keep to make room has it now, not after the checkpoint that has none.
+            self._prune(_best_name(self._newest_state() or state))
+        with new_folder(path, what="a checkpoint", needed=n_bytes) as building:
             # Side by side: writing and hashing both let go of the interpreter.
             with ThreadPoolExecutor(len(parts)) as threads:
                 found = threads.map(lambda name: write_arrays(building / name, parts[name]), parts)
@@ -106,6 +112,21 @@ class Checkpoints:
             write_json(building / _STATE, {"sha256": {**sums, _STATE: value_sha256(stored)}, "state": stored})
         self._prune(_best_name(state))
         return path
+
+    def need_room(self, n_bytes: int, n_to_come: int) -> None:
+        """Refuse to begin what will have no room: as many checkpoints as stand beside each other at a time.
+
+        Args:
+            n_bytes: of one.
+            n_to_come: how many are still to be saved.
+
+        Raises:
+            PassingError: the disk is too full.
+        """
+        there = len(self.names())
+        n_more = max(0, min(self._keep + 1, there + n_to_come) - there)
+        what = f"{n_more} more checkpoints, as many as --train.keep lets stand side by side ({size_text(n_bytes)} each)"
+        need_space(self.folder, n_more * n_bytes, what)
 
     def clear(self) -> None:
         """Remove all checkpoints."""

@@ -6,6 +6,7 @@ The files are made anew whenever training begins or goes on, from what the check
 killed leaves no point out and none twice, although its files reached further than its checkpoint.
 """
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from birdtune.errors import BirdtuneError
+from birdtune.storage import storage_faults
 from birdtune.training.checkpoints import State
 
 # The training loss and the learning rate get a point every so many updates, and half as many when there are too many.
@@ -27,11 +30,16 @@ class Curves:
         folder: theirs alone; what is in it is replaced.
         state: what is drawn to begin with.
         per_epoch: updates of an epoch.
+
+    Raises:
+        PassingError, InputError: the storage refuses (see storage.storage_faults); later calls, too.
     """
 
     def __init__(self, folder: Path, state: State, per_epoch: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        self._writer = tf.summary.create_file_writer(str(folder))
+        self._folder = folder
+        with self._faults():
+            self._writer = tf.summary.create_file_writer(str(folder))
         for point in state.trace:
             self._draw_point(point)
         for row in state.history:
@@ -48,14 +56,26 @@ class Curves:
 
     def close(self) -> None:
         """Write what is still in memory, and end."""
-        self._writer.close()
+        with self._faults():
+            self._writer.close()
+
+    def __enter__(self) -> "Curves":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What ended the block is what is to be told, also where it is a full disk, which closing meets again.
+        with contextlib.suppress(BirdtuneError) if kind is not None else contextlib.nullcontext():
+            self.close()
+
+    def _faults(self) -> contextlib.AbstractContextManager[None]:
+        return storage_faults(self._folder, "the curves for TensorBoard")
 
     def _draw_point(self, point: list[float]) -> None:
         update, loss, rate = point
         self._draw({"train/loss": loss, "train/learning_rate": rate}, int(update))
 
     def _draw(self, values: Mapping[str, float], update: int) -> None:
-        with self._writer.as_default(step=update):
+        with self._faults(), self._writer.as_default(step=update):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 

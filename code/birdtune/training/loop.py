@@ -116,6 +116,12 @@ class Trainer:
         self.optimizer.apply(gradients, self._variables)
         return tf.linalg.global_norm(gradients)
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the weights and of the optimizer's own variables: of a checkpoint."""
+        variables = [*self.classifier.variables, *self.optimizer.variables]
+        return sum(math.prod(v.shape) * np.dtype(keras.backend.standardize_dtype(v.dtype)).itemsize for v in variables)
+
     def state_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The optimizer's own variables, by position and name."""
         return {
@@ -200,12 +206,12 @@ class Loop:
             DivergedError: the loss or the weights are not finite any more.
         """
         self._resume()
+        if not self.state.finished:
+            self.checkpoints.need_room(self.trainer.state_bytes, self.settings.epochs - self.state.epoch)
         self._curves = Curves(self._tensorboard, self.state, self.per_epoch)
-        try:
+        with self._curves:
             while not self.state.finished:
                 self._epoch()
-        finally:
-            self._curves.close()
         return self.state
 
     def _resume(self) -> None:
