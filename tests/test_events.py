@@ -81,9 +81,21 @@ def test_events_can_be_read_by_strict_readers(tmp_path: Path) -> None:
 def test_a_warning_is_said_and_is_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal = Journal(tmp_path)
     journal.warn("mind the gap")
+    journal.warn("stop", word="warning", code="gap")
     journal.close()
-    assert capsys.readouterr().out == "note: mind the gap\n"
-    assert objects(tmp_path)[0]["text"] == "mind the gap"
+    assert capsys.readouterr().out == "note: mind the gap\nwarning: stop\n"
+    assert [event["text"] for event in objects(tmp_path)] == ["mind the gap", "stop"]
+    assert objects(tmp_path)[1]["code"] == "gap"
+
+
+def test_what_is_told_otherwise_is_in_the_log_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(tmp_path)
+    journal.log("failed: why")
+    journal.close()
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "run.log").read_text().endswith(" failed: why\n")
 
 
 def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -173,6 +174,18 @@ def test_a_file_that_fails_leaves_nothing_and_stops_nothing(cache: Cache) -> Non
         store.frames(cache.content("A/b.flac")), log_mel(read(cache.data / "A/b.flac")).astype(np.float16)
     )
     assert cache.run()[1] == 0, "a broken file is not tried again"
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_frames_that_are_not_finite_never_come_into_the_store(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The decoder refuses such samples long before; here it is made to let them through.
+    monkeypatch.setattr("birdtune.sound.audio._LOUDEST", math.inf)
+    write_sound(cache.data / "A/loud.wav", np.float32(3e38) * tone(1.0, seed=7), subtype="FLOAT")
+    store, _ = cache.run()
+    assert cache.examined("A/loud.wav").problem == "not-finite" and len(store) == 3
+    assert all(np.isfinite(store.frames(content)).all() for content in store.contents())
 
 
 def test_a_file_that_kills_its_decoder_is_named_and_tried_again(

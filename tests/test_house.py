@@ -26,8 +26,10 @@ ORDER = (
     "dataset.frames", "dataset.gather", "dataset.batches",
     "model.architecture", "model.archive", "model.checkpoint", "model.vggish", "model.heads", "model.losses",
     "model.classifier", "model.slim",
-    "training.checkpoints", "training.devices", "training.curves", "training.loop", "training.scoring",
-    "results.scores", "results.metrics", "results.figures", "results.report", "results.tables",
+    "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.loop",
+    "training.scoring",
+    "results.scores", "results.metrics", "results.words", "results.doubts", "results.verdict", "results.figures",
+    "results.report", "results.tables",
     "results.verify", "results.export", "results.hearing", "results.predict",
     "holder", "lock", "run", "facts", "stages", "check", "job", "apply", "demo_songs", "demo", "cli", "__main__",
 )  # fmt: skip

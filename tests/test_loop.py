@@ -370,6 +370,25 @@ def test_nan_stops_with_the_step_the_rate_and_advice_and_is_not_saved(tmp_path: 
     assert all(np.isfinite(array).all() for array in saved.weights.values())
 
 
+def test_nan_before_any_update_is_not_blamed_on_the_learning_rate(tmp_path: Path) -> None:
+    classifier = build()
+    for layer in classifier.trunk.layers:
+        if layer.weights:
+            layer.kernel.assign(1e30 * layer.kernel)
+    loop = loop_of(tmp_path, TrainSettings(epochs=3, jit=False), classifier=classifier)
+    with pytest.raises(DivergedError, match=r"epoch 1, update 1: .* before any weight.*--model\.checkpoint") as fault:
+        loop.run()
+    assert "learning-rate" not in str(fault.value)
+
+
+def test_after_each_epoch_the_state_is_shown(tmp_path: Path) -> None:
+    shown: list[tuple[int, bool]] = []
+    loop = loop_of(tmp_path, TrainSettings(epochs=2, jit=False))
+    loop.after_epoch = lambda state: shown.append((len(state.history), state.finished))
+    loop.run()
+    assert shown == [(1, False), (2, True)]
+
+
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     classifier = build()
     loop = loop_of(

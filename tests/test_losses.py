@@ -117,3 +117,32 @@ def test_weights_that_cannot_be_are_refused():
         losses.class_weights([1, 2], float("nan"))
     with pytest.raises(InputError, match=r"no class has a training example.*split\.csv"):
         losses.class_weights([0, 0], 0.5)
+
+
+# ---- the loss of an answer that does not listen ---------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_no_constant_logits_have_a_lower_mean_loss_than_it_says(kind, smoothing):
+    counts, weights = np.array([7, 2, 1]), np.array([0.5, 1.0, 3.0], np.float32)
+    labels = np.repeat(np.arange(3), counts)
+    shares = counts * weights / (counts * weights).sum()
+    mean = (1 - smoothing) * shares + smoothing / {"softmax": 3, "sigmoid": 2}[kind]
+    best = np.log(mean) if kind == "softmax" else np.log(mean / (1 - mean))
+
+    def mean_loss(logits):
+        each = loss(kind, smoothing, np.tile(np.float32(logits), (10, 1)), labels)
+        return (each * weights[labels]).sum() / weights[labels].sum()
+
+    found = losses.constant_loss(counts, weights, kind, label_smoothing=smoothing)
+
+    assert found == pytest.approx(mean_loss(best), abs=1e-5)
+    rng = np.random.default_rng(0)
+    assert all(mean_loss(best + 0.1 * rng.standard_normal(3)) > found for _ in range(20))
+
+
+def test_a_class_without_examples_does_not_spoil_the_constant_answer():
+    for kind in ("softmax", "sigmoid"):
+        with_it = losses.constant_loss([3, 1, 0], [1, 1, 1], kind, label_smoothing=0.0)
+        assert with_it == pytest.approx(losses.constant_loss([3, 1], [1, 1], kind, label_smoothing=0.0))

@@ -17,11 +17,13 @@ import soundfile
 from markupsafe import Markup
 
 from birdtune.files import read_csv
-from birdtune.results import figures, report
+from birdtune.results import figures, report, words
+from birdtune.results.doubts import MILD, STRONG, Doubt
 from birdtune.results.metrics import judge
 from birdtune.results.report import Clip, ReportFacts, write_report
 from birdtune.results.scores import Scores, pool_mean
 from birdtune.results.tables import write_tables
+from birdtune.results.verdict import Verdict, of_scores, verdict
 from birdtune.sound.logmel import log_mel
 
 CLASSES = ("Parus_major", "Strix_aluco", "Turdus_merula", "=HYPERLINK(1)")
@@ -84,10 +86,15 @@ def make_facts(**changes: Any) -> ReportFacts:
         problems=[{**problem, "detail": "bad header", "advice": "Copy it again."}],
         books={"found": 241, "used": 240, "left_out": {"corrupt": 1}},
         notices=["Class X has one source only."],
+        doubts=[],
+        verdict=Verdict("good", "Clearly better than guessing", "The test rests on 50 source recordings."),
         hardware={"processor": "two cores"},
         stages={"train": 3725.0},
         listen=lambda recording, start_s, seconds: None,
     )
+    if "metrics" in changes and "doubts" not in changes:
+        changes["doubts"] = of_scores(changes["metrics"])
+        changes["verdict"] = verdict(changes["metrics"], changes["doubts"])
     return dataclasses.replace(facts, **changes)
 
 
@@ -130,8 +137,6 @@ def test_the_first_screen_says_what_how_well_and_against_what(tmp_path: Path) ->
     assert re.search(r"Always answering the commonest class, “Parus_major”, would be right in 50\s%", text)
     assert "Clearly better than guessing. The test rests on 50 source recordings" in text
     assert "Weakest: Turdus_merula (0 of 4 found), Parus_major (44 of 50 found)." in text
-    assert "Never given as an answer: Turdus_merula." in text
-    assert "Never tested, so nothing is known about: =HYPERLINK(1)." in text
     assert "Class X has one source only." in text
 
 
@@ -235,7 +240,7 @@ def test_without_a_test_it_says_so_and_never_calls_the_result_good(tmp_path: Pat
         metrics={"val": facts.metrics["test"], "test": None}, scores={"val": facts.scores["test"]}
     )
     text = page_of(validated, tmp_path).text
-    assert "There is no test." in text and "also chose the model" in text
+    assert "There is no test: " in text and text.count("also chose the model") == 1
     assert "Better than guessing, but not independently tested" in text
     assert "of the 100 validation recordings" in text and "never heard" not in text
 
@@ -246,39 +251,37 @@ def test_with_nothing_measured_it_still_tells_what_it_knows(tmp_path: Path) -> N
         changed=frozenset(), books={"found": 240, "used": 240, "left_out": {}},
     )  # fmt: skip
     text = page_of(bare, tmp_path).text
-    assert "Nothing was measured." in text and "No epoch was finished." in text
+    assert "Nothing was measured. Do not rely on it." in text and "No epoch was finished." in text
     assert "All 240 files found were used." in text
     assert "every setting is at its default" in text
     assert "Parus_major" in text and "confused" not in text
 
 
-@pytest.mark.parametrize(
-    ("gain_ci", "accuracy_ci", "n_groups", "level"),
-    [
-        ([-0.1, 0.3], [0.4, 0.8], 200, "poor"),
-        (None, None, 1, "poor"),
-        ([0.1, 0.3], [0.8, 0.9], 29, "fair"),
-        ([0.1, 0.6], [0.6, 0.9], 200, "fair"),
-        ([0.1, 0.3], [0.8, 0.9], 30, "good"),
-    ],
-)
-def test_the_verdict_asks_for_a_gain_over_the_baseline_and_for_enough_sources(
-    gain_ci: list[float] | None, accuracy_ci: list[float] | None, n_groups: int, level: str
-) -> None:
-    judged = {
-        "n_groups": n_groups,
-        "majority_class": "a",
-        "accuracy_gain_ci": gain_ci,
-        "clip": {"accuracy_ci": accuracy_ci},
-    }
-    assert report.verdict(make_facts(metrics={"test": judged}))[0] == level
+def test_strong_doubts_stand_before_the_figure_and_mild_ones_below_it_each_once(tmp_path: Path) -> None:
+    strong = Doubt("loss-never-moved", STRONG, "The training loss never moved: 2.3 in the first epoch.", "Faster.")
+    mild = Doubt("never-predicted", MILD, "On test, 1 class was never the answer: Turdus <b>merula</b>.", "More.")
+    poor = Verdict("poor", "Not shown to be better than guessing", "Do not rely on its answers.")
+    text = page_of(make_facts(doubts=[strong, mild], verdict=poor), tmp_path).text
+    figure = text.index("of the 100 test recordings")
+    first = text[:figure]
+    assert "Not shown to be better than guessing. Do not rely on its answers. The training loss never moved" in first
+    assert "Faster." in first and "Turdus <b>merula</b>" in first
+    text = page_of(make_facts(doubts=[mild]), tmp_path).text
+    assert "Clearly better than guessing." in text and text.count("never the answer") == 1
+    assert text.index("of the 100 test") < text.index("never the answer") < text.index("Class by class")
+
+
+def test_what_the_verdict_says_is_not_listed_again(tmp_path: Path) -> None:
+    small = Doubt("small-test", MILD, "The test rests on 9 source recordings: accuracy may lie anywhere.", "More.")
+    text = page_of(make_facts(doubts=[small], verdict=Verdict("fair", "On little", str(small))), tmp_path).text
+    assert text.count("rests on 9 source recordings") == 1
 
 
 def test_percentages_are_never_rounded_to_certainty() -> None:
-    assert [report.percent(x) for x in (1.0, 0.9996, 0.994, 0.5, 0.003, 1e-9, 0.0)] == [
+    assert [words.percent(x) for x in (1.0, 0.9996, 0.994, 0.5, 0.003, 1e-9, 0.0)] == [
         f"{text}\N{NO-BREAK SPACE}%" for text in ("100", "99.9", "99", "50", "0.3", "0.1", "0")
     ]
-    assert report.span([0.0, 0.996]) == "0 to 99.6\N{NO-BREAK SPACE}%"
+    assert words.span([0.0, 0.996]) == "0 to 99.6\N{NO-BREAK SPACE}%"
 
 
 def test_the_calibration_sentence_tells_the_direction() -> None:

@@ -234,11 +234,13 @@ def test_seconds_of_a_stage_add_up_over_restarts_even_when_it_fails(
 
 def test_what_was_done_before_is_known_when_going_on(tmp_path: Path) -> None:
     first = start(tmp_path)
-    first.record.update(weights_sha256="w", precision="float32")
+    warning = {"code": "x", "severity": "strong", "text": "t", "advice": "a"}
+    first.record.update(weights_sha256="w", precision="float32", verdict="poor", warnings=[warning])
     first.done("train", "t", tmp_path / "r")
     second = start(tmp_path)
     assert second.record["done"] == {"train": "t"}
     assert (second.record["weights_sha256"], second.record["precision"]) == ("w", "float32")
+    assert (second.record["verdict"], second.record["warnings"]) == ("poor", [warning])
     assert second.record["first_started"] == first.record["started"]
 
 
@@ -246,6 +248,7 @@ def test_another_run_begins_with_a_clean_record(tmp_path: Path) -> None:
     start(tmp_path, "a").done("train", "t", tmp_path / "r")
     other = start(tmp_path, "b")
     assert (other.record["done"], other.record["stages"], other.record["weights_sha256"]) == ({}, {}, None)
+    assert (other.record["verdict"], other.record["warnings"]) == (None, [])
 
 
 def test_a_stage_is_current_only_with_its_inputs_and_its_result(tmp_path: Path) -> None:

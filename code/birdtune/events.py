@@ -118,6 +118,10 @@ class Journal:
         if not self._quiet:
             with tqdm.external_write_mode(file=sys.stdout) if self.terminal else contextlib.nullcontext():
                 self._print(line)
+        self.log(line)
+
+    def log(self, line: str) -> None:
+        """A line for run.log alone: it is told in another way, too."""
         self._write("log", f"{clock()} {line}")
 
     def _print(self, line: str) -> None:
@@ -168,10 +172,10 @@ class Journal:
             file.write(text)
             file.flush()
 
-    def warn(self, line: str) -> None:
-        """A line for people that matters; also an event."""
-        self.say(f"note: {line}")
-        self.event("warning", text=shown(line))
+    def warn(self, line: str, *, word: str = "note", **fields: Any) -> None:
+        """A line for people that matters, behind `word`; also an event, with `fields` in it."""
+        self.say(f"{word}: {line}")
+        self.event("warning", text=shown(line), **fields)
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, unit: str) -> Iterator[Progress]:

@@ -13,10 +13,14 @@ from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import PROBLEM_COLUMNS
 from birdtune.errors import InputError, shown
 from birdtune.files import read_json, write_csv, write_text
+from birdtune.results.doubts import Doubt
 from birdtune.results.report import Clip, ReportFacts
 from birdtune.results.scores import Scores
+from birdtune.results.verdict import Verdict, all_doubts, verdict
 from birdtune.run import Run
 from birdtune.sound import audio
+
+HISTORY_NAME = "history.json"
 
 
 def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
@@ -30,8 +34,8 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         raise InputError(
             f"{shown(run.reports / 'metrics.json')}: no figures to report. Run `./entrypoint.sh evaluate` first."
         )
-    trained = read_json(run.logs / "history.json") or {"best_epoch": None, "epochs": []}
-    history = trained["epochs"]
+    trained = _trained(run)
+    found, word = judgement(run, judged)
     figures = {name: judged.get(name) for name in ("val", "test")}
     return ReportFacts(
         version=int(run.version or 0),
@@ -46,11 +50,13 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         scores={
             name: Scores.load(run.reports / f"scores-{name}.npz") for name, found in figures.items() if found
         },
-        history=history,
+        history=trained["epochs"],
         best_epoch=trained["best_epoch"],
         problems=[problem.row() for problem in dataset.problems],
         books=dataset.books(),
-        notices=[*dataset.notices, *warnings(figures, history)],
+        notices=dataset.notices,
+        doubts=found,
+        verdict=word,
         hardware={**run.record.get("hardware", {}), "precision": str(run.record.get("precision", ""))},
         stages=run.record["stages"],
         listen=_listener(dataset, store),
@@ -93,26 +99,16 @@ def class_rows(dataset: Dataset) -> list[dict[str, Any]]:
     return rows
 
 
-def warnings(figures: Mapping[str, Any], history: list[dict[str, Any]]) -> list[str]:
-    """What the figures themselves say against trusting them."""
-    found = []
-    for name, word in (("val", "validation"), ("test", "test")):
-        judged = figures.get(name)
-        if not judged:
-            continue
-        accuracy, baseline = judged["clip"]["accuracy"], judged["majority_baseline"]
-        if accuracy <= baseline:
-            found.append(
-                f"On {word}, the model is right for {accuracy:.1%} of the recordings; always answering "
-                f"{judged['majority_class']} would be right for {baseline:.1%}. It has learnt nothing useful."
-            )
-    losses = [row["train_loss"] for row in history if row.get("train_loss") is not None]
-    if len(losses) >= 3 and min(losses) > 0.98 * losses[0]:
-        found.append(
-            "The training loss never moved: the model did not learn. Try a higher --train.learning-rate, and "
-            "look whether the sounds of the classes differ at all."
-        )
-    return found
+def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdict]:
+    """What speaks against the run's model, and how far to trust it; `figures`: val and test of metrics.json."""
+    parts = {name: figures.get(name) for name in ("val", "test")}
+    found = all_doubts(_trained(run), parts)
+    return found, verdict(parts, found)
+
+
+def _trained(run: Run) -> dict[str, Any]:
+    trained = read_json(run.logs / HISTORY_NAME)
+    return trained if isinstance(trained, dict) else {"best_epoch": None, "epochs": []}
 
 
 def _listener(dataset: Dataset, store: FrameStore) -> Callable[[str, float, float], Clip | None]:

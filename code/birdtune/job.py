@@ -13,11 +13,12 @@ from birdtune.config import Config
 from birdtune.dataset import gather
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
-from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, Interrupted, shown
+from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError, Interrupted, shown
 from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import read_json, value_sha256
 from birdtune.model import architecture
 from birdtune.quiet import load_tensorflow
+from birdtune.results import doubts
 from birdtune.run import Run, clear_unfinished
 from birdtune.storage import unmet_faults
 
@@ -35,6 +36,8 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
             _stages(current, interrupts, until)
     except (Exception, Interrupted) as caught:
         fault = interrupts.unmasked(caught)
+        if isinstance(fault, DivergedError):
+            current.record.update(verdict="none", warnings=[doubts.diverged(str(fault)).row()])
         with interrupts.held():
             _try_to_end(current, fault)
         if fault is caught:
@@ -77,6 +80,7 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
         journal.say(
             f"nothing to do: {shown(_result(current, until))} is current (data, settings and code unchanged)"
         )
+        _tell_doubts(current)
         return
     journal.write_to(current.logs)
     journal.event("run", version=current.version, resumed=resumed, settings=config.changed())
@@ -195,3 +199,17 @@ def _tell_result(current: Run, until: str) -> None:
     journal.say(
         "took    " + ", ".join(f"{name} {duration(stages[name])}" for name in runs.STAGES if name in stages)
     )
+    _tell_doubts(current)
+
+
+def _tell_doubts(current: Run) -> None:
+    """The last word, so that nobody goes away with a figure alone; what is only mild is counted."""
+    warnings: list[dict[str, str]] = current.record["warnings"]
+    strong = [row for row in warnings if row["severity"] == doubts.STRONG]
+    for row in strong:
+        current.journal.say(f"warning {row['code']}: {row['text']}")
+    if strong:
+        current.journal.say("Do not rely on this model. What to do stands in run.json, and on top of the report.")
+    elif warnings:
+        codes = ", ".join(dict.fromkeys(row["code"] for row in warnings))
+        current.journal.say(f"read its figures with care: {codes} (see run.json, or the top of the report)")

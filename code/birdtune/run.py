@@ -77,6 +77,8 @@ class Run:
             "finished": None,
             "stages": {},
             "weights_sha256": None,
+            "verdict": None,
+            "warnings": [],
             "settings": config.flat(),
             "packages": _package_versions(),
             "done": {},
@@ -115,7 +117,9 @@ class Run:
         self.version = newest if same else newest + 1
         if same:
             assert earlier is not None
-            kept = ("done", "results", "weights_sha256", "precision", "first_started", "hardware")
+            kept = (
+                "done", "results", "weights_sha256", "verdict", "warnings", "precision", "first_started", "hardware",
+            )  # fmt: skip
             self.record.update({key: earlier[key] for key in kept if key in earlier})
             for stage, seconds in earlier.get("stages", {}).items():
                 self.record["stages"][stage] = round(self.record["stages"].get(stage, 0.0) + seconds, 3)
@@ -184,6 +188,8 @@ class Run:
         with contextlib.suppress(OSError):
             self._reserve.unlink(missing_ok=True)
         try:
+            if error is not None:
+                self.journal.log(f"{status}: {shown(error)}")
             self.journal.event("end", status=status, exit_code=exit_code, error=error)
         finally:
             self._write()
@@ -196,6 +202,15 @@ def _digest(path: Path) -> str | None:
         return None
 
 
+class _Warning(BaseModel):
+    """A doubt, as `results.doubts` writes it."""
+
+    code: str
+    severity: str
+    text: str
+    advice: str
+
+
 class _Written(BaseModel):
     """What a later start relies on in a record."""
 
@@ -206,6 +221,8 @@ class _Written(BaseModel):
     results: dict[str, str | None] = {}
     stages: dict[str, FiniteFloat]
     weights_sha256: str | None
+    verdict: str | None = None
+    warnings: list[_Warning] = []
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
     first_started: str | None = None
     hardware: dict[str, str] | None = None

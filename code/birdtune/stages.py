@@ -6,7 +6,7 @@ Importing this loads TensorFlow.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,23 +19,24 @@ from birdtune.dataset.batches import Batches, Windows
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import Recording
-from birdtune.errors import CheckpointError
+from birdtune.errors import CheckpointError, DivergedError
 from birdtune.events import Interrupts
-from birdtune.facts import report_facts, write_companions
+from birdtune.facts import HISTORY_NAME, judgement, report_facts, write_companions
 from birdtune.files import make_folder, write_json
 from birdtune.model import checkpoint, vggish
 from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
-from birdtune.model.losses import class_weights
-from birdtune.results import metrics, report, tables
+from birdtune.model.losses import class_weights, constant_loss
+from birdtune.results import doubts, metrics, report, tables
+from birdtune.results.doubts import STRONG, Doubt
 from birdtune.results.export import export_model, training_side
 from birdtune.results.scores import Scores, pool_mean
 from birdtune.run import Run
 from birdtune.sound import audio
-from birdtune.training import devices
-from birdtune.training.checkpoints import Checkpoints
+from birdtune.training import devices, signs
+from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.loop import Loop, StepSettings, Trainer
-from birdtune.training.scoring import make_scorer, score_windows
+from birdtune.training.scoring import Scorer, make_scorer, noting, score_windows
 
 # The example that an export is verified with: long enough for several patches, short enough to be quick.
 _EXAMPLE_S = 10.0
@@ -50,51 +51,113 @@ class Stages:
         self.journal.say(f"  {devices.prepare_devices()}")
         self.run.record["hardware"] = devices.describe().rows()
         self._checkpoints = Checkpoints(run.checkpoints, self.config.train.keep)
+        self._told: set[str] = set()
 
     # ---- train ----------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """Train to the end or to an interruption; leaves checkpoints/<v> and logs/<v>/history.json."""
+        """Train to the end or to an interruption; leaves checkpoints/<v> and logs/<v>/history.json.
+
+        Raises:
+            DivergedError: the loss, the gradients, the weights or the scores are not finite any more.
+        """
         if lost := self._checkpoints.lost():
             self.journal.warn(f"{lost} The best epoch's weights are lost; training begins anew.")
             self._checkpoints.clear()
+        self.run.record.update(verdict=None, warnings=[])  # those of an earlier start of this run
         precision = self._precision()
         part = self.dataset.part("train")
         windows = self._windows(part, self.config.train.hop_frames)
         classifier = build_classifier(self.config, self.dataset.classes, precision)
         # Also where checkpoints stand: if none of them is whole, training begins anew, and from these.
         load_first_weights(classifier, self.config)
+        first = signs.sampled(classifiers.trained_weights(classifier))
+        step = self._step(windows, precision)
+        trained = self._before_training(part, windows, step)
+        state = self._loop(classifier, windows, step, trained).run()
+        best = self._checkpoints.best()
+        trained |= {
+            "best_epoch": state.best["epoch"] if state.best is not None else None,
+            "epochs": state.history,
+            "moved": signs.distances(first, signs.sampled(best)),
+        }
+        write_json(self.run.logs / HISTORY_NAME, trained)
+        self.run.record["weights_sha256"] = classifiers.weights_sha256(best)
+        found = doubts.of_training(trained)
+        self.run.record["warnings"] = [doubt.row() for doubt in found]
+        self._warn(found)
+
+    def _step(self, windows: Windows, precision: str) -> StepSettings:
         patches_per_class = np.bincount(windows.label, minlength=len(self.dataset.classes))
-        step = StepSettings(
+        return StepSettings(
             dropout=self.config.model.dropout,
             class_weights=class_weights(patches_per_class, self.config.train.class_weight_alpha),
             precision=precision,
         )
-        trainer = Trainer(classifier, self.config.train, step)
+
+    def _before_training(self, part: list[Recording], windows: Windows, step: StepSettings) -> dict[str, Any]:
+        """What history.json says of the time before the first epoch; what is wrong already is told."""
+        patches_per_class = np.bincount(windows.label, minlength=len(self.dataset.classes))
+        contents = [recording.content for recording in part]
+        trained = {
+            "best_epoch": None,
+            "epochs": [],
+            "constant_loss": constant_loss(
+                patches_per_class,
+                step.class_weights,
+                self.config.model.head,
+                label_smoothing=self.config.train.label_smoothing,
+            ),
+            "warmup_epochs": self.config.train.warmup_epochs,
+            "inputs": signs.class_inputs(
+                self.store, self.dataset.classes, contents, self.dataset.labels(part)
+            ),
+        }
+        self._warn(doubts.of_training(trained))
+        return trained
+
+    def _loop(
+        self, classifier: Classifier, windows: Windows, step: StepSettings, trained: dict[str, Any]
+    ) -> Loop:
+        settings = self.config.train
         batches = Batches(
             windows,
-            batch_size=self.config.train.batch_size,
-            seed=self.config.train.seed,
-            jitter_frames=self.config.train.jitter_frames,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            jitter_frames=settings.jitter_frames,
         )
         self.journal.say(
             f"  {len(windows):,} patches, {len(batches):,} batches an epoch, "
             f"{sum(int(np.prod(v.shape)) for v in classifier.trainable_variables):,} weights to train"
         )
-        loop = Loop(
-            trainer,
+
+        said: set[str] = set()
+
+        def look(state: State) -> None:
+            found = doubts.while_training({**trained, "epochs": state.history})
+            # Once each, though the numbers change; and after the last epoch all is told at once.
+            self._warn(doubt for doubt in found if doubt.code not in said and not state.finished)
+            said.update(doubt.code for doubt in found)
+
+        return Loop(
+            Trainer(classifier, settings, step),
             batches,
-            self.config.train,
+            settings,
             self._checkpoints,
             validate=self._validation(classifier),
             journal=self.journal,
             interrupts=self.interrupts,
             tensorboard=self.run.logs / "tensorboard",
+            after_epoch=look,
         )
-        state = loop.run()
-        best_epoch = state.best["epoch"] if state.best is not None else None
-        write_json(self.run.logs / "history.json", {"best_epoch": best_epoch, "epochs": state.history})
-        self.run.record["weights_sha256"] = classifiers.weights_sha256(self._checkpoints.best())
+
+    def _warn(self, found: Iterable[Doubt]) -> None:
+        """Say each doubt once."""
+        for doubt in found:
+            if doubt.text not in self._told:
+                self._told.add(doubt.text)
+                word = "warning" if doubt.severity == STRONG else "note"
+                self.journal.warn(str(doubt), word=word, code=doubt.code, severity=doubt.severity)
 
     def has_weights(self) -> bool:
         """Whether the weights that this run's record speaks of are still there, and whole."""
@@ -126,8 +189,9 @@ class Stages:
         scorer = make_scorer(classifier)
 
         def validate() -> Mapping[str, float | None]:
-            scores = self._score(scorer, windows, part)
-            return {f"val_{name}": value for name, value in _quick_look(scores).items()}
+            scores, live = self._score(scorer, windows, part)
+            figures = {**_quick_look(scores), "live_embeddings": live}
+            return {f"val_{name}": value for name, value in figures.items()}
 
         return validate
 
@@ -136,10 +200,22 @@ class Stages:
         return Windows(self.store, contents, self.dataset.labels(part), hop_frames)
 
     def _score(
-        self, scorer: Any, windows: Windows, part: list[Recording], advance: Any = lambda n: None
-    ) -> Scores:
-        found = score_windows(scorer, windows, self.config.evaluate.batch_size, self.interrupts, advance)
-        return Scores(
+        self, scorer: Scorer, windows: Windows, part: list[Recording], advance: Any = lambda n: None
+    ) -> tuple[Scores, int | None]:
+        """Scores of some recordings, and how many units of the embedding depend on what is heard.
+
+        Raises:
+            DivergedError: the weights are so large that scores are NaN or infinite.
+        """
+        live = signs.LiveUnits()
+        watched = noting(scorer, live.note)
+        found = score_windows(watched, windows, self.config.evaluate.batch_size, self.interrupts, advance)
+        if broken := int((~np.isfinite(found)).any(axis=1).sum()):
+            raise DivergedError(
+                f"The scores of {broken:,} of {len(found):,} patches are NaN or infinite: training has made the "
+                "weights too large. Lower --train.learning-rate (try a tenth), or try --train.precision float32."
+            )
+        scores = Scores(
             classes=self.dataset.classes,
             recordings=tuple(recording.name for recording in part),
             groups=tuple(self.dataset.places[recording.name].group for recording in part),
@@ -148,6 +224,7 @@ class Stages:
             patch_recording=windows.recording.astype(np.int64),
             patch_start_s=windows.start_s,
         )
+        return scores, live.count()
 
     # ---- evaluate -------------------------------------------------------------------------------
 
@@ -168,16 +245,25 @@ class Stages:
                 continue
             windows = self._windows(part, self.store.spec.patch_frames)
             with self.journal.progress(f"scoring {name}", len(windows), "patches") as progress:
-                scores = self._score(scorer, windows, part, progress.advance)
+                scores, live = self._score(scorer, windows, part, progress.advance)
             scores.save(self.run.reports / f"scores-{name}.npz")
-            judged[name] = metrics.judge(
-                scores,
-                train_counts=train_counts,
-                n_bootstrap=self.config.evaluate.bootstrap,
-                seed=self.config.train.seed,
-            )
+            judged[name] = {
+                **metrics.judge(
+                    scores,
+                    train_counts=train_counts,
+                    n_bootstrap=self.config.evaluate.bootstrap,
+                    seed=self.config.train.seed,
+                ),
+                "live_embeddings": live,
+            }
             self._tell(name, judged[name])
-        write_json(self.run.reports / "metrics.json", judged)
+        found, word = judgement(self.run, judged)
+        rows = [doubt.row() for doubt in found]
+        write_json(
+            self.run.reports / "metrics.json", {**judged, "verdict": word.level, "warnings": rows}
+        )
+        self.run.record.update(verdict=word.level, warnings=rows)
+        self._warn(found)
 
     def _tell(self, name: str, judged: Mapping[str, Any]) -> None:
         clip = judged["clip"]

@@ -263,7 +263,11 @@ class _ShardWriter:
         try:
             with unchanged(task.file):
                 for frames in frames_of(stream, self.spec):
-                    block = np.ascontiguousarray(frames, dtype=FRAME_DTYPE).tobytes()
+                    half = np.ascontiguousarray(frames, dtype=FRAME_DTYPE)
+                    # The decoder refuses what could come to this; but one NaN here would spoil all of the training.
+                    if not np.isfinite(half).all():
+                        raise SoundError("not-finite", "its log-mel frames are NaN or infinite")
+                    block = half.tobytes()
                     shard.write(block)
                     crc = zlib.crc32(block, crc)
             shard.flush()

@@ -126,6 +126,16 @@ def weights(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
     return {name: np.asarray(variable.numpy(), np.float32) for name, variable in _named(classifier)}
 
 
+def trained_weights(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
+    """As `weights`, of those that are not frozen."""
+    free = {id(variable) for variable in classifier.trainable_variables}
+    return {
+        name: np.asarray(variable.numpy(), np.float32)
+        for name, variable in _named(classifier)
+        if id(variable) in free
+    }
+
+
 def load_weights(
     classifier: Classifier,
     arrays: Mapping[str, npt.NDArray[np.generic]],

@@ -50,6 +50,34 @@ def patch_losses(logits: Any, labels_int: Any, kind: str, *, label_smoothing: fl
     return ops.sum(ops.softplus(logits) - target * logits, axis=-1)  # [N]
 
 
+def constant_loss(counts: npt.ArrayLike, weights: npt.ArrayLike, kind: str, *, label_smoothing: float) -> float:
+    """The lowest mean loss of an answer that does not listen: one and the same scores for every patch.
+
+    Whoever has learnt anything is below it. That answer's scores are the mean of the targets, each patch counting
+    by its class's weight; its loss is their entropy.
+
+    Args:
+        counts: [C] training patches per class.
+        weights: [C] as `class_weights`.
+        kind, label_smoothing: as `patch_losses`.
+
+    Raises:
+        SettingsError: an unknown kind.
+    """
+    choose(kind, KINDS, "model.head")
+    shares = np.asarray(counts, np.float64) * np.asarray(weights, np.float64)
+    shares = shares / shares.sum()  # [C]
+    if kind == "softmax":
+        mean = (1.0 - label_smoothing) * shares + label_smoothing / shares.size
+        return float(-_x_log_x(mean).sum())
+    mean = (1.0 - label_smoothing) * shares + label_smoothing / 2.0
+    return float(-(_x_log_x(mean) + _x_log_x(1.0 - mean)).sum())
+
+
+def _x_log_x(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(x * np.log(np.where(x > 0, x, 1.0)))
+
+
 def class_weights(counts: npt.ArrayLike, alpha: float) -> npt.NDArray[np.float32]:
     """How much one example of each class counts: its frequency to the power of -alpha.
 

@@ -202,7 +202,7 @@ def judge(scores: Scores, *, train_counts: Ints, n_bootstrap: int, seed: int) ->
 
     Returns:
         `n_recordings`, `n_groups`, `n_patches`; `majority_class`, `majority_baseline` (+ `_ci`),
-        `accuracy_gain` (+ `_ci`: clip accuracy less the baseline, drawn in pairs); `clip`,
+        `accuracy_gain` (+ `_ci`: clip accuracy less the baseline, drawn in pairs); `macro_ap_chance`; `clip`,
         `clip_sum_squares`, `patch`, each with `accuracy`, `top3`, `macro_ap`, `roc_auc` (+ `_ci` each),
         `macro_ap_classes` (how many were averaged) and `log_loss`; `per_class`, `confusion` (rows are
         true), `confusion_pairs` (the 100 most frequent), `reliability`, `ece`, `never_predicted`.
@@ -232,6 +232,7 @@ def judge(scores: Scores, *, train_counts: Ints, n_bootstrap: int, seed: int) ->
         "n_patches": len(of_patch),
         **_against_baseline(scores, predicted == scores.labels, train_counts, draws),
         "clip": clip,
+        "macro_ap_chance": chance_ap(np.bincount(scores.labels)),
         "clip_sum_squares": squares,
         "patch": patch,
         "per_class": _per_class(scores, confusion, train_counts, by_class, draws),
@@ -285,6 +286,20 @@ def _mean_known(values: Floats, axis: int) -> Any:
 
 def _known(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def chance_ap(support: Ints) -> float:
+    """Macro average precision that a random order of the recordings has on average.
+
+    Of k among n it is not k / n but (H + (k - 1) (n - H) / (n - 1)) / n, with H = 1 + 1/2 + … + 1/n: of few
+    recordings, chance puts some high (Y. Bestgen, "Exact expected average precision of the random baseline", 2015).
+
+    Args:
+        support: [C] recordings of each class; classes without any do not count.
+    """
+    k, n = support[support > 0], int(support.sum())
+    harmonic = float((1.0 / np.arange(1, n + 1)).sum())
+    return float(((harmonic + (k - 1) * (n - harmonic) / max(1, n - 1)) / n).mean())
 
 
 def _against_baseline(

@@ -29,7 +29,10 @@ from birdtune.errors import shown
 from birdtune.events import duration
 from birdtune.files import write_text
 from birdtune.results import figures
+from birdtune.results.doubts import MILD, STRONG, Doubt
 from birdtune.results.scores import Scores, pool_mean
+from birdtune.results.verdict import Verdict
+from birdtune.results.words import UNKNOWN, count, percent, span
 from birdtune.sound.logmel import VGGISH
 
 Row = Mapping[str, Any]
@@ -38,12 +41,8 @@ CLIP_S = 6.0
 MOST_CLIPS = 8
 MOST_ROWS = 2_000
 MOST_ZOOMED = 15  # classes in the close-up of a large confusion matrix
-# Below this many source recordings, or above this width of the interval, the page calls the test small.
-SMALL_TEST_GROUPS = 30
-WIDE_INTERVAL = 0.2
 # Clips are amplified up to this peak, but by no more than 30 dB: beyond is only hiss.
 _PEAK, _MOST_GAIN = 0.7, 31.6
-_NBSP = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,8 @@ class ReportFacts:
         problems: rows of problems.csv: `recording`, `class`, `problem`, `used` (bool, or yes/no), `detail`,
             `advice`.
         books: `found`, `used`, and `left_out`: reason → number of files.
-        notices: sentences that the reader must not miss.
+        notices: sentences about the input that the reader must not miss.
+        doubts: what speaks against trusting the model; `verdict` is the sum of it.
         hardware: name → value.
         stages: name → seconds.
         listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
@@ -95,6 +95,8 @@ class ReportFacts:
     problems: Sequence[Row]
     books: Row
     notices: Sequence[str]
+    doubts: Sequence[Doubt]
+    verdict: Verdict
     hardware: Mapping[str, str]
     stages: Mapping[str, float]
     listen: Callable[[str, float, float], Clip | None]
@@ -122,7 +124,7 @@ def write_report(path: Path, facts: ReportFacts) -> None:
 def _printable(value: Any) -> Any:
     """What `{{ }}` prints: Markup is ours and passes; any other text is made safe, then escaped."""
     if value is None:
-        return "–"  # noqa: RUF001
+        return UNKNOWN
     return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -140,72 +142,8 @@ def name(value: str | None) -> Markup:
     return Markup(safe.replace("_", Markup("_<wbr>")).replace("/", Markup("/<wbr>")))
 
 
-def percent(value: float | None) -> str:
-    """A share in words; never 100 % or 0 % for what is not quite."""
-    if value is None:
-        return "–"  # noqa: RUF001
-    if 0.0 < value < 0.005 or 0.995 <= value < 1.0:
-        return f"{min(max(100 * value, 0.1), 99.9):.1f}{_NBSP}%"
-    return f"{100 * value:.0f}{_NBSP}%"
-
-
-def span(ends: Sequence[float] | None) -> str:
-    """An interval of shares in words."""
-    if ends is None:
-        return "not known"
-    low, high = (percent(end).removesuffix(f"{_NBSP}%") for end in ends)
-    return f"{low} to {high}{_NBSP}%"
-
-
-def count(number: int, what: str) -> str:
-    """A number with its noun."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def verdict(facts: ReportFacts) -> tuple[str, str, str]:
-    """How far to trust it: a level (none, poor, fair, good), a title and a sentence or two."""
-    split = facts.split
-    judged = facts.metrics.get(split) if split else None
-    if judged is None:
-        return (
-            "none",
-            "Nothing was measured",
-            "There were too few source recordings to keep any apart, so nobody knows how good it is. Do not "
-            "rely on it; add recordings of other individuals, places or days, and run again.",
-        )
-    groups = count(judged["n_groups"], "source recording")
-    gain_ci, accuracy_ci = judged["accuracy_gain_ci"], judged["clip"]["accuracy_ci"]
-    if gain_ci is None or gain_ci[0] <= 0:
-        return (
-            "poor",
-            "Not shown to be better than guessing",
-            f"On {groups} it cannot be told apart from a classifier that always answers "
-            f"“{judged['majority_class']}”. Do not rely on its answers.",
-        )
-    if split == "val":
-        return (
-            "fair",
-            "Better than guessing, but not independently tested",
-            "The figures come from validation recordings, which also decided when training was best, so they "
-            "flatter. Expect less in the field.",
-        )
-    if judged["n_groups"] < SMALL_TEST_GROUPS or accuracy_ci[1] - accuracy_ci[0] > WIDE_INTERVAL:
-        return (
-            "fair",
-            "Better than guessing, measured on little",
-            f"The test rests on {groups} only. The true figure may lie anywhere from {span(accuracy_ci)}; "
-            "more test recordings would narrow that.",
-        )
-    return (
-        "good",
-        "Clearly better than guessing",
-        f"The test rests on {groups} that it never heard while training. It was not tested elsewhere: other "
-        "places, recorders and seasons may be harder.",
-    )
-
-
 def remarks(judged: Row) -> list[str]:
-    """The weak sides, in sentences: what it misses, what it says wrongly, what was never tested."""
+    """The weak sides, in sentences: what it misses, what it says wrongly. More of them are doubts."""
     rows = judged["per_class"]
     tested = sorted((row for row in rows if row["support"]), key=_expected_recall)
     weakest = [row for row in tested if row["recall"] < 0.9][:5]
@@ -216,15 +154,9 @@ def remarks(judged: Row) -> list[str]:
         for row in said
         if row["precision"] < 0.8
     ]
-    untested = [row["class"] for row in rows if not row["support"]]
-    never = [name for name in judged["never_predicted"] if name not in untested]
     found = [f"Weakest: {', '.join(missed)}."] if missed else ["No class was found less than 9 times in 10."]
     if doubtful:
         found.append(f"Answers to doubt: {', '.join(doubtful[:3])}.")
-    if never:
-        found.append(f"Never given as an answer: {_some(never)}.")
-    if untested:
-        found.append(f"Never tested, so nothing is known about: {_some(untested)}.")
     return found
 
 
@@ -237,11 +169,6 @@ def _expected_recall(row: Row) -> float:
 def _hits(row: Row) -> int:
     hits: float = (row["recall"] or 0.0) * row["support"]
     return round(hits)
-
-
-def _some(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def calibration_sentence(judged: Row) -> str:
@@ -368,7 +295,6 @@ def _listening(facts: ReportFacts) -> Row:
 def _context(facts: ReportFacts) -> dict[str, Any]:
     split = facts.split
     judged = facts.metrics.get(split) if split else None
-    level, title, text = verdict(facts)
     unused = [row for row in facts.problems if not _is_used(row)]
     advice = {row["problem"]: row.get("advice", "") for row in unused}
     left, bottom, width, height = (round(100 * part, 1) for part in figures.SPECTROGRAM_BOX)
@@ -377,7 +303,9 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "split": split,
         "judged": judged,
         "split_name": {"test": "test", "val": "validation", None: ""}[split],
-        "verdict": {"level": level, "title": title, "text": text},
+        "strong": [doubt for doubt in facts.doubts if doubt.severity == STRONG],
+        # What the verdict's own words say is not said twice.
+        "mild": [doubt for doubt in facts.doubts if doubt.severity == MILD and str(doubt) != facts.verdict.text],
         "remarks": remarks(judged) if judged else [],
         "recordings": sum(row["recordings"] for row in facts.class_rows),
         "trained": sum(row["train"] for row in facts.class_rows),

@@ -176,6 +176,7 @@ class Loop:
         validate: called after each epoch; returns val_loss, val_accuracy, val_macro_ap (None: no
             validation recordings).
         tensorboard: folder of its event files.
+        after_epoch: called with the state once an epoch is saved and told.
     """
 
     def __init__(
@@ -189,9 +190,11 @@ class Loop:
         journal: Journal,
         interrupts: Interrupts,
         tensorboard: Path,
+        after_epoch: Callable[[State], None] = lambda state: None,
     ) -> None:
         self.trainer, self.batches, self.settings, self.checkpoints = trainer, batches, settings, checkpoints
         self.validate, self.journal, self.interrupts = validate, journal, interrupts
+        self.after_epoch = after_epoch
         self.per_epoch = -(-len(batches) // settings.accumulate)  # updates
         self.state = State()
         self._tensorboard = tensorboard
@@ -334,6 +337,7 @@ class Loop:
         state.finished = early or state.epoch >= self.settings.epochs
         self._keep()
         self._tell(row, best)
+        self.after_epoch(state)
         if early and state.epoch < self.settings.epochs and state.best:
             self.journal.say(f"  stopping early: no better validation since epoch {state.best['epoch']}")
 
@@ -362,8 +366,13 @@ class Loop:
 
 
 def _diverged(what: str, state: State, rate: float) -> DivergedError:
+    where = f"Training went astray in epoch {state.epoch + 1}, update {state.updates + 1}: {what}"
+    if state.updates == 0:
+        return DivergedError(
+            f"{where} before any weight was changed. So the cause is not the learning rate, but first weights that "
+            "are far too large (--model.checkpoint) or half precision (try --train.precision float32)."
+        )
     return DivergedError(
-        f"Training went astray in epoch {state.epoch + 1}, update {state.updates + 1}: {what} at learning rate "
-        f"{rate:.2e}. Nothing of that was saved. Lower --train.learning-rate (try a tenth), "
+        f"{where} at learning rate {rate:.2e}. Nothing of that was saved. Lower --train.learning-rate (try a tenth), "
         "set --train.clip-norm 1, or try --train.precision float32."
     )

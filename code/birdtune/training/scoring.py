@@ -28,6 +28,17 @@ def make_scorer(classifier: Classifier) -> Scorer:
     return score
 
 
+def noting(scorer: Scorer, note: Callable[[npt.NDArray[np.float32]], None]) -> Scorer:
+    """The same function, which shows the embeddings of each batch to `note` on the way."""
+
+    def score(patches: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        scores, embeddings = scorer(patches)
+        note(embeddings)
+        return scores, embeddings
+
+    return score
+
+
 def score_windows(
     scorer: Scorer,
     windows: Windows,

@@ -1,0 +1,37 @@
+"""Figures → words for people: shares, intervals, numbers with their noun, lists of names."""
+
+from collections.abc import Sequence
+
+from birdtune.errors import shown
+
+NBSP = "\N{NO-BREAK SPACE}"
+UNKNOWN = "–"  # noqa: RUF001
+
+
+def percent(value: float | None) -> str:
+    """A share in words; never 100 % or 0 % for what is not quite."""
+    if value is None:
+        return UNKNOWN
+    if 0.0 < value < 0.005 or 0.995 <= value < 1.0:
+        return f"{min(max(100 * value, 0.1), 99.9):.1f}{NBSP}%"
+    return f"{100 * value:.0f}{NBSP}%"
+
+
+def span(ends: Sequence[float] | None) -> str:
+    """An interval of shares in words."""
+    if ends is None:
+        return "not known"
+    low, high = (percent(end).removesuffix(f"{NBSP}%") for end in ends)
+    return f"{low} to {high}{NBSP}%"
+
+
+def count(number: int, what: str) -> str:
+    """A number with its noun."""
+    plural = "es" if what.endswith("s") else "s"
+    return f"{number:,} {what}{'' if number == 1 else plural}"
+
+
+def some(names: Sequence[str], most: int = 6) -> str:
+    """The first few names, safe to print, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(shown(name) for name in names[:most]) + more

@@ -1,0 +1,292 @@
+"""birdtune.results.doubts and verdict: what speaks against a model, from made figures."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from birdtune.results import doubts
+from birdtune.results.doubts import MILD, STRONG, Doubt, of_training, while_training
+from birdtune.results.metrics import chance_ap, judge
+from birdtune.results.scores import Scores
+from birdtune.results.verdict import all_doubts, of_scores, verdict
+
+CLASSES = tuple(f"Class_{letter}" for letter in "abcdefghij")
+LN10 = 2.3026
+
+
+def codes(found: list[Doubt]) -> dict[str, str]:
+    """Code → severity."""
+    return {doubt.code: doubt.severity for doubt in found}
+
+
+# ---- how it was trained -------------------------------------------------------------------------
+
+
+def trained(*losses: float, best: int | None = None, **more: Any) -> dict[str, Any]:
+    """history.json of a run with these training losses, without validation."""
+    rows = [{"epoch": 1 + k, "train_loss": loss} for k, loss in enumerate(losses)]
+    return {"best_epoch": best or len(rows), "epochs": rows, "constant_loss": LN10, "warmup_epochs": 0.5, **more}
+
+
+def validated(
+    losses: tuple[float, ...], val_losses: tuple[float, ...], accuracies: tuple[float, ...], best: int
+) -> dict[str, Any]:
+    found = trained(*losses, best=best)
+    for row, loss, accuracy in zip(found["epochs"], val_losses, accuracies, strict=True):
+        row |= {"val_loss": loss, "val_accuracy": accuracy, "val_macro_ap": accuracy, "val_live_embeddings": 90}
+    return found
+
+
+# Measured: ESC-10, vggish-small from scratch. Learning rates 1e-4, 1e-2 and 1e-5, and the head alone.
+HEALTHY = [
+    (2.185, 1.749, 1.440, 1.233, 1.090, 0.979, 0.874, 0.816, 0.752, 0.723, 0.696, 0.688),
+    (2.065, 1.750, 1.539, 1.303, 1.294, 0.982, 0.840, 0.689, 0.536, 0.393, 0.330, 0.299),
+    (2.296, 2.236, 2.214),
+    (2.300, 2.247, 2.228, 2.219, 2.215),
+    (0.031, 0.031, 0.030, 0.031),  # so many updates in the first epoch that it was learnt there
+    (0.031, 0.0020, 0.0019, 0.0031),
+]
+
+
+@pytest.mark.parametrize("losses", HEALTHY)
+def test_a_loss_that_fell_raises_no_doubt(losses: tuple[float, ...]) -> None:
+    assert of_training(trained(*losses)) == []
+    assert all(not while_training(trained(*losses[:n])) for n in range(1, len(losses)))
+
+
+def test_a_loss_that_never_moves_is_said_after_three_epochs_with_its_numbers_and_what_to_do() -> None:
+    assert while_training(trained(2.327, 2.327)) == []
+    (doubt,) = while_training(trained(2.327, 2.327, 2.326))
+    assert (doubt.code, doubt.severity) == ("loss-never-moved", STRONG)
+    assert "2.327 in the first epoch, 2.326 at best in 3 epochs" in doubt.text and "2.303" in doubt.text
+    assert "--train.learning-rate" in doubt.advice
+    assert codes(of_training(trained(2.327, 2.327, 2.326))) == {"loss-never-moved": STRONG}
+
+
+def test_during_a_long_warm_up_the_loss_need_not_move() -> None:
+    still = [2.327] * 7
+    assert while_training(trained(*still[:6], warmup_epochs=5.0)) == []
+    assert codes(while_training(trained(*still, warmup_epochs=5.0))) == {"loss-never-moved": STRONG}
+
+
+@pytest.mark.parametrize("losses", [(225951.0, 2.451, 2.391, 2.332, 2.314), (2.40, 2.33, 2.29)])
+def test_a_loss_that_only_comes_down_to_a_constant_answers_means_nothing_learnt(losses: tuple[float, ...]) -> None:
+    (doubt,) = of_training(trained(*losses))
+    assert (doubt.code, doubt.severity) == ("nothing-learnt", STRONG)
+    assert f"{losses[-1]:.3f} at best" in doubt.text
+
+
+def test_where_the_constant_answers_loss_is_not_known_only_standing_still_counts() -> None:
+    assert codes(of_training(trained(2.3, 2.3, 2.3, constant_loss=None))) == {"loss-never-moved": STRONG}
+    assert of_training(trained(9.0, 3.0, 2.3, constant_loss=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "severity"), [((2.2, 0.8, 0.5, 1.4), MILD), ((1.1, 0.8, 0.5, 2.2), STRONG), ((2.2, 0.8, 0.7, 0.8), None)]
+)
+def test_a_loss_that_rises_is_grave_if_it_ends_above_its_beginning(
+    losses: tuple[float, ...], severity: str | None
+) -> None:
+    found = of_training(trained(*losses))
+    assert codes(found) == ({"loss-rose": severity} if severity else {})
+    if found:
+        assert f"{min(losses):.3f} after epoch 3, {losses[-1]:.3f} at the end (epoch 4)" in found[0].text
+
+
+def test_learning_by_heart_is_told_by_the_first_epoch_being_the_best_or_by_validation_rising() -> None:
+    falling = (2.0, 1.0, 0.3, 0.1)
+    first = validated(falling, (1.5, 1.6, 1.6, 1.7), (0.6, 0.5, 0.5, 0.5), best=1)
+    rising = validated(falling, (1.5, 0.9, 1.2, 1.5), (0.5, 0.6, 0.7, 0.7), best=3)
+    fine = validated(falling, (1.5, 0.9, 0.9, 1.0), (0.5, 0.6, 0.7, 0.8), best=4)
+    perfect = validated(falling, (0.1, 0.2, 0.3, 0.4), (1.0, 0.9, 0.9, 0.9), best=1)
+    assert codes(of_training(first)) == {"overfitting": MILD} == codes(of_training(rising))
+    assert "after the first of 4 epochs" in of_training(first)[0].text
+    assert "rose from 0.900 in epoch 2" in of_training(rising)[0].text
+    assert of_training(fine) == [] == of_training(perfect)
+
+
+def test_an_embedding_that_is_the_same_for_every_patch_is_said_at_once() -> None:
+    dead = validated((2.3,), (2.3,), (0.1,), best=1)
+    dead["epochs"][0]["val_live_embeddings"] = 0
+    (doubt,) = while_training(dead)
+    assert (doubt.code, doubt.severity) == ("embeddings-dead", STRONG)
+    assert "After epoch 1" in doubt.text
+
+
+def test_weights_that_never_moved_are_grave_if_none_did() -> None:
+    some = of_training(trained(2.0, 1.0, moved={"trunk/conv1": 0.0, "trunk/fc2": 1e-9, "head/logits": 0.3}))
+    every = of_training(trained(2.0, 1.0, moved={"trunk/conv1": 0.0, "head/logits": float("nan")}))
+    assert codes(some) == {"weights-unmoved": MILD} and codes(every) == {"weights-unmoved": STRONG}
+    assert "trunk/conv1, trunk/fc2 (2 of 3 layers" in some[0].text
+    assert of_training(trained(2.0, 1.0, moved={"trunk/conv1": 3e-5})) == []
+
+
+def test_classes_that_are_silent_or_one_and_the_same_sound_are_named() -> None:
+    rows = [
+        {"class": "Mute", "recordings": 16, "silent": 8, "distinct": 16},
+        {"class": "Copy", "recordings": 3, "silent": 0, "distinct": 1},
+        {"class": "Fine", "recordings": 16, "silent": 7, "distinct": 16},
+        {"class": "Alone", "recordings": 1, "silent": 0, "distinct": 1},
+        {"class": "Untrained", "recordings": 0, "silent": 0, "distinct": 0},
+    ]
+    silent, alike = of_training(trained(2.0, 1.0, inputs=rows))
+    assert silent.severity == alike.severity == STRONG
+    assert "Mute (8 of 16)." in silent.text and "Copy (3 recordings)." in alike.text
+
+
+# ---- how it was judged --------------------------------------------------------------------------
+
+
+def judged(labels: list[int], said: list[int], *, slices: int = 1, sure: float = 0.9, **more: Any) -> dict[str, Any]:
+    """What `judge` makes of answers; `slices` recordings from each source."""
+    n, c = len(labels), len(CLASSES)
+    table = np.full((n, c), (1 - sure) / (c - 1), np.float32)
+    table[np.arange(n), said] = sure
+    scores = Scores(
+        classes=CLASSES,
+        recordings=tuple(f"{k}.wav" for k in range(n)),
+        groups=tuple(f"source {k // slices}" for k in range(n)),
+        labels=np.asarray(labels, np.int64),
+        patch_scores=table,
+        patch_recording=np.arange(n),
+        patch_start_s=np.zeros(n, np.float32),
+    )
+    return {**judge(scores, train_counts=np.arange(c, 0, -1), n_bootstrap=200, seed=1), **more}
+
+
+TRUE = [k % 10 for k in range(100)]
+# Nine of ten right in each class; the errors go round.
+GOOD = [(label + (k // 10 == label)) % 10 for k, label in enumerate(TRUE)]
+
+
+def test_good_figures_raise_no_doubt_and_get_the_best_verdict() -> None:
+    figures = {"val": judged(TRUE, GOOD), "test": judged(TRUE, GOOD, live_embeddings=80)}
+    assert figures["test"]["clip"]["accuracy"] == pytest.approx(0.9)
+    assert of_scores(figures) == []
+    word = verdict(figures, [])
+    assert (word.level, word.title) == ("good", "Clearly better than guessing")
+    assert "100 source recordings" in word.text
+
+
+def test_a_score_under_the_baseline_is_grave_and_both_numbers_are_said() -> None:
+    wrong = judged(TRUE, [(label + 1) % 10 or 1 for label in TRUE])
+    found = of_scores({"val": None, "test": wrong})
+    (doubt,) = [doubt for doubt in found if doubt.code == "not-above-baseline"]
+    assert doubt.severity == STRONG
+    assert "On test, accuracy is not above the majority baseline:" in doubt.text
+    assert "right for 0 % of the 100 recordings, the constant answer Class_a for 10 %" in doubt.text
+    assert "nor is average precision above a random order's" in doubt.text
+    assert verdict({"test": wrong}, found).title == "Not shown to be better than guessing"
+
+
+def test_above_the_baseline_by_less_than_the_interval_is_not_enough() -> None:
+    lucky = [label if k < 13 else (label + 5) % 10 for k, label in enumerate(TRUE)]
+    found = of_scores({"val": None, "test": judged(TRUE, lucky)})
+    (doubt,) = [doubt for doubt in found if doubt.code == "not-above-baseline"]
+    assert doubt.severity == STRONG and "by more than its interval" in doubt.text and "13 %" in doubt.text
+
+
+def test_of_validation_beside_a_good_test_only_what_is_surely_worse_is_grave() -> None:
+    test = judged(TRUE, GOOD)
+    unlucky = of_scores({"val": judged([0, 0, 1, 2], [1, 0, 0, 2]), "test": test})
+    swapped = of_scores({"val": judged([0] * 20 + [1] * 20, [1] * 20 + [2] * 20), "test": test})
+    assert codes(unlucky) == {"not-above-baseline": MILD}
+    assert codes(swapped) == {"not-above-baseline": STRONG}
+    assert all(doubt.text.startswith("On validation") for doubt in unlucky + swapped)
+
+
+def test_all_right_on_three_sources_may_be_luck() -> None:
+    few = judged([0, 1, 2], [0, 1, 2])
+    found = codes(of_scores({"val": None, "test": few}))
+    assert found["test-too-small"] == STRONG and "not-above-baseline" not in found
+    alone = codes(of_scores({"val": None, "test": judged([0, 1], [0, 1], slices=2)}))
+    assert alone["test-too-small"] == STRONG
+
+
+def test_accuracy_above_the_baseline_with_scores_in_random_order_is_doubted() -> None:
+    test = judged(TRUE, GOOD)
+    low = {**test["clip"], "macro_ap": 0.15, "macro_ap_ci": [0.11, 0.19]}
+    (doubt,) = of_scores({"val": None, "test": {**test, "clip": low}})
+    assert (doubt.code, doubt.severity) == ("not-above-chance", STRONG)
+    assert "15 % (11 to 19 %) against 1" in doubt.text
+
+
+def test_answers_that_fall_on_few_classes_are_grave_unless_the_recordings_do_too() -> None:
+    collapsed = judged(TRUE, [0 if label < 8 else label for label in TRUE])
+    found = of_scores({"val": None, "test": collapsed})
+    assert codes(found)["collapsed"] == STRONG
+    assert "are Class_a, Class_i; it takes 9 classes" in next(d for d in found if d.code == "collapsed").text
+    one_sided = [0] * 95 + [1] * 5
+    assert "collapsed" not in codes(of_scores({"val": None, "test": judged(one_sided, one_sided)}))
+
+
+def test_classes_never_predicted_and_never_right_are_named_with_their_recordings() -> None:
+    said = [{3: 4, 5: 6, 6: 5}.get(label, label) for label in TRUE]
+    found = {doubt.code: doubt for doubt in of_scores({"val": None, "test": judged(TRUE, said)})}
+    assert set(found) == {"never-predicted", "never-right"}
+    assert "1 of 10 classes was never the answer: Class_d (10 recordings)." in found["never-predicted"].text
+    assert "2 of 10 classes were never right: Class_f (10 recordings), Class_g" in found["never-right"].text
+    assert {doubt.severity for doubt in found.values()} == {MILD}
+
+
+def test_a_test_of_few_sources_and_classes_of_one_source_are_mild_and_make_the_verdict_fair() -> None:
+    few = judged(TRUE, GOOD, slices=10)
+    figures = {"val": None, "test": few}
+    found = of_scores(figures)
+    assert codes(found) == {"small-test": MILD}
+    word = verdict(figures, found)
+    assert word.level == "fair" and "10 source recordings" in word.text
+    single = judged([k // 4 for k in range(40)], [k // 4 for k in range(40)], slices=4)
+    assert "10 of 10 classes are judged by a single test source" in str(of_scores({"val": None, "test": single}))
+
+
+def test_without_a_test_or_with_nothing_measured_it_says_so() -> None:
+    validated_only = {"val": judged(TRUE, GOOD), "test": None}
+    found = of_scores(validated_only)
+    assert codes(found) == {"no-test": MILD}
+    word = verdict(validated_only, found)
+    assert word.level == "fair" and "also chose the model" in word.text
+    nothing = {"val": None, "test": None}
+    assert codes(of_scores(nothing)) == {"nothing-measured": STRONG}
+    assert verdict(nothing, of_scores(nothing)).level == "none"
+
+
+def test_strong_doubts_come_first_and_forbid_a_good_verdict() -> None:
+    figures = {"val": None, "test": judged(TRUE, GOOD, live_embeddings=0)}
+    found = all_doubts(trained(1.1, 0.8, 0.5, 1.0, moved={"a": 0.0, "b": 1.0}), figures)
+    assert codes(found) == {"embeddings-dead": STRONG, "weights-unmoved": MILD, "loss-rose": MILD}
+    assert found[0].severity == STRONG
+    word = verdict(figures, found)
+    assert (word.level, word.title) == ("poor", "Better than guessing, but something is wrong")
+
+
+def test_a_dead_embedding_is_told_once_though_training_and_test_both_show_it() -> None:
+    dead = validated((2.3, 1.2), (2.3, 2.3), (0.1, 0.1), best=1)
+    dead["epochs"][-1]["val_live_embeddings"] = 0
+    found = all_doubts(dead, {"val": None, "test": judged(TRUE, GOOD, live_embeddings=0)})
+    assert [doubt.code for doubt in found] == ["embeddings-dead"]
+
+
+def test_a_row_holds_all_of_a_doubt_and_hostile_names_stay_on_one_line() -> None:
+    row = {"class": "a\nb\u202e", "recordings": 2, "silent": 2, "distinct": 1}
+    (doubt,) = of_training(trained(2.0, 1.0, inputs=[row]))
+    assert doubt.row() == {name: getattr(doubt, name) for name in ("code", "severity", "text", "advice")}
+    assert "a\\nb\\u202e" in doubt.text and "\n" not in doubt.text
+    assert doubts.diverged("the loss is nan").code in doubts.CODES
+
+
+@pytest.mark.parametrize("support", [(1, 4), (2, 3), (3,), (1, 1, 3)])
+def test_chance_is_the_mean_average_precision_over_all_orders(support: tuple[int, ...]) -> None:
+    n = sum(support)
+    labels = np.repeat(np.arange(len(support)), support)
+    orders = [labels[list(order)] for order in itertools.permutations(range(n))]
+
+    def average_precision(order: np.ndarray[Any, Any], label: int) -> float:
+        hits = order == label
+        precision = np.cumsum(hits) / np.arange(1, n + 1)
+        return float(precision[hits].mean())
+
+    expected = np.mean([[average_precision(order, label) for label in range(len(support))] for order in orders])
+    assert chance_ap(np.array([*support, 0])) == pytest.approx(expected)
