@@ -1,0 +1,73 @@
+"""What reading must never do: start a program, or change a file outside of its folder.
+
+    watched(room) ─▶ Misdeed, by the interpreter's audit events
+"""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Events of the interpreter (https://docs.python.org/3/library/audit_events.html) that no reading of data needs.
+_PROGRAMS = re.compile(
+    r"os\.(system|exec|posix_spawn|spawn|fork|forkpty|startfile)|subprocess\.Popen|pty\.spawn|pickle\.find_class"
+    r"|ctypes\.dlopen|socket\.|code\.__new__|shutil\.(chown|unpack_archive)|urllib|ftplib|http\.client"
+)
+_WRITES = re.compile(
+    r"os\.(remove|rename|rmdir|mkdir|link|symlink|chmod|chown|truncate|utime|setxattr)|shutil\.rmtree"
+)
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+_room: Path | None = None
+_noted: list[str] = []
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if _room is None:
+        return
+    if _PROGRAMS.match(event):
+        _noted.append(f"{event}{arguments!r}"[:300])
+    elif event == "exec" and getattr(arguments[0], "co_filename", "").startswith("<string"):
+        # dataclasses and namedtuples are made so, too; but not by reading.
+        _noted.append(f"exec {arguments!r}"[:300])
+    elif (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITE_FLAGS) or _WRITES.match(event):
+        changed = {"os.rename": arguments[:2], "os.link": arguments[1:2], "os.symlink": arguments[1:2]}
+        for path in changed.get(event, arguments[:1]):
+            if isinstance(path, str | bytes | os.PathLike) and not _is_inside(os.fsdecode(path), _room):
+                _noted.append(f"{event} of {os.fsdecode(path)!r}"[:300])
+
+
+def _is_inside(path: str, room: Path) -> bool:
+    # Not resolved: that would ask the system, and be noted in turn. Nothing in the room is a link to the outside.
+    return path == os.devnull or Path(os.path.normpath(Path.cwd() / path)).is_relative_to(room)
+
+
+class Misdeed(Exception):  # noqa: N818 -- it is the finding
+    """What was read made something happen that must not."""
+
+
+@contextlib.contextmanager
+def watched(room: Path) -> Iterator[None]:
+    """Note programs that are started and files that are changed outside of `room`, while the block lasts.
+
+    Raises:
+        Misdeed: there was one.
+    """
+    global _room
+    if not _hooked:
+        sys.addaudithook(_note)
+        _hooked.append(True)
+    _noted.clear()
+    _room = room
+    try:
+        yield
+    finally:
+        _room = None
+    if _noted:
+        raise Misdeed("; ".join(_noted))
+
+
+_hooked: list[bool] = []

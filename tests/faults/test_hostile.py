@@ -1,0 +1,108 @@
+"""Everything that birdtune reads from outside is read or refused, whatever is in it: a short form of fuzz.py.
+
+The targets are those of the fuzzer (helpers_targets.py). Here their seeds are damaged at random, the same
+way in each run.
+"""
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers_targets import TARGETS, Target, attempt
+from helpers_watch import Misdeed, watched
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+# Inputs a target; some take longer than others.
+SLOW = {"command-line": 60, "job-yaml": 60, "record": 80, "state-json": 80, "sound": 300}
+USUAL = 200
+
+_seeds: dict[str, list[bytes]] = {}
+
+
+def seeds(name: str) -> list[bytes]:
+    if name not in _seeds:
+        _seeds[name] = TARGETS[name].seeds()
+    return _seeds[name]
+
+
+def damaged(target: Target, whole: list[bytes], draw: random.Random) -> bytes:
+    """One of the seeds after some changes: bits, bytes, numbers, pieces moved, words put in, ends cut off."""
+    data = bytearray(draw.choice(whole) if draw.random() < 0.95 else b"")
+    for _ in range(draw.choice((1, 1, 2, 3, 6))):
+        at = draw.randrange(len(data) + 1)
+        match draw.randrange(8):
+            case 0 if data:
+                data[at % len(data)] ^= 1 << draw.randrange(8)
+            case 1 if data:
+                data[at % len(data)] = draw.choice((0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)))
+            case 2:
+                data[at:at] = draw.randbytes(draw.randrange(1, 9))
+            case 3:
+                del data[at : at + draw.choice((1, 2, 8, 100))]
+            case 4:
+                other = draw.choice(whole)
+                begin = draw.randrange(len(other) + 1)
+                data[at:at] = other[begin : begin + draw.randrange(60)]
+            case 5 if target.words:
+                data[at:at] = draw.choice(target.words)
+            case 6:
+                number = draw.choice((0, 1, 2**15, 2**31 - 1, 2**31, 2**32 - 1))
+                data[at : at + 4] = number.to_bytes(4, draw.choice(("little", "big")))
+            case 7:
+                del data[at:]
+    return bytes(data)
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    """A folder, in memory where that can be: most targets write files, and waiting for the disk takes longest."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_whatever_is_in_it_it_is_read_or_refused_in_words(name: str, room: Path) -> None:
+    @settings(max_examples=SLOW.get(name, USUAL), derandomize=True, deadline=None, database=None)
+    @given(st.randoms(use_true_random=False))
+    def holds(draw: random.Random) -> None:
+        folder = Path(tempfile.mkdtemp(dir=room))
+        attempt(TARGETS[name], damaged(TARGETS[name], seeds(name), draw), folder)
+        shutil.rmtree(folder)
+
+    holds()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_is_whole_is_taken(name: str, room: Path) -> None:
+    # Else the damage above would be done to what is refused anyway.
+    taken = []
+    for number, seed in enumerate(seeds(name)):
+        folder = room / f"{number}"
+        folder.mkdir()
+        taken.append(attempt(TARGETS[name], seed, folder))
+    assert any(taken) or name == "model-json"  # which would load TensorFlow
+    assert not Path("it-ran").exists() and not (room / "it-ran").exists()
+
+
+def test_the_watch_notices_what_must_not_happen(tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    room.mkdir()
+    for deed in (
+        lambda: os.system("true"),
+        lambda: (tmp_path / "out").write_text("x"),
+        lambda: (room / ".." / "out").write_text("x"),
+        lambda: (tmp_path / "folder").mkdir(),
+        lambda: (tmp_path / "link").symlink_to(room),
+        lambda: exec("pass"),
+    ):
+        with pytest.raises(Misdeed), watched(room):
+            deed()
+    with watched(room):
+        (room / "in").write_text("x")
+        (room / "folder").mkdir()
+        (tmp_path / "out").read_text()
