@@ -170,7 +170,7 @@ def ended_process() -> int:
 
 @pytest.mark.usefixtures("without_flock")
 def test_a_process_of_this_machine_that_ended_is_dead_at_once(tmp_path: Path) -> None:
-    leave(tmp_path, me(tmp_path, pid=ended_process(), host="here", since="then"))
+    leave(tmp_path, me(tmp_path, pid=ended_process(), host="here", container=None, since="then"))
     [told] = enter(tmp_path)
     assert told.startswith("The job that had this folder is dead (its process has ended): `birdtune ")
     assert "on host here, process " in told
