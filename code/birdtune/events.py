@@ -196,8 +196,16 @@ class Journal:
         self._log = self._events = None
 
 
-def tell(line: str) -> None:
-    """One line to standard error; where that cannot be written either, there is nobody left to tell."""
+def tell(line: str, descriptor: int | None = None) -> None:
+    """One line to standard error; where that cannot be written either, there is nobody left to tell.
+
+    Args:
+        descriptor: of standard error as it was, for whom it may have been led elsewhere meanwhile (quiet.py).
+    """
+    if descriptor is not None:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, f"birdtune: {line}\n".encode("utf-8", "backslashreplace"))
+        return
     try:
         print(f"birdtune: {line}", file=sys.stderr, flush=True)
     except OSError:

@@ -32,7 +32,7 @@ LOCK_NAME = ".lock"
 RECORD_NAME = ".holder.json"
 
 _BEAT_S = 10.0
-# Without evidence, a job is dead when this many signs of life did not come. It must be longer than a network file
+# Without evidence, a job is dead when no sign of life came for this long. It must be longer than a network file
 # system may remember a time of change (NFS: 60 s) and the slowest beat.
 _DEAD_AFTER_S = 90.0
 # Some servers (NFS 3) keep the lock of a machine that is gone. As long as it is held, it is evidence of a life.
@@ -78,6 +78,7 @@ class _Claim:
         self._token = uuid.uuid4().hex
         self._own, self._aside = (output / f"{UNFINISHED}{name}-{self._token}" for name in ("holder", "dead"))
         self._descriptor: int | None = None
+        self._stderr: int | None = None
         self._raw = b""
         self._ended = threading.Event()
         self._pulse = threading.Thread(target=self._beat_on, name="sign of life", daemon=True)
@@ -96,6 +97,8 @@ class _Claim:
             time.sleep(_SETTLE_S)
         if other := self._beat():
             raise self._busy(other, Verdict())
+        with contextlib.suppress(OSError):  # there may be none
+            self._stderr = os.dup(2)
         self._pulse.start()
         return told
 
@@ -111,9 +114,10 @@ class _Claim:
                 self._record.unlink()
         _remove(self._own)
         _remove(self._aside)
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        for descriptor in (self._descriptor, self._stderr):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptor = self._stderr = None
 
     # ---- the lock
 
@@ -232,7 +236,8 @@ class _Claim:
             if other is not None and not self._ended.is_set():
                 tell(
                     f"error: {shown(self._output)}: this job gave no sign of life for a while (asleep, paused, or "
-                    f"without its storage), and another has taken its place: {_who(other)}. What was finished is safe."
+                    f"without its storage), and another has taken its place: {_who(other)}. What was finished is safe.",
+                    self._stderr,
                 )
                 os._exit(EXIT_PASSING)
 
