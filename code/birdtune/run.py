@@ -180,7 +180,9 @@ class Run:
 
     def end(self, status: str, exit_code: int, error: str | None = None) -> None:
         """Write the last word: "done", "failed" or "interrupted". Raises as `save`."""
-        if self._saved and not self._reserve.exists():
+        if not self._saved:
+            make_folder(self.config.output)  # it ends before it began: the fault is to be found all the same
+        elif not self._reserve.exists():
             raise gone(self.config.output)
         self.record.update(status=status, exit_code=exit_code, finished=clock(), error=error)
         if exit_code == EXIT_DONE:
