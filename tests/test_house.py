@@ -21,7 +21,7 @@ PACKAGE = ROOT / "code" / "birdtune"
 # A file imports only files that stand before it, inside functions too.
 ORDER = (
     "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure",
-    "sound.audio", "sound.logmel",
+    "sound.ogg", "sound.audio", "sound.logmel",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
     "dataset.frames", "dataset.gather", "dataset.batches",
     "model.architecture", "model.archive", "model.checkpoint", "model.vggish", "model.heads", "model.losses",

@@ -102,7 +102,8 @@ def _faults(archive: Path) -> Iterator[None]:
     try:
         yield
     except (
-        EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError, RecursionError
+        EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError, RecursionError,
+        OverflowError,
     ) as fault:  # fmt: skip
         raise CheckpointError(
             f"{shown(archive)}: the archive is damaged or cut off ({_reason(fault)}). Likely cause: a download "

@@ -23,6 +23,7 @@ import soundfile
 import soxr
 
 from birdtune.errors import BirdtuneError, shown
+from birdtune.sound import ogg
 from birdtune.storage import has_failed
 
 TARGET_RATE_HZ: Final = 16_000
@@ -59,8 +60,9 @@ SILENCE_DB: Final = -90.0
 _LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
 _READ_BYTES = 1 << 20
 _BLOCK_S = 10.0
-# libsndfile's SF_ERR_UNRECOGNISED_FORMAT.
-_UNRECOGNISED_FORMAT = 1
+# libsndfile's SF_ERR_UNRECOGNISED_FORMAT, and SFE_BAD_FILE: what is called .mp3 it gives to the decoder of MP3
+# whatever it holds, which says so of what is none.
+_NO_SOUND = (1, 7)
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 2_000_000
 # resampy's kaiser_best filter reaches 64 zero crossings to each side at the lower of the two rates.
 _RESAMPY_ZERO_CROSSINGS = 64
@@ -158,9 +160,9 @@ class SoundStream:
             for block in blocks:
                 n_samples += block.size
                 yield block
-            source.check_whole()
             if file.format == "OGG":
-                _check_ogg_end(self.path)
+                _check_ogg(self.path, file.samplerate, source.frames_read)
+            source.check_whole()
             if source.peak_db < SILENCE_DB:
                 raise SoundError("silent", _silence(source.peak_db))
             self.facts = SoundFacts(
@@ -280,7 +282,7 @@ def _open(path: Path) -> _Decoder:
             opened = _Decoder(_OpenEnded(path))
         return opened
     except soundfile.LibsndfileError as fault:
-        if fault.code == _UNRECOGNISED_FORMAT:
+        if fault.code in _NO_SOUND:
             raise SoundError(
                 "not-audio", "its content is none of the sound formats that can be read"
             ) from fault
@@ -323,17 +325,17 @@ def _reason(fault: Exception) -> str:
 def _check_header(path: Path, file: _Decoder, longest_s: float) -> None:
     if not _LOWEST_RATE_HZ <= file.samplerate <= _HIGHEST_RATE_HZ:
         raise SoundError("corrupt", f"its header says {file.samplerate} samples a second")
-    if file.frames <= 0:
-        if file.format == "OGG":
-            _check_ogg_end(path)
-        size = path.stat().st_size
-        raise SoundError("empty", f"its header says that no samples follow, in a file of {size:,} bytes")
-    _check_length((file.promised or 0) / file.samplerate, longest_s)
     cut = _SHORT_DATA.search(file.extra_info)
     if cut and int(cut[1]) > int(cut[2]) and int(cut[1]) not in _UNKNOWN_LENGTHS:
         raise SoundError(
             "truncated", f"its header promises {int(cut[1]):,} bytes of sound, {int(cut[2]):,} are there"
         )
+    if file.frames <= 0:
+        if file.format == "OGG":
+            _check_ogg(path, file.samplerate)
+        size = path.stat().st_size
+        raise SoundError("empty", f"its header says that no samples follow, in a file of {size:,} bytes")
+    _check_length((file.promised or 0) / file.samplerate, longest_s)
 
 
 def _check_length(length_s: float, longest_s: float) -> None:
@@ -392,15 +394,9 @@ class _Source:
             )
 
 
-def _check_ogg_end(path: Path) -> None:
-    """An Ogg stream ends with a whole page that is marked so (RFC 3533); libsndfile does not look."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 0x20000))  # a page has at most 65,307 bytes
-        tail = file.read()
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    # Byte 5 holds the mark; byte 26 the number of segments, whose lengths follow, and after them they.
-    if len(page) < 27 or not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
-        raise SoundError("truncated", "the Ogg stream stops before its last page")
+def _check_ogg(path: Path, rate_hz: int, heard: int | None = None) -> None:
+    if found := ogg.fault(path, rate_hz, heard):
+        raise SoundError(*found)
 
 
 def _resample_soxr(
