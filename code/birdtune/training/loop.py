@@ -198,7 +198,8 @@ class Loop:
         self.per_epoch = -(-len(batches) // settings.accumulate)  # updates
         self.state = State()
         self._tensorboard = tensorboard
-        self._kept = (0, 0)  # epoch and step of the checkpoint that stands for the weights as they are
+        self._kept = 0  # updates that a checkpoint stands for
+        self._is_warm = False  # whether this start has done an update, and need not compile any more
         self._saved_at = time.monotonic()
 
     def run(self) -> State:
@@ -227,7 +228,7 @@ class Loop:
             return
         self.trainer.restore(saved)
         self.state = saved.state
-        self._kept = (self.state.epoch, self.state.step)
+        self._kept = self.state.updates
         self._tell_missed_epochs()
         where = f"epoch {self.state.epoch + 1}" + (f", batch {self.state.step}" if self.state.step else "")
         if not self.state.finished:
@@ -260,9 +261,11 @@ class Loop:
                         state.seconds = time.monotonic() - began
                         self._save_if_due()
                     self.interrupts.check()
+                    self._is_warm = True
             found = self.validate()
         except Interrupted:
-            if self._kept != (state.epoch, state.step):
+            # Compiling has taken seconds already; the one update behind it is sooner done again than saved.
+            if self._is_warm and state.updates > self._kept:
                 with self.interrupts.held():
                     self.journal.say("  told to stop: saving")
                     self._keep()
@@ -304,7 +307,7 @@ class Loop:
 
     def _keep(self) -> None:
         self._save()
-        self._kept = (self.state.epoch, self.state.step)
+        self._kept = self.state.updates
 
     def _save_if_due(self) -> None:
         """Between updates: save if the last time is long ago."""
