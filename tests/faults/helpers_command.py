@@ -6,9 +6,9 @@ Only processes that were started here are ever signalled: the command's own, by 
 it leads because it was started in a session of its own.
 """
 
+import contextlib
 import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("prepare", "train", "evaluate", "export", "report")
@@ -25,6 +26,7 @@ STAGES = ("prepare", "train", "evaluate", "export", "report")
 QUICK = (
     "--model.backbone=vggish-small", "--model.checkpoint=none", "--train.epochs=4", "--train.batch-size=8",
     "--train.jit=false", "--model.dropout=0.2", "--train.jitter-frames=24", "--evaluate.bootstrap=200",
+    "--prepare.workers=2",
 )  # fmt: skip
 
 # By it the descendants of a command are known, wherever they were moved to.
@@ -42,12 +44,21 @@ class Line:
     text: str
 
 
+@dataclass(frozen=True)
+class Straight:
+    """A job that ran from its beginning to its end undisturbed."""
+
+    input: Path
+    output: Path
+    arguments: tuple[str, ...]  # without the output folder
+    seconds: dict[str, float]  # of each stage
+
+
 class Command:
     """`birdtune ARGUMENTS`, started.
 
     Args:
         environment: variables beside those of this process.
-        python: options of the interpreter.
     """
 
     def __init__(
@@ -82,9 +93,11 @@ class Command:
         }  # fmt: skip
 
     @staticmethod
-    def _read(pipe: "object", lines: list[Line]) -> None:
-        for text in pipe:  # type: ignore[attr-defined]
-            lines.append(Line(time.monotonic(), text.rstrip("\n")))
+    def _read(pipe: IO[str] | None, lines: list[Line]) -> None:
+        assert pipe is not None
+        with pipe:
+            for text in pipe:
+                lines.append(Line(time.monotonic(), text.rstrip("\n")))
 
     # ---- what it says -----------------------------------------------------------------------------
 
@@ -122,6 +135,13 @@ class Command:
         self.end()
         raise AssertionError(f"nothing happened for {_PATIENCE_S:.0f} s; it said:\n{self.text()}")
 
+    def reach(self, stage: str, after_s: float) -> bool:
+        """Wait until it is some time into a stage; False if it ended first."""
+        if not self.wait_until(lambda: self.stage_began(stage)):
+            return False
+        moment = (self.stage_began(stage) or 0.0) + after_s
+        return self.wait_until(lambda: time.monotonic() >= moment) and self.running
+
     def wait(self) -> int:
         """Wait for its end; the exit code (negative: the signal that ended it)."""
         self.wait_until(lambda: False, poll_s=0.01)
@@ -135,9 +155,12 @@ class Command:
 
     # ---- how it is ended --------------------------------------------------------------------------
 
-    def signal(self, signum: int) -> None:
-        """Signal its first process, as `docker stop` and schedulers do."""
-        self.process.send_signal(signum)
+    def signal(self, signum: int, *, group: bool = False) -> None:
+        """Signal its first process, as `docker stop` and schedulers do, or its group, as a terminal does."""
+        if group:
+            os.killpg(self.process.pid, signum)
+        else:
+            self.process.send_signal(signum)
 
     def kill(self, *, group: bool) -> None:
         """SIGKILL, to its first process or to its whole process group."""
@@ -146,6 +169,15 @@ class Command:
         else:
             self.process.kill()
         self.process.wait()
+
+    def helpers(self, module: str) -> list[int]:
+        """Processes of this command that run another module of the house."""
+        found = []
+        for pid in self.left_over():
+            with contextlib.suppress(OSError):
+                if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    found.append(pid)
+        return found
 
     def end(self) -> None:
         """See to it that nothing of it runs on."""
@@ -186,9 +218,20 @@ class Command:
         return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def run(arguments: Sequence[str], **how: object) -> Command:
+def lengths(undisturbed: Command) -> dict[str, float]:
+    """Seconds of each stage of a whole run that nothing disturbed."""
+    begins = [undisturbed.stage_began(stage) for stage in ("start", *STAGES)]
+    ends = [*begins[1:], undisturbed.lines[-1].at]
+    return {
+        stage: end - begin
+        for stage, begin, end in zip(("start", *STAGES), begins, ends, strict=True)
+        if begin is not None and end is not None
+    }
+
+
+def run(arguments: Sequence[str], **how: Any) -> Command:
     """Run a command to its end."""
-    command = Command(arguments, **how)  # type: ignore[arg-type]
+    command = Command(arguments, **how)
     command.wait()
     return command
 
@@ -202,13 +245,3 @@ def make_demo_input(folder: Path, *, sources_per_class: int = 3, most_calls: int
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "code")}
     subprocess.run([sys.executable, "-c", program, str(folder)], check=True, env=environment)
     return folder
-
-
-def litter(output: Path) -> list[Path]:
-    """What was begun and never finished."""
-    return sorted(output.rglob(".unfinished*"))
-
-
-def forget(folder: Path) -> None:
-    """Delete a folder of a test, to keep the disk free."""
-    shutil.rmtree(folder, ignore_errors=True)

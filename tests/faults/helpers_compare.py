@@ -37,7 +37,7 @@ def compare_results(expected: Path, found: Path) -> Findings:
     findings = [
         (f"run.json: done, version 1, weights {str(weights)[:12]}", _differ(expected, found, _record)),
         ("history.json: the same figures of each epoch, the same best", _differ(expected, found, _history)),
-        ("the same checkpoints are kept, with the same weights", _differ(expected, found, _checkpoints)),
+        ("the best checkpoint and the newest: the same weights and optimizer", _differ(expected, found, _checkpoints)),
         ("split.csv", _differ(expected, found, lambda folder: _digest(folder / "split.csv"))),
     ]
     for folder, names in (("reports/1", _REPORTS), ("model/birdtune/1", _MODEL)):
@@ -102,9 +102,12 @@ def _history(folder: Path) -> Any:
 
 
 def _checkpoints(folder: Path) -> dict[str, list[str]]:
+    """Of the best epoch and of the newest; which others are kept depends on when the job was saved last."""
+    best = _json(folder / "logs/1/history.json")["best_epoch"]
+    newest = max(path.name for path in folder.glob("checkpoints/1/epoch-*"))
     return {
-        path.name: [_digest(path / name) for name in ("weights.safetensors", "optimizer.safetensors")]
-        for path in (folder / "checkpoints/1").iterdir()
+        name: [_digest(folder / f"checkpoints/1/{name}/{part}.safetensors") for part in ("weights", "optimizer")]
+        for name in (f"epoch-{best:04d}-step-000000", newest)
     }
 
 

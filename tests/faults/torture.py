@@ -13,6 +13,7 @@ full network and batches of 32, as a user would run it). Needs the packages of r
 """
 
 import argparse
+import contextlib
 import random
 import sys
 import tempfile
@@ -21,8 +22,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers_command import QUICK, STAGES, Command, make_demo_input, run
-from helpers_compare import compare
+from helpers_command import QUICK, STAGES, Command, lengths, make_demo_input, run
+from helpers_compare import Findings, compare
+from latency import measure
 
 # So that a kill meets a checkpoint within the epoch.
 ALWAYS_SAVING = "--train.checkpoint-minutes=0.00001"
@@ -48,10 +50,9 @@ class Kill:
 
 def plan(kills: int, rng: random.Random) -> list[str]:
     """Where the kills go, in the order of the job."""
-    share = {place: kills * weight // sum(_SHARES.values()) for place, weight in _SHARES.items()}
-    for place in [*_FIRST] * kills:
-        if sum(share.values()) < kills:
-            share[place] += 1
+    share = {place: int(place in _FIRST[:kills]) for place in PLACES}
+    while sum(share.values()) < kills:
+        share[max(PLACES, key=lambda place: _SHARES[place] / (share[place] + 1))] += 1
     places = [place for place in PLACES for _ in range(share[place])]
     # The start is passed every time, so it can be killed at any time.
     starts = share["start"]
@@ -59,17 +60,6 @@ def plan(kills: int, rng: random.Random) -> list[str]:
     for _ in range(starts):
         rest.insert(rng.randrange(len(rest) + 1), "start")
     return rest
-
-
-def lengths(undisturbed: Command) -> dict[str, float]:
-    """Seconds of each stage of a run that nothing disturbed."""
-    begins = [undisturbed.stage_began(stage) for stage in ("start", *STAGES)]
-    ends = [*begins[1:], undisturbed.lines[-1].at]
-    return {
-        stage: end - begin
-        for stage, begin, end in zip(("start", *STAGES), begins, ends, strict=True)
-        if begin is not None and end is not None
-    }
 
 
 class Torturer:
@@ -114,17 +104,14 @@ class Torturer:
         if place in ("epoch", "checkpoint"):
             if not command.wait_until(lambda: command.said("train:")):
                 return False
-            self._wait_for_checkpoints(command, self.rng.randint(1, 5))
+            self._wait_for_checkpoints(command, self.rng.randint(2, 9))
             if place == "checkpoint":
                 command.wait_until(lambda: command.stage != "train" or any(self._being_written()))
                 time.sleep(self.rng.choice([0, 0, 0.002, 0.01]))
             else:
                 time.sleep(self.rng.uniform(0, 0.1))
             return command.running
-        if not command.wait_until(lambda: command.stage_began(place)):
-            return False
-        moment = (command.stage_began(place) or 0) + self.rng.uniform(0, _LATEST) * self.seconds[place]
-        return command.wait_until(lambda: time.monotonic() >= moment) and command.running
+        return command.reach(place, self.rng.uniform(0, _LATEST) * self.seconds[place])
 
     def _wait_for_checkpoints(self, command: Command, n: int) -> None:
         seen = set(self._checkpoints())
@@ -155,7 +142,6 @@ def went_on(command: Command) -> str:
 def torture(folder: Path, kills: int, seed: int, settings: Sequence[str]) -> int:
     """The whole of it; 0 if nothing was lost."""
     began = time.monotonic()
-    rng = random.Random(seed)
     arguments = ["run", f"--input={make_demo_input(folder / 'input')}", *QUICK, ALWAYS_SAVING, *settings]
     straight = run([*arguments, f"--output={folder / 'straight'}"])
     if straight.process.returncode:
@@ -163,23 +149,34 @@ def torture(folder: Path, kills: int, seed: int, settings: Sequence[str]) -> int
         return 1
     seconds = lengths(straight)
     print("undisturbed: " + ", ".join(f"{stage} {length:.1f} s" for stage, length in seconds.items()), flush=True)
+    findings = kill_and_compare(arguments, folder / "straight", folder / "killed", seconds, kills, seed)
+    return tell(findings, kills, time.monotonic() - began)
+
+
+def kill_and_compare(
+    arguments: Sequence[str], straight: Path, killed: Path, seconds: dict[str, float], kills: int, seed: int
+) -> Findings:
+    """Torture a job in the folder `killed`, and compare it with the folder where nothing disturbed it."""
+    rng = random.Random(seed)
+    torturer = Torturer(arguments, killed, seconds, rng)
     print(f"\n{'kill':>4}  {'meant for':<11}{'fell into':<10}{'after':>8}  {'process':<8}what the next start said")
-    torturer = Torturer(arguments, folder / "killed", seconds, rng)
     for number, kill in enumerate(torturer.run(plan(kills, rng)), start=1):
         who = "group" if kill.group else "main"
         row = f"{number:>4}  {kill.place:<11}{kill.stage:<10}{kill.after_s:>6.2f} s  {who:<8}{kill.next_said}"
         print(row, flush=True)
-    assert torturer.last is not None
-    findings = compare(folder / "straight", folder / "killed")
-    if torturer.last.process.returncode:
-        findings.append(("the last start ended well", f"exit code {torturer.last.process.returncode}"))
-        print(torturer.last.text())
-    findings.append(("all kills were spent", "" if len(torturer.kills) == kills else f"{len(torturer.kills)} only"))
-    findings.append(("no process was left over", f"{torturer.orphans}" if torturer.orphans else ""))
-    return tell(findings, len(torturer.kills), time.monotonic() - began)
+    last = torturer.last
+    assert last is not None
+    if last.process.returncode:
+        print(last.text())
+    return [
+        ("the last start ended well", f"exit code {last.process.returncode}" if last.process.returncode else ""),
+        ("all kills were spent", "" if len(torturer.kills) == kills else f"{len(torturer.kills)} only"),
+        ("no process was left over", f"{torturer.orphans}" if torturer.orphans else ""),
+        *compare(straight, killed),
+    ]
 
 
-def tell(findings: Sequence[tuple[str, str]], kills: int, seconds: float) -> int:
+def tell(findings: Findings, kills: int, seconds: float) -> int:
     """Print what was compared, and the verdict; 0 if all was well."""
     print()
     for what, fault in findings:
@@ -195,13 +192,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="work in this folder, and leave it")
+    parser.add_argument("--signals", action="store_true", help="measure how quickly SIGTERM ends each stage")
     parser.add_argument("settings", nargs="*", help="further settings of the job, after --")
     options = parser.parse_args(arguments)
-    if options.keep:
-        options.keep.mkdir(parents=True, exist_ok=True)
-        return torture(options.keep, options.kills, options.seed, options.settings)
-    with tempfile.TemporaryDirectory(prefix="birdtune-torture-") as name:
-        return torture(Path(name), options.kills, options.seed, options.settings)
+    with contextlib.ExitStack() as stack:
+        if options.keep:
+            options.keep.mkdir(parents=True, exist_ok=True)
+        folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="birdtune-torture-")))
+        if options.signals:
+            return measure(folder, options.seed, options.settings)
+        return torture(folder, options.kills, options.seed, options.settings)
 
 
 if __name__ == "__main__":
