@@ -104,6 +104,21 @@ def test_length_is_exact_to_the_sample(tmp_path: Path, rate_hz: int, n: int, exp
     assert (facts.n_samples, facts.duration_s) == (expected, n / rate_hz)
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding"), [("a.wav", "PCM_16"), ("a.flac", "PCM_16"), ("a.aiff", "PCM_16"), ("a.wav", "FLOAT")]
+)
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_shortcuts_give_the_very_bits_of_decoding_to_floats_and_averaging(
+    tmp_path: Path, name: str, encoding: str, channels: int
+) -> None:
+    written = 2.4 * tone(9.0, channels=channels)  # up to full scale and, clipped, to -32,768
+    path = write_sound(tmp_path / name, written, subtype=encoding)
+    plain = soundfile.read(path, dtype="float32", always_2d=True)[0]
+    assert encoding == "FLOAT" or (plain.min(), plain.max()) == (-1, 32767 / 32768)
+    assert np.array_equal(whole(path), plain.mean(axis=1, dtype=np.float32))
+    assert examine(path).peak_db == round(20 * math.log10(np.abs(plain).max()), 1)
+
+
 def test_channels_are_averaged_and_the_peak_is_measured_before(tmp_path: Path) -> None:
     left = tone(1.0)
     path = write_sound(tmp_path / "a.wav", np.hstack([left, -left, left, left]), subtype="FLOAT")
@@ -251,7 +266,7 @@ def test_facts_appear_when_all_is_read(tmp_path: Path) -> None:
     blocks = iter(stream)
     next(blocks)
     assert stream.facts is None
-    assert sum(1 for _ in blocks) == 2
+    assert sum(1 for _ in blocks) == 3
     assert stream.facts is not None
     assert stream.facts.n_samples == 400_000
 
@@ -382,7 +397,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -
     stream = SoundStream(write_sound(tmp_path / "a.wav", samples, subtype="FLOAT"))
     blocks = iter(stream)
     assert np.isfinite(next(blocks)).all()
-    with pytest.raises(SoundError, match="320,000 good ones") as caught:
+    with pytest.raises(SoundError, match="262,144 good ones") as caught:
         list(blocks)
     assert caught.value.problem == "not-finite"
 

@@ -139,6 +139,17 @@ def test_what_answers_at_once_does_not_load_tensorflow(tmp_path: Path, arguments
     assert done.returncode == 0
 
 
+def test_what_decodes_is_loaded_quickly() -> None:
+    # scipy's import takes as long as a hundred clips.
+    script = (
+        "import sys, birdtune.dataset.frames\n"
+        "print(*({'scipy', 'numba', 'sklearn', 'tensorflow'} & set(sys.modules)))"
+    )
+    environment = {"PYTHONPATH": str(PACKAGE.parent), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"\n")
+
+
 # ---- style --------------------------------------------------------------------------------------
 
 

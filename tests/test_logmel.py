@@ -152,6 +152,7 @@ def test_the_window_is_the_periodic_one() -> None:
     assert window[200] == 1
     assert window[0] == 0
     assert window[399] == pytest.approx(window[1])
+    assert np.array_equal(window, scipy.signal.get_window("hann", 400, fftbins=True))
     assert not np.allclose(window, scipy.signal.get_window("hann", 400, fftbins=False))
 
 

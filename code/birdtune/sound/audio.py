@@ -59,15 +59,16 @@ SILENCE_DB: Final = -90.0
 # What a file seems to be when the system stops giving its bytes half-way.
 _LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
 _READ_BYTES = 1 << 20
-_BLOCK_S = 10.0
+# resampy works on pieces of this length.
+_PIECE_S = 10.0
 # libsndfile's SF_ERR_UNRECOGNISED_FORMAT, and SFE_BAD_FILE: what is called .mp3 it gives to the decoder of MP3
 # whatever it holds, which says so of what is none.
 _NO_SOUND = (1, 7)
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 2_000_000
 # resampy's kaiser_best filter reaches 64 zero crossings to each side at the lower of the two rates.
 _RESAMPY_ZERO_CROSSINGS = 64
-# Values in one block at most: files of many channels are read in shorter blocks.
-_BLOCK_VALUES = 1 << 24
+# Values in one block at most, of all channels together: what is made of them stays in the processor's cache.
+_BLOCK_VALUES = 1 << 17
 # How libsndfile reports a length that disagrees with the file's: WAV, AIFF, AU, W64 and RF64.
 _SHORT_DATA = re.compile(
     r"^\s*(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
@@ -359,10 +360,10 @@ class _Source:
         return 20 * math.log10(self._peak) if self._peak > 0 else -999.0
 
     def mono(self) -> Iterator[npt.NDArray[np.float32]]:
-        size = max(1, min(int(_BLOCK_S * self._file.samplerate), _BLOCK_VALUES // self._file.channels))
+        size = max(1, _BLOCK_VALUES // self._file.channels)
         while True:
             try:
-                block = self._file.read(size, dtype="float32", always_2d=True)  # [frames, channels]
+                block = self._read(size)
             except soundfile.LibsndfileError as fault:
                 at_s = self.frames_read / self._file.samplerate
                 if self._file.is_used_up:
@@ -383,7 +384,14 @@ class _Source:
             self.frames_read += len(block)
             # Once more: not every header tells the length.
             _check_length(self.frames_read / self._file.samplerate, self._longest_s)
-            yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+            yield _mixed(block)
+
+    def _read(self, size: int) -> npt.NDArray[np.float32]:
+        """The next frames, full scale 1. [frames, channels]"""
+        if self._file.subtype == "PCM_16":
+            # The same numbers as libsndfile's own, in a third of the time.
+            return np.asarray(self._file.read(size, dtype="int16", always_2d=True) * np.float32(1 / 32768))
+        return np.asarray(self._file.read(size, dtype="float32", always_2d=True))
 
     def check_whole(self) -> None:
         promised = self._file.promised
@@ -392,6 +400,16 @@ class _Source:
             raise SoundError(
                 "truncated", f"{self.frames_read:,} of the {promised:,} samples that its header promises"
             )
+
+
+def _mixed(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The mean of all channels. [frames, channels] → [frames]"""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    if block.shape[1] == 2:
+        # As `mean`, to the bit, in a thirtieth of the time.
+        return np.asarray((block[:, 0] + block[:, 1]) * np.float32(0.5))
+    return np.asarray(block.mean(axis=1, dtype=np.float32))
 
 
 def _check_ogg(path: Path, rate_hz: int, heard: int | None = None) -> None:
@@ -422,7 +440,7 @@ def _resample_resampy(
     common = math.gcd(rate_hz, TARGET_RATE_HZ)
     step_in, step_out = rate_hz // common, TARGET_RATE_HZ // common
     reach = math.ceil((_RESAMPY_ZERO_CROSSINGS + 2) * max(1.0, rate_hz / TARGET_RATE_HZ) / step_in)  # steps
-    piece = math.ceil(_BLOCK_S * rate_hz / step_in)  # steps
+    piece = math.ceil(_PIECE_S * rate_hz / step_in)  # steps
     waiting = np.zeros(0, np.float32)
     lead = 0  # steps of context before what is still to be given out
     for block in blocks:
