@@ -314,3 +314,12 @@ class _FakePool:
         else:
             future.set_result(function(task))
         return future
+
+
+def test_shared_memory_that_is_full_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **how: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", refuse)
+    with pytest.raises(PassingError, match=r"No space left.*/dev/shm"):
+        list(run_tasks(work, [1], n_workers=1, interrupts=Interrupts()))

@@ -85,7 +85,7 @@ def _in_words(fault: Exception, path: Path, what: str, needed: Needed) -> Birdtu
         return _full(number, where, path, doing, needed() if callable(needed) else needed)
     if number in _REFUSED:
         return InputError(
-            f"{where}: cannot be written ({why}){doing}. birdtune needs a folder that this user (uid {os.getuid()}) "
+            f"{where}: cannot be written ({why}){doing}. birdtune needs a folder that this user (uid {os.geteuid()}) "
             'may write to. In a container: mount output/ without `:ro` and run with `--user "$(id -u):$(id -g)"`.'
         )
     if number in _NO_NAME:
@@ -207,7 +207,7 @@ def unmet_faults(folder: Path) -> Iterator[None]:
             raise
         if number in _REFUSED:
             raise InputError(
-                f"{shown(place)}: the system refuses it to this user (uid {os.getuid()}): {os.strerror(number or 0)}. "
+                f"{shown(place)}: the system refuses it to this user (uid {os.geteuid()}): {os.strerror(number or 0)}. "
                 "Check its rights."
             ) from fault
         if (
@@ -245,7 +245,7 @@ def reading_faults(path: Path) -> Iterator[None]:
         if fault.errno not in (*_FAILED, *_REFUSED):
             raise
         message = (
-            f"{shown(place)}: cannot be read ({fault.strerror}) by this user (uid {os.getuid()}). Check its rights."
+            f"{shown(place)}: cannot be read ({fault.strerror}) by this user (uid {os.geteuid()}). Check its rights."
         )
         raise refused(fault, place, message) from fault
 

@@ -9,6 +9,7 @@ were in flight are tried again one at a time, and the one that does it is named.
 
 import contextlib
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
@@ -230,17 +231,21 @@ def _starting() -> Iterator[None]:
     blocked here is so from the first moment of the new process, which Ctrl-C at a terminal reaches as well,
     long before it could say that this is none of its business.
     """
-    resource_tracker.ensure_running()  # it lets signals through again when it starts its own process
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
-        yield
+        resource_tracker.ensure_running()  # it lets signals through again when it starts its own process
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     except OSError as fault:
+        cause = "too little memory, or a limit on processes; fewer of them may help (--prepare.workers 1)"
+        if fault.errno in (errno.ENOSPC, errno.EROFS):
+            cause = "/dev/shm is full or read-only; processes keep there what they share"
         raise PassingError(
-            f"No process can be started to work on the files ({fault.strerror}). Likely cause: too little memory, or "
-            "a limit on processes; fewer of them may help (--prepare.workers 1). Run again to continue."
+            f"No process can be started to work on the files ({fault.strerror}). Likely cause: {cause}. Run again to "
+            "continue."
         ) from fault
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -251,7 +256,9 @@ def _pool(
     # spawn: a fork would copy the threads' locks of whatever the parent has loaded by then.
     context = multiprocessing.get_context("spawn")
     begin = (os.getpid(), initializer, initargs)
-    with ProcessPoolExecutor(n, mp_context=context, initializer=_begin, initargs=begin) as pool:
+    with _starting():
+        executor = ProcessPoolExecutor(n, mp_context=context, initializer=_begin, initargs=begin)
+    with executor as pool:
         try:
             yield pool
         except BaseException:
