@@ -18,7 +18,7 @@ from makers import StopAt
 
 from birdtune import apply, configure, job
 from birdtune.config import Config
-from birdtune.errors import CheckpointError, InputError, Interrupted
+from birdtune.errors import CheckpointError, DivergedError, InputError, Interrupted
 from birdtune.events import Interrupts, Journal
 from birdtune.files import read_csv, read_json
 
@@ -319,6 +319,19 @@ def test_without_a_checkpoint_it_says_where_to_get_one(data: Path, tmp_path: Pat
     with pytest.raises(CheckpointError, match=r"vggish_model\.ckpt.*Download.*--model\.checkpoint none"):
         run(chosen)
     assert record(tmp_path / "out")["exit_code"] == 42
+
+
+def test_scores_that_are_not_finite_stop_training_as_a_divergence(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that one last update made too large: the losses were finite, the scores are not."""
+    infinite = np.full((64, 3), np.nan, np.float32), np.zeros((64, 128), np.float32)
+    monkeypatch.setattr("birdtune.stages.make_scorer", lambda classifier: lambda patches: infinite)
+    with pytest.raises(DivergedError, match=r"scores of \d+ of \d+ patches are NaN.*--train\.learning-rate"):
+        run(settings(data, tmp_path, train__epochs=1), until="train")
+    found = record(tmp_path)
+    assert (found["exit_code"], found["verdict"]) == (42, "none")
+    assert [row["code"] for row in found["warnings"]] == ["diverged"]
 
 
 def test_a_fault_is_in_run_json(tmp_path: Path) -> None:

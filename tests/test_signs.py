@@ -49,12 +49,13 @@ def rows(store: MadeStore, **classes: list[str]) -> dict[str, dict[str, Any]]:
 
 def test_silence_and_a_constant_offset_hold_nothing_but_the_faintest_noise_does() -> None:
     store = MadeStore()
-    dead = [store.add("zeros", SILENCE), store.add("offset", OFFSET)]
+    rounded = SILENCE + 0.004 * (np.arange(len(SILENCE)) % 2)[:, None]  # the spacing of float16 there
+    dead = [store.add("zeros", SILENCE), store.add("offset", OFFSET), store.add("rounded", rounded)]
     # 70 dB below full scale; and a sound in the last third only.
     faint = store.add("faint", noise(3, 10 ** (-70 / 20)))
     late = store.add("late", np.concatenate([SILENCE, noise(1, 0.1)]))
     found = rows(store, Dead=dead, Alive=[faint, late], None_=[])
-    assert found["Dead"] == {"class": "Dead", "recordings": 2, "silent": 2, "distinct": 2}
+    assert found["Dead"] == {"class": "Dead", "recordings": 3, "silent": 3, "distinct": 3}
     assert found["Alive"]["silent"] == 0
     assert found["None_"] == {"class": "None_", "recordings": 0, "silent": 0, "distinct": 0}
 

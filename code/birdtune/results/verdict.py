@@ -16,7 +16,8 @@ from birdtune.results.words import percent as _percent
 # Below this many source recordings, or above this width of the interval, a test is called small.
 SMALL_TEST_GROUPS = 30
 WIDE_INTERVAL = 0.2
-_COLLAPSED_SHARE = 0.9
+# Collapsed: this share of the answers is a third of the classes that make up as much of the recordings, or fewer.
+_COLLAPSED_SHARE, _COLLAPSED_TO = 0.9, 3
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _collapsed(part: str, judged: Row) -> Iterator[Doubt]:
     rows = judged["per_class"]
     given = _fewest(rows, "predicted")
     true = _fewest(rows, "support")
-    if len(given) < len(true) and len(given) <= max(1, len(true) // 4):
+    if len(given) < len(true) and len(given) <= max(1, len(true) // _COLLAPSED_TO):
         yield Doubt(
             "collapsed",
             STRONG,
