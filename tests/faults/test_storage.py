@@ -23,7 +23,7 @@ from birdtune.dataset.frames import FrameStore
 from birdtune.files import read_csv, read_json
 from birdtune.sound.logmel import VGGISH
 from birdtune.training.checkpoints import Checkpoints
-from tests.faults.helpers_command import QUICK, ROOT, Command, litter, run
+from tests.faults.helpers_command import QUICK, ROOT, Command, run
 
 CODE = str(ROOT / "code")
 MB = 1_000_000
@@ -94,6 +94,11 @@ def test_disks_in_a_namespace_of_our_own(tmp_path: Path) -> None:
     tests += [__file__, "-k", "disk_of_its_own"]
     done = subprocess.run([*command, *tests], cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "skipped" not in done.stdout.splitlines()[-1], done.stdout
+
+
+def litter(output: Path) -> list[Path]:
+    """What was begun and never finished."""
+    return sorted(output.rglob(".unfinished*"))
 
 
 def arguments(data: Path, output: Path, name: str = "run") -> list[str]:
