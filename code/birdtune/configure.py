@@ -76,10 +76,10 @@ def load(
         given.setdefault(name, _Given(value, name))
     tree: dict[str, Any] = {}
     for name, item in given.items():
-        if isinstance(item.value, str) and (not item.value or "\0" in item.value):
+        if isinstance(item.value, str) and not _is_usable(item.value):
             raise SettingsError(
-                f"{item.origin} = {_told(item.value)}: expected {known[name].type}, which is not empty and "
-                f"has no NUL characters ({known[name].help})."
+                f"{item.origin} = {_told(item.value)}: expected {known[name].type}, which is not empty and has no "
+                f"NUL characters and no halves of characters ({known[name].help})."
             )
         *sections, key = known[name].path
         branch = tree
@@ -90,6 +90,14 @@ def load(
         return Config.model_validate(tree)
     except pydantic.ValidationError as fault:
         raise SettingsError("; ".join(_complaint(error, given, known) for error in fault.errors())) from fault
+
+
+def _is_usable(text: str) -> bool:
+    """Whether a text could be a path, as most texts among the settings are; YAML can write what none can."""
+    try:
+        return text != "" and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 # Kinds of pydantic's errors whose own words are for programmers.

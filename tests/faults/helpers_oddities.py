@@ -108,13 +108,15 @@ def build(data: Path, *, with_rights: bool) -> dict[str, str]:
 
 def _kinds(odd: Oddities) -> None:
     """All kinds of sound that can be read."""
-    wav = ["PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32"]
+    wav = ["PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610",
+        "G721_32"]
     for encoding in wav:
         odd.sound(f"{A}/kinds/{encoding}.wav", kind="WAV", encoding=encoding)
     others = [
         ("WAVEX", "PCM_24", "wav"), ("RF64", "PCM_16", "rf64"), ("W64", "PCM_16", "w64"), ("FLAC", "PCM_S8", "flac"),
         ("FLAC", "PCM_24", "FLAC"), ("OGG", "VORBIS", "ogg"), ("OGG", "OPUS", "opus"), ("OGG", "VORBIS", "oga"),
-        ("MP3", "MPEG_LAYER_III", "mp3"), ("AIFF", "PCM_16", "aiff"), ("AIFF", "FLOAT", "aifc"), ("AIFF", "PCM_S8", "aif"),
+        ("MP3", "MPEG_LAYER_III", "mp3"), ("AIFF", "PCM_16", "aiff"), ("AIFF", "FLOAT", "aifc"), ("AIFF", "PCM_S8",
+        "aif"),
         ("AU", "PCM_16", "au"), ("AU", "FLOAT", "snd"), ("CAF", "PCM_16", "caf"), ("CAF", "ALAC_16", "Caf"),
         ("WAV", "PCM_16", "wave"), ("WAV", "PCM_16", "bwf"), ("WAV", "PCM_16", "WaV"),
     ]  # fmt: skip
@@ -153,7 +155,8 @@ def _names(odd: Oddities) -> None:
         "'=quoted.wav": None, "a.wav.wav": None, "nul.wav": None, "$x$ %s {0}.wav": None, "semi;colon,comma.wav": None,
         "Gru\u0308nling.wav": None, "CAPITALS.WAV": None, "~backup.wav": None, "x" * 251 + ".wav": None,
         "back\\slash.wav": "back\\\\slash.wav", "new\nline.wav": "new\\nline.wav", "tab\t.wav": "tab\\t.wav",
-        "\x1b[2Jclear.wav": "\\x1b[2Jclear.wav", "\u202evaw.txt.wav": "\\u202evaw.txt.wav", "bell\x07.wav": "bell\\x07.wav",
+        "\x1b[2Jclear.wav": "\\x1b[2Jclear.wav", "\u202evaw.txt.wav": "\\u202evaw.txt.wav",
+        "bell\x07.wav": "bell\\x07.wav",
         "\u2028line.wav": "\\u2028line.wav", "\ufeffmark.wav": "\\ufeffmark.wav", "cr\r.wav": "cr\\r.wav",
         os.fsdecode(b"latin-\xe9.wav"): "latin-\\udce9.wav", os.fsdecode(b"\xff\xfe.wav"): "\\udcff\\udcfe.wav",
     }  # fmt: skip
@@ -262,7 +265,10 @@ def _foreign(odd: Oddities) -> None:
     """What is no sound, or none that can be read."""
     for name in ("phone.m4a", "video.MP4", "windows.wma", "radio.aac", "page.webm", "old.ape", "call.amr"):
         odd.raw(f"{C}/foreign/{name}", b"\0\0\0\x18ftypM4A " + name.encode(), "unsupported-format")
-    for name in ("letter.txt", "photo.jpg", "labels.TextGrid", "x.wav.part", "Thumbs.db", "noending", "wav", "x.wav~", "a."):
+    for name in ("letter.txt", "photo.jpg", "labels.TextGrid", "x.wav.part", "Thumbs.db", "noending", "wav", "x.wav~",
+        "a."):
+        odd.raw(f"{C}/foreign/{name}", name.encode(), "not-audio")
+    for name in ("<img src=x onerror=alert(2)>.txt", "\" onclick=\"alert(3)\" x=\".txt", "{{ 7 * 7 }}.txt", "=1+1.txt"):
         odd.raw(f"{C}/foreign/{name}", name.encode(), "not-audio")
     for name in (".trash.wav", "._resource.wav", ".DS_Store"):
         odd.raw(f"{C}/{name}", b"x", "hidden")

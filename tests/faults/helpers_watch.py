@@ -14,7 +14,7 @@ from typing import Any
 # Events of the interpreter (https://docs.python.org/3/library/audit_events.html) that no reading of data needs.
 _PROGRAMS = re.compile(
     r"os\.(system|exec|posix_spawn|spawn|fork|forkpty|startfile)|subprocess\.Popen|pty\.spawn|pickle\.find_class"
-    r"|ctypes\.dlopen|socket\.|code\.__new__|shutil\.(chown|unpack_archive)|urllib|ftplib|http\.client"
+    r"|ctypes\.dlopen|socket\.(connect|bind|sendto|sendmsg|getaddrinfo)|code\.__new__|urllib|ftplib|http\.client"
 )
 _WRITES = re.compile(
     r"os\.(remove|rename|rmdir|mkdir|link|symlink|chmod|chown|truncate|utime|setxattr)|shutil\.rmtree"

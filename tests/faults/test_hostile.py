@@ -6,7 +6,9 @@ way in each run.
 
 import os
 import random
+import re
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,11 @@ from helpers_targets import TARGETS, Target, attempt
 from helpers_watch import Misdeed, watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from birdtune import cli, job
+
+# What the command loads when it is first needed is loaded now, before anybody watches.
+assert job.run
 
 # Inputs a target; some take longer than others.
 SLOW = {"command-line": 60, "job-yaml": 60, "record": 80, "state-json": 80, "sound": 300}
@@ -87,6 +94,77 @@ def test_what_is_whole_is_taken(name: str, room: Path) -> None:
         taken.append(attempt(TARGETS[name], seed, folder))
     assert any(taken) or name == "model-json"  # which would load TensorFlow
     assert not Path("it-ran").exists() and not (room / "it-ran").exists()
+
+
+# ---- through the command ------------------------------------------------------------------------
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (BOMB.encode(), "it has aliases"),
+        (b"train: !!python/object/apply:os.system ['touch it-ran']\n", "could not determine a constructor"),
+        (b"train: {epochs: 3, epochs: 4}\n", "'epochs' stands twice in the mapping that begins in line 1"),
+        (b"train: {epochs: 3}\n\0", "is not plain YAML"),
+        (b"{a: " * 3000, "nested too deeply"),
+        (b"\xff\xfet\0", "is not plain YAML"),
+        (b"train: {epochs: 1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1}\n", "holds a number of 45 digits"),
+        (b"data: \"\\ud800\"\n", "job.yaml"),
+        (None, "104,857,600 bytes are too many for settings"),
+    ],
+)
+def test_settings_that_somebody_wrote_to_do_harm_are_one_line_and_42(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: bytes | None,
+        said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "input" / "data").mkdir(parents=True)
+    path = tmp_path / "input" / "job.yaml"
+    path.write_bytes(content or b"")
+    if content is None:
+        os.truncate(path, 100 << 20)
+    with watched(tmp_path):
+        assert cli.main(["prepare"]) == 42
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and said in err and len(err) < 1000
+    assert not Path("it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", " ", "\udcff", "9" * 5000, "-1", "1e400", "nan", "0x10", "5;touch it-ran", "$(touch it-ran)", "\x1b[2J",
+        "\u202e5",
+     "5\n6", "null", "[5]", "{}", "\u0663\ud83d", "true"],
+)  # fmt: skip
+@pytest.mark.parametrize("variable", ["BIRDTUNE_TRAIN__EPOCHS", "BIRDTUNE_SOUND__MAX_HOURS",
+    "BIRDTUNE_MODEL__BACKBONE"])
+def test_odd_values_of_variables_are_one_line_and_42(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {**os.environ, variable: value})  # more than a real one would take
+    with watched(tmp_path):
+        assert cli.main(["prepare"]) == 42
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and len(err) < 1000
+    assert (variable in err) or "no such folder" in err
+    assert not any(character in err for character in "\x1b\u202e")
+
+
+@pytest.mark.parametrize("name", ["map.tgz", "map.tar", "map.pickle", "map.json"])
+def test_a_label_map_inside_of_an_archive_is_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "input/data/A").mkdir(parents=True)
+    (tmp_path / "bird_id_map.json").write_text('{"A": 1}')
+    with tarfile.open(tmp_path / name, "w:gz") as tar:
+        tar.add("bird_id_map.json")
+    with watched(tmp_path):
+        assert cli.main(["prepare", "--labels.map", name]) == 42
+    assert re.search("ends in one of|is a damaged pickle|is not a whole", capsys.readouterr().err)
 
 
 def test_the_watch_notices_what_must_not_happen(tmp_path: Path) -> None:
