@@ -244,15 +244,25 @@ def test_before_the_first_update_there_is_nothing_to_save(tmp_path: Path) -> Non
     assert loop.checkpoints.names() == []
 
 
-def test_what_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
-    settings = TrainSettings(epochs=2, jit=False, checkpoint_minutes=1e-9)
+@pytest.mark.parametrize(
+    ("minutes", "looks", "saved"),
+    [
+        (1e-9, 3, [1]),  # between the first update, which was saved when it was done, and the second
+        (10, 3, [1]),  # the same place, where nothing was saved before
+        (10, 2, []),  # right after the first update: compiling it has taken longer than doing it again
+        (10, 4, [2]),
+    ],
+)
+def test_what_is_saved_already_or_soon_done_again_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, looks: int, saved: list[int]
+) -> None:
+    settings = TrainSettings(epochs=2, jit=False, checkpoint_minutes=minutes)
+    loop = loop_of(tmp_path, settings, interrupts=StopAt(looks))
+    found = []
+    monkeypatch.setattr(loop.checkpoints, "save", lambda weights, optimizer, state: found.append(state.updates))
     with pytest.raises(Interrupted):
-        loop_of(tmp_path, settings, interrupts=StopAt(2)).run()  # after the first update, which was saved
-    (path,) = (tmp_path / "checkpoints").iterdir()
-    inode = path.stat().st_ino
-    with pytest.raises(Interrupted):
-        loop_of(tmp_path, settings, interrupts=StopAt(1)).run()  # before the second
-    assert [found.stat().st_ino for found in (tmp_path / "checkpoints").iterdir()] == [inode]
+        loop.run()
+    assert found == saved
 
 
 def test_curves_have_each_point_once_however_often_the_job_is_killed(

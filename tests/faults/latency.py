@@ -6,6 +6,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import time
@@ -18,7 +19,7 @@ from helpers_command import STAGES, Command, lengths, make_demo_input, run
 # Docker sends SIGKILL ten seconds after SIGTERM; two are left for what is slower elsewhere.
 PROMISED_S = 8.0
 # Training has many phases: building, first weights, compiling, updates, validation, saving.
-_MOMENTS = {"start": 2, "prepare": 3, "train": 8, "evaluate": 3, "export": 5, "report": 2}
+_MOMENTS = {"start": 1, "prepare": 3, "train": 8, "evaluate": 3, "export": 5, "report": 2}
 # What a stage leaves, without which it is done again; and all that is made anew with it.
 _RESULTS = {
     "prepare": ("cache", "logs", "checkpoints", "reports", "model"),
@@ -36,6 +37,7 @@ class Sample:
     stage: str
     after_s: float
     seconds: float
+    cpu_s: float  # that the command computed in them: how long it would take on an idle machine with one core
     exit_code: int
     status: str
     errors: tuple[str, ...]
@@ -59,7 +61,8 @@ def measure(folder: Path, seed: int, settings: Sequence[str]) -> int:
         return 1
     seconds = lengths(whole)
     print("undisturbed: " + ", ".join(f"{stage} {length:.1f} s" for stage, length in seconds.items()))
-    print(f"\n{'stage':<10}{'after':>9}{'to the exit':>13}{'exit':>6}  {'run.json':<12}{'load':>5}  said", flush=True)
+    titles = f"{'stage':<10}{'after':>9}{'to the exit':>13}{'cpu':>9}{'exit':>6}  {'run.json':<12}{'load':>5}  said"
+    print(f"\n{titles}", flush=True)
     samples = []
     # Backwards, so that what a stage needs is there.
     for stage in ("start", *STAGES[::-1]):
@@ -92,21 +95,28 @@ def interrupt(command: Command, stage: str, after_s: float, output: Path) -> Sam
         if not command.reach(stage, after_s):
             return None
         met, began = command.stage, command.stage_began(command.stage) or 0.0
+        computed = _cpu_s(command.process.pid) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         sent = time.monotonic()
         command.signal(signal.SIGTERM)
         code = command.wait()
         seconds = time.monotonic() - sent
+        cpu_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - computed
         status = json.loads((output / "run.json").read_text("utf-8"))["status"]
         errors = tuple(line.text for line in command.errors)
-        return Sample(met, sent - began, seconds, code, status, errors, len(command.orphans()))
+        return Sample(met, sent - began, seconds, cpu_s, code, status, errors, len(command.orphans()))
     finally:
         command.end()
 
 
+def _cpu_s(pid: int) -> float:
+    """Processor time that a process has used in user mode, its ended children included."""
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[13])) / os.sysconf("SC_CLK_TCK")
+
+
 def row(sample: Sample) -> str:
     """A line of the table."""
-    said = " | ".join(sample.errors)[:100]
-    return (
-        f"{sample.stage:<10}{sample.after_s:>7.1f} s{sample.seconds:>11.1f} s{sample.exit_code:>6}  {sample.status:<12}"
-        f"{os.getloadavg()[0]:>5.1f}  {said}{' ORPHANS' if sample.orphans else ''}"
-    )
+    said = " | ".join(sample.errors)[:100] + (" ORPHANS" if sample.orphans else "")
+    seconds = f"{sample.after_s:>7.1f} s{sample.seconds:>11.1f} s{sample.cpu_s:>7.1f} s"
+    rest = f"{sample.exit_code:>6}  {sample.status:<12}{os.getloadavg()[0]:>5.1f}"
+    return f"{sample.stage:<10}{seconds}{rest}  {said}"
