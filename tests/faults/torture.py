@@ -9,11 +9,14 @@ books of the two must be the same. Every second kill takes the main process alon
 workers go with it. Prints a table and a verdict; exits 0 if nothing was lost, else 1.
 
 With --signals: how long the job takes from SIGTERM to its end in every stage, at the settings given (default: the
-full network and batches of 32, as a user would run it). Needs the packages of requirements.txt.
+full network and batches of 32, as a user would run it). Needs the packages of requirements.txt: any Python that
+has them, or .venv, which `./entrypoint.sh` makes.
 """
 
 import argparse
 import contextlib
+import importlib.util
+import os
 import random
 import sys
 import tempfile
@@ -22,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers_command import QUICK, STAGES, Command, lengths, make_demo_input, run
+from helpers_command import QUICK, ROOT, STAGES, Command, lengths, make_demo_input, run
 from helpers_compare import Findings, compare
 from latency import measure
 
@@ -204,5 +207,13 @@ def main(arguments: Sequence[str]) -> int:
         return torture(folder, options.kills, options.seed, options.settings)
 
 
+def use_venv() -> None:
+    """Go on with the project's own Python, if this one lacks the packages."""
+    own = ROOT / ".venv/bin/python"
+    if importlib.util.find_spec("tensorflow") is None and own.exists():
+        os.execv(own, [str(own), *sys.argv])
+
+
 if __name__ == "__main__":
+    use_venv()
     sys.exit(main(sys.argv[1:]))
