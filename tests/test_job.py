@@ -195,6 +195,22 @@ def test_a_lost_report_is_made_again_and_nothing_else(data: Path, copy: Path) ->
         assert after[name] == before[name], name
 
 
+def test_damaged_results_are_made_again_as_they_were(data: Path, copy: Path) -> None:
+    names = ("reports/1/metrics.json", "reports/1/scores-test.npz", "model/birdtune/1/labels.csv",
+        "logs/1/history.json")
+    variables = "model/birdtune/1/variables/variables.data-00000-of-00001"
+    before = {name: (copy / name).read_bytes() for name in names}
+    for name in (*names, variables):
+        content = bytearray((copy / name).read_bytes())
+        content[len(content) // 2 :] = b"\0" * 20
+        (copy / name).write_bytes(content)
+    run(settings(data, copy))
+    assert record(copy)["exit_code"] == 0 and record(copy)["version"] == 1
+    after = {name: (copy / name).read_bytes() for name in names}
+    assert {name for name in names if after[name] != before[name]} <= {"reports/1/scores-test.npz"}  # has its time
+    assert (copy / variables).stat().st_size > 1000
+
+
 def test_other_intervals_need_no_other_training(data: Path, copy: Path) -> None:
     before = mtimes(copy)
     run(settings(data, copy, evaluate__bootstrap=60))

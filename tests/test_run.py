@@ -236,7 +236,7 @@ def test_what_was_done_before_is_known_when_going_on(tmp_path: Path) -> None:
     first = start(tmp_path)
     warning = {"code": "x", "severity": "strong", "text": "t", "advice": "a"}
     first.record.update(weights_sha256="w", precision="float32", verdict="poor", warnings=[warning])
-    first.done("train", "t", tmp_path / "r")
+    first.done("train", "t", [])
     second = start(tmp_path)
     assert second.record["done"] == {"train": "t"}
     assert (second.record["weights_sha256"], second.record["precision"]) == ("w", "float32")
@@ -245,39 +245,44 @@ def test_what_was_done_before_is_known_when_going_on(tmp_path: Path) -> None:
 
 
 def test_another_run_begins_with_a_clean_record(tmp_path: Path) -> None:
-    start(tmp_path, "a").done("train", "t", tmp_path / "r")
+    start(tmp_path, "a").done("train", "t", [])
     other = start(tmp_path, "b")
     assert (other.record["done"], other.record["stages"], other.record["weights_sha256"]) == ({}, {}, None)
     assert (other.record["verdict"], other.record["warnings"]) == (None, [])
 
 
-def test_a_stage_is_current_only_with_its_inputs_and_its_result(tmp_path: Path) -> None:
+def test_a_stage_is_current_only_with_its_inputs_and_its_results(tmp_path: Path) -> None:
     run = start(tmp_path)
     result = tmp_path / "metrics.json"
-    assert not run.is_current("evaluate", "e", result)
+    assert not run.is_current("evaluate", "e")
+    run.done("evaluate", "e", [result])
+    assert not run.is_current("evaluate", "e"), "nothing came of it"
     result.touch()
-    assert not run.is_current("evaluate", "e", result)
-    run.done("evaluate", "e", result)
-    assert run.is_current("evaluate", "e", result)
-    assert not run.is_current("evaluate", "other", result)
+    run.done("evaluate", "e", [result, tmp_path / "not-there"])
+    assert run.is_current("evaluate", "e")
+    assert not run.is_current("evaluate", "other")
     result.unlink()
-    assert not run.is_current("evaluate", "e", result)
+    assert not run.is_current("evaluate", "e")
 
 
-def test_a_result_that_was_changed_is_not_current(tmp_path: Path) -> None:
+@pytest.mark.parametrize("harmed", ["metrics.json", "model/1/inside/weights"])
+def test_a_result_that_was_changed_is_not_current(tmp_path: Path, harmed: str) -> None:
     run = start(tmp_path)
-    result = tmp_path / "metrics.json"
-    result.write_text("1")
-    run.done("evaluate", "e", result)
-    assert start(tmp_path).is_current("evaluate", "e", result)
-    result.write_text("2")
-    assert not run.is_current("evaluate", "e", result)
+    (tmp_path / "model/1/inside").mkdir(parents=True)
+    for name in ("metrics.json", "model/1/inside/weights", "model/1/labels.csv"):
+        (tmp_path / name).write_text("1")
+    run.done("evaluate", "e", [tmp_path / "metrics.json", tmp_path / "model/1"])
+    assert start(tmp_path).is_current("evaluate", "e")
+    (tmp_path / "model/1/warm-up").write_text("what somebody puts beside it is theirs")
+    assert run.is_current("evaluate", "e")
+    (tmp_path / harmed).write_text("2")
+    assert not run.is_current("evaluate", "e")
 
 
 def test_the_newest_trained_run_is_not_the_newest_run(tmp_path: Path) -> None:
     first = start(tmp_path, "a")
     first.record["classes"] = ["A", "B"]
-    first.done("train", "t", tmp_path / "r")
+    first.done("train", "t", [])
     start(tmp_path, "b")
     version, found = runs.newest_trained(tmp_path)
     assert (version, found["fingerprint"]) == (1, "a")

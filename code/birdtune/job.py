@@ -78,7 +78,7 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     current.record["classes"] = list(dataset.classes)
     if resumed and not chain.to_do(until):
         journal.say(
-            f"nothing to do: {shown(_result(current, until))} is current (data, settings and code unchanged)"
+            f"nothing to do: {shown(_results(current, until)[0])} is current (data, settings and code unchanged)"
         )
         _tell_doubts(current)
         return
@@ -113,7 +113,7 @@ def _compute(
         journal.say(f"{name}:")
         with current.stage(name):
             getattr(stages, name)()
-            current.done(name, chain.fingerprint(name), _result(current, name))
+            current.done(name, chain.fingerprint(name), _results(current, name))
 
 
 class _Chain:
@@ -127,6 +127,7 @@ class _Chain:
         evaluate = runs.stage_fingerprint(self.train, config, "evaluate")
         export = runs.stage_fingerprint(self.train, config, "export", dataset.class_ids)
         report = runs.stage_fingerprint(evaluate, config, "report", export, problems, dataset.notices)
+        self._to_do: dict[str, list[str]] = {}  # found out before the first stage; results take time to look at
         self._fingerprints = {"train": self.train, "evaluate": evaluate, "export": export, "report": report}
 
     def fingerprint(self, stage: str) -> str:
@@ -140,27 +141,27 @@ class _Chain:
 
     def to_do(self, until: str) -> list[str]:
         """The stages that must be done, in order, up to and with `until`."""
-        wanted = self.wanted(until)
-        results = {name: _result(self._current, name) for name in wanted}
-        if until == "train":
+        if until not in self._to_do:
+            wanted = self.wanted(until)
+            stale = [name for name in wanted if not self._current.is_current(name, self._fingerprints[name])]
             # Checkpoints may be deleted once their model is exported; but who asks for weights gets them.
-            results["train"] = self._current.checkpoints
-        stale = [
-            name
-            for name in wanted
-            if not self._current.is_current(name, self._fingerprints[name], results[name])
-        ]
-        # What was made of weights that are trained anew is made anew, too.
-        return wanted if "train" in stale else stale
+            weights_lack = until == "train" and not self._current.checkpoints.exists()
+            # What was made of weights that are trained anew is made anew, too.
+            self._to_do[until] = wanted if "train" in stale or weights_lack else stale
+        return self._to_do[until]
 
 
-def _result(current: Run, stage: str) -> Path:
-    """The file or folder by which a stage's result is known to be there."""
+def _results(current: Run, stage: str) -> list[Path]:
+    """The files and folders that a stage leaves; people are told of the first."""
+    tables = (f"{name}.csv" for name in ("classes", "problems", "per_class", "predictions", "confusion"))
+    names = {
+        "evaluate": ("metrics.json", "scores-val.npz", "scores-test.npz"),
+        "report": ("report.html", "config.yaml", *tables),
+    }
     return {
-        "train": current.logs / "history.json",
-        "evaluate": current.reports / "metrics.json",
-        "export": current.model / "saved_model.pb",
-        "report": current.reports / "report.html",
+        "train": [current.logs / "history.json"],
+        "export": [current.model],
+        **{name: [current.reports / file for file in files] for name, files in names.items()},
     }[stage]
 
 

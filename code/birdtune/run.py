@@ -12,7 +12,7 @@ import glob
 import importlib.metadata
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -146,16 +146,28 @@ class Run:
             self.record["stages"][name] = round(self.record["stages"].get(name, 0.0) + seconds, 3)
         self.journal.event("stage", stage=name, state="end", seconds=round(seconds, 3))
 
-    def is_current(self, stage: str, fingerprint: str, result: Path) -> bool:
-        """Whether a stage was done with these very inputs and its result is still there, as it was written."""
-        if self.record["done"].get(stage) != fingerprint:
-            return False
-        return result.exists() if result.is_dir() else self.record["results"].get(stage) == _digest(result)
+    def is_current(self, stage: str, fingerprint: str) -> bool:
+        """Whether a stage was done with these very inputs and all files that came of it are as they were written."""
+        written = self.record["results"].get(stage, {})
+        return (
+            self.record["done"].get(stage) == fingerprint
+            and len(written) > 0
+            and all(_digest(self.config.output / name) == digest for name, digest in written.items())
+        )
 
-    def done(self, stage: str, fingerprint: str, result: Path) -> None:
-        """Note that a stage is done, what it was made from, and the file that came of it."""
+    def done(self, stage: str, fingerprint: str, results: Sequence[Path]) -> None:
+        """Note that a stage is done, what it was made from, and the files that came of it.
+
+        Args:
+            results: files, and folders of files, below the output folder; those that are not there count for nothing.
+        """
+        files = [path for result in results for path in ([result] if result.is_file() else result.rglob("*"))]
         self.record["done"][stage] = fingerprint
-        self.record["results"][stage] = _digest(result)
+        self.record["results"][stage] = {
+            path.relative_to(self.config.output).as_posix(): file_sha256(path)
+            for path in sorted(files)
+            if path.is_file()
+        }
         self.save()
 
     def save(self) -> None:
@@ -220,7 +232,7 @@ class _Written(BaseModel):
 
     fingerprint: str | None = None
     done: dict[str, str]
-    results: dict[str, str | None] = {}
+    results: dict[str, dict[str, str]] = {}
     stages: dict[str, FiniteFloat]
     weights_sha256: str | None
     verdict: str | None = None

@@ -428,8 +428,8 @@ def _record(data: bytes, room: Path) -> None:
     current = runs.Run(Config(output=room), journal)
     current.take_version("f")
     with current.stage("train"):
-        current.is_current("train", "x", room)
-    current.done("train", "x", room / "none")
+        current.is_current("train", "x")
+    current.done("train", "x", [room / "none"])
     current.end("done", 0)
     (room / "logs" / "1" / "run.json").write_bytes(data)
     _, record = runs.newest_trained(room)
