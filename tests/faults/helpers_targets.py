@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import helpers_tables
 import numpy as np
 import safetensors.numpy
 import soundfile
@@ -38,13 +40,14 @@ from birdtune.dataset.recordings import Recording, SoundFile, scan
 from birdtune.errors import BirdtuneError, InputError, shown
 from birdtune.events import Journal
 from birdtune.files import read_csv, write_csv, write_json
-from birdtune.model import archive
+from birdtune.model import archive, checkpoint
 from birdtune.results.scores import Scores
 from birdtune.results.verify import open_model
 from birdtune.sound import audio
 from birdtune.sound.audio import SoundFacts
 from birdtune.sound.logmel import VGGISH
 from birdtune.training.checkpoints import Checkpoints, State, read_arrays
+from birdtune.workers import Isolated
 
 RATE_HZ = 16_000
 
@@ -338,6 +341,38 @@ def _tar() -> list[bytes]:
     return [_archives()[0], gzip.decompress(_archives()[1])]
 
 
+def _checkpoint_tables() -> list[bytes]:
+    return [helpers_tables.packed(1, helpers_tables.V1), helpers_tables.packed(2, helpers_tables.V2)]
+
+
+def _read_table(data: bytes, room: Path) -> None:
+    """A checkpoint of TensorFlow with right checksums; one process reads all of them, until it dies of one."""
+    version, entries = helpers_tables.unpacked(data)
+    written = helpers_tables.table(entries)
+    (room / ("m.ckpt" if version == 1 else "m.ckpt.index")).write_bytes(written)
+    if version == 2:
+        (room / "m.ckpt.data-00000-of-00001").write_bytes(helpers_tables.V2_DATA)
+    with mock.patch.object(checkpoint, "Isolated", _Kept):
+        for array in checkpoint.read_checkpoint(room / "m.ckpt").values():
+            assert array.dtype == np.float32
+
+
+class _Kept:
+    """`workers.Isolated`, whose process outlives the block."""
+
+    process: Isolated[Any, Any] | None = None
+
+    def __init__(self, function: Callable[[Any], Iterator[Any]]) -> None:
+        _Kept.process = _Kept.process or Isolated(function)
+
+    def __enter__(self) -> Isolated[Any, Any]:
+        assert _Kept.process is not None
+        return _Kept.process
+
+    def __exit__(self, *fault: object) -> None:
+        return None
+
+
 def _model_jsons() -> list[bytes]:
     return [json.dumps({"format": 2, "classes": ["a"], "front_end": {"digest": "x"}}).encode(), b"[]", b"null"]
 
@@ -565,6 +600,8 @@ TARGETS: dict[str, Target] = {
     "state-json": Target(_states, _state_json, (b"null", b"NaN", b'"best":', b"[]", b"{}", b"1e999")),
     "archive": Target(_archives, _unpack),
     "tar": Target(_tar, _unpack_tar, (b"../", b"ustar", b"\xff" * 11, b"GNU.sparse", b"L", b"x", b"path=", b"size=")),
+    "tables": Target(_checkpoint_tables, _read_table, (b"\x12\x02\x08", b"vggish/", b"\xff" * 9 + b"\x01",
+    b"\x08\x01", b"(")),
     "model-json": Target(_model_jsons, _model_json),
     "ledger": Target(_ledgers, _ledger, (b'"stats"', b'"facts"', b"null", b"[]", b"{}", b'"n_samples"', b'"problem"')),
     "index": Target(_indexes, _index, (b'"start": ', b"-1", b"1e99", b"null", b'"../', b"[]", b'"facts"')),

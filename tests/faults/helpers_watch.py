@@ -19,6 +19,10 @@ _PROGRAMS = re.compile(
 _WRITES = re.compile(
     r"os\.(remove|rename|rmdir|mkdir|link|symlink|chmod|chown|truncate|utime|setxattr)|shutil\.rmtree"
 )
+# Where these events have the open folder that their path begins at.
+_FOLDER_AT = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 2, "os.symlink": 2}
+# What birdtune's own processes tell each other.
+_OWN_MESSAGES = ("numpy", "birdtune.errors")
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 _room: Path | None = None
@@ -28,6 +32,8 @@ _noted: list[str] = []
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
     if _room is None:
         return
+    if event == "pickle.find_class" and str(arguments[0]).startswith(_OWN_MESSAGES):
+        return
     if _PROGRAMS.match(event):
         _noted.append(f"{event}{arguments!r}"[:300])
     elif event == "exec" and getattr(arguments[0], "co_filename", "").startswith("<string"):
@@ -36,13 +42,17 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
     elif (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITE_FLAGS) or _WRITES.match(event):
         changed = {"os.rename": arguments[:2], "os.link": arguments[1:2], "os.symlink": arguments[1:2]}
         for path in changed.get(event, arguments[:1]):
-            if isinstance(path, str | bytes | os.PathLike) and not _is_inside(os.fsdecode(path), _room):
+            if not isinstance(path, str | bytes | os.PathLike):
+                continue  # an open file, whose opening was looked at
+            folder = arguments[_FOLDER_AT[event]] if event in _FOLDER_AT else -1
+            if not _is_inside(os.fsdecode(path), _room, folder):
                 _noted.append(f"{event} of {os.fsdecode(path)!r}"[:300])
 
 
-def _is_inside(path: str, room: Path) -> bool:
+def _is_inside(path: str, room: Path, folder: int) -> bool:
     # Not resolved: that would ask the system, and be noted in turn. Nothing in the room is a link to the outside.
-    return path == os.devnull or Path(os.path.normpath(Path.cwd() / path)).is_relative_to(room)
+    base = Path(os.readlink(f"/proc/self/fd/{folder}")) if folder >= 0 else Path.cwd()  # noqa: PTH115
+    return path == os.devnull or Path(os.path.normpath(base / path)).is_relative_to(room)
 
 
 class Misdeed(Exception):  # noqa: N818 -- it is the finding
