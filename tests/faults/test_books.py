@@ -25,6 +25,9 @@ from birdtune.dataset.recordings import PROBLEMS
 PASSING = {"vanished", "changed", "storage-failed"}
 USED = ("used", "misnamed")
 
+# Class → id; the last two are of no class.
+IDS = {A: "=1+1\r\n2", B: "<b onclick='x'>&\"", "\x1b[31mred\x1b[0m": 1, "a\nnote: b \u202e": 2}
+
 # Python's own place for what every process does first. A worker that opens the deadly file dies as by a fault in C.
 SITE = f"""
 import multiprocessing, os, sys
@@ -66,6 +69,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(SITE)
     _write_split(folder / "split.csv", expected)
+    (folder / "input/bird_id_map.json").write_text(json.dumps(IDS))
     command = [
         *(WITHOUT_CAPABILITIES if is_root and with_rights else []), sys.executable, "-m", "birdtune", "run", *QUICK,
         "--train.epochs=1", "--sound.short=skip", f"--sound.max-hours={LONGEST_S / 3600}", "--split.file=split.csv",
@@ -141,6 +145,7 @@ def test_the_log_the_events_and_the_tables_tell_the_same(books: Books) -> None:
     assert (event["found"], event["used"], event["left_out"]) == (n_found, n_used, dict(books.left_out))
     assert (books.output / "reports/1/problems.csv").read_bytes() == (books.output / "problems.csv").read_bytes()
     by_class = {row["class"]: row for row in books.table("reports/1/per_class.csv")}
+    assert (by_class[A]["external_id"], by_class[B]["external_id"]) == (f"'{IDS[A]}", IDS[B])
     assert sum(int(row["recordings"]) for row in by_class.values()) == n_used
     judged = {row["recording"] for row in books.table("reports/1/predictions.csv")}
     assert judged == {row["recording"] for row in books.table("split.csv") if row["split"] != "train"}

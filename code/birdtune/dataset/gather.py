@@ -20,7 +20,7 @@ from birdtune.dataset.labels import ExternalId, find_label_map, read_label_map
 from birdtune.dataset.ledger import Ledger, examine_all, identify
 from birdtune.dataset.recordings import PROBLEM_COLUMNS, Listing, Problem, Recording
 from birdtune.dataset.split import Place
-from birdtune.errors import InputError
+from birdtune.errors import InputError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import make_folder, value_sha256, write_csv
 from birdtune.sound.logmel import VGGISH, FrontEnd
@@ -269,4 +269,5 @@ def _id_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[st
 
 def _names(names: list[str]) -> str:
     more = len(names) - _NAMES_IN_A_NOTICE
-    return ", ".join(names[:_NAMES_IN_A_NOTICE]) + (f" and {more:,} more" if more > 0 else "")
+    # Those of a label map are outside text.
+    return ", ".join(map(shown, names[:_NAMES_IN_A_NOTICE])) + (f" and {more:,} more" if more > 0 else "")
