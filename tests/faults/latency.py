@@ -42,12 +42,18 @@ class Sample:
     status: str
     errors: tuple[str, ...]
     orphans: int
+    last_line: str  # what it said last before its end
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it ended as a stopped job should."""
+        lines = len(self.errors) == 1 and self.errors[0].startswith("birdtune: stopped by")
+        return self.exit_code == 143 and lines and not self.orphans
 
     @property
     def is_fine(self) -> bool:
         """Whether it kept what is promised."""
-        lines = len(self.errors) == 1 and self.errors[0].startswith("birdtune: stopped by")
-        return self.exit_code == 143 and lines and not self.orphans and self.seconds <= PROMISED_S
+        return self.is_stopped and self.seconds <= PROMISED_S
 
 
 def measure(folder: Path, seed: int, settings: Sequence[str]) -> int:
@@ -61,8 +67,8 @@ def measure(folder: Path, seed: int, settings: Sequence[str]) -> int:
         return 1
     seconds = lengths(whole)
     print("undisturbed: " + ", ".join(f"{stage} {length:.1f} s" for stage, length in seconds.items()))
-    titles = f"{'stage':<10}{'after':>9}{'to the exit':>13}{'cpu':>9}{'exit':>6}  {'run.json':<12}{'load':>5}  said"
-    print(f"\n{titles}", flush=True)
+    titles = f"{'stage':<10}{'after':>9}{'to the exit':>13}{'cpu':>9}{'exit':>6}  {'run.json':<12}{'load':>5}"
+    print(f"\n{titles}  its last line", flush=True)
     samples = []
     # Backwards, so that what a stage needs is there.
     for stage in ("start", *STAGES[::-1]):
@@ -95,28 +101,34 @@ def interrupt(command: Command, stage: str, after_s: float, output: Path) -> Sam
         if not command.reach(stage, after_s):
             return None
         met, began = command.stage, command.stage_began(command.stage) or 0.0
-        computed = _cpu_s(command.process.pid) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        computed = _cpu_s(command.process.pid) + _ended_cpu_s()
         sent = time.monotonic()
         command.signal(signal.SIGTERM)
         code = command.wait()
         seconds = time.monotonic() - sent
-        cpu_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - computed
+        cpu_s = _ended_cpu_s() - computed
         status = json.loads((output / "run.json").read_text("utf-8"))["status"]
-        errors = tuple(line.text for line in command.errors)
-        return Sample(met, sent - began, seconds, cpu_s, code, status, errors, len(command.orphans()))
+        errors, last_line = tuple(line.text for line in command.errors), command.lines[-1].text.strip()
+        n_left = len(command.orphans())
+        return Sample(met, sent - began, seconds, cpu_s, code, status, errors, n_left, last_line)
     finally:
         command.end()
 
 
 def _cpu_s(pid: int) -> float:
-    """Processor time that a process has used in user mode, its ended children included."""
+    """Processor time that a process has used, its ended children included."""
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[13])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def _ended_cpu_s() -> float:
+    """Processor time of all processes that were started here and have ended."""
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 def row(sample: Sample) -> str:
     """A line of the table."""
-    said = " | ".join(sample.errors)[:100] + (" ORPHANS" if sample.orphans else "")
+    odd = "" if sample.is_stopped else f" NOT AS PROMISED: {sample.errors}, {sample.orphans} processes left"
     seconds = f"{sample.after_s:>7.1f} s{sample.seconds:>11.1f} s{sample.cpu_s:>7.1f} s"
     rest = f"{sample.exit_code:>6}  {sample.status:<12}{os.getloadavg()[0]:>5.1f}"
-    return f"{sample.stage:<10}{seconds}{rest}  {said}"
+    return f"{sample.stage:<10}{seconds}{rest}  {sample.last_line[:60]}{odd}"
