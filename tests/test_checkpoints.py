@@ -117,9 +117,9 @@ def test_the_newest_are_kept_and_the_best_beside_them(tmp_path: Path) -> None:
 
 def test_steps_within_an_epoch_come_before_the_next_epoch(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=9)
-    save(checkpoints, 10)
-    save(checkpoints, 9, step=100)
     save(checkpoints, 9, step=20)
+    save(checkpoints, 9, step=100)
+    save(checkpoints, 10)
     assert [name[6:10] + name[-6:] for name in checkpoints.names()] == [
         "0009000020",
         "0009000100",
@@ -145,6 +145,18 @@ def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path: Path, name: str
     assert saved is not None and saved.state.epoch == 1
     assert len(complaints) == 1
     assert "epoch-0002" in complaints[0] and "passed over" in complaints[0]
+
+
+def test_a_damaged_newest_one_takes_no_place_from_those_that_are_whole(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 1, best=1)
+    save(checkpoints, 2, best=1)
+    victim = tmp_path / "epoch-0002-step-000000" / "state.json"
+    victim.write_text("{}")
+    save(checkpoints, 1, step=5, best=1)
+    assert checkpoints.names() == ["epoch-0001-step-000000", "epoch-0001-step-000005"]
+    saved, complaints = checkpoints.newest()
+    assert saved is not None and saved.state.step == 5 and complaints == []
 
 
 def test_a_half_written_checkpoint_is_none_and_is_swept_away(tmp_path: Path) -> None:

@@ -337,12 +337,14 @@ def test_a_start_of_which_nothing_is_left_is_told(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_finished_loop_asks_for_no_batch(tmp_path: Path) -> None:
-    settings = TrainSettings(epochs=1, jit=False)
+def test_a_finished_loop_asks_for_no_batch_and_clears_up(tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=1, jit=False, keep=1)
     loop_of(tmp_path, settings).run()
+    (tmp_path / "checkpoints/epoch-0000-step-000003").mkdir()  # what is left of it: the job was killed
     batches = MadeBatches()
     state = loop_of(tmp_path, settings, batches=batches).run()
     assert batches.asked == [] and state.finished
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch-0001-step-000000"]
 
 
 def test_patience_ends_it_and_the_best_epoch_is_kept(tmp_path: Path) -> None:

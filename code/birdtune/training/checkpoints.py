@@ -102,7 +102,7 @@ class Checkpoints:
         free = free_bytes(self.folder)
         if free is not None and free < n_bytes:
             # Whoever lowered --train.keep to make room has it now, not after the checkpoint that has none.
-            self._prune(_best_name(self._newest_state() or state))
+            self.tidy(self._newest_state() or state)
         with new_folder(path, what="a checkpoint", needed=n_bytes) as building:
             # Side by side: writing and hashing both let go of the interpreter.
             with ThreadPoolExecutor(len(parts)) as threads:
@@ -110,7 +110,7 @@ class Checkpoints:
                 sums = dict(zip(parts, found, strict=True))
             stored = asdict(state)
             write_json(building / _STATE, {"sha256": {**sums, _STATE: value_sha256(stored)}, "state": stored})
-        self._prune(_best_name(state))
+        self.tidy(state)
         return path
 
     def need_room(self, n_bytes: int, n_to_come: int) -> None:
@@ -132,8 +132,16 @@ class Checkpoints:
         """Remove all checkpoints."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _prune(self, best: str | None) -> None:
-        for name in [name for name in self.names()[: -self._keep] if name != best]:
+    def tidy(self, state: State) -> None:
+        """Remove what a job that stands at `state` needs no more: all but the newest and the best.
+
+        What reaches further is damaged, or it would not stand here: it would count as the newest, in the place of
+        those that are whole.
+        """
+        names = self.names()
+        reached = [name for name in names if _position(name) <= (state.epoch, state.step)]
+        wanted = {*reached[-self._keep :], _best_name(state)}
+        for name in [name for name in names if name not in wanted]:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for left in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)

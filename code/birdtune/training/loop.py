@@ -228,6 +228,7 @@ class Loop:
             return
         self.trainer.restore(saved)
         self.state = saved.state
+        self.checkpoints.tidy(self.state)  # a job that was killed while it did so left halves
         self._kept = self.state.updates
         self._tell_missed_epochs()
         where = f"epoch {self.state.epoch + 1}" + (f", batch {self.state.step}" if self.state.step else "")
