@@ -251,10 +251,10 @@ def test_it_answers_where_nothing_may_be_written(
 ) -> None:
     shutil.rmtree(tmp_path / "output")
 
-    def full(folder: Path) -> Path:
+    def full(folder: Path) -> None:
         raise PassingError(f"{folder}: the disk is full")
 
-    monkeypatch.setattr(checks, "make_folder", full)
+    monkeypatch.setattr(checks, "try_to_write", full)
     out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=75)
     assert wrongs(out) == ["output: the disk is full"]
     assert "18 usable" in out

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from makers import ordinary_folder
 
 from birdtune import files
-from birdtune.errors import InputError, PassingError
+from birdtune.errors import BirdtuneError, InputError, PassingError
 from birdtune.files import (
     file_sha256,
     make_folder,
@@ -25,6 +25,7 @@ from birdtune.files import (
     read_json,
     remove_unfinished,
     temporary_folder,
+    try_to_write,
     value_sha256,
     write_bytes,
     write_csv,
@@ -212,9 +213,13 @@ def test_what_libraries_raise_in_place_of_the_systems_errors_is_understood(tmp_p
 
 
 def test_a_temporary_name_is_not_told(tmp_path: Path) -> None:
+    caught: pytest.ExceptionInfo[BirdtuneError]
     with pytest.raises(InputError) as caught, storage_faults(tmp_path / "run.json"):
         raise PermissionError(errno.EACCES, "no", str(tmp_path / ".unfinished-ab12"))
     assert str(caught.value).startswith(f"{tmp_path}/run.json: cannot be written")
+    with pytest.raises(PassingError) as caught, storage_faults(tmp_path / "model" / ".unfinished-1" / "x.csv"):
+        raise OSError(errno.ENOSPC, "full")
+    assert str(caught.value).startswith(f"{tmp_path}/model: the disk is full")
 
 
 def test_other_faults_stay_what_they_are(tmp_path: Path) -> None:
@@ -481,3 +486,11 @@ def test_json_of_names_holds_them_exactly(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff.wav")
     write_text(tmp_path / "a.json", json.dumps({name: 1}))
     assert read_json(tmp_path / "a.json") == {name: 1}
+
+
+def test_whether_a_folder_can_be_written_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try_to_write(tmp_path / "new")
+    assert names(tmp_path / "new") == []
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **how: open("/dev/full", "wb"))  # noqa: PTH123, SIM115
+    with pytest.raises(PassingError, match=rf"{tmp_path}: the disk is full \(66 kB needed"):
+        try_to_write(tmp_path)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -260,6 +261,19 @@ def test_storage_of_the_sound_that_fails_stops_the_work(cache: Cache, monkeypatc
     monkeypatch.undo()
     without_processes(monkeypatch)
     assert cache.run()[1] == 2
+
+
+def test_no_worker_outlives_a_fault(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # processes, as in earnest
+
+    def fail(*arguments: object) -> None:
+        raise PassingError("the storage failed")
+
+    monkeypatch.setattr(frames, "note_examined", fail)
+    with pytest.raises(PassingError, match="the storage failed"):
+        cache.run()
+    # A worker that waits for more would keep the interpreter from ending.
+    assert multiprocessing.active_children() == []
 
 
 def test_a_full_disk_says_what_the_rest_needs_and_keeps_what_is_whole(

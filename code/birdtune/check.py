@@ -8,7 +8,6 @@ All faults are looked for before any is told, so that one round of mending is en
 import contextlib
 import math
 import os
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,15 +31,13 @@ from birdtune.errors import (
     shown,
 )
 from birdtune.events import Interrupts, Journal, duration
-from birdtune.files import make_folder, read_json, write_json
+from birdtune.files import make_folder, read_json, try_to_write, write_json
 from birdtune.lock import alone_in
 from birdtune.model import architecture, checkpoint
 from birdtune.run import checkpoint_files
-from birdtune.storage import free_bytes, reading_faults, size_text, storage_faults
+from birdtune.storage import free_bytes, reading_faults, size_text
 
 _EXAMPLES = 3
-# What a start of the job writes before anything else.
-_TRIAL_BYTES = 1 << 16
 _MOST_CLASSES = 60
 # One pass forward and two backward (with respect to activations and to weights).
 _PASSES_A_STEP = 3
@@ -131,14 +128,7 @@ def _noted(faults: _Faults) -> Iterator[None]:
 
 def _can_write(folder: Path, faults: _Faults) -> bool:
     with _noted(faults):
-        make_folder(folder)
-        with storage_faults(folder, needed=_TRIAL_BYTES):
-            try:
-                with tempfile.TemporaryFile(dir=folder) as file:
-                    file.write(os.urandom(_TRIAL_BYTES))
-            except OSError as fault:
-                # The folder is what a person can mend, not the name tried in it.
-                raise OSError(fault.errno, fault.strerror, str(folder)) from fault
+        try_to_write(folder)
         return True
     return False
 

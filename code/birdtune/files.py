@@ -24,6 +24,7 @@ from birdtune.storage import UNFINISHED as UNFINISHED  # with what leaves such n
 from birdtune.storage import need_space, reading_faults, refused
 from birdtune.storage import storage_faults as storage_faults  # with what needs it
 
+_TRIAL_BYTES = 1 << 16
 _HASH_BLOCK_BYTES = 1 << 20
 # Spreadsheets run a cell that begins like this as a formula; an apostrophe in front keeps it text.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -164,6 +165,18 @@ def temporary_folder(name: str) -> Iterator[Path]:
         ) from fault
     with room as path:
         yield Path(path)
+
+
+def try_to_write(folder: Path) -> None:
+    """Find out that nothing can be written to a folder before long work, not after. Raises as `storage_faults`."""
+    make_folder(folder)
+    with storage_faults(folder, needed=_TRIAL_BYTES):
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(os.urandom(_TRIAL_BYTES))  # zeros, some file systems would not store
+        except OSError as fault:
+            # The folder is what a person can mend, not the name tried in it.
+            raise OSError(fault.errno, fault.strerror, str(folder)) from fault
 
 
 def _sync_file(path: Path) -> None:

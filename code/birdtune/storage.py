@@ -108,10 +108,10 @@ def _in_words(fault: Exception, path: Path, what: str, needed: Needed) -> Birdtu
 def _place(fault: Exception, path: Path) -> Path:
     """What to name: as the system does, but no temporary name, which nobody could find afterwards."""
     named = getattr(fault, "filename", None)
-    if not isinstance(named, str | bytes) or not named:
-        return path
-    place = Path(os.fsdecode(named))
-    return path if any(part.startswith(UNFINISHED) for part in place.parts) else place
+    for place in (Path(os.fsdecode(named)) if isinstance(named, str | bytes) and named else path, path):
+        if not any(part.startswith(UNFINISHED) for part in place.parts):
+            return place
+    return next(place for place in path.parents if not place.name.startswith(UNFINISHED))
 
 
 def _full(

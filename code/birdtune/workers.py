@@ -13,7 +13,7 @@ import errno
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -54,8 +54,11 @@ def run_tasks(
     interrupts: Interrupts,
     initializer: Callable[..., None] | None = None,
     initargs: tuple[Any, ...] = (),
-) -> Iterator[tuple[Task, Result | Crashed]]:
+) -> Generator[tuple[Task, Result | Crashed], None, None]:
     """Yield (task, result) as they finish; a task that kills its worker yields (task, Crashed).
+
+    Whoever may leave off before the end closes the generator: workers that wait for more keep this process
+    from ending.
 
     Args:
         function: a module-level function; what it raises is raised here.

@@ -397,6 +397,8 @@ def fill(
             storage_faults(store.folder, "frames", forecast.bytes_left),
             journal.progress("preparing", len(tasks), "recordings") as progress,
             _index(store, ledger) as index,
+            # However the block ends, the workers end with it: what they still had would count for nothing.
+            contextlib.closing(results),
         ):
             for n_done, (task, result) in enumerate(results):
                 made = _Made(crashed()) if isinstance(result, Crashed) else result
@@ -421,7 +423,7 @@ def _index(store: FrameStore, ledger: Ledger) -> Iterator[IO[bytes]]:
         try:
             yield index
         except BaseException:
-            # The workers have ended by now. Of several faults the first is the one to tell: others that
+            # Nobody writes to the shards any more. Of several faults the first is the one to tell: others that
             # come here are of the same full disk.
             for keep in (lambda: drop_leftovers(store), ledger.save, lambda: _sync(store, index)):
                 with contextlib.suppress(BirdtuneError, OSError):

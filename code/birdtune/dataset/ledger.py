@@ -3,6 +3,7 @@
 SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Examined: facts | problem
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -257,10 +258,9 @@ def _examine_tasks(
     interrupts: Interrupts,
 ) -> None:
     n_left = len(tasks)
-    with journal.progress("listening", len(tasks), "files") as progress:
-        for task, result in run_tasks(
-            _examine, tasks, n_workers=worker_count(workers, len(tasks)), interrupts=interrupts
-        ):
+    results = run_tasks(_examine, tasks, n_workers=worker_count(workers, len(tasks)), interrupts=interrupts)
+    with contextlib.closing(results), journal.progress("listening", len(tasks), "files") as progress:
+        for task, result in results:
             progress.advance()
             found = crashed() if isinstance(result, Crashed) else result
             note_examined(ledger, task.file, found, unusable, n_left)

@@ -11,7 +11,6 @@ import io
 import math
 import os
 import stat
-import tempfile
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.errors import UsageError, shown
-from birdtune.files import make_folder, storage_faults, write_bytes, write_csv
+from birdtune.files import try_to_write, write_bytes, write_csv
 from birdtune.results.hearing import Cutter, Floats, Heard, Unused, hear
 from birdtune.results.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.results.verify import open_model as open_model
@@ -127,13 +126,6 @@ def _check_arguments(resampler: str, hop_frames: int, batch_size: int) -> None:
         )
 
 
-def _check_place(path: Path) -> None:
-    """Find out that a file cannot be written before hours of work, not after. Raises as storage_faults."""
-    make_folder(path.parent)
-    with storage_faults(path):
-        tempfile.TemporaryFile(dir=path.parent).close()
-
-
 def embed_files(
     files: Sequence[Path],
     embed: Callable[[Floats], Any],
@@ -163,7 +155,7 @@ def embed_files(
         InputError, PassingError: `out` cannot be written.
     """
     _check_arguments(resampler, hop_frames, batch_size)
-    _check_place(out)
+    try_to_write(out.parent)
     paths, problems = find_sounds(files)
     heard: list[Heard] = []
     for item in hear(paths, embed, Cutter(resampler, hop_frames, longest_s), batch_size, check):
@@ -216,7 +208,7 @@ def predict_files(
     """
     _check_arguments(resampler, hop_frames, batch_size)
     for place in filter(None, [out, patches_out]):
-        _check_place(place)
+        try_to_write(place.parent)
     classes = classifier.classes
     paths, problems = find_sounds(files)
     sounds: list[dict[str, object]] = []
