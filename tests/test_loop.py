@@ -265,6 +265,42 @@ def test_what_is_saved_already_or_soon_done_again_is_not_saved(
     assert found == saved
 
 
+def test_a_stop_that_meets_a_full_disk_is_a_stop_and_says_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, quiet=True)
+    settings = TrainSettings(epochs=1, jit=False)
+    loop = loop_of(tmp_path, settings, interrupts=StopAt(4), journal=journal)
+
+    def refuse(*arguments: object) -> None:
+        raise PassingError("checkpoints: the disk is full")
+
+    monkeypatch.setattr(loop.checkpoints, "save", refuse)
+    with pytest.raises(Interrupted):
+        loop.run()
+    journal.close()
+    assert "could not be saved" in (tmp_path / "run.log").read_text("utf-8")
+    journal.write_to(tmp_path / "again")
+    monkeypatch.setattr(journal, "warn", refuse)
+    loop = loop_of(tmp_path, settings, interrupts=StopAt(4), journal=journal)
+    monkeypatch.setattr(loop.checkpoints, "save", refuse)
+    with pytest.raises(Interrupted):
+        loop.run()
+    journal.close()
+
+
+def test_room_for_the_checkpoints_is_asked_for_before_the_first_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = loop_of(tmp_path, TrainSettings(epochs=5, jit=False, keep=1))
+    arrays = [*classifiers.weights(loop.trainer.classifier).values(), *loop.trainer.state_arrays().values()]
+    assert loop.trainer.state_bytes == sum(array.nbytes for array in arrays)
+    monkeypatch.setattr("birdtune.storage.free_bytes", lambda path: 2 * loop.trainer.state_bytes - 1)
+    with pytest.raises(PassingError, match="for 2 more checkpoints"):
+        loop.run()
+    assert loop.batches.asked == []
+
+
 def test_curves_have_each_point_once_however_often_the_job_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

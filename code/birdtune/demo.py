@@ -31,6 +31,7 @@ ABSENT_CLASS = "Nullavis_absens"  # in the map, without a folder
 
 CLASSES = tuple(sorted([*(song.species for song in SONGS), NOISE_CLASS]))
 CLIP_S = (3.0, 4.7)
+_CLIP_BYTES = 253_000  # on average over all recorders; measured
 
 # Vorbis in libsndfile has crashed on long single writes; a second at a time is safe.
 _OGG_BLOCK_S = 1
@@ -115,14 +116,15 @@ def make_data(
     Raises:
         Interrupted: told to stop; nothing is left behind.
         InputError: `folder` holds something else, or another demonstration, or cannot be written.
+        PassingError: the disk is full.
     """
     if not _is_free(folder):
         low_high = list(calls_per_source)
         return _reuse(
             folder, {"seed": seed, "sources_per_class": sources_per_class, "calls_per_source": low_high}
         )
-    with new_folder(folder) as building:
-        clips = _plan(seed, sources_per_class, calls_per_source)
+    clips = _plan(seed, sources_per_class, calls_per_source)
+    with new_folder(folder, what="the demonstration's sounds", needed=len(clips) * _CLIP_BYTES) as building:
         seconds = 0.0
         for clip in clips:
             if interrupts is not None:

@@ -7,6 +7,7 @@ sum of weights → clipped → Adam. All that is random is drawn from (seed, pos
 generator with a state of its own, so a restored run goes on bit for bit.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ import tensorflow as tf
 
 from birdtune.config import TrainSettings
 from birdtune.dataset.batches import Batch, Batches, prefetched
-from birdtune.errors import DivergedError, Interrupted
+from birdtune.errors import DivergedError, InputError, Interrupted, PassingError
 from birdtune.events import Interrupts, Journal, Progress, duration
 from birdtune.model.classifier import Classifier, load_weights, weights
 from birdtune.model.losses import patch_losses
@@ -268,12 +269,20 @@ class Loop:
             # Compiling has taken seconds already; the one update behind it is sooner done again than saved.
             if self._is_warm and state.updates > self._kept:
                 with self.interrupts.held():
-                    self.journal.say("  told to stop: saving")
-                    self._keep()
+                    self._save_and_stop()
             raise
         with self.interrupts.held():
             self._end_epoch(found)
         self.interrupts.check()
+
+    def _save_and_stop(self) -> None:
+        try:
+            self.journal.say("  told to stop: saving")
+            self._keep()
+        except (PassingError, InputError) as fault:
+            # It stops all the same, and loses no more than since the last checkpoint. The log may refuse, too.
+            with contextlib.suppress(PassingError, InputError):
+                self.journal.warn(f"It could not be saved where it stands, only where it was before: {fault}")
 
     def _gradients(self, made: Iterator[Batch], first: int) -> tuple[Any, Any, Any]:
         """Sum of losses, of weights, and of gradients, of the `accumulate` batches from `first` on."""
