@@ -35,6 +35,11 @@ def complaint(
     return message
 
 
+def test_a_job_yaml_that_is_a_link_to_nothing_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").symlink_to("not mounted")
+    assert "is a link to nothing" in complaint({"input": str(tmp_path)}, kind=InputError)
+
+
 # ---- the options --------------------------------------------------------------------------------
 
 

@@ -40,6 +40,14 @@ def refusal(path: Path) -> str:
 # ---- the map in the input folder ----------------------------------------------------------------
 
 
+def test_a_map_that_is_a_link_to_nothing_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "bird_id_map.csv").symlink_to("not mounted")
+    found = find_label_map(tmp_path)
+    assert found == tmp_path / "bird_id_map.csv"
+    with pytest.raises(InputError, match=r"bird_id_map.csv: cannot be read"):
+        read_label_map(found)
+
+
 def test_a_folder_without_a_map_has_none(tmp_path: Path) -> None:
     assert find_label_map(tmp_path) is None
     assert find_label_map(tmp_path / "missing") is None

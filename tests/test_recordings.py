@@ -15,8 +15,10 @@ from birdtune.dataset.ledger import Examined, Ledger, examine_all, identify
 from birdtune.dataset.recordings import (
     PROBLEM_COLUMNS,
     PROBLEMS,
+    Listing,
     Problem,
     SoundFile,
+    refuse_crashes,
     refuse_remnant,
     scan,
     unchanged,
@@ -297,6 +299,42 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
         file.write(b"x")
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert ledger.content(sound_file(path)) is None
+
+
+def test_another_file_of_the_same_size_and_time_is_read(tmp_path: Path) -> None:
+    # As `rsync -t` puts a mended copy in place, and as folders that change names do.
+    for seed, name in enumerate("AB"):
+        os.utime(write_sound(tmp_path / name / "1.wav", seed=seed), ns=(10**18, 10**18))
+    ledger = Ledger(None, "soxr")
+    before = scan(tmp_path).files
+    for file in before:
+        ledger.set_content(file, f"content of {file.name}")
+    assert [ledger.content(file) for file in scan(tmp_path).files] == ["content of A/1.wav", "content of B/1.wav"]
+    for old, new in (("A", "X"), ("B", "A"), ("X", "B")):
+        (tmp_path / old).rename(tmp_path / new)
+    swapped = scan(tmp_path).files
+    assert [(file.name, file.size, file.mtime_ns) for file in swapped] == [
+        (file.name, file.size, file.mtime_ns) for file in before
+    ]
+    assert [ledger.content(file) for file in swapped] == [None, None]
+
+
+def test_much_that_crashed_is_no_reason_to_train_on_the_rest() -> None:
+    def crashed(*files: SoundFile) -> list[Problem]:
+        return [Problem(file.name, file.label, "crash", "") for file in files]
+
+    short = [SoundFile(f"A/{n}", Path(f"A/{n}"), "A", 10, 0) for n in range(30)]
+    short += [SoundFile(f"B/{n}", Path(f"B/{n}"), "B", 10, 0) for n in range(2)]
+    long = [SoundFile("A/long", Path("A/long"), "A", 100, 0)]
+    folder = Path("data")
+    listing = Listing([*short, *long], [], ["A", "B"])
+    refuse_crashes(listing, crashed(*short[:2]), folder)
+    with pytest.raises(PassingError, match=r"4 of 33 .*A/0 for one.*--prepare.workers 1"):
+        refuse_crashes(listing, crashed(*short[:4]), folder)
+    with pytest.raises(PassingError, match=r"1 of 33 .*24% of the bytes"):
+        refuse_crashes(listing, crashed(*long), folder)
+    with pytest.raises(PassingError, match="all of B"):
+        refuse_crashes(listing, crashed(*short[-2:]), folder)
 
 
 @pytest.mark.parametrize("passing", ["too-long", "unreadable", "crash"])

@@ -91,6 +91,26 @@ def test_the_first_run_is_number_one(tmp_path: Path) -> None:
     assert run.model == tmp_path / "model" / "birdtune" / "1"
 
 
+def test_a_damaged_record_is_stood_in_for_by_the_last_start_s(tmp_path: Path) -> None:
+    start(tmp_path)
+    (tmp_path / "logs/1/run.json").write_text("{")
+    run = Run(config_of(tmp_path), Journal(quiet=True))
+    assert run.take_version("f") is True
+    assert run.version == 1
+
+
+def test_a_version_that_cannot_be_gone_on_with_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(tmp_path)
+    for name in ("logs/1/run.json", "run.json"):
+        (tmp_path / name).unlink()
+    run = Run(config_of(tmp_path), Journal())
+    assert run.take_version("f") is False
+    assert run.version == 2
+    assert "logs/1/run.json is missing or damaged" in capsys.readouterr().out
+
+
 def test_the_same_data_and_settings_go_on_under_the_same_number(tmp_path: Path) -> None:
     start(tmp_path)
     run = Run(config_of(tmp_path), Journal(quiet=True))
@@ -133,6 +153,7 @@ def test_a_damaged_record_is_not_gone_on_with(tmp_path: Path, written: str, foun
     whole = path.read_text()
     path.write_text(re.sub(written, found, whole, count=1, flags=re.DOTALL))
     assert path.read_text() != whole
+    (tmp_path / "run.json").unlink()  # which would stand in for it
     run = Run(config_of(tmp_path), Journal(quiet=True))
     assert run.take_version("f") is False
     assert run.version == 2

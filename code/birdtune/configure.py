@@ -177,6 +177,11 @@ def _read_yaml(path: Path) -> Any:
     try:
         return parse_yaml(read_bounded(path, _LARGEST_YAML_BYTES, "settings").decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise InputError(
+                f"{shown(path)}: is a link to nothing. Is what it leads to mounted? Restore it, or remove the link to "
+                "go by the defaults."
+            ) from None
         if path.with_suffix(".yml").exists():
             raise InputError(
                 f"{shown(path.with_suffix('.yml'))}: is not read. Rename it to job.yaml."

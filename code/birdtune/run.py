@@ -64,6 +64,8 @@ class Run:
     def __init__(self, config: Config, journal: Journal) -> None:
         self.config = config
         self.journal = journal
+        # The last start's own words: they stand in for the record of its version, should that be damaged.
+        self._last = _record(config.output / RECORD_NAME)
         self.version: int | None = None
         self._saved = False
         self._reserve = config.output / _RESERVE_NAME
@@ -113,6 +115,13 @@ class Run:
         """
         newest = max(_taken(self.config.output), default=0)
         earlier = read_record(self.config.output, newest)
+        if earlier is None and self._last is not None and self._last.get("version") == newest:
+            earlier = self._last
+        if newest and earlier is None:
+            self.journal.warn(
+                f"{shown(self.config.output / 'logs' / str(newest) / RECORD_NAME)} is missing or damaged: version "
+                f"{newest} cannot be gone on with. What there is of it stays; the next version is trained."
+            )
         same = earlier is not None and earlier.get("fingerprint") == fingerprint
         self.version = newest if same else newest + 1
         if same:
@@ -265,7 +274,11 @@ def clear_unfinished(output: Path) -> None:
 
 def read_record(output: Path, version: int) -> dict[str, Any] | None:
     """The record of a version; None if there is none, or it is not as `Run` writes them."""
-    record = read_json(output / "logs" / str(version) / RECORD_NAME)
+    return _record(output / "logs" / str(version) / RECORD_NAME)
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    record = read_json(path)
     try:
         _Written.model_validate(record)
     except pydantic.ValidationError:

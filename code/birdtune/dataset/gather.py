@@ -196,6 +196,7 @@ def _gather(
         short=config.sound.short,
         longest_s=config.sound.max_hours * 3600,
     )
+    recordings.refuse_crashes(survey.listing, problems, config.data_folder)
     try:
         selection.check_enough(usable, config.data_folder, problems)
         result = split.assign(usable, config.split, config.output / "split.csv")

@@ -9,6 +9,7 @@ strings and integers, those are followed on a stack of our own, and any other op
 
 import codecs
 import io
+import os
 import pickletools
 import unicodedata
 import warnings
@@ -40,7 +41,8 @@ def find_label_map(folder: Path) -> Path | None:
     Raises:
         InputError: there are several, and which one counts cannot be known.
     """
-    found = [folder / name for name in LABEL_MAP_NAMES if (folder / name).is_file()]
+    # Also a link to nothing or an empty folder, as a mount that failed leaves them: reading it will say so.
+    found = [folder / name for name in LABEL_MAP_NAMES if os.path.lexists(folder / name)]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise InputError(

@@ -67,10 +67,10 @@ class Ledger:
     def content(self, file: SoundFile) -> str | None:
         """SHA-256 of the file's content, if it was read before and looks unchanged."""
         entry = self._stats.get(str(file.path))
-        return entry[2] if entry and entry[:2] == (file.size, file.mtime_ns) else None
+        return entry[4] if entry and entry[:4] == file.stamp else None
 
     def set_content(self, file: SoundFile, content: str) -> None:
-        self._stats[str(file.path)] = (file.size, file.mtime_ns, content)
+        self._stats[str(file.path)] = (*file.stamp, content)
         self._count()
 
     def examined(self, content: str) -> Examined | None:
@@ -110,7 +110,7 @@ def _found(stored: Any) -> Any:
 class _Known:
     """A ledger as it is written, with what the types cannot say: a content has facts or a problem."""
 
-    stats: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    stats: dict[str, tuple[int, int, int, int, str]] = field(default_factory=dict)
     facts: dict[str, dict[str, Annotated[Examined, BeforeValidator(_found)]]] = field(default_factory=dict)
 
 

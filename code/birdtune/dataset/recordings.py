@@ -10,7 +10,7 @@ import contextlib
 import stat
 import unicodedata
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,7 @@ PROBLEMS: dict[str, str] = {
 OF_THE_FILE = frozenset({"unreadable", "vanished", "changed", "storage-failed"})
 # More than this share of the files gone is nobody's tidying up.
 _MOST_VANISHED = 0.1
+_MOST_CRASHED = 0.1
 
 PROBLEM_COLUMNS = ("recording", "class", "problem", "used", "detail", "advice")
 
@@ -64,6 +65,14 @@ class SoundFile:
     label: str
     size: int
     mtime_ns: int
+    # What a copy that keeps sizes and times, or folders that change names, cannot keep.
+    ctime_ns: int = 0
+    inode: int = 0
+
+    @property
+    def stamp(self) -> tuple[int, int, int, int]:
+        """By which a file that was read before is known to be the same."""
+        return self.size, self.mtime_ns, self.ctime_ns, self.inode
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,31 @@ def refuse_remnant(listing: Listing, unusable: Mapping[str, Problem], folder: Pa
             f"{shown(folder)}: {len(gone):,} of {len(listing.files):,} sound files vanished while they were "
             f"read{whole}. Is the storage still mounted, or does something move files? Nothing is trained on what is "
             "left: run again when all is there."
+        )
+
+
+def refuse_crashes(listing: Listing, problems: Sequence[Problem], folder: Path) -> None:
+    """Refuse to go on without much of the data because the processes that decoded it were killed.
+
+    Want of memory kills them as a fault in the decoder does, and then the files are fine.
+
+    Raises:
+        PassingError: all of a class is concerned, or more than a tenth of all files or of their bytes.
+    """
+    names = {problem.recording for problem in problems if problem.problem == "crash"}
+    crashed = [file for file in listing.files if file.name in names]
+    if not crashed:
+        return
+    spared = {file.label for file in listing.files if file.name not in names}
+    whole = sorted({file.label for file in crashed} - spared)
+    n_bytes, of_bytes = (sum(file.size for file in files) for files in (crashed, listing.files))
+    if whole or len(crashed) > _MOST_CRASHED * len(listing.files) or n_bytes > _MOST_CRASHED * of_bytes:
+        among = f", among them all of {', '.join(whole[:3])}" if whole else ""
+        raise PassingError(
+            f"{shown(folder)}: the processes that decoded {len(crashed):,} of {len(listing.files):,} sound files were "
+            f"killed ({n_bytes / max(1, of_bytes):.0%} of the bytes{among}), {crashed[0].name} for one. Mostly that is "
+            "want of memory: give the job more, or fewer processes (--prepare.workers 1), and run again. If it is "
+            "always the same files, the decoder crashes on them: remove them. Nothing is trained on the others alone."
         )
 
 
@@ -309,7 +343,8 @@ class _Walker:
         if not stat.S_ISREG(facts.st_mode):
             self._problem(path, label, "not-a-file", "it is no regular file")
             return
-        self.files.append(SoundFile(self._name(path), path, label, facts.st_size, facts.st_mtime_ns))
+        stamp = facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
+        self.files.append(SoundFile(self._name(path), path, label, *stamp))
 
     def _real(self, path: Path, label: str) -> Path | None:
         """Where a path leads, if that is inside the root; else None, and the problem is noted."""
