@@ -20,7 +20,11 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("prepare", "train", "evaluate", "export", "report")
+# Stage → how the line begins that says it has begun. While it loads TensorFlow, it says which version it makes.
+_SIGNS = {"prepare": "prepare:", "load": "version ", **{
+    stage: f"{stage}:" for stage in ("train", "evaluate", "export", "report")
+}}  # fmt: skip
+STAGES = tuple(_SIGNS)
 
 # The reduced network, few and small epochs: what is tried is not how well it learns.
 QUICK = (
@@ -113,14 +117,15 @@ class Command:
     @property
     def stage(self) -> str:
         """The stage that it named last; "start" before the first."""
-        named = [line.text.split(":")[0] for line in list(self.lines) if line.text.split(":")[0] in STAGES]
+        texts = [line.text for line in list(self.lines)]
+        named = [stage for text in texts for stage, sign in _SIGNS.items() if text.startswith(sign)]
         return named[-1] if named else "start"
 
     def stage_began(self, stage: str) -> float | None:
         """When it named the stage."""
         if stage == "start":
             return self.began
-        line = self.said(f"{stage}:")
+        line = self.said(_SIGNS[stage])
         return line.at if line else None
 
     def wait_until(self, condition: Callable[[], object], *, poll_s: float = _POLL_S) -> bool:
@@ -136,10 +141,11 @@ class Command:
         raise AssertionError(f"nothing happened for {_PATIENCE_S:.0f} s; it said:\n{self.text()}")
 
     def reach(self, stage: str, after_s: float) -> bool:
-        """Wait until it is some time into a stage; False if it ended first."""
-        if not self.wait_until(lambda: self.stage_began(stage)):
+        """Wait until it is some time into a stage, or a later one if it leaves this out; False if it ended first."""
+        order = ("start", *STAGES)
+        if not self.wait_until(lambda: order.index(self.stage) >= order.index(stage)):
             return False
-        moment = (self.stage_began(stage) or 0.0) + after_s
+        moment = (self.stage_began(stage) or time.monotonic()) + after_s
         return self.wait_until(lambda: time.monotonic() >= moment) and self.running
 
     def wait(self) -> int:

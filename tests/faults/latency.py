@@ -19,7 +19,7 @@ from helpers_command import STAGES, Command, lengths, make_demo_input, run
 # Docker sends SIGKILL ten seconds after SIGTERM; two are left for what is slower elsewhere.
 PROMISED_S = 8.0
 # Training has many phases: building, first weights, compiling, updates, validation, saving.
-_MOMENTS = {"start": 1, "prepare": 3, "train": 8, "evaluate": 3, "export": 5, "report": 2}
+_MOMENTS = {"start": 1, "prepare": 3, "load": 2, "train": 8, "evaluate": 3, "export": 5, "report": 2}
 # What a stage leaves, without which it is done again; and all that is made anew with it.
 _RESULTS = {
     "prepare": ("cache", "logs", "checkpoints", "reports", "model"),
@@ -27,6 +27,7 @@ _RESULTS = {
     "evaluate": ("reports/1/metrics.json",),
     "export": ("model",),
     "report": ("reports/1/report.html",),
+    "load": ("reports/1/report.html",),
 }
 
 
@@ -71,7 +72,7 @@ def measure(folder: Path, seed: int, settings: Sequence[str]) -> int:
     print(f"\n{titles}  its last line", flush=True)
     samples = []
     # Backwards, so that what a stage needs is there.
-    for stage in ("start", *STAGES[::-1]):
+    for stage in ("start", "load", *(stage for stage in STAGES[::-1] if stage != "load")):
         for after_s in moments(seconds[stage], _MOMENTS[stage], rng):
             for name in _RESULTS.get(stage, ()):
                 path = folder / "output" / name

@@ -85,6 +85,7 @@ def test_a_job_that_is_stopped_in_every_stage_comes_to_the_same(straight: Straig
     # As Ctrl-C at a terminal does it: the workers get it as well, and say nothing.
     job.stop_in("prepare", INT, how="group")
     job.stop_in("prepare", TERM)
+    job.stop_in("load", INT)
     job.stop_when(lambda command: command.said("  epoch   1 of"), INT)
     resumed = job.stop_when(lambda command: command.said("  resuming before epoch"), TERM)
     assert resumed.said("version 1: going on")

@@ -33,11 +33,14 @@ from latency import measure
 ALWAYS_SAVING = "--train.checkpoint-minutes=0.00001"
 # Where kills go: stages by name, `epoch` within an epoch after some new checkpoints, `checkpoint` while one is
 # being written. The order is that of a job; which of them a few kills take is said by `_FIRST`.
-PLACES = ("start", "prepare", "train", "epoch", "checkpoint", "evaluate", "export", "report")
-_SHARES = {"start": 2, "prepare": 3, "train": 2, "epoch": 4, "checkpoint": 3, "evaluate": 2, "export": 3, "report": 1}
-_FIRST = ("epoch", "prepare", "export", "checkpoint", "evaluate", "train", "start", "report")
-# Of a stage's length: its very end is left out, where a kill would fall into the next.
-_LATEST = 0.9
+PLACES = ("start", "prepare", "load", "train", "epoch", "checkpoint", "evaluate", "export", "report")
+_SHARES = {"start": 1, "prepare": 3, "load": 1, "train": 2, "epoch": 4, "checkpoint": 3, "evaluate": 2, "export": 3,
+           "report": 1}  # fmt: skip
+_FIRST = ("epoch", "prepare", "export", "checkpoint", "evaluate", "train", "start", "report", "load")
+# Of a stage's length: its very end is left out, where a kill would fall into the next. Of training the beginning is
+# meant, where the network is built and compiled; what is prepared stays so, and each kill takes a part of it.
+_LATEST = {"prepare": 0.3, "train": 0.3}
+_LATEST_OTHERS = 0.9
 
 
 @dataclass
@@ -104,17 +107,17 @@ class Torturer:
 
     def _wait_for(self, command: Command, place: str) -> bool:
         """Wait for the moment of a kill; False if the job ended before."""
-        if place in ("epoch", "checkpoint"):
-            if not command.wait_until(lambda: command.said("train:")):
-                return False
-            self._wait_for_checkpoints(command, self.rng.randint(2, 9))
-            if place == "checkpoint":
-                command.wait_until(lambda: command.stage != "train" or any(self._being_written()))
-                time.sleep(self.rng.choice([0, 0, 0.002, 0.01]))
-            else:
-                time.sleep(self.rng.uniform(0, 0.1))
-            return command.running
-        return command.reach(place, self.rng.uniform(0, _LATEST) * self.seconds[place])
+        if place not in ("epoch", "checkpoint"):
+            latest = _LATEST.get(place, _LATEST_OTHERS)
+            return command.reach(place, self.rng.uniform(0, latest) * self.seconds[place])
+        command.wait_until(lambda: command.stage not in ("start", "prepare", "load"))
+        self._wait_for_checkpoints(command, self.rng.randint(1, 6))
+        if place == "checkpoint":
+            command.wait_until(lambda: command.stage != "train" or any(self._being_written()))
+            time.sleep(self.rng.choice([0, 0, 0.002, 0.01]))
+        else:
+            time.sleep(self.rng.uniform(0, 0.1))
+        return command.running
 
     def _wait_for_checkpoints(self, command: Command, n: int) -> None:
         seen = set(self._checkpoints())
@@ -134,12 +137,10 @@ class Torturer:
 def went_on(command: Command) -> str:
     """What a start said about where it goes on."""
     texts = [line.text.strip() for line in command.lines]
-    wanted = ("resuming", "nothing to do", "version")
-    said = [text.split(", logs")[0] for text in texts if text.startswith(wanted)]
-    decoded = next((text.split(",")[0] for text in texts if "recordings decoded" in text), None)
-    first = next((text.removesuffix(":") for text in texts if text in {f"{stage}:" for stage in STAGES}), None)
-    parts = [*([decoded] if decoded else []), *said, *([f"begins with {first}"] if first else [])]
-    return "; ".join(parts) or "nothing yet"
+    said = [text.split(",")[0] for text in texts if "recordings decoded" in text]
+    said += [text.split(", logs")[0] for text in texts if text.startswith(("version", "resuming", "nothing to do"))]
+    first = next((stage for stage in STAGES[2:] if command.stage_began(stage)), None)
+    return "; ".join([*said, *([f"begins with {first}"] if first else [])]) or "nothing yet"
 
 
 def torture(folder: Path, kills: int, seed: int, settings: Sequence[str]) -> int:
@@ -162,10 +163,10 @@ def kill_and_compare(
     """Torture a job in the folder `killed`, and compare it with the folder where nothing disturbed it."""
     rng = random.Random(seed)
     torturer = Torturer(arguments, killed, seconds, rng)
-    print(f"\n{'kill':>4}  {'meant for':<11}{'fell into':<10}{'after':>8}  {'process':<8}what the next start said")
+    print(f"\n{'kill':>4}  {'meant for':<11}{'fell into':<11}{'after':>8}  {'process':<8}what the next start said")
     for number, kill in enumerate(torturer.run(plan(kills, rng)), start=1):
         who = "group" if kill.group else "main"
-        row = f"{number:>4}  {kill.place:<11}{kill.stage:<10}{kill.after_s:>6.2f} s  {who:<8}{kill.next_said}"
+        row = f"{number:>4}  {kill.place:<11}{kill.stage:<11}{kill.after_s:>6.2f} s  {who:<8}{kill.next_said}"
         print(row, flush=True)
     last = torturer.last
     assert last is not None
