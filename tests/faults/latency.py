@@ -109,7 +109,8 @@ def interrupt(command: Command, stage: str, after_s: float, output: Path) -> Sam
         seconds = time.monotonic() - sent
         cpu_s = _ended_cpu_s() - computed
         status = json.loads((output / "run.json").read_text("utf-8"))["status"]
-        errors, last_line = tuple(line.text for line in command.errors), command.lines[-1].text.strip()
+        errors = tuple(line.text for line in command.errors)
+        last_line = command.lines[-1].text.strip() if command.lines else ""
         n_left = len(command.orphans())
         return Sample(met, sent - began, seconds, cpu_s, code, status, errors, n_left, last_line)
     finally:
