@@ -270,10 +270,11 @@ def test_no_worker_outlives_a_fault(cache: Cache, monkeypatch: pytest.MonkeyPatc
         raise PassingError("the storage failed")
 
     monkeypatch.setattr(frames, "note_examined", fail)
+    before = multiprocessing.active_children()  # other tests may keep one
     with pytest.raises(PassingError, match="the storage failed"):
         cache.run()
     # A worker that waits for more would keep the interpreter from ending.
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(before)
 
 
 def test_a_full_disk_says_what_the_rest_needs_and_keeps_what_is_whole(
