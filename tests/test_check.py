@@ -17,7 +17,8 @@ from birdtune.configure import load
 from birdtune.dataset import gather
 from birdtune.errors import PassingError
 from birdtune.events import Interrupts
-from birdtune.model import architecture, checkpoint
+from birdtune.model import trunks
+from birdtune.model.trunks import TRUNKS
 
 Captured = pytest.CaptureFixture[str]
 
@@ -172,7 +173,7 @@ def test_the_full_network_costs_more_than_the_small_one(capsys: Captured, place:
         line = next(line for line in out.splitlines() if line.startswith(f"  {what}"))
         return float(line.split()[1])
 
-    weights = architecture.weight_count("vggish") * 4 / 1e9
+    weights = TRUNKS["vggish"].weight_count() * 4 / 1e9
     assert gigabytes("vggish", "disk") == pytest.approx(12 * weights, rel=0.2)  # ten in checkpoints, two exported
     assert gigabytes("vggish-small", "disk") < 0.5
     assert gigabytes("vggish", "memory") > gigabytes("vggish-small", "memory") + 4 * weights
@@ -228,8 +229,8 @@ def test_a_good_checkpoint_is_read_once_and_again_when_it_changed(
         read.append(path)
         return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
-    shapes = architecture.checkpoint_variables("vggish-small")
-    monkeypatch.setattr(checkpoint, "read_checkpoint", note)
+    shapes = TRUNKS["vggish-small"].variables()
+    monkeypatch.setattr(trunks, "read_weights", lambda trunk, path: note(path))
     path = tmp_path / "some.ckpt"
     path.write_bytes(b"1")
     arguments = ("--input", str(place), "--model.checkpoint", "some.ckpt", "--model.backbone", "vggish-small")

@@ -10,6 +10,7 @@ import pytest
 from birdtune.config import Config, options
 from birdtune.configure import load, nearest
 from birdtune.errors import CheckpointError, InputError, SettingsError
+from birdtune.model.trunks import TRUNKS, checkpoint_path
 
 
 def loaded(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Config:
@@ -347,9 +348,9 @@ def test_the_nearest_name_is_offered_only_when_it_is_near(typed: str, offered: s
 def test_the_checkpoint_is_found_in_its_usual_place_in_either_version(tmp_path: Path) -> None:
     config = loaded({"input": str(tmp_path)})
     (tmp_path / "vggish_model.ckpt.index").touch()
-    assert config.checkpoint_path() == tmp_path / "vggish_model.ckpt"
+    assert checkpoint_path(config) == tmp_path / "vggish_model.ckpt"
     (tmp_path / "vggish_model.ckpt.index").rename(tmp_path / "vggish_model.ckpt")
-    assert config.checkpoint_path() == tmp_path / "vggish_model.ckpt"
+    assert checkpoint_path(config) == tmp_path / "vggish_model.ckpt"
 
 
 def test_a_missing_checkpoint_is_told_with_where_to_get_it_and_the_way_without(tmp_path: Path) -> None:
@@ -358,20 +359,32 @@ def test_a_missing_checkpoint_is_told_with_where_to_get_it_and_the_way_without(t
         ({"model.checkpoint": str(tmp_path / "other.ckpt")}, tmp_path / "other.ckpt"),
     ):
         with pytest.raises(CheckpointError) as caught:
-            loaded(flags).checkpoint_path()
+            checkpoint_path(loaded(flags))
         message = str(caught.value)
         assert message.startswith(f"{place}: ")
         assert "https://storage.googleapis.com/audioset/vggish_model.ckpt" in message
         assert "--model.checkpoint none" in message
 
 
+def test_each_trunk_can_be_chosen_and_has_names_of_its_own_for_its_weights(tmp_path: Path) -> None:
+    (chosen,) = [option for option in options() if option.name == "model.backbone"]
+    assert chosen.type == "|".join(TRUNKS)
+    config = loaded({"input": str(tmp_path), "model.backbone": "yamnet"})
+    (tmp_path / "vggish_model.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"yamnet\.h5 or .*yamnet\.tflite: there is no YAMNet checkpoint"):
+        checkpoint_path(config)
+    for name in ("yamnet.tflite", "yamnet.h5"):
+        (tmp_path / name).touch()
+        assert checkpoint_path(config) == tmp_path / name
+
+
 def test_none_trains_from_scratch_even_beside_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "vggish_model.ckpt").touch()
-    assert loaded({"input": str(tmp_path), "model.checkpoint": "none"}).checkpoint_path() is None
+    assert checkpoint_path(loaded({"input": str(tmp_path), "model.checkpoint": "none"})) is None
 
 
 def test_a_named_checkpoint_may_be_a_file_a_prefix_or_a_folder(tmp_path: Path) -> None:
     (tmp_path / "one.ckpt").touch()
     (tmp_path / "two.ckpt.index").touch()
     for name in ("one.ckpt", "two.ckpt", "."):
-        assert loaded({"model.checkpoint": str(tmp_path / name)}).checkpoint_path() == tmp_path / name
+        assert checkpoint_path(loaded({"model.checkpoint": str(tmp_path / name)})) == tmp_path / name

@@ -20,6 +20,7 @@ from birdtune.dataset.gather import Dataset
 from birdtune.errors import InputError, SettingsError
 from birdtune.events import Interrupts, Journal
 from birdtune.files import read_csv, read_json
+from birdtune.sound.logmel import VGGISH
 
 CLASSES = ("Erithacus_rubecula", "Parus_major", "Turdus_merula")
 
@@ -40,7 +41,7 @@ def config(place: Path, **sections: Any) -> Config:
 
 def prepare(place: Path, journal: Journal | None = None, **sections: Any) -> tuple[Dataset, FrameStore]:
     try:
-        return gather.prepare(config(place, **sections), journal or quiet(), Interrupts())
+        return gather.prepare(config(place, **sections), VGGISH, journal or quiet(), Interrupts())
     finally:
         end_worker()
 
@@ -54,7 +55,7 @@ def end_worker() -> None:
 
 def inspect(place: Path, *, writable: bool = True, **sections: Any) -> Dataset:
     (place / "output").mkdir(exist_ok=True)
-    return gather.inspect(config(place, **sections), quiet(), Interrupts(), writable=writable, faults=[])
+    return gather.inspect(config(place, **sections), VGGISH, quiet(), Interrupts(), writable=writable, faults=[])
 
 
 def problems_csv(place: Path) -> dict[str, str]:
@@ -315,7 +316,9 @@ def test_a_check_hears_on_when_the_map_cannot_be_read(place: Path) -> None:
     (place / "input/bird_id_map.json").write_text("[]")
     (place / "output").mkdir()
     faults: list[str] = []
-    dataset = gather.inspect(config(place), quiet(), Interrupts(), writable=True, faults=faults)
+    dataset = gather.inspect(
+        config(place), VGGISH, quiet(), Interrupts(), writable=True, faults=faults
+    )
     assert len(dataset.recordings) == 12
     assert len(faults) == 1
     assert "expected a mapping" in faults[0]

@@ -24,8 +24,8 @@ ORDER = (
     "sound.ogg", "sound.audio", "sound.logmel",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
     "dataset.frames", "dataset.gather", "dataset.batches",
-    "model.architecture", "model.archive", "model.checkpoint", "model.vggish", "model.heads", "model.losses",
-    "model.classifier", "model.slim",
+    "model.architecture", "model.archive", "model.checkpoint", "model.tflite", "model.vggish", "model.yamnet",
+    "model.trunks", "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
     "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.loop",
     "training.scoring",
     "results.scores", "results.metrics", "results.words", "results.doubts", "results.verdict", "results.figures",
@@ -37,7 +37,7 @@ ORDER = (
 # The files that may load TensorFlow or Keras when they are imported. All others may be imported by anybody.
 HEAVY = frozenset(
     {
-        "model.vggish", "model.heads", "model.losses", "model.classifier", "model.slim",
+        "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
         "training.devices", "training.curves", "training.loop", "training.scoring", "results.export", "stages", "apply",
     }
 )  # fmt: skip

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birdtune.sound.logmel import (
+    FRONT_ENDS,
     VGGISH,
+    YAMNET,
     LogMelStream,
     band_centres_hz,
     frames_of,
@@ -218,3 +220,30 @@ def test_a_sound_of_a_patch_or_more_is_not_filled() -> None:
     for n in (15_600, 15_759, 15_760, 100_000):
         found = np.concatenate(list(frames_of(np.split(NOISE[:n], [n // 3]))))
         assert np.array_equal(found, log_mel(NOISE[:n]))
+
+
+# ---- YAMNet's -----------------------------------------------------------------------------------
+
+
+def test_yamnets_frames_differ_in_the_offset_alone() -> None:
+    waveform = NOISE[:5000]
+    mel = np.exp(log_mel(waveform, VGGISH).astype(np.float64)) - 0.01
+    assert log_mel(waveform, YAMNET) == pytest.approx(np.log(mel + 0.001), abs=1e-3)
+    assert log_mel(np.zeros(1000), YAMNET) == pytest.approx(np.full((4, 64), np.log(0.001)), abs=1e-6)
+    assert len({spec.digest for spec in FRONT_ENDS}) == len({spec.name for spec in FRONT_ENDS}) == 2
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "padded", "n_patches"),
+    [(0, 15_600, 1), (15_600, 15_600, 1), (15_601, 23_280, 2), (23_280, 23_280, 2), (23_281, 30_960, 3),
+     (160_000, 161_520, 20)],
+)  # fmt: skip
+def test_yamnets_patches_overlap_by_half_and_the_last_is_filled_up(
+    n_samples: int, padded: int, n_patches: int
+) -> None:
+    assert YAMNET.padded_samples(n_samples) == padded
+    frames = np.concatenate(list(frames_of([NOISE[:n_samples]], YAMNET)))
+    assert len(frames) == YAMNET.frame_count(padded)
+    assert YAMNET.patch_count(len(frames)) == n_patches
+    filled = np.concatenate([NOISE[:n_samples], np.zeros(padded - n_samples, np.float32)])
+    assert np.array_equal(frames, log_mel(filled, YAMNET))

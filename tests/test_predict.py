@@ -19,7 +19,7 @@ from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
 from birdtune.results import hearing, predict
 from birdtune.results.predict import embed_files, find_sounds, predict_files
 from birdtune.sound.audio import read
-from birdtune.sound.logmel import log_mel
+from birdtune.sound.logmel import VGGISH, log_mel
 
 RATE_HZ = 16_000
 
@@ -50,7 +50,7 @@ def mean_bands_of(frames: Any, first_frames: list[int]) -> Any:
 
 
 def embedded(files: list[Path], out: Path, model: Callable[[Any], Any] = mean_bands, **settings: Any) -> Any:
-    outcome = embed_files(files, model, out, **settings)
+    outcome = embed_files(files, model, out, front_end=VGGISH, **settings)
     with np.load(out, allow_pickle=False) as archive:
         return outcome, {name: archive[name] for name in archive.files}
 
@@ -65,6 +65,7 @@ class Ears:
 
     def __init__(self, *classes: str) -> None:
         self.classes = classes
+        self.front_end = VGGISH
 
     def scores(self, patches: Any) -> tuple[Any, Any]:
         levels = mean_bands(patches)[:, 10 : 10 * len(self.classes) + 1 : 10]
@@ -206,7 +207,7 @@ def test_when_nothing_can_be_used_the_tables_are_empty(tmp_path: Path) -> None:
     outcome, made = embedded([tmp_path / "no.wav"], tmp_path / "x.npz")
     assert (outcome.files, outcome.patches, len(outcome.problems)) == (0, 0, 1)
     shapes = {name: array.shape for name, array in made.items()}
-    assert shapes == {"embeddings": (0, 128), "file": (0,), "start_s": (0,)}
+    assert shapes == {"embeddings": (0, 0), "file": (0,), "start_s": (0,)}
     predict_files([tmp_path / "no.wav"], Ears("a", "b"), tmp_path / "p.csv", patches_out=tmp_path / "q.csv")
     assert rows_of(tmp_path / "p.csv") == rows_of(tmp_path / "q.csv") == []
 
@@ -330,6 +331,7 @@ def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
 def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
     class Late:
         classes = ("a", "b")
+        front_end = VGGISH
 
         def scores(self, patches: Any) -> tuple[Any, Any]:
             assert len(patches) == 4
@@ -385,7 +387,7 @@ def test_a_stop_between_batches_writes_nothing(tmp_path: Path) -> None:
 
     path = write_sound(tmp_path / "a.wav", 9.0)
     with pytest.raises(Interrupted):
-        embed_files([path], mean_bands, tmp_path / "x.npz", batch_size=2, check=stop_at_the_third)
+        embed_files([path], mean_bands, tmp_path / "x.npz", front_end=VGGISH, batch_size=2, check=stop_at_the_third)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
 
 
@@ -396,19 +398,19 @@ def test_a_place_that_cannot_be_written_is_found_out_before_the_work(tmp_path: P
         raise AssertionError("the model was run")
 
     with pytest.raises(InputError, match="a file stands where a folder is needed"):
-        embed_files([path], model, path / "x.npz")
+        embed_files([path], model, path / "x.npz", front_end=VGGISH)
 
 
 def test_a_model_that_answers_nan_is_refused(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", 1.0)
     with pytest.raises(CheckpointError, match="NaN or infinity"):
-        embed_files([path], lambda patches: np.full((len(patches), 4), np.nan), tmp_path / "x.npz")
+        embed_files([path], lambda patches: np.full((len(patches), 4), np.nan), tmp_path / "x.npz", front_end=VGGISH)
 
 
 @pytest.mark.parametrize("settings", [{"hop_frames": 0}, {"batch_size": 0}, {"resampler": "sox"}])
 def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected at least 1"):
-        embed_files([], mean_bands, tmp_path / "x.npz", **settings)
+        embed_files([], mean_bands, tmp_path / "x.npz", front_end=VGGISH, **settings)
 
 
 def test_importing_it_does_not_import_tensorflow() -> None:

@@ -14,8 +14,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from birdtune import files
 from birdtune.errors import ExportError, InputError
 from birdtune.model import classifier as classifiers
-from birdtune.model import slim, vggish
+from birdtune.model import slim
 from birdtune.model.checkpoint import read_checkpoint
+from birdtune.model.trunks import TRUNKS
 
 CLASSES = ("Aquila_ficta", "Noise_noise", "Parus_ficta", "Sitta_ficta")
 
@@ -143,7 +144,7 @@ def test_the_checkpoint_has_the_published_names_and_is_read_back(exported):
         "mymodel/logits/weights": [100, 4],
         "mymodel/logits/biases": [4],
     }
-    trunk = {name: list(shape) for name, shape in vggish.checkpoint_variables("vggish-small").items()}
+    trunk = {name: list(shape) for name, shape in TRUNKS["vggish-small"].variables().items()}
     assert shapes == trunk | head
     arrays = read_checkpoint(folder)
     np.testing.assert_array_equal(

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from birdtune.errors import CheckpointError, SettingsError
-from birdtune.model import vggish
+from birdtune.model import network, vggish
+from birdtune.model.trunks import TRUNKS
 
 
 def small(**changes):
     settings = {"embedding_activation": "relu", "precision": "float32", "seed": 1}
-    return vggish.build_trunk("vggish-small", **(settings | changes))
+    return network.build_trunk("vggish-small", **(settings | changes))
 
 
 def noise(n=4):
@@ -21,7 +22,7 @@ def arrays_for(backbone, scale=0.05):
     random = np.random.default_rng(3)
     return {
         name: (scale * random.standard_normal(shape)).astype(np.float32)
-        for name, shape in vggish.checkpoint_variables(backbone).items()
+        for name, shape in TRUNKS[backbone].variables().items()
     }
 
 
@@ -29,7 +30,7 @@ def test_the_variables_of_vggish_are_the_published_ones():
     def layer(scope, *shape):
         return {f"vggish/{scope}/weights": shape, f"vggish/{scope}/biases": shape[-1:]}
 
-    assert vggish.checkpoint_variables("vggish") == {
+    assert TRUNKS["vggish"].variables() == {
         **layer("conv1", 3, 3, 1, 64),
         **layer("conv2", 3, 3, 64, 128),
         **layer("conv3/conv3_1", 3, 3, 128, 256),
@@ -43,13 +44,13 @@ def test_the_variables_of_vggish_are_the_published_ones():
 
 
 def test_vggish_has_the_published_number_of_parameters():
-    trunk = vggish.build_trunk("vggish", embedding_activation="relu", precision="float32", seed=None)
+    trunk = network.build_trunk("vggish", embedding_activation="relu", precision="float32", seed=None)
 
     assert trunk.count_params() == 72_141_184
 
 
 def test_the_small_network_is_an_eighth_as_wide_with_the_same_embedding():
-    full, reduced = vggish.checkpoint_variables("vggish"), vggish.checkpoint_variables("vggish-small")
+    full, reduced = TRUNKS["vggish"].variables(), TRUNKS["vggish-small"].variables()
 
     assert list(full) == list(reduced)
     assert reduced["vggish/conv1/weights"] == (3, 3, 1, 8)
@@ -63,7 +64,7 @@ def test_every_layer_of_the_table_has_the_shape_of_its_variable():
     for row in vggish.LAYERS:
         layer = trunk.get_layer(row.name)
         assert (
-            tuple(layer.kernel.shape) == vggish.checkpoint_variables("vggish-small")[f"{row.scope}/weights"]
+            tuple(layer.kernel.shape) == TRUNKS["vggish-small"].variables()[f"{row.scope}/weights"]
         )
     pools = [layer.name for layer in trunk.layers if layer.name.startswith("pool")]
     assert pools == ["pool1", "pool2", "pool3", "pool4"]
@@ -137,7 +138,7 @@ def test_mixed_precision_computes_low_and_gives_float32(precision):
 def test_loaded_weights_are_the_weights_in_use():
     trunk, arrays = small(), arrays_for("vggish-small")
 
-    vggish.load_trunk(trunk, arrays)
+    network.load_trunk(trunk, arrays)
 
     for row in vggish.LAYERS:
         kernel, bias = trunk.get_layer(row.name).get_weights()
@@ -148,7 +149,7 @@ def test_loaded_weights_are_the_weights_in_use():
 def test_a_head_in_the_checkpoint_is_passed_over_and_doubles_are_taken():
     arrays = {name: array.astype(np.float64) for name, array in arrays_for("vggish-small").items()}
 
-    vggish.load_trunk(small(), arrays | {"mymodel/logits/weights": np.zeros((100, 3))})
+    network.load_trunk(small(), arrays | {"mymodel/logits/weights": np.zeros((100, 3))})
 
 
 def test_all_that_is_missing_or_misshapen_stands_in_one_message():
@@ -161,7 +162,7 @@ def test_all_that_is_missing_or_misshapen_stands_in_one_message():
     arrays["resnet/stem\x1b[2J"] = np.zeros(1, np.float32)
 
     with pytest.raises(CheckpointError) as caught:
-        vggish.load_trunk(trunk, arrays, source="birds.ckpt")
+        network.load_trunk(trunk, arrays, source="birds.ckpt")
 
     message = str(caught.value)
     assert message.startswith("birds.ckpt: ")
@@ -176,7 +177,7 @@ def test_all_that_is_missing_or_misshapen_stands_in_one_message():
 
 def test_a_long_list_of_other_variables_is_cut():
     with pytest.raises(CheckpointError, match=r"other00, .*other07 and 13 more"):
-        vggish.load_trunk(small(), {f"other{i:02}": np.zeros(1) for i in range(21)})
+        network.load_trunk(small(), {f"other{i:02}": np.zeros(1) for i in range(21)})
 
 
 def trainable(trunk):
@@ -190,7 +191,7 @@ def trainable(trunk):
 def test_freezing_holds_a_layer_and_all_before_it(point, first_free):
     trunk = small()
 
-    vggish.freeze(trunk, point)
+    network.freeze(trunk, point)
 
     free = [row.name for row in vggish.LAYERS][first_free:]
     assert trainable(trunk) == free
@@ -200,9 +201,9 @@ def test_freezing_holds_a_layer_and_all_before_it(point, first_free):
 
 def test_a_later_freeze_replaces_an_earlier_one():
     trunk = small()
-    vggish.freeze(trunk, "all-but-head")
+    network.freeze(trunk, "all-but-head")
 
-    vggish.freeze(trunk, "conv1")
+    network.freeze(trunk, "conv1")
 
     assert trainable(trunk)[0] == "conv2"
 
@@ -210,11 +211,11 @@ def test_a_later_freeze_replaces_an_earlier_one():
 @pytest.mark.parametrize("point", ["conv9", "", "None", "pool1"])
 def test_an_unknown_freeze_point_is_refused_with_the_choices(point):
     with pytest.raises(SettingsError, match=r"model\.freeze.*none, conv, all-but-head, conv1, .*fc2"):
-        vggish.freeze(small(), point)
+        network.freeze(small(), point)
 
 
 def test_unknown_backbones_and_activations_are_refused_with_the_choices():
     with pytest.raises(SettingsError, match=r"resnet.*vggish, vggish-small"):
-        vggish.build_trunk("resnet", embedding_activation="relu", precision="float32", seed=0)
+        network.build_trunk("resnet", embedding_activation="relu", precision="float32", seed=0)
     with pytest.raises(SettingsError, match=r"gelu.*relu, none"):
         small(embedding_activation="gelu")

@@ -13,10 +13,12 @@ import numpy.typing as npt
 from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, InputError, shown
 from birdtune.events import Interrupts, Journal
-from birdtune.model import checkpoint, slim, vggish
 from birdtune.model import classifier as classifiers
-from birdtune.results.predict import Outcome, embed_files, open_model, predict_files
+from birdtune.model import network, slim, trunks
+from birdtune.model.trunks import TRUNKS
+from birdtune.results.predict import Outcome, Scorer, embed_files, open_model, predict_files
 from birdtune.run import newest_trained, versions
+from birdtune.sound.logmel import FrontEnd
 from birdtune.stages import build_classifier
 from birdtune.training import devices
 from birdtune.training.checkpoints import WEIGHTS_NAME, Checkpoints, read_arrays
@@ -33,11 +35,16 @@ def predict(
     journal: Journal,
     interrupts: Interrupts,
 ) -> int:
-    """Score files with the exported model in `source`, or the newest one of the output folder."""
+    """Score files with the exported model in `source`, or the newest one of the output folder.
+
+    Args:
+        source: a version folder of an exported model; or weights that were published with a classifier of their
+            own, as YAMNet's with its 521 classes, to learn what these hear in some sounds.
+    """
     devices.prepare_devices()
     place = source or _newest_exported(config)
-    model = open_model(place)
-    journal.say(f"predict: {shown(place)}")
+    model = _scorer(place)
+    journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
     outcome = predict_files(
         files,
         model,
@@ -67,12 +74,13 @@ def embed(
     """
     devices.prepare_devices()
     place = source or _newest_exported(config)
-    function = _embedder(config, place)
+    function, front_end = _embedder(config, place)
     journal.say(f"embed: {shown(place)}")
     outcome = embed_files(
         files,
         function,
         out,
+        front_end=front_end,
         resampler=config.sound.resampler,
         hop_frames=config.train.hop_frames,
         batch_size=config.evaluate.batch_size,
@@ -104,22 +112,33 @@ def _newest_exported(config: Config) -> Path:
     )
 
 
-def _embedder(config: Config, place: Path) -> Embed:
+def _scorer(place: Path) -> Scorer:
+    trunk = trunks.recognised(place) if place.is_file() else None
+    if trunk is None or trunk.published is None:
+        return open_model(place)
+    return classifiers.published(trunk, trunks.read_weights(trunk, place), trunk.published.read_classes(place))
+
+
+def _embedder(config: Config, place: Path) -> tuple[Embed, FrontEnd]:
     if (place / "model.json").exists():
         model = open_model(place)
-        return lambda patches: model.scores(patches)[1]
-    trunk = vggish.build_trunk(
-        config.model.backbone,
+        return model.embed, model.front_end
+    is_own = (place / WEIGHTS_NAME).exists()
+    trunk = TRUNKS[config.model.backbone]
+    if not is_own and (found := trunks.recognised(place)) is not None and not trunk.recognises(place):
+        trunk = found  # the file itself says what it is of
+    net = network.build_trunk(
+        trunk.name,
         embedding_activation=config.model.embedding_activation,
         precision="float32",
         seed=None,
     )
-    if (place / WEIGHTS_NAME).exists():
-        own = slim.slim_variables(read_arrays(place / WEIGHTS_NAME))
-        vggish.load_trunk(trunk, own, source=shown(place))
+    if is_own:
+        variables = network.checkpoint_variables(trunk.name, read_arrays(place / WEIGHTS_NAME))
     else:
-        vggish.load_trunk(trunk, checkpoint.read_checkpoint(place), source=shown(place))
-    return lambda patches: trunk(patches)
+        variables = trunks.read_weights(trunk, place)
+    network.load_trunk(net, variables, source=shown(place))
+    return lambda patches: net(patches), trunk.front_end
 
 
 def export_slim_model(config: Config, journal: Journal) -> None:

@@ -33,7 +33,9 @@ from birdtune.errors import (
 from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import make_folder, read_json, try_to_write, write_json
 from birdtune.lock import alone_in
-from birdtune.model import architecture, checkpoint
+from birdtune.model import trunks
+from birdtune.model.architecture import Trunk
+from birdtune.model.checkpoint import check_variables
 from birdtune.run import checkpoint_files
 from birdtune.storage import free_bytes, reading_faults, size_text
 
@@ -41,16 +43,13 @@ _EXAMPLES = 3
 _MOST_CLASSES = 60
 # One pass forward and two backward (with respect to activations and to weights).
 _PASSES_A_STEP = 3
-# Share of the plain matrix-product rate that the whole step reaches; measured with `birdtune demo` on two
-# cores of an EPYC with AVX512-BF16. Only an estimate: other machines differ by a factor of two.
-_STEP_EFFICIENCY = 0.5
-_BFLOAT16_GAIN = 1.8
 # Seconds of one core for an hour of audio: decoding, resampling, frames (44.1 kHz FLAC or Ogg).
 _PREPARE_S_PER_HOUR = 4.0
 _FRAME_BYTES = 128
 _FLOAT_BYTES = 4
 _TENSORFLOW_BYTES = 1_000_000_000
-_ACTIVATION_BYTES_PER_PATCH = 20_000_000
+# What leaves a layer is kept for the way back, before and after its ReLU and pooling, with its gradients.
+_ACTIVATION_COPIES = 5.7
 
 
 def check(config: Config, journal: Journal, interrupts: Interrupts) -> int:
@@ -83,12 +82,15 @@ def check(config: Config, journal: Journal, interrupts: Interrupts) -> int:
 def _check(
     config: Config, journal: Journal, interrupts: Interrupts, faults: "_Faults", *, writable: bool
 ) -> int:
+    trunk = trunks.TRUNKS[config.model.backbone]
     journal.say(f"check: {shown(config.data_folder)}")
     dataset = None
     with _noted(faults):
-        architecture.choose(config.model.freeze, dict.fromkeys(architecture.FREEZE_POINTS), "model.freeze")
+        trunk.frozen_layers(config.model.freeze)
     with _noted(faults):
-        dataset = gather.inspect(config, journal, interrupts, writable=writable, faults=faults.lasting)
+        dataset = gather.inspect(
+            config, trunk.front_end, journal, interrupts, writable=writable, faults=faults.lasting
+        )
     if dataset is not None:
         for line in [*_classes(dataset), *_problems(dataset.problems), *_notices(dataset)]:
             journal.say(line)
@@ -188,15 +190,15 @@ def verify_checkpoint(config: Config, *, remember: bool) -> Path | None:
     Raises:
         CheckpointError: there is none, it is damaged, or it is of another network.
     """
-    path = config.checkpoint_path()
+    path = trunks.checkpoint_path(config)
     if path is None:
         return None
     remembered = config.output / "cache" / "checkpoint.json"
     stamp = {"backbone": config.model.backbone, "files": _stamp(path)}
     if remember and stamp["files"] and read_json(remembered) == stamp:
         return path
-    shapes = architecture.checkpoint_variables(config.model.backbone)
-    checkpoint.check_variables(checkpoint.read_checkpoint(path), shapes, source=shown(path))
+    trunk = trunks.TRUNKS[config.model.backbone]
+    check_variables(trunks.read_weights(trunk, path), trunk.variables(), source=shown(path))
     if remember:
         make_folder(remembered.parent)
         write_json(remembered, stamp)
@@ -220,15 +222,16 @@ def _stamp(path: Path) -> list[list[object]]:
 
 def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
     """Time, memory and disk, as estimates; too little of them is a fault."""
-    weights = architecture.weight_count(config.model.backbone) * _FLOAT_BYTES
+    trunk = trunks.TRUNKS[config.model.backbone]
+    weights = trunk.weight_count() * _FLOAT_BYTES
     patches = _training_patches(config, dataset)
     hours = sum(recording.facts.duration_s for recording in dataset.recordings) / 3600
     disk = _disk_bytes(config, dataset, weights)
-    memory = _memory_bytes(config, weights)
+    memory = _memory_bytes(config, trunk, weights)
     prepare_s = hours * _PREPARE_S_PER_HOUR / len(os.sched_getaffinity(0))
     yield "estimates:"
     yield f"  prepare {duration(prepare_s)}, once for each recording"
-    yield f"  train   {_training_time(config, patches)}"
+    yield f"  train   {_training_time(config, trunk, patches)}"
     yield f"  memory  {memory / 1e9:.1f} GB of {_memory_there() / 1e9:.1f} GB"
     free = free_bytes(config.output)
     there = f"{free / 1e9:.1f} GB are free" if free is not None else "and the file system does not say what is free"
@@ -249,31 +252,32 @@ def _training_patches(config: Config, dataset: Dataset) -> int:
     spec = dataset.spec
     counts = [
         spec.patch_count(
-            spec.frame_count(max(recording.facts.n_samples, spec.patch_samples)), config.train.hop_frames
+            spec.frame_count(spec.padded_samples(recording.facts.n_samples)), config.train.hop_frames
         )
         for recording in dataset.part("train")
     ]
     return sum(counts)
 
 
-def _training_time(config: Config, patches: int) -> str:
+def _training_time(config: Config, trunk: Trunk, patches: int) -> str:
     gpu = any(Path("/proc/driver/nvidia/gpus").glob("*"))
     where = " on this CPU; the GPU that is there is some hundred times faster" if gpu else " on this CPU"
-    rate = _matmul_flops() * _STEP_EFFICIENCY * _bfloat16_gain(config)
-    seconds = patches * architecture.patch_flops(config.model.backbone) * _PASSES_A_STEP / rate
+    rate = _matmul_flops() * trunk.step_efficiency * _bfloat16_gain(config, trunk)
+    seconds = patches * trunk.patch_flops() * _PASSES_A_STEP / rate
     return (
         f"{patches:,} patches, about {duration(seconds)} an epoch, at most {duration(seconds * config.train.epochs)} "
         f"for {config.train.epochs} epochs{where} (give or take a factor of two)"
     )
 
 
-def _bfloat16_gain(config: Config) -> float:
-    wanted = config.train.precision in ("auto", "mixed_bfloat16")
+def _bfloat16_gain(config: Config, trunk: Trunk) -> float:
+    precision = config.train.precision
+    wanted = precision == "mixed_bfloat16" or (precision == "auto" and trunk.bfloat16_gain > 1)
     try:
         flags = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
         flags = ""
-    return _BFLOAT16_GAIN if wanted and ("avx512_bf16" in flags or "amx_bf16" in flags) else 1.0
+    return trunk.bfloat16_gain if wanted and ("avx512_bf16" in flags or "amx_bf16" in flags) else 1.0
 
 
 def _matmul_flops() -> float:
@@ -299,10 +303,11 @@ def _disk_bytes(config: Config, dataset: Dataset, weights: int) -> float:
     return frames + checkpoints + exported
 
 
-def _memory_bytes(config: Config, weights: int) -> float:
+def _memory_bytes(config: Config, trunk: Trunk, weights: int) -> float:
     # Weights, gradients, two slots; and copies while a checkpoint is written. With these numbers the peak of
     # `birdtune demo` (batch 32, measured 4.0 GB) comes out right.
-    return _TENSORFLOW_BYTES + 8 * weights + config.train.batch_size * _ACTIVATION_BYTES_PER_PATCH
+    activations = trunk.patch_activations() * _FLOAT_BYTES * _ACTIVATION_COPIES
+    return _TENSORFLOW_BYTES + 8 * weights + config.train.batch_size * activations
 
 
 def _memory_there() -> float:

@@ -163,12 +163,16 @@ def _not_understood(name: str, unknown: str, options: argparse.Namespace) -> str
 
 def _job(until: str) -> Callable[[Config, argparse.Namespace, Journal, Interrupts], int]:
     def run(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+        to_slim = getattr(options, "format", "keras") == "slim"
         with alone_in(config.output, journal):
             # Loaded here, what takes its time does not keep a second job from being told at once.
             from birdtune import job
+            from birdtune.model.trunks import require_tensorflow_1
 
+            if to_slim:
+                require_tensorflow_1(config.model.backbone)  # before the job, not after
             code = job.run(config, journal, interrupts, until=until)
-            if getattr(options, "format", "keras") == "slim":
+            if to_slim:
                 load_tensorflow()
                 from birdtune.apply import export_slim_model
 
@@ -256,7 +260,7 @@ COMMANDS: dict[str, Command] = {
         "FILES... [--out predictions.csv] [--patches patches.csv] [--model FOLDER]", takes_model=True,
     ),
     "embed": Command(
-        "128 numbers for each patch of some files, by the newest model or by --model",
+        "the embedding (VGGish 128, YAMNet 1024 numbers) of each patch of files, by the newest model or by --model",
         _embed, _file_arguments("embeddings.npz", patches=False),
         "FILES... [--out embeddings.npz] [--model FOLDER|CHECKPOINT]", takes_model=True,
     ),

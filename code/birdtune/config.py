@@ -14,9 +14,8 @@ from typing import Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from birdtune.errors import CheckpointError, shown
+from birdtune.errors import shown
 
-CHECKPOINT_NAME = "vggish_model.ckpt"
 ENVIRONMENT_PREFIX = "BIRDTUNE_"
 
 
@@ -72,12 +71,14 @@ class SplitSettings(_Section):
 class ModelSettings(_Section):
     """The network."""
 
-    backbone: Literal["vggish", "vggish-small"] = _setting("vggish", "trunk; -small is for trying things out")
+    backbone: Literal["vggish", "vggish-small", "yamnet"] = _setting(
+        "vggish", "trunk; yamnet is twelve times cheaper; -small is for trying things out"
+    )
     checkpoint: str | None = _setting(
         None,
-        "trunk weights: V1/V2 file, folder or .tgz; `none` trains from scratch",
+        "trunk weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; `none` trains from scratch",
         unit="path",
-        unset="INPUT/vggish_model.ckpt",
+        unset="INPUT/vggish_model.ckpt, INPUT/yamnet.h5 or .tflite",
     )
     freeze: str = _setting("none", "not trained: none, conv, all-but-head, or up to and with a layer's name")
     head: Literal["softmax", "sigmoid"] = _setting("softmax", "one class a recording, or several at once")
@@ -106,7 +107,14 @@ class TrainSettings(_Section):
     clip_norm: float = _setting(1.0, "global norm of the gradients is cut to this; 0: never", ge=0)
     label_smoothing: float = _setting(0.0, "moved from the true class to all", ge=0, lt=1)
     class_weight_alpha: float = _setting(0.0, "classes weigh frequency^-alpha; 0: all alike", ge=0, le=2)
-    hop_frames: int = _setting(96, "from one training patch to the next", unit="frames of 10 ms", ge=1, le=96)
+    hop_frames: int | None = _setting(
+        None,
+        "from one training patch to the next",
+        unit="frames of 10 ms",
+        unset="the trunk's: 96, yamnet 48",
+        ge=1,
+        le=96,
+    )
     jitter_frames: int = _setting(
         0, "each patch starts up to this much earlier or later, anew each epoch", unit="frames of 10 ms", ge=0, le=9600
     )
@@ -184,25 +192,6 @@ class Config(_Section):
     def data_folder(self) -> Path:
         """Where the class folders are."""
         return self.data if self.data is not None else self.input / "data"
-
-    def checkpoint_path(self) -> Path | None:
-        """Where the trunk's first weights come from; None: training from scratch was asked for.
-
-        Raises:
-            CheckpointError: there is nothing where it is said or expected to be.
-        """
-        given = self.model.checkpoint
-        if given == "none":
-            return None
-        path = self.input / CHECKPOINT_NAME if given is None else Path(given)
-        # Of a checkpoint in several files only the common beginning of their names is given.
-        if any(os.path.lexists(part) for part in (path, f"{path}.index")):
-            return path
-        raise CheckpointError(
-            f"{shown(path)}: there is no VGGish checkpoint. Download vggish_model.ckpt (289 MB) from "
-            "https://storage.googleapis.com/audioset/vggish_model.ckpt into the input folder, name another place with "
-            "--model.checkpoint PATH, or train from scratch with --model.checkpoint none (needs far more data)."
-        )
 
     def flat(self) -> dict[str, Any]:
         """Every setting under its full name ("train.batch-size"), JSON-able."""

@@ -16,7 +16,7 @@ from birdtune.dataset.gather import Dataset
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError, Interrupted, shown
 from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import read_json, value_sha256
-from birdtune.model import architecture
+from birdtune.model import trunks
 from birdtune.quiet import load_tensorflow
 from birdtune.results import doubts
 from birdtune.run import Run, clear_unfinished
@@ -62,12 +62,13 @@ def _try_to_end(current: Run, fault: BaseException) -> None:
 
 def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     config, journal = current.config, current.journal
-    architecture.choose(config.model.freeze, dict.fromkeys(architecture.FREEZE_POINTS), "model.freeze")
+    trunk = trunks.TRUNKS[config.model.backbone]
+    trunk.frozen_layers(config.model.freeze)  # raises where there is no such point
     # A checkpoint that does not fit is told before the long work, not after.
     checkpoint = verify_checkpoint(config, remember=True) if until != "prepare" else None
     journal.say(f"prepare: {shown(config.data_folder)}")
     with current.stage("prepare"):
-        dataset, store = gather.prepare(config, journal, interrupts)
+        dataset, store = gather.prepare(config, trunk.front_end, journal, interrupts)
         _tell_dataset(dataset, journal)
     if until == "prepare":
         for notice in dataset.notices:

@@ -23,8 +23,8 @@ from birdtune.errors import CheckpointError, DivergedError
 from birdtune.events import Interrupts
 from birdtune.facts import HISTORY_NAME, judgement, report_facts, write_companions
 from birdtune.files import make_folder, write_json
-from birdtune.model import checkpoint, vggish
 from birdtune.model import classifier as classifiers
+from birdtune.model import network, trunks
 from birdtune.model.classifier import Classifier
 from birdtune.model.losses import class_weights, constant_loss
 from birdtune.results import doubts, metrics, report, tables
@@ -51,6 +51,7 @@ class Stages:
         self.journal.say(f"  {devices.prepare_devices()}")
         self.run.record["hardware"] = devices.describe().rows()
         self._checkpoints = Checkpoints(run.checkpoints, self.config.train.keep)
+        self._trunk = trunks.TRUNKS[self.config.model.backbone]
         self._told: set[str] = set()
 
     # ---- train ----------------------------------------------------------------------------------
@@ -171,7 +172,9 @@ class Stages:
         """A run that goes on keeps the precision it began with, whatever machine it goes on on."""
         begun = self.run.record.get("precision")
         precision, why = (
-            (begun, "as the run began") if begun else devices.choose_precision(self.config.train.precision)
+            (begun, "as the run began")
+            if begun
+            else devices.choose_precision(self.config.train.precision, gains_on_cpu=self._trunk.bfloat16_gain > 1)
         )
         self.run.record["precision"] = precision
         self.run.save()
@@ -185,7 +188,7 @@ class Stages:
                 "There are no validation recordings: the epoch with the lowest training loss is kept."
             )
             return dict
-        windows = self._windows(part, self.store.spec.patch_frames)
+        windows = self._windows(part)
         scorer = make_scorer(classifier)
 
         def validate() -> Mapping[str, float | None]:
@@ -195,8 +198,9 @@ class Stages:
 
         return validate
 
-    def _windows(self, part: list[Recording], hop_frames: int) -> Windows:
+    def _windows(self, part: list[Recording], hop_frames: int | None = None) -> Windows:
         contents = [recording.content for recording in part]
+        hop_frames = hop_frames or self.store.spec.patch_hop
         return Windows(self.store, contents, self.dataset.labels(part), hop_frames)
 
     def _score(
@@ -243,7 +247,7 @@ class Stages:
             if not part:
                 judged[name] = None
                 continue
-            windows = self._windows(part, self.store.spec.patch_frames)
+            windows = self._windows(part)
             with self.journal.progress(f"scoring {name}", len(windows), "patches") as progress:
                 scores, live = self._score(scorer, windows, part, progress.advance)
             scores.save(self.run.reports / f"scores-{name}.npz")
@@ -288,7 +292,7 @@ class Stages:
         """Write the servable model, compare it in a fresh process, put it in place."""
         classifier = self._best()
         part = self.dataset.part("test") or self.dataset.part("train")
-        chosen = self._windows(part[:8], self.store.spec.patch_frames)
+        chosen = self._windows(part[:8])
         patches = chosen.patches(np.arange(min(16, len(chosen)))).astype(np.float32)
         facts = export_model(
             classifier,
@@ -361,6 +365,7 @@ def load_first_weights(classifier: Classifier, config: Config) -> None:
     Raises:
         CheckpointError: it cannot be read, or is of another network.
     """
-    path = config.checkpoint_path()
+    path = trunks.checkpoint_path(config)
     if path is not None:
-        vggish.load_trunk(classifier.trunk, checkpoint.read_checkpoint(path), source=str(path))
+        variables = trunks.read_weights(trunks.TRUNKS[config.model.backbone], path)
+        network.load_trunk(classifier.trunk, variables, source=str(path))

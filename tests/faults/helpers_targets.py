@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import flatbuffers
 import helpers_tables
 import numpy as np
 import safetensors.numpy
@@ -40,7 +41,7 @@ from birdtune.dataset.recordings import Recording, SoundFile, scan
 from birdtune.errors import BirdtuneError, InputError, shown
 from birdtune.events import Journal
 from birdtune.files import read_csv, write_csv, write_json
-from birdtune.model import archive, checkpoint
+from birdtune.model import archive, checkpoint, tflite
 from birdtune.results.scores import Scores
 from birdtune.results.verify import open_model
 from birdtune.sound import audio
@@ -328,7 +329,7 @@ def _unpack(data: bytes, room: Path) -> None:
         try:
             archive.unpack(room / "m.tgz", room / "out")
         except OSError as fault:
-            # A name that this file system does not take; `slim.read_checkpoint` says it in words.
+            # A name that this file system does not take; `checkpoint.read_checkpoint` says it in words.
             raise InputError(str(fault.strerror)) from fault
 
 
@@ -371,6 +372,49 @@ class _Kept:
 
     def __exit__(self, *fault: object) -> None:
         return None
+
+
+def _tflites() -> list[bytes]:
+    """A dense layer of 2 × 2 in whole numbers, as TensorFlow Lite writes it down (its schema.fbs)."""
+    builder = flatbuffers.Builder(0)
+
+    def table(*fields: tuple[int, str, int]) -> int:
+        builder.StartObject(7)
+        for slot, kind, value in fields:
+            getattr(builder, f"Prepend{kind}Slot")(slot, value, 0)
+        return int(builder.EndObject())
+
+    def numbers(values: list[Any], kind: str) -> int:
+        return int(builder.CreateNumpyVector(np.array(values, kind)))
+
+    def tables(*offsets: int) -> int:
+        builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            builder.PrependUOffsetTRelative(offset)
+        return int(builder.EndVector())
+
+    to = "UOffsetTRelative"
+    buffers = tables(
+        table(), table((0, to, numbers([1, -2, 3, 4], "i1"))), table((0, to, numbers([0, 0, 128, 63] * 2, "u1")))
+    )
+    how = table((2, to, numbers([0.5, 0.25], "f4")), (3, to, numbers([0, 1], "i8")))
+    tensors = tables(
+        table((0, to, numbers([1, 2], "i4"))),
+        table((0, to, numbers([2, 2], "i4")), (1, "Int8", 9), (2, "Uint32", 1), (4, to, how)),
+        table((0, to, numbers([2], "i4")), (2, "Uint32", 2)),
+        table((0, to, numbers([1, 2], "i4"))),
+    )
+    dense = table((1, to, numbers([0, 1, 2], "i4")), (2, to, numbers([3], "i4")))
+    graph = table((0, to, tensors), (3, to, tables(dense)))
+    code = table((0, "Int8", 9), (3, "Int32", 9))
+    builder.Finish(table((1, to, tables(code)), (2, to, tables(graph)), (4, to, buffers)), b"TFL3")
+    return [bytes(builder.Output())]
+
+
+def _read_tflite(data: bytes, room: Path) -> None:
+    (room / "x.tflite").write_bytes(data)
+    for layer in tflite.read_layers(room / "x.tflite"):
+        assert layer.kernel.dtype == layer.bias.dtype == np.float32
 
 
 def _model_jsons() -> list[bytes]:
@@ -602,6 +646,7 @@ TARGETS: dict[str, Target] = {
     "tar": Target(_tar, _unpack_tar, (b"../", b"ustar", b"\xff" * 11, b"GNU.sparse", b"L", b"x", b"path=", b"size=")),
     "tables": Target(_checkpoint_tables, _read_table, (b"\x12\x02\x08", b"vggish/", b"\xff" * 9 + b"\x01",
     b"\x08\x01", b"(")),
+    "tflite": Target(_tflites, _read_tflite, (b"TFL3", b"\xff" * 4, b"\0" * 8)),
     "model-json": Target(_model_jsons, _model_json),
     "ledger": Target(_ledgers, _ledger, (b'"stats"', b'"facts"', b"null", b"[]", b"{}", b'"n_samples"', b'"problem"')),
     "index": Target(_indexes, _index, (b'"start": ', b"-1", b"1e99", b"null", b'"../', b"[]", b'"facts"')),

@@ -16,7 +16,7 @@ import soundfile
 from helpers_input import RATE_HZ, problems, tone, write_tone
 
 from birdtune.files import write_csv
-from birdtune.model import architecture
+from birdtune.model.trunks import TRUNKS
 
 ROOT = Path(__file__).parents[2]
 QUICK = (
@@ -210,7 +210,7 @@ def write_first_weights(folder: Path, *, scale: float, nan_in: str | None = None
 
     rng = np.random.default_rng(0)
     arrays = {}
-    for name, shape in architecture.checkpoint_variables("vggish-small").items():
+    for name, shape in TRUNKS["vggish-small"].variables().items():
         size = np.sqrt(2.0 / np.prod(shape[:-1])) if len(shape) > 1 else 0.0
         arrays[name] = (scale * size * rng.standard_normal(shape)).astype(np.float32)
     if nan_in is not None:

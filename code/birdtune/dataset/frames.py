@@ -328,7 +328,7 @@ class _Forecast:
             if found is None or found.facts is None:
                 self._unknown[task.content] = task.file.size
             else:
-                n_frames = spec.frame_count(max(found.facts.n_samples, spec.patch_samples))
+                n_frames = spec.frame_count(spec.padded_samples(found.facts.n_samples))
                 self._known[task.content] = n_frames * self._frame_bytes
 
     def note(self, task: _Task, made: _Made) -> None:

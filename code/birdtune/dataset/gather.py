@@ -23,7 +23,7 @@ from birdtune.dataset.split import Place
 from birdtune.errors import InputError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import make_folder, value_sha256, write_csv
-from birdtune.sound.logmel import VGGISH, FrontEnd
+from birdtune.sound.logmel import FrontEnd
 
 _NAMES_IN_A_NOTICE = 8
 
@@ -71,8 +71,13 @@ class _Survey:
     unusable: dict[str, Problem]  # files that say nothing of their content, by name; grows while they are read
 
 
-def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[Dataset, FrameStore]:
+def prepare(
+    config: Config, spec: FrontEnd, journal: Journal, interrupts: Interrupts
+) -> tuple[Dataset, FrameStore]:
     """Make all frames and the split; write split.csv and problems.csv to the output folder.
+
+    Args:
+        spec: what the network wants frames to be.
 
     Raises:
         InputError: no data, too few classes, a label map or split file that cannot be used.
@@ -80,7 +85,7 @@ def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[D
     """
     cache = make_folder(config.output / "cache")
     survey = _survey(config, cache / "ledger.json", journal, interrupts)
-    store = FrameStore(cache, VGGISH, config.sound.resampler)
+    store = FrameStore(cache, spec, config.sound.resampler)
     present = [c for file in survey.listing.files if (c := survey.ledger.content(file)) is not None]
     # Cheap, as this is looked at by every start; `recheck` reads all of it before it is computed with.
     tell_damaged(store.verify(store.contents(), thorough=False), journal)
@@ -103,7 +108,7 @@ def prepare(config: Config, journal: Journal, interrupts: Interrupts) -> tuple[D
         frames.drop_leftovers(store)
         store.note_whole()
 
-    dataset = _gather(config, survey, decode)
+    dataset = _gather(config, spec, survey, decode)
     split.remember_settings(config.output / "split.csv", config.split)
     split.write(config.output / "split.csv", dataset.recordings, dataset.places, config.output / "split.csv")
     return dataset, store
@@ -121,7 +126,7 @@ def recheck(
     """
     damaged = store.verify([recording.content for recording in dataset.recordings])
     tell_damaged(damaged, journal)
-    return prepare(config, journal, interrupts) if damaged else (dataset, store)
+    return prepare(config, store.spec, journal, interrupts) if damaged else (dataset, store)
 
 
 def tell_damaged(damaged: list[str], journal: Journal) -> None:
@@ -131,7 +136,13 @@ def tell_damaged(damaged: list[str], journal: Journal) -> None:
 
 
 def inspect(
-    config: Config, journal: Journal, interrupts: Interrupts, *, writable: bool, faults: list[str]
+    config: Config,
+    spec: FrontEnd,
+    journal: Journal,
+    interrupts: Interrupts,
+    *,
+    writable: bool,
+    faults: list[str],
 ) -> Dataset:
     """Hear all recordings without keeping frames. Only with `writable`, what was learnt and problems.csv are kept.
 
@@ -156,7 +167,7 @@ def inspect(
             interrupts=interrupts,
         )
 
-    return _gather(config, survey, listen, keep_problems=writable, faults=faults)
+    return _gather(config, spec, survey, listen, keep_problems=writable, faults=faults)
 
 
 def _survey(
@@ -171,6 +182,7 @@ def _survey(
 
 def _gather(
     config: Config,
+    spec: FrontEnd,
     survey: _Survey,
     decode: Callable[[], None],
     *,
@@ -192,7 +204,7 @@ def _gather(
         survey.listing,
         survey.ledger,
         survey.unusable,
-        spec=VGGISH,
+        spec=spec,
         short=config.sound.short,
         longest_s=config.sound.max_hours * 3600,
     )
@@ -216,7 +228,7 @@ def _gather(
         *map_notices,
         *result.notices,
     ]
-    return Dataset(VGGISH, classes, usable, result.places, problems, notices, ids)
+    return Dataset(spec, classes, usable, result.places, problems, notices, ids)
 
 
 def _label_map(config: Config) -> tuple[dict[str, ExternalId], list[str]]:

@@ -1,52 +1,156 @@
-"""The networks as tables of layers: sizes, names and costs, without loading any library.
+"""What a trunk is: a table of layers, and what follows from it, without loading any library.
 
-    backbone's name ─▶ layers, checkpoint variables, weights, operations a patch
+    Trunk (layers, front end, where its weights come from) ─▶ variables, weights, operations a patch, freeze points
 
-VGGish is Google's published network (AudioSet; Hershey et al., "CNN architectures for large-scale audio
-classification", 2017). `vggish-small` is the same at an eighth of the width, for tests and quick looks;
-nobody publishes weights for it.
+A trunk takes log-mel patches to embeddings. Each is described in a file of its own (`vggish.py`, `yamnet.py`),
+is one entry in `trunks.TRUNKS`, and becomes a network in `network.py`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from birdtune.errors import SettingsError, shown
+from birdtune.sound.logmel import FrontEnd
 
-PATCH_FRAMES = 96
-N_BANDS = 64
-EMBEDDING_SIZE = 128
+Arrays = dict[str, npt.NDArray[np.float32]]
 
-# What every width but the embedding's is divided by.
-BACKBONES: Mapping[str, int] = {"vggish": 1, "vggish-small": 8}
-
-KERNEL = 3  # every convolution looks at 3 frames by 3 bands
-POOL = 2  # every pooling halves both time and frequency
+KERNEL = 3  # convolutions look at 3 frames by 3 bands, all but the pointwise ones
+POOL = 2  # a max-pooling halves both time and frequency
+MEAN = "mean"
 
 
 class Layer(NamedTuple):
-    """One row of the network: a layer with weights, and the pooling that follows it, if any."""
+    """One row of the network: a layer with weights and ReLU, and the pooling that follows it, if any."""
 
     name: str
-    kind: str  # "conv" or "dense"
-    width: int  # output channels at full size
-    pool: str  # name of the max-pooling after it; "" = none
-    scope: str  # where a checkpoint keeps `weights` and `biases`
+    kind: str  # "conv", "depthwise", "pointwise" (a convolution of 1 × 1) or "dense"
+    width: int  # output channels
+    scope: str  # where a checkpoint keeps its two variables
+    stride: int = 1  # over time and over frequency
+    pool: str = ""  # name of the max-pooling after it; MEAN: the mean over all places that are left; "" = none
 
 
-LAYERS = (
-    Layer("conv1", "conv", 64, "pool1", "vggish/conv1"),
-    Layer("conv2", "conv", 128, "pool2", "vggish/conv2"),
-    Layer("conv3_1", "conv", 256, "", "vggish/conv3/conv3_1"),
-    Layer("conv3_2", "conv", 256, "pool3", "vggish/conv3/conv3_2"),
-    Layer("conv4_1", "conv", 512, "", "vggish/conv4/conv4_1"),
-    Layer("conv4_2", "conv", 512, "pool4", "vggish/conv4/conv4_2"),
-    Layer("fc1_1", "dense", 4096, "", "vggish/fc1/fc1_1"),
-    Layer("fc1_2", "dense", 4096, "", "vggish/fc1/fc1_2"),
-    Layer("fc2", "dense", EMBEDDING_SIZE, "", "vggish/fc2"),
-)
+class Step(NamedTuple):
+    """A row, and what the rows before it make of it."""
 
-FREEZE_POINTS = ("none", "conv", "all-but-head", *(row.name for row in LAYERS))
+    row: Layer
+    kernel: tuple[int, ...]  # [height, width, in, out], depthwise [height, width, channels, 1], dense [in, out]
+    places: int  # frames times bands that leave it
+
+
+@dataclass(frozen=True)
+class Published:
+    """The classifier that was published with a trunk: one layer of sigmoids on its embedding."""
+
+    scope: str  # where a checkpoint keeps its two variables
+    n_classes: int
+    read_classes: Callable[[Path], tuple[str, ...]]  # checkpoint → names of the classes
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Everything that the house must know of a trunk."""
+
+    name: str  # as `model.backbone` names it
+    title: str  # as people name it
+    front_end: FrontEnd
+    layers: tuple[Layer, ...]
+    endings: tuple[str, str]  # what a checkpoint calls a layer's kernel and bias
+    activations: tuple[str, ...]  # what may follow the last layer (model.embedding-activation); first: as published
+    checkpoint_names: tuple[str, ...]  # looked for in the input folder, in this order
+    where_to_get: str  # the weights, in a sentence
+    read: Callable[[Path], Arrays]  # checkpoint → its variables; raises CheckpointError
+    recognises: Callable[[Path], bool]  # whether a file begins as its weights do; raises OSError
+    # Share of the plain matrix-product rate that a whole training step reaches, and how much faster it is in
+    # bfloat16; measured on two cores of an EPYC with AVX512-BF16. Other machines differ by a factor of two.
+    step_efficiency: float
+    bfloat16_gain: float
+    published: Published | None = None
+    has_tensorflow_1: bool = False  # whether `slim` knows its graph
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers in an embedding."""
+        return self.layers[-1].width
+
+    @property
+    def freeze_points(self) -> tuple[str, ...]:
+        """What `model.freeze` may be."""
+        dense = any(row.kind == "dense" for row in self.layers)
+        return ("none", *(("conv",) if dense else ()), "all-but-head", *(row.name for row in self.layers))
+
+    def frozen_layers(self, point: str) -> int:
+        """How many layers, from the first on, are frozen at a freeze point.
+
+        Args:
+            point: "none", "conv" (all convolutions), "all-but-head" (everything here), or a layer's name: that
+                layer and all before it.
+
+        Raises:
+            SettingsError: an unknown point.
+        """
+        choose(point, dict.fromkeys(self.freeze_points), "model.freeze")
+        names = [row.name for row in self.layers]
+        last_conv = [row.name for row in self.layers if row.kind != "dense"][-1]
+        aliases = {"conv": last_conv, "all-but-head": names[-1]}
+        return 0 if point == "none" else names.index(aliases.get(point, point)) + 1
+
+    def steps(self) -> list[Step]:
+        """The rows with the sizes that follow from their order."""
+        found = []
+        frames, bands, channels = self.front_end.patch_frames, self.front_end.n_mels, 1
+        for row in self.layers:
+            frames, bands = math.ceil(frames / row.stride), math.ceil(bands / row.stride)
+            kernel: tuple[int, ...]
+            if row.kind == "dense":
+                # The first dense layer sees what the last pooling left, flattened; later ones see [1, 1, width].
+                kernel = (frames * bands * channels, row.width)
+                frames, bands = 1, 1
+            else:
+                side = 1 if row.kind == "pointwise" else KERNEL
+                kernel = (side, side, channels, 1 if row.kind == "depthwise" else row.width)
+            found.append(Step(row, kernel, frames * bands))
+            channels = row.width
+            if row.pool == MEAN:
+                frames, bands = 1, 1
+            elif row.pool:
+                frames, bands = frames // POOL, bands // POOL
+        return found
+
+    def variables(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the variables that a checkpoint of this trunk holds."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for row, kernel, _ in self.steps():
+            for name, shape in zip(self.variable_names(row), (kernel, (row.width,)), strict=True):
+                shapes[name] = shape
+        return shapes
+
+    def variable_names(self, row: Layer) -> tuple[str, str]:
+        """What a checkpoint calls a layer's kernel and bias."""
+        kernel, bias = self.endings
+        return f"{row.scope}/{kernel}", f"{row.scope}/{bias}"
+
+    def weight_count(self) -> int:
+        """Trainable numbers: 72,141,184 for VGGish."""
+        return sum(math.prod(shape) for shape in self.variables().values())
+
+    def layer_flops(self) -> dict[str, float]:
+        """Floating-point operations of each layer for one patch forward, a multiply-add counted as two."""
+        return {step.row.name: 2.0 * step.places * math.prod(step.kernel) for step in self.steps()}
+
+    def patch_flops(self) -> float:
+        """Floating-point operations of one patch forward: 1.73e9 for VGGish."""
+        return sum(self.layer_flops().values())
+
+    def patch_activations(self) -> int:
+        """Numbers that leave the layers for one patch: 0.89 million for VGGish."""
+        return sum(step.places * step.row.width for step in self.steps())
 
 
 def choose(value: str, choices: Mapping[str, object], setting: str) -> None:
@@ -57,45 +161,3 @@ def choose(value: str, choices: Mapping[str, object], setting: str) -> None:
     """
     if value not in choices:
         raise SettingsError(f"{setting}: {shown(value)} is not known. Choose one of {', '.join(choices)}.")
-
-
-def layer_width(row: Layer, backbone: str) -> int:
-    """Output channels of a layer in this backbone; the embedding is 128 wide in all of them."""
-    return row.width if row.name == "fc2" else row.width // BACKBONES[backbone]
-
-
-def checkpoint_variables(backbone: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the variables that a TensorFlow checkpoint of this backbone holds."""
-    choose(backbone, BACKBONES, "model.backbone")
-    shapes: dict[str, tuple[int, ...]] = {}
-    frames, bands, channels = PATCH_FRAMES, N_BANDS, 1
-    for row in LAYERS:
-        width = layer_width(row, backbone)
-        if row.kind == "conv":
-            shapes[f"{row.scope}/weights"] = (KERNEL, KERNEL, channels, width)
-        else:
-            # The first dense layer sees what the last pooling left, flattened; later ones see [1, 1, width].
-            shapes[f"{row.scope}/weights"] = (frames * bands * channels, width)
-            frames, bands = 1, 1
-        shapes[f"{row.scope}/biases"] = (width,)
-        channels = width
-        if row.pool:
-            frames, bands = frames // POOL, bands // POOL
-    return shapes
-
-
-def weight_count(backbone: str) -> int:
-    """Trainable numbers in the trunk: 72,141,184 for VGGish."""
-    return sum(math.prod(shape) for shape in checkpoint_variables(backbone).values())
-
-
-def patch_flops(backbone: str) -> float:
-    """Floating-point operations of one patch forward, a multiply-add counted as two: 1.73e9 for VGGish."""
-    total, frames, bands = 0, PATCH_FRAMES, N_BANDS
-    shapes = checkpoint_variables(backbone)
-    for row in LAYERS:
-        places = frames * bands if row.kind == "conv" else 1
-        total += 2 * places * math.prod(shapes[f"{row.scope}/weights"])
-        if row.pool:
-            frames, bands = frames // POOL, bands // POOL
-    return float(total)

@@ -46,7 +46,7 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
     Returns:
         float32 arrays "vggish/…/weights", "vggish/…/biases", and "mymodel/…" where there is a head.
-        Whether they fit a network is `vggish.load_trunk`'s to say.
+        Whether they fit a network is `network.load_trunk`'s to say.
 
     Raises:
         CheckpointError: absent, unreadable, damaged, ambiguous, unsafe, or without VGGish in it.
@@ -67,6 +67,13 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.float32]]:
                 (room / f"model.ckpt{suffix}").symlink_to(part.resolve())
             n_bytes = sum(part.stat().st_size for part in parts.values())
         return _read(room / "model.ckpt", n_bytes, path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether there may be a checkpoint of TensorFlow in a file, folder or archive. Raises OSError."""
+    if path.is_file() and _V2_PART.fullmatch(path.name) is None:
+        return archive.is_archive(path) or _is_table(path)
+    return path.is_dir() or os.path.lexists(f"{path}.index")
 
 
 @contextlib.contextmanager

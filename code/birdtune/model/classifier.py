@@ -1,6 +1,8 @@
 """The classifier: trunk and head together, and its weights as named arrays.
 
-    settings ─▶ Classifier;  patches [N, 96, 64] ─▶ scores [N, C], embeddings [N, 128]
+    settings ─▶ Classifier;  patches [N, 96, 64] ─▶ scores [N, C], embeddings [N, K]
+
+K is 128 for VGGish, 1024 for YAMNet.
 
 The names of the weights ("trunk/conv1/kernel", "head/logits/bias") are a file format: checkpoints hold
 them, and `weights_sha256` says whether two models are the same.
@@ -16,8 +18,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.model import architecture, heads, vggish
+from birdtune.model import heads, network
+from birdtune.model.architecture import Trunk
 from birdtune.model.checkpoint import check_variables
+from birdtune.model.trunks import TRUNKS
+from birdtune.sound.logmel import FrontEnd
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,19 @@ class Classifier:
 
     @property
     def backbone(self) -> str:
-        """The trunk's name in `architecture.BACKBONES`."""
+        """The trunk's name in `trunks.TRUNKS`."""
         return str(self.trunk.name)
 
     @property
+    def front_end(self) -> FrontEnd:
+        """What the trunk wants sound to be made into."""
+        return TRUNKS[self.backbone].front_end
+
+    @property
     def embedding_activation(self) -> str:
-        """What follows the embedding's layer: "relu" or "none"."""
-        return "none" if self.trunk.get_layer("fc2").activation is keras.activations.linear else "relu"
+        """What follows the trunk's last layer: "relu" or "none"."""
+        last = self.trunk.get_layer(TRUNKS[self.backbone].layers[-1].name)
+        return "none" if last.activation is keras.activations.linear else "relu"
 
     @property
     def hidden_units(self) -> int:
@@ -55,11 +66,11 @@ class Classifier:
         return [*self.trunk.trainable_variables, *self.head.trainable_variables]
 
     def embed(self, patches: Any) -> Any:
-        """Patches [N, 96, 64] → embeddings [N, 128] float32."""
+        """Patches [N, 96, 64] → embeddings [N, K] float32."""
         return self.trunk(patches)
 
     def scores(self, patches: Any) -> tuple[Any, Any]:
-        """Patches [N, 96, 64] → scores [N, C] and embeddings [N, 128], both float32."""
+        """Patches [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32."""
         embeddings = self.embed(patches)
         return heads.scores(self.head(embeddings), self.kind), embeddings
 
@@ -75,26 +86,55 @@ def build(
     precision: str,
     seed: int | None,
 ) -> Classifier:
-    """A classifier with fresh weights; see `vggish.build_trunk`, `vggish.freeze`, `heads.build_head`.
+    """A classifier with fresh weights; see `network.build_trunk`, `network.freeze`, `heads.build_head`.
 
     With `seed` None the weights are zero, for a caller that loads all of them next.
 
     Raises:
         SettingsError: a setting that is not known or out of range.
     """
-    trunk = vggish.build_trunk(
+    trunk = network.build_trunk(
         backbone, embedding_activation=embedding_activation, precision=precision, seed=seed
     )
-    vggish.freeze(trunk, freeze)
+    network.freeze(trunk, freeze)
     top = heads.build_head(
         head,
         len(classes),
         hidden_units=hidden_units,
-        embedding_size=architecture.EMBEDDING_SIZE,
+        embedding_size=TRUNKS[backbone].embedding_size,
         precision=precision,
         seed=seed,
     )
     return Classifier(trunk, top, head, tuple(classes))
+
+
+def published(trunk: Trunk, variables: Mapping[str, npt.NDArray[np.float32]], classes: Sequence[str]) -> Classifier:
+    """The classifier as it was published with a trunk, e.g. YAMNet with its 521 classes of AudioSet.
+
+    Args:
+        trunk: one that has such a classifier.
+        variables: of the checkpoint, as `trunks.read_weights` gives them.
+        classes: names of the columns.
+
+    Raises:
+        CheckpointError: the variables do not fit.
+    """
+    assert trunk.published is not None
+    found = build(
+        backbone=trunk.name,
+        head="sigmoid",
+        hidden_units=0,
+        embedding_activation=trunk.activations[0],
+        freeze="none",
+        classes=classes,
+        precision="float32",
+        seed=None,
+    )
+    network.load_trunk(found.trunk, variables)
+    logits = found.head.get_layer("logits")
+    for variable, ending in zip((logits.kernel, logits.bias), trunk.endings, strict=True):
+        variable.assign(variables[f"{trunk.published.scope}/{ending}"])
+    return found
 
 
 def in_float32(classifier: Classifier) -> Classifier:

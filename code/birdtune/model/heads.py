@@ -1,6 +1,6 @@
 """Heads: from the embedding to one number a class, and from that to scores.
 
-    embeddings [N, 128] float32 ─▶ logits [N, C] float32 ─▶ scores [N, C] float32 in 0…1
+    embeddings [N, K] float32 ─▶ logits [N, C] float32 ─▶ scores [N, C] float32 in 0…1
 
 `softmax` takes one class a patch to be true, and scores sum to one; `sigmoid` asks of each class by
 itself whether it is heard.
@@ -14,7 +14,7 @@ import keras
 
 from birdtune.errors import SettingsError
 from birdtune.model.architecture import choose
-from birdtune.model.vggish import first_weights
+from birdtune.model.network import first_weights
 
 KINDS: Mapping[str, Any] = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}
 

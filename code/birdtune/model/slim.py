@@ -22,8 +22,10 @@ import tf_slim as slim
 
 from birdtune import files
 from birdtune.errors import ExportError, InputError, shown
-from birdtune.model import architecture, checkpoint, vggish
+from birdtune.model import checkpoint, vggish
 from birdtune.model import classifier as classifiers
+from birdtune.model.trunks import TRUNKS, require_tensorflow_1
+from birdtune.sound.logmel import VGGISH
 
 FEATURES = "vggish/input_features:0"  # [N, 96, 64] float32
 EMBEDDING = "vggish/embedding:0"  # [N, 128]
@@ -51,14 +53,14 @@ def build_graph(
     """Add the classifier to the default graph, with tf-slim, under the names that jibjib's readers know.
 
     Args:
-        backbone, embedding_activation: as `vggish.build_trunk`.
+        backbone, embedding_activation: as `network.build_trunk`.
         head, hidden_units, n_classes: as `heads.build_head`.
     """
     zeros = tf.compat.v1.zeros_initializer()  # every weight is assigned next
     # Reference variables, not resource variables: TensorFlow 1 servers of any age read them.
     with slim.arg_scope([slim.conv2d, slim.fully_connected], weights_initializer=zeros):
         with tf.compat.v1.variable_scope("vggish", use_resource=False):
-            net = _trunk_graph(backbone, vggish.ACTIVATIONS[embedding_activation])
+            net = _trunk_graph(backbone, embedding_activation)
         with tf.compat.v1.variable_scope("mymodel", use_resource=False):
             if hidden_units:
                 net = slim.fully_connected(net, hidden_units, scope="fully_connected")
@@ -67,17 +69,17 @@ def build_graph(
             scores(logits, name="prediction")  # [N, C]
 
 
-def _trunk_graph(backbone: str, embedding_activation: str | None) -> tf.Tensor:
-    frames, bands = architecture.PATCH_FRAMES, architecture.N_BANDS
+def _trunk_graph(backbone: str, embedding_activation: str) -> tf.Tensor:
+    frames, bands = VGGISH.patch_frames, VGGISH.n_mels
     features = tf.compat.v1.placeholder(tf.float32, (None, frames, bands), name="input_features")
     net = tf.reshape(features, (-1, frames, bands, 1))
-    for row in architecture.LAYERS:
-        scope, width = row.scope.removeprefix("vggish/"), architecture.layer_width(row, backbone)
+    for row in TRUNKS[backbone].layers:
+        scope, width = row.scope.removeprefix("vggish/"), row.width
         if row.kind == "conv":
             net = slim.conv2d(net, width, 3, scope=scope)
         else:
             net = slim.flatten(net)  # [N, 12288] before the first, nothing to do before the others
-            is_linear = row.name == "fc2" and embedding_activation is None
+            is_linear = row.name == "fc2" and embedding_activation == "none"
             activation = None if is_linear else tf.nn.relu
             net = slim.fully_connected(net, width, activation_fn=activation, scope=scope)
         if row.pool:
@@ -87,7 +89,7 @@ def _trunk_graph(backbone: str, embedding_activation: str | None) -> tf.Tensor:
 
 def slim_variables(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
     """`classifier.weights` under the names of the TensorFlow 1 graph."""
-    scopes = {f"trunk/{row.name}": row.scope for row in architecture.LAYERS}
+    scopes = {f"trunk/{row.name}": row.scope for row in vggish.LAYERS}
     scopes |= {"head/hidden": "mymodel/fully_connected", "head/logits": "mymodel/logits"}
     endings = {"kernel": "weights", "bias": "biases"}
     split = {name: name.rsplit("/", 1) for name in arrays}
@@ -109,9 +111,11 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
 
     Raises:
         ExportError: what was written does not compute what the classifier does.
+        SettingsError: its trunk is not VGGish.
         InputError: other files stand in the folder, or it cannot be written.
         PassingError: the disk is full.
     """
+    require_tensorflow_1(classifier.backbone)
     _refuse_other_files(folder)
     # On the CPU on both sides: GPUs round their products (TF32) by more than the tolerance.
     with keras.device("cpu"):
@@ -149,7 +153,7 @@ def _refuse_other_files(folder: Path) -> None:
 
 def _trial_patches() -> npt.NDArray[np.float32]:
     # As strong as real log-mel: mean and deviation of the VGGish test tone.
-    noise = np.random.default_rng(0).normal(-3.43, 2.13, (3, architecture.PATCH_FRAMES, architecture.N_BANDS))
+    noise = np.random.default_rng(0).normal(-3.43, 2.13, (3, VGGISH.patch_frames, VGGISH.n_mels))
     return noise.astype(np.float32)
 
 

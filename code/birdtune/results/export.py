@@ -26,7 +26,7 @@ from birdtune.errors import ExportError, shown
 from birdtune.files import make_folder, new_folder, write_bytes, write_csv, write_json
 from birdtune.model.classifier import Classifier, in_float32, weights, weights_sha256
 from birdtune.results.verify import FORMAT, fresh_answers
-from birdtune.sound.logmel import VGGISH, FrontEnd, hann_window, log_mel, mel_matrix
+from birdtune.sound.logmel import FrontEnd, frames_of, hann_window, mel_matrix
 
 Floats = npt.NDArray[np.float32]
 
@@ -49,7 +49,7 @@ class TrainingSide:
 
     patches: Floats  # [n, 96, 64]
     scores: Floats  # [n, C]
-    embeddings: Floats  # [n, 128]
+    embeddings: Floats  # [n, K]
 
 
 def training_side(classifier: Classifier, patches: Floats) -> TrainingSide:
@@ -91,7 +91,7 @@ def export_model(
         InputError: the place cannot be written.
     """
     exported = in_float32(classifier)
-    waveforms = _example_waveforms(example_waveform)
+    waveforms = _example_waveforms(example_waveform, exported.front_end)
     wanted = _expected_answers(exported, expected, waveforms)
     needed = sum(array.nbytes for array in weights(exported).values()) + _GRAPH_BYTES
     with new_folder(folder, what="the exported model", needed=needed) as building:
@@ -100,7 +100,8 @@ def export_model(
             building / "labels.csv", ("column", "class", "external_id"), _labels(exported.classes, class_ids)
         )
         write_bytes(building / "train_id_list.pickle", train_id_list(exported.classes))
-        _write_warmup(building / WARMUP_FILE, folder.parent.name, expected.patches[:1], waveforms[0])
+        beginning = waveforms[0][: exported.front_end.patch_samples]
+        _write_warmup(building / WARMUP_FILE, folder.parent.name, expected.patches[:1], beginning)
         check()
         inputs = {"patches": expected.patches} | {
             f"waveform_{i}": waveform for i, waveform in enumerate(waveforms)
@@ -123,14 +124,14 @@ def _labels(classes: Sequence[str], ids: Mapping[str, int | str | None]) -> Iter
         yield {"column": column, "class": name, "external_id": ids.get(name)}
 
 
-def _facts(classifier: Classifier, spec: FrontEnd = VGGISH) -> dict[str, Any]:
-    last = classifier.trunk.get_layer("fc2").activation.__name__
+def _facts(classifier: Classifier) -> dict[str, Any]:
+    spec = classifier.front_end
     return {
         "format": FORMAT,
         "classes": list(classifier.classes),
-        "backbone": classifier.trunk.name,
+        "backbone": classifier.backbone,
         "head": classifier.kind,
-        "embedding_activation": "none" if last == "linear" else last,
+        "embedding_activation": classifier.embedding_activation,
         "front_end": {**asdict(spec), "digest": spec.digest},
         "clip_pooling": "mean",
         "precision": "float32",
@@ -142,7 +143,7 @@ def _facts(classifier: Classifier, spec: FrontEnd = VGGISH) -> dict[str, Any]:
 # ---- the graph ----------------------------------------------------------------------------------
 
 
-def graph_log_mel(waveform: tf.Tensor, spec: FrontEnd = VGGISH) -> tf.Tensor:
+def graph_log_mel(waveform: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
     """`sound.logmel.log_mel` as TensorFlow operations: [samples] float32 → [frames, n_mels] float32.
 
     In float64 up to the logarithm. A float32 transform differs by up to 3e-4 where a band is quiet beside
@@ -160,12 +161,13 @@ def _module(classifier: Classifier) -> tf.Module:
     module = tf.Module()
     # The bare variables, not the Keras models: those would save their layers' call functions as well.
     module.weights = [variable.value for variable in classifier.variables]
-    inputs = tf.TensorSpec([None, VGGISH.patch_frames, VGGISH.n_mels], tf.float32, name="inputs")
+    spec = classifier.front_end
+    inputs = tf.TensorSpec([None, spec.patch_frames, spec.n_mels], tf.float32, name="inputs")
     waveform = tf.TensorSpec([None], tf.float32, name="waveform")
 
     def scores_of(patches: tf.Tensor) -> dict[str, tf.Tensor]:
         scores, embeddings = classifier.scores(patches)
-        return {"scores": scores, "embeddings": embeddings}  # [N, C], [N, 128]
+        return {"scores": scores, "embeddings": embeddings}  # [N, C], [N, K]
 
     def serve_patches(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"outputs": classifier.scores(inputs)[0]}  # [N, C]
@@ -179,24 +181,22 @@ def _module(classifier: Classifier) -> tf.Module:
     return module
 
 
-def _serve_sound(
-    classifier: Classifier, waveform: tf.Tensor, spec: FrontEnd = VGGISH
-) -> dict[str, tf.Tensor]:
+def _serve_sound(classifier: Classifier, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
+    spec = classifier.front_end
     # NaN and infinity count as silence: one such sample would make all scores of the recording NaN.
     finite = tf.where(tf.math.is_finite(waveform), waveform, tf.zeros_like(waveform))
-    padded = tf.pad(finite, [[0, tf.maximum(0, spec.patch_samples - tf.size(finite))]])  # [≥ 15600]
+    padded = tf.pad(finite, [[0, _padded_samples(tf.size(finite), spec) - tf.size(finite)]])  # [≥ 15600]
     n_frames = (tf.size(padded) - spec.window) // spec.hop + 1
-    n_patches = n_frames // spec.patch_frames  # 1 or more
+    n_patches = (n_frames - spec.patch_frames) // spec.patch_hop + 1  # 1 or more
     n_pieces = (n_patches + _PIECE_PATCHES - 1) // _PIECE_PATCHES
 
     def piece(number: tf.Tensor, scores: tf.TensorArray, embeddings: tf.TensorArray) -> tuple[Any, ...]:
         first = number * _PIECE_PATCHES
-        frames = tf.minimum(_PIECE_PATCHES, n_patches - first) * spec.patch_frames
-        start = first * spec.patch_frames * spec.hop
-        samples = padded[start : start + (frames - 1) * spec.hop + spec.window]
-        patches = tf.reshape(
-            graph_log_mel(samples, spec), [-1, spec.patch_frames, spec.n_mels]
-        )  # [≤ 64, 96, 64]
+        count = tf.minimum(_PIECE_PATCHES, n_patches - first)
+        n_frames = (count - 1) * spec.patch_hop + spec.patch_frames
+        start = first * spec.patch_hop * spec.hop
+        frames = graph_log_mel(padded[start : start + (n_frames - 1) * spec.hop + spec.window], spec)
+        patches = tf.signal.frame(frames, spec.patch_frames, spec.patch_hop, axis=0)  # [≤ 64, 96, 64]
         piece_scores, piece_embeddings = classifier.scores(patches)
         return number + 1, scores.write(number, piece_scores), embeddings.write(number, piece_embeddings)
 
@@ -211,8 +211,17 @@ def _serve_sound(
     return {
         "patch_scores": patch_scores,
         "clip_scores": tf.reduce_mean(patch_scores, axis=0),  # [C]
-        "embeddings": embeddings.concat(),  # [P, 128]
+        "embeddings": embeddings.concat(),  # [P, K]
     }
+
+
+def _padded_samples(n_samples: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
+    """`spec.padded_samples` as TensorFlow operations."""
+    n_samples = tf.maximum(n_samples, spec.patch_samples)
+    if not spec.fills_last:
+        return n_samples
+    step = spec.patch_hop * spec.hop
+    return spec.patch_samples - (spec.patch_samples - n_samples) // step * step
 
 
 def _save(classifier: Classifier, folder: Path) -> None:
@@ -229,7 +238,7 @@ def _write_warmup(path: Path, model: str, patches: Floats, waveform: Floats) -> 
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, name, array in (
             ("serving_default", "inputs", patches),
-            ("sound", "waveform", waveform[: VGGISH.patch_samples]),
+            ("sound", "waveform", waveform),
         ):
             request = predict_pb2.PredictRequest(
                 model_spec=model_pb2.ModelSpec(name=model, signature_name=signature),
@@ -266,23 +275,21 @@ def _score(classifier: Classifier, patches: Floats) -> tuple[Floats, Floats]:
     )
 
 
-def _example_waveforms(waveform: Floats) -> list[Floats]:
+def _example_waveforms(waveform: Floats, spec: FrontEnd) -> list[Floats]:
     """The example, and half a patch from its beginning, which has to be padded."""
     whole = np.asarray(waveform, np.float32)
-    return [whole, whole[: VGGISH.patch_samples // 2]]
+    return [whole, whole[: spec.patch_samples // 2]]
 
 
 def _expected_answers(
     classifier: Classifier, expected: TrainingSide, waveforms: Sequence[Floats]
 ) -> dict[str, Floats]:
     wanted = {"outputs": expected.scores, "embeddings": expected.embeddings}
+    spec = classifier.front_end
     for number, waveform in enumerate(waveforms):
-        padded = np.pad(waveform, (0, max(0, VGGISH.patch_samples - waveform.size)))
-        frames = log_mel(padded)  # [frames, 64]
-        n_patches = VGGISH.patch_count(len(frames))
-        patches = frames[: n_patches * VGGISH.patch_frames].reshape(
-            n_patches, VGGISH.patch_frames, VGGISH.n_mels
-        )
+        frames = np.concatenate(list(frames_of([waveform], spec)))  # [frames, 64]
+        starts = range(0, spec.patch_count(len(frames)) * spec.patch_hop, spec.patch_hop)
+        patches = np.stack([frames[start : start + spec.patch_frames] for start in starts])  # [P, 96, 64]
         scores, embeddings = _score(classifier, patches)
         wanted[f"patch_scores_{number}"] = scores
         wanted[f"clip_scores_{number}"] = scores.mean(axis=0)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from birdtune.dataset.ledger import crashed
 from birdtune.errors import CheckpointError, shown
 from birdtune.sound.audio import SoundError, SoundFacts, SoundStream
-from birdtune.sound.logmel import VGGISH, FrontEnd, LogMelStream
+from birdtune.sound.logmel import FrontEnd, frames_of
 from birdtune.workers import Crashed, Isolated
 
 Floats = npt.NDArray[np.float32]
@@ -101,7 +101,7 @@ class Cutter:
     resampler: str
     hop_frames: int
     longest_s: float
-    spec: FrontEnd = VGGISH
+    spec: FrontEnd
 
     def pieces(self, path: Path) -> Iterator[tuple[int, Floats] | SoundFacts]:
         """First frame and frames [96, 64] of each patch of a file; at last its facts.
@@ -125,22 +125,13 @@ class Cutter:
         waiting = np.zeros((0, self.spec.n_mels), np.float32)
         start = 0  # frame of the sound with which `waiting` begins
         first = 0  # frame of the sound with which the next patch begins
-        for frames in self._frames(stream):
+        for frames in frames_of(stream, self.spec):
             waiting = np.concatenate([waiting, frames])
             while first + self.spec.patch_frames <= start + len(waiting):
                 yield first, waiting[first - start : first - start + self.spec.patch_frames]
                 first += self.hop_frames
             passed = min(first - start, len(waiting))
             waiting, start = waiting[passed:], start + passed
-
-    def _frames(self, stream: SoundStream) -> Iterator[Floats]:
-        mel = LogMelStream(self.spec)
-        n_samples = 0
-        for block in stream:
-            n_samples += block.size
-            yield from mel.feed(block)
-        yield from mel.feed(np.zeros(max(0, self.spec.patch_samples - n_samples), np.float32))
-        yield from mel.finish()
 
 
 def hear(

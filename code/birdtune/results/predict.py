@@ -3,8 +3,8 @@
     files, folders ─▶ find_sounds ─▶ hear (patches through the model) ─▶ embed_files: .npz
                                                                       └─▶ predict_files: .csv
 
-A sound is cut into patches as in training: resampled to 16 kHz, log-mel frames, the tail dropped, a sound
-shorter than a patch filled up with zeros.
+A sound is cut into patches as the network wants them: resampled to 16 kHz, log-mel frames, the tail dropped or
+filled up with zeros as its front end says, a sound shorter than a patch filled up.
 """
 
 import io
@@ -27,7 +27,7 @@ from birdtune.results.hearing import Cutter, Floats, Heard, Unused, hear
 from birdtune.results.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.results.verify import open_model as open_model
 from birdtune.sound.audio import FOREIGN_ENDINGS, SOUND_ENDINGS
-from birdtune.sound.logmel import VGGISH, FrontEnd
+from birdtune.sound.logmel import FrontEnd
 
 # Columns of the best classes in a table; jibjib's readers show three.
 _TOP = 3
@@ -52,8 +52,13 @@ class Scorer(Protocol):
         """Class names, in the order of the scores."""
         ...
 
+    @property
+    def front_end(self) -> FrontEnd:
+        """What its patches are made with."""
+        ...
+
     def scores(self, patches: Any, /) -> tuple[Any, Any]:
-        """Patches [n, 96, 64] float32 → scores [n, C] and embeddings [n, 128]."""
+        """Patches [n, 96, 64] float32 → scores [n, C] and embeddings [n, K]."""
         ...
 
 
@@ -118,8 +123,8 @@ def _fault(path: Path) -> Unused | None:
 # ---- tables out ---------------------------------------------------------------------------------
 
 
-def _check_arguments(resampler: str, hop_frames: int, batch_size: int) -> None:
-    if hop_frames < 1 or batch_size < 1 or resampler not in ("soxr", "resampy"):
+def _check_arguments(resampler: str, hop_frames: int | None, batch_size: int) -> None:
+    if (hop_frames is not None and hop_frames < 1) or batch_size < 1 or resampler not in ("soxr", "resampy"):
         raise UsageError(
             f"hop {hop_frames} frames, {batch_size} patches at a time, resampler {shown(resampler)}: "
             "expected at least 1, at least 1, and soxr or resampy."
@@ -131,8 +136,9 @@ def embed_files(
     embed: Callable[[Floats], Any],
     out: Path,
     *,
+    front_end: FrontEnd,
     resampler: str = "soxr",
-    hop_frames: int = VGGISH.patch_frames,
+    hop_frames: int | None = None,
     batch_size: int = 64,
     longest_s: float = math.inf,
     check: Callable[[], None] = lambda: None,
@@ -141,11 +147,12 @@ def embed_files(
 
     Args:
         files: files, and folders of files (see `find_sounds`).
-        embed: patches [n, 96, 64] float32 → embeddings [n, K] (128 for VGGish), n up to `batch_size`.
+        embed: patches [n, 96, 64] float32 → embeddings [n, K] (VGGish 128, YAMNet 1024), n up to `batch_size`.
         out: the .npz: `embeddings` [P, K] float32, `file` [P] str, `start_s` [P] float32 seconds; the files
             in their order, patches from the first to the last. Read it with `numpy.load`.
+        front_end: what `embed` wants patches to be made with.
         resampler: "soxr" or "resampy".
-        hop_frames: from one patch to the next, in frames of 10 ms; 96 = side by side.
+        hop_frames: from one patch to the next, in frames of 10 ms; None = as the front end says.
         longest_s: longer sounds are not used.
         check: called between batches; it may raise to stop, and then nothing is written.
 
@@ -158,10 +165,11 @@ def embed_files(
     try_to_write(out.parent)
     paths, problems = find_sounds(files)
     heard: list[Heard] = []
-    for item in hear(paths, embed, Cutter(resampler, hop_frames, longest_s), batch_size, check):
+    cutter = Cutter(resampler, hop_frames or front_end.patch_hop, longest_s, front_end)
+    for item in hear(paths, embed, cutter, batch_size, check):
         problems.append(item) if isinstance(item, Unused) else heard.append(item)
     counts = [len(item.start_s) for item in heard]
-    none = np.zeros((0, 128), np.float32)
+    none = np.zeros((0, 0), np.float32)
     arrays = {
         "embeddings": np.concatenate([item.results for item in heard]) if heard else none,
         "file": np.repeat(np.array([item.name for item in heard], np.str_), counts),
@@ -188,7 +196,7 @@ def predict_files(
     *,
     patches_out: Path | None = None,
     resampler: str = "soxr",
-    hop_frames: int = VGGISH.patch_frames,
+    hop_frames: int | None = None,
     batch_size: int = 64,
     longest_s: float = math.inf,
     check: Callable[[], None] = lambda: None,
@@ -216,7 +224,8 @@ def predict_files(
 
     def patch_rows() -> Iterator[dict[str, object]]:
         nonlocal n_patches
-        cutter = Cutter(resampler, hop_frames, longest_s)
+        front_end = classifier.front_end
+        cutter = Cutter(resampler, hop_frames or front_end.patch_hop, longest_s, front_end)
         for item in hear(paths, lambda patches: classifier.scores(patches)[0], cutter, batch_size, check):
             if isinstance(item, Unused):
                 problems.append(item)

@@ -5,8 +5,8 @@
     python -m birdtune.results.verify FOLDER INPUTS.npz OUTPUTS.npz
 
     INPUTS.npz   patches [n, 96, 64] float32; waveform_0, waveform_1 … [samples] float32, 16 kHz
-    OUTPUTS.npz  outputs [n, C], embeddings [n, 128];
-                 patch_scores_0 [P, C], clip_scores_0 [C], embeddings_0 [P, 128] …
+    OUTPUTS.npz  outputs [n, C], embeddings [n, K];
+                 patch_scores_0 [P, C], clip_scores_0 [C], embeddings_0 [P, K] …
 
 In that process no Keras, no variable and no graph of the training side is there, so that it computes what
 a server will compute. `fresh_answers` starts it, waits for it and ends it; both ends of what they agreed on
@@ -32,7 +32,7 @@ import numpy.typing as npt
 import birdtune
 from birdtune.errors import CheckpointError, ExportError, PassingError, shown
 from birdtune.files import read_json
-from birdtune.sound.logmel import VGGISH
+from birdtune.sound.logmel import FRONT_ENDS, FrontEnd
 
 Floats = npt.NDArray[np.float32]
 
@@ -55,15 +55,16 @@ class ExportedModel:
 
     classes: tuple[str, ...]  # position = column of the scores
     facts: dict[str, Any]  # model.json
+    front_end: FrontEnd  # what its patches are made with
     patches: Callable[[Any], dict[str, Any]]
 
     def scores(self, patches: Any) -> tuple[Any, Any]:
-        """Patches [N, 96, 64] → scores [N, C] and embeddings [N, 128], both float32."""
+        """Patches [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32."""
         found = self.patches(patches)
         return found["scores"], found["embeddings"]
 
     def embed(self, patches: Any) -> Any:
-        """Patches [N, 96, 64] → embeddings [N, 128] float32."""
+        """Patches [N, 96, 64] → embeddings [N, K] float32."""
         return self.patches(patches)["embeddings"]
 
 
@@ -82,20 +83,24 @@ def open_model(folder: Path) -> ExportedModel:
     import tensorflow as tf  # takes seconds, which a folder that is no model should not cost
 
     try:
-        classes, front_end = tuple(facts["classes"]), facts["front_end"]["digest"]
+        classes, digest = tuple(facts["classes"]), facts["front_end"]["digest"]
         loaded: Any = tf.saved_model.load(str(folder))
     except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as fault:
         reason = shown(" ".join(str(fault).split())[:300])
         raise CheckpointError(
             f"{shown(folder)}: cannot be loaded ({type(fault).__name__}: {reason}). Export the model again."
         ) from fault
-    if front_end != VGGISH.digest:
+    front_end = next((spec for spec in FRONT_ENDS if spec.digest == digest), None)
+    if front_end is None:
+        known = ", ".join(f"{spec.name} {spec.digest}" for spec in FRONT_ENDS)
         raise CheckpointError(
-            f"{shown(folder)}: wants log-mel frames of another kind (front end {shown(front_end)}) than this "
-            f"birdtune makes ({VGGISH.digest}). Use the birdtune that exported it, or export the model again."
+            f"{shown(folder)}: wants log-mel frames of another kind (front end {shown(digest)}) than this birdtune "
+            f"makes ({known}). Use the birdtune that exported it, or export the model again."
         )
     # Through `loaded`: the function alone would not keep its variables alive.
-    return ExportedModel(classes, facts, lambda patches: loaded.patches(tf.constant(patches, tf.float32)))
+    return ExportedModel(
+        classes, facts, front_end, lambda patches: loaded.patches(tf.constant(patches, tf.float32))
+    )
 
 
 # ---- the process that starts it -----------------------------------------------------------------

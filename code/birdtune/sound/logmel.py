@@ -1,9 +1,9 @@
-"""Waveform → log-mel frames, as the network was trained to see them.
+"""Waveform → log-mel frames, as a network was trained to see them.
 
     waveform [samples] float32, 16 kHz mono ─▶ frames [n, 64] float32
 
 A front end is a frozen specification; its name and digest are part of the frame store's key, so that
-frames of two specifications never mix. Source of VGGISH: Google's VGGish (AudioSet) as published.
+frames of two specifications never mix. Sources: Google's VGGish and YAMNet (AudioSet) as published.
 """
 
 import functools
@@ -36,6 +36,8 @@ class FrontEnd:
     high_hz: float = 7_500.0
     log_offset: float = 0.01
     patch_frames: int = 96
+    patch_hop: int = 96  # frames from one patch to the next where a whole sound is heard
+    fills_last: bool = False  # zeros after the end make a last patch whole; else the tail is dropped
 
     @property
     def n_bins(self) -> int:
@@ -62,16 +64,28 @@ class FrontEnd:
         """Twelve hexadecimal digits that change with any number above."""
         return value_sha256(asdict(self))[:12]
 
+    def padded_samples(self, n_samples: int) -> int:
+        """Samples of a sound once zeros are put after its end: at least one patch, and whole ones if it is so."""
+        if n_samples <= self.patch_samples:
+            return self.patch_samples
+        if not self.fills_last:
+            return n_samples
+        step = self.patch_hop * self.hop
+        return self.patch_samples + -(-(n_samples - self.patch_samples) // step) * step
+
     def frame_count(self, n_samples: int) -> int:
-        """Frames in a sound of `n_samples`: no padding, the tail is dropped."""
+        """Frames in `n_samples` samples, as they are."""
         return max(0, (n_samples - self.window) // self.hop + 1)
 
     def patch_count(self, n_frames: int, hop_frames: int | None = None) -> int:
-        """Patches in `n_frames` frames, starting every `hop_frames` (default: side by side)."""
-        return max(0, (n_frames - self.patch_frames) // (hop_frames or self.patch_frames) + 1)
+        """Patches in `n_frames` frames, starting every `hop_frames` (default: `patch_hop`)."""
+        return max(0, (n_frames - self.patch_frames) // (hop_frames or self.patch_hop) + 1)
 
 
 VGGISH = FrontEnd("vggish")
+# Patches overlap by half, and the last one is filled up: Google's params.py and features.py.
+YAMNET = FrontEnd("yamnet", log_offset=0.001, patch_hop=48, fills_last=True)
+FRONT_ENDS = (VGGISH, YAMNET)
 
 
 def mel_from_hz(frequency_hz: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -139,7 +153,7 @@ def log_mel(waveform: npt.NDArray[np.floating], spec: FrontEnd = VGGISH) -> npt.
 def frames_of(
     blocks: Iterable[npt.NDArray[np.float32]], spec: FrontEnd = VGGISH
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Log-mel frames of a sound given in blocks, with a sound shorter than a patch filled up to one.
+    """Log-mel frames of a sound given in blocks, with zeros put after its end as `spec.padded_samples` says.
 
     Args:
         blocks: [n] samples each, mono at `spec.rate_hz`.
@@ -152,8 +166,7 @@ def frames_of(
     for block in blocks:
         n_samples += block.size
         yield from stream.feed(block)
-    if n_samples < spec.patch_samples:
-        yield from stream.feed(np.zeros(spec.patch_samples - n_samples, np.float32))
+    yield from stream.feed(np.zeros(spec.padded_samples(n_samples) - n_samples, np.float32))
     yield from stream.finish()
 
 

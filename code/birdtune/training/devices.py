@@ -87,8 +87,12 @@ def describe() -> Hardware:
     )
 
 
-def choose_precision(setting: str) -> tuple[str, str]:
+def choose_precision(setting: str, *, gains_on_cpu: bool) -> tuple[str, str]:
     """Resolve `train.precision`.
+
+    Args:
+        setting: as it stands in the settings.
+        gains_on_cpu: whether the network is faster in bfloat16 on a CPU that has instructions for it.
 
     `auto` decides by what the hardware has instructions for, not by a stop-watch: a job that resumes,
     or runs twice, must come to the same choice.
@@ -111,6 +115,8 @@ def choose_precision(setting: str) -> tuple[str, str]:
         return "float32", "the GPU has no tensor cores"
     flags = _cpuinfo("flags").split()
     for flag in _BFLOAT16_FLAGS:
+        if flag in flags and not gains_on_cpu:
+            return "float32", f"this CPU multiplies bfloat16 ({flag}), but this network is no faster with it"
         if flag in flags:
             return "mixed_bfloat16", f"this CPU multiplies bfloat16 ({flag}), about twice as fast as float32"
     return "float32", "this CPU has no bfloat16 instructions, without which bfloat16 would be slower"
