@@ -19,6 +19,7 @@ from birdtune.errors import PassingError
 from birdtune.events import Interrupts
 from birdtune.model import trunks
 from birdtune.model.trunks import TRUNKS
+from birdtune.sound.logmel import VGGISH
 
 Captured = pytest.CaptureFixture[str]
 
@@ -193,9 +194,9 @@ def test_too_little_disk_is_a_fault_with_the_sizes(
 
 def test_frames_that_are_made_take_no_more_disk(place: Path) -> None:
     config = load({"input": place, "model.checkpoint": "none"}, {})
-    dataset = gather.inspect(config, quiet(), Interrupts(), writable=True, faults=[])
+    dataset = gather.inspect(config, VGGISH, quiet(), Interrupts(), writable=True, faults=[])
     assert checks._disk_bytes(config, dataset, weights=0) == pytest.approx(18 * 1.5 * 12_800)
-    gather.prepare(config, quiet(), Interrupts())
+    gather.prepare(config, VGGISH, quiet(), Interrupts())
     assert checks._disk_bytes(config, dataset, weights=0) == 0
 
 

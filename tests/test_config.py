@@ -281,7 +281,7 @@ def test_a_folder_called_job_yaml_is_said_to_be_unreadable(tmp_path: Path) -> No
         ("train.seed", str(2**32), "less than 4294967296"),
         ("train.jit", "maybe", "expected true or false"),
         ("model.dropout", "1", "less than 1"),
-        ("model.backbone", "vgish", "expected one of vggish, vggish-small (did you mean vggish?)"),
+        ("model.backbone", "vgish", "expected one of vggish, vggish-small, yamnet (did you mean vggish?)"),
         ("train.precision", "float16", "expected one of auto, float32, mixed_bfloat16, mixed_float16"),
         ("export.name", "../up", "letters, digits and . _ -"),
         ("sound.max-hours", "0", "greater than 0"),

@@ -422,6 +422,7 @@ def test_the_whole_job_runs_on_it(
     }  # fmt: skip
     config, journal, interrupts = configure.load(flags, {}), Journal(quiet=True), Interrupts()
     assert job.run(config, journal, interrupts) == 0
+    journal.close()
     record = read_json(tmp_path / "out" / "run.json")
     assert record["precision"] == "float32"  # `auto`: on a CPU it is no faster in bfloat16
     assert [path.name.split("-")[0] for path in (tmp_path / "out" / "cache").glob("*-soxr")] == ["yamnet"]
