@@ -23,8 +23,7 @@ from birdtune.storage import refused
 from birdtune.workers import Crashed, Isolated
 
 WHERE_TO_GET = (
-    "Google's weights are at https://storage.googleapis.com/audioset/vggish_model.ckpt (289 MB); "
-    "or train from scratch with `--model.checkpoint none`."
+    "Download Google's weights from https://storage.googleapis.com/audioset/vggish_model.ckpt (289 MB)."
 )
 
 # Weights of the network and of jibjib's head; an optimiser's slots end in another word.

@@ -35,7 +35,7 @@ def checkpoint_path(config: Config) -> Path | None:
             return path
     raise CheckpointError(
         f"{' or '.join(shown(path) for path in places)}: there is no {trunk.title} checkpoint. {trunk.where_to_get} "
-        "Put it into the input folder, or name another place with --model.checkpoint PATH; or train from scratch "
+        "Put them into the input folder, or name another place with --model.checkpoint PATH; or train from scratch "
         "with --model.checkpoint none (needs far more data)."
     )
 

@@ -47,7 +47,7 @@ HEAD = "logits"
 CLASS_MAP_NAME = "yamnet_class_map.csv"
 N_CLASSES = 521
 WHERE_TO_GET = (
-    "Google's weights are at https://storage.googleapis.com/audioset/yamnet.h5 (15 MB); the same network as "
+    "Download Google's weights from https://storage.googleapis.com/audioset/yamnet.h5 (15 MB); the same network as "
     "yamnet.tflite (4 MB) does as well."
 )
 
