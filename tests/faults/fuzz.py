@@ -30,7 +30,9 @@ LARGEST_BYTES = 1 << 14
 
 def main() -> int:
     """Fuzz one target or all of them, each in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("target")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--runs", type=int, default=-1)
@@ -60,14 +62,22 @@ def main() -> int:
 def target_names() -> list[str]:
     """All targets; asked of another process, for this one must stay light."""
     command = [sys.executable, "-c", "import helpers_targets; print(*helpers_targets.TARGETS)"]
-    return subprocess.run(command, env=environment(), check=True, capture_output=True, text=True).stdout.split()
+    return subprocess.run(
+        command, env=environment(), check=True, capture_output=True, text=True
+    ).stdout.split()
 
 
 def environment() -> dict[str, str]:
     """For a process that finds birdtune and the targets."""
     paths = os.pathsep.join([str(ROOT / "code"), str(Path(__file__).parent)])
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BIRDTUNE_")}
-    return {**kept, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return {
+        **kept,
+        "PYTHONPATH": paths,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
 
 
 def in_memory() -> str | None:
@@ -84,15 +94,20 @@ def run(name: str, options: argparse.Namespace) -> tuple[int, str]:
         ]  # fmt: skip
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, errors="replace")
         said = done.stdout + done.stderr
-        counts = re.findall(r"stat::number_of_executed_units: (\d+)", said) or re.findall(r"^#(\d+)\s", said, re.M)
+        counts = re.findall(r"stat::number_of_executed_units: (\d+)", said) or re.findall(
+            r"^#(\d+)\s", said, re.M
+        )
         n_inputs = int(counts[-1]) if counts else 0
         if done.returncode == 0 and n_inputs:
             return n_inputs, ""
         options.keep.mkdir(parents=True, exist_ok=True)
-        kept = [shutil.copy(path, options.keep / f"{name}-{path.name}") for path in Path(folder).glob("found-*")]
+        kept = [
+            shutil.copy(path, options.keep / f"{name}-{path.name}") for path in Path(folder).glob("found-*")
+        ]
         (options.keep / f"{name}.log").write_text(said)
-        lines = re.findall(r"^\s*(?:\w+\.)*\w+(?:Error|Misdeed|Exception|Interrupt)\b.*$|==\d+==\s*ERROR: .*", said,
-            re.M)
+        lines = re.findall(
+            r"^\s*(?:\w+\.)*\w+(?:Error|Misdeed|Exception|Interrupt)\b.*$|==\d+==\s*ERROR: .*", said, re.M
+        )
         last = [line.strip() for line in lines if "libFuzzer: fuzz target" not in line]
         return n_inputs, f"{(last or [f'exit status {done.returncode}'])[0][:160]} {' '.join(map(str, kept))}"
 
@@ -101,7 +116,9 @@ def fuzz(name: str, folder: Path, seconds: int, runs: int) -> None:
     """Inside that process: hand over to the fuzzer, which ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["birdtune", "yaml", "tarfile", "pickletools", "csv", "zipfile", "json"]):
+    with atheris.instrument_imports(
+        include=["birdtune", "yaml", "tarfile", "pickletools", "csv", "zipfile", "json"]
+    ):
         import helpers_targets as targets
 
     target = targets.TARGETS[name]
@@ -110,9 +127,13 @@ def fuzz(name: str, folder: Path, seconds: int, runs: int) -> None:
     for number, seed in enumerate(target.seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
         clean(room)
-        targets.attempt(target, seed, room)  # what is loaded or made once is loaded and made before the count begins
+        targets.attempt(
+            target, seed, room
+        )  # what is loaded or made once is loaded and made before the count begins
     words = folder / "words"
-    words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.words))
+    words.write_text(
+        "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.words)
+    )
 
     def once(data: bytes) -> None:
         clean(room)

@@ -68,7 +68,9 @@ class Oddities:
     def made(self, kind: str, encoding: str, samples: Samples | None = None) -> bytes:
         """The bytes of a sound file that is not there."""
         path = self.data / "being-made"
-        soundfile.write(path, self.tone() if samples is None else samples, RATE_HZ, format=kind, subtype=encoding)
+        soundfile.write(
+            path, self.tone() if samples is None else samples, RATE_HZ, format=kind, subtype=encoding
+        )
         content = path.read_bytes()
         path.unlink()
         return content
@@ -108,8 +110,19 @@ def build(data: Path, *, with_rights: bool) -> dict[str, str]:
 
 def _kinds(odd: Oddities) -> None:
     """All kinds of sound that can be read."""
-    wav = ["PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610",
-        "G721_32"]
+    wav = [
+        "PCM_U8",
+        "PCM_24",
+        "PCM_32",
+        "FLOAT",
+        "DOUBLE",
+        "ULAW",
+        "ALAW",
+        "IMA_ADPCM",
+        "MS_ADPCM",
+        "GSM610",
+        "G721_32",
+    ]
     for encoding in wav:
         odd.sound(f"{A}/kinds/{encoding}.wav", kind="WAV", encoding=encoding)
     others = [
@@ -231,7 +244,9 @@ def _damage(odd: Oddities) -> None:
     odd.raw(f"{B}/damage/letter.wav", b"this is a letter, not a song\n" * 40, "not-audio")
     odd.raw(f"{B}/damage/page.mp3", b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "not-audio")
     odd.raw(f"{B}/damage/archive.flac", b"PK\x03\x04" + bytes(500), "not-audio")
-    odd.raw(f"{B}/damage/pointer.wav", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not-audio")
+    odd.raw(
+        f"{B}/damage/pointer.wav", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not-audio"
+    )
     odd.sound(f"{B}/{DEADLY}", "crash")
 
 
@@ -265,10 +280,24 @@ def _foreign(odd: Oddities) -> None:
     """What is no sound, or none that can be read."""
     for name in ("phone.m4a", "video.MP4", "windows.wma", "radio.aac", "page.webm", "old.ape", "call.amr"):
         odd.raw(f"{C}/foreign/{name}", b"\0\0\0\x18ftypM4A " + name.encode(), "unsupported-format")
-    for name in ("letter.txt", "photo.jpg", "labels.TextGrid", "x.wav.part", "Thumbs.db", "noending", "wav", "x.wav~",
-        "a."):
+    for name in (
+        "letter.txt",
+        "photo.jpg",
+        "labels.TextGrid",
+        "x.wav.part",
+        "Thumbs.db",
+        "noending",
+        "wav",
+        "x.wav~",
+        "a.",
+    ):
         odd.raw(f"{C}/foreign/{name}", name.encode(), "not-audio")
-    for name in ("<img src=x onerror=alert(2)>.txt", "\" onclick=\"alert(3)\" x=\".txt", "{{ 7 * 7 }}.txt", "=1+1.txt"):
+    for name in (
+        "<img src=x onerror=alert(2)>.txt",
+        '" onclick="alert(3)" x=".txt',
+        "{{ 7 * 7 }}.txt",
+        "=1+1.txt",
+    ):
         odd.raw(f"{C}/foreign/{name}", name.encode(), "not-audio")
     for name in (".trash.wav", "._resource.wav", ".DS_Store"):
         odd.raw(f"{C}/{name}", b"x", "hidden")

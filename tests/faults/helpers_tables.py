@@ -15,10 +15,15 @@ _NAME = b"vggish/conv1/biases"
 # Protocol buffers of one variable with four numbers: what TensorFlow 2.20 wrote.
 V1: Entries = [
     (b"", b"\n'\n!\n\x13" + _NAME + b'\x12\x04\x12\x02\x08\x04\x18\x01"\x02\n\x00\x12\x02\x08\x01'),
-    (b"\x00" + _NAME + b"\x00\x01\x01\x01\x80\x7f",
-    b"\x12-\n\x13" + _NAME + b"\x12\x02\n\x00\x1a\x12*\x10" + b"\0\0\x80?" * 4),
+    (
+        b"\x00" + _NAME + b"\x00\x01\x01\x01\x80\x7f",
+        b"\x12-\n\x13" + _NAME + b"\x12\x02\n\x00\x1a\x12*\x10" + b"\0\0\x80?" * 4,
+    ),
 ]
-V2: Entries = [(b"", b"\x08\x01\x1a\x02\x08\x01"), (_NAME, b"\x08\x01\x12\x04\x12\x02\x08\x04(\x105#7\xcb\xbb")]
+V2: Entries = [
+    (b"", b"\x08\x01\x1a\x02\x08\x01"),
+    (_NAME, b"\x08\x01\x12\x04\x12\x02\x08\x04(\x105#7\xcb\xbb"),
+]
 V2_DATA = b"\0\0\x80?" * 4
 
 

@@ -6,8 +6,6 @@ A target feeds bytes to the very function that reads such files. It lets birdtun
 nothing else: any other exception is a finding, and so is what helpers_watch.py notes.
 """
 
-import contextlib
-import csv
 import gzip
 import io
 import json
@@ -24,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 import flatbuffers
+import helpers_own as own
 import helpers_tables
 import numpy as np
 import safetensors.numpy
@@ -33,20 +32,15 @@ from helpers_watch import watched
 from birdtune import cli, configure
 from birdtune import run as runs
 from birdtune.config import Config, SplitSettings, options
-from birdtune.dataset import selection, split
-from birdtune.dataset.frames import INDEX_NAME, FrameStore
+from birdtune.dataset import split
 from birdtune.dataset.labels import read_label_map
-from birdtune.dataset.ledger import Examined, Ledger
-from birdtune.dataset.recordings import Recording, SoundFile, scan
+from birdtune.dataset.recordings import Recording
 from birdtune.errors import BirdtuneError, InputError, shown
-from birdtune.events import Journal
-from birdtune.files import read_csv, write_csv, write_json
+from birdtune.files import write_json
 from birdtune.model import archive, checkpoint, tflite
-from birdtune.results.scores import Scores
 from birdtune.results.verify import open_model
 from birdtune.sound import audio
 from birdtune.sound.audio import SoundFacts
-from birdtune.sound.logmel import VGGISH
 from birdtune.training.checkpoints import Checkpoints, State, read_arrays
 from birdtune.workers import Isolated
 
@@ -109,7 +103,13 @@ def _hear(data: bytes, room: Path) -> None:
 
 # ---- label maps ---------------------------------------------------------------------------------
 
-_BIRDS = {"Turdus_merula": 0, "Erithacus_rubecula": 70_000, "Parus_major": 2**40, "Noise_noise": -1, "Grünling": "g"}
+_BIRDS = {
+    "Turdus_merula": 0,
+    "Erithacus_rubecula": 70_000,
+    "Parus_major": 2**40,
+    "Noise_noise": -1,
+    "Grünling": "g",
+}
 
 
 def _pickles() -> list[bytes]:
@@ -117,7 +117,13 @@ def _pickles() -> list[bytes]:
     # As Python 2 wrote them, with byte strings and numbers in many sizes.
     python_2 = b"(dp0\nS'Turdus_merula'\np1\nI0\nsS'Gr\\xc3\\xbcnling'\np2\nI17\ns."
     evil = b"cos\nsystem\n(S'touch it-ran'\ntR."
-    return [*plain, python_2, b"\x80\x02}q\x00(U\x01aK\x01U\x01bM\x00\x01u.", evil, pickle.dumps(list(_BIRDS), 2)]
+    return [
+        *plain,
+        python_2,
+        b"\x80\x02}q\x00(U\x01aK\x01U\x01bM\x00\x01u.",
+        evil,
+        pickle.dumps(list(_BIRDS), 2),
+    ]
 
 
 def _label_map(ending: str) -> Callable[[bytes, Path], None]:
@@ -133,8 +139,12 @@ def _label_map(ending: str) -> Callable[[bytes, Path], None]:
 
 
 def _json_maps() -> list[bytes]:
-    return [json.dumps(_BIRDS).encode(), b'\xef\xbb\xbf{"a": 1, "\\u00e9": "x"}', b"{}",
-        b'{"a": {"b": [1, null, 2e3]}}']
+    return [
+        json.dumps(_BIRDS).encode(),
+        b'\xef\xbb\xbf{"a": 1, "\\u00e9": "x"}',
+        b"{}",
+        b'{"a": {"b": [1, null, 2e3]}}',
+    ]
 
 
 def _yaml_maps() -> list[bytes]:
@@ -147,24 +157,41 @@ def _yaml_maps() -> list[bytes]:
 
 
 def _csv_maps() -> list[bytes]:
-    return ["name,id\nTurdus_merula,7\nGrünling,g-1\n".encode(), b"\xef\xbb\xbfname;id;;\r\n\"a;b\";7;;\r\n",
-        b"'=x,y\n'=a,-1\n"]
+    return [
+        "name,id\nTurdus_merula,7\nGrünling,g-1\n".encode(),
+        b'\xef\xbb\xbfname;id;;\r\n"a;b";7;;\r\n',
+        b"'=x,y\n'=a,-1\n",
+    ]
 
 
 # ---- splits -------------------------------------------------------------------------------------
 
 
 def _recordings() -> list[Recording]:
-    names = ["A/A-12_1", "A/A-12_2", "A/b", "A/2021/c", "B/A-12_3", "B/d_1", "B/d_2", "B/-e", "C/'=f", "C/g\\\\n",
-        "C/h"]
+    names = [
+        "A/A-12_1",
+        "A/A-12_2",
+        "A/b",
+        "A/2021/c",
+        "B/A-12_3",
+        "B/d_1",
+        "B/d_2",
+        "B/-e",
+        "C/'=f",
+        "C/g\\\\n",
+        "C/h",
+    ]
     facts = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
     return [Recording(f"{n}.wav", Path(n), n[0], f"{k:064x}", facts) for k, n in enumerate(names)]
 
 
 def _user_splits() -> list[bytes]:
-    named = b"recording,split\nA/A-12_1.wav,train\nb.wav,test\nB/d_1.wav,VAL\n\"C/h.wav\",training\n"
-    return [b"\x00" + named, b"\x01recording,fold\nA/A-12_1.wav,1\nb.wav,2\nd_1.wav,3\nh.wav,3\n",
-        b"\x02" + named.replace(b",", b";")]
+    named = b'recording,split\nA/A-12_1.wav,train\nb.wav,test\nB/d_1.wav,VAL\n"C/h.wav",training\n'
+    return [
+        b"\x00" + named,
+        b"\x01recording,fold\nA/A-12_1.wav,1\nb.wav,2\nd_1.wav,3\nh.wav,3\n",
+        b"\x02" + named.replace(b",", b";"),
+    ]
 
 
 def _split_by_user(data: bytes, room: Path) -> None:
@@ -182,7 +209,11 @@ def _earlier_splits() -> list[bytes]:
         split.remember_settings(path, SplitSettings())
         split.write(path, recordings, split.assign(recordings, SplitSettings(), path).places, path)
         table, beside = path.read_bytes(), path.with_suffix(".json").read_bytes()
-    return [table + b"\0" + beside, table.replace(b"A/b.wav", b"A/gone.wav") + b"\0{}", b"recording,split,group\n\0"]
+    return [
+        table + b"\0" + beside,
+        table.replace(b"A/b.wav", b"A/gone.wav") + b"\0{}",
+        b"recording,split,group\n\0",
+    ]
 
 
 def _split_as_before(data: bytes, room: Path) -> None:
@@ -227,7 +258,7 @@ def _job_yaml(data: bytes, room: Path) -> None:
 
 def _command_lines() -> list[bytes]:
     lines = [
-        "--train.epochs\0" "3\0--input\0in\0\0BIRDTUNE_TRAIN__SEED=7",
+        "--train.epochs\03\0--input\0in\0\0BIRDTUNE_TRAIN__SEED=7",
         "--train.batch_size=16\0--model.checkpoint=none\0\0BIRDTUNE_SPLIT__VAL_FRACTION=0.2\0BIRDTUNE_SERVICE_HOST=x",
         "\0BIRDTUNE_MODEL__FREEZE=conv\0BIRDTUNE_TRAIN__JIT=true\0BIRDTUNE_EPOCHS=1",
     ]
@@ -264,7 +295,10 @@ def _use(config: Config, room: Path) -> None:
 
 
 def _weights() -> dict[str, Any]:
-    return {"trunk/conv1/kernel": np.arange(36, dtype=np.float32).reshape(3, 3, 1, 4), "step": np.int64(3).reshape(1)}
+    return {
+        "trunk/conv1/kernel": np.arange(36, dtype=np.float32).reshape(3, 3, 1, 4),
+        "step": np.int64(3).reshape(1),
+    }
 
 
 def _safetensors() -> list[bytes]:
@@ -311,7 +345,11 @@ def _archives() -> list[bytes]:
     for packing in ("", "gz", "bz2", "xz"):
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode=f"w:{packing}") as tar:  # type: ignore[call-overload]
-            for name, content in (("a/checkpoint", b"x"), ("a/m.ckpt.index", b"y" * 600), ("n" * 150 + "/b.txt", b"z")):
+            for name, content in (
+                ("a/checkpoint", b"x"),
+                ("a/m.ckpt.index", b"y" * 600),
+                ("n" * 150 + "/b.txt", b"z"),
+            ):
                 info = tarfile.TarInfo(name)
                 info.size, info.pax_headers = len(content), {"comment": "remark"}
                 tar.addfile(info, io.BytesIO(content))
@@ -418,7 +456,11 @@ def _read_tflite(data: bytes, room: Path) -> None:
 
 
 def _model_jsons() -> list[bytes]:
-    return [json.dumps({"format": 2, "classes": ["a"], "front_end": {"digest": "x"}}).encode(), b"[]", b"null"]
+    return [
+        json.dumps({"format": 2, "classes": ["a"], "front_end": {"digest": "x"}}).encode(),
+        b"[]",
+        b"null",
+    ]
 
 
 def _model_json(data: bytes, room: Path) -> None:
@@ -427,180 +469,7 @@ def _model_json(data: bytes, room: Path) -> None:
     open_model(room)
 
 
-# ---- birdtune's own files -----------------------------------------------------------------------
-
-_CONTENT = "c" * 64
-_FACTS = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
-
-
-def _ledgers() -> list[bytes]:
-    with tempfile.TemporaryDirectory() as name:
-        ledger = Ledger(Path(name) / "ledger.json", "soxr")
-        ledger.set_content(_sound_file(), _CONTENT)
-        ledger.set_examined(_CONTENT, Examined(_FACTS))
-        ledger.set_examined("d", Examined(None, "silent", "every sample is zero"))
-        ledger.save()
-        return [(Path(name) / "ledger.json").read_bytes(), b"{}"]
-
-
-def _sound_file() -> SoundFile:
-    return SoundFile("A/a.wav", Path("/data/A/a.wav"), "A", 5, 7)
-
-
-def _ledger(data: bytes, room: Path) -> None:
-    (room / "ledger.json").write_bytes(data)
-    ledger = Ledger(room / "ledger.json", "soxr")
-    content = ledger.content(_sound_file())
-    for known in (content, _CONTENT, "d"):
-        found = ledger.examined(known) if known is not None else None
-        if found is not None:
-            selection._judge(_sound_file(), found, VGGISH, "skip", 60.0)
-    ledger.set_content(_sound_file(), _CONTENT)
-    ledger.set_examined(_CONTENT, Examined(_FACTS))
-    ledger.save()
-    again = Ledger(room / "ledger.json", "soxr")
-    assert again.content(_sound_file()) == _CONTENT and again.examined(_CONTENT) == Examined(_FACTS)
-
-
-def _indexes() -> list[bytes]:
-    line = {"content": _CONTENT, "shard": "shard-1-1.f16", "start": 0, "n_frames": 3, "crc": 0, "facts": asdict(_FACTS)}
-    other = {**line, "content": "d", "start": 2, "n_frames": 1}
-    lines = json.dumps(line).encode() + b"\n" + json.dumps(other).encode() + b"\n"
-    return [lines + b"\0{}", lines + b'{"content": \n\n\0{"shard-1-1.f16": [384, 1, 1]}']
-
-
-def _index(data: bytes, room: Path) -> None:
-    folder = FrameStore(room, VGGISH, "soxr").folder
-    folder.mkdir()
-    (folder / "shard-1-1.f16").write_bytes(bytes(3 * 128))
-    index, _, whole = data.partition(b"\0")
-    (folder / INDEX_NAME).write_bytes(index)
-    (folder / "whole.json").write_bytes(whole)
-    store = FrameStore(room, VGGISH, "soxr")
-    for content in store.contents():
-        entry = store.entry(content)
-        assert store.frames(content).shape == (entry.n_frames, VGGISH.n_mels)
-        selection._judge(_sound_file(), Examined(entry.facts), VGGISH, "skip", 60.0)
-    store.verify(store.contents(), thorough=False)
-    store.verify([*store.contents(), "nobody"])
-    assert all(store.entry(content).crc == 0x0 or store.frames(content) is not None for content in store.contents())
-    store.note_whole()
-    store.close()
-
-
-def _records() -> list[bytes]:
-    record = {
-        "status": "interrupted", "stage": "train", "version": 1, "fingerprint": "f", "stages": {"prepare": 1.5,
-        "train": 2},
-        "done": {"train": "x"}, "weights_sha256": "0" * 64, "precision": "float32",
-        "first_started": "2020-01-01T00:00:00Z",
-        "hardware": {"cpu": "some"}, "classes": ["a", "b"],
-    }  # fmt: skip
-    return [json.dumps(record).encode(), b"{}"]
-
-
-def _record(data: bytes, room: Path) -> None:
-    for folder in (room / "logs" / "1", room):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.json").write_bytes(data)
-    journal = Journal(quiet=True)
-    current = runs.Run(Config(output=room), journal)
-    current.take_version("f")
-    with current.stage("train"):
-        current.is_current("train", "x")
-    current.done("train", "x", [room / "none"])
-    current.end("done", 0)
-    (room / "logs" / "1" / "run.json").write_bytes(data)
-    _, record = runs.newest_trained(room)
-    assert all(isinstance(name, str) for name in record["classes"])
-
-
-def _scores() -> list[bytes]:
-    scores = Scores(
-        classes=("a", "b"), recordings=("a/1.wav", "b/2.wav"), groups=("1", "2"), labels=np.array([0, 1]),
-        patch_scores=np.full((3, 2), 0.5, np.float32), patch_recording=np.array([0, 0, 1]),
-        patch_start_s=np.zeros(3, np.float32),
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as name:
-        scores.save(Path(name) / "s.npz")
-        return [(Path(name) / "s.npz").read_bytes()]
-
-
-def _read_scores(data: bytes, room: Path) -> None:
-    (room / "scores.npz").write_bytes(data)
-    Scores.load(room / "scores.npz")
-
-
-# ---- names --------------------------------------------------------------------------------------
-
-
-def _names() -> list[bytes]:
-    return [
-        b"A/a.wav\0B/b.flac\0A/sub/c.mp3\0.hidden\0stray.wav\0C/x.m4a", b"<b>/<script>.wav\0\xff/\xe9.wav\0=1+1/-x.wav",
-        "Gru\u0308n/\u202ea.wav\0Gr\u00fcn/\u2028b.wav\0'=/c\\n.wav\0a\nb/d\te.wav".encode(),
-        b"x" * 255 + b"/" + b"y" * 251 + b".wav",
-        b"A\x01../A\0A/l\x01../B/b.wav\0B/b.wav\0B/up\x01..\0C\x01/etc\0D/x\x01x",
-    ]  # fmt: skip
-
-
-def _make_names(data: bytes, room: Path) -> None:
-    """A data folder with files of these names; what stands behind a \\x01 is where a link leads."""
-    root = room / "data"
-    (root / "Always").mkdir(parents=True)
-    (root / "Always" / "a.wav").write_bytes(b"x")
-    n_entries = 0
-    for raw in data.split(b"\0")[:20]:
-        name, arrow, target = os.fsdecode(raw).partition("\x01")
-        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-        if not parts:
-            continue
-        path = root.joinpath(*parts)
-        with contextlib.suppress(OSError):  # names too long, or a folder where a file should be
-            # A link made before must not lead the writing out of the room.
-            if any(above.is_symlink() for above in path.parents):
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if arrow:
-                path.symlink_to(target)
-            elif not path.is_symlink():
-                path.write_bytes(b"x")
-            n_entries += 1
-    listing = scan(root)
-    names = [file.name for file in listing.files] + [problem.recording for problem in listing.problems]
-    assert len(set(names)) == len(names), "two entries share a name"
-    assert all(name == shown(name) for name in [*names, *listing.folders])
-    for file in listing.files:
-        assert file.path.resolve().is_relative_to(root.resolve())
-    found = sum(len(files) + sum(_stands_alone(place, f) for f in folders) for place, folders, files in _walk(root))
-    assert len(names) == found, f"{found} entries, {len(names)} accounted for"
-    _tables(room, listing.files)
-
-
-def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    for place, folders, files in os.walk(root):
-        kept = list(folders)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield place, kept, files
-
-
-def _stands_alone(place: str, folder: str) -> bool:
-    """Whether a folder is an entry of the books itself: hidden ones, and links to folders, which are not entered."""
-    return folder.startswith(".") or Path(place, folder).is_symlink()
-
-
-def _tables(room: Path, files: list[SoundFile]) -> None:
-    facts = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
-    recordings = [Recording(file.name, file.path, file.label, f"{k:064x}", facts) for k, file in enumerate(files)]
-    write_csv(room / "t.csv", ("recording", "class"), [{"recording": r.name, "class": r.label} for r in recordings])
-    assert [(row["recording"], row["class"]) for row in read_csv(room / "t.csv")] == [
-        (r.name, r.label) for r in recordings
-    ]
-    with (room / "t.csv").open(newline="", encoding="utf-8") as file:
-        assert all(not cell.startswith(("=", "+", "-", "@")) for row in csv.reader(file) for cell in row)
-    result = split.assign(recordings, SplitSettings(), room / "split.csv")
-    split.write(room / "split.csv", recordings, result.places, room / "split.csv")
-    again = split.assign(recordings, SplitSettings(seed=9), room / "split.csv")
-    assert again.places == result.places
+# ---- all of them -------------------------------------------------------------------------------
 
 
 def attempt(target: Target, data: bytes, room: Path) -> bool:
@@ -626,31 +495,59 @@ def check_message(fault: BirdtuneError) -> None:
 
 
 TARGETS: dict[str, Target] = {
-    "sound": Target(_sounds, _hear, (b"RIFF", b"data", b"fmt ", b"OggS", b"fLaC", b"LIST", b"COMM", b"ID3", b"Xing")),
-    "pickle": Target(_pickles, _label_map("pickle"), (b"cos\nsystem\n", b"\x93", b"R", b"(", b"\x8c\x02os", b"u",
-    b"}")),
-    "map-json": Target(_json_maps, _label_map("json"), (b'"a":', b"\\ud800", b"[[[[", b"1e999", b"NaN", b"null")),
-    "map-yaml": Target(_yaml_maps, _label_map("yaml"), (b"!!python/name:os.system", b"&a", b"*a", b"<<: ", b"!!int ",
-    b"? ")),
+    "sound": Target(
+        _sounds, _hear, (b"RIFF", b"data", b"fmt ", b"OggS", b"fLaC", b"LIST", b"COMM", b"ID3", b"Xing")
+    ),
+    "pickle": Target(
+        _pickles, _label_map("pickle"), (b"cos\nsystem\n", b"\x93", b"R", b"(", b"\x8c\x02os", b"u", b"}")
+    ),
+    "map-json": Target(
+        _json_maps, _label_map("json"), (b'"a":', b"\\ud800", b"[[[[", b"1e999", b"NaN", b"null")
+    ),
+    "map-yaml": Target(
+        _yaml_maps, _label_map("yaml"), (b"!!python/name:os.system", b"&a", b"*a", b"<<: ", b"!!int ", b"? ")
+    ),
     "map-csv": Target(_csv_maps, _label_map("csv"), (b'"', b",", b";", b"\r", b"'=", b"\xef\xbb\xbf")),
-    "split-user": Target(_user_splits, _split_by_user, (b"train", b"recording", b"fold", b'"', b"\xcc\x88", b",,")),
-    "split-kept": Target(_earlier_splits, _split_as_before, (b"train", b"group", b"content", b'"', b"'=", b"id 12")),
-    "job-yaml": Target(_job_yamls, _job_yaml, (b"!!int ", b"&a", b"*a", b"<<: ", b"train", b": {", b"1:1",
-    b"!!timestamp x")),
-    "command-line": Target(_command_lines, _command_line, (b"BIRDTUNE_", b"--", b"=", b"\0", b"1e999", b"\xff",
-    b"none")),
-    "safetensors": Target(_safetensors, _read_arrays, (b'"F64"', b'"BF16"', b'"shape":[', b"[]", b"__metadata__",
-    b"\xff" * 8)),
+    "split-user": Target(
+        _user_splits, _split_by_user, (b"train", b"recording", b"fold", b'"', b"\xcc\x88", b",,")
+    ),
+    "split-kept": Target(
+        _earlier_splits, _split_as_before, (b"train", b"group", b"content", b'"', b"'=", b"id 12")
+    ),
+    "job-yaml": Target(
+        _job_yamls, _job_yaml, (b"!!int ", b"&a", b"*a", b"<<: ", b"train", b": {", b"1:1", b"!!timestamp x")
+    ),
+    "command-line": Target(
+        _command_lines, _command_line, (b"BIRDTUNE_", b"--", b"=", b"\0", b"1e999", b"\xff", b"none")
+    ),
+    "safetensors": Target(
+        _safetensors, _read_arrays, (b'"F64"', b'"BF16"', b'"shape":[', b"[]", b"__metadata__", b"\xff" * 8)
+    ),
     "state-json": Target(_states, _state_json, (b"null", b"NaN", b'"best":', b"[]", b"{}", b"1e999")),
     "archive": Target(_archives, _unpack),
-    "tar": Target(_tar, _unpack_tar, (b"../", b"ustar", b"\xff" * 11, b"GNU.sparse", b"L", b"x", b"path=", b"size=")),
-    "tables": Target(_checkpoint_tables, _read_table, (b"\x12\x02\x08", b"vggish/", b"\xff" * 9 + b"\x01",
-    b"\x08\x01", b"(")),
     "tflite": Target(_tflites, _read_tflite, (b"TFL3", b"\xff" * 4, b"\0" * 8)),
+    "tar": Target(
+        _tar, _unpack_tar, (b"../", b"ustar", b"\xff" * 11, b"GNU.sparse", b"L", b"x", b"path=", b"size=")
+    ),
+    "tables": Target(
+        _checkpoint_tables,
+        _read_table,
+        (b"\x12\x02\x08", b"vggish/", b"\xff" * 9 + b"\x01", b"\x08\x01", b"("),
+    ),
     "model-json": Target(_model_jsons, _model_json),
-    "ledger": Target(_ledgers, _ledger, (b'"stats"', b'"facts"', b"null", b"[]", b"{}", b'"n_samples"', b'"problem"')),
-    "index": Target(_indexes, _index, (b'"start": ', b"-1", b"1e99", b"null", b'"../', b"[]", b'"facts"')),
-    "record": Target(_records, _record, (b'"stages"', b'"done"', b"null", b"[]", b"{}", b'"x"', b"NaN", b"1e999")),
-    "scores": Target(_scores, _read_scores, (b"NUMPY", b"'<f4'", b"'|O'", b"PK\x03\x04", b"(3, 2)", b"True")),
-    "names": Target(_names, _make_names, (b"\0", b"/", b"\x01", b"..", b".wav", b"\xcc\x88", b"\xe2\x80\xae", b"'=")),
-}  # fmt: skip
+    "ledger": Target(
+        own.ledgers, own.ledger, (b'"stats"', b'"facts"', b"null", b"[]", b"{}", b'"n_samples"', b'"problem"')
+    ),
+    "index": Target(
+        own.indexes, own.index, (b'"start": ', b"-1", b"1e99", b"null", b'"../', b"[]", b'"facts"')
+    ),
+    "record": Target(
+        own.records, own.record, (b'"stages"', b'"done"', b"null", b"[]", b"{}", b'"x"', b"NaN", b"1e999")
+    ),
+    "scores": Target(
+        own.scores, own.read_scores, (b"NUMPY", b"'<f4'", b"'|O'", b"PK\x03\x04", b"(3, 2)", b"True")
+    ),
+    "names": Target(
+        own.names, own.make_names, (b"\0", b"/", b"\x01", b"..", b".wav", b"\xcc\x88", b"\xe2\x80\xae", b"'=")
+    ),
+}

@@ -1,6 +1,6 @@
 """What reading must never do: start a program, or change a file outside of its folder.
 
-    watched(room) ─▶ Misdeed, by the interpreter's audit events
+watched(room) ─▶ Misdeed, by the interpreter's audit events
 """
 
 import contextlib
@@ -39,7 +39,9 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
     elif event == "exec" and getattr(arguments[0], "co_filename", "").startswith("<string"):
         # dataclasses and namedtuples are made so, too; but not by reading.
         _noted.append(f"exec {arguments!r}"[:300])
-    elif (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITE_FLAGS) or _WRITES.match(event):
+    elif (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITE_FLAGS) or _WRITES.match(
+        event
+    ):
         changed = {"os.rename": arguments[:2], "os.link": arguments[1:2], "os.symlink": arguments[1:2]}
         for path in changed.get(event, arguments[:1]):
             if not isinstance(path, str | bytes | os.PathLike):

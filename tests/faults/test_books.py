@@ -75,8 +75,13 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
         "--train.epochs=1", "--sound.short=skip", f"--sound.max-hours={LONGEST_S / 3600}", "--split.file=split.csv",
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BIRDTUNE_")}
-    environment |= {"PYTHONPATH": f"{ROOT / 'code'}{os.pathsep}{folder / 'site'}", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace")
+    environment |= {
+        "PYTHONPATH": f"{ROOT / 'code'}{os.pathsep}{folder / 'site'}",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     yield Books(folder / "input/data", folder / "output", expected, done.stdout)
     if with_rights:
@@ -122,7 +127,9 @@ def test_every_oddity_becomes_what_it_must_and_none_is_missing_or_there_twice(bo
     not_used = [row["recording"] for row in problems if row["used"] == "no"]
     assert len(used) + len(not_used) == len(set(used) | set(not_used)) == len(entries(books.data))
     found = dict.fromkeys(used, "used") | {row["recording"]: row["problem"] for row in problems}
-    wrong = {name: (found.get(name), must) for name, must in books.expected.items() if found.get(name) != must}
+    wrong = {
+        name: (found.get(name), must) for name, must in books.expected.items() if found.get(name) != must
+    }
     assert wrong == {}
     assert found.keys() == books.expected.keys()
     for row in problems:
@@ -135,15 +142,20 @@ def test_the_log_the_events_and_the_tables_tell_the_same(books: Books) -> None:
     assert n_found == n_used + books.left_out.total()
     (line,) = re.findall(r"^  ([\d,]+) of ([\d,]+) files not used: (.*)$", books.said, re.M)
     assert (int(line[0]), int(line[1])) == (books.left_out.total(), n_found)
-    assert {reason: int(n.replace(",", "")) for n, reason in re.findall(r"(\d[\d,]*) ([\w-]+)", line[
-        2])} == books.left_out
+    assert {
+        reason: int(n.replace(",", "")) for n, reason in re.findall(r"(\d[\d,]*) ([\w-]+)", line[2])
+    } == books.left_out
     sides = r"^  ([\d,]+) recordings of 4 classes, .*: (\d+) train, (\d+) val, (\d+) test$"
     (said,) = re.findall(sides, books.said, re.M)
     assert int(said[0]) == sum(map(int, said[1:])) == n_used
-    events = [json.loads(line) for line in (books.output / "logs/1/events.jsonl").read_text("utf-8").splitlines()]
+    events = [
+        json.loads(line) for line in (books.output / "logs/1/events.jsonl").read_text("utf-8").splitlines()
+    ]
     (event,) = [event for event in events if event["event"] == "dataset"]
     assert (event["found"], event["used"], event["left_out"]) == (n_found, n_used, dict(books.left_out))
-    assert (books.output / "reports/1/problems.csv").read_bytes() == (books.output / "problems.csv").read_bytes()
+    assert (books.output / "reports/1/problems.csv").read_bytes() == (
+        books.output / "problems.csv"
+    ).read_bytes()
     by_class = {row["class"]: row for row in books.table("reports/1/per_class.csv")}
     assert (by_class[A]["external_id"], by_class[B]["external_id"]) == (f"'{IDS[A]}", IDS[B])
     assert sum(int(row["recordings"]) for row in by_class.values()) == n_used
@@ -164,7 +176,9 @@ class _Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.setdefault(tag, set()).update(name for name, _ in attrs)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        self.links += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")
+        ]
         if tag == "section":
             self.section = dict(attrs).get("id") or ""
         elif tag == "tr":
@@ -205,13 +219,17 @@ def test_no_name_becomes_more_than_text_in_the_report(page: _Page) -> None:
     assert all(link.startswith(("#", "data:audio/", "data:image/")) for link in page.links)
     text = "".join(page.text.values())
     assert "<img src=x onerror=alert(2)>.txt" in text and "<b>Corvus</b> corax" in text
-    assert not set(re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]", text))
+    assert not set(
+        re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]", text)
+    )
 
 
 def test_no_name_commands_the_terminal_or_breaks_a_line_of_the_log(books: Books) -> None:
     log = (books.output / "logs/1/run.log").read_text("utf-8")
     for text in (books.said, log):
-        assert not re.findall(r"[^\n\t\x20-\x7e\u00a0-\u200a\u2010-\u2027\u2030-\uffff\U00010000-\U0010ffff]", text)
+        assert not re.findall(
+            r"[^\n\t\x20-\x7e\u00a0-\u200a\u2010-\u2027\u2030-\uffff\U00010000-\U0010ffff]", text
+        )
     assert all(re.match(r"\d{4}-\d\d-\d\dT", line) for line in log.splitlines())
 
 

@@ -112,13 +112,16 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9
         (b"{a: " * 3000, "nested too deeply"),
         (b"\xff\xfet\0", "is not plain YAML"),
         (b"train: {epochs: 1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1}\n", "holds a number of 45 digits"),
-        (b"data: \"\\ud800\"\n", "job.yaml"),
+        (b'data: "\\ud800"\n', "job.yaml"),
         (None, "104,857,600 bytes are too many for settings"),
     ],
 )
 def test_settings_that_somebody_wrote_to_do_harm_are_one_line_and_42(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: bytes | None,
-        said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "input" / "data").mkdir(parents=True)
@@ -139,10 +142,15 @@ def test_settings_that_somebody_wrote_to_do_harm_are_one_line_and_42(
         "\u202e5",
      "5\n6", "null", "[5]", "{}", "\u0663\ud83d", "true"],
 )  # fmt: skip
-@pytest.mark.parametrize("variable", ["BIRDTUNE_TRAIN__EPOCHS", "BIRDTUNE_SOUND__MAX_HOURS",
-    "BIRDTUNE_MODEL__BACKBONE"])
+@pytest.mark.parametrize(
+    "variable", ["BIRDTUNE_TRAIN__EPOCHS", "BIRDTUNE_SOUND__MAX_HOURS", "BIRDTUNE_MODEL__BACKBONE"]
+)
 def test_odd_values_of_variables_are_one_line_and_42(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", {**os.environ, variable: value})  # more than a real one would take

@@ -1,0 +1,215 @@
+"""Targets of fuzzing (helpers_targets.py): what birdtune writes and reads again, and names of files."""
+
+import contextlib
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from birdtune import run as runs
+from birdtune.config import Config, SplitSettings
+from birdtune.dataset import selection, split
+from birdtune.dataset.frames import INDEX_NAME, FrameStore
+from birdtune.dataset.ledger import Examined, Ledger
+from birdtune.dataset.recordings import Recording, SoundFile, scan
+from birdtune.errors import shown
+from birdtune.events import Journal
+from birdtune.files import read_csv, write_csv
+from birdtune.results.scores import Scores
+from birdtune.sound.audio import SoundFacts
+from birdtune.sound.logmel import VGGISH
+
+RATE_HZ = 16_000
+
+_CONTENT = "c" * 64
+_FACTS = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
+
+
+def ledgers() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as name:
+        ledger = Ledger(Path(name) / "ledger.json", "soxr")
+        ledger.set_content(_sound_file(), _CONTENT)
+        ledger.set_examined(_CONTENT, Examined(_FACTS))
+        ledger.set_examined("d", Examined(None, "silent", "every sample is zero"))
+        ledger.save()
+        return [(Path(name) / "ledger.json").read_bytes(), b"{}"]
+
+
+def _sound_file() -> SoundFile:
+    return SoundFile("A/a.wav", Path("/data/A/a.wav"), "A", 5, 7)
+
+
+def ledger(data: bytes, room: Path) -> None:
+    (room / "ledger.json").write_bytes(data)
+    ledger = Ledger(room / "ledger.json", "soxr")
+    content = ledger.content(_sound_file())
+    for known in (content, _CONTENT, "d"):
+        found = ledger.examined(known) if known is not None else None
+        if found is not None:
+            selection._judge(_sound_file(), found, VGGISH, "skip", 60.0)
+    ledger.set_content(_sound_file(), _CONTENT)
+    ledger.set_examined(_CONTENT, Examined(_FACTS))
+    ledger.save()
+    again = Ledger(room / "ledger.json", "soxr")
+    assert again.content(_sound_file()) == _CONTENT and again.examined(_CONTENT) == Examined(_FACTS)
+
+
+def indexes() -> list[bytes]:
+    line = {
+        "content": _CONTENT,
+        "shard": "shard-1-1.f16",
+        "start": 0,
+        "n_frames": 3,
+        "crc": 0,
+        "facts": asdict(_FACTS),
+    }
+    other = {**line, "content": "d", "start": 2, "n_frames": 1}
+    lines = json.dumps(line).encode() + b"\n" + json.dumps(other).encode() + b"\n"
+    return [lines + b"\0{}", lines + b'{"content": \n\n\0{"shard-1-1.f16": [384, 1, 1]}']
+
+
+def index(data: bytes, room: Path) -> None:
+    folder = FrameStore(room, VGGISH, "soxr").folder
+    folder.mkdir()
+    (folder / "shard-1-1.f16").write_bytes(bytes(3 * 128))
+    index, _, whole = data.partition(b"\0")
+    (folder / INDEX_NAME).write_bytes(index)
+    (folder / "whole.json").write_bytes(whole)
+    store = FrameStore(room, VGGISH, "soxr")
+    for content in store.contents():
+        entry = store.entry(content)
+        assert store.frames(content).shape == (entry.n_frames, VGGISH.n_mels)
+        selection._judge(_sound_file(), Examined(entry.facts), VGGISH, "skip", 60.0)
+    store.verify(store.contents(), thorough=False)
+    store.verify([*store.contents(), "nobody"])
+    assert all(
+        store.entry(content).crc == 0x0 or store.frames(content) is not None for content in store.contents()
+    )
+    store.note_whole()
+    store.close()
+
+
+def records() -> list[bytes]:
+    record = {
+        "status": "interrupted", "stage": "train", "version": 1, "fingerprint": "f", "stages": {"prepare": 1.5,
+        "train": 2},
+        "done": {"train": "x"}, "weights_sha256": "0" * 64, "precision": "float32",
+        "first_started": "2020-01-01T00:00:00Z",
+        "hardware": {"cpu": "some"}, "classes": ["a", "b"],
+    }  # fmt: skip
+    return [json.dumps(record).encode(), b"{}"]
+
+
+def record(data: bytes, room: Path) -> None:
+    for folder in (room / "logs" / "1", room):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_bytes(data)
+    journal = Journal(quiet=True)
+    current = runs.Run(Config(output=room), journal)
+    current.take_version("f")
+    with current.stage("train"):
+        current.is_current("train", "x")
+    current.done("train", "x", [room / "none"])
+    current.end("done", 0)
+    (room / "logs" / "1" / "run.json").write_bytes(data)
+    _, record = runs.newest_trained(room)
+    assert all(isinstance(name, str) for name in record["classes"])
+
+
+def scores() -> list[bytes]:
+    scores = Scores(
+        classes=("a", "b"), recordings=("a/1.wav", "b/2.wav"), groups=("1", "2"), labels=np.array([0, 1]),
+        patch_scores=np.full((3, 2), 0.5, np.float32), patch_recording=np.array([0, 0, 1]),
+        patch_start_s=np.zeros(3, np.float32),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        scores.save(Path(name) / "s.npz")
+        return [(Path(name) / "s.npz").read_bytes()]
+
+
+def read_scores(data: bytes, room: Path) -> None:
+    (room / "scores.npz").write_bytes(data)
+    Scores.load(room / "scores.npz")
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def names() -> list[bytes]:
+    return [
+        b"A/a.wav\0B/b.flac\0A/sub/c.mp3\0.hidden\0stray.wav\0C/x.m4a", b"<b>/<script>.wav\0\xff/\xe9.wav\0=1+1/-x.wav",
+        "Gru\u0308n/\u202ea.wav\0Gr\u00fcn/\u2028b.wav\0'=/c\\n.wav\0a\nb/d\te.wav".encode(),
+        b"x" * 255 + b"/" + b"y" * 251 + b".wav",
+        b"A\x01../A\0A/l\x01../B/b.wav\0B/b.wav\0B/up\x01..\0C\x01/etc\0D/x\x01x",
+    ]  # fmt: skip
+
+
+def make_names(data: bytes, room: Path) -> None:
+    """A data folder with files of these names; what stands behind a \\x01 is where a link leads."""
+    root = room / "data"
+    (root / "Always").mkdir(parents=True)
+    (root / "Always" / "a.wav").write_bytes(b"x")
+    n_entries = 0
+    for raw in data.split(b"\0")[:20]:
+        name, arrow, target = os.fsdecode(raw).partition("\x01")
+        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+        if not parts:
+            continue
+        path = root.joinpath(*parts)
+        with contextlib.suppress(OSError):  # names too long, or a folder where a file should be
+            # A link made before must not lead the writing out of the room.
+            if any(above.is_symlink() for above in path.parents):
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if arrow:
+                path.symlink_to(target)
+            elif not path.is_symlink():
+                path.write_bytes(b"x")
+            n_entries += 1
+    listing = scan(root)
+    names = [file.name for file in listing.files] + [problem.recording for problem in listing.problems]
+    assert len(set(names)) == len(names), "two entries share a name"
+    assert all(name == shown(name) for name in [*names, *listing.folders])
+    for file in listing.files:
+        assert file.path.resolve().is_relative_to(root.resolve())
+    found = sum(
+        len(files) + sum(_stands_alone(place, f) for f in folders) for place, folders, files in _walk(root)
+    )
+    assert len(names) == found, f"{found} entries, {len(names)} accounted for"
+    _tables(room, listing.files)
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    for place, folders, files in os.walk(root):
+        kept = list(folders)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield place, kept, files
+
+
+def _stands_alone(place: str, folder: str) -> bool:
+    """Whether a folder is an entry of the books itself: hidden ones, and links to folders, which are not entered."""
+    return folder.startswith(".") or Path(place, folder).is_symlink()
+
+
+def _tables(room: Path, files: list[SoundFile]) -> None:
+    facts = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
+    recordings = [
+        Recording(file.name, file.path, file.label, f"{k:064x}", facts) for k, file in enumerate(files)
+    ]
+    write_csv(
+        room / "t.csv", ("recording", "class"), [{"recording": r.name, "class": r.label} for r in recordings]
+    )
+    assert [(row["recording"], row["class"]) for row in read_csv(room / "t.csv")] == [
+        (r.name, r.label) for r in recordings
+    ]
+    with (room / "t.csv").open(newline="", encoding="utf-8") as file:
+        assert all(not cell.startswith(("=", "+", "-", "@")) for row in csv.reader(file) for cell in row)
+    result = split.assign(recordings, SplitSettings(), room / "split.csv")
+    split.write(room / "split.csv", recordings, result.places, room / "split.csv")
+    again = split.assign(recordings, SplitSettings(seed=9), room / "split.csv")
+    assert again.places == result.places
