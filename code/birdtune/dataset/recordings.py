@@ -49,7 +49,7 @@ PROBLEMS: dict[str, str] = {
 
 # Problems of one file at one time; they say nothing about its content, of which there may be another copy.
 OF_THE_FILE = frozenset({"unreadable", "vanished", "changed", "storage-failed"})
-# More than this share of the files gone is nobody's tidying up.
+# More than this share of the files gone or changed is nobody's tidying up.
 _MOST_VANISHED = 0.1
 _MOST_CRASHED = 0.1
 
@@ -143,15 +143,15 @@ def _check_unchanged(file: SoundFile) -> None:
 
 
 def refuse_remnant(listing: Listing, unusable: Mapping[str, Problem], folder: Path) -> None:
-    """Refuse to go on with what is left when much of the data vanished after it was listed.
+    """Refuse to go on with what is left when much of the data vanished or changed after it was listed.
 
     Args:
         unusable: name of a file → what kept it from being read.
 
     Raises:
-        PassingError: all of a class is gone, or more than a tenth of all files; or the storage failed.
+        PassingError: all of a class is concerned, or more than a tenth of all files; or the storage failed.
     """
-    gone = {name for name, problem in unusable.items() if problem.problem == "vanished"}
+    gone = {name for name, problem in unusable.items() if problem.problem in ("vanished", "changed")}
     by_class: dict[str, list[SoundFile]] = defaultdict(list)
     for file in listing.files:
         by_class[file.label].append(file)
@@ -159,14 +159,15 @@ def refuse_remnant(listing: Listing, unusable: Mapping[str, Problem], folder: Pa
         lost = [
             label
             for label, files in by_class.items()
-            if any(file.name in gone for file in files) and not any(file.path.exists() for file in files)
+            if any(file.name in gone for file in files)
+            and not any(file.name not in gone and file.path.exists() for file in files)
         ]
     if lost or len(gone) > _MOST_VANISHED * len(listing.files):
         whole = f", among them all of {', '.join(lost[:3])}" if lost else ""
         raise PassingError(
-            f"{shown(folder)}: {len(gone):,} of {len(listing.files):,} sound files vanished while they were "
-            f"read{whole}. Is the storage still mounted, or does something move files? Nothing is trained on what is "
-            "left: run again when all is there."
+            f"{shown(folder)}: {len(gone):,} of {len(listing.files):,} sound files vanished or changed while they were "
+            f"read{whole}. Is the storage still mounted, or does something move or write files? Nothing is trained on "
+            "what is left: run again when all is there and at rest."
         )
 
 

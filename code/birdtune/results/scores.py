@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.errors import InputError, shown
+from birdtune.errors import shown
 from birdtune.files import write_bytes
+from birdtune.storage import refused
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -85,10 +86,11 @@ class Scores:
                 fields |= {field: tuple(json.loads(archive[field].tobytes())) for field in _TEXT_FIELDS}
             return cls(**fields)
         except Exception as fault:  # whatever zipfile and numpy make of a damaged file
-            raise InputError(
+            message = (
                 f"{shown(path)}: holds no scores that birdtune can read ({shown(str(fault)[:200])}). "
                 "Delete it and run `evaluate` again."
-            ) from fault
+            )
+            raise refused(fault, path, message) from fault
 
 
 def pool_mean(scores: Scores) -> Floats:

@@ -29,7 +29,7 @@ import safetensors.numpy
 
 from birdtune.errors import CheckpointError, shown
 from birdtune.files import UNFINISHED, file_sha256, new_folder, read_json, value_sha256, write_json
-from birdtune.storage import free_bytes, need_space, size_text
+from birdtune.storage import free_bytes, need_space, refused, size_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -247,7 +247,8 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     except (OSError, safetensors.SafetensorError, ValueError, TypeError, LookupError) as fault:
         # TypeError, LookupError: of kinds of numbers that numpy does not have.
         reason = shown(str(fault)[:200])
-        raise CheckpointError(f"{shown(path)}: is not a whole safetensors file ({reason}).") from fault
+        message = f"{shown(path)}: is not a whole safetensors file ({reason})."
+        raise refused(fault, path, message, CheckpointError) from fault
 
 
 def _read_state(folder: Path, files: tuple[str, ...]) -> State:

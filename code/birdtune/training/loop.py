@@ -68,12 +68,14 @@ class Trainer:
         self.optimizer.build(self._variables)
         self._class_weights = tf.constant(step.class_weights)
         # XLA fuses Adam over all weights into one pass; over the whole network it would be slower on CPUs.
-        self._apply = tf.function(
-            self._apply_eagerly, jit_compile=settings.jit and step.precision != "mixed_float16"
-        )
-        self._gradients = tf.function(self._gradients_eagerly)
+        jit = settings.jit and step.precision != "mixed_float16"
+        # Autograph has nothing to translate here; and it would need room in /tmp, and leave its files there if killed.
+        self._apply = tf.function(self._apply_eagerly, jit_compile=jit, autograph=False)
+        self._gradients = tf.function(self._gradients_eagerly, autograph=False)
         self.scales_loss = step.precision == "mixed_float16"
-        self._add = tf.function(lambda sums, more: [a + b for a, b in zip(sums, more, strict=True)])
+        self._add = tf.function(
+            lambda sums, more: [a + b for a, b in zip(sums, more, strict=True)], autograph=False
+        )
 
     def gradients(self, batch: Batch, position: int) -> tuple[Any, Any, Any]:
         """Sum of weighted losses, sum of weights, and gradients of the former, of one batch.

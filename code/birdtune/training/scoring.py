@@ -19,7 +19,7 @@ Scorer = Callable[[npt.NDArray[np.floating]], tuple[npt.NDArray[np.float32], npt
 def make_scorer(classifier: Classifier) -> Scorer:
     """A function from patches [n, 96, 64] to (scores [n, C], embeddings [n, 128]); it follows the weights."""
 
-    forward = tf.function(classifier.scores, reduce_retracing=True)
+    forward = tf.function(classifier.scores, reduce_retracing=True, autograph=False)
 
     def score(patches: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         scores, embeddings = forward(tf.constant(patches.astype(np.float32, copy=False)))
