@@ -395,6 +395,19 @@ class StopsAt(Interrupts):
             raise Interrupted(15)
 
 
+def test_a_demonstration_whose_last_sound_swallowed_a_stop_is_not_kept(tmp_path, monkeypatch):
+    stop, make = StopsAt(10_000), demo._break_things
+
+    def stopped(*arguments):
+        stop.left = 1
+        return make(*arguments)
+
+    monkeypatch.setattr(demo, "_break_things", stopped)
+    with pytest.raises(Interrupted):
+        demo.make_data(tmp_path / "in", **SMALL, interrupts=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stopped_demonstration_leaves_nothing_and_the_next_one_is_whole(tmp_path):
     place = tmp_path / "in"
     place.mkdir()  # an empty folder may stand there

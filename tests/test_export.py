@@ -386,6 +386,16 @@ def test_a_fresh_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch
         verify.fresh_answers(tmp_path, {}, lambda: None)
 
 
+def test_a_stop_that_was_swallowed_leaves_no_model_in_place(tmp_path: Path, classifier: Any) -> None:
+    def stop_at_last() -> None:
+        if (tmp_path / ".unfinished-1" / "model.json").exists():
+            raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        exported_to(tmp_path / "1", classifier, check=stop_at_last)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stop_ends_the_fresh_process_at_once_and_leaves_nothing(
     tmp_path: Path, classifier: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -316,6 +316,28 @@ def test_however_often_it_is_stopped_the_weights_are_the_same(data: Path, done: 
     assert both[0] == both[1]
 
 
+def test_a_stage_that_swallowed_a_stop_does_not_count_as_done(
+    data: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from birdtune.stages import Stages
+
+    stop, write = StopAt(100_000), Stages.report
+
+    def stopped(self: Stages) -> None:
+        write(self)
+        stop.left = 1
+
+    (copy / "reports/1/report.html").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Stages, "report", stopped)
+        with pytest.raises(Interrupted):
+            run(settings(data, copy), stop)
+    assert record(copy)["status"] == "interrupted"
+    before = mtimes(copy)
+    run(settings(data, copy))
+    assert mtimes(copy)["reports/1/report.html"] > before["reports/1/report.html"]
+
+
 def test_two_workers_and_another_place_make_the_same_weights(data: Path, done: Path, tmp_path: Path) -> None:
     elsewhere = Path(shutil.copytree(data, tmp_path / "elsewhere" / "data"))
     run(settings(elsewhere, tmp_path / "out", prepare__workers=2), until="train")

@@ -237,6 +237,23 @@ def test_a_stopped_loop_goes_on_to_the_very_same_weights(
     assert state.updates == expected.updates == 3 * -(-4 // accumulate)
 
 
+def test_figures_of_a_validation_that_swallowed_a_stop_are_not_believed(tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=1, jit=False)
+    stop = StopAt(10_000)
+    loop = loop_of(tmp_path, settings, interrupts=stop)
+
+    def validate() -> dict[str, float]:
+        stop.left = 1
+        return {"val_loss": 99.0}
+
+    loop.validate = validate
+    with pytest.raises(Interrupted):
+        loop.run()
+    assert loop.checkpoints.names() == ["epoch-0000-step-000004"]
+    state = loop_of(tmp_path, settings, validations=iter([{"val_loss": 1.0}])).run()
+    assert [row["val_loss"] for row in state.history] == [1.0]
+
+
 def test_before_the_first_update_there_is_nothing_to_save(tmp_path: Path) -> None:
     loop = loop_of(tmp_path, TrainSettings(epochs=1, jit=False), interrupts=StopAt(1))
     with pytest.raises(Interrupted):

@@ -376,6 +376,23 @@ def test_a_truncated_file_leaves_no_rows_though_its_patches_were_scored(tmp_path
 # ---- stopping and refusing ----------------------------------------------------------------------
 
 
+def test_a_stop_that_the_last_batch_swallowed_writes_nothing(tmp_path: Path) -> None:
+    stopped = []
+
+    def model(patches: Any) -> Any:
+        stopped.append(True)
+        return mean_bands(patches)
+
+    def check() -> None:
+        if stopped:
+            raise Interrupted(15)
+
+    path = write_sound(tmp_path / "a.wav", 1.0)
+    with pytest.raises(Interrupted):
+        embed_files([path], model, tmp_path / "x.npz", check=check)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
+
+
 def test_a_stop_between_batches_writes_nothing(tmp_path: Path) -> None:
     calls = 0
 

@@ -131,6 +131,8 @@ def make_data(
                 interrupts.check()
             seconds += _write_clip(building / "data", clip, seed)
         broken = _break_things(building / "data", clips, seed)
+        if interrupts is not None:
+            interrupts.check()  # what a codec's callback raises is dropped, and half a sound may be left
         (building / MAP_NAME).write_bytes(pickle.dumps(_id_map(seed), protocol=2))
         made = DemoData(
             folder=folder, seed=seed, sources_per_class=sources_per_class, calls_per_source=calls_per_source,

@@ -114,6 +114,8 @@ def _compute(
         journal.say(f"{name}:")
         with current.stage(name):
             getattr(stages, name)()
+            # What an interruption that a library swallowed has spoilt is done again.
+            interrupts.check()
             current.done(name, chain.fingerprint(name), _results(current, name))
 
 

@@ -48,6 +48,8 @@ class Sample:
     @property
     def is_stopped(self) -> bool:
         """Whether it ended as a stopped job should."""
+        if self.exit_code == 0:  # it was done before it could be stopped
+            return self.status == "done" and not self.errors and not self.orphans
         lines = len(self.errors) == 1 and self.errors[0].startswith("birdtune: stopped by")
         return self.exit_code == 143 and lines and not self.orphans
 

@@ -111,6 +111,7 @@ def export_model(
         verification = {"tolerance": tolerance, "differences": differences}
         found = {**facts, **_facts(exported), "verification": verification}
         write_json(building / "model.json", found)
+        check()
     return found
 
 

@@ -175,6 +175,7 @@ def hear(
             sound.ended = True
             yield from _done(queue, cutter.spec)
     batches.flush()
+    check()
     yield from _done(queue, cutter.spec)
 
 

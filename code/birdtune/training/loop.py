@@ -267,6 +267,7 @@ class Loop:
                     self.interrupts.check()
                     self._is_warm = True
             found = self.validate()
+            self.interrupts.check()
         except Interrupted:
             # Compiling has taken seconds already; the one update behind it is sooner done again than saved.
             if self._is_warm and state.updates > self._kept:
