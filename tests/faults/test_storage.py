@@ -373,7 +373,8 @@ def test_nothing_is_prepared_from_what_is_left_of_data_that_went_away(
     assert command.wait() == 75, command.text()
     n_gone = OF_A_CLASS if gone == "a class" else 3 * OF_A_CLASS
     errors = "\n".join(line.text for line in command.errors)
-    words = (f"{own_data}: {n_gone} of {3 * OF_A_CLASS} sound files vanished or changed", CLASSES[1], "mounted", "run again")
+    lost = f"{own_data}: {n_gone} of {3 * OF_A_CLASS} sound files vanished or changed"
+    words = (lost, CLASSES[1], "mounted", "run again")
     check_failed(output, 75, errors, "prepare", words)
     assert not (output / "split.csv").exists() and not (output / "problems.csv").exists()
     (tmp_path / "unmounted").rename(place)
