@@ -494,3 +494,21 @@ def test_whether_a_folder_can_be_written_is_tried(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **how: open("/dev/full", "wb"))  # noqa: PTH123, SIM115
     with pytest.raises(PassingError, match=rf"{tmp_path}: the disk is full \(66 kB needed"):
         try_to_write(tmp_path)
+
+
+# ---- something else in our place ----------------------------------------------------------------
+
+
+def test_a_folder_or_a_pipe_in_the_place_of_our_own_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "sound")
+    with pytest.raises(InputError, match=r"folder: birdtune keeps something of its own in this place.*Move it away"):
+        read_json(tmp_path / "folder")
+    with pytest.raises(InputError, match=r"folder: birdtune keeps something of its own in this place.*Move it away"):
+        write_json(tmp_path / "folder", {})
+    with pytest.raises(InputError, match="pipe: is a pipe or a device"):
+        read_json(tmp_path / "pipe")
+    with pytest.raises(InputError, match="sound: is a pipe or a device"):
+        file_sha256(tmp_path / "sound")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "pipe", "sound"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.errors import InputError, PassingError, shown
-from birdtune.plain import read_bounded
+from birdtune.plain import open_regular, read_bounded
 from birdtune.storage import UNFINISHED as UNFINISHED  # with what leaves such names behind
 from birdtune.storage import need_space, reading_faults, refused
 from birdtune.storage import storage_faults as storage_faults  # with what needs it
@@ -30,6 +30,7 @@ _HASH_BLOCK_BYTES = 1 << 20
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 # A row for each of a million recordings takes 200 MB.
 _LARGEST_TABLE_BYTES = 256 << 20
+_LARGEST_RECORD_BYTES = 1 << 30
 
 
 def make_folder(path: Path) -> Path:
@@ -195,10 +196,15 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of birdtune's own; None when it is absent or damaged. Raises as `reading_faults`."""
+    """Read a JSON file of birdtune's own; None when it is absent or damaged.
+
+    Raises:
+        InputError: it may not be read, or is a folder, a pipe or a device.
+        PassingError: the storage failed.
+    """
     try:
         with reading_faults(path):
-            return json.loads(path.read_text("utf-8"))
+            return json.loads(read_bounded(path, _LARGEST_RECORD_BYTES, "a record of birdtune's own"))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
@@ -288,9 +294,14 @@ def _plain(cell: str) -> str:
 
 
 def file_sha256(path: Path, check: Callable[[], None] = lambda: None) -> str:
-    """SHA-256 of a file's content, in hexadecimal; `check` is called now and then, and may raise to stop."""
+    """SHA-256 of a file's content, in hexadecimal; `check` is called now and then, and may raise to stop.
+
+    Raises:
+        InputError: it is a pipe or a device.
+        OSError: it cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_HASH_BLOCK_BYTES):
             digest.update(block)
             check()

@@ -8,6 +8,8 @@ libraries would keep the last and drop the others in silence. YAML's tags make n
 here, and its aliases, of which a few lines unfold to more than any memory holds, are not read.
 """
 
+import errno
+import io
 import json
 import os
 import stat
@@ -27,8 +29,6 @@ _PIECE_BYTES = 1 << 16
 def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
     """The content of a file, if it is one and not too large.
 
-    Pipes and devices, of which a reader might see no end, are not read.
-
     Args:
         what: what the file should be, for the message ("a label map").
 
@@ -36,14 +36,8 @@ def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
         InputError: it is no regular file, or larger than `most_bytes`.
         OSError: it cannot be opened or read.
     """
-    # O_NONBLOCK: to open a pipe would be to wait for somebody to write into it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb", closefd=True) as file:
-        facts = os.fstat(descriptor)
-        if stat.S_ISDIR(facts.st_mode):
-            raise IsADirectoryError(21, os.strerror(21), str(path))
-        if not stat.S_ISREG(facts.st_mode):
-            raise InputError(f"{shown(path)}: is a pipe or a device; expected {what} in a file.")
+    with open_regular(path, what) as file:
+        facts = os.fstat(file.fileno())
         content = bytearray()
         # In pieces, because the size that is told (0 in /proc) may be too small.
         while facts.st_size <= most_bytes >= len(content) and (piece := file.read(_PIECE_BYTES)):
@@ -53,6 +47,24 @@ def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
             f"{shown(path)}: {size:,} bytes are too many for {what} (at most {most_bytes:,}). Is it another file?"
         )
     return bytes(content)
+
+
+def open_regular(path: Path, what: str = "content") -> io.BufferedReader:
+    """Open a file for reading; pipes and devices, of which a reader might see no end, are not.
+
+    Raises:
+        InputError: it is a pipe, a socket or a device.
+        OSError: it cannot be opened, or is a folder.
+    """
+    # O_NONBLOCK: to open a pipe would be to wait for somebody to write into it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise InputError(f"{shown(path)}: is a pipe or a device; expected {what} in a file.")
 
 
 def parse_json(text: str) -> Any:

@@ -23,13 +23,15 @@ UNFINISHED = ".unfinished-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
+# A folder where a file belongs, or a file where a folder does.
+_OTHER_KIND = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 # Disks that fail; network file systems whose server went away, or whose file another machine removed.
 _FAILED = (
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO,
     errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ECONNRESET,
     errno.ECONNREFUSED, errno.ESHUTDOWN, errno.ENOLINK,
 )  # fmt: skip
-_KNOWN = (*_FULL, *_REFUSED, *_NO_NAME, *_FAILED, errno.EFBIG, errno.ENOENT)
+_KNOWN = (*_FULL, *_REFUSED, *_NO_NAME, *_OTHER_KIND, *_FAILED, errno.EFBIG, errno.ENOENT)
 # Libraries that say in words of their own what the system refused.
 _SPOKESMEN = ("tensorflow.", "safetensors")
 
@@ -88,6 +90,8 @@ def _in_words(fault: Exception, path: Path, what: str, needed: Needed) -> Birdtu
             f"{where}: cannot be written ({why}){doing}. birdtune needs a folder that this user (uid {os.geteuid()}) "
             'may write to. In a container: mount output/ without `:ro` and run with `--user "$(id -u):$(id -g)"`.'
         )
+    if number in _OTHER_KIND:
+        return other_kind(place, why)
     if number in _NO_NAME:
         return InputError(f"{where}: no such name can be used ({why}). Give another place.")
     if number == errno.EFBIG:
@@ -230,6 +234,14 @@ def gone(place: Path, doing: str = "") -> PassingError:
     )
 
 
+def other_kind(place: Path, why: str) -> InputError:
+    """The error to raise when something else stands in the place of one of birdtune's own files or folders."""
+    return InputError(
+        f"{shown(place)}: birdtune keeps something of its own in this place, and something of another kind is there "
+        f"({why}). Move it away, and run again."
+    )
+
+
 @contextlib.contextmanager
 def reading_faults(path: Path) -> Iterator[None]:
     """Turn the system's refusals to read into birdtune's words; that a file is not there stays as it is.
@@ -242,6 +254,8 @@ def reading_faults(path: Path) -> Iterator[None]:
         yield
     except OSError as fault:
         place = _place(fault, path)
+        if fault.errno == errno.EISDIR:
+            raise other_kind(place, os.strerror(errno.EISDIR)) from fault
         if fault.errno not in (*_FAILED, *_REFUSED):
             raise
         message = (
