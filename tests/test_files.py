@@ -93,6 +93,9 @@ def test_a_file_reaches_the_disk_before_its_name_does(
     write_bytes(tmp_path / "a", b"x")
     assert happened == ["file", "rename", "folder"]
     happened.clear()
+    write_bytes(tmp_path / "a", b"y", durable=False)
+    assert happened == ["rename"], "whole or not at all still, but nobody waits for the disk"
+    happened.clear()
     with new_folder(tmp_path / "b") as folder:
         (folder / "below").mkdir()
         (folder / "below" / "one").touch()

@@ -271,6 +271,18 @@ def sound_file(path: Path) -> SoundFile:
     return SoundFile(path.name, path, "A", facts.st_size, facts.st_mtime_ns)
 
 
+def test_a_growing_ledger_is_saved_less_and_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    monkeypatch.setattr(ledgers, "write_text", lambda _, text, **how: saved.append(len(json.loads(text)["stats"])))
+    ledger = Ledger(tmp_path / "ledger.json", "soxr")
+    for number in range(10_000):
+        ledger.set_content(SoundFile(f"{number}", tmp_path / f"{number}", "A", 1, 1), f"{number}")
+    assert saved[:3] == [500, 1000, 1500], "what a killed run loses is little"
+    assert sum(saved) < 6 * 10_000, "and all that is written grows with the files, not with their square"
+
+
 def test_the_ledger_remembers_between_runs(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav")
     facts = audio.examine(path)
@@ -671,7 +683,7 @@ def test_a_listing_that_fails_half_way_is_not_taken_for_the_whole(
 ) -> None:
     write_sound(tmp_path / "A/a.wav")
     write_sound(tmp_path / "B/b.wav")
-    real, place = getattr(Path, method), tmp_path / ("B" if method == "iterdir" else "B/b.wav")
+    real, place = getattr(Path, method), tmp_path / ("B" if method in ("iterdir", "resolve") else "B/b.wav")
 
     def fail(self: Path, *arguments: object, **how: object) -> object:
         if self == place:

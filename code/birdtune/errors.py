@@ -105,7 +105,10 @@ def shown(name: object) -> str:
 
     Reversible enough to find the file: what is hidden appears as a backslash escape.
     """
+    text = str(name)
+    if text.isascii() and text.isprintable():
+        return text  # as nearly all are, and a scan asks of each
     return "".join(
         repr(character)[1:-1] if unicodedata.category(character) in _UNSHOWABLE else character
-        for character in str(name)
+        for character in text
     )

@@ -64,22 +64,29 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises as `storage_faults`."""
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file whole or not at all. Raises as `storage_faults`.
+
+    Args:
+        durable: also if the power fails; without it, the file may be empty or an earlier one then, but writing
+            does not wait for the disk.
+    """
     with storage_faults(path, needed=len(content)):
         descriptor, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             # mkstemp makes files private; what a user looks at afterwards follows their umask.
             Path(temporary).chmod(0o666 & ~_umask())
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
 
 
 def _umask() -> int:
@@ -185,14 +192,14 @@ def _sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all; what UTF-8 cannot hold becomes a backslash escape."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write UTF-8 text as `write_bytes`; what UTF-8 cannot hold becomes a backslash escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), durable=durable)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a value as readable JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """Write a value as readable JSON, as `write_bytes`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", durable=durable)
 
 
 def read_json(path: Path) -> Any:

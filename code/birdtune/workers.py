@@ -34,6 +34,9 @@ _AHEAD = 4
 _POLL_S = 0.2
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
+# glibc, mallopt(3): a worker keeps this much freed memory, and blocks up to the second size come of it.
+_M_TRIM_THRESHOLD, _KEPT_BYTES = -1, 1 << 26
+_M_MMAP_THRESHOLD, _BLOCK_BYTES = -3, 1 << 25
 
 
 class Crashed(Exception):  # noqa: N818 -- `run_tasks` hands it on as a result
@@ -304,6 +307,11 @@ def _begin(parent: int, initializer: Callable[..., None] | None, initargs: tuple
 def _set_up(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
     # Codecs write their complaints to stderr unasked; what matters comes back as a result.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    # Arrays of some 100 kB come and go all the time. Given back to the system and asked for again, each would be
+    # filled with zeros page by page, which takes as long as computing what stands in it.
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES)
+    libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
     # One thread each: the workers already fill the cores, and sums keep one order of adding.
     import threadpoolctl
 

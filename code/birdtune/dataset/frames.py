@@ -20,7 +20,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -185,7 +185,7 @@ class FrameStore:
         """Note that all shards are as they were written or verified. Raises as files.storage_faults."""
         stamps = self._stamps()
         if stamps and stamps != self._known_whole():
-            write_json(self.folder / _WHOLE_NAME, stamps)
+            write_json(self.folder / _WHOLE_NAME, stamps, durable=False)
 
     def _is_whole(self, content: str) -> bool:
         entry, crc = self.entry(content), 0
@@ -232,7 +232,7 @@ class FrameStore:
 
 
 def _line(entry: Entry) -> str:
-    return f"{json.dumps(asdict(entry))}\n"
+    return f"{json.dumps(vars(entry) | {'facts': vars(entry.facts)})}\n"
 
 
 @dataclass(frozen=True)

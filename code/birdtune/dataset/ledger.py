@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +49,9 @@ class Ledger:
         keep: whether that file may be written.
     """
 
-    _SAVE_EVERY = 500  # results between saves, so that a killed run need not begin anew
+    # Results between saves, so that a killed run need not begin anew: so many, and this share of what is known, or
+    # a million files would be written two thousand times.
+    _SAVE_EVERY, _SAVE_SHARE = 500, 0.2
 
     def __init__(self, path: Path | None, resampler: str, *, keep: bool = True) -> None:
         self._path = path if keep else None
@@ -83,7 +85,8 @@ class Ledger:
 
     def _count(self) -> None:
         self._unsaved += 1
-        if self._unsaved >= self._SAVE_EVERY:
+        known = len(self._stats) + len(self._facts)
+        if self._unsaved >= max(self._SAVE_EVERY, self._SAVE_SHARE * known):
             self.save()
 
     def save(self) -> None:
@@ -94,12 +97,13 @@ class Ledger:
                 resampler: {content: _stored(found) for content, found in known.items()}
                 for resampler, known in self._all_facts.items()
             }
-            write_text(self._path, json.dumps({"stats": self._stats, "facts": facts}))
+            # Lost with the power, it costs time and nothing else.
+            write_text(self._path, json.dumps({"stats": self._stats, "facts": facts}), durable=False)
             self._unsaved = 0
 
 
 def _stored(found: Examined) -> dict[str, Any]:
-    return asdict(found.facts) if found.facts else {"problem": found.problem, "detail": found.detail}
+    return vars(found.facts) if found.facts else {"problem": found.problem, "detail": found.detail}
 
 
 def _found(stored: Any) -> Any:

@@ -251,6 +251,7 @@ class _Walker:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._above = len(str(root / "x")) - 1  # characters before what is below it
         self.files: list[SoundFile] = []
         self.problems: list[Problem] = []
         # Folders that were read: where they are → by which name.
@@ -332,12 +333,20 @@ class _Walker:
         elif ending not in SOUND_ENDINGS:
             detail = f"its ending {shown(ending) or '(none)'} is not one of sound"
             self._problem(path, label, "not-audio", detail)
-        elif self._real(path, label) is not None:
+        else:
             self._take(path, label)
 
     def _take(self, path: Path, label: str) -> None:
         try:
-            facts = path.stat()
+            facts = path.lstat()
+            # What is no link is where its folder is, which is known to be inside the root.
+            if stat.S_ISLNK(facts.st_mode):
+                if self._real(path, label) is None:
+                    return
+                facts = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            self._problem(path, label, "vanished", "it is not there any more")
+            return
         except OSError as fault:
             self._refused(path, label, fault)
             return
@@ -382,8 +391,8 @@ class _Walker:
 
     def _name(self, path: Path) -> str:
         # A backslash of the name itself is doubled: so no two files share a name in the tables.
-        below = path.relative_to(self.root).as_posix().replace("\\", "\\\\")
-        return shown(below) if path != self.root else ""
+        below = str(path)[self._above :].replace("\\", "\\\\")
+        return shown(below)
 
     def _problem(self, path: Path, label: str, problem: str, detail: str) -> None:
         self.problems.append(Problem(self._name(path), label, problem, detail))
