@@ -6,6 +6,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from unittest import mock
 
 from bench import results
 from bench.harness import PARTS, ROOT, Settings, run_part
@@ -24,7 +25,11 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if unknown := [part for part in options.parts if part not in PARTS]:
         parser.error(f"there is no part {unknown[0]!r}; parts: {', '.join(PARTS)}")
-    with tempfile.TemporaryDirectory(prefix="birdtune-bench-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="birdtune-bench-") as scratch,
+        # What libraries leave in the folder for temporary files goes with the rest.
+        mock.patch.dict(os.environ, TMPDIR=scratch),
+    ):
         # Figures of the tiniest form mean nothing, so they do not take the place of real ones.
         into = options.into or (Path(scratch) / "quick" if options.quick else ROOT / "bench")
         if options.render:

@@ -110,12 +110,13 @@ def prepare(folder: str, paths: list[str]) -> tuple[Callable[[], None], Callable
     from birdtune.config import Config
     from birdtune.dataset import gather
     from birdtune.events import Interrupts, Journal
+    from birdtune.sound.logmel import VGGISH
 
     output = Path(folder) / f"output-{len(os.sched_getaffinity(0))}"
     config = Config(input=folder, data=str(Path(folder) / "data"), output=str(output))
 
     def turn() -> int:
-        dataset, store = gather.prepare(config, Journal(quiet=True), Interrupts())
+        dataset, store = gather.prepare(config, VGGISH, Journal(quiet=True), Interrupts())
         assert len(dataset.recordings) == len(store) == len(paths)
         return len(store)
 

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata, util
 from pathlib import Path
@@ -162,7 +162,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.value: Any = None
-        given = dict(os.environ)
+        given = as_users_have_it({})
         if cores is not None:
             names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
             given |= {name: str(cores) for name in names}
@@ -254,37 +254,40 @@ def is_installed(package: str) -> bool:
     return util.find_spec(package) is not None
 
 
-def birdtune(*arguments: str, cores: int | None = None) -> Callable[[], float]:
+def birdtune(*arguments: str, cores: int | None = None, module: str = "birdtune") -> Callable[[], float]:
     """The real command in a fresh process, as a candidate.
 
+    Args:
+        module: another one that stands in for `python -m birdtune`.
+
     Raises:
-        CalledProcessError: it did not end with 0; what it said stands in the error's text.
+        RuntimeError: it did not end with 0; what it said stands in the error's text.
     """
 
     def run() -> float:
         everywhere = sorted(os.sched_getaffinity(0))
         began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "birdtune", *arguments],
-            env=os.environ | {"PYTHONPATH": str(ROOT / "code"), "TF_CPP_MIN_LOG_LEVEL": "2"},
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            env=as_users_have_it({"PYTHONPATH": f"{ROOT / 'code'}:{ROOT}", "TF_CPP_MIN_LOG_LEVEL": "2"}),
             preexec_fn=(lambda: os.sched_setaffinity(0, everywhere[:cores])) if cores is not None else None,
-            stdout=subprocess.DEVNULL,
-            check=True,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        return time.perf_counter() - began
+        took = time.perf_counter() - began
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(arguments)}: ended with {done.returncode}: {done.stderr[-2000:]}")
+        return took
 
     return run
 
 
-@contextlib.contextmanager
-def only_cores(n: int) -> Iterator[None]:
-    """Let this process, and those it starts, use n cores while the block lasts."""
-    everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(everywhere)[:n])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, everywhere)
+def as_users_have_it(changes: Mapping[str, str]) -> dict[str, str]:
+    """This process' environment with changes, without what makes every start of Python slower than a user's."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | dict(
+        changes
+    )
 
 
 # ---- what is kept -------------------------------------------------------------------------------
