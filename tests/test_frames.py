@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from makers import cut, quiet, tone, without_processes, write_sound
 
-from birdtune.dataset import frames
-from birdtune.dataset.frames import FrameStore, drop_leftovers, fill
+from birdtune.dataset import frames, shards
+from birdtune.dataset.frames import FrameStore, fill
 from birdtune.dataset.ledger import Examined, Ledger, identify
 from birdtune.dataset.recordings import SoundFile, scan
 from birdtune.errors import InputError, Interrupted, PassingError
@@ -290,7 +290,7 @@ def test_a_full_disk_says_what_the_rest_needs_and_keeps_what_is_whole(
 
     monkeypatch.setattr(frames, "frames_of", fail)
     monkeypatch.setattr(
-        frames, "drop_leftovers", lambda store: sizes.extend(path.stat().st_size for path in cache.shards)
+        FrameStore, "drop_leftovers", lambda store: sizes.extend(path.stat().st_size for path in cache.shards)
     )
     cache.add("A/d.wav", 25.0, seed=6)
     with pytest.raises(PassingError, match=r"disk is full while writing frames \((\d+) kB needed") as caught:
@@ -421,7 +421,7 @@ def test_shards_that_nothing_points_to_are_deleted(cache: Cache) -> None:
     store, _ = cache.run()
     (cache.folder / "shard-0-1.f16").write_bytes(bytes(1280))
     (cache.folder / "other.txt").touch()
-    assert drop_leftovers(store) == 1
+    assert store.drop_leftovers() == 1
     assert len(cache.shards) == 1
     assert (cache.folder / "other.txt").exists()
     assert len(FrameStore(cache.cache, VGGISH, "soxr")) == 3
@@ -432,7 +432,7 @@ def test_the_end_of_a_shard_that_nothing_points_to_is_cut_off(cache: Cache) -> N
     (shard,) = cache.shards
     whole, before = shard.read_bytes(), cache.all_frames()
     shard.write_bytes(whole + b"of a killed run")
-    assert drop_leftovers(store) == 0
+    assert store.drop_leftovers() == 0
     assert shard.read_bytes() == whole
     assert cache.all_frames() == before
 
@@ -470,7 +470,7 @@ def test_frames_that_went_away_while_a_job_uses_them_are_told(cache: Cache) -> N
 
 def test_more_shards_than_may_be_open_can_be_read(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "_SHARD_BYTES", 1000)
-    monkeypatch.setattr(frames, "_MOST_OPEN", 2)
+    monkeypatch.setattr(shards, "_MOST_OPEN", 2)
     store, _ = cache.run()
     before = {content: store.frames(content).tobytes() for content in store.contents()}
     assert len(cache.shards) == 3

@@ -23,7 +23,7 @@ ORDER = (
     "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure",
     "sound.ogg", "sound.audio", "sound.logmel",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
-    "dataset.frames", "dataset.gather", "dataset.batches",
+    "dataset.shards", "dataset.frames", "dataset.gather", "dataset.batches",
     "model.architecture", "model.archive", "model.checkpoint", "model.tflite", "model.vggish", "model.yamnet",
     "model.trunks", "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
     "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.loop",

@@ -14,9 +14,10 @@ import numpy as np
 from birdtune import run as runs
 from birdtune.config import Config, SplitSettings
 from birdtune.dataset import selection, split
-from birdtune.dataset.frames import INDEX_NAME, FrameStore
+from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.ledger import Examined, Ledger
 from birdtune.dataset.recordings import Recording, SoundFile, scan
+from birdtune.dataset.shards import INDEX_NAME
 from birdtune.errors import shown
 from birdtune.events import Journal
 from birdtune.files import read_csv, write_csv

@@ -105,7 +105,7 @@ def prepare(
             journal.say(
                 f"  {made:,} recordings decoded, {len(set(present)) - made:,} were in the cache or unusable"
             )
-        frames.drop_leftovers(store)
+        store.drop_leftovers()
         store.note_whole()
 
     dataset = _gather(config, spec, survey, decode)
