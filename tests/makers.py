@@ -14,6 +14,7 @@ import soundfile
 
 from birdtune.dataset import frames
 from birdtune.dataset import ledger as ledgers
+from birdtune.dataset.frames import Entry, FrameStore
 from birdtune.dataset.ledger import Ledger, examine_all, identify
 from birdtune.dataset.recordings import Listing, Problem, Recording, scan
 from birdtune.dataset.selection import select
@@ -77,6 +78,24 @@ def recording(name: str, content: str | None = None, *, duration_s: float = 1.0)
     """A recording that exists only as a record; its class is the first folder of its name."""
     facts = SoundFacts(16_000, 1, duration_s, round(duration_s * 16_000), -8.0, "WAV PCM_16")
     return Recording(name, Path(name), name.split("/")[0], content or f"content of {name}", facts)
+
+
+def make_store(folder: Path, lengths: dict[str, int], shards: int = 2) -> FrameStore:
+    """A store whose frames tell where they lie: band 0 the recording's number, band 1 the frame's."""
+    facts = SoundFacts(16_000, 1, 1.0, 16_000, -8.0, "WAV PCM_16")
+    store = FrameStore(folder, VGGISH, "soxr")
+    store.folder.mkdir(parents=True)
+    ends = [0] * shards
+    for number, (content, n_frames) in enumerate(lengths.items()):
+        which = number % shards
+        block = np.zeros((n_frames, 64), "<f2")
+        block[:, 0] = number
+        block[:, 1] = np.arange(n_frames)
+        with (store.folder / f"shard-{which}.f16").open("ab") as file:
+            file.write(block.tobytes())
+        store.add(Entry(content, f"shard-{which}.f16", ends[which], n_frames, 0, facts))
+        ends[which] += n_frames
+    return store
 
 
 def run_here(

@@ -9,30 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from makers import make_store
 
 from birdtune.dataset.batches import Batch, Batches, Windows, in_order, prefetched
-from birdtune.dataset.frames import Entry, FrameStore
-from birdtune.sound.audio import SoundFacts
-from birdtune.sound.logmel import VGGISH
-
-FACTS = SoundFacts(16_000, 1, 1.0, 16_000, -8.0, "WAV PCM_16")
-
-
-def make_store(folder: Path, lengths: dict[str, int], shards: int = 2) -> FrameStore:
-    """A store whose frames tell where they lie: band 0 the recording's number, band 1 the frame's."""
-    store = FrameStore(folder, VGGISH, "soxr")
-    store.folder.mkdir()
-    ends = [0] * shards
-    for number, (content, n_frames) in enumerate(lengths.items()):
-        which = number % shards
-        block = np.zeros((n_frames, 64), "<f2")
-        block[:, 0] = number
-        block[:, 1] = np.arange(n_frames)
-        with (store.folder / f"shard-{which}.f16").open("ab") as file:
-            file.write(block.tobytes())
-        store.add(Entry(content, f"shard-{which}.f16", ends[which], n_frames, 0, FACTS))
-        ends[which] += n_frames
-    return store
 
 
 @pytest.fixture

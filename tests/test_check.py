@@ -180,6 +180,21 @@ def test_the_full_network_costs_more_than_the_small_one(capsys: Captured, place:
     assert gigabytes("vggish", "memory") > gigabytes("vggish-small", "memory") + 4 * weights
 
 
+def test_what_frozen_layers_make_is_told_as_far_as_it_is_kept(capsys: Captured, place: Path) -> None:
+    def told(*arguments: str) -> str:
+        arguments = ("--model.checkpoint", "none", "--train.precision", "float32", *arguments)
+        out = checked(capsys, "--input", str(place), *arguments)
+        return next((line.split(" for what")[0].strip() for line in out.splitlines() if "frozen" in line), "")
+
+    assert told() == ""
+    # 12 patches of training and 3 of validation, 128 numbers each; behind the convolutions 12,288.
+    assert told("--model.freeze", "all-but-head") == "and 7.7 kB"
+    assert told("--model.freeze", "conv") == "and 737 kB"
+    assert told("--model.freeze", "conv", "--train.jitter-frames", "3") == "and 147 kB"
+    assert told("--model.freeze", "conv", "--train.frozen-gb", "0.0006") == "and 590 kB"
+    assert told("--model.freeze", "conv1") == ""
+
+
 def test_too_little_disk_is_a_fault_with_the_sizes(
     capsys: Captured, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

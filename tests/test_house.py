@@ -23,11 +23,11 @@ ORDER = (
     "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure",
     "sound.ogg", "sound.audio", "sound.logmel",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
-    "dataset.shards", "dataset.frames", "dataset.gather", "dataset.batches",
+    "dataset.shards", "dataset.frames", "dataset.gather", "dataset.batches", "dataset.activations",
     "model.architecture", "model.archive", "model.checkpoint", "model.tflite", "model.vggish", "model.yamnet",
     "model.trunks", "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
-    "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.loop",
-    "training.scoring",
+    "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.convolution",
+    "training.feeds", "training.step", "training.loop", "training.scoring",
     "results.scores", "results.metrics", "results.words", "results.doubts", "results.verdict", "results.figures",
     "results.report", "results.tables",
     "results.verify", "results.export", "results.hearing", "results.predict",
@@ -38,7 +38,8 @@ ORDER = (
 HEAVY = frozenset(
     {
         "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
-        "training.devices", "training.curves", "training.loop", "training.scoring", "results.export", "stages", "apply",
+        "training.devices", "training.curves", "training.convolution", "training.feeds", "training.step",
+        "training.loop", "training.scoring", "results.export", "stages", "apply",
     }
 )  # fmt: skip
 

@@ -18,9 +18,10 @@ from birdtune.errors import DivergedError, Interrupted, PassingError
 from birdtune.events import Interrupts, Journal
 from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
-from birdtune.training import curves
+from birdtune.training import curves, feeds
 from birdtune.training.checkpoints import Checkpoints, State
-from birdtune.training.loop import Loop, StepSettings, Trainer, is_better, learning_rate
+from birdtune.training.loop import Loop, is_better, learning_rate
+from birdtune.training.step import StepSettings, Trainer
 from tests.faults.helpers_compare import points_of
 
 CLASSES = ("A", "B", "C")
@@ -48,7 +49,7 @@ def trainer_of(
     class_weights: Sequence[float] = (1, 1, 1), precision: str = "float32",
 ) -> Trainer:  # fmt: skip
     step = StepSettings(dropout, np.asarray(class_weights, np.float32), precision)
-    return Trainer(classifier, settings or TrainSettings(jit=False), step)
+    return Trainer(classifier, settings or TrainSettings(jit=False), step, feeds.whole(classifier, MadeBatches()))
 
 
 # ---- the learning rate --------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import numpy as np
 
 from birdtune.config import Config
 from birdtune.dataset import gather
+from birdtune.dataset.activations import is_worth_keeping
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import PROBLEMS, Problem
@@ -224,8 +225,9 @@ def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
     """Time, memory and disk, as estimates; too little of them is a fault."""
     trunk = trunks.TRUNKS[config.model.backbone]
     weights = trunk.weight_count() * _FLOAT_BYTES
-    patches = _training_patches(config, dataset)
+    patches = _patches(dataset, "train", config.train.hop_frames)
     hours = sum(recording.facts.duration_s for recording in dataset.recordings) / 3600
+    kept = _kept_bytes(config, trunk, dataset)
     disk = _disk_bytes(config, dataset, weights)
     memory = _memory_bytes(config, trunk, weights)
     prepare_s = hours * _PREPARE_S_PER_HOUR / len(os.sched_getaffinity(0))
@@ -236,6 +238,8 @@ def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
     free = free_bytes(config.output)
     there = f"{free / 1e9:.1f} GB are free" if free is not None else "and the file system does not say what is free"
     yield f"  disk    {disk / 1e9:.1f} GB in {shown(config.output)}, {there}"
+    if kept:
+        yield f"          and {size_text(kept)} for what the frozen layers make once, if there is room"
     if free is not None and disk > free:
         faults.passing.append(
             f"{shown(config.output)}: the disk is too full for the job (about {size_text(disk)} needed, "
@@ -248,21 +252,19 @@ def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
         )
 
 
-def _training_patches(config: Config, dataset: Dataset) -> int:
+def _patches(dataset: Dataset, part: str, hop_frames: int | None) -> int:
     spec = dataset.spec
     counts = [
-        spec.patch_count(
-            spec.frame_count(spec.padded_samples(recording.facts.n_samples)), config.train.hop_frames
-        )
-        for recording in dataset.part("train")
+        spec.patch_count(spec.frame_count(spec.padded_samples(recording.facts.n_samples)), hop_frames)
+        for recording in dataset.part(part)
     ]
     return sum(counts)
 
 
 def _training_time(config: Config, trunk: Trunk, patches: int) -> str:
-    gpu = any(Path("/proc/driver/nvidia/gpus").glob("*"))
-    where = " on this CPU; the GPU that is there is some hundred times faster" if gpu else " on this CPU"
-    rate = _matmul_flops() * trunk.step_efficiency * _bfloat16_gain(config, trunk)
+    where = " on this CPU; the GPU that is there is some hundred times faster" if _has_gpu() else " on this CPU"
+    gain = trunk.bfloat16_gain if _computes_bfloat16(config, trunk) else 1.0
+    rate = _matmul_flops() * trunk.step_efficiency * gain
     seconds = patches * trunk.patch_flops() * _PASSES_A_STEP / rate
     return (
         f"{patches:,} patches, about {duration(seconds)} an epoch, at most {duration(seconds * config.train.epochs)} "
@@ -270,14 +272,39 @@ def _training_time(config: Config, trunk: Trunk, patches: int) -> str:
     )
 
 
-def _bfloat16_gain(config: Config, trunk: Trunk) -> float:
+def _kept_bytes(config: Config, trunk: Trunk, dataset: Dataset) -> float:
+    """What the frozen layers make of training and validation patches, as far as it is kept on disk."""
+    n_frozen = trunk.frozen_layers(config.model.freeze) if config.model.freeze in trunk.freeze_points else 0
+    if not n_frozen:
+        return 0.0
+    cut = trunk.cut(n_frozen)
+    precision = config.train.precision
+    if precision == "auto":
+        precision = "mixed_bfloat16" if _has_gpu() or _computes_bfloat16(config, trunk) else "float32"
+    row_bytes = cut.row_bytes(precision)
+    if not is_worth_keeping(cut.frozen_flops, row_bytes, on_gpu=_has_gpu()):
+        return 0.0
+    moves = config.train.jitter_frames > 0
+    found, left = 0.0, config.train.frozen_gb * 1e9
+    for part, hop_frames in (("train", config.train.hop_frames), ("val", None)):
+        n_bytes = _patches(dataset, part, hop_frames) * row_bytes
+        if n_bytes <= left - found and not (moves and part == "train"):
+            found += n_bytes
+    return found
+
+
+def _has_gpu() -> bool:
+    return any(Path("/proc/driver/nvidia/gpus").glob("*"))
+
+
+def _computes_bfloat16(config: Config, trunk: Trunk) -> bool:
     precision = config.train.precision
     wanted = precision == "mixed_bfloat16" or (precision == "auto" and trunk.bfloat16_gain > 1)
     try:
         flags = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
         flags = ""
-    return trunk.bfloat16_gain if wanted and ("avx512_bf16" in flags or "amx_bf16" in flags) else 1.0
+    return wanted and ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
 def _matmul_flops() -> float:

@@ -125,6 +125,9 @@ class TrainSettings(_Section):
         10.0, "a checkpoint within an epoch at least this often", unit="min", gt=0
     )
     keep: int = _setting(2, "newest checkpoints kept, beside the best", ge=1)
+    frozen_gb: float = _setting(
+        50.0, "of disk for what frozen layers make of the patches, computed once; 0: each epoch", unit="GB", ge=0
+    )
     jit: bool = _setting(True, "compile the optimizer's update with XLA (--train.jit false if it fails)")
 
 

@@ -41,7 +41,9 @@ RECORD_NAME = "run.json"
 
 # Settings that change how a run is made, but not what comes of it; those of sound only decide which
 # recordings are used, and that the data's own digest says.
-_WITHOUT_EFFECT = frozenset({"train.keep", "train.checkpoint-minutes", "sound.max-hours", "sound.short"})
+_WITHOUT_EFFECT = frozenset(
+    {"train.keep", "train.checkpoint-minutes", "train.frozen-gb", "sound.max-hours", "sound.short"}
+)
 # Room for the last word: a job that a full disk stops could not say so otherwise.
 _RESERVE_NAME = ".reserve"
 _RESERVE_BYTES = 1 << 16

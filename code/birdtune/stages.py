@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 
 import birdtune
 from birdtune.config import Config
-from birdtune.dataset.batches import Batches, Windows
+from birdtune.dataset.batches import Batches, Source, Windows
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import Recording
@@ -35,8 +35,10 @@ from birdtune.run import Run
 from birdtune.sound import audio
 from birdtune.training import devices, signs
 from birdtune.training.checkpoints import Checkpoints, State
-from birdtune.training.loop import Loop, StepSettings, Trainer
+from birdtune.training.feeds import Feed, Frozen, in_memory
+from birdtune.training.loop import Loop
 from birdtune.training.scoring import Scorer, make_scorer, noting, score_windows
+from birdtune.training.step import StepSettings, Trainer
 
 # The example that an export is verified with: long enough for several patches, short enough to be quick.
 _EXAMPLE_S = 10.0
@@ -121,8 +123,9 @@ class Stages:
         self, classifier: Classifier, windows: Windows, step: StepSettings, trained: dict[str, Any]
     ) -> Loop:
         settings = self.config.train
+        feed, validate = self._feeds(classifier, windows, step.precision)
         batches = Batches(
-            windows,
+            feed.source,
             batch_size=settings.batch_size,
             seed=settings.seed,
             jitter_frames=settings.jitter_frames,
@@ -141,11 +144,11 @@ class Stages:
             said.update(doubt.code for doubt in found)
 
         return Loop(
-            Trainer(classifier, settings, step),
+            Trainer(classifier, settings, step, feed),
             batches,
             settings,
             self._checkpoints,
-            validate=self._validation(classifier),
+            validate=validate,
             journal=self.journal,
             interrupts=self.interrupts,
             tensorboard=self.run.logs / "tensorboard",
@@ -181,7 +184,27 @@ class Stages:
         self.journal.say(f"  precision {precision}: {why}")
         return str(precision)
 
-    def _validation(self, classifier: Classifier) -> Any:
+    def _feeds(self, classifier: Classifier, windows: Windows, precision: str) -> tuple[Feed, Any]:
+        """What training is fed with, and how an epoch is judged; what frozen layers make of both is computed now."""
+        settings = self.config.train
+        frozen = Frozen(
+            classifier,
+            precision=precision,
+            cache=self.store.folder,
+            most_bytes=settings.frozen_gb * 1e9,
+            journal=self.journal,
+            interrupts=self.interrupts,
+            kept=self.run.record.get("frozen_kept"),
+        )
+        moves = settings.jitter_frames > 0
+        feed = in_memory(frozen.feed(windows, what="training", moves=moves))
+        validate = self._validation(classifier, frozen)
+        frozen.drop_unused()
+        self.run.record["frozen_kept"] = frozen.kept
+        self.run.save()
+        return feed, validate
+
+    def _validation(self, classifier: Classifier, frozen: Frozen) -> Any:
         part = self.dataset.part("val")
         if not part:
             self.journal.warn(
@@ -189,10 +212,11 @@ class Stages:
             )
             return dict
         windows = self._windows(part)
-        scorer = make_scorer(classifier)
+        feed = frozen.feed(windows, what="validation")
+        scorer = make_scorer(classifier, feed.embed)
 
         def validate() -> Mapping[str, float | None]:
-            scores, live = self._score(scorer, windows, part)
+            scores, live = self._score(scorer, windows, part, source=feed.source)
             figures = {**_quick_look(scores), "live_embeddings": live}
             return {f"val_{name}": value for name, value in figures.items()}
 
@@ -204,16 +228,26 @@ class Stages:
         return Windows(self.store, contents, self.dataset.labels(part), hop_frames)
 
     def _score(
-        self, scorer: Scorer, windows: Windows, part: list[Recording], advance: Any = lambda n: None
+        self,
+        scorer: Scorer,
+        windows: Windows,
+        part: list[Recording],
+        advance: Any = lambda n: None,
+        source: Source | None = None,
     ) -> tuple[Scores, int | None]:
         """Scores of some recordings, and how many units of the embedding depend on what is heard.
+
+        Args:
+            source: what the scorer is given of the windows, if not their frames.
 
         Raises:
             DivergedError: the weights are so large that scores are NaN or infinite.
         """
         live = signs.LiveUnits()
         watched = noting(scorer, live.note)
-        found = score_windows(watched, windows, self.config.evaluate.batch_size, self.interrupts, advance)
+        found = score_windows(
+            watched, source or windows, self.config.evaluate.batch_size, self.interrupts, advance
+        )
         if broken := int((~np.isfinite(found)).any(axis=1).sum()):
             raise DivergedError(
                 f"The scores of {broken:,} of {len(found):,} patches are NaN or infinite: training has made the "

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,31 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches for one step; rows that only fill up the last batch have weight 0."""
+    """Patches for one step, or for several one after another; rows that only fill up the last have weight 0."""
 
-    patches: npt.NDArray[np.float16]  # [batch, patch_frames, n_mels]
+    patches: npt.NDArray[Any]  # [batch, patch_frames, n_mels] float16, or what another source gives
     labels: npt.NDArray[np.int32]  # [batch]
     weights: npt.NDArray[np.float32]  # [batch]
     windows: npt.NDArray[np.int64]  # [batch] which window each row is
+
+
+class Source(Protocol):
+    """Where batches take their windows from: the frame store, or what was made of its windows."""
+
+    @property
+    def label(self) -> npt.NDArray[np.int32]:
+        """Class of each window. [windows]"""
+        ...
+
+    def __len__(self) -> int:
+        """How many windows there are."""
+        ...
+
+    def patches(
+        self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[Any]:
+        """What the network is given for some windows, each moved by so many frames. [n, ...]"""
+        ...
 
 
 class Windows:
@@ -43,13 +62,15 @@ class Windows:
         self, store: FrameStore, contents: Sequence[str], labels: Sequence[int], hop_frames: int
     ) -> None:
         self.store = store
+        self.contents = tuple(contents)
+        self.hop_frames = hop_frames
         spec = store.spec
         entries = [store.entry(content) for content in contents]
-        per_recording = np.array(
+        self.per_recording = np.array(
             [spec.patch_count(entry.n_frames, hop_frames) for entry in entries], np.int64
-        )
-        self.recording = np.repeat(np.arange(len(entries)), per_recording)  # [windows]
-        first = np.cumsum(per_recording) - per_recording  # [recordings]
+        )  # [recordings] windows of each
+        self.recording = np.repeat(np.arange(len(entries)), self.per_recording)  # [windows]
+        first = np.cumsum(self.per_recording) - self.per_recording  # [recordings]
         self.offset = (
             np.arange(self.recording.size) - first[self.recording]
         ) * hop_frames  # [windows] frames
@@ -65,6 +86,11 @@ class Windows:
 
     def __len__(self) -> int:
         return int(self.recording.size)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of all recordings together."""
+        return sum(self.store.entry(content).n_frames for content in self.contents)
 
     @property
     def start_s(self) -> npt.NDArray[np.float32]:
@@ -84,13 +110,19 @@ class Windows:
             PassingError: the frames are not there any more.
         """
         spec = self.store.spec
-        rows = self._row[windows]
-        if shift is not None:
-            rows = rows + np.clip(shift, -self.offset[windows], self._room[windows])
+        rows = self._row[windows] + self.moves(windows, shift)
         gathered = np.empty((windows.size, spec.patch_frames, spec.n_mels), np.float16)
         for position, (window, row) in enumerate(zip(windows, rows, strict=True)):
             self.store.read_into(gathered[position], self._shards[self._shard[window]], int(row))
         return gathered
+
+    def moves(
+        self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None
+    ) -> npt.NDArray[np.int64]:
+        """By how many frames each of some windows is moved, so that none leaves its recording. [n]"""
+        if shift is None:
+            return np.zeros(windows.size, np.int64)
+        return np.clip(shift, -self.offset[windows], self._room[windows])
 
 
 class Batches:
@@ -100,7 +132,7 @@ class Batches:
         jitter_frames: each window starts up to so many frames earlier or later, anew each epoch.
     """
 
-    def __init__(self, windows: Windows, *, batch_size: int, seed: int, jitter_frames: int = 0) -> None:
+    def __init__(self, windows: Source, *, batch_size: int, seed: int, jitter_frames: int = 0) -> None:
         self.windows = windows
         self.batch_size = batch_size
         self._seed = seed
@@ -122,21 +154,21 @@ class Batches:
             self._plan_of = (epoch, order, generator.integers(-reach, reach + 1, order.size))
         return self._plan_of[1], self._plan_of[2]
 
-    def batch(self, epoch: int, step: int) -> Batch:
-        """Batch `step` (from 0) of an epoch."""
-        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+    def batch(self, epoch: int, step: int, n: int = 1) -> Batch:
+        """Batch `step` (from 0) of an epoch, or that and the next ones, `n` in all, one after another."""
+        part = slice(step * self.batch_size, (step + n) * self.batch_size)
         order, shift = self.plan(epoch)
-        return _batch(self.windows, order[part], self.batch_size, shift[part])
+        return batch_of(self.windows, order[part], n * self.batch_size, shift[part])
 
 
-def in_order(windows: Windows, batch_size: int) -> Iterator[Batch]:
+def in_order(windows: Source, batch_size: int) -> Iterator[Batch]:
     """All windows once, as they lie, for judging."""
     for start in range(0, len(windows), batch_size):
-        yield _batch(windows, np.arange(start, min(start + batch_size, len(windows))), batch_size)
+        yield batch_of(windows, np.arange(start, min(start + batch_size, len(windows))), batch_size)
 
 
-def _batch(
-    windows: Windows,
+def batch_of(
+    windows: Source,
     chosen: npt.NDArray[np.int64],
     batch_size: int,
     shift: npt.NDArray[np.int64] | None = None,

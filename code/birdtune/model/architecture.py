@@ -33,15 +33,36 @@ class Layer(NamedTuple):
     width: int  # output channels
     scope: str  # where a checkpoint keeps its two variables
     stride: int = 1  # over time and over frequency
-    pool: str = ""  # name of the max-pooling after it; MEAN: the mean over all places that are left; "" = none
+    pool: str = (
+        ""  # name of the max-pooling after it; MEAN: the mean over all places that are left; "" = none
+    )
 
 
 class Step(NamedTuple):
     """A row, and what the rows before it make of it."""
 
     row: Layer
-    kernel: tuple[int, ...]  # [height, width, in, out], depthwise [height, width, channels, 1], dense [in, out]
+    kernel: tuple[
+        int, ...
+    ]  # [height, width, in, out], depthwise [height, width, channels, 1], dense [in, out]
     places: int  # frames times bands that leave it
+    pooled: int  # frames times bands that are left after the pooling
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A trunk in two parts: the frozen beginning, and the rest."""
+
+    n_frozen: int  # layers with weights
+    numbers: int  # that leave the beginning for one patch
+    is_whole: bool  # whether nothing is left: the numbers are the embedding
+    frozen_flops: float  # operations of one patch forward
+    rest_flops: float
+    rest_convolves: bool
+
+    def row_bytes(self, precision: str) -> int:
+        """Bytes of what leaves the beginning for one patch, in a keras dtype policy; the embedding is float32."""
+        return self.numbers * (4 if self.is_whole or precision == "float32" else 2)
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,9 @@ class Trunk:
     front_end: FrontEnd
     layers: tuple[Layer, ...]
     endings: tuple[str, str]  # what a checkpoint calls a layer's kernel and bias
-    activations: tuple[str, ...]  # what may follow the last layer (model.embedding-activation); first: as published
+    activations: tuple[
+        str, ...
+    ]  # what may follow the last layer (model.embedding-activation); first: as published
     checkpoint_names: tuple[str, ...]  # looked for in the input folder, in this order
     where_to_get: str  # the weights, in a sentence
     read: Callable[[Path], Arrays]  # checkpoint → its variables; raises CheckpointError
@@ -115,19 +138,20 @@ class Trunk:
             else:
                 side = 1 if row.kind == "pointwise" else KERNEL
                 kernel = (side, side, channels, 1 if row.kind == "depthwise" else row.width)
-            found.append(Step(row, kernel, frames * bands))
-            channels = row.width
+            places, channels = frames * bands, row.width
             if row.pool == MEAN:
                 frames, bands = 1, 1
             elif row.pool:
                 frames, bands = frames // POOL, bands // POOL
+            found.append(Step(row, kernel, places, frames * bands))
         return found
 
     def variables(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the variables that a checkpoint of this trunk holds."""
         shapes: dict[str, tuple[int, ...]] = {}
-        for row, kernel, _ in self.steps():
-            for name, shape in zip(self.variable_names(row), (kernel, (row.width,)), strict=True):
+        for step in self.steps():
+            sizes = (step.kernel, (step.row.width,))
+            for name, shape in zip(self.variable_names(step.row), sizes, strict=True):
                 shapes[name] = shape
         return shapes
 
@@ -147,6 +171,19 @@ class Trunk:
     def patch_flops(self) -> float:
         """Floating-point operations of one patch forward: 1.73e9 for VGGish."""
         return sum(self.layer_flops().values())
+
+    def cut(self, n_frozen: int) -> Cut:
+        """The trunk cut behind its first layers, of which there is one at least."""
+        flops, steps = list(self.layer_flops().values()), self.steps()
+        last = steps[n_frozen - 1]
+        return Cut(
+            n_frozen,
+            numbers=last.pooled * last.row.width,
+            is_whole=n_frozen == len(steps),
+            frozen_flops=sum(flops[:n_frozen]),
+            rest_flops=sum(flops[n_frozen:]),
+            rest_convolves=any(step.row.kind != "dense" for step in steps[n_frozen:]),
+        )
 
     def patch_activations(self) -> int:
         """Numbers that leave the layers for one patch: 0.89 million for VGGish."""

@@ -6,7 +6,7 @@ Written with keras layers alone.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -18,6 +18,19 @@ from birdtune.model.checkpoint import check_variables
 from birdtune.model.trunks import TRUNKS
 
 _ACTIVATIONS: Mapping[str, str | None] = {"relu": "relu", "none": None}
+
+
+class Convolution(keras.layers.Conv2D):  # type: ignore[misc]  # keras is untyped
+    """A convolution that shows what goes in and out, before the bias, to whoever sets `watcher`."""
+
+    watcher: Callable[[Any, Any], None] | None = None
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        """Convolve [N, H, W, inputs] with a kernel [3, 3, inputs, outputs]: [N, H, W, outputs]."""
+        outputs = super().convolution_op(inputs, kernel)
+        if self.watcher is not None:
+            self.watcher(inputs, outputs)
+        return outputs
 
 
 def first_weights(seed: int | None, layer: str, *, scale: float = 2.0) -> keras.initializers.Initializer:
@@ -69,9 +82,15 @@ def build_trunk(backbone: str, *, embedding_activation: str, precision: str, see
             # [N, 6, 4, 512] → [N, 12288]: time slowest, channels fastest, as the checkpoint expects.
             net = keras.layers.Flatten(name="flatten", data_format="channels_last", dtype=precision)(net)
         is_last = row is trunk.layers[-1]
-        net = _layer(row, embedding_activation if is_last else "relu", is_last, precision, seed)(net)
+        activation = embedding_activation if is_last else "relu"
+        # ReLU comes after a pooling: the same numbers, as the largest stays the largest, for a quarter of the work
+        # in both directions. A mean wants it before.
+        is_late = row.pool not in ("", MEAN)
+        net = _layer(row, "none" if is_late else activation, is_last, precision, seed)(net)
         if row.pool:
             net = _pooling(row, is_last, precision)(net)
+        if is_late:
+            net = keras.layers.Activation(activation, name=f"{row.name}_{activation}", dtype=precision)(net)
     return keras.Model(patches, net, name=backbone)
 
 
@@ -90,10 +109,10 @@ def _layer(
         # Keras counts all channels as inputs of each output, which has but its own.
         initial = first_weights(seed, row.name, scale=2.0 * row.width)
         return keras.layers.DepthwiseConv2D(KERNEL, depthwise_initializer=initial, **common)
-    side = 1 if row.kind == "pointwise" else KERNEL
-    return keras.layers.Conv2D(
-        row.width, side, kernel_initializer=first_weights(seed, row.name), **common
-    )
+    initial = first_weights(seed, row.name)
+    if row.kind == "pointwise":
+        return keras.layers.Conv2D(row.width, 1, kernel_initializer=initial, **common)
+    return Convolution(row.width, KERNEL, kernel_initializer=initial, **common)
 
 
 def _pooling(row: Layer, is_last: bool, precision: str) -> keras.layers.Layer:
@@ -151,3 +170,33 @@ def freeze(network: keras.Model, point: str) -> None:
     frozen = trunk.frozen_layers(point)
     for position, row in enumerate(trunk.layers):
         network.get_layer(row.name).trainable = position >= frozen
+
+
+def n_frozen(network: keras.Model) -> int:
+    """How many layers `freeze` has frozen."""
+    return sum(not network.get_layer(row.name).trainable for row in TRUNKS[network.name].layers)
+
+
+def split_at_freeze(network: keras.Model) -> tuple[keras.Model, keras.Model | None]:
+    """The frozen beginning of the network, and the rest, which share its layers.
+
+    Args:
+        network: as `freeze` left it, with a frozen layer at least.
+
+    Returns:
+        patches [N, 96, 64] → activations [N, ...], and activations → embeddings (None: they are the embeddings).
+    """
+    rows = TRUNKS[network.name].layers
+    names = [layer.name for layer in network.layers]
+    n = n_frozen(network)
+    # What follows a frozen layer without weights of its own, as a pooling, is frozen with it.
+    end = names.index(rows[n].name) if n < len(rows) else len(names)
+    activations = network.layers[end - 1].output
+    beginning = keras.Model(network.input, activations, name="frozen")
+    if end == len(names):
+        return beginning, None
+    given = keras.Input(activations.shape[1:], dtype=activations.dtype, name="activations")
+    net = given
+    for layer in network.layers[end:]:
+        net = layer(net)
+    return beginning, keras.Model(given, net, name="rest")

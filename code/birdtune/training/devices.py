@@ -7,8 +7,12 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.python.client import device_lib
 
 from birdtune.errors import InputError
 
@@ -85,6 +89,37 @@ def describe() -> Hardware:
         or "none",
         platform=platform.platform(),
     )
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow computes on a GPU."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def tensor(array: npt.NDArray[Any]) -> Any:
+    """An array as TensorFlow's; float16 becomes float32 where there is no GPU.
+
+    oneDNN, which computes then, has nothing for float16 on most processors, and writes that to standard error.
+    """
+    widened = array.astype(np.float32) if array.dtype == np.float16 and not has_gpu() else array
+    return tf.constant(widened)
+
+
+def memory_bytes() -> int:
+    """Bytes of memory of the smallest GPU that TensorFlow may use; 0 without one."""
+    limits = [
+        int(device.memory_limit) for device in device_lib.list_local_devices() if device.device_type == "GPU"
+    ]
+    return min(limits, default=0)
+
+
+def multiplies_better_than_it_convolves(precision: str) -> bool:
+    """Whether gradients of narrow convolutions are faster as matrix products (see convolution.py).
+
+    So it was measured on a processor with bfloat16 in AVX-512. With AMX oneDNN has other kernels for both.
+    """
+    flags = _cpuinfo("flags").split()
+    return precision == "mixed_bfloat16" and "avx512_bf16" in flags and "amx_bf16" not in flags and not has_gpu()
 
 
 def choose_precision(setting: str, *, gains_on_cpu: bool) -> tuple[str, str]:

@@ -11,23 +11,19 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import numpy.typing as npt
-import tensorflow as tf
 
 from birdtune.config import TrainSettings
 from birdtune.dataset.batches import Batch, Batches, prefetched
 from birdtune.errors import DivergedError, InputError, Interrupted, PassingError
 from birdtune.events import Interrupts, Journal, Progress, duration
-from birdtune.model.classifier import Classifier, load_weights, weights
-from birdtune.model.losses import patch_losses
-from birdtune.training.checkpoints import Checkpoints, Saved, State
+from birdtune.model.classifier import weights
+from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.curves import Curves
+from birdtune.training.step import Trainer
 
 # Scores closer than this count as equal; then the lower loss decides.
 _TIE_DIGITS = 4
@@ -45,114 +41,6 @@ def learning_rate(settings: TrainSettings, update: int, per_epoch: int) -> float
     total = max(1, settings.epochs * per_epoch - warmup)
     progress = min(1.0, (update - warmup) / total)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """What the compiled step needs to know."""
-
-    dropout: float
-    class_weights: npt.NDArray[np.float32]  # [C]
-    precision: str
-
-
-class Trainer:
-    """The compiled update of a classifier, with its optimizer."""
-
-    def __init__(self, classifier: Classifier, settings: TrainSettings, step: StepSettings) -> None:
-        self.classifier = classifier
-        self._settings = settings
-        self._step = step
-        self._variables = classifier.trainable_variables
-        self.optimizer = _optimizer(settings, step.precision)
-        self.optimizer.build(self._variables)
-        self._class_weights = tf.constant(step.class_weights)
-        # XLA fuses Adam over all weights into one pass; over the whole network it would be slower on CPUs.
-        jit = settings.jit and step.precision != "mixed_float16"
-        # Autograph has nothing to translate here; and it would need room in /tmp, and leave its files there if killed.
-        self._apply = tf.function(self._apply_eagerly, jit_compile=jit, autograph=False)
-        self._gradients = tf.function(self._gradients_eagerly, autograph=False)
-        self.scales_loss = step.precision == "mixed_float16"
-        self._add = tf.function(
-            lambda sums, more: [a + b for a, b in zip(sums, more, strict=True)], autograph=False
-        )
-
-    def gradients(self, batch: Batch, position: int) -> tuple[Any, Any, Any]:
-        """Sum of weighted losses, sum of weights, and gradients of the former, of one batch.
-
-        Args:
-            position: number of the batch over all epochs; dropout is drawn from it.
-        """
-        return self._gradients(  # type: ignore[no-any-return]
-            tf.constant(batch.patches.astype(np.float32)), tf.constant(batch.labels), tf.constant(batch.weights),
-            tf.constant([self._settings.seed, position], tf.int64),
-        )  # fmt: skip
-
-    def add(self, sums: Any, more: Any) -> Any:
-        """Add up the gradients of two batches."""
-        return self._add(sums, more)
-
-    def apply(self, gradients: Any, weight_sum: Any, rate: float) -> Any:
-        """One update of the weights. Returns the norm of all gradients together, before clipping."""
-        self.optimizer.learning_rate.assign(rate)
-        return self._apply(gradients, weight_sum)
-
-    def _gradients_eagerly(
-        self, patches: Any, labels: Any, row_weights: Any, seed: Any
-    ) -> tuple[Any, Any, Any]:
-        with tf.GradientTape() as tape:
-            embeddings = self.classifier.trunk(patches, training=True)  # [B, 128]
-            if self._step.dropout:
-                embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._step.dropout, seed=seed)
-            logits = self.classifier.head(embeddings, training=True)  # [B, C] float32
-            losses = patch_losses(
-                logits, labels, self.classifier.kind, label_smoothing=self._settings.label_smoothing
-            )  # [B]
-            counts = row_weights * tf.gather(self._class_weights, labels)  # [B]
-            loss_sum = tf.reduce_sum(counts * losses)
-            scaled = self.optimizer.scale_loss(loss_sum)
-        gradients = tape.gradient(scaled, [variable.value for variable in self._variables])
-        return loss_sum, tf.reduce_sum(counts), gradients
-
-    def _apply_eagerly(self, gradients: Any, weight_sum: Any) -> Any:
-        gradients = [gradient / weight_sum for gradient in gradients]
-        self.optimizer.apply(gradients, self._variables)
-        return tf.linalg.global_norm(gradients)
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of the weights and of the optimizer's own variables: of a checkpoint."""
-        variables = [*self.classifier.variables, *self.optimizer.variables]
-        return sum(math.prod(v.shape) * np.dtype(keras.backend.standardize_dtype(v.dtype)).itemsize for v in variables)
-
-    def state_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The optimizer's own variables, by position and name."""
-        return {
-            f"{position:04d}/{variable.path}": np.asarray(variable)
-            for position, variable in enumerate(self.optimizer.variables)
-        }
-
-    def restore(self, saved: Saved) -> None:
-        """Go back to a checkpoint of the same settings."""
-        load_weights(self.classifier, saved.weights)
-        for position, variable in enumerate(self.optimizer.variables):
-            variable.assign(saved.optimizer[f"{position:04d}/{variable.path}"])
-
-
-def _optimizer(settings: TrainSettings, precision: str) -> Any:
-    optimizer = keras.optimizers.AdamW(
-        name="adam",  # else Keras counts, and a checkpoint's names would depend on what was built before
-        learning_rate=settings.learning_rate,
-        epsilon=settings.epsilon,
-        weight_decay=settings.weight_decay,
-        global_clipnorm=settings.clip_norm or None,
-    )
-    # Biases are few and need not be small.
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    # The gradients of half precision vanish unless the loss is scaled up; bfloat16 has float32's range.
-    if precision == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
-    return optimizer
 
 
 def is_better(row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
@@ -252,20 +140,11 @@ class Loop:
     def _epoch(self) -> None:
         state = self.state
         began = time.monotonic() - state.seconds
-        remaining = range(state.step, len(self.batches), self.settings.accumulate)
-        numbers = range(state.step, len(self.batches))
-        made = prefetched(self.batches.batch(state.epoch, number) for number in numbers)
+        left = -(-(len(self.batches) - state.step) // self.settings.accumulate)
+        train = self._singly if self.trainer.updates_per_call == 1 else self._in_leaps
         try:
-            with self.journal.progress(f"epoch {state.epoch + 1}", len(remaining), "updates") as progress:
-                for first in remaining:
-                    gradients = self._gradients(made, first)
-                    self.interrupts.check()
-                    with self.interrupts.held():
-                        self._update(gradients, first, progress)
-                        state.seconds = time.monotonic() - began
-                        self._save_if_due()
-                    self.interrupts.check()
-                    self._is_warm = True
+            with self.journal.progress(f"epoch {state.epoch + 1}", left, "updates") as progress:
+                train(began, progress)
             found = self.validate()
             self.interrupts.check()
         except Interrupted:
@@ -287,6 +166,38 @@ class Loop:
             with contextlib.suppress(PassingError, InputError):
                 self.journal.warn(f"It could not be saved where it stands, only where it was before: {fault}")
 
+    def _singly(self, began: float, progress: Progress) -> None:
+        """The rest of an epoch, one update after another; between its two halves each can be interrupted."""
+        state = self.state
+        numbers = range(state.step, len(self.batches))
+        made = prefetched(self.batches.batch(state.epoch, number) for number in numbers)
+        for first in range(state.step, len(self.batches), self.settings.accumulate):
+            gradients = self._gradients(made, first)
+            self.interrupts.check()
+            with self.interrupts.held():
+                self._update(gradients, first, progress)
+                state.seconds = time.monotonic() - began
+                self._save_if_due()
+            self.interrupts.check()
+            self._is_warm = True
+
+    def _in_leaps(self, began: float, progress: Progress) -> None:
+        """The rest of an epoch, as many updates at once as the trainer likes."""
+        state, leap = self.state, self.trainer.updates_per_call
+        starts = range(state.step, len(self.batches), leap)
+        made = prefetched(self.batches.batch(state.epoch, first, leap) for first in starts)
+        for first, batches in zip(starts, made, strict=True):
+            n = min(leap, len(self.batches) - first)
+            rates = [learning_rate(self.settings, state.updates + k, self.per_epoch) for k in range(n)]
+            with self.interrupts.held():
+                found = self.trainer.updates(batches, state.epoch * len(self.batches) + first, rates)
+                for rate, (loss, weight, norm) in zip(rates, found.tolist(), strict=True):
+                    self._note(loss, weight, norm, rate, state.step + 1, progress)
+                state.seconds = time.monotonic() - began
+                self._save_if_due()
+            self.interrupts.check()
+            self._is_warm = True
+
     def _gradients(self, made: Iterator[Batch], first: int) -> tuple[Any, Any, Any]:
         """Sum of losses, of weights, and of gradients, of the `accumulate` batches from `first` on."""
         position = self.state.epoch * len(self.batches) + first
@@ -307,14 +218,23 @@ class Loop:
         if not math.isfinite(loss_value):
             raise _diverged(f"the loss is {loss_value}", state, rate)
         norm = float(self.trainer.apply(sums[2], sums[1], rate))
+        self._note(loss_value, weight_value, norm, rate, self._end_of(first), progress)
+
+    def _note(
+        self, loss_sum: float, weight_sum: float, norm: float, rate: float, step: int, progress: Progress
+    ) -> None:
+        """Enter an update into the books, and go on only if all was finite."""
+        state = self.state
+        if not math.isfinite(loss_sum):
+            raise _diverged(f"the loss is {loss_sum}", state, rate)
         # A NaN in the input can pass a ReLU unseen and show in the gradients alone. With loss scaling an
         # infinite gradient is nothing unusual: the optimizer skips the update and lowers the scale.
         if not math.isfinite(norm) and not self.trainer.scales_loss:
             raise _diverged(f"the gradients are {norm}", state, rate)
-        state.step, state.updates = self._end_of(first), state.updates + 1
-        state.loss_sum += loss_value
-        state.weight_sum += weight_value
-        mean = loss_value / weight_value
+        state.step, state.updates = step, state.updates + 1
+        state.loss_sum += loss_sum
+        state.weight_sum += weight_sum
+        mean = loss_sum / weight_sum
         progress.advance(note=f"loss {mean:.3f}")
         self._curves.draw_update(state, mean, rate)
 

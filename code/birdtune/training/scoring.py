@@ -4,26 +4,38 @@ Classifier ─▶ make_scorer ─▶ patches [n, 96, 64] ─▶ scores [n, C], e
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from birdtune.dataset.batches import Windows, in_order, prefetched
+from birdtune.dataset.batches import Source, in_order, prefetched
 from birdtune.events import Interrupts
+from birdtune.model import heads
 from birdtune.model.classifier import Classifier
+from birdtune.training import devices
 
-Scorer = Callable[[npt.NDArray[np.floating]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+Scorer = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 
 
-def make_scorer(classifier: Classifier) -> Scorer:
-    """A function from patches [n, 96, 64] to (scores [n, C], embeddings [n, 128]); it follows the weights."""
+def make_scorer(classifier: Classifier, embed: Callable[[Any], Any] | None = None) -> Scorer:
+    """A function from patches [n, 96, 64] to (scores [n, C], embeddings [n, 128]); it follows the weights.
 
-    forward = tf.function(classifier.scores, reduce_retracing=True, autograph=False)
+    Args:
+        embed: from what is given in place of patches to embeddings; default: the trunk.
+    """
+    to_embeddings = embed or classifier.embed
 
-    def score(patches: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        scores, embeddings = forward(tf.constant(patches.astype(np.float32, copy=False)))
-        return scores.numpy(), embeddings.numpy()
+    def scores(given: Any) -> tuple[Any, Any]:
+        embeddings = tf.cast(to_embeddings(given), tf.float32)
+        return heads.scores(classifier.head(embeddings), classifier.kind), embeddings
+
+    forward = tf.function(scores, reduce_retracing=True, autograph=False)
+
+    def score(given: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        found, embeddings = forward(devices.tensor(given))
+        return found.numpy(), embeddings.numpy()
 
     return score
 
@@ -31,7 +43,7 @@ def make_scorer(classifier: Classifier) -> Scorer:
 def noting(scorer: Scorer, note: Callable[[npt.NDArray[np.float32]], None]) -> Scorer:
     """The same function, which shows the embeddings of each batch to `note` on the way."""
 
-    def score(patches: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def score(patches: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         scores, embeddings = scorer(patches)
         note(embeddings)
         return scores, embeddings
@@ -41,7 +53,7 @@ def noting(scorer: Scorer, note: Callable[[npt.NDArray[np.float32]], None]) -> S
 
 def score_windows(
     scorer: Scorer,
-    windows: Windows,
+    windows: Source,
     batch_size: int,
     interrupts: Interrupts,
     advance: Callable[[int], None] = lambda n: None,

@@ -1,0 +1,225 @@
+"""The training step: what one update of the weights computes.
+
+    Classifier + Batch ─▶ gradients of the loss ─▶ added up ─▶ divided, clipped, Adam ─▶ new weights
+
+Compiled by TensorFlow, and where it pays by XLA: on a GPU all of it; on CPUs the optimizer's update, which XLA fuses
+into one pass over weights, moments and gradients, and what has no convolutions, which XLA computes slowly there.
+Updates that take next to no time are done many in one call.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from birdtune.config import TrainSettings
+from birdtune.dataset.batches import Batch
+from birdtune.model.classifier import Classifier, load_weights
+from birdtune.model.losses import patch_losses
+from birdtune.training import convolution, devices
+from birdtune.training.checkpoints import Saved
+from birdtune.training.feeds import Feed
+
+# Operations of one call: a tenth of a second or so, after which the loop looks at what happened.
+_CALL_FLOPS_ON_CPU, _CALL_FLOPS_ON_GPU = 2e10, 2e13
+_MOST_UPDATES_A_CALL = 256
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What the compiled step needs to know."""
+
+    dropout: float
+    class_weights: npt.NDArray[np.float32]  # [C]
+    precision: str
+
+
+class Trainer:
+    """The compiled update of a classifier, with its optimizer.
+
+    Args:
+        feed: where batches come from, and what is to be computed of them.
+    """
+
+    def __init__(
+        self, classifier: Classifier, settings: TrainSettings, step: StepSettings, feed: Feed
+    ) -> None:
+        self.classifier = classifier
+        self._settings = settings
+        self._step = step
+        self._embed = feed.embed
+        self._variables = classifier.trainable_variables
+        self.optimizer = _optimizer(settings, step.precision)
+        self.optimizer.build(self._variables)
+        self._class_weights = tf.constant(step.class_weights)
+        by_products = devices.multiplies_better_than_it_convolves(step.precision)
+        self._narrow = convolution.trained(classifier.trunk.layers) if by_products else []
+        self.scales_loss = step.precision == "mixed_float16"
+        self.updates_per_call = self._updates_per_call(feed)
+        xla = settings.jit and not self.scales_loss
+        self._gradients = _compiled(self._gradients_eagerly, xla and devices.has_gpu())
+        self._add = _compiled(lambda sums, more: [a + b for a, b in zip(sums, more, strict=True)])
+        self._update = _compiled(self._update_eagerly, xla)
+        self._apply = _compiled(self._apply_eagerly)
+        self._updates = _compiled(self._updates_eagerly, xla)
+
+    def _updates_per_call(self, feed: Feed) -> int:
+        """How many updates `updates` does in one call; 1: they are long, and done by `gradients` and `apply`."""
+        gpu = devices.has_gpu()
+        if self._settings.accumulate > 1 or (feed.convolves and not gpu):
+            return 1
+        head = 2.0 * sum(math.prod(variable.shape) for variable in self.classifier.head.variables)
+        flops = 3 * (feed.flops + head) * self._settings.batch_size
+        return max(
+            1, min(_MOST_UPDATES_A_CALL, int((_CALL_FLOPS_ON_GPU if gpu else _CALL_FLOPS_ON_CPU) / flops))
+        )
+
+    def gradients(self, batch: Batch, position: int) -> tuple[Any, Any, Any]:
+        """Sum of weighted losses, sum of weights, and gradients of the former, of one batch.
+
+        Args:
+            position: number of the batch over all epochs; dropout is drawn from it.
+        """
+        return self._gradients(  # type: ignore[no-any-return]
+            devices.tensor(batch.patches), tf.constant(batch.labels), tf.constant(batch.weights),
+            tf.constant([self._settings.seed, position], tf.int64),
+        )  # fmt: skip
+
+    def updates(self, batches: Batch, position: int, rates: Sequence[float]) -> npt.NDArray[np.float32]:
+        """Updates one after another, in one call.
+
+        Args:
+            batches: `updates_per_call` of them in one; only the first few are used, one for each rate.
+            position: number of the first batch over all epochs.
+            rates: learning rate of each update.
+
+        Returns:
+            [updates, 3] sum of weighted losses, sum of weights, norm of the gradients, as `gradients` and `apply`.
+        """
+        calls = self.updates_per_call
+        rows = [
+            devices.tensor(array.reshape(calls, -1, *array.shape[1:]))
+            for array in (batches.patches, batches.labels, batches.weights)
+        ]
+        padded = np.zeros(calls, np.float32)
+        padded[: len(rates)] = rates
+        found = self._updates(
+            *rows, tf.constant(padded), tf.constant(position, tf.int64), tf.constant(len(rates))
+        )
+        return np.asarray(found)[: len(rates)]
+
+    def add(self, sums: Any, more: Any) -> Any:
+        """Add up the gradients of two batches."""
+        return self._add(sums, more)
+
+    def apply(self, gradients: Any, weight_sum: Any, rate: float) -> Any:
+        """One update of the weights. Returns the norm of all gradients together, before clipping."""
+        self.optimizer.learning_rate.assign(rate)
+        return self._apply(gradients, weight_sum)
+
+    def _gradients_eagerly(
+        self, given: Any, labels: Any, row_weights: Any, seed: Any
+    ) -> tuple[Any, Any, Any]:
+        with convolution.watched(self._narrow) as seen, tf.GradientTape() as tape:
+            embeddings = self._embed(given)  # [B, 128]
+            if self._step.dropout:
+                embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._step.dropout, seed=seed)
+            logits = self.classifier.head(embeddings, training=True)  # [B, C] float32
+            losses = patch_losses(
+                logits, labels, self.classifier.kind, label_smoothing=self._settings.label_smoothing
+            )  # [B]
+            counts = row_weights * tf.gather(self._class_weights, labels)  # [B]
+            loss_sum = tf.reduce_sum(counts * losses)
+            scaled = self.optimizer.scale_loss(loss_sum)
+        return loss_sum, tf.reduce_sum(counts), self._backwards(tape, scaled, seen)
+
+    def _backwards(self, tape: Any, loss: Any, seen: Sequence[convolution.Seen]) -> list[Any]:
+        """The gradients of all variables; those of some kernels by way of what their convolutions saw."""
+        apart = {id(one.layer.kernel) for one in seen}
+        plain = [variable for variable in self._variables if id(variable) not in apart]
+        found = tape.gradient(loss, [variable.value for variable in plain] + [one.outputs for one in seen])
+        gradients = {id(variable): gradient for variable, gradient in zip(plain, found, strict=False)}
+        for one, gradient in zip(seen, found[len(plain) :], strict=True):
+            gradients[id(one.layer.kernel)] = tf.cast(
+                convolution.kernel_gradient(one.inputs, gradient), tf.float32
+            )
+        return [gradients[id(variable)] for variable in self._variables]
+
+    def _apply_eagerly(self, gradients: Any, weight_sum: Any) -> Any:
+        # Division and clipping are one factor, which XLA multiplies with as it goes. Its sums over all gradients
+        # take one core three times as long as TensorFlow's, so the norm is computed outside of it.
+        norm = tf.linalg.global_norm(gradients) / weight_sum
+        unscaled = norm / self.optimizer.dynamic_scale if self.scales_loss else norm
+        most = self._settings.clip_norm
+        factor = tf.minimum(1.0, most / unscaled) if most else 1.0
+        self._update(gradients, factor / weight_sum)
+        return norm
+
+    def _updates_eagerly(
+        self, given: Any, labels: Any, row_weights: Any, rates: Any, position: Any, n: Any
+    ) -> Any:
+        seed = tf.constant(self._settings.seed, tf.int64)
+
+        def update(number: Any, found: Any) -> tuple[Any, Any]:
+            drawn_from = tf.stack([seed, position + tf.cast(number, tf.int64)])
+            loss_sum, weight_sum, gradients = self._gradients_eagerly(
+                given[number], labels[number], row_weights[number], drawn_from
+            )
+            self.optimizer.learning_rate.assign(rates[number])
+            norm = self._apply_eagerly(gradients, weight_sum)
+            row = tf.stack([loss_sum, weight_sum, norm])
+            return number + 1, tf.tensor_scatter_nd_update(found, [[number]], [row])
+
+        nothing = tf.zeros((self.updates_per_call, 3))
+        _, found = tf.while_loop(lambda number, _: number < n, update, (tf.constant(0), nothing))
+        return found
+
+    def _update_eagerly(self, gradients: Any, factor: Any) -> None:
+        self.optimizer.apply([gradient * factor for gradient in gradients], self._variables)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the weights and of the optimizer's own variables: of a checkpoint."""
+        variables = [*self.classifier.variables, *self.optimizer.variables]
+        return sum(
+            math.prod(v.shape) * np.dtype(keras.backend.standardize_dtype(v.dtype)).itemsize
+            for v in variables
+        )
+
+    def state_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The optimizer's own variables, by position and name."""
+        return {
+            f"{position:04d}/{variable.path}": np.asarray(variable)
+            for position, variable in enumerate(self.optimizer.variables)
+        }
+
+    def restore(self, saved: Saved) -> None:
+        """Go back to a checkpoint of the same settings."""
+        load_weights(self.classifier, saved.weights)
+        for position, variable in enumerate(self.optimizer.variables):
+            variable.assign(saved.optimizer[f"{position:04d}/{variable.path}"])
+
+
+def _compiled(function: Callable[..., Any], xla: bool = False) -> Any:
+    # Autograph has nothing to translate here; and it would need room in /tmp, and leave its files there if killed.
+    return tf.function(function, jit_compile=xla, autograph=False)
+
+
+def _optimizer(settings: TrainSettings, precision: str) -> Any:
+    optimizer = keras.optimizers.AdamW(
+        name="adam",  # else Keras counts, and a checkpoint's names would depend on what was built before
+        learning_rate=settings.learning_rate,
+        epsilon=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )
+    # Biases are few and need not be small.
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    # The gradients of half precision vanish unless the loss is scaled up; bfloat16 has float32's range.
+    if precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
+    return optimizer

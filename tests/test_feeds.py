@@ -1,0 +1,381 @@
+"""What the step is fed with: frozen layers once and for all, the same training as without."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorflow as tf
+from makers import StopAt, make_store, quiet
+
+from birdtune import storage
+from birdtune.config import TrainSettings
+from birdtune.dataset.activations import KeptWindows
+from birdtune.dataset.batches import Batches, Windows
+from birdtune.errors import DivergedError, Interrupted, PassingError
+from birdtune.events import Interrupts, Journal
+from birdtune.model import classifier as classifiers
+from birdtune.model import network
+from birdtune.model.classifier import Classifier
+from birdtune.model.trunks import TRUNKS
+from birdtune.training import devices, feeds
+from birdtune.training.checkpoints import Checkpoints, State
+from birdtune.training.feeds import Feed, Frozen, Resident, in_memory
+from birdtune.training.loop import Loop
+from birdtune.training.scoring import make_scorer, score_windows
+from birdtune.training.step import StepSettings, Trainer
+
+LENGTHS = {"a": 96, "b": 300, "c": 1000, "d": 191, "e": 192}  # 17 windows
+
+
+def build(freeze: str, precision: str = "float32", embedding_activation: str = "relu") -> Classifier:
+    return classifiers.build(
+        backbone="vggish-small", head="softmax", hidden_units=0, embedding_activation=embedding_activation,
+        freeze=freeze, classes=("A", "B", "C"), precision=precision, seed=1,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> Windows:
+    store = make_store(tmp_path / "cache", LENGTHS)
+    for path in store.folder.glob("shard-*"):
+        frames = np.fromfile(path, "<f2").reshape(-1, 64)
+        # Log-mel that differs from place to place, with a band of its own for each recording.
+        rng = np.random.default_rng(len(frames))
+        sound = rng.normal(-3, 1, frames.shape)
+        sound[np.arange(len(frames)), frames[:, 0].astype(int) * 10 + 5] += 4
+        path.write_bytes(sound.astype("<f2").tobytes())
+    return Windows(store, list(LENGTHS), [0, 1, 2, 1, 0], hop_frames=96)
+
+
+def frozen(classifier: Classifier, windows: Windows, journal: Journal | None = None, **how: Any) -> Frozen:
+    given = {"precision": "float32", "most_bytes": 1e9, "interrupts": Interrupts(), **how}
+    return Frozen(classifier, cache=windows.store.folder, journal=journal or quiet(), **given)
+
+
+class Said(Journal):
+    """A journal that keeps its lines."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def warn(self, line: str, **_: Any) -> None:
+        self.lines.append(line)
+
+
+# ---- the network in two parts -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["conv1", "conv3_1", "conv", "fc1_1", "fc1_2", "all-but-head"])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_beginning_and_rest_are_the_whole_network(point: str, precision: str) -> None:
+    trunk = build(point, precision).trunk
+    patches = np.random.default_rng(0).normal(-3, 1, (3, 96, 64)).astype(np.float32)
+    beginning, rest = network.split_at_freeze(trunk)
+    assert not beginning.trainable_variables
+    given = beginning(patches)
+    np.testing.assert_array_equal(given if rest is None else rest(given), trunk(patches))
+    assert (rest is None) == (point == "all-but-head")
+
+
+@pytest.mark.parametrize("backbone", ["vggish-small", "yamnet"])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_what_a_cut_is_said_to_leave_is_what_the_beginning_leaves(backbone: str, precision: str) -> None:
+    trunk = network.build_trunk(backbone, embedding_activation="relu", precision=precision, seed=None)
+    for n, row in enumerate(TRUNKS[backbone].layers, start=1):
+        network.freeze(trunk, row.name)
+        output = network.split_at_freeze(trunk)[0].output
+        cut = TRUNKS[backbone].cut(n)
+        assert cut.numbers == np.prod(output.shape[1:])
+        assert cut.row_bytes(precision) == cut.numbers * tf.as_dtype(output.dtype).size
+        assert cut.frozen_flops + cut.rest_flops == TRUNKS[backbone].patch_flops()
+        assert cut.is_whole == (not cut.rest_flops)
+
+
+def test_yamnet_has_two_parts_as_well() -> None:
+    trunk = network.build_trunk("yamnet", embedding_activation="relu", precision="float32", seed=2)
+    patches = np.random.default_rng(0).normal(-3, 1, (2, 96, 64)).astype(np.float32)
+    network.freeze(trunk, "layer6_depthwise")
+    beginning, rest = network.split_at_freeze(trunk)
+    assert rest is not None and rest.trainable_variables and not beginning.trainable_variables
+    np.testing.assert_allclose(rest(beginning(patches)), trunk(patches), atol=1e-5)
+
+
+def test_where_nothing_is_frozen_there_is_one_part(windows: Windows) -> None:
+    classifier = build("none")
+    assert network.n_frozen(classifier.trunk) == 0
+    feed = frozen(classifier, windows).feed(windows, what="training")
+    assert feed.source is windows and feed.convolves
+
+
+# ---- the same training ---------------------------------------------------------------------------
+
+
+def loop_of(
+    folder: Path, windows: Windows, point: str, *, kept: bool = True, interrupts: Interrupts | None = None,
+    settings: TrainSettings | None = None, dropout: float = 0.3, memory: bool = True,
+) -> Loop:  # fmt: skip
+    settings = settings or TrainSettings(epochs=3, batch_size=4, learning_rate=1e-2, jit=True)
+    classifier = build(point)
+    feed = feeds.whole(classifier, windows)
+    if kept:
+        feed = frozen(classifier, windows).feed(windows, what="training")
+        feed = in_memory(feed) if memory else feed
+    batches = Batches(
+        feed.source, batch_size=settings.batch_size, seed=settings.seed, jitter_frames=settings.jitter_frames
+    )
+    return Loop(
+        Trainer(classifier, settings, StepSettings(dropout, np.ones(3, np.float32), "float32"), feed), batches,
+        settings, Checkpoints(folder / "checkpoints", settings.keep), validate=dict, journal=quiet(),
+        interrupts=interrupts or Interrupts(), tensorboard=folder / "tensorboard",
+    )  # fmt: skip
+
+
+def rows_without_times(state: State) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in state.history]
+
+
+def weights_of(loop: Loop) -> dict[str, npt.NDArray[np.float32]]:
+    return classifiers.weights(loop.trainer.classifier)
+
+
+@pytest.mark.parametrize("point", ["conv", "fc1_2", "all-but-head"])
+def test_training_on_what_is_kept_is_training_on_the_sound(
+    tmp_path: Path, windows: Windows, point: str
+) -> None:
+    # Without dropout, whose masks XLA draws otherwise.
+    plain = loop_of(tmp_path / "plain", windows, point, kept=False, dropout=0.0)
+    begun = weights_of(plain)
+    kept = loop_of(tmp_path / "kept", windows, point, dropout=0.0)
+    expected, state = plain.run(), kept.run()
+    assert plain.trainer.updates_per_call == 1 and kept.trainer.updates_per_call > 1
+    assert state.updates == expected.updates == 3 * 5
+    for one, other in zip(state.history, expected.history, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+    for name, array in weights_of(plain).items():
+        moved = np.abs(array - begun[name]).max()
+        np.testing.assert_allclose(weights_of(kept)[name], array, atol=0.02 * moved, err_msg=name)
+
+
+@pytest.mark.parametrize(("leap", "stop_at"), [(1, 2), (2, 1), (2, 4), (256, 2)])
+def test_a_stopped_run_goes_on_to_the_very_same_weights(
+    tmp_path: Path, windows: Windows, monkeypatch: pytest.MonkeyPatch, leap: int, stop_at: int
+) -> None:
+    monkeypatch.setattr("birdtune.training.step._MOST_UPDATES_A_CALL", leap)
+    straight = loop_of(tmp_path / "straight", windows, "all-but-head")
+    expected = straight.run()
+    with pytest.raises(Interrupted):
+        loop_of(tmp_path / "stopped", windows, "all-but-head", interrupts=StopAt(stop_at)).run()
+    resumed = loop_of(tmp_path / "stopped", windows, "all-but-head")
+    state = resumed.run()
+    assert len({classifiers.weights_sha256(weights_of(loop)) for loop in (straight, resumed)}) == 1
+    assert rows_without_times(state) == rows_without_times(expected)
+
+
+def test_how_many_updates_a_call_does_changes_nothing(
+    tmp_path: Path, windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = set()
+    for leap in (2, 3, 256):
+        monkeypatch.setattr("birdtune.training.step._MOST_UPDATES_A_CALL", leap)
+        loop = loop_of(tmp_path / str(leap), windows, "all-but-head", memory=leap != 3)
+        loop.run()
+        digests.add(classifiers.weights_sha256(weights_of(loop)))
+    assert len(digests) == 1
+
+
+def test_accumulated_updates_are_done_one_by_one(tmp_path: Path, windows: Windows) -> None:
+    settings = TrainSettings(epochs=1, batch_size=4, accumulate=2)
+    loop = loop_of(tmp_path, windows, "all-but-head", settings=settings)
+    assert loop.trainer.updates_per_call == 1
+    assert loop.run().updates == 3
+
+
+def test_nan_in_the_middle_of_a_call_is_told_with_its_update(tmp_path: Path, windows: Windows) -> None:
+    loop = loop_of(tmp_path, windows, "all-but-head")
+    real = loop.trainer.updates
+
+    def spoilt(*arguments: Any) -> npt.NDArray[np.float32]:
+        found = real(*arguments).copy()
+        found[2, 0] = np.nan
+        return found
+
+    loop.trainer.updates = spoilt  # type: ignore[method-assign]
+    with pytest.raises(DivergedError, match="epoch 1, update 3: the loss is nan"):
+        loop.run()
+    assert loop.checkpoints.names() == []
+
+
+# ---- scoring -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["conv", "all-but-head"])
+def test_scores_of_what_is_kept_are_those_of_the_sound(windows: Windows, point: str) -> None:
+    classifier = build(point)
+    feed = frozen(classifier, windows).feed(windows, what="validation")
+    assert isinstance(feed.source, KeptWindows)
+    found = score_windows(make_scorer(classifier, feed.embed), feed.source, 8, Interrupts())
+    expected = score_windows(make_scorer(classifier), windows, 8, Interrupts())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# ---- kept or not ---------------------------------------------------------------------------------
+
+
+def test_frozen_layers_are_computed_once_and_again_for_other_weights(windows: Windows) -> None:
+    journal = Said()
+    frozen(build("conv"), windows, journal).feed(windows, what="training")
+    frozen(build("conv"), windows, journal).feed(windows, what="training")
+    other = build("conv")
+    other.trunk.get_layer("conv3_1").bias.assign(np.ones(32))
+    frozen(other, windows, journal).feed(windows, what="training")
+    assert [("computed once, for 17 patches" in line, "is there" in line) for line in journal.lines] == [
+        (True, False), (False, True), (True, False),
+    ]  # fmt: skip
+    # What is trained does not count.
+    head = build("conv")
+    head.trunk.get_layer("fc2").bias.assign(np.ones(128))
+    frozen(head, windows, journal).feed(windows, what="training")
+    assert "is there" in journal.lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("point", "how", "why"),
+    [
+        ("conv", {"moves": True}, "jitter"),
+        ("conv", {"most_bytes": 1000.0}, r"104 kB \(--train.frozen-gb\)"),
+        ("conv1", {}, "faster than reading"),
+    ],
+)
+def test_what_cannot_be_kept_is_computed_in_each_epoch_and_that_is_said(
+    windows: Windows, point: str, how: dict[str, Any], why: str
+) -> None:
+    journal = Said()
+    moves = how.pop("moves", False)
+    feed = frozen(build(point), windows, journal, **how).feed(windows, what="training", moves=moves)
+    assert feed.source is windows and feed.convolves
+    (line,) = journal.lines
+    assert re.search(why, line), line
+
+
+def test_a_run_that_goes_on_keeps_them_if_it_began_so(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = frozen(build("conv"), windows)
+    begun.feed(windows, what="training")
+    assert begun.kept == {"training": True}
+    no_room = {"most_bytes": 0.0}
+    feed = frozen(build("conv"), windows, kept={"training": True}, **no_room).feed(windows, what="training")
+    assert isinstance(feed.source, KeptWindows)
+    feed = frozen(build("conv"), windows, kept={"training": False}).feed(windows, what="training")
+    assert feed.source is windows
+    # Nor is it begun where it cannot be finished.
+    monkeypatch.setattr(storage, "free_bytes", lambda path: 100)
+    with pytest.raises(PassingError, match="the frozen layers make of 17 patches"):
+        frozen(build("conv3_2"), windows, kept={"training": True}).feed(windows, what="training")
+
+
+def test_damaged_activations_are_told_and_made_again(windows: Windows) -> None:
+    feed = frozen(build("conv"), windows).feed(windows, what="training")
+    before = feed.source.patches(np.arange(17))
+    (folder,) = windows.store.folder.glob("frozen-*")
+    (shard,) = folder.glob("shard-*")
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    shard.write_bytes(damaged)
+    journal = Said()
+    feed = frozen(build("conv"), windows, journal).feed(windows, what="training")
+    assert "1 recordings had damaged numbers" in journal.lines[0]
+    np.testing.assert_array_equal(feed.source.patches(np.arange(17)), before)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"freeze": "conv"}, {"freeze": "fc1_1"}),
+        ({"freeze": "conv"}, {"freeze": "conv", "precision": "mixed_bfloat16"}),
+        ({"freeze": "all-but-head"}, {"freeze": "all-but-head", "embedding_activation": "none"}),
+    ],
+)
+def test_what_other_layers_made_is_not_taken_for_theirs(
+    windows: Windows, one: dict[str, str], other: dict[str, str]
+) -> None:
+    journal = Said()
+    for how in (one, other):
+        precision = how.get("precision", "float32")
+        frozen(build(**how), windows, journal, precision=precision).feed(windows, what="training")
+    assert ["computed once" in line for line in journal.lines] == [True, True]
+    assert len(list(windows.store.folder.glob("frozen-*"))) == 2
+
+
+def test_a_full_disk_is_foreseen(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "free_bytes", lambda path: 100_000)
+    journal = Said()
+    feed = frozen(build("conv"), windows, journal).feed(windows, what="training")
+    assert feed.source is windows and "100 kB are free" in journal.lines[0]
+
+
+def test_what_other_settings_left_is_given_back(windows: Windows) -> None:
+    cache = windows.store.folder
+    frozen(build("fc1_2"), windows).feed(windows, what="training")
+    kept = frozen(build("conv"), windows)
+    kept.feed(windows, what="training")
+    assert len(list(cache.glob("frozen-*"))) == 2
+    kept.drop_unused()
+    (left,) = cache.glob("frozen-*")
+    assert len(list(left.glob("shard-*"))) == 1
+    frozen(build("none"), windows).drop_unused()
+    assert not list(cache.glob("frozen-*")) and list(cache.glob("shard-*"))
+
+
+# ---- in memory -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Frames are put into memory only where that is a card's; here is none."""
+    monkeypatch.setattr(devices, "memory_bytes", lambda: 1 << 30)
+    yield
+
+
+@pytest.mark.usefixtures("large_card")
+def test_frames_in_memory_are_those_on_the_disk(windows: Windows) -> None:
+    classifier = build("none")
+    plain = feeds.whole(classifier, windows)
+    resident = in_memory(plain)
+    assert isinstance(resident.source, Resident) and len(resident.source) == len(windows)
+    one, other = (
+        Batches(feed.source, batch_size=5, seed=3, jitter_frames=40).batch(1, 2) for feed in (plain, resident)
+    )
+    assert other.patches.shape == (5,) and one.labels.tolist() == other.labels.tolist()
+    np.testing.assert_array_equal(
+        plain.embed(tf.constant(one.patches)), resident.embed(tf.constant(other.patches))
+    )
+
+
+def test_what_does_not_fit_into_memory_stays_on_the_disk(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "_MOST_RESIDENT_BYTES", 1000)
+    feed = frozen(build("conv"), windows).feed(windows, what="training")
+    assert in_memory(feed) is feed
+    assert in_memory(feeds.whole(build("none"), windows)).source is windows
+
+
+def test_a_card_is_given_many_updates_at_once(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+    def calls(feed: Feed, **how: Any) -> int:
+        step = StepSettings(0.0, np.ones(3, np.float32), "float32")
+        return Trainer(classifier, TrainSettings(jit=False, **how), step, feed).updates_per_call
+
+    classifier = build("none")
+    assert calls(feeds.whole(classifier, windows)) == 1
+    monkeypatch.setattr(devices, "has_gpu", lambda: True)
+    assert calls(feeds.whole(classifier, windows), batch_size=128) > 100
+    assert calls(feeds.whole(classifier, windows), accumulate=2) == 1
