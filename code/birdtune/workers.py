@@ -225,20 +225,26 @@ def _serve(parent: int, function: Callable[[Task], Iterator[Item]], connection: 
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Task], Result], task: Task) -> Future[Result]:
-    with _starting():  # the pool starts its processes when they are first needed
+    # The pool starts its processes when they are first needed. To ask for the tracker with each of many tasks,
+    # when it was there for the pool, wakes it each time.
+    with _starting(tracker=False):
         return pool.submit(partial(_do, function), task)
 
 
 @contextlib.contextmanager
-def _starting() -> Iterator[None]:
+def _starting(*, tracker: bool = True) -> Iterator[None]:
     """Around what starts processes.
 
     Signals wait meanwhile: a start that is torn apart leaves a process that dies with a traceback. And what is
     blocked here is so from the first moment of the new process, which Ctrl-C at a terminal reaches as well,
     long before it could say that this is none of its business.
+
+    Args:
+        tracker: make sure first that multiprocessing's own process is there.
     """
     try:
-        resource_tracker.ensure_running()  # it lets signals through again when it starts its own process
+        if tracker:
+            resource_tracker.ensure_running()  # it lets signals through again when it starts its own process
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
         try:
             yield

@@ -12,6 +12,7 @@ import io
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -373,7 +374,7 @@ class _Source:
                 ) from fault
             if not len(block):
                 return
-            peak = float(np.abs(block).max())
+            peak = _peak(block)
             if not math.isfinite(peak):
                 raise SoundError(
                     "not-finite", f"NaN or infinite samples after {self.frames_read:,} good ones"
@@ -386,12 +387,11 @@ class _Source:
             _check_length(self.frames_read / self._file.samplerate, self._longest_s)
             yield _mixed(block)
 
-    def _read(self, size: int) -> npt.NDArray[np.float32]:
-        """The next frames, full scale 1. [frames, channels]"""
-        if self._file.subtype == "PCM_16":
-            # The same numbers as libsndfile's own, in a third of the time.
-            return np.asarray(self._file.read(size, dtype="int16", always_2d=True) * np.float32(1 / 32768))
-        return np.asarray(self._file.read(size, dtype="float32", always_2d=True))
+    def _read(self, size: int) -> npt.NDArray[Any]:
+        """The next frames: float32 of full scale 1, or int16 where the file holds that. [frames, channels]"""
+        # The same numbers as libsndfile's own floats in the end, in a fifth of the time.
+        dtype = "int16" if self._file.subtype == "PCM_16" else "float32"
+        return np.asarray(self._file.read(size, dtype=dtype, always_2d=True))
 
     def check_whole(self) -> None:
         promised = self._file.promised
@@ -402,8 +402,22 @@ class _Source:
             )
 
 
-def _mixed(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The mean of all channels. [frames, channels] → [frames]"""
+def _peak(block: npt.NDArray[Any]) -> float:
+    """The largest magnitude in a block as `_Source._read` gives it, full scale 1; NaN if there is one."""
+    if block.dtype == np.int16:
+        return max(int(block.max()), -int(block.min())) / 32768  # int: -32,768 has no counterpart in int16
+    return float(np.abs(block).max())
+
+
+def _mixed(block: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The mean of all channels, full scale 1. [frames, channels] → [frames]"""
+    if block.dtype == np.int16:
+        if block.shape[1] == 2 and block.flags.c_contiguous and sys.byteorder == "little":
+            # Left and right as the halves of one integer: exact, as is the mean of floats, and twice as fast.
+            both = block.view(np.int32)[:, 0]
+            total = (both >> 16) + ((both << 16) >> 16)
+            return np.multiply(total, np.float32(1 / 65536), dtype=np.float32, casting="unsafe")
+        block = block * np.float32(1 / 32768)
     if block.shape[1] == 1:
         return block[:, 0]
     if block.shape[1] == 2:
