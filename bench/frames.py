@@ -156,7 +156,13 @@ def prepare(paths: list[str]) -> tuple[Callable[[], None], Callable[[], int]]:
 
 
 def reference_way(paths: list[str]) -> Callable[[], int]:
-    """As VGGish was published: wav read, mean, resampy kaiser_best, log-mel in float64 by NumPy."""
+    """As VGGish was published."""
+    frames = reference_front_end()
+    return lambda: sum(len(frames(path)) for path in paths)
+
+
+def reference_front_end() -> Callable[[str], Waveform]:
+    """File → log-mel [frames, 64]: wav read, mean, resampy kaiser_best, log-mel in float64 by NumPy."""
     import resampy
 
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
@@ -174,7 +180,7 @@ def reference_way(paths: list[str]) -> Callable[[], int]:
         magnitude = np.abs(np.fft.rfft(windows * window, FFT))  # [frames, 257]
         return np.log(magnitude @ mel + OFFSET)
 
-    return lambda: sum(len(frames(path)) for path in paths)
+    return frames
 
 
 def _mel_matrix() -> Waveform:

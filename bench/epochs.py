@@ -1,0 +1,132 @@
+"""Whole epochs from disk beside the same step on one constant batch: does the input ever keep the step waiting?
+
+    frames on disk ─▶ Windows ─▶ Batches ─▶ Loop, an epoch     beside     Trainer on one batch, as many steps
+
+Before each epoch the system is told to forget the shards, so that they are read from the disk.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import networks
+from bench.harness import Measure, Result, Settings, candidate, interleaved, judged
+
+_TARGET = 0.97
+_RECORDING_FRAMES = 998  # of a clip of 10 s: 10 patches
+
+
+def measure(settings: Settings) -> Result:
+    """Epochs of some dozens of steps."""
+    lines, details = [], {}
+    sizes = ((4, 3),) if settings.quick else ((32, 40), (128, 12))
+    for batch_size, n_steps in sizes:
+        folder = settings.folder / str(batch_size)
+        make_frames(folder, batch_size * n_steps, settings.seed)
+        backbone = "vggish-small" if settings.quick else "vggish"
+        with ExitStack() as stack:
+            children = {
+                "epoch": candidate(stack, settings, "bench.epochs:epoch", str(folder), batch_size, backbone),
+                "constant batch": candidate(
+                    stack, settings, "bench.networks:birdtune_steps", "auto", batch_size, n_steps, backbone
+                ),
+            }
+            rounds = 1 if settings.quick else 5
+            seconds = interleaved(children, rounds=rounds)
+            seconds["epoch"] = children["epoch"].values[-rounds:]
+        each = {name: [value / n_steps for value in values] for name, values in seconds.items()}
+        details[f"batch {batch_size}, s a step"] = each
+        ours, constant = (Measure(name, each[name], per="step") for name in ("epoch", "constant batch"))
+        lines.append(
+            judged(f"batch {batch_size}: epochs of {n_steps} steps from disk", ours, constant, at_least=_TARGET,
+                   note="time of the constant batch / time of the epoch; saving and validation apart")
+        )  # fmt: skip
+    return Result("epochs", lines, details)
+
+
+def make_frames(folder: Path, n_windows: int, seed: int) -> None:
+    """A frame store of made recordings with at least so many windows."""
+    from birdtune.dataset.frames import Entry, FrameStore
+    from birdtune.sound.audio import SoundFacts
+    from birdtune.sound.logmel import VGGISH
+
+    facts = SoundFacts(16_000, 1, 10.0, 160_000, -8.0, "WAV PCM_16")
+    random = np.random.default_rng(seed)
+    store = FrameStore(folder, VGGISH, "soxr")
+    store.folder.mkdir(parents=True)
+    with store.appending() as index, (store.folder / "shard-0-0.f16").open("wb") as shard:
+        for number in range(-(-n_windows // 10)):
+            shard.write(random.normal(-3.43, 2.13, (_RECORDING_FRAMES, 64)).astype("<f2").tobytes())
+            shard.flush()
+            start = number * _RECORDING_FRAMES
+            store.add(Entry(f"{number:06}", "shard-0-0.f16", start, _RECORDING_FRAMES, 0, facts), index)
+
+
+def windows_of(folder: str) -> Any:
+    """All windows of such a store, with labels of all classes."""
+    from birdtune.dataset.batches import Windows
+    from birdtune.dataset.frames import FrameStore
+    from birdtune.sound.logmel import VGGISH
+
+    store = FrameStore(Path(folder), VGGISH, "soxr")
+    contents = store.contents()
+    return Windows(store, contents, [number % networks.CLASSES for number in range(len(contents))], 96)
+
+
+class NothingSaved:
+    """Checkpoints for a loop whose saving is not what is measured."""
+
+    def newest(self) -> tuple[None, list[str]]:
+        return None, []
+
+    def need_room(self, *_: object) -> None: ...
+
+    def save(self, *_: object) -> None: ...
+
+    def tidy(self, *_: object) -> None: ...
+
+
+def one_epoch(trainer: Any, batches: Any, folder: Path) -> float:
+    """An epoch of the real loop. Returns its seconds, without those of saving and validation."""
+    from birdtune.config import TrainSettings
+    from birdtune.events import Interrupts, Journal
+    from birdtune.training.loop import Loop
+
+    settings = TrainSettings(epochs=1, batch_size=batches.batch_size)
+    took: list[float] = []
+
+    def validate() -> dict[str, float | None]:
+        took.append(time.perf_counter() - began)
+        return {}
+
+    loop = Loop(
+        trainer, batches, settings, NothingSaved(), validate=validate, journal=Journal(quiet=True),  # type: ignore[arg-type]
+        interrupts=Interrupts(), tensorboard=folder / "tensorboard",
+    )  # fmt: skip
+    began = time.perf_counter()
+    loop.run()
+    return took[0]
+
+
+def forget(folder: Path) -> None:
+    """Have the system drop what it keeps in memory of the files in a folder."""
+    for path in folder.rglob("shard-*"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def epoch(folder: str, batch_size: int, backbone: str) -> tuple[Callable[[], None], Callable[[], float]]:
+    """A turn is an epoch of the loop; its value are the loop's own seconds."""
+    from birdtune.dataset.batches import Batches
+
+    trainer = networks.trainer("auto", batch_size, backbone=backbone)
+    windows = windows_of(folder)
+    batches = Batches(windows, batch_size=batch_size, seed=0)
+    return lambda: forget(Path(folder)), lambda: one_epoch(trainer, batches, Path(folder))
