@@ -249,7 +249,7 @@ def test_frozen_layers_are_computed_once_and_again_for_other_weights(windows: Wi
 @pytest.mark.parametrize(
     ("point", "how", "why"),
     [
-        ("conv", {"moves": True}, "jitter"),
+        ("conv", {"moves": "jitter"}, "jitter"),
         ("conv", {"most_bytes": 1000.0}, r"104 kB \(--train.frozen-gb\)"),
         ("conv1", {}, "faster than reading"),
     ],

@@ -21,15 +21,16 @@ PACKAGE = ROOT / "code" / "birdtune"
 # A file imports only files that stand before it, inside functions too.
 ORDER = (
     "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure",
-    "sound.ogg", "sound.audio", "sound.logmel",
+    "sound.ogg", "sound.audio", "sound.logmel", "sound.noise",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
-    "dataset.shards", "dataset.frames", "dataset.gather", "dataset.batches", "dataset.activations",
+    "dataset.shards", "dataset.frames", "dataset.gather", "dataset.batches",
+    "dataset.augment", "dataset.activations",
     "model.architecture", "model.archive", "model.checkpoint", "model.tflite", "model.vggish", "model.yamnet",
     "model.trunks", "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
     "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.convolution",
     "training.feeds", "training.step", "training.loop", "training.scoring",
     "results.scores", "results.metrics", "results.words", "results.doubts", "results.verdict", "results.figures",
-    "results.report", "results.tables",
+    "results.contact", "results.report", "results.tables",
     "results.verify", "results.export", "results.hearing", "results.predict",
     "holder", "lock", "run", "facts", "stages", "check", "job", "apply", "demo_songs", "demo", "cli", "__main__",
 )  # fmt: skip

@@ -19,6 +19,7 @@ import numpy as np
 from birdtune.config import Config
 from birdtune.dataset import gather
 from birdtune.dataset.activations import is_worth_keeping
+from birdtune.dataset.augment import active, require_background
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import PROBLEMS, Problem
@@ -97,6 +98,8 @@ def _check(
             journal.say(line)
     _check_checkpoint(config, faults, journal, writable=writable)
     if dataset is not None:
+        with _noted(faults):
+            require_background(config.augment, dataset.classes)
         with _noted(faults), reading_faults(config.output):
             for line in _costs(config, dataset, faults):
                 journal.say(line)
@@ -284,7 +287,7 @@ def _kept_bytes(config: Config, trunk: Trunk, dataset: Dataset) -> float:
     row_bytes = cut.row_bytes(precision)
     if not is_worth_keeping(cut.frozen_flops, row_bytes, on_gpu=_has_gpu()):
         return 0.0
-    moves = config.train.jitter_frames > 0
+    moves = config.train.jitter_frames > 0 or bool(active(config.augment))
     found, left = 0.0, config.train.frozen_gb * 1e9
     for part, hop_frames in (("train", config.train.hop_frames), ("val", None)):
         n_bytes = _patches(dataset, part, hop_frames) * row_bytes

@@ -202,6 +202,15 @@ def _embed(config: Config, options: argparse.Namespace, journal: Journal, interr
     return embed(config, options.model, options.files, options.out, journal, interrupts)
 
 
+def _augment(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    with alone_in(config.output, journal):
+        from birdtune.results.contact import draw_sheet
+
+        journal.say(f"augment: {shown(config.data_folder)}")
+        draw_sheet(config, options.out, journal, interrupts)
+    return EXIT_DONE
+
+
 def _demo(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
     with alone_in(config.output, journal):
         return _demo_alone(config, journal, interrupts)
@@ -243,6 +252,10 @@ def _file_arguments(out: str, *, patches: bool) -> Callable[[argparse.ArgumentPa
     return add
 
 
+def _augment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("augmentation.png"))
+
+
 COMMANDS: dict[str, Command] = {
     "run": Command("the whole job; what is done and current is skipped (default)", _job("report")),
     "check": Command("what is in the input, what is wrong with it, what it will cost; trains nothing", _check),
@@ -260,9 +273,13 @@ COMMANDS: dict[str, Command] = {
         "FILES... [--out predictions.csv] [--patches patches.csv] [--model FOLDER]", takes_model=True,
     ),
     "embed": Command(
-        "the embedding (VGGish 128, YAMNet 1024 numbers) of each patch of files, by the newest model or by --model",
+        "the embedding of each patch (VGGish 128, YAMNet 1024 numbers), by the newest model or --model",
         _embed, _file_arguments("embeddings.npz", patches=False),
         "FILES... [--out embeddings.npz] [--model FOLDER|CHECKPOINT]", takes_model=True,
+    ),
+    "augment": Command(
+        "a picture of what augmentation makes of some training patches; `--out` names it", _augment,
+        _augment_arguments, "[--out augmentation.png]",
     ),
     "demo": Command(
         "make sounds of invented birds and run the whole job on them", _demo,

@@ -131,6 +131,30 @@ class TrainSettings(_Section):
     jit: bool = _setting(True, "compile the optimizer's update with XLA (--train.jit false if it fails)")
 
 
+class AugmentSettings(_Section):
+    """Augmentation of training patches; see also train.jitter-frames."""
+
+    gain_db: float = _setting(0.0, "louder or softer by up to this", unit="dB", ge=0, le=60)
+    white_noise: float = _setting(0.0, "share of patches that are given white noise", ge=0, le=1)
+    pink_noise: float = _setting(0.0, "share of patches that are given pink noise (1/f)", ge=0, le=1)
+    background: float = _setting(
+        0.0, "share of patches mixed with one of the class `background`", ge=0, le=1
+    )
+    snr_db: float = _setting(
+        5.0, "of noise and background: from this to 25 dB fainter than the patch", unit="dB", ge=-30, le=60
+    )
+    mixup: float = _setting(
+        0.0, "share of patches mixed with another; sigmoid heads: both labels, softmax: shared", ge=0, le=1
+    )
+    shift_frames: int = _setting(
+        0, "each patch turned by up to this in time; what leaves it comes in again", unit="frames of 10 ms", ge=0, le=96
+    )
+    shift_bands: int = _setting(0, "each patch moved up or down in pitch by up to this", unit="mel bands", ge=0, le=16)
+    time_mask: int = _setting(0, "widest stretch of time masked in each patch", unit="frames of 10 ms", ge=0, le=95)
+    band_mask: int = _setting(0, "widest range of pitch masked in each patch", unit="mel bands", ge=0, le=63)
+    mask_with: Literal["mean", "silence"] = _setting("mean", "what masked places hold: the patch's mean, or silence")
+
+
 class PrepareSettings(_Section):
     """Preparation."""
 
@@ -167,6 +191,7 @@ class Config(_Section):
     split: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    augment: AugmentSettings = AugmentSettings()
     prepare: PrepareSettings = PrepareSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()

@@ -11,6 +11,7 @@ from birdtune import run as runs
 from birdtune.check import verify_checkpoint
 from birdtune.config import Config
 from birdtune.dataset import gather
+from birdtune.dataset.augment import require_background
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError, Interrupted, shown
@@ -70,6 +71,7 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     with current.stage("prepare"):
         dataset, store = gather.prepare(config, trunk.front_end, journal, interrupts)
         _tell_dataset(dataset, journal)
+        require_background(config.augment, dataset.classes)
     if until == "prepare":
         for notice in dataset.notices:
             journal.warn(notice)

@@ -310,7 +310,7 @@ def fingerprint(config: Config, dataset_digest: str, checkpoint: Path | None) ->
     settings = {
         name: value
         for name, value in config.flat().items()
-        if name.startswith(("sound.", "model.", "train.")) and name not in _WITHOUT_EFFECT
+        if name.startswith(("sound.", "model.", "train.", "augment.")) and name not in _WITHOUT_EFFECT
     }
     settings.pop("model.checkpoint")  # its content counts, not its place
     return value_sha256(

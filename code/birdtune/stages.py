@@ -7,6 +7,7 @@ Importing this loads TensorFlow.
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from sklearn.metrics import average_precision_score
 
 import birdtune
 from birdtune.config import Config
+from birdtune.dataset import augment
+from birdtune.dataset.augment import Augmenter
 from birdtune.dataset.batches import Batches, Source, Windows
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
@@ -22,12 +25,12 @@ from birdtune.dataset.recordings import Recording
 from birdtune.errors import CheckpointError, DivergedError
 from birdtune.events import Interrupts
 from birdtune.facts import HISTORY_NAME, judgement, report_facts, write_companions
-from birdtune.files import make_folder, write_json
+from birdtune.files import make_folder, write_bytes, write_json
 from birdtune.model import classifier as classifiers
 from birdtune.model import network, trunks
 from birdtune.model.classifier import Classifier
 from birdtune.model.losses import class_weights, constant_loss
-from birdtune.results import doubts, metrics, report, tables
+from birdtune.results import contact, doubts, metrics, report, tables
 from birdtune.results.doubts import STRONG, Doubt
 from birdtune.results.export import export_model, training_side
 from birdtune.results.scores import Scores, pool_mean
@@ -110,6 +113,7 @@ class Stages:
                 step.class_weights,
                 self.config.model.head,
                 label_smoothing=self.config.train.label_smoothing,
+                mixup=self.config.augment.mixup,
             ),
             "warmup_epochs": self.config.train.warmup_epochs,
             "inputs": signs.class_inputs(
@@ -129,6 +133,7 @@ class Stages:
             batch_size=settings.batch_size,
             seed=settings.seed,
             jitter_frames=settings.jitter_frames,
+            augment=self._augmenter(windows),
         )
         self.journal.say(
             f"  {len(windows):,} patches, {len(batches):,} batches an epoch, "
@@ -153,6 +158,22 @@ class Stages:
             interrupts=self.interrupts,
             tensorboard=self.run.logs / "tensorboard",
             after_epoch=look,
+        )
+
+    def _augmenter(self, windows: Windows) -> Augmenter | None:
+        """What is done to training batches, if anything is on."""
+        settings, classes = self.config.augment, self.dataset.classes
+        if not augment.active(settings):
+            return None
+        backgrounds = tuple(augment.background_classes(classes))
+        return Augmenter(
+            settings,
+            self.store.spec,
+            windows,
+            seed=self.config.train.seed,
+            n_classes=len(classes),
+            kind=self.config.model.head,
+            backgrounds=backgrounds,
         )
 
     def _warn(self, found: Iterable[Doubt]) -> None:
@@ -196,8 +217,11 @@ class Stages:
             interrupts=self.interrupts,
             kept=self.run.record.get("frozen_kept"),
         )
-        moves = settings.jitter_frames > 0
-        feed = in_memory(frozen.feed(windows, what="training", moves=moves))
+        changes = [f"--augment.{name.replace('_', '-')}" for name in augment.active(self.config.augment)]
+        jitter = ["--train.jitter-frames"] if settings.jitter_frames else []
+        feed = frozen.feed(windows, what="training", moves=" and ".join([*jitter, *changes][:2]))
+        if not changes:  # which is done in this process's memory, to frames
+            feed = in_memory(feed)
         validate = self._validation(classifier, frozen)
         frozen.drop_unused()
         self.run.record["frozen_kept"] = frozen.kept
@@ -361,6 +385,10 @@ class Stages:
         """Write report.html and the tables beside it."""
         write_companions(self.run, self.dataset)
         facts = report_facts(self.run, self.dataset, self.store)
+        if augment.active(self.config.augment):
+            picture = contact.sheet_of(self.config, self.config.augment, self.dataset, self.store)
+            write_bytes(self.run.reports / "augmentation.png", picture)
+            facts = replace(facts, augmentation=picture)
         tables.write_tables(self.run.reports, facts)
         report.write_report(self.run.reports / "report.html", facts)
 

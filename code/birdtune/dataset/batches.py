@@ -25,9 +25,17 @@ class Batch:
     """Patches for one step, or for several one after another; rows that only fill up the last have weight 0."""
 
     patches: npt.NDArray[Any]  # [batch, patch_frames, n_mels] float16, or what another source gives
-    labels: npt.NDArray[np.int32]  # [batch]
+    labels: npt.NDArray[Any]  # [batch] int32; of mixed sounds the share of each class, [batch, C] float32
     weights: npt.NDArray[np.float32]  # [batch]
     windows: npt.NDArray[np.int64]  # [batch] which window each row is
+
+
+class Augment(Protocol):
+    """What may be done to a batch before it is trained on (augment.py)."""
+
+    def __call__(self, batch: Batch, epoch: int, first: int, order: npt.NDArray[np.int64]) -> Batch:
+        """The batch, changed; `first`: place of its first row in the epoch, of which `order` has all."""
+        ...
 
 
 class Source(Protocol):
@@ -130,11 +138,21 @@ class Batches:
 
     Args:
         jitter_frames: each window starts up to so many frames earlier or later, anew each epoch.
+        augment: what is done to each batch.
     """
 
-    def __init__(self, windows: Source, *, batch_size: int, seed: int, jitter_frames: int = 0) -> None:
+    def __init__(
+        self,
+        windows: Source,
+        *,
+        batch_size: int,
+        seed: int,
+        jitter_frames: int = 0,
+        augment: Augment | None = None,
+    ) -> None:
         self.windows = windows
         self.batch_size = batch_size
+        self._augment = augment
         self._seed = seed
         self._jitter_frames = jitter_frames
         nothing = np.zeros(0, np.int64)
@@ -158,7 +176,8 @@ class Batches:
         """Batch `step` (from 0) of an epoch, or that and the next ones, `n` in all, one after another."""
         part = slice(step * self.batch_size, (step + n) * self.batch_size)
         order, shift = self.plan(epoch)
-        return batch_of(self.windows, order[part], n * self.batch_size, shift[part])
+        made = batch_of(self.windows, order[part], n * self.batch_size, shift[part])
+        return made if self._augment is None else self._augment(made, epoch, part.start, order)
 
 
 def in_order(windows: Source, batch_size: int) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ from birdtune.model.architecture import choose
 from birdtune.model.heads import KINDS
 
 
-def patch_losses(logits: Any, labels_int: Any, kind: str, *, label_smoothing: float) -> Any:
+def patch_losses(logits: Any, labels: Any, kind: str, *, label_smoothing: float) -> Any:
     """The loss of each patch.
 
     softmax: cross-entropy against (1 - s) one-hot + s / C. sigmoid: binary cross-entropy against
@@ -27,7 +27,8 @@ def patch_losses(logits: Any, labels_int: Any, kind: str, *, label_smoothing: fl
 
     Args:
         logits: [N, C], before softmax or sigmoid; any floating type.
-        labels_int: [N] integers, the column of the true class.
+        labels: [N] integers, the column of the true class; or [N, C] how true each class is, 0…1, of sounds that
+            were mixed.
         kind: "softmax" or "sigmoid".
         label_smoothing: s in 0…1, 0 = none.
 
@@ -41,7 +42,7 @@ def patch_losses(logits: Any, labels_int: Any, kind: str, *, label_smoothing: fl
     ops = keras.ops
     logits = ops.cast(logits, "float32")
     n_classes = logits.shape[-1]
-    truth = ops.one_hot(labels_int, n_classes, dtype="float32")  # [N, C]
+    truth = _shares(labels, n_classes)  # [N, C]
     if kind == "softmax":
         target = (1.0 - label_smoothing) * truth + label_smoothing / n_classes
         return -ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)  # [N]
@@ -50,7 +51,28 @@ def patch_losses(logits: Any, labels_int: Any, kind: str, *, label_smoothing: fl
     return ops.sum(ops.softplus(logits) - target * logits, axis=-1)  # [N]
 
 
-def constant_loss(counts: npt.ArrayLike, weights: npt.ArrayLike, kind: str, *, label_smoothing: float) -> float:
+def _shares(labels: Any, n_classes: int) -> Any:
+    """Labels in either form as [N, C] float32."""
+    ops = keras.ops
+    labels = ops.convert_to_tensor(labels)
+    return ops.one_hot(labels, n_classes, dtype="float32") if labels.ndim == 1 else ops.cast(labels, "float32")
+
+
+def label_weights(labels: Any, weights: Any) -> Any:
+    """How much each patch counts: its class's weight; of a mixed sound the mean over its classes. [N]
+
+    Args:
+        labels: [N] or [N, C], as `patch_losses`.
+        weights: [C] as `class_weights`.
+    """
+    ops = keras.ops
+    shares = _shares(labels, weights.shape[0])  # [N, C]
+    return ops.sum(shares * weights, axis=-1) / ops.sum(shares, axis=-1)
+
+
+def constant_loss(
+    counts: npt.ArrayLike, weights: npt.ArrayLike, kind: str, *, label_smoothing: float, mixup: float = 0.0
+) -> float:
     """The lowest mean loss of an answer that does not listen: one and the same scores for every patch.
 
     Whoever has learnt anything is below it. That answer's scores are the mean of the targets, each patch counting
@@ -60,6 +82,7 @@ def constant_loss(counts: npt.ArrayLike, weights: npt.ArrayLike, kind: str, *, l
         counts: [C] training patches per class.
         weights: [C] as `class_weights`.
         kind, label_smoothing: as `patch_losses`.
+        mixup: share of the patches that are mixed with another; with sigmoid that makes more classes true.
 
     Raises:
         SettingsError: an unknown kind.
@@ -70,6 +93,7 @@ def constant_loss(counts: npt.ArrayLike, weights: npt.ArrayLike, kind: str, *, l
     if kind == "softmax":
         mean = (1.0 - label_smoothing) * shares + label_smoothing / shares.size
         return float(-_x_log_x(mean).sum())
+    shares = shares + mixup * shares * (1.0 - shares)  # of a mixture, either of the two
     mean = (1.0 - label_smoothing) * shares + label_smoothing / 2.0
     return float(-(_x_log_x(mean) + _x_log_x(1.0 - mean)).sum())
 

@@ -78,6 +78,7 @@ class ReportFacts:
         hardware: name → value.
         stages: name → seconds.
         listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
+        augmentation: picture of what was done to training patches, if anything was. PNG
     """
 
     version: int
@@ -100,6 +101,7 @@ class ReportFacts:
     hardware: Mapping[str, str]
     stages: Mapping[str, float]
     listen: Callable[[str, float, float], Clip | None]
+    augmentation: bytes | None = None
 
     @property
     def split(self) -> str | None:
@@ -268,6 +270,11 @@ def _sound(waveform: npt.NDArray[np.float32]) -> Markup | None:
     return Markup(f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}")
 
 
+def _image(png: bytes | None) -> Markup | None:
+    """A picture as a data URI."""
+    return Markup(f"data:image/png;base64,{base64.b64encode(png).decode()}") if png else None
+
+
 def _listening(facts: ReportFacts) -> Row:
     """The cards of the chosen part of the split: worst errors, and pairs with an example to compare."""
     scores = facts.scores.get(facts.split or "")
@@ -316,6 +323,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "confusion": _confusion(judged, facts.classes) if judged else None,
         "listening": _listening(facts),
         "curves": figures.learning_curves(facts.history, facts.best_epoch) if facts.history else None,
+        "augmentation": _image(facts.augmentation),
         "reliability": figures.reliability(judged["reliability"]) if judged else None,
         "calibration": calibration_sentence(judged) if judged else "",
         "left_out": [(reason, n, advice.get(reason, "")) for reason, n in _by_count(facts.books["left_out"])],

@@ -91,12 +91,12 @@ class Frozen:
             self._beginning, self._rest = network.split_at_freeze(trained.trunk)
             self._key = _key(trained, self._beginning, precision)
 
-    def feed(self, windows: Windows, *, what: str, moves: bool = False) -> Feed:
+    def feed(self, windows: Windows, *, what: str, moves: str = "") -> Feed:
         """Windows as activations of the frozen layers, computed now if they are not kept yet; or as frames.
 
         Args:
             what: the windows, for people: "training", "validation".
-            moves: whether they are other windows each epoch.
+            moves: what makes other patches of them each epoch, if anything does.
 
         Raises:
             Interrupted, PassingError, InputError: what was finished is kept.
@@ -124,10 +124,10 @@ class Frozen:
         folder = self._cache / f"frozen-{self._key}-hop{hop_frames}"
         return ActivationStore(folder, shape, tf.as_dtype(output.dtype).as_numpy_dtype)
 
-    def _why_not(self, store: ActivationStore, windows: Windows, moves: bool) -> str:
+    def _why_not(self, store: ActivationStore, windows: Windows, moves: str) -> str:
         """Why activations are not kept; "" if they are."""
         if moves:
-            return "jitter makes other patches of the sound each time (--train.jitter-frames)"
+            return f"{moves} makes other patches of the sound each time"
         if not is_worth_keeping(self._cut.frozen_flops, store.row_bytes, on_gpu=devices.has_gpu()):
             return "that is faster than reading what they would make"
         n_bytes = len(windows) * store.row_bytes

@@ -20,7 +20,7 @@ import tensorflow as tf
 from birdtune.config import TrainSettings
 from birdtune.dataset.batches import Batch
 from birdtune.model.classifier import Classifier, load_weights
-from birdtune.model.losses import patch_losses
+from birdtune.model.losses import label_weights, patch_losses
 from birdtune.training import convolution, devices
 from birdtune.training.checkpoints import Saved
 from birdtune.training.feeds import Feed
@@ -133,7 +133,7 @@ class Trainer:
             losses = patch_losses(
                 logits, labels, self.classifier.kind, label_smoothing=self._settings.label_smoothing
             )  # [B]
-            counts = row_weights * tf.gather(self._class_weights, labels)  # [B]
+            counts = row_weights * label_weights(labels, self._class_weights)  # [B]
             loss_sum = tf.reduce_sum(counts * losses)
             scaled = self.optimizer.scale_loss(loss_sum)
         return loss_sum, tf.reduce_sum(counts), self._backwards(tape, scaled, seen)

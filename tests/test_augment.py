@@ -1,0 +1,347 @@
+"""What is done to batches: formulas against sound itself, and that the same is done each time."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from test_batches import make_store
+from test_noise import song, white
+
+from birdtune.config import AugmentSettings
+from birdtune.dataset import augment
+from birdtune.dataset.augment import Augmenter
+from birdtune.dataset.batches import Batch, Batches, Windows
+from birdtune.errors import InputError
+from birdtune.sound import noise
+from birdtune.sound.logmel import FRONT_ENDS, VGGISH, FrontEnd, log_mel
+
+# All at once, at strengths that leave no row untouched for long.
+ALL = AugmentSettings(
+    gain_db=6, white_noise=0.5, pink_noise=0.5, background=0.5, mixup=0.5, shift_frames=10, shift_bands=2,
+    time_mask=20, band_mask=10,
+)  # fmt: skip
+CLASSES = 4
+
+
+class Sounds:
+    """Twelve patches of four classes; class 3 is background."""
+
+    def __init__(self, spec: FrontEnd = VGGISH) -> None:
+        waveforms = [song(spec) * gain for gain in (1.0, 0.2, 0.05)]
+        waveforms += [0.05 * white(spec.patch_samples, spec, seed) for seed in range(9)]
+        self.frames = np.stack([log_mel(waveform, spec) for waveform in waveforms]).astype(np.float16)
+        self.label = np.arange(12, dtype=np.int32) % CLASSES
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return 12
+
+    def patches(
+        self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.float16]:
+        self.asked += windows.tolist()
+        return self.frames[windows]
+
+
+def augmenter(
+    settings: AugmentSettings, sounds: Sounds | None = None, kind: str = "softmax", seed: int = 7
+) -> Augmenter:
+    return Augmenter(
+        settings, VGGISH, sounds or Sounds(), seed=seed, n_classes=CLASSES, kind=kind, backgrounds=(3,)
+    )
+
+
+def batches(settings: AugmentSettings, batch_size: int = 12, seed: int = 7, kind: str = "softmax") -> Batches:
+    sounds = Sounds()
+    made = augmenter(settings, sounds, kind, seed)
+    return Batches(sounds, batch_size=batch_size, seed=seed, augment=made)
+
+
+def one(
+    settings: AugmentSettings, row: int = 0, epoch: int = 0
+) -> tuple[npt.NDArray[np.float16], npt.NDArray]:
+    """A patch before and after."""
+    sounds = Sounds()
+    windows = np.full(1, row)
+    batch = Batch(sounds.frames[windows], sounds.label[windows], np.ones(1, np.float32), windows)
+    made = augmenter(settings, sounds)(batch, epoch, 0, np.arange(12))
+    return sounds.frames[row], made.patches[0]
+
+
+# ---- what is random -----------------------------------------------------------------------------
+
+
+def test_the_numbers_of_a_row_are_its_own_whatever_is_drawn_with_it() -> None:
+    whole = augment.draw(7, 3, 0, 40)
+    for first, n in ((0, 1), (5, 10), (39, 1), (12, 28)):
+        part = augment.draw(7, 3, first, n)
+        for name, numbers in part.items():
+            assert np.array_equal(numbers, whole[name][first : first + n]), name
+    everything = np.concatenate(list(whole.values()))
+    assert np.unique(everything).size == everything.size
+    assert 0.45 < everything.mean() < 0.55
+    assert not np.array_equal(whole["gain"], augment.draw(7, 4, 0, 40)["gain"])
+    assert not np.array_equal(whole["gain"], augment.draw(8, 3, 0, 40)["gain"])
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_a_batch_is_the_same_after_a_restart_and_in_slices(kind: str) -> None:
+    whole = batches(ALL, 12, kind=kind).batch(2, 0)
+    again = batches(ALL, 12, kind=kind)
+    again.batch(0, 0)
+    sliced = [batches(ALL, 4, kind=kind).batch(2, step) for step in (2, 0, 1)]
+    for name in ("patches", "labels", "windows"):
+        assert np.array_equal(getattr(again.batch(2, 0), name), getattr(whole, name)), name
+        parts = [getattr(sliced[k], name) for k in (1, 2, 0)]
+        assert np.array_equal(np.concatenate(parts), getattr(whole, name)), name
+    assert not np.array_equal(whole.patches, batches(ALL, 12, seed=8, kind=kind).batch(2, 0).patches)
+    assert not np.array_equal(whole.patches, batches(ALL, 12, kind=kind).batch(3, 0).patches)
+
+
+def test_pieces_that_threads_do_are_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = batches(ALL).batch(1, 0)
+    monkeypatch.setattr(augment, "_PIECE", 5)
+
+    assert np.array_equal(batches(ALL).batch(1, 0).patches, whole.patches)
+
+
+def test_nothing_on_changes_nothing() -> None:
+    assert augment.active(AugmentSettings()) == []
+    made = batches(AugmentSettings()).batch(0, 0)
+    plain = Batches(Sounds(), batch_size=12, seed=7).batch(0, 0)
+    assert np.array_equal(made.patches, plain.patches)
+    assert made.labels.dtype == np.int32 and np.array_equal(made.labels, plain.labels)
+
+
+@pytest.mark.parametrize("name", augment.NAMES)
+def test_each_does_something_and_rows_not_drawn_keep_every_bit(name: str) -> None:
+    is_share = name in ("white_noise", "pink_noise", "background", "mixup")
+    changed = np.zeros(12, bool)
+    for epoch in range(16):
+        made = batches(AugmentSettings(**{name: 0.3 if is_share else 3})).batch(epoch, 0)
+        plain = Batches(Sounds(), batch_size=12, seed=7).batch(epoch, 0)
+        rows = (made.patches != plain.patches).any(axis=(1, 2))
+        if is_share:
+            assert not rows.all()
+        assert made.patches.dtype == np.float16
+        assert np.isfinite(made.patches).all()
+        changed[made.windows[rows]] = True
+    assert augment.active(AugmentSettings(**{name: 1})) == [name]
+    assert changed.sum() >= 10
+
+
+def test_real_windows_of_a_store_are_augmented(tmp_path: Path) -> None:
+    store = make_store(tmp_path, {"a": 500, "b": 300}, shards=1)
+    frames = np.random.default_rng(0).normal(-1, 2, (800, 64)).astype("<f2")
+    (store.folder / "shard-0.f16").write_bytes(frames.tobytes())
+    windows = Windows(store, ["a", "b"], [0, 1], 96)
+    made = Augmenter(ALL, VGGISH, windows, seed=1, n_classes=2, kind="softmax")
+    batch = Batches(windows, batch_size=8, seed=1, augment=made).batch(0, 0)
+    assert batch.patches.shape == (8, 96, 64)
+    assert batch.labels.shape == (8, 2)
+
+
+# ---- sounds -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", FRONT_ENDS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("gain_db", [-20.0, -3.0, 12.0])
+def test_gain_is_that_of_the_waveform(spec: FrontEnd, gain_db: float) -> None:
+    factor = 10 ** (gain_db / 20)
+    mel = augment.magnitudes(log_mel(song(spec), spec)[None].astype(np.float16), spec)
+    expected = log_mel(factor * song(spec), spec)
+
+    # A factor of 4 makes float16's rounding of quiet places beside the offset four times as large.
+    np.testing.assert_allclose(augment.log_frames(mel * np.float32(factor), spec)[0], expected, atol=0.02)
+
+
+def test_gain_reaches_both_ends_and_no_further() -> None:
+    loud = np.float16(2.0)  # far above the offset, where a gain is a shift
+    moved = []
+    for epoch in range(200):
+        before, after = one(AugmentSettings(gain_db=6), epoch=epoch)
+        moved.append(float((after - before)[before > loud].astype(np.float32).mean()) * 20 / np.log(10))
+    assert -6.02 < min(moved) < -5.5
+    assert 5.5 < max(moved) < 6.02
+
+
+@pytest.mark.parametrize("spec", FRONT_ENDS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("snr_db", [0.0, 10.0, 20.0])
+def test_noise_is_what_the_front_end_makes_of_noise_in_the_waveform(spec: FrontEnd, snr_db: float) -> None:
+    draws = 60
+    waveform = song(spec)
+    level = np.sqrt(noise.band_power(waveform, spec) * 10 ** (-snr_db / 10))
+    long = level * white(20 * 16_000, spec, 5)
+    starts = np.linspace(0, long.size - waveform.size, draws).astype(int)
+    truth = np.stack([log_mel(waveform + long[start : start + waveform.size], spec) for start in starts])
+    mel = augment.magnitudes(np.repeat(log_mel(waveform, spec)[None].astype(np.float16), draws, axis=0), spec)
+    numbers = np.random.default_rng(3).random((2, draws))
+    made = augment.log_frames(
+        augment.with_noise(
+            mel,
+            np.full(draws, noise.band_power(waveform, spec), np.float32),
+            "white",
+            np.full(draws, snr_db),
+            *numbers,
+            spec,
+        ),
+        spec,
+    ).astype(np.float64)
+
+    # Natural logarithms: 0.1 is 0.9 dB; the means of so few draws are known to 0.05.
+    assert abs(made.mean() - truth.mean()) < 0.02
+    assert np.sqrt(np.mean((made.mean(axis=0) - truth.mean(axis=0)) ** 2)) < 0.1
+    assert made.std(axis=0).mean() == pytest.approx(truth.std(axis=0).mean(), rel=0.08)
+    neighbours = [np.corrcoef((x - x.mean(axis=0))[:, 40, :-1].ravel(), (x - x.mean(axis=0))[:, 40, 1:].ravel())[0, 1]
+                  for x in (truth, made)]  # fmt: skip
+    if snr_db == 0.0:
+        assert neighbours[1] == pytest.approx(neighbours[0], abs=0.2), (
+            "bands dance together as they do in noise"
+        )
+
+
+def test_silence_is_given_no_noise() -> None:
+    silent = np.zeros((1, 96, 64), np.float32)
+    half = np.full(1, 0.5)
+    made = augment.with_noise(silent, noise.power(silent, VGGISH), "pink", np.zeros(1), half, half, VGGISH)
+
+    assert not made.any()
+
+
+def test_two_sounds_at_once_are_the_sum_of_their_waveforms() -> None:
+    first, second = song(VGGISH), 0.1 * white(VGGISH.patch_samples, VGGISH, 9)
+    one_by_one = [
+        augment.magnitudes(log_mel(waveform).astype(np.float16)[None], VGGISH) for waveform in (first, second)
+    ]
+    difference = augment.log_frames(augment.summed(*one_by_one), VGGISH)[0] - log_mel(first + second)
+
+    assert abs(difference.mean()) < 0.03
+    assert np.sqrt((difference**2).mean()) < 0.25  # where both are as loud, their phases decide
+
+
+def test_background_is_as_faint_as_asked_for() -> None:
+    sounds = Sounds()
+    background = sounds.frames[sounds.label == 3]
+    levels = []
+    for epoch in range(60):
+        before, after = one(AugmentSettings(background=1.0, snr_db=5), epoch=epoch)
+        mel, made = (augment.magnitudes(frames[None], VGGISH) for frames in (before, after))
+        added = noise.power(np.maximum(made**2 - mel**2, 0), VGGISH)
+        levels.append(float(10 * np.log10(noise.power(mel**2, VGGISH) / added)[0]))
+    assert 4.5 < min(levels) < 7
+    assert 22 < max(levels) < 26
+    assert len(background) == 3
+
+
+def test_only_background_is_taken_for_background() -> None:
+    sounds = Sounds()
+    batch = Batch(sounds.frames, sounds.label, np.ones(12, np.float32), np.arange(12))
+    made = augmenter(AugmentSettings(background=1.0), sounds)(batch, 0, 0, np.arange(12))
+
+    assert {int(sounds.label[window]) for window in sounds.asked} == {3}
+    assert np.array_equal(made.labels, sounds.label)
+
+
+def test_background_that_is_not_there_is_refused_when_asked_for() -> None:
+    wanted = AugmentSettings(background=0.2)
+    augment.require_background(wanted, ("a", "Background", "b"))
+    augment.require_background(AugmentSettings(), ("a", "b"))
+    with pytest.raises(InputError, match="no such class among the 2"):
+        augment.require_background(wanted, ("a", "b"))
+
+
+# ---- mixup --------------------------------------------------------------------------------------
+
+
+def test_softmax_shares_the_labels_as_the_sounds_are_shared() -> None:
+    batch = batches(AugmentSettings(mixup=1.0)).batch(0, 0)
+
+    assert batch.labels.dtype == np.float32
+    np.testing.assert_allclose(batch.labels.sum(axis=1), 1.0, atol=1e-6)
+    own = batch.labels[np.arange(12), Sounds().label[batch.windows]]
+    assert own.min() < 0.3 and own.max() > 0.7
+    mixed = (batch.labels > 0).sum(axis=1)
+    assert mixed.max() == 2
+
+
+def test_sigmoid_joins_the_labels_of_birds_and_background_is_none() -> None:
+    seen = set()
+    for epoch in range(10):
+        batch = batches(AugmentSettings(mixup=1.0), kind="sigmoid").batch(epoch, 0)
+        assert set(np.unique(batch.labels)) == {0.0, 1.0}
+        assert not batch.labels[batch.labels[:, :3].any(axis=1), 3].any(), (
+            "where a bird sings is no background"
+        )
+        seen |= {tuple(row) for row in batch.labels.astype(int).tolist()}
+    assert (0, 0, 0, 1) in seen, "background with background stays what it is"
+    assert (1, 1, 0, 0) in seen
+    assert max(map(sum, seen)) == 2
+
+
+def test_rows_that_are_not_mixed_keep_their_label() -> None:
+    batch = batches(AugmentSettings(mixup=0.4)).batch(1, 0)
+    plain = Batches(Sounds(), batch_size=12, seed=7).batch(1, 0)
+    same = (batch.patches == plain.patches).all(axis=(1, 2))
+
+    assert 0 < same.sum() < 12
+    assert np.array_equal(batch.labels[same], np.eye(CLASSES, dtype=np.float32)[plain.labels[same]])
+
+
+def test_a_mixture_is_about_as_loud_as_its_first_sound_was() -> None:
+    batch = batches(AugmentSettings(mixup=1.0)).batch(0, 0)
+    before = noise.power(augment.magnitudes(Sounds().frames[batch.windows], VGGISH) ** 2, VGGISH)
+    after = noise.power(augment.magnitudes(batch.patches, VGGISH) ** 2, VGGISH)
+
+    assert np.abs(10 * np.log10(after / before)).max() < 3
+
+
+def test_partners_are_drawn_from_what_is_trained_on() -> None:
+    sounds = Sounds()
+    batch = Batch(sounds.frames, sounds.label, np.ones(12, np.float32), np.arange(12))
+    augmenter(AugmentSettings(mixup=1.0), sounds)(batch, 0, 0, np.array([5, 6]))
+
+    assert set(sounds.asked) == {5, 6}
+
+
+# ---- pictures -----------------------------------------------------------------------------------
+
+
+def test_time_is_turned_and_nothing_is_lost() -> None:
+    turns = set()
+    for epoch in range(60):
+        before, after = one(AugmentSettings(shift_frames=3), epoch=epoch)
+        found = [turn for turn in range(-3, 4) if np.array_equal(np.roll(before, turn, axis=0), after)]
+        assert len(found) == 1
+        turns.add(found[0])
+    assert turns == set(range(-3, 4))
+
+
+def test_pitch_is_moved_and_the_outermost_band_stands_in() -> None:
+    moves = set()
+    for epoch in range(40):
+        before, after = one(AugmentSettings(shift_bands=2), epoch=epoch)
+        (move,) = (
+            move
+            for move in range(-2, 3)
+            if np.array_equal(after, before[:, np.clip(np.arange(64) - move, 0, 63)])
+        )
+        moves.add(move)
+    assert moves == set(range(-2, 3))
+
+
+@pytest.mark.parametrize("mask_with", ["mean", "silence"])
+@pytest.mark.parametrize(("name", "axis"), [("time_mask", 1), ("band_mask", 0)])
+def test_masks_hide_one_stretch_up_to_the_widest(name: str, axis: int, mask_with: str) -> None:
+    widths = []
+    for epoch in range(80):
+        before, after = one(AugmentSettings(**{name: 12}, mask_with=mask_with), row=4, epoch=epoch)
+        hidden = np.flatnonzero((before != after).any(axis=axis))
+        widths.append(hidden.size)
+        if hidden.size:
+            assert hidden[-1] - hidden[0] + 1 == hidden.size, "one stretch"
+            value = after.take(hidden, axis=1 - axis)
+            expected = before.astype(np.float32).mean() if mask_with == "mean" else np.log(VGGISH.log_offset)
+            np.testing.assert_allclose(value, expected, atol=0.01)
+    assert min(widths) == 0
+    assert max(widths) == 12

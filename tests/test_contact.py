@@ -1,0 +1,106 @@
+"""The picture of what augmentation does."""
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from makers import quiet, tone, without_processes, write_sound
+from test_augment import ALL, Sounds, augmenter
+
+from birdtune.config import AugmentSettings, Config
+from birdtune.dataset import augment, frames
+from birdtune.errors import InputError
+from birdtune.events import Interrupts
+from birdtune.results import contact
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return matplotlib.image.imread(io.BytesIO(png), format="png")
+
+
+def test_each_thing_that_is_on_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    drawn = contact._picture
+    monkeypatch.setattr(
+        contact,
+        "_picture",
+        lambda columns, spec: (seen.append([words for words, _ in columns]), drawn(columns, spec))[1],
+    )
+    chosen, order = np.array([0, 1, 4]), np.arange(12)
+    wide = pixels(contact.sheet(augmenter(ALL), chosen, order))
+    narrow = pixels(contact.sheet(augmenter(AugmentSettings(band_mask=9)), chosen, order))
+
+    assert len(seen[0]) == len(augment.NAMES) + 2, "as it is, each alone, all together"
+    assert len(seen[1]) == 2
+    assert "9 bands" in seen[1][1]
+    assert wide.shape[1] > 4 * narrow.shape[1]
+    assert np.unique(narrow.reshape(-1, narrow.shape[2]), axis=0).shape[0] > 50
+
+
+def test_the_picture_is_the_same_each_time() -> None:
+    settings = AugmentSettings(white_noise=0.1, mixup=0.1)
+    made = [contact.sheet(augmenter(settings), np.array([0, 5]), np.arange(12)) for _ in range(2)]
+    assert made[0] == made[1]
+
+
+def test_what_is_done_to_a_share_of_patches_is_shown_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {}
+    monkeypatch.setattr(contact, "_picture", lambda made, spec: columns.update(made))
+    contact.sheet(augmenter(AugmentSettings(pink_noise=0.01)), np.array([0, 1, 4, 7]), np.arange(12))
+    plain, noisy = columns.values()
+    assert (plain != noisy).any(axis=(1, 2)).all()
+
+
+def test_loud_windows_of_several_classes_are_shown() -> None:
+    class Windows(Sounds):
+        class store:  # noqa: N801
+            spec = augmenter(ALL).spec
+
+    sounds = Windows()
+    chosen = contact.loud_windows(sounds, without=(3,))  # type: ignore[arg-type]
+    assert sounds.label[chosen].tolist() == [0, 1, 2]
+    assert chosen[0] == 0, "the loudest of its class"
+    assert sounds.label[contact.loud_windows(sounds, without=(0, 1, 2, 3))].size  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Frames made in this process, whose last shard is closed."""
+    without_processes(monkeypatch)
+    yield
+    if frames._writer is not None and frames._writer._file is not None:
+        frames._writer._file.close()
+    frames._writer = None
+
+
+@pytest.mark.usefixtures("here")
+def test_the_command_draws_from_a_folder_of_sounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for label in ("Owl", "Wren"):
+        for take in range(3):
+            sound = tone(1.5, frequency_hz=700 if label == "Owl" else 3000, seed=hash_of(label) + take)
+            write_sound(tmp_path / "data" / label / f"XC{take}{len(label)}.wav", sound)
+    said: list[str] = []
+    journal = quiet()
+    monkeypatch.setattr(journal, "say", said.append)
+    out = tmp_path / "sheet.png"
+
+    def draw(**settings: float) -> str:
+        said.clear()
+        config = Config(input=tmp_path, output=tmp_path / "out", augment=AugmentSettings(**settings))
+        contact.draw_sheet(config, out, journal, Interrupts())
+        return "\n".join(said)
+
+    assert "strengths worth a try" in draw()
+    assert pixels(out.read_bytes()).ndim == 3
+    line = draw(gain_db=3)
+    assert re.search(r"--augment.gain-db 3: .*± 3 dB$", line, re.MULTILINE)
+    with pytest.raises(InputError, match="background"):
+        draw(background=0.5)
+
+
+def hash_of(label: str) -> int:
+    return sum(map(ord, label))
