@@ -165,7 +165,7 @@ def test_an_archive_cut_short_is_damaged(tmp_path: Path, packing: str, share: fl
 
 def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
     path = pack(tmp_path / "m.tgz", [member("a.ckpt", b"x"), member("a.ckpt/b.ckpt", b"y")])
-    with pytest.raises(OSError, match=r"Not a directory|File exists"):
+    with pytest.raises(CheckpointError, match=r"m\.tgz: the archive is damaged: a\.ckpt/b\.ckpt lies where"):
         unpack(path, tmp_path / "out")
     long = pack(tmp_path / "l.tgz", [member("n" * 300 + ".ckpt", b"x")])
     with pytest.raises(InputError, match="File name too long"):

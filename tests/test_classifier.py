@@ -185,7 +185,7 @@ def test_the_digest_is_one_that_was_written_down():
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"backbone": "yamnet"}, "model.backbone"),
+        ({"backbone": "resnet"}, "model.backbone"),
         ({"head": "linear"}, "model.head"),
         ({"freeze": "half"}, "model.freeze"),
         ({"embedding_activation": "tanh"}, "model.embedding-activation"),

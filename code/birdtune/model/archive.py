@@ -61,7 +61,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     )
                 _refuse_unsafe(archive, member)
                 if member.isreg() and _may_be_checkpoint(PurePosixPath(member.name).name):
-                    _copy_out(tar, member, folder)
+                    _copy_out(tar, member, folder, archive)
 
 
 def _refuse_unsafe(archive: Path, member: tarfile.TarInfo) -> None:
@@ -86,15 +86,21 @@ def _may_be_checkpoint(name: str) -> bool:
     return name == "checkpoint" or name.endswith(".index") or (".ckpt" in name and not name.endswith(".meta"))
 
 
-def _copy_out(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+def _copy_out(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, archive: Path) -> None:
     content = tar.extractfile(member)
     assert content is not None  # only links and devices have none, and those were refused
     # Copied out by hand: what guards `extract` came with Python 3.11.4, and Debian 12 has 3.11.2.
     target = folder / PurePosixPath(member.name)
     with storage_faults(folder, "what the archive of the checkpoint holds", member.size):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with content, target.open("wb") as file:
-            shutil.copyfileobj(content, file, _MOST_AT_ONCE)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content, target.open("wb") as file:
+                shutil.copyfileobj(content, file, _MOST_AT_ONCE)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as fault:
+            raise CheckpointError(
+                f"{shown(archive)}: the archive is damaged: {shown(member.name)} lies where it has "
+                "something of another kind. Get it again."
+            ) from fault
 
 
 @contextlib.contextmanager
