@@ -116,7 +116,7 @@ def _lines(kind: str, n: int, seconds: dict[str, list[float]], target: float) ->
     wanted = Measure("wanted", [value / target for value in seconds["reference"]], per="clip")
     yield judged(
         f"{kind}, one core, beside the reference way", ours, measures["reference"], at_least=target,
-        note=f"{n} clips, from the scan to the split, with the start of the worker, as of none of the others; each clip "
+        note=f"{n} clips, from scan to split, with the start of a worker, as of none of the others; each clip "
         f"more takes {more.text()}. {target:g}× would be {wanted.text()}, and {alone.name} alone take {alone.text()}",
     )  # fmt: skip
     for name in ("librosa", "tf.signal"):
