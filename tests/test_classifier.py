@@ -13,7 +13,8 @@ CLASSES = ("Aquila_ficta", "Noise_noise", "Parus_ficta")
 def made(**changes):
     settings = {
         "backbone": "vggish-small",
-        "head": "softmax",
+        "head": "linear",
+        "scores": "softmax",
         "hidden_units": 0,
         "embedding_activation": "relu",
         "freeze": "none",
@@ -29,16 +30,16 @@ def noise(n=4):
 
 
 def test_the_classifier_remembers_what_it_was_built_of():
-    model = made(head="sigmoid", hidden_units=100, embedding_activation="none")
+    model = made(head="mlp", scores="sigmoid", hidden_units=100, embedding_activation="none")
 
-    assert (model.kind, model.classes) == ("sigmoid", CLASSES)
+    assert (model.head_name, model.kind, model.classes) == ("mlp", "sigmoid", CLASSES)
     assert (model.backbone, model.hidden_units, model.embedding_activation) == ("vggish-small", 100, "none")
     assert (made().hidden_units, made().embedding_activation) == (0, "relu")
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_scores_are_those_of_the_head_on_the_embedding(kind):
-    model = made(head=kind)
+    model = made(scores=kind)
 
     scores, embeddings = model.scores(noise())
 
@@ -49,7 +50,7 @@ def test_scores_are_those_of_the_head_on_the_embedding(kind):
 
 
 def test_mixed_precision_gives_float32_embeddings_and_scores():
-    model = made(precision="mixed_bfloat16", hidden_units=10)
+    model = made(precision="mixed_bfloat16", head="mlp", hidden_units=10)
 
     scores, embeddings = model.scores(noise())
 
@@ -58,7 +59,7 @@ def test_mixed_precision_gives_float32_embeddings_and_scores():
 
 
 def test_the_float32_copy_has_the_weights_and_none_of_the_rounding():
-    settings = {"head": "sigmoid", "hidden_units": 10, "embedding_activation": "none", "seed": 7}
+    settings = {"head": "mlp", "scores": "sigmoid", "hidden_units": 10, "embedding_activation": "none", "seed": 7}
     mixed, plain = made(precision="mixed_bfloat16", freeze="conv", **settings), made(**settings)
 
     copy = classifiers.in_float32(mixed)
@@ -69,7 +70,7 @@ def test_the_float32_copy_has_the_weights_and_none_of_the_rounding():
 
 
 def test_freezing_leaves_the_head_free_and_all_variables_listed():
-    model = made(freeze="all-but-head", hidden_units=10)
+    model = made(freeze="all-but-head", head="mlp", hidden_units=10)
 
     assert [variable.path for variable in model.trainable_variables] == [
         "hidden/kernel",
@@ -81,7 +82,7 @@ def test_freezing_leaves_the_head_free_and_all_variables_listed():
 
 
 def test_weights_have_stable_names():
-    names = list(classifiers.weights(made(hidden_units=10)))
+    names = list(classifiers.weights(made(head="mlp", hidden_units=10)))
 
     assert names[:2] == ["trunk/conv1/kernel", "trunk/conv1/bias"]
     assert "trunk/conv3_2/kernel" in names
@@ -113,7 +114,7 @@ def test_weights_go_from_one_classifier_to_another_bit_by_bit():
 
 
 def test_loading_names_all_that_does_not_fit_and_loads_nothing():
-    model, arrays = made(hidden_units=10), classifiers.weights(made(seed=2))
+    model, arrays = made(head="mlp", hidden_units=10), classifiers.weights(made(seed=2))
     before = classifiers.weights(model)
     arrays["head/surplus/kernel"] = np.zeros(2, np.float32)
     arrays["trunk/conv1/bias"] = np.zeros(9, np.float32)
@@ -132,7 +133,7 @@ def test_loading_names_all_that_does_not_fit_and_loads_nothing():
 
 
 def test_weights_that_nobody_expects_are_refused_even_if_all_others_fit():
-    arrays = classifiers.weights(made(hidden_units=128))
+    arrays = classifiers.weights(made(head="mlp", hidden_units=128))
 
     with pytest.raises(
         CheckpointError, match="not expected, but there: head/hidden/bias, head/hidden/kernel"
@@ -185,8 +186,9 @@ def test_the_digest_is_one_that_was_written_down():
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"backbone": "resnet"}, "model.backbone"),
-        ({"head": "linear"}, "model.head"),
+        ({"backbone": "vggish-large"}, "model.backbone"),
+        ({"head": "softmax"}, "model.head"),
+        ({"scores": "linear"}, "model.scores"),
         ({"freeze": "half"}, "model.freeze"),
         ({"embedding_activation": "tanh"}, "model.embedding-activation"),
         ({"classes": ("only",)}, "at least 2 classes"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from birdtune.config import Config, options
+from birdtune.config import Config, ModelSettings, options
 from birdtune.configure import load, nearest
 from birdtune.errors import CheckpointError, InputError, SettingsError
 from birdtune.model.trunks import TRUNKS, checkpoint_path
@@ -63,7 +63,7 @@ def test_each_setting_has_a_flag_a_variable_and_a_path() -> None:
 
 def test_types_and_defaults_are_shown_as_people_write_them() -> None:
     shown = {option.name: (option.type, option.default_text) for option in options()}
-    assert shown["model.head"] == ("softmax|sigmoid", "softmax")
+    assert shown["model.scores"] == ("softmax|sigmoid", "softmax")
     assert shown["train.jit"] == ("true|false", "true")
     assert shown["data"] == ("path", "INPUT/data")
     assert shown["split.file"] == ("text", "unset")
@@ -303,6 +303,17 @@ def test_a_wrong_value_is_told_where_it_was_given(tmp_path: Path) -> None:
     assert message.startswith(f"train.epochs in {tmp_path / 'job.yaml'} = 0: ")
     assert "default 30" in message
     assert "in quotes" in complaint(job_yaml(tmp_path, "export: {name: 2024}"))
+
+
+def test_a_kind_of_scores_given_as_the_head_is_told_its_new_name(tmp_path: Path) -> None:
+    message = complaint(job_yaml(tmp_path, "model: {head: softmax}"))
+    assert "model.head in " in message and "--model.scores softmax" in message and "linear" in message
+
+
+def test_hidden_units_of_a_head_without_a_hidden_layer_are_refused() -> None:
+    assert "--model.head mlp" in complaint({"model.hidden-units": "100"})
+    units = [Config(model=ModelSettings(**given)).model.head_units for given in ({}, {"head": "mlp"})]
+    assert units == [0, 100]
 
 
 def test_several_wrong_values_are_told_together() -> None:

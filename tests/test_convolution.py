@@ -17,8 +17,8 @@ from birdtune.training.step import StepSettings, Trainer
 
 def trainer(precision: str, freeze: str = "none") -> Trainer:
     classifier = classifiers.build(
-        backbone="vggish-small", head="softmax", hidden_units=0, embedding_activation="relu", freeze=freeze,
-        classes=("A", "B", "C"), precision=precision, seed=1,
+        backbone="vggish-small", head="linear", scores="softmax", hidden_units=0, embedding_activation="relu",
+        freeze=freeze, classes=("A", "B", "C"), precision=precision, seed=1,
     )  # fmt: skip
     step = StepSettings(0.0, np.ones(3, np.float32), precision)
     return Trainer(classifier, TrainSettings(jit=False), step, feeds.whole(classifier, None))

@@ -28,10 +28,10 @@ CLASSES = ("Noise_noise", "Parus major", "Turdus_merula", "Ä'\"=x")
 RATE_HZ = VGGISH.rate_hz
 
 
-def made_classifier(head: str = "softmax", precision: str = "float32", hidden_units: int = 7) -> Any:
+def made_classifier(scores: str = "softmax", precision: str = "float32", hidden_units: int = 7) -> Any:
     return classifiers.build(
-        backbone="vggish-small", head=head, hidden_units=hidden_units, embedding_activation="relu",
-        freeze="none", classes=CLASSES, precision=precision, seed=3,
+        backbone="vggish-small", head="mlp" if hidden_units else "linear", scores=scores, hidden_units=hidden_units,
+        embedding_activation="relu", freeze="none", classes=CLASSES, precision=precision, seed=3,
     )  # fmt: skip
 
 
@@ -254,13 +254,13 @@ def test_samples_that_are_no_numbers_count_as_silence(loaded: Any) -> None:
 
 
 @pytest.mark.usefixtures("verified_here")
-@pytest.mark.parametrize(("head", "hidden_units"), [("sigmoid", 0), ("softmax", 5)])
+@pytest.mark.parametrize(("scores", "hidden_units"), [("sigmoid", 0), ("softmax", 5)])
 def test_a_classifier_of_mixed_precision_is_exported_in_float32(
-    tmp_path: Path, head: str, hidden_units: int
+    tmp_path: Path, scores: str, hidden_units: int
 ) -> None:
-    mixed = made_classifier(head, "mixed_bfloat16", hidden_units)
+    mixed = made_classifier(scores, "mixed_bfloat16", hidden_units)
     facts = exported_to(tmp_path / "1", mixed)
-    assert facts["head"] == head
+    assert (facts["head"], facts["scores"]) == ("mlp" if hidden_units else "linear", scores)
     assert max(facts["verification"]["differences"].values()) < 1e-5
     patches = made_patches(made_waveform(3.2))
     outputs = verify.answers(tmp_path / "1", {"patches": patches})["outputs"]

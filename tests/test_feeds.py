@@ -33,8 +33,8 @@ LENGTHS = {"a": 96, "b": 300, "c": 1000, "d": 191, "e": 192}  # 17 windows
 
 def build(freeze: str, precision: str = "float32", embedding_activation: str = "relu") -> Classifier:
     return classifiers.build(
-        backbone="vggish-small", head="softmax", hidden_units=0, embedding_activation=embedding_activation,
-        freeze=freeze, classes=("A", "B", "C"), precision=precision, seed=1,
+        backbone="vggish-small", head="linear", scores="softmax", hidden_units=0,
+        embedding_activation=embedding_activation, freeze=freeze, classes=("A", "B", "C"), precision=precision, seed=1,
     )  # fmt: skip
 
 

@@ -7,9 +7,10 @@ from birdtune.errors import SettingsError
 from birdtune.model import heads
 
 
-def head(kind="softmax", n_classes=5, **changes):
-    settings = {"hidden_units": 0, "embedding_size": 128, "precision": "float32", "seed": 1}
-    return heads.build_head(kind, n_classes, **(settings | changes))
+def head(scores="softmax", n_classes=5, **changes):
+    named = {"head": "mlp" if changes.get("hidden_units") else "linear", "scores": scores}
+    settings = named | {"hidden_units": 0, "embedding_size": 128, "precision": "float32", "seed": 1}
+    return heads.build_head(n_classes=n_classes, **(settings | changes))
 
 
 def embeddings(n=6):
@@ -82,9 +83,10 @@ def test_the_seed_decides_the_weights():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "tanh"}, r"model\.head: tanh.*softmax, sigmoid"),
+        ({"scores": "tanh"}, r"model\.scores: tanh.*softmax, sigmoid"),
+        ({"head": "softmax"}, r"model\.head: softmax.*linear, mlp"),
         ({"n_classes": 1}, "at least 2 classes, and got 1"),
-        ({"hidden_units": -1}, "hidden-units: -1"),
+        ({"head": "mlp", "hidden_units": 0}, "hidden-units: 0"),
     ],
 )
 def test_settings_that_make_no_head_are_refused(arguments, message):

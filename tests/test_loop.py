@@ -28,10 +28,10 @@ CLASSES = ("A", "B", "C")
 RATES = TrainSettings(epochs=10, warmup_epochs=1, learning_rate=1e-3)
 
 
-def build(freeze: str = "none", head: str = "softmax", precision: str = "float32") -> Classifier:
+def build(freeze: str = "none", scores: str = "softmax", precision: str = "float32") -> Classifier:
     return classifiers.build(
-        backbone="vggish-small", head=head, hidden_units=0, embedding_activation="relu", freeze=freeze,
-        classes=CLASSES, precision=precision, seed=1,
+        backbone="vggish-small", head="linear", scores=scores, hidden_units=0, embedding_activation="relu",
+        freeze=freeze, classes=CLASSES, precision=precision, seed=1,
     )  # fmt: skip
 
 
@@ -146,11 +146,11 @@ def test_dropout_is_drawn_from_seed_and_position_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "precision"),
+    ("scores", "precision"),
     [("softmax", "float32"), ("sigmoid", "mixed_bfloat16"), ("softmax", "mixed_float16")],
 )
-def test_it_learns_what_can_be_learnt(head: str, precision: str) -> None:
-    trainer = trainer_of(build(head=head, precision=precision), precision=precision)
+def test_it_learns_what_can_be_learnt(scores: str, precision: str) -> None:
+    trainer = trainer_of(build(scores=scores, precision=precision), precision=precision)
     losses = []
     for position in range(25):
         loss, weight, gradients = trainer.gradients(batch_of(12, seed=position), position)

@@ -327,8 +327,8 @@ def test_without_a_trained_run_it_is_said_what_to_do(tmp_path: Path) -> None:
         ("train__precision", "float32"),
         ("model__backbone", "vggish-small"),
         ("model__freeze", "conv"),
-        ("model__head", "sigmoid"),
-        ("model__hidden_units", 100),
+        ("model__head", "mlp"),
+        ("model__scores", "sigmoid"),
         ("sound__resampler", "resampy"),
     ],
 )

@@ -24,7 +24,8 @@ CLASSES = ("Aquila_ficta", "Noise_noise", "Parus_ficta", "Sitta_ficta")
 def classifier(**changes):
     settings = {
         "backbone": "vggish-small",
-        "head": "softmax",
+        "head": "linear",
+        "scores": "softmax",
         "hidden_units": 0,
         "embedding_activation": "relu",
         "freeze": "none",
@@ -54,7 +55,7 @@ def loaded(folder, kind):
 
 @pytest.mark.parametrize("kind", ["checkpoint", "saved model"])
 @pytest.mark.parametrize(
-    ("head", "hidden_units", "activation", "precision"),
+    ("scores", "hidden_units", "activation", "precision"),
     [
         ("softmax", 0, "relu", "float32"),
         ("sigmoid", 100, "relu", "mixed_bfloat16"),
@@ -63,9 +64,14 @@ def loaded(folder, kind):
     ],
 )
 def test_the_export_computes_what_the_classifier_does(
-    tmp_path, kind, head, hidden_units, activation, precision
+    tmp_path, kind, scores, hidden_units, activation, precision
 ):
-    settings = {"head": head, "hidden_units": hidden_units, "embedding_activation": activation}
+    settings = {
+        "head": "mlp" if hidden_units else "linear",
+        "scores": scores,
+        "hidden_units": hidden_units,
+        "embedding_activation": activation,
+    }
     features = made.patches(5, seed=9)
     slim.export_slim(classifier(precision=precision, **settings), tmp_path / "out")
 
@@ -84,7 +90,7 @@ def test_the_export_computes_what_the_classifier_does(
 def exported(tmp_path_factory):
     """The export of a classifier such as jibjib's, and the classifier."""
     folder = tmp_path_factory.mktemp("slim") / "export"
-    model = classifier(head="sigmoid", hidden_units=100)
+    model = classifier(head="mlp", scores="sigmoid", hidden_units=100)
     slim.export_slim(model, folder)
     return folder, model
 

@@ -18,6 +18,8 @@ from birdtune.errors import shown
 
 ENVIRONMENT_PREFIX = "BIRDTUNE_"
 
+_HIDDEN_UNITS = 100
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -81,12 +83,26 @@ class ModelSettings(_Section):
         unset="INPUT/vggish_model.ckpt, INPUT/yamnet.h5 or .tflite",
     )
     freeze: str = _setting("none", "not trained: none, conv, all-but-head, or up to and with a layer's name")
-    head: Literal["softmax", "sigmoid"] = _setting("softmax", "one class a recording, or several at once")
-    hidden_units: int = _setting(
-        0, "units of a hidden layer before the classes; 0: none (jibjib: 100)", ge=0, le=65536
+    head: Literal["linear", "mlp"] = _setting("linear", "from embeddings to classes; mlp: by way of a hidden layer")
+    scores: Literal["softmax", "sigmoid"] = _setting("softmax", "one class a recording, or several at once")
+    hidden_units: int | None = _setting(
+        None, "width of the hidden layer, where the head has one", unset="100, as jibjib's", ge=1, le=65536
     )
     embedding_activation: Literal["relu", "none"] = _setting("relu", "after the last layer of the trunk")
     dropout: float = _setting(0.0, "share of embedding values dropped in training", ge=0, lt=1)
+
+
+    @pydantic.field_validator("head", mode="before")
+    @classmethod
+    def _not_the_kind_of_scores(cls, head: Any) -> Any:
+        if head in ("softmax", "sigmoid"):
+            raise ValueError(f"that is a kind of scores: give --model.scores {head}; the head itself is linear or mlp")
+        return head
+
+    @property
+    def head_units(self) -> int:
+        """Width of the head's hidden layer, 0 = it has none."""
+        return 0 if self.head == "linear" else self.hidden_units or _HIDDEN_UNITS
 
 
 class TrainSettings(_Section):
@@ -202,6 +218,15 @@ class Config(_Section):
             raise ValueError(
                 f"split.val-fraction {self.split.val_fraction:g} and split.test-fraction "
                 f"{self.split.test_fraction:g} leave nothing for training; together they must stay below 1"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _hidden_units_are_there(self) -> "Config":
+        if self.model.head == "linear" and self.model.hidden_units is not None:
+            raise ValueError(
+                f"model.hidden-units is {self.model.hidden_units}, and a linear head has no hidden layer; give "
+                "--model.head mlp, or leave the units out"
             )
         return self
 

@@ -111,7 +111,7 @@ class Stages:
             "constant_loss": constant_loss(
                 patches_per_class,
                 step.class_weights,
-                self.config.model.head,
+                self.config.model.scores,
                 label_smoothing=self.config.train.label_smoothing,
                 mixup=self.config.augment.mixup,
             ),
@@ -412,7 +412,8 @@ def build_classifier(
     return classifiers.build(
         backbone=config.model.backbone,
         head=config.model.head,
-        hidden_units=config.model.hidden_units,
+        scores=config.model.scores,
+        hidden_units=config.model.head_units,
         embedding_activation=config.model.embedding_activation,
         freeze=config.model.freeze,
         classes=classes,

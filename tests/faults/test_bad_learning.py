@@ -187,7 +187,7 @@ def test_training_that_diverges_ends_with_42_one_line_and_its_reason_everywhere_
 ) -> None:
     settings = (
         FROM_SCRATCH, "--train.learning-rate=10", "--train.warmup-epochs=0", "--train.weight-decay=0.99",
-        "--train.schedule=constant", "--model.hidden-units=100", "--model.head=sigmoid",
+        "--train.schedule=constant", "--model.head=mlp", "--model.scores=sigmoid",
     )  # fmt: skip
     for _ in range(2):
         done = birdtune("run", data, tmp_path / "out", *settings)

@@ -31,13 +31,18 @@ class Classifier:
 
     trunk: keras.Model
     head: keras.Model
-    kind: str  # "softmax" or "sigmoid"
+    kind: str  # of scores: "softmax" or "sigmoid"
     classes: tuple[str, ...]  # position = column of the scores
 
     @property
     def backbone(self) -> str:
         """The trunk's name in `trunks.TRUNKS`."""
         return str(self.trunk.name)
+
+    @property
+    def head_name(self) -> str:
+        """The head's name in `heads.HEADS`."""
+        return str(self.head.name)
 
     @property
     def front_end(self) -> FrontEnd:
@@ -79,6 +84,7 @@ def build(
     *,
     backbone: str,
     head: str,
+    scores: str,
     hidden_units: int,
     embedding_activation: str,
     freeze: str,
@@ -100,12 +106,13 @@ def build(
     top = heads.build_head(
         head,
         len(classes),
+        scores=scores,
         hidden_units=hidden_units,
         embedding_size=TRUNKS[backbone].embedding_size,
         precision=precision,
         seed=seed,
     )
-    return Classifier(trunk, top, head, tuple(classes))
+    return Classifier(trunk, top, scores, tuple(classes))
 
 
 def published(trunk: Trunk, variables: Mapping[str, npt.NDArray[np.float32]], classes: Sequence[str]) -> Classifier:
@@ -122,7 +129,8 @@ def published(trunk: Trunk, variables: Mapping[str, npt.NDArray[np.float32]], cl
     assert trunk.published is not None
     found = build(
         backbone=trunk.name,
-        head="sigmoid",
+        head="linear",
+        scores="sigmoid",
         hidden_units=0,
         embedding_activation=trunk.activations[0],
         freeze="none",
@@ -141,7 +149,8 @@ def in_float32(classifier: Classifier) -> Classifier:
     """A copy with the same weights that computes in float32, whatever precision it was trained in."""
     copy = build(
         backbone=classifier.backbone,
-        head=classifier.kind,
+        head=classifier.head_name,
+        scores=classifier.kind,
         hidden_units=classifier.hidden_units,
         embedding_activation=classifier.embedding_activation,
         freeze="none",

@@ -16,6 +16,7 @@ from birdtune.errors import SettingsError
 from birdtune.model.architecture import choose
 from birdtune.model.network import first_weights
 
+HEADS = ("linear", "mlp")
 KINDS: Mapping[str, Any] = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}
 
 # A fresh trunk's embeddings are some 10 in size; at He's scale of 2 the first logits would be as large,
@@ -24,34 +25,41 @@ _LOGITS_SCALE = 0.01
 
 
 def build_head(
-    kind: str, n_classes: int, *, hidden_units: int, embedding_size: int, precision: str, seed: int | None
+    head: str,
+    n_classes: int,
+    *,
+    scores: str,
+    hidden_units: int,
+    embedding_size: int,
+    precision: str,
+    seed: int | None,
 ) -> keras.Model:
     """The classifier on top of the embedding, with fresh weights.
 
     Args:
-        kind: "softmax" or "sigmoid".
+        head: "linear", or "mlp": with a ReLU layer in between.
         n_classes: outputs, at least 2.
-        hidden_units: width of a ReLU layer in between (jibjib: 100); 0 = none.
+        scores: "softmax" or "sigmoid"; the first biases depend on it.
+        hidden_units: width of the layer in between (jibjib: 100), where there is one.
         embedding_size: inputs.
         precision: a keras dtype policy for the hidden layer; the logits are always float32.
         seed: of the initial weights; None = zeros, for weights that are loaded next.
 
     Returns:
-        A model [N, embedding_size] → [N, n_classes] with the layers "hidden" (if any) and "logits".
+        A model [N, embedding_size] → [N, n_classes] with the layers "hidden" (if any) and "logits"; named as the head.
 
     Raises:
-        SettingsError: an unknown kind, fewer than two classes, or a negative width.
+        SettingsError: an unknown head or kind of scores, fewer than two classes, or no width.
     """
-    choose(kind, KINDS, "model.head")
+    choose(head, dict.fromkeys(HEADS), "model.head")
+    choose(scores, KINDS, "model.scores")
     if n_classes < 2:
         raise SettingsError(f"a classifier needs at least 2 classes, and got {n_classes}.")
-    if hidden_units < 0:
-        raise SettingsError(
-            f"model.hidden-units: {hidden_units} is negative. Give a width, or 0 for no hidden layer."
-        )
+    if head != "linear" and hidden_units < 1:
+        raise SettingsError(f"model.hidden-units: {hidden_units} is no width of a hidden layer. Give 1 or more.")
     embeddings = keras.Input((embedding_size,), dtype="float32", name="embedding")
     net = embeddings
-    if hidden_units:
+    if head == "mlp":
         net = keras.layers.Dense(
             hidden_units,
             activation="relu",
@@ -62,12 +70,12 @@ def build_head(
     logits = keras.layers.Dense(
         n_classes,
         kernel_initializer=first_weights(seed, "logits", scale=_LOGITS_SCALE),
-        bias_initializer=keras.initializers.Constant(_first_bias(kind, n_classes)),
+        bias_initializer=keras.initializers.Constant(_first_bias(scores, n_classes)),
         name="logits",
         # Losses and scores take exponentials of these: rounding them to half precision costs accuracy.
         dtype="float32",
     )(net)  # [N, n_classes]
-    return keras.Model(embeddings, logits, name="head")
+    return keras.Model(embeddings, logits, name=head)
 
 
 def _first_bias(kind: str, n_classes: int) -> float:
@@ -82,5 +90,5 @@ def scores(logits: Any, kind: str) -> Any:
     Raises:
         SettingsError: an unknown kind.
     """
-    choose(kind, KINDS, "model.head")
+    choose(kind, KINDS, "model.scores")
     return KINDS[kind](keras.ops.cast(logits, "float32"))

@@ -38,7 +38,7 @@ def patch_losses(logits: Any, labels: Any, kind: str, *, label_smoothing: float)
     Raises:
         SettingsError: an unknown kind.
     """
-    choose(kind, KINDS, "model.head")
+    choose(kind, KINDS, "model.scores")
     ops = keras.ops
     logits = ops.cast(logits, "float32")
     n_classes = logits.shape[-1]
@@ -87,7 +87,7 @@ def constant_loss(
     Raises:
         SettingsError: an unknown kind.
     """
-    choose(kind, KINDS, "model.head")
+    choose(kind, KINDS, "model.scores")
     shares = np.asarray(counts, np.float64) * np.asarray(weights, np.float64)
     shares = shares / shares.sum()  # [C]
     if kind == "softmax":

@@ -48,13 +48,14 @@ def _quiet() -> Iterator[None]:
 
 
 def build_graph(
-    backbone: str, *, embedding_activation: str, head: str, hidden_units: int, n_classes: int
+    backbone: str, *, embedding_activation: str, scores: str, hidden_units: int, n_classes: int
 ) -> None:
     """Add the classifier to the default graph, with tf-slim, under the names that jibjib's readers know.
 
     Args:
         backbone, embedding_activation: as `network.build_trunk`.
-        head, hidden_units, n_classes: as `heads.build_head`.
+        scores, n_classes: as `heads.build_head`.
+        hidden_units: of a layer before the classes; 0 = none.
     """
     zeros = tf.compat.v1.zeros_initializer()  # every weight is assigned next
     # Reference variables, not resource variables: TensorFlow 1 servers of any age read them.
@@ -65,8 +66,8 @@ def build_graph(
             if hidden_units:
                 net = slim.fully_connected(net, hidden_units, scope="fully_connected")
             logits = slim.fully_connected(net, n_classes, activation_fn=None, scope="logits")
-            scores = {"softmax": tf.nn.softmax, "sigmoid": tf.sigmoid}[head]
-            scores(logits, name="prediction")  # [N, C]
+            score = {"softmax": tf.nn.softmax, "sigmoid": tf.sigmoid}[scores]
+            score(logits, name="prediction")  # [N, C]
 
 
 def _trunk_graph(backbone: str, embedding_activation: str) -> tf.Tensor:
@@ -169,7 +170,7 @@ def _write(
         build_graph(
             classifier.backbone,
             embedding_activation=classifier.embedding_activation,
-            head=classifier.kind,
+            scores=classifier.kind,
             hidden_units=classifier.hidden_units,
             n_classes=len(classifier.classes),
         )
