@@ -35,6 +35,16 @@ def made_classifier(scores: str = "softmax", precision: str = "float32", hidden_
     )  # fmt: skip
 
 
+def made_attention() -> Any:
+    """A classifier that learnt to tell patches apart by how much they count."""
+    made = classifiers.build(
+        backbone="vggish-small", head="attention", scores="softmax", hidden_units=5, embedding_activation="relu",
+        freeze="none", classes=CLASSES, precision="float32", seed=3,
+    )  # fmt: skip
+    made.attention.get_layer("attention").kernel.assign([[5.0], [-5.0], [5.0], [-5.0], [5.0]])
+    return made
+
+
 def made_waveform(seconds: float, seed: int = 0) -> Any:
     """A sweep over noise: every patch of it looks different. [samples] float32"""
     t = np.arange(0, seconds, 1 / RATE_HZ)
@@ -115,11 +125,8 @@ def test_model_json_says_what_the_model_is_and_how_closely_it_was_verified(
     assert facts["version"] == 4
     assert facts["job"] == "test"
     assert facts["classes"] == list(CLASSES)
-    assert [facts[name] for name in ("backbone", "head", "embedding_activation")] == [
-        "vggish-small",
-        "softmax",
-        "relu",
-    ]
+    names = ("backbone", "head", "scores", "clip_pooling", "embedding_activation")
+    assert [facts[name] for name in names] == ["vggish-small", "mlp", "softmax", "mean", "relu"]
     assert facts["front_end"]["log_offset"] == 0.01
     assert facts["front_end"]["digest"] == VGGISH.digest
     assert facts["weights_sha256"] == classifiers.weights_sha256(classifiers.weights(classifier))
@@ -267,6 +274,21 @@ def test_a_classifier_of_mixed_precision_is_exported_in_float32(
     in_float32 = np.asarray(classifiers.in_float32(mixed).scores(patches)[0])
     np.testing.assert_allclose(outputs, in_float32, atol=1e-6)
     assert np.abs(outputs - np.asarray(mixed.scores(patches)[0])).max() > 1e-4  # bfloat16 is that far off
+
+
+def test_a_recording_is_scored_by_attention_in_a_fresh_process_too(tmp_path: Path) -> None:
+    trained = made_attention()
+    facts = exported_to(tmp_path / "1", trained)
+    assert (facts["head"], facts["clip_pooling"]) == ("attention", "attention")
+    assert {"clip_scores_0", "clip_scores_1"} < set(facts["verification"]["differences"])
+    model, waveform = verify.open_model(tmp_path / "1"), made_waveform(70.0)  # more than a piece of patches
+    answer = sound(tf.saved_model.load(str(tmp_path / "1")), waveform)
+    scores, embeddings = answer["patch_scores"], answer["embeddings"]
+    attention = np.asarray(model.attend(embeddings))
+    np.testing.assert_allclose(attention, np.asarray(trained.attend(embeddings)), atol=1e-4)
+    share = np.exp(attention) / np.exp(attention).sum()
+    np.testing.assert_allclose(answer["clip_scores"], share @ scores, atol=1e-5)
+    assert np.abs(answer["clip_scores"] - scores.mean(axis=0)).max() > 1e-3
 
 
 def test_the_training_side_leaves_the_setting_of_tf32_as_it_was(classifier: Any) -> None:
@@ -479,8 +501,8 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     ("facts", "message"),
     [
         ({"format": 99}, "of another format"),
-        ({"format": 1}, "KeyError"),
-        ({"format": 1, "classes": ["a"], "front_end": {"digest": VGGISH.digest}}, "cannot be loaded"),
+        ({"format": verify.FORMAT}, "KeyError"),
+        ({"format": verify.FORMAT, "classes": ["a"], "front_end": {"digest": VGGISH.digest}}, "cannot be loaded"),
     ],
 )
 def test_a_damaged_model_is_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:

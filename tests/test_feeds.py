@@ -15,6 +15,7 @@ from birdtune import storage
 from birdtune.config import TrainSettings
 from birdtune.dataset.activations import KeptWindows
 from birdtune.dataset.batches import Batches, Windows
+from birdtune.dataset.clips import ClipBatches
 from birdtune.errors import DivergedError, Interrupted, PassingError
 from birdtune.events import Interrupts, Journal
 from birdtune.model import classifier as classifiers
@@ -31,9 +32,11 @@ from birdtune.training.step import StepSettings, Trainer
 LENGTHS = {"a": 96, "b": 300, "c": 1000, "d": 191, "e": 192}  # 17 windows
 
 
-def build(freeze: str, precision: str = "float32", embedding_activation: str = "relu") -> Classifier:
+def build(
+    freeze: str, precision: str = "float32", embedding_activation: str = "relu", head: str = "linear"
+) -> Classifier:
     return classifiers.build(
-        backbone="vggish-small", head="linear", scores="softmax", hidden_units=0,
+        backbone="vggish-small", head=head, scores="softmax", hidden_units=8,
         embedding_activation=embedding_activation, freeze=freeze, classes=("A", "B", "C"), precision=precision, seed=1,
     )  # fmt: skip
 
@@ -120,17 +123,16 @@ def test_where_nothing_is_frozen_there_is_one_part(windows: Windows) -> None:
 
 def loop_of(
     folder: Path, windows: Windows, point: str, *, kept: bool = True, interrupts: Interrupts | None = None,
-    settings: TrainSettings | None = None, dropout: float = 0.3, memory: bool = True,
+    settings: TrainSettings | None = None, dropout: float = 0.3, memory: bool = True, head: str = "linear",
 ) -> Loop:  # fmt: skip
     settings = settings or TrainSettings(epochs=3, batch_size=4, learning_rate=1e-2, jit=True)
-    classifier = build(point)
+    classifier = build(point, head=head)
     feed = feeds.whole(classifier, windows)
     if kept:
         feed = frozen(classifier, windows).feed(windows, what="training")
         feed = in_memory(feed) if memory else feed
-    batches = Batches(
-        feed.source, batch_size=settings.batch_size, seed=settings.seed, jitter_frames=settings.jitter_frames
-    )
+    how = {"batch_size": settings.batch_size, "seed": settings.seed, "jitter_frames": settings.jitter_frames}
+    batches = ClipBatches(windows, feed.source, **how) if head == "attention" else Batches(feed.source, **how)
     return Loop(
         Trainer(classifier, settings, StepSettings(dropout, np.ones(3, np.float32), "float32"), feed), batches,
         settings, Checkpoints(folder / "checkpoints", settings.keep), validate=dict, journal=quiet(),
@@ -146,17 +148,20 @@ def weights_of(loop: Loop) -> dict[str, npt.NDArray[np.float32]]:
     return classifiers.weights(loop.trainer.classifier)
 
 
-@pytest.mark.parametrize("point", ["conv", "fc1_2", "all-but-head"])
+@pytest.mark.parametrize(
+    ("point", "head"),
+    [("conv", "linear"), ("fc1_2", "linear"), ("all-but-head", "linear"), ("fc1_2", "attention")],
+)
 def test_training_on_what_is_kept_is_training_on_the_sound(
-    tmp_path: Path, windows: Windows, point: str
+    tmp_path: Path, windows: Windows, point: str, head: str
 ) -> None:
     # Without dropout, whose masks XLA draws otherwise.
-    plain = loop_of(tmp_path / "plain", windows, point, kept=False, dropout=0.0)
+    plain = loop_of(tmp_path / "plain", windows, point, kept=False, dropout=0.0, head=head)
     begun = weights_of(plain)
-    kept = loop_of(tmp_path / "kept", windows, point, dropout=0.0)
+    kept = loop_of(tmp_path / "kept", windows, point, dropout=0.0, head=head)
     expected, state = plain.run(), kept.run()
     assert plain.trainer.updates_per_call == 1 and kept.trainer.updates_per_call > 1
-    assert state.updates == expected.updates == 3 * 5
+    assert state.updates == expected.updates == 3 * 5  # of 17 windows by four, or five recordings one by one
     for one, other in zip(state.history, expected.history, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
     for name, array in weights_of(plain).items():
@@ -164,18 +169,34 @@ def test_training_on_what_is_kept_is_training_on_the_sound(
         np.testing.assert_allclose(weights_of(kept)[name], array, atol=0.02 * moved, err_msg=name)
 
 
-@pytest.mark.parametrize(("leap", "stop_at"), [(1, 2), (2, 1), (2, 4), (256, 2)])
+@pytest.mark.parametrize(
+    ("leap", "stop_at", "head"),
+    [
+        (1, 2, "linear"), (2, 1, "linear"), (2, 4, "linear"), (256, 2, "linear"), (2, 4, "attention"),
+        (1, 7, "attention"),
+    ],
+)
 def test_a_stopped_run_goes_on_to_the_very_same_weights(
-    tmp_path: Path, windows: Windows, monkeypatch: pytest.MonkeyPatch, leap: int, stop_at: int
+    tmp_path: Path, windows: Windows, monkeypatch: pytest.MonkeyPatch, leap: int, stop_at: int, head: str
 ) -> None:
     monkeypatch.setattr("birdtune.training.step._MOST_UPDATES_A_CALL", leap)
-    straight = loop_of(tmp_path / "straight", windows, "all-but-head")
+    average = 0.8 if head == "attention" else 0.0
+    how: dict[str, Any] = {
+        "head": head, "settings": TrainSettings(epochs=3, batch_size=4, learning_rate=1e-2, average=average)
+    }  # fmt: skip
+    straight = loop_of(tmp_path / "straight", windows, "all-but-head", **how)
     expected = straight.run()
     with pytest.raises(Interrupted):
-        loop_of(tmp_path / "stopped", windows, "all-but-head", interrupts=StopAt(stop_at)).run()
-    resumed = loop_of(tmp_path / "stopped", windows, "all-but-head")
+        loop_of(tmp_path / "stopped", windows, "all-but-head", interrupts=StopAt(stop_at), **how).run()
+    resumed = loop_of(tmp_path / "stopped", windows, "all-but-head", **how)
     state = resumed.run()
     assert len({classifiers.weights_sha256(weights_of(loop)) for loop in (straight, resumed)}) == 1
+    bests = [loop.checkpoints.best() for loop in (straight, resumed)]
+    assert len({classifiers.weights_sha256(best) for best in bests}) == 1
+    newest, _ = resumed.checkpoints.newest()
+    assert newest is not None
+    is_raw = [np.array_equal(newest.weights[name], array) for name, array in weights_of(resumed).items()]
+    assert all(is_raw) == (not average)  # what is kept, judged and exported is the average, if there is one
     assert rows_without_times(state) == rows_without_times(expected)
 
 

@@ -1,10 +1,12 @@
 """Heads: logits from embeddings, scores from logits."""
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from birdtune.errors import SettingsError
-from birdtune.model import heads
+from birdtune.model import heads, losses
 
 
 def head(scores="softmax", n_classes=5, **changes):
@@ -84,7 +86,7 @@ def test_the_seed_decides_the_weights():
     ("arguments", "message"),
     [
         ({"scores": "tanh"}, r"model\.scores: tanh.*softmax, sigmoid"),
-        ({"head": "softmax"}, r"model\.head: softmax.*linear, mlp"),
+        ({"head": "softmax"}, r"model\.head: softmax.*linear, mlp, attention"),
         ({"n_classes": 1}, "at least 2 classes, and got 1"),
         ({"head": "mlp", "hidden_units": 0}, "hidden-units: 0"),
     ],
@@ -97,3 +99,57 @@ def test_settings_that_make_no_head_are_refused(arguments, message):
 def test_scores_of_an_unknown_kind_are_refused():
     with pytest.raises(SettingsError, match="softmax, sigmoid"):
         heads.scores(np.zeros((1, 2)), "none")
+
+
+# ---- attention ------------------------------------------------------------------------------------
+
+
+def patches_of(recordings=3, places=4, n_classes=5, size=3.0):
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, size, (recordings * places, n_classes)).astype(np.float32)
+    inside = np.arange(places) < np.array([[places], [2], [1]])[:recordings]
+    return logits, rng.normal(0, 2, recordings * places).astype(np.float32), inside
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_the_score_of_a_recording_is_the_mean_of_its_patches_scores_by_attention(kind):
+    logits, attention, inside = patches_of()
+
+    found = heads.scores(heads.clip_logits(logits, attention, inside, kind), kind).numpy()
+
+    of_patches = heads.scores(logits, kind).numpy().reshape(3, 4, 5)
+    for row, count in enumerate((4, 2, 1)):
+        share = np.exp(attention.reshape(3, 4)[row, :count])
+        expected = (share / share.sum()) @ of_patches[row, :count]
+        np.testing.assert_allclose(found[row], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_what_fills_up_a_recording_has_no_say(kind):
+    logits, attention, inside = patches_of()
+    other = np.where(inside.reshape(-1, 1), logits, 99.0), np.where(inside.reshape(-1), attention, 99.0)
+
+    found = heads.clip_logits(*(array.astype(np.float32) for array in other), inside, kind).numpy()
+
+    np.testing.assert_array_equal(found, heads.clip_logits(logits, attention, inside, kind).numpy())
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_however_sure_the_patches_are_the_gradients_are_finite(kind):
+    logits, attention, inside = (tf.constant(array) for array in patches_of(size=300.0))
+
+    with tf.GradientTape() as tape:
+        tape.watch([logits, attention])
+        found = heads.clip_logits(logits, attention, inside, kind)
+        loss = tf.reduce_sum(losses.patch_losses(found, [0, 1, 2], kind, label_smoothing=0.0))
+
+    assert np.isfinite(found.numpy()).all() and loss > 10
+    assert all(np.isfinite(gradient.numpy()).all() for gradient in tape.gradient(loss, [logits, attention]))
+
+
+def test_attention_begins_with_all_patches_alike_and_can_learn_to_tell_them_apart():
+    model = heads.build_attention(hidden_units=8, embedding_size=128, precision="float32", seed=1)
+
+    assert model(embeddings()).numpy().tolist() == [0.0] * 6
+    hidden = keras.Model(model.input, model.get_layer("hidden").output)(embeddings()).numpy()
+    assert np.ptp(hidden, axis=0).min() > 0.05  # neither dead nor saturated

@@ -23,24 +23,27 @@ ORDER = (
     "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure",
     "sound.ogg", "sound.audio", "sound.logmel", "sound.noise",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
-    "dataset.shards", "dataset.frames", "dataset.gather", "dataset.batches",
+    "dataset.shards", "dataset.frames", "dataset.gather", "dataset.batches", "dataset.clips",
     "dataset.augment", "dataset.activations",
     "model.architecture", "model.archive", "model.checkpoint", "model.tflite", "model.vggish", "model.yamnet",
     "model.trunks", "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
+    "results.scores",
     "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.convolution",
-    "training.feeds", "training.step", "training.loop", "training.scoring",
-    "results.scores", "results.metrics", "results.words", "results.doubts", "results.verdict", "results.figures",
+    "training.feeds", "training.optimizer", "training.step", "training.loop", "training.scoring",
+    "results.metrics", "results.words", "results.doubts", "results.verdict", "results.figures",
     "results.contact", "results.report", "results.tables",
     "results.verify", "results.export", "results.hearing", "results.predict",
-    "holder", "lock", "run", "facts", "stages", "check", "job", "apply", "demo_songs", "demo", "cli", "__main__",
+    "holder", "lock", "run", "facts", "stages", "check", "job", "compare", "apply", "demo_songs", "demo", "cli",
+    "__main__",
 )  # fmt: skip
 
 # The files that may load TensorFlow or Keras when they are imported. All others may be imported by anybody.
 HEAVY = frozenset(
     {
         "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
-        "training.devices", "training.curves", "training.convolution", "training.feeds", "training.step",
-        "training.loop", "training.scoring", "results.export", "stages", "apply",
+        "training.devices", "training.curves", "training.convolution", "training.feeds",
+        "training.optimizer", "training.step", "training.loop", "training.scoring",
+        "results.export", "stages", "compare", "apply",
     }
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """birdtune.results.metrics: figures that can be worked out by hand, and scikit-learn's as the measure."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from birdtune.errors import InputError
 from birdtune.results import metrics
 from birdtune.results.metrics import Draws, interval, judge
-from birdtune.results.scores import Scores, pool_mean, pool_sum_squares
+from birdtune.results.scores import Scores, pool_mean, pool_sum_squares, shares
 
 
 def make_scores(
@@ -62,6 +63,17 @@ PERFECT = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 3]
 def test_mean_pooling_averages_the_patches_of_a_recording_in_any_order() -> None:
     scores = make_scores([[0.2, 0.8], [0.5, 0.5], [0.6, 0.4]], [0, 1], patch_recording=[0, 1, 0])
     np.testing.assert_allclose(pool_mean(scores), [[0.4, 0.6], [0.5, 0.5]], rtol=1e-6)
+
+
+def test_patches_with_weights_are_averaged_by_them(tmp_path: Path) -> None:
+    plain = make_scores([[0.2, 0.8], [0.5, 0.5], [0.6, 0.4]], [0, 1], patch_recording=[0, 1, 0])
+    attention = np.log(np.float32([3, 8, 1])) + 500  # whose exponentials no float32 holds
+    scores = replace(plain, patch_weight=shares(attention, plain.patch_recording))
+    scores.save(tmp_path / "s.npz")
+    for found in (scores, Scores.load(tmp_path / "s.npz")):
+        np.testing.assert_allclose(pool_mean(found), [[0.3, 0.7], [0.5, 0.5]], rtol=1e-4)
+    with pytest.raises(ValueError, match="sum to 1"):
+        replace(plain, patch_weight=np.float32([1, 1, 1]))
 
 
 def test_squares_pooling_lets_one_loud_call_outweigh_many_faint_ones() -> None:

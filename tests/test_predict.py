@@ -71,6 +71,9 @@ class Ears:
         levels = mean_bands(patches)[:, 10 : 10 * len(self.classes) + 1 : 10]
         return 1 / (1 + np.exp(-levels)), mean_bands(patches)
 
+    def attend(self, embeddings: Any) -> Any:
+        return np.zeros(len(embeddings), np.float32)
+
 
 # ---- embeddings ---------------------------------------------------------------------------------
 
@@ -330,6 +333,7 @@ def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
 
 def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
     class Late:
+        weights = np.ones(4, np.float32)
         classes = ("a", "b")
         front_end = VGGISH
 
@@ -337,10 +341,17 @@ def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
             assert len(patches) == 4
             return np.array([[0.9, 0.1], [0.1, 0.6], [0.1, 0.95], [0.2, 0.8]], np.float32), None
 
+        def attend(self, embeddings: Any) -> Any:
+            return np.log(self.weights)
+
     predict_files([write_sound(tmp_path / "a.wav", 4.0)], Late(), tmp_path / "p.csv")
     (row,) = rows_of(tmp_path / "p.csv")
     assert (row["class"], row["score"], row["at_s"]) == ("b", "0.6125", "1.92")
     assert "class_3" not in row
+    Late.weights = np.float32([7, 1, 1, 1])  # by attention the first patch counts as much as seven of the others
+    predict_files([write_sound(tmp_path / "a.wav", 4.0)], Late(), tmp_path / "p.csv")
+    (row,) = rows_of(tmp_path / "p.csv")
+    assert (row["class"], row["score"], row["at_s"]) == ("a", "0.67", "0.0")
 
 
 def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def _job(until: str) -> Callable[[Config, argparse.Namespace, Journal, Interrupt
             from birdtune.model.trunks import require_tensorflow_1
 
             if to_slim:
-                require_tensorflow_1(config.model.backbone)  # before the job, not after
+                require_tensorflow_1(config.model.backbone, config.model.head)  # before the job, not after
             code = job.run(config, journal, interrupts, until=until)
             if to_slim:
                 load_tensorflow()
@@ -186,6 +186,14 @@ def _check(config: Config, options: argparse.Namespace, journal: Journal, interr
     from birdtune.check import check
 
     return _heard(check(config, journal, interrupts), journal)
+
+
+def _compare(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    with alone_in(config.output, journal):
+        load_tensorflow()
+        from birdtune.compare import compare
+
+        return compare(config, journal, interrupts)
 
 
 def _predict(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
@@ -267,6 +275,7 @@ COMMANDS: dict[str, Command] = {
         _export_arguments, "[--format keras|slim]",
     ),
     "report": Command("up to the report", _job("report")),
+    "compare": Command("which head suits the data, by cross-validation on train and val; trains no model", _compare),
     "predict": Command(
         "score files with the newest model: --out CSV, one row a recording; --patches CSV, one a patch", _predict,
         _file_arguments("predictions.csv", patches=True),

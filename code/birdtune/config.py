@@ -83,7 +83,9 @@ class ModelSettings(_Section):
         unset="INPUT/vggish_model.ckpt, INPUT/yamnet.h5 or .tflite",
     )
     freeze: str = _setting("none", "not trained: none, conv, all-but-head, or up to and with a layer's name")
-    head: Literal["linear", "mlp"] = _setting("linear", "from embeddings to classes; mlp: by way of a hidden layer")
+    head: Literal["linear", "mlp", "attention"] = _setting(
+        "linear", "embeddings to classes; mlp: by a hidden layer; attention: learns which patches of a recording count"
+    )
     scores: Literal["softmax", "sigmoid"] = _setting("softmax", "one class a recording, or several at once")
     hidden_units: int | None = _setting(
         None, "width of the hidden layer, where the head has one", unset="100, as jibjib's", ge=1, le=65536
@@ -96,7 +98,9 @@ class ModelSettings(_Section):
     @classmethod
     def _not_the_kind_of_scores(cls, head: Any) -> Any:
         if head in ("softmax", "sigmoid"):
-            raise ValueError(f"that is a kind of scores: give --model.scores {head}; the head itself is linear or mlp")
+            raise ValueError(
+                f"that is a kind of scores: give --model.scores {head}; the head itself is linear, mlp or attention"
+            )
         return head
 
     @property
@@ -115,7 +119,14 @@ class TrainSettings(_Section):
         "auto", "arithmetic of the layers; auto: the fast one on this machine"
     )
     seed: int = _setting(1, "order of batches, first weights, dropout", ge=0, lt=2**32)
-    learning_rate: float = _setting(1e-4, "of Adam, at its highest", gt=0, le=10)
+    learning_rate: float = _setting(1e-4, "of Adam for the trunk, at its highest", gt=0, le=10)
+    head_rate: float = _setting(10.0, "the head's learning rate, times that of the trunk", gt=0, le=10_000)
+    layer_decay: float = _setting(
+        1.0, "each layer of the trunk is trained with this share of the rate of the next one", gt=0, le=1
+    )
+    average: float = _setting(
+        0.0, "weights are averaged, each update keeping this share of the average; 0: they are not", ge=0, lt=1
+    )
     epsilon: float = _setting(1e-8, "of Adam, against division by zero", gt=0, le=1)
     schedule: Literal["cosine", "constant"] = _setting("cosine", "of the learning rate, after the warm-up")
     warmup_epochs: float = _setting(0.5, "rising from zero to the learning rate", unit="epochs", ge=0)
@@ -227,6 +238,15 @@ class Config(_Section):
             raise ValueError(
                 f"model.hidden-units is {self.model.hidden_units}, and a linear head has no hidden layer; give "
                 "--model.head mlp, or leave the units out"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _attention_is_not_augmented(self) -> "Config":
+        if self.model.head == "attention" and self.augment != AugmentSettings():
+            raise ValueError(
+                "augmentation changes and mixes single patches, and the attention head learns from whole recordings; "
+                "leave the settings of augment out, or give --model.head linear or mlp"
             )
         return self
 

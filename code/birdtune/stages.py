@@ -19,6 +19,7 @@ from birdtune.config import Config
 from birdtune.dataset import augment
 from birdtune.dataset.augment import Augmenter
 from birdtune.dataset.batches import Batches, Source, Windows
+from birdtune.dataset.clips import ClipBatches
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import Recording
@@ -40,7 +41,7 @@ from birdtune.training import devices, signs
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.feeds import Feed, Frozen, in_memory
 from birdtune.training.loop import Loop
-from birdtune.training.scoring import Scorer, make_scorer, noting, score_windows
+from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
 from birdtune.training.step import StepSettings, Trainer
 
 # The example that an export is verified with: long enough for several patches, short enough to be quick.
@@ -94,22 +95,29 @@ class Stages:
         self._warn(found)
 
     def _step(self, windows: Windows, precision: str) -> StepSettings:
-        patches_per_class = np.bincount(windows.label, minlength=len(self.dataset.classes))
+        examples_per_class = self._examples_per_class(windows)
         return StepSettings(
             dropout=self.config.model.dropout,
-            class_weights=class_weights(patches_per_class, self.config.train.class_weight_alpha),
+            class_weights=class_weights(examples_per_class, self.config.train.class_weight_alpha),
             precision=precision,
         )
 
+    def _examples_per_class(self, windows: Windows) -> npt.NDArray[np.int64]:
+        """What the loss counts: patches, or, where patches of a recording are weighed, recordings. [C]"""
+        n_classes = len(self.dataset.classes)
+        if self.config.model.head != "attention":
+            return np.bincount(windows.label, minlength=n_classes)
+        first = np.cumsum(windows.per_recording) - windows.per_recording
+        return np.bincount(windows.label[first], minlength=n_classes)
+
     def _before_training(self, part: list[Recording], windows: Windows, step: StepSettings) -> dict[str, Any]:
         """What history.json says of the time before the first epoch; what is wrong already is told."""
-        patches_per_class = np.bincount(windows.label, minlength=len(self.dataset.classes))
         contents = [recording.content for recording in part]
         trained = {
             "best_epoch": None,
             "epochs": [],
             "constant_loss": constant_loss(
-                patches_per_class,
+                self._examples_per_class(windows),
                 step.class_weights,
                 self.config.model.scores,
                 label_smoothing=self.config.train.label_smoothing,
@@ -128,13 +136,15 @@ class Stages:
     ) -> Loop:
         settings = self.config.train
         feed, validate = self._feeds(classifier, windows, step.precision)
-        batches = Batches(
-            feed.source,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            jitter_frames=settings.jitter_frames,
-            augment=self._augmenter(windows),
-        )
+        sizes = {
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            "jitter_frames": settings.jitter_frames,
+        }
+        if classifier.attention is not None:
+            batches: Batches | ClipBatches = ClipBatches(windows, feed.source, **sizes)
+        else:
+            batches = Batches(feed.source, **sizes, augment=self._augmenter(windows))
         self.journal.say(
             f"  {len(windows):,} patches, {len(batches):,} batches an epoch, "
             f"{sum(int(np.prod(v.shape)) for v in classifier.trainable_variables):,} weights to train"
@@ -172,7 +182,7 @@ class Stages:
             windows,
             seed=self.config.train.seed,
             n_classes=len(classes),
-            kind=self.config.model.head,
+            kind=self.config.model.scores,
             backgrounds=backgrounds,
         )
 
@@ -240,7 +250,7 @@ class Stages:
         scorer = make_scorer(classifier, feed.embed)
 
         def validate() -> Mapping[str, float | None]:
-            scores, live = self._score(scorer, windows, part, source=feed.source)
+            scores, live = self._score(classifier, scorer, windows, part, source=feed.source)
             figures = {**_quick_look(scores), "live_embeddings": live}
             return {f"val_{name}": value for name, value in figures.items()}
 
@@ -253,6 +263,7 @@ class Stages:
 
     def _score(
         self,
+        classifier: Classifier,
         scorer: Scorer,
         windows: Windows,
         part: list[Recording],
@@ -262,13 +273,15 @@ class Stages:
         """Scores of some recordings, and how many units of the embedding depend on what is heard.
 
         Args:
+            scorer: of the classifier.
             source: what the scorer is given of the windows, if not their frames.
 
         Raises:
             DivergedError: the weights are so large that scores are NaN or infinite.
         """
         live = signs.LiveUnits()
-        watched = noting(scorer, live.note)
+        attention = Attention(classifier)
+        watched = noting(noting(scorer, live.note), attention.note)
         found = score_windows(
             watched, source or windows, self.config.evaluate.batch_size, self.interrupts, advance
         )
@@ -285,6 +298,7 @@ class Stages:
             patch_scores=found,
             patch_recording=windows.recording.astype(np.int64),
             patch_start_s=windows.start_s,
+            patch_weight=attention.shares(windows.recording),
         )
         return scores, live.count()
 
@@ -307,7 +321,7 @@ class Stages:
                 continue
             windows = self._windows(part)
             with self.journal.progress(f"scoring {name}", len(windows), "patches") as progress:
-                scores, live = self._score(scorer, windows, part, progress.advance)
+                scores, live = self._score(classifier, scorer, windows, part, progress.advance)
             scores.save(self.run.reports / f"scores-{name}.npz")
             judged[name] = {
                 **metrics.judge(

@@ -28,6 +28,8 @@ class Batch:
     labels: npt.NDArray[Any]  # [batch] int32; of mixed sounds the share of each class, [batch, C] float32
     weights: npt.NDArray[np.float32]  # [batch]
     windows: npt.NDArray[np.int64]  # [batch] which window each row is
+    # Where an example is several patches (clips.py), `patches` and `windows` have all, one example after another.
+    inside: npt.NDArray[np.bool_] | None = None  # [batch, places] which are not only there to fill up
 
 
 class Augment(Protocol):

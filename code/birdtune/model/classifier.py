@@ -33,6 +33,7 @@ class Classifier:
     head: keras.Model
     kind: str  # of scores: "softmax" or "sigmoid"
     classes: tuple[str, ...]  # position = column of the scores
+    attention: keras.Model | None = None  # embeddings → how much each patch counts; None: all alike
 
     @property
     def backbone(self) -> str:
@@ -42,7 +43,7 @@ class Classifier:
     @property
     def head_name(self) -> str:
         """The head's name in `heads.HEADS`."""
-        return str(self.head.name)
+        return "attention" if self.attention is not None else str(self.head.name)
 
     @property
     def front_end(self) -> FrontEnd:
@@ -58,17 +59,24 @@ class Classifier:
     @property
     def hidden_units(self) -> int:
         """Width of the head's hidden layer, 0 = none."""
-        return next((int(layer.units) for layer in self.head.layers if layer.name == "hidden"), 0)
+        layers = (self.attention or self.head).layers
+        return next((int(layer.units) for layer in layers if layer.name == "hidden"), 0)
+
+    @property
+    def parts(self) -> dict[str, keras.Model]:
+        """The networks it is made of, by the names under which their weights are kept."""
+        found = {"trunk": self.trunk, "head": self.head}
+        return found if self.attention is None else {**found, "attention": self.attention}
 
     @property
     def variables(self) -> list[keras.Variable]:
         """All weights, trunk first."""
-        return [*self.trunk.variables, *self.head.variables]
+        return [variable for part in self.parts.values() for variable in part.variables]
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
         """The weights that are not frozen, trunk first."""
-        return [*self.trunk.trainable_variables, *self.head.trainable_variables]
+        return [variable for part in self.parts.values() for variable in part.trainable_variables]
 
     def embed(self, patches: Any) -> Any:
         """Patches [N, 96, 64] → embeddings [N, K] float32."""
@@ -78,6 +86,13 @@ class Classifier:
         """Patches [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32."""
         embeddings = self.embed(patches)
         return heads.scores(self.head(embeddings), self.kind), embeddings
+
+    def attend(self, embeddings: Any) -> Any:
+        """Embeddings [N, K] → how much each patch counts beside the others of its recording [N] float32.
+
+        Weights of a mean over patches are its softmax over them.
+        """
+        return keras.ops.zeros_like(embeddings[:, 0]) if self.attention is None else self.attention(embeddings)
 
 
 def build(
@@ -103,16 +118,31 @@ def build(
         backbone, embedding_activation=embedding_activation, precision=precision, seed=seed
     )
     network.freeze(trunk, freeze)
-    top = heads.build_head(
-        head,
-        len(classes),
-        scores=scores,
-        hidden_units=hidden_units,
-        embedding_size=TRUNKS[backbone].embedding_size,
-        precision=precision,
-        seed=seed,
+    return on_trunk(
+        trunk, head=head, scores=scores, hidden_units=hidden_units, classes=classes, precision=precision, seed=seed
     )
-    return Classifier(trunk, top, scores, tuple(classes))
+
+
+def on_trunk(
+    trunk: keras.Model,
+    *,
+    head: str,
+    scores: str,
+    hidden_units: int,
+    classes: Sequence[str],
+    precision: str,
+    seed: int | None,
+) -> Classifier:
+    """A trunk that is there with a fresh head; arguments as `build`."""
+    sizes: dict[str, Any] = {
+        "hidden_units": hidden_units,
+        "embedding_size": TRUNKS[trunk.name].embedding_size,
+        "precision": precision,
+        "seed": seed,
+    }
+    top = heads.build_head(head, len(classes), scores=scores, **sizes)
+    attention = heads.build_attention(**sizes) if head == "attention" else None
+    return Classifier(trunk, top, scores, tuple(classes), attention)
 
 
 def published(trunk: Trunk, variables: Mapping[str, npt.NDArray[np.float32]], classes: Sequence[str]) -> Classifier:
@@ -163,7 +193,7 @@ def in_float32(classifier: Classifier) -> Classifier:
 
 
 def _named(classifier: Classifier) -> Iterator[tuple[str, keras.Variable]]:
-    for part, model in (("trunk", classifier.trunk), ("head", classifier.head)):
+    for part, model in classifier.parts.items():
         for layer in model.layers:
             for variable in layer.weights:
                 yield f"{part}/{layer.name}/{variable.name}", variable

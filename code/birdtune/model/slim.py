@@ -116,7 +116,7 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
         InputError: other files stand in the folder, or it cannot be written.
         PassingError: the disk is full.
     """
-    require_tensorflow_1(classifier.backbone)
+    require_tensorflow_1(classifier.backbone, classifier.head_name)
     _refuse_other_files(folder)
     # On the CPU on both sides: GPUs round their products (TF32) by more than the tolerance.
     with keras.device("cpu"):

@@ -40,12 +40,17 @@ def checkpoint_path(config: Config) -> Path | None:
     )
 
 
-def require_tensorflow_1(backbone: str) -> None:
-    """Refuse a trunk of which there is no graph for TensorFlow 1.
+def require_tensorflow_1(backbone: str, head: str) -> None:
+    """Refuse a trunk or a head of which there is no graph for TensorFlow 1.
 
     Raises:
         SettingsError: naming those of which there is one.
     """
+    if head == "attention":
+        raise SettingsError(
+            "--format slim: TensorFlow 1 graphs score patches, and model.head attention scores recordings. What reads "
+            "TensorFlow 1 alone needs --model.head linear or mlp."
+        )
     if not TRUNKS[backbone].has_tensorflow_1:
         known = ", ".join(name for name, trunk in TRUNKS.items() if trunk.has_tensorflow_1)
         raise SettingsError(

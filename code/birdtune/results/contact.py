@@ -77,7 +77,7 @@ def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store:
         windows,
         seed=config.train.seed,
         n_classes=len(dataset.classes),
-        kind=config.model.head,
+        kind=config.model.scores,
         backgrounds=backgrounds,
     )
     return sheet(augmenter, loud_windows(windows, backgrounds), np.arange(len(windows)))

@@ -25,6 +25,7 @@ import tensorflow as tf
 from birdtune.errors import ExportError, shown
 from birdtune.files import make_folder, new_folder, write_bytes, write_csv, write_json
 from birdtune.model.classifier import Classifier, in_float32, weights, weights_sha256
+from birdtune.results.scores import shares
 from birdtune.results.verify import FORMAT, fresh_answers
 from birdtune.sound.logmel import FrontEnd, frames_of, hann_window, mel_matrix
 
@@ -135,7 +136,7 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
         "scores": classifier.kind,
         "embedding_activation": classifier.embedding_activation,
         "front_end": {**asdict(spec), "digest": spec.digest},
-        "clip_pooling": "mean",
+        "clip_pooling": "mean" if classifier.attention is None else "attention",
         "precision": "float32",
         "weights_sha256": weights_sha256(weights(classifier)),
         "tensorflow": tf.__version__,
@@ -159,7 +160,7 @@ def graph_log_mel(waveform: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
 
 
 def _module(classifier: Classifier) -> tf.Module:
-    """What is saved: the variables, and `patches`, `serving_default` and `sound` as functions of them."""
+    """What is saved: the variables, and `patches`, `attention`, `serving_default` and `sound` as functions of them."""
     module = tf.Module()
     # The bare variables, not the Keras models: those would save their layers' call functions as well.
     module.weights = [variable.value for variable in classifier.variables]
@@ -177,6 +178,8 @@ def _module(classifier: Classifier) -> tf.Module:
     def serve_sound(waveform: tf.Tensor) -> dict[str, tf.Tensor]:
         return _serve_sound(classifier, waveform)
 
+    embeddings = tf.TensorSpec([None, classifier.trunk.output_shape[-1]], tf.float32, name="embeddings")
+    module.attention = tf.function(classifier.attend, input_signature=[embeddings], autograph=False)
     module.patches = tf.function(scores_of, input_signature=[inputs], autograph=False)
     module.serving_default = tf.function(serve_patches, input_signature=[inputs], autograph=False)
     module.sound = tf.function(serve_sound, input_signature=[waveform], autograph=False)
@@ -210,11 +213,20 @@ def _serve_sound(classifier: Classifier, waveform: tf.Tensor) -> dict[str, tf.Te
         lambda number, *_: number < n_pieces, piece, (tf.constant(0), *empty), parallel_iterations=1
     )
     patch_scores = scores.concat()  # [P, C]
+    patch_embeddings = embeddings.concat()  # [P, K]
     return {
         "patch_scores": patch_scores,
-        "clip_scores": tf.reduce_mean(patch_scores, axis=0),  # [C]
-        "embeddings": embeddings.concat(),  # [P, K]
+        "clip_scores": _pooled(classifier, patch_scores, patch_embeddings),  # [C]
+        "embeddings": patch_embeddings,
     }
+
+
+def _pooled(classifier: Classifier, patch_scores: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
+    """The score of a recording: the mean over its patches, by attention where the head has one. [C]"""
+    if classifier.attention is None:
+        return tf.reduce_mean(patch_scores, axis=0)
+    share = tf.nn.softmax(classifier.attend(embeddings))  # [P]
+    return tf.reduce_sum(share[:, None] * patch_scores, axis=0)
 
 
 def _padded_samples(n_samples: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
@@ -294,7 +306,8 @@ def _expected_answers(
         patches = np.stack([frames[start : start + spec.patch_frames] for start in starts])  # [P, 96, 64]
         scores, embeddings = _score(classifier, patches)
         wanted[f"patch_scores_{number}"] = scores
-        wanted[f"clip_scores_{number}"] = scores.mean(axis=0)
+        share = shares(np.asarray(classifier.attend(embeddings)), np.zeros(len(scores), np.int64))  # [P]
+        wanted[f"clip_scores_{number}"] = share @ scores
         wanted[f"embeddings_{number}"] = embeddings
     return wanted
 

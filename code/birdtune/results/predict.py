@@ -24,6 +24,7 @@ import numpy.typing as npt
 from birdtune.errors import UsageError, shown
 from birdtune.files import try_to_write, write_bytes, write_csv
 from birdtune.results.hearing import Cutter, Floats, Heard, Unused, hear
+from birdtune.results.scores import shares
 from birdtune.results.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.results.verify import open_model as open_model
 from birdtune.sound.audio import FOREIGN_ENDINGS, SOUND_ENDINGS
@@ -59,6 +60,10 @@ class Scorer(Protocol):
 
     def scores(self, patches: Any, /) -> tuple[Any, Any]:
         """Patches [n, 96, 64] float32 → scores [n, C] and embeddings [n, K]."""
+        ...
+
+    def attend(self, embeddings: Any, /) -> Any:
+        """Embeddings [n, K] → how much each patch counts beside the others of its sound [n]."""
         ...
 
 
@@ -207,8 +212,9 @@ def predict_files(
         files, resampler, hop_frames, batch_size, longest_s, check: as `embed_files`.
         classifier: an exported or a trained one.
         out: CSV, one row a file: `file`, `duration_s`, `patches`; `class` and `score` of the best class by
-            the mean over the patches, and of the next ones (`class_2`, `score_2` …); `at_s`, the second
-            from which on the best class is heard best; and a column `score:<class>` for every class.
+            the mean over the patches (by attention, where the head has one), and of the next ones (`class_2`,
+            `score_2` …); `at_s`, the second from which on the best class is heard best; and a column
+            `score:<class>` for every class.
         patches_out: CSV, one row a patch: `file`, `start_s`, `end_s`, and the best classes as above.
 
     Raises:
@@ -226,7 +232,7 @@ def predict_files(
         nonlocal n_patches
         front_end = classifier.front_end
         cutter = Cutter(resampler, hop_frames or front_end.patch_hop, longest_s, front_end)
-        for item in hear(paths, lambda patches: classifier.scores(patches)[0], cutter, batch_size, check):
+        for item in hear(paths, _judged_by(classifier), cutter, batch_size, check):
             if isinstance(item, Unused):
                 problems.append(item)
                 continue
@@ -245,6 +251,16 @@ def predict_files(
     return Outcome(len(sounds), n_patches, tuple(problems))
 
 
+def _judged_by(classifier: Scorer) -> Callable[[Floats], Floats]:
+    """From patches [n, 96, 64] to their scores and, in a column of its own, how much each counts. [n, C + 1]"""
+
+    def judge(patches: Floats) -> Floats:
+        scores, embeddings = classifier.scores(patches)
+        return np.column_stack([np.asarray(scores), np.asarray(classifier.attend(embeddings))])
+
+    return judge
+
+
 def _best(scores: Floats, classes: Sequence[str]) -> dict[str, object]:
     """The best classes of [C] scores, the first of equals first."""
     row: dict[str, object] = {}
@@ -256,8 +272,9 @@ def _best(scores: Floats, classes: Sequence[str]) -> dict[str, object]:
 
 
 def _sound_row(item: Heard, classes: Sequence[str]) -> dict[str, object]:
-    mean = item.results.mean(axis=0)  # [C]
-    clearest = int(item.results[:, int(mean.argmax())].argmax())
+    scores, attention = item.results[:, :-1], item.results[:, -1]
+    mean = shares(attention, np.zeros(len(attention), np.int64)) @ scores  # [C]
+    clearest = int(scores[:, int(mean.argmax())].argmax())
     return {
         "file": item.name,
         "duration_s": round(item.duration_s, 3),
@@ -270,6 +287,6 @@ def _sound_row(item: Heard, classes: Sequence[str]) -> dict[str, object]:
 
 def _patch_rows(item: Heard, classes: Sequence[str], spec: FrontEnd) -> Iterator[dict[str, object]]:
     patch_s = spec.patch_samples / spec.rate_hz
-    for start_s, scores in zip(item.start_s.tolist(), item.results, strict=True):
+    for start_s, scores in zip(item.start_s.tolist(), item.results[:, :-1], strict=True):
         end_s = round(min(start_s + patch_s, item.duration_s), 3)
         yield {"file": item.name, "start_s": round(start_s, 2), "end_s": end_s, **_best(scores, classes)}

@@ -36,6 +36,8 @@ class Scores:
         patch_scores: [P, C] float32, 0…1.
         patch_recording: [P] int64, which recording a patch belongs to; every recording has a patch.
         patch_start_s: [P] float32, where the patch starts in its recording, in seconds.
+        patch_weight: [P] float32, its share in the score of its recording, over whose patches they sum to 1; None:
+            all patches of a recording count alike.
 
     Raises:
         ValueError: shapes, labels or scores that no stage of birdtune should make.
@@ -48,6 +50,7 @@ class Scores:
     patch_scores: npt.NDArray[np.float32]
     patch_recording: Ints
     patch_start_s: npt.NDArray[np.float32]
+    patch_weight: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n, c, p = len(self.recordings), len(self.classes), len(self.patch_recording)
@@ -58,6 +61,10 @@ class Scores:
             raise ValueError(f"labels {self.labels.min()}…{self.labels.max()} are not columns of {c} classes")
         if not np.array_equal(np.unique(self.patch_recording), np.arange(n)):
             raise ValueError(f"every one of {n} recordings must have a patch, and every patch a recording")
+        if self.patch_weight is not None:
+            sums = np.bincount(self.patch_recording, weights=self.patch_weight, minlength=n)
+            if self.patch_weight.shape != (p,) or not np.allclose(sums, 1.0, atol=1e-3):
+                raise ValueError(f"weights of {p} patches come as {self.patch_weight.shape}, or do not sum to 1")
         if not np.isfinite(self.patch_scores).all():
             raise ValueError(f"{int((~np.isfinite(self.patch_scores)).sum())} scores are NaN or infinite")
 
@@ -69,6 +76,7 @@ class Scores:
             for field in _TEXT_FIELDS
         }
         arrays |= {field: getattr(self, field) for field in _ARRAY_FIELDS}
+        arrays |= {} if self.patch_weight is None else {"patch_weight": self.patch_weight}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_bytes(path, buffer.getvalue())
@@ -83,6 +91,7 @@ class Scores:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 fields: dict[str, Any] = {field: archive[field] for field in _ARRAY_FIELDS}
+                fields["patch_weight"] = archive["patch_weight"] if "patch_weight" in archive.files else None
                 fields |= {field: tuple(json.loads(archive[field].tobytes())) for field in _TEXT_FIELDS}
             return cls(**fields)
         except Exception as fault:  # whatever zipfile and numpy make of a damaged file
@@ -94,7 +103,10 @@ class Scores:
 
 
 def pool_mean(scores: Scores) -> Floats:
-    """Mean over the patches of a recording. [N, C], 0…1"""
+    """Mean over the patches of a recording, weighted where they have weights. [N, C], 0…1"""
+    if scores.patch_weight is not None:
+        weight = scores.patch_weight.astype(np.float64)
+        return _pool(scores, lambda column: weight * column)
     patches = np.bincount(scores.patch_recording, minlength=len(scores.recordings))  # [N]
     return _pool(scores) / patches[:, None]
 
@@ -102,6 +114,19 @@ def pool_mean(scores: Scores) -> Floats:
 def pool_sum_squares(scores: Scores) -> Floats:
     """Σ p² over the patches of a recording, as jibjib-query pools: the longer, the larger. [N, C]"""
     return _pool(scores, np.square)
+
+
+def shares(attention: npt.NDArray[np.float32], recording: Ints) -> npt.NDArray[np.float32]:
+    """Softmax over the patches of each recording: what a patch's attention makes of its share in the score. [P]
+
+    Args:
+        attention: [P] `Classifier.attend`.
+        recording: [P] numbers from 0 on; each has a patch.
+    """
+    highest = np.full(int(recording.max(initial=-1)) + 1, -np.inf)
+    np.maximum.at(highest, recording, attention)
+    raised = np.exp(attention - highest[recording])
+    return np.asarray(raised / np.bincount(recording, weights=raised)[recording], np.float32)
 
 
 def _pool(scores: Scores, of: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] = np.asarray) -> Floats:

@@ -37,7 +37,7 @@ from birdtune.sound.logmel import FRONT_ENDS, FrontEnd
 Floats = npt.NDArray[np.float32]
 
 # Of `model.json`: raised when a reader of an older one would misunderstand it.
-FORMAT = 1
+FORMAT = 2
 
 # A few hundred megabytes of activations at VGGish's full size, however many patches there are.
 _BATCH = 64
@@ -57,6 +57,7 @@ class ExportedModel:
     facts: dict[str, Any]  # model.json
     front_end: FrontEnd  # what its patches are made with
     patches: Callable[[Any], dict[str, Any]]
+    attend: Callable[[Any], Any]  # embeddings [N, K] → how much each counts [N], as a `Classifier`'s
 
     def scores(self, patches: Any) -> tuple[Any, Any]:
         """Patches [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32."""
@@ -99,7 +100,11 @@ def open_model(folder: Path) -> ExportedModel:
         )
     # Through `loaded`: the function alone would not keep its variables alive.
     return ExportedModel(
-        classes, facts, front_end, lambda patches: loaded.patches(tf.constant(patches, tf.float32))
+        classes,
+        facts,
+        front_end,
+        lambda patches: loaded.patches(tf.constant(patches, tf.float32)),
+        lambda embeddings: loaded.attention(tf.constant(embeddings, tf.float32)),
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from birdtune.config import TrainSettings
 from birdtune.dataset.batches import Batch, Batches, prefetched
+from birdtune.dataset.clips import ClipBatches
 from birdtune.errors import DivergedError, InputError, Interrupted, PassingError
 from birdtune.events import Interrupts, Journal, Progress, duration
 from birdtune.model.classifier import weights
@@ -73,7 +74,7 @@ class Loop:
     def __init__(
         self,
         trainer: Trainer,
-        batches: Batches,
+        batches: Batches | ClipBatches,
         settings: TrainSettings,
         checkpoints: Checkpoints,
         *,
@@ -145,7 +146,8 @@ class Loop:
         try:
             with self.journal.progress(f"epoch {state.epoch + 1}", left, "updates") as progress:
                 train(began, progress)
-            found = self.validate()
+            with self.trainer.averaged():
+                found = self.validate()
             self.interrupts.check()
         except Interrupted:
             # Compiling has taken seconds already; the one update behind it is sooner done again than saved.
@@ -292,7 +294,8 @@ class Loop:
         self._curves.draw_epoch(row, self.state.updates)
 
     def _save(self) -> None:
-        arrays = weights(self.trainer.classifier)
+        with self.trainer.averaged():
+            arrays = weights(self.trainer.classifier)
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if broken:
             rate = learning_rate(self.settings, max(0, self.state.updates - 1), self.per_epoch)

@@ -14,6 +14,7 @@ from birdtune.dataset.batches import Source, in_order, prefetched
 from birdtune.events import Interrupts
 from birdtune.model import heads
 from birdtune.model.classifier import Classifier
+from birdtune.results.scores import shares
 from birdtune.training import devices
 
 Scorer = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
@@ -49,6 +50,25 @@ def noting(scorer: Scorer, note: Callable[[npt.NDArray[np.float32]], None]) -> S
         return scores, embeddings
 
     return score
+
+
+class Attention:
+    """How much each patch counts in the score of its recording, noted while patches are scored."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._found: list[npt.NDArray[np.float32]] = []
+
+    def note(self, embeddings: npt.NDArray[np.float32]) -> None:
+        """Take in a batch of embeddings [n, K], in the order of the patches."""
+        if self._classifier.attention is not None:
+            self._found.append(np.asarray(self._classifier.attend(embeddings)))
+
+    def shares(self, recording: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+        """As `Scores.patch_weight`; recording: [P] of each patch."""
+        if not self._found:
+            return None
+        return shares(np.concatenate(self._found)[: recording.size], recording.astype(np.int64))
 
 
 def score_windows(

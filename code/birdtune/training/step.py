@@ -7,8 +7,9 @@ into one pass over weights, moments and gradients, and what has no convolutions,
 Updates that take next to no time are done many in one call.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,18 @@ import tensorflow as tf
 
 from birdtune.config import TrainSettings
 from birdtune.dataset.batches import Batch
-from birdtune.model.classifier import Classifier, load_weights
+from birdtune.model import heads
+from birdtune.model.classifier import Classifier, load_weights, weights
 from birdtune.model.losses import label_weights, patch_losses
 from birdtune.training import convolution, devices
 from birdtune.training.checkpoints import Saved
 from birdtune.training.feeds import Feed
+from birdtune.training.optimizer import averages, make_optimizer
 
 # Operations of one call: a tenth of a second or so, after which the loop looks at what happened.
 _CALL_FLOPS_ON_CPU, _CALL_FLOPS_ON_GPU = 2e10, 2e13
 _MOST_UPDATES_A_CALL = 256
+_UNDER_WAY = "weights"  # where a checkpoint's weights are averages, what they are averages of
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class Trainer:
         self._step = step
         self._embed = feed.embed
         self._variables = classifier.trainable_variables
-        self.optimizer = _optimizer(settings, step.precision)
-        self.optimizer.build(self._variables)
+        self.optimizer = make_optimizer(classifier, settings, step.precision)
+        self._averages = averages(self.optimizer)
         self._class_weights = tf.constant(step.class_weights)
         by_products = devices.multiplies_better_than_it_convolves(step.precision)
         self._narrow = convolution.trained(classifier.trunk.layers) if by_products else []
@@ -87,7 +91,7 @@ class Trainer:
         """
         return self._gradients(  # type: ignore[no-any-return]
             devices.tensor(batch.patches), tf.constant(batch.labels), tf.constant(batch.weights),
-            tf.constant([self._settings.seed, position], tf.int64),
+            tf.constant(_inside(batch)), tf.constant([self._settings.seed, position], tf.int64),
         )  # fmt: skip
 
     def updates(self, batches: Batch, position: int, rates: Sequence[float]) -> npt.NDArray[np.float32]:
@@ -104,7 +108,7 @@ class Trainer:
         calls = self.updates_per_call
         rows = [
             devices.tensor(array.reshape(calls, -1, *array.shape[1:]))
-            for array in (batches.patches, batches.labels, batches.weights)
+            for array in (batches.patches, batches.labels, batches.weights, _inside(batches))
         ]
         padded = np.zeros(calls, np.float32)
         padded[: len(rates)] = rates
@@ -123,13 +127,16 @@ class Trainer:
         return self._apply(gradients, weight_sum)
 
     def _gradients_eagerly(
-        self, given: Any, labels: Any, row_weights: Any, seed: Any
+        self, given: Any, labels: Any, row_weights: Any, inside: Any, seed: Any
     ) -> tuple[Any, Any, Any]:
         with convolution.watched(self._narrow) as seen, tf.GradientTape() as tape:
             embeddings = self._embed(given)  # [B, 128]
             if self._step.dropout:
                 embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._step.dropout, seed=seed)
             logits = self.classifier.head(embeddings, training=True)  # [B, C] float32
+            if self.classifier.attention is not None:
+                attention = self.classifier.attend(embeddings)
+                logits = heads.clip_logits(logits, attention, inside, self.classifier.kind)  # [recordings, C]
             losses = patch_losses(
                 logits, labels, self.classifier.kind, label_smoothing=self._settings.label_smoothing
             )  # [B]
@@ -161,14 +168,14 @@ class Trainer:
         return norm
 
     def _updates_eagerly(
-        self, given: Any, labels: Any, row_weights: Any, rates: Any, position: Any, n: Any
+        self, given: Any, labels: Any, row_weights: Any, inside: Any, rates: Any, position: Any, n: Any
     ) -> Any:
         seed = tf.constant(self._settings.seed, tf.int64)
 
         def update(number: Any, found: Any) -> tuple[Any, Any]:
             drawn_from = tf.stack([seed, position + tf.cast(number, tf.int64)])
             loss_sum, weight_sum, gradients = self._gradients_eagerly(
-                given[number], labels[number], row_weights[number], drawn_from
+                given[number], labels[number], row_weights[number], inside[number], drawn_from
             )
             self.optimizer.learning_rate.assign(rates[number])
             norm = self._apply_eagerly(gradients, weight_sum)
@@ -186,40 +193,55 @@ class Trainer:
     def state_bytes(self) -> int:
         """Bytes of the weights and of the optimizer's own variables: of a checkpoint."""
         variables = [*self.classifier.variables, *self.optimizer.variables]
+        if self._averages is not None:
+            variables += self.classifier.variables
         return sum(
             math.prod(v.shape) * np.dtype(keras.backend.standardize_dtype(v.dtype)).itemsize
             for v in variables
         )
 
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While the block lasts, the classifier has the averages of its weights, if they are averaged."""
+        if self._averages is None:
+            yield
+            return
+        under_way = [variable.numpy() for variable in self._variables]
+        for variable, average in zip(self._variables, self._averages, strict=True):
+            variable.assign(average)
+        try:
+            yield
+        finally:
+            for variable, array in zip(self._variables, under_way, strict=True):
+                variable.assign(array)
+
     def state_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The optimizer's own variables, by position and name."""
-        return {
+        """What training goes on from beside the weights of `averaged`: the optimizer's own variables, by position and
+        name, and the weights under way, where they are others.
+        """
+        found = {
             f"{position:04d}/{variable.path}": np.asarray(variable)
             for position, variable in enumerate(self.optimizer.variables)
         }
+        if self._averages is not None:
+            found |= {f"{_UNDER_WAY}/{name}": array for name, array in weights(self.classifier).items()}
+        return found
 
     def restore(self, saved: Saved) -> None:
         """Go back to a checkpoint of the same settings."""
-        load_weights(self.classifier, saved.weights)
+        mark = f"{_UNDER_WAY}/"
+        under_way = {name.removeprefix(mark): a for name, a in saved.optimizer.items() if name.startswith(mark)}
+        load_weights(self.classifier, under_way or saved.weights)
         for position, variable in enumerate(self.optimizer.variables):
             variable.assign(saved.optimizer[f"{position:04d}/{variable.path}"])
+
+
+def _inside(batch: Batch) -> npt.NDArray[np.bool_]:
+    """Which places of each example hold a patch; where each patch is one, its only place does. [examples, places]"""
+    return np.ones((len(batch.labels), 1), np.bool_) if batch.inside is None else batch.inside
 
 
 def _compiled(function: Callable[..., Any], xla: bool = False) -> Any:
     # Autograph has nothing to translate here; and it would need room in /tmp, and leave its files there if killed.
     return tf.function(function, jit_compile=xla, autograph=False)
 
-
-def _optimizer(settings: TrainSettings, precision: str) -> Any:
-    optimizer = keras.optimizers.AdamW(
-        name="adam",  # else Keras counts, and a checkpoint's names would depend on what was built before
-        learning_rate=settings.learning_rate,
-        epsilon=settings.epsilon,
-        weight_decay=settings.weight_decay,
-    )
-    # Biases are few and need not be small.
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    # The gradients of half precision vanish unless the loss is scaled up; bfloat16 has float32's range.
-    if precision == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
-    return optimizer

@@ -1,0 +1,75 @@
+"""Adam with a rate for each part of the network, and an average of the weights on the way.
+
+    TrainSettings, factors ─▶ make_optimizer ─▶ a keras optimizer that multiplies its rate by each variable's factor
+
+Gradients cannot be scaled in place of rates: Adam divides by their size.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from birdtune.config import TrainSettings
+from birdtune.model.classifier import Classifier
+
+
+def rate_factors(classifier: Classifier, settings: TrainSettings) -> dict[int, float]:
+    """How many times the learning rate each variable is trained with, by the id of its value.
+
+    The trunk's last layer has the rate itself, each layer before it `layer_decay` of the next one's: what is deep is
+    general, and is changed less (Howard and Ruder, "Universal language model fine-tuning", 2018). What is above the
+    trunk begins from nothing and has `head_rate`.
+    """
+    found = {}
+    depth = [layer for layer in classifier.trunk.layers if layer.weights]
+    for place, layer in enumerate(reversed(depth)):
+        for variable in layer.trainable_variables:
+            found[id(variable.value)] = settings.layer_decay**place
+    for part in (classifier.head, classifier.attention):
+        for variable in part.trainable_variables if part is not None else ():
+            found[id(variable.value)] = settings.head_rate
+    return found
+
+
+class _AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
+    """AdamW whose rate is multiplied by a factor of each variable's own, in the update and in the decay."""
+
+    def __init__(self, factors: Mapping[int, float], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._factors = dict(factors)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient, variable, learning_rate * self._factors[id(variable)])
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        for variable in variables:
+            if self.weight_decay and self._use_weight_decay(variable):
+                share = self.learning_rate * self.weight_decay * self._factors[id(variable.value)]
+                variable.assign(variable * (1.0 - share))
+
+
+def make_optimizer(classifier: Classifier, settings: TrainSettings, precision: str) -> Any:
+    """The optimizer of a classifier's trainable variables, built."""
+    optimizer = _AdamW(
+        rate_factors(classifier, settings),
+        name="adam",  # else Keras counts, and a checkpoint's names would depend on what was built before
+        learning_rate=settings.learning_rate,
+        epsilon=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        use_ema=settings.average > 0,
+        ema_momentum=settings.average,
+    )
+    # Biases are few and need not be small.
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    # The gradients of half precision vanish unless the loss is scaled up; bfloat16 has float32's range.
+    if precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
+    optimizer.build(classifier.trainable_variables)
+    return optimizer
+
+
+def averages(optimizer: Any) -> list[Any] | None:
+    """The average of each variable that the optimizer was built for, or None where it keeps none."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return list(inner._model_variables_moving_average) if inner.use_ema else None

@@ -1,0 +1,104 @@
+"""birdtune.compare: heads and baselines side by side, on folds that share no source and never touch test."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_job import settings, write_data
+
+from birdtune import compare
+from birdtune.config import Config
+from birdtune.errors import InputError
+from birdtune.events import Interrupts, Journal
+from birdtune.files import read_csv, read_json
+
+
+class Said(Journal):
+    """A journal that keeps its lines."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def run(config: Config) -> list[str]:
+    journal = Said()
+    assert compare.compare(config, journal, Interrupts()) == 0
+    return journal.lines
+
+
+def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    folds_of = compare._folds
+    monkeypatch.setattr(compare, "MOST_FOLDS", 2)
+    monkeypatch.setattr(
+        compare, "_folds", lambda embedded, seed: seen.append((embedded, folds_of(embedded, seed))) or seen[0][1]
+    )
+    config = settings(write_data(tmp_path / "in" / "data"), tmp_path / "out", train__learning_rate=1e-3)
+    lines = run(config)
+
+    ((embedded, folds),) = seen
+    sides = {row["recording"]: row["split"] for row in read_csv(tmp_path / "out" / "split.csv")}
+    assert set(embedded.names) == {name for name, side in sides.items() if side != "test"} < set(sides)
+    assert all(len(set(folds[np.array(embedded.groups) == group])) == 1 for group in embedded.groups)
+    assert set(folds) == {0, 1}
+
+    found = read_json(tmp_path / "out" / "compare.json")
+    rows = read_csv(tmp_path / "out" / "compare.csv")
+    names = {"linear", "mlp", "attention", "logistic regression", "random forest"}
+    assert {row["candidate"] for row in rows} == {row["candidate"] for row in found["rows"]} == names
+    assert max(float(row["accuracy"]) for row in rows) > 0.9  # tones of three pitches: a constant answer has 0.33
+    assert found["best"] == rows[0]["candidate"] and f"--model.head={found['head']}" in found["command"]
+    assert any(line.startswith("to train ") and found["command"] in line for line in lines)
+    assert not (tmp_path / "out" / "logs").exists() and not (tmp_path / "out" / "model").exists()
+
+
+def test_a_class_of_one_source_cannot_be_compared(tmp_path: Path) -> None:
+    config = settings(write_data(tmp_path / "in" / "data", range(1)), tmp_path / "out")
+    with pytest.raises(InputError, match="1 source recordings beside the test part"):
+        run(config)
+
+
+def scores_of(labels: Any, wrong: Any) -> Any:
+    """Scores [N, 3] that are right but for some rows."""
+    said = np.where(np.isin(np.arange(len(labels)), wrong), (labels + 1) % 3, labels)
+    return np.eye(3)[said] * 0.8 + 0.1
+
+
+def test_the_best_stands_first_and_only_what_the_sources_leave_open_is_a_tie() -> None:
+    labels = np.arange(120) % 3
+    groups = [f"source {n // 4}" for n in range(120)]
+    scores = {
+        "far": scores_of(labels, range(0, 120, 3)),
+        "best": scores_of(labels, range(2)),
+        "near": scores_of(labels, range(4)),
+    }
+
+    rows = compare.judge(scores, labels, groups, n=300, seed=1)
+
+    assert [row["candidate"] for row in rows] == ["best", "near", "far"]
+    assert [row["tie"] for row in rows] == [False, True, False]
+    assert rows[0]["accuracy"] == pytest.approx(118 / 120) and rows[2]["behind"] == pytest.approx(38 / 120)
+    for row in rows:
+        assert row["low"] <= row["accuracy"] <= row["high"]
+        assert row["behind_low"] <= row["behind"] <= row["behind_high"]
+    rows = [{**row, "seconds": 1.0} for row in rows]
+    assert [line.split()[0] for line in compare.table(rows)[1:]] == ["best", "near", "far"]
+    assert [line.endswith("tie") for line in compare.table(rows)[1:]] == [False, True, False]
+
+
+def test_wrong_answers_of_one_source_say_less_than_those_of_many() -> None:
+    labels = np.zeros(120, np.int64)
+    scores = {"a": scores_of(labels, []), "b": scores_of(labels, range(12))}
+    one = [f"source {n // 12}" for n in range(120)]
+    many = [f"source {n}" for n in range(120)]
+
+    ties = [compare.judge(scores, labels, groups, n=300, seed=1)[1]["tie"] for groups in (one, many)]
+
+    assert ties == [True, False]

@@ -1,0 +1,68 @@
+"""birdtune.training.optimizer: each part of the network at its own rate, and averages on the way."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_loop import batch_of, build, trainer_of
+
+from birdtune.config import TrainSettings
+from birdtune.model import classifier as classifiers
+from birdtune.model.classifier import Classifier
+from birdtune.training.optimizer import make_optimizer
+
+RATE = 1e-3
+
+
+def moved(classifier: Classifier, gradient: float, **settings: Any) -> dict[str, Any]:
+    """How far one update by the same gradient everywhere has moved each weight."""
+    before = classifiers.weights(classifier)
+    optimizer = make_optimizer(classifier, TrainSettings(learning_rate=RATE, **settings), "float32")
+    variables = classifier.trainable_variables
+    optimizer.apply([np.full(variable.shape, gradient, np.float32) for variable in variables], variables)
+    return {name: before[name] - array for name, array in classifiers.weights(classifier).items()}
+
+
+def test_the_head_learns_faster_and_what_is_deep_slower() -> None:
+    classifier = build()
+    found = moved(classifier, 1.0, head_rate=20, layer_decay=0.5)
+    trunk = [layer.name for layer in classifier.trunk.layers if layer.weights]
+    expected = {f"trunk/{name}": 0.5**place for place, name in enumerate(reversed(trunk))} | {"head/logits": 20}
+    for name, array in found.items():
+        # Adam's first step is as long as the rate.
+        np.testing.assert_allclose(array, RATE * expected[name.rpartition("/")[0]], rtol=2e-2, err_msg=name)
+
+
+def test_weight_decay_goes_with_the_rate_of_the_part_and_leaves_biases_alone() -> None:
+    classifier = build()
+    for variable in classifier.trainable_variables:
+        variable.assign(np.ones(variable.shape, np.float32))
+    found = moved(classifier, 0.0, head_rate=20, weight_decay=0.5)
+    assert found["head/logits/kernel"] == pytest.approx(20 * RATE * 0.5, rel=1e-3)
+    assert found["trunk/conv1/kernel"] == pytest.approx(RATE * 0.5, rel=1e-2)
+    assert not found["head/logits/bias"].any()
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_averages_follow_the_weights_and_are_there_only_while_asked_for(precision: str) -> None:
+    trainer = trainer_of(build(), TrainSettings(jit=False, average=0.75), precision=precision)
+    average: dict[str, Any] = {}
+    for position in range(3):
+        _, weight, gradients = trainer.gradients(batch_of(), position)
+        trainer.apply(gradients, weight, 1e-2)
+        under_way = classifiers.weights(trainer.classifier)
+        average = {name: 0.75 * average.get(name, array) + 0.25 * array for name, array in under_way.items()}
+    with trainer.averaged():
+        for name, array in classifiers.weights(trainer.classifier).items():
+            np.testing.assert_allclose(array, average[name], atol=1e-6, err_msg=name)
+    for name, array in classifiers.weights(trainer.classifier).items():
+        np.testing.assert_array_equal(array, under_way[name])
+    assert np.abs(under_way["head/logits/kernel"] - average["head/logits/kernel"]).max() > 1e-3
+
+
+def test_without_averaging_the_weights_are_the_weights() -> None:
+    trainer = trainer_of(build())
+    plain = classifiers.weights(trainer.classifier)
+    with trainer.averaged():
+        assert all(np.array_equal(a, plain[name]) for name, a in classifiers.weights(trainer.classifier).items())
+    assert not any(name.startswith("weights/") for name in trainer.state_arrays())
