@@ -187,7 +187,7 @@ def _keras_steps(batch_size: int, n_steps: int = 20) -> Callable[[], int]:
     from birdtune.model import classifier as classifiers
 
     ours = classifiers.build(
-        backbone="vggish", head="softmax", hidden_units=0, embedding_activation="relu", freeze="none",
+        backbone="vggish", head="linear", scores="softmax", hidden_units=0, embedding_activation="relu", freeze="none",
         classes=[str(number) for number in range(networks.CLASSES)], precision="mixed_bfloat16", seed=0,
     )  # fmt: skip
     model = keras.Model(ours.trunk.input, ours.head(ours.trunk.output))

@@ -109,7 +109,7 @@ def trainer(
     devices.prepare_devices()
     policy, _ = devices.choose_precision(precision, gains_on_cpu=True)
     classifier = classifiers.build(
-        backbone=backbone, head="softmax", hidden_units=0, embedding_activation="relu", freeze=freeze,
+        backbone=backbone, head="linear", scores="softmax", hidden_units=0, embedding_activation="relu", freeze=freeze,
         classes=[f"class {number:04}" for number in range(n_classes)], precision=policy, seed=0,
     )  # fmt: skip
     step = StepSettings(0.0, np.ones(n_classes, np.float32), policy)
@@ -154,7 +154,7 @@ def slim_session(backbone: str, *, train: str) -> tuple[Any, Any, Any, Any]:
     graph = tf.Graph()
     with graph.as_default():
         slim.build_graph(
-            backbone, embedding_activation="relu", head="sigmoid", hidden_units=0, n_classes=CLASSES
+            backbone, embedding_activation="relu", scores="sigmoid", hidden_units=0, n_classes=CLASSES
         )
         labels = tf.compat.v1.placeholder(tf.float32, (None, CLASSES))
         fetch: Any = graph.get_tensor_by_name(slim.PREDICTION)
