@@ -41,8 +41,8 @@ def measure(settings: Settings) -> Result:
 
 def _seconds(batch_size: int, settings: Settings) -> dict[str, Any]:
     backbone = "vggish-small" if settings.quick else "vggish"
-    n_steps = 1 if batch_size > 64 else 3
-    rounds = {"rounds": 1, "warmups": 1} if settings.quick else {"rounds": 7, "warmups": 2}
+    n_steps = 1 if batch_size > 64 else 2
+    rounds = {"rounds": 1, "warmups": 1} if settings.quick else {"rounds": 5, "warmups": 2}
     torch, tried = _best_of_torch(batch_size, n_steps, backbone, settings)
     with ExitStack() as stack:
 
@@ -87,7 +87,7 @@ def _best_of_torch(
     tried = {}
     for kind in kinds:
         with Child("bench.networks:torch_steps", kind, batch_size, n_steps, backbone) as child:
-            found = interleaved({kind: child}, rounds=1 if settings.quick else 3)
+            found = interleaved({kind: child}, rounds=1 if settings.quick else 2)
         tried[kind] = [value / n_steps / batch_size for value in found[kind]]
     return min(tried, key=lambda kind: statistics.median(tried[kind])), tried
 
