@@ -33,6 +33,19 @@ def test_the_head_learns_faster_and_what_is_deep_slower() -> None:
         np.testing.assert_allclose(array, RATE * expected[name.rpartition("/")[0]], rtol=2e-2, err_msg=name)
 
 
+def test_while_the_head_learns_alone_the_trunk_stays_as_it_is() -> None:
+    trainer = trainer_of(build(), TrainSettings(jit=False, head_epochs=2, weight_decay=0.1))
+    moved_in: dict[int, set[str]] = {}
+    for epoch in (0, 1, 2, 1):  # the last as after going back to a checkpoint
+        before = classifiers.weights(trainer.classifier)
+        trainer.begin_epoch(epoch)
+        _, weight, gradients = trainer.gradients(batch_of(), epoch)
+        trainer.apply(gradients, weight, 1e-2)
+        after = classifiers.weights(trainer.classifier)
+        moved_in[epoch] = {name.partition("/")[0] for name in after if not np.array_equal(after[name], before[name])}
+    assert moved_in == {0: {"head"}, 1: {"head"}, 2: {"head", "trunk"}}
+
+
 def test_weight_decay_goes_with_the_rate_of_the_part_and_leaves_biases_alone() -> None:
     classifier = build()
     for variable in classifier.trainable_variables:

@@ -121,6 +121,9 @@ class TrainSettings(_Section):
     seed: int = _setting(1, "order of batches, first weights, dropout", ge=0, lt=2**32)
     learning_rate: float = _setting(1e-4, "of Adam for the trunk, at its highest", gt=0, le=10)
     head_rate: float = _setting(10.0, "the head's learning rate, times that of the trunk", gt=0, le=10_000)
+    head_epochs: int = _setting(
+        0, "in which the head learns alone, before the trunk's weights move", unit="epochs", ge=0
+    )
     layer_decay: float = _setting(
         1.0, "each layer of the trunk is trained with this share of the rate of the next one", gt=0, le=1
     )
@@ -238,6 +241,15 @@ class Config(_Section):
             raise ValueError(
                 f"model.hidden-units is {self.model.hidden_units}, and a linear head has no hidden layer; give "
                 "--model.head mlp, or leave the units out"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _trunk_has_its_turn(self) -> "Config":
+        if self.train.head_epochs >= self.train.epochs:
+            raise ValueError(
+                f"train.head-epochs {self.train.head_epochs} of train.epochs {self.train.epochs} leave none for the "
+                "trunk; to train the head alone, give --model.freeze all-but-head"
             )
         return self
 

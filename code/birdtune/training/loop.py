@@ -142,6 +142,7 @@ class Loop:
         state = self.state
         began = time.monotonic() - state.seconds
         left = -(-(len(self.batches) - state.step) // self.settings.accumulate)
+        self.trainer.begin_epoch(state.epoch)
         train = self._singly if self.trainer.updates_per_call == 1 else self._in_leaps
         try:
             with self.journal.progress(f"epoch {state.epoch + 1}", left, "updates") as progress:

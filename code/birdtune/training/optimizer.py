@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from birdtune.config import TrainSettings
 from birdtune.model.classifier import Classifier
@@ -33,26 +34,38 @@ def rate_factors(classifier: Classifier, settings: TrainSettings) -> dict[int, f
 
 
 class _AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
-    """AdamW whose rate is multiplied by a factor of each variable's own, in the update and in the decay."""
+    """AdamW whose rate is multiplied by a factor of each variable's own, in the update and in the decay.
 
-    def __init__(self, factors: Mapping[int, float], **settings: Any) -> None:
+    Args:
+        factors: by the id of each variable's value.
+        trunk: ids of those that `trunk_rate` counts for as well.
+    """
+
+    def __init__(self, factors: Mapping[int, float], trunk: frozenset[int], **settings: Any) -> None:
         super().__init__(**settings)
-        self._factors = dict(factors)
+        self._factors, self._trunk = dict(factors), trunk
+        # No part of the optimizer's state: it follows from the epoch (see `rest_trunk`).
+        self.trunk_rate = tf.Variable(1.0, trainable=False)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        super().update_step(gradient, variable, learning_rate * self._factors[id(variable)])
+        super().update_step(gradient, variable, learning_rate * self._factor(id(variable)))
 
     def _apply_weight_decay(self, variables: Any) -> None:
         for variable in variables:
             if self.weight_decay and self._use_weight_decay(variable):
-                share = self.learning_rate * self.weight_decay * self._factors[id(variable.value)]
+                share = self.learning_rate * self.weight_decay * self._factor(id(variable.value))
                 variable.assign(variable * (1.0 - share))
+
+    def _factor(self, identity: int) -> Any:
+        factor = self._factors[identity]
+        return factor * self.trunk_rate if identity in self._trunk else factor
 
 
 def make_optimizer(classifier: Classifier, settings: TrainSettings, precision: str) -> Any:
     """The optimizer of a classifier's trainable variables, built."""
     optimizer = _AdamW(
         rate_factors(classifier, settings),
+        frozenset(id(variable.value) for variable in classifier.trunk.trainable_variables),
         name="adam",  # else Keras counts, and a checkpoint's names would depend on what was built before
         learning_rate=settings.learning_rate,
         epsilon=settings.epsilon,
@@ -69,7 +82,16 @@ def make_optimizer(classifier: Classifier, settings: TrainSettings, precision: s
     return optimizer
 
 
+def rest_trunk(optimizer: Any, rests: bool) -> None:
+    """Whether the trunk's weights stay as they are from now on; the moments of their gradients are kept."""
+    _inner(optimizer).trunk_rate.assign(0.0 if rests else 1.0)
+
+
+def _inner(optimizer: Any) -> Any:
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def averages(optimizer: Any) -> list[Any] | None:
     """The average of each variable that the optimizer was built for, or None where it keeps none."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = _inner(optimizer)
     return list(inner._model_variables_moving_average) if inner.use_ema else None

@@ -26,7 +26,7 @@ from birdtune.model.losses import label_weights, patch_losses
 from birdtune.training import convolution, devices
 from birdtune.training.checkpoints import Saved
 from birdtune.training.feeds import Feed
-from birdtune.training.optimizer import averages, make_optimizer
+from birdtune.training.optimizer import averages, make_optimizer, rest_trunk
 
 # Operations of one call: a tenth of a second or so, after which the loop looks at what happened.
 _CALL_FLOPS_ON_CPU, _CALL_FLOPS_ON_GPU = 2e10, 2e13
@@ -82,6 +82,10 @@ class Trainer:
         return max(
             1, min(_MOST_UPDATES_A_CALL, int((_CALL_FLOPS_ON_GPU if gpu else _CALL_FLOPS_ON_CPU) / flops))
         )
+
+    def begin_epoch(self, epoch: int) -> None:
+        """To be called before the updates of each epoch (from 0): in the first ones the head may learn alone."""
+        rest_trunk(self.optimizer, epoch < self._settings.head_epochs)
 
     def gradients(self, batch: Batch, position: int) -> tuple[Any, Any, Any]:
         """Sum of weighted losses, sum of weights, and gradients of the former, of one batch.
