@@ -47,13 +47,14 @@ def save(folder: str, backbone: str) -> Callable[[], None]:
     """What the loop does at the end of each epoch."""
     from birdtune.model import classifier
     from birdtune.training.checkpoints import Checkpoints, State
+    from birdtune.training.step import viewed
 
     trainer = networks.trainer("auto", 32, backbone=backbone)
     checkpoints, state = Checkpoints(Path(folder), 2), State()
 
     def turn() -> None:
         state.epoch += 1
-        arrays = classifier.weights(trainer.classifier)
+        arrays = classifier.weights(trainer.classifier, viewed)
         assert all(np.isfinite(array).all() for array in arrays.values())
         checkpoints.save(arrays, trainer.state_arrays(), state)
 

@@ -21,7 +21,7 @@ from birdtune.model.classifier import Classifier
 from birdtune.training import curves, feeds
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.loop import Loop, is_better, learning_rate
-from birdtune.training.step import StepSettings, Trainer
+from birdtune.training.step import StepSettings, Trainer, viewed
 from tests.faults.helpers_compare import points_of
 
 CLASSES = ("A", "B", "C")
@@ -494,6 +494,24 @@ def test_optimizer_state_has_a_name_for_each_variable() -> None:
     arrays = trainer.state_arrays()
     assert len(arrays) == len(trainer.optimizer.variables) > 2 * len(trainer.classifier.trainable_variables)
     assert isinstance(trainer.optimizer, keras.optimizers.AdamW)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_what_is_seen_of_the_weights_stays_while_training_goes_on(jit: bool) -> None:
+    trainer = trainer_of(build(), TrainSettings(jit=jit))
+
+    def update(position: int) -> None:
+        _, weight, gradients = trainer.gradients(batch_of(seed=position), position)
+        trainer.apply(gradients, weight, 1e-2)
+
+    update(0)
+    seen = classifiers.weights(trainer.classifier, viewed) | trainer.state_arrays()
+    before = {name: array.copy() for name, array in seen.items()}
+    update(1)
+    for name, array in seen.items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    after = classifiers.weights(trainer.classifier, viewed)
+    assert any((after[name] != before[name]).any() for name in after)
 
 
 def test_a_disk_too_full_for_the_curves_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ them, and `weights_sha256` says whether two models are the same.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,17 +199,27 @@ def _named(classifier: Classifier) -> Iterator[tuple[str, keras.Variable]]:
                 yield f"{part}/{layer.name}/{variable.name}", variable
 
 
-def weights(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
-    """All weights by name, as copies in float32; frozen ones too."""
+def _copied(variable: keras.Variable) -> npt.NDArray[np.float32]:
     # `numpy()` copies, so that training on does not change what was taken here.
-    return {name: np.asarray(variable.numpy(), np.float32) for name, variable in _named(classifier)}
+    return np.asarray(variable.numpy(), np.float32)
+
+
+def weights(
+    classifier: Classifier, read: Callable[[keras.Variable], npt.NDArray[np.float32]] = _copied
+) -> dict[str, npt.NDArray[np.float32]]:
+    """All weights by name, in float32; frozen ones too.
+
+    Args:
+        read: how a variable's numbers are taken; if not given, as a copy.
+    """
+    return {name: read(variable) for name, variable in _named(classifier)}
 
 
 def trained_weights(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
     """As `weights`, of those that are not frozen."""
     free = {id(variable) for variable in classifier.trainable_variables}
     return {
-        name: np.asarray(variable.numpy(), np.float32)
+        name: _copied(variable)
         for name, variable in _named(classifier)
         if id(variable) in free
     }

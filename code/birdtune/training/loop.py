@@ -24,7 +24,7 @@ from birdtune.events import Interrupts, Journal, Progress, duration
 from birdtune.model.classifier import weights
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.curves import Curves
-from birdtune.training.step import Trainer
+from birdtune.training.step import Trainer, viewed
 
 # Scores closer than this count as equal; then the lower loss decides.
 _TIE_DIGITS = 4
@@ -296,7 +296,7 @@ class Loop:
 
     def _save(self) -> None:
         with self.trainer.averaged():
-            arrays = weights(self.trainer.classifier)
+            arrays = weights(self.trainer.classifier, viewed)
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if broken:
             rate = learning_rate(self.settings, max(0, self.state.updates - 1), self.per_epoch)

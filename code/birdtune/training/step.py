@@ -224,11 +224,11 @@ class Trainer:
         name, and the weights under way, where they are others.
         """
         found = {
-            f"{position:04d}/{variable.path}": np.asarray(variable)
+            f"{position:04d}/{variable.path}": viewed(variable)
             for position, variable in enumerate(self.optimizer.variables)
         }
         if self._averages is not None:
-            found |= {f"{_UNDER_WAY}/{name}": array for name, array in weights(self.classifier).items()}
+            found |= {f"{_UNDER_WAY}/{name}": array for name, array in weights(self.classifier, viewed).items()}
         return found
 
     def restore(self, saved: Saved) -> None:
@@ -238,6 +238,15 @@ class Trainer:
         load_weights(self.classifier, under_way or saved.weights)
         for position, variable in enumerate(self.optimizer.variables):
             variable.assign(saved.optimizer[f"{position:04d}/{variable.path}"])
+
+
+def viewed(variable: keras.Variable) -> npt.NDArray[Any]:
+    """A variable's numbers as they are now, not copied where they lie in main memory: of the full network with its
+    optimizer, a copy would be 866 MB more, and the memory for it the longest part of saving a checkpoint.
+
+    What changes the variable afterwards leaves these numbers alone: TensorFlow gives it another buffer then.
+    """
+    return np.asarray(memoryview(tf.convert_to_tensor(variable.value)))
 
 
 def _inside(batch: Batch) -> npt.NDArray[np.bool_]:
