@@ -21,11 +21,14 @@ from tensorflow_serving.apis import prediction_log_pb2
 from birdtune.errors import CheckpointError, ExportError, Interrupted, PassingError
 from birdtune.model import classifier as classifiers
 from birdtune.results import export, verify
+from birdtune.results.answers import BACKGROUND, OWN, SHARED, Thresholds
+from birdtune.results.calibration import Calibration, Scale
 from birdtune.results.predict import predict_files
 from birdtune.sound.logmel import VGGISH, log_mel
 
 CLASSES = ("Noise_noise", "Parus major", "Turdus_merula", "Ä'\"=x")
 RATE_HZ = VGGISH.rate_hz
+THRESHOLDS = Thresholds((float("inf"), 0.7, 0.5, 0.5), (BACKGROUND, OWN, SHARED, SHARED), "a precision of 0.9", "few")
 
 
 def made_classifier(scores: str = "softmax", precision: str = "float32", hidden_units: int = 7) -> Any:
@@ -43,6 +46,21 @@ def made_attention() -> Any:
     )  # fmt: skip
     made.attention.get_layer("attention").kernel.assign([[5.0], [-5.0], [5.0], [-5.0], [5.0]])
     return made
+
+
+def calibration_of(classifier: Any) -> Calibration:
+    """One that changes every score."""
+    offset = 0.0 if classifier.kind == "softmax" else 0.3
+    return Calibration(classifier.kind, Scale(1.4, offset), Scale(2.5, -offset), 20)
+
+
+def served(classifier: Any, patches: Any) -> Any:
+    """Scores of patches as they are served."""
+    return calibration_of(classifier).patches(np.asarray(classifier.logits(patches)[0]))
+
+
+def served_clip(classifier: Any, patches: Any) -> Any:
+    return calibration_of(classifier).clips(served(classifier, patches).mean(axis=0, dtype=np.float64)[None])[0]
 
 
 def made_waveform(seconds: float, seed: int = 0) -> Any:
@@ -64,7 +82,9 @@ def exported_to(folder: Path, classifier: Any, **changes: Any) -> dict[str, Any]
     arguments: dict[str, Any] = {
         "facts": {"version": 4, "job": "test"},
         "example_waveform": waveform,
-        "expected": export.training_side(classifier, made_patches(waveform)),
+        "expected": export.training_side(classifier, made_patches(waveform), calibration_of(classifier)),
+        "calibration": calibration_of(classifier),
+        "thresholds": THRESHOLDS,
         "class_ids": {"Parus major": 17, "Turdus_merula": "tm", "Noise_noise": None},
     }
     return export.export_model(classifier, folder, **(arguments | changes))
@@ -146,15 +166,15 @@ def test_weights_are_stored_once(folder: Path, classifier: Any) -> None:
     assert (folder / "saved_model.pb").stat().st_size < 600_000
 
 
-def test_labels_give_column_class_and_external_id(folder: Path) -> None:
+def test_labels_give_column_class_external_id_and_threshold(folder: Path) -> None:
     with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["column", "class", "external_id"]
+    assert rows[0] == ["column", "class", "external_id", "threshold"]
     assert rows[1:] == [
-        ["0", "Noise_noise", ""],
-        ["1", "Parus major", "17"],
-        ["2", "Turdus_merula", "tm"],
-        ["3", CLASSES[3], ""],
+        ["0", "Noise_noise", "", ""],  # background is no answer
+        ["1", "Parus major", "17", "0.7"],
+        ["2", "Turdus_merula", "tm", "0.5"],
+        ["3", CLASSES[3], "", "0.5"],
     ]
 
 
@@ -207,11 +227,12 @@ def test_the_signatures_have_the_names_types_and_shapes_that_readers_rely_on(loa
 
 
 @pytest.mark.parametrize("n_patches", [1, 5])
-def test_serving_default_gives_the_classifiers_scores(loaded: Any, classifier: Any, n_patches: int) -> None:
+def test_serving_default_gives_the_classifiers_scores_calibrated(loaded: Any, classifier: Any, n_patches: int) -> None:
     patches = made_patches(made_waveform(6.0, seed=1))[:n_patches]
     outputs = loaded.signatures["serving_default"](inputs=tf.constant(patches))["outputs"].numpy()
     assert outputs.shape == (n_patches, 4)
-    np.testing.assert_allclose(outputs, np.asarray(classifier.scores(patches)[0]), atol=1e-6)
+    np.testing.assert_allclose(outputs, served(classifier, patches), atol=1e-6)
+    assert np.abs(outputs - np.asarray(classifier.scores(patches)[0])).max() > 1e-4  # they are calibrated
 
 
 def test_log_mel_in_the_graph_is_that_of_training() -> None:
@@ -225,14 +246,14 @@ def test_log_mel_in_the_graph_is_that_of_training() -> None:
 
 # 70 s are more patches than are scored at a time.
 @pytest.mark.parametrize("seconds", [0.975, 3.7, 70.0])
-def test_sound_is_log_mel_classifier_and_mean(loaded: Any, classifier: Any, seconds: float) -> None:
+def test_sound_is_log_mel_classifier_and_mean_calibrated(loaded: Any, classifier: Any, seconds: float) -> None:
     waveform = made_waveform(seconds, seed=2)
     patches = made_patches(waveform)
-    scores, embeddings = (np.asarray(array) for array in classifier.scores(patches))
+    scores, embeddings = served(classifier, patches), np.asarray(classifier.embed(patches))
     answer = sound(loaded, waveform)
     assert len(answer["patch_scores"]) == {0.975: 1, 3.7: 3, 70.0: 72}[seconds]
     np.testing.assert_allclose(answer["patch_scores"], scores, atol=1e-5)
-    np.testing.assert_allclose(answer["clip_scores"], scores.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(answer["clip_scores"], served_clip(classifier, patches), atol=1e-5)
     np.testing.assert_allclose(answer["embeddings"], embeddings, atol=1e-5 * embeddings.max())
 
 
@@ -271,9 +292,9 @@ def test_a_classifier_of_mixed_precision_is_exported_in_float32(
     assert max(facts["verification"]["differences"].values()) < 1e-5
     patches = made_patches(made_waveform(3.2))
     outputs = verify.answers(tmp_path / "1", {"patches": patches})["outputs"]
-    in_float32 = np.asarray(classifiers.in_float32(mixed).scores(patches)[0])
+    in_float32 = served(classifiers.in_float32(mixed), patches)
     np.testing.assert_allclose(outputs, in_float32, atol=1e-6)
-    assert np.abs(outputs - np.asarray(mixed.scores(patches)[0])).max() > 1e-4  # bfloat16 is that far off
+    assert np.abs(outputs - served(mixed, patches)).max() > 1e-4  # bfloat16 is that far off
 
 
 def test_a_recording_is_scored_by_attention_in_a_fresh_process_too(tmp_path: Path) -> None:
@@ -287,13 +308,15 @@ def test_a_recording_is_scored_by_attention_in_a_fresh_process_too(tmp_path: Pat
     attention = np.asarray(model.attend(embeddings))
     np.testing.assert_allclose(attention, np.asarray(trained.attend(embeddings)), atol=1e-4)
     share = np.exp(attention) / np.exp(attention).sum()
-    np.testing.assert_allclose(answer["clip_scores"], share @ scores, atol=1e-5)
-    assert np.abs(answer["clip_scores"] - scores.mean(axis=0)).max() > 1e-3
+    means = np.stack([share @ scores, scores.mean(axis=0)])
+    by_attention, alike = calibration_of(trained).clips(means)
+    np.testing.assert_allclose(answer["clip_scores"], by_attention, atol=1e-5)
+    assert np.abs(answer["clip_scores"] - alike).max() > 1e-3
 
 
 def test_the_training_side_leaves_the_setting_of_tf32_as_it_was(classifier: Any) -> None:
     assert tf.config.experimental.tensor_float_32_execution_enabled()
-    export.training_side(classifier, made_patches(made_waveform(1.0)))
+    export.training_side(classifier, made_patches(made_waveform(1.0)), calibration_of(classifier))
     assert tf.config.experimental.tensor_float_32_execution_enabled()
 
 
@@ -306,10 +329,10 @@ def test_an_export_that_disagrees_is_refused_and_the_older_one_stays(
 ) -> None:
     save = export._save
 
-    def save_tampered(exported: Any, folder: Path) -> None:
+    def save_tampered(exported: Any, calibration: Calibration, folder: Path) -> None:
         bias = exported.head.get_layer("logits").bias
         bias.assign(bias + np.array([0.1, 0, 0, 0], np.float32))
-        save(exported, folder)
+        save(exported, calibration, folder)
 
     monkeypatch.setattr(export, "_save", save_tampered)
     older = tmp_path / "birds" / "1"
@@ -325,7 +348,7 @@ def test_an_export_that_disagrees_is_refused_and_the_older_one_stays(
 def test_embeddings_that_disagree_are_refused_even_where_scores_agree(
     tmp_path: Path, classifier: Any
 ) -> None:
-    side = export.training_side(classifier, made_patches(made_waveform(1.0)))
+    side = export.training_side(classifier, made_patches(made_waveform(1.0)), calibration_of(classifier))
     other = export.TrainingSide(side.patches, side.scores, side.embeddings + 0.01 * side.embeddings.max())
     with pytest.raises(ExportError, match=r"\(embeddings by 0\.0"):
         exported_to(tmp_path / "1", classifier, expected=other)
@@ -369,7 +392,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_leaves_the_earlier_model(
     (tmp_path / "model" / "1").mkdir(parents=True)
     # The error that TensorFlow itself makes of a full disk.
     monkeypatch.setattr(export, "WARMUP_FILE", Path("full"))
-    monkeypatch.setattr(export, "_save", lambda classifier, folder: (folder / "full").symlink_to("/dev/full"))
+    monkeypatch.setattr(export, "_save", lambda _, calibration, folder: (folder / "full").symlink_to("/dev/full"))
     words = r"model/1: the disk is full while writing the exported model \([\d.]+ MB needed"
     with pytest.raises(PassingError, match=words):
         exported_to(tmp_path / "model" / "1", classifier)
@@ -473,7 +496,8 @@ def test_an_opened_model_scores_and_embeds_as_the_classifier(folder: Path, class
     patches = made_patches(made_waveform(4.0))
     model = verify.open_model(folder)
     assert model.classes == CLASSES
-    wanted_scores, wanted_embeddings = classifier.scores(patches)
+    assert (model.calibration, model.thresholds) == (calibration_of(classifier), THRESHOLDS)
+    wanted_scores, wanted_embeddings = served(classifier, patches), classifier.embed(patches)
     scores, embeddings = model.scores(patches)
     np.testing.assert_allclose(scores, np.asarray(wanted_scores), atol=1e-6)
     np.testing.assert_allclose(embeddings, np.asarray(wanted_embeddings), rtol=1e-5, atol=1e-4)
@@ -484,12 +508,15 @@ def test_predictions_of_an_opened_model_are_those_of_its_sound_signature(
     folder: Path, loaded: Any, tmp_path: Path
 ) -> None:
     soundfile.write(tmp_path / "a.wav", made_waveform(5.0), RATE_HZ, subtype="FLOAT")
-    predict_files([tmp_path / "a.wav"], verify.open_model(folder), tmp_path / "p.csv")
+    model = verify.open_model(folder)
+    predict_files(
+        [tmp_path / "a.wav"], model, tmp_path / "p.csv", calibration=model.calibration, thresholds=model.thresholds
+    )
     with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
     clip_scores = sound(loaded, made_waveform(5.0))["clip_scores"]
     assert [float(row[f"score:{name}"]) for name in CLASSES] == pytest.approx(clip_scores.tolist(), abs=2e-6)
-    assert row["class"] == CLASSES[int(clip_scores.argmax())]
+    assert row["class"] == CLASSES[1 + int(clip_scores[1:].argmax())]  # the first is background
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -322,3 +322,49 @@ def test_a_check_hears_on_when_the_map_cannot_be_read(place: Path) -> None:
     assert len(dataset.recordings) == 12
     assert len(faults) == 1
     assert "expected a mapping" in faults[0]
+
+
+# ---- background ---------------------------------------------------------------------------------
+
+
+def test_sound_of_no_class_becomes_the_background_class(place: Path) -> None:
+    for k in range(4):
+        write_sound(place / f"input/background/night/b{k}.wav", tone(2.0, seed=900 + k))
+    dataset = inspect(place)
+    assert dataset.classes == (*CLASSES, "background") and dataset.background == ("background",)
+    names = [record.name for record in dataset.recordings if record.label == "background"]
+    assert names == [f"background/night/b{k}.wav" for k in range(4)]
+    sides = {dataset.places[name].split for name in names}
+    assert sides == {"train", "val", "test"}  # split as any other class: a part is held out
+    assert dataset.digest() != inspect(place, background=place / "input/data/Parus_major").digest()
+
+
+def test_a_background_folder_joins_the_background_class_of_the_data(place: Path) -> None:
+    write_sound(place / "input/data/Background/night/b0.wav", tone(2.0, seed=900))
+    write_sound(place / "elsewhere/background/night/b0.wav", tone(2.0, seed=901))
+    write_sound(place / "elsewhere/background/b1.wav", tone(2.0, seed=902))
+    (place / "elsewhere/background/letter.txt").write_text("no sound")
+    dataset = inspect(place, background=place / "elsewhere/background")
+    assert dataset.background == ("Background",)
+    names = [record.name for record in dataset.recordings if record.label == "Background"]
+    assert names == ["Background/night/b0.wav", "background/b1.wav", "background/night/b0.wav"]
+    assert {p.recording: p.problem for p in dataset.problems} == {"background/letter.txt": "not-audio"}
+    same = inspect(place, background=place / "elsewhere/background/night")
+    (place / "elsewhere/background/night").rename(place / "elsewhere/Background")
+    dataset = inspect(place, background=place / "elsewhere/Background")
+    names = [record.name for record in dataset.recordings if record.label == "Background"]
+    assert names == ["Background+/b0.wav", "Background/night/b0.wav"]  # each name once
+    assert len(same.recordings) == len(dataset.recordings)
+
+
+def test_names_of_background_classes_are_a_setting(place: Path) -> None:
+    dataset = inspect(place, labels={"background": "parus_MAJOR, nothing"})
+    assert dataset.background == ("Parus_major",)
+    with pytest.raises(InputError, match="all classes with usable recordings are background"):
+        inspect(place, labels={"background": ",".join(CLASSES)})
+    write_sound(place / "input/background/b.wav", tone(2.0, seed=900))
+    assert inspect(place, labels={"background": "Wind"}).background == ("Wind",)
+    with pytest.raises(SettingsError, match=r"--labels\.background names no class"):
+        inspect(place, labels={"background": " , "})
+    with pytest.raises(InputError, match="there is no such folder"):
+        inspect(place, background=place / "missing")

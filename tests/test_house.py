@@ -21,7 +21,7 @@ PACKAGE = ROOT / "code" / "birdtune"
 # A file imports only files that stand before it, inside functions too.
 ORDER = (
     "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure",
-    "sound.ogg", "sound.audio", "sound.logmel", "sound.noise",
+    "sound.ogg", "sound.audio", "sound.logmel", "sound.noise", "sound.empty",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
     "dataset.shards", "dataset.frames", "dataset.gather", "dataset.batches", "dataset.clips",
     "dataset.augment", "dataset.activations",
@@ -30,10 +30,12 @@ ORDER = (
     "results.scores",
     "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.convolution",
     "training.feeds", "training.optimizer", "training.step", "training.loop", "training.scoring",
-    "results.metrics", "results.words", "results.doubts", "results.verdict", "results.figures",
+    "results.answers", "results.calibration", "results.metrics", "results.certainty",
+    "results.thresholds", "results.words", "results.doubts", "results.verdict", "results.figures",
     "results.contact", "results.report", "results.tables",
     "results.verify", "results.export", "results.hearing", "results.predict",
-    "holder", "lock", "run", "facts", "stages", "check", "job", "compare", "apply", "demo_songs", "demo", "cli",
+    "holder", "lock", "run", "facts", "judging", "stages", "check", "job", "compare", "apply", "demo_songs", "demo",
+    "cli",
     "__main__",
 )  # fmt: skip
 

@@ -156,6 +156,14 @@ def test_the_model_knows_its_columns_and_ids(done: Path) -> None:
     assert [(row["column"], row["class"], row["external_id"]) for row in rows] == [
         ("0", "Apus_apus", "41"), ("1", "Bubo_bubo", "7"), ("2", "Corvus_corax", ""),
     ]  # fmt: skip
+    figures, facts = read_json(done / "reports/1/metrics.json"), read_json(done / "model/birdtune/1/model.json")
+    assert {key: facts[key] for key in ("calibration", "thresholds")} == {
+        key: figures[key] for key in ("calibration", "thresholds")
+    }
+    assert [row["threshold"] for row in rows] == [
+        str(row["threshold"]) for row in figures["thresholds"]["classes"]
+    ]
+    assert len(figures["false_alarms"]["noise"]) == 5
     assert pickle.loads((done / "model/birdtune/1/train_id_list.pickle").read_bytes()) == sorted(CLASSES)
 
 

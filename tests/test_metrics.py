@@ -248,22 +248,6 @@ def test_per_class_figures_and_confusion_add_up() -> None:
     assert found["never_predicted"] == ["d"]
 
 
-def test_reliability_compares_confidence_with_accuracy_bin_by_bin() -> None:
-    confidence = np.array([0.95, 0.97, 1.0, 0.99, 0.55, 0.55])
-    right = np.array([True, True, True, False, True, False])
-    bins, ece = metrics.reliability_bins(confidence, right)
-    assert [k for k, row in enumerate(bins) if row["count"]] == [5, 9]
-    assert bins[9] == {
-        "lo": 0.9,
-        "hi": 1.0,
-        "count": 4,
-        "confidence": pytest.approx(0.9775),
-        "accuracy": 0.75,
-    }
-    assert bins[0]["accuracy"] is None and bins[0]["confidence"] is None
-    assert ece == pytest.approx((4 * 0.2275 + 2 * 0.05) / 6)
-
-
 def test_the_judgement_is_json_without_nan_and_the_same_for_the_same_seed() -> None:
     first, again = judged(random_scores()), judged(random_scores())
     assert json.loads(json.dumps(first, allow_nan=False)) == again

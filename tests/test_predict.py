@@ -17,6 +17,8 @@ from makers import Here
 
 from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
 from birdtune.results import hearing, predict
+from birdtune.results.answers import Thresholds
+from birdtune.results.calibration import Calibration, Scale
 from birdtune.results.predict import embed_files, find_sounds, predict_files
 from birdtune.sound.audio import read
 from birdtune.sound.logmel import VGGISH, log_mel
@@ -313,7 +315,7 @@ def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
     assert outcome == predict.Outcome(files=2, patches=4, problems=())
     rows = rows_of(tmp_path / "p.csv")
     assert list(rows[0]) == [
-        "file", "duration_s", "patches", "class", "score", "class_2", "score_2", "class_3", "score_3", "at_s",
+        "file", "duration_s", "patches", "answer", "class", "score", "class_2", "score_2", "class_3", "score_3", "at_s",
         "score:tit", "score:crow", "score:owl", "score:=wren",
     ]  # fmt: skip
     frames = log_mel(read(paths[0]))
@@ -354,12 +356,40 @@ def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
     assert (row["class"], row["score"], row["at_s"]) == ("a", "0.67", "0.0")
 
 
+def test_answers_pass_their_thresholds_and_background_is_none(tmp_path: Path) -> None:
+    class Heard:
+        classes = ("background", "owl", "tit")
+        front_end = VGGISH
+
+        def scores(self, patches: Any) -> tuple[Any, Any]:
+            return np.array([[0.5, 0.1, 0.4], [0.5, 0.3, 0.2]], np.float32), patches[:, 0]
+
+        def attend(self, embeddings: Any) -> Any:
+            return np.zeros(len(embeddings), np.float32)
+
+    thresholds = Thresholds((float("inf"), 0.2, 0.35), ("background", "class", "class"), "", "")
+    # Means 0.5, 0.2, 0.3; squared and made to sum to one again: 0.658, 0.105, 0.237.
+    calibration = Calibration("softmax", Scale(), Scale(2.0))
+    sound = write_sound(tmp_path / "a.wav", 2.0)
+    predict_files(
+        [sound], Heard(), tmp_path / "p.csv", patches_out=tmp_path / "q.csv", thresholds=thresholds,
+        calibration=calibration,
+    )  # fmt: skip
+    (row,) = rows_of(tmp_path / "p.csv")
+    assert (row["answer"], row["class"], row["class_2"]) == ("none", "tit", "owl")
+    assert float(row["score:background"]) == pytest.approx(0.25 / 0.38, abs=1e-6)
+    assert [each["answer"] for each in rows_of(tmp_path / "q.csv")] == ["tit", "owl"]
+    predict_files([sound], Heard(), tmp_path / "p.csv", thresholds=thresholds)
+    (row,) = rows_of(tmp_path / "p.csv")
+    assert (row["answer"], row["class"], row["score"]) == ("owl", "tit", "0.3")  # only the owl's passes
+
+
 def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
     paths = [write_sound(tmp_path / "a.wav", 2.5), write_sound(tmp_path / "b.wav", 0.5, seed=1)]
     ears = Ears("tit", "crow")
     predict_files(paths, ears, tmp_path / "p.csv", patches_out=tmp_path / "q.csv", hop_frames=48)
     rows = rows_of(tmp_path / "q.csv")
-    assert list(rows[0]) == ["file", "start_s", "end_s", "class", "score", "class_2", "score_2"]
+    assert list(rows[0]) == ["file", "start_s", "end_s", "answer", "class", "score", "class_2", "score_2"]
     assert [(Path(row["file"]).name, row["start_s"], row["end_s"]) for row in rows] == [
         ("a.wav", "0.0", "0.975"),
         ("a.wav", "0.48", "1.455"),

@@ -18,11 +18,15 @@ from markupsafe import Markup
 
 from birdtune.files import read_csv
 from birdtune.results import figures, report, words
+from birdtune.results.answers import BACKGROUND, NOMINAL, OWN, SHARED, Thresholds
+from birdtune.results.calibration import Calibration, Scale
+from birdtune.results.certainty import certainty
 from birdtune.results.doubts import MILD, STRONG, Doubt
 from birdtune.results.metrics import judge
 from birdtune.results.report import Clip, ReportFacts, write_report
-from birdtune.results.scores import Scores, pool_mean
+from birdtune.results.scores import Scores, clip_scores, pool_mean
 from birdtune.results.tables import write_tables
+from birdtune.results.thresholds import judge_answers
 from birdtune.results.verdict import Verdict, of_scores, verdict
 from birdtune.sound.logmel import log_mel
 
@@ -96,6 +100,35 @@ def make_facts(**changes: Any) -> ReportFacts:
         changes["doubts"] = of_scores(changes["metrics"])
         changes["verdict"] = verdict(changes["metrics"], changes["doubts"])
     return dataclasses.replace(facts, **changes)
+
+
+def trusted_facts() -> ReportFacts:
+    """As `make_facts`, with ten recordings of a score near 0.8, calibration, thresholds and false alarms."""
+    facts = make_facts()
+    scores = facts.scores["test"]
+    pooled = clip_scores(scores).copy()
+    pooled[20:30, 0] = 0.86
+    scores = dataclasses.replace(scores, pooled=pooled.astype(np.float32))
+    chosen = Thresholds(
+        (0.85, 0.5, float("inf"), 0.9), (OWN, SHARED, BACKGROUND, NOMINAL), "at most 2 false alarms an hour",
+        "There are too few validation recordings.",
+    )  # fmt: skip
+    drawing: dict[str, Any] = {"n_bootstrap": 100, "seed": 0}
+    judged = {
+        **judge(scores, train_counts=np.array([30, 20, 3, 1]), **drawing),
+        "certainty": certainty(scores, pool_mean(scores), **drawing),
+        "answers": judge_answers(scores, chosen, **drawing),
+    }
+    heard = {
+        "hours": 1 / 60, "recordings": 1, "recordings_answered": 1, "alarms": 1, "alarms_per_hour": 60.0,
+        "patches_passing": 0.5, "per_class": [{"class": "Strix_aluco", "alarms": 1, "alarms_per_hour": 60.0}],
+    }  # fmt: skip
+    trust = {
+        "calibration": Calibration("softmax", Scale(1.25), Scale(2.0), 30).row(),
+        "thresholds": chosen.row(CLASSES),
+        "false_alarms": {"background": {"part": "test", **heard}, "noise": [{"noise": "pink noise", **heard}]},
+    }
+    return dataclasses.replace(facts, metrics={"val": None, "test": judged}, scores={"test": scores}, trust=trust)
 
 
 class Page(HTMLParser):
@@ -285,17 +318,50 @@ def test_percentages_are_never_rounded_to_certainty() -> None:
 
 
 def test_the_calibration_sentence_tells_the_direction() -> None:
-    def judged(*bins: tuple[int, float, float]) -> dict[str, Any]:
-        rows = [{"count": n, "confidence": said, "accuracy": was} for n, said, was in bins]
-        n = sum(row["count"] for row in rows)
-        ece = sum(row["count"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / n
-        return {"reliability": rows, "ece": ece, "n_recordings": n}
+    def judged(*bins: tuple[int, float, float], luck: float = 0.0) -> dict[str, Any]:
+        n = sum(count for count, _, _ in bins)
+        return {
+            "ece": sum(count * abs(said - was) for count, said, was in bins) / n,
+            "ece_if_true_most": luck,
+            "certainty": sum(count * said for count, said, _ in bins) / n,
+            "accuracy": sum(count * was for count, _, was in bins) / n,
+        }
 
     assert "too sure of itself" in report.calibration_sentence(judged((10, 0.9, 0.6)))
     assert "30 percentage points" in report.calibration_sentence(judged((10, 0.9, 0.6)))
     assert "too modest: it" in report.calibration_sentence(judged((10, 0.5, 0.8)))
     assert "at its word" in report.calibration_sentence(judged((10, 0.5, 0.52)))
     assert "too sure at some levels" in report.calibration_sentence(judged((10, 0.5, 0.8), (10, 0.9, 0.6)))
+    assert "no more than luck" in report.calibration_sentence(judged((10, 0.9, 0.6), luck=0.31))
+    assert "no more than luck" not in report.calibration_sentence(judged((10, 0.9, 0.6), luck=0.29))
+
+
+def test_what_a_score_means_is_said_from_data() -> None:
+    around = {"score": 0.8, "lo": 0.7, "hi": 0.9, "count": 12, "right": 9, "share": 0.75, "share_ci": [0.5, 0.9]}
+    said = report.meaning_sentence(around, "test").replace("\N{NO-BREAK SPACE}", " ")
+    assert said.startswith("Of the 12 test recordings with a score between 0.7 and 0.9, 9 were right: 75 % (95 %")
+    assert "50 to 90 %" in said and said.endswith("That is what a score of 0.8 means here.")
+    none = {**around, "count": 0, "right": 0, "share": None, "share_ci": None}
+    assert "was not seen: no test recording" in report.meaning_sentence(none, "test")
+
+
+def test_the_page_tells_certainty_thresholds_and_false_alarms(tmp_path: Path) -> None:
+    facts = trusted_facts()
+    text = page_of(facts, tmp_path).text
+    for told in (
+        "Of the 11 test recordings with a score between 0.7 and 0.9, 10 were right", "before calibration",
+        "as it is served",
+        "at most 2 false alarms an hour", "too few validation", "0.50 for the mean", "1 false alarm: 60.0 an hour",
+        "pink noise", "Strix_aluco (1)",
+    ):  # fmt: skip
+        assert told in text, told
+    write_tables(tmp_path, facts)
+    rows = {row["class"]: row for row in read_csv(tmp_path / "per_class.csv")}
+    assert [rows[name]["threshold"] for name in CLASSES[:3]] == ["0.85", "0.5", ""]
+    assert [rows[name]["threshold_from"] for name in CLASSES[:3]] == ["class", "all classes", "background"]
+    answers = [row["answer"] for row in read_csv(tmp_path / "predictions.csv")]
+    # What was taken for the first class with 0.5 is below its threshold.
+    assert Counter(answers)["none"] == 4 and answers[0] == "Strix_aluco"
 
 
 def test_the_class_table_can_be_sorted_by_keyboard_and_its_values_are_exact(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from birdtune.events import Interrupts, Journal
 from birdtune.model import classifier as classifiers
 from birdtune.model import network, slim, trunks
 from birdtune.model.trunks import TRUNKS
-from birdtune.results.predict import Outcome, Scorer, embed_files, open_model, predict_files
+from birdtune.results.predict import ExportedModel, Outcome, Scorer, embed_files, open_model, predict_files
 from birdtune.run import newest_trained, versions
 from birdtune.sound.logmel import FrontEnd
 from birdtune.stages import build_classifier
@@ -49,6 +49,8 @@ def predict(
         files,
         model,
         out,
+        calibration=model.calibration if isinstance(model, ExportedModel) else None,
+        thresholds=model.thresholds if isinstance(model, ExportedModel) else None,
         patches_out=patches,
         resampler=config.sound.resampler,
         batch_size=config.evaluate.batch_size,

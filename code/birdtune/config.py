@@ -54,6 +54,11 @@ class LabelSettings(_Section):
     )
 
 
+    background: str = _setting(
+        "background", "names of classes that are no answer, separated by commas; case does not matter"
+    )
+
+
 class SplitSettings(_Section):
     """Train, validation, test."""
 
@@ -196,6 +201,12 @@ class EvaluateSettings(_Section):
 
     batch_size: int = _setting(64, "patches scored at a time", unit="patches", ge=1, le=65536)
     bootstrap: int = _setting(1000, "resamples behind each 95 % interval", ge=20, le=100_000)
+    precision: float = _setting(
+        0.9, "wanted of the answers that pass: thresholds are chosen for it", ge=0.5, lt=1
+    )
+    false_alarms_per_hour: float | None = _setting(
+        None, "wanted at most, on background; goes before precision", unit="per h", unset="by precision", gt=0
+    )
 
 
 class ExportSettings(_Section):
@@ -216,6 +227,9 @@ class Config(_Section):
     )
     output: Path = _setting(Path("output"), "folder for everything that is made", unit="path")
     data: Path | None = _setting(None, "folder of class folders", unit="path", unset="INPUT/data")
+    background: Path | None = _setting(
+        None, "folder of sound without any class, made a class of its own", unit="path", unset="INPUT/background"
+    )
     sound: SoundSettings = SoundSettings()
     labels: LabelSettings = LabelSettings()
     split: SplitSettings = SplitSettings()
@@ -265,18 +279,25 @@ class Config(_Section):
     @pydantic.model_validator(mode="after")
     def _output_outside_data(self) -> "Config":
         # realpath, because resolve() fails on links that lead in circles.
-        output, data = (Path(os.path.realpath(folder)) for folder in (self.output, self.data_folder))
-        if output.is_relative_to(data):
-            raise ValueError(
-                f"--output {shown(self.output)} lies in the data folder {shown(self.data_folder)}, so what is made "
-                "would be taken for recordings; give a folder outside of it"
-            )
+        output = Path(os.path.realpath(self.output))
+        for folder in (self.data_folder, self.background or self.input / "background"):
+            if output.is_relative_to(os.path.realpath(folder)):
+                raise ValueError(
+                    f"--output {shown(self.output)} lies in the data folder {shown(folder)}, so what is made "
+                    "would be taken for recordings; give a folder outside of it"
+                )
         return self
 
     @property
     def data_folder(self) -> Path:
         """Where the class folders are."""
         return self.data if self.data is not None else self.input / "data"
+
+    @property
+    def background_folder(self) -> Path | None:
+        """Where sound of no class is, if there is any."""
+        usual = self.input / "background"
+        return self.background or (usual if os.path.lexists(usual) else None)
 
     def flat(self) -> dict[str, Any]:
         """Every setting under its full name ("train.batch-size"), JSON-able."""

@@ -60,6 +60,7 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         hardware={**run.record.get("hardware", {}), "precision": str(run.record.get("precision", ""))},
         stages=run.record["stages"],
         listen=_listener(dataset, store),
+        trust=judged if {"calibration", "thresholds", "false_alarms"} <= set(judged) else None,
     )
 
 

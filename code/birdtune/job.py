@@ -129,8 +129,9 @@ class _Chain:
         problems = value_sha256([problem.row() for problem in dataset.problems])
         self._current = current
         self.train = runs.fingerprint(config, dataset.digest(), checkpoint)
-        evaluate = runs.stage_fingerprint(self.train, config, "evaluate")
-        export = runs.stage_fingerprint(self.train, config, "export", dataset.class_ids)
+        evaluate = runs.stage_fingerprint(self.train, config, "evaluate", dataset.background)
+        # What is served is calibrated, and has thresholds.
+        export = runs.stage_fingerprint(evaluate, config, "export", dataset.class_ids)
         report = runs.stage_fingerprint(evaluate, config, "report", export, problems, dataset.notices)
         self._to_do: dict[str, list[str]] = {}  # found out before the first stage; results take time to look at
         self._fingerprints = {"train": self.train, "evaluate": evaluate, "export": export, "report": report}

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score
 
 import birdtune
+from birdtune import judging
 from birdtune.config import Config
 from birdtune.dataset import augment
 from birdtune.dataset.augment import Augmenter
@@ -305,39 +306,55 @@ class Stages:
     # ---- evaluate -------------------------------------------------------------------------------
 
     def evaluate(self) -> None:
-        """Score validation and test with the best weights, in float32, as the exported model will."""
+        """Score validation and test with the best weights, in float32, calibrated, as the exported model will."""
         classifier = self._best()
-        scorer = make_scorer(classifier)
-        train_counts = np.array(self.dataset.counts(self.dataset.part("train")), np.int64)
-        judged: dict[str, Any] = {
-            "version": self.run.version,
-            "weights_sha256": self.run.record["weights_sha256"],
-        }
-        make_folder(self.run.reports)
+        scorer = make_scorer(classifier, logits=True)
+        logits: dict[str, Scores | None] = {}
+        alive: dict[str, int | None] = {}
         for name in ("val", "test"):
             part = self.dataset.part(name)
-            if not part:
-                judged[name] = None
-                continue
-            windows = self._windows(part)
-            with self.journal.progress(f"scoring {name}", len(windows), "patches") as progress:
-                scores, live = self._score(classifier, scorer, windows, part, progress.advance)
-            scores.save(self.run.reports / f"scores-{name}.npz")
-            judged[name] = {
-                **metrics.judge(
-                    scores,
-                    train_counts=train_counts,
-                    n_bootstrap=self.config.evaluate.bootstrap,
-                    seed=self.config.train.seed,
-                ),
-                "live_embeddings": live,
-            }
-            self._tell(name, judged[name])
-        found, word = judgement(self.run, judged)
-        rows = [doubt.row() for doubt in found]
-        write_json(
-            self.run.reports / "metrics.json", {**judged, "verdict": word.level, "warnings": rows}
+            logits[name] = None
+            if part:
+                windows = self._windows(part)
+                with self.journal.progress(f"scoring {name}", len(windows), "patches") as progress:
+                    logits[name], alive[name] = self._score(
+                        classifier, scorer, windows, part, progress.advance
+                    )
+        found = judging.judge_run(
+            logits,
+            judging.noise_logits(
+                scorer, self.dataset.classes, self.store.spec, self.config.evaluate.batch_size
+            ),
+            kind=classifier.kind,
+            classes=self.dataset.classes,
+            background=self.dataset.background,
+            train_counts=np.array(self.dataset.counts(self.dataset.part("train")), np.int64),
+            patch_s=self.store.spec.patch_s,
+            settings=self.config.evaluate,
+            seed=self.config.train.seed,
         )
+        make_folder(self.run.reports)
+        for name, scores in found.scores.items():
+            scores.save(self.run.reports / f"scores-{name}.npz")
+            found.figures[name]["live_embeddings"] = alive[name]
+            self._tell(name, found.figures[name])
+        self._judge(found.figures)
+
+    def _judge(self, figures: dict[str, Any]) -> None:
+        """Say how far to trust the model, and write metrics.json."""
+        for reason in (figures["calibration"]["reason"], figures["thresholds"]["reason"]):
+            if reason:
+                self.journal.say(f"  {reason}")
+        found, word = judgement(self.run, figures)
+        rows = [doubt.row() for doubt in found]
+        whole = {
+            "version": self.run.version,
+            "weights_sha256": self.run.record["weights_sha256"],
+            **figures,
+            "verdict": word.level,
+            "warnings": rows,
+        }
+        write_json(self.run.reports / "metrics.json", whole)
         self.run.record.update(verdict=word.level, warnings=rows)
         self._warn(found)
 
@@ -347,6 +364,11 @@ class Stages:
             f"  {name}: clip accuracy {clip['accuracy']:.3f}, macro average precision "
             f"{clip['macro_ap'] if clip['macro_ap'] is not None else float('nan'):.3f}; "
             f"baseline {judged['majority_baseline']:.3f} (always {judged['majority_class']})"
+        )
+        before, after = judged["certainty"]["before"], judged["certainty"]["after"]
+        self.journal.say(
+            f"  {name}: calibration error {after['ece']:.3f} (before calibration {before['ece']:.3f}; "
+            f"were every score exactly true, {after['ece_if_true']:.3f} on as few)"
         )
         self.journal.event(
             "judged", split=name, baseline=judged["majority_baseline"],
@@ -366,6 +388,9 @@ class Stages:
         part = self.dataset.part("test") or self.dataset.part("train")
         chosen = self._windows(part[:8])
         patches = chosen.patches(np.arange(min(16, len(chosen)))).astype(np.float32)
+        calibration, thresholds = judging.read_judged(
+            self.run.reports / "metrics.json", len(self.dataset.classes), classifier.kind
+        )
         facts = export_model(
             classifier,
             self.run.model,
@@ -375,7 +400,9 @@ class Stages:
                 "fingerprint": self.run.record["fingerprint"],
             },
             example_waveform=self._example(part),
-            expected=training_side(classifier, patches),
+            expected=training_side(classifier, patches, calibration),
+            calibration=calibration,
+            thresholds=thresholds,
             class_ids=self.dataset.class_ids,
             check=self.interrupts.check,
         )

@@ -16,7 +16,13 @@ from typing import Any
 from birdtune.config import Config
 from birdtune.dataset import frames, recordings, selection, split
 from birdtune.dataset.frames import FrameStore
-from birdtune.dataset.labels import ExternalId, find_label_map, read_label_map
+from birdtune.dataset.labels import (
+    ExternalId,
+    background_class,
+    background_of,
+    find_label_map,
+    read_label_map,
+)
 from birdtune.dataset.ledger import Ledger, examine_all, identify
 from birdtune.dataset.recordings import PROBLEM_COLUMNS, Listing, Problem, Recording
 from birdtune.dataset.split import Place
@@ -39,6 +45,7 @@ class Dataset:
     problems: list[Problem]
     notices: list[str]
     class_ids: dict[str, ExternalId]
+    background: tuple[str, ...] = ()  # classes that are no answer
 
     def part(self, name: str) -> list[Recording]:
         """The recordings of one side of the split."""
@@ -174,6 +181,9 @@ def _survey(
     config: Config, ledger_path: Path, journal: Journal, interrupts: Interrupts, *, keep: bool = True
 ) -> _Survey:
     listing = recordings.scan(config.data_folder)
+    if (folder := config.background_folder) is not None:
+        label = background_class(listing.folders, config.labels.background)
+        listing = recordings.with_background(listing, folder, label)
     ledger = Ledger(ledger_path, config.sound.resampler, keep=keep)
     unusable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     recordings.refuse_remnant(listing, unusable, config.data_folder)
@@ -228,7 +238,13 @@ def _gather(
         *map_notices,
         *result.notices,
     ]
-    return Dataset(spec, classes, usable, result.places, problems, notices, ids)
+    background = background_of(classes, config.labels.background)
+    if len(background) == len(classes):
+        raise InputError(
+            f"{shown(config.data_folder)}: all classes with usable recordings are background "
+            f"({_names(list(classes))}). Add recordings of a class to recognise, or change --labels.background."
+        )
+    return Dataset(spec, classes, usable, result.places, problems, notices, ids, background)
 
 
 def _label_map(config: Config) -> tuple[dict[str, ExternalId], list[str]]:

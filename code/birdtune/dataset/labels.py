@@ -13,11 +13,11 @@ import os
 import pickletools
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from birdtune.errors import InputError, shown
+from birdtune.errors import InputError, SettingsError, shown
 from birdtune.files import read_csv
 from birdtune.plain import parse_json, parse_yaml, read_bounded
 from birdtune.storage import refused
@@ -33,6 +33,35 @@ _LARGEST_ID = 2**63 - 1
 _WHAT = "a label map"
 
 ExternalId = int | str
+
+
+def background_of(classes: Iterable[str], names: str) -> tuple[str, ...]:
+    """Those of the classes that are background: no answer, only what answers must be told from.
+
+    Args:
+        names: as in --labels.background, separated by commas; case does not matter.
+    """
+    wanted = {name.casefold() for name in _listed(names)}
+    return tuple(name for name in classes if name.casefold() in wanted)
+
+
+def background_class(folders: Iterable[str], names: str) -> str:
+    """The class that sound without a class is put into: a background folder's, or the first of the names.
+
+    Raises:
+        SettingsError: no name is given for it.
+    """
+    found = [*background_of(folders, names), *_listed(names)]
+    if not found:
+        raise SettingsError(
+            "--labels.background names no class, and there is a folder of background sound. Give it a name, e.g. "
+            "--labels.background background, or take the folder away."
+        )
+    return found[0]
+
+
+def _listed(names: str) -> list[str]:
+    return [unicodedata.normalize("NFC", name.strip()) for name in names.split(",") if name.strip()]
 
 
 def find_label_map(folder: Path) -> Path | None:

@@ -215,6 +215,24 @@ def scan(folder: Path) -> Listing:
     return Listing(sorted(walker.files, key=lambda file: file.path), walker.problems, folders)
 
 
+def with_background(listing: Listing, folder: Path, label: str) -> Listing:
+    """The same listing and all sound below a folder of its own, as one class.
+
+    Its recordings are called as if the folder lay among the class folders; with a plus sign, if one of its name does.
+
+    Raises: as `scan`.
+    """
+    _check_folder(folder)
+    shelf = shown(unicodedata.normalize("NFC", folder.name)) or label
+    while shelf in listing.folders:
+        shelf += "+"
+    walker = _Walker(folder.resolve(), shelf)
+    walker.walk_as(label)
+    files = sorted(walker.files, key=lambda file: file.path)
+    folders = [*listing.folders, *([] if label in listing.folders else [label])]
+    return Listing([*listing.files, *files], [*listing.problems, *walker.problems], folders)
+
+
 def _check_folder(folder: Path) -> None:
     try:
         next(folder.iterdir(), None)
@@ -249,8 +267,9 @@ class _Walker:
     with links to all the others have more ways than any machine can walk.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shelf: str = "") -> None:
         self.root = root
+        self._shelf = shelf  # what names begin with, for a folder that is a class itself
         self._above = len(str(root / "x")) - 1  # characters before what is below it
         self.files: list[SoundFile] = []
         self.problems: list[Problem] = []
@@ -268,9 +287,17 @@ class _Walker:
         for entry in self._folders(self.root, label=""):
             folders.append(shown(unicodedata.normalize("NFC", entry.name)))
             self._enter(entry, folders[-1], depth=0)
+        self._follow_all()
+        return folders
+
+    def walk_as(self, label: str) -> None:
+        """Read all below the root as one class."""
+        self._list(self.root, self.root, label, depth=0)
+        self._follow_all()
+
+    def _follow_all(self) -> None:
         while self._links:
             self._follow(*self._links.popleft())
-        return folders
 
     def _enter(self, path: Path, label: str, depth: int) -> None:
         if path.is_symlink():
@@ -392,7 +419,7 @@ class _Walker:
     def _name(self, path: Path) -> str:
         # A backslash of the name itself is doubled: so no two files share a name in the tables.
         below = str(path)[self._above :].replace("\\", "\\\\")
-        return shown(below)
+        return f"{self._shelf}/{shown(below)}" if self._shelf else shown(below)
 
     def _problem(self, path: Path, label: str, problem: str, detail: str) -> None:
         self.problems.append(Problem(self._name(path), label, problem, detail))

@@ -82,10 +82,15 @@ class Classifier:
         """Patches [N, 96, 64] → embeddings [N, K] float32."""
         return self.trunk(patches)
 
-    def scores(self, patches: Any) -> tuple[Any, Any]:
-        """Patches [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32."""
+    def logits(self, patches: Any) -> tuple[Any, Any]:
+        """Patches [N, 96, 64] → logits [N, C] and embeddings [N, K], both float32."""
         embeddings = self.embed(patches)
-        return heads.scores(self.head(embeddings), self.kind), embeddings
+        return self.head(embeddings), embeddings
+
+    def scores(self, patches: Any) -> tuple[Any, Any]:
+        """Patches [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32; not calibrated."""
+        logits, embeddings = self.logits(patches)
+        return heads.scores(logits, self.kind), embeddings
 
     def attend(self, embeddings: Any) -> Any:
         """Embeddings [N, K] → how much each patch counts beside the others of its recording [N] float32.

@@ -2,7 +2,7 @@
 
     Classifier ─▶ export_model ─▶ <name>/<version>/
         saved_model.pb, variables/   signatures `serving_default` and `sound`, weights in float32, once
-        labels.csv                   column, class, external_id
+        labels.csv                   column, class, external_id, threshold
         train_id_list.pickle         the class names in the order of the columns, for jibjib-query
         model.json                   what the model is, and how closely it was verified
         assets.extra/                warm-up requests for TensorFlow Serving
@@ -25,6 +25,8 @@ import tensorflow as tf
 from birdtune.errors import ExportError, shown
 from birdtune.files import make_folder, new_folder, write_bytes, write_csv, write_json
 from birdtune.model.classifier import Classifier, in_float32, weights, weights_sha256
+from birdtune.results.answers import Thresholds
+from birdtune.results.calibration import LARGEST, SMALLEST, Calibration, Scale
 from birdtune.results.scores import shares
 from birdtune.results.verify import FORMAT, fresh_answers
 from birdtune.sound.logmel import FrontEnd, frames_of, hann_window, mel_matrix
@@ -53,9 +55,10 @@ class TrainingSide:
     embeddings: Floats  # [n, K]
 
 
-def training_side(classifier: Classifier, patches: Floats) -> TrainingSide:
-    """Score patches [n, 96, 64] with the trained classifier, in full float32 whatever its precision."""
-    return TrainingSide(patches, *_score(in_float32(classifier), patches))
+def training_side(classifier: Classifier, patches: Floats, calibration: Calibration) -> TrainingSide:
+    """Score patches [n, 96, 64] with the trained classifier, in full float32 whatever its precision, and calibrate."""
+    logits, embeddings = _logits(in_float32(classifier), patches)
+    return TrainingSide(patches, calibration.patches(logits), embeddings)
 
 
 def export_model(
@@ -66,6 +69,8 @@ def export_model(
     example_waveform: Floats,
     expected: TrainingSide,
     class_ids: Mapping[str, int | str | None],
+    calibration: Calibration,
+    thresholds: Thresholds | None = None,
     tolerance: float = 1e-4,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -79,6 +84,8 @@ def export_model(
             piece of it too short for a patch, and warmed up with its beginning.
         expected: what the training side makes of some patches; at least one.
         class_ids: class → external id; classes that are missing have none.
+        calibration: what makes the logits scores; it becomes part of the graph.
+        thresholds: from which score on each class counts; for labels.csv and model.json.
         tolerance: largest difference allowed for scores, which lie in 0…1; for embeddings it counts
             relative to the largest of them, if that is above 1.
         check: called several times a second while waiting; it may raise to stop, and then nothing is left.
@@ -93,13 +100,12 @@ def export_model(
     """
     exported = in_float32(classifier)
     waveforms = _example_waveforms(example_waveform, exported.front_end)
-    wanted = _expected_answers(exported, expected, waveforms)
+    wanted = _expected_answers(exported, calibration, expected, waveforms)
     needed = sum(array.nbytes for array in weights(exported).values()) + _GRAPH_BYTES
     with new_folder(folder, what="the exported model", needed=needed) as building:
-        _save(exported, building)
-        write_csv(
-            building / "labels.csv", ("column", "class", "external_id"), _labels(exported.classes, class_ids)
-        )
+        _save(exported, calibration, building)
+        labels = _labels(exported.classes, class_ids, thresholds)
+        write_csv(building / "labels.csv", ("column", "class", "external_id", "threshold"), labels)
         write_bytes(building / "train_id_list.pickle", train_id_list(exported.classes))
         beginning = waveforms[0][: exported.front_end.patch_samples]
         _write_warmup(building / WARMUP_FILE, folder.parent.name, expected.patches[:1], beginning)
@@ -110,7 +116,13 @@ def export_model(
         differences = _differences(wanted, fresh_answers(building, inputs, check))
         _refuse(differences, tolerance, folder)
         verification = {"tolerance": tolerance, "differences": differences}
-        found = {**facts, **_facts(exported), "verification": verification}
+        found = {
+            **facts,
+            **_facts(exported),
+            "calibration": calibration.row(),
+            "thresholds": thresholds and thresholds.row(exported.classes),
+            "verification": verification,
+        }
         write_json(building / "model.json", found)
         check()
     return found
@@ -121,9 +133,15 @@ def train_id_list(classes: Sequence[str]) -> bytes:
     return pickle.dumps([str(name) for name in classes], protocol=2)
 
 
-def _labels(classes: Sequence[str], ids: Mapping[str, int | str | None]) -> Iterator[dict[str, object]]:
+def _labels(
+    classes: Sequence[str], ids: Mapping[str, int | str | None], thresholds: Thresholds | None
+) -> Iterator[dict[str, object]]:
+    """A background class has no threshold: it is no answer."""
+    rows = thresholds.row(classes)["classes"] if thresholds else [{"threshold": None}] * len(classes)
     for column, name in enumerate(classes):
-        yield {"column": column, "class": name, "external_id": ids.get(name)}
+        yield {
+            "column": column, "class": name, "external_id": ids.get(name), "threshold": rows[column]["threshold"],
+        }  # fmt: skip
 
 
 def _facts(classifier: Classifier) -> dict[str, Any]:
@@ -136,6 +154,7 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
         "scores": classifier.kind,
         "embedding_activation": classifier.embedding_activation,
         "front_end": {**asdict(spec), "digest": spec.digest},
+        # Of the patch scores; then calibrated once more, as `calibration.clip` says.
         "clip_pooling": "mean" if classifier.attention is None else "attention",
         "precision": "float32",
         "weights_sha256": weights_sha256(weights(classifier)),
@@ -159,7 +178,25 @@ def graph_log_mel(waveform: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
     return tf.cast(tf.math.log(mel + spec.log_offset), tf.float32)  # [frames, n_mels]
 
 
-def _module(classifier: Classifier) -> tf.Module:
+def _linked(logits: tf.Tensor, kind: str, scale: Scale) -> tf.Tensor:
+    """`calibration.Calibration` as TensorFlow operations; slope and offset are constants of the graph."""
+    scaled = tf.constant(scale.slope, logits.dtype) * logits + tf.constant(scale.offset, logits.dtype)
+    return tf.nn.softmax(scaled) if kind == "softmax" else tf.sigmoid(scaled)
+
+
+def graph_clip_scores(means: tf.Tensor, calibration: Calibration) -> tf.Tensor:
+    """Mean of the calibrated patch scores of a recording [C] → its scores [C], as `Calibration.clips`."""
+    if calibration.clip == Scale():
+        return means
+    inside = tf.maximum(tf.cast(means, tf.float64), SMALLEST)
+    logits = tf.math.log(inside)
+    if calibration.kind != "softmax":
+        inside = tf.minimum(inside, LARGEST)
+        logits = tf.math.log(inside) - tf.math.log1p(-inside)
+    return tf.cast(_linked(logits, calibration.kind, calibration.clip), tf.float32)
+
+
+def _module(classifier: Classifier, calibration: Calibration) -> tf.Module:
     """What is saved: the variables, and `patches`, `attention`, `serving_default` and `sound` as functions of them."""
     module = tf.Module()
     # The bare variables, not the Keras models: those would save their layers' call functions as well.
@@ -169,14 +206,14 @@ def _module(classifier: Classifier) -> tf.Module:
     waveform = tf.TensorSpec([None], tf.float32, name="waveform")
 
     def scores_of(patches: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores, embeddings = classifier.scores(patches)
+        scores, embeddings = _scores(classifier, calibration, patches)
         return {"scores": scores, "embeddings": embeddings}  # [N, C], [N, K]
 
     def serve_patches(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"outputs": classifier.scores(inputs)[0]}  # [N, C]
+        return {"outputs": _scores(classifier, calibration, inputs)[0]}  # [N, C]
 
     def serve_sound(waveform: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _serve_sound(classifier, waveform)
+        return _serve_sound(classifier, calibration, waveform)
 
     embeddings = tf.TensorSpec([None, classifier.trunk.output_shape[-1]], tf.float32, name="embeddings")
     module.attention = tf.function(classifier.attend, input_signature=[embeddings], autograph=False)
@@ -186,7 +223,12 @@ def _module(classifier: Classifier) -> tf.Module:
     return module
 
 
-def _serve_sound(classifier: Classifier, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
+def _scores(classifier: Classifier, calibration: Calibration, patches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    logits, embeddings = classifier.logits(patches)
+    return _linked(tf.cast(logits, tf.float32), calibration.kind, calibration.patch), embeddings  # [N, C], [N, K]
+
+
+def _serve_sound(classifier: Classifier, calibration: Calibration, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
     spec = classifier.front_end
     # NaN and infinity count as silence: one such sample would make all scores of the recording NaN.
     finite = tf.where(tf.math.is_finite(waveform), waveform, tf.zeros_like(waveform))
@@ -202,7 +244,7 @@ def _serve_sound(classifier: Classifier, waveform: tf.Tensor) -> dict[str, tf.Te
         start = first * spec.patch_hop * spec.hop
         frames = graph_log_mel(padded[start : start + (n_frames - 1) * spec.hop + spec.window], spec)
         patches = tf.signal.frame(frames, spec.patch_frames, spec.patch_hop, axis=0)  # [≤ 64, 96, 64]
-        piece_scores, piece_embeddings = classifier.scores(patches)
+        piece_scores, piece_embeddings = _scores(classifier, calibration, patches)
         return number + 1, scores.write(number, piece_scores), embeddings.write(number, piece_embeddings)
 
     empty = [
@@ -216,7 +258,7 @@ def _serve_sound(classifier: Classifier, waveform: tf.Tensor) -> dict[str, tf.Te
     patch_embeddings = embeddings.concat()  # [P, K]
     return {
         "patch_scores": patch_scores,
-        "clip_scores": _pooled(classifier, patch_scores, patch_embeddings),  # [C]
+        "clip_scores": graph_clip_scores(_pooled(classifier, patch_scores, patch_embeddings), calibration),  # [C]
         "embeddings": patch_embeddings,
     }
 
@@ -238,8 +280,8 @@ def _padded_samples(n_samples: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
     return spec.patch_samples - (spec.patch_samples - n_samples) // step * step
 
 
-def _save(classifier: Classifier, folder: Path) -> None:
-    module = _module(classifier)
+def _save(classifier: Classifier, calibration: Calibration, folder: Path) -> None:
+    module = _module(classifier, calibration)
     signatures = {"serving_default": module.serving_default, "sound": module.sound}
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
@@ -278,10 +320,10 @@ def _full_float32() -> Iterator[None]:
         tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
-def _score(classifier: Classifier, patches: Floats) -> tuple[Floats, Floats]:
+def _logits(classifier: Classifier, patches: Floats) -> tuple[Floats, Floats]:
     with _full_float32():
         parts = [
-            classifier.scores(patches[start : start + _PIECE_PATCHES])
+            classifier.logits(patches[start : start + _PIECE_PATCHES])
             for start in range(0, len(patches), _PIECE_PATCHES)
         ]
     return np.concatenate([np.asarray(part[0]) for part in parts]), np.concatenate(
@@ -296,7 +338,7 @@ def _example_waveforms(waveform: Floats, spec: FrontEnd) -> list[Floats]:
 
 
 def _expected_answers(
-    classifier: Classifier, expected: TrainingSide, waveforms: Sequence[Floats]
+    classifier: Classifier, calibration: Calibration, expected: TrainingSide, waveforms: Sequence[Floats]
 ) -> dict[str, Floats]:
     wanted = {"outputs": expected.scores, "embeddings": expected.embeddings}
     spec = classifier.front_end
@@ -304,10 +346,11 @@ def _expected_answers(
         frames = np.concatenate(list(frames_of([waveform], spec)))  # [frames, 64]
         starts = range(0, spec.patch_count(len(frames)) * spec.patch_hop, spec.patch_hop)
         patches = np.stack([frames[start : start + spec.patch_frames] for start in starts])  # [P, 96, 64]
-        scores, embeddings = _score(classifier, patches)
+        logits, embeddings = _logits(classifier, patches)
+        scores = calibration.patches(logits)  # [P, C]
         wanted[f"patch_scores_{number}"] = scores
         share = shares(np.asarray(classifier.attend(embeddings)), np.zeros(len(scores), np.int64))  # [P]
-        wanted[f"clip_scores_{number}"] = share @ scores
+        wanted[f"clip_scores_{number}"] = calibration.clips((share @ scores)[None])[0]
         wanted[f"embeddings_{number}"] = embeddings
     return wanted
 

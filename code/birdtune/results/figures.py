@@ -128,27 +128,28 @@ def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: st
         axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker, markersize=3.5)
 
 
-def reliability(bins: Sequence[Mapping[str, Any]]) -> Markup:
-    """How often the classifier was right, against how sure it said it was; below, how many answers."""
+def reliability(bins: Sequence[Mapping[str, Any]], title: str) -> Markup:
+    """How often the classifier was right, against how sure it said it was; a bar spans the certainties of its answers.
+
+    Args:
+        bins: as `certainty.reliability`.
+    """
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.6, 4.1), layout="constrained")
-        axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        figure = Figure(figsize=(3.9, 3.6), layout="constrained")
+        axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=":")
-        filled = [row for row in bins if row["count"]]
-        said, was = [row["confidence"] for row in filled], [row["accuracy"] for row in filled]
-        size = [25 + 275 * row["count"] / sum(row["count"] for row in filled) for row in filled]
+        said, was = [row["confidence"] for row in bins], [row["accuracy"] for row in bins]
+        low, high = [row["lo"] for row in bins], [row["hi"] for row in bins]
+        axes.hlines(was, low, high, color=ACCENT, linewidth=4, alpha=0.35)
         axes.vlines(said, said, was, color=SECOND, linewidth=1.5)
-        axes.scatter(said, was, s=size, color=ACCENT, zorder=3, alpha=0.9, linewidths=0)
+        axes.scatter(said, was, s=36, color=ACCENT, zorder=3, alpha=0.9, linewidths=0)
+        axes.set_title(title, loc="left", fontsize=9, color=SOFT)
         axes.set_ylabel("how often it was right")
+        axes.set_xlabel("how sure it said it was")
         axes.set_ylim(-0.03, 1.03)
         _percent_axis(axes, "y", limits=False)
-        middle = [(row["lo"] + row["hi"]) / 2 for row in bins]
-        counts.bar(middle, [row["count"] for row in bins], width=0.085, color=ACCENT, alpha=0.5)
-        counts.set_ylabel("answers")
-        counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
-        _percent_axis(counts, "x")
-        counts.set_xlabel("how sure it said it was")
-        return _svg(figure, "Reliability: stated confidence against the share of right answers")
+        _percent_axis(axes, "x")
+        return _svg(figure, f"Reliability, {title}: stated certainty against the share of right answers")
 
 
 def spectrogram(frames: npt.NDArray[np.floating[Any]], start_s: float, mark_s: tuple[float, float]) -> Markup:

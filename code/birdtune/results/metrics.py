@@ -13,7 +13,6 @@ Definitions, the same for both heads (sigmoid scores need not sum to 1):
   class found there, summed (scikit-learn's); macro = the plain mean over the classes that are present.
 - log loss: mean of the negative logarithm of the true class's score, after the scores of one item were
   divided by their sum. That changes nothing for softmax and makes sigmoid and Σp² comparable with it.
-- confidence: the highest score as served, not divided by anything.
 """
 
 from collections.abc import Iterator
@@ -25,11 +24,10 @@ import numpy.typing as npt
 import scipy.sparse
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from birdtune.results.scores import Floats, Ints, Scores, pool_mean, pool_sum_squares
+from birdtune.results.scores import Floats, Ints, Scores, clip_scores, pool_sum_squares
 
 CONFIDENCE = 0.95
 TOP = 3
-RELIABILITY_BINS = 10
 MOST_PAIRS = 100
 # Replicates computed together: [groups, 128] float32 of some thousand groups stays in a core's cache.
 _DRAWS_AT_ONCE = 128
@@ -205,7 +203,7 @@ def judge(scores: Scores, *, train_counts: Ints, n_bootstrap: int, seed: int) ->
         `accuracy_gain` (+ `_ci`: clip accuracy less the baseline, drawn in pairs); `macro_ap_chance`; `clip`,
         `clip_sum_squares`, `patch`, each with `accuracy`, `top3`, `macro_ap`, `roc_auc` (+ `_ci` each),
         `macro_ap_classes` (how many were averaged) and `log_loss`; `per_class`, `confusion` (rows are
-        true), `confusion_pairs` (the 100 most frequent), `reliability`, `ece`, `never_predicted`.
+        true), `confusion_pairs` (the 100 most frequent), `never_predicted`.
         What is undefined is None.
 
     Raises:
@@ -217,7 +215,7 @@ def judge(scores: Scores, *, train_counts: Ints, n_bootstrap: int, seed: int) ->
             f"with {len(train_counts)} training counts"
         )
     draws = Draws(scores.groups, n_bootstrap, seed)
-    mean = pool_mean(scores)  # [N, C]
+    mean = clip_scores(scores)  # [N, C]
     clip, *by_class = _judge_view(mean, scores.labels, draws.index, draws)
     squares, *_ = _judge_view(pool_sum_squares(scores), scores.labels, draws.index, draws)
     of_patch = scores.patch_recording
@@ -225,7 +223,6 @@ def judge(scores: Scores, *, train_counts: Ints, n_bootstrap: int, seed: int) ->
     predicted: Ints = mean.argmax(axis=1).astype(np.int64)
     confusion = np.zeros((len(scores.classes),) * 2, np.int64)
     np.add.at(confusion, (scores.labels, predicted), 1)
-    reliability, ece = reliability_bins(mean.max(axis=1), predicted == scores.labels)
     return {
         "n_recordings": len(scores.recordings),
         "n_groups": draws.n_groups,
@@ -238,8 +235,6 @@ def judge(scores: Scores, *, train_counts: Ints, n_bootstrap: int, seed: int) ->
         "per_class": _per_class(scores, confusion, train_counts, by_class, draws),
         "confusion": confusion.tolist(),
         "confusion_pairs": _confusion_pairs(confusion, scores.classes),
-        "reliability": reliability,
-        "ece": ece,
         "never_predicted": [scores.classes[c] for c in np.flatnonzero(confusion.sum(axis=0) == 0)],
     }
 
@@ -328,7 +323,7 @@ def _per_class(
     hits, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     precision, recall = _divide(hits, predicted), _divide(hits, support)
     f1 = np.where(support > 0, _divide(2.0 * hits, support + predicted), np.nan)
-    right = ranks(pool_mean(scores), scores.labels) == 0
+    right = ranks(clip_scores(scores), scores.labels) == 0
     by_group = np.zeros((2, draws.n_groups, len(scores.classes)))  # [right or all, G, C]
     np.add.at(by_group[0], (draws.index, scores.labels), right)
     np.add.at(by_group[1], (draws.index, scores.labels), 1)
@@ -370,34 +365,3 @@ def _confusion_pairs(confusion: Ints, classes: tuple[str, ...]) -> list[dict[str
         }
         for k in order
     ]
-
-
-def reliability_bins(
-    confidence: npt.NDArray[Any], right: npt.NDArray[np.bool_]
-) -> tuple[list[dict[str, Any]], float]:
-    """Confidence against accuracy in ten equal bins of confidence, and their mean distance (ECE).
-
-    Args:
-        confidence: [N] highest score of each item, 0…1.
-        right: [N] whether the predicted class was the true one.
-
-    Returns:
-        Bins with `lo`, `hi`, `count`, `confidence` and `accuracy` (None where empty); and the expected
-        calibration error of Naeini et al. 2015, Σ count/N times the distance of accuracy and confidence.
-    """
-    place = np.clip((confidence * RELIABILITY_BINS).astype(np.int64), 0, RELIABILITY_BINS - 1)
-    count = np.bincount(place, minlength=RELIABILITY_BINS)
-    mean_confidence = _divide(np.bincount(place, confidence, RELIABILITY_BINS), count)
-    accuracy = _divide(np.bincount(place, right, RELIABILITY_BINS), count)
-    bins = [
-        {
-            "lo": k / RELIABILITY_BINS,
-            "hi": (k + 1) / RELIABILITY_BINS,
-            "count": int(count[k]),
-            "confidence": _known(mean_confidence[k]),
-            "accuracy": _known(accuracy[k]),
-        }
-        for k in range(RELIABILITY_BINS)
-    ]
-    ece = np.nansum(np.abs(accuracy - mean_confidence) * count) / max(1, count.sum())
-    return bins, float(ece)

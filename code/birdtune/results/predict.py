@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 from birdtune.errors import UsageError, shown
 from birdtune.files import try_to_write, write_bytes, write_csv
+from birdtune.results.answers import BACKGROUND, NO_ANSWER, NONE, Thresholds
+from birdtune.results.calibration import Calibration
 from birdtune.results.hearing import Cutter, Floats, Heard, Unused, hear
 from birdtune.results.scores import shares
 from birdtune.results.verify import ExportedModel as ExportedModel  # with what it is used for
@@ -199,6 +201,8 @@ def predict_files(
     classifier: Scorer,
     out: Path,
     *,
+    calibration: Calibration | None = None,
+    thresholds: Thresholds | None = None,
     patches_out: Path | None = None,
     resampler: str = "soxr",
     hop_frames: int | None = None,
@@ -211,10 +215,13 @@ def predict_files(
     Args:
         files, resampler, hop_frames, batch_size, longest_s, check: as `embed_files`.
         classifier: an exported or a trained one.
-        out: CSV, one row a file: `file`, `duration_s`, `patches`; `class` and `score` of the best class by
-            the mean over the patches (by attention, where the head has one), and of the next ones (`class_2`,
-            `score_2` …); `at_s`, the second from which on the best class is heard best; and a column
-            `score:<class>` for every class.
+        calibration: makes the mean over the patches (by attention, where the head has one) the recording's scores;
+            None: the mean is.
+        thresholds: from which score on a class counts; None: there are none, and `answer` stays empty.
+        out: CSV, one row a file: `file`, `duration_s`, `patches`; `answer`: the class with the highest of the scores
+            that pass, or `none`; `class` and `score` of the best class, and of the next ones (`class_2`, `score_2` …),
+            whether they pass or not, background left out; `at_s`, the second from which on the best class is heard
+            best; and a column `score:<class>` for every class.
         patches_out: CSV, one row a patch: `file`, `start_s`, `end_s`, and the best classes as above.
 
     Raises:
@@ -237,11 +244,11 @@ def predict_files(
                 problems.append(item)
                 continue
             n_patches += len(item.start_s)
-            sounds.append(_sound_row(item, classes))
+            sounds.append(_sound_row(item, classes, calibration, thresholds))
             if patches_out is not None:
-                yield from _patch_rows(item, classes, cutter.spec)
+                yield from _patch_rows(item, classes, cutter.spec, thresholds)
 
-    best = tuple(_best(np.zeros(len(classes), np.float32), classes))
+    best = tuple(_best(np.zeros(len(classes), np.float32), classes, thresholds))
     if patches_out is not None:
         write_csv(patches_out, ("file", "start_s", "end_s", *best), patch_rows())
     else:
@@ -261,32 +268,43 @@ def _judged_by(classifier: Scorer) -> Callable[[Floats], Floats]:
     return judge
 
 
-def _best(scores: Floats, classes: Sequence[str]) -> dict[str, object]:
-    """The best classes of [C] scores, the first of equals first."""
-    row: dict[str, object] = {}
-    for rank, column in enumerate(np.argsort(-scores, kind="stable")[:_TOP], start=1):
+def _best(scores: Floats, classes: Sequence[str], thresholds: Thresholds | None) -> dict[str, object]:
+    """The answer, and the best classes of [C] scores, the first of equals first; background is left out."""
+    order = np.argsort(-scores, kind="stable")
+    row: dict[str, object] = {"answer": ""}
+    if thresholds is not None:
+        answer = int(thresholds.answers(scores[None])[0])
+        row["answer"] = NO_ANSWER if answer == NONE else classes[answer]
+        order = np.array([column for column in order if thresholds.origins[column] != BACKGROUND])
+    for rank, column in enumerate(order[:_TOP], start=1):
         suffix = "" if rank == 1 else f"_{rank}"
         row[f"class{suffix}"] = classes[column]
         row[f"score{suffix}"] = round(float(scores[column]), _DECIMALS)
     return row
 
 
-def _sound_row(item: Heard, classes: Sequence[str]) -> dict[str, object]:
-    scores, attention = item.results[:, :-1], item.results[:, -1]
-    mean = shares(attention, np.zeros(len(attention), np.int64)) @ scores  # [C]
-    clearest = int(scores[:, int(mean.argmax())].argmax())
+def _sound_row(
+    item: Heard, classes: Sequence[str], calibration: Calibration | None, thresholds: Thresholds | None
+) -> dict[str, object]:
+    patches, attention = item.results[:, :-1], item.results[:, -1]
+    mean = shares(attention, np.zeros(len(attention), np.int64)) @ patches  # [C]
+    scores = calibration.clips(mean[None])[0] if calibration is not None else mean
+    best = _best(scores, classes, thresholds)
+    clearest = int(patches[:, classes.index(str(best["class"]))].argmax())
     return {
         "file": item.name,
         "duration_s": round(item.duration_s, 3),
         "patches": len(item.start_s),
-        **_best(mean, classes),
+        **best,
         "at_s": round(float(item.start_s[clearest]), 2),
-        **{f"score:{name}": round(float(mean[column]), _DECIMALS) for column, name in enumerate(classes)},
+        **{f"score:{name}": round(float(scores[column]), _DECIMALS) for column, name in enumerate(classes)},
     }
 
 
-def _patch_rows(item: Heard, classes: Sequence[str], spec: FrontEnd) -> Iterator[dict[str, object]]:
+def _patch_rows(
+    item: Heard, classes: Sequence[str], spec: FrontEnd, thresholds: Thresholds | None
+) -> Iterator[dict[str, object]]:
     patch_s = spec.patch_samples / spec.rate_hz
     for start_s, scores in zip(item.start_s.tolist(), item.results[:, :-1], strict=True):
         end_s = round(min(start_s + patch_s, item.duration_s), 3)
-        yield {"file": item.name, "start_s": round(start_s, 2), "end_s": end_s, **_best(scores, classes)}
+        yield {"file": item.name, "start_s": round(start_s, 2), "end_s": end_s, **_best(scores, classes, thresholds)}

@@ -30,9 +30,9 @@ from birdtune.events import duration
 from birdtune.files import write_text
 from birdtune.results import figures
 from birdtune.results.doubts import MILD, STRONG, Doubt
-from birdtune.results.scores import Scores, pool_mean
+from birdtune.results.scores import Scores, clip_scores
 from birdtune.results.verdict import Verdict
-from birdtune.results.words import UNKNOWN, count, percent, span
+from birdtune.results.words import NBSP, UNKNOWN, count, percent, span
 from birdtune.sound.logmel import VGGISH
 
 Row = Mapping[str, Any]
@@ -77,6 +77,7 @@ class ReportFacts:
         doubts: what speaks against trusting the model; `verdict` is the sum of it.
         hardware: name → value.
         stages: name → seconds.
+        trust: `calibration`, `thresholds` and `false_alarms` of metrics.json; None where it has none.
         listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
         augmentation: picture of what was done to training patches, if anything was. PNG
     """
@@ -102,6 +103,7 @@ class ReportFacts:
     stages: Mapping[str, float]
     listen: Callable[[str, float, float], Clip | None]
     augmentation: bytes | None = None
+    trust: Row | None = None
 
     @property
     def split(self) -> str | None:
@@ -173,19 +175,47 @@ def _hits(row: Row) -> int:
     return round(hits)
 
 
-def calibration_sentence(judged: Row) -> str:
-    """Whether the stated confidence can be taken at its word."""
-    filled = [row for row in judged["reliability"] if row["count"]]
-    lean = (
-        sum(row["count"] * (row["confidence"] - row["accuracy"]) for row in filled) / judged["n_recordings"]
+def calibration_sentence(after: Row) -> str:
+    """Whether the stated certainty can be taken at its word; `after`: of `certainty.certainty`."""
+    lean = after["certainty"] - after["accuracy"]
+    off = f"{100 * after['ece']:.0f} percentage points"
+    if after["ece"] < 0.05:
+        found = f"What it says can be taken at its word: certainty and truth differ by {off} on average."
+    elif abs(lean) < after["ece"] / 2:
+        found = f"It is too sure at some levels and too modest at others, by {off} on average."
+    else:
+        too = "too sure of itself: it is right less often" if lean > 0 else "too modest: it is right more often"
+        found = f"It is {too} than it says, by {off} on average."
+    if after["ece"] > after["ece_if_true_most"]:
+        return found
+    return f"{found} That is no more than luck: on so few recordings, true certainties would differ by as much."
+
+
+def meaning_sentence(around: Row, part: str) -> str:
+    """What a score of 0.8 means, from data."""
+    between = f"a score between {around['lo']:.1f} and {around['hi']:.1f}"
+    if not around["count"]:
+        return f"What a score of {around['score']:g} means was not seen: no {part} recording had {between}."
+    was = "was" if around["right"] == 1 else "were"
+    found = (
+        f"Of the {count(around['count'], part + ' recording')} with {between}, {around['right']} {was} right: "
+        f"{percent(around['share'])}"
     )
-    off = f"{100 * judged['ece']:.0f} percentage points"
-    if judged["ece"] < 0.05:
-        return f"What it says can be taken at its word: confidence and truth differ by {off} on average."
-    if abs(lean) < judged["ece"] / 2:
-        return f"It is too sure at some levels and too modest at others, by {off} on average."
-    too = "too sure of itself: it is right less often" if lean > 0 else "too modest: it is right more often"
-    return f"It is {too} than it says, by {off} on average."
+    interval = f" (95{NBSP}% interval: {span(around['share_ci'])})" if around["share_ci"] else ""
+    return f"{found}{interval}. That is what a score of {around['score']:g} means here."
+
+
+def answers_sentence(answers: Row, n: int, part: str) -> str:
+    """What the thresholds do to answers."""
+    if not answers["answered"]:
+        return f"None of the {count(n, part + ' recording')} got an answer: no score passed its threshold."
+    found = (
+        f"{answers['answered']:,} of the {count(n, part + ' recording')} got an answer, and of these "
+        f"{percent(answers['precision'])} were right"
+    )
+    interval = f" ({span(answers['precision_ci'])})" if answers["precision_ci"] else ""
+    others = "; the others got none" if answers["answered"] < n else ""
+    return f"{found}{interval}{others}."
 
 
 # ---- sound --------------------------------------------------------------------------------------
@@ -281,7 +311,7 @@ def _listening(facts: ReportFacts) -> Row:
     judged = facts.metrics.get(facts.split or "")
     if scores is None or judged is None:
         return {"worst": [], "pairs": [], "errors": None}
-    pooled = pool_mean(scores)  # [N, C]
+    pooled = clip_scores(scores)  # [N, C]
     worst = worst_errors(scores, pooled)
     pairs = pair_errors(scores, pooled, judged["confusion_pairs"], {finding.index for finding in worst})
     examples = {finding.said: _best_example(scores, pooled, finding.said) for _, finding in pairs}
@@ -324,8 +354,8 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "listening": _listening(facts),
         "curves": figures.learning_curves(facts.history, facts.best_epoch) if facts.history else None,
         "augmentation": _image(facts.augmentation),
-        "reliability": figures.reliability(judged["reliability"]) if judged else None,
-        "calibration": calibration_sentence(judged) if judged else "",
+        "sure": _sure(judged, {"test": "test", "val": "validation"}[split]) if judged and split else None,
+        "thresholds": _thresholds(facts),
         "left_out": [(reason, n, advice.get(reason, "")) for reason, n in _by_count(facts.books["left_out"])],
         "unused": unused[:MOST_ROWS],
         "n_unused": len(unused),
@@ -334,6 +364,26 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "clip_s": round(CLIP_S),
         "count": count,
     }
+
+
+def _sure(judged: Row, part: str) -> Row | None:
+    """The section on certainty: sentences and figures, before calibration and after."""
+    found = judged.get("certainty")
+    if found is None:
+        return None
+    return {
+        "sentence": calibration_sentence(found["after"]),
+        "meaning": meaning_sentence(found["around"], part),
+        "answers": answers_sentence(judged["answers"], judged["n_recordings"], part),
+        "before": figures.reliability(found["before"]["reliability"], "before calibration"),
+        "after": figures.reliability(found["after"]["reliability"], "as it is served"),
+        "rows": [("before calibration", found["before"]), ("as it is served", found["after"])],
+    }
+
+
+def _thresholds(facts: ReportFacts) -> Mapping[str, Row]:
+    rows = facts.trust["thresholds"]["classes"] if facts.trust else []
+    return {row["class"]: row for row in rows}
 
 
 def _is_used(row: Row) -> bool:

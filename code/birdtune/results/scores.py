@@ -1,12 +1,12 @@
 """What a classifier said about one part of the split, and how patches become recordings.
 
-    one row of class scores per patch ─▶ Scores ─▶ pool_mean, pool_sum_squares ─▶ one row per recording
+    one row of class scores per patch ─▶ Scores ─▶ clip_scores, pool_sum_squares ─▶ one row per recording
 """
 
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Scores:
         patch_start_s: [P] float32, where the patch starts in its recording, in seconds.
         patch_weight: [P] float32, its share in the score of its recording, over whose patches they sum to 1; None:
             all patches of a recording count alike.
+        pooled: [N, C] float32, the recordings' own scores; None: they are the means over their patches.
 
     Raises:
         ValueError: shapes, labels or scores that no stage of birdtune should make.
@@ -51,6 +52,7 @@ class Scores:
     patch_recording: Ints
     patch_start_s: npt.NDArray[np.float32]
     patch_weight: npt.NDArray[np.float32] | None = None
+    pooled: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n, c, p = len(self.recordings), len(self.classes), len(self.patch_recording)
@@ -65,6 +67,8 @@ class Scores:
             sums = np.bincount(self.patch_recording, weights=self.patch_weight, minlength=n)
             if self.patch_weight.shape != (p,) or not np.allclose(sums, 1.0, atol=1e-3):
                 raise ValueError(f"weights of {p} patches come as {self.patch_weight.shape}, or do not sum to 1")
+        if self.pooled is not None and (self.pooled.shape != (n, c) or not np.isfinite(self.pooled).all()):
+            raise ValueError(f"scores of {n} recordings, {c} classes come pooled as {self.pooled.shape}, or not finite")
         if not np.isfinite(self.patch_scores).all():
             raise ValueError(f"{int((~np.isfinite(self.patch_scores)).sum())} scores are NaN or infinite")
 
@@ -77,6 +81,7 @@ class Scores:
         }
         arrays |= {field: getattr(self, field) for field in _ARRAY_FIELDS}
         arrays |= {} if self.patch_weight is None else {"patch_weight": self.patch_weight}
+        arrays |= {} if self.pooled is None else {"pooled": self.pooled}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_bytes(path, buffer.getvalue())
@@ -92,6 +97,7 @@ class Scores:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 fields: dict[str, Any] = {field: archive[field] for field in _ARRAY_FIELDS}
                 fields["patch_weight"] = archive["patch_weight"] if "patch_weight" in archive.files else None
+                fields["pooled"] = archive["pooled"] if "pooled" in archive.files else None
                 fields |= {field: tuple(json.loads(archive[field].tobytes())) for field in _TEXT_FIELDS}
             return cls(**fields)
         except Exception as fault:  # whatever zipfile and numpy make of a damaged file
@@ -100,6 +106,18 @@ class Scores:
                 "Delete it and run `evaluate` again."
             )
             raise refused(fault, path, message) from fault
+
+
+def with_scores(
+    scores: Scores, patch_scores: npt.NDArray[np.float32], pooled: npt.NDArray[np.float32] | None
+) -> Scores:
+    """The same recordings with other scores."""
+    return replace(scores, patch_scores=patch_scores, pooled=pooled)
+
+
+def clip_scores(scores: Scores) -> Floats:
+    """The recordings' scores, as they are served. [N, C], 0…1"""
+    return pool_mean(scores) if scores.pooled is None else scores.pooled.astype(np.float64)
 
 
 def pool_mean(scores: Scores) -> Floats:

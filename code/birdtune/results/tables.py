@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 
 from birdtune.files import write_csv
+from birdtune.results.answers import NO_ANSWER, NONE, Thresholds
 from birdtune.results.metrics import ranks
 from birdtune.results.report import ReportFacts, Row
-from birdtune.results.scores import Scores, pool_mean
+from birdtune.results.scores import Scores, clip_scores
 
 _CLASS_COLUMNS = ("class", "external_id", "recordings", "minutes", "train", "val", "test")
+_THRESHOLD_COLUMNS = ("threshold", "threshold_from")
 _JUDGED_COLUMNS = (
     "support", "groups", "predicted", "recall", "recall_lo", "recall_hi", "precision", "f1", "ap", "ap_lo",
-    "ap_hi", "roc_auc",
+    "ap_hi", "roc_auc", "answers", "answers_precision", "answers_recall",
 )  # fmt: skip
 _PREDICTION_COLUMNS = (
     "recording", "class", "group", "split", "predicted", "score", "correct", "rank", "second", "second_score",
-    "third", "third_score",
+    "third", "third_score", "answer",
 )  # fmt: skip
 
 
@@ -37,9 +39,11 @@ def write_tables(folder: Path, facts: ReportFacts) -> None:
     Raises:
         PassingError, InputError: as `files.storage_faults`.
     """
-    columns = [*_CLASS_COLUMNS, *(f"{split}_{name}" for split in ("val", "test") for name in _JUDGED_COLUMNS)]
+    judged = (f"{split}_{name}" for split in ("val", "test") for name in _JUDGED_COLUMNS)
+    columns = [*_CLASS_COLUMNS, *_THRESHOLD_COLUMNS, *judged]
     write_csv(folder / "per_class.csv", columns, _per_class_table(facts))
-    rows = (row for split, scores in facts.scores.items() for row in _prediction_table(split, scores))
+    thresholds = Thresholds.of(facts.trust["thresholds"]) if facts.trust else None
+    rows = (row for split, scores in facts.scores.items() for row in _prediction_table(split, scores, thresholds))
     write_csv(folder / "predictions.csv", _PREDICTION_COLUMNS, rows)
     write_csv(
         folder / "confusion.csv", ("split", "true", "predicted", "count", "share"), _confusion_table(facts)
@@ -52,8 +56,18 @@ def _per_class_table(facts: ReportFacts) -> Iterator[Row]:
         for split, found in facts.metrics.items()
         for row in (found or {"per_class": []})["per_class"]
     }
+    thresholds = {row["class"]: row for row in (facts.trust["thresholds"]["classes"] if facts.trust else [])}
+    answers = {
+        (split, row["class"]): {
+            "answers": row["answers"], "answers_precision": row["precision"], "answers_recall": row["recall"],
+        }
+        for split, found in facts.metrics.items()
+        for row in ((found or {}).get("answers") or {"per_class": []})["per_class"]
+    }  # fmt: skip
     for row in facts.class_rows:
         line = {name: row[name] for name in _CLASS_COLUMNS}
+        if (chosen := thresholds.get(row["class"])) is not None:
+            line |= {"threshold": chosen["threshold"], "threshold_from": chosen["from"]}
         for split in ("val", "test"):
             found = judged.get((split, row["class"]))
             if found is not None:
@@ -62,13 +76,15 @@ def _per_class_table(facts: ReportFacts) -> Iterator[Row]:
                     for name in ("recall", "ap")
                     for k, end in enumerate(("lo", "hi"))
                 }
-                line |= {f"{split}_{name}": {**found, **ends}[name] for name in _JUDGED_COLUMNS}
+                known = {**found, **ends, **answers.get((split, row["class"]), {})}
+                line |= {f"{split}_{name}": known.get(name) for name in _JUDGED_COLUMNS}
         yield line
 
 
-def _prediction_table(split: str, scores: Scores) -> Iterator[Row]:
-    pooled = pool_mean(scores)  # [N, C]
+def _prediction_table(split: str, scores: Scores, thresholds: Thresholds | None) -> Iterator[Row]:
+    pooled = clip_scores(scores)  # [N, C]
     place = ranks(pooled, scores.labels)
+    answers = thresholds.answers(pooled) if thresholds else None  # [N]
     for index, recording in enumerate(scores.recordings):
         order = np.argsort(-pooled[index], kind="stable")[:3].tolist()  # equals in class order, as argmax
         top: list[Any] = [cell for c in order for cell in (scores.classes[c], f"{pooled[index, c]:.6f}")]
@@ -86,7 +102,15 @@ def _prediction_table(split: str, scores: Scores) -> Iterator[Row]:
             "second_score": top[3],
             "third": top[4],
             "third_score": top[5],
+            "answer": _answer(None if answers is None else int(answers[index]), scores.classes),
         }
+
+
+def _answer(column: int | None, classes: tuple[str, ...]) -> str | None:
+    """The class whose score passes, or `none`; nothing where there are no thresholds."""
+    if column is None:
+        return None
+    return NO_ANSWER if column == NONE else classes[column]
 
 
 def _confusion_table(facts: ReportFacts) -> Iterator[Row]:

@@ -32,6 +32,8 @@ import numpy.typing as npt
 import birdtune
 from birdtune.errors import CheckpointError, ExportError, PassingError, shown
 from birdtune.files import read_json
+from birdtune.results.answers import Thresholds
+from birdtune.results.calibration import Calibration
 from birdtune.sound.logmel import FRONT_ENDS, FrontEnd
 
 Floats = npt.NDArray[np.float32]
@@ -58,6 +60,8 @@ class ExportedModel:
     front_end: FrontEnd  # what its patches are made with
     patches: Callable[[Any], dict[str, Any]]
     attend: Callable[[Any], Any]  # embeddings [N, K] → how much each counts [N], as a `Classifier`'s
+    calibration: Calibration  # already in the scores; its part for clips is applied to their mean
+    thresholds: Thresholds | None
 
     def scores(self, patches: Any) -> tuple[Any, Any]:
         """Patches [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32."""
@@ -85,6 +89,9 @@ def open_model(folder: Path) -> ExportedModel:
 
     try:
         classes, digest = tuple(facts["classes"]), facts["front_end"]["digest"]
+        # A model that was exported before there were any has neither.
+        calibration = Calibration.of(row) if (row := facts.get("calibration")) else Calibration(facts["head"])
+        thresholds = Thresholds.of(row) if (row := facts.get("thresholds")) else None
         loaded: Any = tf.saved_model.load(str(folder))
     except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as fault:
         reason = shown(" ".join(str(fault).split())[:300])
@@ -105,6 +112,8 @@ def open_model(folder: Path) -> ExportedModel:
         front_end,
         lambda patches: loaded.patches(tf.constant(patches, tf.float32)),
         lambda embeddings: loaded.attention(tf.constant(embeddings, tf.float32)),
+        calibration,
+        thresholds,
     )
 
 

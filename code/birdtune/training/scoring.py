@@ -20,17 +20,21 @@ from birdtune.training import devices
 Scorer = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 
 
-def make_scorer(classifier: Classifier, embed: Callable[[Any], Any] | None = None) -> Scorer:
+def make_scorer(
+    classifier: Classifier, embed: Callable[[Any], Any] | None = None, *, logits: bool = False
+) -> Scorer:
     """A function from patches [n, 96, 64] to (scores [n, C], embeddings [n, 128]); it follows the weights.
 
     Args:
         embed: from what is given in place of patches to embeddings; default: the trunk.
+        logits: give these in place of scores.
     """
     to_embeddings = embed or classifier.embed
 
     def scores(given: Any) -> tuple[Any, Any]:
         embeddings = tf.cast(to_embeddings(given), tf.float32)
-        return heads.scores(classifier.head(embeddings), classifier.kind), embeddings
+        found = classifier.head(embeddings)
+        return found if logits else heads.scores(found, classifier.kind), embeddings
 
     forward = tf.function(scores, reduce_retracing=True, autograph=False)
 

@@ -1,0 +1,269 @@
+"""birdtune.results.thresholds, answers, sound.empty and judging: from which score on an answer counts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from birdtune import judging
+from birdtune.config import EvaluateSettings
+from birdtune.results import thresholds
+from birdtune.results.answers import BACKGROUND, NOMINAL, NONE, OWN, SHARED, Thresholds
+from birdtune.results.calibration import Calibration
+from birdtune.results.scores import Scores
+from birdtune.results.thresholds import (
+    choose,
+    count_alarms,
+    false_alarms,
+    judge_answers,
+    lowest_for_precision,
+    rejection,
+)
+from birdtune.sound.empty import NOISES, made_noise
+from birdtune.sound.logmel import VGGISH, log_mel
+
+CLASSES = ("background", "owl", "tit")
+
+
+def scores_of(rows: list[list[list[float]]], labels: list[int], groups: list[str] | None = None) -> Scores:
+    """Recordings, each a list of patches, each a list of scores."""
+    n = len(rows)
+    return Scores(
+        classes=CLASSES,
+        recordings=tuple(f"r{k}" for k in range(n)),
+        groups=tuple(groups or [f"g{k}" for k in range(n)]),
+        labels=np.array(labels, np.int64),
+        patch_scores=np.array([patch for row in rows for patch in row], np.float32),
+        patch_recording=np.repeat(np.arange(n), [len(row) for row in rows]),
+        patch_start_s=np.concatenate([np.arange(len(row)) * 0.96 for row in rows]).astype(np.float32),
+    )
+
+
+def clips(owls: list[float], tits: list[float], *, wrong: list[float] | None = None) -> Scores:
+    """Recordings of owls and tits with these scores for their class, and tits that sound like owls."""
+    rows = (
+        [[[0.0, s, 1 - s]] for s in owls]
+        + [[[0.0, 1 - s, s]] for s in tits]
+        + [[[0.0, s, 0.0]] for s in wrong or []]
+    )
+    return scores_of(rows, [1] * len(owls) + [2] * len(tits) + [2] * len(wrong or []))
+
+
+def chosen(scores: Scores | None, **changes: Any) -> Thresholds:
+    return choose(scores, CLASSES, ("background",), **{"precision": 0.9, "alarms_per_hour": None, **changes})
+
+
+# ---- by precision -------------------------------------------------------------------------------
+
+
+def test_the_lowest_threshold_that_keeps_the_precision_is_half_way_to_the_next_score() -> None:
+    values = np.array([0.9] * 9 + [0.8, 0.7, 0.6, 0.5])
+    right = np.array([True] * 9 + [True] + [False] * 3)
+    share = np.ones(13)
+    # 9 of 9, as if of 10, keep 0.9; so do 10 of 10; 10 of 11 (as if of 12) do not.
+    assert lowest_for_precision(values, right, share, 0.9) == pytest.approx(0.75)
+    assert lowest_for_precision(values, right, share, 0.95) is None
+    assert lowest_for_precision(values[:8], right[:8], share[:8], 0.9) is None  # 8 can never promise 0.9
+    assert lowest_for_precision(values, ~right, share, 0.9) is None
+    assert lowest_for_precision(values, right, share / 2, 0.9) is None  # two of each source count as one
+
+
+def test_equal_scores_pass_together() -> None:
+    values = np.array([0.9] * 20)
+    right = np.array([True] * 10 + [False] * 10)
+    assert lowest_for_precision(values, right, np.ones(20), 0.5) is None
+    assert lowest_for_precision(values, right, np.ones(20), 0.45) == pytest.approx(0.9)
+
+
+def test_each_class_has_its_own_threshold_where_it_has_enough_recordings() -> None:
+    owls, tits = [0.9] * 20, [0.95] * 20
+    found = chosen(clips(owls, tits, wrong=[0.8] * 6))
+    assert found.origins == (BACKGROUND, OWN, OWN)
+    assert found.values[0] == float("inf")
+    assert found.values[1] == pytest.approx(0.85)  # between the owls and the tits that sound like them
+    assert found.values[2] == pytest.approx(0.525)
+    low = chosen(clips([0.6] * 20, [0.95] * 20))
+    assert (
+        low.origins[1] == OWN and low.values[1] == 0.5
+    )  # not 0.325: an answer is at least as likely right as wrong
+    assert found.reason == "" and found.wish == "a precision of 0.9"
+
+
+def test_classes_with_few_recordings_share_a_threshold_and_say_so() -> None:
+    found = chosen(clips([0.9] * 20, [0.95] * 4))
+    assert found.origins == (BACKGROUND, OWN, SHARED)
+    assert "1 of 2 classes have too few validation recordings" in found.reason
+    none = chosen(clips([0.9] * 2, [0.95] * 2))
+    assert none.origins == (BACKGROUND, NOMINAL, NOMINAL) and none.values[1:] == (0.9, 0.9)
+    assert "too few validation recordings" in none.reason
+    assert "no validation recordings" in chosen(None).reason and chosen(None, precision=0.7).values[1] == 0.7
+
+
+# ---- by false alarms ----------------------------------------------------------------------------
+
+
+def noisy(minutes: float, owl: list[float]) -> Scores:
+    """A background recording of some minutes, in which a few patches sound like owls."""
+    patches = [[0.9, 0.05, 0.05] for _ in range(round(minutes * 60 / 0.96))]
+    for k, score in enumerate(owl):
+        patches[3 * k + 1][1] = score
+    return scores_of([patches, [[0.0, 1.0, 0.0]]], [0, 1])
+
+
+def test_the_threshold_keeps_false_alarms_to_what_is_wished() -> None:
+    background = noisy(60, [0.95, 0.9, 0.8, 0.7, 0.6])
+    found = chosen(background, alarms_per_hour=4.0)
+    assert found.wish == "at most 4 false alarms an hour"
+    # Half of four for each class: one is heard and one more allowed for.
+    assert found.origins == (BACKGROUND, OWN, OWN)
+    assert found.values[1] == pytest.approx((0.95 + 0.9) / 2)
+    heard = false_alarms(thresholds.of_background(background, ("background",)) or background, found, 0.96)
+    assert heard["alarms"] == 1 and heard["alarms_per_hour"] == pytest.approx(1.0, rel=0.01)
+    assert heard["per_class"] == [
+        {"class": "owl", "alarms": 1, "alarms_per_hour": pytest.approx(1.0, rel=0.01)}
+    ]
+    assert chosen(background, alarms_per_hour=1.5).origins == (BACKGROUND, SHARED, SHARED)
+
+
+def test_too_little_background_for_a_wish_is_said_and_precision_stands_in() -> None:
+    found = chosen(noisy(1, [0.9]), alarms_per_hour=1.0)
+    assert found.wish == "a precision of 0.9" and "1.0 min of background, too little" in found.reason
+    assert "no background among the validation" in chosen(clips([0.9], [0.9]), alarms_per_hour=1.0).reason
+
+
+def test_an_alarm_is_an_unbroken_run_within_a_recording() -> None:
+    high, low = [0.0, 0.9, 0.1], [0.0, 0.1, 0.1]
+    scores = scores_of([[high, high, low, high], [high, low, low]], [0, 0])
+    assert count_alarms(scores, 1, 0.5) == 3
+    assert count_alarms(scores, 1, 0.89) == 3 and count_alarms(scores, 1, 0.95) == 0
+    assert count_alarms(scores, 1, 0.05) == 2  # a recording through
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_the_highest_score_that_passes_or_none() -> None:
+    found = Thresholds((float("inf"), 0.5, 0.3), (BACKGROUND, OWN, OWN), "", "")
+    said = found.answers(np.array([[0.9, 0.0, 0.1], [0.0, 0.45, 0.4], [0.0, 0.55, 0.4], [0.7, 0.2, 0.1]]))
+    assert said.tolist() == [NONE, 2, 1, NONE]
+    again = Thresholds.of(json.loads(json.dumps(found.row(CLASSES), allow_nan=False)))
+    assert again == found
+
+
+def test_answers_are_judged_with_background_never_asked_for() -> None:
+    scores = scores_of(
+        [[[0.1, 0.8, 0.1]], [[0.1, 0.1, 0.8]], [[0.8, 0.1, 0.1]], [[0.2, 0.4, 0.4]]], [1, 1, 0, 2]
+    )
+    found = Thresholds((float("inf"), 0.5, 0.5), (BACKGROUND, OWN, OWN), "", "")
+    judged = judge_answers(scores, found, n_bootstrap=100, seed=0)
+    assert (judged["answered"], judged["answered_share"], judged["precision"]) == (2, 0.5, 0.5)
+    assert judged["recall"] == pytest.approx(1 / 3)  # the background recording is not looked for
+    assert judged["per_class"][0] == {"class": "owl", "answers": 1, "precision": 1.0, "recall": 0.5}
+    nothing = Thresholds((float("inf"), 0.99, 0.99), (BACKGROUND, OWN, OWN), "", "")
+    silent = judge_answers(scores, nothing, n_bootstrap=100, seed=0)
+    assert (silent["precision"], silent["precision_ci"], silent["recall"]) == (None, None, 0.0)
+
+
+def test_rejection_is_what_stays_below_a_threshold_that_keeps_the_recall() -> None:
+    known = np.array([[p, 1 - p] for p in (0.99, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.3)])
+    unknown = np.array([[0.55, 0.45], [0.59, 0.41], [0.95, 0.05], [0.6, 0.4]])
+    threshold, share = rejection(known, np.zeros(10, np.int64), unknown)
+    assert (threshold, share) == (0.6, 0.5)
+    assert rejection(known, np.ones(10, np.int64), unknown) == (
+        0.0,
+        0.0,
+    )  # nine are wrong: no threshold keeps 0.9
+
+
+# ---- made noise, and all together ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_made_noise_is_the_same_every_time_and_in_bounds(name: str) -> None:
+    noise = made_noise(name, 2.0)
+    assert noise.shape == (32_000,) and noise.dtype == np.float32 and np.abs(noise).max() <= 1
+    np.testing.assert_array_equal(noise, made_noise(name, 2.0))
+    assert np.isfinite(log_mel(noise)).all()
+
+
+def test_noises_are_what_they_are_called() -> None:
+    made = {name: made_noise(name, 4.0).astype(float) for name in NOISES}
+    assert not made["silence"].any()
+    power = {name: np.abs(np.fft.rfft(noise)) ** 2 for name, noise in made.items()}
+    hz = np.fft.rfftfreq(64_000, 1 / 16_000)
+
+    def band(name: str, low: float) -> float:
+        return float(power[name][(hz >= low) & (hz < 2 * low)].sum())
+
+    assert band("white noise", 2000) / band("white noise", 1000) == pytest.approx(2.0, rel=0.15)
+    assert band("pink noise", 2000) / band("pink noise", 1000) == pytest.approx(
+        1.0, rel=0.15
+    )  # alike in each octave
+    assert hz[power["mains hum"].argmax()] == 50.0
+    loud = np.abs(made["clicks"]) > 0.05
+    assert 0 < loud.mean() < 0.02
+
+
+def test_noise_is_heard_in_whole_batches() -> None:
+    sizes = []
+
+    def scorer(patches: Any) -> tuple[Any, Any]:
+        sizes.append(len(patches))
+        return np.tile(patches.mean(axis=(1, 2), dtype=np.float32)[:, None], 3), None
+
+    heard = judging.noise_logits(scorer, CLASSES, VGGISH, 8)
+    assert set(sizes) == {8}
+    assert heard.recordings == tuple(NOISES) and len(heard.patch_scores) == 5 * VGGISH.patch_count(2998)
+    assert heard.patch_start_s[1] == pytest.approx(0.96)
+    assert np.ptp(heard.patch_scores[heard.patch_recording == 0]) == 0  # silence is silence throughout
+
+
+def run_of(n: int, seed: int) -> Scores:
+    """Logits of some background and birds."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    logits = 3 * np.eye(3)[labels] + rng.normal(size=(n, 3))
+    return Scores(
+        CLASSES, tuple(f"{k}" for k in range(n)), tuple(f"{k}" for k in range(n)), labels, logits.astype(np.float32),
+        np.arange(n), np.zeros(n, np.float32),
+    )  # fmt: skip
+
+
+def judge(val: Scores | None, test: Scores | None, **settings: Any) -> judging.Judged:
+    return judging.judge_run(
+        {"val": val, "test": test}, run_of(5, 9), kind="softmax", classes=CLASSES, background=("background",),
+        train_counts=np.array([9, 9, 9]), patch_s=0.96, settings=EvaluateSettings(bootstrap=50, **settings), seed=1,
+    )  # fmt: skip
+
+
+def test_validation_chooses_and_test_is_judged_as_it_is_served(tmp_path: Path) -> None:
+    val, test = run_of(100, 0), run_of(60, 1)
+    found = judge(val, test)
+    calibration = Calibration.of(found.figures["calibration"])
+    assert calibration.patch.slope != 1.0
+    np.testing.assert_array_equal(found.scores["test"].patch_scores, calibration.patches(test.patch_scores))
+    other = judge(val, run_of(60, 2))  # another test chooses nothing
+    assert [other.figures[key] for key in ("calibration", "thresholds")] == [
+        found.figures[key] for key in ("calibration", "thresholds")
+    ]
+    heard = found.figures["false_alarms"]
+    assert heard["background"]["part"] == "test"
+    assert heard["background"]["recordings"] == int((test.labels == 0).sum())
+    assert len(heard["noise"]) == 5
+    (tmp_path / "metrics.json").write_text(json.dumps(found.figures, allow_nan=False))
+    read = judging.read_judged(tmp_path / "metrics.json", 3, "softmax")
+    assert read == (calibration, Thresholds.of(found.figures["thresholds"]))
+    (tmp_path / "metrics.json").write_text("{}")
+    lost, none = judging.read_judged(tmp_path / "metrics.json", 3, "softmax")
+    assert "holds no calibration" in lost.reason and none is None
+
+
+def test_without_validation_or_test_there_is_still_a_judgement() -> None:
+    for val, test in ((None, run_of(20, 0)), (run_of(20, 0), None), (None, None)):
+        figures = judge(val, test).figures
+        json.dumps(figures, allow_nan=False)
+        assert bool(figures["calibration"]["reason"]) == (val is None)
+        assert (figures["test"] is None) == (test is None)
+        assert len(figures["false_alarms"]["noise"]) == 5
