@@ -341,6 +341,8 @@ def test_what_a_score_means_is_said_from_data() -> None:
     said = report.meaning_sentence(around, "test").replace("\N{NO-BREAK SPACE}", " ")
     assert said.startswith("Of the 12 test recordings with a score between 0.7 and 0.9, 9 were right: 75 % (95 %")
     assert "50 to 90 %" in said and said.endswith("That is what a score of 0.8 means here.")
+    few = {**around, "count": 9, "share_ci": None}
+    assert report.meaning_sentence(few, "test").endswith("So few tell little of what a score of 0.8 means here.")
     none = {**around, "count": 0, "right": 0, "share": None, "share_ci": None}
     assert "was not seen: no test recording" in report.meaning_sentence(none, "test")
 
@@ -352,7 +354,7 @@ def test_the_page_tells_certainty_thresholds_and_false_alarms(tmp_path: Path) ->
         "Of the 11 test recordings with a score between 0.7 and 0.9, 10 were right", "before calibration",
         "as it is served",
         "at most 2 false alarms an hour", "too few validation", "0.50 for the mean", "1 false alarm: 60.0 an hour",
-        "pink noise", "Strix_aluco (1)",
+        "pink noise", "Strix_aluco (1)", "would tell the rate better. An alarm is",
     ):  # fmt: skip
         assert told in text, told
     write_tables(tmp_path, facts)

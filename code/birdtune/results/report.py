@@ -191,6 +191,10 @@ def calibration_sentence(after: Row) -> str:
     return f"{found} That is no more than luck: on so few recordings, true certainties would differ by as much."
 
 
+# Of fewer recordings than these, a share says little of the next one.
+_FEW = 10
+
+
 def meaning_sentence(around: Row, part: str) -> str:
     """What a score of 0.8 means, from data."""
     between = f"a score between {around['lo']:.1f} and {around['hi']:.1f}"
@@ -202,7 +206,9 @@ def meaning_sentence(around: Row, part: str) -> str:
         f"{percent(around['share'])}"
     )
     interval = f" (95{NBSP}% interval: {span(around['share_ci'])})" if around["share_ci"] else ""
-    return f"{found}{interval}. That is what a score of {around['score']:g} means here."
+    little = around["count"] < _FEW
+    means = f"a score of {around['score']:g} means here"
+    return f"{found}{interval}. " + (f"So few tell little of what {means}." if little else f"That is what {means}.")
 
 
 def answers_sentence(answers: Row, n: int, part: str) -> str:
