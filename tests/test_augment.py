@@ -245,10 +245,11 @@ def test_only_background_is_taken_for_background() -> None:
 
 def test_background_that_is_not_there_is_refused_when_asked_for() -> None:
     wanted = AugmentSettings(background=0.2)
-    augment.require_background(wanted, ("a", "Background", "b"))
-    augment.require_background(AugmentSettings(), ("a", "b"))
-    with pytest.raises(InputError, match="no such class among the 2"):
-        augment.require_background(wanted, ("a", "b"))
+    augment.require_background(wanted, ("Background",))
+    augment.require_background(AugmentSettings(), ())
+    with pytest.raises(InputError, match="there is none"):
+        augment.require_background(wanted, ())
+    assert augment.background_columns(("a", "Background", "b"), ("Background",)) == (1,)
 
 
 # ---- mixup --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from makers import cut, quiet, tone, without_processes, write_sound
 
-from birdtune.config import Config
+from birdtune.config import Config, TrainSettings
 from birdtune.dataset import frames, gather
 from birdtune.dataset import ledger as ledgers
 from birdtune.dataset.batches import Windows
@@ -322,6 +322,35 @@ def test_a_check_hears_on_when_the_map_cannot_be_read(place: Path) -> None:
     assert len(dataset.recordings) == 12
     assert len(faults) == 1
     assert "expected a mapping" in faults[0]
+
+
+def test_classes_below_a_floor_are_named_and_left_out_if_wanted(place: Path) -> None:
+    write_sound(place / "input/data/Rara_avis/Rara_avis-9_1.wav", tone(2.0, seed=99))
+    # Two recordings of two patches are trained on in each of the others, and one of the rare one.
+    kept, _ = prepare(place, train=TrainSettings(min_per_class=4))
+    assert "Rara_avis" in kept.classes
+    assert [line for line in kept.notices if "Rara_avis (2); their patches come more often" in line]
+    assert not [line for line in kept.notices if "differ only in case" in line]
+    dataset, _ = prepare(place, train=TrainSettings(min_per_class=4, rare="leave-out"))
+    assert dataset.classes == CLASSES
+    assert dataset.books() == {"found": 13, "used": 12, "left_out": {"rare-class": 1}}
+    assert problems_csv(place) == {"Rara_avis/Rara_avis-9_1.wav": "rare-class"}
+    assert not [line for line in dataset.notices if "without a usable recording" in line]
+
+
+def test_weights_of_recordings_are_part_of_what_is_trained_on(place: Path) -> None:
+    plain, _ = prepare(place)
+    name = plain.recordings[0].name
+    (place / "input/quality.csv").write_text(f"recording,weight\n{name},0.25\n")
+    weighed, _ = prepare(place)
+    assert weighed.weights == {name: 0.25}
+    assert weighed.digest() != plain.digest()
+    (place / "input/quality.csv").write_text(f"recording,weight\n{name},1\n")
+    assert prepare(place)[0].digest() == plain.digest()
+    (place / "input/quality.csv").write_text(f"recording,weight\n{name},much\n")
+    faults: list[str] = []
+    gather.inspect(config(place), VGGISH, quiet(), Interrupts(), writable=True, faults=faults)
+    assert len(faults) == 1 and "much" in faults[0], "check tells it with everything else"
 
 
 # ---- background ---------------------------------------------------------------------------------

@@ -146,3 +146,76 @@ def test_a_class_without_examples_does_not_spoil_the_constant_answer():
     for kind in ("softmax", "sigmoid"):
         with_it = losses.constant_loss([3, 1, 0], [1, 1, 1], kind, label_smoothing=0.0)
         assert with_it == pytest.approx(losses.constant_loss([3, 1], [1, 1], kind, label_smoothing=0.0))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_labels_as_shares_are_the_same_as_labels_as_columns(kind):
+    shares = np.eye(3, dtype=np.float32)[LABELS]
+
+    np.testing.assert_allclose(loss(kind, 0.1, labels=shares), loss(kind, 0.1), rtol=1e-6)
+
+
+def test_the_loss_of_a_shared_label_is_shared_too():
+    labels = np.array([[0.25, 0.75, 0.0]], np.float32)
+    first, second = (loss("softmax", logits=LOGITS[:1], labels=np.array([c]))[0] for c in (0, 1))
+
+    assert loss("softmax", logits=LOGITS[:1], labels=labels)[0] == pytest.approx(0.25 * first + 0.75 * second)
+
+
+def test_a_mixed_patch_counts_by_the_mean_over_its_classes():
+    weights = tf.constant([1.0, 2.0, 5.0])
+
+    assert losses.label_weights([2, 0], weights).numpy().tolist() == [5.0, 1.0]
+    both = losses.label_weights(np.array([[1, 1, 0], [0.5, 0, 0.5]], np.float32), weights)
+    assert both.numpy().tolist() == [1.5, 3.0]
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_counts_less_what_is_known(gamma):
+    def focal(kind):
+        return losses.patch_losses(LOGITS, LABELS, kind, label_smoothing=0.0, focal_gamma=gamma).numpy()
+
+    softmax = heads.scores(LOGITS, "softmax").numpy()
+    own = softmax[np.arange(3), LABELS]
+    np.testing.assert_allclose(focal("softmax"), -((1 - own) ** gamma) * np.log(own), rtol=1e-4)
+    p = heads.scores(LOGITS, "sigmoid").numpy()
+    truth = np.eye(3)[LABELS]
+    expected = -(truth * (1 - p) ** gamma * np.log(p) + (1 - truth) * p**gamma * np.log(1 - p)).sum(axis=1)
+    np.testing.assert_allclose(focal("sigmoid"), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_is_finite_at_its_ends(kind, gamma):
+    logits = tf.constant([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [40.0, -40.0, -40.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        values = losses.patch_losses(logits, [1, 1, 0], kind, label_smoothing=0.1, focal_gamma=gamma)
+
+    assert np.isfinite(values.numpy()).all()
+    assert np.isfinite(tape.gradient(values, logits).numpy()).all()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("gamma", [0.7, 2.0])
+def test_no_constant_answer_has_a_lower_focal_loss(kind, gamma):
+    counts, labels = [6, 3, 1], np.repeat([0, 1, 2], [6, 3, 1])
+    least = losses.constant_loss(counts, [1, 1, 1], kind, label_smoothing=0.1, focal_gamma=gamma)
+
+    def mean(logits):
+        given = np.tile(np.asarray(logits, np.float32), (10, 1))
+        return losses.patch_losses(given, labels, kind, label_smoothing=0.1, focal_gamma=gamma).numpy().mean()
+
+    tried = np.random.default_rng(0).normal(0, 1, (60, 3))
+    found = [mean(logits) for logits in tried]
+    assert least <= min(found) + 1e-6
+    assert least > 0.5 * min(found)
+
+
+def test_mixing_makes_more_classes_true_for_sigmoid_heads():
+    plain, mixed = (
+        losses.constant_loss([5, 5, 5, 5], [1] * 4, "sigmoid", label_smoothing=0.0, mixup=mixup) for mixup in (0, 1)
+    )
+    share = 1 - 0.75**2
+    assert mixed == pytest.approx(-4 * (share * np.log(share) + (1 - share) * np.log(1 - share)))
+    assert mixed > plain

@@ -99,7 +99,7 @@ def _check(
     _check_checkpoint(config, faults, journal, writable=writable)
     if dataset is not None:
         with _noted(faults):
-            require_background(config.augment, dataset.classes)
+            require_background(config.augment, dataset.background)
         with _noted(faults), reading_faults(config.output):
             for line in _costs(config, dataset, faults):
                 journal.say(line)

@@ -142,6 +142,19 @@ class TrainSettings(_Section):
     clip_norm: float = _setting(1.0, "global norm of the gradients is cut to this; 0: never", ge=0)
     label_smoothing: float = _setting(0.0, "moved from the true class to all", ge=0, lt=1)
     class_weight_alpha: float = _setting(0.0, "classes weigh frequency^-alpha; 0: all alike", ge=0, le=2)
+    focal_gamma: float = _setting(
+        0.0, "patches that are known already count less: (1 - score)^gamma; 0: all alike", ge=0, le=10
+    )
+    balance: float = _setting(
+        0.0, "how often classes come: 0 as they were found, 1 all alike, 0.5 half-way", ge=0, le=1
+    )
+    min_per_class: int = _setting(
+        0, "classes with fewer are named, and come so often an epoch", unit="patches", ge=0, le=1_000_000
+    )
+    rare: Literal["keep", "leave-out"] = _setting("keep", "classes below train.min-per-class")
+    quality: str | None = _setting(
+        None, "CSV `recording,weight`: how much each counts in training", unit="path", unset="INPUT/quality.csv"
+    )
     hop_frames: int | None = _setting(
         None,
         "from one training patch to the next",
@@ -173,7 +186,7 @@ class AugmentSettings(_Section):
     white_noise: float = _setting(0.0, "share of patches that are given white noise", ge=0, le=1)
     pink_noise: float = _setting(0.0, "share of patches that are given pink noise (1/f)", ge=0, le=1)
     background: float = _setting(
-        0.0, "share of patches mixed with one of the class `background`", ge=0, le=1
+        0.0, "share of patches mixed with one of a background class", ge=0, le=1
     )
     snr_db: float = _setting(
         5.0, "of noise and background: from this to 25 dB fainter than the patch", unit="dB", ge=-30, le=60

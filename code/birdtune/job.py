@@ -71,7 +71,7 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     with current.stage("prepare"):
         dataset, store = gather.prepare(config, trunk.front_end, journal, interrupts)
         _tell_dataset(dataset, journal)
-        require_background(config.augment, dataset.classes)
+        require_background(config.augment, dataset.background)
     if until == "prepare":
         for notice in dataset.notices:
             journal.warn(notice)

@@ -42,7 +42,11 @@ RECORD_NAME = "run.json"
 # Settings that change how a run is made, but not what comes of it; those of sound only decide which
 # recordings are used, and that the data's own digest says.
 _WITHOUT_EFFECT = frozenset(
-    {"train.keep", "train.checkpoint-minutes", "train.frozen-gb", "sound.max-hours", "sound.short"}
+    # The content of quality.csv, and which classes are left out, are in the data's digest.
+    {
+        "train.quality", "train.rare", "train.keep", "train.checkpoint-minutes", "train.frozen-gb", "sound.max-hours",
+        "sound.short",
+    }
 )
 # Room for the last word: a job that a full disk stops could not say so otherwise.
 _RESERVE_NAME = ".reserve"

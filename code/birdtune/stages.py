@@ -17,8 +17,9 @@ from sklearn.metrics import average_precision_score
 import birdtune
 from birdtune import judging
 from birdtune.config import Config
-from birdtune.dataset import augment
+from birdtune.dataset import augment, balance
 from birdtune.dataset.augment import Augmenter
+from birdtune.dataset.balance import Sampler
 from birdtune.dataset.batches import Batches, Source, Windows
 from birdtune.dataset.clips import ClipBatches
 from birdtune.dataset.frames import FrameStore
@@ -32,7 +33,7 @@ from birdtune.model import classifier as classifiers
 from birdtune.model import network, trunks
 from birdtune.model.classifier import Classifier
 from birdtune.model.losses import class_weights, constant_loss
-from birdtune.results import contact, doubts, metrics, report, tables
+from birdtune.results import contact, doubts, metrics, rarest, report, tables
 from birdtune.results.doubts import STRONG, Doubt
 from birdtune.results.export import export_model, training_side
 from birdtune.results.scores import Scores, pool_mean
@@ -96,20 +97,37 @@ class Stages:
         self._warn(found)
 
     def _step(self, windows: Windows, precision: str) -> StepSettings:
-        examples_per_class = self._examples_per_class(windows)
         return StepSettings(
             dropout=self.config.model.dropout,
-            class_weights=class_weights(examples_per_class, self.config.train.class_weight_alpha),
+            class_weights=class_weights(self._seen(windows), self.config.train.class_weight_alpha),
             precision=precision,
         )
 
-    def _examples_per_class(self, windows: Windows) -> npt.NDArray[np.int64]:
-        """What the loss counts: patches, or, where patches of a recording are weighed, recordings. [C]"""
-        n_classes = len(self.dataset.classes)
+    def _examples(self, windows: Windows) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Class and recording of what the loss counts: patches; or recordings, where their patches are weighed."""
         if self.config.model.head != "attention":
-            return np.bincount(windows.label, minlength=n_classes)
+            return windows.label, windows.recording
         first = np.cumsum(windows.per_recording) - windows.per_recording
-        return np.bincount(windows.label[first], minlength=n_classes)
+        return windows.label[first], windows.recording[first]
+
+    def _sampler(self, windows: Windows) -> Sampler | None:
+        return balance.sampler(self._examples(windows)[0], len(self.dataset.classes), self.config.train)
+
+    def _weights(self, windows: Windows) -> npt.NDArray[np.float32] | None:
+        """How much each example counts, by its recording; None: all alike. [examples]"""
+        if not self.dataset.weights:
+            return None
+        part = self.dataset.part("train")
+        weights = np.array([self.dataset.weights.get(recording.name, 1.0) for recording in part], np.float32)
+        return np.asarray(weights[self._examples(windows)[1]], np.float32)
+
+    def _seen(self, windows: Windows) -> npt.NDArray[np.float64]:
+        """Examples of each class in an epoch, each by its recording's weight. [C]"""
+        label, n_classes, drawn = self._examples(windows)[0], len(self.dataset.classes), self._sampler(windows)
+        found = np.bincount(label, minlength=n_classes)
+        weighed = np.bincount(label, self._weights(windows), n_classes)
+        quotas = found if drawn is None else drawn.quotas
+        return np.asarray(quotas * weighed / np.maximum(found, 1), np.float64)
 
     def _before_training(self, part: list[Recording], windows: Windows, step: StepSettings) -> dict[str, Any]:
         """What history.json says of the time before the first epoch; what is wrong already is told."""
@@ -118,11 +136,12 @@ class Stages:
             "best_epoch": None,
             "epochs": [],
             "constant_loss": constant_loss(
-                self._examples_per_class(windows),
+                self._seen(windows),
                 step.class_weights,
                 self.config.model.scores,
                 label_smoothing=self.config.train.label_smoothing,
                 mixup=self.config.augment.mixup,
+                focal_gamma=self.config.train.focal_gamma,
             ),
             "warmup_epochs": self.config.train.warmup_epochs,
             "inputs": signs.class_inputs(
@@ -137,15 +156,17 @@ class Stages:
     ) -> Loop:
         settings = self.config.train
         feed, validate = self._feeds(classifier, windows, step.precision)
-        sizes = {
+        how: dict[str, Any] = {
             "batch_size": settings.batch_size,
             "seed": settings.seed,
             "jitter_frames": settings.jitter_frames,
+            "sampler": self._sampler(windows),
+            "weights": self._weights(windows),
         }
         if classifier.attention is not None:
-            batches: Batches | ClipBatches = ClipBatches(windows, feed.source, **sizes)
+            batches: Batches | ClipBatches = ClipBatches(windows, feed.source, **how)
         else:
-            batches = Batches(feed.source, **sizes, augment=self._augmenter(windows))
+            batches = Batches(feed.source, **how, augment=self._augmenter(windows))
         self.journal.say(
             f"  {len(windows):,} patches, {len(batches):,} batches an epoch, "
             f"{sum(int(np.prod(v.shape)) for v in classifier.trainable_variables):,} weights to train"
@@ -176,7 +197,7 @@ class Stages:
         settings, classes = self.config.augment, self.dataset.classes
         if not augment.active(settings):
             return None
-        backgrounds = tuple(augment.background_classes(classes))
+        backgrounds = augment.background_columns(classes, self.dataset.background)
         return Augmenter(
             settings,
             self.store.spec,
@@ -337,6 +358,13 @@ class Stages:
         for name, scores in found.scores.items():
             scores.save(self.run.reports / f"scores-{name}.npz")
             found.figures[name]["live_embeddings"] = alive[name]
+            found.figures[name]["rarest_third"] = rarest.rarest_third(
+                scores,
+                np.array(self.dataset.counts(self.dataset.part("train")), np.int64),
+                background=self.dataset.background,
+                n_bootstrap=self.config.evaluate.bootstrap,
+                seed=self.config.train.seed,
+            )
             self._tell(name, found.figures[name])
         self._judge(found.figures)
 

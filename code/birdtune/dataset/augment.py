@@ -45,7 +45,6 @@ _STREAM = 2**32
 _PIECE = 32
 _MOST_THREADS = 8
 
-BACKGROUND = "background"
 # Noise fainter than this is not heard, nor seen by the network.
 SNR_RANGE_DB = 20.0
 # Several birds at once: how much louder or fainter the second may be than the first.
@@ -64,22 +63,22 @@ def active(settings: AugmentSettings) -> list[str]:
     return [name for name in NAMES if getattr(settings, name)]
 
 
-def background_classes(classes: tuple[str, ...]) -> list[int]:
-    """Columns of the classes that hold nothing but background: those named so, in any case."""
-    return [column for column, name in enumerate(classes) if name.casefold() == BACKGROUND]
+def background_columns(classes: tuple[str, ...], background: tuple[str, ...]) -> tuple[int, ...]:
+    """Columns of the classes that are background."""
+    return tuple(classes.index(name) for name in background)
 
 
-def require_background(settings: AugmentSettings, classes: tuple[str, ...]) -> None:
-    """See to it that there is a background to mix in, where that is asked for.
+def require_background(settings: AugmentSettings, background: tuple[str, ...]) -> None:
+    """See to it that there is a background class to mix in, where that is asked for.
 
     Raises:
         InputError: there is none.
     """
-    if settings.background and not background_classes(classes):
+    if settings.background and not background:
         raise InputError(
-            f"--augment.background {settings.background:g} mixes in patches of the class `{BACKGROUND}`, and there is "
-            f"no such class among the {len(classes):,} that are trained. Make a folder of that name in the data, with "
-            "recordings of the place without the birds, or leave the setting out."
+            f"--augment.background {settings.background:g} mixes in patches of a background class, and there is none. "
+            "Put recordings of the place without the birds into INPUT/background (or --background FOLDER), name such a "
+            "class with --labels.background, or leave the setting out."
         )
 
 

@@ -9,12 +9,13 @@ would have seen, and several workers could each take their slice of the same glo
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from birdtune.dataset.balance import Sampler
 from birdtune.dataset.frames import FrameStore
 
 Item = TypeVar("Item")
@@ -141,6 +142,8 @@ class Batches:
     Args:
         jitter_frames: each window starts up to so many frames earlier or later, anew each epoch.
         augment: what is done to each batch.
+        sampler: draws the windows of an epoch; None: every window once.
+        weights: [windows] how much each counts; None: all alike.
     """
 
     def __init__(
@@ -151,10 +154,12 @@ class Batches:
         seed: int,
         jitter_frames: int = 0,
         augment: Augment | None = None,
+        sampler: Sampler | None = None,
+        weights: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.windows = windows
         self.batch_size = batch_size
-        self._augment = augment
+        self._augment, self._sampler, self._weights = augment, sampler, weights
         self._seed = seed
         self._jitter_frames = jitter_frames
         nothing = np.zeros(0, np.int64)
@@ -162,14 +167,15 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches in an epoch; the last may be filled up."""
-        return -(-len(self.windows) // self.batch_size)
+        return -(-len(self.windows if self._sampler is None else self._sampler) // self.batch_size)
 
     def plan(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Order and shift of the windows in an epoch, a function of seed and epoch alone. [windows] each"""
+        """Order and shift of the windows in an epoch, a function of seed and epoch alone. [windows drawn] each"""
         if self._plan_of[0] != epoch:
             # Philox is counter-based and keyed: streams of different (seed, epoch) are independent.
             generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
-            order = generator.permutation(len(self.windows))
+            sampler = self._sampler
+            order = generator.permutation(len(self.windows)) if sampler is None else sampler.order(generator)
             reach = self._jitter_frames
             self._plan_of = (epoch, order, generator.integers(-reach, reach + 1, order.size))
         return self._plan_of[1], self._plan_of[2]
@@ -179,6 +185,8 @@ class Batches:
         part = slice(step * self.batch_size, (step + n) * self.batch_size)
         order, shift = self.plan(epoch)
         made = batch_of(self.windows, order[part], n * self.batch_size, shift[part])
+        if self._weights is not None:
+            made = replace(made, weights=made.weights * self._weights[made.windows])
         return made if self._augment is None else self._augment(made, epoch, part.start, order)
 
 

@@ -9,6 +9,7 @@ the same number of places: a shorter one leaves some empty, of a longer one as m
 import numpy as np
 import numpy.typing as npt
 
+from birdtune.dataset.balance import Sampler
 from birdtune.dataset.batches import Batch, Source, Windows
 
 # Of longer recordings as many windows are drawn: 15 s of VGGish's or YAMNet's patches one after another, or the same
@@ -23,11 +24,19 @@ class ClipBatches:
         windows: all windows of the recordings.
         source: what gives their patches, or what was made of them.
         batch_size: patches of a batch, about; it holds so many recordings that their places come near it.
-        jitter_frames: as `Batches`.
+        jitter_frames, sampler: as `Batches`; weights: [recordings].
     """
 
     def __init__(
-        self, windows: Windows, source: Source, *, batch_size: int, seed: int, jitter_frames: int = 0
+        self,
+        windows: Windows,
+        source: Source,
+        *,
+        batch_size: int,
+        seed: int,
+        jitter_frames: int = 0,
+        sampler: Sampler | None = None,
+        weights: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.windows = source
         self.places = min(int(windows.per_recording.max()), _MOST_PATCHES)
@@ -35,13 +44,15 @@ class ClipBatches:
         self._counts = windows.per_recording  # [recordings]
         self._first = np.cumsum(self._counts) - self._counts  # [recordings] first window
         self._label = windows.label[self._first]  # [recordings]
+        self._sampler = sampler
+        self._weights = np.ones(self._counts.size, np.float32) if weights is None else weights
         self._seed, self._jitter_frames = seed, jitter_frames
         nothing = np.zeros(0, np.int64)
         self._plan_of: tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]] = (-1, nothing, nothing)
 
     def __len__(self) -> int:
         """Batches in an epoch; the last may be filled up."""
-        return -(-self._counts.size // self.batch_size)
+        return -(-(self._counts.size if self._sampler is None else len(self._sampler)) // self.batch_size)
 
     def batch(self, epoch: int, step: int, n: int = 1) -> Batch:
         """Batch `step` (from 0) of an epoch, or that and the next ones, `n` in all, one after another.
@@ -58,7 +69,7 @@ class ClipBatches:
         return Batch(
             self.windows.patches(rows, shift[rows]),
             self._label[recordings],
-            (np.arange(size) < chosen.size).astype(np.float32),
+            (np.arange(size) < chosen.size) * self._weights[recordings],
             rows,
             inside,
         )
@@ -67,7 +78,8 @@ class ClipBatches:
         """Order of the recordings in an epoch, and shift of the windows: [recordings], [windows]."""
         if self._plan_of[0] != epoch:
             generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
-            order, reach = generator.permutation(self._counts.size), self._jitter_frames
+            sampler, reach = self._sampler, self._jitter_frames
+            order = generator.permutation(self._counts.size) if sampler is None else sampler.order(generator)
             self._plan_of = (epoch, order, generator.integers(-reach, reach + 1, len(self.windows)))
         return self._plan_of[1], self._plan_of[2]
 

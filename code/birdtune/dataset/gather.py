@@ -9,12 +9,12 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from birdtune.config import Config
-from birdtune.dataset import frames, recordings, selection, split
+from birdtune.dataset import balance, frames, recordings, selection, split
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.labels import (
     ExternalId,
@@ -46,6 +46,7 @@ class Dataset:
     notices: list[str]
     class_ids: dict[str, ExternalId]
     background: tuple[str, ...] = ()  # classes that are no answer
+    weights: dict[str, float] = field(default_factory=dict)  # how much recordings count in training, if not 1
 
     def part(self, name: str) -> list[Recording]:
         """The recordings of one side of the split."""
@@ -68,7 +69,8 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256 that changes with anything that training would see."""
         rows = [[r.name, r.label, r.content, self.places[r.name].split] for r in self.recordings]
-        return value_sha256({"front end": self.spec.digest, "classes": self.classes, "recordings": rows})
+        facts = {"front end": self.spec.digest, "classes": self.classes, "recordings": rows}
+        return value_sha256({**facts, "weights": self.weights} if self.weights else facts)
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,12 @@ def _gather(
         result = split.assign(usable, config.split, config.output / "split.csv")
         problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
         usable = [recording for recording in usable if recording.name in result.places]
+        trained = [recording for recording in usable if result.places[recording.name].split == "train"]
+        rare, rare_notices = balance.rare_classes(usable, trained, spec, config.train)
+        if config.train.rare == "leave-out":
+            out = balance.left_out(usable, rare, config.train)
+            problems = sorted([*problems, *out], key=lambda problem: problem.recording)
+            usable = [recording for recording in usable if recording.label not in rare]
         selection.check_enough(usable, config.data_folder, problems)
     finally:
         if keep_problems:
@@ -231,12 +239,22 @@ def _gather(
                 config.output / "problems.csv", PROBLEM_COLUMNS, [problem.row() for problem in problems]
             )
     classes = selection.class_names(usable)
+    weights: dict[str, float] = {}
+    weight_notices: list[str] = []
+    try:
+        weights, weight_notices = balance.recording_weights(config, usable)
+    except InputError as fault:
+        if faults is None:
+            raise
+        faults.append(str(fault))
     notices = [
         *_class_notices(classes),
-        *_folder_notices(survey.listing, classes),
+        *_folder_notices(survey.listing, tuple(sorted({*classes, *rare}))),
         *_id_notices(ids, classes),
         *map_notices,
         *result.notices,
+        *rare_notices,
+        *weight_notices,
     ]
     background = background_of(classes, config.labels.background)
     if len(background) == len(classes):
@@ -244,7 +262,7 @@ def _gather(
             f"{shown(config.data_folder)}: all classes with usable recordings are background "
             f"({_names(list(classes))}). Add recordings of a class to recognise, or change --labels.background."
         )
-    return Dataset(spec, classes, usable, result.places, problems, notices, ids, background)
+    return Dataset(spec, classes, usable, result.places, problems, notices, ids, background, weights)
 
 
 def _label_map(config: Config) -> tuple[dict[str, ExternalId], list[str]]:

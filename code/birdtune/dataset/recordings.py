@@ -44,6 +44,7 @@ PROBLEMS: dict[str, str] = {
     "duplicate-in-class": "Nothing: another copy in this class is used, and counted once.",
     "duplicate-across-classes": "Decide which class it belongs to, and remove the other copies.",
     "not-in-split": "Add it to the file given as --split.file.",
+    "rare-class": "Record more of it, lower --train.min-per-class, or set --train.rare keep.",
     "misnamed": "Nothing: it is used. Rename it to match what it holds.",
 }
 

@@ -11,13 +11,17 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+import scipy.optimize
+import scipy.special
 
 from birdtune.errors import InputError, SettingsError
 from birdtune.model.architecture import choose
 from birdtune.model.heads import KINDS
 
 
-def patch_losses(logits: Any, labels: Any, kind: str, *, label_smoothing: float) -> Any:
+def patch_losses(
+    logits: Any, labels: Any, kind: str, *, label_smoothing: float, focal_gamma: float = 0.0
+) -> Any:
     """The loss of each patch.
 
     softmax: cross-entropy against (1 - s) one-hot + s / C. sigmoid: binary cross-entropy against
@@ -25,12 +29,16 @@ def patch_losses(logits: Any, labels: Any, kind: str, *, label_smoothing: float)
     would make the one "yes" count less the more species there are (at 195 classes, 195 times less than
     with softmax), so that gradient clipping and weight decay would mean something else for each data set.
 
+    With focal gamma each term counts by (1 - p)^gamma, p the score of what it asks for (Lin et al. 2017, "Focal loss
+    for dense object detection"): what is known already moves nothing any more.
+
     Args:
         logits: [N, C], before softmax or sigmoid; any floating type.
         labels: [N] integers, the column of the true class; or [N, C] how true each class is, 0…1, of sounds that
             were mixed.
         kind: "softmax" or "sigmoid".
         label_smoothing: s in 0…1, 0 = none.
+        focal_gamma: 0 = all terms count alike.
 
     Returns:
         [N] float32.
@@ -45,10 +53,23 @@ def patch_losses(logits: Any, labels: Any, kind: str, *, label_smoothing: float)
     truth = _shares(labels, n_classes)  # [N, C]
     if kind == "softmax":
         target = (1.0 - label_smoothing) * truth + label_smoothing / n_classes
-        return -ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)  # [N]
+        log_scores = ops.log_softmax(logits, axis=-1)  # [N, C]
+        return -ops.sum(target * _focal(log_scores, focal_gamma) * log_scores, axis=-1)  # [N]
     target = (1.0 - label_smoothing) * truth + label_smoothing / 2.0
     # With p = sigmoid(z): -t log p - (1 - t) log(1 - p) = softplus(z) - t z, which no logit makes overflow.
-    return ops.sum(ops.softplus(logits) - target * logits, axis=-1)  # [N]
+    if not focal_gamma:
+        return ops.sum(ops.softplus(logits) - target * logits, axis=-1)  # [N]
+    yes, no = ops.log_sigmoid(logits), ops.log_sigmoid(-logits)  # [N, C] logarithms of p and of 1 - p
+    terms = target * _focal(yes, focal_gamma) * yes + (1.0 - target) * _focal(no, focal_gamma) * no
+    return -ops.sum(terms, axis=-1)  # [N]
+
+
+def _focal(log_scores: Any, gamma: float) -> Any:
+    """(1 - p)^gamma of logarithms of p."""
+    if not gamma:
+        return 1.0
+    # 1 - p as -expm1(log p), exact near 1; a power below 1 has no slope at 0.
+    return keras.ops.power(keras.ops.maximum(-keras.ops.expm1(log_scores), 1e-6), gamma)
 
 
 def _shares(labels: Any, n_classes: int) -> Any:
@@ -71,17 +92,18 @@ def label_weights(labels: Any, weights: Any) -> Any:
 
 
 def constant_loss(
-    counts: npt.ArrayLike, weights: npt.ArrayLike, kind: str, *, label_smoothing: float, mixup: float = 0.0
-) -> float:
+    counts: npt.ArrayLike, weights: npt.ArrayLike, kind: str, *, label_smoothing: float,
+    mixup: float = 0.0, focal_gamma: float = 0.0,
+) -> float:  # fmt: skip
     """The lowest mean loss of an answer that does not listen: one and the same scores for every patch.
 
     Whoever has learnt anything is below it. That answer's scores are the mean of the targets, each patch counting
-    by its class's weight; its loss is their entropy.
+    by its class's weight; its loss is their entropy. With focal gamma there is no formula: it is searched for.
 
     Args:
         counts: [C] training patches per class.
         weights: [C] as `class_weights`.
-        kind, label_smoothing: as `patch_losses`.
+        kind, label_smoothing, focal_gamma: as `patch_losses`.
         mixup: share of the patches that are mixed with another; with sigmoid that makes more classes true.
 
     Raises:
@@ -92,10 +114,25 @@ def constant_loss(
     shares = shares / shares.sum()  # [C]
     if kind == "softmax":
         mean = (1.0 - label_smoothing) * shares + label_smoothing / shares.size
-        return float(-_x_log_x(mean).sum())
+        return _least_focal(mean, focal_gamma) if focal_gamma else float(-_x_log_x(mean).sum())
     shares = shares + mixup * shares * (1.0 - shares)  # of a mixture, either of the two
     mean = (1.0 - label_smoothing) * shares + label_smoothing / 2.0
+    if focal_gamma:
+        return float(sum(_least_focal(np.array([share, 1.0 - share]), focal_gamma) for share in mean))
     return float(-(_x_log_x(mean) + _x_log_x(1.0 - mean)).sum())
+
+
+def _least_focal(target: npt.NDArray[np.float64], gamma: float) -> float:
+    """The least Σ_c t_c (1 - p_c)^gamma (-log p_c) of any scores p that sum to 1."""
+
+    def loss(logits: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        log_p = scipy.special.log_softmax(logits)
+        p, rest = np.exp(log_p), np.maximum(-np.expm1(log_p), 1e-12)
+        slope = target * (gamma * rest ** (gamma - 1) * p * log_p - rest**gamma)  # by log p
+        return float(-(target * rest**gamma * log_p).sum()), slope - p * slope.sum()
+
+    start = np.log(np.maximum(target, 1e-6))
+    return float(scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B").fun)
 
 
 def _x_log_x(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

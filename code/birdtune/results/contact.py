@@ -52,12 +52,11 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
         InputError, PassingError, Interrupted: as `gather.prepare`; background is asked for and there is none.
     """
     dataset, store = gather.prepare(config, TRUNKS[config.model.backbone].front_end, journal, interrupts)
-    augment.require_background(config.augment, dataset.classes)
+    augment.require_background(config.augment, dataset.background)
     settings = config.augment
     if not augment.active(settings):
         journal.say("  no augmentation is on: these are strengths worth a try")
-        has_background = bool(augment.background_classes(dataset.classes))
-        settings = WORTH_A_TRY.model_copy(update={"background": 0.3 if has_background else 0.0})
+        settings = WORTH_A_TRY.model_copy(update={"background": 0.3 if dataset.background else 0.0})
     for name in augment.active(settings):
         value = getattr(settings, name)
         journal.say(f"  --augment.{name.replace('_', '-')} {value:g}: {title(name, settings).replace(chr(10), ' ')}")
@@ -70,7 +69,7 @@ def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store:
     part = dataset.part("train")
     hop_frames = config.train.hop_frames or store.spec.patch_hop
     windows = Windows(store, [recording.content for recording in part], dataset.labels(part), hop_frames)
-    backgrounds = tuple(augment.background_classes(dataset.classes))
+    backgrounds = augment.background_columns(dataset.classes, dataset.background)
     augmenter = Augmenter(
         settings,
         store.spec,

@@ -28,7 +28,7 @@ from markupsafe import Markup, escape
 from birdtune.errors import shown
 from birdtune.events import duration
 from birdtune.files import write_text
-from birdtune.results import figures
+from birdtune.results import figures, rarest
 from birdtune.results.doubts import MILD, STRONG, Doubt
 from birdtune.results.scores import Scores, clip_scores
 from birdtune.results.verdict import Verdict
@@ -359,6 +359,8 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "confusion": _confusion(judged, facts.classes) if judged else None,
         "listening": _listening(facts),
         "curves": figures.learning_curves(facts.history, facts.best_epoch) if facts.history else None,
+        "rarest": judged.get("rarest_third") if judged else None,
+        "measures": rarest.measures(facts.settings, facts.changed),
         "augmentation": _image(facts.augmentation),
         "sure": _sure(judged, {"test": "test", "val": "validation"}[split]) if judged and split else None,
         "thresholds": _thresholds(facts),

@@ -142,7 +142,8 @@ class Trainer:
                 attention = self.classifier.attend(embeddings)
                 logits = heads.clip_logits(logits, attention, inside, self.classifier.kind)  # [recordings, C]
             losses = patch_losses(
-                logits, labels, self.classifier.kind, label_smoothing=self._settings.label_smoothing
+                logits, labels, self.classifier.kind, label_smoothing=self._settings.label_smoothing,
+                focal_gamma=self._settings.focal_gamma,
             )  # [B]
             counts = row_weights * label_weights(labels, self._class_weights)  # [B]
             loss_sum = tf.reduce_sum(counts * losses)
