@@ -38,6 +38,8 @@ WEIGHTS_NAME = "weights.safetensors"
 # numpy's name of a type → that of safetensors
 _TYPES = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<i8": "I64", "<i4": "I32", "|u1": "U8", "|b1": "BOOL"}
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
+# Written and hashed while it is in the processor's cache.
+_PIECE_BYTES = 4 << 20
 
 
 @dataclass
@@ -231,8 +233,10 @@ def write_arrays(path: Path, arrays: Arrays) -> str:
         blocks: list[Any] = [len(text).to_bytes(8, "little"), text]
         blocks += [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for _, array in ordered]
         for block in blocks:
-            file.write(block)
-            digest.update(block)
+            for begin in range(0, len(block), _PIECE_BYTES):
+                piece = memoryview(block)[begin : begin + _PIECE_BYTES]
+                file.write(piece)
+                digest.update(piece)
     return digest.hexdigest()
 
 
