@@ -90,7 +90,7 @@ def step(n_classes: int, backbone: str) -> Callable[[], None]:
     from birdtune.quiet import load_tensorflow
 
     load_tensorflow()
-    from birdtune import stages
+    from birdtune import learning
     from birdtune.config import Config
     from birdtune.dataset.batches import Batch
     from birdtune.training import devices, feeds
@@ -99,7 +99,7 @@ def step(n_classes: int, backbone: str) -> Callable[[], None]:
     config = Config(model={"backbone": backbone, "checkpoint": "none"})
     devices.prepare_devices()
     precision, _ = devices.choose_precision("auto", gains_on_cpu=True)
-    classifier = stages.build_classifier(config, tuple(f"{n:04}" for n in range(n_classes)), precision)
+    classifier = learning.build_classifier(config, tuple(f"{n:04}" for n in range(n_classes)), precision)
     settings = StepSettings(0.0, np.ones(n_classes, np.float32), precision)
     trainer = Trainer(classifier, config.train, settings, feeds.whole(classifier, None))  # type: ignore[arg-type]
     random = np.random.default_rng(0)

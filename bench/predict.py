@@ -116,16 +116,18 @@ def _whole_files(settings: Settings, model: Path, backbone: str) -> dict[str, li
 
 def exported(folder: str, backbone: str) -> Callable[[], None]:
     """Write a model as the job exports it."""
+    from birdtune.results.calibration import Calibration
     from birdtune.results.export import export_model, training_side
 
     classifier = networks.trainer("float32", _BATCH_SIZE, backbone=backbone).classifier
     patches, _ = networks.patches_of(4, 1)
     sound = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    calibration = Calibration(classifier.kind)
 
     def turn() -> None:
         export_model(
             classifier, Path(folder), facts={"version": 1}, example_waveform=sound,
-            expected=training_side(classifier, patches), class_ids={},
+            expected=training_side(classifier, patches, calibration), calibration=calibration, class_ids={},
         )  # fmt: skip
 
     return turn

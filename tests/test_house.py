@@ -35,7 +35,8 @@ ORDER = (
     "results.figures",
     "results.contact", "results.report", "results.tables",
     "results.verify", "results.export", "results.hearing", "results.predict",
-    "holder", "lock", "run", "facts", "judging", "stages", "check", "job", "compare", "apply", "demo_songs", "demo",
+    "holder", "lock", "run", "facts", "judging", "learning", "stages", "check", "job", "compare",
+    "apply", "demo_songs", "demo",
     "cli",
     "__main__",
 )  # fmt: skip
@@ -46,7 +47,7 @@ HEAVY = frozenset(
         "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
         "training.devices", "training.curves", "training.convolution", "training.feeds",
         "training.optimizer", "training.step", "training.loop", "training.scoring",
-        "results.export", "stages", "compare", "apply",
+        "results.export", "learning", "stages", "compare", "apply",
     }
 )  # fmt: skip
 

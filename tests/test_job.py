@@ -257,7 +257,7 @@ def test_where_no_checkpoint_is_whole_training_begins_from_the_first_weights(
     data: Path, done: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = []
-    monkeypatch.setattr("birdtune.stages.load_first_weights", lambda *arguments: first.append(arguments))
+    monkeypatch.setattr("birdtune.learning.load_first_weights", lambda *arguments: first.append(arguments))
     for state in copy.glob("checkpoints/1/*/state.json"):
         state.write_text("{}")
     run(settings(data, copy, evaluate__bootstrap=60), until="evaluate")
@@ -372,7 +372,7 @@ def test_scores_that_are_not_finite_stop_training_as_a_divergence(
 ) -> None:
     """Weights that one last update made too large: the losses were finite, the scores are not."""
     infinite = np.full((64, 3), np.nan, np.float32), np.zeros((64, 128), np.float32)
-    monkeypatch.setattr("birdtune.stages.make_scorer", lambda classifier, embed: lambda patches: infinite)
+    monkeypatch.setattr("birdtune.learning.make_scorer", lambda classifier, embed: lambda patches: infinite)
     with pytest.raises(DivergedError, match=r"scores of \d+ of \d+ patches are NaN.*--train\.learning-rate"):
         run(settings(data, tmp_path, train__epochs=1), until="train")
     found = record(tmp_path)

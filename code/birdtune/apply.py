@@ -13,13 +13,13 @@ import numpy.typing as npt
 from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, InputError, shown
 from birdtune.events import Interrupts, Journal
+from birdtune.learning import build_classifier
 from birdtune.model import classifier as classifiers
 from birdtune.model import network, slim, trunks
 from birdtune.model.trunks import TRUNKS
 from birdtune.results.predict import ExportedModel, Outcome, Scorer, embed_files, open_model, predict_files
 from birdtune.run import newest_trained, versions
 from birdtune.sound.logmel import FrontEnd
-from birdtune.stages import build_classifier
 from birdtune.training import devices
 from birdtune.training.checkpoints import WEIGHTS_NAME, Checkpoints, read_arrays
 

@@ -37,13 +37,13 @@ from birdtune.dataset.gather import Dataset
 from birdtune.errors import EXIT_DONE, DivergedError, InputError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import write_csv, write_json
+from birdtune.learning import build_classifier, load_first_weights
 from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
 from birdtune.model.heads import HEADS
 from birdtune.model.trunks import TRUNKS
 from birdtune.results.metrics import Draws, interval
 from birdtune.results.scores import Scores, pool_mean
-from birdtune.stages import build_classifier, load_first_weights
 from birdtune.training import devices
 from birdtune.training.checkpoints import Saved, State
 from birdtune.training.feeds import Feed, Frozen

@@ -1,4 +1,4 @@
-"""What each computing stage does: train, evaluate, export, report.
+"""What each computing stage does: train (learning.py), evaluate, export, report.
 
     Run + Dataset + FrameStore ─▶ checkpoints/<v> ─▶ reports/<v>/metrics.json ─▶ model/<name>/<v> ─▶ report.html
 
@@ -6,323 +6,34 @@ Importing this loads TensorFlow.
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score
 
 import birdtune
 from birdtune import judging
-from birdtune.config import Config
-from birdtune.dataset import augment, balance
-from birdtune.dataset.augment import Augmenter
-from birdtune.dataset.balance import Sampler
-from birdtune.dataset.batches import Batches, Source, Windows
-from birdtune.dataset.clips import ClipBatches
-from birdtune.dataset.frames import FrameStore
-from birdtune.dataset.gather import Dataset
+from birdtune.dataset import augment
 from birdtune.dataset.recordings import Recording
-from birdtune.errors import CheckpointError, DivergedError
-from birdtune.events import Interrupts
-from birdtune.facts import HISTORY_NAME, judgement, report_facts, write_companions
+from birdtune.facts import judgement, report_facts, write_companions
 from birdtune.files import make_folder, write_bytes, write_json
+from birdtune.learning import Learning, build_classifier
 from birdtune.model import classifier as classifiers
-from birdtune.model import network, trunks
 from birdtune.model.classifier import Classifier
-from birdtune.model.losses import class_weights, constant_loss
-from birdtune.results import contact, doubts, metrics, rarest, report, tables
-from birdtune.results.doubts import STRONG, Doubt
+from birdtune.results import contact, rarest, report, tables
 from birdtune.results.export import export_model, training_side
-from birdtune.results.scores import Scores, pool_mean
-from birdtune.run import Run
+from birdtune.results.scores import Scores
 from birdtune.sound import audio
-from birdtune.training import devices, signs
-from birdtune.training.checkpoints import Checkpoints, State
-from birdtune.training.feeds import Feed, Frozen, in_memory
-from birdtune.training.loop import Loop
-from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
-from birdtune.training.step import StepSettings, Trainer
+from birdtune.training.scoring import make_scorer
 
 # The example that an export is verified with: long enough for several patches, short enough to be quick.
 _EXAMPLE_S = 10.0
 
 
-class Stages:
+class Stages(Learning):
     """The computing stages of one run."""
-
-    def __init__(self, run: Run, dataset: Dataset, store: FrameStore, interrupts: Interrupts) -> None:
-        self.run, self.dataset, self.store, self.interrupts = run, dataset, store, interrupts
-        self.config, self.journal = run.config, run.journal
-        self.journal.say(f"  {devices.prepare_devices()}")
-        self.run.record["hardware"] = devices.describe().rows()
-        self._checkpoints = Checkpoints(run.checkpoints, self.config.train.keep)
-        self._trunk = trunks.TRUNKS[self.config.model.backbone]
-        self._told: set[str] = set()
-
-    # ---- train ----------------------------------------------------------------------------------
-
-    def train(self) -> None:
-        """Train to the end or to an interruption; leaves checkpoints/<v> and logs/<v>/history.json.
-
-        Raises:
-            DivergedError: the loss, the gradients, the weights or the scores are not finite any more.
-        """
-        if lost := self._checkpoints.lost():
-            self.journal.warn(f"{lost} The best epoch's weights are lost; training begins anew.")
-            self._checkpoints.clear()
-        self.run.record.update(verdict=None, warnings=[])  # those of an earlier start of this run
-        precision = self._precision()
-        part = self.dataset.part("train")
-        windows = self._windows(part, self.config.train.hop_frames)
-        classifier = build_classifier(self.config, self.dataset.classes, precision)
-        # Also where checkpoints stand: if none of them is whole, training begins anew, and from these.
-        load_first_weights(classifier, self.config)
-        first = signs.sampled(classifiers.trained_weights(classifier))
-        step = self._step(windows, precision)
-        trained = self._before_training(part, windows, step)
-        state = self._loop(classifier, windows, step, trained).run()
-        best = self._checkpoints.best()
-        trained |= {
-            "best_epoch": state.best["epoch"] if state.best is not None else None,
-            "epochs": state.history,
-            "moved": signs.distances(first, signs.sampled(best)),
-        }
-        write_json(self.run.logs / HISTORY_NAME, trained)
-        self.run.record["weights_sha256"] = classifiers.weights_sha256(best)
-        found = doubts.of_training(trained)
-        self.run.record["warnings"] = [doubt.row() for doubt in found]
-        self._warn(found)
-
-    def _step(self, windows: Windows, precision: str) -> StepSettings:
-        return StepSettings(
-            dropout=self.config.model.dropout,
-            class_weights=class_weights(self._seen(windows), self.config.train.class_weight_alpha),
-            precision=precision,
-        )
-
-    def _examples(self, windows: Windows) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Class and recording of what the loss counts: patches; or recordings, where their patches are weighed."""
-        if self.config.model.head != "attention":
-            return windows.label, windows.recording
-        first = np.cumsum(windows.per_recording) - windows.per_recording
-        return windows.label[first], windows.recording[first]
-
-    def _sampler(self, windows: Windows) -> Sampler | None:
-        return balance.sampler(self._examples(windows)[0], len(self.dataset.classes), self.config.train)
-
-    def _weights(self, windows: Windows) -> npt.NDArray[np.float32] | None:
-        """How much each example counts, by its recording; None: all alike. [examples]"""
-        if not self.dataset.weights:
-            return None
-        part = self.dataset.part("train")
-        weights = np.array([self.dataset.weights.get(recording.name, 1.0) for recording in part], np.float32)
-        return np.asarray(weights[self._examples(windows)[1]], np.float32)
-
-    def _seen(self, windows: Windows) -> npt.NDArray[np.float64]:
-        """Examples of each class in an epoch, each by its recording's weight. [C]"""
-        label, n_classes, drawn = self._examples(windows)[0], len(self.dataset.classes), self._sampler(windows)
-        found = np.bincount(label, minlength=n_classes)
-        weighed = np.bincount(label, self._weights(windows), n_classes)
-        quotas = found if drawn is None else drawn.quotas
-        return np.asarray(quotas * weighed / np.maximum(found, 1), np.float64)
-
-    def _before_training(self, part: list[Recording], windows: Windows, step: StepSettings) -> dict[str, Any]:
-        """What history.json says of the time before the first epoch; what is wrong already is told."""
-        contents = [recording.content for recording in part]
-        trained = {
-            "best_epoch": None,
-            "epochs": [],
-            "constant_loss": constant_loss(
-                self._seen(windows),
-                step.class_weights,
-                self.config.model.scores,
-                label_smoothing=self.config.train.label_smoothing,
-                mixup=self.config.augment.mixup,
-                focal_gamma=self.config.train.focal_gamma,
-            ),
-            "warmup_epochs": self.config.train.warmup_epochs,
-            "inputs": signs.class_inputs(
-                self.store, self.dataset.classes, contents, self.dataset.labels(part)
-            ),
-        }
-        self._warn(doubts.of_training(trained))
-        return trained
-
-    def _loop(
-        self, classifier: Classifier, windows: Windows, step: StepSettings, trained: dict[str, Any]
-    ) -> Loop:
-        settings = self.config.train
-        feed, validate = self._feeds(classifier, windows, step.precision)
-        how: dict[str, Any] = {
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
-            "jitter_frames": settings.jitter_frames,
-            "sampler": self._sampler(windows),
-            "weights": self._weights(windows),
-        }
-        if classifier.attention is not None:
-            batches: Batches | ClipBatches = ClipBatches(windows, feed.source, **how)
-        else:
-            batches = Batches(feed.source, **how, augment=self._augmenter(windows))
-        self.journal.say(
-            f"  {len(windows):,} patches, {len(batches):,} batches an epoch, "
-            f"{sum(int(np.prod(v.shape)) for v in classifier.trainable_variables):,} weights to train"
-        )
-
-        said: set[str] = set()
-
-        def look(state: State) -> None:
-            found = doubts.while_training({**trained, "epochs": state.history})
-            # Once each, though the numbers change; and after the last epoch all is told at once.
-            self._warn(doubt for doubt in found if doubt.code not in said and not state.finished)
-            said.update(doubt.code for doubt in found)
-
-        return Loop(
-            Trainer(classifier, settings, step, feed),
-            batches,
-            settings,
-            self._checkpoints,
-            validate=validate,
-            journal=self.journal,
-            interrupts=self.interrupts,
-            tensorboard=self.run.logs / "tensorboard",
-            after_epoch=look,
-        )
-
-    def _augmenter(self, windows: Windows) -> Augmenter | None:
-        """What is done to training batches, if anything is on."""
-        settings, classes = self.config.augment, self.dataset.classes
-        if not augment.active(settings):
-            return None
-        backgrounds = augment.background_columns(classes, self.dataset.background)
-        return Augmenter(
-            settings,
-            self.store.spec,
-            windows,
-            seed=self.config.train.seed,
-            n_classes=len(classes),
-            kind=self.config.model.scores,
-            backgrounds=backgrounds,
-        )
-
-    def _warn(self, found: Iterable[Doubt]) -> None:
-        """Say each doubt once."""
-        for doubt in found:
-            if doubt.text not in self._told:
-                self._told.add(doubt.text)
-                word = "warning" if doubt.severity == STRONG else "note"
-                self.journal.warn(str(doubt), word=word, code=doubt.code, severity=doubt.severity)
-
-    def has_weights(self) -> bool:
-        """Whether the weights that this run's record speaks of are still there, and whole."""
-        try:
-            found = classifiers.weights_sha256(self._checkpoints.best())
-        except CheckpointError:
-            return False
-        return found == str(self.run.record["weights_sha256"])
-
-    def _precision(self) -> str:
-        """A run that goes on keeps the precision it began with, whatever machine it goes on on."""
-        begun = self.run.record.get("precision")
-        precision, why = (
-            (begun, "as the run began")
-            if begun
-            else devices.choose_precision(self.config.train.precision, gains_on_cpu=self._trunk.bfloat16_gain > 1)
-        )
-        self.run.record["precision"] = precision
-        self.run.save()
-        self.journal.say(f"  precision {precision}: {why}")
-        return str(precision)
-
-    def _feeds(self, classifier: Classifier, windows: Windows, precision: str) -> tuple[Feed, Any]:
-        """What training is fed with, and how an epoch is judged; what frozen layers make of both is computed now."""
-        settings = self.config.train
-        frozen = Frozen(
-            classifier,
-            precision=precision,
-            cache=self.store.folder,
-            most_bytes=settings.frozen_gb * 1e9,
-            journal=self.journal,
-            interrupts=self.interrupts,
-            kept=self.run.record.get("frozen_kept"),
-        )
-        changes = [f"--augment.{name.replace('_', '-')}" for name in augment.active(self.config.augment)]
-        jitter = ["--train.jitter-frames"] if settings.jitter_frames else []
-        feed = frozen.feed(windows, what="training", moves=" and ".join([*jitter, *changes][:2]))
-        if not changes:  # which is done in this process's memory, to frames
-            feed = in_memory(feed)
-        validate = self._validation(classifier, frozen)
-        frozen.drop_unused()
-        self.run.record["frozen_kept"] = frozen.kept
-        self.run.save()
-        return feed, validate
-
-    def _validation(self, classifier: Classifier, frozen: Frozen) -> Any:
-        part = self.dataset.part("val")
-        if not part:
-            self.journal.warn(
-                "There are no validation recordings: the epoch with the lowest training loss is kept."
-            )
-            return dict
-        windows = self._windows(part)
-        feed = frozen.feed(windows, what="validation")
-        scorer = make_scorer(classifier, feed.embed)
-
-        def validate() -> Mapping[str, float | None]:
-            scores, live = self._score(classifier, scorer, windows, part, source=feed.source)
-            figures = {**_quick_look(scores), "live_embeddings": live}
-            return {f"val_{name}": value for name, value in figures.items()}
-
-        return validate
-
-    def _windows(self, part: list[Recording], hop_frames: int | None = None) -> Windows:
-        contents = [recording.content for recording in part]
-        hop_frames = hop_frames or self.store.spec.patch_hop
-        return Windows(self.store, contents, self.dataset.labels(part), hop_frames)
-
-    def _score(
-        self,
-        classifier: Classifier,
-        scorer: Scorer,
-        windows: Windows,
-        part: list[Recording],
-        advance: Any = lambda n: None,
-        source: Source | None = None,
-    ) -> tuple[Scores, int | None]:
-        """Scores of some recordings, and how many units of the embedding depend on what is heard.
-
-        Args:
-            scorer: of the classifier.
-            source: what the scorer is given of the windows, if not their frames.
-
-        Raises:
-            DivergedError: the weights are so large that scores are NaN or infinite.
-        """
-        live = signs.LiveUnits()
-        attention = Attention(classifier)
-        watched = noting(noting(scorer, live.note), attention.note)
-        found = score_windows(
-            watched, source or windows, self.config.evaluate.batch_size, self.interrupts, advance
-        )
-        if broken := int((~np.isfinite(found)).any(axis=1).sum()):
-            raise DivergedError(
-                f"The scores of {broken:,} of {len(found):,} patches are NaN or infinite: training has made the "
-                "weights too large. Lower --train.learning-rate (try a tenth), or try --train.precision float32."
-            )
-        scores = Scores(
-            classes=self.dataset.classes,
-            recordings=tuple(recording.name for recording in part),
-            groups=tuple(self.dataset.places[recording.name].group for recording in part),
-            labels=np.array(self.dataset.labels(part), np.int64),
-            patch_scores=found,
-            patch_recording=windows.recording.astype(np.int64),
-            patch_start_s=windows.start_s,
-            patch_weight=attention.shares(windows.recording),
-        )
-        return scores, live.count()
 
     # ---- evaluate -------------------------------------------------------------------------------
 
@@ -336,9 +47,9 @@ class Stages:
             part = self.dataset.part(name)
             logits[name] = None
             if part:
-                windows = self._windows(part)
+                windows = self.windows(part)
                 with self.journal.progress(f"scoring {name}", len(windows), "patches") as progress:
-                    logits[name], alive[name] = self._score(
+                    logits[name], alive[name] = self.score(
                         classifier, scorer, windows, part, progress.advance
                     )
         found = judging.judge_run(
@@ -384,7 +95,7 @@ class Stages:
         }
         write_json(self.run.reports / "metrics.json", whole)
         self.run.record.update(verdict=word.level, warnings=rows)
-        self._warn(found)
+        self.warn(found)
 
     def _tell(self, name: str, judged: Mapping[str, Any]) -> None:
         clip = judged["clip"]
@@ -405,7 +116,7 @@ class Stages:
 
     def _best(self) -> Classifier:
         classifier = build_classifier(self.config, self.dataset.classes, "float32", seed=None)
-        classifiers.load_weights(classifier, self._checkpoints.best(), source=str(self.run.checkpoints))
+        classifiers.load_weights(classifier, self.checkpoints.best(), source=str(self.run.checkpoints))
         return classifier
 
     # ---- export ---------------------------------------------------------------------------------
@@ -414,7 +125,7 @@ class Stages:
         """Write the servable model, compare it in a fresh process, put it in place."""
         classifier = self._best()
         part = self.dataset.part("test") or self.dataset.part("train")
-        chosen = self._windows(part[:8])
+        chosen = self.windows(part[:8])
         patches = chosen.patches(np.arange(min(16, len(chosen)))).astype(np.float32)
         calibration, thresholds = judging.read_judged(
             self.run.reports / "metrics.json", len(self.dataset.classes), classifier.kind
@@ -460,44 +171,3 @@ class Stages:
             facts = replace(facts, augmentation=picture)
         tables.write_tables(self.run.reports, facts)
         report.write_report(self.run.reports / "report.html", facts)
-
-
-def _quick_look(scores: Scores) -> dict[str, float | None]:
-    """The three figures that choose the best epoch, without intervals."""
-    pooled = pool_mean(scores)  # [N, C]
-    present = np.unique(scores.labels)
-    precisions = [average_precision_score(scores.labels == column, pooled[:, column]) for column in present]
-    return {
-        "loss": metrics.log_loss(pooled, scores.labels),
-        "accuracy": float((pooled.argmax(axis=1) == scores.labels).mean()),
-        "macro_ap": float(np.mean(precisions)),
-    }
-
-
-def build_classifier(
-    config: Config, classes: tuple[str, ...], precision: str, seed: int | None = -1
-) -> Classifier:
-    """The network of these settings, with fresh weights drawn from `train.seed` (None: zeros)."""
-    return classifiers.build(
-        backbone=config.model.backbone,
-        head=config.model.head,
-        scores=config.model.scores,
-        hidden_units=config.model.head_units,
-        embedding_activation=config.model.embedding_activation,
-        freeze=config.model.freeze,
-        classes=classes,
-        precision=precision,
-        seed=config.train.seed if seed == -1 else seed,
-    )
-
-
-def load_first_weights(classifier: Classifier, config: Config) -> None:
-    """Put the checkpoint's weights into the trunk, if there is one.
-
-    Raises:
-        CheckpointError: it cannot be read, or is of another network.
-    """
-    path = trunks.checkpoint_path(config)
-    if path is not None:
-        variables = trunks.read_weights(trunks.TRUNKS[config.model.backbone], path)
-        network.load_trunk(classifier.trunk, variables, source=str(path))
