@@ -15,7 +15,9 @@ E_k = E|X_k|² has Rayleigh magnitudes, so that, with the correlation r_kl that 
 
 with a from the noise alone and θ even. s_b makes m' as variable as it is where the sound is far louder: it is exact
 for one bin (s = 1), and for many that are independent. On real sound the means of log(m' + offset) so got are within
-0.02 of those of sound and noise added as waveforms, and the deviations within a twentieth (tests/test_noise.py).
+0.02 of those of sound and noise added as waveforms, and the deviations within a twentieth; a pure tone that is
+far above the noise varies by some quarter too much.
+
 Powers are those within the front end's own band, from `low_hz` to `high_hz`: noise outside of it is not heard.
 """
 
