@@ -85,8 +85,7 @@ def _network_lines(found: dict[str, Any]) -> list[Line]:
     for wanted in ("float32", "bfloat16"):
         of_kind = [measure for name, measure in measures.items() if name.startswith(f"PyTorch, {wanted}")]
         best = min(of_kind, key=lambda measure: measure.median, default=None)
-        target = _TARGET if wanted == "float32" else None
-        lines.append(judged(f"patches to scores, beside PyTorch in {wanted}", ours, best, at_least=target))
+        lines.append(judged(f"patches to scores, beside PyTorch in {wanted}", ours, best, at_least=_TARGET))
     flops = networks.flops_of_a_patch()
     share = "patches to scores: share of the machine's rate of matrix products"
     return [

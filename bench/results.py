@@ -1,6 +1,7 @@
 """results/<part>.json ─▶ RESULTS.md: every figure of the table comes from a file that a run has written."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,34 @@ def keep(folder: Path, result: Mapping[str, Any]) -> None:
     """Write a part's result to folder/results/, in place of an earlier one, and RESULTS.md anew."""
     (folder / "results").mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    (folder / "results" / f"{result['part']}.json").write_text(text, "utf-8")
-    (folder / "RESULTS.md").write_text(render(read(folder)), "utf-8")
+    _write(folder / "results" / f"{result['part']}.json", text)
+    refresh(folder)
+
+
+def refresh(folder: Path) -> None:
+    """Write RESULTS.md of the results that are kept. Raises OSError."""
+    (folder / "results").mkdir(parents=True, exist_ok=True)
+    _write(folder / "RESULTS.md", render(read(folder)))
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished.write_text(text, "utf-8")
+    unfinished.replace(path)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """All results that are kept, in the order of the parts."""
-    found = (folder / "results" / f"{part}.json" for part in ORDER)
-    return [json.loads(path.read_text("utf-8")) for path in found if path.exists()]
+    """All results that are kept, in the order of the parts; a damaged one is told and passed over."""
+    found = []
+    for path in (folder / "results" / f"{part}.json" for part in ORDER):
+        try:
+            found.append(json.loads(path.read_text("utf-8")))
+        except FileNotFoundError:
+            continue
+        except ValueError as fault:
+            print(f"bench: {path}: is damaged ({fault}); measure the part again", file=sys.stderr)
+    return found
 
 
 def render(results: Iterable[Mapping[str, Any]]) -> str:

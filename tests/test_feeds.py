@@ -343,6 +343,15 @@ def test_a_full_disk_is_foreseen(windows: Windows, monkeypatch: pytest.MonkeyPat
     assert feed.source is windows and "100 kB are free" in journal.lines[0]
 
 
+def test_room_for_the_checkpoints_is_left(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "free_bytes", lambda path: 10**9)
+    journal = Said()
+    for reserved_bytes, is_kept in ((10**9 - 100_000, False), (0, True)):
+        feed = frozen(build("conv"), windows, journal, reserved_bytes=reserved_bytes).feed(windows, what="training")
+        assert (feed.source is not windows) == is_kept
+    assert "1.0 GB are free (1,000 MB of it for checkpoints)" in journal.lines[0]
+
+
 def test_what_other_settings_left_is_given_back(windows: Windows) -> None:
     cache = windows.store.folder
     frozen(build("fc1_2"), windows).feed(windows, what="training")

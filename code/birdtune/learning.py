@@ -5,6 +5,7 @@
 Importing this loads TensorFlow.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -249,6 +250,7 @@ class Learning:
             precision=precision,
             cache=self.store.folder,
             most_bytes=settings.frozen_gb * 1e9,
+            reserved_bytes=_checkpoint_bytes(classifier) * (settings.keep + 2),  # and the best, and the next
             journal=self.journal,
             interrupts=self.interrupts,
             kept=self.run.record.get("frozen_kept"),
@@ -327,6 +329,13 @@ class Learning:
             patch_weight=attention.shares(windows.recording),
         )
         return scores, live.count()
+
+
+def _checkpoint_bytes(classifier: Classifier) -> int:
+    """All weights in float32, and the optimizer's two moments of those that are trained."""
+    count: int = sum(math.prod(variable.shape) for variable in classifier.variables)
+    trained: int = sum(math.prod(variable.shape) for variable in classifier.trainable_variables)
+    return 4 * count + 8 * trained
 
 
 def _quick_look(scores: Scores) -> dict[str, float | None]:

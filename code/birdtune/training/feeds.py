@@ -65,6 +65,7 @@ class Frozen:
         precision: of its layers.
         cache: the folder of the frames; what is kept lies in folders below.
         most_bytes: what may be kept altogether.
+        reserved_bytes: of the free disk, what checkpoints will need.
         kept: of which windows ("training", "validation") the run keeps activations or not, where it has begun
             already: either way leads to the same but for the last bits, and a run that goes on must not change them.
     """
@@ -76,13 +77,14 @@ class Frozen:
         precision: str,
         cache: Path,
         most_bytes: float,
+        reserved_bytes: float = 0,
         journal: Journal,
         interrupts: Interrupts,
         kept: Mapping[str, bool] | None = None,
     ) -> None:
         self.classifier = trained
         self.kept = dict(kept or {})
-        self._cache, self._left_bytes = cache, most_bytes
+        self._cache, self._left_bytes, self._reserved_bytes = cache, most_bytes, reserved_bytes
         self._journal, self._interrupts = journal, interrupts
         self._used: set[Path] = set()
         self._is_any = network.n_frozen(trained.trunk) > 0
@@ -134,8 +136,9 @@ class Frozen:
         if n_bytes > self._left_bytes:
             return f"what they make would take {size_text(n_bytes)} (--train.frozen-gb)"
         left, free = int(store.lacks(windows).sum()) * store.row_bytes, free_bytes(store.folder)
-        if free is not None and left > free * SHARE_OF_DISK:
-            return f"what they make would take {size_text(left)}, and {size_text(free)} are free"
+        if free is not None and left > (free - self._reserved_bytes) * SHARE_OF_DISK:
+            kept_free = f" ({size_text(self._reserved_bytes)} of it for checkpoints)" if self._reserved_bytes else ""
+            return f"what they make would take {size_text(left)}, and {size_text(free)} are free{kept_free}"
         return ""
 
     def _fill(self, store: ActivationStore, windows: Windows, what: str) -> None:
