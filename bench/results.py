@@ -11,8 +11,9 @@ from bench.harness import ORDER
 _HEAD = """# birdtune beside its peers
 
 Written by `./entrypoint.sh bench` from `bench/results/*.json`, where the single values stand. A figure is the median
-of its rounds, ± half the distance between the quartiles; candidates took turns in every round. A ratio says how many
-times faster birdtune is, unless its line says otherwise. `README.md` of this folder's parent says how to run it.
+of its rounds, ± half the distance between the quartiles; candidates took turns in every round. A figure without ± is of
+a single run, or put together from others as its note says. A ratio says how many times faster birdtune is, unless its
+line says otherwise. Each section names the commit that it measured. The project's `README.md` says how to run it.
 """
 _TITLES = {
     "frames": "Sound → frames",
