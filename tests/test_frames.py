@@ -367,6 +367,14 @@ def test_a_half_written_line_of_the_index_costs_that_recording_only(cache: Cache
     assert cache.run()[1] == 0, "the new line does not hang on the broken one"
 
 
+def test_a_pipe_in_the_place_of_the_index_is_not_waited_for(cache: Cache) -> None:
+    cache.run()
+    cache.index.unlink()
+    os.mkfifo(cache.index)
+    with pytest.raises(InputError, match=r"index\.jsonl: is a pipe or a device"):
+        FrameStore(cache.cache, VGGISH, "soxr")
+
+
 @pytest.mark.parametrize(
     "line",
     [b"", b"null", b"[]", b"{}", b"\xff\xfe", b'{"content": "x"}', bytes(50), b'{"content":"x","shard":"s","start":"1",'

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter
 
 from birdtune.errors import BirdtuneError, PassingError, shown
 from birdtune.files import read_json, sync_folder, write_json, write_text
+from birdtune.plain import open_regular
 
 INDEX_NAME = "index.jsonl"
 _WHOLE_NAME = "whole.json"
@@ -254,7 +255,8 @@ class ShardStore(Generic[Entry]):
 
     def _read_index(self, read_entry: Callable[[str], Entry]) -> None:
         try:
-            lines = (self.folder / INDEX_NAME).read_text("utf-8", "replace").splitlines()
+            with open_regular(self.folder / INDEX_NAME, "an index of birdtune's own") as file:
+                lines = file.read().decode("utf-8", "replace").splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return
         sizes = {path.name: path.stat().st_size for path in self.folder.glob(f"shard-*{self.ending}")}
