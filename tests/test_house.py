@@ -235,7 +235,7 @@ def test_every_flag_and_variable_in_the_readme_exists() -> None:
     text = readme()
     birdtune = {option.flag for option in options()} | {"--help", "--out", "--patches", "--format", "--model"}
     docker = {"--rm", "--gpus", "--user"}
-    bench = set(re.findall(r'add_argument\("(--[a-z]+)"', (ROOT / "bench" / "__main__.py").read_text("utf-8")))
+    bench = set(re.findall(r'"(--[a-z]+)"', (ROOT / "bench" / "__main__.py").read_text("utf-8")))
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", text)):
         assert flag in birdtune | docker | bench, flag
     for variable in set(re.findall(r"BIRDTUNE_\w+", text)):
