@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from birdtune.errors import CheckpointError, PassingError
-from birdtune.files import value_sha256
+from birdtune.files import file_sha256, value_sha256
+from birdtune.training import checkpoints as kept
 from birdtune.training.checkpoints import Checkpoints, State, read_arrays, write_arrays
 
 
@@ -245,3 +246,14 @@ def test_what_is_not_safetensors_is_an_error_that_names_the_file(tmp_path: Path)
     (tmp_path / "x.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(CheckpointError, match=r"x\.safetensors"):
         read_arrays(tmp_path / "x.safetensors")
+
+
+def test_arrays_of_several_pieces_are_written_whole_and_hashed_as_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "_PIECE_BYTES", 100)
+    arrays = {"a": np.arange(333, dtype=np.float32), "b": np.arange(7, dtype=np.int64)}
+    digest = write_arrays(tmp_path / "x.safetensors", arrays)
+    assert digest == file_sha256(tmp_path / "x.safetensors")
+    found = read_arrays(tmp_path / "x.safetensors")
+    assert all((found[name] == array).all() for name, array in arrays.items()) and found.keys() == arrays.keys()

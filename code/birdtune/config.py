@@ -79,7 +79,7 @@ class ModelSettings(_Section):
     """The network."""
 
     backbone: Literal["vggish", "vggish-small", "yamnet"] = _setting(
-        "vggish", "trunk; yamnet is twelve times cheaper; -small is for trying things out"
+        "vggish", "trunk; yamnet computes a thirteenth; -small is for trying things out"
     )
     checkpoint: str | None = _setting(
         None,

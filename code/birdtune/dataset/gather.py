@@ -80,6 +80,17 @@ class _Survey:
     unusable: dict[str, Problem]  # files that say nothing of their content, by name; grows while they are read
 
 
+@dataclass(frozen=True)
+class _Division:
+    """What is used, on which side of the split, and what is not."""
+
+    usable: list[Recording]
+    places: dict[str, Place]
+    problems: list[Problem]
+    rare: tuple[str, ...]  # classes below the floor of examples
+    notices: list[str]
+
+
 def prepare(
     config: Config, spec: FrontEnd, journal: Journal, interrupts: Interrupts
 ) -> tuple[Dataset, FrameStore]:
@@ -212,6 +223,36 @@ def _gather(
         faults.append(str(fault))
     decode()
     recordings.refuse_remnant(survey.listing, survey.unusable, config.data_folder)
+    division = _divide(config, spec, survey, keep_problems=keep_problems)
+    classes = selection.class_names(division.usable)
+    weights: dict[str, float] = {}
+    weight_notices: list[str] = []
+    try:
+        weights, weight_notices = balance.recording_weights(config, division.usable)
+    except InputError as fault:
+        if faults is None:
+            raise
+        faults.append(str(fault))
+    notices = [
+        *_class_notices(classes),
+        *_folder_notices(survey.listing, tuple(sorted({*classes, *division.rare}))),
+        *_id_notices(ids, classes),
+        *map_notices,
+        *division.notices,
+        *weight_notices,
+    ]
+    background = background_of(classes, config.labels.background)
+    if len(background) == len(classes):
+        raise InputError(
+            f"{shown(config.data_folder)}: all classes with usable recordings are background "
+            f"({_names(list(classes))}). Add recordings of a class to recognise, or change --labels.background."
+        )
+    return Dataset(
+        spec, classes, division.usable, division.places, division.problems, notices, ids, background, weights
+    )
+
+
+def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: bool) -> _Division:
     usable, problems = selection.select(
         survey.listing,
         survey.ledger,
@@ -235,34 +276,9 @@ def _gather(
         selection.check_enough(usable, config.data_folder, problems)
     finally:
         if keep_problems:
-            write_csv(
-                config.output / "problems.csv", PROBLEM_COLUMNS, [problem.row() for problem in problems]
-            )
-    classes = selection.class_names(usable)
-    weights: dict[str, float] = {}
-    weight_notices: list[str] = []
-    try:
-        weights, weight_notices = balance.recording_weights(config, usable)
-    except InputError as fault:
-        if faults is None:
-            raise
-        faults.append(str(fault))
-    notices = [
-        *_class_notices(classes),
-        *_folder_notices(survey.listing, tuple(sorted({*classes, *rare}))),
-        *_id_notices(ids, classes),
-        *map_notices,
-        *result.notices,
-        *rare_notices,
-        *weight_notices,
-    ]
-    background = background_of(classes, config.labels.background)
-    if len(background) == len(classes):
-        raise InputError(
-            f"{shown(config.data_folder)}: all classes with usable recordings are background "
-            f"({_names(list(classes))}). Add recordings of a class to recognise, or change --labels.background."
-        )
-    return Dataset(spec, classes, usable, result.places, problems, notices, ids, background, weights)
+            rows = [problem.row() for problem in problems]
+            write_csv(config.output / "problems.csv", PROBLEM_COLUMNS, rows)
+    return _Division(usable, result.places, problems, tuple(rare), [*result.notices, *rare_notices])
 
 
 def _label_map(config: Config) -> tuple[dict[str, ExternalId], list[str]]:
