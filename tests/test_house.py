@@ -35,7 +35,8 @@ ORDER = (
     "results.figures",
     "results.contact", "results.report", "results.tables",
     "results.verify", "results.export", "results.hearing", "results.predict",
-    "holder", "lock", "run", "facts", "judging", "learning", "stages", "check", "job", "compare",
+    "holder", "lock", "run", "facts", "judging", "learning", "stages", "check", "job",
+    "embedded", "candidates", "compare",
     "apply", "demo_songs", "demo",
     "cli",
     "__main__",
@@ -47,7 +48,8 @@ HEAVY = frozenset(
         "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
         "training.devices", "training.curves", "training.convolution", "training.feeds",
         "training.optimizer", "training.step", "training.loop", "training.scoring",
-        "results.export", "learning", "stages", "compare", "apply",
+        "results.export", "learning", "stages", "embedded", "candidates",
+        "compare", "apply",
     }
 )  # fmt: skip
 

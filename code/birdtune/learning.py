@@ -103,11 +103,7 @@ class Learning:
         )
 
     def _examples(self, windows: Windows) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Class and recording of what the loss counts: patches; or recordings, where their patches are weighed."""
-        if self.config.model.head != "attention":
-            return windows.label, windows.recording
-        first = np.cumsum(windows.per_recording) - windows.per_recording
-        return windows.label[first], windows.recording[first]
+        return windows.examples(by_recording=self.config.model.head == "attention")
 
     def _sampler(self, windows: Windows) -> Sampler | None:
         return balance.sampler(self._examples(windows)[0], len(self.dataset.classes), self.config.train)
@@ -122,15 +118,8 @@ class Learning:
 
     def _seen(self, windows: Windows) -> npt.NDArray[np.float64]:
         """Examples of each class in an epoch, each by its recording's weight. [C]"""
-        label, n_classes, drawn = (
-            self._examples(windows)[0],
-            len(self.dataset.classes),
-            self._sampler(windows),
-        )
-        found = np.bincount(label, minlength=n_classes)
-        weighed = np.bincount(label, self._weights(windows), n_classes)
-        quotas = found if drawn is None else drawn.quotas
-        return np.asarray(quotas * weighed / np.maximum(found, 1), np.float64)
+        label = self._examples(windows)[0]
+        return balance.seen(label, self._weights(windows), len(self.dataset.classes), self.config.train)
 
     def _before_training(self, part: list[Recording], windows: Windows, step: StepSettings) -> dict[str, Any]:
         """What history.json says of the time before the first epoch; what is wrong already is told."""

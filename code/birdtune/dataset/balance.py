@@ -85,6 +85,23 @@ def sampler(label: npt.NDArray[np.int32], n_classes: int, settings: TrainSetting
     return None if np.array_equal(wanted, counts) else Sampler(label, wanted)
 
 
+def seen(
+    label: npt.NDArray[np.int32],
+    weights: npt.NDArray[np.float32] | None,
+    n_classes: int,
+    settings: TrainSettings,
+) -> npt.NDArray[np.float64]:
+    """Examples of each class in an epoch, each by its weight. [C]
+
+    Args:
+        label, weights: of each example; None: all weigh 1.
+    """
+    found = np.bincount(label, minlength=n_classes)
+    weighed = np.bincount(label, weights, n_classes)
+    drawn = sampler(label, n_classes, settings)
+    return np.asarray((found if drawn is None else drawn.quotas) * weighed / np.maximum(found, 1), np.float64)
+
+
 def patches_per_class(
     recordings: Sequence[Recording], spec: FrontEnd, hop_frames: int | None
 ) -> Counter[str]:

@@ -108,6 +108,13 @@ class Windows:
         """Where each window begins in its recording, in seconds. [windows]"""
         return (self.offset / self.store.spec.frames_per_s).astype(np.float32)
 
+    def examples(self, *, by_recording: bool) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Class and recording of what a loss counts: patches; or recordings, where their patches are weighed."""
+        if not by_recording:
+            return self.label, self.recording
+        first = np.cumsum(self.per_recording) - self.per_recording
+        return self.label[first], self.recording[first]
+
     def patches(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.float16]:

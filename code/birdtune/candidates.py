@@ -1,0 +1,164 @@
+"""What may learn on embeddings: the heads, trained by the step that `run` trains with, and baselines of scikit-learn.
+
+    Embedded ─▶ Candidate: (training recordings, recordings to judge) ─▶ scores of the latter
+
+Importing this loads TensorFlow.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from birdtune.config import Config
+from birdtune.dataset import balance
+from birdtune.dataset.batches import Batches
+from birdtune.dataset.clips import ClipBatches
+from birdtune.embedded import Embedded, Floats, Ints, Rows
+from birdtune.errors import DivergedError
+from birdtune.events import Interrupts
+from birdtune.model import classifier as classifiers
+from birdtune.model.classifier import Classifier
+from birdtune.model.losses import class_weights
+from birdtune.results.scores import Scores, pool_mean
+from birdtune.training.checkpoints import Saved, State
+from birdtune.training.feeds import Feed
+from birdtune.training.loop import learning_rate
+from birdtune.training.scoring import Attention, make_scorer, noting, score_windows
+from birdtune.training.step import StepSettings, Trainer
+
+# From the training recordings and the ones to judge to scores of the latter. [judged, C]
+Candidate = Callable[[Ints, Ints], Floats]
+
+_TREES = 300
+
+
+def out_of_fold(candidate: Candidate, folds: Ints, n_classes: int, interrupts: Interrupts) -> Floats:
+    """Scores of each recording by a candidate that was not trained on its fold. [N, C]
+
+    Args:
+        folds: [N] fold of each recording.
+    """
+    scores = np.zeros((len(folds), n_classes))
+    for fold in np.unique(folds):
+        interrupts.check()
+        scores[folds == fold] = candidate(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
+    return scores
+
+
+class Head:
+    """A head on the frozen trunk, trained by the step that `run` trains with; compiled once for all folds."""
+
+    def __init__(
+        self, head: str, classifier: Classifier, embedded: Embedded, config: Config, interrupts: Interrupts
+    ) -> None:
+        self._embedded, self._config, self._interrupts = embedded, config, interrupts
+        # Folds are small: one batch, one update.
+        self._settings = config.train.model_copy(update={"accumulate": 1, "average": 0.0})
+        self._classifier = classifiers.on_trunk(
+            classifier.trunk,
+            head=head,
+            scores=config.model.scores,
+            hidden_units=config.model.model_copy(update={"head": head}).head_units,
+            classes=embedded.classes,
+            precision=classifier.trunk.layers[-1].dtype_policy.name,
+            seed=config.train.seed,
+        )
+        feed = Feed(Rows(embedded), lambda given: given, 0.0, False)
+        # Of all recordings, not of a fold's: the step is compiled once.
+        seen = balance.seen(*self._examples(embedded), len(embedded.classes), self._settings)
+        weights = class_weights(seen, self._settings.class_weight_alpha)
+        self._trainer = Trainer(
+            self._classifier, self._settings, StepSettings(config.model.dropout, weights, "float32"), feed
+        )
+        fresh = classifiers.weights(self._classifier)
+        self._fresh = Saved(fresh, self._trainer.state_arrays(), State())
+
+    def __call__(self, training: Ints, judged: Ints) -> Floats:
+        self._trainer.restore(self._fresh)
+        self._train(self._embedded.some(training))
+        return self._score(self._embedded.some(judged))
+
+    def _train(self, embedded: Embedded) -> None:
+        settings, source = self._settings, Rows(embedded)
+        label, weights = self._examples(embedded)
+        how: dict[str, Any] = {
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            "sampler": balance.sampler(label, len(embedded.classes), settings),
+            "weights": weights,
+        }
+        batches = (
+            Batches(source, **how)
+            if self._classifier.attention is None
+            else ClipBatches(embedded.windows, source, **how)
+        )
+        per_epoch, leap = len(batches), self._trainer.updates_per_call
+        for epoch in range(settings.epochs):
+            for first in range(0, per_epoch, leap):
+                done = epoch * per_epoch + first
+                n = min(leap, per_epoch - first)
+                rates = [learning_rate(settings, done + k, per_epoch) for k in range(n)]
+                found = self._trainer.updates(batches.batch(epoch, first, leap), done, rates)
+                self._interrupts.check()
+                if not np.isfinite(found).all():
+                    raise DivergedError(
+                        f"Training of the {self._classifier.head_name} head went astray in epoch {epoch + 1}. Lower "
+                        "--train.learning-rate or --train.head-rate (try a tenth)."
+                    )
+
+    def _examples(self, embedded: Embedded) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Class and weight of what the loss counts."""
+        by_recording = self._classifier.attention is not None
+        label, recording = embedded.windows.examples(by_recording=by_recording)
+        return label, embedded.weights[recording]
+
+    def _score(self, embedded: Embedded) -> Floats:
+        attention = Attention(self._classifier)
+        scorer = noting(make_scorer(self._classifier, lambda given: given), attention.note)
+        found = score_windows(scorer, Rows(embedded), self._config.evaluate.batch_size, self._interrupts)
+        scores = Scores(
+            embedded.classes, embedded.names, embedded.groups, embedded.labels, found,
+            embedded.windows.recording.astype(np.int64), embedded.windows.start_s,
+            attention.shares(embedded.windows.recording),
+        )  # fmt: skip
+        return pool_mean(scores)
+
+
+def _logistic_regression(seed: int) -> Any:
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, random_state=seed))
+
+
+def _random_forest(seed: int) -> Any:
+    return RandomForestClassifier(_TREES, n_jobs=os.cpu_count(), random_state=seed)
+
+
+BASELINES: Mapping[str, Callable[[int], Any]] = {
+    "logistic regression": _logistic_regression,
+    "random forest": _random_forest,
+}
+
+
+class Baseline:
+    """What scikit-learn makes of the averages of the embeddings."""
+
+    def __init__(self, name: str, embedded: Embedded, seed: int) -> None:
+        self._make, self._seed = BASELINES[name], seed
+        self._averages, self._labels = embedded.averages, embedded.labels
+        self._n_classes = len(embedded.classes)
+
+    def __call__(self, training: Ints, judged: Ints) -> Floats:
+        model = self._make(self._seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
+            model.fit(self._averages[training], self._labels[training])
+        found = np.zeros((len(judged), self._n_classes))
+        found[:, model.classes_] = model.predict_proba(self._averages[judged])
+        return found

@@ -1,0 +1,152 @@
+"""Recordings as embeddings of a frozen trunk, and folds of them that share no source.
+
+    settings + recordings ─▶ embeddings, computed once ─▶ Embedded ─▶ folds of whole source recordings
+
+Importing this loads TensorFlow.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold
+
+from birdtune.config import Config
+from birdtune.dataset.batches import Windows, in_order
+from birdtune.dataset.frames import FrameStore
+from birdtune.dataset.gather import Dataset
+from birdtune.dataset.recordings import Recording
+from birdtune.events import Interrupts, Journal
+from birdtune.learning import build_classifier, load_first_weights
+from birdtune.model.classifier import Classifier
+from birdtune.model.trunks import TRUNKS
+from birdtune.training import devices
+from birdtune.training.feeds import Frozen
+from birdtune.training.scoring import make_scorer
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+MOST_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Recordings as embeddings of their patches."""
+
+    windows: Windows  # of all recordings, those of one after those of another
+    embeddings: npt.NDArray[np.float32]  # [P, K]
+    labels: Ints  # [N]
+    groups: tuple[str, ...]  # [N]
+    names: tuple[str, ...]  # [N]
+    weights: npt.NDArray[np.float32]  # [N] how much each counts in training
+    classes: tuple[str, ...]
+
+    @property
+    def averages(self) -> Floats:
+        """Mean over the patches of each recording. [N, K]"""
+        starts = np.cumsum(self.windows.per_recording) - self.windows.per_recording
+        sums = np.add.reduceat(self.embeddings, starts, axis=0, dtype=np.float64)
+        return np.asarray(sums / self.windows.per_recording[:, None])
+
+    def some(self, chosen: Ints) -> "Embedded":
+        """Some of the recordings, ascending."""
+        windows = self.windows
+        contents = [windows.contents[number] for number in chosen]
+        return Embedded(
+            Windows(windows.store, contents, self.labels[chosen].tolist(), windows.hop_frames),
+            self.embeddings[np.isin(windows.recording, chosen)],
+            self.labels[chosen],
+            tuple(self.groups[number] for number in chosen),
+            tuple(self.names[number] for number in chosen),
+            self.weights[chosen],
+            self.classes,
+        )
+
+
+class Rows:
+    """Embeddings as a source of batches: what `Windows` is for frames."""
+
+    def __init__(self, embedded: Embedded) -> None:
+        self.label = embedded.windows.label
+        self._embeddings = embedded.embeddings
+
+    def __len__(self) -> int:
+        return len(self._embeddings)
+
+    def patches(self, windows: Ints, shift: Ints | None = None) -> npt.NDArray[np.float32]:
+        """The embeddings of some windows. [n, K]"""
+        return np.asarray(self._embeddings[windows])
+
+
+def embed(
+    config: Config,
+    dataset: Dataset,
+    store: FrameStore,
+    part: Sequence[Recording],
+    journal: Journal,
+    interrupts: Interrupts,
+    *,
+    what: str,
+) -> tuple[Classifier, Embedded]:
+    """Embeddings of some recordings by the trunk as it is given; they are kept on disk where that spares work.
+
+    Args:
+        what: they are for, as the journal says it.
+
+    Returns:
+        the classifier whose trunk made them, all but its head frozen; and the embeddings, recordings by name.
+    """
+    frozen_config = config.model_copy(
+        update={"model": config.model.model_copy(update={"freeze": "all-but-head"})}
+    )
+    trunk = TRUNKS[config.model.backbone]
+    precision, why = devices.choose_precision(config.train.precision, gains_on_cpu=trunk.bfloat16_gain > 1)
+    journal.say(f"  precision {precision}: {why}")
+    classifier = build_classifier(frozen_config, dataset.classes, precision)
+    load_first_weights(classifier, frozen_config)
+    part = sorted(part, key=lambda recording: recording.name)
+    labels = dataset.labels(part)
+    contents = [recording.content for recording in part]
+    windows = Windows(store, contents, labels, config.train.hop_frames or store.spec.patch_hop)
+    frozen = Frozen(
+        classifier,
+        precision=precision,
+        cache=store.folder,
+        most_bytes=config.train.frozen_gb * 1e9,
+        journal=journal,
+        interrupts=interrupts,
+    )
+    feed = frozen.feed(windows, what=what)
+    scorer = make_scorer(classifier, feed.embed)
+    found = []
+    for batch in in_order(feed.source, config.evaluate.batch_size):
+        interrupts.check()
+        found.append(scorer(batch.patches)[1][: int(batch.weights.sum())])
+    return classifier, Embedded(
+        windows,
+        np.concatenate(found),
+        np.array(labels, np.int64),
+        tuple(dataset.places[recording.name].group for recording in part),
+        tuple(recording.name for recording in part),
+        np.array([dataset.weights.get(recording.name, 1.0) for recording in part], np.float32),
+        dataset.classes,
+    )
+
+
+def sources_per_class(embedded: Embedded) -> list[int]:
+    """How many source recordings each class has. [C]"""
+    counts = Counter(label for label, _ in set(zip(embedded.labels.tolist(), embedded.groups, strict=True)))
+    return [counts[column] for column in range(len(embedded.classes))]
+
+
+def folds(embedded: Embedded, n_folds: int, seed: int) -> Ints:
+    """The fold of each recording: classes alike in all, no source in two. [N]"""
+    found = np.zeros(len(embedded.labels), np.int64)
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    parts = splitter.split(embedded.labels, embedded.labels, embedded.groups)
+    for fold, (_, judged) in enumerate(parts):
+        found[judged] = fold
+    return found
