@@ -20,7 +20,7 @@ PACKAGE = ROOT / "code" / "birdtune"
 
 # A file imports only files that stand before it, inside functions too.
 ORDER = (
-    "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure",
+    "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure", "space",
     "sound.ogg", "sound.audio", "sound.logmel", "sound.noise", "sound.empty",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
     "dataset.balance", "dataset.shards", "dataset.frames", "dataset.gather", "dataset.batches", "dataset.clips",
@@ -30,13 +30,13 @@ ORDER = (
     "results.scores",
     "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.convolution",
     "training.feeds", "training.optimizer", "training.step", "training.loop", "training.scoring",
-    "results.answers", "results.calibration", "results.metrics", "results.certainty",
-    "results.thresholds", "results.words", "results.doubts", "results.verdict", "results.rarest",
+    "results.answers", "results.calibration", "results.metrics", "results.paired", "results.certainty",
+    "results.thresholds", "results.words", "results.tuned", "results.doubts", "results.verdict", "results.rarest",
     "results.figures",
-    "results.contact", "results.report", "results.tables",
+    "results.contact", "results.report", "results.tune_page", "results.tables",
     "results.verify", "results.export", "results.hearing", "results.predict",
     "holder", "lock", "run", "facts", "judging", "learning", "stages", "check", "job",
-    "embedded", "candidates", "compare",
+    "embedded", "candidates", "compare", "study", "trials", "tune",
     "apply", "demo_songs", "demo",
     "cli",
     "__main__",
@@ -49,7 +49,7 @@ HEAVY = frozenset(
         "training.devices", "training.curves", "training.convolution", "training.feeds",
         "training.optimizer", "training.step", "training.loop", "training.scoring",
         "results.export", "learning", "stages", "embedded", "candidates",
-        "compare", "apply",
+        "compare", "trials", "tune", "apply",
     }
 )  # fmt: skip
 
@@ -235,7 +235,8 @@ def test_what_the_readme_links_to_is_there() -> None:
 
 def test_every_flag_and_variable_in_the_readme_exists() -> None:
     text = readme()
-    birdtune = {option.flag for option in options()} | {"--help", "--out", "--patches", "--format", "--model"}
+    own = {"--help", "--out", "--patches", "--format", "--model", "--trials"}
+    birdtune = {option.flag for option in options()} | own
     docker = {"--rm", "--gpus", "--user"}
     bench = set(re.findall(r'"(--[a-z]+)"', (ROOT / "bench" / "__main__.py").read_text("utf-8")))
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", text)):

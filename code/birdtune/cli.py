@@ -196,6 +196,14 @@ def _compare(config: Config, options: argparse.Namespace, journal: Journal, inte
         return compare(config, journal, interrupts)
 
 
+def _tune(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    with alone_in(config.output, journal), unmet_faults(config.output):
+        load_tensorflow()
+        from birdtune.tune import tune
+
+        return tune(config, journal, interrupts)
+
+
 def _predict(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
     load_tensorflow()
     from birdtune.apply import predict
@@ -260,6 +268,12 @@ def _file_arguments(out: str, *, patches: bool) -> Callable[[argparse.ArgumentPa
     return add
 
 
+def _tune_arguments(parser: argparse.ArgumentParser) -> None:
+    # The two that are wanted most, without their section.
+    for name in ("trials", "minutes"):
+        parser.add_argument(f"--{name}", dest=f"tune.{name}", default=argparse.SUPPRESS)
+
+
 def _augment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("augmentation.png"))
 
@@ -276,6 +290,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "report": Command("up to the report", _job("report")),
     "compare": Command("which head suits the data, by cross-validation on train and val; trains no model", _compare),
+    "tune": Command(
+        "settings tried on embeddings, or by whole training (--tune.on); goes on where it was stopped",
+        _tune, _tune_arguments, "[--trials N] [--minutes M]",
+    ),
     "predict": Command(
         "score files with the newest model: --out CSV, one row a recording; --patches CSV, one a patch", _predict,
         _file_arguments("predictions.csv", patches=True),

@@ -232,6 +232,23 @@ class ExportSettings(_Section):
     )
 
 
+class TuneSettings(_Section):
+    """Tuning, by the command tune."""
+
+    on: Literal["embeddings", "training"] = _setting(
+        "embeddings", "heads by cross-validation on embeddings of the frozen trunk, or whole training"
+    )
+    trials: int = _setting(30, "settings tried, over all starts together", ge=1, le=10_000)
+    minutes: float | None = _setting(
+        None, "after so long no trial is begun; the same command goes on", unit="min", unset="no limit", gt=0
+    )
+    space: str | None = _setting(
+        None,
+        "what is searched, e.g. `model.head=linear|mlp, train.epochs=10..40, model.dropout`",
+        unset="all that matters and is not set",
+    )
+
+
 class Config(_Section):
     """All settings of a run."""
 
@@ -252,6 +269,7 @@ class Config(_Section):
     prepare: PrepareSettings = PrepareSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
+    tune: TuneSettings = TuneSettings()
 
     @pydantic.model_validator(mode="after")
     def _fractions_leave_training(self) -> "Config":
@@ -316,6 +334,15 @@ class Config(_Section):
         """Every setting under its full name ("train.batch-size"), JSON-able."""
         dumped = self.model_dump(mode="json")
         return {option.name: _dig(dumped, option.path) for option in options()}
+
+    def given(self) -> frozenset[str]:
+        """Names of the settings that somebody gave, at their default or not."""
+        sections = {option.path[0]: getattr(self, option.path[0]) for option in options() if len(option.path) > 1}
+        return frozenset(
+            option.name
+            for option in options()
+            if option.path[-1] in (sections.get(option.path[0], self)).model_fields_set
+        )
 
     def changed(self) -> dict[str, Any]:
         """The settings that differ from their defaults."""

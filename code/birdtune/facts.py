@@ -13,6 +13,7 @@ from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import PROBLEM_COLUMNS
 from birdtune.errors import InputError, shown
 from birdtune.files import read_json, write_csv, write_text
+from birdtune.results import tune_page, tuned
 from birdtune.results.doubts import Doubt
 from birdtune.results.report import Clip, ReportFacts
 from birdtune.results.scores import Scores
@@ -60,6 +61,7 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         hardware={**run.record.get("hardware", {}), "precision": str(run.record.get("precision", ""))},
         stages=run.record["stages"],
         listen=_listener(dataset, store),
+        tuning=tune_page.section(tuned.of_run(run.config)),
         trust=judged if {"calibration", "thresholds", "false_alarms"} <= set(judged) else None,
     )
 

@@ -19,7 +19,7 @@ from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import read_json, value_sha256
 from birdtune.model import trunks
 from birdtune.quiet import load_tensorflow
-from birdtune.results import doubts
+from birdtune.results import doubts, tuned
 from birdtune.run import Run, clear_unfinished
 from birdtune.storage import unmet_faults
 
@@ -132,7 +132,8 @@ class _Chain:
         evaluate = runs.stage_fingerprint(self.train, config, "evaluate", dataset.background)
         # What is served is calibrated, and has thresholds.
         export = runs.stage_fingerprint(evaluate, config, "export", dataset.class_ids)
-        report = runs.stage_fingerprint(evaluate, config, "report", export, problems, dataset.notices)
+        more = (export, problems, dataset.notices, tuned.digest(config))
+        report = runs.stage_fingerprint(evaluate, config, "report", *more)
         self._to_do: dict[str, list[str]] = {}  # found out before the first stage; results take time to look at
         self._fingerprints = {"train": self.train, "evaluate": evaluate, "export": export, "report": report}
 

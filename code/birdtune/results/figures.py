@@ -20,7 +20,7 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from birdtune.errors import shown
 from birdtune.sound.logmel import VGGISH, mel_from_hz
@@ -150,6 +150,78 @@ def reliability(bins: Sequence[Mapping[str, Any]], title: str) -> Markup:
         _percent_axis(axes, "y", limits=False)
         _percent_axis(axes, "x")
         return _svg(figure, f"Reliability, {title}: stated certainty against the share of right answers")
+
+
+def importances(shares: Mapping[str, float]) -> Markup:
+    """How much of the differences between trials of tuning each setting explains, the most important on top.
+
+    Args:
+        shares: setting → share, the largest first.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.2, 0.7 + 0.28 * len(shares)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.barh(range(len(shares)), list(shares.values()), height=0.62, color=ACCENT, alpha=0.85)
+        for y, share in enumerate(shares.values()):
+            axes.text(share + 0.01, y, f"{100 * share:.0f} %", va="center")
+        axes.set_yticks(range(len(shares)), list(shares), color=INK)
+        axes.set_ylim(len(shares) - 0.4, -0.6)
+        axes.set_xlabel("share of the differences between trials that it explains")
+        _percent_axis(axes, "x", limits=False)
+        axes.set_xlim(0, min(1.1, max(shares.values()) * 1.15))
+        axes.grid(visible=False, axis="y")
+        return _svg(figure, "Importance of each setting that was searched")
+
+
+def tuning_history(trials: Sequence[Mapping[str, Any]]) -> Markup:
+    """The score of each trial in the order in which they were tried, and the best so far.
+
+    Args:
+        trials: `number`, `state`, `score` (None: it was not judged at its end).
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.4, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        done = [(row["number"], row["score"]) for row in trials if row["state"] == "done"]
+        numbers, scores = zip(*done, strict=True)
+        axes.scatter(numbers, scores, s=22, color=ACCENT, linewidths=0, zorder=3, label="a trial")
+        axes.step(numbers, np.maximum.accumulate(scores), where="post", color=SECOND, label="the best so far")
+        axes.scatter(
+            *done[0], s=70, facecolors="none", edgecolors=INK, zorder=4, label="settings as they are"
+        )
+        lowest = min(scores)
+        if unfinished := [row["number"] for row in trials if row["state"] != "done"]:
+            at = [lowest] * len(unfinished)
+            axes.scatter(unfinished, at, s=22, marker="x", color=SOFT, label="ended early or astray")
+        axes.set_xlabel("trial")
+        axes.set_ylabel("score")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+        return _svg(figure, "Score of each trial; the figures stand in the table below")
+
+
+def tuned_setting(pairs: Sequence[tuple[Any, float]], name: str, *, log: bool) -> Markup:
+    """The scores of all trials against one of the settings.
+
+    Args:
+        pairs: (value, score); values are numbers, or words.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(2.7, 2.2), layout="constrained")
+        axes = figure.add_subplot()
+        words = [value for value, _ in pairs if isinstance(value, str)]
+        names = list(dict.fromkeys(sorted(words)))
+        at = [names.index(value) if words else value for value, _ in pairs]
+        axes.scatter(at, [score for _, score in pairs], s=20, color=ACCENT, alpha=0.75, linewidths=0)
+        if words:
+            axes.set_xticks(range(len(names)), names)
+            axes.set_xlim(-0.5, len(names) - 0.5)
+        elif log:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(name, loc="left", fontsize=9, color=SOFT)
+        axes.set_ylabel("score")
+        return _svg(figure, f"Score against {name}")
 
 
 def spectrogram(frames: npt.NDArray[np.floating[Any]], start_s: float, mark_s: tuple[float, float]) -> Markup:

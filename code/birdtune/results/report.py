@@ -80,6 +80,7 @@ class ReportFacts:
         trust: `calibration`, `thresholds` and `false_alarms` of metrics.json; None where it has none.
         listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
         augmentation: picture of what was done to training patches, if anything was. PNG
+        tuning: what the settings owe to tuning, as `tune_page.section`; None: nothing.
     """
 
     version: int
@@ -104,6 +105,7 @@ class ReportFacts:
     listen: Callable[[str, float, float], Clip | None]
     augmentation: bytes | None = None
     trust: Row | None = None
+    tuning: Row | None = None
 
     @property
     def split(self) -> str | None:
@@ -113,6 +115,11 @@ class ReportFacts:
 
 def write_report(path: Path, facts: ReportFacts) -> None:
     """Write the page, whole or not at all. Raises as `files.storage_faults`."""
+    write_page(path, "report.html.j2", _context(facts))
+
+
+def write_page(path: Path, template: str, context: Mapping[str, Any]) -> None:
+    """Write a page of this house, whole or not at all. Raises as `files.storage_faults`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -122,7 +129,7 @@ def write_report(path: Path, facts: ReportFacts) -> None:
         lstrip_blocks=True,
     )
     environment.filters.update(name=name, percent=percent, span=span, duration=duration, csp_hash=_csp_hash)
-    write_text(path, environment.get_template("report.html.j2").render(_context(facts)))
+    write_text(path, environment.get_template(template).render(context))
 
 
 def _printable(value: Any) -> Any:
@@ -362,6 +369,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "rarest": judged.get("rarest_third") if judged else None,
         "measures": rarest.measures(facts.settings, facts.changed),
         "augmentation": _image(facts.augmentation),
+        "tuning": facts.tuning,
         "sure": _sure(judged, {"test": "test", "val": "validation"}[split]) if judged and split else None,
         "thresholds": _thresholds(facts),
         "left_out": [(reason, n, advice.get(reason, "")) for reason, n in _by_count(facts.books["left_out"])],
