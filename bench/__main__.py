@@ -75,6 +75,8 @@ def _measure(part: str, folder: Path, into: Path, options: argparse.Namespace) -
         traceback.print_exc()
         return False
     print("\n".join(results.table(kept["lines"])), flush=True)
+    if options.quick:
+        print("(--quick: whether it works; its figures mean nothing)", flush=True)
     return True
 
 

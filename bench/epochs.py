@@ -25,7 +25,7 @@ _RECORDING_FRAMES = 998  # of a clip of 10 s: 10 patches
 def measure(settings: Settings) -> Result:
     """Epochs of some dozens of steps."""
     lines, details = [], {}
-    sizes = ((4, 3),) if settings.quick else ((32, 40), (128, 12))
+    sizes = ((5, 4),) if settings.quick else ((32, 40), (128, 10))
     for batch_size, n_steps in sizes:
         folder = settings.folder / str(batch_size)
         make_frames(folder, batch_size * n_steps, settings.seed)
@@ -123,10 +123,16 @@ def forget(folder: Path) -> None:
 
 
 def epoch(folder: str, batch_size: int, backbone: str) -> tuple[Callable[[], None], Callable[[], float]]:
-    """A turn is an epoch of the loop; its value are the loop's own seconds."""
+    """A turn is an epoch of the loop; its value are the loop's own seconds.
+
+    Raises:
+        ValueError: the last batch would not be full, which the constant batch always is.
+    """
     from birdtune.dataset.batches import Batches
 
     trainer = networks.trainer("auto", batch_size, backbone=backbone)
     windows = windows_of(folder)
+    if len(windows) % batch_size:
+        raise ValueError(f"{len(windows)} windows are no whole number of batches of {batch_size}")
     batches = Batches(windows, batch_size=batch_size, seed=0)
     return lambda: forget(Path(folder)), lambda: one_epoch(trainer, batches, Path(folder))

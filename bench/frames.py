@@ -127,6 +127,9 @@ def _lines(kind: str, n: int, seconds: dict[str, list[float]], target: float) ->
         f"{kind}, one core, beside its parts alone", ours, alone, at_most=1.4, inverse=True,
         note=f"birdtune / parts; {told}. {_rest(measures)}",
     )  # fmt: skip
+    if len(os.sched_getaffinity(0)) < 2:
+        yield Line(f"{kind}, two cores", "one core is all there is here", target="≥ 1.8×")
+        return
     two, two_more = measures["birdtune, two cores"], measures["birdtune, two cores, a clip more"]
     yield judged(
         f"{kind}, two cores", two, Measure("one core", ours.values, per="clip"), at_least=1.8,

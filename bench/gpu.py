@@ -8,6 +8,7 @@ PyTorch by the same Keras model (birdtune/model knows no backend).
 """
 
 import os
+import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -126,8 +127,10 @@ def _measured(backend: str, settings: Settings) -> list[Line]:
         with Noting(
             "bench.gpu:card_steps", backend, batch_size, environment={"KERAS_BACKEND": backend}
         ) as child:
-            interleaved({"card": child}, rounds=1 if settings.quick else 5)
-            rates = child.values[-1]
+            rounds = 1 if settings.quick else 5
+            interleaved({"card": child}, rounds=rounds)
+            turns = child.values[-rounds:]
+            rates = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
         share = 3e-12 * networks.flops_of_a_patch() * rates["patches"] / rates["products"]
         lines.append(
             Line(f"batch {batch_size}, measured with {backend}", f"{rates['patches']:,.0f} patches/s",

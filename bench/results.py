@@ -1,6 +1,7 @@
 """results/<part>.json ─▶ RESULTS.md: every figure of the table comes from a file that a run has written."""
 
 import json
+import statistics
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ _HEAD = """# birdtune beside its peers
 Written by `./entrypoint.sh bench` from `bench/results/*.json`, where the single values stand. A figure is the median
 of its rounds, ± half the distance between the quartiles; candidates took turns in every round. A figure without ± is of
 a single run, or put together from others as its note says. A ratio says how many times faster birdtune is, unless its
-line says otherwise. Each section names the commit that it measured. The project's `README.md` says how to run it.
+line says otherwise; in brackets stands that of the run before this one, for ± knows nothing of what changes from run to
+run: the machine's other tenants, above all. Each section names the commit that it measured. The project's `README.md`
+says how to run it.
 """
 _TITLES = {
     "frames": "Sound → frames",
@@ -33,8 +36,14 @@ _COLUMNS = ("what", "birdtune", "beside", "ratio", "to reach", "reached", "notes
 
 
 def keep(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write a part's result to folder/results/, in place of an earlier one, and RESULTS.md anew."""
+    """Write a part's result to folder/results/, in place of an earlier one whose ratios it then names, and RESULTS.md
+    anew.
+    """
     (folder / "results").mkdir(parents=True, exist_ok=True)
+    earlier = next((old for old in read(folder) if old["part"] == result["part"]), None)
+    if earlier is not None and earlier["quick"] == result["quick"]:
+        before = {line["what"]: line["ratio"] for line in earlier["lines"]}
+        result = {**result, "lines": [{**line, "before": before.get(line["what"])} for line in result["lines"]]}
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     _write(folder / "results" / f"{result['part']}.json", text)
     refresh(folder)
@@ -68,7 +77,21 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def render(results: Iterable[Mapping[str, Any]]) -> str:
     """RESULTS.md of some parts' results."""
-    return "\n".join([_HEAD, *map(_section, results)])
+    results = list(results)
+    return "\n".join([_HEAD, *_between_runs(results), *map(_section, results)])
+
+
+def _between_runs(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """How far the ratios of two runs lie apart, in a sentence, if there were two."""
+    lines = [line for result in results for line in result["lines"]]
+    moved = [abs(line["ratio"] / line["before"] - 1) for line in lines if line["ratio"] and line.get("before")]
+    if not moved:
+        return []
+    low, most = statistics.median(moved), max(moved)
+    return [
+        f"Of {len(moved)} ratios that two runs have, half moved by less than {low:.0%} from one to the other, and none "
+        f"by more than {most:.0%}.\n"
+    ]
 
 
 def _section(result: Mapping[str, Any]) -> str:
@@ -95,6 +118,8 @@ def table(lines: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _row(line: Mapping[str, Any]) -> list[str]:
     ratio = "" if line["ratio"] is None else f"{_times(line['ratio'])}×"
+    if ratio and line.get("before"):
+        ratio += f" ({_times(line['before'])}×)"
     reached = {True: "yes", False: "**no**", None: ""}[line["reached"]]
     cells = (line["what"], line["figure"], line["beside"], ratio, line["target"], reached, line["note"])
     return [cell.replace("|", "\\|") for cell in cells]

@@ -114,6 +114,15 @@ def test_a_part_replaces_its_own_result_and_keeps_those_of_the_others(tmp_path: 
     assert "the figures mean nothing" not in text
 
 
+def test_a_second_run_names_the_ratios_of_the_first(tmp_path: Path) -> None:
+    for ratio in (2.0, 2.5):
+        result = a_result()
+        results.keep(tmp_path, {**result, "lines": [{**line, "ratio": ratio} for line in result["lines"]]})
+    text = (tmp_path / "RESULTS.md").read_text("utf-8")
+    assert "| 2.50× (2.00×) |" in text
+    assert "none by more than 25%" in text.replace("\n", " ")
+
+
 def test_the_tiniest_form_says_that_its_figures_mean_nothing() -> None:
     assert "the figures mean nothing" in results.render([a_result(quick=True)])
 
