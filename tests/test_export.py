@@ -23,6 +23,8 @@ from birdtune.model import classifier as classifiers
 from birdtune.results import export, verify
 from birdtune.results.answers import BACKGROUND, OWN, SHARED, Thresholds
 from birdtune.results.calibration import Calibration, Scale
+from birdtune.results.novelty import Measured, Moments, Novelty, held, loudness
+from birdtune.results.novelty import Scale as Limits
 from birdtune.results.predict import predict_files
 from birdtune.sound.logmel import VGGISH, log_mel
 
@@ -314,6 +316,47 @@ def test_a_recording_is_scored_by_attention_in_a_fresh_process_too(tmp_path: Pat
     assert np.abs(answer["clip_scores"] - alike).max() > 1e-3
 
 
+def told(classifier: Any) -> tuple[Novelty, Limits]:
+    """Made recordings of three of four classes as what it was trained on."""
+    width = classifier.trunk.output_shape[-1]
+    moments = Moments(4)
+    moments.add(np.arange(60) % 3, np.random.default_rng(0).gamma(2.0, 1.0, (60, width)))
+    found = moments.novelty()
+    assert found is not None
+    return found, Limits(energy=2.5, usual=-60.0, limit=-40.0, keep=0.9, sources=40)
+
+
+@pytest.mark.usefixtures("verified_here")
+def test_how_strange_a_sound_is_is_served_verified_and_predicted(
+    tmp_path: Path, classifier: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, limits = told(classifier)
+    facts = exported_to(tmp_path / "4", classifier, novelty=(known, limits))
+    assert facts["novelty"] == limits.row()
+    assert facts["verification"]["differences"]["strangeness_0"] <= 1e-5
+    loaded = tf.saved_model.load(str(tmp_path / "4"))
+    half = np.concatenate([made_waveform(1.92), np.zeros(RATE_HZ, np.float32)])  # its end is silent
+    found = sound(loaded, half)["strangeness"]
+    patches = made_patches(half)
+    weight = held(patches, VGGISH)
+    assert weight.min() < 0.9 < weight.max()
+    embeddings = np.asarray(classifier.embed(patches))
+    mean = np.average(embeddings, axis=0, weights=weight)[None].astype(np.float32)
+    loud = loudness(np.asarray(classifier.head(mean)))
+    expected = limits.strangeness(Measured(known.distances(mean), loud))[0]
+    assert found.shape == () and expected > 0.1 and found == pytest.approx(expected, rel=1e-4)
+    soundfile.write(tmp_path / "a.wav", half, RATE_HZ, subtype="FLOAT")
+    model = verify.open_model(tmp_path / "4")
+    assert model.strangeness is not None
+    predict_files([tmp_path / "a.wav"], model, tmp_path / "p.csv", strangeness=model.strangeness, batch_size=2)
+    with (tmp_path / "p.csv").open(newline="") as file:
+        assert float(next(csv.DictReader(file))["strangeness"]) == pytest.approx(expected, rel=1e-3)
+    monkeypatch.setattr(export, "graph_held", lambda patches, spec: tf.ones(tf.shape(patches)[:1]))
+    monkeypatch.setattr(export, "_example_waveforms", lambda waveform, spec: [half])
+    with pytest.raises(ExportError, match=r"strangeness_0 by"):
+        exported_to(tmp_path / "5", classifier, novelty=(known, limits))
+
+
 def test_the_training_side_leaves_the_setting_of_tf32_as_it_was(classifier: Any) -> None:
     assert tf.config.experimental.tensor_float_32_execution_enabled()
     export.training_side(classifier, made_patches(made_waveform(1.0)), calibration_of(classifier))
@@ -329,10 +372,10 @@ def test_an_export_that_disagrees_is_refused_and_the_older_one_stays(
 ) -> None:
     save = export._save
 
-    def save_tampered(exported: Any, calibration: Calibration, folder: Path) -> None:
+    def save_tampered(exported: Any, *others: Any) -> None:
         bias = exported.head.get_layer("logits").bias
         bias.assign(bias + np.array([0.1, 0, 0, 0], np.float32))
-        save(exported, calibration, folder)
+        save(exported, *others)
 
     monkeypatch.setattr(export, "_save", save_tampered)
     older = tmp_path / "birds" / "1"
@@ -392,7 +435,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_leaves_the_earlier_model(
     (tmp_path / "model" / "1").mkdir(parents=True)
     # The error that TensorFlow itself makes of a full disk.
     monkeypatch.setattr(export, "WARMUP_FILE", Path("full"))
-    monkeypatch.setattr(export, "_save", lambda _, calibration, folder: (folder / "full").symlink_to("/dev/full"))
+    monkeypatch.setattr(export, "_save", lambda *given: (given[-1] / "full").symlink_to("/dev/full"))
     words = r"model/1: the disk is full while writing the exported model \([\d.]+ MB needed"
     with pytest.raises(PassingError, match=words):
         exported_to(tmp_path / "model" / "1", classifier)

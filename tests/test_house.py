@@ -27,14 +27,14 @@ ORDER = (
     "dataset.augment", "dataset.activations",
     "model.architecture", "model.archive", "model.checkpoint", "model.tflite", "model.vggish", "model.yamnet",
     "model.trunks", "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
-    "results.scores",
+    "results.scores", "results.novelty",
     "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.convolution",
-    "training.feeds", "training.optimizer", "training.step", "training.loop", "training.scoring",
+    "training.feeds", "training.optimizer", "training.step", "training.loop", "training.scoring", "training.moments",
     "results.answers", "results.calibration", "results.metrics", "results.paired", "results.certainty",
     "results.thresholds", "results.words", "results.tuned", "results.doubts", "results.verdict", "results.rarest",
     "results.figures",
     "results.contact", "results.report", "results.tune_page", "results.tables",
-    "results.verify", "results.export", "results.hearing", "results.predict",
+    "results.verify", "results.graph_novelty", "results.export", "results.hearing", "results.predict",
     "holder", "lock", "run", "facts", "judging", "learning", "stages", "check", "job",
     "embedded", "candidates", "compare", "study", "trials", "tune",
     "apply", "demo_songs", "demo",
@@ -47,8 +47,8 @@ HEAVY = frozenset(
     {
         "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
         "training.devices", "training.curves", "training.convolution", "training.feeds",
-        "training.optimizer", "training.step", "training.loop", "training.scoring",
-        "results.export", "learning", "stages", "embedded", "candidates",
+        "training.optimizer", "training.step", "training.loop", "training.scoring", "training.moments",
+        "results.graph_novelty", "results.export", "learning", "stages", "embedded", "candidates",
         "compare", "trials", "tune", "apply",
     }
 )  # fmt: skip

@@ -19,6 +19,7 @@ from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
 from birdtune.results import hearing, predict
 from birdtune.results.answers import Thresholds
 from birdtune.results.calibration import Calibration, Scale
+from birdtune.results.novelty import held
 from birdtune.results.predict import embed_files, find_sounds, predict_files
 from birdtune.sound.audio import read
 from birdtune.sound.logmel import VGGISH, log_mel
@@ -316,7 +317,7 @@ def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "p.csv")
     assert list(rows[0]) == [
         "file", "duration_s", "patches", "answer", "class", "score", "class_2", "score_2", "class_3", "score_3", "at_s",
-        "score:tit", "score:crow", "score:owl", "score:=wren",
+        "strangeness", "score:tit", "score:crow", "score:owl", "score:=wren",
     ]  # fmt: skip
     frames = log_mel(read(paths[0]))
     scores = ears.scores(np.stack([frames[:96], frames[96:192], frames[192:288]]))[0]
@@ -382,6 +383,43 @@ def test_answers_pass_their_thresholds_and_background_is_none(tmp_path: Path) ->
     predict_files([sound], Heard(), tmp_path / "p.csv", thresholds=thresholds)
     (row,) = rows_of(tmp_path / "p.csv")
     assert (row["answer"], row["class"], row["score"]) == ("owl", "tit", "0.3")  # only the owl's passes
+
+
+def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
+    class Levels:
+        classes = ("owl", "tit")
+        front_end = VGGISH
+
+        def scores(self, patches: Any) -> tuple[Any, Any]:
+            return np.full((len(patches), 2), [0.8, 0.2], np.float32), patches.mean(axis=1)
+
+        def attend(self, embeddings: Any) -> Any:
+            return np.zeros(len(embeddings), np.float32)
+
+    silent_end = write_sound(tmp_path / "a.wav", 2.0)
+    noise, rate_hz = soundfile.read(silent_end)
+    soundfile.write(silent_end, np.append(noise, np.zeros(20 * rate_hz)), rate_hz, subtype="PCM_16")
+    paths = [silent_end, write_sound(tmp_path / "b.wav", 3.0, seed=1)]
+    pooled: list[Any] = []
+
+    def strangeness(means: Any) -> Any:
+        pooled.append(means)
+        return np.array([1.01 if len(pooled) == 1 else 1.0])
+
+    thresholds = Thresholds((0.5, 0.5), ("class", "class"), "", "")
+    given: dict[str, Any] = {"thresholds": thresholds, "batch_size": 4}
+    predict_files(paths, Levels(), tmp_path / "p.csv", strangeness=strangeness, **given)
+    rows = rows_of(tmp_path / "p.csv")
+    assert [(row["answer"], row["class"], row["strangeness"]) for row in rows] == [
+        ("none", "owl", "1.01"),
+        ("owl", "owl", "1.0"),
+    ]
+    frames = log_mel(read(silent_end))
+    patches = frames[: len(frames) // 96 * 96].reshape(-1, 96, 64)
+    mean = np.average(patches.mean(axis=1), axis=0, weights=held(patches, VGGISH))
+    np.testing.assert_allclose(pooled[0], mean[None], atol=1e-4)  # silence is left out
+    predict_files(paths, Levels(), tmp_path / "q.csv", **given)  # a model that cannot tell
+    assert [(row["answer"], row["strangeness"]) for row in rows_of(tmp_path / "q.csv")] == [("owl", "")] * 2
 
 
 def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:

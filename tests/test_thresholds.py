@@ -1,6 +1,7 @@
 """birdtune.results.thresholds, answers, sound.empty and judging: from which score on an answer counts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from birdtune.config import EvaluateSettings
 from birdtune.results import thresholds
 from birdtune.results.answers import BACKGROUND, NOMINAL, NONE, OWN, SHARED, Thresholds
 from birdtune.results.calibration import Calibration
+from birdtune.results.novelty import Measured, Novelty, Scale
 from birdtune.results.scores import Scores
 from birdtune.results.thresholds import (
     choose,
@@ -211,9 +213,13 @@ def test_noise_is_heard_in_whole_batches() -> None:
 
     def scorer(patches: Any) -> tuple[Any, Any]:
         sizes.append(len(patches))
-        return np.tile(patches.mean(axis=(1, 2), dtype=np.float32)[:, None], 3), None
+        return np.tile(patches.mean(axis=(1, 2), dtype=np.float32)[:, None], 3), patches.mean(axis=1)
 
-    heard = judging.noise_logits(scorer, CLASSES, VGGISH, 8)
+    taken: list[tuple[list[int], tuple[int, ...]]] = []
+    heard = judging.noise_logits(
+        scorer, CLASSES, VGGISH, 8, lambda numbers, means: taken.append((numbers.tolist(), means.shape))
+    )
+    assert taken == [([number], (1, 64)) for number in range(5)]
     assert set(sizes) == {8}
     assert heard.recordings == tuple(NOISES) and len(heard.patch_scores) == 5 * VGGISH.patch_count(2998)
     assert heard.patch_start_s[1] == pytest.approx(0.96)
@@ -231,10 +237,13 @@ def run_of(n: int, seed: int) -> Scores:
     )  # fmt: skip
 
 
-def judge(val: Scores | None, test: Scores | None, **settings: Any) -> judging.Judged:
+def judge(
+    val: Scores | None, test: Scores | None, heard: dict[str, Measured] | None = None, **settings: Any
+) -> judging.Judged:
     return judging.judge_run(
         {"val": val, "test": test}, run_of(5, 9), kind="softmax", classes=CLASSES, background=("background",),
         train_counts=np.array([9, 9, 9]), patch_s=0.96, settings=EvaluateSettings(bootstrap=50, **settings), seed=1,
+        heard=heard or {},
     )  # fmt: skip
 
 
@@ -267,3 +276,59 @@ def test_without_validation_or_test_there_is_still_a_judgement() -> None:
         assert bool(figures["calibration"]["reason"]) == (val is None)
         assert (figures["test"] is None) == (test is None)
         assert len(figures["false_alarms"]["noise"]) == 5
+
+
+def test_what_is_far_from_all_training_is_answered_none_at_the_cost_that_is_stated(tmp_path: Path) -> None:
+    val, test, rng = run_of(100, 0), run_of(60, 1), np.random.default_rng(0)
+    heard = {
+        "val": Measured(rng.uniform(0, 10, 100), np.zeros(100)),
+        "test": Measured(np.append(rng.uniform(0, 8, 50), np.full(10, 20.0)), np.zeros(60)),
+        "noise": Measured(np.array([0.0, 30.0, 30.0, 30.0, 30.0]), np.zeros(5)),
+    }
+    found, plain = judge(val, test, heard), judge(val, test)
+    scale = found.figures["novelty"]["scale"]
+    assert (scale["keep"], scale["sources"]) == (0.9, 100) and 8.5 < scale["limit"] < 9.6
+    strange = found.scores["test"].strangeness
+    assert strange is not None and (strange > 1).tolist() == [False] * 50 + [True] * 10
+    assert found.figures["val"]["novelty"]["kept"] == pytest.approx(0.91, abs=0.01)
+    kept = found.figures["test"]["novelty"]
+    assert kept["kept"] == pytest.approx(50 / 60) and kept["kept_ci"][0] < 50 / 60 < kept["kept_ci"][1]
+    answered = plain.scores["test"].pooled
+    assert answered is not None
+    chosen = Thresholds.of(found.figures["thresholds"])
+    passing = chosen.answers(answered) != NONE
+    assert found.figures["test"]["answers"]["answered"] == int(passing[:50].sum()) < int(passing.sum())
+    assert plain.figures["test"]["answers"]["answered"] == int(passing.sum())
+    noise = found.figures["false_alarms"]["noise"]
+    assert [row["strangeness"] > 1 for row in noise] == [False, True, True, True, True]
+    assert not any(row["recordings_answered"] for row in noise[1:])
+    json.dumps(found.figures, allow_nan=False)
+    # As the export reads it.
+    known = Novelty(np.zeros(2, "f4"), np.eye(2, dtype="f4"), np.zeros((3, 2), "f4"), np.array([9, 9, 9]))
+    known.save(tmp_path / judging.NOVELTY_NAME)
+    (tmp_path / "metrics.json").write_text(json.dumps(found.figures))
+    read = judging.read_novelty(tmp_path)
+    assert read is not None and read[1] == Scale.of(scale)
+    (tmp_path / "metrics.json").write_text(json.dumps(plain.figures))
+    assert judging.read_novelty(tmp_path) is None
+
+
+def test_why_nothing_is_called_strange_is_said() -> None:
+    few = {part: Measured(np.arange(5.0), np.zeros(5)) for part in ("val", "noise")}
+    for found, why in (
+        (judge(run_of(5, 0), None, few), "validation has too few source recordings (5)"),
+        (judge(run_of(5, 0), None), "embeddings of training recordings do not differ"),
+        (judge(run_of(5, 0), None, keep_known=1.0), "--evaluate.keep-known 1"),
+    ):
+        assert why in found.figures["novelty"]["reason"] and found.figures["novelty"]["scale"] is None
+        assert found.scores["val"].strangeness is None and found.figures["val"]["novelty"] is None
+
+
+def test_scores_keep_how_strange_recordings_are(tmp_path: Path) -> None:
+    scores = replace(run_of(9, 0), strangeness=np.arange(9, dtype=np.float32))
+    scores.save(tmp_path / "s.npz")
+    found = Scores.load(tmp_path / "s.npz").strangeness
+    assert found is not None and found.tolist() == list(range(9))
+    assert thresholds.only(scores, np.arange(9) > 6).strangeness.tolist() == [7, 8]  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="strangeness of 9 recordings"):
+        replace(scores, strangeness=np.zeros(3, np.float32))

@@ -51,6 +51,7 @@ def predict(
         out,
         calibration=model.calibration if isinstance(model, ExportedModel) else None,
         thresholds=model.thresholds if isinstance(model, ExportedModel) else None,
+        strangeness=model.strangeness if isinstance(model, ExportedModel) else None,
         patches_out=patches,
         resampler=config.sound.resampler,
         batch_size=config.evaluate.batch_size,

@@ -220,6 +220,12 @@ class EvaluateSettings(_Section):
     false_alarms_per_hour: float | None = _setting(
         None, "wanted at most, on background; goes before precision", unit="per h", unset="by precision", gt=0
     )
+    keep_known: float = _setting(
+        0.9,
+        "share of known sounds to keep when strange ones are answered `none`; 1: nothing is strange",
+        ge=0.5,
+        le=1,
+    )
 
 
 class ExportSettings(_Section):

@@ -6,7 +6,7 @@ Validation chooses the temperatures and the thresholds; test only tells what the
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ import numpy.typing as npt
 from birdtune.config import EvaluateSettings
 from birdtune.errors import shown
 from birdtune.files import read_json
-from birdtune.results import certainty, metrics, thresholds
+from birdtune.results import certainty, metrics, novelty, thresholds
 from birdtune.results.answers import Thresholds
 from birdtune.results.calibration import Calibration, fit
+from birdtune.results.novelty import Measured, Novelty, Pooler, Scale, Take
 from birdtune.results.scores import Scores, clip_scores
 from birdtune.sound.empty import NOISES, made_noise
 from birdtune.sound.logmel import FrontEnd, frames_of
 
+# Of a run's reports: what training recordings sound like.
+NOVELTY_NAME = "novelty.npz"
 # Seconds of each made noise that are listened to.
 NOISE_S = 30.0
 
@@ -46,6 +49,7 @@ def judge_run(
     patch_s: float,
     settings: EvaluateSettings,
     seed: int,
+    heard: Mapping[str, Measured],
 ) -> Judged:
     """Calibrate, choose thresholds, and judge.
 
@@ -56,9 +60,13 @@ def judge_run(
         background: names of the classes that are no answer.
         train_counts: [C] recordings of each class that were trained on.
         patch_s: seconds of a patch.
+        heard: "val", "test" and "noise" → how far from all that was trained on; empty: nobody measured.
     """
     calibration = fit(logits.get("val"), kind)
     served = {name: calibration.scores(part) for name, part in logits.items() if part is not None}
+    scale, why = _scale(served.get("val"), heard, settings.keep_known)
+    if scale is not None:
+        served = {name: replace(part, strangeness=scale.strangeness(heard[name])) for name, part in served.items()}
     chosen = thresholds.choose(
         served.get("val"),
         classes,
@@ -66,7 +74,11 @@ def judge_run(
         precision=settings.precision,
         alarms_per_hour=settings.false_alarms_per_hour,
     )
-    figures: dict[str, Any] = {"calibration": calibration.row(), "thresholds": chosen.row(classes)}
+    figures: dict[str, Any] = {
+        "calibration": calibration.row(),
+        "thresholds": chosen.row(classes),
+        "novelty": {"scale": scale and scale.row(), "reason": why},
+    }
     drawing: dict[str, int] = {"n_bootstrap": settings.bootstrap, "seed": seed}
     for name, part in logits.items():
         if part is None:
@@ -77,13 +89,32 @@ def judge_run(
             **metrics.judge(served[name], train_counts=train_counts, **drawing),
             "certainty": certainty.certainty(served[name], before, **drawing),
             "answers": thresholds.judge_answers(served[name], chosen, **drawing),
+            "novelty": thresholds.judge_novelty(served[name], **drawing),
         }
-    heard = calibration.scores(noise) if noise is not None else None
+    made = calibration.scores(noise) if noise is not None else None
+    if made is not None and scale is not None:
+        made = replace(made, strangeness=scale.strangeness(heard["noise"]))
     figures["false_alarms"] = {
         "background": _of_background(served, background, chosen, patch_s),
-        "noise": _of_noise(heard, chosen, patch_s) if heard is not None else [],
+        "noise": _of_noise(made, chosen, patch_s) if made is not None else [],
     }
     return Judged(served, figures)
+
+
+def _scale(val: Scores | None, heard: Mapping[str, Measured], keep: float) -> tuple[Scale | None, str]:
+    """From which distance on a recording is strange, or why that is not told."""
+    if keep >= 1:
+        return None, "nothing is called strange (--evaluate.keep-known 1)"
+    if not heard:
+        return None, "the embeddings of training recordings do not differ, so nothing can be called strange by them"
+    found = novelty.scale(heard["val"], val.groups, keep) if val is not None else None
+    if found is not None:
+        return found, ""
+    sources = len(set(val.groups)) if val is not None else 0
+    return None, (
+        f"validation has too few source recordings ({sources}) to say which sounds are strange; "
+        f"to keep {keep:g} of the known takes more"
+    )
 
 
 def _of_background(
@@ -100,7 +131,11 @@ def _of_background(
 def _of_noise(heard: Scores, chosen: Thresholds, patch_s: float) -> list[dict[str, Any]]:
     each = np.arange(len(heard.recordings))
     return [
-        {"noise": name, **thresholds.false_alarms(thresholds.only(heard, each == k), chosen, patch_s)}
+        {
+            "noise": name,
+            **thresholds.false_alarms(thresholds.only(heard, each == k), chosen, patch_s),
+            "strangeness": None if heard.strangeness is None else float(heard.strangeness[k]),
+        }
         for k, name in enumerate(heard.recordings)
     ]
 
@@ -115,17 +150,32 @@ def read_judged(path: Path, n_classes: int, kind: str) -> tuple[Calibration, Thr
     return found if len(found[1].values) == n_classes else (found[0], None)
 
 
+def read_novelty(reports: Path) -> tuple[Novelty, Scale] | None:
+    """How strange sounds are told, if that was found out. Raises InputError or PassingError if it is lost."""
+    figures = read_json(reports / "metrics.json")
+    try:
+        scale = Scale.of(figures["novelty"]["scale"])
+    except (LookupError, TypeError, ValueError):
+        return None
+    return Novelty.load(reports / NOVELTY_NAME), scale
+
+
 def noise_logits(
-    scorer: Callable[[Any], tuple[Any, Any]], classes: tuple[str, ...], spec: FrontEnd, batch_size: int
+    scorer: Callable[[Any], tuple[Any, Any]],
+    classes: tuple[str, ...],
+    spec: FrontEnd,
+    batch_size: int,
+    take: Take | None = None,
 ) -> Scores:
     """What is heard in every made noise: a recording each, with logits for scores.
 
     Args:
         scorer: patches [n, 96, 64] → logits [n, C], embeddings.
         batch_size: patches at a time; the last batch is filled up, so that nothing is compiled anew.
+        take: called with the number of each noise and its mean embedding, as a `Pooler` does; None: nobody is.
     """
     parts = []
-    for name in NOISES:
+    for number, name in enumerate(NOISES):
         frames = np.concatenate(list(frames_of([made_noise(name, NOISE_S)], spec)))  # [frames, n_mels]
         starts = np.arange(spec.patch_count(len(frames))) * spec.patch_hop
         patches = np.stack([frames[start : start + spec.patch_frames] for start in starts])  # [P, 96, 64]
@@ -133,10 +183,13 @@ def noise_logits(
         full = np.resize(patches, (-(-len(patches) // batch_size) * batch_size, *patches.shape[1:])).astype(
             np.float16
         )
-        logits = np.concatenate(
-            [scorer(full[at : at + batch_size])[0] for at in range(0, len(full), batch_size)]
-        )
-        parts.append((starts, logits[: len(patches)]))
+        pooler = Pooler(np.full(len(patches), number, np.int64), spec, take or (lambda *_: None))
+        logits = []
+        for at in range(0, len(full), batch_size):
+            found, embeddings = scorer(full[at : at + batch_size])
+            pooler.note(full[at : at + batch_size], embeddings)
+            logits.append(found)
+        parts.append((starts, np.concatenate(logits)[: len(patches)]))
     return Scores(
         classes=classes,
         recordings=tuple(NOISES),

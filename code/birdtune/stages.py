@@ -6,7 +6,7 @@ Importing this loads TensorFlow.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +24,11 @@ from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
 from birdtune.results import contact, rarest, report, tables
 from birdtune.results.export import export_model, training_side
+from birdtune.results.novelty import Measures, Novelty
 from birdtune.results.scores import Scores
 from birdtune.sound import audio
-from birdtune.training.scoring import make_scorer
+from birdtune.training.moments import chosen_windows, moments_of, watched
+from birdtune.training.scoring import Scorer, make_scorer
 
 # The example that an export is verified with: long enough for several patches, short enough to be quick.
 _EXAMPLE_S = 10.0
@@ -41,6 +43,11 @@ class Stages(Learning):
         """Score validation and test with the best weights, in float32, calibrated, as the exported model will."""
         classifier = self._best()
         scorer = make_scorer(classifier, logits=True)
+        known = self._known(scorer)
+        heard: dict[str, Measures] = {}
+        if known is not None:
+            heard = {name: Measures(known, _to_logits(classifier)) for name in ("val", "test", "noise")}
+        takes = {name: of.take for name, of in heard.items()}
         logits: dict[str, Scores | None] = {}
         alive: dict[str, int | None] = {}
         for name in ("val", "test"):
@@ -48,15 +55,14 @@ class Stages(Learning):
             logits[name] = None
             if part:
                 windows = self.windows(part)
+                seen = watched(scorer, windows, takes[name]) if takes else scorer
                 with self.journal.progress(f"scoring {name}", len(windows), "patches") as progress:
-                    logits[name], alive[name] = self.score(
-                        classifier, scorer, windows, part, progress.advance
-                    )
+                    logits[name], alive[name] = self.score(classifier, seen, windows, part, progress.advance)
+        size = self.config.evaluate.batch_size
+        noise = judging.noise_logits(scorer, self.dataset.classes, self.store.spec, size, takes.get("noise"))
         found = judging.judge_run(
             logits,
-            judging.noise_logits(
-                scorer, self.dataset.classes, self.store.spec, self.config.evaluate.batch_size
-            ),
+            noise,
             kind=classifier.kind,
             classes=self.dataset.classes,
             background=self.dataset.background,
@@ -64,25 +70,45 @@ class Stages(Learning):
             patch_s=self.store.spec.patch_s,
             settings=self.config.evaluate,
             seed=self.config.train.seed,
+            heard={name: of.found() for name, of in heard.items()},
         )
         make_folder(self.run.reports)
+        if known is not None:
+            known.save(self.run.reports / judging.NOVELTY_NAME)
         for name, scores in found.scores.items():
             scores.save(self.run.reports / f"scores-{name}.npz")
             found.figures[name]["live_embeddings"] = alive[name]
-            found.figures[name]["rarest_third"] = rarest.rarest_third(
-                scores,
-                np.array(self.dataset.counts(self.dataset.part("train")), np.int64),
-                background=self.dataset.background,
-                n_bootstrap=self.config.evaluate.bootstrap,
-                seed=self.config.train.seed,
-            )
+            found.figures[name]["rarest_third"] = self._rarest(scores)
             self._tell(name, found.figures[name])
         self._judge(found.figures)
 
+    def _rarest(self, scores: Scores) -> dict[str, Any] | None:
+        return rarest.rarest_third(
+            scores,
+            np.array(self.dataset.counts(self.dataset.part("train")), np.int64),
+            background=self.dataset.background,
+            n_bootstrap=self.config.evaluate.bootstrap,
+            seed=self.config.train.seed,
+        )
+
+    def _known(self, scorer: Scorer) -> Novelty | None:
+        """What the training recordings sound like to the network; None where nobody asks, or they do not differ."""
+        if self.config.evaluate.keep_known >= 1:
+            return None
+        part = self.dataset.part("train")
+        labels = np.array(self.dataset.labels(part), np.int64)
+        windows = self.windows(part)
+        numbers = chosen_windows(windows, labels)
+        with self.journal.progress("embedding training", len(numbers), "patches") as progress:
+            return moments_of(
+                scorer, windows, labels, numbers, len(self.dataset.classes), self.config.evaluate.batch_size,
+                self.interrupts, progress.advance,
+            )  # fmt: skip
+
     def _judge(self, figures: dict[str, Any]) -> None:
         """Say how far to trust the model, and write metrics.json."""
-        for reason in (figures["calibration"]["reason"], figures["thresholds"]["reason"]):
-            if reason:
+        for part in ("calibration", "thresholds", "novelty"):
+            if reason := figures[part]["reason"]:
                 self.journal.say(f"  {reason}")
         found, word = judgement(self.run, figures)
         rows = [doubt.row() for doubt in found]
@@ -142,6 +168,7 @@ class Stages(Learning):
             expected=training_side(classifier, patches, calibration),
             calibration=calibration,
             thresholds=thresholds,
+            novelty=judging.read_novelty(self.run.reports),
             class_ids=self.dataset.class_ids,
             check=self.interrupts.check,
         )
@@ -171,3 +198,8 @@ class Stages(Learning):
             facts = replace(facts, augmentation=picture)
         tables.write_tables(self.run.reports, facts)
         report.write_report(self.run.reports / "report.html", facts)
+
+
+def _to_logits(classifier: Classifier) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    """What the head makes of mean embeddings. [n, K] → [n, C]"""
+    return lambda pooled: np.asarray(classifier.head(pooled), np.float32)

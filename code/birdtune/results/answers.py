@@ -15,6 +15,8 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 NONE = -1
+# From here on a recording is too unlike all that was trained on for any answer (novelty.py).
+STRANGEST = 1.0
 # The same in a table. A class of that name is told from it by its score's column.
 NO_ANSWER = "none"
 # Where a threshold comes from.
@@ -54,8 +56,14 @@ class Thresholds:
         )
         return cls(values, tuple(str(each["from"]) for each in rows), str(row["wish"]), str(row["reason"]))
 
-    def answers(self, class_scores: npt.NDArray[Any]) -> Ints:
-        """The class with the highest of the scores that pass, or `NONE`. [N, C] → [N]"""
+    def answers(self, class_scores: npt.NDArray[Any], strangeness: npt.NDArray[Any] | None = None) -> Ints:
+        """The class with the highest of the scores that pass, or `NONE`. [N, C] → [N]
+
+        Args:
+            strangeness: [N] of the recordings; above 1 none passes. None: it is not known.
+        """
         passing = class_scores >= np.asarray(self.values)
+        if strangeness is not None:
+            passing &= (strangeness <= STRANGEST)[:, None]
         best = np.where(passing, class_scores, -1.0).argmax(axis=1)
         return np.where(passing.any(axis=1), best, NONE).astype(np.int64)

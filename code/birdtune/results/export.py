@@ -27,11 +27,16 @@ from birdtune.files import make_folder, new_folder, write_bytes, write_csv, writ
 from birdtune.model.classifier import Classifier, in_float32, weights, weights_sha256
 from birdtune.results.answers import Thresholds
 from birdtune.results.calibration import LARGEST, SMALLEST, Calibration, Scale
+from birdtune.results.graph_novelty import GraphNovelty, graph_held
+from birdtune.results.novelty import Measures, Novelty, Pooler
+from birdtune.results.novelty import Scale as Limits
 from birdtune.results.scores import shares
 from birdtune.results.verify import FORMAT, fresh_answers
 from birdtune.sound.logmel import FrontEnd, frames_of, hann_window, mel_matrix
 
 Floats = npt.NDArray[np.float32]
+# How strange sounds are told: by what training sounded like, and from where on.
+Told = tuple[Novelty, Limits]
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 
@@ -71,6 +76,7 @@ def export_model(
     class_ids: Mapping[str, int | str | None],
     calibration: Calibration,
     thresholds: Thresholds | None = None,
+    novelty: Told | None = None,
     tolerance: float = 1e-4,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -86,6 +92,7 @@ def export_model(
         class_ids: class → external id; classes that are missing have none.
         calibration: what makes the logits scores; it becomes part of the graph.
         thresholds: from which score on each class counts; for labels.csv and model.json.
+        novelty: how strange sounds are told; it becomes part of the graph. None: they are not.
         tolerance: largest difference allowed for scores, which lie in 0…1; for embeddings it counts
             relative to the largest of them, if that is above 1.
         check: called several times a second while waiting; it may raise to stop, and then nothing is left.
@@ -100,10 +107,11 @@ def export_model(
     """
     exported = in_float32(classifier)
     waveforms = _example_waveforms(example_waveform, exported.front_end)
-    wanted = _expected_answers(exported, calibration, expected, waveforms)
+    wanted = _expected_answers(exported, calibration, novelty, expected, waveforms)
     needed = sum(array.nbytes for array in weights(exported).values()) + _GRAPH_BYTES
+    needed += novelty[0].whitening.nbytes + novelty[0].centres.nbytes if novelty else 0
     with new_folder(folder, what="the exported model", needed=needed) as building:
-        _save(exported, calibration, building)
+        _save(exported, calibration, novelty, building)
         labels = _labels(exported.classes, class_ids, thresholds)
         write_csv(building / "labels.csv", ("column", "class", "external_id", "threshold"), labels)
         write_bytes(building / "train_id_list.pickle", train_id_list(exported.classes))
@@ -121,6 +129,7 @@ def export_model(
             **_facts(exported),
             "calibration": calibration.row(),
             "thresholds": thresholds and thresholds.row(exported.classes),
+            "novelty": novelty and novelty[1].row(),
             "verification": verification,
         }
         write_json(building / "model.json", found)
@@ -196,11 +205,18 @@ def graph_clip_scores(means: tf.Tensor, calibration: Calibration) -> tf.Tensor:
     return tf.cast(_linked(logits, calibration.kind, calibration.clip), tf.float32)
 
 
-def _module(classifier: Classifier, calibration: Calibration) -> tf.Module:
-    """What is saved: the variables, and `patches`, `attention`, `serving_default` and `sound` as functions of them."""
+def _module(classifier: Classifier, calibration: Calibration, novelty: Told | None) -> tf.Module:
+    """What is saved: the variables, and `patches`, `attention`, `serving_default` and `sound` as functions of them.
+
+    And `strangeness` of mean embeddings, where that is told.
+    """
     module = tf.Module()
     # The bare variables, not the Keras models: those would save their layers' call functions as well.
     module.weights = [variable.value for variable in classifier.variables]
+    strange = None
+    if novelty is not None:
+        strange = GraphNovelty(classifier, *novelty)
+        module.novelty = strange.arrays
     spec = classifier.front_end
     inputs = tf.TensorSpec([None, spec.patch_frames, spec.n_mels], tf.float32, name="inputs")
     waveform = tf.TensorSpec([None], tf.float32, name="waveform")
@@ -213,12 +229,14 @@ def _module(classifier: Classifier, calibration: Calibration) -> tf.Module:
         return {"outputs": _scores(classifier, calibration, inputs)[0]}  # [N, C]
 
     def serve_sound(waveform: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _serve_sound(classifier, calibration, waveform)
+        return _serve_sound(classifier, calibration, strange, waveform)
 
     embeddings = tf.TensorSpec([None, classifier.trunk.output_shape[-1]], tf.float32, name="embeddings")
     module.attention = tf.function(classifier.attend, input_signature=[embeddings], autograph=False)
     module.patches = tf.function(scores_of, input_signature=[inputs], autograph=False)
     module.serving_default = tf.function(serve_patches, input_signature=[inputs], autograph=False)
+    if strange is not None:
+        module.strangeness = tf.function(strange, input_signature=[embeddings], autograph=False)
     module.sound = tf.function(serve_sound, input_signature=[waveform], autograph=False)
     return module
 
@@ -228,7 +246,9 @@ def _scores(classifier: Classifier, calibration: Calibration, patches: tf.Tensor
     return _linked(tf.cast(logits, tf.float32), calibration.kind, calibration.patch), embeddings  # [N, C], [N, K]
 
 
-def _serve_sound(classifier: Classifier, calibration: Calibration, waveform: tf.Tensor) -> dict[str, tf.Tensor]:
+def _serve_sound(
+    classifier: Classifier, calibration: Calibration, strange: GraphNovelty | None, waveform: tf.Tensor
+) -> dict[str, tf.Tensor]:
     spec = classifier.front_end
     # NaN and infinity count as silence: one such sample would make all scores of the recording NaN.
     finite = tf.where(tf.math.is_finite(waveform), waveform, tf.zeros_like(waveform))
@@ -237,26 +257,32 @@ def _serve_sound(classifier: Classifier, calibration: Calibration, waveform: tf.
     n_patches = (n_frames - spec.patch_frames) // spec.patch_hop + 1  # 1 or more
     n_pieces = (n_patches + _PIECE_PATCHES - 1) // _PIECE_PATCHES
 
-    def piece(number: tf.Tensor, scores: tf.TensorArray, embeddings: tf.TensorArray) -> tuple[Any, ...]:
+    def piece(number: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
         first = number * _PIECE_PATCHES
         count = tf.minimum(_PIECE_PATCHES, n_patches - first)
         n_frames = (count - 1) * spec.patch_hop + spec.patch_frames
         start = first * spec.patch_hop * spec.hop
         frames = graph_log_mel(padded[start : start + (n_frames - 1) * spec.hop + spec.window], spec)
         patches = tf.signal.frame(frames, spec.patch_frames, spec.patch_hop, axis=0)  # [≤ 64, 96, 64]
-        piece_scores, piece_embeddings = _scores(classifier, calibration, patches)
-        return number + 1, scores.write(number, piece_scores), embeddings.write(number, piece_embeddings)
+        found = (*_scores(classifier, calibration, patches), graph_held(patches, spec))
+        return number + 1, *(array.write(number, value) for array, value in zip(arrays, found, strict=True))
 
     empty = [
-        tf.TensorArray(tf.float32, size=n_pieces, infer_shape=False, element_shape=[None, width])
-        for width in (len(classifier.classes), classifier.trunk.output_shape[-1])
+        tf.TensorArray(tf.float32, size=n_pieces, infer_shape=False, element_shape=[None, *width])
+        for width in ([len(classifier.classes)], [classifier.trunk.output_shape[-1]], [])
     ]
-    _, scores, embeddings = tf.while_loop(
+    _, scores, embeddings, held = tf.while_loop(
         lambda number, *_: number < n_pieces, piece, (tf.constant(0), *empty), parallel_iterations=1
     )
     patch_scores = scores.concat()  # [P, C]
     patch_embeddings = embeddings.concat()  # [P, K]
+    told = {}
+    if strange is not None:
+        weight = held.concat()[:, None]  # [P, 1]
+        pooled = tf.reduce_sum(weight * patch_embeddings, axis=0) / tf.reduce_sum(weight)  # [K]
+        told["strangeness"] = strange(pooled[None])[0]
     return {
+        **told,
         "patch_scores": patch_scores,
         "clip_scores": graph_clip_scores(_pooled(classifier, patch_scores, patch_embeddings), calibration),  # [C]
         "embeddings": patch_embeddings,
@@ -280,8 +306,8 @@ def _padded_samples(n_samples: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
     return spec.patch_samples - (spec.patch_samples - n_samples) // step * step
 
 
-def _save(classifier: Classifier, calibration: Calibration, folder: Path) -> None:
-    module = _module(classifier, calibration)
+def _save(classifier: Classifier, calibration: Calibration, novelty: Told | None, folder: Path) -> None:
+    module = _module(classifier, calibration, novelty)
     signatures = {"serving_default": module.serving_default, "sound": module.sound}
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
@@ -338,7 +364,11 @@ def _example_waveforms(waveform: Floats, spec: FrontEnd) -> list[Floats]:
 
 
 def _expected_answers(
-    classifier: Classifier, calibration: Calibration, expected: TrainingSide, waveforms: Sequence[Floats]
+    classifier: Classifier,
+    calibration: Calibration,
+    novelty: Told | None,
+    expected: TrainingSide,
+    waveforms: Sequence[Floats],
 ) -> dict[str, Floats]:
     wanted = {"outputs": expected.scores, "embeddings": expected.embeddings}
     spec = classifier.front_end
@@ -352,7 +382,17 @@ def _expected_answers(
         share = shares(np.asarray(classifier.attend(embeddings)), np.zeros(len(scores), np.int64))  # [P]
         wanted[f"clip_scores_{number}"] = calibration.clips((share @ scores)[None])[0]
         wanted[f"embeddings_{number}"] = embeddings
+        if novelty is not None:
+            wanted[f"strangeness_{number}"] = _expected_strangeness(classifier, novelty, patches, embeddings)
     return wanted
+
+
+def _expected_strangeness(classifier: Classifier, novelty: Told, patches: Floats, embeddings: Floats) -> Floats:
+    known, scale = novelty
+    measures = Measures(known, lambda pooled: np.asarray(classifier.head(pooled)))
+    recording = np.zeros(len(patches), np.int64)
+    Pooler(recording, classifier.front_end, measures.take).note(patches, embeddings)
+    return scale.strangeness(measures.found())[0, ...]
 
 
 def _differences(wanted: Mapping[str, Floats], answers: Mapping[str, Floats]) -> dict[str, float]:
@@ -363,8 +403,9 @@ def _differences(wanted: Mapping[str, Floats], answers: Mapping[str, Floats]) ->
         if answer is None or answer.shape != expected.shape or answer.dtype != np.float32:
             found[name] = np.inf
             continue
-        # Embeddings have no bounds; float32 carries a share of the largest of them.
-        scale = max(1.0, float(np.abs(expected).max())) if name.startswith("embeddings") else 1.0
+        # Embeddings and strangeness have no bounds; float32 carries a share of the largest of them.
+        unbound = name.startswith(("embeddings", "strangeness"))
+        scale = max(1.0, float(np.abs(expected).max())) if unbound else 1.0
         largest = float(np.abs(answer.astype(np.float64) - expected).max()) / scale
         found[name] = largest if np.isfinite(largest) else np.inf
     return found

@@ -41,6 +41,7 @@ class _Sound:
     name: str
     first_frames: list[int] = field(default_factory=list)  # of each patch cut so far
     results: list[Floats] = field(default_factory=list)  # parts of [P, K]
+    sums: npt.NDArray[np.float64] | None = None  # [S]
     n_results: int = 0
     ended: bool = False
     duration_s: float = 0.0
@@ -52,19 +53,20 @@ class _Sound:
 
 
 class Heard(NamedTuple):
-    """A file that went through the model."""
+    """A file that went through the model; `sums` are over its patches, `results` one by one."""
 
     name: str
     duration_s: float
     start_s: npt.NDArray[np.float64]  # [P]
     results: Floats  # [P, K]
+    sums: npt.NDArray[np.float64]  # [S]
 
 
 class _Batches:
     """Collects patches, whichever files they are of, and gives the model full batches."""
 
-    def __init__(self, function: Callable[[Floats], Any], size: int, spec: FrontEnd) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[Floats], Any], size: int, spec: FrontEnd, kept: int | None) -> None:
+        self._function, self._kept = function, kept
         self._patches = np.zeros((size, spec.patch_frames, spec.n_mels), np.float32)
         self._owners: list[_Sound] = []
 
@@ -87,7 +89,10 @@ class _Batches:
         at = 0
         for sound, patches in itertools.groupby(self._owners, key=lambda owner: owner):
             count = len(list(patches))
-            sound.results.append(results[at : at + count])
+            part = results[at : at + count]
+            sound.results.append(part[:, : self._kept].copy())  # not a view, which would keep the rest
+            sums = part[:, self._kept or part.shape[1] :].sum(axis=0, dtype=np.float64)
+            sound.sums = sums if sound.sums is None else sound.sums + sums
             sound.n_results += count
             at += count
         self._owners.clear()
@@ -140,18 +145,20 @@ def hear(
     cutter: Cutter,
     batch_size: int,
     check: Callable[[], None],
+    kept: int | None = None,
 ) -> Iterator[Heard | Unused]:
     """Every file in its order: what the model answered to its patches, or why it was not used.
 
     Args:
         function: patches [n, 96, 64] float32 → results [n, K], n up to `batch_size`.
         check: called between files and batches; it may raise to stop.
+        kept: so many columns of the results are kept; those behind are summed over the patches of a file. None: all.
 
     Raises:
         CheckpointError: the model answers NaN.
         PassingError: the decoder's process cannot be started.
     """
-    batches = _Batches(function, batch_size, cutter.spec)
+    batches = _Batches(function, batch_size, cutter.spec, kept)
     queue: deque[_Sound] = deque()
     with Isolated(cutter.pieces) as decoder:
         for path in paths:
@@ -186,4 +193,5 @@ def _done(queue: deque[_Sound], spec: FrontEnd) -> Iterator[Heard | Unused]:
             yield sound.problem
         else:
             start_s = np.array(sound.first_frames, np.float64) / spec.frames_per_s
-            yield Heard(sound.name, sound.duration_s, start_s, np.concatenate(sound.results))
+            assert sound.sums is not None, "a sound has a patch"
+            yield Heard(sound.name, sound.duration_s, start_s, np.concatenate(sound.results), sound.sums)

@@ -26,6 +26,7 @@ from birdtune.files import try_to_write, write_bytes, write_csv
 from birdtune.results.answers import BACKGROUND, NO_ANSWER, NONE, Thresholds
 from birdtune.results.calibration import Calibration
 from birdtune.results.hearing import Cutter, Floats, Heard, Unused, hear
+from birdtune.results.novelty import held
 from birdtune.results.scores import shares
 from birdtune.results.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.results.verify import open_model as open_model
@@ -203,6 +204,7 @@ def predict_files(
     *,
     calibration: Calibration | None = None,
     thresholds: Thresholds | None = None,
+    strangeness: Callable[[Floats], Any] | None = None,
     patches_out: Path | None = None,
     resampler: str = "soxr",
     hop_frames: int | None = None,
@@ -218,10 +220,12 @@ def predict_files(
         calibration: makes the mean over the patches (by attention, where the head has one) the recording's scores;
             None: the mean is.
         thresholds: from which score on a class counts; None: there are none, and `answer` stays empty.
+        strangeness: mean embeddings, silence left out [n, K] → how unlike all that was trained on they are [n]; None:
+            it is not told, and the column stays empty.
         out: CSV, one row a file: `file`, `duration_s`, `patches`; `answer`: the class with the highest of the scores
-            that pass, or `none`; `class` and `score` of the best class, and of the next ones (`class_2`, `score_2` …),
-            whether they pass or not, background left out; `at_s`, the second from which on the best class is heard
-            best; and a column `score:<class>` for every class.
+            that pass, or `none`, as also where `strangeness` is above 1; `class` and `score` of the best class, and of
+            the next ones (`class_2`, `score_2` …), whether they pass or not, background left out; `at_s`, the second
+            from which on the best class is heard best; `strangeness`; and a column `score:<class>` for every class.
         patches_out: CSV, one row a patch: `file`, `start_s`, `end_s`, and the best classes as above.
 
     Raises:
@@ -239,12 +243,14 @@ def predict_files(
         nonlocal n_patches
         front_end = classifier.front_end
         cutter = Cutter(resampler, hop_frames or front_end.patch_hop, longest_s, front_end)
-        for item in hear(paths, _judged_by(classifier), cutter, batch_size, check):
+        judge = _judged_by(classifier, pools=strangeness is not None)
+        for item in hear(paths, judge, cutter, batch_size, check, kept=len(classes) + 1):
             if isinstance(item, Unused):
                 problems.append(item)
                 continue
             n_patches += len(item.start_s)
-            sounds.append(_sound_row(item, classes, calibration, thresholds))
+            strange = None if strangeness is None else float(strangeness(_pooled(item))[0])
+            sounds.append(_sound_row(item, classes, calibration, thresholds, strange))
             if patches_out is not None:
                 yield from _patch_rows(item, classes, cutter.spec, thresholds)
 
@@ -254,26 +260,43 @@ def predict_files(
     else:
         deque(patch_rows(), maxlen=0)
     every = tuple(f"score:{name}" for name in classes)
-    write_csv(out, ("file", "duration_s", "patches", *best, "at_s", *every), sounds)
+    write_csv(out, ("file", "duration_s", "patches", *best, "at_s", "strangeness", *every), sounds)
     return Outcome(len(sounds), n_patches, tuple(problems))
 
 
-def _judged_by(classifier: Scorer) -> Callable[[Floats], Floats]:
-    """From patches [n, 96, 64] to their scores and, in a column of its own, how much each counts. [n, C + 1]"""
+def _judged_by(classifier: Scorer, *, pools: bool) -> Callable[[Floats], Floats]:
+    """From patches [n, 96, 64] to their scores and, in a column of its own, how much each counts. [n, C + 1]
+
+    Args:
+        pools: behind these, what the mean embedding of a recording is made of: each embedding times what its patch
+            holds, and that. [n, C + 1 + K + 1]
+    """
 
     def judge(patches: Floats) -> Floats:
         scores, embeddings = classifier.scores(patches)
-        return np.column_stack([np.asarray(scores), np.asarray(classifier.attend(embeddings))])
+        columns = [np.asarray(scores), np.asarray(classifier.attend(embeddings))]
+        if pools:
+            weight = held(patches, classifier.front_end).astype(np.float32)
+            columns += [weight[:, None] * np.asarray(embeddings), weight]
+        return np.column_stack(columns)
 
     return judge
 
 
-def _best(scores: Floats, classes: Sequence[str], thresholds: Thresholds | None) -> dict[str, object]:
+def _pooled(item: Heard) -> Floats:
+    """The mean embedding of a recording, silence left out. [1, K]"""
+    return np.asarray(item.sums[None, :-1] / item.sums[-1], np.float32)
+
+
+def _best(
+    scores: Floats, classes: Sequence[str], thresholds: Thresholds | None, strange: float | None = None
+) -> dict[str, object]:
     """The answer, and the best classes of [C] scores, the first of equals first; background is left out."""
     order = np.argsort(-scores, kind="stable")
     row: dict[str, object] = {"answer": ""}
     if thresholds is not None:
-        answer = int(thresholds.answers(scores[None])[0])
+        known = None if strange is None else np.array([strange])
+        answer = int(thresholds.answers(scores[None], known)[0])
         row["answer"] = NO_ANSWER if answer == NONE else classes[answer]
         order = np.array([column for column in order if thresholds.origins[column] != BACKGROUND])
     for rank, column in enumerate(order[:_TOP], start=1):
@@ -284,12 +307,16 @@ def _best(scores: Floats, classes: Sequence[str], thresholds: Thresholds | None)
 
 
 def _sound_row(
-    item: Heard, classes: Sequence[str], calibration: Calibration | None, thresholds: Thresholds | None
+    item: Heard,
+    classes: Sequence[str],
+    calibration: Calibration | None,
+    thresholds: Thresholds | None,
+    strange: float | None,
 ) -> dict[str, object]:
     patches, attention = item.results[:, :-1], item.results[:, -1]
     mean = shares(attention, np.zeros(len(attention), np.int64)) @ patches  # [C]
     scores = calibration.clips(mean[None])[0] if calibration is not None else mean
-    best = _best(scores, classes, thresholds)
+    best = _best(scores, classes, thresholds, strange)
     clearest = int(patches[:, classes.index(str(best["class"]))].argmax())
     return {
         "file": item.name,
@@ -297,6 +324,7 @@ def _sound_row(
         "patches": len(item.start_s),
         **best,
         "at_s": round(float(item.start_s[clearest]), 2),
+        "strangeness": "" if strange is None else round(strange, 4),
         **{f"score:{name}": round(float(scores[column]), _DECIMALS) for column, name in enumerate(classes)},
     }
 

@@ -22,6 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 _TEXT_FIELDS = ("classes", "recordings", "groups")
 _ARRAY_FIELDS = ("labels", "patch_scores", "patch_recording", "patch_start_s")
+_OPTIONAL_FIELDS = ("patch_weight", "pooled", "strangeness")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Scores:
         patch_weight: [P] float32, its share in the score of its recording, over whose patches they sum to 1; None:
             all patches of a recording count alike.
         pooled: [N, C] float32, the recordings' own scores; None: they are the means over their patches.
+        strangeness: [N] float32, how unlike all that was trained on; above 1 there is no answer; None: not known.
 
     Raises:
         ValueError: shapes, labels or scores that no stage of birdtune should make.
@@ -53,6 +55,7 @@ class Scores:
     patch_start_s: npt.NDArray[np.float32]
     patch_weight: npt.NDArray[np.float32] | None = None
     pooled: npt.NDArray[np.float32] | None = None
+    strangeness: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n, c, p = len(self.recordings), len(self.classes), len(self.patch_recording)
@@ -69,6 +72,8 @@ class Scores:
                 raise ValueError(f"weights of {p} patches come as {self.patch_weight.shape}, or do not sum to 1")
         if self.pooled is not None and (self.pooled.shape != (n, c) or not np.isfinite(self.pooled).all()):
             raise ValueError(f"scores of {n} recordings, {c} classes come pooled as {self.pooled.shape}, or not finite")
+        if self.strangeness is not None and self.strangeness.shape != (n,):
+            raise ValueError(f"strangeness of {n} recordings comes as {self.strangeness.shape}")
         if not np.isfinite(self.patch_scores).all():
             raise ValueError(f"{int((~np.isfinite(self.patch_scores)).sum())} scores are NaN or infinite")
 
@@ -80,8 +85,7 @@ class Scores:
             for field in _TEXT_FIELDS
         }
         arrays |= {field: getattr(self, field) for field in _ARRAY_FIELDS}
-        arrays |= {} if self.patch_weight is None else {"patch_weight": self.patch_weight}
-        arrays |= {} if self.pooled is None else {"pooled": self.pooled}
+        arrays |= {field: getattr(self, field) for field in _OPTIONAL_FIELDS if getattr(self, field) is not None}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_bytes(path, buffer.getvalue())
@@ -96,8 +100,7 @@ class Scores:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 fields: dict[str, Any] = {field: archive[field] for field in _ARRAY_FIELDS}
-                fields["patch_weight"] = archive["patch_weight"] if "patch_weight" in archive.files else None
-                fields["pooled"] = archive["pooled"] if "pooled" in archive.files else None
+                fields |= {field: archive[field] for field in _OPTIONAL_FIELDS if field in archive.files}
                 fields |= {field: tuple(json.loads(archive[field].tobytes())) for field in _TEXT_FIELDS}
             return cls(**fields)
         except Exception as fault:  # whatever zipfile and numpy make of a damaged file

@@ -25,7 +25,7 @@ _JUDGED_COLUMNS = (
 )  # fmt: skip
 _PREDICTION_COLUMNS = (
     "recording", "class", "group", "split", "predicted", "score", "correct", "rank", "second", "second_score",
-    "third", "third_score", "answer",
+    "third", "third_score", "answer", "strangeness",
 )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def _per_class_table(facts: ReportFacts) -> Iterator[Row]:
 def _prediction_table(split: str, scores: Scores, thresholds: Thresholds | None) -> Iterator[Row]:
     pooled = clip_scores(scores)  # [N, C]
     place = ranks(pooled, scores.labels)
-    answers = thresholds.answers(pooled) if thresholds else None  # [N]
+    answers = thresholds.answers(pooled, scores.strangeness) if thresholds else None  # [N]
     for index, recording in enumerate(scores.recordings):
         order = np.argsort(-pooled[index], kind="stable")[:3].tolist()  # equals in class order, as argmax
         top: list[Any] = [cell for c in order for cell in (scores.classes[c], f"{pooled[index, c]:.6f}")]
@@ -103,6 +103,7 @@ def _prediction_table(split: str, scores: Scores, thresholds: Thresholds | None)
             "third": top[4],
             "third_score": top[5],
             "answer": _answer(None if answers is None else int(answers[index]), scores.classes),
+            "strangeness": None if scores.strangeness is None else round(float(scores.strangeness[index]), 4),
         }
 
 

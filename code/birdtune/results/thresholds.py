@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.results.answers import BACKGROUND, NOMINAL, NONE, OWN, SHARED, Thresholds
+from birdtune.results.answers import BACKGROUND, NOMINAL, NONE, OWN, SHARED, STRANGEST, Thresholds
 from birdtune.results.metrics import Draws, interval
 from birdtune.results.scores import Floats, Ints, Scores, clip_scores
 
@@ -152,6 +152,7 @@ def only(scores: Scores, recordings: npt.NDArray[np.bool_]) -> Scores:
         patch_start_s=scores.patch_start_s[patches],
         patch_weight=None if scores.patch_weight is None else scores.patch_weight[patches],
         pooled=None if scores.pooled is None else scores.pooled[chosen],
+        strangeness=None if scores.strangeness is None else scores.strangeness[chosen],
     )
 
 
@@ -225,7 +226,7 @@ def false_alarms(scores: Scores, thresholds: Thresholds, patch_s: float) -> dict
         if thresholds.origins[c] != BACKGROUND
     }
     passing = (scores.patch_scores >= np.asarray(thresholds.values)).any(axis=1)
-    answered = thresholds.answers(clip_scores(scores)) != NONE
+    answered = thresholds.answers(clip_scores(scores), scores.strangeness) != NONE
     total = sum(counts.values())
     return {
         "hours": hours,
@@ -253,7 +254,7 @@ def judge_answers(scores: Scores, thresholds: Thresholds, *, n_bootstrap: int, s
         recordings that are of a class that can be an answer), each with `_ci`; `per_class`: `class`, `answers`,
         `precision`, `recall`.
     """
-    said = thresholds.answers(clip_scores(scores))
+    said = thresholds.answers(clip_scores(scores), scores.strangeness)
     draws = Draws(scores.groups, n_bootstrap, seed)
     given = said != NONE
     right = given & (said == scores.labels)
@@ -285,6 +286,16 @@ def judge_answers(scores: Scores, thresholds: Thresholds, *, n_bootstrap: int, s
 
 def _share(top: int, bottom: int) -> float | None:
     return top / bottom if bottom else None
+
+
+def judge_novelty(scores: Scores, *, n_bootstrap: int, seed: int) -> dict[str, Any] | None:
+    """What calling sounds strange costs: the share of recordings of known classes that it keeps (`kept`, `kept_ci`)."""
+    if scores.strangeness is None:
+        return None
+    draws = Draws(scores.groups, n_bootstrap, seed)
+    kept = scores.strangeness <= STRANGEST
+    sums = (draws.per_group(part, draws.index) for part in (kept, np.ones_like(kept)))
+    return {"kept": float(kept.mean()), "kept_ci": interval(draws.ratio(*sums), draws.n_groups)}
 
 
 def rejection(

@@ -60,6 +60,8 @@ class ExportedModel:
     front_end: FrontEnd  # what its patches are made with
     patches: Callable[[Any], dict[str, Any]]
     attend: Callable[[Any], Any]  # embeddings [N, K] → how much each counts [N], as a `Classifier`'s
+    # Mean embeddings of recordings, silence left out [N, K] → how strange they are [N]; None: it does not tell.
+    strangeness: Callable[[Any], Any] | None
     calibration: Calibration  # already in the scores; its part for clips is applied to their mean
     thresholds: Thresholds | None
 
@@ -112,6 +114,9 @@ def open_model(folder: Path) -> ExportedModel:
         front_end,
         lambda patches: loaded.patches(tf.constant(patches, tf.float32)),
         lambda embeddings: loaded.attention(tf.constant(embeddings, tf.float32)),
+        (lambda pooled: loaded.strangeness(tf.constant(pooled, tf.float32)))
+        if hasattr(loaded, "strangeness")
+        else None,
         calibration,
         thresholds,
     )

@@ -1,0 +1,227 @@
+"""birdtune.results.novelty, graph_novelty and training.moments: what nobody trained on is told to be strange."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from makers import make_store
+from sklearn.covariance import OAS
+
+from birdtune.dataset.batches import Windows
+from birdtune.errors import InputError
+from birdtune.events import Interrupts
+from birdtune.results import novelty
+from birdtune.results.novelty import Measured, Moments, Novelty, Pooler, Scale, eased, held, scale
+from birdtune.sound.logmel import VGGISH, YAMNET
+from birdtune.training.moments import chosen_windows, moments_of, watched
+
+WIDTH = 12
+
+
+def birds(n: int, column: int, seed: int = 0) -> Any:
+    """Mean embeddings of a class, which differ more in some directions than in others. [n, WIDTH] ≥ 0"""
+    rng = np.random.default_rng([seed, column])
+    middle = np.random.default_rng(column).uniform(1.0, 3.0, WIDTH)
+    return (middle + rng.normal(size=(n, WIDTH)) * np.linspace(0.02, 0.4, WIDTH)) ** 2
+
+
+def learnt(counts: tuple[int, ...] = (40, 30, 20)) -> Novelty:
+    moments = Moments(len(counts))
+    for column, n in enumerate(counts):
+        moments.add(np.full(n, column), birds(n, column))
+    found = moments.novelty()
+    assert found is not None
+    return found
+
+
+# ---- means of recordings ------------------------------------------------------------------------
+
+
+def test_a_patch_counts_by_the_share_of_its_frames_that_hold_sound() -> None:
+    for spec in (VGGISH, YAMNET):
+        patches = np.full((3, 96, 64), np.log(spec.log_offset), np.float16)
+        patches[1, :24, 5] += 1.0  # one band is enough
+        patches[2] += 1.0
+        np.testing.assert_allclose(held(patches, spec), [0.0, 0.25, 1.0], atol=1e-5)
+        assert (held(patches, spec) > 0).all()  # a recording of silence has a mean, too
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 7, 64])
+def test_recordings_are_pooled_without_their_silence_however_batches_fall(batch: int) -> None:
+    rng = np.random.default_rng(0)
+    recording = np.repeat([0, 1, 2, 3], [3, 1, 6, 2])
+    patches = np.full((12, 96, 64), np.log(VGGISH.log_offset))
+    sounding = rng.integers(0, 97, 12)
+    sounding[recording == 3] = 0  # nothing but silence
+    for patch, n in zip(patches, sounding, strict=True):
+        patch[:n] += 2.0
+    embeddings = rng.normal(size=(12, 5))
+    found: dict[int, Any] = {}
+    pooler = Pooler(recording, VGGISH, lambda numbers, rows: found.update(zip(numbers.tolist(), rows, strict=True)))
+    for at in range(0, 12, batch):
+        filled = np.arange(at, at + batch) % 12  # the last batch is filled up
+        pooler.note(patches[filled], embeddings[filled])
+    assert list(found) == [0, 1, 2, 3]
+    for number in (0, 1, 2):
+        mine = recording == number
+        mean = np.average(embeddings[mine], axis=0, weights=sounding[mine])
+        np.testing.assert_allclose(found[number], mean, atol=1e-4)
+    np.testing.assert_allclose(found[3], embeddings[recording == 3].mean(axis=0), atol=1e-9)
+
+
+# ---- the distance -------------------------------------------------------------------------------
+
+
+def test_sums_in_any_portions_give_the_means_and_the_shrunk_covariance_of_scikit_learn() -> None:
+    whole = learnt()
+    portions = Moments(3)
+    for column, n in ((2, 20), (0, 40), (1, 30)):
+        for part in np.array_split(birds(n, column), 7):
+            portions.add(np.full(len(part), column), part)
+    again = portions.novelty()
+    assert again is not None
+    rows = np.concatenate([eased(birds(n, column)) for column, n in enumerate((40, 30, 20))])
+    labels = np.repeat([0, 1, 2], (40, 30, 20))
+    residuals = rows - np.stack([rows[labels == column].mean(axis=0) for column in range(3)])[labels]
+    expected = OAS(assume_centered=True).fit(residuals).covariance_
+    np.testing.assert_allclose(novelty.shrunk(residuals.T @ residuals / 90, 90), expected)
+    used = novelty.shrunk(residuals.T @ residuals / 87, 87)  # three means were taken from the same recordings
+    np.testing.assert_allclose(whole.whitening.T @ used @ whole.whitening, np.eye(WIDTH), atol=1e-4)
+    others = birds(9, 1, seed=5)
+    for found in (whole, again):
+        nearest = np.min(
+            [
+                np.einsum("ni,ij,nj->n", apart, np.linalg.inv(used), apart) * n / (n + 1)
+                for column, n in enumerate((40, 30, 20))
+                for apart in [eased(others) - rows[labels == column].mean(axis=0)]
+            ],
+            axis=0,
+        )
+        np.testing.assert_allclose(found.distances(others), np.sqrt(nearest), rtol=1e-4)
+
+
+def test_what_was_not_trained_on_is_farther_than_what_was() -> None:
+    known = learnt()
+    own = np.concatenate([known.distances(birds(50, column, seed=1)) for column in range(3)])
+    other = np.concatenate([known.distances(birds(50, column, seed=1)) for column in (7, 8, 9)])
+    assert other.min() > own.max()
+    # About the root of the number of directions, as of any normal cloud.
+    assert own.mean() == pytest.approx(np.sqrt(WIDTH), rel=0.15)
+
+
+def test_a_class_of_few_recordings_is_not_stricter_with_its_own() -> None:
+    known = learnt((60, 60, 2))
+    assert known.widening.tolist() == pytest.approx([60 / 61, 60 / 61, 2 / 3])
+    rare, common = known.distances(birds(200, 2, seed=3)).mean(), known.distances(birds(200, 0, seed=3)).mean()
+    assert rare == pytest.approx(common, rel=0.25)
+
+
+def test_recordings_that_do_not_differ_teach_nothing() -> None:
+    same, single, empty = Moments(2), Moments(2), Moments(2)
+    same.add(np.array([0, 0, 0, 1, 1]), np.array([[1.0, 2.0]] * 3 + [[0.0, 1.0]] * 2))
+    single.add(np.array([0, 1]), np.array([[1.0, 2.0], [0.0, 1.0]]))
+    assert [each.novelty() for each in (same, single, empty)] == [None, None, None]
+
+
+def test_what_was_learnt_is_read_as_it_was_written(tmp_path: Path) -> None:
+    known = learnt()
+    known.save(tmp_path / "novelty.npz")
+    again = Novelty.load(tmp_path / "novelty.npz")
+    np.testing.assert_array_equal(again.distances(birds(5, 1)), known.distances(birds(5, 1)))
+    (tmp_path / "novelty.npz").write_bytes(b"PK nothing")
+    with pytest.raises(InputError, match=r"novelty\.npz: cannot be read"):
+        Novelty.load(tmp_path / "novelty.npz")
+
+
+# ---- the limit ----------------------------------------------------------------------------------
+
+
+def names(n: int) -> list[str]:
+    return [f"g{k}" for k in range(n)]
+
+
+def test_the_limit_keeps_the_wished_share_of_recordings_to_come() -> None:
+    rng = np.random.default_rng(0)
+    kept = []
+    for _ in range(400):
+        heard = Measured(*rng.normal(size=(2, 39)))
+        found = scale(heard, names(39), 0.9)
+        assert found is not None
+        coming = Measured(*rng.normal(size=(2, 200)))
+        kept.append((found.strangeness(coming) <= 1).mean())
+        assert np.median(found.strangeness(heard)) == 0
+    assert np.mean(kept) == pytest.approx(0.9, abs=0.01)  # not 0.88, as the quantile of so few would
+
+
+def test_far_and_quiet_are_strange_each_by_its_spread() -> None:
+    rng = np.random.default_rng(1)
+    heard = Measured(30 + 5 * rng.normal(size=99), 8 + 0.5 * rng.normal(size=99))
+    found = scale(heard, names(99), 0.9)
+    assert found is not None and found.energy == pytest.approx(10, rel=0.2)
+    usual, far, quiet, both = found.strangeness(
+        Measured(np.array([30.0, 40.0, 30.0, 40.0]), np.array([8.0, 8.0, 7.0, 7.0]))
+    )
+    assert usual < 0.4 < 0.9 < far < both and far == pytest.approx(quiet, rel=0.2)
+    assert Scale.of(found.row()) == found
+
+
+def test_slices_of_one_source_do_not_set_the_limit() -> None:
+    heard = Measured(np.append(np.arange(20.0), np.full(300, 50.0)), np.zeros(320))
+    one = scale(heard, [*names(20), *["same"] * 300], 0.9)
+    assert one is not None and one.limit < 50 and one.sources == 21
+    many = scale(heard, [*names(20), *(f"h{k}" for k in range(300))], 0.9)
+    assert many is None or many.limit == 50
+
+
+def test_too_few_sources_promise_nothing() -> None:
+    distances = np.arange(30.0)
+    assert scale(Measured(distances, distances * 0), ["a", "b", "c"] * 10, 0.9) is None
+    assert scale(Measured(distances[:15], np.zeros(15)), names(15), 0.9) is not None
+    assert scale(Measured(distances[:15], np.zeros(15)), names(15), 0.97) is None  # 15 cannot tell 97 %
+
+
+# ---- over recordings on disk --------------------------------------------------------------------
+
+
+def windows_of(folder: Path, lengths: dict[str, int], labels: list[int]) -> Windows:
+    return Windows(make_store(folder, lengths), list(lengths), labels, 96)
+
+
+def test_classes_take_turns_until_there_are_enough_patches(tmp_path: Path) -> None:
+    lengths = {"a1": 960, "a2": 960, "a3": 960, "a4": 960, "b1": 9600, "c1": 192}
+    windows = windows_of(tmp_path, lengths, [0, 0, 0, 0, 1, 2])
+    labels = np.array([0, 0, 0, 0, 1, 2])
+
+    def looked_at(**limits: int) -> list[int]:
+        numbers = chosen_windows(windows, labels, **limits)
+        assert (np.diff(numbers) > 0).all()
+        return np.bincount(windows.recording[numbers], minlength=6).tolist()
+
+    assert looked_at() == [10, 10, 10, 10, 100, 2]
+    assert looked_at(of_one=20) == [10, 10, 10, 10, 20, 2]
+    assert looked_at(most=31, of_one=20) == [10, 0, 0, 0, 20, 2]  # b has but one, and so has c
+    assert looked_at(most=33, of_one=20) == [10, 10, 0, 0, 20, 2]
+    evenly = chosen_windows(windows, labels, of_one=20)
+    assert evenly[windows.recording[evenly] == 4].tolist() == list(range(40, 140, 5))
+
+
+def test_one_pass_learns_what_all_recordings_at_once_would_teach(tmp_path: Path) -> None:
+    windows = windows_of(tmp_path, {f"r{k}": 96 * (1 + k % 4) for k in range(30)}, [k % 3 for k in range(30)])
+    labels = np.arange(30) % 3
+
+    def scorer(patches: Any) -> tuple[Any, Any]:
+        assert len(patches) == 8  # one size alone, so that nothing is compiled anew
+        return np.zeros((8, 3), np.float32), np.abs(patches.astype(np.float32)).mean(axis=1)[:, :WIDTH]
+
+    found = moments_of(scorer, windows, labels, chosen_windows(windows, labels), 3, 8, Interrupts())
+    rows: list[Any] = []
+    seen = watched(scorer, windows, lambda numbers, pooled: rows.extend(pooled))
+    everything = np.arange(len(windows))
+    for at in range(0, len(windows), 8):
+        seen(windows.patches(np.resize(everything[at : at + 8], 8)))
+    moments = Moments(3)
+    moments.add(labels, np.stack(rows))
+    expected = moments.novelty()
+    assert found is not None and expected is not None and found.counts.tolist() == [10, 10, 10]
+    np.testing.assert_allclose(found.distances(np.stack(rows)), expected.distances(np.stack(rows)), rtol=1e-4)
