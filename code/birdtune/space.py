@@ -13,7 +13,7 @@ from typing import Any
 
 import pydantic
 
-from birdtune.config import Config
+from birdtune.config import AugmentSettings, Config
 from birdtune.configure import nearest
 from birdtune.errors import SettingsError, shown
 
@@ -63,7 +63,7 @@ EMBEDDINGS = (
     ),
     Dimension("model.dropout", "share of the embedding dropped in training", 0.0, 0.6),
     Dimension("train.learning-rate", "how fast it learns", 1e-5, 1e-2, log=True),
-    Dimension("train.epochs", "how long it learns", 5, 100, log=True, whole=True),
+    Dimension("train.epochs", "how long it learns", 5, 60, log=True, whole=True),
     Dimension("train.weight-decay", "pull of the weights to zero", choices=(0.0, 1e-4, 1e-3, 1e-2, 0.1)),
     Dimension("train.label-smoothing", "doubt in the labels", 0.0, 0.3),
     Dimension("train.focal-gamma", "less weight for what is known already", 0.0, 3.0),
@@ -117,6 +117,8 @@ def space_of(
         middle = "conv" if "conv" in freeze_points else freeze_points[len(freeze_points) // 2]
         points = ("none", middle, "all-but-head")
         table["model.freeze"] = replace(table["model.freeze"], choices=points)
+    if "model.head" in table and config.augment != AugmentSettings():
+        table["model.head"] = replace(table["model.head"], choices=("linear", "mlp"))  # see config.py
     given, flat = config.given(), config.flat()
     if config.tune.space is not None:
         wanted = _narrowed(config.tune.space, table, config)

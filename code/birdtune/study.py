@@ -37,8 +37,9 @@ RECORD_NAME = "trials.json"
 _RANDOM_FIRST = 8
 # The median of fewer finished trials, or the first epochs of one, tell too little to end a trial by.
 _FINISHED_FIRST, _EPOCHS_FIRST = 4, 2
-# A forest on fewer trials tells importances at random.
-FEWEST_FOR_IMPORTANCE = 10
+# Of eight settings, one of which decided nearly all, fANOVA put that one first in 4 of 8 made studies of 15 trials, in
+# 7 of 20 trials, and in 8 of 30.
+FEWEST_FOR_IMPORTANCE = 20
 _DIGITS = 3
 
 State = Literal["done", "pruned", "diverged"]
@@ -146,7 +147,7 @@ def hopeless_at(
 
     When its best so far is below the median of what earlier trials had at that epoch.
     """
-    pruner = optuna.pruners.MedianPruner(_FINISHED_FIRST, _EPOCHS_FIRST)
+    pruner = optuna.pruners.MedianPruner(_FINISHED_FIRST, _EPOCHS_FIRST + 1)  # it counts from 0
     with _quietly():
         study = _study(dimensions, trials, pruner=pruner)
         trial = study.ask()

@@ -199,8 +199,8 @@ class _Lesson(Learning):
         history = self._made.state.history if self._made is not None else []
         return [(float(row["val_accuracy"]) + float(row["val_macro_ap"])) / 2 for row in history]
 
-    def _loop(self, *given: Any) -> Loop:
-        self._made = loop = super()._loop(*given)
+    def _loop(self, *given: Any, **more: Any) -> Loop:
+        self._made = loop = super()._loop(*given, **more)
         look = loop.after_epoch
 
         def told(state: State) -> None:

@@ -11,6 +11,7 @@ Importing this loads TensorFlow.
 
 import contextlib
 import shlex
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -112,7 +113,14 @@ def _study(config: Config, space: Space, dataset: Dataset, checkpoint: Path | No
     folder = make_folder(config.output / tuned.FOLDER / digest[:12])
     remove_unfinished(folder.parent)
     remove_unfinished(folder)
-    return Study(folder, digest)
+    study = Study(folder, digest)
+    # Checkpoints of trials that nobody goes on with: of other studies, and of one that was finished just before a kill.
+    under_way = (folder / _name(len(study.trials)), *folder.glob("again-*"))
+    for pattern in ("trial-*", "again-*"):
+        for left in folder.parent.glob(f"*/{pattern}"):
+            if left not in under_way:
+                shutil.rmtree(left, ignore_errors=True)
+    return study
 
 
 def _judge(
@@ -174,7 +182,7 @@ class _Tuning:
         study, wanted, minutes = self._study, self._config.tune.trials, self._config.tune.minutes
         began = time.monotonic()
         while len(study.trials) < wanted:
-            if minutes is not None and time.monotonic() - began > 60 * minutes:
+            if study.trials and minutes is not None and time.monotonic() - began > 60 * minutes:
                 self._journal.say(
                     f"  the {minutes:g} minutes are over; the same command does the {wanted - len(study.trials):,} "
                     "trials that lack"

@@ -1,0 +1,136 @@
+"""birdtune.space: what tuning searches, and what it leaves alone."""
+
+from typing import Any
+
+import pytest
+
+from birdtune import cli, configure
+from birdtune.config import Config, options
+from birdtune.errors import SettingsError
+from birdtune.model.trunks import TRUNKS
+from birdtune.space import TABLES, Space, defaults, effective, space_of, with_settings
+
+
+def given(**settings: Any) -> Config:
+    return configure.load(
+        {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()},
+        {},
+        job_yaml=False,
+    )
+
+
+def space(config: Config, *, recordings: tuple[int, ...] = (9, 40), background: bool = False) -> Space:
+    points = TRUNKS[config.model.backbone].freeze_points
+    return space_of(config, freeze_points=points, recordings=recordings, has_background=background)
+
+
+def names(found: Space) -> list[str]:
+    return [row.name for row in found.dimensions]
+
+
+@pytest.mark.parametrize("on", TABLES)
+def test_every_range_holds_the_default_and_both_its_ends_may_be_set(on: str) -> None:
+    known = {option.name for option in options()}
+    config = given(tune__on=on)
+    found = space(config, background=True)
+    usual = defaults(found, config)
+    assert {row.name for row in TABLES[on]} <= known
+    assert len(found.dimensions) >= 10
+    for row in found.dimensions:
+        assert row.holds(usual[row.name]), row.name
+        for value in row.choices or (row.low, row.high):
+            settings = effective({**usual, row.name: int(value) if row.whole else value}, config)
+            with_settings(config, settings)  # raises where it may not be
+
+
+def test_what_is_set_is_not_searched_even_at_its_default() -> None:
+    config = given(train__learning_rate="1e-4", model__dropout=0.3)
+    assert config.train.learning_rate == Config().train.learning_rate
+    found = space(config)
+    assert not {"train.learning-rate", "model.dropout"} & set(names(found))
+    assert found.left_out["train.learning-rate"] == "set to 0.0001"
+    assert "train.epochs" in names(found)
+
+
+def test_what_would_change_nothing_is_not_searched_and_the_reason_is_given() -> None:
+    assert {"train.balance", "train.class-weight-alpha"} <= set(names(space(given())))
+    alike = space(given(), recordings=(10, 14))
+    assert "alike" in alike.left_out["train.balance"] and "train.balance" not in names(alike)
+    assert "model.hidden-units" in space(given(model__head="linear")).left_out
+    frozen = space(given(tune__on="training", model__freeze="all-but-head"))
+    assert {"train.layer-decay", "train.head-epochs"} <= set(frozen.left_out)
+    assert "augment.background" in space(given(tune__on="training")).left_out
+    assert "augment.background" in names(space(given(tune__on="training"), background=True))
+
+
+def test_the_attention_head_is_not_offered_where_patches_are_augmented() -> None:
+    (head,) = (row for row in space(given(augment__mixup=0.2)).dimensions if row.name == "model.head")
+    assert head.choices == ("linear", "mlp")
+    attention = space(given(tune__on="training", model__head="attention"))
+    assert not [name for name in names(attention) if name.startswith("augment.")]
+
+
+def test_the_space_can_be_narrowed_and_its_ranges_changed() -> None:
+    found = space(given(tune__space="model.head=linear|mlp, train.epochs=10..500 train.learning_rate"))
+    head, epochs, rate = found.dimensions
+    assert head.choices == ("linear", "mlp")
+    assert (epochs.low, epochs.high, epochs.whole) == (10, 500, True)
+    assert (rate.low, rate.high) == (1e-5, 1e-2)
+    assert found.left_out["model.dropout"] == "not in tune.space"
+    (some,) = space(given(tune__space="train.epochs=10|20|40")).dimensions
+    assert some.choices == (10, 20, 40)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "told"),
+    [
+        ("train.batch-sise=1..2", {}, "cannot be searched on embeddings"),
+        ("train.learnin-rate", {}, "did you mean train.learning-rate"),
+        ("augment.mixup", {}, "cannot be searched on embeddings"),
+        ("train.epochs=5", {}, "is not understood"),
+        ("train.epochs=9..5", {}, "is not understood"),
+        ("train.epochs=a..b", {}, "is not understood"),
+        ("train.learning-rate=0..1e-3", {}, "above 0"),
+        ("model.head=linear", {}, "is not understood"),
+        ("model.head=linear|deep", {}, "linear, mlp or attention|'linear', 'mlp' or 'attention'"),
+        ("model.dropout=0..3", {}, "less than 1"),
+        ("train.epochs train.epochs", {}, "stands twice"),
+        (",", {}, "names no setting"),
+        ("train.epochs", {"train__epochs": 5}, "which is set to 5"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused_by_name(
+    text: str, settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SettingsError, match=told):
+        space(given(tune__space=text, **settings))
+
+
+def test_where_everything_is_set_there_is_nothing_to_tune() -> None:
+    every = {row.name.replace(".", "__").replace("-", "_"): "0" for row in TABLES["embeddings"]}
+    every |= {
+        "model__head": "mlp",
+        "model__hidden_units": "9",
+        "train__learning_rate": "1",
+        "train__epochs": "3",
+    }
+    with pytest.raises(SettingsError, match=r"is set: model\.head"):
+        space(given(**every))
+
+
+def test_only_what_means_something_together_is_set() -> None:
+    values: dict[str, Any] = {"model.head": "linear", "model.hidden-units": 64, "train.epochs": 5}
+    assert effective(values, given()) == {"model.head": "linear", "train.epochs": 5}
+    assert "model.hidden-units" in effective({**values, "model.head": "mlp"}, given())
+    late = effective({"train.head-epochs": 5, "train.epochs": 5}, given())
+    assert late["train.head-epochs"] == 4
+    frozen = effective(
+        {"model.freeze": "all-but-head", "train.layer-decay": 0.5, "train.head-epochs": 2}, given()
+    )
+    assert frozen == {"model.freeze": "all-but-head"}
+
+
+def test_trials_and_minutes_need_no_section_on_the_command_line() -> None:
+    _, found = cli._parse("tune", cli.COMMANDS["tune"], ["--trials", "7", "--minutes=2"])
+    config = configure.load(found, {}, job_yaml=False)
+    assert (config.tune.trials, config.tune.minutes) == (7, 2.0)

@@ -1,0 +1,400 @@
+"""birdtune.tune: trials that go on where they were stopped, leave test alone, and are judged without flattery."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_compare import Said
+from test_job import run as run_job
+from test_job import write_data
+
+from birdtune import cli, configure, trials, tune
+from birdtune.config import Config
+from birdtune.errors import DivergedError, InputError, Interrupted, PassingError
+from birdtune.events import Interrupts
+from birdtune.files import read_csv, read_json, write_json
+from birdtune.run import versions
+from birdtune.study import Trial
+
+ROOT = Path(__file__).parents[1]
+SPACE = "model.head=linear|mlp, train.epochs=1..3, train.learning-rate=1e-5..1e-2"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("input") / "data")
+
+
+def config_of(data: Path, output: Path, **changes: Any) -> Config:
+    """Settings of a small tuning; learning rate and epochs are left to it."""
+    given = {
+        name.replace("__", "."): value
+        for name, value in {"tune__space": SPACE, "tune__trials": 4, **changes}.items()
+    }
+    flags = {
+        "data": data, "input": data.parent, "output": output, "model.backbone": "vggish-small",
+        "model.checkpoint": "none", "train.batch-size": 16, "train.jit": False, "evaluate.bootstrap": 50,
+        "prepare.workers": 1,
+    }  # fmt: skip
+    return configure.load({**flags, **{name.replace("_", "-"): value for name, value in given.items()}}, {})
+
+
+def tuned(config: Config) -> list[str]:
+    journal = Said()
+    assert tune.tune(config, journal, Interrupts()) == 0
+    return journal.lines
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    """The trials on the disk, without the time they took."""
+    (record,) = (output / "tune").glob("*/trials.json")
+    return [
+        {key: value for key, value in row.items() if key != "seconds"} for row in read_json(record)["trials"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A tuning that nobody stopped, and what it said."""
+    output = tmp_path_factory.mktemp("whole")
+    return output, tuned(config_of(data, output))
+
+
+# ---- on embeddings ------------------------------------------------------------------------------
+
+
+def test_a_tuning_leaves_its_trials_its_page_and_what_run_takes_and_no_version(
+    data: Path, whole: tuple[Path, list[str]]
+) -> None:
+    output, lines = whole
+    found = read_json(output / "tune" / "tune.json")
+    assert [row["number"] for row in found["trials"]] == [0, 1, 2, 3]
+    assert found["trials"][0]["settings"] == {
+        "model.head": "linear",
+        "train.epochs": 30,
+        "train.learning-rate": 1e-4,
+    }
+    assert [int(row["number"]) for row in read_csv(output / "tune" / "tune.csv")] == [0, 1, 2, 3]
+    best = max(found["trials"], key=lambda row: (row["score"], -row["number"]))
+    assert found["best"] == best["number"]
+    assert "All trials" in (output / "tune" / "report.html").read_text()
+    assert versions(output) == [] and not (output / "model").exists() and not (output / "run.json").exists()
+    # The space is said before the first trial.
+    at = [k for k, line in enumerate(lines) if "train.epochs" in line and "1..3" in line]
+    assert at and at[0] < next(k for k, line in enumerate(lines) if "trial   1 of 4" in line)
+    name, *arguments = shlex.split(found["command"])[1:]
+    _, flags = cli._parse(name, cli.COMMANDS[name], arguments)
+    taken = configure.load(flags, {})
+    assert (
+        taken.model.freeze == "all-but-head"
+        and taken.train.learning_rate == best["settings"]["train.learning-rate"]
+    )
+
+
+def test_the_test_part_is_left_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    judge = trials.OnEmbeddings
+    monkeypatch.setattr(
+        tune, "OnEmbeddings", lambda c, embedded, i: seen.append(embedded) or judge(c, embedded, i)
+    )
+    tuned(config_of(data, tmp_path, tune__trials=1))
+    sides = {row["recording"]: row["split"] for row in read_csv(tmp_path / "split.csv")}
+    assert set(seen[0].names) == {name for name, side in sides.items() if side != "test"} < set(sides)
+
+
+def stopped_in(head: Callable[..., Any], call: int) -> Callable[..., Any]:
+    """Heads of which one is stopped in the middle of its folds."""
+    calls: list[int] = []
+
+    def made(*given: Any) -> Any:
+        calls.append(1)
+        real = head(*given)
+        if len(calls) != call:
+            return real
+
+        def stop(training: Any, judged: Any) -> Any:
+            real(training, judged)
+            raise Interrupted(signal.SIGTERM)
+
+        return stop
+
+    return made
+
+
+def test_a_tuning_that_was_stopped_in_a_trial_comes_to_the_same(
+    data: Path, whole: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(data, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(trials, "Head", stopped_in(trials.Head, 3))
+        with pytest.raises(Interrupted):
+            tuned(config)
+    assert len(rows(tmp_path)) == 2
+    lines = tuned(config)
+    assert any("going on: 2 trials are done" in line for line in lines)
+    assert rows(tmp_path) == rows(whole[0])
+    one, other = (read_json(output / "tune" / "tune.json") for output in (tmp_path, whole[0]))
+    assert one["again"] == other["again"] and one["best"] == other["best"]
+    # And once more there is nothing left to try.
+    monkeypatch.setattr(trials, "Head", None)
+    assert not any(" of 4: " in line for line in tuned(config))
+
+
+def test_a_class_of_one_source_cannot_be_tuned_on(tmp_path: Path) -> None:
+    config = config_of(write_data(tmp_path / "in" / "data", range(1)), tmp_path / "out")
+    with pytest.raises(InputError, match="1 source recordings beside the test part"):
+        tuned(config)
+
+
+# ---- with trials that take no time ---------------------------------------------------------------
+
+
+class Quick:
+    """A judge whose scores depend on the settings alone: it learns from a learning rate near 1e-3."""
+
+    again, how = 2, "at a glance"
+
+    def __init__(self, real: Any, *, gain: float = 1.0, fault: Exception | None = None) -> None:
+        self.labels, self.groups = real.labels, real.groups
+        self.calls: list[Config] = []
+        self._gain, self._fault = gain, fault
+
+    def __call__(self, config: Config, name: str, hopeless: Any = None, again: int = 0) -> trials.Outcome:
+        import numpy as np
+
+        self.calls.append(config)
+        if self._fault is not None and len(self.calls) > 1:
+            raise self._fault
+        rng = np.random.default_rng(again)
+        known = self._gain * abs(np.log10(config.train.learning_rate) + 3)
+        wrong = rng.permutation(len(self.labels))[: round(len(self.labels) * min(0.9, 0.4 * known))]
+        said = np.where(np.isin(np.arange(len(self.labels)), wrong), (self.labels + 1) % 3, self.labels)
+        return trials.Outcome(np.eye(3)[said] + rng.uniform(0, 0.01, (len(said), 3)))
+
+    def clear(self, name: str) -> None:
+        """Nothing is left."""
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Quick]]:
+    def put(**how: Any) -> list[Quick]:
+        made: list[Quick] = []
+        judge = tune._judge
+        monkeypatch.setattr(
+            tune, "_judge", lambda *given: made.append(Quick(judge(*given), **how)) or made[-1]
+        )
+        return made
+
+    return put
+
+
+def test_a_gain_that_holds_when_judged_anew_is_said_to_be_one_and_matters_by_the_right_setting(
+    data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
+) -> None:
+    made = quick()
+    lines = tuned(config_of(data, tmp_path, tune__trials=24))
+    found = read_json(tmp_path / "tune" / "tune.json")
+    assert found["again"]["difference"] > 0.2 and found["again"]["low"] > 0
+    assert any("That is more than luck." in line and "flatters it" in line for line in lines)
+    assert next(iter(found["importance"])) == "train.learning-rate"
+    assert any(line.startswith("what matters most: train.learning-rate") for line in lines)
+    assert "Importance of each setting" in (tmp_path / "tune" / "report.html").read_text()
+    # Judged anew, the seeds are others.
+    assert {config.train.seed for config in made[0].calls} == {1}
+    assert len(made[0].calls) == 24 + 4
+
+
+def test_other_data_settings_or_ranges_are_another_study_and_the_same_again_is_not(
+    data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
+) -> None:
+    quick()
+    small = {"tune__space": "train.learning-rate", "train__epochs": 1, "tune__trials": 1}
+    for changes in (
+        {},
+        {"model__dropout": 0.5},
+        {"tune__space": "train.learning-rate=1e-4..1e-1"},
+        {"train__seed": 2},
+    ):
+        tuned(config_of(data, tmp_path, **{**small, **changes}))
+    assert len(list((tmp_path / "tune").glob("*/trials.json"))) == 4
+    lines = tuned(config_of(data, tmp_path, **{**small, "tune__trials": 2}))
+    assert any("going on: 1 trials are done" in line for line in lines)
+    assert len(list((tmp_path / "tune").glob("*/trials.json"))) == 4
+
+
+def test_a_gain_that_luck_explains_is_no_gain(
+    data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
+) -> None:
+    quick(gain=0.08)
+    lines = tuned(config_of(data, tmp_path, tune__trials=6))
+    assert any("no better than the settings as they are" in line for line in lines)
+
+
+def test_settings_that_were_tried_are_not_tried_again(
+    data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
+) -> None:
+    made = quick()
+    tuned(config_of(data, tmp_path, tune__trials=8, tune__space="model.head=linear|mlp"))
+    assert len(made[0].calls) <= 2 + 4
+    assert sum(row["same_as"] is not None for row in rows(tmp_path)) == 6
+
+
+def test_no_trial_is_begun_after_the_minutes_and_the_same_command_does_the_rest(
+    data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
+) -> None:
+    quick()
+    lines = tuned(config_of(data, tmp_path, tune__minutes=1e-9))
+    # One at least, or there would be nothing to tell.
+    assert len(rows(tmp_path)) == 1
+    assert any("the 3 trials that lack" in line for line in lines)
+    tuned(config_of(data, tmp_path))
+    assert len(rows(tmp_path)) == 4
+
+
+def test_a_training_that_goes_astray_is_a_bad_trial_and_where_all_do_it_is_an_error(
+    data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
+) -> None:
+    quick(fault=DivergedError("the loss is nan"))
+    lines = tuned(config_of(data, tmp_path, tune__trials=3))
+    assert [row["state"] for row in rows(tmp_path)] == ["done", "diverged", "diverged"]
+    assert any("went astray" in line for line in lines)
+    assert "training went astray" in (tmp_path / "tune" / "report.html").read_text()
+
+
+def test_a_disk_that_fills_up_ends_it_and_keeps_what_was_finished(
+    data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
+) -> None:
+    quick(fault=PassingError("the disk is full"))
+    with pytest.raises(PassingError):
+        tuned(config_of(data, tmp_path))
+    assert len(rows(tmp_path)) == 1
+
+
+def test_a_damaged_record_is_named_before_anything_is_computed(
+    data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
+) -> None:
+    made = quick()
+    tuned(config_of(data, tmp_path, tune__trials=1))
+    (record,) = (tmp_path / "tune").glob("*/trials.json")
+    write_json(record, {"study": "x", "trials": []})
+    made.clear()
+    with pytest.raises(InputError, match=r"trials\.json: the record of this tuning is damaged"):
+        tuned(config_of(data, tmp_path))
+    assert made == []
+
+
+# ---- whole training -----------------------------------------------------------------------------
+
+
+def training(data: Path, output: Path, **changes: Any) -> Config:
+    space = "train.learning-rate=1e-4..1e-2, model.freeze=none|conv"
+    given = {"tune__on": "training", "tune__space": space, "tune__trials": 2, "train__epochs": 3}
+    return config_of(data, output, **{**given, **changes})
+
+
+def test_a_whole_training_that_was_killed_goes_on_and_leaves_no_version(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, stopped = tmp_path / "plain", tmp_path / "stopped"
+    lines = tuned(training(data, plain))
+    assert any("judged on the validation part" in line for line in lines)
+    assert [len(row["curve"]) for row in rows(plain)] == [3, 3]
+
+    lengths: list[int] = []
+
+    def look(curve: Any, done: list[Trial], space: Any) -> None:
+        lengths.append(len(curve))
+        if len(curve) == 2 and len(lengths) < 3:
+            raise Interrupted(signal.SIGKILL)  # as dead as it can be here
+
+    monkeypatch.setattr(tune, "hopeless_at", look)
+    with pytest.raises(Interrupted):
+        tuned(training(data, stopped))
+    (folder,) = (stopped / "tune").glob("*/trial-1")
+    assert list(folder.glob("checkpoints/1/*"))
+    assert lengths == [1, 2]
+    # A trial of another study, which nobody goes on with, is cleared away; this one's is not.
+    (stopped / "tune" / "other" / "trial-3").mkdir(parents=True)
+    tuned(training(data, stopped))
+    assert lengths == [1, 2], "its last epoch alone was left, and that is not asked about"
+    assert rows(stopped) == rows(plain)
+    assert (stopped / "tune" / "other").is_dir()
+    for output in (plain, stopped):
+        assert not list((output / "tune").glob("*/trial-*")) and not list((output / "tune").glob("*/again-*"))
+        assert versions(output) == [] and not (output / "checkpoints").exists()
+
+
+def test_a_hopeless_training_is_ended_early_and_is_not_the_best(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "hopeless_at", lambda curve, done, space: 1)
+    lines = tuned(training(data, tmp_path))
+    usual, other = rows(tmp_path)
+    assert (usual["state"], other["state"], len(other["curve"])) == ("done", "pruned", 1)
+    assert any("ended early" in line for line in lines)
+    assert not list((tmp_path / "tune").glob("*/trial-*"))
+
+
+def test_whole_trainings_need_validation_recordings(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no validation recordings"):
+        tuned(training(data, tmp_path, split__val_fraction=0))
+
+
+# ---- beside other commands -----------------------------------------------------------------------
+
+
+def test_the_report_of_a_run_with_tuned_settings_shows_what_was_tuned(
+    tmp_path: Path, quick: Callable[..., list[Quick]]
+) -> None:
+    data = write_data(tmp_path / "in" / "data")
+    quick()
+    config = config_of(data, tmp_path / "out", tune__trials=24)
+    tuned(config)
+    fragment = tmp_path / "out" / "tune" / "best.yaml"
+    (tmp_path / "in" / "job.yaml").write_text(fragment.read_text())
+    found = read_json(tmp_path / "out" / "tune" / "tune.json")
+    config = config_of(data, tmp_path / "out")  # which reads job.yaml
+    assert (
+        config.train.learning_rate == found["settings"]["train.learning-rate"] != Config().train.learning_rate
+    )
+    run_job(config)
+    page = (tmp_path / "out" / "reports" / "1" / "report.html").read_text()
+    assert "What was tuned" in page and "Importance of each setting" in page
+    # What was tuned anew is told anew, and nothing else is done again.
+    write_json(tmp_path / "out" / "tune" / "tune.json", {**found, "how": "by a look at the stars"})
+    run_job(config)
+    assert "by a look at the stars" in (tmp_path / "out" / "reports" / "1" / "report.html").read_text()
+    assert versions(tmp_path / "out") == [1]
+    # A damaged one is none.
+    (tmp_path / "out" / "tune" / "tune.json").write_text("{")
+    run_job(config)
+    assert "What was tuned" not in (tmp_path / "out" / "reports" / "1" / "report.html").read_text()
+
+
+def test_killed_twice_the_real_command_comes_to_the_same_trials(
+    data: Path, whole: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    flags = [f"--{name}={value}" for name, value in config_of(data, tmp_path).changed().items()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "code"), "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+    def start(until: str, signum: int) -> int:
+        with subprocess.Popen(
+            [sys.executable, "-m", "birdtune", "tune", *flags],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            for line in process.stdout:
+                if until in line:
+                    process.send_signal(signum)
+        return process.returncode
+
+    assert start("trial   1 of 4", signal.SIGTERM) == 143
+    assert start("trial   2 of 4", signal.SIGKILL) == -signal.SIGKILL
+    assert start("nothing that it says", 0) == 0
+    assert rows(tmp_path) == rows(whole[0])
