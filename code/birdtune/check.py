@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from birdtune import ancestor
+from birdtune.ancestor import Ancestor
 from birdtune.config import Config
 from birdtune.dataset import gather
 from birdtune.dataset.activations import is_worth_keeping
@@ -93,10 +95,13 @@ def _check(
         dataset = gather.inspect(
             config, trunk.front_end, journal, interrupts, writable=writable, faults=faults.lasting
         )
+    begun_from = _check_ancestor(config, faults, journal, writable=writable)
     if dataset is not None:
+        dataset = ancestor.with_columns(config, dataset, begun_from)
         for line in [*_classes(dataset), *_problems(dataset.problems), *_notices(dataset)]:
             journal.say(line)
-    _check_checkpoint(config, faults, journal, writable=writable)
+    if config.from_version is None:
+        _check_checkpoint(config, faults, journal, writable=writable)
     if dataset is not None:
         with _noted(faults):
             require_background(config.augment, dataset.background)
@@ -214,6 +219,17 @@ def _check_checkpoint(config: Config, faults: _Faults, journal: Journal, *, writ
         path = verify_checkpoint(config, remember=writable)
         said = f"{shown(path)} is whole and fits" if path is not None else "none, training from scratch"
         journal.say(f"checkpoint: {said}")
+
+
+def _check_ancestor(config: Config, faults: _Faults, journal: Journal, *, writable: bool) -> Ancestor | None:
+    """The served model that the run would begin from, if it would and could."""
+    with _noted(faults):
+        if found := ancestor.find(config):
+            ancestor.verify(found[-1], config, remember=writable)
+            title, n = found[-1].title, len(found[-1].classes)
+            journal.say(f"from-version: {title} is whole and fits; its {n:,} classes keep their columns")
+            return found[-1]
+    return None
 
 
 def _stamp(path: Path) -> list[list[object]]:

@@ -188,8 +188,14 @@ def _check(config: Config, options: argparse.Namespace, journal: Journal, interr
     return _heard(check(config, journal, interrupts), journal)
 
 
+def _tell_from_version(config: Config, journal: Journal) -> None:
+    if config.from_version is not None:
+        journal.warn("--from-version plays no part here: all heads begin from fresh weights, on the trunk's own.")
+
+
 def _compare(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
     with alone_in(config.output, journal):
+        _tell_from_version(config, journal)
         load_tensorflow()
         from birdtune.compare import compare
 
@@ -198,6 +204,7 @@ def _compare(config: Config, options: argparse.Namespace, journal: Journal, inte
 
 def _tune(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
     with alone_in(config.output, journal), unmet_faults(config.output):
+        _tell_from_version(config, journal)
         load_tensorflow()
         from birdtune.tune import tune
 

@@ -18,6 +18,9 @@ from birdtune.errors import shown
 
 ENVIRONMENT_PREFIX = "BIRDTUNE_"
 
+# In place of a version's number: the newest.
+LATEST = "latest"
+
 _HIDDEN_UNITS = 100
 
 
@@ -266,6 +269,10 @@ class Config(_Section):
     background: Path | None = _setting(
         None, "folder of sound without any class, made a class of its own", unit="path", unset="INPUT/background"
     )
+    from_version: str | None = _setting(
+        None, "served model to begin from, whose columns stay: its number, latest, or its folder", unit="version|path",
+        unset="from the trunk's weights",
+    )
     sound: SoundSettings = SoundSettings()
     labels: LabelSettings = LabelSettings()
     split: SplitSettings = SplitSettings()
@@ -276,6 +283,11 @@ class Config(_Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
     tune: TuneSettings = TuneSettings()
+
+    @pydantic.field_validator("from_version", mode="before")
+    @classmethod
+    def _version_may_be_a_number(cls, version: Any) -> Any:
+        return str(version) if isinstance(version, int) and not isinstance(version, bool) else version
 
     @pydantic.model_validator(mode="after")
     def _fractions_leave_training(self) -> "Config":

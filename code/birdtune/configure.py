@@ -20,7 +20,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from birdtune.config import ENVIRONMENT_PREFIX, Config, Option, options
+from birdtune.config import ENVIRONMENT_PREFIX, LATEST, Config, Option, options
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.files import write_text
 from birdtune.plain import parse_yaml, read_bounded
@@ -167,10 +167,17 @@ def _from_yaml(folder: Path, known: Mapping[str, Option]) -> dict[str, _Given]:
             raise SettingsError(f"{shown(path)}: `input` cannot be set here; this file is found through it.")
         if name in found:
             raise SettingsError(f"{shown(path)}: {name} is set twice. Keep one.")
-        if known[name].unit == "path" and isinstance(value, str) and value not in ("", "none"):
+        if isinstance(value, str) and _is_place(known[name], value):
             value = str(folder / value)
         found[name] = _Given(value, f"{name} in {shown(path)}")
     return found
+
+
+def _is_place(option: Option, value: str) -> bool:
+    """Whether a text in job.yaml is a path, which begins at INPUT."""
+    if option.unit == "version|path":
+        return value not in ("", LATEST) and not value.isdecimal()
+    return option.unit == "path" and value not in ("", "none")
 
 
 def _read_yaml(path: Path) -> Any:

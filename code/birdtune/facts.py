@@ -62,6 +62,7 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         stages=run.record["stages"],
         listen=_listener(dataset, store),
         tuning=tune_page.section(tuned.of_run(run.config)),
+        succession=judged.get("from_version"),
         trust=judged if {"calibration", "thresholds", "false_alarms"} <= set(judged) else None,
     )
 
@@ -103,9 +104,9 @@ def class_rows(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdict]:
-    """What speaks against the run's model, and how far to trust it; `figures`: val and test of metrics.json."""
+    """What speaks against the run's model, and how far to trust it; `figures`: of metrics.json."""
     parts = {name: figures.get(name) for name in ("val", "test")}
-    found = all_doubts(_trained(run), parts)
+    found = all_doubts(_trained(run), parts, figures.get("from_version"))
     return found, verdict(parts, found)
 
 

@@ -4,10 +4,13 @@ Each is skipped when its result is there and current. What decides that is a cha
 stage's own settings, and the fingerprint of what came before it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from birdtune import ancestor
 from birdtune import run as runs
+from birdtune.ancestor import Ancestor, with_columns
 from birdtune.check import verify_checkpoint
 from birdtune.config import Config
 from birdtune.dataset import gather
@@ -20,6 +23,7 @@ from birdtune.files import read_json, value_sha256
 from birdtune.model import trunks
 from birdtune.quiet import load_tensorflow
 from birdtune.results import doubts, tuned
+from birdtune.results.words import count, some
 from birdtune.run import Run, clear_unfinished
 from birdtune.storage import unmet_faults
 
@@ -65,8 +69,11 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     config, journal = current.config, current.journal
     trunk = trunks.TRUNKS[config.model.backbone]
     trunk.frozen_layers(config.model.freeze)  # raises where there is no such point
-    # A checkpoint that does not fit is told before the long work, not after.
-    checkpoint = verify_checkpoint(config, remember=True) if until != "prepare" else None
+    # A checkpoint that does not fit is told before the long work, not after; so is a model to begin from.
+    ancestors = ancestor.find(config) if until != "prepare" else []
+    checkpoint = verify_checkpoint(config, remember=True) if until != "prepare" and not ancestors else None
+    if ancestors:
+        ancestor.verify(ancestors[-1], config, remember=True)
     journal.say(f"prepare: {shown(config.data_folder)}")
     with current.stage("prepare"):
         dataset, store = gather.prepare(config, trunk.front_end, journal, interrupts)
@@ -76,9 +83,10 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
         for notice in dataset.notices:
             journal.warn(notice)
         return
-    chain = _Chain(current, dataset, checkpoint)
+    chain = _chosen_chain(current, dataset, checkpoint, ancestors)
+    dataset = chain.dataset
+    current.record.update(classes=list(dataset.classes), from_version=chain.ancestor and chain.ancestor.row())
     resumed = current.take_version(chain.train)
-    current.record["classes"] = list(dataset.classes)
     if resumed and not chain.to_do(until):
         journal.say(
             f"nothing to do: {shown(_results(current, until)[0])} is current (data, settings and code unchanged)"
@@ -90,10 +98,13 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     journal.say(
         f"version {current.version}: {'going on' if resumed else 'new'}, logs in {shown(current.logs)}"
     )
+    if chain.ancestor is not None:
+        _tell_ancestor(chain.ancestor, dataset, journal)
     for notice in dataset.notices:
         journal.warn(notice)
     if set(chain.to_do(until)) - {"report"}:
-        dataset, store = gather.recheck(config, dataset, store, journal, interrupts)
+        found, store = gather.recheck(config, dataset, store, journal, interrupts)
+        dataset = dataset if found is dataset else with_columns(config, found, chain.ancestor)
     _compute(current, dataset, store, chain, interrupts, until)
     _tell_result(current, until)
 
@@ -105,7 +116,7 @@ def _compute(
     load_tensorflow()
     from birdtune.stages import Stages
 
-    stages = Stages(current, dataset, store, interrupts)
+    stages = Stages(current, dataset, store, interrupts, chain.ancestor)
     journal, to_do = current.journal, chain.to_do(until)
     if "train" not in to_do and {"evaluate", "export"} & set(to_do) and not stages.has_weights():
         journal.warn(
@@ -121,15 +132,45 @@ def _compute(
             current.done(name, chain.fingerprint(name), _results(current, name))
 
 
-class _Chain:
-    """Which stages there are to do."""
+def _chosen_chain(
+    current: Run, dataset: Dataset, checkpoint: Path | None, ancestors: Sequence[Ancestor]
+) -> "_Chain":
+    """The chain of the run: that of the first model to begin from with which it goes on, or of the last."""
+    for begun_from in ancestors[:-1]:
+        chain = _Chain(current, with_columns(current.config, dataset, begun_from), None, begun_from)
+        if current.goes_on(chain.train):
+            ancestor.verify(begun_from, current.config, remember=True)
+            return chain
+    last = ancestors[-1] if ancestors else None
+    return _Chain(current, with_columns(current.config, dataset, last), checkpoint, last)
 
-    def __init__(self, current: Run, dataset: Dataset, checkpoint: Path | None) -> None:
+
+def _tell_ancestor(begun_from: Ancestor, dataset: Dataset, journal: Journal) -> None:
+    n_old = len(begun_from.classes)
+    new = [f"{shown(name)} ({n_old + place})" for place, name in enumerate(dataset.classes[n_old:])]
+    added = f"{count(len(new), 'new class')} behind them: {some(new)}" if new else "no class is new"
+    journal.say(
+        f"  begins from {begun_from.title} (weights {begun_from.facts.weights_sha256[:12]}): its {n_old:,} classes "
+        f"keep their columns, {added}"
+    )
+    journal.event("from_version", **begun_from.row(), kept=n_old, new=list(dataset.classes[n_old:]))
+
+
+class _Chain:
+    """Which stages there are to do, on what, and from which model."""
+
+    def __init__(
+        self, current: Run, dataset: Dataset, checkpoint: Path | None, begun_from: Ancestor | None
+    ) -> None:
         config = current.config
+        self.dataset, self.ancestor = dataset, begun_from
+        before = begun_from.digest() if begun_from is not None else None
         problems = value_sha256([problem.row() for problem in dataset.problems])
         self._current = current
-        self.train = runs.fingerprint(config, dataset.digest(), checkpoint)
-        evaluate = runs.stage_fingerprint(self.train, config, "evaluate", dataset.background)
+        self.train = runs.fingerprint(config, dataset.digest(), checkpoint, before)
+        # What it is compared with: the model that it began from, as that is served.
+        beside = [begun_from.calibration.row(), begun_from.title] if begun_from is not None else []
+        evaluate = runs.stage_fingerprint(self.train, config, "evaluate", dataset.background, *beside)
         # What is served is calibrated, and has thresholds.
         export = runs.stage_fingerprint(evaluate, config, "export", dataset.class_ids)
         more = (export, problems, dataset.notices, tuned.digest(config))

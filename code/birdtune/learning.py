@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score
 
+from birdtune.ancestor import SPLIT_NAME, Ancestor, read_weights
 from birdtune.config import Config
-from birdtune.dataset import augment, balance
+from birdtune.dataset import augment, balance, columns, split
 from birdtune.dataset.augment import Augmenter
 from birdtune.dataset.balance import Sampler
 from birdtune.dataset.batches import Batches, Source, Windows
@@ -29,6 +30,7 @@ from birdtune.files import write_json
 from birdtune.model import classifier as classifiers
 from birdtune.model import network, trunks
 from birdtune.model.classifier import Classifier
+from birdtune.model.growth import grown
 from birdtune.model.losses import class_weights, constant_loss
 from birdtune.results import doubts, metrics
 from birdtune.results.doubts import STRONG, Doubt
@@ -41,9 +43,6 @@ from birdtune.training.loop import Loop
 from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
 from birdtune.training.step import StepSettings, Trainer
 
-# The example that an export is verified with: long enough for several patches, short enough to be quick.
-_EXAMPLE_S = 10.0
-
 
 class Learning:
     """From frames to trained weights, and what all stages of a run need.
@@ -52,8 +51,11 @@ class Learning:
         checkpoints: of the run.
     """
 
-    def __init__(self, run: Run, dataset: Dataset, store: FrameStore, interrupts: Interrupts) -> None:
+    def __init__(
+        self, run: Run, dataset: Dataset, store: FrameStore, interrupts: Interrupts, ancestor: Ancestor | None = None
+    ) -> None:
         self.run, self.dataset, self.store, self.interrupts = run, dataset, store, interrupts
+        self.ancestor = ancestor  # the model that the run begins from
         self.config, self.journal = run.config, run.journal
         self.journal.say(f"  {devices.prepare_devices()}")
         self.run.record["hardware"] = devices.describe().rows()
@@ -78,7 +80,7 @@ class Learning:
         windows = self.windows(part, self.config.train.hop_frames)
         classifier = build_classifier(self.config, self.dataset.classes, precision)
         # Also where checkpoints stand: if none of them is whole, training begins anew, and from these.
-        load_first_weights(classifier, self.config)
+        load_first_weights(classifier, self.config, self.ancestor)
         first = signs.sampled(classifiers.trained_weights(classifier))
         step = self._step(windows, precision)
         trained = self._before_training(part, windows, step)
@@ -90,6 +92,8 @@ class Learning:
             "moved": signs.distances(first, signs.sampled(best)),
         }
         write_json(self.run.logs / HISTORY_NAME, trained)
+        # What a later version that begins from this one must not be compared with it on.
+        split.write(self.run.logs / SPLIT_NAME, self.dataset.recordings, self.dataset.places)
         self.run.record["weights_sha256"] = classifiers.weights_sha256(best)
         found = doubts.of_training(trained)
         self.run.record["warnings"] = [doubt.row() for doubt in found]
@@ -100,7 +104,12 @@ class Learning:
             dropout=self.config.model.dropout,
             class_weights=class_weights(self._seen(windows), self.config.train.class_weight_alpha),
             precision=precision,
+            untaught=self._untaught(),
         )
+
+    def _untaught(self) -> tuple[int, ...]:
+        """Columns of an earlier model that nothing is learnt of now."""
+        return columns.untaught(self.dataset, len(self.ancestor.classes)) if self.ancestor is not None else ()
 
     def _examples(self, windows: Windows) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         return windows.examples(by_recording=self.config.model.head == "attention")
@@ -124,12 +133,13 @@ class Learning:
     def _before_training(self, part: list[Recording], windows: Windows, step: StepSettings) -> dict[str, Any]:
         """What history.json says of the time before the first epoch; what is wrong already is told."""
         contents = [recording.content for recording in part]
+        taught = np.setdiff1d(np.arange(len(self.dataset.classes)), step.untaught)
         trained = {
             "best_epoch": None,
             "epochs": [],
             "constant_loss": constant_loss(
-                self._seen(windows),
-                step.class_weights,
+                self._seen(windows)[taught],
+                step.class_weights[taught],
                 self.config.model.scores,
                 label_smoothing=self.config.train.label_smoothing,
                 mixup=self.config.augment.mixup,
@@ -308,7 +318,7 @@ class Learning:
                 "weights too large. Lower --train.learning-rate (try a tenth), or try --train.precision float32."
             )
         scores = Scores(
-            classes=self.dataset.classes,
+            classes=classifier.classes,
             recordings=tuple(recording.name for recording in part),
             groups=tuple(self.dataset.places[recording.name].group for recording in part),
             labels=np.array(self.dataset.labels(part), np.int64),
@@ -356,12 +366,16 @@ def build_classifier(
     )
 
 
-def load_first_weights(classifier: Classifier, config: Config) -> None:
-    """Put the checkpoint's weights into the trunk, if there is one.
+def load_first_weights(classifier: Classifier, config: Config, ancestor: Ancestor | None = None) -> None:
+    """Put the checkpoint's weights into the trunk, if there is one; or all weights of the model to begin from.
 
     Raises:
         CheckpointError: it cannot be read, or is of another network.
     """
+    if ancestor is not None:
+        first = grown(read_weights(ancestor), classifiers.weights(classifier))
+        classifiers.load_weights(classifier, first, source=ancestor.title)
+        return
     path = trunks.checkpoint_path(config)
     if path is not None:
         variables = trunks.read_weights(trunks.TRUNKS[config.model.backbone], path)

@@ -84,6 +84,7 @@ class Run:
             "started": clock(),
             "finished": None,
             "stages": {},
+            "from_version": None,
             "weights_sha256": None,
             "verdict": None,
             "warnings": [],
@@ -113,16 +114,25 @@ class Run:
         assert self.version is not None, "the run has no number yet"
         return self.config.output / name / str(self.version)
 
+    def goes_on(self, fingerprint: str) -> bool:
+        """Whether a run of this fingerprint would go on with the newest version."""
+        earlier = self._earlier(newest_version(self.config.output))
+        return earlier is not None and earlier.get("fingerprint") == fingerprint
+
+    def _earlier(self, newest: int) -> dict[str, Any] | None:
+        found = read_record(self.config.output, newest)
+        if found is None and self._last is not None and self._last.get("version") == newest:
+            return self._last
+        return found
+
     def take_version(self, fingerprint: str) -> bool:
         """Find out which number this run has; whether it goes on with an earlier start of itself.
 
         Args:
             fingerprint: of all that decides what is trained.
         """
-        newest = max(_taken(self.config.output), default=0)
-        earlier = read_record(self.config.output, newest)
-        if earlier is None and self._last is not None and self._last.get("version") == newest:
-            earlier = self._last
+        newest = newest_version(self.config.output)
+        earlier = self._earlier(newest)
         if newest and earlier is None:
             self.journal.warn(
                 f"{shown(self.config.output / 'logs' / str(newest) / RECORD_NAME)} is missing or damaged: version "
@@ -271,6 +281,11 @@ def _taken(output: Path) -> list[int]:
     return [int(name) for name in names if name.isascii() and name.isdigit()]
 
 
+def newest_version(output: Path) -> int:
+    """The highest number under which anything is kept: the run that may be gone on with; 0 = there is none."""
+    return max(_taken(output), default=0)
+
+
 def clear_unfinished(output: Path) -> None:
     """Remove what killed jobs left half-made. Only whoever is alone in the folder may do that."""
     inside = ("cache", "cache/*", "checkpoints/*", "logs", "logs/*", "model/*", "reports/*", "slim")
@@ -309,8 +324,15 @@ def newest_trained(output: Path) -> tuple[int, dict[str, Any]]:
     )
 
 
-def fingerprint(config: Config, dataset_digest: str, checkpoint: Path | None) -> str:
-    """SHA-256 of all that decides what is trained: data, settings, first weights, code."""
+def fingerprint(
+    config: Config, dataset_digest: str, checkpoint: Path | None, ancestor_digest: str | None = None
+) -> str:
+    """SHA-256 of all that decides what is trained: data, settings, first weights, code.
+
+    Args:
+        checkpoint: of the trunk.
+        ancestor_digest: of the model that the run begins from, if it does.
+    """
     settings = {
         name: value
         for name, value in config.flat().items()
@@ -323,6 +345,7 @@ def fingerprint(config: Config, dataset_digest: str, checkpoint: Path | None) ->
             "dataset": dataset_digest,
             "settings": settings,
             "checkpoint": checkpoint_digest(checkpoint) if checkpoint is not None else None,
+            **({"ancestor": ancestor_digest} if ancestor_digest is not None else {}),
         }
     )
 

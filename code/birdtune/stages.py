@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 import birdtune
 from birdtune import judging
+from birdtune.ancestor import Ancestor, read_weights
 from birdtune.dataset import augment
 from birdtune.dataset.recordings import Recording
 from birdtune.facts import judgement, report_facts, write_companions
@@ -22,10 +23,12 @@ from birdtune.files import make_folder, write_bytes, write_json
 from birdtune.learning import Learning, build_classifier
 from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
-from birdtune.results import contact, rarest, report, tables
+from birdtune.results import contact, rarest, report, succession, tables
 from birdtune.results.export import export_model, training_side
 from birdtune.results.novelty import Measures, Novelty
 from birdtune.results.scores import Scores
+from birdtune.results.thresholds import only
+from birdtune.results.words import plain
 from birdtune.sound import audio
 from birdtune.training.moments import chosen_windows, moments_of, watched
 from birdtune.training.scoring import Scorer, make_scorer
@@ -80,6 +83,8 @@ class Stages(Learning):
             found.figures[name]["live_embeddings"] = alive[name]
             found.figures[name]["rarest_third"] = self._rarest(scores)
             self._tell(name, found.figures[name])
+        if self.ancestor is not None:
+            found.figures["from_version"] = self._beside(self.ancestor, found.scores.get("test"), found.figures["test"])
         self._judge(found.figures)
 
     def _rarest(self, scores: Scores) -> dict[str, Any] | None:
@@ -104,6 +109,57 @@ class Stages(Learning):
                 scorer, windows, labels, numbers, len(self.dataset.classes), self.config.evaluate.batch_size,
                 self.interrupts, progress.advance,
             )  # fmt: skip
+
+    def _beside(self, ancestor: Ancestor, test: Scores | None, judged: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The new model beside the one that it began from: `from_version` of metrics.json."""
+        n_old = len(ancestor.classes)
+        row: dict[str, Any] = {
+            **ancestor.row(),
+            "title": ancestor.title,
+            "kept": list(ancestor.classes),
+            "untaught": [self.dataset.classes[column] for column in self._untaught()],
+            "new": succession.row_of_new(judged, self.dataset.classes, n_old),
+            "comparison": None,
+            "reason": "",
+            "left_out": 0,
+            "unknown": 0,
+        }
+        part = [r for r in self.dataset.part("test") if r.label in ancestor.classes]
+        heard = ancestor.heard()
+        places = self.dataset.places
+        clean = [r for r in part if heard is not None and not heard.knows(r, places[r.name].group)]
+        row["left_out"] = len(part) - len(clean) if heard is not None else 0
+        if test is None or not part:
+            row["reason"] = "there are no test recordings of them"
+        elif heard is None:
+            row["unknown"] = len(part)
+            row["reason"] = (
+                f"nobody knows which of the {len(part):,} test recordings {ancestor.title} had learnt from, as the "
+                "logs of its run are not beside it (its output folder has them)"
+            )
+        elif not clean:
+            row["reason"] = f"{ancestor.title} had learnt from all test recordings, or was chosen by them"
+        else:
+            row["comparison"] = succession.compare(
+                self._as_before(ancestor, clean),
+                only(test, np.isin(test.recordings, [r.name for r in clean])),
+                n_bootstrap=self.config.evaluate.bootstrap,
+                seed=self.config.train.seed,
+            )
+        for sentence in succession.sentences(row):
+            self.journal.say(f"  {plain(sentence)}")
+        return row
+
+    def _as_before(self, ancestor: Ancestor, part: list[Recording]) -> Scores:
+        """What the model that the run began from says of recordings, as it is served."""
+        classifier = build_classifier(self.config, ancestor.classes, "float32", seed=None)
+        classifiers.load_weights(classifier, read_weights(ancestor), source=ancestor.title)
+        windows = self.windows(part)
+        with self.journal.progress(f"scoring, {ancestor.title}", len(windows), "patches") as progress:
+            logits, _ = self.score(
+                classifier, make_scorer(classifier, logits=True), windows, part, progress.advance
+            )
+        return ancestor.calibration.scores(logits)
 
     def _judge(self, figures: dict[str, Any]) -> None:
         """Say how far to trust the model, and write metrics.json."""
@@ -163,6 +219,7 @@ class Stages(Learning):
                 "version": self.run.version,
                 "birdtune": birdtune.__version__,
                 "fingerprint": self.run.record["fingerprint"],
+                "from_version": self.run.record["from_version"],
             },
             example_waveform=self._example(part),
             expected=training_side(classifier, patches, calibration),

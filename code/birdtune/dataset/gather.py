@@ -213,10 +213,9 @@ def _gather(
     faults: list[str] | None = None,
 ) -> Dataset:
     ids: dict[str, ExternalId] = {}
-    map_notices: list[str] = []
     try:
         split.compile_group_regex(config.split.group_regex)  # complain before the long work, not after
-        ids, map_notices = _label_map(config)
+        ids = _label_map(config)
     except InputError as fault:
         if faults is None:
             raise
@@ -234,10 +233,8 @@ def _gather(
             raise
         faults.append(str(fault))
     notices = [
-        *_class_notices(classes),
+        *class_notices(ids, classes),
         *_folder_notices(survey.listing, tuple(sorted({*classes, *division.rare}))),
-        *_id_notices(ids, classes),
-        *map_notices,
         *division.notices,
         *weight_notices,
     ]
@@ -281,18 +278,15 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
     return _Division(usable, result.places, problems, tuple(rare), [*result.notices, *rare_notices])
 
 
-def _label_map(config: Config) -> tuple[dict[str, ExternalId], list[str]]:
+def _label_map(config: Config) -> dict[str, ExternalId]:
     path = Path(config.labels.map) if config.labels.map else find_label_map(config.input)
-    return (
-        (read_label_map(path), [])
-        if path is not None
-        else ({}, ["No label map: classes have no external ids."])
-    )
+    return read_label_map(path) if path is not None else {}
 
 
-def _class_notices(classes: tuple[str, ...]) -> list[str]:
+def class_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[str]:
+    """What should be known of the classes and their ids."""
     few = "There are two classes; readers made for jibjib's model show the best three and need at least as many."
-    return [few] if len(classes) < 3 else []
+    return [*([few] if len(classes) < 3 else []), *_id_notices(ids, classes)]
 
 
 def _folder_notices(listing: Listing, classes: tuple[str, ...]) -> list[str]:
@@ -321,7 +315,7 @@ def _folded(name: str) -> str:
 
 def _id_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[str]:
     if not ids:
-        return []
+        return ["No label map: classes have no external ids."]
     notices = []
     if unmapped := [name for name in classes if name not in ids]:
         notices.append(f"Not in the label map, so without an external id: {_names(unmapped)}.")

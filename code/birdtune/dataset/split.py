@@ -137,8 +137,10 @@ def assign(recordings: Sequence[Recording], settings: SplitSettings, earlier: Pa
     )
 
 
-def write(path: Path, recordings: Sequence[Recording], places: Mapping[str, Place], earlier: Path) -> None:
-    """Write split.csv: the places of this run, and below them those of recordings that are gone.
+def write(
+    path: Path, recordings: Sequence[Recording], places: Mapping[str, Place], earlier: Path | None = None
+) -> None:
+    """Write split.csv: the places of this run, and below them those of recordings in `earlier` that are gone.
 
     They come back to the same side if they come back.
     """
@@ -148,7 +150,7 @@ def write(path: Path, recordings: Sequence[Recording], places: Mapping[str, Plac
         for recording in recordings if recording.name in places
     ]  # fmt: skip
     present = {str(row["recording"]) for row in rows}
-    gone = [row for row in _read_rows(earlier) if row["recording"] not in present]
+    gone = [row for row in (_read_rows(earlier) if earlier else ()) if row["recording"] not in present]
     write_csv(path, COLUMNS, [*rows, *({key: row.get(key, "") for key in COLUMNS} for row in gone)])
 
 

@@ -41,6 +41,8 @@ CODES: Mapping[str, str] = {
     "never-right": "classes were given as an answer, and never rightly",
     "small-test": "the interval around the accuracy is wide",
     "one-source": "classes are judged by a single source recording",
+    "test-heard-before": "the model that the run began from had learnt from test recordings, or may have",
+    "old-classes-worse": "classes of the model that the run began from are recognised worse, beyond chance",
 }
 
 # Of a loss: what moved less did not move; and what is not lower than a constant answer's by this, learnt nothing.

@@ -160,6 +160,7 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
         "classes": list(classifier.classes),
         "backbone": classifier.backbone,
         "head": classifier.head_name,
+        "hidden_units": classifier.hidden_units,
         "scores": classifier.kind,
         "embedding_activation": classifier.embedding_activation,
         "front_end": {**asdict(spec), "digest": spec.digest},

@@ -130,6 +130,22 @@ def _percentiles(known: Floats, lowest: float = 0.0) -> list[float]:
     return [float(low), float(high)]
 
 
+def difference_interval(replicates: Floats, n_groups: int | None = None) -> list[float] | None:
+    """95 % interval of a difference of two shares (-1…1) from its bootstrap replicates; None where there are none.
+
+    Args:
+        n_groups: how many groups were drawn from, for the exact binomial bound where all replicates are -1, 0 or 1, as
+            `interval` has it; None leaves such replicates as they are.
+    """
+    known = replicates[np.isfinite(replicates)]
+    if known.size == 0:
+        return None
+    if n_groups is not None and np.ptp(known) == 0.0 and known[0] in (-1.0, 0.0, 1.0):
+        bound = float(((1.0 - CONFIDENCE) / 2) ** (1.0 / n_groups))
+        return {-1.0: [-1.0, -bound], 0.0: [bound - 1.0, 1.0 - bound], 1.0: [bound, 1.0]}[float(known[0])]
+    return _percentiles(known, -1.0)
+
+
 def ranking_replicates(
     column: npt.NDArray[Any], positive: npt.NDArray[np.bool_], index: Ints, draws: Draws
 ) -> tuple[Floats, Floats]:
@@ -312,7 +328,7 @@ def _against_baseline(
         "majority_baseline": share,
         "majority_baseline_ci": interval(draws.ratio(by_group, items), draws.n_groups),
         "accuracy_gain": gain,
-        "accuracy_gain_ci": _percentiles(gain_draws, -1.0) if drawable else None,
+        "accuracy_gain_ci": difference_interval(gain_draws) if drawable else None,
     }
 
 

@@ -28,7 +28,7 @@ from markupsafe import Markup, escape
 from birdtune.errors import shown
 from birdtune.events import duration
 from birdtune.files import write_text
-from birdtune.results import figures, rarest
+from birdtune.results import figures, rarest, succession
 from birdtune.results.doubts import MILD, STRONG, Doubt
 from birdtune.results.scores import Scores, clip_scores
 from birdtune.results.verdict import Verdict
@@ -79,6 +79,7 @@ class ReportFacts:
         stages: name → seconds.
         trust: `calibration`, `thresholds` and `false_alarms` of metrics.json; None where it has none.
         listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
+        succession: `from_version` of metrics.json, where the run began from a served model.
         augmentation: picture of what was done to training patches, if anything was. PNG
         tuning: what the settings owe to tuning, as `tune_page.section`; None: nothing.
     """
@@ -106,6 +107,7 @@ class ReportFacts:
     augmentation: bytes | None = None
     trust: Row | None = None
     tuning: Row | None = None
+    succession: Row | None = None
 
     @property
     def split(self) -> str | None:
@@ -372,6 +374,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "tuning": facts.tuning,
         "sure": _sure(judged, {"test": "test", "val": "validation"}[split]) if judged and split else None,
         "thresholds": _thresholds(facts),
+        "inherited": succession.sentences(facts.succession) if facts.succession else [],
         "left_out": [(reason, n, advice.get(reason, "")) for reason, n in _by_count(facts.books["left_out"])],
         "unused": unused[:MOST_ROWS],
         "n_unused": len(unused),

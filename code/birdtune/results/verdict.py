@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from birdtune.results.doubts import MILD, STRONG, Doubt, Row, dead_embeddings, of_training
-from birdtune.results.words import NBSP, count, some, span
+from birdtune.results.succession import of_succession
+from birdtune.results.words import count, plain, points, some, span
 from birdtune.results.words import percent as _percent
 
 # Below this many source recordings, or above this width of the interval, a test is called small.
@@ -29,11 +30,16 @@ class Verdict:
     text: str
 
 
-def all_doubts(trained: Row, figures: Mapping[str, Row | None]) -> list[Doubt]:
-    """Everything that speaks against a model: strong doubts first, causes before what comes of them."""
+def all_doubts(trained: Row, figures: Mapping[str, Row | None], succession: Row | None = None) -> list[Doubt]:
+    """Everything that speaks against a model: strong doubts first, causes before what comes of them.
+
+    Args:
+        trained: as `doubts.of_training`; figures: as `of_scores`; succession: as `succession.of_succession`.
+    """
     of_weights = of_training(trained)
     told = {doubt.code for doubt in of_weights}
     found = [*of_weights, *(doubt for doubt in of_scores(figures) if doubt.code not in told)]
+    found += of_succession(succession)
     return sorted(found, key=lambda doubt: doubt.severity != STRONG)
 
 
@@ -52,8 +58,9 @@ def verdict(figures: Mapping[str, Row | None], doubts: Sequence[Doubt]) -> Verdi
             else "Better than guessing, but something is wrong"
         )
         return Verdict("poor", title, "Do not rely on its answers.")
-    if "no-test" in mild:
-        return Verdict("fair", "Better than guessing, but not independently tested", str(mild["no-test"]))
+    for code in ("no-test", "test-heard-before"):
+        if code in mild:
+            return Verdict("fair", "Better than guessing, but not independently tested", str(mild[code]))
     if "small-test" in mild:
         return Verdict("fair", "Better than guessing, measured on little", str(mild["small-test"]))
     groups = count(judged["n_groups"], "source recording")
@@ -128,7 +135,7 @@ def _against_guessing(part: str, judged: Row, severity: str) -> Iterator[Doubt]:
     elif ends[0] <= 0:
         text = (
             f"On {part}, accuracy is not above the majority baseline by more than its interval: {right} ({sources}; "
-            f"95 % interval of the difference {_points(ends)}){also}."
+            f"95 % interval of the difference {points(ends)}){also}."
         )
         yield Doubt("not-above-baseline", severity, text, nothing)
     elif order:
@@ -145,10 +152,6 @@ def _against_random_order(judged: Row) -> str:
     if chance is None or clip["macro_ap_ci"] is None or clip["macro_ap_ci"][0] > chance:
         return ""
     return f"{percent(clip['macro_ap'])} ({plain(span(clip['macro_ap_ci']))}) against {percent(chance)}"
-
-
-def _points(ends: Sequence[float]) -> str:
-    return f"{100 * ends[0]:+.0f} to {100 * ends[1]:+.0f} percentage points"
 
 
 def _collapsed(part: str, judged: Row) -> Iterator[Doubt]:
@@ -224,8 +227,3 @@ def _small(part: str, judged: Row) -> Iterator[Doubt]:
 def percent(value: float | None) -> str:
     """A share in words, for logs too."""
     return plain(_percent(value))
-
-
-def plain(text: str) -> str:
-    """With plain spaces: logs are searched for words as people type them."""
-    return text.replace(NBSP, " ")

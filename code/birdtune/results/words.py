@@ -25,6 +25,16 @@ def span(ends: Sequence[float] | None) -> str:
     return f"{low} to {high}{NBSP}%"
 
 
+def points(ends: Sequence[float]) -> str:
+    """An interval of a difference of shares in words."""
+    return f"{100 * ends[0]:+.0f} to {100 * ends[1]:+.0f} percentage points"
+
+
+def plain(text: str) -> str:
+    """With plain spaces: logs are searched for words as people type them."""
+    return text.replace(NBSP, " ")
+
+
 def count(number: int, what: str) -> str:
     """A number with its noun."""
     plural = "es" if what.endswith("s") else "s"

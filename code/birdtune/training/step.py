@@ -41,6 +41,7 @@ class StepSettings:
     dropout: float
     class_weights: npt.NDArray[np.float32]  # [C]
     precision: str
+    untaught: tuple[int, ...] = ()  # columns that nothing is learnt of: they are left out of the loss
 
 
 class Trainer:
@@ -60,7 +61,9 @@ class Trainer:
         self._variables = classifier.trainable_variables
         self.optimizer = make_optimizer(classifier, settings, step.precision)
         self._averages = averages(self.optimizer)
-        self._class_weights = tf.constant(step.class_weights)
+        n_classes = len(step.class_weights)
+        self._taught = np.setdiff1d(np.arange(n_classes), step.untaught)
+        self._class_weights = tf.constant(step.class_weights[self._taught])
         by_products = devices.multiplies_better_than_it_convolves(step.precision)
         self._narrow = convolution.trained(classifier.trunk.layers) if by_products else []
         self.scales_loss = step.precision == "mixed_float16"
@@ -137,7 +140,7 @@ class Trainer:
             embeddings = self._embed(given)  # [B, 128]
             if self._step.dropout:
                 embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._step.dropout, seed=seed)
-            logits = self.classifier.head(embeddings, training=True)  # [B, C] float32
+            logits, labels = self._compared(self.classifier.head(embeddings, training=True), labels)  # [B, C] float32
             if self.classifier.attention is not None:
                 attention = self.classifier.attend(embeddings)
                 logits = heads.clip_logits(logits, attention, inside, self.classifier.kind)  # [recordings, C]
@@ -149,6 +152,18 @@ class Trainer:
             loss_sum = tf.reduce_sum(counts * losses)
             scaled = self.optimizer.scale_loss(loss_sum)
         return loss_sum, tf.reduce_sum(counts), self._backwards(tape, scaled, seen)
+
+    def _compared(self, logits: Any, labels: Any) -> tuple[Any, Any]:
+        """Logits and labels of the columns that are taught; the others have neither a loss nor a gradient.
+
+        Where a class has no recordings, every example would say "not this one" and none the contrary.
+        """
+        if not self._step.untaught:
+            return logits, labels
+        if len(labels.shape) == 2:
+            return tf.gather(logits, self._taught, axis=1), tf.gather(labels, self._taught, axis=1)
+        place = np.searchsorted(self._taught, np.arange(logits.shape[-1])).astype(np.int32)
+        return tf.gather(logits, self._taught, axis=1), tf.gather(place, labels)
 
     def _backwards(self, tape: Any, loss: Any, seen: Sequence[convolution.Seen]) -> list[Any]:
         """The gradients of all variables; those of some kernels by way of what their convolutions saw."""

@@ -1,0 +1,411 @@
+"""A run that begins from a served model: whose columns stay, what new classes begin with, what became of the old."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+from makers import Here
+
+from birdtune import ancestor, check, configure, job
+from birdtune.config import Config
+from birdtune.errors import CheckpointError, InputError, Interrupted, SettingsError
+from birdtune.events import Interrupts, Journal
+from birdtune.files import read_csv, read_json
+from birdtune.learning import build_classifier, load_first_weights
+from birdtune.model import classifier as classifiers
+from birdtune.results import served
+
+OLD = {"Bubo_bubo": 1800, "Corvus_corax": 3600, "Dryocopus_martius": 5200}
+NEW = {"Apus_apus": 900}  # sorted by name, it would be the first column
+SOURCES = 7
+
+
+def write_data(folder: Path, pitches: dict[str, int], sources: range = range(SOURCES)) -> Path:
+    """Classes that differ in pitch; two slices of each source."""
+    for name, pitch_hz in pitches.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng([pitch_hz, sources.start])
+        for source in sources:
+            for part in range(2):
+                t = np.arange(32_000) / 16_000
+                tone = 0.3 * np.sin(2 * np.pi * (pitch_hz + 10 * source) * t) + 0.02 * rng.standard_normal(t.size)
+                soundfile.write(folder / name / f"{name[:4]}{source:03d}_{part}.wav", tone, 16_000)
+    return folder
+
+
+def settings(data: Path, output: Path, **changes: Any) -> Config:
+    flags = {
+        "data": data, "input": data.parent, "output": output, "model.backbone": "vggish-small",
+        "model.checkpoint": "none", "train.epochs": 2, "train.batch-size": 16, "train.learning-rate": 1e-3,
+        "train.jit": False, "evaluate.bootstrap": 50, "prepare.workers": 1,
+    }  # fmt: skip
+    given = {name.replace("__", ".").replace("_", "-"): value for name, value in changes.items()}
+    return configure.load({**flags, **given}, {})
+
+
+def run(chosen: Config, interrupts: Interrupts | None = None, until: str = "report") -> None:
+    journal = Journal(quiet=True)
+    try:
+        assert job.run(chosen, journal, interrupts or Interrupts(), until=until) == 0
+    finally:
+        journal.close()
+
+
+class StopOnce(Interrupts):
+    """A signal that comes when some files are there."""
+
+    def __init__(self, folder: Path, pattern: str) -> None:
+        super().__init__()
+        self._files = (folder, pattern)
+
+    def check(self) -> None:
+        if any(self._files[0].glob(self._files[1])):
+            raise Interrupted(15)
+
+
+def record(output: Path, version: int) -> dict[str, Any]:
+    found = read_json(output / f"logs/{version}/run.json")
+    assert isinstance(found, dict)
+    return found
+
+
+def beside(output: Path, version: int = 2) -> dict[str, Any]:
+    found = read_json(output / f"reports/{version}/metrics.json")["from_version"]
+    assert isinstance(found, dict)
+    return found
+
+
+def weights_of(output: Path, version: int) -> dict[str, np.ndarray[Any, Any]]:
+    folder = output / f"model/birdtune/{version}"
+    facts = read_json(folder / "model.json")
+    return served.read(folder, facts["backbone"], facts["head"], facts["weights_sha256"])
+
+
+@pytest.fixture(autouse=True)
+def _without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "Isolated", Here)
+
+
+@pytest.fixture(scope="module")
+def old_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_data(tmp_path_factory.mktemp("old") / "data", OLD)
+    (folder.parent / "bird_id_map.json").write_text('{"Bubo_bubo": 41, "Corvus_corax": "007"}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def new_data(old_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same and a new class, without the label map."""
+    folder = Path(shutil.copytree(old_data, tmp_path_factory.mktemp("new") / "data"))
+    return write_data(folder, NEW)
+
+
+@pytest.fixture(scope="module")
+def first(old_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output with version 1."""
+    output = tmp_path_factory.mktemp("output")
+    run(settings(old_data, output))
+    return output
+
+
+@pytest.fixture(scope="module")
+def second(first: Path, new_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with version 2, which began from it."""
+    output = Path(shutil.copytree(first, tmp_path_factory.mktemp("second") / "output"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(served, "Isolated", Here)
+        run(settings(new_data, output, from_version=1))
+    return output
+
+
+@pytest.fixture
+def copy(first: Path, tmp_path: Path) -> Path:
+    """Version 1, to go on with."""
+    return Path(shutil.copytree(first, tmp_path / "output"))
+
+
+# ---- columns ------------------------------------------------------------------------------------
+
+
+def test_old_classes_keep_column_and_id_and_new_ones_stand_behind_them(second: Path) -> None:
+    before, after = (read_csv(second / f"model/birdtune/{version}/labels.csv") for version in (1, 2))
+    known = [(row["column"], row["class"], row["external_id"]) for row in after]
+    assert known[:3] == [(row["column"], row["class"], row["external_id"]) for row in before]
+    assert known[:2] == [("0", "Bubo_bubo", "41"), ("1", "Corvus_corax", "007")]
+    assert known[3:] == [("3", "Apus_apus", "")]
+    names = pickle.loads((second / "model/birdtune/2/train_id_list.pickle").read_bytes())
+    assert names == [*OLD, "Apus_apus"]
+
+
+def test_record_and_model_say_from_which_version_it_came(second: Path) -> None:
+    expected = {"version": 1, "folder": None, "weights_sha256": record(second, 1)["weights_sha256"]}
+    assert record(second, 2)["from_version"] == expected
+    assert read_json(second / "model/birdtune/2/model.json")["from_version"] == expected
+    assert record(second, 1)["from_version"] is None
+    log = (second / "logs/2/run.log").read_text()
+    assert "begins from version 1" in log and "1 new class behind them: Apus_apus (3)" in log
+
+
+def test_new_recordings_alone_are_learnt_without_a_new_class(old_data: Path, copy: Path, tmp_path: Path) -> None:
+    more = Path(shutil.copytree(old_data, tmp_path / "more" / "data"))
+    write_data(more, {"Bubo_bubo": 1800}, range(SOURCES, SOURCES + 2))
+    run(settings(more, copy, from_version=1, train__epochs=1), until="train")
+    assert record(copy, 2)["classes"] == list(OLD)
+
+
+# ---- weights ------------------------------------------------------------------------------------
+
+
+def test_it_begins_with_the_served_weights_and_new_columns_in_their_middle(first: Path, new_data: Path) -> None:
+    chosen = settings(new_data, first, from_version=1)
+    (found,) = ancestor.find(chosen)
+    classes = (*found.classes, "Apus_apus")
+    grown = [build_classifier(chosen, classes, "float32", seed=seed) for seed in (1, 1, 2)]
+    for each in grown:
+        load_first_weights(each, chosen, found)
+    same, again, other = (classifiers.weights(each) for each in grown)
+    old = weights_of(first, 1)
+    for name, array in same.items():
+        np.testing.assert_array_equal(array[..., :3] if name.startswith("head/logits") else array, old[name])
+        np.testing.assert_array_equal(array, again[name])
+    kernel = "head/logits/kernel"
+    assert not np.array_equal(same[kernel], other[kernel])  # the new column is drawn from the seed
+    patches = np.random.default_rng(0).normal(-3, 1, (16, 96, 64)).astype(np.float32)
+    scores = np.asarray(grown[0].scores(patches)[0])
+    assert scores[:, 3].max() < 0.3  # of 0.25 and a little of its own: it drowns nobody
+
+
+@pytest.mark.parametrize("head", ["mlp", "attention"])
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_every_head_is_served_and_grown(head: str, scores: str, tmp_path: Path) -> None:
+    chosen = settings(tmp_path / "data", tmp_path, model__head=head, model__scores=scores, model__hidden_units=5)
+    old = build_classifier(chosen, tuple(OLD), "float32")
+    module = tf.Module()
+    module.weights = [variable.value for variable in old.variables]  # as results.export keeps them
+    folder = tmp_path / "[1] möwe*"
+    tf.saved_model.save(module, str(folder))
+    sha256 = classifiers.weights_sha256(classifiers.weights(old))
+    read = served.read(folder, "vggish-small", head, sha256)
+    fresh = build_classifier(chosen, (*OLD, "Apus_apus"), "float32", seed=3)
+    from birdtune.model.growth import grown
+
+    classifiers.load_weights(fresh, grown(read, classifiers.weights(fresh)))
+    patches = np.random.default_rng(0).normal(-3, 1, (4, 96, 64)).astype(np.float32)
+    before, embeddings = old.logits(patches)
+    after, _ = fresh.logits(patches)
+    np.testing.assert_allclose(np.asarray(after)[:, :3], np.asarray(before), atol=1e-6)
+    np.testing.assert_allclose(fresh.attend(embeddings), old.attend(embeddings), atol=1e-6)
+
+
+def test_weights_that_are_not_the_exported_ones_are_refused(copy: Path, new_data: Path) -> None:
+    path = copy / "model/birdtune/1/variables/variables.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"birdtune/1.*(SHA-256|not as birdtune exports)"):
+        run(settings(new_data, copy, from_version=1))
+
+
+def test_a_models_variables_are_read_in_a_process_of_their_own(
+    first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    facts = read_json(first / "model/birdtune/1/model.json")
+    served.verify(first / "model/birdtune/1", "vggish-small", "linear", facts["weights_sha256"])
+
+
+def test_what_frozen_layers_made_of_other_weights_is_not_used(copy: Path, old_data: Path, new_data: Path) -> None:
+    frozen = {"model__freeze": "all-but-head", "train__epochs": 1}
+    run(settings(old_data, copy, **frozen), until="train")
+    of_fresh = {path.name for path in copy.glob("cache/*/frozen-*")}
+    run(settings(new_data, copy, from_version=1, **frozen), until="train")
+    of_served = {path.name for path in copy.glob("cache/*/frozen-*")}
+    assert of_fresh and of_served and not of_fresh & of_served
+
+
+# ---- versions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [1, "latest"])
+def test_the_same_command_again_has_nothing_to_do(
+    version: object, second: Path, new_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.run(settings(new_data, second, from_version=version), Journal(), Interrupts())
+    assert "nothing to do" in capsys.readouterr().out
+    assert not (second / "logs/3").exists()
+
+
+def test_latest_is_the_newest_where_something_is_new(second: Path, new_data: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(second, tmp_path / "output"))
+    run(settings(new_data, output, from_version="latest", train__epochs=1), until="train")
+    assert record(output, 3)["from_version"]["version"] == 2
+
+
+def test_killed_and_started_again_it_comes_to_the_same_weights_without_the_old_checkpoints(
+    copy: Path, new_data: Path, second: Path
+) -> None:
+    shutil.rmtree(copy / "checkpoints")
+    chosen = settings(new_data, copy, from_version="latest", train__checkpoint_minutes=1e-6)
+    with pytest.raises(Interrupted):
+        run(chosen, StopOnce(copy, "checkpoints/2/epoch-*"), until="train")
+    assert record(copy, 2)["status"] == "interrupted"
+    with pytest.raises(InputError, match=r"version 2 itself is under way \(its stage train.*\(--from-version 1\)"):
+        run(settings(new_data, copy, from_version=2))
+    run(chosen, until="train")
+    assert record(copy, 2)["weights_sha256"] == record(second, 2)["weights_sha256"]
+    assert record(copy, 2)["from_version"]["version"] == 1 and not (copy / "logs/3").exists()
+
+
+def test_a_version_that_is_not_there_is_told_with_those_that_are(first: Path, new_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--from-version 7: .*\(there are: 1\)"):
+        run(settings(new_data, first, from_version=7))
+    with pytest.raises(InputError, match=r"--from-version latest: there is no exported model .* yet"):
+        run(settings(new_data, tmp_path / "fresh", from_version="latest"))
+    with pytest.raises(InputError, match=r"there is no model\.json in it\. It holds the versions 1: give one"):
+        run(settings(new_data, first, from_version=str(first / "model/birdtune")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model__head": "mlp"}, r"model.head is linear there and mlp here.*--model.head linear"),
+        ({"model__scores": "sigmoid"}, r"model.scores is softmax there and sigmoid here.*--model.scores softmax"),
+        ({"model__backbone": "yamnet"}, r"model.backbone is vggish-small there and yamnet here"),
+    ],
+)
+def test_another_network_is_told_with_both_values(
+    changes: dict[str, Any], told: str, first: Path, new_data: Path
+) -> None:
+    with pytest.raises(SettingsError, match=told):
+        run(settings(new_data, first, from_version=1, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 2, "classes": ["a"]}', "[1]"])
+def test_a_damaged_description_is_told(text: str, copy: Path, new_data: Path) -> None:
+    (copy / "model/birdtune/1/model.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"model\.json: is missing, damaged, or another birdtune's"):
+        run(settings(new_data, copy, from_version=1))
+
+
+def test_a_model_in_the_place_of_another_is_told(copy: Path, new_data: Path) -> None:
+    path = copy / "model/birdtune/1/model.json"
+    path.write_text(json.dumps({**read_json(path), "weights_sha256": "0" * 64}))
+    with pytest.raises(CheckpointError, match=r"is not the model that its run made"):
+        run(settings(new_data, copy, from_version=1))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("1", "1"), ('"1"', "1"), ("latest", "latest"), ("served/3", "INPUT/served/3"), ("/models/3", "/models/3")],
+)
+def test_in_job_yaml_a_number_is_no_path(given: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(f"from-version: {given}\n")
+    found = configure.load({"input": tmp_path}, {}).from_version
+    assert found == expected.replace("INPUT", str(tmp_path))
+
+
+def test_check_says_what_it_would_begin_from_and_what_does_not_fit(
+    copy: Path, new_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check.check(settings(new_data, copy, from_version=1), Journal(), Interrupts()) == 0
+    told = capsys.readouterr().out
+    assert "from-version: version 1 is whole and fits; its 3 classes keep their columns" in told
+    assert told.index("Dryocopus_martius ") < told.index("Apus_apus ")
+    assert check.check(settings(new_data, copy, from_version=9), Journal(), Interrupts()) == 42
+    assert "wrong: --from-version 9" in capsys.readouterr().out
+
+
+# ---- classes without recordings -----------------------------------------------------------------
+
+
+def test_a_class_whose_folder_is_gone_keeps_its_column_as_it_was(
+    copy: Path, new_data: Path, tmp_path: Path
+) -> None:
+    left = Path(shutil.copytree(new_data, tmp_path / "left" / "data"))
+    shutil.rmtree(left / "Corvus_corax")
+    run(settings(left, copy, from_version=1, model__freeze="all-but-head", train__label_smoothing=0.1))
+    before, after = weights_of(copy, 1), weights_of(copy, 2)
+    for name in ("head/logits/kernel", "head/logits/bias"):
+        np.testing.assert_array_equal(after[name][..., 1], before[name][..., 1])
+        assert not np.array_equal(after[name][..., 0], before[name][..., 0])
+    rows = read_csv(copy / "model/birdtune/2/labels.csv")
+    assert [row["class"] for row in rows] == [*OLD, "Apus_apus"] and rows[1]["external_id"] == "007"
+    assert "Classes of version 1 without recordings now: Corvus_corax." in (copy / "logs/2/run.log").read_text()
+    found = beside(copy)
+    assert found["untaught"] == ["Corvus_corax"]
+    assert "Corvus_corax" not in [row["class"] for row in found["comparison"]["per_class"]]
+    assert "Kept, and not taught" in (copy / "reports/2/report.html").read_text()
+
+
+# ---- what became of the old ---------------------------------------------------------------------
+
+
+def test_the_old_classes_are_judged_before_and_after_on_test_recordings_of_theirs(second: Path) -> None:
+    found = beside(second)
+    judged = found["comparison"]
+    tested = [row for row in read_csv(second / "logs/1/split.csv") if row["split"] == "test"]
+    assert judged["n_recordings"] == len(tested) == 6 and found["left_out"] == 0
+    rows = [row for row in read_csv(second / "reports/1/predictions.csv") if row["split"] == "test"]
+    right = sum(row["correct"] == "yes" for row in rows) / len(rows)
+    assert judged["accuracy"]["before"] == pytest.approx(right)  # as version 1 was judged itself
+    of_new = read_json(second / "reports/2/metrics.json")["test"]["per_class"]
+    for row in judged["per_class"]:
+        assert row["found"]["after"] == next(r["recall"] for r in of_new if r["class"] == row["class"])
+    assert [row["class"] for row in found["new"]] == ["Apus_apus"] and found["new"][0]["column"] == 3
+
+
+def test_log_and_report_say_it_and_only_where_there_was_one(second: Path) -> None:
+    assert "On 6 test recordings of the old classes (3 sources) that neither learnt from, version 1 named" in (
+        second / "logs/2/run.log"
+    ).read_text()
+    with_section, without = ((second / f"reports/{version}/report.html").read_text() for version in (2, 1))
+    assert 'id="before"' in with_section and "So few sources show large changes only" in with_section
+    assert 'id="before"' not in without
+
+
+def test_what_the_old_model_learnt_from_does_not_judge_it(copy: Path, new_data: Path) -> None:
+    (copy / "split.csv").unlink()
+    run(settings(new_data, copy, from_version=1, split__seed=8), until="evaluate")
+    now = {row["recording"] for row in read_csv(copy / "split.csv") if row["split"] == "test"}
+    heard = {row["recording"] for row in read_csv(copy / "logs/1/split.csv") if row["split"] != "test"}
+    found = beside(copy)
+    assert found["left_out"] == len(now & heard) > 0
+    assert "test-heard-before" in [row["code"] for row in record(copy, 2)["warnings"]]
+    clean = {name for name in now - heard if not name.startswith("Apus")}
+    assert (found["comparison"] or {"n_recordings": 0})["n_recordings"] == len(clean)
+    # Of runs that kept no list, what they tested on is known.
+    (copy / "logs/1/split.csv").unlink()
+    heard_of = ancestor.find(settings(new_data, copy, from_version=1))[0].heard()
+    assert heard_of is not None and len(heard_of.only_tested or ()) == 6
+
+
+def test_what_the_version_before_had_learnt_from_counts_as_well(second: Path, new_data: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(second, tmp_path / "output"))
+    path = output / "logs/2/split.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    taught = next(line for line in lines if line.startswith("Bubo_bubo/") and ",train," in line)
+    path.write_text("".join(line for line in lines if "Bubo_bubo" not in line))
+    heard = ancestor.find(settings(new_data, output, from_version=2))[0].heard()
+    assert heard is not None and taught.split(",")[0] in heard.names and "Apus_apus/Apus000_0.wav" in heard.names
+
+
+def test_a_model_from_elsewhere_is_begun_from_and_judged_if_its_logs_came_along(
+    first: Path, new_data: Path, tmp_path: Path
+) -> None:
+    alone = Path(shutil.copytree(first / "model/birdtune/1", tmp_path / "served" / "x" / "y" / "5"))
+    output = tmp_path / "output"
+    run(settings(new_data, output, from_version=str(alone), train__epochs=1), until="evaluate")
+    found = beside(output, 1)
+    assert record(output, 1)["from_version"]["folder"] == str(alone)
+    assert found["comparison"] is None and "nobody knows which of the 6 test recordings" in found["reason"]
+    assert "test-heard-before" in [row["code"] for row in record(output, 1)["warnings"]]
+    whole = settings(new_data, tmp_path / "other", from_version=str(first / "model/birdtune/1"))
+    assert ancestor.find(whole)[0].heard() is not None
+
+

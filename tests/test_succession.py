@@ -1,0 +1,250 @@
+"""birdtune.results.succession and what it rests on: one model beside the one that it began from."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from makers import recording
+
+from birdtune.config import TrainSettings
+from birdtune.dataset import columns
+from birdtune.dataset.gather import Dataset
+from birdtune.dataset.split import Place
+from birdtune.model import classifier as classifiers
+from birdtune.model.growth import grown
+from birdtune.results import succession
+from birdtune.results.doubts import MILD, STRONG
+from birdtune.results.scores import Scores
+from birdtune.results.verdict import all_doubts, verdict
+from birdtune.sound.logmel import VGGISH
+from birdtune.training import feeds
+from birdtune.training.step import StepSettings, Trainer
+
+OLD = ("Bubo", "Corvus", "Dryocopus")
+
+
+def said(labels: list[int], answers: list[int], classes: tuple[str, ...], per_source: int = 1) -> Scores:
+    """Recordings of one patch each, with the answers given."""
+    n = len(labels)
+    table = np.full((n, len(classes)), 0.1, np.float32)
+    table[np.arange(n), answers] = 0.9
+    return Scores(
+        classes, tuple(f"{k}.wav" for k in range(n)), tuple(f"source {k // per_source}" for k in range(n)),
+        np.array(labels, np.int64), table, np.arange(n), np.zeros(n, np.float32),
+    )  # fmt: skip
+
+
+def beside(before: list[int], after: list[int], labels: list[int], per_source: int = 1) -> dict[str, Any]:
+    return succession.compare(
+        said(labels, before, OLD, per_source), said(labels, after, (*OLD, "Apus"), per_source),
+        n_bootstrap=200, seed=1,
+    )  # fmt: skip
+
+
+def row(comparison: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
+    new = [{"class": "Apus", "column": 3}]
+    found = {"title": "version 1", "comparison": comparison, "reason": "", "left_out": 0, "unknown": 0, "new": new}
+    return {**found, **changes}
+
+
+LABELS = [0] * 20 + [1] * 20 + [2] * 20
+
+
+def test_models_that_say_the_same_do_not_differ() -> None:
+    found = beside(LABELS, LABELS, LABELS)
+    accuracy = found["accuracy"]
+    assert (accuracy["before"], accuracy["after"], accuracy["difference"]) == (1.0, 1.0, 0.0)
+    low, high = accuracy["difference_ci"]
+    assert -0.07 < low < 0 < high < 0.07  # 60 of 60 are no certainty
+    assert (found["lost"], found["gained"], found["answered_as_new"]) == (0, 0, 0)
+    assert found["worse"] == [] and list(succession.of_succession(row(found))) == []
+    assert "no difference" in succession.sentences(row(found))[0]
+
+
+def test_what_is_lost_gained_and_now_answered_as_new_is_counted() -> None:
+    before, after = LABELS.copy(), LABELS.copy()
+    before[0] = 1  # gained
+    after[20:23] = [3, 3, 0]  # lost, two of them to the new class
+    found = beside(before, after, LABELS)
+    assert (found["lost"], found["gained"]) == (3, 1)
+    assert (found["answered_as_new"], found["answered_as_new_lost"]) == (2, 2)
+    corvus = found["per_class"][1]
+    assert corvus["class"] == "Corvus" and corvus["answered_as_new"] == 2 and corvus["taken_for"] == "Apus"
+    assert corvus["found"]["before"] == 1.0 and corvus["found"]["difference"] == pytest.approx(-0.15)
+    low, high = corvus["found"]["difference_ci"]
+    assert -0.4 < low < -0.15 < high <= 0.0
+    assert "2 of them are now answered as a new class, of which 2" in " ".join(succession.sentences(row(found)))
+
+
+def test_a_class_is_called_worse_when_so_many_sources_changed_that_chance_does_not_do_it() -> None:
+    after = LABELS.copy()
+    after[20:27] = [3] * 7  # 7 of 7 changed sources: p = 0.016, below 0.05 / 3
+    assert beside(LABELS, after, LABELS)["worse"] == ["Corvus"]
+    after[26] = 1  # 6 of 6: p = 0.031, above it
+    assert beside(LABELS, after, LABELS)["worse"] == []
+    before = [min(answer, 2) for answer in after]
+    assert beside(before, LABELS, LABELS)["better"] == []
+    assert beside([*before[:26], 0, *before[27:]], LABELS, LABELS)["better"] == ["Corvus"]
+    # As many recordings of few sources are no more than these.
+    after[20:30] = [3] * 10
+    assert beside(LABELS, after, LABELS)["worse"] == ["Corvus"]
+    assert beside(LABELS, after, LABELS, per_source=5)["worse"] == []
+
+
+def test_a_class_that_is_lost_in_each_source_has_an_interval_all_the_same() -> None:
+    after = [3 if label == 1 else label for label in LABELS]
+    low, high = beside(LABELS, after, LABELS)["per_class"][1]["found"]["difference_ci"]
+    assert low == -1.0 and -0.9 < high < -0.8  # 20 of 20: Clopper-Pearson's 0.83
+
+
+def test_a_single_source_has_no_interval() -> None:
+    labels = [0, 0, 1, 1, 1, 1]
+    found = beside(labels, [3, 3, *labels[2:]], labels, per_source=2)
+    assert found["per_class"][0]["found"]["difference_ci"] is None
+    assert found["per_class"][0]["ap"]["difference_ci"] is None
+
+
+def test_a_sure_loss_is_a_doubt_and_a_large_one_a_strong_one() -> None:
+    some, many = LABELS.copy(), LABELS.copy()
+    some[20:27] = [3] * 7
+    many[20:50] = [3] * 30
+    (mild,) = succession.of_succession(row(beside(LABELS, some, LABELS)))
+    assert (mild.code, mild.severity) == ("old-classes-worse", MILD)
+    assert "Worse beyond chance: Corvus." in succession.sentences(row(beside(LABELS, some, LABELS)))
+    assert "accuracy 100 % before, 88 % now" in mild.text and "--train.learning-rate" in mild.advice
+    (strong,) = succession.of_succession(row(beside(LABELS, many, LABELS)))
+    assert strong.severity == STRONG
+    spread = [3 if k % 20 < 5 else label for k, label in enumerate(LABELS)]
+    told = " ".join(succession.sentences(row(beside(LABELS, spread, LABELS))))
+    assert "Together they got worse beyond chance" in told
+    assert strong in all_doubts({"epochs": [], "best_epoch": None}, {}, row(beside(LABELS, many, LABELS)))
+
+
+def test_a_loss_that_may_be_luck_is_none() -> None:
+    after = LABELS.copy()
+    after[20:22] = [3, 0]
+    assert list(succession.of_succession(row(beside(LABELS, after, LABELS)))) == []
+
+
+def test_honest_words_where_little_or_nothing_was_measured() -> None:
+    few = succession.sentences(row(beside(LABELS[15:25], LABELS[15:25], LABELS[15:25])))
+    assert any("So few sources show large changes only" in sentence for sentence in few)
+    (none,) = succession.sentences(row(None, reason="there are no test recordings of them"))
+    assert none == "What became of its classes was not measured: there are no test recordings of them."
+    assert list(succession.of_succession(None)) == list(succession.of_succession(row(None))) == []
+    left = succession.sentences(row(beside(LABELS, LABELS, LABELS), left_out=1))
+    assert "1 test recording of the old classes was left out" in left[-1]
+
+
+@pytest.mark.parametrize(("changes", "had"), [({"left_out": 4}, "had learnt"), ({"unknown": 4}, "may have learnt")])
+def test_a_test_that_the_first_weights_were_trained_on_is_not_called_independent(
+    changes: dict[str, int], had: str
+) -> None:
+    (doubt,) = succession.of_succession(row(None, **changes))
+    assert (doubt.code, doubt.severity) == ("test-heard-before", MILD)
+    assert f"{had} from 4 test recordings" in doubt.text and "split.csv" in doubt.advice
+    word = verdict({"test": {"n_groups": 90}}, [doubt])
+    assert (word.level, word.title) == ("fair", "Better than guessing, but not independently tested")
+
+
+def test_other_recordings_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="same recordings"):
+        succession.compare(said([0, 1], [0, 1], OLD), said([0], [0], OLD), n_bootstrap=20, seed=1)
+
+
+# ---- columns ------------------------------------------------------------------------------------
+
+
+def dataset(*names: str, sides: dict[str, str] | None = None) -> Dataset:
+    found = [recording(name) for name in names]
+    classes = tuple(sorted({one.label for one in found}))
+    places = {one.name: Place(one.name, (sides or {}).get(one.name, "train")) for one in found}
+    return Dataset(
+        VGGISH, classes, found, places, [], ["No label map: classes have no external ids.", "mine"], {}, ()
+    )
+
+
+def test_columns_of_an_earlier_model_stay_with_ids_and_background() -> None:
+    kept = columns.keep(
+        dataset("A/1.wav", "Z/1.wav", "background/1.wav"), ("Z", "background", "M"), {"Z": 5}, "background", "version 1"
+    )
+    assert kept.classes == ("Z", "background", "M", "A")
+    assert kept.class_ids == {"Z": 5} and kept.background == ("background",)
+    assert kept.counts(kept.recordings) == [1, 1, 0, 1]
+    assert "mine" in kept.notices and "No label map: classes have no external ids." not in kept.notices
+    assert any(notice.startswith("Classes of version 1 without recordings now: M.") for notice in kept.notices)
+    assert columns.untaught(kept, 3) == (2,)
+
+
+def test_an_id_that_the_label_map_changes_is_said_and_the_map_counts() -> None:
+    found = replace(dataset("A/1.wav", "B/1.wav"), class_ids={"A": 9})
+    kept = columns.keep(found, ("A", "B"), {"A": 1, "B": 2}, "background", "version 1")
+    assert kept.class_ids == {"A": 9, "B": 2}
+    assert "The label map gives classes of version 1 other ids: A (1 before, 9 now)." in kept.notices
+
+
+def test_a_class_without_training_recordings_is_not_taught() -> None:
+    found = dataset("A/1.wav", "B/1.wav", sides={"B/1.wav": "test"})
+    kept = columns.keep(found, ("A", "B"), {}, "background", "version 1")
+    assert columns.untaught(kept, 2) == (1,)
+    assert any("without training recordings now: B." in notice for notice in kept.notices)
+
+
+# ---- weights and loss ---------------------------------------------------------------------------
+
+
+def test_new_columns_begin_in_the_middle_of_the_old_and_cannot_drown_them() -> None:
+    rng = np.random.default_rng(0)
+    old = {
+        "head/logits/kernel": rng.normal(0, 3, (8, 5)).astype(np.float32),
+        "head/logits/bias": rng.normal(0, 3, 5).astype(np.float32),
+        "trunk/a/kernel": np.ones((2, 2), np.float32),
+    }
+    zeros = {"head/logits/kernel": np.zeros((8, 7), np.float32), "head/logits/bias": np.zeros(7, np.float32)}
+    found = grown(old, zeros)
+    assert found["trunk/a/kernel"] is old["trunk/a/kernel"] or np.array_equal(found["trunk/a/kernel"], np.ones((2, 2)))
+    np.testing.assert_array_equal(found["head/logits/kernel"][:, :5], old["head/logits/kernel"])
+    logits = rng.normal(0, 5, (100, 8)) @ found["head/logits/kernel"] + found["head/logits/bias"]
+    odds = np.exp(logits)
+    assert (odds[:, 5] / odds[:, :6].sum(axis=1)).max() <= 1 / 6 + 1e-6
+    fresh = {"head/logits/kernel": rng.normal(0, 1, (8, 7)).astype(np.float32), "head/logits/bias": np.zeros(7)}
+    own = grown(old, fresh)["head/logits/kernel"][:, 5:] - found["head/logits/kernel"][:, 5:]
+    np.testing.assert_allclose(own, fresh["head/logits/kernel"][:, 5:], atol=1e-6)
+
+
+class MadeBatches:
+    """Stands where batches come from; nothing is asked of it."""
+
+
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_column_that_is_not_taught_has_neither_loss_nor_gradient(scores: str, mixed: bool) -> None:
+    def gradients(classes: tuple[str, ...], untaught: tuple[int, ...], labels: Any) -> Any:
+        classifier = classifiers.build(
+            backbone="vggish-small", head="linear", scores=scores, hidden_units=0, embedding_activation="relu",
+            freeze="all-but-head", classes=classes, precision="float32", seed=1,
+        )  # fmt: skip
+        head = np.random.default_rng(0).normal(0, 0.1, (128, 4)).astype(np.float32)
+        bias = np.arange(4, dtype=np.float32)
+        taken = [0, 1, 2, 3] if len(classes) == 4 else [0, 2, 3]
+        for variable, array in zip(classifier.head.variables, (head, bias), strict=True):
+            variable.assign(array[..., taken])
+        settings = TrainSettings(jit=False, label_smoothing=0.1)
+        step = StepSettings(0.0, np.ones(len(classes), np.float32), "float32", untaught)
+        trainer = Trainer(classifier, settings, step, feeds.whole(classifier, MadeBatches()))  # type: ignore[arg-type]
+        from birdtune.dataset.batches import Batch
+
+        patches = np.random.default_rng(1).normal(-3, 1, (4, 96, 64)).astype(np.float16)
+        return trainer.gradients(Batch(patches, labels, np.ones(4, np.float32), np.arange(4)), 0)
+
+    columns_of = np.array([0, 2, 3, 3], np.int32)
+    shares = np.eye(4, dtype=np.float32)[columns_of] * 0.7 + np.eye(4, dtype=np.float32)[[2, 0, 0, 2]] * 0.3
+    labels = shares if mixed else columns_of
+    loss, weight, (kernel, bias) = gradients(("A", "B", "C", "D"), (1,), labels)
+    assert not np.asarray(kernel)[:, 1].any() and np.asarray(bias)[1] == 0.0
+    # As if the class were not there.
+    without = np.delete(labels, 1, axis=1) if mixed else np.array([0, 1, 2, 2], np.int32)
+    loss3, weight3, (kernel3, _) = gradients(("A", "C", "D"), (), without)
+    assert float(loss) == pytest.approx(float(loss3), rel=1e-5) and float(weight) == float(weight3)
+    np.testing.assert_allclose(np.delete(np.asarray(kernel), 1, axis=1), kernel3, atol=1e-5)
