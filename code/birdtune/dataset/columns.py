@@ -50,8 +50,9 @@ def _notices(
     if gone := [name for name in classes if name not in present]:
         found.append(
             f"Classes of {title} without recordings now: {_names(gone)}. Their columns stay, and are left out of what "
-            "training compares, so that nothing pushes them down; but nothing is learnt of them, nothing tests them, and "
-            "their sounds may be answered none, as unlike what was trained on. If a folder was renamed, give it its old name: columns go by names."
+            "training compares, so that nothing pushes them down; but nothing is learnt of them, nothing tests them, "
+            "and their sounds may be answered none, as unlike what was trained on. If a folder was renamed, give it "
+            "its old name: columns go by names."
         )
     if untaught := [name for name in classes if name in present - taught]:
         found.append(
