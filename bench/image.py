@@ -46,7 +46,7 @@ def measure(settings: Settings) -> Result:
             note=f"the largest: {', '.join(f'{name} {_mb(sizes[name])}' for name in largest[:5])}",
         ),
         Line(
-            "packages that no command loads", _mb(sum(unused.values())), "run, predict, embed, export --format slim",
+            "packages that no command loads", _mb(sum(unused.values())), "run, tune, predict, embed, export --format slim",
             target="none", reached=None if image is None else not unused,
             note=f"{'of the lock, without what the image leaves out' if image is None else 'of the image'}: {told}",
         ),
@@ -130,6 +130,7 @@ def _commands(settings: Settings) -> list[list[str]]:
     return [
         run,
         again,
+        ["tune", "--trials", "2", "--data", str(data), "--output", str(settings.folder / "tuned"), *small],
         ["predict", new, "--output", str(output), "--out", str(settings.folder / "predictions.csv")],
         ["embed", new, "--output", str(output), "--out", str(settings.folder / "embeddings.npz")],
         ["export", "--format", "slim", "--data", str(data), "--output", str(output), *small],
