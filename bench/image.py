@@ -46,7 +46,8 @@ def measure(settings: Settings) -> Result:
             note=f"the largest: {', '.join(f'{name} {_mb(sizes[name])}' for name in largest[:5])}",
         ),
         Line(
-            "packages that no command loads", _mb(sum(unused.values())), "run, tune, predict, embed, export --format slim",
+            "packages that no command loads", _mb(sum(unused.values())),
+            "run, tune, predict, embed, export --format slim",
             target="none", reached=None if image is None else not unused,
             note=f"{'of the lock, without what the image leaves out' if image is None else 'of the image'}: {told}",
         ),
