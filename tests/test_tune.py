@@ -16,7 +16,7 @@ from test_job import write_data
 
 from birdtune import cli, configure, trials, tune
 from birdtune.config import Config
-from birdtune.errors import DivergedError, InputError, Interrupted, PassingError
+from birdtune.errors import DivergedError, InputError, Interrupted, PassingError, SettingsError
 from birdtune.events import Interrupts
 from birdtune.files import read_csv, read_json, write_json
 from birdtune.run import versions
@@ -150,6 +150,11 @@ def test_a_class_of_one_source_cannot_be_tuned_on(tmp_path: Path) -> None:
     config = config_of(write_data(tmp_path / "in" / "data", range(1)), tmp_path / "out")
     with pytest.raises(InputError, match="1 source recordings beside the test part"):
         tuned(config)
+
+
+def test_tuning_does_not_begin_from_a_served_model(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="from-version 3: trials begin from the trunk's weights"):
+        tuned(config_of(data, tmp_path, from_version=3))
 
 
 # ---- with trials that take no time ---------------------------------------------------------------

@@ -30,7 +30,7 @@ from birdtune.dataset import gather
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.embedded import embed
-from birdtune.errors import EXIT_DONE, DivergedError, shown
+from birdtune.errors import EXIT_DONE, DivergedError, SettingsError, shown
 from birdtune.events import Interrupts, Journal, clock, duration
 from birdtune.files import (
     make_folder,
@@ -59,10 +59,15 @@ def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     """Tune; print the best trials, and write what was found to output/tune.
 
     Raises:
+        SettingsError: it is to begin from a served model.
         InputError: no data, too few classes or sources, ranges that cannot be searched, or a damaged record.
         Interrupted, PassingError: trials that were finished are kept.
     """
     trunk = TRUNKS[config.model.backbone]
+    if config.from_version is not None:
+        raise SettingsError(
+            f"--from-version {shown(config.from_version)}: trials begin from the trunk's weights. Leave it out to tune."
+        )
     checkpoint = verify_checkpoint(config, remember=True)
     journal.say(f"prepare: {shown(config.data_folder)}")
     dataset, store = gather.prepare(config, trunk.front_end, journal, interrupts)
