@@ -59,7 +59,7 @@ class Dimension:
 EMBEDDINGS = (
     Dimension("model.head", "what learns on the embeddings", choices=("linear", "mlp", "attention")),
     Dimension(
-        "model.hidden-units", "width of the hidden layer (mlp, attention)", 16, 512, log=True, whole=True
+        "model.hidden-units", "width of the hidden layer (mlp, attention)", 16, 256, log=True, whole=True
     ),
     Dimension("model.dropout", "share of the embedding dropped in training", 0.0, 0.6),
     Dimension("train.learning-rate", "how fast it learns", 1e-5, 1e-2, log=True),
