@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 from bench import results
-from bench.harness import PARTS, ROOT, Settings, run_part
+from bench.harness import OF_LEARNING, PARTS, ROOT, Settings, run_part
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     # A stop is told to what is being measured, too, and leaves nothing behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all but learn_…")
     parser.add_argument(
         "--quick", action="store_true", help="the tiniest form of each: only whether it works"
     )
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
             parser.error(f"--into {into}: cannot be written ({fault.strerror})")
         if options.render:
             return 0
-        wanted = dict.fromkeys(options.parts or PARTS)
+        wanted = dict.fromkeys(options.parts or [part for part in PARTS if part not in OF_LEARNING])
         try:
             failed = [part for part in wanted if not _measure(part, Path(scratch) / part, into, options)]
         except KeyboardInterrupt:

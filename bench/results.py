@@ -31,6 +31,13 @@ _TITLES = {
     "image": "The image for CPUs",
     "linear": "Cost grows linearly",
     "gpu": "GPU",
+    "learn_heads": "What is learned: heads on a frozen trunk",
+    "learn_jobs": "What is learned: the whole job",
+    "learn_unknown": "What is learned: sounds of classes never trained on",
+    "learn_unbalanced": "What is learned: from classes as unlike as 100 : 1",
+    "learn_weak": "What is learned: from labels that are true of a fifth of the sound",
+    "learn_noisy": "What is learned: which labels are wrong",
+    "learn_augmented": "What is learned: with augmentation",
 }
 _COLUMNS = ("what", "birdtune", "beside", "ratio", "to reach", "reached", "notes")
 

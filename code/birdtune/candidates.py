@@ -72,9 +72,8 @@ class Head:
             seed=config.train.seed,
         )
         feed = Feed(Rows(embedded), lambda given: given, 0.0, False)
-        # Of all recordings, not of a fold's: the step is compiled once.
-        seen = balance.seen(*self._examples(embedded), len(embedded.classes), self._settings)
-        weights = class_weights(seen, self._settings.class_weight_alpha)
+        # Each fold's own weights of classes are in those of its examples (see _examples): the step is compiled once.
+        weights = np.ones(len(embedded.classes), np.float32)
         self._trainer = Trainer(
             self._classifier, self._settings, StepSettings(config.model.dropout, weights, "float32"), feed
         )
@@ -115,10 +114,12 @@ class Head:
                     )
 
     def _examples(self, embedded: Embedded) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Class and weight of what the loss counts."""
+        """Class of what the loss counts, and its weight: by its recording and by its class."""
         by_recording = self._classifier.attention is not None
         label, recording = embedded.windows.examples(by_recording=by_recording)
-        return label, embedded.weights[recording]
+        own = embedded.weights[recording]
+        seen = balance.seen(label, own, len(embedded.classes), self._settings)
+        return label, own * class_weights(seen, self._settings.class_weight_alpha)[label]
 
     def _score(self, embedded: Embedded) -> Floats:
         attention = Attention(self._classifier)

@@ -1,0 +1,56 @@
+"""The whole job on real sound, all five folds: accuracy, and whether its scores can be believed.
+
+    `run` with the trunk frozen, and fine-tuned ─▶ test scores of five jobs ─▶ accuracy, calibration error, seconds
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench import learning
+from bench.harness import Line, Result, Settings
+
+FROZEN = {"model__freeze": "all-but-head"}
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "frozen": FROZEN,
+    "frozen, attention": {**FROZEN, "model__head": "attention"},
+    "fine-tuned": {},
+}
+TO_REACH = {"frozen": 0.973, "fine-tuned": 0.980}
+
+
+def measure(settings: Settings) -> Result:
+    """Lines of accuracy, of calibration, and of the time that a frozen job takes after preparation."""
+    lines: list[Line] = []
+    details: dict[str, Any] = {}
+    folds = (1,) if settings.quick else range(1, learning.FOLDS + 1)
+    for way, flags in list(WAYS.items())[: 1 if settings.quick else None]:
+        judged = [learning.job(settings.folder / "out", fold, **flags) for fold in folds]
+        lines += _lines(way, judged)
+        details[way] = [{"stages": one.record["stages"], "clip": one.metrics["test"]["clip"]} for one in judged]
+    return Result("learn_jobs", lines, details)
+
+
+def _lines(way: str, judged: Sequence[learning.Judged]) -> list[Line]:
+    from birdtune.results import certainty
+
+    scores, labels, groups = learning.clip_rows(judged)
+    right = scores.argmax(axis=1) == labels
+    each = ", ".join(f"{one.metrics['test']['clip']['accuracy']:.3f}" for one in judged)
+    before = [one.metrics["test"]["certainty"]["before"]["ece"] for one in judged]
+
+    def error(rows: Any) -> float:
+        sure = scores[rows].max(axis=1).astype(np.float64)
+        return certainty.calibration_error(sure, right[rows], certainty.equal_mass(sure))
+
+    seconds = [sum(took for name, took in one.record["stages"].items() if name != "prepare") for one in judged]
+    return [
+        learning.reach(f"{way}: test accuracy", learning.shares(right, groups), at_least=TO_REACH.get(way),
+                       note=f"folds: {each}; {len(labels)} clips; three folds to train on, one to validate"),
+        learning.reach(f"{way}: expected calibration error", learning.drawn(error, groups), at_most=0.03,
+                       note=f"of all folds together; before calibration {statistics.mean(before):.3f} in the mean"),
+        Line(f"{way}: a job after preparation", f"{statistics.median(seconds):.0f} s",
+             note=f"median of {len(seconds)}; train, evaluate, export, report"),
+    ]  # fmt: skip

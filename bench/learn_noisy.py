@@ -1,0 +1,42 @@
+"""Which labels are wrong: one in twenty was made so, and the check of labels ranks all.
+
+    embeddings, labels of which 5 % are wrong ─▶ as `run` checks labels ─▶ the wrong ones among its first suspects
+"""
+
+import numpy as np
+
+from bench import learning, made_sets
+from bench.harness import Result, Settings
+
+SHARE, FIRST = 0.05, 0.10
+
+
+def measure(settings: Settings) -> Result:
+    """A line of what the first tenth holds, and one of what the report lists."""
+    from birdtune.suspicion import folds, judge_by_others
+
+    from birdtune.events import Interrupts
+    from birdtune.results import suspects
+
+    bench = learning.embed(learning.esc10(), settings.folder)
+    found = bench.embedded
+    first, listed, right = [], [], []
+    for seed in range(settings.seed, settings.seed + (1 if settings.quick else 10)):
+        clips, wrong = made_sets.noisy(bench.clips(), seed, share=SHARE)
+        labels = np.array([found.classes.index(clip.label) for clip in clips])
+        fold = folds(labels, found.groups, seed)
+        scores, _ = judge_by_others(found.averages.astype(np.float32), labels, fold, len(found.classes), Interrupts())
+        order = [suspect.index for suspect in suspects.ranked(scores, labels, fold >= 0)]
+        table = [suspect.index for suspect in suspects.find(scores, labels, fold >= 0)]
+        everything = np.arange(len(labels))
+        is_wrong = np.isin(everything, wrong)
+        first.append(np.where(is_wrong, np.isin(everything, order[: round(FIRST * len(labels))]), np.nan))
+        listed.append(np.where(is_wrong, np.isin(everything, table), np.nan))
+        right.append(len(set(table) - set(wrong)))
+    groups = found.groups
+    return Result("learn_noisy", [
+        learning.reach(f"of {SHARE:.0%} wrong labels, among the first {FIRST:.0%} of all ranked",
+                       learning.shares(np.array(first), groups), at_least=0.6, note=f"{len(first)} seeds"),
+        learning.reach("of the wrong labels, listed in suspect_labels.csv", learning.shares(np.array(listed), groups),
+                       note=f"beside {np.mean(right):.1f} of {len(groups)} recordings whose label was right"),
+    ])  # fmt: skip

@@ -1,0 +1,66 @@
+"""Sounds of classes that were never trained on: how often the answer is `none`, and what that costs the known ones.
+
+    two of ESC-10's classes left out, in turns ─▶ `run` on the other eight ─▶ `predict` on test recordings and strangers
+"""
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import learning, made_sets
+from bench.harness import Result, Settings, birdtune
+
+PER_FOLD = 2  # classes that are left out; each is in one fold
+WAYS: dict[str, dict[str, Any]] = {"frozen": {"model__freeze": "all-but-head"}, "fine-tuned": {}}
+
+
+def measure(settings: Settings) -> Result:
+    """Lines of the strangers rejected and of the known recognised, by answers as they are served."""
+    folds = range(1, learning.FOLDS + 1)
+    lines = []
+    for way, flags in list(WAYS.items())[: 1 if settings.quick else None]:
+        rows = [row for fold in folds for row in _fold(settings.folder, way, fold, flags)]
+        groups = [row["group"] for row in rows]
+        strange = np.array([row["strange"] for row in rows])
+        none = np.array([row["answer"] == "none" for row in rows], float)
+        right = np.array([row["answer"] == row["label"] for row in rows], float)
+        kept = learning.shares(np.where(strange, np.nan, 1 - none), groups)
+        known = learning.shares(np.where(strange, np.nan, right), groups)
+        lines += [
+            learning.reach(
+                f"{way}: of sounds of classes never trained on, answered `none`",
+                learning.shares(np.where(strange, none, np.nan), groups), at_least=0.8,
+                note=f"{int(strange.sum())} clips, each class in turn; thresholds as the job chooses them",
+            ),
+            learning.reach(
+                f"{way}: of known sounds, answered with a name", kept, at_least=0.9,
+                note=f"with the right one {learning.text(known)}; {int((~strange).sum())} test clips",
+            ),
+        ]  # fmt: skip
+    return Result("learn_unknown", lines)
+
+
+def _fold(folder: Path, way: str, fold: int, flags: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answers of one job: to the test fold of the classes it knows, and to all clips of those it does not."""
+    clips = made_sets.clips_of(learning.esc10())
+    classes = sorted({clip.label for clip in clips})
+    strange = set(classes[(fold - 1) * PER_FOLD : fold * PER_FOLD])
+    home = folder / f"{way}-{fold}"
+    made_sets.link([clip for clip in clips if clip.label not in strange], home / "data")
+    asked = [clip for clip in clips if clip.label in strange or learning.fold_of(clip.path.name) == fold]
+    made_sets.link(asked, home / "asked")
+    learning.job(home / "out", fold, home / "data", **flags)
+    birdtune("predict", str(home / "asked"), "--output", str(home / "out"), "--out", str(home / "answers.csv"))()
+    with (home / "answers.csv").open(encoding="utf-8", newline="") as file:
+        answers = {Path(row["file"]).name: row["answer"] for row in csv.DictReader(file)}
+    shutil.rmtree(home)
+    return [
+        {
+            "label": clip.label, "strange": clip.label in strange, "answer": answers[clip.path.name],
+            "group": clip.path.name.split("-")[1],
+        }
+        for clip in asked
+    ]  # fmt: skip
