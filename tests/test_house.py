@@ -32,7 +32,7 @@ ORDER = (
     "training.feeds", "training.optimizer", "training.step", "training.loop", "training.scoring", "training.moments",
     "results.answers", "results.calibration", "results.metrics", "results.paired", "results.certainty",
     "results.thresholds", "results.words", "results.tuned", "results.doubts", "results.succession", "results.verdict",
-    "results.rarest", "results.figures",
+    "results.rarest", "results.figures", "results.strange",
     "results.contact", "results.report", "results.tune_page", "results.tables",
     "results.verify", "results.graph_novelty", "results.served", "results.export", "results.hearing",
     "results.predict",

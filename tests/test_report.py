@@ -26,7 +26,7 @@ from birdtune.results.metrics import judge
 from birdtune.results.report import Clip, ReportFacts, write_report
 from birdtune.results.scores import Scores, clip_scores, pool_mean
 from birdtune.results.tables import write_tables
-from birdtune.results.thresholds import judge_answers
+from birdtune.results.thresholds import judge_answers, judge_novelty
 from birdtune.results.verdict import Verdict, of_scores, verdict
 from birdtune.sound.logmel import log_mel
 
@@ -253,6 +253,34 @@ def test_pair_errors_prefer_what_was_not_shown_yet() -> None:
         ("Parus_major", 1),
         ("Turdus_merula", 97),
     ]
+
+
+def test_what_is_strange_is_told_with_its_cost_and_drawn(tmp_path: Path) -> None:
+    facts = trusted_facts()
+    assert facts.trust is not None
+    assert "This was not looked at." in page_of(facts, tmp_path).text  # by an older birdtune
+    strangeness = np.append(np.full(95, 0.5), np.full(5, 99.0)).astype(np.float32)
+    scores = {"test": dataclasses.replace(facts.scores["test"], strangeness=strangeness)}
+    test = facts.metrics["test"]
+    assert test is not None
+    judged = {**test, "novelty": judge_novelty(scores["test"], n_bootstrap=100, seed=0)}
+    (pink,) = facts.trust["false_alarms"]["noise"]
+    noise = [{**pink, "strangeness": value} for value in (0.4, 1.5, 3.0)]
+    scale = {"energy": 1.0, "usual": 2.0, "limit": 3.0, "keep": 0.9, "sources": 40}
+    trust = {
+        **facts.trust, "novelty": {"scale": scale, "reason": ""},
+        "false_alarms": {**facts.trust["false_alarms"], "noise": noise},
+    }  # fmt: skip
+    full = dataclasses.replace(facts, trust=trust, scores=scores, metrics={"val": None, "test": judged})
+    page = page_of(full, tmp_path)
+    assert "stranger than 90 % of the validation recordings" in page.text
+    assert "Of the 100 test recordings, 95 % (" in page.text
+    assert "Of 3 made noises, 2 were." in page.text
+    assert page.source.count("Strangeness of known recordings and of made noises") == 1
+    off = {**trust, "novelty": {"scale": None, "reason": "validation is too small"}}
+    page = page_of(dataclasses.replace(full, trust=off), tmp_path)
+    assert "They are not told from others: validation is too small." in page.text
+    assert "Strangeness of known" not in page.source
 
 
 def test_recordings_that_are_gone_or_silent_do_not_break_the_page(tmp_path: Path) -> None:

@@ -152,6 +152,31 @@ def reliability(bins: Sequence[Mapping[str, Any]], title: str) -> Markup:
         return _svg(figure, f"Reliability, {title}: stated certainty against the share of right answers")
 
 
+def strangeness(rows: Sequence[tuple[str, Sequence[float]]]) -> Markup:
+    """How unlike all that was trained on sounds are, a row of dots for each kind; right of the line there is no answer.
+
+    Args:
+        rows: (name, strangeness of each); the first are recordings of known classes.
+    """
+    most = max(2.0, *(value for _, values in rows for value in values))
+    right = min(most, 6.0)  # what is farther lies at the edge
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.2, 0.75 + 0.3 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvline(1.0, color=INK, linewidth=1, linestyle=":")
+        for y, (_, values) in enumerate(rows):
+            colour = SECOND if y else ACCENT
+            at = [min(value, right) for value in values]
+            axes.scatter(at, [y] * len(at), s=36, color=colour, alpha=0.9 if y else 0.35, linewidths=0, zorder=3)
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows], color=INK)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(-0.04 * right, 1.04 * right)
+        axes.set_xlabel("strangeness: above 1 the answer is none")
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        return _svg(figure, "Strangeness of known recordings and of made noises; above 1 there is no answer")
+
+
 def importances(shares: Mapping[str, float]) -> Markup:
     """How much of the differences between trials of tuning each setting explains, the most important on top.
 

@@ -28,7 +28,7 @@ from markupsafe import Markup, escape
 from birdtune.errors import shown
 from birdtune.events import duration
 from birdtune.files import write_text
-from birdtune.results import figures, rarest, succession
+from birdtune.results import figures, rarest, strange, succession
 from birdtune.results.doubts import MILD, STRONG, Doubt
 from birdtune.results.scores import Scores, clip_scores
 from birdtune.results.verdict import Verdict
@@ -375,6 +375,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "sure": _sure(judged, {"test": "test", "val": "validation"}[split]) if judged and split else None,
         "thresholds": _thresholds(facts),
         "inherited": succession.sentences(facts.succession) if facts.succession else [],
+        "strange": strange.section(facts.trust, facts.scores, facts.metrics, split),
         "left_out": [(reason, n, advice.get(reason, "")) for reason, n in _by_count(facts.books["left_out"])],
         "unused": unused[:MOST_ROWS],
         "n_unused": len(unused),
