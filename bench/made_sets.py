@@ -3,9 +3,11 @@
     folder of class folders ─▶ Clip (path, class) ─▶ unbalanced, noisy ─▶ the same, chosen or relabelled
                                                   ─▶ write_weak ─▶ sounds of which a fifth has the class in it
 
-All are functions of the clips and a seed. `link` lays a list of clips out as a folder that birdtune can be pointed at.
+All are functions of the clips and a seed. `lay_out` makes a folder of some clips, which birdtune can be pointed at.
 """
 
+
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +94,12 @@ def noisy(clips: Sequence[Clip], seed: int, *, share: float = 0.05) -> tuple[lis
     return made, wrong
 
 
-def link(clips: Sequence[Clip], folder: Path) -> None:
-    """Lay clips out as class folders of links, for `--data`."""
+def lay_out(clips: Sequence[Clip], folder: Path) -> None:
+    """Lay clips out as class folders, for `--data`; copies, as links that lead out of it would not be followed."""
     for clip in clips:
         place = folder / clip.label / clip.path.name
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(clip.path.resolve())
+        shutil.copyfile(clip.path, place)
 
 
 # ---- weak labels --------------------------------------------------------------------------------

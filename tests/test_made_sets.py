@@ -54,11 +54,11 @@ def test_the_weak_set_has_the_loudest_of_each_clip_in_a_fifth_of_each_sound(tmp_
     assert again.path.read_bytes() == made.path.read_bytes()
 
 
-def test_sounds_are_laid_out_as_class_folders_of_links(tmp_path: Path) -> None:
+def test_sounds_are_laid_out_as_class_folders(tmp_path: Path) -> None:
     (tmp_path / "in" / "Apus").mkdir(parents=True)
     (tmp_path / "in" / "Apus" / "a.wav").write_bytes(b"sound")
     (clip,) = made_sets.clips_of(tmp_path / "in")
-    made_sets.link([Clip(clip.path, "Bubo")], tmp_path / "out")
+    made_sets.lay_out([Clip(clip.path, "Bubo")], tmp_path / "out")
     assert (tmp_path / "out" / "Bubo" / "a.wav").read_bytes() == b"sound"
     with pytest.raises(FileNotFoundError, match="no sounds"):
         made_sets.clips_of(tmp_path / "out" / "Bubo")

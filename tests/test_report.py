@@ -173,6 +173,28 @@ def test_the_first_screen_says_what_how_well_and_against_what(tmp_path: Path) ->
     assert "Class X has one source only." in text
 
 
+def test_labels_to_check_can_be_heard_and_names_in_them_are_only_text(tmp_path: Path) -> None:
+    row = {
+        "rank": 1, "recording": "<script>z</script>.wav", "class": "<b>a</b>", "suggested": "</td>b", "doubt": 0.9,
+        "class_score": 0.01, "suggested_score": 0.9, "group": "g", "split": "test", "seconds": 5.0, "start_s": 1.44,
+        "why": "others say <i>so</i>",
+    }  # fmt: skip
+    found = {"reason": "", "judged": 400, "alone": ["<u>c</u>"], "rule": "As a rule.", "rows": [row] * 300}
+    page = page_of(make_facts(suspects=found, listen=tone), tmp_path)
+    section = page.source[page.source.index('<section id="labels">') : page.source.index('<section id="sure">')]
+    assert "300 labels</b> of 400 may be wrong" in section and "As a rule." in section
+    assert section.count("<audio") == 8 and section.count("<svg") + section.count("<img") >= 8
+    assert section.count("<tr>") == 201 and "The first 200 of 300" in section
+    assert not any(mark in section for mark in ("<script>z", "<b>a</b>", "</td>b", "<i>so</i>", "<u>c</u>"))
+    assert "framed from 1.4 s" in section and "others say" in section
+
+    none = page_of(make_facts(suspects={**found, "rows": []}), tmp_path).text
+    assert "Nothing speaks against any of the 400 labels that were checked" in none
+    why = page_of(make_facts(suspects={**found, "rows": [], "reason": "no trunk"}), tmp_path).text
+    assert "Labels were not checked: no trunk." in why
+    assert "Labels to check" not in page_of(make_facts(), tmp_path).text
+
+
 def test_nothing_is_fetched_and_only_its_own_script_may_run(tmp_path: Path) -> None:
     page = page_of(make_facts(listen=tone), tmp_path)
     script = re.search(r"<script>(.*?)</script>", page.source, re.DOTALL)

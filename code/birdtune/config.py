@@ -229,6 +229,9 @@ class EvaluateSettings(_Section):
         ge=0.5,
         le=1,
     )
+    suspects: bool = _setting(
+        True, "check labels against each other by cross-validation: suspect_labels.csv, and sounds in the report"
+    )
 
 
 class ExportSettings(_Section):

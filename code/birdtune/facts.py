@@ -15,7 +15,8 @@ from birdtune.errors import InputError, shown
 from birdtune.files import read_json, write_csv, write_text
 from birdtune.results import tune_page, tuned
 from birdtune.results.doubts import Doubt
-from birdtune.results.report import Clip, ReportFacts
+from birdtune.results.listening import Clip
+from birdtune.results.report import ReportFacts
 from birdtune.results.scores import Scores
 from birdtune.results.verdict import Verdict, all_doubts, verdict
 from birdtune.run import Run
@@ -63,6 +64,7 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         listen=_listener(dataset, store),
         tuning=tune_page.section(tuned.of_run(run.config)),
         succession=judged.get("from_version"),
+        suspects=_suspects(run),
         trust=judged if {"calibration", "thresholds", "false_alarms"} <= set(judged) else None,
     )
 
@@ -108,6 +110,11 @@ def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdic
     parts = {name: figures.get(name) for name in ("val", "test")}
     found = all_doubts(_trained(run), parts, figures.get("from_version"))
     return found, verdict(parts, found)
+
+
+def _suspects(run: Run) -> dict[str, Any] | None:
+    found = read_json(run.reports / "suspects.json") if run.config.evaluate.suspects else None
+    return found if isinstance(found, dict) else None
 
 
 def _trained(run: Run) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def _results(current: Run, stage: str) -> list[Path]:
     """The files and folders that a stage leaves; people are told of the first."""
     tables = (f"{name}.csv" for name in ("classes", "problems", "per_class", "predictions", "confusion"))
     names = {
-        "evaluate": ("metrics.json", "scores-val.npz", "scores-test.npz"),
+        "evaluate": ("metrics.json", "scores-val.npz", "scores-test.npz", "suspect_labels.csv", "suspects.json"),
         "report": ("report.html", "config.yaml", *tables),
     }
     return {

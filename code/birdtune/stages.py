@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import birdtune
-from birdtune import judging
+from birdtune import judging, suspicion
 from birdtune.ancestor import Ancestor, read_weights
 from birdtune.dataset import augment
 from birdtune.dataset.recordings import Recording
@@ -86,6 +86,10 @@ class Stages(Learning):
         if self.ancestor is not None:
             found.figures["from_version"] = self._beside(self.ancestor, found.scores.get("test"), found.figures["test"])
         self._judge(found.figures)
+        if self.config.evaluate.suspects:
+            suspicion.check_labels(
+                self.config, self.dataset, self.store, self.run.reports, self.journal, self.interrupts
+            )
 
     def _rarest(self, scores: Scores) -> dict[str, Any] | None:
         return rarest.rarest_third(

@@ -12,7 +12,6 @@ bidirectional marks) and is escaped, and the page's own policy lets no script ru
 
 import base64
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from typing import Any
 import jinja2
 import numpy as np
 import numpy.typing as npt
-import soundfile
 from markupsafe import Markup, escape
 
 from birdtune.errors import shown
@@ -30,6 +28,7 @@ from birdtune.events import duration
 from birdtune.files import write_text
 from birdtune.results import figures, rarest, strange, succession
 from birdtune.results.doubts import MILD, STRONG, Doubt
+from birdtune.results.listening import CLIP_S, Clip, heard
 from birdtune.results.scores import Scores, clip_scores
 from birdtune.results.verdict import Verdict
 from birdtune.results.words import NBSP, UNKNOWN, count, percent, span
@@ -37,20 +36,10 @@ from birdtune.sound.logmel import VGGISH
 
 Row = Mapping[str, Any]
 
-CLIP_S = 6.0
 MOST_CLIPS = 8
 MOST_ROWS = 2_000
+MOST_SUSPECTS = 200
 MOST_ZOOMED = 15  # classes in the close-up of a large confusion matrix
-# Clips are amplified up to this peak, but by no more than 30 dB: beyond is only hiss.
-_PEAK, _MOST_GAIN = 0.7, 31.6
-
-
-@dataclass(frozen=True, eq=False)
-class Clip:
-    """A stretch of a recording, to see and to hear."""
-
-    waveform: npt.NDArray[np.float32]  # [samples] mono, 16 kHz
-    frames: npt.NDArray[np.floating[Any]]  # [n, 64] log-mel, 100 a second
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +69,7 @@ class ReportFacts:
         trust: `calibration`, `thresholds` and `false_alarms` of metrics.json; None where it has none.
         listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
         succession: `from_version` of metrics.json, where the run began from a served model.
+        suspects: suspects.json: `rows` of suspect_labels.csv, and what they rest on; None: labels were not checked.
         augmentation: picture of what was done to training patches, if anything was. PNG
         tuning: what the settings owe to tuning, as `tune_page.section`; None: nothing.
     """
@@ -106,6 +96,7 @@ class ReportFacts:
     listen: Callable[[str, float, float], Clip | None]
     augmentation: bytes | None = None
     trust: Row | None = None
+    suspects: Row | None = None
     tuning: Row | None = None
     succession: Row | None = None
 
@@ -283,12 +274,7 @@ def _card(facts: ReportFacts, scores: Scores, pooled: npt.NDArray[np.float64], f
     patches = np.flatnonzero(scores.patch_recording == finding.index)
     starts = scores.patch_start_s[patches]
     loudest = float(starts[np.argmax(scores.patch_scores[patches, finding.said])])
-    end_s = float(starts.max()) + VGGISH.patch_s
-    start_s = max(0.0, min(loudest + VGGISH.patch_s / 2 - CLIP_S / 2, end_s - CLIP_S))
     true = int(scores.labels[finding.index])
-    clip = facts.listen(scores.recordings[finding.index], start_s, CLIP_S)
-    frames = clip.frames[: round(CLIP_S * VGGISH.frames_per_s)] if clip else np.zeros((0, VGGISH.n_mels))
-    mark = (loudest, loudest + VGGISH.patch_s)
     return {
         "recording": scores.recordings[finding.index],
         "true": scores.classes[true],
@@ -296,23 +282,18 @@ def _card(facts: ReportFacts, scores: Scores, pooled: npt.NDArray[np.float64], f
         "right": true == finding.said,
         "confidence": float(pooled[finding.index, finding.said]),
         "true_score": float(pooled[finding.index, true]),
-        "at_s": loudest,
-        "seconds": len(frames) / VGGISH.frames_per_s,
-        "picture": figures.spectrogram(frames, start_s, mark) if len(frames) else None,
-        "sound": _sound(clip.waveform[: round(CLIP_S * VGGISH.rate_hz)]) if clip else None,
+        **heard(facts.listen, scores.recordings[finding.index], loudest, float(starts.max()) + VGGISH.patch_s),
     }
 
 
-def _sound(waveform: npt.NDArray[np.float32]) -> Markup | None:
-    """The clip as a data URI: MP3 (33 kB for 6 s), or FLAC where libsndfile was built without it."""
-    peak = float(np.abs(waveform).max(initial=0.0))
-    if peak == 0.0:
+def _labels(facts: ReportFacts) -> Row | None:
+    """The section on labels to check: what suspects.json says, and the first of them to listen to."""
+    found = facts.suspects
+    if found is None:
         return None
-    louder = waveform * np.float32(min(max(_PEAK / peak, 1.0), _MOST_GAIN))
-    kind, mime = ("MP3", "audio/mpeg") if "MP3" in soundfile.available_formats() else ("FLAC", "audio/flac")
-    buffer = io.BytesIO()
-    soundfile.write(buffer, louder, VGGISH.rate_hz, format=kind)
-    return Markup(f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    first = found["rows"][:MOST_CLIPS]
+    cards = [{**row, **heard(facts.listen, row["recording"], row["start_s"], row["seconds"])} for row in first]
+    return {**found, "cards": cards, "few": found["rows"][:MOST_SUSPECTS]}
 
 
 def _image(png: bytes | None) -> Markup | None:
@@ -371,6 +352,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "rarest": judged.get("rarest_third") if judged else None,
         "measures": rarest.measures(facts.settings, facts.changed),
         "augmentation": _image(facts.augmentation),
+        "labels": _labels(facts),
         "tuning": facts.tuning,
         "sure": _sure(judged, {"test": "test", "val": "validation"}[split]) if judged and split else None,
         "thresholds": _thresholds(facts),

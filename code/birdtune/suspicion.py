@@ -1,0 +1,256 @@
+"""Labels checked against each other: every recording judged by models that heard only other sources.
+
+    recordings ─▶ embeddings by the trunk as it was given ─▶ Panel: a linear model for each fold left out
+               ─▶ scores of recordings ─▶ suspect_labels.csv, suspects.json
+
+The trunk is the one that training began from: one that was trained on these labels would have learnt the wrong ones,
+too. Of each recording at most `_MOST_PATCHES` are heard, and of their embeddings only the mean is kept, so that memory
+grows with the number of recordings and not with their length (1024 float32 each: 330 MB for 80,000).
+
+Importing this loads TensorFlow.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from birdtune.config import Config
+from birdtune.dataset.batches import Windows, batch_of
+from birdtune.dataset.frames import FrameStore
+from birdtune.dataset.gather import Dataset
+from birdtune.dataset.recordings import Recording
+from birdtune.errors import shown
+from birdtune.events import Interrupts, Journal
+from birdtune.files import write_csv, write_json
+from birdtune.learning import build_classifier, load_first_weights
+from birdtune.model import trunks
+from birdtune.results import suspects
+from birdtune.results.scores import Floats, Ints
+from birdtune.training import devices
+from birdtune.training.feeds import Frozen, whole
+from birdtune.training.scoring import make_scorer
+
+TABLE_NAME, FACTS_NAME = "suspect_labels.csv", "suspects.json"
+
+_FOLDS = 5
+_MOST_PATCHES = 16  # of each recording, evenly spread
+# Of logistic regression on standardised averages: on ESC-10 with 5 % of the labels wrong, 0.1 and 0.01 find as many of
+# them, 0.001 fewer.
+_REGULARISATION = 0.01
+_ITERATIONS = 100
+# Below, threads cost more than they bring, and much more beside other work.
+_FEW_NUMBERS = 4_000_000
+
+
+class Sounds:
+    """Recordings as a stream of embeddings, by the trunk as it was given."""
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        store: FrameStore,
+        part: Sequence[Recording],
+        journal: Journal,
+        interrupts: Interrupts,
+    ) -> None:
+        self._size, self._interrupts, self._journal = config.evaluate.batch_size, interrupts, journal
+        self.windows = Windows(
+            store, [recording.content for recording in part], dataset.labels(list(part)), store.spec.patch_hop
+        )
+        is_frozen = config.model.freeze == "all-but-head"
+        model = config.model.model_copy(update={"freeze": "all-but-head", "head": "linear", "hidden_units": None})
+        trunk = trunks.TRUNKS[config.model.backbone]
+        precision, _ = devices.choose_precision(config.train.precision, gains_on_cpu=trunk.bfloat16_gain > 1)
+        config = config.model_copy(update={"model": model})
+        classifier = build_classifier(config, dataset.classes, precision)
+        load_first_weights(classifier, config)
+        feed = whole(classifier, self.windows)
+        if is_frozen:  # then training has them, or keeps them
+            frozen = Frozen(
+                classifier, precision=precision, cache=store.folder, most_bytes=config.train.frozen_gb * 1e9,
+                journal=journal, interrupts=interrupts,
+            )  # fmt: skip
+            feed = frozen.feed(self.windows, what="labels")
+        self._source, self._scorer = feed.source, make_scorer(classifier, feed.embed)
+
+    def pieces(self, chosen: Ints, what: str) -> Iterator[tuple[Ints, npt.NDArray[np.float32]]]:
+        """Some windows and their embeddings [n, K], piece by piece."""
+        with self._journal.progress(what, len(chosen), "patches") as progress:
+            for begin in range(0, len(chosen), self._size):
+                self._interrupts.check()
+                part = chosen[begin : begin + self._size]
+                yield part, self._scorer(batch_of(self._source, part, self._size).patches)[1][: len(part)]
+                progress.advance(len(part))
+
+    def averages(self) -> npt.NDArray[np.float32]:
+        """Mean embedding of each recording. [N, K]"""
+        chosen = spread(self.windows.per_recording, _MOST_PATCHES)
+        found: npt.NDArray[np.float32] | None = None
+        for part, embeddings in self.pieces(chosen, "hearing labels"):
+            if found is None:
+                found = np.zeros((len(self.windows.per_recording), embeddings.shape[1]), np.float32)
+            np.add.at(found, self.windows.recording[part], embeddings)
+        assert found is not None, "there is always a window"
+        heard = np.minimum(self.windows.per_recording, _MOST_PATCHES).astype(np.float32)
+        return np.asarray(found / heard[:, None], np.float32)
+
+
+def spread(per_recording: Ints, most: int) -> Ints:
+    """Windows of recordings, at most so many of each, evenly from its beginning to its end; ascending.
+
+    Args:
+        per_recording: [N] windows of each, which lie one recording after another.
+    """
+    first = np.cumsum(per_recording) - per_recording
+    kept = [
+        begin + (np.arange(count) if count <= most else np.linspace(0, count - 1, most).round().astype(np.int64))
+        for begin, count in zip(first.tolist(), per_recording.tolist(), strict=True)
+    ]
+    return np.concatenate(kept)
+
+
+def folds(labels: Ints, groups: Sequence[str], seed: int) -> Ints:
+    """The fold of each recording, -1 for those that cannot be judged: no other source has their label. [N]
+
+    The sources of each class are dealt out in turn, so that a class with two has one beside each that is judged.
+    """
+    generator = np.random.default_rng(seed)
+    names, source = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
+    order = generator.permutation(len(names))
+    fold_of = np.full(len(names), -1, np.int64)
+    dealt = 0
+    for label in np.unique(labels):
+        inside = np.zeros(len(names), bool)
+        inside[source[labels == label]] = True
+        for number in order[inside[order]]:
+            if fold_of[number] < 0:
+                fold_of[number] = dealt % _FOLDS
+                dealt += 1
+    found = fold_of[source]
+    for label in np.unique(labels):
+        if len(set(found[labels == label].tolist())) < 2:
+            found[labels == label] = -1
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What was learnt from all folds but one: a linear model."""
+
+    kernel: Floats  # [K, C'], of the classes that it heard
+    bias: Floats  # [C']
+    columns: Ints  # [C'] ascending
+    n_classes: int
+
+    def scores(self, embeddings: npt.NDArray[Any]) -> Floats:
+        """Embeddings [n, K] → scores [n, C]; 0 for classes that it never heard."""
+        logits = embeddings @ self.kernel + self.bias
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found = np.zeros((len(embeddings), self.n_classes))
+        found[:, self.columns] = raised / raised.sum(axis=1, keepdims=True)
+        return found
+
+
+def learn(averages: npt.NDArray[np.float32], labels: Ints, n_classes: int) -> Judge:
+    """Logistic regression on averages [N, K] with labels [N]."""
+    mean, deviation = averages.mean(axis=0, dtype=np.float64), averages.std(axis=0, dtype=np.float64)
+    scale = deviation + 1e-3 * max(float(deviation.mean()), 1e-6)  # units that never speak stay silent
+    model = LogisticRegression(C=_REGULARISATION, max_iter=_ITERATIONS)
+    with warnings.catch_warnings(), threadpool_limits(1 if averages.size < _FEW_NUMBERS else None):
+        warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
+        model.fit(((averages - mean) / scale).astype(np.float32), labels)
+    kernel, bias = model.coef_.T.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(model.classes_) == 2:  # sklearn then has one column, the second's logit over the first's
+        kernel, bias = np.hstack([-kernel / 2, kernel / 2]), np.concatenate([-bias / 2, bias / 2])
+    kernel = kernel / scale[:, None]
+    return Judge(kernel, bias - mean @ kernel, np.asarray(model.classes_, np.int64), n_classes)
+
+
+def judge_by_others(
+    averages: npt.NDArray[np.float32], labels: Ints, fold: Ints, n_classes: int, interrupts: Interrupts
+) -> tuple[Floats, dict[int, Judge]]:
+    """Scores of each recording by what was learnt from the other folds [N, C], 0 where it has none; the judges."""
+    scores = np.zeros((len(labels), n_classes))
+    judges: dict[int, Judge] = {}
+    for number in np.unique(fold[fold >= 0]).tolist():
+        interrupts.check()
+        judges[number] = learn(averages[fold != number], labels[fold != number], n_classes)
+        scores[fold == number] = judges[number].scores(averages[fold == number])
+    return scores, judges
+
+
+def check_labels(
+    config: Config, dataset: Dataset, store: FrameStore, folder: Path, journal: Journal, interrupts: Interrupts
+) -> None:
+    """Write suspect_labels.csv and suspects.json into a folder; of all recordings, whatever part they are of.
+
+    Nothing is trained or chosen with what is found, so the test part keeps its worth. Where labels cannot be checked,
+    the table is empty, and suspects.json says why.
+
+    Raises:
+        Interrupted, PassingError.
+    """
+    part = dataset.recordings
+    labels = np.array(dataset.labels(part), np.int64)
+    fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
+    reason = _why_not(config, fold)
+    found: list[dict[str, Any]] = []
+    if not reason:
+        sounds = Sounds(config, dataset, store, part, journal, interrupts)
+        averages = sounds.averages()
+        scores, judges = judge_by_others(averages, labels, fold, len(dataset.classes), interrupts)
+        judged = fold >= 0
+        doubted = suspects.find(scores, labels, judged)
+        found = suspects.rows(
+            doubted, scores, labels, suspects.usual(scores, labels, judged), classes=dataset.classes,
+            recordings=[recording.name for recording in part], places=dataset.places,
+            seconds=[recording.facts.duration_s for recording in part],
+            start_s=_most_telling(sounds, doubted, labels, fold, judges),
+        )  # fmt: skip
+    alone = sorted({dataset.classes[label] for label in labels[fold < 0]})
+    write_csv(folder / TABLE_NAME, suspects.COLUMNS, found)
+    facts = {"reason": reason, "judged": int((fold >= 0).sum()), "alone": alone, "rule": suspects.RULE, "rows": found}
+    write_json(folder / FACTS_NAME, facts)
+    if reason:
+        journal.say(f"  labels were not checked: {reason}")
+        return
+    most = f"; first {shown(found[0]['recording'])}, which may be {shown(found[0]['suggested'])}" if found else ""
+    journal.say(f"  {len(found):,} of {facts['judged']:,} labels to check, in {TABLE_NAME}{most}")
+
+
+def _why_not(config: Config, fold: Ints) -> str:
+    if trunks.checkpoint_path(config) is None:
+        return "the trunk began from scratch, and knows no sounds to compare by"
+    if not (fold >= 0).any():
+        return "no class has recordings of two sources to judge each other"
+    return ""
+
+
+def _most_telling(
+    sounds: Sounds, doubted: Sequence[suspects.Suspect], labels: Ints, fold: Ints, judges: dict[int, Judge]
+) -> list[float]:
+    """Where each suspect sounds most like what is suggested, rather than like its label. [suspects] seconds"""
+    if not doubted:
+        return []
+    of = {suspect.index: suspect for suspect in doubted}
+    windows = sounds.windows
+    kept = spread(windows.per_recording, _MOST_PATCHES)
+    kept = kept[np.isin(windows.recording[kept], list(of))]
+    best: dict[int, tuple[float, float]] = {}
+    start_s = windows.start_s
+    for part, embeddings in sounds.pieces(kept, "hearing suspects"):
+        for window, embedding in zip(part.tolist(), embeddings, strict=True):
+            index = int(windows.recording[window])
+            scores = judges[int(fold[index])].scores(embedding[None])[0]
+            lead = float(scores[of[index].suggested] - scores[labels[index]])
+            if index not in best or lead > best[index][0]:
+                best[index] = (lead, float(start_s[window]))
+    return [best[suspect.index][1] for suspect in doubted]

@@ -1,0 +1,170 @@
+"""Labels that others of their class speak against: who is doubted, how surely, and what is written about it."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_job import settings, write_data
+
+from birdtune import suspicion
+from birdtune.config import Config
+from birdtune.dataset import gather
+from birdtune.dataset.gather import Dataset
+from birdtune.errors import Interrupted
+from birdtune.events import Interrupts, Journal
+from birdtune.files import read_csv, read_json
+from birdtune.model.trunks import TRUNKS
+from birdtune.results import suspects
+
+
+def embeddings(seed: int, n: int = 60, classes: int = 3) -> tuple[Any, Any]:
+    """Averages that tell their classes apart, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    return (rng.normal(size=(n, 8)) + 3 * np.eye(8)[labels]).astype(np.float32), labels
+
+
+# ---- who is doubted -----------------------------------------------------------------------------
+
+
+def test_a_class_that_is_never_sure_of_itself_is_measured_by_its_own_usual_score() -> None:
+    # The second class scores 0.4 as a rule: 0.4 for it speaks more against a label than 0.45 does for it.
+    scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.55, 0.45]])
+    labels = np.array([0, 0, 0, 1, 1, 1, 0])
+    found = suspects.find(scores, labels, np.ones(7, bool))
+    assert [(suspect.index, suspect.suggested) for suspect in found] == [(6, 1)]
+    assert found[0].doubt == pytest.approx((0.45 - 0.4) - (0.55 - 3.25 / 4))
+
+
+def test_all_that_were_judged_are_ranked_and_none_else() -> None:
+    averages, labels = embeddings(1)
+    wrong = labels.copy()
+    wrong[[5, 17]] = (labels[[5, 17]] + 1) % 3
+    fold = suspicion.folds(wrong, [f"s{k}" for k in range(60)], 1)
+    scores, _ = suspicion.judge_by_others(averages, wrong, fold, 3, Interrupts())
+    judged = np.ones(60, bool)
+    judged[3] = False
+
+    order = suspects.ranked(scores, wrong, judged)
+    assert {suspect.index for suspect in order[:2]} == {5, 17}
+    assert {suspect.index for suspect in order} == set(range(60)) - {3}
+    assert [suspect.doubt for suspect in order] == sorted((suspect.doubt for suspect in order), reverse=True)
+    assert {(suspect.index, suspect.suggested) for suspect in suspects.find(scores, wrong, judged)} >= {
+        (5, labels[5]), (17, labels[17])
+    }  # fmt: skip
+
+
+def test_a_class_that_nobody_could_judge_is_never_suggested() -> None:
+    scores = np.array([[0.1, 0.2, 0.7], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
+    found = suspects.ranked(scores, np.array([0, 0, 1]), np.ones(3, bool))
+    assert all(suspect.suggested != 2 for suspect in found)
+
+
+def test_the_table_says_in_words_what_speaks_against_a_label() -> None:
+    scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.1, 0.9]])
+    labels = np.array([0, 0, 1])
+    level = suspects.usual(scores, labels, np.ones(3, bool))
+    place = SimpleNamespace(group="g", split="test")
+    (row,) = suspects.rows(
+        suspects.find(scores, labels, np.ones(3, bool)), scores, labels, level, classes=("Apus", "Bubo"),
+        recordings=("a.wav", "b.wav", "c.wav"), seconds=(5.0, 5.0, 5.0), places=dict.fromkeys(("a.wav",), place),
+        start_s=[1.44],
+    )  # fmt: skip
+    assert tuple(row) == suspects.COLUMNS
+    assert (row["rank"], row["recording"], row["class"], row["suggested"], row["start_s"], row["split"]) == (
+        1, "a.wav", "Apus", "Bubo", 1.44, "test",
+    )  # fmt: skip
+    assert row["why"].replace("\xa0", " ") == (
+        "other sources make it Bubo with 90 % (such recordings usually get 90 %), Apus with 10 % (usually 45 %)"
+    )
+
+
+# ---- who judges ---------------------------------------------------------------------------------
+
+
+def test_nobody_is_judged_by_what_heard_its_own_source() -> None:
+    labels = np.repeat([0, 1], 12)
+    groups = [f"{label}-{k // 2}" for label in (0, 1) for k in range(12)]
+    fold = suspicion.folds(labels, groups, 1)
+    assert all(len(set(fold[np.array(groups) == group])) == 1 for group in groups)
+    assert sorted(set(fold)) == [0, 1, 2, 3, 4]
+    assert not np.array_equal(fold, suspicion.folds(labels, groups, 2))
+
+
+def test_two_sources_of_a_class_judge_each_other_and_one_alone_is_not_judged() -> None:
+    labels = np.array([0] * 10 + [1, 1, 2, 2])
+    fold = suspicion.folds(labels, [*(f"a{k}" for k in range(10)), "b1", "b2", "c", "c"], 1)
+    assert fold[10] != fold[11] and min(fold[:12]) >= 0
+    assert set(fold[12:]) == {-1}
+
+
+def test_a_judge_is_the_regression_on_standardised_averages_whatever_their_size() -> None:
+    averages, labels = embeddings(2)
+    for n_classes in (2, 3):
+        some = labels < n_classes
+        plain = suspicion.learn(averages[some], labels[some], 3).scores(averages[some])
+        scaled = suspicion.learn(100 * averages[some] + 7, labels[some], 3).scores(100 * averages[some] + 7)
+        np.testing.assert_allclose(plain, scaled, atol=1e-3)
+        np.testing.assert_allclose(plain.sum(axis=1), 1.0)
+        assert (plain.argmax(axis=1) == labels[some]).mean() > 0.95
+        assert (plain[:, n_classes:] == 0).all()
+
+
+def test_of_long_recordings_patches_are_heard_from_beginning_to_end() -> None:
+    assert suspicion.spread(np.array([2, 9, 1]), 3).tolist() == [0, 1, 2, 6, 10, 11]
+
+
+# ---- in a run -----------------------------------------------------------------------------------
+
+
+def prepared(data: Path, output: Path) -> tuple[Config, Dataset, Any]:
+    config = settings(data, output, model__checkpoint="none")
+    spec = TRUNKS[config.model.backbone].front_end
+    return config, *gather.prepare(config, spec, Journal(quiet=True), Interrupts())
+
+
+def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_listen_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_data(tmp_path / "in" / "data")
+    moved = data / "Apus_apus" / "Corvus_corax-2003_0.wav"
+    (data / "Corvus_corax" / "Corvus_corax-2003_0.wav").rename(moved)
+    (data / "Corvus_corax" / "Corvus_corax-2003_1.wav").unlink()
+    config, dataset, store = prepared(data, tmp_path / "out")
+    out = tmp_path / "found"
+    out.mkdir()
+
+    def check(dataset: Dataset, interrupts: Interrupts) -> Any:
+        suspicion.check_labels(config, dataset, store, out, Journal(quiet=True), interrupts)
+        return read_json(out / "suspects.json")
+
+    found = check(dataset, Interrupts())
+    assert found["rows"] == [] and "from scratch" in found["reason"]
+    assert read_csv(out / "suspect_labels.csv") == []
+
+    # Fresh weights stand for a trunk that knows sounds: these differ in pitch alone.
+    monkeypatch.setattr(suspicion.trunks, "checkpoint_path", lambda config: Path("known"))
+    monkeypatch.setattr(suspicion, "load_first_weights", lambda classifier, config: None)
+    found = check(dataset, Interrupts())
+    rows = read_csv(out / "suspect_labels.csv")
+    assert (rows[0]["recording"], rows[0]["class"], rows[0]["suggested"]) == (
+        "Apus_apus/Corvus_corax-2003_0.wav", "Apus_apus", "Corvus_corax",
+    )  # fmt: skip
+    assert (
+        0 <= float(rows[0]["start_s"]) <= 2 and rows[0]["split"] == dataset.places[rows[0]["recording"]].split
+    )
+    assert found["judged"] == len(dataset.recordings) and len(found["rows"]) == len(rows) < 10
+    first = (out / "suspect_labels.csv").read_bytes()
+    check(dataset, Interrupts())
+    assert (out / "suspect_labels.csv").read_bytes() == first
+
+    alone = {name: replace(place, group=name.split("/")[0]) for name, place in dataset.places.items()}
+    assert "two sources" in check(replace(dataset, places=alone), Interrupts())["reason"]
+
+    stopped = Interrupts()
+    stopped._signum = 15
+    with pytest.raises(Interrupted):
+        check(dataset, stopped)
