@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_job import settings, write_data
+import soundfile
+from test_job import run, settings, write_data
 
 from birdtune import suspicion
 from birdtune.config import Config
 from birdtune.dataset import gather
+from birdtune.dataset.batches import Batch, Targets
 from birdtune.dataset.gather import Dataset
-from birdtune.errors import Interrupted
+from birdtune.errors import InputError, Interrupted
 from birdtune.events import Interrupts, Journal
 from birdtune.files import read_csv, read_json
 from birdtune.model.trunks import TRUNKS
@@ -25,6 +27,18 @@ def embeddings(seed: int, n: int = 60, classes: int = 3) -> tuple[Any, Any]:
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % classes
     return (rng.normal(size=(n, 8)) + 3 * np.eye(8)[labels]).astype(np.float32), labels
+
+
+class StopWhen(Interrupts):
+    """A signal that comes once a file is there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def check(self) -> None:
+        if self.path.exists():
+            raise Interrupted(15)
 
 
 # ---- who is doubted -----------------------------------------------------------------------------
@@ -168,3 +182,64 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
     stopped._signum = 15
     with pytest.raises(Interrupted):
         check(dataset, stopped)
+
+
+# ---- patches without what their recording is labelled ---------------------------------------------
+
+
+def test_the_patch_that_sounds_most_like_its_label_keeps_all_of_it_and_others_their_share() -> None:
+    own = np.array([0.8, 0.2, 0.0, 0.05, 0.05], np.float32)
+    kept = suspects.shares_kept(own, np.array([0, 0, 0, 1, 1]), 0.02)
+    np.testing.assert_allclose(kept, [1.0, 0.25, 0.02, 1.0, 1.0], rtol=1e-6)
+
+
+def test_what_a_patch_does_not_keep_of_its_label_is_all_classes_alike_or_none() -> None:
+    batch = Batch(np.zeros((2, 1)), np.array([1, 0], np.int32), np.ones(2, np.float32), np.array([2, 0]))
+    kept = np.array([1.0, 0.5, 0.25], np.float32)
+    np.testing.assert_allclose(
+        Targets(kept, 4, "softmax").of(batch), [[3 / 16, 7 / 16, 3 / 16, 3 / 16], [1, 0, 0, 0]]
+    )
+    np.testing.assert_allclose(Targets(kept, 4, "sigmoid").of(batch), [[0, 0.25, 0, 0], [1, 0, 0, 0]])
+
+
+def test_labels_are_not_shared_twice(tmp_path: Path) -> None:
+    for more in ({"model__head": "attention"}, {"augment__mixup": 0.5}):
+        with pytest.raises(InputError, match="weak-labels"):
+            settings(tmp_path, tmp_path / "out", train__weak_labels="share", **more)
+
+
+def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_trains_on_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_data(tmp_path / "in" / "data")
+    for path in data.glob("*/*.wav"):  # two seconds of bird, four of noise
+        sound, rate_hz = soundfile.read(path)
+        noise = 0.02 * np.random.default_rng(len(path.name)).standard_normal(4 * rate_hz)
+        soundfile.write(path, np.concatenate([sound, noise]), rate_hz)
+    monkeypatch.setattr(suspicion.trunks, "checkpoint_path", lambda config: None)
+    config = settings(data, tmp_path / "out", train__weak_labels="share", train__epochs=1)
+    assert run(config, until="train") == 0
+    assert not (tmp_path / "out/logs/1/kept.npy").exists()  # from scratch
+
+    monkeypatch.setattr(suspicion, "_why_not", lambda config, fold: "")
+    heard: list[list[str]] = []
+    made = suspicion.Sounds.__init__
+
+    def watched(self: Any, config: Any, dataset: Any, store: Any, part: Any, *more: Any) -> None:
+        heard.append([dataset.places[recording.name].split for recording in part])
+        made(self, config, dataset, store, part, *more)
+
+    monkeypatch.setattr(suspicion.Sounds, "__init__", watched)
+    other = settings(data, tmp_path / "other", train__weak_labels="share", train__epochs=1)
+    whole = settings(data, tmp_path / "whole", train__weak_labels="share", train__epochs=1)
+    with pytest.raises(Interrupted):
+        run(other, StopWhen(tmp_path / "other/logs/1/kept.npy"), until="train")
+    assert run(other, until="train") == 0
+    assert run(whole, until="train") == 0
+    assert [set(sides) for sides in heard] == [{"train"}, {"train"}]  # not again after the stop
+
+    kept = np.load(tmp_path / "other/logs/1/kept.npy").reshape(-1, 6)  # patches of 0.96 s: two of bird
+    assert kept[:, :2].mean() > kept[:, 3:].mean() + 0.2
+    weights = [(tmp_path / name / "run.json") for name in ("other", "whole", "out")]
+    first, again, trusting = (read_json(path)["weights_sha256"] for path in weights)
+    assert first == again != trusting

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from birdtune.dataset.activations import is_worth_keeping
 from birdtune.dataset.augment import active, require_background
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
-from birdtune.dataset.recordings import PROBLEMS, Problem
+from birdtune.dataset.recordings import PROBLEMS, Problem, Recording
 from birdtune.errors import (
     EXIT_DONE,
     EXIT_INPUT,
@@ -40,6 +40,7 @@ from birdtune.lock import alone_in
 from birdtune.model import trunks
 from birdtune.model.architecture import Trunk
 from birdtune.model.checkpoint import check_variables
+from birdtune.results.suspects import MOST_PATCHES
 from birdtune.run import checkpoint_files
 from birdtune.storage import free_bytes, reading_faults, size_text
 
@@ -253,6 +254,7 @@ def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
     yield "estimates:"
     yield f"  prepare {duration(prepare_s)}, once for each recording"
     yield f"  train   {_training_time(config, trunk, patches)}"
+    yield from _labels_time(config, trunk, dataset)
     yield f"  memory  {memory / 1e9:.1f} GB of {_memory_there() / 1e9:.1f} GB"
     free = free_bytes(config.output)
     there = f"{free / 1e9:.1f} GB are free" if free is not None else "and the file system does not say what is free"
@@ -272,18 +274,36 @@ def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
 
 
 def _patches(dataset: Dataset, part: str, hop_frames: int | None) -> int:
+    return sum(_patch_counts(dataset, dataset.part(part), hop_frames))
+
+
+def _patch_counts(dataset: Dataset, part: Sequence[Recording], hop_frames: int | None) -> list[int]:
     spec = dataset.spec
-    counts = [
+    return [
         spec.patch_count(spec.frame_count(spec.padded_samples(recording.facts.n_samples)), hop_frames)
-        for recording in dataset.part(part)
+        for recording in part
     ]
-    return sum(counts)
+
+
+def _labels_time(config: Config, trunk: Trunk, dataset: Dataset) -> Iterator[str]:
+    """What it takes to hear recordings by the trunk as it was given, to check their labels."""
+    counts = _patch_counts(dataset, dataset.recordings, None) if config.evaluate.suspects else []
+    trained = _patch_counts(dataset, dataset.part("train"), config.train.hop_frames)
+    shares = trained if config.train.weak_labels == "share" else []
+    patches = sum(min(count, MOST_PATCHES) for count in [*counts, *shares]) + sum(shares)
+    if patches and config.model.checkpoint != "none":
+        seconds = patches * trunk.patch_flops() / _rate(config, trunk)
+        yield f"  labels  {duration(seconds)} to check them, by {patches:,} patches (--evaluate.suspects)"
+
+
+def _rate(config: Config, trunk: Trunk) -> float:
+    gain = trunk.bfloat16_gain if _computes_bfloat16(config, trunk) else 1.0
+    return _matmul_flops() * trunk.step_efficiency * gain
 
 
 def _training_time(config: Config, trunk: Trunk, patches: int) -> str:
     where = " on this CPU; the GPU that is there is some hundred times faster" if _has_gpu() else " on this CPU"
-    gain = trunk.bfloat16_gain if _computes_bfloat16(config, trunk) else 1.0
-    rate = _matmul_flops() * trunk.step_efficiency * gain
+    rate = _rate(config, trunk)
     seconds = patches * trunk.patch_flops() * _PASSES_A_STEP / rate
     return (
         f"{patches:,} patches, about {duration(seconds)} an epoch, at most {duration(seconds * config.train.epochs)} "

@@ -158,6 +158,9 @@ class TrainSettings(_Section):
     quality: str | None = _setting(
         None, "CSV `recording,weight`: how much each counts in training", unit="path", unset="INPUT/quality.csv"
     )
+    weak_labels: Literal["trust", "share"] = _setting(
+        "trust", "share: patches that do not sound like their recording's label keep a share of it, by cross-validation"
+    )
     hop_frames: int | None = _setting(
         None,
         "from one training patch to the next",
@@ -204,7 +207,6 @@ class AugmentSettings(_Section):
     time_mask: int = _setting(0, "widest stretch of time masked in each patch", unit="frames of 10 ms", ge=0, le=95)
     band_mask: int = _setting(0, "widest range of pitch masked in each patch", unit="mel bands", ge=0, le=63)
     mask_with: Literal["mean", "silence"] = _setting("mean", "what masked places hold: the patch's mean, or silence")
-
 
 class PrepareSettings(_Section):
     """Preparation."""
@@ -316,6 +318,15 @@ class Config(_Section):
             raise ValueError(
                 f"train.head-epochs {self.train.head_epochs} of train.epochs {self.train.epochs} leave none for the "
                 "trunk; to train the head alone, give --model.freeze all-but-head"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _labels_are_shared_once(self) -> "Config":
+        if self.train.weak_labels == "share" and (self.model.head == "attention" or self.augment.mixup):
+            raise ValueError(
+                "train.weak-labels share leaves each patch a share of its recording's label, but the attention head "
+                "learns from whole recordings, and augment.mixup shares labels itself; leave one of both out"
             )
         return self
 

@@ -18,7 +18,7 @@ from birdtune.config import Config
 from birdtune.dataset import augment, balance, columns, split
 from birdtune.dataset.augment import Augmenter
 from birdtune.dataset.balance import Sampler
-from birdtune.dataset.batches import Batches, Source, Windows
+from birdtune.dataset.batches import Batches, Source, Targets, Windows
 from birdtune.dataset.clips import ClipBatches
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
@@ -62,6 +62,8 @@ class Learning:
         self.checkpoints = Checkpoints(run.checkpoints, self.config.train.keep)
         self._trunk = trunks.TRUNKS[self.config.model.backbone]
         self._told: set[str] = set()
+        # [training windows] share of its label that each keeps; None: all of it. Set before training (stages.py).
+        self.kept: npt.NDArray[np.float32] | None = None
 
     # ---- train ----------------------------------------------------------------------------------
 
@@ -138,7 +140,7 @@ class Learning:
             "best_epoch": None,
             "epochs": [],
             "constant_loss": constant_loss(
-                self._seen(windows)[taught],
+                (self._seen(windows) if self.kept is None else self._targeted(windows))[taught],
                 step.class_weights[taught],
                 self.config.model.scores,
                 label_smoothing=self.config.train.label_smoothing,
@@ -168,7 +170,7 @@ class Learning:
         if classifier.attention is not None:
             batches: Batches | ClipBatches = ClipBatches(windows, feed.source, **how)
         else:
-            batches = Batches(feed.source, **how, augment=self._augmenter(windows))
+            batches = Batches(feed.source, **how, augment=self._augmenter(windows), targets=self._targets())
         self.journal.say(
             f"  {len(windows):,} patches, {len(batches):,} batches an epoch, "
             f"{sum(int(np.prod(v.shape)) for v in classifier.trainable_variables):,} weights to train"
@@ -193,6 +195,19 @@ class Learning:
             tensorboard=self.run.logs / "tensorboard",
             after_epoch=look,
         )
+
+    def _targeted(self, windows: Windows) -> npt.NDArray[np.float64]:
+        """As `_seen`, of what patches are trained to be. [C]"""
+        seen, n_classes = self._seen(windows), len(self.dataset.classes)
+        found = np.bincount(windows.label, minlength=n_classes)
+        share = np.bincount(windows.label, self.kept, n_classes) / np.maximum(found, 1)
+        rest = (seen * (1 - share)).sum() / n_classes if self.config.model.scores == "softmax" else 0.0
+        return np.asarray(seen * share + rest, np.float64)
+
+    def _targets(self) -> Targets | None:
+        if self.kept is None:
+            return None
+        return Targets(self.kept, len(self.dataset.classes), self.config.model.scores)
 
     def _augmenter(self, windows: Windows) -> Augmenter | None:
         """What is done to training batches, if anything is on."""

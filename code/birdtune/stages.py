@@ -40,6 +40,17 @@ _EXAMPLE_S = 10.0
 class Stages(Learning):
     """The computing stages of one run."""
 
+    # ---- train ----------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """As `Learning.train`; with `train.weak_labels share`, patches first lose what is doubtful of their label."""
+        if self.config.train.weak_labels == "share":
+            self.kept = suspicion.kept_shares(
+                self.config, self.dataset, self.store, self.run.logs / suspicion.KEPT_NAME, self.journal,
+                self.interrupts,
+            )  # fmt: skip
+        super().train()
+
     # ---- evaluate -------------------------------------------------------------------------------
 
     def evaluate(self) -> None:

@@ -4,12 +4,13 @@
                ─▶ scores of recordings ─▶ suspect_labels.csv, suspects.json
 
 The trunk is the one that training began from: one that was trained on these labels would have learnt the wrong ones,
-too. Of each recording at most `_MOST_PATCHES` are heard, and of their embeddings only the mean is kept, so that memory
+too. Of each recording at most `MOST_PATCHES` are heard, and of their embeddings only the mean is kept, so that memory
 grows with the number of recordings and not with their length (1024 float32 each: 330 MB for 80,000).
 
 Importing this loads TensorFlow.
 """
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import Recording
 from birdtune.errors import shown
 from birdtune.events import Interrupts, Journal
-from birdtune.files import write_csv, write_json
+from birdtune.files import write_bytes, write_csv, write_json
 from birdtune.learning import build_classifier, load_first_weights
 from birdtune.model import trunks
 from birdtune.results import suspects
@@ -37,14 +38,15 @@ from birdtune.training import devices
 from birdtune.training.feeds import Frozen, whole
 from birdtune.training.scoring import make_scorer
 
-TABLE_NAME, FACTS_NAME = "suspect_labels.csv", "suspects.json"
+TABLE_NAME, FACTS_NAME, KEPT_NAME = "suspect_labels.csv", "suspects.json", "kept.npy"
 
 _FOLDS = 5
-_MOST_PATCHES = 16  # of each recording, evenly spread
 # Of logistic regression on standardised averages: on ESC-10 with 5 % of the labels wrong, 0.1 and 0.01 find as many of
 # them, 0.001 fewer.
 _REGULARISATION = 0.01
 _ITERATIONS = 100
+# Of its label, no patch loses all: where no patch of a recording sounds like it, the best keeps all of it.
+_LEAST_KEPT = 0.02
 # Below, threads cost more than they bring, and much more beside other work.
 _FEW_NUMBERS = 4_000_000
 
@@ -60,10 +62,12 @@ class Sounds:
         part: Sequence[Recording],
         journal: Journal,
         interrupts: Interrupts,
+        hop_frames: int | None = None,
     ) -> None:
         self._size, self._interrupts, self._journal = config.evaluate.batch_size, interrupts, journal
         self.windows = Windows(
-            store, [recording.content for recording in part], dataset.labels(list(part)), store.spec.patch_hop
+            store, [recording.content for recording in part], dataset.labels(list(part)),
+            hop_frames or store.spec.patch_hop,
         )
         is_frozen = config.model.freeze == "all-but-head"
         model = config.model.model_copy(update={"freeze": "all-but-head", "head": "linear", "hidden_units": None})
@@ -92,14 +96,14 @@ class Sounds:
 
     def averages(self) -> npt.NDArray[np.float32]:
         """Mean embedding of each recording. [N, K]"""
-        chosen = spread(self.windows.per_recording, _MOST_PATCHES)
+        chosen = spread(self.windows.per_recording, suspects.MOST_PATCHES)
         found: npt.NDArray[np.float32] | None = None
         for part, embeddings in self.pieces(chosen, "hearing labels"):
             if found is None:
                 found = np.zeros((len(self.windows.per_recording), embeddings.shape[1]), np.float32)
             np.add.at(found, self.windows.recording[part], embeddings)
         assert found is not None, "there is always a window"
-        heard = np.minimum(self.windows.per_recording, _MOST_PATCHES).astype(np.float32)
+        heard = np.minimum(self.windows.per_recording, suspects.MOST_PATCHES).astype(np.float32)
         return np.asarray(found / heard[:, None], np.float32)
 
 
@@ -242,7 +246,7 @@ def _most_telling(
         return []
     of = {suspect.index: suspect for suspect in doubted}
     windows = sounds.windows
-    kept = spread(windows.per_recording, _MOST_PATCHES)
+    kept = spread(windows.per_recording, suspects.MOST_PATCHES)
     kept = kept[np.isin(windows.recording[kept], list(of))]
     best: dict[int, tuple[float, float]] = {}
     start_s = windows.start_s
@@ -254,3 +258,55 @@ def _most_telling(
             if index not in best or lead > best[index][0]:
                 best[index] = (lead, float(start_s[window]))
     return [best[suspect.index][1] for suspect in doubted]
+
+
+# ---- patches without what their recording is labelled ---------------------------------------------
+
+
+def kept_shares(
+    config: Config, dataset: Dataset, store: FrameStore, path: Path, journal: Journal, interrupts: Interrupts
+) -> npt.NDArray[np.float32] | None:
+    """The share of its label that each training patch keeps, by what other training sources teach. [windows]
+
+    Kept in `path`, so that a run that goes on has the same to the last bit. Only training recordings are heard.
+
+    Returns:
+        None, with a word, where labels cannot be checked: all patches keep theirs.
+
+    Raises:
+        Interrupted, PassingError.
+    """
+    part = dataset.part("train")
+    labels = np.array(dataset.labels(part), np.int64)
+    hop_frames = config.train.hop_frames or store.spec.patch_hop
+    windows = Windows(store, [recording.content for recording in part], labels.tolist(), hop_frames)
+    if (found := _read(path, len(windows))) is not None:
+        return found
+    fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
+    if reason := _why_not(config, fold):
+        journal.warn(f"Every patch keeps its recording's label: {reason}.")
+        return None
+    sounds = Sounds(config, dataset, store, part, journal, interrupts, hop_frames)
+    _, judges = judge_by_others(sounds.averages(), labels, fold, len(dataset.classes), interrupts)
+    own = np.ones(len(windows), np.float32)  # of recordings that nobody can judge, all
+    for chosen, embeddings in sounds.pieces(np.flatnonzero(fold[windows.recording] >= 0), "hearing patches"):
+        recording = windows.recording[chosen]
+        for number in np.unique(fold[recording]).tolist():
+            inside = fold[recording] == number
+            scores = judges[number].scores(embeddings[inside])
+            own[chosen[inside]] = scores[np.arange(len(scores)), labels[recording[inside]]]
+    kept = suspects.shares_kept(own, windows.recording.astype(np.int64), _LEAST_KEPT)
+    buffer = io.BytesIO()
+    np.save(buffer, kept, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+    journal.say(f"  patches keep {kept.mean():.0%} of their recordings' labels on average")
+    return kept
+
+
+def _read(path: Path, n: int) -> npt.NDArray[np.float32] | None:
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None  # not there yet, or damaged: it is made again
+    whole_array = isinstance(found, np.ndarray) and found.shape == (n,) and found.dtype == np.float32
+    return found if whole_array and ((found > 0) & (found <= 1)).all() else None

@@ -151,6 +151,7 @@ class Batches:
         augment: what is done to each batch.
         sampler: draws the windows of an epoch; None: every window once.
         weights: [windows] how much each counts; None: all alike.
+        targets: what each window is trained to be, as shares of classes, from their labels; None: the labels.
     """
 
     def __init__(
@@ -163,8 +164,9 @@ class Batches:
         augment: Augment | None = None,
         sampler: Sampler | None = None,
         weights: npt.NDArray[np.float32] | None = None,
+        targets: "Targets | None" = None,
     ) -> None:
-        self.windows = windows
+        self.windows, self._targets = windows, targets
         self.batch_size = batch_size
         self._augment, self._sampler, self._weights = augment, sampler, weights
         self._seed = seed
@@ -194,7 +196,33 @@ class Batches:
         made = batch_of(self.windows, order[part], n * self.batch_size, shift[part])
         if self._weights is not None:
             made = replace(made, weights=made.weights * self._weights[made.windows])
+        if self._targets is not None:
+            made = replace(made, labels=self._targets.of(made))
         return made if self._augment is None else self._augment(made, epoch, part.start, order)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What windows are trained to be that may not hold what their recording's label says.
+
+    Each keeps a share of its label; the rest is no class (sigmoid), or all alike (softmax): a window that is only
+    weighed less would answer anything, and the mean over a recording's windows would pay for it.
+
+    Attributes:
+        kept: [windows] share of the label that each keeps, above 0.
+        kind: of the scores, "softmax" or "sigmoid".
+    """
+
+    kept: npt.NDArray[np.float32]
+    n_classes: int
+    kind: str
+
+    def of(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Shares of classes. [batch, C]"""
+        kept = self.kept[batch.windows][:, None]
+        one = (batch.labels[:, None] == np.arange(self.n_classes)).astype(np.float32)
+        rest = (1 - kept) / np.float32(self.n_classes) if self.kind == "softmax" else np.float32(0.0)
+        return np.asarray(kept * one + rest, np.float32)
 
 
 def in_order(windows: Source, batch_size: int) -> Iterator[Batch]:

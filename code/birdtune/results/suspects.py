@@ -23,6 +23,7 @@ COLUMNS = (
     "start_s", "why",
 )  # fmt: skip
 SHARE_OF_USUAL = 0.7
+MOST_PATCHES = 16  # of each recording that are heard to judge it, evenly spread
 RULE = (
     "Each recording was judged by a classifier that heard only other sources. It stands here if another class scores "
     f"at least {SHARE_OF_USUAL:g} of what recordings of that class usually do, and is further above (or less below) "
@@ -121,3 +122,19 @@ def rows(
         }
         for rank, (suspect, start) in enumerate(zip(suspects, start_s, strict=True), start=1)
     ]
+
+
+# ---- patches ------------------------------------------------------------------------------------
+
+
+def shares_kept(own: npt.NDArray[np.float32], recording: Ints, least: float) -> npt.NDArray[np.float32]:
+    """The share of its label that each patch of a recording keeps: its score beside the highest of them. [P]
+
+    Args:
+        own: [P] score of the label, by a model that heard other sources.
+        recording: [P] of each patch, numbers from 0 on.
+        least: that any keeps.
+    """
+    highest = np.zeros(int(recording.max(initial=-1)) + 1, np.float32)
+    np.maximum.at(highest, recording, own)
+    return np.clip(own / np.maximum(highest[recording], 1e-12), least, 1.0).astype(np.float32)
