@@ -27,7 +27,7 @@ from birdtune.dataset.batches import Windows, batch_of
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import Recording
-from birdtune.errors import shown
+from birdtune.errors import CheckpointError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import write_bytes, write_csv, write_json
 from birdtune.learning import build_classifier, load_first_weights
@@ -231,7 +231,13 @@ def check_labels(
 
 
 def _why_not(config: Config, fold: Ints) -> str:
-    if trunks.checkpoint_path(config) is None:
+    try:
+        first = trunks.checkpoint_path(config)
+    except CheckpointError:
+        if config.from_version is None:
+            raise
+        return "the run began from a served model, and the weights that its trunk once began from are not at hand"
+    if first is None:
         return "the trunk began from scratch, and knows no sounds to compare by"
     if not (fold >= 0).any():
         return "no class has recordings of two sources to judge each other"
