@@ -188,6 +188,8 @@ def test_labels_to_check_can_be_heard_and_names_in_them_are_only_text(tmp_path: 
     assert not any(mark in section for mark in ("<script>z", "<b>a</b>", "</td>b", "<i>so</i>", "<u>c</u>"))
     assert "framed from 1.4 s" in section and "others say" in section
 
+    assert "with this list. As a rule." in page.text
+
     none = page_of(make_facts(suspects={**found, "rows": []}), tmp_path).text
     assert "Nothing speaks against any of the 400 labels that were checked" in none
     why = page_of(make_facts(suspects={**found, "rows": [], "reason": "no trunk"}), tmp_path).text
