@@ -76,8 +76,8 @@ class Bench:
             rows: what is trained on where a fold is judged; default: all clips of the others.
             train: settings of training that differ from their defaults.
         """
-        from birdtune.candidates import BASELINES, Baseline, Head
         from birdtune.events import Interrupts
+        from birdtune.search.candidates import BASELINES, Baseline, Head
 
         settings = self.config.train.model_copy(update=train)
         config = self.config.model_copy(update={"train": settings})
@@ -101,11 +101,11 @@ class Bench:
 
 def embed(data: Path, output: Path, **settings: Any) -> Bench:
     """Embeddings of a folder of class folders, by YAMNet's trunk; fold and source stand in the file names."""
-    from birdtune import embedded
     from birdtune.config import Config
     from birdtune.dataset import gather
     from birdtune.events import Interrupts, Journal
     from birdtune.model.trunks import TRUNKS
+    from birdtune.search import embedded
     from birdtune.training import devices
 
     given = {"backbone": "yamnet", "checkpoint": str(yamnet()), "freeze": "all-but-head"} | settings
@@ -181,10 +181,12 @@ def shares(values: npt.NDArray[Any], groups: Sequence[str]) -> tuple[float, floa
     """
     from birdtune.results.metrics import Draws
 
-    table = np.nanmean(np.atleast_2d(np.asarray(values, np.float64)), axis=0)
-    known = np.isfinite(table)
+    table = np.atleast_2d(np.asarray(values, np.float64))
+    counts = np.isfinite(table).sum(axis=0)
+    known = counts > 0
+    table = np.divide(np.nansum(table, axis=0), counts, out=np.zeros(len(counts)), where=known)
     draws = Draws(tuple(groups), REPLICATES, 0)
-    top = draws.per_group(np.where(known, table, 0.0), draws.index)
+    top = draws.per_group(table, draws.index)
     replicates = draws.ratio(top, draws.per_group(known, draws.index))
     low, high = np.nanpercentile(replicates, [2.5, 97.5])
     return float(table[known].mean()), float(low), float(high)

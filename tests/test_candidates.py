@@ -1,4 +1,4 @@
-"""birdtune.candidates: heads on embeddings obey the settings of training that concern their examples."""
+"""birdtune.search.candidates: heads on embeddings obey the settings of training that concern their examples."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_job import settings, write_data
 
-from birdtune import candidates, embedded
 from birdtune.dataset import gather
 from birdtune.events import Interrupts, Journal
 from birdtune.model.trunks import TRUNKS
+from birdtune.search import candidates, embedded
 
 
 @pytest.mark.parametrize("head", ["linear", "attention"])

@@ -1,4 +1,4 @@
-"""birdtune.compare: heads and baselines side by side, on folds that share no source and never touch test."""
+"""birdtune.search.compare: heads and baselines side by side, on folds that share no source and never touch test."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from test_job import settings, write_data
 
-from birdtune import compare
 from birdtune.config import Config
 from birdtune.errors import InputError
 from birdtune.events import Interrupts, Journal
 from birdtune.files import read_csv, read_json
+from birdtune.search import compare
 
 
 class Said(Journal):

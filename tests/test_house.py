@@ -20,7 +20,7 @@ PACKAGE = ROOT / "code" / "birdtune"
 
 # A file imports only files that stand before it, inside functions too.
 ORDER = (
-    "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure", "space",
+    "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure", "search.space",
     "sound.ogg", "sound.audio", "sound.logmel", "sound.noise", "sound.empty",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
     "dataset.balance", "dataset.shards", "dataset.frames", "dataset.gather", "dataset.columns", "dataset.batches",
@@ -38,7 +38,7 @@ ORDER = (
     "results.verify", "results.graph_novelty", "results.served", "results.export", "results.hearing",
     "results.predict",
     "holder", "lock", "run", "ancestor", "facts", "judging", "learning", "suspicion", "stages", "check", "job",
-    "embedded", "candidates", "compare", "study", "trials", "tune",
+    "search.embedded", "search.candidates", "search.compare", "search.study", "search.trials", "search.tune",
     "apply", "demo_songs", "demo",
     "cli",
     "__main__",
@@ -50,8 +50,8 @@ HEAVY = frozenset(
         "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
         "training.devices", "training.curves", "training.convolution", "training.feeds",
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.moments",
-        "results.graph_novelty", "results.export", "learning", "suspicion", "stages", "embedded", "candidates",
-        "compare", "trials", "tune", "apply",
+        "results.graph_novelty", "results.export", "learning", "suspicion", "stages",
+        "search.embedded", "search.candidates", "search.compare", "search.trials", "search.tune", "apply",
     }
 )  # fmt: skip
 

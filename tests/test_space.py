@@ -1,4 +1,4 @@
-"""birdtune.space: what tuning searches, and what it leaves alone."""
+"""birdtune.search.space: what tuning searches, and what it leaves alone."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from birdtune import cli, configure
 from birdtune.config import Config, options
 from birdtune.errors import SettingsError
 from birdtune.model.trunks import TRUNKS
-from birdtune.space import TABLES, Space, defaults, effective, space_of, with_settings
+from birdtune.search.space import TABLES, Space, defaults, effective, space_of, with_settings
 
 
 def given(**settings: Any) -> Config:

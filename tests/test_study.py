@@ -1,4 +1,4 @@
-"""birdtune.study: the record of trials, and what Optuna proposes by it."""
+"""birdtune.search.study: the record of trials, and what Optuna proposes by it."""
 
 import math
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 
 from birdtune.errors import InputError
 from birdtune.files import make_folder, read_json, write_json
-from birdtune.space import Dimension
-from birdtune.study import FEWEST_FOR_IMPORTANCE, Study, Trial, hopeless_at, importance, propose
+from birdtune.search.space import Dimension
+from birdtune.search.study import FEWEST_FOR_IMPORTANCE, Study, Trial, hopeless_at, importance, propose
 
 SPACE = (
     Dimension("train.learning-rate", "…", 1e-5, 1e-1, log=True),
@@ -146,7 +146,7 @@ def test_settings_outside_of_a_narrowed_range_are_no_trouble() -> None:
 
 def test_optuna_says_nothing_of_its_own() -> None:
     script = (
-        "from birdtune.space import Dimension; from birdtune.study import propose\n"
+        "from birdtune.search.space import Dimension; from birdtune.search.study import propose\n"
         "propose([Dimension('train.epochs', '', 1, 9, whole=True)], [], 1)"
     )
     environment = {"PYTHONPATH": str(Path(__file__).parents[1] / "code")}

@@ -1,4 +1,4 @@
-"""birdtune.tune: trials that go on where they were stopped, leave test alone, and are judged without flattery."""
+"""birdtune.search.tune: trials go on where they were stopped, leave test alone, and are judged without flattery."""
 
 import os
 import shlex
@@ -14,13 +14,14 @@ from test_compare import Said
 from test_job import run as run_job
 from test_job import write_data
 
-from birdtune import cli, configure, trials, tune
+from birdtune import cli, configure
 from birdtune.config import Config
 from birdtune.errors import DivergedError, InputError, Interrupted, PassingError, SettingsError
 from birdtune.events import Interrupts
 from birdtune.files import read_csv, read_json, write_json
 from birdtune.run import versions
-from birdtune.study import Trial
+from birdtune.search import trials, tune
+from birdtune.search.study import Trial
 
 ROOT = Path(__file__).parents[1]
 SPACE = "model.head=linear|mlp, train.epochs=1..3, train.learning-rate=1e-5..1e-2"

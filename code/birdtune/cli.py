@@ -197,7 +197,7 @@ def _compare(config: Config, options: argparse.Namespace, journal: Journal, inte
     with alone_in(config.output, journal):
         _tell_from_version(config, journal)
         load_tensorflow()
-        from birdtune.compare import compare
+        from birdtune.search.compare import compare
 
         return compare(config, journal, interrupts)
 
@@ -206,7 +206,7 @@ def _tune(config: Config, options: argparse.Namespace, journal: Journal, interru
     with alone_in(config.output, journal), unmet_faults(config.output):
         _tell_from_version(config, journal)
         load_tensorflow()
-        from birdtune.tune import tune
+        from birdtune.search.tune import tune
 
         return tune(config, journal, interrupts)
 

@@ -73,7 +73,8 @@ class Trainer:
         self._add = _compiled(lambda sums, more: [a + b for a, b in zip(sums, more, strict=True)])
         self._update = _compiled(self._update_eagerly, xla)
         self._apply = _compiled(self._apply_eagerly)
-        self._updates = _compiled(self._updates_eagerly, xla)
+        # Drawing what is dropped takes XLA on CPUs thirty times as long as all else of a head's update.
+        self._updates = _compiled(self._updates_eagerly, xla and (devices.has_gpu() or not step.dropout))
 
     def _updates_per_call(self, feed: Feed) -> int:
         """How many updates `updates` does in one call; 1: they are long, and done by `gradients` and `apply`."""

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from birdtune.errors import InputError, shown
 from birdtune.files import read_json, write_json
-from birdtune.space import Dimension, Value
+from birdtune.search.space import Dimension, Value
 
 RECORD_NAME = "trials.json"
 

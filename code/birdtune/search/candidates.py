@@ -21,13 +21,13 @@ from birdtune.config import Config
 from birdtune.dataset import balance
 from birdtune.dataset.batches import Batches
 from birdtune.dataset.clips import ClipBatches
-from birdtune.embedded import Embedded, Floats, Ints, Rows
 from birdtune.errors import DivergedError
 from birdtune.events import Interrupts
 from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
 from birdtune.model.losses import class_weights
 from birdtune.results.scores import Scores, pool_mean
+from birdtune.search.embedded import Embedded, Floats, Ints, Rows
 from birdtune.training.checkpoints import Saved, State
 from birdtune.training.feeds import Feed
 from birdtune.training.loop import learning_rate

@@ -19,11 +19,9 @@ import keras
 import numpy as np
 
 from birdtune import run as runs
-from birdtune.candidates import Head, out_of_fold
 from birdtune.config import Config
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
-from birdtune.embedded import MOST_FOLDS, Embedded, Floats, Ints, folds, sources_per_class
 from birdtune.errors import InputError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.learning import Learning, build_classifier
@@ -31,6 +29,8 @@ from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
 from birdtune.results.scores import pool_mean
 from birdtune.run import Run
+from birdtune.search.candidates import Head, out_of_fold
+from birdtune.search.embedded import MOST_FOLDS, Embedded, Floats, Ints, folds, sources_per_class
 from birdtune.training.checkpoints import State
 from birdtune.training.loop import Loop
 from birdtune.training.scoring import make_scorer

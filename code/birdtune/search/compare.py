@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from birdtune.candidates import BASELINES, Baseline, Candidate, Head, out_of_fold
 from birdtune.check import verify_checkpoint
 from birdtune.config import Config
 from birdtune.dataset import gather
-from birdtune.embedded import MOST_FOLDS, Embedded, Floats, Ints, embed, folds, sources_per_class
 from birdtune.errors import EXIT_DONE, InputError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import write_csv, write_json
 from birdtune.model.heads import HEADS
 from birdtune.model.trunks import TRUNKS
 from birdtune.results.metrics import Draws, interval
+from birdtune.search.candidates import BASELINES, Baseline, Candidate, Head, out_of_fold
+from birdtune.search.embedded import MOST_FOLDS, Embedded, Floats, Ints, embed, folds, sources_per_class
 from birdtune.training import devices
 
 _COLUMNS = (

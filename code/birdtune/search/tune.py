@@ -29,7 +29,6 @@ from birdtune.config import Config
 from birdtune.dataset import gather
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
-from birdtune.embedded import embed
 from birdtune.errors import EXIT_DONE, DivergedError, SettingsError, shown
 from birdtune.events import Interrupts, Journal, clock, duration
 from birdtune.files import (
@@ -46,10 +45,11 @@ from birdtune.results import tune_page, tuned
 from birdtune.results.metrics import Draws
 from birdtune.results.paired import Floats, difference, figures
 from birdtune.results.tuned import Again, Tuned
-from birdtune.space import Space, Value, defaults, effective, space_of, with_settings
-from birdtune.study import Study, Trial, hopeless_at, importance, propose
+from birdtune.search.embedded import embed
+from birdtune.search.space import Space, Value, defaults, effective, space_of, with_settings
+from birdtune.search.study import Study, Trial, hopeless_at, importance, propose
+from birdtune.search.trials import Judge, OnEmbeddings, OnTraining
 from birdtune.training import devices
-from birdtune.trials import Judge, OnEmbeddings, OnTraining
 
 _MOST_TOLD = 5
 _AGAIN_NAME = "again.json"
