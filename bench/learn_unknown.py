@@ -14,7 +14,7 @@ from bench import learning, made_sets
 from bench.harness import Result, Settings, birdtune
 
 PER_FOLD = 2  # classes that are left out; each is in one fold
-WAYS: dict[str, dict[str, Any]] = {"frozen": {"model__freeze": "all-but-head"}, "fine-tuned": {}}
+WAYS: dict[str, dict[str, Any]] = {"frozen": {"model__freeze": "all-but-head", "evaluate__suspects": "false"}}
 
 
 def measure(settings: Settings) -> Result:
@@ -49,9 +49,9 @@ def _fold(folder: Path, way: str, fold: int, flags: dict[str, Any]) -> list[dict
     classes = sorted({clip.label for clip in clips})
     strange = set(classes[(fold - 1) * PER_FOLD : fold * PER_FOLD])
     home = folder / f"{way}-{fold}"
-    made_sets.link([clip for clip in clips if clip.label not in strange], home / "data")
+    made_sets.lay_out([clip for clip in clips if clip.label not in strange], home / "data")
     asked = [clip for clip in clips if clip.label in strange or learning.fold_of(clip.path.name) == fold]
-    made_sets.link(asked, home / "asked")
+    made_sets.lay_out(asked, home / "asked")
     learning.job(home / "out", fold, home / "data", **flags)
     birdtune("predict", str(home / "asked"), "--output", str(home / "out"), "--out", str(home / "answers.csv"))()
     with (home / "answers.csv").open(encoding="utf-8", newline="") as file:

@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bench import __main__ as command
-from bench import harness, results
-from bench.harness import PARTS, Child, Line, Measure, Result, Settings, interleaved, judged
+from bench import harness, learning, results
+from bench.harness import OF_LEARNING, PARTS, Child, Line, Measure, Result, Settings, interleaved, judged
 
 ROOT = Path(__file__).parents[1]
 
@@ -180,8 +181,11 @@ def test_the_package_does_not_know_the_bench() -> None:
         assert not re.search(r"^\s*(from|import) bench\b", path.read_text("utf-8"), re.MULTILINE), path
 
 
-@pytest.mark.parametrize("part", PARTS)
+# Of the parts about learning one stands for all: the others train for minutes.
+@pytest.mark.parametrize("part", [*(part for part in PARTS if part not in OF_LEARNING), "learn_noisy"])
 def test_each_part_runs_in_its_tiniest_form(part: str, tmp_path: Path) -> None:
+    if part in OF_LEARNING and not (ROOT.parent / "shared" / "data" / "esc10").is_dir():
+        pytest.skip("ESC-10 is not here")
     done = subprocess.run(
         [sys.executable, "-m", "bench", part, "--quick", "--into", str(tmp_path / "here")],
         cwd=ROOT,
@@ -198,3 +202,24 @@ def test_each_part_runs_in_its_tiniest_form(part: str, tmp_path: Path) -> None:
     assert all(line == replace(line, what=line.what.strip()) and line.what and line.figure for line in lines)
     assert list((tmp_path / "here").glob("*")), "and nothing else is left behind"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
+
+
+def test_what_is_learned_is_measured_apart_and_says_what_sound_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr(command, "run_part", lambda part, settings: measured.append(part) or a_result(part=part))
+    assert command.main(["--quick", "--into", str(tmp_path)]) == 0
+    assert measured == [part for part in PARTS if part not in OF_LEARNING]
+    monkeypatch.setenv("BIRDTUNE_BENCH_DATA", str(tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError, match="BIRDTUNE_BENCH_DATA"):
+        learning.esc10()
+
+
+def test_shares_are_means_over_clips_with_an_interval_over_sources() -> None:
+    right = np.array([[1.0, 1.0, 0.0, np.nan], [1.0, 0.0, 0.0, np.nan]])
+    mean, low, high = learning.shares(right, ("a", "a", "b", "c"))
+    assert mean == pytest.approx(0.5)  # of 1, 1/2 and 0; what is not known counts for nothing
+    assert (low, high) == (0.0, 0.75)  # only b, or only a
+    assert learning.reach("x", (0.5, 0.4, 0.6), at_least=0.5).reached is True
+    assert learning.reach("x", (0.5, 0.4, 0.6), at_most=0.4).reached is False
