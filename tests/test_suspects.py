@@ -131,6 +131,13 @@ def test_of_long_recordings_patches_are_heard_from_beginning_to_end() -> None:
     assert suspicion.spread(np.array([2, 9, 1]), 3).tolist() == [0, 1, 2, 6, 10, 11]
 
 
+def test_the_moment_to_listen_to_holds_sound_whatever_a_judge_makes_of_silence() -> None:
+    # The third patch has the last tenth of a second of sound, the fourth none.
+    lead, held = np.array([0.1, 0.3, 0.8, 0.9]), np.array([1.0, 0.6, 0.1, 1e-6])
+    assert suspects.most_telling(lead, held) == 1
+    assert suspects.most_telling(lead, np.full(4, 1e-6)) == 3  # nothing to choose by but the lead
+
+
 # ---- in a run -----------------------------------------------------------------------------------
 
 
@@ -182,6 +189,23 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
     stopped._signum = 15
     with pytest.raises(Interrupted):
         check(dataset, stopped)
+
+
+def test_silence_that_fills_up_a_recording_is_left_out_of_what_it_sounds_like(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "in" / "data")
+    filled = next(data.glob("*/*.wav"))
+    sound, rate_hz = soundfile.read(filled)
+    soundfile.write(filled, np.concatenate([sound, np.zeros(8 * rate_hz)]), rate_hz)
+    config, dataset, store = prepared(data, tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(suspicion, "load_first_weights", lambda classifier, config: None)
+        sounds = suspicion.Sounds(config, dataset, store, dataset.recordings, Journal(quiet=True), Interrupts())
+    (number,) = np.flatnonzero(sounds.windows.per_recording == sounds.windows.per_recording.max())
+    heard = np.flatnonzero(sounds.windows.recording == number)[:2]  # two seconds
+    ((_, embeddings),) = sounds.pieces(heard, "")
+    whole, found = embeddings.mean(axis=0), sounds.averages()[number]
+    assert np.linalg.norm(found - whole) < 0.1 * np.linalg.norm(whole)
+    assert sounds.held(heard).min() == pytest.approx(1.0, abs=1e-3)
 
 
 # ---- patches without what their recording is labelled ---------------------------------------------

@@ -5,7 +5,8 @@
 
 The trunk is the one that training began from: one that was trained on these labels would have learnt the wrong ones,
 too. Of each recording at most `MOST_PATCHES` are heard, and of their embeddings only the mean is kept, so that memory
-grows with the number of recordings and not with their length (1024 float32 each: 330 MB for 80,000).
+grows with the number of recordings and not with their length (1024 float32 each: 330 MB for 80,000). Digital silence is
+left out (`novelty.held`): recordings that were filled up with it have it in common, and nobody hears a bird in it.
 
 Importing this loads TensorFlow.
 """
@@ -33,6 +34,7 @@ from birdtune.files import write_bytes, write_csv, write_json
 from birdtune.learning import build_classifier, load_first_weights
 from birdtune.model import trunks
 from birdtune.results import suspects
+from birdtune.results.novelty import SILENT, held
 from birdtune.results.scores import Floats, Ints
 from birdtune.training import devices
 from birdtune.training.feeds import Frozen, whole
@@ -94,16 +96,22 @@ class Sounds:
                 yield part, self._scorer(batch_of(self._source, part, self._size).patches)[1][: len(part)]
                 progress.advance(len(part))
 
+    def held(self, chosen: Ints) -> Floats:
+        """How much some windows count: the share of their frames that hold sound. [n]"""
+        return held(self.windows.patches(chosen), self.windows.store.spec)
+
     def averages(self) -> npt.NDArray[np.float32]:
-        """Mean embedding of each recording. [N, K]"""
+        """Mean embedding of each recording, silence left out. [N, K]"""
         chosen = spread(self.windows.per_recording, suspects.MOST_PATCHES)
         found: npt.NDArray[np.float32] | None = None
+        heard = np.zeros(len(self.windows.per_recording))
         for part, embeddings in self.pieces(chosen, "hearing labels"):
             if found is None:
-                found = np.zeros((len(self.windows.per_recording), embeddings.shape[1]), np.float32)
-            np.add.at(found, self.windows.recording[part], embeddings)
+                found = np.zeros((len(heard), embeddings.shape[1]), np.float32)
+            weight = self.held(part)
+            np.add.at(found, self.windows.recording[part], (weight[:, None] * embeddings).astype(np.float32))
+            np.add.at(heard, self.windows.recording[part], weight)
         assert found is not None, "there is always a window"
-        heard = np.minimum(self.windows.per_recording, suspects.MOST_PATCHES).astype(np.float32)
         return np.asarray(found / heard[:, None], np.float32)
 
 
@@ -247,23 +255,30 @@ def _why_not(config: Config, fold: Ints) -> str:
 def _most_telling(
     sounds: Sounds, doubted: Sequence[suspects.Suspect], labels: Ints, fold: Ints, judges: dict[int, Judge]
 ) -> list[float]:
-    """Where each suspect sounds most like what is suggested, rather than like its label. [suspects] seconds"""
+    """Where each suspect sounds most like what is suggested, rather than like its label. [suspects] seconds
+
+    Silence sounds like nothing, whatever a judge makes of it.
+    """
     if not doubted:
         return []
     of = {suspect.index: suspect for suspect in doubted}
     windows = sounds.windows
     kept = spread(windows.per_recording, suspects.MOST_PATCHES)
     kept = kept[np.isin(windows.recording[kept], list(of))]
-    best: dict[int, tuple[float, float]] = {}
-    start_s = windows.start_s
+    lead, weight = np.zeros(len(kept)), np.zeros(len(kept))
+    at = 0
     for part, embeddings in sounds.pieces(kept, "hearing suspects"):
-        for window, embedding in zip(part.tolist(), embeddings, strict=True):
-            index = int(windows.recording[window])
+        weight[at : at + len(part)] = sounds.held(part)
+        for index, embedding in zip(windows.recording[part].tolist(), embeddings, strict=True):
             scores = judges[int(fold[index])].scores(embedding[None])[0]
-            lead = float(scores[of[index].suggested] - scores[labels[index]])
-            if index not in best or lead > best[index][0]:
-                best[index] = (lead, float(start_s[window]))
-    return [best[suspect.index][1] for suspect in doubted]
+            lead[at] = scores[of[index].suggested] - scores[labels[index]]
+            at += 1
+    recording, start_s = windows.recording[kept], windows.start_s[kept]
+    found = []
+    for suspect in doubted:
+        own = np.flatnonzero(recording == suspect.index)
+        found.append(float(start_s[own[suspects.most_telling(lead[own], weight[own])]]))
+    return found
 
 
 # ---- patches without what their recording is labelled ---------------------------------------------
@@ -301,6 +316,7 @@ def kept_shares(
             inside = fold[recording] == number
             scores = judges[number].scores(embeddings[inside])
             own[chosen[inside]] = scores[np.arange(len(scores)), labels[recording[inside]]]
+        own[chosen[sounds.held(chosen) <= SILENT]] *= SILENT  # silence is of no class
     kept = suspects.shares_kept(own, windows.recording.astype(np.int64), _LEAST_KEPT)
     buffer = io.BytesIO()
     np.save(buffer, kept, allow_pickle=False)

@@ -24,6 +24,8 @@ COLUMNS = (
 )  # fmt: skip
 SHARE_OF_USUAL = 0.7
 MOST_PATCHES = 16  # of each recording that are heard to judge it, evenly spread
+# Of a recording, moments to listen to hold at least this share of the sound that its fullest patch holds.
+_LEAST_HELD = 0.5
 RULE = (
     "Each recording was judged by a classifier that heard only other sources. It stands here if another class scores "
     f"at least {SHARE_OF_USUAL:g} of what recordings of that class usually do, and is further above (or less below) "
@@ -83,6 +85,15 @@ def why(suspect: Suspect, scores: Floats, labels: Ints, level: Floats, classes: 
         f"get {percent(level[other])}), {classes[own]} with {percent(scores[suspect.index, own])} "
         f"(usually {percent(level[own])})"
     )
+
+
+def most_telling(lead: Floats, held: Floats) -> int:
+    """Of a recording's patches, the one to listen to: most like the suggestion among those that hold sound.
+
+    Args:
+        lead: [P] by how much the suggestion scores above the label; held: [P] as `novelty.held`.
+    """
+    return int(np.where(held >= _LEAST_HELD * held.max(), lead, -np.inf).argmax())
 
 
 def rows(
