@@ -1,5 +1,7 @@
 """birdtune.search.compare: heads and baselines side by side, on folds that share no source and never touch test."""
 
+import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,12 @@ import numpy as np
 import pytest
 from test_job import settings, write_data
 
+from birdtune import cli, configure
 from birdtune.config import Config
 from birdtune.errors import InputError
 from birdtune.events import Interrupts, Journal
 from birdtune.files import read_csv, read_json
-from birdtune.search import compare
+from birdtune.search import compare, tune
 
 
 class Said(Journal):
@@ -38,9 +41,12 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     folds_of = compare._folds
     monkeypatch.setattr(compare, "MOST_FOLDS", 2)
     monkeypatch.setattr(
-        compare, "_folds", lambda embedded, seed: seen.append((embedded, folds_of(embedded, seed))) or seen[0][1]
+        compare,
+        "_folds",
+        lambda embedded, seed: seen.append((embedded, folds_of(embedded, seed))) or seen[0][1],
     )
-    config = settings(write_data(tmp_path / "in" / "data"), tmp_path / "out", train__learning_rate=1e-3)
+    given = {"train__learning_rate": 1e-3, "model__head": "mlp", "model__hidden_units": 64}
+    config = settings(write_data(tmp_path / "in" / "data"), tmp_path / "out", **given)
     lines = run(config)
 
     ((embedded, folds),) = seen
@@ -53,9 +59,14 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     rows = read_csv(tmp_path / "out" / "compare.csv")
     names = {"linear", "mlp", "attention", "logistic regression", "random forest"}
     assert {row["candidate"] for row in rows} == {row["candidate"] for row in found["rows"]} == names
-    assert max(float(row["accuracy"]) for row in rows) > 0.9  # tones of three pitches: a constant answer has 0.33
+    assert (
+        max(float(row["accuracy"]) for row in rows) > 0.9
+    )  # tones of three pitches: a constant answer has 0.33
     assert found["best"] == rows[0]["candidate"] and f"--model.head={found['head']}" in found["command"]
     assert any(line.startswith("to train ") and found["command"] in line for line in lines)
+    name, *flags = shlex.split(found["command"])[1:]
+    taken = configure.load(cli._parse(name, cli.COMMANDS[name], flags)[1], {})
+    assert (taken.model.head, taken.model.freeze) == (found["head"], "all-but-head")
     assert not (tmp_path / "out" / "logs").exists() and not (tmp_path / "out" / "model").exists()
 
 
@@ -63,6 +74,19 @@ def test_a_class_of_one_source_cannot_be_compared(tmp_path: Path) -> None:
     config = settings(write_data(tmp_path / "in" / "data", range(1)), tmp_path / "out")
     with pytest.raises(InputError, match="1 source recordings beside the test part"):
         run(config)
+
+
+@pytest.mark.parametrize(("command", "module"), [("compare", compare), ("tune", tune)])
+def test_it_is_said_that_shared_labels_play_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, module: Any
+) -> None:
+    monkeypatch.setattr(module, command, lambda *given: 0)
+    for weak_labels, times in (("share", 1), ("trust", 0)):
+        config = settings(tmp_path / "data", tmp_path / "out", train__weak_labels=weak_labels)
+        journal = Said()
+        assert getattr(cli, f"_{command}")(config, argparse.Namespace(), journal, Interrupts()) == 0
+        said = [line for line in journal.lines if "--train.weak-labels share plays no part here" in line]
+        assert len(said) == times
 
 
 def scores_of(labels: Any, wrong: Any) -> Any:

@@ -8,7 +8,7 @@ from birdtune import cli, configure
 from birdtune.config import Config, options
 from birdtune.errors import SettingsError
 from birdtune.model.trunks import TRUNKS
-from birdtune.search.space import TABLES, Space, defaults, effective, space_of, with_settings
+from birdtune.search.space import TABLES, Space, defaults, effective, run_flags, space_of, with_settings
 
 
 def given(**settings: Any) -> Config:
@@ -68,6 +68,67 @@ def test_the_attention_head_is_not_offered_where_patches_are_augmented() -> None
     assert head.choices == ("linear", "mlp")
     attention = space(given(tune__on="training", model__head="attention"))
     assert not [name for name in names(attention) if name.startswith("augment.")]
+
+
+def test_where_labels_are_shared_the_attention_head_and_mixup_are_left_out_and_the_reason_is_given() -> None:
+    shared = space(given(train__weak_labels="share"))
+    (head,) = (row for row in shared.dimensions if row.name == "model.head")
+    assert head.choices == ("linear", "mlp")
+    assert shared.left_out["model.head attention"] == "not with train.weak-labels share"
+    training = space(given(train__weak_labels="share", tune__on="training"))
+    assert "augment.gain-db" in names(training) and "augment.mixup" not in names(training)
+    assert training.left_out["augment.mixup"] == "not with train.weak-labels share"
+    plain = space(given(tune__on="training"))
+    assert "augment.mixup" in names(plain) and "model.head attention" not in plain.left_out
+
+
+def test_no_trial_is_shorter_than_the_epochs_in_which_the_head_learns_alone() -> None:
+    (epochs,) = (row for row in space(given(train__head_epochs=6)).dimensions if row.name == "train.epochs")
+    assert (epochs.low, epochs.high) == (7, 60)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("train.epochs=5..6", {"train__head_epochs": 6, "model__freeze": "all-but-head"}),
+        ("model.head=linear|attention", {"train__weak_labels": "share"}),
+        ("augment.mixup", {"train__weak_labels": "share", "tune__on": "training"}),
+    ],
+)
+def test_a_range_that_fights_a_setting_is_refused_by_both_their_names(
+    text: str, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        space(given(tune__space=text, **settings))
+    name, value = next(iter(settings.items()))
+    flag = f"--{name.replace('__', '.').replace('_', '-')}"
+    told = str(raised.value)
+    assert (
+        f"{text.partition('=')[0]} " in told
+        and f"beside {flag} {value}" in told
+        and f"or change {flag}." in told
+    )
+    assert "beside --model.freeze" not in told
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "attention"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model__head": "mlp", "model__hidden_units": 64, "augment__gain_db": 6, "tune__trials": 3},
+        {"model__head": "mlp", "model__hidden_units": 64, "train__weak_labels": "share"},
+    ],
+)
+def test_run_takes_the_flags_that_are_printed_for_any_head(settings: dict[str, Any], head: str) -> None:
+    flags, gone = run_flags(given(**settings), {"model.head": head})
+    _, found = cli._parse("run", cli.COMMANDS["run"], flags)
+    taken = configure.load(found, {}, job_yaml=False)
+    assert taken.model.head == head and taken.tune == Config().tune
+    # Nothing goes but what the head does not take, and what goes is named.
+    assert taken.model.hidden_units == (None if head == "linear" else 64)
+    other = (taken.augment.gain_db, taken.train.weak_labels) == (0.0, "trust")
+    assert other == (head == "attention")
+    assert ("model.hidden-units" in gone, head in gone) == (head == "linear", head != "mlp")
 
 
 def test_the_space_can_be_narrowed_and_its_ranges_changed() -> None:

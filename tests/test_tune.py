@@ -1,6 +1,7 @@
 """birdtune.search.tune: trials go on where they were stopped, leave test alone, and are judged without flattery."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from test_compare import Said
 from test_job import run as run_job
 from test_job import write_data
@@ -19,6 +21,9 @@ from birdtune.config import Config
 from birdtune.errors import DivergedError, InputError, Interrupted, PassingError, SettingsError
 from birdtune.events import Interrupts
 from birdtune.files import read_csv, read_json, write_json
+from birdtune.results import tune_page
+from birdtune.results import tuned as tuned_words
+from birdtune.results.tuned import Tuned
 from birdtune.run import versions
 from birdtune.search import trials, tune
 from birdtune.search.study import Trial
@@ -81,10 +86,16 @@ def test_a_tuning_leaves_its_trials_its_page_and_what_run_takes_and_no_version(
         "train.epochs": 30,
         "train.learning-rate": 1e-4,
     }
-    assert [int(row["number"]) for row in read_csv(output / "tune" / "tune.csv")] == [0, 1, 2, 3]
+    assert [int(row["trial"]) for row in read_csv(output / "tune" / "tune.csv")] == [1, 2, 3, 4]
     best = max(found["trials"], key=lambda row: (row["score"], -row["number"]))
     assert found["best"] == best["number"]
-    assert "All trials" in (output / "tune" / "report.html").read_text()
+    # People are told trials from 1, wherever they are.
+    page, number = (output / "tune" / "report.html").read_text(), best["number"] + 1
+    assert "All trials" in page and f"<b>{number}</b> best" in page and f"<th>trial {number}</th>" in page
+    at = next(k for k, line in enumerate(lines) if line.strip().startswith("trial  score"))
+    assert [line.split()[0] for line in lines[at + 1 : at + 5] if line.endswith("as they are")] == ["1"]
+    assert lines[at + 1].split()[0] == str(number)
+    assert any(f"the best, trial {number}," in line for line in lines) == (number != 1)
     assert versions(output) == [] and not (output / "model").exists() and not (output / "run.json").exists()
     # The space is said before the first trial.
     at = [k for k, line in enumerate(lines) if "train.epochs" in line and "1..3" in line]
@@ -242,6 +253,46 @@ def test_a_gain_that_luck_explains_is_no_gain(
     assert any("no better than the settings as they are" in line for line in lines)
 
 
+def of_again(whole: Path, difference: float | None) -> Tuned:
+    """What was found, as if the second trial were best and had come to this when it was judged anew."""
+    found = read_json(whole / "tune" / "tune.json")
+    again = difference is not None and {
+        "times": 3, "best": 0.8 + difference, "defaults": 0.8, "difference": difference, "low": -0.1, "high": 0.1,
+    }  # fmt: skip
+    return Tuned.model_validate({**found, "best": 1, "again": again or None})
+
+
+def test_where_the_best_is_behind_when_judged_anew_everything_says_to_keep_your_settings(
+    whole: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    for difference, keeps in ((-0.02, True), (0.0, True), (0.02, False), (None, False)):
+        found = of_again(whole[0], difference)
+        tune_page.write_page(tmp_path / "page.html", found)
+        page = (tmp_path / "page.html").read_text()
+        told = (tuned_words.verdict(found), tuned_words.advice(found), tuned_words.fragment(found))
+        assert ["keep your settings" in text.lower() for text in told] == [keeps] * 3
+        assert ("<h1>Keep your settings: " in page) == keeps
+        # How to try it all the same is there.
+        assert (
+            "--model.freeze=all-but-head" in page
+            and yaml.safe_load(told[2])["model"]["freeze"] == "all-but-head"
+        )
+    assert told[0].endswith("there is nothing to judge it beside.") and "None of the" not in told[0]
+    assert tuned_words.advice(of_again(whole[0], -0.02)).endswith("to try those of trial 2 all the same")
+
+
+def test_the_page_shows_no_setting_that_had_no_effect(
+    data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
+) -> None:
+    quick()
+    tuned(config_of(data, tmp_path, tune__trials=1, tune__space="model.head, model.hidden-units=16..256"))
+    page = (tmp_path / "tune" / "report.html").read_text()
+    (row,) = re.findall(
+        r"<tr><th scope=\"row\"><code>model.hidden-units</code></th>(.*)</tr>", page.split("All trials")[0]
+    )
+    assert re.findall(r">([^<]*)</td>", row) == ["–", "–"]  # noqa: RUF001
+
+
 def test_settings_that_were_tried_are_not_tried_again(
     data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
 ) -> None:
@@ -322,7 +373,7 @@ def test_a_whole_training_that_was_killed_goes_on_and_leaves_no_version(
     monkeypatch.setattr(tune, "hopeless_at", look)
     with pytest.raises(Interrupted):
         tuned(training(data, stopped))
-    (folder,) = (stopped / "tune").glob("*/trial-1")
+    (folder,) = (stopped / "tune").glob("*/trial-2")
     assert list(folder.glob("checkpoints/1/*"))
     assert lengths == [1, 2]
     # A trial of another study, which nobody goes on with, is cleared away; this one's is not.

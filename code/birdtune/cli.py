@@ -188,14 +188,18 @@ def _check(config: Config, options: argparse.Namespace, journal: Journal, interr
     return _heard(check(config, journal, interrupts), journal)
 
 
-def _tell_from_version(config: Config, journal: Journal) -> None:
+def _tell_no_part(config: Config, journal: Journal) -> None:
     if config.from_version is not None:
         journal.warn("--from-version plays no part here: all heads begin from fresh weights, on the trunk's own.")
+    if config.train.weak_labels == "share":
+        journal.warn(
+            "--train.weak-labels share plays no part here: what is tried learns from whole labels; `run` shares them."
+        )
 
 
 def _compare(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
     with alone_in(config.output, journal):
-        _tell_from_version(config, journal)
+        _tell_no_part(config, journal)
         load_tensorflow()
         from birdtune.search.compare import compare
 
@@ -204,7 +208,7 @@ def _compare(config: Config, options: argparse.Namespace, journal: Journal, inte
 
 def _tune(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
     with alone_in(config.output, journal), unmet_faults(config.output):
-        _tell_from_version(config, journal)
+        _tell_no_part(config, journal)
         load_tensorflow()
         from birdtune.search.tune import tune
 

@@ -202,12 +202,12 @@ def tuning_history(trials: Sequence[Mapping[str, Any]]) -> Markup:
     """The score of each trial in the order in which they were tried, and the best so far.
 
     Args:
-        trials: `number`, `state`, `score` (None: it was not judged at its end).
+        trials: `number` from 0, drawn from 1; `state`, `score` (None: it was not judged at its end).
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.4, 2.8), layout="constrained")
         axes = figure.add_subplot()
-        done = [(row["number"], row["score"]) for row in trials if row["state"] == "done"]
+        done = [(row["number"] + 1, row["score"]) for row in trials if row["state"] == "done"]
         numbers, scores = zip(*done, strict=True)
         axes.scatter(numbers, scores, s=22, color=ACCENT, linewidths=0, zorder=3, label="a trial")
         axes.step(numbers, np.maximum.accumulate(scores), where="post", color=SECOND, label="the best so far")
@@ -215,7 +215,7 @@ def tuning_history(trials: Sequence[Mapping[str, Any]]) -> Markup:
             *done[0], s=70, facecolors="none", edgecolors=INK, zorder=4, label="settings as they are"
         )
         lowest = min(scores)
-        if unfinished := [row["number"] for row in trials if row["state"] != "done"]:
+        if unfinished := [row["number"] + 1 for row in trials if row["state"] != "done"]:
             at = [lowest] * len(unfinished)
             axes.scatter(unfinished, at, s=22, marker="x", color=SOFT, label="ended early or astray")
         axes.set_xlabel("trial")

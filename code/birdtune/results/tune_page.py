@@ -9,7 +9,7 @@ from typing import Any
 
 import birdtune
 from birdtune.results import figures, report
-from birdtune.results.tuned import Tuned, verdict
+from birdtune.results.tuned import Tuned, advice, keeps, verdict
 from birdtune.results.words import count
 
 MOST_SLICES = 6
@@ -38,16 +38,22 @@ def write_page(path: Path, found: Tuned) -> None:
             "birdtune_version": birdtune.__version__,
             "verdict": verdict(found),
             "best": found.trials[found.best],
+            "usual": found.trials[0],
+            "keeps": keeps(found),
+            "advice": advice(found),
             "names": names,
             "rows": _ranked(found.trials),
             "history": figures.tuning_history(found.trials),
             "importance": figures.importances(found.importance) if found.importance else None,
             "slices": [
                 figures.tuned_setting(
-                    [(row["values"][name], row["score"]) for row in done], name, log=logs[name]
+                    [(row["settings"][name], row["score"]) for row in done if name in row["settings"]],
+                    name,
+                    log=logs[name],
                 )
-                for name in order[:MOST_SLICES]
-            ],
+                for name in order
+                if any(name in row["settings"] for row in done)
+            ][:MOST_SLICES],
             "count": count,
         },
     )

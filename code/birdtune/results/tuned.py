@@ -1,12 +1,15 @@
 """What tuning found, told: its page, and what the report of a run says of it.
 
-tune.json ─▶ tune/report.html;  tune.json + settings of a run ─▶ what of them was tuned, with importances
+tune.json ─▶ tune/report.html, best.yaml;  tune.json + settings of a run ─▶ what of them was tuned, with importances
+
+tune.json counts trials from 0; people are told them from 1.
 """
 
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
+import yaml
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from birdtune.config import Config
@@ -71,8 +74,14 @@ def read(output: Path) -> Tuned | None:
 def verdict(found: Tuned) -> str:
     """Whether tuning has gained anything, in sentences that do not flatter it."""
     best = found.trials[found.best]
-    if found.again is None:
+    chosen = (
+        f"Trial {from_one(found.best)} did best with {best['score']:.3f}, which flatters it: it was chosen from "
+        f"{count(len(found.trials), 'trial')} by the same recordings."
+    )
+    if found.best == 0:
         return f"None of the {count(len(found.trials), 'trial')} was better than the settings as they are: keep them."
+    if found.again is None:
+        return f"{chosen} Training with the settings as they are went astray: there is nothing to judge it beside."
     again = found.again
     anew = (
         f"Judged anew ({_anew(found)}), it scores {again.best:.3f} and the settings as they are "
@@ -80,13 +89,48 @@ def verdict(found: Tuned) -> str:
     )
     if again.low is not None and again.high is not None:
         anew += f" (95 %: {again.low:+.3f} to {again.high:+.3f})"
-    word = "That is more than luck." if again.is_better else (
-        "That may be luck: no better than the settings as they are, on these recordings."
-    )  # fmt: skip
-    return (
-        f"Trial {found.best} did best with {best['score']:.3f}, which flatters it: it was chosen from "
-        f"{count(len(found.trials), 'trial')} by the same recordings. {anew}. {word}"
+    word = "That may be luck: no better than the settings as they are, on these recordings."
+    if again.is_better:
+        word = "That is more than luck."
+    elif keeps(found):
+        word = "Keep your settings: what did best is no better when judged anew."
+    return f"{chosen} {anew}. {word}"
+
+
+def from_one(number: int | None) -> int | None:
+    """The number of a trial as people are told it."""
+    return None if number is None else number + 1
+
+
+def keeps(found: Tuned) -> bool:
+    """Whether the settings as they are should be kept: nothing was better, or not when judged anew."""
+    return found.best == 0 or (found.again is not None and found.again.difference <= 0)
+
+
+def advice(found: Tuned) -> str:
+    """What the command that follows is for."""
+    if found.best == 0:
+        return "keep your settings; to train with them"
+    if keeps(found):
+        return f"keep your settings; to try those of trial {from_one(found.best)} all the same"
+    return "to train with the best settings"
+
+
+def fragment(found: Tuned) -> str:
+    """The settings of the best as job.yaml has them."""
+    tree: dict[str, dict[str, Value]] = {}
+    for name, value in found.settings.items():
+        section, key = name.split(".")
+        tree.setdefault(section, {})[key] = value
+    if not tree:
+        return "# the defaults did best\n"
+    behind = keeps(found) and found.best != 0
+    remark = (
+        "# keep your settings: judged anew, these were no better; to try them all the same:\n"
+        if behind
+        else ""
     )
+    return remark + yaml.safe_dump(tree, sort_keys=False)
 
 
 def _anew(found: Tuned) -> str:

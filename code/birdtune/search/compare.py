@@ -29,6 +29,7 @@ from birdtune.model.trunks import TRUNKS
 from birdtune.results.metrics import Draws, interval
 from birdtune.search.candidates import BASELINES, Baseline, Candidate, Head, out_of_fold
 from birdtune.search.embedded import MOST_FOLDS, Embedded, Floats, Ints, embed, folds, sources_per_class
+from birdtune.search.space import run_flags
 from birdtune.training import devices
 
 _COLUMNS = (
@@ -142,11 +143,10 @@ def _tell(
         f"best: {best['candidate']}"
         + (f"; a tie with it, on these recordings: {', '.join(ties)}" if ties else "")
     )
-    changed = {**config.changed(), "model.head": head, "model.freeze": "all-but-head"}
-    command = shlex.join(
-        ["./entrypoint.sh", "run", *(f"--{name}={value}" for name, value in changed.items())]
-    )
-    journal.say(f"to train {'it' if best['candidate'] == head else f'the best head, {head}'}: {command}")
+    flags, gone = run_flags(config, {"model.head": head, "model.freeze": "all-but-head"})
+    command = shlex.join(["./entrypoint.sh", "run", *flags])
+    what = "it" if best["candidate"] == head else f"the best head, {head}"
+    journal.say(f"to train {what}{f' ({gone})' if gone else ''}: {command}")
     write_csv(config.output / "compare.csv", _COLUMNS, rows)
     write_json(
         config.output / "compare.json",

@@ -2,6 +2,7 @@
 
     settings + what the data is like ─▶ Space: dimensions, and what is left out and why
     values of the dimensions ─▶ effective (those that mean something together) ─▶ with_settings ─▶ Config
+    settings + what was chosen ─▶ run_flags, which `run` takes, and what of them had to go
 
 What a person has set is not searched. The ranges are wider than what is usually good, and hold the defaults.
 """
@@ -117,9 +118,13 @@ def space_of(
         middle = "conv" if "conv" in freeze_points else freeze_points[len(freeze_points) // 2]
         points = ("none", middle, "all-but-head")
         table["model.freeze"] = replace(table["model.freeze"], choices=points)
-    if "model.head" in table and config.augment != AugmentSettings():
-        table["model.head"] = replace(table["model.head"], choices=("linear", "mlp"))  # see config.py
     given, flat = config.given(), config.flat()
+    no_attention = _against_attention(config)
+    if "model.head" in table and no_attention:
+        table["model.head"] = replace(table["model.head"], choices=("linear", "mlp"))
+    if "train.head-epochs" in given:  # which must stay below epochs
+        low = max(table["train.epochs"].low, config.train.head_epochs + 1)
+        table["train.epochs"] = replace(table["train.epochs"], low=low)
     if config.tune.space is not None:
         wanted = _narrowed(config.tune.space, table, config)
         if twice := sorted(wanted.keys() & given):
@@ -131,12 +136,21 @@ def space_of(
         wanted = table
         left_out = {name: f"set to {shown(flat[name])}" for name in table if name in given}
         left_out |= _pointless(config, table, recordings, has_background)
+        if no_attention and "model.head" in table and "model.head" not in left_out:
+            left_out["model.head attention"] = f"not with {no_attention}"
     kept = tuple(row for name, row in wanted.items() if name not in left_out)
     if not kept:
         raise SettingsError(
             f"Every setting that could be searched is set: {', '.join(left_out)}. Leave some to be tuned."
         )
     return Space(kept, left_out)
+
+
+def _against_attention(config: Config) -> str:
+    """What of the settings the attention head does not stand beside (see config.py); empty: nothing."""
+    if config.augment != AugmentSettings():
+        return "augmentation"
+    return "train.weak-labels share" if config.train.weak_labels == "share" else ""
 
 
 def _pointless(
@@ -155,6 +169,8 @@ def _pointless(
             found |= {name: "not with the attention head" for name in table if name.startswith(_AUGMENT)}
     if config.model.freeze == "all-but-head" and "model.freeze" in config.given():
         found |= dict.fromkeys(("train.layer-decay", "train.head-epochs"), "the trunk is frozen")
+    if config.train.weak_labels == "share":
+        found["augment.mixup"] = "not with train.weak-labels share"  # see config.py
     if not has_background:
         found["augment.background"] = "there is no background"
     return {name: why for name, why in found.items() if name in table}
@@ -173,27 +189,28 @@ def _narrowed(text: str, table: Mapping[str, Dimension], config: Config) -> dict
             )
         if name in found:
             raise SettingsError(f"tune.space: {name} stands twice. Keep one.")
-        found[name] = _ranged(table[name], values, config) if has_range else table[name]
+        found[name] = _ranged(table[name], values) if has_range else table[name]
+        for end in found[name].choices or (found[name].low, found[name].high):
+            value = int(end) if found[name].whole else end
+            with_settings(config, effective({name: value}, config))  # raises if it may not be
     if not found:
         raise SettingsError("tune.space: names no setting. Leave it out to search all that matter.")
     return found
 
 
-def _ranged(row: Dimension, text: str, config: Config) -> Dimension:
+def _ranged(row: Dimension, text: str) -> Dimension:
     """A dimension with a range of one's own: `low..high`, or `one|another`."""
     low, is_range, high = text.partition("..")
     try:
         if is_range and not row.choices:
             number = int if row.whole else float
             found = replace(row, low=number(low), high=number(high))
-            ends: tuple[Value, ...] = (found.low, found.high)
             if found.low >= found.high or (row.log and found.low <= 0):
                 raise ValueError
         else:
             sample = row.choices[0] if row.choices else int(row.low) if row.whole else row.low
             found = replace(row, choices=tuple(type(sample)(part) for part in text.split("|")), log=False)
-            ends = found.choices
-            if len(set(ends)) < 2 or len(set(ends)) < len(ends):
+            if len(set(found.choices)) < max(2, len(found.choices)):
                 raise ValueError
     except ValueError:
         raise SettingsError(
@@ -202,8 +219,6 @@ def _ranged(row: Dimension, text: str, config: Config) -> Dimension:
             + f" such as {row.name}={row.text}"
             + ("; the low end above 0." if row.log else ".")
         ) from None
-    for end in ends:
-        with_settings(config, effective({row.name: end}, config))  # raises if it may not be
     return found
 
 
@@ -245,6 +260,34 @@ def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
         return Config.model_validate(tree)
     except pydantic.ValidationError as fault:
         told = "; ".join(str(error["msg"]).removeprefix("Value error, ") for error in fault.errors())
+        tried = ", ".join(f"{name} {shown(value)}" for name, value in values.items())
+        # What it is beside, and not what it advises to give instead.
+        named = {name for name in config.given() if "." in name and name in told and f"--{name}" not in told}
+        other = sorted(named - values.keys())
+        tried += "".join(f" beside --{name} {shown(config.flat()[name])}" for name in other)
         raise SettingsError(
-            f"tune.space: {', '.join(f'{name} {shown(value)}' for name, value in values.items())}: {told}."
+            f"tune.space searches {tried}, which do not go together: {told}. Narrow tune.space, or change --{other[0]}."
+            if other
+            else f"tune.space: {tried}: {told}."
         ) from fault
+
+
+def run_flags(config: Config, chosen: Mapping[str, Value]) -> tuple[list[str], str]:
+    """What `run` is given for settings that somebody has, with some of them chosen anew.
+
+    Returns:
+        flags; and in words which settings had to go, as the chosen head does not take them (empty: none).
+    """
+    wanted = {
+        **{name: value for name, value in config.changed().items() if not name.startswith("tune.")},
+        **chosen,
+    }
+    head = wanted.get("model.head", config.model.head)
+    gone = [
+        name
+        for name in wanted
+        if (head == "linear" and name == "model.hidden-units")
+        or (head == "attention" and (name.startswith(_AUGMENT) or name == "train.weak-labels"))
+    ]
+    flags = [f"--{name}={value}" for name, value in wanted.items() if name not in gone]
+    return flags, f"without {', '.join(gone)}: not with the {head} head" if gone else ""

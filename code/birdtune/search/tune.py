@@ -20,7 +20,6 @@ from typing import Any
 
 import pydantic
 import tensorflow
-import yaml
 from pydantic import BaseModel
 
 from birdtune import run as runs
@@ -46,7 +45,7 @@ from birdtune.results.metrics import Draws
 from birdtune.results.paired import Floats, difference, figures
 from birdtune.results.tuned import Again, Tuned
 from birdtune.search.embedded import embed
-from birdtune.search.space import Space, Value, defaults, effective, space_of, with_settings
+from birdtune.search.space import Space, Value, defaults, effective, run_flags, space_of, with_settings
 from birdtune.search.study import Study, Trial, hopeless_at, importance, propose
 from birdtune.search.trials import Judge, OnEmbeddings, OnTraining
 from birdtune.training import devices
@@ -234,7 +233,7 @@ class _Tuning:
             said += f"{trial.score:.3f}  accuracy {trial.accuracy:.3f}, AP {trial.macro_ap:.3f}  "
         else:
             said += "ended early  " if trial.state == "pruned" else "went astray  "
-        said += f"as trial {trial.same_as}" if trial.same_as is not None else duration(trial.seconds)
+        said += f"as trial {trial.same_as + 1}" if trial.same_as is not None else duration(trial.seconds)
         best = self._study.best
         if trial.number == 0:
             said += "  the settings as they are"
@@ -257,11 +256,19 @@ class _Tuning:
         folder = self._config.output / tuned.FOLDER
         names = [row.name for row in self._space.dimensions]
         columns = (
-            "number", "state", "score", "accuracy", "low", "high", "macro_ap", "same_as", "seconds", *names,
+            "trial", "state", "score", "accuracy", "low", "high", "macro_ap", "same_as", "seconds", *names,
         )  # fmt: skip
-        rows = [{**row, **row["settings"]} for row in found.trials]
+        rows = [
+            {
+                **row,
+                **row["settings"],
+                "trial": tuned.from_one(row["number"]),
+                "same_as": tuned.from_one(row["same_as"]),
+            }
+            for row in found.trials
+        ]
         write_csv(folder / "tune.csv", columns, [{name: row.get(name) for name in columns} for row in rows])
-        write_text(folder / "best.yaml", _fragment(found.settings))
+        write_text(folder / "best.yaml", tuned.fragment(found))
         tune_page.write_page(folder / "report.html", found)
         write_json(folder / tuned.RESULT_NAME, found.model_dump(mode="json"))
         self._tell_result(found, folder)
@@ -276,20 +283,20 @@ class _Tuning:
             kept = _Kept.model_validate(read_json(path))
             if kept.best == best.number:
                 return kept.again
-        self._journal.say(f"the best, trial {best.number}, and the settings as they are, judged anew:")
+        self._journal.say(f"the best, trial {best.number + 1}, and the settings as they are, judged anew:")
         scores: dict[str, list[Floats]] = {"best": [], "as it is": []}
         began = time.monotonic()
         for again in range(1, self._judge.again + 1):
             for name, trial in (("best", best), ("as it is", first)):
                 config = with_settings(self._config, trial.settings)
-                found = self._judge(config, f"again-{trial.number}-{again}", again=again)
+                found = self._judge(config, _name(trial.number, again), again=again)
                 assert found.scores is not None
                 scores[name].append(found.scores)
         again_found = self._compared(scores["best"], scores["as it is"])
         write_json(path, {"best": best.number, "again": again_found.model_dump(mode="json")})
         for again in range(1, self._judge.again + 1):
             for trial in (best, first):
-                self._judge.clear(f"again-{trial.number}-{again}")
+                self._judge.clear(_name(trial.number, again))
         self._journal.say(f"  took {duration(_since(began))}")
         return again_found
 
@@ -347,9 +354,10 @@ class _Tuning:
             )
             journal.say(f"what matters most: {shares}")
         journal.say(tuned.verdict(found))
-        journal.say(f"to train with the best settings: {found.command}")
+        journal.say(f"{tuned.advice(found)}: {found.command}")
         journal.say(
-            f"report  {shown(folder / 'report.html')}; the settings for job.yaml: {shown(folder / 'best.yaml')}"
+            f"report  {shown(folder / 'report.html')}; "
+            f"{'those' if tuned.keeps(found) else 'the'} settings for job.yaml: {shown(folder / 'best.yaml')}"
         )
 
 
@@ -367,7 +375,7 @@ def table(trials: Sequence[Trial]) -> list[str]:
         )
         said = ", ".join(f"{name.partition('.')[2]} {_text(value)}" for name, value in trial.settings.items())
         lines.append(
-            f"{trial.number:>5}{trial.score:>7.3f}{trial.accuracy:>10.3f}  {ends:<16}{trial.macro_ap:>5.3f}  "
+            f"{trial.number + 1:>5}{trial.score:>7.3f}{trial.accuracy:>10.3f}  {ends:<16}{trial.macro_ap:>5.3f}  "
             + ("as they are" if trial.number == 0 else said)
         )
     return lines
@@ -377,8 +385,9 @@ def _text(value: Value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _name(number: int) -> str:
-    return f"trial-{number}"
+def _name(number: int, again: int = 0) -> str:
+    """Of what a trial keeps, and of its progress, which people see."""
+    return f"again-{number + 1}-{again}" if again else f"trial-{number + 1}"
 
 
 def _since(began: float) -> float:
@@ -386,15 +395,4 @@ def _since(began: float) -> float:
 
 
 def _command(config: Config, settings: dict[str, Value]) -> str:
-    changed = {name: value for name, value in config.changed().items() if not name.startswith("tune.")}
-    words = [f"--{name}={value}" for name, value in {**changed, **settings}.items()]
-    return shlex.join(["./entrypoint.sh", "run", *words])
-
-
-def _fragment(settings: dict[str, Value]) -> str:
-    """Settings as job.yaml has them."""
-    tree: dict[str, dict[str, Value]] = {}
-    for name, value in settings.items():
-        section, key = name.split(".")
-        tree.setdefault(section, {})[key] = value
-    return yaml.safe_dump(tree, sort_keys=False) if tree else "# the defaults did best\n"
+    return shlex.join(["./entrypoint.sh", "run", *run_flags(config, settings)[0]])
