@@ -240,10 +240,10 @@ def test_whatever_disk_of_its_own_a_stage_fills_up_is_told_and_the_same_command_
     words = ("checkpoints/1", "Read-only file system", "while writing a checkpoint", "uid")
     check_failed(output, 42, capsys.readouterr().err, "train", words)
 
-    # Scores of one part of the split, not of the other.
+    # Not even the first thing that evaluate writes: what tells strange sounds.
     disks["reports"].fill(leave=PAGE)
     assert cli.main(arguments(data, output)) == 75
-    words = ("scores-test.npz: the disk is full (", "0 bytes free")
+    words = ("novelty.npz: the disk is full (", " kB free)")
     check_failed(output, 75, capsys.readouterr().err, "evaluate", words)
     assert record(output)["weights_sha256"] == weights
 
