@@ -111,6 +111,10 @@ def test_learning_by_heart_is_told_by_the_first_epoch_being_the_best_or_by_valid
     assert "after the first of 4 epochs" in of_training(first)[0].text
     assert "rose from 0.900 in epoch 2" in of_training(rising)[0].text
     assert of_training(fine) == [] == of_training(perfect)
+    # Only freeze points that the trunk has are named.
+    assert "--model.freeze all-but-head, " in of_training(first)[0].advice
+    assert "--model.freeze conv, " in of_training({**first, "freeze_next": "conv"})[0].advice
+    assert "--model.freeze" not in of_training({**first, "freeze_next": None})[0].advice
     together = validated((2.0, 1.5, 1.0, 0.8), (1.5, 0.9, 1.2, 1.5), (0.5, 0.6, 0.7, 0.7), best=3)
     barely = validated((2.0, 1.9, 1.9, 1.9), (1.5, 1.6, 1.6, 1.7), (0.6, 0.5, 0.5, 0.5), best=1)
     assert of_training(together) == [] == of_training(barely)
@@ -265,6 +269,21 @@ def test_without_a_test_or_with_nothing_measured_it_says_so() -> None:
     nothing = {"val": None, "test": None}
     assert codes(of_scores(nothing)) == {"nothing-measured": STRONG}
     assert verdict(nothing, of_scores(nothing)).level == "none"
+
+
+def test_made_noise_that_is_given_a_class_in_most_patches_is_doubted_with_noise_and_class() -> None:
+    def noise(name: str, passing: float, taken_for: str | None) -> dict[str, Any]:
+        return {"noise": name, "patches_passing": passing, "taken_for": taken_for}
+
+    quiet = [noise("silence", 0.5, "Class_a"), noise("clicks", 0.0, None)]
+    loud = [*quiet, noise("white noise", 1.0, "Class_b")]
+    good = {"test": judged(TRUE, GOOD, slices=2)}
+    assert all_doubts(trained(2.0, 1.0), good, None, quiet) == []
+    (doubt,) = all_doubts(trained(2.0, 1.0), good, None, loud)
+    assert (doubt.code, doubt.severity) == ("noise-answered", MILD)
+    assert "patches: white noise (Class_b, 100 %)." in doubt.text
+    assert "input/background/" in doubt.advice and "--evaluate.false-alarms-per-hour" in doubt.advice
+    assert verdict(good, [doubt]).level == "good"
 
 
 def test_strong_doubts_come_first_and_forbid_a_good_verdict() -> None:

@@ -33,7 +33,7 @@ ORDER = (
     "results.answers", "results.calibration", "results.metrics", "results.paired", "results.certainty",
     "results.thresholds", "results.words", "results.suspects", "results.tuned",
     "results.doubts", "results.succession", "results.verdict",
-    "results.rarest", "results.figures", "results.strange", "results.listening",
+    "results.rarest", "results.figures", "results.strange", "results.sure", "results.listening",
     "results.contact", "results.report", "results.tune_page", "results.tables",
     "results.verify", "results.graph_novelty", "results.served", "results.export", "results.hearing",
     "results.predict",

@@ -52,9 +52,26 @@ def test_all_classes_together_are_what_the_figures_say_elsewhere() -> None:
     assert (found["macro_ap"] + 2 * found["others_macro_ap"]) / 3 == pytest.approx(whole["clip"]["macro_ap"])
 
 
-def test_a_third_is_rounded_up_equals_stand_in_class_order_and_absent_classes_do_not_count() -> None:
-    found = judged(scores_of([0, 1, 3, 4] * 5, 5), [4, 4, 0, 4, 4])
-    assert found["classes"] == ["a", "b"]
+def test_a_third_is_rounded_up_and_equals_are_rare_together_or_not_at_all() -> None:
+    scores = scores_of([0, 1, 2, 3] * 5, 4)
+    assert judged(scores, [9, 1, 8, 2])["classes"] == ["b", "d"]
+    assert judged(scores, [2, 2, 8, 1])["classes"] == ["d"]  # one of two equals would be the first of the alphabet
+
+
+@pytest.mark.parametrize("counts", [[4, 4, 4, 4], [28, 28, 28, 30], [28, 29, 30, 30]])
+def test_where_classes_have_about_as_many_recordings_none_is_called_rare(counts: list[int]) -> None:
+    found = judged(scores_of([0, 1, 2, 3] * 5, 4), counts)
+    assert found["classes"] == [] == found["untested"]
+    assert {found[key] for key in ("most_recordings", "macro_ap", "others_macro_ap")} == {None}
+
+
+def test_rare_classes_that_are_not_tested_are_named_and_not_counted() -> None:
+    scores = scores_of([0, 1, 3, 4] * 5, 7)
+    found = judged(scores, [3, 20, 2, 20, 20, 0, 15])
+    assert found["classes"] == ["a"]
+    assert found["untested"] == [{"class": "c", "recordings": 2}, {"class": "g", "recordings": 15}]
+    even = judged(scores, [20, 20, 2, 20, 20, 0, 20])
+    assert even["classes"] == [] and even["untested"] == [{"class": "c", "recordings": 2}]
 
 
 def test_background_is_no_rare_class() -> None:

@@ -17,7 +17,7 @@ import soundfile
 from markupsafe import Markup
 
 from birdtune.files import read_csv
-from birdtune.results import figures, report, words
+from birdtune.results import figures, report, sure, words
 from birdtune.results.answers import BACKGROUND, NOMINAL, OWN, SHARED, Thresholds
 from birdtune.results.calibration import Calibration, Scale
 from birdtune.results.certainty import certainty
@@ -299,7 +299,7 @@ def test_what_is_strange_is_told_with_its_cost_and_drawn(tmp_path: Path) -> None
     page = page_of(full, tmp_path)
     assert "stranger than 90 % of the validation recordings" in page.text
     assert "Of the 100 test recordings, 95 % (" in page.text
-    assert "Of 3 made noises, 2 were." in page.text
+    assert "Of 3 made noises, 2 were called strange." in page.text
     assert page.source.count("Strangeness of known recordings and of made noises") == 1
     off = {**trust, "novelty": {"scale": None, "reason": "validation is too small"}}
     page = page_of(dataclasses.replace(full, trust=off), tmp_path)
@@ -379,24 +379,78 @@ def test_the_calibration_sentence_tells_the_direction() -> None:
             "accuracy": sum(count * was for count, _, was in bins) / n,
         }
 
-    assert "too sure of itself" in report.calibration_sentence(judged((10, 0.9, 0.6)))
-    assert "30 percentage points" in report.calibration_sentence(judged((10, 0.9, 0.6)))
-    assert "too modest: it" in report.calibration_sentence(judged((10, 0.5, 0.8)))
-    assert "at its word" in report.calibration_sentence(judged((10, 0.5, 0.52)))
-    assert "too sure at some levels" in report.calibration_sentence(judged((10, 0.5, 0.8), (10, 0.9, 0.6)))
-    assert "no more than luck" in report.calibration_sentence(judged((10, 0.9, 0.6), luck=0.31))
-    assert "no more than luck" not in report.calibration_sentence(judged((10, 0.9, 0.6), luck=0.29))
+    def said(*bins: tuple[int, float, float], luck: float = 0.0, sources: int = 30, calibrated: bool = True) -> str:
+        return sure.calibration_sentence(judged(*bins, luck=luck), sources=sources, calibrated=calibrated)
+
+    assert "too sure of itself" in said((10, 0.9, 0.6))
+    assert "30 percentage points" in said((10, 0.9, 0.6))
+    assert "too modest: it" in said((10, 0.5, 0.8))
+    assert "at its word" in said((10, 0.5, 0.52))
+    assert "too sure at some levels" in said((10, 0.5, 0.8), (10, 0.9, 0.6))
+    # What luck explains is not asserted first.
+    lucky = said((10, 0.9, 0.6), luck=0.31)
+    assert lucky.startswith("Beyond what luck makes of so few recordings, nothing can be said:")
+    assert "by 30 percentage points on average" in lucky and "up to 31." in lucky and "too sure" not in lucky
+    assert "luck" not in said((10, 0.9, 0.6), luck=0.29)
+    many = said((100, 0.9, 0.84), luck=0.08)
+    assert "differ by 6 percentage points on average, as luck makes" in many and "too sure" not in many
+    # Nobody vouches for what was not calibrated, what few sources tell, or what luck would hide.
+    assert "though nothing was calibrated" in said((10, 0.5, 0.52), luck=0.04, calibrated=False)
+    for weak in (said((10, 0.5, 0.52), sources=29), said((10, 0.5, 0.52), luck=0.2)):
+        assert "at its word" not in weak and "2 percentage points" in weak and "few" in weak
+
+
+def test_thresholds_are_said_to_be_chosen_only_where_they_were() -> None:
+    def said(*origins: str) -> str:
+        rows = [{"threshold": None if origin == BACKGROUND else 0.9, "from": origin} for origin in origins]
+        return sure.thresholds_sentence({"wish": "a precision of 0.9", "reason": "", "classes": rows})
+
+    assert said(OWN, SHARED, BACKGROUND) == "The thresholds were chosen on validation, for a precision of 0.9."
+    assert said(NOMINAL, NOMINAL, BACKGROUND) == "The thresholds are nominal: a score of 0.9."
+    assert said(OWN, NOMINAL, BACKGROUND).startswith("The thresholds of 1 of 2 classes were chosen on validation")
+
+
+def test_beside_the_right_names_stands_how_many_get_an_answer_where_many_get_none(tmp_path: Path) -> None:
+    facts = trusted_facts()
+    test = facts.metrics["test"]
+    assert test is not None
+    assert "get an answer" not in page_of(facts, tmp_path).text  # 96 %
+    few = {**test["answers"], "answered": 79, "answered_share": 0.79, "precision": 0.95}
+    page = page_of(dataclasses.replace(facts, metrics={"val": None, "test": {**test, "answers": few}}), tmp_path)
+    assert "With its thresholds, only 79 of the 100 get an answer, 75 of them a right one." in page.text
+    assert page.text.index("only 79 of the 100") < page.text.index("Class by class")
+    nobody = {"answers": {**few, "answered": 0, "answered_share": 0.0, "precision": None}}
+    assert "no recording gets an answer" in sure.few_answers(nobody)
+
+
+def test_no_class_is_called_rare_where_all_have_as_many_and_untested_ones_are_named(tmp_path: Path) -> None:
+    def told(**rarest: Any) -> str:
+        test = {**(make_facts().metrics["test"] or {}), "rarest_third": {**numbers, **rarest}}
+        return page_of(make_facts(metrics={"val": None, "test": test}, doubts=[]), tmp_path).text
+
+    numbers: dict[str, Any] = {
+        "classes": [], "untested": [], "most_recordings": None, "macro_ap": None, "macro_ap_ci": None,
+        "others_macro_ap": None, "others_macro_ap_ci": None,
+    }  # fmt: skip
+    even = told()
+    assert "No class is clearly rarer in training than the others." in even and "for their sake" not in even
+    untested = told(untested=[{"class": "Strix_aluco", "recordings": 2}])
+    assert "none is clearly rarer" in untested
+    assert "Rare, but not in test, so not counted: Strix_aluco (2). What can be set for their sake:" in untested
+    rare = told(classes=["Strix_aluco"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75)
+    assert "The 1 class with fewest training recordings (3 or fewer: Strix_aluco) reaches an average precision" in rare
+    assert "the others 75 %. What can be set for their sake:" in rare
 
 
 def test_what_a_score_means_is_said_from_data() -> None:
     around = {"score": 0.8, "lo": 0.7, "hi": 0.9, "count": 12, "right": 9, "share": 0.75, "share_ci": [0.5, 0.9]}
-    said = report.meaning_sentence(around, "test").replace("\N{NO-BREAK SPACE}", " ")
+    said = sure.meaning_sentence(around, "test").replace("\N{NO-BREAK SPACE}", " ")
     assert said.startswith("Of the 12 test recordings with a score between 0.7 and 0.9, 9 were right: 75 % (95 %")
     assert "50 to 90 %" in said and said.endswith("That is what a score of 0.8 means here.")
     few = {**around, "count": 9, "share_ci": None}
-    assert report.meaning_sentence(few, "test").endswith("So few tell little of what a score of 0.8 means here.")
+    assert sure.meaning_sentence(few, "test").endswith("So few tell little of what a score of 0.8 means here.")
     none = {**around, "count": 0, "right": 0, "share": None, "share_ci": None}
-    assert "was not seen: no test recording" in report.meaning_sentence(none, "test")
+    assert "was not seen: no test recording" in sure.meaning_sentence(none, "test")
 
 
 def test_the_page_tells_certainty_thresholds_and_false_alarms(tmp_path: Path) -> None:

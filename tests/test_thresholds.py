@@ -313,6 +313,16 @@ def test_what_is_far_from_all_training_is_answered_none_at_the_cost_that_is_stat
     assert judging.read_novelty(tmp_path) is None
 
 
+def test_a_noise_is_taken_for_what_most_of_its_patches_are_answered_with() -> None:
+    # One long alarm of tits, two short ones of owls; the second noise only background passes for.
+    tit, owl, neither = [0.0, 0.05, 0.95], [0.0, 0.95, 0.05], [0.9, 0.1, 0.0]
+    heard = scores_of([[owl, tit, tit, tit, owl, neither], [neither] * 3], [0, 0])
+    rows = judging._of_noise(heard, chosen(None), 0.96)
+    assert [row["taken_for"] for row in rows] == ["tit", None]
+    assert rows[0]["patches_passing"] == pytest.approx(5 / 6)
+    assert rows[0]["per_class"][0]["class"] == "owl"  # which has more alarms
+
+
 def test_why_nothing_is_called_strange_is_said() -> None:
     few = {part: Measured(np.arange(5.0), np.zeros(5)) for part in ("val", "noise")}
     for found, why in (

@@ -208,6 +208,16 @@ def test_a_later_freeze_replaces_an_earlier_one():
     assert trainable(trunk)[0] == "conv2"
 
 
+def test_what_to_freeze_next_is_a_freeze_point_of_the_trunk_with_less_left_to_train() -> None:
+    for trunk in TRUNKS.values():
+        for point in trunk.freeze_points:
+            further = trunk.next_freeze_point(point)
+            frozen = trunk.frozen_layers(point)
+            assert (further is None) == (frozen == len(trunk.layers))
+            assert further is None or trunk.frozen_layers(further) > frozen
+    assert TRUNKS["vggish"].next_freeze_point("none") == "conv" != TRUNKS["yamnet"].next_freeze_point("none")
+
+
 @pytest.mark.parametrize("point", ["conv9", "", "None", "pool1"])
 def test_an_unknown_freeze_point_is_refused_with_the_choices(point):
     with pytest.raises(SettingsError, match=r"model\.freeze.*none, conv, all-but-head, conv1, .*fc2"):

@@ -108,7 +108,8 @@ def class_rows(dataset: Dataset) -> list[dict[str, Any]]:
 def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdict]:
     """What speaks against the run's model, and how far to trust it; `figures`: of metrics.json."""
     parts = {name: figures.get(name) for name in ("val", "test")}
-    found = all_doubts(_trained(run), parts, figures.get("from_version"))
+    noise = figures.get("false_alarms", {}).get("noise", [])
+    found = all_doubts(_trained(run), parts, figures.get("from_version"), noise)
     return found, verdict(parts, found)
 
 

@@ -17,7 +17,7 @@ from birdtune.config import EvaluateSettings
 from birdtune.errors import shown
 from birdtune.files import read_json
 from birdtune.results import certainty, metrics, novelty, thresholds
-from birdtune.results.answers import Thresholds
+from birdtune.results.answers import NONE, Thresholds
 from birdtune.results.calibration import Calibration, fit
 from birdtune.results.novelty import Measured, Novelty, Pooler, Scale, Take
 from birdtune.results.scores import Scores, clip_scores
@@ -129,15 +129,23 @@ def _of_background(
 
 
 def _of_noise(heard: Scores, chosen: Thresholds, patch_s: float) -> list[dict[str, Any]]:
+    """Of each made noise as `thresholds.false_alarms`, and `taken_for`: the answer to most of what passes, or None."""
     each = np.arange(len(heard.recordings))
+    said = chosen.answers(heard.patch_scores)
     return [
         {
             "noise": name,
             **thresholds.false_alarms(thresholds.only(heard, each == k), chosen, patch_s),
+            "taken_for": _commonest(said[heard.patch_recording == k], heard.classes),
             "strangeness": None if heard.strangeness is None else float(heard.strangeness[k]),
         }
         for k, name in enumerate(heard.recordings)
     ]
+
+
+def _commonest(said: npt.NDArray[np.int64], classes: Sequence[str]) -> str | None:
+    given = said[said != NONE]
+    return classes[int(np.bincount(given).argmax())] if given.size else None
 
 
 def read_judged(path: Path, n_classes: int, kind: str) -> tuple[Calibration, Thresholds | None]:

@@ -148,6 +148,7 @@ class Learning:
                 focal_gamma=self.config.train.focal_gamma,
             ),
             "warmup_epochs": self.config.train.warmup_epochs,
+            "freeze_next": self._trunk.next_freeze_point(self.config.model.freeze),
             "inputs": signs.class_inputs(
                 self.store, self.dataset.classes, contents, self.dataset.labels(part)
             ),

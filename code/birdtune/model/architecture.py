@@ -108,6 +108,13 @@ class Trunk:
         dense = any(row.kind == "dense" for row in self.layers)
         return ("none", *(("conv",) if dense else ()), "all-but-head", *(row.name for row in self.layers))
 
+    def next_freeze_point(self, point: str) -> str | None:
+        """What to freeze where training what `point` leaves is too much: half of the trunk, then all; None: it is."""
+        if point in ("all-but-head", self.layers[-1].name):
+            return None
+        middle = "conv" if "conv" in self.freeze_points else self.layers[len(self.layers) // 2].name
+        return middle if self.frozen_layers(point) < self.frozen_layers(middle) else "all-but-head"
+
     def frozen_layers(self, point: str) -> int:
         """How many layers, from the first on, are frozen at a freeze point.
 

@@ -40,6 +40,7 @@ CODES: Mapping[str, str] = {
     "never-predicted": "classes that have recordings were never the answer",
     "never-right": "classes were given as an answer, and never rightly",
     "small-test": "the interval around the accuracy is wide",
+    "noise-answered": "made noise or silence is answered with a class in most of its patches",
     "one-source": "classes are judged by a single source recording",
     "test-heard-before": "the model that the run began from had learnt from test recordings, or may have",
     "old-classes-worse": "classes of the model that the run began from are recognised worse, beyond chance",
@@ -100,7 +101,8 @@ def of_training(trained: Row) -> list[Doubt]:
         trained: history.json: `epochs` (a row each: `epoch`, `train_loss`, `val_loss`, `val_accuracy`,
             `val_macro_ap`, `val_live_embeddings`), `best_epoch`, and, each of which may be missing:
             `constant_loss` (of the best answer that does not listen), `warmup_epochs`, `moved` (layer to train →
-            how far its kernel is from its first weights, relative), `inputs` (rows as `signs.class_inputs`).
+            how far its kernel is from its first weights, relative), `inputs` (rows as `signs.class_inputs`),
+            `freeze_next` (a freeze point behind that of the run; None: all is frozen).
     """
     rows = trained["epochs"]
     return [
@@ -108,7 +110,7 @@ def of_training(trained: Row) -> list[Doubt]:
         *_dead_embeddings(rows),
         *_unmoved(trained.get("moved") or {}),
         *_course(rows, trained.get("constant_loss"), trained.get("warmup_epochs") or 0.0),
-        *_overfitting(rows, trained["best_epoch"]),
+        *_overfitting(rows, trained["best_epoch"], trained.get("freeze_next", "all-but-head")),
     ]
 
 
@@ -221,7 +223,7 @@ def _course(rows: Sequence[Row], constant: float | None, warmup_epochs: float) -
         )
 
 
-def _overfitting(rows: Sequence[Row], best_epoch: int | None) -> Iterator[Doubt]:
+def _overfitting(rows: Sequence[Row], best_epoch: int | None, freeze: str | None) -> Iterator[Doubt]:
     known = [row for row in rows if row.get("val_loss") is not None and row.get("val_accuracy") is not None]
     if best_epoch is None or len(known) != len(rows) or len(rows) <= _PATIENCE_EPOCHS:
         return
@@ -230,7 +232,7 @@ def _overfitting(rows: Sequence[Row], best_epoch: int | None) -> Iterator[Doubt]
     if best["val_accuracy"] >= _FINE or last["train_loss"] > _LEARNT * rows[0]["train_loss"]:
         return
     advice = (
-        "More sources help most; else --model.freeze conv, --model.dropout 0.3, "
+        f"More sources help most; else {f'--model.freeze {freeze}, ' if freeze else ''}--model.dropout 0.3, "
         "--train.jitter-frames 48 or a lower --train.learning-rate."
     )
     train_loss, val_loss = float(last["train_loss"]), float(last["val_loss"])

@@ -24,6 +24,10 @@ MEASURES = {
 }
 
 
+# Who has this share of what the others have in the middle is not rare beside them.
+_ALIKE = 0.8
+
+
 def rarest_third(
     scores: Scores,
     train_counts: Ints,
@@ -32,9 +36,10 @@ def rarest_third(
     seed: int,
     background: tuple[str, ...] = (),
 ) -> dict[str, Any] | None:
-    """Macro average precision of the third of the classes with fewest training recordings, and of the others.
+    """Macro average precision of the classes with fewest training recordings, up to a third, and of the others.
 
-    Only classes that the scores hold recordings of are counted; among equals the first in the class list is rarer.
+    Only classes that the scores hold recordings of are counted. Rare are those that have clearly fewer than the others;
+    equals are rare together, or not at all.
 
     Args:
         train_counts: [C] training recordings of each class.
@@ -42,21 +47,32 @@ def rarest_third(
         n_bootstrap, seed: as `metrics.judge`, of whose draws these are.
 
     Returns:
-        `classes` (names), `most_recordings` (that one of them has), and `macro_ap`, `others_macro_ap`, each with
-        `_ci`; None where there are fewer than three classes.
+        `classes` (names; [] where none is rarer than others), `untested` (`class`, `recordings`: as rare, and not
+        counted), `most_recordings` (that one of the classes has), and `macro_ap`, `others_macro_ap`, each with `_ci`,
+        None where no class is rare; None where there are fewer than three classes.
     """
     named = np.array([name not in background for name in scores.classes])
     present = np.unique(scores.labels)
     present = present[named[present]]
     if present.size < 3:
         return None
-    order = present[np.argsort(np.asarray(train_counts)[present], kind="stable")]
-    n_rare = -(-present.size // 3)
+    counts = np.asarray(train_counts)
+    order = present[np.argsort(counts[present], kind="stable")]
+    third = -(-present.size // 3)
+    limit = min(float(counts[order[third]]), _ALIKE * float(np.median(counts[order[third:]])))
+    n_rare = int((counts[order] < limit).sum())
+    absent = np.setdiff1d(np.flatnonzero(named & (counts > 0) & (counts < limit)), present)
+    absent = absent[np.argsort(counts[absent], kind="stable")]
+    untested = [{"class": scores.classes[c], "recordings": int(counts[c])} for c in absent]
+    if not n_rare:
+        none = dict.fromkeys(("most_recordings", "macro_ap", "macro_ap_ci", "others_macro_ap", "others_macro_ap_ci"))
+        return {"classes": [], "untested": untested, **none}
     draws = Draws(scores.groups, n_bootstrap, seed)
     pooled = pool_mean(scores)  # [N, C]
     found: dict[str, Any] = {
         "classes": [scores.classes[c] for c in order[:n_rare]],
-        "most_recordings": int(np.asarray(train_counts)[order[n_rare - 1]]),
+        "untested": untested,
+        "most_recordings": int(counts[order[n_rare - 1]]),
     }
     for name, chosen in (("macro_ap", order[:n_rare]), ("others_macro_ap", order[n_rare:])):
         value = float(np.mean([average_precision_score(scores.labels == c, pooled[:, c]) for c in chosen]))

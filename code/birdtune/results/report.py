@@ -26,12 +26,12 @@ from markupsafe import Markup, escape
 from birdtune.errors import shown
 from birdtune.events import duration
 from birdtune.files import write_text
-from birdtune.results import figures, rarest, strange, succession
+from birdtune.results import figures, rarest, strange, succession, sure
 from birdtune.results.doubts import MILD, STRONG, Doubt
 from birdtune.results.listening import CLIP_S, Clip, heard
 from birdtune.results.scores import Scores, clip_scores
 from birdtune.results.verdict import Verdict
-from birdtune.results.words import NBSP, UNKNOWN, count, percent, span
+from birdtune.results.words import UNKNOWN, count, percent, span
 from birdtune.sound.logmel import VGGISH
 
 Row = Mapping[str, Any]
@@ -175,55 +175,6 @@ def _hits(row: Row) -> int:
     return round(hits)
 
 
-def calibration_sentence(after: Row) -> str:
-    """Whether the stated certainty can be taken at its word; `after`: of `certainty.certainty`."""
-    lean = after["certainty"] - after["accuracy"]
-    off = f"{100 * after['ece']:.0f} percentage points"
-    if after["ece"] < 0.05:
-        found = f"What it says can be taken at its word: certainty and truth differ by {off} on average."
-    elif abs(lean) < after["ece"] / 2:
-        found = f"It is too sure at some levels and too modest at others, by {off} on average."
-    else:
-        too = "too sure of itself: it is right less often" if lean > 0 else "too modest: it is right more often"
-        found = f"It is {too} than it says, by {off} on average."
-    if after["ece"] > after["ece_if_true_most"]:
-        return found
-    return f"{found} That is no more than luck: on so few recordings, true certainties would differ by as much."
-
-
-# Of fewer recordings than these, a share says little of the next one.
-_FEW = 10
-
-
-def meaning_sentence(around: Row, part: str) -> str:
-    """What a score of 0.8 means, from data."""
-    between = f"a score between {around['lo']:.1f} and {around['hi']:.1f}"
-    if not around["count"]:
-        return f"What a score of {around['score']:g} means was not seen: no {part} recording had {between}."
-    was = "was" if around["right"] == 1 else "were"
-    found = (
-        f"Of the {count(around['count'], part + ' recording')} with {between}, {around['right']} {was} right: "
-        f"{percent(around['share'])}"
-    )
-    interval = f" (95{NBSP}% interval: {span(around['share_ci'])})" if around["share_ci"] else ""
-    little = around["count"] < _FEW
-    means = f"a score of {around['score']:g} means here"
-    return f"{found}{interval}. " + (f"So few tell little of what {means}." if little else f"That is what {means}.")
-
-
-def answers_sentence(answers: Row, n: int, part: str) -> str:
-    """What the thresholds do to answers."""
-    if not answers["answered"]:
-        return f"None of the {count(n, part + ' recording')} got an answer: no score passed its threshold."
-    found = (
-        f"{answers['answered']:,} of the {count(n, part + ' recording')} got an answer, and of these "
-        f"{percent(answers['precision'])} were right"
-    )
-    interval = f" ({span(answers['precision_ci'])})" if answers["precision_ci"] else ""
-    others = "; the others got none" if answers["answered"] < n else ""
-    return f"{found}{interval}{others}."
-
-
 # ---- sound --------------------------------------------------------------------------------------
 
 
@@ -327,6 +278,7 @@ def _listening(facts: ReportFacts) -> Row:
 
 def _context(facts: ReportFacts) -> dict[str, Any]:
     split = facts.split
+    part = {"test": "test", "val": "validation", None: ""}[split]
     judged = facts.metrics.get(split) if split else None
     unused = [row for row in facts.problems if not _is_used(row)]
     advice = {row["problem"]: row.get("advice", "") for row in unused}
@@ -335,7 +287,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "facts": facts,
         "split": split,
         "judged": judged,
-        "split_name": {"test": "test", "val": "validation", None: ""}[split],
+        "split_name": part,
         "strong": [doubt for doubt in facts.doubts if doubt.severity == STRONG],
         # What the verdict's own words say is not said twice.
         "mild": [doubt for doubt in facts.doubts if doubt.severity == MILD and str(doubt) != facts.verdict.text],
@@ -354,7 +306,8 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "augmentation": _image(facts.augmentation),
         "labels": _labels(facts),
         "tuning": facts.tuning,
-        "sure": _sure(judged, {"test": "test", "val": "validation"}[split]) if judged and split else None,
+        "sure": sure.section(judged, part, facts.trust) if judged else None,
+        "few_answers": sure.few_answers(judged) if judged else "",
         "thresholds": _thresholds(facts),
         "inherited": succession.sentences(facts.succession) if facts.succession else [],
         "strange": strange.section(facts.trust, facts.scores, facts.metrics, split),
@@ -365,21 +318,6 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "box": {"left": left, "width": width, "top": round(100 - bottom - height, 1), "height": height},
         "clip_s": round(CLIP_S),
         "count": count,
-    }
-
-
-def _sure(judged: Row, part: str) -> Row | None:
-    """The section on certainty: sentences and figures, before calibration and after."""
-    found = judged.get("certainty")
-    if found is None:
-        return None
-    return {
-        "sentence": calibration_sentence(found["after"]),
-        "meaning": meaning_sentence(found["around"], part),
-        "answers": answers_sentence(judged["answers"], judged["n_recordings"], part),
-        "before": figures.reliability(found["before"]["reliability"], "before calibration"),
-        "after": figures.reliability(found["after"]["reliability"], "as it is served"),
-        "rows": [("before calibration", found["before"]), ("as it is served", found["after"])],
     }
 
 

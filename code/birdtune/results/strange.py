@@ -54,7 +54,8 @@ def _sentence(scale: Row, judged: Row, n: int, part: str, noises: Sequence[tuple
         f"{percent(judged['kept'])}{interval} were not called strange; all of them are of classes that it knows."
     )
     strange = sum(strangeness > STRANGEST for _, strangeness in noises)
-    return f"{found} Of {count(len(noises), 'made noise')}, {strange} {'was' if strange == 1 else 'were'}."
+    was = "was" if strange == 1 else "were"
+    return f"{found} Of {count(len(noises), 'made noise')}, {strange} {was} called strange."
 
 
 def _picture(strangeness: npt.NDArray[np.float32], part: str, noises: Sequence[tuple[str, float]]) -> Markup:

@@ -1,7 +1,7 @@
 """Figures → doubts, and with those of the training → a verdict.
 
-    metrics.json ─▶ of_scores ───┐
-    history.json ─▶ of_training ─┴▶ all_doubts ─▶ verdict: none, poor, fair or good
+    metrics.json ─▶ of_scores, of_noise ───┐
+    history.json ─▶ of_training ───────────┴▶ all_doubts ─▶ verdict: none, poor, fair or good
 
 This is the one place that says how far to trust a model; log, run.json, metrics.json and report repeat it.
 """
@@ -17,6 +17,8 @@ from birdtune.results.words import percent as _percent
 # Below this many source recordings, or above this width of the interval, a test is called small.
 SMALL_TEST_GROUPS = 30
 WIDE_INTERVAL = 0.2
+# Made noise in which more patches than these are given a class is a doubt.
+_MOST_PATCHES = 0.5
 # Collapsed: this share of the answers is a third of the classes that make up as much of the recordings, or fewer.
 _COLLAPSED_SHARE, _COLLAPSED_TO = 0.9, 3
 
@@ -30,16 +32,19 @@ class Verdict:
     text: str
 
 
-def all_doubts(trained: Row, figures: Mapping[str, Row | None], succession: Row | None = None) -> list[Doubt]:
+def all_doubts(
+    trained: Row, figures: Mapping[str, Row | None], succession: Row | None = None, noise: Sequence[Row] = ()
+) -> list[Doubt]:
     """Everything that speaks against a model: strong doubts first, causes before what comes of them.
 
     Args:
-        trained: as `doubts.of_training`; figures: as `of_scores`; succession: as `succession.of_succession`.
+        trained: as `doubts.of_training`; figures: as `of_scores`; succession: as `succession.of_succession`;
+            noise: as `of_noise`.
     """
     of_weights = of_training(trained)
     told = {doubt.code for doubt in of_weights}
     found = [*of_weights, *(doubt for doubt in of_scores(figures) if doubt.code not in told)]
-    found += of_succession(succession)
+    found += [*of_noise(noise), *of_succession(succession)]
     return sorted(found, key=lambda doubt: doubt.severity != STRONG)
 
 
@@ -107,6 +112,24 @@ def of_scores(figures: Mapping[str, Row | None]) -> list[Doubt]:
             )
         )
     return [*found, *_small(part, chief)]
+
+
+def of_noise(noise: Sequence[Row]) -> Iterator[Doubt]:
+    """What is heard in sound that holds nothing.
+
+    Args:
+        noise: of metrics.json's `false_alarms`; rows of an older birdtune have no `taken_for`, and are passed over.
+    """
+    heard = [row for row in noise if row["patches_passing"] > _MOST_PATCHES and row.get("taken_for")]
+    if heard:
+        names = some([f"{row['noise']} ({row['taken_for']}, {percent(row['patches_passing'])})" for row in heard])
+        yield Doubt(
+            "noise-answered",
+            MILD,
+            f"Made noise or silence is answered with a class in most of its patches: {names}.",
+            "Unless the class sounds like that, expect false alarms where nothing calls. Put recordings without any of "
+            "the classes into input/background/, and set --evaluate.false-alarms-per-hour.",
+        )
 
 
 def _dead_scores(part: str, judged: Row) -> Iterator[Doubt]:
