@@ -437,6 +437,8 @@ def test_no_class_is_called_rare_where_all_have_as_many_and_untested_ones_are_na
     untested = told(untested=[{"class": "Strix_aluco", "recordings": 2}])
     assert "none is clearly rarer" in untested
     assert "Rare, but not in test, so not counted: Strix_aluco (2). What can be set for their sake:" in untested
+    two = told(classes=["Strix_aluco", "Turdus_merula"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75)
+    assert "The 2 classes with fewest training recordings (3 or fewer: Strix_aluco, Turdus_merula) reach an" in two
     rare = told(classes=["Strix_aluco"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75)
     assert "The 1 class with fewest training recordings (3 or fewer: Strix_aluco) reaches an average precision" in rare
     assert "the others 75 %. What can be set for their sake:" in rare
