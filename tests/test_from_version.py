@@ -19,7 +19,7 @@ from birdtune.events import Interrupts, Journal
 from birdtune.files import read_csv, read_json
 from birdtune.learning import build_classifier, load_first_weights
 from birdtune.model import classifier as classifiers
-from birdtune.results import served
+from birdtune.results import novelty, served
 
 OLD = {"Bubo_bubo": 1800, "Corvus_corax": 3600, "Dryocopus_martius": 5200}
 NEW = {"Apus_apus": 900}  # sorted by name, it would be the first column
@@ -341,6 +341,38 @@ def test_a_class_whose_folder_is_gone_keeps_its_column_as_it_was(
     assert found["untaught"] == ["Corvus_corax"]
     assert "Corvus_corax" not in [row["class"] for row in found["comparison"]["per_class"]]
     assert "Kept, and not taught" in (copy / "reports/2/report.html").read_text()
+
+
+@pytest.mark.parametrize("freeze", ["all-but-head", "none"])
+def test_sounds_of_a_class_whose_folder_is_gone_are_answered_where_the_trunk_is_kept(
+    freeze: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(novelty, "FEWEST_SOURCES", 2)
+    left = write_data(tmp_path / "data", OLD)
+    output = tmp_path / "output"
+    common = {"evaluate__keep_known": 0.5, "model__freeze": freeze}
+    run(settings(left, output, **common))
+    shutil.rmtree(left / "Corvus_corax")
+    write_data(left, NEW)
+    run(settings(left, output, from_version=1, **common))
+    before, after = (served.read_novelty(output / f"model/birdtune/{version}") for version in (1, 2))
+    assert before is not None and after is not None
+    written = novelty.Novelty.load(output / "reports/1/novelty.npz")
+    np.testing.assert_array_equal(before.centres, written.centres)
+    np.testing.assert_array_equal(before.counts, written.counts)
+    found, report = beside(output), (output / "reports/2/report.html").read_text()
+    codes = [row["code"] for row in record(output, 2)["warnings"]]
+    assert found["comparison"]["answered"]["n_recordings"] == found["comparison"]["n_recordings"]
+    for version, part in ((1, "before"), (2, "after")):
+        rows = [row for row in read_csv(output / f"reports/{version}/predictions.csv") if row["split"] == "test"]
+        given = [row["answer"] != "none" for row in rows if row["class"] in set(OLD) - {"Corvus_corax"}]
+        assert found["comparison"]["answered"][part] == pytest.approx(np.mean(given))  # as each was judged itself
+    if freeze == "none":
+        assert after.counts[1] == 0 and found["unreachable"] == ["Corvus_corax"] and not found["trunk_kept"]
+        assert "old-classes-strange" in codes and "was trained further" in report
+    else:
+        assert after.counts[1] == before.counts[1] > 0 and found["unreachable"] == [] and found["trunk_kept"]
+        assert "old-classes-strange" not in codes and "did not change; nothing tests them" in report
 
 
 # ---- what became of the old ---------------------------------------------------------------------

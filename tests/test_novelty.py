@@ -124,6 +124,46 @@ def test_recordings_that_do_not_differ_teach_nothing() -> None:
     assert [each.novelty() for each in (same, single, empty)] == [None, None, None]
 
 
+def test_a_class_without_recordings_is_known_by_what_an_earlier_model_knew() -> None:
+    before = learnt()
+    moments = Moments(4)
+    moments.add(np.full(20, 0), birds(20, 0, seed=1))
+    moments.add(np.full(50, 3), birds(50, 3))
+    found = moments.novelty()
+    assert found is not None
+    again = birds(50, 1, seed=2)
+    assert found.distances(again).min() > 2 * before.distances(again).max()
+    taken = found.with_centres_of(before, np.array([1]))
+    assert taken.counts.tolist() == [20, 30, 0, 50] and found.counts.tolist() == [20, 0, 0, 50]
+    # Where it lies and how its recordings differ is as if all had been heard.
+    everything = Moments(4)
+    for column, n, seed in ((0, 40, 0), (1, 30, 0), (2, 20, 0), (0, 20, 1), (3, 50, 0)):
+        everything.add(np.full(n, column), birds(n, column, seed))
+    whole = everything.novelty()
+    assert whole is not None
+    np.testing.assert_allclose(taken.distances(again), whole.distances(again), rtol=0.1)
+    own = birds(50, 3, seed=2)
+    np.testing.assert_allclose(taken.distances(own), whole.distances(own), rtol=0.1)
+    assert np.isinf(taken.with_centres_of(taken, np.array([2])).widening[2])  # nobody ever knew it
+
+
+def test_a_class_that_differs_otherwise_than_all_others_is_as_near_as_it_was() -> None:
+    def waving(n: int, seed: int) -> Any:
+        """As class 1, and much more so where the others hardly differ."""
+        found = np.sqrt(birds(n, 1, seed))
+        found[:, 0] += np.random.default_rng(seed).normal(size=n)
+        return found**2
+
+    moments = [Moments(2), Moments(2)]
+    for each in moments:
+        each.add(np.full(60, 0), birds(60, 0))
+    moments[0].add(np.full(60, 1), waving(60, 1))
+    before, now = (each.novelty() for each in moments)
+    assert before is not None and now is not None
+    taken, again = now.with_centres_of(before, np.array([1])), waving(60, 2)
+    assert np.median(taken.distances(again)) < 1.5 * np.median(before.distances(again))
+
+
 def test_what_was_learnt_is_read_as_it_was_written(tmp_path: Path) -> None:
     known = learnt()
     known.save(tmp_path / "novelty.npz")

@@ -14,6 +14,7 @@ from birdtune.dataset.split import Place
 from birdtune.model import classifier as classifiers
 from birdtune.model.growth import grown
 from birdtune.results import succession
+from birdtune.results.answers import BACKGROUND, NOMINAL, Thresholds
 from birdtune.results.doubts import MILD, STRONG
 from birdtune.results.scores import Scores
 from birdtune.results.verdict import all_doubts, verdict
@@ -121,6 +122,49 @@ def test_a_sure_loss_is_a_doubt_and_a_large_one_a_strong_one() -> None:
     assert strong in all_doubts({"epochs": [], "best_epoch": None}, {}, row(beside(LABELS, many, LABELS)))
 
 
+def answers_of(before: Scores, after: Scores, background: str = "") -> dict[str, Any]:
+    """Compared with thresholds of a half."""
+    limits = [
+        Thresholds(
+            tuple(0.5 for _ in each.classes),
+            tuple(BACKGROUND if name == background else NOMINAL for name in each.classes), "", "",
+        )
+        for each in (before, after)
+    ]  # fmt: skip
+    return succession.compare(before, after, n_bootstrap=200, seed=1, thresholds=(limits[0], limits[1]))
+
+
+def test_answers_that_are_now_none_are_counted_and_a_sure_loss_is_a_doubt() -> None:
+    before, after = said(LABELS, LABELS, OLD), said(LABELS, LABELS, (*OLD, "Apus"))
+    same = answers_of(before, after)
+    assert (same["answered"]["before"], same["answered"]["after"], same["answered"]["n_recordings"]) == (1.0, 1.0, 60)
+    assert list(succession.of_succession(row(same))) == []
+    strange = np.zeros(60, np.float32)
+    strange[:20] = 2.0
+    table = after.patch_scores.copy()
+    table[20:30] *= 0.5  # below the threshold, and still the highest
+    fewer = answers_of(before, replace(after, patch_scores=table, strangeness=strange))
+    assert fewer["accuracy"]["after"] == 1.0 and fewer["answered"]["after"] == 0.5
+    assert answers_of(replace(before, strangeness=strange), after)["answered"]["before"] == pytest.approx(2 / 3)
+    (doubt,) = succession.of_succession(row(fewer))
+    assert (doubt.code, doubt.severity) == ("old-classes-unanswered", STRONG)
+    assert "100 % before, 50 % now" in doubt.text
+    told = " ".join(succession.sentences(row(fewer)))
+    assert "before thresholds. As served" in told and "a difference of -50 percentage points" in told
+    assert answers_of(before, after, "Bubo")["answered"]["n_recordings"] == 40  # never an answer
+    unknown = " ".join(succession.sentences(row(beside(LABELS, LABELS, LABELS))))
+    assert "how many answers pass the thresholds was not compared" in unknown
+
+
+def test_classes_that_will_be_answered_none_are_a_doubt_that_says_why() -> None:
+    (trained,) = succession.of_succession(row(None, unreachable=["Corvus"], trunk_kept=False))
+    assert trained.code == "old-classes-strange" and "will be answered “none”: Corvus" in trained.text
+    assert "the trunk was trained further" in trained.text and "--model.freeze all-but-head" in trained.advice
+    (unknown,) = succession.of_succession(row(None, unreachable=["Corvus"], trunk_kept=True))
+    assert "version 1 does not tell what they sound like" in unknown.text and "--model.freeze" not in unknown.advice
+    assert list(succession.of_succession(row(None, unreachable=[], trunk_kept=False))) == []
+
+
 def test_a_loss_that_may_be_luck_is_none() -> None:
     after = LABELS.copy()
     after[20:22] = [3, 0]
@@ -182,6 +226,13 @@ def test_an_id_that_the_label_map_changes_is_said_and_the_map_counts() -> None:
     kept = columns.keep(found, ("A", "B"), {"A": 1, "B": 2}, "background", "version 1")
     assert kept.class_ids == {"A": 9, "B": 2}
     assert "The label map gives classes of version 1 other ids: A (1 before, 9 now)." in kept.notices
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_whether_a_class_without_recordings_will_be_answered_none_is_said_before(forgets: bool) -> None:
+    kept = columns.keep(dataset("A", "B"), ("A", "Z"), {}, "background", "version 1", forgets=forgets)
+    (notice,) = (notice for notice in kept.notices if "without recordings now: Z" in notice)
+    assert ("will be answered none" in notice) == forgets
 
 
 def test_a_class_without_training_recordings_is_not_taught() -> None:

@@ -7,6 +7,7 @@ The weights are those of the SavedModel: the best epoch's in float32, the very o
 checkpoints were deleted. Their SHA-256 must be the one that model.json and the run's record have.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ from birdtune.errors import CheckpointError, InputError, SettingsError, shown
 from birdtune.files import make_folder, read_csv, read_json, value_sha256, write_json
 from birdtune.model.trunks import TRUNKS
 from birdtune.results import served
+from birdtune.results.answers import Thresholds
 from birdtune.results.calibration import Calibration
+from birdtune.results.novelty import Novelty, Scale
 from birdtune.run import newest_version, read_record
 
 # Beside the logs of a version: what it was trained, chosen and tested on.
@@ -47,6 +50,8 @@ class _Facts(BaseModel):
     weights_sha256: str
     hidden_units: int | None = None  # models of earlier exports do not say
     calibration: dict[str, Any] | None = None
+    thresholds: dict[str, Any] | None = None
+    novelty: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,21 @@ class Ancestor:
         """What makes its logits the scores that are served."""
         row = self.facts.calibration
         return Calibration.of(row) if row else Calibration(self.facts.scores)
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """From which score on its classes are answers; None where it has no thresholds."""
+        with contextlib.suppress(LookupError, TypeError, ValueError):
+            found = Thresholds.of(self.facts.thresholds or {})
+            return found if len(found.values) == len(self.classes) else None
+        return None
+
+    @property
+    def scale(self) -> Scale | None:
+        """From which distance on sounds are strange to it; None where it does not tell."""
+        with contextlib.suppress(LookupError, TypeError, ValueError):
+            return Scale.of(self.facts.novelty or {})
+        return None
 
     def _record(self) -> tuple[Path, dict[str, Any] | None]:
         """The output folder that it would lie in, and the record there of the run that made it, if there is one."""
@@ -320,8 +340,10 @@ def with_columns(config: Config, dataset: Dataset, ancestor: Ancestor | None) ->
     """The dataset with the columns of the model that a run begins from, if it does."""
     if ancestor is None:
         return dataset
+    # Behind another trunk, what the model knew of the sounds of classes without recordings says nothing.
+    forgets = config.model.freeze != "all-but-head" and config.evaluate.keep_known < 1
     return columns.keep(
-        dataset, ancestor.classes, ancestor.class_ids, config.labels.background, ancestor.title
+        dataset, ancestor.classes, ancestor.class_ids, config.labels.background, ancestor.title, forgets=forgets
     )
 
 
@@ -359,3 +381,8 @@ def read_weights(ancestor: Ancestor) -> served.Arrays:
     """
     facts = ancestor.facts
     return served.read(ancestor.folder, facts.backbone, facts.head, facts.weights_sha256)
+
+
+def read_novelty(ancestor: Ancestor) -> Novelty | None:
+    """What its training recordings sounded like, if it tells strange sounds. As `read_weights`."""
+    return served.read_novelty(ancestor.folder) if ancestor.scale is not None else None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 import birdtune
 from birdtune import judging, suspicion
-from birdtune.ancestor import Ancestor, read_weights
+from birdtune.ancestor import Ancestor, read_novelty, read_weights
 from birdtune.dataset import augment
 from birdtune.dataset.recordings import Recording
 from birdtune.facts import judgement, report_facts, write_companions
@@ -24,6 +24,7 @@ from birdtune.learning import Learning, build_classifier
 from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
 from birdtune.results import contact, rarest, report, succession, tables
+from birdtune.results.answers import Thresholds
 from birdtune.results.export import export_model, training_side
 from birdtune.results.novelty import Measures, Novelty
 from birdtune.results.scores import Scores
@@ -57,7 +58,8 @@ class Stages(Learning):
         """Score validation and test with the best weights, in float32, calibrated, as the exported model will."""
         classifier = self._best()
         scorer = make_scorer(classifier, logits=True)
-        known = self._known(scorer)
+        trunk_kept = self._trunk_kept(classifier)
+        known = self._known(scorer, trunk_kept)
         heard: dict[str, Measures] = {}
         if known is not None:
             heard = {name: Measures(known, _to_logits(classifier)) for name in ("val", "test", "noise")}
@@ -95,7 +97,12 @@ class Stages(Learning):
             found.figures[name]["rarest_third"] = self._rarest(scores)
             self._tell(name, found.figures[name])
         if self.ancestor is not None:
-            found.figures["from_version"] = self._beside(self.ancestor, found.scores.get("test"), found.figures["test"])
+            strange = known if found.figures["novelty"]["scale"] is not None else None
+            found.figures["from_version"] = {
+                **self._beside(self.ancestor, found.scores.get("test"), found.figures),
+                "trunk_kept": trunk_kept,
+                "unreachable": self._unreachable(strange),
+            }
         self._judge(found.figures)
         if self.config.evaluate.suspects:
             suspicion.check_labels(
@@ -111,8 +118,30 @@ class Stages(Learning):
             seed=self.config.train.seed,
         )
 
-    def _known(self, scorer: Scorer) -> Novelty | None:
-        """What the training recordings sound like to the network; None where nobody asks, or they do not differ."""
+    def _trunk_kept(self, classifier: Classifier) -> bool:
+        """Whether sounds are embedded as by the model that the run began from, if it did."""
+        if self.ancestor is None:
+            return False
+        before, now = read_weights(self.ancestor), classifiers.weights(classifier)
+        return all(
+            np.array_equal(now[name], array) for name, array in before.items() if name.startswith("trunk/")
+        )
+
+    def _unreachable(self, known: Novelty | None) -> list[str]:
+        """Classes of an earlier model whose sounds will be strange: nothing is known of them any more."""
+        columns = self._untaught() if known is not None else ()
+        names = {column: self.dataset.classes[column] for column in columns}
+        return [
+            name
+            for column, name in names.items()
+            if known is not None and not known.counts[column] and name not in self.dataset.background
+        ]
+
+    def _known(self, scorer: Scorer, trunk_kept: bool) -> Novelty | None:
+        """What the training recordings sound like to the network; None where nobody asks, or they do not differ.
+
+        Of classes without any, what the model knew that the run began from, if its trunk was kept.
+        """
         if self.config.evaluate.keep_known >= 1:
             return None
         part = self.dataset.part("train")
@@ -120,12 +149,19 @@ class Stages(Learning):
         windows = self.windows(part)
         numbers = chosen_windows(windows, labels)
         with self.journal.progress("embedding training", len(numbers), "patches") as progress:
-            return moments_of(
+            found = moments_of(
                 scorer, windows, labels, numbers, len(self.dataset.classes), self.config.evaluate.batch_size,
                 self.interrupts, progress.advance,
             )  # fmt: skip
+        untaught = self._untaught()
+        before = (
+            read_novelty(self.ancestor) if self.ancestor is not None and untaught and trunk_kept else None
+        )
+        if found is None or before is None:
+            return found
+        return found.with_centres_of(before, np.array(untaught, np.int64))
 
-    def _beside(self, ancestor: Ancestor, test: Scores | None, judged: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _beside(self, ancestor: Ancestor, test: Scores | None, figures: Mapping[str, Any]) -> dict[str, Any]:
         """The new model beside the one that it began from: `from_version` of metrics.json."""
         n_old = len(ancestor.classes)
         row: dict[str, Any] = {
@@ -133,12 +169,13 @@ class Stages(Learning):
             "title": ancestor.title,
             "kept": list(ancestor.classes),
             "untaught": [self.dataset.classes[column] for column in self._untaught()],
-            "new": succession.row_of_new(judged, self.dataset.classes, n_old),
+            "new": succession.row_of_new(figures["test"], self.dataset.classes, n_old),
             "comparison": None,
             "reason": "",
             "left_out": 0,
             "unknown": 0,
         }
+        before = ancestor.thresholds
         part = [r for r in self.dataset.part("test") if r.label in ancestor.classes]
         heard = ancestor.heard()
         places = self.dataset.places
@@ -160,6 +197,7 @@ class Stages(Learning):
                 only(test, np.isin(test.recordings, [r.name for r in clean])),
                 n_bootstrap=self.config.evaluate.bootstrap,
                 seed=self.config.train.seed,
+                thresholds=(before, Thresholds.of(figures["thresholds"])) if before is not None else None,
             )
         for sentence in succession.sentences(row):
             self.journal.say(f"  {plain(sentence)}")
@@ -170,11 +208,16 @@ class Stages(Learning):
         classifier = build_classifier(self.config, ancestor.classes, "float32", seed=None)
         classifiers.load_weights(classifier, read_weights(ancestor), source=ancestor.title)
         windows = self.windows(part)
+        known, scale = read_novelty(ancestor), ancestor.scale
+        measures = Measures(known, _to_logits(classifier)) if known is not None else None
+        scorer = make_scorer(classifier, logits=True)
+        seen = watched(scorer, windows, measures.take) if measures is not None else scorer
         with self.journal.progress(f"scoring, {ancestor.title}", len(windows), "patches") as progress:
-            logits, _ = self.score(
-                classifier, make_scorer(classifier, logits=True), windows, part, progress.advance
-            )
-        return ancestor.calibration.scores(logits)
+            logits, _ = self.score(classifier, seen, windows, part, progress.advance)
+        scores = ancestor.calibration.scores(logits)
+        if measures is None or scale is None:
+            return scores
+        return replace(scores, strangeness=scale.strangeness(measures.found()))
 
     def _judge(self, figures: dict[str, Any]) -> None:
         """Say how far to trust the model, and write metrics.json."""

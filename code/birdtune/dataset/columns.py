@@ -17,7 +17,13 @@ _NAMES_IN_A_NOTICE = 8
 
 
 def keep(
-    dataset: Dataset, classes: Sequence[str], ids: Mapping[str, ExternalId], background: str, title: str
+    dataset: Dataset,
+    classes: Sequence[str],
+    ids: Mapping[str, ExternalId],
+    background: str,
+    title: str,
+    *,
+    forgets: bool = True,
 ) -> Dataset:
     """The same recordings, with the columns of an earlier model.
 
@@ -25,6 +31,7 @@ def keep(
         classes, ids: of that model, in the order of its columns.
         background: as --labels.background.
         title: what that model is called.
+        forgets: whether sounds of classes without training recordings will be strange to the new one.
     """
     present = {recording.label for recording in dataset.recordings}
     columns = (*classes, *sorted(present - set(classes)))
@@ -36,28 +43,33 @@ def keep(
         classes=columns,
         class_ids=joined,
         background=background_of(columns, background),
-        notices=[*notices, *class_notices(joined, columns), *_notices(dataset, classes, ids, title)],
+        notices=[*notices, *class_notices(joined, columns), *_notices(dataset, classes, ids, title, forgets)],
     )
 
 
 def _notices(
-    dataset: Dataset, classes: Sequence[str], ids: Mapping[str, ExternalId], title: str
+    dataset: Dataset, classes: Sequence[str], ids: Mapping[str, ExternalId], title: str, forgets: bool
 ) -> list[str]:
     """What became of the earlier columns, in sentences."""
     taught = {recording.label for recording in dataset.part("train")}
     present = {recording.label for recording in dataset.recordings}
     found = []
+    none = (
+        " As the trunk is trained, their sounds will be answered none, as unlike what was trained on: freeze it "
+        "(--model.freeze all-but-head), or call nothing strange (--evaluate.keep-known 1)."
+        if forgets
+        else ""
+    )
     if gone := [name for name in classes if name not in present]:
         found.append(
             f"Classes of {title} without recordings now: {_names(gone)}. Their columns stay, and are left out of what "
-            "training compares, so that nothing pushes them down; but nothing is learnt of them, nothing tests them, "
-            "and their sounds may be answered none, as unlike what was trained on. If a folder was renamed, give it "
-            "its old name: columns go by names."
+            "training compares, so that nothing pushes them down; but nothing is learnt of them, and nothing tests "
+            f"them.{none} If a folder was renamed, give it its old name: columns go by names."
         )
     if untaught := [name for name in classes if name in present - taught]:
         found.append(
             f"Classes of {title} without training recordings now: {_names(untaught)}. Their columns stay, and are left "
-            "out of what training compares."
+            f"out of what training compares.{none}"
         )
     changed = [name for name in classes if name in ids and dataset.class_ids.get(name, ids[name]) != ids[name]]
     if changed:

@@ -44,6 +44,8 @@ CODES: Mapping[str, str] = {
     "one-source": "classes are judged by a single source recording",
     "test-heard-before": "the model that the run began from had learnt from test recordings, or may have",
     "old-classes-worse": "classes of the model that the run began from are recognised worse, beyond chance",
+    "old-classes-unanswered": "recordings of these classes get an answer far less often than they did",
+    "old-classes-strange": "these classes have no training recordings, and their sounds will be answered none",
 }
 
 # Of a loss: what moved less did not move; and what is not lower than a constant answer's by this, learnt nothing.

@@ -227,6 +227,33 @@ class Novelty:
         squared = [((placed - centre) ** 2).sum(axis=1) for centre in self.centres]  # a class at a time: [N]
         return np.asarray(np.sqrt(np.min(np.stack(squared) * self.widening[:, None], axis=0)))
 
+    @property
+    def _freedom(self) -> int:
+        """Recordings that the covariance rests on, less one for each class's mean."""
+        return int(self.counts.sum() - (self.counts > 0).sum())
+
+    def with_centres_of(self, before: "Novelty", columns: Ints) -> "Novelty":
+        """With the means of an earlier model for classes that no recordings tell of now.
+
+        How much recordings of these differ, its covariance alone knows: both are averaged, each by what it rests on.
+
+        Args:
+            before: of a model with the same embedding; its classes are the first here.
+            columns: the classes; those that it knows nothing of, either, stay infinitely far.
+        """
+        # What whitening did is undone: placed = (mean - origin) W; W = L⁻ᵀ and Σ = L Lᵀ.
+        roots = [np.linalg.inv(each.whitening.astype(np.float64)) for each in (self, before)]  # Lᵀ
+        means, old = (each.centres @ root + each.origin for each, root in zip((self, before), roots, strict=True))
+        means[columns] = old[columns]
+        counts = self.counts.copy()
+        counts[columns] = before.counts[columns]
+        covariance = np.average(
+            [root.T @ root for root in roots], axis=0, weights=[self._freedom, before._freedom]
+        )
+        whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T
+        centres = (means - self.origin) @ whitening
+        return Novelty(self.origin, whitening.astype(np.float32), centres.astype(np.float32), counts)
+
     def save(self, path: Path) -> None:
         """Write as .npz, whole or not at all."""
         buffer = io.BytesIO()

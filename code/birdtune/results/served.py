@@ -1,11 +1,13 @@
-"""The weights of an exported model, read back under the names that they were trained with.
+"""The weights of an exported model, read back under the names that they were trained with; and what it trained on.
 
     <name>/<version>/variables ─▶ verify (in a process of its own), read ─▶ arrays by name, as `classifier.weights`
+                                                          └─▶ read_novelty ─▶ Novelty, if strange sounds are told
 
 Where nothing is known of the files yet, TensorFlow's reader may die on them, so it works apart. They are believed when
 their SHA-256 is that of model.json, names and all: so their order, too, is as it was exported.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,7 @@ import numpy.typing as npt
 from birdtune.errors import CheckpointError, shown
 from birdtune.files import temporary_folder
 from birdtune.model.trunks import TRUNKS
+from birdtune.results.novelty import Novelty
 from birdtune.storage import refused
 from birdtune.workers import Crashed, Isolated
 
@@ -26,6 +29,7 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 # What TensorFlow calls the members of the module's list of weights (`results.export`).
 _KEY = "weights/{}/.ATTRIBUTES/VARIABLE_VALUE"
+_NOVELTY_KEY = "novelty/{}/.ATTRIBUTES/VARIABLE_VALUE"  # in the order of `graph_novelty.GraphNovelty.arrays`
 _FLOAT_BYTES = 4
 _SHA256 = "sha256"
 _AGAIN = "Copy or export the model again, or begin from another."
@@ -72,6 +76,44 @@ def read(folder: Path, backbone: str, head: str, sha256: str) -> Arrays:
     return _checked(folder, _variables(_Task(folder, names(backbone, head))), sha256)
 
 
+def read_novelty(folder: Path) -> Novelty | None:
+    """What the model's training recordings sounded like; None where it does not tell strange sounds.
+
+    Loads TensorFlow; `verify` must have seen the files.
+
+    Raises:
+        CheckpointError: they are damaged.
+        PassingError: the storage fails.
+    """
+    import tensorflow as tf
+
+    try:
+        with _linked(folder / "variables") as room:
+            reader = tf.train.load_checkpoint(str(room / "variables"))
+            if not reader.has_tensor(_NOVELTY_KEY.format(0)):
+                return None
+            origin, whitening, centres, widening = (
+                reader.get_tensor(_NOVELTY_KEY.format(k)) for k in range(4)
+            )
+    except Exception as fault:  # whatever it is, the files are the cause
+        reason = shown(" ".join(str(fault).split())[:200])
+        message = f"{shown(folder)}: what it says of strange sounds cannot be read ({reason}). {_AGAIN}"
+        raise refused(fault, folder, message, CheckpointError) from fault
+    known = np.isfinite(widening)
+    share = np.where(known, widening, 0.0).astype(np.float64)
+    counts = np.rint(share / (1.0 - share)).astype(np.int64)  # widening = n / (n + 1)
+    return Novelty(origin, whitening, centres, counts)
+
+
+@contextlib.contextmanager
+def _linked(folder: Path) -> Iterator[Path]:
+    """A folder with a plain name that holds the same files: TensorFlow takes its argument for a pattern."""
+    with temporary_folder("variables") as room:
+        for path in folder.iterdir():
+            (room / path.name).symlink_to(path.resolve())
+        yield room
+
+
 def _checked(folder: Path, pieces: Iterable[tuple[str, Any]], sha256: str) -> Arrays:
     found = dict(pieces)
     if (theirs := found.pop(_SHA256)) != sha256:
@@ -96,10 +138,7 @@ def _variables(task: _Task) -> Iterator[tuple[str, Any]]:
 
     folder = task.folder / "variables"
     try:
-        with temporary_folder("variables") as room:
-            # TensorFlow takes its argument for a pattern.
-            for path in folder.iterdir():
-                (room / path.name).symlink_to(path.resolve())
+        with _linked(folder) as room:
             n_bytes = sum(path.stat().st_size for path in room.iterdir())
             found = _arrays(tf.train.load_checkpoint(str(room / "variables")), task.names, n_bytes)
     except Exception as fault:  # whatever it is (OpError, IndexError, ValueError …), the files are the cause

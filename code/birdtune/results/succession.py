@@ -19,6 +19,7 @@ import numpy.typing as npt
 import scipy.stats
 from sklearn.metrics import average_precision_score
 
+from birdtune.results.answers import BACKGROUND, NONE, Thresholds
 from birdtune.results.doubts import MILD, STRONG, Doubt, Row
 from birdtune.results.metrics import Draws, difference_interval, ranking_replicates
 from birdtune.results.scores import Floats, Ints, Scores, clip_scores
@@ -40,19 +41,29 @@ _ADVICE = (
 )
 
 
-def compare(before: Scores, after: Scores, *, n_bootstrap: int, seed: int) -> dict[str, Any]:
+def compare(
+    before: Scores,
+    after: Scores,
+    *,
+    n_bootstrap: int,
+    seed: int,
+    thresholds: tuple[Thresholds, Thresholds] | None = None,
+) -> dict[str, Any]:
     """Two models on the same recordings.
 
     Args:
         before: of the old model; all recordings are of its classes.
         after: of the new one, whose first columns are those of the old.
         n_bootstrap, seed: as `metrics.judge`.
+        thresholds: of both; None where those of the old one are not known.
 
     Returns:
         `n_recordings`, `n_groups`; `accuracy`, `macro_ap`: each `before`, `after`, `difference`, `difference_ci`;
         `lost`, `gained` (recordings that only the old, only the new model names rightly); `answered_as_new`, of these
         `answered_as_new_lost`; `per_class`: `class`, `n_recordings`, `n_groups`, `found`, `ap` (each as `accuracy`),
         `answered_as_new`, `taken_for`, `p`, `change` ("worse", "better" or ""); `worse`, `better`: names.
+        `answered` (None without `thresholds`): as `accuracy`, the share that is served with an answer instead of
+        `none`, and of how many `n_recordings`.
 
     Raises:
         ValueError: other recordings, or other columns.
@@ -85,6 +96,7 @@ def compare(before: Scores, after: Scores, *, n_bootstrap: int, seed: int) -> di
         "gained": int((right[1] & ~right[0]).sum()),
         "answered_as_new": int(as_new.sum()),
         "answered_as_new_lost": int((as_new & right[0]).sum()),
+        "answered": _answered(before, after, thresholds, draws) if thresholds else None,
         "per_class": rows,
         "worse": [row["class"] for row in rows if row["change"] == "worse"],
         "better": [row["class"] for row in rows if row["change"] == "better"],
@@ -115,8 +127,19 @@ def _class_row(
     }
 
 
+def _answered(
+    before: Scores, after: Scores, thresholds: tuple[Thresholds, Thresholds], draws: Draws
+) -> dict[str, Any] | None:
+    """Share that gets an answer at all, right or wrong: past the thresholds, and not strange."""
+    pairs = list(zip((before, after), thresholds, strict=True))
+    given = np.stack([each.answers(clip_scores(heard), heard.strangeness) != NONE for heard, each in pairs])
+    never = [[c for c, origin in enumerate(each.origins) if origin == BACKGROUND] for each in thresholds]
+    asked = ~np.isin(before.labels, never[0] + never[1])
+    return {"n_recordings": int(asked.sum()), **_shares(given, asked, draws)} if asked.any() else None
+
+
 def _shares(right: npt.NDArray[np.bool_], inside: npt.NDArray[np.bool_], draws: Draws) -> dict[str, Any]:
-    """Share of right answers among some recordings, before and after."""
+    """Share of right (or whatever) answers among some recordings, before and after."""
     before, after = (float(answers[inside].mean()) for answers in right)
     changed = draws.per_group((right[1].astype(np.int64) - right[0]) * inside, draws.index)
     drawn = draws.ratio(changed, draws.per_group(inside, draws.index))
@@ -198,6 +221,7 @@ def sentences(found: Row) -> list[str]:
         told.append("Together they got worse beyond chance, though it can be said of no class by itself.")
     else:
         told.append("No class got worse beyond chance.")
+    told.append(_of_answers(judged.get("answered"), found["title"]))
     if judged["n_groups"] < _SMALL:
         told.append(
             f"So few sources show large changes only; of a class by itself, a change in {FEWEST_CHANGED} sources at "
@@ -212,6 +236,17 @@ def sentences(found: Row) -> list[str]:
     else:
         told.append(f"The split was kept: nothing that {found['title']} learnt from or was chosen by is test now.")
     return told
+
+
+def _of_answers(answered: Row | None, title: str) -> str:
+    """How many get an answer; metrics.json of an older birdtune does not tell."""
+    if answered is None:
+        return "All this is of the names with the highest score; how many answers pass the thresholds was not compared."
+    before, after = percent(answered["before"]), percent(answered["after"])
+    return (
+        "All this is of the names with the highest score, before thresholds. As served, with “none” for what is below "
+        f"them or strange, {title} answered {before} and this one {after}: {_difference(answered)}."
+    )
 
 
 def _were(number: int) -> str:
@@ -249,9 +284,12 @@ def of_succession(found: Row | None) -> Iterator[Doubt]:
             "The figures are too kind. Keep split.csv from version to version; where the model comes from another "
             "output folder, begin with a copy of that folder's split.csv and logs.",
         )
+    if found.get("unreachable"):
+        yield _of_strange(found)
     judged = found["comparison"]
     if judged is None:
         return
+    yield from _of_unanswered(judged, found["title"])
     names = {"accuracy": "accuracy", "macro_ap": "average precision"}
     sure = {key: judged[key] for key in names if _is_loss(judged[key])}
     if not sure and not judged["worse"]:
@@ -270,6 +308,38 @@ def of_succession(found: Row | None) -> Iterator[Doubt]:
         f"({count(judged['n_groups'], 'source')}).",
         _ADVICE,
     )
+
+
+def _of_strange(found: Row) -> Doubt:
+    """Old classes that nothing is known of by which a sound is strange."""
+    why = (
+        f"{found['title']} does not tell what they sound like"
+        if found["trunk_kept"]
+        else "the trunk was trained further, so what they sounded like before says nothing now"
+    )
+    freeze = "" if found["trunk_kept"] else "freeze the trunk (--model.freeze all-but-head), "
+    return Doubt(
+        "old-classes-strange",
+        STRONG,
+        f"Classes of {found['title']} without training recordings will be answered “none”: "
+        f"{some(found['unreachable'])}. Their columns are kept, but their sounds are unlike all that this model was "
+        f"trained on: {why}.",
+        f"Put recordings of them back, {freeze}or call nothing strange (--evaluate.keep-known 1).",
+    )
+
+
+def _of_unanswered(judged: Row, title: str) -> Iterator[Doubt]:
+    answered = judged.get("answered")
+    if answered and answered["difference_ci"] and answered["difference_ci"][1] < -_LARGE_LOSS:
+        yield Doubt(
+            "old-classes-unanswered",
+            STRONG,
+            f"Recordings of the classes that {title} knew get an answer far less often: "
+            f"{plain(percent(answered['before']))} before, {plain(percent(answered['after']))} now, "
+            f"{points(answered['difference_ci'])} ({count(judged['n_groups'], 'source')}); the others “none”.",
+            "Compare the thresholds of both in labels.csv: a lower --evaluate.precision lowers them, a higher "
+            "--evaluate.keep-known lets less be strange. More validation recordings make both less strict.",
+        )
 
 
 def row_of_new(judged: Mapping[str, Any] | None, classes: Sequence[str], n_old: int) -> list[dict[str, Any]]:
