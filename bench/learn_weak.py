@@ -1,7 +1,6 @@
 """Learning from labels that are true of a fifth of each sound only: heads and remedies beside each other.
 
     ESC-10's loudest two seconds in ten of background ─▶ embeddings ─▶ heads, five folds ─▶ accuracy on sounds as weak
-                                                      ─▶ whole jobs, with labels shared out to patches and without
 """
 
 from collections.abc import Mapping
@@ -11,19 +10,12 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from bench import learning, made_sets
-from bench.harness import Line, Result, Settings
+from bench.harness import Result, Settings
 
-FROZEN = {"model__freeze": "all-but-head", "evaluate__suspects": "false"}
-JOBS: Mapping[str, Mapping[str, Any]] = {
-    "plain": FROZEN,
-    "--train.weak-labels share": {**FROZEN, "train__weak_labels": "share"},
-    "--model.head attention": {**FROZEN, "model__head": "attention"},
-}
 WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "linear (plain)": ("linear", {}),
     "attention": ("attention", {}),
     "mlp": ("mlp", {}),
-    "logistic regression": ("logistic regression", {}),
 }
 
 
@@ -55,28 +47,4 @@ def measure(settings: Settings) -> Result:
                 note=f"macro average precision {np.mean(precision[way]):.3f}; {len(seeds)} seeds",
             )
         )  # fmt: skip
-    if not settings.quick:
-        lines += _jobs(settings)
     return Result("learn_weak", lines)
-
-
-def _jobs(settings: Settings) -> list[Line]:
-    """Whole jobs on the first of the sets."""
-    home = settings.folder / str(settings.seed)
-    right: dict[str, Any] = {}
-    lines = []
-    for way, flags in JOBS.items():
-        judged = [
-            learning.job(home / "jobs", fold, home / "data", **flags) for fold in range(1, learning.FOLDS + 1)
-        ]
-        scores, labels, groups = learning.clip_rows(judged)
-        right[way] = (scores.argmax(axis=1) == labels).astype(float)
-        gain = learning.shares(right[way] - right["plain"], groups)
-        lines.append(
-            learning.reach(
-                f"whole job, {way}: test accuracy", learning.shares(right[way], groups),
-                beside="" if way == "plain" else f"{learning.text(gain, sign=True)} beside plain",
-                note="frozen trunk; three folds to train on, one to validate",
-            )
-        )  # fmt: skip
-    return lines
