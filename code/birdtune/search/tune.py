@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-import tensorflow
 from pydantic import BaseModel
 
 from birdtune import run as runs
@@ -82,14 +81,13 @@ def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         config = _frozen(config, journal)
     study = _study(config, space, dataset, checkpoint)
     journal.say(f"tune:\n  {devices.prepare_devices()}")
-    # That each trial compiles a step of its own is no mistake.
-    tensorflow.get_logger().setLevel("ERROR")
     dataset, store = gather.recheck(config, dataset, store, journal, interrupts)
     judge = _judge(config, study, dataset, store, checkpoint, journal, interrupts)
     tuning = _Tuning(config, space, study, judge, journal, interrupts)
     tuning.tell_space()
-    tuning.search()
-    tuning.finish()
+    with devices.compiling_often():
+        tuning.search()
+        tuning.finish()
     return EXIT_DONE
 
 

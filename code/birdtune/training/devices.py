@@ -3,8 +3,10 @@
 TensorFlow is imported here: only stages that compute come this way.
 """
 
+import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -155,3 +157,15 @@ def choose_precision(setting: str, *, gains_on_cpu: bool) -> tuple[str, str]:
         if flag in flags:
             return "mixed_bfloat16", f"this CPU multiplies bfloat16 ({flag}), about twice as fast as float32"
     return "float32", "this CPU has no bfloat16 instructions, without which bfloat16 would be slower"
+
+
+@contextlib.contextmanager
+def compiling_often() -> Iterator[None]:
+    """While the block lasts, TensorFlow does not warn of steps that are compiled anew: each candidate has its own."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
