@@ -39,7 +39,7 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
 ) -> None:
     seen: list[Any] = []
     folds_of = compare._folds
-    monkeypatch.setattr(compare, "MOST_FOLDS", 2)
+    monkeypatch.setattr("birdtune.search.embedded.MOST_FOLDS", 2)
     monkeypatch.setattr(
         compare,
         "_folds",

@@ -218,6 +218,8 @@ def test_a_models_variables_are_read_in_a_process_of_their_own(
     monkeypatch.undo()
     facts = read_json(first / "model/birdtune/1/model.json")
     served.verify(first / "model/birdtune/1", "vggish-small", "linear", facts["weights_sha256"])
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        served.verify(first / "model/birdtune/1", "vggish-small", "linear", "0" * 64)
 
 
 def test_what_frozen_layers_made_of_other_weights_is_not_used(copy: Path, old_data: Path, new_data: Path) -> None:

@@ -21,7 +21,6 @@ from birdtune.results.thresholds import (
     false_alarms,
     judge_answers,
     lowest_for_precision,
-    rejection,
 )
 from birdtune.sound.empty import NOISES, made_noise
 from birdtune.sound.logmel import VGGISH, log_mel
@@ -166,17 +165,6 @@ def test_answers_are_judged_with_background_never_asked_for() -> None:
     nothing = Thresholds((float("inf"), 0.99, 0.99), (BACKGROUND, OWN, OWN), "", "")
     silent = judge_answers(scores, nothing, n_bootstrap=100, seed=0)
     assert (silent["precision"], silent["precision_ci"], silent["recall"]) == (None, None, 0.0)
-
-
-def test_rejection_is_what_stays_below_a_threshold_that_keeps_the_recall() -> None:
-    known = np.array([[p, 1 - p] for p in (0.99, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.3)])
-    unknown = np.array([[0.55, 0.45], [0.59, 0.41], [0.95, 0.05], [0.6, 0.4]])
-    threshold, share = rejection(known, np.zeros(10, np.int64), unknown)
-    assert (threshold, share) == (0.6, 0.5)
-    assert rejection(known, np.ones(10, np.int64), unknown) == (
-        0.0,
-        0.0,
-    )  # nine are wrong: no threshold keeps 0.9
 
 
 # ---- made noise, and all together ---------------------------------------------------------------

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from birdtune.results.answers import BACKGROUND, NOMINAL, NONE, OWN, SHARED, STRANGEST, Thresholds
 from birdtune.results.metrics import Draws, interval
-from birdtune.results.scores import Floats, Ints, Scores, clip_scores
+from birdtune.results.scores import Floats, Scores, clip_scores
 
 LEAST = 0.5
 _DECIMALS = 6
@@ -296,26 +296,3 @@ def judge_novelty(scores: Scores, *, n_bootstrap: int, seed: int) -> dict[str, A
     kept = scores.strangeness <= STRANGEST
     sums = (draws.per_group(part, draws.index) for part in (kept, np.ones_like(kept)))
     return {"kept": float(kept.mean()), "kept_ci": interval(draws.ratio(*sums), draws.n_groups)}
-
-
-def rejection(
-    known: npt.NDArray[Any], labels: Ints, unknown: npt.NDArray[Any], *, recall: float = 0.9
-) -> tuple[float, float]:
-    """How well sounds of classes that were never trained on are kept out.
-
-    One threshold for the highest score: as high as it may be for the wanted share of the known recordings to be
-    recognised still, right and above it.
-
-    Args:
-        known: [N, C] recordings' scores of classes that were trained on; labels: [N] their columns.
-        unknown: [M, C] of recordings of other classes.
-        recall: wanted of the known.
-
-    Returns:
-        the threshold, and the share of the unknown below it. 0 and 0 where the recall cannot be had.
-    """
-    own = np.where(known.argmax(axis=1) == labels, known.max(axis=1), -1.0)
-    ranked = np.sort(own)[::-1]
-    needed = int(np.ceil(recall * len(ranked) - 1e-9))
-    threshold = float(max(ranked[needed - 1], 0.0)) if needed else 1.0
-    return threshold, float((unknown.max(axis=1) < threshold).mean())

@@ -21,14 +21,14 @@ from sklearn.metrics import average_precision_score
 from birdtune.check import verify_checkpoint
 from birdtune.config import Config
 from birdtune.dataset import gather
-from birdtune.errors import EXIT_DONE, InputError, shown
+from birdtune.errors import EXIT_DONE, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import write_csv, write_json
 from birdtune.model.heads import HEADS
 from birdtune.model.trunks import TRUNKS
 from birdtune.results.metrics import Draws, interval
 from birdtune.search.candidates import BASELINES, Baseline, Candidate, Head, out_of_fold
-from birdtune.search.embedded import MOST_FOLDS, Embedded, Floats, Ints, embed, folds, sources_per_class
+from birdtune.search.embedded import Embedded, Floats, Ints, embed, fold_count, folds
 from birdtune.search.space import run_flags
 from birdtune.training import devices
 
@@ -73,19 +73,7 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
 
 
 def _folds(embedded: Embedded, seed: int) -> Ints:
-    """The fold of each recording, as many as the rarest class allows. [N]
-
-    Raises:
-        InputError: a class has one source recording only.
-    """
-    sources = sources_per_class(embedded)
-    if min(sources) < 2:
-        few = embedded.classes[int(np.argmin(sources))]
-        raise InputError(
-            f"class {shown(few)}: {min(sources)} source recordings beside the test part; a comparison trains on one "
-            "and judges by another. Add recordings, or lower --split.test-fraction."
-        )
-    return folds(embedded, min(MOST_FOLDS, *sources), seed)
+    return folds(embedded, fold_count(embedded, "a comparison"), seed)
 
 
 # ---- judgement -----------------------------------------------------------------------------------

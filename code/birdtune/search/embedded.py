@@ -18,6 +18,7 @@ from birdtune.dataset.batches import Windows, in_order
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import Recording
+from birdtune.errors import InputError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.learning import build_classifier, load_first_weights
 from birdtune.model.classifier import Classifier
@@ -140,6 +141,25 @@ def sources_per_class(embedded: Embedded) -> list[int]:
     """How many source recordings each class has. [C]"""
     counts = Counter(label for label, _ in set(zip(embedded.labels.tolist(), embedded.groups, strict=True)))
     return [counts[column] for column in range(len(embedded.classes))]
+
+
+def fold_count(embedded: Embedded, purpose: str) -> int:
+    """How many folds there can be: as many as the rarest class has sources, and no more than is usual.
+
+    Args:
+        purpose: what trains on some and judges by others, for people.
+
+    Raises:
+        InputError: a class has one source recording only.
+    """
+    sources = sources_per_class(embedded)
+    if min(sources) < 2:
+        few = embedded.classes[int(np.argmin(sources))]
+        raise InputError(
+            f"class {shown(few)}: {min(sources)} source recordings beside the test part; {purpose} trains on one and "
+            "judges by another. Add recordings, or lower --split.test-fraction."
+        )
+    return min(MOST_FOLDS, *sources)
 
 
 def folds(embedded: Embedded, n_folds: int, seed: int) -> Ints:

@@ -22,7 +22,7 @@ from birdtune import run as runs
 from birdtune.config import Config
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
-from birdtune.errors import InputError, shown
+from birdtune.errors import InputError
 from birdtune.events import Interrupts, Journal
 from birdtune.learning import Learning, build_classifier
 from birdtune.model import classifier as classifiers
@@ -30,7 +30,7 @@ from birdtune.model.classifier import Classifier
 from birdtune.results.scores import pool_mean
 from birdtune.run import Run
 from birdtune.search.candidates import Head, out_of_fold
-from birdtune.search.embedded import MOST_FOLDS, Embedded, Floats, Ints, folds, sources_per_class
+from birdtune.search.embedded import Embedded, Floats, Ints, fold_count, folds
 from birdtune.training.checkpoints import State
 from birdtune.training.loop import Loop
 from birdtune.training.scoring import make_scorer
@@ -91,14 +91,7 @@ class OnEmbeddings:
     def __init__(self, classifier: Classifier, embedded: Embedded, interrupts: Interrupts) -> None:
         self._classifier, self._embedded, self._interrupts = classifier, embedded, interrupts
         self.labels, self.groups = embedded.labels, embedded.groups
-        sources = sources_per_class(embedded)
-        if min(sources) < 2:
-            few = embedded.classes[int(np.argmin(sources))]
-            raise InputError(
-                f"class {shown(few)}: {min(sources)} source recordings beside the test part; tuning trains on one and "
-                "judges by another. Add recordings, or lower --split.test-fraction."
-            )
-        self._n_folds = min(MOST_FOLDS, *sources)
+        self._n_folds = fold_count(embedded, "tuning")
         self.how = f"{self._n_folds}-fold cross-validation"
 
     def __call__(
