@@ -302,6 +302,18 @@ def test_a_model_in_the_place_of_another_is_told(copy: Path, new_data: Path) -> 
         run(settings(new_data, copy, from_version=1))
 
 
+def test_a_model_with_a_class_that_is_called_as_no_answer_is_begun_from_if_that_is_background(
+    copy: Path, new_data: Path
+) -> None:
+    for name in ("model.json", "labels.csv"):
+        path = copy / "model/birdtune/1" / name
+        path.write_text(path.read_text().replace("Bubo_bubo", "None"))
+    with pytest.raises(SettingsError, match=r"--from-version: version 1: there is a class None, and `none` is what"):
+        ancestor.find(settings(new_data, copy, from_version=1))
+    (found,) = ancestor.find(settings(new_data, copy, from_version=1, labels__background="none"))
+    assert found.classes[0] == "None"
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [("1", "1"), ('"1"', "1"), ("latest", "latest"), ("served/3", "INPUT/served/3"), ("/models/3", "/models/3")],

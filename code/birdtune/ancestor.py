@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from birdtune.config import LATEST, Config
 from birdtune.dataset import columns
 from birdtune.dataset.gather import Dataset
-from birdtune.dataset.labels import ExternalId
+from birdtune.dataset.labels import ExternalId, refuse_no_answer
 from birdtune.dataset.recordings import Recording
 from birdtune.errors import CheckpointError, InputError, SettingsError, shown
 from birdtune.files import make_folder, read_csv, read_json, value_sha256, write_json
@@ -122,7 +122,7 @@ class Ancestor:
         return {"version": self.version, "folder": place, "weights_sha256": self.facts.weights_sha256}
 
     def require_fit(self, config: Config) -> None:
-        """Refuse settings of another network than this one's.
+        """Refuse settings of another network than this one's, and a class that no model may have.
 
         Raises:
             SettingsError: naming each with both values, and what to do.
@@ -144,6 +144,8 @@ class Ancestor:
                 f"--from-version: {self.title} is another network than the settings ask for: {shown(told)}. To begin "
                 f"from it, give {shown(flags)}; to train another network, leave --from-version out."
             )
+        where = f"--from-version: {self.title}"
+        refuse_no_answer(self.classes, config.labels.background, where, "Begin from another model, or from none")
 
     def heard(self) -> "Heard | None":
         """Which recordings it learnt from, or was chosen by; None where nobody knows.

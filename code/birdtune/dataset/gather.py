@@ -5,10 +5,11 @@
 `prepare` keeps the frames; `inspect` only listens, for `check`. Both leave problems.csv.
 """
 
+import contextlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from birdtune.dataset.labels import (
     background_of,
     find_label_map,
     read_label_map,
+    refuse_no_answer,
 )
 from birdtune.dataset.ledger import Ledger, examine_all, identify
 from birdtune.dataset.recordings import PROBLEM_COLUMNS, Listing, Problem, Recording
@@ -203,6 +205,17 @@ def _survey(
     return _Survey(listing, ledger, unusable)
 
 
+@contextlib.contextmanager
+def _noted(faults: list[str] | None) -> Iterator[None]:
+    """Note what is wrong and go on, where there is a list of faults; else raise it."""
+    try:
+        yield
+    except InputError as fault:
+        if faults is None:
+            raise
+        faults.append(str(fault))
+
+
 def _gather(
     config: Config,
     spec: FrontEnd,
@@ -213,25 +226,21 @@ def _gather(
     faults: list[str] | None = None,
 ) -> Dataset:
     ids: dict[str, ExternalId] = {}
-    try:
-        split.compile_group_regex(config.split.group_regex)  # complain before the long work, not after
+    # Complain before the long work, not after.
+    with _noted(faults):
+        labels = {file.label for file in survey.listing.files}
+        refuse_no_answer(labels, config.labels.background, shown(config.data_folder), "Rename its folder")
+    with _noted(faults):
+        split.compile_group_regex(config.split.group_regex)
         ids = _label_map(config)
-    except InputError as fault:
-        if faults is None:
-            raise
-        faults.append(str(fault))
     decode()
     recordings.refuse_remnant(survey.listing, survey.unusable, config.data_folder)
     division = _divide(config, spec, survey, keep_problems=keep_problems)
     classes = selection.class_names(division.usable)
     weights: dict[str, float] = {}
     weight_notices: list[str] = []
-    try:
+    with _noted(faults):
         weights, weight_notices = balance.recording_weights(config, division.usable)
-    except InputError as fault:
-        if faults is None:
-            raise
-        faults.append(str(fault))
     notices = [
         *class_notices(ids, classes),
         *_folder_notices(survey.listing, tuple(sorted({*classes, *division.rare}))),

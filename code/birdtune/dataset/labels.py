@@ -31,6 +31,8 @@ _LARGEST_YAML_BYTES = 1_000_000
 _LARGEST_ID = 2**63 - 1
 
 _WHAT = "a label map"
+# What tables and predictions have in the place of a class where none is recognised.
+NO_ANSWER = "none"
 
 ExternalId = int | str
 
@@ -39,10 +41,10 @@ def background_of(classes: Iterable[str], names: str) -> tuple[str, ...]:
     """Those of the classes that are background: no answer, only what answers must be told from.
 
     Args:
-        names: as in --labels.background, separated by commas; case does not matter.
+        names: as in --labels.background, separated by commas; case and blanks around them do not matter.
     """
     wanted = {name.casefold() for name in _listed(names)}
-    return tuple(name for name in classes if name.casefold() in wanted)
+    return tuple(name for name in classes if name.strip().casefold() in wanted)
 
 
 def background_class(folders: Iterable[str], names: str) -> str:
@@ -58,6 +60,27 @@ def background_class(folders: Iterable[str], names: str) -> str:
             "--labels.background background, or take the folder away."
         )
     return found[0]
+
+
+def refuse_no_answer(classes: Iterable[str], names: str, where: str, mend: str) -> None:
+    """Refuse a class that is called as the answer where no class is recognised, unless it is background.
+
+    Args:
+        names: as in --labels.background.
+        where: what has the classes.
+        mend: how such a class can be called otherwise.
+
+    Raises:
+        SettingsError: there is one; also one that differs in case, as people and spreadsheets do not heed it.
+    """
+    answers = set(classes) - set(background_of(classes, names))
+    if found := sorted(name for name in answers if name.strip().casefold() == NO_ANSWER):
+        listed = ",".join([*_listed(names), found[0].strip()])
+        raise SettingsError(
+            f"{where}: there is a class {shown(found[0])}, and `{NO_ANSWER}` is what predictions say where no class is "
+            f"recognised, so that one would be taken for the other. {mend}; or, if it is sound in which no class is to "
+            f"be heard, say so, as that is never an answer: --labels.background {shown(repr(listed))}."
+        )
 
 
 def _listed(names: str) -> list[str]:

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from birdtune.dataset import labels
+
 Ints = npt.NDArray[np.int64]
 
 NONE = -1
 # From here on a recording is too unlike all that was trained on for any answer (novelty.py).
 STRANGEST = 1.0
-# The same in a table. A class of that name is told from it by its score's column.
-NO_ANSWER = "none"
+# The same in a table; no class has that name.
+NO_ANSWER = labels.NO_ANSWER
 # Where a threshold comes from.
 OWN, SHARED, NOMINAL, BACKGROUND = "class", "all classes", "score", "background"
 
