@@ -3,6 +3,8 @@
     embeddings, labels of which 5 % are wrong ─▶ as `run` checks labels ─▶ the wrong ones among its first suspects
 """
 
+from typing import Any
+
 import numpy as np
 
 from bench import learning, made_sets
@@ -19,12 +21,13 @@ def measure(settings: Settings) -> Result:
 
     bench = learning.embed(learning.esc10(), settings.folder)
     found = bench.embedded
+    averages = _averages(found)
     first, listed, right = [], [], []
     for seed in range(settings.seed, settings.seed + (1 if settings.quick else 10)):
         clips, wrong = made_sets.noisy(bench.clips(), seed, share=SHARE)
         labels = np.array([found.classes.index(clip.label) for clip in clips])
         fold = folds(labels, found.groups, seed)
-        scores, _ = judge_by_others(found.averages.astype(np.float32), labels, fold, len(found.classes), Interrupts())
+        scores, _ = judge_by_others(averages, labels, fold, len(found.classes), Interrupts())
         order = [suspect.index for suspect in suspects.ranked(scores, labels, fold >= 0)]
         table = [suspect.index for suspect in suspects.find(scores, labels, fold >= 0)]
         everything = np.arange(len(labels))
@@ -39,3 +42,14 @@ def measure(settings: Settings) -> Result:
         learning.reach("of the wrong labels, listed in suspect_labels.csv", learning.shares(np.array(listed), groups),
                        note=f"beside {np.mean(right):.1f} of {len(groups)} recordings whose label was right"),
     ])  # fmt: skip
+
+
+def _averages(embedded: Any) -> Any:
+    """Mean embedding of each recording, silence left out, as `run` has it. [N, K]"""
+    from birdtune.results.novelty import held
+
+    windows = embedded.windows
+    weight = held(windows.patches(np.arange(len(windows))), windows.store.spec)
+    sums = np.zeros((len(embedded.labels), embedded.embeddings.shape[1]))
+    np.add.at(sums, windows.recording, weight[:, None] * embedded.embeddings)
+    return (sums / np.bincount(windows.recording, weight)[:, None]).astype(np.float32)

@@ -4,19 +4,25 @@
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score
 
 from bench import learning, made_sets
-from bench.harness import Result, Settings
+from bench.harness import Line, Result, Settings
 
 WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "linear (plain)": ("linear", {}),
     "attention": ("attention", {}),
     "mlp": ("mlp", {}),
 }
+
+
+# Whole jobs on the first seed's set: each patch keeps what other sources leave it of its label, or all.
+FROZEN = {"model__freeze": "all-but-head", "evaluate__suspects": "false"}
+SHARE = {"train__weak_labels": "share"}
 
 
 def measure(settings: Settings) -> Result:
@@ -47,4 +53,22 @@ def measure(settings: Settings) -> Result:
                 note=f"macro average precision {np.mean(precision[way]):.3f}; {len(seeds)} seeds",
             )
         )  # fmt: skip
+    if not settings.quick:
+        lines.append(_shared(settings.folder / str(settings.seed)))
     return Result("learn_weak", lines)
+
+
+def _shared(home: Path) -> Line:
+    """Whole jobs with shares of labels, beside whole jobs without; the same folds."""
+    right, groups = [], ()
+    folds = range(1, learning.FOLDS + 1)
+    for flags in ({}, SHARE):
+        jobs = [learning.job(home / "jobs", fold, home / "data", **FROZEN, **flags) for fold in folds]
+        scores, labels, groups = learning.clip_rows(jobs)
+        right.append((scores.argmax(axis=1) == labels).astype(float))
+    gain = learning.text(learning.shares(right[1] - right[0], groups), sign=True)
+    return learning.reach(
+        f"whole jobs, linear, {learning.told(SHARE)}: accuracy", learning.shares(right[1], groups),
+        beside=f"{gain} beside {learning.text(learning.shares(right[0], groups))} without",
+        note="five folds, three of them to train on; the first seed's set",
+    )  # fmt: skip

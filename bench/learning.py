@@ -4,7 +4,7 @@
 
 Each part learn_*.py is one question. The sound is ESC-10 (K. J. Piczak 2015: 400 clips of 10 classes in five folds, the
 fold being the first digit of a file's name), the trunk YAMNet with its AudioSet weights; where they lie is said by
-BIRDTUNE_BENCH_DATA. Intervals are of 95 % and drawn over source recordings; figures are means over seeds.
+BENCH_DATA. Intervals are of 95 % and drawn over source recordings; figures are means over seeds.
 """
 
 import json
@@ -42,11 +42,11 @@ def yamnet() -> Path:
 
 
 def _place(name: str) -> Path:
-    folder = Path(os.environ.get("BIRDTUNE_BENCH_DATA") or ROOT.parent / "shared" / "data")
+    folder = Path(os.environ.get("BENCH_DATA") or ROOT.parent / "shared" / "data")
     if not (folder / name).exists():
         raise FileNotFoundError(
             f"{folder / name}: is not there. The measurements of learning need ESC-10 as class folders in esc10/ and "
-            "Google's weights in yamnet/yamnet.tflite; say where with BIRDTUNE_BENCH_DATA."
+            "Google's weights in yamnet/yamnet.tflite; say where with BENCH_DATA."
         )
     return folder / name
 

@@ -211,8 +211,8 @@ def test_what_is_learned_is_measured_apart_and_says_what_sound_it_needs(
     monkeypatch.setattr(command, "run_part", lambda part, settings: measured.append(part) or a_result(part=part))
     assert command.main(["--quick", "--into", str(tmp_path)]) == 0
     assert measured == [part for part in PARTS if part not in OF_LEARNING]
-    monkeypatch.setenv("BIRDTUNE_BENCH_DATA", str(tmp_path / "nothing"))
-    with pytest.raises(FileNotFoundError, match="BIRDTUNE_BENCH_DATA"):
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError, match="BENCH_DATA"):
         learning.esc10()
 
 
