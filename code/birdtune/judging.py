@@ -74,31 +74,29 @@ def judge_run(
         precision=settings.precision,
         alarms_per_hour=settings.false_alarms_per_hour,
     )
-    figures: dict[str, Any] = {
-        "calibration": calibration.row(),
-        "thresholds": chosen.row(classes),
-        "novelty": {"scale": scale and scale.row(), "reason": why},
-    }
-    drawing: dict[str, int] = {"n_bootstrap": settings.bootstrap, "seed": seed}
-    for name, part in logits.items():
-        if part is None:
-            figures[name] = None
-            continue
-        before = clip_scores(Calibration(kind).scores(part))
-        figures[name] = {
-            **metrics.judge(served[name], train_counts=train_counts, **drawing),
-            "certainty": certainty.certainty(served[name], before, **drawing),
-            "answers": thresholds.judge_answers(served[name], chosen, **drawing),
-            "novelty": thresholds.judge_novelty(served[name], **drawing),
-        }
     made = calibration.scores(noise) if noise is not None else None
     if made is not None and scale is not None:
         made = replace(made, strangeness=scale.strangeness(heard["noise"]))
-    figures["false_alarms"] = {
-        "background": _of_background(served, background, chosen, patch_s),
-        "noise": _of_noise(made, chosen, patch_s) if made is not None else [],
-    }
-    return Judged(served, figures)
+    drawing: dict[str, int] = {"n_bootstrap": settings.bootstrap, "seed": seed}
+    of_parts = {
+        name: None if part is None else {
+            **metrics.judge(served[name], train_counts=train_counts, **drawing),
+            "certainty": certainty.certainty(served[name], clip_scores(Calibration(kind).scores(part)), **drawing),
+            "answers": thresholds.judge_answers(served[name], chosen, **drawing),
+            "novelty": thresholds.judge_novelty(served[name], **drawing),
+        }
+        for name, part in logits.items()
+    }  # fmt: skip
+    return Judged(served, {
+        "calibration": calibration.row(),
+        "thresholds": chosen.row(classes),
+        "novelty": {"scale": scale and scale.row(), "reason": why},
+        **of_parts,
+        "false_alarms": {
+            "background": _of_background(served, background, chosen, patch_s),
+            "noise": _of_noise(made, chosen, patch_s) if made is not None else [],
+        },
+    })  # fmt: skip
 
 
 def _scale(val: Scores | None, heard: Mapping[str, Measured], keep: float) -> tuple[Scale | None, str]:
