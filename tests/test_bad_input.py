@@ -114,13 +114,47 @@ def test_an_empty_data_folder_and_a_file_in_its_place_are_told_apart(capsys: Cap
     assert "holds no class folders" in prepare(capsys)
     (tmp_path / "file").touch()
     assert prepare(capsys, "--data", "file").startswith("file: is a file; expected a folder")
-    assert prepare(capsys, "--input", "file").startswith("file/data: is a file; expected a folder")
+    assert prepare(capsys, "--input", "file").startswith("file: is a file; expected a folder, for file/data, with")
 
 
 @pytest.mark.parametrize("output", ["file", "file/below"])
 def test_an_output_that_is_a_file_is_said_to_be_one(capsys: Captured, good: Path, output: str) -> None:
     (good / "file").touch()
-    assert prepare(capsys, "--output", output).startswith(f"{output}: a file stands where a folder is needed")
+    line = prepare(capsys, "--output", output)
+    assert line.startswith("file: a file stands where a folder is needed") and "--output" in line
+    assert ("for file/below" in line) == (output == "file/below")
+
+
+@pytest.mark.parametrize(("given", "said"), [("none", "there is no such folder"), ("file", "is a file; expected a")])
+def test_a_background_folder_that_is_none_is_told_by_its_setting(
+    capsys: Captured, good: Path, given: str, said: str
+) -> None:
+    (good / "file").touch()
+    line = prepare(capsys, "--background", given)
+    assert line.startswith(f"{given}: {said}") and f"{given}/night.wav" in line
+    assert "as --background;" in line and "--data" not in line
+
+
+@pytest.mark.parametrize("setting", ["--labels.map", "--split.file", "--train.quality"])
+def test_a_table_that_is_none_is_told_by_its_setting_before_any_sound_is_heard(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    helpers_input.write_good(tmp_path / "input/data", recordings=1)
+    (tmp_path / "folder.csv").mkdir()
+    monkeypatch.setattr("birdtune.dataset.frames.run_tasks", lambda *_, **__: pytest.fail("something was decoded"))
+    for given, said in (("none.csv", "there is no such file; expected a"), ("folder.csv", "is a folder; expected a")):
+        assert prepare(capsys, setting, given).startswith(f"{setting} {given}: {said}")
+
+
+@pytest.mark.parametrize("arguments", [["predict", "x.wav"], ["embed", "x.wav"], ["augment"]])
+def test_a_place_where_nothing_can_be_written_is_told_before_anything_is_computed(
+    capsys: Captured, good: Path, arguments: list[str]
+) -> None:
+    (good / "file").touch()
+    (good / "folder").mkdir()
+    for given, said in (("folder", "is a folder; expected the name of a file"), ("file/x", "file is a file where a")):
+        assert cli.main([*arguments, "--out", given]) == 42
+        assert capsys.readouterr().err.startswith(f"birdtune: error: --out {given}: {said}")
 
 
 def test_names_too_long_for_the_system_are_no_defect(capsys: Captured, good: Path) -> None:
@@ -210,7 +244,7 @@ def test_a_damaged_label_map_is_named_with_what_is_wrong(
 
 
 def test_two_label_maps_or_a_missing_one_are_not_guessed_about(capsys: Captured, good: Path) -> None:
-    assert prepare(capsys, "--labels.map", "none.json").startswith("none.json: cannot be read (No such file")
+    assert prepare(capsys, "--labels.map", "none.json").startswith("--labels.map none.json: there is no such")
     for ending in ("json", "csv"):
         (good / f"input/bird_id_map.{ending}").touch()
     assert "input: holds several label maps (bird_id_map.json, bird_id_map.csv)" in prepare(capsys)
@@ -219,7 +253,7 @@ def test_two_label_maps_or_a_missing_one_are_not_guessed_about(capsys: Captured,
 @pytest.mark.parametrize(
     ("content", "flags", "said"),
     [
-        (None, [], "split.csv: cannot be read (No such file or directory)"),
+        (None, [], "--split.file split.csv: there is no such file; expected a CSV `recording,split`"),
         (b"", [], "expected `recording,split`"),
         (b"\xff\xfe\x00", [], "is not UTF-8 text"),
         (b"name,side\nrec0.wav,test\n", [], "its columns are name, side; expected `recording,split`"),

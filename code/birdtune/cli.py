@@ -28,6 +28,7 @@ from birdtune.errors import (
     shown,
 )
 from birdtune.events import Interrupts, Journal, duration, tell
+from birdtune.files import require_place
 from birdtune.lock import alone_in
 from birdtune.quiet import load_tensorflow
 from birdtune.storage import unmet_faults
@@ -216,6 +217,9 @@ def _tune(config: Config, options: argparse.Namespace, journal: Journal, interru
 
 
 def _predict(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    require_place(options.out, "--out")
+    if options.patches is not None:
+        require_place(options.patches, "--patches")
     load_tensorflow()
     from birdtune.apply import predict
 
@@ -223,6 +227,7 @@ def _predict(config: Config, options: argparse.Namespace, journal: Journal, inte
 
 
 def _embed(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    require_place(options.out, "--out")
     load_tensorflow()
     from birdtune.apply import embed
 
@@ -230,6 +235,7 @@ def _embed(config: Config, options: argparse.Namespace, journal: Journal, interr
 
 
 def _augment(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    require_place(options.out, "--out")
     with alone_in(config.output, journal):
         from birdtune.results.contact import draw_sheet
 

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,12 +41,57 @@ def make_folder(path: Path) -> Path:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as fault:
+            blocked = f", for {shown(path)}" if stands_in_the_way(path) != path else ""
             raise InputError(
-                f"{shown(path)}: a file stands where a folder is needed. Give another place."
+                f"{shown(stands_in_the_way(path))}: a file stands where a folder is needed{blocked}. Move it away, or "
+                "give another place (--output; for a single file --out)."
             ) from fault
         for place in missing:
             sync_folder(place.parent)
     return path
+
+
+def stands_in_the_way(path: Path) -> Path:
+    """The file that keeps a path from being a folder: itself, or one above it; itself where none does."""
+    return next((place for place in (*reversed(path.parents), path) if place.is_file()), path)
+
+
+def require_file(path: Path, setting: str, expected: str) -> None:
+    """Refuse a file that somebody names and that is none, by the name of the setting.
+
+    Args:
+        setting: as on the command line.
+        expected: what it should be, e.g. "a CSV `recording,split`".
+
+    Raises:
+        InputError: it is not there, or a folder. What else may be wrong with it, reading will say.
+    """
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError) as fault:
+        raise InputError(
+            f"{setting} {shown(path)}: there is no such file; expected {expected}. Paths on the command line begin "
+            "where it is called, those in job.yaml at the input folder; in a container, it must be mounted."
+        ) from fault
+    except OSError:
+        return
+    if is_folder:
+        raise InputError(f"{setting} {shown(path)}: is a folder; expected {expected}. Name the file itself.")
+
+
+def require_place(path: Path, setting: str) -> None:
+    """Refuse a place for a file where a folder is, or below a file, before anything is computed for it.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    with storage_faults(path):
+        if path.is_dir():
+            raise InputError(f"{setting} {shown(path)}: is a folder; expected the name of a file to write in it.")
+        if (place := stands_in_the_way(path.parent)).is_file():
+            raise InputError(
+                f"{setting} {shown(path)}: {shown(place)} is a file where a folder is needed. Give another place."
+            )
 
 
 def sync_folder(folder: Path) -> None:

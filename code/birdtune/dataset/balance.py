@@ -4,6 +4,7 @@ windows per class + settings ─▶ quotas ─▶ Sampler: the order of an epoch
 """
 
 import math
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -159,7 +160,7 @@ def recording_weights(config: Config, recordings: Sequence[Recording]) -> tuple[
     """
     given = config.train.quality
     path = Path(given) if given else config.input / QUALITY_NAME
-    if not given and not path.is_file():
+    if not given and not os.path.lexists(path):  # also what a mount that failed leaves: reading it will say so
         return {}, []
     listed = _read_weights(path)
     # By the last part of the name: one look-up for each recording, whatever the length of the list.

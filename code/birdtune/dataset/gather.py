@@ -30,7 +30,7 @@ from birdtune.dataset.recordings import PROBLEM_COLUMNS, Listing, Problem, Recor
 from birdtune.dataset.split import Place
 from birdtune.errors import InputError, shown
 from birdtune.events import Interrupts, Journal
-from birdtune.files import make_folder, value_sha256, write_csv
+from birdtune.files import make_folder, require_file, value_sha256, write_csv
 from birdtune.sound.logmel import FrontEnd
 
 _NAMES_IN_A_NOTICE = 8
@@ -233,6 +233,7 @@ def _gather(
     with _noted(faults):
         split.compile_group_regex(config.split.group_regex)
         ids = _label_map(config)
+    _require_tables(config)
     decode()
     recordings.refuse_remnant(survey.listing, survey.unusable, config.data_folder)
     division = _divide(config, spec, survey, keep_problems=keep_problems)
@@ -287,7 +288,17 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
     return _Division(usable, result.places, problems, tuple(rare), [*result.notices, *rare_notices])
 
 
+def _require_tables(config: Config) -> None:
+    """Refuse tables that are named and are none, before the long work."""
+    if config.split.file:
+        require_file(Path(config.split.file), "--split.file", "a CSV `recording,split` or `recording,fold`")
+    if config.train.quality:
+        require_file(Path(config.train.quality), "--train.quality", "a CSV `recording,weight`")
+
+
 def _label_map(config: Config) -> dict[str, ExternalId]:
+    if config.labels.map:
+        require_file(Path(config.labels.map), "--labels.map", "a label map (.pickle .json .csv .yaml)")
     path = Path(config.labels.map) if config.labels.map else find_label_map(config.input)
     return read_label_map(path) if path is not None else {}
 

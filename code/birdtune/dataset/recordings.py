@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from birdtune.errors import InputError, PassingError, shown
+from birdtune.files import stands_in_the_way
 from birdtune.sound.audio import FOREIGN_ENDINGS, SOUND_ENDINGS, SoundError, SoundFacts, refusal
 from birdtune.storage import has_failed, reading_faults, refused
 
@@ -204,7 +205,8 @@ def scan(folder: Path) -> Listing:
         InputError: there is no such folder, it cannot be listed, or it has no class folders.
         PassingError: the storage fails, or a folder vanishes meanwhile.
     """
-    _check_folder(folder)
+    give = "Give the folder above it as --input, or itself as --data"
+    _check_folder(folder, f"class folders in it, e.g. {shown(folder)}/Turdus_merula/*.wav", give)
     root = folder.resolve()
     walker = _Walker(root)
     folders = walker.walk()
@@ -223,7 +225,8 @@ def with_background(listing: Listing, folder: Path, label: str) -> Listing:
 
     Raises: as `scan`.
     """
-    _check_folder(folder)
+    give = "Give another folder as --background; without that setting it is background/ in the input folder, if there"
+    _check_folder(folder, f"sound without any class in it, e.g. {shown(folder)}/night.wav", give)
     shelf = shown(unicodedata.normalize("NFC", folder.name)) or label
     while shelf in listing.folders:
         shelf += "+"
@@ -234,17 +237,23 @@ def with_background(listing: Listing, folder: Path, label: str) -> Listing:
     return Listing([*listing.files, *files], [*listing.problems, *walker.problems], folders)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, expected: str, give: str) -> None:
+    """Refuse a folder that cannot be listed.
+
+    Args:
+        expected, give: what it should hold, and which setting names it.
+    """
     try:
         next(folder.iterdir(), None)
     except FileNotFoundError as fault:
         raise InputError(
-            f"{shown(folder)}: there is no such folder. Expected class folders in it, e.g. "
-            f"{shown(folder)}/Turdus_merula/*.wav. Give the folder above it as --input, or itself as --data; "
+            f"{shown(folder)}: there is no such folder. Expected {expected}. {give}; "
             "in a container, mount it (-v /your/input:/model/input:ro)."
         ) from fault
     except NotADirectoryError as fault:
-        raise InputError(f"{shown(folder)}: is a file; expected a folder of class folders.") from fault
+        place = stands_in_the_way(folder)
+        below = f", for {shown(folder)}," if place != folder else ""
+        raise InputError(f"{shown(place)}: is a file; expected a folder{below} with {expected}. {give}.") from fault
     except OSError as fault:
         message = f"{shown(folder)}: cannot be listed ({fault.strerror}). Check its rights."
         raise refused(fault, folder, message) from fault

@@ -21,7 +21,7 @@ from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.errors import shown
 from birdtune.events import Interrupts, Journal
-from birdtune.files import write_bytes
+from birdtune.files import make_folder, write_bytes
 from birdtune.model.trunks import TRUNKS
 from birdtune.sound import noise
 from birdtune.sound.logmel import FrontEnd
@@ -60,6 +60,7 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
     for name in augment.active(settings):
         value = getattr(settings, name)
         journal.say(f"  --augment.{name.replace('_', '-')} {value:g}: {title(name, settings).replace(chr(10), ' ')}")
+    make_folder(out.parent)
     write_bytes(out, sheet_of(config, settings, dataset, store))
     journal.say(f"{shown(out)}: {N_PATCHES} patches, and what becomes of them")
 
