@@ -77,6 +77,7 @@ class Head:
         self._trainer = Trainer(
             self._classifier, self._settings, StepSettings(config.model.dropout, weights, "float32"), feed
         )
+        self._scorer = make_scorer(self._classifier, lambda given: given)  # follows the weights: for all folds
         fresh = classifiers.weights(self._classifier)
         self._fresh = Saved(fresh, self._trainer.state_arrays(), State())
 
@@ -123,7 +124,7 @@ class Head:
 
     def _score(self, embedded: Embedded) -> Floats:
         attention = Attention(self._classifier)
-        scorer = noting(make_scorer(self._classifier, lambda given: given), attention.note)
+        scorer = noting(self._scorer, attention.note)
         found = score_windows(scorer, Rows(embedded), self._config.evaluate.batch_size, self._interrupts)
         scores = Scores(
             embedded.classes, embedded.names, embedded.groups, embedded.labels, found,

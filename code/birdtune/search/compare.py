@@ -61,8 +61,7 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     seconds: dict[str, float] = {}
     for name, candidate in candidates.items():
         began = time.monotonic()
-        with devices.compiling_often():
-            scores[name] = out_of_fold(candidate, fold, len(embedded.classes), interrupts)
+        scores[name] = out_of_fold(candidate, fold, len(embedded.classes), interrupts)
         seconds[name] = time.monotonic() - began
     rows = judge(
         scores, embedded.labels, embedded.groups, n=config.evaluate.bootstrap, seed=config.train.seed
