@@ -1,7 +1,9 @@
 """results/export.py and results/verify.py: what is written, what it answers, and what is refused."""
 
 import csv
+import dataclasses
 import json
+import math
 import pickle
 import pickletools
 import signal
@@ -545,6 +547,9 @@ def test_an_opened_model_scores_and_embeds_as_the_classifier(folder: Path, class
     np.testing.assert_allclose(scores, np.asarray(wanted_scores), atol=1e-6)
     np.testing.assert_allclose(embeddings, np.asarray(wanted_embeddings), rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(model.embed(patches), embeddings)
+    assert model.usual_s is None  # as of a model that was exported before it was noted
+    for told, usual_s in ((3.5, 3.5), (0, None), ("5", None), (math.inf, None)):
+        assert dataclasses.replace(model, facts={"usual_s": told}).usual_s == usual_s
 
 
 def test_predictions_of_an_opened_model_are_those_of_its_sound_signature(

@@ -36,7 +36,7 @@ ORDER = (
     "results.rarest", "results.figures", "results.strange", "results.sure", "results.listening",
     "results.contact", "results.report", "results.tune_page", "results.tables",
     "results.verify", "results.graph_novelty", "results.served", "results.export", "results.hearing",
-    "results.predict",
+    "results.sounds", "results.rows", "results.predict",
     "holder", "lock", "run", "ancestor", "facts", "judging", "learning", "suspicion", "stages", "check", "job",
     "search.embedded", "search.candidates", "search.compare", "search.study", "search.trials", "search.tune",
     "apply", "demo_songs", "demo",
@@ -237,7 +237,7 @@ def test_what_the_readme_links_to_is_there() -> None:
 
 def test_every_flag_and_variable_in_the_readme_exists() -> None:
     text = readme()
-    own = {"--help", "--out", "--patches", "--format", "--model", "--trials"}
+    own = {"--help", "--out", "--patches", "--window", "--format", "--model", "--trials"}
     birdtune = {option.flag for option in options()} | own
     docker = {"--rm", "--gpus", "--user"}
     bench = set(re.findall(r'"(--[a-z]+)"', (ROOT / "bench" / "__main__.py").read_text("utf-8")))

@@ -22,6 +22,8 @@ from birdtune.errors import CheckpointError, DivergedError, InputError, Interrup
 from birdtune.events import Interrupts, Journal
 from birdtune.files import read_csv, read_json
 
+Captured = pytest.CaptureFixture[str]
+
 CLASSES = {"Apus_apus": 900, "Bubo_bubo": 1800, "Corvus_corax": 3600}
 SOURCES = 7
 
@@ -392,12 +394,45 @@ def test_a_fault_is_in_run_json(tmp_path: Path) -> None:
 # ---- the model in use ---------------------------------------------------------------------------
 
 
-def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Path) -> None:
+def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "predictions.csv"
-    files = [data / "Bubo_bubo" / "Bubo_bubo-1000_0.wav", data / "Apus_apus" / "cut.wav"]
-    assert apply.predict(settings(data, done), None, files, out, None, Journal(quiet=True), Interrupts()) == 0
-    (row,) = read_csv(out)
-    assert row["class"] == "Bubo_bubo"
+    owl, broken = data / "Bubo_bubo" / "Bubo_bubo-1000_0.wav", data / "Apus_apus" / "cut.wav"
+    assert apply.predict(settings(data, done), None, [broken, owl], out, None, Journal(), Interrupts()) == 0
+    rows = read_csv(out)
+    assert [(row["file"], row["class"], row["problem"].split(":")[0]) for row in rows] == [
+        (str(broken), "", "not-audio"), (str(owl), "Bubo_bubo", ""),
+    ]  # fmt: skip
+    assert "--window" not in capsys.readouterr().out
+
+
+def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for_one_row_hears_of_them(
+    data: Path, done: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    parts = ["Bubo_bubo/Bubo_bubo-1001_0.wav", None, "Corvus_corax/Corvus_corax-2001_1.wav", None]
+    sounds = [np.zeros(32_000) if part is None else soundfile.read(data / part)[0] for part in parts]
+    soundfile.write(tmp_path / "long.wav", np.concatenate(sounds), 16_000)
+    asked = (settings(data, done), None, [tmp_path / "long.wav"], tmp_path / "p.csv", None, Journal(), Interrupts())
+    assert apply.predict(*asked) == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "--window" in line]
+    assert said.startswith("1 file is more than 3 times longer") and "of 2 s, by the median" in said
+    assert said.endswith("its row speaks of all of it. `--window 2` tells each stretch.")
+    assert apply.predict(*asked, window_s=2.0) == 0
+    assert "--window" not in capsys.readouterr().out
+    rows = read_csv(tmp_path / "p.csv")
+    assert [(row["start_s"], row["end_s"], row["class"]) for row in rows] == [
+        ("0.0", "2.0", "Bubo_bubo"), ("2.0", "4.0", ""), ("4.0", "6.0", "Corvus_corax"), ("6.0", "8.0", ""),
+    ]  # fmt: skip
+    assert rows[1]["answer"] == rows[3]["answer"] == "none"
+    assert apply.predict(*asked, window_s=1.8) == 0
+    assert "note: the end of each 1.8 s fills no patch and is not heard; --window 1.92" in capsys.readouterr().out
+
+    facts = read_json(done / "model/birdtune/1/model.json")
+    assert facts["usual_s"] == 2.0
+    older = tmp_path / "older"  # a model that was exported before that was noted
+    shutil.copytree(done / "model/birdtune/1", older)
+    (older / "model.json").write_text(json.dumps({key: facts[key] for key in facts if key != "usual_s"}))
+    assert apply.predict(asked[0], older, *asked[2:]) == 0
+    assert "--window" not in capsys.readouterr().out
 
 
 def test_embeddings_of_the_trained_model(data: Path, done: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """results/predict.py: sounds through a model, whatever state the files are in."""
 
 import csv
+import math
 import os
 import signal
 import subprocess
@@ -20,9 +21,10 @@ from birdtune.results import hearing, predict
 from birdtune.results.answers import Thresholds
 from birdtune.results.calibration import Calibration, Scale
 from birdtune.results.novelty import held
-from birdtune.results.predict import embed_files, find_sounds, predict_files
+from birdtune.results.predict import embed_files, predict_files
+from birdtune.results.sounds import find_sounds
 from birdtune.sound.audio import read
-from birdtune.sound.logmel import VGGISH, log_mel
+from birdtune.sound.logmel import VGGISH, YAMNET, FrontEnd, log_mel
 
 RATE_HZ = 16_000
 
@@ -215,7 +217,9 @@ def test_when_nothing_can_be_used_the_tables_are_empty(tmp_path: Path) -> None:
     shapes = {name: array.shape for name, array in made.items()}
     assert shapes == {"embeddings": (0, 0), "file": (0,), "start_s": (0,)}
     predict_files([tmp_path / "no.wav"], Ears("a", "b"), tmp_path / "p.csv", patches_out=tmp_path / "q.csv")
-    assert rows_of(tmp_path / "p.csv") == rows_of(tmp_path / "q.csv") == []
+    (row,) = rows_of(tmp_path / "p.csv")
+    assert (Path(row["file"]).name, row["problem"][:11], row["answer"]) == ("no.wav", "unreadable:", "")
+    assert rows_of(tmp_path / "q.csv") == []
 
 
 def test_names_are_made_safe_to_show(tmp_path: Path) -> None:
@@ -280,30 +284,31 @@ def test_folders_are_walked_for_sounds_in_sorted_order(tmp_path: Path) -> None:
     for name in ("b/2.WAV", "b/1.wav", "a.flac", "b/.hidden.wav", ".trash/x.wav", "b/notes.txt", "b/c/z.mp3"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    found, problems = find_sounds([tmp_path])
-    names = [path.relative_to(tmp_path).as_posix() for path in found]
-    assert names == ["a.flac", "b/1.wav", "b/2.WAV", "b/c/z.mp3"]
-    assert problems == []
+    found = find_sounds([tmp_path])
+    assert found == [tmp_path / name for name in ("a.flac", "b/1.wav", "b/2.WAV", "b/c/z.mp3")]
 
 
 def test_a_file_given_twice_is_used_once_and_one_given_by_name_has_any_ending(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"x")
     (tmp_path / "odd").write_bytes(b"x")
-    found, _ = find_sounds([tmp_path / "odd", tmp_path / "a.wav", tmp_path])
+    found = find_sounds([tmp_path / "odd", tmp_path / "a.wav", tmp_path])
     assert found == [tmp_path / "odd", tmp_path / "a.wav"]
 
 
-def test_what_is_passed_over_in_a_folder_is_named(tmp_path: Path) -> None:
+def test_what_is_passed_over_in_a_folder_is_named_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "h.wav").write_bytes(b"x")
     (tmp_path / "a" / "phone.M4A").write_bytes(b"x")
     (tmp_path / "a" / "gone.wav").symlink_to("nowhere.wav")
     os.mkfifo(tmp_path / "a" / "pipe.wav")  # to open it would be to wait for ever
     (tmp_path / "b").mkdir()
-    found, problems = find_sounds([tmp_path / "a", tmp_path / "b"])
-    assert found == []
-    assert [(Path(unused.name).name, unused.problem) for unused in problems] == [
-        ("gone.wav", "unreadable"), ("phone.M4A", "unsupported-format"), ("pipe.wav", "not-a-file"), ("b", "not-audio"),
+    found = find_sounds([tmp_path / "no.wav", tmp_path / "a", tmp_path / "b"])
+    problems = [("", "") if isinstance(each, Path) else (Path(each.name).name, each.problem) for each in found]
+    assert problems == [
+        ("no.wav", "unreadable"), ("gone.wav", "unreadable"), ("", ""), ("phone.M4A", "unsupported-format"),
+        ("pipe.wav", "not-a-file"), ("b", "not-audio"),
     ]  # fmt: skip
+    assert found[2] == tmp_path / "a" / "h.wav"
 
 
 # ---- predictions --------------------------------------------------------------------------------
@@ -317,7 +322,7 @@ def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "p.csv")
     assert list(rows[0]) == [
         "file", "duration_s", "patches", "answer", "class", "score", "class_2", "score_2", "class_3", "score_3", "at_s",
-        "strangeness", "score:tit", "score:crow", "score:owl", "score:=wren",
+        "strangeness", "problem", "score:tit", "score:crow", "score:owl", "score:=wren",
     ]  # fmt: skip
     frames = log_mel(read(paths[0]))
     scores = ears.scores(np.stack([frames[:96], frames[96:192], frames[192:288]]))[0]
@@ -442,14 +447,185 @@ def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "p.csv")) == 2
 
 
-def test_a_truncated_file_leaves_no_rows_though_its_patches_were_scored(tmp_path: Path) -> None:
+def test_a_truncated_file_leaves_no_answer_though_its_patches_were_scored(tmp_path: Path) -> None:
     path, _ = spoilt_files(tmp_path)["truncated.wav"]
     outcome = predict_files(
         [path], Ears("a", "b"), tmp_path / "p.csv", patches_out=tmp_path / "q.csv", batch_size=2
     )
     assert [unused.problem for unused in outcome.problems] == ["truncated"]
     assert outcome.patches == 0
-    assert rows_of(tmp_path / "p.csv") == rows_of(tmp_path / "q.csv") == []
+    (row,) = rows_of(tmp_path / "p.csv")
+    assert row["problem"].startswith("truncated: ") and not any(row[name] for name in ("patches", "class", "score:a"))
+    assert rows_of(tmp_path / "q.csv") == []
+
+
+SURE = Thresholds((0.0, 0.0, 0.0), ("class", "class", "class"), "", "")
+
+
+def test_files_that_could_not_be_used_have_their_row_and_silence_is_answered_none(tmp_path: Path) -> None:
+    spoilt = spoilt_files(tmp_path)
+    write_sound(tmp_path / "a.wav", 1.5)
+    write_sound(tmp_path / "z.wav", 1.5)
+    names = sorted(["a.wav", *spoilt, "z.wav"], reverse=True)
+    files = [tmp_path / name for name in names]
+    outcome = predict_files(files, Ears("a", "b", "c"), tmp_path / "p.csv", batch_size=1, thresholds=SURE)
+    rows = rows_of(tmp_path / "p.csv")
+    assert [row["file"] for row in rows] == [str(path) for path in files]  # joins what the user has
+    told = {unused.name: f"{unused.problem}: {unused.detail}" for unused in outcome.problems}
+    assert [row["problem"] for row in rows] == [told.get(row["file"], "") for row in rows]
+    answers = {Path(row["file"]).name: row["answer"] for row in rows if row["answer"]}
+    assert answers.keys() == {"a.wav", "z.wav", "silent.wav"} and answers["silent.wav"] == "none" != answers["a.wav"]
+    # A tone that 16 kHz cannot hold: loud to the recorder, nothing to the model.
+    tone = 0.5 * np.sin(2 * np.pi * 40_000 * np.arange(192_000) / 192_000) * np.hanning(192_000)
+    soundfile.write(tmp_path / "bat.wav", tone, 192_000)
+    assert not predict_files([tmp_path / "bat.wav"], Ears("a", "b", "c"), tmp_path / "p.csv", thresholds=SURE).problems
+    (row,) = rows_of(tmp_path / "p.csv")
+    assert (row["answer"], row["class"], row["problem"][:7]) == ("none", "", "silent:")
+
+
+# ---- long recordings, window by window ----------------------------------------------------------
+
+
+def changing(path: Path, seconds: int, spec: FrontEnd = VGGISH) -> Path:
+    """Noise whose colour and level change all the time."""
+    rng = np.random.default_rng(3)
+    parts = [np.cumsum(rng.normal(size=8000)) * rng.uniform(0.0003, 0.003) if rng.random() < 0.5 else
+             rng.normal(size=8000) * rng.uniform(0.001, 0.1) for _ in range(2 * seconds)]  # fmt: skip
+    soundfile.write(path, np.clip(np.concatenate(parts), -1, 1), RATE_HZ, subtype="FLOAT")
+    return path
+
+
+class Attentive(Ears):
+    """To whom loud patches count more."""
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        super().__init__("a", "b", "c")
+        self.front_end = front_end
+
+    def attend(self, embeddings: Any) -> Any:
+        return embeddings.mean(axis=1)
+
+
+# On the hop's grid and off it; the file ends 1.2 s after the second window. What is dropped of a whole sound because
+# 15 ms are missing for a patch is heard in a window, for there they are not missing.
+@pytest.mark.parametrize(
+    ("front_end", "window_s", "more_s"),
+    [(VGGISH, 4.8, 0.015), (VGGISH, 5.0, 0), (YAMNET, 2.4, 0), (YAMNET, 5.0, 0), (YAMNET, 0.96, 0)],
+)
+def test_a_window_is_judged_as_the_recording_cut_out_of_it(
+    tmp_path: Path, front_end: FrontEnd, window_s: float, more_s: float
+) -> None:
+    path = changing(tmp_path / "long.wav", 20)
+    waveform = read(path)[: round((2 * window_s + 1.2) * RATE_HZ)]
+    if window_s < 1.2:
+        waveform = waveform[: round(3 * window_s * RATE_HZ) + 1000]  # what is left is too short for a patch
+    soundfile.write(path, waveform, RATE_HZ, subtype="FLOAT")
+    cuts = []
+    for number, begin in enumerate((0.0, window_s, 2 * window_s)):
+        cuts.append(tmp_path / f"{number}.wav")
+        cut = waveform[round(begin * RATE_HZ) : round((begin + window_s + more_s) * RATE_HZ)]
+        soundfile.write(cuts[-1], cut, RATE_HZ, subtype="FLOAT")
+    asked: dict[str, Any] = {
+        "calibration": Calibration("softmax", Scale(), Scale(2.0)),
+        "thresholds": Thresholds((0.4, 0.4, 0.4), ("class", "class", "class"), "", ""),
+        "strangeness": lambda pooled: np.abs(pooled).mean(axis=1) / 3,
+        "batch_size": 7,
+    }
+    ears = Attentive(front_end)
+    outcome = predict_files(
+        [path], ears, tmp_path / "w.csv", window_s=window_s, patches_out=tmp_path / "q.csv", **asked
+    )
+    predict_files(cuts, ears, tmp_path / "p.csv", **asked)
+    found, wanted = rows_of(tmp_path / "w.csv"), rows_of(tmp_path / "p.csv")
+    assert list(found[0])[:5] == ["file", "start_s", "end_s", "patches", "answer"]
+    assert [row["file"] for row in found] == [str(path)] * 3
+    end_s = min(3 * window_s, len(waveform) / RATE_HZ)
+    whole = [(0.0, window_s), (window_s, 2 * window_s), (2 * window_s, end_s)]
+    assert [(float(row["start_s"]), float(row["end_s"])) for row in found] == [
+        (pytest.approx(begin, abs=0.006), pytest.approx(end, abs=0.001)) for begin, end in whole
+    ]
+    for row, cut, (begin_s, _) in zip(found, wanted, whole, strict=True):
+        for name in cut.keys() - {"file", "duration_s", "at_s"}:
+            try:
+                assert float(row[name]) == pytest.approx(float(cut[name]), abs=2e-4), name
+            except ValueError:
+                assert row[name] == cut[name], name
+        assert float(row["at_s"]) == pytest.approx(begin_s + float(cut["at_s"]), abs=0.011)
+    assert len({row["strangeness"] for row in found}) == 3
+    assert outcome == predict.Outcome(1, sum(int(row["patches"]) for row in found), ())
+    assert len(rows_of(tmp_path / "q.csv")) == outcome.patches
+
+
+def test_a_window_begins_with_a_patch_and_a_last_one_that_is_too_short_for_one_is_left_out(tmp_path: Path) -> None:
+    files = [write_sound(tmp_path / "a.wav", 7.3), write_sound(tmp_path / "b.wav", 0.5, seed=1)]
+    predict_files(files, Ears("a", "b"), tmp_path / "p.csv", window_s=2.5, patches_out=tmp_path / "q.csv")
+    assert [(row["start_s"], row["end_s"], row["patches"]) for row in rows_of(tmp_path / "p.csv")] == [
+        ("0.0", "2.5", "2"), ("2.5", "5.0", "2"), ("5.0", "7.3", "2"), ("0.0", "0.5", "1"),
+    ]  # fmt: skip
+    starts = [float(row["start_s"]) for row in rows_of(tmp_path / "q.csv")]
+    assert starts == [0.0, 0.96, 2.5, 3.46, 5.0, 5.96, 0.0]
+    write_sound(files[0], 6.9)
+    predict_files(files[:1], Ears("a", "b"), tmp_path / "p.csv", window_s=6.0)
+    (row,) = rows_of(tmp_path / "p.csv")
+    assert (row["start_s"], row["end_s"], row["patches"]) == ("0.0", "6.0", "6")
+    assert not predict_files(files[:1], Ears("a", "b"), tmp_path / "p.csv", window_s=6.0, usual_s=0.1).long
+
+
+def test_a_silent_window_is_answered_none_and_what_a_file_held_before_it_broke_off_stands(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sound = np.concatenate([rng.normal(size=4 * RATE_HZ) * 0.1, np.zeros(4 * RATE_HZ)])
+    soundfile.write(tmp_path / "a.wav", np.tile(sound, 2), RATE_HZ, subtype="PCM_16")
+    predict_files([tmp_path / "a.wav"], Ears("a", "b", "c"), tmp_path / "p.csv", window_s=4.0, thresholds=SURE)
+    rows = rows_of(tmp_path / "p.csv")
+    assert [row["answer"] == "none" for row in rows] == [False, True, False, True]
+    assert rows[1]["problem"].startswith("silent: ") and not rows[1]["class"] and not rows[2]["problem"]
+
+    broken = tmp_path / "b.wav"
+    soundfile.write(broken, np.append(np.tile(sound[: 4 * RATE_HZ], 3), np.nan), RATE_HZ, subtype="FLOAT")
+    outcome = predict_files([broken], Ears("a", "b", "c"), tmp_path / "p.csv", window_s=1.0)
+    *rows, last = rows_of(tmp_path / "p.csv")
+    assert [row["start_s"] for row in rows] == [f"{second}.0" for second in range(7)]  # of the block before the fault
+    assert last["problem"].startswith("not-finite: ") and (last["start_s"], last["answer"]) == ("", "")
+    assert last["problem"].endswith("; what was heard before 7 s stands")
+    assert (outcome.files, len(outcome.problems)) == (1, 1)
+
+
+def test_windows_of_a_long_sound_are_written_as_they_come(tmp_path: Path) -> None:
+    class Many(Ears):
+        def scores(self, patches: Any) -> tuple[Any, Any]:
+            return np.full((len(patches), 400), 0.123456, np.float32), patches[:, 0]
+
+    path, sizes = write_sound(tmp_path / "long.wav", 60.0), []
+
+    def check() -> None:
+        sizes.extend(entry.stat().st_size for entry in tmp_path.glob(".unfinished*"))
+
+    many = Many(*(f"class {number}" for number in range(400)))
+    predict_files([path], many, tmp_path / "p.csv", window_s=1.92, batch_size=4, check=check)
+    assert (tmp_path / "p.csv").stat().st_size > 100_000
+    assert sizes == sorted(sizes) and len(set(sizes)) > 8 and max(sizes) > 80_000
+
+
+def test_files_far_longer_than_what_the_model_was_calibrated_on_are_counted(tmp_path: Path) -> None:
+    files = [write_sound(tmp_path / f"{seconds}.wav", seconds) for seconds in (1.0, 6.0, 6.1, 9.0)]
+    for usual_s, n_long in ((2.0, 2), (0.3, 4), (4.0, 0), (None, 0)):
+        assert predict_files(files, Ears("a", "b"), tmp_path / "p.csv", usual_s=usual_s).long == n_long
+
+
+@pytest.mark.parametrize(
+    ("front_end", "window_s", "better_s"),
+    [(VGGISH, 5.0, 5.0), (VGGISH, 1.9, 1.92), (VGGISH, 2.6, 2.88), (VGGISH, 1.2, 0.96), (YAMNET, 1.9, 1.9)],
+)
+def test_a_window_of_which_much_would_be_dropped_has_a_better_one_beside_it(
+    front_end: FrontEnd, window_s: float, better_s: float
+) -> None:
+    assert predict.heard_window_s(window_s, front_end) == pytest.approx(better_s)
+
+
+@pytest.mark.parametrize("window_s", [0.0, -5.0, 0.95, math.nan, math.inf])
+def test_a_window_that_cannot_be_is_refused(tmp_path: Path, window_s: float) -> None:
+    with pytest.raises(UsageError, match=r"--window .*: expected at least 0.96 s"):
+        predict_files([write_sound(tmp_path / "a.wav", 1.0)], Ears("a"), tmp_path / "p.csv", window_s=window_s)
 
 
 # ---- stopping and refusing ----------------------------------------------------------------------

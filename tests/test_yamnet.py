@@ -457,5 +457,9 @@ def test_the_whole_job_runs_on_it(
     apply.predict(config, plain, sounds[:1], tmp_path / "plain.csv", None, journal, interrupts)
     (row,) = read_csv(tmp_path / "plain.csv")
     assert row["class"].startswith("class ") and "score:class 520" in row
+    apply.predict(config, plain, sounds[:1], tmp_path / "w.csv", None, journal, interrupts, window_s=0.96)
+    (window,) = read_csv(tmp_path / "w.csv")  # what is left of 1.5 s is shorter than a patch
+    assert (window["end_s"], window["patches"], window["answer"]) == ("0.96", "1", "")
+    assert window["class"].startswith("class ")
     with pytest.raises(SettingsError, match=r"--format slim: .* vggish, vggish-small, and model.backbone is yamnet"):
         apply.export_slim_model(config, journal)

@@ -17,7 +17,16 @@ from birdtune.learning import build_classifier
 from birdtune.model import classifier as classifiers
 from birdtune.model import network, slim, trunks
 from birdtune.model.trunks import TRUNKS
-from birdtune.results.predict import ExportedModel, Outcome, Scorer, embed_files, open_model, predict_files
+from birdtune.results.predict import (
+    LONG,
+    ExportedModel,
+    Outcome,
+    embed_files,
+    heard_window_s,
+    open_model,
+    predict_files,
+)
+from birdtune.results.rows import Scorer
 from birdtune.run import newest_trained, versions
 from birdtune.sound.logmel import FrontEnd
 from birdtune.training import devices
@@ -34,10 +43,12 @@ def predict(
     patches: Path | None,
     journal: Journal,
     interrupts: Interrupts,
+    window_s: float | None = None,
 ) -> int:
     """Score files with the exported model in `source`, or the newest one of the output folder.
 
     Args:
+        window_s: as `predict_files`.
         source: a version folder of an exported model; or weights that were published with a classifier of their
             own, as YAMNet's with its 521 classes, to learn what these hear in some sounds.
     """
@@ -45,20 +56,39 @@ def predict(
     place = source or _newest_exported(config)
     model = _scorer(place)
     journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
+    exported = model if isinstance(model, ExportedModel) else None
+    usual_s = None if exported is None else exported.usual_s
     outcome = predict_files(
         files,
         model,
         out,
-        calibration=model.calibration if isinstance(model, ExportedModel) else None,
-        thresholds=model.thresholds if isinstance(model, ExportedModel) else None,
-        strangeness=model.strangeness if isinstance(model, ExportedModel) else None,
+        calibration=None if exported is None else exported.calibration,
+        thresholds=None if exported is None else exported.thresholds,
+        strangeness=None if exported is None else exported.strangeness,
         patches_out=patches,
+        window_s=window_s,
+        usual_s=usual_s,
         resampler=config.sound.resampler,
         batch_size=config.evaluate.batch_size,
         longest_s=config.sound.max_hours * 3600,
         check=interrupts.check,
     )
-    return _tell(outcome, out, journal)
+    code = _tell(outcome, out, journal)
+    if outcome.long and usual_s is not None:
+        journal.say(_long(outcome.long, usual_s, model.front_end))
+    if window_s is not None and (better_s := heard_window_s(window_s, model.front_end)) != window_s:
+        journal.warn(f"the end of each {window_s:g} s fills no patch and is not heard; --window {better_s:g} hears all")
+    return code
+
+
+def _long(n: int, usual_s: float, spec: FrontEnd) -> str:
+    """What to do about files that are too long for one row."""
+    who, rows = ("1 file is", "its row speaks") if n == 1 else (f"{n:,} files are", "their rows speak")
+    window_s = heard_window_s(max(1.0, float(f"{usual_s:.2g}")), spec)
+    return (
+        f"{who} more than {LONG:g} times longer than what the model was calibrated on (recordings of {usual_s:.3g} s, "
+        f"by the median), and {rows} of all of it. `--window {window_s:g}` tells each stretch."
+    )
 
 
 def embed(

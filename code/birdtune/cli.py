@@ -53,6 +53,7 @@ class Command:
     usage: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     takes_model: bool = False  # an argument of its own says which model to use
+    more: str = ""  # sentences that only its own help has
     makes_input: bool = False  # so that an input folder and its job.yaml are none of its concern
 
 
@@ -223,7 +224,9 @@ def _predict(config: Config, options: argparse.Namespace, journal: Journal, inte
     load_tensorflow()
     from birdtune.apply import predict
 
-    return predict(config, options.model, options.files, options.out, options.patches, journal, interrupts)
+    return predict(
+        config, options.model, options.files, options.out, options.patches, journal, interrupts, options.window
+    )
 
 
 def _embed(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
@@ -281,6 +284,7 @@ def _file_arguments(out: str, *, patches: bool) -> Callable[[argparse.ArgumentPa
         parser.add_argument("--model", "--model.checkpoint", dest="model", type=Path, default=None)
         if patches:
             parser.add_argument("--patches", type=Path, default=None)
+            parser.add_argument("--window", type=float, default=None)
 
     return add
 
@@ -312,9 +316,12 @@ COMMANDS: dict[str, Command] = {
         _tune, _tune_arguments, "[--trials N] [--minutes M]",
     ),
     "predict": Command(
-        "score files with the newest model: --out CSV, one row a recording; --patches CSV, one a patch", _predict,
+        "score files with the newest model: --out CSV, one row a recording; --window, one a stretch", _predict,
         _file_arguments("predictions.csv", patches=True),
-        "FILES... [--out predictions.csv] [--patches patches.csv] [--model FOLDER]", takes_model=True,
+        "FILES... [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER]",
+        more="Long recordings want --window: each stretch of so many seconds is judged as if it were a recording of "
+        "its own. --patches CSV has one row a patch, with answers by thresholds alone: nothing is too strange for it.",
+        takes_model=True,
     ),
     "embed": Command(
         "the embedding of each patch (VGGish 128, YAMNet 1024 numbers), by the newest model or --model",
@@ -356,7 +363,7 @@ def _help(name: str, command: Command) -> str:
         lines += [f"  {title:<10}{entry.help}" for title, entry in COMMANDS.items()]
     else:
         lines.append(f"  {name} {command.usage}".rstrip())
-        lines += [f"  {line}" for line in textwrap.wrap(command.help, _WIDTH - 2)]
+        lines += [f"  {line}" for text in (command.help, command.more) for line in textwrap.wrap(text, _WIDTH - 2)]
     lines.append("")
     lines.append(
         "Settings, as a flag (--train.epochs 5), as an environment variable (BIRDTUNE_TRAIN__EPOCHS=5) or in\n"

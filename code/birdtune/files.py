@@ -17,7 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from birdtune.errors import InputError, PassingError, shown
 from birdtune.plain import open_regular, read_bounded
@@ -117,22 +117,28 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
         durable: also if the power fails; without it, the file may be empty or an earlier one then, but writing
             does not wait for the disk.
     """
-    with storage_faults(path, needed=len(content)):
-        descriptor, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-            # mkstemp makes files private; what a user looks at afterwards follows their umask.
-            Path(temporary).chmod(0o666 & ~_umask())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        if durable:
-            sync_folder(path.parent)
+    with storage_faults(path, needed=len(content)), _in_place(path, durable) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _in_place(path: Path, durable: bool) -> Iterator[IO[bytes]]:
+    """A file to write, which takes its place under `path` only when the block ends well."""
+    descriptor, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        # mkstemp makes files private; what a user looks at afterwards follows their umask.
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
 
 
 def _umask() -> int:
@@ -268,23 +274,39 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
     Cells that a spreadsheet would run as a formula get an apostrophe in front, because file names
     come from outside; numbers are left as they are.
     """
-    lines = _Lines()
-    # The end of a row is also what the writer looks for in cells, to put quotes around them.
-    writer = csv.DictWriter(lines, fieldnames=list(columns), extrasaction="raise", lineterminator="\r\n")
-    writer.writeheader()
+    lines: list[str] = []
+    take = _rows_into(lines.append, columns)
     for row in rows:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
-    write_text(path, "".join(lines.rows))
+        take(row)
+    write_text(path, "".join(lines))
+
+
+@contextlib.contextmanager
+def growing_csv(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mapping[str, object]], None]]:
+    """What `write_csv` writes, by a function that takes a row at a time and keeps none.
+
+    Raises: as `storage_faults`; the file takes its place under `path` only when the block ends well.
+    """
+    with storage_faults(path), _in_place(path, durable=True) as file:
+        yield _rows_into(lambda line: file.write(line.encode("utf-8", "backslashreplace")), columns)
+
+
+def _rows_into(take: Callable[[str], object], columns: Sequence[str]) -> Callable[[Mapping[str, object]], None]:
+    """A function that makes a line of CSV of each row, and gives it to `take`, the header first."""
+    # The end of a row is also what the writer looks for in cells, to put quotes around them.
+    writer = csv.DictWriter(_Lines(take), fieldnames=list(columns), extrasaction="raise", lineterminator="\r\n")
+    writer.writeheader()
+    return lambda row: writer.writerow({key: _cell(value) for key, value in row.items()})
 
 
 class _Lines:
-    """Takes rows that end in a carriage return and a newline, and keeps the newline alone."""
+    """Takes rows that end in a carriage return and a newline, and gives them on with the newline alone."""
 
-    def __init__(self) -> None:
-        self.rows: list[str] = []
+    def __init__(self, take: Callable[[str], object]) -> None:
+        self._take = take
 
     def write(self, row: str) -> None:
-        self.rows.append(f"{row[:-2]}\n")
+        self._take(f"{row[:-2]}\n")
 
 
 def _cell(value: object) -> object:

@@ -267,6 +267,7 @@ class Stages(Learning):
         part = self.dataset.part("test") or self.dataset.part("train")
         chosen = self.windows(part[:8])
         patches = chosen.patches(np.arange(min(16, len(chosen)))).astype(np.float32)
+        lengths_s = [recording.facts.duration_s for recording in self.dataset.part("val")]
         calibration, thresholds = judging.read_judged(
             self.run.reports / "metrics.json", len(self.dataset.classes), classifier.kind
         )
@@ -278,6 +279,7 @@ class Stages(Learning):
                 "birdtune": birdtune.__version__,
                 "fingerprint": self.run.record["fingerprint"],
                 "from_version": self.run.record["from_version"],
+                "usual_s": round(float(np.median(lengths_s)), 3) if lengths_s else None,
             },
             example_waveform=self._example(part),
             expected=training_side(classifier, patches, calibration),

@@ -3,13 +3,14 @@
     files ─▶ Cutter.pieces (in the decoder's process) ─▶ patches, batched across files ─▶ model ─▶ Heard | Unused
 
 A file that cannot be used is reported and the others go on; one on which the decoder dies is such a file.
-Memory does not grow with the length of a sound. The model is given as a callable, so that nothing here
-imports TensorFlow.
+Patches are not kept, and of files that are heard in stretches nothing is: memory does not grow with their length. The
+model is given as a callable, so that nothing here imports TensorFlow.
 """
 
 import itertools
+import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,15 +37,16 @@ class Unused(NamedTuple):
 
 @dataclass(eq=False)
 class _Sound:
-    """A file on its way through the model."""
+    """A file on its way through the model, or a stretch of one."""
 
     name: str
+    begin: int = 0  # its first frame
     first_frames: list[int] = field(default_factory=list)  # of each patch cut so far
     results: list[Floats] = field(default_factory=list)  # parts of [P, K]
     sums: npt.NDArray[np.float64] | None = None  # [S]
     n_results: int = 0
     ended: bool = False
-    duration_s: float = 0.0
+    duration_s: float = math.inf
     problem: Unused | None = None
 
     @property
@@ -53,11 +55,12 @@ class _Sound:
 
 
 class Heard(NamedTuple):
-    """A file that went through the model; `sums` are over its patches, `results` one by one."""
+    """A file that went through the model, or a stretch of one; `sums` are over its patches, `results` one by one."""
 
     name: str
-    duration_s: float
-    start_s: npt.NDArray[np.float64]  # [P]
+    begin_s: float  # of the stretch; 0 of a file
+    duration_s: float  # of the file; infinite where more of it follows
+    start_s: npt.NDArray[np.float64]  # [P] in the file
     results: Floats  # [P, K]
     sums: npt.NDArray[np.float64]  # [S]
 
@@ -101,12 +104,20 @@ class _Batches:
 
 @dataclass(frozen=True)
 class Cutter:
-    """How sound is cut into patches."""
+    """How sound is cut into patches.
+
+    Attributes:
+        hop_frames: from one patch to the next.
+        longest_s: longer sounds are refused.
+        stretch_frames: each stretch of this many frames, at least a patch, is cut as if it were a sound of its own: its
+            first patch begins with it, and none reaches beyond. None: the whole sound is.
+    """
 
     resampler: str
     hop_frames: int
     longest_s: float
     spec: FrontEnd
+    stretch_frames: int | None = None
 
     def pieces(self, path: Path) -> Iterator[tuple[int, Floats] | SoundFacts]:
         """First frame and frames [96, 64] of each patch of a file; at last its facts.
@@ -116,7 +127,8 @@ class Cutter:
         """
         stream = SoundStream(path, resampler=self.resampler, longest_s=self.longest_s)
         try:
-            yield from self._patches(stream)
+            size = self.stretch_frames
+            yield from self._patches(stream) if size is None else self._of_stretches(stream, size)
         except OSError as fault:
             raise SoundError("unreadable", f"the storage failed ({fault.strerror})") from fault
         except (UnicodeError, TypeError) as fault:
@@ -126,11 +138,11 @@ class Cutter:
         assert stream.facts is not None
         yield stream.facts
 
-    def _patches(self, stream: SoundStream) -> Iterator[tuple[int, Floats]]:
+    def _patches(self, blocks: Iterable[Floats]) -> Iterator[tuple[int, Floats]]:
         waiting = np.zeros((0, self.spec.n_mels), np.float32)
         start = 0  # frame of the sound with which `waiting` begins
         first = 0  # frame of the sound with which the next patch begins
-        for frames in frames_of(stream, self.spec):
+        for frames in frames_of(blocks, self.spec):
             waiting = np.concatenate([waiting, frames])
             while first + self.spec.patch_frames <= start + len(waiting):
                 yield first, waiting[first - start : first - start + self.spec.patch_frames]
@@ -138,9 +150,46 @@ class Cutter:
             passed = min(first - start, len(waiting))
             waiting, start = waiting[passed:], start + passed
 
+    def _of_stretches(self, stream: SoundStream, size: int) -> Iterator[tuple[int, Floats]]:
+        """As `_patches`; a last stretch shorter than a patch is left out, unless it is the only one."""
+        spec, source = self.spec, _Source(stream)
+        # Where a tail is dropped: not a last patch for want of the 15 ms by which its last frame reaches further.
+        reach = 0 if spec.fills_last else spec.window - spec.hop
+        begin = 0
+        while source.has(spec.patch_samples) or not begin:
+            for first, patch in self._patches(source.blocks(size * spec.hop, reach)):
+                yield begin + first, patch
+            begin += size
+
+
+class _Source:
+    """A sound that is taken in stretches."""
+
+    def __init__(self, blocks: Iterable[Floats]) -> None:
+        self._blocks = iter(blocks)
+        self._waiting = np.zeros(0, np.float32)
+
+    def has(self, n_samples: int) -> bool:
+        """Whether so many samples follow at least."""
+        while len(self._waiting) < n_samples:
+            block = next(self._blocks, None)
+            if block is None:
+                return False
+            self._waiting = np.concatenate([self._waiting, block])
+        return True
+
+    def blocks(self, n_samples: int, more: int) -> Iterator[Floats]:
+        """The next so many samples, as far as there are any; and some more, which are not taken yet."""
+        while n_samples and self.has(1):
+            block, self._waiting = self._waiting[:n_samples], self._waiting[n_samples:]
+            n_samples -= len(block)
+            yield block
+        self.has(more)
+        yield self._waiting[:more]
+
 
 def hear(
-    paths: Sequence[Path],
+    sounds: Sequence[Path | Unused],
     function: Callable[[Floats], Any],
     cutter: Cutter,
     batch_size: int,
@@ -150,8 +199,11 @@ def hear(
     """Every file in its order: what the model answered to its patches, or why it was not used.
 
     Args:
+        sounds: as `sounds.find_sounds` gives them; what is unused already comes out as it is, in its place.
         function: patches [n, 96, 64] float32 → results [n, K], n up to `batch_size`.
         check: called between files and batches; it may raise to stop.
+        cutter: where it cuts stretches, each comes out by itself as soon as it was heard; behind them, if the file
+            breaks off, why.
         kept: so many columns of the results are kept; those behind are summed over the patches of a file. None: all.
 
     Raises:
@@ -161,29 +213,53 @@ def hear(
     batches = _Batches(function, batch_size, cutter.spec, kept)
     queue: deque[_Sound] = deque()
     with Isolated(cutter.pieces) as decoder:
-        for path in paths:
+        for given in sounds:
             check()
-            sound = _Sound(shown(path))
-            queue.append(sound)
-            try:
-                for piece in decoder.items(path):
-                    if isinstance(piece, SoundFacts):
-                        sound.duration_s = piece.duration_s
-                        continue
-                    first, patch = piece
-                    sound.first_frames.append(first)
-                    if batches.add(sound, patch):
-                        check()
-            except SoundError as fault:
-                sound.problem = Unused(sound.name, fault.problem, str(fault))
-            except Crashed:
-                found = crashed()
-                sound.problem = Unused(sound.name, found.problem, found.detail)
-            sound.ended = True
+            if isinstance(given, Unused):
+                queue.append(_Sound(given.name, ended=True, problem=given))
+            else:
+                pieces = decoder.items(given)
+                for _ in _feed(shown(given), pieces, batches, queue, cutter):
+                    check()
+                    yield from _done(queue, cutter.spec)
             yield from _done(queue, cutter.spec)
     batches.flush()
     check()
     yield from _done(queue, cutter.spec)
+
+
+def _feed(
+    name: str,
+    pieces: Iterable[tuple[int, Floats] | SoundFacts],
+    batches: _Batches,
+    queue: deque[_Sound],
+    cutter: Cutter,
+) -> Iterator[None]:
+    """Put the patches of a file into batches, and its stretches into the queue; pauses when the model was run."""
+    sound = _Sound(name)
+    queue.append(sound)
+    try:
+        for piece in pieces:
+            if isinstance(piece, SoundFacts):
+                sound.duration_s = piece.duration_s
+                continue
+            first, patch = piece
+            if cutter.stretch_frames is not None and first >= sound.begin + cutter.stretch_frames:
+                sound.ended = True
+                sound = _Sound(name, first // cutter.stretch_frames * cutter.stretch_frames)
+                queue.append(sound)
+            sound.first_frames.append(first)
+            if batches.add(sound, patch):
+                yield
+    except SoundError as fault:
+        sound.problem = Unused(name, fault.problem, str(fault))
+    except Crashed:
+        found = crashed()
+        sound.problem = Unused(name, found.problem, found.detail)
+    if sound.problem is not None and sound.begin:
+        stands = f"{sound.problem.detail}; what was heard before {sound.begin / cutter.spec.frames_per_s:g} s stands"
+        sound.problem = sound.problem._replace(detail=stands)
+    sound.ended = True
 
 
 def _done(queue: deque[_Sound], spec: FrontEnd) -> Iterator[Heard | Unused]:
@@ -192,6 +268,12 @@ def _done(queue: deque[_Sound], spec: FrontEnd) -> Iterator[Heard | Unused]:
         if sound.problem is not None:
             yield sound.problem
         else:
-            start_s = np.array(sound.first_frames, np.float64) / spec.frames_per_s
             assert sound.sums is not None, "a sound has a patch"
-            yield Heard(sound.name, sound.duration_s, start_s, np.concatenate(sound.results), sound.sums)
+            yield Heard(
+                sound.name,
+                sound.begin / spec.frames_per_s,
+                sound.duration_s,
+                np.array(sound.first_frames, np.float64) / spec.frames_per_s,
+                np.concatenate(sound.results),
+                sound.sums,
+            )

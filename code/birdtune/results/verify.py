@@ -14,6 +14,7 @@ stand in this file. Nothing here imports training code, nor TensorFlow before a 
 """
 
 import contextlib
+import math
 import os
 import signal
 import stat
@@ -64,6 +65,12 @@ class ExportedModel:
     strangeness: Callable[[Any], Any] | None
     calibration: Calibration  # already in the scores; its part for clips is applied to their mean
     thresholds: Thresholds | None
+
+    @property
+    def usual_s(self) -> float | None:
+        """Median seconds of the recordings that calibration, thresholds and strangeness rest on; None: not known."""
+        told = self.facts.get("usual_s")  # a model that was exported before it was noted has none
+        return float(told) if isinstance(told, int | float) and 0 < told < math.inf else None
 
     def scores(self, patches: Any) -> tuple[Any, Any]:
         """Patches [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32."""
