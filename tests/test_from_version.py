@@ -343,7 +343,8 @@ def test_a_class_whose_folder_is_gone_keeps_its_column_as_it_was(
 ) -> None:
     left = Path(shutil.copytree(new_data, tmp_path / "left" / "data"))
     shutil.rmtree(left / "Corvus_corax")
-    run(settings(left, copy, from_version=1, model__freeze="all-but-head", train__label_smoothing=0.1))
+    run(settings(left, copy, from_version=1, model__freeze="all-but-head", train__label_smoothing=0.1,
+                 train__weight_decay=0.1))  # fmt: skip
     before, after = weights_of(copy, 1), weights_of(copy, 2)
     for name in ("head/logits/kernel", "head/logits/bias"):
         np.testing.assert_array_equal(after[name][..., 1], before[name][..., 1])

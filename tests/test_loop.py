@@ -47,8 +47,9 @@ def batch_of(n: int = 8, seed: int = 0, weights: Sequence[float] | None = None) 
 def trainer_of(
     classifier: Classifier, settings: TrainSettings | None = None, *, dropout: float = 0.0,
     class_weights: Sequence[float] = (1, 1, 1), precision: str = "float32",
+    untaught: tuple[int, ...] = (),
 ) -> Trainer:  # fmt: skip
-    step = StepSettings(dropout, np.asarray(class_weights, np.float32), precision)
+    step = StepSettings(dropout, np.asarray(class_weights, np.float32), precision, untaught)
     return Trainer(classifier, settings or TrainSettings(jit=False), step, feeds.whole(classifier, MadeBatches()))
 
 

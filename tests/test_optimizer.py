@@ -1,5 +1,6 @@
 """birdtune.training.optimizer: each part of the network at its own rate, and averages on the way."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,25 @@ def test_weight_decay_goes_with_the_rate_of_the_part_and_leaves_biases_alone() -
     assert found["head/logits/kernel"] == pytest.approx(20 * RATE * 0.5, rel=1e-3)
     assert found["trunk/conv1/kernel"] == pytest.approx(RATE * 0.5, rel=1e-2)
     assert not found["head/logits/bias"].any()
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_weight_decay_and_averaging_leave_columns_that_are_not_taught_as_they_are(jit: bool) -> None:
+    settings = TrainSettings(jit=jit, weight_decay=0.5, average=0.9)
+    trainer = trainer_of(build(), settings, untaught=(1,))
+    before = classifiers.weights(trainer.classifier)
+    for position in range(3):
+        batch = batch_of()
+        batch = replace(batch, labels=np.where(batch.labels == 1, 2, batch.labels).astype(batch.labels.dtype))
+        _, weight, gradients = trainer.gradients(batch, position)
+        trainer.apply(gradients, weight, 1e-2)
+    for name in ("head/logits/kernel", "head/logits/bias"):
+        after = classifiers.weights(trainer.classifier)[name]
+        np.testing.assert_array_equal(after[..., 1], before[name][..., 1])
+        assert not np.isclose(after[..., [0, 2]], before[name][..., [0, 2]]).any()
+        with trainer.averaged():
+            average = classifiers.weights(trainer.classifier)[name]
+        np.testing.assert_allclose(average[..., 1], before[name][..., 1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])

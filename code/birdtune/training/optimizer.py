@@ -5,10 +5,12 @@
 Gradients cannot be scaled in place of rates: Adam divides by their size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from birdtune.config import TrainSettings
@@ -39,11 +41,18 @@ class _AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
     Args:
         factors: by the id of each variable's value.
         trunk: ids of those that `trunk_rate` counts for as well.
+        decayed: by the id, which columns of a kernel decay (1) and which stay as they are (0), where not all do. [C]
     """
 
-    def __init__(self, factors: Mapping[int, float], trunk: frozenset[int], **settings: Any) -> None:
+    def __init__(
+        self,
+        factors: Mapping[int, float],
+        trunk: frozenset[int],
+        decayed: Mapping[int, npt.NDArray[np.float32]],
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
-        self._factors, self._trunk = dict(factors), trunk
+        self._factors, self._trunk, self._decayed = dict(factors), trunk, dict(decayed)
         # No part of the optimizer's state: it follows from the epoch (see `rest_trunk`).
         self.trunk_rate = tf.Variable(1.0, trainable=False)
 
@@ -54,6 +63,8 @@ class _AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         for variable in variables:
             if self.weight_decay and self._use_weight_decay(variable):
                 share = self.learning_rate * self.weight_decay * self._factor(id(variable.value))
+                if (columns := self._decayed.get(id(variable.value))) is not None:
+                    share = share * columns
                 variable.assign(variable * (1.0 - share))
 
     def _factor(self, identity: int) -> Any:
@@ -61,11 +72,27 @@ class _AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         return factor * self.trunk_rate if identity in self._trunk else factor
 
 
-def make_optimizer(classifier: Classifier, settings: TrainSettings, precision: str) -> Any:
-    """The optimizer of a classifier's trainable variables, built."""
+def _decayed(classifier: Classifier, untaught: Sequence[int]) -> dict[int, npt.NDArray[np.float32]]:
+    """As for `_AdamW`: columns without a loss have no gradient that would make up for what decay takes."""
+    if not untaught:
+        return {}
+    columns = np.ones(len(classifier.classes), np.float32)
+    columns[list(untaught)] = 0.0
+    return {id(classifier.head.get_layer("logits").kernel.value): columns}
+
+
+def make_optimizer(
+    classifier: Classifier, settings: TrainSettings, precision: str, untaught: Sequence[int] = ()
+) -> Any:
+    """The optimizer of a classifier's trainable variables, built.
+
+    Args:
+        untaught: columns that are left out of the loss; they stay as they are.
+    """
     optimizer = _AdamW(
         rate_factors(classifier, settings),
         frozenset(id(variable.value) for variable in classifier.trunk.trainable_variables),
+        _decayed(classifier, untaught),
         name="adam",  # else Keras counts, and a checkpoint's names would depend on what was built before
         learning_rate=settings.learning_rate,
         epsilon=settings.epsilon,

@@ -59,7 +59,7 @@ class Trainer:
         self._step = step
         self._embed = feed.embed
         self._variables = classifier.trainable_variables
-        self.optimizer = make_optimizer(classifier, settings, step.precision)
+        self.optimizer = make_optimizer(classifier, settings, step.precision, step.untaught)
         self._averages = averages(self.optimizer)
         n_classes = len(step.class_weights)
         self._taught = np.setdiff1d(np.arange(n_classes), step.untaught)
