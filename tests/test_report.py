@@ -165,7 +165,9 @@ def test_the_first_screen_says_what_how_well_and_against_what(tmp_path: Path) ->
     text = page_of(make_facts(), tmp_path).text
     assert "Trained on 120 recordings of 4 classes, tested by 100 it had never heard" in text
     assert re.search(
-        r"90\s% of the 100 test recordings were given the right name \(95\s% interval: 8\d to 9", text
+        r"90\s% of the 100 test recordings got the right name as the best guess among 4 classes "
+        r"\(95\s% interval: 8\d to 9",
+        text,
     )
     assert re.search(r"Always answering the commonest class, “Parus_major”, would be right in 50\s%", text)
     assert "Clearly better than guessing. The test rests on 50 source recordings" in text
@@ -410,17 +412,30 @@ def test_thresholds_are_said_to_be_chosen_only_where_they_were() -> None:
     assert said(OWN, NOMINAL, BACKGROUND).startswith("The thresholds of 1 of 2 classes were chosen on validation")
 
 
-def test_beside_the_right_names_stands_how_many_get_an_answer_where_many_get_none(tmp_path: Path) -> None:
+def test_beside_the_right_names_stands_how_many_get_an_answer_where_not_all_do(tmp_path: Path) -> None:
     facts = trusted_facts()
     test = facts.metrics["test"]
     assert test is not None
-    assert "get an answer" not in page_of(facts, tmp_path).text  # 96 %
+    assert "With its thresholds, 96 of the 100 get an answer, " in page_of(facts, tmp_path).text
     few = {**test["answers"], "answered": 79, "answered_share": 0.79, "precision": 0.95}
     page = page_of(dataclasses.replace(facts, metrics={"val": None, "test": {**test, "answers": few}}), tmp_path)
-    assert "With its thresholds, only 79 of the 100 get an answer, 75 of them a right one." in page.text
+    assert "With its thresholds, only 79 of the 100 get an answer, 75 of them a right one; the others get" in page.text
     assert page.text.index("only 79 of the 100") < page.text.index("Class by class")
     nobody = {"answers": {**few, "answered": 0, "answered_share": 0.0, "precision": None}}
-    assert "no recording gets an answer" in sure.few_answers(nobody)
+    most = {"answers": {**few, "answered": 90, "answered_share": 0.9, "precision": 0.9}, "n_recordings": 100}
+    assert "With its thresholds, 90 of the 100 get an answer, 81 of them a right one" in sure.answered_sentence(most)
+    assert not sure.answered_sentence({"answers": {**few, "answered": 100, "answered_share": 1.0}, "n_recordings": 100})
+    assert "no recording gets an answer" in sure.answered_sentence(nobody)
+
+
+def test_a_rate_of_alarms_in_clips_is_told_from_that_in_long_recordings() -> None:
+    heard = {"hours": 0.1, "recordings": 72, "recordings_answered": 1}
+    of_clips = sure.alarms_sentence(heard)
+    assert "As a whole, 1 recording of the 72 would be answered" in of_clips
+    assert "last 5 s on average" in of_clips and "the 720 that make an hour" in of_clips
+    of_hours = sure.alarms_sentence({**heard, "hours": 72.0})
+    assert "of the 72 would" in of_hours and "on average" not in of_hours
+    assert sure.alarms_sentence(None).startswith("An alarm is")
 
 
 def test_no_class_is_called_rare_where_all_have_as_many_and_untested_ones_are_named(tmp_path: Path) -> None:
@@ -519,7 +534,7 @@ def test_a_small_confusion_matrix_carries_its_numbers() -> None:
 
 
 def test_figures_follow_the_theme_keep_their_letters_and_repeat_exactly() -> None:
-    rows = [("right answers, test", 0.84, [0.78, 0.89], False), ("baseline", 0.08, None, True)]
+    rows = [("right best guess, test", 0.84, [0.78, 0.89], False), ("baseline", 0.08, None, True)]
     drawn = figures.headline(rows)
     assert isinstance(drawn, Markup) and drawn.startswith('<svg role="img" aria-label=')
     assert (
@@ -528,7 +543,7 @@ def test_figures_follow_the_theme_keep_their_letters_and_repeat_exactly() -> Non
         and "#0a0b0" not in drawn
         and "#000000" not in drawn
     )
-    assert ">right answers, test</text>" in drawn and ">84 %</text>" in drawn
+    assert ">right best guess, test</text>" in drawn and ">84 %</text>" in drawn
     assert "<metadata" not in drawn and "<style" not in drawn and 'id="figure' not in drawn
     assert figures.headline(rows) == drawn
 

@@ -307,7 +307,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "labels": _labels(facts),
         "tuning": facts.tuning,
         "sure": sure.section(judged, part, facts.trust) if judged else None,
-        "few_answers": sure.few_answers(judged) if judged else "",
+        "answered": sure.answered_sentence(judged) if judged else "",
         "thresholds": _thresholds(facts),
         "inherited": succession.sentences(facts.succession) if facts.succession else [],
         "strange": strange.section(facts.trust, facts.scores, facts.metrics, split),
@@ -341,7 +341,7 @@ def _headline_rows(facts: ReportFacts) -> list[tuple[str, float, Sequence[float]
         if not judged:
             continue
         clip = judged["clip"]
-        rows.append((f"right answers, {name}", clip["accuracy"], clip["accuracy_ci"], False))
+        rows.append((f"right best guess, {name}", clip["accuracy"], clip["accuracy_ci"], False))
         if split == facts.split:
             rows.append(("baseline", judged["majority_baseline"], judged["majority_baseline_ci"], True))
             if len(facts.classes) > 3:

@@ -1,7 +1,7 @@
 """Whether the certainty of answers can be believed, for people: sentences and pictures.
 
     figures of test or validation, trust ─▶ section ─▶ what the report says under "Can its certainty be believed?"
-                             answers ─▶ few_answers ─▶ what it says of that on its first screen
+                             answers ─▶ answered_sentence ─▶ what it says of that on its first screen
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,10 @@ _CLOSE = 0.05
 _ENOUGH_SOURCES, _TELLING = 30, 0.1
 # Of fewer recordings than these, a share says little of the next one.
 _FEW = 10
-# Where fewer recordings than these get an answer, it is said beside the share of right names.
+# Fewer recordings than these with an answer are few.
 _MOST_ANSWERED = 0.8
+# Recordings shorter than this are clips: what goes on and on is heard in each of them anew.
+_CLIP_S = 60.0
 
 
 def section(judged: Row, part: str, trust: Row | None) -> Row | None:
@@ -28,7 +30,7 @@ def section(judged: Row, part: str, trust: Row | None) -> Row | None:
 
     Args:
         judged: figures of the part that the report speaks of; part: its name, for people.
-        trust: `calibration` and `thresholds` of metrics.json; None: it has none.
+        trust: `calibration`, `thresholds` and `false_alarms` of metrics.json; None: it has none.
     """
     found = judged.get("certainty")
     if found is None:
@@ -39,6 +41,7 @@ def section(judged: Row, part: str, trust: Row | None) -> Row | None:
         "meaning": meaning_sentence(found["around"], part),
         "answers": answers_sentence(judged["answers"], judged["n_recordings"], part),
         "thresholds": thresholds_sentence(trust["thresholds"]) if trust is not None else "",
+        "alarms": alarms_sentence(trust["false_alarms"]["background"]) if trust is not None else "",
         "before": figures.reliability(found["before"]["reliability"], "before calibration"),
         "after": figures.reliability(found["after"]["reliability"], "as it is served"),
         "rows": [("before calibration", found["before"]), ("as it is served", found["after"])],
@@ -118,14 +121,32 @@ def answers_sentence(answers: Row, n: int, part: str) -> str:
     return f"{found}{interval}{others}."
 
 
-def few_answers(judged: Row) -> str:
-    """How many recordings get an answer at all, where that is not nearly all; "" where it is, or is not known."""
+def answered_sentence(judged: Row) -> str:
+    """How many recordings get an answer at all, beside the share of right names; "" where all do, or nobody knows."""
     answers = judged.get("answers")
-    if answers is None or answers["answered_share"] is None or answers["answered_share"] >= _MOST_ANSWERED:
+    if answers is None or answers["answered_share"] is None or answers["answered_share"] == 1:
         return ""
     if not answers["answered"]:
         return "With its thresholds, no recording gets an answer."
     got = answers["answered"]
     right = round(answers["precision"] * got)
-    n = judged["n_recordings"]
-    return f"With its thresholds, only {got:,} of the {n:,} get an answer, {right:,} of them a right one."
+    only = "only " if answers["answered_share"] < _MOST_ANSWERED else ""
+    of = f"{only}{got:,} of the {judged['n_recordings']:,}"
+    return f"With its thresholds, {of} get an answer, {right:,} of them a right one; the others get “none”."
+
+
+def alarms_sentence(heard: Row | None) -> str:
+    """What an alarm is, and what its rate is worth; `heard`: as `thresholds.false_alarms`, None: no background."""
+    found = "An alarm is an unbroken run of patches that pass for one class, however strange the whole recording is."
+    if heard is None:
+        return found
+    each_s = 3600 * heard["hours"] / heard["recordings"]
+    answered = count(heard["recordings_answered"], "recording")
+    found += f" As a whole, {answered} of the {heard['recordings']:,} would be answered with a class."
+    if each_s < _CLIP_S:
+        found += (
+            f" The recordings last {each_s:.0f} s on average, and an alarm ends with its recording: of the "
+            f"{3600 / each_s:,.0f} that make an hour, each gives one of its own, where a long recording has one for "
+            "all that goes on and on. Compare this rate only with that of recordings as short."
+        )
+    return found
