@@ -19,6 +19,7 @@ from birdtune import files
 from birdtune.errors import BirdtuneError, InputError, PassingError
 from birdtune.files import (
     file_sha256,
+    growing_csv,
     make_folder,
     new_folder,
     read_csv,
@@ -404,6 +405,22 @@ def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path: Path) -> None:
     assert [row[0] for row in raw[1:]] == ["'=1+1", "'+x", "'-x", "'@x", "'\tx", "plain", "a=b"]
     assert {row[1] for row in raw[1:]} == {"-1.5"}
     assert [row["name"] for row in read_csv(path)] == [row["name"] for row in rows]
+
+
+def test_a_growing_table_is_the_same_and_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:
+    rows = [{"name": text, "number": number} for number, text in enumerate(["=1", "a\nb", "ä\udcff", "plain"])]
+    write_csv(tmp_path / "a.csv", ["name", "number"], rows)
+    (tmp_path / "b.csv").write_text("earlier")
+    with growing_csv(tmp_path / "b.csv", ["name", "number"]) as add:
+        for row in rows:
+            add(row)
+        assert (tmp_path / "b.csv").read_text() == "earlier"
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
+    with pytest.raises(KeyboardInterrupt), growing_csv(tmp_path / "b.csv", ["name", "number"]) as add:
+        add(rows[0])
+        raise KeyboardInterrupt
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
+    assert sorted(names(tmp_path)) == ["a.csv", "b.csv"]
 
 
 def test_apostrophes_of_a_name_itself_are_kept(tmp_path: Path) -> None:

@@ -415,7 +415,7 @@ def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for
     assert apply.predict(*asked) == 0
     (said,) = [line for line in capsys.readouterr().out.splitlines() if "--window" in line]
     assert said.startswith("1 file is more than 3 times longer") and "of 2 s, by the median" in said
-    assert said.endswith("its row speaks of all of it. `--window 2` tells each stretch.")
+    assert said.endswith("its row speaks of all of it. `--window 1` tells each stretch.")
     assert apply.predict(*asked, window_s=2.0) == 0
     assert "--window" not in capsys.readouterr().out
     rows = read_csv(tmp_path / "p.csv")

@@ -84,7 +84,9 @@ def predict(
 def _long(n: int, usual_s: float, spec: FrontEnd) -> str:
     """What to do about files that are too long for one row."""
     who, rows = ("1 file is", "its row speaks") if n == 1 else (f"{n:,} files are", "their rows speak")
-    window_s = heard_window_s(max(1.0, float(f"{usual_s:.2g}")), spec)
+    # Half of what is usual: a sound of that length, wherever it begins, then fills a window from end to end. Windows
+    # that hold two sounds are strange: of 48 clips among others, 45 were found so, and 37 by windows of their length.
+    window_s = heard_window_s(max(1.0, float(f"{usual_s / 2:.2g}")), spec)
     return (
         f"{who} more than {LONG:g} times longer than what the model was calibrated on (recordings of {usual_s:.3g} s, "
         f"by the median), and {rows} of all of it. `--window {window_s:g}` tells each stretch."
