@@ -11,10 +11,10 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from birdtune.config import LATEST, Config
 from birdtune.dataset import columns
@@ -35,6 +35,10 @@ SPLIT_NAME = "split.csv"
 _MODEL = "model.json"
 
 
+# As long as it may be to be repeated to people.
+_Word = Annotated[str, Field(max_length=80)]
+
+
 class _Facts(BaseModel):
     """What is relied on in a model.json; `results.export` writes it."""
 
@@ -43,11 +47,11 @@ class _Facts(BaseModel):
     format: Literal[2]  # verify.FORMAT
     version: int
     classes: list[str]
-    backbone: str
-    head: str
-    scores: str
-    embedding_activation: str
-    weights_sha256: str
+    backbone: _Word
+    head: _Word
+    scores: _Word
+    embedding_activation: _Word
+    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     hidden_units: int | None = None  # models of earlier exports do not say
     calibration: dict[str, Any] | None = None
     thresholds: dict[str, Any] | None = None
@@ -310,7 +314,8 @@ def _read(folder: Path, *, is_own: bool) -> Ancestor:
             f"{shown(folder / _MODEL)}: is missing, damaged, or another birdtune's ({reason}). Export the model again, "
             "or begin from another."
         ) from fault
-    if len(set(facts.classes)) != len(facts.classes) or len(facts.classes) < 2 or facts.backbone not in TRUNKS:
+    named = {name for name in facts.classes if name == shown(name)}
+    if len(named) != len(facts.classes) or len(named) < 2 or facts.backbone not in TRUNKS:
         raise CheckpointError(
             f"{shown(folder / _MODEL)}: says nothing that makes sense ({len(facts.classes)} classes, trunk "
             f"{shown(facts.backbone[:80])}). Export the model again, or begin from another."

@@ -11,6 +11,7 @@ here, and its aliases, of which a few lines unfold to more than any memory holds
 import errno
 import io
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -77,6 +78,17 @@ def parse_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_each_once)
     except RecursionError as fault:
         raise ValueError("it is nested too deeply") from fault
+
+
+def finite(value: Any) -> float:
+    """A number out of a file. Raises TypeError or ValueError if it is none, infinite, or too large to be one."""
+    try:
+        found = float(value)
+    except OverflowError as fault:
+        raise ValueError("a number is too large") from fault
+    if not math.isfinite(found):
+        raise ValueError(f"{found} is no finite number")
+    return found
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

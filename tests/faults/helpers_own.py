@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from birdtune import ancestor
 from birdtune import run as runs
 from birdtune.config import Config, SplitSettings
 from birdtune.dataset import selection, split
@@ -21,6 +22,7 @@ from birdtune.dataset.shards import INDEX_NAME
 from birdtune.errors import shown
 from birdtune.events import Journal
 from birdtune.files import read_csv, write_csv
+from birdtune.results.calibration import Calibration, Scale
 from birdtune.results.scores import Scores
 from birdtune.sound.audio import SoundFacts
 from birdtune.sound.logmel import VGGISH
@@ -136,6 +138,40 @@ def scores() -> list[bytes]:
 def read_scores(data: bytes, room: Path) -> None:
     (room / "scores.npz").write_bytes(data)
     Scores.load(room / "scores.npz")
+
+
+def ancestors() -> list[bytes]:
+    """A model.json and the labels.csv beside it, of a served model that a run may begin from."""
+    rows = [{"class": name, "threshold": 0.5, "from": "class"} for name in ("a", "b")]
+    facts = {
+        "format": 2, "version": 1, "classes": ["a", "b"], "backbone": "vggish", "head": "linear", "scores": "softmax",
+        "embedding_activation": "relu", "weights_sha256": "0" * 64, "hidden_units": 0,
+        "calibration": Calibration("softmax", Scale(1.25), Scale(2.0), 30).row(),
+        "thresholds": {"wish": "a precision of 0.9", "reason": "", "classes": rows},
+        "novelty": {"energy": 1.0, "usual": 2.0, "limit": 3.0, "keep": 0.9, "sources": 40},
+    }  # fmt: skip
+    labels = b"column,class,external_id,threshold\r\n0,a,7,0.5\r\n1,b,'007,0.5\r\n"
+    bare = {name: value for name, value in facts.items() if name not in ("calibration", "thresholds", "novelty")}
+    return [json.dumps(each).encode() + b"\0" + labels for each in (facts, bare)]
+
+
+def begin_from(data: bytes, room: Path) -> None:
+    """All that is asked of a served model before its weights are read."""
+    folder = room / "model" / "birdtune" / "1"
+    folder.mkdir(parents=True)
+    described, _, labels = data.partition(b"\0")
+    (folder / "model.json").write_bytes(described)
+    (folder / "labels.csv").write_bytes(labels)
+    (found,) = ancestor.find(Config(output=room, from_version="1"))
+    (elsewhere,) = ancestor.find(Config(output=room / "out", from_version=str(folder)))
+    assert found.is_own and not elsewhere.is_own and found.facts == elsewhere.facts
+    assert len(set(found.classes)) == len(found.classes) > 1 and set(found.class_ids) <= set(found.classes)
+    assert found.digest() == elsewhere.digest() and found.heard() is None
+    json.dumps([found.row(), elsewhere.row(), found.calibration.row()], allow_nan=False)
+    thresholds, scale = found.thresholds, found.scale
+    assert thresholds is None or len(thresholds.values) == len(found.classes)
+    told = [elsewhere.title, *(() if scale is None else [json.dumps(scale.row(), allow_nan=False)])]
+    assert all(text == shown(text) for text in told)
 
 
 # ---- names --------------------------------------------------------------------------------------

@@ -544,6 +544,11 @@ TARGETS: dict[str, Target] = {
     "record": Target(
         own.records, own.record, (b'"stages"', b'"done"', b"null", b"[]", b"{}", b'"x"', b"NaN", b"1e999")
     ),
+    "ancestor": Target(
+        own.ancestors,
+        own.begin_from,
+        (b'"classes"', b"null", b"NaN", b"1e999", b"[]", b"{}", b'"a"', b"-1", b"\\ud800", b"7,0.5"),
+    ),
     "scores": Target(
         own.scores, own.read_scores, (b"NUMPY", b"'<f4'", b"'|O'", b"PK\x03\x04", b"(3, 2)", b"True")
     ),

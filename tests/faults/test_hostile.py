@@ -4,6 +4,8 @@ The targets are those of the fuzzer (helpers_targets.py). Here their seeds are d
 way in each run.
 """
 
+import functools
+import json
 import os
 import random
 import re
@@ -12,6 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers_targets import TARGETS, Target, attempt
@@ -95,6 +98,37 @@ def test_what_is_whole_is_taken(name: str, room: Path) -> None:
         taken.append(attempt(TARGETS[name], seed, folder))
     assert any(taken) or name == "model-json"  # which would load TensorFlow
     assert not Path("it-ran").exists() and not (room / "it-ran").exists()
+
+
+ODD_VALUES = (
+    "null", "NaN", "1e999", "-1", '"nan"', '"\\ud800"', '"\\u001b[31m"', "[]", "{}", "true", "1" + "0" * 400,
+    f'"{"y" * 5000}"',
+)  # fmt: skip
+
+
+def test_whatever_stands_in_one_field_of_a_served_model_it_is_taken_or_refused_in_words(room: Path) -> None:
+    target = TARGETS["ancestor"]
+    described, _, labels = seeds("ancestor")[0].partition(b"\0")
+    whole = json.loads(described)
+    taken = 0
+    for place in _places(whole):
+        for number, odd in enumerate(ODD_VALUES):
+            changed = json.loads(described)
+            inside = functools.reduce(lambda value, key: value[key], place[:-1], changed)
+            inside[place[-1]] = "in its place"
+            text = json.dumps(changed).replace('"in its place"', odd)
+            folder = room / f"{'-'.join(map(str, place))}-{number}"
+            folder.mkdir()
+            taken += attempt(target, text.encode() + b"\0" + labels, folder)
+    assert taken  # of what does not matter before its weights are read
+
+
+def _places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The keys that lead to each value of a JSON text."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inside in pairs:
+        yield (*above, key)
+        yield from _places(inside, (*above, key))
 
 
 # ---- through the command ------------------------------------------------------------------------

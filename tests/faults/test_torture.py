@@ -4,8 +4,10 @@ import random
 from pathlib import Path
 
 import pytest
-from helpers_command import Straight
+from helpers_command import Straight, lengths, run
 from torture import ALWAYS_SAVING, PLACES, kill_and_compare, plan
+
+from birdtune.files import read_json
 
 
 @pytest.mark.parametrize("kills", [*range(1, 12), 20, 100])
@@ -24,3 +26,17 @@ def test_however_often_it_is_killed_nothing_comes_out_otherwise(straight: Straig
     )
     assert [finding for finding in findings if finding[1]] == [], f"torture.py --seed {seed}"
     assert done >= 3
+
+
+def test_a_run_that_begins_from_a_served_model_comes_to_the_same_too(straight: Straight, tmp_path: Path) -> None:
+    seed = random.randrange(1_000_000)
+    arguments = [*straight.arguments, f"--from-version={straight.output / 'model/birdtune/1'}", "--train.seed=2"]
+    second = run([*arguments, f"--output={tmp_path / 'straight'}"])
+    assert second.process.returncode == 0, second.text()
+    done, findings = kill_and_compare(
+        [*arguments, ALWAYS_SAVING], tmp_path / "straight", tmp_path / "killed", lengths(second), 3, seed
+    )
+    assert [finding for finding in findings if finding[1]] == [], f"--seed {seed}"
+    assert done >= 2
+    of_both = [read_json(folder / "run.json") for folder in (straight.output, tmp_path / "killed")]
+    assert of_both[1]["from_version"]["weights_sha256"] == of_both[0]["weights_sha256"] != of_both[1]["weights_sha256"]

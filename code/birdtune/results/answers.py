@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.dataset import labels
+from birdtune.plain import finite
 
 Ints = npt.NDArray[np.int64]
 
@@ -54,7 +55,7 @@ class Thresholds:
         """What `row` gave. Raises LookupError, TypeError or ValueError if it did not."""
         rows = row["classes"]
         values = tuple(
-            float("inf") if each["threshold"] is None else float(each["threshold"]) for each in rows
+            float("inf") if each["threshold"] is None else finite(each["threshold"]) for each in rows
         )
         return cls(values, tuple(str(each["from"]) for each in rows), str(row["wish"]), str(row["reason"]))
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import scipy.optimize
 import scipy.special
 
+from birdtune.plain import finite
 from birdtune.results.scores import Scores, pool_mean, with_scores
 
 Floats = npt.NDArray[np.float64]
@@ -96,9 +97,9 @@ class Calibration:
     def of(cls, row: Mapping[str, Any]) -> "Calibration":
         """What `row` gave. Raises LookupError, TypeError or ValueError if it did not."""
         scales = {
-            name: Scale(float(row[name]["slope"]), float(row[name]["offset"])) for name in ("patch", "clip")
+            name: Scale(finite(row[name]["slope"]), finite(row[name]["offset"])) for name in ("patch", "clip")
         }
-        return cls(str(row["kind"]), **scales, sources=int(row["sources"]), reason=str(row["reason"]))
+        return cls(str(row["kind"]), **scales, sources=int(finite(row["sources"])), reason=str(row["reason"]))
 
 
 def _link(logits: Floats, kind: str, scale: Scale) -> Floats:

@@ -29,6 +29,7 @@ import scipy.special
 
 from birdtune.errors import shown
 from birdtune.files import write_bytes
+from birdtune.plain import finite
 from birdtune.sound.logmel import FrontEnd
 from birdtune.storage import refused
 
@@ -194,8 +195,8 @@ class Scale:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Scale":
         """What `row` gave. Raises LookupError, TypeError or ValueError if it did not."""
-        numbers = {key: float(row[key]) for key in ("energy", "usual", "limit", "keep")}
-        return cls(**numbers, sources=int(row["sources"]))
+        numbers = {key: finite(row[key]) for key in ("energy", "usual", "limit", "keep")}
+        return cls(**numbers, sources=int(finite(row["sources"])))
 
 
 @dataclass(frozen=True, eq=False)
