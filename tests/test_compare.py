@@ -45,7 +45,7 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
         "_folds",
         lambda embedded, seed: seen.append((embedded, folds_of(embedded, seed))) or seen[0][1],
     )
-    given = {"train__learning_rate": 1e-3, "model__head": "mlp", "model__hidden_units": 64}
+    given = {"train__learning_rate": 1e-3, "train__focal_gamma": 0.5, "model__head": "mlp", "model__hidden_units": 64}
     config = settings(write_data(tmp_path / "in" / "data"), tmp_path / "out", **given)
     lines = run(config)
 
@@ -64,6 +64,7 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     )  # tones of three pitches: a constant answer has 0.33
     assert found["best"] == rows[0]["candidate"] and f"--model.head={found['head']}" in found["command"]
     assert any(line.startswith("to train ") and found["command"] in line for line in lines)
+    assert any("focal-gamma 0.5 plays no part in logistic regression and random forest" in line for line in lines)
     name, *flags = shlex.split(found["command"])[1:]
     taken = configure.load(cli._parse(name, cli.COMMANDS[name], flags)[1], {})
     assert (taken.model.head, taken.model.freeze) == (found["head"], "all-but-head")

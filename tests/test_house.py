@@ -37,8 +37,9 @@ ORDER = (
     "results.contact", "results.report", "results.tune_page", "results.tables",
     "results.verify", "results.graph_novelty", "results.served", "results.export", "results.hearing",
     "results.sounds", "results.rows", "results.predict",
-    "holder", "lock", "run", "ancestor", "facts", "judging", "learning", "suspicion", "stages", "check", "job",
-    "search.embedded", "search.candidates", "search.compare", "search.study", "search.trials", "search.tune",
+    "holder", "lock", "run", "ancestor", "facts", "judging", "learning",
+    "search.embedded", "search.candidates", "suspicion", "remedies", "stages", "check", "job",
+    "search.compare", "search.study", "search.trials", "search.tune",
     "apply", "demo_songs", "demo",
     "cli",
     "__main__",
@@ -50,7 +51,7 @@ HEAVY = frozenset(
         "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
         "training.devices", "training.curves", "training.convolution", "training.feeds",
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.moments",
-        "results.graph_novelty", "results.export", "learning", "suspicion", "stages",
+        "results.graph_novelty", "results.export", "learning", "suspicion", "remedies", "stages",
         "search.embedded", "search.candidates", "search.compare", "search.trials", "search.tune", "apply",
     }
 )  # fmt: skip

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from birdtune.results import metrics, rarest
+from birdtune.results.metrics import Draws
 from birdtune.results.scores import Scores
 
 
@@ -55,7 +56,9 @@ def test_all_classes_together_are_what_the_figures_say_elsewhere() -> None:
 def test_a_third_is_rounded_up_and_equals_are_rare_together_or_not_at_all() -> None:
     scores = scores_of([0, 1, 2, 3] * 5, 4)
     assert judged(scores, [9, 1, 8, 2])["classes"] == ["b", "d"]
-    assert judged(scores, [2, 2, 8, 1])["classes"] == ["d"]  # one of two equals would be the first of the alphabet
+    assert judged(scores, [2, 2, 8, 1])["classes"] == [
+        "d"
+    ]  # one of two equals would be the first of the alphabet
 
 
 @pytest.mark.parametrize("counts", [[4, 4, 4, 4], [28, 28, 28, 30], [28, 29, 30, 30]])
@@ -90,3 +93,76 @@ def test_the_table_says_what_was_set() -> None:
     assert rows["train.balance"]["value"] == "0.5" and rows["train.balance"]["is_on"]
     assert not rows["train.focal-gamma"]["is_on"]
     assert set(rows) == set(rarest.MEASURES)
+    by_file = {row["setting"]: row for row in rarest.measures(settings, {"train.quality"})}
+    assert by_file["train.quality"]["is_on"] and by_file["train.quality"]["value"] == "quality.csv"
+
+
+def test_unequal_classes_are_told_of_where_nothing_was_set_for_the_rare_ones() -> None:
+    scores, counts = scores_of([0, 1, 2, 3] * 5, 4), np.array([60, 2, 30, 20])
+    found = rarest.rarest_third(scores, counts, n_bootstrap=20, seed=1)
+    assert rarest.unequal(found, ()) == 30 and rarest.unequal(found, {"train.seed"}) == 30
+    assert rarest.unequal(found, {"train.focal-gamma"}) is None
+    without = rarest.rarest_third(scores, counts, n_bootstrap=20, seed=1, background=("a",))
+    assert without is not None and without["times"] == 15
+    assert rarest.unequal({"times": 9}, ()) is None and rarest.unequal(None, ()) is None
+
+
+# ---- with a measure and without -------------------------------------------------------------------
+
+LABELS = np.array([0] * 20 + [1] * 20 + [2] * 4 + [3] * 2)
+RARE = np.array([2, 3])
+
+
+def said(wrong: list[int]) -> np.ndarray:
+    """Scores [46, 4] that name the first class for some recordings, and the right one else."""
+    answers = np.where(np.isin(np.arange(len(LABELS)), wrong), 0, LABELS)
+    return np.eye(4)[answers] * 0.6 + 0.1
+
+
+def gained(first: list[int], second: list[int], slices: int = 1) -> dict:
+    draws = Draws(tuple(f"g{k // slices}" for k in range(len(LABELS))), 400, 1)
+    one, other = (rarest.standing(said(wrong), LABELS, RARE, draws) for wrong in (first, second))
+    rare = max(1, 6 // slices)
+    sources = {"rare_recall": rare, "rare_ap": rare, "accuracy": 46, "macro_ap": 46}
+    return rarest.gains(one, other, sources)
+
+
+def test_each_rare_class_counts_alike_and_all_recordings_are_the_price() -> None:
+    found = gained([20, 21], [40, 41, 44])
+    assert found["rare_recall"]["with"] == 1.0 and found["rare_recall"]["without"] == pytest.approx(0.5)
+    assert found["rare_recall"]["gain"] == pytest.approx(0.5)
+    assert found["accuracy"]["with"] == pytest.approx(44 / 46) and found["accuracy"][
+        "without"
+    ] == pytest.approx(43 / 46)
+    each = [average_precision_score(c == LABELS, said([40, 41, 44])[:, c]) for c in range(4)]
+    assert found["rare_ap"]["without"] == pytest.approx(np.mean(each[2:]))
+    assert found["macro_ap"]["without"] == pytest.approx(np.mean(each))
+    for figure in found.values():
+        assert figure["ci"][0] <= figure["gain"] <= figure["ci"][1]
+
+
+def test_what_few_sources_show_is_not_sure_and_what_many_show_is() -> None:
+    def surely(row: dict) -> bool:
+        shown = rarest.told({"rows": [{"settings": {}, **row}]})
+        assert shown is not None
+        return shown["rows"][0]["accuracy"]["sure"]
+
+    wrong = list(range(24, 36))
+    assert surely(gained([], wrong)) and not surely(gained([], wrong, slices=12))
+    assert not surely(gained([20], [21]))  # one better and one worse: in pairs, nothing
+
+
+def test_where_no_answer_changes_few_sources_leave_it_open_and_the_same_scores_do_not() -> None:
+    found = gained([20], [20, 21])  # of the rare classes all are right in both
+    assert found["rare_recall"]["ci"] == pytest.approx([-(1 - 0.025 ** (1 / 6)), 1 - 0.025 ** (1 / 6)])
+    draws = Draws(tuple(f"g{k}" for k in range(len(LABELS))), 50, 1)
+    one = rarest.standing(said([0]), LABELS, RARE, draws)
+    assert {tuple(figure["ci"]) for figure in rarest.gains(one, one, None).values()} == {(0.0, 0.0)}
+
+
+def test_differences_are_told_in_points_without_a_signed_nothing() -> None:
+    figure = {"with": 0.5, "without": 0.504, "gain": -0.004, "ci": [-0.1, 0.002]}
+    row = {"settings": {"train.balance": 1.0}, "changed": True, **dict.fromkeys(rarest.FIGURES, figure)}
+    shown = rarest.told({"on": ["train.balance"], "reason": "", "rows": [row]})
+    assert shown is not None and shown["rows"][0]["rare_ap"]["words"] == "0 (-10 to 0)"
+    assert rarest.told(None) is None

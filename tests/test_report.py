@@ -457,6 +457,58 @@ def test_no_class_is_called_rare_where_all_have_as_many_and_untested_ones_are_na
     rare = told(classes=["Strix_aluco"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75)
     assert "The 1 class with fewest training recordings (3 or fewer: Strix_aluco) reaches an average precision" in rare
     assert "the others 75 %. What can be set for their sake:" in rare
+    unequal = told(classes=["Strix_aluco"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75, times=40)
+    assert "sake, and was not, though the largest class has 40 times as many training recordings as the" in unequal
+
+
+def test_what_each_measure_did_to_rare_classes_is_said_beside_how_it_was_measured(tmp_path: Path) -> None:
+    better = {"with": 0.8, "without": 0.5, "gain": 0.3, "ci": [0.1, 0.45]}
+    open_ = {"with": 0.9, "without": 0.91, "gain": -0.01, "ci": [-0.05, 0.04]}
+    row = {
+        "changed": True,
+        "rare_recall": better,
+        "rare_ap": open_,
+        "accuracy": open_,
+        "macro_ap": {**open_, "ci": None},
+    }
+    both = {"train.balance": 1.0, "train.quality": None}
+    found: dict[str, Any] = {
+        "on": list(both), "reason": "", "classes": ["Strix_aluco"], "unjudged": [HOSTILE],
+        "recordings": 6, "sources": 5, "all_recordings": 90, "all_sources": 80,
+        "head": "linear", "folds": 5, "every": 1,
+        "rows": [
+            {**row, "settings": {"train.balance": 1.0}},
+            {**row, "settings": {"train.quality": None}, "changed": False},
+            {**row, "settings": both},
+        ],
+    }  # fmt: skip
+
+    def told(facts: ReportFacts) -> str:
+        return page_of(facts, tmp_path).text.replace("\N{NO-BREAK SPACE}", " ")
+
+    text = told(make_facts(remedies=found))
+    for said in (
+        "What each did to the rarest classes was measured apart from the model: linear heads",
+        "The network was not trained again as a whole", "By 5-fold cross-validation", "test was left alone",
+        "each of 90 training and validation recordings", "Strix_aluco (6 recordings, 5 sources)",
+        "train.balance 1.0", "50 % → 80 %", "+30 (+10 to +45)", "-1 (-5 to +4)", "all together",
+        "train.quality changed no score: beside the others it had nothing left to do",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "patch was used" not in text
+    assert "every 2nd patch was used" in told(make_facts(remedies={**found, "every": 2}))
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "<b>80" in page and "<b>90" not in page.partition("Rare classes")[2]  # bold where 0 is left out
+    alone = {**found, "on": ["train.balance"], "rows": found["rows"][:1]}
+    one = told(make_facts(remedies=alone))
+    assert (
+        "What it did to the rarest classes" in one
+        and "all together" not in one
+        and "the others stay" not in one
+    )
+    why = told(make_facts(remedies={"on": ["train.balance"], "reason": "the trunk began from scratch"}))
+    assert "What it did to the rarest classes was not measured: the trunk began from scratch." in why
+    assert "measured apart" not in told(make_facts())
 
 
 def test_what_a_score_means_is_said_from_data() -> None:

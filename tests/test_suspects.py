@@ -167,8 +167,8 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
     assert read_csv(out / "suspect_labels.csv") == []
 
     # Fresh weights stand for a trunk that knows sounds: these differ in pitch alone.
-    monkeypatch.setattr(suspicion.trunks, "checkpoint_path", lambda config: Path("known"))
-    monkeypatch.setattr(suspicion, "load_first_weights", lambda classifier, config: None)
+    monkeypatch.setattr("birdtune.model.trunks.checkpoint_path", lambda config: Path("known"))
+    monkeypatch.setattr("birdtune.search.embedded.load_first_weights", lambda classifier, config: None)
     found = check(dataset, Interrupts())
     rows = read_csv(out / "suspect_labels.csv")
     assert (rows[0]["recording"], rows[0]["class"], rows[0]["suggested"]) == (
@@ -198,7 +198,7 @@ def test_silence_that_fills_up_a_recording_is_left_out_of_what_it_sounds_like(tm
     soundfile.write(filled, np.concatenate([sound, np.zeros(8 * rate_hz)]), rate_hz)
     config, dataset, store = prepared(data, tmp_path / "out")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(suspicion, "load_first_weights", lambda classifier, config: None)
+        patched.setattr("birdtune.search.embedded.load_first_weights", lambda classifier, config: None)
         sounds = suspicion.Sounds(config, dataset, store, dataset.recordings, Journal(quiet=True), Interrupts())
     (number,) = np.flatnonzero(sounds.windows.per_recording == sounds.windows.per_recording.max())
     heard = np.flatnonzero(sounds.windows.recording == number)[:2]  # two seconds
@@ -240,7 +240,7 @@ def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_train
         sound, rate_hz = soundfile.read(path)
         noise = 0.02 * np.random.default_rng(len(path.name)).standard_normal(4 * rate_hz)
         soundfile.write(path, np.concatenate([sound, noise]), rate_hz)
-    monkeypatch.setattr(suspicion.trunks, "checkpoint_path", lambda config: None)
+    monkeypatch.setattr("birdtune.model.trunks.checkpoint_path", lambda config: None)
     config = settings(data, tmp_path / "out", train__weak_labels="share", train__epochs=1)
     assert run(config, until="train") == 0
     assert not (tmp_path / "out/logs/1/kept.npy").exists()  # from scratch

@@ -234,6 +234,9 @@ class EvaluateSettings(_Section):
     suspects: bool = _setting(
         True, "check labels against each other by cross-validation: suspect_labels.csv, and sounds in the report"
     )
+    remedies: bool = _setting(
+        True, "where rare classes come more often or weigh more: measure what each of that did to them"
+    )
 
 
 class ExportSettings(_Section):

@@ -65,6 +65,7 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         tuning=tune_page.section(tuned.of_run(run.config)),
         succession=judged.get("from_version"),
         suspects=_suspects(run),
+        remedies=judged.get("remedies"),
         trust=judged if {"calibration", "thresholds", "false_alarms"} <= set(judged) else None,
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import birdtune
-from birdtune import judging, suspicion
+from birdtune import judging, remedies, suspicion
 from birdtune.ancestor import Ancestor, read_novelty, read_weights
 from birdtune.dataset import augment
 from birdtune.dataset.recordings import Recording
@@ -103,6 +103,10 @@ class Stages(Learning):
                 "trunk_kept": trunk_kept,
                 "unreachable": self._unreachable(strange),
             }
+        if self.config.evaluate.remedies:
+            found.figures["remedies"] = remedies.measure(
+                self.config, self.dataset, self.store, self.journal, self.interrupts
+            )
         self._judge(found.figures)
         if self.config.evaluate.suspects:
             suspicion.check_labels(

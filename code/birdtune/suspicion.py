@@ -24,20 +24,17 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from birdtune.config import Config
-from birdtune.dataset.batches import Windows, batch_of
+from birdtune.dataset.batches import Windows
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import Recording
-from birdtune.errors import CheckpointError, shown
+from birdtune.errors import shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import write_bytes, write_csv, write_json
-from birdtune.learning import build_classifier, load_first_weights
-from birdtune.model import trunks
 from birdtune.results import suspects
 from birdtune.results.novelty import SILENT, held
 from birdtune.results.scores import Floats, Ints
-from birdtune.training import devices
-from birdtune.training.feeds import Frozen, whole
+from birdtune.search.embedded import first_feed, no_first_trunk, pieces
 from birdtune.training.scoring import make_scorer
 
 TABLE_NAME, FACTS_NAME, KEPT_NAME = "suspect_labels.csv", "suspects.json", "kept.npy"
@@ -71,29 +68,17 @@ class Sounds:
             store, [recording.content for recording in part], dataset.labels(list(part)),
             hop_frames or store.spec.patch_hop,
         )
-        is_frozen = config.model.freeze == "all-but-head"
-        model = config.model.model_copy(update={"freeze": "all-but-head", "head": "linear", "hidden_units": None})
-        trunk = trunks.TRUNKS[config.model.backbone]
-        precision, _ = devices.choose_precision(config.train.precision, gains_on_cpu=trunk.bfloat16_gain > 1)
-        config = config.model_copy(update={"model": model})
-        classifier = build_classifier(config, dataset.classes, precision)
-        load_first_weights(classifier, config)
-        feed = whole(classifier, self.windows)
-        if is_frozen:  # then training has them, or keeps them
-            frozen = Frozen(
-                classifier, precision=precision, cache=store.folder, most_bytes=config.train.frozen_gb * 1e9,
-                journal=journal, interrupts=interrupts,
-            )  # fmt: skip
-            feed = frozen.feed(self.windows, what="labels")
-        self._source, self._scorer = feed.source, make_scorer(classifier, feed.embed)
+        is_frozen = config.model.freeze == "all-but-head"  # then training has them, or keeps them
+        classifier, self._feed, _ = first_feed(
+            config, dataset.classes, self.windows, journal, interrupts, what="labels", keep=is_frozen
+        )
+        self._scorer = make_scorer(classifier, self._feed.embed)
 
     def pieces(self, chosen: Ints, what: str) -> Iterator[tuple[Ints, npt.NDArray[np.float32]]]:
         """Some windows and their embeddings [n, K], piece by piece."""
         with self._journal.progress(what, len(chosen), "patches") as progress:
-            for begin in range(0, len(chosen), self._size):
-                self._interrupts.check()
-                part = chosen[begin : begin + self._size]
-                yield part, self._scorer(batch_of(self._source, part, self._size).patches)[1][: len(part)]
+            for part, embeddings in pieces(self._feed, self._scorer, chosen, self._size, self._interrupts):
+                yield part, embeddings
                 progress.advance(len(part))
 
     def held(self, chosen: Ints) -> Floats:
@@ -239,17 +224,9 @@ def check_labels(
 
 
 def _why_not(config: Config, fold: Ints) -> str:
-    try:
-        first = trunks.checkpoint_path(config)
-    except CheckpointError:
-        if config.from_version is None:
-            raise
-        return "the run began from a served model, and the weights that its trunk once began from are not at hand"
-    if first is None:
-        return "the trunk began from scratch, and knows no sounds to compare by"
-    if not (fold >= 0).any():
-        return "no class has recordings of two sources to judge each other"
-    return ""
+    if reason := no_first_trunk(config):
+        return reason
+    return "" if (fold >= 0).any() else "no class has recordings of two sources to judge each other"
 
 
 def _most_telling(

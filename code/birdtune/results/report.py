@@ -71,6 +71,7 @@ class ReportFacts:
         succession: `from_version` of metrics.json, where the run began from a served model.
         suspects: suspects.json: `rows` of suspect_labels.csv, and what they rest on; None: labels were not checked.
         augmentation: picture of what was done to training patches, if anything was. PNG
+        remedies: that of metrics.json: what each measure for rare classes did; None: none was on, or nobody asked.
         tuning: what the settings owe to tuning, as `tune_page.section`; None: nothing.
     """
 
@@ -99,6 +100,7 @@ class ReportFacts:
     suspects: Row | None = None
     tuning: Row | None = None
     succession: Row | None = None
+    remedies: Row | None = None
 
     @property
     def split(self) -> str | None:
@@ -280,6 +282,8 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
     split = facts.split
     part = {"test": "test", "val": "validation", None: ""}[split]
     judged = facts.metrics.get(split) if split else None
+    # A quality.csv in the input folder is on without being set.
+    set_for_rare = facts.changed | set(facts.remedies["on"] if facts.remedies else ())
     unused = [row for row in facts.problems if not _is_used(row)]
     advice = {row["problem"]: row.get("advice", "") for row in unused}
     left, bottom, width, height = (round(100 * part, 1) for part in figures.SPECTROGRAM_BOX)
@@ -302,7 +306,9 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "listening": _listening(facts),
         "curves": figures.learning_curves(facts.history, facts.best_epoch) if facts.history else None,
         "rarest": judged.get("rarest_third") if judged else None,
-        "measures": rarest.measures(facts.settings, facts.changed),
+        "measures": rarest.measures(facts.settings, set_for_rare),
+        "times_more": rarest.unequal(judged.get("rarest_third") if judged else None, set_for_rare),
+        "remedies": rarest.told(facts.remedies),
         "augmentation": _image(facts.augmentation),
         "labels": _labels(facts),
         "tuning": facts.tuning,

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from birdtune.config import Config
+from birdtune.config import Config, TrainSettings
 from birdtune.dataset import balance
 from birdtune.dataset.batches import Batches
 from birdtune.dataset.clips import ClipBatches
@@ -44,10 +44,10 @@ def out_of_fold(candidate: Candidate, folds: Ints, n_classes: int, interrupts: I
     """Scores of each recording by a candidate that was not trained on its fold. [N, C]
 
     Args:
-        folds: [N] fold of each recording.
+        folds: [N] fold of each recording; -1: it is trained on always, and its scores are 0.
     """
     scores = np.zeros((len(folds), n_classes))
-    for fold in np.unique(folds):
+    for fold in np.unique(folds[folds >= 0]):
         interrupts.check()
         scores[folds == fold] = candidate(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
     return scores
@@ -134,6 +134,21 @@ class Head:
         return pool_mean(scores)
 
 
+def recording_weights(embedded: Embedded, settings: TrainSettings) -> Floats:
+    """How much each recording counts where all are given once: by its quality, its class, and how often that comes. [N]
+
+    The mean is 1, so that regularisation keeps its meaning.
+    """
+    n_classes = len(embedded.classes)
+    label, recording = embedded.windows.examples(by_recording=False)
+    found = np.bincount(label, minlength=n_classes)
+    drawn = balance.sampler(label, n_classes, settings)
+    often = (found if drawn is None else drawn.quotas) / np.maximum(found, 1)  # [C] times an epoch
+    seen = balance.seen(label, embedded.weights[recording], n_classes, settings)
+    counts = embedded.weights * (often * class_weights(seen, settings.class_weight_alpha))[embedded.labels]
+    return np.asarray(counts / counts.mean(), np.float64)
+
+
 def _logistic_regression(seed: int) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, random_state=seed))
 
@@ -149,18 +164,24 @@ BASELINES: Mapping[str, Callable[[int], Any]] = {
 
 
 class Baseline:
-    """What scikit-learn makes of the averages of the embeddings."""
+    """What scikit-learn makes of the averages of the embeddings; they count as they count in the training of a head."""
 
-    def __init__(self, name: str, embedded: Embedded, seed: int) -> None:
-        self._make, self._seed = BASELINES[name], seed
+    def __init__(self, name: str, embedded: Embedded, config: Config) -> None:
+        self._make, self._embedded, self._settings = BASELINES[name], embedded, config.train
         self._averages, self._labels = embedded.averages, embedded.labels
         self._n_classes = len(embedded.classes)
 
     def __call__(self, training: Ints, judged: Ints) -> Floats:
-        model = self._make(self._seed)
+        model = self._make(self._settings.seed)
+        name = model.steps[-1][0] if isinstance(model, Pipeline) else ""
+        weights = recording_weights(self._embedded.some(training), self._settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
-            model.fit(self._averages[training], self._labels[training])
+            model.fit(
+                self._averages[training],
+                self._labels[training],
+                **{f"{name}__sample_weight" if name else "sample_weight": weights},
+            )
         found = np.zeros((len(judged), self._n_classes))
         found[:, model.classes_] = model.predict_proba(self._averages[judged])
         return found

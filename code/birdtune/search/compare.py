@@ -56,7 +56,12 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     fold = _folds(embedded, config.train.seed)
     candidates: dict[str, Candidate] = {
         head: Head(head, classifier, embedded, config, interrupts) for head in HEADS
-    } | {name: Baseline(name, embedded, config.train.seed) for name in BASELINES}
+    } | {name: Baseline(name, embedded, config) for name in BASELINES}
+    if config.train.focal_gamma:
+        journal.warn(
+            f"--train.focal-gamma {config.train.focal_gamma:g} plays no part in {' and '.join(BASELINES)}; heads "
+            "are trained with it."
+        )
     scores: dict[str, Floats] = {}
     seconds: dict[str, float] = {}
     for name, candidate in candidates.items():

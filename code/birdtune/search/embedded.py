@@ -1,12 +1,12 @@
-"""Recordings as embeddings of a frozen trunk, and folds of them that share no source.
+"""Recordings as embeddings of the trunk as it was given, and folds of them that share no source.
 
-    settings + recordings ─▶ embeddings, computed once ─▶ Embedded ─▶ folds of whole source recordings
+    settings + recordings ─▶ first_feed ─▶ embeddings, computed once ─▶ Embedded ─▶ folds of whole source recordings
 
 Importing this loads TensorFlow.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,18 +14,18 @@ import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
 from birdtune.config import Config
-from birdtune.dataset.batches import Windows, in_order
+from birdtune.dataset.batches import Windows, batch_of
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import Recording
-from birdtune.errors import InputError, shown
+from birdtune.errors import CheckpointError, InputError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.learning import build_classifier, load_first_weights
+from birdtune.model import trunks
 from birdtune.model.classifier import Classifier
-from birdtune.model.trunks import TRUNKS
 from birdtune.training import devices
-from birdtune.training.feeds import Frozen
-from birdtune.training.scoring import make_scorer
+from birdtune.training.feeds import Feed, Frozen, whole
+from birdtune.training.scoring import Scorer, make_scorer
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -82,6 +82,62 @@ class Rows:
         return np.asarray(self._embeddings[windows])
 
 
+def no_first_trunk(config: Config) -> str:
+    """Why there is no trunk that knew sounds before training, in words; "" where there is one."""
+    try:
+        first = trunks.checkpoint_path(config)
+    except CheckpointError:
+        if config.from_version is None:
+            raise
+        return "the run began from a served model, and the weights that its trunk once began from are not at hand"
+    return "the trunk began from scratch, and knows no sounds to compare by" if first is None else ""
+
+
+def first_feed(
+    config: Config,
+    classes: tuple[str, ...],
+    windows: Windows,
+    journal: Journal,
+    interrupts: Interrupts,
+    *,
+    what: str,
+    keep: bool,
+) -> tuple[Classifier, Feed, str]:
+    """The trunk with the weights that training begins from, all of it frozen, and what it is fed with.
+
+    Args:
+        what: it is for, as the journal says it.
+        keep: what the frozen layers make on disk, where training keeps it, too.
+
+    Returns:
+        the classifier, its head a linear one that knows nothing; its feed; the precision, in words.
+    """
+    model = config.model.model_copy(update={"freeze": "all-but-head", "head": "linear", "hidden_units": None})
+    trunk = trunks.TRUNKS[config.model.backbone]
+    precision, why = devices.choose_precision(config.train.precision, gains_on_cpu=trunk.bfloat16_gain > 1)
+    config = config.model_copy(update={"model": model})
+    classifier = build_classifier(config, classes, precision)
+    load_first_weights(classifier, config)
+    words = f"precision {precision}: {why}"
+    if not keep:
+        return classifier, whole(classifier, windows), words
+    frozen = Frozen(
+        classifier, precision=precision, cache=windows.store.folder, most_bytes=config.train.frozen_gb * 1e9,
+        journal=journal, interrupts=interrupts,
+    )  # fmt: skip
+    return classifier, frozen.feed(windows, what=what), words
+
+
+def pieces(
+    feed: Feed, scorer: Scorer, chosen: Ints, size: int, interrupts: Interrupts
+) -> Iterator[tuple[Ints, npt.NDArray[np.float32]]]:
+    """Some windows and their embeddings [n, K], so many at a time."""
+    for begin in range(0, len(chosen), size):
+        interrupts.check()
+        part = chosen[begin : begin + size]
+        yield part, scorer(batch_of(feed.source, part, size).patches)[1][: len(part)]
+
+
 def embed(
     config: Config,
     dataset: Dataset,
@@ -91,43 +147,41 @@ def embed(
     interrupts: Interrupts,
     *,
     what: str,
+    keep: bool = True,
+    most: int | None = None,
 ) -> tuple[Classifier, Embedded]:
-    """Embeddings of some recordings by the trunk as it is given; they are kept on disk where that spares work.
+    """Embeddings of some recordings by the trunk as it is given.
 
     Args:
         what: they are for, as the journal says it.
+        keep: on disk, where that spares work.
+        most: about so many patches; of more, every second, third, … of each recording. None: all.
 
     Returns:
         the classifier whose trunk made them, all but its head frozen; and the embeddings, recordings by name.
     """
-    frozen_config = config.model_copy(
-        update={"model": config.model.model_copy(update={"freeze": "all-but-head"})}
-    )
-    trunk = TRUNKS[config.model.backbone]
-    precision, why = devices.choose_precision(config.train.precision, gains_on_cpu=trunk.bfloat16_gain > 1)
-    journal.say(f"  precision {precision}: {why}")
-    classifier = build_classifier(frozen_config, dataset.classes, precision)
-    load_first_weights(classifier, frozen_config)
     part = sorted(part, key=lambda recording: recording.name)
     labels = dataset.labels(part)
     contents = [recording.content for recording in part]
-    windows = Windows(store, contents, labels, config.train.hop_frames or store.spec.patch_hop)
-    frozen = Frozen(
-        classifier,
-        precision=precision,
-        cache=store.folder,
-        most_bytes=config.train.frozen_gb * 1e9,
-        journal=journal,
-        interrupts=interrupts,
+    hop = config.train.hop_frames or store.spec.patch_hop
+    windows = Windows(store, contents, labels, hop)
+    classifier, feed, words = first_feed(
+        config, dataset.classes, windows, journal, interrupts, what=what, keep=keep
     )
-    feed = frozen.feed(windows, what=what)
-    scorer = make_scorer(classifier, feed.embed)
+    journal.say(f"  {words}")
+    every = 1 if most is None else max(1, -(-len(windows) // most))
+    # From every m-th window to the next are m hops.
+    heard = windows if every == 1 else Windows(store, contents, labels, every * hop)
+    chosen = np.flatnonzero(windows.offset % (every * hop) == 0)
     found = []
-    for batch in in_order(feed.source, config.evaluate.batch_size):
-        interrupts.check()
-        found.append(scorer(batch.patches)[1][: int(batch.weights.sum())])
+    with journal.progress(f"hearing, {what}", len(chosen), "patches") as progress:
+        for numbers, embeddings in pieces(
+            feed, make_scorer(classifier, feed.embed), chosen, config.evaluate.batch_size, interrupts
+        ):
+            found.append(embeddings)
+            progress.advance(len(numbers))
     return classifier, Embedded(
-        windows,
+        heard,
         np.concatenate(found),
         np.array(labels, np.int64),
         tuple(dataset.places[recording.name].group for recording in part),
