@@ -82,7 +82,7 @@ class Bench:
         settings = self.config.train.model_copy(update=train)
         config = self.config.model_copy(update={"train": settings})
         candidate = (
-            Baseline(kind, self.embedded, settings.seed)
+            Baseline(kind, self.embedded, config)
             if kind in BASELINES
             else Head(kind, self.classifier, self.embedded, config, Interrupts())
         )
