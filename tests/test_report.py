@@ -509,6 +509,11 @@ def test_what_each_measure_did_to_rare_classes_is_said_beside_how_it_was_measure
     why = told(make_facts(remedies={"on": ["train.balance"], "reason": "the trunk began from scratch"}))
     assert "What it did to the rarest classes was not measured: the trunk began from scratch." in why
     assert "measured apart" not in told(make_facts())
+    rare = {"classes": [], "untested": [{"class": "Strix_aluco", "recordings": 2}], "times": 40}
+    metrics = {"val": None, "test": {**(make_facts().metrics["test"] or {}), "rarest_third": rare}}
+    by_file = told(make_facts(metrics=metrics, doubts=[], remedies=found))
+    assert "train.qualityquality.csvhow much" in by_file  # cells of a row; it is on without being set
+    assert "sake, and was not" not in by_file
 
 
 def test_what_a_score_means_is_said_from_data() -> None:
