@@ -60,6 +60,36 @@ class Stages(Learning):
         scorer = make_scorer(classifier, logits=True)
         trunk_kept = self._trunk_kept(classifier)
         known = self._known(scorer, trunk_kept)
+        found, alive = self._judged(classifier, scorer, known)
+        make_folder(self.run.reports)
+        if known is not None:
+            known.save(self.run.reports / judging.NOVELTY_NAME)
+        for name, scores in found.scores.items():
+            scores.save(self.run.reports / f"scores-{name}.npz")
+            found.figures[name]["live_embeddings"] = alive[name]
+            found.figures[name]["rarest_third"] = self._rarest(scores)
+            self._tell(name, found.figures[name])
+        if self.ancestor is not None:
+            strange = known if found.figures["novelty"]["scale"] is not None else None
+            found.figures["from_version"] = {
+                **self._beside(self.ancestor, found.scores.get("test"), found.figures),
+                "trunk_kept": trunk_kept,
+                "unreachable": self._unreachable(strange),
+            }
+        if self.config.evaluate.remedies:
+            found.figures["remedies"] = remedies.measure(
+                self.config, self.dataset, self.store, self.journal, self.interrupts
+            )
+        self._judge(found.figures)
+        if self.config.evaluate.suspects:
+            suspicion.check_labels(
+                self.config, self.dataset, self.store, self.run.reports, self.journal, self.interrupts
+            )
+
+    def _judged(
+        self, classifier: Classifier, scorer: Scorer, known: Novelty | None
+    ) -> tuple[judging.Judged, dict[str, int | None]]:
+        """What is found of validation, test and made noise; and how many embeddings are alive, of each part."""
         heard: dict[str, Measures] = {}
         if known is not None:
             heard = {name: Measures(known, _to_logits(classifier)) for name in ("val", "test", "noise")}
@@ -88,30 +118,7 @@ class Stages(Learning):
             seed=self.config.train.seed,
             heard={name: of.found() for name, of in heard.items()},
         )
-        make_folder(self.run.reports)
-        if known is not None:
-            known.save(self.run.reports / judging.NOVELTY_NAME)
-        for name, scores in found.scores.items():
-            scores.save(self.run.reports / f"scores-{name}.npz")
-            found.figures[name]["live_embeddings"] = alive[name]
-            found.figures[name]["rarest_third"] = self._rarest(scores)
-            self._tell(name, found.figures[name])
-        if self.ancestor is not None:
-            strange = known if found.figures["novelty"]["scale"] is not None else None
-            found.figures["from_version"] = {
-                **self._beside(self.ancestor, found.scores.get("test"), found.figures),
-                "trunk_kept": trunk_kept,
-                "unreachable": self._unreachable(strange),
-            }
-        if self.config.evaluate.remedies:
-            found.figures["remedies"] = remedies.measure(
-                self.config, self.dataset, self.store, self.journal, self.interrupts
-            )
-        self._judge(found.figures)
-        if self.config.evaluate.suspects:
-            suspicion.check_labels(
-                self.config, self.dataset, self.store, self.run.reports, self.journal, self.interrupts
-            )
+        return found, alive
 
     def _rarest(self, scores: Scores) -> dict[str, Any] | None:
         return rarest.rarest_third(
