@@ -223,6 +223,7 @@ def test_an_unknown_command_is_told_with_the_nearest_and_all(capsys: Captured) -
         (["check", "--outptu", "x"], "(did you mean --output?)"),
         (["embed", "a.wav", "--outt", "x"], "(did you mean --out?)"),
         (["embed", "a.wav", "--patches", "x"], "'--patches' is not understood"),
+        (["predict", "a.wav", "--out", "x.csv", "--patches", "./x.csv"], "--out and --patches are one file"),
         (["predict", "a.wav", "--window", "long"], "argument --window: invalid float value: 'long'"),
         (["export", "--fromat", "slim"], "(did you mean --format?)"),
         (["--bogus"], "'--bogus' is not understood. `./entrypoint.sh run --help`"),

@@ -221,6 +221,8 @@ def _predict(config: Config, options: argparse.Namespace, journal: Journal, inte
     require_place(options.out, "--out")
     if options.patches is not None:
         require_place(options.patches, "--patches")
+        if os.path.realpath(options.patches) == os.path.realpath(options.out):
+            raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
     load_tensorflow()
     from birdtune.apply import predict
 
