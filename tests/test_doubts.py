@@ -286,6 +286,27 @@ def test_made_noise_that_is_given_a_class_in_most_patches_is_doubted_with_noise_
     assert verdict(good, [doubt]).level == "good"
 
 
+def test_labels_that_may_be_wrong_are_doubted_where_they_are_more_than_a_few_or_sit_in_the_test() -> None:
+    def suspects(of_train: int, of_test: int, judged: int = 400) -> dict[str, Any]:
+        row = {"recording": "a/3.wav", "class": "Fire", "suggested": "Helicopter"}
+        splits = ["train"] * of_train + ["test"] * of_test
+        return {"judged": judged, "rows": [{**row, "split": split} for split in splits]}
+
+    good = {"test": judged(TRUE, GOOD, slices=2)}
+
+    def found(listed: dict[str, Any] | None) -> list[Doubt]:
+        return all_doubts(trained(2.0, 1.0), good, None, (), listed)
+
+    assert found(None) == found(suspects(2, 0, 40)) == found(suspects(3, 0)) == found(suspects(1, 2)) == []
+    assert codes(found(suspects(0, 3))) == codes(found(suspects(4, 0))) == {"labels-suspect": MILD}
+    (doubt,) = found(suspects(16, 6))
+    assert doubt.text == (
+        "22 of 400 labels may be wrong, 6 of them of test recordings: first a/3.wav, labelled Fire, which sounds like "
+        "Helicopter."
+    )
+    assert "Labels to check" in doubt.advice and "of test recordings" not in found(suspects(4, 0))[0].text
+
+
 def test_strong_doubts_come_first_and_forbid_a_good_verdict() -> None:
     figures = {"val": None, "test": judged(TRUE, GOOD, live_embeddings=0)}
     found = all_doubts(trained(1.1, 0.8, 0.5, 1.0, moved={"a": 0.0, "b": 1.0}), figures)

@@ -199,6 +199,24 @@ def test_labels_to_check_can_be_heard_and_names_in_them_are_only_text(tmp_path: 
     assert "Labels to check" not in page_of(make_facts(), tmp_path).text
 
 
+def test_an_error_whose_label_may_be_wrong_is_told_as_such_and_no_label_as_the_truth(tmp_path: Path) -> None:
+    facts = make_facts()
+    worst = report.worst_errors(facts.scores["test"], clip_scores(facts.scores["test"]))
+    row = {
+        "rank": 1, "recording": facts.scores["test"].recordings[worst[0].index], "class": "a", "suggested": "b",
+        "doubt": 0.9, "class_score": 0.1, "suggested_score": 0.9, "group": "g", "split": "test", "seconds": 5.0,
+        "start_s": 0.0, "why": "so",
+    }  # fmt: skip
+    found = {"reason": "", "judged": 400, "alone": [], "rule": "", "rows": [row]}
+    cards = page_of(make_facts(suspects=found), tmp_path).source.split('<figure class="card"')[1:]
+    wrong = [card for card in cards if "error</span> Labelled <b>" in card]
+    assert len(wrong) > 1 and "It is <b>" not in "".join(cards)
+    marked = {"The label may be wrong" in card for card in wrong if str(report.name(row["recording"])) in card}
+    assert marked == {True}
+    others = [card for card in wrong if str(report.name(row["recording"])) not in card]
+    assert others and not any("The label may be wrong" in card for card in others)
+
+
 def test_nothing_is_fetched_and_only_its_own_script_may_run(tmp_path: Path) -> None:
     page = page_of(make_facts(listen=tone), tmp_path)
     script = re.search(r"<script>(.*?)</script>", page.source, re.DOTALL)

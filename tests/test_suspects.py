@@ -10,14 +10,14 @@ import pytest
 import soundfile
 from test_job import run, settings, write_data
 
-from birdtune import suspicion
+from birdtune import facts, judging, stages, suspicion
 from birdtune.config import Config
 from birdtune.dataset import gather
 from birdtune.dataset.batches import Batch, Targets
 from birdtune.dataset.gather import Dataset
 from birdtune.errors import InputError, Interrupted
 from birdtune.events import Interrupts, Journal
-from birdtune.files import read_csv, read_json
+from birdtune.files import read_csv, read_json, write_json
 from birdtune.model.trunks import TRUNKS
 from birdtune.results import suspects
 
@@ -267,3 +267,25 @@ def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_train
     weights = [(tmp_path / name / "run.json") for name in ("other", "whole", "out")]
     first, again, trusting = (read_json(path)["weights_sha256"] for path in weights)
     assert first == again != trusting
+
+
+def test_labels_are_checked_before_the_verdict_which_speaks_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"recording": "a", "class": "b", "suggested": "c", "split": "test"}
+    facts_of_labels = {"reason": "", "judged": 9, "rows": [row] * 3}
+    monkeypatch.setattr(stages, "make_scorer", lambda *_, **__: None)
+    monkeypatch.setattr(
+        suspicion, "check_labels", lambda *rest: write_json(rest[3] / suspicion.FACTS_NAME, facts_of_labels)
+    )
+    config = Config.model_validate({"evaluate": {"remedies": False}})
+    run = SimpleNamespace(reports=tmp_path, logs=tmp_path, config=config)
+    found: list[str] = []
+    stand_in = SimpleNamespace(
+        run=run, config=config, ancestor=None, dataset=None, store=None, journal=None, interrupts=None,
+        _best=lambda: None, _trunk_kept=lambda _: False, _known=lambda *_: None,
+        _judged=lambda *_: (judging.Judged({}, {}), {}),
+        _judge=lambda figures: found.extend(doubt.code for doubt in facts.judgement(run, figures)[0]),  # type: ignore[arg-type]
+    )  # fmt: skip
+    stages.Stages.evaluate(stand_in)  # type: ignore[arg-type]
+    assert "labels-suspect" in found

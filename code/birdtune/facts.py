@@ -110,7 +110,7 @@ def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdic
     """What speaks against the run's model, and how far to trust it; `figures`: of metrics.json."""
     parts = {name: figures.get(name) for name in ("val", "test")}
     noise = figures.get("false_alarms", {}).get("noise", [])
-    found = all_doubts(_trained(run), parts, figures.get("from_version"), noise)
+    found = all_doubts(_trained(run), parts, figures.get("from_version"), noise, _suspects(run))
     return found, verdict(parts, found)
 
 

@@ -80,11 +80,11 @@ class Stages(Learning):
             found.figures["remedies"] = remedies.measure(
                 self.config, self.dataset, self.store, self.journal, self.interrupts
             )
-        self._judge(found.figures)
-        if self.config.evaluate.suspects:
+        if self.config.evaluate.suspects:  # before the verdict, which speaks of them
             suspicion.check_labels(
                 self.config, self.dataset, self.store, self.run.reports, self.journal, self.interrupts
             )
+        self._judge(found.figures)
 
     def _judged(
         self, classifier: Classifier, scorer: Scorer, known: Novelty | None

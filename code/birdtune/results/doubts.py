@@ -40,6 +40,7 @@ CODES: Mapping[str, str] = {
     "never-predicted": "classes that have recordings were never the answer",
     "never-right": "classes were given as an answer, and never rightly",
     "small-test": "the interval around the accuracy is wide",
+    "labels-suspect": "other recordings speak against the labels of some, so some may be wrong",
     "noise-answered": "made noise or silence is answered with a class in most of its patches",
     "one-source": "classes are judged by a single source recording",
     "test-heard-before": "the model that the run began from had learnt from test recordings, or may have",

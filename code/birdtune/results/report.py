@@ -235,8 +235,13 @@ def _card(facts: ReportFacts, scores: Scores, pooled: npt.NDArray[np.float64], f
         "right": true == finding.said,
         "confidence": float(pooled[finding.index, finding.said]),
         "true_score": float(pooled[finding.index, true]),
+        "suspect": scores.recordings[finding.index] in {row["recording"] for row in _suspects(facts)},
         **heard(facts.listen, scores.recordings[finding.index], loudest, float(starts.max()) + VGGISH.patch_s),
     }
+
+
+def _suspects(facts: ReportFacts) -> Sequence[Row]:
+    return facts.suspects["rows"] if facts.suspects else ()
 
 
 def _labels(facts: ReportFacts) -> Row | None:

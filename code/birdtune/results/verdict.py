@@ -1,6 +1,7 @@
 """Figures → doubts, and with those of the training → a verdict.
 
     metrics.json ─▶ of_scores, of_noise ───┐
+    suspects.json ─▶ of_labels ────────────┤
     history.json ─▶ of_training ───────────┴▶ all_doubts ─▶ verdict: none, poor, fair or good
 
 This is the one place that says how far to trust a model; log, run.json, metrics.json and report repeat it.
@@ -19,6 +20,9 @@ SMALL_TEST_GROUPS = 30
 WIDE_INTERVAL = 0.2
 # Made noise in which more patches than these are given a class is a doubt.
 _MOST_PATCHES = 0.5
+# Labels to check: this share of those that were judged, or so many of test, is a doubt; fewer than so many never are.
+# Right labels come as one or two in 400 (ESC-10).
+_SUSPECT_SHARE, _FEW_SUSPECTS = 0.01, 3
 # Collapsed: this share of the answers is a third of the classes that make up as much of the recordings, or fewer.
 _COLLAPSED_SHARE, _COLLAPSED_TO = 0.9, 3
 
@@ -33,18 +37,22 @@ class Verdict:
 
 
 def all_doubts(
-    trained: Row, figures: Mapping[str, Row | None], succession: Row | None = None, noise: Sequence[Row] = ()
+    trained: Row,
+    figures: Mapping[str, Row | None],
+    succession: Row | None = None,
+    noise: Sequence[Row] = (),
+    suspects: Row | None = None,
 ) -> list[Doubt]:
     """Everything that speaks against a model: strong doubts first, causes before what comes of them.
 
     Args:
         trained: as `doubts.of_training`; figures: as `of_scores`; succession: as `succession.of_succession`;
-            noise: as `of_noise`.
+            noise: as `of_noise`; suspects: as `of_labels`.
     """
     of_weights = of_training(trained)
     told = {doubt.code for doubt in of_weights}
     found = [*of_weights, *(doubt for doubt in of_scores(figures) if doubt.code not in told)]
-    found += [*of_noise(noise), *of_succession(succession)]
+    found += [*of_labels(suspects), *of_noise(noise), *of_succession(succession)]
     return sorted(found, key=lambda doubt: doubt.severity != STRONG)
 
 
@@ -112,6 +120,25 @@ def of_scores(figures: Mapping[str, Row | None]) -> list[Doubt]:
             )
         )
     return [*found, *_small(part, chief)]
+
+
+def of_labels(suspects: Row | None) -> Iterator[Doubt]:
+    """Labels that other recordings speak against, where they are more than a few; `suspects`: suspects.json."""
+    rows = suspects["rows"] if suspects else []
+    of_test = len([row for row in rows if row["split"] == "test"])
+    if suspects and len(rows) >= _FEW_SUSPECTS:
+        if len(rows) < _SUSPECT_SHARE * suspects["judged"] and of_test < _FEW_SUSPECTS:
+            return
+        first = rows[0]
+        beside = f", {of_test} of them of test recordings" if of_test else ""
+        yield Doubt(
+            "labels-suspect",
+            MILD,
+            f"{len(rows):,} of {suspects['judged']:,} labels may be wrong{beside}: first {some([first['recording']])}, "
+            f"labelled {some([first['class']])}, which sounds like {some([first['suggested']])}.",
+            "Listen to them (“Labels to check”; all are in suspect_labels.csv), mend what is wrong, and run "
+            "again. In training they mislead the model; in test its right answers count as errors.",
+        )
 
 
 def of_noise(noise: Sequence[Row]) -> Iterator[Doubt]:
