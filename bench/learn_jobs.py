@@ -36,8 +36,10 @@ def _lines(way: str, judged: Sequence[learning.Judged], flags: str) -> list[Line
 
     scores, labels, groups = learning.clip_rows(judged)
     right = scores.argmax(axis=1) == labels
-    each = ", ".join(f"{one.metrics['test']['clip']['accuracy']:.3f}" for one in judged)
-    before = [one.metrics["test"]["certainty"]["before"]["ece"] for one in judged]
+    each = _each([one.metrics["test"]["clip"]["accuracy"] for one in judged])
+    errors = {
+        when: [one.metrics["test"]["certainty"][when]["ece"] for one in judged] for when in ("before", "after")
+    }
 
     def error(rows: Any) -> float:
         sure = scores[rows].max(axis=1).astype(np.float64)
@@ -48,7 +50,12 @@ def _lines(way: str, judged: Sequence[learning.Judged], flags: str) -> list[Line
         learning.reach(f"{way}: test accuracy", learning.shares(right, groups), at_least=TO_REACH.get(way),
                        note=f"folds: {each}; {len(labels)} clips; three folds to train on, one to validate; {flags}"),
         learning.reach(f"{way}: expected calibration error", learning.drawn(error, groups), at_most=0.03,
-                       note=f"of all folds together; before calibration {statistics.mean(before):.3f} in the mean"),
+                       note=f"of all folds together; fold by fold {_each(errors['after'])}, "
+                       f"before calibration {_each(errors['before'])}"),
         Line(f"{way}: a job after preparation", f"{statistics.median(seconds):.0f} s",
              note=f"median of {len(seconds)}; train, evaluate, export, report"),
     ]  # fmt: skip
+
+
+def _each(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)

@@ -1,6 +1,7 @@
 """Sets with a known flaw, made out of a good one: unbalanced, with wrong labels, or labelled weakly.
 
     folder of class folders ─▶ Clip (path, class) ─▶ unbalanced, noisy ─▶ the same, chosen or relabelled
+                                                  ─▶ write_stretches ─▶ pieces of them, of which there are more
                                                   ─▶ write_weak ─▶ sounds of which a fifth has the class in it
 
 All are functions of the clips and a seed. `lay_out` makes a folder of some clips, which birdtune can be pointed at.
@@ -21,6 +22,7 @@ import soxr
 RATE_HZ = 16_000
 EVENT_S = 2.0
 SHARE = 0.2  # of each weakly labelled sound, what its label is true of
+HEARD = 1e-3  # the least peak of a stretch that holds sound: -60 dB
 SOUNDS = (".ogg", ".wav", ".flac", ".mp3")
 
 Wave = npt.NDArray[np.float32]
@@ -73,6 +75,19 @@ def unbalanced(clips: Sequence[Clip], seed: int, *, ratio: float = 100.0) -> lis
         wanted = max(1, round(most * ratio ** (-place / max(len(labels) - 1, 1))))
         kept += [inside[k] for k in sorted(generator.permutation(len(inside))[:wanted])]
     return sorted(kept)
+
+
+def write_stretches(clips: Sequence[Clip], folder: Path, seconds: float) -> None:
+    """Write clips in pieces, as FOLDER/Class/name-1.wav and so on; those that hold no sound are left out."""
+    length = round(seconds * RATE_HZ)
+    for clip in clips:
+        sound = read(clip.path)
+        (folder / clip.label).mkdir(parents=True, exist_ok=True)
+        for number in range(len(sound) // length):
+            piece = sound[number * length : (number + 1) * length]
+            if np.abs(piece).max() > HEARD:
+                path = folder / clip.label / f"{clip.path.stem}-{number + 1}.wav"
+                soundfile.write(path, piece, RATE_HZ, subtype="PCM_16")
 
 
 def noisy(clips: Sequence[Clip], seed: int, *, share: float = 0.05) -> tuple[list[Clip], list[int]]:
