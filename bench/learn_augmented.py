@@ -1,22 +1,14 @@
-"""Fine-tuning on few recordings, with augmentation and without: the same seed and the same few.
+"""What augmentation brings where there are few recordings to fine-tune on.
 
-    four clips of each class to train on ─▶ `run` with each kind of augmentation ─▶ accuracy on a fold, and the gain
+    each kind of augmentation at a moderate strength, and all of them ─▶ accuracy, beside none
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bench import learning, made_sets
+from bench import few
 from bench.harness import Result, Settings
-from bench.learn_jobs import GENTLE
 
-PER_CLASS = 4
-# As many updates as forty clips need; the rest is the recipe that learn_jobs fine-tunes with.
-RECIPE = GENTLE | {"train__epochs": 24, "train__head_epochs": 12, "evaluate__suspects": "false"}
-FOLDS = (1, 2, 3)
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "mixup": {"augment__mixup": 0.5},
     "gain and noise": {"augment__gain_db": 6, "augment__white_noise": 0.3, "augment__pink_noise": 0.3},
@@ -28,41 +20,5 @@ ALL = {"all of these": {name: value for flags in WAYS.values() for name, value i
 
 
 def measure(settings: Settings) -> Result:
-    """A line each: accuracy on the folds together, and the difference to training without."""
-    folds = FOLDS[: 1 if settings.quick else None]
-    data = {fold: _few(settings.folder / f"few-{fold}", fold, settings.seed) for fold in folds}
-
-    def right(flags: Mapping[str, Any]) -> Any:
-        jobs = [learning.job(settings.folder / "out", fold, data[fold], **RECIPE, **flags) for fold in folds]
-        scores, labels, groups = learning.clip_rows(jobs)
-        return (scores.argmax(axis=1) == labels).astype(float), groups
-
-    plain, groups = right({})
-    lines = [
-        learning.reach(
-            "without augmentation: test accuracy", learning.shares(plain, groups),
-            note=f"{len(plain)} clips; {PER_CLASS} of each class to train on; {learning.told(RECIPE)}",
-        )
-    ]  # fmt: skip
-    for way, flags in list((WAYS | ALL).items())[: 1 if settings.quick else None]:
-        found, _ = right(flags)
-        gain = learning.shares(found - plain, groups)
-        lines.append(
-            learning.reach(f"{way}: test accuracy", learning.shares(found, groups), note=learning.told(flags),
-                           beside=f"{learning.text(gain, sign=True)} beside none")
-        )  # fmt: skip
-    return Result("learn_augmented", lines)
-
-
-def _few(folder: Path, fold: int, seed: int) -> Path:
-    """The fold for test, the next for validation, and a few clips of each class, each of its own source."""
-    generator = np.random.default_rng([seed, fold])
-    clips = made_sets.clips_of(learning.esc10())
-    judged = (fold, fold % learning.FOLDS + 1)
-    chosen = [clip for clip in clips if learning.fold_of(clip.path.name) in judged]
-    for label in sorted({clip.label for clip in clips}):
-        rest = [clip for clip in clips if clip.label == label and learning.fold_of(clip.path.name) not in judged]
-        of_source = {rest[k].path.name.split("-")[1]: rest[k] for k in generator.permutation(len(rest))}
-        chosen += list(of_source.values())[:PER_CLASS]
-    made_sets.lay_out(chosen, folder)
-    return folder
+    """A line each."""
+    return Result("learn_augmented", few.beside("without augmentation", WAYS | ALL, settings))

@@ -24,6 +24,8 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "--train.class-weight-alpha 1": {"class_weight_alpha": 1.0},
     "--train.focal-gamma 2": {"focal_gamma": 2.0},
     "--train.min-per-class 100": {"min_per_class": 100},
+    "--train.balance 1 --train.class-weight-alpha 0.5": {"balance": 1.0, "class_weight_alpha": 0.5},
+    "--train.balance 1 --train.focal-gamma 2": {"balance": 1.0, "focal_gamma": 2.0},
 }
 
 

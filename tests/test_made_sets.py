@@ -20,6 +20,16 @@ def test_the_unbalanced_set_falls_from_the_commonest_class_to_the_rarest_by_the_
     assert made_sets.unbalanced(CLIPS, 1) == made_sets.unbalanced(CLIPS, 1) != made_sets.unbalanced(CLIPS, 2)
 
 
+def test_pieces_of_clips_hold_all_of_their_sound_and_leave_out_silence(tmp_path: Path) -> None:
+    sound = np.concatenate([np.full(RATE_HZ, 0.25), np.zeros(RATE_HZ), np.full(RATE_HZ + 100, 0.5)])
+    soundfile.write(tmp_path / "1-77-A.wav", sound, RATE_HZ)
+    made_sets.write_stretches([Clip(tmp_path / "1-77-A.wav", "Apus")], tmp_path / "out", 1.0)
+    found = {path.name: soundfile.read(path)[0] for path in sorted((tmp_path / "out" / "Apus").iterdir())}
+    assert list(found) == ["1-77-A-1.wav", "1-77-A-3.wav"]
+    assert [len(piece) for piece in found.values()] == [RATE_HZ, RATE_HZ]
+    assert [float(np.median(piece)) for piece in found.values()] == [0.25, 0.5]
+
+
 def test_in_the_noisy_set_as_many_labels_are_wrong_as_was_asked_for_and_it_is_known_which() -> None:
     made, wrong = made_sets.noisy(CLIPS, 1, share=0.1)
     assert [number for number, clip in enumerate(made) if clip.label != CLIPS[number].label] == wrong
