@@ -271,17 +271,17 @@ def test_without_a_test_or_with_nothing_measured_it_says_so() -> None:
     assert verdict(nothing, of_scores(nothing)).level == "none"
 
 
-def test_made_noise_that_is_given_a_class_in_most_patches_is_doubted_with_noise_and_class() -> None:
-    def noise(name: str, passing: float, taken_for: str | None) -> dict[str, Any]:
-        return {"noise": name, "patches_passing": passing, "taken_for": taken_for}
+def test_made_noise_that_a_recording_of_would_be_answered_is_doubted_and_its_patches_alone_are_not() -> None:
+    def noise(name: str, passing: float, **more: Any) -> dict[str, Any]:
+        return {"noise": name, "patches_passing": passing, "taken_for": "Class_a", **more}
 
-    quiet = [noise("silence", 0.5, "Class_a"), noise("clicks", 0.0, None)]
-    loud = [*quiet, noise("white noise", 1.0, "Class_b")]
+    quiet = [noise("mains hum", 1.0, answer=None, score=None), noise("clicks", 1.0)]  # the last by an older birdtune
+    loud = [*quiet, noise("white noise", 0.3, answer="Class_b", score=0.98)]
     good = {"test": judged(TRUE, GOOD, slices=2)}
     assert all_doubts(trained(2.0, 1.0), good, None, quiet) == []
     (doubt,) = all_doubts(trained(2.0, 1.0), good, None, loud)
     assert (doubt.code, doubt.severity) == ("noise-answered", MILD)
-    assert "patches: white noise (Class_b, 100 %)." in doubt.text
+    assert doubt.text == "Made noise is answered with a class: white noise (Class_b, 98 % sure)."
     assert "input/background/" in doubt.advice and "--evaluate.false-alarms-per-hour" in doubt.advice
     assert verdict(good, [doubt]).level == "good"
 

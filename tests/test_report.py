@@ -309,7 +309,8 @@ def test_what_is_strange_is_told_with_its_cost_and_drawn(tmp_path: Path) -> None
     assert test is not None
     judged = {**test, "novelty": judge_novelty(scores["test"], n_bootstrap=100, seed=0)}
     (pink,) = facts.trust["false_alarms"]["noise"]
-    noise = [{**pink, "strangeness": value} for value in (0.4, 1.5, 3.0)]
+    told = ({"answer": "<b>Owl", "score": 0.98}, {"answer": None, "score": None}, {})  # the last by an older birdtune
+    noise = [{**pink, "strangeness": value, **row} for value, row in zip((0.4, 1.5, 3.0), told, strict=True)]
     scale = {"energy": 1.0, "usual": 2.0, "limit": 3.0, "keep": 0.9, "sources": 40}
     trust = {
         **facts.trust, "novelty": {"scale": scale, "reason": ""},
@@ -321,6 +322,9 @@ def test_what_is_strange_is_told_with_its_cost_and_drawn(tmp_path: Path) -> None
     assert "Of the 100 test recordings, 95 % (" in page.text
     assert "Of 3 made noises, 2 were called strange." in page.text
     assert page.source.count("Strangeness of known recordings and of made noises") == 1
+    table = page.source[page.source.index("the answer to the whole of it") :].partition("</table>")[0]
+    answers = [html.unescape(cell) for cell in re.findall(r'<td class="text">([^\n]*)</td></tr>', table)]
+    assert [words.plain(answer) for answer in answers] == ["<bdi><b>Owl</bdi> (98 % sure)", "none", words.UNKNOWN]
     off = {**trust, "novelty": {"scale": None, "reason": "validation is too small"}}
     page = page_of(dataclasses.replace(full, trust=off), tmp_path)
     assert "They are not told from others: validation is too small." in page.text

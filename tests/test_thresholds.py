@@ -22,7 +22,7 @@ from birdtune.results.thresholds import (
     judge_answers,
     lowest_for_precision,
 )
-from birdtune.sound.empty import NOISES, made_noise
+from birdtune.sound.empty import NOISES, SILENCE, made_noise
 from birdtune.sound.logmel import VGGISH, log_mel
 
 CLASSES = ("background", "owl", "tit")
@@ -309,6 +309,20 @@ def test_a_noise_is_taken_for_what_most_of_its_patches_are_answered_with() -> No
     assert [row["taken_for"] for row in rows] == ["tit", None]
     assert rows[0]["patches_passing"] == pytest.approx(5 / 6)
     assert rows[0]["per_class"][0]["class"] == "owl"  # which has more alarms
+
+
+def test_a_made_noise_is_answered_as_a_recording_of_it_would_be() -> None:
+    tit, neither = [0.0, 0.05, 0.95], [0.9, 0.1, 0.0]
+    heard = replace(
+        scores_of([[tit] * 3, [tit] * 3, [neither] * 3, [tit] * 3], [0] * 4),
+        recordings=("white noise", "pink noise", "clicks", SILENCE),
+        strangeness=np.array([0.5, 1.5, 0.5, 0.5], np.float32),
+    )
+    rows = judging._of_noise(heard, chosen(None), 0.96)
+    assert [row["answer"] for row in rows] == ["tit", None, None, None]  # strange, below its threshold, silent
+    assert [row["recordings_answered"] for row in rows] == [1, 0, 0, 0]
+    assert rows[0]["score"] == pytest.approx(0.95) and rows[3]["score"] is None
+    assert [row["patches_passing"] for row in rows] == [1.0, 1.0, 0.0, 1.0]  # each patch alone
 
 
 def test_why_nothing_is_called_strange_is_said() -> None:

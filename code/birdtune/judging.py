@@ -21,7 +21,7 @@ from birdtune.results.answers import NONE, Thresholds
 from birdtune.results.calibration import Calibration, fit
 from birdtune.results.novelty import Measured, Novelty, Pooler, Scale, Take
 from birdtune.results.scores import Scores, clip_scores
-from birdtune.sound.empty import NOISES, made_noise
+from birdtune.sound.empty import NOISES, SILENCE, made_noise
 from birdtune.sound.logmel import FrontEnd, frames_of
 
 # Of a run's reports: what training recordings sound like.
@@ -127,14 +127,25 @@ def _of_background(
 
 
 def _of_noise(heard: Scores, chosen: Thresholds, patch_s: float) -> list[dict[str, Any]]:
-    """Of each made noise as `thresholds.false_alarms`, and `taken_for`: the answer to most of what passes, or None."""
+    """What is heard in each made noise: patch by patch, and as `predict` answers a recording of it.
+
+    Returns:
+        Of each as `thresholds.false_alarms`, and `taken_for` (the answer to most of the patches that pass, or None),
+        `answer` (to the whole: the class, or None), `score` (of that answer, or None) and `strangeness`.
+    """
     each = np.arange(len(heard.recordings))
-    said = chosen.answers(heard.patch_scores)
+    of_patches = chosen.answers(heard.patch_scores)
+    clips = clip_scores(heard)
+    whole = chosen.answers(clips, heard.strangeness)
+    whole[[name == SILENCE for name in heard.recordings]] = NONE  # silent sound never gets an answer
     return [
         {
             "noise": name,
             **thresholds.false_alarms(thresholds.only(heard, each == k), chosen, patch_s),
-            "taken_for": _commonest(said[heard.patch_recording == k], heard.classes),
+            "recordings_answered": int(whole[k] != NONE),
+            "taken_for": _commonest(of_patches[heard.patch_recording == k], heard.classes),
+            "answer": None if whole[k] == NONE else heard.classes[whole[k]],
+            "score": None if whole[k] == NONE else float(clips[k, whole[k]]),
             "strangeness": None if heard.strangeness is None else float(heard.strangeness[k]),
         }
         for k, name in enumerate(heard.recordings)

@@ -41,7 +41,7 @@ CODES: Mapping[str, str] = {
     "never-right": "classes were given as an answer, and never rightly",
     "small-test": "the interval around the accuracy is wide",
     "labels-suspect": "other recordings speak against the labels of some, so some may be wrong",
-    "noise-answered": "made noise or silence is answered with a class in most of its patches",
+    "noise-answered": "made noise is answered with a class, as a recording of it would be",
     "one-source": "classes are judged by a single source recording",
     "test-heard-before": "the model that the run began from had learnt from test recordings, or may have",
     "old-classes-worse": "classes of the model that the run began from are recognised worse, beyond chance",

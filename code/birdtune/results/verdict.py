@@ -18,8 +18,6 @@ from birdtune.results.words import percent as _percent
 # Below this many source recordings, or above this width of the interval, a test is called small.
 SMALL_TEST_GROUPS = 30
 WIDE_INTERVAL = 0.2
-# Made noise in which more patches than these are given a class is a doubt.
-_MOST_PATCHES = 0.5
 # Labels to check: this share of those that were judged, or so many of test, is a doubt; fewer than so many never are.
 # Right labels come as one or two in 400 (ESC-10).
 _SUSPECT_SHARE, _FEW_SUSPECTS = 0.01, 3
@@ -142,18 +140,18 @@ def of_labels(suspects: Row | None) -> Iterator[Doubt]:
 
 
 def of_noise(noise: Sequence[Row]) -> Iterator[Doubt]:
-    """What is heard in sound that holds nothing.
+    """What is answered, as `predict` would, to sound that holds nothing.
 
     Args:
-        noise: of metrics.json's `false_alarms`; rows of an older birdtune have no `taken_for`, and are passed over.
+        noise: of metrics.json's `false_alarms`; rows of an older birdtune have no `answer`, and are passed over.
     """
-    heard = [row for row in noise if row["patches_passing"] > _MOST_PATCHES and row.get("taken_for")]
+    heard = [row for row in noise if row.get("answer") is not None]
     if heard:
-        names = some([f"{row['noise']} ({row['taken_for']}, {percent(row['patches_passing'])})" for row in heard])
+        names = some([f"{row['noise']} ({row['answer']}, {percent(row['score'])} sure)" for row in heard])
         yield Doubt(
             "noise-answered",
             MILD,
-            f"Made noise or silence is answered with a class in most of its patches: {names}.",
+            f"Made noise is answered with a class: {names}.",
             "Unless the class sounds like that, expect false alarms where nothing calls. Put recordings without any of "
             "the classes into input/background/, and set --evaluate.false-alarms-per-hour.",
         )

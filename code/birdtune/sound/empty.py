@@ -64,8 +64,11 @@ def _levelled(noise: Floats) -> Floats:
     return np.asarray(noise * (_LEVEL / np.sqrt(np.mean(noise**2))))
 
 
+# Of the noises, the one in which there is nothing at all.
+SILENCE = "silence"
+
 NOISES: Mapping[str, Callable[[int, np.random.Generator], Floats]] = {
-    "silence": _silence,
+    SILENCE: _silence,
     "white noise": _white,
     "pink noise": _pink,
     "mains hum": _hum,
