@@ -3,7 +3,6 @@
     two of ESC-10's classes left out, in turns ─▶ `run` on the other eight ─▶ `predict` on test recordings and strangers
 """
 
-import csv
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench import learning, made_sets
-from bench.harness import Result, Settings, birdtune
+from bench.harness import Result, Settings
 from bench.learn_jobs import GENTLE
 
 PER_FOLD = 2  # classes that are left out; each is in one fold
@@ -74,11 +73,9 @@ def _fold(folder: Path, way: str, fold: int, flags: dict[str, Any]) -> list[dict
     asked = [clip for clip in clips if clip.label in strange or learning.fold_of(clip.path.name) == fold]
     made_sets.lay_out(asked, home / "asked")
     learning.job(home / "out", fold, home / "data", **flags)
-    birdtune("predict", str(home / "asked"), "--output", str(home / "out"), "--out", str(home / "answers.csv"))()
-    table = _table(home / "answers.csv")
-    answers = {Path(row["file"]).name: row for row in table}
+    answers = learning.answers(home / "out", home / "asked")
     model = max((home / "out" / "model" / "birdtune").glob("*/labels.csv"))
-    least = {row["class"]: float(row["threshold"]) for row in _table(model) if row["threshold"]}
+    least = {row["class"]: float(row["threshold"]) for row in learning.table(model) if row["threshold"]}
     shutil.rmtree(home)
     return [
         {
@@ -87,10 +84,6 @@ def _fold(folder: Path, way: str, fold: int, flags: dict[str, Any]) -> list[dict
             "passes": any(float(answer[f"score:{name}"]) >= value for name, value in least.items()),
         }
         for clip in asked
-        for answer in [answers[clip.path.name]]
+        for answer in [answers[clip.path.stem]]
     ]  # fmt: skip
 
-
-def _table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))

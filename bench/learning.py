@@ -7,6 +7,7 @@ fold being the first digit of a file's name), the trunk YAMNet with its AudioSet
 BENCH_DATA. Intervals are of 95 % and drawn over source recordings; figures are means over seeds.
 """
 
+import csv
 import json
 import os
 import sys
@@ -156,6 +157,19 @@ def job(output: Path, fold: int, data: Path | None = None, **flags: Any) -> Judg
     reports = output / "reports" / str(record["version"])
     metrics = json.loads((reports / "metrics.json").read_text("utf-8"))
     return Judged(record, metrics, Scores.load(reports / "scores-test.npz"))
+
+
+def answers(output: Path, folder: Path) -> dict[str, dict[str, str]]:
+    """What the last job's model answers to the sounds in a folder: name of the file, without ending → its row."""
+    place = folder.with_name(f"{folder.name}.csv")
+    birdtune("predict", str(folder), "--output", str(output), "--out", str(place))()
+    return {Path(row["file"]).stem: row for row in table(place)}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def clip_rows(judged: Sequence[Judged]) -> tuple[Floats, Ints, tuple[str, ...]]:

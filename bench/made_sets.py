@@ -1,6 +1,7 @@
 """Sets with a known flaw, made out of a good one: unbalanced, with wrong labels, or labelled weakly.
 
     folder of class folders ─▶ Clip (path, class) ─▶ unbalanced, noisy ─▶ the same, chosen or relabelled
+                                                  ─▶ write_changed ─▶ the same, as they sound elsewhere
                                                   ─▶ write_stretches ─▶ pieces of them, of which there are more
                                                   ─▶ write_weak ─▶ sounds of which a fifth has the class in it
 
@@ -9,7 +10,7 @@ All are functions of the clips and a seed. `lay_out` makes a folder of some clip
 
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +89,32 @@ def write_stretches(clips: Sequence[Clip], folder: Path, seconds: float) -> None
             if np.abs(piece).max() > HEARD:
                 path = folder / clip.label / f"{clip.path.stem}-{number + 1}.wav"
                 soundfile.write(path, piece, RATE_HZ, subtype="PCM_16")
+
+
+def write_changed(clips: Sequence[Clip], folder: Path, change: Callable[[Wave, np.random.Generator], Wave]) -> None:
+    """Write clips as FOLDER/Class/name.wav, each changed; what is drawn for each depends on its place in the row."""
+    for number, clip in enumerate(clips):
+        sound = change(read(clip.path), np.random.default_rng([4, number]))
+        sound *= np.float32(min(1.0, 0.99 / max(float(np.abs(sound).max()), 1e-6)))
+        path = folder / clip.label / f"{clip.path.stem}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, sound, RATE_HZ, subtype="PCM_16")
+
+
+def in_noise(sound: Wave, generator: np.random.Generator, snr_db: float) -> Wave:
+    """A sound in pink noise, which is so much fainter than the sound is on average where it can be heard."""
+    spectrum = np.fft.rfft(generator.normal(size=len(sound)))
+    spectrum[1:] *= np.arange(1, len(spectrum)) ** -0.5
+    noise = np.fft.irfft(spectrum, len(sound)).astype(np.float32)
+    level = _rms(sound[np.abs(sound) > HEARD]) * 10 ** (-snr_db / 20)
+    return np.asarray(sound + noise * np.float32(level / max(_rms(noise), 1e-6)), np.float32)
+
+
+def dulled(sound: Wave, generator: np.random.Generator, above_hz: float) -> Wave:
+    """A sound without what is higher than so many Hz, as poor microphones have it."""
+    spectrum = np.fft.rfft(sound)
+    spectrum[np.fft.rfftfreq(len(sound), 1 / RATE_HZ) > above_hz] = 0
+    return np.fft.irfft(spectrum, len(sound)).astype(np.float32)
 
 
 def noisy(clips: Sequence[Clip], seed: int, *, share: float = 0.05) -> tuple[list[Clip], list[int]]:

@@ -34,6 +34,7 @@ _TITLES = {
     "learn_heads": "What is learned: heads on a frozen trunk",
     "learn_jobs": "What is learned: the whole job",
     "learn_unknown": "What is learned: sounds of classes never trained on",
+    "learn_elsewhere": "What is learned: of known sounds in other places",
     "learn_unbalanced": "What is learned: from classes as unlike as 100 : 1",
     "learn_weak": "What is learned: from labels that are true of a fifth of the sound",
     "learn_noisy": "What is learned: which labels are wrong",

@@ -30,6 +30,15 @@ def test_pieces_of_clips_hold_all_of_their_sound_and_leave_out_silence(tmp_path:
     assert [float(np.median(piece)) for piece in found.values()] == [0.25, 0.5]
 
 
+def test_noise_is_as_much_fainter_than_the_sound_as_was_asked_for_and_high_sounds_go_where_asked() -> None:
+    time_s = np.arange(2 * RATE_HZ) / RATE_HZ
+    low, high = (np.sin(2 * np.pi * hz * time_s).astype(np.float32) * 0.1 for hz in (1000, 6000))
+    noise = made_sets.in_noise(low, np.random.default_rng(1), 20.0) - low
+    assert 20 * np.log10(low.std() / noise.std()) == pytest.approx(20, abs=0.5)
+    dull = made_sets.dulled(low + high, np.random.default_rng(1), 4000.0)
+    assert np.abs(dull - low).max() < 1e-4
+
+
 def test_in_the_noisy_set_as_many_labels_are_wrong_as_was_asked_for_and_it_is_known_which() -> None:
     made, wrong = made_sets.noisy(CLIPS, 1, share=0.1)
     assert [number for number, clip in enumerate(made) if clip.label != CLIPS[number].label] == wrong
