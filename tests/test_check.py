@@ -16,7 +16,7 @@ from birdtune import cli
 from birdtune.configure import load
 from birdtune.dataset import gather
 from birdtune.errors import PassingError
-from birdtune.events import Interrupts
+from birdtune.events import Interrupts, duration
 from birdtune.model import trunks
 from birdtune.model.trunks import TRUNKS
 from birdtune.sound.logmel import VGGISH
@@ -184,7 +184,8 @@ def test_what_frozen_layers_make_is_told_as_far_as_it_is_kept(capsys: Captured, 
     def told(*arguments: str) -> str:
         arguments = ("--model.checkpoint", "none", "--train.precision", "float32", *arguments)
         out = checked(capsys, "--input", str(place), *arguments)
-        return next((line.split(" for what")[0].strip() for line in out.splitlines() if "frozen" in line), "")
+        lines = [line.strip() for line in out.splitlines()]
+        return next((line.split(" for what")[0] for line in lines if "for what the frozen" in line), "")
 
     assert told() == ""
     # 12 patches of training and 3 of validation, 128 numbers each; behind the convolutions 12,288.
@@ -193,6 +194,31 @@ def test_what_frozen_layers_make_is_told_as_far_as_it_is_kept(capsys: Captured, 
     assert told("--model.freeze", "conv", "--train.jitter-frames", "3") == "and 147 kB"
     assert told("--model.freeze", "conv", "--train.frozen-gb", "0.0006") == "and 590 kB"
     assert told("--model.freeze", "conv1") == ""
+
+
+def test_frozen_layers_are_counted_once_where_what_they_make_is_kept_and_each_epoch_where_it_is_not(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = TRUNKS["vggish-small"]
+    monkeypatch.setattr(checks, "_matmul_flops", lambda: trunk.patch_flops() / trunk.step_efficiency)  # 1 s a patch
+    monkeypatch.setattr(checks, "_has_gpu", lambda: False)
+
+    def told(freeze: str, **train: float) -> str:
+        given = {f"train.{name.replace('_', '-')}": value for name, value in train.items()}
+        where = {"input": place, "model.checkpoint": "none", "model.freeze": freeze, "train.precision": "float32"}
+        config = load({**where, "model.backbone": "vggish-small", "train.epochs": 10, **given}, {})
+        dataset = gather.inspect(config, trunk.front_end, quiet(), Interrupts(), writable=True, faults=[])
+        return checks._training_time(config, trunk, dataset)
+
+    # 12 patches are trained on and 3 validate: 12 * 3 + 3 seconds; 4 to compile.
+    assert "12 patches, about 39 s an epoch, at most 6 min 34 s for 10 epochs" in told("none")
+    assert "about 15 s once for the frozen layers, then under a second an epoch, at most 19 s" in told("all-but-head")
+    assert "about 15 s an epoch, at most 2 min 34 s" in told("all-but-head", frozen_gb=0)
+    moved = told("all-but-head", jitter_frames=3)
+    assert "about 3 s once for the frozen layers, then about 12 s an epoch, at most 2 min 07 s" in moved
+    share = trunk.cut(trunk.frozen_layers("conv")).frozen_flops / trunk.patch_flops()
+    assert f"about {duration(15 * share)} once" in told("conv")
+    assert f"at most {duration(4 + 15 * share + 10 * 39 * (1 - share))}" in told("conv")
 
 
 def test_too_little_disk_is_a_fault_with_the_sizes(

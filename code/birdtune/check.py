@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from birdtune import ancestor
 from birdtune.ancestor import Ancestor
@@ -48,6 +49,8 @@ _EXAMPLES = 3
 _MOST_CLASSES = 60
 # One pass forward and two backward (with respect to activations and to weights).
 _PASSES_A_STEP = 3
+# Until TensorFlow has compiled the first update.
+_COMPILE_S = 4.0
 # Seconds of one core for an hour of audio: decoding, resampling, frames (44.1 kHz FLAC or Ogg).
 _PREPARE_S_PER_HOUR = 4.0
 _FRAME_BYTES = 128
@@ -245,15 +248,14 @@ def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
     """Time, memory and disk, as estimates; too little of them is a fault."""
     trunk = trunks.TRUNKS[config.model.backbone]
     weights = trunk.weight_count() * _FLOAT_BYTES
-    patches = _patches(dataset, "train", config.train.hop_frames)
     hours = sum(recording.facts.duration_s for recording in dataset.recordings) / 3600
-    kept = _kept_bytes(config, trunk, dataset)
+    kept = sum(_kept_bytes(config, trunk, dataset).values())
     disk = _disk_bytes(config, dataset, weights)
     memory = _memory_bytes(config, trunk, weights)
     prepare_s = hours * _PREPARE_S_PER_HOUR / len(os.sched_getaffinity(0))
     yield "estimates:"
     yield f"  prepare {duration(prepare_s)}, once for each recording"
-    yield f"  train   {_training_time(config, trunk, patches)}"
+    yield f"  train   {_training_time(config, trunk, dataset)}"
     yield from _labels_time(config, trunk, dataset)
     yield f"  memory  {memory / 1e9:.1f} GB of {_memory_there() / 1e9:.1f} GB"
     free = free_bytes(config.output)
@@ -301,34 +303,51 @@ def _rate(config: Config, trunk: Trunk) -> float:
     return _matmul_flops() * trunk.step_efficiency * gain
 
 
-def _training_time(config: Config, trunk: Trunk, patches: int) -> str:
+def _training_time(config: Config, trunk: Trunk, dataset: Dataset) -> str:
+    """Of layers that are trained three passes an epoch, of frozen ones one, or one once for all where it is kept."""
     where = " on this CPU; the GPU that is there is some hundred times faster" if _has_gpu() else " on this CPU"
-    rate = _rate(config, trunk)
-    seconds = patches * trunk.patch_flops() * _PASSES_A_STEP / rate
+    rate, n_frozen, kept = _rate(config, trunk), _n_frozen(config, trunk), _kept_bytes(config, trunk, dataset)
+    frozen = trunk.cut(n_frozen).frozen_flops if n_frozen else 0.0
+    once_s = epoch_s = 0.0
+    for part, hop_frames, passes in (("train", config.train.hop_frames, _PASSES_A_STEP), ("val", None, 1)):
+        patches = _patches(dataset, part, hop_frames)
+        epoch_s += patches * passes * (trunk.patch_flops() - frozen) / rate
+        if part in kept:
+            once_s += patches * frozen / rate
+        else:
+            epoch_s += patches * frozen / rate
+    epoch = f"about {duration(epoch_s)} an epoch" if epoch_s >= 1 else "under a second an epoch"
+    once = f"about {duration(once_s)} once for the frozen layers, then " if kept else ""
     return (
-        f"{patches:,} patches, about {duration(seconds)} an epoch, at most {duration(seconds * config.train.epochs)} "
-        f"for {config.train.epochs} epochs{where} (give or take a factor of two)"
+        f"{_patches(dataset, 'train', config.train.hop_frames):,} patches, {once}{epoch}, at most "
+        f"{duration(_COMPILE_S + once_s + epoch_s * config.train.epochs)} for {config.train.epochs} epochs{where} "
+        "(give or take a factor of two)"
     )
 
 
-def _kept_bytes(config: Config, trunk: Trunk, dataset: Dataset) -> float:
-    """What the frozen layers make of training and validation patches, as far as it is kept on disk."""
-    n_frozen = trunk.frozen_layers(config.model.freeze) if config.model.freeze in trunk.freeze_points else 0
+def _n_frozen(config: Config, trunk: Trunk) -> int:
+    return trunk.frozen_layers(config.model.freeze) if config.model.freeze in trunk.freeze_points else 0
+
+
+def _kept_bytes(config: Config, trunk: Trunk, dataset: Dataset) -> dict[str, float]:
+    """What the frozen layers make of training and validation patches, as far as it is kept on disk: part → bytes."""
+    n_frozen = _n_frozen(config, trunk)
     if not n_frozen:
-        return 0.0
+        return {}
     cut = trunk.cut(n_frozen)
     precision = config.train.precision
     if precision == "auto":
         precision = "mixed_bfloat16" if _has_gpu() or _computes_bfloat16(config, trunk) else "float32"
     row_bytes = cut.row_bytes(precision)
     if not is_worth_keeping(cut.frozen_flops, row_bytes, on_gpu=_has_gpu()):
-        return 0.0
+        return {}
     moves = config.train.jitter_frames > 0 or bool(active(config.augment))
-    found, left = 0.0, config.train.frozen_gb * 1e9
+    found: dict[str, float] = {}
     for part, hop_frames in (("train", config.train.hop_frames), ("val", None)):
         n_bytes = _patches(dataset, part, hop_frames) * row_bytes
-        if n_bytes <= left - found and not (moves and part == "train"):
-            found += n_bytes
+        left = config.train.frozen_gb * 1e9 - sum(found.values())
+        if n_bytes and n_bytes <= left and not (moves and part == "train"):
+            found[part] = n_bytes
     return found
 
 
@@ -347,16 +366,21 @@ def _computes_bfloat16(config: Config, trunk: Trunk) -> bool:
 
 
 def _matmul_flops() -> float:
-    """This machine's float32 matrix-product rate, from a tenth of a second of trying."""
-    side = 1024
+    """This machine's float32 matrix-product rate, from a tenth of a second of trying.
+
+    By one core, in products of some milliseconds: those of all cores together wait for each other, and beside other
+    work showed a tenth of what they do alone.
+    """
+    side = 512
     a = np.ones((side, side), np.float32)
     best = math.inf
-    began = time.perf_counter()
-    while time.perf_counter() - began < 0.1:
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
+    with threadpool_limits(1):
+        began = time.perf_counter()
+        while time.perf_counter() - began < 0.1:
+            start = time.perf_counter()
+            a @ a
+            best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best * len(os.sched_getaffinity(0))
 
 
 def _disk_bytes(config: Config, dataset: Dataset, weights: int) -> float:
