@@ -124,6 +124,16 @@ def test_jitter_reaches_both_ends_and_differs_between_epochs(tmp_path: Path) -> 
     assert shifts[0] != shifts[1]
 
 
+def test_a_jitter_that_moves_most_patches_to_the_ends_of_their_recordings_is_told(windows: Windows) -> None:
+    assert windows.jitter_remark(0) == windows.jitter_remark(96) == ""
+    told = windows.jitter_remark(9600)
+    assert told.startswith("--train.jitter-frames 9600: the recordings are too short")
+    offset, room = windows.offset, windows.moves(np.arange(len(windows)), np.full(len(windows), 9600))
+    shift = np.arange(-9600, 9601)[:, None]  # all that may be drawn
+    share = float(((shift < -offset) | (shift > room)).mean())
+    assert f"{share:.0%} of the patches are moved" in told and "half a patch (48)" in told
+
+
 def test_jitter_does_not_change_the_order(windows: Windows) -> None:
     still = Batches(windows, batch_size=17, seed=5)
     moved = Batches(windows, batch_size=17, seed=5, jitter_frames=20)

@@ -41,6 +41,30 @@ def test_each_thing_that_is_on_has_a_column_of_its_own(monkeypatch: pytest.Monke
     assert np.unique(narrow.reshape(-1, narrow.shape[2]), axis=0).shape[0] > 50
 
 
+def test_the_start_jitter_has_a_column_with_patches_moved_that_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Moved(Sounds):
+        def patches(self, windows: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
+            return self.frames[windows] + np.float16(0) if shift is None else np.roll(self.frames[windows], 7, axis=1)
+
+    columns: dict[str, np.ndarray] = {}
+    monkeypatch.setattr(contact, "_picture", lambda made, spec: columns.update(made))
+    some = np.array([0, 1, 4])
+    contact.sheet(augmenter(AugmentSettings(gain_db=3), Moved()), some, np.arange(12), 48)
+    plain, moved, louder, both = columns.values()
+    assert "started elsewhere,\n± 48 frames" in columns
+    assert (np.roll(plain, 7, axis=1) == moved).all()
+    # What is done alone is done to patches in their places, all together to moved ones.
+    assert (np.roll(louder, 7, axis=1) == both).all() and (louder != plain).any()
+    columns.clear()
+    contact.sheet(augmenter(AugmentSettings(), Moved()), some, np.arange(12), 48)
+    assert len(columns) == 2
+
+
+def test_noise_that_is_louder_than_the_patch_is_called_so() -> None:
+    for low, words in ((5, "5 to 25 dB fainter"), (-5, "5 dB louder to 15 fainter"), (-30, "30 to 10 dB louder")):
+        assert contact.title("pink_noise", AugmentSettings(pink_noise=0.5, snr_db=low)).endswith(words)
+
+
 def test_the_picture_is_the_same_each_time() -> None:
     settings = AugmentSettings(white_noise=0.1, mixup=0.1)
     made = [contact.sheet(augmenter(settings), np.array([0, 5]), np.arange(12)) for _ in range(2)]
@@ -94,7 +118,7 @@ def test_the_command_draws_from_a_folder_of_sounds(tmp_path: Path, monkeypatch: 
         contact.draw_sheet(config, out, journal, Interrupts())
         return "\n".join(said)
 
-    assert "strengths worth a try" in draw()
+    assert "strengths worth a try" in (said_of_all := draw()) and "--train.jitter-frames 48: started" in said_of_all
     assert pixels(out.read_bytes()).ndim == 3
     line = draw(gain_db=3)
     assert re.search(r"--augment.gain-db 3: .*± 3 dB$", line, re.MULTILINE)

@@ -195,7 +195,8 @@ class AugmentSettings(_Section):
         0.0, "share of patches mixed with one of a background class", ge=0, le=1
     )
     snr_db: float = _setting(
-        5.0, "of noise and background: from this to 25 dB fainter than the patch", unit="dB", ge=-30, le=60
+        5.0, "noise and background are fainter than the patch by this to this + 20 (below 0: louder)",
+        unit="dB", ge=-30, le=60,
     )
     mixup: float = _setting(
         0.0, "share of patches mixed with another; sigmoid heads: both labels, softmax: shared", ge=0, le=1

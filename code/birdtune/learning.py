@@ -272,6 +272,8 @@ class Learning:
         )
         changes = [f"--augment.{name.replace('_', '-')}" for name in augment.active(self.config.augment)]
         jitter = ["--train.jitter-frames"] if settings.jitter_frames else []
+        if remark := windows.jitter_remark(settings.jitter_frames):
+            self.journal.warn(remark)
         feed = frozen.feed(windows, what="training", moves=" and ".join([*jitter, *changes][:2]))
         if not changes:  # which is done in this process's memory, to frames
             feed = in_memory(feed)

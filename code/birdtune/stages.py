@@ -320,7 +320,7 @@ class Stages(Learning):
         """Write report.html and the tables beside it."""
         write_companions(self.run, self.dataset)
         facts = report_facts(self.run, self.dataset, self.store)
-        if augment.active(self.config.augment):
+        if augment.active(self.config.augment) or self.config.train.jitter_frames:
             picture = contact.sheet_of(self.config, self.config.augment, self.dataset, self.store)
             write_bytes(self.run.reports / "augmentation.png", picture)
             facts = replace(facts, augmentation=picture)

@@ -19,6 +19,8 @@ from birdtune.dataset.balance import Sampler
 from birdtune.dataset.frames import FrameStore
 
 Item = TypeVar("Item")
+# A jitter that moves more patches than these to the ends of their recordings hardly makes others of them.
+_MOST_CONFINED = 0.5
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,20 @@ class Windows:
         if shift is None:
             return np.zeros(windows.size, np.int64)
         return np.clip(shift, -self.offset[windows], self._room[windows])
+
+    def jitter_remark(self, jitter_frames: int) -> str:
+        """What to tell people of a start jitter longer than a patch, where recordings are too short for it; or ""."""
+        if jitter_frames <= self.store.spec.patch_frames:
+            return ""
+        beyond = sum(np.maximum(0, jitter_frames - room) for room in (self.offset, self._room))  # [windows]
+        share = float(np.mean(beyond) / (2 * jitter_frames + 1))
+        if share < _MOST_CONFINED:
+            return ""
+        return (
+            f"--train.jitter-frames {jitter_frames}: the recordings are too short for so much. {share:.0%} of the "
+            "patches are moved to the very beginning or end of theirs, and so are the same again and again; half a "
+            f"patch ({self.store.spec.patch_frames // 2}) suits any."
+        )
 
 
 class Batches:

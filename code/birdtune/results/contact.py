@@ -42,6 +42,8 @@ WORTH_A_TRY = AugmentSettings(
     band_mask=8,
 )
 
+_JITTER_WORTH_A_TRY = 48  # half a patch
+
 Frames = npt.NDArray[np.float16]
 
 
@@ -54,9 +56,13 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
     dataset, store = gather.prepare(config, TRUNKS[config.model.backbone].front_end, journal, interrupts)
     augment.require_background(config.augment, dataset.background)
     settings = config.augment
-    if not augment.active(settings):
+    if not augment.active(settings) and not config.train.jitter_frames:
         journal.say("  no augmentation is on: these are strengths worth a try")
         settings = WORTH_A_TRY.model_copy(update={"background": 0.3 if dataset.background else 0.0})
+        worth = config.train.model_copy(update={"jitter_frames": _JITTER_WORTH_A_TRY})
+        config = config.model_copy(update={"train": worth})
+    if jitter := config.train.jitter_frames:
+        journal.say(f"  --train.jitter-frames {jitter}: {_jitter_title(jitter).replace(chr(10), ' ')}")
     for name in augment.active(settings):
         value = getattr(settings, name)
         journal.say(f"  --augment.{name.replace('_', '-')} {value:g}: {title(name, settings).replace(chr(10), ' ')}")
@@ -80,7 +86,8 @@ def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store:
         kind=config.model.scores,
         backgrounds=backgrounds,
     )
-    return sheet(augmenter, loud_windows(windows, backgrounds), np.arange(len(windows)))
+    chosen = loud_windows(windows, backgrounds)
+    return sheet(augmenter, chosen, np.arange(len(windows)), config.train.jitter_frames)
 
 
 def loud_windows(windows: Windows, without: tuple[int, ...] = ()) -> npt.NDArray[np.int64]:
@@ -101,34 +108,49 @@ def loud_windows(windows: Windows, without: tuple[int, ...] = ()) -> npt.NDArray
     return np.array(found, np.int64)
 
 
-def sheet(augmenter: Augmenter, chosen: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> bytes:
+def sheet(
+    augmenter: Augmenter,
+    chosen: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    jitter_frames: int = 0,
+) -> bytes:
     """The picture of some windows. PNG
 
     Args:
-        augmenter: as training has it; at least one thing should be on.
+        augmenter: as training has it; at least one thing should be on, or the start jitter.
         order: [n] windows to mix with.
+        jitter_frames: how far a patch may start from its place; they are drawn that far off, by turns either way.
     """
     source, settings = augmenter.source, augmenter.settings
     batch = Batch(source.patches(chosen), source.label[chosen], np.ones(chosen.size, np.float32), chosen)
     columns = [("as it is", batch.patches)]
     names = augment.active(settings)
+    if jitter_frames:
+        moved = np.where(np.arange(chosen.size) % 2, -jitter_frames, jitter_frames)
+        batch = replace(batch, patches=source.patches(chosen, moved))
+        columns.append((_jitter_title(jitter_frames), batch.patches))
+    as_it_is = replace(batch, patches=columns[0][1])
     for name in names:
         alone = AugmentSettings(
             **{name: 1.0 if name in _SHARES else getattr(settings, name)},
             snr_db=settings.snr_db,
             mask_with=settings.mask_with,
         )
-        made = replace(augmenter, settings=alone)(batch, 0, 0, order)
+        made = replace(augmenter, settings=alone)(as_it_is, 0, 0, order)
         columns.append((title(name, settings), made.patches))
-    if len(names) > 1:
+    if len(columns) > 2:
         columns.append(("all together,\nas in training", augmenter(batch, 0, 0, order).patches))
     return _picture(columns, augmenter.spec)
+
+
+def _jitter_title(jitter_frames: int) -> str:
+    return f"started elsewhere,\n± {jitter_frames} frames"
 
 
 def title(name: str, settings: AugmentSettings) -> str:
     """What is done, and how strongly, in a few words."""
     value = getattr(settings, name)
-    snr = f"{settings.snr_db:g} to {settings.snr_db + SNR_RANGE_DB:g} dB fainter"
+    snr = _fainter(settings.snr_db, settings.snr_db + SNR_RANGE_DB)
     share = f"{100 * value:.0f} % of patches"
     return {
         "shift_frames": f"turned in time,\n± {value} frames",
@@ -141,6 +163,15 @@ def title(name: str, settings: AugmentSettings) -> str:
         "time_mask": f"time masked ({settings.mask_with}),\nup to {value} frames",
         "band_mask": f"pitch masked ({settings.mask_with}),\nup to {value} bands",
     }[name]
+
+
+def _fainter(low_db: float, high_db: float) -> str:
+    """From so many dB fainter than the patch to so many, the higher; below 0 it is louder."""
+    if low_db >= 0:
+        return f"{low_db:g} to {high_db:g} dB fainter"
+    if high_db <= 0:
+        return f"{-low_db:g} to {-high_db:g} dB louder"
+    return f"{-low_db:g} dB louder to {high_db:g} fainter"
 
 
 def _picture(columns: list[tuple[str, Frames]], spec: FrontEnd) -> bytes:
