@@ -17,7 +17,8 @@ def measure(settings: Settings) -> Result:
     """A line of what the first tenth holds, and one of what the report lists."""
     from birdtune.events import Interrupts
     from birdtune.results import suspects
-    from birdtune.suspicion import folds, judge_by_others
+    from birdtune.search.embedded import folds
+    from birdtune.suspicion import judge_by_others
 
     bench = learning.embed(learning.esc10(), settings.folder)
     found = bench.embedded

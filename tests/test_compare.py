@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_job import settings, write_data
+import soundfile
+from test_job import CLASSES, settings, write_data
 
 from birdtune import cli, configure
 from birdtune.config import Config
@@ -28,6 +29,15 @@ class Said(Journal):
         self.lines.append(line)
 
 
+def with_heron(data: Path) -> Path:
+    """One class more, with two clips of one source."""
+    (data / "heron").mkdir()
+    for part in range(2):
+        noise = 0.1 * np.random.default_rng(part).standard_normal(32_000)
+        soundfile.write(data / "heron" / f"heron-0_{part}.wav", noise, 16_000)
+    return data
+
+
 def run(config: Config) -> list[str]:
     journal = Said()
     assert compare.compare(config, journal, Interrupts()) == 0
@@ -38,22 +48,31 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    folds_of = compare._folds
+    judge, out_of_fold = compare.judge, compare.out_of_fold
     monkeypatch.setattr("birdtune.search.embedded.MOST_FOLDS", 2)
-    monkeypatch.setattr(
-        compare,
-        "_folds",
-        lambda embedded, seed: seen.append((embedded, folds_of(embedded, seed))) or seen[0][1],
-    )
+
+    def told(candidate: Any, fold: Any, *given: Any) -> Any:
+        seen.append((candidate._embedded, fold))
+        return out_of_fold(candidate, fold, *given)
+
+    judged: list[Any] = []
+    monkeypatch.setattr(compare, "out_of_fold", told)
+    monkeypatch.setattr(compare, "judge", lambda *given, **more: judged.append(given) or judge(*given, **more))
     given = {"train__learning_rate": 1e-3, "train__focal_gamma": 0.5, "model__head": "mlp", "model__hidden_units": 64}
-    config = settings(write_data(tmp_path / "in" / "data"), tmp_path / "out", **given)
+    config = settings(with_heron(write_data(tmp_path / "in" / "data")), tmp_path / "out", **given)
     lines = run(config)
 
-    ((embedded, folds),) = seen
+    embedded, folds = seen[0]
     sides = {row["recording"]: row["split"] for row in read_csv(tmp_path / "out" / "split.csv")}
     assert set(embedded.names) == {name for name, side in sides.items() if side != "test"} < set(sides)
     assert all(len(set(folds[np.array(embedded.groups) == group])) == 1 for group in embedded.groups)
-    assert set(folds) == {0, 1}
+    # Of the heron there is one source: it is learnt from, and nothing is said of how well.
+    herons = np.array([name.startswith("heron/") for name in embedded.names])
+    assert herons.sum() == 2 and set(folds[herons]) == {-1} and set(folds[~herons]) == {0, 1}
+    ((scores, labels, groups),) = judged
+    assert {len(table) for table in scores.values()} == {len(labels)} == {len(groups)} == {(~herons).sum()}
+    assert embedded.classes.index("heron") not in labels and "heron-0" not in groups
+    sources = len(set(groups))
 
     found = read_json(tmp_path / "out" / "compare.json")
     rows = read_csv(tmp_path / "out" / "compare.csv")
@@ -62,6 +81,9 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     assert (
         max(float(row["accuracy"]) for row in rows) > 0.9
     )  # tones of three pitches: a constant answer has 0.33
+    assert (found["recordings"], found["sources"], found["unjudged"]) == (len(labels), sources, {"heron": 1})
+    assert any(f"{len(labels)} recordings of {sources} sources judged" in line for line in lines)
+    assert sum("not judged" in line and "heron (1 source recording)" in line for line in lines) == 2
     assert found["best"] == rows[0]["candidate"] and f"--model.head={found['head']}" in found["command"]
     assert any(line.startswith("to train ") and found["command"] in line for line in lines)
     assert any("focal-gamma 0.5 plays no part in logistic regression and random forest" in line for line in lines)
@@ -71,10 +93,19 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     assert not (tmp_path / "out" / "logs").exists() and not (tmp_path / "out" / "model").exists()
 
 
-def test_a_class_of_one_source_cannot_be_compared(tmp_path: Path) -> None:
-    config = settings(write_data(tmp_path / "in" / "data", range(1)), tmp_path / "out")
-    with pytest.raises(InputError, match="1 source recordings beside the test part"):
-        run(config)
+def test_where_fewer_than_two_classes_can_be_judged_nothing_is_embedded_and_the_way_out_is_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "embed", None)
+    few = write_data(tmp_path / "in" / "data", range(1))
+    with pytest.raises(InputError) as caught:
+        run(settings(few, tmp_path / "out"))
+    text = str(caught.value)
+    assert all(f"{name} (1 source recording)" in text for name in CLASSES) and "there are none" in text
+    assert text.endswith("Add recordings of other sources.")  # a smaller test part would bring none
+    two = write_data(tmp_path / "two" / "data", range(2))
+    with pytest.raises(InputError, match=r"sources, or lower --split\.test-fraction\.$"):
+        run(settings(two, tmp_path / "other", split__test_fraction=0.5))
 
 
 @pytest.mark.parametrize(("command", "module"), [("compare", compare), ("tune", tune)])

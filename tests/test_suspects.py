@@ -20,6 +20,7 @@ from birdtune.events import Interrupts, Journal
 from birdtune.files import read_csv, read_json, write_json
 from birdtune.model.trunks import TRUNKS
 from birdtune.results import suspects
+from birdtune.search.embedded import folds
 
 
 def embeddings(seed: int, n: int = 60, classes: int = 3) -> tuple[Any, Any]:
@@ -57,7 +58,7 @@ def test_all_that_were_judged_are_ranked_and_none_else() -> None:
     averages, labels = embeddings(1)
     wrong = labels.copy()
     wrong[[5, 17]] = (labels[[5, 17]] + 1) % 3
-    fold = suspicion.folds(wrong, [f"s{k}" for k in range(60)], 1)
+    fold = folds(wrong, [f"s{k}" for k in range(60)], 1)
     scores, _ = suspicion.judge_by_others(averages, wrong, fold, 3, Interrupts())
     judged = np.ones(60, bool)
     judged[3] = False
@@ -102,15 +103,15 @@ def test_the_table_says_in_words_what_speaks_against_a_label() -> None:
 def test_nobody_is_judged_by_what_heard_its_own_source() -> None:
     labels = np.repeat([0, 1], 12)
     groups = [f"{label}-{k // 2}" for label in (0, 1) for k in range(12)]
-    fold = suspicion.folds(labels, groups, 1)
+    fold = folds(labels, groups, 1)
     assert all(len(set(fold[np.array(groups) == group])) == 1 for group in groups)
     assert sorted(set(fold)) == [0, 1, 2, 3, 4]
-    assert not np.array_equal(fold, suspicion.folds(labels, groups, 2))
+    assert not np.array_equal(fold, folds(labels, groups, 2))
 
 
 def test_two_sources_of_a_class_judge_each_other_and_one_alone_is_not_judged() -> None:
     labels = np.array([0] * 10 + [1, 1, 2, 2])
-    fold = suspicion.folds(labels, [*(f"a{k}" for k in range(10)), "b1", "b2", "c", "c"], 1)
+    fold = folds(labels, [*(f"a{k}" for k in range(10)), "b1", "b2", "c", "c"], 1)
     assert fold[10] != fold[11] and min(fold[:12]) >= 0
     assert set(fold[12:]) == {-1}
 

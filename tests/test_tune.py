@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from test_compare import Said
+from test_compare import Said, with_heron
 from test_job import run as run_job
 from test_job import write_data
 
@@ -26,6 +27,7 @@ from birdtune.results import tuned as tuned_words
 from birdtune.results.tuned import Tuned
 from birdtune.run import versions
 from birdtune.search import trials, tune
+from birdtune.search.embedded import folds, judgeable
 from birdtune.search.study import Trial
 
 ROOT = Path(__file__).parents[1]
@@ -113,11 +115,22 @@ def test_the_test_part_is_left_alone(data: Path, tmp_path: Path, monkeypatch: py
     seen: list[Any] = []
     judge = trials.OnEmbeddings
     monkeypatch.setattr(
-        tune, "OnEmbeddings", lambda c, embedded, i: seen.append(embedded) or judge(c, embedded, i)
+        tune, "OnEmbeddings", lambda c, embedded, *more: seen.append(embedded) or judge(c, embedded, *more)
     )
-    tuned(config_of(data, tmp_path, tune__trials=1))
+    few = with_heron(write_data(tmp_path / "in" / "data"))
+    lines = tuned(config_of(few, tmp_path, tune__trials=1))
     sides = {row["recording"]: row["split"] for row in read_csv(tmp_path / "split.csv")}
     assert set(seen[0].names) == {name for name, side in sides.items() if side != "test"} < set(sides)
+    # A class of one source is learnt from, and not judged.
+    embedded, found = seen[0], read_json(tmp_path / "tune" / "tune.json")
+    judged = [name for name in embedded.names if not name.startswith("heron/")]
+    sources = {group for group, name in zip(embedded.groups, embedded.names, strict=True) if name in judged}
+    assert (found["recordings"], found["sources"]) == (len(judged), len(sources))
+    assert len(judged) == len(embedded.names) - 2
+    left_out = "not judged for want of another source: heron (1 source recording)"
+    assert left_out in found["how"] and left_out in (tmp_path / "tune" / "report.html").read_text()
+    assert any(f"{len(judged)} recordings judged" in line for line in lines)
+    assert sum("heron (1 source recording)" in line for line in lines) == 2  # a warning, and what is done
 
 
 def stopped_in(head: Callable[..., Any], call: int) -> Callable[..., Any]:
@@ -158,10 +171,23 @@ def test_a_tuning_that_was_stopped_in_a_trial_comes_to_the_same(
     assert not any(" of 4: " in line for line in tuned(config))
 
 
-def test_a_class_of_one_source_cannot_be_tuned_on(tmp_path: Path) -> None:
+def test_where_fewer_than_two_classes_can_be_judged_nothing_is_embedded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "embed", None)
     config = config_of(write_data(tmp_path / "in" / "data", range(1)), tmp_path / "out")
-    with pytest.raises(InputError, match="1 source recordings beside the test part"):
+    with pytest.raises(InputError, match="takes two classes with two each beside the test part: there are none"):
         tuned(config)
+
+
+def test_judged_anew_by_other_folds_the_recordings_are_the_same() -> None:
+    # Of the second class, a source of its own and one that the first has, too: by some seeds both are in one fold.
+    labels, groups = np.array([0, 0, 0, 0, 0, 1, 1]), ["a", "b", "d", "e", "both", "both", "c"]
+    each = [folds(labels, groups, seed) >= 0 for seed in range(40)]
+    first = next(seed for seed in range(40) if each[seed].all())
+    some = judgeable(labels, groups, range(first, 40))
+    assert np.array_equal(some, np.all(each[first:], axis=0))
+    assert some[:5].all() and not some[5:].any()
 
 
 def test_tuning_does_not_begin_from_a_served_model(data: Path, tmp_path: Path) -> None:
@@ -183,8 +209,6 @@ class Quick:
         self._gain, self._fault = gain, fault
 
     def __call__(self, config: Config, name: str, hopeless: Any = None, again: int = 0) -> trials.Outcome:
-        import numpy as np
-
         self.calls.append(config)
         if self._fault is not None and len(self.calls) > 1:
             raise self._fault

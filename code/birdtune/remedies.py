@@ -27,8 +27,7 @@ from birdtune.model.classifier import Classifier
 from birdtune.results import rarest
 from birdtune.results.metrics import Draws
 from birdtune.search.candidates import Head, out_of_fold
-from birdtune.search.embedded import Embedded, Floats, Ints, embed, no_first_trunk
-from birdtune.suspicion import folds
+from birdtune.search.embedded import Embedded, Floats, Ints, embed, folds, no_first_trunk
 from birdtune.training import devices
 
 _FLOOR, _QUALITY = "train.min-per-class", "train.quality"

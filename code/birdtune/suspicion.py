@@ -34,12 +34,11 @@ from birdtune.files import write_bytes, write_csv, write_json
 from birdtune.results import suspects
 from birdtune.results.novelty import SILENT, held
 from birdtune.results.scores import Floats, Ints
-from birdtune.search.embedded import first_feed, no_first_trunk, pieces
+from birdtune.search.embedded import first_feed, folds, no_first_trunk, pieces
 from birdtune.training.scoring import make_scorer
 
 TABLE_NAME, FACTS_NAME, KEPT_NAME = "suspect_labels.csv", "suspects.json", "kept.npy"
 
-_FOLDS = 5
 # Of logistic regression on standardised averages: on ESC-10 with 5 % of the labels wrong, 0.1 and 0.01 find as many of
 # them, 0.001 fewer.
 _REGULARISATION = 0.01
@@ -112,30 +111,6 @@ def spread(per_recording: Ints, most: int) -> Ints:
         for begin, count in zip(first.tolist(), per_recording.tolist(), strict=True)
     ]
     return np.concatenate(kept)
-
-
-def folds(labels: Ints, groups: Sequence[str], seed: int) -> Ints:
-    """The fold of each recording, -1 for those that cannot be judged: no other source has their label. [N]
-
-    The sources of each class are dealt out in turn, so that a class with two has one beside each that is judged.
-    """
-    generator = np.random.default_rng(seed)
-    names, source = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
-    order = generator.permutation(len(names))
-    fold_of = np.full(len(names), -1, np.int64)
-    dealt = 0
-    for label in np.unique(labels):
-        inside = np.zeros(len(names), bool)
-        inside[source[labels == label]] = True
-        for number in order[inside[order]]:
-            if fold_of[number] < 0:
-                fold_of[number] = dealt % _FOLDS
-                dealt += 1
-    found = fold_of[source]
-    for label in np.unique(labels):
-        if len(set(found[labels == label].tolist())) < 2:
-            found[labels == label] = -1
-    return found
 
 
 @dataclass(frozen=True, eq=False)

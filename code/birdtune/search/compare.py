@@ -28,7 +28,7 @@ from birdtune.model.heads import HEADS
 from birdtune.model.trunks import TRUNKS
 from birdtune.results.metrics import Draws, interval
 from birdtune.search.candidates import BASELINES, Baseline, Candidate, Head, out_of_fold
-from birdtune.search.embedded import Embedded, Floats, Ints, embed, fold_count, folds
+from birdtune.search.embedded import Embedded, Floats, Ints, embed, few_sources, folds, listed, require_judges
 from birdtune.search.space import run_flags
 from birdtune.training import devices
 
@@ -41,7 +41,7 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     """Compare heads and baselines; print the table, and write compare.csv and compare.json to the output folder.
 
     Raises:
-        InputError: no data, too few classes, or fewer than two sources of some class beside the test part.
+        InputError: no data, or fewer than two classes with two sources beside the test part.
         Interrupted, PassingError: frames and embeddings that were finished are kept.
     """
     trunk = TRUNKS[config.model.backbone]
@@ -52,8 +52,9 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         journal.warn(notice)
     journal.say(f"compare:\n  {devices.prepare_devices()}")
     part = [*dataset.part("train"), *dataset.part("val")]
+    require_judges(dataset, part, [config.train.seed], "a comparison", journal)
     classifier, embedded = embed(config, dataset, store, part, journal, interrupts, what="comparison")
-    fold = _folds(embedded, config.train.seed)
+    fold = folds(embedded.labels, embedded.groups, config.train.seed)
     candidates: dict[str, Candidate] = {
         head: Head(head, classifier, embedded, config, interrupts) for head in HEADS
     } | {name: Baseline(name, embedded, config) for name in BASELINES}
@@ -68,16 +69,14 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         began = time.monotonic()
         scores[name] = out_of_fold(candidate, fold, len(embedded.classes), interrupts)
         seconds[name] = time.monotonic() - began
+    judged = fold >= 0
     rows = judge(
-        scores, embedded.labels, embedded.groups, n=config.evaluate.bootstrap, seed=config.train.seed
-    )
+        {name: found[judged] for name, found in scores.items()}, embedded.labels[judged],
+        np.asarray(embedded.groups, object)[judged].tolist(), n=config.evaluate.bootstrap, seed=config.train.seed,
+    )  # fmt: skip
     rows = [{**row, "seconds": round(seconds[str(row["candidate"])], 2)} for row in rows]
-    _tell(rows, embedded, int(fold.max()) + 1, config, journal)
+    _tell(rows, embedded, fold, config, journal)
     return EXIT_DONE
-
-
-def _folds(embedded: Embedded, seed: int) -> Ints:
-    return folds(embedded, fold_count(embedded, "a comparison"), seed)
 
 
 # ---- judgement -----------------------------------------------------------------------------------
@@ -125,17 +124,22 @@ def judge(
 
 
 def _tell(
-    rows: Sequence[dict[str, Any]], embedded: Embedded, n_folds: int, config: Config, journal: Journal
+    rows: Sequence[dict[str, Any]], embedded: Embedded, fold: Ints, config: Config, journal: Journal
 ) -> None:
+    judged, n_folds = fold >= 0, len(np.unique(fold[fold >= 0]))
+    n_sources = len(set(np.asarray(embedded.groups, object)[judged]))
+    few = few_sources(embedded.labels, embedded.groups, embedded.classes, judged)
     for line in table(rows):
         journal.say(f"  {line}")
     best, ties = rows[0], [str(row["candidate"]) for row in rows if row["tie"]]
     head = next(str(row["candidate"]) for row in rows if row["candidate"] in HEADS)
     journal.say(
-        f"by {n_folds}-fold cross-validation over {len(set(embedded.groups)):,} source recordings, test left alone; "
-        f"best: {best['candidate']}"
+        f"by {n_folds}-fold cross-validation, {judged.sum():,} recordings of {n_sources:,} sources judged, test left "
+        f"alone; best: {best['candidate']}"
         + (f"; a tie with it, on these recordings: {', '.join(ties)}" if ties else "")
     )
+    if few:
+        journal.say(f"learnt from, and not judged for want of another source: {listed(few)}")
     flags, gone = run_flags(config, {"model.head": head, "model.freeze": "all-but-head"})
     command = shlex.join(["./entrypoint.sh", "run", *flags])
     what = "it" if best["candidate"] == head else f"the best head, {head}"
@@ -145,6 +149,7 @@ def _tell(
         config.output / "compare.json",
         {
             "best": best["candidate"], "head": head, "ties": ties, "folds": n_folds, "command": command,
+            "recordings": int(judged.sum()), "sources": n_sources, "unjudged": few,
             "rows": list(rows),
         },
     )  # fmt: skip

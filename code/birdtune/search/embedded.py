@@ -6,12 +6,11 @@ Importing this loads TensorFlow.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import StratifiedGroupKFold
 
 from birdtune.config import Config
 from birdtune.dataset.batches import Windows, batch_of
@@ -23,6 +22,7 @@ from birdtune.events import Interrupts, Journal
 from birdtune.learning import build_classifier, load_first_weights
 from birdtune.model import trunks
 from birdtune.model.classifier import Classifier
+from birdtune.results.words import count
 from birdtune.training import devices
 from birdtune.training.feeds import Feed, Frozen, whole
 from birdtune.training.scoring import Scorer, make_scorer
@@ -191,36 +191,81 @@ def embed(
     )
 
 
-def sources_per_class(embedded: Embedded) -> list[int]:
-    """How many source recordings each class has. [C]"""
-    counts = Counter(label for label, _ in set(zip(embedded.labels.tolist(), embedded.groups, strict=True)))
-    return [counts[column] for column in range(len(embedded.classes))]
+def folds(labels: Ints, groups: Sequence[str], seed: int) -> Ints:
+    """The fold of each recording, -1 for those that cannot be judged: no other source has their label. [N]
+
+    No source is in two folds. Those of each class are dealt out in turn, so that classes are alike in all folds, and a
+    class with two has one beside each that is judged.
+    """
+    generator = np.random.default_rng(seed)
+    names, source = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
+    order = generator.permutation(len(names))
+    fold_of = np.full(len(names), -1, np.int64)
+    dealt = 0
+    for label in np.unique(labels):
+        inside = np.zeros(len(names), bool)
+        inside[source[labels == label]] = True
+        for number in order[inside[order]]:
+            if fold_of[number] < 0:
+                fold_of[number] = dealt % MOST_FOLDS
+                dealt += 1
+    found = fold_of[source]
+    for label in np.unique(labels):
+        if len(set(found[labels == label].tolist())) < 2:
+            found[labels == label] = -1
+    return found
 
 
-def fold_count(embedded: Embedded, purpose: str) -> int:
-    """How many folds there can be: as many as the rarest class has sources, and no more than is usual.
+def judgeable(labels: Ints, groups: Sequence[str], seeds: Iterable[int]) -> npt.NDArray[np.bool_]:
+    """Which recordings are judged with whichever of these seeds the folds are dealt: the same for all. [N]"""
+    return np.asarray(np.all([folds(labels, groups, seed) >= 0 for seed in seeds], axis=0))
+
+
+def _sources(labels: Ints, groups: Sequence[str]) -> Counter[int]:
+    """How many source recordings each label has."""
+    return Counter(label for label, _ in set(zip(labels.tolist(), groups, strict=True)))
+
+
+def few_sources(
+    labels: Ints, groups: Sequence[str], classes: Sequence[str], judged: npt.NDArray[np.bool_]
+) -> dict[str, int]:
+    """The classes of which nothing is judged, and how many source recordings each has."""
+    sources = _sources(labels, groups)
+    known = set(labels[judged].tolist())
+    return {name: sources[column] for column, name in enumerate(classes) if column not in known}
+
+
+def listed(few: Mapping[str, int]) -> str:
+    """Classes and how many source recordings each has, in words."""
+    return ", ".join(f"{shown(name)} ({count(n, 'source recording')})" for name, n in few.items())
+
+
+def require_judges(
+    dataset: Dataset, part: Sequence[Recording], seeds: Sequence[int], purpose: str, journal: Journal
+) -> None:
+    """Name the classes that nothing can judge; to be asked before anything is embedded.
 
     Args:
+        part: what is to be embedded.
         purpose: what trains on some and judges by others, for people.
 
     Raises:
-        InputError: a class has one source recording only.
+        InputError: fewer than two classes can be judged.
     """
-    sources = sources_per_class(embedded)
-    if min(sources) < 2:
-        few = embedded.classes[int(np.argmin(sources))]
+    labels = np.array(dataset.labels(list(part)), np.int64)
+    groups = [dataset.places[recording.name].group for recording in part]
+    few = few_sources(labels, groups, dataset.classes, judgeable(labels, groups, seeds))
+    if (n := len(dataset.classes) - len(few)) < 2:
+        everything = [dataset.places[recording.name].group for recording in dataset.recordings]
+        known = _sources(np.array(dataset.labels(dataset.recordings), np.int64), everything)
+        in_test = any(known[column] > 1 for column, name in enumerate(dataset.classes) if name in few)
         raise InputError(
-            f"class {shown(few)}: {min(sources)} source recordings beside the test part; {purpose} trains on one and "
-            "judges by another. Add recordings, or lower --split.test-fraction."
+            f"{purpose} learns from one source recording of a class and judges by another, which takes two classes "
+            f"with two each beside the test part: there {'is one' if n else 'are none'}. Too few have {listed(few)}. "
+            f"Add recordings of other sources{', or lower --split.test-fraction' if in_test else ''}."
         )
-    return min(MOST_FOLDS, *sources)
-
-
-def folds(embedded: Embedded, n_folds: int, seed: int) -> Ints:
-    """The fold of each recording: classes alike in all, no source in two. [N]"""
-    found = np.zeros(len(embedded.labels), np.int64)
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    parts = splitter.split(embedded.labels, embedded.labels, embedded.groups)
-    for fold, (_, judged) in enumerate(parts):
-        found[judged] = fold
-    return found
+    if few:
+        journal.warn(
+            f"not judged: {listed(few)}; judging takes two beside the test part. What is tried learns from them all "
+            "the same, and may take others for them."
+        )

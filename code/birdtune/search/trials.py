@@ -30,7 +30,7 @@ from birdtune.model.classifier import Classifier
 from birdtune.results.scores import pool_mean
 from birdtune.run import Run
 from birdtune.search.candidates import Head, out_of_fold
-from birdtune.search.embedded import Embedded, Floats, Ints, fold_count, folds
+from birdtune.search.embedded import Embedded, Floats, Ints, few_sources, folds, judgeable, listed
 from birdtune.training.checkpoints import State
 from birdtune.training.loop import Loop
 from birdtune.training.scoring import make_scorer
@@ -88,19 +88,25 @@ class OnEmbeddings:
 
     again = 3
 
-    def __init__(self, classifier: Classifier, embedded: Embedded, interrupts: Interrupts) -> None:
+    def __init__(self, classifier: Classifier, embedded: Embedded, interrupts: Interrupts, seed: int) -> None:
         self._classifier, self._embedded, self._interrupts = classifier, embedded, interrupts
-        self.labels, self.groups = embedded.labels, embedded.groups
-        self._n_folds = fold_count(embedded, "tuning")
-        self.how = f"{self._n_folds}-fold cross-validation"
+        labels, groups = embedded.labels, embedded.groups
+        self._judged = judgeable(labels, groups, seeds(seed))
+        self.labels = labels[self._judged]
+        self.groups = tuple(group for group, judged in zip(groups, self._judged, strict=True) if judged)
+        few = few_sources(labels, groups, embedded.classes, self._judged)
+        n_folds = len(np.unique(folds(labels, groups, seed)[self._judged]))
+        self.how = f"{n_folds}-fold cross-validation"
+        if few:
+            self.how += f"; learnt from, and not judged for want of another source: {listed(few)}"
 
     def __call__(
         self, config: Config, name: str, hopeless: Hopeless | None = None, again: int = 0
     ) -> Outcome:
         config = _reseeded(config, again)
-        fold = folds(self._embedded, self._n_folds, config.train.seed)
+        fold = folds(self._embedded.labels, self._embedded.groups, config.train.seed)
         head = Head(config.model.head, self._classifier, self._embedded, config, self._interrupts)
-        return Outcome(out_of_fold(head, fold, len(self._embedded.classes), self._interrupts))
+        return Outcome(out_of_fold(head, fold, len(self._embedded.classes), self._interrupts)[self._judged])
 
     def clear(self, name: str) -> None:
         gc.collect()  # compiled steps refer to themselves
@@ -211,6 +217,11 @@ class _Lesson(Learning):
         part = self.dataset.part("val")
         found, _ = self.score(classifier, make_scorer(classifier), self.windows(part), part)
         return np.asarray(pool_mean(found), np.float64)
+
+
+def seeds(seed: int) -> list[int]:
+    """Those of trials on embeddings: of the trials themselves, and of each time the best is judged anew."""
+    return [(seed + again) % 2**32 for again in range(OnEmbeddings.again + 1)]
 
 
 def _reseeded(config: Config, again: int) -> Config:

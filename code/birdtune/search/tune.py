@@ -43,10 +43,10 @@ from birdtune.results import tune_page, tuned
 from birdtune.results.metrics import Draws
 from birdtune.results.paired import Floats, difference, figures
 from birdtune.results.tuned import Again, Tuned
-from birdtune.search.embedded import embed
+from birdtune.search.embedded import embed, require_judges
 from birdtune.search.space import Space, Value, defaults, effective, run_flags, space_of, with_settings
 from birdtune.search.study import Study, Trial, hopeless_at, importance, propose
-from birdtune.search.trials import Judge, OnEmbeddings, OnTraining
+from birdtune.search.trials import Judge, OnEmbeddings, OnTraining, seeds
 from birdtune.training import devices
 
 _MOST_TOLD = 5
@@ -108,6 +108,7 @@ def _study(config: Config, space: Space, dataset: Dataset, checkpoint: Path | No
     digest = value_sha256(
         {
             "on": config.tune.on,
+            "folds": "dealt",  # otherwise: other recordings are judged, and trials cannot be told apart by it
             "space": [row.row() for row in space.dimensions],
             "rest": runs.fingerprint(config, dataset.digest(), checkpoint),
         }
@@ -137,8 +138,9 @@ def _judge(
     if config.tune.on == "training":
         return OnTraining(study.folder, dataset, store, checkpoint, journal, interrupts)
     part = [*dataset.part("train"), *dataset.part("val")]
+    require_judges(dataset, part, seeds(config.train.seed), "tuning", journal)
     classifier, embedded = embed(config, dataset, store, part, journal, interrupts, what="tuning")
-    return OnEmbeddings(classifier, embedded, interrupts)
+    return OnEmbeddings(classifier, embedded, interrupts, config.train.seed)
 
 
 class _Kept(BaseModel):
@@ -173,7 +175,7 @@ class _Tuning:
         if self._space.left_out:
             told = ", ".join(f"{name} ({why})" for name, why in self._space.left_out.items())
             journal.say(f"  not searched: {told}")
-        journal.say(f"  {self._judge.how}, {len(self._judge.labels):,} recordings; test is left alone")
+        journal.say(f"  {self._judge.how}, {len(self._judge.labels):,} recordings judged; test is left alone")
         if self._study.trials:
             journal.say(f"  going on: {len(self._study.trials):,} trials are done")
 
