@@ -584,10 +584,44 @@ def test_a_silent_window_is_answered_none_and_what_a_file_held_before_it_broke_o
     soundfile.write(broken, np.append(np.tile(sound[: 4 * RATE_HZ], 3), np.nan), RATE_HZ, subtype="FLOAT")
     outcome = predict_files([broken], Ears("a", "b", "c"), tmp_path / "p.csv", window_s=1.0)
     *rows, last = rows_of(tmp_path / "p.csv")
-    assert [row["start_s"] for row in rows] == [f"{second}.0" for second in range(7)]  # of the block before the fault
+    assert [row["start_s"] for row in rows] == [f"{second}.0" for second in range(8)]  # of the block before the fault
     assert last["problem"].startswith("not-finite: ") and (last["start_s"], last["answer"]) == ("", "")
-    assert last["problem"].endswith("; what was heard before 7 s stands")
-    assert (outcome.files, len(outcome.problems)) == (1, 1)
+    assert last["problem"].endswith("; what was heard before 8 s stands")
+    assert (outcome.files, outcome.in_part, outcome.unused) == (1, 1, 0)
+
+
+def test_of_a_silent_file_each_window_is_answered_none_and_it_is_no_problem(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(round(5.5 * RATE_HZ)), RATE_HZ)
+    write_sound(tmp_path / "b.wav", 2.0)
+    files = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    outcome = predict_files(files, Ears("a", "b", "c"), tmp_path / "p.csv", window_s=2.0, thresholds=SURE)
+    *rows, last = rows_of(tmp_path / "p.csv")
+    assert [(row["start_s"], row["end_s"], row["answer"]) for row in rows] == [
+        ("0.0", "2.0", "none"), ("2.0", "4.0", "none"), ("4.0", "5.5", "none"),
+    ]  # fmt: skip
+    assert Path(last["file"]).name == "b.wav" and last["answer"] != "none"
+    assert (outcome.files, outcome.problems, outcome.silent) == (2, (), 0)
+
+
+@pytest.mark.parametrize(("ending", "n"), [("wav", 7), ("aiff", 7), ("flac", 4)])
+def test_of_a_file_that_is_cut_short_the_windows_that_are_there_are_told(tmp_path: Path, ending: str, n: int) -> None:
+    whole = write_sound(tmp_path / "whole.wav", 30.0)
+    samples, rate_hz = soundfile.read(whole)
+    path, cut = tmp_path / f"all.{ending}", tmp_path / f"cut.{ending}"
+    soundfile.write(path, samples, rate_hz)
+    content = path.read_bytes()
+    cut.write_bytes(content[: len(content) // 2])
+    files = [path, cut]
+    outcome = predict_files(files, Ears("a", "b"), tmp_path / "p.csv", window_s=2.0, patches_out=tmp_path / "q.csv")
+    rows = rows_of(tmp_path / "p.csv")
+    told, stands = rows[:15], rows[15:-1]
+    assert len(stands) == n  # of 15 s; of FLAC, the decoder gives nothing of the 8 s in which it fails
+    assert [{**row, "file": ""} for row in stands] == [{**row, "file": ""} for row in told[: len(stands)]]
+    assert rows[-1]["start_s"] == "" and f"before {2 * len(stands)} s stands" in rows[-1]["problem"]
+    assert (outcome.files, outcome.in_part, outcome.unused) == (2, 1, 0)
+    # A whole recording it is not: one row for all of it would be of a part.
+    outcome = predict_files([cut], Ears("a", "b"), tmp_path / "p.csv")
+    assert (outcome.files, outcome.in_part, outcome.unused) == (0, 0, 1)
 
 
 def test_windows_of_a_long_sound_are_written_as_they_come(tmp_path: Path) -> None:
@@ -624,7 +658,7 @@ def test_a_window_of_which_much_would_be_dropped_has_a_better_one_beside_it(
 
 @pytest.mark.parametrize("window_s", [0.0, -5.0, 0.95, math.nan, math.inf])
 def test_a_window_that_cannot_be_is_refused(tmp_path: Path, window_s: float) -> None:
-    with pytest.raises(UsageError, match=r"--window .*: expected at least 0.96 s"):
+    with pytest.raises(UsageError, match=r"--window .*: expected at least 0\.96 s, from one patch to the next\.$"):
         predict_files([write_sound(tmp_path / "a.wav", 1.0)], Ears("a"), tmp_path / "p.csv", window_s=window_s)
 
 

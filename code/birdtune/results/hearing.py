@@ -33,6 +33,7 @@ class Unused(NamedTuple):
     name: str  # as given, or below the folder that was given; safe to show
     problem: str  # a key of recordings.PROBLEMS
     detail: str
+    in_part: bool = False  # what came before it breaks off was heard
 
 
 @dataclass(eq=False)
@@ -119,13 +120,17 @@ class Cutter:
     spec: FrontEnd
     stretch_frames: int | None = None
 
-    def pieces(self, path: Path) -> Iterator[tuple[int, Floats] | SoundFacts]:
-        """First frame and frames [96, 64] of each patch of a file; at last its facts.
+    def pieces(self, path: Path) -> Iterator["_Piece"]:
+        """First frame and frames [96, 64] of each patch of a file; its facts at last.
+
+        Behind each whole stretch, the frame at which it ends.
 
         Raises:
             SoundError: the file cannot be used; some of them only after the last patch.
         """
-        stream = SoundStream(path, resampler=self.resampler, longest_s=self.longest_s)
+        stream = SoundStream(
+            path, resampler=self.resampler, longest_s=self.longest_s, in_pieces=self.stretch_frames is not None
+        )
         try:
             size = self.stretch_frames
             yield from self._patches(stream) if size is None else self._of_stretches(stream, size)
@@ -150,7 +155,7 @@ class Cutter:
             passed = min(first - start, len(waiting))
             waiting, start = waiting[passed:], start + passed
 
-    def _of_stretches(self, stream: SoundStream, size: int) -> Iterator[tuple[int, Floats]]:
+    def _of_stretches(self, stream: SoundStream, size: int) -> Iterator[tuple[int, Floats] | int]:
         """As `_patches`; a last stretch shorter than a patch is left out, unless it is the only one."""
         spec, source = self.spec, _Source(stream)
         # Where a tail is dropped: not a last patch for want of the 15 ms by which its last frame reaches further.
@@ -160,6 +165,11 @@ class Cutter:
             for first, patch in self._patches(source.blocks(size * spec.hop, reach)):
                 yield begin + first, patch
             begin += size
+            yield begin
+
+
+# First frame and frames of a patch; at which frame a stretch ends; the facts of a file.
+_Piece = tuple[int, Floats] | int | SoundFacts
 
 
 class _Source:
@@ -230,7 +240,7 @@ def hear(
 
 def _feed(
     name: str,
-    pieces: Iterable[tuple[int, Floats] | SoundFacts],
+    pieces: Iterable[_Piece],
     batches: _Batches,
     queue: deque[_Sound],
     cutter: Cutter,
@@ -238,28 +248,39 @@ def _feed(
     """Put the patches of a file into batches, and its stretches into the queue; pauses when the model was run."""
     sound = _Sound(name)
     queue.append(sound)
+    begin, wrong = 0, None
     try:
         for piece in pieces:
             if isinstance(piece, SoundFacts):
                 sound.duration_s = piece.duration_s
                 continue
+            if isinstance(piece, int):
+                sound.ended, begin = True, piece
+                continue
             first, patch = piece
-            if cutter.stretch_frames is not None and first >= sound.begin + cutter.stretch_frames:
-                sound.ended = True
-                sound = _Sound(name, first // cutter.stretch_frames * cutter.stretch_frames)
+            if sound.ended:
+                sound = _Sound(name, begin)
                 queue.append(sound)
             sound.first_frames.append(first)
             if batches.add(sound, patch):
                 yield
     except SoundError as fault:
-        sound.problem = Unused(name, fault.problem, str(fault))
+        wrong = (fault.problem, str(fault))
     except Crashed:
-        found = crashed()
-        sound.problem = Unused(name, found.problem, found.detail)
-    if sound.problem is not None and sound.begin:
-        stands = f"{sound.problem.detail}; what was heard before {sound.begin / cutter.spec.frames_per_s:g} s stands"
-        sound.problem = sound.problem._replace(detail=stands)
+        wrong = (crashed().problem, crashed().detail)
+    if wrong is not None:
+        if sound.ended:  # it ended before, and stands
+            sound = _Sound(name, begin)
+            queue.append(sound)
+        sound.problem = _problem(sound, *wrong, cutter.spec)
     sound.ended = True
+
+
+def _problem(sound: _Sound, problem: str, detail: str, spec: FrontEnd) -> Unused:
+    if not sound.begin:
+        return Unused(sound.name, problem, detail)
+    detail += f"; what was heard before {sound.begin / spec.frames_per_s:g} s stands"
+    return Unused(sound.name, problem, detail, in_part=True)
 
 
 def _done(queue: deque[_Sound], spec: FrontEnd) -> Iterator[Heard | Unused]:

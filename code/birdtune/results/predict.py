@@ -40,10 +40,21 @@ _MOST_DROPPED = 0.1
 class Outcome:
     """What came of some files."""
 
-    files: int  # used
+    files: int  # used, as far as they go
     patches: int
-    problems: tuple[Unused, ...]
+    problems: tuple[Unused, ...]  # of files that were not used, not to their end, or that are silent
     long: int = 0  # of the files, those with one row that are `LONG` times longer than what the model was judged by
+    silent: int = 0  # without a patch heard, and answered all the same: there is nothing in them
+
+    @property
+    def in_part(self) -> int:
+        """Of the files used, those that break off."""
+        return sum(problem.in_part for problem in self.problems)
+
+    @property
+    def unused(self) -> int:
+        """Files of which nothing is known."""
+        return len(self.problems) - self.in_part - self.silent
 
 
 def _check_arguments(resampler: str, hop_frames: int | None, batch_size: int) -> None:
@@ -163,8 +174,9 @@ def predict_files(
 
 
 def _window_frames(window_s: float, spec: FrontEnd) -> int:
+    # A patch is 15 ms longer (`patch_samples`): its last frame reaches beyond the window, as into the next patch.
     if not spec.patch_s <= window_s < math.inf:
-        raise UsageError(f"--window {window_s:g}: expected at least {spec.patch_s:g} s, the length of a patch.")
+        raise UsageError(f"--window {window_s:g}: expected at least {spec.patch_s:g} s, from one patch to the next.")
     return round(window_s * spec.frames_per_s)
 
 
@@ -200,4 +212,5 @@ def _write(
             n_files += item.begin_s == 0
             n_patches += len(item.start_s)
             n_long += item.duration_s > longest_s
-    return Outcome(n_files, n_patches, tuple(problems), n_long)
+    silent = sum(problem.problem == "silent" for problem in problems)
+    return Outcome(n_files, n_patches, tuple(problems), n_long, silent)

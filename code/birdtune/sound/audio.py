@@ -126,16 +126,21 @@ class SoundStream:
         path: the file.
         resampler: "soxr" (HQ; the default) or "resampy" (kaiser_best, what the published VGGish used).
         longest_s: seconds above which the file is refused before it is read.
+        in_pieces: for who judges pieces, not the whole: of a file whose header promises more than is there, give what
+            is there, and refuse it then; and do not refuse silence.
 
     Raises:
         SoundError: with the problem "vanished", "storage-failed", "unreadable", "empty", "not-audio", "corrupt",
             "truncated", "silent", "too-long" or "not-finite"; some only when the last block has been asked for.
     """
 
-    def __init__(self, path: Path, *, resampler: str = "soxr", longest_s: float = math.inf) -> None:
+    def __init__(
+        self, path: Path, *, resampler: str = "soxr", longest_s: float = math.inf, in_pieces: bool = False
+    ) -> None:
         self.path = path
         self.resampler = resampler
         self.longest_s = longest_s
+        self.in_pieces = in_pieces
         self.facts: SoundFacts | None = None
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
@@ -150,7 +155,9 @@ class SoundStream:
 
     def _blocks(self) -> Iterator[npt.NDArray[np.float32]]:
         with _open(self.path) as file:
-            _check_header(self.path, file, self.longest_s)
+            cut = _check_header(self.path, file, self.longest_s)
+            if cut is not None and not self.in_pieces:
+                raise cut  # without reading gigabytes of what will not be used
             source = _Source(file, self.longest_s)
             resample = _resample_soxr if self.resampler == "soxr" else _resample_resampy
             n_samples = 0
@@ -164,8 +171,10 @@ class SoundStream:
                 yield block
             if file.format == "OGG":
                 _check_ogg(self.path, file.samplerate, source.frames_read)
+            if cut is not None:
+                raise cut
             source.check_whole()
-            if source.peak_db < SILENCE_DB:
+            if source.peak_db < SILENCE_DB and not self.in_pieces:
                 raise SoundError("silent", _silence(source.peak_db))
             self.facts = SoundFacts(
                 rate_hz=file.samplerate,
@@ -324,20 +333,24 @@ def _reason(fault: Exception) -> str:
     return shown(text.strip().rstrip(".")) or "unknown error"
 
 
-def _check_header(path: Path, file: _Decoder, longest_s: float) -> None:
+def _check_header(path: Path, file: _Decoder, longest_s: float) -> SoundError | None:
+    """Refuse what cannot be used at all; what is to be said of a file that is cut short."""
     if not _LOWEST_RATE_HZ <= file.samplerate <= _HIGHEST_RATE_HZ:
         raise SoundError("corrupt", f"its header says {file.samplerate} samples a second")
     cut = _SHORT_DATA.search(file.extra_info)
+    short = None
     if cut and int(cut[1]) > int(cut[2]) and int(cut[1]) not in _UNKNOWN_LENGTHS:
-        raise SoundError(
-            "truncated", f"its header promises {int(cut[1]):,} bytes of sound, {int(cut[2]):,} are there"
-        )
+        detail = f"its header promises {int(cut[1]):,} bytes of sound, {int(cut[2]):,} are there"
+        short = SoundError("truncated", detail)
     if file.frames <= 0:
+        if short is not None:
+            raise short
         if file.format == "OGG":
             _check_ogg(path, file.samplerate)
         size = path.stat().st_size
         raise SoundError("empty", f"its header says that no samples follow, in a file of {size:,} bytes")
     _check_length((file.promised or 0) / file.samplerate, longest_s)
+    return short
 
 
 def _check_length(length_s: float, longest_s: float) -> None:
