@@ -331,7 +331,7 @@ def test_checkpoints_that_are_none_or_of_another_network_are_named(capsys: Captu
         ("input", "holds no TensorFlow checkpoint"),
     ):
         (line,) = wrongs(capsys, "--model.checkpoint", name)
-        assert line.startswith(f"{name}: ")
+        assert line.startswith(f"--model.checkpoint {name}: ")
         assert said in line
     assert "resnet/conv1/kernel" in wrongs(capsys, "--model.checkpoint", "other.ckpt")[0]
 

@@ -297,6 +297,21 @@ def test_each_fault_ends_with_its_code_and_one_line(
     assert capsys.readouterr().err == line
 
 
+@pytest.mark.parametrize(("command", "function"), [("predict", "_scorer"), ("embed", "_embedder")])
+def test_where_nothing_is_kept_nobody_is_told_to_continue(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, function: str
+) -> None:
+    from birdtune import apply
+
+    def stop(*_: object) -> None:
+        raise Interrupted(2)
+
+    monkeypatch.setattr(apply, function, stop)
+    out = tmp_path / "x.out"
+    assert cli.main([command, "a.wav", "--model", "m", "--out", str(out)]) == 130
+    assert capsys.readouterr().err == f"birdtune: stopped by SIGINT; {out} was not written, and nothing is kept\n"
+
+
 def test_a_defect_shows_its_traceback_and_owns_up(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> int:
         raise KeyError("of our making")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.config import Config
-from birdtune.errors import EXIT_DONE, InputError, shown
+from birdtune.errors import EXIT_DONE, InputError, naming, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.learning import build_classifier
 from birdtune.model import classifier as classifiers
@@ -54,7 +54,8 @@ def predict(
     """
     devices.prepare_devices()
     place = source or _newest_exported(config)
-    model = _scorer(place)
+    with naming("--model" if source is not None else None):
+        model = _scorer(place)
     journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
     exported = model if isinstance(model, ExportedModel) else None
     usual_s = None if exported is None else exported.usual_s
@@ -109,7 +110,8 @@ def embed(
     """
     devices.prepare_devices()
     place = source or _newest_exported(config)
-    function, front_end = _embedder(config, place)
+    with naming("--model" if source is not None else None):
+        function, front_end = _embedder(config, place)
     journal.say(f"embed: {shown(place)}")
     outcome = embed_files(
         files,
@@ -126,12 +128,19 @@ def embed(
 
 
 def _tell(outcome: Outcome, out: Path, journal: Journal) -> int:
+    """Say what came of the files: those used, the silent and those not used are as many as were given."""
     for problem in outcome.problems:
-        journal.say(f"  not used: {problem.name}: {problem.problem}, {problem.detail}")
+        kind = "used in part" if problem.in_part else "not used"
+        if outcome.silent and problem.problem == "silent":
+            kind = "nothing to hear"
+        journal.say(f"  {kind}: {problem.name}: {problem.problem}, {problem.detail}")
     journal.say(
-        f"{shown(out)}: {outcome.patches:,} patches of {outcome.files:,} files, {len(outcome.problems):,} not used"
+        f"{shown(out)}: {outcome.patches:,} patches of {outcome.files:,} files"
+        + (f" ({outcome.in_part:,} of them in part)" if outcome.in_part else "")
+        + (f", {outcome.silent:,} silent" if outcome.silent else "")
+        + f", {outcome.unused:,} not used"
     )
-    if not outcome.files:
+    if not outcome.files + outcome.silent:
         raise InputError("None of the files could be used; the reasons stand above.")
     return EXIT_DONE
 

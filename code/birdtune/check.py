@@ -33,6 +33,7 @@ from birdtune.errors import (
     BusyError,
     InputError,
     PassingError,
+    naming,
     shown,
 )
 from birdtune.events import Interrupts, Journal, duration
@@ -211,7 +212,8 @@ def verify_checkpoint(config: Config, *, remember: bool) -> Path | None:
     if remember and stamp["files"] and read_json(remembered) == stamp:
         return path
     trunk = trunks.TRUNKS[config.model.backbone]
-    check_variables(trunks.read_weights(trunk, path), trunk.variables(), source=shown(path))
+    with naming("--model.checkpoint" if config.model.checkpoint is not None else None):
+        check_variables(trunks.read_weights(trunk, path), trunk.variables(), source=shown(path))
     if remember:
         make_folder(remembered.parent)
         write_json(remembered, stamp)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import textwrap
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -223,20 +223,34 @@ def _predict(config: Config, options: argparse.Namespace, journal: Journal, inte
         require_place(options.patches, "--patches")
         if os.path.realpath(options.patches) == os.path.realpath(options.out):
             raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
-    load_tensorflow()
-    from birdtune.apply import predict
+    with _whole_or_nothing(options.out, interrupts):
+        load_tensorflow()
+        from birdtune.apply import predict
 
-    return predict(
-        config, options.model, options.files, options.out, options.patches, journal, interrupts, options.window
-    )
+        return predict(
+            config, options.model, options.files, options.out, options.patches, journal, interrupts, options.window
+        )
 
 
 def _embed(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
     require_place(options.out, "--out")
-    load_tensorflow()
-    from birdtune.apply import embed
+    with _whole_or_nothing(options.out, interrupts):
+        load_tensorflow()
+        from birdtune.apply import embed
 
-    return embed(config, options.model, options.files, options.out, journal, interrupts)
+        return embed(config, options.model, options.files, options.out, journal, interrupts)
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(out: Path, interrupts: Interrupts) -> Iterator[None]:
+    """What is stopped in here has kept nothing to continue with, and says so."""
+    try:
+        yield
+    except (Exception, Interrupted) as caught:
+        fault = interrupts.unmasked(caught)
+        if isinstance(fault, Interrupted):
+            raise Interrupted(fault.signum, f"{shown(out)} was not written, and nothing is kept") from caught
+        raise
 
 
 def _augment(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:

@@ -16,8 +16,10 @@ and our own part ways in one place: `cli.main` prints the message of a BirdtuneE
 and a traceback for anything else.
 """
 
+import contextlib
 import signal
 import unicodedata
+from collections.abc import Iterator
 
 EXIT_DONE = 0
 EXIT_DEFECT = 1
@@ -50,6 +52,17 @@ class SettingsError(InputError):
 
 class CheckpointError(InputError):
     """A checkpoint is missing, damaged, or belongs to another network."""
+
+
+@contextlib.contextmanager
+def naming(setting: str | None) -> Iterator[None]:
+    """Put the flag that named a checkpoint before what is wrong with it; None: nobody named it."""
+    try:
+        yield
+    except CheckpointError as fault:
+        if setting is None:
+            raise
+        raise CheckpointError(f"{setting} {fault}") from fault
 
 
 class DivergedError(InputError):
@@ -87,10 +100,12 @@ class Interrupted(BaseException):
 
     Args:
         signum: the signal, `signal.SIGTERM` (exit 143) or `signal.SIGINT` (exit 130).
+        then: what is to be known now.
     """
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; run again to continue")
+    def __init__(self, signum: int, then: str = "run again to continue") -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {then}")
+        self.signum = signum
         self.exit_code = 128 + signum
 
 
