@@ -10,6 +10,7 @@ matplotlib is given words of our own only, because it would read a class named $
 """
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from birdtune.errors import shown
 from birdtune.sound.logmel import VGGISH, mel_from_hz
 
+_MOST_TICKS = 5  # of a logarithmic axis
 # Stand-in colour → CSS variable. Black is what matplotlib takes where nobody says a colour.
 INK, SOFT, LINE, ACCENT, SECOND, PAPER = (f"#0a0b0{k}" for k in range(1, 7))
 _VARIABLES = {
@@ -225,6 +227,17 @@ def tuning_history(trials: Sequence[Mapping[str, Any]]) -> Markup:
         return _svg(figure, "Score of each trial; the figures stand in the table below")
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Two to five round numbers within a range above 0, or its ends where it holds fewer."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        found = [factor * 10.0**power for power in decades for factor in factors]
+        found = [value for value in found if low * 0.999 <= value <= high * 1.001]
+        if len(found) <= _MOST_TICKS:
+            break
+    return found[:: -(-len(found) // _MOST_TICKS)] if len(found) > 1 else sorted({low, high})
+
+
 def tuned_setting(pairs: Sequence[tuple[Any, float]], name: str, *, log: bool) -> Markup:
     """The scores of all trials against one of the settings.
 
@@ -243,6 +256,8 @@ def tuned_setting(pairs: Sequence[tuple[Any, float]], name: str, *, log: bool) -
             axes.set_xlim(-0.5, len(names) - 0.5)
         elif log:
             axes.set_xscale("log")
+            ticks = log_ticks(min(at), max(at))
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(name, loc="left", fontsize=9, color=SOFT)
         axes.set_ylabel("score")

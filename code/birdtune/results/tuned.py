@@ -113,6 +113,11 @@ def advice(found: Tuned) -> str:
         return "keep your settings; to train with them"
     if keeps(found):
         return f"keep your settings; to try those of trial {from_one(found.best)} all the same"
+    if found.again is not None and not found.again.is_better:
+        return (
+            "nothing found is clearly better, so keep your settings; "
+            f"to try those of trial {from_one(found.best)}, which did best"
+        )
     return "to train with the best settings"
 
 
@@ -124,12 +129,11 @@ def fragment(found: Tuned) -> str:
         tree.setdefault(section, {})[key] = value
     if not tree:
         return "# the defaults did best\n"
-    behind = keeps(found) and found.best != 0
-    remark = (
-        "# keep your settings: judged anew, these were no better; to try them all the same:\n"
-        if behind
-        else ""
-    )
+    remark = ""
+    if found.best != 0 and keeps(found):
+        remark = "# keep your settings: judged anew, these were no better; to try them all the same:\n"
+    elif found.best != 0 and found.again is not None and not found.again.is_better:
+        remark = "# keep your settings: judged anew, these were not clearly better; to try them:\n"
     return remark + yaml.safe_dump(tree, sort_keys=False)
 
 
