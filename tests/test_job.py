@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from makers import StopAt
 
-from birdtune import apply, configure, job
+from birdtune import apply, cli, configure, job
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, DivergedError, InputError, Interrupted
 from birdtune.events import Interrupts, Journal
@@ -397,12 +397,29 @@ def test_a_fault_is_in_run_json(tmp_path: Path) -> None:
 def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "predictions.csv"
     owl, broken = data / "Bubo_bubo" / "Bubo_bubo-1000_0.wav", data / "Apus_apus" / "cut.wav"
-    assert apply.predict(settings(data, done), None, [broken, owl], out, None, Journal(), Interrupts()) == 0
+    silent = tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(32_000), 16_000)
+    given = [broken, owl, silent]
+    assert apply.predict(settings(data, done), None, given, out, None, Journal(), Interrupts()) == 0
     rows = read_csv(out)
     assert [(row["file"], row["class"], row["problem"].split(":")[0]) for row in rows] == [
-        (str(broken), "", "not-audio"), (str(owl), "Bubo_bubo", ""),
+        (str(broken), "", "not-audio"), (str(owl), "Bubo_bubo", ""), (str(silent), "", "silent"),
     ]  # fmt: skip
-    assert "--window" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--window" not in said
+    # Each file that was given is counted once.
+    assert f"{out}: 2 patches of 1 files, 1 silent, 1 not used" in said
+    assert f"  not used: {broken}: not-audio" in said and f"  nothing to hear: {silent}: silent" in said
+    assert rows[2]["answer"] == "none"
+    (tmp_path / "cut.wav").write_bytes(owl.read_bytes()[:50_000])
+    given = [broken, tmp_path / "cut.wav", owl]
+    assert apply.predict(settings(data, done), None, given, out, None, Journal(), Interrupts(), window_s=0.96) == 0
+    said = capsys.readouterr().out
+    assert "patches of 2 files (1 of them in part), 1 not used" in said and "  used in part: " in said
+    # Of what is silent the answer is known: nothing is wrong.
+    assert apply.predict(settings(data, done), None, [silent], out, None, Journal(), Interrupts()) == 0
+    with pytest.raises(InputError, match="None of the files"):
+        apply.embed(settings(data, done), None, [silent], tmp_path / "x.npz", Journal(), Interrupts())
 
 
 def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for_one_row_hears_of_them(
@@ -454,6 +471,19 @@ def test_embeddings_of_a_checkpoint_of_our_own_are_those_of_its_model(
         apply.embed(chosen, source, files, tmp_path / out, Journal(quiet=True), Interrupts())
     with np.load(tmp_path / "model.npz") as model, np.load(tmp_path / "own.npz") as checkpoint:
         np.testing.assert_allclose(model["embeddings"], checkpoint["embeddings"], atol=1e-4)
+
+
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_a_model_that_is_none_is_told_by_the_name_of_its_flag(
+    data: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "model.json").write_text("{}")
+    for name in ("nowhere", "damaged"):
+        given = [command, str(data), "--model", name, "--output", str(done), "--out", "x.out"]
+        assert cli.main(given) == 42
+        assert capsys.readouterr().err.startswith(f"birdtune: error: --model {name}: ")
 
 
 def test_nothing_but_broken_files_is_an_error(data: Path, done: Path, tmp_path: Path) -> None:
