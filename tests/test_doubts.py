@@ -1,11 +1,17 @@
 """birdtune.results.doubts and verdict: what speaks against a model, from made figures."""
 
 import itertools
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from birdtune import facts
+from birdtune.config import AugmentSettings, Config
+from birdtune.dataset import augment
+from birdtune.files import write_json
 from birdtune.results import doubts
 from birdtune.results.doubts import MILD, STRONG, Doubt, of_training, while_training
 from birdtune.results.metrics import chance_ap, judge
@@ -284,6 +290,26 @@ def test_made_noise_that_a_recording_of_would_be_answered_is_doubted_and_its_pat
     assert doubt.text == "Made noise is answered with a class: white noise (Class_b, 98 % sure)."
     assert "input/background/" in doubt.advice and "--evaluate.false-alarms-per-hour" in doubt.advice
     assert verdict(good, [doubt]).level == "good"
+
+
+def test_where_nothing_was_learnt_augmentation_is_blamed_first_and_only_there(tmp_path: Path) -> None:
+    strong = augment.spoken(AugmentSettings(gain_db=60, pink_noise=1, time_mask=95))
+    assert strong == ["--augment.pink-noise 1", "--augment.gain-db 60", "--augment.time-mask 95"]
+    good = {"test": judged(TRUE, GOOD, slices=2)}
+    assert all_doubts(trained(2.0, 1.0, augmented=strong), good) == []
+    stuck = (2.327, 2.327, 2.327, 2.327)
+    assert all_doubts(trained(*stuck), good)[0].code == "loss-never-moved"
+    first, *others = all_doubts(trained(*stuck, augmented=strong), good)
+    assert (first.code, first.severity) == ("augmented", STRONG)
+    assert f"augmentation was on: {', '.join(strong)}." in first.text and "Leave it out first" in first.advice
+    assert others == all_doubts(trained(*stuck), good)
+    figures = {"test": judged(TRUE, [0] * len(TRUE), slices=2)}  # one answer for all
+    assert all_doubts(trained(2.0, 1.0, augmented=strong), figures)[0].code == "augmented"
+
+    write_json(tmp_path / facts.HISTORY_NAME, trained(*stuck))
+    config = Config.model_validate({"augment": {"gain_db": 60}, "evaluate": {"suspects": False}})
+    found, _ = facts.judgement(SimpleNamespace(logs=tmp_path, config=config), good)  # type: ignore[arg-type]
+    assert found[0].code == "augmented" and "--augment.gain-db 60" in found[0].text
 
 
 def test_labels_that_may_be_wrong_are_doubted_where_they_are_more_than_a_few_or_sit_in_the_test() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import birdtune
+from birdtune.dataset import augment
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import PROBLEM_COLUMNS
@@ -110,7 +111,8 @@ def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdic
     """What speaks against the run's model, and how far to trust it; `figures`: of metrics.json."""
     parts = {name: figures.get(name) for name in ("val", "test")}
     noise = figures.get("false_alarms", {}).get("noise", [])
-    found = all_doubts(_trained(run), parts, figures.get("from_version"), noise, _suspects(run))
+    trained = {**_trained(run), "augmented": augment.spoken(run.config.augment)}
+    found = all_doubts(trained, parts, figures.get("from_version"), noise, _suspects(run))
     return found, verdict(parts, found)
 
 

@@ -63,6 +63,11 @@ def active(settings: AugmentSettings) -> list[str]:
     return [name for name in NAMES if getattr(settings, name)]
 
 
+def spoken(settings: AugmentSettings) -> list[str]:
+    """What is on, as it would be typed."""
+    return [f"--augment.{name.replace('_', '-')} {getattr(settings, name):g}" for name in active(settings)]
+
+
 def background_columns(classes: tuple[str, ...], background: tuple[str, ...]) -> tuple[int, ...]:
     """Columns of the classes that are background."""
     return tuple(classes.index(name) for name in background)

@@ -31,6 +31,7 @@ CODES: Mapping[str, str] = {
     "nothing-learnt": "the training loss moved, but not below that of an answer that does not listen",
     "loss-rose": "the training loss went up again",
     "overfitting": "validation got worse while the training loss fell",
+    "augmented": "nothing useful was learnt, and augmentation was on",
     "nothing-measured": "there are neither test nor validation recordings",
     "no-test": "the figures come from the validation recordings that chose the model",
     "not-above-baseline": "accuracy is not above the majority baseline by more than its interval",

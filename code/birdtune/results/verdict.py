@@ -21,6 +21,8 @@ WIDE_INTERVAL = 0.2
 # Labels to check: this share of those that were judged, or so many of test, is a doubt; fewer than so many never are.
 # Right labels come as one or two in 400 (ESC-10).
 _SUSPECT_SHARE, _FEW_SUSPECTS = 0.01, 3
+# Of doubts, those that say that nothing useful was learnt.
+_UNLEARNT = ("loss-never-moved", "nothing-learnt", "not-above-baseline", "not-above-chance", "collapsed")
 # Collapsed: this share of the answers is a third of the classes that make up as much of the recordings, or fewer.
 _COLLAPSED_SHARE, _COLLAPSED_TO = 0.9, 3
 
@@ -44,14 +46,27 @@ def all_doubts(
     """Everything that speaks against a model: strong doubts first, causes before what comes of them.
 
     Args:
-        trained: as `doubts.of_training`; figures: as `of_scores`; succession: as `succession.of_succession`;
-            noise: as `of_noise`; suspects: as `of_labels`.
+        trained: as `doubts.of_training`, with `augmented` (what is done to patches, in words); figures: as
+            `of_scores`; succession: as `succession.of_succession`; noise: as `of_noise`; suspects: as `of_labels`.
     """
     of_weights = of_training(trained)
     told = {doubt.code for doubt in of_weights}
     found = [*of_weights, *(doubt for doubt in of_scores(figures) if doubt.code not in told)]
     found += [*of_labels(suspects), *of_noise(noise), *of_succession(succession)]
-    return sorted(found, key=lambda doubt: doubt.severity != STRONG)
+    ordered = sorted(found, key=lambda doubt: doubt.severity != STRONG)
+    return [*_augmented(ordered, trained.get("augmented") or []), *ordered]
+
+
+def _augmented(found: Sequence[Doubt], settings: Sequence[str]) -> Iterator[Doubt]:
+    """What may have spoilt the patches, before all that may be wrong with labels and learning rate."""
+    if settings and any(doubt.code in _UNLEARNT and doubt.severity == STRONG for doubt in found):
+        yield Doubt(
+            "augmented",
+            STRONG,
+            f"Nothing useful was learnt, and augmentation was on: {some(settings, len(settings))}.",
+            "Leave it out first, before anything that is advised below. Where that helps, turn one after another on "
+            "again, weaker: `augment` draws what is left of the patches.",
+        )
 
 
 def verdict(figures: Mapping[str, Row | None], doubts: Sequence[Doubt]) -> Verdict:
