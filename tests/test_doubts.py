@@ -255,6 +255,22 @@ def test_classes_never_predicted_and_never_right_are_named_with_their_recordings
     assert {doubt.severity for doubt in found.values()} == {MILD}
 
 
+def test_recordings_that_go_to_a_class_that_was_not_taught_are_told_with_it_and_not_as_too_few() -> None:
+    said = [{3: 9}.get(label, label) for label in TRUE]
+    figures = judged(TRUE, said)
+    assert codes(of_scores({"val": None, "test": figures})) == {"never-predicted": MILD}
+    figures["per_class"][9]["train_recordings"] = 0
+    (found,) = of_scores({"val": None, "test": figures})
+    assert (found.code, found.severity) == ("taken-by-untaught", STRONG)
+    assert "10 of 10 recordings of Class_d as Class_j." in found.text and "Put the recordings back" in found.advice
+    # Its own recordings are rightly its; and half of a class's are not most.
+    assert "Class_j as" not in found.text
+    half = [9 if label == 3 and k < 50 else label for k, label in enumerate(TRUE)]
+    figures = judged(TRUE, half)
+    figures["per_class"][9]["train_recordings"] = 0
+    assert "taken-by-untaught" not in codes(of_scores({"val": None, "test": figures}))
+
+
 def test_a_test_of_few_sources_and_classes_of_one_source_are_mild_and_make_the_verdict_fair() -> None:
     few = judged(TRUE, GOOD, slices=10)
     figures = {"val": None, "test": few}

@@ -161,6 +161,14 @@ def page_of(facts: ReportFacts, folder: Path) -> Page:
     return Page(path.read_text("utf-8"))
 
 
+def test_the_title_counts_only_classes_that_were_taught(tmp_path: Path) -> None:
+    facts = make_facts()
+    rows = [{**row, "train": 0} if place == 1 else row for place, row in enumerate(facts.class_rows)]
+    n = sum(row["train"] for row in rows)
+    text = page_of(dataclasses.replace(facts, class_rows=rows), tmp_path).text
+    assert f"Trained on {n} recordings of 3 classes" in text
+
+
 def test_the_first_screen_says_what_how_well_and_against_what(tmp_path: Path) -> None:
     text = page_of(make_facts(), tmp_path).text
     assert "Trained on 120 recordings of 4 classes, tested by 100 it had never heard" in text

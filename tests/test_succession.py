@@ -9,6 +9,7 @@ from makers import recording
 
 from birdtune.config import TrainSettings
 from birdtune.dataset import columns
+from birdtune.dataset.batches import Batch
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.split import Place
 from birdtune.model import classifier as classifiers
@@ -242,6 +243,24 @@ def test_a_class_without_training_recordings_is_not_taught() -> None:
     assert any("without training recordings now: B." in notice for notice in kept.notices)
 
 
+def test_recordings_of_an_old_class_that_stand_under_a_new_name_are_told_by_name() -> None:
+    found = dataset("Cock/1.wav", "Cock/2.wav", "Hen/3.wav", "Apus/4.wav", "Bubo/5.wav")
+    content = {one.name: one.content for one in found.recordings}
+    learnt = {content[name]: "Rooster" for name in ("Cock/1.wav", "Cock/2.wav", "Hen/3.wav")} | {"gone": "Rooster"}
+    # Corrected labels of a class that is still taught are no renamed folder.
+    learnt |= {content["Apus/4.wav"]: "Bubo", content["Bubo/5.wav"]: "Bubo"}
+    kept = columns.keep(found, ("Bubo", "Rooster"), {}, "background", "version 1", learnt=learnt)
+    (row_of,) = columns.moved(kept, learnt)
+    assert row_of == {"class": "Rooster", "recordings": 4, "now": {"Cock": 2, "Hen": 1}}
+    (notice,) = (notice for notice in kept.notices if notice.startswith("Recordings of Rooster are now in"))
+    assert "now in Cock (2 of 4), Hen (1 of 4). Its column is never the right answer" in notice
+    (doubt,) = succession.of_succession(row(None, moved=[row_of]))
+    assert (doubt.code, doubt.severity) == ("old-class-moved", STRONG)
+    assert "Cock (2 of 4), Hen (1 of 4)" in doubt.text and "give it its old name" in doubt.advice
+    assert columns.moved(kept, learnt | {f"gone {n}": "Rooster" for n in range(3)}) == []  # 3 of 7
+    assert columns.moved(kept, {}) == []
+
+
 # ---- weights and loss ---------------------------------------------------------------------------
 
 
@@ -268,34 +287,56 @@ class MadeBatches:
     """Stands where batches come from; nothing is asked of it."""
 
 
+def gradients(
+    scores: str, classes: tuple[str, ...], untaught: tuple[int, ...], labels: Any, head: str = "linear",
+    bias_of_b: float = 1.0,
+) -> Any:  # fmt: skip
+    """Loss, weight and gradients of the head's logits, of four columns or all but B."""
+    classifier = classifiers.build(
+        backbone="vggish-small", head=head, scores=scores, hidden_units=3, embedding_activation="relu",
+        freeze="all-but-head", classes=classes, precision="float32", seed=1,
+    )  # fmt: skip
+    kernel = np.random.default_rng(0).normal(0, 0.1, (128, 4)).astype(np.float32)
+    bias = np.array([0, bias_of_b, 2, 3], np.float32)
+    taken = [0, 1, 2, 3] if len(classes) == 4 else [0, 2, 3]
+    for variable, array in zip(classifier.head.variables, (kernel, bias), strict=True):
+        variable.assign(array[..., taken])
+    settings = TrainSettings(jit=False, label_smoothing=0.1)
+    step = StepSettings(0.0, np.ones(len(classes), np.float32), "float32", untaught)
+    trainer = Trainer(classifier, settings, step, feeds.whole(classifier, MadeBatches()))  # type: ignore[arg-type]
+    patches = np.random.default_rng(1).normal(-3, 1, (4, 96, 64)).astype(np.float16)
+    if head == "linear":
+        batch = Batch(patches, labels, np.ones(4, np.float32), np.arange(4))
+    else:
+        inside = np.ones((2, 2), np.bool_)
+        batch = Batch(patches, labels[:2], np.ones(2, np.float32), np.arange(2), inside)
+    loss, weight, found = trainer.gradients(batch, 0)
+    return float(loss), float(weight), *(np.asarray(gradient) for gradient in found[:2])
+
+
+COLUMNS_OF = np.array([0, 2, 3, 3], np.int32)
+SHARES = np.eye(4, dtype=np.float32)[COLUMNS_OF] * 0.7 + np.eye(4, dtype=np.float32)[[2, 0, 0, 2]] * 0.3
+
+
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("mixed", [False, True])
-def test_a_column_that_is_not_taught_has_neither_loss_nor_gradient(scores: str, mixed: bool) -> None:
-    def gradients(classes: tuple[str, ...], untaught: tuple[int, ...], labels: Any) -> Any:
-        classifier = classifiers.build(
-            backbone="vggish-small", head="linear", scores=scores, hidden_units=0, embedding_activation="relu",
-            freeze="all-but-head", classes=classes, precision="float32", seed=1,
-        )  # fmt: skip
-        head = np.random.default_rng(0).normal(0, 0.1, (128, 4)).astype(np.float32)
-        bias = np.arange(4, dtype=np.float32)
-        taken = [0, 1, 2, 3] if len(classes) == 4 else [0, 2, 3]
-        for variable, array in zip(classifier.head.variables, (head, bias), strict=True):
-            variable.assign(array[..., taken])
-        settings = TrainSettings(jit=False, label_smoothing=0.1)
-        step = StepSettings(0.0, np.ones(len(classes), np.float32), "float32", untaught)
-        trainer = Trainer(classifier, settings, step, feeds.whole(classifier, MadeBatches()))  # type: ignore[arg-type]
-        from birdtune.dataset.batches import Batch
-
-        patches = np.random.default_rng(1).normal(-3, 1, (4, 96, 64)).astype(np.float16)
-        return trainer.gradients(Batch(patches, labels, np.ones(4, np.float32), np.arange(4)), 0)
-
-    columns_of = np.array([0, 2, 3, 3], np.int32)
-    shares = np.eye(4, dtype=np.float32)[columns_of] * 0.7 + np.eye(4, dtype=np.float32)[[2, 0, 0, 2]] * 0.3
-    labels = shares if mixed else columns_of
-    loss, weight, (kernel, bias) = gradients(("A", "B", "C", "D"), (1,), labels)
-    assert not np.asarray(kernel)[:, 1].any() and np.asarray(bias)[1] == 0.0
-    # As if the class were not there.
+def test_a_column_that_is_not_taught_and_does_not_fire_is_as_if_it_were_not_there(scores: str, mixed: bool) -> None:
+    labels = SHARES + 0.25 if mixed else COLUMNS_OF  # what weak labels spread over all columns, it gets nothing of
+    loss, weight, kernel, bias = gradients(scores, ("A", "B", "C", "D"), (1,), labels, bias_of_b=-1e3)
+    assert not kernel[:, 1].any() and bias[1] == 0.0
     without = np.delete(labels, 1, axis=1) if mixed else np.array([0, 1, 2, 2], np.int32)
-    loss3, weight3, (kernel3, _) = gradients(("A", "C", "D"), (), without)
-    assert float(loss) == pytest.approx(float(loss3), rel=1e-5) and float(weight) == float(weight3)
-    np.testing.assert_allclose(np.delete(np.asarray(kernel), 1, axis=1), kernel3, atol=1e-5)
+    loss3, weight3, kernel3, _ = gradients(scores, ("A", "C", "D"), (), without)
+    assert loss == pytest.approx(loss3, rel=1e-5) and weight == weight3
+    np.testing.assert_allclose(np.delete(kernel, 1, axis=1), kernel3, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["linear", "attention"])
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_what_is_true_is_lifted_above_a_column_that_is_not_taught_and_fires(scores: str, head: str) -> None:
+    of = {fires: gradients(scores, ("A", "B", "C", "D"), (1,), COLUMNS_OF, head, fires) for fires in (-1e3, 20.0)}
+    (quiet, _, _, quiet_bias), (loud, _, loud_kernel, loud_bias) = of[-1e3], of[20.0]
+    assert loud > quiet + 10
+    assert not loud_kernel[:, 1].any() and loud_bias[1] == 0.0  # and it is not pushed down
+    true = COLUMNS_OF if head == "linear" else COLUMNS_OF[:2]
+    for column in set(true.tolist()):
+        assert loud_bias[column] < min(quiet_bias[column] - 0.01, 0.0)

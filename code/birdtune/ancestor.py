@@ -151,6 +151,14 @@ class Ancestor:
         where = f"--from-version: {self.title}"
         refuse_no_answer(self.classes, config.labels.background, where, "Begin from another model, or from none")
 
+    def learnt(self) -> dict[str, str]:
+        """Content of each recording that it was trained, chosen and tested on → its class then; empty: nobody knows."""
+        home, record = self._record()
+        split = home / "logs" / self.folder.name / SPLIT_NAME
+        if record is None or record["weights_sha256"] != self.facts.weights_sha256 or not split.is_file():
+            return {}
+        return {row["content"]: row["class"] for row in read_csv(split)}
+
     def heard(self) -> "Heard | None":
         """Which recordings it learnt from, or was chosen by; None where nobody knows.
 
@@ -350,8 +358,9 @@ def with_columns(config: Config, dataset: Dataset, ancestor: Ancestor | None) ->
     # Behind another trunk, what the model knew of the sounds of classes without recordings says nothing.
     forgets = config.model.freeze != "all-but-head" and config.evaluate.keep_known < 1
     return columns.keep(
-        dataset, ancestor.classes, ancestor.class_ids, config.labels.background, ancestor.title, forgets=forgets
-    )
+        dataset, ancestor.classes, ancestor.class_ids, config.labels.background, ancestor.title,
+        forgets=forgets, learnt=ancestor.learnt(),
+    )  # fmt: skip
 
 
 # ---- its weights --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import birdtune
 from birdtune import judging, remedies, suspicion
 from birdtune.ancestor import Ancestor, read_novelty, read_weights
-from birdtune.dataset import augment
+from birdtune.dataset import augment, columns
 from birdtune.dataset.recordings import Recording
 from birdtune.facts import judgement, report_facts, write_companions
 from birdtune.files import make_folder, write_bytes, write_json
@@ -140,8 +140,7 @@ class Stages(Learning):
 
     def _unreachable(self, known: Novelty | None) -> list[str]:
         """Classes of an earlier model whose sounds will be strange: nothing is known of them any more."""
-        columns = self._untaught() if known is not None else ()
-        names = {column: self.dataset.classes[column] for column in columns}
+        names = {column: self.dataset.classes[column] for column in (self._untaught() if known is not None else ())}
         return [
             name
             for column, name in names.items()
@@ -180,6 +179,7 @@ class Stages(Learning):
             "title": ancestor.title,
             "kept": list(ancestor.classes),
             "untaught": [self.dataset.classes[column] for column in self._untaught()],
+            "moved": columns.moved(self.dataset, ancestor.learnt()),
             "new": succession.row_of_new(figures["test"], self.dataset.classes, n_old),
             "comparison": None,
             "reason": "",

@@ -6,14 +6,23 @@ Whatever reads scores by their column, or labels.csv by its row, goes on working
 more keeps its column, too.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from birdtune.dataset.gather import Dataset, class_notices
 from birdtune.dataset.labels import ExternalId, background_of
 from birdtune.errors import shown
 
 _NAMES_IN_A_NOTICE = 8
+# A class has moved if this share of what the earlier model had of it stands under other names.
+_MOVED = 0.5
+MOVED_ADVICE = (
+    "Its column is never the right answer any more. If the folder was renamed, give it its old name back; if that was "
+    "meant, as where a species was split in two, nothing is to be done: the next version that begins from this one "
+    "does not say it again."
+)
 
 
 def keep(
@@ -24,6 +33,7 @@ def keep(
     title: str,
     *,
     forgets: bool = True,
+    learnt: Mapping[str, str] | None = None,
 ) -> Dataset:
     """The same recordings, with the columns of an earlier model.
 
@@ -32,6 +42,7 @@ def keep(
         background: as --labels.background.
         title: what that model is called.
         forgets: whether sounds of classes without training recordings will be strange to the new one.
+        learnt: as `moved`; None: nobody knows.
     """
     present = {recording.label for recording in dataset.recordings}
     columns = (*classes, *sorted(present - set(classes)))
@@ -43,8 +54,42 @@ def keep(
         classes=columns,
         class_ids=joined,
         background=background_of(columns, background),
-        notices=[*notices, *class_notices(joined, columns), *_notices(dataset, classes, ids, title, forgets)],
+        notices=[
+            *notices,
+            *class_notices(joined, columns),
+            *_notices(dataset, classes, ids, title, forgets),
+            *(f"{moved_sentence(row)} {MOVED_ADVICE}" for row in moved(dataset, learnt or {})),
+        ],
     )
+
+
+def moved(dataset: Dataset, learnt: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Classes of the earlier model without training recordings now, most of whose recordings have other names now.
+
+    Args:
+        learnt: content of each recording that the earlier model was trained, chosen and tested on → its class then.
+
+    Returns:
+        Rows of `class`, `recordings` (how many the earlier model had), `now` (name → how many of them it has).
+    """
+    taught = {recording.label for recording in dataset.part("train")}
+    had = Counter(learnt.values())
+    now: dict[str, Counter[str]] = {}
+    for recording in dataset.recordings:
+        before = learnt.get(recording.content)
+        if before is not None and before not in taught and recording.label != before:
+            now.setdefault(before, Counter())[recording.label] += 1
+    return [
+        {"class": name, "recordings": had[name], "now": dict(now[name].most_common())}
+        for name in sorted(now)
+        if now[name].total() >= _MOVED * had[name]
+    ]
+
+
+def moved_sentence(row: Mapping[str, Any]) -> str:
+    """One row of `moved`, for people."""
+    counts = [f"{shown(name)} ({n:,} of {row['recordings']:,})" for name, n in row["now"].items()]
+    return f"Recordings of {shown(row['class'])} are now in {_list(counts)}."
 
 
 def _notices(
@@ -62,14 +107,14 @@ def _notices(
     )
     if gone := [name for name in classes if name not in present]:
         found.append(
-            f"Classes of {title} without recordings now: {_names(gone)}. Their columns stay, and are left out of what "
-            "training compares, so that nothing pushes them down; but nothing is learnt of them, and nothing tests "
-            f"them.{none} If a folder was renamed, give it its old name: columns go by names."
+            f"Classes of {title} without recordings now: {_names(gone)}. Their columns stay, and nothing pushes them "
+            "down; but nothing is learnt of them, nothing tests them, and what sounds like another class goes to that "
+            f"one now.{none} If a folder was renamed, give it its old name: columns go by names."
         )
     if untaught := [name for name in classes if name in present - taught]:
         found.append(
-            f"Classes of {title} without training recordings now: {_names(untaught)}. Their columns stay, and are left "
-            f"out of what training compares.{none}"
+            f"Classes of {title} without training recordings now: {_names(untaught)}. Their columns stay, and nothing "
+            f"pushes them down; but nothing is learnt of them.{none}"
         )
     changed = [name for name in classes if name in ids and dataset.class_ids.get(name, ids[name]) != ids[name]]
     if changed:
@@ -85,5 +130,9 @@ def untaught(dataset: Dataset, n_kept: int) -> tuple[int, ...]:
 
 
 def _names(names: list[str]) -> str:
-    more = len(names) - _NAMES_IN_A_NOTICE
-    return ", ".join(map(shown, names[:_NAMES_IN_A_NOTICE])) + (f" and {more:,} more" if more > 0 else "")
+    return _list([shown(name) for name in names])
+
+
+def _list(parts: list[str]) -> str:
+    more = len(parts) - _NAMES_IN_A_NOTICE
+    return ", ".join(parts[:_NAMES_IN_A_NOTICE]) + (f" and {more:,} more" if more > 0 else "")

@@ -6,6 +6,7 @@ The caller averages over the patches, because only it knows the whole batch: a w
 gradient accumulation, sees a part.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -20,8 +21,9 @@ from birdtune.model.heads import KINDS
 
 
 def patch_losses(
-    logits: Any, labels: Any, kind: str, *, label_smoothing: float, focal_gamma: float = 0.0
-) -> Any:
+    logits: Any, labels: Any, kind: str, *, label_smoothing: float, focal_gamma: float = 0.0,
+    untaught: Sequence[int] = (),
+) -> Any:  # fmt: skip
     """The loss of each patch.
 
     softmax: cross-entropy against (1 - s) one-hot + s / C. sigmoid: binary cross-entropy against
@@ -32,6 +34,10 @@ def patch_losses(
     With focal gamma each term counts by (1 - p)^gamma, p the score of what it asks for (Lin et al. 2017, "Focal loss
     for dense object detection"): what is known already moves nothing any more.
 
+    Columns that are not taught are never the target, and have no gradient: nothing pushes them down. But what is true
+    has to be above them, as the highest score is the answer. With softmax they stand in the sum; with sigmoid, whose
+    columns do not compete, the cross-entropy of what is true against these columns alone is added.
+
     Args:
         logits: [N, C], before softmax or sigmoid; any floating type.
         labels: [N] integers, the column of the true class; or [N, C] how true each class is, 0…1, of sounds that
@@ -39,6 +45,8 @@ def patch_losses(
         kind: "softmax" or "sigmoid".
         label_smoothing: s in 0…1, 0 = none.
         focal_gamma: 0 = all terms count alike.
+        untaught: columns without examples; no label has a share of them, nor has label smoothing. With softmax the
+            caller keeps gradients from their logits, before these are averaged over patches.
 
     Returns:
         [N] float32.
@@ -50,18 +58,24 @@ def patch_losses(
     ops = keras.ops
     logits = ops.cast(logits, "float32")
     n_classes = logits.shape[-1]
-    truth = _shares(labels, n_classes)  # [N, C]
+    taught = np.ones(n_classes, np.float32)
+    taught[list(untaught)] = 0.0
+    truth = _shares(labels, n_classes) * taught  # [N, C]
     if kind == "softmax":
-        target = (1.0 - label_smoothing) * truth + label_smoothing / n_classes
+        target = (1.0 - label_smoothing) * truth + label_smoothing / taught.sum() * taught
         log_scores = ops.log_softmax(logits, axis=-1)  # [N, C]
         return -ops.sum(target * _focal(log_scores, focal_gamma) * log_scores, axis=-1)  # [N]
     target = (1.0 - label_smoothing) * truth + label_smoothing / 2.0
     # With p = sigmoid(z): -t log p - (1 - t) log(1 - p) = softplus(z) - t z, which no logit makes overflow.
     if not focal_gamma:
-        return ops.sum(ops.softplus(logits) - target * logits, axis=-1)  # [N]
-    yes, no = ops.log_sigmoid(logits), ops.log_sigmoid(-logits)  # [N, C] logarithms of p and of 1 - p
-    terms = target * _focal(yes, focal_gamma) * yes + (1.0 - target) * _focal(no, focal_gamma) * no
-    return -ops.sum(terms, axis=-1)  # [N]
+        terms = ops.softplus(logits) - target * logits  # [N, C]
+    else:
+        yes, no = ops.log_sigmoid(logits), ops.log_sigmoid(-logits)  # [N, C] logarithms of p and of 1 - p
+        terms = -(target * _focal(yes, focal_gamma) * yes + (1.0 - target) * _focal(no, focal_gamma) * no)
+    if untaught:
+        highest = ops.logsumexp(ops.stop_gradient(ops.take(logits, list(untaught), axis=-1)), axis=-1, keepdims=True)
+        terms = (terms + truth * ops.softplus(highest - logits)) * taught
+    return ops.sum(terms, axis=-1)  # [N]
 
 
 def _focal(log_scores: Any, gamma: float) -> Any:

@@ -47,6 +47,8 @@ CODES: Mapping[str, str] = {
     "test-heard-before": "the model that the run began from had learnt from test recordings, or may have",
     "old-classes-worse": "classes of the model that the run began from are recognised worse, beyond chance",
     "old-classes-unanswered": "recordings of these classes get an answer far less often than they did",
+    "old-class-moved": "recordings of a class of that model have another name now: a renamed folder",
+    "taken-by-untaught": "recordings of a class are answered as one that has no training recordings",
     "old-classes-strange": "these classes have no training recordings, and their sounds will be answered none",
 }
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import scipy.stats
 from sklearn.metrics import average_precision_score
 
+from birdtune.dataset import columns
 from birdtune.results.answers import BACKGROUND, NONE, Thresholds
 from birdtune.results.doubts import MILD, STRONG, Doubt, Row
 from birdtune.results.metrics import Draws, difference_interval, ranking_replicates
@@ -284,6 +285,8 @@ def of_succession(found: Row | None) -> Iterator[Doubt]:
             "The figures are too kind. Keep split.csv from version to version; where the model comes from another "
             "output folder, begin with a copy of that folder's split.csv and logs.",
         )
+    for row in found.get("moved", []):
+        yield Doubt("old-class-moved", STRONG, columns.moved_sentence(row), columns.MOVED_ADVICE)
     if found.get("unreachable"):
         yield _of_strange(found)
     judged = found["comparison"]

@@ -245,9 +245,21 @@ def _fewest(rows: Sequence[Row], key: str) -> list[str]:
 
 
 def _classes(part: str, judged: Row) -> Iterator[Doubt]:
+    taken = list(_taken(judged))
+    if taken:
+        parts = [f"{n} of {count(row['support'], 'recording')} of {row['class']} as {by}" for row, by, n in taken]
+        yield Doubt(
+            "taken-by-untaught",
+            STRONG,
+            f"On {part}, classes are mostly answered as one without training recordings: {some(parts)}.",
+            "Put the recordings back that taught it: what tells the two apart can then be learnt. If its folder was "
+            "renamed, give it its old name.",
+        )
+    explained = [row["class"] for row, *_ in taken]
     tested = [row for row in judged["per_class"] if row["support"]]
-    never = [row for row in tested if not row["predicted"]]
-    wrong = [row for row in tested if row["predicted"] and not row["recall"]]
+    missed = [row for row in tested if not row["recall"] and row["class"] not in explained]
+    never = [row for row in missed if not row["predicted"]]
+    wrong = [row for row in missed if row["predicted"]]
     for code, rows, what in (
         ("never-predicted", never, "never the answer"),
         ("never-right", wrong, "never right"),
@@ -269,6 +281,16 @@ def _classes(part: str, judged: Row) -> Iterator[Doubt]:
             f"source each: {some([row['class'] for row in alone])}.",
             "Their own figures say next to nothing.",
         )
+
+
+def _taken(judged: Row) -> Iterator[tuple[Row, str, int]]:
+    """Classes most of whose recordings are answered as one that was not taught, that class, and how many are."""
+    rows = judged["per_class"]
+    untaught = [c for c, row in enumerate(rows) if row.get("train_recordings") == 0]
+    for row, answers in zip(rows, judged.get("confusion") or [], strict=False):
+        by = max(untaught, key=lambda c: int(answers[c]), default=None)
+        if by is not None and rows[by]["class"] != row["class"] and 2 * answers[by] > row["support"]:
+            yield row, str(rows[by]["class"]), int(answers[by])
 
 
 def _with_count(row: Row) -> str:

@@ -41,7 +41,7 @@ class StepSettings:
     dropout: float
     class_weights: npt.NDArray[np.float32]  # [C]
     precision: str
-    untaught: tuple[int, ...] = ()  # columns that nothing is learnt of: they are left out of the loss
+    untaught: tuple[int, ...] = ()  # columns that nothing is learnt of: what is true has to be above them
 
 
 class Trainer:
@@ -61,9 +61,8 @@ class Trainer:
         self._variables = classifier.trainable_variables
         self.optimizer = make_optimizer(classifier, settings, step.precision, step.untaught)
         self._averages = averages(self.optimizer)
-        n_classes = len(step.class_weights)
-        self._taught = np.setdiff1d(np.arange(n_classes), step.untaught)
-        self._class_weights = tf.constant(step.class_weights[self._taught])
+        self._is_taught = ~np.isin(np.arange(len(step.class_weights)), step.untaught)  # [C]
+        self._class_weights = tf.constant(step.class_weights)
         by_products = devices.multiplies_better_than_it_convolves(step.precision)
         self._narrow = convolution.trained(classifier.trunk.layers) if by_products else []
         self.scales_loss = step.precision == "mixed_float16"
@@ -147,7 +146,7 @@ class Trainer:
                 logits = heads.clip_logits(logits, attention, inside, self.classifier.kind)  # [recordings, C]
             losses = patch_losses(
                 logits, labels, self.classifier.kind, label_smoothing=self._settings.label_smoothing,
-                focal_gamma=self._settings.focal_gamma,
+                focal_gamma=self._settings.focal_gamma, untaught=self._step.untaught,
             )  # [B]
             counts = row_weights * label_weights(labels, self._class_weights)  # [B]
             loss_sum = tf.reduce_sum(counts * losses)
@@ -155,16 +154,16 @@ class Trainer:
         return loss_sum, tf.reduce_sum(counts), self._backwards(tape, scaled, seen)
 
     def _compared(self, logits: Any, labels: Any) -> tuple[Any, Any]:
-        """Logits and labels of the columns that are taught; the others have neither a loss nor a gradient.
+        """Logits without a gradient where columns are not taught, and labels without a share of those.
 
-        Where a class has no recordings, every example would say "not this one" and none the contrary.
+        Where a class has no recordings, every example would say "not this one" and none the contrary: nothing may
+        push its column, nor the trunk by way of it. But left out of the comparison, it would take the sounds of a new
+        class that it fires at, as nothing would lift the new column above it.
         """
         if not self._step.untaught:
             return logits, labels
-        if len(labels.shape) == 2:
-            return tf.gather(logits, self._taught, axis=1), tf.gather(labels, self._taught, axis=1)
-        place = np.searchsorted(self._taught, np.arange(logits.shape[-1])).astype(np.int32)
-        return tf.gather(logits, self._taught, axis=1), tf.gather(place, labels)
+        logits = tf.where(self._is_taught, logits, tf.stop_gradient(logits))
+        return logits, labels * self._is_taught.astype(np.float32) if len(labels.shape) == 2 else labels
 
     def _backwards(self, tape: Any, loss: Any, seen: Sequence[convolution.Seen]) -> list[Any]:
         """The gradients of all variables; those of some kernels by way of what their convolutions saw."""
