@@ -316,7 +316,8 @@ def test_where_the_best_is_behind_when_judged_anew_everything_says_to_keep_your_
         (5, 60, [5, 10, 20, 50]),
         (12, 95, [20, 50]),
         (1e-5, 1e-2, [1e-5, 1e-4, 1e-3, 1e-2]),
-        (1e-9, 1e3, [1e-9, 1e-6, 1e-3, 1e0, 1e3]),
+        (1e-9, 1e3, [1e-9, 1e-5, 1e-1, 1e3]),
+        (2.4e-5, 8e-3, [1e-4, 1e-3]),
         (7, 7, [7]),
     ],
 )

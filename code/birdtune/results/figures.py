@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from birdtune.errors import shown
 from birdtune.sound.logmel import VGGISH, mel_from_hz
 
-_MOST_TICKS = 5  # of a logarithmic axis
+_MOST_TICKS = 4  # of a logarithmic axis: their labels stand side by side
 # Stand-in colour → CSS variable. Black is what matplotlib takes where nobody says a colour.
 INK, SOFT, LINE, ACCENT, SECOND, PAPER = (f"#0a0b0{k}" for k in range(1, 7))
 _VARIABLES = {
@@ -228,7 +228,7 @@ def tuning_history(trials: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Two to five round numbers within a range above 0, or its ends where it holds fewer."""
+    """Two to four round numbers within a range above 0, or its ends where it holds fewer."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         found = [factor * 10.0**power for power in decades for factor in factors]
