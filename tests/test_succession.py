@@ -289,7 +289,7 @@ class MadeBatches:
 
 def gradients(
     scores: str, classes: tuple[str, ...], untaught: tuple[int, ...], labels: Any, head: str = "linear",
-    bias_of_b: float = 1.0,
+    bias_of_b: float = 1.0, n_kept: int = 0,
 ) -> Any:  # fmt: skip
     """Loss, weight and gradients of the head's logits, of four columns or all but B."""
     classifier = classifiers.build(
@@ -302,7 +302,7 @@ def gradients(
     for variable, array in zip(classifier.head.variables, (kernel, bias), strict=True):
         variable.assign(array[..., taken])
     settings = TrainSettings(jit=False, label_smoothing=0.1)
-    step = StepSettings(0.0, np.ones(len(classes), np.float32), "float32", untaught)
+    step = StepSettings(0.0, np.ones(len(classes), np.float32), "float32", untaught, n_kept)
     trainer = Trainer(classifier, settings, step, feeds.whole(classifier, MadeBatches()))  # type: ignore[arg-type]
     patches = np.random.default_rng(1).normal(-3, 1, (4, 96, 64)).astype(np.float16)
     if head == "linear":
@@ -340,3 +340,23 @@ def test_what_is_true_is_lifted_above_a_column_that_is_not_taught_and_fires(scor
     true = COLUMNS_OF if head == "linear" else COLUMNS_OF[:2]
     for column in set(true.tolist()):
         assert loud_bias[column] < quiet_bias[column] - 0.01
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("head", ["linear", "attention"])
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_only_new_classes_are_lifted_so_that_the_others_do_not_take_the_sounds_of_the_one_that_is_gone(
+    scores: str, head: str, mixed: bool
+) -> None:
+    old, new = np.array([0, 2, 0, 2], np.int32), np.array([3, 3, 3, 3], np.int32)
+    shares = np.eye(4, dtype=np.float32)
+    of_old, of_new = (shares[old], 0.5 * shares[old] + 0.5 * shares[new]) if mixed else (old, new)
+
+    def loss_and_bias(labels: Any, fires: float) -> tuple[float, Any]:
+        loss, _, _, bias = gradients(scores, ("A", "B", "C", "D"), (1,), labels, head, fires, n_kept=3)
+        return loss, bias
+
+    (quiet, quiet_bias), (loud, loud_bias) = (loss_and_bias(of_old, fires) for fires in (-1e3, 20.0))
+    assert loud == pytest.approx(quiet, rel=1e-5)
+    np.testing.assert_allclose(loud_bias, quiet_bias, atol=1e-6)
+    assert loss_and_bias(of_new, 20.0)[0] > loss_and_bias(of_new, -1e3)[0] + 5

@@ -107,6 +107,7 @@ class Learning:
             class_weights=class_weights(self._seen(windows), self.config.train.class_weight_alpha),
             precision=precision,
             untaught=self._untaught(),
+            n_kept=len(self.ancestor.classes) if self.ancestor is not None else 0,
         )
 
     def _untaught(self) -> tuple[int, ...]:

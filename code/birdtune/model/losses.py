@@ -22,7 +22,7 @@ from birdtune.model.heads import KINDS
 
 def patch_losses(
     logits: Any, labels: Any, kind: str, *, label_smoothing: float, focal_gamma: float = 0.0,
-    untaught: Sequence[int] = (),
+    untaught: Sequence[int] = (), n_kept: int = 0,
 ) -> Any:  # fmt: skip
     """The loss of each patch.
 
@@ -34,9 +34,10 @@ def patch_losses(
     With focal gamma each term counts by (1 - p)^gamma, p the score of what it asks for (Lin et al. 2017, "Focal loss
     for dense object detection"): what is known already moves nothing any more.
 
-    Columns that are not taught are never the target, and have no gradient: nothing pushes them down. But what is true
-    has to be above them, as the highest score is the answer. With softmax they stand in the sum; with sigmoid, whose
-    columns do not compete, the cross-entropy of what is true against these columns alone is added.
+    Columns that are not taught are never the target, and have no gradient: nothing pushes them down. But where a new
+    class is true, it has to be above them, as the highest score is the answer: with softmax they stand in the sum; with
+    sigmoid, whose columns do not compete, the cross-entropy of it against these columns alone is added. Classes that
+    were taught beside them once are above them already, and would only take their sounds.
 
     Args:
         logits: [N, C], before softmax or sigmoid; any floating type.
@@ -46,7 +47,8 @@ def patch_losses(
         label_smoothing: s in 0…1, 0 = none.
         focal_gamma: 0 = all terms count alike.
         untaught: columns without examples; no label has a share of them, nor has label smoothing. With softmax the
-            caller keeps gradients from their logits, before these are averaged over patches.
+            caller sees to their logits (`training.step`), before these are averaged over patches.
+        n_kept: columns of an earlier model, to which `untaught` belong; those behind are of new classes.
 
     Returns:
         [N] float32.
@@ -61,6 +63,7 @@ def patch_losses(
     taught = np.ones(n_classes, np.float32)
     taught[list(untaught)] = 0.0
     truth = _shares(labels, n_classes) * taught  # [N, C]
+    is_new = (np.arange(n_classes) >= n_kept).astype(np.float32)
     if kind == "softmax":
         target = (1.0 - label_smoothing) * truth + label_smoothing / taught.sum() * taught
         log_scores = ops.log_softmax(logits, axis=-1)  # [N, C]
@@ -74,7 +77,7 @@ def patch_losses(
         terms = -(target * _focal(yes, focal_gamma) * yes + (1.0 - target) * _focal(no, focal_gamma) * no)
     if untaught:
         highest = ops.logsumexp(ops.stop_gradient(ops.take(logits, list(untaught), axis=-1)), axis=-1, keepdims=True)
-        terms = (terms + truth * ops.softplus(highest - logits)) * taught
+        terms = (terms + truth * is_new * ops.softplus(highest - logits)) * taught
     return ops.sum(terms, axis=-1)  # [N]
 
 

@@ -32,6 +32,8 @@ from birdtune.training.optimizer import averages, make_optimizer, rest_trunk
 _CALL_FLOPS_ON_CPU, _CALL_FLOPS_ON_GPU = 2e10, 2e13
 _MOST_UPDATES_A_CALL = 256
 _UNDER_WAY = "weights"  # where a checkpoint's weights are averages, what they are averages of
+# A logit beside which any other is the whole of a softmax.
+_OUT = -1e9
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class StepSettings:
     dropout: float
     class_weights: npt.NDArray[np.float32]  # [C]
     precision: str
-    untaught: tuple[int, ...] = ()  # columns that nothing is learnt of: what is true has to be above them
+    untaught: tuple[int, ...] = ()  # columns that nothing is learnt of: new classes have to be above them
+    n_kept: int = 0  # columns of an earlier model; those behind are of new classes
 
 
 class Trainer:
@@ -146,7 +149,7 @@ class Trainer:
                 logits = heads.clip_logits(logits, attention, inside, self.classifier.kind)  # [recordings, C]
             losses = patch_losses(
                 logits, labels, self.classifier.kind, label_smoothing=self._settings.label_smoothing,
-                focal_gamma=self._settings.focal_gamma, untaught=self._step.untaught,
+                focal_gamma=self._settings.focal_gamma, untaught=self._step.untaught, n_kept=self._step.n_kept,
             )  # [B]
             counts = row_weights * label_weights(labels, self._class_weights)  # [B]
             loss_sum = tf.reduce_sum(counts * losses)
@@ -158,11 +161,18 @@ class Trainer:
 
         Where a class has no recordings, every example would say "not this one" and none the contrary: nothing may
         push its column, nor the trunk by way of it. But left out of the comparison, it would take the sounds of a new
-        class that it fires at, as nothing would lift the new column above it.
+        class that it fires at, as nothing would lift the new column above it. Examples of other classes are compared
+        without it: these stood beside it when it was taught, and would only be lifted above its own sounds.
         """
         if not self._step.untaught:
             return logits, labels
+        shares = labels if len(labels.shape) == 2 else tf.one_hot(labels, logits.shape[-1])
         logits = tf.where(self._is_taught, logits, tf.stop_gradient(logits))
+        if self.classifier.kind == "softmax":
+            is_new = np.arange(logits.shape[-1]) >= self._step.n_kept
+            competes = tf.reduce_any((shares > 0) & is_new & self._is_taught, axis=1)  # of each example
+            competes = tf.repeat(competes, tf.shape(logits)[0] // tf.shape(competes)[0])  # of each of its patches
+            logits = tf.where(self._is_taught | competes[:, None], logits, _OUT)
         return logits, labels * self._is_taught.astype(np.float32) if len(labels.shape) == 2 else labels
 
     def _backwards(self, tape: Any, loss: Any, seen: Sequence[convolution.Seen]) -> list[Any]:
