@@ -55,7 +55,8 @@ def _sentence(scale: Row, judged: Row, n: int, part: str, noises: Sequence[tuple
     )
     strange = sum(strangeness > STRANGEST for _, strangeness in noises)
     was = "was" if strange == 1 else "were"
-    return f"{found} Of {count(len(noises), 'made noise')}, {strange} {was} called strange."
+    elsewhere = "Known sounds in noise, or from recorders, that training never heard will be called strange more often."
+    return f"{found} Of {count(len(noises), 'made noise')}, {strange} {was} called strange. {elsewhere}"
 
 
 def _picture(strangeness: npt.NDArray[np.float32], part: str, noises: Sequence[tuple[str, float]]) -> Markup:
