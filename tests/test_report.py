@@ -329,6 +329,7 @@ def test_what_is_strange_is_told_with_its_cost_and_drawn(tmp_path: Path) -> None
     assert "stranger than 90 % of the validation recordings" in page.text
     assert "Of the 100 test recordings, 95 % (" in page.text
     assert "Of 3 made noises, 2 were called strange." in page.text
+    assert "Known sounds in noise, or from recorders, that training never heard" in page.text
     assert page.source.count("Strangeness of known recordings and of made noises") == 1
     table = page.source[page.source.index("the answer to the whole of it") :].partition("</table>")[0]
     answers = [html.unescape(cell) for cell in re.findall(r'<td class="text">([^\n]*)</td></tr>', table)]

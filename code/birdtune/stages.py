@@ -140,12 +140,10 @@ class Stages(Learning):
 
     def _unreachable(self, known: Novelty | None) -> list[str]:
         """Classes of an earlier model whose sounds will be strange: nothing is known of them any more."""
-        names = {column: self.dataset.classes[column] for column in (self._untaught() if known is not None else ())}
-        return [
-            name
-            for column, name in names.items()
-            if known is not None and not known.counts[column] and name not in self.dataset.background
-        ]
+        if known is None:
+            return []
+        names = [self.dataset.classes[column] for column in self._untaught() if not known.counts[column]]
+        return [name for name in names if name not in self.dataset.background]
 
     def _known(self, scorer: Scorer, trunk_kept: bool) -> Novelty | None:
         """What the training recordings sound like to the network; None where nobody asks, or they do not differ.
