@@ -530,7 +530,6 @@ def test_the_figures_hold_what_scripts_rely_on_with_the_baseline_beside(finished
 def test_every_bad_file_has_its_row_with_reason_and_advice(finished: Job) -> None:
     for folder in ("output", "output/reports/1"):
         rows = helpers_input.problems(finished.folder / folder)
-        # Written as text that no spreadsheet takes for a formula; as text a name may begin with anything.
         assert {name: row["problem"] for name, row in rows.items()} == finished.expected
         for row in rows.values():
             assert row["used"] == ("yes" if row["problem"] == "misnamed" else "no")

@@ -396,15 +396,17 @@ def test_json_without_a_standard_number_is_not_written(tmp_path: Path) -> None:
 # ---- CSV ----------------------------------------------------------------------------------------
 
 
-def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path: Path) -> None:
+def test_names_stand_in_tables_as_they_are_and_what_looks_like_a_formula_is_quoted(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    rows = [{"name": text, "number": -1.5} for text in ("=1+1", "+x", "-x", "@x", "\tx", "plain", "a=b")]
-    write_csv(path, ["name", "number"], rows)
+    names = ["=1+1", "+x", "-Turdus merula", "@x", "\tx", "plain", "a=b", "'-x", "x ", ""]
+    write_csv(path, ["name", "number"], [{"name": text, "number": -1.5} for text in names])
     with path.open(newline="", encoding="utf-8") as file:
-        raw = list(csv.reader(file))
-    assert [row[0] for row in raw[1:]] == ["'=1+1", "'+x", "'-x", "'@x", "'\tx", "plain", "a=b"]
-    assert {row[1] for row in raw[1:]} == {"-1.5"}
-    assert [row["name"] for row in read_csv(path)] == [row["name"] for row in rows]
+        raw = list(csv.reader(file))  # as any program reads it
+    assert [row[0] for row in raw[1:]] == names
+    lines = path.read_text("utf-8").splitlines()
+    assert lines[1:8] == ['"=1+1",-1.5', '"+x",-1.5', '"-Turdus merula",-1.5', '"@x",-1.5', '"\tx",-1.5', "plain,-1.5",
+                          "a=b,-1.5"]  # fmt: skip
+    assert [row["name"] for row in read_csv(path)] == names
 
 
 def test_a_growing_table_is_the_same_and_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -432,7 +434,7 @@ def test_apostrophes_of_a_name_itself_are_kept(tmp_path: Path) -> None:
 def test_nothing_is_an_empty_cell_and_an_unknown_column_a_defect(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ["a", "b"], [{"a": None, "b": 0}])
     assert (tmp_path / "a.csv").read_bytes() == b"a,b\n,0\n"
-    with pytest.raises(ValueError, match="fieldnames"):
+    with pytest.raises(ValueError, match="unknown columns"):
         write_csv(tmp_path / "a.csv", ["a"], [{"c": 1}])
 
 

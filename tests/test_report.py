@@ -652,7 +652,7 @@ def test_a_spectrogram_has_hertz_and_the_seconds_of_the_recording() -> None:
     assert float(tick[1] or tick[2]) == pytest.approx(expected, abs=0.03 * height)
 
 
-def test_the_tables_hold_every_recording_pair_and_class_and_run_no_formula(tmp_path: Path) -> None:
+def test_the_tables_hold_every_recording_and_pair_and_the_very_names_of_the_classes(tmp_path: Path) -> None:
     facts = make_facts()
     write_tables(tmp_path, facts)
     predictions = read_csv(tmp_path / "predictions.csv")
@@ -680,7 +680,7 @@ def test_the_tables_hold_every_recording_pair_and_class_and_run_no_formula(tmp_p
         "",
     )
     assert float(classes[0]["test_recall_lo"]) < 0.88 < float(classes[0]["test_recall_hi"])
-    assert "\n'=HYPERLINK(1)," in (tmp_path / "per_class.csv").read_text("utf-8")
+    assert '\n"=HYPERLINK(1)",' in (tmp_path / "per_class.csv").read_text("utf-8")
 
 
 def test_two_classes_have_no_third_answer(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -27,8 +28,9 @@ from birdtune.storage import storage_faults as storage_faults  # with what needs
 
 _TRIAL_BYTES = 1 << 16
 _HASH_BLOCK_BYTES = 1 << 20
-# Spreadsheets run a cell that begins like this as a formula; an apostrophe in front keeps it text.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# What makes quotes around a cell necessary, or wise: readers strip blanks, and spreadsheets look for formulas.
+_QUOTED = re.compile(r"[\",\r\n]|^[=+\-@\s]|\s$")
+_EMPTY_ROW = '""'
 # A row for each of a million recordings takes 200 MB.
 _LARGEST_TABLE_BYTES = 256 << 20
 _LARGEST_RECORD_BYTES = 1 << 30
@@ -271,8 +273,8 @@ def read_json(path: Path) -> Any:
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as CSV (UTF-8, header first), whole or not at all.
 
-    Cells that a spreadsheet would run as a formula get an apostrophe in front, because file names
-    come from outside; numbers are left as they are.
+    Text stands there as it is, so that programs find names again by their letters. What looks like a formula is
+    quoted and no more: a spreadsheet may still run it, if it is not told to import the column as text.
     """
     lines: list[str] = []
     take = _rows_into(lines.append, columns)
@@ -293,31 +295,24 @@ def growing_csv(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Mappin
 
 def _rows_into(take: Callable[[str], object], columns: Sequence[str]) -> Callable[[Mapping[str, object]], None]:
     """A function that makes a line of CSV of each row, and gives it to `take`, the header first."""
-    # The end of a row is also what the writer looks for in cells, to put quotes around them.
-    writer = csv.DictWriter(_Lines(take), fieldnames=list(columns), extrasaction="raise", lineterminator="\r\n")
-    writer.writeheader()
-    return lambda row: writer.writerow({key: _cell(value) for key, value in row.items()})
+    known = frozenset(columns)
+
+    def take_row(row: Mapping[str, object]) -> None:
+        if unknown := row.keys() - known:
+            raise ValueError(f"a row has cells of unknown columns: {sorted(unknown)}")
+        # An empty line would be none to those who read it.
+        take(f"{','.join(_cell(row.get(column)) for column in columns) or _EMPTY_ROW}\n")
+
+    take_row({column: column for column in columns})
+    return take_row
 
 
-class _Lines:
-    """Takes rows that end in a carriage return and a newline, and gives them on with the newline alone."""
-
-    def __init__(self, take: Callable[[str], object]) -> None:
-        self._take = take
-
-    def write(self, row: str) -> None:
-        self._take(f"{row[:-2]}\n")
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, str) and _looks_disarmed(f"'{value}"):
-        return f"'{value}"
-    return "" if value is None else value
-
-
-def _looks_disarmed(cell: str) -> bool:
-    """Whether a cell is apostrophes before a formula; one more of them is always what `write_csv` added."""
-    return cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_STARTS)
+def _cell(value: object) -> str:
+    """A cell as it is written. The module `csv` cannot quote one cell of text and not the next."""
+    text = "" if value is None else str(value)
+    if isinstance(value, str) and _QUOTED.search(text):
+        return '"' + text.replace('"', '""') + '"'
+    return text
 
 
 def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = "a table") -> list[dict[str, str]]:
@@ -354,18 +349,13 @@ def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = 
                 f"{shown(path)}, row {number}: has more cells than the header. "
                 "A name that holds a comma must stand in double quotes."
             )
-    return [{str(key).strip(): _plain(value or "") for key, value in row.items()} for row in rows]
+    return [{str(key).strip(): value or "" for key, value in row.items()} for row in rows]
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:
     # Spreadsheets leave columns without a name at the end; those hold nothing.
     if twice := [column for column, count in Counter(filter(None, columns)).items() if count > 1]:
         raise InputError(f"{shown(path)}: the column {shown(twice[0][:80])} stands there twice. Keep one.")
-
-
-def _plain(cell: str) -> str:
-    """Undo what `write_csv` does to cells that look like formulas, so that tables can be read back."""
-    return cell[1:] if _looks_disarmed(cell) else cell
 
 
 def file_sha256(path: Path, check: Callable[[], None] = lambda: None) -> str:

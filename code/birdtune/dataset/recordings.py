@@ -12,7 +12,7 @@ import unicodedata
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from birdtune.errors import InputError, PassingError, shown
 from birdtune.files import stands_in_the_way
@@ -70,6 +70,7 @@ class SoundFile:
     # What a copy that keeps sizes and times, or folders that change names, cannot keep.
     ctime_ns: int = 0
     inode: int = 0
+    below: str | None = None  # as of a Recording
 
     @property
     def stamp(self) -> tuple[int, int, int, int]:
@@ -114,6 +115,13 @@ class Recording:
     content: str  # SHA-256 of the file
     facts: SoundFacts
     copies: tuple[str, ...] = ()  # names of the files of its class that hold the same
+    # What of the name lies below the folders that name class and side of the split; None: all but the first folder.
+    below: str | None = None
+
+    @property
+    def below_class(self) -> PurePosixPath:
+        """The path below the class folder, which may tell the source recording."""
+        return PurePosixPath(self.name.partition("/")[2] or self.name if self.below is None else self.below)
 
 
 @contextlib.contextmanager

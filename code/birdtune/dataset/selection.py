@@ -52,7 +52,7 @@ def select(
         if isinstance(judged, Problem):
             problems.append(judged)
         else:
-            usable.append(Recording(file.name, file.path, file.label, content, judged))
+            usable.append(Recording(file.name, file.path, file.label, content, judged, below=file.below))
     usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name))
     misnamed = [problem for recording in usable if (problem := _misnamed(recording)) is not None]
     return usable, sorted([*problems, *doubled, *misnamed], key=lambda problem: problem.recording)

@@ -52,7 +52,7 @@ class Place:
 
 def group_of(recording: Recording, pattern: re.Pattern[str] | None = None) -> str:
     """The source that a recording's name tells. The rules stand at the head of this file."""
-    below_class = _below_class(recording)
+    below_class = recording.below_class
     if pattern is not None:
         match = pattern.search(below_class.as_posix())
         if match is not None:
@@ -71,11 +71,6 @@ def group_of(recording: Recording, pattern: re.Pattern[str] | None = None) -> st
     return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
 
 
-def _below_class(recording: Recording) -> PurePosixPath:
-    path = PurePosixPath(recording.name)
-    return path.relative_to(path.parts[0])
-
-
 def compile_group_regex(text: str | None) -> re.Pattern[str] | None:
     """Compile --split.group-regex. Raises SettingsError if it is no regular expression."""
     if text is None:
@@ -90,6 +85,15 @@ def compile_group_regex(text: str | None) -> re.Pattern[str] | None:
 
 
 @dataclass(frozen=True)
+class Given:
+    """A split that the data bring themselves, by names of folders or by a column of the table of labels."""
+
+    source: str  # what gives it, in words, to begin a sentence with
+    sides: Mapping[str, str]  # recording → "train", "val" or "test"; empty where there are folds
+    folds: Mapping[str, int]  # recording → fold
+
+
+@dataclass(frozen=True)
 class SplitResult:
     """The split, what could not be placed, and what should be known about it."""
 
@@ -98,12 +102,15 @@ class SplitResult:
     notices: list[str]
 
 
-def assign(recordings: Sequence[Recording], settings: SplitSettings, earlier: Path) -> SplitResult:
+def assign(
+    recordings: Sequence[Recording], settings: SplitSettings, earlier: Path, given: Given | None = None
+) -> SplitResult:
     """Place every recording.
 
     Args:
         recordings: the usable ones.
         earlier: split.csv of an earlier run; what stands there stays where it is.
+        given: goes before `earlier`, and --split.file before both.
 
     Raises:
         SettingsError, InputError: the split file or its folds cannot be obeyed.
@@ -112,20 +119,25 @@ def assign(recordings: Sequence[Recording], settings: SplitSettings, earlier: Pa
     groups = {recording.name: group_of(recording, pattern) for recording in recordings}
     notices: list[str] = []
     unmatched = sum(
-        1 for recording in recordings if pattern and not pattern.search(str(_below_class(recording)))
+        1 for recording in recordings if pattern and not pattern.search(str(recording.below_class))
     )
     if unmatched:
         notices.append(
             f"--split.group-regex matches {len(groups) - unmatched:,} of {len(groups):,} recordings; "
             "each of the others counts as a source of its own."
         )
-    if settings.file is None and (settings.test_fold is not None or settings.val_fold is not None):
+    folds = settings.file is not None or (given is not None and given.folds)
+    if not folds and (settings.test_fold is not None or settings.val_fold is not None):
         raise SettingsError(
-            "--split.test-fold and --split.val-fold choose among the folds of a file; name it: --split.file CSV."
+            "--split.test-fold and --split.val-fold choose among folds, and there are none: name a file that has them "
+            "(--split.file CSV), or sort the class folders into fold1/, fold2/ and so on."
         )
-    notices += _kept_notices(settings, earlier)
+    if given is None:
+        notices += _kept_notices(settings, earlier)
     if settings.file is not None:
         result = _obey(recordings, groups, settings)
+    elif given is not None:
+        result = _obey_given(recordings, groups, settings, given, _read_earlier(earlier))
     else:
         result = _place(recordings, groups, settings, _read_earlier(earlier))
     if all(place.split != "train" for place in result.places.values()):
@@ -347,6 +359,41 @@ def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: 
     return SplitResult(places, problems, notices)
 
 
+def _obey_given(
+    recordings: Sequence[Recording],
+    groups: Mapping[str, str],
+    settings: SplitSettings,
+    given: Given,
+    placed: Mapping[str, str],
+) -> SplitResult:
+    """Place recordings as the data say, and those of which they say nothing where their class lacks most."""
+    sides = dict(given.sides)
+    notices = []
+    if given.folds:
+        last = max(given.folds.values())
+        test = last if settings.test_fold is None else settings.test_fold
+        chosen = settings.model_copy(update={"test_fold": test})
+        folds = list(given.folds.values())
+        sides = dict(zip(given.folds, _sides_of_folds(given.source, folds, chosen), strict=True))
+        if settings.test_fold is None:
+            notices.append(
+                f"Fold {last} is test, as the last one; another one by --split.test-fold, and validation by "
+                "--split.val-fold."
+            )
+    of_group = {f"group:{groups[recording.name]}": sides[recording.name]
+                for recording in recordings if recording.name in sides}  # fmt: skip
+    rest = [recording for recording in recordings if recording.name not in sides]
+    drawn = _place(rest, {recording.name: groups[recording.name] for recording in rest}, settings,
+                   {**placed, **of_group})  # fmt: skip
+    places = {recording.name: Place(groups[recording.name], sides[recording.name])
+              for recording in recordings if recording.name in sides}  # fmt: skip
+    if rest:
+        notices.append(
+            f"{given.source} says nothing of {len(rest):,} recordings, e.g. {rest[0].name}; they are divided as usual."
+        )
+    return SplitResult({**places, **drawn.places}, [], notices)
+
+
 def _listed_as(name: str, sides: Mapping[str, str], by_file_name: Mapping[str, list[str]]) -> str | None:
     """How a split file calls a recording: by its path, by the end of it, or by a longer path that ends so."""
     name = unicodedata.normalize("NFC", name)
@@ -368,7 +415,7 @@ def _read_user_split(path: Path, settings: SplitSettings) -> dict[str, str]:
             f"{shown(path)}: its columns are {shown(', '.join(sorted(columns))) or '(none)'}; expected "
             "`recording,split` (train, val, test) or `recording,fold` with --split.test-fold."
         )
-    sides = _sides_of_folds(path, rows, settings) if "split" not in columns else _sides_of_names(path, rows)
+    sides = _sides_of_fold_rows(path, rows, settings) if "split" not in columns else _sides_of_names(path, rows)
     result: dict[str, str] = {}
     for row, side in zip(rows, sides, strict=True):
         if result.setdefault(unicodedata.normalize("NFC", row["recording"]), side) != side:
@@ -387,20 +434,22 @@ def _sides_of_names(path: Path, rows: list[dict[str, str]]) -> list[str]:
     return [_SPELLINGS[row["split"].strip().lower()] for row in rows]
 
 
-def _sides_of_folds(path: Path, rows: list[dict[str, str]], settings: SplitSettings) -> list[str]:
+def _sides_of_fold_rows(path: Path, rows: list[dict[str, str]], settings: SplitSettings) -> list[str]:
     try:
         folds = [int(row["fold"]) for row in rows]
     except ValueError as fault:
         raise InputError(f"{shown(path)}: a fold must be a whole number ({shown(fault)}).") from fault
+    return _sides_of_folds(shown(path), folds, settings)
+
+
+def _sides_of_folds(source: str, folds: list[int], settings: SplitSettings) -> list[str]:
     known = sorted(set(folds))
     listed = ", ".join(map(str, known))
     test = settings.test_fold
     if test is None:
-        raise SettingsError(
-            f"{shown(path)} has folds ({listed}): say which one is test, --split.test-fold {known[-1]}."
-        )
+        raise SettingsError(f"{source} has folds ({listed}): say which one is test, --split.test-fold {known[-1]}.")
     if test not in known:
-        raise SettingsError(f"--split.test-fold {test}: {shown(path)} has the folds {listed}.")
+        raise SettingsError(f"--split.test-fold {test}: {source} has the folds {listed}.")
     if settings.val_fold is not None and (settings.val_fold not in known or settings.val_fold == test):
         raise SettingsError(
             f"--split.val-fold {settings.val_fold}: expected one of {listed}, but not the test fold."

@@ -2,7 +2,7 @@
 
     ReportFacts ─▶ write_tables ─▶ per_class.csv, predictions.csv, confusion.csv
 
-They are written by `files.write_csv`, which disarms cells that a spreadsheet would run.
+They are written by `files.write_csv`, with all names as they are.
 """
 
 from collections.abc import Iterator
@@ -33,8 +33,8 @@ def write_tables(folder: Path, facts: ReportFacts) -> None:
     """Write per_class.csv, predictions.csv and confusion.csv into an existing folder.
 
     predictions.csv has a row per recording and part of the split (`rank` is the place of the true class, 1 =
-    first). confusion.csv has a row per pair that occurred rather than a column per class: a class named like
-    a formula would stand undisguised in the header.
+    first). confusion.csv has a row per pair that occurred rather than a column per class, of which there may be
+    a thousand.
 
     Raises:
         PassingError, InputError: as `files.storage_faults`.
