@@ -52,13 +52,14 @@ def measure(settings: Settings) -> Result:
 
 def make_frames(folder: Path, n_windows: int, seed: int) -> None:
     """A frame store of made recordings with at least so many windows."""
+    from birdtune.config import SoundSettings
     from birdtune.dataset.frames import Entry, FrameStore
     from birdtune.sound.audio import SoundFacts
     from birdtune.sound.logmel import VGGISH
 
     facts = SoundFacts(16_000, 1, 10.0, 160_000, -8.0, "WAV PCM_16")
     random = np.random.default_rng(seed)
-    store = FrameStore(folder, VGGISH, "soxr")
+    store = FrameStore(folder, VGGISH, SoundSettings())
     store.folder.mkdir(parents=True)
     with store.appending() as index, (store.folder / "shard-0-0.f16").open("wb") as shard:
         for number in range(-(-n_windows // 10)):
@@ -70,11 +71,12 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
 
 def windows_of(folder: str) -> Any:
     """All windows of such a store, with labels of all classes."""
+    from birdtune.config import SoundSettings
     from birdtune.dataset.batches import Windows
     from birdtune.dataset.frames import FrameStore
     from birdtune.sound.logmel import VGGISH
 
-    store = FrameStore(Path(folder), VGGISH, "soxr")
+    store = FrameStore(Path(folder), VGGISH, SoundSettings())
     contents = store.contents()
     return Windows(store, contents, [number % networks.CLASSES for number in range(len(contents))], 96)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
+from birdtune.config import SoundSettings
 from birdtune.dataset import frames
 from birdtune.dataset import ledger as ledgers
 from birdtune.dataset.frames import Entry, FrameStore
@@ -83,7 +84,7 @@ def recording(name: str, content: str | None = None, *, duration_s: float = 1.0)
 def make_store(folder: Path, lengths: dict[str, int], shards: int = 2) -> FrameStore:
     """A store whose frames tell where they lie: band 0 the recording's number, band 1 the frame's."""
     facts = SoundFacts(16_000, 1, 1.0, 16_000, -8.0, "WAV PCM_16")
-    store = FrameStore(folder, VGGISH, "soxr")
+    store = FrameStore(folder, VGGISH, SoundSettings())
     store.folder.mkdir(parents=True)
     ends = [0] * shards
     for number, (content, n_frames) in enumerate(lengths.items()):
@@ -139,7 +140,7 @@ def hear(
     folder: Path, ledger: Ledger | None = None, *, short: str = "pad", longest_s: float = 3600.0
 ) -> tuple[Listing, list[Recording], list[Problem]]:
     """Scan, identify, examine and select, as a check does."""
-    ledger = ledger or Ledger(None, "soxr")
+    ledger = ledger or Ledger(None, SoundSettings())
     listing = scan(folder)
     unusable = identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
     examine_all(

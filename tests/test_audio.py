@@ -16,9 +16,12 @@ import soundfile
 import soxr
 from makers import Samples, cut, ordinary_folder, patched, tone, write_sound
 
+from birdtune.config import SoundSettings
 from birdtune.dataset.recordings import PROBLEMS
-from birdtune.sound import audio
-from birdtune.sound.audio import SOUND_ENDINGS, SoundError, SoundStream, examine, read
+from birdtune.sound import audio, container
+from birdtune.sound.audio import DEFAULT, SoundStream, examine, read
+from birdtune.sound.container import SOUND_ENDINGS
+from birdtune.sound.faults import SoundError
 
 
 def problem_of(path: Path, *, longest_s: float = math.inf) -> str:
@@ -28,8 +31,8 @@ def problem_of(path: Path, *, longest_s: float = math.inf) -> str:
     return caught.value.problem
 
 
-def whole(path: Path, resampler: str = "soxr") -> Samples:
-    return np.concatenate(list(SoundStream(path, resampler=resampler)))
+def whole(path: Path, sound: SoundSettings = DEFAULT) -> Samples:
+    return np.concatenate(list(SoundStream(path, sound)))
 
 
 def frequency_hz(sound: Samples) -> float:
@@ -179,7 +182,7 @@ def test_mp3_with_a_cover_picture_before_its_length_is_not_misread(tmp_path: Pat
     size = 100_000
     tag = b"ID3\x03\x00\x00" + bytes([size >> 21 & 127, size >> 14 & 127, size >> 7 & 127, size & 127])
     path.write_bytes(tag + bytes(size) + path.read_bytes())
-    assert audio._mp3_tells_its_length(path)
+    assert container._mp3_tells_its_length(path)
     assert examine(path).duration_s == 5.0
     assert problem_of(cut(path, 0.8)) == "truncated"
 
@@ -224,16 +227,16 @@ def test_resampy_in_pieces_equals_resampy_at_once(tmp_path: Path, rate_hz: int, 
     samples = tone(seconds, rate_hz)
     path = write_sound(tmp_path / "a.wav", samples, rate_hz, subtype="FLOAT")
     at_once = resampy.resample(samples[:, 0], rate_hz, 16_000, filter="kaiser_best")
-    in_pieces = whole(path, "resampy")
+    in_pieces = whole(path, SoundSettings(resampler="resampy"))
     assert in_pieces.size == at_once.size
     assert np.abs(in_pieces - at_once).max() < 1e-6
-    assert examine(path, resampler="resampy").n_samples == at_once.size
+    assert examine(path, SoundSettings(resampler="resampy")).n_samples == at_once.size
 
 
 @pytest.mark.parametrize("n", [1, 3, 10])
 def test_resampy_takes_sounds_shorter_than_one_sample_at_16_khz(tmp_path: Path, n: int) -> None:
     path = write_sound(tmp_path / "a.wav", np.full((n, 1), 0.5), 96_000)
-    assert whole(path, "resampy").size >= 1
+    assert whole(path, SoundSettings(resampler="resampy")).size >= 1
 
 
 @pytest.mark.parametrize(("resampler", "minutes"), [("soxr", 10), ("resampy", 3)])
@@ -244,7 +247,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(
         path = write_sound(tmp_path / "a.wav", np.tile(tone(60.0, 8_000), (minutes, 1)), 8_000)
         tracemalloc.start()
         try:
-            n_samples = sum(block.size for block in SoundStream(path, resampler=resampler))
+            n_samples = sum(block.size for block in SoundStream(path, SoundSettings(resampler=resampler)))
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

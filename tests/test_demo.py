@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from birdtune import demo, demo_songs
+from birdtune.config import SoundSettings
 from birdtune.dataset import recordings, split
 from birdtune.dataset.labels import read_label_map
 from birdtune.dataset.ledger import Ledger, examine_all, identify
@@ -225,7 +226,7 @@ def made(tmp_path_factory):
 def checked(made):
     """What birdtune's own check says of the folder: usable recordings, problems."""
     listing = recordings.scan(made.data)
-    ledger, journal, interrupts = Ledger(None, "soxr"), Journal(quiet=True), Interrupts()
+    ledger, journal, interrupts = Ledger(None, SoundSettings()), Journal(quiet=True), Interrupts()
     unreadable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     examine_all(
         listing.files, ledger, {}, longest_s=1e4, workers=1, journal=journal, interrupts=interrupts

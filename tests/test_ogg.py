@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import tone, write_sound
 
-from birdtune.sound.audio import SoundError, examine
+from birdtune.sound.audio import examine
+from birdtune.sound.faults import SoundError
 from birdtune.sound.ogg import fault
 
 KINDS = {"a.ogg": "VORBIS", "a.opus": "OPUS"}

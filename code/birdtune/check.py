@@ -386,7 +386,7 @@ def _matmul_flops() -> float:
 
 
 def _disk_bytes(config: Config, dataset: Dataset, weights: int) -> float:
-    made = FrameStore(config.output / "cache", dataset.spec, config.sound.resampler)
+    made = FrameStore(config.output / "cache", dataset.spec, config.sound)
     missing = [recording.facts.duration_s for recording in dataset.recordings if recording.content not in made]
     frames = sum(missing) * dataset.spec.frames_per_s * _FRAME_BYTES
     # Each checkpoint holds the weights and Adam's two slots: the newest, the best, and one being written.

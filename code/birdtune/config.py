@@ -45,6 +45,11 @@ class SoundSettings(_Section):
     )
     max_hours: float = _setting(48.0, "a longer file is left out", unit="h", gt=0)
 
+    @property
+    def cache_key(self) -> str:
+        """Names all settings on which decoded samples depend; part of what caches are called."""
+        return self.resampler
+
 
 class LabelSettings(_Section):
     """Classes."""

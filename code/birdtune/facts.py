@@ -22,6 +22,7 @@ from birdtune.results.scores import Scores
 from birdtune.results.verdict import Verdict, all_doubts, verdict
 from birdtune.run import Run
 from birdtune.sound import audio
+from birdtune.sound.faults import SoundError
 
 HISTORY_NAME = "history.json"
 
@@ -135,9 +136,9 @@ def _listener(dataset: Dataset, store: FrameStore) -> Callable[[str, float, floa
             return None
         try:
             waveform = audio.read(
-                recording.path, resampler=store.resampler, start_s=start_s, longest_s=seconds
+                recording.path, store.sound, start_s=start_s, longest_s=seconds
             )
-        except audio.SoundError:
+        except SoundError:
             return None  # it was readable when the frames were made; the page says that it is gone
         per_s = store.spec.frames_per_s
         frames = store.frames(recording.content, round(start_s * per_s), round(seconds * per_s))

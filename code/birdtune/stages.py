@@ -31,6 +31,8 @@ from birdtune.results.scores import Scores
 from birdtune.results.thresholds import only
 from birdtune.results.words import plain
 from birdtune.sound import audio
+from birdtune.sound.faults import SoundError
+from birdtune.sound.resample import TARGET_RATE_HZ
 from birdtune.training.moments import chosen_windows, moments_of, watched
 from birdtune.training.scoring import Scorer, make_scorer
 
@@ -306,10 +308,10 @@ class Stages(Learning):
         """Sound to verify the export with: the beginning of a recording, or noise where none is there any more."""
         for recording in part:
             self.interrupts.check()
-            with contextlib.suppress(audio.SoundError):
-                return audio.read(recording.path, resampler=self.store.resampler, longest_s=_EXAMPLE_S)
+            with contextlib.suppress(SoundError):
+                return audio.read(recording.path, self.store.sound, longest_s=_EXAMPLE_S)
         self.journal.warn("No recording can be read any more; the export is verified with noise.")
-        n_samples = round(_EXAMPLE_S * audio.TARGET_RATE_HZ)
+        n_samples = round(_EXAMPLE_S * TARGET_RATE_HZ)
         return np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
 
     # ---- report ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 
 from birdtune import ancestor
 from birdtune import run as runs
-from birdtune.config import Config, SplitSettings
+from birdtune.config import Config, SoundSettings, SplitSettings
 from birdtune.dataset import selection, split
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.ledger import Examined, Ledger
@@ -35,7 +35,7 @@ _FACTS = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
 
 def ledgers() -> list[bytes]:
     with tempfile.TemporaryDirectory() as name:
-        ledger = Ledger(Path(name) / "ledger.json", "soxr")
+        ledger = Ledger(Path(name) / "ledger.json", SoundSettings())
         ledger.set_content(_sound_file(), _CONTENT)
         ledger.set_examined(_CONTENT, Examined(_FACTS))
         ledger.set_examined("d", Examined(None, "silent", "every sample is zero"))
@@ -49,7 +49,7 @@ def _sound_file() -> SoundFile:
 
 def ledger(data: bytes, room: Path) -> None:
     (room / "ledger.json").write_bytes(data)
-    ledger = Ledger(room / "ledger.json", "soxr")
+    ledger = Ledger(room / "ledger.json", SoundSettings())
     content = ledger.content(_sound_file())
     for known in (content, _CONTENT, "d"):
         found = ledger.examined(known) if known is not None else None
@@ -58,7 +58,7 @@ def ledger(data: bytes, room: Path) -> None:
     ledger.set_content(_sound_file(), _CONTENT)
     ledger.set_examined(_CONTENT, Examined(_FACTS))
     ledger.save()
-    again = Ledger(room / "ledger.json", "soxr")
+    again = Ledger(room / "ledger.json", SoundSettings())
     assert again.content(_sound_file()) == _CONTENT and again.examined(_CONTENT) == Examined(_FACTS)
 
 
@@ -77,13 +77,13 @@ def indexes() -> list[bytes]:
 
 
 def index(data: bytes, room: Path) -> None:
-    folder = FrameStore(room, VGGISH, "soxr").folder
+    folder = FrameStore(room, VGGISH, SoundSettings()).folder
     folder.mkdir()
     (folder / "shard-1-1.f16").write_bytes(bytes(3 * 128))
     index, _, whole = data.partition(b"\0")
     (folder / INDEX_NAME).write_bytes(index)
     (folder / "whole.json").write_bytes(whole)
-    store = FrameStore(room, VGGISH, "soxr")
+    store = FrameStore(room, VGGISH, SoundSettings())
     for content in store.contents():
         entry = store.entry(content)
         assert store.frames(content).shape == (entry.n_frames, VGGISH.n_mels)

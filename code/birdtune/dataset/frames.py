@@ -4,7 +4,7 @@
     content ─▶ FrameStore.frames ─▶ [n, 64]
 
 Frames, not patches, are kept: a window at any hop is a slice. The key is the content of the sound
-file, and the folder's name is the front end's digest and the resampler, so a later run computes only
+file, and the folder's name is the front end's digest and how sound is decoded, so a later run computes only
 what is new. Each worker appends to a shard of its own; how shards and index are kept: `shards.py`.
 """
 
@@ -21,12 +21,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import NonNegativeInt
 
+from birdtune.config import SoundSettings
 from birdtune.dataset.ledger import Examined, Ledger, crashed, note_examined
 from birdtune.dataset.recordings import Problem, SoundFile, unchanged
 from birdtune.dataset.shards import ShardStore
 from birdtune.events import Interrupts, Journal
 from birdtune.files import make_folder
-from birdtune.sound.audio import SoundError, SoundFacts, SoundStream
+from birdtune.sound.audio import SoundFacts, SoundStream
+from birdtune.sound.faults import SoundError
 from birdtune.sound.logmel import FrontEnd, frames_of
 from birdtune.storage import need_space, storage_faults
 from birdtune.workers import Crashed, run_tasks, worker_count
@@ -62,14 +64,14 @@ class FrameStore(ShardStore[Entry]):
 
     Args:
         cache: the folder of all front ends' frames.
-        spec, resampler: what the frames are made with; they name the folder.
+        spec, sound: what the frames are made with; they name the folder.
     """
 
-    def __init__(self, cache: Path, spec: FrontEnd, resampler: str) -> None:
+    def __init__(self, cache: Path, spec: FrontEnd, sound: SoundSettings) -> None:
         self.spec = spec
-        self.resampler = resampler
+        self.sound = sound
         super().__init__(
-            cache / f"{spec.name}-{spec.digest}-{resampler}",
+            cache / f"{spec.name}-{spec.digest}-{sound.cache_key}",
             Entry,
             row_bytes=spec.n_mels * FRAME_DTYPE.itemsize,
             ending=_ENDING,
@@ -103,15 +105,15 @@ class _Made:
 class _ShardWriter:
     """A worker's own shard, opened when the first recording comes."""
 
-    def __init__(self, folder: Path, spec: FrontEnd, resampler: str, longest_s: float) -> None:
-        self.folder, self.spec, self.resampler, self.longest_s = folder, spec, resampler, longest_s
+    def __init__(self, folder: Path, spec: FrontEnd, sound: SoundSettings, longest_s: float) -> None:
+        self.folder, self.spec, self.sound, self.longest_s = folder, spec, sound, longest_s
         self._file: IO[bytes] | None = None
 
     def make(self, task: _Task) -> _Made:
         """Decode one file and append its frames; of a file that fails nothing stays in the shard."""
         shard = self._shard()
         begin = shard.tell()
-        stream = SoundStream(task.file.path, resampler=self.resampler, longest_s=self.longest_s)
+        stream = SoundStream(task.file.path, self.sound, longest_s=self.longest_s, measured=True)
         crc = 0
         try:
             with unchanged(task.file):
@@ -154,9 +156,9 @@ class _ShardWriter:
 _writer: _ShardWriter | None = None
 
 
-def _begin_worker(folder: Path, spec: FrontEnd, resampler: str, longest_s: float) -> None:
+def _begin_worker(folder: Path, spec: FrontEnd, sound: SoundSettings, longest_s: float) -> None:
     global _writer
-    _writer = _ShardWriter(folder, spec, resampler, longest_s)
+    _writer = _ShardWriter(folder, spec, sound, longest_s)
 
 
 def _make(task: _Task) -> _Made:
@@ -244,7 +246,7 @@ def fill(
             n_workers=worker_count(workers, len(tasks)),
             interrupts=interrupts,
             initializer=_begin_worker,
-            initargs=(store.folder, store.spec, store.resampler, longest_s),
+            initargs=(store.folder, store.spec, store.sound, longest_s),
         )
         with (
             storage_faults(store.folder, "frames", forecast.bytes_left),

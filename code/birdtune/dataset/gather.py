@@ -107,7 +107,7 @@ def prepare(
     """
     cache = make_folder(config.output / "cache")
     survey = _survey(config, cache / "ledger.json", journal, interrupts)
-    store = FrameStore(cache, spec, config.sound.resampler)
+    store = FrameStore(cache, spec, config.sound)
     present = [c for file in survey.listing.files if (c := survey.ledger.content(file)) is not None]
     # Cheap, as this is looked at by every start; `recheck` reads all of it before it is computed with.
     tell_damaged(store.verify(store.contents(), thorough=False), journal)
@@ -199,7 +199,7 @@ def _survey(
     if (folder := config.background_folder) is not None:
         label = background_class(listing.folders, config.labels.background)
         listing = recordings.with_background(listing, folder, label)
-    ledger = Ledger(ledger_path, config.sound.resampler, keep=keep)
+    ledger = Ledger(ledger_path, config.sound, keep=keep)
     unusable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     recordings.refuse_remnant(listing, unusable, config.data_folder)
     return _Survey(listing, ledger, unusable)

@@ -8,17 +8,19 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from birdtune.config import SoundSettings
 from birdtune.dataset.recordings import OF_THE_FILE, PROBLEMS, Problem, SoundFile, unchanged
 from birdtune.errors import PassingError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import file_sha256, read_json, write_text
-from birdtune.sound.audio import SoundError, SoundFacts, examine, refusal
+from birdtune.sound.audio import SoundFacts, examine
+from birdtune.sound.faults import SoundError, refusal
 from birdtune.workers import Crashed, run_tasks, worker_count
 
 # What may be gone next time, or depend on a setting: not believed for longer than the run that met it.
@@ -53,15 +55,15 @@ class Ledger:
     # a million files would be written two thousand times.
     _SAVE_EVERY, _SAVE_SHARE = 500, 0.2
 
-    def __init__(self, path: Path | None, resampler: str, *, keep: bool = True) -> None:
+    def __init__(self, path: Path | None, sound: SoundSettings, *, keep: bool = True) -> None:
         self._path = path if keep else None
-        self.resampler = resampler
+        self.sound = sound
         # What cannot be read where nothing may be written is merely not known.
         known = _known(path) if path is not None and (keep or os.access(path, os.R_OK)) else _Known()
         self._stats = known.stats
         self._all_facts = known.facts
-        # The number of samples at 16 kHz depends on the resampler, so facts do.
-        self._facts = self._all_facts.setdefault(resampler, {})
+        # Facts are of decoded samples.
+        self._facts = self._all_facts.setdefault(sound.cache_key, {})
         for content in [key for key, found in self._facts.items() if found.problem in _PASSING_PROBLEMS]:
             del self._facts[content]
         self._unsaved = 0
@@ -94,8 +96,8 @@ class Ledger:
         if self._path is not None and self._unsaved:
             # Without indentation: 20,000 files make 6 MB, read in a tenth of a second.
             facts = {
-                resampler: {content: _stored(found) for content, found in known.items()}
-                for resampler, known in self._all_facts.items()
+                key: {content: _stored(found) for content, found in known.items()}
+                for key, known in self._all_facts.items()
             }
             # Lost with the power, it costs time and nothing else.
             write_text(self._path, json.dumps({"stats": self._stats, "facts": facts}), durable=False)
@@ -103,7 +105,7 @@ class Ledger:
 
 
 def _stored(found: Examined) -> dict[str, Any]:
-    return vars(found.facts) if found.facts else {"problem": found.problem, "detail": found.detail}
+    return asdict(found.facts) if found.facts else {"problem": found.problem, "detail": found.detail}
 
 
 def _found(stored: Any) -> Any:
@@ -215,14 +217,14 @@ def unexamined(
 @dataclass(frozen=True)
 class _ExamineTask:
     file: SoundFile
-    resampler: str
+    sound: SoundSettings
     longest_s: float
 
 
 def _examine(task: _ExamineTask) -> Examined:
     try:
         with unchanged(task.file):
-            return Examined(examine(task.file.path, resampler=task.resampler, longest_s=task.longest_s))
+            return Examined(examine(task.file.path, sound=task.sound, longest_s=task.longest_s))
     except SoundError as fault:
         return Examined(None, fault.problem, str(fault))
 
@@ -247,7 +249,7 @@ def examine_all(
     """
     try:
         while left := list(unexamined(files, ledger, unusable)):
-            tasks = [_ExamineTask(file, ledger.resampler, longest_s) for file in left]
+            tasks = [_ExamineTask(file, ledger.sound, longest_s) for file in left]
             _examine_tasks(tasks, ledger, unusable, workers, journal, interrupts)
     finally:
         ledger.save()

@@ -16,7 +16,9 @@ from pathlib import Path, PurePosixPath
 
 from birdtune.errors import InputError, PassingError, shown
 from birdtune.files import stands_in_the_way
-from birdtune.sound.audio import FOREIGN_ENDINGS, SOUND_ENDINGS, SoundError, SoundFacts, refusal
+from birdtune.sound.audio import SoundFacts
+from birdtune.sound.container import FOREIGN_ENDINGS, SOUND_ENDINGS
+from birdtune.sound.faults import SoundError, refusal
 from birdtune.storage import has_failed, reading_faults, refused
 
 # Code → what a person can do about it.

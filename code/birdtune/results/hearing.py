@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from birdtune.config import SoundSettings
 from birdtune.dataset.ledger import crashed
 from birdtune.errors import CheckpointError, shown
-from birdtune.sound.audio import SoundError, SoundFacts, SoundStream
+from birdtune.sound.audio import SoundFacts, SoundStream
+from birdtune.sound.faults import SoundError
 from birdtune.sound.logmel import FrontEnd, frames_of
 from birdtune.workers import Crashed, Isolated
 
@@ -114,7 +116,7 @@ class Cutter:
             first patch begins with it, and none reaches beyond. None: the whole sound is.
     """
 
-    resampler: str
+    sound: SoundSettings
     hop_frames: int
     longest_s: float
     spec: FrontEnd
@@ -129,7 +131,7 @@ class Cutter:
             SoundError: the file cannot be used; some of them only after the last patch.
         """
         stream = SoundStream(
-            path, resampler=self.resampler, longest_s=self.longest_s, in_pieces=self.stretch_frames is not None
+            path, self.sound, longest_s=self.longest_s, in_pieces=self.stretch_frames is not None
         )
         try:
             size = self.stretch_frames

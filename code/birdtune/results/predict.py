@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.errors import UsageError, shown
+from birdtune.config import SoundSettings
+from birdtune.errors import UsageError
 from birdtune.files import growing_csv, try_to_write, write_bytes
 from birdtune.results.answers import Thresholds
 from birdtune.results.calibration import Calibration
@@ -28,6 +29,7 @@ from birdtune.results.rows import Rows, Scorer, judged_by
 from birdtune.results.sounds import find_sounds
 from birdtune.results.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.results.verify import open_model as open_model
+from birdtune.sound.audio import DEFAULT
 from birdtune.sound.logmel import FrontEnd
 
 # Recordings this many times longer than those of validation are too long for one row, mostly.
@@ -57,11 +59,10 @@ class Outcome:
         return len(self.problems) - self.in_part - self.silent
 
 
-def _check_arguments(resampler: str, hop_frames: int | None, batch_size: int) -> None:
-    if (hop_frames is not None and hop_frames < 1) or batch_size < 1 or resampler not in ("soxr", "resampy"):
+def _check_arguments(hop_frames: int | None, batch_size: int) -> None:
+    if (hop_frames is not None and hop_frames < 1) or batch_size < 1:
         raise UsageError(
-            f"hop {hop_frames} frames, {batch_size} patches at a time, resampler {shown(resampler)}: "
-            "expected at least 1, at least 1, and soxr or resampy."
+            f"hop {hop_frames} frames, {batch_size} patches at a time: expected at least 1 of both."
         )
 
 
@@ -71,7 +72,7 @@ def embed_files(
     out: Path,
     *,
     front_end: FrontEnd,
-    resampler: str = "soxr",
+    sound: SoundSettings = DEFAULT,
     hop_frames: int | None = None,
     batch_size: int = 64,
     longest_s: float = math.inf,
@@ -85,21 +86,21 @@ def embed_files(
         out: the .npz: `embeddings` [P, K] float32, `file` [P] str, `start_s` [P] float32 seconds; the files
             in their order, patches from the first to the last. Read it with `numpy.load`.
         front_end: what `embed` wants patches to be made with.
-        resampler: "soxr" or "resampy".
+        sound: how files are decoded.
         hop_frames: from one patch to the next, in frames of 10 ms; None = as the front end says.
         longest_s: longer sounds are not used.
         check: called between batches; it may raise to stop, and then nothing is written.
 
     Raises:
-        UsageError: a hop, batch size or resampler that cannot be.
+        UsageError: a hop or batch size that cannot be.
         CheckpointError: the model answers NaN.
         InputError, PassingError: `out` cannot be written.
     """
-    _check_arguments(resampler, hop_frames, batch_size)
+    _check_arguments(hop_frames, batch_size)
     try_to_write(out.parent)
     heard: list[Heard] = []
     problems: list[Unused] = []
-    cutter = Cutter(resampler, hop_frames or front_end.patch_hop, longest_s, front_end)
+    cutter = Cutter(sound, hop_frames or front_end.patch_hop, longest_s, front_end)
     for item in hear(find_sounds(files), embed, cutter, batch_size, check):
         problems.append(item) if isinstance(item, Unused) else heard.append(item)
     counts = [len(item.start_s) for item in heard]
@@ -134,7 +135,7 @@ def predict_files(
     patches_out: Path | None = None,
     window_s: float | None = None,
     usual_s: float | None = None,
-    resampler: str = "soxr",
+    sound: SoundSettings = DEFAULT,
     hop_frames: int | None = None,
     batch_size: int = 64,
     longest_s: float = math.inf,
@@ -143,7 +144,7 @@ def predict_files(
     """Write what the classifier hears in some sounds.
 
     Args:
-        files, resampler, hop_frames, batch_size, longest_s, check: as `embed_files`.
+        files, sound, hop_frames, batch_size, longest_s, check: as `embed_files`.
         classifier: an exported or a trained one.
         calibration: makes the mean over the patches (by attention, where the head has one) the recording's scores;
             None: the mean is.
@@ -160,12 +161,12 @@ def predict_files(
     Raises:
         as `embed_files`; also UsageError: a window shorter than a patch, or than the hop.
     """
-    _check_arguments(resampler, hop_frames, batch_size)
+    _check_arguments(hop_frames, batch_size)
     for place in filter(None, [out, patches_out]):
         try_to_write(place.parent)
     spec = classifier.front_end
     window = None if window_s is None else _window_frames(window_s, spec)
-    cutter = Cutter(resampler, hop_frames or spec.patch_hop, longest_s, spec, window)
+    cutter = Cutter(sound, hop_frames or spec.patch_hop, longest_s, spec, window)
     stretch_s = None if window is None else window / spec.frames_per_s
     rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, strangeness, stretch_s)
     judge = judged_by(classifier, pools=strangeness is not None)

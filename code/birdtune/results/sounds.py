@@ -10,7 +10,7 @@ from pathlib import Path
 
 from birdtune.errors import shown
 from birdtune.results.hearing import Unused
-from birdtune.sound.audio import FOREIGN_ENDINGS, SOUND_ENDINGS
+from birdtune.sound.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 
 
 def find_sounds(given: Sequence[Path]) -> list[Path | Unused]:

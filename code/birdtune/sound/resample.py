@@ -1,0 +1,77 @@
+"""Blocks of sound at any rate → blocks at 16 kHz.
+
+    blocks [n] float32 at rate_hz ─▶ resampled ─▶ blocks [m] float32, 16 kHz
+
+soxr does it as a stream; resampy, what the published VGGish used, in pieces that overlap.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+TARGET_RATE_HZ: Final = 16_000
+
+# resampy works on pieces of this length.
+_PIECE_S = 10.0
+# resampy's kaiser_best filter reaches 64 zero crossings to each side at the lower of the two rates.
+_RESAMPY_ZERO_CROSSINGS = 64
+
+
+def resampled(
+    blocks: Iterator[npt.NDArray[np.float32]], rate_hz: int, resampler: str
+) -> Iterator[npt.NDArray[np.float32]]:
+    """The same sound at 16 kHz.
+
+    Args:
+        blocks: [n] each, mono at `rate_hz`.
+        resampler: "soxr" (HQ) or "resampy" (kaiser_best).
+    """
+    if rate_hz == TARGET_RATE_HZ:
+        return blocks
+    return _resample_soxr(blocks, rate_hz) if resampler == "soxr" else _resample_resampy(blocks, rate_hz)
+
+
+def _resample_soxr(
+    blocks: Iterator[npt.NDArray[np.float32]], rate_hz: int
+) -> Iterator[npt.NDArray[np.float32]]:
+    stream = soxr.ResampleStream(rate_hz, TARGET_RATE_HZ, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        # HQ overshoots full scale by a little at clipped peaks; that is sound, not a fault.
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _resample_resampy(
+    blocks: Iterator[npt.NDArray[np.float32]], rate_hz: int
+) -> Iterator[npt.NDArray[np.float32]]:
+    """resampy knows no streams: work on pieces that overlap by more than its filter reaches.
+
+    Pieces begin where an input and an output sample fall together (every rate/gcd input samples), so
+    the joined pieces are what one call over the whole sound gives.
+    """
+    import resampy  # brings numba, half a second that only those who ask for it should wait
+
+    common = math.gcd(rate_hz, TARGET_RATE_HZ)
+    step_in, step_out = rate_hz // common, TARGET_RATE_HZ // common
+    reach = math.ceil((_RESAMPY_ZERO_CROSSINGS + 2) * max(1.0, rate_hz / TARGET_RATE_HZ) / step_in)  # steps
+    piece = math.ceil(_PIECE_S * rate_hz / step_in)  # steps
+    waiting = np.zeros(0, np.float32)
+    lead = 0  # steps of context before what is still to be given out
+    for block in blocks:
+        waiting = np.concatenate([waiting, block])
+        while waiting.size >= (lead + piece + reach) * step_in:
+            taken = waiting[: (lead + piece + reach) * step_in]
+            made = resampy.resample(taken, rate_hz, TARGET_RATE_HZ, filter="kaiser_best")
+            yield made[lead * step_out : (lead + piece) * step_out].astype(np.float32)
+            kept = min(reach, lead + piece)
+            waiting = waiting[(lead + piece - kept) * step_in :]
+            lead = kept
+    if waiting.size > lead * step_in:
+        # At least one output sample must come of it, else resampy refuses.
+        padded = np.pad(waiting, (0, max(0, math.ceil(rate_hz / TARGET_RATE_HZ) - waiting.size)))
+        made = resampy.resample(padded, rate_hz, TARGET_RATE_HZ, filter="kaiser_best")
+        yield made[lead * step_out :].astype(np.float32)

@@ -1,0 +1,79 @@
+"""What is measured of recordings while they are decoded."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from makers import write_sound
+
+from birdtune.sound.audio import examine
+from birdtune.sound.measures import BAND_EDGES_HZ, NO_BAND, Measures
+
+
+def measures_of(path: Path) -> Measures:
+    found = examine(path).measures
+    assert found is not None
+    return found
+
+
+def noise(seconds: float, rate_hz: int, seed: int = 0, level: float = 0.05) -> np.ndarray:
+    return level * np.random.default_rng(seed).standard_normal(round(seconds * rate_hz))
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 22_050, 48_000, 384_000])
+def test_a_tone_is_in_its_band_at_its_level_whatever_the_rate(tmp_path: Path, rate_hz: int) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 900 * np.arange(2 * rate_hz) / rate_hz)
+    found = measures_of(write_sound(tmp_path / "a.wav", tone, rate_hz))
+    bands = found.spectrum_db
+    assert BAND_EDGES_HZ[bands.argmax()] <= 900 < BAND_EDGES_HZ[bands.argmax() + 1]
+    assert bands.max() == pytest.approx(-9, abs=1) and found.level_db == pytest.approx(-9.0, abs=0.1)
+    assert np.array_equal(bands == NO_BAND, BAND_EDGES_HZ[:-1] >= rate_hz / 2)
+
+
+def test_the_floor_is_that_of_the_pauses_and_the_spectrum_that_of_the_song(tmp_path: Path) -> None:
+    sound = noise(4.0, 16_000, level=0.001)
+    sound[16_000:32_000] += 0.5 * np.sin(2 * np.pi * 3_000 * np.arange(16_000) / 16_000)
+    found = measures_of(write_sound(tmp_path / "a.wav", sound, subtype="FLOAT"))
+    band = int(np.searchsorted(BAND_EDGES_HZ, 3_000) - 1)
+    assert found.spectrum_db[band] > -20 and found.floor_db[band] < -60
+
+
+def test_the_bandwidth_is_where_the_spectrum_ends(tmp_path: Path) -> None:
+    spectrum = np.fft.rfft(noise(2.0, 44_100))
+    spectrum[np.fft.rfftfreq(88_200, 1 / 44_100) > 15_000] = 0
+    cut = write_sound(tmp_path / "cut.wav", np.fft.irfft(spectrum), 44_100)
+    assert measures_of(cut).bandwidth_hz == pytest.approx(15_000, rel=0.05)
+    assert measures_of(write_sound(tmp_path / "whole.wav", noise(2.0, 44_100), 44_100)).bandwidth_hz == 22_050
+
+
+def test_offset_clipping_and_clicks_are_measured(tmp_path: Path) -> None:
+    offset = measures_of(write_sound(tmp_path / "offset.wav", 0.25 + noise(1.0, 16_000)))
+    assert offset.offset == pytest.approx(0.25, abs=0.01) and offset.level_db == pytest.approx(-26, abs=0.5)
+    clipped = measures_of(write_sound(tmp_path / "clipped.wav", np.clip(20 * noise(1.0, 16_000), -1, 1)))
+    assert 0.2 < clipped.clipped < 0.5 and offset.clipped == 0
+    click = np.zeros(16_000)
+    click[500] = 0.9
+    assert measures_of(write_sound(tmp_path / "click.wav", click)).click > 0.99 and offset.click < 0.1
+
+
+def test_the_digest_of_samples_is_that_of_the_sound_not_of_the_file(tmp_path: Path) -> None:
+    samples = np.round(noise(3.0, 44_100) * 32767).astype(np.int16)
+    paths = []
+    for name, subtype in (("a.wav", "PCM_16"), ("b.flac", "PCM_16"), ("c.wav", "PCM_24"), ("d.w64", "FLOAT")):
+        paths.append(tmp_path / name)
+        soundfile.write(paths[-1], samples / 32768, 44_100, subtype=subtype)
+    assert len({examine(path).samples for path in paths}) == 1
+    soundfile.write(tmp_path / "longer.wav", np.append(samples, np.int16(0)), 44_100)
+    samples[44_096] += 1
+    soundfile.write(tmp_path / "other.wav", samples, 44_100)
+    assert len({examine(tmp_path / name).samples for name in ("a.wav", "longer.wav", "other.wav")}) == 3
+
+
+def test_measures_do_not_depend_on_the_length_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_sound(tmp_path / "a.wav", noise(20.0, 16_000, 3))
+    whole = examine(path)
+    monkeypatch.setattr("birdtune.sound.audio._BLOCK_VALUES", 50_000)
+    pieces = examine(path)
+    assert pieces.samples == whole.samples and pieces.measures is not None and whole.measures is not None
+    assert np.abs(pieces.measures.floor_db - whole.measures.floor_db).max() <= 3
