@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # birdtune's one door: `./entrypoint.sh [command] [settings]`, the same in and out of a container.
 # Outside, the packages of requirements.txt are put into .venv the first time, which later starts
-# reuse; inside, they are part of the image. `./entrypoint.sh test` runs the tests, `bench` the measurements.
+# reuse; inside, they are part of the image. `./entrypoint.sh test` runs the tests, `bench` the measurements,
+# `extras NAME` adds packages that not everybody needs.
 set -euo pipefail
 
 root=$(cd -- "${BASH_SOURCE[0]%/*}" && pwd)
 venv=$root/.venv
+extras=(media)
 peers=$root/.venv-bench  # what birdtune is measured beside; it sees the packages of .venv, too
 
 say() { printf 'birdtune: %s\n' "$*" >&2; }
@@ -55,7 +57,7 @@ install() {  # install LOCK: also when another start is at it, or was stopped ha
   flock --nonblock 9 || { say "waiting for another start that is installing packages"; flock 9; }
   if ! stamped "$lock"; then
     say "installing the packages of $lock into $home (once, a few minutes)"
-    if [[ $lock != requirements-dev.txt ]]; then make_venv "$home"; fi
+    if [[ $lock == requirements.txt || $lock == bench/* ]]; then make_venv "$home"; fi
     if [[ $home == "$peers" ]]; then
       # By way of this file, packages that .venv has are seen, and not installed once more.
       echo "$venv/lib/python3.11/site-packages" >"$peers/lib/python3.11/site-packages/job.pth"
@@ -69,12 +71,26 @@ install() {  # install LOCK: also when another start is at it, or was stopped ha
   exec 9>&-
 }
 
+install_extras() {
+  local name
+  [[ $# -gt 0 ]] || fail 2 "name what to add: ./entrypoint.sh extras NAME. There is: ${extras[*]} (m4a, aac, wma, wv)."
+  for name; do
+    [[ " ${extras[*]} " == *" $name "* ]] || fail 2 "there is no extra '$name'. There is: ${extras[*]}."
+  done
+  for name; do
+    stamped "requirements-$name.txt" || install "requirements-$name.txt"
+    say "$name is installed"
+  done
+}
+
 unset PYTHONHOME  # it would point a virtual environment at another Python
 export PYTHONPATH=$root/code TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
 if [[ -n ${BIRDTUNE_IN_IMAGE:-} ]]; then
   [[ ${1:-} != test && ${1:-} != bench ]] ||
     fail 2 "the image holds no tests and no bench; run ./entrypoint.sh $1 in the project's folder."
+  [[ ${1:-} != extras ]] ||
+    fail 2 "an image is not added to; build it with them: docker build --build-arg EXTRAS='${*:2}' ..."
   exec python -m birdtune "$@"
 fi
 
@@ -84,6 +100,11 @@ if [[ ${1:-} == test ]]; then
   shift
   cd -- "$root"
   exec "$venv/bin/python" -m pytest "$@"
+fi
+if [[ ${1:-} == extras ]]; then
+  shift
+  install_extras "$@"
+  exit
 fi
 if [[ ${1:-} == bench ]]; then
   shift

@@ -229,7 +229,7 @@ def test_an_unknown_command_is_told_with_the_nearest_and_all(capsys: Captured) -
         (["--bogus"], "'--bogus' is not understood. `./entrypoint.sh run --help`"),
         (["--train.epochs"], "argument --train.epochs: expected one argument"),
         (["export", "--format", "onnx"], "invalid choice: 'onnx'"),
-        (["embed"], "required: FILES"),
+        (["embed"], "no files are named"),
         (["test"], "./entrypoint.sh test"),
         (["demo", "--input", "x"], "leave out --input"),
         (["demo", "--data", "x"], "leave out --data"),
@@ -307,9 +307,28 @@ def test_where_nothing_is_kept_nobody_is_told_to_continue(
         raise Interrupted(2)
 
     monkeypatch.setattr(apply, function, stop)
-    out = tmp_path / "x.out"
+    out = tmp_path / "x"
     assert cli.main([command, "a.wav", "--model", "m", "--out", str(out)]) == 130
     assert capsys.readouterr().err == f"birdtune: stopped by SIGINT; {out} was not written, and nothing is kept\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "ending"),
+    [("predict", "night.Table.1.selections.txt", ".csv"), ("predict", "x.xlsx", ".csv"), ("embed", "x.csv", ".npz"),
+     ("augment", "x.svg", ".png")],
+)  # fmt: skip
+def test_an_ending_of_another_format_is_refused_before_any_work(
+    capsys: Captured, tmp_path: Path, command: str, out: str, ending: str
+) -> None:
+    files = ["a.wav"] if command != "augment" else []
+    assert cli.main([command, *files, "--out", str(tmp_path / out)]) == 2
+    err = capsys.readouterr().err
+    assert out in err and f"ends in {ending}" in err and not list(tmp_path.iterdir())
+
+
+def test_a_list_that_is_not_there_is_named(capsys: Captured, tmp_path: Path) -> None:
+    assert cli.main(["predict", "--list", str(tmp_path / "none.txt")]) == 42
+    assert "--list" in capsys.readouterr().err
 
 
 def test_a_defect_shows_its_traceback_and_owns_up(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LOCKS = (
     "requirements.txt", "requirements-gpu.txt", "requirements-dev.txt", "requirements-fuzz.txt",
+    "requirements-media.txt",
     "bench/requirements.txt",
 )  # fmt: skip
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
@@ -60,6 +61,7 @@ class Home:
         shutil.copy(ROOT / "entrypoint.sh", self.folder)
         (self.folder / "requirements.txt").write_text("one==1\n")
         (self.folder / "requirements-dev.txt").write_text("two==2\n")
+        (self.folder / "requirements-media.txt").write_text("av==1\n")
         (self.folder / "bench").mkdir()
         (self.folder / "bench" / "requirements.txt").write_text("three==3\n")
         (folder / "bin").mkdir()
@@ -250,6 +252,30 @@ def test_tests_run_from_the_projects_folder_with_their_own_lock(home: Home, tmp_
     assert len(home.calls("pip")) == 2
 
 
+def test_an_extra_is_added_to_the_environment_once(home: Home) -> None:
+    home.run()
+    done = home.run("extras", "media")
+    assert (done.returncode, len(home.calls("venv"))) == (0, 1)
+    assert "requirements-media.txt" in home.calls("pip")[1] and "media is installed" in done.stderr
+    assert home.run("extras", "media").returncode == 0
+    assert len(home.calls("pip")) == 2 and len(home.calls("birdtune")) == 1
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("media", "../dev")])
+def test_an_extra_that_is_none_is_named_beside_those_there_are(home: Home, arguments: tuple[str, ...]) -> None:
+    done = home.run("extras", *arguments)
+    assert done.returncode == 2 and "There is: media" in done.stderr
+    assert len(home.calls("pip")) == 1
+
+
+def test_an_image_is_built_with_its_extras(home: Home) -> None:
+    done = home.run("extras", "media", BIRDTUNE_IN_IMAGE="1")
+    assert done.returncode == 2 and "--build-arg EXTRAS='media'" in done.stderr
+    for name in DOCKERFILES:
+        assert "requirements-media.txt" in (ROOT / name).read_text()
+    assert "!requirements-media.txt" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
 def test_the_peers_of_the_bench_get_an_environment_of_their_own_which_sees_the_first(
     home: Home, tmp_path: Path
 ) -> None:
@@ -314,7 +340,7 @@ def pins(lock: str) -> dict[str, str]:
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_locked_package_has_a_version_and_a_digest(lock: str) -> None:
     text = (ROOT / lock).read_text()
-    least = 1 if lock == "requirements-fuzz.txt" else 11
+    least = 1 if lock in ("requirements-fuzz.txt", "requirements-media.txt") else 11
     assert len(pins(lock)) == len(re.findall(r"==\S+ \\\n    --hash=sha256:", text)) >= least
 
 

@@ -21,7 +21,8 @@ PACKAGE = ROOT / "code" / "birdtune"
 # A file imports only files that stand before it, inside functions too.
 ORDER = (
     "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure", "search.space",
-    "sound.faults", "sound.ogg", "sound.container", "sound.channels", "sound.resample", "sound.measures", "sound.audio",
+    "sound.faults", "sound.kinds", "sound.media",
+    "sound.ogg", "sound.container", "sound.channels", "sound.resample", "sound.measures", "sound.audio",
     "sound.logmel", "sound.noise", "sound.empty",
     "dataset.labels", "dataset.recordings", "dataset.ledger", "dataset.selection", "dataset.split",
     "dataset.balance", "dataset.shards", "dataset.frames", "dataset.gather", "dataset.columns", "dataset.batches",

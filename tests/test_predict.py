@@ -20,6 +20,7 @@ from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
 from birdtune.results import hearing, predict
 from birdtune.results.answers import Thresholds
 from birdtune.results.calibration import Calibration, Scale
+from birdtune.results.hearing import Unused
 from birdtune.results.novelty import held
 from birdtune.results.predict import embed_files, predict_files
 from birdtune.results.sounds import find_sounds
@@ -285,7 +286,9 @@ def test_folders_are_walked_for_sounds_in_sorted_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     found = find_sounds([tmp_path])
-    assert found == [tmp_path / name for name in ("a.flac", "b/1.wav", "b/2.WAV", "b/c/z.mp3")]
+    names = ("a.flac", "b/1.wav", "b/2.WAV", "b/c/z.mp3", "b/notes.txt")
+    assert found[:4] == [tmp_path / name for name in names[:4]]
+    assert [Path(item.name).name for item in found if isinstance(item, Unused)] == ["notes.txt"]
 
 
 def test_a_file_given_twice_is_used_once_and_one_given_by_name_has_any_ending(tmp_path: Path) -> None:
@@ -305,10 +308,10 @@ def test_what_is_passed_over_in_a_folder_is_named_in_its_place(tmp_path: Path) -
     found = find_sounds([tmp_path / "no.wav", tmp_path / "a", tmp_path / "b"])
     problems = [("", "") if isinstance(each, Path) else (Path(each.name).name, each.problem) for each in found]
     assert problems == [
-        ("no.wav", "unreadable"), ("gone.wav", "unreadable"), ("", ""), ("phone.M4A", "unsupported-format"),
-        ("pipe.wav", "not-a-file"), ("b", "not-audio"),
+        ("no.wav", "unreadable"), ("gone.wav", "unreadable"), ("", ""), ("", ""), ("pipe.wav", "not-a-file"),
+        ("b", "not-audio"),
     ]  # fmt: skip
-    assert found[2] == tmp_path / "a" / "h.wav"
+    assert found[2:4] == [tmp_path / "a" / "h.wav", tmp_path / "a" / "phone.M4A"]  # the decoder will say what it is
 
 
 # ---- predictions --------------------------------------------------------------------------------

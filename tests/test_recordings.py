@@ -12,6 +12,7 @@ from makers import codes, cut, hear, ordinary_folder, quiet, recording, tone, wi
 
 from birdtune.config import SoundSettings
 from birdtune.dataset import ledger as ledgers
+from birdtune.dataset import recordings
 from birdtune.dataset.ledger import Examined, Ledger, examine_all, identify
 from birdtune.dataset.recordings import (
     PROBLEM_COLUMNS,
@@ -70,7 +71,8 @@ def test_the_order_does_not_depend_on_the_system(tmp_path: Path, monkeypatch: py
     assert [file.name for file in expected.files][:4] == ["a/1.wav", "a/2.wav", "a/3.wav", "b/1.wav"]
 
 
-def test_what_is_not_sound_is_named(tmp_path: Path) -> None:
+def test_what_is_not_sound_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "is_installed", lambda: False)
     touch(
         tmp_path / "A/ok.wav", tmp_path / "A/.hidden.wav", tmp_path / "A/.folder/x.wav", tmp_path / "A/notes.txt",
         tmp_path / "A/noending", tmp_path / "A/song.m4a", tmp_path / "A/video.MP4", tmp_path / "stray.wav",
@@ -542,7 +544,8 @@ def test_a_misleading_name_is_remarked_and_the_file_used(
     assert books(used, problems) == {"found": 1, "used": 1, "left_out": {}}
 
 
-def test_the_books_balance_whatever_is_in_the_folder(tmp_path: Path) -> None:
+def test_the_books_balance_whatever_is_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "is_installed", lambda: False)
     touch(tmp_path / "stray.wav", tmp_path / "A/notes.txt", tmp_path / "A/x.m4a", tmp_path / ".hidden")
     (tmp_path / "Empty").mkdir()
     (tmp_path / "A/empty.wav").touch()

@@ -7,6 +7,7 @@ code; anything else is a defect and shows its traceback.
 import argparse
 import contextlib
 import os
+import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +29,13 @@ from birdtune.errors import (
     shown,
 )
 from birdtune.events import Interrupts, Journal, duration, tell
-from birdtune.files import require_place
+from birdtune.files import require_ending, require_file, require_place
 from birdtune.lock import alone_in
+from birdtune.plain import read_bounded
 from birdtune.quiet import load_tensorflow
-from birdtune.storage import unmet_faults
+from birdtune.storage import reading_faults, unmet_faults
 
+_LONGEST_LIST_BYTES = 256 << 20
 # From scratch on some hundred patches: small batches for many updates, and what keeps it from learning by heart.
 DEMO_SETTINGS = {
     "model.checkpoint": "none",
@@ -218,27 +221,49 @@ def _tune(config: Config, options: argparse.Namespace, journal: Journal, interru
 
 
 def _predict(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    require_place(options.out, "--out")
-    if options.patches is not None:
-        require_place(options.patches, "--patches")
-        if os.path.realpath(options.patches) == os.path.realpath(options.out):
-            raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
+    for place, flag in ((options.out, "--out"), (options.patches, "--patches")):
+        if place is not None:
+            require_ending(place, flag, (".csv",), "a table with commas")
+            require_place(place, flag)
+    if options.patches is not None and os.path.realpath(options.patches) == os.path.realpath(options.out):
+        raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
+    files = _files(options)
     with _whole_or_nothing(options.out, interrupts):
         load_tensorflow()
         from birdtune.apply import predict
 
         return predict(
-            config, options.model, options.files, options.out, options.patches, journal, interrupts, options.window
+            config, options.model, files, options.out, options.patches, journal, interrupts, options.window
         )
 
 
 def _embed(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    require_ending(options.out, "--out", (".npz",), "NumPy arrays")
     require_place(options.out, "--out")
+    files = _files(options)
     with _whole_or_nothing(options.out, interrupts):
         load_tensorflow()
         from birdtune.apply import embed
 
-        return embed(config, options.model, options.files, options.out, journal, interrupts)
+        return embed(config, options.model, files, options.out, journal, interrupts)
+
+
+def _files(options: argparse.Namespace) -> list[Path]:
+    """The files that the command line names, and those of `--list`."""
+    files: list[Path] = list(options.files)
+    if options.list is not None:
+        from birdtune.results.sounds import read_list
+
+        if options.list == "-":
+            files += read_list(sys.stdin.buffer.read(_LONGEST_LIST_BYTES))
+        else:
+            path = Path(options.list)
+            require_file(path, "--list", "a text with the name of a file on each line")
+            with reading_faults(path):
+                files += read_list(read_bounded(path, _LONGEST_LIST_BYTES, "a list of files"))
+    if not files:
+        raise UsageError("no files are named: give files or folders, or --list FILE with a name on each line.")
+    return files
 
 
 @contextlib.contextmanager
@@ -254,6 +279,7 @@ def _whole_or_nothing(out: Path, interrupts: Interrupts) -> Iterator[None]:
 
 
 def _augment(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    require_ending(options.out, "--out", (".png",), "a picture")
     require_place(options.out, "--out")
     with alone_in(config.output, journal):
         from birdtune.results.contact import draw_sheet
@@ -294,7 +320,8 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _file_arguments(out: str, *, patches: bool) -> Callable[[argparse.ArgumentParser], None]:
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("files", nargs="+", type=Path, metavar="FILES")
+        parser.add_argument("files", nargs="*", type=Path, metavar="FILES")
+        parser.add_argument("--list", default=None, metavar="FILE")
         parser.add_argument("--out", type=Path, default=Path(out))
         # What job.yaml names as the trunk to start from is not what a user means here; the flag is.
         parser.add_argument("--model", "--model.checkpoint", dest="model", type=Path, default=None)
@@ -334,7 +361,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         "score files with the newest model: --out CSV, one row a recording; --window, one a stretch", _predict,
         _file_arguments("predictions.csv", patches=True),
-        "FILES... [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER]",
+        "FILES... [--list FILE|-] [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER]",
         more="Long recordings want --window: each stretch of so many seconds is judged as if it were a recording of "
         "its own. --patches CSV has one row a patch, with answers by thresholds alone: nothing is too strange for it.",
         takes_model=True,
@@ -342,7 +369,7 @@ COMMANDS: dict[str, Command] = {
     "embed": Command(
         "the embedding of each patch (VGGish 128, YAMNet 1024 numbers), by the newest model or --model",
         _embed, _file_arguments("embeddings.npz", patches=False),
-        "FILES... [--out embeddings.npz] [--model FOLDER|CHECKPOINT]", takes_model=True,
+        "FILES... [--list FILE|-] [--out embeddings.npz] [--model FOLDER|CHECKPOINT]", takes_model=True,
     ),
     "augment": Command(
         "a picture of what augmentation makes of some training patches; `--out` names it", _augment,
@@ -352,14 +379,16 @@ COMMANDS: dict[str, Command] = {
         "make sounds of invented birds and run the whole job on them", _demo,
         defaults=DEMO_SETTINGS, makes_input=True,
     ),
-    "test": Command("run the tests (entrypoint.sh only)", lambda *_: _no_tests()),
+    "test": Command("run the tests (entrypoint.sh only)", lambda *_: _not_here("test")),
+    "extras": Command(
+        "add packages: `extras media` reads m4a, aac, wma, wv (entrypoint.sh only)",
+        lambda *_: _not_here("extras media"),
+    ),
 }  # fmt: skip
 
 
-def _no_tests() -> int:
-    raise UsageError(
-        "`test` is a command of entrypoint.sh: run ./entrypoint.sh test in the project's folder."
-    )
+def _not_here(command: str) -> int:
+    raise UsageError(f"this is a command of entrypoint.sh: run ./entrypoint.sh {command} in the project's folder.")
 
 
 # ---- help ---------------------------------------------------------------------------------------

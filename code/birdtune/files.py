@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from birdtune.errors import InputError, PassingError, shown
+from birdtune.errors import InputError, PassingError, UsageError, shown
 from birdtune.plain import open_regular, read_bounded
 from birdtune.storage import UNFINISHED as UNFINISHED  # with what leaves such names behind
 from birdtune.storage import need_space, reading_faults, refused
@@ -94,6 +94,24 @@ def require_place(path: Path, setting: str) -> None:
             raise InputError(
                 f"{setting} {shown(path)}: {shown(place)} is a file where a folder is needed. Give another place."
             )
+
+
+def require_ending(path: Path, setting: str, endings: Sequence[str], what: str) -> None:
+    """Refuse a name that promises another format than what is written.
+
+    Args:
+        endings: those that fit, with their dots; none at all fits, too.
+        what: what is written, e.g. "a table, with commas".
+
+    Raises:
+        UsageError: naming the setting.
+    """
+    ending = path.suffix.lower()
+    if ending and ending not in endings:
+        raise UsageError(
+            f"{setting} {shown(path)}: its ending {shown(ending)} is that of another format than {what}. "
+            f"Give it a name that ends in {' or '.join(endings)}, e.g. {shown(path.name.split('.')[0] + endings[0])}."
+        )
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,14 +19,15 @@ from birdtune.files import stands_in_the_way
 from birdtune.sound.audio import SoundFacts
 from birdtune.sound.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.sound.faults import SoundError, refusal
+from birdtune.sound.media import is_installed
 from birdtune.storage import has_failed, reading_faults, refused
 
 # Code → what a person can do about it.
 PROBLEMS: dict[str, str] = {
     "hidden": "Nothing: names with a leading dot are not data.",
     "outside-class": "Move it into the folder of its class.",
-    "not-audio": "Remove it, or convert it to WAV or FLAC if it should be sound.",
-    "unsupported-format": "Convert it to WAV, FLAC, Ogg or MP3, for instance with ffmpeg.",
+    "not-audio": "If it should be a recording, copy it again or convert it to WAV or FLAC; else keep it elsewhere.",
+    "unsupported-format": "Install the decoder for it (./entrypoint.sh extras media), or convert it to WAV or FLAC.",
     "unreadable": "Give this user the right to read it (chmod a+r), or check the storage.",
     "vanished": "Nothing if you removed it; else restore it. It was there when its folder was listed.",
     "changed": "Run again when nothing writes to it any more: it was being changed while it was read.",
@@ -375,9 +376,9 @@ class _Walker:
         if not label:
             detail = "it lies beside the class folders, so its class is unknown"
             self._problem(path, "", "outside-class", detail)
-        elif ending in FOREIGN_ENDINGS:
-            self._problem(path, label, "unsupported-format", f"{ending} cannot be read")
-        elif ending not in SOUND_ENDINGS:
+        elif ending in FOREIGN_ENDINGS and not is_installed():
+            self._problem(path, label, "unsupported-format", f"{ending} files need the decoder of `extras media`")
+        elif ending not in SOUND_ENDINGS | FOREIGN_ENDINGS:
             detail = f"its ending {shown(ending) or '(none)'} is not one of sound"
             self._problem(path, label, "not-audio", detail)
         else:

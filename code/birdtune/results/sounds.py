@@ -11,13 +11,15 @@ from pathlib import Path
 from birdtune.errors import shown
 from birdtune.results.hearing import Unused
 from birdtune.sound.container import FOREIGN_ENDINGS, SOUND_ENDINGS
+from birdtune.sound.kinds import kind_of
 
 
 def find_sounds(given: Sequence[Path]) -> list[Path | Unused]:
     """Files as given, and those below the folders given, sorted; each path once, or why it cannot be used.
 
-    Below a folder only names that end as sound does are taken, and none that begin with a dot; links to
-    folders are not followed. A file given by its own name is taken whatever its ending.
+    Below a folder each file is taken that is sound by its ending or by its first bytes, and every other one is named
+    with what it is; only names that begin with a dot are passed over, and links to folders are not followed. A file
+    given by its own name is taken whatever it is.
     """
     found: dict[Path, Path | Unused] = {}
     for path in given:
@@ -40,14 +42,34 @@ def _walk(folder: Path) -> dict[Path, Path | Unused]:
     for place, folders, names in os.walk(folder, onerror=not_listed):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(place, name) for name in names if not name.startswith(".")):
-            ending = path.suffix.lower()
-            if ending in FOREIGN_ENDINGS:
-                found[path] = Unused(shown(path), "unsupported-format", f"{ending} cannot be read")
-            elif ending in SOUND_ENDINGS:
-                found[path] = _fault(path) or path
+            found[path] = _fault(path) or _sound_or_not(path)
     if not found:
-        found[folder] = Unused(shown(folder), "not-audio", "no file in this folder has an ending of sound")
+        found[folder] = Unused(shown(folder), "not-audio", "there is no file in this folder")
     return found
+
+
+def _sound_or_not(path: Path) -> Path | Unused:
+    if path.suffix.lower() in SOUND_ENDINGS:
+        return path
+    try:
+        kind = kind_of(path)
+    except OSError as fault:
+        return Unused(shown(path), "unreadable", f"the system refuses to open it ({fault.strerror})")
+    if kind.is_sound or kind.demuxer is not None or path.suffix.lower() in FOREIGN_ENDINGS:
+        return path
+    detail = f"it is {kind.words}. {kind.advice}".rstrip(". ")
+    return Unused(shown(path), "not-audio", detail)
+
+
+def read_list(content: bytes) -> list[Path]:
+    """Names of files, one a line, as `--list` takes them.
+
+    Blank lines, a byte order mark and the carriage returns of other systems are ignored; where names end in a null
+    character, as `find -print0` writes them, they may hold any other one.
+    """
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    names = content.split(b"\0") if b"\0" in content else [line.rstrip(b"\r") for line in content.split(b"\n")]
+    return [Path(os.fsdecode(name)) for name in names if name.strip()]
 
 
 def _fault(path: Path) -> Unused | None:

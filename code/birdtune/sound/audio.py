@@ -23,6 +23,7 @@ from birdtune.sound.channels import peak as peak_of
 from birdtune.sound.container import Decoder, check_header, check_length, check_ogg, open_sound, reason
 from birdtune.sound.faults import SoundError, read_through, refusal
 from birdtune.sound.measures import Measures, Meter
+from birdtune.sound.media import MediaDecoder
 from birdtune.sound.resample import TARGET_RATE_HZ, resampled
 
 # Below this peak there is nothing to hear: one step of 16-bit audio is -90.3 dB of full scale.
@@ -166,7 +167,7 @@ def read(
 class _Source:
     """Blocks of an open file, mixed to mono at the file's own rate, with what was met on the way."""
 
-    def __init__(self, file: Decoder, longest_s: float, meter: Meter | None) -> None:
+    def __init__(self, file: Decoder | MediaDecoder, longest_s: float, meter: Meter | None) -> None:
         self._file = file
         self._longest_s = longest_s
         self._peak = 0.0

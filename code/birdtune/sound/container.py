@@ -16,6 +16,8 @@ import soundfile
 from birdtune.errors import shown
 from birdtune.sound import ogg
 from birdtune.sound.faults import SoundError
+from birdtune.sound.kinds import kind_of
+from birdtune.sound.media import MediaDecoder
 
 SOUND_ENDINGS: Final = frozenset(
     [
@@ -37,14 +39,17 @@ SOUND_ENDINGS: Final = frozenset(
         ".caf",
     ]
 )
-# Sound, but in containers that libsndfile cannot open.
+# Sound that libsndfile cannot open and media.py can.
 FOREIGN_ENDINGS: Final = frozenset(
-    [".m4a", ".mp4", ".aac", ".wma", ".amr", ".ape", ".wv", ".webm", ".mkv", ".mka", ".3gp", ".dsf"]
+    [".m4a", ".m4b", ".mp4", ".mov", ".aac", ".wma", ".amr", ".ape", ".wv", ".webm", ".mkv", ".mka", ".3gp", ".dsf",
+     ".tta"]
 )
 
 # libsndfile's SF_ERR_UNRECOGNISED_FORMAT, and SFE_BAD_FILE: what is called .mp3 it gives to the decoder of MP3
 # whatever it holds, which says so of what is none.
 _NO_SOUND = (1, 7)
+# SF_ERR_UNSUPPORTED_ENCODING: a WAV or AIFF that holds MP3 or AAC, for instance.
+_UNKNOWN_ENCODING = 4
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 2_000_000
 # How libsndfile reports a length that disagrees with the file's: WAV, AIFF, AU, W64 and RF64.
 _SHORT_DATA = re.compile(
@@ -111,7 +116,13 @@ class _OpenEnded(io.FileIO):
         return super().readinto(buffer)
 
 
-def open_sound(path: Path) -> Decoder:
+def open_sound(path: Path) -> Decoder | MediaDecoder:
+    """Open a sound file.
+
+    Raises:
+        SoundError: "empty", "not-audio", "corrupt", or "unsupported-format" where the second decoder would be needed.
+        OSError: the system does not give its bytes.
+    """
     try:
         with path.open("rb") as file:
             if not file.read(1):
@@ -123,10 +134,11 @@ def open_sound(path: Path) -> Decoder:
             opened = Decoder(_OpenEnded(path))
         return opened
     except soundfile.LibsndfileError as fault:
-        if fault.code in _NO_SOUND:
-            raise SoundError(
-                "not-audio", "its content is none of the sound formats that can be read"
-            ) from fault
+        kind = kind_of(path)
+        if kind.demuxer is not None and (not kind.is_sound or fault.code == _UNKNOWN_ENCODING):
+            return MediaDecoder(path, kind)
+        if fault.code in _NO_SOUND and not kind.is_sound:
+            raise SoundError("not-audio", f"it is {kind.words}. {kind.advice}".rstrip(". ")) from fault
         raise SoundError("corrupt", f"no sound can be decoded from it ({reason(fault)})") from fault
 
 
@@ -149,7 +161,7 @@ def reason(fault: Exception) -> str:
     return shown(text.strip().rstrip(".")) or "unknown error"
 
 
-def check_header(path: Path, file: Decoder, longest_s: float) -> SoundError | None:
+def check_header(path: Path, file: Decoder | MediaDecoder, longest_s: float) -> SoundError | None:
     """Refuse what cannot be used at all; what is to be said of a file that is cut short."""
     if not _LOWEST_RATE_HZ <= file.samplerate <= _HIGHEST_RATE_HZ:
         raise SoundError("corrupt", f"its header says {file.samplerate} samples a second")

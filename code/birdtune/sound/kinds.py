@@ -1,0 +1,131 @@
+"""What a file is, by its first bytes: sound, sound in another wrapper, or no sound at all.
+
+    path ─▶ kind_of ─▶ Kind: in words, what to do about it, FFmpeg's name of its format
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_HEAD_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file is.
+
+    Attributes:
+        words: "an MP4 or M4A file"; follows "it is".
+        advice: what to do about it where a recording was expected; "" where nothing special helps.
+        demuxer: FFmpeg's name of the format, where FFmpeg reads sound from it; None: nobody does.
+        is_sound: libsndfile reads such files.
+    """
+
+    words: str
+    advice: str = ""
+    demuxer: str | None = None
+    is_sound: bool = False
+
+
+# Offset, bytes that stand there, and what that means; the first that fits counts.
+_SIGNATURES: Final[tuple[tuple[int, bytes, Kind], ...]] = (
+    (0, b"RF64", Kind("an RF64 file", is_sound=True)),
+    (0, b"BW64", Kind("a BW64 file (a WAV of more than 4 GB)", demuxer="wav")),
+    (8, b"WAVE", Kind("a WAV file", demuxer="wav", is_sound=True)),
+    (8, b"AVI ", Kind("an AVI video", demuxer="avi")),
+    (8, b"WEBP", Kind("a picture (WebP)")),
+    (0, b"riff\x2e\x91\xcf\x11", Kind("a W64 file", is_sound=True)),
+    (8, b"AIFF", Kind("an AIFF file", demuxer="aiff", is_sound=True)),
+    (8, b"AIFC", Kind("an AIFF file", demuxer="aiff", is_sound=True)),
+    (0, b"fLaC", Kind("a FLAC file", demuxer="flac", is_sound=True)),
+    (0, b"OggS", Kind("an Ogg file", demuxer="ogg", is_sound=True)),
+    (0, b"ID3", Kind("an MP3 file", demuxer="mp3", is_sound=True)),
+    (0, b"\xff\xf1", Kind("raw AAC", demuxer="aac")),
+    (0, b"\xff\xf9", Kind("raw AAC", demuxer="aac")),
+    (0, b".snd", Kind("an AU file", is_sound=True)),
+    (0, b"caff", Kind("a CAF file", demuxer="caf", is_sound=True)),
+    (4, b"ftyp", Kind("an MP4 or M4A file", demuxer="mov")),
+    (4, b"moov", Kind("a QuickTime file", demuxer="mov")),
+    (4, b"mdat", Kind("a QuickTime file", demuxer="mov")),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind("a WMA file", demuxer="asf")),
+    (0, b"wvpk", Kind("a WavPack file", demuxer="wv")),
+    (0, b"MAC ", Kind("a Monkey's Audio file", demuxer="ape")),
+    (0, b"TTA1", Kind("a TTA file", demuxer="tta")),
+    (0, b"DSD ", Kind("a DSF file", demuxer="dsf")),
+    (0, b"#!AMR", Kind("an AMR file", demuxer="amr")),
+    (0, b"\x1a\x45\xdf\xa3", Kind("a WebM or Matroska file", demuxer="matroska")),
+    (0, b"FLV", Kind("an FLV video", demuxer="flv")),
+    (0, b"WAC0", Kind("a WAC file of Wildlife Acoustics", "Convert it to WAV with their Kaleidoscope or wac2wav.")),
+    (0, b"PK\x03\x04", Kind("a ZIP archive", "Unpack it, and put the recordings here.")),
+    (0, b"Rar!", Kind("a RAR archive", "Unpack it, and put the recordings here.")),
+    (0, b"7z\xbc\xaf", Kind("a 7z archive", "Unpack it, and put the recordings here.")),
+    (0, b"\x1f\x8b", Kind("a gzip archive", "Unpack it, and put the recordings here.")),
+    (257, b"ustar", Kind("a tar archive", "Unpack it, and put the recordings here.")),
+    (0, b"%PDF", Kind("a PDF")),
+    (0, b"\x89PNG", Kind("a picture (PNG)")),
+    (0, b"\xff\xd8\xff", Kind("a picture (JPEG)")),
+    (0, b"GIF8", Kind("a picture (GIF)")),
+    (0, b"II*\x00", Kind("a picture (TIFF)")),
+    (0, b"MM\x00*", Kind("a picture (TIFF)")),
+    (0, b"SQLite format 3", Kind("an SQLite database")),
+    (0, b"\x89HDF", Kind("an HDF5 file")),
+    (0, b"\x93NUMPY", Kind("a NumPy array")),
+    (
+        0,
+        b"version https://git-lfs",
+        Kind("a Git LFS pointer, not the recording itself", "Fetch the recordings with `git lfs pull`."),
+    ),
+    (0, b"/annex/objects/", Kind("a git-annex pointer, not the recording itself", "Fetch it with `git annex get`.")),
+)
+_SAVED_PAGE = Kind(
+    "a web page (HTML), most likely saved in place of the recording",
+    "Download the recording again; where a login or a quota stood in the way, the page says so.",
+)
+_RAVEN = Kind(
+    "a Raven selection table, not a recording", "Keep it beside the recording, with a name that ends in .txt."
+)
+_HTML = re.compile(rb"^\s*(?:<!doctype html|<html|<head|<\?xml[^>]*>\s*<!doctype html)", re.IGNORECASE)
+# Frame synchronisation of MPEG audio; layer 0 is AAC's and comes before.
+_MPEG_AUDIO = re.compile(rb"^\x00*\xff[\xe2-\xef\xf2-\xf7\xfa-\xff]")
+_UNKNOWN = Kind("of no kind that is known here")
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file is. Reads its first kilobyte. Raises OSError."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return kind_of_bytes(head)
+
+
+def kind_of_bytes(head: bytes) -> Kind:
+    """What a file is that begins with some bytes; a kilobyte is enough."""
+    for offset, mark, kind in _SIGNATURES:
+        if head[offset : offset + len(mark)] == mark:
+            return kind
+    if _MPEG_AUDIO.match(head):
+        return Kind("an MP3 file", demuxer="mp3", is_sound=True)
+    if not head.strip(b"\x00"):
+        return Kind(
+            "nothing but zeros" if head else "empty",
+            "Copy it again from where it comes; the card or the copy may have failed.",
+        )
+    if _HTML.match(head):
+        return _SAVED_PAGE
+    if b"Begin Time (s)" in head:
+        return _RAVEN
+    if head.lstrip()[:5] == b"<?xml":
+        return Kind("an XML text")
+    if head.lstrip()[:1] in (b"{", b"[") and _is_text(head):
+        return Kind("a JSON text")
+    return Kind("a text") if _is_text(head) else _UNKNOWN
+
+
+def _is_text(head: bytes) -> bool:
+    if re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]", head):
+        return False
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        return fault.start > len(head) - 4  # a character that is cut at the end
+    return True
