@@ -14,10 +14,11 @@ from sklearn.preprocessing import StandardScaler
 
 from birdtune import demo, demo_songs
 from birdtune.config import SoundSettings
-from birdtune.dataset import recordings, split
+from birdtune.dataset import recordings
 from birdtune.dataset.labels import read_label_map
 from birdtune.dataset.ledger import Ledger, examine_all, identify
 from birdtune.dataset.selection import select
+from birdtune.dataset.sources import find_sources
 from birdtune.errors import InputError, Interrupted
 from birdtune.events import Interrupts, Journal
 from birdtune.sound.logmel import VGGISH, log_mel
@@ -263,7 +264,8 @@ def test_the_counts_are_those_of_the_files(made, checked):
 def test_names_tell_the_sources_apart_and_the_slices_together(made, checked):
     usable, _ = checked
     planned = {clip.path: clip.numbers[:2] for clip in demo._plan(1, 4, (1, 2))}
-    pairs = {(split.group_of(recording), planned[recording.name]) for recording in usable}
+    keys = find_sources(usable).keys
+    pairs = {(keys[recording.name], planned[recording.name]) for recording in usable}
     assert len(pairs) == len({group for group, _ in pairs}) == len({source for _, source in pairs}) == 13 * 4
 
 

@@ -15,7 +15,8 @@ from makers import recording
 from birdtune.config import SplitSettings
 from birdtune.dataset import split
 from birdtune.dataset.recordings import Recording
-from birdtune.dataset.split import COLUMNS, SplitResult, assign, compile_group_regex, group_of
+from birdtune.dataset.sources import find_sources
+from birdtune.dataset.split import COLUMNS, SplitResult, assign, compile_group_regex
 from birdtune.errors import InputError, SettingsError
 from birdtune.files import read_csv
 
@@ -24,7 +25,7 @@ ESC10 = Path(__file__).parents[2] / "shared" / "data" / "esc10"
 
 
 def group(name: str, pattern: str | None = None) -> str:
-    return group_of(recording(name), compile_group_regex(pattern))
+    return find_sources([recording(name)], compile_group_regex(pattern)).keys[name]
 
 
 def sources(label: str, n: int, slices: int = 1) -> list[Recording]:

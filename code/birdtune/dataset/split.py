@@ -5,16 +5,7 @@
 A *group* is a source recording: all slices of it, and all copies, stand on one side, so that no
 model is tested on what it has heard. Groups are placed once; a later run keeps them and places only
 what is new.
-
-Which group a recording belongs to, when no --split.group-regex says so, follows from its name:
-
-    <anything>-<id>_<n>        slice n of source <id> (xeno-canto names), and <anything>-<id> the whole
-                               of it; after the class's own name the id is global, so a source under
-                               two classes is one group
-    <source>_<n>               slice n of <source>, if that ends in a digit; but <date>_<time>, as
-                               recorders name their files, is one recording
-    <fold>-<id>-<take>         take of a Freesound id (ESC-10 and ESC-50 names)
-    anything else              the recording itself
+Which source a recording is of, `sources` finds out.
 """
 
 import hashlib
@@ -27,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from birdtune.config import SplitSettings
 from birdtune.dataset.recordings import Problem, Recording
+from birdtune.dataset.sources import Link, Sources, find_sources
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.files import read_csv, read_json, write_csv, write_json
 
@@ -35,12 +27,6 @@ COLUMNS = ("recording", "class", "group", "split", "content")
 _SPELLINGS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
               "test": "test", "testing": "test"}  # fmt: skip
 
-_DATE_TIME = re.compile(r"(?:^|[_-])(?:19|20)\d{6}[_-]\d{6}$")
-_SLICE_OF_ID = re.compile(r"^(?P<source>(?P<head>.*)-(?P<id>\d+))_\d+$")
-_WHOLE_OF_ID = re.compile(r"^(?P<head>.*)-(?P<id>\d+)$")
-_SLICE_OF_NUMBER = re.compile(r"^(?P<source>.*\d)_\d+$")
-_TAKE = re.compile(r"^\d-(?P<id>\d+)-[A-Z](?:-\d+)?$")
-
 
 @dataclass(frozen=True)
 class Place:
@@ -48,27 +34,6 @@ class Place:
 
     group: str
     split: str  # "train", "val" or "test"
-
-
-def group_of(recording: Recording, pattern: re.Pattern[str] | None = None) -> str:
-    """The source that a recording's name tells. The rules stand at the head of this file."""
-    below_class = recording.below_class
-    if pattern is not None:
-        match = pattern.search(below_class.as_posix())
-        if match is not None:
-            return match.group(1) if pattern.groups and match.group(1) is not None else match.group(0)
-        return f"{recording.label}/{below_class.as_posix()}"
-    stem = below_class.stem
-    if match := _TAKE.match(stem):
-        return f"id {match['id']}"
-    if _DATE_TIME.search(stem):
-        return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
-    of_id = _SLICE_OF_ID.match(stem) or _WHOLE_OF_ID.match(stem)
-    if of_id and of_id["head"] == recording.label:
-        return f"id {of_id['id']}"
-    if match := _SLICE_OF_ID.match(stem) or _SLICE_OF_NUMBER.match(stem):
-        return f"{recording.label}/{below_class.with_name(match['source']).as_posix()}"
-    return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
 
 
 def compile_group_regex(text: str | None) -> re.Pattern[str] | None:
@@ -94,7 +59,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class SplitResult:
+class _Drawn:
     """The split, what could not be placed, and what should be known about it."""
 
     places: dict[str, Place]
@@ -102,8 +67,19 @@ class SplitResult:
     notices: list[str]
 
 
+@dataclass(frozen=True)
+class SplitResult(_Drawn):
+    """The split, and the sources that it is drawn by."""
+
+    sources: Sources
+
+
 def assign(
-    recordings: Sequence[Recording], settings: SplitSettings, earlier: Path, given: Given | None = None
+    recordings: Sequence[Recording],
+    settings: SplitSettings,
+    earlier: Path,
+    given: Given | None = None,
+    links: Iterable[Link] = (),
 ) -> SplitResult:
     """Place every recording.
 
@@ -111,12 +87,14 @@ def assign(
         recordings: the usable ones.
         earlier: split.csv of an earlier run; what stands there stays where it is.
         given: goes before `earlier`, and --split.file before both.
+        links: evidence beyond names of which recordings are of one source recording.
 
     Raises:
         SettingsError, InputError: the split file or its folds cannot be obeyed.
     """
     pattern = compile_group_regex(settings.group_regex)
-    groups = {recording.name: group_of(recording, pattern) for recording in recordings}
+    sources = find_sources(recordings, pattern, links)
+    groups = sources.keys
     notices: list[str] = []
     unmatched = sum(
         1 for recording in recordings if pattern and not pattern.search(str(recording.below_class))
@@ -145,7 +123,10 @@ def assign(
             "The split leaves no recording for training. Check --split.file and --split.test-fold."
         )
     return SplitResult(
-        result.places, result.problems, notices + result.notices + _remarks(recordings, result.places)
+        result.places,
+        result.problems,
+        notices + result.notices + _remarks(recordings, result.places),
+        sources,
     )
 
 
@@ -222,7 +203,7 @@ def _place(
     groups: Mapping[str, str],
     settings: SplitSettings,
     placed: Mapping[str, str],
-) -> SplitResult:
+) -> _Drawn:
     """Place groups class by class, each where the class lacks most."""
     members: dict[str, list[Recording]] = defaultdict(list)
     for recording in recordings:
@@ -242,7 +223,7 @@ def _place(
         _place_class(class_groups, {group: len(members[group]) for group in class_groups}, side, settings)
     _teach_every_class(members, side, new={group for group in members if group not in placed_before})
     places = {name: Place(group, side[group]) for name, group in groups.items()}
-    return SplitResult(places, [], _joined_notices(members, placed))
+    return _Drawn(places, [], _joined_notices(members, placed))
 
 
 def _joined_notices(members: Mapping[str, Sequence[Recording]], placed: Mapping[str, str]) -> list[str]:
@@ -326,7 +307,7 @@ def _draw(group: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}/{group}".encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: SplitSettings) -> SplitResult:
+def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: SplitSettings) -> _Drawn:
     """Place recordings as the user's file says."""
     assert settings.file is not None
     path = Path(settings.file)
@@ -356,7 +337,7 @@ def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: 
             f"{shown(path)}: lists none of the recordings that were found. Expected names like "
             f"{recordings[0].name} (path below the data folder) or {PurePosixPath(recordings[0].name).name}."
         )
-    return SplitResult(places, problems, notices)
+    return _Drawn(places, problems, notices)
 
 
 def _obey_given(
@@ -365,7 +346,7 @@ def _obey_given(
     settings: SplitSettings,
     given: Given,
     placed: Mapping[str, str],
-) -> SplitResult:
+) -> _Drawn:
     """Place recordings as the data say, and those of which they say nothing where their class lacks most."""
     sides = dict(given.sides)
     notices = []
@@ -391,7 +372,7 @@ def _obey_given(
         notices.append(
             f"{given.source} says nothing of {len(rest):,} recordings, e.g. {rest[0].name}; they are divided as usual."
         )
-    return SplitResult({**places, **drawn.places}, [], notices)
+    return _Drawn({**places, **drawn.places}, [], notices)
 
 
 def _listed_as(name: str, sides: Mapping[str, str], by_file_name: Mapping[str, list[str]]) -> str | None:

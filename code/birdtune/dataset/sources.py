@@ -1,0 +1,163 @@
+"""Which recordings are of one source recording: names and links joined, and how each was found.
+
+    recordings, --split.group-regex, links ─▶ find_sources ─▶ Sources(keys: name → source key, how they were found)
+
+A *link* says of two recordings that they are of one source recording, and by which rule. It joins their sources, or
+where it is only a sign, it leads to a warning. Names are evidence too: recordings whose names give the same key are of
+one source. --split.group-regex goes before all other evidence: with it, links only warn.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from birdtune.dataset.recordings import Recording
+
+_DATE_TIME = re.compile(r"(?:^|[_-])(?:19|20)\d{6}[_-]\d{6}$")
+_SLICE_OF_ID = re.compile(r"^(?P<source>(?P<head>.*)-(?P<id>\d+))_\d+$")
+_WHOLE_OF_ID = re.compile(r"^(?P<head>.*)-(?P<id>\d+)$")
+_SLICE_OF_NUMBER = re.compile(r"^(?P<source>.*\d)_\d+$")
+_TAKE = re.compile(r"^\d-(?P<id>\d+)-[A-Z](?:-\d+)?$")
+
+
+@dataclass(frozen=True)
+class Link:
+    """Evidence that two recordings are of one source recording."""
+
+    first: str  # names of recordings
+    second: str
+    rule: str  # what shows it, as it is printed: "time stamps in the files"
+    joins: bool  # whether it joins the sources, or only warns
+
+
+@dataclass(frozen=True)
+class Found:
+    """How some recordings were found to be of one source each."""
+
+    rule: str
+    recordings: int
+    sources: int
+    examples: tuple[str, ...]  # names of recordings of one source
+    source: str  # key of that source
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The source recording of each recording, and what showed it."""
+
+    keys: Mapping[str, str]  # recording → source
+    found: tuple[Found, ...]  # by rule, the most recordings first; recordings that are their own source are in none
+    doubted: tuple[Link, ...]  # links that do not join, between recordings of different sources
+
+    @property
+    def alone(self) -> int:
+        """Recordings that are each their own source."""
+        sizes: dict[str, int] = defaultdict(int)
+        for key in self.keys.values():
+            sizes[key] += 1
+        return sum(size == 1 for size in sizes.values())
+
+
+class _Union:
+    """Disjoint sets of names; the head of a set is its first name in sorting order."""
+
+    def __init__(self) -> None:
+        self._above: dict[str, str] = {}
+
+    def head(self, name: str) -> str:
+        path = []
+        while (above := self._above.get(name, name)) != name:
+            path.append(name)
+            name = above
+        for passed in path:
+            self._above[passed] = name
+        return name
+
+    def join(self, first: str, second: str) -> bool:
+        """Whether the two were apart."""
+        low, high = sorted((self.head(first), self.head(second)))
+        if low == high:
+            return False
+        self._above[high] = low
+        return True
+
+
+def join(named: Mapping[str, tuple[str, str]], links: Iterable[Link]) -> Sources:
+    """Sources by names and links.
+
+    Args:
+        named: recording → the source key that its name gives, and the rule by which.
+        links: between recordings; those of others count for nothing.
+    """
+    keys = _Union()
+    doubted = []
+    shown_by: dict[str, dict[str, None]] = defaultdict(dict)  # rule → recordings
+    for link in sorted(links, key=lambda link: (link.rule, link.first, link.second)):
+        if link.first not in named or link.second not in named:
+            continue
+        if not link.joins:
+            doubted.append(link)
+        elif keys.join(named[link.first][0], named[link.second][0]):
+            shown_by[link.rule].update({link.first: None, link.second: None})
+    source = {name: keys.head(key) for name, (key, _) in named.items()}
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for name, (key, _) in named.items():
+        by_key[key].append(name)
+    for inside in by_key.values():
+        if len(inside) > 1:
+            for name in inside:
+                shown_by[named[name][1]][name] = None
+    found = [_found(rule, list(names), source) for rule, names in shown_by.items()]
+    return Sources(
+        source,
+        tuple(sorted(found, key=lambda one: (-one.recordings, one.rule))),
+        tuple(link for link in doubted if source[link.first] != source[link.second]),
+    )
+
+
+def _found(rule: str, names: Sequence[str], source: Mapping[str, str]) -> Found:
+    first = source[names[0]]
+    examples = [name for name in names if source[name] == first][:2]
+    return Found(rule, len(names), len({source[name] for name in names}), tuple(examples), first)
+
+
+def find_sources(
+    recordings: Sequence[Recording], pattern: re.Pattern[str] | None = None, links: Iterable[Link] = ()
+) -> Sources:
+    """The source recording of each recording.
+
+    Args:
+        pattern: --split.group-regex, searched in the path below the class folder: its first group, or else all that
+            it matches, is the source. It goes before names and links.
+        links: further evidence, of any order; links between other recordings are passed over.
+    """
+    if pattern is None:
+        return join({recording.name: (_by_name(recording), "name") for recording in recordings}, links)
+    named = {recording.name: (by_pattern(recording, pattern), "--split.group-regex") for recording in recordings}
+    warning = (Link(link.first, link.second, link.rule, joins=False) for link in links)
+    return join(named, warning)
+
+
+def by_pattern(recording: Recording, pattern: re.Pattern[str]) -> str:
+    """The source that --split.group-regex finds in the path below the class folder."""
+    below_class = recording.below_class.as_posix()
+    match = pattern.search(below_class)
+    if match is None:
+        return f"{recording.label}/{below_class}"
+    return match.group(1) if pattern.groups and match.group(1) is not None else match.group(0)
+
+
+def _by_name(recording: Recording) -> str:
+    below_class = recording.below_class
+    stem = below_class.stem
+    if match := _TAKE.match(stem):
+        return f"id {match['id']}"
+    if _DATE_TIME.search(stem):
+        return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
+    of_id = _SLICE_OF_ID.match(stem) or _WHOLE_OF_ID.match(stem)
+    if of_id and of_id["head"] == recording.label:
+        return f"id {of_id['id']}"
+    if match := _SLICE_OF_ID.match(stem) or _SLICE_OF_NUMBER.match(stem):
+        return f"{recording.label}/{below_class.with_name(match['source']).as_posix()}"
+    return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
