@@ -71,7 +71,7 @@ def write_bad(data: Path) -> dict[str, str]:
     return {
         f"{CLASSES[0]}/truncated.wav": "truncated",
         f"{CLASSES[0]}/noise.wav": "not-audio",
-        f"{CLASSES[0]}/letter.txt": "not-audio",
+        f"{CLASSES[0]}/letter.txt": "metadata",
         f"{CLASSES[0]}/phone.m4a": "unsupported-format",
         f"{CLASSES[0]}/nothing.wav": "empty",
         f"{CLASSES[0]}/flipped.flac": "corrupt",

@@ -169,7 +169,7 @@ def test_names_too_long_for_the_system_are_no_defect(capsys: Captured, good: Pat
     [
         ({}, "no usable recording at all"),
         ({f"{A}/letter.txt": b"x", f"{B}/broken.wav": b"x" * 99}, "no usable recording at all"),
-        ({f"{A}/one.wav": None, f"{B}/broken.wav": b"x" * 99}, f"only one class with usable recordings ({A})"),
+        ({f"{A}/one.wav": None, f"{B}/broken.wav": b"x" * 99}, f'only one class with usable recordings ("{A}")'),
     ],
 )
 def test_fewer_than_two_usable_classes_are_refused_with_the_reasons(

@@ -144,8 +144,8 @@ def test_problems_are_grouped_counted_and_explained(capsys: Captured, known: Pat
         (tmp_path / f"input/data/Apus_apus/note{number}.txt").touch()
     out = checked(capsys, "--model.checkpoint", "none")
     assert "23 files found, 18 usable" in out
-    assert "5 not used: not-audio. Remove it, or convert it" in out
-    assert "  Apus_apus/note0.txt: its ending .txt is not one of sound\n" in out
+    assert "5 not used: metadata. Nothing: it is no recording" in out
+    assert "  Apus_apus/note0.txt: an empty text\n" in out
     assert "  ... and 2 more\n" in out
     assert f"with what to do: {Path('output/problems.csv')}" in out
 

@@ -67,7 +67,7 @@ def test_types_and_defaults_are_shown_as_people_write_them() -> None:
     assert shown["train.jit"] == ("true|false", "true")
     assert shown["data"] == ("path", "INPUT/data")
     assert shown["split.file"] == ("text", "unset")
-    assert shown["split.test-fold"] == ("int", "unset")
+    assert shown["split.test-fold"] == ("int", "the last, of folders or a table of labels")
 
 
 def test_the_optimiser_begins_as_jibjib_did() -> None:

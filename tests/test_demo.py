@@ -247,7 +247,7 @@ def test_a_check_finds_every_file_that_was_broken_and_no_other(made, checked):
     _, problems = checked
     assert {problem.recording: problem.problem for problem in problems} == made.broken
     assert sorted(made.broken.values()) == [
-        "duplicate-across-classes", "duplicate-across-classes", "duplicate-in-class", "empty", "not-audio",
+        "duplicate-across-classes", "duplicate-across-classes", "duplicate-in-class", "empty", "metadata",
         "not-audio", "silent", "truncated",
     ]  # fmt: skip
 

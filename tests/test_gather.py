@@ -167,7 +167,7 @@ def test_classes_without_a_usable_recording_are_said_and_left_out(place: Path) -
     write_sound(place / "input/data/Silent/a.wav", tone() * 0)
     dataset, _ = prepare(place)
     assert dataset.classes == CLASSES
-    assert "Class folders without a usable recording, left out: Empty, Silent." in dataset.notices
+    assert "Class folders without a usable recording, left out: \"Empty\", \"Silent\"." in dataset.notices
     assert dataset.books()["left_out"] == {"silent": 1}
 
 
@@ -178,8 +178,8 @@ def test_class_folders_that_only_seem_to_differ_are_said(place: Path) -> None:
     assert set(dataset.classes) == {*CLASSES, "parus major", "Gr\u00fcnling"}
     assert len([recording for recording in dataset.recordings if recording.label == "Gr\u00fcnling"]) == 2
     said = " ".join(dataset.notices)
-    assert "they count as one class: Gr\u00fcnling." in said
-    assert "kept apart: Parus_major and parus major. If they are the same bird" in said
+    assert "they count as one class: \"Gr\u00fcnling\"." in said
+    assert 'kept apart: "Parus_major" and "parus major". If they are the same bird' in said
 
 
 def test_too_little_data_is_refused_with_its_problems_told(place: Path) -> None:
@@ -187,7 +187,7 @@ def test_too_little_data_is_refused_with_its_problems_told(place: Path) -> None:
         shutil.rmtree(place / "input/data" / label)
     (place / "input/data/Parus_major").mkdir()
     (place / "input/data/Parus_major/a.wav").touch()
-    with pytest.raises(InputError, match=r"only one class .*Not used: 1 empty\."):
+    with pytest.raises(InputError, match=r"only one class .*Not used: 1 empty;"):
         prepare(place)
     assert problems_csv(place) == {"Parus_major/a.wav": "empty"}
 
@@ -378,7 +378,7 @@ def test_a_background_folder_joins_the_background_class_of_the_data(place: Path)
     assert dataset.background == ("Background",)
     names = [record.name for record in dataset.recordings if record.label == "Background"]
     assert names == ["Background/night/b0.wav", "background/b1.wav", "background/night/b0.wav"]
-    assert {p.recording: p.problem for p in dataset.problems} == {"background/letter.txt": "not-audio"}
+    assert {p.recording: p.problem for p in dataset.problems} == {"background/letter.txt": "metadata"}
     same = inspect(place, background=place / "elsewhere/background/night")
     (place / "elsewhere/background/night").rename(place / "elsewhere/Background")
     dataset = inspect(place, background=place / "elsewhere/Background")

@@ -82,8 +82,8 @@ def test_what_is_not_sound_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [file.name for file in listing.files] == ["A/ok.wav"]
     assert codes(listing.problems) == {
         "A/.hidden.wav": "hidden", "A/.folder": "hidden", ".DS_Store": "hidden", ".git": "hidden",
-        "A/notes.txt": "not-audio", "A/noending": "not-audio", "A/song.m4a": "unsupported-format",
-        "A/video.MP4": "unsupported-format", "stray.wav": "outside-class", "readme.txt": "outside-class",
+        "A/notes.txt": "metadata", "A/noending": "not-audio", "A/song.m4a": "unsupported-format",
+        "A/video.MP4": "unsupported-format", "stray.wav": "outside-class", "readme.txt": "metadata",
     }  # fmt: skip
     assert listing.folders == ["A"]
 
@@ -569,7 +569,8 @@ def test_the_books_balance_whatever_is_in_the_folder(tmp_path: Path, monkeypatch
         "used": 5,
         "left_out": {
             "duplicate-across-classes": 2, "duplicate-in-class": 1, "empty": 1, "hidden": 1, "link-broken": 1,
-            "not-audio": 2, "outside-class": 2, "silent": 1, "too-short": 1, "truncated": 1, "unsupported-format": 1,
+            "metadata": 1, "not-audio": 1, "not-a-file": 1, "outside-class": 1, "silent": 1, "too-short": 1,
+            "truncated": 1, "unsupported-format": 1,
         },
     }  # fmt: skip
     assert result["found"] == result["used"] + sum(result["left_out"].values())
@@ -753,9 +754,9 @@ def test_every_code_that_a_sound_can_have_has_advice() -> None:
 def test_less_than_two_classes_are_refused_with_the_reasons(tmp_path: Path) -> None:
     problems = [Problem("A/a", "A", "silent", ""), Problem("A/b", "A", "silent", ""), Problem(".x", "", "hidden", ""),
                 Problem("A/c", "A", "misnamed", "", used=True)]  # fmt: skip
-    with pytest.raises(InputError, match=r"only one class .* \(A\).*Not used: 2 silent\."):
+    with pytest.raises(InputError, match=r"only one class .* \(.A.\).*folder background/.*Not used: 2 silent;"):
         check_enough([recording("A/c.wav")], tmp_path, problems)
-    with pytest.raises(InputError, match=r"no usable recording at all.*Not used: no sound files\."):
+    with pytest.raises(InputError, match=r"no usable recording at all.*Not used: no sound files;"):
         check_enough([], tmp_path, [])
     check_enough([recording("A/a.wav"), recording("B/a.wav")], tmp_path, problems)
 

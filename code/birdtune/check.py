@@ -26,6 +26,7 @@ from birdtune.dataset.augment import active, require_background
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import PROBLEMS, Problem, Recording
+from birdtune.dataset.selection import TooFewClassesError
 from birdtune.errors import (
     EXIT_DONE,
     EXIT_INPUT,
@@ -97,9 +98,14 @@ def _check(
     with _noted(faults):
         trunk.frozen_layers(config.model.freeze)
     with _noted(faults):
-        dataset = gather.inspect(
-            config, trunk.front_end, journal, interrupts, writable=writable, faults=faults.lasting
-        )
+        try:
+            dataset = gather.inspect(
+                config, trunk.front_end, journal, interrupts, writable=writable, faults=faults.lasting
+            )
+        except TooFewClassesError as fault:
+            for line in _problems(fault.problems):
+                journal.say(line)
+            raise
     begun_from = _check_ancestor(config, faults, journal, writable=writable)
     if dataset is not None:
         dataset = ancestor.with_columns(config, dataset, begun_from)
@@ -172,7 +178,7 @@ def _classes(dataset: Dataset) -> Iterator[str]:
         yield f"  ... and {len(dataset.classes) - _MOST_CLASSES:,} more classes"
 
 
-def _problems(problems: list[Problem]) -> Iterator[str]:
+def _problems(problems: Sequence[Problem]) -> Iterator[str]:
     by_code = defaultdict(list)
     for problem in problems:
         by_code[problem.problem].append(problem)

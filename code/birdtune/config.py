@@ -60,10 +60,18 @@ class LabelSettings(_Section):
         unit="path",
         unset="INPUT/bird_id_map.*",
     )
-
-
     background: str = _setting(
-        "background", "names of classes that are no answer, separated by commas; case does not matter"
+        "background,noise,silence,other,others,nocall,no call,no bird,no birds,negative,negatives,unknown",
+        "names of classes that are no answer, separated by commas; case, `_`, `-` and blanks do not matter",
+    )
+    level: int = _setting(
+        1, "which folder names the class: 1 is the first below the data folder, 2 the one in it", ge=1, le=10
+    )
+    table: str | None = _setting(
+        None, "CSV `recording,label` that names the classes in place of folders", unit="path", unset="DATA/labels.csv"
+    )
+    columns: str | None = _setting(
+        None, "what the table's columns are called, e.g. recording=filename,label=category; also split=, fold="
     )
 
 
@@ -71,7 +79,9 @@ class SplitSettings(_Section):
     """Train, validation, test."""
 
     file: str | None = _setting(None, "CSV `recording,split` or `recording,fold` to obey", unit="path")
-    test_fold: int | None = _setting(None, "the fold that is test, when the file has folds")
+    test_fold: int | None = _setting(
+        None, "the fold that is test, where there are folds", unset="the last, of folders or a table of labels"
+    )
     val_fold: int | None = _setting(None, "the fold that is validation", unset="the one after test-fold")
     val_fraction: float = _setting(0.15, "share of each class for validation", ge=0, lt=1)
     test_fraction: float = _setting(0.15, "share of each class for test", ge=0, lt=1)

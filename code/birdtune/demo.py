@@ -260,7 +260,7 @@ def _break_things(data: Path, clips: Sequence[Clip], seed: int) -> dict[str, str
         (0, "-900001_0.wav", whole[: len(whole) // 3], "truncated"),
         (1, "-900002_0.wav", b"", "empty"),
         (2, "-900003_0.wav", shopping, "not-audio"),
-        (3, "-900004 notes.csv", b"file;heard by\n", "not-audio"),
+        (3, "-900004 notes.csv", b"file;heard by\n", "metadata"),
         (4, "-900005_0.wav", silence, "silent"),
         (5, f"-900006_0{Path(twin).suffix}", (data / twin).read_bytes(), "duplicate-in-class"),
         (6, "-900007_0.wav", whole, "duplicate-across-classes"),

@@ -280,33 +280,26 @@ def _foreign(odd: Oddities) -> None:
     """What is no sound, or none that can be read."""
     for name in ("phone.m4a", "video.MP4", "windows.wma", "radio.aac", "page.webm", "old.ape", "call.amr"):
         odd.raw(f"{C}/foreign/{name}", b"\0\0\0\x18ftypM4A " + name.encode(), "unsupported-format")
-    for name in (
-        "letter.txt",
-        "photo.jpg",
-        "labels.TextGrid",
-        "x.wav.part",
-        "Thumbs.db",
-        "noending",
-        "wav",
-        "x.wav~",
-        "a.",
-    ):
+    for name in ("x.wav.part", "noending", "wav", "x.wav~", "a."):
         odd.raw(f"{C}/foreign/{name}", name.encode(), "not-audio")
+    for name in ("letter.txt", "photo.jpg", "Thumbs.db"):
+        odd.raw(f"{C}/foreign/{name}", name.encode(), "metadata")
+    odd.raw(f"{C}/foreign/labels.TextGrid", b"x", "annotation")
     for name in (
         "<img src=x onerror=alert(2)>.txt",
         '" onclick="alert(3)" x=".txt',
         "{{ 7 * 7 }}.txt",
         "=1+1.txt",
     ):
-        odd.raw(f"{C}/foreign/{name}", name.encode(), "not-audio")
+        odd.raw(f"{C}/foreign/{name}", name.encode(), "metadata")
     for name in (".trash.wav", "._resource.wav", ".DS_Store"):
         odd.raw(f"{C}/{name}", b"x", "hidden")
     odd.note(f"{C}/.git", "hidden").mkdir()
     (odd.data / C / ".git" / "x.wav").write_bytes(b"RIFF")
     odd.note(".Spotlight", "hidden").mkdir()
     odd.sound("stray.wav", "outside-class")
-    odd.raw("README.txt", b"x", "outside-class")
-    odd.raw("desktop.ini", b"x", "outside-class")
+    odd.raw("README.txt", b"x", "metadata")
+    odd.raw("desktop.ini", b"x", "metadata")
     os.mkfifo(odd.note(f"{C}/pipe.wav", "not-a-file"))
     os.mkfifo(odd.note(f"{C}/pipe", "not-audio"))
     _make_socket(odd.note(f"{C}/socket.wav", "not-a-file"))

@@ -6,16 +6,14 @@
 """
 
 import contextlib
-import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from birdtune.config import Config
-from birdtune.dataset import balance, frames, recordings, selection, split
+from birdtune.dataset import balance, class_names, frames, label_table, layout, recordings, selection, split
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.labels import (
     ExternalId,
@@ -25,9 +23,10 @@ from birdtune.dataset.labels import (
     read_label_map,
     refuse_no_answer,
 )
+from birdtune.dataset.layout import Arranged
 from birdtune.dataset.ledger import Ledger, examine_all, identify
 from birdtune.dataset.recordings import PROBLEM_COLUMNS, Listing, Problem, Recording
-from birdtune.dataset.split import Place
+from birdtune.dataset.split import Given, Place
 from birdtune.errors import InputError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import make_folder, require_file, value_sha256, write_csv
@@ -78,6 +77,8 @@ class Dataset:
 @dataclass(frozen=True)
 class _Survey:
     listing: Listing
+    given: Given | None  # the split that the data bring themselves
+    notices: list[str]
     ledger: Ledger
     unusable: dict[str, Problem]  # files that say nothing of their content, by name; grows while they are read
 
@@ -195,14 +196,32 @@ def inspect(
 def _survey(
     config: Config, ledger_path: Path, journal: Journal, interrupts: Interrupts, *, keep: bool = True
 ) -> _Survey:
-    listing = recordings.scan(config.data_folder)
-    if (folder := config.background_folder) is not None:
-        label = background_class(listing.folders, config.labels.background)
-        listing = recordings.with_background(listing, folder, label)
+    arranged = _arranged(config)
+    listing = arranged.listing
     ledger = Ledger(ledger_path, config.sound, keep=keep)
     unusable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     recordings.refuse_remnant(listing, unusable, config.data_folder)
-    return _Survey(listing, ledger, unusable)
+    return _Survey(listing, arranged.given, arranged.notices, ledger, unusable)
+
+
+def _arranged(config: Config) -> Arranged:
+    """The files that are there, with the classes that folders or a table give them."""
+    title = shown(config.data_folder)
+    table, notices = label_table.find(config)
+    listing = recordings.scan(config.data_folder, flat=table is not None)
+    if table is not None:
+        arranged = label_table.apply(listing, table, title, config.data_folder)
+    else:
+        arranged = layout.arrange(
+            listing, level=config.labels.level, background=config.labels.background, title=title
+        )
+    listing, negatives = layout.with_negatives(arranged.listing, config.labels.background)
+    if (folder := config.background_folder) is not None:
+        label = background_class(listing.folders, config.labels.background)
+        listing = recordings.with_background(listing, folder, label)
+    if config.split.file and arranged.given is not None:
+        negatives.append(f"--split.file goes before the split that {arranged.given.source} gives.")
+    return Arranged(listing, arranged.given, [*notices, *arranged.notices, *negatives])
 
 
 @contextlib.contextmanager
@@ -231,6 +250,8 @@ def _gather(
         labels = {file.label for file in survey.listing.files}
         refuse_no_answer(labels, config.labels.background, shown(config.data_folder), "Rename its folder")
     with _noted(faults):
+        class_names.refuse_several(labels, shown(config.data_folder))
+    with _noted(faults):
         split.compile_group_regex(config.split.group_regex)
         ids = _label_map(config)
     _require_tables(config)
@@ -244,7 +265,9 @@ def _gather(
         weights, weight_notices = balance.recording_weights(config, division.usable)
     notices = [
         *class_notices(ids, classes),
-        *_folder_notices(survey.listing, tuple(sorted({*classes, *division.rare}))),
+        *survey.notices,
+        *class_names.folder_notices(survey.listing, tuple(sorted({*classes, *division.rare}))),
+        *_kinds_notices(division.problems, background_of(classes, config.labels.background)),
         *division.notices,
         *weight_notices,
     ]
@@ -271,7 +294,7 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
     recordings.refuse_crashes(survey.listing, problems, config.data_folder)
     try:
         selection.check_enough(usable, config.data_folder, problems)
-        result = split.assign(usable, config.split, config.output / "split.csv")
+        result = split.assign(usable, config.split, config.output / "split.csv", survey.given)
         problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
         usable = [recording for recording in usable if recording.name in result.places]
         trained = [recording for recording in usable if result.places[recording.name].split == "train"]
@@ -309,28 +332,17 @@ def class_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[
     return [*([few] if len(classes) < 3 else []), *_id_notices(ids, classes)]
 
 
-def _folder_notices(listing: Listing, classes: tuple[str, ...]) -> list[str]:
-    empty = sorted(set(listing.folders) - set(classes))
-    notices = [f"Class folders without a usable recording, left out: {_names(empty)}."] if empty else []
-    same = [name for name, count in Counter(listing.folders).items() if count > 1]
-    if same:
+def _kinds_notices(problems: Sequence[Problem], background: Sequence[str]) -> list[str]:
+    """What should be known of annotations that lie there, and of classes that are no answer."""
+    notices = []
+    if n := sum(problem.problem == "annotation" for problem in problems):
         notices.append(
-            f"Several class folders look the same but are spelt with other characters (é as one or as two); they "
-            f"count as one class: {_names(same)}."
+            f"{n:,} files of annotations lie among the recordings. birdtune does not use them yet: each recording is "
+            "trained whole under its class, also where the class is heard in a part of it only."
         )
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in classes:
-        alike[_folded(name)].append(name)
-    if pairs := [" and ".join(names) for names in alike.values() if len(names) > 1]:
-        notices.append(
-            f"Classes that differ only in case or in blanks, and are kept apart: {_names(pairs)}. If they are the "
-            "same bird, put their recordings into one folder."
-        )
+    if background:
+        notices.append(f"Never an answer, only what answers are told from (--labels.background): {_names(background)}.")
     return notices
-
-
-def _folded(name: str) -> str:
-    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _id_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[str]:
@@ -344,7 +356,7 @@ def _id_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[st
     return notices
 
 
-def _names(names: list[str]) -> str:
+def _names(names: Sequence[str]) -> str:
     more = len(names) - _NAMES_IN_A_NOTICE
     # Those of a label map are outside text.
     return ", ".join(map(shown, names[:_NAMES_IN_A_NOTICE])) + (f" and {more:,} more" if more > 0 else "")

@@ -11,6 +11,7 @@ import codecs
 import io
 import os
 import pickletools
+import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,25 +42,29 @@ def background_of(classes: Iterable[str], names: str) -> tuple[str, ...]:
     """Those of the classes that are background: no answer, only what answers must be told from.
 
     Args:
-        names: as in --labels.background, separated by commas; case and blanks around them do not matter.
+        names: as in --labels.background, separated by commas; case, `_`, `-` and blanks do not matter.
     """
-    wanted = {name.casefold() for name in _listed(names)}
-    return tuple(name for name in classes if name.strip().casefold() in wanted)
+    wanted = {_folded(name) for name in _listed(names)}
+    return tuple(name for name in classes if _folded(name) in wanted)
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def background_class(folders: Iterable[str], names: str) -> str:
-    """The class that sound without a class is put into: a background folder's, or the first of the names.
+    """The class that sound without a class is put into: the first of the names, as a folder spells it if one does.
 
     Raises:
         SettingsError: no name is given for it.
     """
-    found = [*background_of(folders, names), *_listed(names)]
-    if not found:
+    listed = _listed(names)
+    if not listed:
         raise SettingsError(
             "--labels.background names no class, and there is a folder of background sound. Give it a name, e.g. "
             "--labels.background background, or take the folder away."
         )
-    return found[0]
+    return next(iter(background_of(folders, listed[0])), listed[0])
 
 
 def refuse_no_answer(classes: Iterable[str], names: str, where: str, mend: str) -> None:

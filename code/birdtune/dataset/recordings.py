@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from birdtune.dataset import tables
 from birdtune.errors import InputError, PassingError, shown
 from birdtune.files import stands_in_the_way
 from birdtune.sound.audio import SoundFacts
@@ -26,6 +27,12 @@ from birdtune.storage import has_failed, reading_faults, refused
 PROBLEMS: dict[str, str] = {
     "hidden": "Nothing: names with a leading dot are not data.",
     "outside-class": "Move it into the folder of its class.",
+    "no-label": "Add it to the table of labels, with one class.",
+    "several-labels": "Keep one class for it in the table: a recording can have one only, until now.",
+    "row-without-file": "Nothing, if it is meant to be missing; else restore it, or correct its name in the table.",
+    "annotation": "Nothing: birdtune does not use annotations yet. A recording is trained whole, under its class; "
+    "where the class is heard in parts only, cut those out.",
+    "metadata": "Nothing: it is no recording, and birdtune does not read it.",
     "not-audio": "If it should be a recording, copy it again or convert it to WAV or FLAC; else keep it elsewhere.",
     "unsupported-format": "Install the decoder for it (./entrypoint.sh extras media), or convert it to WAV or FLAC.",
     "unreadable": "Give this user the right to read it (chmod a+r), or check the storage.",
@@ -54,6 +61,8 @@ PROBLEMS: dict[str, str] = {
 
 # Problems of one file at one time; they say nothing about its content, of which there may be another copy.
 OF_THE_FILE = frozenset({"unreadable", "vanished", "changed", "storage-failed"})
+# Problems of what is no file that was found; the books do not count it.
+NO_FILE = frozenset({"row-without-file"})
 # More than this share of the files gone or changed is nobody's tidying up.
 _MOST_VANISHED = 0.1
 _MOST_CRASHED = 0.1
@@ -209,11 +218,14 @@ def refuse_crashes(listing: Listing, problems: Sequence[Problem], folder: Path) 
         )
 
 
-def scan(folder: Path) -> Listing:
+def scan(folder: Path, *, flat: bool = False) -> Listing:
     """List the sound files below class folders, in an order that does not depend on the system.
 
+    Args:
+        flat: take files beside the class folders as well, with an empty label, for whoever knows their classes.
+
     Raises:
-        InputError: there is no such folder, it cannot be listed, or it has no class folders.
+        InputError: there is no such folder, it cannot be listed, or it has no class folders (nor files, if flat).
         PassingError: the storage fails, or a folder vanishes meanwhile.
     """
     give = "Give the folder above it as --input, or itself as --data"
@@ -221,12 +233,18 @@ def scan(folder: Path) -> Listing:
     root = folder.resolve()
     walker = _Walker(root)
     folders = walker.walk()
-    if not folders:
+    if not folders and not (flat and walker.files):
         raise InputError(
             f"{shown(folder)}: holds no class folders. Expected one folder a class, named after it, with its "
-            f"recordings inside, e.g. {shown(folder)}/Turdus_merula/one.wav. Is --data the folder above?"
+            f"recordings inside, e.g. {shown(folder)}/Turdus_merula/one.wav. Is --data the folder above? Where a table "
+            "says what each file holds, name it: --labels.table CSV."
         )
-    return Listing(sorted(walker.files, key=lambda file: file.path), walker.problems, folders)
+    files = sorted(walker.files, key=lambda file: file.path)
+    if flat:
+        return Listing(files, walker.problems, folders)
+    detail = "it lies beside the class folders, so its class is unknown"
+    beside = [Problem(file.name, "", "outside-class", detail) for file in files if not file.label]
+    return Listing([file for file in files if file.label], [*walker.problems, *beside], folders)
 
 
 def with_background(listing: Listing, folder: Path, label: str) -> Listing:
@@ -239,7 +257,8 @@ def with_background(listing: Listing, folder: Path, label: str) -> Listing:
     give = "Give another folder as --background; without that setting it is background/ in the input folder, if there"
     _check_folder(folder, f"sound without any class in it, e.g. {shown(folder)}/night.wav", give)
     shelf = shown(unicodedata.normalize("NFC", folder.name)) or label
-    while shelf in listing.folders:
+    taken = {*listing.folders, *(entry.name.partition("/")[0] for entry in listing.files)}
+    while shelf in taken:
         shelf += "+"
     walker = _Walker(folder.resolve(), shelf)
     walker.walk_as(label)
@@ -373,16 +392,15 @@ class _Walker:
     def _file(self, path: Path, label: str) -> None:
         """Take a file, or say why not. An empty label: it lies beside the class folders."""
         ending = path.suffix.lower()
-        if not label:
-            detail = "it lies beside the class folders, so its class is unknown"
-            self._problem(path, "", "outside-class", detail)
-        elif ending in FOREIGN_ENDINGS and not is_installed():
+        if ending in FOREIGN_ENDINGS and not is_installed():
             self._problem(path, label, "unsupported-format", f"{ending} files need the decoder of `extras media`")
-        elif ending not in SOUND_ENDINGS | FOREIGN_ENDINGS:
+        elif ending in SOUND_ENDINGS | FOREIGN_ENDINGS:
+            self._take(path, label)
+        elif (known := tables.describe(path)) is not None:
+            self._problem(path, label, *known)
+        else:
             detail = f"its ending {shown(ending) or '(none)'} is not one of sound"
             self._problem(path, label, "not-audio", detail)
-        else:
-            self._take(path, label)
 
     def _take(self, path: Path, label: str) -> None:
         try:

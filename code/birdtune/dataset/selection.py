@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.dataset.ledger import Examined, Ledger
-from birdtune.dataset.recordings import Listing, Problem, Recording, SoundFile
+from birdtune.dataset.recordings import NO_FILE, Listing, Problem, Recording, SoundFile
 from birdtune.errors import InputError, shown
 from birdtune.sound.audio import SoundFacts
 from birdtune.sound.logmel import FrontEnd
@@ -111,31 +111,62 @@ def class_names(recordings: Sequence[Recording]) -> tuple[str, ...]:
     return tuple(sorted({recording.label for recording in recordings}))
 
 
+class TooFewClassesError(InputError):
+    """Fewer than two classes have usable recordings.
+
+    Args:
+        message: as of any error.
+        problems: why the others are not usable.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Problem]) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
 def check_enough(recordings: Sequence[Recording], folder: Path, problems: Sequence[Problem]) -> None:
     """Refuse data from which nothing can be told apart.
 
     Raises:
-        InputError: fewer than two classes have usable recordings.
+        TooFewClassesError: fewer than two classes have usable recordings.
     """
     classes = class_names(recordings)
     if len(classes) >= 2:
         return
-    reasons = Counter(
-        problem.problem for problem in problems if not problem.used and problem.problem != "hidden"
-    )
+    reasons = Counter(problem.problem for problem in problems if not problem.used and problem.problem != "hidden")
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "no sound files"
-    found = (
-        f"only one class with usable recordings ({classes[0]})" if classes else "no usable recording at all"
+    found = f'only one class with usable recordings ("{classes[0]}")' if classes else "no usable recording at all"
+    left_out = f" Not used: {counted}; problems.csv names each." if reasons or not classes else ""
+    raise TooFewClassesError(
+        f"{shown(folder)}: {found}; at least two classes are needed to tell anything apart."
+        f"{_another_class(recordings, folder)}{left_out}",
+        problems,
     )
-    raise InputError(
-        f"{shown(folder)}: {found}; at least two classes are needed to tell anything apart. Not used: {counted}. "
-        "`./entrypoint.sh check` names every file and its reason."
+
+
+def _another_class(recordings: Sequence[Recording], folder: Path) -> str:
+    """Where the class that is missing may be, or come from."""
+    if not recordings:
+        return ""
+    below = sorted({path.parts[0] for recording in recordings if len((path := recording.below_class).parts) > 1})
+    top = recordings[0].name.partition("/")[0]
+    if len(below) > 1:
+        names = ", ".join(f'"{name}"' for name in below[:3])
+        return (
+            f" If the folders in it are the classes ({names}{', ...' if len(below) > 3 else ''}): --data "
+            f"{shown(folder / top)}, or --labels.level 2."
+        )
+    return (
+        " To tell it from all else, put recordings without it into a folder background/ in the input folder (or give "
+        "--background FOLDER)."
     )
 
 
 def books(recordings: Sequence[Recording], problems: Sequence[Problem]) -> dict[str, Any]:
     """Found, used, and how many were left out for each reason; found = used + all reasons."""
-    left_out = Counter(problem.problem for problem in problems if not problem.used)
+    left_out = Counter(
+        problem.problem for problem in problems if not problem.used and problem.problem not in NO_FILE
+    )
     return {
         "found": len(recordings) + left_out.total(),
         "used": len(recordings),

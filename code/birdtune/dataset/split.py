@@ -24,7 +24,7 @@ from birdtune.files import read_csv, read_json, write_csv, write_json
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("recording", "class", "group", "split", "content")
-_SPELLINGS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+SPELLINGS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
               "test": "test", "testing": "test"}  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def compile_group_regex(text: str | None) -> re.Pattern[str] | None:
 class Given:
     """A split that the data bring themselves, by names of folders or by a column of the table of labels."""
 
-    source: str  # what gives it, in words, to begin a sentence with
+    source: str  # what gives it, in words
     sides: Mapping[str, str]  # recording → "train", "val" or "test"; empty where there are folds
     folds: Mapping[str, int]  # recording → fold
 
@@ -368,9 +368,15 @@ def _obey_given(
                    {**placed, **of_group})  # fmt: skip
     places = {recording.name: Place(groups[recording.name], sides[recording.name])
               for recording in recordings if recording.name in sides}  # fmt: skip
+    if both := [recording for recording in recordings
+                if len({sides.get(name) for name in (recording.name, *recording.copies)}) > 1]:  # fmt: skip
+        notices.append(
+            f"{len(both):,} recordings lie on several sides as copies, e.g. {both[0].name} and {both[0].copies[0]}; "
+            "each counts once, on the side of the first name."
+        )
     if rest:
         notices.append(
-            f"{given.source} says nothing of {len(rest):,} recordings, e.g. {rest[0].name}; they are divided as usual."
+            f"{len(rest):,} recordings have no side in {given.source}, e.g. {rest[0].name}; they are divided as usual."
         )
     return _Drawn({**places, **drawn.places}, [], notices)
 
@@ -408,11 +414,11 @@ def _read_user_split(path: Path, settings: SplitSettings) -> dict[str, str]:
 
 def _sides_of_names(path: Path, rows: list[dict[str, str]]) -> list[str]:
     for number, row in enumerate(rows, start=2):
-        if row["split"].strip().lower() not in _SPELLINGS:
+        if row["split"].strip().lower() not in SPELLINGS:
             raise InputError(
                 f"{shown(path)}, row {number}: the split {shown(row['split'])!r}; expected train, val or test."
             )
-    return [_SPELLINGS[row["split"].strip().lower()] for row in rows]
+    return [SPELLINGS[row["split"].strip().lower()] for row in rows]
 
 
 def _sides_of_fold_rows(path: Path, rows: list[dict[str, str]], settings: SplitSettings) -> list[str]:
