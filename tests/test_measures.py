@@ -55,6 +55,18 @@ def test_offset_clipping_and_clicks_are_measured(tmp_path: Path) -> None:
     click = np.zeros(16_000)
     click[500] = 0.9
     assert measures_of(write_sound(tmp_path / "click.wav", click)).click > 0.99 and offset.click < 0.1
+    across = np.full(16_000, 0.3)  # an offset; and the click in two steps of the envelope
+    across[799:802] += 0.5
+    assert measures_of(write_sound(tmp_path / "across.wav", across, subtype="FLOAT")).click > 0.99
+
+
+def test_an_offset_alone_is_silence_and_gaps_are_what_sound_follows(tmp_path: Path) -> None:
+    alone = measures_of(write_sound(tmp_path / "alone.wav", np.full(32_000, -0.3), subtype="FLOAT"))
+    assert alone.level_db == -999.0 and alone.empty == 1.0 and alone.gaps == 0.0
+    sound = noise(10.0, 16_000)
+    sound[:16_000] = sound[48_000:80_000] = sound[-32_000:] = 0.0
+    found = measures_of(write_sound(tmp_path / "gaps.wav", sound))
+    assert (found.empty, found.gaps) == (pytest.approx(0.5, abs=0.01), pytest.approx(0.2, abs=0.01))
 
 
 def test_the_digest_of_samples_is_that_of_the_sound_not_of_the_file(tmp_path: Path) -> None:
@@ -71,9 +83,12 @@ def test_the_digest_of_samples_is_that_of_the_sound_not_of_the_file(tmp_path: Pa
 
 
 def test_measures_do_not_depend_on_the_length_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_sound(tmp_path / "a.wav", noise(20.0, 16_000, 3))
+    sound = noise(20.0, 16_000, 3)
+    sound[50_000:130_000] = sound[-40_000:] = 0.0
+    path = write_sound(tmp_path / "a.wav", sound)
     whole = examine(path)
     monkeypatch.setattr("birdtune.sound.audio._BLOCK_VALUES", 50_000)
     pieces = examine(path)
     assert pieces.samples == whole.samples and pieces.measures is not None and whole.measures is not None
+    assert pieces.measures.gaps == pytest.approx(whole.measures.gaps, abs=0.002) and 0.2 < whole.measures.gaps < 0.3
     assert np.abs(pieces.measures.floor_db - whole.measures.floor_db).max() <= 3
