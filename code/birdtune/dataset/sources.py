@@ -13,12 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from birdtune.dataset.recordings import Recording
-
-_DATE_TIME = re.compile(r"(?:^|[_-])(?:19|20)\d{6}[_-]\d{6}$")
-_SLICE_OF_ID = re.compile(r"^(?P<source>(?P<head>.*)-(?P<id>\d+))_\d+$")
-_WHOLE_OF_ID = re.compile(r"^(?P<head>.*)-(?P<id>\d+)$")
-_SLICE_OF_NUMBER = re.compile(r"^(?P<source>.*\d)_\d+$")
-_TAKE = re.compile(r"^\d-(?P<id>\d+)-[A-Z](?:-\d+)?$")
+from birdtune.dataset.source_names import read
+from birdtune.dataset.source_numbers import decide
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,9 @@ class Sources:
     """The source recording of each recording, and what showed it."""
 
     keys: Mapping[str, str]  # recording → source
-    found: tuple[Found, ...]  # by rule, the most recordings first; recordings that are their own source are in none
+    found: tuple[
+        Found, ...
+    ]  # by rule, the most recordings first; recordings that are their own source are in none
     doubted: tuple[Link, ...]  # links that do not join, between recordings of different sources
 
     @property
@@ -83,16 +81,25 @@ class _Union:
         return True
 
 
-def join(named: Mapping[str, tuple[str, str]], links: Iterable[Link]) -> Sources:
+def join(
+    named: Mapping[str, tuple[str, str]], links: Iterable[Link], same: Iterable[tuple[str, str]] = ()
+) -> Sources:
     """Sources by names and links.
 
     Args:
-        named: recording → the source key that its name gives, and the rule by which.
+        named: recording → the source key that its name gives, and the rule by which; "" if by none.
         links: between recordings; those of others count for nothing.
+        same: keys that are one source.
     """
     keys = _Union()
     doubted = []
     shown_by: dict[str, dict[str, None]] = defaultdict(dict)  # rule → recordings
+    spelled: dict[str, str] = {}
+    for key in sorted({key for key, _ in named.values()}):
+        if (before := spelled.setdefault(key.casefold(), key)) != key:
+            keys.join(before, key)
+    for first, second in same:
+        keys.join(first, second)
     for link in sorted(links, key=lambda link: (link.rule, link.first, link.second)):
         if link.first not in named or link.second not in named:
             continue
@@ -103,11 +110,13 @@ def join(named: Mapping[str, tuple[str, str]], links: Iterable[Link]) -> Sources
     source = {name: keys.head(key) for name, (key, _) in named.items()}
     by_key: dict[str, list[str]] = defaultdict(list)
     for name, (key, _) in named.items():
-        by_key[key].append(name)
+        by_key[spelled[key.casefold()]].append(name)
     for inside in by_key.values():
         if len(inside) > 1:
+            # A whole recording among its clips has no rule of its own.
+            default = next((rule for name in inside if (rule := named[name][1])), "same name")
             for name in inside:
-                shown_by[named[name][1]][name] = None
+                shown_by[named[name][1] or default][name] = None
     found = [_found(rule, list(names), source) for rule, names in shown_by.items()]
     return Sources(
         source,
@@ -133,8 +142,11 @@ def find_sources(
         links: further evidence, of any order; links between other recordings are passed over.
     """
     if pattern is None:
-        return join({recording.name: (_by_name(recording), "name") for recording in recordings}, links)
-    named = {recording.name: (by_pattern(recording, pattern), "--split.group-regex") for recording in recordings}
+        decided = decide([read(recording) for recording in recordings])
+        return join(decided.named, links, decided.same)
+    named = {
+        recording.name: (by_pattern(recording, pattern), "--split.group-regex") for recording in recordings
+    }
     warning = (Link(link.first, link.second, link.rule, joins=False) for link in links)
     return join(named, warning)
 
@@ -146,18 +158,3 @@ def by_pattern(recording: Recording, pattern: re.Pattern[str]) -> str:
     if match is None:
         return f"{recording.label}/{below_class}"
     return match.group(1) if pattern.groups and match.group(1) is not None else match.group(0)
-
-
-def _by_name(recording: Recording) -> str:
-    below_class = recording.below_class
-    stem = below_class.stem
-    if match := _TAKE.match(stem):
-        return f"id {match['id']}"
-    if _DATE_TIME.search(stem):
-        return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
-    of_id = _SLICE_OF_ID.match(stem) or _WHOLE_OF_ID.match(stem)
-    if of_id and of_id["head"] == recording.label:
-        return f"id {of_id['id']}"
-    if match := _SLICE_OF_ID.match(stem) or _SLICE_OF_NUMBER.match(stem):
-        return f"{recording.label}/{below_class.with_name(match['source']).as_posix()}"
-    return f"{recording.label}/{below_class.with_suffix('').as_posix()}"
