@@ -50,7 +50,7 @@ def write_sound(
 def soundfile_format(path: Path) -> str:
     """libsndfile's name of the format that a file name announces."""
     ending = path.suffix.lower()
-    return {".aif": "AIFF", ".oga": "OGG", ".opus": "OGG"}.get(ending, ending[1:].upper())
+    return {".aif": "AIFF", ".aiff": "AIFF", ".oga": "OGG", ".opus": "OGG"}.get(ending, ending[1:].upper())
 
 
 def patched(path: Path, *changes: tuple[int, bytes], name: str = "patched") -> Path:

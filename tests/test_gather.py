@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from makers import cut, quiet, tone, without_processes, write_sound
 
 from birdtune.config import Config, TrainSettings
@@ -269,6 +270,18 @@ def test_a_later_run_extends_the_split(place: Path) -> None:
     assert len(common) == 11
     assert {name: second.places[name] for name in common} == {name: first.places[name] for name in common}
     assert len(read_csv(place / "output/split.csv")) == 13, "what is gone keeps its place"
+
+
+def test_a_copy_in_another_format_takes_the_side_of_the_recording_that_it_stands_for(place: Path) -> None:
+    first, _ = prepare(place)
+    for recording in first.part("test"):
+        samples, rate_hz = soundfile.read(recording.path, dtype="int16")
+        write_sound(recording.path.with_name(f"A{recording.path.stem}.flac"), samples, rate_hz)
+    second, _ = prepare(place)
+    assert len(second.recordings) == 12
+    kept = second.part("test")
+    assert [recording.path.suffix for recording in kept] == [".flac"] * 3
+    assert sorted(name for recording in kept for name in recording.copies) == [r.name for r in first.part("test")]
 
 
 def test_short_sounds_can_be_skipped_without_decoding_again(

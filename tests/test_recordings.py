@@ -5,8 +5,11 @@ import json
 import os
 import shutil
 import signal
+import struct
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from makers import codes, cut, hear, ordinary_folder, quiet, recording, tone, without_processes, write_sound
 
@@ -499,6 +502,41 @@ def test_copies_in_several_classes_are_all_left_out(tmp_path: Path) -> None:
     assert len(problems) == 3
     (problem,) = [problem for problem in problems if problem.recording == "B/a.wav"]
     assert "also A/a.wav, A/b.wav" in problem.detail
+
+
+WRAPPERS: dict[str, dict[str, Any]] = {
+    "a.flac": {}, "deep.wav": {"subtype": "PCM_24"}, "float.wav": {"subtype": "FLOAT"}, "a.aiff": {},
+    "deep.flac": {"subtype": "PCM_24"}, "a.w64": {}, "wide.wav": {"format": "WAVEX"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*WRAPPERS, "chunk.wav", "list.wav"])
+def test_the_same_sound_in_another_wrapper_is_the_same_recording(tmp_path: Path, name: str) -> None:
+    samples = (tone(2.0, seed=3) * 30_000).astype(np.int16)
+    plain = write_sound(tmp_path / "A/plain.wav", samples)
+    write_sound(tmp_path / "A/own.wav", seed=1)
+    other = tmp_path / "B" / name
+    if name in WRAPPERS:
+        write_sound(other, samples if name != "float.wav" else samples.astype(np.float32) / 32768, **WRAPPERS[name])
+    else:
+        other.parent.mkdir()
+        content = plain.read_bytes()
+        chunk = b"guan" + struct.pack("<I", 12) + b"GUANO|Make:x"
+        content = content + chunk if name == "chunk.wav" else content[:12] + chunk + content[12:]
+        other.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    _, used, problems = hear(tmp_path)
+    assert [record.name for record in used] == ["A/own.wav"]
+    assert codes(problems) == {"A/plain.wav": "duplicate-across-classes", f"B/{name}": "duplicate-across-classes"}
+    shutil.move(other, tmp_path / "A")
+    _, used, problems = hear(tmp_path)
+    assert len(used) == 2 and [problem.problem for problem in problems] == ["duplicate-in-class"]
+    assert "the same sound in another file as" in problems[0].detail
+
+
+def test_the_same_numbers_at_another_rate_are_another_sound(tmp_path: Path) -> None:
+    write_sound(tmp_path / "A/a.wav", tone(2.0), 16_000)
+    write_sound(tmp_path / "B/a.wav", tone(2.0), 32_000)
+    assert len(hear(tmp_path)[1]) == 2
 
 
 def test_a_broken_copy_is_broken_and_no_duplicate(tmp_path: Path) -> None:

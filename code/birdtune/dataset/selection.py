@@ -75,24 +75,35 @@ def _judge(
 
 
 def _without_duplicates(recordings: list[Recording]) -> tuple[list[Recording], list[Problem]]:
+    """Those that hold the same sound only once, and not at all where it stands under several classes.
+
+    Compared by decoded samples: the same sound may be in another format, of another depth, or have other tags.
+    """
     copies: dict[str, list[Recording]] = defaultdict(list)
     for recording in recordings:
-        copies[recording.content].append(recording)
+        copies[_sound(recording)].append(recording)
     kept: list[Recording] = []
     problems: list[Problem] = []
     for recording in recordings:
-        same = copies[recording.content]
+        same = copies[_sound(recording)]
         labels = sorted({copy.label for copy in same})
         if len(labels) > 1:
             others = ", ".join(copy.name for copy in same if copy is not recording)
             detail = f"the same sound stands under {len(labels)} classes: also {others}"
             problems.append(Problem(recording.name, recording.label, "duplicate-across-classes", detail))
         elif recording is not same[0]:
-            detail = f"the same content as {same[0].name}"
+            what = "content" if recording.content == same[0].content else "sound in another file"
+            detail = f"the same {what} as {same[0].name}"
             problems.append(Problem(recording.name, recording.label, "duplicate-in-class", detail))
         else:
             kept.append(replace(recording, copies=tuple(copy.name for copy in same[1:])))
     return kept, problems
+
+
+def _sound(recording: Recording) -> str:
+    """What two recordings share if they hold the same sound."""
+    facts = recording.facts
+    return f"{facts.samples} {facts.rate_hz} {facts.channels}" if facts.samples else recording.content
 
 
 def _misnamed(recording: Recording) -> Problem | None:

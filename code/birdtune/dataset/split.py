@@ -262,7 +262,9 @@ def _known_side(group: str, inside: Iterable[Recording], placed: Mapping[str, st
     if (side := placed.get(f"group:{group}")) is not None:
         return side
     for recording in inside:
-        for key in (f"name:{recording.name}", f"content:{recording.content}"):
+        # Names of copies as well: one that came since may stand for the others now.
+        names = (f"name:{name}" for name in (recording.name, *recording.copies))
+        for key in (*names, f"content:{recording.content}"):
             if (side := placed.get(key)) is not None:
                 return side
     return None
