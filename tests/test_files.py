@@ -456,7 +456,8 @@ def test_tables_come_back_as_they_went(
     "text",
     [
         "recording,split\nA/x y.wav,train\n", "\ufeffrecording,split\r\nA/x y.wav,train\r\n",
-        "recording;split\nA/x y.wav;train\n", ' recording , split \n"A/x y.wav",train\n',
+        "recording;split\nA/x y.wav;train\n", "recording\tsplit\nA/x y.wav\ttrain\n",
+        ' recording , split \n"A/x y.wav",train\n',
         "recording,split,\nA/x y.wav,train,\n", "recording,split\nA/x y.wav,train,,\n",
         "recording,split\nA/x y.wav,train",
     ],

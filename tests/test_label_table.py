@@ -109,6 +109,10 @@ def test_a_labels_csv_that_is_another_table_is_left_alone_and_said(tmp_path: Pat
     assert dataset.classes == BIRDS and "Not used as a table of labels" in said(dataset)
     with pytest.raises(InputError, match="has no column"):
         inspect_as(tmp_path, table="data/labels.csv")
+    (tmp_path / "data/labels.csv").unlink()
+    (tmp_path / "data/labels.csv").symlink_to("a mount that failed")
+    with pytest.raises(InputError, match="cannot be read"):
+        inspect(tmp_path)
 
 
 def test_folds_and_sides_of_the_table_are_the_split(flat: Path) -> None:

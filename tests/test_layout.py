@@ -114,6 +114,13 @@ def test_a_source_on_both_sides_of_the_folders_is_said(tmp_path: Path) -> None:
     assert "3 source recordings stand on more than one side" in said(inspect(tmp_path))
 
 
+def test_names_that_only_count_are_no_sources_on_both_sides(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{side}/{bird}" for side in ("train", "test") for bird in BIRDS))
+    dataset = inspect(tmp_path)
+    assert len({place.group for place in dataset.places.values()}) == 18
+    assert "more than one side" not in said(dataset)
+
+
 def test_copies_on_both_sides_are_said(tmp_path: Path) -> None:
     put(tmp_path, *(f"{side}/{bird}" for side in ("train", "test") for bird in BIRDS))
     copy = tmp_path / "data/train/Parus major/copy.wav"
@@ -176,6 +183,14 @@ def test_folders_of_families_are_said_with_the_way_to_the_species(tmp_path: Path
     assert {folder.split("/")[1] for folder in FAMILIES} <= set(dataset.classes)
 
 
+@pytest.mark.parametrize("tops", [("2019", "2020"), ("Site A", "Site B"), ("S4A03895", "S4A03896"), ("Wood", "Lake")])
+def test_classes_in_folders_of_years_places_and_recorders_are_said(tmp_path: Path, tops: tuple[str, ...]) -> None:
+    put(tmp_path, *(f"{top}/{bird}" for top in tops for bird in BIRDS))
+    assert "--labels.level 2" in said(inspect(tmp_path))
+    dataset = inspect(tmp_path, labels={"level": 2})
+    assert dataset.classes == BIRDS and "--labels.level" not in said(dataset)
+
+
 @pytest.mark.parametrize(
     "folders",
     [("2023-05-01", "2023-05-02"), ("Site A", "Site B"), ("song", "call"), ("XC1234", "XC99"), ("Forest", "Meadow")],
@@ -201,7 +216,7 @@ def test_negatives_of_a_class_are_background_and_no_class(tmp_path: Path) -> Non
     dataset = inspect(tmp_path)
     assert dataset.classes == ("Erithacus rubecula", "Noise", "Parus major", "Turdus merula", "background")
     assert dataset.background == ("Noise", "background")
-    assert sum(r.label == "background" for r in dataset.recordings) == 6
+    assert len({dataset.places[r.name].group for r in dataset.recordings if r.label == "background"}) == 6
     assert '"-Turdus merula" (3)' in said(dataset) and 'count as "background"' in said(dataset)
 
 

@@ -334,7 +334,7 @@ def _cell(value: object) -> str:
 
 
 def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = "a table") -> list[dict[str, str]]:
-    """Read a CSV file that a person or birdtune wrote: UTF-8 with or without a mark, comma or semicolon.
+    """Read a CSV file that a person or birdtune wrote: UTF-8 with or without a mark, comma, semicolon or tab.
 
     Args:
         most_bytes, what: as `plain.read_bounded`.
@@ -352,8 +352,7 @@ def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = 
         raise InputError(
             f"{shown(path)}: is not UTF-8 text (byte {fault.start}). Save it as CSV UTF-8."
         ) from fault
-    first_line = text.split("\n", 1)[0]
-    delimiter = ";" if first_line.count(";") > first_line.count(",") else ","
+    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         _check_columns(path, [column.strip() for column in reader.fieldnames or ()])

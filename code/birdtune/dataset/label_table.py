@@ -41,6 +41,10 @@ class LabelTable:
     notices: tuple[str, ...] = ()
 
 
+class _NoSuchColumnError(InputError):
+    """A table lacks the columns of a table of labels; it may be another one."""
+
+
 def find(config: Config) -> tuple[LabelTable | None, list[str]]:
     """The table that names the classes, if there is one: as the setting says, or in the data folder or the input.
 
@@ -66,7 +70,7 @@ def find(config: Config) -> tuple[LabelTable | None, list[str]]:
         return None, []
     try:
         return read(found[0], columns), []
-    except InputError as fault:
+    except _NoSuchColumnError as fault:
         if columns:
             raise
         return None, [f"Not used as a table of labels, so folders name the classes: {fault}"]
@@ -100,7 +104,7 @@ def read(path: Path, columns: Mapping[str, str]) -> LabelTable:
     name = {key: columns.get(key, key) for key in _KEYS}
     needed = ["recording", "label", *(key for key in ("split", "fold") if key in columns)]
     if missing := [name[key] for key in needed if name[key] not in header]:
-        raise InputError(
+        raise _NoSuchColumnError(
             f"{shown(path)}: has no column {quoted(missing)}; its columns are {quoted(header) or '(none)'}. Expected "
             f"{_EXPECTED}.{_guess(header)}"
         )

@@ -28,13 +28,18 @@ _SIDE = re.compile(
 )
 _FOLD = re.compile(r"(?:cv[ _-]*)?fold[ _-]*0*(\d{1,4})", re.IGNORECASE)
 _NUMBER = re.compile(r"0*(\d{1,4})")
-# A folder that is called so names a kind of sound, a date, a place or a device, not a class in a class.
-_NO_NAME = re.compile(
-    r".*\d.*|.{0,2}|(?:songs?|calls?|alarm|drumming|flight|male|female|adult|juvenile|day|night|dawn|dusk|raw|audio|"
-    r"sounds?|recordings?|clips?|segments?|wavs?|flac|other|misc|new|old|original|edited|good|bad|background|noise)"
-    r"|(?:rec|tape|track|file|session|site|station|plot|point|place|device|recorder|mic|channel|transect|visit)\b.*"
-    r"|(?:rec|tape|track|file|session|site|station|plot|point|place|device|recorder|mic|channel|transect|visit)[ _-].*",
-    re.IGNORECASE,
+_PLACE = (
+    r"[\W\d_]+|[A-Z0-9_-]*\d{2,}[A-Z0-9_-]*"
+    r"|(?i:rec|tape|track|file|session|site|station|plot|point|place|device|recorder|mic|channel|transect|visit|year)"
+    r"(?:\b|[ _-]|\d).*"
+)
+# A folder that is called so is a date, a place or a device, and one that is called so is no class in a class, either:
+# a kind of sound, or a clip. eBird's codes (`abethr1`) are names.
+_IS_PLACE = re.compile(_PLACE)
+_IS_NO_NAME = re.compile(
+    rf"(?![a-z]{{4,6}}\d$).*\d.*|.{{0,2}}|{_PLACE}|(?i:songs?|calls?|alarm|drumming|flight|male|female|adult|"
+    r"juvenile|day|night|dawn|dusk|raw|audio|sounds?|recordings?|clips?|segments?|wavs?|flac|other|misc|new|old|"
+    r"original|edited|good|bad|background|noise)",
 )
 _DEEPEST_FAMILY = 4  # order, family, genus, species
 _MOST_FIT = 0.8
@@ -197,10 +202,14 @@ def _with_classes(listing: Listing, sides: _Sides | None, level: int) -> Listing
     """The same files with the class of the folder that names it; what lies above these folders is a problem."""
     files = []
     problems = []
+    placed = {file.name: _class_of(file.name, sides, level) for file in listing.files}
+    counts = Counter(placed.values())
     for file in listing.files:
-        label, below = _class_of(file.name, sides, level)
+        label, below = placed[file.name]
         if label:
-            files.append(replace(file, label=label, below=below))
+            # Where a name comes again on another side, names only count, and say nothing of the source.
+            shared = counts[label, below] > 1
+            files.append(replace(file, label=label, below=file.name if shared else below))
         else:
             detail = "it lies above the folders that name classes, so its class is unknown"
             problems.append(Problem(file.name, "", "outside-class", detail))
@@ -234,7 +243,9 @@ def with_negatives(listing: Listing, background: str) -> tuple[Listing, list[str
         return listing, []
     label = background_class(listing.folders, background)
     counts = Counter(file.label for file in listing.files)
-    files = [replace(file, label=label) if is_negative(file.label) else file for file in listing.files]
+    files = [
+        replace(file, label=label, below=file.name) if is_negative(file.label) else file for file in listing.files
+    ]
     problems = [
         replace(problem, label=label) if is_negative(problem.label) else problem for problem in listing.problems
     ]
@@ -276,7 +287,9 @@ def _inner_names(paths: Sequence[list[str]], depth: int) -> list[list[str]]:
     places = Counter(name for names in inside.values() for name in names)
     found = []
     for above, names in sorted(inside.items()):
-        fit = {name for name in names if places[name] == 1 and not _NO_NAME.fullmatch(name.strip())}
+        of_place = _IS_PLACE.fullmatch(above[-1].strip())
+        fit = {name for name in names if not _IS_NO_NAME.fullmatch(name.strip())
+               and (of_place or places[name] == 1 or SCIENTIFIC.fullmatch(name))}  # fmt: skip
         is_family = len(fit) > 1 or any(map(SCIENTIFIC.fullmatch, fit))
         if is_family and len(fit) >= _MOST_FIT * len(names) and not any(map(SCIENTIFIC.fullmatch, above)):
             found += [[*above, name] for name in sorted(fit)]
