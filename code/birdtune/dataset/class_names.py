@@ -46,7 +46,7 @@ def refuse_several(labels: Iterable[str], where: str) -> None:
     if found := sorted(label for label in labels if _is_several(label, known)):
         raise InputError(
             f"{where}: {quoted(found)} {'names' if len(found) == 1 else 'name'} several classes at once, and a "
-            "recording can have one label only, until now; as it is, they would be trained as a class of their own. "
+            "recording can have only one label so far; as it is, they would be trained as a class of their own. "
             "Give each recording the class that it is to be an example of, or take it out of the data. If it is one "
             'class with such a name, give it a name without the comma, e.g. "Song Thrush" for "Thrush,Song".'
         )

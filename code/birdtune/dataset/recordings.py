@@ -28,7 +28,7 @@ PROBLEMS: dict[str, str] = {
     "hidden": "Nothing: names with a leading dot are not data.",
     "outside-class": "Move it into the folder of its class.",
     "no-label": "Add it to the table of labels, with one class.",
-    "several-labels": "Keep one class for it in the table: a recording can have one only, until now.",
+    "several-labels": "Keep one class for it in the table: a recording can have only one so far.",
     "row-without-file": "Nothing, if it is meant to be missing; else restore it, or correct its name in the table.",
     "annotation": "Nothing: birdtune does not use annotations yet. A recording is trained whole, under its class; "
     "where the class is heard in parts only, cut those out.",
