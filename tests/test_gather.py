@@ -160,6 +160,10 @@ def test_the_digest_changes_with_anything_that_training_sees(place: Path) -> Non
         ),
     ]
     assert len({dataset.digest() for dataset in [base, *others]}) == 6
+    places[name] = dataclasses.replace(base.places[name], group="other")
+    regrouped = dataclasses.replace(base, places=places)
+    assert regrouped.digest() == base.digest()
+    assert regrouped.digest(sources=True) != base.digest(sources=True)
     assert dataclasses.replace(base, notices=["x"], problems=[], class_ids={"a": 1}).digest() == base.digest()
 
 

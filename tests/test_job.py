@@ -277,6 +277,22 @@ def test_another_split_seed_later_is_said_and_changes_nothing(
     assert (copy / "split.csv").read_bytes() == before
 
 
+def test_other_sources_need_another_evaluation_and_no_other_training(
+    data: Path, copy: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "split.csv"
+    shutil.copy(copy / "split.csv", file)
+    assert run(settings(data, copy, split__file=str(file))) == 0
+    before = mtimes(copy)
+    assert read_json(copy / "reports/1/metrics.json")["test"]["n_groups"] == 4
+    assert run(settings(data, copy, split__file=str(file), split__group_regex=r"_(\d)")) == 0
+    changed = {name for name, at in mtimes(copy).items() if before.get(name) != at}
+    assert {"split.csv", "reports/1/metrics.json", "reports/1/report.html"} <= changed
+    assert not any(name.startswith(("checkpoints", "logs/1/history", "cache/frames")) for name in changed)
+    assert {row["group"] for row in read_csv(copy / "split.csv")} == {"0", "1"}
+    assert read_json(copy / "reports/1/metrics.json")["test"]["n_groups"] == 2
+
+
 def test_new_data_make_the_next_version_and_keep_the_split(data: Path, copy: Path, tmp_path: Path) -> None:
     more = Path(shutil.copytree(data, tmp_path / "more" / "data"))
     before = {row["recording"]: row["split"] for row in read_csv(copy / "split.csv")}

@@ -167,10 +167,13 @@ class _Chain:
         before = begun_from.digest() if begun_from is not None else None
         problems = value_sha256([problem.row() for problem in dataset.problems])
         self._current = current
-        self.train = runs.fingerprint(config, dataset.digest(), checkpoint, before)
+        by_source = config.train.weak_labels == "share"
+        self.train = runs.fingerprint(config, dataset.digest(sources=by_source), checkpoint, before)
         # What it is compared with: the model that it began from, as that is served.
         beside = [begun_from.calibration.row(), begun_from.title] if begun_from is not None else []
-        evaluate = runs.stage_fingerprint(self.train, config, "evaluate", dataset.background, *beside)
+        # Calibration, thresholds, label issues, the OOD limit and all intervals are by source.
+        sources = dataset.digest(sources=True)
+        evaluate = runs.stage_fingerprint(self.train, config, "evaluate", sources, dataset.background, *beside)
         # What is served is calibrated, and has thresholds.
         export = runs.stage_fingerprint(evaluate, config, "export", dataset.class_ids)
         more = (export, problems, dataset.notices, tuned.digest(config))

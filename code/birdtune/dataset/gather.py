@@ -67,9 +67,16 @@ class Dataset:
         """Found, used, left out by reason."""
         return selection.books(self.recordings, self.problems)
 
-    def digest(self) -> str:
-        """SHA-256 that changes with anything that training would see."""
-        rows = [[r.name, r.label, r.content, self.places[r.name].split] for r in self.recordings]
+    def digest(self, *, sources: bool = False) -> str:
+        """SHA-256 that changes with anything that training would see.
+
+        Args:
+            sources: and with which recordings are of one source, for what is fitted or evaluated by source.
+        """
+        rows = [
+            [r.name, r.label, r.content, place.split, *([place.group] if sources else [])]
+            for r in self.recordings for place in [self.places[r.name]]
+        ]  # fmt: skip
         facts = {"front end": self.spec.digest, "classes": self.classes, "recordings": rows}
         return value_sha256({**facts, "weights": self.weights} if self.weights else facts)
 

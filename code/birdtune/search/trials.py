@@ -148,7 +148,8 @@ class OnTraining:
     ) -> Outcome:
         config = _reseeded(config, again).model_copy(update={"output": self._folder / name})
         run = Run(config, Journal(quiet=True))
-        run.take_version(runs.fingerprint(config, self._dataset.digest(), self._checkpoint))
+        data = self._dataset.digest(sources=config.train.weak_labels == "share")
+        run.take_version(runs.fingerprint(config, data, self._checkpoint))
         try:
             run.journal.write_to(run.logs)
             with self._journal.progress(name, config.train.epochs, "epochs") as progress:

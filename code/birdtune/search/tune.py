@@ -110,7 +110,7 @@ def _study(config: Config, space: Space, dataset: Dataset, checkpoint: Path | No
             "on": config.tune.on,
             "folds": "dealt",  # otherwise: other recordings are judged, and trials cannot be told apart by it
             "space": [row.row() for row in space.dimensions],
-            "rest": runs.fingerprint(config, dataset.digest(), checkpoint),
+            "rest": runs.fingerprint(config, dataset.digest(sources=True), checkpoint),
         }
     )
     folder = make_folder(config.output / tuned.FOLDER / digest[:12])
