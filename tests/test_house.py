@@ -22,10 +22,10 @@ PACKAGE = ROOT / "code" / "birdtune"
 ORDER = (
     "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure", "search.space",
     "sound.faults", "sound.kinds", "sound.media",
-    "sound.ogg", "sound.container", "sound.channels", "sound.resample", "sound.measures", "sound.audio",
+    "sound.ogg", "sound.container", "sound.channels", "sound.resample", "sound.measures", "sound.origin", "sound.audio",
     "sound.logmel", "sound.noise", "sound.empty",
     "dataset.labels", "dataset.tables", "dataset.recordings", "dataset.ledger", "dataset.selection",
-    "dataset.source_names", "dataset.source_numbers", "dataset.sources",
+    "dataset.source_names", "dataset.source_numbers", "dataset.sources", "dataset.recorded",
     "dataset.split", "dataset.class_names", "dataset.layout", "dataset.label_table",
     "dataset.balance", "dataset.shards", "dataset.frames", "dataset.gather", "dataset.columns", "dataset.batches",
     "dataset.clips", "dataset.augment", "dataset.activations",

@@ -25,6 +25,7 @@ from birdtune.dataset.labels import (
 )
 from birdtune.dataset.layout import Arranged
 from birdtune.dataset.ledger import Ledger, examine_all, identify
+from birdtune.dataset.recorded import recorded_links
 from birdtune.dataset.recordings import PROBLEM_COLUMNS, Listing, Problem, Recording
 from birdtune.dataset.split import Given, Place
 from birdtune.errors import InputError, shown
@@ -301,7 +302,8 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
     recordings.refuse_crashes(survey.listing, problems, config.data_folder)
     try:
         selection.check_enough(usable, config.data_folder, problems)
-        result = split.assign(usable, config.split, config.output / "split.csv", survey.given)
+        links = recorded_links(usable)
+        result = split.assign(usable, config.split, config.output / "split.csv", survey.given, links)
         problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
         usable = [recording for recording in usable if recording.name in result.places]
         trained = [recording for recording in usable if result.places[recording.name].split == "train"]

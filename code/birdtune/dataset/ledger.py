@@ -108,8 +108,8 @@ def _stored(found: Examined) -> dict[str, Any]:
     if found.facts is None:
         return {"problem": found.problem, "detail": found.detail}
     # As dataclasses.asdict, which takes ten times as long: every file pays it.
-    measures = found.facts.measures
-    return {**vars(found.facts), "measures": None if measures is None else vars(measures)}
+    parts = {"measures": found.facts.measures, "origin": found.facts.origin}
+    return {**vars(found.facts), **{name: None if part is None else vars(part) for name, part in parts.items()}}
 
 
 def _found(stored: Any) -> Any:

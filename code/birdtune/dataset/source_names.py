@@ -229,10 +229,11 @@ def read(recording: Recording) -> Reading:
         reading = replace(reading, text=text[mark.end() :], rule=RANK.name, span=True)
     if identified := _identify(reading):
         return identified
-    reading = _without_marks(reading)
-    if identified := _identify(reading):
+    unmarked = _without_marks(reading)
+    if unmarked is not reading and (identified := _identify(unmarked)):
         return identified
-    for name in reversed(folder.split("/")):
+    reading = unmarked
+    for name in reversed(folder.split("/")) if folder else ():
         if found := _identify(replace(reading, folder="", text=name, rule="")):
             return replace(reading, key=found.key, rule=FOLDER.name)
     return reading
@@ -248,9 +249,14 @@ def _mark(rule: Rule, text: str) -> re.Match[str] | None:
     return rule.pattern.search(text)
 
 
+# What all marks end in: most of the time goes to names that have none.
+_HINT = re.compile(rf"(?P<number>\d\s*{_SECONDS}?[)\]]?$)|[^\W\d_]$|^(?:cop|kopie)|\)$", re.IGNORECASE)
+_WITHOUT_NUMBER: Final = (COPY, PROCESSED)
+
+
 def _without_marks(reading: Reading) -> Reading:
-    while True:
-        for rule in MARKS:
+    while hint := _HINT.search(reading.text):
+        for rule in MARKS if hint["number"] else _WITHOUT_NUMBER:
             if (mark := _mark(rule, reading.text)) and mark[0]:
                 loose = rule is KEYWORD and re.search(_LOOSE_KEYWORDS, mark[0], re.IGNORECASE) is not None
                 text = reading.text[: mark.start()] + reading.text[mark.end() :]
@@ -260,7 +266,8 @@ def _without_marks(reading: Reading) -> Reading:
                 )  # fmt: skip
                 break
         else:
-            return reading
+            break
+    return reading
 
 
 def _identify(reading: Reading) -> Reading | None:

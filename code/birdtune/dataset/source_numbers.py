@@ -118,7 +118,7 @@ def _kind(head: str, reading: Reading) -> str:
     return "word" if telling(head, reading) else "counter"
 
 
-_ID_AND_THREE = re.compile(r"^(XC\d+)(\d{3})$")
+_ID_AND_THREE = re.compile(r"^(XC\d{4,})(\d{3})$")
 
 
 def _glued(readings: Sequence[Reading]) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -126,7 +126,7 @@ def _glued(readings: Sequence[Reading]) -> Iterator[tuple[str, tuple[str, str]]]
     glued = [(reading, match) for reading in readings if (match := _ID_AND_THREE.match(reading.key))]
     for source, family in _grouped(glued, lambda pair: pair[1][1]).items():
         numbers = sorted({int(match[2]) for _, match in family})
-        if len(numbers) > 1 and numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1))):
+        if len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1)):
             for reading, _ in family:
                 yield reading.recording.name, (source, CLIP_NUMBER.name)
 

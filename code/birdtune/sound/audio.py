@@ -24,6 +24,7 @@ from birdtune.sound.container import Decoder, check_header, check_length, check_
 from birdtune.sound.faults import SoundError, read_through, refusal
 from birdtune.sound.measures import Measures, Meter
 from birdtune.sound.media import MediaDecoder
+from birdtune.sound.origin import Origin, read_origin
 from birdtune.sound.resample import TARGET_RATE_HZ, resampled
 
 # Below this peak there is nothing to hear: one step of 16-bit audio is -90.3 dB of full scale.
@@ -53,6 +54,7 @@ class SoundFacts:
     format: str
     samples: str = ""  # digest of the decoded samples, whatever file they are in; "" where nobody measured
     measures: Measures | None = None
+    origin: Origin | None = None  # what the file says of the recording that it is from
 
 
 class SoundStream:
@@ -121,7 +123,12 @@ class SoundStream:
                 format=f"{file.format} {file.subtype}",
                 samples=meter.sample_digest() if meter else "",
                 measures=meter.measures() if meter else None,
+                origin=read_origin(self.path, _tags(file)) if meter else None,
             )
+
+
+def _tags(file: Decoder | MediaDecoder) -> dict[str, str]:
+    return {name: str(getattr(file, name, "") or "") for name in ("comment", "title")}
 
 
 def _silence(peak_db: float) -> str:

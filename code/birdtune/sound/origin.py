@@ -1,0 +1,175 @@
+"""Which recorder a sound file comes from and when its recording began, by what recorders write into it.
+
+    path, tags ─▶ read_origin ─▶ Origin | None
+
+Read are, of WAV files: BWF (`bext`), GUANO (`guan`), Wildlife Acoustics (`wamd`), and of all files the comment and the
+title that the decoder knows, as AudioMoth writes them. Only chunk headers and a few kilobytes are read, and what cannot
+be read is not there: nothing of it is needed to decode the sound.
+"""
+
+import contextlib
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Final
+
+# Of one chunk, and of one file: metadata are small, and headers that are damaged lead anywhere.
+_MOST_BYTES: Final = 1 << 16
+_MOST_CHUNKS: Final = 64
+_READ: Final = frozenset({b"bext", b"guan", b"wamd", b"ds64"})
+_UNKNOWN_SIZE: Final = 0xFFFFFFFF
+# Programs that name themselves as the recorder and stamp the time of saving.
+_EDITORS = re.compile(
+    r"lavf|ffmpeg|audacity|sox|libsndfile|reaper|adobe|audition|pro ?tools|logic|cubase|nuendo|wavelab|ocenaudio|"
+    r"izotope|goldwave|raven|kaleidoscope|python|matlab|tuner",
+    re.IGNORECASE,
+)
+_AUDIOMOTH = re.compile(
+    r"Recorded at (\d\d:\d\d:\d\d)(?:\.\d+)? (\d\d/\d\d/\d{4})(?: \(UTC(?P<zone>[+-]\d{1,2}(?::\d\d)?)?\))? "
+    r"(?:by AudioMoth|during deployment) (?P<device>[0-9A-F]{4,})"
+)
+_XENO_CANTO = re.compile(r"(?:\bXC|xeno-canto\.org/)(\d{3,8})\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file says of the recording that it is from."""
+
+    recorder: str = ""  # an id that no two recorders share, as far as it is told
+    start_s: float | None = (
+        None  # since 1970; where no time zone is told, the recorder's clock is taken for UTC
+    )
+    original: str = ""  # name of the file, or id of the recording, that it was cut from
+
+
+def read_origin(path: Path, tags: Mapping[str, str]) -> Origin | None:
+    """What the file says of its origin, or None if it says nothing. Raises nothing for what it holds.
+
+    Args:
+        tags: comment and title, as the decoder gives them.
+    """
+    found = [Origin()]
+    with contextlib.suppress(ValueError):
+        found.append(_of_tags(tags))
+    with contextlib.suppress(OSError, struct.error, ValueError, OverflowError), path.open("rb") as file:
+        for name, body in _chunks(file):
+            with contextlib.suppress(struct.error, ValueError, OverflowError):
+                found.append(_of_chunk(name, body))
+    # GUANO and wamd know the device; bext mostly its make.
+    origin = Origin(
+        next((one.recorder for one in reversed(found) if one.recorder), ""),
+        next((one.start_s for one in reversed(found) if one.start_s is not None), None),
+        next((one.original for one in reversed(found) if one.original), ""),
+    )
+    return origin if origin != Origin() else None
+
+
+def _of_tags(tags: Mapping[str, str]) -> Origin:
+    text = "\n".join(tags.values())
+    if match := _AUDIOMOTH.search(text):
+        sign, hours, minutes = re.fullmatch(r"([+-]?)(\d*):?(\d*)", match["zone"] or "").groups()  # type: ignore[union-attr]
+        zone = f"{sign or '+'}{int(hours or 0):02}:{int(minutes or 0):02}"
+        stamp = datetime.strptime(f"{match[2]} {match[1]} {zone}", "%d/%m/%Y %H:%M:%S %z")
+        return Origin(f"AudioMoth {match['device']}", stamp.timestamp())
+    if match := _XENO_CANTO.search(text):
+        return Origin(original=f"XC{match[1]}")
+    return Origin()
+
+
+def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Names and bodies of the chunks that tell something, of a WAV file; none of others."""
+    head = file.read(12)
+    if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
+        return
+    data_size, rate_hz = None, b""
+    for _ in range(_MOST_CHUNKS):
+        header = file.read(8)
+        if len(header) < 8:
+            return
+        name, size = header[:4], struct.unpack("<I", header[4:])[0]
+        if name == b"data" and size == _UNKNOWN_SIZE and data_size is not None:
+            size = data_size
+        start = file.tell()
+        if name in _READ:
+            body = file.read(min(size, _MOST_BYTES))
+            if name == b"ds64":
+                data_size = struct.unpack("<8xQ", body[:16])[0]
+            else:
+                # bext counts in samples, and stands before fmt in many files.
+                yield (
+                    name,
+                    body if name != b"bext" else (rate_hz or _rate_further_on(file, start + size)) + body,
+                )
+        elif name == b"fmt ":
+            rate_hz = file.read(8)[4:]
+        file.seek(start + size + size % 2)
+
+
+def _rate_further_on(file: BinaryIO, at: int) -> bytes:
+    """Four bytes of the sample rate, of a fmt chunk that comes later; zeros where there is none."""
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at + at % 2)
+        header = file.read(16)
+        if len(header) < 16:
+            break
+        if header[:4] == b"fmt ":
+            return header[12:]
+        at += at % 2 + 8 + struct.unpack("<I", header[4:8])[0]
+    return bytes(4)
+
+
+def _of_chunk(name: bytes, body: bytes) -> Origin:
+    return {b"bext": _bext, b"guan": _guano, b"wamd": _wamd}[name](body)
+
+
+def _text(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode("utf-8", "replace").strip()
+
+
+def _bext(body: bytes) -> Origin:
+    """Of a BWF chunk, behind four bytes of the sample rate (EBU Tech 3285)."""
+    (rate_hz,) = struct.unpack("<I", body[:4])
+    originator, date, clock = _text(body[260:292]), _text(body[324:334]), _text(body[334:342])
+    (samples,) = struct.unpack("<Q", body[342:350])
+    if not originator or _EDITORS.search(originator):
+        return Origin()
+    date, clock = re.sub(r"\D", "-", date), re.sub(r"\D", ":", clock)
+    if samples and rate_hz:
+        return Origin(originator, _seconds(f"{date} 00:00:00") + samples / rate_hz)
+    return Origin(originator, _seconds(f"{date} {clock}"))
+
+
+def _guano(body: bytes) -> Origin:
+    lines = (line.partition(":") for line in body.decode("utf-8", "replace").splitlines())
+    fields = {key.strip(): value.strip(" \t\r\n\0") for key, _, value in lines}
+    serial = next(
+        (value for key, value in fields.items() if key.split("|")[-1] in ("Serial", "Serial Number")), ""
+    )
+    recorder = (
+        " ".join(filter(None, (fields.get("Make", ""), fields.get("Model", ""), serial))) if serial else ""
+    )
+    stamp = fields.get("Timestamp", "")
+    return Origin(recorder, _seconds(stamp) if stamp else None, fields.get("Original Filename", ""))
+
+
+def _wamd(body: bytes) -> Origin:
+    """Of the sub-chunks that Wildlife Acoustics publishes: 1 model, 2 serial number, 5 time of the beginning."""
+    found: dict[int, str] = {}
+    at = 0
+    while at + 6 <= len(body):
+        key, size = struct.unpack("<HI", body[at : at + 6])
+        found[key] = _text(body[at + 6 : at + 6 + size])
+        at += 6 + size
+    recorder = f"{found.get(1, '')} {found[2]}".strip() if found.get(2) else ""
+    return Origin(recorder, _seconds(found[5]) if found.get(5) else None)
+
+
+def _seconds(text: str) -> float:
+    """Seconds since 1970 of an ISO date and time. Raises ValueError if it is none, or of no time of recorders."""
+    stamp = datetime.fromisoformat(text)
+    if stamp.year < 1980:
+        raise ValueError(f"{text}: a clock that was not set")
+    return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
