@@ -69,8 +69,25 @@ def test_good_data_is_told_class_by_class(capsys: Captured, place: Path) -> None
     for name in helpers_input.CLASSES:
         assert rows[name][:3] == ["6", "6", "0.1"]
         assert sum(map(int, rows[name][3:])) == 6
+    assert lines[lines.index("18 recordings of 18 source recordings:") + 1] == "  18 are each their own source"
     assert "checkpoint: none, training from scratch" in lines
     assert "note: No label map: classes have no external ids." in lines
+
+
+def test_how_sources_were_found_is_told(capsys: Captured, tmp_path: Path) -> None:
+    for rec in range(4):
+        for k in range(3):
+            name = f"0.{950 - k}_{k + 1}_SITE{rec:02}_20230501_050000_{3 * k}.0s_{3 * k + 3}.0s.wav"
+            label = "Aves_a" if rec % 2 else "Aves_b"
+            helpers_input.write_tone(tmp_path / "input" / "data" / label / name, 10 * rec + k)
+    lines = checked(capsys, "--model.checkpoint", "none").splitlines()
+    at = lines.index("12 recordings of 4 source recordings:")
+    assert lines[at + 1] == (
+        "  12 by date and time: 4 source recordings (e.g. "
+        "Aves_a/0.948_3_SITE01_20230501_050000_6.0s_9.0s.wav and Aves_a/0.949_2_SITE01_20230501_050000_3.0s_6.0s.wav "
+        "are SITE01_20230501_050000)"
+    )
+    assert lines[at + 2].startswith("note: ")
 
 
 def test_a_class_of_any_name_and_a_crowd_of_classes_fit_the_table(

@@ -25,7 +25,7 @@ ORDER = (
     "sound.ogg", "sound.container", "sound.channels", "sound.resample", "sound.measures", "sound.origin", "sound.audio",
     "sound.logmel", "sound.noise", "sound.empty",
     "dataset.labels", "dataset.tables", "dataset.recordings", "dataset.ledger", "dataset.selection",
-    "dataset.source_names", "dataset.source_numbers", "dataset.sources", "dataset.recorded",
+    "dataset.source_names", "dataset.source_numbers", "dataset.sources", "dataset.recorded", "dataset.source_notices",
     "dataset.split", "dataset.class_names", "dataset.layout", "dataset.label_table",
     "dataset.balance", "dataset.shards", "dataset.frames", "dataset.gather", "dataset.columns", "dataset.batches",
     "dataset.clips", "dataset.augment", "dataset.activations",

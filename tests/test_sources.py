@@ -1,7 +1,11 @@
 """birdtune.dataset.sources: which recordings are of one source recording, by names and links."""
 
+from collections.abc import Iterable
+
 from makers import recording
 
+from birdtune.dataset.recorded import recorded_links
+from birdtune.dataset.source_notices import source_lines, source_notices
 from birdtune.dataset.sources import Link, find_sources
 from birdtune.dataset.split import compile_group_regex
 
@@ -40,3 +44,60 @@ def test_a_pattern_goes_before_links() -> None:
 
 def test_links_to_recordings_that_are_not_used_are_passed_over() -> None:
     assert sets([Link("A/a.wav", "A/gone.wav", "made", joins=True)]) == set("abcde")
+
+
+# ---- what is said -------------------------------------------------------------------------------
+
+
+def test_how_sources_were_found_is_said_with_examples() -> None:
+    records = [recording(f"A/XC{1000 + rec}_{k}.wav") for rec in range(3) for k in range(2)]
+    links = [Link("A/meadow.wav", "A/pond.wav", "noise floor", joins=True)]
+    records += [recording("A/meadow.wav"), recording("A/pond.wav"), recording("A/hedge.wav")]
+    assert list(source_lines(find_sources(records, None, links))) == [
+        "9 recordings of 5 source recordings:",
+        "  6 by xeno-canto id: 3 source recordings (e.g. A/XC1000_0.wav and A/XC1000_1.wav are XC1000)",
+        "  2 by noise floor: 1 source recording (e.g. A/meadow.wav and A/pond.wav are A/meadow)",
+        "  1 is its own source",
+    ]
+
+
+def said(names: Iterable[str], links: Iterable[Link] = (), duration_s: float = 3.0) -> list[str]:
+    records = [recording(name, duration_s=duration_s) for name in names]
+    return source_notices(records, find_sources(records, None, [*links, *recorded_links(records)]))
+
+
+def test_clips_that_count_as_sources_of_their_own_are_said_with_the_way_out() -> None:
+    counted = [f"A/amsel_{n:03}.wav" for n in range(30)]
+    (notice,) = said(counted)
+    assert notice.startswith("30 of 30 recordings count as sources of their own, and most are equally short (3 s)")
+    assert "(e.g. A/amsel_000.wav)" in notice
+    assert r"--split.group-regex '^(.+?)[\W_]*\d+\.\w+$' takes 'amsel' from that name" in notice
+    assert said(counted, duration_s=90.0) == []
+    assert said(counted[:10]) == []
+    assert said(f"A/XC{1000 + n}.wav" for n in range(30)) == [], "each is known by its id"
+    assert said(f"A/XC{1000 + n}_{k}.wav" for n in range(30) for k in range(2)) == []
+
+
+def test_the_way_out_fits_the_names() -> None:
+    for name, pattern, source in (
+        ("A/amsel_003.wav", r"^(.+?)[\W_]*\d+\.\w+$", "amsel"),
+        ("A/site3_07.wav", r"^(\D*\d+)", "site3"),
+        ("A/amsel_morning.wav", "^([^_ -]+)", "amsel"),
+    ):
+        (notice,) = said([name, "A/x.wav"], [Link(name, "A/x.wav", "made", joins=False)])
+        assert f"--split.group-regex '{pattern}' takes '{source}' from that name" in notice
+        key = find_sources([recording(name)], compile_group_regex(pattern)).keys[name]
+        assert key == source
+
+
+def test_links_that_only_warn_are_said() -> None:
+    (notice,) = said(["A/a.wav", "A/b.wav", "A/c.wav"], [link("ab", joins=False), link("bc", joins=False)])
+    assert notice.startswith("3 recordings may be parts of one with others that count as another source: made (e.g. ")
+
+
+def test_short_clips_seconds_apart_are_said() -> None:
+    near = [f"A/SITE1_20230501_0500{n}.wav" for n in (10, 20, 45)]
+    (notice,) = said(near)
+    assert "3 recordings may be parts of one" in notice
+    assert "less than a minute apart" in notice
+    assert said(["A/SITE1_20230501_050000.wav", "A/SITE2_20230501_050010.wav"]) == []

@@ -6,6 +6,7 @@ All faults are looked for before any is told, so that one round of mending is en
 """
 
 import contextlib
+import itertools
 import math
 import os
 import time
@@ -27,6 +28,7 @@ from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
 from birdtune.dataset.recordings import PROBLEMS, Problem, Recording
 from birdtune.dataset.selection import TooFewClassesError
+from birdtune.dataset.source_notices import source_lines
 from birdtune.errors import (
     EXIT_DONE,
     EXIT_INPUT,
@@ -109,7 +111,8 @@ def _check(
     begun_from = _check_ancestor(config, faults, journal, writable=writable)
     if dataset is not None:
         dataset = ancestor.with_columns(config, dataset, begun_from)
-        for line in [*_classes(dataset), *_problems(dataset.problems), *_notices(dataset)]:
+        said = (_classes(dataset), source_lines(dataset.sources), _problems(dataset.problems), _notices(dataset))
+        for line in itertools.chain.from_iterable(said):
             journal.say(line)
     if config.from_version is None:
         _check_checkpoint(config, faults, journal, writable=writable)

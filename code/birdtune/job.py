@@ -17,6 +17,7 @@ from birdtune.dataset import gather
 from birdtune.dataset.augment import require_background
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
+from birdtune.dataset.source_notices import source_lines
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError, Interrupted, shown
 from birdtune.events import Interrupts, Journal, duration
 from birdtune.files import read_json, value_sha256
@@ -224,6 +225,8 @@ def _tell_dataset(dataset: Dataset, journal: Journal) -> None:
         f"  {books['used']:,} recordings of {len(dataset.classes)} classes, {minutes:,.0f} min: "
         + ", ".join(f"{count:,} {name}" for name, count in sides.items())
     )
+    for line in source_lines(dataset.sources):
+        journal.say(f"  {line}")
     if books["left_out"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in books["left_out"].items())
         journal.say(f"  {sum(books['left_out'].values()):,} of {books['found']:,} files not used: {reasons}")

@@ -27,6 +27,8 @@ from birdtune.dataset.layout import Arranged
 from birdtune.dataset.ledger import Ledger, examine_all, identify
 from birdtune.dataset.recorded import recorded_links
 from birdtune.dataset.recordings import PROBLEM_COLUMNS, Listing, Problem, Recording
+from birdtune.dataset.source_notices import source_notices
+from birdtune.dataset.sources import Sources
 from birdtune.dataset.split import Given, Place
 from birdtune.errors import InputError, shown
 from birdtune.events import Interrupts, Journal
@@ -49,6 +51,8 @@ class Dataset:
     class_ids: dict[str, ExternalId]
     background: tuple[str, ...] = ()  # classes that are no answer
     weights: dict[str, float] = field(default_factory=dict)  # how much recordings count in training, if not 1
+
+    sources: Sources = field(default_factory=lambda: Sources({}, (), ()))  # and how they were found
 
     def part(self, name: str) -> list[Recording]:
         """The recordings of one side of the split."""
@@ -100,6 +104,7 @@ class _Division:
     problems: list[Problem]
     rare: tuple[str, ...]  # classes below the floor of examples
     notices: list[str]
+    sources: Sources
 
 
 def prepare(
@@ -286,7 +291,8 @@ def _gather(
             f"({_names(list(classes))}). Add recordings of a class to recognise, or change --labels.background."
         )
     return Dataset(
-        spec, classes, division.usable, division.places, division.problems, notices, ids, background, weights
+        spec, classes, division.usable, division.places, division.problems, notices, ids, background, weights,
+        division.sources,
     )
 
 
@@ -317,7 +323,8 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         if keep_problems:
             rows = [problem.row() for problem in problems]
             write_csv(config.output / "problems.csv", PROBLEM_COLUMNS, rows)
-    return _Division(usable, result.places, problems, tuple(rare), [*result.notices, *rare_notices])
+    notices = [*source_notices(usable, result.sources), *result.notices, *rare_notices]
+    return _Division(usable, result.places, problems, tuple(rare), notices, result.sources)
 
 
 def _require_tables(config: Config) -> None:

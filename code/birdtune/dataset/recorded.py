@@ -22,13 +22,17 @@ from birdtune.dataset.sources import Link
 _TOLERANCE_S: Final = 1.0
 # Recorders that run all day begin a new file every minute or later; what follows on another faster than that was cut.
 _LONGEST_CLIP_S: Final = 60.0
+# Shorter ones, as tools cut them, that are less than this apart are likely of one recording, but it does not show.
+_SHORT_CLIP_S: Final = 15.0
+_NEAR_S: Final = 60.0
 IN_FILES: Final = "recorder and time in the files"
 ORIGINAL: Final = "original file name in the files"
 IN_NAMES: Final = "times in the names that follow on one another"
+NEAR: Final = "short, of one place or recorder, and less than a minute apart"
 
 
 def recorded_links(recordings: Sequence[Recording]) -> Iterator[Link]:
-    """Links that join recordings of one origin. Recordings are linked in chains, not each with all others."""
+    """Links between recordings of one origin. Recordings are linked in chains, not each with all others."""
     by_recorder: dict[str, list[tuple[float, Recording]]] = defaultdict(list)
     by_original: dict[tuple[str, str], list[Recording]] = defaultdict(list)
     by_place: dict[str, list[tuple[float, Recording]]] = defaultdict(list)
@@ -48,7 +52,7 @@ def recorded_links(recordings: Sequence[Recording]) -> Iterator[Link]:
 
 
 def _following(timed: list[tuple[float, Recording]], rule: str) -> Iterator[Link]:
-    """Links of each recording with the one before it, where it begins with it, within it or at its end."""
+    """Links of each recording with the one before it, where it begins with it, within it or at its end, or soon."""
     timed.sort(key=lambda pair: (pair[0], pair[1].name))
     end_s, last = timed[0][0] + timed[0][1].facts.duration_s, timed[0]
     for start_s, recording in timed[1:]:
@@ -56,6 +60,8 @@ def _following(timed: list[tuple[float, Recording]], rule: str) -> Iterator[Link
         longest_s = max(recording.facts.duration_s, last[1].facts.duration_s)
         if same or (start_s <= end_s + _TOLERANCE_S and longest_s < _LONGEST_CLIP_S):
             yield Link(last[1].name, recording.name, rule, joins=True)
+        elif start_s <= end_s + _NEAR_S and longest_s <= _SHORT_CLIP_S:
+            yield Link(last[1].name, recording.name, NEAR, joins=False)
         if start_s + recording.facts.duration_s >= end_s:
             end_s, last = start_s + recording.facts.duration_s, (start_s, recording)
 

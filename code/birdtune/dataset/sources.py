@@ -8,7 +8,7 @@ one source. --split.group-regex goes before all other evidence: with it, links o
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,14 +47,8 @@ class Sources:
         Found, ...
     ]  # by rule, the most recordings first; recordings that are their own source are in none
     doubted: tuple[Link, ...]  # links that do not join, between recordings of different sources
-
-    @property
-    def alone(self) -> int:
-        """Recordings that are each their own source."""
-        sizes: dict[str, int] = defaultdict(int)
-        for key in self.keys.values():
-            sizes[key] += 1
-        return sum(size == 1 for size in sizes.values())
+    alone: int = 0  # recordings that are each their own source
+    unnamed: tuple[str, ...] = ()  # of those, the ones whose names say nothing of a source
 
 
 class _Union:
@@ -118,10 +112,14 @@ def join(
             for name in inside:
                 shown_by[named[name][1] or default][name] = None
     found = [_found(rule, list(names), source) for rule, names in shown_by.items()]
+    sizes = Counter(source.values())
+    alone = [name for name, key in source.items() if sizes[key] == 1]
     return Sources(
         source,
         tuple(sorted(found, key=lambda one: (-one.recordings, one.rule))),
         tuple(link for link in doubted if source[link.first] != source[link.second]),
+        len(alone),
+        tuple(name for name in alone if not named[name][1]),
     )
 
 
