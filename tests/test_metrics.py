@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from birdtune.errors import InputError
 from birdtune.results import metrics
-from birdtune.results.metrics import Draws, interval, judge
+from birdtune.results.metrics import Draws, difference_interval, interval, judge
 from birdtune.results.scores import Scores, pool_mean, pool_sum_squares, shares
 
 
@@ -176,11 +176,26 @@ def test_nothing_but_right_answers_still_leaves_doubt_that_shrinks_with_the_numb
     assert interval(np.zeros(50), 12) == [0.0, pytest.approx(1 - 0.025 ** (1 / 12))]
 
 
-def test_an_interval_holds_the_middle_95_percent_and_can_be_centred_within_zero_and_one() -> None:
-    replicates = np.append(np.linspace(0.4, 0.6, 1001), np.nan)
-    assert interval(replicates, 9) == pytest.approx([0.405, 0.595])
-    assert interval(replicates, 9, centre=0.7) == pytest.approx([0.605, 0.795])
-    assert interval(replicates, 9, centre=0.95) == pytest.approx([0.855, 1.0])
+def test_an_interval_is_that_of_as_many_trials_as_scatter_like_the_replicates() -> None:
+    """Means of 400 trials, from many groups: the binomial interval of 400 trials; from few, wider."""
+    replicates = np.append(np.random.default_rng(0).binomial(400, 0.6, 20_000) / 400, np.nan)
+    assert interval(replicates, 400) == pytest.approx([0.551, 0.647], abs=0.002)
+    # Of 9 groups: as of 9 / (9 / 400 + 1 / 9) = 67 trials, since variance is understated by 8 / 9.
+    assert interval(replicates, 9) == pytest.approx([0.473, 0.719], abs=0.002)
+    low, high = interval(replicates, 400, centre=0.99) or (0.0, 0.0)
+    assert 0.7 < low < 0.9 and 0.99 < high < 1.0  # within its bounds, and with the figure in it
+    low, high = interval(np.full(50, 0.75), 5) or (0.0, 0.0)  # five sources that agree by luck
+    assert low < 0.4 and high > 0.9
+
+
+def test_an_interval_of_a_difference_is_wider_of_fewer_sources_and_stays_within_its_bounds() -> None:
+    replicates = np.random.default_rng(0).normal(0.1, 0.05, 20_000)
+    assert difference_interval(replicates, 400) == pytest.approx([0.002, 0.198], abs=0.003)
+    assert difference_interval(replicates, 9) == pytest.approx([-0.022, 0.222], abs=0.003)
+    assert difference_interval(replicates, 2) == pytest.approx([-0.8, 1.0], abs=0.02)  # two sources say next to nothing
+    assert difference_interval(np.zeros(9), 12) == pytest.approx([0.025 ** (1 / 12) - 1, 1 - 0.025 ** (1 / 12)])
+    assert difference_interval(np.ones(9), 12) == pytest.approx([0.025 ** (1 / 12), 1.0])
+    assert difference_interval(replicates, 1) is None and difference_interval(np.zeros(0), 9) is None
 
 
 def test_the_average_precision_of_many_items_lies_within_its_own_interval() -> None:

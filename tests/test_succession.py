@@ -75,7 +75,7 @@ def test_what_is_lost_gained_and_now_answered_as_new_is_counted() -> None:
     assert corvus["class"] == "Corvus" and corvus["answered_as_new"] == 2 and corvus["taken_for"] == "Apus"
     assert corvus["found"]["before"] == 1.0 and corvus["found"]["difference"] == pytest.approx(-0.15)
     low, high = corvus["found"]["difference_ci"]
-    assert -0.4 < low < -0.15 < high <= 0.0
+    assert -0.4 < low < -0.15 < high < 0.05  # three of twenty sources may be luck
     assert "2 of them are now answered as a new class, of which 2" in " ".join(succession.sentences(row(found)))
 
 

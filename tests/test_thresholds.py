@@ -60,42 +60,52 @@ def chosen(scores: Scores | None, **changes: Any) -> Thresholds:
 
 
 def test_the_lowest_threshold_that_keeps_the_precision_is_half_way_to_the_next_score() -> None:
-    values = np.array([0.9] * 9 + [0.8, 0.7, 0.6, 0.5])
-    right = np.array([True] * 9 + [True] + [False] * 3)
-    share = np.ones(13)
-    # 9 of 9, as if of 10, keep 0.9; so do 10 of 10; 10 of 11 (as if of 12) do not.
+    values = np.array([0.9] * 29 + [0.8, 0.7, 0.6, 0.4])
+    right = np.array([True] * 30 + [False] * 3)
+    share = np.ones(33)
+    # 29 of 29 prove 0.9 (0.9^29 = 0.047); so do 30 of 30; 30 of 31 do not.
     assert lowest_for_precision(values, right, share, 0.9) == pytest.approx(0.75)
-    assert lowest_for_precision(values, right, share, 0.95) is None
-    assert lowest_for_precision(values[:8], right[:8], share[:8], 0.9) is None  # 8 can never promise 0.9
+    assert lowest_for_precision(values, right, share, 0.92) is None
+    assert lowest_for_precision(values[:28], right[:28], share[:28], 0.9) is None  # 28 can never prove 0.9
     assert lowest_for_precision(values, ~right, share, 0.9) is None
     assert lowest_for_precision(values, right, share / 2, 0.9) is None  # two of each source count as one
+    assert lowest_for_precision(values, right, share, 0.7) == 0.5  # whatever lies below
 
 
 def test_equal_scores_pass_together() -> None:
     values = np.array([0.9] * 20)
     right = np.array([True] * 10 + [False] * 10)
-    assert lowest_for_precision(values, right, np.ones(20), 0.5) is None
-    assert lowest_for_precision(values, right, np.ones(20), 0.45) == pytest.approx(0.9)
+    assert lowest_for_precision(values, right, np.ones(20), 0.31) is None
+    assert lowest_for_precision(values, right, np.ones(20), 0.30) == 0.5  # 10 of 20 are surely above 0.302
 
 
-def test_each_class_has_its_own_threshold_where_it_has_enough_recordings() -> None:
-    owls, tits = [0.9] * 20, [0.95] * 20
-    found = chosen(clips(owls, tits, wrong=[0.8] * 6))
-    assert found.origins == (BACKGROUND, OWN, OWN)
-    assert found.values[0] == float("inf")
-    assert found.values[1] == pytest.approx(0.85)  # between the owls and the tits that sound like them
-    assert found.values[2] == pytest.approx(0.525)
-    low = chosen(clips([0.6] * 20, [0.95] * 20))
-    assert (
-        low.origins[1] == OWN and low.values[1] == 0.5
-    )  # not 0.325: an answer is at least as likely right as wrong
-    assert found.reason == "" and found.wish == "a precision of 0.9"
+def test_a_class_has_a_lower_threshold_of_its_own_where_its_recordings_prove_it() -> None:
+    found = chosen(clips([0.9] * 40, [0.95] * 20, wrong=[0.8] * 20))
+    # Sixty are right from 0.9 on; between, tits sound like owls; a tit's 0.95 could be lower, which 20 cannot prove.
+    assert found.origins == (BACKGROUND, SHARED, SHARED) and found.values[1:] == pytest.approx((0.85, 0.85))
+    more = chosen(clips([0.9] * 40, [0.95] * 40, wrong=[0.8] * 20))
+    assert more.origins == (BACKGROUND, SHARED, OWN)
+    assert more.values == (float("inf"), pytest.approx(0.85), 0.5)
+    assert more.wish == "a precision of 0.9"
+    low = chosen(clips([0.6] * 40, [0.95] * 40))
+    assert low.values[1:] == (0.5, 0.5)  # not below: an answer is at least as likely right as wrong
+
+
+def test_a_class_whose_recordings_speak_against_the_shared_threshold_has_a_higher_one() -> None:
+    # Of all that pass 0.5, 104 of 107 are right, which keeps the wish; of the owls, 4 of 7, which does not.
+    few = chosen(clips([0.9] * 4, [0.95] * 100, wrong=[0.8] * 3))
+    assert few.origins == (BACKGROUND, OWN, SHARED) and few.values[1:] == (pytest.approx(0.85), 0.5)
+    high = chosen(clips([0.6] * 4, [0.95] * 100, wrong=[0.8] * 3))
+    assert high.values[1] == pytest.approx(0.9)  # above all that was wrong
+    one = chosen(clips([0.9] * 20, [0.95] * 100, wrong=[0.8] * 2))
+    assert one.origins[1] == SHARED  # two of 22 are no reason
 
 
 def test_classes_with_few_recordings_share_a_threshold_and_say_so() -> None:
-    found = chosen(clips([0.9] * 20, [0.95] * 4))
-    assert found.origins == (BACKGROUND, OWN, SHARED)
-    assert "1 of 2 classes have too few validation recordings" in found.reason
+    found = chosen(clips([0.9] * 28, [0.95] * 4))
+    assert found.origins == (BACKGROUND, SHARED, SHARED)
+    assert "2 of 2 classes have too few validation recordings for a lower" in found.reason
+    assert "29 source recordings at least" in found.reason
     none = chosen(clips([0.9] * 2, [0.95] * 2))
     assert none.origins == (BACKGROUND, NOMINAL, NOMINAL) and none.values[1:] == (0.9, 0.9)
     assert "too few validation recordings" in none.reason

@@ -2,8 +2,8 @@
 
     Scores (one row of class scores per patch) ─▶ pooled per recording ─▶ judge() ─▶ a JSON-able dict
 
-Every figure comes with a 95 % interval, got by drawing *source recordings* (groups) again and again with
-replacement: slices of one recording are not independent witnesses, so they are drawn together. Beside the
+Every figure comes with a 95 % interval, whose width comes from drawing *source recordings* (groups) again and again
+with replacement: slices of one recording are not independent witnesses, so they are drawn together. Beside the
 accuracy always stands the majority baseline, which is what "always the commonest class" would reach.
 
 Definitions, the same for both heads (sigmoid scores need not sum to 1):
@@ -15,6 +15,7 @@ Definitions, the same for both heads (sigmoid scores need not sum to 1):
   divided by their sum. That changes nothing for softmax and makes sigmoid and Σp² comparable with it.
 """
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+import scipy.stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from birdtune.results.scores import Floats, Ints, Scores, clip_scores, pool_sum_squares
@@ -99,16 +101,20 @@ def _divide(top: npt.NDArray[Any], bottom: npt.NDArray[Any]) -> Floats:
 def interval(replicates: Floats, n_groups: int, *, centre: float | None = None) -> list[float] | None:
     """95 % interval of a share (0…1) from its bootstrap replicates.
 
-    Where every replicate is 0 or every one is 1, drawing again cannot show the doubt that is left (ten out of
-    ten is not certainty). Then the exact binomial (Clopper-Pearson) bound for `n_groups` trials stands in;
-    for AP and ROC-AUC, which are no shares, that is a rule of thumb and still better than no doubt at all.
+    The exact binomial (Clopper-Pearson) interval of as many independent trials as would scatter like the replicates
+    (Korn & Graubard 1998). Of few groups that scatter is itself only roughly known, so it is averaged with that of one
+    trial for each group, which counts as one group; without that, sets whose sources agree by luck would be too sure.
+    Percentiles of the replicates are too narrow: drawing G groups of G understates the variance by (G - 1) / G, and
+    where all is nearly right they lean the wrong way. docs/statistics.md has the coverage of both, measured.
+
+    Where the replicates do not scatter, drawing again cannot show the doubt that is left (ten out of ten is not
+    certainty): each group counts as one trial. For AP and ROC-AUC, which are no shares, all this is a rule of thumb.
 
     Args:
         replicates: [n]; those that are undefined (NaN) are left out.
         n_groups: how many groups were drawn from.
-        centre: the figure itself, for AP and ROC-AUC. Drawing an item twice lowers them systematically, on
-            large sets by more than the interval's width, so that a figure would lie outside its own
-            interval: the interval is moved to have its replicates' mean there.
+        centre: the figure itself, for AP and ROC-AUC; None: the replicates' mean. Drawing an item twice lowers AP
+            and ROC-AUC systematically, on large sets by more than the interval's width.
 
     Returns:
         [low, high], or None where there is nothing to draw from: fewer than two groups, or no replicates.
@@ -116,34 +122,42 @@ def interval(replicates: Floats, n_groups: int, *, centre: float | None = None) 
     known = replicates[np.isfinite(replicates)]
     if n_groups < 2 or known.size == 0:
         return None
-    bound = ((1.0 - CONFIDENCE) / 2) ** (1.0 / n_groups)
-    if np.all(known == 1.0):
-        return [float(bound), 1.0]
-    if np.all(known == 0.0):
-        return [0.0, float(1.0 - bound)]
-    return _percentiles(known if centre is None else known + (centre - known.mean()))
-
-
-def _percentiles(known: Floats, lowest: float = 0.0) -> list[float]:
-    tail = (1.0 - CONFIDENCE) / 2
-    low, high = np.clip(np.quantile(known, [tail, 1.0 - tail]), lowest, 1.0)
+    share = min(1.0, max(0.0, float(known.mean() if centre is None else centre)))
+    trials = float(n_groups)
+    if known.min() < known.max() and 0.0 < share < 1.0:
+        of_one = _standard_error(known, n_groups) ** 2 / (share * (1.0 - share))  # 1 / trials
+        trials = n_groups / ((n_groups - 1) * of_one + 1.0 / n_groups)
+    tail, hits = (1.0 - CONFIDENCE) / 2, share * trials
+    low = scipy.stats.beta.ppf(tail, hits, trials - hits + 1.0) if share > 0.0 else 0.0
+    high = scipy.stats.beta.ppf(1.0 - tail, hits + 1.0, trials - hits) if share < 1.0 else 1.0
     return [float(low), float(high)]
 
 
-def difference_interval(replicates: Floats, n_groups: int | None = None) -> list[float] | None:
-    """95 % interval of a difference of two shares (-1…1) from its bootstrap replicates; None where there are none.
+def difference_interval(replicates: Floats, n_groups: int, *, centre: float | None = None) -> list[float] | None:
+    """95 % interval of a difference of two shares (-1…1) from its bootstrap replicates; arguments as `interval`.
 
-    Args:
-        n_groups: how many groups were drawn from, for the exact binomial bound where all replicates are -1, 0 or 1, as
-            `interval` has it; None leaves such replicates as they are.
+    The difference, and on both sides its standard error times Student's t for the groups. Where the replicates do not
+    scatter, the exact binomial bound for a trial each group: a share of groups that would show in fewer than 2.5 % of
+    sets, times the largest difference that there is.
+
+    Returns:
+        [low, high], or None where there is nothing to draw from: fewer than two groups, or no replicates.
     """
     known = replicates[np.isfinite(replicates)]
-    if known.size == 0:
+    if n_groups < 2 or known.size == 0:
         return None
-    if n_groups is not None and np.ptp(known) == 0.0 and known[0] in (-1.0, 0.0, 1.0):
-        bound = float(((1.0 - CONFIDENCE) / 2) ** (1.0 / n_groups))
-        return {-1.0: [-1.0, -bound], 0.0: [bound - 1.0, 1.0 - bound], 1.0: [bound, 1.0]}[float(known[0])]
-    return _percentiles(known, -1.0)
+    difference = float(known.mean() if centre is None else centre)
+    if known.min() == known.max():
+        hidden = 1.0 - ((1.0 - CONFIDENCE) / 2) ** (1.0 / n_groups)
+        below, above = min(1.0, 1.0 + difference) * hidden, min(1.0, 1.0 - difference) * hidden
+    else:
+        student = float(scipy.stats.t.ppf((1.0 + CONFIDENCE) / 2, n_groups - 1))
+        below = above = student * _standard_error(known, n_groups)
+    return [max(-1.0, difference - below), min(1.0, difference + above)]
+
+
+def _standard_error(replicates: Floats, n_groups: int) -> float:
+    return float(replicates.std() * math.sqrt(n_groups / (n_groups - 1)))
 
 
 def ranking_replicates(
@@ -243,7 +257,7 @@ def judge(scores: Scores, *, train_counts: Ints, n_bootstrap: int, seed: int) ->
         "n_recordings": len(scores.recordings),
         "n_groups": draws.n_groups,
         "n_patches": len(of_patch),
-        **_against_baseline(scores, predicted == scores.labels, train_counts, draws),
+        **_against_baseline(scores, predicted, train_counts, draws),
         "clip": clip,
         "macro_ap_chance": chance_ap(np.bincount(scores.labels)),
         "clip_sum_squares": squares,
@@ -314,21 +328,23 @@ def chance_ap(support: Ints) -> float:
 
 
 def _against_baseline(
-    scores: Scores, right: npt.NDArray[np.bool_], train_counts: Ints, draws: Draws
+    scores: Scores, predicted: Ints, train_counts: Ints, draws: Draws
 ) -> dict[str, Any]:
     majority = int(np.argmax(train_counts))
-    baseline = scores.labels == majority
+    right, baseline = predicted == scores.labels, scores.labels == majority
     share, gain = float(baseline.mean()), float(right.mean() - baseline.mean())
     items = draws.per_group(np.ones(len(right)), draws.index)
     by_group = draws.per_group(baseline, draws.index)
     gain_draws = draws.ratio(draws.per_group(right, draws.index) - by_group, items)
-    drawable = draws.n_groups > 1 and gain_draws.size > 0
+    gain_ci = difference_interval(gain_draws, draws.n_groups)
+    if gain_ci and (predicted == majority).all():
+        gain_ci = [0.0, 0.0]  # it is the baseline: no doubt about that
     return {
         "majority_class": scores.classes[majority],
         "majority_baseline": share,
         "majority_baseline_ci": interval(draws.ratio(by_group, items), draws.n_groups),
         "accuracy_gain": gain,
-        "accuracy_gain_ci": difference_interval(gain_draws) if drawable else None,
+        "accuracy_gain_ci": gain_ci,
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score
 
-from birdtune.results.metrics import CONFIDENCE, Draws, interval, ranking_replicates
+from birdtune.results.metrics import Draws, difference_interval, interval, ranking_replicates
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -53,11 +53,8 @@ def difference(
     """
     gains = _replicates(first, labels, draws) - _replicates(second, labels, draws)  # [n]
     gain = _mean_score(first, labels, draws) - _mean_score(second, labels, draws)
-    known = gains[np.isfinite(gains)]
-    tail = (1 - CONFIDENCE) / 2
-    # What drawing an item twice does to average precision (metrics.interval) it does to both, and most of it cancels.
-    low, high = np.quantile(known, [tail, 1 - tail]) if known.size else (gain, gain)
-    return {"score": gain, "low": float(min(low, gain)), "high": float(max(high, gain))}
+    low, high = difference_interval(gains, draws.n_groups, centre=gain) or (gain, gain)
+    return {"score": gain, "low": low, "high": high}
 
 
 def _mean_score(several: Sequence[Floats], labels: Ints, draws: Draws) -> float:

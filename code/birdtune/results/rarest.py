@@ -171,9 +171,7 @@ def gains(with_it: Standing, without: Standing, n_sources: Mapping[str, int] | N
     for name, value in with_it.figures.items():
         gain = value - without.figures[name]
         drawn = with_it.drawn[name] - without.drawn[name]
-        ends = difference_interval(drawn, n_sources[name]) if n_sources is not None else [0.0, 0.0]
-        # What drawing an item twice does to average precision it does to both, and not quite to the same amount.
-        ci = ends and [min(ends[0], gain), max(ends[1], gain)]
+        ci = difference_interval(drawn, n_sources[name], centre=gain) if n_sources is not None else [0.0, 0.0]
         found[name] = {"with": value, "without": without.figures[name], "gain": gain, "ci": ci}
     return found
 

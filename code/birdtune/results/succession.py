@@ -145,18 +145,16 @@ def _shares(right: npt.NDArray[np.bool_], inside: npt.NDArray[np.bool_], draws: 
     changed = draws.per_group((right[1].astype(np.int64) - right[0]) * inside, draws.index)
     drawn = draws.ratio(changed, draws.per_group(inside, draws.index))
     n_groups = len(np.unique(draws.index[inside]))
-    # Drawing the same again and again: a single source tells nothing of others.
-    return _pair(before, after, drawn if n_groups > 1 else np.zeros(0), n_groups)
+    return _pair(before, after, drawn, n_groups)
 
 
 def _pair(before: float, after: float, drawn: Floats, n_groups: int) -> dict[str, Any]:
     """A figure of both models, and the difference with its interval."""
-    # What drawing an item twice does to an average precision, it does to both.
     return {
         "before": before,
         "after": after,
         "difference": after - before,
-        "difference_ci": difference_interval(drawn, n_groups),
+        "difference_ci": difference_interval(drawn, n_groups, centre=after - before),
     }
 
 

@@ -3,10 +3,14 @@
     Scores of validation ─▶ choose ─▶ Thresholds ─▶ answers: a class, or none
 
 What people wish for is either a precision (of the recordings that a class's score passes for, so many are of it), or a
-number of false alarms in an hour of background. The lowest threshold that keeps the wish is taken, counting as if one
-more recording were wrong than was seen: few recordings can then not promise what many could. Where a class has too few,
-the threshold chosen on all classes together stands in; where even these are too few, the score itself does: calibrated,
-a score of 0.9 promises to be right nine times in ten. Each class says which of the three it got.
+number of false alarms in an hour of background.
+
+Of a precision, the lowest threshold is taken that keeps it with 95 % confidence (one-sided Clopper-Pearson bound; the
+recordings of a source count as one together): the best of many cuts looks better than it is, and few recordings cannot
+promise what many could. It is chosen on all classes together. A class has a lower one of its own where its recordings
+alone prove that, and a higher one where they speak against the shared one. Where nothing can be proven, the score
+itself stands in: calibrated, a score of 0.9 promises to be right nine times in ten. docs/statistics.md says what that
+keeps, and what it costs. Of false alarms, one more than was heard must be allowed. Each class says which it got.
 
 No threshold is below 0.5, whatever validation would allow: an answer ought to be at least as likely right as wrong, and
 sounds that nobody trained on come with low scores.
@@ -14,17 +18,23 @@ sounds that nobody trained on come with low scores.
 A background class has a column of scores, for others lose to it, and is never an answer.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from birdtune.results.answers import BACKGROUND, NOMINAL, NONE, OWN, SHARED, STRANGEST, Thresholds
 from birdtune.results.metrics import Draws, interval
 from birdtune.results.scores import Floats, Scores, clip_scores
 
 LEAST = 0.5
+# A threshold is chosen where the wish is kept with this confidence; a class speaks against the shared one where, with
+# the second, it is not. By simulation (tests/test_statistics.py): 90 % and 95 % differ by three points of recall; a
+# second one of 95 % leaves twice as many classes below the wish where scores are too sure for some of them.
+CONFIDENCE, CONTRADICTION = 0.95, 0.8
 _DECIMALS = 6
 _SECONDS_AN_HOUR = 3600.0
 
@@ -52,7 +62,8 @@ def choose(
     if scores is not None and alarms_per_hour is not None:
         shared, own, why = _for_alarms(scores, asked, background, alarms_per_hour)
         reasons += [why] if why else []
-    if alarms_per_hour is not None and shared is not None:
+    by_alarms = alarms_per_hour is not None and shared is not None
+    if by_alarms:
         wish = f"at most {alarms_per_hour:g} false alarms an hour"
     else:
         wish = f"a precision of {precision:g}"
@@ -68,21 +79,28 @@ def choose(
             value, origin = (shared, SHARED) if shared is not None else (precision, NOMINAL)
         values.append(round(max(value, LEAST), _DECIMALS) if np.isfinite(value) else value)
         origins.append(origin)
-    reasons += _reasons(origins, scores)
+    reasons += _reasons(origins, scores, None if by_alarms else precision)
     return Thresholds(tuple(values), tuple(origins), wish, " ".join(reasons))
 
 
-def _reasons(origins: Sequence[str], scores: Scores | None) -> list[str]:
+def _reasons(origins: Sequence[str], scores: Scores | None, precision: float | None) -> list[str]:
     n = len([origin for origin in origins if origin != BACKGROUND])
-    if NOMINAL in origins:
-        few = "no validation recordings" if scores is None else "too few validation recordings"
-        return [f"There are {few} to choose thresholds on: the wished precision stands in, as a score."]
+    fewest = f"{_fewest(precision)} source recordings at least" if precision is not None else "more"
+    if nominal := origins.count(NOMINAL):
+        few = "no validation recordings" if scores is None else f"too few validation recordings (it takes {fewest})"
+        of = "" if nominal == n else f" for {nominal} of {n} classes"
+        return [f"There are {few} to choose thresholds on{of}: the wished precision stands in, as a score."]
     if lacking := origins.count(SHARED):
         return [
-            f"{lacking} of {n} classes have too few validation recordings for a threshold of their own, or never keep "
-            "the wish; the one chosen on all classes together stands in."
+            f"{lacking} of {n} classes have too few validation recordings for a lower threshold of their own (it takes "
+            f"{fewest}), or do not keep the wish with one; the one chosen on all classes together stands in."
         ]
     return []
+
+
+def _fewest(precision: float) -> int:
+    """Sources that prove a precision, all of them right."""
+    return math.ceil(math.log(1.0 - CONFIDENCE) / math.log(precision))
 
 
 def _source_share(scores: Scores) -> Floats:
@@ -94,37 +112,77 @@ def _source_share(scores: Scores) -> Floats:
 def _for_precision(
     scores: Scores, asked: Sequence[int], precision: float
 ) -> tuple[float | None, dict[int, float]]:
-    """The threshold of all classes together, and those of the classes that have enough recordings."""
+    """The threshold of all classes together, and those of the classes that need or deserve another."""
     clips, share = clip_scores(scores), _source_share(scores)
-    right = scores.labels[:, None] == np.arange(clips.shape[1])
-    columns = list(asked)
-    shared = lowest_for_precision(
-        clips[:, columns].ravel(), right[:, columns].ravel(), np.repeat(share, len(columns)), precision
-    )
-    found = {c: lowest_for_precision(clips[:, c], right[:, c], share, precision) for c in columns}
-    return shared, {c: value for c, value in found.items() if value is not None}
+    columns = np.asarray(asked, np.int64)
+    row, place = np.nonzero(clips[:, columns] >= LEAST)  # no other can pass
+    column = columns[place]
+    values, right, counts = clips[row, column], scores.labels[row] == column, share[row]
+    shared = lowest_for_precision(values, right, counts, precision)
+    found = {}
+    for c in asked:
+        inside = column == c
+        own = _own(values[inside], right[inside], counts[inside], precision, precision if shared is None else shared)
+        if own is not None:
+            found[c] = own
+    return shared, found
+
+
+def _own(
+    values: Floats, right: npt.NDArray[np.bool_], share: Floats, precision: float, standing: float
+) -> float | None:
+    """A class's own threshold instead of the `standing` one; None: that one does for it. Arguments as below."""
+    proven = lowest_for_precision(values, right, share, precision)
+    passing = values >= standing
+    hits, tried = (share * right)[passing].sum(), share[passing].sum()
+    contradicts = tried > 0 and _bound(hits + 1.0, tried - hits, CONTRADICTION) < precision
+    if proven is not None and (proven < standing or contradicts):
+        return proven
+    return _raised(values[passing], right[passing], share[passing], precision) if contradicts else None
 
 
 def lowest_for_precision(
     values: Floats, right: npt.NDArray[np.bool_], share: Floats, precision: float
 ) -> float | None:
-    """The lowest threshold at which the precision is kept, were one more wrong than was seen; None if none does.
+    """The lowest threshold, from 0.5 on, at which the precision is kept with 95 % confidence; None if none does.
 
     Args:
         values: [M] scores; right: [M] whether each was of the class; share: [M] what each counts.
     """
-    order = np.argsort(-values, kind="stable")
-    ranked = values[order]
-    hits, passing = np.cumsum((share * right)[order]), np.cumsum(share[order])
-    ends = np.append(ranked[1:] != ranked[:-1], True)  # equals pass together
-    kept = np.flatnonzero(ends & (hits >= precision * (passing + 1.0)))
+    ranked, hits, tried, ends = _cuts(values, right, share)
+    kept = np.flatnonzero(ends & (_bound(hits, tried - hits + 1.0, 1.0 - CONFIDENCE) >= precision))
     return _between(ranked, int(kept[-1])) if kept.size else None
+
+
+def _raised(values: Floats, right: npt.NDArray[np.bool_], share: Floats, precision: float) -> float:
+    """The lowest threshold at which the precision was seen, without proof; above all scores where there is none."""
+    ranked, hits, tried, ends = _cuts(values, right, share)
+    kept = np.flatnonzero(ends & (hits >= precision * tried))
+    return _between(ranked, int(kept[-1])) if kept.size else float((ranked[0] + 1.0) / 2)
+
+
+def _cuts(
+    values: Floats, right: npt.NDArray[np.bool_], share: Floats
+) -> tuple[Floats, Floats, Floats, npt.NDArray[np.bool_]]:
+    """Scores from `LEAST` on, falling; hits and all that passes down to each; whether a threshold may lie there."""
+    order = np.argsort(-values, kind="stable")
+    order = order[values[order] >= LEAST]
+    ranked = values[order]
+    ends = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]  # equals pass together
+    return ranked, np.cumsum((share * right)[order]), np.cumsum(share[order]), ends
+
+
+def _bound(hits: Any, others: Any, quantile: float) -> Any:
+    """Quantile of the beta distribution; 0 where there are no hits, 1 where there are no others."""
+    # Sums of shares: what is left of rounding is nothing.
+    none, only = np.less(hits, 1e-9), np.less(others, 1e-9)
+    inside = scipy.special.betaincinv(np.where(none, 1.0, hits), np.where(only, 1.0, others), quantile)
+    return np.where(none, 0.0, np.where(only, 1.0, inside))
 
 
 def _between(ranked: Floats, last: int) -> float:
     """Half-way from the last score that passes to the next, so that rounding decides nothing."""
-    below = ranked[last + 1] if last + 1 < len(ranked) else ranked[last]
-    return float((ranked[last] + below) / 2)
+    return float((ranked[last] + ranked[last + 1]) / 2) if last + 1 < len(ranked) else LEAST
 
 
 # ---- false alarms -------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from birdtune.events import Interrupts, Journal
 from birdtune.files import write_csv, write_json
 from birdtune.model.heads import HEADS
 from birdtune.model.trunks import TRUNKS
-from birdtune.results.metrics import Draws, interval
+from birdtune.results.metrics import Draws, difference_interval, interval
 from birdtune.search.candidates import BASELINES, Baseline, Candidate, Head, out_of_fold
 from birdtune.search.embedded import Embedded, Floats, Ints, embed, few_sources, folds, listed, require_judges
 from birdtune.search.space import run_flags
@@ -114,10 +114,11 @@ def judge(
             draws.ratio(draws.per_group(right[name], draws.index), everything), draws.n_groups
         ) or [math.nan, math.nan]
         lost = draws.ratio(draws.per_group(right[order[0]] - right[name], draws.index), everything)  # [n]
-        low, high = np.nanpercentile(lost, [2.5, 97.5]).tolist()
+        behind = float((right[order[0]] - right[name]).mean())
+        low, high = (name != order[0] and difference_interval(lost, draws.n_groups, centre=behind)) or (behind, behind)
         rows.append({
             "candidate": name, "accuracy": float(right[name].mean()), "low": low_high[0], "high": low_high[1],
-            "macro_ap": precision[name], "behind": float((right[order[0]] - right[name]).mean()),
+            "macro_ap": precision[name], "behind": behind,
             "behind_low": low, "behind_high": high, "tie": name != order[0] and low <= 0,
         })  # fmt: skip
     return rows
