@@ -35,6 +35,7 @@ from birdtune.errors import CheckpointError, ExportError, PassingError, shown
 from birdtune.files import read_json
 from birdtune.results.answers import Thresholds
 from birdtune.results.calibration import Calibration
+from birdtune.results.graph_safety import require_numbers_only
 from birdtune.sound.logmel import FRONT_ENDS, FrontEnd
 
 Floats = npt.NDArray[np.float32]
@@ -83,10 +84,10 @@ class ExportedModel:
 
 
 def open_model(folder: Path) -> ExportedModel:
-    """Load the version folder of an exported model.
+    """Load the version folder of an exported model, if its graph does nothing but compute.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or another birdtune wrote it.
+        CheckpointError: there is none, it is damaged, another birdtune wrote it, or it could do more than compute.
     """
     facts = read_json(folder / "model.json")
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
@@ -96,6 +97,7 @@ def open_model(folder: Path) -> ExportedModel:
         )
     import tensorflow as tf  # takes seconds, which a folder that is no model should not cost
 
+    require_numbers_only(folder)
     try:
         classes, digest = tuple(facts["classes"]), facts["front_end"]["digest"]
         # A model that was exported before there were any has neither.
@@ -257,6 +259,7 @@ def answers(folder: Path, inputs: Mapping[str, Floats]) -> dict[str, Floats]:
     """What the model in `folder` answers by both signatures; names and shapes as this file's head says."""
     import tensorflow as tf  # after end_with_parent: it takes seconds, in which the parent may go
 
+    require_numbers_only(folder)  # what is refused later must not be exported
     model: Any = tf.saved_model.load(str(folder))
     found: dict[str, Floats] = {}
     for name, array in inputs.items():

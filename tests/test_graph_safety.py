@@ -1,0 +1,139 @@
+"""birdtune.results.graph_safety: a SavedModel that could do more than compute is not loaded."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+
+from birdtune.errors import CheckpointError
+from birdtune.results.graph_safety import ALLOWED, require_numbers_only
+from birdtune.results.verify import FORMAT, open_model
+
+PATCHES = tf.TensorSpec([None, 96, 64], tf.float32, name="inputs")
+
+
+def saved(folder: Path, act: Callable[[Any], Any], **more: Any) -> Path:
+    """A model with a variable, whose function does something on the way."""
+    module = tf.Module()
+    module.weight = tf.Variable(2.0)
+
+    def patches(inputs: Any) -> dict[str, Any]:
+        done = act(inputs)
+        with tf.control_dependencies([done] if done is not None else []):
+            return {"scores": module.weight * inputs[:, 0], "embeddings": inputs[:, 1]}
+
+    module.patches = tf.function(patches, input_signature=[PATCHES], autograph=False)
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.patches}, **more)
+    (folder / "model.json").write_text(json.dumps({"format": FORMAT}))
+    return folder
+
+
+def written(target: Path) -> dict[str, Callable[[Any], Any]]:
+    name = str(target)
+    save = tf.raw_ops.SaveV2
+    return {
+        "WriteFile": lambda _: tf.io.write_file(name, "x"),
+        "ReadFile": lambda _: tf.strings.length(tf.io.read_file(name)),
+        "MatchingFiles": lambda _: tf.io.matching_files(name),
+        "EagerPyFunc": lambda x: tf.py_function(lambda y: y, [x], tf.float32),
+        "PyFunc": lambda x: tf.numpy_function(lambda y: y, [x], tf.float32),
+        "PrintV2": lambda x: tf.print(x, output_stream=f"file://{name}"),
+        "SaveV2": lambda x: save(prefix=name, tensor_names=["x"], shape_and_slices=[""], tensors=[x]),
+        "RestoreV2": lambda _: tf.raw_ops.RestoreV2(
+            prefix=name, tensor_names=["x"], shape_and_slices=[""], dtypes=[tf.float32]
+        )[0],
+        "DebugIdentityV2": lambda x: tf.raw_ops.DebugIdentityV2(input=x, debug_urls=[f"file://{name}"]),
+        "TextLineDataset": lambda _: tf.data.TextLineDataset(name).reduce(0, lambda n, _: n + 1),
+        # In a branch of a branch, where only the library of functions has it.
+        "WriteFile in a branch": lambda x: tf.cond(
+            tf.size(x) > 5,
+            lambda: tf.cond(tf.size(x) > 7, lambda: _one(tf.io.write_file(name, "x")), lambda: tf.constant(1)),
+            lambda: tf.constant(2),
+        ),
+    }
+
+
+def _one(done: Any) -> Any:
+    with tf.control_dependencies([done]):
+        return tf.constant(1)
+
+
+@pytest.mark.parametrize("name", written(Path("x")))
+def test_a_model_that_could_do_more_than_compute_is_refused_before_it_is_loaded(name: str, tmp_path: Path) -> None:
+    target = tmp_path / "touched"
+    folder = saved(tmp_path / "1", written(target)[name])
+    with pytest.raises(CheckpointError, match=rf"was not loaded.*\b{name.split(' ')[0]}\b.*birdtune exported") as told:
+        open_model(folder)
+    assert "tmp" in str(told.value) and not target.exists()
+
+
+def test_a_table_that_is_filled_from_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("a\nb\n")
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.TextFileInitializer(
+            str(tmp_path / "words.txt"), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64,
+            tf.lookup.TextFileIndex.LINE_NUMBER,
+        ), 0,
+    )  # fmt: skip
+    module = tf.Module()
+    module.table = table
+    module.find = tf.function(table.lookup, input_signature=[tf.TensorSpec([None], tf.string)])
+    tf.saved_model.save(module, str(tmp_path / "1"))
+    with pytest.raises(CheckpointError, match="InitializeTableFromTextFileV2"):
+        require_numbers_only(tmp_path / "1")
+
+
+def test_a_model_that_computes_is_let_through_and_so_is_what_saves_its_variables(tmp_path: Path) -> None:
+    require_numbers_only(saved(tmp_path / "1", lambda _: None))
+
+
+@pytest.mark.parametrize("kind", ["convolution", "recurrent"])
+def test_a_plain_export_of_keras_is_let_through(kind: str, tmp_path: Path) -> None:
+    layers = tf.keras.layers
+    middle = {
+        "convolution": [
+            layers.Reshape((96, 64, 1)), layers.SeparableConv2D(4, 3, padding="same"), layers.BatchNormalization(),
+            layers.Activation("swish"), layers.MaxPooling2D(), layers.GlobalAveragePooling2D(), layers.Dropout(0.3),
+        ],
+        "recurrent": [layers.Bidirectional(layers.GRU(3, return_sequences=True)), layers.LSTM(2)],
+    }[kind]  # fmt: skip
+    model = tf.keras.Sequential([layers.Input((96, 64)), *middle, layers.LayerNormalization(), layers.Dense(3)])
+    model.export(str(tmp_path / "1"), verbose=False)
+    require_numbers_only(tmp_path / "1")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xff", b"\x00" * 64])
+def test_a_graph_that_is_missing_or_damaged_is_refused_with_its_name(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "saved_model.pb").write_bytes(content)
+    (tmp_path / "saved_model.pbtxt").write_text("")  # which TensorFlow would take instead
+    (tmp_path / "model.json").write_text(json.dumps({"format": FORMAT}))
+    with pytest.raises(CheckpointError, match=r"saved_model\.pb"):
+        require_numbers_only(tmp_path)
+
+
+def test_two_functions_of_one_name_hide_nothing(tmp_path: Path) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    folder = saved(tmp_path / "1", written(tmp_path / "x")["WriteFile"])
+    found = saved_model_pb2.SavedModel()
+    found.ParseFromString((folder / "saved_model.pb").read_bytes())
+    library = found.meta_graphs[0].graph_def.library.function
+    for function in list(library):
+        library.add().signature.name = function.signature.name
+    (folder / "saved_model.pb").write_bytes(found.SerializeToString())
+    with pytest.raises(CheckpointError, match="WriteFile"):
+        require_numbers_only(folder)
+
+
+def test_what_is_allowed_exists_and_takes_and_gives_no_text() -> None:
+    """Files, processes and the network have names; an operation without text cannot be told which."""
+    for name in sorted(ALLOWED):
+        operation = op_def_registry.get(name)
+        assert operation is not None, name
+        arguments = [*operation.input_arg, *operation.output_arg]
+        assert not any(argument.type == tf.string.as_datatype_enum for argument in arguments), name
