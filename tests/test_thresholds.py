@@ -258,7 +258,7 @@ def test_validation_chooses_and_test_is_judged_as_it_is_served(tmp_path: Path) -
     heard = found.figures["false_alarms"]
     assert heard["background"]["part"] == "test"
     assert heard["background"]["recordings"] == int((test.labels == 0).sum())
-    assert len(heard["noise"]) == 5
+    assert len(heard["noise"]) == 5 and heard["background"]["chosen_on"] is False
     (tmp_path / "metrics.json").write_text(json.dumps(found.figures, allow_nan=False))
     read = judging.read_judged(tmp_path / "metrics.json", 3, "softmax")
     assert read == (calibration, Thresholds.of(found.figures["thresholds"]))
@@ -274,6 +274,15 @@ def test_without_validation_or_test_there_is_still_a_judgement() -> None:
         assert bool(figures["calibration"]["reason"]) == (val is None)
         assert (figures["test"] is None) == (test is None)
         assert len(figures["false_alarms"]["noise"]) == 5
+
+
+def test_false_alarms_on_the_background_that_thresholds_were_chosen_on_say_so() -> None:
+    val, test = run_of(400, 0), run_of(60, 1)
+    named = thresholds.only(test, test.labels != 0)
+    heard = judge(val, named).figures["false_alarms"]["background"]
+    assert (heard["part"], heard["chosen_on"]) == ("val", True)
+    few = judge(run_of(20, 0), named, precision=0.99).figures  # which 20 cannot prove: the score stands in
+    assert few["false_alarms"]["background"]["chosen_on"] is False
 
 
 def test_what_is_far_from_all_training_is_answered_none_at_the_cost_that_is_stated(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from birdtune.config import EvaluateSettings
 from birdtune.errors import shown
 from birdtune.files import read_json
 from birdtune.results import certainty, metrics, novelty, thresholds
-from birdtune.results.answers import NONE, Thresholds
+from birdtune.results.answers import NONE, OWN, SHARED, Thresholds
 from birdtune.results.calibration import Calibration, fit
 from birdtune.results.novelty import Measured, Novelty, Pooler, Scale, Take
 from birdtune.results.scores import Scores, clip_scores
@@ -118,11 +118,17 @@ def _scale(val: Scores | None, heard: Mapping[str, Measured], keep: float) -> tu
 def _of_background(
     served: Mapping[str, Scores], background: Sequence[str], chosen: Thresholds, patch_s: float
 ) -> dict[str, Any] | None:
-    """False alarms on background that was neither trained on nor chosen with, if there is any."""
+    """False alarms on background of test, else of validation, if there is any.
+
+    Returns:
+        `part`, `chosen_on` (whether thresholds were chosen on these very recordings, which makes the rate too low),
+        and as `thresholds.false_alarms`.
+    """
     for part in ("test", "val"):
         heard = thresholds.of_background(served[part], background) if part in served else None
         if heard is not None:
-            return {"part": part, **thresholds.false_alarms(heard, chosen, patch_s)}
+            chosen_on = part == "val" and not {OWN, SHARED}.isdisjoint(chosen.origins)
+            return {"part": part, "chosen_on": chosen_on, **thresholds.false_alarms(heard, chosen, patch_s)}
     return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from birdtune.results import figures
-from birdtune.results.answers import BACKGROUND, NOMINAL
+from birdtune.results.answers import BACKGROUND, NOMINAL, OWN, SHARED
 from birdtune.results.words import NBSP, count, percent, span
 
 Row = Mapping[str, Any]
@@ -36,11 +36,14 @@ def section(judged: Row, part: str, trust: Row | None) -> Row | None:
     if found is None:
         return None
     calibrated = trust is not None and not trust["calibration"]["reason"]
+    origins = {row["from"] for row in trust["thresholds"]["classes"]} if trust is not None else set()
+    chosen_on = part == "validation" and not {OWN, SHARED}.isdisjoint(origins)
     return {
         "sentence": calibration_sentence(found["after"], sources=judged["n_groups"], calibrated=calibrated),
         "meaning": meaning_sentence(found["around"], part),
-        "answers": answers_sentence(judged["answers"], judged["n_recordings"], part),
+        "answers": answers_sentence(judged["answers"], judged["n_recordings"], part, chosen_on=chosen_on),
         "thresholds": thresholds_sentence(trust["thresholds"]) if trust is not None else "",
+        "background": background_words(trust["false_alarms"]["background"]) if trust is not None else "",
         "alarms": alarms_sentence(trust["false_alarms"]["background"]) if trust is not None else "",
         "before": figures.reliability(found["before"]["reliability"], "before calibration"),
         "after": figures.reliability(found["after"]["reliability"], "as it is served"),
@@ -108,8 +111,8 @@ def thresholds_sentence(chosen: Row) -> str:
     return f"The thresholds of {of} were chosen on validation, {wish}; those of the others are {nominal}."
 
 
-def answers_sentence(answers: Row, n: int, part: str) -> str:
-    """What the thresholds do to answers."""
+def answers_sentence(answers: Row, n: int, part: str, *, chosen_on: bool) -> str:
+    """What the thresholds do to answers; `chosen_on`: whether they were chosen on these recordings."""
     if not answers["answered"]:
         return f"None of the {count(n, part + ' recording')} got an answer: no score passed its threshold."
     found = (
@@ -118,7 +121,8 @@ def answers_sentence(answers: Row, n: int, part: str) -> str:
     )
     interval = f" ({span(answers['precision_ci'])})" if answers["precision_ci"] else ""
     others = "; the others got none" if answers["answered"] < n else ""
-    return f"{found}{interval}{others}."
+    same = " The thresholds were chosen on these very recordings: of others, fewer will be right." if chosen_on else ""
+    return f"{found}{interval}{others}.{same}"
 
 
 def answered_sentence(judged: Row) -> str:
@@ -135,6 +139,15 @@ def answered_sentence(judged: Row) -> str:
     return f"With its thresholds, {of} get an answer, {right:,} of them a right one; the others get “none”."
 
 
+def background_words(heard: Row | None) -> str:
+    """What part the background had in choosing; `heard`: `false_alarms.background` of metrics.json."""
+    if heard is None or heard["part"] == "test":
+        return "that it was neither trained on nor chosen with"
+    # A run of an older birdtune does not say.
+    chosen_on = heard.get("chosen_on", True)
+    return "on which its thresholds were chosen" if chosen_on else "by which its best epoch was chosen"
+
+
 def alarms_sentence(heard: Row | None) -> str:
     """What an alarm is, and what its rate is worth; `heard`: as `thresholds.false_alarms`, None: no background."""
     found = "An alarm is an unbroken run of patches that pass for one class, however strange the whole recording is."
@@ -142,6 +155,11 @@ def alarms_sentence(heard: Row | None) -> str:
         return found
     each_s = 3600 * heard["hours"] / heard["recordings"]
     answered = count(heard["recordings_answered"], "recording")
+    if heard["part"] == "val":
+        found += (
+            " This rate is too low for other background, because there is none in the test part: more source "
+            "recordings in input/background/, or a larger --split.test-fraction, put some there."
+        )
     found += f" As a whole, {answered} of the {heard['recordings']:,} would be answered with a class."
     if each_s < _CLIP_S:
         found += (
