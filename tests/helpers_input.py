@@ -12,6 +12,12 @@ RATE_HZ = 16_000
 CLASSES = ("Apus_apus", "Bubo_bubo", "Corvus_corax")
 
 
+# Of the bad files, those that are used all the same.
+USED = frozenset(
+    f"{CLASSES[0]}/{name}" for name in ("broken-off.wav", "unfinished.wav", "flipped.flac", "flac-inside.wav")
+)
+
+
 def tone(number: int, seconds: float = 1.5) -> npt.NDArray[np.float64]:
     """A tone in noise, unlike that of any other number; loud in a band of its own for each hundred. [samples]"""
     time_s = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
@@ -41,8 +47,11 @@ def write_bad(data: Path) -> dict[str, str]:
     """
     apus, bubo = data / CLASSES[0], data / CLASSES[1]
     whole = write_tone(apus / "whole.wav", 900, 3.0).read_bytes()
+    (apus / "truncated.wav").write_bytes(whole[: len(whole) // 10])
+    (apus / "broken-off.wav").write_bytes(write_tone(apus / "whole.wav", 909, 3.0).read_bytes()[: len(whole) // 2])
+    unfinished = write_tone(apus / "whole.wav", 910, 3.0).read_bytes()
+    (apus / "unfinished.wav").write_bytes(unfinished[:40] + bytes(4) + unfinished[44:])
     (apus / "whole.wav").unlink()
-    (apus / "truncated.wav").write_bytes(whole[: len(whole) // 2])
     (apus / "noise.wav").write_bytes(b"this is a letter, not a song\n" * 40)
     (apus / "letter.txt").write_text("not a sound")
     (apus / "phone.m4a").write_bytes(b"\0" * 100)
@@ -70,6 +79,8 @@ def write_bad(data: Path) -> dict[str, str]:
     (data / "Empty_class").mkdir()
     return {
         f"{CLASSES[0]}/truncated.wav": "truncated",
+        f"{CLASSES[0]}/broken-off.wav": "truncated",
+        f"{CLASSES[0]}/unfinished.wav": "repaired",
         f"{CLASSES[0]}/noise.wav": "not-audio",
         f"{CLASSES[0]}/letter.txt": "metadata",
         f"{CLASSES[0]}/phone.m4a": "unsupported-format",

@@ -21,8 +21,9 @@ PACKAGE = ROOT / "code" / "birdtune"
 # A file imports only files that stand before it, inside functions too.
 ORDER = (
     "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure", "search.space",
-    "sound.faults", "sound.kinds", "sound.media",
-    "sound.ogg", "sound.container", "sound.channels", "sound.resample", "sound.measures", "sound.origin", "sound.audio",
+    "sound.faults", "sound.kinds", "sound.media", "sound.ogg", "sound.chunks", "sound.flac", "sound.mp3",
+    "sound.unpromised", "sound.container", "sound.channels", "sound.resample", "sound.measures", "sound.origin",
+    "sound.audio",
     "sound.logmel", "sound.noise", "sound.empty",
     "dataset.labels", "dataset.tables", "dataset.recordings", "dataset.ledger", "dataset.selection",
     "dataset.source_names", "dataset.source_numbers", "dataset.sources", "dataset.recorded", "dataset.source_notices",

@@ -32,13 +32,12 @@ def pages(content: bytes) -> list[bytes]:
 
 
 def told(tmp_path: Path, content: bytes) -> str:
-    """The problem of a file, or nothing."""
+    """The problem of a file, whether or not it is used, or nothing."""
     (tmp_path / "x.ogg").write_bytes(content)
     try:
-        examine(tmp_path / "x.ogg")
+        return examine(tmp_path / "x.ogg").damage
     except SoundError as found:
         return found.problem
-    return ""
 
 
 def test_a_whole_file_has_none_and_nor_has_one_with_a_tag_behind(tmp_path: Path, whole: bytes) -> None:

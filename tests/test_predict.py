@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from makers import Here
 
+from birdtune.config import SoundSettings
 from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
 from birdtune.results import hearing, predict
 from birdtune.results.answers import Thresholds
@@ -24,7 +25,7 @@ from birdtune.results.hearing import Unused
 from birdtune.results.novelty import held
 from birdtune.results.predict import embed_files, predict_files
 from birdtune.results.sounds import find_sounds
-from birdtune.sound.audio import read
+from birdtune.sound.audio import examine, read
 from birdtune.sound.logmel import VGGISH, YAMNET, FrontEnd, log_mel
 
 RATE_HZ = 16_000
@@ -177,7 +178,7 @@ def spoilt_files(folder: Path) -> dict[str, tuple[Path, str]]:
     contents = {
         "empty.wav": (b"", "empty"),
         "text.wav": (b"no sound at all" * 99, "not-audio"),
-        "truncated.wav": (whole[: len(whole) // 2], "truncated"),
+        "truncated.wav": (whole[: len(whole) // 40], "truncated"),
     }
     made = {}
     for name, (content, problem) in contents.items():
@@ -587,9 +588,8 @@ def test_a_silent_window_is_answered_none_and_what_a_file_held_before_it_broke_o
     soundfile.write(broken, np.append(np.tile(sound[: 4 * RATE_HZ], 3), np.nan), RATE_HZ, subtype="FLOAT")
     outcome = predict_files([broken], Ears("a", "b", "c"), tmp_path / "p.csv", window_s=1.0)
     *rows, last = rows_of(tmp_path / "p.csv")
-    assert [row["start_s"] for row in rows] == [f"{second}.0" for second in range(8)]  # of the block before the fault
-    assert last["problem"].startswith("not-finite: ") and (last["start_s"], last["answer"]) == ("", "")
-    assert last["problem"].endswith("; what was heard before 8 s stands")
+    assert [row["start_s"] for row in [*rows, last]] == [f"{second}.0" for second in range(12)]
+    assert not any(row["problem"] for row in rows) and last["problem"].startswith("not-finite: ")
     assert (outcome.files, outcome.in_part, outcome.unused) == (1, 1, 0)
 
 
@@ -606,25 +606,46 @@ def test_of_a_silent_file_each_window_is_answered_none_and_it_is_no_problem(tmp_
     assert (outcome.files, outcome.problems, outcome.silent) == (2, (), 0)
 
 
-@pytest.mark.parametrize(("ending", "n"), [("wav", 7), ("aiff", 7), ("flac", 4)])
-def test_of_a_file_that_is_cut_short_the_windows_that_are_there_are_told(tmp_path: Path, ending: str, n: int) -> None:
-    whole = write_sound(tmp_path / "whole.wav", 30.0)
-    samples, rate_hz = soundfile.read(whole)
-    path, cut = tmp_path / f"all.{ending}", tmp_path / f"cut.{ending}"
-    soundfile.write(path, samples, rate_hz)
+@pytest.mark.parametrize("ending", ["wav", "aiff", "flac"])
+def test_of_a_file_that_is_cut_short_all_that_is_there_is_told(tmp_path: Path, ending: str) -> None:
+    samples, _ = soundfile.read(write_sound(tmp_path / "whole.wav", 30.0), dtype="int16")
+    cut = tmp_path / f"cut.{ending}"
+    soundfile.write(cut, samples, RATE_HZ)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    n = round(examine(cut).duration_s * RATE_HZ)
+    assert n / RATE_HZ == pytest.approx(15.0, abs=1.0)
+    # As of a file that ends there.
+    soundfile.write(tmp_path / "same.wav", samples[:n], RATE_HZ)
+    for window_s in (None, 2.0):
+        rows = {}
+        for path in (cut, tmp_path / "same.wav"):
+            outcome = predict_files([path], Ears("a", "b"), tmp_path / "p.csv", window_s=window_s)
+            assert (outcome.files, outcome.in_part, outcome.unused) == (1, path == cut, 0)
+            rows[path] = rows_of(tmp_path / "p.csv")
+        of_cut, of_same = rows.values()
+        assert of_cut[-1]["problem"].startswith("truncated: ") and " of 30.00 s " in of_cut[-1]["problem"]
+        assert not any(row["problem"] for row in [*of_cut[:-1], *of_same])
+        alone = {"file": "", "problem": ""}
+        assert [row | alone for row in of_cut] == [row | alone for row in of_same]
+    outcome, arrays = embedded([cut], tmp_path / "x.npz")
+    assert (outcome.files, outcome.in_part) == (1, 1)
+    assert np.array_equal(
+        arrays["embeddings"], embedded([tmp_path / "same.wav"], tmp_path / "x.npz")[1]["embeddings"]
+    )
+
+
+def test_a_header_that_was_repaired_is_remarked_and_the_file_is_whole(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav", 3.0)
     content = path.read_bytes()
-    cut.write_bytes(content[: len(content) // 2])
-    files = [path, cut]
-    outcome = predict_files(files, Ears("a", "b"), tmp_path / "p.csv", window_s=2.0, patches_out=tmp_path / "q.csv")
-    rows = rows_of(tmp_path / "p.csv")
-    told, stands = rows[:15], rows[15:-1]
-    assert len(stands) == n  # of 15 s; of FLAC, the decoder gives nothing of the 8 s in which it fails
-    assert [{**row, "file": ""} for row in stands] == [{**row, "file": ""} for row in told[: len(stands)]]
-    assert rows[-1]["start_s"] == "" and f"before {2 * len(stands)} s stands" in rows[-1]["problem"]
-    assert (outcome.files, outcome.in_part, outcome.unused) == (2, 1, 0)
-    # A whole recording it is not: one row for all of it would be of a part.
-    outcome = predict_files([cut], Ears("a", "b"), tmp_path / "p.csv")
-    assert (outcome.files, outcome.in_part, outcome.unused) == (0, 0, 1)
+    path.write_bytes(content[:40] + bytes(4) + content[44:])
+    outcome = predict_files([path], Ears("a", "b"), tmp_path / "p.csv")
+    (row,) = rows_of(tmp_path / "p.csv")
+    assert (row["duration_s"], row["problem"][:10]) == ("3.0", "repaired: ")
+    assert (outcome.files, outcome.in_part, outcome.unused, len(outcome.problems)) == (1, 0, 0, 1)
+    refusing = SoundSettings(truncated="refuse")
+    assert predict_files([path], Ears("a", "b"), tmp_path / "p.csv", sound=refusing).files == 1
+    path.write_bytes(content[:-9_000])
+    assert predict_files([path], Ears("a", "b"), tmp_path / "p.csv", sound=refusing).unused == 1
 
 
 def test_windows_of_a_long_sound_are_written_as_they_come(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def embed(
 def _tell(outcome: Outcome, out: Path, journal: Journal) -> int:
     """Say what came of the files: those used, the silent and those not used are as many as were given."""
     for problem in outcome.problems:
-        kind = "used in part" if problem.in_part else "not used"
+        kind = "used in part" if problem.in_part else "used" if problem.is_used else "not used"
         if outcome.silent and problem.problem == "silent":
             kind = "nothing to hear"
         journal.say(f"  {kind}: {problem.name}: {problem.problem}, {problem.detail}")

@@ -184,9 +184,9 @@ def _classes(dataset: Dataset) -> Iterator[str]:
 def _problems(problems: Sequence[Problem]) -> Iterator[str]:
     by_code = defaultdict(list)
     for problem in problems:
-        by_code[problem.problem].append(problem)
-    for code, inside in sorted(by_code.items(), key=lambda item: -len(item[1])):
-        word = "used all the same" if inside[0].used else "not used"
+        by_code[problem.problem, problem.used].append(problem)
+    for (code, used), inside in sorted(by_code.items(), key=lambda item: -len(item[1])):
+        word = "used all the same" if used else "not used"
         yield f"{len(inside):,} {word}: {code}. {PROBLEMS[code]}"
         for problem in inside[:_EXAMPLES]:
             yield f"  {problem.recording}: {problem.detail}"

@@ -44,11 +44,14 @@ class SoundSettings(_Section):
         "pad", "sounds shorter than a patch: pad with zeros, or skip them"
     )
     max_hours: float = _setting(48.0, "a longer file is left out", unit="h", gt=0)
+    truncated: Literal["use", "refuse"] = _setting(
+        "use", "recordings that break off: use what can be decoded, from 1 s or half of it on, or refuse them"
+    )
 
     @property
     def cache_key(self) -> str:
         """Names all settings on which decoded samples depend; part of what caches are called."""
-        return self.resampler
+        return f"{self.resampler}-{self.truncated}"
 
 
 class LabelSettings(_Section):

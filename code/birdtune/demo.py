@@ -257,7 +257,7 @@ def _break_things(data: Path, clips: Sequence[Clip], seed: int) -> dict[str, str
     # Each stands in another class, so that none of them loses much. The numbers sort behind all others:
     # of two copies it is the added one that a check calls a copy.
     mistakes = (
-        (0, "-900001_0.wav", whole[: len(whole) // 3], "truncated"),
+        (0, "-900001_0.wav", whole[: len(whole) // 20], "truncated"),
         (1, "-900002_0.wav", b"", "empty"),
         (2, "-900003_0.wav", shopping, "not-audio"),
         (3, "-900004 notes.csv", b"file;heard by\n", "metadata"),

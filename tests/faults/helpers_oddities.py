@@ -1,6 +1,7 @@
 """A folder with more than a hundred kinds of files that recorders, people and disks leave behind.
 
-    build(folder) ─▶ what must become of each: a code of recordings.PROBLEMS, or "used"
+    build(folder) ─▶ what must become of each: a code of recordings.PROBLEMS, with ", used" if it is used all the same,
+                     or "used"
 
 Made anew each time, always the same. What is expected follows from what was made, not from what birdtune says.
 """
@@ -137,7 +138,7 @@ def _kinds(odd: Oddities) -> None:
         odd.sound(f"{B}/kinds/{kind} {encoding}.{ending}", kind=kind, encoding=encoding)
     for inside, ending in (("FLAC", "wav"), ("WAV", "mp3"), ("WAV", "flac"), ("OGG", "wav"), ("AIFF", "wav")):
         encoding = "VORBIS" if inside == "OGG" else "PCM_16"
-        odd.sound(f"{B}/named wrongly/{inside}.{ending}", "misnamed", kind=inside, encoding=encoding)
+        odd.sound(f"{B}/named wrongly/{inside}.{ending}", "misnamed, used", kind=inside, encoding=encoding)
 
 
 def _shapes(odd: Oddities) -> None:
@@ -191,8 +192,8 @@ def _headers(odd: Oddities) -> None:
         odd.raw(f"{A}/headers/written {name}.wav", bytes(content), "used")
     odd.raw(f"{A}/headers/more than promised.wav", odd.made("WAV", "PCM_16") + b"\0\0left over" * 99, "used")
     odd.raw(f"{A}/headers/tag behind.wav", odd.made("WAV", "PCM_16") + b"ID3 " + bytes(996), "used")
-    odd.raw(f"{A}/headers/promises a little more.wav", _patched(wav, size, "<I", len(wav)), "truncated")
-    odd.raw(f"{A}/headers/never finished.wav", _patched(wav, size, "<I", 0), "empty")
+    odd.raw(f"{A}/headers/promises a little more.wav", _patched(wav, size, "<I", len(wav)), "repaired, used")
+    odd.raw(f"{A}/headers/never finished.wav", _patched(wav, size, "<I", 0), "repaired, used")
     odd.raw(f"{A}/headers/rate 0.wav", _patched(wav, rate, "<I", 0), "corrupt")
     odd.raw(f"{A}/headers/rate 4 billion.wav", _patched(wav, rate, "<I", 0xFFFFFFFF), "corrupt")
     odd.raw(f"{A}/headers/no channels.wav", _patched(wav, channels, "<H", 0), "corrupt")
@@ -223,15 +224,16 @@ def _damage(odd: Oddities) -> None:
     }  # fmt: skip
     for ending, (kind, encoding) in kinds.items():
         content = odd.made(kind, encoding, odd.tone(2.5))
-        # These are told apart from damage by nothing that their decoders say.
-        becomes = "corrupt" if ending in ("flac", "caf") else "truncated"
         for share in (0.5, 0.9):
+            # A page of Ogg holds about a second, and what is left of one is nothing.
+            becomes = "truncated" if kind == "OGG" and share == 0.5 else "truncated, used"
             odd.raw(f"{B}/damage/{share} of it.{ending}", content[: int(len(content) * share)], becomes)
-    for ending in ("flac", "ogg"):
+    for ending, becomes in (("flac", "corrupt, used"), ("ogg", "corrupt")):
         content = bytearray(odd.made(*kinds[ending], odd.tone(2.5)))
         middle = len(content) // 2
         content[middle : middle + 3000] = np.random.default_rng(9).bytes(3000)
-        odd.raw(f"{B}/damage/rubbish inside.{ending}", bytes(content), "corrupt")
+        odd.raw(f"{B}/damage/rubbish inside.{ending}", bytes(content), becomes)
+    odd.raw(f"{B}/damage/little of it.wav", odd.made("WAV", "PCM_16")[:9_000], "truncated")
     wav = odd.made("WAV", "PCM_16")
     odd.raw(f"{B}/damage/nothing.wav", b"", "empty")
     odd.raw(f"{B}/damage/nothing.flac", b"", "empty")
@@ -261,7 +263,8 @@ def _levels(odd: Oddities) -> None:
         "huge": lambda: odd.tone() * 1e30, "all nan": lambda: odd.tone() * np.nan,
     }  # fmt: skip
     for name, make in floats.items():
-        odd.sound(f"{C}/levels/{name}.wav", "not-finite", make(), encoding="DOUBLE")
+        becomes = "not-finite, used" if name == "nan at the end" else "not-finite"
+        odd.sound(f"{C}/levels/{name}.wav", becomes, make(), encoding="DOUBLE")
     silent: Any = np.zeros((2 * RATE_HZ, 1))
     odd.sound(f"{C}/levels/silent.wav", "silent", silent)
     odd.sound(f"{C}/levels/silent.flac", "silent", silent[:-1], kind="FLAC")

@@ -47,6 +47,7 @@ PROBLEMS: dict[str, str] = {
     "empty": "Copy it again from where it comes; the recorder may have stopped before writing.",
     "corrupt": "Copy it again; if it stays so, repair or convert it with an audio editor.",
     "truncated": "Copy it again; if this is all there is, open and save it in an audio editor.",
+    "repaired": "Nothing: all of its sound is used. To mend its header, open and save it in an audio editor.",
     "not-finite": "Save it again as integer samples; it holds values that are no numbers.",
     "silent": "Check the microphone and the gain of the recorder; there is nothing to hear.",
     "too-long": "Raise --sound.max-hours, or cut it.",

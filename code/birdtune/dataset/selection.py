@@ -54,8 +54,8 @@ def select(
         else:
             usable.append(Recording(file.name, file.path, file.label, content, judged, below=file.below))
     usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name))
-    misnamed = [problem for recording in usable if (problem := _misnamed(recording)) is not None]
-    return usable, sorted([*problems, *doubled, *misnamed], key=lambda problem: problem.recording)
+    remarks = [problem for recording in usable for problem in (_misnamed(recording), _damaged(recording)) if problem]
+    return usable, sorted([*problems, *doubled, *remarks], key=lambda problem: problem.recording)
 
 
 def _judge(
@@ -115,6 +115,13 @@ def _misnamed(recording: Recording) -> Problem | None:
             recording.name, recording.label, "misnamed", f"named {ending} but holds {held}", used=True
         )
     return None
+
+
+def _damaged(recording: Recording) -> Problem | None:
+    facts = recording.facts
+    if not facts.damage:
+        return None
+    return Problem(recording.name, recording.label, facts.damage, facts.damage_detail, used=True)
 
 
 def class_names(recordings: Sequence[Recording]) -> tuple[str, ...]:

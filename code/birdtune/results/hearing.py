@@ -36,6 +36,7 @@ class Unused(NamedTuple):
     problem: str  # a key of recordings.PROBLEMS
     detail: str
     in_part: bool = False  # what came before it breaks off was heard
+    is_used: bool = False  # all of it was, and this is a remark
 
 
 @dataclass(eq=False)
@@ -51,6 +52,7 @@ class _Sound:
     ended: bool = False
     duration_s: float = math.inf
     problem: Unused | None = None
+    damage: Unused | None = None
 
     @property
     def is_done(self) -> bool:
@@ -66,6 +68,7 @@ class Heard(NamedTuple):
     start_s: npt.NDArray[np.float64]  # [P] in the file
     results: Floats  # [P, K]
     sums: npt.NDArray[np.float64]  # [S]
+    damage: Unused | None = None  # what is wrong with the file; of stretches, the last one has it
 
 
 class _Batches:
@@ -131,7 +134,7 @@ class Cutter:
             SoundError: the file cannot be used; some of them only after the last patch.
         """
         stream = SoundStream(
-            path, self.sound, longest_s=self.longest_s, in_pieces=self.stretch_frames is not None
+            path, self.sound, longest_s=self.longest_s, silent_too=self.stretch_frames is not None
         )
         try:
             size = self.stretch_frames
@@ -254,7 +257,7 @@ def _feed(
     try:
         for piece in pieces:
             if isinstance(piece, SoundFacts):
-                sound.duration_s = piece.duration_s
+                sound.duration_s, sound.damage = piece.duration_s, _damage(name, piece)
                 continue
             if isinstance(piece, int):
                 sound.ended, begin = True, piece
@@ -285,6 +288,13 @@ def _problem(sound: _Sound, problem: str, detail: str, spec: FrontEnd) -> Unused
     return Unused(sound.name, problem, detail, in_part=True)
 
 
+def _damage(name: str, facts: SoundFacts) -> Unused | None:
+    if not facts.damage:
+        return None
+    is_whole = facts.damage == "repaired"
+    return Unused(name, facts.damage, facts.damage_detail, in_part=not is_whole, is_used=is_whole)
+
+
 def _done(queue: deque[_Sound], spec: FrontEnd) -> Iterator[Heard | Unused]:
     while queue and queue[0].is_done:
         sound = queue.popleft()
@@ -299,4 +309,5 @@ def _done(queue: deque[_Sound], spec: FrontEnd) -> Iterator[Heard | Unused]:
                 np.array(sound.first_frames, np.float64) / spec.frames_per_s,
                 np.concatenate(sound.results),
                 sound.sums,
+                sound.damage,
             )

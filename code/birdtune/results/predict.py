@@ -44,7 +44,7 @@ class Outcome:
 
     files: int  # used, as far as they go
     patches: int
-    problems: tuple[Unused, ...]  # of files that were not used, not to their end, or that are silent
+    problems: tuple[Unused, ...]  # and remarks on what is used
     long: int = 0  # of the files, those with one row that are `LONG` times longer than what the model was judged by
     silent: int = 0  # without a patch heard, and answered all the same: there is nothing in them
 
@@ -56,7 +56,7 @@ class Outcome:
     @property
     def unused(self) -> int:
         """Files of which nothing is known."""
-        return len(self.problems) - self.in_part - self.silent
+        return sum(not (problem.in_part or problem.is_used) for problem in self.problems) - self.silent
 
 
 def _check_arguments(hop_frames: int | None, batch_size: int) -> None:
@@ -102,7 +102,9 @@ def embed_files(
     problems: list[Unused] = []
     cutter = Cutter(sound, hop_frames or front_end.patch_hop, longest_s, front_end)
     for item in hear(find_sounds(files), embed, cutter, batch_size, check):
-        problems.append(item) if isinstance(item, Unused) else heard.append(item)
+        problems += _problem(item)
+        if isinstance(item, Heard):
+            heard.append(item)
     counts = [len(item.start_s) for item in heard]
     none = np.zeros((0, 0), np.float32)
     arrays = {
@@ -189,6 +191,11 @@ def heard_window_s(window_s: float, spec: FrontEnd) -> float:
     return max(1, round(window_s / spec.patch_s)) * spec.patch_s
 
 
+def _problem(item: Heard | Unused) -> list[Unused]:
+    found = item if isinstance(item, Unused) else item.damage
+    return [] if found is None else [found]
+
+
 def _write(
     heard: Iterable[Heard | Unused], rows: Rows, out: Path, patches_out: Path | None, usual_s: float | None
 ) -> Outcome:
@@ -202,8 +209,8 @@ def _write(
         if patches_out is not None:
             add_patch = tables.enter_context(growing_csv(patches_out, rows.patch_columns))
         for item in heard:
+            problems += _problem(item)
             if isinstance(item, Unused):
-                problems.append(item)
                 add(rows.unused(item))
                 continue
             add(rows.sound(item))

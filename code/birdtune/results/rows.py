@@ -105,11 +105,13 @@ class Rows:
         `answer`: the class with the highest of the scores that pass, or `none`, as also where `strangeness` is above 1
         or nothing can be heard; `class` and `score` of the best class, and of the next ones (`class_2`, `score_2` …),
         whether they pass or not, background left out; `at_s`: the second of the file from which on the best class is
-        heard best; `problem`: why there is no more than that; and a column `score:<class>` for every class.
+        heard best; `problem`: why there is no more than that, or what is wrong with the file (the last stretch says
+        it); and a column `score:<class>` for every class.
         """
         where = {"file": heard.name, **self._place(heard), "patches": len(heard.start_s)}
         if not _sounds(heard):
-            return {**where, "answer": self._nothing, "problem": "silent: it holds nothing that the model can hear"}
+            problem = "; ".join(["silent: it holds nothing that the model can hear", *_damage(heard)])
+            return {**where, "answer": self._nothing, "problem": problem}
         patches, attention = heard.results[:, :-1], heard.results[:, -1]
         mean = shares(attention, np.zeros(len(attention), np.int64)) @ patches  # [C]
         scores = self.calibration.clips(mean[None])[0] if self.calibration is not None else mean
@@ -121,7 +123,7 @@ class Rows:
             **best,
             "at_s": round(float(heard.start_s[clearest]), 2),
             "strangeness": "" if strange is None else round(strange, 4),
-            "problem": "",
+            "problem": "".join(_damage(heard)),
             **{f"score:{name}": _rounded(score) for name, score in zip(self.classes, scores, strict=True)},
         }
 
@@ -162,6 +164,10 @@ class Rows:
             row[f"class{suffix}"] = self.classes[column]
             row[f"score{suffix}"] = _rounded(scores[column])
         return row
+
+
+def _damage(heard: Heard) -> list[str]:
+    return [] if heard.damage is None else [f"{heard.damage.problem}: {heard.damage.detail}"]
 
 
 def _rounded(score: float) -> float:

@@ -15,13 +15,20 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
 from birdtune.config import SoundSettings
 from birdtune.sound.channels import mixed
 from birdtune.sound.channels import peak as peak_of
-from birdtune.sound.container import Decoder, check_header, check_length, check_ogg, open_sound, reason
-from birdtune.sound.faults import SoundError, read_through, refusal
+from birdtune.sound.container import (
+    Decoder,
+    check_header,
+    check_length,
+    continued,
+    damage_behind,
+    damage_of,
+    open_sound,
+)
+from birdtune.sound.faults import Damage, SoundError, judge_damage, read_through, refusal
 from birdtune.sound.measures import Measures, Meter
 from birdtune.sound.media import MediaDecoder
 from birdtune.sound.origin import Origin, read_origin
@@ -34,9 +41,8 @@ SILENCE_DB: Final = -90.0
 _LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
 # Values in one block at most, of all channels together: what is made of them stays in the processor's cache.
 _BLOCK_VALUES = 1 << 17
+_MP3_BLOCK_VALUES = 1 << 14
 DEFAULT: Final = SoundSettings()
-# An MP3's own count of frames may include the frame that holds it, and one that decoders drop.
-_MP3_SLACK = 2 * 1152
 # Above this, sums over channels and over a spectrum may leave float32; 32-bit integers in a float
 # file, the loudest that can be meant, reach 2e9.
 _LOUDEST = 1e12
@@ -55,6 +61,8 @@ class SoundFacts:
     samples: str = ""  # digest of the decoded samples, whatever file they are in; "" where nobody measured
     measures: Measures | None = None
     origin: Origin | None = None  # what the file says of the recording that it is from
+    damage: str = ""  # a code of `recordings.PROBLEMS`, of what is used though it is damaged; else ""
+    damage_detail: str = ""
 
 
 class SoundStream:
@@ -67,8 +75,9 @@ class SoundStream:
         sound: how it is decoded.
         measured: fill in `samples` and `measures` of the facts.
         longest_s: seconds above which the file is refused before it is read.
-        in_pieces: for who judges pieces, not the whole: of a file whose header promises more than is there, give what
-            is there, and refuse it then; and do not refuse silence.
+        silent_too: do not refuse silence: for who judges pieces, not the whole.
+
+    What is damaged is used as far as it can be decoded (`faults.judge_damage` says from where on), and `facts` tell it.
 
     Raises:
         SoundError: with the problem "vanished", "storage-failed", "unreadable", "empty", "not-audio", "corrupt",
@@ -77,13 +86,13 @@ class SoundStream:
 
     def __init__(
         self, path: Path, sound: SoundSettings = DEFAULT, *, longest_s: float = math.inf,
-        in_pieces: bool = False, measured: bool = False,
+        silent_too: bool = False, measured: bool = False,
     ) -> None:
         self.path = path
         self.sound = sound
         self.measured = measured
         self.longest_s = longest_s
-        self.in_pieces = in_pieces
+        self.silent_too = silent_too
         self.facts: SoundFacts | None = None
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
@@ -98,32 +107,36 @@ class SoundStream:
 
     def _blocks(self) -> Iterator[npt.NDArray[np.float32]]:
         with open_sound(self.path) as file:
-            cut = check_header(self.path, file, self.longest_s)
-            if cut is not None and not self.in_pieces:
-                raise cut  # without reading gigabytes of what will not be used
+            check_header(self.path, file, self.longest_s)
+            known = file.damage
+            if known is not None:
+                judge_damage(known, file.seconds(file.frames), self.sound.truncated)  # before gigabytes are read
             meter = Meter(file.samplerate, file.channels) if self.measured else None
-            source = _Source(file, self.longest_s, meter)
+            source = _Source(self.path, file, self.longest_s, meter)
             n_samples = 0
             for block in resampled(source.mono(), file.samplerate, self.sound.resampler):
                 n_samples += block.size
                 yield block
-            if file.format == "OGG":
-                check_ogg(self.path, file.samplerate, source.frames_read)
-            if cut is not None:
-                raise cut
-            source.check_whole()
-            if source.peak_db < SILENCE_DB and not self.in_pieces:
+            damage = source.damage()
+            if damage is not None and damage is not known:
+                if damage.problem in _LIKE_UNREAD:
+                    read_through(self.path)
+                judge_damage(damage, file.seconds(source.frames_read), self.sound.truncated)
+            if source.peak_db < SILENCE_DB and not self.silent_too:
                 raise SoundError("silent", _silence(source.peak_db))
+            duration_s = file.seconds(source.frames_read)
             self.facts = SoundFacts(
                 rate_hz=file.samplerate,
                 channels=file.channels,
-                duration_s=source.frames_read / file.samplerate,
+                duration_s=duration_s,
                 n_samples=n_samples,
                 peak_db=round(source.peak_db, 1),
                 format=f"{file.format} {file.subtype}",
                 samples=meter.sample_digest() if meter else "",
                 measures=meter.measures() if meter else None,
                 origin=read_origin(self.path, _tags(file)) if meter else None,
+                damage=damage.problem if damage else "",
+                damage_detail=damage.told(duration_s) if damage else "",
             )
 
 
@@ -174,57 +187,68 @@ def read(
 class _Source:
     """Blocks of an open file, mixed to mono at the file's own rate, with what was met on the way."""
 
-    def __init__(self, file: Decoder | MediaDecoder, longest_s: float, meter: Meter | None) -> None:
+    def __init__(self, path: Path, file: Decoder | MediaDecoder, longest_s: float, meter: Meter | None) -> None:
+        self._path = path
         self._file = file
         self._longest_s = longest_s
         self._peak = 0.0
         self._meter = meter
+        self._damage: Damage | None = None
         self.frames_read = 0
 
     @property
     def peak_db(self) -> float:
         return 20 * math.log10(self._peak) if self._peak > 0 else -999.0
 
+    def damage(self) -> Damage | None:
+        """What is wrong with the file, once all is read."""
+        return self._damage or damage_of(self._path, self._file, self.frames_read)
+
     def mono(self) -> Iterator[npt.NDArray[np.float32]]:
-        size = max(1, _BLOCK_VALUES // self._file.channels)
-        while True:
-            try:
-                block = self._read(size)
-            except soundfile.LibsndfileError as fault:
-                at_s = self.frames_read / self._file.samplerate
-                if self._file.is_used_up:
-                    raise SoundError("truncated", "the MP3 stream stops within a frame") from fault
-                raise SoundError(
-                    "corrupt", f"decoding fails after {at_s:.0f} s ({reason(fault)})"
-                ) from fault
+        yield from self._mono(self._file)
+        counted_s = self._file.seconds(self.frames_read)
+        if (more := continued(self._path, self._file)) is not None:
+            with more:
+                yield from self._mono(more)
+                self._damage = self._damage or damage_behind(self._path, more, counted_s, self.frames_read)
+
+    def _mono(self, file: Decoder | MediaDecoder) -> Iterator[npt.NDArray[np.float32]]:
+        # With a fault, libsndfile loses all of the block that it was about to give; of others than MP3, nothing.
+        size = max(1, (_MP3_BLOCK_VALUES if file.format == "MP3" else _BLOCK_VALUES) // file.channels)
+        while self._damage is None:
+            block = _read(file, size)
             if not len(block):
                 return
             peak = peak_of(block)
-            if not math.isfinite(peak):
-                raise SoundError(
-                    "not-finite", f"NaN or infinite samples after {self.frames_read:,} good ones"
-                )
-            if peak > _LOUDEST:
-                raise SoundError("not-finite", f"samples of up to {peak:.0e}, where full scale is 1")
+            if not peak <= _LOUDEST:  # or NaN
+                block = self._before_break(block)
+                if not len(block):
+                    return
+                peak = peak_of(block)
             self._peak = max(self._peak, peak)
             self.frames_read += len(block)
             # Once more: not every header tells the length.
-            check_length(self.frames_read / self._file.samplerate, self._longest_s)
+            check_length(file.seconds(self.frames_read), self._longest_s)
             mono = mixed(block)
             if self._meter is not None:
                 self._meter.feed(block, mono, peak)
             yield mono
 
-    def _read(self, size: int) -> npt.NDArray[Any]:
-        """The next frames: float32 of full scale 1, or int16 where the file holds that. [frames, channels]"""
-        # The same numbers as libsndfile's own floats in the end, in a fifth of the time.
-        dtype = "int16" if self._file.subtype == "PCM_16" else "float32"
-        return np.asarray(self._file.read(size, dtype=dtype, always_2d=True))
+    def _before_break(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The frames before the first that is no sound; what follows that is not looked at."""
+        loudest = np.abs(block).max(axis=1)
+        n_good = int(np.argmin(loudest <= _LOUDEST))  # NaN is not, either
+        value = loudest[n_good]
+        loud = f"samples of {value:.0e}, where full scale is 1,"
+        found = loud if math.isfinite(value) else "NaN or infinite samples"
+        promised_s = None if self._file.promised is None else self._file.seconds(self._file.promised)
+        why = f"{found} after {self.frames_read + n_good:,} good ones"
+        self._damage = Damage("not-finite", why, promised_s)
+        return block[:n_good]
 
-    def check_whole(self) -> None:
-        promised = self._file.promised
-        slack = _MP3_SLACK if self._file.format == "MP3" else 0
-        if promised is not None and self.frames_read < promised - slack:
-            raise SoundError(
-                "truncated", f"{self.frames_read:,} of the {promised:,} samples that its header promises"
-            )
+
+def _read(file: Decoder | MediaDecoder, size: int) -> npt.NDArray[Any]:
+    """The next frames: float32 of full scale 1, or int16 where the file holds that. [frames, channels]"""
+    # The same numbers as libsndfile's own floats in the end, in a fifth of the time.
+    dtype = "int16" if file.subtype == "PCM_16" else "float32"
+    return np.asarray(file.read(size, dtype=dtype, always_2d=True))

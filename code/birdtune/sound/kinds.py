@@ -31,7 +31,7 @@ class Kind:
 # Offset, bytes that stand there, and what that means; the first that fits counts.
 _SIGNATURES: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     (0, b"RF64", Kind("an RF64 file", is_sound=True)),
-    (0, b"BW64", Kind("a BW64 file (a WAV of more than 4 GB)", demuxer="wav")),
+    (0, b"BW64", Kind("a BW64 file (a WAV of more than 4 GB)", demuxer="wav", is_sound=True)),
     (8, b"WAVE", Kind("a WAV file", demuxer="wav", is_sound=True)),
     (8, b"AVI ", Kind("an AVI video", demuxer="avi")),
     (8, b"WEBP", Kind("a picture (WebP)")),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.errors import shown
-from birdtune.sound.faults import SoundError
+from birdtune.sound.faults import Damage, SoundError
 from birdtune.sound.kinds import Kind
 
 HOW_TO_GET: Final = "./entrypoint.sh extras media (in an image: build it with --build-arg EXTRAS=media)"
@@ -40,8 +40,12 @@ class MediaDecoder:
     # What its header says of the length is an estimate.
     promised: int | None = None
     frames = 2**63 - 1
-    extra_info = ""
-    is_used_up = False
+    # As of a container.Decoder; of the header's damage nothing is known.
+    damage: Damage | None = None
+    fault: Exception | None = None
+    is_complete = False
+    last_frame = 0, 0
+    bytes_read: int | None = None
 
     def __init__(self, path: Path, kind: Kind) -> None:
         if not is_installed():
@@ -90,11 +94,14 @@ class MediaDecoder:
         for even in self._resampler.resample(None):
             yield np.asarray(even.to_ndarray(), np.float32).T
 
+    def seconds(self, frames: int) -> float:
+        """How long so many frames last."""
+        return float(frames / self.samplerate)
+
     def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> npt.NDArray[np.float32]:
         """The next frames, fewer at the end. [frames, channels], full scale 1
 
-        Raises:
-            SoundError: "corrupt": decoding breaks off here.
+        Where decoding breaks off, `fault` says why, and no more follow.
         """
         assert dtype == "float32" and always_2d, "nothing else is asked of it"
         parts, there = [self._waiting], len(self._waiting)
@@ -103,7 +110,7 @@ class MediaDecoder:
                 parts.append(block)
                 there += len(block)
         except self._fault as fault:
-            raise SoundError("corrupt", f"decoding breaks off ({shown(fault)})") from fault
+            self.fault = fault
         whole = np.concatenate(parts)
         self._waiting = whole[frames:]
         return np.ascontiguousarray(whole[:frames])

@@ -1,0 +1,253 @@
+"""Damaged recordings: each is used as far as it decodes, and what is wrong with it is said."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from makers import Samples, hear, tone, without_processes, write_sound
+
+from birdtune.config import SoundSettings
+from birdtune.dataset.ledger import Ledger
+from birdtune.sound.audio import SoundStream, examine
+from birdtune.sound.container import open_sound
+from birdtune.sound.faults import SoundError
+
+RATE_HZ, SECONDS = 16_000, 6.0
+SOUND = tone(SECONDS)
+LIST = b"LIST" + struct.pack("<I", 30) + b"INFOIART" + struct.pack("<I", 18) + b"A field recordist\0"
+
+# Ending of the name, and how soundfile writes it.
+KINDS: dict[str, dict[str, str]] = {
+    "wav16": {"format": "WAV", "subtype": "PCM_16"}, "wav24": {"format": "WAV", "subtype": "PCM_24"},
+    "wavfloat": {"format": "WAV", "subtype": "FLOAT"}, "wav8": {"format": "WAV", "subtype": "PCM_U8"},
+    "wavulaw": {"format": "WAV", "subtype": "ULAW"}, "wavex": {"format": "WAVEX", "subtype": "PCM_24"},
+    "aiff": {"format": "AIFF", "subtype": "PCM_16"}, "au": {"format": "AU", "subtype": "PCM_16"},
+    "w64": {"format": "W64", "subtype": "PCM_16"}, "rf64": {"format": "RF64", "subtype": "PCM_16"},
+    "caf": {"format": "CAF", "subtype": "PCM_16"}, "flac": {"format": "FLAC", "subtype": "PCM_16"},
+    "ogg": {"format": "OGG", "subtype": "VORBIS"}, "opus": {"format": "OGG", "subtype": "OPUS"},
+    "mp3": {"format": "MP3", "subtype": "MPEG_LAYER_III"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
+    """The bytes of a whole recording of each kind."""
+    folder = tmp_path_factory.mktemp("made")
+    contents = {name: write_sound(folder / name, SOUND, **how).read_bytes() for name, how in KINDS.items()}
+    return contents.__getitem__
+
+
+def place(content: bytes) -> tuple[int, str, int]:
+    """Where the size of the samples stands, how it is written, and how much more than the samples it counts."""
+    if content.startswith((b"RF64", b"BW64")):
+        return 28, "<Q", 0
+    if content.startswith(b"riff"):
+        return content.index(b"data\xf3\xac") + 16, "<Q", 24
+    if content.startswith(b"FORM"):
+        return content.index(b"SSND") + 4, ">I", 8
+    if content.startswith(b"caff"):
+        return content.index(b"data") + 4, ">q", 4
+    if content.startswith(b".snd"):
+        return 8, ">I", 0
+    return content.index(b"data") + 4, "<I", 0
+
+
+def sized(content: bytes, size: Callable[[int], int]) -> bytes:
+    """With another size of the samples in its header."""
+    at, form, more = place(content)
+    n_bytes = struct.unpack_from(form, content, at)[0] - more
+    field = struct.pack(form, size(n_bytes) + more)
+    return content[:at] + field + content[at + len(field) :]
+
+
+def with_flac_count(content: bytes, count: Callable[[int], int]) -> bytes:
+    """With another number of samples in its header: the lower 36 of 64 bits."""
+    fields = int.from_bytes(content[18:26], "big")
+    counted = fields >> 36 << 36 | count(fields & (1 << 36) - 1)
+    return content[:18] + counted.to_bytes(8, "big") + content[26:]
+
+
+def with_mp3_count(content: bytes, count: Callable[[int], int]) -> bytes:
+    at = content.index(b"Xing" if b"Xing" in content else b"Info") + 8
+    return content[:at] + struct.pack(">I", count(struct.unpack_from(">I", content, at)[0])) + content[at + 4 :]
+
+
+def rubbish_in(content: bytes, n_bytes: int = 2000) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + np.random.default_rng(9).bytes(n_bytes) + content[middle + n_bytes :]
+
+
+def without_last_page(content: bytes) -> bytes:
+    return content[: content.rindex(b"OggS")]
+
+
+RAW = ("wav16", "wav24", "wavfloat", "wav8", "wavulaw", "wavex", "aiff", "au", "w64", "rf64", "caf")
+# Kind, what was done to it, seconds that can be decoded, and what is told: nothing where nothing is missing.
+CASES: list[tuple[str, str, Callable[[bytes], bytes], float, str]] = [
+    *((kind, "size 0", lambda c: sized(c, lambda n: 0), 6.0, "repaired") for kind in RAW),
+    *((kind, "size too small", lambda c: sized(c, lambda n: n // 8 // 8 * 8), 6.0, "repaired") for kind in RAW),
+    *((kind, "44 bytes too many", lambda c: sized(c, lambda n: n + 44), 6.0, "repaired") for kind in RAW),
+    *((kind, "twice the size", lambda c: sized(c, lambda n: 2 * n), 6.0, "truncated") for kind in RAW),
+    *((kind, "0.5 % missing", lambda c: c[: -len(c) // 200], 5.97, "truncated") for kind in RAW[:3]),
+    *((kind, "a third missing", lambda c: c[: -len(c) // 3], 4.0, "truncated") for kind in RAW),
+    ("wav16", "8 bytes too many", lambda c: sized(c, lambda n: n + 8), 6.0, "repaired"),
+    ("wav16", "all sizes 0", lambda c: sized(c[:4] + bytes(4) + c[8:], lambda n: 0), 6.0, "repaired"),
+    ("wav16", "size 0 and a tag behind", lambda c: sized(c, lambda n: 0) + LIST, 6.0, "repaired"),
+    ("wav16", "wrapped and a tag behind", lambda c: sized(c, lambda n: n // 8) + LIST, 6.0, "repaired"),
+    ("wav16", "8 bytes too many and a tag behind", lambda c: sized(c, lambda n: n + 8) + LIST, 6.0, "repaired"),
+    ("wav16", "to a pipe and a tag behind", lambda c: sized(c, lambda n: 0xFFFFFFFF) + LIST, 6.0, ""),
+    ("wav16", "right and a tag behind", lambda c: c + LIST, 6.0, ""),
+    ("wav16", "right and a bat's chunk", lambda c: c + b"guan" + struct.pack("<I", 60) + b"x" * 60, 6.0, ""),
+    ("wav16", "right and zeros behind", lambda c: c + bytes(90_000), 6.0, ""),
+    ("wav16", "right and little behind", lambda c: c + b"left over" * 99, 6.0, ""),
+    ("wav16", "right and text behind", lambda c: c + b"2024-05-01 battery 3.7 V\n" * 4000, 6.0, "repaired"),
+    ("wav16", "right and rubbish behind", lambda c: c + np.random.default_rng(1).bytes(90_000), 6.0, "repaired"),
+    ("wav16", "RIFF size wrong", lambda c: c[:4] + struct.pack("<I", 77) + c[8:], 6.0, ""),
+    ("wav16", "long zeros before", lambda c: c[:12] + b"LIST\xcc\xff\5\0" + bytes(393_164) + c[12:], 6.0, ""),
+    ("rf64", "BW64", lambda c: b"BW64" + c[4:], 6.0, ""),
+    ("rf64", "BW64, 64-bit sizes 0", lambda c: b"BW64" + c[4:20] + bytes(24) + c[44:], 6.0, "repaired"),
+    ("rf64", "64-bit sizes 0", lambda c: c[:20] + bytes(24) + c[44:], 6.0, "repaired"),
+    ("flac", "counts twice", lambda c: with_flac_count(c, lambda n: 2 * n), 6.0, "repaired"),
+    ("flac", "counts half", lambda c: with_flac_count(c, lambda n: n // 2), 6.0, "repaired"),
+    ("flac", "counts none", lambda c: with_flac_count(c, lambda n: 0), 6.0, ""),
+    ("flac", "a tag before, counts half", lambda c: b"ID3\3\0\0\0\0\10\0" + bytes(1024)
+        + with_flac_count(c, lambda n: n // 2), 6.0, "repaired"),
+    ("flac", "last frame broken", lambda c: c[:-500], 5.888, "truncated"),
+    ("flac", "counts none, last frame broken", lambda c: with_flac_count(c, lambda n: 0)[:-500], 5.888, "truncated"),
+    ("flac", "half", lambda c: c[: len(c) // 2], 3.0, "truncated"),
+    ("flac", "rubbish inside", rubbish_in, 3.0, "corrupt"),
+    ("flac", "checksum of all samples wrong", lambda c: c[:26] + b"no checksum here" + c[42:], 6.0, ""),
+    ("ogg", "last page missing", without_last_page, 5.5, "truncated"),
+    ("opus", "last page missing", without_last_page, 5.0, "truncated"),
+    ("ogg", "cut in a page", lambda c: c[:-400], 5.5, "truncated"),
+    ("opus", "cut in a page", lambda c: c[:-400], 5.0, "truncated"),
+    ("ogg", "rubbish inside", rubbish_in, 4.5, "corrupt"),
+    ("opus", "rubbish inside", rubbish_in, 4.5, "corrupt"),
+    ("mp3", "cut in a frame", lambda c: c[:-500], 5.9, "truncated"),
+    ("mp3", "half", lambda c: c[: len(c) // 2], 3.0, "truncated"),
+    ("mp3", "counts half", lambda c: with_mp3_count(c, lambda n: n // 2), 6.0, "repaired"),
+    ("mp3", "counts twice", lambda c: with_mp3_count(c, lambda n: 2 * n), 6.0, "repaired"),
+    ("mp3", "counts a year", lambda c: with_mp3_count(c, lambda n: 1 << 29), 6.0, "repaired"),
+    ("mp3", "counts none", lambda c: with_mp3_count(c, lambda n: 0), 6.1, ""),
+    ("mp3", "two, one behind the other", lambda c: c + c, 12.0, "repaired"),
+    ("mp3", "rubbish inside", rubbish_in, 2.5, "corrupt"),
+]  # fmt: skip
+# Of what is cut, whole frames and pages are left.
+SLACK_S = {"caf": 0.05, "flac": 0.26, "ogg": 1.1, "opus": 1.1, "mp3": 0.6}
+
+
+@pytest.mark.parametrize(("kind", "what", "damaged", "seconds", "told"), CASES, ids=[f"{c[0]}: {c[1]}" for c in CASES])
+def test_all_that_decodes_is_used_and_the_damage_is_told(
+    tmp_path: Path, made: Callable[[str], bytes], kind: str, what: str, damaged: Callable[[bytes], bytes],
+    seconds: float, told: str,
+) -> None:  # fmt: skip
+    path = tmp_path / kind
+    path.write_bytes(made(kind))
+    whole = heard(path)
+    assert examine(path).damage == ""
+    path.write_bytes(damaged(made(kind)))
+    facts, sound = examine(path, longest_s=60.0), heard(path)
+    is_exact = told in ("", "repaired") and kind != "mp3"
+    assert facts.duration_s == pytest.approx(seconds, abs=0 if is_exact else SLACK_S.get(kind, 0.005))
+    assert facts.damage == told
+    assert bool(told) == bool(facts.damage_detail)
+    if told in ("truncated", "corrupt") and kind not in ("ogg", "opus"):
+        assert f"of {2 * SECONDS if what.startswith('twice') else SECONDS:.2f} s" in facts.damage_detail
+    # The very sound up to the break, nothing else between.
+    n = sound.size if seconds <= SECONDS else whole.size
+    if kind != "mp3" and not (told == "corrupt" and kind in ("ogg", "opus")):
+        assert np.array_equal(sound[: n - 2000], whole[: n - 2000])
+
+
+def heard(path: Path) -> Samples:
+    return np.concatenate(list(SoundStream(path)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share", "is_used"), [(6.0, 0.1, False), (6.0, 0.2, True), (0.4, 0.3, False), (0.4, 0.6, True)]
+)
+def test_from_a_second_or_half_of_it_on_a_recording_is_used(
+    tmp_path: Path, seconds: float, share: float, is_used: bool
+) -> None:
+    path = write_sound(tmp_path / "a.wav", tone(seconds))
+    path.write_bytes(path.read_bytes()[: 44 + round(seconds * share * RATE_HZ) * 2])
+    if is_used:
+        assert examine(path).damage == "truncated"
+    else:
+        with pytest.raises(SoundError, match="too little to be used") as caught:
+            examine(path)
+        assert caught.value.problem == "truncated"
+
+
+def test_who_refuses_what_breaks_off_still_uses_what_is_whole_behind_a_wrong_header(
+    tmp_path: Path, made: Callable[[str], bytes]
+) -> None:
+    refusing = SoundSettings(truncated="refuse")
+    path = tmp_path / "a.wav"
+    for content in (sized(made("wav16"), lambda n: 0), sized(made("wav16"), lambda n: n + 44)):
+        path.write_bytes(content)
+        assert examine(path, refusing).duration_s == SECONDS
+    path.write_bytes(made("wav16")[:-5000])
+    with pytest.raises(SoundError, match=r"5\.84 s can be decoded, but sound\.truncated is refuse"):
+        next(iter(SoundStream(path, refusing)))
+    for kind in ("flac", "mp3", "ogg"):
+        path.write_bytes(made(kind)[:-500])
+        with pytest.raises(SoundError, match=r"sound\.truncated is refuse"):
+            examine(path, refusing)
+    assert refusing.cache_key != SoundSettings().cache_key
+
+
+def test_sizes_that_began_again_at_4_gib_are_seen_through(tmp_path: Path) -> None:
+    # A real one, but for zeros that take no room; how it is decoded, the smaller ones show.
+    path = write_sound(tmp_path / "a.wav", tone(10.0, 48_000), 48_000, subtype="PCM_24")
+    content = path.read_bytes()
+    n_bytes = 4_310_000_000 // 3 * 3
+    with path.open("r+b") as file:
+        file.write(content[:40] + struct.pack("<I", n_bytes % 2**32))
+        file.seek(44 + n_bytes - 300_000)
+        file.write(content[-300_000:])
+    for tail in (b"", LIST):
+        with path.open("ab") as file:
+            file.write(tail)
+        with open_sound(path) as file:
+            assert (file.frames, file.samplerate) == (n_bytes // 3, 48_000)
+            assert file.damage is not None and "again at 0 above 4 GiB" in file.damage.told(1e5)
+
+
+def test_what_was_found_stays_in_the_ledger_and_the_books_balance(
+    tmp_path: Path, made: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_processes(monkeypatch)
+    contents = {"a.wav": sized(made("wav16"), lambda n: 0), "b.flac": made("flac")[:-500], "c.wav": made("wav16")[:999]}
+    (tmp_path / "data/A").mkdir(parents=True)
+    for name, content in contents.items():
+        (tmp_path / "data/A" / name).write_bytes(content)
+    rows = []
+    for _ in range(2):
+        ledger = Ledger(tmp_path / "ledger.json", SoundSettings())
+        _, used, problems = hear(tmp_path / "data", ledger)
+        ledger.save()
+        assert [recording.name for recording in used] == ["A/a.wav", "A/b.flac"]
+        rows.append([problem.row() for problem in problems])
+    assert rows[0] == rows[1]
+    assert [(row["recording"], row["problem"], row["used"]) for row in rows[0]] == [
+        ("A/a.wav", "repaired", "yes"), ("A/b.flac", "truncated", "yes"), ("A/c.wav", "truncated", "no"),
+    ]  # fmt: skip
+
+
+def test_a_recording_whose_storage_fails_is_not_taken_for_one_that_breaks_off() -> None:
+    with pytest.raises(SoundError) as caught:
+        examine(Path("/proc/self/mem"))
+    assert caught.value.problem == "storage-failed"
+
+
+def test_a_fault_of_the_decoder_leaves_what_came_before_it(tmp_path: Path, made: Callable[[str], bytes]) -> None:
+    # soundfile itself drops it; that this goes on working with another soundfile, only a test can tell.
+    path = tmp_path / "a.flac"
+    path.write_bytes(rubbish_in(made("flac")))
+    with soundfile.SoundFile(path) as file, pytest.raises(soundfile.LibsndfileError):
+        file.read()
+    assert heard(path).size % 4096 == 0 and heard(path).size > 2 * RATE_HZ
