@@ -25,7 +25,7 @@ _KEYWORDS = (
     "sel|detection|det|fragment|frag|abschnitt|teil|extrait|ch|channel|chan|aug|augmented"
 )
 # Words for clips that people also give to recordings: `merula_take2`.
-_LOOSE_KEYWORDS = "clip|take|sample"
+_LOOSE_KEYWORDS = "clip|take|sample|out|output"
 _MONTH_DAY = r"(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
 _DATE = rf"(?:19|20)\d\d[-_.]?{_MONTH_DAY}"
 _DATE_BACKWARDS = r"(?:0[1-9]|[12]\d|3[01])[-_.](?:0[1-9]|1[0-2])[-_.](?:19|20)\d\d"
@@ -39,7 +39,7 @@ _STAMPS = (
     rf"{_SHORT_DATE}[-_T]{_HOUR}{_SIXTY}{_SIXTY}",
     # 2023-05-01_0001 and 230501_0042, counted by the day, and 20230501_0500
     rf"(?:{_DATE}|{_DATE_BACKWARDS}|{_SHORT_DATE})[-_T]\d{{4}}(?!\d)",
-    rf"{_DATE}[T_\-\s]{{1,2}}{_HOUR}[-.:h]{_SIXTY}(?!\d)",
+    rf"{_DATE}(?:[T_\-\s]{{1,2}}{_HOUR}[-.:h]|\s{_HOUR}_){_SIXTY}(?!\d)",
 )
 
 
@@ -54,7 +54,7 @@ _COUNTED: Final = frozenset(_COUNTED_TEXT.split())
 _PLACES_TEXT = """
     site plot point pt station stn location loc recorder aru transect nest grid cell zone area sector stop sm smm
     audiomoth am device unit mic sensor swift bar standort punkt dr day visit year survey card"""
-PLACES: Final = frozenset(_PLACES_TEXT.split())
+_PLACES: Final = frozenset(_PLACES_TEXT.split())
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _ENDINGS = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(SOUND_ENDINGS)))})(?![^\W_])", re.IGNORECASE)
 
@@ -109,7 +109,7 @@ SPAN: Final = Rule(
      "creek_20000_25000ms.wav", "creek_00-25_00-30.wav"), "Class/creek",
 )  # fmt: skip
 START: Final = Rule(
-    "start time", "scripts, Vesper, BirdNET-Pi clips",
+    "start time", "scripts",
     _any_case(
         "|".join(
             (
@@ -119,6 +119,8 @@ START: Final = Rule(
                 rf"(?<!\d)(?:{_GAP}+|^){_NUMBER}\s*{_SECONDS}$",
                 r"(?:[\s_\-@]+|^)(?!(?:19|20)\d\d[.,])\d+[.,]\d+$",
                 rf"(?:{_GAP}+|^)(?:\d+h)?\d+m\d+s$",
+                # With another hour it may be the time of the day.
+                r"[\s_@]+0?0([-:.])[0-5]\d\1[0-5]\d$|[\s_@]+\d{1,3}:[0-5]\d$",
             )
         )
     ),
@@ -128,7 +130,8 @@ KEYWORD: Final = Rule(
     "clip keyword", "pydub and librosa scripts, Audacity labels, Raven selections, ffmpeg -f segment",
     _any_case(
         rf"(?:(?:{_GAP}+|^|(?-i:(?<=[a-z])(?=[A-Z]))|(?<=\d))(?:{_KEYWORDS}|{_LOOSE_KEYWORDS})|"
-        rf"segment|chunk|snippet|excerpt){_GAP}*[(\[]?\d+[)\]]?(?:{_GAP}*(?:of|von|de){_GAP}*\d+)?$"
+        rf"segment|chunk|snippet|excerpt){_GAP}*[(\[]?\d+[)\]]?(?:{_GAP}*(?:of|von|de){_GAP}*\d+)?$|"
+        rf"{_GAP}+\d+\s*(?:of|von)\s*\d+$|^(?:{_KEYWORDS}){_GAP}*\d+{_GAP}+(?=\S)"
     ),
     ("creek_chunk_0.wav", "creek.part1.wav", "creek seg 2.wav", "creek-clip3.wav"), "Class/creek",
 )  # fmt: skip
@@ -175,7 +178,7 @@ STAMP: Final = Rule(
     ("S4A03895_20190522_205002_0_5.wav", "S4A03895_20190522_205002-01.wav"), "S4A03895_20190522_205002",
 )  # fmt: skip
 UNIX_STAMP: Final = Rule(
-    "date and time in hexadecimal", "AudioMoth before firmware 1.2",
+    "date and time in hexadecimal", "AudioMoth with older firmware",
     re.compile(r"^(?=\d*[A-F])(?:5[6-9A-F]|6[0-9A-F])[0-9A-F]{6}(?![^\W_])"),
     ("5CE2B1A0_0.wav", "5CE2B1A0_1.wav"), "5CE2B1A0",
 )  # fmt: skip
@@ -250,7 +253,9 @@ def _mark(rule: Rule, text: str) -> re.Match[str] | None:
 
 
 # What all marks end in: most of the time goes to names that have none.
-_HINT = re.compile(rf"(?P<number>\d\s*{_SECONDS}?[)\]]?$)|[^\W\d_]$|^(?:cop|kopie)|\)$", re.IGNORECASE)
+_HINT = re.compile(
+    rf"(?P<number>\d\s*{_SECONDS}?[)\]]?$|^[^\W\d_]+{_GAP}*\d)|[^\W\d_]$|^(?:cop|kopie)|\)$", re.IGNORECASE
+)
 _WITHOUT_NUMBER: Final = (COPY, PROCESSED)
 
 
@@ -301,7 +306,14 @@ def _stamped(reading: Reading, match: re.Match[str]) -> Reading:
     """
     label = set(words(reading.recording.label))
     before, after = reading.text[: match.start()], reading.text[match.end() :]
-    if words(before) and set(words(before)) <= label:
+    class_name = r"[\W_]*".join(map(re.escape, words(reading.recording.label)))
+    before = re.sub(rf"^{class_name}[\W_]+", "", before, flags=re.IGNORECASE) if class_name else before
+    # BirdNET-Pi and BirdNET-Go put the species and their confidence there.
+    if (
+        (words(before) and set(words(before)) <= label)
+        or "-birdnet-" in match[0]
+        or re.search(r"(?:^|_)\d{1,3}p_$", before)
+    ):
         before = ""
     tail = re.sub(rf"(?:{_GAP}*\(?\d+\)?)+$", "", after)
     if set(words(tail)) <= label or not _without_marks(replace(reading, text=tail)).text:
@@ -321,7 +333,13 @@ def words(text: str) -> tuple[str, ...]:
 
 def telling(text: str, reading: Reading) -> frozenset[str]:
     """The words that are neither the class nor what stands before counters and places."""
-    return frozenset(words(text)) - set(words(reading.recording.label)) - _COUNTED - PLACES
+    found = frozenset(words(text)) - set(words(reading.recording.label)) - _COUNTED
+    return frozenset(word for word in found if not is_place(word))
+
+
+def is_place(word: str) -> bool:
+    """Whether a word says where or by what was recorded, with a letter as its number or none: `site`, `siteA`."""
+    return word in _PLACES or (len(word) > 4 and word[:-1] in _PLACES)
 
 
 def is_year(digits: str) -> bool:

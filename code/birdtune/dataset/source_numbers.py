@@ -26,16 +26,20 @@ from birdtune.dataset.source_names import (
     CLIP_NUMBER,
     FOLDER,
     NUMBER_SPAN,
-    PLACES,
     RANK,
     STAMP,
     Reading,
     is_date,
+    is_place,
     is_year,
     telling,
     words,
 )
 
+# Recorders that put their own name before the counter of their recordings.
+_DEVICES = re.compile(r"(?:^|[\W_])(?:R-?0?\d|R-?26|H[1-8]n?|F[368]n?)$", re.IGNORECASE)
+# Ids that programs draw, as UUIDs and digests.
+_HASH = re.compile(r"(?<![^\W_])(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{8,}(?![^\W_])", re.IGNORECASE)
 # What recorders call all their recordings, and count when the name is taken.
 _DEFAULT_NAMES: Final = frozenset(
     {("recording",), ("new", "recording"), ("neue", "aufnahme"), ("aufnahme",), ("audio",), ("memo",)}
@@ -44,6 +48,7 @@ _T = TypeVar("_T")
 _K = TypeVar("_K")
 _GAPS = " _-.,#()[]"
 _NUMBERED = re.compile(r"^(?P<head>.*?)(?P<gap>[\s_\-.,#]*\(?)(?P<number>\d{1,9})\)?$")
+_COUNTED_BEFORE = re.compile(r"^(?P<number>\d{1,4})[\s_\-.]+(?P<head>\D.*)$")
 _TWO = re.compile(
     r"^(?P<head>.*?)(?:[\s_\-.,#]+|^)(?P<first>\d{1,9})[\s_\-]+(?P<second>\d{1,9})\s*(?P<unit>ms|s|sec|secs)?$"
 )
@@ -113,8 +118,11 @@ def _kind(head: str, reading: Reading) -> str:
         last = re.sub(r"\d+$", "", bare)
         digits = bare[len(last) :]
         place = words(last)[-1:]
-        of_place = bool(place) and place[0] in PLACES and last.rstrip(_GAPS).casefold().endswith(place[0])
-        return "counter" if is_date(bare) or is_year(digits) or of_place else "recording"
+        of_place = bool(place) and is_place(place[0]) and last.rstrip(_GAPS).casefold().endswith(place[0])
+        of_device = of_place or _DEVICES.search(bare) is not None
+        return "counter" if is_date(bare) or is_year(digits) or of_device else "recording"
+    if _HASH.search(bare):
+        return "recording"
     return "word" if telling(head, reading) else "counter"
 
 
@@ -203,6 +211,8 @@ def _clips(
 
 def _numbered(reading: Reading) -> _Numbered | None:
     text = re.sub(r"(?<=\d)[\s_\-]+\d+\s*(?:ms|s|sec|secs)$", "", reading.text)  # how long it is
+    if before := _COUNTED_BEFORE.match(text) if not text[-1:].isdigit() else None:
+        return _Numbered(reading, before["head"], int(before["number"]), glued=False, bracketed=False)
     match = _NUMBERED.match(text)
     if match is None:
         return None
@@ -233,6 +243,9 @@ def _words_are_recordings(groups: Iterable[Sequence[_Numbered]]) -> dict[tuple[s
             (one for one in group if not one.glued and _kind(one.head, one.reading) == "word"),
             lambda one: telling(one.head, one.reading),
         )
+        # `blackbird_3` beside `common_blackbird_3`: what all have is a name of the class.
+        if families and frozenset.intersection(*families) in families:
+            families = {frozenset(): list(chain.from_iterable(families.values()))}
         if not families:
             continue
         first = group[0].reading
@@ -268,16 +281,18 @@ def _equally_long(families: Iterable[Sequence[_Numbered]]) -> bool:
     return max(b - a for a, b in zip(steps, [*steps[1:], len(lengths)], strict=True)) >= 0.5 * len(lengths)
 
 
+def _only_numbered(reading: Reading) -> bool:
+    """Whether a file has no name but a number, or that of its folder."""
+    head = re.sub(r"\d+$", "", reading.text).strip(_GAPS).casefold()
+    return not head or head == reading.folder.rpartition("/")[2].casefold()
+
+
 # ---- folders, and classes -----------------------------------------------------------------------
 
 
 def _folders(open_: Sequence[Reading]) -> Iterator[tuple[Reading, str, str]]:
     """Files that have no name but a number or a mark, in a folder that has one."""
-    nameless = [
-        reading
-        for reading in open_
-        if reading.folder and _kind(re.sub(r"\d+$", "", reading.text), reading) == "nothing"
-    ]
+    nameless = [reading for reading in open_ if reading.folder and _only_numbered(reading)]
     for _, inside in _grouped(nameless, lambda reading: reading.recording.label).items():
         folders = {reading.folder for reading in inside}
         for reading in inside:
