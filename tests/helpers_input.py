@@ -83,7 +83,7 @@ def write_bad(data: Path) -> dict[str, str]:
         f"{CLASSES[0]}/unfinished.wav": "repaired",
         f"{CLASSES[0]}/noise.wav": "not-audio",
         f"{CLASSES[0]}/letter.txt": "metadata",
-        f"{CLASSES[0]}/phone.m4a": "unsupported-format",
+        f"{CLASSES[0]}/phone.m4a": "not-audio",
         f"{CLASSES[0]}/nothing.wav": "empty",
         f"{CLASSES[0]}/flipped.flac": "corrupt",
         f"{CLASSES[0]}/headonly.wav": "empty",

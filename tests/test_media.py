@@ -85,7 +85,7 @@ def test_a_video_without_sound_and_a_cut_one_are_problems_of_their_own(tmp_path:
      (b"\n<!DOCTYPE html>\n<html><title>Sign in", "web page", "Download"),
      (b"PK\x03\x04" + bytes(60), "ZIP", "Unpack"),
      (b"Selection\tView\tBegin Time (s)\tEnd Time (s)\n", "Raven selection table", "beside the recording"),
-     (bytes(1024), "nothing but zeros", "Copy it again"),
+     (bytes(1024), "nothing but zeros", "Copy it again"), (b"\xff" * 1024, "of no kind", ""),
      (b"{\"a\": 1}", "JSON", ""),
      ("Zaunkönig".encode() + b"\xc3", "a text", ""),
      (b"\x00\x01\x02\x03" * 9, "of no kind", "")],

@@ -282,7 +282,7 @@ def _levels(odd: Oddities) -> None:
 def _foreign(odd: Oddities) -> None:
     """What is no sound, or none that can be read."""
     for name in ("phone.m4a", "video.MP4", "windows.wma", "radio.aac", "page.webm", "old.ape", "call.amr"):
-        odd.raw(f"{C}/foreign/{name}", b"\0\0\0\x18ftypM4A " + name.encode(), "unsupported-format")
+        odd.raw(f"{C}/foreign/{name}", b"\0\0\0\x18ftypM4A " + name.encode(), "corrupt")
     for name in ("x.wav.part", "noending", "wav", "x.wav~", "a."):
         odd.raw(f"{C}/foreign/{name}", name.encode(), "not-audio")
     for name in ("letter.txt", "photo.jpg", "Thumbs.db"):

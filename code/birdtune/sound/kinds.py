@@ -86,8 +86,8 @@ _RAVEN = Kind(
     "a Raven selection table, not a recording", "Keep it beside the recording, with a name that ends in .txt."
 )
 _HTML = re.compile(rb"^\s*(?:<!doctype html|<html|<head|<\?xml[^>]*>\s*<!doctype html)", re.IGNORECASE)
-# Frame synchronisation of MPEG audio; layer 0 is AAC's and comes before.
-_MPEG_AUDIO = re.compile(rb"^\x00*\xff[\xe2-\xef\xf2-\xf7\xfa-\xff]")
+# Eleven bits of synchronisation, a version, a layer (0 is AAC's, which comes before) and a bit rate that there is.
+_MPEG_AUDIO = re.compile(rb"^\x00*\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]")
 _UNKNOWN = Kind("of no kind that is known here")
 
 
