@@ -133,11 +133,11 @@ def test_shortcuts_give_the_very_bits_of_decoding_to_floats_and_averaging(
 def test_channels_are_averaged_and_the_peak_is_measured_before(tmp_path: Path) -> None:
     left = tone(1.0)
     path = write_sound(tmp_path / "a.wav", np.hstack([left, -left, left, left]), subtype="FLOAT")
-    assert whole(path) == pytest.approx(left[:, 0] / 2, abs=1e-7)
+    assert whole(path, SoundSettings(channels="mix")) == pytest.approx(left[:, 0] / 2, abs=1e-7)
     # A signal in opposite phase on two channels is not silent.
     path = write_sound(tmp_path / "b.wav", np.hstack([left, -left]), subtype="FLOAT")
     assert examine(path).peak_db == pytest.approx(20 * np.log10(np.abs(left).max()), abs=0.06)
-    assert np.abs(whole(path)).max() == 0
+    assert np.abs(whole(path, SoundSettings(channels="mix"))).max() == 0 and np.abs(whole(path)).max() > 0.3
 
 
 def test_what_a_file_holds_counts_and_not_its_name(tmp_path: Path) -> None:

@@ -47,11 +47,14 @@ class SoundSettings(_Section):
     truncated: Literal["use", "refuse"] = _setting(
         "use", "recordings that break off: use what can be decoded, from 1 s or half of it on, or refuse them"
     )
+    channels: Literal["best", "mix", "first"] = _setting(
+        "best", "of several; best: mixed where they agree, else the clearest; or all mixed, or the first"
+    )
 
     @property
     def cache_key(self) -> str:
         """Names all settings on which decoded samples depend; part of what caches are called."""
-        return f"{self.resampler}-{self.truncated}"
+        return f"{self.resampler}-{self.channels}-{self.truncated}"
 
 
 class LabelSettings(_Section):

@@ -4,6 +4,7 @@ Each is skipped when its result is there and current. What decides that is a cha
 stage's own settings, and the fingerprint of what came before it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,9 @@ def _tell_dataset(dataset: Dataset, journal: Journal) -> None:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in books["left_out"].items())
         journal.say(f"  {sum(books['left_out'].values()):,} of {books['found']:,} files not used: {reasons}")
         journal.say("  each is named, with what to do, in problems.csv")
+    if remarks := Counter(problem.problem for problem in dataset.problems if problem.used):
+        counted = ", ".join(f"{count:,} {remark}" for remark, count in sorted(remarks.items()))
+        journal.say(f"  {remarks.total():,} remarks on files that are used, in problems.csv: {counted}")
     journal.event("dataset", classes=len(dataset.classes), minutes=round(minutes, 1), **sides, **books)
 
 

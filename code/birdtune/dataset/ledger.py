@@ -108,7 +108,7 @@ def _stored(found: Examined) -> dict[str, Any]:
     if found.facts is None:
         return {"problem": found.problem, "detail": found.detail}
     # As dataclasses.asdict, which takes ten times as long: every file pays it.
-    parts = {"measures": found.facts.measures, "origin": found.facts.origin}
+    parts = {"measures": found.facts.measures, "origin": found.facts.origin, "choice": found.facts.choice}
     return {**vars(found.facts), **{name: None if part is None else vars(part) for name, part in parts.items()}}
 
 

@@ -57,6 +57,15 @@ PROBLEMS: dict[str, str] = {
     "duplicate-across-classes": "Decide which class it belongs to, and remove the other copies.",
     "not-in-split": "Add it to the file given as --split.file.",
     "rare-class": "Record more of it, lower --train.min-per-class, or set --train.rare keep.",
+    "channels-inverted": "Nothing: it is used. Check the plugs: one channel has the wrong polarity, or hears it late.",
+    "channel-dead": "Nothing: it is used. Check the microphone, the cable and the gain of that channel.",
+    "channel-noisy": "Nothing: it is used. Check the microphone and the cable of the noisy channel.",
+    "channel-offset": "Nothing: it is used. Check the recorder: a channel has a constant offset.",
+    "channel-clipped": "Nothing: it is used. Lower the gain of the channel that is too loud.",
+    "offset": "Nothing: it is used, for a constant offset is not heard. Check the recorder.",
+    "clipped": "Nothing: it is used. Listen to it; lower the recorder's gain for the next ones.",
+    "click": "Listen to it: apart from a click it is quiet. Remove it if nothing sings in it.",
+    "gaps": "Listen to it: a recorder or a noise gate left out parts of it. The gaps are used as silence.",
     "misnamed": "Nothing: it is used. Rename it to match what it holds.",
 }
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from birdtune.dataset import sound_faults
 from birdtune.dataset.ledger import Examined, Ledger
 from birdtune.dataset.recordings import NO_FILE, Listing, Problem, Recording, SoundFile
 from birdtune.errors import InputError, shown
@@ -55,7 +56,12 @@ def select(
             usable.append(Recording(file.name, file.path, file.label, content, judged, below=file.below))
     usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name))
     remarks = [problem for recording in usable for problem in (_misnamed(recording), _damaged(recording)) if problem]
-    return usable, sorted([*problems, *doubled, *remarks], key=lambda problem: problem.recording)
+    heard = [
+        Problem(recording.name, recording.label, problem, detail, used=True)
+        for recording in usable
+        for problem, detail in sound_faults.remarks(recording.facts)
+    ]
+    return usable, sorted([*problems, *doubled, *remarks, *heard], key=lambda problem: problem.recording)
 
 
 def _judge(
@@ -71,6 +77,8 @@ def _judge(
         needed_s = spec.patch_samples / spec.rate_hz
         detail = f"{found.facts.duration_s:.2f} s, a patch needs {needed_s:g} s"
         return Problem(file.name, file.label, "too-short", detail)
+    if silence := sound_faults.silence(found.facts):
+        return Problem(file.name, file.label, "silent", silence)
     return found.facts
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.config import SoundSettings
-from birdtune.sound.channels import mixed
+from birdtune.sound.channels import Choice, mixed
 from birdtune.sound.channels import peak as peak_of
 from birdtune.sound.container import (
     Decoder,
@@ -32,6 +32,7 @@ from birdtune.sound.faults import Damage, SoundError, judge_damage, read_through
 from birdtune.sound.measures import Measures, Meter
 from birdtune.sound.media import MediaDecoder
 from birdtune.sound.origin import Origin, read_origin
+from birdtune.sound.relation import choice_of
 from birdtune.sound.resample import TARGET_RATE_HZ, resampled
 
 # Below this peak there is nothing to hear: one step of 16-bit audio is -90.3 dB of full scale.
@@ -63,6 +64,7 @@ class SoundFacts:
     origin: Origin | None = None  # what the file says of the recording that it is from
     damage: str = ""  # a code of `recordings.PROBLEMS`, of what is used though it is damaged; else ""
     damage_detail: str = ""
+    choice: Choice | None = None  # of the channels; None: all are mixed
 
 
 class SoundStream:
@@ -112,7 +114,8 @@ class SoundStream:
             if known is not None:
                 judge_damage(known, file.seconds(file.frames), self.sound.truncated)  # before gigabytes are read
             meter = Meter(file.samplerate, file.channels) if self.measured else None
-            source = _Source(self.path, file, self.longest_s, meter)
+            choice = choice_of(self.path, file, self.sound.channels)
+            source = _Source(self.path, file, self.longest_s, meter, choice)
             n_samples = 0
             for block in resampled(source.mono(), file.samplerate, self.sound.resampler):
                 n_samples += block.size
@@ -137,6 +140,7 @@ class SoundStream:
                 origin=read_origin(self.path, _tags(file)) if meter else None,
                 damage=damage.problem if damage else "",
                 damage_detail=damage.told(duration_s) if damage else "",
+                choice=choice,
             )
 
 
@@ -187,12 +191,15 @@ def read(
 class _Source:
     """Blocks of an open file, mixed to mono at the file's own rate, with what was met on the way."""
 
-    def __init__(self, path: Path, file: Decoder | MediaDecoder, longest_s: float, meter: Meter | None) -> None:
+    def __init__(
+        self, path: Path, file: Decoder | MediaDecoder, longest_s: float, meter: Meter | None, choice: Choice | None
+    ) -> None:
         self._path = path
         self._file = file
         self._longest_s = longest_s
         self._peak = 0.0
         self._meter = meter
+        self._choice = choice
         self._damage: Damage | None = None
         self.frames_read = 0
 
@@ -229,7 +236,7 @@ class _Source:
             self.frames_read += len(block)
             # Once more: not every header tells the length.
             check_length(file.seconds(self.frames_read), self._longest_s)
-            mono = mixed(block)
+            mono = mixed(block) if self._choice is None else self._choice.mono(block)
             if self._meter is not None:
                 self._meter.feed(block, mono, peak)
             yield mono

@@ -1,9 +1,11 @@
 """Several channels → one.
 
-    block [n, channels] int16 or float32 ─▶ mixed ─▶ [n] float32, full scale 1
+    block [n, channels] int16 or float32 ─▶ mixed, or Choice.mono ─▶ [n] float32, full scale 1
 """
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ def mixed(block: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
             return _mean_of_halves(block.view(np.int32)[:, 0])
         block = block * np.float32(1 / 32768)
     if block.shape[1] == 1:
-        return block[:, 0]
+        return np.ascontiguousarray(block[:, 0])
     if block.shape[1] == 2:
         # As `mean`, to the bit, in a thirtieth of the time.
         return np.asarray((block[:, 0] + block[:, 1]) * np.float32(0.5))
@@ -44,3 +46,29 @@ def _mean_of_halves(both: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         total += some >> 16
         np.multiply(total, np.float32(1 / 65536), out=mean[first : first + _AT_ONCE], casting="unsafe")
     return mean
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which channels of a recording are used, where that is not all of them."""
+
+    kept: tuple[int, ...]  # from 0; several are mixed
+    # Why the others are not: "inverted", "dead", "noisy", "clipped", "offset", or "" where that was asked for.
+    fault: str = ""
+
+    def mono(self, block: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """[frames, channels] → [frames]"""
+        return mixed(block[:, self.kept])
+
+    @property
+    def words(self) -> str:
+        """"channel 2 is used", counted from 1."""
+        return f"{channel_words(self.kept)} {'is' if len(self.kept) == 1 else 'are mixed and'} used"
+
+
+def channel_words(channels: Sequence[int]) -> str:
+    """"channel 2", "channels 1 and 3": counted from 1."""
+    numbers = [f"{channel + 1}" for channel in channels]
+    if len(numbers) == 1:
+        return f"channel {numbers[0]}"
+    return f"channels {', '.join(numbers[:-1])} and {numbers[-1]}"

@@ -185,7 +185,10 @@ class _Envelope:
         self._sum += float(total.sum())
         self._squares += float(energy.sum())
         # Each step without its own mean, which is of no song.
-        energy = np.maximum(energy - total * total / self._hop, 0.0)
+        steady = total * total / self._hop
+        if rest.size:
+            steady[-1] *= self._hop / rest.size
+        energy = np.maximum(energy - steady, 0.0)
         self._energy += float(energy.sum())
         self._loudest = max(self._loudest, float((energy + np.append(self._last, energy[:-1])).max()))
         self._last = float(energy[-1])
