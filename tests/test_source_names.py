@@ -11,7 +11,7 @@ from schemes import CLIPS, RECORDINGS, word
 from birdtune.config import SplitSettings
 from birdtune.dataset.source_names import RULES, Rule
 from birdtune.dataset.sources import find_sources
-from birdtune.dataset.split import assign
+from birdtune.dataset.split import assign, compile_group_regex
 
 CLASSES = ("Turdus_merula", "Erithacus_rubecula", "Parus_major")
 
@@ -167,6 +167,13 @@ def test_what_a_class_with_one_word_means_follows_from_the_other_classes() -> No
 )
 def test_spelling_does_not_matter(first: str, second: str) -> None:
     assert len(sets([f"A_a/{first}", f"A_a/{second}"])) == 1
+
+
+def test_only_clips_are_joined_over_the_case_of_letters() -> None:
+    assert len(sets(["A_a/creek.wav", "A_a/Creek.wav", "a_a/creek.wav"])) == 3
+    assert len(sets(["A_a/creek_0.0s_3.0s.wav", "A_a/Creek.wav"])) == 1
+    names = [recording("A_a/Nest1 x.wav"), recording("A_a/nest1 y.wav")]
+    assert len(set(find_sources(names, compile_group_regex(r"\w+")).keys.values())) == 2
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,23 @@ def decide(readings: Sequence[Reading]) -> Decided:
             named.setdefault(reading.recording.name, (key, rule))
     for reading in open_:
         named.setdefault(reading.recording.name, (reading.source(_own_text(reading)), ""))
+    named = _in_one_case(readings, named)
     return Decided(named, list(_in_several_classes(readings, named)))
+
+
+def _in_one_case(
+    readings: Sequence[Reading], named: dict[str, tuple[str, str]]
+) -> dict[str, tuple[str, str]]:
+    """The same with one spelling of each source that clips are of; the case of letters says nothing there."""
+    spelled: dict[tuple[str, str], str] = {}
+    places = {}
+    for reading in readings:
+        key, rule = named[reading.recording.name]
+        label = reading.recording.label
+        places[reading.recording.name] = place = (label * key.startswith(f"{label}/"), key.casefold())
+        if rule:
+            spelled.setdefault(place, key)
+    return {name: (spelled.get(places[name], key), rule) for name, (key, rule) in named.items()}
 
 
 def _is_loose(reading: Reading) -> bool:
@@ -217,7 +233,7 @@ def _numbered(reading: Reading) -> _Numbered | None:
     if match is None:
         return None
     gap = match["gap"]
-    return _Numbered(reading, match["head"], int(match["number"]), not gap.strip(" ") and not gap, "(" in gap)
+    return _Numbered(reading, match["head"], int(match["number"]), not gap, "(" in gap)
 
 
 def _short_dates(group: Sequence[_Numbered]) -> bool:

@@ -88,10 +88,6 @@ def join(
     keys = _Union()
     doubted = []
     shown_by: dict[str, dict[str, None]] = defaultdict(dict)  # rule → recordings
-    spelled: dict[str, str] = {}
-    for key in sorted({key for key, _ in named.values()}):
-        if (before := spelled.setdefault(key.casefold(), key)) != key:
-            keys.join(before, key)
     for first, second in same:
         keys.join(first, second)
     for link in sorted(links, key=lambda link: (link.rule, link.first, link.second)):
@@ -104,7 +100,7 @@ def join(
     source = {name: keys.head(key) for name, (key, _) in named.items()}
     by_key: dict[str, list[str]] = defaultdict(list)
     for name, (key, _) in named.items():
-        by_key[spelled[key.casefold()]].append(name)
+        by_key[key].append(name)
     for inside in by_key.values():
         if len(inside) > 1:
             # A whole recording among its clips has no rule of its own.
