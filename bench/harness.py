@@ -28,11 +28,12 @@ ORDER = (
     "frames", "unchanged", "step", "epochs", "frozen", "predict", "checkpoint", "start", "memory", "image",
     "linear", "gpu",
     "learn_heads", "learn_jobs", "learn_unknown", "learn_elsewhere", "learn_unbalanced", "learn_weak", "learn_noisy",
-    "learn_finetuned", "learn_augmented",
+    "learn_finetuned", "learn_augmented", "sources",
 )  # fmt: skip
 PARTS = tuple(part for part in ORDER if (ROOT / "bench" / f"{part}.py").exists())
-# What a model learns is no matter of the machine, and takes real sound: measured by `python bench/learning.py`.
-OF_LEARNING = tuple(part for part in PARTS if part.startswith("learn_"))
+# What a model learns, and what sources sound like, is no matter of the machine and takes real sound: measured by
+# `python bench/learning.py`.
+OF_LEARNING = tuple(part for part in PARTS if part.startswith("learn_") or part == "sources")
 
 # Threads of the candidate before may spin for a moment after its turn; the next one shall not pay for that.
 _REST_S = 0.05

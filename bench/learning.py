@@ -34,15 +34,16 @@ REPLICATES = 1000
 
 def esc10() -> Path:
     """The folder of ESC-10's class folders. Raises FileNotFoundError: it is not there."""
-    return _place("esc10")
+    return place("esc10")
 
 
 def yamnet() -> Path:
     """YAMNet's weights. Raises FileNotFoundError: they are not there."""
-    return _place("yamnet/yamnet.tflite")
+    return place("yamnet/yamnet.tflite")
 
 
-def _place(name: str) -> Path:
+def place(name: str) -> Path:
+    """Something in the folder of real sound. Raises FileNotFoundError: it is not there."""
     folder = Path(os.environ.get("BENCH_DATA") or ROOT.parent / "shared" / "data")
     if not (folder / name).exists():
         raise FileNotFoundError(

@@ -96,6 +96,9 @@ class SplitSettings(_Section):
         "names a recording's source: first group, searched in its path below the class folder",
         unit="regex",
     )
+    acoustic: Literal["join", "warn", "off"] = _setting(
+        "warn", "recordings with nearly the same noise floor: of one source, or only pointed out, or not compared"
+    )
     seed: int = _setting(1, "which of the possible splits", ge=0, lt=2**32)
 
 

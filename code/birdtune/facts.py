@@ -113,7 +113,7 @@ def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdic
     parts = {name: figures.get(name) for name in ("val", "test")}
     noise = figures.get("false_alarms", {}).get("noise", [])
     trained = {**_trained(run), "augmented": augment.spoken(run.config.augment)}
-    found = all_doubts(trained, parts, figures.get("from_version"), noise, _suspects(run))
+    found = all_doubts(trained, parts, figures.get("from_version"), noise, _suspects(run), figures.get("leak"))
     return found, verdict(parts, found)
 
 

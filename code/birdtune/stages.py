@@ -16,14 +16,14 @@ import numpy.typing as npt
 import birdtune
 from birdtune import judging, remedies, suspicion
 from birdtune.ancestor import Ancestor, read_novelty, read_weights
-from birdtune.dataset import augment, columns
+from birdtune.dataset import acoustic, augment, columns
 from birdtune.dataset.recordings import Recording
 from birdtune.facts import judgement, report_facts, write_companions
 from birdtune.files import make_folder, write_bytes, write_json
 from birdtune.learning import Learning, build_classifier
 from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
-from birdtune.results import contact, rarest, report, succession, tables
+from birdtune.results import contact, leak, rarest, report, succession, tables
 from birdtune.results.answers import Thresholds
 from birdtune.results.export import export_model, training_side
 from birdtune.results.novelty import Measures, Novelty
@@ -71,6 +71,7 @@ class Stages(Learning):
             found.figures[name]["live_embeddings"] = alive[name]
             found.figures[name]["rarest_third"] = self._rarest(scores)
             self._tell(name, found.figures[name])
+        found.figures["leak"] = self._leak(found.scores.get("test"))
         if self.ancestor is not None:
             strange = known if found.figures["novelty"]["scale"] is not None else None
             found.figures["from_version"] = {
@@ -121,6 +122,21 @@ class Stages(Learning):
             heard={name: of.found() for name, of in heard.items()},
         )
         return found, alive
+
+    def _leak(self, test: Scores | None) -> dict[str, Any] | None:
+        """How well test recordings do that sound like one training recording, and the others."""
+        if test is None:
+            return None
+        near, compared = acoustic.near_training(self.dataset.part("train"), self.dataset.part("test"))
+        evaluate = self.config.evaluate
+        found = leak.measure(
+            test, near, compared=compared, n_bootstrap=evaluate.bootstrap, seed=self.config.train.seed
+        )
+        self.journal.say(
+            f"  test: {found['near']:,} of {found['recordings']:,} recordings have the noise floor of a training "
+            f"recording ({compared:,} could be compared). {leak.sentence(found) if near else ''}"
+        )
+        return found
 
     def _rarest(self, scores: Scores) -> dict[str, Any] | None:
         return rarest.rarest_third(

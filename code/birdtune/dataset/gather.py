@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.config import Config
-from birdtune.dataset import balance, class_names, frames, label_table, layout, recordings, selection, split
+from birdtune.dataset import (
+    acoustic,
+    balance,
+    class_names,
+    frames,
+    label_table,
+    layout,
+    recordings,
+    selection,
+    split,
+)
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.labels import (
     ExternalId,
@@ -308,7 +318,7 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
     recordings.refuse_crashes(survey.listing, problems, config.data_folder)
     try:
         selection.check_enough(usable, config.data_folder, problems)
-        links = recorded_links(usable)
+        links = [*recorded_links(usable), *acoustic.links(usable, config.split.acoustic)]
         result = split.assign(usable, config.split, config.output / "split.csv", survey.given, links)
         problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
         usable = [recording for recording in usable if recording.name in result.places]

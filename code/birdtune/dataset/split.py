@@ -154,7 +154,7 @@ def remember_settings(split: Path, settings: SplitSettings) -> None:
 
 
 def _drawn_with(settings: SplitSettings) -> dict[str, object]:
-    return settings.model_dump(include={"seed", "val_fraction", "test_fraction", "group_regex"})
+    return settings.model_dump(include={"seed", "val_fraction", "test_fraction", "group_regex", "acoustic"})
 
 
 def _settings_path(split: Path) -> Path:

@@ -43,6 +43,7 @@ CODES: Mapping[str, str] = {
     "small-test": "the interval around the accuracy is wide",
     "labels-suspect": "other recordings speak against the labels of some, so some may be wrong",
     "noise-answered": "made noise is answered with a class, as a recording of it would be",
+    "test-leak": "test recordings sound like clips of training recordings",
     "one-source": "classes are judged by a single source recording",
     "test-heard-before": "the model that the run began from had learnt from test recordings, or may have",
     "old-classes-worse": "classes of the model that the run began from are recognised worse, beyond chance",

@@ -16,6 +16,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from birdtune.sound.fingerprint import Fingerprinter
+
 Floats = npt.NDArray[np.float32]
 
 # Lower edges of the bands: third octaves from 50 Hz on, up to what recorders of bats reach.
@@ -61,6 +63,7 @@ class Measures:
     bandwidth_hz: int  # above it there is much less than below, up to half the rate
     spectrum: str  # mean power of each band, as `decode_bands` reads it
     floor: str  # power that each band keeps above in nine frames of ten
+    fingerprint: str = ""  # of recorder and moment, as `fingerprint.floors_of` reads it; "" of too little sound
 
     @property
     def spectrum_db(self) -> npt.NDArray[np.int8]:
@@ -95,6 +98,7 @@ class Meter:
         self._n_clipped = 0
         self._envelope = _Envelope(rate_hz)
         self._spectra = _Spectra(rate_hz)
+        self._fingerprinter = Fingerprinter(rate_hz)
         # Taken once: memory that is taken anew for each block costs more than what is computed in it.
         self._memory = np.empty((0, channels), np.float32)
 
@@ -115,6 +119,7 @@ class Meter:
             self._n_clipped += int((np.abs(values) >= _FULL_SCALE / scale).sum())
         self._envelope.feed(mono)
         self._spectra.feed(mono, self._n)
+        self._fingerprinter.feed(mono)
         self._n += len(block)
 
     def _values(self, block: npt.NDArray[Any], mono: Floats) -> tuple[Floats, np.float32]:
@@ -149,6 +154,7 @@ class Meter:
             bandwidth_hz=bandwidth_hz,
             spectrum=encode_bands(spectrum),
             floor=encode_bands(floor),
+            fingerprint=self._fingerprinter.found(),
         )
 
 

@@ -1,0 +1,239 @@
+"""Recordings whose noise floors are far nearer to each other than recordings mostly are: of one source?
+
+    recordings with fingerprints ─▶ Cohort (all of one sample rate) ─▶ score of a pair ─▶ links | near_training
+
+The score is a log-likelihood ratio in nats: how much likelier two noise floors are if they are of one source recording
+than if they are of two. How far clips of one source are apart is taken from the halves of each recording, and how far
+sources are apart from all recordings together, so that nothing but the data itself says what "near" is: where all
+recordings are alike, as of one recorder or of one noise generator, no pair scores high.
+
+What it cannot see: clips that were filtered, denoised, mixed or encoded each in its own way. What it has been seen to
+reach, and where it fails, stands in docs/acoustic-evidence.md.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.dataset.recordings import Recording
+from birdtune.dataset.sources import Link
+from birdtune.sound.fingerprint import N_BANDS, floors_of
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+RULE = "nearly the same noise floor"
+# Nats, chosen on warblers cut up; docs/acoustic-evidence.md has what they reach on what they were not chosen on.
+JOINS, WARNS = 14.0, 10.0
+# Recordings of one sample rate that it takes to say what is usual among them.
+LEAST_RECORDINGS = 40
+# What more than this share of a class has in common is of the class (its call, its recorder), not of a source.
+MOST_OF_CLASS = 0.5
+# Below this, decibels of full scale, is the rounding of 16-bit samples and the silence of noise gates.
+_LOWEST_DB = -98.0
+# Of each recording, so many of the nearest are looked at; of groups, so many members to compare them by.
+_MOST_NEAR, _MOST_MEMBERS = 40, 24
+_ROWS_AT_ONCE = 512
+# Variance of clips of one source, of that of halves of a recording: chosen with the thresholds, as is the shrinkage.
+_WITHIN_OF_HALVES, _SHRINKAGE = 0.7, 0.15
+_LEAST_BETWEEN = 0.05
+# How steady a recording is, compared with most, counts between these.
+_STEADIEST, _UNSTEADIEST = 0.3, 10.0
+_ROUNDING_DB = 0.15  # of the fingerprint's text, standard deviation
+_TURNS = 6  # of the scatter's fixed point, which is near after three
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Recordings of one sample rate, and what is usual among them.
+
+    Attributes:
+        index: [n] where they stand among all recordings.
+        vectors: [n, 64] noise floors in which clips of one steady source differ by 1, and sources by `between`.
+        within: [n] how unsteady each is: variance of its halves, 1 of most.
+    """
+
+    index: Ints
+    vectors: Floats
+    within: Floats
+    between: Floats  # [64] variance
+
+    def scores(self, rows: Ints, columns: Ints) -> Floats:
+        """Log-likelihood ratio of pairs of members, nats. [a], [b] → [a, b]"""
+        b = self.between
+        found = np.empty((len(rows), len(columns)))
+        for k, row in enumerate(rows.tolist()):
+            w = np.sqrt(self.within[row] * self.within[columns])[:, None]
+            apart = np.square(self.vectors[columns] - self.vectors[row])
+            together = np.square(self.vectors[columns] + self.vectors[row])
+            found[k] = (
+                apart / 4 * (1 / (w + b) - 1 / w)
+                + together / 4 * (1 / (w + b) - 1 / (w + 2 * b))
+                + 0.5 * np.log((w + b) ** 2 / (w * (w + 2 * b)))
+            ).sum(axis=1)
+        return found
+
+    def candidates(self, rows: Ints, columns: Ints) -> Iterator[tuple[int, Ints]]:
+        """Of members, those that may be nearest, as if all were equally steady: one product of matrices."""
+        b = self.between
+        own = 0.5 / (1 + b) - 0.25 / (1 + 2 * b) - 0.25
+        right = self.vectors[columns]
+        of_columns = (right**2 @ own).astype(np.float32)
+        right = right.astype(np.float32)
+        for begin in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[begin : begin + _ROWS_AT_ONCE]
+            left = (self.vectors[part] * (b / (1 + 2 * b))).astype(np.float32)
+            rough = left @ right.T + of_columns  # but for what is the same for all of a row
+            rough[part[:, None] == columns[None]] = -np.inf
+            most = min(_MOST_NEAR, len(columns))
+            near = np.argpartition(rough, -most, axis=1)[:, -most:]
+            for row, chosen in zip(part.tolist(), near, strict=True):
+                yield row, columns[chosen[columns[chosen] != row]]
+
+
+def cohorts(recordings: Sequence[Recording]) -> list[Cohort]:
+    """Recordings that can be compared, by sample rate; rates with too few of them are left out."""
+    by_rate: dict[int, list[tuple[int, Floats]]] = defaultdict(list)
+    for number, recording in enumerate(recordings):
+        halves = _halves(recording)
+        if halves is not None:
+            by_rate[recording.facts.rate_hz].append((number, halves))
+    return [
+        _cohort(np.array([number for number, _ in found], np.int64), np.stack([halves for _, halves in found]))
+        for _, found in sorted(by_rate.items())
+        if len(found) >= LEAST_RECORDINGS
+    ]
+
+
+def _halves(recording: Recording) -> Floats | None:
+    """Noise floors of both halves [2, 64]; None where there is none to speak of."""
+    measures = recording.facts.measures
+    if measures is None or not measures.fingerprint:
+        return None
+    halves = np.maximum(floors_of(measures.fingerprint).astype(np.float64), _LOWEST_DB)
+    # Equal silence is of no recorder.
+    return None if (halves.mean(axis=0) <= _LOWEST_DB + 2).mean() > 0.5 else halves
+
+
+def _cohort(index: Ints, halves: Floats) -> Cohort:
+    halves = halves - halves.mean(axis=2, keepdims=True)  # clips may have been made equally loud
+    apart = (halves[:, 0] - halves[:, 1]) / np.sqrt(2)
+    scatter, unsteadiness = _scatter(apart)
+    usual = float(np.median(unsteadiness))
+    values, vectors = np.linalg.eigh(_WITHIN_OF_HALVES * usual * scatter)
+    whitened = (halves.mean(axis=1) - halves.mean(axis=(0, 1))) @ (vectors / np.sqrt(values))
+    total, axes = np.linalg.eigh(np.cov(whitened.T))
+    within = np.clip(unsteadiness / usual, _STEADIEST, _UNSTEADIEST)
+    return Cohort(index, whitened @ axes, within, np.maximum(total - 1, _LEAST_BETWEEN))
+
+
+def _scatter(apart: Floats) -> tuple[Floats, Floats]:
+    """Shape [d, d] of a cloud of vectors by Tyler's estimator, for which one wild vector is one; size [n] of each.
+
+    Tyler, "A distribution-free M-estimator of multivariate scatter", Annals of Statistics 15, 1987.
+    """
+    shape = np.eye(N_BANDS)
+    for _ in range(_TURNS):
+        size = _sizes(apart, shape)
+        weighted = apart / np.sqrt(size)[:, None]
+        shape = weighted.T @ weighted
+        shape *= N_BANDS / np.trace(shape)
+        shape = (1 - _SHRINKAGE) * shape + _SHRINKAGE * np.eye(N_BANDS)
+    return shape, _sizes(apart, shape)
+
+
+def _sizes(apart: Floats, shape: Floats) -> Floats:
+    inverse = np.linalg.inv(shape)
+    return np.asarray(np.einsum("ij,jk,ik->i", apart, inverse, apart, optimize=True) / N_BANDS + _ROUNDING_DB**2)
+
+
+def links(recordings: Sequence[Recording], how: str = "warn") -> list[Link]:
+    """Pairs of recordings that sound like one source recording.
+
+    Args:
+        how: "join": strong evidence joins sources; "warn": none does; "off": there is none.
+    """
+    if how == "off":
+        return []
+    found: dict[tuple[str, str], Link] = {}
+    per_class = Counter(recording.label for recording in recordings)
+    for cohort in cohorts(recordings):
+        for threshold in (JOINS, WARNS):
+            for group in groups(cohort, threshold):
+                inside = [recordings[cohort.index[member]] for member in group]
+                if _is_of_class([member.label for member in inside], per_class):
+                    continue
+                first, *others = (member.name for member in inside)
+                for other in others:
+                    link = Link(first, other, RULE, how == "join" and threshold == JOINS)
+                    found.setdefault((first, other), link)
+    return list(found.values())
+
+
+def groups(cohort: Cohort, threshold: float) -> list[list[int]]:
+    """Members that belong together: any two groups are joined where their pairs score so much on average."""
+    everyone = np.arange(len(cohort.index))
+    pairs = []
+    for row, near in cohort.candidates(everyone, everyone):
+        scores = cohort.scores(np.array([row]), near)[0]
+        pairs += [
+            (-score, min(row, other), max(row, other))
+            for other, score in zip(near.tolist(), scores.tolist(), strict=True)
+            if score >= threshold
+        ]
+    head = everyone.tolist()
+    members = {number: [number] for number in head}
+    apart: set[tuple[int, int, int]] = set()
+    for _, first, second in sorted(set(pairs)):
+        a, b = sorted((head[first], head[second]))
+        tried = (a, b, len(members[a]) + len(members[b]))
+        if a == b or tried in apart:
+            continue
+        if _average(cohort, members[a], members[b]) < threshold:
+            apart.add(tried)
+            continue
+        for member in members[b]:
+            head[member] = a
+        members[a] += members.pop(b)
+    return [sorted(group) for group in members.values() if len(group) > 1]
+
+
+def _average(cohort: Cohort, first: Sequence[int], second: Sequence[int]) -> float:
+    some = [np.array(group[:: -(-len(group) // _MOST_MEMBERS)], np.int64) for group in (first, second)]
+    return float(cohort.scores(some[0], some[1]).mean())
+
+
+def _is_of_class(labels: Sequence[str], per_class: Mapping[str, int]) -> bool:
+    return any(count > MOST_OF_CLASS * per_class[label] for label, count in Counter(labels).items())
+
+
+def near_training(
+    train: Sequence[Recording], test: Sequence[Recording]
+) -> tuple[dict[str, tuple[str, float]], int]:
+    """Test recordings that sound like a training recording of their class, each with that and its score.
+
+    Returns:
+        the nearest of each; how many test recordings could be compared.
+    """
+    everyone = [*train, *test]
+    per_class = Counter(recording.label for recording in train)
+    found: dict[str, tuple[str, float]] = {}
+    compared = 0
+    for cohort in cohorts(everyone):
+        learnt = np.flatnonzero(cohort.index < len(train))
+        tested = np.flatnonzero(cohort.index >= len(train))
+        compared += len(tested) if len(learnt) else 0
+        if not len(learnt):
+            continue
+        for row, near in cohort.candidates(tested, learnt):
+            own = everyone[cohort.index[row]]
+            same = np.array([m for m in near.tolist() if everyone[cohort.index[m]].label == own.label], np.int64)
+            scores = cohort.scores(np.array([row]), same)[0]
+            many = (scores >= WARNS).sum()
+            if many and many <= MOST_OF_CLASS * min(per_class[own.label], _MOST_NEAR):
+                best = int(scores.argmax())
+                found[own.name] = everyone[cohort.index[same[best]]].name, float(scores[best])
+    return found, compared

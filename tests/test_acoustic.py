@@ -1,0 +1,116 @@
+"""birdtune.dataset.acoustic: made recordings with noise floors of their own, cut up and not."""
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from birdtune.dataset import acoustic
+from birdtune.dataset.recordings import Recording
+from birdtune.dataset.source_notices import source_notices
+from birdtune.dataset.sources import find_sources
+from birdtune.sound.audio import SoundFacts
+from birdtune.sound.measures import Meter
+
+RATE_HZ, CLIP = 16_000, 48_000
+CLASSES = ("Aves_a", "Aves_b", "Aves_c")
+
+
+def clip(floor: int | None, seed: int, *, tone_hz: float = 0.0) -> np.ndarray:
+    """Three seconds of noise, shaped as recording number `floor` is (None: white), with a call. [48000]"""
+    rng = np.random.default_rng([1, seed])
+    spectrum = np.fft.rfft(rng.standard_normal(CLIP))
+    if floor is not None:
+        steps = 6 * np.random.default_rng([0, floor]).standard_normal(40).cumsum() / 3
+        spectrum *= 10 ** (np.interp(np.linspace(0, 39, len(spectrum)), np.arange(40), steps) / 20)
+    sound = np.fft.irfft(spectrum)
+    sound *= 0.01 / sound.std()
+    begin = int(rng.integers(0, CLIP // 2))
+    sound[begin : begin + 6_000] += 0.1 * np.sin(2 * np.pi * rng.uniform(0.05, 0.3) * np.arange(6_000))
+    return sound + 0.1 * np.sin(2 * np.pi * tone_hz / RATE_HZ * np.arange(CLIP))
+
+
+def recording(name: str, sound: np.ndarray) -> Recording:
+    meter = Meter(RATE_HZ, 1)
+    block = np.clip(np.rint(32768 * sound), -32768, 32767).astype(np.int16)[:, None]
+    meter.feed(block, (block[:, 0] / 32768).astype(np.float32), float(np.abs(sound).max()))
+    facts = SoundFacts(
+        RATE_HZ, 1, len(sound) / RATE_HZ, len(sound), -20.0, "WAV PCM_16", measures=meter.measures()
+    )
+    return Recording(name, Path(name), name.split("/", 1)[0], name, facts)
+
+
+@cache
+def cut_up(sources: int = 30, clips: int = 4) -> tuple[Recording, ...]:
+    return tuple(
+        recording(f"{CLASSES[source % 3]}/{source}-x{k}.wav", clip(source, 100 * source + k))
+        for source in range(sources)
+        for k in range(clips)
+    )
+
+
+def source_of(name: str) -> str:
+    return name.split("/")[1].split("-")[0]
+
+
+def linked(recordings: Iterable[Recording]) -> list[tuple[str, str]]:
+    return [(link.first, link.second) for link in acoustic.links(list(recordings), "join") if link.joins]
+
+
+def test_clips_of_one_recording_are_joined_and_those_of_others_are_not() -> None:
+    found = linked(cut_up())
+    assert all(source_of(a) == source_of(b) for a, b in found)
+    sources = find_sources(cut_up(), links=acoustic.links(list(cut_up()), "join"))
+    sizes = Counter(sources.keys.values())
+    assert sum(size for size in sizes.values() if size > 1) >= 0.9 * len(cut_up())
+
+
+def test_evidence_that_may_not_join_is_told() -> None:
+    links = acoustic.links(list(cut_up()), "warn")
+    assert links and not any(link.joins for link in links)
+    notices = source_notices(cut_up(), find_sources(cut_up(), links=links))
+    assert any("nearly the same noise floor" in notice for notice in notices)
+
+
+def test_independent_recordings_are_not_joined() -> None:
+    one_each = [recording(f"{CLASSES[k % 3]}/{k}-x.wav", clip(k, k)) for k in range(90)]
+    assert linked(one_each) == []
+
+
+def test_recordings_of_one_recorder_or_one_noise_generator_are_not_joined() -> None:
+    for floor in (7, None):
+        station = [recording(f"{CLASSES[k % 3]}/{k}-x.wav", clip(floor, k)) for k in range(90)]
+        assert acoustic.links(station, "join") == [], floor
+
+
+def test_what_most_of_a_class_has_in_common_is_no_recording() -> None:
+    tones = [
+        recording(f"{CLASSES[k % 3]}/{k}-x.wav", clip(None, k, tone_hz=1000.0 + 1500 * (k % 3))) for k in range(60)
+    ]
+    assert acoustic.links(tones, "join") == []
+    assert acoustic.near_training(tones[:45], tones[45:]) == ({}, 15)
+
+
+def test_too_few_recordings_show_nothing() -> None:
+    assert acoustic.links(list(cut_up()[:36]), "join") == []
+    assert acoustic.near_training(cut_up()[:20], cut_up()[20:36]) == ({}, 0)
+
+
+def test_test_recordings_find_the_training_recording_that_they_were_cut_from() -> None:
+    test = [recording for k, recording in enumerate(cut_up()) if k % 4 == 0]
+    train = [recording for k, recording in enumerate(cut_up()) if k % 4]
+    near, compared = acoustic.near_training(train, test)
+    assert compared == len(test) and len(near) >= 0.9 * len(test)
+    assert all(source_of(name) == source_of(nearest) for name, (nearest, _) in near.items())
+
+
+def test_test_recordings_of_other_sources_are_near_to_none() -> None:
+    test, train = cut_up()[:24], cut_up()[24:]
+    assert acoustic.near_training(train, test) == ({}, 24)
+
+
+def test_noise_gates_leave_nothing_to_compare() -> None:
+    gated = [recording(f"{CLASSES[k % 3]}/{k}-x.wav", clip(None, k) / 10_000) for k in range(60)]
+    assert acoustic.cohorts(gated) == []
