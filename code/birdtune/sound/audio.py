@@ -42,7 +42,6 @@ SILENCE_DB: Final = -90.0
 _LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
 # Values in one block at most, of all channels together: what is made of them stays in the processor's cache.
 _BLOCK_VALUES = 1 << 17
-_MP3_BLOCK_VALUES = 1 << 14
 DEFAULT: Final = SoundSettings()
 # Above this, sums over channels and over a spectrum may leave float32; 32-bit integers in a float
 # file, the loudest that can be meant, reach 2e9.
@@ -220,8 +219,7 @@ class _Source:
                 self._damage = self._damage or damage_behind(self._path, more, counted_s, self.frames_read)
 
     def _mono(self, file: Decoder | MediaDecoder) -> Iterator[npt.NDArray[np.float32]]:
-        # With a fault, libsndfile loses all of the block that it was about to give; of others than MP3, nothing.
-        size = max(1, (_MP3_BLOCK_VALUES if file.format == "MP3" else _BLOCK_VALUES) // file.channels)
+        size = max(1, _BLOCK_VALUES // file.channels)
         while self._damage is None:
             block = _read(file, size)
             if not len(block):
@@ -256,6 +254,11 @@ class _Source:
 
 def _read(file: Decoder | MediaDecoder, size: int) -> npt.NDArray[Any]:
     """The next frames: float32 of full scale 1, or int16 where the file holds that. [frames, channels]"""
+    if file.format == "MP3" and isinstance(file, Decoder):
+        # With a fault, libsndfile says that it gave nothing, and gave what it had.
+        block = np.zeros((size, file.channels), np.float32)
+        read = np.asarray(file.read(size, out=block))
+        return block[: np.flatnonzero(block.any(axis=1))[-1] + 1] if file.fault and block.any() else read
     # The same numbers as libsndfile's own floats in the end, in a fifth of the time.
     dtype = "int16" if file.subtype == "PCM_16" else "float32"
     return np.asarray(file.read(size, dtype=dtype, always_2d=True))
