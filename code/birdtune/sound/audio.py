@@ -220,7 +220,7 @@ class _Source:
 
     def _mono(self, file: Decoder | MediaDecoder) -> Iterator[npt.NDArray[np.float32]]:
         size = max(1, _BLOCK_VALUES // file.channels)
-        while self._damage is None:
+        while self._damage is None and file.fault is None:  # what a decoder finds behind a fault is out of its time
             block = _read(file, size)
             if not len(block):
                 return
