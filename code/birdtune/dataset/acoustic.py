@@ -232,7 +232,7 @@ def near_training(
             own = everyone[cohort.index[row]]
             same = np.array([m for m in near.tolist() if everyone[cohort.index[m]].label == own.label], np.int64)
             scores = cohort.scores(np.array([row]), same)[0]
-            many = (scores >= WARNS).sum()
+            many = (scores >= JOINS).sum()
             if many and many <= MOST_OF_CLASS * min(per_class[own.label], _MOST_NEAR):
                 best = int(scores.argmax())
                 found[own.name] = everyone[cohort.index[same[best]]].name, float(scores[best])
