@@ -102,7 +102,7 @@ def test_rows_weigh_what_their_recording_does() -> None:
 
 
 def test_recordings_are_balanced_and_weighed_where_the_head_learns_from_them(tmp_path: Path) -> None:
-    windows = Windows(make_store(tmp_path, dict.fromkeys("abcdef", 300)), list("abcdef"), [0, 0, 0, 0, 0, 1], 96)
+    windows = Windows(make_store(tmp_path, dict.fromkeys("abcdef", 250)), list("abcdef"), [0, 0, 0, 0, 0, 1], 96)
     label = windows.label[::3]
     sampler = balance.sampler(label, 2, TrainSettings(balance=1.0))
     weights = np.array([1, 1, 1, 1, 1, 0.5], np.float32)
@@ -122,16 +122,16 @@ RECORDINGS = [recording(f"Owl/{k}.wav", duration_s=10.0) for k in range(3)] + [
 
 
 def test_patches_are_counted_as_they_will_be_cut() -> None:
-    assert balance.patches_per_class(RECORDINGS, VGGISH, 96) == {"Owl": 30, "Wren": 3}
+    assert balance.patches_per_class(RECORDINGS, VGGISH, 96) == {"Owl": 33, "Wren": 4}
     assert balance.patches_per_class(RECORDINGS, YAMNET, None)["Wren"] == 6
 
 
 def test_rare_classes_are_named() -> None:
     assert balance.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings()) == ([], [])
-    assert balance.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_per_class=3)) == ([], [])
+    assert balance.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_per_class=4)) == ([], [])
     rare, (words,) = balance.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_per_class=10))
     assert rare == ["Wren"]
-    assert "fewer than 10 training patches: Wren (3); their patches come more often" in words
+    assert "fewer than 10 training patches: Wren (4); their patches come more often" in words
     rare, _ = balance.rare_classes(RECORDINGS, RECORDINGS[3:], VGGISH, TrainSettings(min_per_class=3))
     assert rare == ["Owl"], "only what is trained on counts"
 

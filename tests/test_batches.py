@@ -16,7 +16,7 @@ from birdtune.dataset.batches import Batch, Batches, Windows, in_order, prefetch
 
 @pytest.fixture
 def windows(tmp_path: Path) -> Windows:
-    lengths = {"a": 96, "b": 300, "c": 1000, "d": 191, "e": 192}
+    lengths = {"a": 96, "b": 250, "c": 950, "d": 96, "e": 150}
     return Windows(make_store(tmp_path, lengths), list(lengths), [0, 1, 2, 1, 0], hop_frames=96)
 
 
@@ -25,18 +25,19 @@ def starts(batch: Batch) -> list[tuple[int, int]]:
     return [(int(patch[0, 0]), int(patch[0, 1])) for patch in batch.patches]
 
 
-def test_windows_lie_side_by_side_and_the_tail_is_dropped(windows: Windows) -> None:
+def test_windows_lie_side_by_side_and_the_last_ends_with_its_recording(windows: Windows) -> None:
     assert len(windows) == 1 + 3 + 10 + 1 + 2
     assert windows.recording.tolist() == [0] + [1] * 3 + [2] * 10 + [3] + [4] * 2
-    assert windows.offset.tolist()[:6] == [0, 0, 96, 192, 0, 96]
+    assert windows.offset.tolist()[:6] == [0, 0, 96, 154, 0, 96]
+    assert windows.offset.tolist()[12:] == [768, 854, 0, 0, 54]
     assert windows.label.tolist() == [0] + [1] * 3 + [2] * 10 + [1] + [0] * 2
-    assert windows.start_s[:4] == pytest.approx([0, 0, 0.96, 1.92])
+    assert windows.start_s[:4] == pytest.approx([0, 0, 0.96, 1.54])
 
 
 def test_a_shorter_hop_makes_more_windows(tmp_path: Path) -> None:
     store = make_store(tmp_path, {"a": 200, "b": 96})
     windows = Windows(store, ["a", "b"], [0, 1], hop_frames=48)
-    assert windows.offset.tolist() == [0, 48, 96, 0]
+    assert windows.offset.tolist() == [0, 48, 96, 104, 0]
 
 
 def test_patches_are_the_frames_of_their_recording(windows: Windows) -> None:

@@ -176,13 +176,13 @@ def test_time_memory_and_disk_are_estimated(capsys: Captured, place: Path) -> No
     assert all(f"\n  {what}" in estimates for what in ("prepare", "train", "memory", "disk"))
     assert "for 7 epochs" in estimates
     # One and a half seconds hold one patch; 12 recordings of 18 are trained on.
-    assert "\n  train   12 patches" in estimates
+    assert "\n  train   24 patches" in estimates
 
 
 def test_patches_are_counted_as_they_will_be_cut(capsys: Captured, place: Path) -> None:
-    # 148 frames: at a hop of 10 frames, patches start at 0, 10, ... 50.
+    # 149 frames: at a hop of 10 frames, patches start at 0, 10, ... 50 and 53.
     out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", "--train.hop-frames", "10")
-    assert "\n  train   72 patches" in out
+    assert "\n  train   84 patches" in out
 
 
 def test_the_full_network_costs_more_than_the_small_one(capsys: Captured, place: Path) -> None:
@@ -205,11 +205,11 @@ def test_what_frozen_layers_make_is_told_as_far_as_it_is_kept(capsys: Captured, 
         return next((line.split(" for what")[0] for line in lines if "for what the frozen" in line), "")
 
     assert told() == ""
-    # 12 patches of training and 3 of validation, 128 numbers each; behind the convolutions 12,288.
-    assert told("--model.freeze", "all-but-head") == "and 7.7 kB"
-    assert told("--model.freeze", "conv") == "and 737 kB"
-    assert told("--model.freeze", "conv", "--train.jitter-frames", "3") == "and 147 kB"
-    assert told("--model.freeze", "conv", "--train.frozen-gb", "0.0006") == "and 590 kB"
+    # 24 patches of training and 6 of validation, 128 numbers each; behind the convolutions 12,288.
+    assert told("--model.freeze", "all-but-head") == "and 15 kB"
+    assert told("--model.freeze", "conv") == "and 1.5 MB"
+    assert told("--model.freeze", "conv", "--train.jitter-frames", "3") == "and 295 kB"
+    assert told("--model.freeze", "conv", "--train.frozen-gb", "0.0012") == "and 1.2 MB"
     assert told("--model.freeze", "conv1") == ""
 
 
@@ -227,15 +227,15 @@ def test_frozen_layers_are_counted_once_where_what_they_make_is_kept_and_each_ep
         dataset = gather.inspect(config, trunk.front_end, quiet(), Interrupts(), writable=True, faults=[])
         return checks._training_time(config, trunk, dataset)
 
-    # 12 patches are trained on and 3 validate: 12 * 3 + 3 seconds; 4 to compile.
-    assert "12 patches, about 39 s an epoch, at most 6 min 34 s for 10 epochs" in told("none")
-    assert "about 15 s once for the frozen layers, then under a second an epoch, at most 19 s" in told("all-but-head")
-    assert "about 15 s an epoch, at most 2 min 34 s" in told("all-but-head", frozen_gb=0)
+    # 24 patches are trained on and 6 validate: 24 * 3 + 6 seconds; 4 to compile.
+    assert "24 patches, about 1 min 18 s an epoch, at most 13 min 04 s for 10 epochs" in told("none")
+    assert "about 30 s once for the frozen layers, then under a second an epoch, at most 34 s" in told("all-but-head")
+    assert "about 30 s an epoch, at most 5 min 04 s" in told("all-but-head", frozen_gb=0)
     moved = told("all-but-head", jitter_frames=3)
-    assert "about 3 s once for the frozen layers, then about 12 s an epoch, at most 2 min 07 s" in moved
+    assert "about 6 s once for the frozen layers, then about 24 s an epoch, at most 4 min 10 s" in moved
     share = trunk.cut(trunk.frozen_layers("conv")).frozen_flops / trunk.patch_flops()
-    assert f"about {duration(15 * share)} once" in told("conv")
-    assert f"at most {duration(4 + 15 * share + 10 * 39 * (1 - share))}" in told("conv")
+    assert f"about {duration(30 * share)} once" in told("conv")
+    assert f"at most {duration(4 + 30 * share + 10 * 78 * (1 - share))}" in told("conv")
 
 
 def test_too_little_disk_is_a_fault_with_the_sizes(

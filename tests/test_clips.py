@@ -11,7 +11,7 @@ from birdtune.dataset import clips
 from birdtune.dataset.batches import Batch, Windows
 from birdtune.dataset.clips import ClipBatches
 
-LENGTHS = {"a": 96, "b": 300, "c": 1000, "d": 191, "e": 192}  # 1, 3, 10, 1, 2 windows
+LENGTHS = {"a": 96, "b": 250, "c": 950, "d": 96, "e": 150}  # 1, 3, 10, 1, 2 windows
 FIELDS = ("patches", "labels", "weights", "windows", "inside")
 PER_RECORDING = [1, 3, 10, 1, 2]
 

@@ -28,7 +28,7 @@ from birdtune.results.calibration import Calibration, Scale
 from birdtune.results.novelty import Measured, Moments, Novelty, held, loudness
 from birdtune.results.novelty import Scale as Limits
 from birdtune.results.predict import predict_files
-from birdtune.sound.logmel import VGGISH, log_mel
+from birdtune.sound.logmel import VGGISH, cut, frames_of, log_mel
 
 CLASSES = ("Noise_noise", "Parus major", "Turdus_merula", "Ä'\"=x")
 RATE_HZ = VGGISH.rate_hz
@@ -76,9 +76,7 @@ def made_waveform(seconds: float, seed: int = 0) -> Any:
 
 def made_patches(waveform: Any) -> Any:
     """The patches that the training side cuts from a waveform. [P, 96, 64]"""
-    frames = log_mel(waveform)
-    n_patches = VGGISH.patch_count(len(frames))
-    return frames[: n_patches * 96].reshape(n_patches, 96, 64)
+    return np.stack([patch for _, patch in cut(frames_of([waveform]))])
 
 
 def exported_to(folder: Path, classifier: Any, **changes: Any) -> dict[str, Any]:
@@ -248,14 +246,14 @@ def test_log_mel_in_the_graph_is_that_of_training() -> None:
         np.testing.assert_allclose(in_graph, log_mel(samples), atol=2e-6)
 
 
-# 70 s are more patches than are scored at a time.
-@pytest.mark.parametrize("seconds", [0.975, 3.7, 70.0])
+# From 61.5 s on there are more patches than are scored at a time: first the last one alone.
+@pytest.mark.parametrize("seconds", [0.975, 3.7, 61.5, 70.0])
 def test_sound_is_log_mel_classifier_and_mean_calibrated(loaded: Any, classifier: Any, seconds: float) -> None:
     waveform = made_waveform(seconds, seed=2)
     patches = made_patches(waveform)
     scores, embeddings = served(classifier, patches), np.asarray(classifier.embed(patches))
     answer = sound(loaded, waveform)
-    assert len(answer["patch_scores"]) == {0.975: 1, 3.7: 3, 70.0: 72}[seconds]
+    assert len(answer["patch_scores"]) == {0.975: 1, 3.7: 4, 61.5: 65, 70.0: 73}[seconds]
     np.testing.assert_allclose(answer["patch_scores"], scores, atol=1e-5)
     np.testing.assert_allclose(answer["clip_scores"], served_clip(classifier, patches), atol=1e-5)
     np.testing.assert_allclose(answer["embeddings"], embeddings, atol=1e-5 * embeddings.max())
@@ -270,9 +268,13 @@ def test_a_sound_shorter_than_a_patch_is_filled_up_with_zeros(loaded: Any, n_sam
     np.testing.assert_array_equal(answer["patch_scores"], filled["patch_scores"])
 
 
-@pytest.mark.parametrize(("n_samples", "n_patches"), [(15_600 + 15_359, 1), (15_600 + 15_360, 2)])
-def test_the_tail_of_a_sound_is_dropped(loaded: Any, n_samples: int, n_patches: int) -> None:
-    assert len(sound(loaded, made_waveform(2.0)[:n_samples])["patch_scores"]) == n_patches
+@pytest.mark.parametrize(("n_samples", "n_patches"), [(15_601, 2), (30_959, 2), (30_960, 2), (30_961, 3)])
+def test_the_last_patch_ends_with_the_sound(loaded: Any, n_samples: int, n_patches: int) -> None:
+    waveform = made_waveform(2.0)[:n_samples]
+    answer = sound(loaded, waveform)["embeddings"]
+    assert len(answer) == n_patches
+    other = sound(loaded, np.append(waveform[:-50], waveform[-50:] + 1).astype(np.float32))["embeddings"]
+    assert np.abs(answer - other).max(axis=1)[-1] > 1e-3
 
 
 def test_samples_that_are_no_numbers_count_as_silence(loaded: Any) -> None:

@@ -29,7 +29,7 @@ from birdtune.training.loop import Loop
 from birdtune.training.scoring import make_scorer, score_windows
 from birdtune.training.step import StepSettings, Trainer
 
-LENGTHS = {"a": 96, "b": 300, "c": 1000, "d": 191, "e": 192}  # 17 windows
+LENGTHS = {"a": 96, "b": 249, "c": 949, "d": 96, "e": 149}  # 17 windows
 
 
 def build(

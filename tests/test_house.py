@@ -26,6 +26,7 @@ ORDER = (
     "sound.fingerprint", "sound.measures",
     "sound.origin", "sound.audio", "sound.logmel", "sound.noise", "sound.empty",
     "dataset.labels", "dataset.tables", "dataset.recordings", "dataset.ledger", "dataset.sound_faults",
+    "dataset.coverage",
     "dataset.selection",
     "dataset.source_names", "dataset.source_numbers", "dataset.sources", "dataset.recorded", "dataset.acoustic",
     "dataset.source_notices",

@@ -13,8 +13,10 @@ from birdtune.sound.logmel import (
     FRONT_ENDS,
     VGGISH,
     YAMNET,
+    FrontEnd,
     LogMelStream,
     band_centres_hz,
+    cut,
     frames_of,
     hann_window,
     hz_from_mel,
@@ -31,8 +33,9 @@ def sine(seconds: float, frequency_hz: float = 1000.0) -> npt.NDArray[np.float64
 
 
 def patches(waveform: Array) -> npt.NDArray[np.float32]:
+    """Those that are whole without overlap."""
     frames = log_mel(waveform)
-    n = VGGISH.patch_count(len(frames))
+    n = len(frames) // 96
     return frames[: n * 96].reshape(n, 96, 64)
 
 
@@ -85,14 +88,42 @@ def test_frames_are_counted_without_padding(n_samples: int, n_frames: int) -> No
     assert log_mel(np.zeros(n_samples, np.float32)).shape == (n_frames, 64)
 
 
-def test_patches_are_counted_with_the_tail_dropped() -> None:
-    counts = {seconds: VGGISH.patch_count(VGGISH.frame_count(seconds * 16_000)) for seconds in (0, 1, 2, 9, 10)}
-    assert counts == {0: 0, 1: 1, 2: 2, 9: 9, 10: 10}
-    assert VGGISH.patch_count(95) == 0
-    assert VGGISH.patch_count(96) == 1
-    assert VGGISH.patch_count(96 + 48, hop_frames=48) == 2
-    assert VGGISH.patch_count(96 + 47, hop_frames=48) == 1
-    assert VGGISH.patch_count(100, hop_frames=1) == 5
+@pytest.mark.parametrize(
+    ("n_frames", "hop", "starts"),
+    [(96, 96, [0]), (97, 96, [0, 1]), (192, 96, [0, 96]), (193, 96, [0, 96, 97]),
+     (144, 48, [0, 48]), (143, 48, [0, 47]), (100, 1, [0, 1, 2, 3, 4]), (500, 250, [0, 250, 404]), (96, 250, [0])],
+)  # fmt: skip
+def test_the_last_patch_ends_with_the_sound(n_frames: int, hop: int, starts: list[int]) -> None:
+    assert VGGISH.starts(n_frames, hop).tolist() == starts
+    assert VGGISH.patch_count(n_frames, hop) == len(starts)
+
+
+@pytest.mark.parametrize("n_frames", [0, 1, 50, 95])
+def test_fewer_frames_than_a_patch_has_give_none(n_frames: int) -> None:
+    assert VGGISH.starts(n_frames).size == VGGISH.patch_count(n_frames) == 0
+    assert list(cut([np.zeros((n_frames, 64), np.float32)])) == []
+
+
+@pytest.mark.parametrize("spec", FRONT_ENDS, ids=lambda spec: spec.name)
+@settings(derandomize=True, deadline=None)
+@given(n=st.integers(0, 200_000))
+def test_every_sample_is_in_a_patch(spec: FrontEnd, n: int) -> None:
+    padded = spec.padded_samples(n)
+    starts = spec.starts(spec.frame_count(padded))
+    assert spec.patches_in(n) == starts.size
+    assert n <= padded < max(n, spec.patch_samples - spec.hop) + spec.hop + 1
+    assert starts[-1] * spec.hop + spec.patch_samples == padded, "nothing is behind the last one"
+    assert starts[0] == 0 and (np.diff(starts) > 0).all() and (np.diff(starts) <= spec.patch_hop).all()
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(n=st.integers(96, 3000), hop=st.integers(1, 700), cuts=st.lists(st.integers(0, 3000), max_size=12))
+def test_frames_in_blocks_are_cut_where_the_whole_is(n: int, hop: int, cuts: list[int]) -> None:
+    frames = np.arange(n, dtype=np.float32)[:, None] * np.ones(64, np.float32)
+    found = list(cut(np.split(frames, sorted(min(place, n) for place in cuts)), VGGISH, hop))
+    assert [first for first, _ in found] == VGGISH.starts(n, hop).tolist()
+    for first, patch in found:
+        assert np.array_equal(patch, frames[first : first + 96])
 
 
 def test_the_shortest_sound_with_a_patch_has_15600_samples() -> None:
@@ -216,10 +247,10 @@ def test_a_short_sound_is_filled_with_zeros_up_to_one_patch(n: int) -> None:
     assert np.array_equal(found, log_mel(filled))
 
 
-def test_a_sound_of_a_patch_or_more_is_not_filled() -> None:
-    for n in (15_600, 15_759, 15_760, 100_000):
+def test_of_a_longer_sound_only_the_last_frame_is_filled() -> None:
+    for n, filled in ((15_600, 15_600), (15_601, 15_760), (15_759, 15_760), (15_760, 15_760), (100_000, 100_080)):
         found = np.concatenate(list(frames_of(np.split(NOISE[:n], [n // 3]))))
-        assert np.array_equal(found, log_mel(NOISE[:n]))
+        assert np.array_equal(found, log_mel(np.pad(NOISE[:n], (0, filled - n))))
 
 
 # ---- YAMNet's -----------------------------------------------------------------------------------
@@ -234,16 +265,7 @@ def test_yamnets_frames_differ_in_the_offset_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_samples", "padded", "n_patches"),
-    [(0, 15_600, 1), (15_600, 15_600, 1), (15_601, 23_280, 2), (23_280, 23_280, 2), (23_281, 30_960, 3),
-     (160_000, 161_520, 20)],
-)  # fmt: skip
-def test_yamnets_patches_overlap_by_half_and_the_last_is_filled_up(
-    n_samples: int, padded: int, n_patches: int
-) -> None:
-    assert YAMNET.padded_samples(n_samples) == padded
-    frames = np.concatenate(list(frames_of([NOISE[:n_samples]], YAMNET)))
-    assert len(frames) == YAMNET.frame_count(padded)
-    assert YAMNET.patch_count(len(frames)) == n_patches
-    filled = np.concatenate([NOISE[:n_samples], np.zeros(padded - n_samples, np.float32)])
-    assert np.array_equal(frames, log_mel(filled, YAMNET))
+    ("n_samples", "n_patches"), [(0, 1), (15_600, 1), (15_601, 2), (23_280, 2), (23_281, 3), (160_000, 20)]
+)
+def test_yamnets_patches_overlap_by_half_and_are_as_many_as_googles(n_samples: int, n_patches: int) -> None:
+    assert YAMNET.patches_in(n_samples) == n_patches

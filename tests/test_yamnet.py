@@ -427,7 +427,7 @@ def test_the_whole_job_runs_on_it(
     assert record["precision"] == "float32"  # `auto`: on a CPU it is no faster in bfloat16
     assert [path.name.split("-")[0] for path in (tmp_path / "out" / "cache").glob("*-soxr")] == ["yamnet"]
 
-    # 1.5 s give a patch at 0 and, filled up, at 0.48 and 0.96 s.
+    # 1.5 s give a patch at 0, at 0.48 s and at the end.
     sounds = [tmp_path / "input" / "data" / name / "rec0.wav" for name in CLASSES]
     folder = tmp_path / "out" / "model" / "birdtune" / "1"
     assert verify.open_model(folder).facts["front_end"]["digest"] == YAMNET.digest
@@ -436,7 +436,7 @@ def test_the_whole_job_runs_on_it(
     waveform = audio.read(sounds[0])
     served = tf.saved_model.load(str(folder)).signatures["sound"](waveform=tf.constant(waveform))
     with np.load(tmp_path / "model.npz") as ours, np.load(tmp_path / "trunk.npz") as trunk:
-        assert ours["start_s"] == pytest.approx([0, 0.48, 0.96])
+        assert ours["start_s"] == pytest.approx([0, 0.48, 0.53])
         assert ours["embeddings"].shape == (3, 1024)
         # Frozen, the trunk is what it was.
         np.testing.assert_allclose(ours["embeddings"], trunk["embeddings"], rtol=1e-3, atol=1e-4)
@@ -447,7 +447,7 @@ def test_the_whole_job_runs_on_it(
     # More patches than are scored at a time.
     long = np.tile(waveform, 27)
     frames = np.concatenate(list(frames_of([long], YAMNET)))
-    patches = np.stack([frames[start : start + 96] for start in range(0, len(frames) - 95, 48)])
+    patches = np.stack([frames[start : start + 96] for start in YAMNET.starts(len(frames))])
     assert len(patches) > 64
     scores = verify.open_model(folder).scores(patches)[0]
     served = tf.saved_model.load(str(folder)).signatures["sound"](waveform=tf.constant(long))
@@ -458,8 +458,9 @@ def test_the_whole_job_runs_on_it(
     (row,) = read_csv(tmp_path / "plain.csv")
     assert row["class"].startswith("class ") and "score:class 520" in row
     apply.predict(config, plain, sounds[:1], tmp_path / "w.csv", None, journal, interrupts, window_s=0.96)
-    (window,) = read_csv(tmp_path / "w.csv")  # what is left of 1.5 s is shorter than a patch
+    window, rest = read_csv(tmp_path / "w.csv")  # what is left of 1.5 s is shorter than a patch
     assert (window["end_s"], window["patches"], window["answer"]) == ("0.96", "1", "")
+    assert (rest["start_s"], rest["end_s"], rest["patches"]) == ("0.53", "1.5", "1")
     assert window["class"].startswith("class ")
     with pytest.raises(SettingsError, match=r"--format slim: .* vggish, vggish-small, and model.backbone is yamnet"):
         apply.export_slim_model(config, journal)

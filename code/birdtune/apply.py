@@ -22,7 +22,6 @@ from birdtune.results.predict import (
     ExportedModel,
     Outcome,
     embed_files,
-    heard_window_s,
     open_model,
     predict_files,
 )
@@ -76,18 +75,16 @@ def predict(
     )
     code = _tell(outcome, out, journal)
     if outcome.long and usual_s is not None:
-        journal.say(_long(outcome.long, usual_s, model.front_end))
-    if window_s is not None and (better_s := heard_window_s(window_s, model.front_end)) != window_s:
-        journal.warn(f"the end of each {window_s:g} s fills no patch and is not heard; --window {better_s:g} hears all")
+        journal.say(_long(outcome.long, usual_s))
     return code
 
 
-def _long(n: int, usual_s: float, spec: FrontEnd) -> str:
+def _long(n: int, usual_s: float) -> str:
     """What to do about files that are too long for one row."""
     who, rows = ("1 file is", "its row speaks") if n == 1 else (f"{n:,} files are", "their rows speak")
     # Half of what is usual: a sound of that length, wherever it begins, then fills a window from end to end. Windows
     # that hold two sounds are strange: of 48 clips among others, 45 were found so, and 37 by windows of their length.
-    window_s = heard_window_s(max(1.0, float(f"{usual_s / 2:.2g}")), spec)
+    window_s = max(1.0, float(f"{usual_s / 2:.2g}"))
     return (
         f"{who} more than {LONG:g} times longer than what the model was calibrated on (recordings of {usual_s:.3g} s, "
         f"by the median), and {rows} of all of it. `--window {window_s:g}` tells each stretch."

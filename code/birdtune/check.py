@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from birdtune import ancestor
 from birdtune.ancestor import Ancestor
 from birdtune.config import Config
-from birdtune.dataset import gather
+from birdtune.dataset import coverage, gather
 from birdtune.dataset.activations import is_worth_keeping
 from birdtune.dataset.augment import active, require_background
 from birdtune.dataset.frames import FrameStore
@@ -197,6 +197,8 @@ def _problems(problems: Sequence[Problem]) -> Iterator[str]:
 def _notices(dataset: Dataset) -> Iterator[str]:
     for notice in dataset.notices:
         yield f"note: {notice}"
+    shares = coverage.class_shares(dataset.recordings, dataset.spec, dataset.background)
+    yield from coverage.band_lines(shares, dataset.spec)
 
 
 # ---- the checkpoint -----------------------------------------------------------------------------
@@ -291,11 +293,7 @@ def _patches(dataset: Dataset, part: str, hop_frames: int | None) -> int:
 
 
 def _patch_counts(dataset: Dataset, part: Sequence[Recording], hop_frames: int | None) -> list[int]:
-    spec = dataset.spec
-    return [
-        spec.patch_count(spec.frame_count(spec.padded_samples(recording.facts.n_samples)), hop_frames)
-        for recording in part
-    ]
+    return [dataset.spec.patches_in(recording.facts.n_samples, hop_frames) for recording in part]
 
 
 def _labels_time(config: Config, trunk: Trunk, dataset: Dataset) -> Iterator[str]:

@@ -22,7 +22,7 @@ from birdtune.results.calibration import Calibration, fit
 from birdtune.results.novelty import Measured, Novelty, Pooler, Scale, Take
 from birdtune.results.scores import Scores, clip_scores
 from birdtune.sound.empty import NOISES, SILENCE, made_noise
-from birdtune.sound.logmel import FrontEnd, frames_of
+from birdtune.sound.logmel import FrontEnd, cut, frames_of
 
 # Of a run's reports: what training recordings sound like.
 NOVELTY_NAME = "novelty.npz"
@@ -199,9 +199,8 @@ def noise_logits(
     """
     parts = []
     for number, name in enumerate(NOISES):
-        frames = np.concatenate(list(frames_of([made_noise(name, NOISE_S)], spec)))  # [frames, n_mels]
-        starts = np.arange(spec.patch_count(len(frames))) * spec.patch_hop
-        patches = np.stack([frames[start : start + spec.patch_frames] for start in starts])  # [P, 96, 64]
+        cuts = list(cut(frames_of([made_noise(name, NOISE_S)], spec), spec))
+        starts, patches = np.array([start for start, _ in cuts]), np.stack([patch for _, patch in cuts])  # [P, 96, 64]
         # The frame store keeps float16, and so has the network heard all else.
         full = np.resize(patches, (-(-len(patches) // batch_size) * batch_size, *patches.shape[1:])).astype(
             np.float16

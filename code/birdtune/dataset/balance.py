@@ -109,8 +109,7 @@ def patches_per_class(
     """How many patches of each class some recordings give."""
     found: Counter[str] = Counter()
     for recording in recordings:
-        n_frames = spec.frame_count(spec.padded_samples(recording.facts.n_samples))
-        found[recording.label] += spec.patch_count(n_frames, hop_frames)
+        found[recording.label] += spec.patches_in(recording.facts.n_samples, hop_frames)
     return found
 
 

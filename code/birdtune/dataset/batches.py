@@ -79,14 +79,10 @@ class Windows:
         self.hop_frames = hop_frames
         spec = store.spec
         entries = [store.entry(content) for content in contents]
-        self.per_recording = np.array(
-            [spec.patch_count(entry.n_frames, hop_frames) for entry in entries], np.int64
-        )  # [recordings] windows of each
+        starts = [spec.starts(entry.n_frames, hop_frames) for entry in entries]
+        self.per_recording = np.array([some.size for some in starts], np.int64)  # [recordings] windows of each
         self.recording = np.repeat(np.arange(len(entries)), self.per_recording)  # [windows]
-        first = np.cumsum(self.per_recording) - self.per_recording  # [recordings]
-        self.offset = (
-            np.arange(self.recording.size) - first[self.recording]
-        ) * hop_frames  # [windows] frames
+        self.offset = np.concatenate([np.zeros(0, np.int64), *starts])  # [windows] frames
         self.label = np.asarray(labels, np.int32)[self.recording]  # [windows]
         self._shards = sorted({entry.shard for entry in entries})
         position = {name: number for number, name in enumerate(self._shards)}

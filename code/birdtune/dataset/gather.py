@@ -17,6 +17,7 @@ from birdtune.dataset import (
     acoustic,
     balance,
     class_names,
+    coverage,
     frames,
     label_table,
     layout,
@@ -295,6 +296,8 @@ def _gather(
         *weight_notices,
     ]
     background = background_of(classes, config.labels.background)
+    notices += coverage.padding_notices(division.usable, spec)
+    notices += coverage.band_notices(coverage.class_shares(division.usable, spec, background), spec)
     if len(background) == len(classes):
         raise InputError(
             f"{shown(config.data_folder)}: all classes with usable recordings are background "

@@ -66,6 +66,7 @@ PROBLEMS: dict[str, str] = {
     "clipped": "Nothing: it is used. Listen to it; lower the recorder's gain for the next ones.",
     "click": "Listen to it: apart from a click it is quiet. Remove it if nothing sings in it.",
     "gaps": "Listen to it: a recorder or a noise gate left out parts of it. The gaps are used as silence.",
+    "padded": "Nothing: it is used. Cut it longer if there is more of it, or leave it out with --sound.short skip.",
     "misnamed": "Nothing: it is used. Rename it to match what it holds.",
 }
 

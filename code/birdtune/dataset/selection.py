@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.dataset import sound_faults
+from birdtune.dataset.coverage import padded
 from birdtune.dataset.ledger import Examined, Ledger
 from birdtune.dataset.recordings import NO_FILE, Listing, Problem, Recording, SoundFile
 from birdtune.errors import InputError, shown
@@ -55,7 +56,12 @@ def select(
         else:
             usable.append(Recording(file.name, file.path, file.label, content, judged, below=file.below))
     usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name))
-    remarks = [problem for recording in usable for problem in (_misnamed(recording), _damaged(recording)) if problem]
+    remarks = [
+        problem
+        for recording in usable
+        for problem in (_misnamed(recording), _damaged(recording), padded(recording, spec))
+        if problem
+    ]
     heard = [
         Problem(recording.name, recording.label, problem, detail, used=True)
         for recording in usable

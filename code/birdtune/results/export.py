@@ -32,7 +32,7 @@ from birdtune.results.novelty import Measures, Novelty, Pooler
 from birdtune.results.novelty import Scale as Limits
 from birdtune.results.scores import shares
 from birdtune.results.verify import FORMAT, fresh_answers
-from birdtune.sound.logmel import FrontEnd, frames_of, hann_window, mel_matrix
+from birdtune.sound.logmel import FrontEnd, cut, frames_of, hann_window, mel_matrix
 
 Floats = npt.NDArray[np.float32]
 # How strange sounds are told: by what training sounded like, and from where on.
@@ -254,17 +254,15 @@ def _serve_sound(
     # NaN and infinity count as silence: one such sample would make all scores of the recording NaN.
     finite = tf.where(tf.math.is_finite(waveform), waveform, tf.zeros_like(waveform))
     padded = tf.pad(finite, [[0, _padded_samples(tf.size(finite), spec) - tf.size(finite)]])  # [≥ 15600]
-    n_frames = (tf.size(padded) - spec.window) // spec.hop + 1
-    n_patches = (n_frames - spec.patch_frames) // spec.patch_hop + 1  # 1 or more
-    n_pieces = (n_patches + _PIECE_PATCHES - 1) // _PIECE_PATCHES
+    starts = _starts((tf.size(padded) - spec.window) // spec.hop + 1, spec)  # [P], 1 or more
+    n_pieces = (tf.size(starts) + _PIECE_PATCHES - 1) // _PIECE_PATCHES
 
     def piece(number: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
-        first = number * _PIECE_PATCHES
-        count = tf.minimum(_PIECE_PATCHES, n_patches - first)
-        n_frames = (count - 1) * spec.patch_hop + spec.patch_frames
-        start = first * spec.patch_hop * spec.hop
-        frames = graph_log_mel(padded[start : start + (n_frames - 1) * spec.hop + spec.window], spec)
-        patches = tf.signal.frame(frames, spec.patch_frames, spec.patch_hop, axis=0)  # [≤ 64, 96, 64]
+        some = starts[number * _PIECE_PATCHES : (number + 1) * _PIECE_PATCHES]  # [≤ 64]
+        first, last = some[0] * spec.hop, (some[-1] + spec.patch_frames - 1) * spec.hop
+        frames = graph_log_mel(padded[first : last + spec.window], spec)
+        inside = (some - some[0])[:, None] + tf.range(spec.patch_frames)
+        patches = tf.gather(frames, inside)  # [≤ 64, 96, 64]
         found = (*_scores(classifier, calibration, patches), graph_held(patches, spec))
         return number + 1, *(array.write(number, value) for array, value in zip(arrays, found, strict=True))
 
@@ -300,11 +298,15 @@ def _pooled(classifier: Classifier, patch_scores: tf.Tensor, embeddings: tf.Tens
 
 def _padded_samples(n_samples: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
     """`spec.padded_samples` as TensorFlow operations."""
-    n_samples = tf.maximum(n_samples, spec.patch_samples)
-    if not spec.fills_last:
-        return n_samples
-    step = spec.patch_hop * spec.hop
-    return spec.patch_samples - (spec.patch_samples - n_samples) // step * step
+    hops = -((spec.window - n_samples) // spec.hop)
+    return spec.window + tf.maximum(hops, spec.patch_frames - 1) * spec.hop
+
+
+def _starts(n_frames: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
+    """`spec.starts` as TensorFlow operations. [P]"""
+    last = n_frames - spec.patch_frames
+    count = (last + spec.patch_hop - 1) // spec.patch_hop + 1
+    return tf.minimum(tf.range(count) * spec.patch_hop, last)
 
 
 def _save(classifier: Classifier, calibration: Calibration, novelty: Told | None, folder: Path) -> None:
@@ -374,9 +376,7 @@ def _expected_answers(
     wanted = {"outputs": expected.scores, "embeddings": expected.embeddings}
     spec = classifier.front_end
     for number, waveform in enumerate(waveforms):
-        frames = np.concatenate(list(frames_of([waveform], spec)))  # [frames, 64]
-        starts = range(0, spec.patch_count(len(frames)) * spec.patch_hop, spec.patch_hop)
-        patches = np.stack([frames[start : start + spec.patch_frames] for start in starts])  # [P, 96, 64]
+        patches = np.stack([patch for _, patch in cut(frames_of([waveform], spec), spec)])  # [P, 96, 64]
         logits, embeddings = _logits(classifier, patches)
         scores = calibration.patches(logits)  # [P, C]
         wanted[f"patch_scores_{number}"] = scores

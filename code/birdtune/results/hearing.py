@@ -23,7 +23,7 @@ from birdtune.dataset.ledger import crashed
 from birdtune.errors import CheckpointError, shown
 from birdtune.sound.audio import SoundFacts, SoundStream
 from birdtune.sound.faults import SoundError
-from birdtune.sound.logmel import FrontEnd, frames_of
+from birdtune.sound.logmel import FrontEnd, cut, frames_of
 from birdtune.workers import Crashed, Isolated
 
 Floats = npt.NDArray[np.float32]
@@ -116,7 +116,8 @@ class Cutter:
         hop_frames: from one patch to the next.
         longest_s: longer sounds are refused.
         stretch_frames: each stretch of this many frames, at least a patch, is cut as if it were a sound of its own: its
-            first patch begins with it, and none reaches beyond. None: the whole sound is.
+            first patch begins with it, the last ends with it. What is left behind the last one, if shorter than a
+            patch, is heard by a patch that ends with the sound. None: the whole sound is cut.
     """
 
     sound: SoundSettings
@@ -128,7 +129,7 @@ class Cutter:
     def pieces(self, path: Path) -> Iterator["_Piece"]:
         """First frame and frames [96, 64] of each patch of a file; its facts at last.
 
-        Behind each whole stretch, the frame at which it ends.
+        Behind each whole stretch, the frame at which the next one begins.
 
         Raises:
             SoundError: the file cannot be used; some of them only after the last patch.
@@ -138,7 +139,7 @@ class Cutter:
         )
         try:
             size = self.stretch_frames
-            yield from self._patches(stream) if size is None else self._of_stretches(stream, size)
+            yield from self._cut(stream) if size is None else self._of_stretches(stream, size)
         except OSError as fault:
             raise SoundError("unreadable", f"the storage failed ({fault.strerror})") from fault
         except (UnicodeError, TypeError) as fault:
@@ -148,41 +149,37 @@ class Cutter:
         assert stream.facts is not None
         yield stream.facts
 
-    def _patches(self, blocks: Iterable[Floats]) -> Iterator[tuple[int, Floats]]:
-        waiting = np.zeros((0, self.spec.n_mels), np.float32)
-        start = 0  # frame of the sound with which `waiting` begins
-        first = 0  # frame of the sound with which the next patch begins
-        for frames in frames_of(blocks, self.spec):
-            waiting = np.concatenate([waiting, frames])
-            while first + self.spec.patch_frames <= start + len(waiting):
-                yield first, waiting[first - start : first - start + self.spec.patch_frames]
-                first += self.hop_frames
-            passed = min(first - start, len(waiting))
-            waiting, start = waiting[passed:], start + passed
+    def _cut(self, blocks: Iterable[Floats]) -> Iterator[tuple[int, Floats]]:
+        return cut(frames_of(blocks, self.spec), self.spec, self.hop_frames)
 
     def _of_stretches(self, stream: SoundStream, size: int) -> Iterator[tuple[int, Floats] | int]:
-        """As `_patches`; a last stretch shorter than a patch is left out, unless it is the only one."""
-        spec, source = self.spec, _Source(stream)
-        # Where a tail is dropped: not a last patch for want of the 15 ms by which its last frame reaches further.
-        reach = 0 if spec.fills_last else spec.window - spec.hop
+        """Patches of each stretch, and where the next one begins; of what is left at the end, the last patch."""
+        spec, source = self.spec, _Source(stream, self.spec.patch_samples)
         begin = 0
-        while source.has(spec.patch_samples) or not begin:
-            for first, patch in self._patches(source.blocks(size * spec.hop, reach)):
+        while source.has(spec.patch_frames * spec.hop) or not begin:
+            # A few milliseconds at the end of the sound are not worth a stretch of their own.
+            for first, patch in self._cut(source.blocks(size * spec.hop, slack=spec.hop)):
                 yield begin + first, patch
             begin += size
             yield begin
+        if source.has(1):  # too short for a patch: one that ends with the sound begins before it
+            rest, earlier = source.rest(spec.patch_samples, spec.hop)
+            begin -= earlier
+            yield begin
+            for first, patch in self._cut([rest]):
+                yield begin + first, patch
 
 
-# First frame and frames of a patch; at which frame a stretch ends; the facts of a file.
+# First frame and frames of a patch; at which frame the next stretch begins; the facts of a file.
 _Piece = tuple[int, Floats] | int | SoundFacts
 
 
 class _Source:
-    """A sound that is taken in stretches."""
+    """A sound that is taken in stretches; the last samples that were taken, `kept` at most, can be had once more."""
 
-    def __init__(self, blocks: Iterable[Floats]) -> None:
-        self._blocks = iter(blocks)
-        self._waiting = np.zeros(0, np.float32)
+    def __init__(self, blocks: Iterable[Floats], kept: int) -> None:
+        self._blocks, self._kept = iter(blocks), kept
+        self._taken = self._waiting = np.zeros(0, np.float32)
 
     def has(self, n_samples: int) -> bool:
         """Whether so many samples follow at least."""
@@ -193,14 +190,22 @@ class _Source:
             self._waiting = np.concatenate([self._waiting, block])
         return True
 
-    def blocks(self, n_samples: int, more: int) -> Iterator[Floats]:
-        """The next so many samples, as far as there are any; and some more, which are not taken yet."""
+    def blocks(self, n_samples: int, slack: int) -> Iterator[Floats]:
+        """The next so many samples, as far as there are any; and what then is left, if no more than `slack` samples."""
         while n_samples and self.has(1):
             block, self._waiting = self._waiting[:n_samples], self._waiting[n_samples:]
             n_samples -= len(block)
+            self._taken = np.concatenate([self._taken, block])[-self._kept :]
             yield block
-        self.has(more)
-        yield self._waiting[:more]
+        if not self.has(slack + 1):
+            rest, self._waiting = self._waiting, self._waiting[:0]
+            yield rest
+
+    def rest(self, n_samples: int, step: int) -> tuple[Floats, int]:
+        """All that follows, with so many samples before it that they are `n_samples` or some fewer, and how many steps
+        of `step` samples it begins earlier for that."""
+        before = (n_samples - len(self._waiting)) // step
+        return np.concatenate([self._taken[len(self._taken) - before * step :], self._waiting]), before
 
 
 def hear(

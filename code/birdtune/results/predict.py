@@ -3,8 +3,8 @@
     files, folders ─▶ find_sounds ─▶ hear (patches through the model) ─▶ embed_files: .npz
                                                                       └─▶ predict_files: .csv
 
-A sound is cut into patches as the network wants them: resampled to 16 kHz, log-mel frames, the tail dropped or
-filled up with zeros as its front end says, a sound shorter than a patch filled up.
+A sound is cut into patches as the network wants them: resampled to 16 kHz, log-mel frames, the last patch where the
+sound ends, a sound shorter than a patch filled up with zeros.
 """
 
 import contextlib
@@ -34,8 +34,6 @@ from birdtune.sound.logmel import FrontEnd
 
 # Recordings this many times longer than those of validation are too long for one row, mostly.
 LONG = 3.0
-# Of a window: a tail that no patch fills. Of clips of 5 s, VGGish drops 4 %.
-_MOST_DROPPED = 0.1
 
 
 @dataclass(frozen=True)
@@ -156,8 +154,8 @@ def predict_files(
         out: CSV, one row a file, as `Rows.sound` tells; of a file that was not used, why (`Rows.unused`).
         patches_out: CSV, one row a patch, as `Rows.patches` tells.
         window_s: a row of `out` is not a file but a stretch of this many seconds, one behind the other, each judged as
-            if it were a recording of its own, cut out of the file. The last may be shorter; below the length of a patch
-            (0.975 s) it is left out. Of a file that breaks off, the stretches before stand.
+            if it were a recording of its own, cut out of the file. The last may be shorter; one below 0.96 s
+            begins earlier, to hold a patch (0.975 s). Of a file that breaks off, the stretches before stand.
         usual_s: seconds of the recordings that calibration and thresholds rest on; for `Outcome.long`.
 
     Raises:
@@ -181,14 +179,6 @@ def _window_frames(window_s: float, spec: FrontEnd) -> int:
     if not spec.patch_s <= window_s < math.inf:
         raise UsageError(f"--window {window_s:g}: expected at least {spec.patch_s:g} s, from one patch to the next.")
     return round(window_s * spec.frames_per_s)
-
-
-def heard_window_s(window_s: float, spec: FrontEnd) -> float:
-    """The window itself, or one near it of which all is heard, where a tenth of it or more would be dropped."""
-    dropped = 0 if spec.fills_last else (_window_frames(window_s, spec) - spec.patch_frames) % spec.patch_hop
-    if dropped / spec.frames_per_s < _MOST_DROPPED * window_s:
-        return window_s
-    return max(1, round(window_s / spec.patch_s)) * spec.patch_s
 
 
 def _problem(item: Heard | Unused) -> list[Unused]:

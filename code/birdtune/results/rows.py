@@ -4,6 +4,7 @@
     Heard | Unused ─▶ Rows ─▶ a row of the table of recordings or stretches, and one for each patch
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -146,7 +147,8 @@ class Rows:
     def _place(self, heard: Heard) -> dict[str, object]:
         if self.stretch_s is None:
             return {"duration_s": round(heard.duration_s, 3)}
-        end_s = min(heard.begin_s + self.stretch_s, heard.duration_s)
+        # Only of the last stretch it is known; that ends with the file.
+        end_s = heard.duration_s if math.isfinite(heard.duration_s) else heard.begin_s + self.stretch_s
         return {"start_s": round(heard.begin_s, 2), "end_s": round(end_s, 3)}
 
     def _best(self, scores: Floats, strange: float | None = None) -> dict[str, object]:

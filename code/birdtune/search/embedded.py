@@ -170,9 +170,10 @@ def embed(
     )
     journal.say(f"  {words}")
     every = 1 if most is None else max(1, -(-len(windows) // most))
-    # From every m-th window to the next are m hops.
+    # From every m-th window to the next are m hops; the last of each recording is the same.
     heard = windows if every == 1 else Windows(store, contents, labels, every * hop)
-    chosen = np.flatnonzero(windows.offset % (every * hop) == 0)
+    is_last = np.diff(windows.recording, append=-1) != 0
+    chosen = np.flatnonzero((windows.offset % (every * hop) == 0) | is_last)
     found = []
     with journal.progress(f"hearing, {what}", len(chosen), "patches") as progress:
         for numbers, embeddings in pieces(

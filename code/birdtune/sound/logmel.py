@@ -1,6 +1,9 @@
-"""Waveform → log-mel frames, as a network was trained to see them.
+"""Waveform → log-mel frames → windows, as a network was trained to see them.
 
-    waveform [samples] float32, 16 kHz mono ─▶ frames [n, 64] float32
+    waveform [samples] float32, 16 kHz mono ─▶ frames [n, 64] float32 ─▶ cut ─▶ windows [96, 64] and where they begin
+
+Windows begin every so many frames, and the last one ends where the sound ends, so that all of it is in a window. Only
+a sound shorter than a window is filled up with zeros.
 
 A front end is a frozen specification; its name and digest are part of the frame store's key, so that
 frames of two specifications never mix. Sources: Google's VGGish and YAMNet (AudioSet) as published.
@@ -37,7 +40,6 @@ class FrontEnd:
     log_offset: float = 0.01
     patch_frames: int = 96
     patch_hop: int = 96  # frames from one patch to the next where a whole sound is heard
-    fills_last: bool = False  # zeros after the end make a last patch whole; else the tail is dropped
 
     @property
     def n_bins(self) -> int:
@@ -65,26 +67,36 @@ class FrontEnd:
         return value_sha256(asdict(self))[:12]
 
     def padded_samples(self, n_samples: int) -> int:
-        """Samples of a sound once zeros are put after its end: at least one patch, and whole ones if it is so."""
-        if n_samples <= self.patch_samples:
-            return self.patch_samples
-        if not self.fills_last:
-            return n_samples
-        step = self.patch_hop * self.hop
-        return self.patch_samples + -(-(n_samples - self.patch_samples) // step) * step
+        """Samples of a sound once zeros are put after its end: at least one patch, and whole frames (10 ms at most)."""
+        hops = -(-(n_samples - self.window) // self.hop)
+        return self.window + max(hops, self.patch_frames - 1) * self.hop
 
     def frame_count(self, n_samples: int) -> int:
         """Frames in `n_samples` samples, as they are."""
         return max(0, (n_samples - self.window) // self.hop + 1)
 
     def patch_count(self, n_frames: int, hop_frames: int | None = None) -> int:
-        """Patches in `n_frames` frames, starting every `hop_frames` (default: `patch_hop`)."""
-        return max(0, (n_frames - self.patch_frames) // (hop_frames or self.patch_hop) + 1)
+        """Patches in `n_frames` frames: how many `starts` there are."""
+        behind = n_frames - self.patch_frames  # frames behind the first patch
+        return 0 if behind < 0 else -(-behind // (hop_frames or self.patch_hop)) + 1
+
+    def starts(self, n_frames: int, hop_frames: int | None = None) -> npt.NDArray[np.int64]:
+        """First frame of each patch: one every `hop_frames` (default: `patch_hop`), and a last one at the end.
+
+        The last overlaps the one before more than others do, mostly. None for fewer frames than a patch has. [P]
+        """
+        count = self.patch_count(n_frames, hop_frames)
+        return np.minimum(np.arange(count) * (hop_frames or self.patch_hop), n_frames - self.patch_frames)
+
+    def patches_in(self, n_samples: int, hop_frames: int | None = None) -> int:
+        """Patches of a sound of `n_samples` samples, filled up as `padded_samples` says."""
+        return self.patch_count(self.frame_count(self.padded_samples(n_samples)), hop_frames)
 
 
 VGGISH = FrontEnd("vggish")
-# Patches overlap by half, and the last one is filled up: Google's params.py and features.py.
-YAMNET = FrontEnd("yamnet", log_offset=0.001, patch_hop=48, fills_last=True)
+# Patches overlap by half, as in Google's params.py. Google fills the last one up with zeros; to end it with the sound
+# gives heads the same accuracy (docs/windows.md).
+YAMNET = FrontEnd("yamnet", log_offset=0.001, patch_hop=48)
 FRONT_ENDS = (VGGISH, YAMNET)
 
 
@@ -168,6 +180,33 @@ def frames_of(
         yield from stream.feed(block)
     yield from stream.feed(np.zeros(spec.padded_samples(n_samples) - n_samples, np.float32))
     yield from stream.finish()
+
+
+def cut(
+    blocks: Iterable[npt.NDArray[np.float32]], spec: FrontEnd = VGGISH, hop_frames: int | None = None
+) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """The patches of a sound whose frames come in blocks, where `spec.starts` has them; memory does not grow.
+
+    Args:
+        blocks: [n, n_mels] each, as `frames_of` gives them.
+
+    Yields:
+        first frame, and frames [patch_frames, n_mels].
+    """
+    hop = hop_frames or spec.patch_hop
+    waiting = np.zeros((0, spec.n_mels), np.float32)
+    start = first = 0  # frames with which `waiting` and the next patch begin
+    for frames in blocks:
+        waiting = np.concatenate([waiting, frames])
+        while first + spec.patch_frames <= start + len(waiting):
+            yield first, waiting[first - start : first - start + spec.patch_frames]
+            first += hop
+        # A patch is kept back: it is the last one, if nothing follows.
+        passed = max(0, min(first - start, len(waiting) - spec.patch_frames))
+        waiting, start = waiting[passed:], start + passed
+    last = start + len(waiting) - spec.patch_frames
+    if last >= 0 and last > first - hop:
+        yield last, waiting[-spec.patch_frames :]
 
 
 class LogMelStream:
