@@ -86,11 +86,10 @@ def test_recordings_of_one_recorder_or_one_noise_generator_are_not_joined() -> N
 
 
 def test_what_most_of_a_class_has_in_common_is_no_recording() -> None:
-    tones = [
-        recording(f"{CLASSES[k % 3]}/{k}-x.wav", clip(None, k, tone_hz=1000.0 + 1500 * (k % 3))) for k in range(60)
-    ]
-    assert acoustic.links(tones, "join") == []
-    assert acoustic.near_training(tones[:45], tones[45:]) == ({}, 15)
+    """Each class by a recorder of its own, as near to each other as clips of one recording."""
+    classes = [recording(f"Class_{k % 12}/{k}-x.wav", clip(k % 12, k)) for k in range(96)]
+    assert acoustic.links(classes, "join") == []
+    assert acoustic.near_training(classes[:72], classes[72:]) == ({}, 24)
 
 
 def test_too_few_recordings_show_nothing() -> None:
@@ -112,5 +111,6 @@ def test_test_recordings_of_other_sources_are_near_to_none() -> None:
 
 
 def test_noise_gates_leave_nothing_to_compare() -> None:
-    gated = [recording(f"{CLASSES[k % 3]}/{k}-x.wav", clip(None, k) / 10_000) for k in range(60)]
+    gated = [recording(f"{CLASSES[k % 3]}/{k}-x.wav", clip(None, k) / 1_000) for k in range(60)]
+    assert all(one.facts.measures and one.facts.measures.fingerprint for one in gated)
     assert acoustic.cohorts(gated) == []

@@ -11,9 +11,10 @@ What it cannot see: clips that were filtered, denoised, mixed or encoded each in
 reach, and where it fails, stands in docs/acoustic-evidence.md.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,8 @@ JOINS, WARNS = 14.0, 10.0
 LEAST_RECORDINGS = 40
 # What more than this share of a class has in common is of the class (its call, its recorder), not of a source.
 MOST_OF_CLASS = 0.5
+# Nats from which on others of the class are like a group; and so many of them are asked.
+_LIKE_CLASS, _MOST_OF_A_CLASS = 0.0, 256
 # Below this, decibels of full scale, is the rounding of 16-bit samples and the silence of noise gates.
 _LOWEST_DB = -98.0
 # Of each recording, so many of the nearest are looked at; of groups, so many members to compare them by.
@@ -159,14 +162,13 @@ def links(recordings: Sequence[Recording], how: str = "warn") -> list[Link]:
     if how == "off":
         return []
     found: dict[tuple[str, str], Link] = {}
-    per_class = Counter(recording.label for recording in recordings)
     for cohort in cohorts(recordings):
+        labels = np.array([recordings[number].label for number in cohort.index.tolist()], object)
         for threshold in (JOINS, WARNS):
             for group in groups(cohort, threshold):
-                inside = [recordings[cohort.index[member]] for member in group]
-                if _is_of_class([member.label for member in inside], per_class):
+                if _is_of_class(cohort, np.array(group, np.int64), labels):
                     continue
-                first, *others = (member.name for member in inside)
+                first, *others = (recordings[cohort.index[member]].name for member in group)
                 for other in others:
                     link = Link(first, other, RULE, how == "join" and threshold == JOINS)
                     found.setdefault((first, other), link)
@@ -202,12 +204,30 @@ def groups(cohort: Cohort, threshold: float) -> list[list[int]]:
 
 
 def _average(cohort: Cohort, first: Sequence[int], second: Sequence[int]) -> float:
-    some = [np.array(group[:: -(-len(group) // _MOST_MEMBERS)], np.int64) for group in (first, second)]
-    return float(cohort.scores(some[0], some[1]).mean())
+    a, b = (_some(np.array(group, np.int64), _MOST_MEMBERS) for group in (first, second))
+    return float(cohort.scores(a, b).mean())
 
 
-def _is_of_class(labels: Sequence[str], per_class: Mapping[str, int]) -> bool:
-    return any(count > MOST_OF_CLASS * per_class[label] for label, count in Counter(labels).items())
+def _is_of_class(cohort: Cohort, group: Ints, labels: npt.NDArray[Any]) -> bool:
+    """Whether most of a class is near to a group of recordings, so that it is no source that they have in common.
+
+    Args:
+        labels: [n] class of each member; "" of those that do not count.
+    """
+    for label in set(labels[group]) - {""}:
+        members = np.flatnonzero(labels == label)
+        inside = np.isin(members, group)
+        others = _some(members[~inside], _MOST_OF_A_CLASS)
+        near = (cohort.scores(_some(group, _MOST_MEMBERS), others) >= _LIKE_CLASS).any(axis=0)
+        outside = near.mean() * (~inside).sum() if others.size else 0.0
+        if inside.sum() + outside > MOST_OF_CLASS * len(members):
+            return True
+    return False
+
+
+def _some(members: Ints, most: int) -> Ints:
+    """At most so many of them, evenly."""
+    return members[:: max(1, -(-len(members) // most))]
 
 
 def near_training(
@@ -215,25 +235,29 @@ def near_training(
 ) -> tuple[dict[str, tuple[str, float]], int]:
     """Test recordings that sound like a training recording of their class, each with that and its score.
 
+    What most training recordings of the class are near to counts for nothing: it is the sound of the class.
+
     Returns:
         the nearest of each; how many test recordings could be compared.
     """
     everyone = [*train, *test]
-    per_class = Counter(recording.label for recording in train)
     found: dict[str, tuple[str, float]] = {}
     compared = 0
     for cohort in cohorts(everyone):
         learnt = np.flatnonzero(cohort.index < len(train))
         tested = np.flatnonzero(cohort.index >= len(train))
-        compared += len(tested) if len(learnt) else 0
         if not len(learnt):
             continue
+        compared += len(tested)
+        labels = np.array([everyone[number].label for number in cohort.index.tolist()], object)
+        of_training = np.where(cohort.index < len(train), labels, "")
         for row, near in cohort.candidates(tested, learnt):
-            own = everyone[cohort.index[row]]
-            same = np.array([m for m in near.tolist() if everyone[cohort.index[m]].label == own.label], np.int64)
+            same = near[labels[near] == labels[row]]
             scores = cohort.scores(np.array([row]), same)[0]
-            many = (scores >= JOINS).sum()
-            if many and many <= MOST_OF_CLASS * min(per_class[own.label], _MOST_NEAR):
-                best = int(scores.argmax())
-                found[own.name] = everyone[cohort.index[same[best]]].name, float(scores[best])
+            if not scores.size or scores.max() < JOINS:
+                continue
+            best = int(same[scores.argmax()])
+            if not _is_of_class(cohort, np.array([best, row]), of_training):
+                name = everyone[cohort.index[row]].name
+                found[name] = everyone[cohort.index[best]].name, float(scores.max())
     return found, compared
