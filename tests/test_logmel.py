@@ -191,7 +191,7 @@ def test_the_window_is_the_periodic_one() -> None:
 
 def test_every_number_of_a_front_end_changes_its_digest() -> None:
     changed = [
-        dataclasses.replace(VGGISH, **{field.name: getattr(VGGISH, field.name) * 2})
+        dataclasses.replace(VGGISH, **{field.name: (getattr(VGGISH, field.name) or 1800.0) * 2})
         for field in dataclasses.fields(VGGISH)
     ]
     digests = {spec.digest for spec in [VGGISH, *changed]}

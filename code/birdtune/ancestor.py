@@ -56,6 +56,7 @@ class _Facts(BaseModel):
     calibration: dict[str, Any] | None = None
     thresholds: dict[str, Any] | None = None
     novelty: dict[str, Any] | None = None
+    front_end: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,13 @@ class Ancestor:
             raise SettingsError(
                 f"--from-version: {self.title} is another network than the settings ask for: {shown(told)}. To begin "
                 f"from it, give {shown(flags)}; to train another network, leave --from-version out."
+            )
+        theirs, ours = facts.front_end.get("limit_hz"), config.sound.band_limit
+        if theirs != ours:
+            give = "leave --sound.band-limit out" if theirs is None else f"give --sound.band-limit {shown(str(theirs))}"
+            raise SettingsError(
+                f"--from-version: {self.title} is given sound up to {shown(str(theirs or 'the end of its band'))} Hz, "
+                f"and the settings ask for {ours or 'the end of its band'} Hz. To begin from it, {give}."
             )
         where = f"--from-version: {self.title}"
         refuse_no_answer(self.classes, config.labels.background, where, "Begin from another model, or from none")

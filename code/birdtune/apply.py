@@ -4,6 +4,7 @@ Importing this loads TensorFlow.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def _embedder(config: Config, place: Path) -> tuple[Embed, FrontEnd]:
     else:
         variables = trunks.read_weights(trunk, place)
     network.load_trunk(net, variables, source=shown(place))
-    return lambda patches: net(patches), trunk.front_end
+    spec = replace(trunk.front_end, limit_hz=config.sound.band_limit)
+    return lambda patches: net(patches), spec
 
 
 def export_slim_model(config: Config, journal: Journal) -> None:

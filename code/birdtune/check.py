@@ -26,6 +26,7 @@ from birdtune.dataset.activations import is_worth_keeping
 from birdtune.dataset.augment import active, require_background
 from birdtune.dataset.frames import FrameStore
 from birdtune.dataset.gather import Dataset
+from birdtune.dataset.properties import recorder_notices
 from birdtune.dataset.recordings import PROBLEMS, Problem, Recording
 from birdtune.dataset.selection import TooFewClassesError
 from birdtune.dataset.source_notices import source_lines
@@ -102,7 +103,7 @@ def _check(
     with _noted(faults):
         try:
             dataset = gather.inspect(
-                config, trunk.front_end, journal, interrupts, writable=writable, faults=faults.lasting
+                config, trunks.front_end(config), journal, interrupts, writable=writable, faults=faults.lasting
             )
         except TooFewClassesError as fault:
             for line in _problems(fault.problems):
@@ -195,7 +196,7 @@ def _problems(problems: Sequence[Problem]) -> Iterator[str]:
 
 
 def _notices(dataset: Dataset) -> Iterator[str]:
-    for notice in dataset.notices:
+    for notice in [*dataset.notices, *recorder_notices(dataset.recordings)]:
         yield f"note: {notice}"
     shares = coverage.class_shares(dataset.recordings, dataset.spec, dataset.background)
     yield from coverage.band_lines(shares, dataset.spec)

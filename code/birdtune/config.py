@@ -50,6 +50,10 @@ class SoundSettings(_Section):
     channels: Literal["best", "mix", "first"] = _setting(
         "best", "of several; best: mixed where they agree, else the clearest; or all mixed, or the first"
     )
+    band_limit: float | None = _setting(
+        None, "what is above is not heard, e.g. the lowest bandwidth of all recordings", unit="Hz",
+        unset="the backbone's band, up to 7,500", ge=500, le=8000,
+    )
 
     @property
     def cache_key(self) -> str:

@@ -68,6 +68,7 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         succession=judged.get("from_version"),
         suspects=_suspects(run),
         remedies=judged.get("remedies"),
+        shortcuts=judged.get("shortcuts"),
         trust=judged if {"calibration", "thresholds", "false_alarms"} <= set(judged) else None,
     )
 
@@ -113,7 +114,8 @@ def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdic
     parts = {name: figures.get(name) for name in ("val", "test")}
     noise = figures.get("false_alarms", {}).get("noise", [])
     trained = {**_trained(run), "augmented": augment.spoken(run.config.augment)}
-    found = all_doubts(trained, parts, figures.get("from_version"), noise, _suspects(run), figures.get("leak"))
+    heard = figures.get("leak"), figures.get("shortcuts")
+    found = all_doubts(trained, parts, figures.get("from_version"), noise, _suspects(run), *heard)
     return found, verdict(parts, found)
 
 

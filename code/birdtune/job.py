@@ -78,7 +78,7 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
         ancestor.verify(ancestors[-1], config, remember=True)
     journal.say(f"prepare: {shown(config.data_folder)}")
     with current.stage("prepare"):
-        dataset, store = gather.prepare(config, trunk.front_end, journal, interrupts)
+        dataset, store = gather.prepare(config, trunks.front_end(config), journal, interrupts)
         _tell_dataset(dataset, journal)
         require_background(config.augment, dataset.background)
     if until == "prepare":

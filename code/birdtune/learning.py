@@ -7,6 +7,7 @@ Importing this loads TensorFlow.
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -372,7 +373,7 @@ def build_classifier(
     config: Config, classes: tuple[str, ...], precision: str, seed: int | None = -1
 ) -> Classifier:
     """The network of these settings, with fresh weights drawn from `train.seed` (None: zeros)."""
-    return classifiers.build(
+    built = classifiers.build(
         backbone=config.model.backbone,
         head=config.model.head,
         scores=config.model.scores,
@@ -383,6 +384,7 @@ def build_classifier(
         precision=precision,
         seed=config.train.seed if seed == -1 else seed,
     )
+    return replace(built, limit_hz=config.sound.band_limit)
 
 
 def load_first_weights(classifier: Classifier, config: Config, ancestor: Ancestor | None = None) -> None:

@@ -23,7 +23,7 @@ from birdtune.files import make_folder, write_bytes, write_json
 from birdtune.learning import Learning, build_classifier
 from birdtune.model import classifier as classifiers
 from birdtune.model.classifier import Classifier
-from birdtune.results import contact, leak, rarest, report, succession, tables
+from birdtune.results import contact, leak, rarest, report, shortcut_section, shortcuts, succession, tables
 from birdtune.results.answers import Thresholds
 from birdtune.results.export import export_model, training_side
 from birdtune.results.novelty import Measures, Novelty
@@ -79,6 +79,7 @@ class Stages(Learning):
                 "trunk_kept": trunk_kept,
                 "unreachable": self._unreachable(strange),
             }
+        found.figures["shortcuts"] = self._shortcuts(found.scores)
         if self.config.evaluate.remedies:
             found.figures["remedies"] = remedies.measure(
                 self.config, self.dataset, self.store, self.journal, self.interrupts
@@ -146,6 +147,19 @@ class Stages(Learning):
             n_bootstrap=self.config.evaluate.bootstrap,
             seed=self.config.train.seed,
         )
+
+    def _shortcuts(self, scores: Mapping[str, Scores]) -> dict[str, Any] | None:
+        """How well the classes are told by what is no song: `shortcuts` of metrics.json."""
+        part = next((name for name in ("test", "val") if name in scores), None)
+        if part is None:
+            return None
+        row = shortcuts.measure(
+            self.dataset, scores[part], part, n_bootstrap=self.config.evaluate.bootstrap,
+            seed=self.config.train.seed, check=self.interrupts.check,
+        )  # fmt: skip
+        if said := shortcut_section.line(row):
+            self.journal.say(f"  {said}")
+        return row
 
     def _trunk_kept(self, classifier: Classifier) -> bool:
         """Whether sounds are embedded as by the model that the run began from, if it did."""

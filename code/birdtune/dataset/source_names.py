@@ -54,7 +54,7 @@ _COUNTED: Final = frozenset(_COUNTED_TEXT.split())
 _PLACES_TEXT = """
     site plot point pt station stn location loc recorder aru transect nest grid cell zone area sector stop sm smm
     audiomoth am device unit mic sensor swift bar standort punkt dr day visit year survey card"""
-_PLACES: Final = frozenset(_PLACES_TEXT.split())
+PLACES: Final = frozenset(_PLACES_TEXT.split())
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _ENDINGS = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(SOUND_ENDINGS)))})(?![^\W_])", re.IGNORECASE)
 
@@ -339,7 +339,7 @@ def telling(text: str, reading: Reading) -> frozenset[str]:
 
 def is_place(word: str) -> bool:
     """Whether a word says where or by what was recorded, with a letter as its number or none: `site`, `siteA`."""
-    return word in _PLACES or (len(word) > 4 and word[:-1] in _PLACES)
+    return word in PLACES or (len(word) > 4 and word[:-1] in PLACES)
 
 
 def is_year(digits: str) -> bool:

@@ -11,7 +11,7 @@ them, and `weights_sha256` says whether two models are the same.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -34,6 +34,7 @@ class Classifier:
     kind: str  # of scores: "softmax" or "sigmoid"
     classes: tuple[str, ...]  # position = column of the scores
     attention: keras.Model | None = None  # embeddings → how much each patch counts; None: all alike
+    limit_hz: float | None = None  # of what it hears; None: the trunk's whole band
 
     @property
     def backbone(self) -> str:
@@ -48,7 +49,7 @@ class Classifier:
     @property
     def front_end(self) -> FrontEnd:
         """What the trunk wants sound to be made into."""
-        return TRUNKS[self.backbone].front_end
+        return replace(TRUNKS[self.backbone].front_end, limit_hz=self.limit_hz)
 
     @property
     def embedding_activation(self) -> str:
@@ -194,7 +195,7 @@ def in_float32(classifier: Classifier) -> Classifier:
         seed=None,
     )
     load_weights(copy, weights(classifier))
-    return copy
+    return replace(copy, limit_hz=classifier.limit_hz)
 
 
 def _named(classifier: Classifier) -> Iterator[tuple[str, keras.Variable]]:

@@ -7,16 +7,23 @@ Another trunk is a file beside this one and a name in this table.
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, SettingsError, shown
 from birdtune.model import vggish, yamnet
 from birdtune.model.architecture import Arrays, Trunk
+from birdtune.sound.logmel import FrontEnd
 
 TRUNKS: Mapping[str, Trunk] = {
     trunk.name: trunk for trunk in (vggish.TRUNK, vggish.SMALL, yamnet.TRUNK)
 }
+
+
+def front_end(config: Config) -> FrontEnd:
+    """What sound is made into by these settings."""
+    return replace(TRUNKS[config.model.backbone].front_end, limit_hz=config.sound.band_limit)
 
 
 def checkpoint_path(config: Config) -> Path | None:

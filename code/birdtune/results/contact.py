@@ -22,7 +22,7 @@ from birdtune.dataset.gather import Dataset
 from birdtune.errors import shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import make_folder, write_bytes
-from birdtune.model.trunks import TRUNKS
+from birdtune.model.trunks import front_end
 from birdtune.sound import noise
 from birdtune.sound.logmel import FrontEnd
 
@@ -53,7 +53,7 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
     Raises:
         InputError, PassingError, Interrupted: as `gather.prepare`; background is asked for and there is none.
     """
-    dataset, store = gather.prepare(config, TRUNKS[config.model.backbone].front_end, journal, interrupts)
+    dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
     augment.require_background(config.augment, dataset.background)
     settings = config.augment
     if not augment.active(settings) and not config.train.jitter_frames:

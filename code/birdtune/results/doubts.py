@@ -44,6 +44,7 @@ CODES: Mapping[str, str] = {
     "labels-suspect": "other recordings speak against the labels of some, so some may be wrong",
     "noise-answered": "made noise is answered with a class, as a recording of it would be",
     "test-leak": "test recordings sound like clips of training recordings",
+    "shortcut": "what is no song (sample rate, format, level, place, …) tells the classes as well as the model does",
     "one-source": "classes are judged by a single source recording",
     "test-heard-before": "the model that the run began from had learnt from test recordings, or may have",
     "old-classes-worse": "classes of the model that the run began from are recognised worse, beyond chance",

@@ -26,7 +26,7 @@ from markupsafe import Markup, escape
 from birdtune.errors import shown
 from birdtune.events import duration
 from birdtune.files import write_text
-from birdtune.results import figures, rarest, strange, succession, sure
+from birdtune.results import figures, rarest, shortcut_section, strange, succession, sure
 from birdtune.results.doubts import MILD, STRONG, Doubt
 from birdtune.results.listening import CLIP_S, Clip, heard
 from birdtune.results.scores import Scores, clip_scores
@@ -72,6 +72,7 @@ class ReportFacts:
         suspects: suspects.json: `rows` of suspect_labels.csv, and what they rest on; None: labels were not checked.
         augmentation: picture of what was done to training patches, if anything was. PNG
         remedies: that of metrics.json: what each measure for rare classes did; None: none was on, or nobody asked.
+        shortcuts: that of metrics.json: how well the classes are told by what is no song; None: nobody measured.
         tuning: what the settings owe to tuning, as `tune_page.section`; None: nothing.
     """
 
@@ -101,6 +102,7 @@ class ReportFacts:
     tuning: Row | None = None
     succession: Row | None = None
     remedies: Row | None = None
+    shortcuts: Row | None = None
 
     @property
     def split(self) -> str | None:
@@ -316,6 +318,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "remedies": rarest.told(facts.remedies),
         "augmentation": _image(facts.augmentation),
         "labels": _labels(facts),
+        "shortcuts": shortcut_section.section(facts.shortcuts),
         "tuning": facts.tuning,
         "sure": sure.section(judged, part, facts.trust) if judged else None,
         "answered": sure.answered_sentence(judged) if judged else "",

@@ -3,6 +3,7 @@
     metrics.json ─▶ of_scores, of_noise ───┐
     suspects.json ─▶ of_labels ────────────┤
     metrics.json ─▶ leak.of_leak ──────────┤
+    its `shortcuts` ─▶ of_shortcuts ───────┤
     history.json ─▶ of_training ───────────┴▶ all_doubts ─▶ verdict: none, poor, fair or good
 
 This is the one place that says how far to trust a model; log, run.json, metrics.json and report repeat it.
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from birdtune.results.doubts import MILD, STRONG, Doubt, Row, dead_embeddings, of_training
 from birdtune.results.leak import of_leak
+from birdtune.results.shortcut_section import of_shortcuts
 from birdtune.results.succession import of_succession
 from birdtune.results.words import count, plain, points, some, span
 from birdtune.results.words import percent as _percent
@@ -45,18 +47,20 @@ def all_doubts(
     noise: Sequence[Row] = (),
     suspects: Row | None = None,
     leak: Row | None = None,
+    shortcuts: Row | None = None,
 ) -> list[Doubt]:
     """Everything that speaks against a model: strong doubts first, causes before what comes of them.
 
     Args:
         trained: as `doubts.of_training`, with `augmented` (what is done to patches, in words); figures: as
             `of_scores`; succession: as `succession.of_succession`; noise: as `of_noise`; suspects: as `of_labels`;
-            leak: as `leak.of_leak`.
+            leak: as `leak.of_leak`; shortcuts: as `of_shortcuts`.
     """
     of_weights = of_training(trained)
     told = {doubt.code for doubt in of_weights}
     found = [*of_weights, *(doubt for doubt in of_scores(figures) if doubt.code not in told)]
-    found += [*of_leak(leak), *of_labels(suspects), *of_noise(noise), *of_succession(succession)]
+    found += [*of_leak(leak), *of_shortcuts(shortcuts), *of_labels(suspects), *of_noise(noise)]
+    found += of_succession(succession)
     ordered = sorted(found, key=lambda doubt: doubt.severity != STRONG)
     return [*_augmented(ordered, trained.get("augmented") or []), *ordered]
 
@@ -87,7 +91,11 @@ def verdict(figures: Mapping[str, Row | None], doubts: Sequence[Doubt]) -> Verdi
             if guessing
             else "Better than guessing, but something is wrong"
         )
+        if strong == ["shortcut"]:
+            title = "Better than guessing, perhaps not by the bird"
         return Verdict("poor", title, "Do not rely on its answers.")
+    if "shortcut" in mild:
+        return Verdict("fair", "Better than guessing, perhaps not only by the bird", str(mild["shortcut"]))
     for code in ("no-test", "test-heard-before"):
         if code in mild:
             return Verdict("fair", "Better than guessing, but not independently tested", str(mild[code]))

@@ -36,7 +36,7 @@ from birdtune.files import read_json
 from birdtune.results.answers import Thresholds
 from birdtune.results.calibration import Calibration
 from birdtune.results.graph_safety import require_numbers_only
-from birdtune.sound.logmel import FRONT_ENDS, FrontEnd
+from birdtune.sound.logmel import FRONT_ENDS, FrontEnd, front_end_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -109,7 +109,7 @@ def open_model(folder: Path) -> ExportedModel:
         raise CheckpointError(
             f"{shown(folder)}: cannot be loaded ({type(fault).__name__}: {reason}). Export the model again."
         ) from fault
-    front_end = next((spec for spec in FRONT_ENDS if spec.digest == digest), None)
+    front_end = front_end_of(digest, facts["front_end"].get("limit_hz"))
     if front_end is None:
         known = ", ".join(f"{spec.name} {spec.digest}" for spec in FRONT_ENDS)
         raise CheckpointError(

@@ -25,7 +25,7 @@ from birdtune.errors import EXIT_DONE, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import write_csv, write_json
 from birdtune.model.heads import HEADS
-from birdtune.model.trunks import TRUNKS
+from birdtune.model.trunks import front_end
 from birdtune.results.metrics import Draws, difference_interval, interval
 from birdtune.search.candidates import BASELINES, Baseline, Candidate, Head, out_of_fold
 from birdtune.search.embedded import Embedded, Floats, Ints, embed, few_sources, folds, listed, require_judges
@@ -44,10 +44,9 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         InputError: no data, or fewer than two classes with two sources beside the test part.
         Interrupted, PassingError: frames and embeddings that were finished are kept.
     """
-    trunk = TRUNKS[config.model.backbone]
     verify_checkpoint(config, remember=True)
     journal.say(f"prepare: {shown(config.data_folder)}")
-    dataset, store = gather.prepare(config, trunk.front_end, journal, interrupts)
+    dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
     for notice in dataset.notices:
         journal.warn(notice)
     journal.say(f"compare:\n  {devices.prepare_devices()}")

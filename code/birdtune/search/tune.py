@@ -38,7 +38,7 @@ from birdtune.files import (
     write_json,
     write_text,
 )
-from birdtune.model.trunks import TRUNKS
+from birdtune.model.trunks import TRUNKS, front_end
 from birdtune.results import tune_page, tuned
 from birdtune.results.metrics import Draws
 from birdtune.results.paired import Floats, difference, figures
@@ -68,7 +68,7 @@ def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         )
     checkpoint = verify_checkpoint(config, remember=True)
     journal.say(f"prepare: {shown(config.data_folder)}")
-    dataset, store = gather.prepare(config, trunk.front_end, journal, interrupts)
+    dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
     for notice in dataset.notices:
         journal.warn(notice)
     space = space_of(

@@ -10,8 +10,9 @@ frames of two specifications never mix. Sources: Google's VGGish and YAMNet (Aud
 """
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +41,17 @@ class FrontEnd:
     log_offset: float = 0.01
     patch_frames: int = 96
     patch_hop: int = 96  # frames from one patch to the next where a whole sound is heard
+    limit_hz: float | None = None  # what is above counts for nothing; None: all counts up to `high_hz`
 
     @property
     def n_bins(self) -> int:
         """Bins of the real FFT."""
         return self.fft // 2 + 1
+
+    @property
+    def top_hz(self) -> float:
+        """What is above is not heard."""
+        return self.high_hz if self.limit_hz is None else min(self.high_hz, self.limit_hz)
 
     @property
     def frames_per_s(self) -> float:
@@ -63,8 +70,9 @@ class FrontEnd:
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that change with any number above."""
-        return value_sha256(asdict(self))[:12]
+        """Twelve hexadecimal digits that change with any number above; those without a limit are as they were."""
+        numbers = {name: value for name, value in asdict(self).items() if value is not None}
+        return value_sha256(numbers)[:12]
 
     def padded_samples(self, n_samples: int) -> int:
         """Samples of a sound once zeros are put after its end: at least one patch, and whole frames (10 ms at most)."""
@@ -100,6 +108,18 @@ YAMNET = FrontEnd("yamnet", log_offset=0.001, patch_hop=48)
 FRONT_ENDS = (VGGISH, YAMNET)
 
 
+def front_end_of(digest: str, limit_hz: float | None = None) -> FrontEnd | None:
+    """The front end that has this digest, of those that there are with this limit; None: there is none.
+
+    Args:
+        limit_hz: as somebody's model.json has it; what is no positive number gives None.
+    """
+    if limit_hz is not None and (type(limit_hz) not in (int, float) or not 0 < limit_hz < math.inf):
+        return None
+    limited = (replace(spec, limit_hz=None if limit_hz is None else float(limit_hz)) for spec in FRONT_ENDS)
+    return next((spec for spec in limited if spec.digest == digest), None)
+
+
 def mel_from_hz(frequency_hz: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Hertz to mel, the HTK formula in natural logarithms: 1127 ln(1 + f / 700)."""
     return np.asarray(1127.0 * np.log1p(np.asarray(frequency_hz, np.float64) / 700.0))
@@ -125,15 +145,18 @@ def mel_matrix(spec: FrontEnd) -> npt.NDArray[np.float32]:
     """Weights from FFT magnitudes to mel bands, read-only. [n_bins, n_mels]
 
     Triangles that are linear in mel (not in hertz) with peak 1, not normalised by area; the DC bin
-    counts for nothing. So VGGish defines them.
+    counts for nothing. So VGGish defines them. Bins above `spec.limit_hz` count for nothing either.
     """
-    bins_mel = mel_from_hz(np.linspace(0.0, spec.rate_hz / 2, spec.n_bins))[:, None]  # [n_bins, 1]
+    bins_hz = np.linspace(0.0, spec.rate_hz / 2, spec.n_bins)
+    bins_mel = mel_from_hz(bins_hz)[:, None]  # [n_bins, 1]
     edges = _band_edges_mel(spec)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]  # [n_mels] each
     rising = (bins_mel - lower) / (centre - lower)
     falling = (upper - bins_mel) / (upper - centre)
     weights = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
     weights[0] = 0.0
+    if spec.limit_hz is not None:
+        weights[bins_hz > spec.limit_hz] = 0.0
     weights.flags.writeable = False
     return weights
 

@@ -18,7 +18,7 @@ for one bin (s = 1), and for many that are independent. On real sound the means 
 0.02 of those of sound and noise added as waveforms, and the deviations within a twentieth; a pure tone that is
 far above the noise varies by some quarter too much.
 
-Powers are those within the front end's own band, from `low_hz` to `high_hz`: noise outside of it is not heard.
+Powers are those within the front end's own band, from `low_hz` to `top_hz`: noise outside of it is not heard.
 """
 
 import functools
@@ -52,7 +52,7 @@ def bin_powers(spec: FrontEnd, colour: Colour) -> Floats:
     shape = np.ones(spec.n_bins)
     if colour == "pink":
         shape = np.concatenate([[0.0], 1.0 / frequency_hz[1:]])
-    in_band = (frequency_hz >= spec.low_hz) & (frequency_hz <= spec.high_hz)
+    in_band = (frequency_hz >= spec.low_hz) & (frequency_hz <= spec.top_hz)
     return np.asarray(shape * spec.fft * (hann_window(spec) ** 2).sum() / (2.0 * shape[in_band].sum()))
 
 
@@ -85,7 +85,9 @@ def power_weights(spec: FrontEnd) -> npt.NDArray[np.float32]:
     matrix = mel_matrix(spec).astype(np.float64)
     share = matrix.sum(axis=0) / matrix.sum()
     expected = mean_magnitudes(spec, "white") ** 2 + magnitude_variances(spec, "white")
-    weights = np.asarray(share / expected, np.float32)
+    # Bands above a limit hold nothing, whatever the noise.
+    weights = np.zeros(spec.n_mels, np.float32)
+    np.divide(share, expected, out=weights, where=expected > 0, casting="same_kind")
     weights.flags.writeable = False
     return weights
 
@@ -129,7 +131,8 @@ def interference(spec: FrontEnd) -> npt.NDArray[np.float32]:
     """s_b cos θ, as the module's docstring says, for as many frames as `noise_frames` has, read-only. [n, n_mels]"""
     # Pink noise is as white within a band: the bands are narrow.
     variances, means = magnitude_variances(spec, "white"), mean_magnitudes(spec, "white")
-    scale = np.sqrt(variances / ((1.0 - np.pi / 4) * (means**2 + variances)))  # [n_mels]
+    squares = (1.0 - np.pi / 4) * (means**2 + variances)
+    scale = np.sqrt(np.divide(variances, squares, out=np.zeros_like(squares), where=squares > 0))  # [n_mels]
     shape = noise_frames(spec, "white").shape
     angles = np.random.Generator(np.random.Philox(key=[0, len(COLOURS)])).random(shape, np.float32)
     table = np.asarray(np.cos(2 * np.pi * angles) * scale, np.float32)
@@ -138,8 +141,8 @@ def interference(spec: FrontEnd) -> npt.NDArray[np.float32]:
 
 
 def band_power(samples: npt.NDArray[np.floating], spec: FrontEnd) -> float:
-    """Mean square of a waveform's part between `low_hz` and `high_hz`. samples: [n] at `spec.rate_hz`"""
+    """Mean square of a waveform's part between `low_hz` and `top_hz`. samples: [n] at `spec.rate_hz`"""
     spectrum = np.abs(np.fft.rfft(samples)) ** 2
     frequency_hz = np.arange(spectrum.size) * spec.rate_hz / samples.size
-    in_band = (frequency_hz >= spec.low_hz) & (frequency_hz <= spec.high_hz)
+    in_band = (frequency_hz >= spec.low_hz) & (frequency_hz <= spec.top_hz)
     return float(2.0 * spectrum[in_band].sum() / samples.size**2)

@@ -1,0 +1,113 @@
+"""--sound.band-limit: what is above is not heard, by the frames, the exported graph and whoever reads the model."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from makers import Samples, tone
+from test_export import exported_to, made_classifier, made_patches, served
+from test_job import settings
+
+from birdtune import ancestor, configure
+from birdtune.config import SoundSettings
+from birdtune.dataset import frames
+from birdtune.errors import CheckpointError, SettingsError
+from birdtune.files import read_json, write_json
+from birdtune.learning import build_classifier
+from birdtune.model import trunks
+from birdtune.results import export, verify
+from birdtune.sound import noise
+from birdtune.sound.logmel import FRONT_ENDS, VGGISH, YAMNET, FrontEnd, band_centres_hz, front_end_of, log_mel
+
+LIMITED = dataclasses.replace(VGGISH, limit_hz=3600.0)
+
+
+def mono(*args: Any, **how: Any) -> Samples:
+    return np.asarray(tone(*args, **how)[:, 0])
+
+
+def test_a_tone_above_the_limit_is_not_heard_and_one_below_is_as_it_was() -> None:
+    silent = np.float32(np.log(VGGISH.log_offset))
+    above = 0.4 * np.sin(2 * np.pi * 5000 * np.arange(16_000) / 16_000).astype(np.float32)
+    assert log_mel(above, VGGISH).max() > 2
+    assert np.all(log_mel(above, LIMITED) < silent + 0.1)
+    below = mono(frequency_hz=1000)
+    whole, limited = log_mel(below, VGGISH), log_mel(below, LIMITED)
+    inside = band_centres_hz(VGGISH) < 3000
+    assert np.array_equal(whole[:, inside], limited[:, inside])
+    assert np.all(limited[:, band_centres_hz(VGGISH) > 3800] == silent)
+
+
+def test_a_recording_that_ends_there_gives_the_same_frames_as_one_that_does_not() -> None:
+    soxr = pytest.importorskip("soxr")
+    sound = np.random.default_rng(3).normal(0, 0.1, 32_000).astype(np.float32)
+    through_8_khz = soxr.resample(soxr.resample(sound, 16_000, 8_000), 8_000, 16_000)[: sound.size]
+    apart, near = (np.abs(log_mel(sound, spec) - log_mel(through_8_khz, spec)).max() for spec in (VGGISH, LIMITED))
+    assert apart > 3
+    assert near < 0.2
+
+
+@pytest.mark.parametrize("spec", FRONT_ENDS, ids=lambda spec: spec.name)
+def test_noise_that_is_mixed_in_has_the_limit_too(spec: FrontEnd) -> None:
+    limited = dataclasses.replace(spec, limit_hz=3600.0)
+    for colour in noise.COLOURS:
+        table = noise.noise_frames(limited, colour)
+        assert np.isfinite(table).all()
+        assert np.all(np.abs(table[:, band_centres_hz(spec) > 3800]) < 1e-6)
+    assert np.isfinite(noise.power_weights(limited)).all()
+    assert np.isfinite(noise.interference(limited)).all()
+
+
+def test_frames_with_a_limit_have_a_folder_of_their_own_and_those_without_stay_where_they_were(tmp_path: Path) -> None:
+    stores = [frames.FrameStore(tmp_path, spec, SoundSettings()) for spec in (VGGISH, LIMITED)]
+    assert stores[0].folder != stores[1].folder
+    # Those of models that were exported before there was a limit.
+    assert (VGGISH.digest, YAMNET.digest) == ("94fd0c5b305f", "81f86faaffbc")
+
+
+def test_a_model_is_known_by_its_digest_and_limit_and_nothing_else_is_believed() -> None:
+    assert front_end_of(LIMITED.digest, 3600.0) == LIMITED
+    assert front_end_of(LIMITED.digest, 3600) == LIMITED
+    assert front_end_of(VGGISH.digest) == VGGISH
+    for other in (None, 3500.0, 0, -1.0, float("nan"), float("inf"), "3600", [3600.0], True):
+        assert front_end_of(LIMITED.digest, other) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "right"), [("3600", True), ("500", True), ("8000", True), ("499", False), ("9000", False)]
+)
+def test_the_setting_is_in_hertz_within_what_backbones_hear(value: str, right: bool) -> None:
+    if not right:
+        with pytest.raises(SettingsError, match="band-limit"):
+            configure.load({"sound.band-limit": value}, {})
+        return
+    config = configure.load({"sound.band-limit": value, "model.backbone": "yamnet"}, {})
+    assert trunks.front_end(config) == dataclasses.replace(YAMNET, limit_hz=float(value))
+    assert build_classifier(config, ("a", "b"), "float32", None).front_end == trunks.front_end(config)
+
+
+def test_the_exported_graph_hears_what_training_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "fresh_answers", lambda folder, inputs, check: verify.answers(folder, inputs))
+    classifier = dataclasses.replace(made_classifier(), limit_hz=3600.0)
+    folder = tmp_path / "4"
+    exported_to(folder, classifier)  # compares the graph with the training side, and fails where they differ
+    assert verify.open_model(folder).front_end == LIMITED
+    loaded = tf.saved_model.load(str(folder))
+    low, high = mono(2.0, frequency_hz=900), mono(2.0, frequency_hz=900) + 0.3 * np.sin(
+        2 * np.pi * 6000 * np.arange(32_000) / 16_000
+    ).astype(np.float32)
+    scores = [loaded.signatures["sound"](waveform=tf.constant(each))["patch_scores"].numpy() for each in (low, high)]
+    assert np.allclose(*scores, atol=1e-3)
+    assert not np.allclose(
+        served(classifier, made_patches(low)), served(classifier, made_patches(high)), atol=1e-3
+    )  # as it would be without the limit
+    with pytest.raises(SettingsError, match=r"give --sound\.band-limit 3600"):
+        ancestor.find(settings(tmp_path / "data", tmp_path / "out", from_version=str(folder)))
+    facts = read_json(folder / "model.json")
+    facts["front_end"]["limit_hz"] = 4000.0
+    write_json(folder / "model.json", facts)
+    with pytest.raises(CheckpointError, match="of another kind"):
+        verify.open_model(folder)
