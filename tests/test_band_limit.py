@@ -104,8 +104,9 @@ def test_the_exported_graph_hears_what_training_heard(tmp_path: Path, monkeypatc
     assert not np.allclose(
         served(classifier, made_patches(low)), served(classifier, made_patches(high)), atol=1e-3
     )  # as it would be without the limit
+    network = {"model__head": "mlp", "model__hidden_units": 7}
     with pytest.raises(SettingsError, match=r"give --sound\.band-limit 3600"):
-        ancestor.find(settings(tmp_path / "data", tmp_path / "out", from_version=str(folder)))
+        ancestor.find(settings(tmp_path / "data", tmp_path / "out", from_version=str(folder), **network))
     facts = read_json(folder / "model.json")
     facts["front_end"]["limit_hz"] = 4000.0
     write_json(folder / "model.json", facts)
