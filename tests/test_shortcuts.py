@@ -273,6 +273,12 @@ def test_check_says_nothing_where_recorders_are_mixed_and_names_are_shown_safely
     assert notices and "\x1b" not in "".join(notices)
 
 
+def test_thousands_of_places_take_no_memory_each() -> None:
+    many: Change = lambda k, label, rng: {"below": f"site {rng.integers(10**9)}/rec{k}.wav"}  # noqa: E731
+    place = next(p for p in properties.properties_of(made(many, each=300).recordings) if p.key == "place")
+    assert place.columns.shape == (600, 1)
+
+
 # ---- what comes of it ---------------------------------------------------------------------------
 
 FIGURES = make_facts().metrics
@@ -300,9 +306,10 @@ def test_the_report_tells_it_on_its_first_screen_and_in_a_section(tmp_path: Path
     page = (tmp_path / "report.html").read_text("utf-8")
     header = page[: page.index("</header>")]
     assert "The sample rate alone tells the classes about as well as the model" in header
-    assert "Told by the sample rate alone, without any song, 100" in header
+    assert "By the sample rate alone, without any song, 100" in header
     body = page[page.index('id="shortcuts"') : page.index('id="sure"')]
     assert "8,000 Hz in 40 of 40 recordings" in body
+    assert "where it errs, the model is right" in body
     assert "--sound.band-limit 3600" in body
     write_report(tmp_path / "without.html", make_facts())
     assert 'id="shortcuts"' not in (tmp_path / "without.html").read_text("utf-8")

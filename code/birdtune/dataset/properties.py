@@ -29,7 +29,7 @@ NO_VALUE: Final = -1e6
 _NO_BANDS: Final = np.full(len(BAND_EDGES_HZ) - 1, NO_BAND)
 # How columns are told.
 _LEVELS: Final = ("level {} dB", "level in the band that all have {} dB", "peak {} dB")
-_FAULTS: Final = ("offset {}", "clipped {}", "empty {}", "gaps {}")
+_FAULTS: Final = ("offset {}", "share clipped {}", "share empty {}", "share of gaps {}")
 _DATE: Final = ("year {}", "day {} of the year")
 # Bandwidths are told apart in kilohertz, and above this not at all: no backbone has a band there.
 _TOP_HZ: Final = 7_500
@@ -105,18 +105,9 @@ def common_bandwidth_hz(recordings: Sequence[Recording]) -> float:
 
 
 def _category(key: str, name: str, texts: Sequence[str]) -> Property:
-    values = sorted(set(texts) - {""})
-    if values and values == sorted(values, key=_leading) and all(_leading(value) >= 0 for value in values):
-        columns = np.array([[_leading(text)] for text in texts])
-    else:
-        columns = np.array([[float(text == value) for value in values] for text in texts]).reshape(len(texts), -1)
-    return Property(key, name, False, columns, tuple(texts))
-
-
-def _leading(text: str) -> float:
-    """The number that a value is, or NO_VALUE."""
-    digits = re.fullmatch(r"([\d,]+)(?: Hz)?", text)
-    return float(digits[1].replace(",", "")) if digits else NO_VALUE
+    # A number each: trees that are grown to their ends tell them apart, and a column each would take much memory.
+    codes = np.unique(np.asarray(texts, dtype=object), return_inverse=True)[1]
+    return Property(key, name, False, codes.astype(np.float64)[:, None], tuple(texts))
 
 
 def _number(key: str, name: str, values: Sequence[float], said: str, *, own: bool = False) -> Property:

@@ -45,8 +45,9 @@ def of_shortcuts(row: Row | None) -> Iterator[Doubt]:
     yield Doubt(
         "shortcut",
         severity,
-        f"{_alone(found)} the classes about as well as the model: without any song, that is right for "
-        f"{percent(found['test_accuracy'])} of the {part} recordings, the model for {percent(row['model'])}"
+        f"{_alone(found)} the classes about as well as the model: without any song, "
+        f"{percent(found['test_accuracy'])} of the {part} recordings are told right by it, {percent(row['model'])} by the "
+        "model"
         f"{f' ({values})' if values else ''}. {_counter(found, part)}",
         " ".join(filter(None, _advice(row, found))),
     )
@@ -91,7 +92,7 @@ def _advice(row: Row, found: Row) -> Iterator[str]:
             f"--sound.band-limit {row['band_limit_hz']:g} keeps the bandwidth from the model, not what else the "
             "recorders may differ in, such as their noise."
         )
-    yield "Add recordings of each class that are in this as those of the others, and run again."
+    yield "Add recordings of each class that were made as those of the others, and run again."
     limit = limit_hz(row)
     if found["heard"] and limit and found["property"] in ("rate", "bandwidth", "all", "format"):
         yield f"Or let the model hear only what all recordings have: --sound.band-limit {limit}."
@@ -110,8 +111,8 @@ def line(row: Row) -> str:
 
 
 def strongest(row: Row) -> Row | None:
-    """Of the properties that are no species' own, the one that tells most by cross-validation."""
-    alien = [each for each in row["rows"] if not each["own"]]
+    """Of the properties that are heard and no species' own, the one that tells most by cross-validation."""
+    alien = [each for each in row["rows"] if each["heard"] and not each["own"]]
     return max(alien, key=lambda each: round(each["accuracy"], 2), default=None)
 
 
@@ -123,7 +124,7 @@ def section(row: Row | None) -> Row | None:
     sentence = ""
     if best is not None:
         what = "sample rate, format, level and the like" if best["property"] == "all" else f"the {best['name']} alone"
-        sentence = f"Told by {what}, without any song, {percent(best['test_accuracy'])} would be right."
+        sentence = f"By {what}, without any song, {percent(best['test_accuracy'])} are told right."
     found = row["shortcut"]
     return {
         "sentence": sentence,

@@ -8,6 +8,7 @@ model. Where that comes near to the model, the test cannot tell whether the mode
 recordings on which the property points to a wrong class can.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -66,9 +67,9 @@ def measure(
         `rows` (of each property, and of all together: `property`, `name`, `own` (it may be the species' own), `heard`
         (no band limit keeps it from the model), `accuracy` and `majority` by cross-validation, `gain_ci` (of the one
         over the other), `test_accuracy`, `model_gain_ci` (95 % interval of the model's accuracy less that), `near`,
-        `values` (of the classes that it tells best: `class`, `recognised`, `value` in words)), `majority`, `model`
-        (accuracies on the part), and `shortcut`: the row that comes nearest to the model, with `counter` as
-        `_Judge.counter`, or None.
+        `values` (of the classes that it tells best: `class`, `recognised`, `value` in words), `counter` (the recordings
+        on which it points to a wrong class, as `_counter`)), `majority`, `model` (accuracies on the part), and
+        `shortcut`: the row that comes nearest to the model, or None.
     """
     recordings = dataset.recordings
     common_hz, limit_hz = common_bandwidth_hz(recordings), dataset.spec.limit_hz
@@ -88,18 +89,15 @@ def measure(
     rows = []
     for each in _with_all(properties_of(recordings), unheard):
         check()
-        rows.append({**judge.row(each), "heard": each.key not in unheard})
+        rows.append({**judge.row(each, scores), "heard": each.key not in unheard})
     shortcut = _nearest(rows)
     return {
         **shared,
-        "rows": [{key: value for key, value in row.items() if key != "said"} for row in rows],
+        "rows": rows,
         "majority": float(majority.mean()),
         "model": float(model.mean()),
-        "shortcut": None if shortcut is None else {
-            **{key: shortcut[key] for key in ("property", "name", "own", "heard", "test_accuracy", "values")},
-            "counter": judge.counter(shortcut["said"], scores),
-        },
-    }  # fmt: skip
+        "shortcut": shortcut,
+    }
 
 
 def _with_all(found: Sequence[Property], unheard: frozenset[str]) -> list[Property]:
@@ -157,8 +155,8 @@ class _Judge:
         labels = task.labels[task.validated]
         self._validated_majority = labels == np.bincount(labels).argmax()
 
-    def row(self, property_: Property) -> dict[str, Any]:
-        """What a property alone tells, as in metrics.json; and `said`, of each judged recording. [N]"""
+    def row(self, property_: Property, scores: Scores) -> dict[str, Any]:
+        """What a property alone tells, as in metrics.json."""
         task = self._task
         validated = _cross_validated(property_.columns, task)
         right = validated == task.labels[task.validated]
@@ -171,7 +169,7 @@ class _Judge:
             "accuracy": float(right.mean()), "majority": float(self._validated_majority.mean()),
             "gain_ci": gain_ci, "test_accuracy": float(on_test.mean()), "model_gain_ci": model_gain_ci,
             "near": self._is_near(right, on_test, gain_ci, model_gain_ci),
-            "values": self._values(property_, validated), "said": said,
+            "values": self._values(property_, validated), "counter": _counter(said, scores),
         }  # fmt: skip
 
     def _is_near(
@@ -188,26 +186,6 @@ class _Judge:
             return False
         return model_gain_ci is None or model_gain_ci[0] <= _MARGIN
 
-    def counter(self, said: Ints, scores: Scores) -> dict[str, Any]:
-        """How the model does where a property points to a wrong class.
-
-        Returns:
-            `recordings`, `sources`; of the recordings `right` (the model is) and `followed` (it says what the property
-            says); `cleared`: whether it sides with the truth, source by source, by more than luck.
-        """
-        labels, answers = scores.labels, clip_scores(scores).argmax(axis=1)
-        wrong = said != labels
-        right, followed = wrong & (answers == labels), wrong & (answers == said)
-        by_source: dict[str, int] = {}
-        for k in np.flatnonzero(right | followed):
-            by_source[scores.groups[k]] = by_source.get(scores.groups[k], 0) + (1 if right[k] else -1)
-        signs = [n for n in by_source.values() if n]
-        return {
-            "recordings": int(wrong.sum()), "sources": len({scores.groups[k] for k in np.flatnonzero(wrong)}),
-            "right": int(right.sum()), "followed": int(followed.sum()),
-            "cleared": _is_majority(sum(n > 0 for n in signs), len(signs)),
-        }  # fmt: skip
-
     def _values(self, property_: Property, validated: Ints) -> list[dict[str, Any]]:
         """The values of the classes that a property tells best, at most three."""
         task = self._task
@@ -222,13 +200,37 @@ class _Judge:
         ]
 
 
+def _counter(said: Ints, scores: Scores) -> dict[str, Any]:
+    """How the model does where a property points to a wrong class.
+
+    Args:
+        said: [N] class that the property points to, of each recording of the scores.
+
+    Returns:
+        `recordings`, `sources`; of the recordings `right` (the model is) and `followed` (it says what the property
+        says); `cleared`: whether it sides with the truth, source by source, by more than luck.
+    """
+    labels, answers = scores.labels, clip_scores(scores).argmax(axis=1)
+    wrong = said != labels
+    right, followed = wrong & (answers == labels), wrong & (answers == said)
+    by_source: dict[str, int] = {}
+    for k in np.flatnonzero(right | followed):
+        by_source[scores.groups[k]] = by_source.get(scores.groups[k], 0) + (1 if right[k] else -1)
+    signs = [n for n in by_source.values() if n]
+    return {
+        "recordings": int(wrong.sum()), "sources": len({scores.groups[k] for k in np.flatnonzero(wrong)}),
+        "right": int(right.sum()), "followed": int(followed.sum()),
+        "cleared": _is_majority(sum(n > 0 for n in signs), len(signs)),
+    }  # fmt: skip
+
+
 def spoken(property_: Property, labels: Ints, c: int) -> str:
     """What a class has of a property, in words and numbers."""
     inside = labels == c
     if property_.texts:
-        texts = [text for text, of in zip(property_.texts, inside, strict=True) if of]
-        commonest = max(sorted(set(texts)), key=texts.count)
-        return f"{commonest or 'nothing'} in {texts.count(commonest):,} of {len(texts):,} recordings"
+        texts = Counter(text for text, of in zip(property_.texts, inside, strict=True) if of)
+        commonest = max(sorted(texts), key=lambda text: texts[text])
+        return f"{commonest or 'nothing'} in {texts[commonest]:,} of {texts.total():,} recordings"
     columns = property_.columns
     # The column in which the classes lie farthest apart.
     spread = [_between(columns[:, k], labels) for k in range(columns.shape[1])]
