@@ -84,7 +84,7 @@ def padding_notices(recordings: Iterable[Recording], spec: FrontEnd) -> list[str
 
 
 def shares_above(measures: Sequence[Measures], spec: FrontEnd) -> Floats:
-    """Share of the energy of each recording that lies above `spec.high_hz`, to about a third of an octave. [N]
+    """Share of the energy of each recording that lies above `spec.top_hz`, to about a third of an octave. [N]
 
     0 where nothing stands out of the noise.
     """
@@ -101,7 +101,7 @@ def shares_above(measures: Sequence[Measures], spec: FrontEnd) -> Floats:
     is_steady = steady.sum(axis=1) > _OUTWEIGHS * varying.sum(axis=1)
     energy = np.where(is_steady[:, None], steady, varying)
     lower, upper = BAND_EDGES_HZ[:-1], BAND_EDGES_HZ[1:]
-    above = np.clip((upper - spec.high_hz) / (upper - lower), 0.0, 1.0)  # [bands] share of each
+    above = np.clip((upper - spec.top_hz) / (upper - lower), 0.0, 1.0)  # [bands] share of each
     return np.asarray(energy @ above / np.maximum(energy.sum(axis=1), 1e-30))
 
 
@@ -155,7 +155,7 @@ def band_lines(shares: Mapping[str, float], spec: FrontEnd) -> Iterator[str]:
 
 
 def _band(spec: FrontEnd) -> str:
-    return f"{spec.low_hz:,.0f} to {spec.high_hz:,.0f} Hz"
+    return f"{spec.low_hz:,.0f} to {spec.top_hz:,.0f} Hz"
 
 
 def _listed(shares: Mapping[str, float], least: float) -> str:

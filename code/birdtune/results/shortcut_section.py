@@ -46,9 +46,8 @@ def of_shortcuts(row: Row | None) -> Iterator[Doubt]:
         "shortcut",
         severity,
         f"{_alone(found)} the classes about as well as the model: without any song, "
-        f"{percent(found['test_accuracy'])} of the {part} recordings are told right by it, {percent(row['model'])} by the "
-        "model"
-        f"{f' ({values})' if values else ''}. {_counter(found, part)}",
+        f"{percent(found['test_accuracy'])} of the {part} recordings are told right by it, {percent(row['model'])} by "
+        f"the model{f' ({values})' if values else ''}. {_counter(found, part)}",
         " ".join(filter(None, _advice(row, found))),
     )
 
