@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from makers import quiet, tone, without_processes, write_sound
 
@@ -23,8 +24,13 @@ from birdtune.errors import InputError, Interrupted, PassingError
 from birdtune.events import Interrupts
 from birdtune.sound.audio import SoundStream, examine, read
 from birdtune.sound.faults import SoundError
-from birdtune.sound.logmel import VGGISH, FrontEnd, log_mel
+from birdtune.sound.logmel import VGGISH, FrontEnd, frames_of
 from birdtune.workers import Crashed, run_tasks
+
+
+def frames_in(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """All log-mel frames of a sound, the last filled up. [n, 64]"""
+    return np.concatenate(list(frames_of([waveform])))
 
 
 class Cache:
@@ -103,7 +109,7 @@ def test_frames_are_those_of_the_whole_sound_as_float16(cache: Cache) -> None:
     assert made == 3
     assert len(store) == 3
     for name in ("A/a.wav", "A/b.flac"):
-        expected = log_mel(read(cache.data / name)).astype(np.float16)
+        expected = frames_in(read(cache.data / name)).astype(np.float16)
         found = store.frames(cache.content(name))
         assert found.dtype == np.dtype("<f2")
         assert np.array_equal(found, expected)
@@ -142,7 +148,7 @@ def test_a_file_that_changed_has_new_frames(cache: Cache) -> None:
     store, made = cache.run()
     assert made == 1
     assert cache.content("A/a.wav") != old
-    assert store.entry(cache.content("A/a.wav")).n_frames == 198
+    assert store.entry(cache.content("A/a.wav")).n_frames == 199
 
 
 def test_the_same_content_is_decoded_once(cache: Cache) -> None:
@@ -175,7 +181,7 @@ def test_a_file_that_fails_leaves_nothing_and_stops_nothing(cache: Cache) -> Non
     (shard,) = cache.shards
     assert shard.stat().st_size == frames_there * 64 * 2, "what a failing file began is taken back"
     assert np.array_equal(
-        store.frames(cache.content("A/b.flac")), log_mel(read(cache.data / "A/b.flac")).astype(np.float16)
+        store.frames(cache.content("A/b.flac")), frames_in(read(cache.data / "A/b.flac")).astype(np.float16)
     )
     assert cache.run()[1] == 0, "a broken file is not tried again"
 
@@ -242,7 +248,7 @@ def test_a_file_that_changes_before_it_is_decoded_lends_its_name_to_no_other_con
     assert made == 3 and len(store) == 2
     ledger = Ledger(cache.ledger_path, SoundSettings())
     assert ledger.content(before) == cache.content("A/z copy of a.wav")
-    assert np.array_equal(store.frames(str(ledger.content(before))), log_mel(read(copy)).astype(np.float16))
+    assert np.array_equal(store.frames(str(ledger.content(before))), frames_in(read(copy)).astype(np.float16))
     # Nothing of it is remembered: the next run takes the files as they are then.
     monkeypatch.setattr(frames, "run_tasks", real)
     store, made = cache.run()
@@ -453,7 +459,7 @@ def test_a_full_shard_is_followed_by_another(cache: Cache, monkeypatch: pytest.M
     store, _ = cache.run()
     assert len(cache.shards) == 3
     assert np.array_equal(
-        store.frames(cache.content("A/a.wav")), log_mel(read(cache.data / "A/a.wav")).astype(np.float16)
+        store.frames(cache.content("A/a.wav")), frames_in(read(cache.data / "A/a.wav")).astype(np.float16)
     )
 
 
@@ -551,7 +557,7 @@ def test_any_number_of_workers_makes_the_same_frames(tmp_path: Path, monkeypatch
         assert cache.run(workers=workers)[1] == 6
         found.append(cache.all_frames())
         # Here sums may be done by two threads, in another order: the last bit of a half may differ.
-        here = log_mel(read(cache.data / "A/3.wav"))
+        here = frames_in(read(cache.data / "A/3.wav"))
         there = np.frombuffer(found[-1][cache.content("A/3.wav")], "<f2").reshape(-1, 64)
         assert there == pytest.approx(here, abs=0.004)
     assert found[0] == found[1]

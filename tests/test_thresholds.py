@@ -1,5 +1,6 @@
 """birdtune.results.thresholds, answers, sound.empty and judging: from which score on an answer counts."""
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,14 @@ def test_an_alarm_is_an_unbroken_run_within_a_recording() -> None:
     assert count_alarms(scores, 1, 0.5) == 3
     assert count_alarms(scores, 1, 0.89) == 3 and count_alarms(scores, 1, 0.95) == 0
     assert count_alarms(scores, 1, 0.05) == 2  # a recording through
+
+
+def test_a_last_window_that_overlaps_the_one_before_counts_no_sound_and_no_alarm_twice() -> None:
+    high, low = [0.0, 0.9, 0.1], [0.0, 0.1, 0.1]
+    scores = scores_of([[low, high, high], [low, low, high]], [0, 0])
+    scores = dataclasses.replace(scores, patch_start_s=np.array([0, 0.96, 1.03, 0, 0.96, 1.03], np.float32))
+    assert thresholds.hours_of(scores, 0.96) == pytest.approx(2 * 1.99 / 3600)
+    assert count_alarms(scores, 1, 0.5) == 2
 
 
 # ---- answers ------------------------------------------------------------------------------------
