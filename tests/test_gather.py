@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from makers import cut, quiet, tone, without_processes, write_sound
@@ -22,7 +23,8 @@ from birdtune.dataset.gather import Dataset
 from birdtune.errors import InputError, SettingsError
 from birdtune.events import Interrupts, Journal
 from birdtune.files import read_csv, read_json
-from birdtune.sound.logmel import VGGISH
+from birdtune.sound.audio import read
+from birdtune.sound.logmel import VGGISH, log_mel
 
 CLASSES = ("Erithacus_rubecula", "Parus_major", "Turdus_merula")
 
@@ -62,6 +64,38 @@ def inspect(place: Path, *, writable: bool = True, **sections: Any) -> Dataset:
 
 def problems_csv(place: Path) -> dict[str, str]:
     return {row["recording"]: row["problem"] for row in read_csv(place / "output/problems.csv")}
+
+
+def test_each_channel_is_a_recording_of_the_same_source(place: Path) -> None:
+    for c, label in enumerate(CLASSES):
+        for k in range(8):
+            stereo = tone(2.0, channels=2, frequency_hz=900 + 40 * k, seed=100 + 10 * c + k)
+            write_sound(place / f"input/data/{label}/wood {c}{k}.wav", stereo)
+    each = SoundSettings(channels="each")
+    dataset, store = prepare(place, sound=each)
+    names = {recording.name for recording in dataset.recordings}
+    assert len(names) == 12 + 2 * 24
+    assert {"Parus_major/wood 13.wav#1", "Parus_major/wood 13.wav#2", "Parus_major/Parus_major-10_1.wav"} <= names
+    for recording in dataset.recordings:
+        path, _, channel = recording.name.partition("#")
+        assert dataset.places[recording.name] == dataset.places[path + ("#1" if channel else "")]
+        samples, _ = soundfile.read(recording.path, always_2d=True)
+        alone = read(write_sound(place / "alone.wav", samples[:, recording.channel or 0], subtype="FLOAT"))
+        assert np.array_equal(store.frames(recording.content)[:190], log_mel(alone)[:190].astype(np.float16))
+    inspected = inspect(place, sound=each)
+    assert {recording.name for recording in inspected.recordings} == names
+    assert prepare(place, sound=each)[0].digest() == dataset.digest()
+    assert len(prepare(place)[0].recordings) == 36
+
+
+def test_channels_of_damaged_and_silent_files_are_all_accounted_for(place: Path) -> None:
+    stereo = tone(2.0, channels=2)
+    stereo[:, 1] = 0
+    write_sound(place / "input/data/Parus_major/half.wav", stereo)
+    (place / "input/data/Parus_major/none.wav").write_bytes(b"no sound at all")
+    dataset = inspect(place, sound=SoundSettings(channels="each"))
+    assert problems_csv(place) == {"Parus_major/half.wav#2": "silent", "Parus_major/none.wav": "not-audio"}
+    assert dataset.books()["found"] == 12 + 3
 
 
 def test_folders_become_a_data_set_that_can_be_trained_on(place: Path) -> None:

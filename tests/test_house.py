@@ -30,7 +30,7 @@ ORDER = (
     "dataset.selection",
     "dataset.source_names", "dataset.source_numbers", "dataset.sources", "dataset.recorded", "dataset.acoustic",
     "dataset.source_notices", "dataset.properties",
-    "dataset.split", "dataset.class_names", "dataset.layout", "dataset.label_table",
+    "dataset.split", "dataset.class_names", "dataset.layout", "dataset.label_table", "dataset.each_channel",
     "dataset.balance", "dataset.shards", "dataset.frames", "dataset.gather", "dataset.columns", "dataset.batches",
     "dataset.clips", "dataset.augment", "dataset.activations",
     "model.architecture", "model.archive", "model.checkpoint", "model.tflite", "model.vggish", "model.yamnet",

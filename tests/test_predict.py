@@ -146,6 +146,20 @@ def test_the_very_end_of_a_sound_is_heard(tmp_path: Path, n_samples: int, hop: i
     assert np.abs(one[-1] - other[-1]).max() > 0.01
 
 
+def test_channels_that_cancel_each_other_are_heard_and_each_channel_may_have_its_row(tmp_path: Path) -> None:
+    left, right = (read(write_sound(tmp_path / f"{seed}.wav", 2.0, seed=seed)) for seed in (1, 2))
+    soundfile.write(tmp_path / "inverted.wav", np.stack([left, -left], 1), RATE_HZ)
+    soundfile.write(tmp_path / "other.wav", np.stack([left, right], 1), RATE_HZ)
+    paths = [tmp_path / name for name in ("inverted.wav", "other.wav", "1.wav")]
+    _, best = embedded(paths, tmp_path / "best.npz")
+    count = len(best["file"]) // 3
+    assert np.array_equal(best["embeddings"][:count], best["embeddings"][-count:])
+    _, each = embedded(paths, tmp_path / "each.npz", sound=SoundSettings(channels="each"))
+    names = ("inverted.wav#1", "inverted.wav#2", "other.wav#1", "other.wav#2", "1.wav")
+    assert each["file"].tolist() == [str(tmp_path / name) for name in names for _ in range(count)]
+    assert np.array_equal(each["embeddings"][2 * count : 3 * count], best["embeddings"][-count:])
+
+
 def test_the_model_is_given_full_batches_across_files(tmp_path: Path) -> None:
     sizes: list[int] = []
 

@@ -47,8 +47,8 @@ class SoundSettings(_Section):
     truncated: Literal["use", "refuse"] = _setting(
         "use", "recordings that break off: use what can be decoded, from 1 s or half of it on, or refuse them"
     )
-    channels: Literal["best", "mix", "first"] = _setting(
-        "best", "of several; best: mixed where they agree, else the clearest; or all mixed, or the first"
+    channels: Literal["best", "mix", "first", "each"] = _setting(
+        "best", "of several; best: mixed where they agree, else the clearest; each: each is a recording of its own"
     )
     band_limit: float | None = _setting(
         None, "what is above is not heard, e.g. the lowest bandwidth of all recordings", unit="Hz",

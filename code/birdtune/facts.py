@@ -138,7 +138,7 @@ def _listener(dataset: Dataset, store: FrameStore) -> Callable[[str, float, floa
             return None
         try:
             waveform = audio.read(
-                recording.path, store.sound, start_s=start_s, longest_s=seconds
+                recording.path, store.sound, start_s=start_s, longest_s=seconds, channel=recording.channel
             )
         except SoundError:
             return None  # it was readable when the frames were made; the page says that it is gone

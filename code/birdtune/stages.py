@@ -339,7 +339,9 @@ class Stages(Learning):
         for recording in part:
             self.interrupts.check()
             with contextlib.suppress(SoundError):
-                return audio.read(recording.path, self.store.sound, longest_s=_EXAMPLE_S)
+                return audio.read(
+                    recording.path, self.store.sound, longest_s=_EXAMPLE_S, channel=recording.channel
+                )
         self.journal.warn("No recording can be read any more; the export is verified with noise.")
         n_samples = round(_EXAMPLE_S * TARGET_RATE_HZ)
         return np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)

@@ -113,7 +113,8 @@ class _ShardWriter:
         """Decode one file and append its frames; of a file that fails nothing stays in the shard."""
         shard = self._shard()
         begin = shard.tell()
-        stream = SoundStream(task.file.path, self.sound, longest_s=self.longest_s, measured=True)
+        file = task.file
+        stream = SoundStream(file.path, self.sound, longest_s=self.longest_s, measured=True, channel=file.channel)
         crc = 0
         try:
             with unchanged(task.file):

@@ -18,6 +18,7 @@ from birdtune.dataset import (
     balance,
     class_names,
     coverage,
+    each_channel,
     frames,
     label_table,
     layout,
@@ -222,10 +223,13 @@ def _survey(
 ) -> _Survey:
     arranged = _arranged(config)
     listing = arranged.listing
+    given = arranged.given
+    if config.sound.channels == "each":
+        listing, given = each_channel.expanded(listing, given)
     ledger = Ledger(ledger_path, config.sound, keep=keep)
     unusable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     recordings.refuse_remnant(listing, unusable, config.data_folder)
-    return _Survey(listing, arranged.given, arranged.notices, ledger, unusable)
+    return _Survey(listing, given, arranged.notices, ledger, unusable)
 
 
 def _arranged(config: Config) -> Arranged:
@@ -321,7 +325,7 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
     recordings.refuse_crashes(survey.listing, problems, config.data_folder)
     try:
         selection.check_enough(usable, config.data_folder, problems)
-        links = [*recorded_links(usable), *acoustic.links(usable, config.split.acoustic)]
+        links = [*each_channel.links(usable), *recorded_links(usable), *acoustic.links(usable, config.split.acoustic)]
         result = split.assign(usable, config.split, config.output / "split.csv", survey.given, links)
         problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
         usable = [recording for recording in usable if recording.name in result.places]

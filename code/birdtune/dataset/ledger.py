@@ -69,9 +69,11 @@ class Ledger:
         self._unsaved = 0
 
     def content(self, file: SoundFile) -> str | None:
-        """SHA-256 of the file's content, if it was read before and looks unchanged."""
+        """SHA-256 of the file's content, if it was read before and looks unchanged; and "#1" of channel 0."""
         entry = self._stats.get(str(file.path))
-        return entry[4] if entry and entry[:4] == file.stamp else None
+        if not entry or entry[:4] != file.stamp:
+            return None
+        return entry[4] if file.channel is None else f"{entry[4]}#{file.channel + 1}"
 
     def set_content(self, file: SoundFile, content: str) -> None:
         self._stats[str(file.path)] = (*file.stamp, content)
@@ -228,7 +230,8 @@ class _ExamineTask:
 def _examine(task: _ExamineTask) -> Examined:
     try:
         with unchanged(task.file):
-            return Examined(examine(task.file.path, sound=task.sound, longest_s=task.longest_s))
+            file = task.file
+            return Examined(examine(file.path, task.sound, longest_s=task.longest_s, channel=file.channel))
     except SoundError as fault:
         return Examined(None, fault.problem, str(fault))
 

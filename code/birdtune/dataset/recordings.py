@@ -94,6 +94,7 @@ class SoundFile:
     ctime_ns: int = 0
     inode: int = 0
     below: str | None = None  # as of a Recording
+    channel: int | None = None  # as of a Recording
 
     @property
     def stamp(self) -> tuple[int, int, int, int]:
@@ -140,6 +141,7 @@ class Recording:
     copies: tuple[str, ...] = ()  # names of the files of its class that hold the same
     # What of the name lies below the folders that name class and side of the split; None: all but the first folder.
     below: str | None = None
+    channel: int | None = None  # the one that it is, from 0, with --sound.channels each; its name ends in "#1" for 0
 
     @property
     def below_class(self) -> PurePosixPath:

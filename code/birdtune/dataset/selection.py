@@ -54,7 +54,9 @@ def select(
         if isinstance(judged, Problem):
             problems.append(judged)
         else:
-            usable.append(Recording(file.name, file.path, file.label, content, judged, below=file.below))
+            usable.append(
+                Recording(file.name, file.path, file.label, content, judged, below=file.below, channel=file.channel)
+            )
     usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name))
     remarks = [
         problem

@@ -29,6 +29,17 @@ from birdtune.workers import Crashed, Isolated
 Floats = npt.NDArray[np.float32]
 
 
+class Channel(NamedTuple):
+    """One channel of a file, taken as a recording of its own."""
+
+    path: Path
+    channel: int  # from 0
+
+    @property
+    def name(self) -> str:
+        return f"{shown(self.path)}#{self.channel + 1}"
+
+
 class Unused(NamedTuple):
     """A file that was not used, and why."""
 
@@ -126,7 +137,7 @@ class Cutter:
     spec: FrontEnd
     stretch_frames: int | None = None
 
-    def pieces(self, path: Path) -> Iterator["_Piece"]:
+    def pieces(self, given: Path | Channel) -> Iterator["_Piece"]:
         """First frame and frames [96, 64] of each patch of a file; its facts at last.
 
         Behind each whole stretch, the frame at which the next one begins.
@@ -134,8 +145,9 @@ class Cutter:
         Raises:
             SoundError: the file cannot be used; some of them only after the last patch.
         """
+        path, channel = given if isinstance(given, Channel) else (given, None)
         stream = SoundStream(
-            path, self.sound, longest_s=self.longest_s, silent_too=self.stretch_frames is not None
+            path, self.sound, longest_s=self.longest_s, silent_too=self.stretch_frames is not None, channel=channel
         )
         try:
             size = self.stretch_frames
@@ -209,7 +221,7 @@ class _Source:
 
 
 def hear(
-    sounds: Sequence[Path | Unused],
+    sounds: Sequence[Path | Channel | Unused],
     function: Callable[[Floats], Any],
     cutter: Cutter,
     batch_size: int,
@@ -238,8 +250,9 @@ def hear(
             if isinstance(given, Unused):
                 queue.append(_Sound(given.name, ended=True, problem=given))
             else:
+                name = given.name if isinstance(given, Channel) else shown(given)
                 pieces = decoder.items(given)
-                for _ in _feed(shown(given), pieces, batches, queue, cutter):
+                for _ in _feed(name, pieces, batches, queue, cutter):
                     check()
                     yield from _done(queue, cutter.spec)
             yield from _done(queue, cutter.spec)

@@ -24,9 +24,9 @@ from birdtune.errors import UsageError
 from birdtune.files import growing_csv, try_to_write, write_bytes
 from birdtune.results.answers import Thresholds
 from birdtune.results.calibration import Calibration
-from birdtune.results.hearing import Cutter, Floats, Heard, Unused, hear
+from birdtune.results.hearing import Channel, Cutter, Floats, Heard, Unused, hear
 from birdtune.results.rows import Rows, Scorer, judged_by
-from birdtune.results.sounds import find_sounds
+from birdtune.results.sounds import channel_by_channel, find_sounds
 from birdtune.results.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.results.verify import open_model as open_model
 from birdtune.sound.audio import DEFAULT
@@ -99,7 +99,7 @@ def embed_files(
     heard: list[Heard] = []
     problems: list[Unused] = []
     cutter = Cutter(sound, hop_frames or front_end.patch_hop, longest_s, front_end)
-    for item in hear(find_sounds(files), embed, cutter, batch_size, check):
+    for item in hear(_sounds(files, sound), embed, cutter, batch_size, check):
         problems += _problem(item)
         if isinstance(item, Heard):
             heard.append(item)
@@ -112,6 +112,11 @@ def embed_files(
     }
     write_bytes(out, _npz(arrays))
     return Outcome(len(heard), sum(counts), tuple(problems))
+
+
+def _sounds(files: Sequence[Path], sound: SoundSettings) -> Sequence[Path | Channel | Unused]:
+    found = find_sounds(files)
+    return channel_by_channel(found) if sound.channels == "each" else found
 
 
 def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
@@ -170,7 +175,7 @@ def predict_files(
     stretch_s = None if window is None else window / spec.frames_per_s
     rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, strangeness, stretch_s)
     judge = judged_by(classifier, pools=strangeness is not None)
-    heard = hear(find_sounds(files), judge, cutter, batch_size, check, kept=len(rows.classes) + 1)
+    heard = hear(_sounds(files, sound), judge, cutter, batch_size, check, kept=len(rows.classes) + 1)
     return _write(heard, rows, out, patches_out, usual_s)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from birdtune.errors import shown
-from birdtune.results.hearing import Unused
+from birdtune.results.hearing import Channel, Unused
 from birdtune.sound.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.sound.kinds import kind_of
+from birdtune.sound.relation import count
 
 
 def find_sounds(given: Sequence[Path]) -> list[Path | Unused]:
@@ -30,6 +31,18 @@ def find_sounds(given: Sequence[Path]) -> list[Path | Unused]:
         else:
             found.setdefault(path, fault or path)
     return list(found.values())
+
+
+def channel_by_channel(sounds: Sequence[Path | Unused]) -> list[Path | Channel | Unused]:
+    """The same with each channel of a file of several as a recording of its own."""
+    found: list[Path | Channel | Unused] = []
+    for given in sounds:
+        n_channels = 1 if isinstance(given, Unused) else count(given)
+        if isinstance(given, Unused) or n_channels == 1:
+            found.append(given)
+        else:
+            found += [Channel(given, channel) for channel in range(n_channels)]
+    return found
 
 
 def _walk(folder: Path) -> dict[Path, Path | Unused]:

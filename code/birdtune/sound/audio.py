@@ -77,6 +77,7 @@ class SoundStream:
         measured: fill in `samples` and `measures` of the facts.
         longest_s: seconds above which the file is refused before it is read.
         silent_too: do not refuse silence: for who judges pieces, not the whole.
+        channel: read this one alone (from 0), as if there were no other; None: as `sound` says.
 
     What is damaged is used as far as it can be decoded (`faults.judge_damage` says from where on), and `facts` tell it.
 
@@ -87,13 +88,14 @@ class SoundStream:
 
     def __init__(
         self, path: Path, sound: SoundSettings = DEFAULT, *, longest_s: float = math.inf,
-        silent_too: bool = False, measured: bool = False,
+        silent_too: bool = False, measured: bool = False, channel: int | None = None,
     ) -> None:
         self.path = path
         self.sound = sound
         self.measured = measured
         self.longest_s = longest_s
         self.silent_too = silent_too
+        self.channel = channel
         self.facts: SoundFacts | None = None
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
@@ -112,9 +114,9 @@ class SoundStream:
             known = file.damage
             if known is not None:
                 judge_damage(known, file.seconds(file.frames), self.sound.truncated)  # before gigabytes are read
-            meter = Meter(file.samplerate, file.channels) if self.measured else None
-            choice = choice_of(self.path, file, self.sound.channels)
-            source = _Source(self.path, file, self.longest_s, meter, choice)
+            meter = Meter(file.samplerate, file.channels if self.channel is None else 1) if self.measured else None
+            choice = choice_of(self.path, file, self.sound.channels) if self.channel is None else None
+            source = _Source(self.path, file, self.longest_s, meter, choice, self.channel)
             n_samples = 0
             for block in resampled(source.mono(), file.samplerate, self.sound.resampler):
                 n_samples += block.size
@@ -153,9 +155,11 @@ def _silence(peak_db: float) -> str:
     return f"no sample is louder than {peak_db:.0f} dB of full scale"
 
 
-def examine(path: Path, sound: SoundSettings = DEFAULT, *, longest_s: float = math.inf) -> SoundFacts:
+def examine(
+    path: Path, sound: SoundSettings = DEFAULT, *, longest_s: float = math.inf, channel: int | None = None
+) -> SoundFacts:
     """Decode a whole file and say what it holds. Raises SoundError as `SoundStream`."""
-    stream = SoundStream(path, sound, longest_s=longest_s, measured=True)
+    stream = SoundStream(path, sound, longest_s=longest_s, measured=True, channel=channel)
     for _ in stream:
         pass
     assert stream.facts is not None
@@ -163,13 +167,15 @@ def examine(path: Path, sound: SoundSettings = DEFAULT, *, longest_s: float = ma
 
 
 def read(
-    path: Path, sound: SoundSettings = DEFAULT, *, start_s: float = 0.0, longest_s: float = math.inf
+    path: Path, sound: SoundSettings = DEFAULT, *, start_s: float = 0.0, longest_s: float = math.inf,
+    channel: int | None = None,
 ) -> npt.NDArray[np.float32]:
     """Part of a sound as one array, for listening: [samples] float32 mono at 16 kHz, full scale 1.
 
     Args:
         start_s: seconds from the beginning; sound before it is skipped without being kept.
         longest_s: seconds to read at most.
+        channel: as `SoundStream`.
 
     Raises:
         SoundError: the file cannot be decoded as far as asked for.
@@ -178,7 +184,7 @@ def read(
     last = math.inf if math.isinf(longest_s) else first + round(longest_s * TARGET_RATE_HZ)
     parts: list[npt.NDArray[np.float32]] = []
     at = 0
-    for block in SoundStream(path, sound):
+    for block in SoundStream(path, sound, channel=channel):
         if at + block.size > first:
             parts.append(block[max(0, first - at) : None if math.isinf(last) else max(0, int(last) - at)])
         at += block.size
@@ -191,7 +197,8 @@ class _Source:
     """Blocks of an open file, mixed to mono at the file's own rate, with what was met on the way."""
 
     def __init__(
-        self, path: Path, file: Decoder | MediaDecoder, longest_s: float, meter: Meter | None, choice: Choice | None
+        self, path: Path, file: Decoder | MediaDecoder, longest_s: float, meter: Meter | None, choice: Choice | None,
+        channel: int | None,
     ) -> None:
         self._path = path
         self._file = file
@@ -199,6 +206,7 @@ class _Source:
         self._peak = 0.0
         self._meter = meter
         self._choice = choice
+        self._channel = channel
         self._damage: Damage | None = None
         self.frames_read = 0
 
@@ -224,6 +232,8 @@ class _Source:
             block = _read(file, size)
             if not len(block):
                 return
+            if self._channel is not None:
+                block = np.ascontiguousarray(block[:, self._channel : self._channel + 1])
             peak = peak_of(block)
             if not peak <= _LOUDEST:  # or NaN
                 block = self._before_break(block)

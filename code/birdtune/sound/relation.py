@@ -80,14 +80,23 @@ def choice_of(path: Path, file: Decoder | MediaDecoder, how: str) -> Choice | No
 
     Args:
         path: the file, which is opened once more: it can be read from its beginning to its end only.
-        how: "best", "mix" or "first".
+        how: "best", "mix" or "first"; "each" is as "mix", of the one channel that is read.
     """
-    if file.channels == 1 or how == "mix":
+    if file.channels == 1 or how in ("mix", "each"):
         return None
     if how == "first":
         return Choice((0,))
     found = look(path)
     return None if found is None else choose(found)
+
+
+def count(path: Path) -> int:
+    """How many channels a file has; 1 where it cannot be opened, which is for who reads it to say."""
+    try:
+        with open_sound(path) as file:
+            return max(1, file.channels)
+    except (SoundError, OSError, UnicodeError, TypeError):
+        return 1
 
 
 def look(path: Path) -> Look | None:
