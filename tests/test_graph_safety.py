@@ -12,7 +12,9 @@ from tensorflow.python.framework import op_def_registry
 from birdtune.errors import CheckpointError
 from birdtune.results.graph_safety import ALLOWED, require_numbers_only
 from birdtune.results.verify import FORMAT, open_model
+from birdtune.sound.logmel import VGGISH
 
+FACTS = {"format": FORMAT, "classes": ["a"], "head": "softmax", "front_end": {"digest": VGGISH.digest}}
 PATCHES = tf.TensorSpec([None, 96, 64], tf.float32, name="inputs")
 
 
@@ -28,7 +30,7 @@ def saved(folder: Path, act: Callable[[Any], Any], **more: Any) -> Path:
 
     module.patches = tf.function(patches, input_signature=[PATCHES], autograph=False)
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.patches}, **more)
-    (folder / "model.json").write_text(json.dumps({"format": FORMAT}))
+    (folder / "model.json").write_text(json.dumps(FACTS))
     return folder
 
 
@@ -111,7 +113,6 @@ def test_a_graph_that_is_missing_or_damaged_is_refused_with_its_name(content: by
     if content is not None:
         (tmp_path / "saved_model.pb").write_bytes(content)
     (tmp_path / "saved_model.pbtxt").write_text("")  # which TensorFlow would take instead
-    (tmp_path / "model.json").write_text(json.dumps({"format": FORMAT}))
     with pytest.raises(CheckpointError, match=r"saved_model\.pb"):
         require_numbers_only(tmp_path)
 

@@ -97,12 +97,12 @@ def open_model(folder: Path) -> ExportedModel:
         )
     import tensorflow as tf  # takes seconds, which a folder that is no model should not cost
 
-    require_numbers_only(folder)
     try:
         classes, digest = tuple(facts["classes"]), facts["front_end"]["digest"]
         # A model that was exported before there were any has neither.
         calibration = Calibration.of(row) if (row := facts.get("calibration")) else Calibration(facts["head"])
         thresholds = Thresholds.of(row) if (row := facts.get("thresholds")) else None
+        require_numbers_only(folder)
         loaded: Any = tf.saved_model.load(str(folder))
     except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as fault:
         reason = shown(" ".join(str(fault).split())[:300])
