@@ -118,6 +118,23 @@ CLIPS: dict[str, Callable[[int, int], str]] = {
     "species before the recorder's file": lambda r, k: f"Turdus merula_REC_{stamp(r)}_{k}",
     "confidence behind": lambda r, k: f"REC_{stamp(r)}_{3 * k}.0s_{3 * k + 3}.0s_0.{95 - k}",
     "samples": lambda r, k: f"{word(r)}_{48000 * k}_{48000 * k + 144000}",
+    "mp3splt": lambda r, k: f"{word(r)}_00m_{3 * k:02}s__00m_{3 * k + 3:02}s",
+    "mp3splt with hundredths": lambda r, k: f"{word(r)}_00m_{3 * k:02}s_50h__00m_{3 * k + 3:02}s_50h",
+    "part of, in parentheses": lambda r, k: f"{word(r)} (part {k + 1} of 6)",
+    "copies of GNOME": lambda r, k: word(r) + ("", " (copy)", " (3rd copy)", " (Kopie)", " (3. Kopie)", " - Kopie")[k],
+    "start end and a unit apart": lambda r, k: f"{word(r)}_{3000 * k}_{3000 * k + 3000}_ms",
+    "syllables": lambda r, k: f"{word(r)}_syllable{k + 1}",
+    "split stereo": lambda r, k: f"{word(r)}" + ("", "_L", "_R", "_left", "_right", "_trimmed")[k],
+    "augmented in words": lambda r, k: (
+        f"{word(r)}" + ("", "_noise", "_pitchshift", "_pitch_shift2", "_timestretch", "_noisy")[k]
+    ),
+    "BirdNET segments after the species": lambda r, k: (
+        f"Turdus merula_0.{95 - k}_{k + 1}_{word(r)}_{3 * k}.0s_{3 * k + 3}.0s"
+    ),
+    "minutes and seconds without an end": lambda r, k: f"{word(r)} 00m{5 * k:02}",
+    "minutes and seconds with strokes": lambda r, k: f"{word(r)} 00'{5 * k:02}" + ('"', "", "\u2033")[k % 3],
+    "decimals with p": lambda r, k: f"{word(r)}_{5 * k}p5",
+    "start end with p": lambda r, k: f"{word(r)}_{5 * k}p0_{5 * k + 5}p0",
     "Unicode": lambda r, k: f"größe {word(r)} Ключ–chunk{k}",  # noqa: RUF001
     "dashes": lambda r, k: f"{word(r)} {5 * k}.0 – {5 * k + 5}.0",  # noqa: RUF001
 }
@@ -170,5 +187,12 @@ RECORDINGS: dict[str, Callable[[int], str]] = {
     "folders by recorder": lambda n: f"SD{1 + n // 6}/{stamp(n % 6)}",
     "words": lambda n: word(n),
     "length in the name": lambda n: f"amsel_{n + 1}_5s",
+    "short date backwards and counter": lambda n: f"01.05.23_{n + 1:02}",
+    "short date with dashes and counter": lambda n: f"1-5-23_{n + 1}",
+    "date of eight digits backwards and counter": lambda n: f"01052023_{n + 1:02}",
+    "class and two numbers": lambda n: f"Turdus_{n + 1}.1",
+    "two counters after the class": lambda n: f"merula_{n + 1}_{n + 10}",
+    "sector and counter": lambda n: f"S1-{n + 1}",
+    "downloads of a year": lambda n: f"XC2023/{word(n)}",
     "versions": lambda n: f"{word(n)} v2.5",
 }

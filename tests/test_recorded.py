@@ -64,10 +64,22 @@ def origin(path: Path) -> Origin | None:
         (info(AUDIOMOTH.replace("UTC", "UTC-3:30")), Origin("AudioMoth 24F319055FDF2902", AT_19_17_30 + 12600)),
         (info("Recorded at 99:99:99 22/03/2018 (UTC) by AudioMoth 24F319055FDF2902"), None),
         (info("recorded by me, https://xeno-canto.org/123456"), Origin(original="XC123456")),
+        (info("XC123456 - Common Blackbird - Turdus merula"), Origin(original="XC123456")),
+        (info("compare with XC123456"), None),
+        (info("XC123456 is more like it"), None),
+        (info(AUDIOMOTH.replace("19:17:30 22/03/2018", "00:00:00 01/01/1970")), None),
         (info("a nice day"), None),
         (bext("ZOOM F3", "2018-03-22", "19:17:30"), Origin("ZOOM F3", AT_19_17_30)),
         (bext("ZOOM F3", "2018:03:22", "19-17-30"), Origin("ZOOM F3", AT_19_17_30)),
-        (bext("ZOOM F3", "2018-03-22", "23:59:59", 16_000 * 69_450), Origin("ZOOM F3", AT_19_17_30)),
+        # A clip carries the time of its recording, and its own place in that day.
+        (bext("ZOOM F3", "2018-03-22", "19:00:00", 16_000 * 69_450), Origin("ZOOM F3", AT_19_17_30)),
+        (bext("ZOOM F3", "2018-03-22", "23:59:59", 16_000 * 69_450), Origin("ZOOM F3")),
+        (bext("ZOOM F3", "2018-03-22", "05:00:00", 16_000 * 3), Origin("ZOOM F3")),
+        (bext("H5", "2000-01-01", "00:00:00"), None),
+        (bext("H5", "2000-01-01", "00:07:12"), None),
+        (bext("H5", "1980-01-01", "00:00:00"), None),
+        (bext("H5", "2015-01-01", "00:00:00"), None),
+        (guan(Timestamp="2000-01-01 00:00:00", Serial="7"), None),
         (bext("Lavf58.29.100", "2018-03-22", "19:17:30"), None),
         (bext("", "2018-03-22", "19:17:30"), None),
         (bext("ZOOM F3", "0000-00-00", "00:00:00"), None),
@@ -142,8 +154,25 @@ def test_clips_that_overlap_or_carry_the_time_of_the_whole_are_of_one_recording(
 
 
 def test_the_same_original_is_one_recording() -> None:
-    assert n_sources(*(made(f"A/{name}.wav", Origin("", None, "REC7.wav")) for name in "abc")) == 1
+    assert n_sources(*(made(f"A/{name}.wav", Origin("", None, "REC_dawn.wav")) for name in "abc")) == 1
+    assert n_sources(*(made(f"A/{name}.wav", Origin("SM4 1", None, "REC7.wav")) for name in "abc")) == 1
     assert n_sources(*(made(f"A/{k}.wav", Origin(f"SM4 {k}", None, "REC7.wav")) for k in range(3))) == 3
+
+
+def test_a_counter_of_an_unknown_recorder_proves_nothing() -> None:
+    for original in ("ZOOM0001.WAV", "REC7.wav", "DR0000_0001.wav", "0001.wav", "STE-003"):
+        links = list(recorded_links([made(f"{label}/x.wav", Origin("", None, original)) for label in "ABC"]))
+        assert len(links) == 2 and not any(link.joins for link in links), original
+    stamped = "20230501_050000.WAV"
+    assert n_sources(*(made(f"{label}/x.wav", Origin("", None, stamped)) for label in "ABC")) == 1
+
+
+def test_times_that_contradict_go_before_the_same_original() -> None:
+    days = [made(f"A/{day}.wav", Origin("SM4 1", 86_400.0 * 3 * day, "dawn.wav")) for day in range(12)]
+    assert n_sources(*days) == 12
+    assert n_sources(*days, made("B/x.wav", Origin("SM4 1", None, "dawn.wav"))) == 13
+    assert n_sources(*(made(f"A/{k}.wav", Origin("SM4 1", 600.0 * k, "dawn.wav")) for k in range(12))) == 1
+    assert n_sources(*(made(f"A/{k}.wav", Origin("", 864_000.0 * k, "XC1234")) for k in range(3))) == 1
 
 
 def test_clips_named_by_the_second_follow_on_one_another() -> None:
@@ -164,3 +193,4 @@ def test_how_they_were_found_is_said() -> None:
     clips = [made(f"A/{name}.wav", Origin("SM4 1", 3.0 * k)) for k, name in enumerate("abc")]
     (found,) = find_sources(clips, links=recorded_links(clips)).found
     assert (found.rule, found.recordings, found.sources) == ("recorder and time in the files", 3, 1)
+    assert found.shown == "SM4 1, 1970-01-01 00:00:00 UTC"

@@ -74,7 +74,8 @@ KNOWN_EVERYWHERE = {
     "folders by recorder",
 }  # fmt: skip
 # They begin with the class.
-OF_ONE_CLASS = {"jibjib", "warbleR query_xc", "species before the recorder's file", "class and take"}
+OF_ONE_CLASS = {"jibjib", "warbleR query_xc", "species before the recorder's file", "class and take",
+                "class and two numbers", "two counters after the class"}  # fmt: skip
 
 
 @pytest.mark.parametrize("title", sorted(set(RECORDINGS) - OF_ONE_CLASS))
@@ -132,6 +133,38 @@ def test_two_numbers_are_a_span_where_they_fit_the_length_of_the_file() -> None:
     assert folder("amsel_3_8", "amsel_20_46", amsel_3_8=5.0, amsel_20_46=6.0) == 2
 
 
+def test_start_and_length_are_seen_where_all_files_are_as_long_as_they_say() -> None:
+    names = ["dawn_7_3", "dawn_14_3", "dawn_31_3"]
+    assert folder(*names, **dict.fromkeys(names, 3.0)) == 1
+    assert folder(*names, **dict.fromkeys(names, 20.0)) == 3
+    counted = [f"merula_{n}_3" for n in range(1, 9)]
+    assert folder(*counted, **dict.fromkeys(counted, 3.0)) == 8
+
+
+def test_two_counters_after_the_class_are_a_span_only_where_they_fit_the_files() -> None:
+    counted = [f"A_{n}_{n + 9}" for n in range(1, 9)]
+    assert folder(*counted) == 8
+    assert folder(*counted, **dict.fromkeys(counted, 9.0)) == 1
+
+
+def test_a_start_alone_after_the_class_is_a_counter_and_after_other_words_it_is_none() -> None:
+    assert folder("A_1.1", "A_2.1", "A_3.1") == 3
+    assert folder("dawn_1.1", "dawn_2.1", "dawn_3.1") == 1
+    assert folder("A_1.1s", "A_2.1s", "A_3.1s") == 1
+
+
+def test_a_folder_that_may_be_of_a_year_is_an_id_only_for_files_without_a_name() -> None:
+    assert folder("XC2023/a", "XC2023/b", "XC2023/c") == 3
+    assert folder("XC2023/000", "XC2023/001") == 1
+    assert folder("XC20231/a", "XC20231/b") == 1
+
+
+def test_times_in_folders_of_one_name_are_of_one_source_only_where_no_clip_is_in_two_classes() -> None:
+    times = ["0.0-3.0", "3.0-6.0", "6.0-9.0"]
+    assert len(sets(f"{label}/dawn/{time}.wav" for label in "AB" for time in times)) == 2
+    assert len(sets(f"{label}/dawn/{time}.wav" for label, time in zip("ABA", times, strict=True))) == 1
+
+
 def test_a_folder_of_one_recorder_or_year_is_no_recording() -> None:
     assert (
         folder("site1/000", "site1/001", "site2/000", "2021/000", "clips/000", "creek/000", "creek/001") == 6
@@ -161,6 +194,8 @@ def test_what_a_class_with_one_word_means_follows_from_the_other_classes() -> No
         ("XC1234_0.wav", "sub/XC 1234-1.wav"),
         ("0.91_creek_0.0s_3.0s.wav", "1.000_12_creek_3.0s_6.0s.wav"),
         ("20230501_050000Z_0.wav", "20230501_050000Z_1.wav"),
+        ("Turdus merula_0.91_1_dawn_0.0s_3.0s.wav", "dawn_9.0s_12.0s.wav"),
+        ("Amsel_0.91_1_20230501_050000_0.0s_3.0s.wav", "0.85_2_20230501_050000_3.0s_6.0s.wav"),
         ("creek.wav", "creek_30.0s_33.0s.wav"),  # the whole, and a clip
         ("creek.wav", "creek.flac"),
     ],

@@ -61,13 +61,23 @@ def test_how_sources_were_found_is_said_with_examples() -> None:
     ]
 
 
+def test_what_joined_files_is_said_and_one_is_not_many() -> None:
+    names = ("C0/kaz.wav", "C0/kbz.wav")
+    link = Link(*names, "recorder and time in the files", joins=True, shown="SM4 7, 2023-05-01 05:00:00 UTC")
+    first, second = source_lines(find_sources([recording(name) for name in names], None, [link]))
+    assert first == "2 recordings of 1 source recording:"
+    assert second.endswith("(e.g. C0/kaz.wav and C0/kbz.wav are C0/kaz: SM4 7, 2023-05-01 05:00:00 UTC)")
+    assert next(source_lines(find_sources([recording("A/x.wav")]))) == "1 recording of 1 source recording:"
+
+
 def said(names: Iterable[str], links: Iterable[Link] = (), duration_s: float = 3.0) -> list[str]:
     records = [recording(name, duration_s=duration_s) for name in names]
     return source_notices(records, find_sources(records, None, [*links, *recorded_links(records)]))
 
 
 def test_clips_that_count_as_sources_of_their_own_are_said_with_the_way_out() -> None:
-    counted = [f"A/amsel_{n:03}.wav" for n in range(30)]
+    counted = [f"{label}/{word}_{n:03}.wav" for label, word in (("A", "amsel"), ("B", "meise"))
+               for n in range(15)]  # fmt: skip
     (notice,) = said(counted)
     assert notice.startswith("30 of 30 recordings count as sources of their own, and most are equally short (3 s)")
     assert "(e.g. A/amsel_000.wav)" in notice
@@ -79,15 +89,27 @@ def test_clips_that_count_as_sources_of_their_own_are_said_with_the_way_out() ->
 
 
 def test_the_way_out_fits_the_names() -> None:
-    for name, pattern, source in (
-        ("A/amsel_003.wav", r"^(.+?)[\W_]*\d+\.\w+$", "amsel"),
-        ("A/site3_07.wav", r"^(\D*\d+)", "site3"),
-        ("A/amsel_morning.wav", "^([^_ -]+)", "amsel"),
+    for name, more, pattern, source in (
+        ("A/amsel_003.wav", "A/amsel_007.wav", r"^(.+?)[\W_]*\d+\.\w+$", "amsel"),
+        ("A/site3_07.wav", "A/site3_08.wav", r"^(\D*\d+)", "site3"),
+        ("A/amsel_morning.wav", "A/amsel_evening.wav", "^([^_ -]+)", "amsel"),
     ):
-        (notice,) = said([name, "A/x.wav"], [Link(name, "A/x.wav", "made", joins=False)])
+        (notice,) = said([name, more, "A/x.wav"], [Link(name, "A/x.wav", "made", joins=False)])
         assert f"--split.group-regex '{pattern}' takes '{source}' from that name" in notice
         key = find_sources([recording(name)], compile_group_regex(pattern)).keys[name]
         assert key == source
+
+
+def test_no_pattern_is_named_that_would_join_none_or_all_or_take_the_folder() -> None:
+    for names in (
+        ["A/aq.wav", "A/aikooh.wav", "A/bx.wav"],
+        ["A/aq.wav", "A/bq.wav", "B/aq.wav", "B/bq.wav"],
+        ["A/amsel_1.wav", "A/amsel_2.wav"],
+        ["A/field-a/aq.wav", "A/field-a/bq.wav", "A/meadow-a/cq.wav"],
+    ):
+        (notice,) = said(names, [Link(names[0], names[1], "made", joins=False)])
+        assert "--split.group-regex" not in notice
+        assert "(--split.file)" in notice and "(--split.acoustic join)" in notice
 
 
 def test_links_that_only_warn_are_said() -> None:

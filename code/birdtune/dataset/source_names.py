@@ -18,14 +18,15 @@ from birdtune.dataset.recordings import Recording
 from birdtune.sound.container import SOUND_ENDINGS
 
 _GAP = r"[\s_\-.,+~#@]"
-_NUMBER = r"\d+(?:[.,]\d+)?"
+_NUMBER = r"\d+(?:[.,p]\d+)?"
+_STROKE = "[\"'\u2019\u201d\u2032]"
 _SECONDS = r"(?:ms|msec|s|sec|secs|seconds?)"
 _KEYWORDS = (
     "segment|segm|seg|chunk|chk|part|slice|split|cut|window|win|frame|snippet|snip|piece|excerpt|crop|selection|selec|"
     "sel|detection|det|fragment|frag|abschnitt|teil|extrait|ch|channel|chan|aug|augmented"
 )
 # Words for clips that people also give to recordings: `merula_take2`.
-_LOOSE_KEYWORDS = "clip|take|sample|out|output"
+_LOOSE_KEYWORDS = "clip|take|sample|out|output|syllable|syl|phrase"
 _MONTH_DAY = r"(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
 _DATE = rf"(?:19|20)\d\d[-_.]?{_MONTH_DAY}"
 _DATE_BACKWARDS = r"(?:0[1-9]|[12]\d|3[01])[-_.](?:0[1-9]|1[0-2])[-_.](?:19|20)\d\d"
@@ -77,20 +78,27 @@ class Rule:
 # Marks, taken off again and again until none is left; only what is left before or after them names the recording.
 RANK: Final = Rule(
     "rank or confidence", "BirdNET-Analyzer segments",
-    re.compile(rf"^(?:[01][.,]\d+{_GAP}(?:\d{{1,5}}_)?)(?=\S)"),
-    ("0.812_1_REC_20230501_050000_12.0s_15.0s.wav", "0.731_2_REC_20230501_050000_30.0s_33.0s.wav"),
+    re.compile(
+        # What follows names a recording: a number alone is the end of a time span.
+        rf"^[01][.,]\d+{_GAP}(?:\d{{1,5}}_)?(?!{_NUMBER}\s*{_SECONDS}?$)(?=\S)|"
+        r"^(?:[^\W\d_]+[\s_\-]+){1,4}[01][.,]\d{2,}_\d{1,5}_(?=[^\W\d_]|\d{6})"
+    ),
+    ("0.812_1_REC_20230501_050000_12.0s_15.0s.wav", "0.731_2_REC_20230501_050000_30.0s_33.0s.wav",
+     "Turdus merula_0.91_1_REC_20230501_050000_0.0s_3.0s.wav"),
     "REC_20230501_050000",
 )  # fmt: skip
 COPY: Final = Rule(
-    "copy mark", "Windows Explorer, macOS Finder, browsers",
+    "copy mark", "Windows Explorer, macOS Finder, GNOME, browsers",
     _any_case(
         r"(?:\s*-\s*(?:copy|kopie|copie|copia|cópia|kopia|kopi|копия|副本)|\s+copy|[_-]copy|(?<=.)\s+kopie)"
-        r"(?:\s*\d{1,3}|\s*\(\d{1,3}\))?$|^(?:copy of|kopie von|copie de|copia de)\s+"
+        r"(?:\s*\d{1,3}|\s*\(\d{1,3}\))?$|"
+        r"\s*\((?:[^\W_]+\.?\s+)?(?:copy|kopie|copie|copia|cópia|kopia)(?:\s*\d{1,3})?\)$|"
+        r"^(?:copy of|kopie von|copie de|copia de)\s+"
     ),
-    ("creek - Copy.wav", "creek copy 2.wav", "creek.wav"), "Class/creek",
+    ("creek - Copy.wav", "creek copy 2.wav", "creek (3rd copy).wav", "creek.wav"), "Class/creek",
 )  # fmt: skip
 SPAN: Final = Rule(
-    "time span", "BirdNET-Analyzer, opensoundscape split_and_save, avutils split_audio, Raven, scripts",
+    "time span", "BirdNET-Analyzer, opensoundscape split_and_save, avutils split_audio, Raven, mp3splt, scripts",
     _any_case(
         "|".join(
             (
@@ -99,14 +107,16 @@ SPAN: Final = Rule(
                 rf"(?:to|end|stop|until|till|dur|duration|len|length|t)[\s_\-=]*{_NUMBER}\s*{_SECONDS}?$",
                 rf"{_GAP}+{_NUMBER}\s*{_SECONDS}?[\s_\-]*(?:to|bis)[\s_\-]*{_NUMBER}\s*{_SECONDS}?$",
                 rf"(?:{_GAP}+|^){_NUMBER}\s*{_SECONDS}[\s_\-]+{_NUMBER}\s*{_SECONDS}$",
-                rf"(?:{_GAP}+|^)\d+[.,]\d+[\s_\-]+\d+[.,]\d+\s*{_SECONDS}?$",
+                rf"(?:{_GAP}+|^)\d+[.,p]\d+[\s_\-]+\d+[.,p]\d+\s*{_SECONDS}?$",
                 r"(?:[\s_.@]+|^)(?:\d{1,2}[-:.])?\d{1,2}([-:.])[0-5]\d[\s_-](?!\d{1,2}$)(?:\d{1,2}\1)?\d{1,2}\1[0-5]\d$",
                 rf"(?:{_GAP}+|^)(?:\d+h)?\d+m\d+s{_GAP}*(?:\d+h)?\d+m\d+s$",
+                # mp3splt, with hundredths or without
+                r"_+\d+m_\d+s(?:_\d+h)?_+\d+m_\d+s(?:_\d+h)?$",
             )
         )
     ),
     ("creek_0.0s_5.0s.wav", "creek_5.0_10.0.wav", "creek_from_10_to_15.wav", "creek [15-20].wav",
-     "creek_20000_25000ms.wav", "creek_00-25_00-30.wav"), "Class/creek",
+     "creek_20000_25000ms.wav", "creek_00-25_00-30.wav", "creek_00m_30s__00m_35s.wav"), "Class/creek",
 )  # fmt: skip
 START: Final = Rule(
     "start time", "scripts",
@@ -117,31 +127,35 @@ START: Final = Rule(
                 rf"(?:{_GAP}+|^)t[\s_\-=]?\d+[.,]\d+\s*{_SECONDS}?$",
                 # After another number it may be an end or a length: source_numbers sees.
                 rf"(?<!\d)(?:{_GAP}+|^){_NUMBER}\s*{_SECONDS}$",
-                r"(?:[\s_\-@]+|^)(?!(?:19|20)\d\d[.,])\d+[.,]\d+$",
-                rf"(?:{_GAP}+|^)(?:\d+h)?\d+m\d+s$",
+                r"(?:[\s_\-@]+|^)(?!(?:19|20)\d\d[.,]|\d{3,}p)\d+[.,p]\d+$",
+                rf"(?:{_GAP}+|^)(?:\d+h)?\d+m\d+s$|{_GAP}+\d{{1,3}}(?:m|{_STROKE})[0-5]\d{_STROKE}{{0,2}}$",
                 # With another hour it may be the time of the day.
                 r"[\s_@]+0?0([-:.])[0-5]\d\1[0-5]\d$|[\s_@]+\d{1,3}:[0-5]\d$",
             )
         )
     ),
-    ("creek_t12.5.wav", "creek_17.5s.wav", "creek_start_20.wav", "creek_03m12s.wav"), "Class/creek",
+    ("creek_t12.5.wav", "creek_17.5s.wav", "creek_start_20.wav", "creek_03m12s.wav", "creek 03'12.wav",
+     "creek_12p5.wav"), "Class/creek",
 )  # fmt: skip
 KEYWORD: Final = Rule(
     "clip keyword", "pydub and librosa scripts, Audacity labels, Raven selections, ffmpeg -f segment",
     _any_case(
-        rf"(?:(?:{_GAP}+|^|(?-i:(?<=[a-z])(?=[A-Z]))|(?<=\d))(?:{_KEYWORDS}|{_LOOSE_KEYWORDS})|"
-        rf"segment|chunk|snippet|excerpt){_GAP}*[(\[]?\d+[)\]]?(?:{_GAP}*(?:of|von|de){_GAP}*\d+)?$|"
-        rf"{_GAP}+\d+\s*(?:of|von)\s*\d+$|^(?:{_KEYWORDS}){_GAP}*\d+{_GAP}+(?=\S)"
+        rf"(?:(?:{_GAP}+|^|(?-i:(?<=[a-z])(?=[A-Z]))|(?<=\d))[(\[]?(?:{_KEYWORDS}|{_LOOSE_KEYWORDS})|"
+        rf"segment|chunk|snippet|excerpt){_GAP}*[(\[]?\d+[)\]]?(?:{_GAP}*(?:of|von|de){_GAP}*\d+)?[)\]]?$|"
+        rf"{_GAP}+[(\[]?\d+\s*(?:of|von)\s*\d+[)\]]?$|^(?:{_KEYWORDS}){_GAP}*\d+{_GAP}+(?=\S)"
     ),
-    ("creek_chunk_0.wav", "creek.part1.wav", "creek seg 2.wav", "creek-clip3.wav"), "Class/creek",
+    ("creek_chunk_0.wav", "creek.part1.wav", "creek seg 2.wav", "creek-clip3.wav",
+     "creek (part 1 of 4).wav"), "Class/creek",
 )  # fmt: skip
 PROCESSED: Final = Rule(
-    "processed, or one track of several", "audio editors, Zoom multitrack",
+    "processed, or one track of several", "audio editors, augmentation, Zoom multitrack, split stereo",
     _any_case(
-        rf"{_GAP}+(?:denoised|filtered|normali[sz]ed|resampled|trimmed|augmented|edited|\d+k(?:hz)?)$|"
-        r"(?<=\d)_(?-i:Tr\d{1,2}|LR|MS|XY)$"
+        rf"{_GAP}+(?:denoised|filtered|normali[sz]ed|resampled|trimmed|augmented|edited|noise|noisy|"
+        rf"left|right|\d+k(?:hz)?)$|{_GAP}+(?:pitch[\s_-]?shift|time[\s_-]?stretch)(?:ed)?[\s_\-+]*\d*$|"
+        r"(?<=[^\W_])_(?-i:[LR])$|(?<=\d)_(?-i:Tr\d{1,2}|LR|MS|XY)$"
     ),
-    ("creek_denoised.wav", "creek_16k.wav", "creek.wav"), "Class/creek",
+    ("creek_denoised.wav", "creek_16k.wav", "creek_pitchshift.wav", "creek_L.wav", "creek_R.wav",
+     "creek.wav"), "Class/creek",
 )  # fmt: skip
 MARKS: Final = (COPY, SPAN, START, KEYWORD, PROCESSED)
 
@@ -237,9 +251,14 @@ def read(recording: Recording) -> Reading:
         return identified
     reading = unmarked
     for name in reversed(folder.split("/")) if folder else ():
-        if found := _identify(replace(reading, folder="", text=name, rule="")):
+        found = _identify(replace(reading, folder="", text=name, rule=""))
+        # `XC2023` may hold what was downloaded in a year.
+        if found and (not _OF_A_YEAR.search(found.key) or not words(reading.text)):
             return replace(reading, key=found.key, rule=FOLDER.name)
     return reading
+
+
+_OF_A_YEAR = re.compile(r"^[A-Z]+(?:19|20)\d\d$", re.IGNORECASE)
 
 
 def _without_endings(stem: str) -> str:
@@ -254,20 +273,26 @@ def _mark(rule: Rule, text: str) -> re.Match[str] | None:
 
 # What all marks end in: most of the time goes to names that have none.
 _HINT = re.compile(
-    rf"(?P<number>\d\s*{_SECONDS}?[)\]]?$|^[^\W\d_]+{_GAP}*\d)|[^\W\d_]$|^(?:cop|kopie)|\)$", re.IGNORECASE
+    rf"(?P<number>\d\s*(?:{_SECONDS}|h|{_STROKE}{{1,2}})?[)\]]?$|^[^\W\d_]+{_GAP}*\d)|[^\W\d_]$|^(?:cop|kopie)|\)$",
+    re.IGNORECASE,
 )
 _WITHOUT_NUMBER: Final = (COPY, PROCESSED)
+# Marks that whole recordings have too: `merula_take2`, `Turdus_2.1`.
+_MAY_BE_WHOLE: Final = {
+    KEYWORD.name: _any_case(_LOOSE_KEYWORDS),
+    START.name: _any_case(r"^[\s_\-@]+\d+[.,p]\d+$"),
+}
 
 
 def _without_marks(reading: Reading) -> Reading:
     while hint := _HINT.search(reading.text):
         for rule in MARKS if hint["number"] else _WITHOUT_NUMBER:
             if (mark := _mark(rule, reading.text)) and mark[0]:
-                loose = rule is KEYWORD and re.search(_LOOSE_KEYWORDS, mark[0], re.IGNORECASE) is not None
+                loose = _MAY_BE_WHOLE[rule.name].search(mark[0]) if rule.name in _MAY_BE_WHOLE else None
                 text = reading.text[: mark.start()] + reading.text[mark.end() :]
                 reading = replace(
                     reading, text=text.rstrip(" _-.,+~#@"), rule=reading.rule or rule.name,
-                    loose=loose and not reading.rule, span=reading.span or rule in (SPAN, START),
+                    loose=loose is not None and not reading.rule, span=reading.span or rule in (SPAN, START),
                 )  # fmt: skip
                 break
         else:
@@ -347,7 +372,12 @@ def is_year(digits: str) -> bool:
     return len(digits) == 4 and digits.startswith(("19", "20"))
 
 
-_ENDS_IN_DATE = re.compile(rf"(?<!\d)(?:{_DATE}|{_DATE_BACKWARDS}|{_SHORT_DATE})$")
+# 01.05.23, 1-5-23, 23-05-01, 01052023
+_OTHER_DATES = (
+    r"(?:0?[1-9]|[12]\d|3[01])(?P<dot>[-.])(?:0?[1-9]|1[0-2])(?P=dot)\d\d|\d\d(?P<dash>[-.])(?:0[1-9]|1[0-2])(?P=dash)"
+    r"(?:0[1-9]|[12]\d|3[01])|(?:0[1-9]|[12]\d|3[01])(?:0[1-9]|1[0-2])(?:19|20)\d\d"
+)
+_ENDS_IN_DATE = re.compile(rf"(?<!\d)(?:{_DATE}|{_DATE_BACKWARDS}|{_SHORT_DATE}|{_OTHER_DATES})$")
 
 
 def is_date(text: str) -> bool:

@@ -38,6 +38,8 @@ from birdtune.dataset.source_names import (
 
 # Recorders that put their own name before the counter of their recordings.
 _DEVICES = re.compile(r"(?:^|[\W_])(?:R-?0?\d|R-?26|H[1-8]n?|F[368]n?)$", re.IGNORECASE)
+# Codes of a site, plot, quadrat, sector or transect.
+_CODED_PLACES = re.compile(r"(?:^|[\W_])[PQST]-?\d{1,3}$", re.IGNORECASE)
 # Ids that programs draw, as UUIDs and digests.
 _HASH = re.compile(r"(?<![^\W_])(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{8,}(?![^\W_])", re.IGNORECASE)
 # What recorders call all their recordings, and count when the name is taken.
@@ -50,7 +52,7 @@ _GAPS = " _-.,#()[]"
 _NUMBERED = re.compile(r"^(?P<head>.*?)(?P<gap>[\s_\-.,#]*\(?)(?P<number>\d{1,9})\)?$")
 _COUNTED_BEFORE = re.compile(r"^(?P<number>\d{1,4})[\s_\-.]+(?P<head>\D.*)$")
 _TWO = re.compile(
-    r"^(?P<head>.*?)(?:[\s_\-.,#]+|^)(?P<first>\d{1,9})[\s_\-]+(?P<second>\d{1,9})\s*(?P<unit>ms|s|sec|secs)?$"
+    r"^(?P<head>.*?)(?:[\s_\-.,#]+|^)(?P<first>\d{1,9})[\s_\-]+(?P<second>\d{1,9})[\s_]*(?P<unit>ms|s|sec|secs)?$"
 )
 # Most of them: the last clip of a recording is shorter, and somebody always adds a file by hand.
 _MOST = 0.7
@@ -135,6 +137,7 @@ def _kind(head: str, reading: Reading) -> str:
         digits = bare[len(last) :]
         place = words(last)[-1:]
         of_place = bool(place) and is_place(place[0]) and last.rstrip(_GAPS).casefold().endswith(place[0])
+        of_place = of_place or _CODED_PLACES.search(bare) is not None
         of_device = of_place or _DEVICES.search(bare) is not None
         return "counter" if is_date(bare) or is_year(digits) or of_device else "recording"
     if _HASH.search(bare):
@@ -170,15 +173,31 @@ def _bare_stamps(readings: Sequence[Reading]) -> Iterator[tuple[str, tuple[str, 
 def _spans(groups: dict[tuple[str, str], list[Reading]]) -> Iterator[tuple[Reading, str, str]]:
     for group in groups.values():
         pairs = [(reading, match) for reading in group if (match := _TWO.match(reading.text))]
+        yield from _starts_and_lengths(pairs)
         pairs = [(reading, match) for reading, match in pairs if _is_span(match)]
         lengths = Counter(_length(match) for _, match in pairs)
         for head, family in _grouped(pairs, lambda pair: pair[1]["head"].casefold()).items():
             inside = Counter(_length(match) for _, match in family)
             alike = _mostly_one(inside, 2) or (len(family) == 1 and _mostly_one(lengths, 3))
-            if alike or all(_lasts(reading, match) for reading, match in family):
+            # `merula_1_10`, `merula_2_11`: two counters.
+            alike = alike and _kind(head, family[0][0]) != "counter"
+            if alike or all(_lasts(reading, _length(match)) for reading, match in family):
                 for reading, match in family:
                     if head.strip(_GAPS) or reading.folder:
                         yield reading, reading.source(match["head"].rstrip(_GAPS)), NUMBER_SPAN.name
+
+
+def _starts_and_lengths(
+    pairs: Sequence[tuple[Reading, re.Match[str]]],
+) -> Iterator[tuple[Reading, str, str]]:
+    """Clips named by where they begin and how long they are, where all files of a name are as long as they say."""
+    for head, family in _grouped(pairs, lambda pair: pair[1]["head"].casefold()).items():
+        starts = sorted({int(match["first"]) for _, match in family})
+        counted = len(starts) < 2 or starts[-1] - starts[0] < 2 * (len(starts) - 1)
+        named = head.strip(_GAPS) or family[0][0].folder
+        if named and not counted and all(_lasts(reading, int(match["second"])) for reading, match in family):
+            for reading, match in family:
+                yield reading, reading.source(match["head"].rstrip(_GAPS)), NUMBER_SPAN.name
 
 
 def _is_span(match: re.Match[str]) -> bool:
@@ -190,10 +209,10 @@ def _length(match: re.Match[str]) -> int:
     return int(match["second"]) - int(match["first"])
 
 
-def _lasts(reading: Reading, match: re.Match[str]) -> bool:
-    """Whether the file is as long as its numbers say, in seconds or milliseconds."""
+def _lasts(reading: Reading, length: int) -> bool:
+    """Whether the file is as long as its name says, in seconds or milliseconds."""
     duration_s = reading.recording.facts.duration_s
-    return any(abs(_length(match) / unit - duration_s) <= 0.1 for unit in (1, 1000))
+    return any(abs(length / unit - duration_s) <= 0.1 for unit in (1, 1000))
 
 
 def _mostly_one(lengths: Counter[int], least: int) -> bool:

@@ -25,6 +25,7 @@ class Link:
     second: str
     rule: str  # what shows it, as it is printed: "time stamps in the files"
     joins: bool  # whether it joins the sources, or only warns
+    shown: str = ""  # what both have in common, as it is printed: "SM4 S4A03895, 2023-05-01 05:00:00 UTC"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Found:
     sources: int
     examples: tuple[str, ...]  # names of recordings of one source
     source: str  # key of that source
+    shown: str = ""  # what the link between them shows
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def join(
     """
     keys = _Union()
     doubted = []
-    shown_by: dict[str, dict[str, None]] = defaultdict(dict)  # rule → recordings
+    shown_by: dict[str, dict[str, str]] = defaultdict(dict)  # rule → recordings, and what their links show
     for first, second in same:
         keys.join(first, second)
     for link in sorted(links, key=lambda link: (link.rule, link.first, link.second)):
@@ -96,7 +98,8 @@ def join(
         if not link.joins:
             doubted.append(link)
         elif keys.join(named[link.first][0], named[link.second][0]):
-            shown_by[link.rule].update({link.first: None, link.second: None})
+            for name in (link.first, link.second):
+                shown_by[link.rule].setdefault(name, link.shown)
     source = {name: keys.head(key) for name, (key, _) in named.items()}
     by_key: dict[str, list[str]] = defaultdict(list)
     for name, (key, _) in named.items():
@@ -106,8 +109,8 @@ def join(
             # A whole recording among its clips has no rule of its own.
             default = next((rule for name in inside if (rule := named[name][1])), "same name")
             for name in inside:
-                shown_by[named[name][1] or default][name] = None
-    found = [_found(rule, list(names), source) for rule, names in shown_by.items()]
+                shown_by[named[name][1] or default].setdefault(name, "")
+    found = [_found(rule, shown, source) for rule, shown in shown_by.items()]
     sizes = Counter(source.values())
     alone = [name for name, key in source.items() if sizes[key] == 1]
     return Sources(
@@ -119,10 +122,12 @@ def join(
     )
 
 
-def _found(rule: str, names: Sequence[str], source: Mapping[str, str]) -> Found:
-    first = source[names[0]]
-    examples = [name for name in names if source[name] == first][:2]
-    return Found(rule, len(names), len({source[name] for name in names}), tuple(examples), first)
+def _found(rule: str, shown: Mapping[str, str], source: Mapping[str, str]) -> Found:
+    example = next(iter(shown))
+    first = source[example]
+    examples = [name for name in shown if source[name] == first][:2]
+    n_sources = len({source[name] for name in shown})
+    return Found(rule, len(shown), n_sources, tuple(examples), first, shown[example])
 
 
 def find_sources(

@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -31,7 +31,10 @@ _AUDIOMOTH = re.compile(
     r"Recorded at (\d\d:\d\d:\d\d)(?:\.\d+)? (\d\d/\d\d/\d{4})(?: \(UTC(?P<zone>[+-]\d{1,2}(?::\d\d)?)?\))? "
     r"(?:by AudioMoth|during deployment) (?P<device>[0-9A-F]{4,})"
 )
-_XENO_CANTO = re.compile(r"(?:\bXC|xeno-canto\.org/)(\d{3,8})\b", re.IGNORECASE)
+# An id within a sentence may be of another recording, to compare with.
+_XENO_CANTO = re.compile(
+    r"^\s*XC[\s_-]?(\d{3,8})\s*(?![^\W_]|\s)|xeno-canto\.org/(\d{3,8})\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,10 @@ def _of_tags(tags: Mapping[str, str]) -> Origin:
         sign, hours, minutes = re.fullmatch(r"([+-]?)(\d*):?(\d*)", match["zone"] or "").groups()  # type: ignore[union-attr]
         zone = f"{sign or '+'}{int(hours or 0):02}:{int(minutes or 0):02}"
         stamp = datetime.strptime(f"{match[2]} {match[1]} {zone}", "%d/%m/%Y %H:%M:%S %z")
-        return Origin(f"AudioMoth {match['device']}", stamp.timestamp())
-    if match := _XENO_CANTO.search(text):
-        return Origin(original=f"XC{match[1]}")
+        return Origin(f"AudioMoth {match['device']}", _seconds(stamp.isoformat()))
+    for tag in tags.values():
+        if match := _XENO_CANTO.search(tag):
+            return Origin(original=f"XC{match[1] or match[2]}")
     return Origin()
 
 
@@ -137,9 +141,14 @@ def _bext(body: bytes) -> Origin:
     if not originator or _EDITORS.search(originator):
         return Origin()
     date, clock = re.sub(r"\D", "-", date), re.sub(r"\D", ":", clock)
+    stamp_s = _seconds(f"{date} {clock}")
     if samples and rate_hz:
-        return Origin(originator, _seconds(f"{date} 00:00:00") + samples / rate_hz)
-    return Origin(originator, _seconds(f"{date} {clock}"))
+        since_midnight_s = samples / rate_hz
+        # The time of the recording, and that of the clip within it; else one of them is the place on a track.
+        if since_midnight_s < stamp_s % 86_400 - 2.0:
+            return Origin(originator)
+        return Origin(originator, stamp_s - stamp_s % 86_400 + since_midnight_s)
+    return Origin(originator, stamp_s)
 
 
 def _guano(body: bytes) -> Origin:
@@ -170,6 +179,7 @@ def _wamd(body: bytes) -> Origin:
 def _seconds(text: str) -> float:
     """Seconds since 1970 of an ISO date and time. Raises ValueError if it is none, or of no time of recorders."""
     stamp = datetime.fromisoformat(text)
-    if stamp.year < 1980:
+    unset = stamp.year in (1980, 2000) or stamp.time() == time()
+    if stamp.year < 1980 or ((stamp.month, stamp.day) == (1, 1) and unset):
         raise ValueError(f"{text}: a clock that was not set")
     return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
