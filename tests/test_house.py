@@ -247,7 +247,7 @@ def test_what_the_readme_links_to_is_there() -> None:
 
 def test_every_flag_and_variable_in_the_readme_exists() -> None:
     text = readme()
-    own = {"--help", "--out", "--patches", "--window", "--format", "--model", "--trials"}
+    own = {"--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list"}
     birdtune = {option.flag for option in options()} | own
     docker = {"--rm", "--gpus", "--user"}
     bench = set(re.findall(r'"(--[a-z]+)"', (ROOT / "bench" / "__main__.py").read_text("utf-8")))
