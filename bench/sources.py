@@ -108,7 +108,7 @@ def _judge(clips: list[tuple[str, Recording]], threshold: float) -> tuple[float,
         return name
 
     for cohort in acoustic.cohorts(recordings):
-        for group in acoustic.groups(cohort, threshold):
+        for group in acoustic.groups(cohort, acoustic.near_pairs(cohort, threshold), threshold):
             inside = Counter(source[recordings[cohort.index[member]].name] for member in group)
             found += sum(count for count in inside.values() if count > 1)
             first, *others = inside

@@ -34,11 +34,11 @@ LEAST_RECORDINGS = 40
 # What more than this share of a class has in common is of the class (its call, its recorder), not of a source.
 MOST_OF_CLASS = 0.5
 # Nats from which on others of the class are like a group; and so many of them are asked.
-_LIKE_CLASS, _MOST_OF_A_CLASS = 0.0, 256
+_LIKE_CLASS, _MOST_OF_A_CLASS = 0.0, 64
 # Below this, decibels of full scale, is the rounding of 16-bit samples and the silence of noise gates.
 _LOWEST_DB = -98.0
 # Of each recording, so many of the nearest are looked at; of groups, so many members to compare them by.
-_MOST_NEAR, _MOST_MEMBERS = 40, 24
+_MOST_NEAR, _MOST_MEMBERS = 24, 16
 _ROWS_AT_ONCE = 512
 # Variance of clips of one source, of that of halves of a recording: chosen with the thresholds, as is the shrinkage.
 _WITHIN_OF_HALVES, _SHRINKAGE = 0.7, 0.15
@@ -163,9 +163,10 @@ def links(recordings: Sequence[Recording], how: str = "warn") -> list[Link]:
         return []
     found: dict[tuple[str, str], Link] = {}
     for cohort in cohorts(recordings):
+        pairs = near_pairs(cohort)
         labels = np.array([recordings[number].label for number in cohort.index.tolist()], object)
         for threshold in (JOINS, WARNS):
-            for group in groups(cohort, threshold):
+            for group in groups(cohort, pairs, threshold):
                 if _is_of_class(cohort, np.array(group, np.int64), labels):
                     continue
                 first, *others = (recordings[cohort.index[member]].name for member in group)
@@ -175,21 +176,26 @@ def links(recordings: Sequence[Recording], how: str = "warn") -> list[Link]:
     return list(found.values())
 
 
-def groups(cohort: Cohort, threshold: float) -> list[list[int]]:
-    """Members that belong together: any two groups are joined where their pairs score so much on average."""
+def near_pairs(cohort: Cohort, least: float = WARNS) -> list[tuple[float, int, int]]:
+    """Scores of pairs of members from `least` on, the highest first."""
     everyone = np.arange(len(cohort.index))
-    pairs = []
+    pairs = set()
     for row, near in cohort.candidates(everyone, everyone):
         scores = cohort.scores(np.array([row]), near)[0]
-        pairs += [
-            (-score, min(row, other), max(row, other))
-            for other, score in zip(near.tolist(), scores.tolist(), strict=True)
-            if score >= threshold
-        ]
-    head = everyone.tolist()
+        for k in np.flatnonzero(scores >= least).tolist():
+            other = int(near[k])
+            pairs.add((round(float(scores[k]), 6), min(row, other), max(row, other)))
+    return sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))
+
+
+def groups(cohort: Cohort, pairs: Sequence[tuple[float, int, int]], threshold: float) -> list[list[int]]:
+    """Members that belong together: any two groups are joined where their pairs score so much on average."""
+    head = list(range(len(cohort.index)))
     members = {number: [number] for number in head}
     apart: set[tuple[int, int, int]] = set()
-    for _, first, second in sorted(set(pairs)):
+    for score, first, second in pairs:
+        if score < threshold:
+            break
         a, b = sorted((head[first], head[second]))
         tried = (a, b, len(members[a]) + len(members[b]))
         if a == b or tried in apart:
@@ -218,7 +224,7 @@ def _is_of_class(cohort: Cohort, group: Ints, labels: npt.NDArray[Any]) -> bool:
         members = np.flatnonzero(labels == label)
         inside = np.isin(members, group)
         others = _some(members[~inside], _MOST_OF_A_CLASS)
-        near = (cohort.scores(_some(group, _MOST_MEMBERS), others) >= _LIKE_CLASS).any(axis=0)
+        near = (cohort.scores(_some(group, 8), others) >= _LIKE_CLASS).any(axis=0)
         outside = near.mean() * (~inside).sum() if others.size else 0.0
         if inside.sum() + outside > MOST_OF_CLASS * len(members):
             return True
