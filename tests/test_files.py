@@ -460,12 +460,20 @@ def test_tables_come_back_as_they_went(
         ' recording , split \n"A/x y.wav",train\n',
         "recording,split,\nA/x y.wav,train,\n", "recording,split\nA/x y.wav,train,,\n",
         "recording,split\nA/x y.wav,train",
+        "sep=;\r\nrecording;split\r\nA/x y.wav;train\r\n", '"sep=\t"\nrecording\tsplit\nA/x y.wav\ttrain\n',
+        "sep=,\nrecording,split\n\"A/x y.wav\",train\n",
     ],
 )  # fmt: skip
 def test_tables_from_people_are_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.csv").write_text(text, "utf-8")
     (row,) = read_csv(tmp_path / "a.csv")
     assert (row["recording"], row["split"]) == ("A/x y.wav", "train")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_tables_in_utf_16_are_read_by_their_mark(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes("\ufeffrecording\tlabel\r\na.wav\tMöwe\r\n".encode(encoding))
+    assert read_csv(tmp_path / "a.csv") == [{"recording": "a.wav", "label": "Möwe"}]
 
 
 def test_missing_cells_are_empty(tmp_path: Path) -> None:
@@ -477,6 +485,9 @@ def test_missing_cells_are_empty(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b"a,b\n1,2\n3,4,5\n", "row 3: has more cells"), (b"a\n\xe9\n", r"not UTF-8 text \(byte 2\)"),
+        ("recording,label\nr.wav,Möwe\n".encode("cp1252"), r"row 2: is not UTF-8 .*'r\.wav,Möwe', if it is Wind"),
+        ("recording,label\n".encode("utf-16-le"), "is UTF-16 without a mark"),
+        (b"\xff\xfea\0b", "UTF-16 that breaks off"),
         (b'a\n"' + b"x" * 200_000, "not a CSV table"),
         (b"recording,split, split ,,\nx,train,test\n", "the column split stands there twice"),
     ],

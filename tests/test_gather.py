@@ -144,7 +144,7 @@ def test_damaged_frames_are_made_again_and_said(place: Path, capsys: pytest.Capt
     with shard.open("r+b") as file:
         file.write(b"\x00\x00")
     _, store = prepare(place, Journal())
-    assert "1 recordings had damaged frames" in capsys.readouterr().out
+    assert "1 recording had damaged frames" in capsys.readouterr().out
     assert store.verify(store.contents()) == []
     assert len(store) == 12
 

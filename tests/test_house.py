@@ -20,7 +20,8 @@ PACKAGE = ROOT / "code" / "birdtune"
 
 # A file imports only files that stand before it, inside functions too.
 ORDER = (
-    "errors", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure", "search.space",
+    "errors", "results.words", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure",
+    "search.space",
     "sound.faults", "sound.kinds", "sound.media", "sound.ogg", "sound.chunks", "sound.flac", "sound.mp3",
     "sound.unpromised", "sound.container", "sound.channels", "sound.relation", "sound.resample",
     "sound.fingerprint", "sound.measures",
@@ -30,7 +31,8 @@ ORDER = (
     "dataset.selection",
     "dataset.source_names", "dataset.source_numbers", "dataset.sources", "dataset.recorded", "dataset.acoustic",
     "dataset.source_notices", "dataset.properties",
-    "dataset.split", "dataset.class_names", "dataset.layout", "dataset.label_table", "dataset.each_channel",
+    "dataset.side_names", "dataset.split", "dataset.class_names", "dataset.layout", "dataset.label_table",
+    "dataset.each_channel",
     "dataset.balance", "dataset.shards", "dataset.frames", "dataset.gather", "dataset.columns", "dataset.batches",
     "dataset.clips", "dataset.augment", "dataset.activations",
     "model.architecture", "model.archive", "model.checkpoint", "model.tflite", "model.vggish", "model.yamnet",
@@ -39,7 +41,7 @@ ORDER = (
     "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.convolution",
     "training.feeds", "training.optimizer", "training.step", "training.loop", "training.scoring", "training.moments",
     "results.answers", "results.calibration", "results.metrics", "results.paired", "results.certainty",
-    "results.thresholds", "results.words", "results.suspects", "results.tuned",
+    "results.thresholds", "results.suspects", "results.tuned",
     "results.shortcuts", "results.doubts", "results.leak", "results.shortcut_section", "results.succession",
     "results.verdict",
     "results.rarest", "results.figures", "results.strange", "results.sure", "results.listening",

@@ -1,5 +1,6 @@
 """birdtune.dataset.label_table: classes by a table in place of folders."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_a_table_goes_before_class_folders_and_it_is_said(tmp_path: Path) -> Non
     dataset = inspect(tmp_path)
     assert {r.name: r.label for r in dataset.recordings}["Turdus merula/c.wav"] == "Parus major"
     assert "names of folders do not count" in said(dataset)
-    assert '1 recordings lie in a folder of another name than their class: Turdus merula/c.wav' in said(dataset)
+    assert 'In a folder of another name than the class: 1 recording, Turdus merula/c.wav for one' in said(dataset)
 
 
 def test_a_labels_csv_that_is_another_table_is_left_alone_and_said(tmp_path: Path) -> None:
@@ -127,10 +128,102 @@ def test_folds_and_sides_of_the_table_are_the_split(flat: Path) -> None:
     (flat / "t.csv").write_text("recording,label,usage\n" + "\n".join(named) + "\n")
     dataset = inspect_as(flat, "split=usage", "t.csv")
     assert {dataset.places[f"r{k}.wav"].split for k in (3, 4, 5)} == {"val"}
-    (flat / "t.csv").write_text("recording,label,split\n" + "\n".join(f"{row}x" for row in named) + "\n")
-    assert "No split: " in said(inspect_as(flat, table="t.csv"))
-    with pytest.raises(InputError, match="expected train, val or test"):
-        inspect_as(flat, "split=split", "t.csv")
+
+
+def test_the_words_of_a_split_column_are_those_of_folders_and_any_other_is_refused(flat: Path) -> None:
+    named = [f"r{k}.wav,{BIRDS[k % 3]},{('train', 'val', 'holdout')[k // 3]}" for k in range(9)]
+    text = "recording,label,split\n" + "\n".join(named) + "\n"
+    (flat / "data/labels.csv").write_text(text)
+    dataset = inspect(flat)
+    assert {dataset.places[f"r{k}.wav"].split for k in (6, 7, 8)} == {"test"}
+    (flat / "data/labels.csv").write_text(text.replace(f"r1.wav,{BIRDS[1]},train", f"r1.wav,{BIRDS[1]},unused"))
+    words = r"labels\.csv, column split, row 3: holds 'unused'; expected train, val or test"
+    with pytest.raises(InputError, match=words):
+        inspect(flat)
+    with pytest.raises(InputError, match=words):
+        inspect_as(flat, "split=split", "data/labels.csv")
+    listed = "".join(f"r{k}.wav,{'train' if k < 6 else 'test'}\n" for k in range(9))
+    (flat / "split.csv").write_text(f"recording,split\n{listed}")
+    assert sides(inspect(flat, split={"file": str(flat / "split.csv")})) == {"train": 6, "test": 3}
+    (flat / "data/labels.csv").write_text(text.replace("split", "fold"))
+    with pytest.raises(InputError, match="column fold, row 2: holds 'train'; expected the whole number of a fold"):
+        inspect(flat)
+    blank = [row[: row.rindex(",") + 1] for row in named]
+    (flat / "data/labels.csv").write_text("\n".join(["recording,label,split", *blank]) + "\n")
+    assert "column split is empty" in said(inspect(flat))
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "Labels.CSV"])
+@pytest.mark.parametrize("header", ["Recording,Label", "RECORDING,label", "\ufeffRecording,LABEL"])
+def test_the_case_of_columns_and_of_the_table_makes_no_difference(flat: Path, name: str, header: str) -> None:
+    (flat / "data" / name).write_text(rows(header=header))
+    assert inspect(flat).classes == BIRDS
+
+
+def test_a_table_as_excel_saves_it_names_the_classes(flat: Path) -> None:
+    (flat / "data/labels.csv").write_bytes(rows(header="Recording,Label").replace(",", "\t").encode("utf-16"))
+    assert inspect(flat).classes == BIRDS
+    (flat / "data/labels.csv").write_text("sep=;\n" + rows().replace(",", ";"))
+    assert inspect(flat).classes == BIRDS
+
+
+def test_why_a_table_is_not_taken_is_said_where_there_are_no_class_folders(flat: Path) -> None:
+    (flat / "data/labels.csv").write_text(rows(header="sound,what"))
+    with pytest.raises(InputError, match=r"holds no class folders.*labels\.csv: has no column .*recording.*label"):
+        inspect(flat)
+
+
+@pytest.mark.parametrize(
+    "times", ["start,end", "onset,offset", "Begin Time (s),End Time (s)", "t_min,t_max", "start_s,duration", "time,x"]
+)
+def test_a_table_with_times_says_that_times_are_not_used(flat: Path, times: str) -> None:
+    listed = [f"r{k}.wav,0.1,0.9,{BIRDS[k % 3]}" for k in range(9)] + [f"r0.wav,0.9,1.0,{BIRDS[1]}"]
+    (flat / "data/labels.csv").write_text(f"recording,{times},label\n" + "\n".join(listed) + "\n")
+    dataset = inspect(flat)
+    (problem,) = dataset.problems
+    assert (problem.recording, problem.problem) == ("r0.wav", "labels-with-times")
+    assert "does nothing with times yet" in str(problem.row()["advice"]) and "at times in the column" in problem.detail
+    assert "birdtune trains each recording whole under its class, and does nothing with times yet" in said(dataset)
+    assert "Not used, as they have several classes: 1 recording." in said(dataset)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [("r0.flac", "r0.wav"), ("r0.wav", "r0"), ("r0.flac", "r0.mp3"), ("old/r0.wav", "r0.wav"),
+     ("a\\r0.wav", "a/r0.wav")],
+)  # fmt: skip
+def test_rows_of_several_names_that_are_one_file_contradict_each_other(flat: Path, pair: tuple[str, str]) -> None:
+    others = rows().replace(f"r0.wav,{BIRDS[0]}\n", "")
+    (flat / "data/labels.csv").write_text(others + f"{pair[0]},{BIRDS[1]}\n{pair[1]},{BIRDS[2]}\n")
+    dataset = inspect(flat)
+    assert codes(dataset.problems) == {"r0.wav": "several-labels"}
+    assert re.search('gives it 2 classes: "[^"]*", "[^"]*", by rows of several names', dataset.problems[0].detail)
+    (flat / "data/labels.csv").write_text(others + f"{pair[0]},{BIRDS[0]}\n{pair[1]},{BIRDS[0]}\n")
+    assert inspect(flat).problems == []
+
+
+def test_a_row_is_of_the_file_that_no_other_row_fits_better(flat: Path) -> None:
+    for name in ("a/twin.wav", "b/twin.wav"):
+        write_sound(flat / "data" / name, tone(seed=ord(name[0])))
+    (flat / "data/labels.csv").write_text(rows("a/twin.wav,Parus major", "twin.wav,Turdus merula"))
+    dataset = inspect(flat)
+    labels = {r.name: r.label for r in dataset.recordings}
+    assert (labels["a/twin.wav"], labels["b/twin.wav"]) == ("Parus major", "Turdus merula")
+    assert dataset.problems == []
+    more = ("a/twin.wav,Parus major", "b/twin.wav,Parus major", "twin.wav,Turdus merula")
+    (flat / "data/labels.csv").write_text(rows(*more))
+    assert codes(inspect(flat).problems) == {"twin.wav": "row-without-file"}
+
+
+def test_rows_that_put_one_file_on_two_sides_are_refused(flat: Path) -> None:
+    listed = [f"r{k}.wav,{BIRDS[k % 3]},{'train' if k < 6 else 'test'}" for k in range(9)]
+    for row, fault in ((f"r0.flac,{BIRDS[0]},test", True), (f"r0.wav,{BIRDS[0]},Training", False)):
+        (flat / "data/labels.csv").write_text("\n".join(["recording,label,split", *listed, row]) + "\n")
+        if fault:
+            with pytest.raises(InputError, match=r"r0\.wav stands there twice, on two sides"):
+                inspect(flat)
+        else:
+            assert sides(inspect(flat)) == {"train": 6, "test": 3}
 
 
 def test_sides_may_be_folders_where_a_table_has_the_classes(tmp_path: Path) -> None:

@@ -111,21 +111,21 @@ def test_a_source_on_both_sides_of_the_folders_is_said(tmp_path: Path) -> None:
         for n in range(2):
             name = f"data/{side}/{bird}/REC12{BIRDS.index(bird)}_{2 * (side == 'test') + n}.wav"
             write_sound(tmp_path / name, tone(seed=10 * k + n))
-    assert "3 source recordings stand on more than one side" in said(inspect(tmp_path))
+    assert "On more than one side of the split, as the split given says: 3 source recordings" in said(inspect(tmp_path))
 
 
 def test_names_that_only_count_are_no_sources_on_both_sides(tmp_path: Path) -> None:
     put(tmp_path, *(f"{side}/{bird}" for side in ("train", "test") for bird in BIRDS))
     dataset = inspect(tmp_path)
     assert len({place.group for place in dataset.places.values()}) == 18
-    assert "more than one side" not in said(dataset)
+    assert "On more than one side" not in said(dataset)
 
 
 def test_copies_on_both_sides_are_said(tmp_path: Path) -> None:
     put(tmp_path, *(f"{side}/{bird}" for side in ("train", "test") for bird in BIRDS))
     copy = tmp_path / "data/train/Parus major/copy.wav"
     copy.write_bytes((tmp_path / "data/test/Parus major/a.wav").read_bytes())
-    assert "1 recordings lie on several sides as copies" in said(inspect(tmp_path))
+    assert "Copies on several sides: 1 recording, e.g." in said(inspect(tmp_path))
 
 
 def test_background_beside_the_sides_is_divided_as_usual(tmp_path: Path) -> None:
@@ -134,7 +134,27 @@ def test_background_beside_the_sides_is_divided_as_usual(tmp_path: Path) -> None
     dataset = inspect(tmp_path)
     assert dataset.classes == ("Erithacus rubecula", "Noise", "Parus major", "Turdus merula")
     assert len(sides(dataset, "Noise/")) == 3
-    assert "8 recordings have no side in the layout of" in said(dataset)
+    assert re.search("Without a side in the layout of .*: 8 recordings", said(dataset))
+
+
+@pytest.mark.parametrize("sort", ["{side}/{bird}", "{bird}/{side}"])
+def test_a_class_that_is_spelt_otherwise_on_the_other_side_is_one_class(tmp_path: Path, sort: str) -> None:
+    spelt = {"train": ("Merle", "Grive", "Turdus_pilaris"), "test": ("merle", "Grive ", "Turdus pilaris")}
+    put(tmp_path, *(sort.format(side=side, bird=bird) for side, birds in spelt.items() for bird in birds))
+    dataset = inspect(tmp_path)
+    assert dataset.classes == ("Grive", "Merle", "Turdus_pilaris")
+    assert {place.split for place in dataset.places.values()} == {"train", "test"}
+    assert 'Classes "Merle", "merle" differ only in case' in said(dataset)
+    assert 'they are taken for one class, "Merle"' in said(dataset)
+    assert "without a usable recording" not in said(dataset) and "No training recording" not in said(dataset)
+    assert len({place.group for place in dataset.places.values()}) == 18, "a.wav of both sides is no one source"
+
+
+def test_two_spellings_on_one_side_are_kept_apart_and_said(tmp_path: Path) -> None:
+    put(tmp_path, "train/Merle", "train/merle", "train/-Merle", "test/merle", "test/Grive", "train/Grive")
+    dataset = inspect(tmp_path)
+    assert {"Merle", "merle", "background"} < set(dataset.classes)
+    assert "kept apart" in said(dataset)
 
 
 @pytest.mark.parametrize("names", [("train", "bus", "ship"), ("train", "test", "bus"), ("train", "tram")])
@@ -250,6 +270,31 @@ def test_a_folder_of_two_classes_is_refused_before_the_long_work_and_a_check_hea
     assert not list((tmp_path / "prepared/cache").glob("vggish*/*.f16"))
 
 
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [("Turdus merula & Parus major", "&"), ("Turdus merula + Parus major", "+"), ("Turdus merula;Parus major", ";"),
+     ("Turdus merula and Parus major", "and"), ("Turdus merula|Parus major", "|")],
+)  # fmt: skip
+def test_what_stands_between_two_classes_is_named(name: str, mark: str) -> None:
+    said = f'"{re.escape(name)}" is one class, .* without the "{re.escape(mark)}"'
+    with pytest.raises(InputError, match=said) as fault:
+        class_names.refuse_several([*BIRDS, name], "data")
+    assert "comma" not in str(fault.value)
+
+
+def test_a_name_that_is_refused_is_not_taken_for_one_class_as_well(tmp_path: Path) -> None:
+    put(tmp_path, *BIRDS, "Turdus merula, Parus major", "Thrush, Song")
+    faults: list[str] = []
+    notices = said(inspect(tmp_path, faults))
+    assert "several classes at once" in faults[0] and 'in spite of the comma: "Thrush, Song".' in notices
+
+
+@pytest.mark.parametrize("name", ["Hintergrund", "Ambient", "Unknown sp.", "unknown_sp", "Bruit de fond"])
+def test_plain_words_of_other_languages_are_background(name: str) -> None:
+    others = [*BIRDS, "Rain", "Wind", "Unknown species of Turdus"]
+    assert background_of([*others, name], Config().labels.background) == (name,)
+
+
 @pytest.mark.parametrize("name", ["Thrush, Song", "Sound of 1,5 kHz", "Crow & Rook", "Black and white warbler"])
 def test_a_name_with_a_comma_may_be_one_name(name: str) -> None:
     class_names.refuse_several([*BIRDS, name], "data")
@@ -330,7 +375,7 @@ def test_annotations_are_never_advised_away_and_it_is_said_what_becomes_of_them(
     out = capsys.readouterr().out
     n = sum(code == "annotation" for _, code in FILES.values())
     assert f"{n} not used: annotation. Nothing: birdtune does not use annotations yet" in out
-    assert f"note: {n} files of annotations lie among the recordings." in out and "is trained whole" in out
+    assert f"note: {n} files of annotations among the recordings." in out and "is trained whole" in out
     assert "Remove it" not in out
     assert "9 usable: 3 classes" in out
 

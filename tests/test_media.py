@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from makers import tone, write_sound
 
+from birdtune.cli import main
 from birdtune.dataset import recordings
 from birdtune.dataset.recordings import scan
+from birdtune.errors import InputError
 from birdtune.results.hearing import Unused
 from birdtune.results.sounds import find_sounds, read_list
 from birdtune.sound import media
@@ -117,3 +119,34 @@ def test_below_a_folder_every_file_is_taken_or_named(tmp_path: Path) -> None:
 def test_a_list_of_names_is_read_as_other_programs_write_it() -> None:
     assert read_list(b"\xef\xbb\xbfa b.wav\r\n\r\n  \nc.wav") == [Path("a b.wav"), Path("c.wav")]
     assert read_list(b"odd\nname.wav\0b.wav\0") == [Path("odd\nname.wav"), Path("b.wav")]
+    for encoding in ("utf-16-le", "utf-16-be"):
+        content = "\ufeffC:\\Möwe 1.wav\r\nψφλ.wav\r\n".encode(encoding)
+        assert read_list(content) == [Path("C:\\Möwe 1.wav"), Path("ψφλ.wav")]
+    assert read_list(b"abc\0def\0ghi\0") == [Path("abc"), Path("def"), Path("ghi")]
+    assert read_list(b"# a.wav\n'b.wav'\n") == [Path("# a.wav"), Path("'b.wav'")]
+    assert read_list(b"file:///x/a%20b.wav\nFILE://localhost/%C3%A9.wav") == [Path("/x/a b.wav"), Path("/é.wav")]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a.wav\nb.wav\n".encode("utf-16-le"), "the list is UTF-16 without a mark"),
+        ("a.wav\nb.wav\n".encode("utf-16-be"), "the list is UTF-16 without a mark"),
+        (b"\xff\xfea\0b", "UTF-16 that breaks off"),
+        (b"a.wav\n.\nb.wav\n", r"name 2: '\.' is the working folder itself"),
+        (b"./\n", "is the working folder itself"), (b"a\0./.\0", "is the working folder itself"),
+        (b"file://server/a.wav", "is no address of a file on this computer"),
+        (b"file:///a%00.wav", "is no address of a file on this computer"),
+    ],
+)  # fmt: skip
+def test_a_list_that_cannot_be_meant_is_refused(content: bytes, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_list(content)
+
+
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_an_empty_name_on_the_command_line_is_not_the_working_folder(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, ""]) == 2
+    assert "the name of a file is empty" in "".join(capsys.readouterr())

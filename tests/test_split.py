@@ -351,6 +351,22 @@ def test_a_split_file_is_obeyed_in_any_spelling(tmp_path: Path) -> None:
     assert list(sides(drawn(records, file=file)).values()) == ["train"] * 3 + ["val"] * 4 + ["test"] * 2
 
 
+def test_a_split_file_has_the_words_of_folders_and_columns_in_any_case(tmp_path: Path) -> None:
+    words = {"A/1.wav": "development", "A/2.wav": "train set", "A/3.wav": "holdout"}
+    text = "Recording,SPLIT\n" + "".join(f"{name},{word}\n" for name, word in words.items())
+    records = [recording(name) for name in words]
+    assert list(sides(drawn(records, file=user_file(tmp_path, text))).values()) == ["val", "train", "test"]
+    text = text.replace("train set", "devel")  # as DCASE has it
+    assert list(sides(drawn(records, file=user_file(tmp_path, text))).values()) == ["train", "train", "test"]
+
+
+@pytest.mark.parametrize("cells", [("1.0", "2.0", "3.0"), ("fold1", "Fold 2", "cv_fold_03")])
+def test_folds_are_numbers_as_programs_write_them(tmp_path: Path, cells: tuple[str, ...]) -> None:
+    records = sources("A_a", 3)
+    file = user_file(tmp_path, {r.name: cell for r, cell in zip(records, cells, strict=True)}, "fold")
+    assert list(sides(drawn(records, file=file, test_fold=2)).values()) == ["train", "test", "val"]
+
+
 def test_a_split_file_may_name_any_copy_of_a_recording(tmp_path: Path) -> None:
     table = tmp_path / "split.csv"
     table.write_text("recording,split\nA/listed.wav,train\nB/1.wav,test\n")
@@ -423,14 +439,15 @@ def test_what_is_not_listed_is_left_out_and_what_is_missing_said(tmp_path: Path)
     assert [(p.recording, p.label, p.problem, p.used) for p in result.problems] == [
         ("B/new.wav", "B", "not-in-split", False)
     ]
-    assert "lists 2 recordings that are missing or unusable, e.g. A/gone.wav." in result.notices[0]
+    assert "lists 2 recordings missing or unusable, e.g. A/gone.wav." in result.notices[0]
 
 
 def test_a_source_that_the_user_tears_apart_is_said(tmp_path: Path) -> None:
     records = sources("A_a", 1, slices=2)
     file = user_file(tmp_path, {records[0].name: "train", records[1].name: "test"})
     result = drawn(records, file=file)
-    assert any("1 source recordings stand on more than one side" in notice for notice in result.notices)
+    words = "On more than one side of the split, as the split given says: 1 source recording, e.g."
+    assert any(words in notice for notice in result.notices)
 
 
 def test_a_class_that_the_user_leaves_untaught_is_said(tmp_path: Path) -> None:

@@ -318,9 +318,19 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("keras", "slim"), default="keras")
 
 
+_LIST_HELP = "--list has a name on each line. Names, there too, begin at the working folder."
+
+
+def _file_name(text: str) -> Path:
+    # Path("") would be the working folder: what an unset variable of a shell must not mean.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name of a file is empty; the working folder is called `.`")
+    return Path(text)
+
+
 def _file_arguments(out: str, *, patches: bool) -> Callable[[argparse.ArgumentParser], None]:
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("files", nargs="*", type=Path, metavar="FILES")
+        parser.add_argument("files", nargs="*", type=_file_name, metavar="FILES")
         parser.add_argument("--list", default=None, metavar="FILE")
         parser.add_argument("--out", type=Path, default=Path(out))
         # What job.yaml names as the trunk to start from is not what a user means here; the flag is.
@@ -363,13 +373,15 @@ COMMANDS: dict[str, Command] = {
         _file_arguments("predictions.csv", patches=True),
         "FILES... [--list FILE|-] [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER]",
         more="Long recordings want --window: each stretch of so many seconds is judged as if it were a recording of "
-        "its own. --patches CSV has one row a patch, with answers by thresholds alone: nothing is too strange for it.",
+        f"its own. {_LIST_HELP} --patches CSV has one row a patch, with answers by thresholds alone: nothing is too "
+        "strange for it.",
         takes_model=True,
     ),
     "embed": Command(
         "the embedding of each patch (VGGish 128, YAMNet 1024 numbers), by the newest model or --model",
         _embed, _file_arguments("embeddings.npz", patches=False),
-        "FILES... [--list FILE|-] [--out embeddings.npz] [--model FOLDER|CHECKPOINT]", takes_model=True,
+        "FILES... [--list FILE|-] [--out embeddings.npz] [--model FOLDER|CHECKPOINT]", more=_LIST_HELP,
+        takes_model=True,
     ),
     "augment": Command(
         "a picture of what augmentation makes of some training patches; `--out` names it", _augment,

@@ -71,7 +71,9 @@ class LabelSettings(_Section):
         unset="INPUT/bird_id_map.*",
     )
     background: str = _setting(
-        "background,noise,silence,other,others,nocall,no call,no bird,no birds,negative,negatives,unknown",
+        "background,noise,silence,other,others,nocall,no call,no bird,no birds,negative,negatives,unknown,"
+        "unknown sp,unknown sp.,background noise,ambient,ambience,ambient noise,hintergrund,rauschen,stille,unbekannt,"
+        "bruit,bruit de fond,inconnu,ruido,silencio,desconocido",
         "names of classes that are no answer, separated by commas; case, `_`, `-` and blanks do not matter",
     )
     level: int = _setting(

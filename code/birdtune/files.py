@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from birdtune.errors import InputError, PassingError, UsageError, shown
-from birdtune.plain import open_regular, read_bounded
+from birdtune.plain import decode_text, open_regular, read_bounded
 from birdtune.storage import UNFINISHED as UNFINISHED  # with what leaves such names behind
 from birdtune.storage import need_space, reading_faults, refused
 from birdtune.storage import storage_faults as storage_faults  # with what needs it
@@ -34,6 +34,7 @@ _EMPTY_ROW = '""'
 # A row for each of a million recordings takes 200 MB.
 _LARGEST_TABLE_BYTES = 256 << 20
 _LARGEST_RECORD_BYTES = 1 << 30
+_TOLD_DELIMITER = re.compile(r'"?sep=([,;\t])"?[,;\t]*\r?\n', re.IGNORECASE)
 
 
 def make_folder(path: Path) -> Path:
@@ -334,7 +335,9 @@ def _cell(value: object) -> str:
 
 
 def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = "a table") -> list[dict[str, str]]:
-    """Read a CSV file that a person or birdtune wrote: UTF-8 with or without a mark, comma, semicolon or tab.
+    """Read a CSV file that a person or birdtune wrote: comma, semicolon or tab; text as `plain.decode_text` reads it.
+
+    A first line `sep=;`, by which Excel is told the delimiter, is obeyed.
 
     Args:
         most_bytes, what: as `plain.read_bounded`.
@@ -344,15 +347,13 @@ def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = 
             has more cells than the header.
     """
     try:
-        text = read_bounded(path, most_bytes, what).decode("utf-8-sig")
+        text = decode_text(read_bounded(path, most_bytes, what), path)
     except OSError as fault:
         message = f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
         raise refused(fault, path, message) from fault
-    except UnicodeDecodeError as fault:
-        raise InputError(
-            f"{shown(path)}: is not UTF-8 text (byte {fault.start}). Save it as CSV UTF-8."
-        ) from fault
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
+    if told := _TOLD_DELIMITER.match(text):
+        delimiter, text = told[1], text[told.end() :]
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         _check_columns(path, [column.strip() for column in reader.fieldnames or ()])

@@ -1,6 +1,7 @@
 """Text, JSON and YAML that people wrote, read as plain data and nothing else.
 
     path ─▶ read_bounded ─▶ bytes        a regular file of at most so many bytes
+    bytes ─▶ decode_text ─▶ text         UTF-8, or UTF-16 with a mark
     text ─▶ parse_json, parse_yaml ─▶ dict, list, str, int, float, bool, None (YAML: dates as well)
 
 What a person writes says each thing once: a key that stands twice is refused by its name, where the
@@ -8,6 +9,7 @@ libraries would keep the last and drop the others in silence. YAML's tags make n
 here, and its aliases, of which a few lines unfold to more than any memory holds, are not read.
 """
 
+import codecs
 import errno
 import io
 import json
@@ -25,6 +27,10 @@ from birdtune.errors import InputError, shown
 # the square of their length.
 _LONGEST_NUMBER = 40
 _PIECE_BYTES = 1 << 16
+# Of UTF-16 text in Latin letters each second byte is zero. Of names that end in a null character, as
+# `find -print0` writes them, as many are only where each has a single character.
+_WIDE_SHARE = 0.7
+_WIDE_BYTES = 4096
 
 
 def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
@@ -66,6 +72,40 @@ def open_regular(path: Path, what: str = "content") -> io.BufferedReader:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise InputError(f"{shown(path)}: is a pipe or a device; expected {what} in a file.")
+
+
+def decode_text(content: bytes, path: Path) -> str:
+    """Text of a table in UTF-8, with or without a mark, or in UTF-16 with one, as Windows writes it.
+
+    Args:
+        path: where it was read, for the message.
+
+    Raises:
+        InputError: it is neither. Which of the old character sets it is cannot be known, and a wrong guess would be
+            in the names of classes.
+    """
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not wide and is_wide(content):
+        raise InputError(f"{shown(path)}: is UTF-16 without a mark. Save it as CSV UTF-8.")
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as fault:
+        if wide:
+            raise InputError(f"{shown(path)}: is UTF-16 that breaks off. Save it as CSV UTF-8.") from fault
+        row = content.count(b"\n", 0, fault.start) + 1
+        begin = max(content.rfind(b"\n", 0, fault.start) + 1, fault.start - 12)
+        near = shown(content[begin : fault.start + 12].decode("cp1252", "replace").splitlines()[0])
+        raise InputError(
+            f"{shown(path)}, row {row:,}: is not UTF-8 text (byte {fault.start}): {near!r}, if it is Windows-1252 or "
+            'Latin-1, as Excel saves "CSV". Save it as CSV UTF-8, or: iconv -f WINDOWS-1252 -t UTF-8.'
+        ) from fault
+
+
+def is_wide(content: bytes) -> bool:
+    """Whether bytes are UTF-16 text without a mark: zero at most second places, and nowhere else."""
+    head = content[:_WIDE_BYTES]
+    zeros = sorted(half.count(0) for half in (head[::2], head[1::2]))
+    return len(head) >= 8 and zeros[0] == 0 and zeros[1] >= _WIDE_SHARE * (len(head) // 2)
 
 
 def parse_json(text: str) -> Any:

@@ -361,7 +361,7 @@ def test_files_that_vanish_or_change_while_they_are_read_are_counted_and_never_m
     copy = split[f"{CLASSES[1]}/zz copy of rec1.wav"]
     assert store.entry(copy).facts.duration_s == 1.5, "of the copy, not of what took its place"
     again = run(arguments(own_data, output, "prepare"))
-    assert again.wait() == 0 and again.said("  1 recordings decoded"), again.text()
+    assert again.wait() == 0 and again.said("  1 recording decoded"), again.text()
     assert read_csv(output / "problems.csv") == []
 
 

@@ -138,7 +138,7 @@ class Torturer:
 def went_on(command: Command) -> str:
     """What a start said about where it goes on."""
     texts = [line.text.strip() for line in command.lines]
-    said = [text.split(",")[0] for text in texts if "recordings decoded" in text]
+    said = [text.split(",")[0] for text in texts if " decoded, " in text]
     said += [text.split(", logs")[0] for text in texts if text.startswith(("version", "resuming", "nothing to do"))]
     first = next((stage for stage in STAGES[2:] if command.stage_began(stage)), None)
     return "; ".join([*said, *([f"begins with {first}"] if first else [])]) or "nothing yet"

@@ -47,8 +47,8 @@ def refuse_several(labels: Iterable[str], where: str) -> None:
         raise InputError(
             f"{where}: {quoted(found)} {'names' if len(found) == 1 else 'name'} several classes at once, and a "
             "recording can have only one label so far; as it is, they would be trained as a class of their own. "
-            "Give each recording the class that it is to be an example of, or take it out of the data. If it is one "
-            'class with such a name, give it a name without the comma, e.g. "Song Thrush" for "Thrush,Song".'
+            f"Give each recording the class that it is to be an example of, or take it out of the data. If "
+            f'"{shown(found[0])}" is one class, give it a name without {_separator(found[0])}.'
         )
 
 
@@ -59,6 +59,12 @@ def _is_several(label: str, known: set[str]) -> bool:
         return tight or any(_folded(part) in known or SCIENTIFIC.fullmatch(part) for part in parts)
     parts = [part for part in _SEVERAL.split(label) if part]
     return len(parts) > 1 and all(_folded(part) in known for part in parts)
+
+
+def _separator(label: str) -> str:
+    """What stands between the classes of such a name, in words."""
+    mark = "," if "," in label else next(iter(_SEVERAL.findall(label)), ",").strip()
+    return {",": 'the comma, e.g. "Song Thrush" for "Thrush,Song"'}.get(mark, f'the "{mark}"')
 
 
 def folder_notices(listing: Listing, classes: Sequence[str]) -> list[str]:
@@ -75,7 +81,8 @@ def folder_notices(listing: Listing, classes: Sequence[str]) -> list[str]:
             f"Several class folders look the same but are spelt with other characters (é as one or as two); they "
             f"count as one class: {quoted(same)}."
         )
-    if commas := [name for name in classes if "," in name]:
+    known = {_folded(file.label) for file in listing.files}
+    if commas := [name for name in classes if "," in name and not _is_several(name, known)]:
         notices.append(f"Taken for the name of one class each, in spite of the comma: {quoted(commas)}.")
     plain = {_folded(name) for name in classes}
     alike: dict[str, list[str]] = defaultdict(list)

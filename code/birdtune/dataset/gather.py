@@ -45,6 +45,7 @@ from birdtune.dataset.split import Given, Place
 from birdtune.errors import InputError, shown
 from birdtune.events import Interrupts, Journal
 from birdtune.files import make_folder, require_file, value_sha256, write_csv
+from birdtune.results.words import count
 from birdtune.sound.logmel import FrontEnd
 
 _NAMES_IN_A_NOTICE = 8
@@ -151,7 +152,7 @@ def prepare(
         )
         if made:
             journal.say(
-                f"  {made:,} recordings decoded, {len(set(present)) - made:,} were in the cache or unusable"
+                f"  {count(made, 'recording')} decoded, {len(set(present)) - made:,} were in the cache or unusable"
             )
         store.drop_leftovers()
         store.note_whole()
@@ -180,7 +181,7 @@ def recheck(
 def tell_damaged(damaged: list[str], journal: Journal) -> None:
     """Say that some frames are not believed."""
     if damaged:
-        journal.warn(f"{len(damaged):,} recordings had damaged frames in the cache; they are made again")
+        journal.warn(f"{count(len(damaged), 'recording')} had damaged frames in the cache, which are made again")
 
 
 def inspect(
@@ -236,13 +237,19 @@ def _arranged(config: Config) -> Arranged:
     """The files that are there, with the classes that folders or a table give them."""
     title = shown(config.data_folder)
     table, notices = label_table.find(config)
-    listing = recordings.scan(config.data_folder, flat=table is not None)
+    try:
+        listing = recordings.scan(config.data_folder, flat=table is not None)
+    except InputError as fault:
+        if not notices:
+            raise
+        raise InputError(" ".join([str(fault), *notices])) from fault
     if table is not None:
         arranged = label_table.apply(listing, table, title, config.data_folder)
     else:
         arranged = layout.arrange(
             listing, level=config.labels.level, background=config.labels.background, title=title
         )
+    arranged = layout.spelt_alike(arranged)
     listing, negatives = layout.with_negatives(arranged.listing, config.labels.background)
     if (folder := config.background_folder) is not None:
         label = background_class(listing.folders, config.labels.background)
@@ -370,8 +377,8 @@ def _kinds_notices(problems: Sequence[Problem], background: Sequence[str]) -> li
     notices = []
     if n := sum(problem.problem == "annotation" for problem in problems):
         notices.append(
-            f"{n:,} files of annotations lie among the recordings. birdtune does not use them yet: each recording is "
-            "trained whole under its class, also where the class is heard in a part of it only."
+            f"{count(n, 'file')} of annotations among the recordings. birdtune does not use them yet: each recording "
+            "is trained whole under its class, also where the class is heard in a part of it only."
         )
     if background:
         notices.append(f"Never an answer, only what answers are told from (--labels.background): {_names(background)}.")

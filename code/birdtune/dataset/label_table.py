@@ -10,7 +10,7 @@ endings differ, as after a conversion, by the name without it.
 import os
 import shlex
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,15 +19,19 @@ from birdtune.config import Config
 from birdtune.dataset.class_names import quoted
 from birdtune.dataset.layout import Arranged, given_by_folders
 from birdtune.dataset.recordings import Listing, Problem, SoundFile
-from birdtune.dataset.split import SPELLINGS, Given
-from birdtune.dataset.tables import LABEL_NAMES, RECORDING_NAMES, likely_columns
+from birdtune.dataset.side_names import EXPECTED, fold_of, sides_of
+from birdtune.dataset.split import Given
+from birdtune.dataset.tables import LABEL_NAMES, RECORDING_NAMES, likely_columns, time_columns, with_names
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.files import read_csv, require_file
+from birdtune.results.words import count
 from birdtune.sound.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 
 TABLE_NAME = "labels.csv"
 _KEYS = ("recording", "label", "split", "fold")
 _EXPECTED = "a CSV `recording,label`, or with other columns by --labels.columns recording=NAME,label=NAME"
+
+_EXPECTED_SIDES = {"split": EXPECTED, "fold": "the whole number of a fold"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class LabelTable:
     sides: Mapping[str, str]  # recording as listed → train, val or test
     folds: Mapping[str, int]  # recording as listed → fold
     notices: tuple[str, ...] = ()
+    times: tuple[str, ...] = ()  # columns that may be times in a recording
 
 
 class _NoSuchColumnError(InputError):
@@ -56,12 +61,13 @@ def find(config: Config) -> tuple[LabelTable | None, list[str]]:
         InputError: the table cannot be read, or lacks its columns.
     """
     columns = parse_columns(config.labels.columns)
+    obeyed = config.split.file is None
     if config.labels.table is not None:
         path = Path(config.labels.table)
         require_file(path, "--labels.table", _EXPECTED)
-        return read(path, columns), []
-    places = (config.data_folder / TABLE_NAME, config.input / TABLE_NAME)
-    found = [path for path in places if os.path.lexists(path)]
+        return read(path, columns, obeyed=obeyed), []
+    folders = {os.path.realpath(folder): folder for folder in (config.input, config.data_folder)}
+    found = [path for folder in reversed(folders.values()) for path in _named_so(folder)]
     if len(found) > 1:
         raise InputError(f"{shown(found[0])} and {shown(found[1])}: which one counts? Name it: --labels.table CSV.")
     if not found:
@@ -69,11 +75,19 @@ def find(config: Config) -> tuple[LabelTable | None, list[str]]:
             raise SettingsError("--labels.columns names columns of a table of labels; name that: --labels.table CSV.")
         return None, []
     try:
-        return read(found[0], columns), []
+        return read(found[0], columns, obeyed=obeyed), []
     except _NoSuchColumnError as fault:
         if columns:
             raise
         return None, [f"Not used as a table of labels, so folders name the classes: {fault}"]
+
+
+def _named_so(folder: Path) -> list[Path]:
+    """Tables of labels in a folder, whatever the case of their name; [] where it cannot be listed."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.casefold() == TABLE_NAME)
+    except OSError:
+        return []
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
@@ -90,18 +104,19 @@ def parse_columns(text: str | None) -> dict[str, str]:
     return found
 
 
-def read(path: Path, columns: Mapping[str, str]) -> LabelTable:
+def read(path: Path, columns: Mapping[str, str], *, obeyed: bool = True) -> LabelTable:
     """Read a table of labels.
 
     Args:
         columns: as of `parse_columns`; a key that is not in it is the name of the column itself.
+        obeyed: whether its split counts; else what is wrong with that does not matter.
 
     Raises:
-        InputError: it cannot be read, lacks a column, or says of a recording two sides of the split.
+        InputError: it cannot be read, lacks a column, or says of a recording two sides of the split, or what is none.
     """
-    rows = read_csv(path, what="a table of labels")
-    header = list(rows[0]) if rows else []
     name = {key: columns.get(key, key) for key in _KEYS}
+    rows = with_names(read_csv(path, what="a table of labels"), list(name.values()))
+    header = list(rows[0]) if rows else []
     needed = ["recording", "label", *(key for key in ("split", "fold") if key in columns)]
     if missing := [name[key] for key in needed if name[key] not in header]:
         raise _NoSuchColumnError(
@@ -113,8 +128,9 @@ def read(path: Path, columns: Mapping[str, str]) -> LabelTable:
         recording, label = _recording_name(row[name["recording"]]), unicodedata.normalize("NFC", row[name["label"]])
         if recording:
             labels[recording] |= {shown(label.strip()): None} if label.strip() else {}
-    sides, folds, notices = _split(path, rows, name, columns)
-    return LabelTable(path, {key: tuple(found) for key, found in labels.items()}, sides, folds, notices)
+    sides, folds, notices = _split(path, rows, name, columns, obeyed=obeyed)
+    classes = {key: tuple(found) for key, found in labels.items()}
+    return LabelTable(path, classes, sides, folds, notices, time_columns(header))
 
 
 def _guess(header: Sequence[str]) -> str:
@@ -129,35 +145,50 @@ def _recording_name(cell: str) -> str:
 
 
 def _split(
-    path: Path, rows: Sequence[Mapping[str, str]], name: Mapping[str, str], columns: Mapping[str, str]
+    path: Path, rows: Sequence[Mapping[str, str]], name: Mapping[str, str], columns: Mapping[str, str], *, obeyed: bool
 ) -> tuple[dict[str, str], dict[str, int], tuple[str, ...]]:
     """The split that the table has: sides, folds, and what is said of columns that are no split."""
     notices: list[str] = []
     for key in ("split", "fold"):
-        if name[key] not in rows[0]:
+        if not rows or name[key] not in rows[0]:
             continue
-        cells = [(_recording_name(row[name["recording"]]), row[name[key]].strip()) for row in rows]
-        cells = [(recording, cell) for recording, cell in cells if recording and cell]
-        wrong = next((cell for _, cell in cells if not _is_side(key, cell)), None)
-        if wrong is not None or not cells:
-            expected = "train, val or test" if key == "split" else "a whole number"
-            said = f"{shown(path)}, column {shown(name[key])}: holds {shown(wrong or '')!r}; expected {expected}."
+        cells = [(number, _recording_name(row[name["recording"]]), row[name[key]].strip())
+                 for number, row in enumerate(rows, start=2)]  # fmt: skip
+        cells = [(number, recording, cell) for number, recording, cell in cells if recording and cell]
+        meant = _meant(key, {cell for _, _, cell in cells})
+        wrong = next(((number, cell) for number, _, cell in cells if cell not in meant), None)
+        where = f"{shown(path)}, column {shown(name[key])}"
+        if not cells:
             if key in columns:
-                raise InputError(said)
-            notices.append(f"No split: {said}")
+                raise InputError(f"{where}: is empty; expected {_EXPECTED_SIDES[key]}.")
+            notices.append(f"No split: {where} is empty.")
             continue
-        found: dict[str, str] = {}
-        for recording, cell in cells:
-            if found.setdefault(recording, cell) != cell:
-                raise InputError(f"{shown(path)}: {shown(recording)} stands there twice, on two sides. Keep one.")
-        if key == "split":
-            return {recording: SPELLINGS[cell.lower()] for recording, cell in found.items()}, {}, tuple(notices)
-        return {}, {recording: int(cell) for recording, cell in found.items()}, tuple(notices)
+        if wrong is not None and obeyed:
+            raise InputError(
+                f"{where}, row {wrong[0]:,}: holds {shown(wrong[1])!r}; expected {_EXPECTED_SIDES[key]}. Nothing is "
+                "guessed, as recordings of the test might be trained on. A recording that is not to be used has no "
+                "row; one without a word here is divided as usual. If this column is no split, rename it; a column of "
+                "folds is named by --labels.columns fold=NAME."
+            )
+        if wrong is not None:
+            continue
+        found: dict[str, str | int] = {}
+        for _, recording, cell in cells:
+            if found.setdefault(recording, meant[cell]) != meant[cell]:
+                raise InputError(_twice(path, recording))
+        sides = {recording: side for recording, side in found.items() if isinstance(side, str)}
+        return sides, {recording: side for recording, side in found.items() if isinstance(side, int)}, tuple(notices)
     return {}, {}, tuple(notices)
 
 
-def _is_side(key: str, cell: str) -> bool:
-    return cell.lower() in SPELLINGS if key == "split" else cell.isdecimal() and len(cell) < 5
+def _meant(key: str, cells: Iterable[str]) -> dict[str, str | int]:
+    if key == "split":
+        return dict(sides_of(cells))
+    return {cell: fold for cell in cells if (fold := fold_of(cell, number=True)) is not None}
+
+
+def _twice(path: Path, recording: str) -> str:
+    return f"{shown(path)}: {shown(recording)} stands there twice, on two sides. Keep one."
 
 
 # ---- files and rows -------------------------------------------------------------------------------------------------
@@ -174,9 +205,9 @@ def apply(listing: Listing, table: LabelTable, title: str, root: Path) -> Arrang
     Raises:
         InputError: the table lists none of the files.
     """
-    row_of = _rows_of(listing.files, table.labels)
-    shared = {row for row, count in Counter(row_of.values()).items() if count > 1} - set(row_of)
-    if not row_of:
+    matched = _match(listing.files, table.labels)
+    rows_of = matched.rows_of
+    if not rows_of and not matched.vague:
         example = listing.files[0].name if listing.files else "one.wav"
         listed = next(iter(table.labels), "(nothing)")
         raise InputError(
@@ -188,50 +219,94 @@ def apply(listing: Listing, table: LabelTable, title: str, root: Path) -> Arrang
     problems = [problem for problem in listing.problems if problem.recording != _name_below(table.path, root)]
     problems = [replace(problem, label="") for problem in problems]
     for file in listing.files:
-        row = row_of.get(file.name, "")
-        labels = table.labels.get(row, ())
-        if row in shared:
-            detail = f"{where} lists {shown(row)}, the end of several names; give its path below the data folder"
-            problems.append(Problem(file.name, "", "no-label", detail))
-        elif len(labels) == 1:
+        rows = rows_of.get(file.name, ())
+        labels = tuple(dict.fromkeys(label for row in rows for label in table.labels[row]))
+        if len(labels) == 1:
             files.append(replace(file, label=labels[0], below=file.name))
         elif labels:
-            detail = f"{where} gives it {len(labels)} classes: {quoted(labels)}"
-            problems.append(Problem(file.name, "", "several-labels", detail))
-        else:
-            detail = f"{where} {'has no class in its row' if file.name in row_of else 'does not list it'}"
+            problems.append(_several(file, rows, labels, table))
+        elif rows:
+            problems.append(Problem(file.name, "", "no-label", f"{where} has no class in its row"))
+        elif row := matched.vague.get(file.name):
+            detail = f"{where} lists {shown(row)}, the end of several names; give its path below the data folder"
             problems.append(Problem(file.name, "", "no-label", detail))
-    used = set(row_of.values())
+        else:
+            problems.append(Problem(file.name, "", "no-label", f"{where} does not list it"))
     problems += [
-        Problem(shown(name), ", ".join(labels), "row-without-file", f"{where} lists it, and there is no such recording")
-        for name, labels in table.labels.items()
-        if name not in used
-    ]
+        Problem(shown(name), ", ".join(table.labels[name]), "row-without-file",
+                f"{where} lists it, and there is no such recording")
+        for name in matched.unused
+    ]  # fmt: skip
     classes = sorted({file.label for file in files})
-    given, said = _given(table, row_of, listing, title)
-    notices = [_said(table, listing.files, files, classes), *said, *table.notices]
+    given, said = _given(table, rows_of, listing, title)
+    timed = _said_of_times(table, sum(problem.problem == "labels-with-times" for problem in problems))
+    notices = [_said(table, listing.files, files, classes), *timed, *said, *table.notices]
     return Arranged(Listing(files, problems, classes), given, notices)
 
 
-def _rows_of(files: Sequence[SoundFile], listed: Iterable[str]) -> dict[str, str]:
-    """Name of a file → how the table calls it; what could be several rows is left out."""
-    found: dict[str, str] = {}
-    # Without endings only what nothing fits with it: after a conversion, or where the table has none.
+def _several(file: SoundFile, rows: Sequence[str], labels: Sequence[str], table: LabelTable) -> Problem:
+    detail = f"{shown(table.path)} gives it {len(labels)} classes: {quoted(labels)}"
+    if len(rows) > 1:
+        detail += f", by rows of several names: {quoted(rows)}"
+    elif table.times:
+        detail += f", at times in the columns {quoted(table.times)}"
+        return Problem(file.name, "", "labels-with-times", detail)
+    return Problem(file.name, "", "several-labels", detail)
+
+
+def _said_of_times(table: LabelTable, several: int) -> list[str]:
+    if len(table.times) < 2 and not several:
+        return []
+    names = f"{'columns' if len(table.times) > 1 else 'column'} {quoted(table.times)}"
+    out = f" Not used, as they have several classes: {count(several, 'recording')}." if several else ""
+    return [
+        f"{shown(table.path)} has the {names}, as tables of annotations with times have. birdtune trains each "
+        f"recording whole under its class, and does nothing with times yet.{out}"
+    ]
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """Which rows are of which files."""
+
+    rows_of: Mapping[str, Sequence[str]]  # name of a file → names in the table
+    vague: Mapping[str, str]  # name of a file → a row that may be it or another one
+    unused: Sequence[str]  # rows of no file
+
+
+def _match(files: Sequence[SoundFile], listed: Iterable[str]) -> _Matched:
+    """Find the files of each row: by the whole name, else by an end of it, else without its ending.
+
+    Of the files that fit, one that no row fits better is taken before one that has its row; two rows of one file are
+    both kept, as they may contradict each other.
+    """
+    rows_of: dict[str, list[str]] = defaultdict(list)
+    vague: dict[str, str] = {}
+    left = list(listed)
     for bare in (False, True):
-        used = set(found.values())
-        entries = {_key(entry, bare): entry for entry in listed if entry not in used}
-        by_last: dict[str, list[str]] = defaultdict(list)
-        for key in entries:
-            by_last[key.rpartition("/")[2]].append(key)
+        by_key: dict[str, list[str]] = defaultdict(list)
+        by_last: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for file in files:
-            if file.name not in found:
-                key = _key(file.name, bare)
-                fit = [key] if key in entries else [
-                    entry for entry in by_last.get(key.rpartition("/")[2], ())
-                    if key.endswith(f"/{entry}") or entry.endswith(f"/{key}")
+            key = _key(file.name, bare)
+            by_key[key].append(file.name)
+            by_last[key.rpartition("/")[2]].append((key, file.name))
+        for whole in (True, False):
+            taken, rest = set(rows_of), []
+            for row in left:
+                key = _key(row, bare)
+                fit = by_key.get(key, []) if whole else [
+                    name for other, name in by_last.get(key.rpartition("/")[2], ())
+                    if key.endswith(f"/{other}") or other.endswith(f"/{key}")
                 ]  # fmt: skip
-                found |= {file.name: entries[fit[0]]} if len(fit) == 1 else {}
-    return found
+                fit = [name for name in fit if name not in taken] or fit
+                if len(fit) == 1:
+                    rows_of[fit[0]].append(row)
+                elif fit and not taken.issuperset(fit):
+                    vague |= dict.fromkeys(fit, row)
+                else:
+                    rest.append(row)
+            left = rest
+    return _Matched(rows_of, vague, left)
 
 
 def _key(name: str, bare: bool) -> str:
@@ -248,14 +323,20 @@ def _name_below(path: Path, root: Path) -> str:
 
 
 def _given(
-    table: LabelTable, row_of: Mapping[str, str], listing: Listing, title: str
+    table: LabelTable, rows_of: Mapping[str, Sequence[str]], listing: Listing, title: str
 ) -> tuple[Given | None, list[str]]:
     """The split that the table has, else the one that the folders have."""
     where = shown(table.path)
-    sides = {name: table.sides[row] for name, row in row_of.items() if row in table.sides}
-    folds = {name: table.folds[row] for name, row in row_of.items() if row in table.folds}
+    sides: dict[str, str] = {}
+    folds: dict[str, int] = {}
+    for name, rows in rows_of.items():
+        for row in rows:
+            if row in table.sides and sides.setdefault(name, table.sides[row]) != table.sides[row]:
+                raise InputError(_twice(table.path, name))
+            if row in table.folds and folds.setdefault(name, table.folds[row]) != table.folds[row]:
+                raise InputError(_twice(table.path, name))
     if sides or folds:
-        column = "train, val and test" if sides else f"{len(set(folds.values()))} folds"
+        column = "train, val and test" if sides else count(len(set(folds.values())), "fold")
         said = f"{where} also divides the recordings, by {column}; another split is obeyed by --split.file."
         return Given(where, sides, folds), [said]
     found = given_by_folders(listing, title)
@@ -264,15 +345,15 @@ def _given(
 
 def _said(table: LabelTable, listed: Sequence[SoundFile], files: Sequence[SoundFile], classes: Sequence[str]) -> str:
     said = (
-        f"{shown(table.path)} says the class of {len(files):,} of {len(listed):,} recordings, {len(classes):,} classes "
-        "in all; names of folders do not count."
+        f"{shown(table.path)} says the class of {len(files):,} of {len(listed):,} recordings, "
+        f"{count(len(classes), 'class')} in all; names of folders do not count."
     )
     folder_of = {file.name: file.label for file in listed}
     named = sum(folder_of[file.name] == file.label for file in files)
     other = [file for file in files if folder_of[file.name] != file.label]
     if named and other:
         said += (
-            f" {len(other):,} recordings lie in a folder of another name than their class: {other[0].name} for one is "
-            f'of "{other[0].label}".'
+            f" In a folder of another name than the class: {count(len(other), 'recording')}, {other[0].name} for one, "
+            f'which is of "{other[0].label}".'
         )
     return said

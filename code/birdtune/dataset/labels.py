@@ -44,11 +44,12 @@ def background_of(classes: Iterable[str], names: str) -> tuple[str, ...]:
     Args:
         names: as in --labels.background, separated by commas; case, `_`, `-` and blanks do not matter.
     """
-    wanted = {_folded(name) for name in _listed(names)}
-    return tuple(name for name in classes if _folded(name) in wanted)
+    wanted = {folded(name) for name in _listed(names)}
+    return tuple(name for name in classes if folded(name) in wanted)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name without what makes no difference in names of background: case, `_`, `-` and blanks."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 

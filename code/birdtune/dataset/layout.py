@@ -16,17 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from birdtune.dataset.class_names import SCIENTIFIC, is_negative, joined, quoted
-from birdtune.dataset.labels import background_class, background_of
+from birdtune.dataset.labels import background_class, background_of, folded
 from birdtune.dataset.recordings import Listing, Problem
+from birdtune.dataset.side_names import fold_of, sides_of
 from birdtune.dataset.split import Given
 from birdtune.errors import InputError, shown
+from birdtune.results.words import count
 
-_SIDE = re.compile(
-    r"(?:(?P<train>train|training|trn)|(?P<val>val|valid|validation)|(?P<dev>dev|devel|development)"
-    r"|(?P<test>test|testing|tst)|(?P<eval>eval|evaluation|holdout))(?:[ _-]?(?:set|data|split|audio))?",
-    re.IGNORECASE,
-)
-_FOLD = re.compile(r"(?:cv[ _-]*)?fold[ _-]*0*(\d{1,4})", re.IGNORECASE)
 _NUMBER = re.compile(r"0*(\d{1,4})")
 _PLACE = (
     r"[\W\d_]+|[A-Z0-9_-]*\d{2,}[A-Z0-9_-]*"
@@ -148,16 +144,11 @@ def _share(names: Sequence[set[str]]) -> bool:
 def _read_sides(names: Iterable[str]) -> dict[str, str | int] | None:
     """Those of the names that are sides or folds, if there are at least two different ones: name → side or fold."""
     names = list(names)
-    folds = {name: int(match[1]) for name in names if (match := _FOLD.fullmatch(name.strip()))}
+    folds = {name: fold for name in names if (fold := fold_of(name)) is not None}
     if len(set(folds.values())) > 1:
         return dict(folds)
-    words = {name: str(match.lastgroup) for name in names if (match := _SIDE.fullmatch(name.strip()))}
-    if len(set(words.values())) < 2:
-        return None
-    present = set(words.values())
-    # FSD50K, DCASE: `dev` is what is learnt from where nothing is called train; `eval` is the test where nothing is.
-    meaning = {"dev": "val" if "train" in present else "train", "eval": "val" if "test" in present else "test"}
-    return {name: meaning.get(word, word) for name, word in words.items()}
+    sides = sides_of(names)
+    return dict(sides) if len(set(sides.values())) > 1 else None
 
 
 def _read_numbers(names: Sequence[str]) -> dict[str, str | int] | None:
@@ -176,7 +167,10 @@ def _given(listing: Listing, sides: _Sides, title: str) -> tuple[Given, str]:
     }
     counts = Counter(_folders(name)[sides.depth] for name in of_file)
     where = "" if sides.depth == 0 else "in the class folders "
-    parts = [f'"{name}" ({counts[name]:,} recordings) is {_side_text(side)}' for name, side in _sorted(sides.of_folder)]
+    parts = [
+        f'"{name}" ({count(counts[name], "recording")}) is {_side_text(side)}'
+        for name, side in _sorted(sides.of_folder)
+    ]
     said = (
         f"Folders {where}are taken for a split, not for classes: {joined(parts)}. Another split is obeyed by "
         "--split.file."
@@ -257,6 +251,45 @@ def with_negatives(listing: Listing, background: str) -> tuple[Listing, list[str
         "the data is heard."
     )
     return Listing(files, problems, list(dict.fromkeys(folders))), [said]
+
+
+def spelt_alike(arranged: Arranged) -> Arranged:
+    """The same with one class for names that differ only in case, blanks, `_` or `-`, each on other sides of the split.
+
+    Otherwise no class of the test would be learnt. Where two spellings lie on one side, they are kept apart, as
+    without a split.
+    """
+    listing, given = arranged.listing, arranged.given
+    if given is None:
+        return arranged
+    side_of: dict[str, str | int] = {**given.sides, **given.folds}
+    sides: dict[str, Counter[str | int]] = defaultdict(Counter)  # class → its recordings on each side
+    for file in listing.files:
+        sides[file.label][side_of.get(file.name, "")] += 1
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(sides):
+        if not is_negative(label):
+            alike[folded(label)].append(label)
+    groups = [
+        sorted(names, key=lambda name: (-sides[name]["train"], -sides[name].total(), name))
+        for names in alike.values()
+        if len(names) > 1 and "" not in (all_sides := [side for name in names for side in sides[name]])
+        and len(set(all_sides)) == len(all_sides)
+    ]  # fmt: skip
+    if not groups:
+        return arranged
+    new = {name: names[0].strip() for names in groups for name in names}
+    files = [replace(file, label=new.get(file.label, file.label)) for file in listing.files]
+    counts = Counter((file.label, file.below) for file in files)
+    files = [replace(file, below=file.name) if counts[file.label, file.below] > 1 else file for file in files]
+    problems = [replace(problem, label=new.get(problem.label, problem.label)) for problem in listing.problems]
+    folders = sorted({new.get(name, name) for name in listing.folders})
+    said = [
+        f'Classes {quoted(names)} differ only in case, blanks, "_" or "-", and each lies on other sides of the split: '
+        f'they are taken for one class, "{names[0].strip()}".'
+        for names in groups
+    ]
+    return Arranged(Listing(files, problems, folders), given, [*arranged.notices, *said])
 
 
 def _families(paths: Sequence[list[str]], level: int) -> list[str]:

@@ -29,6 +29,8 @@ PROBLEMS: dict[str, str] = {
     "outside-class": "Move it into the folder of its class.",
     "no-label": "Add it to the table of labels, with one class.",
     "several-labels": "Keep one class for it in the table: a recording can have only one so far.",
+    "labels-with-times": "Cut out what is of each class, and label the pieces: birdtune trains recordings whole, and "
+    "does nothing with times yet.",
     "row-without-file": "Nothing, if it is meant to be missing; else restore it, or correct its name in the table.",
     "annotation": "Nothing: birdtune does not use annotations yet. A recording is trained whole, under its class; "
     "where the class is heard in parts only, cut those out.",

@@ -18,14 +18,15 @@ from pathlib import Path, PurePosixPath
 
 from birdtune.config import SplitSettings
 from birdtune.dataset.recordings import Problem, Recording
+from birdtune.dataset.side_names import EXPECTED, fold_of, sides_of
 from birdtune.dataset.sources import Link, Sources, find_sources
+from birdtune.dataset.tables import with_names
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.files import read_csv, read_json, write_csv, write_json
+from birdtune.results.words import count
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("recording", "class", "group", "split", "content")
-SPELLINGS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-              "test": "test", "testing": "test"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def _joined_notices(members: Mapping[str, Sequence[Recording]], placed: Mapping[
     if not joined:
         return []
     return [
-        f"{len(joined):,} sources (e.g. {shown(joined[0])}) hold recordings that stood on different sides of the "
+        f"Recordings of {count(len(joined), 'source')} (e.g. {shown(joined[0])}) stood on different sides of the "
         "earlier split; each source stands on one side now. Scores cannot be compared with those of earlier runs."
     ]
 
@@ -332,7 +333,7 @@ def _obey(recordings: Sequence[Recording], groups: Mapping[str, str], settings: 
     notices = []
     if missing := [listed for listed in sides if listed not in used]:
         notices.append(
-            f"{shown(path)} lists {len(missing):,} recordings that are missing or unusable, e.g. {shown(missing[0])}."
+            f"{shown(path)} lists {count(len(missing), 'recording')} missing or unusable, e.g. {shown(missing[0])}."
         )
     if not places:
         raise InputError(
@@ -373,12 +374,12 @@ def _obey_given(
     if both := [recording for recording in recordings
                 if len({sides.get(name) for name in (recording.name, *recording.copies)}) > 1]:  # fmt: skip
         notices.append(
-            f"{len(both):,} recordings lie on several sides as copies, e.g. {both[0].name} and {both[0].copies[0]}; "
+            f"Copies on several sides: {count(len(both), 'recording')}, e.g. {both[0].name} and {both[0].copies[0]}; "
             "each counts once, on the side of the first name."
         )
     if rest:
         notices.append(
-            f"{len(rest):,} recordings have no side in {given.source}, e.g. {rest[0].name}; they are divided as usual."
+            f"Without a side in {given.source}: {count(len(rest), 'recording')}, e.g. {rest[0].name}; divided as usual."
         )
     return _Drawn({**places, **drawn.places}, [], notices)
 
@@ -397,7 +398,7 @@ def _listed_as(name: str, sides: Mapping[str, str], by_file_name: Mapping[str, l
 
 
 def _read_user_split(path: Path, settings: SplitSettings) -> dict[str, str]:
-    rows = read_csv(path)
+    rows = with_names(read_csv(path), ("recording", "split", "fold"))
     columns = set(rows[0]) if rows else set()
     if "recording" not in columns or not columns & {"split", "fold"}:
         raise InputError(
@@ -415,19 +416,25 @@ def _read_user_split(path: Path, settings: SplitSettings) -> dict[str, str]:
 
 
 def _sides_of_names(path: Path, rows: list[dict[str, str]]) -> list[str]:
+    meant = sides_of(row["split"] for row in rows)
     for number, row in enumerate(rows, start=2):
-        if row["split"].strip().lower() not in SPELLINGS:
+        if row["split"] not in meant:
             raise InputError(
-                f"{shown(path)}, row {number}: the split {shown(row['split'])!r}; expected train, val or test."
+                f"{shown(path)}, row {number:,}: the split {shown(row['split'])!r}; expected {EXPECTED}. A recording "
+                "that is not to be used has no row."
             )
-    return [SPELLINGS[row["split"].strip().lower()] for row in rows]
+    return [meant[row["split"]] for row in rows]
 
 
 def _sides_of_fold_rows(path: Path, rows: list[dict[str, str]], settings: SplitSettings) -> list[str]:
-    try:
-        folds = [int(row["fold"]) for row in rows]
-    except ValueError as fault:
-        raise InputError(f"{shown(path)}: a fold must be a whole number ({shown(fault)}).") from fault
+    folds = []
+    for number, row in enumerate(rows, start=2):
+        if (fold := fold_of(row["fold"], number=True)) is None:
+            raise InputError(
+                f"{shown(path)}, row {number:,}: a fold must be a whole number, and this is {shown(row['fold'])!r}. A "
+                "recording that is not to be used has no row."
+            )
+        folds.append(fold)
     return _sides_of_folds(shown(path), folds, settings)
 
 
@@ -460,8 +467,8 @@ def _remarks(recordings: Sequence[Recording], places: Mapping[str, Place]) -> li
     remarks = []
     if torn := sorted(group for group, sides in sides_of_group.items() if len(sides) > 1):
         remarks.append(
-            f"{len(torn):,} source recordings stand on more than one side of the split (e.g. {shown(torn[0])}), as the "
-            "split given says: results will look better than they are."
+            f"On more than one side of the split, as the split given says: {count(len(torn), 'source recording')}, "
+            f"e.g. {shown(torn[0])}. Results will look better than they are."
         )
     untrained = sorted(label for label, sides in sides_of_class.items() if "train" not in sides)
     if untrained:

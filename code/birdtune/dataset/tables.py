@@ -49,6 +49,7 @@ _TEXT_ENDINGS = frozenset(
 # Columns of tables of events, in lower case without units: Raven, Kaleidoscope, BirdNET, Audition, DCASE, AviaNZ.
 _START = re.compile(r"(?:begin|start|onset|from|t_?min|min[ _]?t|t_?0|offset|time_?start|tstart|anfang|d[ée]but)")
 _END = re.compile(r"(?:end|stop|offset|until|to\b|t_?max|max[ _]?t|t_?1|dur|length|time_?end|tend|ende|fin\b)")
+_ONE_TIME = re.compile(r"(?:start|begin|onset|offset)(?:[ _]?(?:time|s|sec|seconds))?|time|times|seconds?|t")
 _NOT_TIMES = re.compile(r"file|path|date|freq|clock")
 _EVENT_ROW = re.compile(r"^\s*\d+(?:[.,]\d+)?[\t,; ]+\d+(?:[.,]\d+)?(?:[\t,; ].*)?$")
 _EVENT_KEYS = re.compile(
@@ -104,7 +105,7 @@ def _of_text(text: str) -> tuple[str, str]:
     if 'Object class = "TextGrid"' in text or '"TextGrid"' in text:
         return "annotation", "annotations of Praat"
     lines = [line for line in text.splitlines() if line.strip()]
-    if columns := _event_columns(cells(lines[0])):
+    if columns := event_columns(cells(lines[0])):
         raven = any(cell.casefold() == "selection" for cell in cells(lines[0]))
         what = "a selection table of Raven" if raven else "a table of events"
         return "annotation", f"{what} (columns {' and '.join(map(shown, columns))})"
@@ -130,7 +131,7 @@ def cells(line: str) -> list[str]:
         return []
 
 
-def _event_columns(header: Sequence[str]) -> tuple[str, str] | None:
+def event_columns(header: Sequence[str]) -> tuple[str, str] | None:
     """The columns that say when an event begins and ends, if there are some."""
     plain = {cell: re.sub(r"[\[(].*", "", cell).strip().casefold() for cell in header if len(cell) <= 40}
     times = {cell: name for cell, name in plain.items() if not _NOT_TIMES.search(name)}
@@ -138,6 +139,26 @@ def _event_columns(header: Sequence[str]) -> tuple[str, str] | None:
     ends = [cell for cell, name in times.items() if _END.match(name)]
     # Kaleidoscope's offset is a beginning, that of others an end.
     return next(((start, end) for start in starts for end in ends if start != end), None)
+
+
+def time_columns(header: Sequence[str]) -> tuple[str, ...]:
+    """The columns that say when an event begins and ends, or the one that says when it is; () if there is none."""
+    if pair := event_columns(header):
+        return pair
+    return tuple(cell for cell in header if _ONE_TIME.fullmatch(re.sub(r"[\[(].*", "", cell).strip().casefold()))[:1]
+
+
+def with_names(rows: Sequence[dict[str, str]], wanted: Sequence[str]) -> list[dict[str, str]]:
+    """The same rows with the columns of these names called so, also where the table has them in another case."""
+    header = list(rows[0]) if rows else []
+    lower = [cell.casefold() for cell in header]
+    new = {
+        header[lower.index(name.casefold())]: name
+        for name in wanted if name not in header and lower.count(name.casefold()) == 1
+    }  # fmt: skip
+    if not new:
+        return list(rows)
+    return [{new.get(cell, cell): value for cell, value in row.items()} for row in rows]
 
 
 def likely_columns(header: Sequence[str]) -> tuple[str, str] | None:

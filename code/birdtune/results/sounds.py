@@ -3,12 +3,15 @@
     files, folders ─▶ find_sounds ─▶ Path | Unused, in the order in which they were named
 """
 
+import codecs
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
-from birdtune.errors import shown
+from birdtune.errors import InputError, shown
+from birdtune.plain import is_wide
 from birdtune.results.hearing import Channel, Unused
 from birdtune.sound.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.sound.kinds import kind_of
@@ -78,11 +81,44 @@ def read_list(content: bytes) -> list[Path]:
     """Names of files, one a line, as `--list` takes them.
 
     Blank lines, a byte order mark and the carriage returns of other systems are ignored; where names end in a null
-    character, as `find -print0` writes them, they may hold any other one.
+    character, as `find -print0` writes them, they may hold any other one. UTF-16 with a mark, as PowerShell writes it,
+    is read; what begins with `file://` is an address, with its %20. Quotes and `#` are characters of a name.
+
+    Raises:
+        InputError: UTF-16 without a mark or broken off, the name of the working folder itself, or a file elsewhere.
     """
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            content = os.fsencode(content.decode("utf-16"))
+        except UnicodeError as fault:
+            raise InputError("--list: the list is UTF-16 that breaks off. Write it again, best in UTF-8.") from fault
+    elif is_wide(content):
+        raise InputError(
+            "--list: the list is UTF-16 without a mark. Write it in UTF-8 (PowerShell: Out-File -Encoding utf8)."
+        )
+    content = content.removeprefix(codecs.BOM_UTF8)
     names = content.split(b"\0") if b"\0" in content else [line.rstrip(b"\r") for line in content.split(b"\n")]
-    return [Path(os.fsdecode(name)) for name in names if name.strip()]
+    return [_listed(name, number) for number, name in enumerate(names, start=1) if name.strip()]
+
+
+def _listed(name: bytes, number: int) -> Path:
+    where = f"--list, name {number:,}"
+    if name[:7].lower() == b"file://":
+        host, slash, rest = name[7:].partition(b"/")
+        # What follows is unescaped once; a null character is in no name.
+        if host.lower() not in (b"", b"localhost") or not slash or b"\0" in unquote_to_bytes(rest):
+            raise InputError(
+                f"{where}: {shown(os.fsdecode(name))} is no address of a file on this computer; expected "
+                "file:///folder/one.wav, or the plain name."
+            )
+        name = b"/" + unquote_to_bytes(rest)
+    path = Path(os.fsdecode(name))
+    if path == Path():
+        raise InputError(
+            f"{where}: {shown(os.fsdecode(name))!r} is the working folder itself, with all that is in it. Take it out "
+            "of the list (find: -type f); if all of it is meant, name it as an argument."
+        )
+    return path
 
 
 def _fault(path: Path) -> Unused | None:
