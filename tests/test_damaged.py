@@ -84,6 +84,11 @@ def without_last_page(content: bytes) -> bytes:
     return content[: content.rindex(b"OggS")]
 
 
+def with_nan(content: bytes) -> bytes:
+    """With two samples that are no numbers, long before the end."""
+    return content[:-200_000] + 2 * struct.pack("<f", np.nan) + content[-199_992:]
+
+
 RAW = ("wav16", "wav24", "wavfloat", "wav8", "wavulaw", "wavex", "aiff", "au", "w64", "rf64", "caf")
 # Kind, what was done to it, seconds that can be decoded, and what is told: nothing where nothing is missing.
 CASES: list[tuple[str, str, Callable[[bytes], bytes], float, str]] = [
@@ -133,6 +138,13 @@ CASES: list[tuple[str, str, Callable[[bytes], bytes], float, str]] = [
     ("mp3", "counts a year", lambda c: with_mp3_count(c, lambda n: 1 << 29), 6.0, "repaired"),
     ("mp3", "counts none", lambda c: with_mp3_count(c, lambda n: 0), 6.1, ""),
     ("mp3", "two, one behind the other", lambda c: c + c, 12.0, "repaired"),
+    *((kind, "another behind", lambda c: c + c, 6.0, "another-follows") for kind in (*RAW, "flac", "ogg", "opus")),
+    *((kind, "half of another behind", lambda c: c + c[: len(c) // 2], 6.0, "another-follows")
+      for kind in ("wav16", "aiff", "flac")),
+    ("wav16", "a tag and another behind", lambda c: c + LIST + c, 6.0, "another-follows"),
+    ("flac", "counts none, another behind", lambda c: with_flac_count(c, lambda n: 0) + c, 6.0, "another-follows"),
+    ("wavfloat", "a few samples are NaN", with_nan, 6.0, "not-finite"),
+    ("mp3", "a tag longer than the file", lambda c: b"ID3\3\0\0\x7f\x7f\x7f\x7f" + bytes(99) + c, 6.0, "repaired"),
     ("mp3", "rubbish inside", rubbish_in, 2.95, "corrupt"),
 ]  # fmt: skip
 # Of what is cut, whole frames and pages are left.
@@ -150,7 +162,7 @@ def test_all_that_decodes_is_used_and_the_damage_is_told(
     assert examine(path).damage == ""
     path.write_bytes(damaged(made(kind)))
     facts, sound = examine(path, longest_s=60.0), heard(path)
-    is_exact = told in ("", "repaired") and kind != "mp3"
+    is_exact = told in ("", "repaired", "another-follows", "not-finite") and kind != "mp3"
     assert facts.duration_s == pytest.approx(seconds, abs=0 if is_exact else SLACK_S.get(kind, 0.005))
     assert facts.damage == told
     assert bool(told) == bool(facts.damage_detail)
@@ -158,7 +170,9 @@ def test_all_that_decodes_is_used_and_the_damage_is_told(
         assert f"of {2 * SECONDS if what.startswith('twice') else SECONDS:.2f} s" in facts.damage_detail
     # The very sound up to the break, nothing else between.
     n = sound.size if seconds <= SECONDS else whole.size
-    if kind != "mp3" and not (told == "corrupt" and kind in ("ogg", "opus")):
+    if "NaN" in what:
+        assert np.isfinite(sound).all() and sound.size == whole.size
+    elif kind != "mp3" and not (told == "corrupt" and kind in ("ogg", "opus")):
         assert np.array_equal(sound[: n - 2000], whole[: n - 2000])
 
 
@@ -251,3 +265,15 @@ def test_a_fault_of_the_decoder_leaves_what_came_before_it(tmp_path: Path, made:
     with soundfile.SoundFile(path) as file, pytest.raises(soundfile.LibsndfileError):
         file.read()
     assert heard(path).size % 4096 == 0 and heard(path).size > 2 * RATE_HZ
+
+
+def test_words_of_what_cannot_be_used_name_the_cause(tmp_path: Path) -> None:
+    words = {
+        b"RIFF": "the beginning of a WAV file, and nothing more", b"FORM\1\2": "the beginning of an AIFF file",
+        b"ID3\3\0\0\x7f\x7f\x7f\x7f" + bytes(50): "its ID3 tag says that it is 268,435,465 bytes long, in a file of 60",
+    }  # fmt: skip
+    for content, said in words.items():
+        for name in ("a.wav", "a.mp3"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(SoundError, match=said):
+                examine(tmp_path / name)

@@ -32,6 +32,11 @@ def late(sound: Sound, seconds: float) -> Sound:
     return np.concatenate([np.zeros(round(seconds * RATE_HZ)), sound])[: sound.size]
 
 
+def until(sound: Sound, share: float) -> Sound:
+    """Its first part, and digital silence behind that."""
+    return sound * (np.arange(sound.size) < share * sound.size)
+
+
 def stereo(*channels: Sound) -> Sound:
     return np.stack(channels, axis=1)
 
@@ -51,6 +56,7 @@ ORDINARY = {
     "noise without song": stereo(noise(0.01, 1), noise(0.01, 2)),
     "wind in both": stereo(S + noise(0.05, 1), S + noise(0.05, 2)),
     "loud": stereo(np.clip(4 * S, -1, 1), np.clip(4 * S, -1, 1)),
+    "one after the other": stereo(until(S, 0.5), S - until(S, 0.5)),
     "four": stereo(*(S + noise(0.002, k) for k in range(4))),
 }
 
@@ -75,6 +81,10 @@ FAULTY = {
     "second hisses": (stereo(S, noise(0.0001, 5)), 0, "dead"),
     "noisy": (stereo(0.25 * noise(1.0, 5), S), 1, "noisy"),
     "offset": (stereo(0.4 + S, S), 1, "offset"),
+    "first dies": (stereo(until(S, 0.3), S), 1, "dead"),
+    "second comes late": (stereo(S, S - until(S, 0.8)), 0, "dead"),
+    "noise, second dies": (stereo(noise(0.05, 1), until(noise(0.05, 1), 0.2)), 0, "dead"),
+    "first gated": (stereo(until(0.5 * S, 0.12) + late(until(0.5 * S, 0.1), 4.0), S), 1, "dead"),
     "clipped": (stereo(np.clip(20 * S, -1, 1), S), 1, "clipped"),
 }  # fmt: skip
 
@@ -154,26 +164,46 @@ def test_settings_of_channels_have_caches_of_their_own() -> None:
 
 def test_faults_of_the_sound_are_named_file_by_file(tmp_path: Path) -> None:
     click = np.zeros(2 * RATE_HZ)
-    click[9_000:9_020] = 0.7
+    click[9_000:9_020] = 0.9
     gone = S.copy()
     gone[20_000:80_000] = 0
+    drift = np.linspace(-0.5, 0.5, 6 * RATE_HZ)
     folder = tmp_path / "A_a"
     sounds = {
         "good": S, "inverted": stereo(S, -S), "dead": stereo(0 * S, S), "noisy": stereo(S, noise(0.25, 1)),
         "offset": 0.1 + S, "clipped": np.clip(9 * S, -1, 1), "click": click[:, None] + noise(0.001, 1, 2.0)[:, None],
-        "gaps": gone, "silence": 0 * S, "offset alone": 0 * S + 0.3, "click alone": click,
+        "gaps": gone, "starts late": S - until(S, 0.9), "ends early": until(S, 0.1),
+        "dies": stereo(until(S, 0.2), S), "four": stereo(S, 0 * S, -S, S), "drift": drift,
+        "drift of both": stereo(drift, drift),
+        "silence": 0 * S, "offset alone": 0 * S + 0.3, "click alone": click,
         "click in both": stereo(click, click), "click and offset": click + 0.1,
     }  # fmt: skip
     for name, sound in sounds.items():
         write_sound(folder / f"{name}.wav", sound, RATE_HZ)
     _, used, problems = hear(tmp_path)
-    silent = {"silence", "offset alone", "click alone", "click in both", "click and offset"}
+    silent = {"silence", "offset alone", "click alone", "click in both", "click and offset",
+              "drift", "drift of both"}
     assert {Path(one.name).stem for one in used} == set(sounds) - silent
     assert {Path(name).stem: code for name, code in codes(problems).items()} == {
         **dict.fromkeys(silent, "silent"), "inverted": "channels-inverted", "dead": "channel-dead",
         "noisy": "channel-noisy", "offset": "offset", "clipped": "clipped", "click": "click", "gaps": "gaps",
+        "starts late": "gaps", "ends early": "gaps", "dies": "channel-dead", "four": "channel-dead",
     }  # fmt: skip
     assert all(problem.used == (problem.problem != "silent") for problem in problems)
     said = {Path(problem.recording).stem: problem.detail for problem in problems}
     assert said["noisy"] == "channel 2 is much noisier; channel 1 is used"
+    assert said["dies"] == "channel 1 is dead for about 80% of the recording; channel 2 is used"
+    assert said["four"] == (
+        "channel 2 is dead, mixed with channel 3, the sound would cancel itself; channels 1 and 4 are mixed and used"
+    )
+    assert (said["starts late"], said["ends early"]) == ("the first 90% of it is empty", "the last 90% of it is empty")
+    assert said["drift"] == "a slow drift, and nothing else"
     assert said["offset alone"] == "a constant offset of 0.3 of full scale, and nothing else"
+
+
+def test_a_short_song_in_a_quiet_clip_is_no_click(tmp_path: Path) -> None:
+    sound = noise(0.0005, 1, 3.5)
+    at = np.arange(round(0.03 * RATE_HZ))
+    sound[20_000 : 20_000 + at.size] += 0.1 * np.hanning(at.size) * np.sin(at)
+    write_sound(tmp_path / "A_a" / "a.wav", sound, RATE_HZ, subtype="FLOAT")
+    assert codes(hear(tmp_path)[2]) == {}

@@ -35,7 +35,8 @@ def measures(rng: np.random.Generator, **changes: Any) -> Measures:
     bands = 10 ** (rng.normal(-6, 0.3, len(BAND_EDGES_HZ) - 1))
     usual = {
         "level_db": round(float(rng.normal(-25, 4)), 1), "offset": 0.0, "clipped": 0.0, "click": 0.1, "empty": 0.0,
-        "gaps": 0.0, "bandwidth_hz": 20_000, "spectrum": encode_bands(10 * bands), "floor": encode_bands(bands),
+        "gaps": 0.0, "leading": 0.0, "bandwidth_hz": 20_000, "spectrum": encode_bands(10 * bands),
+        "floor": encode_bands(bands),
     }  # fmt: skip
     return Measures(**{**usual, **changes})
 

@@ -50,6 +50,7 @@ PROBLEMS: dict[str, str] = {
     "corrupt": "Copy it again; if it stays so, repair or convert it with an audio editor.",
     "truncated": "Copy it again; if this is all there is, open and save it in an audio editor.",
     "repaired": "Nothing: all of its sound is used. To mend its header, open and save it in an audio editor.",
+    "another-follows": "Cut the file into its recordings: they lie one behind the other, and the first is used.",
     "not-finite": "Save it again as integer samples; it holds values that are no numbers.",
     "silent": "Check the microphone and the gain of the recorder; there is nothing to hear.",
     "too-long": "Raise --sound.max-hours, or cut it.",
@@ -66,8 +67,8 @@ PROBLEMS: dict[str, str] = {
     "channel-clipped": "Nothing: it is used. Lower the gain of the channel that is too loud.",
     "offset": "Nothing: it is used, for a constant offset is not heard. Check the recorder.",
     "clipped": "Nothing: it is used. Listen to it; lower the recorder's gain for the next ones.",
-    "click": "Listen to it: apart from a click it is quiet. Remove it if nothing sings in it.",
-    "gaps": "Listen to it: a recorder or a noise gate left out parts of it. The gaps are used as silence.",
+    "click": "Nothing: it is used. Listen to it: apart from one short sound it is quiet.",
+    "gaps": "Listen to it: a recorder, a noise gate or an editor left parts of it empty. They are used as silence.",
     "padded": "Nothing: it is used. Cut it longer if there is more of it, or leave it out with --sound.short skip.",
     "misnamed": "Nothing: it is used. Rename it to match what it holds.",
 }

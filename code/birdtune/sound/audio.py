@@ -46,6 +46,8 @@ DEFAULT: Final = SoundSettings()
 # Above this, sums over channels and over a spectrum may leave float32; 32-bit integers in a float
 # file, the loudest that can be meant, reach 2e9.
 _LOUDEST = 1e12
+# Of a block, a share of samples that are no sound and may be slips; more are the end of what can be believed.
+_FEW = 1e-3
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ class _Source:
         self._choice = choice
         self._channel = channel
         self._damage: Damage | None = None
+        self._n_zeroed = 0
         self.frames_read = 0
 
     @property
@@ -216,7 +219,12 @@ class _Source:
 
     def damage(self) -> Damage | None:
         """What is wrong with the file, once all is read."""
-        return self._damage or damage_of(self._path, self._file, self.frames_read)
+        found = self._damage or damage_of(self._path, self._file, self.frames_read)
+        if self._n_zeroed and (found is None or not found.is_loss):
+            samples = "a sample that is" if self._n_zeroed == 1 else f"{self._n_zeroed:,} samples that are"
+            why = f"{samples} NaN, infinite or above {_LOUDEST:.0e}, taken as zero"
+            return Damage("not-finite", why, is_loss=False)
+        return found
 
     def mono(self) -> Iterator[npt.NDArray[np.float32]]:
         yield from self._mono(self._file)
@@ -236,7 +244,7 @@ class _Source:
                 block = np.ascontiguousarray(block[:, self._channel : self._channel + 1])
             peak = peak_of(block)
             if not peak <= _LOUDEST:  # or NaN
-                block = self._before_break(block)
+                block = self._finite(block)
                 if not len(block):
                     return
                 peak = peak_of(block)
@@ -248,6 +256,15 @@ class _Source:
             if self._meter is not None:
                 self._meter.feed(block, mono, peak)
             yield mono
+
+    def _finite(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """With a few samples that are no sound taken as zero; with many, the frames before the first of them."""
+        is_sound = np.abs(block) <= _LOUDEST  # NaN is not, either
+        n_bad = block.size - int(is_sound.sum())
+        if n_bad > _FEW * block.size:
+            return self._before_break(block)
+        self._n_zeroed += n_bad
+        return np.where(is_sound, block, np.float32(0.0))
 
     def _before_break(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The frames before the first that is no sound; what follows that is not looked at."""

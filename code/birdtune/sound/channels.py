@@ -5,7 +5,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,8 @@ class Choice:
     kept: tuple[int, ...]  # from 0; several are mixed
     # Why the others are not: "inverted", "dead", "noisy", "clipped", "offset", or "" where that was asked for.
     fault: str = ""
+    faults: tuple[str, ...] = field(default=(), compare=False)  # of each channel, "" of those kept
+    dead_share: float = field(default=1.0, compare=False)  # of the recording: for how much a channel that dies is dead
 
     def mono(self, block: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """[frames, channels] → [frames]"""

@@ -60,6 +60,7 @@ class Chunk:
         there: how many there are.
         is_sure: that all of these are samples; else, what is more than was promised may be anything.
         ds64: where the 64-bit sizes of RF64 stand.
+        another: where a second recording begins, put behind this one.
     """
 
     kind: bytes
@@ -69,12 +70,15 @@ class Chunk:
     file_bytes: int
     is_sure: bool = True
     ds64: int | None = None
+    another: int | None = None
 
     @property
     def is_right(self) -> bool:
         """Whether a decoder that believes the header, but not beyond the end of the file, finds all and no more."""
         if self.kind == b"BW64":
             return False  # as RF64, but libsndfile does not know that
+        if self.another is not None:
+            return False  # libsndfile takes it for a chunk of this one
         left = self.file_bytes - self.begin
         if self.promised is None:
             return self.there == left < _4_GIB
@@ -225,6 +229,8 @@ def _measured(file: IO[bytes], chunk: Chunk, form: _Form | None) -> Chunk:
     """The same, with what is there."""
     left = chunk.file_bytes - chunk.begin
     promised = chunk.promised or 0
+    if (another := _another(file, form, chunk)) is not None:
+        return replace(chunk, there=promised, another=another)
     if 0 <= left - promised <= 1 or (form is not None and promised < left and _is_followed(file, form, chunk)):
         return replace(chunk, there=promised)
     there = _end(file, form, chunk) - chunk.begin
@@ -233,6 +239,25 @@ def _measured(file: IO[bytes], chunk: Chunk, form: _Form | None) -> Chunk:
     # Sizes of 32 bits have begun again at 0 in a file of more than 4 GiB: none of them is right.
     is_sure = promised == 0 or promised > there or (chunk.is_narrow and chunk.file_bytes >= _4_GIB)
     return replace(chunk, there=there, is_sure=is_sure)
+
+
+def _another(file: IO[bytes], form: _Form | None, chunk: Chunk) -> int | None:
+    """Where another recording of this kind begins, behind the samples or the chunks that follow them."""
+    if not chunk.promised or chunk.promised >= chunk.file_bytes - chunk.begin:
+        return None
+    file.seek(8)
+    mark = {b"caff": b"desc", b"riff": None}.get(chunk.kind, file.read(4))
+    at = chunk.begin + chunk.promised
+    places = [at]
+    if form is not None:
+        places += [at + -chunk.promised % form.pad]
+        places += [begin - form.head.size for _, begin, _ in _walk(file, form, places[-1], chunk.file_bytes)]
+    for place in places:
+        file.seek(place)
+        start = file.read(12)
+        if start.startswith(chunk.kind) and (mark is None or form is None or start[8:] == mark):
+            return place
+    return None
 
 
 def _is_followed(file: IO[bytes], form: _Form, chunk: Chunk) -> bool:

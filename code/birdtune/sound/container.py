@@ -15,8 +15,8 @@ import soundfile
 from birdtune.errors import shown
 from birdtune.sound import ogg
 from birdtune.sound.chunks import Chunk, View, find_chunk
-from birdtune.sound.faults import Damage, SoundError, repaired
-from birdtune.sound.flac import Flac, find_flac
+from birdtune.sound.faults import Damage, SoundError, another, repaired
+from birdtune.sound.flac import Flac, find_flac, next_flac
 from birdtune.sound.kinds import kind_of
 from birdtune.sound.media import MediaDecoder
 from birdtune.sound.mp3 import OpenEnded, counts_its_frames, id3_bytes, is_mp3, missing_bytes, next_frame
@@ -78,6 +78,7 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no 
         damage: what is wrong with its header.
         fault: at which decoding stopped.
         is_complete: whether all bytes that its header counts are there, known only of MP3.
+        flac: of a FLAC, what its header counts, and what its frames do.
         last_frame: of a FLAC, the sample with which its last frame begins, and the one behind it.
     """
 
@@ -85,6 +86,7 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no 
     fault: soundfile.LibsndfileError | None = None
     is_complete = False
     last_frame = 0, 0
+    flac: Flac | None = None
 
     def seekable(self) -> bool:
         """False: so soundfile leaves the position alone."""
@@ -138,6 +140,8 @@ def open_sound(path: Path) -> Decoder | MediaDecoder:
             begin = id3_bytes(file)
             if (flac := find_flac(file, begin)) is not None:
                 return _open_flac(path, file, flac)
+            if begin >= path.stat().st_size:
+                return _open_behind_tag(path, begin)
             return _open_mp3(path, file, begin) if is_mp3(file, begin) else _open(path)
         except soundfile.LibsndfileError as fault:
             kind = kind_of(path)
@@ -159,6 +163,8 @@ def _open_chunk(path: Path, file: IO[bytes], chunk: Chunk) -> Decoder:
     else:
         header = chunk.header(file)
         opened = Decoder(View(path, header, chunk.begin, chunk.begin + chunk.there))
+    if chunk.another is not None:
+        opened.damage = another(f"{opened.format} file", chunk.another)
     if chunk.promised is None or chunk.promised == chunk.there:
         return opened
     missing = chunk.promised - chunk.there
@@ -210,7 +216,7 @@ def _open_flac(path: Path, file: IO[bytes], flac: Flac) -> Decoder:
         opened.damage = repaired(f"its header promises {counted_s:.2f} s, but more sound follows")
     else:
         opened = _open(path)
-    opened.last_frame = flac.start, flac.end
+    opened.last_frame, opened.flac = (flac.start, flac.end), flac
     return opened
 
 
@@ -233,6 +239,17 @@ def _open_mp3(path: Path, file: IO[bytes], begin: int) -> Decoder:
     return opened
 
 
+def _open_behind_tag(path: Path, tag_bytes: int) -> Decoder:
+    """An MP3 whose tag claims to be longer than the file."""
+    why = f"its ID3 tag says that it is {tag_bytes:,} bytes long, in a file of {path.stat().st_size:,} bytes"
+    at = next_frame(path, 10)
+    if at is None:
+        raise SoundError("corrupt", f"{why}, and no MP3 begins in or near it")
+    opened = Decoder(OpenEnded(path, at))
+    opened.damage = repaired(why)
+    return opened
+
+
 def continued(path: Path, file: Decoder | MediaDecoder) -> Decoder | None:
     """What follows in an MP3 whose header counts fewer frames than there are, or behind which another was put."""
     if isinstance(file, MediaDecoder) or not isinstance(file.name, int) or file.fault is not None:
@@ -248,7 +265,7 @@ def continued(path: Path, file: Decoder | MediaDecoder) -> Decoder | None:
 
 
 def reason(fault: Exception | None) -> str:
-    text = getattr(fault, "error_string", None) or str(fault)
+    text = getattr(fault, "error_string", None) or getattr(fault, "strerror", None) or str(fault)
     return shown(text.strip().rstrip(".")) or "unknown error"
 
 
@@ -286,12 +303,17 @@ def damage_of(path: Path, file: Decoder | MediaDecoder, n_frames: int) -> Damage
         n_frames: how many came out of it.
     """
     if file.format == "OGG" and (found := ogg.fault(path, file.samplerate, n_frames)):
-        told = file.seconds(file.frames) if file.frames > n_frames else None
+        if found[0] == "another-follows":
+            return Damage(*found, is_loss=False)
+        told = file.seconds(file.frames) if n_frames < file.frames < _NO_COUNT // 2 else None
         return Damage(*found, promised_s=told)
     promised = file.promised
     slack = _MP3_SLACK if file.format == "MP3" else 0
     promised_s = None if promised is None else file.seconds(promised)
     if file.fault is not None:
+        is_whole = file.flac is not None and n_frames >= max(1, file.flac.total)
+        if file.flac is not None and is_whole and (at := next_flac(path, file.flac.begin)) is not None:
+            return another("FLAC file", at)
         if promised_s is None and file.last_frame[1]:
             promised_s = file.seconds(file.last_frame[1])
         return Damage(*_broken(path, file, n_frames), promised_s=promised_s)

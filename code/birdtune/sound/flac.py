@@ -7,13 +7,18 @@ with (RFC 9639, section 9.1), so that a look at the end of the file tells how ma
 """
 
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 # So far from its end a file is looked at: mostly, its last frame begins there; 4,096 samples of 8 channels of 24 bits
 # that cannot be compressed begin here at the latest.
 _TAIL_BYTES = 1 << 14, 1 << 17
 _TOTAL_BITS = 36
+# The mark of a stream and the head of its first block, which says that 34 bytes follow.
+_START, _START_BYTES = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"), 8
+_READ_BYTES = 1 << 20
 # Samples in a block by code; 6 and 7 say that the number itself follows.
 _SIZES = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _LONGEST_FRAME_HEADER = 16
@@ -60,6 +65,21 @@ def find_flac(file: IO[bytes], begin: int) -> Flac | None:
         if (last := _last_frame(file.read(), longest_block)) is not None:
             return Flac(begin, total, *last)
     return Flac(begin, total, 0, 0)
+
+
+def next_flac(path: Path, begin: int) -> int | None:
+    """Where another stream begins in a file, behind this byte; None: nowhere. Reads the file up to there."""
+    with path.open("rb") as file:
+        at = begin + 1
+        file.seek(at)
+        near = b""
+        while block := file.read(_READ_BYTES):
+            near += block
+            if (found := _START.search(near)) is not None:
+                return at + found.start()
+            at += len(near) - _START_BYTES
+            near = near[-_START_BYTES:]
+    return None
 
 
 def _last_frame(tail: bytes, longest_block: int) -> tuple[int, int] | None:

@@ -78,6 +78,9 @@ _SIGNATURES: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     ),
     (0, b"/annex/objects/", Kind("a git-annex pointer, not the recording itself", "Fetch it with `git annex get`.")),
 )
+# First bytes of files whose kind is told by what follows those, and how many bytes it takes to tell.
+_CHUNKED = {b"RIFF": "a WAV file", b"RIFX": "a WAV file", b"FORM": "an AIFF file"}
+_SHORTEST = 12
 _SAVED_PAGE = Kind(
     "a web page (HTML), most likely saved in place of the recording",
     "Download the recording again; where a login or a quota stood in the way, the page says so.",
@@ -103,6 +106,8 @@ def kind_of_bytes(head: bytes) -> Kind:
     for offset, mark, kind in _SIGNATURES:
         if head[offset : offset + len(mark)] == mark:
             return kind
+    if 0 < len(head) < _SHORTEST and head[:4] in _CHUNKED:
+        return Kind(f"the beginning of {_CHUNKED[head[:4]]}, and nothing more", "Copy it again from where it comes.")
     if _MPEG_AUDIO.match(head):
         return Kind("an MP3 file", demuxer="mp3", is_sound=True)
     if not head.strip(b"\x00"):

@@ -48,6 +48,8 @@ _FULL_SCALE = 0.9995
 _EDGE_DB, _EDGE_STEPS = 15.0, 100
 # Mean square below which a step is empty: -90 dB, one step of 16-bit audio.
 _SILENT_POWER = 1e-9
+# Of the energy of a step, what sums of single precision leave uncertain.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Measures:
     clipped: float  # share of samples at the end of their range, of all channels
     click: float  # share of the energy that the loudest fiftieth of a second holds
     empty: float  # share of the recording in which there is nothing, not even the noise of a recorder
-    gaps: float  # of that, what is followed by sound again
+    gaps: float  # of that, what lies between sounds
+    leading: float  # of that, what lies before the first sound
     bandwidth_hz: int  # above it there is much less than below, up to half the rate
     spectrum: str  # mean power of each band, as `decode_bands` reads it
     floor: str  # power that each band keeps above in nine frames of ten
@@ -151,6 +154,7 @@ class Meter:
             click=self._envelope.click,
             empty=self._envelope.empty,
             gaps=self._envelope.gaps,
+            leading=self._envelope.leading,
             bandwidth_hz=bandwidth_hz,
             spectrum=encode_bands(spectrum),
             floor=encode_bands(floor),
@@ -173,6 +177,7 @@ class _Envelope:
         self._sum = self._squares = self._energy = 0.0
         self._last = self._loudest = 0.0  # energy of the step before, and of the two loudest in a row
         self._n_steps = self._n_heard = self._n_gaps = 0
+        self._n_leading = 0
         self._n_waiting = -1  # empty steps since the last that was not; -1: there was none
 
     def feed(self, mono: Floats) -> None:
@@ -183,24 +188,20 @@ class _Envelope:
             mono = mono - self._shift
         cut = mono.size // self._hop * self._hop
         whole, rest = mono[:cut].reshape(-1, self._hop), mono[cut:]
-        energy = np.einsum("ij,ij->i", whole, whole).astype(np.float64)  # [steps]
-        total = (whole @ _ones(self._hop)).astype(np.float64)
-        if rest.size:
-            energy, total = np.append(energy, rest @ rest), np.append(total, rest.sum())
         self._n += mono.size
-        self._sum += float(total.sum())
-        self._squares += float(energy.sum())
-        # Each step without its own mean, which is of no song.
-        steady = total * total / self._hop
+        self._sum += float(mono.sum(dtype=np.float64))
+        self._squares += float(mono @ mono)
+        energy = _varying(whole)  # [steps]
         if rest.size:
-            steady[-1] *= self._hop / rest.size
-        energy = np.maximum(energy - steady, 0.0)
+            energy = np.append(energy, _varying(rest[None]))
         self._energy += float(energy.sum())
         self._loudest = max(self._loudest, float((energy + np.append(self._last, energy[:-1])).max()))
         self._last = float(energy[-1])
         heard = np.flatnonzero(energy > _SILENT_POWER * self._hop)
         self._n_steps += energy.size
         self._n_heard += heard.size
+        if self._n_waiting < 0:
+            self._n_leading += int(heard[0]) if heard.size else energy.size
         if heard.size:
             before = max(0, self._n_waiting) + (int(heard[0]) if self._n_waiting >= 0 else 0)
             self._n_gaps += before + int(heard[-1] - heard[0]) + 1 - heard.size
@@ -224,6 +225,37 @@ class _Envelope:
     @property
     def gaps(self) -> float:
         return round(self._n_gaps / max(1, self._n_steps), 4)
+
+    @property
+    def leading(self) -> float:
+        return round(self._n_leading / max(1, self._n_steps), 4)
+
+
+def _varying(steps: Floats) -> npt.NDArray[np.float64]:
+    """Energy of each step, without what a straight line through it holds: a mean or a drift is of no song.
+
+    Args:
+        steps: [steps, samples]
+    """
+    size = steps.shape[1]
+    energy = np.einsum("ij,ij->i", steps, steps).astype(np.float64)
+    mean, slope = (steps @ _ones(size)).astype(np.float64), (steps @ _line(size)).astype(np.float64)
+    varying = np.maximum(energy - mean * mean / size - slope * slope, 0.0)
+    # Where little is left, it is all rounding.
+    doubtful = np.flatnonzero(varying < _ROUNDING * energy)
+    if doubtful.size:
+        exact = steps[doubtful].astype(np.float64)
+        exact -= exact.mean(axis=1, keepdims=True)
+        exact -= np.outer(exact @ _line(size), _line(size))
+        varying[doubtful] = np.square(exact).sum(axis=1)
+    return np.asarray(varying)
+
+
+@functools.lru_cache(maxsize=8)
+def _line(n: int) -> Floats:
+    """A rising line of n samples, of mean 0 and energy 1."""
+    line = np.arange(n) - (n - 1) / 2
+    return np.asarray(line / max(1.0, float(np.sqrt(np.square(line).sum()))), np.float32)
 
 
 class _Spectra:

@@ -45,6 +45,7 @@ class MediaDecoder:
     fault: Exception | None = None
     is_complete = False
     last_frame = 0, 0
+    flac: None = None
     bytes_read: int | None = None
 
     def __init__(self, path: Path, kind: Kind) -> None:
@@ -65,7 +66,8 @@ class MediaDecoder:
                 raise SoundError("corrupt", f"it is {kind.words}, whose header names no sample rate or no channels")
         except (av.error.FFmpegError, ValueError) as fault:
             self._file.close()
-            detail = f"it is {kind.words}, and no sound can be decoded from it ({shown(fault)})"
+            why = getattr(fault, "strerror", None) or fault  # of FFmpeg's faults, without its number and the path
+            detail = f"it is {kind.words}, and no sound can be decoded from it ({shown(why)})"
             raise SoundError("corrupt", detail) from fault
         except SoundError:
             self._file.close()

@@ -15,7 +15,7 @@ from typing import IO
 # Capture pattern, version, flags, granule position, stream, number of the page, checksum, segments.
 _HEADER = struct.Struct("<4sBBqIIIB")
 _MARK = b"OggS"
-_LAST = 4  # of the flags
+_FIRST, _LAST = 2, 4  # of the flags
 _NOTHING_ENDS = -1  # granule position of a page on which no packet ends
 _OPUS_RATE_HZ = 48_000  # whatever the sound's own rate
 # First bytes of a stream's first packet, for kinds that count samples from its beginning to the end of a page.
@@ -42,6 +42,7 @@ class _Page:
     stream: int
     number: int
     body: bytes  # its beginning
+    at: int  # byte with which it begins
 
 
 class _Hole(Exception):  # noqa: N818 -- it never leaves this file
@@ -65,6 +66,11 @@ def fault(path: Path, rate_hz: int, heard: int | None = None) -> tuple[str, str]
     with path.open("rb") as file:
         try:
             for page in _pages(file):
+                if heard is not None and _is_another(streams, page):
+                    if found := _too_short(streams, rate_hz, heard):
+                        return found
+                    if heard / rate_hz <= sum(stream.last / stream.rate_hz for stream in streams.values()) + _SLACK_S:
+                        return "another-follows", f"another Ogg stream begins at byte {page.at:,} and is not heard"
                 if found := _follow(streams, page, rate_hz):
                     return found
         except _Hole as hole:
@@ -73,22 +79,33 @@ def fault(path: Path, rate_hz: int, heard: int | None = None) -> tuple[str, str]
                 return _hole(file, str(hole))
     if not all(stream.ended for stream in streams.values()):
         return "truncated", "the Ogg stream stops before its last page"
+    return None if heard is None else _too_short(streams, rate_hz, heard)
+
+
+def _is_another(streams: dict[int, _Stream], page: _Page) -> bool:
+    """Whether a stream of sound begins behind the end of all before."""
+    begins = bool(page.flags & _FIRST) and page.body.startswith(_SOUND_STARTS)
+    return begins and bool(streams) and all(stream.ended for stream in streams.values())
+
+
+def _too_short(streams: dict[int, _Stream], rate_hz: int, heard: int) -> tuple[str, str] | None:
     least = sum((stream.last - (stream.first or 0)) / stream.rate_hz - _SLACK_S for stream in streams.values())
-    if heard is not None and heard / rate_hz < least:
+    if heard / rate_hz < least:
         return "corrupt", f"{heard / rate_hz:.1f} s can be decoded of what should be {least + _SLACK_S:.1f} s at least"
     return None
 
 
 def _pages(file: IO[bytes]) -> Iterator[_Page]:
     while header := file.read(_HEADER.size):
+        at = file.tell() - len(header)
         if len(header) < _HEADER.size or not header.startswith(_MARK):
-            raise _Hole(f"no page begins at byte {file.tell() - len(header):,}")
+            raise _Hole(f"no page begins at byte {at:,}")
         _, _, flags, granule, stream, number, _, n_segments = _HEADER.unpack(header)
         segments = file.read(n_segments)
         body = file.read(sum(segments))
         if len(segments) < n_segments or len(body) < sum(segments):
             raise _Hole("the file ends within a page")
-        yield _Page(flags, granule, stream, number, body[:8])
+        yield _Page(flags, granule, stream, number, body[:8], at)
 
 
 def _follow(streams: dict[int, _Stream], page: _Page, rate_hz: int) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,9 @@ _EDGES_HZ: Final = 125.0 * 2.0 ** (np.arange(19) / 3)
 _FAINTEST = 1e-11
 # Of a channel, dead: its loudest frames are below this, or this much below another's and no clearer.
 _DEAD_DB, _FAR_BELOW_DB = -85.0, 24.0
+# In a frame, a channel is gone: below the limit of the dead, and this far below another. Where that is so for more than
+# this share of the frames in which anything is heard, it is dead if another channel is not.
+_GONE_DB, _MOST_GONE = 12.0, 0.1
 _OFFSET = 0.1
 _CLIPPED = 1e-3
 _FULL_SCALE = 0.9995
@@ -188,19 +191,40 @@ def _grid(rate_hz: int, size: int) -> tuple[Floats, int, int, npt.NDArray[np.int
 
 def choose(found: Look) -> Choice | None:
     """Which channels are used; None: all are mixed."""
+    gone, share = _gone(found)
+    dead = share > _MOST_GONE if share.min() <= _MOST_GONE else np.zeros(share.size, bool)
+    # A floor is that of a microphone only where there is one: what is compared are frames in which all others live.
+    alive = ~gone[:, ~dead].any(axis=1)
+    if not alive.any():  # each where no other is: nothing is lost by mixing them
+        return None
+    if not alive.all():
+        found = replace(found, spectra=found.spectra[alive])
     clear = np.array([_clarity(power) for power in found.alone])
     loud = np.array([_loudest(power) for power in found.alone])
-    faults = _faults(found, loud, clear)
+    faults = _faults(found, loud, clear, dead)
+    dead_share = float(share[dead].min()) if dead.any() else 1.0
     good = [channel for channel in found.channels if not faults[channel]] or found.channels
     why = next(filter(None, faults), "")
     lost = _lost(found, good, clear)
     if not lost:
-        return None if len(good) == len(found.channels) else Choice(tuple(good), why)
+        return None if len(good) == len(found.channels) else Choice(tuple(good), why, tuple(faults), dead_share)
     best = _best(good, clear, loud)
     # Of more than two, those are mixed that agree with the best one.
     alike = [channel for channel in good if channel == best or not _lost(found, sorted([best, channel]), clear)]
     kept = alike if len(alike) > 1 and not _lost(found, alike, clear) else [best]
-    return Choice(tuple(kept), why or lost)
+    for channel in good:
+        if channel not in kept:
+            faults[channel] = _lost(found, sorted([best, channel]), clear) or lost
+    return Choice(tuple(kept), why or lost, tuple(faults), dead_share)
+
+
+def _gone(found: Look) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Where channels are gone while another is not, [frames, channels]; and for what share of what is heard."""
+    levels = np.stack([_decibels(power.sum(axis=1)) for power in found.alone], axis=1)
+    loudest = levels.max(axis=1, keepdims=True)
+    gone = (levels < _DEAD_DB) & (levels < loudest - _GONE_DB)
+    n_heard = int(((loudest[:, 0] >= _DEAD_DB) | gone.any(axis=1)).sum())
+    return gone, gone.sum(axis=0) / max(1, n_heard)
 
 
 # A song is in about so many bands.
@@ -228,11 +252,14 @@ def _loudest(power: Floats) -> float:
     return float(_decibels(levels[-max(1, levels.size // 16) :].mean()))
 
 
-def _faults(found: Look, loud: npt.NDArray[Any], clear: npt.NDArray[Any]) -> list[str]:
+def _faults(
+    found: Look, loud: npt.NDArray[Any], clear: npt.NDArray[Any], dead: npt.NDArray[np.bool_]
+) -> list[str]:
     """What is wrong with each channel by itself, beside the others; "" where nothing is."""
     offset, clipped = np.abs(found.offset), found.clipped
     faults = [
-        "offset" if offset[channel] > max(_OFFSET, 4 * offset.min())
+        "dead" if dead[channel]
+        else "offset" if offset[channel] > max(_OFFSET, 4 * offset.min())
         else "clipped" if clipped[channel] > max(_CLIPPED, 10 * clipped.min())
         else ""
         for channel in found.channels
