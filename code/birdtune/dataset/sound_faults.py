@@ -3,7 +3,7 @@
     SoundFacts ─▶ silence ─▶ why it cannot be used;  remarks ─▶ (code of `recordings.PROBLEMS`, words)
 
 The limits are far from what good recordings have. Of the 542 recordings of ESC-10, warblers and BioDCASE, remarked are:
-offset 0 (the most is 0.012), clipped 3, click 0 (the most is 0.79), gaps 80, all of them in ESC-10, whose clips are filled
+offset 0 (the most is 0.012), clipped 3, click 0 (the most is 0.79), gaps 80, all of them in ESC-10, its clips filled
 up with zeros; 4 of these have gaps between sounds.
 """
 
