@@ -448,5 +448,6 @@ def _option_lines(option: configs.Option) -> list[str]:
     indent = 46
     wrapped = textwrap.wrap(option.help, _WIDTH - indent)
     if len(left) >= indent:
-        return [left, *(" " * indent + line for line in wrapped)]
+        lefts = textwrap.wrap(left.strip(), _WIDTH, initial_indent="  ", subsequent_indent=" " * 4)
+        return [*lefts, *(" " * indent + line for line in wrapped)]
     return [left.ljust(indent) + wrapped[0], *(" " * indent + line for line in wrapped[1:])]
