@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in range(2):
         first = next((folder / "Bubo_bubo").glob(f"*_{part}.wav"))
         sound = bytearray(first.read_bytes())
-        sound[-2:] = b"\1\1"  # not the same content
+        sound[-4000:] = bytes(4000)  # not the same sound
         (folder / "Dryocopus_martius" / f"Dryocopus_martius-4000_{part}.wav").write_bytes(sound)
     return folder
 
@@ -153,7 +153,7 @@ def test_of_many_patches_every_second_is_learnt_from_and_the_floor_falls_with_th
     thinned = watched[0].embedded
     places, fewer = (list(zip(w.recording, w.offset, strict=True)) for w in (whole.windows, thinned.windows))
     kept = np.array([place in fewer for place in places])
-    assert len(fewer) < 0.6 * len(places)
+    assert len(fewer) < 0.7 * len(places)
     np.testing.assert_array_equal(thinned.embeddings, whole.embeddings[kept])
     np.testing.assert_array_equal(thinned.windows.recording, whole.windows.recording[kept])
     assert watched[0].config.train.min_per_class == 4  # round(9 / 2)

@@ -263,7 +263,7 @@ def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_train
     assert run(whole, until="train") == 0
     assert [set(sides) for sides in heard] == [{"train"}, {"train"}]  # not again after the stop
 
-    kept = np.load(tmp_path / "other/logs/1/kept.npy").reshape(-1, 6)  # patches of 0.96 s: two of bird
+    kept = np.load(tmp_path / "other/logs/1/kept.npy").reshape(-1, 7)  # patches of 0.96 s: two of bird
     assert kept[:, :2].mean() > kept[:, 3:].mean() + 0.2
     weights = [(tmp_path / name / "run.json") for name in ("other", "whole", "out")]
     first, again, trusting = (read_json(path)["weights_sha256"] for path in weights)
