@@ -47,6 +47,12 @@ def test_the_bandwidth_is_where_the_spectrum_ends(tmp_path: Path) -> None:
     assert measures_of(write_sound(tmp_path / "whole.wav", noise(2.0, 44_100), 44_100)).bandwidth_hz == 22_050
 
 
+def test_a_tone_above_its_noise_is_no_end_of_the_band(tmp_path: Path) -> None:
+    tone = 0.3 * np.sin(2 * np.pi * 700 * np.arange(32_000) / 16_000)
+    path = write_sound(tmp_path / "tone.wav", tone + noise(2.0, 16_000, level=0.01))
+    assert measures_of(path).bandwidth_hz == 8_000
+
+
 def test_offset_clipping_and_clicks_are_measured(tmp_path: Path) -> None:
     offset = measures_of(write_sound(tmp_path / "offset.wav", 0.25 + noise(1.0, 16_000)))
     assert offset.offset == pytest.approx(0.25, abs=0.01) and offset.level_db == pytest.approx(-26, abs=0.5)

@@ -231,7 +231,7 @@ def _examine(task: _ExamineTask) -> Examined:
     try:
         with unchanged(task.file):
             file = task.file
-            return Examined(examine(file.path, task.sound, longest_s=task.longest_s, channel=file.channel))
+            return Examined(examine(file.path, sound=task.sound, longest_s=task.longest_s, channel=file.channel))
     except SoundError as fault:
         return Examined(None, fault.problem, str(fault))
 

@@ -44,7 +44,7 @@ _FFT_VALUES = 1 << 14
 # At or above this magnitude a sample is at the end of its range, whatever the number of bits.
 _FULL_SCALE = 0.9995
 # An edge of the band: from one step of a hundredth of the range to the next but one the mean power falls by this, and
-# stays below for all of what follows.
+# stays below that, and below most of what comes before, for all of what follows.
 _EDGE_DB, _EDGE_STEPS = 15.0, 100
 # Mean square below which a step is empty: -90 dB, one step of 16-bit audio.
 _SILENT_POWER = 1e-9
@@ -359,5 +359,7 @@ def _bandwidth_hz(power: npt.NDArray[np.float64], rate_hz: int) -> int:
     steps = np.add.reduceat(power, starts) / widths
     decibels = 10 * np.log10(np.maximum(steps, 1e-16))
     above = np.maximum.accumulate(decibels[::-1])[::-1][2:]  # the most from the next step but one on
-    edges = np.flatnonzero(decibels[:-2] - above >= _EDGE_DB)
+    # A tone falls off as steeply; but what is around it is then as low as what is above.
+    usual = np.array([np.median(decibels[: k + 1]) for k in range(len(above))])
+    edges = np.flatnonzero(np.minimum(decibels[:-2], usual) - above >= _EDGE_DB)
     return round((edges[-1] + 1) / len(decibels) * rate_hz / 2) if edges.size else rate_hz // 2
