@@ -62,7 +62,7 @@ def write_bad(data: Path) -> dict[str, str]:
     soundfile.write(apus / "headonly.wav", np.zeros(0), RATE_HZ)
     soundfile.write(apus / "silence.wav", np.zeros(2 * RATE_HZ), RATE_HZ)
     infinite = tone(902)
-    infinite[100] = np.inf
+    infinite[100:] = np.inf
     soundfile.write(apus / "infinite.wav", infinite, RATE_HZ, subtype="FLOAT")
     write_tone(apus / "long.wav", 903, 4.0)
     write_tone(apus / "flac-inside.wav", 904, kind="FLAC")

@@ -255,7 +255,7 @@ def test_two_label_maps_or_a_missing_one_are_not_guessed_about(capsys: Captured,
     [
         (None, [], "--split.file split.csv: there is no such file; expected a CSV `recording,split`"),
         (b"", [], "expected `recording,split`"),
-        (b"\xff\xfe\x00", [], "is not UTF-8 text"),
+        (b"\xff\xfe\x00", [], "is UTF-16 that breaks off"),
         (b"name,side\nrec0.wav,test\n", [], "its columns are name, side; expected `recording,split`"),
         (b"recording,split\nApus_apus/rec0.wav,exam\n", [], "row 2: the split 'exam'; expected train, val or test"),
         (b"recording,split\nApus_apus/rec0.wav,train,x\n", [], "row 2: has more cells than the header"),

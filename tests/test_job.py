@@ -39,7 +39,7 @@ def write_data(folder: Path, sources: range = range(SOURCES)) -> Path:
                 tone = 0.3 * np.sin(2 * np.pi * (pitch_hz + 10 * source) * t) + 0.02 * rng.standard_normal(
                     t.size
                 )
-                soundfile.write(folder / name / f"{name}-{number}{source:03d}_{part}.wav", tone, 16_000)
+                soundfile.write(folder / name / f"{name}-{number + 3}{source:03d}_{part}.wav", tone, 16_000)
     return folder
 
 
@@ -412,7 +412,7 @@ def test_a_fault_is_in_run_json(tmp_path: Path) -> None:
 
 def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "predictions.csv"
-    owl, broken = data / "Bubo_bubo" / "Bubo_bubo-1000_0.wav", data / "Apus_apus" / "cut.wav"
+    owl, broken = data / "Bubo_bubo" / "Bubo_bubo-4000_0.wav", data / "Apus_apus" / "cut.wav"
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(32_000), 16_000)
     given = [broken, owl, silent]
@@ -441,7 +441,7 @@ def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Pat
 def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for_one_row_hears_of_them(
     data: Path, done: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    parts = ["Bubo_bubo/Bubo_bubo-1001_0.wav", None, "Corvus_corax/Corvus_corax-2001_1.wav", None]
+    parts = ["Bubo_bubo/Bubo_bubo-4001_0.wav", None, "Corvus_corax/Corvus_corax-5001_1.wav", None]
     sounds = [np.zeros(32_000) if part is None else soundfile.read(data / part)[0] for part in parts]
     soundfile.write(tmp_path / "long.wav", np.concatenate(sounds), 16_000)
     asked = (settings(data, done), None, [tmp_path / "long.wav"], tmp_path / "p.csv", None, Journal(), Interrupts())
@@ -481,7 +481,7 @@ def test_embeddings_of_the_trained_model(data: Path, done: Path, tmp_path: Path)
 def test_embeddings_of_a_checkpoint_of_our_own_are_those_of_its_model(
     data: Path, done: Path, tmp_path: Path
 ) -> None:
-    chosen, files = settings(data, done), [data / "Apus_apus" / "Apus_apus-0000_0.wav"]
+    chosen, files = settings(data, done), [data / "Apus_apus" / "Apus_apus-3000_0.wav"]
     own = (done / weights_of_the_best(done)).parent
     for source, out in ((None, "model.npz"), (own, "own.npz")):
         apply.embed(chosen, source, files, tmp_path / out, Journal(quiet=True), Interrupts())

@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_data(tmp_path_factory.mktemp("in") / "data")
     for source in range(4, 7):
         for part in range(2):
-            (folder / "Apus_apus" / f"Apus_apus-0{source:03d}_{part}.wav").unlink()
+            (folder / "Apus_apus" / f"Apus_apus-3{source:03d}_{part}.wav").unlink()
     (folder / "Dryocopus_martius").mkdir()
     for part in range(2):
         first = next((folder / "Bubo_bubo").glob(f"*_{part}.wav"))

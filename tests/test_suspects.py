@@ -152,9 +152,9 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_data(tmp_path / "in" / "data")
-    moved = data / "Apus_apus" / "Corvus_corax-2003_0.wav"
-    (data / "Corvus_corax" / "Corvus_corax-2003_0.wav").rename(moved)
-    (data / "Corvus_corax" / "Corvus_corax-2003_1.wav").unlink()
+    moved = data / "Apus_apus" / "Corvus_corax-5003_0.wav"
+    (data / "Corvus_corax" / "Corvus_corax-5003_0.wav").rename(moved)
+    (data / "Corvus_corax" / "Corvus_corax-5003_1.wav").unlink()
     config, dataset, store = prepared(data, tmp_path / "out")
     out = tmp_path / "found"
     out.mkdir()
@@ -173,7 +173,7 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
     found = check(dataset, Interrupts())
     rows = read_csv(out / "suspect_labels.csv")
     assert (rows[0]["recording"], rows[0]["class"], rows[0]["suggested"]) == (
-        "Apus_apus/Corvus_corax-2003_0.wav", "Apus_apus", "Corvus_corax",
+        "Apus_apus/Corvus_corax-5003_0.wav", "Apus_apus", "Corvus_corax",
     )  # fmt: skip
     assert (
         0 <= float(rows[0]["start_s"]) <= 2 and rows[0]["split"] == dataset.places[rows[0]["recording"]].split
