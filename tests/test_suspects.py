@@ -284,7 +284,8 @@ def test_labels_are_checked_before_the_verdict_which_speaks_of_them(
     found: list[str] = []
     stand_in = SimpleNamespace(
         run=run, config=config, ancestor=None, dataset=None, store=None, journal=None, interrupts=None,
-        _best=lambda: None, _trunk_kept=lambda _: False, _known=lambda *_: None,
+        _best=lambda: None, _trunk_kept=lambda _: False, _known=lambda *_: None, _leak=lambda _: None,
+        _shortcuts=lambda _: None,
         _judged=lambda *_: (judging.Judged({}, {}), {}),
         _judge=lambda figures: found.extend(doubt.code for doubt in facts.judgement(run, figures)[0]),  # type: ignore[arg-type]
     )  # fmt: skip
