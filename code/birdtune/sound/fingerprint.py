@@ -48,7 +48,7 @@ class Fingerprinter:
         mono = np.ascontiguousarray(mono)
         self._next = max(self._next, self._n)
         while (room := self._n + mono.size - self._window.size - self._next) >= 0:
-            n = min(room // self._hop + 1, _AT_ONCE // self._window.size)
+            n = min(room // self._hop + 1, max(1, _AT_ONCE // self._window.size))
             begin = 4 * (self._next - self._n)
             self._take(np.ndarray((n, self._window.size), np.float32, mono, begin, (4 * self._hop, 4)))
             self._next += n * self._hop
