@@ -284,7 +284,7 @@ def test_other_sources_need_another_evaluation_and_no_other_training(
     shutil.copy(copy / "split.csv", file)
     assert run(settings(data, copy, split__file=str(file))) == 0
     before = mtimes(copy)
-    assert read_json(copy / "reports/1/metrics.json")["test"]["n_groups"] == 4
+    assert read_json(copy / "reports/1/metrics.json")["test"]["n_groups"] == 3
     assert run(settings(data, copy, split__file=str(file), split__group_regex=r"_(\d)")) == 0
     changed = {name for name, at in mtimes(copy).items() if before.get(name) != at}
     assert {"split.csv", "reports/1/metrics.json", "reports/1/report.html"} <= changed

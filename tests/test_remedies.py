@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         first = next((folder / "Bubo_bubo").glob(f"*_{part}.wav"))
         sound = bytearray(first.read_bytes())
         sound[-4000:] = bytes(4000)  # not the same sound
-        (folder / "Dryocopus_martius" / f"Dryocopus_martius-4000_{part}.wav").write_bytes(sound)
+        (folder / "Dryocopus_martius" / f"Dryocopus_martius-6000_{part}.wav").write_bytes(sound)
     return folder
 
 

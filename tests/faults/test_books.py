@@ -177,7 +177,7 @@ def test_the_log_the_events_and_the_tables_tell_the_same(books: Books) -> None:
         books.output / "problems.csv"
     ).read_bytes()
     by_class = {row["class"]: row for row in books.table("reports/1/per_class.csv")}
-    assert (by_class[A]["external_id"], by_class[B]["external_id"]) == (f"'{IDS[A]}", IDS[B])
+    assert (by_class[A]["external_id"], by_class[B]["external_id"]) == (IDS[A], IDS[B])
     assert sum(int(row["recordings"]) for row in by_class.values()) == n_used
     judged = {row["recording"] for row in books.table("reports/1/predictions.csv")}
     assert judged == {row["recording"] for row in books.table("split.csv") if row["split"] != "train"}
