@@ -6,6 +6,7 @@ and the process is not what is tried, the command's own function is called here,
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
