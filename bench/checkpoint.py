@@ -45,7 +45,7 @@ def measure(settings: Settings) -> Result:
 
 def save(folder: str, backbone: str) -> Callable[[], None]:
     """What the loop does at the end of each epoch."""
-    from birdtune.model import classifier
+    from birdtune.models import classifier
     from birdtune.training.checkpoints import Checkpoints, State
     from birdtune.training.step import viewed
 
@@ -63,7 +63,7 @@ def save(folder: str, backbone: str) -> Callable[[], None]:
 
 def restore(folder: str, backbone: str) -> Callable[[], int]:
     """What the loop does when it goes on."""
-    from birdtune.model import classifier
+    from birdtune.models import classifier
     from birdtune.training.checkpoints import Checkpoints, State
 
     trainer = networks.trainer("auto", 32, backbone=backbone)

@@ -52,10 +52,10 @@ def measure(settings: Settings) -> Result:
 
 def make_frames(folder: Path, n_windows: int, seed: int) -> None:
     """A frame store of made recordings with at least so many windows."""
+    from birdtune.audio.decode import SoundFacts
+    from birdtune.audio.logmel import VGGISH
     from birdtune.config import SoundSettings
-    from birdtune.dataset.frames import Entry, FrameStore
-    from birdtune.sound.audio import SoundFacts
-    from birdtune.sound.logmel import VGGISH
+    from birdtune.data.frames import Entry, FrameStore
 
     facts = SoundFacts(16_000, 1, 10.0, 160_000, -8.0, "WAV PCM_16")
     random = np.random.default_rng(seed)
@@ -71,10 +71,10 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
 
 def windows_of(folder: str) -> Any:
     """All windows of such a store, with labels of all classes."""
+    from birdtune.audio.logmel import VGGISH
     from birdtune.config import SoundSettings
-    from birdtune.dataset.batches import Windows
-    from birdtune.dataset.frames import FrameStore
-    from birdtune.sound.logmel import VGGISH
+    from birdtune.data.batches import Windows
+    from birdtune.data.frames import FrameStore
 
     store = FrameStore(Path(folder), VGGISH, SoundSettings())
     contents = store.contents()
@@ -97,7 +97,7 @@ class NothingSaved:
 def one_epoch(trainer: Any, batches: Any, folder: Path) -> float:
     """An epoch of the real loop. Returns its seconds, without those of saving and validation."""
     from birdtune.config import TrainSettings
-    from birdtune.events import Interrupts, Journal
+    from birdtune.runtime.events import Interrupts, Journal
     from birdtune.training.loop import Loop
 
     settings = TrainSettings(epochs=1, batch_size=batches.batch_size)
@@ -130,7 +130,7 @@ def epoch(folder: str, batch_size: int, backbone: str) -> tuple[Callable[[], Non
     Raises:
         ValueError: the last batch would not be full, which the constant batch always is.
     """
-    from birdtune.dataset.batches import Batches
+    from birdtune.data.batches import Batches
 
     trainer = networks.trainer("auto", batch_size, backbone=backbone)
     windows = windows_of(folder)

@@ -152,10 +152,10 @@ def _rest(measures: dict[str, Measure]) -> str:
 
 def prepare(paths: list[str]) -> tuple[Callable[[], None], Callable[[], int]]:
     """birdtune's own stage on all of a folder data/: found, hashed, checked, decoded, kept, split."""
+    from birdtune.audio.logmel import VGGISH
     from birdtune.config import Config
-    from birdtune.dataset import gather
-    from birdtune.events import Interrupts, Journal
-    from birdtune.sound.logmel import VGGISH
+    from birdtune.data import dataset as gather
+    from birdtune.runtime.events import Interrupts, Journal
 
     data = Path(paths[0]).parents[1]
     output = data.parent / f"output-{len(os.sched_getaffinity(0))}"
@@ -275,14 +275,14 @@ def fft_alone(paths: list[str]) -> Callable[[], int]:
 
 def hash_alone(paths: list[str]) -> Callable[[], int]:
     """Nothing but the digest that a file's content is known by."""
-    from birdtune.files import file_sha256
+    from birdtune.runtime.files import file_sha256
 
     return lambda: sum(len(file_sha256(Path(path), lambda: None)) for path in paths)
 
 
 def log_mel_alone(paths: list[str]) -> Callable[[], int]:
     """Nothing but birdtune's log-mel of a sound that lies ready."""
-    from birdtune.sound.logmel import log_mel
+    from birdtune.audio.logmel import log_mel
 
     waveform = np.random.default_rng(0).standard_normal(round(CLIP_S * RATE_HZ)).astype(np.float32) / 10
     return lambda: sum(len(log_mel(waveform)) for _ in paths)

@@ -78,8 +78,8 @@ def forward(folder: str, backbone: str) -> tuple[Callable[[], None], Callable[[]
     """A turn computes what the frozen trunk makes of all windows, and keeps it, as the job does."""
     import shutil
 
-    from birdtune.events import Interrupts, Journal
-    from birdtune.training.feeds import Frozen
+    from birdtune.runtime.events import Interrupts, Journal
+    from birdtune.training.inputs import Frozen
 
     windows = windows_of(folder)
     ours = networks.trainer("auto", _BATCH_SIZE, backbone=backbone, freeze="all-but-head")
@@ -99,10 +99,10 @@ def forward(folder: str, backbone: str) -> tuple[Callable[[], None], Callable[[]
 def head(folder: str, n_patches: int) -> Callable[[], float]:
     """A turn is an epoch of the head on embeddings that are kept; its value are the loop's own seconds."""
     from birdtune.config import TrainSettings
-    from birdtune.dataset.activations import ActivationStore, KeptWindows, fill
-    from birdtune.dataset.batches import Batches
-    from birdtune.events import Interrupts, Journal
-    from birdtune.training.feeds import Feed, in_memory
+    from birdtune.data.batches import Batches
+    from birdtune.data.embedding_cache import ActivationStore, KeptWindows, fill
+    from birdtune.runtime.events import Interrupts, Journal
+    from birdtune.training.inputs import Feed, in_memory
     from birdtune.training.step import StepSettings, Trainer
 
     place = Path(folder) / "head"

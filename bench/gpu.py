@@ -71,7 +71,7 @@ def measure(settings: Settings) -> Result:
 
 
 def _estimate(batch_size: int) -> Line:
-    from birdtune.model.trunks import TRUNKS
+    from birdtune.models.registry import TRUNKS
 
     flops = 3 * networks.flops_of_a_patch()
     computing_s = batch_size * flops / (_SHARE * _CARD_FLOPS)
@@ -87,7 +87,7 @@ def _estimate(batch_size: int) -> Line:
 
 def host_batches(folder: str, batch_size: int) -> Callable[[], int]:
     """A turn makes the batches of an epoch. Returns how many patches."""
-    from birdtune.dataset.batches import Batches
+    from birdtune.data.batches import Batches
 
     batches = Batches(windows_of(folder), batch_size=batch_size, seed=0)
     return lambda: sum(len(batches.batch(0, step).labels) for step in range(len(batches)))
@@ -168,7 +168,7 @@ def card_steps(backend: str, batch_size: int, size: int = 8192) -> Callable[[], 
 
 
 def _tensorflow_steps(batch_size: int) -> Callable[[], int]:
-    from birdtune.dataset.batches import Batch
+    from birdtune.data.batches import Batch
 
     ours = networks.trainer("auto", batch_size)
     n = ours.updates_per_call
@@ -187,7 +187,7 @@ def _tensorflow_steps(batch_size: int) -> Callable[[], int]:
 def _keras_steps(batch_size: int, n_steps: int = 20) -> Callable[[], int]:
     import keras
 
-    from birdtune.model import classifier as classifiers
+    from birdtune.models import classifier as classifiers
 
     ours = classifiers.build(
         backbone="vggish", head="linear", scores="softmax", hidden_units=0, embedding_activation="relu", freeze="none",

@@ -32,7 +32,7 @@ def measure(settings: Settings) -> Result:
 
 
 def _lines(way: str, judged: Sequence[learning.Judged], flags: str) -> list[Line]:
-    from birdtune.results import certainty
+    from birdtune.evaluation import reliability
 
     scores, labels, groups = learning.clip_rows(judged)
     right = scores.argmax(axis=1) == labels
@@ -43,7 +43,7 @@ def _lines(way: str, judged: Sequence[learning.Judged], flags: str) -> list[Line
 
     def error(rows: Any) -> float:
         sure = scores[rows].max(axis=1).astype(np.float64)
-        return certainty.calibration_error(sure, right[rows], certainty.equal_mass(sure))
+        return reliability.calibration_error(sure, right[rows], reliability.equal_mass(sure))
 
     seconds = [sum(took for name, took in one.record["stages"].items() if name != "prepare") for one in judged]
     return [

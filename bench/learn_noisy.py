@@ -15,10 +15,10 @@ SHARE, FIRST = 0.05, 0.10
 
 def measure(settings: Settings) -> Result:
     """A line of what the first tenth holds, and one of what the report lists."""
-    from birdtune.events import Interrupts
-    from birdtune.results import suspects
-    from birdtune.search.embedded import folds
-    from birdtune.suspicion import judge_by_others
+    from birdtune.evaluation import label_issues
+    from birdtune.pipeline.label_check import judge_by_others
+    from birdtune.runtime.events import Interrupts
+    from birdtune.training.embeddings import folds
 
     bench = learning.embed(learning.esc10(), settings.folder)
     found = bench.embedded
@@ -29,8 +29,8 @@ def measure(settings: Settings) -> Result:
         labels = np.array([found.classes.index(clip.label) for clip in clips])
         fold = folds(labels, found.groups, seed)
         scores, _ = judge_by_others(averages, labels, fold, len(found.classes), Interrupts())
-        order = [suspect.index for suspect in suspects.ranked(scores, labels, fold >= 0)]
-        table = [suspect.index for suspect in suspects.find(scores, labels, fold >= 0)]
+        order = [suspect.index for suspect in label_issues.ranked(scores, labels, fold >= 0)]
+        table = [suspect.index for suspect in label_issues.find(scores, labels, fold >= 0)]
         everything = np.arange(len(labels))
         is_wrong = np.isin(everything, wrong)
         first.append(np.where(is_wrong, np.isin(everything, order[: round(FIRST * len(labels))]), np.nan))
@@ -47,7 +47,7 @@ def measure(settings: Settings) -> Result:
 
 def _averages(embedded: Any) -> Any:
     """Mean embedding of each recording, silence left out, as `run` has it. [N, K]"""
-    from birdtune.results.novelty import held
+    from birdtune.evaluation.ood import held
 
     windows = embedded.windows
     weight = held(windows.patches(np.arange(len(windows))), windows.store.spec)

@@ -78,8 +78,8 @@ class Bench:
             rows: what is trained on where a fold is judged; default: all clips of the others.
             train: settings of training that differ from their defaults.
         """
-        from birdtune.events import Interrupts
-        from birdtune.search.candidates import BASELINES, Baseline, Head
+        from birdtune.runtime.events import Interrupts
+        from birdtune.training.probes import BASELINES, Baseline, Head
 
         settings = self.config.train.model_copy(update=train)
         config = self.config.model_copy(update={"train": settings})
@@ -104,18 +104,17 @@ class Bench:
 def embed(data: Path, output: Path, **settings: Any) -> Bench:
     """Embeddings of a folder of class folders, by YAMNet's trunk; fold and source stand in the file names."""
     from birdtune.config import Config
-    from birdtune.dataset import gather
-    from birdtune.events import Interrupts, Journal
-    from birdtune.model.trunks import TRUNKS
-    from birdtune.search import embedded
-    from birdtune.training import devices
+    from birdtune.data import dataset as gather
+    from birdtune.models.registry import TRUNKS
+    from birdtune.runtime.events import Interrupts, Journal
+    from birdtune.training import devices, embeddings
 
     given = {"backbone": "yamnet", "checkpoint": str(yamnet()), "freeze": "all-but-head"} | settings
     config = Config(data=str(data), output=output, model=given)
     journal, interrupts = Journal(quiet=True), Interrupts()
     dataset, store = gather.prepare(config, TRUNKS["yamnet"].front_end, journal, interrupts)
     devices.prepare_devices()
-    classifier, found = embedded.embed(
+    classifier, found = embeddings.embed(
         config, dataset, store, dataset.recordings, journal, interrupts, what="measurement"
     )
     return Bench(config, classifier, found, np.array([fold_of(name) for name in found.names]))
@@ -143,7 +142,7 @@ def job(output: Path, fold: int, data: Path | None = None, **flags: Any) -> Judg
     Raises:
         RuntimeError: it did not end with 0.
     """
-    from birdtune.results.scores import Scores
+    from birdtune.evaluation.scores import Scores
 
     data = data or esc10()
     folds = output.with_name(f"{output.name}-folds.csv")
@@ -175,7 +174,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 def clip_rows(judged: Sequence[Judged]) -> tuple[Floats, Ints, tuple[str, ...]]:
     """Calibrated scores of the test recordings of several jobs, their classes, and their sources. [N, C], [N], [N]"""
-    from birdtune.results.scores import clip_scores
+    from birdtune.evaluation.scores import clip_scores
 
     parts = [one.test for one in judged]
     return (
@@ -194,7 +193,7 @@ def shares(values: npt.NDArray[Any], groups: Sequence[str]) -> tuple[float, floa
     Args:
         values: [N] or, over seeds, [seeds, N]; NaN: does not count.
     """
-    from birdtune.results.metrics import Draws
+    from birdtune.evaluation.metrics import Draws
 
     table = np.atleast_2d(np.asarray(values, np.float64))
     counts = np.isfinite(table).sum(axis=0)

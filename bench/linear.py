@@ -87,21 +87,20 @@ def _steps(settings: Settings) -> dict[str, list[float]]:
 
 def step(n_classes: int, backbone: str) -> Callable[[], None]:
     """One update of all weights, by the job's own trainer, on one constant batch; for a Child."""
-    from birdtune.quiet import load_tensorflow
+    from birdtune.runtime.quiet import load_tensorflow
 
     load_tensorflow()
-    from birdtune import learning
     from birdtune.config import Config
-    from birdtune.dataset.batches import Batch
-    from birdtune.training import devices, feeds
+    from birdtune.data.batches import Batch
+    from birdtune.training import devices, inputs, train
     from birdtune.training.step import StepSettings, Trainer
 
     config = Config(model={"backbone": backbone, "checkpoint": "none"})
     devices.prepare_devices()
     precision, _ = devices.choose_precision("auto", gains_on_cpu=True)
-    classifier = learning.build_classifier(config, tuple(f"{n:04}" for n in range(n_classes)), precision)
+    classifier = train.build_classifier(config, tuple(f"{n:04}" for n in range(n_classes)), precision)
     settings = StepSettings(0.0, np.ones(n_classes, np.float32), precision)
-    trainer = Trainer(classifier, config.train, settings, feeds.whole(classifier, None))  # type: ignore[arg-type]
+    trainer = Trainer(classifier, config.train, settings, inputs.whole(classifier, None))  # type: ignore[arg-type]
     random = np.random.default_rng(0)
     batch = Batch(
         random.standard_normal((BATCH, 96, 64)).astype(np.float16),

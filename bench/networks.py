@@ -102,8 +102,8 @@ def trainer(
 ) -> Any:
     """birdtune's Trainer on frames, with fresh weights. `precision` "auto" is what the job would choose."""
     from birdtune.config import TrainSettings
-    from birdtune.model import classifier as classifiers
-    from birdtune.training import devices, feeds
+    from birdtune.models import classifier as classifiers
+    from birdtune.training import devices, inputs
     from birdtune.training.step import StepSettings, Trainer
 
     devices.prepare_devices()
@@ -113,12 +113,12 @@ def trainer(
         classes=[f"class {number:04}" for number in range(n_classes)], precision=policy, seed=0,
     )  # fmt: skip
     step = StepSettings(0.0, np.ones(n_classes, np.float32), policy)
-    return Trainer(classifier, TrainSettings(batch_size=batch_size), step, feeds.whole(classifier, None))  # type: ignore[arg-type]
+    return Trainer(classifier, TrainSettings(batch_size=batch_size), step, inputs.whole(classifier, None))  # type: ignore[arg-type]
 
 
 def birdtune_steps(precision: str, batch_size: int, n_steps: int, backbone: str) -> Callable[[], float]:
     """Steps as the loop does them one by one, all on one batch."""
-    from birdtune.dataset.batches import Batch
+    from birdtune.data.batches import Batch
 
     ours = trainer(precision, batch_size, backbone=backbone)
     patches, labels = patches_of(batch_size, 0)
@@ -149,17 +149,17 @@ def slim_session(backbone: str, *, train: str) -> tuple[Any, Any, Any, Any]:
     """
     import tensorflow as tf
 
-    from birdtune.model import slim
+    from birdtune.models import tf1
 
     graph = tf.Graph()
     with graph.as_default():
-        slim.build_graph(
+        tf1.build_graph(
             backbone, embedding_activation="relu", scores="sigmoid", hidden_units=0, n_classes=CLASSES
         )
         labels = tf.compat.v1.placeholder(tf.float32, (None, CLASSES))
-        fetch: Any = graph.get_tensor_by_name(slim.PREDICTION)
+        fetch: Any = graph.get_tensor_by_name(tf1.PREDICTION)
         if train != "nothing":
-            logits = graph.get_tensor_by_name(slim.LOGITS)
+            logits = graph.get_tensor_by_name(tf1.LOGITS)
             loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(logits=logits, labels=labels))
             variables = tf.compat.v1.trainable_variables(None if train == "all" else "mymodel/")
             optimizer = tf.compat.v1.train.AdamOptimizer(_RATE, epsilon=1e-8)
@@ -172,7 +172,7 @@ def slim_session(backbone: str, *, train: str) -> tuple[Any, Any, Any, Any]:
             spread = np.sqrt(2 / max(1, np.prod(shape[:-1]))) if len(shape) > 1 else 0.0
             value = random.standard_normal(shape, np.float32) * np.float32(spread)
             session.run(variable.initializer, {variable.initial_value: value})
-    return session, slim.FEATURES, labels, fetch
+    return session, tf1.FEATURES, labels, fetch
 
 
 def slim_steps(batch_size: int, n_steps: int, backbone: str, train: str = "all") -> Callable[[], float]:

@@ -115,8 +115,8 @@ def _whole_files(settings: Settings, model: Path, backbone: str) -> dict[str, li
 
 def exported(folder: str, backbone: str) -> Callable[[], None]:
     """Write a model as the job exports it."""
-    from birdtune.results.calibration import Calibration
-    from birdtune.results.export import export_model, training_side
+    from birdtune.evaluation.calibration import Calibration
+    from birdtune.serving.export import export_model, training_side
 
     classifier = networks.trainer("float32", _BATCH_SIZE, backbone=backbone).classifier
     patches, _ = networks.patches_of(4, 1)
@@ -147,14 +147,14 @@ def scores(folder: str, n_batches: int, in_bfloat16: bool) -> Callable[[], float
 
 
 def _opened(folder: str) -> Any:
-    from birdtune.results.predict import open_model
+    from birdtune.serving.predict import open_model
 
     return open_model(Path(folder))
 
 
 def files(folder: str, paths: list[str]) -> Callable[[], int]:
     """`predict` on files, the model loaded before."""
-    from birdtune.results.predict import predict_files
+    from birdtune.serving.predict import predict_files
     from birdtune.training import devices
 
     devices.prepare_devices()

@@ -20,10 +20,10 @@ import soxr
 
 from bench import learning
 from bench.harness import Line, Result, Settings
-from birdtune.dataset import acoustic
-from birdtune.dataset.recordings import Recording
-from birdtune.sound.audio import SoundFacts
-from birdtune.sound.measures import Meter
+from birdtune.audio.decode import SoundFacts
+from birdtune.audio.measures import Meter
+from birdtune.data import acoustic
+from birdtune.data.scan import Recording
 
 # name → seconds of a clip, seconds left out between clips, rate (0: its own)
 CUTS = {

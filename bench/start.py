@@ -58,7 +58,8 @@ def _first_steps(settings: Settings, rounds: int) -> list[float]:
 
 def run_until_the_first_step(arguments: list[str]) -> None:
     """birdtune's own command, but it ends when the first update is counted."""
-    from birdtune import cli, events
+    from birdtune import cli
+    from birdtune.runtime import events
 
     advance = events.Progress.advance
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from tensorflow.lite.python import schema_py_generated as schema
 
-from birdtune.model import yamnet
-from birdtune.model.architecture import Step
+from birdtune.models import yamnet
+from birdtune.models.backbone import Step
 
 Array = npt.NDArray[np.float32]
 

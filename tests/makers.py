@@ -12,17 +12,17 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
+from birdtune.audio.decode import SoundFacts
+from birdtune.audio.logmel import VGGISH
 from birdtune.config import SoundSettings
-from birdtune.dataset import frames
-from birdtune.dataset import ledger as ledgers
-from birdtune.dataset.frames import Entry, FrameStore
-from birdtune.dataset.ledger import Ledger, examine_all, identify
-from birdtune.dataset.recordings import Listing, Problem, Recording, scan
-from birdtune.dataset.selection import select
+from birdtune.data import frames
+from birdtune.data import ledger as ledgers
+from birdtune.data.frames import Entry, FrameStore
+from birdtune.data.ledger import Ledger, examine_all, identify
+from birdtune.data.scan import Listing, Problem, Recording, scan
+from birdtune.data.selection import select
 from birdtune.errors import Interrupted
-from birdtune.events import Interrupts, Journal
-from birdtune.sound.audio import SoundFacts
-from birdtune.sound.logmel import VGGISH
+from birdtune.runtime.events import Interrupts, Journal
 
 Samples = npt.NDArray[np.float32]
 

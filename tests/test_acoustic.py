@@ -1,4 +1,4 @@
-"""birdtune.dataset.acoustic: made recordings with noise floors of their own, cut up and not."""
+"""birdtune.data.acoustic: made recordings with noise floors of their own, cut up and not."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from birdtune.dataset import acoustic
-from birdtune.dataset.recordings import Recording
-from birdtune.dataset.source_notices import source_notices
-from birdtune.dataset.sources import find_sources
-from birdtune.sound.audio import SoundFacts
-from birdtune.sound.measures import Meter
+from birdtune.audio.decode import SoundFacts
+from birdtune.audio.measures import Meter
+from birdtune.data import acoustic
+from birdtune.data.scan import Recording
+from birdtune.data.source_notices import source_notices
+from birdtune.data.sources import find_sources
 
 RATE_HZ, CLIP = 16_000, 48_000
 CLASSES = ("Aves_a", "Aves_b", "Aves_c")

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pytest
 from makers import StopAt, make_store, quiet
 
-from birdtune.dataset import activations
-from birdtune.dataset.activations import ActivationStore, KeptWindows, fill
-from birdtune.dataset.batches import Windows
+from birdtune.data import embedding_cache
+from birdtune.data.batches import Windows
+from birdtune.data.embedding_cache import ActivationStore, KeptWindows, fill
 from birdtune.errors import Interrupted
-from birdtune.events import Interrupts
+from birdtune.runtime.events import Interrupts
 
 LENGTHS = {"a": 96, "b": 250, "c": 950, "d": 96, "e": 150}  # 1 + 3 + 10 + 1 + 2 windows
 BATCH = 4
@@ -138,7 +138,7 @@ def test_bfloat16_is_kept_as_it_is(tmp_path: Path, windows: Windows) -> None:
 def test_a_full_shard_is_followed_by_another(
     tmp_path: Path, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activations, "_SHARD_BYTES", 40)
+    monkeypatch.setattr(embedding_cache, "_SHARD_BYTES", 40)
     store = kept(tmp_path)
     run(store, windows, Layers())
     assert len(list(store.folder.glob("shard-*"))) > 2

@@ -1,4 +1,4 @@
-"""birdtune.model.archive: archives that somebody packed to do harm are refused, and cost little."""
+"""birdtune.models.archive: archives that somebody packed to do harm are refused, and cost little."""
 
 import gzip
 import io
@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birdtune.errors import CheckpointError, InputError
-from birdtune.model import archive
-from birdtune.model.archive import is_archive, unpack
+from birdtune.models import archive
+from birdtune.models.archive import is_archive, unpack
 
 PACKINGS = {"": b"", "gz": b"", "bz2": b"", "xz": b""}
 

@@ -1,4 +1,4 @@
-"""birdtune.sound.audio: whatever the file, the same mono sound at 16 kHz; or why not."""
+"""birdtune.audio.decode: whatever the file, the same mono sound at 16 kHz; or why not."""
 
 import math
 import os
@@ -16,12 +16,12 @@ import soundfile
 import soxr
 from makers import Samples, cut, ordinary_folder, patched, tone, write_sound
 
+from birdtune.audio import decode
+from birdtune.audio.container import SOUND_ENDINGS
+from birdtune.audio.decode import DEFAULT, SoundStream, examine, read
+from birdtune.audio.faults import SoundError
 from birdtune.config import SoundSettings
-from birdtune.dataset.recordings import PROBLEMS
-from birdtune.sound import audio
-from birdtune.sound.audio import DEFAULT, SoundStream, examine, read
-from birdtune.sound.container import SOUND_ENDINGS
-from birdtune.sound.faults import SoundError
+from birdtune.data.scan import PROBLEMS
 
 
 def problem_of(path: Path, *, longest_s: float = math.inf) -> str:
@@ -269,7 +269,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(
 
 def test_blocks_of_many_channels_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_sound(tmp_path / "a.wav", tone(1.0, channels=8))
-    monkeypatch.setattr(audio, "_BLOCK_VALUES", 8 * 1000)
+    monkeypatch.setattr(decode, "_BLOCK_VALUES", 8 * 1000)
     assert [block.size for block in SoundStream(path)] == [1000] * 16
 
 

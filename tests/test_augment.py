@@ -8,13 +8,13 @@ import pytest
 from test_batches import make_store
 from test_noise import song, white
 
+from birdtune.audio import noise
+from birdtune.audio.logmel import FRONT_ENDS, VGGISH, FrontEnd, log_mel
 from birdtune.config import AugmentSettings
-from birdtune.dataset import augment
-from birdtune.dataset.augment import Augmenter
-from birdtune.dataset.batches import Batch, Batches, Windows
+from birdtune.data import augment
+from birdtune.data.augment import Augmenter
+from birdtune.data.batches import Batch, Batches, Windows
 from birdtune.errors import InputError
-from birdtune.sound import noise
-from birdtune.sound.logmel import FRONT_ENDS, VGGISH, FrontEnd, log_mel
 
 # All at once, at strengths that leave no row untouched for long.
 ALL = AugmentSettings(

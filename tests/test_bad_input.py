@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from birdtune import cli
-from birdtune.dataset.recordings import PROBLEMS
+from birdtune.data.scan import PROBLEMS
 
 CODE = Path(cli.__file__).parents[1]
 A, B, C = helpers_input.CLASSES
@@ -141,7 +141,7 @@ def test_a_table_that_is_none_is_told_by_its_setting_before_any_sound_is_heard(
 ) -> None:
     helpers_input.write_good(tmp_path / "input/data", recordings=1)
     (tmp_path / "folder.csv").mkdir()
-    monkeypatch.setattr("birdtune.dataset.frames.run_tasks", lambda *_, **__: pytest.fail("something was decoded"))
+    monkeypatch.setattr("birdtune.data.frames.run_tasks", lambda *_, **__: pytest.fail("something was decoded"))
     for given, said in (("none.csv", "there is no such file; expected a"), ("folder.csv", "is a folder; expected a")):
         assert prepare(capsys, setting, given).startswith(f"{setting} {given}: {said}")
 
@@ -301,7 +301,7 @@ def test_a_wrong_setting_is_told_before_any_sound_is_heard(
     def heard(*_: object, **__: object) -> None:
         raise AssertionError("decoded before the setting was looked at")
 
-    monkeypatch.setattr("birdtune.dataset.frames.run_tasks", heard)
+    monkeypatch.setattr("birdtune.data.frames.run_tasks", heard)
     settings = {"--model.checkpoint": "none", flag: value}
     assert said in refused(capsys, "run", *(part for pair in settings.items() for part in pair))
 

@@ -10,20 +10,20 @@ from makers import recording
 from test_augment import Sounds
 from test_batches import make_store
 
+from birdtune.audio.logmel import VGGISH, YAMNET
 from birdtune.config import Config, TrainSettings
-from birdtune.dataset import balance
-from birdtune.dataset.balance import Sampler, quotas
-from birdtune.dataset.batches import Batches, Windows
-from birdtune.dataset.clips import ClipBatches
+from birdtune.data import sampling
+from birdtune.data.batches import Batches, Windows
+from birdtune.data.clips import ClipBatches
+from birdtune.data.sampling import Sampler, quotas
 from birdtune.errors import InputError
-from birdtune.sound.logmel import VGGISH, YAMNET
 
 # ---- classes ------------------------------------------------------------------------------------
 
 
 def test_without_a_power_the_classes_stay_as_they_were_found() -> None:
     assert quotas([100, 7, 1], 0.0).tolist() == [100, 7, 1]
-    assert balance.sampler(np.repeat(np.arange(3, dtype=np.int32), [9, 4, 2]), 3, TrainSettings()) is None
+    assert sampling.sampler(np.repeat(np.arange(3, dtype=np.int32), [9, 4, 2]), 3, TrainSettings()) is None
 
 
 def test_power_one_makes_all_alike_and_the_epoch_stays_as_long() -> None:
@@ -77,7 +77,7 @@ def test_balanced_batches_are_functions_of_seed_epoch_and_step() -> None:
     sounds.label = np.array([0] * 8 + [1] * 3 + [2], np.int32)
 
     def made() -> Batches:
-        sampler = balance.sampler(sounds.label, 4, TrainSettings(balance=1.0, min_per_class=6))
+        sampler = sampling.sampler(sounds.label, 4, TrainSettings(balance=1.0, min_per_class=6))
         return Batches(sounds, batch_size=5, seed=3, sampler=sampler)
 
     straight = made()
@@ -104,7 +104,7 @@ def test_rows_weigh_what_their_recording_does() -> None:
 def test_recordings_are_balanced_and_weighed_where_the_head_learns_from_them(tmp_path: Path) -> None:
     windows = Windows(make_store(tmp_path, dict.fromkeys("abcdef", 250)), list("abcdef"), [0, 0, 0, 0, 0, 1], 96)
     label = windows.label[::3]
-    sampler = balance.sampler(label, 2, TrainSettings(balance=1.0))
+    sampler = sampling.sampler(label, 2, TrainSettings(balance=1.0))
     weights = np.array([1, 1, 1, 1, 1, 0.5], np.float32)
     batches = ClipBatches(windows, windows, batch_size=6, seed=3, sampler=sampler, weights=weights)
     assert len(batches) == 3
@@ -122,24 +122,24 @@ RECORDINGS = [recording(f"Owl/{k}.wav", duration_s=10.0) for k in range(3)] + [
 
 
 def test_patches_are_counted_as_they_will_be_cut() -> None:
-    assert balance.patches_per_class(RECORDINGS, VGGISH, 96) == {"Owl": 33, "Wren": 4}
-    assert balance.patches_per_class(RECORDINGS, YAMNET, None)["Wren"] == 6
+    assert sampling.patches_per_class(RECORDINGS, VGGISH, 96) == {"Owl": 33, "Wren": 4}
+    assert sampling.patches_per_class(RECORDINGS, YAMNET, None)["Wren"] == 6
 
 
 def test_rare_classes_are_named() -> None:
-    assert balance.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings()) == ([], [])
-    assert balance.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_per_class=4)) == ([], [])
-    rare, (words,) = balance.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_per_class=10))
+    assert sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings()) == ([], [])
+    assert sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_per_class=4)) == ([], [])
+    rare, (words,) = sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_per_class=10))
     assert rare == ["Wren"]
     assert "fewer than 10 training patches: Wren (4); their patches come more often" in words
-    rare, _ = balance.rare_classes(RECORDINGS, RECORDINGS[3:], VGGISH, TrainSettings(min_per_class=3))
+    rare, _ = sampling.rare_classes(RECORDINGS, RECORDINGS[3:], VGGISH, TrainSettings(min_per_class=3))
     assert rare == ["Owl"], "only what is trained on counts"
 
 
 def test_recordings_of_classes_that_are_left_out_say_why() -> None:
     strict = TrainSettings(min_per_class=10, rare="leave-out")
-    assert "left out" in balance.rare_classes(RECORDINGS, RECORDINGS, VGGISH, strict)[1][0]
-    (problem,) = balance.left_out(RECORDINGS, ["Wren"], strict)
+    assert "left out" in sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, strict)[1][0]
+    (problem,) = sampling.left_out(RECORDINGS, ["Wren"], strict)
     assert (problem.recording, problem.problem, problem.used) == ("Wren/1.wav", "rare-class", False)
     assert "train.min-per-class" in str(problem.row()["advice"])
 
@@ -149,14 +149,14 @@ def test_recordings_of_classes_that_are_left_out_say_why() -> None:
 
 def weigh(folder: Path, text: str) -> tuple[dict[str, float], list[str]]:
     (folder / "quality.csv").write_text(text)
-    return balance.recording_weights(Config(input=folder), RECORDINGS)
+    return sampling.recording_weights(Config(input=folder), RECORDINGS)
 
 
 def test_without_a_table_all_recordings_weigh_the_same(tmp_path: Path) -> None:
-    assert balance.recording_weights(Config(input=tmp_path), RECORDINGS) == ({}, [])
+    assert sampling.recording_weights(Config(input=tmp_path), RECORDINGS) == ({}, [])
     missing = Config(input=tmp_path, train=TrainSettings(quality=str(tmp_path / "no.csv")))
     with pytest.raises(InputError, match=r"no\.csv"):
-        balance.recording_weights(missing, RECORDINGS)
+        sampling.recording_weights(missing, RECORDINGS)
 
 
 def test_the_table_is_found_by_paths_and_by_their_ends(tmp_path: Path) -> None:

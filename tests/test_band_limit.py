@@ -11,16 +11,17 @@ from makers import Samples, tone
 from test_export import exported_to, made_classifier, made_patches, served
 from test_job import settings
 
-from birdtune import ancestor, configure
+from birdtune.audio import noise
+from birdtune.audio.logmel import FRONT_ENDS, VGGISH, YAMNET, FrontEnd, band_centres_hz, front_end_of, log_mel
 from birdtune.config import SoundSettings
-from birdtune.dataset import frames
+from birdtune.data import frames
 from birdtune.errors import CheckpointError, SettingsError
-from birdtune.files import read_json, value_sha256, write_json
-from birdtune.learning import build_classifier
-from birdtune.model import trunks
-from birdtune.results import export, verify
-from birdtune.sound import noise
-from birdtune.sound.logmel import FRONT_ENDS, VGGISH, YAMNET, FrontEnd, band_centres_hz, front_end_of, log_mel
+from birdtune.models import registry
+from birdtune.runtime import configure
+from birdtune.runtime.files import read_json, value_sha256, write_json
+from birdtune.serving import export, verify
+from birdtune.training import base_model
+from birdtune.training.train import build_classifier
 
 LIMITED = dataclasses.replace(VGGISH, limit_hz=3600.0)
 
@@ -86,8 +87,8 @@ def test_the_setting_is_in_hertz_within_what_backbones_hear(value: str, right: b
             configure.load({"sound.band-limit": value}, {})
         return
     config = configure.load({"sound.band-limit": value, "model.backbone": "yamnet"}, {})
-    assert trunks.front_end(config) == dataclasses.replace(YAMNET, limit_hz=float(value))
-    assert build_classifier(config, ("a", "b"), "float32", None).front_end == trunks.front_end(config)
+    assert registry.front_end(config) == dataclasses.replace(YAMNET, limit_hz=float(value))
+    assert build_classifier(config, ("a", "b"), "float32", None).front_end == registry.front_end(config)
 
 
 def test_the_exported_graph_hears_what_training_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +108,7 @@ def test_the_exported_graph_hears_what_training_heard(tmp_path: Path, monkeypatc
     )  # as it would be without the limit
     network = {"model__head": "mlp", "model__hidden_units": 7}
     with pytest.raises(SettingsError, match=r"give --sound\.band-limit 3600"):
-        ancestor.find(settings(tmp_path / "data", tmp_path / "out", from_version=str(folder), **network))
+        base_model.find(settings(tmp_path / "data", tmp_path / "out", from_version=str(folder), **network))
     facts = read_json(folder / "model.json")
     facts["front_end"]["limit_hz"] = 4000.0
     write_json(folder / "model.json", facts)

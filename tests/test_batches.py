@@ -1,4 +1,4 @@
-"""birdtune.dataset.batches: a batch follows from seed, epoch and step, and from nothing else."""
+"""birdtune.data.batches: a batch follows from seed, epoch and step, and from nothing else."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import make_store
 
-from birdtune.dataset.batches import Batch, Batches, Windows, in_order, prefetched
+from birdtune.data.batches import Batch, Batches, Windows, in_order, prefetched
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""birdtune.results.calibration and certainty: scores that can be read as probabilities."""
+"""birdtune.evaluation.calibration and certainty: scores that can be read as probabilities."""
 
 import json
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.special
 
-from birdtune.results.calibration import FEWEST_SOURCES, Calibration, Scale, fit
-from birdtune.results.certainty import calibration_error, certainty, equal_mass, reliability
-from birdtune.results.scores import Scores, clip_scores, pool_mean, with_scores
+from birdtune.evaluation.calibration import FEWEST_SOURCES, Calibration, Scale, fit
+from birdtune.evaluation.reliability import calibration_error, certainty, equal_mass, reliability
+from birdtune.evaluation.scores import Scores, clip_scores, pool_mean, with_scores
 
 CLASSES = tuple("abcde")
 

@@ -1,4 +1,4 @@
-"""birdtune.search.candidates: heads on embeddings obey the settings of training that concern their examples."""
+"""birdtune.training.probes: heads on embeddings obey the settings of training that concern their examples."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +9,10 @@ import pytest
 from test_job import settings, write_data
 
 from birdtune.config import Config
-from birdtune.dataset import gather
-from birdtune.events import Interrupts, Journal
-from birdtune.model.trunks import TRUNKS
-from birdtune.search import candidates, embedded
+from birdtune.data import dataset as gather
+from birdtune.models.registry import TRUNKS
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.training import embeddings, probes
 
 
 @pytest.mark.parametrize("head", ["linear", "attention"])
@@ -22,15 +22,15 @@ def test_folds_share_what_is_compiled_and_classes_weigh_by_how_often_they_are_am
     config = settings(write_data(tmp_path / "in" / "data"), tmp_path / "out", train__class_weight_alpha=1.0)
     journal, interrupts = Journal(quiet=True), Interrupts()
     dataset, store = gather.prepare(config, TRUNKS["vggish-small"].front_end, journal, interrupts)
-    classifier, found = embedded.embed(
+    classifier, found = embeddings.embed(
         config, dataset, store, dataset.recordings, journal, interrupts, what="test"
     )
-    learner = candidates.Head(head, classifier, found, config, interrupts)
+    learner = probes.Head(head, classifier, found, config, interrupts)
     shapes: list[object] = []
     forward = learner._scorer
     monkeypatch.setattr(learner, "_scorer", lambda given: shapes.append(given.shape) or forward(given))
-    monkeypatch.setattr(candidates, "make_scorer", lambda *given: pytest.fail("compiled anew for a fold"))
-    scores = candidates.out_of_fold(learner, np.arange(len(found.labels)) % 2, 3, interrupts)
+    monkeypatch.setattr(probes, "make_scorer", lambda *given: pytest.fail("compiled anew for a fold"))
+    scores = probes.out_of_fold(learner, np.arange(len(found.labels)) % 2, 3, interrupts)
     assert len(shapes) >= 2 and len(set(shapes)) == 1
     judged = np.flatnonzero(np.arange(len(found.labels)) % 2)
     # By the weights as the last fold left them.
@@ -53,7 +53,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Any, Any]:
     config = settings(write_data(folder / "in" / "data"), folder / "out")
     journal, interrupts = Journal(quiet=True), Interrupts()
     dataset, store = gather.prepare(config, TRUNKS["vggish-small"].front_end, journal, interrupts)
-    classifier, found = embedded.embed(
+    classifier, found = embeddings.embed(
         config, dataset, store, dataset.recordings, journal, interrupts, what="test"
     )
     few = np.concatenate([np.flatnonzero(found.labels == 0)[:4], np.flatnonzero(found.labels != 0)])
@@ -81,8 +81,8 @@ def test_all_that_is_set_for_rare_classes_is_heeded_by_heads_and_where_it_can_be
 
     def scores(kind: str, embedded: Any, config: Config) -> Any:
         if kind == "head":
-            return candidates.Head("linear", classifier, embedded, config, Interrupts())(training, judged)
-        return candidates.Baseline(kind, embedded, config)(training, judged)
+            return probes.Head("linear", classifier, embedded, config, Interrupts())(training, judged)
+        return probes.Baseline(kind, embedded, config)(training, judged)
 
     for kind in ("head", "logistic regression"):
         plain, changed = (
@@ -104,7 +104,7 @@ def test_given_once_a_recording_counts_by_its_quality_its_class_and_how_often_th
     share = np.bincount(found.labels) / len(found.labels)
 
     def of_classes(embedded: Any, **changes: Any) -> Any:
-        weights = candidates.recording_weights(embedded, with_train(config, **changes).train)
+        weights = probes.recording_weights(embedded, with_train(config, **changes).train)
         assert weights.mean() == pytest.approx(1.0)
         return np.bincount(embedded.labels, weights) / len(weights)
 
@@ -116,7 +116,7 @@ def test_given_once_a_recording_counts_by_its_quality_its_class_and_how_often_th
     half = share**0.5 / (share**0.5).sum()
     assert of_classes(found, class_weight_alpha=0.5) == pytest.approx(half, rel=1e-4)
     good = replace(found, weights=np.where(np.arange(len(found.labels)) == 0, 3.0, 1.0).astype(np.float32))
-    weights = candidates.recording_weights(good, config.train)
+    weights = probes.recording_weights(good, config.train)
     assert weights[0] == pytest.approx(3 * weights[1])
 
 
@@ -127,6 +127,6 @@ def test_what_has_no_fold_is_always_trained_on_and_never_judged() -> None:
         seen.append((training.tolist(), judged.tolist()))
         return np.ones((len(judged), 2))
 
-    scores = candidates.out_of_fold(candidate, np.array([0, 1, -1, 0]), 2, Interrupts())
+    scores = probes.out_of_fold(candidate, np.array([0, 1, -1, 0]), 2, Interrupts())
     assert seen == [([1, 2], [0, 3]), ([0, 2, 3], [1])]
     assert scores[:, 0].tolist() == [1, 1, 0, 1]

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from makers import quiet
 
-from birdtune import check as checks
 from birdtune import cli
-from birdtune.configure import load
-from birdtune.dataset import gather
+from birdtune.audio.logmel import VGGISH
+from birdtune.data import dataset as gather
 from birdtune.errors import PassingError
-from birdtune.events import Interrupts, duration
-from birdtune.model import trunks
-from birdtune.model.trunks import TRUNKS
-from birdtune.sound.logmel import VGGISH
+from birdtune.models import registry
+from birdtune.models.registry import TRUNKS
+from birdtune.pipeline import check as checks
+from birdtune.runtime.configure import load
+from birdtune.runtime.events import Interrupts, duration
 
 Captured = pytest.CaptureFixture[str]
 
@@ -116,8 +116,8 @@ def test_what_was_heard_once_is_not_heard_again(
     def heard(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("birdtune.dataset.ledger.examine", heard)
-    monkeypatch.setattr("birdtune.dataset.ledger.file_sha256", heard)
+    monkeypatch.setattr("birdtune.data.ledger.examine", heard)
+    monkeypatch.setattr("birdtune.data.ledger.file_sha256", heard)
     checked(capsys, "--input", str(place), "--model.checkpoint", "none")
 
 
@@ -289,7 +289,7 @@ def test_a_good_checkpoint_is_read_once_and_again_when_it_changed(
         return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
     shapes = TRUNKS["vggish-small"].variables()
-    monkeypatch.setattr(trunks, "read_weights", lambda trunk, path: note(path))
+    monkeypatch.setattr(registry, "read_weights", lambda trunk, path: note(path))
     path = tmp_path / "some.ckpt"
     path.write_bytes(b"1")
     arguments = ("--input", str(place), "--model.checkpoint", "some.ckpt", "--model.backbone", "vggish-small")

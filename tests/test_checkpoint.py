@@ -11,10 +11,10 @@ import pytest
 from makers import Here
 
 from birdtune.errors import CheckpointError
-from birdtune.model import archive as archives
-from birdtune.model import checkpoint, network
-from birdtune.model.checkpoint import read_checkpoint
-from birdtune.model.trunks import TRUNKS
+from birdtune.models import archive as archives
+from birdtune.models import network, tf_checkpoint
+from birdtune.models.registry import TRUNKS
+from birdtune.models.tf_checkpoint import read_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def _no_process(request, monkeypatch):
     """TensorFlow reads in this process, where it is loaded; in one of its own it would be for each test anew."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     if "real_process" not in request.fixturenames:
-        monkeypatch.setattr(checkpoint, "Isolated", Here)
+        monkeypatch.setattr(tf_checkpoint, "Isolated", Here)
 
 
 @pytest.fixture

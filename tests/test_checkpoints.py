@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from birdtune.errors import CheckpointError, PassingError
-from birdtune.files import file_sha256, value_sha256
+from birdtune.runtime.files import file_sha256, value_sha256
 from birdtune.training import checkpoints as kept
 from birdtune.training.checkpoints import Checkpoints, State, read_arrays, write_arrays
 
@@ -55,7 +55,7 @@ def test_the_file_is_what_the_library_would_write(tmp_path: Path) -> None:
 
 
 def full_from(n_free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("birdtune.storage.free_bytes", "birdtune.training.checkpoints.free_bytes"):
+    for name in ("birdtune.runtime.storage.free_bytes", "birdtune.training.checkpoints.free_bytes"):
         monkeypatch.setattr(name, lambda path: n_free)
 
 

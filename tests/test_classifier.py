@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from birdtune.errors import CheckpointError, SettingsError
-from birdtune.model import classifier as classifiers
-from birdtune.model import heads
+from birdtune.models import classifier as classifiers
+from birdtune.models import heads
 
 CLASSES = ("Aquila_ficta", "Noise_noise", "Parus_ficta")
 

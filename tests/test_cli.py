@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import birdtune
-from birdtune import cli, job
+from birdtune import cli
 from birdtune.config import Config, options
 from birdtune.errors import ExportError, InputError, Interrupted, PassingError
-from birdtune.events import Interrupts, Journal
+from birdtune.pipeline import job
+from birdtune.runtime.events import Interrupts, Journal
 
 ROOT = Path(__file__).parents[1]
 Captured = pytest.CaptureFixture[str]
@@ -178,7 +179,7 @@ def test_demo_makes_its_own_input_and_minds_no_job_yaml(
     Path("input").mkdir()
     Path("input/job.yaml").write_text("split: {file: folds.csv}\ntrain: {epochs: 3}\n")
     made = type("Made", (), {"clips": 1, "seconds": 1.0, "classes": ["A"], "sources": 1, "broken": {}})
-    monkeypatch.setattr("birdtune.demo.make_data", lambda folder, **_: folder.mkdir(parents=True) or made)
+    monkeypatch.setattr("birdtune.pipeline.demo.make_data", lambda folder, **_: folder.mkdir(parents=True) or made)
     assert cli.main(["demo", "--output", "o"]) == 0
     config = jobs[0][0]
     assert (config.input, config.data, config.split.file) == (Path("o/demo-input"), None, None)
@@ -189,7 +190,7 @@ def test_run_on_the_input_of_a_demo_is_the_same_job(
     jobs: list[tuple[Config, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = type("Made", (), {"clips": 1, "seconds": 1.0, "classes": ["A"], "sources": 1, "broken": {}})
-    monkeypatch.setattr("birdtune.demo.make_data", lambda folder, **_: folder.mkdir(parents=True) or made)
+    monkeypatch.setattr("birdtune.pipeline.demo.make_data", lambda folder, **_: folder.mkdir(parents=True) or made)
     cli.main(["demo", "--output", "o", "--train.seed", "5"])
     again = capsys.readouterr().out.splitlines()[-1].split("entrypoint.sh ")[1].split()
     assert cli.main(again) == 0
@@ -201,7 +202,7 @@ def test_a_flag_beats_the_settings_of_the_demo(
     jobs: list[tuple[Config, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = type("Made", (), {"clips": 1, "seconds": 1.0, "classes": ["A"], "sources": 1, "broken": {}})
-    monkeypatch.setattr("birdtune.demo.make_data", lambda folder, **_: folder.mkdir(parents=True) or made)
+    monkeypatch.setattr("birdtune.pipeline.demo.make_data", lambda folder, **_: folder.mkdir(parents=True) or made)
     cli.main(["demo", "--train.epochs", "2"])
     assert jobs[0][0].train.epochs == 2
 
@@ -301,7 +302,7 @@ def test_each_fault_ends_with_its_code_and_one_line(
 def test_where_nothing_is_kept_nobody_is_told_to_continue(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, function: str
 ) -> None:
-    from birdtune import apply
+    from birdtune.pipeline import apply
 
     def stop(*_: object) -> None:
         raise Interrupted(2)
@@ -351,7 +352,7 @@ def test_the_module_is_the_command_and_hands_on_its_code() -> None:
 def test_whoever_listens_may_go_away() -> None:
     # More than a pipe holds, so that the reader's end is met for certain.
     script = (
-        "import sys; from birdtune.events import Journal\n"
+        "import sys; from birdtune.runtime.events import Journal\n"
         "journal = Journal()\n"
         "for _ in range(20_000): journal.say('a line that nobody reads')\n"
         "sys.stderr.write('worked on')"

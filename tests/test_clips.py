@@ -1,4 +1,4 @@
-"""birdtune.dataset.clips: batches of whole recordings follow from seed, epoch and step, and from nothing else."""
+"""birdtune.data.clips: batches of whole recordings follow from seed, epoch and step, and from nothing else."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from makers import make_store
 
-from birdtune.dataset import clips
-from birdtune.dataset.batches import Batch, Windows
-from birdtune.dataset.clips import ClipBatches
+from birdtune.data import clips
+from birdtune.data.batches import Batch, Windows
+from birdtune.data.clips import ClipBatches
 
 LENGTHS = {"a": 96, "b": 250, "c": 950, "d": 96, "e": 150}  # 1, 3, 10, 1, 2 windows
 FIELDS = ("patches", "labels", "weights", "windows", "inside")

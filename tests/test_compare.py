@@ -1,4 +1,4 @@
-"""birdtune.search.compare: heads and baselines side by side, on folds that share no source and never touch test."""
+"""birdtune.tuning.compare: heads and baselines side by side, on folds that share no source and never touch test."""
 
 import argparse
 import shlex
@@ -10,12 +10,13 @@ import pytest
 import soundfile
 from test_job import CLASSES, settings, write_data
 
-from birdtune import cli, configure
+from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import InputError
-from birdtune.events import Interrupts, Journal
-from birdtune.files import read_csv, read_json
-from birdtune.search import compare, tune
+from birdtune.runtime import configure
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import read_csv, read_json
+from birdtune.tuning import compare, tune
 
 
 class Said(Journal):
@@ -49,7 +50,7 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
 ) -> None:
     seen: list[Any] = []
     judge, out_of_fold = compare.judge, compare.out_of_fold
-    monkeypatch.setattr("birdtune.search.embedded.MOST_FOLDS", 2)
+    monkeypatch.setattr("birdtune.training.embeddings.MOST_FOLDS", 2)
 
     def told(candidate: Any, fold: Any, *given: Any) -> Any:
         seen.append((candidate._embedded, fold))

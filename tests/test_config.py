@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from birdtune.config import Config, ModelSettings, options
-from birdtune.configure import load, nearest
 from birdtune.errors import CheckpointError, InputError, SettingsError
-from birdtune.model.trunks import TRUNKS, checkpoint_path
+from birdtune.models.registry import TRUNKS, checkpoint_path
+from birdtune.runtime.configure import load, nearest
 
 
 def loaded(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Config:

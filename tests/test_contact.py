@@ -12,10 +12,10 @@ from makers import quiet, tone, without_processes, write_sound
 from test_augment import ALL, Sounds, augmenter
 
 from birdtune.config import AugmentSettings, Config
-from birdtune.dataset import augment, frames
+from birdtune.data import augment, frames
 from birdtune.errors import InputError
-from birdtune.events import Interrupts
-from birdtune.results import contact
+from birdtune.reporting import augmentation_sheet
+from birdtune.runtime.events import Interrupts
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -24,15 +24,15 @@ def pixels(png: bytes) -> np.ndarray:
 
 def test_each_thing_that_is_on_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    drawn = contact._picture
+    drawn = augmentation_sheet._picture
     monkeypatch.setattr(
-        contact,
+        augmentation_sheet,
         "_picture",
         lambda columns, spec: (seen.append([words for words, _ in columns]), drawn(columns, spec))[1],
     )
     chosen, order = np.array([0, 1, 4]), np.arange(12)
-    wide = pixels(contact.sheet(augmenter(ALL), chosen, order))
-    narrow = pixels(contact.sheet(augmenter(AugmentSettings(band_mask=9)), chosen, order))
+    wide = pixels(augmentation_sheet.sheet(augmenter(ALL), chosen, order))
+    narrow = pixels(augmentation_sheet.sheet(augmenter(AugmentSettings(band_mask=9)), chosen, order))
 
     assert len(seen[0]) == len(augment.NAMES) + 2, "as it is, each alone, all together"
     assert len(seen[1]) == 2
@@ -47,34 +47,34 @@ def test_the_start_jitter_has_a_column_with_patches_moved_that_far(monkeypatch: 
             return self.frames[windows] + np.float16(0) if shift is None else np.roll(self.frames[windows], 7, axis=1)
 
     columns: dict[str, np.ndarray] = {}
-    monkeypatch.setattr(contact, "_picture", lambda made, spec: columns.update(made))
+    monkeypatch.setattr(augmentation_sheet, "_picture", lambda made, spec: columns.update(made))
     some = np.array([0, 1, 4])
-    contact.sheet(augmenter(AugmentSettings(gain_db=3), Moved()), some, np.arange(12), 48)
+    augmentation_sheet.sheet(augmenter(AugmentSettings(gain_db=3), Moved()), some, np.arange(12), 48)
     plain, moved, louder, both = columns.values()
     assert "started elsewhere,\n± 48 frames" in columns
     assert (np.roll(plain, 7, axis=1) == moved).all()
     # What is done alone is done to patches in their places, all together to moved ones.
     assert (np.roll(louder, 7, axis=1) == both).all() and (louder != plain).any()
     columns.clear()
-    contact.sheet(augmenter(AugmentSettings(), Moved()), some, np.arange(12), 48)
+    augmentation_sheet.sheet(augmenter(AugmentSettings(), Moved()), some, np.arange(12), 48)
     assert len(columns) == 2
 
 
 def test_noise_that_is_louder_than_the_patch_is_called_so() -> None:
     for low, words in ((5, "5 to 25 dB fainter"), (-5, "5 dB louder to 15 fainter"), (-30, "30 to 10 dB louder")):
-        assert contact.title("pink_noise", AugmentSettings(pink_noise=0.5, snr_db=low)).endswith(words)
+        assert augmentation_sheet.title("pink_noise", AugmentSettings(pink_noise=0.5, snr_db=low)).endswith(words)
 
 
 def test_the_picture_is_the_same_each_time() -> None:
     settings = AugmentSettings(white_noise=0.1, mixup=0.1)
-    made = [contact.sheet(augmenter(settings), np.array([0, 5]), np.arange(12)) for _ in range(2)]
+    made = [augmentation_sheet.sheet(augmenter(settings), np.array([0, 5]), np.arange(12)) for _ in range(2)]
     assert made[0] == made[1]
 
 
 def test_what_is_done_to_a_share_of_patches_is_shown_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = {}
-    monkeypatch.setattr(contact, "_picture", lambda made, spec: columns.update(made))
-    contact.sheet(augmenter(AugmentSettings(pink_noise=0.01)), np.array([0, 1, 4, 7]), np.arange(12))
+    monkeypatch.setattr(augmentation_sheet, "_picture", lambda made, spec: columns.update(made))
+    augmentation_sheet.sheet(augmenter(AugmentSettings(pink_noise=0.01)), np.array([0, 1, 4, 7]), np.arange(12))
     plain, noisy = columns.values()
     assert (plain != noisy).any(axis=(1, 2)).all()
 
@@ -85,10 +85,10 @@ def test_loud_windows_of_several_classes_are_shown() -> None:
             spec = augmenter(ALL).spec
 
     sounds = Windows()
-    chosen = contact.loud_windows(sounds, without=(3,))  # type: ignore[arg-type]
+    chosen = augmentation_sheet.loud_windows(sounds, without=(3,))  # type: ignore[arg-type]
     assert sounds.label[chosen].tolist() == [0, 1, 2]
     assert chosen[0] == 0, "the loudest of its class"
-    assert sounds.label[contact.loud_windows(sounds, without=(0, 1, 2, 3))].size  # type: ignore[arg-type]
+    assert sounds.label[augmentation_sheet.loud_windows(sounds, without=(0, 1, 2, 3))].size  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_the_command_draws_from_a_folder_of_sounds(tmp_path: Path, monkeypatch: 
     def draw(**settings: float) -> str:
         said.clear()
         config = Config(input=tmp_path, output=tmp_path / "out", augment=AugmentSettings(**settings))
-        contact.draw_sheet(config, out, journal, Interrupts())
+        augmentation_sheet.draw_sheet(config, out, journal, Interrupts())
         return "\n".join(said)
 
     assert "strengths worth a try" in (said_of_all := draw()) and "--train.jitter-frames 48: started" in said_of_all

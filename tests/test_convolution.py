@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 
 from birdtune.config import TrainSettings
-from birdtune.dataset.batches import Batch
-from birdtune.model import classifier as classifiers
-from birdtune.model.network import Convolution
-from birdtune.training import convolution, devices, feeds
+from birdtune.data.batches import Batch
+from birdtune.models import classifier as classifiers
+from birdtune.models.network import Convolution
+from birdtune.training import convolution, devices
+from birdtune.training import inputs as feeds
 from birdtune.training.step import StepSettings, Trainer
 
 

@@ -1,4 +1,4 @@
-"""birdtune.dataset.coverage: what of the recordings is padding, and what lies above the backbone's band."""
+"""birdtune.data.coverage: what of the recordings is padding, and what lies above the backbone's band."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pytest
 from makers import codes, hear, recording, tone, write_sound
 
-from birdtune.dataset import coverage
-from birdtune.sound.audio import examine
-from birdtune.sound.logmel import VGGISH
+from birdtune.audio.decode import examine
+from birdtune.audio.logmel import VGGISH
+from birdtune.data import coverage
 
 Array = npt.NDArray[np.floating]
 

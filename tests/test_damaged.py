@@ -9,11 +9,11 @@ import pytest
 import soundfile
 from makers import Samples, hear, tone, without_processes, write_sound
 
+from birdtune.audio.container import open_sound
+from birdtune.audio.decode import SoundStream, examine
+from birdtune.audio.faults import SoundError
 from birdtune.config import SoundSettings
-from birdtune.dataset.ledger import Ledger
-from birdtune.sound.audio import SoundStream, examine
-from birdtune.sound.container import open_sound
-from birdtune.sound.faults import SoundError
+from birdtune.data.ledger import Ledger
 
 RATE_HZ, SECONDS = 16_000, 6.0
 SOUND = tone(SECONDS)

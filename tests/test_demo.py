@@ -12,16 +12,17 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from birdtune import demo, demo_songs
+from birdtune.audio import demo_songs
+from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.config import SoundSettings
-from birdtune.dataset import recordings
-from birdtune.dataset.labels import read_label_map
-from birdtune.dataset.ledger import Ledger, examine_all, identify
-from birdtune.dataset.selection import select
-from birdtune.dataset.sources import find_sources
+from birdtune.data import scan
+from birdtune.data.labels import read_label_map
+from birdtune.data.ledger import Ledger, examine_all, identify
+from birdtune.data.selection import select
+from birdtune.data.sources import find_sources
 from birdtune.errors import InputError, Interrupted
-from birdtune.events import Interrupts, Journal
-from birdtune.sound.logmel import VGGISH, log_mel
+from birdtune.pipeline import demo
+from birdtune.runtime.events import Interrupts, Journal
 
 RATE_HZ = 16_000
 SONGS = {song.species: song for song in demo_songs.SONGS}
@@ -226,7 +227,7 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checked(made):
     """What birdtune's own check says of the folder: usable recordings, problems."""
-    listing = recordings.scan(made.data)
+    listing = scan.scan(made.data)
     ledger, journal, interrupts = Ledger(None, SoundSettings()), Journal(quiet=True), Interrupts()
     unreadable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     examine_all(

@@ -1,4 +1,4 @@
-"""birdtune.results.doubts and verdict: what speaks against a model, from made figures."""
+"""birdtune.evaluation.diagnostics and verdict: what speaks against a model, from made figures."""
 
 import itertools
 from pathlib import Path
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from birdtune import facts
 from birdtune.config import AugmentSettings, Config
-from birdtune.dataset import augment
-from birdtune.files import write_json
-from birdtune.results import doubts
-from birdtune.results.doubts import MILD, STRONG, Doubt, of_training, while_training
-from birdtune.results.metrics import chance_ap, judge
-from birdtune.results.scores import Scores
-from birdtune.results.verdict import all_doubts, of_scores, verdict
+from birdtune.data import augment
+from birdtune.evaluation import diagnostics
+from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt, of_training, while_training
+from birdtune.evaluation.metrics import chance_ap, judge
+from birdtune.evaluation.scores import Scores
+from birdtune.reporting import report_data
+from birdtune.reporting.verdict import all_doubts, of_scores, verdict
+from birdtune.runtime.files import write_json
 
 CLASSES = tuple(f"Class_{letter}" for letter in "abcdefghij")
 LN10 = 2.3026
@@ -322,9 +322,9 @@ def test_where_nothing_was_learnt_augmentation_is_blamed_first_and_only_there(tm
     figures = {"test": judged(TRUE, [0] * len(TRUE), slices=2)}  # one answer for all
     assert all_doubts(trained(2.0, 1.0, augmented=strong), figures)[0].code == "augmented"
 
-    write_json(tmp_path / facts.HISTORY_NAME, trained(*stuck))
+    write_json(tmp_path / report_data.HISTORY_NAME, trained(*stuck))
     config = Config.model_validate({"augment": {"gain_db": 60}, "evaluate": {"suspects": False}})
-    found, _ = facts.judgement(SimpleNamespace(logs=tmp_path, config=config), good)  # type: ignore[arg-type]
+    found, _ = report_data.judgement(SimpleNamespace(logs=tmp_path, config=config), good)  # type: ignore[arg-type]
     assert found[0].code == "augmented" and "--augment.gain-db 60" in found[0].text
 
 
@@ -370,7 +370,7 @@ def test_a_row_holds_all_of_a_doubt_and_hostile_names_stay_on_one_line() -> None
     (doubt,) = of_training(trained(2.0, 1.0, inputs=[row]))
     assert doubt.row() == {name: getattr(doubt, name) for name in ("code", "severity", "text", "advice")}
     assert "a\\nb\\u202e" in doubt.text and "\n" not in doubt.text
-    assert doubts.diverged("the loss is nan").code in doubts.CODES
+    assert diagnostics.diverged("the loss is nan").code in diagnostics.CODES
 
 
 @pytest.mark.parametrize("support", [(1, 4), (2, 3), (3,), (1, 1, 3)])

@@ -1,4 +1,4 @@
-"""birdtune.events: what a run says to people and to machines, and how it is stopped."""
+"""birdtune.runtime.events: what a run says to people and to machines, and how it is stopped."""
 
 import contextlib
 import io
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from birdtune import events
 from birdtune.errors import BirdtuneError, InputError, Interrupted, PassingError
-from birdtune.events import Interrupts, Journal, duration
+from birdtune.runtime import events
+from birdtune.runtime.events import Interrupts, Journal, duration
 
 
 def lines(folder: Path) -> list[str]:
@@ -183,7 +183,7 @@ def test_a_log_that_was_deleted_is_told(tmp_path: Path) -> None:
 def talk(streams: str) -> subprocess.CompletedProcess[str]:
     """A process that says two lines through a journal, with its streams as a shell is told."""
     script = (
-        "import sys; from birdtune.events import Journal; journal = Journal(); journal.say('one'); "
+        "import sys; from birdtune.runtime.events import Journal; journal = Journal(); journal.say('one'); "
         "journal.say('two'); sys.exit(0 if journal.unheard is None else 3)"
     )
     return subprocess.run(
@@ -374,7 +374,7 @@ def test_handlers_are_put_back() -> None:
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
     program = (
-        "import os, signal; from birdtune.events import Interrupts\n"
+        "import os, signal; from birdtune.runtime.events import Interrupts\n"
         "with Interrupts().watching() as interrupts, interrupts.held():\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('still here', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT); print('not here', flush=True)\n"

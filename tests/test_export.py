@@ -20,15 +20,15 @@ import soundfile
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from birdtune.audio.logmel import VGGISH, cut, frames_of, log_mel
 from birdtune.errors import CheckpointError, ExportError, Interrupted, PassingError
-from birdtune.model import classifier as classifiers
-from birdtune.results import export, verify
-from birdtune.results.answers import BACKGROUND, OWN, SHARED, Thresholds
-from birdtune.results.calibration import Calibration, Scale
-from birdtune.results.novelty import Measured, Moments, Novelty, held, loudness
-from birdtune.results.novelty import Scale as Limits
-from birdtune.results.predict import predict_files
-from birdtune.sound.logmel import VGGISH, cut, frames_of, log_mel
+from birdtune.evaluation.calibration import Calibration, Scale
+from birdtune.evaluation.decision import BACKGROUND, OWN, SHARED, Thresholds
+from birdtune.evaluation.ood import Measured, Moments, Novelty, held, loudness
+from birdtune.evaluation.ood import Scale as Limits
+from birdtune.models import classifier as classifiers
+from birdtune.serving import export, verify
+from birdtune.serving.predict import predict_files
 
 CLASSES = ("Noise_noise", "Parus major", "Turdus_merula", "Ä'\"=x")
 RATE_HZ = VGGISH.rate_hz
@@ -426,7 +426,7 @@ def test_embeddings_are_compared_relative_to_the_largest_of_them() -> None:
 def test_a_model_that_has_no_room_is_not_begun(
     tmp_path: Path, classifier: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("birdtune.storage.free_bytes", lambda path: 1_000_000)
+    monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: 1_000_000)
     monkeypatch.setattr(tf.saved_model, "save", lambda *arguments, **how: pytest.fail("begun"))
     with pytest.raises(PassingError, match=r"model/1: .* for the exported model \([\d.]+ MB needed, 1\.0 MB free\)"):
         exported_to(tmp_path / "model" / "1", classifier)
@@ -516,7 +516,7 @@ def test_the_fresh_process_has_a_session_of_its_own_and_no_gpu(
 
 def test_the_fresh_process_ends_when_the_one_that_started_it_does() -> None:
     program = (
-        "import time; from birdtune.results.verify import end_with_parent; end_with_parent(); time.sleep(60)"
+        "import time; from birdtune.serving.verify import end_with_parent; end_with_parent(); time.sleep(60)"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program],

@@ -11,20 +11,20 @@ import pytest
 import tensorflow as tf
 from makers import StopAt, make_store, quiet
 
-from birdtune import storage
 from birdtune.config import TrainSettings
-from birdtune.dataset.activations import KeptWindows
-from birdtune.dataset.batches import Batches, Windows
-from birdtune.dataset.clips import ClipBatches
+from birdtune.data.batches import Batches, Windows
+from birdtune.data.clips import ClipBatches
+from birdtune.data.embedding_cache import KeptWindows
 from birdtune.errors import DivergedError, Interrupted, PassingError
-from birdtune.events import Interrupts, Journal
-from birdtune.model import classifier as classifiers
-from birdtune.model import network
-from birdtune.model.classifier import Classifier
-from birdtune.model.trunks import TRUNKS
-from birdtune.training import devices, feeds
+from birdtune.models import classifier as classifiers
+from birdtune.models import network
+from birdtune.models.classifier import Classifier
+from birdtune.models.registry import TRUNKS
+from birdtune.runtime import storage
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.training import devices, inputs
 from birdtune.training.checkpoints import Checkpoints, State
-from birdtune.training.feeds import Feed, Frozen, Resident, in_memory
+from birdtune.training.inputs import Feed, Frozen, Resident, in_memory
 from birdtune.training.loop import Loop
 from birdtune.training.scoring import make_scorer, score_windows
 from birdtune.training.step import StepSettings, Trainer
@@ -127,7 +127,7 @@ def loop_of(
 ) -> Loop:  # fmt: skip
     settings = settings or TrainSettings(epochs=3, batch_size=4, learning_rate=1e-2, jit=True)
     classifier = build(point, head=head)
-    feed = feeds.whole(classifier, windows)
+    feed = inputs.whole(classifier, windows)
     if kept:
         feed = frozen(classifier, windows).feed(windows, what="training")
         feed = in_memory(feed) if memory else feed
@@ -337,14 +337,14 @@ def test_what_other_layers_made_is_not_taken_for_theirs(
 
 
 def test_a_full_disk_is_foreseen(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "free_bytes", lambda path: 100_000)
+    monkeypatch.setattr(inputs, "free_bytes", lambda path: 100_000)
     journal = Said()
     feed = frozen(build("conv"), windows, journal).feed(windows, what="training")
     assert feed.source is windows and "100 kB are free" in journal.lines[0]
 
 
 def test_room_for_the_checkpoints_is_left(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "free_bytes", lambda path: 10**9)
+    monkeypatch.setattr(inputs, "free_bytes", lambda path: 10**9)
     journal = Said()
     for reserved_bytes, is_kept in ((10**9 - 100_000, False), (0, True)):
         feed = frozen(build("conv"), windows, journal, reserved_bytes=reserved_bytes).feed(windows, what="training")
@@ -378,7 +378,7 @@ def large_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("large_card")
 def test_frames_in_memory_are_those_on_the_disk(windows: Windows) -> None:
     classifier = build("none")
-    plain = feeds.whole(classifier, windows)
+    plain = inputs.whole(classifier, windows)
     resident = in_memory(plain)
     assert isinstance(resident.source, Resident) and len(resident.source) == len(windows)
     one, other = (
@@ -393,10 +393,10 @@ def test_frames_in_memory_are_those_on_the_disk(windows: Windows) -> None:
 def test_what_does_not_fit_into_memory_stays_on_the_disk(
     windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeds, "_MOST_RESIDENT_BYTES", 1000)
+    monkeypatch.setattr(inputs, "_MOST_RESIDENT_BYTES", 1000)
     feed = frozen(build("conv"), windows).feed(windows, what="training")
     assert in_memory(feed) is feed
-    assert in_memory(feeds.whole(build("none"), windows)).source is windows
+    assert in_memory(inputs.whole(build("none"), windows)).source is windows
 
 
 def test_a_card_is_given_many_updates_at_once(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +405,7 @@ def test_a_card_is_given_many_updates_at_once(windows: Windows, monkeypatch: pyt
         return Trainer(classifier, TrainSettings(jit=False, **how), step, feed).updates_per_call
 
     classifier = build("none")
-    assert calls(feeds.whole(classifier, windows)) == 1
+    assert calls(inputs.whole(classifier, windows)) == 1
     monkeypatch.setattr(devices, "has_gpu", lambda: True)
-    assert calls(feeds.whole(classifier, windows), batch_size=128) > 100
-    assert calls(feeds.whole(classifier, windows), accumulate=2) == 1
+    assert calls(inputs.whole(classifier, windows), batch_size=128) > 100
+    assert calls(inputs.whole(classifier, windows), accumulate=2) == 1

@@ -1,4 +1,4 @@
-"""birdtune.files and birdtune.storage: whole or not at all, refusals in words, tables that come back."""
+"""runtime.files and runtime.storage: whole or not at all, refusals in words, tables that come back."""
 
 import csv
 import errno
@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import ordinary_folder
 
-from birdtune import files
 from birdtune.errors import BirdtuneError, InputError, PassingError
-from birdtune.files import (
+from birdtune.runtime import files
+from birdtune.runtime.files import (
     file_sha256,
     growing_csv,
     make_folder,
@@ -33,7 +33,7 @@ from birdtune.files import (
     write_json,
     write_text,
 )
-from birdtune.storage import (
+from birdtune.runtime.storage import (
     free_bytes,
     need_space,
     reading_faults,

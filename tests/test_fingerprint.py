@@ -1,10 +1,10 @@
-"""birdtune.sound.fingerprint: noise floors of made sound."""
+"""birdtune.audio.fingerprint: noise floors of made sound."""
 
 import numpy as np
 import pytest
 
-from birdtune.sound.fingerprint import N_BANDS, floors_of
-from birdtune.sound.measures import Meter
+from birdtune.audio.fingerprint import N_BANDS, floors_of
+from birdtune.audio.measures import Meter
 
 RATE_HZ = 16_000
 

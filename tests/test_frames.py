@@ -1,4 +1,4 @@
-"""birdtune.dataset.frames: made once, found again by content, and believed only if whole."""
+"""birdtune.data.frames: made once, found again by content, and believed only if whole."""
 
 import dataclasses
 import json
@@ -15,17 +15,17 @@ import numpy.typing as npt
 import pytest
 from makers import quiet, tone, without_processes, write_sound
 
+from birdtune.audio.decode import SoundStream, examine, read
+from birdtune.audio.faults import SoundError
+from birdtune.audio.logmel import VGGISH, FrontEnd, frames_of
 from birdtune.config import SoundSettings
-from birdtune.dataset import frames, shards
-from birdtune.dataset.frames import FrameStore, fill
-from birdtune.dataset.ledger import Examined, Ledger, identify
-from birdtune.dataset.recordings import SoundFile, scan
+from birdtune.data import frames, shards
+from birdtune.data.frames import FrameStore, fill
+from birdtune.data.ledger import Examined, Ledger, identify
+from birdtune.data.scan import SoundFile, scan
 from birdtune.errors import InputError, Interrupted, PassingError
-from birdtune.events import Interrupts
-from birdtune.sound.audio import SoundStream, examine, read
-from birdtune.sound.faults import SoundError
-from birdtune.sound.logmel import VGGISH, FrontEnd, frames_of
-from birdtune.workers import Crashed, run_tasks
+from birdtune.runtime.events import Interrupts
+from birdtune.runtime.workers import Crashed, run_tasks
 
 
 def frames_in(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -191,7 +191,7 @@ def test_frames_that_are_not_finite_never_come_into_the_store(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The decoder refuses such samples long before; here it is made to let them through.
-    monkeypatch.setattr("birdtune.sound.audio._LOUDEST", math.inf)
+    monkeypatch.setattr("birdtune.audio.decode._LOUDEST", math.inf)
     write_sound(cache.data / "A/loud.wav", np.float32(3e38) * tone(1.0, seed=7), subtype="FLOAT")
     store, _ = cache.run()
     assert cache.examined("A/loud.wav").problem == "not-finite" and len(store) == 3
@@ -317,12 +317,12 @@ def test_frames_that_have_no_room_are_not_begun(cache: Cache, monkeypatch: pytes
     store, _ = cache.run()
     expected = sum(store.entry(content).n_frames for content in store.contents()) * 128
     shutil.rmtree(cache.folder)
-    monkeypatch.setattr("birdtune.storage.free_bytes", lambda path: expected - 1)
+    monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: expected - 1)
     monkeypatch.setattr(frames, "run_tasks", lambda *arguments, **how: pytest.fail("begun"))
     words = rf"too full for the frames of 3 recordings \({round(expected / 1000)} kB needed"
     with pytest.raises(PassingError, match=words):
         cache.run()
-    monkeypatch.setattr("birdtune.storage.free_bytes", lambda path: expected)
+    monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: expected)
     with pytest.raises(pytest.fail.Exception, match="begun"):
         cache.run()
 

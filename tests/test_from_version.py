@@ -12,14 +12,17 @@ import soundfile
 import tensorflow as tf
 from makers import Here
 
-from birdtune import ancestor, check, configure, job
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, InputError, Interrupted, SettingsError
-from birdtune.events import Interrupts, Journal
-from birdtune.files import read_csv, read_json
-from birdtune.learning import build_classifier, load_first_weights
-from birdtune.model import classifier as classifiers
-from birdtune.results import novelty, served
+from birdtune.evaluation import ood
+from birdtune.models import classifier as classifiers
+from birdtune.models import saved_model
+from birdtune.pipeline import check, job
+from birdtune.runtime import configure
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import read_csv, read_json
+from birdtune.training import base_model
+from birdtune.training.train import build_classifier, load_first_weights
 
 OLD = {"Bubo_bubo": 1800, "Corvus_corax": 3600, "Dryocopus_martius": 5200}
 NEW = {"Apus_apus": 900}  # sorted by name, it would be the first column
@@ -84,12 +87,12 @@ def beside(output: Path, version: int = 2) -> dict[str, Any]:
 def weights_of(output: Path, version: int) -> dict[str, np.ndarray[Any, Any]]:
     folder = output / f"model/birdtune/{version}"
     facts = read_json(folder / "model.json")
-    return served.read(folder, facts["backbone"], facts["head"], facts["weights_sha256"])
+    return saved_model.read(folder, facts["backbone"], facts["head"], facts["weights_sha256"])
 
 
 @pytest.fixture(autouse=True)
 def _without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served, "Isolated", Here)
+    monkeypatch.setattr(saved_model, "Isolated", Here)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,7 @@ def second(first: Path, new_data: Path, tmp_path_factory: pytest.TempPathFactory
     """The same with version 2, which began from it."""
     output = Path(shutil.copytree(first, tmp_path_factory.mktemp("second") / "output"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(served, "Isolated", Here)
+        patch.setattr(saved_model, "Isolated", Here)
         run(settings(new_data, output, from_version=1))
     return output
 
@@ -164,7 +167,7 @@ def test_new_recordings_alone_are_learnt_without_a_new_class(old_data: Path, cop
 
 def test_it_begins_with_the_served_weights_and_new_columns_in_their_middle(first: Path, new_data: Path) -> None:
     chosen = settings(new_data, first, from_version=1)
-    (found,) = ancestor.find(chosen)
+    (found,) = base_model.find(chosen)
     classes = (*found.classes, "Apus_apus")
     grown = [build_classifier(chosen, classes, "float32", seed=seed) for seed in (1, 1, 2)]
     for each in grown:
@@ -191,9 +194,9 @@ def test_every_head_is_served_and_grown(head: str, scores: str, tmp_path: Path) 
     folder = tmp_path / "[1] möwe*"
     tf.saved_model.save(module, str(folder))
     sha256 = classifiers.weights_sha256(classifiers.weights(old))
-    read = served.read(folder, "vggish-small", head, sha256)
+    read = saved_model.read(folder, "vggish-small", head, sha256)
     fresh = build_classifier(chosen, (*OLD, "Apus_apus"), "float32", seed=3)
-    from birdtune.model.growth import grown
+    from birdtune.models.growth import grown
 
     classifiers.load_weights(fresh, grown(read, classifiers.weights(fresh)))
     patches = np.random.default_rng(0).normal(-3, 1, (4, 96, 64)).astype(np.float32)
@@ -217,9 +220,9 @@ def test_a_models_variables_are_read_in_a_process_of_their_own(
 ) -> None:
     monkeypatch.undo()
     facts = read_json(first / "model/birdtune/1/model.json")
-    served.verify(first / "model/birdtune/1", "vggish-small", "linear", facts["weights_sha256"])
+    saved_model.verify(first / "model/birdtune/1", "vggish-small", "linear", facts["weights_sha256"])
     with pytest.raises(CheckpointError, match="SHA-256"):
-        served.verify(first / "model/birdtune/1", "vggish-small", "linear", "0" * 64)
+        saved_model.verify(first / "model/birdtune/1", "vggish-small", "linear", "0" * 64)
 
 
 def test_what_frozen_layers_made_of_other_weights_is_not_used(copy: Path, old_data: Path, new_data: Path) -> None:
@@ -309,8 +312,8 @@ def test_a_model_with_a_class_that_is_called_as_no_answer_is_begun_from_if_that_
         path = copy / "model/birdtune/1" / name
         path.write_text(path.read_text().replace("Bubo_bubo", "None"))
     with pytest.raises(SettingsError, match=r"--from-version: version 1: there is a class None, and `none` is what"):
-        ancestor.find(settings(new_data, copy, from_version=1))
-    (found,) = ancestor.find(settings(new_data, copy, from_version=1, labels__background="none"))
+        base_model.find(settings(new_data, copy, from_version=1))
+    (found,) = base_model.find(settings(new_data, copy, from_version=1, labels__background="none"))
     assert found.classes[0] == "None"
 
 
@@ -362,7 +365,7 @@ def test_a_class_whose_folder_is_gone_keeps_its_column_as_it_was(
 def test_sounds_of_a_class_whose_folder_is_gone_are_answered_where_the_trunk_is_kept(
     freeze: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(novelty, "FEWEST_SOURCES", 2)
+    monkeypatch.setattr(ood, "FEWEST_SOURCES", 2)
     left = write_data(tmp_path / "data", OLD)
     output = tmp_path / "output"
     common = {"evaluate__keep_known": 0.5, "model__freeze": freeze}
@@ -370,9 +373,9 @@ def test_sounds_of_a_class_whose_folder_is_gone_are_answered_where_the_trunk_is_
     shutil.rmtree(left / "Corvus_corax")
     write_data(left, NEW)
     run(settings(left, output, from_version=1, **common))
-    before, after = (served.read_novelty(output / f"model/birdtune/{version}") for version in (1, 2))
+    before, after = (saved_model.read_novelty(output / f"model/birdtune/{version}") for version in (1, 2))
     assert before is not None and after is not None
-    written = novelty.Novelty.load(output / "reports/1/novelty.npz")
+    written = ood.Novelty.load(output / "reports/1/novelty.npz")
     np.testing.assert_array_equal(before.centres, written.centres)
     np.testing.assert_array_equal(before.counts, written.counts)
     found, report = beside(output), (output / "reports/2/report.html").read_text()
@@ -428,7 +431,7 @@ def test_what_the_old_model_learnt_from_does_not_judge_it(copy: Path, new_data: 
     assert (found["comparison"] or {"n_recordings": 0})["n_recordings"] == len(clean)
     # Of runs that kept no list, what they tested on is known.
     (copy / "logs/1/split.csv").unlink()
-    heard_of = ancestor.find(settings(new_data, copy, from_version=1))[0].heard()
+    heard_of = base_model.find(settings(new_data, copy, from_version=1))[0].heard()
     assert heard_of is not None and len(heard_of.only_tested or ()) == 6
 
 
@@ -438,7 +441,7 @@ def test_what_the_version_before_had_learnt_from_counts_as_well(second: Path, ne
     lines = path.read_text().splitlines(keepends=True)
     taught = next(line for line in lines if line.startswith("Bubo_bubo/") and ",train," in line)
     path.write_text("".join(line for line in lines if "Bubo_bubo" not in line))
-    heard = ancestor.find(settings(new_data, output, from_version=2))[0].heard()
+    heard = base_model.find(settings(new_data, output, from_version=2))[0].heard()
     assert heard is not None and taught.split(",")[0] in heard.names and "Apus_apus/Apus000_0.wav" in heard.names
 
 
@@ -453,6 +456,6 @@ def test_a_model_from_elsewhere_is_begun_from_and_judged_if_its_logs_came_along(
     assert found["comparison"] is None and "nobody knows which of the 6 test recordings" in found["reason"]
     assert "test-heard-before" in [row["code"] for row in record(output, 1)["warnings"]]
     whole = settings(new_data, tmp_path / "other", from_version=str(first / "model/birdtune/1"))
-    assert ancestor.find(whole)[0].heard() is not None
+    assert base_model.find(whole)[0].heard() is not None
 
 

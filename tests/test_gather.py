@@ -1,4 +1,4 @@
-"""birdtune.dataset.gather: from folders to what can be trained on, and every file accounted for."""
+"""birdtune.data.dataset: from folders to what can be trained on, and every file accounted for."""
 
 import dataclasses
 import os
@@ -14,17 +14,18 @@ import pytest
 import soundfile
 from makers import cut, quiet, tone, without_processes, write_sound
 
+from birdtune.audio.decode import read
+from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.config import Config, SoundSettings, TrainSettings
-from birdtune.dataset import frames, gather
-from birdtune.dataset import ledger as ledgers
-from birdtune.dataset.batches import Windows
-from birdtune.dataset.frames import FrameStore
-from birdtune.dataset.gather import Dataset
+from birdtune.data import dataset as gather
+from birdtune.data import frames
+from birdtune.data import ledger as ledgers
+from birdtune.data.batches import Windows
+from birdtune.data.dataset import Dataset
+from birdtune.data.frames import FrameStore
 from birdtune.errors import InputError, SettingsError
-from birdtune.events import Interrupts, Journal
-from birdtune.files import read_csv, read_json
-from birdtune.sound.audio import read
-from birdtune.sound.logmel import VGGISH, log_mel
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import read_csv, read_json
 
 CLASSES = ("Erithacus_rubecula", "Parus_major", "Turdus_merula")
 
@@ -354,7 +355,7 @@ def test_the_resampler_is_heeded(place: Path) -> None:
 
 def test_nothing_of_the_data_side_brings_tensorflow() -> None:
     program = (
-        "import sys; import birdtune.dataset.gather, birdtune.dataset.batches\n"
+        "import sys; import birdtune.data.dataset, birdtune.data.batches\n"
         "print([name for name in ('tensorflow', 'keras', 'numba', 'matplotlib', 'sklearn') if name in sys.modules])"
     )
     code = Path(gather.__file__).parents[2]

@@ -1,4 +1,4 @@
-"""birdtune.results.graph_safety: a SavedModel that could do more than compute is not loaded."""
+"""birdtune.models.graph_safety: a SavedModel that could do more than compute is not loaded."""
 
 import json
 from collections.abc import Callable
@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
+from birdtune.audio.logmel import VGGISH
 from birdtune.errors import CheckpointError
-from birdtune.results.graph_safety import ALLOWED, require_numbers_only
-from birdtune.results.verify import FORMAT, open_model
-from birdtune.sound.logmel import VGGISH
+from birdtune.models.graph_safety import ALLOWED, require_numbers_only
+from birdtune.serving.verify import FORMAT, open_model
 
 FACTS = {"format": FORMAT, "classes": ["a"], "head": "softmax", "front_end": {"digest": VGGISH.digest}}
 PATCHES = tf.TensorSpec([None, 96, 64], tf.float32, name="inputs")

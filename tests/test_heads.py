@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from birdtune.errors import SettingsError
-from birdtune.model import heads, losses
+from birdtune.models import heads, losses
 
 
 def head(scores="softmax", n_classes=5, **changes):

@@ -1,6 +1,7 @@
 """The house as a whole: who may import whom, what loads TensorFlow, and that the documentation is true."""
 
 import ast
+import graphlib
 import os
 import re
 import shlex
@@ -18,52 +19,21 @@ from birdtune.config import options
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "code" / "birdtune"
 
-# A file imports only files that stand before it, inside functions too.
-ORDER = (
-    "errors", "results.words", "plain", "storage", "files", "events", "workers", "quiet", "config", "configure",
-    "search.space",
-    "sound.faults", "sound.kinds", "sound.media", "sound.ogg", "sound.chunks", "sound.flac", "sound.mp3",
-    "sound.unpromised", "sound.container", "sound.channels", "sound.relation", "sound.resample",
-    "sound.fingerprint", "sound.measures",
-    "sound.origin", "sound.audio", "sound.logmel", "sound.noise", "sound.empty",
-    "dataset.labels", "dataset.tables", "dataset.recordings", "dataset.ledger", "dataset.sound_faults",
-    "dataset.coverage",
-    "dataset.selection",
-    "dataset.source_names", "dataset.source_numbers", "dataset.sources", "dataset.recorded", "dataset.acoustic",
-    "dataset.source_notices", "dataset.properties",
-    "dataset.side_names", "dataset.split", "dataset.class_names", "dataset.layout", "dataset.label_table",
-    "dataset.each_channel",
-    "dataset.balance", "dataset.shards", "dataset.frames", "dataset.gather", "dataset.columns", "dataset.batches",
-    "dataset.clips", "dataset.augment", "dataset.activations",
-    "model.architecture", "model.archive", "model.checkpoint", "model.tflite", "model.vggish", "model.yamnet",
-    "model.trunks", "model.network", "model.heads", "model.growth", "model.losses", "model.classifier", "model.slim",
-    "results.scores", "results.novelty",
-    "training.checkpoints", "training.devices", "training.signs", "training.curves", "training.convolution",
-    "training.feeds", "training.optimizer", "training.step", "training.loop", "training.scoring", "training.moments",
-    "results.answers", "results.calibration", "results.metrics", "results.paired", "results.certainty",
-    "results.thresholds", "results.suspects", "results.tuned",
-    "results.shortcuts", "results.doubts", "results.leak", "results.shortcut_section", "results.succession",
-    "results.verdict",
-    "results.rarest", "results.figures", "results.strange", "results.sure", "results.listening",
-    "results.contact", "results.report", "results.tune_page", "results.tables",
-    "results.graph_safety", "results.verify", "results.graph_novelty", "results.served", "results.export",
-    "results.hearing", "results.sounds", "results.rows", "results.predict",
-    "holder", "lock", "run", "ancestor", "facts", "judging", "learning",
-    "search.embedded", "search.candidates", "suspicion", "remedies", "stages", "check", "job",
-    "search.compare", "search.study", "search.trials", "search.tune",
-    "apply", "demo_songs", "demo",
-    "cli",
-    "__main__",
+# A package imports only packages that stand before it, inside functions too.
+FLOORS = (
+    "errors", "config", "runtime", "audio", "data", "evaluation", "models", "training", "serving", "reporting",
+    "tuning", "pipeline", "cli", "__main__",
 )  # fmt: skip
 
 # The files that may load TensorFlow or Keras when they are imported. All others may be imported by anybody.
 HEAVY = frozenset(
     {
-        "model.network", "model.heads", "model.losses", "model.classifier", "model.slim",
-        "training.devices", "training.curves", "training.convolution", "training.feeds",
-        "training.optimizer", "training.step", "training.loop", "training.scoring", "training.moments",
-        "results.graph_novelty", "results.export", "learning", "suspicion", "remedies", "stages",
-        "search.embedded", "search.candidates", "search.compare", "search.trials", "search.tune", "apply",
+        "models.network", "models.heads", "models.losses", "models.classifier", "models.tf1",
+        "training.devices", "training.tensorboard", "training.convolution", "training.inputs",
+        "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
+        "serving.ood_graph", "serving.export", "training.train", "pipeline.label_check",
+        "pipeline.rare_class_ablation", "pipeline.stages",
+        "training.embeddings", "training.probes", "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.apply",
     }
 )  # fmt: skip
 
@@ -108,7 +78,7 @@ def at_import(node: ast.AST) -> Iterator[ast.AST]:
 
 def own(names: set[str]) -> set[str]:
     """Those of the names that are files of the house."""
-    return {name.removeprefix("birdtune.") for name in names if name.startswith("birdtune.")} & set(ORDER)
+    return {name.removeprefix("birdtune.") for name in names if name.startswith("birdtune.")} & set(modules())
 
 
 def is_heavy(name: str) -> bool:
@@ -118,14 +88,23 @@ def is_heavy(name: str) -> bool:
 # ---- imports ------------------------------------------------------------------------------------
 
 
-def test_every_file_of_the_package_has_its_place_in_the_order() -> None:
-    assert sorted(ORDER) == modules()
+def floor(module: str) -> int:
+    return FLOORS.index(module.split(".")[0])
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_a_file_imports_only_files_that_stand_before_it(module: str) -> None:
-    later = own(imported(module, in_functions=True)) - set(ORDER[: ORDER.index(module)])
-    assert later == set()
+def test_a_package_imports_only_packages_that_stand_before_it() -> None:
+    upwards = [
+        (module, name)
+        for module in modules()
+        for name in own(imported(module, in_functions=True))
+        if floor(name) > floor(module)
+    ]
+    assert upwards == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    above = {module: own(imported(module, in_functions=True)) for module in modules()}
+    graphlib.TopologicalSorter(above).prepare()  # raises CycleError
 
 
 def test_importing_a_package_runs_nothing() -> None:
@@ -134,7 +113,7 @@ def test_importing_a_package_runs_nothing() -> None:
         assert all(isinstance(node, ast.Assign | ast.Expr) for node in body), path
 
 
-@pytest.mark.parametrize("module", ORDER)
+@pytest.mark.parametrize("module", modules())
 def test_only_the_files_that_compute_load_tensorflow_or_keras(module: str) -> None:
     reached, waiting = set[str](), {module}
     while waiting:
@@ -145,8 +124,8 @@ def test_only_the_files_that_compute_load_tensorflow_or_keras(module: str) -> No
 
 
 def test_the_network_is_written_with_keras_alone() -> None:
-    for module in ORDER:
-        if module.startswith("model.") and module not in ("model.slim", "model.checkpoint"):
+    for module in modules():
+        if module.startswith("models.") and module not in ("models.tf1", "models.tf_checkpoint"):
             names = {name.split(".")[0] for name in imported(module, in_functions=True)}
             assert not names & {"tensorflow", "tf_slim"}, module
 
@@ -167,7 +146,7 @@ def test_what_answers_at_once_does_not_load_tensorflow(tmp_path: Path, arguments
 def test_what_decodes_is_loaded_quickly() -> None:
     # scipy's import takes as long as a hundred clips.
     script = (
-        "import sys, birdtune.dataset.frames\n"
+        "import sys, birdtune.data.frames\n"
         "print(*({'scipy', 'numba', 'sklearn', 'tensorflow'} & set(sys.modules)))"
     )
     environment = {"PYTHONPATH": str(PACKAGE.parent), "PATH": os.environ["PATH"]}
@@ -178,12 +157,12 @@ def test_what_decodes_is_loaded_quickly() -> None:
 # ---- style --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ORDER)
+@pytest.mark.parametrize("module", modules())
 def test_each_file_says_what_enters_and_leaves(module: str) -> None:
     assert ast.get_docstring(tree(module))
 
 
-@pytest.mark.parametrize("module", ORDER)
+@pytest.mark.parametrize("module", modules())
 def test_no_fault_is_swallowed_unseen(module: str) -> None:
     for node in ast.walk(tree(module)):
         if not isinstance(node, ast.ExceptHandler):
@@ -195,7 +174,7 @@ def test_no_fault_is_swallowed_unseen(module: str) -> None:
             assert not all(isinstance(step, ast.Pass | ast.Continue) for step in node.body), where
 
 
-@pytest.mark.parametrize("module", ORDER)
+@pytest.mark.parametrize("module", modules())
 def test_only_the_journal_and_the_command_line_print(module: str) -> None:
     prints = [
         node.lineno
@@ -203,10 +182,10 @@ def test_only_the_journal_and_the_command_line_print(module: str) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     # A fresh process that verifies an export answers on its own standard output.
-    assert not prints or module in ("events", "cli", "results.verify"), prints
+    assert not prints or module in ("runtime.events", "cli", "serving.verify"), prints
 
 
-@pytest.mark.parametrize("module", ORDER)
+@pytest.mark.parametrize("module", modules())
 def test_no_file_touches_the_import_path_or_is_a_star_import(module: str) -> None:
     text = path_of(module).read_text("utf-8")
     assert "sys.path" not in text
@@ -259,17 +238,8 @@ def test_every_flag_and_variable_in_the_readme_exists() -> None:
         assert variable in {option.variable for option in options()}, variable
 
 
-def test_the_readme_lists_every_file_in_an_order_that_the_imports_keep() -> None:
+def test_the_readme_lists_every_package_in_the_order_of_the_imports() -> None:
     table = readme().split("## The house")[1].split("\n## ")[0]
-    row_of: dict[str, int] = {}
-    for row, line in enumerate(line for line in table.splitlines() if line.startswith("| `")):
-        folder = ""
-        for name in re.findall(r"`([\w/.]+\.py)`", line.split("|")[1]):
-            folder = name.rpartition("/")[0] or folder
-            module = ".".join(filter(None, [folder.replace("/", "."), Path(name).stem]))
-            assert module not in row_of, f"{module} stands twice"
-            row_of[module] = row
-    assert sorted(row_of) == modules()
-    for module, row in row_of.items():
-        below = [name for name in own(imported(module, in_functions=True)) if row_of[name] > row]
-        assert below == [], module
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    packages = [row.rstrip("/").removesuffix(".py") for row in rows[1:]]
+    assert packages == [name for name in FLOORS if name != "__main__"]

@@ -16,11 +16,13 @@ import pytest
 import soundfile
 from makers import StopAt
 
-from birdtune import apply, cli, configure, job
+from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, DivergedError, InputError, Interrupted
-from birdtune.events import Interrupts, Journal
-from birdtune.files import read_csv, read_json
+from birdtune.pipeline import apply, job
+from birdtune.runtime import configure
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import read_csv, read_json
 
 Captured = pytest.CaptureFixture[str]
 
@@ -260,7 +262,7 @@ def test_where_no_checkpoint_is_whole_training_begins_from_the_first_weights(
     data: Path, done: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = []
-    monkeypatch.setattr("birdtune.learning.load_first_weights", lambda *arguments: first.append(arguments))
+    monkeypatch.setattr("birdtune.training.train.load_first_weights", lambda *arguments: first.append(arguments))
     for state in copy.glob("checkpoints/1/*/state.json"):
         state.write_text("{}")
     run(settings(data, copy, evaluate__bootstrap=60), until="evaluate")
@@ -346,7 +348,7 @@ def test_however_often_it_is_stopped_the_weights_are_the_same(data: Path, done: 
 def test_a_stage_that_swallowed_a_stop_does_not_count_as_done(
     data: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from birdtune.stages import Stages
+    from birdtune.pipeline.stages import Stages
 
     stop, write = StopAt(100_000), Stages.report
 
@@ -391,7 +393,7 @@ def test_scores_that_are_not_finite_stop_training_as_a_divergence(
 ) -> None:
     """Weights that one last update made too large: the losses were finite, the scores are not."""
     infinite = np.full((64, 3), np.nan, np.float32), np.zeros((64, 128), np.float32)
-    monkeypatch.setattr("birdtune.learning.make_scorer", lambda classifier, embed: lambda patches: infinite)
+    monkeypatch.setattr("birdtune.training.train.make_scorer", lambda classifier, embed: lambda patches: infinite)
     with pytest.raises(DivergedError, match=r"scores of \d+ of \d+ patches are NaN.*--train\.learning-rate"):
         run(settings(data, tmp_path, train__epochs=1), until="train")
     found = record(tmp_path)

@@ -1,4 +1,4 @@
-"""birdtune.dataset.label_table: classes by a table in place of folders."""
+"""birdtune.data.label_table: classes by a table in place of folders."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from makers import codes, tone, without_processes, write_sound
 from test_layout import BIRDS, inspect, put, said, sides
 
-from birdtune.dataset.label_table import parse_columns
+from birdtune.data.label_table import parse_columns
 from birdtune.errors import InputError, SettingsError
 
 

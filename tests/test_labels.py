@@ -1,4 +1,4 @@
-"""birdtune.dataset.labels: label maps of every kind, and pickles that never run."""
+"""birdtune.data.labels: label maps of every kind, and pickles that never run."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from makers import ordinary_folder
 
-from birdtune.dataset.labels import find_label_map, read_label_map, read_pickle
+from birdtune.data.labels import find_label_map, read_label_map, read_pickle
 from birdtune.errors import InputError
 
 JIBJIB = Path(__file__).parents[2] / "shared" / "data" / "jibjib"
@@ -189,7 +189,7 @@ def test_every_other_instruction_ends_the_reading(tmp_path: Path, name: str, con
 def test_only_a_handful_of_instructions_is_understood(tmp_path: Path) -> None:
     dangerous = {"GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2",
                  "EXT4", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"}  # fmt: skip
-    from birdtune.dataset.labels import _ALLOWED
+    from birdtune.data.labels import _ALLOWED
 
     assert not dangerous & set(_ALLOWED)
     assert set(_ALLOWED) <= {opcode.name for opcode in pickletools.opcodes}

@@ -1,4 +1,4 @@
-"""birdtune.dataset.layout, class_names, tables: what folders, names and files beside recordings tell."""
+"""birdtune.data.layout, class_names, tables: what folders, names and files beside recordings tell."""
 
 import re
 from collections import Counter
@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from makers import quiet, tone, without_processes, write_sound
 
+from birdtune.audio.logmel import VGGISH
 from birdtune.cli import main
 from birdtune.config import Config
-from birdtune.dataset import class_names, gather, tables
-from birdtune.dataset.gather import Dataset
-from birdtune.dataset.labels import background_of
-from birdtune.dataset.recordings import Listing
+from birdtune.data import class_names, tables
+from birdtune.data import dataset as gather
+from birdtune.data.dataset import Dataset
+from birdtune.data.labels import background_of
+from birdtune.data.scan import Listing
 from birdtune.errors import InputError
-from birdtune.events import Interrupts
-from birdtune.sound.logmel import VGGISH
+from birdtune.runtime.events import Interrupts
 
 BIRDS = ("Erithacus rubecula", "Parus major", "Turdus merula")
 

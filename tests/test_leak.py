@@ -1,14 +1,14 @@
-"""birdtune.results.leak: made scores of test recordings, of which some sound like training recordings."""
+"""birdtune.evaluation.leak: made scores of test recordings, of which some sound like training recordings."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
-from birdtune.results.doubts import MILD, STRONG
-from birdtune.results.leak import measure, of_leak
-from birdtune.results.scores import Scores
-from birdtune.results.verdict import all_doubts, verdict
+from birdtune.evaluation.diagnostics import MILD, STRONG
+from birdtune.evaluation.leak import measure, of_leak
+from birdtune.evaluation.scores import Scores
+from birdtune.reporting.verdict import all_doubts, verdict
 
 TRAINED: dict[str, Any] = {"best_epoch": None, "epochs": []}
 

@@ -1,4 +1,4 @@
-"""birdtune.lock and birdtune.holder: one job a folder, whoever died there before, and whatever the file system lacks.
+"""runtime.lock and runtime.holder: one job a folder, whoever died there before, and whatever the file system lacks.
 
 Other machines are records written as they would write them; file systems are stood in for by what they refuse.
 """
@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from makers import ordinary_folder
 
-from birdtune import holder as holders
-from birdtune import lock
 from birdtune.errors import BusyError, InputError, Interrupted
-from birdtune.events import Journal
-from birdtune.holder import Holder, Verdict, judge, look, myself
-from birdtune.lock import RECORD_NAME, alone_in
+from birdtune.runtime import holder as holders
+from birdtune.runtime import lock
+from birdtune.runtime.events import Journal
+from birdtune.runtime.holder import Holder, Verdict, judge, look, myself
+from birdtune.runtime.lock import RECORD_NAME, alone_in
 
 CODE = Path(lock.__file__).parents[1]
 NO_PROCESS = (1 << 22) - 1  # above what any machine of the tests counts to

@@ -1,4 +1,4 @@
-"""birdtune.sound.logmel: VGGish's front end, to the published numbers and bit for bit in pieces."""
+"""birdtune.audio.logmel: VGGish's front end, to the published numbers and bit for bit in pieces."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from birdtune.sound.logmel import (
+from birdtune.audio.logmel import (
     FRONT_ENDS,
     VGGISH,
     YAMNET,

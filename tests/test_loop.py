@@ -13,12 +13,12 @@ import tensorflow as tf
 from makers import StopAt
 
 from birdtune.config import TrainSettings
-from birdtune.dataset.batches import Batch
+from birdtune.data.batches import Batch
 from birdtune.errors import DivergedError, Interrupted, PassingError
-from birdtune.events import Interrupts, Journal
-from birdtune.model import classifier as classifiers
-from birdtune.model.classifier import Classifier
-from birdtune.training import curves, feeds
+from birdtune.models import classifier as classifiers
+from birdtune.models.classifier import Classifier
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.training import inputs, tensorboard
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.loop import Loop, is_better, learning_rate
 from birdtune.training.step import StepSettings, Trainer, viewed
@@ -50,7 +50,7 @@ def trainer_of(
     untaught: tuple[int, ...] = (),
 ) -> Trainer:  # fmt: skip
     step = StepSettings(dropout, np.asarray(class_weights, np.float32), precision, untaught)
-    return Trainer(classifier, settings or TrainSettings(jit=False), step, feeds.whole(classifier, MadeBatches()))
+    return Trainer(classifier, settings or TrainSettings(jit=False), step, inputs.whole(classifier, MadeBatches()))
 
 
 # ---- the learning rate --------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_room_for_the_checkpoints_is_asked_for_before_the_first_update(
     loop = loop_of(tmp_path, TrainSettings(epochs=5, jit=False, keep=1))
     arrays = [*classifiers.weights(loop.trainer.classifier).values(), *loop.trainer.state_arrays().values()]
     assert loop.trainer.state_bytes == sum(array.nbytes for array in arrays)
-    monkeypatch.setattr("birdtune.storage.free_bytes", lambda path: 2 * loop.trainer.state_bytes - 1)
+    monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: 2 * loop.trainer.state_bytes - 1)
     with pytest.raises(PassingError, match="for 2 more checkpoints"):
         loop.run()
     assert loop.batches.asked == []
@@ -323,7 +323,7 @@ def test_room_for_the_checkpoints_is_asked_for_before_the_first_update(
 def test_curves_have_each_point_once_however_often_the_job_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(curves, "_POINT_EVERY", 2)
+    monkeypatch.setattr(tensorboard, "_POINT_EVERY", 2)
     settings = TrainSettings(epochs=3, jit=False, learning_rate=1e-3)
     figures = [{"val_loss": loss, "val_accuracy": 0.5, "val_macro_ap": 0.5} for loss in (3.0, 2.0, 1.0)]
     loop_of(tmp_path / "straight", settings, validations=iter(figures)).run()
@@ -353,10 +353,10 @@ def test_curves_have_each_point_once_however_often_the_job_is_killed(
 
 
 def test_a_long_curve_is_thinned_out_by_the_number_of_updates_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "_MOST_POINTS", 8)
-    monkeypatch.setattr(curves, "_POINT_EVERY", 5)
+    monkeypatch.setattr(tensorboard, "_MOST_POINTS", 8)
+    monkeypatch.setattr(tensorboard, "_POINT_EVERY", 5)
     trace: list[list[float]] = []
-    new = [update for update in range(1, 201) if curves.add_point(trace, update, update / 2, 0.1)]
+    new = [update for update in range(1, 201) if tensorboard.add_point(trace, update, update / 2, 0.1)]
     assert [point[0] for point in trace] == [40, 80, 120, 160, 200]
     assert trace[0] == [40, 20.0, 0.1]
     assert new[:9] == [5, 10, 15, 20, 25, 30, 35, 40, 45] and new[9:11] == [50, 60]
@@ -521,13 +521,13 @@ def test_a_disk_too_full_for_the_curves_is_told_once(tmp_path: Path, monkeypatch
     def refuse(*arguments: object, **how: object) -> None:
         raise full
 
-    drawn = curves.Curves(tmp_path / "tensorboard", State(), 4)
+    drawn = tensorboard.Curves(tmp_path / "tensorboard", State(), 4)
     monkeypatch.setattr(tf.summary, "scalar", refuse)
     monkeypatch.setattr(drawn._writer, "close", refuse)
     with pytest.raises(PassingError, match=r"tensorboard: the disk is full while writing the curves"), drawn:
         drawn.draw_epoch({"loss": 0.5}, 4)
     with pytest.raises(PassingError, match="disk is full"):
         drawn.close()
-    with pytest.raises(Interrupted), curves.Curves(tmp_path / "tensorboard", State(), 4) as drawn:
+    with pytest.raises(Interrupted), tensorboard.Curves(tmp_path / "tensorboard", State(), 4) as drawn:
         monkeypatch.setattr(drawn._writer, "close", refuse)
         raise Interrupted(15)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from birdtune.errors import InputError, SettingsError
-from birdtune.model import heads, losses
+from birdtune.models import heads, losses
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 1.0]], np.float32)
 LABELS = np.array([0, 2, 0])

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 from makers import write_sound
 
-from birdtune.sound.audio import examine
-from birdtune.sound.measures import BAND_EDGES_HZ, NO_BAND, Measures
+from birdtune.audio.decode import examine
+from birdtune.audio.measures import BAND_EDGES_HZ, NO_BAND, Measures
 
 
 def measures_of(path: Path) -> Measures:
@@ -93,7 +93,7 @@ def test_measures_do_not_depend_on_the_length_of_blocks(tmp_path: Path, monkeypa
     sound[50_000:130_000] = sound[-40_000:] = 0.0
     path = write_sound(tmp_path / "a.wav", sound)
     whole = examine(path)
-    monkeypatch.setattr("birdtune.sound.audio._BLOCK_VALUES", 50_000)
+    monkeypatch.setattr("birdtune.audio.decode._BLOCK_VALUES", 50_000)
     pieces = examine(path)
     assert pieces.samples == whole.samples and pieces.measures is not None and whole.measures is not None
     assert pieces.measures.gaps == pytest.approx(whole.measures.gaps, abs=0.002) and 0.2 < whole.measures.gaps < 0.3

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from makers import tone, write_sound
 
+from birdtune.audio import media
+from birdtune.audio.decode import examine, read
+from birdtune.audio.faults import SoundError
+from birdtune.audio.kinds import kind_of_bytes
 from birdtune.cli import main
-from birdtune.dataset import recordings
-from birdtune.dataset.recordings import scan
+from birdtune.data import scan as recordings
+from birdtune.data.scan import scan
 from birdtune.errors import InputError
-from birdtune.results.hearing import Unused
-from birdtune.results.sounds import find_sounds, read_list
-from birdtune.sound import media
-from birdtune.sound.audio import examine, read
-from birdtune.sound.faults import SoundError
-from birdtune.sound.kinds import kind_of_bytes
+from birdtune.serving.inference import Unused
+from birdtune.serving.sounds import find_sounds, read_list
 
 RATE_HZ = 48_000
 

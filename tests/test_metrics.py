@@ -1,4 +1,4 @@
-"""birdtune.results.metrics: figures that can be worked out by hand, and scikit-learn's as the measure."""
+"""birdtune.evaluation.metrics: figures that can be worked out by hand, and scikit-learn's as the measure."""
 
 import json
 from dataclasses import replace
@@ -11,9 +11,9 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from birdtune.errors import InputError
-from birdtune.results import metrics
-from birdtune.results.metrics import Draws, difference_interval, interval, judge
-from birdtune.results.scores import Scores, pool_mean, pool_sum_squares, shares
+from birdtune.evaluation import metrics
+from birdtune.evaluation.metrics import Draws, difference_interval, interval, judge
+from birdtune.evaluation.scores import Scores, pool_mean, pool_sum_squares, shares
 
 
 def make_scores(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from birdtune.sound import noise
-from birdtune.sound.logmel import FRONT_ENDS, VGGISH, FrontEnd, log_mel
+from birdtune.audio import noise
+from birdtune.audio.logmel import FRONT_ENDS, VGGISH, FrontEnd, log_mel
 
 
 def magnitudes(waveform: np.ndarray, spec: FrontEnd) -> np.ndarray:

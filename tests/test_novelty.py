@@ -1,4 +1,4 @@
-"""birdtune.results.novelty, graph_novelty and training.moments: what nobody trained on is told to be strange."""
+"""birdtune.evaluation.ood, graph_novelty and training.moments: what nobody trained on is told to be strange."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,13 @@ import pytest
 from makers import make_store
 from sklearn.covariance import OAS
 
-from birdtune.dataset.batches import Windows
+from birdtune.audio.logmel import VGGISH, YAMNET
+from birdtune.data.batches import Windows
 from birdtune.errors import InputError
-from birdtune.events import Interrupts
-from birdtune.results import novelty
-from birdtune.results.novelty import Measured, Moments, Novelty, Pooler, Scale, eased, held, scale
-from birdtune.sound.logmel import VGGISH, YAMNET
-from birdtune.training.moments import chosen_windows, moments_of, watched
+from birdtune.evaluation import ood
+from birdtune.evaluation.ood import Measured, Moments, Novelty, Pooler, Scale, eased, held, scale
+from birdtune.runtime.events import Interrupts
+from birdtune.training.ood_fit import chosen_windows, moments_of, watched
 
 WIDTH = 12
 
@@ -85,8 +85,8 @@ def test_sums_in_any_portions_give_the_means_and_the_shrunk_covariance_of_scikit
     labels = np.repeat([0, 1, 2], (40, 30, 20))
     residuals = rows - np.stack([rows[labels == column].mean(axis=0) for column in range(3)])[labels]
     expected = OAS(assume_centered=True).fit(residuals).covariance_
-    np.testing.assert_allclose(novelty.shrunk(residuals.T @ residuals / 90, 90), expected)
-    used = novelty.shrunk(residuals.T @ residuals / 87, 87)  # three means were taken from the same recordings
+    np.testing.assert_allclose(ood.shrunk(residuals.T @ residuals / 90, 90), expected)
+    used = ood.shrunk(residuals.T @ residuals / 87, 87)  # three means were taken from the same recordings
     np.testing.assert_allclose(whole.whitening.T @ used @ whole.whitening, np.eye(WIDTH), atol=1e-4)
     others = birds(9, 1, seed=5)
     for found in (whole, again):

@@ -1,4 +1,4 @@
-"""birdtune.sound.ogg: holes in Ogg files that their decoders pass over."""
+"""birdtune.audio.ogg: holes in Ogg files that their decoders pass over."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import tone, write_sound
 
-from birdtune.sound.audio import examine
-from birdtune.sound.faults import SoundError
-from birdtune.sound.ogg import fault
+from birdtune.audio.decode import examine
+from birdtune.audio.faults import SoundError
+from birdtune.audio.ogg import fault
 
 KINDS = {"a.ogg": "VORBIS", "a.opus": "OPUS"}
 

@@ -8,8 +8,8 @@ import pytest
 from test_loop import batch_of, build, trainer_of
 
 from birdtune.config import TrainSettings
-from birdtune.model import classifier as classifiers
-from birdtune.model.classifier import Classifier
+from birdtune.models import classifier as classifiers
+from birdtune.models.classifier import Classifier
 from birdtune.training.optimizer import make_optimizer
 
 RATE = 1e-3

@@ -1,4 +1,4 @@
-"""birdtune.results.paired: which of two is better, on the same recordings."""
+"""birdtune.evaluation.paired: which of two is better, on the same recordings."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from birdtune.results.metrics import Draws
-from birdtune.results.paired import difference, figures
+from birdtune.evaluation.metrics import Draws
+from birdtune.evaluation.paired import difference, figures
 
 LABELS = np.arange(120) % 3
 SOURCES = tuple(f"source {n // 4}" for n in range(120))

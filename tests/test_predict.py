@@ -16,17 +16,17 @@ import pytest
 import soundfile
 from makers import Here
 
+from birdtune.audio.decode import examine, read
+from birdtune.audio.logmel import VGGISH, YAMNET, FrontEnd, frames_of, log_mel
 from birdtune.config import SoundSettings
 from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
-from birdtune.results import hearing, predict
-from birdtune.results.answers import Thresholds
-from birdtune.results.calibration import Calibration, Scale
-from birdtune.results.hearing import Unused
-from birdtune.results.novelty import held
-from birdtune.results.predict import embed_files, predict_files
-from birdtune.results.sounds import find_sounds
-from birdtune.sound.audio import examine, read
-from birdtune.sound.logmel import VGGISH, YAMNET, FrontEnd, frames_of, log_mel
+from birdtune.evaluation.calibration import Calibration, Scale
+from birdtune.evaluation.decision import Thresholds
+from birdtune.evaluation.ood import held
+from birdtune.serving import inference, predict
+from birdtune.serving.inference import Unused
+from birdtune.serving.predict import embed_files, predict_files
+from birdtune.serving.sounds import find_sounds
 
 RATE_HZ = 16_000
 
@@ -34,7 +34,7 @@ RATE_HZ = 16_000
 @pytest.fixture(autouse=True)
 def _no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "real_process" not in request.fixturenames:
-        monkeypatch.setattr(hearing, "Isolated", Here)
+        monkeypatch.setattr(inference, "Isolated", Here)
 
 
 def write_sound(
@@ -271,7 +271,7 @@ def test_a_name_that_the_decoder_does_not_like_does_not_end_the_work(tmp_path: P
     assert f"{tmp_path}/{name.decode('utf-8', 'surrogateescape')}".replace("\udcff", "\\udcff") in told
 
 
-class _Deadly(hearing.Cutter):
+class _Deadly(inference.Cutter):
     """Dies on files of some names, as a fault in a decoder's C code would end it."""
 
     def pieces(self, path: Path) -> Iterator[Any]:
@@ -785,6 +785,6 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str,
 
 
 def test_importing_it_does_not_import_tensorflow() -> None:
-    program = "import sys, birdtune.results.predict; sys.exit('tensorflow' in sys.modules)"
+    program = "import sys, birdtune.serving.predict; sys.exit('tensorflow' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(predict.__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0

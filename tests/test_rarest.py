@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from birdtune.results import metrics, rarest
-from birdtune.results.metrics import Draws
-from birdtune.results.scores import Scores
+from birdtune.evaluation import metrics, rare_classes
+from birdtune.evaluation.metrics import Draws
+from birdtune.evaluation.scores import Scores
 
 
 def scores_of(labels: list[int], n_classes: int, seed: int = 0) -> Scores:
@@ -26,7 +26,7 @@ def scores_of(labels: list[int], n_classes: int, seed: int = 0) -> Scores:
 
 
 def judged(scores: Scores, train_counts: list[int]) -> dict:
-    found = rarest.rarest_third(scores, np.array(train_counts), n_bootstrap=200, seed=1)
+    found = rare_classes.rarest_third(scores, np.array(train_counts), n_bootstrap=200, seed=1)
     assert found is not None
     return found
 
@@ -79,32 +79,32 @@ def test_rare_classes_that_are_not_tested_are_named_and_not_counted() -> None:
 
 def test_background_is_no_rare_class() -> None:
     scores, counts = scores_of([0, 1, 2, 3] * 5, 4), np.array([1, 4, 5, 6])
-    found = rarest.rarest_third(scores, counts, n_bootstrap=20, seed=1, background=("a",))
+    found = rare_classes.rarest_third(scores, counts, n_bootstrap=20, seed=1, background=("a",))
     assert found is not None and found["classes"] == ["b"]
 
 
 def test_two_classes_have_no_rarest_third() -> None:
-    assert rarest.rarest_third(scores_of([0, 1, 0], 2), np.array([1, 2]), n_bootstrap=20, seed=1) is None
+    assert rare_classes.rarest_third(scores_of([0, 1, 0], 2), np.array([1, 2]), n_bootstrap=20, seed=1) is None
 
 
 def test_the_table_says_what_was_set() -> None:
     settings = {"train.balance": "0.5", "train.focal-gamma": "0.0", "train.quality": ""}
-    rows = {row["setting"]: row for row in rarest.measures(settings, frozenset({"train.balance"}))}
+    rows = {row["setting"]: row for row in rare_classes.measures(settings, frozenset({"train.balance"}))}
     assert rows["train.balance"]["value"] == "0.5" and rows["train.balance"]["is_on"]
     assert not rows["train.focal-gamma"]["is_on"]
-    assert set(rows) == set(rarest.MEASURES)
-    by_file = {row["setting"]: row for row in rarest.measures(settings, {"train.quality"})}
+    assert set(rows) == set(rare_classes.MEASURES)
+    by_file = {row["setting"]: row for row in rare_classes.measures(settings, {"train.quality"})}
     assert by_file["train.quality"]["is_on"] and by_file["train.quality"]["value"] == "quality.csv"
 
 
 def test_unequal_classes_are_told_of_where_nothing_was_set_for_the_rare_ones() -> None:
     scores, counts = scores_of([0, 1, 2, 3] * 5, 4), np.array([60, 2, 30, 20])
-    found = rarest.rarest_third(scores, counts, n_bootstrap=20, seed=1)
-    assert rarest.unequal(found, ()) == 30 and rarest.unequal(found, {"train.seed"}) == 30
-    assert rarest.unequal(found, {"train.focal-gamma"}) is None
-    without = rarest.rarest_third(scores, counts, n_bootstrap=20, seed=1, background=("a",))
+    found = rare_classes.rarest_third(scores, counts, n_bootstrap=20, seed=1)
+    assert rare_classes.unequal(found, ()) == 30 and rare_classes.unequal(found, {"train.seed"}) == 30
+    assert rare_classes.unequal(found, {"train.focal-gamma"}) is None
+    without = rare_classes.rarest_third(scores, counts, n_bootstrap=20, seed=1, background=("a",))
     assert without is not None and without["times"] == 15
-    assert rarest.unequal({"times": 9}, ()) is None and rarest.unequal(None, ()) is None
+    assert rare_classes.unequal({"times": 9}, ()) is None and rare_classes.unequal(None, ()) is None
 
 
 # ---- with a measure and without -------------------------------------------------------------------
@@ -121,10 +121,10 @@ def said(wrong: list[int]) -> np.ndarray:
 
 def gained(first: list[int], second: list[int], slices: int = 1) -> dict:
     draws = Draws(tuple(f"g{k // slices}" for k in range(len(LABELS))), 400, 1)
-    one, other = (rarest.standing(said(wrong), LABELS, RARE, draws) for wrong in (first, second))
+    one, other = (rare_classes.standing(said(wrong), LABELS, RARE, draws) for wrong in (first, second))
     rare = max(1, 6 // slices)
     sources = {"rare_recall": rare, "rare_ap": rare, "accuracy": 46, "macro_ap": 46}
-    return rarest.gains(one, other, sources)
+    return rare_classes.gains(one, other, sources)
 
 
 def test_each_rare_class_counts_alike_and_all_recordings_are_the_price() -> None:
@@ -143,7 +143,7 @@ def test_each_rare_class_counts_alike_and_all_recordings_are_the_price() -> None
 
 def test_what_few_sources_show_is_not_sure_and_what_many_show_is() -> None:
     def surely(row: dict) -> bool:
-        shown = rarest.told({"rows": [{"settings": {}, **row}]})
+        shown = rare_classes.told({"rows": [{"settings": {}, **row}]})
         assert shown is not None
         return shown["rows"][0]["accuracy"]["sure"]
 
@@ -156,13 +156,13 @@ def test_where_no_answer_changes_few_sources_leave_it_open_and_the_same_scores_d
     found = gained([20], [20, 21])  # of the rare classes all are right in both
     assert found["rare_recall"]["ci"] == pytest.approx([-(1 - 0.025 ** (1 / 6)), 1 - 0.025 ** (1 / 6)])
     draws = Draws(tuple(f"g{k}" for k in range(len(LABELS))), 50, 1)
-    one = rarest.standing(said([0]), LABELS, RARE, draws)
-    assert {tuple(figure["ci"]) for figure in rarest.gains(one, one, None).values()} == {(0.0, 0.0)}
+    one = rare_classes.standing(said([0]), LABELS, RARE, draws)
+    assert {tuple(figure["ci"]) for figure in rare_classes.gains(one, one, None).values()} == {(0.0, 0.0)}
 
 
 def test_differences_are_told_in_points_without_a_signed_nothing() -> None:
     figure = {"with": 0.5, "without": 0.504, "gain": -0.004, "ci": [-0.1, 0.002]}
-    row = {"settings": {"train.balance": 1.0}, "changed": True, **dict.fromkeys(rarest.FIGURES, figure)}
-    shown = rarest.told({"on": ["train.balance"], "reason": "", "rows": [row]})
+    row = {"settings": {"train.balance": 1.0}, "changed": True, **dict.fromkeys(rare_classes.FIGURES, figure)}
+    shown = rare_classes.told({"on": ["train.balance"], "reason": "", "rows": [row]})
     assert shown is not None and shown["rows"][0]["rare_ap"]["words"] == "0 (-10 to 0)"
-    assert rarest.told(None) is None
+    assert rare_classes.told(None) is None

@@ -1,4 +1,4 @@
-"""birdtune.sound.origin and dataset.recorded: clips are known by what recorders write into files."""
+"""birdtune.audio.origin and dataset.recorded: clips are known by what recorders write into files."""
 
 import struct
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from makers import recording, tone, write_sound
 
-from birdtune.dataset.recorded import recorded_links
-from birdtune.dataset.recordings import Recording
-from birdtune.dataset.sources import find_sources
-from birdtune.sound import audio
-from birdtune.sound.origin import Origin
+from birdtune.audio import decode
+from birdtune.audio.origin import Origin
+from birdtune.data.recorded import recorded_links
+from birdtune.data.scan import Recording
+from birdtune.data.sources import find_sources
 
 AUDIOMOTH = (
     "Recorded at 19:17:30 22/03/2018 (UTC) by AudioMoth 24F319055FDF2902 at gain setting 2 while battery state was 4.5V"
@@ -53,7 +53,7 @@ def wav(path: Path, *more: bytes, before: Sequence[bytes] = (), rate_hz: int = 1
 
 
 def origin(path: Path) -> Origin | None:
-    return audio.examine(path).origin
+    return decode.examine(path).origin
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""birdtune.dataset.recordings: every file that is found is used, or has a reason why not."""
+"""birdtune.data.scan: every file that is found is used, or has a reason why not."""
 
 import contextlib
 import json
@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from makers import codes, cut, hear, ordinary_folder, quiet, recording, tone, without_processes, write_sound
 
+from birdtune.audio import decode
+from birdtune.audio.faults import SoundError
+from birdtune.audio.logmel import VGGISH
 from birdtune.config import SoundSettings
-from birdtune.dataset import ledger as ledgers
-from birdtune.dataset import recordings
-from birdtune.dataset.ledger import Examined, Ledger, examine_all, identify
-from birdtune.dataset.recordings import (
+from birdtune.data import ledger as ledgers
+from birdtune.data import scan as recordings
+from birdtune.data.ledger import Examined, Ledger, examine_all, identify
+from birdtune.data.scan import (
     PROBLEM_COLUMNS,
     PROBLEMS,
     Listing,
@@ -28,12 +31,9 @@ from birdtune.dataset.recordings import (
     scan,
     unchanged,
 )
-from birdtune.dataset.selection import books, check_enough, class_names, select
+from birdtune.data.selection import books, check_enough, class_names, select
 from birdtune.errors import InputError, Interrupted, PassingError
-from birdtune.events import Interrupts
-from birdtune.sound import audio
-from birdtune.sound.faults import SoundError
-from birdtune.sound.logmel import VGGISH
+from birdtune.runtime.events import Interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -291,7 +291,7 @@ def test_a_growing_ledger_is_saved_less_and_less_often(
 
 def test_the_ledger_remembers_between_runs(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav")
-    facts = audio.examine(path)
+    facts = decode.examine(path)
     ledger = Ledger(tmp_path / "ledger.json", SoundSettings())
     ledger.set_content(sound_file(path), "c1")
     ledger.set_examined("c1", Examined(facts))
@@ -806,7 +806,7 @@ def test_recordings_are_sorted_by_name(tmp_path: Path) -> None:
     ledger = Ledger(None, SoundSettings())
     identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
     for file in listing.files:
-        ledger.set_examined(str(ledger.content(file)), Examined(audio.examine(file.path)))
+        ledger.set_examined(str(ledger.content(file)), Examined(decode.examine(file.path)))
     used, _ = select(listing, ledger, {}, spec=VGGISH, short="pad", longest_s=60.0)
     assert [record.name for record in used] == ["B/1.wav", "a/10.wav", "a/2.wav", "b/1.wav"]
     assert class_names(used) == ("B", "a", "b")

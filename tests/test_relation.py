@@ -8,9 +8,9 @@ import numpy.typing as npt
 import pytest
 from makers import codes, hear, write_sound
 
+from birdtune.audio.channels import Choice, mixed
+from birdtune.audio.decode import SoundStream, examine, read
 from birdtune.config import SoundSettings
-from birdtune.sound.audio import SoundStream, examine, read
-from birdtune.sound.channels import Choice, mixed
 
 RATE_HZ = 22_050
 Sound = npt.NDArray[np.float64]
@@ -141,7 +141,7 @@ def test_the_choice_is_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatc
         for number, (sound, _, _) in enumerate(FAULTY.values())
     ]
     before = [(examine(path).choice, read(path)) for path in paths]
-    monkeypatch.setattr("birdtune.sound.audio._BLOCK_VALUES", 3_000)
+    monkeypatch.setattr("birdtune.audio.decode._BLOCK_VALUES", 3_000)
     for path, (found, heard) in zip(paths, before, strict=True):
         assert examine(path).choice == found and np.allclose(read(path), heard, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""birdtune.remedies: what each measure for rare classes did to them, by heads with it and without."""
+"""pipeline.rare_class_ablation: what each measure for rare classes did to them, by heads with it and without."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from test_job import run, settings, write_data
 
-from birdtune import remedies
 from birdtune.config import Config
-from birdtune.dataset import gather
-from birdtune.dataset.gather import Dataset
+from birdtune.data import dataset as gather
+from birdtune.data.dataset import Dataset
 from birdtune.errors import DivergedError, Interrupted
-from birdtune.events import Interrupts, Journal
-from birdtune.files import read_json
-from birdtune.model.trunks import TRUNKS
-from birdtune.search import embedded
+from birdtune.models.registry import TRUNKS
+from birdtune.pipeline import rare_class_ablation
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import read_json
+from birdtune.training import embeddings
 
 ALL_ON = {
     "train__balance": 0.7, "train__class_weight_alpha": 0.5, "train__focal_gamma": 1.0, "train__min_per_class": 9,
@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh weights stand for a trunk that knows sounds: these differ in pitch alone."""
-    monkeypatch.setattr(remedies, "no_first_trunk", lambda config: "")
+    monkeypatch.setattr(rare_class_ablation, "no_first_trunk", lambda config: "")
 
 
 def prepared(data: Path, output: Path, **changes: Any) -> tuple[Config, Dataset, Any]:
@@ -52,12 +52,12 @@ def prepared(data: Path, output: Path, **changes: Any) -> tuple[Config, Dataset,
 
 
 def measured(config: Config, dataset: Dataset, store: Any) -> Any:
-    return remedies.measure(config, dataset, store, Journal(quiet=True), Interrupts())
+    return rare_class_ablation.measure(config, dataset, store, Journal(quiet=True), Interrupts())
 
 
 def test_what_leaves_classes_out_or_is_not_set_does_nothing_for_them(tmp_path: Path) -> None:
     def on(weights: Any = None, **changes: Any) -> list[str]:
-        return remedies.active(settings(tmp_path / "data", tmp_path / "out", **changes), weights or {})
+        return rare_class_ablation.active(settings(tmp_path / "data", tmp_path / "out", **changes), weights or {})
 
     assert on() == []
     assert on({"Apus_apus/1.wav": 0.5}) == ["train.quality"]
@@ -88,7 +88,7 @@ class Watched:
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
     Watched.made = []
-    monkeypatch.setattr(remedies, "Head", Watched)
+    monkeypatch.setattr(rare_class_ablation, "Head", Watched)
     return Watched.made
 
 
@@ -147,8 +147,8 @@ def test_of_many_patches_every_second_is_learnt_from_and_the_floor_falls_with_th
 ) -> None:
     config, dataset, store = prepared(data, tmp_path / "out", train__hop_frames=24, **ALL_ON)
     part = [*dataset.part("train"), *dataset.part("val")]
-    _, whole = embedded.embed(config, dataset, store, part, Journal(quiet=True), Interrupts(), what="test")
-    monkeypatch.setattr(remedies, "MOST_PATCHES", len(whole.embeddings) - 1)
+    _, whole = embeddings.embed(config, dataset, store, part, Journal(quiet=True), Interrupts(), what="test")
+    monkeypatch.setattr(rare_class_ablation, "MOST_PATCHES", len(whole.embeddings) - 1)
     assert measured(config, dataset, store)["every"] == 2
     thinned = watched[0].embedded
     places, fewer = (list(zip(w.recording, w.offset, strict=True)) for w in (whole.windows, thinned.windows))
@@ -158,7 +158,7 @@ def test_of_many_patches_every_second_is_learnt_from_and_the_floor_falls_with_th
     np.testing.assert_array_equal(thinned.windows.recording, whole.windows.recording[kept])
     assert watched[0].config.train.min_per_class == 4  # round(9 / 2)
 
-    monkeypatch.setattr(remedies, "MOST_PATCHES", len(part) - 1)
+    monkeypatch.setattr(rare_class_ablation, "MOST_PATCHES", len(part) - 1)
     assert "recordings that takes too long" in measured(config, dataset, store)["reason"]
 
 
@@ -167,7 +167,7 @@ def test_where_it_cannot_be_measured_it_is_said_why(
 ) -> None:
     config, dataset, store = prepared(data, tmp_path / "out", train__balance=1.0)
     assert "from scratch" in measured(config, dataset, store)["reason"]
-    monkeypatch.setattr(remedies, "no_first_trunk", lambda config: "")
+    monkeypatch.setattr(rare_class_ablation, "no_first_trunk", lambda config: "")
     alone = {name: replace(place, group=name.split("/")[0]) for name, place in dataset.places.items()}
     reason = measured(config, replace(dataset, places=alone), store)["reason"]
     assert reason == "there are fewer than three classes with recordings of two sources"
@@ -176,11 +176,11 @@ def test_where_it_cannot_be_measured_it_is_said_why(
         raise DivergedError("it went astray.")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(remedies.rarest, "_ALIKE", 0.0)  # whatever they have, none is rare
+        patched.setattr(rare_class_ablation.rarest, "_ALIKE", 0.0)  # whatever they have, none is rare
         assert measured(config, dataset, store)["reason"] == (
             "no class with recordings of two sources is clearly rarer in training than the others"
         )
-    monkeypatch.setattr(remedies, "out_of_fold", astray)
+    monkeypatch.setattr(rare_class_ablation, "out_of_fold", astray)
     found = measured(config, dataset, store)
     assert found == {"on": ["train.balance"], "reason": "it went astray"}
     off, dataset, store = prepared(data, tmp_path / "out")
@@ -192,17 +192,17 @@ def test_a_run_has_it_in_its_metrics_and_its_report_the_same_after_a_stop(
 ) -> None:
     given = {"train__min_per_class": 40, "evaluate__suspects": False, "train__epochs": 2}
     config = settings(data, tmp_path / "out", **given)
-    learn = remedies.out_of_fold
+    learn = rare_class_ablation.out_of_fold
 
     def stopped(*given: Any) -> Any:
         learn(*given)
         raise Interrupted(15)
 
-    monkeypatch.setattr(remedies, "out_of_fold", stopped)
+    monkeypatch.setattr(rare_class_ablation, "out_of_fold", stopped)
     with pytest.raises(Interrupted):
         run(config, until="evaluate")
     assert not (tmp_path / "out/reports/1/metrics.json").exists()
-    monkeypatch.setattr(remedies, "out_of_fold", learn)
+    monkeypatch.setattr(rare_class_ablation, "out_of_fold", learn)
     assert run(config) == 0
     found = read_json(tmp_path / "out/reports/1/metrics.json")["remedies"]
     (row,) = found["rows"]

@@ -1,4 +1,4 @@
-"""birdtune.results.report and figures: what the page says, shows and refuses to run."""
+"""birdtune.reporting.report and figures: what the page says, shows and refuses to run."""
 
 import base64
 import dataclasses
@@ -16,19 +16,28 @@ import pytest
 import soundfile
 from markupsafe import Markup
 
-from birdtune.files import read_csv
-from birdtune.results import figures, report, sure, words
-from birdtune.results.answers import BACKGROUND, NOMINAL, OWN, SHARED, Thresholds
-from birdtune.results.calibration import Calibration, Scale
-from birdtune.results.certainty import certainty
-from birdtune.results.doubts import MILD, STRONG, Doubt
-from birdtune.results.metrics import judge
-from birdtune.results.report import Clip, ReportFacts, write_report
-from birdtune.results.scores import Scores, clip_scores, pool_mean
-from birdtune.results.tables import write_tables
-from birdtune.results.thresholds import judge_answers, judge_novelty
-from birdtune.results.verdict import Verdict, of_scores, verdict
-from birdtune.sound.logmel import log_mel
+from birdtune.audio.logmel import log_mel
+from birdtune.evaluation.calibration import Calibration, Scale
+from birdtune.evaluation.decision import BACKGROUND, NOMINAL, OWN, SHARED, Thresholds
+from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt
+from birdtune.evaluation.metrics import judge
+from birdtune.evaluation.reliability import certainty
+from birdtune.evaluation.scores import Scores, clip_scores, pool_mean
+from birdtune.evaluation.thresholds import judge_answers, judge_novelty
+from birdtune.reporting import figures, report
+from birdtune.reporting.reliability_section import (
+    alarms_sentence,
+    answered_sentence,
+    answers_sentence,
+    calibration_sentence,
+    meaning_sentence,
+    thresholds_sentence,
+)
+from birdtune.reporting.report import Clip, ReportFacts, write_report
+from birdtune.reporting.tables import write_tables
+from birdtune.reporting.verdict import Verdict, of_scores, verdict
+from birdtune.runtime import words
+from birdtune.runtime.files import read_csv
 
 CLASSES = ("Parus_major", "Strix_aluco", "Turdus_merula", "=HYPERLINK(1)")
 HOSTILE = 'Parus_major/<img src=x onerror="alert(1)">\n\u202egpj.wav'
@@ -413,7 +422,8 @@ def test_the_calibration_sentence_tells_the_direction() -> None:
         }
 
     def said(*bins: tuple[int, float, float], luck: float = 0.0, sources: int = 30, calibrated: bool = True) -> str:
-        return sure.calibration_sentence(judged(*bins, luck=luck), sources=sources, calibrated=calibrated)
+        found = judged(*bins, luck=luck)
+        return calibration_sentence(found, sources=sources, calibrated=calibrated)
 
     assert "too sure of itself" in said((10, 0.9, 0.6))
     assert "30 percentage points" in said((10, 0.9, 0.6))
@@ -436,7 +446,7 @@ def test_the_calibration_sentence_tells_the_direction() -> None:
 def test_thresholds_are_said_to_be_chosen_only_where_they_were() -> None:
     def said(*origins: str) -> str:
         rows = [{"threshold": None if origin == BACKGROUND else 0.9, "from": origin} for origin in origins]
-        return sure.thresholds_sentence({"wish": "a precision of 0.9", "reason": "", "classes": rows})
+        return thresholds_sentence({"wish": "a precision of 0.9", "reason": "", "classes": rows})
 
     assert said(OWN, SHARED, BACKGROUND) == "The thresholds were chosen on validation, for a precision of 0.9."
     assert said(NOMINAL, NOMINAL, BACKGROUND) == "The thresholds are nominal: a score of 0.9."
@@ -454,19 +464,19 @@ def test_beside_the_right_names_stands_how_many_get_an_answer_where_not_all_do(t
     assert page.text.index("only 79 of the 100") < page.text.index("Class by class")
     nobody = {"answers": {**few, "answered": 0, "answered_share": 0.0, "precision": None}}
     most = {"answers": {**few, "answered": 90, "answered_share": 0.9, "precision": 0.9}, "n_recordings": 100}
-    assert "With its thresholds, 90 of the 100 get an answer, 81 of them a right one" in sure.answered_sentence(most)
-    assert not sure.answered_sentence({"answers": {**few, "answered": 100, "answered_share": 1.0}, "n_recordings": 100})
-    assert "no recording gets an answer" in sure.answered_sentence(nobody)
+    assert "With its thresholds, 90 of the 100 get an answer, 81 of them a right one" in answered_sentence(most)
+    assert not answered_sentence({"answers": {**few, "answered": 100, "answered_share": 1.0}, "n_recordings": 100})
+    assert "no recording gets an answer" in answered_sentence(nobody)
 
 
 def test_a_rate_of_alarms_in_clips_is_told_from_that_in_long_recordings() -> None:
     heard = {"part": "test", "hours": 0.1, "recordings": 72, "recordings_answered": 1}
-    of_clips = sure.alarms_sentence(heard)
+    of_clips = alarms_sentence(heard)
     assert "As a whole, 1 recording of the 72 would be answered" in of_clips
     assert "last 5 s on average" in of_clips and "the 720 that make an hour" in of_clips
-    of_hours = sure.alarms_sentence({**heard, "hours": 72.0})
+    of_hours = alarms_sentence({**heard, "hours": 72.0})
     assert "of the 72 would" in of_hours and "on average" not in of_hours
-    assert sure.alarms_sentence(None).startswith("An alarm is")
+    assert alarms_sentence(None).startswith("An alarm is")
 
 
 def test_false_alarms_that_were_counted_where_thresholds_were_chosen_say_so(tmp_path: Path) -> None:
@@ -481,8 +491,8 @@ def test_false_alarms_that_were_counted_where_thresholds_were_chosen_say_so(tmp_
         assert f"of background {told}" in text and "too low for other background" in text
         assert "trained on (" not in text
     answers = {"answered": 9, "precision": 0.9, "precision_ci": None}
-    assert "chosen on these very recordings" in sure.answers_sentence(answers, 10, "validation", chosen_on=True)
-    assert "chosen on" not in sure.answers_sentence(answers, 10, "test", chosen_on=False)
+    assert "chosen on these very recordings" in answers_sentence(answers, 10, "validation", chosen_on=True)
+    assert "chosen on" not in answers_sentence(answers, 10, "test", chosen_on=False)
 
 
 def test_no_class_is_called_rare_where_all_have_as_many_and_untested_ones_are_named(tmp_path: Path) -> None:
@@ -565,13 +575,13 @@ def test_what_each_measure_did_to_rare_classes_is_said_beside_how_it_was_measure
 
 def test_what_a_score_means_is_said_from_data() -> None:
     around = {"score": 0.8, "lo": 0.7, "hi": 0.9, "count": 12, "right": 9, "share": 0.75, "share_ci": [0.5, 0.9]}
-    said = sure.meaning_sentence(around, "test").replace("\N{NO-BREAK SPACE}", " ")
+    said = meaning_sentence(around, "test").replace("\N{NO-BREAK SPACE}", " ")
     assert said.startswith("Of the 12 test recordings with a score between 0.7 and 0.9, 9 were right: 75 % (95 %")
     assert "50 to 90 %" in said and said.endswith("That is what a score of 0.8 means here.")
     few = {**around, "count": 9, "share_ci": None}
-    assert sure.meaning_sentence(few, "test").endswith("So few tell little of what a score of 0.8 means here.")
+    assert meaning_sentence(few, "test").endswith("So few tell little of what a score of 0.8 means here.")
     none = {**around, "count": 0, "right": 0, "share": None, "share_ci": None}
-    assert "was not seen: no test recording" in sure.meaning_sentence(none, "test")
+    assert "was not seen: no test recording" in meaning_sentence(none, "test")
 
 
 def test_the_page_tells_certainty_thresholds_and_false_alarms(tmp_path: Path) -> None:

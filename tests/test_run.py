@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import birdtune
-from birdtune import run as runs
 from birdtune.config import Config
-from birdtune.configure import load
 from birdtune.errors import CheckpointError, InputError, PassingError
-from birdtune.events import Journal
-from birdtune.run import STAGES, Run, checkpoint_digest, fingerprint, stage_fingerprint
+from birdtune.runtime import runs
+from birdtune.runtime.configure import load
+from birdtune.runtime.events import Journal
+from birdtune.runtime.runs import STAGES, Run, checkpoint_digest, fingerprint, stage_fingerprint
 
 
 def config_of(output: Path, **settings: object) -> Config:
@@ -236,7 +236,7 @@ def test_seconds_of_a_stage_add_up_over_restarts_even_when_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([1.0, 3.0, 10.0, 14.0, 200.0, 201.5, 300.0, 302.0])
-    monkeypatch.setattr("birdtune.run.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("birdtune.runtime.runs.time.monotonic", lambda: next(clock))
     first = Run(config_of(tmp_path), Journal(quiet=True))
     with first.stage("prepare"):  # 1 to 3, before it has a number
         pass

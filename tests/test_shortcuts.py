@@ -11,21 +11,21 @@ import soundfile
 from test_job import record, run, settings
 from test_report import make_facts
 
-from birdtune.dataset import properties
-from birdtune.dataset.gather import Dataset
-from birdtune.dataset.recordings import Recording
-from birdtune.dataset.split import Place
+from birdtune.audio.decode import SoundFacts
+from birdtune.audio.logmel import VGGISH
+from birdtune.audio.measures import BAND_EDGES_HZ, Measures, encode_bands
+from birdtune.data import properties
+from birdtune.data.dataset import Dataset
+from birdtune.data.scan import Recording
+from birdtune.data.split import Place
 from birdtune.errors import Interrupted
-from birdtune.files import read_json
-from birdtune.results import doubts, shortcuts
-from birdtune.results.doubts import MILD, STRONG
-from birdtune.results.report import write_report
-from birdtune.results.scores import Scores
-from birdtune.results.shortcut_section import limit_hz, line, of_shortcuts, section
-from birdtune.results.verdict import all_doubts, verdict
-from birdtune.sound.audio import SoundFacts
-from birdtune.sound.logmel import VGGISH
-from birdtune.sound.measures import BAND_EDGES_HZ, Measures, encode_bands
+from birdtune.evaluation import diagnostics, shortcuts
+from birdtune.evaluation.diagnostics import MILD, STRONG
+from birdtune.evaluation.scores import Scores
+from birdtune.reporting.report import write_report
+from birdtune.reporting.shortcut_section import limit_hz, line, of_shortcuts, section
+from birdtune.reporting.verdict import all_doubts, verdict
+from birdtune.runtime.files import read_json
 
 A, B = "Apus apus", "Bubo bubo"
 Change = Callable[[int, str, np.random.Generator], dict[str, Any]]
@@ -296,7 +296,7 @@ def test_the_verdict_falls_as_far_as_the_doubt_is_strong(key: str | None, level:
     assert told.level == level
     if key:
         assert "not" in told.title and "by the bird" in told.title
-    assert "shortcut" in doubts.CODES
+    assert "shortcut" in diagnostics.CODES
 
 
 def test_the_report_tells_it_on_its_first_screen_and_in_a_section(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""birdtune.training.signs: what is dead is seen, and what lives is not called dead."""
+"""birdtune.training.health: what is dead is seen, and what lives is not called dead."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from birdtune.sound.logmel import VGGISH, log_mel
-from birdtune.training.signs import LiveUnits, class_inputs, distances, sampled
+from birdtune.audio.logmel import VGGISH, log_mel
+from birdtune.training.health import LiveUnits, class_inputs, distances, sampled
 
 
 class MadeStore:

@@ -11,12 +11,12 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from birdtune import files
 from birdtune.errors import ExportError, InputError
-from birdtune.model import classifier as classifiers
-from birdtune.model import slim
-from birdtune.model.checkpoint import read_checkpoint
-from birdtune.model.trunks import TRUNKS
+from birdtune.models import classifier as classifiers
+from birdtune.models import tf1
+from birdtune.models.registry import TRUNKS
+from birdtune.models.tf_checkpoint import read_checkpoint
+from birdtune.runtime import files
 
 CLASSES = ("Aquila_ficta", "Noise_noise", "Parus_ficta", "Sitta_ficta")
 
@@ -44,7 +44,7 @@ def loaded(folder, kind):
     graph = tf.Graph()
     with graph.as_default():
         session = tf.compat.v1.Session(graph=graph)
-        with slim._quiet():
+        with tf1._quiet():
             if kind == "checkpoint":
                 saver = tf.compat.v1.train.import_meta_graph(str(folder / "model.ckpt.meta"))
                 saver.restore(session, str(folder / "model.ckpt"))
@@ -73,7 +73,7 @@ def test_the_export_computes_what_the_classifier_does(
         "embedding_activation": activation,
     }
     features = made.patches(5, seed=9)
-    slim.export_slim(classifier(precision=precision, **settings), tmp_path / "out")
+    tf1.export_slim(classifier(precision=precision, **settings), tmp_path / "out")
 
     expected, embeddings = classifier(**settings).scores(features)  # the same seed, in float32
 
@@ -91,7 +91,7 @@ def exported(tmp_path_factory):
     """The export of a classifier such as jibjib's, and the classifier."""
     folder = tmp_path_factory.mktemp("slim") / "export"
     model = classifier(head="mlp", scores="sigmoid", hidden_units=100)
-    slim.export_slim(model, folder)
+    tf1.export_slim(model, folder)
     return folder, model
 
 
@@ -133,7 +133,7 @@ def test_the_graph_is_made_of_what_tensorflow_1_knows(exported):
 
 
 def test_the_prediction_is_a_sigmoid_or_a_softmax_by_kind(exported, tmp_path):
-    slim.export_slim(classifier(), tmp_path / "softmax")
+    tf1.export_slim(classifier(), tmp_path / "softmax")
 
     for folder, operation in ((exported[0], "Sigmoid"), (tmp_path / "softmax", "Softmax")):
         (graph,) = saved_graph(folder)
@@ -180,10 +180,10 @@ def test_no_path_of_this_machine_is_in_the_export(exported):
 
 def test_an_export_replaces_an_earlier_one_in_a_folder_of_any_name(tmp_path):
     folder = tmp_path / "[1] Vögel *" / "out"
-    slim.export_slim(classifier(seed=1), folder)
+    tf1.export_slim(classifier(seed=1), folder)
     first = read_checkpoint(folder)
 
-    slim.export_slim(classifier(seed=2), folder)
+    tf1.export_slim(classifier(seed=2), folder)
 
     assert not np.array_equal(first["vggish/fc2/weights"], read_checkpoint(folder)["vggish/fc2/weights"])
     assert [entry.name for entry in folder.parent.iterdir()] == ["out"]
@@ -193,42 +193,42 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     (tmp_path / "thesis.odt").write_text("years of work")
 
     with pytest.raises(InputError, match=r"holds other files \(thesis\.odt\).*new one"):
-        slim.export_slim(classifier(), tmp_path)
+        tf1.export_slim(classifier(), tmp_path)
     with pytest.raises(InputError, match="a file stands"):
-        slim.export_slim(classifier(), tmp_path / "thesis.odt")
+        tf1.export_slim(classifier(), tmp_path / "thesis.odt")
 
     assert (tmp_path / "thesis.odt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize("fault", ["vggish/fc2/biases", "mymodel/logits/biases", "mymodel/logits/weights"])
 def test_an_export_that_differs_is_not_put_in_place(tmp_path, monkeypatch, fault):
-    model, right = classifier(), slim.slim_variables
+    model, right = classifier(), tf1.slim_variables
 
     def wrong(arrays):
         named = right(arrays)
         return named | {fault: named[fault] + np.float32(1e-2)}
 
-    monkeypatch.setattr(slim, "slim_variables", wrong)
+    monkeypatch.setattr(tf1, "slim_variables", wrong)
 
     with pytest.raises(
         ExportError, match=r"model\.ckpt: (vggish|mymodel)/.* differs .* Nothing was put in place"
     ):
-        slim.export_slim(model, tmp_path / "out")
+        tf1.export_slim(model, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_saved_model_that_differs_from_the_checkpoint_is_found(tmp_path, monkeypatch):
-    write = slim._write_saved_model
+    write = tf1._write_saved_model
 
     def wrong(session, saver, folder):
         (bias,) = (v for v in tf.compat.v1.global_variables() if v.op.name == "mymodel/logits/biases")
         session.run(bias.initializer, {bias.initial_value: np.full(4, 0.5, np.float32) * np.arange(4)})
         write(session, saver, folder)
 
-    monkeypatch.setattr(slim, "_write_saved_model", wrong)
+    monkeypatch.setattr(tf1, "_write_saved_model", wrong)
 
     with pytest.raises(ExportError, match=r"saved_model/1: mymodel/logits"):
-        slim.export_slim(classifier(), tmp_path / "out")
+        tf1.export_slim(classifier(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -238,7 +238,7 @@ def test_weights_of_nan_are_not_exported(tmp_path, monkeypatch):
     model.head.get_layer("logits").bias.assign([np.nan] * 4)
 
     with pytest.raises(ExportError, match="differs from the trained model by nan"):
-        slim.export_slim(model, tmp_path / "out")
+        tf1.export_slim(model, tmp_path / "out")
 
 
 def test_exporting_leaves_eager_tensorflow_as_it_was(exported):

@@ -1,4 +1,4 @@
-"""birdtune.dataset.source_names and source_numbers: which names are clips of one recording, and which are not."""
+"""birdtune.data.source_names and source_numbers: which names are clips of one recording, and which are not."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -9,9 +9,9 @@ from makers import recording
 from schemes import CLIPS, RECORDINGS, word
 
 from birdtune.config import SplitSettings
-from birdtune.dataset.source_names import RULES, Rule
-from birdtune.dataset.sources import find_sources
-from birdtune.dataset.split import assign, compile_group_regex
+from birdtune.data.source_names import RULES, Rule
+from birdtune.data.sources import find_sources
+from birdtune.data.split import assign, compile_group_regex
 
 CLASSES = ("Turdus_merula", "Erithacus_rubecula", "Parus_major")
 

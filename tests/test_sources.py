@@ -1,13 +1,13 @@
-"""birdtune.dataset.sources: which recordings are of one source recording, by names and links."""
+"""birdtune.data.sources: which recordings are of one source recording, by names and links."""
 
 from collections.abc import Iterable
 
 from makers import recording
 
-from birdtune.dataset.recorded import recorded_links
-from birdtune.dataset.source_notices import source_lines, source_notices
-from birdtune.dataset.sources import Link, find_sources
-from birdtune.dataset.split import compile_group_regex
+from birdtune.data.recorded import recorded_links
+from birdtune.data.source_notices import source_lines, source_notices
+from birdtune.data.sources import Link, find_sources
+from birdtune.data.split import compile_group_regex
 
 RECORDINGS = [recording(f"A/{name}.wav") for name in ("a", "b", "c", "d", "e")]
 

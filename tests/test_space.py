@@ -1,14 +1,15 @@
-"""birdtune.search.space: what tuning searches, and what it leaves alone."""
+"""birdtune.tuning.space: what tuning searches, and what it leaves alone."""
 
 from typing import Any
 
 import pytest
 
-from birdtune import cli, configure
+from birdtune import cli
 from birdtune.config import Config, options
 from birdtune.errors import SettingsError
-from birdtune.model.trunks import TRUNKS
-from birdtune.search.space import TABLES, Space, defaults, effective, run_flags, space_of, with_settings
+from birdtune.models.registry import TRUNKS
+from birdtune.runtime import configure
+from birdtune.tuning.space import TABLES, Space, defaults, effective, run_flags, space_of, with_settings
 
 
 def given(**settings: Any) -> Config:

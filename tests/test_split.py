@@ -1,4 +1,4 @@
-"""birdtune.dataset.split: one source on one side, the same side for good, and the user's word obeyed."""
+"""birdtune.data.split: one source on one side, the same side for good, and the user's word obeyed."""
 
 import dataclasses
 import re
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from makers import recording
 
 from birdtune.config import SplitSettings
-from birdtune.dataset import split
-from birdtune.dataset.recordings import Recording
-from birdtune.dataset.sources import find_sources
-from birdtune.dataset.split import COLUMNS, SplitResult, assign, compile_group_regex
+from birdtune.data import split
+from birdtune.data.scan import Recording
+from birdtune.data.sources import find_sources
+from birdtune.data.split import COLUMNS, SplitResult, assign, compile_group_regex
 from birdtune.errors import InputError, SettingsError
-from birdtune.files import read_csv
+from birdtune.runtime.files import read_csv
 
 NOWHERE = Path("no-earlier-split.csv")
 ESC10 = Path(__file__).parents[2] / "shared" / "data" / "esc10"

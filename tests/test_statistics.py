@@ -12,11 +12,11 @@ import scipy.special
 import scipy.stats
 from sklearn.metrics import average_precision_score
 
-from birdtune.results.answers import NONE
-from birdtune.results.certainty import certainty
-from birdtune.results.metrics import Draws, difference_interval, interval, ranking_replicates
-from birdtune.results.scores import Scores, clip_scores
-from birdtune.results.thresholds import choose
+from birdtune.evaluation.decision import NONE
+from birdtune.evaluation.metrics import Draws, difference_interval, interval, ranking_replicates
+from birdtune.evaluation.reliability import certainty
+from birdtune.evaluation.scores import Scores, clip_scores
+from birdtune.evaluation.thresholds import choose
 
 CLIPS = 4  # of each source
 Array = npt.NDArray[Any]

@@ -1,4 +1,4 @@
-"""birdtune.search.study: the record of trials, and what Optuna proposes by it."""
+"""birdtune.tuning.study: the record of trials, and what Optuna proposes by it."""
 
 import math
 import subprocess
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from birdtune.errors import InputError
-from birdtune.files import make_folder, read_json, write_json
-from birdtune.search.space import Dimension
-from birdtune.search.study import FEWEST_FOR_IMPORTANCE, Study, Trial, hopeless_at, importance, propose
+from birdtune.runtime.files import make_folder, read_json, write_json
+from birdtune.tuning.space import Dimension
+from birdtune.tuning.study import FEWEST_FOR_IMPORTANCE, Study, Trial, hopeless_at, importance, propose
 
 SPACE = (
     Dimension("train.learning-rate", "…", 1e-5, 1e-1, log=True),
@@ -146,7 +146,7 @@ def test_settings_outside_of_a_narrowed_range_are_no_trouble() -> None:
 
 def test_optuna_says_nothing_of_its_own() -> None:
     script = (
-        "from birdtune.search.space import Dimension; from birdtune.search.study import propose\n"
+        "from birdtune.tuning.space import Dimension; from birdtune.tuning.study import propose\n"
         "propose([Dimension('train.epochs', '', 1, 9, whole=True)], [], 1)"
     )
     environment = {"PYTHONPATH": str(Path(__file__).parents[1] / "code")}

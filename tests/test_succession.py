@@ -1,4 +1,4 @@
-"""birdtune.results.succession and what it rests on: one model beside the one that it began from."""
+"""birdtune.evaluation.model_comparison and what it rests on: one model beside the one that it began from."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,20 +7,19 @@ import numpy as np
 import pytest
 from makers import recording
 
+from birdtune.audio.logmel import VGGISH
 from birdtune.config import TrainSettings
-from birdtune.dataset import columns
-from birdtune.dataset.batches import Batch
-from birdtune.dataset.gather import Dataset
-from birdtune.dataset.split import Place
-from birdtune.model import classifier as classifiers
-from birdtune.model.growth import grown
-from birdtune.results import succession
-from birdtune.results.answers import BACKGROUND, NOMINAL, Thresholds
-from birdtune.results.doubts import MILD, STRONG
-from birdtune.results.scores import Scores
-from birdtune.results.verdict import all_doubts, verdict
-from birdtune.sound.logmel import VGGISH
-from birdtune.training import feeds
+from birdtune.data.batches import Batch
+from birdtune.data.dataset import Dataset
+from birdtune.data.split import Place
+from birdtune.evaluation import class_alignment, model_comparison
+from birdtune.evaluation.decision import BACKGROUND, NOMINAL, Thresholds
+from birdtune.evaluation.diagnostics import MILD, STRONG
+from birdtune.evaluation.scores import Scores
+from birdtune.models import classifier as classifiers
+from birdtune.models.growth import grown
+from birdtune.reporting.verdict import all_doubts, verdict
+from birdtune.training import inputs
 from birdtune.training.step import StepSettings, Trainer
 
 OLD = ("Bubo", "Corvus", "Dryocopus")
@@ -38,7 +37,7 @@ def said(labels: list[int], answers: list[int], classes: tuple[str, ...], per_so
 
 
 def beside(before: list[int], after: list[int], labels: list[int], per_source: int = 1) -> dict[str, Any]:
-    return succession.compare(
+    return model_comparison.compare(
         said(labels, before, OLD, per_source), said(labels, after, (*OLD, "Apus"), per_source),
         n_bootstrap=200, seed=1,
     )  # fmt: skip
@@ -60,8 +59,8 @@ def test_models_that_say_the_same_do_not_differ() -> None:
     low, high = accuracy["difference_ci"]
     assert -0.07 < low < 0 < high < 0.07  # 60 of 60 are no certainty
     assert (found["lost"], found["gained"], found["answered_as_new"]) == (0, 0, 0)
-    assert found["worse"] == [] and list(succession.of_succession(row(found))) == []
-    assert "no difference" in succession.sentences(row(found))[0]
+    assert found["worse"] == [] and list(model_comparison.of_succession(row(found))) == []
+    assert "no difference" in model_comparison.sentences(row(found))[0]
 
 
 def test_what_is_lost_gained_and_now_answered_as_new_is_counted() -> None:
@@ -76,7 +75,7 @@ def test_what_is_lost_gained_and_now_answered_as_new_is_counted() -> None:
     assert corvus["found"]["before"] == 1.0 and corvus["found"]["difference"] == pytest.approx(-0.15)
     low, high = corvus["found"]["difference_ci"]
     assert -0.4 < low < -0.15 < high < 0.05  # three of twenty sources may be luck
-    assert "2 of them are now answered as a new class, of which 2" in " ".join(succession.sentences(row(found)))
+    assert "2 of them are now answered as a new class, of which 2" in " ".join(model_comparison.sentences(row(found)))
 
 
 def test_a_class_is_called_worse_when_so_many_sources_changed_that_chance_does_not_do_it() -> None:
@@ -111,14 +110,14 @@ def test_a_sure_loss_is_a_doubt_and_a_large_one_a_strong_one() -> None:
     some, many = LABELS.copy(), LABELS.copy()
     some[20:27] = [3] * 7
     many[20:50] = [3] * 30
-    (mild,) = succession.of_succession(row(beside(LABELS, some, LABELS)))
+    (mild,) = model_comparison.of_succession(row(beside(LABELS, some, LABELS)))
     assert (mild.code, mild.severity) == ("old-classes-worse", MILD)
-    assert "Worse beyond chance: Corvus." in succession.sentences(row(beside(LABELS, some, LABELS)))
+    assert "Worse beyond chance: Corvus." in model_comparison.sentences(row(beside(LABELS, some, LABELS)))
     assert "accuracy 100 % before, 88 % now" in mild.text and "--train.learning-rate" in mild.advice
-    (strong,) = succession.of_succession(row(beside(LABELS, many, LABELS)))
+    (strong,) = model_comparison.of_succession(row(beside(LABELS, many, LABELS)))
     assert strong.severity == STRONG
     spread = [3 if k % 20 < 5 else label for k, label in enumerate(LABELS)]
-    told = " ".join(succession.sentences(row(beside(LABELS, spread, LABELS))))
+    told = " ".join(model_comparison.sentences(row(beside(LABELS, spread, LABELS))))
     assert "Together they got worse beyond chance" in told
     assert strong in all_doubts({"epochs": [], "best_epoch": None}, {}, row(beside(LABELS, many, LABELS)))
 
@@ -132,14 +131,14 @@ def answers_of(before: Scores, after: Scores, background: str = "") -> dict[str,
         )
         for each in (before, after)
     ]  # fmt: skip
-    return succession.compare(before, after, n_bootstrap=200, seed=1, thresholds=(limits[0], limits[1]))
+    return model_comparison.compare(before, after, n_bootstrap=200, seed=1, thresholds=(limits[0], limits[1]))
 
 
 def test_answers_that_are_now_none_are_counted_and_a_sure_loss_is_a_doubt() -> None:
     before, after = said(LABELS, LABELS, OLD), said(LABELS, LABELS, (*OLD, "Apus"))
     same = answers_of(before, after)
     assert (same["answered"]["before"], same["answered"]["after"], same["answered"]["n_recordings"]) == (1.0, 1.0, 60)
-    assert list(succession.of_succession(row(same))) == []
+    assert list(model_comparison.of_succession(row(same))) == []
     strange = np.zeros(60, np.float32)
     strange[:20] = 2.0
     table = after.patch_scores.copy()
@@ -147,38 +146,38 @@ def test_answers_that_are_now_none_are_counted_and_a_sure_loss_is_a_doubt() -> N
     fewer = answers_of(before, replace(after, patch_scores=table, strangeness=strange))
     assert fewer["accuracy"]["after"] == 1.0 and fewer["answered"]["after"] == 0.5
     assert answers_of(replace(before, strangeness=strange), after)["answered"]["before"] == pytest.approx(2 / 3)
-    (doubt,) = succession.of_succession(row(fewer))
+    (doubt,) = model_comparison.of_succession(row(fewer))
     assert (doubt.code, doubt.severity) == ("old-classes-unanswered", STRONG)
     assert "100 % before, 50 % now" in doubt.text
-    told = " ".join(succession.sentences(row(fewer)))
+    told = " ".join(model_comparison.sentences(row(fewer)))
     assert "before thresholds. As served" in told and "a difference of -50 percentage points" in told
     assert answers_of(before, after, "Bubo")["answered"]["n_recordings"] == 40  # never an answer
-    unknown = " ".join(succession.sentences(row(beside(LABELS, LABELS, LABELS))))
+    unknown = " ".join(model_comparison.sentences(row(beside(LABELS, LABELS, LABELS))))
     assert "how many answers pass the thresholds was not compared" in unknown
 
 
 def test_classes_that_will_be_answered_none_are_a_doubt_that_says_why() -> None:
-    (trained,) = succession.of_succession(row(None, unreachable=["Corvus"], trunk_kept=False))
+    (trained,) = model_comparison.of_succession(row(None, unreachable=["Corvus"], trunk_kept=False))
     assert trained.code == "old-classes-strange" and "will be answered “none”: Corvus" in trained.text
     assert "the trunk was trained further" in trained.text and "--model.freeze all-but-head" in trained.advice
-    (unknown,) = succession.of_succession(row(None, unreachable=["Corvus"], trunk_kept=True))
+    (unknown,) = model_comparison.of_succession(row(None, unreachable=["Corvus"], trunk_kept=True))
     assert "version 1 does not tell what they sound like" in unknown.text and "--model.freeze" not in unknown.advice
-    assert list(succession.of_succession(row(None, unreachable=[], trunk_kept=False))) == []
+    assert list(model_comparison.of_succession(row(None, unreachable=[], trunk_kept=False))) == []
 
 
 def test_a_loss_that_may_be_luck_is_none() -> None:
     after = LABELS.copy()
     after[20:22] = [3, 0]
-    assert list(succession.of_succession(row(beside(LABELS, after, LABELS)))) == []
+    assert list(model_comparison.of_succession(row(beside(LABELS, after, LABELS)))) == []
 
 
 def test_honest_words_where_little_or_nothing_was_measured() -> None:
-    few = succession.sentences(row(beside(LABELS[15:25], LABELS[15:25], LABELS[15:25])))
+    few = model_comparison.sentences(row(beside(LABELS[15:25], LABELS[15:25], LABELS[15:25])))
     assert any("So few sources show large changes only" in sentence for sentence in few)
-    (none,) = succession.sentences(row(None, reason="there are no test recordings of them"))
+    (none,) = model_comparison.sentences(row(None, reason="there are no test recordings of them"))
     assert none == "What became of its classes was not measured: there are no test recordings of them."
-    assert list(succession.of_succession(None)) == list(succession.of_succession(row(None))) == []
-    left = succession.sentences(row(beside(LABELS, LABELS, LABELS), left_out=1))
+    assert list(model_comparison.of_succession(None)) == list(model_comparison.of_succession(row(None))) == []
+    left = model_comparison.sentences(row(beside(LABELS, LABELS, LABELS), left_out=1))
     assert "1 test recording of the old classes was left out" in left[-1]
 
 
@@ -186,7 +185,7 @@ def test_honest_words_where_little_or_nothing_was_measured() -> None:
 def test_a_test_that_the_first_weights_were_trained_on_is_not_called_independent(
     changes: dict[str, int], had: str
 ) -> None:
-    (doubt,) = succession.of_succession(row(None, **changes))
+    (doubt,) = model_comparison.of_succession(row(None, **changes))
     assert (doubt.code, doubt.severity) == ("test-heard-before", MILD)
     assert f"{had} from 4 test recordings" in doubt.text and "split.csv" in doubt.advice
     word = verdict({"test": {"n_groups": 90}}, [doubt])
@@ -195,7 +194,7 @@ def test_a_test_that_the_first_weights_were_trained_on_is_not_called_independent
 
 def test_other_recordings_are_not_compared() -> None:
     with pytest.raises(ValueError, match="same recordings"):
-        succession.compare(said([0, 1], [0, 1], OLD), said([0], [0], OLD), n_bootstrap=20, seed=1)
+        model_comparison.compare(said([0, 1], [0, 1], OLD), said([0], [0], OLD), n_bootstrap=20, seed=1)
 
 
 # ---- columns ------------------------------------------------------------------------------------
@@ -211,7 +210,7 @@ def dataset(*names: str, sides: dict[str, str] | None = None) -> Dataset:
 
 
 def test_columns_of_an_earlier_model_stay_with_ids_and_background() -> None:
-    kept = columns.keep(
+    kept = class_alignment.keep(
         dataset("A/1.wav", "Z/1.wav", "background/1.wav"), ("Z", "background", "M"), {"Z": 5}, "background", "version 1"
     )
     assert kept.classes == ("Z", "background", "M", "A")
@@ -219,27 +218,27 @@ def test_columns_of_an_earlier_model_stay_with_ids_and_background() -> None:
     assert kept.counts(kept.recordings) == [1, 1, 0, 1]
     assert "mine" in kept.notices and "No label map: classes have no external ids." not in kept.notices
     assert any(notice.startswith("Classes of version 1 without recordings now: M.") for notice in kept.notices)
-    assert columns.untaught(kept, 3) == (2,)
+    assert class_alignment.untaught(kept, 3) == (2,)
 
 
 def test_an_id_that_the_label_map_changes_is_said_and_the_map_counts() -> None:
     found = replace(dataset("A/1.wav", "B/1.wav"), class_ids={"A": 9})
-    kept = columns.keep(found, ("A", "B"), {"A": 1, "B": 2}, "background", "version 1")
+    kept = class_alignment.keep(found, ("A", "B"), {"A": 1, "B": 2}, "background", "version 1")
     assert kept.class_ids == {"A": 9, "B": 2}
     assert "The label map gives classes of version 1 other ids: A (1 before, 9 now)." in kept.notices
 
 
 @pytest.mark.parametrize("forgets", [True, False])
 def test_whether_a_class_without_recordings_will_be_answered_none_is_said_before(forgets: bool) -> None:
-    kept = columns.keep(dataset("A", "B"), ("A", "Z"), {}, "background", "version 1", forgets=forgets)
+    kept = class_alignment.keep(dataset("A", "B"), ("A", "Z"), {}, "background", "version 1", forgets=forgets)
     (notice,) = (notice for notice in kept.notices if "without recordings now: Z" in notice)
     assert ("will be answered none" in notice) == forgets
 
 
 def test_a_class_without_training_recordings_is_not_taught() -> None:
     found = dataset("A/1.wav", "B/1.wav", sides={"B/1.wav": "test"})
-    kept = columns.keep(found, ("A", "B"), {}, "background", "version 1")
-    assert columns.untaught(kept, 2) == (1,)
+    kept = class_alignment.keep(found, ("A", "B"), {}, "background", "version 1")
+    assert class_alignment.untaught(kept, 2) == (1,)
     assert any("without training recordings now: B." in notice for notice in kept.notices)
 
 
@@ -249,16 +248,16 @@ def test_recordings_of_an_old_class_that_stand_under_a_new_name_are_told_by_name
     learnt = {content[name]: "Rooster" for name in ("Cock/1.wav", "Cock/2.wav", "Hen/3.wav")} | {"gone": "Rooster"}
     # Corrected labels of a class that is still taught are no renamed folder.
     learnt |= {content["Apus/4.wav"]: "Bubo", content["Bubo/5.wav"]: "Bubo"}
-    kept = columns.keep(found, ("Bubo", "Rooster"), {}, "background", "version 1", learnt=learnt)
-    (row_of,) = columns.moved(kept, learnt)
+    kept = class_alignment.keep(found, ("Bubo", "Rooster"), {}, "background", "version 1", learnt=learnt)
+    (row_of,) = class_alignment.moved(kept, learnt)
     assert row_of == {"class": "Rooster", "recordings": 4, "now": {"Cock": 2, "Hen": 1}}
     (notice,) = (notice for notice in kept.notices if notice.startswith("Recordings of Rooster are now in"))
     assert "now in Cock (2 of 4), Hen (1 of 4). Its column is never the right answer" in notice
-    (doubt,) = succession.of_succession(row(None, moved=[row_of]))
+    (doubt,) = model_comparison.of_succession(row(None, moved=[row_of]))
     assert (doubt.code, doubt.severity) == ("old-class-moved", STRONG)
     assert "Cock (2 of 4), Hen (1 of 4)" in doubt.text and "give it its old name" in doubt.advice
-    assert columns.moved(kept, learnt | {f"gone {n}": "Rooster" for n in range(3)}) == []  # 3 of 7
-    assert columns.moved(kept, {}) == []
+    assert class_alignment.moved(kept, learnt | {f"gone {n}": "Rooster" for n in range(3)}) == []  # 3 of 7
+    assert class_alignment.moved(kept, {}) == []
 
 
 # ---- weights and loss ---------------------------------------------------------------------------
@@ -303,7 +302,7 @@ def gradients(
         variable.assign(array[..., taken])
     settings = TrainSettings(jit=False, label_smoothing=0.1)
     step = StepSettings(0.0, np.ones(len(classes), np.float32), "float32", untaught, n_kept)
-    trainer = Trainer(classifier, settings, step, feeds.whole(classifier, MadeBatches()))  # type: ignore[arg-type]
+    trainer = Trainer(classifier, settings, step, inputs.whole(classifier, MadeBatches()))  # type: ignore[arg-type]
     patches = np.random.default_rng(1).normal(-3, 1, (4, 96, 64)).astype(np.float16)
     if head == "linear":
         batch = Batch(patches, labels, np.ones(4, np.float32), np.arange(4))

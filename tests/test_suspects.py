@@ -10,17 +10,18 @@ import pytest
 import soundfile
 from test_job import run, settings, write_data
 
-from birdtune import facts, judging, stages, suspicion
 from birdtune.config import Config
-from birdtune.dataset import gather
-from birdtune.dataset.batches import Batch, Targets
-from birdtune.dataset.gather import Dataset
+from birdtune.data import dataset as gather
+from birdtune.data.batches import Batch, Targets
+from birdtune.data.dataset import Dataset
 from birdtune.errors import InputError, Interrupted
-from birdtune.events import Interrupts, Journal
-from birdtune.files import read_csv, read_json, write_json
-from birdtune.model.trunks import TRUNKS
-from birdtune.results import suspects
-from birdtune.search.embedded import folds
+from birdtune.evaluation import label_issues
+from birdtune.models.registry import TRUNKS
+from birdtune.pipeline import evaluate, label_check, stages
+from birdtune.reporting import report_data
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import read_csv, read_json, write_json
+from birdtune.training.embeddings import folds
 
 
 def embeddings(seed: int, n: int = 60, classes: int = 3) -> tuple[Any, Any]:
@@ -49,7 +50,7 @@ def test_a_class_that_is_never_sure_of_itself_is_measured_by_its_own_usual_score
     # The second class scores 0.4 as a rule: 0.4 for it speaks more against a label than 0.45 does for it.
     scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.55, 0.45]])
     labels = np.array([0, 0, 0, 1, 1, 1, 0])
-    found = suspects.find(scores, labels, np.ones(7, bool))
+    found = label_issues.find(scores, labels, np.ones(7, bool))
     assert [(suspect.index, suspect.suggested) for suspect in found] == [(6, 1)]
     assert found[0].doubt == pytest.approx((0.45 - 0.4) - (0.55 - 3.25 / 4))
 
@@ -59,36 +60,36 @@ def test_all_that_were_judged_are_ranked_and_none_else() -> None:
     wrong = labels.copy()
     wrong[[5, 17]] = (labels[[5, 17]] + 1) % 3
     fold = folds(wrong, [f"s{k}" for k in range(60)], 1)
-    scores, _ = suspicion.judge_by_others(averages, wrong, fold, 3, Interrupts())
+    scores, _ = label_check.judge_by_others(averages, wrong, fold, 3, Interrupts())
     judged = np.ones(60, bool)
     judged[3] = False
 
-    order = suspects.ranked(scores, wrong, judged)
+    order = label_issues.ranked(scores, wrong, judged)
     assert {suspect.index for suspect in order[:2]} == {5, 17}
     assert {suspect.index for suspect in order} == set(range(60)) - {3}
     assert [suspect.doubt for suspect in order] == sorted((suspect.doubt for suspect in order), reverse=True)
-    assert {(suspect.index, suspect.suggested) for suspect in suspects.find(scores, wrong, judged)} >= {
+    assert {(suspect.index, suspect.suggested) for suspect in label_issues.find(scores, wrong, judged)} >= {
         (5, labels[5]), (17, labels[17])
     }  # fmt: skip
 
 
 def test_a_class_that_nobody_could_judge_is_never_suggested() -> None:
     scores = np.array([[0.1, 0.2, 0.7], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
-    found = suspects.ranked(scores, np.array([0, 0, 1]), np.ones(3, bool))
+    found = label_issues.ranked(scores, np.array([0, 0, 1]), np.ones(3, bool))
     assert all(suspect.suggested != 2 for suspect in found)
 
 
 def test_the_table_says_in_words_what_speaks_against_a_label() -> None:
     scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.1, 0.9]])
     labels = np.array([0, 0, 1])
-    level = suspects.usual(scores, labels, np.ones(3, bool))
+    level = label_issues.usual(scores, labels, np.ones(3, bool))
     place = SimpleNamespace(group="g", split="test")
-    (row,) = suspects.rows(
-        suspects.find(scores, labels, np.ones(3, bool)), scores, labels, level, classes=("Apus", "Bubo"),
+    (row,) = label_issues.rows(
+        label_issues.find(scores, labels, np.ones(3, bool)), scores, labels, level, classes=("Apus", "Bubo"),
         recordings=("a.wav", "b.wav", "c.wav"), seconds=(5.0, 5.0, 5.0), places=dict.fromkeys(("a.wav",), place),
         start_s=[1.44],
     )  # fmt: skip
-    assert tuple(row) == suspects.COLUMNS
+    assert tuple(row) == label_issues.COLUMNS
     assert (row["rank"], row["recording"], row["class"], row["suggested"], row["start_s"], row["split"]) == (
         1, "a.wav", "Apus", "Bubo", 1.44, "test",
     )  # fmt: skip
@@ -120,8 +121,8 @@ def test_a_judge_is_the_regression_on_standardised_averages_whatever_their_size(
     averages, labels = embeddings(2)
     for n_classes in (2, 3):
         some = labels < n_classes
-        plain = suspicion.learn(averages[some], labels[some], 3).scores(averages[some])
-        scaled = suspicion.learn(100 * averages[some] + 7, labels[some], 3).scores(100 * averages[some] + 7)
+        plain = label_check.learn(averages[some], labels[some], 3).scores(averages[some])
+        scaled = label_check.learn(100 * averages[some] + 7, labels[some], 3).scores(100 * averages[some] + 7)
         np.testing.assert_allclose(plain, scaled, atol=1e-3)
         np.testing.assert_allclose(plain.sum(axis=1), 1.0)
         assert (plain.argmax(axis=1) == labels[some]).mean() > 0.95
@@ -129,14 +130,14 @@ def test_a_judge_is_the_regression_on_standardised_averages_whatever_their_size(
 
 
 def test_of_long_recordings_patches_are_heard_from_beginning_to_end() -> None:
-    assert suspicion.spread(np.array([2, 9, 1]), 3).tolist() == [0, 1, 2, 6, 10, 11]
+    assert label_check.spread(np.array([2, 9, 1]), 3).tolist() == [0, 1, 2, 6, 10, 11]
 
 
 def test_the_moment_to_listen_to_holds_sound_whatever_a_judge_makes_of_silence() -> None:
     # The third patch has the last tenth of a second of sound, the fourth none.
     lead, held = np.array([0.1, 0.3, 0.8, 0.9]), np.array([1.0, 0.6, 0.1, 1e-6])
-    assert suspects.most_telling(lead, held) == 1
-    assert suspects.most_telling(lead, np.full(4, 1e-6)) == 3  # nothing to choose by but the lead
+    assert label_issues.most_telling(lead, held) == 1
+    assert label_issues.most_telling(lead, np.full(4, 1e-6)) == 3  # nothing to choose by but the lead
 
 
 # ---- in a run -----------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
     out.mkdir()
 
     def check(dataset: Dataset, interrupts: Interrupts) -> Any:
-        suspicion.check_labels(config, dataset, store, out, Journal(quiet=True), interrupts)
+        label_check.check_labels(config, dataset, store, out, Journal(quiet=True), interrupts)
         return read_json(out / "suspects.json")
 
     found = check(dataset, Interrupts())
@@ -168,8 +169,8 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
     assert read_csv(out / "suspect_labels.csv") == []
 
     # Fresh weights stand for a trunk that knows sounds: these differ in pitch alone.
-    monkeypatch.setattr("birdtune.model.trunks.checkpoint_path", lambda config: Path("known"))
-    monkeypatch.setattr("birdtune.search.embedded.load_first_weights", lambda classifier, config: None)
+    monkeypatch.setattr("birdtune.models.registry.checkpoint_path", lambda config: Path("known"))
+    monkeypatch.setattr("birdtune.training.embeddings.load_first_weights", lambda classifier, config: None)
     found = check(dataset, Interrupts())
     rows = read_csv(out / "suspect_labels.csv")
     assert (rows[0]["recording"], rows[0]["class"], rows[0]["suggested"]) == (
@@ -199,8 +200,8 @@ def test_silence_that_fills_up_a_recording_is_left_out_of_what_it_sounds_like(tm
     soundfile.write(filled, np.concatenate([sound, np.zeros(8 * rate_hz)]), rate_hz)
     config, dataset, store = prepared(data, tmp_path / "out")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("birdtune.search.embedded.load_first_weights", lambda classifier, config: None)
-        sounds = suspicion.Sounds(config, dataset, store, dataset.recordings, Journal(quiet=True), Interrupts())
+        patched.setattr("birdtune.training.embeddings.load_first_weights", lambda classifier, config: None)
+        sounds = label_check.Sounds(config, dataset, store, dataset.recordings, Journal(quiet=True), Interrupts())
     (number,) = np.flatnonzero(sounds.windows.per_recording == sounds.windows.per_recording.max())
     heard = np.flatnonzero(sounds.windows.recording == number)[:2]  # two seconds
     ((_, embeddings),) = sounds.pieces(heard, "")
@@ -214,7 +215,7 @@ def test_silence_that_fills_up_a_recording_is_left_out_of_what_it_sounds_like(tm
 
 def test_the_patch_that_sounds_most_like_its_label_keeps_all_of_it_and_others_their_share() -> None:
     own = np.array([0.8, 0.2, 0.0, 0.05, 0.05], np.float32)
-    kept = suspects.shares_kept(own, np.array([0, 0, 0, 1, 1]), 0.02)
+    kept = label_issues.shares_kept(own, np.array([0, 0, 0, 1, 1]), 0.02)
     np.testing.assert_allclose(kept, [1.0, 0.25, 0.02, 1.0, 1.0], rtol=1e-6)
 
 
@@ -241,20 +242,20 @@ def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_train
         sound, rate_hz = soundfile.read(path)
         noise = 0.02 * np.random.default_rng(len(path.name)).standard_normal(4 * rate_hz)
         soundfile.write(path, np.concatenate([sound, noise]), rate_hz)
-    monkeypatch.setattr("birdtune.model.trunks.checkpoint_path", lambda config: None)
+    monkeypatch.setattr("birdtune.models.registry.checkpoint_path", lambda config: None)
     config = settings(data, tmp_path / "out", train__weak_labels="share", train__epochs=1)
     assert run(config, until="train") == 0
     assert not (tmp_path / "out/logs/1/kept.npy").exists()  # from scratch
 
-    monkeypatch.setattr(suspicion, "_why_not", lambda config, fold: "")
+    monkeypatch.setattr(label_check, "_why_not", lambda config, fold: "")
     heard: list[list[str]] = []
-    made = suspicion.Sounds.__init__
+    made = label_check.Sounds.__init__
 
     def watched(self: Any, config: Any, dataset: Any, store: Any, part: Any, *more: Any) -> None:
         heard.append([dataset.places[recording.name].split for recording in part])
         made(self, config, dataset, store, part, *more)
 
-    monkeypatch.setattr(suspicion.Sounds, "__init__", watched)
+    monkeypatch.setattr(label_check.Sounds, "__init__", watched)
     other = settings(data, tmp_path / "other", train__weak_labels="share", train__epochs=1)
     whole = settings(data, tmp_path / "whole", train__weak_labels="share", train__epochs=1)
     with pytest.raises(Interrupted):
@@ -277,7 +278,7 @@ def test_labels_are_checked_before_the_verdict_which_speaks_of_them(
     facts_of_labels = {"reason": "", "judged": 9, "rows": [row] * 3}
     monkeypatch.setattr(stages, "make_scorer", lambda *_, **__: None)
     monkeypatch.setattr(
-        suspicion, "check_labels", lambda *rest: write_json(rest[3] / suspicion.FACTS_NAME, facts_of_labels)
+        label_check, "check_labels", lambda *rest: write_json(rest[3] / label_check.FACTS_NAME, facts_of_labels)
     )
     config = Config.model_validate({"evaluate": {"remedies": False}})
     run = SimpleNamespace(reports=tmp_path, logs=tmp_path, config=config)
@@ -286,8 +287,8 @@ def test_labels_are_checked_before_the_verdict_which_speaks_of_them(
         run=run, config=config, ancestor=None, dataset=None, store=None, journal=None, interrupts=None,
         _best=lambda: None, _trunk_kept=lambda _: False, _known=lambda *_: None, _leak=lambda _: None,
         _shortcuts=lambda _: None,
-        _judged=lambda *_: (judging.Judged({}, {}), {}),
-        _judge=lambda figures: found.extend(doubt.code for doubt in facts.judgement(run, figures)[0]),  # type: ignore[arg-type]
+        _judged=lambda *_: (evaluate.Judged({}, {}), {}),
+        _judge=lambda figures: found.extend(doubt.code for doubt in report_data.judgement(run, figures)[0]),  # type: ignore[arg-type]
     )  # fmt: skip
     stages.Stages.evaluate(stand_in)  # type: ignore[arg-type]
     assert "labels-suspect" in found

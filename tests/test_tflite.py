@@ -1,4 +1,4 @@
-"""birdtune.model.tflite: what stands in a TensorFlow Lite file, and that damage is refused."""
+"""birdtune.models.tflite: what stands in a TensorFlow Lite file, and that damage is refused."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from helpers_yamnet import Array, Drawn
 
 from birdtune.errors import CheckpointError
-from birdtune.model import tflite, yamnet
+from birdtune.models import tflite, yamnet
 
 STEPS = yamnet.TRUNK.steps()[:3]
 

@@ -1,4 +1,4 @@
-"""birdtune.results.thresholds, answers, sound.empty and judging: from which score on an answer counts."""
+"""birdtune.evaluation.thresholds, answers, sound.empty and judging: from which score on an answer counts."""
 
 import dataclasses
 import json
@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from birdtune import judging
+from birdtune.audio.logmel import VGGISH, log_mel
+from birdtune.audio.synthetic import NOISES, SILENCE, made_noise
 from birdtune.config import EvaluateSettings
-from birdtune.results import thresholds
-from birdtune.results.answers import BACKGROUND, NOMINAL, NONE, OWN, SHARED, Thresholds
-from birdtune.results.calibration import Calibration
-from birdtune.results.novelty import Measured, Novelty, Scale
-from birdtune.results.scores import Scores
-from birdtune.results.thresholds import (
+from birdtune.evaluation import thresholds
+from birdtune.evaluation.calibration import Calibration
+from birdtune.evaluation.decision import BACKGROUND, NOMINAL, NONE, OWN, SHARED, Thresholds
+from birdtune.evaluation.ood import Measured, Novelty, Scale
+from birdtune.evaluation.scores import Scores
+from birdtune.evaluation.thresholds import (
     choose,
     count_alarms,
     false_alarms,
     judge_answers,
     lowest_for_precision,
 )
-from birdtune.sound.empty import NOISES, SILENCE, made_noise
-from birdtune.sound.logmel import VGGISH, log_mel
+from birdtune.pipeline import evaluate
 
 CLASSES = ("background", "owl", "tit")
 
@@ -223,7 +223,7 @@ def test_noise_is_heard_in_whole_batches() -> None:
         return np.tile(patches.mean(axis=(1, 2), dtype=np.float32)[:, None], 3), patches.mean(axis=1)
 
     taken: list[tuple[list[int], tuple[int, ...]]] = []
-    heard = judging.noise_logits(
+    heard = evaluate.noise_logits(
         scorer, CLASSES, VGGISH, 8, lambda numbers, means: taken.append((numbers.tolist(), means.shape))
     )
     assert taken == [([number], (1, 64)) for number in range(5)]
@@ -246,8 +246,8 @@ def run_of(n: int, seed: int) -> Scores:
 
 def judge(
     val: Scores | None, test: Scores | None, heard: dict[str, Measured] | None = None, **settings: Any
-) -> judging.Judged:
-    return judging.judge_run(
+) -> evaluate.Judged:
+    return evaluate.judge_run(
         {"val": val, "test": test}, run_of(5, 9), kind="softmax", classes=CLASSES, background=("background",),
         train_counts=np.array([9, 9, 9]), patch_s=0.96, settings=EvaluateSettings(bootstrap=50, **settings), seed=1,
         heard=heard or {},
@@ -269,10 +269,10 @@ def test_validation_chooses_and_test_is_judged_as_it_is_served(tmp_path: Path) -
     assert heard["background"]["recordings"] == int((test.labels == 0).sum())
     assert len(heard["noise"]) == 5 and heard["background"]["chosen_on"] is False
     (tmp_path / "metrics.json").write_text(json.dumps(found.figures, allow_nan=False))
-    read = judging.read_judged(tmp_path / "metrics.json", 3, "softmax")
+    read = evaluate.read_judged(tmp_path / "metrics.json", 3, "softmax")
     assert read == (calibration, Thresholds.of(found.figures["thresholds"]))
     (tmp_path / "metrics.json").write_text("{}")
-    lost, none = judging.read_judged(tmp_path / "metrics.json", 3, "softmax")
+    lost, none = evaluate.read_judged(tmp_path / "metrics.json", 3, "softmax")
     assert "holds no calibration" in lost.reason and none is None
 
 
@@ -321,19 +321,19 @@ def test_what_is_far_from_all_training_is_answered_none_at_the_cost_that_is_stat
     json.dumps(found.figures, allow_nan=False)
     # As the export reads it.
     known = Novelty(np.zeros(2, "f4"), np.eye(2, dtype="f4"), np.zeros((3, 2), "f4"), np.array([9, 9, 9]))
-    known.save(tmp_path / judging.NOVELTY_NAME)
+    known.save(tmp_path / evaluate.NOVELTY_NAME)
     (tmp_path / "metrics.json").write_text(json.dumps(found.figures))
-    read = judging.read_novelty(tmp_path)
+    read = evaluate.read_novelty(tmp_path)
     assert read is not None and read[1] == Scale.of(scale)
     (tmp_path / "metrics.json").write_text(json.dumps(plain.figures))
-    assert judging.read_novelty(tmp_path) is None
+    assert evaluate.read_novelty(tmp_path) is None
 
 
 def test_a_noise_is_taken_for_what_most_of_its_patches_are_answered_with() -> None:
     # One long alarm of tits, two short ones of owls; the second noise only background passes for.
     tit, owl, neither = [0.0, 0.05, 0.95], [0.0, 0.95, 0.05], [0.9, 0.1, 0.0]
     heard = scores_of([[owl, tit, tit, tit, owl, neither], [neither] * 3], [0, 0])
-    rows = judging._of_noise(heard, chosen(None), 0.96)
+    rows = evaluate._of_noise(heard, chosen(None), 0.96)
     assert [row["taken_for"] for row in rows] == ["tit", None]
     assert rows[0]["patches_passing"] == pytest.approx(5 / 6)
     assert rows[0]["per_class"][0]["class"] == "owl"  # which has more alarms
@@ -346,7 +346,7 @@ def test_a_made_noise_is_answered_as_a_recording_of_it_would_be() -> None:
         recordings=("white noise", "pink noise", "clicks", SILENCE),
         strangeness=np.array([0.5, 1.5, 0.5, 0.5], np.float32),
     )
-    rows = judging._of_noise(heard, chosen(None), 0.96)
+    rows = evaluate._of_noise(heard, chosen(None), 0.96)
     assert [row["answer"] for row in rows] == ["tit", None, None, None]  # strange, below its threshold, silent
     assert [row["recordings_answered"] for row in rows] == [1, 0, 0, 0]
     assert rows[0]["score"] == pytest.approx(0.95) and rows[3]["score"] is None

@@ -1,4 +1,4 @@
-"""birdtune.search.tune: trials go on where they were stopped, leave test alone, and are judged without flattery."""
+"""birdtune.tuning.tune: trials go on where they were stopped, leave test alone, and are judged without flattery."""
 
 import os
 import re
@@ -17,18 +17,19 @@ from test_compare import Said, with_heron
 from test_job import run as run_job
 from test_job import write_data
 
-from birdtune import cli, configure
+from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import DivergedError, InputError, Interrupted, PassingError, SettingsError
-from birdtune.events import Interrupts
-from birdtune.files import read_csv, read_json, write_json
-from birdtune.results import figures, tune_page
-from birdtune.results import tuned as tuned_words
-from birdtune.results.tuned import Tuned
-from birdtune.run import versions
-from birdtune.search import trials, tune
-from birdtune.search.embedded import folds, judgeable
-from birdtune.search.study import Trial
+from birdtune.reporting import figures, tune_page
+from birdtune.reporting import tuned as tuned_words
+from birdtune.reporting.tuned import Tuned
+from birdtune.runtime import configure
+from birdtune.runtime.events import Interrupts
+from birdtune.runtime.files import read_csv, read_json, write_json
+from birdtune.runtime.runs import versions
+from birdtune.training.embeddings import folds, judgeable
+from birdtune.tuning import trials, tune
+from birdtune.tuning.study import Trial
 
 ROOT = Path(__file__).parents[1]
 SPACE = "model.head=linear|mlp, train.epochs=1..3, train.learning-rate=1e-5..1e-2"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from birdtune.errors import CheckpointError, SettingsError
-from birdtune.model import network, vggish
-from birdtune.model.trunks import TRUNKS
+from birdtune.models import network, vggish
+from birdtune.models.registry import TRUNKS
 
 
 def small(**changes):

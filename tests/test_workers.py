@@ -1,4 +1,4 @@
-"""birdtune.workers: many processes, none of which can take the run down."""
+"""birdtune.runtime.workers: many processes, none of which can take the run down."""
 
 import multiprocessing
 import os
@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from birdtune import workers
 from birdtune.errors import Interrupted, PassingError
-from birdtune.events import Interrupts
-from birdtune.workers import Crashed, Isolated, run_tasks, worker_count
+from birdtune.runtime import workers
+from birdtune.runtime.events import Interrupts
+from birdtune.runtime.workers import Crashed, Isolated, run_tasks, worker_count
 
 _offset = 0
 
@@ -260,8 +260,8 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
     program = tmp_path / "parent.py"
     program.write_text(
         "import os, signal, time\n"
-        "from birdtune.events import Interrupts\n"
-        "from birdtune.workers import run_tasks\n"
+        "from birdtune.runtime.events import Interrupts\n"
+        "from birdtune.runtime.workers import run_tasks\n"
         "def name(task):\n"
         "    print(os.getpid(), flush=True)\n"
         "    time.sleep(600)\n"

@@ -1,4 +1,4 @@
-"""birdtune.model.yamnet: the published network, from both of its files; and the same as TensorFlow Lite computes."""
+"""birdtune.models.yamnet: the published network, from both of its files; and the same as TensorFlow Lite computes."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,17 +15,18 @@ from helpers_yamnet import PUBLISHED, Array, Drawn, write_hdf5
 from helpers_yamnet import original as originals
 from makers import Here
 
-from birdtune import apply, configure, job
+from birdtune.audio import decode
+from birdtune.audio.logmel import YAMNET, frames_of, hann_window, log_mel
 from birdtune.errors import CheckpointError, InputError, SettingsError
-from birdtune.events import Interrupts, Journal
-from birdtune.files import read_csv, read_json
-from birdtune.model import classifier as classifiers
-from birdtune.model import network, tflite, yamnet
-from birdtune.model.trunks import TRUNKS, read_weights
-from birdtune.results import export, hearing, verify
-from birdtune.sound import audio
-from birdtune.sound.logmel import YAMNET, frames_of, hann_window, log_mel
-from birdtune.workers import Crashed
+from birdtune.models import classifier as classifiers
+from birdtune.models import network, tflite, yamnet
+from birdtune.models.registry import TRUNKS, read_weights
+from birdtune.pipeline import apply, job
+from birdtune.runtime import configure
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.workers import Crashed
+from birdtune.serving import export, inference, verify
 
 GOOGLES = Path(__file__).parents[2] / "shared" / "data" / "yamnet"
 SOUNDS = Path(__file__).parents[2] / "shared" / "data" / "biodcase"
@@ -334,7 +335,7 @@ def googles() -> classifiers.Classifier:
 @pytest.fixture(scope="module")
 def real() -> list[Array]:
     """Real sound: the first 0.975 s of birds, and noise. [15600] each"""
-    return [audio.read(path)[: YAMNET.patch_samples] for path in sorted(SOUNDS.glob("*/*.wav"))]
+    return [decode.read(path)[: YAMNET.patch_samples] for path in sorted(SOUNDS.glob("*/*.wav"))]
 
 
 @with_googles
@@ -398,7 +399,7 @@ def test_the_front_end_is_that_of_the_published_network(real: list[Array]) -> No
 @with_googles
 def test_it_hears_what_is_to_be_heard(googles: classifiers.Classifier) -> None:
     for folder, name in {"Rooster": "Chicken, rooster", "Dog_bark": "Dog", "Rain": "Rain"}.items():
-        frames = log_mel(audio.read(min((GOOGLES.parent / "esc10" / folder).glob("*.ogg"))), YAMNET)
+        frames = log_mel(decode.read(min((GOOGLES.parent / "esc10" / folder).glob("*.ogg"))), YAMNET)
         patches = np.stack([frames[start : start + 96] for start in range(0, len(frames) - 95, 48)])
         best = np.argsort(-np.asarray(googles.scores(patches)[0]).mean(axis=0))[:5]
         assert name in [googles.classes[column] for column in best], folder
@@ -412,7 +413,7 @@ def test_the_whole_job_runs_on_it(
 ) -> None:
     """The commands on weights of the right shapes: prepare to report, the model in use, and what is refused."""
     monkeypatch.setattr(export, "fresh_answers", lambda folder, inputs, check: verify.answers(folder, inputs))
-    monkeypatch.setattr(hearing, "Isolated", Here)
+    monkeypatch.setattr(inference, "Isolated", Here)
     write_good(tmp_path / "input" / "data", recordings=7)
     write_hdf5(tmp_path / "input" / "yamnet.h5", original[1])
     flags = {
@@ -433,7 +434,7 @@ def test_the_whole_job_runs_on_it(
     assert verify.open_model(folder).facts["front_end"]["digest"] == YAMNET.digest
     apply.embed(config, None, sounds[:1], tmp_path / "model.npz", journal, interrupts)
     apply.embed(config, tmp_path / "input" / "yamnet.h5", sounds[:1], tmp_path / "trunk.npz", journal, interrupts)
-    waveform = audio.read(sounds[0])
+    waveform = decode.read(sounds[0])
     served = tf.saved_model.load(str(folder)).signatures["sound"](waveform=tf.constant(waveform))
     with np.load(tmp_path / "model.npz") as ours, np.load(tmp_path / "trunk.npz") as trunk:
         assert ours["start_s"] == pytest.approx([0, 0.48, 0.53])

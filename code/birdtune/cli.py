@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 import birdtune
 from birdtune import config as configs
-from birdtune import configure
 from birdtune.config import Config
 from birdtune.errors import (
     EXIT_DEFECT,
@@ -28,12 +27,13 @@ from birdtune.errors import (
     UsageError,
     shown,
 )
-from birdtune.events import Interrupts, Journal, duration, tell
-from birdtune.files import require_ending, require_file, require_place
-from birdtune.lock import alone_in
-from birdtune.plain import read_bounded
-from birdtune.quiet import load_tensorflow
-from birdtune.storage import reading_faults, unmet_faults
+from birdtune.runtime import configure
+from birdtune.runtime.events import Interrupts, Journal, duration, tell
+from birdtune.runtime.files import require_ending, require_file, require_place
+from birdtune.runtime.lock import alone_in
+from birdtune.runtime.plain import read_bounded
+from birdtune.runtime.quiet import load_tensorflow
+from birdtune.runtime.storage import reading_faults, unmet_faults
 
 _LONGEST_LIST_BYTES = 256 << 20
 # From scratch on some hundred patches: small batches for many updates, and what keeps it from learning by heart.
@@ -171,15 +171,15 @@ def _job(until: str) -> Callable[[Config, argparse.Namespace, Journal, Interrupt
         to_slim = getattr(options, "format", "keras") == "slim"
         with alone_in(config.output, journal):
             # Loaded here, what takes its time does not keep a second job from being told at once.
-            from birdtune import job
-            from birdtune.model.trunks import require_tensorflow_1
+            from birdtune.models.registry import require_tensorflow_1
+            from birdtune.pipeline import job
 
             if to_slim:
                 require_tensorflow_1(config.model.backbone, config.model.head)  # before the job, not after
             code = job.run(config, journal, interrupts, until=until)
             if to_slim:
                 load_tensorflow()
-                from birdtune.apply import export_slim_model
+                from birdtune.pipeline.apply import export_slim_model
 
                 export_slim_model(config, journal)
         return code
@@ -188,7 +188,7 @@ def _job(until: str) -> Callable[[Config, argparse.Namespace, Journal, Interrupt
 
 
 def _check(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    from birdtune.check import check
+    from birdtune.pipeline.check import check
 
     return _heard(check(config, journal, interrupts), journal)
 
@@ -206,7 +206,7 @@ def _compare(config: Config, options: argparse.Namespace, journal: Journal, inte
     with alone_in(config.output, journal):
         _tell_no_part(config, journal)
         load_tensorflow()
-        from birdtune.search.compare import compare
+        from birdtune.tuning.compare import compare
 
         return compare(config, journal, interrupts)
 
@@ -215,7 +215,7 @@ def _tune(config: Config, options: argparse.Namespace, journal: Journal, interru
     with alone_in(config.output, journal), unmet_faults(config.output):
         _tell_no_part(config, journal)
         load_tensorflow()
-        from birdtune.search.tune import tune
+        from birdtune.tuning.tune import tune
 
         return tune(config, journal, interrupts)
 
@@ -230,7 +230,7 @@ def _predict(config: Config, options: argparse.Namespace, journal: Journal, inte
     files = _files(options)
     with _whole_or_nothing(options.out, interrupts):
         load_tensorflow()
-        from birdtune.apply import predict
+        from birdtune.pipeline.apply import predict
 
         return predict(
             config, options.model, files, options.out, options.patches, journal, interrupts, options.window
@@ -243,7 +243,7 @@ def _embed(config: Config, options: argparse.Namespace, journal: Journal, interr
     files = _files(options)
     with _whole_or_nothing(options.out, interrupts):
         load_tensorflow()
-        from birdtune.apply import embed
+        from birdtune.pipeline.apply import embed
 
         return embed(config, options.model, files, options.out, journal, interrupts)
 
@@ -252,7 +252,7 @@ def _files(options: argparse.Namespace) -> list[Path]:
     """The files that the command line names, and those of `--list`."""
     files: list[Path] = list(options.files)
     if options.list is not None:
-        from birdtune.results.sounds import read_list
+        from birdtune.serving.sounds import read_list
 
         if options.list == "-":
             files += read_list(sys.stdin.buffer.read(_LONGEST_LIST_BYTES))
@@ -282,7 +282,7 @@ def _augment(config: Config, options: argparse.Namespace, journal: Journal, inte
     require_ending(options.out, "--out", (".png",), "a picture")
     require_place(options.out, "--out")
     with alone_in(config.output, journal):
-        from birdtune.results.contact import draw_sheet
+        from birdtune.reporting.augmentation_sheet import draw_sheet
 
         journal.say(f"augment: {shown(config.data_folder)}")
         draw_sheet(config, options.out, journal, interrupts)
@@ -295,8 +295,8 @@ def _demo(config: Config, options: argparse.Namespace, journal: Journal, interru
 
 
 def _demo_alone(config: Config, journal: Journal, interrupts: Interrupts) -> int:
-    from birdtune import job
-    from birdtune.demo import make_data
+    from birdtune.pipeline import job
+    from birdtune.pipeline.demo import make_data
 
     folder = config.output / "demo-input"
     journal.say("demo: making the sounds of invented birds")

@@ -245,7 +245,7 @@ def run(arguments: Sequence[str], **how: Any) -> Command:
 def make_demo_input(folder: Path, *, sources_per_class: int = 3, most_calls: int = 2) -> Path:
     """A small input folder of the demonstration's birds, with its broken files."""
     program = (
-        "import sys; from pathlib import Path; from birdtune.demo import make_data\n"
+        "import sys; from pathlib import Path; from birdtune.pipeline.demo import make_data\n"
         f"make_data(Path(sys.argv[1]), sources_per_class={sources_per_class}, calls_per_source=(1, {most_calls}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "code")}

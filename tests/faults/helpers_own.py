@@ -11,21 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from birdtune import ancestor
-from birdtune import run as runs
+from birdtune.audio.decode import SoundFacts
+from birdtune.audio.logmel import VGGISH
 from birdtune.config import Config, SoundSettings, SplitSettings
-from birdtune.dataset import selection, split
-from birdtune.dataset.frames import FrameStore
-from birdtune.dataset.ledger import Examined, Ledger
-from birdtune.dataset.recordings import Recording, SoundFile, scan
-from birdtune.dataset.shards import INDEX_NAME
+from birdtune.data import selection, split
+from birdtune.data.frames import FrameStore
+from birdtune.data.ledger import Examined, Ledger
+from birdtune.data.scan import Recording, SoundFile, scan
+from birdtune.data.shards import INDEX_NAME
 from birdtune.errors import shown
-from birdtune.events import Journal
-from birdtune.files import read_csv, write_csv
-from birdtune.results.calibration import Calibration, Scale
-from birdtune.results.scores import Scores
-from birdtune.sound.audio import SoundFacts
-from birdtune.sound.logmel import VGGISH
+from birdtune.evaluation.calibration import Calibration, Scale
+from birdtune.evaluation.scores import Scores
+from birdtune.runtime import runs
+from birdtune.runtime.events import Journal
+from birdtune.runtime.files import read_csv, write_csv
+from birdtune.training import base_model
 
 RATE_HZ = 16_000
 
@@ -162,8 +162,8 @@ def begin_from(data: bytes, room: Path) -> None:
     described, _, labels = data.partition(b"\0")
     (folder / "model.json").write_bytes(described)
     (folder / "labels.csv").write_bytes(labels)
-    (found,) = ancestor.find(Config(output=room, from_version="1"))
-    (elsewhere,) = ancestor.find(Config(output=room / "out", from_version=str(folder)))
+    (found,) = base_model.find(Config(output=room, from_version="1"))
+    (elsewhere,) = base_model.find(Config(output=room / "out", from_version=str(folder)))
     assert found.is_own and not elsewhere.is_own and found.facts == elsewhere.facts
     assert len(set(found.classes)) == len(found.classes) > 1 and set(found.class_ids) <= set(found.classes)
     assert found.digest() == elsewhere.digest() and found.heard() is None

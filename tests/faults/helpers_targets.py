@@ -29,20 +29,20 @@ import safetensors.numpy
 import soundfile
 from helpers_watch import watched
 
-from birdtune import cli, configure
-from birdtune import run as runs
+from birdtune import cli
+from birdtune.audio import decode
+from birdtune.audio.decode import SoundFacts
 from birdtune.config import Config, SplitSettings, options
-from birdtune.dataset import split
-from birdtune.dataset.labels import read_label_map
-from birdtune.dataset.recordings import Recording
+from birdtune.data import split
+from birdtune.data.labels import read_label_map
+from birdtune.data.scan import Recording
 from birdtune.errors import BirdtuneError, InputError, shown
-from birdtune.files import write_json
-from birdtune.model import archive, checkpoint, tflite
-from birdtune.results.verify import open_model
-from birdtune.sound import audio
-from birdtune.sound.audio import SoundFacts
+from birdtune.models import archive, tf_checkpoint, tflite
+from birdtune.runtime import configure, runs
+from birdtune.runtime.files import write_json
+from birdtune.runtime.workers import Isolated
+from birdtune.serving.verify import open_model
 from birdtune.training.checkpoints import Checkpoints, State, read_arrays
-from birdtune.workers import Isolated
 
 RATE_HZ = 16_000
 
@@ -97,7 +97,7 @@ def _sounds() -> list[bytes]:
 def _hear(data: bytes, room: Path) -> None:
     path = room / "x.wav"
     path.write_bytes(data)
-    facts = audio.examine(path, longest_s=3600.0)
+    facts = decode.examine(path, longest_s=3600.0)
     assert facts.n_samples >= 0 and facts.rate_hz > 0 and facts.channels > 0
 
 
@@ -391,8 +391,8 @@ def _read_table(data: bytes, room: Path) -> None:
     (room / ("m.ckpt" if version == 1 else "m.ckpt.index")).write_bytes(written)
     if version == 2:
         (room / "m.ckpt.data-00000-of-00001").write_bytes(helpers_tables.V2_DATA)
-    with mock.patch.object(checkpoint, "Isolated", _Kept):
-        for array in checkpoint.read_checkpoint(room / "m.ckpt").values():
+    with mock.patch.object(tf_checkpoint, "Isolated", _Kept):
+        for array in tf_checkpoint.read_checkpoint(room / "m.ckpt").values():
             assert array.dtype == np.float32
 
 

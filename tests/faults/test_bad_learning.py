@@ -15,8 +15,8 @@ import pytest
 import soundfile
 from helpers_input import RATE_HZ, problems, tone, write_tone
 
-from birdtune.files import write_csv
-from birdtune.model.trunks import TRUNKS
+from birdtune.models.registry import TRUNKS
+from birdtune.runtime.files import write_csv
 
 ROOT = Path(__file__).parents[2]
 QUICK = (

@@ -19,7 +19,7 @@ import pytest
 from helpers_command import QUICK, ROOT
 from helpers_oddities import DEADLY, LONGEST_S, A, B, build
 
-from birdtune.dataset.recordings import PROBLEMS
+from birdtune.data.scan import PROBLEMS
 
 # Made by what happens while a run looks, or by a setting; they are tried where that is tried.
 PASSING = {"vanished", "changed", "storage-failed", "rare-class"}

@@ -22,7 +22,8 @@ from helpers_watch import Misdeed, watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from birdtune import cli, job
+from birdtune import cli
+from birdtune.pipeline import job
 
 # What the command loads when it is first needed is loaded now, before anybody watches.
 assert job.run

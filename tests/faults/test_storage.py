@@ -20,10 +20,10 @@ from helpers_input import CLASSES, write_good, write_tone
 from makers import ordinary_folder
 
 from birdtune import cli
+from birdtune.audio.logmel import VGGISH
 from birdtune.config import SoundSettings
-from birdtune.dataset.frames import FrameStore
-from birdtune.files import read_csv, read_json
-from birdtune.sound.logmel import VGGISH
+from birdtune.data.frames import FrameStore
+from birdtune.runtime.files import read_csv, read_json
 from birdtune.training.checkpoints import Checkpoints
 from tests.faults.helpers_command import QUICK, ROOT, Command, run
 

@@ -7,7 +7,7 @@ import pytest
 from helpers_command import Straight, lengths, run
 from torture import ALWAYS_SAVING, PLACES, kill_and_compare, plan
 
-from birdtune.files import read_json
+from birdtune.runtime.files import read_json
 
 
 @pytest.mark.parametrize("kills", [*range(1, 12), 20, 100])

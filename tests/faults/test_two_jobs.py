@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from helpers_input import write_good
 
-from birdtune.files import read_json
+from birdtune.runtime.files import read_json
 
 ROOT = Path(__file__).parents[2]
 RECORD = ".holder.json"

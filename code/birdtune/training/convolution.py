@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from birdtune.model.architecture import KERNEL
-from birdtune.model.network import Convolution
+from birdtune.models.backbone import KERNEL
+from birdtune.models.network import Convolution
 
 # Bands that a convolution's output may have at most. Measured: at 8 the products take 0.5 of oneDNN's time, at 16
 # about as long, at 32 1.5 times as long.

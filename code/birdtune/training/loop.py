@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from birdtune.config import TrainSettings
-from birdtune.dataset.batches import Batch, Batches, prefetched
-from birdtune.dataset.clips import ClipBatches
+from birdtune.data.batches import Batch, Batches, prefetched
+from birdtune.data.clips import ClipBatches
 from birdtune.errors import DivergedError, InputError, Interrupted, PassingError
-from birdtune.events import Interrupts, Journal, Progress, duration
-from birdtune.model.classifier import weights
+from birdtune.models.classifier import weights
+from birdtune.runtime.events import Interrupts, Journal, Progress, duration
 from birdtune.training.checkpoints import Checkpoints, State
-from birdtune.training.curves import Curves
 from birdtune.training.step import Trainer, viewed
+from birdtune.training.tensorboard import Curves
 
 # Scores closer than this count as equal; then the lower loss decides.
 _TIE_DIGITS = 4

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from birdtune.config import TrainSettings
-from birdtune.model.classifier import Classifier
+from birdtune.models.classifier import Classifier
 
 
 def rate_factors(classifier: Classifier, settings: TrainSettings) -> dict[int, float]:

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from birdtune.dataset.batches import Source, in_order, prefetched
-from birdtune.events import Interrupts
-from birdtune.model import heads
-from birdtune.model.classifier import Classifier
-from birdtune.results.scores import shares
+from birdtune.data.batches import Source, in_order, prefetched
+from birdtune.evaluation.scores import shares
+from birdtune.models import heads
+from birdtune.models.classifier import Classifier
+from birdtune.runtime.events import Interrupts
 from birdtune.training import devices
 
 Scorer = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]

@@ -19,13 +19,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from birdtune.config import TrainSettings
-from birdtune.dataset.batches import Batch
-from birdtune.model import heads
-from birdtune.model.classifier import Classifier, load_weights, weights
-from birdtune.model.losses import label_weights, patch_losses
+from birdtune.data.batches import Batch
+from birdtune.models import heads
+from birdtune.models.classifier import Classifier, load_weights, weights
+from birdtune.models.losses import label_weights, patch_losses
 from birdtune.training import convolution, devices
 from birdtune.training.checkpoints import Saved
-from birdtune.training.feeds import Feed
+from birdtune.training.inputs import Feed
 from birdtune.training.optimizer import averages, make_optimizer, rest_trunk
 
 # Operations of one call: a tenth of a second or so, after which the loop looks at what happened.

@@ -1,0 +1,291 @@
+"""Sound file → mono float32 waveform at 16 kHz: the only decoder in the house.
+
+    path ─▶ SoundStream ─▶ blocks [n] float32, 16 kHz mono ─▶ .facts once all is read
+
+Files are read in blocks of some seconds, so a 24-hour recording needs no more memory than a short
+one. Formats are libsndfile's: WAV in all its encodings, FLAC, Ogg Vorbis and Opus, MP3,
+AIFF, AU, CAF and W64.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.audio.channels import Choice, mixed
+from birdtune.audio.channels import peak as peak_of
+from birdtune.audio.container import (
+    Decoder,
+    check_header,
+    check_length,
+    continued,
+    damage_behind,
+    damage_of,
+    open_sound,
+)
+from birdtune.audio.faults import Damage, SoundError, judge_damage, read_through, refusal
+from birdtune.audio.measures import Measures, Meter
+from birdtune.audio.media import MediaDecoder
+from birdtune.audio.origin import Origin, read_origin
+from birdtune.audio.relation import choice_of
+from birdtune.audio.resample import TARGET_RATE_HZ, resampled
+from birdtune.config import SoundSettings
+
+# Below this peak there is nothing to hear: one step of 16-bit audio is -90.3 dB of full scale.
+SILENCE_DB: Final = -90.0
+
+# What a file seems to be when the system stops giving its bytes half-way.
+_LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
+# Values in one block at most, of all channels together: what is made of them stays in the processor's cache.
+_BLOCK_VALUES = 1 << 17
+DEFAULT: Final = SoundSettings()
+# Above this, sums over channels and over a spectrum may leave float32; 32-bit integers in a float
+# file, the loudest that can be meant, reach 2e9.
+_LOUDEST = 1e12
+# Of a block, a share of samples that are no sound and may be slips; more are the end of what can be believed.
+_FEW = 1e-3
+
+
+@dataclass(frozen=True)
+class SoundFacts:
+    """What a sound file turned out to hold."""
+
+    rate_hz: int
+    channels: int
+    duration_s: float
+    n_samples: int  # at 16 kHz
+    peak_db: float  # of full scale, before mixing; -inf would not be JSON, so silence is -999
+    format: str
+    samples: str = ""  # digest of the decoded samples, whatever file they are in; "" where nobody measured
+    measures: Measures | None = None
+    origin: Origin | None = None  # what the file says of the recording that it is from
+    damage: str = ""  # a code of `recordings.PROBLEMS`, of what is used though it is damaged; else ""
+    damage_detail: str = ""
+    choice: Choice | None = None  # of the channels; None: all are mixed
+
+
+class SoundStream:
+    """One sound file as blocks of mono float32 samples at 16 kHz.
+
+    Iterate over it once; then `facts` is set.
+
+    Args:
+        path: the file.
+        sound: how it is decoded.
+        measured: fill in `samples` and `measures` of the facts.
+        longest_s: seconds above which the file is refused before it is read.
+        silent_too: do not refuse silence: for who judges pieces, not the whole.
+        channel: read this one alone (from 0), as if there were no other; None: as `sound` says.
+
+    What is damaged is used as far as it can be decoded (`faults.judge_damage` says from where on), and `facts` tell it.
+
+    Raises:
+        SoundError: with the problem "vanished", "storage-failed", "unreadable", "empty", "not-audio", "corrupt",
+            "truncated", "silent", "too-long" or "not-finite"; some only when the last block has been asked for.
+    """
+
+    def __init__(
+        self, path: Path, sound: SoundSettings = DEFAULT, *, longest_s: float = math.inf,
+        silent_too: bool = False, measured: bool = False, channel: int | None = None,
+    ) -> None:
+        self.path = path
+        self.sound = sound
+        self.measured = measured
+        self.longest_s = longest_s
+        self.silent_too = silent_too
+        self.channel = channel
+        self.facts: SoundFacts | None = None
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        try:
+            yield from self._blocks()
+        except OSError as fault:
+            raise refusal(fault) from fault
+        except SoundError as fault:
+            if fault.problem in _LIKE_UNREAD:
+                read_through(self.path)
+            raise
+
+    def _blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        with open_sound(self.path) as file:
+            check_header(self.path, file, self.longest_s)
+            known = file.damage
+            if known is not None:
+                judge_damage(known, file.seconds(file.frames), self.sound.truncated)  # before gigabytes are read
+            meter = Meter(file.samplerate, file.channels if self.channel is None else 1) if self.measured else None
+            choice = choice_of(self.path, file, self.sound.channels) if self.channel is None else None
+            source = _Source(self.path, file, self.longest_s, meter, choice, self.channel)
+            n_samples = 0
+            for block in resampled(source.mono(), file.samplerate, self.sound.resampler):
+                n_samples += block.size
+                yield block
+            damage = source.damage()
+            if damage is not None and damage is not known:
+                if damage.problem in _LIKE_UNREAD:
+                    read_through(self.path)
+                judge_damage(damage, file.seconds(source.frames_read), self.sound.truncated)
+            if source.peak_db < SILENCE_DB and not self.silent_too:
+                raise SoundError("silent", _silence(source.peak_db))
+            duration_s = file.seconds(source.frames_read)
+            self.facts = SoundFacts(
+                rate_hz=file.samplerate,
+                channels=file.channels,
+                duration_s=duration_s,
+                n_samples=n_samples,
+                peak_db=round(source.peak_db, 1),
+                format=f"{file.format} {file.subtype}",
+                samples=meter.sample_digest() if meter else "",
+                measures=meter.measures() if meter else None,
+                origin=read_origin(self.path, _tags(file)) if meter else None,
+                damage=damage.problem if damage else "",
+                damage_detail=damage.told(duration_s) if damage else "",
+                choice=choice,
+            )
+
+
+def _tags(file: Decoder | MediaDecoder) -> dict[str, str]:
+    return {name: str(getattr(file, name, "") or "") for name in ("comment", "title")}
+
+
+def _silence(peak_db: float) -> str:
+    if peak_db <= -999.0:
+        return "every sample is zero"
+    return f"no sample is louder than {peak_db:.0f} dB of full scale"
+
+
+def examine(
+    path: Path, sound: SoundSettings = DEFAULT, *, longest_s: float = math.inf, channel: int | None = None
+) -> SoundFacts:
+    """Decode a whole file and say what it holds. Raises SoundError as `SoundStream`."""
+    stream = SoundStream(path, sound, longest_s=longest_s, measured=True, channel=channel)
+    for _ in stream:
+        pass
+    assert stream.facts is not None
+    return stream.facts
+
+
+def read(
+    path: Path, sound: SoundSettings = DEFAULT, *, start_s: float = 0.0, longest_s: float = math.inf,
+    channel: int | None = None,
+) -> npt.NDArray[np.float32]:
+    """Part of a sound as one array, for listening: [samples] float32 mono at 16 kHz, full scale 1.
+
+    Args:
+        start_s: seconds from the beginning; sound before it is skipped without being kept.
+        longest_s: seconds to read at most.
+        channel: as `SoundStream`.
+
+    Raises:
+        SoundError: the file cannot be decoded as far as asked for.
+    """
+    first = round(start_s * TARGET_RATE_HZ)
+    last = math.inf if math.isinf(longest_s) else first + round(longest_s * TARGET_RATE_HZ)
+    parts: list[npt.NDArray[np.float32]] = []
+    at = 0
+    for block in SoundStream(path, sound, channel=channel):
+        if at + block.size > first:
+            parts.append(block[max(0, first - at) : None if math.isinf(last) else max(0, int(last) - at)])
+        at += block.size
+        if at >= last:
+            break
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+class _Source:
+    """Blocks of an open file, mixed to mono at the file's own rate, with what was met on the way."""
+
+    def __init__(
+        self, path: Path, file: Decoder | MediaDecoder, longest_s: float, meter: Meter | None, choice: Choice | None,
+        channel: int | None,
+    ) -> None:
+        self._path = path
+        self._file = file
+        self._longest_s = longest_s
+        self._peak = 0.0
+        self._meter = meter
+        self._choice = choice
+        self._channel = channel
+        self._damage: Damage | None = None
+        self._n_zeroed = 0
+        self.frames_read = 0
+
+    @property
+    def peak_db(self) -> float:
+        return 20 * math.log10(self._peak) if self._peak > 0 else -999.0
+
+    def damage(self) -> Damage | None:
+        """What is wrong with the file, once all is read."""
+        found = self._damage or damage_of(self._path, self._file, self.frames_read)
+        if self._n_zeroed and (found is None or not found.is_loss):
+            samples = "a sample that is" if self._n_zeroed == 1 else f"{self._n_zeroed:,} samples that are"
+            why = f"{samples} NaN, infinite or above {_LOUDEST:.0e}, taken as zero"
+            return Damage("not-finite", why, is_loss=False)
+        return found
+
+    def mono(self) -> Iterator[npt.NDArray[np.float32]]:
+        yield from self._mono(self._file)
+        counted_s = self._file.seconds(self.frames_read)
+        if (more := continued(self._path, self._file)) is not None:
+            with more:
+                yield from self._mono(more)
+                self._damage = self._damage or damage_behind(self._path, more, counted_s, self.frames_read)
+
+    def _mono(self, file: Decoder | MediaDecoder) -> Iterator[npt.NDArray[np.float32]]:
+        size = max(1, _BLOCK_VALUES // file.channels)
+        while self._damage is None and file.fault is None:  # what a decoder finds behind a fault is out of its time
+            block = _read(file, size)
+            if not len(block):
+                return
+            if self._channel is not None:
+                block = np.ascontiguousarray(block[:, self._channel : self._channel + 1])
+            peak = peak_of(block)
+            if not peak <= _LOUDEST:  # or NaN
+                block = self._finite(block)
+                if not len(block):
+                    return
+                peak = peak_of(block)
+            self._peak = max(self._peak, peak)
+            self.frames_read += len(block)
+            # Once more: not every header tells the length.
+            check_length(file.seconds(self.frames_read), self._longest_s)
+            mono = mixed(block) if self._choice is None else self._choice.mono(block)
+            if self._meter is not None:
+                self._meter.feed(block, mono, peak)
+            yield mono
+
+    def _finite(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """With a few samples that are no sound taken as zero; with many, the frames before the first of them."""
+        is_sound = np.abs(block) <= _LOUDEST  # NaN is not, either
+        n_bad = block.size - int(is_sound.sum())
+        if n_bad > _FEW * block.size:
+            return self._before_break(block)
+        self._n_zeroed += n_bad
+        return np.where(is_sound, block, np.float32(0.0))
+
+    def _before_break(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The frames before the first that is no sound; what follows that is not looked at."""
+        loudest = np.abs(block).max(axis=1)
+        n_good = int(np.argmin(loudest <= _LOUDEST))  # NaN is not, either
+        value = loudest[n_good]
+        loud = f"samples of {value:.0e}, where full scale is 1,"
+        found = loud if math.isfinite(value) else "NaN or infinite samples"
+        promised_s = None if self._file.promised is None else self._file.seconds(self._file.promised)
+        why = f"{found} after {self.frames_read + n_good:,} good ones"
+        self._damage = Damage("not-finite", why, promised_s)
+        return block[:n_good]
+
+
+def _read(file: Decoder | MediaDecoder, size: int) -> npt.NDArray[Any]:
+    """The next frames: float32 of full scale 1, or int16 where the file holds that. [frames, channels]"""
+    if file.format == "MP3" and isinstance(file, Decoder):
+        # With a fault, libsndfile says that it gave nothing, and gave what it had.
+        block = np.zeros((size, file.channels), np.float32)
+        read = np.asarray(file.read(size, out=block))
+        return block[: np.flatnonzero(block.any(axis=1))[-1] + 1] if file.fault and block.any() else read
+    # The same numbers as libsndfile's own floats in the end, in a fifth of the time.
+    dtype = "int16" if file.subtype == "PCM_16" else "float32"
+    return np.asarray(file.read(size, dtype=dtype, always_2d=True))

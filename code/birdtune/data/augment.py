@@ -1,0 +1,351 @@
+"""What may be done to a batch, as pure functions of (batch, seed).
+
+    Batch ─▶ turned, moved in pitch ─▶ mixed with others, with background, with noise ─▶ louder or softer ─▶ masked
+
+All that is random is drawn from (seed, epoch, place of the row in the epoch), so that a batch is the same after a
+restart, and a worker that makes a slice of a batch makes the very rows of the whole. What has strength 0 changes no
+bit, and neither does what a row was not drawn for.
+
+Sounds are mixed as they are in the air, not as logarithms: a frame is log(m + offset), so m = exp(frame) - offset is
+made louder by a factor, m' = g m, or mixed with another, m'² = m² + (g a)² (powers of sounds that have nothing to do
+with each other add up), and log(m' + offset) is the new frame.
+"""
+
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.audio import noise
+from birdtune.audio.logmel import FrontEnd
+from birdtune.config import AugmentSettings
+from birdtune.data.batches import Batch, Source
+from birdtune.errors import InputError
+
+Frames = npt.NDArray[np.float16]  # [n, patch_frames, n_mels] log-mel
+Magnitudes = npt.NDArray[np.float32]  # [n, patch_frames, n_mels] mel, not logarithms
+Rows = npt.NDArray[np.int64]
+Labels = npt.NDArray[Any]  # [n] int32 classes, or [n, C] float32 shares
+Floats = npt.NDArray[np.float64]
+
+# What is drawn for each row, in this order. New ones go to the end: the others then keep their numbers.
+_DRAWN = (
+    "frames", "bands", "mixup", "partner", "share", "background", "which", "background snr", "white", "white snr",
+    "white start", "white phase", "pink", "pink snr", "pink start", "pink phase", "gain", "time width", "time start",
+    "band width", "band start",
+)  # fmt: skip
+_PER_ROW = 4 * -(-len(_DRAWN) // 4)  # Philox gives four numbers a count
+# Keys of streams: the order of batches is drawn from (seed, epoch), and seeds stay below this.
+_STREAM = 2**32
+# Rows that one thread does at a time; numpy lets others work meanwhile, so that a fast card need not wait.
+_PIECE = 32
+_MOST_THREADS = 8
+
+# Noise fainter than this is not heard, nor seen by the network.
+SNR_RANGE_DB = 20.0
+# Several birds at once: how much louder or fainter the second may be than the first.
+_BIRDS_DB = 6.0
+# The second of two mixed sounds is brought to the level of the first before, but by no more than this: else one in
+# silence would not be heard any more, and silence would become a roar.
+_MOST_LIFT_DB = 20.0
+NAMES = (
+    "shift_frames", "shift_bands", "mixup", "background", "white_noise", "pink_noise", "gain_db", "time_mask",
+    "band_mask",
+)  # fmt: skip
+
+
+def active(settings: AugmentSettings) -> list[str]:
+    """The names of what is on, in the order in which it is done."""
+    return [name for name in NAMES if getattr(settings, name)]
+
+
+def spoken(settings: AugmentSettings) -> list[str]:
+    """What is on, as it would be typed."""
+    return [f"--augment.{name.replace('_', '-')} {getattr(settings, name):g}" for name in active(settings)]
+
+
+def background_columns(classes: tuple[str, ...], background: tuple[str, ...]) -> tuple[int, ...]:
+    """Columns of the classes that are background."""
+    return tuple(classes.index(name) for name in background)
+
+
+def require_background(settings: AugmentSettings, background: tuple[str, ...]) -> None:
+    """See to it that there is a background class to mix in, where that is asked for.
+
+    Raises:
+        InputError: there is none.
+    """
+    if settings.background and not background:
+        raise InputError(
+            f"--augment.background {settings.background:g} mixes in patches of a background class, and there is none. "
+            "Put recordings of the place without the birds into INPUT/background (or --background FOLDER), name such a "
+            "class with --labels.background, or leave the setting out."
+        )
+
+
+def draw(seed: int, epoch: int, first: int, n: int) -> dict[str, Floats]:
+    """Numbers in 0…1 (without 1) for the rows `first` … `first + n - 1` of an epoch. [n] each"""
+    bits = np.random.Philox(key=[seed + _STREAM, epoch])
+    bits.advance(first * _PER_ROW // 4)
+    numbers = (bits.random_raw(n * _PER_ROW) >> np.uint64(11)) * 2.0**-53
+    return dict(zip(_DRAWN, numbers.reshape(n, _PER_ROW).T, strict=False))
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "augment")
+
+
+@dataclass(frozen=True)
+class Augmenter:
+    """What is done to each training batch.
+
+    Attributes:
+        source: the training windows, to mix with.
+        n_classes, kind: of the head: "softmax" shares the labels of mixed sounds, "sigmoid" joins them.
+        backgrounds: columns of classes without birds.
+    """
+
+    settings: AugmentSettings
+    spec: FrontEnd
+    source: Source
+    seed: int
+    n_classes: int
+    kind: str
+    backgrounds: tuple[int, ...] = ()
+
+    def __call__(self, batch: Batch, epoch: int, first: int, order: Rows) -> Batch:
+        """The batch, augmented; with mixup, `labels` are shares of classes, [batch, C] float32.
+
+        Args:
+            epoch, first: place of the batch's first row.
+            order: [rows of the epoch] windows, in the order in which they are trained on: others to mix with are
+                drawn from it, and so as often as the sampler draws them.
+        """
+        given = one_hot(batch.labels, self.n_classes) if self.settings.mixup else batch.labels
+
+        def some(start: int) -> tuple[Frames, Labels]:
+            part = slice(start, start + _PIECE)
+            return self._some(batch.patches[part], given[part], epoch, first + start, order)
+
+        made = list(_pool().map(some, range(0, len(given), _PIECE)))
+        patches, labels = (np.concatenate(parts) for parts in zip(*made, strict=True))
+        return replace(batch, patches=patches, labels=labels)
+
+    def _some(
+        self, frames: Frames, labels: Labels, epoch: int, first: int, order: Rows
+    ) -> tuple[Frames, Labels]:
+        drawn = draw(self.seed, epoch, first, len(labels))
+        frames, labels = self._sound(shifted(frames, self.settings, drawn), labels, drawn, order)
+        return masked(frames, self.settings, drawn, self.spec), labels
+
+    def _sound(
+        self, frames: Frames, labels: Labels, drawn: dict[str, Floats], order: Rows
+    ) -> tuple[Frames, Labels]:
+        """What is done to sounds, and not to pictures of them; only rows that it concerns are computed."""
+        settings = self.settings
+        chosen = {
+            name: drawn[key] < getattr(settings, name)
+            for name, key in (
+                ("mixup", "mixup"), ("background", "background"), ("white_noise", "white"), ("pink_noise", "pink")
+            )
+        }  # fmt: skip
+        touched = np.full(len(labels), settings.gain_db > 0)
+        for rows in chosen.values():
+            touched |= rows
+        if not touched.any():
+            return frames, labels
+        inside = np.cumsum(touched) - 1  # [n] row → row of `mel`
+        mel = magnitudes(frames[touched], self.spec)
+        power = noise.power(np.square(mel), self.spec)  # [touched]
+        if (rows := np.flatnonzero(chosen["mixup"])).size:
+            labels = labels.copy()
+            partners = order[(drawn["partner"][rows] * order.size).astype(np.int64)]
+            labels[rows] = self._mix(mel, power, inside[rows], labels[rows], partners, drawn["share"][rows])
+        if (rows := np.flatnonzero(chosen["background"])).size:
+            self._add_background(mel, power, inside[rows], drawn, rows)
+        for colour in noise.COLOURS:
+            if (rows := np.flatnonzero(chosen[f"{colour}_noise"])).size:
+                snr_db = self._snr_db(drawn[f"{colour} snr"][rows])
+                starts = drawn[f"{colour} start"][rows], drawn[f"{colour} phase"][rows]
+                at = inside[rows]
+                mel[at] = with_noise(mel[at], power[at], colour, snr_db, *starts, self.spec)
+        if settings.gain_db:
+            mel *= _column(_factor((2.0 * drawn["gain"][touched] - 1.0) * settings.gain_db))
+        made = frames.copy()
+        made[touched] = log_frames(mel, self.spec)
+        return made, labels
+
+    def _mix(
+        self,
+        mel: Magnitudes,
+        power: npt.NDArray[np.float32],
+        at: Rows,
+        labels: Labels,
+        partners: Rows,
+        share: Floats,
+    ) -> Labels:
+        """Mix rows `at` of `mel` with other windows, in place; their power goes along. Returns the new labels."""
+        other = magnitudes(self.source.patches(partners), self.spec)
+        level = _level(power[at], noise.power(np.square(other), self.spec))
+        other_labels = one_hot(self.source.label[partners], self.n_classes)
+        joined: Labels
+        if self.kind == "softmax":
+            weights = share, 1.0 - share
+            joined = share[:, None] * labels + (1.0 - share[:, None]) * other_labels
+        else:
+            weights = np.ones_like(share), _factor((2.0 * share - 1.0) * _BIRDS_DB)
+            joined = self._both(np.maximum(labels, other_labels))
+        total = np.hypot(*weights)  # so that the mixture is about as loud as the first was
+        mel[at] = summed(mel[at] * _column(weights[0] / total), other * _column(level * weights[1] / total))
+        power[at] = noise.power(np.square(mel[at]), self.spec)
+        return np.asarray(joined, np.float32)
+
+    def _both(self, labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Where a bird sings, it is no background any more."""
+        has_bird = np.delete(labels, self.backgrounds, axis=1).any(axis=1)
+        for column in self.backgrounds:
+            labels[has_bird, column] = 0.0
+        return labels
+
+    def _add_background(
+        self, mel: Magnitudes, power: npt.NDArray[np.float32], at: Rows, drawn: dict[str, Floats], rows: Rows
+    ) -> None:
+        windows = np.flatnonzero(np.isin(self.source.label, self.backgrounds))
+        if not windows.size:
+            return  # the classes have one, the training part has none of it
+        chosen = windows[(drawn["which"][rows] * windows.size).astype(np.int64)]
+        other = magnitudes(self.source.patches(chosen), self.spec)
+        level = _level(power[at], noise.power(np.square(other), self.spec))
+        fainter = _factor(-self._snr_db(drawn["background snr"][rows]))
+        mel[at] = summed(mel[at], other * _column(level * fainter))
+
+    def _snr_db(self, drawn: Floats) -> Floats:
+        return np.asarray(self.settings.snr_db + drawn * SNR_RANGE_DB)
+
+
+# ---- frames and magnitudes -----------------------------------------------------------------------
+
+
+def magnitudes(frames: Frames, spec: FrontEnd) -> Magnitudes:
+    """Mel magnitudes of log-mel frames: exp(frames) - offset, never below 0 (float16 rounds)."""
+    mel = np.exp(frames.astype(np.float32))
+    mel -= np.float32(spec.log_offset)
+    return np.asarray(np.maximum(mel, 0.0, out=mel))
+
+
+def log_frames(mel: Magnitudes, spec: FrontEnd) -> Frames:
+    """Log-mel frames of magnitudes: log(mel + offset), in float16 as the store has them."""
+    return np.asarray(np.log(mel + np.float32(spec.log_offset)), np.float16)
+
+
+def summed(mel: Magnitudes, other: Magnitudes) -> Magnitudes:
+    """Two sounds at once: the powers of sounds that have nothing to do with each other add up."""
+    return np.asarray(np.sqrt(np.square(mel) + np.square(other)))
+
+
+def with_noise(
+    mel: Magnitudes,
+    power: npt.NDArray[np.float32],
+    colour: noise.Colour,
+    snr_db: Floats,
+    start: Floats,
+    phase: Floats,
+    spec: FrontEnd,
+) -> Magnitudes:
+    """Patches with noise of a signal-to-noise ratio; see `noise.py` for how both meet.
+
+    Args:
+        power: [n] of the patches; silence stays silent.
+        snr_db: [n] the patch's power over the noise's, both within the front end's band.
+        start, phase: [n] in 0…1, which stretch of the tables of noise and of phases.
+    """
+    n_frames = mel.shape[1]
+    table = noise.noise_frames(spec, colour)
+    room = len(table) - n_frames
+    inside = np.arange(n_frames)
+    added = table[(start * room).astype(np.int64)[:, None] + inside]  # [n, frames, n_mels]
+    added *= _column(np.sqrt(power * 10.0 ** (-snr_db / 10)))
+    meeting = noise.interference(spec)[(phase * room).astype(np.int64)[:, None] + inside]
+    # m² + a² + 2 m a c = (m + a c)² + a² (1 - c²): never negative, as |c| ≤ 1; computed in place, for speed.
+    meeting *= mel
+    meeting *= 2.0
+    meeting += added
+    meeting *= added
+    meeting += np.square(mel)
+    return np.asarray(np.sqrt(np.maximum(meeting, 0.0, out=meeting), out=meeting))
+
+
+def _level(power: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> Floats:
+    """Factor that brings another sound to the level of the first. [n]"""
+    least, most = _factor(np.array([-_MOST_LIFT_DB, _MOST_LIFT_DB]))
+    wanted = np.sqrt(np.divide(power, other, out=np.ones(len(power)), where=other > 0))
+    return np.asarray(np.clip(wanted, least, most))
+
+
+def _factor(level_db: Floats) -> Floats:
+    return np.asarray(10.0 ** (level_db / 20))
+
+
+def _column(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """[n] → [n, 1, 1] float32."""
+    return np.asarray(values, np.float32)[:, None, None]
+
+
+def one_hot(labels: npt.NDArray[np.int32], n_classes: int) -> npt.NDArray[np.float32]:
+    """[n] classes → [n, C] float32."""
+    return np.asarray(labels[:, None] == np.arange(n_classes), np.float32)
+
+
+# ---- pictures -----------------------------------------------------------------------------------
+
+
+def shifted(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats]) -> Frames:
+    """Patches turned in time and moved in pitch; the outermost band fills what is left empty."""
+    if not (settings.shift_frames or settings.shift_bands):
+        return frames
+    n_frames, n_mels = frames.shape[1:]
+    turns, moves = (
+        _whole(drawn["frames"], settings.shift_frames),
+        _whole(drawn["bands"], settings.shift_bands),
+    )
+    made = np.empty_like(frames)
+    bands = np.arange(n_mels)
+    # Row by row: that copies stretches of memory, which is five times as fast as one large gather.
+    for patch, row, turn, move in zip(made, frames, turns.tolist(), moves.tolist(), strict=True):
+        moved = row[:, np.clip(bands - move, 0, n_mels - 1)] if move else row
+        turn %= n_frames
+        patch[turn:], patch[:turn] = moved[: n_frames - turn], moved[n_frames - turn :]
+    return made
+
+
+def _whole(drawn: Floats, reach: int) -> Rows:
+    """Whole numbers from -reach to reach, all alike. [n]"""
+    return np.asarray(np.floor(drawn * (2 * reach + 1)) - reach, np.int64)
+
+
+def masked(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], spec: FrontEnd) -> Frames:
+    """Patches with a stretch of time and a range of pitch masked, 0 up to the widest wide (SpecAugment)."""
+    if not (settings.time_mask or settings.band_mask):
+        return frames
+    made = frames.copy()
+    fill = np.full(len(frames), np.log(spec.log_offset), np.float16)
+    if settings.mask_with == "mean":
+        fill = frames.mean(axis=(1, 2), dtype=np.float32).astype(np.float16)
+    in_time = _stretch(drawn["time width"], drawn["time start"], settings.time_mask, frames.shape[1])
+    in_pitch = _stretch(drawn["band width"], drawn["band start"], settings.band_mask, frames.shape[2])
+    for patch, value, time, pitch in zip(made, fill, in_time, in_pitch, strict=True):
+        patch[slice(*time)] = value
+        patch[:, slice(*pitch)] = value
+    return made
+
+
+def _stretch(width: Floats, start: Floats, widest: int, room: int) -> list[list[int]]:
+    """First and last + 1 of what is masked. [n, 2]"""
+    widths = np.floor(width * (widest + 1)).astype(np.int64)
+    starts = np.floor(start * (room - widths + 1)).astype(np.int64)
+    return [list(pair) for pair in zip(starts.tolist(), (starts + widths).tolist(), strict=True)]

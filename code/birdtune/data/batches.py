@@ -1,0 +1,294 @@
+"""(seed, epoch, step) → one batch; no other state.
+
+    recordings + FrameStore ─▶ Windows ─▶ Batches.batch(epoch, step) ─▶ Batch
+
+Nothing is remembered from batch to batch, so a job that resumes at (epoch, step) sees exactly what it
+would have seen, and several workers could each take their slice of the same global batch.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.data.frames import FrameStore
+from birdtune.data.sampling import Sampler
+
+Item = TypeVar("Item")
+# A jitter that moves more patches than these to the ends of their recordings hardly makes others of them.
+_MOST_CONFINED = 0.5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches for one step, or for several one after another; rows that only fill up the last have weight 0."""
+
+    patches: npt.NDArray[Any]  # [batch, patch_frames, n_mels] float16, or what another source gives
+    labels: npt.NDArray[Any]  # [batch] int32; of mixed sounds the share of each class, [batch, C] float32
+    weights: npt.NDArray[np.float32]  # [batch]
+    windows: npt.NDArray[np.int64]  # [batch] which window each row is
+    # Where an example is several patches (clips.py), `patches` and `windows` have all, one example after another.
+    inside: npt.NDArray[np.bool_] | None = None  # [batch, places] which are not only there to fill up
+
+
+class Augment(Protocol):
+    """What may be done to a batch before it is trained on (augment.py)."""
+
+    def __call__(self, batch: Batch, epoch: int, first: int, order: npt.NDArray[np.int64]) -> Batch:
+        """The batch, changed; `first`: place of its first row in the epoch, of which `order` has all."""
+        ...
+
+
+class Source(Protocol):
+    """Where batches take their windows from: the frame store, or what was made of its windows."""
+
+    @property
+    def label(self) -> npt.NDArray[np.int32]:
+        """Class of each window. [windows]"""
+        ...
+
+    def __len__(self) -> int:
+        """How many windows there are."""
+        ...
+
+    def patches(
+        self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[Any]:
+        """What the network is given for some windows, each moved by so many frames. [n, ...]"""
+        ...
+
+
+class Windows:
+    """Every patch of some recordings, as places in the frame store.
+
+    Args:
+        contents: of the recordings, in their order.
+        labels: [recordings] class of each.
+        hop_frames: from the start of one patch to the next.
+    """
+
+    def __init__(
+        self, store: FrameStore, contents: Sequence[str], labels: Sequence[int], hop_frames: int
+    ) -> None:
+        self.store = store
+        self.contents = tuple(contents)
+        self.hop_frames = hop_frames
+        spec = store.spec
+        entries = [store.entry(content) for content in contents]
+        starts = [spec.starts(entry.n_frames, hop_frames) for entry in entries]
+        self.per_recording = np.array([some.size for some in starts], np.int64)  # [recordings] windows of each
+        self.recording = np.repeat(np.arange(len(entries)), self.per_recording)  # [windows]
+        self.offset = np.concatenate([np.zeros(0, np.int64), *starts])  # [windows] frames
+        self.label = np.asarray(labels, np.int32)[self.recording]  # [windows]
+        self._shards = sorted({entry.shard for entry in entries})
+        position = {name: number for number, name in enumerate(self._shards)}
+        shard_of = np.array([position[entry.shard] for entry in entries], np.int32)
+        start_of = np.array([entry.start for entry in entries], np.int64)
+        self._shard = shard_of[self.recording]  # [windows]
+        self._row = start_of[self.recording] + self.offset  # [windows] first frame within the shard
+        lengths = np.array([entry.n_frames for entry in entries], np.int64)
+        self._room = lengths[self.recording] - spec.patch_frames - self.offset  # [windows] frames behind it
+
+    def __len__(self) -> int:
+        return int(self.recording.size)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of all recordings together."""
+        return sum(self.store.entry(content).n_frames for content in self.contents)
+
+    @property
+    def start_s(self) -> npt.NDArray[np.float32]:
+        """Where each window begins in its recording, in seconds. [windows]"""
+        return (self.offset / self.store.spec.frames_per_s).astype(np.float32)
+
+    def examples(self, *, by_recording: bool) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Class and recording of what a loss counts: patches; or recordings, where their patches are weighed."""
+        if not by_recording:
+            return self.label, self.recording
+        first = np.cumsum(self.per_recording) - self.per_recording
+        return self.label[first], self.recording[first]
+
+    def patches(
+        self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.float16]:
+        """The frames of some windows. [n, patch_frames, n_mels]
+
+        Args:
+            windows: [n] which ones.
+            shift: [n] frames to move each by; none leaves its recording.
+
+        Raises:
+            PassingError: the frames are not there any more.
+        """
+        spec = self.store.spec
+        rows = self._row[windows] + self.moves(windows, shift)
+        gathered = np.empty((windows.size, spec.patch_frames, spec.n_mels), np.float16)
+        for position, (window, row) in enumerate(zip(windows, rows, strict=True)):
+            self.store.read_into(gathered[position], self._shards[self._shard[window]], int(row))
+        return gathered
+
+    def moves(
+        self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None
+    ) -> npt.NDArray[np.int64]:
+        """By how many frames each of some windows is moved, so that none leaves its recording. [n]"""
+        if shift is None:
+            return np.zeros(windows.size, np.int64)
+        return np.clip(shift, -self.offset[windows], self._room[windows])
+
+    def jitter_remark(self, jitter_frames: int) -> str:
+        """What to tell people of a start jitter longer than a patch, where recordings are too short for it; or ""."""
+        if jitter_frames <= self.store.spec.patch_frames:
+            return ""
+        beyond = sum(np.maximum(0, jitter_frames - room) for room in (self.offset, self._room))  # [windows]
+        share = float(np.mean(beyond) / (2 * jitter_frames + 1))
+        if share < _MOST_CONFINED:
+            return ""
+        return (
+            f"--train.jitter-frames {jitter_frames}: the recordings are too short for so much. {share:.0%} of the "
+            "patches are moved to the very beginning or end of theirs, and so are the same again and again; half a "
+            f"patch ({self.store.spec.patch_frames // 2}) suits any."
+        )
+
+
+class Batches:
+    """Training batches: every window once an epoch, in an order of its own each epoch.
+
+    Args:
+        jitter_frames: each window starts up to so many frames earlier or later, anew each epoch.
+        augment: what is done to each batch.
+        sampler: draws the windows of an epoch; None: every window once.
+        weights: [windows] how much each counts; None: all alike.
+        targets: what each window is trained to be, as shares of classes, from their labels; None: the labels.
+    """
+
+    def __init__(
+        self,
+        windows: Source,
+        *,
+        batch_size: int,
+        seed: int,
+        jitter_frames: int = 0,
+        augment: Augment | None = None,
+        sampler: Sampler | None = None,
+        weights: npt.NDArray[np.float32] | None = None,
+        targets: "Targets | None" = None,
+    ) -> None:
+        self.windows, self._targets = windows, targets
+        self.batch_size = batch_size
+        self._augment, self._sampler, self._weights = augment, sampler, weights
+        self._seed = seed
+        self._jitter_frames = jitter_frames
+        nothing = np.zeros(0, np.int64)
+        self._plan_of: tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]] = (-1, nothing, nothing)
+
+    def __len__(self) -> int:
+        """Batches in an epoch; the last may be filled up."""
+        return -(-len(self.windows if self._sampler is None else self._sampler) // self.batch_size)
+
+    def plan(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Order and shift of the windows in an epoch, a function of seed and epoch alone. [windows drawn] each"""
+        if self._plan_of[0] != epoch:
+            # Philox is counter-based and keyed: streams of different (seed, epoch) are independent.
+            generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
+            sampler = self._sampler
+            order = generator.permutation(len(self.windows)) if sampler is None else sampler.order(generator)
+            reach = self._jitter_frames
+            self._plan_of = (epoch, order, generator.integers(-reach, reach + 1, order.size))
+        return self._plan_of[1], self._plan_of[2]
+
+    def batch(self, epoch: int, step: int, n: int = 1) -> Batch:
+        """Batch `step` (from 0) of an epoch, or that and the next ones, `n` in all, one after another."""
+        part = slice(step * self.batch_size, (step + n) * self.batch_size)
+        order, shift = self.plan(epoch)
+        made = batch_of(self.windows, order[part], n * self.batch_size, shift[part])
+        if self._weights is not None:
+            made = replace(made, weights=made.weights * self._weights[made.windows])
+        if self._targets is not None:
+            made = replace(made, labels=self._targets.of(made))
+        return made if self._augment is None else self._augment(made, epoch, part.start, order)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What windows are trained to be that may not hold what their recording's label says.
+
+    Each keeps a share of its label; the rest is no class (sigmoid), or all alike (softmax): a window that is only
+    weighed less would answer anything, and the mean over a recording's windows would pay for it.
+
+    Attributes:
+        kept: [windows] share of the label that each keeps, above 0.
+        kind: of the scores, "softmax" or "sigmoid".
+    """
+
+    kept: npt.NDArray[np.float32]
+    n_classes: int
+    kind: str
+
+    def of(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Shares of classes. [batch, C]"""
+        kept = self.kept[batch.windows][:, None]
+        one = (batch.labels[:, None] == np.arange(self.n_classes)).astype(np.float32)
+        rest = (1 - kept) / np.float32(self.n_classes) if self.kind == "softmax" else np.float32(0.0)
+        return np.asarray(kept * one + rest, np.float32)
+
+
+def in_order(windows: Source, batch_size: int) -> Iterator[Batch]:
+    """All windows once, as they lie, for judging."""
+    for start in range(0, len(windows), batch_size):
+        yield batch_of(windows, np.arange(start, min(start + batch_size, len(windows))), batch_size)
+
+
+def batch_of(
+    windows: Source,
+    chosen: npt.NDArray[np.int64],
+    batch_size: int,
+    shift: npt.NDArray[np.int64] | None = None,
+) -> Batch:
+    """All batches have one shape: another would be compiled and planned for anew."""
+    filled = np.resize(chosen, batch_size)
+    weights = (np.arange(batch_size) < chosen.size).astype(np.float32)
+    moved = None if shift is None else np.resize(shift, batch_size)
+    return Batch(windows.patches(filled, moved), windows.label[filled], weights, filled)
+
+
+def prefetched(items: Iterable[Item], depth: int = 4) -> Iterator[Item]:
+    """The same items, made ahead by a thread, so that the disk works while the network does."""
+    waiting: queue.Queue[Item | _End] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: "Item | _End") -> bool:
+        while not stop.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+            put(_End(None))
+        except BaseException as fault:  # handed to the consumer, which raises it
+            put(_End(fault))
+
+    threading.Thread(target=produce, name="prefetch", daemon=True).start()
+    try:
+        while not isinstance(item := waiting.get(), _End):
+            yield item
+        if item.fault is not None:
+            raise item.fault
+    finally:
+        stop.set()
+
+
+@dataclass(frozen=True)
+class _End:
+    fault: BaseException | None

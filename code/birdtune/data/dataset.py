@@ -1,0 +1,402 @@
+"""All of the data side in one call: folders → a Dataset that can be trained on.
+
+    Config ─▶ survey (scan, identify) ─▶ decode ─▶ select ─▶ split ─▶ Dataset
+
+`prepare` keeps the frames; `inspect` only listens, for `check`. Both leave problems.csv.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from birdtune.audio.logmel import FrontEnd
+from birdtune.config import Config
+from birdtune.data import (
+    acoustic,
+    class_names,
+    coverage,
+    each_channel,
+    frames,
+    label_table,
+    layout,
+    sampling,
+    scan,
+    selection,
+    split,
+)
+from birdtune.data.frames import FrameStore
+from birdtune.data.labels import (
+    ExternalId,
+    background_class,
+    background_of,
+    find_label_map,
+    read_label_map,
+    refuse_no_answer,
+)
+from birdtune.data.layout import Arranged
+from birdtune.data.ledger import Ledger, examine_all, identify
+from birdtune.data.recorded import recorded_links
+from birdtune.data.scan import PROBLEM_COLUMNS, Listing, Problem, Recording
+from birdtune.data.source_notices import source_notices
+from birdtune.data.sources import Sources
+from birdtune.data.split import Given, Place
+from birdtune.errors import InputError, shown
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import make_folder, require_file, value_sha256, write_csv
+from birdtune.runtime.words import count
+
+_NAMES_IN_A_NOTICE = 8
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything that is known of the input, once it was heard."""
+
+    spec: FrontEnd
+    classes: tuple[str, ...]  # position = logit column
+    recordings: list[Recording]  # used, sorted by name
+    places: dict[str, Place]
+    problems: list[Problem]
+    notices: list[str]
+    class_ids: dict[str, ExternalId]
+    background: tuple[str, ...] = ()  # classes that are no answer
+    weights: dict[str, float] = field(default_factory=dict)  # how much recordings count in training, if not 1
+
+    sources: Sources = field(default_factory=lambda: Sources({}, (), ()))  # and how they were found
+
+    def part(self, name: str) -> list[Recording]:
+        """The recordings of one side of the split."""
+        return [recording for recording in self.recordings if self.places[recording.name].split == name]
+
+    def labels(self, part: list[Recording]) -> list[int]:
+        """Column of each recording's class."""
+        column = {name: position for position, name in enumerate(self.classes)}
+        return [column[recording.label] for recording in part]
+
+    def counts(self, part: list[Recording]) -> list[int]:
+        """Recordings of each class. [C]"""
+        found = Counter(recording.label for recording in part)
+        return [found[name] for name in self.classes]
+
+    def books(self) -> dict[str, Any]:
+        """Found, used, left out by reason."""
+        return selection.books(self.recordings, self.problems)
+
+    def digest(self, *, sources: bool = False) -> str:
+        """SHA-256 that changes with anything that training would see.
+
+        Args:
+            sources: and with which recordings are of one source, for what is fitted or evaluated by source.
+        """
+        rows = [
+            [r.name, r.label, r.content, place.split, *([place.group] if sources else [])]
+            for r in self.recordings for place in [self.places[r.name]]
+        ]  # fmt: skip
+        facts = {"front end": self.spec.digest, "classes": self.classes, "recordings": rows}
+        return value_sha256({**facts, "weights": self.weights} if self.weights else facts)
+
+
+@dataclass(frozen=True)
+class _Survey:
+    listing: Listing
+    given: Given | None  # the split that the data bring themselves
+    notices: list[str]
+    ledger: Ledger
+    unusable: dict[str, Problem]  # files that say nothing of their content, by name; grows while they are read
+
+
+@dataclass(frozen=True)
+class _Division:
+    """What is used, on which side of the split, and what is not."""
+
+    usable: list[Recording]
+    places: dict[str, Place]
+    problems: list[Problem]
+    rare: tuple[str, ...]  # classes below the floor of examples
+    notices: list[str]
+    sources: Sources
+
+
+def prepare(
+    config: Config, spec: FrontEnd, journal: Journal, interrupts: Interrupts
+) -> tuple[Dataset, FrameStore]:
+    """Make all frames and the split; write split.csv and problems.csv to the output folder.
+
+    Args:
+        spec: what the network wants frames to be.
+
+    Raises:
+        InputError: no data, too few classes, a label map or split file that cannot be used.
+        Interrupted, PassingError: what was finished is kept.
+    """
+    cache = make_folder(config.output / "cache")
+    survey = _survey(config, cache / "ledger.json", journal, interrupts)
+    store = FrameStore(cache, spec, config.sound)
+    present = [c for file in survey.listing.files if (c := survey.ledger.content(file)) is not None]
+    # Cheap, as this is looked at by every start; `recheck` reads all of it before it is computed with.
+    tell_damaged(store.verify(store.contents(), thorough=False), journal)
+
+    def decode() -> None:
+        made = frames.fill(
+            store,
+            survey.listing.files,
+            survey.ledger,
+            survey.unusable,
+            longest_s=config.sound.max_hours * 3600,
+            workers=config.prepare.workers,
+            journal=journal,
+            interrupts=interrupts,
+        )
+        if made:
+            journal.say(
+                f"  {count(made, 'recording')} decoded, {len(set(present)) - made:,} were in the cache or unusable"
+            )
+        store.drop_leftovers()
+        store.note_whole()
+
+    dataset = _gather(config, spec, survey, decode)
+    split.remember_settings(config.output / "split.csv", config.split)
+    split.write(config.output / "split.csv", dataset.recordings, dataset.places, config.output / "split.csv")
+    return dataset, store
+
+
+def recheck(
+    config: Config, dataset: Dataset, store: FrameStore, journal: Journal, interrupts: Interrupts
+) -> tuple[Dataset, FrameStore]:
+    """Read all frames of the dataset, compare them with their checksums, and make those that are damaged again.
+
+    Disks rot without touching a file's times. It costs about a second for some gigabytes, which computing would
+    have to read anyway.
+
+    Raises: as `prepare`.
+    """
+    damaged = store.verify([recording.content for recording in dataset.recordings])
+    tell_damaged(damaged, journal)
+    return prepare(config, store.spec, journal, interrupts) if damaged else (dataset, store)
+
+
+def tell_damaged(damaged: list[str], journal: Journal) -> None:
+    """Say that some frames are not believed."""
+    if damaged:
+        journal.warn(f"{count(len(damaged), 'recording')} had damaged frames in the cache, which are made again")
+
+
+def inspect(
+    config: Config,
+    spec: FrontEnd,
+    journal: Journal,
+    interrupts: Interrupts,
+    *,
+    writable: bool,
+    faults: list[str],
+) -> Dataset:
+    """Hear all recordings without keeping frames. Only with `writable`, what was learnt and problems.csv are kept.
+
+    Args:
+        faults: extended by what is wrong and does not keep the recordings from being heard.
+
+    Raises: as `prepare`.
+    """
+    cache = config.output / "cache"
+    if writable:
+        make_folder(cache)
+    survey = _survey(config, cache / "ledger.json", journal, interrupts, keep=writable)
+
+    def listen() -> None:
+        examine_all(
+            survey.listing.files,
+            survey.ledger,
+            survey.unusable,
+            longest_s=config.sound.max_hours * 3600,
+            workers=config.prepare.workers,
+            journal=journal,
+            interrupts=interrupts,
+        )
+
+    return _gather(config, spec, survey, listen, keep_problems=writable, faults=faults)
+
+
+def _survey(
+    config: Config, ledger_path: Path, journal: Journal, interrupts: Interrupts, *, keep: bool = True
+) -> _Survey:
+    arranged = _arranged(config)
+    listing = arranged.listing
+    given = arranged.given
+    if config.sound.channels == "each":
+        listing, given = each_channel.expanded(listing, given)
+    ledger = Ledger(ledger_path, config.sound, keep=keep)
+    unusable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
+    scan.refuse_remnant(listing, unusable, config.data_folder)
+    return _Survey(listing, given, arranged.notices, ledger, unusable)
+
+
+def _arranged(config: Config) -> Arranged:
+    """The files that are there, with the classes that folders or a table give them."""
+    title = shown(config.data_folder)
+    table, notices = label_table.find(config)
+    try:
+        listing = scan.scan(config.data_folder, flat=table is not None)
+    except InputError as fault:
+        if not notices:
+            raise
+        raise InputError(" ".join([str(fault), *notices])) from fault
+    if table is not None:
+        arranged = label_table.apply(listing, table, title, config.data_folder)
+    else:
+        arranged = layout.arrange(
+            listing, level=config.labels.level, background=config.labels.background, title=title
+        )
+    arranged = layout.spelt_alike(arranged)
+    listing, negatives = layout.with_negatives(arranged.listing, config.labels.background)
+    if (folder := config.background_folder) is not None:
+        label = background_class(listing.folders, config.labels.background)
+        listing = scan.with_background(listing, folder, label)
+    if config.split.file and arranged.given is not None:
+        negatives.append(f"--split.file goes before the split that {arranged.given.source} gives.")
+    return Arranged(listing, arranged.given, [*notices, *arranged.notices, *negatives])
+
+
+@contextlib.contextmanager
+def _noted(faults: list[str] | None) -> Iterator[None]:
+    """Note what is wrong and go on, where there is a list of faults; else raise it."""
+    try:
+        yield
+    except InputError as fault:
+        if faults is None:
+            raise
+        faults.append(str(fault))
+
+
+def _gather(
+    config: Config,
+    spec: FrontEnd,
+    survey: _Survey,
+    decode: Callable[[], None],
+    *,
+    keep_problems: bool = True,
+    faults: list[str] | None = None,
+) -> Dataset:
+    ids: dict[str, ExternalId] = {}
+    # Complain before the long work, not after.
+    with _noted(faults):
+        labels = {file.label for file in survey.listing.files}
+        refuse_no_answer(labels, config.labels.background, shown(config.data_folder), "Rename its folder")
+    with _noted(faults):
+        class_names.refuse_several(labels, shown(config.data_folder))
+    with _noted(faults):
+        split.compile_group_regex(config.split.group_regex)
+        ids = _label_map(config)
+    _require_tables(config)
+    decode()
+    scan.refuse_remnant(survey.listing, survey.unusable, config.data_folder)
+    division = _divide(config, spec, survey, keep_problems=keep_problems)
+    classes = selection.class_names(division.usable)
+    weights: dict[str, float] = {}
+    weight_notices: list[str] = []
+    with _noted(faults):
+        weights, weight_notices = sampling.recording_weights(config, division.usable)
+    notices = [
+        *class_notices(ids, classes),
+        *survey.notices,
+        *class_names.folder_notices(survey.listing, tuple(sorted({*classes, *division.rare}))),
+        *_kinds_notices(division.problems, background_of(classes, config.labels.background)),
+        *division.notices,
+        *weight_notices,
+    ]
+    background = background_of(classes, config.labels.background)
+    notices += coverage.padding_notices(division.usable, spec)
+    notices += coverage.band_notices(coverage.class_shares(division.usable, spec, background), spec)
+    if len(background) == len(classes):
+        raise InputError(
+            f"{shown(config.data_folder)}: all classes with usable recordings are background "
+            f"({_names(list(classes))}). Add recordings of a class to recognise, or change --labels.background."
+        )
+    return Dataset(
+        spec, classes, division.usable, division.places, division.problems, notices, ids, background, weights,
+        division.sources,
+    )
+
+
+def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: bool) -> _Division:
+    usable, problems = selection.select(
+        survey.listing,
+        survey.ledger,
+        survey.unusable,
+        spec=spec,
+        short=config.sound.short,
+        longest_s=config.sound.max_hours * 3600,
+    )
+    scan.refuse_crashes(survey.listing, problems, config.data_folder)
+    try:
+        selection.check_enough(usable, config.data_folder, problems)
+        links = [*each_channel.links(usable), *recorded_links(usable), *acoustic.links(usable, config.split.acoustic)]
+        result = split.assign(usable, config.split, config.output / "split.csv", survey.given, links)
+        problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
+        usable = [recording for recording in usable if recording.name in result.places]
+        trained = [recording for recording in usable if result.places[recording.name].split == "train"]
+        rare, rare_notices = sampling.rare_classes(usable, trained, spec, config.train)
+        if config.train.rare == "leave-out":
+            out = sampling.left_out(usable, rare, config.train)
+            problems = sorted([*problems, *out], key=lambda problem: problem.recording)
+            usable = [recording for recording in usable if recording.label not in rare]
+        selection.check_enough(usable, config.data_folder, problems)
+    finally:
+        if keep_problems:
+            rows = [problem.row() for problem in problems]
+            write_csv(config.output / "problems.csv", PROBLEM_COLUMNS, rows)
+    notices = [*source_notices(usable, result.sources), *result.notices, *rare_notices]
+    return _Division(usable, result.places, problems, tuple(rare), notices, result.sources)
+
+
+def _require_tables(config: Config) -> None:
+    """Refuse tables that are named and are none, before the long work."""
+    if config.split.file:
+        require_file(Path(config.split.file), "--split.file", "a CSV `recording,split` or `recording,fold`")
+    if config.train.quality:
+        require_file(Path(config.train.quality), "--train.quality", "a CSV `recording,weight`")
+
+
+def _label_map(config: Config) -> dict[str, ExternalId]:
+    if config.labels.map:
+        require_file(Path(config.labels.map), "--labels.map", "a label map (.pickle .json .csv .yaml)")
+    path = Path(config.labels.map) if config.labels.map else find_label_map(config.input)
+    return read_label_map(path) if path is not None else {}
+
+
+def class_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[str]:
+    """What should be known of the classes and their ids."""
+    few = "There are two classes; readers made for jibjib's model show the best three and need at least as many."
+    return [*([few] if len(classes) < 3 else []), *_id_notices(ids, classes)]
+
+
+def _kinds_notices(problems: Sequence[Problem], background: Sequence[str]) -> list[str]:
+    """What should be known of annotations that lie there, and of classes that are no answer."""
+    notices = []
+    if n := sum(problem.problem == "annotation" for problem in problems):
+        notices.append(
+            f"{count(n, 'file')} of annotations among the recordings. birdtune does not use them yet: each recording "
+            "is trained whole under its class, also where the class is heard in a part of it only."
+        )
+    if background:
+        notices.append(f"Never an answer, only what answers are told from (--labels.background): {_names(background)}.")
+    return notices
+
+
+def _id_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[str]:
+    if not ids:
+        return ["No label map: classes have no external ids."]
+    notices = []
+    if unmapped := [name for name in classes if name not in ids]:
+        notices.append(f"Not in the label map, so without an external id: {_names(unmapped)}.")
+    if unheard := sorted(set(ids) - set(classes)):
+        notices.append(f"In the label map, but without recordings: {_names(unheard)}.")
+    return notices
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_IN_A_NOTICE
+    # Those of a label map are outside text.
+    return ", ".join(map(shown, names[:_NAMES_IN_A_NOTICE])) + (f" and {more:,} more" if more > 0 else "")

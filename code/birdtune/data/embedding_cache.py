@@ -1,0 +1,213 @@
+"""What the frozen layers of a network make of each window, kept on disk so that it is computed once.
+
+    Windows, function ─▶ fill ─▶ ActivationStore (shards and their index: shards.py)
+    Windows + ActivationStore ─▶ KeptWindows ─▶ batches of activations
+
+One row a window, all windows of a recording together, by the recording's content; so what is new is computed
+and nothing else. The numbers are kept in the type in which the network computes them there: nothing is lost.
+"""
+
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import NonNegativeInt
+
+from birdtune.data.batches import Batch, Windows, batch_of, prefetched
+from birdtune.data.shards import ShardStore
+from birdtune.runtime.events import Interrupts, Progress
+from birdtune.runtime.files import make_folder
+from birdtune.runtime.storage import storage_faults
+
+# Of the disk's free space, what is kept may take this share.
+SHARE_OF_DISK = 0.8
+# Operations spared for each byte read below which reading takes longer than computing: a disk gives some GB/s, two
+# cores compute some 500 GFLOP/s, a card some 500 TFLOP/s. Behind VGGish's conv1 alone a patch spares 36 a byte.
+_WORTH_ON_CPU, _WORTH_ON_GPU = 400.0, 40_000.0
+_ENDING = ".rows"
+_SHARD_BYTES = 1 << 30
+
+Compute = Callable[[npt.NDArray[np.float16]], npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the activations of one content's windows lie."""
+
+    content: str
+    shard: str
+    start: NonNegativeInt  # rows from the beginning of the shard
+    n_rows: NonNegativeInt  # windows
+    crc: int  # CRC-32 of the rows' bytes
+
+
+class ActivationStore(ShardStore[Entry]):
+    """Activations by content.
+
+    Args:
+        folder: its name says what made the activations.
+        shape, dtype: of one window's.
+    """
+
+    def __init__(self, folder: Path, shape: Sequence[int], dtype: npt.DTypeLike) -> None:
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        row_bytes = self.dtype.itemsize * int(np.prod(self.shape))
+        super().__init__(
+            folder, Entry, row_bytes=row_bytes, ending=_ENDING, what="what the frozen layers made"
+        )
+
+    def lacks(self, windows: Windows) -> npt.NDArray[np.bool_]:
+        """Of which windows the activations are not there. [windows]"""
+        lacking = [
+            content not in self or self.entry(content).n_rows != n
+            for content, n in zip(windows.contents, windows.per_recording, strict=True)
+        ]
+        return np.repeat(lacking, windows.per_recording)
+
+
+def is_worth_keeping(flops: float, row_bytes: int, *, on_gpu: bool) -> bool:
+    """Whether reading a window's activations takes less time than computing them.
+
+    Args:
+        flops: floating-point operations to compute them.
+        row_bytes: what they take.
+        on_gpu: where they would be computed.
+    """
+    return flops / row_bytes >= (_WORTH_ON_GPU if on_gpu else _WORTH_ON_CPU)
+
+
+class KeptWindows:
+    """The same windows, as the frozen layers left them: a source of batches.
+
+    Args:
+        windows: all of their recordings are in the store.
+    """
+
+    def __init__(self, windows: Windows, store: ActivationStore) -> None:
+        self.store = store
+        self.label = windows.label
+        entries = [store.entry(content) for content in windows.contents]
+        first = np.cumsum(windows.per_recording) - windows.per_recording  # [recordings] first window
+        within = np.arange(len(windows)) - first[windows.recording]  # [windows] number within the recording
+        self._shards = sorted({entry.shard for entry in entries})
+        number = {name: number for number, name in enumerate(self._shards)}
+        self._shard = np.array([number[entry.shard] for entry in entries], np.int32)[windows.recording]
+        self._row = np.array([entry.start for entry in entries], np.int64)[windows.recording] + within
+
+    def __len__(self) -> int:
+        return int(self._row.size)
+
+    def patches(
+        self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[Any]:
+        """The activations of some windows. [n, *shape]
+
+        Args:
+            shift: must be zero: what a moved window would come to, nobody computed.
+
+        Raises:
+            PassingError: they are not there any more.
+        """
+        assert shift is None or not shift.any(), "windows that move cannot be kept"
+        found = np.empty((windows.size, *self.store.shape), self.store.dtype)
+        rows, shards = self._row[windows], self._shard[windows]
+        # Neighbours on the disk are read together.
+        begins = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(shards, prepend=-1) != 0))
+        for begin, end in zip(begins, [*begins[1:], windows.size], strict=True):
+            self.store.read_into(found[begin:end], self._shards[shards[begin]], int(rows[begin]))
+        return found
+
+
+def fill(
+    store: ActivationStore,
+    windows: Windows,
+    compute: Compute,
+    batch_size: int,
+    *,
+    progress: Progress,
+    interrupts: Interrupts,
+) -> None:
+    """Compute and keep the activations of all recordings that lack them.
+
+    Which windows share a batch depends on the list of windows alone, not on what is there already: so a job that
+    was stopped in the middle ends with the same bits as one that was not.
+
+    Args:
+        compute: patches [batch, 96, 64] → activations [batch, *shape].
+
+    Raises:
+        Interrupted: the recordings that were finished are kept.
+        PassingError, InputError: the storage refuses; likewise.
+    """
+    wanted = store.lacks(windows)  # [windows]
+    make_folder(store.folder)
+    store.drop_leftovers()
+    with (
+        storage_faults(store.folder, "what the frozen layers make", int(wanted.sum()) * store.row_bytes),
+        store.appending() as index,
+        _Writer(store, index) as writer,
+    ):
+        for batch in prefetched(_batches(windows, wanted, batch_size)):
+            real = batch.windows[: int(batch.weights.sum())]
+            rows = compute(batch.patches)[: real.size]  # [n, *shape]
+            interrupts.check()  # before anything counts that an interruption may have spoilt
+            for recording in np.unique(windows.recording[real[wanted[real]]]):
+                inside = windows.recording[real] == recording
+                writer.write(windows.contents[recording], rows[inside], int(windows.per_recording[recording]))
+            progress.advance(int(wanted[real].sum()))
+    store.note_whole()
+
+
+def _batches(windows: Windows, wanted: npt.NDArray[np.bool_], batch_size: int) -> Iterator[Batch]:
+    """Those batches of all windows, as they lie, in which one is wanted."""
+    for start in range(0, len(windows), batch_size):
+        numbers = np.arange(start, min(start + batch_size, len(windows)))
+        if wanted[numbers].any():
+            yield batch_of(windows, numbers, batch_size)
+
+
+class _Writer:
+    """Appends rows to shards; a content counts once all of its rows were written."""
+
+    def __init__(self, store: ActivationStore, index: IO[bytes]) -> None:
+        self._store, self._index = store, index
+        self._file: IO[bytes] | None = None
+        self._content, self._crc, self._begin = "", 0, 0
+
+    def write(self, content: str, rows: npt.NDArray[Any], n_rows: int) -> None:
+        """Append some rows of a content; all of them come one after another, `n_rows` altogether."""
+        if content != self._content:
+            file = self._shard()
+            self._content, self._crc, self._begin = content, 0, file.tell()
+        assert self._file is not None
+        block = np.ascontiguousarray(rows).tobytes()
+        self._file.write(block)
+        self._crc = zlib.crc32(block, self._crc)
+        row_bytes = self._store.row_bytes
+        if self._file.tell() - self._begin == n_rows * row_bytes:
+            self._file.flush()
+            shard, start = Path(self._file.name).name, self._begin // row_bytes
+            self._store.add(Entry(content, shard, start, n_rows, self._crc), self._index)
+
+    def _shard(self) -> IO[bytes]:
+        if self._file is not None and self._file.tell() >= _SHARD_BYTES:
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            name = f"shard-{time.time_ns():x}-{os.getpid()}{_ENDING}"
+            self._file = (self._store.folder / name).open("xb")
+        return self._file
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()

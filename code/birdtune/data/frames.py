@@ -1,0 +1,282 @@
+"""The frame store: every recording's log-mel frames on disk, as the network will see them.
+
+    SoundFile ─▶ fill ─▶ cache/<front end>/   shards of flat [frames, 64] float16, little-endian, and their index
+    content ─▶ FrameStore.frames ─▶ [n, 64]
+
+Frames, not patches, are kept: a window at any hop is a slice. The key is the content of the sound
+file, and the folder's name is the front end's digest and how sound is decoded, so a later run computes only
+what is new. Each worker appends to a shard of its own; how shards and index are kept: `shards.py`.
+"""
+
+import contextlib
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import NonNegativeInt
+
+from birdtune.audio.decode import SoundFacts, SoundStream
+from birdtune.audio.faults import SoundError
+from birdtune.audio.logmel import FrontEnd, frames_of
+from birdtune.config import SoundSettings
+from birdtune.data.ledger import Examined, Ledger, crashed, note_examined
+from birdtune.data.scan import Problem, SoundFile, unchanged
+from birdtune.data.shards import ShardStore
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import make_folder
+from birdtune.runtime.storage import need_space, storage_faults
+from birdtune.runtime.workers import Crashed, run_tasks, worker_count
+
+Frames = npt.NDArray[np.float16]
+FRAME_DTYPE = np.dtype("<f2")
+_ENDING = ".f16"
+# A shard is closed when it has grown to this; a longer recording makes a longer shard.
+_SHARD_BYTES = 1 << 30
+# Frames take 12.8 kB a second; this share of the file's size if that holds 16-bit sound at 16 kHz.
+_USUAL_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the frames of one content lie."""
+
+    content: str
+    shard: str
+    start: NonNegativeInt  # frames from the beginning of the shard
+    n_frames: NonNegativeInt
+    crc: int  # CRC-32 of the frames' bytes
+    facts: SoundFacts  # what the ledger knows too, unless the run was killed before it was saved
+
+    @property
+    def n_rows(self) -> int:
+        """The store's rows are frames."""
+        return self.n_frames
+
+
+class FrameStore(ShardStore[Entry]):
+    """Frames by content.
+
+    Args:
+        cache: the folder of all front ends' frames.
+        spec, sound: what the frames are made with; they name the folder.
+    """
+
+    def __init__(self, cache: Path, spec: FrontEnd, sound: SoundSettings) -> None:
+        self.spec = spec
+        self.sound = sound
+        super().__init__(
+            cache / f"{spec.name}-{spec.digest}-{sound.cache_key}",
+            Entry,
+            row_bytes=spec.n_mels * FRAME_DTYPE.itemsize,
+            ending=_ENDING,
+            what="the frames",
+        )
+
+    def frames(self, content: str, first: int = 0, n: int | None = None) -> Frames:
+        """Frames of a content, from `first` on, at most `n` of them. [n, n_mels] float16
+
+        Raises: as `read_into`; KeyError if the content is not there.
+        """
+        entry = self.entry(content)
+        left = max(0, entry.n_frames - first)
+        found = np.empty((left if n is None else min(n, left), self.spec.n_mels), FRAME_DTYPE)
+        self.read_into(found, entry.shard, entry.start + first)
+        return found
+
+
+@dataclass(frozen=True)
+class _Task:
+    file: SoundFile
+    content: str
+
+
+@dataclass(frozen=True)
+class _Made:
+    examined: Examined
+    entry: Entry | None = None
+
+
+class _ShardWriter:
+    """A worker's own shard, opened when the first recording comes."""
+
+    def __init__(self, folder: Path, spec: FrontEnd, sound: SoundSettings, longest_s: float) -> None:
+        self.folder, self.spec, self.sound, self.longest_s = folder, spec, sound, longest_s
+        self._file: IO[bytes] | None = None
+
+    def make(self, task: _Task) -> _Made:
+        """Decode one file and append its frames; of a file that fails nothing stays in the shard."""
+        shard = self._shard()
+        begin = shard.tell()
+        file = task.file
+        stream = SoundStream(file.path, self.sound, longest_s=self.longest_s, measured=True, channel=file.channel)
+        crc = 0
+        try:
+            with unchanged(task.file):
+                for frames in frames_of(stream, self.spec):
+                    half = np.ascontiguousarray(frames, dtype=FRAME_DTYPE)
+                    # The decoder refuses what could come to this; but one NaN here would spoil all of the training.
+                    if not np.isfinite(half).all():
+                        raise SoundError("not-finite", "its log-mel frames are NaN or infinite")
+                    block = half.tobytes()
+                    shard.write(block)
+                    crc = zlib.crc32(block, crc)
+            shard.flush()
+        except SoundError as fault:
+            shard.seek(begin)
+            shard.truncate()
+            return _Made(Examined(None, fault.problem, str(fault)))
+        except OSError:
+            # The disk is full, most likely: what there is of this recording only takes space from others.
+            with contextlib.suppress(OSError):
+                os.truncate(shard.fileno(), begin)
+            raise
+        assert stream.facts is not None
+        frame_bytes = self.spec.n_mels * FRAME_DTYPE.itemsize
+        n_frames = (shard.tell() - begin) // frame_bytes
+        start = begin // frame_bytes
+        entry = Entry(task.content, Path(shard.name).name, start, n_frames, crc, stream.facts)
+        return _Made(Examined(stream.facts), entry)
+
+    def _shard(self) -> IO[bytes]:
+        if self._file is not None and self._file.tell() >= _SHARD_BYTES:
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            # Time and process make the name new, also among hosts that share a cache.
+            self._file = (self.folder / f"shard-{time.time_ns():x}-{os.getpid()}{_ENDING}").open("xb")
+        return self._file
+
+
+# The one writer of a worker process.
+_writer: _ShardWriter | None = None
+
+
+def _begin_worker(folder: Path, spec: FrontEnd, sound: SoundSettings, longest_s: float) -> None:
+    global _writer
+    _writer = _ShardWriter(folder, spec, sound, longest_s)
+
+
+def _make(task: _Task) -> _Made:
+    assert _writer is not None
+    return _writer.make(task)
+
+
+class _Forecast:
+    """How many bytes the frames of some recordings take that are still to be made.
+
+    Known of recordings that were heard before, as by `check`; of others it follows from the size of their
+    files and what came of those that are done.
+    """
+
+    def __init__(self, tasks: Sequence[_Task], ledger: Ledger, spec: FrontEnd) -> None:
+        self._frame_bytes = spec.n_mels * FRAME_DTYPE.itemsize
+        self._unknown: dict[str, int] = {}  # content → bytes of the file
+        self._known: dict[str, int] = {}  # content → bytes of its frames
+        self._read, self._made = 0, 0
+        for task in tasks:
+            found = ledger.examined(task.content)
+            if found is None or found.facts is None:
+                self._unknown[task.content] = task.file.size
+            else:
+                n_frames = spec.frame_count(spec.padded_samples(found.facts.n_samples))
+                self._known[task.content] = n_frames * self._frame_bytes
+
+    def note(self, task: _Task, made: _Made) -> None:
+        """Count a recording as done."""
+        self._known.pop(task.content, None)
+        self._unknown.pop(task.content, None)
+        self._read += task.file.size
+        self._made += made.entry.n_frames * self._frame_bytes if made.entry is not None else 0
+
+    def bytes_surely_left(self) -> int:
+        """What those take whose length is known."""
+        return sum(self._known.values())
+
+    def bytes_left(self) -> int:
+        """The best guess of what all take."""
+        share = self._made / self._read if self._made else _USUAL_SHARE
+        return self.bytes_surely_left() + round(share * sum(self._unknown.values()))
+
+
+def fill(
+    store: FrameStore,
+    files: Sequence[SoundFile],
+    ledger: Ledger,
+    unusable: dict[str, Problem],
+    *,
+    longest_s: float,
+    workers: int,
+    journal: Journal,
+    interrupts: Interrupts,
+) -> int:
+    """Make the frames that are missing, of every content whose file can be decoded.
+
+    What was learnt of each content goes to the ledger.
+
+    Args:
+        unusable: as `ledger.note_examined`; where such a file has a copy, that is decoded in its place.
+
+    Returns:
+        how many recordings were decoded.
+
+    Raises:
+        Interrupted: what was finished is kept.
+        PassingError, InputError: the storage refuses, of the frames (see storage.storage_faults) or of the
+            sound; likewise.
+    """
+    make_folder(store.folder)
+    for content in store.contents():
+        if ledger.examined(content) is None:
+            ledger.set_examined(content, Examined(store.entry(content).facts))
+    tried: set[str] = set()
+    # None left: spare the workers' start.
+    while tasks := list(_wanted(store, files, ledger, unusable)):
+        tried |= {task.content for task in tasks}
+        store.drop_leftovers()
+        forecast = _Forecast(tasks, ledger, store.spec)
+        need_space(store.folder, forecast.bytes_surely_left(), f"the frames of {len(tasks):,} recordings")
+        results = run_tasks(
+            _make,
+            tasks,
+            n_workers=worker_count(workers, len(tasks)),
+            interrupts=interrupts,
+            initializer=_begin_worker,
+            initargs=(store.folder, store.spec, store.sound, longest_s),
+        )
+        with (
+            storage_faults(store.folder, "frames", forecast.bytes_left),
+            journal.progress("preparing", len(tasks), "recordings") as progress,
+            store.appending(ledger.save) as index,
+            # However the block ends, the workers end with it: what they still had would count for nothing.
+            contextlib.closing(results),
+        ):
+            for n_done, (task, result) in enumerate(results):
+                made = _Made(crashed()) if isinstance(result, Crashed) else result
+                forecast.note(task, made)
+                progress.advance()
+                if made.entry is not None:
+                    store.add(made.entry, index)
+                note_examined(ledger, task.file, made.examined, unusable, len(tasks) - n_done)
+    ledger.save()
+    return len(tried)
+
+
+def _wanted(
+    store: FrameStore, files: Sequence[SoundFile], ledger: Ledger, unusable: Mapping[str, Problem]
+) -> Iterator[_Task]:
+    """One task for each content that is not in the store, unless it is known to be unusable."""
+    seen: set[str] = set()
+    for file in files:
+        content = ledger.content(file) if file.name not in unusable else None
+        if content is None or content in seen or content in store:
+            continue
+        seen.add(content)
+        known = ledger.examined(content)
+        if known is None or known.facts is not None:
+            yield _Task(file, content)

@@ -1,0 +1,285 @@
+"""What is known of files by their content, kept between runs so that nothing is found out twice.
+
+SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Examined: facts | problem
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from birdtune.audio.decode import SoundFacts, examine
+from birdtune.audio.faults import SoundError, refusal
+from birdtune.config import SoundSettings
+from birdtune.data.scan import OF_THE_FILE, PROBLEMS, Problem, SoundFile, unchanged
+from birdtune.errors import PassingError, shown
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import file_sha256, read_json, write_text
+from birdtune.runtime.workers import Crashed, run_tasks, worker_count
+
+# What may be gone next time, or depend on a setting: not believed for longer than the run that met it.
+_PASSING_PROBLEMS = frozenset({"crash", "too-long"}) | OF_THE_FILE
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What one file's content turned out to be: facts, or a problem."""
+
+    facts: SoundFacts | None = None
+    problem: str = ""
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.facts is None) != (self.problem in PROBLEMS):
+            raise ValueError(f"facts and the problem {self.problem!r} do not go together")
+
+
+class Ledger:
+    """What is known of files by their content, kept between runs so that nothing is found out twice.
+
+    A file of unchanged path, size and time is taken to hold what it held; what was found out about a
+    content holds for every file that has it.
+
+    Args:
+        path: of the file it is kept in, or None.
+        keep: whether that file may be written.
+    """
+
+    # Results between saves, so that a killed run need not begin anew: so many, and this share of what is known, or
+    # a million files would be written two thousand times.
+    _SAVE_EVERY, _SAVE_SHARE = 500, 0.2
+
+    def __init__(self, path: Path | None, sound: SoundSettings, *, keep: bool = True) -> None:
+        self._path = path if keep else None
+        self.sound = sound
+        # What cannot be read where nothing may be written is merely not known.
+        known = _known(path) if path is not None and (keep or os.access(path, os.R_OK)) else _Known()
+        self._stats = known.stats
+        self._all_facts = known.facts
+        # Facts are of decoded samples.
+        self._facts = self._all_facts.setdefault(sound.cache_key, {})
+        for content in [key for key, found in self._facts.items() if found.problem in _PASSING_PROBLEMS]:
+            del self._facts[content]
+        self._unsaved = 0
+
+    def content(self, file: SoundFile) -> str | None:
+        """SHA-256 of the file's content, if it was read before and looks unchanged; and "#1" of channel 0."""
+        entry = self._stats.get(str(file.path))
+        if not entry or entry[:4] != file.stamp:
+            return None
+        return entry[4] if file.channel is None else f"{entry[4]}#{file.channel + 1}"
+
+    def set_content(self, file: SoundFile, content: str) -> None:
+        self._stats[str(file.path)] = (*file.stamp, content)
+        self._count()
+
+    def examined(self, content: str) -> Examined | None:
+        """What is known of a content."""
+        return self._facts.get(content)
+
+    def set_examined(self, content: str, found: Examined) -> None:
+        self._facts[content] = found
+        self._count()
+
+    def _count(self) -> None:
+        self._unsaved += 1
+        known = len(self._stats) + len(self._facts)
+        if self._unsaved >= max(self._SAVE_EVERY, self._SAVE_SHARE * known):
+            self.save()
+
+    def save(self) -> None:
+        """Write the ledger, if there is a place for it. Raises as files.storage_faults."""
+        if self._path is not None and self._unsaved:
+            # Without indentation: 20,000 files make 6 MB, read in a tenth of a second.
+            facts = {
+                key: {content: _stored(found) for content, found in known.items()}
+                for key, known in self._all_facts.items()
+            }
+            # Lost with the power, it costs time and nothing else.
+            write_text(self._path, json.dumps({"stats": self._stats, "facts": facts}), durable=False)
+            self._unsaved = 0
+
+
+def _stored(found: Examined) -> dict[str, Any]:
+    if found.facts is None:
+        return {"problem": found.problem, "detail": found.detail}
+    # As dataclasses.asdict, which takes ten times as long: every file pays it.
+    parts = {"measures": found.facts.measures, "origin": found.facts.origin, "choice": found.facts.choice}
+    return {**vars(found.facts), **{name: None if part is None else vars(part) for name, part in parts.items()}}
+
+
+def _found(stored: Any) -> Any:
+    return {"facts": stored} if isinstance(stored, dict) and "problem" not in stored else stored
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A ledger as it is written, with what the types cannot say: a content has facts or a problem."""
+
+    stats: dict[str, tuple[int, int, int, int, str]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Annotated[Examined, BeforeValidator(_found)]]] = field(default_factory=dict)
+
+
+def _known(path: Path) -> _Known:
+    try:
+        return TypeAdapter(_Known).validate_python(read_json(path))
+    except ValidationError:
+        return _Known()
+
+
+def _hash(file: SoundFile, interrupts: Interrupts) -> str | SoundError:
+    try:
+        with unchanged(file):
+            return file_sha256(file.path, interrupts.check)
+    except SoundError as fault:
+        return fault
+    except OSError as fault:
+        return refusal(fault)
+
+
+def identify(
+    files: Sequence[SoundFile], ledger: Ledger, *, journal: Journal, interrupts: Interrupts
+) -> dict[str, Problem]:
+    """Make sure that the ledger knows the content of every file; return those that cannot be read, by name.
+
+    Raises:
+        Interrupted, PassingError (the storage fails): what was read is kept.
+    """
+    unknown = [file for file in files if ledger.content(file) is None]
+    unreadable: dict[str, Problem] = {}
+    # Threads are enough: hashing and reading both let go of the interpreter.
+    with journal.progress("reading", len(unknown), "files") as progress, ThreadPoolExecutor() as threads:
+        try:
+            hashed = threads.map(_hash, unknown, [interrupts] * len(unknown))
+            for number, (file, result) in enumerate(zip(unknown, hashed, strict=True)):
+                interrupts.check()
+                progress.advance()
+                if isinstance(result, str):
+                    ledger.set_content(file, result)
+                else:
+                    _set_unusable(file, *_problem_of(result), unreadable, len(unknown) - number)
+        finally:
+            threads.shutdown(cancel_futures=True)
+            ledger.save()
+    return unreadable
+
+
+def note_examined(
+    ledger: Ledger, file: SoundFile, found: Examined, unusable: dict[str, Problem], n_left: int
+) -> None:
+    """Note what came of decoding a file: of its content for good, or of this file for now.
+
+    Args:
+        unusable: name → problem, of files that say nothing about their content; extended.
+        n_left: files that were still to be read, this one included.
+
+    Raises:
+        PassingError: its storage fails; what can still be read may be the smaller part of the data.
+    """
+    if found.problem in OF_THE_FILE:
+        _set_unusable(file, found.problem, found.detail, unusable, n_left)
+        return
+    content = ledger.content(file)
+    assert content is not None
+    ledger.set_examined(content, found)
+
+
+def _set_unusable(
+    file: SoundFile, problem: str, detail: str, unusable: dict[str, Problem], n_left: int
+) -> None:
+    if problem == "storage-failed":
+        raise PassingError(
+            f"{shown(file.path)}: {detail} while it was read; {n_left:,} files were still to be read. Nothing is "
+            "trained on the others alone, and what was finished is safe. Run again when the storage is back; if it is "
+            "this file each time, the disk is failing: restore or remove it."
+        )
+    unusable[file.name] = Problem(file.name, file.label, problem, detail)
+
+
+def _problem_of(fault: SoundError | Crashed) -> tuple[str, str]:
+    if isinstance(fault, SoundError):
+        return fault.problem, str(fault)
+    return "crash", "the process that decoded it was killed; by a fault in the decoder, or for want of memory"
+
+
+def unexamined(
+    files: Sequence[SoundFile], ledger: Ledger, unusable: Mapping[str, Problem]
+) -> Iterator[SoundFile]:
+    """One file for each content of which the ledger knows nothing yet."""
+    seen: set[str] = set()
+    for file in files:
+        content = ledger.content(file) if file.name not in unusable else None
+        if content is not None and content not in seen and ledger.examined(content) is None:
+            seen.add(content)
+            yield file
+
+
+@dataclass(frozen=True)
+class _ExamineTask:
+    file: SoundFile
+    sound: SoundSettings
+    longest_s: float
+
+
+def _examine(task: _ExamineTask) -> Examined:
+    try:
+        with unchanged(task.file):
+            file = task.file
+            return Examined(examine(file.path, sound=task.sound, longest_s=task.longest_s, channel=file.channel))
+    except SoundError as fault:
+        return Examined(None, fault.problem, str(fault))
+
+
+def examine_all(
+    files: Sequence[SoundFile],
+    ledger: Ledger,
+    unusable: dict[str, Problem],
+    *,
+    longest_s: float,
+    workers: int,
+    journal: Journal,
+    interrupts: Interrupts,
+) -> None:
+    """Decode every content that is not known yet, keeping only what was learnt: for `check`.
+
+    Args:
+        unusable: as `note_examined`; where such a file has a copy, that is decoded in its place.
+
+    Raises:
+        Interrupted, PassingError: as `note_examined`.
+    """
+    try:
+        while left := list(unexamined(files, ledger, unusable)):
+            tasks = [_ExamineTask(file, ledger.sound, longest_s) for file in left]
+            _examine_tasks(tasks, ledger, unusable, workers, journal, interrupts)
+    finally:
+        ledger.save()
+
+
+def _examine_tasks(
+    tasks: Sequence[_ExamineTask],
+    ledger: Ledger,
+    unusable: dict[str, Problem],
+    workers: int,
+    journal: Journal,
+    interrupts: Interrupts,
+) -> None:
+    n_left = len(tasks)
+    results = run_tasks(_examine, tasks, n_workers=worker_count(workers, len(tasks)), interrupts=interrupts)
+    with contextlib.closing(results), journal.progress("listening", len(tasks), "files") as progress:
+        for task, result in results:
+            progress.advance()
+            found = crashed() if isinstance(result, Crashed) else result
+            note_examined(ledger, task.file, found, unusable, n_left)
+            n_left -= 1
+
+
+def crashed() -> Examined:
+    """What is noted of a content that killed its decoder."""
+    return Examined(None, *_problem_of(Crashed()))

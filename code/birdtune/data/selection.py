@@ -1,0 +1,208 @@
+"""Which files are used, and why the others are not.
+
+    Listing + Ledger ─▶ select ─▶ Recording | Problem
+
+The books always balance: files found = recordings used + problems with `used` False.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from birdtune.audio.decode import SoundFacts
+from birdtune.audio.logmel import FrontEnd
+from birdtune.data import sound_faults
+from birdtune.data.coverage import padded
+from birdtune.data.ledger import Examined, Ledger
+from birdtune.data.scan import NO_FILE, Listing, Problem, Recording, SoundFile
+from birdtune.errors import InputError, shown
+
+# libsndfile's names of formats → endings that announce them.
+_ENDINGS = {
+    "FLAC": {".flac"}, "OGG": {".ogg", ".oga", ".opus"}, "MP3": {".mp3"}, "MPEG": {".mp3"},
+    "AIFF": {".aif", ".aiff", ".aifc"},
+    "WAV": {".wav", ".wave", ".bwf"}, "WAVEX": {".wav", ".wave", ".bwf"},
+}  # fmt: skip
+
+
+def select(
+    listing: Listing,
+    ledger: Ledger,
+    unusable: Mapping[str, Problem],
+    *,
+    spec: FrontEnd,
+    short: str,
+    longest_s: float,
+) -> tuple[list[Recording], list[Problem]]:
+    """Decide for every file whether it is used.
+
+    Args:
+        short: "pad" or "skip", for sounds shorter than a patch of `spec`.
+
+    Returns:
+        recordings sorted by name, and the problems of all others (remarks on used ones included).
+    """
+    problems = [*listing.problems, *unusable.values()]
+    usable: list[Recording] = []
+    for file in listing.files:
+        content = ledger.content(file)
+        if file.name in unusable or content is None:
+            continue
+        judged = _judge(file, ledger.examined(content), spec, short, longest_s)
+        if isinstance(judged, Problem):
+            problems.append(judged)
+        else:
+            usable.append(
+                Recording(file.name, file.path, file.label, content, judged, below=file.below, channel=file.channel)
+            )
+    usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name))
+    remarks = [
+        problem
+        for recording in usable
+        for problem in (_misnamed(recording), _damaged(recording), padded(recording, spec))
+        if problem
+    ]
+    heard = [
+        Problem(recording.name, recording.label, problem, detail, used=True)
+        for recording in usable
+        for problem, detail in sound_faults.remarks(recording.facts)
+    ]
+    return usable, sorted([*problems, *doubled, *remarks, *heard], key=lambda problem: problem.recording)
+
+
+def _judge(
+    file: SoundFile, found: Examined | None, spec: FrontEnd, short: str, longest_s: float
+) -> Problem | SoundFacts:
+    assert found is not None, f"{file.name} was never examined"
+    if found.facts is None:
+        return Problem(file.name, file.label, found.problem, found.detail)
+    if found.facts.duration_s > longest_s:
+        detail = f"{found.facts.duration_s / 3600:,.1f} h, more than sound.max-hours = {longest_s / 3600:g}"
+        return Problem(file.name, file.label, "too-long", detail)
+    if short == "skip" and found.facts.n_samples < spec.patch_samples:
+        needed_s = spec.patch_samples / spec.rate_hz
+        detail = f"{found.facts.duration_s:.2f} s, a patch needs {needed_s:g} s"
+        return Problem(file.name, file.label, "too-short", detail)
+    if silence := sound_faults.silence(found.facts):
+        return Problem(file.name, file.label, "silent", silence)
+    return found.facts
+
+
+def _without_duplicates(recordings: list[Recording]) -> tuple[list[Recording], list[Problem]]:
+    """Those that hold the same sound only once, and not at all where it stands under several classes.
+
+    Compared by decoded samples: the same sound may be in another format, of another depth, or have other tags.
+    """
+    copies: dict[str, list[Recording]] = defaultdict(list)
+    for recording in recordings:
+        copies[_sound(recording)].append(recording)
+    kept: list[Recording] = []
+    problems: list[Problem] = []
+    for recording in recordings:
+        same = copies[_sound(recording)]
+        labels = sorted({copy.label for copy in same})
+        if len(labels) > 1:
+            others = ", ".join(copy.name for copy in same if copy is not recording)
+            detail = f"the same sound stands under {len(labels)} classes: also {others}"
+            problems.append(Problem(recording.name, recording.label, "duplicate-across-classes", detail))
+        elif recording is not same[0]:
+            what = "content" if recording.content == same[0].content else "sound in another file"
+            detail = f"the same {what} as {same[0].name}"
+            problems.append(Problem(recording.name, recording.label, "duplicate-in-class", detail))
+        else:
+            kept.append(replace(recording, copies=tuple(copy.name for copy in same[1:])))
+    return kept, problems
+
+
+def _sound(recording: Recording) -> str:
+    """What two recordings share if they hold the same sound."""
+    facts = recording.facts
+    return f"{facts.samples} {facts.rate_hz} {facts.channels}" if facts.samples else recording.content
+
+
+def _misnamed(recording: Recording) -> Problem | None:
+    held = recording.facts.format.split()[0]
+    ending = recording.path.suffix.lower()
+    announced = {kind for kind, endings in _ENDINGS.items() if ending in endings}
+    if held in _ENDINGS and announced and held not in announced:
+        return Problem(
+            recording.name, recording.label, "misnamed", f"named {ending} but holds {held}", used=True
+        )
+    return None
+
+
+def _damaged(recording: Recording) -> Problem | None:
+    facts = recording.facts
+    if not facts.damage:
+        return None
+    return Problem(recording.name, recording.label, facts.damage, facts.damage_detail, used=True)
+
+
+def class_names(recordings: Sequence[Recording]) -> tuple[str, ...]:
+    """The classes that have usable recordings, sorted: their order is the order of the logits."""
+    return tuple(sorted({recording.label for recording in recordings}))
+
+
+class TooFewClassesError(InputError):
+    """Fewer than two classes have usable recordings.
+
+    Args:
+        message: as of any error.
+        problems: why the others are not usable.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Problem]) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+def check_enough(recordings: Sequence[Recording], folder: Path, problems: Sequence[Problem]) -> None:
+    """Refuse data from which nothing can be told apart.
+
+    Raises:
+        TooFewClassesError: fewer than two classes have usable recordings.
+    """
+    classes = class_names(recordings)
+    if len(classes) >= 2:
+        return
+    reasons = Counter(problem.problem for problem in problems if not problem.used and problem.problem != "hidden")
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "no sound files"
+    found = f'only one class with usable recordings ("{classes[0]}")' if classes else "no usable recording at all"
+    left_out = f" Not used: {counted}; problems.csv names each." if reasons or not classes else ""
+    raise TooFewClassesError(
+        f"{shown(folder)}: {found}; at least two classes are needed to tell anything apart."
+        f"{_another_class(recordings, folder)}{left_out}",
+        problems,
+    )
+
+
+def _another_class(recordings: Sequence[Recording], folder: Path) -> str:
+    """Where the class that is missing may be, or come from."""
+    if not recordings:
+        return ""
+    below = sorted({path.parts[0] for recording in recordings if len((path := recording.below_class).parts) > 1})
+    top = recordings[0].name.partition("/")[0]
+    if len(below) > 1:
+        names = ", ".join(f'"{name}"' for name in below[:3])
+        return (
+            f" If the folders in it are the classes ({names}{', ...' if len(below) > 3 else ''}): --data "
+            f"{shown(folder / top)}, or --labels.level 2."
+        )
+    return (
+        " To tell it from all else, put recordings without it into a folder background/ in the input folder (or give "
+        "--background FOLDER)."
+    )
+
+
+def books(recordings: Sequence[Recording], problems: Sequence[Problem]) -> dict[str, Any]:
+    """Found, used, and how many were left out for each reason; found = used + all reasons."""
+    left_out = Counter(
+        problem.problem for problem in problems if not problem.used and problem.problem not in NO_FILE
+    )
+    return {
+        "found": len(recordings) + left_out.total(),
+        "used": len(recordings),
+        "left_out": dict(sorted(left_out.items())),
+    }

@@ -1,0 +1,267 @@
+"""The classifier: trunk and head together, and its weights as named arrays.
+
+    settings ─▶ Classifier;  patches [N, 96, 64] ─▶ scores [N, C], embeddings [N, K]
+
+K is 128 for VGGish, 1024 for YAMNet.
+
+The names of the weights ("trunk/conv1/kernel", "head/logits/bias") are a file format: checkpoints hold
+them, and `weights_sha256` says whether two models are the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.audio.logmel import FrontEnd
+from birdtune.models import heads, network
+from birdtune.models.backbone import Trunk
+from birdtune.models.registry import TRUNKS
+from birdtune.models.tf_checkpoint import check_variables
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trunk (patches → embeddings), a head (embeddings → logits), and what the columns mean."""
+
+    trunk: keras.Model
+    head: keras.Model
+    kind: str  # of scores: "softmax" or "sigmoid"
+    classes: tuple[str, ...]  # position = column of the scores
+    attention: keras.Model | None = None  # embeddings → how much each patch counts; None: all alike
+    limit_hz: float | None = None  # of what it hears; None: the trunk's whole band
+
+    @property
+    def backbone(self) -> str:
+        """The trunk's name in `trunks.TRUNKS`."""
+        return str(self.trunk.name)
+
+    @property
+    def head_name(self) -> str:
+        """The head's name in `heads.HEADS`."""
+        return "attention" if self.attention is not None else str(self.head.name)
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """What the trunk wants sound to be made into."""
+        return replace(TRUNKS[self.backbone].front_end, limit_hz=self.limit_hz)
+
+    @property
+    def embedding_activation(self) -> str:
+        """What follows the trunk's last layer: "relu" or "none"."""
+        last = self.trunk.get_layer(TRUNKS[self.backbone].layers[-1].name)
+        return "none" if last.activation is keras.activations.linear else "relu"
+
+    @property
+    def hidden_units(self) -> int:
+        """Width of the head's hidden layer, 0 = none."""
+        layers = (self.attention or self.head).layers
+        return next((int(layer.units) for layer in layers if layer.name == "hidden"), 0)
+
+    @property
+    def parts(self) -> dict[str, keras.Model]:
+        """The networks it is made of, by the names under which their weights are kept."""
+        found = {"trunk": self.trunk, "head": self.head}
+        return found if self.attention is None else {**found, "attention": self.attention}
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All weights, trunk first."""
+        return [variable for part in self.parts.values() for variable in part.variables]
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """The weights that are not frozen, trunk first."""
+        return [variable for part in self.parts.values() for variable in part.trainable_variables]
+
+    def embed(self, patches: Any) -> Any:
+        """Patches [N, 96, 64] → embeddings [N, K] float32."""
+        return self.trunk(patches)
+
+    def logits(self, patches: Any) -> tuple[Any, Any]:
+        """Patches [N, 96, 64] → logits [N, C] and embeddings [N, K], both float32."""
+        embeddings = self.embed(patches)
+        return self.head(embeddings), embeddings
+
+    def scores(self, patches: Any) -> tuple[Any, Any]:
+        """Patches [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32; not calibrated."""
+        logits, embeddings = self.logits(patches)
+        return heads.scores(logits, self.kind), embeddings
+
+    def attend(self, embeddings: Any) -> Any:
+        """Embeddings [N, K] → how much each patch counts beside the others of its recording [N] float32.
+
+        Weights of a mean over patches are its softmax over them.
+        """
+        return keras.ops.zeros_like(embeddings[:, 0]) if self.attention is None else self.attention(embeddings)
+
+
+def build(
+    *,
+    backbone: str,
+    head: str,
+    scores: str,
+    hidden_units: int,
+    embedding_activation: str,
+    freeze: str,
+    classes: Sequence[str],
+    precision: str,
+    seed: int | None,
+) -> Classifier:
+    """A classifier with fresh weights; see `network.build_trunk`, `network.freeze`, `heads.build_head`.
+
+    With `seed` None the weights are zero, for a caller that loads all of them next.
+
+    Raises:
+        SettingsError: a setting that is not known or out of range.
+    """
+    trunk = network.build_trunk(
+        backbone, embedding_activation=embedding_activation, precision=precision, seed=seed
+    )
+    network.freeze(trunk, freeze)
+    return on_trunk(
+        trunk, head=head, scores=scores, hidden_units=hidden_units, classes=classes, precision=precision, seed=seed
+    )
+
+
+def on_trunk(
+    trunk: keras.Model,
+    *,
+    head: str,
+    scores: str,
+    hidden_units: int,
+    classes: Sequence[str],
+    precision: str,
+    seed: int | None,
+) -> Classifier:
+    """A trunk that is there with a fresh head; arguments as `build`."""
+    sizes: dict[str, Any] = {
+        "hidden_units": hidden_units,
+        "embedding_size": TRUNKS[trunk.name].embedding_size,
+        "precision": precision,
+        "seed": seed,
+    }
+    top = heads.build_head(head, len(classes), scores=scores, **sizes)
+    attention = heads.build_attention(**sizes) if head == "attention" else None
+    return Classifier(trunk, top, scores, tuple(classes), attention)
+
+
+def published(trunk: Trunk, variables: Mapping[str, npt.NDArray[np.float32]], classes: Sequence[str]) -> Classifier:
+    """The classifier as it was published with a trunk, e.g. YAMNet with its 521 classes of AudioSet.
+
+    Args:
+        trunk: one that has such a classifier.
+        variables: of the checkpoint, as `trunks.read_weights` gives them.
+        classes: names of the columns.
+
+    Raises:
+        CheckpointError: the variables do not fit.
+    """
+    assert trunk.published is not None
+    found = build(
+        backbone=trunk.name,
+        head="linear",
+        scores="sigmoid",
+        hidden_units=0,
+        embedding_activation=trunk.activations[0],
+        freeze="none",
+        classes=classes,
+        precision="float32",
+        seed=None,
+    )
+    network.load_trunk(found.trunk, variables)
+    logits = found.head.get_layer("logits")
+    for variable, ending in zip((logits.kernel, logits.bias), trunk.endings, strict=True):
+        variable.assign(variables[f"{trunk.published.scope}/{ending}"])
+    return found
+
+
+def in_float32(classifier: Classifier) -> Classifier:
+    """A copy with the same weights that computes in float32, whatever precision it was trained in."""
+    copy = build(
+        backbone=classifier.backbone,
+        head=classifier.head_name,
+        scores=classifier.kind,
+        hidden_units=classifier.hidden_units,
+        embedding_activation=classifier.embedding_activation,
+        freeze="none",
+        classes=classifier.classes,
+        precision="float32",
+        seed=None,
+    )
+    load_weights(copy, weights(classifier))
+    return replace(copy, limit_hz=classifier.limit_hz)
+
+
+def _named(classifier: Classifier) -> Iterator[tuple[str, keras.Variable]]:
+    for part, model in classifier.parts.items():
+        for layer in model.layers:
+            for variable in layer.weights:
+                yield f"{part}/{layer.name}/{variable.name}", variable
+
+
+def _copied(variable: keras.Variable) -> npt.NDArray[np.float32]:
+    # `numpy()` copies, so that training on does not change what was taken here.
+    return np.asarray(variable.numpy(), np.float32)
+
+
+def weights(
+    classifier: Classifier, read: Callable[[keras.Variable], npt.NDArray[np.float32]] = _copied
+) -> dict[str, npt.NDArray[np.float32]]:
+    """All weights by name, in float32; frozen ones too.
+
+    Args:
+        read: how a variable's numbers are taken; if not given, as a copy.
+    """
+    return {name: read(variable) for name, variable in _named(classifier)}
+
+
+def trained_weights(classifier: Classifier) -> dict[str, npt.NDArray[np.float32]]:
+    """As `weights`, of those that are not frozen."""
+    free = {id(variable) for variable in classifier.trainable_variables}
+    return {
+        name: _copied(variable)
+        for name, variable in _named(classifier)
+        if id(variable) in free
+    }
+
+
+def load_weights(
+    classifier: Classifier,
+    arrays: Mapping[str, npt.NDArray[np.generic]],
+    *,
+    source: str = "the saved weights",
+) -> None:
+    """Put weights by name into the classifier, all of them or none.
+
+    Args:
+        classifier: built with the same settings.
+        arrays: as `weights` gave them.
+        source: what an error message calls their origin.
+
+    Raises:
+        CheckpointError: naming every missing, misshapen, non-finite and unexpected one.
+    """
+    variables = dict(_named(classifier))
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    check_variables(arrays, shapes, source=source, strict=True)
+    for name, variable in variables.items():
+        variable.assign(np.asarray(arrays[name], np.float32))
+
+
+def weights_sha256(arrays: Mapping[str, npt.NDArray[np.generic]]) -> str:
+    """SHA-256 over names (sorted), types, shapes and little-endian bytes: the same on every machine."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        # A line of JSON before the bytes: where one array ends and the next begins stays unambiguous.
+        header = json.dumps([name, little.dtype.str, list(arrays[name].shape)])
+        digest.update(header.encode() + b"\n")
+        digest.update(little.data)
+    return digest.hexdigest()

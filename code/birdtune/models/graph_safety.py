@@ -1,0 +1,137 @@
+"""Whether loading a SavedModel can do more than compute: its graph is read as data, and nothing in it is run.
+
+    saved_model.pb ─▶ require_numbers_only ─▶ nothing, or CheckpointError that names the operations
+
+A SavedModel is a program. TensorFlow has operations that write files, start Python code or open connections, and a
+graph that holds one may run it when it is loaded or asked. So only operations that compute numbers may be in it, by
+a list of what is allowed: what TensorFlow will add some day is refused until somebody has looked at it. Every
+SavedModel also has functions that save and restore its variables; these may hold operations on files, as long as
+nothing that is loaded calls them.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from birdtune.errors import CheckpointError, shown
+from birdtune.runtime.storage import refused
+from birdtune.runtime.words import some
+
+GRAPH = "saved_model.pb"
+
+# Operations by what they do; all of them read and give tensors and nothing else, or variables of the model itself.
+_CONTROL = """
+    Assert Case Const ControlTrigger Enter Exit Identity IdentityN If LoopCond Merge NextIteration NoOp
+    PartitionedCall Placeholder PlaceholderWithDefault PreventGradient StatefulPartitionedCall StatelessCase
+    StatelessIf StatelessWhile StopGradient Switch While
+"""
+_VARIABLES = """
+    AssignAddVariableOp AssignSubVariableOp AssignVariableOp DisableCopyOnRead DestroyResourceOp ReadVariableOp
+    ResourceGather ResourceGatherNd VarHandleOp VarIsInitializedOp VariableShape
+"""
+_ARRAYS = """
+    BatchToSpace BatchToSpaceND Bitcast BroadcastArgs BroadcastTo Concat ConcatV2 DepthToSpace Diag DiagPart
+    DynamicPartition DynamicStitch EnsureShape ExpandDims ExtractImagePatches Fill Gather GatherNd GatherV2
+    InvertPermutation LinSpace ListDiff MatrixBandPart MatrixDiag MatrixDiagPart MatrixDiagPartV3 MatrixDiagV3
+    MirrorPad OneHot OnesLike Pack Pad PadV2 ParallelConcat ParallelDynamicStitch Range Rank Reshape Reverse
+    ReverseSequence ReverseV2 Roll ScatterNd Shape ShapeN Size Slice Snapshot SpaceToBatch SpaceToBatchND SpaceToDepth
+    Split SplitV Squeeze StridedSlice TensorScatterAdd TensorScatterUpdate Tile Transpose Unique UniqueV2
+    UniqueWithCounts Unpack Where ZerosLike
+"""
+_LISTS = """
+    EmptyTensorList TensorArrayCloseV3 TensorArrayConcatV3 TensorArrayGatherV3 TensorArrayReadV3 TensorArrayScatterV3
+    TensorArraySizeV3 TensorArraySplitV3 TensorArrayV3 TensorArrayWriteV3 TensorListConcat TensorListConcatV2
+    TensorListElementShape TensorListFromTensor TensorListGather TensorListGetItem TensorListLength TensorListPopBack
+    TensorListPushBack TensorListReserve TensorListResize TensorListScatter TensorListScatterV2 TensorListSetItem
+    TensorListSplit TensorListStack
+"""
+_NUMBERS = """
+    Abs Acos Acosh Add AddN AddV2 All Angle Any ApproximateEqual ArgMax ArgMin Asin Asinh Atan Atan2 Atanh Betainc
+    Bincount BitwiseAnd BitwiseOr BitwiseXor Bucketize Cast Ceil CheckNumerics ClipByValue Complex ComplexAbs Conj Cos
+    Cosh Cross Cumprod Cumsum CumulativeLogsumexp DenseBincount Digamma Div DivNoNan Einsum Equal Erf Erfc Erfinv Exp
+    Expm1 Floor FloorDiv FloorMod Greater GreaterEqual Igamma Igammac Imag InTopK InTopKV2 Inv Invert IsFinite IsInf
+    IsNan LeftShift Less LessEqual Lgamma Log Log1p LogicalAnd LogicalNot LogicalOr Max Maximum Mean Min Minimum Mod
+    Mul MulNoNan Ndtri Neg NextAfter NotEqual Polygamma Pow Prod Real RealDiv Reciprocal RightShift Rint Round Rsqrt
+    SegmentMax SegmentMean SegmentMin SegmentProd SegmentSum Select SelectV2 Sigmoid Sign Sin Sinh Sqrt Square
+    SquaredDifference Sub Sum Tan Tanh TopK TopKV2 TruncateDiv TruncateMod UnsortedSegmentMax UnsortedSegmentMin
+    UnsortedSegmentProd UnsortedSegmentSum Xdivy Xlog1py Xlogy Zeta
+"""
+_ALGEBRA = """
+    BatchMatMul BatchMatMulV2 BatchMatMulV3 Cholesky FFT FFT2D IFFT IFFT2D IRFFT IRFFT2D MatMul MatrixDeterminant
+    MatrixInverse MatrixSolve MatrixTriangularSolve Qr RFFT RFFT2D SelfAdjointEigV2 Svd
+"""
+_LAYERS = """
+    AvgPool AvgPool3D BiasAdd BiasAddV1 Conv Conv2D Conv2DBackpropInput Conv3D Conv3DBackpropInputV2 CropAndResize
+    DepthwiseConv2dNative Dilation2D Elu FractionalAvgPool FractionalMaxPool FusedBatchNorm FusedBatchNormV2
+    FusedBatchNormV3 L2Loss LRN LeakyRelu LogSoftmax MaxPool MaxPool3D MaxPoolV2 Relu Relu6 ResizeArea ResizeBicubic
+    ResizeBilinear ResizeNearestNeighbor Selu Softmax Softplus Softsign _FusedBatchNormEx _FusedConv2D _FusedMatMul
+    FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel QuantizeAndDequantizeV2
+    QuantizeAndDequantizeV3 QuantizeAndDequantizeV4
+"""
+_SOUND = "AudioSpectrogram Mfcc"
+_CHANCE = """
+    Multinomial RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt StatelessMultinomial
+    StatelessRandomGetAlg StatelessRandomGetKeyCounter StatelessRandomNormal StatelessRandomNormalV2
+    StatelessRandomUniform StatelessRandomUniformV2 StatelessTruncatedNormal StatelessTruncatedNormalV2
+    TruncatedNormal
+"""
+ALLOWED = frozenset(
+    " ".join((_CONTROL, _VARIABLES, _ARRAYS, _LISTS, _NUMBERS, _ALGEBRA, _LAYERS, _SOUND, _CHANCE)).split()
+)
+# What the functions that save and restore variables are made of, beside the above.
+SAVING = frozenset(
+    ("MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename", "StaticRegexFullMatch", "StringJoin")
+)
+
+
+def require_numbers_only(folder: Path) -> None:
+    """Refuse a SavedModel whose graph could do more than compute. Loads TensorFlow's description of graphs, no graph.
+
+    Raises:
+        CheckpointError: it has such operations, or there is no graph that can be read.
+        PassingError: the storage fails.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    found = saved_model_pb2.SavedModel()
+    path = folder / GRAPH
+    try:
+        found.ParseFromString(path.read_bytes())
+        if not found.meta_graphs:
+            raise ValueError("no graph")
+    except Exception as fault:  # whatever the parser makes of it, the file is the cause
+        message = f"{shown(path)}: is missing or damaged. Copy the model again, or export it again."
+        raise refused(fault, path, message, CheckpointError) from fault
+    bad = {name for graph in found.meta_graphs for name in _more_than_numbers(graph)}
+    if bad:
+        raise CheckpointError(
+            f"{shown(folder)}: was not loaded. Its graph holds operations that birdtune's models do not have and that "
+            f"could do more than compute, such as read or write files, run code or open connections: "
+            f"{some(sorted(bad))}. Use a model that birdtune exported; if this is one, export it again."
+        )
+
+
+def _more_than_numbers(graph: Any) -> set[str]:
+    """Operations of a MetaGraphDef that are refused."""
+    functions: dict[str, list[Any]] = {}  # a name that comes twice has the nodes of both
+    for function in graph.graph_def.library.function:
+        functions.setdefault(function.signature.name, []).extend(function.node_def)
+    own = graph.graph_def.node  # here the saving functions are called, and no file is touched
+    bad = {node.op for nodes in (own, *functions.values()) for node in nodes} - ALLOWED - SAVING
+    loaded = _reached(graph.object_graph_def.concrete_functions, functions)
+    callable_nodes = [*own, *(node for name in loaded for node in functions[name])]
+    return bad | {node.op for node in callable_nodes if node.op in SAVING}
+
+
+def _reached(names: Iterable[str], functions: Mapping[str, list[Any]]) -> set[str]:
+    """Functions that some call, and those that these call."""
+    found: set[str] = set()
+    waiting = [name for name in names if name in functions]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            for value in (value for node in functions[name] for value in node.attr.values()):
+                called = [value.func.name, *(function.name for function in value.list.func)]
+                waiting += [other for other in called if other in functions]
+    return found

@@ -1,0 +1,160 @@
+"""Heads: from the embedding to one number a class, and from that to scores.
+
+    embeddings [N, K] float32 ─▶ logits [N, C] float32 ─▶ scores [N, C] float32 in 0…1
+                             └─▶ attention [N] float32: how much each patch counts in the score of its recording
+
+Every recording's score is a mean over its patches, with weights: by attention, where the head has one, else all alike.
+
+`softmax` takes one class a patch to be true, and scores sum to one; `sigmoid` asks of each class by
+itself whether it is heard.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from birdtune.errors import SettingsError
+from birdtune.models.backbone import choose
+from birdtune.models.network import first_weights
+
+HEADS = ("linear", "mlp", "attention")
+KINDS: Mapping[str, Any] = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}
+
+# Of the first layer that tells patches apart by how much they count: its tanh should not begin saturated, with
+# embeddings of 10 in size as with those of 1.
+_ATTENTION_SCALE = 0.05
+# So little attention that nothing of a patch is left, and yet no infinity that a gradient could make NaN of.
+_NEVER = -1e9
+# A fresh trunk's embeddings are some 10 in size; at He's scale of 2 the first logits would be as large,
+# and the first scores confidently wrong. Not zero either: then no two patches could be told apart.
+_LOGITS_SCALE = 0.01
+
+
+def build_head(
+    head: str,
+    n_classes: int,
+    *,
+    scores: str,
+    hidden_units: int,
+    embedding_size: int,
+    precision: str,
+    seed: int | None,
+) -> keras.Model:
+    """The classifier on top of the embedding, with fresh weights.
+
+    Args:
+        head: "linear" or "attention", or "mlp": with a ReLU layer in between.
+        n_classes: outputs, at least 2.
+        scores: "softmax" or "sigmoid"; the first biases depend on it.
+        hidden_units: width of the layer in between (jibjib: 100), where there is one.
+        embedding_size: inputs.
+        precision: a keras dtype policy for the hidden layer; the logits are always float32.
+        seed: of the initial weights; None = zeros, for weights that are loaded next.
+
+    Returns:
+        A model [N, embedding_size] → [N, n_classes] with the layers "hidden" (if any) and "logits"; named as the head.
+
+    Raises:
+        SettingsError: an unknown head or kind of scores, fewer than two classes, or no width.
+    """
+    choose(head, dict.fromkeys(HEADS), "model.head")
+    choose(scores, KINDS, "model.scores")
+    if n_classes < 2:
+        raise SettingsError(f"a classifier needs at least 2 classes, and got {n_classes}.")
+    if head != "linear" and hidden_units < 1:
+        raise SettingsError(f"model.hidden-units: {hidden_units} is no width of a hidden layer. Give 1 or more.")
+    embeddings = keras.Input((embedding_size,), dtype="float32", name="embedding")
+    net = embeddings
+    if head == "mlp":
+        net = keras.layers.Dense(
+            hidden_units,
+            activation="relu",
+            kernel_initializer=first_weights(seed, "hidden"),
+            name="hidden",
+            dtype=precision,
+        )(net)  # [N, hidden_units]
+    logits = keras.layers.Dense(
+        n_classes,
+        kernel_initializer=first_weights(seed, "logits", scale=_LOGITS_SCALE),
+        bias_initializer=keras.initializers.Constant(_first_bias(scores, n_classes)),
+        name="logits",
+        # Losses and scores take exponentials of these: rounding them to half precision costs accuracy.
+        dtype="float32",
+    )(net)  # [N, n_classes]
+    return keras.Model(embeddings, logits, name=head)
+
+
+def build_attention(
+    *, hidden_units: int, embedding_size: int, precision: str, seed: int | None
+) -> keras.Model:
+    """What tells of each patch how much it counts beside the others of its recording, with fresh weights.
+
+    One tanh layer and a sum (Ilse et al., "Attention-based deep multiple instance learning", 2018). The sum's weights
+    are zero at first: all patches count alike, and the head begins as one without attention.
+
+    Args:
+        hidden_units, embedding_size, precision, seed: as `build_head`.
+
+    Returns:
+        A model [N, embedding_size] → [N] float32 with the layers "hidden" and "attention"; more is more, and
+        differences are what matters.
+    """
+    embeddings = keras.Input((embedding_size,), dtype="float32", name="embedding")
+    net = keras.layers.Dense(
+        hidden_units,
+        activation="tanh",
+        kernel_initializer=first_weights(seed, "attention/hidden", scale=_ATTENTION_SCALE),
+        name="hidden",
+        dtype=precision,
+    )(embeddings)  # [N, hidden_units]
+    net = keras.layers.Dense(
+        1, use_bias=False, kernel_initializer="zeros", name="attention", dtype="float32"
+    )(net)
+    return keras.Model(embeddings, keras.layers.Reshape((), name="each")(net), name="attention")
+
+
+def _first_bias(kind: str, n_classes: int) -> float:
+    # With sigmoids, one yes stands against C - 1 noes. Starting each score at 1 / C spares the first
+    # epoch from learning that alone (Lin et al., "Focal loss for dense object detection", 2017, 3.3).
+    return -math.log(n_classes - 1) if kind == "sigmoid" else 0.0
+
+
+def scores(logits: Any, kind: str) -> Any:
+    """Logits [N, C] → scores [N, C] float32 in 0…1.
+
+    Raises:
+        SettingsError: an unknown kind.
+    """
+    choose(kind, KINDS, "model.scores")
+    return KINDS[kind](keras.ops.cast(logits, "float32"))
+
+
+def clip_logits(logits: Any, attention: Any, inside: Any, kind: str) -> Any:
+    """The logits of recordings' scores, of which each is the mean over its patches by attention.
+
+    By way of logarithms, so that no patch is so sure that its gradient vanishes.
+
+    Args:
+        logits: [B · L, C] of patches, one recording after another.
+        attention: [B · L].
+        inside: [B, L] bool, which of them are patches; each recording has one.
+        kind: "softmax" or "sigmoid".
+
+    Returns:
+        [B, C] float32.
+
+    Raises:
+        SettingsError: an unknown kind.
+    """
+    choose(kind, KINDS, "model.scores")
+    ops = keras.ops
+    shape = ops.shape(inside)
+    of_patches = ops.reshape(logits, (*shape, logits.shape[-1]))  # [B, L, C]
+    counted = ops.where(inside, ops.reshape(attention, shape), _NEVER)  # [B, L]
+    share = ops.log_softmax(counted, axis=-1)[..., None]  # [B, L, 1]
+    if kind == "softmax":
+        return ops.logsumexp(share + ops.log_softmax(of_patches, axis=-1), axis=1)
+    yes, no = (ops.logsumexp(share + ops.log_sigmoid(sign * of_patches), axis=1) for sign in (1.0, -1.0))
+    return yes - no

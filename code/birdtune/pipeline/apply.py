@@ -1,0 +1,189 @@
+"""A trained model put to use: predict, embed, and the TensorFlow 1 export.
+
+Importing this loads TensorFlow.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.audio.logmel import FrontEnd
+from birdtune.config import Config
+from birdtune.errors import EXIT_DONE, InputError, naming, shown
+from birdtune.models import classifier as classifiers
+from birdtune.models import network, registry, tf1
+from birdtune.models.registry import TRUNKS
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.runs import newest_trained, versions
+from birdtune.serving.predict import LONG, ExportedModel, Outcome, embed_files, open_model, predict_files
+from birdtune.serving.rows import Scorer
+from birdtune.training import devices
+from birdtune.training.checkpoints import WEIGHTS_NAME, Checkpoints, read_arrays
+from birdtune.training.train import build_classifier
+
+Embed = Callable[[npt.NDArray[np.float32]], Any]
+
+
+def predict(
+    config: Config,
+    source: Path | None,
+    files: Sequence[Path],
+    out: Path,
+    patches: Path | None,
+    journal: Journal,
+    interrupts: Interrupts,
+    window_s: float | None = None,
+) -> int:
+    """Score files with the exported model in `source`, or the newest one of the output folder.
+
+    Args:
+        window_s: as `predict_files`.
+        source: a version folder of an exported model; or weights that were published with a classifier of their
+            own, as YAMNet's with its 521 classes, to learn what these hear in some sounds.
+    """
+    devices.prepare_devices()
+    place = source or _newest_exported(config)
+    with naming("--model" if source is not None else None):
+        model = _scorer(place)
+    journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
+    exported = model if isinstance(model, ExportedModel) else None
+    usual_s = None if exported is None else exported.usual_s
+    outcome = predict_files(
+        files,
+        model,
+        out,
+        calibration=None if exported is None else exported.calibration,
+        thresholds=None if exported is None else exported.thresholds,
+        strangeness=None if exported is None else exported.strangeness,
+        patches_out=patches,
+        window_s=window_s,
+        usual_s=usual_s,
+        sound=config.sound,
+        batch_size=config.evaluate.batch_size,
+        longest_s=config.sound.max_hours * 3600,
+        check=interrupts.check,
+    )
+    code = _tell(outcome, out, journal)
+    if outcome.long and usual_s is not None:
+        journal.say(_long(outcome.long, usual_s))
+    return code
+
+
+def _long(n: int, usual_s: float) -> str:
+    """What to do about files that are too long for one row."""
+    who, rows = ("1 file is", "its row speaks") if n == 1 else (f"{n:,} files are", "their rows speak")
+    # Half of what is usual: a sound of that length, wherever it begins, then fills a window from end to end. Windows
+    # that hold two sounds are strange: of 48 clips among others, 45 were found so, and 37 by windows of their length.
+    window_s = max(1.0, float(f"{usual_s / 2:.2g}"))
+    return (
+        f"{who} more than {LONG:g} times longer than what the model was calibrated on (recordings of {usual_s:.3g} s, "
+        f"by the median), and {rows} of all of it. `--window {window_s:g}` tells each stretch."
+    )
+
+
+def embed(
+    config: Config,
+    source: Path | None,
+    files: Sequence[Path],
+    out: Path,
+    journal: Journal,
+    interrupts: Interrupts,
+) -> int:
+    """Write the embeddings of files, by `source` or by the newest exported model of the output folder.
+
+    Args:
+        source: a version folder of an exported model, one of birdtune's own checkpoints, or a checkpoint
+            of TensorFlow in any form that `run` takes.
+    """
+    devices.prepare_devices()
+    place = source or _newest_exported(config)
+    with naming("--model" if source is not None else None):
+        function, front_end = _embedder(config, place)
+    journal.say(f"embed: {shown(place)}")
+    outcome = embed_files(
+        files,
+        function,
+        out,
+        front_end=front_end,
+        sound=config.sound,
+        hop_frames=config.train.hop_frames,
+        batch_size=config.evaluate.batch_size,
+        longest_s=config.sound.max_hours * 3600,
+        check=interrupts.check,
+    )
+    return _tell(outcome, out, journal)
+
+
+def _tell(outcome: Outcome, out: Path, journal: Journal) -> int:
+    """Say what came of the files: those used, the silent and those not used are as many as were given."""
+    for problem in outcome.problems:
+        kind = "used in part" if problem.in_part else "used" if problem.is_used else "not used"
+        if outcome.silent and problem.problem == "silent":
+            kind = "nothing to hear"
+        journal.say(f"  {kind}: {problem.name}: {problem.problem}, {problem.detail}")
+    journal.say(
+        f"{shown(out)}: {outcome.patches:,} patches of {outcome.files:,} files"
+        + (f" ({outcome.in_part:,} of them in part)" if outcome.in_part else "")
+        + (f", {outcome.silent:,} silent" if outcome.silent else "")
+        + f", {outcome.unused:,} not used"
+    )
+    if not outcome.files + outcome.silent:
+        raise InputError("None of the files could be used; the reasons stand above.")
+    return EXIT_DONE
+
+
+def _newest_exported(config: Config) -> Path:
+    for version in reversed(versions(config.output)):
+        folder = config.output / "model" / config.export.name / str(version)
+        if (folder / "model.json").exists():
+            return folder
+    raise InputError(
+        f"{shown(config.output)}: there is no exported model in this output folder. Run `./entrypoint.sh run` first, "
+        "give another --output, or name a model's folder with --model (e.g. output/model/birdtune/1)."
+    )
+
+
+def _scorer(place: Path) -> Scorer:
+    trunk = registry.recognised(place) if place.is_file() else None
+    if trunk is None or trunk.published is None:
+        return open_model(place)
+    return classifiers.published(trunk, registry.read_weights(trunk, place), trunk.published.read_classes(place))
+
+
+def _embedder(config: Config, place: Path) -> tuple[Embed, FrontEnd]:
+    if (place / "model.json").exists():
+        model = open_model(place)
+        return model.embed, model.front_end
+    is_own = (place / WEIGHTS_NAME).exists()
+    trunk = TRUNKS[config.model.backbone]
+    if not is_own and (found := registry.recognised(place)) is not None and not trunk.recognises(place):
+        trunk = found  # the file itself says what it is of
+    net = network.build_trunk(
+        trunk.name,
+        embedding_activation=config.model.embedding_activation,
+        precision="float32",
+        seed=None,
+    )
+    if is_own:
+        variables = network.checkpoint_variables(trunk.name, read_arrays(place / WEIGHTS_NAME))
+    else:
+        variables = registry.read_weights(trunk, place)
+    network.load_trunk(net, variables, source=shown(place))
+    spec = replace(trunk.front_end, limit_hz=config.sound.band_limit)
+    return lambda patches: net(patches), spec
+
+
+def export_slim_model(config: Config, journal: Journal) -> None:
+    """Write the newest trained model as a TensorFlow 1 graph, checkpoint and SavedModel, under output/slim/<v>."""
+    version, record = newest_trained(config.output)
+    arrays = Checkpoints(config.output / "checkpoints" / str(version), config.train.keep).best()
+    classes = tuple(record["classes"])
+    classifier = build_classifier(config, classes, "float32", seed=None)
+    classifiers.load_weights(classifier, arrays, source=f"version {version}")
+    folder = config.output / "slim" / str(version)
+    tf1.export_slim(classifier, folder)
+    journal.say(f"slim    {shown(folder)}")

@@ -1,0 +1,287 @@
+"""Labels checked against each other: every recording judged by models that heard only other sources.
+
+    recordings ─▶ embeddings by the trunk as it was given ─▶ Panel: a linear model for each fold left out
+               ─▶ scores of recordings ─▶ suspect_labels.csv, suspects.json
+
+The trunk is the one that training began from: one that was trained on these labels would have learnt the wrong ones,
+too. Of each recording at most `MOST_PATCHES` are heard, and of their embeddings only the mean is kept, so that memory
+grows with the number of recordings and not with their length (1024 float32 each: 330 MB for 80,000). Digital silence is
+left out (`novelty.held`): recordings that were filled up with it have it in common, and nobody hears a bird in it.
+
+Importing this loads TensorFlow.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+
+from birdtune.config import Config
+from birdtune.data.batches import Windows
+from birdtune.data.dataset import Dataset
+from birdtune.data.frames import FrameStore
+from birdtune.data.scan import Recording
+from birdtune.errors import shown
+from birdtune.evaluation import label_issues
+from birdtune.evaluation.ood import SILENT, held
+from birdtune.evaluation.scores import Floats, Ints
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import write_bytes, write_csv, write_json
+from birdtune.training.embeddings import first_feed, folds, no_first_trunk, pieces
+from birdtune.training.scoring import make_scorer
+
+TABLE_NAME, FACTS_NAME, KEPT_NAME = "suspect_labels.csv", "suspects.json", "kept.npy"
+
+# Of logistic regression on standardised averages: on ESC-10 with 5 % of the labels wrong, 0.1 and 0.01 find as many of
+# them, 0.001 fewer.
+_REGULARISATION = 0.01
+_ITERATIONS = 100
+# Of its label, no patch loses all: where no patch of a recording sounds like it, the best keeps all of it.
+_LEAST_KEPT = 0.02
+# Below, threads cost more than they bring, and much more beside other work.
+_FEW_NUMBERS = 4_000_000
+
+
+class Sounds:
+    """Recordings as a stream of embeddings, by the trunk as it was given."""
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        store: FrameStore,
+        part: Sequence[Recording],
+        journal: Journal,
+        interrupts: Interrupts,
+        hop_frames: int | None = None,
+    ) -> None:
+        self._size, self._interrupts, self._journal = config.evaluate.batch_size, interrupts, journal
+        self.windows = Windows(
+            store, [recording.content for recording in part], dataset.labels(list(part)),
+            hop_frames or store.spec.patch_hop,
+        )
+        is_frozen = config.model.freeze == "all-but-head"  # then training has them, or keeps them
+        classifier, self._feed, _ = first_feed(
+            config, dataset.classes, self.windows, journal, interrupts, what="labels", keep=is_frozen
+        )
+        self._scorer = make_scorer(classifier, self._feed.embed)
+
+    def pieces(self, chosen: Ints, what: str) -> Iterator[tuple[Ints, npt.NDArray[np.float32]]]:
+        """Some windows and their embeddings [n, K], piece by piece."""
+        with self._journal.progress(what, len(chosen), "patches") as progress:
+            for part, embeddings in pieces(self._feed, self._scorer, chosen, self._size, self._interrupts):
+                yield part, embeddings
+                progress.advance(len(part))
+
+    def held(self, chosen: Ints) -> Floats:
+        """How much some windows count: the share of their frames that hold sound. [n]"""
+        return held(self.windows.patches(chosen), self.windows.store.spec)
+
+    def averages(self) -> npt.NDArray[np.float32]:
+        """Mean embedding of each recording, silence left out. [N, K]"""
+        chosen = spread(self.windows.per_recording, label_issues.MOST_PATCHES)
+        found: npt.NDArray[np.float32] | None = None
+        heard = np.zeros(len(self.windows.per_recording))
+        for part, embeddings in self.pieces(chosen, "hearing labels"):
+            if found is None:
+                found = np.zeros((len(heard), embeddings.shape[1]), np.float32)
+            weight = self.held(part)
+            np.add.at(found, self.windows.recording[part], (weight[:, None] * embeddings).astype(np.float32))
+            np.add.at(heard, self.windows.recording[part], weight)
+        assert found is not None, "there is always a window"
+        return np.asarray(found / heard[:, None], np.float32)
+
+
+def spread(per_recording: Ints, most: int) -> Ints:
+    """Windows of recordings, at most so many of each, evenly from its beginning to its end; ascending.
+
+    Args:
+        per_recording: [N] windows of each, which lie one recording after another.
+    """
+    first = np.cumsum(per_recording) - per_recording
+    kept = [
+        begin + (np.arange(count) if count <= most else np.linspace(0, count - 1, most).round().astype(np.int64))
+        for begin, count in zip(first.tolist(), per_recording.tolist(), strict=True)
+    ]
+    return np.concatenate(kept)
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What was learnt from all folds but one: a linear model."""
+
+    kernel: Floats  # [K, C'], of the classes that it heard
+    bias: Floats  # [C']
+    columns: Ints  # [C'] ascending
+    n_classes: int
+
+    def scores(self, embeddings: npt.NDArray[Any]) -> Floats:
+        """Embeddings [n, K] → scores [n, C]; 0 for classes that it never heard."""
+        logits = embeddings @ self.kernel + self.bias
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found = np.zeros((len(embeddings), self.n_classes))
+        found[:, self.columns] = raised / raised.sum(axis=1, keepdims=True)
+        return found
+
+
+def learn(averages: npt.NDArray[np.float32], labels: Ints, n_classes: int) -> Judge:
+    """Logistic regression on averages [N, K] with labels [N]."""
+    mean, deviation = averages.mean(axis=0, dtype=np.float64), averages.std(axis=0, dtype=np.float64)
+    scale = deviation + 1e-3 * max(float(deviation.mean()), 1e-6)  # units that never speak stay silent
+    model = LogisticRegression(C=_REGULARISATION, max_iter=_ITERATIONS)
+    with warnings.catch_warnings(), threadpool_limits(1 if averages.size < _FEW_NUMBERS else None):
+        warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
+        model.fit(((averages - mean) / scale).astype(np.float32), labels)
+    kernel, bias = model.coef_.T.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(model.classes_) == 2:  # sklearn then has one column, the second's logit over the first's
+        kernel, bias = np.hstack([-kernel / 2, kernel / 2]), np.concatenate([-bias / 2, bias / 2])
+    kernel = kernel / scale[:, None]
+    return Judge(kernel, bias - mean @ kernel, np.asarray(model.classes_, np.int64), n_classes)
+
+
+def judge_by_others(
+    averages: npt.NDArray[np.float32], labels: Ints, fold: Ints, n_classes: int, interrupts: Interrupts
+) -> tuple[Floats, dict[int, Judge]]:
+    """Scores of each recording by what was learnt from the other folds [N, C], 0 where it has none; the judges."""
+    scores = np.zeros((len(labels), n_classes))
+    judges: dict[int, Judge] = {}
+    for number in np.unique(fold[fold >= 0]).tolist():
+        interrupts.check()
+        judges[number] = learn(averages[fold != number], labels[fold != number], n_classes)
+        scores[fold == number] = judges[number].scores(averages[fold == number])
+    return scores, judges
+
+
+def check_labels(
+    config: Config, dataset: Dataset, store: FrameStore, folder: Path, journal: Journal, interrupts: Interrupts
+) -> None:
+    """Write suspect_labels.csv and suspects.json into a folder; of all recordings, whatever part they are of.
+
+    Nothing is trained or chosen with what is found, so the test part keeps its worth. Where labels cannot be checked,
+    the table is empty, and suspects.json says why.
+
+    Raises:
+        Interrupted, PassingError.
+    """
+    part = dataset.recordings
+    labels = np.array(dataset.labels(part), np.int64)
+    fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
+    reason = _why_not(config, fold)
+    found: list[dict[str, Any]] = []
+    if not reason:
+        sounds = Sounds(config, dataset, store, part, journal, interrupts)
+        averages = sounds.averages()
+        scores, judges = judge_by_others(averages, labels, fold, len(dataset.classes), interrupts)
+        judged = fold >= 0
+        doubted = label_issues.find(scores, labels, judged)
+        found = label_issues.rows(
+            doubted, scores, labels, label_issues.usual(scores, labels, judged), classes=dataset.classes,
+            recordings=[recording.name for recording in part], places=dataset.places,
+            seconds=[recording.facts.duration_s for recording in part],
+            start_s=_most_telling(sounds, doubted, labels, fold, judges),
+        )  # fmt: skip
+    alone = sorted({dataset.classes[label] for label in labels[fold < 0]})
+    write_csv(folder / TABLE_NAME, label_issues.COLUMNS, found)
+    judged = int((fold >= 0).sum())
+    facts = {"reason": reason, "judged": judged, "alone": alone, "rule": label_issues.RULE, "rows": found}
+    write_json(folder / FACTS_NAME, facts)
+    if reason:
+        journal.say(f"  labels were not checked: {reason}")
+        return
+    most = f"; first {shown(found[0]['recording'])}, which may be {shown(found[0]['suggested'])}" if found else ""
+    journal.say(f"  {len(found):,} of {facts['judged']:,} labels to check, in {TABLE_NAME}{most}")
+
+
+def _why_not(config: Config, fold: Ints) -> str:
+    if reason := no_first_trunk(config):
+        return reason
+    return "" if (fold >= 0).any() else "no class has recordings of two sources to judge each other"
+
+
+def _most_telling(
+    sounds: Sounds, doubted: Sequence[label_issues.Suspect], labels: Ints, fold: Ints, judges: dict[int, Judge]
+) -> list[float]:
+    """Where each suspect sounds most like what is suggested, rather than like its label. [suspects] seconds
+
+    Silence sounds like nothing, whatever a judge makes of it.
+    """
+    if not doubted:
+        return []
+    of = {suspect.index: suspect for suspect in doubted}
+    windows = sounds.windows
+    kept = spread(windows.per_recording, label_issues.MOST_PATCHES)
+    kept = kept[np.isin(windows.recording[kept], list(of))]
+    lead, weight = np.zeros(len(kept)), np.zeros(len(kept))
+    at = 0
+    for part, embeddings in sounds.pieces(kept, "hearing suspects"):
+        weight[at : at + len(part)] = sounds.held(part)
+        for index, embedding in zip(windows.recording[part].tolist(), embeddings, strict=True):
+            scores = judges[int(fold[index])].scores(embedding[None])[0]
+            lead[at] = scores[of[index].suggested] - scores[labels[index]]
+            at += 1
+    recording, start_s = windows.recording[kept], windows.start_s[kept]
+    found = []
+    for suspect in doubted:
+        own = np.flatnonzero(recording == suspect.index)
+        found.append(float(start_s[own[label_issues.most_telling(lead[own], weight[own])]]))
+    return found
+
+
+# ---- patches without what their recording is labelled ---------------------------------------------
+
+
+def kept_shares(
+    config: Config, dataset: Dataset, store: FrameStore, path: Path, journal: Journal, interrupts: Interrupts
+) -> npt.NDArray[np.float32] | None:
+    """The share of its label that each training patch keeps, by what other training sources teach. [windows]
+
+    Kept in `path`, so that a run that goes on has the same to the last bit. Only training recordings are heard.
+
+    Returns:
+        None, with a word, where labels cannot be checked: all patches keep theirs.
+
+    Raises:
+        Interrupted, PassingError.
+    """
+    part = dataset.part("train")
+    labels = np.array(dataset.labels(part), np.int64)
+    hop_frames = config.train.hop_frames or store.spec.patch_hop
+    windows = Windows(store, [recording.content for recording in part], labels.tolist(), hop_frames)
+    if (found := _read(path, len(windows))) is not None:
+        return found
+    fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
+    if reason := _why_not(config, fold):
+        journal.warn(f"Every patch keeps its recording's label: {reason}.")
+        return None
+    sounds = Sounds(config, dataset, store, part, journal, interrupts, hop_frames)
+    _, judges = judge_by_others(sounds.averages(), labels, fold, len(dataset.classes), interrupts)
+    own = np.ones(len(windows), np.float32)  # of recordings that nobody can judge, all
+    for chosen, embeddings in sounds.pieces(np.flatnonzero(fold[windows.recording] >= 0), "hearing patches"):
+        recording = windows.recording[chosen]
+        for number in np.unique(fold[recording]).tolist():
+            inside = fold[recording] == number
+            scores = judges[number].scores(embeddings[inside])
+            own[chosen[inside]] = scores[np.arange(len(scores)), labels[recording[inside]]]
+        own[chosen[sounds.held(chosen) <= SILENT]] *= SILENT  # silence is of no class
+    kept = label_issues.shares_kept(own, windows.recording.astype(np.int64), _LEAST_KEPT)
+    buffer = io.BytesIO()
+    np.save(buffer, kept, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+    journal.say(f"  patches keep {kept.mean():.0%} of their recordings' labels on average")
+    return kept
+
+
+def _read(path: Path, n: int) -> npt.NDArray[np.float32] | None:
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None  # not there yet, or damaged: it is made again
+    whole_array = isinstance(found, np.ndarray) and found.shape == (n,) and found.dtype == np.float32
+    return found if whole_array and ((found > 0) & (found <= 1)).all() else None

@@ -1,0 +1,206 @@
+"""What each thing that was set for the sake of rare classes did to them: balance, weights, focal loss, quality.
+
+    recordings of train and val ─▶ embeddings by the trunk as it was given
+               ─▶ heads with all that is set, without one of it, with none, by cross-validation
+               ─▶ what the rarest third reaches with and without: `remedies` of metrics.json
+
+Training the whole network once for each of them would take days; heads take seconds, and are trained by the step that
+the run is trained with; they are of the run's own kind. The test part is not heard, nothing is chosen by what is found,
+and who reads of it must be told how it was measured.
+
+Importing this loads TensorFlow.
+"""
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from birdtune.config import Config
+from birdtune.data.dataset import Dataset
+from birdtune.data.frames import FrameStore
+from birdtune.errors import DivergedError
+from birdtune.evaluation import rare_classes
+from birdtune.evaluation.metrics import Draws
+from birdtune.models.classifier import Classifier
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.training import devices
+from birdtune.training.embeddings import Embedded, Floats, Ints, embed, folds, no_first_trunk
+from birdtune.training.probes import Head, out_of_fold
+
+_FLOOR, _QUALITY = "train.min-per-class", "train.quality"
+# Setting → what it is where nothing is done for rare classes.
+_OFF: Mapping[str, tuple[str, Any]] = {
+    "train.balance": ("balance", 0.0),
+    "train.class-weight-alpha": ("class_weight_alpha", 0.0),
+    "train.focal-gamma": ("focal_gamma", 0.0),
+    _FLOOR: ("min_per_class", 0),
+}
+# So many are 200 MB of YAMNet's embeddings. What they take is not measured: 164 clips took a minute of `evaluate`.
+MOST_PATCHES = 50_000
+
+
+def active(config: Config, weights: Mapping[str, float]) -> list[str]:
+    """The settings that do something for rare classes, or for good recordings, in a run.
+
+    What leaves rare classes out does nothing for them.
+
+    Args:
+        weights: of recordings that weigh more or less than 1, by quality.csv.
+    """
+    train = config.train
+    on = [name for name, (field, off) in _OFF.items() if getattr(train, field) != off]
+    if train.rare == "leave-out" and _FLOOR in on:
+        on.remove(_FLOOR)
+    return [*on, *([_QUALITY] if weights else [])]
+
+
+def measure(
+    config: Config, dataset: Dataset, store: FrameStore, journal: Journal, interrupts: Interrupts
+) -> dict[str, Any] | None:
+    """What each measure did to the rarest third of the classes.
+
+    Returns:
+        None where none is on; else `on`, `reason` (why nothing was measured, or ""), and where it is "" what
+        `_measured` returns.
+
+    Raises:
+        Interrupted, PassingError: the stage begins anew.
+    """
+    on = active(config, dataset.weights)
+    if not on:
+        return None
+    reason = no_first_trunk(config)
+    part = [*dataset.part("train"), *dataset.part("val")]
+    if len(part) > MOST_PATCHES:
+        reason = f"of {len(part):,} recordings that takes too long; up to {MOST_PATCHES:,} are tried"
+    found: dict[str, Any] = {}
+    if not reason:
+        try:
+            found = _measured(config, on, dataset, store, journal, interrupts)
+        except (DivergedError, _NoneRare) as why:
+            reason = str(why).removesuffix(".")
+    if reason:
+        journal.say(f"  what {' and '.join(on)} did to rare classes was not measured: {reason}")
+    for row in found.get("rows", ()):
+        recall, accuracy = row["rare_recall"], row["accuracy"]
+        journal.say(
+            f"  {' and '.join(row['settings'])}: heads find {recall['without']:.3f} → {recall['with']:.3f} of the "
+            f"rarest third, {accuracy['without']:.3f} → {accuracy['with']:.3f} of all"
+        )
+    return {"on": on, "reason": reason, **found}
+
+
+class _NoneRare(Exception):  # noqa: N818 - no error
+    """There is nothing to measure; the words say why."""
+
+
+def _measured(
+    config: Config,
+    on: Sequence[str],
+    dataset: Dataset,
+    store: FrameStore,
+    journal: Journal,
+    interrupts: Interrupts,
+) -> dict[str, Any]:
+    """Train the heads, and judge them.
+
+    Returns:
+        `classes` (the rarest third), `unjudged` (as rare, but of one source), `recordings` and `sources` of the former,
+        `all_recordings`, `all_sources`; `head`, `folds`, `every` (which patch of each recording is learnt from: every
+        first, second, …); `rows`, a row for each measure and, of several, one for all together: `settings` (setting →
+        value), `changed` (whether any score did), and as `rarest.gains`.
+    """
+    part = sorted([*dataset.part("train"), *dataset.part("val")], key=lambda recording: recording.name)
+    labels = np.array(dataset.labels(part), np.int64)
+    fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
+    counts = np.array(dataset.counts(dataset.part("train")), np.int64)
+    chosen = rare_classes.choose(dataset.classes, labels[fold >= 0], counts, dataset.background)
+    of_two = " with recordings of two sources" if (fold < 0).any() else ""
+    if chosen is None:
+        raise _NoneRare(f"there are fewer than three classes{of_two}")
+    if not chosen[1]:
+        raise _NoneRare(f"no class{of_two} is clearly rarer in training than the others")
+    classifier, embedded = embed(
+        config, dataset, store, part, journal, interrupts, what="rare classes",
+        keep=config.model.freeze == "all-but-head", most=MOST_PATCHES,
+    )  # fmt: skip
+    every = embedded.windows.hop_frames // (config.train.hop_frames or store.spec.patch_hop)
+    scores = _scores(_thinned(config, every), on, classifier, embedded, fold, journal, interrupts)
+    rare = chosen[0][: chosen[1]]
+    return {
+        "classes": [dataset.classes[c] for c in rare],
+        "unjudged": [dataset.classes[c] for c in chosen[2]],
+        "head": config.model.head,
+        "folds": len(np.unique(fold[fold >= 0])),
+        "every": every,
+        **_judged(config, scores, embedded, fold, rare),
+    }
+
+
+def _thinned(config: Config, every: int) -> Config:
+    """The same floor for every second, third, … patch as for all of them; recordings are as many as ever."""
+    if every == 1 or config.model.head == "attention" or not config.train.min_per_class:
+        return config
+    floor = max(1, round(config.train.min_per_class / every))
+    return _with(config, {"min_per_class": floor})
+
+
+def _with(config: Config, changes: Mapping[str, Any]) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update=dict(changes))})
+
+
+def _scores(
+    config: Config,
+    on: Sequence[str],
+    classifier: Classifier,
+    embedded: Embedded,
+    fold: Ints,
+    journal: Journal,
+    interrupts: Interrupts,
+) -> dict[tuple[str, ...], Floats]:
+    """What was taken away → scores [N, C] of each recording by a head that had only other sources."""
+    away = dict.fromkeys([(), *((name,) for name in on), tuple(on)])
+    found = {}
+    with journal.progress("measures for rare classes", len(away), "heads") as progress:
+        for names in away:
+            changed = _with(config, dict(_OFF[name] for name in names if name in _OFF))
+            alike = np.ones_like(embedded.weights)
+            given = replace(embedded, weights=alike) if _QUALITY in names else embedded
+            with devices.compiling_often():
+                head = Head(config.model.head, classifier, given, changed, interrupts)
+                found[names] = out_of_fold(head, fold, len(embedded.classes), interrupts)
+            gc.collect()  # compiled steps refer to themselves
+            progress.advance()
+    return found
+
+
+def _judged(
+    config: Config, scores: Mapping[tuple[str, ...], Floats], embedded: Embedded, fold: Ints, rare: Ints
+) -> dict[str, Any]:
+    """Figures of all scores, of the recordings that have a fold."""
+    judged = fold >= 0
+    labels = embedded.labels[judged]
+    groups = np.asarray(embedded.groups, object)[judged]
+    inside = np.isin(labels, rare)
+    n_rare, n_all = len(set(groups[inside])), len(set(groups))
+    sources = {"rare_recall": n_rare, "rare_ap": n_rare, "accuracy": n_all, "macro_ap": n_all}
+    draws = Draws(tuple(groups), config.evaluate.bootstrap, config.train.seed)
+    standings = {
+        names: rare_classes.standing(found[judged], labels, rare, draws) for names, found in scores.items()
+    }
+    values = config.flat()
+    rows = []
+    for names in scores:
+        changed = not np.array_equal(scores[()], scores[names])
+        gained = rare_classes.gains(standings[()], standings[names], sources if changed else None)
+        if names:
+            rows.append(
+                {"settings": {name: values.get(name) for name in names}, "changed": changed, **gained}
+            )
+    return {
+        "recordings": int(inside.sum()), "sources": n_rare,
+        "all_recordings": len(labels), "all_sources": n_all, "rows": rows,
+    }  # fmt: skip

@@ -1,0 +1,197 @@
+"""What augmentation makes of real patches, to look at: one picture, a column for each thing that is done.
+
+    Windows + AugmentSettings ─▶ sheet ─▶ PNG
+
+Each column has one thing alone, done to every patch; the last has all together, as training has it.
+"""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from birdtune.audio import noise
+from birdtune.audio.logmel import FrontEnd
+from birdtune.config import AugmentSettings, Config
+from birdtune.data import augment
+from birdtune.data import dataset as gather
+from birdtune.data.augment import SNR_RANGE_DB, Augmenter
+from birdtune.data.batches import Batch, Windows
+from birdtune.data.dataset import Dataset
+from birdtune.data.frames import FrameStore
+from birdtune.errors import shown
+from birdtune.models.registry import front_end
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import make_folder, write_bytes
+
+N_PATCHES = 4
+# Of each class so many windows are looked through for a loud one.
+_LOOKED_AT = 64
+_SHARES = ("mixup", "background", "white_noise", "pink_noise")
+# What the picture shows where nothing is on: strengths worth a first try.
+WORTH_A_TRY = AugmentSettings(
+    gain_db=6,
+    white_noise=0.5,
+    pink_noise=0.5,
+    mixup=0.3,
+    shift_frames=10,
+    shift_bands=1,
+    time_mask=16,
+    band_mask=8,
+)
+
+_JITTER_WORTH_A_TRY = 48  # half a patch
+
+Frames = npt.NDArray[np.float16]
+
+
+def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrupts) -> None:
+    """Prepare the data if need be, and write the picture of what the settings do to it.
+
+    Raises:
+        InputError, PassingError, Interrupted: as `gather.prepare`; background is asked for and there is none.
+    """
+    dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
+    augment.require_background(config.augment, dataset.background)
+    settings = config.augment
+    if not augment.active(settings) and not config.train.jitter_frames:
+        journal.say("  no augmentation is on: these are strengths worth a try")
+        settings = WORTH_A_TRY.model_copy(update={"background": 0.3 if dataset.background else 0.0})
+        worth = config.train.model_copy(update={"jitter_frames": _JITTER_WORTH_A_TRY})
+        config = config.model_copy(update={"train": worth})
+    if jitter := config.train.jitter_frames:
+        journal.say(f"  --train.jitter-frames {jitter}: {_jitter_title(jitter).replace(chr(10), ' ')}")
+    for name in augment.active(settings):
+        value = getattr(settings, name)
+        journal.say(f"  --augment.{name.replace('_', '-')} {value:g}: {title(name, settings).replace(chr(10), ' ')}")
+    make_folder(out.parent)
+    write_bytes(out, sheet_of(config, settings, dataset, store))
+    journal.say(f"{shown(out)}: {N_PATCHES} patches, and what becomes of them")
+
+
+def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store: FrameStore) -> bytes:
+    """The picture for the training part of a dataset. PNG"""
+    part = dataset.part("train")
+    hop_frames = config.train.hop_frames or store.spec.patch_hop
+    windows = Windows(store, [recording.content for recording in part], dataset.labels(part), hop_frames)
+    backgrounds = augment.background_columns(dataset.classes, dataset.background)
+    augmenter = Augmenter(
+        settings,
+        store.spec,
+        windows,
+        seed=config.train.seed,
+        n_classes=len(dataset.classes),
+        kind=config.model.scores,
+        backgrounds=backgrounds,
+    )
+    chosen = loud_windows(windows, backgrounds)
+    return sheet(augmenter, chosen, np.arange(len(windows)), config.train.jitter_frames)
+
+
+def loud_windows(windows: Windows, without: tuple[int, ...] = ()) -> npt.NDArray[np.int64]:
+    """A loud window of each of some classes, spread over the class list. [at most N_PATCHES]"""
+    classes = (
+        np.setdiff1d(windows.label, without)
+        if len(set(windows.label.tolist()) - set(without))
+        else windows.label
+    )
+    chosen = np.unique(classes)
+    chosen = chosen[np.unique(np.linspace(0, chosen.size - 1, N_PATCHES).astype(np.int64))]
+    found = []
+    for label in chosen:
+        inside = np.flatnonzero(windows.label == label)
+        some = inside[np.unique(np.linspace(0, inside.size - 1, _LOOKED_AT).astype(np.int64))]
+        mel = augment.magnitudes(windows.patches(some), windows.store.spec)
+        found.append(int(some[np.argmax(noise.power(np.square(mel), windows.store.spec))]))
+    return np.array(found, np.int64)
+
+
+def sheet(
+    augmenter: Augmenter,
+    chosen: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    jitter_frames: int = 0,
+) -> bytes:
+    """The picture of some windows. PNG
+
+    Args:
+        augmenter: as training has it; at least one thing should be on, or the start jitter.
+        order: [n] windows to mix with.
+        jitter_frames: how far a patch may start from its place; they are drawn that far off, by turns either way.
+    """
+    source, settings = augmenter.source, augmenter.settings
+    batch = Batch(source.patches(chosen), source.label[chosen], np.ones(chosen.size, np.float32), chosen)
+    columns = [("as it is", batch.patches)]
+    names = augment.active(settings)
+    if jitter_frames:
+        moved = np.where(np.arange(chosen.size) % 2, -jitter_frames, jitter_frames)
+        batch = replace(batch, patches=source.patches(chosen, moved))
+        columns.append((_jitter_title(jitter_frames), batch.patches))
+    as_it_is = replace(batch, patches=columns[0][1])
+    for name in names:
+        alone = AugmentSettings(
+            **{name: 1.0 if name in _SHARES else getattr(settings, name)},
+            snr_db=settings.snr_db,
+            mask_with=settings.mask_with,
+        )
+        made = replace(augmenter, settings=alone)(as_it_is, 0, 0, order)
+        columns.append((title(name, settings), made.patches))
+    if len(columns) > 2:
+        columns.append(("all together,\nas in training", augmenter(batch, 0, 0, order).patches))
+    return _picture(columns, augmenter.spec)
+
+
+def _jitter_title(jitter_frames: int) -> str:
+    return f"started elsewhere,\n± {jitter_frames} frames"
+
+
+def title(name: str, settings: AugmentSettings) -> str:
+    """What is done, and how strongly, in a few words."""
+    value = getattr(settings, name)
+    snr = _fainter(settings.snr_db, settings.snr_db + SNR_RANGE_DB)
+    share = f"{100 * value:.0f} % of patches"
+    return {
+        "shift_frames": f"turned in time,\n± {value} frames",
+        "shift_bands": f"moved in pitch,\n± {value} bands",
+        "mixup": f"mixed with another,\n{share}",
+        "background": f"background, {share},\n{snr}",
+        "white_noise": f"white noise, {share},\n{snr}",
+        "pink_noise": f"pink noise, {share},\n{snr}",
+        "gain_db": f"louder or softer,\n± {value:g} dB",
+        "time_mask": f"time masked ({settings.mask_with}),\nup to {value} frames",
+        "band_mask": f"pitch masked ({settings.mask_with}),\nup to {value} bands",
+    }[name]
+
+
+def _fainter(low_db: float, high_db: float) -> str:
+    """From so many dB fainter than the patch to so many, the higher; below 0 it is louder."""
+    if low_db >= 0:
+        return f"{low_db:g} to {high_db:g} dB fainter"
+    if high_db <= 0:
+        return f"{-low_db:g} to {-high_db:g} dB louder"
+    return f"{-low_db:g} dB louder to {high_db:g} fainter"
+
+
+def _picture(columns: list[tuple[str, Frames]], spec: FrontEnd) -> bytes:
+    n_rows = len(columns[0][1])
+    figure = Figure(figsize=(1.75 * len(columns), 1.25 * n_rows + 0.5), dpi=80, layout="constrained")
+    axes = figure.subplots(n_rows, len(columns), squeeze=False)
+    # One scale for all, from silence to nearly the loudest: what gets louder must look so.
+    loudest = float(np.quantile(columns[0][1].astype(np.float32), 0.999))
+    scale = {
+        "vmin": float(np.log(spec.log_offset)),
+        "vmax": max(loudest, float(np.log(spec.log_offset)) + 1.0),
+    }
+    for column, (words, patches) in enumerate(columns):
+        axes[0, column].set_title(words, fontsize=7.5)
+        for row, patch in enumerate(patches):
+            cell = axes[row, column]
+            cell.imshow(patch.astype(np.float32).T, origin="lower", aspect="auto", cmap="magma", **scale)
+            cell.set_xticks([])
+            cell.set_yticks([])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

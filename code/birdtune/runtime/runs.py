@@ -1,0 +1,390 @@
+"""One run: its number, its folders, its record.
+
+    output/run.json        the latest run, for schedulers: status, stage, version, exit_code, stages, ...
+    output/logs/<v>/run.json   the same for version v; from it a later start knows what is done
+
+A version is a number, as TensorFlow Serving counts them. A run that did not finish goes on under its
+own number; one that did gets the next when its data, its settings or the code changed.
+"""
+
+import contextlib
+import glob
+import importlib.metadata
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+
+import birdtune
+from birdtune.config import Config
+from birdtune.errors import EXIT_DONE, CheckpointError, InputError, shown
+from birdtune.runtime.events import Journal, clock
+from birdtune.runtime.files import (
+    file_sha256,
+    make_folder,
+    new_folder,
+    read_json,
+    remove_unfinished,
+    value_sha256,
+    write_bytes,
+    write_json,
+)
+from birdtune.runtime.storage import gone, refused
+
+STAGES = ("prepare", "train", "evaluate", "export", "report")
+RECORD_NAME = "run.json"
+
+# Settings that change how a run is made, but not what comes of it; those of sound only decide which
+# recordings are used, and that the data's own digest says.
+_WITHOUT_EFFECT = frozenset(
+    # The content of quality.csv, and which classes are left out, are in the data's digest.
+    {
+        "train.quality", "train.rare", "train.keep", "train.checkpoint-minutes", "train.frozen-gb", "sound.max-hours",
+        "sound.short",
+    }
+)
+# Room for the last word: a job that a full disk stops could not say so otherwise.
+_RESERVE_NAME = ".reserve"
+_RESERVE_BYTES = 1 << 16
+_PACKAGES = (
+    "tensorflow-cpu",
+    "tensorflow",
+    "keras",
+    "numpy",
+    "scipy",
+    "soundfile",
+    "soxr",
+    "resampy",
+    "scikit-learn",
+)
+
+
+class Run:
+    """The run under way: where its things go, and what is written about it."""
+
+    def __init__(self, config: Config, journal: Journal) -> None:
+        self.config = config
+        self.journal = journal
+        # The last start's own words: they stand in for the record of its version, should that be damaged.
+        self._last = _record(config.output / RECORD_NAME)
+        self.version: int | None = None
+        self._saved = False
+        self._reserve = config.output / _RESERVE_NAME
+        self.record: dict[str, Any] = {
+            "status": "running",
+            "stage": "prepare",
+            "version": None,
+            "exit_code": None,
+            "birdtune": birdtune.__version__,
+            "started": clock(),
+            "finished": None,
+            "stages": {},
+            "from_version": None,
+            "weights_sha256": None,
+            "verdict": None,
+            "warnings": [],
+            "settings": config.flat(),
+            "packages": _package_versions(),
+            "done": {},
+            "results": {},
+        }
+
+    @property
+    def logs(self) -> Path:
+        return self._folder("logs")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self._folder("checkpoints")
+
+    @property
+    def reports(self) -> Path:
+        return self._folder("reports")
+
+    @property
+    def model(self) -> Path:
+        return self._folder(f"model/{self.config.export.name}")
+
+    def _folder(self, name: str) -> Path:
+        assert self.version is not None, "the run has no number yet"
+        return self.config.output / name / str(self.version)
+
+    def goes_on(self, fingerprint: str) -> bool:
+        """Whether a run of this fingerprint would go on with the newest version."""
+        earlier = self._earlier(newest_version(self.config.output))
+        return earlier is not None and earlier.get("fingerprint") == fingerprint
+
+    def _earlier(self, newest: int) -> dict[str, Any] | None:
+        found = read_record(self.config.output, newest)
+        if found is None and self._last is not None and self._last.get("version") == newest:
+            return self._last
+        return found
+
+    def take_version(self, fingerprint: str) -> bool:
+        """Find out which number this run has; whether it goes on with an earlier start of itself.
+
+        Args:
+            fingerprint: of all that decides what is trained.
+        """
+        newest = newest_version(self.config.output)
+        earlier = self._earlier(newest)
+        if newest and earlier is None:
+            self.journal.warn(
+                f"{shown(self.config.output / 'logs' / str(newest) / RECORD_NAME)} is missing or damaged: version "
+                f"{newest} cannot be gone on with. What there is of it stays; the next version is trained."
+            )
+        same = earlier is not None and earlier.get("fingerprint") == fingerprint
+        self.version = newest if same else newest + 1
+        if same:
+            assert earlier is not None
+            kept = (
+                "done", "results", "weights_sha256", "verdict", "warnings", "precision", "first_started", "hardware",
+            )  # fmt: skip
+            self.record.update({key: earlier[key] for key in kept if key in earlier})
+            for stage, seconds in earlier.get("stages", {}).items():
+                self.record["stages"][stage] = round(self.record["stages"].get(stage, 0.0) + seconds, 3)
+        self.record.update(version=self.version, fingerprint=fingerprint)
+        self.record.setdefault("first_started", self.record["started"])
+        if not same:
+            # The number and the record that it belongs to appear together: a job killed in between would
+            # leave a number that nobody goes on with.
+            with new_folder(self.logs) as building:
+                write_json(building / RECORD_NAME, self.record)
+        return same
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Note that a stage is under way, and how long it took; time adds up over restarts."""
+        self.record["stage"] = name
+        self.journal.event("stage", stage=name, state="begin", version=self.version)
+        began = time.monotonic()
+        self.save()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - began
+            self.record["stages"][name] = round(self.record["stages"].get(name, 0.0) + seconds, 3)
+        self.journal.event("stage", stage=name, state="end", seconds=round(seconds, 3))
+
+    def is_current(self, stage: str, fingerprint: str) -> bool:
+        """Whether a stage was done with these very inputs and all files that came of it are as they were written."""
+        written = self.record["results"].get(stage, {})
+        return (
+            self.record["done"].get(stage) == fingerprint
+            and len(written) > 0
+            and all(_digest(self.config.output / name) == digest for name, digest in written.items())
+        )
+
+    def done(self, stage: str, fingerprint: str, results: Sequence[Path]) -> None:
+        """Note that a stage is done, what it was made from, and the files that came of it.
+
+        Args:
+            results: files, and folders of files, below the output folder; those that are not there count for nothing.
+        """
+        files = [path for result in results for path in ([result] if result.is_file() else result.rglob("*"))]
+        self.record["done"][stage] = fingerprint
+        self.record["results"][stage] = {
+            path.relative_to(self.config.output).as_posix(): file_sha256(path)
+            for path in sorted(files)
+            if path.is_file()
+        }
+        self.save()
+
+    def save(self) -> None:
+        """Write the record.
+
+        Raises:
+            PassingError, InputError: the storage refuses (see storage.storage_faults), or the output folder was
+                removed since the last time.
+        """
+        if not self._saved:
+            make_folder(self.config.output)
+            write_bytes(self._reserve, os.urandom(_RESERVE_BYTES))  # zeros, some file systems would not store
+        elif not self._reserve.exists():
+            raise gone(self.config.output)
+        self._write()
+        self._saved = True
+
+    def _write(self) -> None:
+        if self.version is not None:
+            write_json(make_folder(self.logs) / RECORD_NAME, self.record)
+        write_json(self.config.output / RECORD_NAME, self.record)
+
+    def end(self, status: str, exit_code: int, error: str | None = None) -> None:
+        """Write the last word: "done", "failed" or "interrupted". Raises as `save`."""
+        if not self._saved:
+            make_folder(self.config.output)  # it ends before it began: the fault is to be found all the same
+        elif not self._reserve.exists():
+            raise gone(self.config.output)
+        self.record.update(status=status, exit_code=exit_code, finished=clock(), error=error)
+        if exit_code == EXIT_DONE:
+            self.record["stage"] = "done"
+        with contextlib.suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
+        try:
+            if error is not None:
+                self.journal.log(f"{status}: {shown(error)}")
+            self.journal.event("end", status=status, exit_code=exit_code, error=error)
+        finally:
+            self._write()
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return file_sha256(path)
+    except OSError:
+        return None
+
+
+class _Warning(BaseModel):
+    """A doubt, as `results.doubts` writes it."""
+
+    code: str
+    severity: str
+    text: str
+    advice: str
+
+
+class _Written(BaseModel):
+    """What a later start relies on in a record."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    fingerprint: str | None = None
+    done: dict[str, str]
+    results: dict[str, dict[str, str]] = {}
+    stages: dict[str, FiniteFloat]
+    weights_sha256: str | None
+    verdict: str | None = None
+    warnings: list[_Warning] = []
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
+    first_started: str | None = None
+    hardware: dict[str, str] | None = None
+    classes: list[str] | None = None
+
+
+def versions(output: Path) -> list[int]:
+    """Numbers of the runs in an output folder, ascending."""
+    names = (entry.name for entry in (output / "logs").glob("*"))
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def _taken(output: Path) -> list[int]:
+    """Numbers under which anything is kept: a run whose logs were deleted must not lend its checkpoints to another."""
+    folders = ("logs", "checkpoints", "reports", "model/*")
+    names = [entry.name for folder in folders for entry in output.glob(f"{folder}/*")]
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
+
+
+def newest_version(output: Path) -> int:
+    """The highest number under which anything is kept: the run that may be gone on with; 0 = there is none."""
+    return max(_taken(output), default=0)
+
+
+def clear_unfinished(output: Path) -> None:
+    """Remove what killed jobs left half-made. Only whoever is alone in the folder may do that."""
+    inside = ("cache", "cache/*", "checkpoints/*", "logs", "logs/*", "model/*", "reports/*", "slim")
+    for folder in [output, *(path for pattern in inside for path in output.glob(pattern))]:
+        remove_unfinished(folder)
+
+
+def read_record(output: Path, version: int) -> dict[str, Any] | None:
+    """The record of a version; None if there is none, or it is not as `Run` writes them."""
+    return _record(output / "logs" / str(version) / RECORD_NAME)
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    record = read_json(path)
+    try:
+        _Written.model_validate(record)
+    except pydantic.ValidationError:
+        return None
+    found: dict[str, Any] = record
+    return found
+
+
+def newest_trained(output: Path) -> tuple[int, dict[str, Any]]:
+    """The newest version with trained weights, and its record.
+
+    Raises:
+        InputError: there is none.
+    """
+    for version in reversed(versions(output)):
+        record = read_record(output, version)
+        if record is not None and "train" in record["done"] and record.get("classes"):
+            return version, record
+    raise InputError(
+        f"{shown(output)}: no trained model in this output folder. Run `./entrypoint.sh run` first, "
+        "or give --output of one that has."
+    )
+
+
+def fingerprint(
+    config: Config, dataset_digest: str, checkpoint: Path | None, ancestor_digest: str | None = None
+) -> str:
+    """SHA-256 of all that decides what is trained: data, settings, first weights, code.
+
+    Args:
+        checkpoint: of the trunk.
+        ancestor_digest: of the model that the run begins from, if it does.
+    """
+    settings = {
+        name: value
+        for name, value in config.flat().items()
+        if name.startswith(("sound.", "model.", "train.", "augment.")) and name not in _WITHOUT_EFFECT
+    }
+    settings.pop("model.checkpoint")  # its content counts, not its place
+    return value_sha256(
+        {
+            "birdtune": birdtune.__version__,
+            "dataset": dataset_digest,
+            "settings": settings,
+            "checkpoint": checkpoint_digest(checkpoint) if checkpoint is not None else None,
+            **({"ancestor": ancestor_digest} if ancestor_digest is not None else {}),
+        }
+    )
+
+
+def checkpoint_digest(path: Path) -> str:
+    """SHA-256 over the files of a checkpoint: one file, a prefix of several, or a folder.
+
+    Raises:
+        CheckpointError: one of them cannot be read, or there is none.
+        PassingError: the storage fails.
+    """
+    try:
+        digests = [file_sha256(part) for part in checkpoint_files(path)]
+    except OSError as fault:
+        message = f"{shown(fault.filename or path)}: cannot be read ({fault.strerror}). Check its rights."
+        raise refused(fault, path, message, CheckpointError) from fault
+    if not digests:
+        raise CheckpointError(f"{shown(path)}: the checkpoint is not there any more. Restore it, and run again.")
+    return value_sha256(digests)
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """The files of a checkpoint, sorted."""
+    if path.is_dir():
+        return sorted(entry for entry in path.rglob("*") if entry.is_file())
+    return [path] if path.is_file() else sorted(path.parent.glob(f"{glob.escape(path.name)}.*"))
+
+
+def stage_fingerprint(before: str, config: Config, section: str, *more: Any) -> str:
+    """Fingerprint of a later stage: what came before it, and its own settings."""
+    own = {name: value for name, value in config.flat().items() if name.startswith(f"{section}.")}
+    return value_sha256({"before": before, "settings": own, "more": list(more)})
+
+
+def _package_versions() -> Mapping[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,331 @@
+"""Sound files through a model, patch by patch; the decoder works in a process of its own.
+
+    files ─▶ Cutter.pieces (in the decoder's process) ─▶ patches, batched across files ─▶ model ─▶ Heard | Unused
+
+A file that cannot be used is reported and the others go on; one on which the decoder dies is such a file.
+Patches are not kept, and of files that are heard in stretches nothing is: memory does not grow with their length. The
+model is given as a callable, so that nothing here imports TensorFlow.
+"""
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.audio.decode import SoundFacts, SoundStream
+from birdtune.audio.faults import SoundError
+from birdtune.audio.logmel import FrontEnd, cut, frames_of
+from birdtune.config import SoundSettings
+from birdtune.data.ledger import crashed
+from birdtune.errors import CheckpointError, shown
+from birdtune.runtime.workers import Crashed, Isolated
+
+Floats = npt.NDArray[np.float32]
+
+
+class Channel(NamedTuple):
+    """One channel of a file, taken as a recording of its own."""
+
+    path: Path
+    channel: int  # from 0
+
+    @property
+    def name(self) -> str:
+        return f"{shown(self.path)}#{self.channel + 1}"
+
+
+class Unused(NamedTuple):
+    """A file that was not used, and why."""
+
+    name: str  # as given, or below the folder that was given; safe to show
+    problem: str  # a key of recordings.PROBLEMS
+    detail: str
+    in_part: bool = False  # what came before it breaks off was heard
+    is_used: bool = False  # all of it was, and this is a remark
+
+
+@dataclass(eq=False)
+class _Sound:
+    """A file on its way through the model, or a stretch of one."""
+
+    name: str
+    begin: int = 0  # its first frame
+    first_frames: list[int] = field(default_factory=list)  # of each patch cut so far
+    results: list[Floats] = field(default_factory=list)  # parts of [P, K]
+    sums: npt.NDArray[np.float64] | None = None  # [S]
+    n_results: int = 0
+    ended: bool = False
+    duration_s: float = math.inf
+    problem: Unused | None = None
+    damage: Unused | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.ended and (self.problem is not None or self.n_results == len(self.first_frames))
+
+
+class Heard(NamedTuple):
+    """A file that went through the model, or a stretch of one; `sums` are over its patches, `results` one by one."""
+
+    name: str
+    begin_s: float  # of the stretch; 0 of a file
+    duration_s: float  # of the file; infinite where more of it follows
+    start_s: npt.NDArray[np.float64]  # [P] in the file
+    results: Floats  # [P, K]
+    sums: npt.NDArray[np.float64]  # [S]
+    damage: Unused | None = None  # what is wrong with the file; of stretches, the last one has it
+
+
+class _Batches:
+    """Collects patches, whichever files they are of, and gives the model full batches."""
+
+    def __init__(self, function: Callable[[Floats], Any], size: int, spec: FrontEnd, kept: int | None) -> None:
+        self._function, self._kept = function, kept
+        self._patches = np.zeros((size, spec.patch_frames, spec.n_mels), np.float32)
+        self._owners: list[_Sound] = []
+
+    def add(self, sound: _Sound, patch: Floats) -> bool:
+        """Take one patch [96, 64]; whether the model was run."""
+        self._patches[len(self._owners)] = patch
+        self._owners.append(sound)
+        return len(self._owners) == len(self._patches) and self.flush()
+
+    def flush(self) -> bool:
+        """Run the model over what is waiting and hand the results to the files."""
+        if not self._owners:
+            return False
+        # A copy: a view of what the model was given would change when that is filled anew.
+        results = np.array(self._function(self._patches[: len(self._owners)]), np.float32)  # [n, K]
+        if not np.isfinite(results).all():
+            raise CheckpointError(
+                "the model answers NaN or infinity; its weights are broken. Train or export it again."
+            )
+        at = 0
+        for sound, patches in itertools.groupby(self._owners, key=lambda owner: owner):
+            count = len(list(patches))
+            part = results[at : at + count]
+            sound.results.append(part[:, : self._kept].copy())  # not a view, which would keep the rest
+            sums = part[:, self._kept or part.shape[1] :].sum(axis=0, dtype=np.float64)
+            sound.sums = sums if sound.sums is None else sound.sums + sums
+            sound.n_results += count
+            at += count
+        self._owners.clear()
+        return True
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """How sound is cut into patches.
+
+    Attributes:
+        hop_frames: from one patch to the next.
+        longest_s: longer sounds are refused.
+        stretch_frames: each stretch of this many frames, at least a patch, is cut as if it were a sound of its own: its
+            first patch begins with it, the last ends with it. What is left behind the last one, if shorter than a
+            patch, is heard by a patch that ends with the sound. None: the whole sound is cut.
+    """
+
+    sound: SoundSettings
+    hop_frames: int
+    longest_s: float
+    spec: FrontEnd
+    stretch_frames: int | None = None
+
+    def pieces(self, given: Path | Channel) -> Iterator["_Piece"]:
+        """First frame and frames [96, 64] of each patch of a file; its facts at last.
+
+        Behind each whole stretch, the frame at which the next one begins.
+
+        Raises:
+            SoundError: the file cannot be used; some of them only after the last patch.
+        """
+        path, channel = given if isinstance(given, Channel) else (given, None)
+        stream = SoundStream(
+            path, self.sound, longest_s=self.longest_s, silent_too=self.stretch_frames is not None, channel=channel
+        )
+        try:
+            size = self.stretch_frames
+            yield from self._cut(stream) if size is None else self._of_stretches(stream, size)
+        except OSError as fault:
+            raise SoundError("unreadable", f"the storage failed ({fault.strerror})") from fault
+        except (UnicodeError, TypeError) as fault:
+            # soundfile opens no name that ends in .raw.
+            detail = f"its name keeps it from being opened ({shown(fault)}); rename it"
+            raise SoundError("unreadable", detail) from fault
+        assert stream.facts is not None
+        yield stream.facts
+
+    def _cut(self, blocks: Iterable[Floats]) -> Iterator[tuple[int, Floats]]:
+        return cut(frames_of(blocks, self.spec), self.spec, self.hop_frames)
+
+    def _of_stretches(self, stream: SoundStream, size: int) -> Iterator[tuple[int, Floats] | int]:
+        """Patches of each stretch, and where the next one begins; of what is left at the end, the last patch."""
+        spec, source = self.spec, _Source(stream, self.spec.patch_samples)
+        begin = 0
+        while source.has(spec.patch_frames * spec.hop) or not begin:
+            # A few milliseconds at the end of the sound are not worth a stretch of their own.
+            for first, patch in self._cut(source.blocks(size * spec.hop, slack=spec.hop)):
+                yield begin + first, patch
+            begin += size
+            yield begin
+        if source.has(1):  # too short for a patch: one that ends with the sound begins before it
+            rest, earlier = source.rest(spec.patch_samples, spec.hop)
+            begin -= earlier
+            yield begin
+            for first, patch in self._cut([rest]):
+                yield begin + first, patch
+
+
+# First frame and frames of a patch; at which frame the next stretch begins; the facts of a file.
+_Piece = tuple[int, Floats] | int | SoundFacts
+
+
+class _Source:
+    """A sound that is taken in stretches; the last samples that were taken, `kept` at most, can be had once more."""
+
+    def __init__(self, blocks: Iterable[Floats], kept: int) -> None:
+        self._blocks, self._kept = iter(blocks), kept
+        self._taken = self._waiting = np.zeros(0, np.float32)
+
+    def has(self, n_samples: int) -> bool:
+        """Whether so many samples follow at least."""
+        while len(self._waiting) < n_samples:
+            block = next(self._blocks, None)
+            if block is None:
+                return False
+            self._waiting = np.concatenate([self._waiting, block])
+        return True
+
+    def blocks(self, n_samples: int, slack: int) -> Iterator[Floats]:
+        """The next so many samples, as far as there are any; and what then is left, if no more than `slack` samples."""
+        while n_samples and self.has(1):
+            block, self._waiting = self._waiting[:n_samples], self._waiting[n_samples:]
+            n_samples -= len(block)
+            self._taken = np.concatenate([self._taken, block])[-self._kept :]
+            yield block
+        if not self.has(slack + 1):
+            rest, self._waiting = self._waiting, self._waiting[:0]
+            yield rest
+
+    def rest(self, n_samples: int, step: int) -> tuple[Floats, int]:
+        """All that follows, with so many samples before it that they are `n_samples` or some fewer, and how many steps
+        of `step` samples it begins earlier for that."""
+        before = (n_samples - len(self._waiting)) // step
+        return np.concatenate([self._taken[len(self._taken) - before * step :], self._waiting]), before
+
+
+def hear(
+    sounds: Sequence[Path | Channel | Unused],
+    function: Callable[[Floats], Any],
+    cutter: Cutter,
+    batch_size: int,
+    check: Callable[[], None],
+    kept: int | None = None,
+) -> Iterator[Heard | Unused]:
+    """Every file in its order: what the model answered to its patches, or why it was not used.
+
+    Args:
+        sounds: as `sounds.find_sounds` gives them; what is unused already comes out as it is, in its place.
+        function: patches [n, 96, 64] float32 → results [n, K], n up to `batch_size`.
+        check: called between files and batches; it may raise to stop.
+        cutter: where it cuts stretches, each comes out by itself as soon as it was heard; behind them, if the file
+            breaks off, why.
+        kept: so many columns of the results are kept; those behind are summed over the patches of a file. None: all.
+
+    Raises:
+        CheckpointError: the model answers NaN.
+        PassingError: the decoder's process cannot be started.
+    """
+    batches = _Batches(function, batch_size, cutter.spec, kept)
+    queue: deque[_Sound] = deque()
+    with Isolated(cutter.pieces) as decoder:
+        for given in sounds:
+            check()
+            if isinstance(given, Unused):
+                queue.append(_Sound(given.name, ended=True, problem=given))
+            else:
+                name = given.name if isinstance(given, Channel) else shown(given)
+                pieces = decoder.items(given)
+                for _ in _feed(name, pieces, batches, queue, cutter):
+                    check()
+                    yield from _done(queue, cutter.spec)
+            yield from _done(queue, cutter.spec)
+    batches.flush()
+    check()
+    yield from _done(queue, cutter.spec)
+
+
+def _feed(
+    name: str,
+    pieces: Iterable[_Piece],
+    batches: _Batches,
+    queue: deque[_Sound],
+    cutter: Cutter,
+) -> Iterator[None]:
+    """Put the patches of a file into batches, and its stretches into the queue; pauses when the model was run."""
+    sound = _Sound(name)
+    queue.append(sound)
+    begin, wrong = 0, None
+    try:
+        for piece in pieces:
+            if isinstance(piece, SoundFacts):
+                sound.duration_s, sound.damage = piece.duration_s, _damage(name, piece)
+                continue
+            if isinstance(piece, int):
+                sound.ended, begin = True, piece
+                continue
+            first, patch = piece
+            if sound.ended:
+                sound = _Sound(name, begin)
+                queue.append(sound)
+            sound.first_frames.append(first)
+            if batches.add(sound, patch):
+                yield
+    except SoundError as fault:
+        wrong = (fault.problem, str(fault))
+    except Crashed:
+        wrong = (crashed().problem, crashed().detail)
+    if wrong is not None:
+        if sound.ended:  # it ended before, and stands
+            sound = _Sound(name, begin)
+            queue.append(sound)
+        sound.problem = _problem(sound, *wrong, cutter.spec)
+    sound.ended = True
+
+
+def _problem(sound: _Sound, problem: str, detail: str, spec: FrontEnd) -> Unused:
+    if not sound.begin:
+        return Unused(sound.name, problem, detail)
+    detail += f"; what was heard before {sound.begin / spec.frames_per_s:g} s stands"
+    return Unused(sound.name, problem, detail, in_part=True)
+
+
+def _damage(name: str, facts: SoundFacts) -> Unused | None:
+    if not facts.damage:
+        return None
+    is_whole = facts.damage in ("repaired", "another-follows")
+    return Unused(name, facts.damage, facts.damage_detail, in_part=not is_whole, is_used=is_whole)
+
+
+def _done(queue: deque[_Sound], spec: FrontEnd) -> Iterator[Heard | Unused]:
+    while queue and queue[0].is_done:
+        sound = queue.popleft()
+        if sound.problem is not None:
+            yield sound.problem
+        else:
+            assert sound.sums is not None, "a sound has a patch"
+            yield Heard(
+                sound.name,
+                sound.begin / spec.frames_per_s,
+                sound.duration_s,
+                np.array(sound.first_frames, np.float64) / spec.frames_per_s,
+                np.concatenate(sound.results),
+                sound.sums,
+                sound.damage,
+            )

@@ -1,0 +1,219 @@
+"""Sound files → embeddings or predictions, in memory that does not grow with their length.
+
+    files, folders ─▶ find_sounds ─▶ hear (patches through the model) ─▶ embed_files: .npz
+                                                                      └─▶ predict_files: .csv
+
+A sound is cut into patches as the network wants them: resampled to 16 kHz, log-mel frames, the last patch where the
+sound ends, a sound shorter than a patch filled up with zeros.
+"""
+
+import contextlib
+import io
+import math
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.audio.decode import DEFAULT
+from birdtune.audio.logmel import FrontEnd
+from birdtune.config import SoundSettings
+from birdtune.errors import UsageError
+from birdtune.evaluation.calibration import Calibration
+from birdtune.evaluation.decision import Thresholds
+from birdtune.runtime.files import growing_csv, try_to_write, write_bytes
+from birdtune.serving.inference import Channel, Cutter, Floats, Heard, Unused, hear
+from birdtune.serving.rows import Rows, Scorer, judged_by
+from birdtune.serving.sounds import channel_by_channel, find_sounds
+from birdtune.serving.verify import ExportedModel as ExportedModel  # with what it is used for
+from birdtune.serving.verify import open_model as open_model
+
+# Recordings this many times longer than those of validation are too long for one row, mostly.
+LONG = 3.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of some files."""
+
+    files: int  # used, as far as they go
+    patches: int
+    problems: tuple[Unused, ...]  # and remarks on what is used
+    long: int = 0  # of the files, those with one row that are `LONG` times longer than what the model was judged by
+    silent: int = 0  # without a patch heard, and answered all the same: there is nothing in them
+
+    @property
+    def in_part(self) -> int:
+        """Of the files used, those that break off."""
+        return sum(problem.in_part for problem in self.problems)
+
+    @property
+    def unused(self) -> int:
+        """Files of which nothing is known."""
+        return sum(not (problem.in_part or problem.is_used) for problem in self.problems) - self.silent
+
+
+def _check_arguments(hop_frames: int | None, batch_size: int) -> None:
+    if (hop_frames is not None and hop_frames < 1) or batch_size < 1:
+        raise UsageError(
+            f"hop {hop_frames} frames, {batch_size} patches at a time: expected at least 1 of both."
+        )
+
+
+def embed_files(
+    files: Sequence[Path],
+    embed: Callable[[Floats], Any],
+    out: Path,
+    *,
+    front_end: FrontEnd,
+    sound: SoundSettings = DEFAULT,
+    hop_frames: int | None = None,
+    batch_size: int = 64,
+    longest_s: float = math.inf,
+    check: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Write the embeddings of all patches of some sounds.
+
+    Args:
+        files: files, and folders of files (see `sounds.find_sounds`).
+        embed: patches [n, 96, 64] float32 → embeddings [n, K] (VGGish 128, YAMNet 1024), n up to `batch_size`.
+        out: the .npz: `embeddings` [P, K] float32, `file` [P] str, `start_s` [P] float32 seconds; the files
+            in their order, patches from the first to the last. Read it with `numpy.load`.
+        front_end: what `embed` wants patches to be made with.
+        sound: how files are decoded.
+        hop_frames: from one patch to the next, in frames of 10 ms; None = as the front end says.
+        longest_s: longer sounds are not used.
+        check: called between batches; it may raise to stop, and then nothing is written.
+
+    Raises:
+        UsageError: a hop or batch size that cannot be.
+        CheckpointError: the model answers NaN.
+        InputError, PassingError: `out` cannot be written.
+    """
+    _check_arguments(hop_frames, batch_size)
+    try_to_write(out.parent)
+    heard: list[Heard] = []
+    problems: list[Unused] = []
+    cutter = Cutter(sound, hop_frames or front_end.patch_hop, longest_s, front_end)
+    for item in hear(_sounds(files, sound), embed, cutter, batch_size, check):
+        problems += _problem(item)
+        if isinstance(item, Heard):
+            heard.append(item)
+    counts = [len(item.start_s) for item in heard]
+    none = np.zeros((0, 0), np.float32)
+    arrays = {
+        "embeddings": np.concatenate([item.results for item in heard]) if heard else none,
+        "file": np.repeat(np.array([item.name for item in heard], np.str_), counts),
+        "start_s": np.concatenate([np.zeros(0), *(item.start_s for item in heard)]).astype(np.float32),
+    }
+    write_bytes(out, _npz(arrays))
+    return Outcome(len(heard), sum(counts), tuple(problems))
+
+
+def _sounds(files: Sequence[Path], sound: SoundSettings) -> Sequence[Path | Channel | Unused]:
+    found = find_sounds(files)
+    return channel_by_channel(found) if sound.channels == "each" else found
+
+
+def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """What numpy.savez_compressed writes; it cannot be used, for it takes no array called `file`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def predict_files(
+    files: Sequence[Path],
+    classifier: Scorer,
+    out: Path,
+    *,
+    calibration: Calibration | None = None,
+    thresholds: Thresholds | None = None,
+    strangeness: Callable[[Floats], Any] | None = None,
+    patches_out: Path | None = None,
+    window_s: float | None = None,
+    usual_s: float | None = None,
+    sound: SoundSettings = DEFAULT,
+    hop_frames: int | None = None,
+    batch_size: int = 64,
+    longest_s: float = math.inf,
+    check: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Write what the classifier hears in some sounds.
+
+    Args:
+        files, sound, hop_frames, batch_size, longest_s, check: as `embed_files`.
+        classifier: an exported or a trained one.
+        calibration: makes the mean over the patches (by attention, where the head has one) the recording's scores;
+            None: the mean is.
+        thresholds: from which score on a class counts; None: there are none, and `answer` stays empty.
+        strangeness: mean embeddings, silence left out [n, K] → how unlike all that was trained on they are [n]; None:
+            it is not told, and the column stays empty.
+        out: CSV, one row a file, as `Rows.sound` tells; of a file that was not used, why (`Rows.unused`).
+        patches_out: CSV, one row a patch, as `Rows.patches` tells.
+        window_s: a row of `out` is not a file but a stretch of this many seconds, one behind the other, each judged as
+            if it were a recording of its own, cut out of the file. The last may be shorter; one below 0.96 s
+            begins earlier, to hold a patch (0.975 s). Of a file that breaks off, the stretches before stand.
+        usual_s: seconds of the recordings that calibration and thresholds rest on; for `Outcome.long`.
+
+    Raises:
+        as `embed_files`; also UsageError: a window shorter than a patch, or than the hop.
+    """
+    _check_arguments(hop_frames, batch_size)
+    for place in filter(None, [out, patches_out]):
+        try_to_write(place.parent)
+    spec = classifier.front_end
+    window = None if window_s is None else _window_frames(window_s, spec)
+    cutter = Cutter(sound, hop_frames or spec.patch_hop, longest_s, spec, window)
+    stretch_s = None if window is None else window / spec.frames_per_s
+    rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, strangeness, stretch_s)
+    judge = judged_by(classifier, pools=strangeness is not None)
+    heard = hear(_sounds(files, sound), judge, cutter, batch_size, check, kept=len(rows.classes) + 1)
+    return _write(heard, rows, out, patches_out, usual_s)
+
+
+def _window_frames(window_s: float, spec: FrontEnd) -> int:
+    # A patch is 15 ms longer (`patch_samples`): its last frame reaches beyond the window, as into the next patch.
+    if not spec.patch_s <= window_s < math.inf:
+        raise UsageError(f"--window {window_s:g}: expected at least {spec.patch_s:g} s, from one patch to the next.")
+    return round(window_s * spec.frames_per_s)
+
+
+def _problem(item: Heard | Unused) -> list[Unused]:
+    found = item if isinstance(item, Unused) else item.damage
+    return [] if found is None else [found]
+
+
+def _write(
+    heard: Iterable[Heard | Unused], rows: Rows, out: Path, patches_out: Path | None, usual_s: float | None
+) -> Outcome:
+    """Write rows as they come, for there may be more of them than memory holds."""
+    n_files = n_patches = n_long = 0
+    problems: list[Unused] = []
+    longest_s = math.inf if usual_s is None or rows.stretch_s is not None else LONG * usual_s
+    with contextlib.ExitStack() as tables:
+        add = tables.enter_context(growing_csv(out, rows.columns))
+        add_patch = None
+        if patches_out is not None:
+            add_patch = tables.enter_context(growing_csv(patches_out, rows.patch_columns))
+        for item in heard:
+            problems += _problem(item)
+            if isinstance(item, Unused):
+                add(rows.unused(item))
+                continue
+            add(rows.sound(item))
+            if add_patch is not None:
+                for row in rows.patches(item):
+                    add_patch(row)
+            n_files += item.begin_s == 0
+            n_patches += len(item.start_s)
+            n_long += item.duration_s > longest_s
+    silent = sum(problem.problem == "silent" for problem in problems)
+    return Outcome(n_files, n_patches, tuple(problems), n_long, silent)

@@ -1,0 +1,272 @@
+"""Recordings as embeddings of the trunk as it was given, and folds of them that share no source.
+
+    settings + recordings ─▶ first_feed ─▶ embeddings, computed once ─▶ Embedded ─▶ folds of whole source recordings
+
+Importing this loads TensorFlow.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.config import Config
+from birdtune.data.batches import Windows, batch_of
+from birdtune.data.dataset import Dataset
+from birdtune.data.frames import FrameStore
+from birdtune.data.scan import Recording
+from birdtune.errors import CheckpointError, InputError, shown
+from birdtune.models import registry
+from birdtune.models.classifier import Classifier
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.words import count
+from birdtune.training import devices
+from birdtune.training.inputs import Feed, Frozen, whole
+from birdtune.training.scoring import Scorer, make_scorer
+from birdtune.training.train import build_classifier, load_first_weights
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+MOST_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Recordings as embeddings of their patches."""
+
+    windows: Windows  # of all recordings, those of one after those of another
+    embeddings: npt.NDArray[np.float32]  # [P, K]
+    labels: Ints  # [N]
+    groups: tuple[str, ...]  # [N]
+    names: tuple[str, ...]  # [N]
+    weights: npt.NDArray[np.float32]  # [N] how much each counts in training
+    classes: tuple[str, ...]
+
+    @property
+    def averages(self) -> Floats:
+        """Mean over the patches of each recording. [N, K]"""
+        starts = np.cumsum(self.windows.per_recording) - self.windows.per_recording
+        sums = np.add.reduceat(self.embeddings, starts, axis=0, dtype=np.float64)
+        return np.asarray(sums / self.windows.per_recording[:, None])
+
+    def some(self, chosen: Ints) -> "Embedded":
+        """Some of the recordings, ascending."""
+        windows = self.windows
+        contents = [windows.contents[number] for number in chosen]
+        return Embedded(
+            Windows(windows.store, contents, self.labels[chosen].tolist(), windows.hop_frames),
+            self.embeddings[np.isin(windows.recording, chosen)],
+            self.labels[chosen],
+            tuple(self.groups[number] for number in chosen),
+            tuple(self.names[number] for number in chosen),
+            self.weights[chosen],
+            self.classes,
+        )
+
+
+class Rows:
+    """Embeddings as a source of batches: what `Windows` is for frames."""
+
+    def __init__(self, embedded: Embedded) -> None:
+        self.label = embedded.windows.label
+        self._embeddings = embedded.embeddings
+
+    def __len__(self) -> int:
+        return len(self._embeddings)
+
+    def patches(self, windows: Ints, shift: Ints | None = None) -> npt.NDArray[np.float32]:
+        """The embeddings of some windows. [n, K]"""
+        return np.asarray(self._embeddings[windows])
+
+
+def no_first_trunk(config: Config) -> str:
+    """Why there is no trunk that knew sounds before training, in words; "" where there is one."""
+    try:
+        first = registry.checkpoint_path(config)
+    except CheckpointError:
+        if config.from_version is None:
+            raise
+        return "the run began from a served model, and the weights that its trunk once began from are not at hand"
+    return "the trunk began from scratch, and knows no sounds to compare by" if first is None else ""
+
+
+def first_feed(
+    config: Config,
+    classes: tuple[str, ...],
+    windows: Windows,
+    journal: Journal,
+    interrupts: Interrupts,
+    *,
+    what: str,
+    keep: bool,
+) -> tuple[Classifier, Feed, str]:
+    """The trunk with the weights that training begins from, all of it frozen, and what it is fed with.
+
+    Args:
+        what: it is for, as the journal says it.
+        keep: what the frozen layers make on disk, where training keeps it, too.
+
+    Returns:
+        the classifier, its head a linear one that knows nothing; its feed; the precision, in words.
+    """
+    model = config.model.model_copy(update={"freeze": "all-but-head", "head": "linear", "hidden_units": None})
+    trunk = registry.TRUNKS[config.model.backbone]
+    precision, why = devices.choose_precision(config.train.precision, gains_on_cpu=trunk.bfloat16_gain > 1)
+    config = config.model_copy(update={"model": model})
+    classifier = build_classifier(config, classes, precision)
+    load_first_weights(classifier, config)
+    words = f"precision {precision}: {why}"
+    if not keep:
+        return classifier, whole(classifier, windows), words
+    frozen = Frozen(
+        classifier, precision=precision, cache=windows.store.folder, most_bytes=config.train.frozen_gb * 1e9,
+        journal=journal, interrupts=interrupts,
+    )  # fmt: skip
+    return classifier, frozen.feed(windows, what=what), words
+
+
+def pieces(
+    feed: Feed, scorer: Scorer, chosen: Ints, size: int, interrupts: Interrupts
+) -> Iterator[tuple[Ints, npt.NDArray[np.float32]]]:
+    """Some windows and their embeddings [n, K], so many at a time."""
+    for begin in range(0, len(chosen), size):
+        interrupts.check()
+        part = chosen[begin : begin + size]
+        yield part, scorer(batch_of(feed.source, part, size).patches)[1][: len(part)]
+
+
+def embed(
+    config: Config,
+    dataset: Dataset,
+    store: FrameStore,
+    part: Sequence[Recording],
+    journal: Journal,
+    interrupts: Interrupts,
+    *,
+    what: str,
+    keep: bool = True,
+    most: int | None = None,
+) -> tuple[Classifier, Embedded]:
+    """Embeddings of some recordings by the trunk as it is given.
+
+    Args:
+        what: they are for, as the journal says it.
+        keep: on disk, where that spares work.
+        most: about so many patches; of more, every second, third, … of each recording. None: all.
+
+    Returns:
+        the classifier whose trunk made them, all but its head frozen; and the embeddings, recordings by name.
+    """
+    part = sorted(part, key=lambda recording: recording.name)
+    labels = dataset.labels(part)
+    contents = [recording.content for recording in part]
+    hop = config.train.hop_frames or store.spec.patch_hop
+    windows = Windows(store, contents, labels, hop)
+    classifier, feed, words = first_feed(
+        config, dataset.classes, windows, journal, interrupts, what=what, keep=keep
+    )
+    journal.say(f"  {words}")
+    every = 1 if most is None else max(1, -(-len(windows) // most))
+    # From every m-th window to the next are m hops; the last of each recording is the same.
+    heard = windows if every == 1 else Windows(store, contents, labels, every * hop)
+    is_last = np.diff(windows.recording, append=-1) != 0
+    chosen = np.flatnonzero((windows.offset % (every * hop) == 0) | is_last)
+    found = []
+    with journal.progress(f"hearing, {what}", len(chosen), "patches") as progress:
+        for numbers, embeddings in pieces(
+            feed, make_scorer(classifier, feed.embed), chosen, config.evaluate.batch_size, interrupts
+        ):
+            found.append(embeddings)
+            progress.advance(len(numbers))
+    return classifier, Embedded(
+        heard,
+        np.concatenate(found),
+        np.array(labels, np.int64),
+        tuple(dataset.places[recording.name].group for recording in part),
+        tuple(recording.name for recording in part),
+        np.array([dataset.weights.get(recording.name, 1.0) for recording in part], np.float32),
+        dataset.classes,
+    )
+
+
+def folds(labels: Ints, groups: Sequence[str], seed: int) -> Ints:
+    """The fold of each recording, -1 for those that cannot be judged: no other source has their label. [N]
+
+    No source is in two folds. Those of each class are dealt out in turn, so that classes are alike in all folds, and a
+    class with two has one beside each that is judged.
+    """
+    generator = np.random.default_rng(seed)
+    names, source = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
+    order = generator.permutation(len(names))
+    fold_of = np.full(len(names), -1, np.int64)
+    dealt = 0
+    for label in np.unique(labels):
+        inside = np.zeros(len(names), bool)
+        inside[source[labels == label]] = True
+        for number in order[inside[order]]:
+            if fold_of[number] < 0:
+                fold_of[number] = dealt % MOST_FOLDS
+                dealt += 1
+    found = fold_of[source]
+    for label in np.unique(labels):
+        if len(set(found[labels == label].tolist())) < 2:
+            found[labels == label] = -1
+    return found
+
+
+def judgeable(labels: Ints, groups: Sequence[str], seeds: Iterable[int]) -> npt.NDArray[np.bool_]:
+    """Which recordings are judged with whichever of these seeds the folds are dealt: the same for all. [N]"""
+    return np.asarray(np.all([folds(labels, groups, seed) >= 0 for seed in seeds], axis=0))
+
+
+def _sources(labels: Ints, groups: Sequence[str]) -> Counter[int]:
+    """How many source recordings each label has."""
+    return Counter(label for label, _ in set(zip(labels.tolist(), groups, strict=True)))
+
+
+def few_sources(
+    labels: Ints, groups: Sequence[str], classes: Sequence[str], judged: npt.NDArray[np.bool_]
+) -> dict[str, int]:
+    """The classes of which nothing is judged, and how many source recordings each has."""
+    sources = _sources(labels, groups)
+    known = set(labels[judged].tolist())
+    return {name: sources[column] for column, name in enumerate(classes) if column not in known}
+
+
+def listed(few: Mapping[str, int]) -> str:
+    """Classes and how many source recordings each has, in words."""
+    return ", ".join(f"{shown(name)} ({count(n, 'source recording')})" for name, n in few.items())
+
+
+def require_judges(
+    dataset: Dataset, part: Sequence[Recording], seeds: Sequence[int], purpose: str, journal: Journal
+) -> None:
+    """Name the classes that nothing can judge; to be asked before anything is embedded.
+
+    Args:
+        part: what is to be embedded.
+        purpose: what trains on some and judges by others, for people.
+
+    Raises:
+        InputError: fewer than two classes can be judged.
+    """
+    labels = np.array(dataset.labels(list(part)), np.int64)
+    groups = [dataset.places[recording.name].group for recording in part]
+    few = few_sources(labels, groups, dataset.classes, judgeable(labels, groups, seeds))
+    if (n := len(dataset.classes) - len(few)) < 2:
+        everything = [dataset.places[recording.name].group for recording in dataset.recordings]
+        known = _sources(np.array(dataset.labels(dataset.recordings), np.int64), everything)
+        in_test = any(known[column] > 1 for column, name in enumerate(dataset.classes) if name in few)
+        raise InputError(
+            f"{purpose} learns from one source recording of a class and judges by another, which takes two classes "
+            f"with two each beside the test part: there {'is one' if n else 'are none'}. Too few have {listed(few)}. "
+            f"Add recordings of other sources{', or lower --split.test-fraction' if in_test else ''}."
+        )
+    if few:
+        journal.warn(
+            f"not judged: {listed(few)}; judging takes two beside the test part. What is tried learns from them all "
+            "the same, and may take others for them."
+        )

@@ -1,0 +1,258 @@
+"""What the step and the scoring are fed with, and what is left to compute of the network.
+
+    Classifier + Windows ─▶ Frozen ─▶ Feed: a source of batches, and the way from what it gives to embeddings
+
+Frozen layers are computed once for each window, and their activations kept on disk; the step then begins behind
+them. What is small enough lies in the memory of whatever computes, and a batch is but the numbers of its rows.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from birdtune.data.batches import Source, Windows
+from birdtune.data.embedding_cache import SHARE_OF_DISK, ActivationStore, KeptWindows, fill, is_worth_keeping
+from birdtune.errors import shown
+from birdtune.models import classifier, network
+from birdtune.models.classifier import Classifier
+from birdtune.models.registry import TRUNKS
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import value_sha256
+from birdtune.runtime.storage import free_bytes, need_space, size_text
+from birdtune.training import devices
+
+# Frozen layers are computed in batches of this many patches: the rate no longer rises beyond.
+_BATCH_SIZE = 128
+# Counted up when the same layers with the same weights begin to compute something else.
+_VERSION = 1
+# What lies in main memory stays small beside TensorFlow itself.
+_MOST_RESIDENT_BYTES = 256 << 20
+# On a card the network needs the other half.
+_SHARE_OF_GPU = 0.5
+_PIECE = 8192  # windows or frames copied at a time
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A source of windows, and how to compute embeddings from what it gives."""
+
+    source: Source
+    embed: Callable[
+        [Any], Any
+    ]  # [n, ...] as the source gives it → [n, embedding size] float32, in TensorFlow
+    flops: float  # of `embed`, for one window
+    convolves: bool  # whether `embed` computes convolutions
+
+
+def whole(trained: Classifier, windows: Source) -> Feed:
+    """Frames in, and all of the trunk to compute."""
+    flops = TRUNKS[trained.backbone].patch_flops()
+    return Feed(windows, lambda frames: trained.trunk(tf.cast(frames, tf.float32)), flops, True)
+
+
+class Frozen:
+    """The frozen beginning of a network, and what it makes of windows.
+
+    Args:
+        trained: with its first weights; what is frozen in it never changes.
+        precision: of its layers.
+        cache: the folder of the frames; what is kept lies in folders below.
+        most_bytes: what may be kept altogether.
+        reserved_bytes: of the free disk, what checkpoints will need.
+        kept: of which windows ("training", "validation") the run keeps activations or not, where it has begun
+            already: either way leads to the same but for the last bits, and a run that goes on must not change them.
+    """
+
+    def __init__(
+        self,
+        trained: Classifier,
+        *,
+        precision: str,
+        cache: Path,
+        most_bytes: float,
+        reserved_bytes: float = 0,
+        journal: Journal,
+        interrupts: Interrupts,
+        kept: Mapping[str, bool] | None = None,
+    ) -> None:
+        self.classifier = trained
+        self.kept = dict(kept or {})
+        self._cache, self._left_bytes, self._reserved_bytes = cache, most_bytes, reserved_bytes
+        self._journal, self._interrupts = journal, interrupts
+        self._used: set[Path] = set()
+        self._is_any = network.n_frozen(trained.trunk) > 0
+        if self._is_any:
+            self._cut = TRUNKS[trained.backbone].cut(network.n_frozen(trained.trunk))
+            self._beginning, self._rest = network.split_at_freeze(trained.trunk)
+            self._key = _key(trained, self._beginning, precision)
+
+    def feed(self, windows: Windows, *, what: str, moves: str = "") -> Feed:
+        """Windows as activations of the frozen layers, computed now if they are not kept yet; or as frames.
+
+        Args:
+            what: the windows, for people: "training", "validation".
+            moves: what makes other patches of them each epoch, if anything does.
+
+        Raises:
+            Interrupted, PassingError, InputError: what was finished is kept.
+        """
+        if not self._is_any:
+            return whole(self.classifier, windows)
+        store = self._store(windows.hop_frames)
+        if what not in self.kept:
+            why = self._why_not(store, windows, moves)
+            self.kept[what] = not why
+            if why:
+                self._journal.say(f"  {what}: the frozen layers are computed in each epoch, as {why}")
+        if not self.kept[what]:
+            return whole(self.classifier, windows)
+        self._left_bytes -= len(windows) * store.row_bytes
+        self._used.add(store.folder)
+        self._fill(store, windows, what)
+        rest = self._rest
+        embed = (lambda given: given) if rest is None else rest
+        return Feed(KeptWindows(windows, store), embed, self._cut.rest_flops, self._cut.rest_convolves)
+
+    def _store(self, hop_frames: int) -> ActivationStore:
+        output = self._beginning.output
+        shape = tuple(int(size) for size in output.shape[1:])
+        folder = self._cache / f"frozen-{self._key}-hop{hop_frames}"
+        return ActivationStore(folder, shape, tf.as_dtype(output.dtype).as_numpy_dtype)
+
+    def _why_not(self, store: ActivationStore, windows: Windows, moves: str) -> str:
+        """Why activations are not kept; "" if they are."""
+        if moves:
+            return f"{moves} makes other patches of the sound each time"
+        if not is_worth_keeping(self._cut.frozen_flops, store.row_bytes, on_gpu=devices.has_gpu()):
+            return "that is faster than reading what they would make"
+        n_bytes = len(windows) * store.row_bytes
+        if n_bytes > self._left_bytes:
+            return f"what they make would take {size_text(n_bytes)} (--train.frozen-gb)"
+        left, free = int(store.lacks(windows).sum()) * store.row_bytes, free_bytes(store.folder)
+        if free is not None and left > (free - self._reserved_bytes) * SHARE_OF_DISK:
+            kept_free = f" ({size_text(self._reserved_bytes)} of it for checkpoints)" if self._reserved_bytes else ""
+            return f"what they make would take {size_text(left)}, and {size_text(free)} are free{kept_free}"
+        return ""
+
+    def _fill(self, store: ActivationStore, windows: Windows, what: str) -> None:
+        if damaged := store.verify(windows.contents):
+            self._journal.warn(
+                f"{len(damaged):,} recordings had damaged numbers in {shown(store.folder)}; they are made again"
+            )
+        lacking = int(store.lacks(windows).sum())
+        kept = f"{size_text(len(windows) * store.row_bytes)} in {store.folder.name}"
+        if not lacking:
+            self._journal.say(f"  {what}: what the frozen layers make is there ({kept})")
+            return
+        need_space(
+            store.folder, lacking * store.row_bytes, f"what the frozen layers make of {lacking:,} patches"
+        )
+        compute = tf.function(lambda frames: self._beginning(tf.cast(frames, tf.float32)), autograph=False)
+        with self._journal.progress(f"frozen layers, {what}", lacking, "patches") as progress:
+            fill(
+                store,
+                windows,
+                lambda frames: np.asarray(compute(devices.tensor(frames)).numpy()),
+                _BATCH_SIZE,
+                progress=progress,
+                interrupts=self._interrupts,
+            )
+        self._journal.say(f"  {what}: the frozen layers are computed once, for {lacking:,} patches ({kept})")
+
+    def drop_unused(self) -> None:
+        """Give back what other frozen layers made: of a run that is over, or was set otherwise."""
+        for folder in self._cache.glob("frozen-*"):
+            if folder not in self._used:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _key(trained: Classifier, beginning: keras.Model, precision: str) -> str:
+    """Sixteen hexadecimal digits that change with anything that activations depend on, but for the windows."""
+    ours = {f"trunk/{layer.name}" for layer in beginning.layers}
+    weights = classifier.weights(trained)
+    frozen = {name: array for name, array in weights.items() if name.rpartition("/")[0] in ours}
+    rows = TRUNKS[trained.backbone].layers[: network.n_frozen(trained.trunk)]
+    facts = {
+        "version": _VERSION,
+        "weights": classifier.weights_sha256(frozen),
+        "layers": [list(row) for row in rows],
+        "activation": trained.embedding_activation,
+        "precision": precision,
+    }
+    return value_sha256(facts)[:16]
+
+
+# ---- in memory ----------------------------------------------------------------------------------
+
+
+class Resident:
+    """A source that lies in the memory of whatever computes; it gives the numbers of rows of a table."""
+
+    def __init__(
+        self, source: Source, first_row: npt.NDArray[np.int64], windows: Windows | None = None
+    ) -> None:
+        self.label = source.label
+        self._first_row = first_row  # [windows]
+        self._windows = windows
+
+    def __len__(self) -> int:
+        return int(self._first_row.size)
+
+    def patches(
+        self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.int64]:
+        """The first row of each window. [n]"""
+        moves = 0 if self._windows is None else self._windows.moves(windows, shift)
+        return np.asarray(self._first_row[windows] + moves, np.int64)
+
+
+def in_memory(feed: Feed) -> Feed:
+    """The same feed, from memory if what it is fed with fits there.
+
+    On a CPU that are activations of some MB, from which thousands of updates a second are fed; on a card frames,
+    too: whole recordings, of which windows are cut on the card.
+    """
+    gpu = devices.memory_bytes() * _SHARE_OF_GPU
+    source = feed.source
+    if isinstance(source, KeptWindows) and len(source) * source.store.row_bytes <= max(
+        gpu, _MOST_RESIDENT_BYTES
+    ):
+        return _resident_rows(feed, source)
+    if isinstance(source, Windows) and source.n_frames * source.store.row_bytes <= gpu:
+        return resident_frames(feed, source)
+    return feed
+
+
+def _resident_rows(feed: Feed, source: KeptWindows) -> Feed:
+    store = source.store
+    # Not a tensor from one array: that would be there twice for a while.
+    table = tf.Variable(tf.zeros((len(source), *store.shape), store.dtype), trainable=False)
+    for begin in range(0, len(source), _PIECE):
+        numbers = np.arange(begin, min(begin + _PIECE, len(source)))
+        table[begin : begin + numbers.size].assign(source.patches(numbers))
+    resident = Resident(source, np.arange(len(source)))
+    return replace(feed, source=resident, embed=lambda rows: feed.embed(tf.gather(table, rows)))
+
+
+def resident_frames(feed: Feed, windows: Windows) -> Feed:
+    """Frames of whole recordings as one table on the device, float16; windows are gathered there."""
+    spec = windows.store.spec
+    lengths = [windows.store.entry(content).n_frames for content in windows.contents]
+    starts = np.cumsum([0, *lengths])  # [recordings + 1] first row in the table
+    table = tf.Variable(tf.zeros((int(starts[-1]), spec.n_mels), tf.float16), trainable=False)
+    for content, start, length in zip(windows.contents, starts, lengths, strict=False):
+        for first in range(0, length, _PIECE):
+            frames = windows.store.frames(content, first, _PIECE)
+            table[start + first : start + first + len(frames)].assign(frames)
+    inside = tf.range(spec.patch_frames, dtype=tf.int64)  # [96]
+    resident = Resident(windows, starts[windows.recording] + windows.offset, windows)
+    return replace(
+        feed, source=resident, embed=lambda rows: feed.embed(tf.gather(table, rows[:, None] + inside))
+    )

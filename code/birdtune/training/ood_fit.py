@@ -1,0 +1,97 @@
+"""What training recordings sound like to the trained network: one pass over them, or over enough of them.
+
+    scorer + Windows of training ─▶ moments_of ─▶ Novelty, or None
+    scorer ─▶ watched ─▶ the same scorer, which hands over the mean embedding of each recording on the way
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.data.batches import Windows
+from birdtune.evaluation.ood import Moments, Novelty, Pooler, Take
+from birdtune.runtime.events import Interrupts
+from birdtune.training.scoring import Scorer
+
+Ints = npt.NDArray[np.int64]
+
+# Means and a covariance become no better by more patches than these, nor a recording's mean by more of its own.
+MOST_PATCHES = 50_000
+MOST_OF_ONE = 1_000
+
+
+def watched(scorer: Scorer, windows: Windows, take: Take, numbers: Ints | None = None) -> Scorer:
+    """The same function, which hands over mean embeddings of recordings on the way.
+
+    Args:
+        numbers: of the windows that it will be given, in their order; None: all of them.
+    """
+    recording = windows.recording.astype(np.int64)
+    pooler = Pooler(recording if numbers is None else recording[numbers], windows.store.spec, take)
+
+    def score(patches: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        scores, embeddings = scorer(patches)
+        pooler.note(patches, embeddings)
+        return scores, embeddings
+
+    return score
+
+
+def chosen_windows(windows: Windows, labels: Ints, most: int = MOST_PATCHES, of_one: int = MOST_OF_ONE) -> Ints:
+    """Windows to look at: whole recordings, of all classes in turn, until there are enough patches; ascending.
+
+    Args:
+        labels: [recordings] of the windows.
+        of_one: of a recording with more windows, so many, evenly taken.
+    """
+    counts = np.minimum(windows.per_recording, of_one)
+    turn = np.zeros(len(labels), np.int64)  # how many of its class come before it
+    for column in np.unique(labels):
+        mine = np.flatnonzero(labels == column)
+        # By content, so that whatever the names sort by is mixed.
+        turn[sorted(mine, key=lambda k: windows.contents[k])] = np.arange(mine.size)
+    order = np.lexsort((labels, turn))
+    enough = order[np.cumsum(counts[order]) - counts[order] < most]
+    first = np.cumsum(windows.per_recording) - windows.per_recording
+    return np.concatenate(
+        [
+            first[k] + np.arange(counts[k]) * windows.per_recording[k] // counts[k]
+            for k in np.sort(enough)
+        ]
+    )  # fmt: skip
+
+
+def moments_of(
+    scorer: Scorer,
+    windows: Windows,
+    labels: Ints,
+    numbers: Ints,
+    n_classes: int,
+    batch_size: int,
+    interrupts: Interrupts,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Novelty | None:
+    """Means and covariance of training recordings, as the network embeds them; None where they do not differ.
+
+    Args:
+        scorer: the trained network.
+        labels: [recordings] their classes.
+        numbers: of the windows to look at, as `chosen_windows` gives them.
+        batch_size: patches at a time; the last batch is filled up, so that nothing is compiled anew.
+
+    Raises:
+        Interrupted: when told to stop.
+    """
+    moments = Moments(n_classes)
+    score = watched(scorer, windows, lambda found, pooled: moments.add(labels[found], pooled), numbers)
+    for part in _parts(numbers, batch_size):
+        interrupts.check()
+        score(windows.patches(np.resize(part, batch_size)))
+        advance(len(part))
+    return moments.novelty()
+
+
+def _parts(numbers: Ints, size: int) -> Iterator[Ints]:
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]

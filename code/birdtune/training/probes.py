@@ -1,0 +1,187 @@
+"""What may learn on embeddings: the heads, trained by the step that `run` trains with, and baselines of scikit-learn.
+
+    Embedded ─▶ Candidate: (training recordings, recordings to judge) ─▶ scores of the latter
+
+Importing this loads TensorFlow.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from birdtune.config import Config, TrainSettings
+from birdtune.data import sampling
+from birdtune.data.batches import Batches
+from birdtune.data.clips import ClipBatches
+from birdtune.errors import DivergedError
+from birdtune.evaluation.scores import Scores, pool_mean
+from birdtune.models import classifier as classifiers
+from birdtune.models.classifier import Classifier
+from birdtune.models.losses import class_weights
+from birdtune.runtime.events import Interrupts
+from birdtune.training.checkpoints import Saved, State
+from birdtune.training.embeddings import Embedded, Floats, Ints, Rows
+from birdtune.training.inputs import Feed
+from birdtune.training.loop import learning_rate
+from birdtune.training.scoring import Attention, make_scorer, noting, score_windows
+from birdtune.training.step import StepSettings, Trainer
+
+# From the training recordings and the ones to judge to scores of the latter. [judged, C]
+Candidate = Callable[[Ints, Ints], Floats]
+
+_TREES = 300
+
+
+def out_of_fold(candidate: Candidate, folds: Ints, n_classes: int, interrupts: Interrupts) -> Floats:
+    """Scores of each recording by a candidate that was not trained on its fold. [N, C]
+
+    Args:
+        folds: [N] fold of each recording; -1: it is trained on always, and its scores are 0.
+    """
+    scores = np.zeros((len(folds), n_classes))
+    for fold in np.unique(folds[folds >= 0]):
+        interrupts.check()
+        scores[folds == fold] = candidate(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
+    return scores
+
+
+class Head:
+    """A head on the frozen trunk, trained by the step that `run` trains with; compiled once for all folds."""
+
+    def __init__(
+        self, head: str, classifier: Classifier, embedded: Embedded, config: Config, interrupts: Interrupts
+    ) -> None:
+        self._embedded, self._config, self._interrupts = embedded, config, interrupts
+        # Folds are small: one batch, one update.
+        self._settings = config.train.model_copy(update={"accumulate": 1, "average": 0.0})
+        self._classifier = classifiers.on_trunk(
+            classifier.trunk,
+            head=head,
+            scores=config.model.scores,
+            hidden_units=config.model.model_copy(update={"head": head}).head_units,
+            classes=embedded.classes,
+            precision=classifier.trunk.layers[-1].dtype_policy.name,
+            seed=config.train.seed,
+        )
+        feed = Feed(Rows(embedded), lambda given: given, 0.0, False)
+        # Each fold's own weights of classes are in those of its examples (see _examples): the step is compiled once.
+        weights = np.ones(len(embedded.classes), np.float32)
+        self._trainer = Trainer(
+            self._classifier, self._settings, StepSettings(config.model.dropout, weights, "float32"), feed
+        )
+        self._scorer = make_scorer(self._classifier, lambda given: given)  # follows the weights: for all folds
+        fresh = classifiers.weights(self._classifier)
+        self._fresh = Saved(fresh, self._trainer.state_arrays(), State())
+
+    def __call__(self, training: Ints, judged: Ints) -> Floats:
+        self._trainer.restore(self._fresh)
+        self._train(self._embedded.some(training))
+        return self._score(self._embedded.some(judged))
+
+    def _train(self, embedded: Embedded) -> None:
+        settings, source = self._settings, Rows(embedded)
+        label, weights = self._examples(embedded)
+        how: dict[str, Any] = {
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            "sampler": sampling.sampler(label, len(embedded.classes), settings),
+            "weights": weights,
+        }
+        batches = (
+            Batches(source, **how)
+            if self._classifier.attention is None
+            else ClipBatches(embedded.windows, source, **how)
+        )
+        per_epoch, leap = len(batches), self._trainer.updates_per_call
+        for epoch in range(settings.epochs):
+            for first in range(0, per_epoch, leap):
+                done = epoch * per_epoch + first
+                n = min(leap, per_epoch - first)
+                rates = [learning_rate(settings, done + k, per_epoch) for k in range(n)]
+                found = self._trainer.updates(batches.batch(epoch, first, leap), done, rates)
+                self._interrupts.check()
+                if not np.isfinite(found).all():
+                    raise DivergedError(
+                        f"Training of the {self._classifier.head_name} head went astray in epoch {epoch + 1}. Lower "
+                        "--train.learning-rate or --train.head-rate (try a tenth)."
+                    )
+
+    def _examples(self, embedded: Embedded) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Class of what the loss counts, and its weight: by its recording and by its class."""
+        by_recording = self._classifier.attention is not None
+        label, recording = embedded.windows.examples(by_recording=by_recording)
+        own = embedded.weights[recording]
+        seen = sampling.seen(label, own, len(embedded.classes), self._settings)
+        return label, own * class_weights(seen, self._settings.class_weight_alpha)[label]
+
+    def _score(self, embedded: Embedded) -> Floats:
+        attention = Attention(self._classifier)
+        scorer = noting(self._scorer, attention.note)
+        found = score_windows(scorer, Rows(embedded), self._config.evaluate.batch_size, self._interrupts)
+        scores = Scores(
+            embedded.classes, embedded.names, embedded.groups, embedded.labels, found,
+            embedded.windows.recording.astype(np.int64), embedded.windows.start_s,
+            attention.shares(embedded.windows.recording),
+        )  # fmt: skip
+        return pool_mean(scores)
+
+
+def recording_weights(embedded: Embedded, settings: TrainSettings) -> Floats:
+    """How much each recording counts where all are given once: by its quality, its class, and how often that comes. [N]
+
+    The mean is 1, so that regularisation keeps its meaning.
+    """
+    n_classes = len(embedded.classes)
+    label, recording = embedded.windows.examples(by_recording=False)
+    found = np.bincount(label, minlength=n_classes)
+    drawn = sampling.sampler(label, n_classes, settings)
+    often = (found if drawn is None else drawn.quotas) / np.maximum(found, 1)  # [C] times an epoch
+    seen = sampling.seen(label, embedded.weights[recording], n_classes, settings)
+    counts = embedded.weights * (often * class_weights(seen, settings.class_weight_alpha))[embedded.labels]
+    return np.asarray(counts / counts.mean(), np.float64)
+
+
+def _logistic_regression(seed: int) -> Any:
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, random_state=seed))
+
+
+def _random_forest(seed: int) -> Any:
+    return RandomForestClassifier(_TREES, n_jobs=os.cpu_count(), random_state=seed)
+
+
+BASELINES: Mapping[str, Callable[[int], Any]] = {
+    "logistic regression": _logistic_regression,
+    "random forest": _random_forest,
+}
+
+
+class Baseline:
+    """What scikit-learn makes of the averages of the embeddings; they count as they count in the training of a head."""
+
+    def __init__(self, name: str, embedded: Embedded, config: Config) -> None:
+        self._make, self._embedded, self._settings = BASELINES[name], embedded, config.train
+        self._averages, self._labels = embedded.averages, embedded.labels
+        self._n_classes = len(embedded.classes)
+
+    def __call__(self, training: Ints, judged: Ints) -> Floats:
+        model = self._make(self._settings.seed)
+        name = model.steps[-1][0] if isinstance(model, Pipeline) else ""
+        weights = recording_weights(self._embedded.some(training), self._settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
+            model.fit(
+                self._averages[training],
+                self._labels[training],
+                **{f"{name}__sample_weight" if name else "sample_weight": weights},
+            )
+        found = np.zeros((len(judged), self._n_classes))
+        found[:, model.classes_] = model.predict_proba(self._averages[judged])
+        return found

@@ -1,0 +1,178 @@
+"""Which head suits the data: all of them and two baselines, by grouped cross-validation on embeddings.
+
+    settings ─▶ recordings of train and val ─▶ embeddings, computed once ─▶ each candidate on each fold
+             ─▶ one table with intervals, compare.csv, compare.json
+
+The test part is never touched: whoever chooses by it has none left. Slices of one source recording are in one fold.
+Nothing is chosen within a fold either: a head is trained for `train.epochs`, and judged as it ends.
+
+Importing this loads TensorFlow.
+"""
+
+import math
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from birdtune.config import Config
+from birdtune.data import dataset as gather
+from birdtune.errors import EXIT_DONE, shown
+from birdtune.evaluation.metrics import Draws, difference_interval, interval
+from birdtune.models.heads import HEADS
+from birdtune.models.registry import front_end
+from birdtune.pipeline.check import verify_checkpoint
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.files import write_csv, write_json
+from birdtune.training import devices
+from birdtune.training.embeddings import (
+    Embedded,
+    Floats,
+    Ints,
+    embed,
+    few_sources,
+    folds,
+    listed,
+    require_judges,
+)
+from birdtune.training.probes import BASELINES, Baseline, Candidate, Head, out_of_fold
+from birdtune.tuning.space import run_flags
+
+_COLUMNS = (
+    "candidate", "accuracy", "low", "high", "macro_ap", "behind", "behind_low", "behind_high", "tie", "seconds",
+)  # fmt: skip
+
+
+def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
+    """Compare heads and baselines; print the table, and write compare.csv and compare.json to the output folder.
+
+    Raises:
+        InputError: no data, or fewer than two classes with two sources beside the test part.
+        Interrupted, PassingError: frames and embeddings that were finished are kept.
+    """
+    verify_checkpoint(config, remember=True)
+    journal.say(f"prepare: {shown(config.data_folder)}")
+    dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
+    for notice in dataset.notices:
+        journal.warn(notice)
+    journal.say(f"compare:\n  {devices.prepare_devices()}")
+    part = [*dataset.part("train"), *dataset.part("val")]
+    require_judges(dataset, part, [config.train.seed], "a comparison", journal)
+    classifier, embedded = embed(config, dataset, store, part, journal, interrupts, what="comparison")
+    fold = folds(embedded.labels, embedded.groups, config.train.seed)
+    candidates: dict[str, Candidate] = {
+        head: Head(head, classifier, embedded, config, interrupts) for head in HEADS
+    } | {name: Baseline(name, embedded, config) for name in BASELINES}
+    if config.train.focal_gamma:
+        journal.warn(
+            f"--train.focal-gamma {config.train.focal_gamma:g} plays no part in {' and '.join(BASELINES)}; heads "
+            "are trained with it."
+        )
+    scores: dict[str, Floats] = {}
+    seconds: dict[str, float] = {}
+    for name, candidate in candidates.items():
+        began = time.monotonic()
+        scores[name] = out_of_fold(candidate, fold, len(embedded.classes), interrupts)
+        seconds[name] = time.monotonic() - began
+    judged = fold >= 0
+    rows = judge(
+        {name: found[judged] for name, found in scores.items()}, embedded.labels[judged],
+        np.asarray(embedded.groups, object)[judged].tolist(), n=config.evaluate.bootstrap, seed=config.train.seed,
+    )  # fmt: skip
+    rows = [{**row, "seconds": round(seconds[str(row["candidate"])], 2)} for row in rows]
+    _tell(rows, embedded, fold, config, journal)
+    return EXIT_DONE
+
+
+# ---- judgement -----------------------------------------------------------------------------------
+
+
+def judge(
+    scores: Mapping[str, Floats], labels: Ints, groups: Sequence[str], *, n: int, seed: int
+) -> list[dict[str, Any]]:
+    """Rows of the table, the best first.
+
+    Args:
+        scores: candidate → [N, C].
+        labels: [N].
+        groups: [N] source recordings, which intervals draw from.
+        n: replicates of the bootstrap.
+
+    Returns:
+        `candidate`, `accuracy` with its 95 % interval `low`, `high`; `macro_ap`; how far it is `behind` the best, with
+        an interval of that difference, source by source, and whether that leaves it open which is better (`tie`).
+    """
+    draws = Draws(tuple(groups), n, seed)
+    present = np.unique(labels)
+    everything = draws.per_group(np.ones(len(labels)), draws.index)  # [G]
+    right = {name: (table.argmax(axis=1) == labels).astype(np.float64) for name, table in scores.items()}
+    precision = {
+        name: float(np.mean([average_precision_score(labels == c, table[:, c]) for c in present]))
+        for name, table in scores.items()
+    }
+    order = sorted(
+        scores, key=lambda name: (-right[name].mean(), -precision[name])
+    )  # of equals, the simpler one
+    rows = []
+    for name in order:
+        low_high = interval(
+            draws.ratio(draws.per_group(right[name], draws.index), everything), draws.n_groups
+        ) or [math.nan, math.nan]
+        lost = draws.ratio(draws.per_group(right[order[0]] - right[name], draws.index), everything)  # [n]
+        behind = float((right[order[0]] - right[name]).mean())
+        low, high = (name != order[0] and difference_interval(lost, draws.n_groups, centre=behind)) or (behind, behind)
+        rows.append({
+            "candidate": name, "accuracy": float(right[name].mean()), "low": low_high[0], "high": low_high[1],
+            "macro_ap": precision[name], "behind": behind,
+            "behind_low": low, "behind_high": high, "tie": name != order[0] and low <= 0,
+        })  # fmt: skip
+    return rows
+
+
+def _tell(
+    rows: Sequence[dict[str, Any]], embedded: Embedded, fold: Ints, config: Config, journal: Journal
+) -> None:
+    judged, n_folds = fold >= 0, len(np.unique(fold[fold >= 0]))
+    n_sources = len(set(np.asarray(embedded.groups, object)[judged]))
+    few = few_sources(embedded.labels, embedded.groups, embedded.classes, judged)
+    for line in table(rows):
+        journal.say(f"  {line}")
+    best, ties = rows[0], [str(row["candidate"]) for row in rows if row["tie"]]
+    head = next(str(row["candidate"]) for row in rows if row["candidate"] in HEADS)
+    journal.say(
+        f"by {n_folds}-fold cross-validation, {judged.sum():,} recordings of {n_sources:,} sources judged, test left "
+        f"alone; best: {best['candidate']}"
+        + (f"; a tie with it, on these recordings: {', '.join(ties)}" if ties else "")
+    )
+    if few:
+        journal.say(f"learnt from, and not judged for want of another source: {listed(few)}")
+    flags, gone = run_flags(config, {"model.head": head, "model.freeze": "all-but-head"})
+    command = shlex.join(["./entrypoint.sh", "run", *flags])
+    what = "it" if best["candidate"] == head else f"the best head, {head}"
+    journal.say(f"to train {what}{f' ({gone})' if gone else ''}: {command}")
+    write_csv(config.output / "compare.csv", _COLUMNS, rows)
+    write_json(
+        config.output / "compare.json",
+        {
+            "best": best["candidate"], "head": head, "ties": ties, "folds": n_folds, "command": command,
+            "recordings": int(judged.sum()), "sources": n_sources, "unjudged": few,
+            "rows": list(rows),
+        },
+    )  # fmt: skip
+    journal.say(f"table   {shown(config.output / 'compare.csv')}")
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The table as people read it."""
+    lines = [f"{'':<20}{'accuracy':>9}  {'95 % interval':<15}{'AP':>6}  {'behind the best':<24}{'time':>7}"]
+    for number, row in enumerate(rows):
+        behind = f"{row['behind']:.3f} ({row['behind_low']:+.3f} to {row['behind_high']:+.3f})"
+        lines.append(
+            f"{row['candidate']:<20}{row['accuracy']:>9.3f}  {row['low']:.3f} to {row['high']:.3f} "
+            f"{row['macro_ap']:>6.3f}  {behind if number else 'best':<24}{row['seconds']:>5.1f} s"
+            + (" tie" if row["tie"] else "")
+        )
+    return lines

@@ -1,0 +1,230 @@
+"""What a trial of tuning does: heads on folds of embeddings, or a whole training judged on validation.
+
+    settings ─▶ Judge ─▶ Outcome: scores of every recording it judges, by a model that was not trained on it
+
+A whole training has an output folder of its own below the study's: it is no version of the model, goes on there after a
+kill as any run does, and is cleared away when it is judged. Test is never touched.
+
+Importing this loads TensorFlow.
+"""
+
+import gc
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from birdtune.config import Config
+from birdtune.data.dataset import Dataset
+from birdtune.data.frames import FrameStore
+from birdtune.errors import InputError
+from birdtune.evaluation.scores import pool_mean
+from birdtune.models import classifier as classifiers
+from birdtune.models.classifier import Classifier
+from birdtune.runtime import runs
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.runs import Run
+from birdtune.training.checkpoints import State
+from birdtune.training.embeddings import Embedded, Floats, Ints, few_sources, folds, judgeable, listed
+from birdtune.training.loop import Loop
+from birdtune.training.probes import Head, out_of_fold
+from birdtune.training.scoring import make_scorer
+from birdtune.training.train import Learning, build_classifier
+
+# (score after each epoch so far) → whether to go on is pointless.
+Hopeless = Callable[[Sequence[float]], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of a trial."""
+
+    scores: Floats | None  # [N, C]; None: it was ended early
+    curve: list[float] = field(default_factory=list)
+
+
+class Judge(Protocol):
+    """Tries settings on some recordings.
+
+    Attributes:
+        labels: [N] of the recordings that are judged.
+        groups: [N] their sources.
+        how: it judges, for people.
+        again: how many times the best is judged anew.
+    """
+
+    labels: Ints
+    groups: tuple[str, ...]
+    how: str
+    again: int
+
+    def __call__(
+        self, config: Config, name: str, hopeless: Hopeless | None = None, again: int = 0
+    ) -> Outcome:
+        """Try settings.
+
+        Args:
+            name: of the trial, where it keeps things.
+            hopeless: may end it early.
+            again: 0, or which time the same is judged anew: by other folds, from other first weights.
+
+        Raises:
+            DivergedError: training went astray.
+            Interrupted: what was finished is kept.
+        """
+        ...
+
+    def clear(self, name: str) -> None:
+        """Take away what a trial has left."""
+        ...
+
+
+class OnEmbeddings:
+    """Heads by cross-validation over all recordings but test. See Judge."""
+
+    again = 3
+
+    def __init__(self, classifier: Classifier, embedded: Embedded, interrupts: Interrupts, seed: int) -> None:
+        self._classifier, self._embedded, self._interrupts = classifier, embedded, interrupts
+        labels, groups = embedded.labels, embedded.groups
+        self._judged = judgeable(labels, groups, seeds(seed))
+        self.labels = labels[self._judged]
+        self.groups = tuple(group for group, judged in zip(groups, self._judged, strict=True) if judged)
+        few = few_sources(labels, groups, embedded.classes, self._judged)
+        n_folds = len(np.unique(folds(labels, groups, seed)[self._judged]))
+        self.how = f"{n_folds}-fold cross-validation"
+        if few:
+            self.how += f"; learnt from, and not judged for want of another source: {listed(few)}"
+
+    def __call__(
+        self, config: Config, name: str, hopeless: Hopeless | None = None, again: int = 0
+    ) -> Outcome:
+        config = _reseeded(config, again)
+        fold = folds(self._embedded.labels, self._embedded.groups, config.train.seed)
+        head = Head(config.model.head, self._classifier, self._embedded, config, self._interrupts)
+        return Outcome(out_of_fold(head, fold, len(self._embedded.classes), self._interrupts)[self._judged])
+
+    def clear(self, name: str) -> None:
+        gc.collect()  # compiled steps refer to themselves
+
+
+class OnTraining:
+    """Whole trainings, judged on the validation part. See Judge.
+
+    Args:
+        folder: of the study.
+        checkpoint: of the trunk's first weights, if there is one.
+    """
+
+    again = 1
+    how = "whole training, judged on the validation part"
+
+    def __init__(
+        self,
+        folder: Path,
+        dataset: Dataset,
+        store: FrameStore,
+        checkpoint: Path | None,
+        journal: Journal,
+        interrupts: Interrupts,
+    ) -> None:
+        self._folder, self._dataset, self._store, self._checkpoint = folder, dataset, store, checkpoint
+        self._journal, self._interrupts = journal, interrupts
+        part = dataset.part("val")
+        if not part:
+            raise InputError(
+                "there are no validation recordings, and whole trainings are judged by them. Raise "
+                "--split.val-fraction, or give --tune.on embeddings."
+            )
+        self.labels = np.array(dataset.labels(part), np.int64)
+        self.groups = tuple(dataset.places[recording.name].group for recording in part)
+
+    def __call__(
+        self, config: Config, name: str, hopeless: Hopeless | None = None, again: int = 0
+    ) -> Outcome:
+        config = _reseeded(config, again).model_copy(update={"output": self._folder / name})
+        run = Run(config, Journal(quiet=True))
+        data = self._dataset.digest(sources=config.train.weak_labels == "share")
+        run.take_version(runs.fingerprint(config, data, self._checkpoint))
+        try:
+            run.journal.write_to(run.logs)
+            with self._journal.progress(name, config.train.epochs, "epochs") as progress:
+
+                def after_epoch(curve: Sequence[float]) -> None:
+                    progress.advance(note=f"score {curve[-1]:.3f}")
+                    if hopeless is not None and hopeless(curve):
+                        raise _EndedEarly
+
+                lesson = _Lesson(run, self._dataset, self._store, self._interrupts, after_epoch)
+                try:
+                    lesson.train()
+                except _EndedEarly:
+                    return Outcome(None, lesson.curve)
+                return Outcome(lesson.scores(), lesson.curve)
+        finally:
+            run.journal.close()
+
+    def clear(self, name: str) -> None:
+        keras.utils.clear_session()
+        gc.collect()
+        shutil.rmtree(self._folder / name, ignore_errors=True)  # what is left of it does no harm
+
+
+class _EndedEarly(Exception):  # noqa: N818 - no error
+    """A trial that cannot become the best any more."""
+
+
+class _Lesson(Learning):
+    """The training stage of a trial, which tells of each epoch and can be ended by it."""
+
+    def __init__(
+        self,
+        run: Run,
+        dataset: Dataset,
+        store: FrameStore,
+        interrupts: Interrupts,
+        after_epoch: Callable[[Sequence[float]], None],
+    ) -> None:
+        super().__init__(run, dataset, store, interrupts)
+        self._after_epoch = after_epoch
+        self._made: Loop | None = None
+
+    @property
+    def curve(self) -> list[float]:
+        """Score after each epoch."""
+        history = self._made.state.history if self._made is not None else []
+        return [(float(row["val_accuracy"]) + float(row["val_macro_ap"])) / 2 for row in history]
+
+    def _loop(self, *given: Any, **more: Any) -> Loop:
+        self._made = loop = super()._loop(*given, **more)
+        look = loop.after_epoch
+
+        def told(state: State) -> None:
+            look(state)
+            if not state.finished:
+                self._after_epoch(self.curve)
+
+        loop.after_epoch = told
+        return loop
+
+    def scores(self) -> Floats:
+        """Of the validation recordings by the best epoch's weights, in float32 as they would be served. [N, C]"""
+        classifier = build_classifier(self.config, self.dataset.classes, "float32", seed=None)
+        classifiers.load_weights(classifier, self.checkpoints.best(), source=str(self.run.checkpoints))
+        part = self.dataset.part("val")
+        found, _ = self.score(classifier, make_scorer(classifier), self.windows(part), part)
+        return np.asarray(pool_mean(found), np.float64)
+
+
+def seeds(seed: int) -> list[int]:
+    """Those of trials on embeddings: of the trials themselves, and of each time the best is judged anew."""
+    return [(seed + again) % 2**32 for again in range(OnEmbeddings.again + 1)]
+
+
+def _reseeded(config: Config, again: int) -> Config:
+    train = config.train.model_copy(update={"seed": (config.train.seed + again) % 2**32})
+    return config.model_copy(update={"train": train})
