@@ -16,6 +16,7 @@ from birdtune.evaluation.metrics import chance_ap, judge
 from birdtune.evaluation.scores import Scores
 from birdtune.reporting import report_data
 from birdtune.reporting.verdict import all_doubts, of_scores, verdict
+from birdtune.runtime import runs
 from birdtune.runtime.files import write_json
 
 CLASSES = tuple(f"Class_{letter}" for letter in "abcdefghij")
@@ -322,7 +323,7 @@ def test_where_nothing_was_learnt_augmentation_is_blamed_first_and_only_there(tm
     figures = {"test": judged(TRUE, [0] * len(TRUE), slices=2)}  # one answer for all
     assert all_doubts(trained(2.0, 1.0, augmented=strong), figures)[0].code == "augmented"
 
-    write_json(tmp_path / report_data.HISTORY_NAME, trained(*stuck))
+    write_json(tmp_path / runs.HISTORY_NAME, trained(*stuck))
     config = Config.model_validate({"augment": {"gain_db": 60}, "evaluate": {"suspects": False}})
     found, _ = report_data.judgement(SimpleNamespace(logs=tmp_path, config=config), good)  # type: ignore[arg-type]
     assert found[0].code == "augmented" and "--augment.gain-db 60" in found[0].text

@@ -36,17 +36,15 @@ from birdtune.errors import (
     BusyError,
     InputError,
     PassingError,
-    naming,
     shown,
 )
 from birdtune.evaluation.label_issues import MOST_PATCHES
 from birdtune.models import registry
 from birdtune.models.backbone import Trunk
-from birdtune.models.tf_checkpoint import check_variables
+from birdtune.models.weights import verify_checkpoint
 from birdtune.runtime.events import Interrupts, Journal, duration
-from birdtune.runtime.files import make_folder, read_json, try_to_write, write_json
+from birdtune.runtime.files import try_to_write
 from birdtune.runtime.lock import alone_in
-from birdtune.runtime.runs import checkpoint_files
 from birdtune.runtime.storage import free_bytes, reading_faults, size_text
 from birdtune.training import base_model
 from birdtune.training.base_model import Ancestor
@@ -206,33 +204,6 @@ def _notices(dataset: Dataset) -> Iterator[str]:
 # ---- the checkpoint -----------------------------------------------------------------------------
 
 
-def verify_checkpoint(config: Config, *, remember: bool) -> Path | None:
-    """Read the trunk's weights once, and see whether they fit.
-
-    That they do is remembered in the cache, because TensorFlow takes long to load.
-
-    Returns:
-        the checkpoint's path, or None where training from scratch was asked for.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it is of another network.
-    """
-    path = registry.checkpoint_path(config)
-    if path is None:
-        return None
-    remembered = config.output / "cache" / "checkpoint.json"
-    stamp = {"backbone": config.model.backbone, "files": _stamp(path)}
-    if remember and stamp["files"] and read_json(remembered) == stamp:
-        return path
-    trunk = registry.TRUNKS[config.model.backbone]
-    with naming("--model.checkpoint" if config.model.checkpoint is not None else None):
-        check_variables(registry.read_weights(trunk, path), trunk.variables(), source=shown(path))
-    if remember:
-        make_folder(remembered.parent)
-        write_json(remembered, stamp)
-    return path
-
-
 def _check_checkpoint(config: Config, faults: _Faults, journal: Journal, *, writable: bool) -> None:
     with _noted(faults):
         path = verify_checkpoint(config, remember=writable)
@@ -249,11 +220,6 @@ def _check_ancestor(config: Config, faults: _Faults, journal: Journal, *, writab
             journal.say(f"from-version: {title} is whole and fits; its {n:,} classes keep their columns")
             return found[-1]
     return None
-
-
-def _stamp(path: Path) -> list[list[object]]:
-    found = [(part, part.stat()) for part in checkpoint_files(path)]
-    return [[str(part), facts.st_size, facts.st_mtime_ns] for part, facts in found]
 
 
 # ---- what it will cost --------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from birdtune.data.source_notices import source_lines
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError, Interrupted, shown
 from birdtune.evaluation import diagnostics
 from birdtune.models import registry
-from birdtune.pipeline.check import verify_checkpoint
+from birdtune.models.weights import verify_checkpoint
 from birdtune.reporting import tuned
 from birdtune.runtime import runs
 from birdtune.runtime.events import Interrupts, Journal, duration

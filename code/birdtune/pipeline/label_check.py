@@ -189,8 +189,8 @@ def check_labels(
         )  # fmt: skip
     alone = sorted({dataset.classes[label] for label in labels[fold < 0]})
     write_csv(folder / TABLE_NAME, label_issues.COLUMNS, found)
-    judged = int((fold >= 0).sum())
-    facts = {"reason": reason, "judged": judged, "alone": alone, "rule": label_issues.RULE, "rows": found}
+    n_judged = int((fold >= 0).sum())
+    facts = {"reason": reason, "judged": n_judged, "alone": alone, "rule": label_issues.RULE, "rows": found}
     write_json(folder / FACTS_NAME, facts)
     if reason:
         journal.say(f"  labels were not checked: {reason}")

@@ -22,9 +22,7 @@ from birdtune.reporting.listening import Clip
 from birdtune.reporting.report import ReportFacts
 from birdtune.reporting.verdict import Verdict, all_doubts, verdict
 from birdtune.runtime.files import read_json, write_csv, write_text
-from birdtune.runtime.runs import Run
-
-HISTORY_NAME = "history.json"
+from birdtune.runtime.runs import HISTORY_NAME, Run
 
 
 def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:

@@ -38,6 +38,7 @@ from birdtune.runtime.storage import gone, refused
 
 STAGES = ("prepare", "train", "evaluate", "export", "report")
 RECORD_NAME = "run.json"
+HISTORY_NAME = "history.json"  # of the training, in the logs of a run
 
 # Settings that change how a run is made, but not what comes of it; those of sound only decide which
 # recordings are used, and that the data's own digest says.

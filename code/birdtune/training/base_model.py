@@ -27,7 +27,8 @@ from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.ood import Novelty, Scale
 from birdtune.models import saved_model
 from birdtune.models.registry import TRUNKS
-from birdtune.runtime.files import make_folder, read_csv, read_json, value_sha256, write_json
+from birdtune.models.weights import verify_once
+from birdtune.runtime.files import read_csv, read_json, value_sha256
 from birdtune.runtime.runs import newest_version, read_record
 
 # Beside the logs of a version: what it was trained, chosen and tested on.
@@ -381,21 +382,17 @@ def verify(ancestor: Ancestor, config: Config, *, remember: bool) -> None:
         CheckpointError: they are damaged, or not those of which model.json speaks.
         PassingError: the storage fails.
     """
-    remembered = config.output / "cache" / "from-version.json"
-    stamp = {"weights_sha256": ancestor.facts.weights_sha256, "files": _stamp(ancestor.folder)}
-    known = read_json(remembered)
-    if remember and stamp["files"] and isinstance(known, dict) and known.get(str(ancestor.folder)) == stamp:
-        return
     facts = ancestor.facts
-    saved_model.verify(ancestor.folder, facts.backbone, facts.head, facts.weights_sha256)
-    if remember:
-        make_folder(remembered.parent)
-        write_json(remembered, {str(ancestor.folder): stamp})
 
+    def read() -> None:
+        saved_model.verify(ancestor.folder, facts.backbone, facts.head, facts.weights_sha256)
 
-def _stamp(folder: Path) -> list[list[object]]:
-    found = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [[path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns] for path, facts in found]
+    if not remember:
+        read()
+        return
+    files = sorted(path for path in ancestor.folder.rglob("*") if path.is_file())
+    of = {"weights_sha256": facts.weights_sha256}
+    verify_once(config.output / "cache" / "from-version.json", of, files, read)
 
 
 def read_weights(ancestor: Ancestor) -> saved_model.Arrays:

@@ -32,10 +32,9 @@ from birdtune.models import network, registry
 from birdtune.models.classifier import Classifier
 from birdtune.models.growth import grown
 from birdtune.models.losses import class_weights, constant_loss
-from birdtune.reporting.report_data import HISTORY_NAME
 from birdtune.runtime.events import Interrupts
 from birdtune.runtime.files import write_json
-from birdtune.runtime.runs import Run
+from birdtune.runtime.runs import HISTORY_NAME, Run
 from birdtune.training import devices, health
 from birdtune.training.base_model import SPLIT_NAME, Ancestor, read_weights
 from birdtune.training.checkpoints import Checkpoints, State

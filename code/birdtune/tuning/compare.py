@@ -24,7 +24,7 @@ from birdtune.errors import EXIT_DONE, shown
 from birdtune.evaluation.metrics import Draws, difference_interval, interval
 from birdtune.models.heads import HEADS
 from birdtune.models.registry import front_end
-from birdtune.pipeline.check import verify_checkpoint
+from birdtune.models.weights import verify_checkpoint
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import write_csv, write_json
 from birdtune.training import devices

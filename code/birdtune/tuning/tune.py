@@ -29,7 +29,7 @@ from birdtune.errors import EXIT_DONE, DivergedError, SettingsError, shown
 from birdtune.evaluation.metrics import Draws
 from birdtune.evaluation.paired import Floats, difference, figures
 from birdtune.models.registry import TRUNKS, front_end
-from birdtune.pipeline.check import verify_checkpoint
+from birdtune.models.weights import verify_checkpoint
 from birdtune.reporting import tune_page, tuned
 from birdtune.reporting.tuned import Again, Tuned
 from birdtune.runtime import runs
