@@ -99,7 +99,8 @@ if [[ ${1:-} == test ]]; then
   stamped requirements-dev.txt || install requirements-dev.txt
   shift
   cd -- "$root"
-  exec "$venv/bin/python" -m pytest "$@"
+  # A file's tests share what it makes once, so that a file stays together. A later --numprocesses of the caller counts.
+  exec "$venv/bin/python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
 fi
 if [[ ${1:-} == extras ]]; then
   shift

@@ -247,7 +247,7 @@ def test_tests_run_from_the_projects_folder_with_their_own_lock(home: Home, tmp_
     done = home.run("test", "-k", "some thing", cwd=tmp_path)
     assert done.stdout == f"{home.folder}\n"
     assert "requirements-dev.txt" in home.calls("pip")[1]
-    assert home.calls("pytest") == ["pytest -k some thing"]
+    assert home.calls("pytest") == ["pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile -k some thing"]
     assert home.run("test").stderr == ""
     assert len(home.calls("pip")) == 2
 

@@ -18,6 +18,8 @@ from helpers_input import RATE_HZ, problems, tone, write_tone
 from birdtune.models.registry import TRUNKS
 from birdtune.runtime.files import write_csv
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 QUICK = (
     "--model.backbone=vggish-small", "--train.batch-size=8", "--train.jit=false", "--prepare.workers=1",

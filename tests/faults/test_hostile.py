@@ -28,9 +28,9 @@ from birdtune.pipeline import job
 # What the command loads when it is first needed is loaded now, before anybody watches.
 assert job.run
 
-# Inputs a target; some take longer than others.
-SLOW = {"command-line": 60, "job-yaml": 60, "record": 80, "state-json": 80, "sound": 300}
-USUAL = 200
+# Inputs a target; some take longer than others. With --long, ten times as many.
+SLOW = {"command-line": 20, "job-yaml": 20, "record": 20, "state-json": 20}
+USUAL = 50
 
 _seeds: dict[str, list[bytes]] = {}
 
@@ -78,8 +78,10 @@ def room() -> Iterator[Path]:
 
 # Without tables: TensorFlow, which dies of some, takes seconds to load again. That is left to the fuzzer.
 @pytest.mark.parametrize("name", sorted(TARGETS.keys() - {"tables"}))
-def test_whatever_is_in_it_it_is_read_or_refused_in_words(name: str, room: Path) -> None:
-    @settings(max_examples=SLOW.get(name, USUAL), derandomize=True, deadline=None, database=None)
+def test_whatever_is_in_it_it_is_read_or_refused_in_words(name: str, room: Path, at_length: bool) -> None:
+    examples = SLOW.get(name, USUAL) * (10 if at_length else 1)
+
+    @settings(max_examples=examples, derandomize=True, deadline=None, database=None)
     @given(st.randoms(use_true_random=False))
     def holds(draw: random.Random) -> None:
         folder = Path(tempfile.mkdtemp(dir=room))

@@ -10,6 +10,8 @@ import pytest
 from helpers_command import ROOT, Straight, run
 from helpers_compare import compare_results
 
+pytestmark = pytest.mark.long
+
 # Loaded by every Python that has its folder on the path, the workers' too.
 _OTHER_ORDER = '''
 import os

@@ -13,6 +13,8 @@ import pytest
 from helpers_command import Command, Straight
 from helpers_compare import books, compare_results
 
+pytestmark = pytest.mark.long
+
 TERM, INT = signal.SIGTERM, signal.SIGINT
 
 

@@ -27,6 +27,8 @@ from birdtune.runtime.files import read_csv, read_json
 from birdtune.training.checkpoints import Checkpoints
 from tests.faults.helpers_command import QUICK, ROOT, Command, run
 
+pytestmark = pytest.mark.long
+
 CODE = str(ROOT / "code")
 MB = 1_000_000
 PAGE = 4096
@@ -92,7 +94,7 @@ def test_disks_in_a_namespace_of_our_own(tmp_path: Path) -> None:
     command = ["unshare", "--map-root-user", "--mount", "--propagation", "private"]
     if not shutil.which("unshare") or subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this user may not have namespaces of their own")
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/inside"]
+    tests = [sys.executable, "-m", "pytest", "-q", "--long", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/inside"]
     tests += [__file__, "-k", "disk_of_its_own"]
     done = subprocess.run([*command, *tests], cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0 and "skipped" not in done.stdout.splitlines()[-1], done.stdout

@@ -9,6 +9,8 @@ from torture import ALWAYS_SAVING, PLACES, kill_and_compare, plan
 
 from birdtune.runtime.files import read_json
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("kills", [*range(1, 12), 20, 100])
 def test_kills_are_spread_over_the_job_in_its_order(kills: int) -> None:

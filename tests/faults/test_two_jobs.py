@@ -16,6 +16,8 @@ from helpers_input import write_good
 
 from birdtune.runtime.files import read_json
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 RECORD = ".holder.json"
 
