@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import lzma
 import os
 import tarfile
 import tracemalloc
@@ -145,13 +144,6 @@ def test_an_archive_of_very_many_files_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(archive, "_MOST_MEMBERS", 50)
     pack(tmp_path / "m.tgz", [member(f"d{number}", type=tarfile.DIRTYPE) for number in range(51)])
     assert "holds more than 50 files" in refusal(tmp_path / "m.tgz", tmp_path / "out")
-
-
-def test_xz_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> None:
-    content = pack(tmp_path / "m.tar", [member("m.ckpt", b"x")], "").read_bytes()
-    greedy = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]
-    (tmp_path / "m.txz").write_bytes(lzma.compress(content, filters=greedy))
-    assert "Memory usage limit" in refusal(tmp_path / "m.txz", tmp_path / "out")
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

@@ -2,22 +2,20 @@
 
     .tflite ─▶ read_layers ─▶ [Weighted(kind, kernel, bias, …), …] in the order of the graph, float32
 
-Nothing is run and no interpreter is started: a file is a flatbuffer, whose tables are walked here by the
-numbers of their fields in the published schema (tensorflow/lite/schema/schema.fbs, version 3). A damaged
-file ends in a Python exception, never in a process that is gone.
+Nothing is run and no interpreter is started. TensorFlow's generated reader of the schema walks the flatbuffer; it is
+plain Python, so a damaged file ends in an exception, never in a process that is gone.
 """
 
+import functools
+import importlib.util
 import math
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flatbuffers import encode, number_types
-from flatbuffers.table import Table
 
 from birdtune.errors import CheckpointError, shown
 
@@ -25,43 +23,26 @@ MAGIC, MAGIC_AT = b"TFL3", 4
 
 # Larger than any network that comes as one such file for phones; whoever names a film by mistake is told at once.
 _LIMIT_BYTES = 256 << 20
-# Tensors, operations, and inputs of one operation; in a damaged file there may seem to be billions.
+# Tensors and operations; in a damaged file there may seem to be billions.
 _MOST = 10_000
-
-# Fields of the schema's tables, by their position in it.
-_MODEL_CODES, _MODEL_GRAPHS, _MODEL_BUFFERS = 1, 2, 4
-_CODE_OLD, _CODE_NEW = 0, 3
-_GRAPH_TENSORS, _GRAPH_OPERATORS = 0, 3
-_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_QUANTIZATION = 0, 1, 2, 4
-_SCALE, _ZERO_POINT, _QUANTIZED_DIMENSION = 2, 3, 6
-_OPERATOR_CODE, _OPERATOR_INPUTS, _OPERATOR_OUTPUTS, _OPERATOR_OPTIONS = 0, 1, 2, 4
-_BUFFER_DATA = 0
-
-# Numbers of the schema's enumerations.
-_TYPES: Mapping[int, np.dtype[Any]] = {
-    0: np.dtype("<f4"), 1: np.dtype("<f2"), 2: np.dtype("<i4"), 3: np.dtype("u1"), 9: np.dtype("i1"),
-}  # fmt: skip
-_DEQUANTIZE = 6
-_PADDINGS = {0: "same", 1: "valid"}
-_ACTIVATIONS = {0: "none", 1: "relu"}
-# Of an operation's options: padding, stride over the width, stride over the height, activation.
-_OPTION_SIZES = (number_types.Int8Flags, number_types.Int32Flags, number_types.Int32Flags, number_types.Int8Flags)
+# What the reader makes of offsets that lead nowhere.
+_DAMAGE = (
+    struct.error, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError, RecursionError,
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """How an operation with weights is written down."""
-
-    name: str
-    axes: tuple[int, ...]  # of the kernel as it lies in the file, in the order of Keras' layers
-    options: tuple[int | None, int | None, int | None, int]  # fields, as _OPTION_SIZES has them
-
-
-_KINDS: Mapping[int, _Kind] = {
-    3: _Kind("conv", (1, 2, 3, 0), (0, 1, 2, 3)),
-    4: _Kind("depthwise", (1, 2, 3, 0), (0, 1, 2, 4)),
-    9: _Kind("dense", (1, 0), (None, None, None, 0)),
-}
+@functools.cache
+def _schema() -> Any:
+    """`tensorflow.lite.python.schema_py_generated`, by its path: to import it by its name loads all of TensorFlow,
+    which `check` does without."""
+    tensorflow = importlib.util.find_spec("tensorflow")
+    assert tensorflow is not None and tensorflow.origin is not None
+    path = Path(tensorflow.origin).parent / "lite" / "python" / "schema_py_generated.py"
+    spec = importlib.util.spec_from_file_location("tflite_schema", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)
@@ -108,7 +89,7 @@ def read_layers(path: Path) -> list[Weighted]:
         ) from fault
     try:
         return _Graph(content).weighted()
-    except (struct.error, ValueError, TypeError, LookupError, OverflowError, MemoryError) as fault:
+    except _DAMAGE as fault:
         raise CheckpointError(
             f"{shown(path)}: the TensorFlow Lite file is damaged or cut off ({type(fault).__name__}: "
             f"{shown(str(fault)[:100])}). Likely cause: a download or copy that stopped; get it again."
@@ -121,85 +102,95 @@ class _Graph:
     def __init__(self, content: bytes) -> None:
         if content[MAGIC_AT : MAGIC_AT + len(MAGIC)] != MAGIC:
             raise ValueError("it does not begin as one")
-        model = Table(content, encode.Get(number_types.UOffsetTFlags.packer_type, content, 0))
-        self._buffers = _tables(model, _MODEL_BUFFERS)
-        self._codes = [_code(code) for code in _tables(model, _MODEL_CODES)]
-        graph = _tables(model, _MODEL_GRAPHS)[0]
-        self._tensors = _tables(graph, _GRAPH_TENSORS)
-        self._operators = _tables(graph, _GRAPH_OPERATORS)
+        model = _schema().Model.GetRootAs(content, 0)
+        graph = model.Subgraphs(0)
+        counts = [graph.TensorsLength(), graph.OperatorsLength(), model.BuffersLength(), model.OperatorCodesLength()]
+        if max(counts) > _MOST:
+            raise ValueError(f"{max(counts):,} tables in one list")
+        self._model, self._graph = model, graph
+        codes = [model.OperatorCodes(position) for position in range(counts[3])]
+        # Files from before 2020 have the number of an operation in the old field alone.
+        numbers = [max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) for code in codes]
+        operators = [graph.Operators(position) for position in range(counts[1])]
+        self._operators = [(operator, numbers[operator.OpcodeIndex()]) for operator in operators]
         # Which operation makes a tensor; those that nobody makes are constants or inputs.
-        self._maker = {
-            tensor: operator
-            for operator in self._operators
-            for tensor in _ports(operator, _OPERATOR_OUTPUTS)
-        }
+        self._maker = {tensor: made for made in self._operators for tensor in _numbers(made[0].OutputsAsNumpy())}
 
     def weighted(self) -> list[Weighted]:
         """All operations with weights."""
         found: list[Weighted] = []
         last: set[int] = set()  # what the last one put out
         reached: set[int] = set()  # and what others made of that
-        for operator in self._operators:
-            inputs, outputs = _ports(operator, _OPERATOR_INPUTS), _ports(operator, _OPERATOR_OUTPUTS)
-            kind = _KINDS.get(self._codes[_number(operator, _OPERATOR_CODE, number_types.Uint32Flags)])
-            if kind is None:
+        operations = _schema().BuiltinOperator
+        kinds = {operations.CONV_2D: "conv", operations.DEPTHWISE_CONV_2D: "depthwise",
+                 operations.FULLY_CONNECTED: "dense"}  # fmt: skip
+        for operator, number in self._operators:
+            inputs, outputs = _numbers(operator.InputsAsNumpy()), _numbers(operator.OutputsAsNumpy())
+            if number not in kinds:
                 if (last | reached) & set(inputs):
                     reached.update(outputs)
                 continue
             link = "direct" if inputs[0] in last else "through" if inputs[0] in reached else "none"
-            found.append(self._layer(operator, kind, inputs, link))
+            found.append(self._layer(operator, kinds[number], inputs, link))
             last, reached = set(outputs), set()
         return found
 
-    def _layer(self, operator: Table, kind: _Kind, inputs: list[int], link: str) -> Weighted:
+    def _layer(self, operator: Any, kind: str, inputs: list[int], link: str) -> Weighted:
         kernel, is_quantized = self._constant(inputs[1])
-        kernel = np.ascontiguousarray(kernel.transpose(kind.axes))
-        width = kernel.shape[-2] if kind.name == "depthwise" else kernel.shape[-1]
+        kernel = np.ascontiguousarray(kernel.transpose((1, 0) if kind == "dense" else (1, 2, 3, 0)))
+        width = kernel.shape[-2] if kind == "depthwise" else kernel.shape[-1]
         has_bias = len(inputs) > 2 and inputs[2] >= 0
         bias = self._constant(inputs[2])[0] if has_bias else np.zeros(width, np.float32)
-        options = _table(operator, _OPERATOR_OPTIONS)
-        padding, stride_x, stride_y, activation = (
-            0 if field is None or options is None else _number(options, field, size)
-            for field, size in zip(kind.options, _OPTION_SIZES, strict=True)
-        )
+        schema, table = _schema(), operator.BuiltinOptions()
+        options = {
+            "conv": schema.Conv2DOptions, "depthwise": schema.DepthwiseConv2DOptions,
+            "dense": schema.FullyConnectedOptions,
+        }[kind]()  # fmt: skip
+        options.Init(table.Bytes, table.Pos)
+        activation = options.FusedActivationFunction()
+        activations = {schema.ActivationFunctionType.NONE: "none", schema.ActivationFunctionType.RELU: "relu"}
+        padding, strides = schema.Padding.SAME, (0, 0)
+        if kind != "dense":
+            padding, strides = options.Padding(), (options.StrideH(), options.StrideW())
+        paddings = {schema.Padding.SAME: "same", schema.Padding.VALID: "valid"}
         return Weighted(
-            kind.name,
-            kernel,
-            bias,
-            (stride_y, stride_x),
-            _PADDINGS.get(padding, str(padding)),
-            _ACTIVATIONS.get(activation, str(activation)),
-            is_quantized,
-            link,
-        )
+            kind, kernel, bias, strides, paddings.get(padding, str(padding)),
+            activations.get(activation, str(activation)), is_quantized, link,
+        )  # fmt: skip
 
     def _constant(self, number: int) -> tuple[npt.NDArray[np.float32], bool]:
         """The numbers in a constant tensor as float32, and whether they were kept as whole numbers."""
-        tensor = self._tensors[number]
-        shape = _numbers(tensor, _TENSOR_SHAPE, np.dtype("<i4")).tolist()
-        kind = _TYPES[_number(tensor, _TENSOR_TYPE, number_types.Int8Flags)]
-        buffer = self._buffers[_number(tensor, _TENSOR_BUFFER, number_types.Uint32Flags)]
-        data = _numbers(buffer, _BUFFER_DATA, np.dtype("u1"))
-        if not data.size and number in self._maker:
-            maker = self._maker[number]
-            if self._codes[_number(maker, _OPERATOR_CODE, number_types.Uint32Flags)] != _DEQUANTIZE:
+        if not 0 <= number < self._graph.TensorsLength():
+            raise ValueError(f"no tensor has the number {number}")
+        tensor = self._graph.Tensors(number)
+        if not 0 <= tensor.Buffer() < self._model.BuffersLength():
+            raise ValueError(f"no buffer has the number {tensor.Buffer()}")
+        shape, data = _numbers(tensor.ShapeAsNumpy()), self._model.Buffers(tensor.Buffer()).DataAsNumpy()
+        if _is_absent(data) and number in self._maker:
+            maker, operation = self._maker[number]
+            if operation != _schema().BuiltinOperator.DEQUANTIZE:
                 raise ValueError("weights that are computed")
-            return self._constant(_ports(maker, _OPERATOR_INPUTS)[0])
-        if data.size != math.prod(shape) * kind.itemsize:
-            raise ValueError(f"{data.size} bytes for numbers of shape {shape}")
+            return self._constant(maker.Inputs(0))
+        kinds = _schema().TensorType
+        kind = np.dtype({
+            kinds.FLOAT32: "<f4", kinds.FLOAT16: "<f2", kinds.INT32: "<i4", kinds.UINT8: "u1", kinds.INT8: "i1"
+        }[tensor.Type()])  # fmt: skip
+        n_bytes = 0 if _is_absent(data) else data.size
+        if n_bytes != math.prod(shape) * kind.itemsize or not n_bytes:
+            raise ValueError(f"{n_bytes} bytes for numbers of shape {shape}")
         values = data.view(kind).reshape(shape)
         if kind.kind == "f":
             return np.asarray(values, np.float32), False
-        return _dequantized(values, _table(tensor, _TENSOR_QUANTIZATION)), True
+        return _dequantized(values, tensor.Quantization()), True
 
 
-def _dequantized(values: npt.NDArray[Any], how: Table | None) -> npt.NDArray[np.float32]:
-    if how is None:
+def _dequantized(values: npt.NDArray[Any], how: Any) -> npt.NDArray[np.float32]:
+    if how is None or not how.ScaleLength():
         raise ValueError("whole numbers without a scale")
-    scale = _numbers(how, _SCALE, np.dtype("<f4"))
-    zero = _numbers(how, _ZERO_POINT, np.dtype("<i8"))
+    scale = how.ScaleAsNumpy()
+    zero = how.ZeroPointAsNumpy() if how.ZeroPointLength() else np.zeros(scale.size, np.int64)
     if scale.size > 1:
-        axis = _number(how, _QUANTIZED_DIMENSION, number_types.Int32Flags)
+        axis = how.QuantizedDimension()
         if scale.size != values.shape[axis]:
             raise ValueError(f"{scale.size} scales for {values.shape[axis]} channels")
         along = [1] * values.ndim
@@ -209,48 +200,9 @@ def _dequantized(values: npt.NDArray[Any], how: Table | None) -> npt.NDArray[np.
         return np.asarray((values.astype(np.int64) - zero) * scale.astype(np.float64), np.float32)
 
 
-# ---- flatbuffers --------------------------------------------------------------------------------
+def _is_absent(vector: Any) -> bool:
+    return isinstance(vector, int) or not vector.size  # the generated reader gives 0 where a table has no such field
 
 
-def _slot(field: int) -> int:
-    """Where a table's list of fields says where a field lies."""
-    return 4 + 2 * field
-
-
-def _number(table: Table, field: int, size: Any) -> int:
-    return int(table.GetSlot(_slot(field), 0, size))
-
-
-def _table(table: Table, field: int) -> Table | None:
-    offset = table.Offset(_slot(field))
-    return Table(table.Bytes, table.Indirect(offset + table.Pos)) if offset else None
-
-
-def _tables(table: Table, field: int) -> list[Table]:
-    offset = table.Offset(_slot(field))
-    if not offset:
-        return []
-    start, count = table.Vector(offset), table.VectorLen(offset)
-    if count > _MOST:
-        raise ValueError(f"{count:,} tables in one list")
-    return [Table(table.Bytes, table.Indirect(start + 4 * position)) for position in range(count)]
-
-
-def _numbers(table: Table, field: int, kind: np.dtype[Any]) -> npt.NDArray[Any]:
-    offset = table.Offset(_slot(field))
-    if not offset:
-        return np.zeros(0, kind)
-    return np.frombuffer(table.Bytes, kind, table.VectorLen(offset), table.Vector(offset))
-
-
-def _ports(operator: Table, field: int) -> list[int]:
-    """The tensors that enter or leave an operation; -1 = none in this place."""
-    found = _numbers(operator, field, np.dtype("<i4"))
-    if found.size > _MOST:
-        raise ValueError(f"{found.size:,} tensors at one operation")
-    return [int(tensor) for tensor in found]
-
-
-def _code(code: Table) -> int:
-    """The number of an operation; files from before 2020 have it in the old field alone."""
-    return max(_number(code, _CODE_OLD, number_types.Int8Flags), _number(code, _CODE_NEW, number_types.Int32Flags))
+def _numbers(vector: Any) -> list[int]:
+    return [] if _is_absent(vector) else [int(number) for number in vector]
