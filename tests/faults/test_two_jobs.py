@@ -1,7 +1,6 @@
 """Two jobs on one output folder, by the real command: who gets it, who is told what, what a dead one leaves."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
