@@ -23,6 +23,7 @@ from bench.harness import Line, Result, Settings
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.measures import Meter
 from birdtune.data import acoustic
+from birdtune.data.labels import Label
 from birdtune.data.scan import Recording
 
 # name → seconds of a clip, seconds left out between clips, rate (0: its own)
@@ -80,7 +81,7 @@ def _recording(name: str, sound: npt.NDArray[np.float32], rate_hz: int) -> Recor
     meter = Meter(rate_hz, 1)
     meter.feed(block, mono, float(np.abs(mono).max()))
     facts = SoundFacts(rate_hz, 1, len(sound) / rate_hz, len(sound), 0.0, "WAV PCM_16", measures=meter.measures())
-    return Recording(name, Path(name), name.split("/", 1)[0], name, facts)
+    return Recording(name, Path(name), (Label(name.split("/", 1)[0]),), name, facts)
 
 
 def _line(what: str, clips: list[tuple[str, Recording]], threshold: float) -> Line:

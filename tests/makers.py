@@ -18,6 +18,7 @@ from birdtune.config import SoundSettings
 from birdtune.data import frames
 from birdtune.data import ledger as ledgers
 from birdtune.data.frames import Entry, FrameStore
+from birdtune.data.labels import Label
 from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.scan import Listing, Problem, Recording, scan
 from birdtune.data.selection import select
@@ -78,7 +79,7 @@ def quiet() -> Journal:
 def recording(name: str, content: str | None = None, *, duration_s: float = 1.0) -> Recording:
     """A recording that exists only as a record; its class is the first folder of its name."""
     facts = SoundFacts(16_000, 1, duration_s, round(duration_s * 16_000), -8.0, "WAV PCM_16")
-    return Recording(name, Path(name), name.split("/")[0], content or f"content of {name}", facts)
+    return Recording(name, Path(name), (Label(name.split("/")[0]),), content or f"content of {name}", facts)
 
 
 def make_store(folder: Path, lengths: dict[str, int], shards: int = 2) -> FrameStore:

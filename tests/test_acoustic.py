@@ -10,6 +10,7 @@ import numpy as np
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.measures import Meter
 from birdtune.data import acoustic
+from birdtune.data.labels import Label
 from birdtune.data.scan import Recording
 from birdtune.data.source_notices import source_notices
 from birdtune.data.sources import find_sources
@@ -39,7 +40,7 @@ def recording(name: str, sound: np.ndarray) -> Recording:
     facts = SoundFacts(
         RATE_HZ, 1, len(sound) / RATE_HZ, len(sound), -20.0, "WAV PCM_16", measures=meter.measures()
     )
-    return Recording(name, Path(name), name.split("/", 1)[0], name, facts)
+    return Recording(name, Path(name), (Label(name.split("/", 1)[0]),), name, facts)
 
 
 @cache

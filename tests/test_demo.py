@@ -16,7 +16,7 @@ from birdtune.audio import demo_songs
 from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.config import SoundSettings
 from birdtune.data import scan
-from birdtune.data.labels import read_label_map
+from birdtune.data.label_map import read_label_map
 from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.selection import select
 from birdtune.data.sources import find_sources

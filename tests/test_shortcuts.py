@@ -16,6 +16,7 @@ from birdtune.audio.logmel import VGGISH
 from birdtune.audio.measures import BAND_EDGES_HZ, Measures, encode_bands
 from birdtune.data import properties
 from birdtune.data.dataset import Dataset
+from birdtune.data.labels import Label
 from birdtune.data.scan import Recording
 from birdtune.data.split import Place
 from birdtune.errors import Interrupted
@@ -54,7 +55,7 @@ def made(change: Change, *, each: int = 40, classes: Sequence[str] = (A, B)) -> 
             of_facts = {key: given.pop(key) for key in list(given) if key in facts}
             known = SoundFacts(**{**facts, **of_facts}, n_samples=48_000, measures=measures(rng, **given))
             name = f"{label}/{of_name}"
-            recordings.append(Recording(name, Path(name), label, name, known))
+            recordings.append(Recording(name, Path(name), (Label(label),), name, known))
             places[name] = Place(name, ("train", "train", "val", "test")[k % 4])
     return Dataset(VGGISH, tuple(sorted(classes)), recordings, places, [], [], {})
 
@@ -269,7 +270,8 @@ def test_it_is_the_same_each_time_and_can_be_stopped() -> None:
 def test_check_says_nothing_where_recorders_are_mixed_and_names_are_shown_safely() -> None:
     assert list(properties.recorder_notices(made(nothing).recordings)) == []
     hostile = "A\x1b[31m"
-    recordings = [dataclasses.replace(r, label=hostile) for r in made(RECORDERS["rate"], classes=(A,)).recordings]
+    of_one = made(RECORDERS["rate"], classes=(A,)).recordings
+    recordings = [dataclasses.replace(r, labels=(Label(hostile),)) for r in of_one]
     notices = list(properties.recorder_notices([*recordings, *made(nothing, classes=(B,)).recordings]))
     assert notices and "\x1b" not in "".join(notices)
 

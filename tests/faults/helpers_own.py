@@ -16,6 +16,7 @@ from birdtune.audio.logmel import VGGISH
 from birdtune.config import Config, SoundSettings, SplitSettings
 from birdtune.data import selection, split
 from birdtune.data.frames import FrameStore
+from birdtune.data.labels import Label
 from birdtune.data.ledger import Examined, Ledger
 from birdtune.data.scan import Recording, SoundFile, scan
 from birdtune.data.shards import INDEX_NAME
@@ -236,7 +237,7 @@ def _stands_alone(place: str, folder: str) -> bool:
 def _tables(room: Path, files: list[SoundFile]) -> None:
     facts = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
     recordings = [
-        Recording(file.name, file.path, file.label, f"{k:064x}", facts) for k, file in enumerate(files)
+        Recording(file.name, file.path, (Label(file.label),), f"{k:064x}", facts) for k, file in enumerate(files)
     ]
     write_csv(
         room / "t.csv", ("recording", "class"), [{"recording": r.name, "class": r.label} for r in recordings]

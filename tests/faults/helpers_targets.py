@@ -34,7 +34,8 @@ from birdtune.audio import decode
 from birdtune.audio.decode import SoundFacts
 from birdtune.config import Config, SplitSettings, options
 from birdtune.data import split
-from birdtune.data.labels import read_label_map
+from birdtune.data.label_map import read_label_map
+from birdtune.data.labels import Label
 from birdtune.data.scan import Recording
 from birdtune.errors import BirdtuneError, InputError, shown
 from birdtune.models import archive, tf_checkpoint, tflite
@@ -182,7 +183,7 @@ def _recordings() -> list[Recording]:
         "C/h",
     ]
     facts = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
-    return [Recording(f"{n}.wav", Path(n), n[0], f"{k:064x}", facts) for k, n in enumerate(names)]
+    return [Recording(f"{n}.wav", Path(n), (Label(n[0]),), f"{k:064x}", facts) for k, n in enumerate(names)]
 
 
 def _user_splits() -> list[bytes]:

@@ -28,14 +28,8 @@ from birdtune.data import (
     split,
 )
 from birdtune.data.frames import FrameStore
-from birdtune.data.labels import (
-    ExternalId,
-    background_class,
-    background_of,
-    find_label_map,
-    read_label_map,
-    refuse_no_answer,
-)
+from birdtune.data.label_map import ExternalId, find_label_map, read_label_map
+from birdtune.data.labels import background_class, background_of, refuse_no_answer
 from birdtune.data.layout import Arranged
 from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.recorded import recorded_links

@@ -7,6 +7,7 @@ used, `selection` decides.
 """
 
 import contextlib
+import functools
 import stat
 import unicodedata
 from collections import defaultdict, deque
@@ -19,6 +20,7 @@ from birdtune.audio.decode import SoundFacts
 from birdtune.audio.faults import SoundError, refusal
 from birdtune.audio.media import is_installed
 from birdtune.data import tables
+from birdtune.data.labels import Label, class_names_of
 from birdtune.errors import InputError, PassingError, shown
 from birdtune.runtime.files import stands_in_the_way
 from birdtune.runtime.storage import has_failed, reading_faults, refused
@@ -90,7 +92,7 @@ class SoundFile:
 
     name: str  # path below the data folder, safe to show: how every table calls it
     path: Path
-    label: str
+    label: str  # the name of its class, or of several, as its folder has it
     size: int
     mtime_ns: int
     # What a copy that keeps sizes and times, or folders that change names, cannot keep.
@@ -98,6 +100,7 @@ class SoundFile:
     inode: int = 0
     below: str | None = None  # as of a Recording
     channel: int | None = None  # as of a Recording
+    labels: tuple[Label, ...] = ()  # where it has several, or times; else the class holds throughout
 
     @property
     def stamp(self) -> tuple[int, int, int, int]:
@@ -138,13 +141,23 @@ class Recording:
 
     name: str
     path: Path
-    label: str
+    labels: tuple[Label, ...]
     content: str  # SHA-256 of the file
     facts: SoundFacts
     copies: tuple[str, ...] = ()  # names of the files of its class that hold the same
     # What of the name lies below the folders that name class and side of the split; None: all but the first folder.
     below: str | None = None
     channel: int | None = None  # the one that it is, from 0, with --sound.channels each; its name ends in "#1" for 0
+
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Its classes, each once."""
+        return class_names_of(self.labels)
+
+    @functools.cached_property
+    def label(self) -> str:
+        """Its classes in one text, as tables have them."""
+        return ", ".join(self.classes)
 
     @property
     def below_class(self) -> PurePosixPath:

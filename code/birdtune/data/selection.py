@@ -15,6 +15,7 @@ from birdtune.audio.decode import SoundFacts
 from birdtune.audio.logmel import FrontEnd
 from birdtune.data import sound_faults
 from birdtune.data.coverage import padded
+from birdtune.data.labels import Label
 from birdtune.data.ledger import Examined, Ledger
 from birdtune.data.scan import NO_FILE, Listing, Problem, Recording, SoundFile
 from birdtune.errors import InputError, shown
@@ -54,8 +55,9 @@ def select(
         if isinstance(judged, Problem):
             problems.append(judged)
         else:
+            labels = file.labels or (Label(file.label),)
             usable.append(
-                Recording(file.name, file.path, file.label, content, judged, below=file.below, channel=file.channel)
+                Recording(file.name, file.path, labels, content, judged, below=file.below, channel=file.channel)
             )
     usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name))
     remarks = [

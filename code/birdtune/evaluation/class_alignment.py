@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from birdtune.data.dataset import Dataset, class_notices
-from birdtune.data.labels import ExternalId, background_of
+from birdtune.data.label_map import ExternalId
+from birdtune.data.labels import background_of
 from birdtune.errors import shown
 
 _NAMES_IN_A_NOTICE = 8

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from birdtune.config import LATEST, Config
 from birdtune.data.dataset import Dataset
-from birdtune.data.labels import ExternalId, refuse_no_answer
+from birdtune.data.label_map import ExternalId
+from birdtune.data.labels import refuse_no_answer
 from birdtune.data.scan import Recording
 from birdtune.errors import CheckpointError, InputError, SettingsError, shown
 from birdtune.evaluation import class_alignment

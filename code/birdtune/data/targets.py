@@ -1,0 +1,184 @@
+"""Labels and windows → what a network is trained to answer.
+
+    labels of recordings [R] ─▶ targets_of ─▶ Targets.of(recording, start_s, end_s) ─▶ targets [n, C], known [n, C]
+                                          └─▶ WindowTargets.of(windows, shift)
+
+A label without times holds for the whole recording, and a recording that has only such labels is known for all
+classes. In a recording with times, somebody marked where the annotated classes are: a window that overlaps none of
+their labels is a negative of these classes, and nothing is known of the others.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.data.labels import Label
+
+Ints = npt.NDArray[np.int64]
+Array = npt.NDArray[np.float32]
+
+# A window is of the class of a label if they share at least this much of the shorter of both: half a long song fills
+# the window, and half of a short call is enough to recognise it. If they share less, nobody knows whether the class can
+# be recognised in the window, and the loss leaves it out.
+MIN_OVERLAP = 0.5
+_BLOCK = 8192  # windows at a time, where all are counted
+
+
+def annotated_classes(labels: Iterable[Sequence[Label]]) -> frozenset[str]:
+    """The classes that have labels with times: those that annotators mark wherever they occur."""
+    return frozenset(label.class_name for some in labels for label in some if label.has_times)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The labels of some recordings as arrays.
+
+    Attributes:
+        whole: [R, C] 1 where a label without times says so.
+        known: [R, C] how much that counts: 1, or the weight of the label; 0 where nobody knows.
+        first, count: [R] which labels with times are of each recording.
+        column, weight, start_s, end_s: [L] of each label with times.
+    """
+
+    whole: Array
+    known: Array
+    first: Ints
+    count: Ints
+    column: Ints
+    weight: Array
+    start_s: npt.NDArray[np.float64]
+    end_s: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    @property
+    def n_classes(self) -> int:
+        """C"""
+        return int(self.whole.shape[1])
+
+    def of(self, recording: Ints, start_s: npt.ArrayLike, end_s: npt.ArrayLike) -> tuple[Array, Array]:
+        """Targets of some windows.
+
+        Args:
+            recording: [n] which recording each is cut from.
+            start_s, end_s: [n] seconds in that recording.
+
+        Returns:
+            targets: [n, C] 1 where the class is in the window;
+            known: [n, C] how much that counts in a loss: 1, or the weight of the label; 0 where nobody knows.
+        """
+        targets, known = self.whole[recording], self.known[recording]
+        counts = self.count[recording]
+        if not counts.any():
+            return targets, known
+        # Each window beside each label of its recording.
+        row = np.repeat(np.arange(len(recording)), counts)
+        label = np.arange(row.size) - np.repeat(np.cumsum(counts) - counts - self.first[recording], counts)
+        start, end = (np.asarray(values, np.float64)[row] for values in (start_s, end_s))
+        overlap = np.minimum(end, self.end_s[label]) - np.maximum(start, self.start_s[label])
+        is_in = overlap >= MIN_OVERLAP * np.minimum(end - start, self.end_s[label] - self.start_s[label])
+        partly = (overlap > 0) & ~is_in
+        known[row[partly], self.column[label[partly]]] = 0.0
+        row, column, weight = row[is_in], self.column[label[is_in]], self.weight[label[is_in]]
+        known[row, column] = 0.0  # of several labels of one class, the largest weight counts
+        np.maximum.at(known, (row, column), weight)
+        targets[row, column] = 1.0
+        return targets, known
+
+    def of_recordings(self) -> tuple[Array, Array]:
+        """Which classes each recording holds anywhere, and whether that is known. [R, C] each"""
+        n = len(self)
+        targets, known = self.of(np.arange(n), np.zeros(n), np.full(n, np.inf))
+        return targets, (known > 0).astype(np.float32)
+
+    def some(self, chosen: npt.NDArray[np.integer]) -> "Targets":
+        """Those of some of the recordings, in this order."""
+        return replace(
+            self, whole=self.whole[chosen], known=self.known[chosen], first=self.first[chosen],
+            count=self.count[chosen],
+        )  # fmt: skip
+
+
+def targets_of(
+    labels: Sequence[Sequence[Label]], classes: Sequence[str], annotated: Iterable[str] | None = None
+) -> Targets:
+    """The labels of some recordings as arrays; labels of other classes are ignored.
+
+    Args:
+        labels: [R] labels of each recording.
+        classes: [C] names.
+        annotated: classes that are marked wherever they occur in recordings with times; None: `annotated_classes`.
+    """
+    column = {name: position for position, name in enumerate(classes)}
+    marked = annotated_classes(labels) if annotated is None else annotated
+    marked_columns = [column[name] for name in marked if name in column]
+    whole, known = (fill((len(labels), len(classes)), np.float32) for fill in (np.zeros, np.ones))
+    count = np.zeros(len(labels), np.int64)
+    timed: list[tuple[float, ...]] = []
+    for number, some in enumerate(labels):
+        own = [label for label in some if label.class_name in column]
+        with_times = [label for label in own if label.has_times]
+        if any(label.has_times for label in some):
+            known[number] = 0.0
+            known[number, marked_columns] = 1.0
+        for label in own:
+            # Where a class is labelled with times as well, these say more.
+            if not label.has_times and label.class_name not in {other.class_name for other in with_times}:
+                whole[number, column[label.class_name]] = 1.0
+                known[number, column[label.class_name]] = label.weight
+        timed += [(column[label.class_name], label.weight, label.start_s, label.end_s) for label in with_times]
+        count[number] = len(with_times)
+    columns, weight, start_s, end_s = np.array(timed, np.float64).reshape(-1, 4).T
+    return Targets(
+        whole, known, np.cumsum(count) - count, count, columns.astype(np.int64), weight.astype(np.float32),
+        start_s, end_s,
+    )  # fmt: skip
+
+
+class Placed(Protocol):
+    """Windows of recordings, as `batches.Windows`."""
+
+    recording: Ints  # [windows]
+
+    def __len__(self) -> int: ...
+
+    def seconds(self, windows: Ints, shift: Ints | None = None) -> tuple[npt.NDArray[np.float64], ...]:
+        """Start and end of some windows, moved as `patches` moves them. [n] each"""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class WindowTargets:
+    """What each window is trained to answer.
+
+    Attributes:
+        kind: "softmax" or "sigmoid": where a window keeps only a share of its label, softmax spreads the rest over
+            all classes, and sigmoid leaves it out.
+        kept: [windows] share of its labels that each keeps, above 0 (label refinement); None: all of them. A window
+            that only weighed less would learn nothing, and the mean over its recording would pay for that.
+    """
+
+    labels: Targets
+    windows: Placed
+    kind: str = "softmax"
+    kept: Array | None = None
+
+    def of(self, windows: Ints, shift: Ints | None = None) -> tuple[Array, Array]:
+        """As `Targets.of`, of some windows moved by `shift`. [n, C] each"""
+        start_s, end_s = self.windows.seconds(windows, shift)
+        targets, known = self.labels.of(self.windows.recording[windows], start_s, end_s)
+        if self.kept is not None:
+            kept = self.kept[windows][:, None]
+            rest = (1 - kept) / np.float32(self.labels.n_classes) if self.kind == "softmax" else np.float32(0.0)
+            targets = np.asarray(kept * targets + rest, np.float32)
+        return targets, known
+
+    def blocks(self) -> Iterator[tuple[Ints, Array, Array]]:
+        """All windows with their targets and what is known, so many at a time that memory does not matter."""
+        for start in range(0, len(self.windows), _BLOCK):
+            windows = np.arange(start, min(start + _BLOCK, len(self.windows)))
+            yield windows, *self.of(windows)
