@@ -54,12 +54,12 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
     """A frame store of made recordings with at least so many windows."""
     from birdtune.audio.decode import SoundFacts
     from birdtune.audio.logmel import VGGISH
-    from birdtune.config import SoundSettings
+    from birdtune.config import AudioSettings
     from birdtune.data.frames import Entry, FrameStore
 
     facts = SoundFacts(16_000, 1, 10.0, 160_000, -8.0, "WAV PCM_16")
     random = np.random.default_rng(seed)
-    store = FrameStore(folder, VGGISH, SoundSettings())
+    store = FrameStore(folder, VGGISH, AudioSettings())
     store.folder.mkdir(parents=True)
     with store.appending() as index, (store.folder / "shard-0-0.f16").open("wb") as shard:
         for number in range(-(-n_windows // 10)):
@@ -72,11 +72,11 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
 def windows_of(folder: str) -> Any:
     """All windows of such a store, with labels of all classes."""
     from birdtune.audio.logmel import VGGISH
-    from birdtune.config import SoundSettings
+    from birdtune.config import AudioSettings
     from birdtune.data.batches import Windows
     from birdtune.data.frames import FrameStore
 
-    store = FrameStore(Path(folder), VGGISH, SoundSettings())
+    store = FrameStore(Path(folder), VGGISH, AudioSettings())
     contents = store.contents()
     return Windows(store, contents, [number % networks.CLASSES for number in range(len(contents))], 96)
 

@@ -15,7 +15,7 @@ from bench.learn_jobs import GENTLE
 
 PER_CLASS = 4
 # As many updates as forty clips need; the rest is the recipe that learn_jobs fine-tunes with.
-RECIPE = GENTLE | {"train__epochs": 24, "train__head_epochs": 12, "evaluate__suspects": "false"}
+RECIPE = GENTLE | {"train__epochs": 24, "train__head_warmup_epochs": 12, "evaluate__label_issues": "false"}
 FOLDS = (1, 2, 3)
 
 

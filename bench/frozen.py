@@ -1,4 +1,4 @@
-"""A frozen trunk: its embeddings computed once and kept, the head trained on them, beside jibjib's way.
+"""A frozen backbone: its embeddings computed once and kept, the head trained on them, beside jibjib's way.
 
     frames ─▶ forward pass, kept ─▶ epochs of the head;   beside the whole network forward in every epoch
 
@@ -75,7 +75,7 @@ def _lines(forward: Measure, epoch: Measure, theirs: Measure, rates: list[Any]) 
 
 
 def forward(folder: str, backbone: str) -> tuple[Callable[[], None], Callable[[], int]]:
-    """A turn computes what the frozen trunk makes of all windows, and keeps it, as the job does."""
+    """A turn computes what the frozen backbone makes of all windows, and keeps it, as the job does."""
     import shutil
 
     from birdtune.runtime.events import Interrupts, Journal
@@ -83,7 +83,7 @@ def forward(folder: str, backbone: str) -> tuple[Callable[[], None], Callable[[]
 
     windows = windows_of(folder)
     ours = networks.trainer("auto", _BATCH_SIZE, backbone=backbone, freeze="all-but-head")
-    precision = ours.classifier.trunk.get_layer("fc1_1").dtype_policy.name
+    precision = ours.classifier.backbone.get_layer("fc1_1").dtype_policy.name
     frozen = Frozen(
         ours.classifier, precision=precision, cache=windows.store.folder, most_bytes=1e9,
         journal=Journal(quiet=True), interrupts=Interrupts(),

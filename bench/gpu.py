@@ -71,11 +71,11 @@ def measure(settings: Settings) -> Result:
 
 
 def _estimate(batch_size: int) -> Line:
-    from birdtune.models.registry import TRUNKS
+    from birdtune.models.registry import BACKBONES
 
     flops = 3 * networks.flops_of_a_patch()
     computing_s = batch_size * flops / (_SHARE * _CARD_FLOPS)
-    adam_s = TRUNKS["vggish"].weight_count() * _ADAM_BYTES / _CARD_BYTES
+    adam_s = BACKBONES["vggish"].weight_count() * _ADAM_BYTES / _CARD_BYTES
     rate = batch_size / (computing_s + adam_s)
     return Line(
         f"an H200, batch {batch_size}: an estimate", f"{rate:,.0f} patches/s",
@@ -193,7 +193,7 @@ def _keras_steps(batch_size: int, n_steps: int = 20) -> Callable[[], int]:
         backbone="vggish", head="linear", scores="softmax", hidden_units=0, embedding_activation="relu", freeze="none",
         classes=[str(number) for number in range(networks.CLASSES)], precision="mixed_bfloat16", seed=0,
     )  # fmt: skip
-    model = keras.Model(ours.trunk.input, ours.head(ours.trunk.output))
+    model = keras.Model(ours.backbone.input, ours.head(ours.backbone.output))
     model.compile(
         keras.optimizers.Adam(1e-4),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

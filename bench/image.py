@@ -126,7 +126,7 @@ def _commands(settings: Settings) -> list[list[str]]:
     run = ["run", "--data", str(data), "--output", str(output), *small]
     if settings.quick:
         return [run]
-    again = [*run, "--sound.resampler", "resampy", "--output", str(settings.folder / "resampy")]
+    again = [*run, "--audio.resampler", "resampy", "--output", str(settings.folder / "resampy")]
     new = str(next(data.iterdir()))
     return [
         run,

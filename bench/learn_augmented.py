@@ -13,7 +13,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "mixup": {"augment__mixup": 0.5},
     "gain and noise": {"augment__gain_db": 6, "augment__white_noise": 0.3, "augment__pink_noise": 0.3},
     "masks": {"augment__time_mask": 24, "augment__band_mask": 8},
-    "shift in pitch": {"augment__shift_bands": 2},
+    "shift in pitch": {"augment__pitch_shift": 2},
     "jitter": {"train__jitter_frames": 24},
 }
 ALL = {"all of these": {name: value for flags in WAYS.values() for name, value in flags.items()}}

@@ -27,7 +27,7 @@ def measure(settings: Settings) -> Result:
     clips = made_sets.clips_of(learning.esc10())
     rows: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for fold in range(1, 2 if settings.quick else learning.FOLDS + 1):
-        learning.job(settings.folder / "out", fold, **FROZEN, evaluate__suspects="false")
+        learning.job(settings.folder / "out", fold, **FROZEN, evaluate__label_issues="false")
         asked = [clip for clip in clips if learning.fold_of(clip.path.name) == fold]
         for number, (way, change) in enumerate(WAYS.items()):
             folder = settings.folder / f"asked-{fold}-{number}"

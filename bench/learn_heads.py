@@ -1,4 +1,4 @@
-"""Heads on a frozen trunk, and scikit-learn's baselines: ESC-10's five folds, several seeds.
+"""Heads on a frozen backbone, and scikit-learn's baselines: ESC-10's five folds, several seeds.
 
     embeddings of 400 clips ─▶ each head, trained on four folds and judged on the fifth ─▶ accuracy, average precision
 """

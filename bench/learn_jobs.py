@@ -1,6 +1,6 @@
 """The whole job on real sound, all five folds: accuracy, and whether its scores can be believed.
 
-    `run` with the trunk frozen, and fine-tuned ─▶ test scores of five jobs ─▶ accuracy, calibration error, seconds
+    `run` with the backbone frozen, and fine-tuned ─▶ test scores of five jobs ─▶ accuracy, calibration error, seconds
 """
 
 import statistics
@@ -14,7 +14,8 @@ from bench.harness import Line, Result, Settings
 
 FROZEN = {"model__freeze": "all-but-head"}
 # The head by itself first, then all layers at a tenth of the usual rate.
-GENTLE = {"train__head_epochs": 5, "train__learning_rate": 1e-5, "train__head_rate": 100, "train__epochs": 12}
+GENTLE = {"train__head_warmup_epochs": 5, "train__learning_rate": 1e-5, "train__head_lr_multiplier": 100,
+          "train__epochs": 12}
 WAYS: Mapping[str, Mapping[str, Any]] = {"frozen": FROZEN, "fine-tuned": GENTLE}
 TO_REACH = {"frozen": 0.973, "fine-tuned": 0.980}
 

@@ -18,14 +18,14 @@ from bench.harness import Line, Result, Settings
 RATIO = 100.0
 PIECE_S = 1.25  # one patch
 WAYS: Mapping[str, Mapping[str, Any]] = {
-    "--train.balance 0.5": {"balance": 0.5},
-    "--train.balance 1": {"balance": 1.0},
+    "--train.sampling-power 0.5": {"sampling_power": 0.5},
+    "--train.sampling-power 1": {"sampling_power": 1.0},
     "--train.class-weight-alpha 0.5": {"class_weight_alpha": 0.5},
     "--train.class-weight-alpha 1": {"class_weight_alpha": 1.0},
     "--train.focal-gamma 2": {"focal_gamma": 2.0},
-    "--train.min-per-class 100": {"min_per_class": 100},
-    "--train.balance 1 --train.class-weight-alpha 0.5": {"balance": 1.0, "class_weight_alpha": 0.5},
-    "--train.balance 1 --train.focal-gamma 2": {"balance": 1.0, "focal_gamma": 2.0},
+    "--train.min-samples-per-class 100": {"min_samples_per_class": 100},
+    "--train.sampling-power 1 --train.class-weight-alpha 0.5": {"sampling_power": 1.0, "class_weight_alpha": 0.5},
+    "--train.sampling-power 1 --train.focal-gamma 2": {"sampling_power": 1.0, "focal_gamma": 2.0},
 }
 
 

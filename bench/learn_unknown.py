@@ -15,8 +15,8 @@ from bench.learn_jobs import GENTLE
 
 PER_FOLD = 2  # classes that are left out; each is in one fold
 WAYS: dict[str, dict[str, Any]] = {
-    "frozen": {"model__freeze": "all-but-head", "evaluate__suspects": "false"},
-    "fine-tuned": GENTLE | {"evaluate__suspects": "false"},
+    "frozen": {"model__freeze": "all-but-head", "evaluate__label_issues": "false"},
+    "fine-tuned": GENTLE | {"evaluate__label_issues": "false"},
 }
 KEPT = 0.9  # of known sounds, at the second pair of lines
 

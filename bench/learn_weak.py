@@ -21,8 +21,8 @@ WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 # Whole jobs on the first seed's set: each patch keeps what other sources leave it of its label, or all.
-FROZEN = {"model__freeze": "all-but-head", "evaluate__suspects": "false"}
-SHARE = {"train__weak_labels": "share"}
+FROZEN = {"model__freeze": "all-but-head", "evaluate__label_issues": "false"}
+SHARE = {"train__label_refinement": True}
 
 
 def measure(settings: Settings) -> Result:

@@ -3,7 +3,7 @@
     python bench/learning.py [PART ...]     in an environment with the packages of requirements.txt
 
 Each part learn_*.py is one question. The sound is ESC-10 (K. J. Piczak 2015: 400 clips of 10 classes in five folds, the
-fold being the first digit of a file's name), the trunk YAMNet with its AudioSet weights; where they lie is said by
+fold being the first digit of a file's name), the backbone YAMNet with its AudioSet weights; where they lie is said by
 BENCH_DATA. Intervals are of 95 % and drawn over source recordings; figures are means over seeds.
 """
 
@@ -63,7 +63,7 @@ def fold_of(name: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """ESC-10, or what was made of it, as embeddings by YAMNet's trunk, and what heads need to learn on them."""
+    """ESC-10, or what was made of it, as embeddings by YAMNet's backbone, and what heads need to learn on them."""
 
     config: Any
     classifier: Any
@@ -102,17 +102,17 @@ class Bench:
 
 
 def embed(data: Path, output: Path, **settings: Any) -> Bench:
-    """Embeddings of a folder of class folders, by YAMNet's trunk; fold and source stand in the file names."""
+    """Embeddings of a folder of class folders, by YAMNet's backbone; fold and source stand in the file names."""
     from birdtune.config import Config
     from birdtune.data import dataset as gather
-    from birdtune.models.registry import TRUNKS
+    from birdtune.models.registry import BACKBONES
     from birdtune.runtime.events import Interrupts, Journal
     from birdtune.training import devices, embeddings
 
     given = {"backbone": "yamnet", "checkpoint": str(yamnet()), "freeze": "all-but-head"} | settings
     config = Config(data=str(data), output=output, model=given)
     journal, interrupts = Journal(quiet=True), Interrupts()
-    dataset, store = gather.prepare(config, TRUNKS["yamnet"].front_end, journal, interrupts)
+    dataset, store = gather.prepare(config, BACKBONES["yamnet"].front_end, journal, interrupts)
     devices.prepare_devices()
     classifier, found = embeddings.embed(
         config, dataset, store, dataset.recordings, journal, interrupts, what="measurement"

@@ -43,7 +43,7 @@ def write_good(data: Path, classes: tuple[str, ...] = CLASSES, recordings: int =
 def write_bad(data: Path) -> dict[str, str]:
     """One bad file of each kind beside good ones; returns recording → problem code, as it must be found.
 
-    Needs --sound.max-hours 0.001 (3.6 s) for the one that is too long.
+    Needs --audio.max-hours 0.001 (3.6 s) for the one that is too long.
     """
     apus, bubo = data / CLASSES[0], data / CLASSES[1]
     whole = write_tone(apus / "whole.wav", 900, 3.0).read_bytes()

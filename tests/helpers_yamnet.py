@@ -96,7 +96,7 @@ class Drawn:
         self.operators: list[Any] = []
         self.codes: list[int] = []
         now = self.tensor([1, 96, 64, 1])
-        for step in steps or yamnet.TRUNK.steps():
+        for step in steps or yamnet.BACKBONE.steps():
             now = self.convolution(step, now)
         width = self.tensors[now].shape[-1]
         axes = self.tensor([2], data=np.array([1, 2], np.int32), kind=schema.TensorType.INT32)

@@ -14,7 +14,7 @@ import soundfile
 
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.logmel import VGGISH
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data import frames
 from birdtune.data import ledger as ledgers
 from birdtune.data.frames import Entry, FrameStore
@@ -85,7 +85,7 @@ def recording(name: str, content: str | None = None, *, duration_s: float = 1.0)
 def make_store(folder: Path, lengths: dict[str, int], shards: int = 2) -> FrameStore:
     """A store whose frames tell where they lie: band 0 the recording's number, band 1 the frame's."""
     facts = SoundFacts(16_000, 1, 1.0, 16_000, -8.0, "WAV PCM_16")
-    store = FrameStore(folder, VGGISH, SoundSettings())
+    store = FrameStore(folder, VGGISH, AudioSettings())
     store.folder.mkdir(parents=True)
     ends = [0] * shards
     for number, (content, n_frames) in enumerate(lengths.items()):
@@ -141,7 +141,7 @@ def hear(
     folder: Path, ledger: Ledger | None = None, *, short: str = "pad", longest_s: float = 3600.0
 ) -> tuple[Listing, list[Recording], list[Problem]]:
     """Scan, identify, examine and select, as a check does."""
-    ledger = ledger or Ledger(None, SoundSettings())
+    ledger = ledger or Ledger(None, AudioSettings())
     listing = scan(folder)
     unusable = identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
     examine_all(

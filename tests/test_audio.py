@@ -20,7 +20,7 @@ from birdtune.audio import decode
 from birdtune.audio.container import SOUND_ENDINGS
 from birdtune.audio.decode import DEFAULT, SoundStream, examine, read
 from birdtune.audio.faults import SoundError
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data.scan import PROBLEMS
 
 
@@ -39,7 +39,7 @@ def damage_of(path: Path, seconds: float | None = None, slack_s: float = 0.1) ->
     return facts.damage
 
 
-def whole(path: Path, sound: SoundSettings = DEFAULT) -> Samples:
+def whole(path: Path, sound: AudioSettings = DEFAULT) -> Samples:
     return np.concatenate(list(SoundStream(path, sound)))
 
 
@@ -133,11 +133,11 @@ def test_shortcuts_give_the_very_bits_of_decoding_to_floats_and_averaging(
 def test_channels_are_averaged_and_the_peak_is_measured_before(tmp_path: Path) -> None:
     left = tone(1.0)
     path = write_sound(tmp_path / "a.wav", np.hstack([left, -left, left, left]), subtype="FLOAT")
-    assert whole(path, SoundSettings(channels="mix")) == pytest.approx(left[:, 0] / 2, abs=1e-7)
+    assert whole(path, AudioSettings(channels="mix")) == pytest.approx(left[:, 0] / 2, abs=1e-7)
     # A signal in opposite phase on two channels is not silent.
     path = write_sound(tmp_path / "b.wav", np.hstack([left, -left]), subtype="FLOAT")
     assert examine(path).peak_db == pytest.approx(20 * np.log10(np.abs(left).max()), abs=0.06)
-    assert np.abs(whole(path, SoundSettings(channels="mix"))).max() == 0 and np.abs(whole(path)).max() > 0.3
+    assert np.abs(whole(path, AudioSettings(channels="mix"))).max() == 0 and np.abs(whole(path)).max() > 0.3
 
 
 def test_what_a_file_holds_counts_and_not_its_name(tmp_path: Path) -> None:
@@ -236,16 +236,16 @@ def test_resampy_in_pieces_equals_resampy_at_once(tmp_path: Path, rate_hz: int, 
     samples = tone(seconds, rate_hz)
     path = write_sound(tmp_path / "a.wav", samples, rate_hz, subtype="FLOAT")
     at_once = resampy.resample(samples[:, 0], rate_hz, 16_000, filter="kaiser_best")
-    in_pieces = whole(path, SoundSettings(resampler="resampy"))
+    in_pieces = whole(path, AudioSettings(resampler="resampy"))
     assert in_pieces.size == at_once.size
     assert np.abs(in_pieces - at_once).max() < 1e-6
-    assert examine(path, SoundSettings(resampler="resampy")).n_samples == at_once.size
+    assert examine(path, AudioSettings(resampler="resampy")).n_samples == at_once.size
 
 
 @pytest.mark.parametrize("n", [1, 3, 10])
 def test_resampy_takes_sounds_shorter_than_one_sample_at_16_khz(tmp_path: Path, n: int) -> None:
     path = write_sound(tmp_path / "a.wav", np.full((n, 1), 0.5), 96_000)
-    assert whole(path, SoundSettings(resampler="resampy")).size >= 1
+    assert whole(path, AudioSettings(resampler="resampy")).size >= 1
 
 
 @pytest.mark.parametrize(("resampler", "minutes"), [("soxr", 10), ("resampy", 3)])
@@ -256,7 +256,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(
         path = write_sound(tmp_path / "a.wav", np.tile(tone(60.0, 8_000), (minutes, 1)), 8_000)
         tracemalloc.start()
         try:
-            n_samples = sum(block.size for block in SoundStream(path, SoundSettings(resampler=resampler)))
+            n_samples = sum(block.size for block in SoundStream(path, AudioSettings(resampler=resampler)))
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -300,7 +300,7 @@ def test_read_gives_the_part_that_was_asked_for(tmp_path: Path) -> None:
 
 def test_read_does_not_decode_further_than_asked(tmp_path: Path) -> None:
     path = cut(write_sound(tmp_path / "a.ogg", tone(40.0)), 0.8)
-    refusing = SoundSettings(truncated="refuse")
+    refusing = AudioSettings(truncated="refuse")
     assert read(path, refusing, longest_s=5.0).size == 80_000
     with pytest.raises(SoundError):
         read(path, refusing)
@@ -376,7 +376,7 @@ def test_half_copied_files_are_truncated(
     slack_s = {".ogg": 2.0, ".opus": 1.1, ".flac": 0.3}.get(path.suffix, 0.1)
     assert damage_of(path, 5.0 * share, slack_s) == "truncated"
     with pytest.raises(SoundError, match=r"sound\.truncated is refuse") as caught:
-        examine(path, SoundSettings(truncated="refuse"))
+        examine(path, AudioSettings(truncated="refuse"))
     assert caught.value.problem == "truncated"
 
 

@@ -18,7 +18,7 @@ from birdtune.errors import InputError
 
 # All at once, at strengths that leave no row untouched for long.
 ALL = AugmentSettings(
-    gain_db=6, white_noise=0.5, pink_noise=0.5, background=0.5, mixup=0.5, shift_frames=10, shift_bands=2,
+    gain_db=6, white_noise=0.5, pink_noise=0.5, background=0.5, mixup=0.5, time_roll=10, pitch_shift=2,
     time_mask=20, band_mask=10,
 )  # fmt: skip
 CLASSES = 4
@@ -313,7 +313,7 @@ def test_partners_are_drawn_from_what_is_trained_on() -> None:
 def test_time_is_turned_and_nothing_is_lost() -> None:
     turns = set()
     for epoch in range(60):
-        before, after = one(AugmentSettings(shift_frames=3), epoch=epoch)
+        before, after = one(AugmentSettings(time_roll=3), epoch=epoch)
         found = [turn for turn in range(-3, 4) if np.array_equal(np.roll(before, turn, axis=0), after)]
         assert len(found) == 1
         turns.add(found[0])
@@ -323,7 +323,7 @@ def test_time_is_turned_and_nothing_is_lost() -> None:
 def test_pitch_is_moved_and_the_outermost_band_stands_in() -> None:
     moves = set()
     for epoch in range(40):
-        before, after = one(AugmentSettings(shift_bands=2), epoch=epoch)
+        before, after = one(AugmentSettings(pitch_shift=2), epoch=epoch)
         (move,) = (
             move
             for move in range(-2, 3)

@@ -135,7 +135,7 @@ def test_a_background_folder_that_is_none_is_told_by_its_setting(
     assert "as --background;" in line and "--data" not in line
 
 
-@pytest.mark.parametrize("setting", ["--labels.map", "--split.file", "--train.quality"])
+@pytest.mark.parametrize("setting", ["--labels.map", "--split.file", "--train.sample-weights"])
 def test_a_table_that_is_none_is_told_by_its_setting_before_any_sound_is_heard(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
@@ -422,7 +422,8 @@ HOSTILE_FILES = (
 )
 SETTINGS = (
     "--model.backbone", "vggish-small", "--model.checkpoint", "none", "--train.precision", "float32",
-    "--train.batch-size", "4", "--train.patience", "0", "--evaluate.bootstrap", "20", "--sound.max-hours", "0.001",
+    "--train.batch-size", "4", "--train.early-stopping-patience", "0",
+    "--evaluate.bootstrap", "20", "--audio.max-hours", "0.001",
 )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def test_balanced_batches_are_functions_of_seed_epoch_and_step() -> None:
     sounds.label = np.array([0] * 8 + [1] * 3 + [2], np.int32)
 
     def made() -> Batches:
-        sampler = sampling.sampler(sounds.label, 4, TrainSettings(balance=1.0, min_per_class=6))
+        sampler = sampling.sampler(sounds.label, 4, TrainSettings(sampling_power=1.0, min_samples_per_class=6))
         return Batches(sounds, batch_size=5, seed=3, sampler=sampler)
 
     straight = made()
@@ -104,7 +104,7 @@ def test_rows_weigh_what_their_recording_does() -> None:
 def test_recordings_are_balanced_and_weighed_where_the_head_learns_from_them(tmp_path: Path) -> None:
     windows = Windows(make_store(tmp_path, dict.fromkeys("abcdef", 250)), list("abcdef"), [0, 0, 0, 0, 0, 1], 96)
     label = windows.label[::3]
-    sampler = sampling.sampler(label, 2, TrainSettings(balance=1.0))
+    sampler = sampling.sampler(label, 2, TrainSettings(sampling_power=1.0))
     weights = np.array([1, 1, 1, 1, 1, 0.5], np.float32)
     batches = ClipBatches(windows, windows, batch_size=6, seed=3, sampler=sampler, weights=weights)
     assert len(batches) == 3
@@ -128,20 +128,20 @@ def test_patches_are_counted_as_they_will_be_cut() -> None:
 
 def test_rare_classes_are_named() -> None:
     assert sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings()) == ([], [])
-    assert sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_per_class=4)) == ([], [])
-    rare, (words,) = sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_per_class=10))
+    assert sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_samples_per_class=4)) == ([], [])
+    rare, (words,) = sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_samples_per_class=10))
     assert rare == ["Wren"]
     assert "fewer than 10 training patches: Wren (4); their patches come more often" in words
-    rare, _ = sampling.rare_classes(RECORDINGS, RECORDINGS[3:], VGGISH, TrainSettings(min_per_class=3))
+    rare, _ = sampling.rare_classes(RECORDINGS, RECORDINGS[3:], VGGISH, TrainSettings(min_samples_per_class=3))
     assert rare == ["Owl"], "only what is trained on counts"
 
 
 def test_recordings_of_classes_that_are_left_out_say_why() -> None:
-    strict = TrainSettings(min_per_class=10, rare="leave-out")
+    strict = TrainSettings(min_samples_per_class=10, min_samples_action="leave-out")
     assert "left out" in sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, strict)[1][0]
     (problem,) = sampling.left_out(RECORDINGS, ["Wren"], strict)
     assert (problem.recording, problem.problem, problem.used) == ("Wren/1.wav", "rare-class", False)
-    assert "train.min-per-class" in str(problem.row()["advice"])
+    assert "train.min-samples-per-class" in str(problem.row()["advice"])
 
 
 # ---- recordings ---------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def weigh(folder: Path, text: str) -> tuple[dict[str, float], list[str]]:
 
 def test_without_a_table_all_recordings_weigh_the_same(tmp_path: Path) -> None:
     assert sampling.recording_weights(Config(input=tmp_path), RECORDINGS) == ({}, [])
-    missing = Config(input=tmp_path, train=TrainSettings(quality=str(tmp_path / "no.csv")))
+    missing = Config(input=tmp_path, train=TrainSettings(sample_weights=str(tmp_path / "no.csv")))
     with pytest.raises(InputError, match=r"no\.csv"):
         sampling.recording_weights(missing, RECORDINGS)
 

@@ -1,4 +1,4 @@
-"""--sound.band-limit: what is above is not heard, by the frames, the exported graph and whoever reads the model."""
+"""--audio.band-limit: what is above is not heard, by the frames, the exported graph and whoever reads the model."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from test_job import settings
 
 from birdtune.audio import noise
 from birdtune.audio.logmel import FRONT_ENDS, VGGISH, YAMNET, FrontEnd, band_centres_hz, front_end_of, log_mel
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data import frames
 from birdtune.errors import CheckpointError, SettingsError
 from birdtune.models import registry
@@ -63,7 +63,7 @@ def test_noise_that_is_mixed_in_has_the_limit_too(spec: FrontEnd) -> None:
 
 
 def test_frames_with_a_limit_have_a_folder_of_their_own_and_those_without_stay_where_they_were(tmp_path: Path) -> None:
-    stores = [frames.FrameStore(tmp_path, spec, SoundSettings()) for spec in (VGGISH, LIMITED)]
+    stores = [frames.FrameStore(tmp_path, spec, AudioSettings()) for spec in (VGGISH, LIMITED)]
     assert stores[0].folder != stores[1].folder
     # Models that were exported before there was a limit have the digest of the numbers that there were.
     before = {name: value for name, value in dataclasses.asdict(VGGISH).items() if name != "limit_hz"}
@@ -84,9 +84,9 @@ def test_a_model_is_known_by_its_digest_and_limit_and_nothing_else_is_believed()
 def test_the_setting_is_in_hertz_within_what_backbones_hear(value: str, right: bool) -> None:
     if not right:
         with pytest.raises(SettingsError, match="band-limit"):
-            configure.load({"sound.band-limit": value}, {})
+            configure.load({"audio.band-limit": value}, {})
         return
-    config = configure.load({"sound.band-limit": value, "model.backbone": "yamnet"}, {})
+    config = configure.load({"audio.band-limit": value, "model.backbone": "yamnet"}, {})
     assert registry.front_end(config) == dataclasses.replace(YAMNET, limit_hz=float(value))
     assert build_classifier(config, ("a", "b"), "float32", None).front_end == registry.front_end(config)
 
@@ -108,7 +108,7 @@ def test_the_exported_graph_hears_what_training_heard(tmp_path: Path, monkeypatc
     )  # as it would be without the limit
     network = {"model__head": "mlp", "model__hidden_units": 7}
     with pytest.raises(SettingsError, match=r"give --sound\.band-limit 3600"):
-        base_model.find(settings(tmp_path / "data", tmp_path / "out", from_version=str(folder), **network))
+        base_model.find(settings(tmp_path / "data", tmp_path / "out", init_from=str(folder), **network))
     facts = read_json(folder / "model.json")
     facts["front_end"]["limit_hz"] = 4000.0
     write_json(folder / "model.json", facts)

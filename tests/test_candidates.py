@@ -10,7 +10,7 @@ from test_job import settings, write_data
 
 from birdtune.config import Config
 from birdtune.data import dataset as gather
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.training import embeddings, probes
 
@@ -21,7 +21,7 @@ def test_folds_share_what_is_compiled_and_classes_weigh_by_how_often_they_are_am
 ) -> None:
     config = settings(write_data(tmp_path / "in" / "data"), tmp_path / "out", train__class_weight_alpha=1.0)
     journal, interrupts = Journal(quiet=True), Interrupts()
-    dataset, store = gather.prepare(config, TRUNKS["vggish-small"].front_end, journal, interrupts)
+    dataset, store = gather.prepare(config, BACKBONES["vggish-small"].front_end, journal, interrupts)
     classifier, found = embeddings.embed(
         config, dataset, store, dataset.recordings, journal, interrupts, what="test"
     )
@@ -52,7 +52,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Any, Any]:
     folder = tmp_path_factory.mktemp("bench")
     config = settings(write_data(folder / "in" / "data"), folder / "out")
     journal, interrupts = Journal(quiet=True), Interrupts()
-    dataset, store = gather.prepare(config, TRUNKS["vggish-small"].front_end, journal, interrupts)
+    dataset, store = gather.prepare(config, BACKBONES["vggish-small"].front_end, journal, interrupts)
     classifier, found = embeddings.embed(
         config, dataset, store, dataset.recordings, journal, interrupts, what="test"
     )
@@ -65,8 +65,8 @@ def with_train(config: Config, **changes: Any) -> Config:
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "balance": {"balance": 1.0}, "weights": {"class_weight_alpha": 1.0}, "focal": {"focal_gamma": 2.0},
-    "floor": {"min_per_class": 40}, "quality": {},
+    "balance": {"sampling_power": 1.0}, "weights": {"class_weight_alpha": 1.0}, "focal": {"focal_gamma": 2.0},
+    "floor": {"min_samples_per_class": 40}, "quality": {},
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from birdtune.audio.logmel import VGGISH
 from birdtune.data import dataset as gather
 from birdtune.errors import PassingError
 from birdtune.models import registry
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.pipeline import check as checks
 from birdtune.runtime.configure import load
 from birdtune.runtime.events import Interrupts, duration
@@ -191,7 +191,7 @@ def test_the_full_network_costs_more_than_the_small_one(capsys: Captured, place:
         line = next(line for line in out.splitlines() if line.startswith(f"  {what}"))
         return float(line.split()[1])
 
-    weights = TRUNKS["vggish"].weight_count() * 4 / 1e9
+    weights = BACKBONES["vggish"].weight_count() * 4 / 1e9
     assert gigabytes("vggish", "disk") == pytest.approx(12 * weights, rel=0.2)  # ten in checkpoints, two exported
     assert gigabytes("vggish-small", "disk") < 0.5
     assert gigabytes("vggish", "memory") > gigabytes("vggish-small", "memory") + 4 * weights
@@ -209,31 +209,32 @@ def test_what_frozen_layers_make_is_told_as_far_as_it_is_kept(capsys: Captured, 
     assert told("--model.freeze", "all-but-head") == "and 15 kB"
     assert told("--model.freeze", "conv") == "and 1.5 MB"
     assert told("--model.freeze", "conv", "--train.jitter-frames", "3") == "and 295 kB"
-    assert told("--model.freeze", "conv", "--train.frozen-gb", "0.0012") == "and 1.2 MB"
+    assert told("--model.freeze", "conv", "--train.cache-gb", "0.0012") == "and 1.2 MB"
     assert told("--model.freeze", "conv1") == ""
 
 
 def test_frozen_layers_are_counted_once_where_what_they_make_is_kept_and_each_epoch_where_it_is_not(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trunk = TRUNKS["vggish-small"]
-    monkeypatch.setattr(checks, "_matmul_flops", lambda: trunk.patch_flops() / trunk.step_efficiency)  # 1 s a patch
+    backbone = BACKBONES["vggish-small"]
+    # One second a patch.
+    monkeypatch.setattr(checks, "_matmul_flops", lambda: backbone.patch_flops() / backbone.step_efficiency)
     monkeypatch.setattr(checks, "_has_gpu", lambda: False)
 
     def told(freeze: str, **train: float) -> str:
         given = {f"train.{name.replace('_', '-')}": value for name, value in train.items()}
         where = {"input": place, "model.checkpoint": "none", "model.freeze": freeze, "train.precision": "float32"}
         config = load({**where, "model.backbone": "vggish-small", "train.epochs": 10, **given}, {})
-        dataset = gather.inspect(config, trunk.front_end, quiet(), Interrupts(), writable=True, faults=[])
-        return checks._training_time(config, trunk, dataset)
+        dataset = gather.inspect(config, backbone.front_end, quiet(), Interrupts(), writable=True, faults=[])
+        return checks._training_time(config, backbone, dataset)
 
     # 24 patches are trained on and 6 validate: 24 * 3 + 6 seconds; 4 to compile.
     assert "24 patches, about 1 min 18 s an epoch, at most 13 min 04 s for 10 epochs" in told("none")
     assert "about 30 s once for the frozen layers, then under a second an epoch, at most 34 s" in told("all-but-head")
-    assert "about 30 s an epoch, at most 5 min 04 s" in told("all-but-head", frozen_gb=0)
+    assert "about 30 s an epoch, at most 5 min 04 s" in told("all-but-head", cache_gb=0)
     moved = told("all-but-head", jitter_frames=3)
     assert "about 6 s once for the frozen layers, then about 24 s an epoch, at most 4 min 10 s" in moved
-    share = trunk.cut(trunk.frozen_layers("conv")).frozen_flops / trunk.patch_flops()
+    share = backbone.cut(backbone.frozen_layers("conv")).frozen_flops / backbone.patch_flops()
     assert f"about {duration(30 * share)} once" in told("conv")
     assert f"at most {duration(4 + 30 * share + 10 * 78 * (1 - share))}" in told("conv")
 
@@ -245,9 +246,9 @@ def test_too_little_disk_is_a_fault_with_the_sizes(
     # Room may be made while the settings stay: as for `run`, that passes.
     out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=75)
     assert len(wrongs(out)) == 1
-    assert "GB needed, 1.0 GB free" in wrongs(out)[0] and "--train.keep" in wrongs(out)[0]
+    assert "GB needed, 1.0 GB free" in wrongs(out)[0] and "--train.keep-checkpoints" in wrongs(out)[0]
     out = checked(capsys, "--input", str(place), "--model.checkpoint", "missing", code=42)
-    assert "missing: there is no VGGish checkpoint" in wrongs(out)[0] and "--train.keep" in wrongs(out)[1]
+    assert "missing: there is no VGGish checkpoint" in wrongs(out)[0] and "--train.keep-checkpoints" in wrongs(out)[1]
 
 
 def test_frames_that_are_made_take_no_more_disk(place: Path) -> None:
@@ -288,8 +289,8 @@ def test_a_good_checkpoint_is_read_once_and_again_when_it_changed(
         read.append(path)
         return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
-    shapes = TRUNKS["vggish-small"].variables()
-    monkeypatch.setattr(registry, "read_weights", lambda trunk, path: note(path))
+    shapes = BACKBONES["vggish-small"].variables()
+    monkeypatch.setattr(registry, "read_weights", lambda backbone, path: note(path))
     path = tmp_path / "some.ckpt"
     path.write_bytes(b"1")
     arguments = ("--input", str(place), "--model.checkpoint", "some.ckpt", "--model.backbone", "vggish-small")

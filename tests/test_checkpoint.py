@@ -13,7 +13,7 @@ from makers import Here
 from birdtune.errors import CheckpointError
 from birdtune.models import archive as archives
 from birdtune.models import network, tf_checkpoint
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.models.tf_checkpoint import read_checkpoint
 
 
@@ -84,9 +84,9 @@ def test_embeddings_of_a_full_size_checkpoint_equal_those_of_the_tf_slim_graph(f
     assert (expected < 0).any() == (activation == "none")
 
     for prefix in prefixes:
-        trunk = network.build_trunk("vggish", embedding_activation=activation, precision="float32", seed=None)
-        network.load_trunk(trunk, read_checkpoint(prefix))
-        np.testing.assert_allclose(trunk(features).numpy(), expected, rtol=0, atol=1e-4)
+        backbone = network.build_backbone("vggish", embedding_activation=activation, precision="float32", seed=None)
+        network.load_backbone(backbone, read_checkpoint(prefix))
+        np.testing.assert_allclose(backbone(features).numpy(), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("where", ["v1/vggish_model.ckpt", "v1", "v2/vggish_model.ckpt", "v2"])
@@ -162,17 +162,17 @@ def test_among_several_checkpoints_the_one_that_tensorflow_named_is_read(tmp_pat
 def test_every_variable_that_does_not_fit_is_named(tmp_path):
     arrays = {
         name: np.ones(shape, np.float32)
-        for name, shape in TRUNKS["vggish-small"].variables().items()
+        for name, shape in BACKBONES["vggish-small"].variables().items()
     }
     del arrays["vggish/conv3/conv3_1/biases"]
     arrays["vggish/fc1/fc1_2/weights"] = np.ones((512, 511), np.float32)
     prefix = made.write_checkpoint(tmp_path / "m.ckpt", arrays)
-    trunk = network.build_trunk("vggish-small", embedding_activation="relu", precision="float32", seed=None)
+    backbone = network.build_backbone("vggish-small", embedding_activation="relu", precision="float32", seed=None)
 
     with pytest.raises(
         CheckpointError, match=r"m\.ckpt: .*missing: vggish/conv3/conv3_1/biases\. .*"
     ) as caught:
-        network.load_trunk(trunk, read_checkpoint(prefix), source=str(prefix))
+        network.load_backbone(backbone, read_checkpoint(prefix), source=str(prefix))
 
     assert "vggish/fc1/fc1_2/weights is [512, 511], not [512, 512]" in str(caught.value)
 

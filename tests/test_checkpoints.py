@@ -14,7 +14,7 @@ from birdtune.training.checkpoints import Checkpoints, State, read_arrays, write
 
 
 def weights(value: float) -> dict[str, np.ndarray]:
-    return {"trunk/conv1/kernel": np.full((3, 2), value, np.float32), "head/logits/bias": np.arange(4.0)}
+    return {"backbone/conv1/kernel": np.full((3, 2), value, np.float32), "head/logits/bias": np.arange(4.0)}
 
 
 def save(checkpoints: Checkpoints, epoch: int, *, step: int = 0, best: int | None = None) -> Path:
@@ -32,7 +32,7 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert saved is not None and complaints == []
     assert saved.state == state
     assert saved.weights.keys() == weights(0).keys()
-    np.testing.assert_array_equal(saved.weights["trunk/conv1/kernel"], weights(0.1)["trunk/conv1/kernel"])
+    np.testing.assert_array_equal(saved.weights["backbone/conv1/kernel"], weights(0.1)["backbone/conv1/kernel"])
     assert saved.optimizer["0001/m"].tobytes() == np.float32([[1e-30]]).tobytes()
     assert saved.optimizer["0000/i"].shape == () and int(saved.optimizer["0000/i"]) == 3
 
@@ -110,7 +110,7 @@ def test_the_newest_are_kept_and_the_best_beside_them(tmp_path: Path) -> None:
     for epoch in range(1, 6):
         save(checkpoints, epoch, best=min(epoch, 2))
     assert checkpoints.names() == [f"epoch-000{epoch}-step-000000" for epoch in (2, 4, 5)]
-    assert float(checkpoints.best()["trunk/conv1/kernel"][0, 0]) == 2.0
+    assert float(checkpoints.best()["backbone/conv1/kernel"][0, 0]) == 2.0
     save(checkpoints, 6, best=6)
     save(checkpoints, 7, best=6)
     assert checkpoints.names() == [f"epoch-000{epoch}-step-000000" for epoch in (6, 7)]
@@ -194,9 +194,9 @@ def test_which_is_best_is_said_by_the_newest_alone(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     save(checkpoints, 1, best=1)
     newest = save(checkpoints, 2, best=2)
-    assert float(checkpoints.best()["trunk/conv1/kernel"][0, 0]) == 2.0
+    assert float(checkpoints.best()["backbone/conv1/kernel"][0, 0]) == 2.0
     (newest / "optimizer.safetensors").write_bytes(b"")  # passed over, and with it what it says
-    assert float(checkpoints.best()["trunk/conv1/kernel"][0, 0]) == 1.0
+    assert float(checkpoints.best()["backbone/conv1/kernel"][0, 0]) == 1.0
 
 
 def test_a_state_of_another_birdtune_is_passed_over(tmp_path: Path) -> None:

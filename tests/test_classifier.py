@@ -1,4 +1,4 @@
-"""Trunk and head together, and their weights as named arrays."""
+"""Backbone and head together, and their weights as named arrays."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_the_classifier_remembers_what_it_was_built_of():
     model = made(head="mlp", scores="sigmoid", hidden_units=100, embedding_activation="none")
 
     assert (model.head_name, model.kind, model.classes) == ("mlp", "sigmoid", CLASSES)
-    assert (model.backbone, model.hidden_units, model.embedding_activation) == ("vggish-small", 100, "none")
+    assert (model.backbone_name, model.hidden_units, model.embedding_activation) == ("vggish-small", 100, "none")
     assert (made().hidden_units, made().embedding_activation) == (0, "relu")
 
 
@@ -41,18 +41,18 @@ def test_the_classifier_remembers_what_it_was_built_of():
 def test_scores_are_those_of_the_head_on_the_embedding(kind):
     model = made(scores=kind)
 
-    scores, embeddings = model.scores(noise())
+    scores, embeddings = model.output(noise())
 
     assert scores.shape == (4, 3) and embeddings.shape == (4, 128)
     np.testing.assert_array_equal(embeddings.numpy(), model.embed(noise()).numpy())
-    expected = heads.scores(model.head(model.trunk(noise())), kind).numpy()
+    expected = heads.scores(model.head(model.backbone(noise())), kind).numpy()
     np.testing.assert_allclose(scores.numpy(), expected, atol=1e-6)
 
 
 def test_mixed_precision_gives_float32_embeddings_and_scores():
     model = made(precision="mixed_bfloat16", head="mlp", hidden_units=10)
 
-    scores, embeddings = model.scores(noise())
+    scores, embeddings = model.output(noise())
 
     assert scores.numpy().dtype == embeddings.numpy().dtype == np.float32
     assert model.head(embeddings).numpy().dtype == np.float32
@@ -84,8 +84,8 @@ def test_freezing_leaves_the_head_free_and_all_variables_listed():
 def test_weights_have_stable_names():
     names = list(classifiers.weights(made(head="mlp", hidden_units=10)))
 
-    assert names[:2] == ["trunk/conv1/kernel", "trunk/conv1/bias"]
-    assert "trunk/conv3_2/kernel" in names
+    assert names[:2] == ["backbone/conv1/kernel", "backbone/conv1/bias"]
+    assert "backbone/conv3_2/kernel" in names
     assert names[-4:] == ["head/hidden/kernel", "head/hidden/bias", "head/logits/kernel", "head/logits/bias"]
     assert len(names) == 22
 
@@ -117,7 +117,7 @@ def test_loading_names_all_that_does_not_fit_and_loads_nothing():
     model, arrays = made(head="mlp", hidden_units=10), classifiers.weights(made(seed=2))
     before = classifiers.weights(model)
     arrays["head/surplus/kernel"] = np.zeros(2, np.float32)
-    arrays["trunk/conv1/bias"] = np.zeros(9, np.float32)
+    arrays["backbone/conv1/bias"] = np.zeros(9, np.float32)
 
     with pytest.raises(CheckpointError) as caught:
         classifiers.load_weights(model, arrays, source="epoch-0003")
@@ -125,7 +125,7 @@ def test_loading_names_all_that_does_not_fit_and_loads_nothing():
     message = str(caught.value)
     assert message.startswith("epoch-0003: ")
     assert "missing: head/hidden/kernel, head/hidden/bias." in message
-    assert "trunk/conv1/bias is [9], not [8]" in message
+    assert "backbone/conv1/bias is [9], not [8]" in message
     assert "head/logits/kernel is [128, 3], not [10, 3]" in message
     assert "not expected, but there: head/surplus/kernel." in message
     after = classifiers.weights(model)
@@ -188,7 +188,7 @@ def test_the_digest_is_one_that_was_written_down():
     [
         ({"backbone": "vggish-large"}, "model.backbone"),
         ({"head": "softmax"}, "model.head"),
-        ({"scores": "linear"}, "model.scores"),
+        ({"scores": "linear"}, "model.output"),
         ({"freeze": "half"}, "model.freeze"),
         ({"embedding_activation": "tanh"}, "model.embedding-activation"),
         ({"classes": ("only",)}, "at least 2 classes"),

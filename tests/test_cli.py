@@ -170,7 +170,7 @@ def test_flag_beats_environment_beats_yaml(
     monkeypatch.setenv("BIRDTUNE_TRAIN__SEED", "4")
     cli.main(["--train.epochs", "5"])
     train = jobs[0][0].train
-    assert (train.epochs, train.seed, train.keep) == (5, 4, 3)
+    assert (train.epochs, train.seed, train.keep_checkpoints) == (5, 4, 3)
 
 
 def test_demo_makes_its_own_input_and_minds_no_job_yaml(

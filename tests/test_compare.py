@@ -114,11 +114,11 @@ def test_it_is_said_that_shared_labels_play_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, module: Any
 ) -> None:
     monkeypatch.setattr(module, command, lambda *given: 0)
-    for weak_labels, times in (("share", 1), ("trust", 0)):
-        config = settings(tmp_path / "data", tmp_path / "out", train__weak_labels=weak_labels)
+    for weak_labels, times in ((True, 1), (False, 0)):
+        config = settings(tmp_path / "data", tmp_path / "out", train__label_refinement=weak_labels)
         journal = Said()
         assert getattr(cli, f"_{command}")(config, argparse.Namespace(), journal, Interrupts()) == 0
-        said = [line for line in journal.lines if "--train.weak-labels share plays no part here" in line]
+        said = [line for line in journal.lines if "--train.label-refinement true plays no part here" in line]
         assert len(said) == times
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from birdtune.config import Config, ModelSettings, options
 from birdtune.errors import CheckpointError, InputError, SettingsError
-from birdtune.models.registry import TRUNKS, checkpoint_path
+from birdtune.models.registry import BACKBONES, checkpoint_path
 from birdtune.runtime.configure import load, nearest
 
 
@@ -49,7 +49,7 @@ def test_the_names_that_scripts_rely_on_are_there() -> None:
     assert flags >= {
         "--input", "--output", "--data", "--model.backbone", "--model.checkpoint", "--model.freeze", "--model.head",
         "--train.epochs", "--train.batch-size", "--train.precision", "--train.seed", "--split.file",
-        "--split.test-fold", "--split.group-regex", "--sound.resampler", "--sound.max-hours", "--labels.map",
+        "--split.test-fold", "--split.group-regex", "--audio.resampler", "--audio.max-hours", "--labels.map",
     }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_each_setting_has_a_flag_a_variable_and_a_path() -> None:
 
 def test_types_and_defaults_are_shown_as_people_write_them() -> None:
     shown = {option.name: (option.type, option.default_text) for option in options()}
-    assert shown["model.scores"] == ("softmax|sigmoid", "softmax")
+    assert shown["model.output"] == ("softmax|sigmoid", "softmax")
     assert shown["train.jit"] == ("true|false", "true")
     assert shown["data"] == ("path", "INPUT/data")
     assert shown["split.file"] == ("text", "unset")
@@ -284,7 +284,7 @@ def test_a_folder_called_job_yaml_is_said_to_be_unreadable(tmp_path: Path) -> No
         ("model.backbone", "vgish", "expected one of vggish, vggish-small, yamnet (did you mean vggish?)"),
         ("train.precision", "float16", "expected one of auto, float32, mixed_bfloat16, mixed_float16"),
         ("export.name", "../up", "letters, digits and . _ -"),
-        ("sound.max-hours", "0", "greater than 0"),
+        ("audio.max-hours", "0", "greater than 0"),
         ("model.checkpoint", "", "which is not empty"),
         ("data", "a\0b", "no NUL characters"),
     ],
@@ -307,7 +307,7 @@ def test_a_wrong_value_is_told_where_it_was_given(tmp_path: Path) -> None:
 
 def test_a_kind_of_scores_given_as_the_head_is_told_its_new_name(tmp_path: Path) -> None:
     message = complaint(job_yaml(tmp_path, "model: {head: softmax}"))
-    assert "model.head in " in message and "--model.scores softmax" in message and "linear" in message
+    assert "model.head in " in message and "--model.output softmax" in message and "linear" in message
 
 
 def test_hidden_units_of_a_head_without_a_hidden_layer_are_refused() -> None:
@@ -377,9 +377,9 @@ def test_a_missing_checkpoint_is_told_with_where_to_get_it_and_the_way_without(t
         assert "--model.checkpoint none" in message
 
 
-def test_each_trunk_can_be_chosen_and_has_names_of_its_own_for_its_weights(tmp_path: Path) -> None:
+def test_each_backbone_can_be_chosen_and_has_names_of_its_own_for_its_weights(tmp_path: Path) -> None:
     (chosen,) = [option for option in options() if option.name == "model.backbone"]
-    assert chosen.type == "|".join(TRUNKS)
+    assert chosen.type == "|".join(BACKBONES)
     config = loaded({"input": str(tmp_path), "model.backbone": "yamnet"})
     (tmp_path / "vggish_model.ckpt").touch()
     with pytest.raises(CheckpointError, match=r"yamnet\.h5 or .*yamnet\.tflite: there is no YAMNet checkpoint"):

@@ -29,10 +29,10 @@ def test_the_share_of_padding_is_told_and_the_classes_that_have_it() -> None:
     assert told == (
         "3 recordings are shorter than a window of 0.975 s and padded with zeros: 60 % of these windows is padding. "
         "Classes with much padding: Troglodytes (60 %). A model can learn padding instead of song where other classes "
-        "have none. --sound.short skip leaves such recordings out."
+        "have none. --audio.short-clips skip leaves such recordings out."
     )
     (told,) = coverage.padding_notices([recording("Turdus/1.wav", duration_s=0.97), recording("B/1.wav")], VGGISH)
-    assert "1 recording is shorter" in told and "less than 1 % of that window is padding. --sound.short" in told
+    assert "1 recording is shorter" in told and "less than 1 % of that window is padding. --audio.short-clips" in told
 
 
 def test_recordings_of_whose_window_much_is_padding_have_a_remark_and_are_used(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from makers import Samples, hear, tone, without_processes, write_sound
 from birdtune.audio.container import open_sound
 from birdtune.audio.decode import SoundStream, examine
 from birdtune.audio.faults import SoundError
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data.ledger import Ledger
 
 RATE_HZ, SECONDS = 16_000, 6.0
@@ -199,7 +199,7 @@ def test_from_a_second_or_half_of_it_on_a_recording_is_used(
 def test_who_refuses_what_breaks_off_still_uses_what_is_whole_behind_a_wrong_header(
     tmp_path: Path, made: Callable[[str], bytes]
 ) -> None:
-    refusing = SoundSettings(truncated="refuse")
+    refusing = AudioSettings(truncated="refuse")
     path = tmp_path / "a.wav"
     for content in (sized(made("wav16"), lambda n: 0), sized(made("wav16"), lambda n: n + 44)):
         path.write_bytes(content)
@@ -211,7 +211,7 @@ def test_who_refuses_what_breaks_off_still_uses_what_is_whole_behind_a_wrong_hea
         path.write_bytes(made(kind)[:-500])
         with pytest.raises(SoundError, match=r"sound\.truncated is refuse"):
             examine(path, refusing)
-    assert refusing.cache_key != SoundSettings().cache_key
+    assert refusing.cache_key != AudioSettings().cache_key
 
 
 def test_sizes_that_began_again_at_4_gib_are_seen_through(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_what_was_found_stays_in_the_ledger_and_the_books_balance(
         (tmp_path / "data/A" / name).write_bytes(content)
     rows = []
     for _ in range(2):
-        ledger = Ledger(tmp_path / "ledger.json", SoundSettings())
+        ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
         _, used, problems = hear(tmp_path / "data", ledger)
         ledger.save()
         assert [recording.name for recording in used] == ["A/a.wav", "A/b.flac"]

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from birdtune.audio import demo_songs
 from birdtune.audio.logmel import VGGISH, log_mel
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data import scan
 from birdtune.data.label_map import read_label_map
 from birdtune.data.ledger import Ledger, examine_all, identify
@@ -228,7 +228,7 @@ def made(tmp_path_factory):
 def checked(made):
     """What birdtune's own check says of the folder: usable recordings, problems."""
     listing = scan.scan(made.data)
-    ledger, journal, interrupts = Ledger(None, SoundSettings()), Journal(quiet=True), Interrupts()
+    ledger, journal, interrupts = Ledger(None, AudioSettings()), Journal(quiet=True), Interrupts()
     unreadable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     examine_all(
         listing.files, ledger, {}, longest_s=1e4, workers=1, journal=journal, interrupts=interrupts

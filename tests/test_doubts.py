@@ -118,7 +118,7 @@ def test_learning_by_heart_is_told_by_the_first_epoch_being_the_best_or_by_valid
     assert "after the first of 4 epochs" in of_training(first)[0].text
     assert "rose from 0.900 in epoch 2" in of_training(rising)[0].text
     assert of_training(fine) == [] == of_training(perfect)
-    # Only freeze points that the trunk has are named.
+    # Only freeze points that the backbone has are named.
     assert "--model.freeze all-but-head, " in of_training(first)[0].advice
     assert "--model.freeze conv, " in of_training({**first, "freeze_next": "conv"})[0].advice
     assert "--model.freeze" not in of_training({**first, "freeze_next": None})[0].advice
@@ -136,11 +136,11 @@ def test_an_embedding_that_is_the_same_for_every_patch_is_said_at_once() -> None
 
 
 def test_weights_that_never_moved_are_grave_if_none_did() -> None:
-    some = of_training(trained(2.0, 1.0, moved={"trunk/conv1": 0.0, "trunk/fc2": 1e-9, "head/logits": 0.3}))
-    every = of_training(trained(2.0, 1.0, moved={"trunk/conv1": 0.0, "head/logits": float("nan")}))
+    some = of_training(trained(2.0, 1.0, moved={"backbone/conv1": 0.0, "backbone/fc2": 1e-9, "head/logits": 0.3}))
+    every = of_training(trained(2.0, 1.0, moved={"backbone/conv1": 0.0, "head/logits": float("nan")}))
     assert codes(some) == {"weights-unmoved": MILD} and codes(every) == {"weights-unmoved": STRONG}
-    assert "trunk/conv1, trunk/fc2 (2 of 3 layers" in some[0].text
-    assert of_training(trained(2.0, 1.0, moved={"trunk/conv1": 3e-5})) == []
+    assert "backbone/conv1, backbone/fc2 (2 of 3 layers" in some[0].text
+    assert of_training(trained(2.0, 1.0, moved={"backbone/conv1": 3e-5})) == []
 
 
 def test_classes_that_are_silent_or_one_and_the_same_sound_are_named() -> None:
@@ -324,7 +324,7 @@ def test_where_nothing_was_learnt_augmentation_is_blamed_first_and_only_there(tm
     assert all_doubts(trained(2.0, 1.0, augmented=strong), figures)[0].code == "augmented"
 
     write_json(tmp_path / runs.HISTORY_NAME, trained(*stuck))
-    config = Config.model_validate({"augment": {"gain_db": 60}, "evaluate": {"suspects": False}})
+    config = Config.model_validate({"augment": {"gain_db": 60}, "evaluate": {"label_issues": False}})
     found, _ = report_data.judgement(SimpleNamespace(logs=tmp_path, config=config), good)  # type: ignore[arg-type]
     assert found[0].code == "augmented" and "--augment.gain-db 60" in found[0].text
 

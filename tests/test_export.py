@@ -322,7 +322,7 @@ def test_a_recording_is_scored_by_attention_in_a_fresh_process_too(tmp_path: Pat
 
 def told(classifier: Any) -> tuple[Novelty, Limits]:
     """Made recordings of three of four classes as what it was trained on."""
-    width = classifier.trunk.output_shape[-1]
+    width = classifier.backbone.output_shape[-1]
     moments = Moments(4)
     moments.add(np.arange(60) % 3, np.random.default_rng(0).gamma(2.0, 1.0, (60, width)))
     found = moments.novelty()
@@ -545,7 +545,7 @@ def test_an_opened_model_scores_and_embeds_as_the_classifier(folder: Path, class
     assert model.classes == CLASSES
     assert (model.calibration, model.thresholds) == (calibration_of(classifier), THRESHOLDS)
     wanted_scores, wanted_embeddings = served(classifier, patches), classifier.embed(patches)
-    scores, embeddings = model.scores(patches)
+    scores, embeddings = model.output(patches)
     np.testing.assert_allclose(scores, np.asarray(wanted_scores), atol=1e-6)
     np.testing.assert_allclose(embeddings, np.asarray(wanted_embeddings), rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(model.embed(patches), embeddings)

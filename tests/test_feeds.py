@@ -19,7 +19,7 @@ from birdtune.errors import DivergedError, Interrupted, PassingError
 from birdtune.models import classifier as classifiers
 from birdtune.models import network
 from birdtune.models.classifier import Classifier
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.runtime import storage
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.training import devices, inputs
@@ -79,41 +79,41 @@ class Said(Journal):
 @pytest.mark.parametrize("point", ["conv1", "conv3_1", "conv", "fc1_1", "fc1_2", "all-but-head"])
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_beginning_and_rest_are_the_whole_network(point: str, precision: str) -> None:
-    trunk = build(point, precision).trunk
+    backbone = build(point, precision).backbone
     patches = np.random.default_rng(0).normal(-3, 1, (3, 96, 64)).astype(np.float32)
-    beginning, rest = network.split_at_freeze(trunk)
+    beginning, rest = network.split_at_freeze(backbone)
     assert not beginning.trainable_variables
     given = beginning(patches)
-    np.testing.assert_array_equal(given if rest is None else rest(given), trunk(patches))
+    np.testing.assert_array_equal(given if rest is None else rest(given), backbone(patches))
     assert (rest is None) == (point == "all-but-head")
 
 
 @pytest.mark.parametrize("backbone", ["vggish-small", "yamnet"])
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_what_a_cut_is_said_to_leave_is_what_the_beginning_leaves(backbone: str, precision: str) -> None:
-    trunk = network.build_trunk(backbone, embedding_activation="relu", precision=precision, seed=None)
-    for n, row in enumerate(TRUNKS[backbone].layers, start=1):
-        network.freeze(trunk, row.name)
-        output = network.split_at_freeze(trunk)[0].output
-        cut = TRUNKS[backbone].cut(n)
+    net = network.build_backbone(backbone, embedding_activation="relu", precision=precision, seed=None)
+    for n, row in enumerate(BACKBONES[backbone].layers, start=1):
+        network.freeze(net, row.name)
+        output = network.split_at_freeze(net)[0].output
+        cut = BACKBONES[backbone].cut(n)
         assert cut.numbers == np.prod(output.shape[1:])
         assert cut.row_bytes(precision) == cut.numbers * tf.as_dtype(output.dtype).size
-        assert cut.frozen_flops + cut.rest_flops == TRUNKS[backbone].patch_flops()
+        assert cut.frozen_flops + cut.rest_flops == BACKBONES[backbone].patch_flops()
         assert cut.is_whole == (not cut.rest_flops)
 
 
 def test_yamnet_has_two_parts_as_well() -> None:
-    trunk = network.build_trunk("yamnet", embedding_activation="relu", precision="float32", seed=2)
+    backbone = network.build_backbone("yamnet", embedding_activation="relu", precision="float32", seed=2)
     patches = np.random.default_rng(0).normal(-3, 1, (2, 96, 64)).astype(np.float32)
-    network.freeze(trunk, "layer6_depthwise")
-    beginning, rest = network.split_at_freeze(trunk)
+    network.freeze(backbone, "layer6_depthwise")
+    beginning, rest = network.split_at_freeze(backbone)
     assert rest is not None and rest.trainable_variables and not beginning.trainable_variables
-    np.testing.assert_allclose(rest(beginning(patches)), trunk(patches), atol=1e-5)
+    np.testing.assert_allclose(rest(beginning(patches)), backbone(patches), atol=1e-5)
 
 
 def test_where_nothing_is_frozen_there_is_one_part(windows: Windows) -> None:
     classifier = build("none")
-    assert network.n_frozen(classifier.trunk) == 0
+    assert network.n_frozen(classifier.backbone) == 0
     feed = frozen(classifier, windows).feed(windows, what="training")
     assert feed.source is windows and feed.convolves
 
@@ -182,7 +182,7 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights(
     monkeypatch.setattr("birdtune.training.step._MOST_UPDATES_A_CALL", leap)
     average = 0.8 if head == "attention" else 0.0
     how: dict[str, Any] = {
-        "head": head, "settings": TrainSettings(epochs=3, batch_size=4, learning_rate=1e-2, average=average)
+        "head": head, "settings": TrainSettings(epochs=3, batch_size=4, learning_rate=1e-2, ema_decay=average)
     }  # fmt: skip
     straight = loop_of(tmp_path / "straight", windows, "all-but-head", **how)
     expected = straight.run()
@@ -255,14 +255,14 @@ def test_frozen_layers_are_computed_once_and_again_for_other_weights(windows: Wi
     frozen(build("conv"), windows, journal).feed(windows, what="training")
     frozen(build("conv"), windows, journal).feed(windows, what="training")
     other = build("conv")
-    other.trunk.get_layer("conv3_1").bias.assign(np.ones(32))
+    other.backbone.get_layer("conv3_1").bias.assign(np.ones(32))
     frozen(other, windows, journal).feed(windows, what="training")
     assert [("computed once, for 17 patches" in line, "is there" in line) for line in journal.lines] == [
         (True, False), (False, True), (True, False),
     ]  # fmt: skip
     # What is trained does not count.
     head = build("conv")
-    head.trunk.get_layer("fc2").bias.assign(np.ones(128))
+    head.backbone.get_layer("fc2").bias.assign(np.ones(128))
     frozen(head, windows, journal).feed(windows, what="training")
     assert "is there" in journal.lines[-1]
 
@@ -271,7 +271,7 @@ def test_frozen_layers_are_computed_once_and_again_for_other_weights(windows: Wi
     ("point", "how", "why"),
     [
         ("conv", {"moves": "jitter"}, "jitter"),
-        ("conv", {"most_bytes": 1000.0}, r"104 kB \(--train.frozen-gb\)"),
+        ("conv", {"most_bytes": 1000.0}, r"104 kB \(--train.cache-gb\)"),
         ("conv1", {}, "faster than reading"),
     ],
 )

@@ -18,7 +18,7 @@ from makers import quiet, tone, without_processes, write_sound
 from birdtune.audio.decode import SoundStream, examine, read
 from birdtune.audio.faults import SoundError
 from birdtune.audio.logmel import VGGISH, FrontEnd, frames_of
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data import frames, shards
 from birdtune.data.frames import FrameStore, fill
 from birdtune.data.ledger import Examined, Ledger, identify
@@ -45,10 +45,10 @@ class Cache:
 
     def run(self, *, workers: int = 1, interrupts: Interrupts | None = None) -> tuple[FrameStore, int]:
         """One run: the store afterwards, and how many recordings were decoded."""
-        ledger = Ledger(self.ledger_path, SoundSettings())
+        ledger = Ledger(self.ledger_path, AudioSettings())
         files = scan(self.data).files
         self.unusable = identify(files, ledger, journal=quiet(), interrupts=Interrupts())
-        store = FrameStore(self.cache, VGGISH, SoundSettings())
+        store = FrameStore(self.cache, VGGISH, AudioSettings())
         store.verify(store.contents())
         stop = interrupts or Interrupts()
         try:
@@ -60,23 +60,23 @@ class Cache:
         return store, made
 
     def content(self, name: str) -> str:
-        return str(Ledger(self.ledger_path, SoundSettings()).content(self.file(name)))
+        return str(Ledger(self.ledger_path, AudioSettings()).content(self.file(name)))
 
     def file(self, name: str) -> SoundFile:
         return next(file for file in scan(self.data).files if file.name == name)
 
     def examined(self, name: str) -> Examined:
-        found = Ledger(self.ledger_path, SoundSettings()).examined(self.content(name))
+        found = Ledger(self.ledger_path, AudioSettings()).examined(self.content(name))
         assert found is not None
         return found
 
     def all_frames(self) -> dict[str, bytes]:
-        store = FrameStore(self.cache, VGGISH, SoundSettings())
+        store = FrameStore(self.cache, VGGISH, AudioSettings())
         return {content: store.frames(content).tobytes() for content in store.contents()}
 
     @property
     def folder(self) -> Path:
-        return self.cache / f"vggish-{VGGISH.digest}-{SoundSettings().cache_key}"
+        return self.cache / f"vggish-{VGGISH.digest}-{AudioSettings().cache_key}"
 
     @property
     def shards(self) -> list[Path]:
@@ -159,7 +159,7 @@ def test_the_same_content_is_decoded_once(cache: Cache) -> None:
 
 def test_each_front_end_and_resampler_has_its_folder(tmp_path: Path) -> None:
     other = dataclasses.replace(VGGISH, low_hz=100.0)
-    folders = {FrameStore(tmp_path, spec, SoundSettings(resampler=resampler)).folder
+    folders = {FrameStore(tmp_path, spec, AudioSettings(resampler=resampler)).folder
                for spec in (VGGISH, other) for resampler in ("soxr", "resampy")}  # fmt: skip
     assert len(folders) == 4
     assert all(folder.name.startswith("vggish-") for folder in folders)
@@ -208,7 +208,7 @@ def test_a_file_that_kills_its_decoder_is_named_and_tried_again(
         context.setattr(frames, "run_tasks", run)
         store, _ = cache.run()
         assert len(store) == 0
-    ledger = json.loads(cache.ledger_path.read_text())["facts"][SoundSettings().cache_key]
+    ledger = json.loads(cache.ledger_path.read_text())["facts"][AudioSettings().cache_key]
     assert {entry["problem"] for entry in ledger.values()} == {"crash"}
     # It may have been want of memory: the next run tries once more.
     assert cache.run()[1] == 3
@@ -246,7 +246,7 @@ def test_a_file_that_changes_before_it_is_decoded_lends_its_name_to_no_other_con
         "A/a.wav": "changed", "A/b.flac": "vanished",
     }  # fmt: skip
     assert made == 3 and len(store) == 2
-    ledger = Ledger(cache.ledger_path, SoundSettings())
+    ledger = Ledger(cache.ledger_path, AudioSettings())
     assert ledger.content(before) == cache.content("A/z copy of a.wav")
     assert np.array_equal(store.frames(str(ledger.content(before))), frames_in(read(copy)).astype(np.float16))
     # Nothing of it is remembered: the next run takes the files as they are then.
@@ -266,7 +266,7 @@ def test_storage_of_the_sound_that_fails_stops_the_work(cache: Cache, monkeypatc
     monkeypatch.setattr(frames, "frames_of", fail)
     with pytest.raises(PassingError, match=r"b\.flac: the storage failed .* 2 files were still to be read"):
         cache.run()
-    assert len(FrameStore(cache.cache, VGGISH, SoundSettings())) == 1
+    assert len(FrameStore(cache.cache, VGGISH, AudioSettings())) == 1
     monkeypatch.undo()
     without_processes(monkeypatch)
     assert cache.run()[1] == 2
@@ -305,7 +305,7 @@ def test_a_full_disk_says_what_the_rest_needs_and_keeps_what_is_whole(
     with pytest.raises(PassingError, match=r"disk is full while writing frames \((\d+) kB needed") as caught:
         cache.run()
     left = sum(path.stat().st_size for path in cache.data.rglob("*.*") if path.name != "a.wav")
-    store = FrameStore(cache.cache, VGGISH, SoundSettings())
+    store = FrameStore(cache.cache, VGGISH, AudioSettings())
     (entry,) = map(store.entry, store.contents())
     first = (cache.data / "A/a.wav").stat().st_size
     needed_kb = int(str(caught.value).split(" kB needed")[0].split("(")[1])
@@ -337,13 +337,13 @@ def test_damaged_frames_are_found_and_made_again(cache: Cache) -> None:
     with (cache.folder / entry.shard).open("r+b") as file:
         file.seek((entry.start + 500) * 128)
         file.write(b"\x00\x01")
-    damaged = FrameStore(cache.cache, VGGISH, SoundSettings())
+    damaged = FrameStore(cache.cache, VGGISH, AudioSettings())
     assert damaged.verify(["unknown", *damaged.contents()]) == [entry.content]
     assert entry.content not in damaged
     assert len(damaged) == 2
     assert cache.run()[1] == 1
     assert cache.all_frames() == before
-    again = FrameStore(cache.cache, VGGISH, SoundSettings())
+    again = FrameStore(cache.cache, VGGISH, AudioSettings())
     assert again.verify(again.contents()) == []
 
 
@@ -352,7 +352,7 @@ def test_a_shard_that_was_shortened_loses_what_it_lacks(cache: Cache) -> None:
     last = max(map(store.entry, store.contents()), key=lambda entry: entry.start)
     with (cache.folder / last.shard).open("r+b") as file:
         file.truncate((last.start + last.n_frames) * 128 - 1)
-    assert set(FrameStore(cache.cache, VGGISH, SoundSettings()).contents()) == set(store.contents()) - {last.content}
+    assert set(FrameStore(cache.cache, VGGISH, AudioSettings()).contents()) == set(store.contents()) - {last.content}
     assert cache.run()[1] == 1
 
 
@@ -360,7 +360,7 @@ def test_a_shard_that_is_gone_is_made_again(cache: Cache) -> None:
     cache.run()
     before = cache.all_frames()
     cache.shards[0].unlink()
-    assert len(FrameStore(cache.cache, VGGISH, SoundSettings())) == 0
+    assert len(FrameStore(cache.cache, VGGISH, AudioSettings())) == 0
     assert cache.run()[1] == 3
     assert cache.all_frames() == before
 
@@ -370,7 +370,7 @@ def test_a_half_written_line_of_the_index_costs_that_recording_only(cache: Cache
     before = cache.all_frames()
     content = cache.index.read_bytes()
     cache.index.write_bytes(content[:-20])
-    assert len(FrameStore(cache.cache, VGGISH, SoundSettings())) == 2
+    assert len(FrameStore(cache.cache, VGGISH, AudioSettings())) == 2
     assert cache.run()[1] == 1
     assert cache.all_frames() == before
     assert cache.run()[1] == 0, "the new line does not hang on the broken one"
@@ -381,7 +381,7 @@ def test_a_pipe_in_the_place_of_the_index_is_not_waited_for(cache: Cache) -> Non
     cache.index.unlink()
     os.mkfifo(cache.index)
     with pytest.raises(InputError, match=r"index\.jsonl: is a pipe or a device"):
-        FrameStore(cache.cache, VGGISH, SoundSettings())
+        FrameStore(cache.cache, VGGISH, AudioSettings())
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_a_pipe_in_the_place_of_the_index_is_not_waited_for(cache: Cache) -> Non
 def test_rubbish_in_the_index_is_passed_over(cache: Cache, line: bytes) -> None:
     cache.run()
     cache.index.write_bytes(line + b"\n" + cache.index.read_bytes())
-    assert len(FrameStore(cache.cache, VGGISH, SoundSettings())) == 3
+    assert len(FrameStore(cache.cache, VGGISH, AudioSettings())) == 3
     assert cache.run()[1] == 0
 
 
@@ -430,7 +430,7 @@ def test_a_stopped_run_keeps_what_was_finished(cache: Cache, monkeypatch: pytest
         context.setattr(frames, "_make", make)
         with pytest.raises(Interrupted):
             cache.run(interrupts=interrupts)
-    assert len(FrameStore(cache.cache, VGGISH, SoundSettings())) == 1
+    assert len(FrameStore(cache.cache, VGGISH, AudioSettings())) == 1
     assert cache.run()[1] == 2
 
 
@@ -441,7 +441,7 @@ def test_shards_that_nothing_points_to_are_deleted(cache: Cache) -> None:
     assert store.drop_leftovers() == 1
     assert len(cache.shards) == 1
     assert (cache.folder / "other.txt").exists()
-    assert len(FrameStore(cache.cache, VGGISH, SoundSettings())) == 3
+    assert len(FrameStore(cache.cache, VGGISH, AudioSettings())) == 3
 
 
 def test_the_end_of_a_shard_that_nothing_points_to_is_cut_off(cache: Cache) -> None:
@@ -515,10 +515,10 @@ def test_a_shard_that_was_touched_is_read_and_only_what_is_damaged_is_forgotten(
     store.note_whole()
     hit = store.entry(cache.content("A/b.flac"))
     flip(cache.shards[0], hit.start * 128 + 5, keep_times=True)
-    again = FrameStore(cache.cache, VGGISH, SoundSettings())
+    again = FrameStore(cache.cache, VGGISH, AudioSettings())
     assert again.verify(again.contents(), thorough=False) == [hit.content]
-    assert hit.content not in FrameStore(cache.cache, VGGISH, SoundSettings()), "it also left the index"
-    assert len(FrameStore(cache.cache, VGGISH, SoundSettings())) == 2
+    assert hit.content not in FrameStore(cache.cache, VGGISH, AudioSettings()), "it also left the index"
+    assert len(FrameStore(cache.cache, VGGISH, AudioSettings())) == 2
     before = cache.all_frames()
     assert cache.run()[1] == 1
     assert before.items() <= cache.all_frames().items()
@@ -531,7 +531,7 @@ def test_shards_known_to_be_whole_are_read_by_a_thorough_look_only(
     store.note_whole()
     hit = store.entry(cache.content("A/a.wav"))
     flip(cache.shards[0], hit.start * 128, keep_times=True)
-    store = FrameStore(cache.cache, VGGISH, SoundSettings())
+    store = FrameStore(cache.cache, VGGISH, AudioSettings())
     # No program can set the time of a file's last change of any kind; a disk that rots leaves it alone.
     monkeypatch.setattr(store, "_stamps", store._known_whole)
     assert store.verify(store.contents(), thorough=False) == []
@@ -542,7 +542,7 @@ def test_a_cheap_look_at_an_unchanged_cache_reads_no_frame(cache: Cache, monkeyp
     store, _ = cache.run()
     monkeypatch.setattr(FrameStore, "_is_whole", lambda self, content: pytest.fail("read"))
     store.note_whole()
-    assert FrameStore(cache.cache, VGGISH, SoundSettings()).verify(store.contents(), thorough=False) == []
+    assert FrameStore(cache.cache, VGGISH, AudioSettings()).verify(store.contents(), thorough=False) == []
 
 
 def test_any_number_of_workers_makes_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

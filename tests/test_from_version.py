@@ -79,7 +79,7 @@ def record(output: Path, version: int) -> dict[str, Any]:
 
 
 def beside(output: Path, version: int = 2) -> dict[str, Any]:
-    found = read_json(output / f"reports/{version}/metrics.json")["from_version"]
+    found = read_json(output / f"reports/{version}/metrics.json")["init_from"]
     assert isinstance(found, dict)
     return found
 
@@ -123,7 +123,7 @@ def second(first: Path, new_data: Path, tmp_path_factory: pytest.TempPathFactory
     output = Path(shutil.copytree(first, tmp_path_factory.mktemp("second") / "output"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saved_model, "Isolated", Here)
-        run(settings(new_data, output, from_version=1))
+        run(settings(new_data, output, init_from=1))
     return output
 
 
@@ -148,9 +148,9 @@ def test_old_classes_keep_column_and_id_and_new_ones_stand_behind_them(second: P
 
 def test_record_and_model_say_from_which_version_it_came(second: Path) -> None:
     expected = {"version": 1, "folder": None, "weights_sha256": record(second, 1)["weights_sha256"]}
-    assert record(second, 2)["from_version"] == expected
-    assert read_json(second / "model/birdtune/2/model.json")["from_version"] == expected
-    assert record(second, 1)["from_version"] is None
+    assert record(second, 2)["init_from"] == expected
+    assert read_json(second / "model/birdtune/2/model.json")["init_from"] == expected
+    assert record(second, 1)["init_from"] is None
     log = (second / "logs/2/run.log").read_text()
     assert "begins from version 1" in log and "1 new class behind them: Apus_apus (3)" in log
 
@@ -158,7 +158,7 @@ def test_record_and_model_say_from_which_version_it_came(second: Path) -> None:
 def test_new_recordings_alone_are_learnt_without_a_new_class(old_data: Path, copy: Path, tmp_path: Path) -> None:
     more = Path(shutil.copytree(old_data, tmp_path / "more" / "data"))
     write_data(more, {"Bubo_bubo": 1800}, range(SOURCES, SOURCES + 2))
-    run(settings(more, copy, from_version=1, train__epochs=1), until="train")
+    run(settings(more, copy, init_from=1, train__epochs=1), until="train")
     assert record(copy, 2)["classes"] == list(OLD)
 
 
@@ -166,7 +166,7 @@ def test_new_recordings_alone_are_learnt_without_a_new_class(old_data: Path, cop
 
 
 def test_it_begins_with_the_served_weights_and_new_columns_in_their_middle(first: Path, new_data: Path) -> None:
-    chosen = settings(new_data, first, from_version=1)
+    chosen = settings(new_data, first, init_from=1)
     (found,) = base_model.find(chosen)
     classes = (*found.classes, "Apus_apus")
     grown = [build_classifier(chosen, classes, "float32", seed=seed) for seed in (1, 1, 2)]
@@ -187,7 +187,7 @@ def test_it_begins_with_the_served_weights_and_new_columns_in_their_middle(first
 @pytest.mark.parametrize("head", ["mlp", "attention"])
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
 def test_every_head_is_served_and_grown(head: str, scores: str, tmp_path: Path) -> None:
-    chosen = settings(tmp_path / "data", tmp_path, model__head=head, model__scores=scores, model__hidden_units=5)
+    chosen = settings(tmp_path / "data", tmp_path, model__head=head, model__output=scores, model__hidden_units=5)
     old = build_classifier(chosen, tuple(OLD), "float32")
     module = tf.Module()
     module.weights = [variable.value for variable in old.variables]  # as results.export keeps them
@@ -212,7 +212,7 @@ def test_weights_that_are_not_the_exported_ones_are_refused(copy: Path, new_data
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"birdtune/1.*(SHA-256|not as birdtune exports)"):
-        run(settings(new_data, copy, from_version=1))
+        run(settings(new_data, copy, init_from=1))
 
 
 def test_a_models_variables_are_read_in_a_process_of_their_own(
@@ -229,7 +229,7 @@ def test_what_frozen_layers_made_of_other_weights_is_not_used(copy: Path, old_da
     frozen = {"model__freeze": "all-but-head", "train__epochs": 1}
     run(settings(old_data, copy, **frozen), until="train")
     of_fresh = {path.name for path in copy.glob("cache/*/frozen-*")}
-    run(settings(new_data, copy, from_version=1, **frozen), until="train")
+    run(settings(new_data, copy, init_from=1, **frozen), until="train")
     of_served = {path.name for path in copy.glob("cache/*/frozen-*")}
     assert of_fresh and of_served and not of_fresh & of_served
 
@@ -241,46 +241,46 @@ def test_what_frozen_layers_made_of_other_weights_is_not_used(copy: Path, old_da
 def test_the_same_command_again_has_nothing_to_do(
     version: object, second: Path, new_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job.run(settings(new_data, second, from_version=version), Journal(), Interrupts())
+    job.run(settings(new_data, second, init_from=version), Journal(), Interrupts())
     assert "nothing to do" in capsys.readouterr().out
     assert not (second / "logs/3").exists()
 
 
 def test_latest_is_the_newest_where_something_is_new(second: Path, new_data: Path, tmp_path: Path) -> None:
     output = Path(shutil.copytree(second, tmp_path / "output"))
-    run(settings(new_data, output, from_version="latest", train__epochs=1), until="train")
-    assert record(output, 3)["from_version"]["version"] == 2
+    run(settings(new_data, output, init_from="latest", train__epochs=1), until="train")
+    assert record(output, 3)["init_from"]["version"] == 2
 
 
 def test_killed_and_started_again_it_comes_to_the_same_weights_without_the_old_checkpoints(
     copy: Path, new_data: Path, second: Path
 ) -> None:
     shutil.rmtree(copy / "checkpoints")
-    chosen = settings(new_data, copy, from_version="latest", train__checkpoint_minutes=1e-6)
+    chosen = settings(new_data, copy, init_from="latest", train__checkpoint_minutes=1e-6)
     with pytest.raises(Interrupted):
         run(chosen, StopOnce(copy, "checkpoints/2/epoch-*"), until="train")
     assert record(copy, 2)["status"] == "interrupted"
-    with pytest.raises(InputError, match=r"version 2 itself is under way \(its stage train.*\(--from-version 1\)"):
-        run(settings(new_data, copy, from_version=2))
+    with pytest.raises(InputError, match=r"version 2 itself is under way \(its stage train.*\(--init-from 1\)"):
+        run(settings(new_data, copy, init_from=2))
     run(chosen, until="train")
     assert record(copy, 2)["weights_sha256"] == record(second, 2)["weights_sha256"]
-    assert record(copy, 2)["from_version"]["version"] == 1 and not (copy / "logs/3").exists()
+    assert record(copy, 2)["init_from"]["version"] == 1 and not (copy / "logs/3").exists()
 
 
 def test_a_version_that_is_not_there_is_told_with_those_that_are(first: Path, new_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--from-version 7: .*\(there are: 1\)"):
-        run(settings(new_data, first, from_version=7))
-    with pytest.raises(InputError, match=r"--from-version latest: there is no exported model .* yet"):
-        run(settings(new_data, tmp_path / "fresh", from_version="latest"))
+    with pytest.raises(InputError, match=r"--init-from 7: .*\(there are: 1\)"):
+        run(settings(new_data, first, init_from=7))
+    with pytest.raises(InputError, match=r"--init-from latest: there is no exported model .* yet"):
+        run(settings(new_data, tmp_path / "fresh", init_from="latest"))
     with pytest.raises(InputError, match=r"there is no model\.json in it\. It holds the versions 1: give one"):
-        run(settings(new_data, first, from_version=str(first / "model/birdtune")))
+        run(settings(new_data, first, init_from=str(first / "model/birdtune")))
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"model__head": "mlp"}, r"model.head is linear there and mlp here.*--model.head linear"),
-        ({"model__scores": "sigmoid"}, r"model.scores is softmax there and sigmoid here.*--model.scores softmax"),
+        ({"model__output": "sigmoid"}, r"model.output is softmax there and sigmoid here.*--model.output softmax"),
         ({"model__backbone": "yamnet"}, r"model.backbone is vggish-small there and yamnet here"),
     ],
 )
@@ -288,21 +288,21 @@ def test_another_network_is_told_with_both_values(
     changes: dict[str, Any], told: str, first: Path, new_data: Path
 ) -> None:
     with pytest.raises(SettingsError, match=told):
-        run(settings(new_data, first, from_version=1, **changes))
+        run(settings(new_data, first, init_from=1, **changes))
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 2, "classes": ["a"]}', "[1]"])
 def test_a_damaged_description_is_told(text: str, copy: Path, new_data: Path) -> None:
     (copy / "model/birdtune/1/model.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"model\.json: is missing, damaged, or another birdtune's"):
-        run(settings(new_data, copy, from_version=1))
+        run(settings(new_data, copy, init_from=1))
 
 
 def test_a_model_in_the_place_of_another_is_told(copy: Path, new_data: Path) -> None:
     path = copy / "model/birdtune/1/model.json"
     path.write_text(json.dumps({**read_json(path), "weights_sha256": "0" * 64}))
     with pytest.raises(CheckpointError, match=r"is not the model that its run made"):
-        run(settings(new_data, copy, from_version=1))
+        run(settings(new_data, copy, init_from=1))
 
 
 def test_a_model_with_a_class_that_is_called_as_no_answer_is_begun_from_if_that_is_background(
@@ -311,9 +311,9 @@ def test_a_model_with_a_class_that_is_called_as_no_answer_is_begun_from_if_that_
     for name in ("model.json", "labels.csv"):
         path = copy / "model/birdtune/1" / name
         path.write_text(path.read_text().replace("Bubo_bubo", "None"))
-    with pytest.raises(SettingsError, match=r"--from-version: version 1: there is a class None, and `none` is what"):
-        base_model.find(settings(new_data, copy, from_version=1))
-    (found,) = base_model.find(settings(new_data, copy, from_version=1, labels__background="none"))
+    with pytest.raises(SettingsError, match=r"--init-from: version 1: there is a class None, and `none` is what"):
+        base_model.find(settings(new_data, copy, init_from=1))
+    (found,) = base_model.find(settings(new_data, copy, init_from=1, labels__negative_classes="none"))
     assert found.classes[0] == "None"
 
 
@@ -322,20 +322,20 @@ def test_a_model_with_a_class_that_is_called_as_no_answer_is_begun_from_if_that_
     [("1", "1"), ('"1"', "1"), ("latest", "latest"), ("served/3", "INPUT/served/3"), ("/models/3", "/models/3")],
 )
 def test_in_job_yaml_a_number_is_no_path(given: str, expected: str, tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text(f"from-version: {given}\n")
-    found = configure.load({"input": tmp_path}, {}).from_version
+    (tmp_path / "job.yaml").write_text(f"init-from: {given}\n")
+    found = configure.load({"input": tmp_path}, {}).init_from
     assert found == expected.replace("INPUT", str(tmp_path))
 
 
 def test_check_says_what_it_would_begin_from_and_what_does_not_fit(
     copy: Path, new_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check.check(settings(new_data, copy, from_version=1), Journal(), Interrupts()) == 0
+    assert check.check(settings(new_data, copy, init_from=1), Journal(), Interrupts()) == 0
     told = capsys.readouterr().out
-    assert "from-version: version 1 is whole and fits; its 3 classes keep their columns" in told
+    assert "init-from: version 1 is whole and fits; its 3 classes keep their columns" in told
     assert told.index("Dryocopus_martius ") < told.index("Apus_apus ")
-    assert check.check(settings(new_data, copy, from_version=9), Journal(), Interrupts()) == 42
-    assert "wrong: --from-version 9" in capsys.readouterr().out
+    assert check.check(settings(new_data, copy, init_from=9), Journal(), Interrupts()) == 42
+    assert "wrong: --init-from 9" in capsys.readouterr().out
 
 
 # ---- classes without recordings -----------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_a_class_whose_folder_is_gone_keeps_its_column_as_it_was(
 ) -> None:
     left = Path(shutil.copytree(new_data, tmp_path / "left" / "data"))
     shutil.rmtree(left / "Corvus_corax")
-    run(settings(left, copy, from_version=1, model__freeze="all-but-head", train__label_smoothing=0.1,
+    run(settings(left, copy, init_from=1, model__freeze="all-but-head", train__label_smoothing=0.1,
                  train__weight_decay=0.1))  # fmt: skip
     before, after = weights_of(copy, 1), weights_of(copy, 2)
     for name in ("head/logits/kernel", "head/logits/bias"):
@@ -362,17 +362,17 @@ def test_a_class_whose_folder_is_gone_keeps_its_column_as_it_was(
 
 
 @pytest.mark.parametrize("freeze", ["all-but-head", "none"])
-def test_sounds_of_a_class_whose_folder_is_gone_are_answered_where_the_trunk_is_kept(
+def test_sounds_of_a_class_whose_folder_is_gone_are_answered_where_the_backbone_is_kept(
     freeze: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ood, "FEWEST_SOURCES", 2)
     left = write_data(tmp_path / "data", OLD)
     output = tmp_path / "output"
-    common = {"evaluate__keep_known": 0.5, "model__freeze": freeze}
+    common = {"ood__target_recall": 0.5, "model__freeze": freeze}
     run(settings(left, output, **common))
     shutil.rmtree(left / "Corvus_corax")
     write_data(left, NEW)
-    run(settings(left, output, from_version=1, **common))
+    run(settings(left, output, init_from=1, **common))
     before, after = (saved_model.read_novelty(output / f"model/birdtune/{version}") for version in (1, 2))
     assert before is not None and after is not None
     written = ood.Novelty.load(output / "reports/1/novelty.npz")
@@ -386,10 +386,10 @@ def test_sounds_of_a_class_whose_folder_is_gone_are_answered_where_the_trunk_is_
         given = [row["answer"] != "none" for row in rows if row["class"] in set(OLD) - {"Corvus_corax"}]
         assert found["comparison"]["answered"][part] == pytest.approx(np.mean(given))  # as each was judged itself
     if freeze == "none":
-        assert after.counts[1] == 0 and found["unreachable"] == ["Corvus_corax"] and not found["trunk_kept"]
+        assert after.counts[1] == 0 and found["unreachable"] == ["Corvus_corax"] and not found["backbone_kept"]
         assert "old-classes-strange" in codes and "was trained further" in report
     else:
-        assert after.counts[1] == before.counts[1] > 0 and found["unreachable"] == [] and found["trunk_kept"]
+        assert after.counts[1] == before.counts[1] > 0 and found["unreachable"] == [] and found["backbone_kept"]
         assert "old-classes-strange" not in codes and "did not change; nothing tests them" in report
 
 
@@ -421,7 +421,7 @@ def test_log_and_report_say_it_and_only_where_there_was_one(second: Path) -> Non
 
 def test_what_the_old_model_learnt_from_does_not_judge_it(copy: Path, new_data: Path) -> None:
     (copy / "split.csv").unlink()
-    run(settings(new_data, copy, from_version=1, split__seed=8), until="evaluate")
+    run(settings(new_data, copy, init_from=1, split__seed=8), until="evaluate")
     now = {row["recording"] for row in read_csv(copy / "split.csv") if row["split"] == "test"}
     heard = {row["recording"] for row in read_csv(copy / "logs/1/split.csv") if row["split"] != "test"}
     found = beside(copy)
@@ -431,7 +431,7 @@ def test_what_the_old_model_learnt_from_does_not_judge_it(copy: Path, new_data: 
     assert (found["comparison"] or {"n_recordings": 0})["n_recordings"] == len(clean)
     # Of runs that kept no list, what they tested on is known.
     (copy / "logs/1/split.csv").unlink()
-    heard_of = base_model.find(settings(new_data, copy, from_version=1))[0].heard()
+    heard_of = base_model.find(settings(new_data, copy, init_from=1))[0].heard()
     assert heard_of is not None and len(heard_of.only_tested or ()) == 6
 
 
@@ -441,7 +441,7 @@ def test_what_the_version_before_had_learnt_from_counts_as_well(second: Path, ne
     lines = path.read_text().splitlines(keepends=True)
     taught = next(line for line in lines if line.startswith("Bubo_bubo/") and ",train," in line)
     path.write_text("".join(line for line in lines if "Bubo_bubo" not in line))
-    heard = base_model.find(settings(new_data, output, from_version=2))[0].heard()
+    heard = base_model.find(settings(new_data, output, init_from=2))[0].heard()
     assert heard is not None and taught.split(",")[0] in heard.names and "Apus_apus/Apus000_0.wav" in heard.names
 
 
@@ -450,12 +450,12 @@ def test_a_model_from_elsewhere_is_begun_from_and_judged_if_its_logs_came_along(
 ) -> None:
     alone = Path(shutil.copytree(first / "model/birdtune/1", tmp_path / "served" / "x" / "y" / "5"))
     output = tmp_path / "output"
-    run(settings(new_data, output, from_version=str(alone), train__epochs=1), until="evaluate")
+    run(settings(new_data, output, init_from=str(alone), train__epochs=1), until="evaluate")
     found = beside(output, 1)
-    assert record(output, 1)["from_version"]["folder"] == str(alone)
+    assert record(output, 1)["init_from"]["folder"] == str(alone)
     assert found["comparison"] is None and "nobody knows which of the 6 test recordings" in found["reason"]
     assert "test-heard-before" in [row["code"] for row in record(output, 1)["warnings"]]
-    whole = settings(new_data, tmp_path / "other", from_version=str(first / "model/birdtune/1"))
+    whole = settings(new_data, tmp_path / "other", init_from=str(first / "model/birdtune/1"))
     assert base_model.find(whole)[0].heard() is not None
 
 

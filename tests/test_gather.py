@@ -16,7 +16,7 @@ from makers import cut, quiet, tone, without_processes, write_sound
 
 from birdtune.audio.decode import read
 from birdtune.audio.logmel import VGGISH, log_mel
-from birdtune.config import Config, SoundSettings, TrainSettings
+from birdtune.config import AudioSettings, Config, TrainSettings
 from birdtune.data import dataset as gather
 from birdtune.data import frames
 from birdtune.data import ledger as ledgers
@@ -72,7 +72,7 @@ def test_each_channel_is_a_recording_of_the_same_source(place: Path) -> None:
         for k in range(8):
             stereo = tone(2.0, channels=2, frequency_hz=900 + 40 * k, seed=100 + 10 * c + k)
             write_sound(place / f"input/data/{label}/wood {c}{k}.wav", stereo)
-    each = SoundSettings(channels="each")
+    each = AudioSettings(channels="each")
     dataset, store = prepare(place, sound=each)
     names = {recording.name for recording in dataset.recordings}
     assert len(names) == 12 + 2 * 24
@@ -94,7 +94,7 @@ def test_channels_of_damaged_and_silent_files_are_all_accounted_for(place: Path)
     stereo[:, 1] = 0
     write_sound(place / "input/data/Parus_major/half.wav", stereo)
     (place / "input/data/Parus_major/none.wav").write_bytes(b"no sound at all")
-    dataset = inspect(place, sound=SoundSettings(channels="each"))
+    dataset = inspect(place, sound=AudioSettings(channels="each"))
     assert problems_csv(place) == {"Parus_major/half.wav#2": "silent", "Parus_major/none.wav": "not-audio"}
     assert dataset.books()["found"] == 12 + 3
 
@@ -328,7 +328,7 @@ def test_short_sounds_can_be_skipped_without_decoding_again(
     write_sound(place / "input/data/Parus_major/short.wav", tone(0.5, seed=77))
     assert len(prepare(place)[0].recordings) == 13
     monkeypatch.setattr(frames, "run_tasks", lambda *arguments, **how: pytest.fail("something was decoded"))
-    dataset, _ = prepare(place, sound={"short": "skip"})
+    dataset, _ = prepare(place, audio={"short_clips": "skip"})
     assert dataset.books()["left_out"] == {"too-short": 1}
 
 
@@ -349,7 +349,7 @@ def test_the_resampler_is_heeded(place: Path) -> None:
     difference = soxr_store.frames(content) - resampy_store.frames(content)
     assert 0 < abs(difference.astype(float)).mean() < 0.05
     assert set(read_json(place / "output/cache/ledger.json")["facts"]) == {
-        SoundSettings(resampler="soxr").cache_key, SoundSettings(resampler="resampy").cache_key
+        AudioSettings(resampler="soxr").cache_key, AudioSettings(resampler="resampy").cache_key
     }  # fmt: skip
 
 
@@ -381,11 +381,11 @@ def test_a_check_hears_on_when_the_map_cannot_be_read(place: Path) -> None:
 def test_classes_below_a_floor_are_named_and_left_out_if_wanted(place: Path) -> None:
     write_sound(place / "input/data/Rara_avis/Rara_avis-9_1.wav", tone(2.0, seed=99))
     # Two recordings of three patches are trained on in each of the others, and one of the rare one.
-    kept, _ = prepare(place, train=TrainSettings(min_per_class=6))
+    kept, _ = prepare(place, train=TrainSettings(min_samples_per_class=6))
     assert "Rara_avis" in kept.classes
     assert [line for line in kept.notices if "Rara_avis (3); their patches come more often" in line]
     assert not [line for line in kept.notices if "differ only in case" in line]
-    dataset, _ = prepare(place, train=TrainSettings(min_per_class=6, rare="leave-out"))
+    dataset, _ = prepare(place, train=TrainSettings(min_samples_per_class=6, min_samples_action="leave-out"))
     assert dataset.classes == CLASSES
     assert dataset.books() == {"found": 13, "used": 12, "left_out": {"rare-class": 1}}
     assert problems_csv(place) == {"Rara_avis/Rara_avis-9_1.wav": "rare-class"}

@@ -469,7 +469,7 @@ def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for
 
 def test_embeddings_of_the_trained_model(data: Path, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.npz"
-    chosen = settings(data, done, model__checkpoint="of the trunk, not of the model")
+    chosen = settings(data, done, model__checkpoint="of the backbone, not of the model")
     apply.embed(chosen, None, [data / "Bubo_bubo"], out, Journal(quiet=True), Interrupts())
     with np.load(out) as found:
         assert found["embeddings"].shape == (3 * SOURCES * 2, 128) and found["embeddings"].dtype == np.float32

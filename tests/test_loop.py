@@ -121,8 +121,8 @@ def test_frozen_layers_stay_and_the_others_move() -> None:
     _, weight, gradients = trainer.gradients(batch_of(), 0)
     trainer.apply(gradients, weight, 1e-2)
     moved = {name for name, array in classifiers.weights(classifier).items() if (array != before[name]).any()}
-    assert {"trunk/fc1_1/kernel", "trunk/fc2/bias", "head/logits/kernel"} <= moved
-    assert not any(name.startswith("trunk/conv") for name in moved)
+    assert {"backbone/fc1_1/kernel", "backbone/fc2/bias", "head/logits/kernel"} <= moved
+    assert not any(name.startswith("backbone/conv") for name in moved)
 
 
 def test_weight_decay_shrinks_kernels_and_leaves_biases() -> None:
@@ -134,7 +134,7 @@ def test_weight_decay_shrinks_kernels_and_leaves_biases() -> None:
     nothing = [np.zeros(v.shape, np.float32) for v in classifier.trainable_variables]
     trainer.apply(nothing, np.float32(1), 0.1)
     after = classifiers.weights(classifier)
-    np.testing.assert_allclose(after["trunk/conv1/kernel"], before["trunk/conv1/kernel"] * 0.95, rtol=1e-5)
+    np.testing.assert_allclose(after["backbone/conv1/kernel"], before["backbone/conv1/kernel"] * 0.95, rtol=1e-5)
     np.testing.assert_array_equal(after["head/logits/bias"], before["head/logits/bias"])
 
 
@@ -439,7 +439,7 @@ def test_nan_stops_with_the_step_the_rate_and_advice_and_is_not_saved(tmp_path: 
 
 def test_nan_before_any_update_is_not_blamed_on_the_learning_rate(tmp_path: Path) -> None:
     classifier = build()
-    for layer in classifier.trunk.layers:
+    for layer in classifier.backbone.layers:
         if layer.weights:
             layer.kernel.assign(1e30 * layer.kernel)
     loop = loop_of(tmp_path, TrainSettings(epochs=3, jit=False), classifier=classifier)

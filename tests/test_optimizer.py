@@ -26,16 +26,16 @@ def moved(classifier: Classifier, gradient: float, **settings: Any) -> dict[str,
 
 def test_the_head_learns_faster_and_what_is_deep_slower() -> None:
     classifier = build()
-    found = moved(classifier, 1.0, head_rate=20, layer_decay=0.5)
-    trunk = [layer.name for layer in classifier.trunk.layers if layer.weights]
-    expected = {f"trunk/{name}": 0.5**place for place, name in enumerate(reversed(trunk))} | {"head/logits": 20}
+    found = moved(classifier, 1.0, head_lr_multiplier=20, layer_decay=0.5)
+    backbone = [layer.name for layer in classifier.backbone.layers if layer.weights]
+    expected = {f"backbone/{name}": 0.5**place for place, name in enumerate(reversed(backbone))} | {"head/logits": 20}
     for name, array in found.items():
         # Adam's first step is as long as the rate.
         np.testing.assert_allclose(array, RATE * expected[name.rpartition("/")[0]], rtol=2e-2, err_msg=name)
 
 
-def test_while_the_head_learns_alone_the_trunk_stays_as_it_is() -> None:
-    trainer = trainer_of(build(), TrainSettings(jit=False, head_epochs=2, weight_decay=0.1))
+def test_while_the_head_learns_alone_the_backbone_stays_as_it_is() -> None:
+    trainer = trainer_of(build(), TrainSettings(jit=False, head_warmup_epochs=2, weight_decay=0.1))
     moved_in: dict[int, set[str]] = {}
     for epoch in (0, 1, 2, 1):  # the last as after going back to a checkpoint
         before = classifiers.weights(trainer.classifier)
@@ -44,22 +44,22 @@ def test_while_the_head_learns_alone_the_trunk_stays_as_it_is() -> None:
         trainer.apply(gradients, weight, 1e-2)
         after = classifiers.weights(trainer.classifier)
         moved_in[epoch] = {name.partition("/")[0] for name in after if not np.array_equal(after[name], before[name])}
-    assert moved_in == {0: {"head"}, 1: {"head"}, 2: {"head", "trunk"}}
+    assert moved_in == {0: {"head"}, 1: {"head"}, 2: {"head", "backbone"}}
 
 
 def test_weight_decay_goes_with_the_rate_of_the_part_and_leaves_biases_alone() -> None:
     classifier = build()
     for variable in classifier.trainable_variables:
         variable.assign(np.ones(variable.shape, np.float32))
-    found = moved(classifier, 0.0, head_rate=20, weight_decay=0.5)
+    found = moved(classifier, 0.0, head_lr_multiplier=20, weight_decay=0.5)
     assert found["head/logits/kernel"] == pytest.approx(20 * RATE * 0.5, rel=1e-3)
-    assert found["trunk/conv1/kernel"] == pytest.approx(RATE * 0.5, rel=1e-2)
+    assert found["backbone/conv1/kernel"] == pytest.approx(RATE * 0.5, rel=1e-2)
     assert not found["head/logits/bias"].any()
 
 
 @pytest.mark.parametrize("jit", [True, False])
 def test_weight_decay_and_averaging_leave_columns_that_are_not_taught_as_they_are(jit: bool) -> None:
-    settings = TrainSettings(jit=jit, weight_decay=0.5, average=0.9)
+    settings = TrainSettings(jit=jit, weight_decay=0.5, ema_decay=0.9)
     trainer = trainer_of(build(), settings, untaught=(1,))
     before = classifiers.weights(trainer.classifier)
     for position in range(3):
@@ -78,7 +78,7 @@ def test_weight_decay_and_averaging_leave_columns_that_are_not_taught_as_they_ar
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_averages_follow_the_weights_and_are_there_only_while_asked_for(precision: str) -> None:
-    trainer = trainer_of(build(), TrainSettings(jit=False, average=0.75), precision=precision)
+    trainer = trainer_of(build(), TrainSettings(jit=False, ema_decay=0.75), precision=precision)
     average: dict[str, Any] = {}
     for position in range(3):
         _, weight, gradients = trainer.gradients(batch_of(), position)

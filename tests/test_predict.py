@@ -18,7 +18,7 @@ from makers import Here
 
 from birdtune.audio.decode import examine, read
 from birdtune.audio.logmel import VGGISH, YAMNET, FrontEnd, frames_of, log_mel
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import Thresholds
@@ -154,7 +154,7 @@ def test_channels_that_cancel_each_other_are_heard_and_each_channel_may_have_its
     _, best = embedded(paths, tmp_path / "best.npz")
     count = len(best["file"]) // 3
     assert np.array_equal(best["embeddings"][:count], best["embeddings"][-count:])
-    _, each = embedded(paths, tmp_path / "each.npz", sound=SoundSettings(channels="each"))
+    _, each = embedded(paths, tmp_path / "each.npz", sound=AudioSettings(channels="each"))
     names = ("inverted.wav#1", "inverted.wav#2", "other.wav#1", "other.wav#2", "1.wav")
     assert each["file"].tolist() == [str(tmp_path / name) for name in names for _ in range(count)]
     assert np.array_equal(each["embeddings"][2 * count : 3 * count], best["embeddings"][-count:])
@@ -693,7 +693,7 @@ def test_a_header_that_was_repaired_is_remarked_and_the_file_is_whole(tmp_path: 
     (row,) = rows_of(tmp_path / "p.csv")
     assert (row["duration_s"], row["problem"][:10]) == ("3.0", "repaired: ")
     assert (outcome.files, outcome.in_part, outcome.unused, len(outcome.problems)) == (1, 0, 0, 1)
-    refusing = SoundSettings(truncated="refuse")
+    refusing = AudioSettings(truncated="refuse")
     assert predict_files([path], Ears("a", "b"), tmp_path / "p.csv", sound=refusing).files == 1
     path.write_bytes(content[:-9_000])
     assert predict_files([path], Ears("a", "b"), tmp_path / "p.csv", sound=refusing).unused == 1

@@ -88,13 +88,13 @@ def test_two_classes_have_no_rarest_third() -> None:
 
 
 def test_the_table_says_what_was_set() -> None:
-    settings = {"train.balance": "0.5", "train.focal-gamma": "0.0", "train.quality": ""}
-    rows = {row["setting"]: row for row in rare_classes.measures(settings, frozenset({"train.balance"}))}
-    assert rows["train.balance"]["value"] == "0.5" and rows["train.balance"]["is_on"]
+    settings = {"train.sampling-power": "0.5", "train.focal-gamma": "0.0", "train.sample-weights": ""}
+    rows = {row["setting"]: row for row in rare_classes.measures(settings, frozenset({"train.sampling-power"}))}
+    assert rows["train.sampling-power"]["value"] == "0.5" and rows["train.sampling-power"]["is_on"]
     assert not rows["train.focal-gamma"]["is_on"]
     assert set(rows) == set(rare_classes.MEASURES)
-    by_file = {row["setting"]: row for row in rare_classes.measures(settings, {"train.quality"})}
-    assert by_file["train.quality"]["is_on"] and by_file["train.quality"]["value"] == "quality.csv"
+    by_file = {row["setting"]: row for row in rare_classes.measures(settings, {"train.sample-weights"})}
+    assert by_file["train.sample-weights"]["is_on"] and by_file["train.sample-weights"]["value"] == "quality.csv"
 
 
 def test_unequal_classes_are_told_of_where_nothing_was_set_for_the_rare_ones() -> None:
@@ -162,7 +162,7 @@ def test_where_no_answer_changes_few_sources_leave_it_open_and_the_same_scores_d
 
 def test_differences_are_told_in_points_without_a_signed_nothing() -> None:
     figure = {"with": 0.5, "without": 0.504, "gain": -0.004, "ci": [-0.1, 0.002]}
-    row = {"settings": {"train.balance": 1.0}, "changed": True, **dict.fromkeys(rare_classes.FIGURES, figure)}
-    shown = rare_classes.told({"on": ["train.balance"], "reason": "", "rows": [row]})
+    row = {"settings": {"train.sampling-power": 1.0}, "changed": True, **dict.fromkeys(rare_classes.FIGURES, figure)}
+    shown = rare_classes.told({"on": ["train.sampling-power"], "reason": "", "rows": [row]})
     assert shown is not None and shown["rows"][0]["rare_ap"]["words"] == "0 (-10 to 0)"
     assert rare_classes.told(None) is None

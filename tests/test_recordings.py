@@ -16,7 +16,7 @@ from makers import codes, cut, hear, ordinary_folder, quiet, recording, tone, wi
 from birdtune.audio import decode
 from birdtune.audio.faults import SoundError
 from birdtune.audio.logmel import VGGISH
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data import ledger as ledgers
 from birdtune.data import scan as recordings
 from birdtune.data.ledger import Examined, Ledger, examine_all, identify
@@ -282,7 +282,7 @@ def test_a_growing_ledger_is_saved_less_and_less_often(
 ) -> None:
     saved: list[int] = []
     monkeypatch.setattr(ledgers, "write_text", lambda _, text, **how: saved.append(len(json.loads(text)["stats"])))
-    ledger = Ledger(tmp_path / "ledger.json", SoundSettings())
+    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
     for number in range(10_000):
         ledger.set_content(SoundFile(f"{number}", tmp_path / f"{number}", "A", 1, 1), f"{number}")
     assert saved[:3] == [500, 1000, 1500], "what a killed run loses is little"
@@ -292,12 +292,12 @@ def test_a_growing_ledger_is_saved_less_and_less_often(
 def test_the_ledger_remembers_between_runs(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav")
     facts = decode.examine(path)
-    ledger = Ledger(tmp_path / "ledger.json", SoundSettings())
+    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
     ledger.set_content(sound_file(path), "c1")
     ledger.set_examined("c1", Examined(facts))
     ledger.set_examined("c2", Examined(None, "silent", "nothing"))
     ledger.save()
-    again = Ledger(tmp_path / "ledger.json", SoundSettings())
+    again = Ledger(tmp_path / "ledger.json", AudioSettings())
     assert again.content(sound_file(path)) == "c1"
     assert again.examined("c1") == Examined(facts)
     assert again.examined("c2") == Examined(None, "silent", "nothing")
@@ -306,7 +306,7 @@ def test_the_ledger_remembers_between_runs(tmp_path: Path) -> None:
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav")
-    ledger = Ledger(None, SoundSettings())
+    ledger = Ledger(None, AudioSettings())
     ledger.set_content(sound_file(path), "c1")
     facts = path.stat()
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
@@ -323,7 +323,7 @@ def test_another_file_of_the_same_size_and_time_is_read(tmp_path: Path) -> None:
     # As `rsync -t` puts a mended copy in place, and as folders that change names do.
     for seed, name in enumerate("AB"):
         os.utime(write_sound(tmp_path / name / "1.wav", seed=seed), ns=(10**18, 10**18))
-    ledger = Ledger(None, SoundSettings())
+    ledger = Ledger(None, AudioSettings())
     before = scan(tmp_path).files
     for file in before:
         ledger.set_content(file, f"content of {file.name}")
@@ -357,23 +357,23 @@ def test_much_that_crashed_is_no_reason_to_train_on_the_rest() -> None:
 
 @pytest.mark.parametrize("passing", ["too-long", "unreadable", "crash"])
 def test_what_may_pass_is_not_believed_in_the_next_run(tmp_path: Path, passing: str) -> None:
-    ledger = Ledger(tmp_path / "ledger.json", SoundSettings())
+    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
     ledger.set_examined("c1", Examined(None, passing, ""))
     ledger.set_examined("c2", Examined(None, "corrupt", ""))
     assert ledger.examined("c1") is not None
     ledger.save()
-    again = Ledger(tmp_path / "ledger.json", SoundSettings())
+    again = Ledger(tmp_path / "ledger.json", AudioSettings())
     assert again.examined("c1") is None
     assert again.examined("c2") is not None
 
 
 def test_each_resampler_has_its_facts(tmp_path: Path) -> None:
     for resampler in ("soxr", "resampy"):
-        ledger = Ledger(tmp_path / "ledger.json", SoundSettings(resampler=resampler))
+        ledger = Ledger(tmp_path / "ledger.json", AudioSettings(resampler=resampler))
         assert ledger.examined("c") is None
         ledger.set_examined("c", Examined(None, "silent", resampler))
         ledger.save()
-    assert Ledger(tmp_path / "ledger.json", SoundSettings()).examined("c") == Examined(None, "silent", "soxr")
+    assert Ledger(tmp_path / "ledger.json", AudioSettings()).examined("c") == Examined(None, "silent", "soxr")
 
 
 @pytest.mark.parametrize(
@@ -385,39 +385,39 @@ def test_each_resampler_has_its_facts(tmp_path: Path) -> None:
 def test_a_damaged_ledger_is_as_good_as_none(tmp_path: Path, content: str) -> None:
     path = tmp_path / "ledger.json"
     path.write_text(content)
-    ledger = Ledger(path, SoundSettings())
+    ledger = Ledger(path, AudioSettings())
     ledger.set_examined("c", Examined(None, "silent", ""))
     ledger.save()
-    assert json.loads(path.read_text())["facts"][SoundSettings().cache_key]["c"]["problem"] == "silent"
+    assert json.loads(path.read_text())["facts"][AudioSettings().cache_key]["c"]["problem"] == "silent"
 
 
 def test_the_ledger_knows_paths_that_are_no_utf_8(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.json", SoundSettings())
+    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
     file = SoundFile("A", Path("/data") / os.fsdecode(b"\xff.wav"), "A", 1, 2)
     ledger.set_content(file, "c")
     ledger.save()
-    assert Ledger(tmp_path / "ledger.json", SoundSettings()).content(file) == "c"
+    assert Ledger(tmp_path / "ledger.json", AudioSettings()).content(file) == "c"
 
 
 def test_the_ledger_is_saved_now_and_then(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.json", SoundSettings())
+    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
     for k in range(501):
         ledger.set_examined(str(k), Examined(None, "silent", ""))
-    assert len(json.loads((tmp_path / "ledger.json").read_text())["facts"][SoundSettings().cache_key]) == 500
+    assert len(json.loads((tmp_path / "ledger.json").read_text())["facts"][AudioSettings().cache_key]) == 500
 
 
 def test_a_second_check_hears_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sound(tmp_path / "data/A/a.wav", seed=1)
     cut(write_sound(tmp_path / "data/A/b.wav", seed=2), 0.5)
     ledger = tmp_path / "ledger.json"
-    first = hear(tmp_path / "data", Ledger(ledger, SoundSettings()))
+    first = hear(tmp_path / "data", Ledger(ledger, AudioSettings()))
 
     def refuse(path: Path, **others: object) -> None:
         pytest.fail(f"{path} was read again")
 
     monkeypatch.setattr(ledgers, "examine", refuse)
     monkeypatch.setattr(ledgers, "file_sha256", refuse)
-    assert hear(tmp_path / "data", Ledger(ledger, SoundSettings())) == first
+    assert hear(tmp_path / "data", Ledger(ledger, AudioSettings())) == first
 
 
 # ---- identifying and examining ------------------------------------------------------------------
@@ -429,11 +429,11 @@ def test_identify_stops_when_told_and_keeps_what_was_read(tmp_path: Path) -> Non
     interrupts = Interrupts()
     interrupts._signum = signal.SIGTERM
     files = scan(tmp_path / "data").files
-    ledger = Ledger(tmp_path / "ledger.json", SoundSettings())
+    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
     identify(files[:2], ledger, journal=quiet(), interrupts=Interrupts())
     with pytest.raises(Interrupted):
         identify(files, ledger, journal=quiet(), interrupts=interrupts)
-    again = Ledger(tmp_path / "ledger.json", SoundSettings())
+    again = Ledger(tmp_path / "ledger.json", AudioSettings())
     assert [again.content(file) is not None for file in files] == [True, True, False, False, False]
 
 
@@ -467,7 +467,7 @@ def test_examine_all_works_in_processes(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.undo()
     write_sound(tmp_path / "A/a.wav")
     cut(write_sound(tmp_path / "A/b.wav"), 0.2)
-    ledger = Ledger(None, SoundSettings())
+    ledger = Ledger(None, AudioSettings())
     files = scan(tmp_path).files
     identify(files, ledger, journal=quiet(), interrupts=Interrupts())
     examine_all(files, ledger, {}, longest_s=60.0, workers=1, journal=quiet(), interrupts=Interrupts())
@@ -558,7 +558,7 @@ def test_short_sounds_are_padded_or_skipped(tmp_path: Path) -> None:
 
 def test_a_lower_limit_of_length_holds_for_what_is_known_already(tmp_path: Path) -> None:
     write_sound(tmp_path / "A/a.wav", tone(3.0))
-    ledger = Ledger(None, SoundSettings())
+    ledger = Ledger(None, AudioSettings())
     assert len(hear(tmp_path, ledger, longest_s=10.0)[1]) == 1
     _, used, problems = hear(tmp_path, ledger, longest_s=2.0)
     assert used == []
@@ -677,7 +677,7 @@ def test_a_file_that_changes_while_it_is_identified_is_not_remembered(
         return digest
 
     monkeypatch.setattr(ledgers, "file_sha256", slowly)
-    ledger = Ledger(None, SoundSettings())
+    ledger = Ledger(None, AudioSettings())
     listing, used, problems = hear(tmp_path, ledger)
     assert codes(problems) == {"A/a.wav": "changed"}
     assert [record.name for record in used] == ["A/b.wav"]
@@ -690,7 +690,7 @@ def test_a_file_that_changes_while_it_is_identified_is_not_remembered(
 def test_a_copy_is_heard_in_place_of_a_file_that_vanished(tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         write_sound(tmp_path / "A" / name, seed=1)
-    ledger = Ledger(None, SoundSettings())
+    ledger = Ledger(None, AudioSettings())
     files = scan(tmp_path).files
     unusable = identify(files, ledger, journal=quiet(), interrupts=Interrupts())
     (tmp_path / "A/a.wav").unlink()
@@ -713,10 +713,10 @@ def test_storage_that_fails_stops_the_work_and_says_how_much_was_left(
         return real(path)
 
     monkeypatch.setattr(ledgers, "file_sha256", fail)
-    ledger, files = Ledger(tmp_path / "ledger.json", SoundSettings()), scan(tmp_path).files
+    ledger, files = Ledger(tmp_path / "ledger.json", AudioSettings()), scan(tmp_path).files
     with pytest.raises(PassingError, match=r"2\.wav: the storage failed .*Input/output error.* 2 files were still"):
         identify(files, ledger, journal=quiet(), interrupts=Interrupts())
-    again = Ledger(tmp_path / "ledger.json", SoundSettings())
+    again = Ledger(tmp_path / "ledger.json", AudioSettings())
     assert [again.content(file) is not None for file in files] == [True, True, False, False]
 
 
@@ -803,7 +803,7 @@ def test_recordings_are_sorted_by_name(tmp_path: Path) -> None:
     for seed, name in enumerate(["b/1.wav", "a/2.wav", "B/1.wav", "a/10.wav"]):
         write_sound(tmp_path / name, seed=seed)
     listing = scan(tmp_path)
-    ledger = Ledger(None, SoundSettings())
+    ledger = Ledger(None, AudioSettings())
     identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
     for file in listing.files:
         ledger.set_examined(str(ledger.content(file)), Examined(decode.examine(file.path)))

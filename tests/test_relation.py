@@ -10,7 +10,7 @@ from makers import codes, hear, write_sound
 
 from birdtune.audio.channels import Choice, mixed
 from birdtune.audio.decode import SoundStream, examine, read
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 
 RATE_HZ = 22_050
 Sound = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ ORDINARY = {
 def test_ordinary_stereo_is_mixed(tmp_path: Path, name: str) -> None:
     path = write_sound(tmp_path / "a.wav", ORDINARY[name], RATE_HZ)
     assert examine(path).choice is None
-    assert np.array_equal(read(path), read(path, SoundSettings(channels="mix")))
+    assert np.array_equal(read(path), read(path, AudioSettings(channels="mix")))
 
 
 FAULTY = {
@@ -149,13 +149,13 @@ def test_the_choice_is_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatc
 def test_channels_can_be_mixed_or_the_first_taken_without_a_look(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", stereo(0.25 * noise(1.0, 5), S), RATE_HZ)
     first = write_sound(tmp_path / "first.wav", 0.25 * noise(1.0, 5), RATE_HZ)
-    assert np.array_equal(read(path, SoundSettings(channels="first")), read(first))
-    assert np.array_equal(read(path, SoundSettings(channels="first")), np.concatenate(list(SoundStream(first))))
-    assert examine(path, SoundSettings(channels="mix")).choice is None
+    assert np.array_equal(read(path, AudioSettings(channels="first")), read(first))
+    assert np.array_equal(read(path, AudioSettings(channels="first")), np.concatenate(list(SoundStream(first))))
+    assert examine(path, AudioSettings(channels="mix")).choice is None
 
 
 def test_settings_of_channels_have_caches_of_their_own() -> None:
-    keys = {SoundSettings(channels=how).cache_key for how in ("best", "mix", "first")}
+    keys = {AudioSettings(channels=how).cache_key for how in ("best", "mix", "first")}
     assert len(keys) == 3
 
 

@@ -12,14 +12,15 @@ from birdtune.config import Config
 from birdtune.data import dataset as gather
 from birdtune.data.dataset import Dataset
 from birdtune.errors import DivergedError, Interrupted
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.pipeline import rare_class_ablation
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_json
 from birdtune.training import embeddings
 
 ALL_ON = {
-    "train__balance": 0.7, "train__class_weight_alpha": 0.5, "train__focal_gamma": 1.0, "train__min_per_class": 9,
+    "train__sampling_power": 0.7, "train__class_weight_alpha": 0.5, "train__focal_gamma": 1.0,
+    "train__min_samples_per_class": 9,
 }  # fmt: skip
 
 
@@ -41,13 +42,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh weights stand for a trunk that knows sounds: these differ in pitch alone."""
-    monkeypatch.setattr(rare_class_ablation, "no_first_trunk", lambda config: "")
+    """Fresh weights stand for a backbone that knows sounds: these differ in pitch alone."""
+    monkeypatch.setattr(rare_class_ablation, "no_first_backbone", lambda config: "")
 
 
 def prepared(data: Path, output: Path, **changes: Any) -> tuple[Config, Dataset, Any]:
     config = settings(data, output, **{"model__freeze": "all-but-head", "evaluate__bootstrap": 20, **changes})
-    spec = TRUNKS[config.model.backbone].front_end
+    spec = BACKBONES[config.model.backbone].front_end
     return config, *gather.prepare(config, spec, Journal(quiet=True), Interrupts())
 
 
@@ -60,11 +61,11 @@ def test_what_leaves_classes_out_or_is_not_set_does_nothing_for_them(tmp_path: P
         return rare_class_ablation.active(settings(tmp_path / "data", tmp_path / "out", **changes), weights or {})
 
     assert on() == []
-    assert on({"Apus_apus/1.wav": 0.5}) == ["train.quality"]
+    assert on({"Apus_apus/1.wav": 0.5}) == ["train.sample-weights"]
     assert on(**ALL_ON) == [
-        "train.balance", "train.class-weight-alpha", "train.focal-gamma", "train.min-per-class",
+        "train.sampling-power", "train.class-weight-alpha", "train.focal-gamma", "train.min-samples-per-class",
     ]  # fmt: skip
-    assert on(train__min_per_class=9, train__rare="leave-out") == []
+    assert on(train__min_samples_per_class=9, train__min_samples_action="leave-out") == []
 
 
 class Watched:
@@ -80,7 +81,7 @@ class Watched:
     def __call__(self, training: Any, judged: Any) -> Any:
         self.folds.append((training, judged))
         scores = np.full((len(judged), 4), 0.2)
-        if self.config.train.balance:
+        if self.config.train.sampling_power:
             scores[np.arange(len(judged)), self.embedded.labels[judged]] = 0.9
         return scores
 
@@ -102,7 +103,7 @@ def test_heads_are_trained_with_all_that_is_set_without_each_and_with_none_and_n
     def taught(head: Watched) -> tuple[Any, ...]:
         train = head.config.train
         quality = bool((head.embedded.weights != 1).any())
-        return train.balance, train.class_weight_alpha, train.focal_gamma, train.min_per_class, quality
+        return train.sampling_power, train.class_weight_alpha, train.focal_gamma, train.min_samples_per_class, quality
 
     assert [taught(head) for head in watched] == [
         (0.7, 0.5, 1.0, 9, True),
@@ -138,7 +139,7 @@ def test_heads_are_trained_with_all_that_is_set_without_each_and_with_none_and_n
 def test_of_one_measure_there_is_one_row(
     data: Path, tmp_path: Path, known: None, watched: list[Watched]
 ) -> None:
-    found = measured(*prepared(data, tmp_path / "out", train__balance=1.0))
+    found = measured(*prepared(data, tmp_path / "out", train__sampling_power=1.0))
     assert len(found["rows"]) == 1 and len(watched) == 2
 
 
@@ -156,7 +157,7 @@ def test_of_many_patches_every_second_is_learnt_from_and_the_floor_falls_with_th
     assert len(fewer) < 0.7 * len(places)
     np.testing.assert_array_equal(thinned.embeddings, whole.embeddings[kept])
     np.testing.assert_array_equal(thinned.windows.recording, whole.windows.recording[kept])
-    assert watched[0].config.train.min_per_class == 4  # round(9 / 2)
+    assert watched[0].config.train.min_samples_per_class == 4  # round(9 / 2)
 
     monkeypatch.setattr(rare_class_ablation, "MOST_PATCHES", len(part) - 1)
     assert "recordings that takes too long" in measured(config, dataset, store)["reason"]
@@ -165,9 +166,9 @@ def test_of_many_patches_every_second_is_learnt_from_and_the_floor_falls_with_th
 def test_where_it_cannot_be_measured_it_is_said_why(
     data: Path, tmp_path: Path, watched: list[Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, dataset, store = prepared(data, tmp_path / "out", train__balance=1.0)
+    config, dataset, store = prepared(data, tmp_path / "out", train__sampling_power=1.0)
     assert "from scratch" in measured(config, dataset, store)["reason"]
-    monkeypatch.setattr(rare_class_ablation, "no_first_trunk", lambda config: "")
+    monkeypatch.setattr(rare_class_ablation, "no_first_backbone", lambda config: "")
     alone = {name: replace(place, group=name.split("/")[0]) for name, place in dataset.places.items()}
     reason = measured(config, replace(dataset, places=alone), store)["reason"]
     assert reason == "there are fewer than three classes with recordings of two sources"
@@ -182,7 +183,7 @@ def test_where_it_cannot_be_measured_it_is_said_why(
         )
     monkeypatch.setattr(rare_class_ablation, "out_of_fold", astray)
     found = measured(config, dataset, store)
-    assert found == {"on": ["train.balance"], "reason": "it went astray"}
+    assert found == {"on": ["train.sampling-power"], "reason": "it went astray"}
     off, dataset, store = prepared(data, tmp_path / "out")
     assert measured(off, dataset, store) is None
 
@@ -190,7 +191,7 @@ def test_where_it_cannot_be_measured_it_is_said_why(
 def test_a_run_has_it_in_its_metrics_and_its_report_the_same_after_a_stop(
     data: Path, tmp_path: Path, known: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {"train__min_per_class": 40, "evaluate__suspects": False, "train__epochs": 2}
+    given = {"train__min_samples_per_class": 40, "evaluate__label_issues": False, "train__epochs": 2}
     config = settings(data, tmp_path / "out", **given)
     learn = rare_class_ablation.out_of_fold
 
@@ -206,11 +207,11 @@ def test_a_run_has_it_in_its_metrics_and_its_report_the_same_after_a_stop(
     assert run(config) == 0
     found = read_json(tmp_path / "out/reports/1/metrics.json")["remedies"]
     (row,) = found["rows"]
-    assert row["settings"] == {"train.min-per-class": 40} and row["changed"]
+    assert row["settings"] == {"train.min-samples-per-class": 40} and row["changed"]
     page = (tmp_path / "out/reports/1/report.html").read_text("utf-8")
     assert "The network was not trained again as a whole" in page
 
-    spared = settings(data, tmp_path / "out", **given, evaluate__remedies=False)
+    spared = settings(data, tmp_path / "out", **given, evaluate__rare_class_ablation=False)
     assert run(spared, until="evaluate") == 0
     assert "remedies" not in read_json(tmp_path / "out/reports/1/metrics.json")
     assert run(config, until="evaluate") == 0

@@ -211,8 +211,8 @@ def test_labels_to_check_can_be_heard_and_names_in_them_are_only_text(tmp_path: 
 
     none = page_of(make_facts(suspects={**found, "rows": []}), tmp_path).text
     assert "Nothing speaks against any of the 400 labels that were checked" in none
-    why = page_of(make_facts(suspects={**found, "rows": [], "reason": "no trunk"}), tmp_path).text
-    assert "Labels were not checked: no trunk." in why
+    why = page_of(make_facts(suspects={**found, "rows": [], "reason": "no backbone"}), tmp_path).text
+    assert "Labels were not checked: no backbone." in why
     assert "Labels to check" not in page_of(make_facts(), tmp_path).text
 
 
@@ -528,14 +528,14 @@ def test_what_each_measure_did_to_rare_classes_is_said_beside_how_it_was_measure
         "accuracy": open_,
         "macro_ap": {**open_, "ci": None},
     }
-    both = {"train.balance": 1.0, "train.quality": None}
+    both = {"train.sampling-power": 1.0, "train.sample-weights": None}
     found: dict[str, Any] = {
         "on": list(both), "reason": "", "classes": ["Strix_aluco"], "unjudged": [HOSTILE],
         "recordings": 6, "sources": 5, "all_recordings": 90, "all_sources": 80,
         "head": "linear", "folds": 5, "every": 1,
         "rows": [
-            {**row, "settings": {"train.balance": 1.0}},
-            {**row, "settings": {"train.quality": None}, "changed": False},
+            {**row, "settings": {"train.sampling-power": 1.0}},
+            {**row, "settings": {"train.sample-weights": None}, "changed": False},
             {**row, "settings": both},
         ],
     }  # fmt: skip
@@ -548,23 +548,23 @@ def test_what_each_measure_did_to_rare_classes_is_said_beside_how_it_was_measure
         "What each did to the rarest classes was measured apart from the model: linear heads",
         "The network was not trained again as a whole", "By 5-fold cross-validation", "test was left alone",
         "each of 90 training and validation recordings", "Strix_aluco (6 recordings, 5 sources)",
-        "train.balance 1.0", "50 % → 80 %", "+30 (+10 to +45)", "-1 (-5 to +4)", "all together",
-        "train.quality changed no score: beside the others it had nothing left to do",
+        "train.sampling-power 1.0", "50 % → 80 %", "+30 (+10 to +45)", "-1 (-5 to +4)", "all together",
+        "train.sample-weights changed no score: beside the others it had nothing left to do",
     ):  # fmt: skip
         assert said in text, said
     assert "patch was used" not in text
     assert "every 2nd patch was used" in told(make_facts(remedies={**found, "every": 2}))
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "<b>80" in page and "<b>90" not in page.partition("Rare classes")[2]  # bold where 0 is left out
-    alone = {**found, "on": ["train.balance"], "rows": found["rows"][:1]}
+    alone = {**found, "on": ["train.sampling-power"], "rows": found["rows"][:1]}
     one = told(make_facts(remedies=alone))
     assert (
         "What it did to the rarest classes" in one
         and "all together" not in one
         and "the others stay" not in one
     )
-    why = told(make_facts(remedies={"on": ["train.balance"], "reason": "the trunk began from scratch"}))
-    assert "What it did to the rarest classes was not measured: the trunk began from scratch." in why
+    why = told(make_facts(remedies={"on": ["train.sampling-power"], "reason": "the backbone began from scratch"}))
+    assert "What it did to the rarest classes was not measured: the backbone began from scratch." in why
     assert "measured apart" not in told(make_facts())
     rare = {"classes": [], "untested": [{"class": "Strix_aluco", "recordings": 2}], "times": 40}
     metrics = {"val": None, "test": {**(make_facts().metrics["test"] or {}), "rarest_third": rare}}

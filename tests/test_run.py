@@ -328,8 +328,8 @@ def test_without_a_trained_run_it_is_said_what_to_do(tmp_path: Path) -> None:
         ("model__backbone", "vggish-small"),
         ("model__freeze", "conv"),
         ("model__head", "mlp"),
-        ("model__scores", "sigmoid"),
-        ("sound__resampler", "resampy"),
+        ("model__output", "sigmoid"),
+        ("audio__resampler", "resampy"),
     ],
 )
 def test_what_changes_the_weights_makes_another_run(tmp_path: Path, setting: str, value: object) -> None:
@@ -340,14 +340,14 @@ def test_what_changes_the_weights_makes_another_run(tmp_path: Path, setting: str
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("train__keep", 7),
+        ("train__keep_checkpoints", 7),
         ("train__checkpoint_minutes", 1),
         ("prepare__workers", 3),
         ("evaluate__bootstrap", 50),
         ("export__name", "other"),
         # These decide which recordings are used, which the data's digest says.
-        ("sound__max_hours", 3),
-        ("sound__short", "skip"),
+        ("audio__max_hours", 3),
+        ("audio__short_clips", "skip"),
         ("split__seed", 3),
         ("split__test_fraction", 0.3),
     ],

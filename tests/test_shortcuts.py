@@ -207,7 +207,7 @@ def test_a_band_limit_that_leaves_what_all_have_makes_it_mild_and_one_above_does
     dataset = made(RECORDERS["rate"])
     row = measured(dataset)
     assert limit_hz(row) == 3600
-    assert "--sound.band-limit 3600" in next(of_shortcuts(row)).advice
+    assert "--audio.band-limit 3600" in next(of_shortcuts(row)).advice
     limited = dataclasses.replace(dataset, spec=dataclasses.replace(VGGISH, limit_hz=3600.0))
     assert of(measured(limited)) == ("rate", MILD)
     above = dataclasses.replace(dataset, spec=dataclasses.replace(VGGISH, limit_hz=6000.0))
@@ -313,7 +313,7 @@ def test_the_report_tells_it_on_its_first_screen_and_in_a_section(tmp_path: Path
     body = page[page.index('id="shortcuts"') : page.index('id="sure"')]
     assert "8,000 Hz in 40 of 40 recordings" in body
     assert "where it errs, the model is right" in body
-    assert "--sound.band-limit 3600" in body
+    assert "--audio.band-limit 3600" in body
     write_report(tmp_path / "without.html", make_facts())
     assert 'id="shortcuts"' not in (tmp_path / "without.html").read_text("utf-8")
 
@@ -325,7 +325,7 @@ def test_white_noise_by_two_recorders_ends_in_the_verdict_poor(tmp_path: Path) -
         for letter in "abcdefghijklmnopqrst":
             soundfile.write(data / label / f"{3 * letter}.wav", 0.1 * rng.standard_normal(2 * rate), rate)
     changes = {
-        "train__epochs": 6, "train__head_rate": 1.0, "model__dropout": 0.0, "evaluate__suspects": False,
+        "train__epochs": 6, "train__head_lr_multiplier": 1.0, "model__dropout": 0.0, "evaluate__label_issues": False,
     }  # fmt: skip
     assert run(settings(data, tmp_path / "out", **changes), until="evaluate") == 0
     figures = read_json(tmp_path / "out" / "reports" / "1" / "metrics.json")

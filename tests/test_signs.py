@@ -72,13 +72,13 @@ def test_copies_are_one_sound_and_a_large_class_is_looked_at_in_part() -> None:
 
 def test_layers_that_moved_are_told_from_those_that_did_not() -> None:
     rng = np.random.default_rng(0)
-    before = {f"trunk/{name}/kernel": rng.standard_normal((64, 640)).astype(np.float32) for name in "abc"}
-    after = {**before, "trunk/b/kernel": before["trunk/b/kernel"] + 1e-4}
-    first = sampled({**before, "trunk/a/bias": np.ones(3, np.float32)})
-    assert set(first) == {"trunk/a", "trunk/b", "trunk/c"} and first["trunk/a"].size <= 4096 + 64
+    before = {f"backbone/{name}/kernel": rng.standard_normal((64, 640)).astype(np.float32) for name in "abc"}
+    after = {**before, "backbone/b/kernel": before["backbone/b/kernel"] + 1e-4}
+    first = sampled({**before, "backbone/a/bias": np.ones(3, np.float32)})
+    assert set(first) == {"backbone/a", "backbone/b", "backbone/c"} and first["backbone/a"].size <= 4096 + 64
     found = distances(first, sampled(after))
-    assert found["trunk/a"] == found["trunk/c"] == 0.0
-    assert found["trunk/b"] == pytest.approx(1e-4, rel=0.05)
+    assert found["backbone/a"] == found["backbone/c"] == 0.0
+    assert found["backbone/b"] == pytest.approx(1e-4, rel=0.05)
 
 
 def test_weights_of_zero_that_stay_zero_have_not_moved() -> None:

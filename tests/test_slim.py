@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from birdtune.errors import ExportError, InputError
 from birdtune.models import classifier as classifiers
 from birdtune.models import tf1
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.models.tf_checkpoint import read_checkpoint
 from birdtune.runtime import files
 
@@ -150,14 +150,14 @@ def test_the_checkpoint_has_the_published_names_and_is_read_back(exported):
         "mymodel/logits/weights": [100, 4],
         "mymodel/logits/biases": [4],
     }
-    trunk = {name: list(shape) for name, shape in TRUNKS["vggish-small"].variables().items()}
-    assert shapes == trunk | head
+    backbone = {name: list(shape) for name, shape in BACKBONES["vggish-small"].variables().items()}
+    assert shapes == backbone | head
     arrays = read_checkpoint(folder)
     np.testing.assert_array_equal(
         arrays["mymodel/logits/weights"], model.head.get_layer("logits").kernel.numpy()
     )
     np.testing.assert_array_equal(
-        arrays["vggish/conv4/conv4_1/weights"], model.trunk.get_layer("conv4_1").kernel.numpy()
+        arrays["vggish/conv4/conv4_1/weights"], model.backbone.get_layer("conv4_1").kernel.numpy()
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from birdtune import cli
 from birdtune.config import Config, options
 from birdtune.errors import SettingsError
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.runtime import configure
 from birdtune.tuning.space import TABLES, Space, defaults, effective, run_flags, space_of, with_settings
 
@@ -21,7 +21,7 @@ def given(**settings: Any) -> Config:
 
 
 def space(config: Config, *, recordings: tuple[int, ...] = (9, 40), background: bool = False) -> Space:
-    points = TRUNKS[config.model.backbone].freeze_points
+    points = BACKBONES[config.model.backbone].freeze_points
     return space_of(config, freeze_points=points, recordings=recordings, has_background=background)
 
 
@@ -54,12 +54,12 @@ def test_what_is_set_is_not_searched_even_at_its_default() -> None:
 
 
 def test_what_would_change_nothing_is_not_searched_and_the_reason_is_given() -> None:
-    assert {"train.balance", "train.class-weight-alpha"} <= set(names(space(given())))
+    assert {"train.sampling-power", "train.class-weight-alpha"} <= set(names(space(given())))
     alike = space(given(), recordings=(10, 14))
-    assert "alike" in alike.left_out["train.balance"] and "train.balance" not in names(alike)
+    assert "alike" in alike.left_out["train.sampling-power"] and "train.sampling-power" not in names(alike)
     assert "model.hidden-units" in space(given(model__head="linear")).left_out
     frozen = space(given(tune__on="training", model__freeze="all-but-head"))
-    assert {"train.layer-decay", "train.head-epochs"} <= set(frozen.left_out)
+    assert {"train.layer-decay", "train.head-warmup-epochs"} <= set(frozen.left_out)
     assert "augment.background" in space(given(tune__on="training")).left_out
     assert "augment.background" in names(space(given(tune__on="training"), background=True))
 
@@ -72,28 +72,28 @@ def test_the_attention_head_is_not_offered_where_patches_are_augmented() -> None
 
 
 def test_where_labels_are_shared_the_attention_head_and_mixup_are_left_out_and_the_reason_is_given() -> None:
-    shared = space(given(train__weak_labels="share"))
+    shared = space(given(train__label_refinement=True))
     (head,) = (row for row in shared.dimensions if row.name == "model.head")
     assert head.choices == ("linear", "mlp")
-    assert shared.left_out["model.head attention"] == "not with train.weak-labels share"
-    training = space(given(train__weak_labels="share", tune__on="training"))
+    assert shared.left_out["model.head attention"] == "not with train.label-refinement true"
+    training = space(given(train__label_refinement=True, tune__on="training"))
     assert "augment.gain-db" in names(training) and "augment.mixup" not in names(training)
-    assert training.left_out["augment.mixup"] == "not with train.weak-labels share"
+    assert training.left_out["augment.mixup"] == "not with train.label-refinement true"
     plain = space(given(tune__on="training"))
     assert "augment.mixup" in names(plain) and "model.head attention" not in plain.left_out
 
 
 def test_no_trial_is_shorter_than_the_epochs_in_which_the_head_learns_alone() -> None:
-    (epochs,) = (row for row in space(given(train__head_epochs=6)).dimensions if row.name == "train.epochs")
+    (epochs,) = (row for row in space(given(train__head_warmup_epochs=6)).dimensions if row.name == "train.epochs")
     assert (epochs.low, epochs.high) == (7, 60)
 
 
 @pytest.mark.parametrize(
     ("text", "settings"),
     [
-        ("train.epochs=5..6", {"train__head_epochs": 6, "model__freeze": "all-but-head"}),
-        ("model.head=linear|attention", {"train__weak_labels": "share"}),
-        ("augment.mixup", {"train__weak_labels": "share", "tune__on": "training"}),
+        ("train.epochs=5..6", {"train__head_warmup_epochs": 6, "model__freeze": "all-but-head"}),
+        ("model.head=linear|attention", {"train__label_refinement": True}),
+        ("augment.mixup", {"train__label_refinement": True, "tune__on": "training"}),
     ],
 )
 def test_a_range_that_fights_a_setting_is_refused_by_both_their_names(
@@ -117,7 +117,7 @@ def test_a_range_that_fights_a_setting_is_refused_by_both_their_names(
     "settings",
     [
         {"model__head": "mlp", "model__hidden_units": 64, "augment__gain_db": 6, "tune__trials": 3},
-        {"model__head": "mlp", "model__hidden_units": 64, "train__weak_labels": "share"},
+        {"model__head": "mlp", "model__hidden_units": 64, "train__label_refinement": True},
     ],
 )
 def test_run_takes_the_flags_that_are_printed_for_any_head(settings: dict[str, Any], head: str) -> None:
@@ -127,7 +127,7 @@ def test_run_takes_the_flags_that_are_printed_for_any_head(settings: dict[str, A
     assert taken.model.head == head and taken.tune == Config().tune
     # Nothing goes but what the head does not take, and what goes is named.
     assert taken.model.hidden_units == (None if head == "linear" else 64)
-    other = (taken.augment.gain_db, taken.train.weak_labels) == (0.0, "trust")
+    other = (taken.augment.gain_db, taken.train.label_refinement) == (0.0, False)
     assert other == (head == "attention")
     assert ("model.hidden-units" in gone, head in gone) == (head == "linear", head != "mlp")
 
@@ -184,10 +184,10 @@ def test_only_what_means_something_together_is_set() -> None:
     values: dict[str, Any] = {"model.head": "linear", "model.hidden-units": 64, "train.epochs": 5}
     assert effective(values, given()) == {"model.head": "linear", "train.epochs": 5}
     assert "model.hidden-units" in effective({**values, "model.head": "mlp"}, given())
-    late = effective({"train.head-epochs": 5, "train.epochs": 5}, given())
-    assert late["train.head-epochs"] == 4
+    late = effective({"train.head-warmup-epochs": 5, "train.epochs": 5}, given())
+    assert late["train.head-warmup-epochs"] == 4
     frozen = effective(
-        {"model.freeze": "all-but-head", "train.layer-decay": 0.5, "train.head-epochs": 2}, given()
+        {"model.freeze": "all-but-head", "train.layer-decay": 0.5, "train.head-warmup-epochs": 2}, given()
     )
     assert frozen == {"model.freeze": "all-but-head"}
 

@@ -157,12 +157,12 @@ def test_answers_that_are_now_none_are_counted_and_a_sure_loss_is_a_doubt() -> N
 
 
 def test_classes_that_will_be_answered_none_are_a_doubt_that_says_why() -> None:
-    (trained,) = model_comparison.of_succession(row(None, unreachable=["Corvus"], trunk_kept=False))
+    (trained,) = model_comparison.of_succession(row(None, unreachable=["Corvus"], backbone_kept=False))
     assert trained.code == "old-classes-strange" and "will be answered “none”: Corvus" in trained.text
-    assert "the trunk was trained further" in trained.text and "--model.freeze all-but-head" in trained.advice
-    (unknown,) = model_comparison.of_succession(row(None, unreachable=["Corvus"], trunk_kept=True))
+    assert "the backbone was trained further" in trained.text and "--model.freeze all-but-head" in trained.advice
+    (unknown,) = model_comparison.of_succession(row(None, unreachable=["Corvus"], backbone_kept=True))
     assert "version 1 does not tell what they sound like" in unknown.text and "--model.freeze" not in unknown.advice
-    assert list(model_comparison.of_succession(row(None, unreachable=[], trunk_kept=False))) == []
+    assert list(model_comparison.of_succession(row(None, unreachable=[], backbone_kept=False))) == []
 
 
 def test_a_loss_that_may_be_luck_is_none() -> None:
@@ -268,11 +268,12 @@ def test_new_columns_begin_in_the_middle_of_the_old_and_cannot_drown_them() -> N
     old = {
         "head/logits/kernel": rng.normal(0, 3, (8, 5)).astype(np.float32),
         "head/logits/bias": rng.normal(0, 3, 5).astype(np.float32),
-        "trunk/a/kernel": np.ones((2, 2), np.float32),
+        "backbone/a/kernel": np.ones((2, 2), np.float32),
     }
     zeros = {"head/logits/kernel": np.zeros((8, 7), np.float32), "head/logits/bias": np.zeros(7, np.float32)}
     found = grown(old, zeros)
-    assert found["trunk/a/kernel"] is old["trunk/a/kernel"] or np.array_equal(found["trunk/a/kernel"], np.ones((2, 2)))
+    kernel = "backbone/a/kernel"
+    assert found[kernel] is old[kernel] or np.array_equal(found[kernel], np.ones((2, 2)))
     np.testing.assert_array_equal(found["head/logits/kernel"][:, :5], old["head/logits/kernel"])
     logits = rng.normal(0, 5, (100, 8)) @ found["head/logits/kernel"] + found["head/logits/bias"]
     odds = np.exp(logits)

@@ -16,7 +16,7 @@ from birdtune.data.batches import Batch, Targets
 from birdtune.data.dataset import Dataset
 from birdtune.errors import InputError, Interrupted
 from birdtune.evaluation import label_issues
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.pipeline import evaluate, label_check, stages
 from birdtune.reporting import report_data
 from birdtune.runtime.events import Interrupts, Journal
@@ -145,7 +145,7 @@ def test_the_moment_to_listen_to_holds_sound_whatever_a_judge_makes_of_silence()
 
 def prepared(data: Path, output: Path) -> tuple[Config, Dataset, Any]:
     config = settings(data, output, model__checkpoint="none")
-    spec = TRUNKS[config.model.backbone].front_end
+    spec = BACKBONES[config.model.backbone].front_end
     return config, *gather.prepare(config, spec, Journal(quiet=True), Interrupts())
 
 
@@ -168,7 +168,7 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
     assert found["rows"] == [] and "from scratch" in found["reason"]
     assert read_csv(out / "suspect_labels.csv") == []
 
-    # Fresh weights stand for a trunk that knows sounds: these differ in pitch alone.
+    # Fresh weights stand for a backbone that knows sounds: these differ in pitch alone.
     monkeypatch.setattr("birdtune.models.registry.checkpoint_path", lambda config: Path("known"))
     monkeypatch.setattr("birdtune.training.embeddings.load_first_weights", lambda classifier, config: None)
     found = check(dataset, Interrupts())
@@ -230,8 +230,8 @@ def test_what_a_patch_does_not_keep_of_its_label_is_all_classes_alike_or_none() 
 
 def test_labels_are_not_shared_twice(tmp_path: Path) -> None:
     for more in ({"model__head": "attention"}, {"augment__mixup": 0.5}):
-        with pytest.raises(InputError, match="weak-labels"):
-            settings(tmp_path, tmp_path / "out", train__weak_labels="share", **more)
+        with pytest.raises(InputError, match="label-refinement"):
+            settings(tmp_path, tmp_path / "out", train__label_refinement=True, **more)
 
 
 def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_trains_on_the_same(
@@ -243,7 +243,7 @@ def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_train
         noise = 0.02 * np.random.default_rng(len(path.name)).standard_normal(4 * rate_hz)
         soundfile.write(path, np.concatenate([sound, noise]), rate_hz)
     monkeypatch.setattr("birdtune.models.registry.checkpoint_path", lambda config: None)
-    config = settings(data, tmp_path / "out", train__weak_labels="share", train__epochs=1)
+    config = settings(data, tmp_path / "out", train__label_refinement=True, train__epochs=1)
     assert run(config, until="train") == 0
     assert not (tmp_path / "out/logs/1/kept.npy").exists()  # from scratch
 
@@ -256,8 +256,8 @@ def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_train
         made(self, config, dataset, store, part, *more)
 
     monkeypatch.setattr(label_check.Sounds, "__init__", watched)
-    other = settings(data, tmp_path / "other", train__weak_labels="share", train__epochs=1)
-    whole = settings(data, tmp_path / "whole", train__weak_labels="share", train__epochs=1)
+    other = settings(data, tmp_path / "other", train__label_refinement=True, train__epochs=1)
+    whole = settings(data, tmp_path / "whole", train__label_refinement=True, train__epochs=1)
     with pytest.raises(Interrupted):
         run(other, StopWhen(tmp_path / "other/logs/1/kept.npy"), until="train")
     assert run(other, until="train") == 0
@@ -280,12 +280,12 @@ def test_labels_are_checked_before_the_verdict_which_speaks_of_them(
     monkeypatch.setattr(
         label_check, "check_labels", lambda *rest: write_json(rest[3] / label_check.FACTS_NAME, facts_of_labels)
     )
-    config = Config.model_validate({"evaluate": {"remedies": False}})
+    config = Config.model_validate({"evaluate": {"rare_class_ablation": False}})
     run = SimpleNamespace(reports=tmp_path, logs=tmp_path, config=config)
     found: list[str] = []
     stand_in = SimpleNamespace(
         run=run, config=config, ancestor=None, dataset=None, store=None, journal=None, interrupts=None,
-        _best=lambda: None, _trunk_kept=lambda _: False, _known=lambda *_: None, _leak=lambda _: None,
+        _best=lambda: None, _backbone_kept=lambda _: False, _known=lambda *_: None, _leak=lambda _: None,
         _shortcuts=lambda _: None,
         _judged=lambda *_: (evaluate.Judged({}, {}), {}),
         _judge=lambda figures: found.extend(doubt.code for doubt in report_data.judgement(run, figures)[0]),  # type: ignore[arg-type]

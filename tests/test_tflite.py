@@ -10,14 +10,14 @@ from helpers_yamnet import Array, Drawn
 from birdtune.errors import CheckpointError
 from birdtune.models import tflite, yamnet
 
-STEPS = yamnet.TRUNK.steps()[:3]
+STEPS = yamnet.BACKBONE.steps()[:3]
 
 
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, Array]:
     random = np.random.default_rng(0)
     shapes = {name: shape for step in STEPS for name, shape in zip(
-        yamnet.TRUNK.variable_names(step.row), (step.kernel, (step.row.width,)), strict=True
+        yamnet.BACKBONE.variable_names(step.row), (step.kernel, (step.row.width,)), strict=True
     )}  # fmt: skip
     shapes |= {"logits/kernel": (64, 521), "logits/bias": (521,)}
     return {name: random.normal(0, 1, shape).astype(np.float32) for name, shape in shapes.items()}

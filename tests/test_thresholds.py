@@ -245,12 +245,13 @@ def run_of(n: int, seed: int) -> Scores:
 
 
 def judge(
-    val: Scores | None, test: Scores | None, heard: dict[str, Measured] | None = None, **settings: Any
+    val: Scores | None, test: Scores | None, heard: dict[str, Measured] | None = None,
+    *, target_recall: float = 0.9, **settings: Any,
 ) -> evaluate.Judged:
     return evaluate.judge_run(
         {"val": val, "test": test}, run_of(5, 9), kind="softmax", classes=CLASSES, background=("background",),
         train_counts=np.array([9, 9, 9]), patch_s=0.96, settings=EvaluateSettings(bootstrap=50, **settings), seed=1,
-        heard=heard or {},
+        heard=heard or {}, target_recall=target_recall,
     )  # fmt: skip
 
 
@@ -358,7 +359,7 @@ def test_why_nothing_is_called_strange_is_said() -> None:
     for found, why in (
         (judge(run_of(5, 0), None, few), "validation has too few source recordings (5)"),
         (judge(run_of(5, 0), None), "embeddings of training recordings do not differ"),
-        (judge(run_of(5, 0), None, keep_known=1.0), "--evaluate.keep-known 1"),
+        (judge(run_of(5, 0), None, target_recall=1.0), "--ood.target-recall 1"),
     ):
         assert why in found.figures["novelty"]["reason"] and found.figures["novelty"]["scale"] is None
         assert found.scores["val"].strangeness is None and found.figures["val"]["novelty"] is None

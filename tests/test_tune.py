@@ -192,8 +192,8 @@ def test_judged_anew_by_other_folds_the_recordings_are_the_same() -> None:
 
 
 def test_tuning_does_not_begin_from_a_served_model(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="from-version 3: trials begin from the trunk's weights"):
-        tuned(config_of(data, tmp_path, from_version=3))
+    with pytest.raises(SettingsError, match="init-from 3: trials begin from the backbone's weights"):
+        tuned(config_of(data, tmp_path, init_from=3))
 
 
 # ---- with trials that take no time ---------------------------------------------------------------

@@ -6,12 +6,12 @@ import pytest
 
 from birdtune.errors import CheckpointError, SettingsError
 from birdtune.models import network, vggish
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 
 
 def small(**changes):
     settings = {"embedding_activation": "relu", "precision": "float32", "seed": 1}
-    return network.build_trunk("vggish-small", **(settings | changes))
+    return network.build_backbone("vggish-small", **(settings | changes))
 
 
 def noise(n=4):
@@ -22,7 +22,7 @@ def arrays_for(backbone, scale=0.05):
     random = np.random.default_rng(3)
     return {
         name: (scale * random.standard_normal(shape)).astype(np.float32)
-        for name, shape in TRUNKS[backbone].variables().items()
+        for name, shape in BACKBONES[backbone].variables().items()
     }
 
 
@@ -30,7 +30,7 @@ def test_the_variables_of_vggish_are_the_published_ones():
     def layer(scope, *shape):
         return {f"vggish/{scope}/weights": shape, f"vggish/{scope}/biases": shape[-1:]}
 
-    assert TRUNKS["vggish"].variables() == {
+    assert BACKBONES["vggish"].variables() == {
         **layer("conv1", 3, 3, 1, 64),
         **layer("conv2", 3, 3, 64, 128),
         **layer("conv3/conv3_1", 3, 3, 128, 256),
@@ -44,13 +44,13 @@ def test_the_variables_of_vggish_are_the_published_ones():
 
 
 def test_vggish_has_the_published_number_of_parameters():
-    trunk = network.build_trunk("vggish", embedding_activation="relu", precision="float32", seed=None)
+    backbone = network.build_backbone("vggish", embedding_activation="relu", precision="float32", seed=None)
 
-    assert trunk.count_params() == 72_141_184
+    assert backbone.count_params() == 72_141_184
 
 
 def test_the_small_network_is_an_eighth_as_wide_with_the_same_embedding():
-    full, reduced = TRUNKS["vggish"].variables(), TRUNKS["vggish-small"].variables()
+    full, reduced = BACKBONES["vggish"].variables(), BACKBONES["vggish-small"].variables()
 
     assert list(full) == list(reduced)
     assert reduced["vggish/conv1/weights"] == (3, 3, 1, 8)
@@ -59,24 +59,24 @@ def test_the_small_network_is_an_eighth_as_wide_with_the_same_embedding():
 
 
 def test_every_layer_of_the_table_has_the_shape_of_its_variable():
-    trunk = small()
+    backbone = small()
 
     for row in vggish.LAYERS:
-        layer = trunk.get_layer(row.name)
+        layer = backbone.get_layer(row.name)
         assert (
-            tuple(layer.kernel.shape) == TRUNKS["vggish-small"].variables()[f"{row.scope}/weights"]
+            tuple(layer.kernel.shape) == BACKBONES["vggish-small"].variables()[f"{row.scope}/weights"]
         )
-    pools = [layer.name for layer in trunk.layers if layer.name.startswith("pool")]
+    pools = [layer.name for layer in backbone.layers if layer.name.startswith("pool")]
     assert pools == ["pool1", "pool2", "pool3", "pool4"]
-    assert tuple(trunk.get_layer("pool4").output.shape) == (None, 6, 4, 64)
+    assert tuple(backbone.get_layer("pool4").output.shape) == (None, 6, 4, 64)
 
 
 def test_patches_become_embeddings_of_128_numbers():
-    trunk = small()
+    backbone = small()
 
-    assert trunk.input_shape == (None, 96, 64)
-    assert trunk.inputs[0].name == "input_features"
-    assert trunk(noise(2)).shape == (2, 128)
+    assert backbone.input_shape == (None, 96, 64)
+    assert backbone.inputs[0].name == "input_features"
+    assert backbone(noise(2)).shape == (2, 128)
 
 
 def test_relu_cuts_the_embedding_at_zero_and_none_does_not():
@@ -102,11 +102,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 
 
 def test_layers_of_one_shape_start_from_different_weights():
-    trunk = small()
+    backbone = small()
 
     # Without seeds of their own these would share their first numbers.
-    first = trunk.get_layer("fc1_2").kernel.numpy().ravel()[:100] * np.sqrt(512)
-    second = trunk.get_layer("fc2").kernel.numpy().ravel()[:100] * np.sqrt(512)
+    first = backbone.get_layer("fc1_2").kernel.numpy().ravel()[:100] * np.sqrt(512)
+    second = backbone.get_layer("fc2").kernel.numpy().ravel()[:100] * np.sqrt(512)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.5
 
 
@@ -136,12 +136,12 @@ def test_mixed_precision_computes_low_and_gives_float32(precision):
 
 
 def test_loaded_weights_are_the_weights_in_use():
-    trunk, arrays = small(), arrays_for("vggish-small")
+    backbone, arrays = small(), arrays_for("vggish-small")
 
-    network.load_trunk(trunk, arrays)
+    network.load_backbone(backbone, arrays)
 
     for row in vggish.LAYERS:
-        kernel, bias = trunk.get_layer(row.name).get_weights()
+        kernel, bias = backbone.get_layer(row.name).get_weights()
         np.testing.assert_array_equal(kernel, arrays[f"{row.scope}/weights"])
         np.testing.assert_array_equal(bias, arrays[f"{row.scope}/biases"])
 
@@ -149,12 +149,12 @@ def test_loaded_weights_are_the_weights_in_use():
 def test_a_head_in_the_checkpoint_is_passed_over_and_doubles_are_taken():
     arrays = {name: array.astype(np.float64) for name, array in arrays_for("vggish-small").items()}
 
-    network.load_trunk(small(), arrays | {"mymodel/logits/weights": np.zeros((100, 3))})
+    network.load_backbone(small(), arrays | {"mymodel/logits/weights": np.zeros((100, 3))})
 
 
 def test_all_that_is_missing_or_misshapen_stands_in_one_message():
-    trunk, arrays = small(), arrays_for("vggish-small")
-    before = trunk.get_weights()
+    backbone, arrays = small(), arrays_for("vggish-small")
+    before = backbone.get_weights()
     del arrays["vggish/conv2/biases"], arrays["vggish/fc2/weights"]
     arrays["vggish/conv1/weights"] = np.zeros((3, 3, 3, 8), np.float32)
     arrays["vggish/fc1/fc1_1/biases"] = np.zeros(7, np.float32)
@@ -162,7 +162,7 @@ def test_all_that_is_missing_or_misshapen_stands_in_one_message():
     arrays["resnet/stem\x1b[2J"] = np.zeros(1, np.float32)
 
     with pytest.raises(CheckpointError) as caught:
-        network.load_trunk(trunk, arrays, source="birds.ckpt")
+        network.load_backbone(backbone, arrays, source="birds.ckpt")
 
     message = str(caught.value)
     assert message.startswith("birds.ckpt: ")
@@ -172,16 +172,16 @@ def test_all_that_is_missing_or_misshapen_stands_in_one_message():
     assert "NaN or infinity: vggish/conv4/conv4_2/biases." in message
     assert "not expected, but there: resnet/stem\\x1b[2J." in message
     assert "conv3" not in message
-    assert all(np.array_equal(a, b) for a, b in zip(before, trunk.get_weights(), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(before, backbone.get_weights(), strict=True))
 
 
 def test_a_long_list_of_other_variables_is_cut():
     with pytest.raises(CheckpointError, match=r"other00, .*other07 and 13 more"):
-        network.load_trunk(small(), {f"other{i:02}": np.zeros(1) for i in range(21)})
+        network.load_backbone(small(), {f"other{i:02}": np.zeros(1) for i in range(21)})
 
 
-def trainable(trunk):
-    return [row.name for row in vggish.LAYERS if trunk.get_layer(row.name).trainable]
+def trainable(backbone):
+    return [row.name for row in vggish.LAYERS if backbone.get_layer(row.name).trainable]
 
 
 @pytest.mark.parametrize(
@@ -189,33 +189,33 @@ def trainable(trunk):
     [("none", 0), ("conv1", 1), ("conv3_1", 3), ("conv", 6), ("fc1_1", 7), ("fc2", 9), ("all-but-head", 9)],
 )
 def test_freezing_holds_a_layer_and_all_before_it(point, first_free):
-    trunk = small()
+    backbone = small()
 
-    network.freeze(trunk, point)
+    network.freeze(backbone, point)
 
     free = [row.name for row in vggish.LAYERS][first_free:]
-    assert trainable(trunk) == free
-    assert [variable.path.split("/")[0] for variable in trunk.trainable_variables[::2]] == free
-    assert len(trunk.variables) == 18
+    assert trainable(backbone) == free
+    assert [variable.path.split("/")[0] for variable in backbone.trainable_variables[::2]] == free
+    assert len(backbone.variables) == 18
 
 
 def test_a_later_freeze_replaces_an_earlier_one():
-    trunk = small()
-    network.freeze(trunk, "all-but-head")
+    backbone = small()
+    network.freeze(backbone, "all-but-head")
 
-    network.freeze(trunk, "conv1")
+    network.freeze(backbone, "conv1")
 
-    assert trainable(trunk)[0] == "conv2"
+    assert trainable(backbone)[0] == "conv2"
 
 
-def test_what_to_freeze_next_is_a_freeze_point_of_the_trunk_with_less_left_to_train() -> None:
-    for trunk in TRUNKS.values():
-        for point in trunk.freeze_points:
-            further = trunk.next_freeze_point(point)
-            frozen = trunk.frozen_layers(point)
-            assert (further is None) == (frozen == len(trunk.layers))
-            assert further is None or trunk.frozen_layers(further) > frozen
-    assert TRUNKS["vggish"].next_freeze_point("none") == "conv" != TRUNKS["yamnet"].next_freeze_point("none")
+def test_what_to_freeze_next_is_a_freeze_point_of_the_backbone_with_less_left_to_train() -> None:
+    for backbone in BACKBONES.values():
+        for point in backbone.freeze_points:
+            further = backbone.next_freeze_point(point)
+            frozen = backbone.frozen_layers(point)
+            assert (further is None) == (frozen == len(backbone.layers))
+            assert further is None or backbone.frozen_layers(further) > frozen
+    assert BACKBONES["vggish"].next_freeze_point("none") == "conv" != BACKBONES["yamnet"].next_freeze_point("none")
 
 
 @pytest.mark.parametrize("point", ["conv9", "", "None", "pool1"])
@@ -226,6 +226,6 @@ def test_an_unknown_freeze_point_is_refused_with_the_choices(point):
 
 def test_unknown_backbones_and_activations_are_refused_with_the_choices():
     with pytest.raises(SettingsError, match=r"resnet.*vggish, vggish-small"):
-        network.build_trunk("resnet", embedding_activation="relu", precision="float32", seed=0)
+        network.build_backbone("resnet", embedding_activation="relu", precision="float32", seed=0)
     with pytest.raises(SettingsError, match=r"gelu.*relu, none"):
         small(embedding_activation="gelu")

@@ -20,7 +20,7 @@ from birdtune.audio.logmel import YAMNET, frames_of, hann_window, log_mel
 from birdtune.errors import CheckpointError, InputError, SettingsError
 from birdtune.models import classifier as classifiers
 from birdtune.models import network, tflite, yamnet
-from birdtune.models.registry import TRUNKS, read_weights
+from birdtune.models.registry import BACKBONES, read_weights
 from birdtune.pipeline import apply, job
 from birdtune.runtime import configure
 from birdtune.runtime.events import Interrupts, Journal
@@ -49,16 +49,16 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def embedded(arrays: dict[str, Array], patches: Array) -> Array:
-    trunk = network.build_trunk("yamnet", embedding_activation="relu", precision="float32", seed=None)
-    network.load_trunk(trunk, arrays)
-    return np.asarray(trunk(patches))
+    backbone = network.build_backbone("yamnet", embedding_activation="relu", precision="float32", seed=None)
+    network.load_backbone(backbone, arrays)
+    return np.asarray(backbone(patches))
 
 
 # ---- the table ----------------------------------------------------------------------------------
 
 
 def test_the_layers_are_the_published_ones() -> None:
-    steps = yamnet.TRUNK.steps()
+    steps = yamnet.BACKBONE.steps()
     assert [step.row.name for step in steps[:4]] == ["layer1", "layer2_depthwise", "layer2", "layer3_depthwise"]
     by_block = [step for step in steps if "depthwise" not in step.row.name]
     strides = [step.row.stride for step in steps if step.row.kind != "pointwise"]
@@ -66,14 +66,14 @@ def test_the_layers_are_the_published_ones() -> None:
     assert strides == [stride for _, stride, _ in PUBLISHED]
     assert [step.places for step in steps[-2:]] == [3 * 2, 3 * 2]
     # 3.7 million with the published classifier and 69 million multiply-adds, as Google's README says.
-    assert yamnet.TRUNK.weight_count() + 1025 * 521 == 3_729_481
-    assert yamnet.TRUNK.patch_flops() == pytest.approx(2 * 69e6, rel=0.01)
+    assert yamnet.BACKBONE.weight_count() + 1025 * 521 == 3_729_481
+    assert yamnet.BACKBONE.patch_flops() == pytest.approx(2 * 69e6, rel=0.01)
 
 
 def test_patches_become_embeddings_of_1024_numbers_in_every_precision() -> None:
     for precision in ("float32", "mixed_bfloat16"):
-        trunk = network.build_trunk("yamnet", embedding_activation="relu", precision=precision, seed=1)
-        embeddings = trunk(noise(2))
+        backbone = network.build_backbone("yamnet", embedding_activation="relu", precision=precision, seed=1)
+        embeddings = backbone(noise(2))
         assert embeddings.shape == (2, 1024)
         assert keras.backend.standardize_dtype(embeddings.dtype) == "float32"
         # Fresh weights keep the signal alive, and patches apart, through 27 layers.
@@ -85,16 +85,16 @@ def test_patches_become_embeddings_of_1024_numbers_in_every_precision() -> None:
     ("point", "n_free"), [("none", 27), ("layer1", 26), ("layer13", 2), ("layer14_depthwise", 1), ("all-but-head", 0)]
 )
 def test_it_has_freeze_points_of_its_own(point: str, n_free: int) -> None:
-    trunk = network.build_trunk("yamnet", embedding_activation="relu", precision="float32", seed=None)
-    network.freeze(trunk, point)
-    assert len(trunk.trainable_variables) == 2 * n_free
+    backbone = network.build_backbone("yamnet", embedding_activation="relu", precision="float32", seed=None)
+    network.freeze(backbone, point)
+    assert len(backbone.trainable_variables) == 2 * n_free
     with pytest.raises(SettingsError, match="layer14"):
-        network.freeze(trunk, "conv4_1")
+        network.freeze(backbone, "conv4_1")
 
 
 def test_what_it_was_never_trained_with_is_refused() -> None:
     with pytest.raises(SettingsError, match="embedding-activation"):
-        network.build_trunk("yamnet", embedding_activation="none", precision="float32", seed=None)
+        network.build_backbone("yamnet", embedding_activation="none", precision="float32", seed=None)
 
 
 # ---- yamnet.h5 ----------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_the_h5_gives_what_the_network_with_batch_normalisation_gives(
     assert embeddings.std() > 0.01, "a dead network proves nothing"
     found = yamnet.read_weights(write_hdf5(tmp_path / "yamnet.h5", arrays))
     np.testing.assert_allclose(embedded(found, noise()), embeddings, rtol=1e-4, atol=1e-5 * embeddings.max())
-    plain = classifiers.published(yamnet.TRUNK, found, yamnet.read_classes(tmp_path / "yamnet.h5"))
+    plain = classifiers.published(yamnet.BACKBONE, found, yamnet.read_classes(tmp_path / "yamnet.h5"))
     np.testing.assert_allclose(plain.scores(noise())[0], scores, atol=1e-5)
     assert plain.classes[520] == "class 520"
 
@@ -227,7 +227,7 @@ def test_the_tflite_gives_what_the_interpreter_gives(drawn: tuple[Path, Drawn]) 
     path, made = drawn
     lite = interpreter(path, plainly=True)
     found = yamnet.read_weights(path)
-    plain = classifiers.published(yamnet.TRUNK, found, yamnet.read_classes(path))
+    plain = classifiers.published(yamnet.BACKBONE, found, yamnet.read_classes(path))
     scores, embeddings = (np.asarray(output) for output in plain.scores(noise()))
     assert embeddings.std() > 0.01
     for patch, own_scores, own_embedding in zip(noise(), scores, embeddings, strict=True):
@@ -290,11 +290,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         yamnet.read_weights(tmp_path)
 
 
-def test_weights_of_one_trunk_given_to_another_are_told_apart(drawn: tuple[Path, Drawn]) -> None:
+def test_weights_of_one_backbone_given_to_another_are_told_apart(drawn: tuple[Path, Drawn]) -> None:
     with pytest.raises(CheckpointError, match=r"looks like weights of YAMNet, .* --model.backbone yamnet"):
-        read_weights(TRUNKS["vggish"], drawn[0])
+        read_weights(BACKBONES["vggish"], drawn[0])
     with pytest.raises(CheckpointError, match=r"looks like weights of VGGish, .* --model.backbone vggish"):
-        read_weights(TRUNKS["yamnet"], drawn[0].parent)
+        read_weights(BACKBONES["yamnet"], drawn[0].parent)
 
 
 # ---- names of the classes -----------------------------------------------------------------------
@@ -329,7 +329,7 @@ def rounded(x: Array, axis: int | tuple[int, ...] | None, *, evenly: bool) -> Ar
 @pytest.fixture(scope="module")
 def googles() -> classifiers.Classifier:
     path = GOOGLES / "yamnet.tflite"
-    return classifiers.published(yamnet.TRUNK, yamnet.read_weights(path), yamnet.read_classes(path))
+    return classifiers.published(yamnet.BACKBONE, yamnet.read_weights(path), yamnet.read_classes(path))
 
 
 @pytest.fixture(scope="module")
@@ -433,14 +433,14 @@ def test_the_whole_job_runs_on_it(
     folder = tmp_path / "out" / "model" / "birdtune" / "1"
     assert verify.open_model(folder).facts["front_end"]["digest"] == YAMNET.digest
     apply.embed(config, None, sounds[:1], tmp_path / "model.npz", journal, interrupts)
-    apply.embed(config, tmp_path / "input" / "yamnet.h5", sounds[:1], tmp_path / "trunk.npz", journal, interrupts)
+    apply.embed(config, tmp_path / "input" / "yamnet.h5", sounds[:1], tmp_path / "backbone.npz", journal, interrupts)
     waveform = decode.read(sounds[0])
     served = tf.saved_model.load(str(folder)).signatures["sound"](waveform=tf.constant(waveform))
-    with np.load(tmp_path / "model.npz") as ours, np.load(tmp_path / "trunk.npz") as trunk:
+    with np.load(tmp_path / "model.npz") as ours, np.load(tmp_path / "backbone.npz") as backbone:
         assert ours["start_s"] == pytest.approx([0, 0.48, 0.53])
         assert ours["embeddings"].shape == (3, 1024)
-        # Frozen, the trunk is what it was.
-        np.testing.assert_allclose(ours["embeddings"], trunk["embeddings"], rtol=1e-3, atol=1e-4)
+        # Frozen, the backbone is what it was.
+        np.testing.assert_allclose(ours["embeddings"], backbone["embeddings"], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(ours["embeddings"], served["embeddings"], rtol=1e-3, atol=1e-4)
     apply.predict(config, None, sounds, tmp_path / "p.csv", None, journal, interrupts)
     assert [row["patches"] for row in read_csv(tmp_path / "p.csv")] == ["3", "3", "3"]

@@ -158,6 +158,8 @@ def _not_understood(name: str, unknown: str, options: argparse.Namespace) -> str
     if not unknown.startswith("-"):
         hint = f"; a folder is given with --input {shown(unknown)} or --data {shown(unknown)}"
         return f"{unknown!r} is not understood{hint if os.path.lexists(unknown) else ''}."
+    if new := configure.renamed(unknown.split("=")[0]):
+        return f"{unknown!r} is called {new} now."
     own = (f"--{key}" for key in vars(options))
     known = [*own, *(option.flag for option in configs.options())]
     return f"{unknown!r} is not understood{configure.nearest(unknown.split('=')[0], known)}."
@@ -194,11 +196,11 @@ def _check(config: Config, options: argparse.Namespace, journal: Journal, interr
 
 
 def _tell_no_part(config: Config, journal: Journal) -> None:
-    if config.from_version is not None:
-        journal.warn("--from-version plays no part here: all heads begin from fresh weights, on the trunk's own.")
-    if config.train.weak_labels == "share":
+    if config.init_from is not None:
+        journal.warn("--init-from plays no part here: all heads begin from fresh weights, on the backbone's own.")
+    if config.train.label_refinement:
         journal.warn(
-            "--train.weak-labels share plays no part here: what is tried learns from whole labels; `run` shares them."
+            "--train.label-refinement plays no part here: whole labels are learnt from. `run` refines them."
         )
 
 
@@ -333,7 +335,7 @@ def _file_arguments(out: str, *, patches: bool) -> Callable[[argparse.ArgumentPa
         parser.add_argument("files", nargs="*", type=_file_name, metavar="FILES")
         parser.add_argument("--list", default=None, metavar="FILE")
         parser.add_argument("--out", type=Path, default=Path(out))
-        # What job.yaml names as the trunk to start from is not what a user means here; the flag is.
+        # What job.yaml names as the backbone to start from is not what a user means here; the flag is.
         parser.add_argument("--model", "--model.checkpoint", dest="model", type=Path, default=None)
         if patches:
             parser.add_argument("--patches", type=Path, default=None)

@@ -34,13 +34,13 @@ def _setting(default: Any, help_line: str, *, unit: str = "", unset: str = "unse
     return Field(default, description=help_line, json_schema_extra=extra, **limits)
 
 
-class SoundSettings(_Section):
+class AudioSettings(_Section):
     """Sound in."""
 
     resampler: Literal["soxr", "resampy"] = _setting(
         "soxr", "what brings sound to 16 kHz; resampy is VGGish's own"
     )
-    short: Literal["pad", "skip"] = _setting(
+    short_clips: Literal["pad", "skip"] = _setting(
         "pad", "sounds shorter than a patch: pad with zeros, or skip them"
     )
     max_hours: float = _setting(48.0, "a longer file is left out", unit="h", gt=0)
@@ -70,7 +70,7 @@ class LabelSettings(_Section):
         unit="path",
         unset="INPUT/bird_id_map.*",
     )
-    background: str = _setting(
+    negative_classes: str = _setting(
         "background,noise,silence,other,others,nocall,no call,no bird,no birds,negative,negatives,unknown,"
         "unknown sp,unknown sp.,background noise,ambient,ambience,ambient noise,hintergrund,rauschen,stille,unbekannt,"
         "bruit,bruit de fond,inconnu,ruido,silencio,desconocido",
@@ -112,11 +112,11 @@ class ModelSettings(_Section):
     """The network."""
 
     backbone: Literal["vggish", "vggish-small", "yamnet"] = _setting(
-        "vggish", "trunk; yamnet computes a thirteenth; -small is for trying things out"
+        "vggish", "backbone; yamnet computes a thirteenth; -small is for trying things out"
     )
     checkpoint: str | None = _setting(
         None,
-        "trunk weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; `none` trains from scratch",
+        "backbone weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; `none` trains from scratch",
         unit="path",
         unset="INPUT/vggish_model.ckpt, INPUT/yamnet.h5 or .tflite",
     )
@@ -124,11 +124,11 @@ class ModelSettings(_Section):
     head: Literal["linear", "mlp", "attention"] = _setting(
         "linear", "embeddings to classes; mlp: by a hidden layer; attention: learns which patches of a recording count"
     )
-    scores: Literal["softmax", "sigmoid"] = _setting("softmax", "one class a recording, or several at once")
+    output: Literal["softmax", "sigmoid"] = _setting("softmax", "one class a recording, or several at once")
     hidden_units: int | None = _setting(
         None, "width of the hidden layer, where the head has one", unset="100, as jibjib's", ge=1, le=65536
     )
-    embedding_activation: Literal["relu", "none"] = _setting("relu", "after the last layer of the trunk")
+    embedding_activation: Literal["relu", "none"] = _setting("relu", "after the last layer of the backbone")
     dropout: float = _setting(0.0, "share of embedding values dropped in training", ge=0, lt=1)
 
 
@@ -137,7 +137,7 @@ class ModelSettings(_Section):
     def _not_the_kind_of_scores(cls, head: Any) -> Any:
         if head in ("softmax", "sigmoid"):
             raise ValueError(
-                f"that is a kind of scores: give --model.scores {head}; the head itself is linear, mlp or attention"
+                f"that is a kind of scores: give --model.output {head}; the head itself is linear, mlp or attention"
             )
         return head
 
@@ -157,15 +157,15 @@ class TrainSettings(_Section):
         "auto", "arithmetic of the layers; auto: the fast one on this machine"
     )
     seed: int = _setting(1, "order of batches, first weights, dropout", ge=0, lt=2**32)
-    learning_rate: float = _setting(1e-4, "of Adam for the trunk, at its highest", gt=0, le=10)
-    head_rate: float = _setting(10.0, "the head's learning rate, times that of the trunk", gt=0, le=10_000)
-    head_epochs: int = _setting(
-        0, "in which the head learns alone, before the trunk's weights move", unit="epochs", ge=0
+    learning_rate: float = _setting(1e-4, "of Adam for the backbone, at its highest", gt=0, le=10)
+    head_lr_multiplier: float = _setting(10.0, "the head's learning rate, times that of the backbone", gt=0, le=10_000)
+    head_warmup_epochs: int = _setting(
+        0, "in which the head learns alone, before the backbone's weights move", unit="epochs", ge=0
     )
     layer_decay: float = _setting(
-        1.0, "each layer of the trunk is trained with this share of the rate of the next one", gt=0, le=1
+        1.0, "each layer of the backbone is trained with this share of the rate of the next one", gt=0, le=1
     )
-    average: float = _setting(
+    ema_decay: float = _setting(
         0.0, "weights are averaged, each update keeping this share of the average; 0: they are not", ge=0, lt=1
     )
     epsilon: float = _setting(1e-8, "of Adam, against division by zero", gt=0, le=1)
@@ -178,38 +178,38 @@ class TrainSettings(_Section):
     focal_gamma: float = _setting(
         0.0, "patches that are known already count less: (1 - score)^gamma; 0: all alike", ge=0, le=10
     )
-    balance: float = _setting(
+    sampling_power: float = _setting(
         0.0, "how often classes come: 0 as they were found, 1 all alike, 0.5 half-way", ge=0, le=1
     )
-    min_per_class: int = _setting(
+    min_samples_per_class: int = _setting(
         0, "classes with fewer are named, and come so often an epoch", unit="patches", ge=0, le=1_000_000
     )
-    rare: Literal["keep", "leave-out"] = _setting("keep", "classes below train.min-per-class")
-    quality: str | None = _setting(
+    min_samples_action: Literal["keep", "leave-out"] = _setting("keep", "classes below train.min-samples-per-class")
+    sample_weights: str | None = _setting(
         None, "CSV `recording,weight`: how much each counts in training", unit="path", unset="INPUT/quality.csv"
     )
-    weak_labels: Literal["trust", "share"] = _setting(
-        "trust", "share: patches that do not sound like their recording's label keep a share of it, by cross-validation"
+    label_refinement: bool = _setting(
+        False, "windows that do not fit their recording's label keep a share of it, found by cross-validation"
     )
     hop_frames: int | None = _setting(
         None,
         "from one training patch to the next",
         unit="frames of 10 ms",
-        unset="the trunk's: 96, yamnet 48",
+        unset="the backbone's: 96, yamnet 48",
         ge=1,
         le=96,
     )
     jitter_frames: int = _setting(
         0, "each patch starts up to this much earlier or later, anew each epoch", unit="frames of 10 ms", ge=0, le=9600
     )
-    patience: int = _setting(
+    early_stopping_patience: int = _setting(
         8, "epochs without a better validation before stopping; 0: never", unit="epochs", ge=0
     )
     checkpoint_minutes: float = _setting(
         10.0, "a checkpoint within an epoch at least this often", unit="min", gt=0
     )
-    keep: int = _setting(2, "newest checkpoints kept, beside the best", ge=1)
-    frozen_gb: float = _setting(
+    keep_checkpoints: int = _setting(2, "newest checkpoints kept, beside the best", ge=1)
+    cache_gb: float = _setting(
         50.0, "of disk for what frozen layers make of the patches, computed once; 0: each epoch", unit="GB", ge=0
     )
     jit: bool = _setting(True, "compile the optimizer's update with XLA (--train.jit false if it fails)")
@@ -231,10 +231,10 @@ class AugmentSettings(_Section):
     mixup: float = _setting(
         0.0, "share of patches mixed with another; sigmoid heads: both labels, softmax: shared", ge=0, le=1
     )
-    shift_frames: int = _setting(
+    time_roll: int = _setting(
         0, "each patch turned by up to this in time; what leaves it comes in again", unit="frames of 10 ms", ge=0, le=96
     )
-    shift_bands: int = _setting(0, "each patch moved up or down in pitch by up to this", unit="mel bands", ge=0, le=16)
+    pitch_shift: int = _setting(0, "each patch moved up or down in pitch by up to this", unit="mel bands", ge=0, le=16)
     time_mask: int = _setting(0, "widest stretch of time masked in each patch", unit="frames of 10 ms", ge=0, le=95)
     band_mask: int = _setting(0, "widest range of pitch masked in each patch", unit="mel bands", ge=0, le=63)
     mask_with: Literal["mean", "silence"] = _setting("mean", "what masked places hold: the patch's mean, or silence")
@@ -256,17 +256,22 @@ class EvaluateSettings(_Section):
     false_alarms_per_hour: float | None = _setting(
         None, "wanted at most, on background; goes before precision", unit="per h", unset="by precision", gt=0
     )
-    keep_known: float = _setting(
+    label_issues: bool = _setting(
+        True, "check labels against each other by cross-validation: suspect_labels.csv, and sounds in the report"
+    )
+    rare_class_ablation: bool = _setting(
+        True, "where rare classes come more often or weigh more: measure what each of that did to them"
+    )
+
+
+class OodSettings(_Section):
+    """Out-of-distribution detection."""
+
+    target_recall: float = _setting(
         0.9,
         "share of known sounds to keep when strange ones are answered `none`; 1: nothing is strange",
         ge=0.5,
         le=1,
-    )
-    suspects: bool = _setting(
-        True, "check labels against each other by cross-validation: suspect_labels.csv, and sounds in the report"
-    )
-    remedies: bool = _setting(
-        True, "where rare classes come more often or weigh more: measure what each of that did to them"
     )
 
 
@@ -284,7 +289,7 @@ class TuneSettings(_Section):
     """Tuning, by the command tune."""
 
     on: Literal["embeddings", "training"] = _setting(
-        "embeddings", "heads by cross-validation on embeddings of the frozen trunk, or whole training"
+        "embeddings", "heads by cross-validation on embeddings of the frozen backbone, or whole training"
     )
     trials: int = _setting(30, "settings tried, over all starts together", ge=1, le=10_000)
     minutes: float | None = _setting(
@@ -308,11 +313,11 @@ class Config(_Section):
     background: Path | None = _setting(
         None, "folder of sound without any class, made a class of its own", unit="path", unset="INPUT/background"
     )
-    from_version: str | None = _setting(
+    init_from: str | None = _setting(
         None, "served model to begin from, whose columns stay: its number, latest, or its folder", unit="version|path",
-        unset="from the trunk's weights",
+        unset="from the backbone's weights",
     )
-    sound: SoundSettings = SoundSettings()
+    audio: AudioSettings = AudioSettings()
     labels: LabelSettings = LabelSettings()
     split: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
@@ -320,10 +325,11 @@ class Config(_Section):
     augment: AugmentSettings = AugmentSettings()
     prepare: PrepareSettings = PrepareSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    ood: OodSettings = OodSettings()
     export: ExportSettings = ExportSettings()
     tune: TuneSettings = TuneSettings()
 
-    @pydantic.field_validator("from_version", mode="before")
+    @pydantic.field_validator("init_from", mode="before")
     @classmethod
     def _version_may_be_a_number(cls, version: Any) -> Any:
         return str(version) if isinstance(version, int) and not isinstance(version, bool) else version
@@ -347,19 +353,19 @@ class Config(_Section):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _trunk_has_its_turn(self) -> "Config":
-        if self.train.head_epochs >= self.train.epochs:
+    def _backbone_has_its_turn(self) -> "Config":
+        if self.train.head_warmup_epochs >= self.train.epochs:
             raise ValueError(
-                f"train.head-epochs {self.train.head_epochs} of train.epochs {self.train.epochs} leave none for the "
-                "trunk; to train the head alone, give --model.freeze all-but-head"
+                f"train.head-warmup-epochs {self.train.head_warmup_epochs} of train.epochs {self.train.epochs} leave none "
+                "for the backbone; to train the head alone, give --model.freeze all-but-head"
             )
         return self
 
     @pydantic.model_validator(mode="after")
     def _labels_are_shared_once(self) -> "Config":
-        if self.train.weak_labels == "share" and (self.model.head == "attention" or self.augment.mixup):
+        if self.train.label_refinement and (self.model.head == "attention" or self.augment.mixup):
             raise ValueError(
-                "train.weak-labels share leaves each patch a share of its recording's label, but the attention head "
+                "train.label-refinement leaves each patch a share of its recording's label, but the attention head "
                 "learns from whole recordings, and augment.mixup shares labels itself; leave one of both out"
             )
         return self

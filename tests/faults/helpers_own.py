@@ -13,7 +13,7 @@ import numpy as np
 
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.logmel import VGGISH
-from birdtune.config import Config, SoundSettings, SplitSettings
+from birdtune.config import AudioSettings, Config, SplitSettings
 from birdtune.data import selection, split
 from birdtune.data.frames import FrameStore
 from birdtune.data.labels import Label
@@ -36,7 +36,7 @@ _FACTS = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
 
 def ledgers() -> list[bytes]:
     with tempfile.TemporaryDirectory() as name:
-        ledger = Ledger(Path(name) / "ledger.json", SoundSettings())
+        ledger = Ledger(Path(name) / "ledger.json", AudioSettings())
         ledger.set_content(_sound_file(), _CONTENT)
         ledger.set_examined(_CONTENT, Examined(_FACTS))
         ledger.set_examined("d", Examined(None, "silent", "every sample is zero"))
@@ -50,7 +50,7 @@ def _sound_file() -> SoundFile:
 
 def ledger(data: bytes, room: Path) -> None:
     (room / "ledger.json").write_bytes(data)
-    ledger = Ledger(room / "ledger.json", SoundSettings())
+    ledger = Ledger(room / "ledger.json", AudioSettings())
     content = ledger.content(_sound_file())
     for known in (content, _CONTENT, "d"):
         found = ledger.examined(known) if known is not None else None
@@ -59,7 +59,7 @@ def ledger(data: bytes, room: Path) -> None:
     ledger.set_content(_sound_file(), _CONTENT)
     ledger.set_examined(_CONTENT, Examined(_FACTS))
     ledger.save()
-    again = Ledger(room / "ledger.json", SoundSettings())
+    again = Ledger(room / "ledger.json", AudioSettings())
     assert again.content(_sound_file()) == _CONTENT and again.examined(_CONTENT) == Examined(_FACTS)
 
 
@@ -78,13 +78,13 @@ def indexes() -> list[bytes]:
 
 
 def index(data: bytes, room: Path) -> None:
-    folder = FrameStore(room, VGGISH, SoundSettings()).folder
+    folder = FrameStore(room, VGGISH, AudioSettings()).folder
     folder.mkdir()
     (folder / "shard-1-1.f16").write_bytes(bytes(3 * 128))
     index, _, whole = data.partition(b"\0")
     (folder / INDEX_NAME).write_bytes(index)
     (folder / "whole.json").write_bytes(whole)
-    store = FrameStore(room, VGGISH, SoundSettings())
+    store = FrameStore(room, VGGISH, AudioSettings())
     for content in store.contents():
         entry = store.entry(content)
         assert store.frames(content).shape == (entry.n_frames, VGGISH.n_mels)
@@ -163,8 +163,8 @@ def begin_from(data: bytes, room: Path) -> None:
     described, _, labels = data.partition(b"\0")
     (folder / "model.json").write_bytes(described)
     (folder / "labels.csv").write_bytes(labels)
-    (found,) = base_model.find(Config(output=room, from_version="1"))
-    (elsewhere,) = base_model.find(Config(output=room / "out", from_version=str(folder)))
+    (found,) = base_model.find(Config(output=room, init_from="1"))
+    (elsewhere,) = base_model.find(Config(output=room / "out", init_from=str(folder)))
     assert found.is_own and not elsewhere.is_own and found.facts == elsewhere.facts
     assert len(set(found.classes)) == len(found.classes) > 1 and set(found.class_ids) <= set(found.classes)
     assert found.digest() == elsewhere.digest() and found.heard() is None

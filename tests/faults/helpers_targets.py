@@ -297,7 +297,7 @@ def _use(config: Config, room: Path) -> None:
 
 def _weights() -> dict[str, Any]:
     return {
-        "trunk/conv1/kernel": np.arange(36, dtype=np.float32).reshape(3, 3, 1, 4),
+        "backbone/conv1/kernel": np.arange(36, dtype=np.float32).reshape(3, 3, 1, 4),
         "step": np.int64(3).reshape(1),
     }
 

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from helpers_input import RATE_HZ, problems, tone, write_tone
 
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.runtime.files import write_csv
 
 pytestmark = pytest.mark.long
@@ -163,7 +163,7 @@ def test_labels_that_do_not_fit_the_sounds_leave_a_score_under_the_baseline_and_
     done = birdtune(
         "evaluate", data, tmp_path / "out", FROM_SCRATCH, "--train.epochs=2", "--train.learning-rate=1e-3",
         # A head that learns fast would learn the two rare recordings by heart.
-        "--train.head-rate=1", f"--split.file={tmp_path / 'split.csv'}",
+        "--train.head-lr-multiplier=1", f"--split.file={tmp_path / 'split.csv'}",
     )  # fmt: skip
 
     assert done.code == 0, done.errors
@@ -194,7 +194,7 @@ def test_training_that_diverges_ends_with_42_one_line_and_its_reason_everywhere_
 ) -> None:
     settings = (
         FROM_SCRATCH, "--train.learning-rate=10", "--train.warmup-epochs=0", "--train.weight-decay=0.99",
-        "--train.schedule=constant", "--model.head=mlp", "--model.scores=sigmoid",
+        "--train.schedule=constant", "--model.head=mlp", "--model.output=sigmoid",
     )  # fmt: skip
     for _ in range(2):
         done = birdtune("run", data, tmp_path / "out", *settings)
@@ -217,7 +217,7 @@ def write_first_weights(folder: Path, *, scale: float, nan_in: str | None = None
 
     rng = np.random.default_rng(0)
     arrays = {}
-    for name, shape in TRUNKS["vggish-small"].variables().items():
+    for name, shape in BACKBONES["vggish-small"].variables().items():
         size = np.sqrt(2.0 / np.prod(shape[:-1])) if len(shape) > 1 else 0.0
         arrays[name] = (scale * size * rng.standard_normal(shape)).astype(np.float32)
     if nan_in is not None:

@@ -85,7 +85,8 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
     (folder / "input/bird_id_map.json").write_text(json.dumps(IDS))
     command = [
         *(WITHOUT_CAPABILITIES if is_root and with_rights else []), sys.executable, "-m", "birdtune", "run", *QUICK,
-        "--train.epochs=1", "--sound.short=skip", f"--sound.max-hours={LONGEST_S / 3600}", "--split.file=split.csv",
+        "--train.epochs=1", "--audio.short-clips=skip",
+        f"--audio.max-hours={LONGEST_S / 3600}", "--split.file=split.csv",
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BIRDTUNE_")}
     environment |= {

@@ -180,7 +180,7 @@ def test_settings_that_somebody_wrote_to_do_harm_are_one_line_and_42(
      "5\n6", "null", "[5]", "{}", "\u0663\ud83d", "true"],
 )  # fmt: skip
 @pytest.mark.parametrize(
-    "variable", ["BIRDTUNE_TRAIN__EPOCHS", "BIRDTUNE_SOUND__MAX_HOURS", "BIRDTUNE_MODEL__BACKBONE"]
+    "variable", ["BIRDTUNE_TRAIN__EPOCHS", "BIRDTUNE_AUDIO__MAX_HOURS", "BIRDTUNE_MODEL__BACKBONE"]
 )
 def test_odd_values_of_variables_are_one_line_and_42(
     tmp_path: Path,

@@ -21,7 +21,7 @@ from makers import ordinary_folder
 
 from birdtune import cli
 from birdtune.audio.logmel import VGGISH
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data.frames import FrameStore
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.training.checkpoints import Checkpoints
@@ -215,7 +215,7 @@ def test_whatever_disk_of_its_own_a_stage_fills_up_is_told_and_the_same_command_
     assert command.wait() == 75, command.text()
     errors = "\n".join(line.text for line in command.errors)
     check_failed(output, 75, errors, "prepare", ("vggish-", "full while writing frames (", "kB needed", "free)"))
-    store = FrameStore(output / "cache", VGGISH, SoundSettings())
+    store = FrameStore(output / "cache", VGGISH, AudioSettings())
     n_made = len(store)
     assert 0 < n_made < 3 * OF_A_CLASS and store.verify(store.contents()) == []
     disks["cache"].empty()
@@ -360,7 +360,7 @@ def test_files_that_vanish_or_change_while_they_are_read_are_counted_and_never_m
     assert all(row["used"] == "no" and row["advice"] for row in problems.values())
     split = {row["recording"]: row["content"] for row in read_csv(output / "split.csv")}
     assert len(split) + len(problems) == 3 * OF_A_CLASS + 1
-    store = FrameStore(output / "cache", VGGISH, SoundSettings())
+    store = FrameStore(output / "cache", VGGISH, AudioSettings())
     copy = split[f"{CLASSES[1]}/zz copy of rec1.wav"]
     assert store.entry(copy).facts.duration_s == 1.5, "of the copy, not of what took its place"
     again = run(arguments(own_data, output, "prepare"))

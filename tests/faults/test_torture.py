@@ -32,7 +32,7 @@ def test_however_often_it_is_killed_nothing_comes_out_otherwise(straight: Straig
 
 def test_a_run_that_begins_from_a_served_model_comes_to_the_same_too(straight: Straight, tmp_path: Path) -> None:
     seed = random.randrange(1_000_000)
-    arguments = [*straight.arguments, f"--from-version={straight.output / 'model/birdtune/1'}", "--train.seed=2"]
+    arguments = [*straight.arguments, f"--init-from={straight.output / 'model/birdtune/1'}", "--train.seed=2"]
     second = run([*arguments, f"--output={tmp_path / 'straight'}"])
     assert second.process.returncode == 0, second.text()
     done, findings = kill_and_compare(
@@ -41,4 +41,4 @@ def test_a_run_that_begins_from_a_served_model_comes_to_the_same_too(straight: S
     assert [finding for finding in findings if finding[1]] == [], f"--seed {seed}"
     assert done >= 2
     of_both = [read_json(folder / "run.json") for folder in (straight.output, tmp_path / "killed")]
-    assert of_both[1]["from_version"]["weights_sha256"] == of_both[0]["weights_sha256"] != of_both[1]["weights_sha256"]
+    assert of_both[1]["init_from"]["weights_sha256"] == of_both[0]["weights_sha256"] != of_both[1]["weights_sha256"]

@@ -1,6 +1,6 @@
 """Kill the job again and again, and see whether anything comes out otherwise.
 
-    python tests/faults/torture.py [--kills 20] [--seed 1] [--keep FOLDER] [-- SETTINGS]     e.g. --from-version FOLDER
+    python tests/faults/torture.py [--kills 20] [--seed 1] [--keep FOLDER] [-- SETTINGS]     e.g. --init-from FOLDER
     python tests/faults/torture.py --signals [-- SETTINGS]
 
 The job runs once undisturbed; then, in another folder, it is killed (SIGKILL) at random moments that are spread

@@ -287,7 +287,7 @@ def check_header(path: Path, file: Decoder | MediaDecoder, longest_s: float) -> 
 def check_length(length_s: float, longest_s: float) -> None:
     if length_s > longest_s:
         raise SoundError(
-            "too-long", f"{length_s / 3600:,.1f} h, more than sound.max-hours = {longest_s / 3600:g}"
+            "too-long", f"{length_s / 3600:,.1f} h, more than audio.max-hours = {longest_s / 3600:g}"
         )
 
 

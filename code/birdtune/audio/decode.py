@@ -33,7 +33,7 @@ from birdtune.audio.media import MediaDecoder
 from birdtune.audio.origin import Origin, read_origin
 from birdtune.audio.relation import choice_of
 from birdtune.audio.resample import TARGET_RATE_HZ, resampled
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 
 # Below this peak there is nothing to hear: one step of 16-bit audio is -90.3 dB of full scale.
 SILENCE_DB: Final = -90.0
@@ -42,7 +42,7 @@ SILENCE_DB: Final = -90.0
 _LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
 # Values in one block at most, of all channels together: what is made of them stays in the processor's cache.
 _BLOCK_VALUES = 1 << 17
-DEFAULT: Final = SoundSettings()
+DEFAULT: Final = AudioSettings()
 # Above this, sums over channels and over a spectrum may leave float32; 32-bit integers in a float
 # file, the loudest that can be meant, reach 2e9.
 _LOUDEST = 1e12
@@ -89,7 +89,7 @@ class SoundStream:
     """
 
     def __init__(
-        self, path: Path, sound: SoundSettings = DEFAULT, *, longest_s: float = math.inf,
+        self, path: Path, sound: AudioSettings = DEFAULT, *, longest_s: float = math.inf,
         silent_too: bool = False, measured: bool = False, channel: int | None = None,
     ) -> None:
         self.path = path
@@ -158,7 +158,7 @@ def _silence(peak_db: float) -> str:
 
 
 def examine(
-    path: Path, sound: SoundSettings = DEFAULT, *, longest_s: float = math.inf, channel: int | None = None
+    path: Path, sound: AudioSettings = DEFAULT, *, longest_s: float = math.inf, channel: int | None = None
 ) -> SoundFacts:
     """Decode a whole file and say what it holds. Raises SoundError as `SoundStream`."""
     stream = SoundStream(path, sound, longest_s=longest_s, measured=True, channel=channel)
@@ -169,7 +169,7 @@ def examine(
 
 
 def read(
-    path: Path, sound: SoundSettings = DEFAULT, *, start_s: float = 0.0, longest_s: float = math.inf,
+    path: Path, sound: AudioSettings = DEFAULT, *, start_s: float = 0.0, longest_s: float = math.inf,
     channel: int | None = None,
 ) -> npt.NDArray[np.float32]:
     """Part of a sound as one array, for listening: [samples] float32 mono at 16 kHz, full scale 1.

@@ -81,7 +81,7 @@ def judge_damage(damage: Damage, used_s: float, truncated: str) -> None:
     if not damage.is_loss:
         return
     if truncated == "refuse":
-        raise SoundError(damage.problem, f"{damage.why}; {used_s:.2f} s can be decoded, but sound.truncated is refuse")
+        raise SoundError(damage.problem, f"{damage.why}; {used_s:.2f} s can be decoded, but audio.truncated is refuse")
     if used_s >= LEAST_S or (damage.promised_s is not None and 0 < LEAST_SHARE * damage.promised_s <= used_s):
         return
     raise SoundError(damage.problem, f"{damage.why}; {used_s:.2f} s can be decoded, too little to be used")

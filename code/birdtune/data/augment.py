@@ -53,7 +53,7 @@ _BIRDS_DB = 6.0
 # silence would not be heard any more, and silence would become a roar.
 _MOST_LIFT_DB = 20.0
 NAMES = (
-    "shift_frames", "shift_bands", "mixup", "background", "white_noise", "pink_noise", "gain_db", "time_mask",
+    "time_roll", "pitch_shift", "mixup", "background", "white_noise", "pink_noise", "gain_db", "time_mask",
     "band_mask",
 )  # fmt: skip
 
@@ -83,7 +83,7 @@ def require_background(settings: AugmentSettings, background: tuple[str, ...]) -
         raise InputError(
             f"--augment.background {settings.background:g} mixes in patches of a background class, and there is none. "
             "Put recordings of the place without the birds into INPUT/background (or --background FOLDER), name such a "
-            "class with --labels.background, or leave the setting out."
+            "class with --labels.negative-classes, or leave the setting out."
         )
 
 
@@ -306,12 +306,12 @@ def one_hot(labels: npt.NDArray[np.int32], n_classes: int) -> npt.NDArray[np.flo
 
 def shifted(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats]) -> Frames:
     """Patches turned in time and moved in pitch; the outermost band fills what is left empty."""
-    if not (settings.shift_frames or settings.shift_bands):
+    if not (settings.time_roll or settings.pitch_shift):
         return frames
     n_frames, n_mels = frames.shape[1:]
     turns, moves = (
-        _whole(drawn["frames"], settings.shift_frames),
-        _whole(drawn["bands"], settings.shift_bands),
+        _whole(drawn["frames"], settings.time_roll),
+        _whole(drawn["bands"], settings.pitch_shift),
     )
     made = np.empty_like(frames)
     bands = np.arange(n_mels)

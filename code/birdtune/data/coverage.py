@@ -77,7 +77,7 @@ def padding_notices(recordings: Iterable[Recording], spec: FrontEnd) -> list[str
         words += f" Classes with much padding: {much}."
         if min(shares.values()) < _MUCH_PADDING:
             words += " A model can learn padding instead of song where other classes have none."
-    return [f"{words} --sound.short skip leaves such recordings out."]
+    return [f"{words} --audio.short-clips skip leaves such recordings out."]
 
 
 # ---- energy above the band ----------------------------------------------------------------------

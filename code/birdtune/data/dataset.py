@@ -128,7 +128,7 @@ def prepare(
     """
     cache = make_folder(config.output / "cache")
     survey = _survey(config, cache / "ledger.json", journal, interrupts)
-    store = FrameStore(cache, spec, config.sound)
+    store = FrameStore(cache, spec, config.audio)
     present = [c for file in survey.listing.files if (c := survey.ledger.content(file)) is not None]
     # Cheap, as this is looked at by every start; `recheck` reads all of it before it is computed with.
     tell_damaged(store.verify(store.contents(), thorough=False), journal)
@@ -139,7 +139,7 @@ def prepare(
             survey.listing.files,
             survey.ledger,
             survey.unusable,
-            longest_s=config.sound.max_hours * 3600,
+            longest_s=config.audio.max_hours * 3600,
             workers=config.prepare.workers,
             journal=journal,
             interrupts=interrupts,
@@ -204,7 +204,7 @@ def inspect(
             survey.listing.files,
             survey.ledger,
             survey.unusable,
-            longest_s=config.sound.max_hours * 3600,
+            longest_s=config.audio.max_hours * 3600,
             workers=config.prepare.workers,
             journal=journal,
             interrupts=interrupts,
@@ -219,9 +219,9 @@ def _survey(
     arranged = _arranged(config)
     listing = arranged.listing
     given = arranged.given
-    if config.sound.channels == "each":
+    if config.audio.channels == "each":
         listing, given = each_channel.expanded(listing, given)
-    ledger = Ledger(ledger_path, config.sound, keep=keep)
+    ledger = Ledger(ledger_path, config.audio, keep=keep)
     unusable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     scan.refuse_remnant(listing, unusable, config.data_folder)
     return _Survey(listing, given, arranged.notices, ledger, unusable)
@@ -241,12 +241,12 @@ def _arranged(config: Config) -> Arranged:
         arranged = label_table.apply(listing, table, title, config.data_folder)
     else:
         arranged = layout.arrange(
-            listing, level=config.labels.level, background=config.labels.background, title=title
+            listing, level=config.labels.level, background=config.labels.negative_classes, title=title
         )
     arranged = layout.spelt_alike(arranged)
-    listing, negatives = layout.with_negatives(arranged.listing, config.labels.background)
+    listing, negatives = layout.with_negatives(arranged.listing, config.labels.negative_classes)
     if (folder := config.background_folder) is not None:
-        label = background_class(listing.folders, config.labels.background)
+        label = background_class(listing.folders, config.labels.negative_classes)
         listing = scan.with_background(listing, folder, label)
     if config.split.file and arranged.given is not None:
         negatives.append(f"--split.file goes before the split that {arranged.given.source} gives.")
@@ -277,7 +277,7 @@ def _gather(
     # Complain before the long work, not after.
     with _noted(faults):
         labels = {file.label for file in survey.listing.files}
-        refuse_no_answer(labels, config.labels.background, shown(config.data_folder), "Rename its folder")
+        refuse_no_answer(labels, config.labels.negative_classes, shown(config.data_folder), "Rename its folder")
     with _noted(faults):
         class_names.refuse_several(labels, shown(config.data_folder))
     with _noted(faults):
@@ -296,17 +296,17 @@ def _gather(
         *class_notices(ids, classes),
         *survey.notices,
         *class_names.folder_notices(survey.listing, tuple(sorted({*classes, *division.rare}))),
-        *_kinds_notices(division.problems, background_of(classes, config.labels.background)),
+        *_kinds_notices(division.problems, background_of(classes, config.labels.negative_classes)),
         *division.notices,
         *weight_notices,
     ]
-    background = background_of(classes, config.labels.background)
+    background = background_of(classes, config.labels.negative_classes)
     notices += coverage.padding_notices(division.usable, spec)
     notices += coverage.band_notices(coverage.class_shares(division.usable, spec, background), spec)
     if len(background) == len(classes):
         raise InputError(
             f"{shown(config.data_folder)}: all classes with usable recordings are background "
-            f"({_names(list(classes))}). Add recordings of a class to recognise, or change --labels.background."
+            f"({_names(list(classes))}). Add recordings of a class to recognise, or change --labels.negative-classes."
         )
     return Dataset(
         spec, classes, division.usable, division.places, division.problems, notices, ids, background, weights,
@@ -320,8 +320,8 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         survey.ledger,
         survey.unusable,
         spec=spec,
-        short=config.sound.short,
-        longest_s=config.sound.max_hours * 3600,
+        short=config.audio.short_clips,
+        longest_s=config.audio.max_hours * 3600,
     )
     scan.refuse_crashes(survey.listing, problems, config.data_folder)
     try:
@@ -332,7 +332,7 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         usable = [recording for recording in usable if recording.name in result.places]
         trained = [recording for recording in usable if result.places[recording.name].split == "train"]
         rare, rare_notices = sampling.rare_classes(usable, trained, spec, config.train)
-        if config.train.rare == "leave-out":
+        if config.train.min_samples_action == "leave-out":
             out = sampling.left_out(usable, rare, config.train)
             problems = sorted([*problems, *out], key=lambda problem: problem.recording)
             usable = [recording for recording in usable if recording.label not in rare]
@@ -349,8 +349,8 @@ def _require_tables(config: Config) -> None:
     """Refuse tables that are named and are none, before the long work."""
     if config.split.file:
         require_file(Path(config.split.file), "--split.file", "a CSV `recording,split` or `recording,fold`")
-    if config.train.quality:
-        require_file(Path(config.train.quality), "--train.quality", "a CSV `recording,weight`")
+    if config.train.sample_weights:
+        require_file(Path(config.train.sample_weights), "--train.sample-weights", "a CSV `recording,weight`")
 
 
 def _label_map(config: Config) -> dict[str, ExternalId]:
@@ -375,7 +375,7 @@ def _kinds_notices(problems: Sequence[Problem], background: Sequence[str]) -> li
             "is trained whole under its class, also where the class is heard in a part of it only."
         )
     if background:
-        notices.append(f"Never an answer, only what answers are told from (--labels.background): {_names(background)}.")
+        notices.append(f"Negative classes, never an answer (--labels.negative-classes): {_names(background)}.")
     return notices
 
 

@@ -2,7 +2,7 @@
 
     Listing ─▶ expanded ─▶ Listing: `wood.wav` with two channels is `wood.wav#1` and `wood.wav#2`
 
-For --sound.channels each. A file of one channel keeps its name, and so does one that cannot be opened.
+For --audio.channels each. A file of one channel keeps its name, and so does one that cannot be opened.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -24,7 +24,7 @@ from pydantic import NonNegativeInt
 from birdtune.audio.decode import SoundFacts, SoundStream
 from birdtune.audio.faults import SoundError
 from birdtune.audio.logmel import FrontEnd, frames_of
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data.ledger import Examined, Ledger, crashed, note_examined
 from birdtune.data.scan import Problem, SoundFile, unchanged
 from birdtune.data.shards import ShardStore
@@ -67,7 +67,7 @@ class FrameStore(ShardStore[Entry]):
         spec, sound: what the frames are made with; they name the folder.
     """
 
-    def __init__(self, cache: Path, spec: FrontEnd, sound: SoundSettings) -> None:
+    def __init__(self, cache: Path, spec: FrontEnd, sound: AudioSettings) -> None:
         self.spec = spec
         self.sound = sound
         super().__init__(
@@ -105,7 +105,7 @@ class _Made:
 class _ShardWriter:
     """A worker's own shard, opened when the first recording comes."""
 
-    def __init__(self, folder: Path, spec: FrontEnd, sound: SoundSettings, longest_s: float) -> None:
+    def __init__(self, folder: Path, spec: FrontEnd, sound: AudioSettings, longest_s: float) -> None:
         self.folder, self.spec, self.sound, self.longest_s = folder, spec, sound, longest_s
         self._file: IO[bytes] | None = None
 
@@ -157,7 +157,7 @@ class _ShardWriter:
 _writer: _ShardWriter | None = None
 
 
-def _begin_worker(folder: Path, spec: FrontEnd, sound: SoundSettings, longest_s: float) -> None:
+def _begin_worker(folder: Path, spec: FrontEnd, sound: AudioSettings, longest_s: float) -> None:
     global _writer
     _writer = _ShardWriter(folder, spec, sound, longest_s)
 

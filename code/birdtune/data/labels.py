@@ -41,7 +41,7 @@ def background_of(classes: Iterable[str], names: str) -> tuple[str, ...]:
     """Those of the classes that are background: no answer, only what answers must be told from.
 
     Args:
-        names: as in --labels.background, separated by commas; case, `_`, `-` and blanks do not matter.
+        names: as in --labels.negative-classes, separated by commas; case, `_`, `-` and blanks do not matter.
     """
     wanted = {folded(name) for name in _listed(names)}
     return tuple(name for name in classes if folded(name) in wanted)
@@ -61,8 +61,8 @@ def background_class(folders: Iterable[str], names: str) -> str:
     listed = _listed(names)
     if not listed:
         raise SettingsError(
-            "--labels.background names no class, and there is a folder of background sound. Give it a name, e.g. "
-            "--labels.background background, or take the folder away."
+            "--labels.negative-classes names no class, and there is a folder of background sound. Give it a name, e.g. "
+            "--labels.negative-classes background, or take the folder away."
         )
     return next(iter(background_of(folders, listed[0])), listed[0])
 
@@ -71,7 +71,7 @@ def refuse_no_answer(classes: Iterable[str], names: str, where: str, mend: str) 
     """Refuse a class that is called as the answer where no class is recognised, unless it is background.
 
     Args:
-        names: as in --labels.background.
+        names: as in --labels.negative-classes.
         where: what has the classes.
         mend: how such a class can be called otherwise.
 
@@ -84,7 +84,7 @@ def refuse_no_answer(classes: Iterable[str], names: str, where: str, mend: str) 
         raise SettingsError(
             f"{where}: there is a class {shown(found[0])}, and `{NO_ANSWER}` is what predictions say where no class is "
             f"recognised, so that one would be taken for the other. {mend}; or, if it is sound in which no class is to "
-            f"be heard, say so, as that is never an answer: --labels.background {shown(repr(listed))}."
+            f"be heard, say so, as that is never an answer: --labels.negative-classes {shown(repr(listed))}."
         )
 
 

@@ -65,7 +65,7 @@ def arrange(listing: Listing, *, level: int, background: str, title: str) -> Arr
         listing: of `recordings.scan`.
         level: which folder names the class, counted from the data folder or from the one that names the side: 1 is
             the first.
-        background: as --labels.background.
+        background: as --labels.negative-classes.
         title: what the data folder is called in messages.
 
     Raises:
@@ -230,7 +230,7 @@ def with_negatives(listing: Listing, background: str) -> tuple[Listing, list[str
     """The same listing with classes that say what is not to be heard as background, and what is said of them.
 
     Args:
-        background: as --labels.background.
+        background: as --labels.negative-classes.
     """
     names = sorted({file.label for file in listing.files if is_negative(file.label)})
     if not names:

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from birdtune.audio.decode import SoundFacts, examine
 from birdtune.audio.faults import SoundError, refusal
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data.scan import OF_THE_FILE, PROBLEMS, Problem, SoundFile, unchanged
 from birdtune.errors import PassingError, shown
 from birdtune.runtime.events import Interrupts, Journal
@@ -55,7 +55,7 @@ class Ledger:
     # a million files would be written two thousand times.
     _SAVE_EVERY, _SAVE_SHARE = 500, 0.2
 
-    def __init__(self, path: Path | None, sound: SoundSettings, *, keep: bool = True) -> None:
+    def __init__(self, path: Path | None, sound: AudioSettings, *, keep: bool = True) -> None:
         self._path = path if keep else None
         self.sound = sound
         # What cannot be read where nothing may be written is merely not known.
@@ -223,7 +223,7 @@ def unexamined(
 @dataclass(frozen=True)
 class _ExamineTask:
     file: SoundFile
-    sound: SoundSettings
+    sound: AudioSettings
     longest_s: float
 
 

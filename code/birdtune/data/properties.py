@@ -225,7 +225,7 @@ def recorder_notices(recordings: Sequence[Recording]) -> Iterator[str]:
             yield (
                 f"The {name} alone tells classes apart: {examples}{more}. A model can learn the recorder in place of "
                 "the bird; the report says how far that may have happened. Add recordings of each class by other "
-                "recorders, or see --sound.band-limit."
+                "recorders, or see --audio.band-limit."
             )
 
 

@@ -82,7 +82,7 @@ class Sampler:
 def sampler(label: npt.NDArray[np.int32], n_classes: int, settings: TrainSettings) -> Sampler | None:
     """The sampler of these settings; None: every window once an epoch, as they were found."""
     counts = np.bincount(label, minlength=n_classes)
-    wanted = quotas(counts, settings.balance, settings.min_per_class)
+    wanted = quotas(counts, settings.sampling_power, settings.min_samples_per_class)
     return None if np.array_equal(wanted, counts) else Sampler(label, wanted)
 
 
@@ -116,28 +116,28 @@ def patches_per_class(
 def rare_classes(
     recordings: Sequence[Recording], trained: Sequence[Recording], spec: FrontEnd, settings: TrainSettings
 ) -> tuple[list[str], list[str]]:
-    """The classes with fewer training patches than `train.min-per-class`, and a sentence about them, if any.
+    """The classes with fewer training patches than `train.min-samples-per-class`, and a sentence about them, if any.
 
     Args:
         recordings, trained: all, and those of them that are trained on.
     """
-    if not settings.min_per_class:
+    if not settings.min_samples_per_class:
         return [], []
     counts = patches_per_class(trained, spec, settings.hop_frames)
     labels = sorted({recording.label for recording in recordings})
-    rare = [label for label in labels if counts[label] < settings.min_per_class]
+    rare = [label for label in labels if counts[label] < settings.min_samples_per_class]
     if not rare:
         return [], []
     listed = ", ".join(f"{name} ({counts[name]:,})" for name in rare[:_NAMES_IN_A_NOTICE])
     more = f" and {len(rare) - _NAMES_IN_A_NOTICE:,} more" if len(rare) > _NAMES_IN_A_NOTICE else ""
-    done = "they are left out" if settings.rare == "leave-out" else "their patches come more often"
-    words = f"Classes with fewer than {settings.min_per_class:,} training patches: {listed}{more}; {done}."
+    done = "they are left out" if settings.min_samples_action == "leave-out" else "their patches come more often"
+    words = f"Classes with fewer than {settings.min_samples_per_class:,} training patches: {listed}{more}; {done}."
     return rare, [words]
 
 
 def left_out(recordings: Sequence[Recording], rare: Sequence[str], settings: TrainSettings) -> list[Problem]:
     """Why the recordings of rare classes are not used."""
-    detail = f"its class has fewer than {settings.min_per_class:,} training patches"
+    detail = f"its class has fewer than {settings.min_samples_per_class:,} training patches"
     return [
         Problem(recording.name, recording.label, "rare-class", detail)
         for recording in recordings
@@ -157,7 +157,7 @@ def recording_weights(config: Config, recordings: Sequence[Recording]) -> tuple[
     Raises:
         InputError: the file cannot be used; a weight is no number from 0.01 to 100.
     """
-    given = config.train.quality
+    given = config.train.sample_weights
     path = Path(given) if given else config.input / QUALITY_NAME
     if not given and not os.path.lexists(path):  # also what a mount that failed leaves: reading it will say so
         return {}, []

@@ -55,13 +55,13 @@ PROBLEMS: dict[str, str] = {
     "another-follows": "Cut the file into its recordings: they lie one behind the other, and the first is used.",
     "not-finite": "Save it again as integer samples; it holds values that are no numbers.",
     "silent": "Check the microphone and the gain of the recorder; there is nothing to hear.",
-    "too-long": "Raise --sound.max-hours, or cut it.",
-    "too-short": "Use --sound.short pad to fill it up with zeros.",
+    "too-long": "Raise --audio.max-hours, or cut it.",
+    "too-short": "Use --audio.short-clips pad to fill it up with zeros.",
     "crash": "Report the file: the decoder crashed on it.",
     "duplicate-in-class": "Nothing: another copy in this class is used, and counted once.",
     "duplicate-across-classes": "Decide which class it belongs to, and remove the other copies.",
     "not-in-split": "Add it to the file given as --split.file.",
-    "rare-class": "Record more of it, lower --train.min-per-class, or set --train.rare keep.",
+    "rare-class": "Record more of it, lower --train.min-samples-per-class, or set --train.min-samples-action keep.",
     "channels-inverted": "Nothing: it is used. Check the plugs: one channel has the wrong polarity, or hears it late.",
     "channel-dead": "Nothing: it is used. Check the microphone, the cable and the gain of that channel.",
     "channel-noisy": "Nothing: it is used. Check the microphone and the cable of the noisy channel.",
@@ -71,7 +71,7 @@ PROBLEMS: dict[str, str] = {
     "clipped": "Nothing: it is used. Listen to it; lower the recorder's gain for the next ones.",
     "click": "Nothing: it is used. Listen to it: apart from one short sound it is quiet.",
     "gaps": "Listen to it: a recorder, a noise gate or an editor left parts of it empty. They are used as silence.",
-    "padded": "Nothing: it is used. Cut it longer if there is more of it, or leave it out with --sound.short skip.",
+    "padded": "Nothing: it is used. Cut it longer if there is more of it, or leave it out: --audio.short-clips skip.",
     "misnamed": "Nothing: it is used. Rename it to match what it holds.",
 }
 
@@ -147,7 +147,7 @@ class Recording:
     copies: tuple[str, ...] = ()  # names of the files of its class that hold the same
     # What of the name lies below the folders that name class and side of the split; None: all but the first folder.
     below: str | None = None
-    channel: int | None = None  # the one that it is, from 0, with --sound.channels each; its name ends in "#1" for 0
+    channel: int | None = None  # the one that it is, from 0, with --audio.channels each; its name ends in "#1" for 0
 
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def _judge(
     if found.facts is None:
         return Problem(file.name, file.label, found.problem, found.detail)
     if found.facts.duration_s > longest_s:
-        detail = f"{found.facts.duration_s / 3600:,.1f} h, more than sound.max-hours = {longest_s / 3600:g}"
+        detail = f"{found.facts.duration_s / 3600:,.1f} h, more than audio.max-hours = {longest_s / 3600:g}"
         return Problem(file.name, file.label, "too-long", detail)
     if short == "skip" and found.facts.n_samples < spec.patch_samples:
         needed_s = spec.patch_samples / spec.rate_hz

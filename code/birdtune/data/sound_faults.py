@@ -41,7 +41,7 @@ def silence(facts: SoundFacts) -> str:
             return f"a constant offset of {measures.offset:.2g} of full scale, and nothing else"
         if facts.channels > 1:
             return (
-                "its channels cancel each other when they are mixed (--sound.channels best takes one of them), "
+                "its channels cancel each other when they are mixed (--audio.channels best takes one of them), "
                 "or there is nothing but a slow drift"
             )
         if facts.peak_db > _DRIFT_DB:

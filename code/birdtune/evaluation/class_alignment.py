@@ -40,7 +40,7 @@ def keep(
 
     Args:
         classes, ids: of that model, in the order of its columns.
-        background: as --labels.background.
+        background: as --labels.negative-classes.
         title: what that model is called.
         forgets: whether sounds of classes without training recordings will be strange to the new one.
         learnt: as `moved`; None: nobody knows.
@@ -101,8 +101,8 @@ def _notices(
     present = {recording.label for recording in dataset.recordings}
     found = []
     none = (
-        " As the trunk is trained, their sounds will be answered none, as unlike what was trained on: freeze it "
-        "(--model.freeze all-but-head), or call nothing strange (--evaluate.keep-known 1)."
+        " As the backbone is trained, their sounds will be answered none, as unlike what was trained on: freeze it "
+        "(--model.freeze all-but-head), or call nothing strange (--ood.target-recall 1)."
         if forgets
         else ""
     )

@@ -37,8 +37,8 @@ FEWEST_CHANGED = 6
 # Below so many sources a comparison is called small, as a test is.
 _SMALL = 30
 _ADVICE = (
-    "Lower --train.learning-rate (try a tenth), let the head begin alone (--train.head-epochs), or freeze the trunk "
-    "(--model.freeze all-but-head); keep training recordings of all old classes in the data."
+    "Lower --train.learning-rate (try a tenth), let the head begin alone (--train.head-warmup-epochs), or freeze the "
+    "backbone (--model.freeze all-but-head); keep training recordings of all old classes in the data."
 )
 
 
@@ -196,7 +196,7 @@ def _tell_apart(rows: list[dict[str, Any]]) -> None:
 
 
 def sentences(found: Row) -> list[str]:
-    """What was done to the old classes, for people; `found`: `from_version` of metrics.json."""
+    """What was done to the old classes, for people; `found`: `init_from` of metrics.json."""
     judged = found["comparison"]
     if judged is None:
         return [f"What became of its classes was not measured: {found['reason']}."]
@@ -315,17 +315,17 @@ def _of_strange(found: Row) -> Doubt:
     """Old classes that nothing is known of by which a sound is strange."""
     why = (
         f"{found['title']} does not tell what they sound like"
-        if found["trunk_kept"]
-        else "the trunk was trained further, so what they sounded like before says nothing now"
+        if found["backbone_kept"]
+        else "the backbone was trained further, so what they sounded like before says nothing now"
     )
-    freeze = "" if found["trunk_kept"] else "freeze the trunk (--model.freeze all-but-head), "
+    freeze = "" if found["backbone_kept"] else "freeze the backbone (--model.freeze all-but-head), "
     return Doubt(
         "old-classes-strange",
         STRONG,
         f"Classes of {found['title']} without training recordings will be answered “none”: "
         f"{some(found['unreachable'])}. Their columns are kept, but their sounds are unlike all that this model was "
         f"trained on: {why}.",
-        f"Put recordings of them back, {freeze}or call nothing strange (--evaluate.keep-known 1).",
+        f"Put recordings of them back, {freeze}or call nothing strange (--ood.target-recall 1).",
     )
 
 
@@ -339,7 +339,7 @@ def _of_unanswered(judged: Row, title: str) -> Iterator[Doubt]:
             f"{plain(percent(answered['before']))} before, {plain(percent(answered['after']))} now, "
             f"{points(answered['difference_ci'])} ({count(judged['n_groups'], 'source')}); the others “none”.",
             "Compare the thresholds of both in labels.csv: a lower --evaluate.precision lowers them, a higher "
-            "--evaluate.keep-known lets less be strange. More validation recordings make both less strict.",
+            "--ood.target-recall lets less be strange. More validation recordings make both less strict.",
         )
 
 

@@ -17,14 +17,14 @@ from birdtune.evaluation.metrics import Draws, difference_interval, interval, ra
 from birdtune.evaluation.scores import Floats, Ints, Scores, pool_mean
 from birdtune.runtime.words import UNKNOWN
 
-_QUALITY = "train.quality"
+_QUALITY = "train.sample-weights"
 # Setting → what it does, for people; where it has its default, nothing is done.
 MEASURES = {
-    "train.balance": "how often classes come: 0 as they were found, 1 all alike",
+    "train.sampling-power": "how often classes come: 0 as they were found, 1 all alike",
     "train.class-weight-alpha": "a patch counts by its class's frequency to the power of minus this",
     "train.focal-gamma": "patches that are known already count less",
-    "train.min-per-class": "patches that each class has in an epoch at least",
-    "train.rare": "classes with fewer patches than that",
+    "train.min-samples-per-class": "patches that each class has in an epoch at least",
+    "train.min-samples-action": "classes with fewer patches than that",
     _QUALITY: "how much each recording counts",
 }
 

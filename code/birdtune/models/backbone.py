@@ -1,9 +1,9 @@
-"""What a trunk is: a table of layers, and what follows from it, without loading any library.
+"""What a backbone is: a table of layers, and what follows from it, without loading any library.
 
-    Trunk (layers, front end, where its weights come from) ─▶ variables, weights, operations a patch, freeze points
+    Backbone (layers, front end, where its weights come from) ─▶ variables, weights, operations a patch, freeze points
 
-A trunk takes log-mel patches to embeddings. Each is described in a file of its own (`vggish.py`, `yamnet.py`),
-is one entry in `trunks.TRUNKS`, and becomes a network in `network.py`.
+A backbone takes log-mel patches to embeddings. Each is described in a file of its own (`vggish.py`, `yamnet.py`),
+is one entry in `backbones.BACKBONES`, and becomes a network in `network.py`.
 """
 
 import math
@@ -51,7 +51,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """A trunk in two parts: the frozen beginning, and the rest."""
+    """A backbone in two parts: the frozen beginning, and the rest."""
 
     n_frozen: int  # layers with weights
     numbers: int  # that leave the beginning for one patch
@@ -67,7 +67,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Published:
-    """The classifier that was published with a trunk: one layer of sigmoids on its embedding."""
+    """The classifier that was published with a backbone: one layer of sigmoids on its embedding."""
 
     scope: str  # where a checkpoint keeps its two variables
     n_classes: int
@@ -75,8 +75,8 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Trunk:
-    """Everything that the house must know of a trunk."""
+class Backbone:
+    """Everything that the house must know of a backbone."""
 
     name: str  # as `model.backbone` names it
     title: str  # as people name it
@@ -109,7 +109,7 @@ class Trunk:
         return ("none", *(("conv",) if dense else ()), "all-but-head", *(row.name for row in self.layers))
 
     def next_freeze_point(self, point: str) -> str | None:
-        """What to freeze where training what `point` leaves is too much: half of the trunk, then all; None: it is."""
+        """What to freeze where training what `point` leaves is too much: half of it, then all; None: all is frozen."""
         if point in ("all-but-head", self.layers[-1].name):
             return None
         middle = "conv" if "conv" in self.freeze_points else self.layers[len(self.layers) // 2].name
@@ -154,7 +154,7 @@ class Trunk:
         return found
 
     def variables(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the variables that a checkpoint of this trunk holds."""
+        """Names and shapes of the variables that a checkpoint of this backbone holds."""
         shapes: dict[str, tuple[int, ...]] = {}
         for step in self.steps():
             sizes = (step.kernel, (step.row.width,))
@@ -180,7 +180,7 @@ class Trunk:
         return sum(self.layer_flops().values())
 
     def cut(self, n_frozen: int) -> Cut:
-        """The trunk cut behind its first layers, of which there is one at least."""
+        """The backbone cut behind its first layers, of which there is one at least."""
         flops, steps = list(self.layer_flops().values()), self.steps()
         last = steps[n_frozen - 1]
         return Cut(

@@ -1,10 +1,10 @@
-"""The classifier: trunk and head together, and its weights as named arrays.
+"""The classifier: backbone and head together, and its weights as named arrays.
 
     settings ─▶ Classifier;  patches [N, 96, 64] ─▶ scores [N, C], embeddings [N, K]
 
 K is 128 for VGGish, 1024 for YAMNet.
 
-The names of the weights ("trunk/conv1/kernel", "head/logits/bias") are a file format: checkpoints hold
+The names of the weights ("backbone/conv1/kernel", "head/logits/bias") are a file format: checkpoints hold
 them, and `weights_sha256` says whether two models are the same.
 """
 
@@ -20,26 +20,26 @@ import numpy.typing as npt
 
 from birdtune.audio.logmel import FrontEnd
 from birdtune.models import heads, network
-from birdtune.models.backbone import Trunk
-from birdtune.models.registry import TRUNKS
+from birdtune.models.backbone import Backbone
+from birdtune.models.registry import BACKBONES
 from birdtune.models.tf_checkpoint import check_variables
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trunk (patches → embeddings), a head (embeddings → logits), and what the columns mean."""
+    """A backbone (patches → embeddings), a head (embeddings → logits), and what the columns mean."""
 
-    trunk: keras.Model
+    backbone: keras.Model
     head: keras.Model
     kind: str  # of scores: "softmax" or "sigmoid"
     classes: tuple[str, ...]  # position = column of the scores
     attention: keras.Model | None = None  # embeddings → how much each patch counts; None: all alike
-    limit_hz: float | None = None  # of what it hears; None: the trunk's whole band
+    limit_hz: float | None = None  # of what it hears; None: the backbone's whole band
 
     @property
-    def backbone(self) -> str:
-        """The trunk's name in `trunks.TRUNKS`."""
-        return str(self.trunk.name)
+    def backbone_name(self) -> str:
+        """The backbone's name in `backbones.BACKBONES`."""
+        return str(self.backbone.name)
 
     @property
     def head_name(self) -> str:
@@ -48,13 +48,13 @@ class Classifier:
 
     @property
     def front_end(self) -> FrontEnd:
-        """What the trunk wants sound to be made into."""
-        return replace(TRUNKS[self.backbone].front_end, limit_hz=self.limit_hz)
+        """What the backbone wants sound to be made into."""
+        return replace(BACKBONES[self.backbone_name].front_end, limit_hz=self.limit_hz)
 
     @property
     def embedding_activation(self) -> str:
-        """What follows the trunk's last layer: "relu" or "none"."""
-        last = self.trunk.get_layer(TRUNKS[self.backbone].layers[-1].name)
+        """What follows the backbone's last layer: "relu" or "none"."""
+        last = self.backbone.get_layer(BACKBONES[self.backbone_name].layers[-1].name)
         return "none" if last.activation is keras.activations.linear else "relu"
 
     @property
@@ -66,22 +66,22 @@ class Classifier:
     @property
     def parts(self) -> dict[str, keras.Model]:
         """The networks it is made of, by the names under which their weights are kept."""
-        found = {"trunk": self.trunk, "head": self.head}
+        found = {"backbone": self.backbone, "head": self.head}
         return found if self.attention is None else {**found, "attention": self.attention}
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """All weights, trunk first."""
+        """All weights, backbone first."""
         return [variable for part in self.parts.values() for variable in part.variables]
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """The weights that are not frozen, trunk first."""
+        """The weights that are not frozen, backbone first."""
         return [variable for part in self.parts.values() for variable in part.trainable_variables]
 
     def embed(self, patches: Any) -> Any:
         """Patches [N, 96, 64] → embeddings [N, K] float32."""
-        return self.trunk(patches)
+        return self.backbone(patches)
 
     def logits(self, patches: Any) -> tuple[Any, Any]:
         """Patches [N, 96, 64] → logits [N, C] and embeddings [N, K], both float32."""
@@ -113,24 +113,24 @@ def build(
     precision: str,
     seed: int | None,
 ) -> Classifier:
-    """A classifier with fresh weights; see `network.build_trunk`, `network.freeze`, `heads.build_head`.
+    """A classifier with fresh weights; see `network.build_backbone`, `network.freeze`, `heads.build_head`.
 
     With `seed` None the weights are zero, for a caller that loads all of them next.
 
     Raises:
         SettingsError: a setting that is not known or out of range.
     """
-    trunk = network.build_trunk(
+    net = network.build_backbone(
         backbone, embedding_activation=embedding_activation, precision=precision, seed=seed
     )
-    network.freeze(trunk, freeze)
-    return on_trunk(
-        trunk, head=head, scores=scores, hidden_units=hidden_units, classes=classes, precision=precision, seed=seed
+    network.freeze(net, freeze)
+    return on_backbone(
+        net, head=head, scores=scores, hidden_units=hidden_units, classes=classes, precision=precision, seed=seed
     )
 
 
-def on_trunk(
-    trunk: keras.Model,
+def on_backbone(
+    backbone: keras.Model,
     *,
     head: str,
     scores: str,
@@ -139,52 +139,54 @@ def on_trunk(
     precision: str,
     seed: int | None,
 ) -> Classifier:
-    """A trunk that is there with a fresh head; arguments as `build`."""
+    """A backbone that is there with a fresh head; arguments as `build`."""
     sizes: dict[str, Any] = {
         "hidden_units": hidden_units,
-        "embedding_size": TRUNKS[trunk.name].embedding_size,
+        "embedding_size": BACKBONES[backbone.name].embedding_size,
         "precision": precision,
         "seed": seed,
     }
     top = heads.build_head(head, len(classes), scores=scores, **sizes)
     attention = heads.build_attention(**sizes) if head == "attention" else None
-    return Classifier(trunk, top, scores, tuple(classes), attention)
+    return Classifier(backbone, top, scores, tuple(classes), attention)
 
 
-def published(trunk: Trunk, variables: Mapping[str, npt.NDArray[np.float32]], classes: Sequence[str]) -> Classifier:
-    """The classifier as it was published with a trunk, e.g. YAMNet with its 521 classes of AudioSet.
+def published(
+    backbone: Backbone, variables: Mapping[str, npt.NDArray[np.float32]], classes: Sequence[str]
+) -> Classifier:
+    """The classifier as it was published with a backbone, e.g. YAMNet with its 521 classes of AudioSet.
 
     Args:
-        trunk: one that has such a classifier.
-        variables: of the checkpoint, as `trunks.read_weights` gives them.
+        backbone: one that has such a classifier.
+        variables: of the checkpoint, as `backbones.read_weights` gives them.
         classes: names of the columns.
 
     Raises:
         CheckpointError: the variables do not fit.
     """
-    assert trunk.published is not None
+    assert backbone.published is not None
     found = build(
-        backbone=trunk.name,
+        backbone=backbone.name,
         head="linear",
         scores="sigmoid",
         hidden_units=0,
-        embedding_activation=trunk.activations[0],
+        embedding_activation=backbone.activations[0],
         freeze="none",
         classes=classes,
         precision="float32",
         seed=None,
     )
-    network.load_trunk(found.trunk, variables)
+    network.load_backbone(found.backbone, variables)
     logits = found.head.get_layer("logits")
-    for variable, ending in zip((logits.kernel, logits.bias), trunk.endings, strict=True):
-        variable.assign(variables[f"{trunk.published.scope}/{ending}"])
+    for variable, ending in zip((logits.kernel, logits.bias), backbone.endings, strict=True):
+        variable.assign(variables[f"{backbone.published.scope}/{ending}"])
     return found
 
 
 def in_float32(classifier: Classifier) -> Classifier:
     """A copy with the same weights that computes in float32, whatever precision it was trained in."""
     copy = build(
-        backbone=classifier.backbone,
+        backbone=classifier.backbone_name,
         head=classifier.head_name,
         scores=classifier.kind,
         hidden_units=classifier.hidden_units,

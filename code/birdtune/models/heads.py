@@ -27,7 +27,7 @@ KINDS: Mapping[str, Any] = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.s
 _ATTENTION_SCALE = 0.05
 # So little attention that nothing of a patch is left, and yet no infinity that a gradient could make NaN of.
 _NEVER = -1e9
-# A fresh trunk's embeddings are some 10 in size; at He's scale of 2 the first logits would be as large,
+# A fresh backbone's embeddings are some 10 in size; at He's scale of 2 the first logits would be as large,
 # and the first scores confidently wrong. Not zero either: then no two patches could be told apart.
 _LOGITS_SCALE = 0.01
 
@@ -60,7 +60,7 @@ def build_head(
         SettingsError: an unknown head or kind of scores, fewer than two classes, or no width.
     """
     choose(head, dict.fromkeys(HEADS), "model.head")
-    choose(scores, KINDS, "model.scores")
+    choose(scores, KINDS, "model.output")
     if n_classes < 2:
         raise SettingsError(f"a classifier needs at least 2 classes, and got {n_classes}.")
     if head != "linear" and hidden_units < 1:
@@ -127,7 +127,7 @@ def scores(logits: Any, kind: str) -> Any:
     Raises:
         SettingsError: an unknown kind.
     """
-    choose(kind, KINDS, "model.scores")
+    choose(kind, KINDS, "model.output")
     return KINDS[kind](keras.ops.cast(logits, "float32"))
 
 
@@ -148,7 +148,7 @@ def clip_logits(logits: Any, attention: Any, inside: Any, kind: str) -> Any:
     Raises:
         SettingsError: an unknown kind.
     """
-    choose(kind, KINDS, "model.scores")
+    choose(kind, KINDS, "model.output")
     ops = keras.ops
     shape = ops.shape(inside)
     of_patches = ops.reshape(logits, (*shape, logits.shape[-1]))  # [B, L, C]

@@ -56,7 +56,7 @@ def patch_losses(
     Raises:
         SettingsError: an unknown kind.
     """
-    choose(kind, KINDS, "model.scores")
+    choose(kind, KINDS, "model.output")
     ops = keras.ops
     logits = ops.cast(logits, "float32")
     n_classes = logits.shape[-1]
@@ -126,7 +126,7 @@ def constant_loss(
     Raises:
         SettingsError: an unknown kind.
     """
-    choose(kind, KINDS, "model.scores")
+    choose(kind, KINDS, "model.output")
     shares = np.asarray(counts, np.float64) * np.asarray(weights, np.float64)
     shares = shares / shares.sum()  # [C]
     if kind == "softmax":

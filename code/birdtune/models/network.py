@@ -1,4 +1,4 @@
-"""A trunk's table of layers made into a network: weights put in, freeze points.
+"""A backbone's table of layers made into a network: weights put in, freeze points.
 
     log-mel patches [N, 96 frames, 64 bands] float32 ─▶ embeddings [N, 128 or 1024] float32
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.models.backbone import KERNEL, MEAN, POOL, Arrays, Layer, choose
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.models.tf_checkpoint import check_variables
 
 _ACTIVATIONS: Mapping[str, str | None] = {"relu": "relu", "none": None}
@@ -54,34 +54,34 @@ def first_weights(seed: int | None, layer: str, *, scale: float = 2.0) -> keras.
     return keras.initializers.VarianceScaling(scale, "fan_in", "truncated_normal", seed=own_seed)
 
 
-def build_trunk(backbone: str, *, embedding_activation: str, precision: str, seed: int | None) -> keras.Model:
+def build_backbone(name: str, *, embedding_activation: str, precision: str, seed: int | None) -> keras.Model:
     """The network from patches to embeddings, with fresh weights.
 
     Args:
-        backbone: a name in `TRUNKS`; it becomes the model's name.
-        embedding_activation: what follows the last layer: "relu" (as it was trained) or, where the trunk allows
+        name: one of `BACKBONES`; it becomes the model's name.
+        embedding_activation: what follows the last layer: "relu" (as it was trained) or, where the backbone allows
             it, "none".
         precision: a keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
         seed: of the initial weights; the same seed gives the same weights. None = zeros, for weights
             that are loaded next.
 
     Returns:
-        A model [N, 96, 64] float32 → [N, embedding size] float32, one keras layer a row of the trunk's table.
+        A model [N, 96, 64] float32 → [N, embedding size] float32, one keras layer a row of the backbone's table.
 
     Raises:
         SettingsError: an unknown backbone or activation.
     """
-    choose(backbone, TRUNKS, "model.backbone")
-    trunk = TRUNKS[backbone]
-    choose(embedding_activation, dict.fromkeys(trunk.activations), "model.embedding-activation")
-    shape = (trunk.front_end.patch_frames, trunk.front_end.n_mels)
+    choose(name, BACKBONES, "model.backbone")
+    backbone = BACKBONES[name]
+    choose(embedding_activation, dict.fromkeys(backbone.activations), "model.embedding-activation")
+    shape = (backbone.front_end.patch_frames, backbone.front_end.n_mels)
     patches = keras.Input(shape, dtype="float32", name="input_features")
     net = keras.layers.Reshape((*shape, 1), name="channel", dtype=precision)(patches)
-    for row in trunk.layers:
+    for row in backbone.layers:
         if row.kind == "dense" and len(net.shape) == 4:
             # [N, 6, 4, 512] → [N, 12288]: time slowest, channels fastest, as the checkpoint expects.
             net = keras.layers.Flatten(name="flatten", data_format="channels_last", dtype=precision)(net)
-        is_last = row is trunk.layers[-1]
+        is_last = row is backbone.layers[-1]
         activation = embedding_activation if is_last else "relu"
         # ReLU comes after a pooling: the same numbers, as the largest stays the largest, for a quarter of the work
         # in both directions. A mean wants it before.
@@ -91,7 +91,7 @@ def build_trunk(backbone: str, *, embedding_activation: str, precision: str, see
             net = _pooling(row, is_last, precision)(net)
         if is_late:
             net = keras.layers.Activation(activation, name=f"{row.name}_{activation}", dtype=precision)(net)
-    return keras.Model(patches, net, name=backbone)
+    return keras.Model(patches, net, name=name)
 
 
 def _layer(
@@ -124,35 +124,35 @@ def _pooling(row: Layer, is_last: bool, precision: str) -> keras.layers.Layer:
     )
 
 
-def load_trunk(
+def load_backbone(
     network: keras.Model, variables: Mapping[str, npt.NDArray[np.generic]], *, source: str = "the checkpoint"
 ) -> None:
     """Put a checkpoint's weights into the network; other variables in it (a head's) are passed over.
 
     Args:
-        network: as `build_trunk` made it.
-        variables: arrays by checkpoint name, as `trunks.read_weights` gives them.
+        network: as `build_backbone` made it.
+        variables: arrays by checkpoint name, as `backbones.read_weights` gives them.
         source: what an error message calls the checkpoint.
 
     Raises:
         CheckpointError: naming every missing, misshapen and non-finite variable; nothing is loaded then.
     """
-    trunk = TRUNKS[network.name]
-    check_variables(variables, trunk.variables(), source=source)
-    for row in trunk.layers:
+    backbone = BACKBONES[network.name]
+    check_variables(variables, backbone.variables(), source=source)
+    for row in backbone.layers:
         layer = network.get_layer(row.name)
-        for variable, name in zip((layer.kernel, layer.bias), trunk.variable_names(row), strict=True):
+        for variable, name in zip((layer.kernel, layer.bias), backbone.variable_names(row), strict=True):
             variable.assign(np.asarray(variables[name], np.float32))
 
 
-def checkpoint_variables(backbone: str, weights: Mapping[str, npt.NDArray[np.float32]]) -> Arrays:
-    """A trunk's weights as `classifier.weights` names them ("trunk/conv1/kernel") under a checkpoint's names."""
-    trunk = TRUNKS[backbone]
+def checkpoint_variables(name: str, weights: Mapping[str, npt.NDArray[np.float32]]) -> Arrays:
+    """A backbone's weights as `classifier.weights` names them ("backbone/conv1/kernel") under a checkpoint's names."""
+    backbone = BACKBONES[name]
     return {
-        name: weights[f"trunk/{row.name}/{ending}"]
-        for row in trunk.layers
-        for ending, name in zip(("kernel", "bias"), trunk.variable_names(row), strict=True)
-        if f"trunk/{row.name}/{ending}" in weights
+        variable: weights[f"backbone/{row.name}/{ending}"]
+        for row in backbone.layers
+        for ending, variable in zip(("kernel", "bias"), backbone.variable_names(row), strict=True)
+        if f"backbone/{row.name}/{ending}" in weights
     }
 
 
@@ -160,21 +160,21 @@ def freeze(network: keras.Model, point: str) -> None:
     """Freeze the network up to a point; what comes after it is free.
 
     Args:
-        network: as `build_trunk` made it.
-        point: as `Trunk.frozen_layers`.
+        network: as `build_backbone` made it.
+        point: as `Backbone.frozen_layers`.
 
     Raises:
         SettingsError: an unknown point.
     """
-    trunk = TRUNKS[network.name]
-    frozen = trunk.frozen_layers(point)
-    for position, row in enumerate(trunk.layers):
+    backbone = BACKBONES[network.name]
+    frozen = backbone.frozen_layers(point)
+    for position, row in enumerate(backbone.layers):
         network.get_layer(row.name).trainable = position >= frozen
 
 
 def n_frozen(network: keras.Model) -> int:
     """How many layers `freeze` has frozen."""
-    return sum(not network.get_layer(row.name).trainable for row in TRUNKS[network.name].layers)
+    return sum(not network.get_layer(row.name).trainable for row in BACKBONES[network.name].layers)
 
 
 def split_at_freeze(network: keras.Model) -> tuple[keras.Model, keras.Model | None]:
@@ -186,7 +186,7 @@ def split_at_freeze(network: keras.Model) -> tuple[keras.Model, keras.Model | No
     Returns:
         patches [N, 96, 64] → activations [N, ...], and activations → embeddings (None: they are the embeddings).
     """
-    rows = TRUNKS[network.name].layers
+    rows = BACKBONES[network.name].layers
     names = [layer.name for layer in network.layers]
     n = n_frozen(network)
     # What follows a frozen layer without weights of its own, as a pooling, is frozen with it.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from birdtune.errors import CheckpointError, shown
 from birdtune.evaluation.ood import Novelty
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.runtime.files import temporary_folder
 from birdtune.runtime.storage import refused
 from birdtune.runtime.workers import Crashed, Isolated
@@ -43,7 +43,7 @@ class _Task:
 
 def names(backbone: str, head: str) -> tuple[str, ...]:
     """Names of the weights in the order in which the model lists them."""
-    layers = [f"trunk/{row.name}" for row in TRUNKS[backbone].layers]
+    layers = [f"backbone/{row.name}" for row in BACKBONES[backbone].layers]
     layers += ["head/hidden"] if head == "mlp" else []
     layers += ["head/logits"]
     layers += ["attention/hidden"] if head == "attention" else []

@@ -24,7 +24,7 @@ from birdtune.audio.logmel import VGGISH
 from birdtune.errors import ExportError, InputError, shown
 from birdtune.models import classifier as classifiers
 from birdtune.models import tf_checkpoint, vggish
-from birdtune.models.registry import TRUNKS, require_tensorflow_1
+from birdtune.models.registry import BACKBONES, require_tensorflow_1
 from birdtune.runtime import files
 
 FEATURES = "vggish/input_features:0"  # [N, 96, 64] float32
@@ -53,7 +53,7 @@ def build_graph(
     """Add the classifier to the default graph, with tf-slim, under the names that jibjib's readers know.
 
     Args:
-        backbone, embedding_activation: as `network.build_trunk`.
+        backbone, embedding_activation: as `network.build_backbone`.
         scores, n_classes: as `heads.build_head`.
         hidden_units: of a layer before the classes; 0 = none.
     """
@@ -61,7 +61,7 @@ def build_graph(
     # Reference variables, not resource variables: TensorFlow 1 servers of any age read them.
     with slim.arg_scope([slim.conv2d, slim.fully_connected], weights_initializer=zeros):
         with tf.compat.v1.variable_scope("vggish", use_resource=False):
-            net = _trunk_graph(backbone, embedding_activation)
+            net = _backbone_graph(backbone, embedding_activation)
         with tf.compat.v1.variable_scope("mymodel", use_resource=False):
             if hidden_units:
                 net = slim.fully_connected(net, hidden_units, scope="fully_connected")
@@ -70,11 +70,11 @@ def build_graph(
             score(logits, name="prediction")  # [N, C]
 
 
-def _trunk_graph(backbone: str, embedding_activation: str) -> tf.Tensor:
+def _backbone_graph(backbone: str, embedding_activation: str) -> tf.Tensor:
     frames, bands = VGGISH.patch_frames, VGGISH.n_mels
     features = tf.compat.v1.placeholder(tf.float32, (None, frames, bands), name="input_features")
     net = tf.reshape(features, (-1, frames, bands, 1))
-    for row in TRUNKS[backbone].layers:
+    for row in BACKBONES[backbone].layers:
         scope, width = row.scope.removeprefix("vggish/"), row.width
         if row.kind == "conv":
             net = slim.conv2d(net, width, 3, scope=scope)
@@ -90,7 +90,7 @@ def _trunk_graph(backbone: str, embedding_activation: str) -> tf.Tensor:
 
 def slim_variables(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
     """`classifier.weights` under the names of the TensorFlow 1 graph."""
-    scopes = {f"trunk/{row.name}": row.scope for row in vggish.LAYERS}
+    scopes = {f"backbone/{row.name}": row.scope for row in vggish.LAYERS}
     scopes |= {"head/hidden": "mymodel/fully_connected", "head/logits": "mymodel/logits"}
     endings = {"kernel": "weights", "bias": "biases"}
     split = {name: name.rsplit("/", 1) for name in arrays}
@@ -112,11 +112,11 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
 
     Raises:
         ExportError: what was written does not compute what the classifier does.
-        SettingsError: its trunk is not VGGish.
+        SettingsError: its backbone is not VGGish.
         InputError: other files stand in the folder, or it cannot be written.
         PassingError: the disk is full.
     """
-    require_tensorflow_1(classifier.backbone, classifier.head_name)
+    require_tensorflow_1(classifier.backbone_name, classifier.head_name)
     _refuse_other_files(folder)
     # On the CPU on both sides: GPUs round their products (TF32) by more than the tolerance.
     with keras.device("cpu"):
@@ -168,7 +168,7 @@ def _write(
     graph = tf.Graph()
     with graph.as_default(), _session(graph) as session:
         build_graph(
-            classifier.backbone,
+            classifier.backbone_name,
             embedding_activation=classifier.embedding_activation,
             scores=classifier.kind,
             hidden_units=classifier.hidden_units,

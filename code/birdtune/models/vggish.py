@@ -6,7 +6,7 @@ at an eighth of the width, for tests and quick looks; nobody publishes weights f
 """
 
 from birdtune.audio.logmel import VGGISH
-from birdtune.models.backbone import Layer, Trunk
+from birdtune.models.backbone import Backbone, Layer
 from birdtune.models.tf_checkpoint import WHERE_TO_GET, is_checkpoint, read_checkpoint
 
 LAYERS = (
@@ -27,8 +27,8 @@ def _narrowed(divisor: int) -> tuple[Layer, ...]:
     return tuple(row if row is LAYERS[-1] else row._replace(width=row.width // divisor) for row in LAYERS)
 
 
-def _trunk(name: str, divisor: int) -> Trunk:
-    return Trunk(
+def _backbone(name: str, divisor: int) -> Backbone:
+    return Backbone(
         name=name,
         title="VGGish",
         front_end=VGGISH,
@@ -45,5 +45,5 @@ def _trunk(name: str, divisor: int) -> Trunk:
     )
 
 
-TRUNK = _trunk("vggish", 1)
-SMALL = _trunk("vggish-small", 8)
+BACKBONE = _backbone("vggish", 1)
+SMALL = _backbone("vggish-small", 8)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from birdtune.audio.logmel import YAMNET
 from birdtune.errors import CheckpointError, InputError, shown
 from birdtune.models import tflite
-from birdtune.models.backbone import MEAN, Arrays, Layer, Published, Trunk
+from birdtune.models.backbone import MEAN, Arrays, Backbone, Layer, Published
 from birdtune.models.tf_checkpoint import check_variables
 from birdtune.runtime.files import read_csv
 from birdtune.runtime.workers import Crashed, Isolated
@@ -102,7 +102,7 @@ def _from_tflite(path: Path) -> Arrays:
     # What stands before the first convolution makes log-mel frames, by a Fourier transform in whole numbers.
     first = next((position for position, layer in enumerate(found) if layer.kind == "conv"), 0)
     found = found[first:]
-    wanted = [*TRUNK.steps(), None]
+    wanted = [*BACKBONE.steps(), None]
     if len(found) != len(wanted):
         raise CheckpointError(
             f"{shown(path)}: is of another network: YAMNet has {len(wanted)} layers with weights, this file "
@@ -111,7 +111,7 @@ def _from_tflite(path: Path) -> Arrays:
     arrays: Arrays = {}
     for position, (layer, step) in enumerate(zip(found, wanted, strict=True)):
         if step is None:
-            expected: tuple[Any, ...] = ("dense", (TRUNK.embedding_size, N_CLASSES), "none")
+            expected: tuple[Any, ...] = ("dense", (BACKBONE.embedding_size, N_CLASSES), "none")
             looks: tuple[Any, ...] = (layer.kind, layer.kernel.shape, layer.activation)
             name, is_linked = HEAD, layer.link != "none"
         else:
@@ -169,9 +169,9 @@ def _hdf5_names(row: Layer) -> tuple[str, str, str, str]:
 def hdf5_variables() -> dict[str, tuple[int, ...]]:
     """Names and shapes of what yamnet.h5 holds: kernels, and of each normalisation offset, mean and variance."""
     shapes: dict[str, tuple[int, ...]] = {
-        f"{HEAD}/kernel": (TRUNK.embedding_size, N_CLASSES), f"{HEAD}/bias": (N_CLASSES,)
+        f"{HEAD}/kernel": (BACKBONE.embedding_size, N_CLASSES), f"{HEAD}/bias": (N_CLASSES,)
     }  # fmt: skip
-    for step in TRUNK.steps():
+    for step in BACKBONE.steps():
         kernel, *norms = _hdf5_names(step.row)
         shapes[kernel] = step.kernel
         shapes |= dict.fromkeys(norms, (step.row.width,))
@@ -226,8 +226,8 @@ def _variable_name(place: str) -> str:
 
 
 def _check(arrays: Mapping[str, npt.NDArray[np.float32]], path: Path) -> None:
-    head = {f"{HEAD}/kernel": (TRUNK.embedding_size, N_CLASSES), f"{HEAD}/bias": (N_CLASSES,)}
-    check_variables(arrays, TRUNK.variables() | head, source=shown(path))
+    head = {f"{HEAD}/kernel": (BACKBONE.embedding_size, N_CLASSES), f"{HEAD}/bias": (N_CLASSES,)}
+    check_variables(arrays, BACKBONE.variables() | head, source=shown(path))
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -249,7 +249,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return names
 
 
-TRUNK = Trunk(
+BACKBONE = Backbone(
     name="yamnet",
     title="YAMNet",
     front_end=YAMNET,

@@ -16,7 +16,7 @@ from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, InputError, naming, shown
 from birdtune.models import classifier as classifiers
 from birdtune.models import network, registry, tf1
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.runs import newest_trained, versions
 from birdtune.serving.predict import LONG, ExportedModel, Outcome, embed_files, open_model, predict_files
@@ -62,9 +62,9 @@ def predict(
         patches_out=patches,
         window_s=window_s,
         usual_s=usual_s,
-        sound=config.sound,
+        sound=config.audio,
         batch_size=config.evaluate.batch_size,
-        longest_s=config.sound.max_hours * 3600,
+        longest_s=config.audio.max_hours * 3600,
         check=interrupts.check,
     )
     code = _tell(outcome, out, journal)
@@ -109,10 +109,10 @@ def embed(
         function,
         out,
         front_end=front_end,
-        sound=config.sound,
+        sound=config.audio,
         hop_frames=config.train.hop_frames,
         batch_size=config.evaluate.batch_size,
-        longest_s=config.sound.max_hours * 3600,
+        longest_s=config.audio.max_hours * 3600,
         check=interrupts.check,
     )
     return _tell(outcome, out, journal)
@@ -148,10 +148,11 @@ def _newest_exported(config: Config) -> Path:
 
 
 def _scorer(place: Path) -> Scorer:
-    trunk = registry.recognised(place) if place.is_file() else None
-    if trunk is None or trunk.published is None:
+    backbone = registry.recognised(place) if place.is_file() else None
+    if backbone is None or backbone.published is None:
         return open_model(place)
-    return classifiers.published(trunk, registry.read_weights(trunk, place), trunk.published.read_classes(place))
+    weights = registry.read_weights(backbone, place)
+    return classifiers.published(backbone, weights, backbone.published.read_classes(place))
 
 
 def _embedder(config: Config, place: Path) -> tuple[Embed, FrontEnd]:
@@ -159,28 +160,28 @@ def _embedder(config: Config, place: Path) -> tuple[Embed, FrontEnd]:
         model = open_model(place)
         return model.embed, model.front_end
     is_own = (place / WEIGHTS_NAME).exists()
-    trunk = TRUNKS[config.model.backbone]
-    if not is_own and (found := registry.recognised(place)) is not None and not trunk.recognises(place):
-        trunk = found  # the file itself says what it is of
-    net = network.build_trunk(
-        trunk.name,
+    backbone = BACKBONES[config.model.backbone]
+    if not is_own and (found := registry.recognised(place)) is not None and not backbone.recognises(place):
+        backbone = found  # the file itself says what it is of
+    net = network.build_backbone(
+        backbone.name,
         embedding_activation=config.model.embedding_activation,
         precision="float32",
         seed=None,
     )
     if is_own:
-        variables = network.checkpoint_variables(trunk.name, read_arrays(place / WEIGHTS_NAME))
+        variables = network.checkpoint_variables(backbone.name, read_arrays(place / WEIGHTS_NAME))
     else:
-        variables = registry.read_weights(trunk, place)
-    network.load_trunk(net, variables, source=shown(place))
-    spec = replace(trunk.front_end, limit_hz=config.sound.band_limit)
+        variables = registry.read_weights(backbone, place)
+    network.load_backbone(net, variables, source=shown(place))
+    spec = replace(backbone.front_end, limit_hz=config.audio.band_limit)
     return lambda patches: net(patches), spec
 
 
 def export_slim_model(config: Config, journal: Journal) -> None:
     """Write the newest trained model as a TensorFlow 1 graph, checkpoint and SavedModel, under output/slim/<v>."""
     version, record = newest_trained(config.output)
-    arrays = Checkpoints(config.output / "checkpoints" / str(version), config.train.keep).best()
+    arrays = Checkpoints(config.output / "checkpoints" / str(version), config.train.keep_checkpoints).best()
     classes = tuple(record["classes"])
     classifier = build_classifier(config, classes, "float32", seed=None)
     classifiers.load_weights(classifier, arrays, source=f"version {version}")

@@ -40,7 +40,7 @@ from birdtune.errors import (
 )
 from birdtune.evaluation.label_issues import MOST_PATCHES
 from birdtune.models import registry
-from birdtune.models.backbone import Trunk
+from birdtune.models.backbone import Backbone
 from birdtune.models.weights import verify_checkpoint
 from birdtune.runtime.events import Interrupts, Journal, duration
 from birdtune.runtime.files import try_to_write
@@ -94,11 +94,11 @@ def check(config: Config, journal: Journal, interrupts: Interrupts) -> int:
 def _check(
     config: Config, journal: Journal, interrupts: Interrupts, faults: "_Faults", *, writable: bool
 ) -> int:
-    trunk = registry.TRUNKS[config.model.backbone]
+    backbone = registry.BACKBONES[config.model.backbone]
     journal.say(f"check: {shown(config.data_folder)}")
     dataset = None
     with _noted(faults):
-        trunk.frozen_layers(config.model.freeze)
+        backbone.frozen_layers(config.model.freeze)
     with _noted(faults):
         try:
             dataset = gather.inspect(
@@ -114,7 +114,7 @@ def _check(
         said = (_classes(dataset), source_lines(dataset.sources), _problems(dataset.problems), _notices(dataset))
         for line in itertools.chain.from_iterable(said):
             journal.say(line)
-    if config.from_version is None:
+    if config.init_from is None:
         _check_checkpoint(config, faults, journal, writable=writable)
     if dataset is not None:
         with _noted(faults):
@@ -217,7 +217,7 @@ def _check_ancestor(config: Config, faults: _Faults, journal: Journal, *, writab
         if found := base_model.find(config):
             base_model.verify(found[-1], config, remember=writable)
             title, n = found[-1].title, len(found[-1].classes)
-            journal.say(f"from-version: {title} is whole and fits; its {n:,} classes keep their columns")
+            journal.say(f"init-from: {title} is whole and fits; its {n:,} classes keep their columns")
             return found[-1]
     return None
 
@@ -227,17 +227,17 @@ def _check_ancestor(config: Config, faults: _Faults, journal: Journal, *, writab
 
 def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
     """Time, memory and disk, as estimates; too little of them is a fault."""
-    trunk = registry.TRUNKS[config.model.backbone]
-    weights = trunk.weight_count() * _FLOAT_BYTES
+    backbone = registry.BACKBONES[config.model.backbone]
+    weights = backbone.weight_count() * _FLOAT_BYTES
     hours = sum(recording.facts.duration_s for recording in dataset.recordings) / 3600
-    kept = sum(_kept_bytes(config, trunk, dataset).values())
+    kept = sum(_kept_bytes(config, backbone, dataset).values())
     disk = _disk_bytes(config, dataset, weights)
-    memory = _memory_bytes(config, trunk, weights)
+    memory = _memory_bytes(config, backbone, weights)
     prepare_s = hours * _PREPARE_S_PER_HOUR / len(os.sched_getaffinity(0))
     yield "estimates:"
     yield f"  prepare {duration(prepare_s)}, once for each recording"
-    yield f"  train   {_training_time(config, trunk, dataset)}"
-    yield from _labels_time(config, trunk, dataset)
+    yield f"  train   {_training_time(config, backbone, dataset)}"
+    yield from _labels_time(config, backbone, dataset)
     yield f"  memory  {memory / 1e9:.1f} GB of {_memory_there() / 1e9:.1f} GB"
     free = free_bytes(config.output)
     there = f"{free / 1e9:.1f} GB are free" if free is not None else "and the file system does not say what is free"
@@ -247,7 +247,7 @@ def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
     if free is not None and disk > free:
         faults.passing.append(
             f"{shown(config.output)}: the disk is too full for the job (about {size_text(disk)} needed, "
-            f"{size_text(free)} free). Free some space, give another --output, or lower --train.keep."
+            f"{size_text(free)} free). Free some space, give another --output, or lower --train.keep-checkpoints."
         )
     if memory > _memory_there():
         faults.lasting.append(
@@ -264,31 +264,31 @@ def _patch_counts(dataset: Dataset, part: Sequence[Recording], hop_frames: int |
     return [dataset.spec.patches_in(recording.facts.n_samples, hop_frames) for recording in part]
 
 
-def _labels_time(config: Config, trunk: Trunk, dataset: Dataset) -> Iterator[str]:
-    """What it takes to hear recordings by the trunk as it was given, to check their labels."""
-    counts = _patch_counts(dataset, dataset.recordings, None) if config.evaluate.suspects else []
+def _labels_time(config: Config, backbone: Backbone, dataset: Dataset) -> Iterator[str]:
+    """What it takes to hear recordings by the backbone as it was given, to check their labels."""
+    counts = _patch_counts(dataset, dataset.recordings, None) if config.evaluate.label_issues else []
     trained = _patch_counts(dataset, dataset.part("train"), config.train.hop_frames)
-    shares = trained if config.train.weak_labels == "share" else []
+    shares = trained if config.train.label_refinement else []
     patches = sum(min(count, MOST_PATCHES) for count in [*counts, *shares]) + sum(shares)
     if patches and config.model.checkpoint != "none":
-        seconds = patches * trunk.patch_flops() / _rate(config, trunk)
-        yield f"  labels  {duration(seconds)} to check them, by {patches:,} patches (--evaluate.suspects)"
+        seconds = patches * backbone.patch_flops() / _rate(config, backbone)
+        yield f"  labels  {duration(seconds)} to check them, by {patches:,} patches (--evaluate.label-issues)"
 
 
-def _rate(config: Config, trunk: Trunk) -> float:
-    gain = trunk.bfloat16_gain if _computes_bfloat16(config, trunk) else 1.0
-    return _matmul_flops() * trunk.step_efficiency * gain
+def _rate(config: Config, backbone: Backbone) -> float:
+    gain = backbone.bfloat16_gain if _computes_bfloat16(config, backbone) else 1.0
+    return _matmul_flops() * backbone.step_efficiency * gain
 
 
-def _training_time(config: Config, trunk: Trunk, dataset: Dataset) -> str:
+def _training_time(config: Config, backbone: Backbone, dataset: Dataset) -> str:
     """Of layers that are trained three passes an epoch, of frozen ones one, or one once for all where it is kept."""
     where = " on this CPU; the GPU that is there is some hundred times faster" if _has_gpu() else " on this CPU"
-    rate, n_frozen, kept = _rate(config, trunk), _n_frozen(config, trunk), _kept_bytes(config, trunk, dataset)
-    frozen = trunk.cut(n_frozen).frozen_flops if n_frozen else 0.0
+    rate, n_frozen, kept = _rate(config, backbone), _n_frozen(config, backbone), _kept_bytes(config, backbone, dataset)
+    frozen = backbone.cut(n_frozen).frozen_flops if n_frozen else 0.0
     once_s = epoch_s = 0.0
     for part, hop_frames, passes in (("train", config.train.hop_frames, _PASSES_A_STEP), ("val", None, 1)):
         patches = _patches(dataset, part, hop_frames)
-        epoch_s += patches * passes * (trunk.patch_flops() - frozen) / rate
+        epoch_s += patches * passes * (backbone.patch_flops() - frozen) / rate
         if part in kept:
             once_s += patches * frozen / rate
         else:
@@ -302,19 +302,19 @@ def _training_time(config: Config, trunk: Trunk, dataset: Dataset) -> str:
     )
 
 
-def _n_frozen(config: Config, trunk: Trunk) -> int:
-    return trunk.frozen_layers(config.model.freeze) if config.model.freeze in trunk.freeze_points else 0
+def _n_frozen(config: Config, backbone: Backbone) -> int:
+    return backbone.frozen_layers(config.model.freeze) if config.model.freeze in backbone.freeze_points else 0
 
 
-def _kept_bytes(config: Config, trunk: Trunk, dataset: Dataset) -> dict[str, float]:
+def _kept_bytes(config: Config, backbone: Backbone, dataset: Dataset) -> dict[str, float]:
     """What the frozen layers make of training and validation patches, as far as it is kept on disk: part → bytes."""
-    n_frozen = _n_frozen(config, trunk)
+    n_frozen = _n_frozen(config, backbone)
     if not n_frozen:
         return {}
-    cut = trunk.cut(n_frozen)
+    cut = backbone.cut(n_frozen)
     precision = config.train.precision
     if precision == "auto":
-        precision = "mixed_bfloat16" if _has_gpu() or _computes_bfloat16(config, trunk) else "float32"
+        precision = "mixed_bfloat16" if _has_gpu() or _computes_bfloat16(config, backbone) else "float32"
     row_bytes = cut.row_bytes(precision)
     if not is_worth_keeping(cut.frozen_flops, row_bytes, on_gpu=_has_gpu()):
         return {}
@@ -322,7 +322,7 @@ def _kept_bytes(config: Config, trunk: Trunk, dataset: Dataset) -> dict[str, flo
     found: dict[str, float] = {}
     for part, hop_frames in (("train", config.train.hop_frames), ("val", None)):
         n_bytes = _patches(dataset, part, hop_frames) * row_bytes
-        left = config.train.frozen_gb * 1e9 - sum(found.values())
+        left = config.train.cache_gb * 1e9 - sum(found.values())
         if n_bytes and n_bytes <= left and not (moves and part == "train"):
             found[part] = n_bytes
     return found
@@ -332,9 +332,9 @@ def _has_gpu() -> bool:
     return any(Path("/proc/driver/nvidia/gpus").glob("*"))
 
 
-def _computes_bfloat16(config: Config, trunk: Trunk) -> bool:
+def _computes_bfloat16(config: Config, backbone: Backbone) -> bool:
     precision = config.train.precision
-    wanted = precision == "mixed_bfloat16" or (precision == "auto" and trunk.bfloat16_gain > 1)
+    wanted = precision == "mixed_bfloat16" or (precision == "auto" and backbone.bfloat16_gain > 1)
     try:
         flags = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
@@ -361,19 +361,19 @@ def _matmul_flops() -> float:
 
 
 def _disk_bytes(config: Config, dataset: Dataset, weights: int) -> float:
-    made = FrameStore(config.output / "cache", dataset.spec, config.sound)
+    made = FrameStore(config.output / "cache", dataset.spec, config.audio)
     missing = [recording.facts.duration_s for recording in dataset.recordings if recording.content not in made]
     frames = sum(missing) * dataset.spec.frames_per_s * _FRAME_BYTES
     # Each checkpoint holds the weights and Adam's two slots: the newest, the best, and one being written.
-    checkpoints = (config.train.keep + 2) * 3 * weights
+    checkpoints = (config.train.keep_checkpoints + 2) * 3 * weights
     exported = 2 * weights  # one being built while an earlier one stands
     return frames + checkpoints + exported
 
 
-def _memory_bytes(config: Config, trunk: Trunk, weights: int) -> float:
+def _memory_bytes(config: Config, backbone: Backbone, weights: int) -> float:
     # Weights, gradients, two slots; and copies while a checkpoint is written. With these numbers the peak of
     # `birdtune demo` (batch 32, measured 4.0 GB) comes out right.
-    activations = trunk.patch_activations() * _FLOAT_BYTES * _ACTIVATION_COPIES
+    activations = backbone.patch_activations() * _FLOAT_BYTES * _ACTIVATION_COPIES
     return _TENSORFLOW_BYTES + 8 * weights + config.train.batch_size * activations
 
 

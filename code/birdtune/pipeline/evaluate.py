@@ -48,6 +48,7 @@ def judge_run(
     train_counts: npt.NDArray[np.int64],
     patch_s: float,
     settings: EvaluateSettings,
+    target_recall: float,
     seed: int,
     heard: Mapping[str, Measured],
 ) -> Judged:
@@ -60,11 +61,12 @@ def judge_run(
         background: names of the classes that are no answer.
         train_counts: [C] recordings of each class that were trained on.
         patch_s: seconds of a patch.
+        target_recall: `ood.target-recall`.
         heard: "val", "test" and "noise" → how far from all that was trained on; empty: nobody measured.
     """
     calibration = fit(logits.get("val"), kind)
     served = {name: calibration.scores(part) for name, part in logits.items() if part is not None}
-    scale, why = _scale(served.get("val"), heard, settings.keep_known)
+    scale, why = _scale(served.get("val"), heard, target_recall)
     if scale is not None:
         served = {name: replace(part, strangeness=scale.strangeness(heard[name])) for name, part in served.items()}
     chosen = thresholds.choose(
@@ -102,7 +104,7 @@ def judge_run(
 def _scale(val: Scores | None, heard: Mapping[str, Measured], keep: float) -> tuple[Scale | None, str]:
     """From which distance on a recording is strange, or why that is not told."""
     if keep >= 1:
-        return None, "nothing is called strange (--evaluate.keep-known 1)"
+        return None, "nothing is called strange (--ood.target-recall 1)"
     if not heard:
         return None, "the embeddings of training recordings do not differ, so nothing can be called strange by them"
     found = ood.scale(heard["val"], val.groups, keep) if val is not None else None

@@ -70,8 +70,8 @@ def _try_to_end(current: Run, fault: BaseException) -> None:
 
 def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
     config, journal = current.config, current.journal
-    trunk = registry.TRUNKS[config.model.backbone]
-    trunk.frozen_layers(config.model.freeze)  # raises where there is no such point
+    backbone = registry.BACKBONES[config.model.backbone]
+    backbone.frozen_layers(config.model.freeze)  # raises where there is no such point
     # A checkpoint that does not fit is told before the long work, not after; so is a model to begin from.
     ancestors = base_model.find(config) if until != "prepare" else []
     checkpoint = verify_checkpoint(config, remember=True) if until != "prepare" and not ancestors else None
@@ -88,7 +88,7 @@ def _stages(current: Run, interrupts: Interrupts, until: str) -> None:
         return
     chain = _chosen_chain(current, dataset, checkpoint, ancestors)
     dataset = chain.dataset
-    current.record.update(classes=list(dataset.classes), from_version=chain.ancestor and chain.ancestor.row())
+    current.record.update(classes=list(dataset.classes), init_from=chain.ancestor and chain.ancestor.row())
     resumed = current.take_version(chain.train)
     if resumed and not chain.to_do(until):
         journal.say(
@@ -156,7 +156,7 @@ def _tell_ancestor(begun_from: Ancestor, dataset: Dataset, journal: Journal) -> 
         f"  begins from {begun_from.title} (weights {begun_from.facts.weights_sha256[:12]}): its {n_old:,} classes "
         f"keep their columns, {added}"
     )
-    journal.event("from_version", **begun_from.row(), kept=n_old, new=list(dataset.classes[n_old:]))
+    journal.event("init_from", **begun_from.row(), kept=n_old, new=list(dataset.classes[n_old:]))
 
 
 class _Chain:
@@ -170,7 +170,7 @@ class _Chain:
         before = begun_from.digest() if begun_from is not None else None
         problems = value_sha256([problem.row() for problem in dataset.problems])
         self._current = current
-        by_source = config.train.weak_labels == "share"
+        by_source = config.train.label_refinement
         self.train = runs.fingerprint(config, dataset.digest(sources=by_source), checkpoint, before)
         # What it is compared with: the model that it began from, as that is served.
         beside = [begun_from.calibration.row(), begun_from.title] if begun_from is not None else []

@@ -1,9 +1,9 @@
 """Labels checked against each other: every recording judged by models that heard only other sources.
 
-    recordings ─▶ embeddings by the trunk as it was given ─▶ Panel: a linear model for each fold left out
+    recordings ─▶ embeddings by the backbone as it was given ─▶ Panel: a linear model for each fold left out
                ─▶ scores of recordings ─▶ suspect_labels.csv, suspects.json
 
-The trunk is the one that training began from: one that was trained on these labels would have learnt the wrong ones,
+The backbone is the one that training began from: one that was trained on these labels would have learnt the wrong ones,
 too. Of each recording at most `MOST_PATCHES` are heard, and of their embeddings only the mean is kept, so that memory
 grows with the number of recordings and not with their length (1024 float32 each: 330 MB for 80,000). Digital silence is
 left out (`novelty.held`): recordings that were filled up with it have it in common, and nobody hears a bird in it.
@@ -34,7 +34,7 @@ from birdtune.evaluation.ood import SILENT, held
 from birdtune.evaluation.scores import Floats, Ints
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import write_bytes, write_csv, write_json
-from birdtune.training.embeddings import first_feed, folds, no_first_trunk, pieces
+from birdtune.training.embeddings import first_feed, folds, no_first_backbone, pieces
 from birdtune.training.scoring import make_scorer
 
 TABLE_NAME, FACTS_NAME, KEPT_NAME = "suspect_labels.csv", "suspects.json", "kept.npy"
@@ -50,7 +50,7 @@ _FEW_NUMBERS = 4_000_000
 
 
 class Sounds:
-    """Recordings as a stream of embeddings, by the trunk as it was given."""
+    """Recordings as a stream of embeddings, by the backbone as it was given."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ def check_labels(
 
 
 def _why_not(config: Config, fold: Ints) -> str:
-    if reason := no_first_trunk(config):
+    if reason := no_first_backbone(config):
         return reason
     return "" if (fold >= 0).any() else "no class has recordings of two sources to judge each other"
 

@@ -1,6 +1,6 @@
 """What each thing that was set for the sake of rare classes did to them: balance, weights, focal loss, quality.
 
-    recordings of train and val ─▶ embeddings by the trunk as it was given
+    recordings of train and val ─▶ embeddings by the backbone as it was given
                ─▶ heads with all that is set, without one of it, with none, by cross-validation
                ─▶ what the rarest third reaches with and without: `remedies` of metrics.json
 
@@ -27,16 +27,16 @@ from birdtune.evaluation.metrics import Draws
 from birdtune.models.classifier import Classifier
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.training import devices
-from birdtune.training.embeddings import Embedded, Floats, Ints, embed, folds, no_first_trunk
+from birdtune.training.embeddings import Embedded, Floats, Ints, embed, folds, no_first_backbone
 from birdtune.training.probes import Head, out_of_fold
 
-_FLOOR, _QUALITY = "train.min-per-class", "train.quality"
+_FLOOR, _QUALITY = "train.min-samples-per-class", "train.sample-weights"
 # Setting → what it is where nothing is done for rare classes.
 _OFF: Mapping[str, tuple[str, Any]] = {
-    "train.balance": ("balance", 0.0),
+    "train.sampling-power": ("sampling_power", 0.0),
     "train.class-weight-alpha": ("class_weight_alpha", 0.0),
     "train.focal-gamma": ("focal_gamma", 0.0),
-    _FLOOR: ("min_per_class", 0),
+    _FLOOR: ("min_samples_per_class", 0),
 }
 # So many are 200 MB of YAMNet's embeddings. What they take is not measured: 164 clips took a minute of `evaluate`.
 MOST_PATCHES = 50_000
@@ -52,7 +52,7 @@ def active(config: Config, weights: Mapping[str, float]) -> list[str]:
     """
     train = config.train
     on = [name for name, (field, off) in _OFF.items() if getattr(train, field) != off]
-    if train.rare == "leave-out" and _FLOOR in on:
+    if train.min_samples_action == "leave-out" and _FLOOR in on:
         on.remove(_FLOOR)
     return [*on, *([_QUALITY] if weights else [])]
 
@@ -72,7 +72,7 @@ def measure(
     on = active(config, dataset.weights)
     if not on:
         return None
-    reason = no_first_trunk(config)
+    reason = no_first_backbone(config)
     part = [*dataset.part("train"), *dataset.part("val")]
     if len(part) > MOST_PATCHES:
         reason = f"of {len(part):,} recordings that takes too long; up to {MOST_PATCHES:,} are tried"
@@ -142,10 +142,10 @@ def _measured(
 
 def _thinned(config: Config, every: int) -> Config:
     """The same floor for every second, third, … patch as for all of them; recordings are as many as ever."""
-    if every == 1 or config.model.head == "attention" or not config.train.min_per_class:
+    if every == 1 or config.model.head == "attention" or not config.train.min_samples_per_class:
         return config
-    floor = max(1, round(config.train.min_per_class / every))
-    return _with(config, {"min_per_class": floor})
+    floor = max(1, round(config.train.min_samples_per_class / every))
+    return _with(config, {"min_samples_per_class": floor})
 
 
 def _with(config: Config, changes: Mapping[str, Any]) -> Config:

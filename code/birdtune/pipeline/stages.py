@@ -48,8 +48,8 @@ class Stages(Learning):
     # ---- train ----------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """As `Learning.train`; with `train.weak_labels share`, patches first lose what is doubtful of their label."""
-        if self.config.train.weak_labels == "share":
+        """As `Learning.train`; with `train.label-refinement`, patches first lose what is doubtful of their label."""
+        if self.config.train.label_refinement:
             self.kept = label_check.kept_shares(
                 self.config, self.dataset, self.store, self.run.logs / label_check.KEPT_NAME, self.journal,
                 self.interrupts,
@@ -62,8 +62,8 @@ class Stages(Learning):
         """Score validation and test with the best weights, in float32, calibrated, as the exported model will."""
         classifier = self._best()
         scorer = make_scorer(classifier, logits=True)
-        trunk_kept = self._trunk_kept(classifier)
-        known = self._known(scorer, trunk_kept)
+        backbone_kept = self._backbone_kept(classifier)
+        known = self._known(scorer, backbone_kept)
         found, alive = self._judged(classifier, scorer, known)
         make_folder(self.run.reports)
         if known is not None:
@@ -76,17 +76,17 @@ class Stages(Learning):
         found.figures["leak"] = self._leak(found.scores.get("test"))
         if self.ancestor is not None:
             strange = known if found.figures["novelty"]["scale"] is not None else None
-            found.figures["from_version"] = {
+            found.figures["init_from"] = {
                 **self._beside(self.ancestor, found.scores.get("test"), found.figures),
-                "trunk_kept": trunk_kept,
+                "backbone_kept": backbone_kept,
                 "unreachable": self._unreachable(strange),
             }
         found.figures["shortcuts"] = self._shortcuts(found.scores)
-        if self.config.evaluate.remedies:
+        if self.config.evaluate.rare_class_ablation:
             found.figures["remedies"] = rare_class_ablation.measure(
                 self.config, self.dataset, self.store, self.journal, self.interrupts
             )
-        if self.config.evaluate.suspects:  # before the verdict, which speaks of them
+        if self.config.evaluate.label_issues:  # before the verdict, which speaks of them
             label_check.check_labels(
                 self.config, self.dataset, self.store, self.run.reports, self.journal, self.interrupts
             )
@@ -121,6 +121,7 @@ class Stages(Learning):
             train_counts=np.array(self.dataset.counts(self.dataset.part("train")), np.int64),
             patch_s=self.store.spec.patch_s,
             settings=self.config.evaluate,
+            target_recall=self.config.ood.target_recall,
             seed=self.config.train.seed,
             heard={name: of.found() for name, of in heard.items()},
         )
@@ -163,13 +164,13 @@ class Stages(Learning):
             self.journal.say(f"  {said}")
         return row
 
-    def _trunk_kept(self, classifier: Classifier) -> bool:
+    def _backbone_kept(self, classifier: Classifier) -> bool:
         """Whether sounds are embedded as by the model that the run began from, if it did."""
         if self.ancestor is None:
             return False
         before, now = read_weights(self.ancestor), classifiers.weights(classifier)
         return all(
-            np.array_equal(now[name], array) for name, array in before.items() if name.startswith("trunk/")
+            np.array_equal(now[name], array) for name, array in before.items() if name.startswith("backbone/")
         )
 
     def _unreachable(self, known: Novelty | None) -> list[str]:
@@ -179,12 +180,12 @@ class Stages(Learning):
         names = [self.dataset.classes[column] for column in self._untaught() if not known.counts[column]]
         return [name for name in names if name not in self.dataset.background]
 
-    def _known(self, scorer: Scorer, trunk_kept: bool) -> Novelty | None:
+    def _known(self, scorer: Scorer, backbone_kept: bool) -> Novelty | None:
         """What the training recordings sound like to the network; None where nobody asks, or they do not differ.
 
-        Of classes without any, what the model knew that the run began from, if its trunk was kept.
+        Of classes without any, what the model knew that the run began from, if its backbone was kept.
         """
-        if self.config.evaluate.keep_known >= 1:
+        if self.config.ood.target_recall >= 1:
             return None
         part = self.dataset.part("train")
         labels = np.array(self.dataset.labels(part), np.int64)
@@ -197,14 +198,14 @@ class Stages(Learning):
             )  # fmt: skip
         untaught = self._untaught()
         before = (
-            read_novelty(self.ancestor) if self.ancestor is not None and untaught and trunk_kept else None
+            read_novelty(self.ancestor) if self.ancestor is not None and untaught and backbone_kept else None
         )
         if found is None or before is None:
             return found
         return found.with_centres_of(before, np.array(untaught, np.int64))
 
     def _beside(self, ancestor: Ancestor, test: Scores | None, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """The new model beside the one that it began from: `from_version` of metrics.json."""
+        """The new model beside the one that it began from: `init_from` of metrics.json."""
         n_old = len(ancestor.classes)
         row: dict[str, Any] = {
             **ancestor.row(),
@@ -321,7 +322,7 @@ class Stages(Learning):
                 "version": self.run.version,
                 "birdtune": birdtune.__version__,
                 "fingerprint": self.run.record["fingerprint"],
-                "from_version": self.run.record["from_version"],
+                "init_from": self.run.record["init_from"],
                 "usual_s": round(float(np.median(lengths_s)), 3) if lengths_s else None,
             },
             example_waveform=self._example(part),

@@ -37,8 +37,8 @@ WORTH_A_TRY = AugmentSettings(
     white_noise=0.5,
     pink_noise=0.5,
     mixup=0.3,
-    shift_frames=10,
-    shift_bands=1,
+    time_roll=10,
+    pitch_shift=1,
     time_mask=16,
     band_mask=8,
 )
@@ -84,7 +84,7 @@ def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store:
         windows,
         seed=config.train.seed,
         n_classes=len(dataset.classes),
-        kind=config.model.scores,
+        kind=config.model.output,
         backgrounds=backgrounds,
     )
     chosen = loud_windows(windows, backgrounds)
@@ -154,8 +154,8 @@ def title(name: str, settings: AugmentSettings) -> str:
     snr = _fainter(settings.snr_db, settings.snr_db + SNR_RANGE_DB)
     share = f"{100 * value:.0f} % of patches"
     return {
-        "shift_frames": f"turned in time,\n± {value} frames",
-        "shift_bands": f"moved in pitch,\n± {value} bands",
+        "time_roll": f"turned in time,\n± {value} frames",
+        "pitch_shift": f"moved in pitch,\n± {value} bands",
         "mixup": f"mixed with another,\n{share}",
         "background": f"background, {share},\n{snr}",
         "white_noise": f"white noise, {share},\n{snr}",

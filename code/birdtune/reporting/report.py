@@ -69,7 +69,7 @@ class ReportFacts:
         stages: name → seconds.
         trust: `calibration`, `thresholds` and `false_alarms` of metrics.json; None where it has none.
         listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
-        succession: `from_version` of metrics.json, where the run began from a served model.
+        succession: `init_from` of metrics.json, where the run began from a served model.
         suspects: suspects.json: `rows` of suspect_labels.csv, and what they rest on; None: labels were not checked.
         augmentation: picture of what was done to training patches, if anything was. PNG
         remedies: that of metrics.json: what each measure for rare classes did; None: none was on, or nobody asked.

@@ -63,7 +63,7 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         stages=run.record["stages"],
         listen=_listener(dataset, store),
         tuning=tune_page.section(tuned.of_run(run.config)),
-        succession=judged.get("from_version"),
+        succession=judged.get("init_from"),
         suspects=_suspects(run),
         remedies=judged.get("remedies"),
         shortcuts=judged.get("shortcuts"),
@@ -113,12 +113,12 @@ def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdic
     noise = figures.get("false_alarms", {}).get("noise", [])
     trained = {**_trained(run), "augmented": augment.spoken(run.config.augment)}
     heard = figures.get("leak"), figures.get("shortcuts")
-    found = all_doubts(trained, parts, figures.get("from_version"), noise, _suspects(run), *heard)
+    found = all_doubts(trained, parts, figures.get("init_from"), noise, _suspects(run), *heard)
     return found, verdict(parts, found)
 
 
 def _suspects(run: Run) -> dict[str, Any] | None:
-    found = read_json(run.reports / "suspects.json") if run.config.evaluate.suspects else None
+    found = read_json(run.reports / "suspects.json") if run.config.evaluate.label_issues else None
     return found if isinstance(found, dict) else None
 
 

@@ -29,7 +29,7 @@ _ADVICE: Mapping[str, str] = {
 
 
 def limit_hz(row: Row) -> int | None:
-    """The --sound.band-limit that would leave what all recordings have; None where it would change nothing."""
+    """The --audio.band-limit that would leave what all recordings have; None where it would change nothing."""
     limit = int(_SURE_SHARE * (row["common_bandwidth_hz"] or 0) // 100) * 100
     return limit if _LOWEST_HZ <= limit < _TOP_HZ else None
 
@@ -88,13 +88,13 @@ def _advice(row: Row, found: Row) -> Iterator[str]:
         return
     if not found["heard"]:
         yield (
-            f"--sound.band-limit {row['band_limit_hz']:g} keeps the bandwidth from the model, not what else the "
+            f"--audio.band-limit {row['band_limit_hz']:g} keeps the bandwidth from the model, not what else the "
             "recorders may differ in, such as their noise."
         )
     yield "Add recordings of each class that were made as those of the others, and run again."
     limit = limit_hz(row)
     if found["heard"] and limit and found["property"] in ("rate", "bandwidth", "all", "format"):
-        yield f"Or let the model hear only what all recordings have: --sound.band-limit {limit}."
+        yield f"Or let the model hear only what all recordings have: --audio.band-limit {limit}."
     yield _ADVICE.get(found["property"], "")
 
 

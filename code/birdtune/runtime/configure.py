@@ -34,6 +34,19 @@ _OTHER_VARIABLES = re.compile(
 
 # All settings with a line of remarks each take 10 kB.
 _LARGEST_YAML_BYTES = 1_000_000
+# Settings by their earlier names.
+_RENAMED = {
+    "sound": "audio", "sound.short": "audio.short-clips", "labels.background": "labels.negative-classes",
+    "model.scores": "model.output", "train.average": "train.ema-decay", "train.head-rate": "train.head-lr-multiplier",
+    "train.head-epochs": "train.head-warmup-epochs", "train.balance": "train.sampling-power",
+    "train.rare": "train.min-samples-action", "train.min-per-class": "train.min-samples-per-class",
+    "train.quality": "train.sample-weights", "train.frozen-gb": "train.cache-gb",
+    "train.patience": "train.early-stopping-patience", "train.weak-labels": "train.label-refinement",
+    "train.keep": "train.keep-checkpoints", "evaluate.suspects": "evaluate.label-issues",
+    "evaluate.remedies": "evaluate.rare-class-ablation", "evaluate.keep-known": "ood.target-recall",
+    "augment.shift-bands": "augment.pitch-shift", "augment.shift-frames": "augment.time-roll",
+    "from-version": "init-from",
+}  # fmt: skip
 # Of a value that is refused, as much is shown as helps to find it.
 _LONGEST_SHOWN = 200
 
@@ -224,10 +237,26 @@ def _flatten(
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> SettingsError:
+    if new := renamed(name):
+        return SettingsError(f"{what}{shown(name[:_LONGEST_SHOWN])} is called {new} now.")
     return SettingsError(
         f"{what}{shown(name[:_LONGEST_SHOWN])} is not known{nearest(name, known)}. "
         "`./entrypoint.sh --help` lists all settings."
     )
+
+
+def renamed(name: str) -> str | None:
+    """The present name of a setting by its earlier one ("--train.patience", "BIRDTUNE_TRAIN__PATIENCE")."""
+    plain = name.removeprefix("--").removeprefix(ENVIRONMENT_PREFIX)
+    is_variable = name.startswith(ENVIRONMENT_PREFIX)
+    old = plain.lower().replace("__", ".").replace("_", "-")
+    section, _, rest = old.partition(".")
+    new = _RENAMED.get(old) or (f"{_RENAMED[section]}.{rest}" if rest and section in _RENAMED else None)
+    if new is None:
+        return None
+    if is_variable:
+        return ENVIRONMENT_PREFIX + new.replace(".", "__").replace("-", "_").upper()
+    return f"--{new}" if name.startswith("--") else new
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

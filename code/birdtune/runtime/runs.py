@@ -45,8 +45,9 @@ HISTORY_NAME = "history.json"  # of the training, in the logs of a run
 _WITHOUT_EFFECT = frozenset(
     # The content of quality.csv, and which classes are left out, are in the data's digest.
     {
-        "train.quality", "train.rare", "train.keep", "train.checkpoint-minutes", "train.frozen-gb", "sound.max-hours",
-        "sound.short",
+        "train.sample-weights", "train.min-samples-action", "train.keep-checkpoints", "train.checkpoint-minutes",
+        "train.cache-gb", "audio.max-hours",
+        "audio.short-clips",
     }
 )
 # Room for the last word: a job that a full disk stops could not say so otherwise.
@@ -85,7 +86,7 @@ class Run:
             "started": clock(),
             "finished": None,
             "stages": {},
-            "from_version": None,
+            "init_from": None,
             "weights_sha256": None,
             "verdict": None,
             "warnings": [],
@@ -331,7 +332,7 @@ def fingerprint(
     """SHA-256 of all that decides what is trained: data, settings, first weights, code.
 
     Args:
-        checkpoint: of the trunk.
+        checkpoint: of the backbone.
         ancestor_digest: of the model that the run begins from, if it does.
     """
     settings = {

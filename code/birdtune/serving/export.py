@@ -158,7 +158,7 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "classes": list(classifier.classes),
-        "backbone": classifier.backbone,
+        "backbone": classifier.backbone_name,
         "head": classifier.head_name,
         "hidden_units": classifier.hidden_units,
         "scores": classifier.kind,
@@ -232,7 +232,7 @@ def _module(classifier: Classifier, calibration: Calibration, novelty: Told | No
     def serve_sound(waveform: tf.Tensor) -> dict[str, tf.Tensor]:
         return _serve_sound(classifier, calibration, strange, waveform)
 
-    embeddings = tf.TensorSpec([None, classifier.trunk.output_shape[-1]], tf.float32, name="embeddings")
+    embeddings = tf.TensorSpec([None, classifier.backbone.output_shape[-1]], tf.float32, name="embeddings")
     module.attention = tf.function(classifier.attend, input_signature=[embeddings], autograph=False)
     module.patches = tf.function(scores_of, input_signature=[inputs], autograph=False)
     module.serving_default = tf.function(serve_patches, input_signature=[inputs], autograph=False)
@@ -268,7 +268,7 @@ def _serve_sound(
 
     empty = [
         tf.TensorArray(tf.float32, size=n_pieces, infer_shape=False, element_shape=[None, *width])
-        for width in ([len(classifier.classes)], [classifier.trunk.output_shape[-1]], [])
+        for width in ([len(classifier.classes)], [classifier.backbone.output_shape[-1]], [])
     ]
     _, scores, embeddings, held = tf.while_loop(
         lambda number, *_: number < n_pieces, piece, (tf.constant(0), *empty), parallel_iterations=1

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from birdtune.audio.decode import SoundFacts, SoundStream
 from birdtune.audio.faults import SoundError
 from birdtune.audio.logmel import FrontEnd, cut, frames_of
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.data.ledger import crashed
 from birdtune.errors import CheckpointError, shown
 from birdtune.runtime.workers import Crashed, Isolated
@@ -131,7 +131,7 @@ class Cutter:
             patch, is heard by a patch that ends with the sound. None: the whole sound is cut.
     """
 
-    sound: SoundSettings
+    sound: AudioSettings
     hop_frames: int
     longest_s: float
     spec: FrontEnd

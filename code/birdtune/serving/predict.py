@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from birdtune.audio.decode import DEFAULT
 from birdtune.audio.logmel import FrontEnd
-from birdtune.config import SoundSettings
+from birdtune.config import AudioSettings
 from birdtune.errors import UsageError
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
@@ -70,7 +70,7 @@ def embed_files(
     out: Path,
     *,
     front_end: FrontEnd,
-    sound: SoundSettings = DEFAULT,
+    sound: AudioSettings = DEFAULT,
     hop_frames: int | None = None,
     batch_size: int = 64,
     longest_s: float = math.inf,
@@ -114,9 +114,9 @@ def embed_files(
     return Outcome(len(heard), sum(counts), tuple(problems))
 
 
-def _sounds(files: Sequence[Path], sound: SoundSettings) -> Sequence[Path | Channel | Unused]:
+def _sounds(files: Sequence[Path], audio: AudioSettings) -> Sequence[Path | Channel | Unused]:
     found = find_sounds(files)
-    return channel_by_channel(found) if sound.channels == "each" else found
+    return channel_by_channel(found) if audio.channels == "each" else found
 
 
 def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
@@ -140,7 +140,7 @@ def predict_files(
     patches_out: Path | None = None,
     window_s: float | None = None,
     usual_s: float | None = None,
-    sound: SoundSettings = DEFAULT,
+    sound: AudioSettings = DEFAULT,
     hop_frames: int | None = None,
     batch_size: int = 64,
     longest_s: float = math.inf,

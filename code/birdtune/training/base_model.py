@@ -1,6 +1,6 @@
 """The served model that a run begins from: found, understood, its weights read back.
 
-    --from-version ─▶ find ─▶ Ancestor ─▶ read_weights ─▶ arrays by name
+    --init-from ─▶ find ─▶ Ancestor ─▶ read_weights ─▶ arrays by name
                                      └─▶ heard ─▶ Heard: which recordings it learnt from
 
 The weights are those of the SavedModel: the best epoch's in float32, the very ones that are in service, and there when
@@ -27,7 +27,7 @@ from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.ood import Novelty, Scale
 from birdtune.models import saved_model
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.models.weights import verify_once
 from birdtune.runtime.files import read_csv, read_json, value_sha256
 from birdtune.runtime.runs import newest_version, read_record
@@ -138,7 +138,7 @@ class Ancestor:
         pairs: dict[str, tuple[Any, Any]] = {
             "model.backbone": (facts.backbone, wanted.backbone),
             "model.head": (facts.head, wanted.head),
-            "model.scores": (facts.scores, wanted.scores),
+            "model.output": (facts.scores, wanted.output),
             "model.embedding-activation": (facts.embedding_activation, wanted.embedding_activation),
         }
         if facts.hidden_units is not None and facts.head == wanted.head:
@@ -148,18 +148,18 @@ class Ancestor:
             told = "; ".join(f"{name} is {theirs} there and {ours} here" for name, (theirs, ours) in others.items())
             flags = " ".join(f"--{name} {theirs}" for name, (theirs, _) in others.items())
             raise SettingsError(
-                f"--from-version: {self.title} is another network than the settings ask for: {shown(told)}. To begin "
-                f"from it, give {shown(flags)}; to train another network, leave --from-version out."
+                f"--init-from: {self.title} is another network than the settings ask for: {shown(told)}. To begin "
+                f"from it, give {shown(flags)}; to train another network, leave --init-from out."
             )
-        theirs, ours = facts.front_end.get("limit_hz"), config.sound.band_limit
+        theirs, ours = facts.front_end.get("limit_hz"), config.audio.band_limit
         if theirs != ours:
-            give = "leave --sound.band-limit out" if theirs is None else f"give --sound.band-limit {shown(str(theirs))}"
+            give = "leave --audio.band-limit out" if theirs is None else f"give --audio.band-limit {shown(str(theirs))}"
             raise SettingsError(
-                f"--from-version: {self.title} is given sound up to {shown(str(theirs or 'the end of its band'))} Hz, "
+                f"--init-from: {self.title} is given sound up to {shown(str(theirs or 'the end of its band'))} Hz, "
                 f"and the settings ask for {ours or 'the end of its band'} Hz. To begin from it, {give}."
             )
-        where = f"--from-version: {self.title}"
-        refuse_no_answer(self.classes, config.labels.background, where, "Begin from another model, or from none")
+        where = f"--init-from: {self.title}"
+        refuse_no_answer(self.classes, config.labels.negative_classes, where, "Begin from another model, or from none")
 
     def learnt(self) -> dict[str, str]:
         """Content of each recording that it was trained, chosen and tested on → its class then; empty: nobody knows."""
@@ -191,7 +191,7 @@ class Ancestor:
                 if row["split"] != "test":
                     for name, found in columns.items():
                         found.add(row[name])
-            before = record.get("from_version") or {}
+            before = record.get("init_from") or {}
             # A number is always above that of what it began from: no circle.
             is_before = before.get("folder") is None and before.get("version") in range(number)
             number = before.get("version")
@@ -223,7 +223,7 @@ class Heard:
 
 
 def find(config: Config) -> list[Ancestor]:
-    """What `--from-version` may mean: nothing, one model, or two of which the first counts if the run goes on.
+    """What `--init-from` may mean: nothing, one model, or two of which the first counts if the run goes on.
 
     With `latest` there are two: a run that began from the newest version must, when it is started again, not begin
     from what it has made of it.
@@ -232,7 +232,7 @@ def find(config: Config) -> list[Ancestor]:
         InputError: there is no such model; the version is under way; the model is damaged.
         SettingsError: it is another network than the settings ask for.
     """
-    wanted = config.from_version
+    wanted = config.init_from
     if wanted is None:
         return []
     if wanted == LATEST:
@@ -267,31 +267,31 @@ def _of_number(config: Config, number: int) -> Ancestor:
     if _under_way(config, number):
         before = read_record(config.output, number) or {}
         raise InputError(
-            f"--from-version {number}: version {number} itself is under way (its stage {before.get('stage')} is not "
+            f"--init-from {number}: version {number} itself is under way (its stage {before.get('stage')} is not "
             f"done). To finish it, give the command that it was begun with again"
             f"{_begun_with(before)}; then a next version can begin from it."
         )
     if number not in models:
         known = ", ".join(map(str, sorted(models))) or "none"
         raise InputError(
-            f"--from-version {number}: there is no exported model of that number in {shown(config.output / 'model')} "
+            f"--init-from {number}: there is no exported model of that number in {shown(config.output / 'model')} "
             f"(there are: {known}). Give one of these, the folder of a model, or another --output."
         )
     return _read(models[number], is_own=True)
 
 
 def _begun_with(record: Mapping[str, Any]) -> str:
-    row = record.get("from_version")
+    row = record.get("init_from")
     if not isinstance(row, dict):
-        return " (without --from-version)"
-    return f" (--from-version {shown(row.get('folder') or row.get('version'))})"
+        return " (without --init-from)"
+    return f" (--init-from {shown(row.get('folder') or row.get('version'))})"
 
 
 def _latest(config: Config) -> list[Ancestor]:
     models = {number: path for number, path in _served(config).items() if not _under_way(config, number)}
     found: list[Ancestor] = []
     record = read_record(config.output, newest_version(config.output)) or {}
-    row = record.get("from_version")
+    row = record.get("init_from")
     if isinstance(row, dict) and row.get("folder") is None and row.get("version") in models:
         before = _read(models[row["version"]], is_own=True)
         try:
@@ -301,8 +301,8 @@ def _latest(config: Config) -> list[Ancestor]:
             pass  # then the run that began from it is not this one
     if not models:
         raise InputError(
-            f"--from-version {LATEST}: there is no exported model in {shown(config.output / 'model')} yet. Train the "
-            "first version without --from-version, or give the folder of a model."
+            f"--init-from {LATEST}: there is no exported model in {shown(config.output / 'model')} yet. Train the "
+            "first version without --init-from, or give the folder of a model."
         )
     newest = _read(models[max(models)], is_own=True)
     newest.require_fit(config)
@@ -314,7 +314,7 @@ def _of_folder(config: Config, folder: Path) -> Ancestor:
         inside = sorted(path.parent.name for path in folder.glob(f"*/{_MODEL}"))
         hint = f" It holds the versions {', '.join(map(shown, inside))}: give one of them." if inside else ""
         raise InputError(
-            f"--from-version {shown(folder)}: expected the number of a version, `{LATEST}`, or the folder of an "
+            f"--init-from {shown(folder)}: expected the number of a version, `{LATEST}`, or the folder of an "
             f"exported model, e.g. output/model/birdtune/1; there is no {_MODEL} in it.{hint}"
         )
     own = [path for path in _served(config).values() if path.resolve() == folder.resolve()]
@@ -333,9 +333,9 @@ def _read(folder: Path, *, is_own: bool) -> Ancestor:
             "or begin from another."
         ) from fault
     named = {name for name in facts.classes if name == shown(name)}
-    if len(named) != len(facts.classes) or len(named) < 2 or facts.backbone not in TRUNKS:
+    if len(named) != len(facts.classes) or len(named) < 2 or facts.backbone not in BACKBONES:
         raise CheckpointError(
-            f"{shown(folder / _MODEL)}: says nothing that makes sense ({len(facts.classes)} classes, trunk "
+            f"{shown(folder / _MODEL)}: says nothing that makes sense ({len(facts.classes)} classes, backbone "
             f"{shown(facts.backbone[:80])}). Export the model again, or begin from another."
         )
     _, record = found._record()
@@ -365,10 +365,10 @@ def with_columns(config: Config, dataset: Dataset, ancestor: Ancestor | None) ->
     """The dataset with the columns of the model that a run begins from, if it does."""
     if ancestor is None:
         return dataset
-    # Behind another trunk, what the model knew of the sounds of classes without recordings says nothing.
-    forgets = config.model.freeze != "all-but-head" and config.evaluate.keep_known < 1
+    # Behind another backbone, what the model knew of the sounds of classes without recordings says nothing.
+    forgets = config.model.freeze != "all-but-head" and config.ood.target_recall < 1
     return class_alignment.keep(
-        dataset, ancestor.classes, ancestor.class_ids, config.labels.background, ancestor.title,
+        dataset, ancestor.classes, ancestor.class_ids, config.labels.negative_classes, ancestor.title,
         forgets=forgets, learnt=ancestor.learnt(),
     )  # fmt: skip
 
@@ -393,7 +393,7 @@ def verify(ancestor: Ancestor, config: Config, *, remember: bool) -> None:
         return
     files = sorted(path for path in ancestor.folder.rglob("*") if path.is_file())
     of = {"weights_sha256": facts.weights_sha256}
-    verify_once(config.output / "cache" / "from-version.json", of, files, read)
+    verify_once(config.output / "cache" / "init-from.json", of, files, read)
 
 
 def read_weights(ancestor: Ancestor) -> saved_model.Arrays:

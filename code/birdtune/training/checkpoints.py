@@ -103,7 +103,7 @@ class Checkpoints:
         n_bytes = sum(array.nbytes for arrays in parts.values() for array in arrays.values())
         free = free_bytes(self.folder)
         if free is not None and free < n_bytes:
-            # Whoever lowered --train.keep to make room has it now, not after the checkpoint that has none.
+            # Whoever lowered --train.keep-checkpoints to make room has it now, not after the checkpoint that has none.
             self.tidy(self._newest_state() or state)
         with new_folder(path, what="a checkpoint", needed=n_bytes) as building:
             # Side by side: writing and hashing both let go of the interpreter.
@@ -127,7 +127,7 @@ class Checkpoints:
         """
         there = len(self.names())
         n_more = max(0, min(self._keep + 1, there + n_to_come) - there)
-        what = f"{n_more} more checkpoints, as many as --train.keep lets stand side by side ({size_text(n_bytes)} each)"
+        what = f"{n_more} more checkpoints, as --train.keep-checkpoints allows ({size_text(n_bytes)} each)"
         need_space(self.folder, n_more * n_bytes, what)
 
     def clear(self) -> None:

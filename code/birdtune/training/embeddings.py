@@ -1,4 +1,4 @@
-"""Recordings as embeddings of the trunk as it was given, and folds of them that share no source.
+"""Recordings as embeddings of the backbone as it was given, and folds of them that share no source.
 
     settings + recordings ─▶ first_feed ─▶ embeddings, computed once ─▶ Embedded ─▶ folds of whole source recordings
 
@@ -82,15 +82,15 @@ class Rows:
         return np.asarray(self._embeddings[windows])
 
 
-def no_first_trunk(config: Config) -> str:
-    """Why there is no trunk that knew sounds before training, in words; "" where there is one."""
+def no_first_backbone(config: Config) -> str:
+    """Why there is no backbone that knew sounds before training, in words; "" where there is one."""
     try:
         first = registry.checkpoint_path(config)
     except CheckpointError:
-        if config.from_version is None:
+        if config.init_from is None:
             raise
-        return "the run began from a served model, and the weights that its trunk once began from are not at hand"
-    return "the trunk began from scratch, and knows no sounds to compare by" if first is None else ""
+        return "the run began from a served model, and the weights that its backbone once began from are not at hand"
+    return "the backbone began from scratch, and knows no sounds to compare by" if first is None else ""
 
 
 def first_feed(
@@ -103,7 +103,7 @@ def first_feed(
     what: str,
     keep: bool,
 ) -> tuple[Classifier, Feed, str]:
-    """The trunk with the weights that training begins from, all of it frozen, and what it is fed with.
+    """The backbone with the weights that training begins from, all of it frozen, and what it is fed with.
 
     Args:
         what: it is for, as the journal says it.
@@ -113,8 +113,8 @@ def first_feed(
         the classifier, its head a linear one that knows nothing; its feed; the precision, in words.
     """
     model = config.model.model_copy(update={"freeze": "all-but-head", "head": "linear", "hidden_units": None})
-    trunk = registry.TRUNKS[config.model.backbone]
-    precision, why = devices.choose_precision(config.train.precision, gains_on_cpu=trunk.bfloat16_gain > 1)
+    backbone = registry.BACKBONES[config.model.backbone]
+    precision, why = devices.choose_precision(config.train.precision, gains_on_cpu=backbone.bfloat16_gain > 1)
     config = config.model_copy(update={"model": model})
     classifier = build_classifier(config, classes, precision)
     load_first_weights(classifier, config)
@@ -122,7 +122,7 @@ def first_feed(
     if not keep:
         return classifier, whole(classifier, windows), words
     frozen = Frozen(
-        classifier, precision=precision, cache=windows.store.folder, most_bytes=config.train.frozen_gb * 1e9,
+        classifier, precision=precision, cache=windows.store.folder, most_bytes=config.train.cache_gb * 1e9,
         journal=journal, interrupts=interrupts,
     )  # fmt: skip
     return classifier, frozen.feed(windows, what=what), words
@@ -150,7 +150,7 @@ def embed(
     keep: bool = True,
     most: int | None = None,
 ) -> tuple[Classifier, Embedded]:
-    """Embeddings of some recordings by the trunk as it is given.
+    """Embeddings of some recordings by the backbone as it is given.
 
     Args:
         what: they are for, as the journal says it.
@@ -158,7 +158,7 @@ def embed(
         most: about so many patches; of more, every second, third, … of each recording. None: all.
 
     Returns:
-        the classifier whose trunk made them, all but its head frozen; and the embeddings, recordings by name.
+        the classifier whose backbone made them, all but its head frozen; and the embeddings, recordings by name.
     """
     part = sorted(part, key=lambda recording: recording.name)
     labels = dataset.labels(part)

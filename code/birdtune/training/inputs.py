@@ -22,7 +22,7 @@ from birdtune.data.embedding_cache import SHARE_OF_DISK, ActivationStore, KeptWi
 from birdtune.errors import shown
 from birdtune.models import classifier, network
 from birdtune.models.classifier import Classifier
-from birdtune.models.registry import TRUNKS
+from birdtune.models.registry import BACKBONES
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import value_sha256
 from birdtune.runtime.storage import free_bytes, need_space, size_text
@@ -52,9 +52,9 @@ class Feed:
 
 
 def whole(trained: Classifier, windows: Source) -> Feed:
-    """Frames in, and all of the trunk to compute."""
-    flops = TRUNKS[trained.backbone].patch_flops()
-    return Feed(windows, lambda frames: trained.trunk(tf.cast(frames, tf.float32)), flops, True)
+    """Frames in, and all of the backbone to compute."""
+    flops = BACKBONES[trained.backbone_name].patch_flops()
+    return Feed(windows, lambda frames: trained.backbone(tf.cast(frames, tf.float32)), flops, True)
 
 
 class Frozen:
@@ -87,10 +87,10 @@ class Frozen:
         self._cache, self._left_bytes, self._reserved_bytes = cache, most_bytes, reserved_bytes
         self._journal, self._interrupts = journal, interrupts
         self._used: set[Path] = set()
-        self._is_any = network.n_frozen(trained.trunk) > 0
+        self._is_any = network.n_frozen(trained.backbone) > 0
         if self._is_any:
-            self._cut = TRUNKS[trained.backbone].cut(network.n_frozen(trained.trunk))
-            self._beginning, self._rest = network.split_at_freeze(trained.trunk)
+            self._cut = BACKBONES[trained.backbone_name].cut(network.n_frozen(trained.backbone))
+            self._beginning, self._rest = network.split_at_freeze(trained.backbone)
             self._key = _key(trained, self._beginning, precision)
 
     def feed(self, windows: Windows, *, what: str, moves: str = "") -> Feed:
@@ -134,7 +134,7 @@ class Frozen:
             return "that is faster than reading what they would make"
         n_bytes = len(windows) * store.row_bytes
         if n_bytes > self._left_bytes:
-            return f"what they make would take {size_text(n_bytes)} (--train.frozen-gb)"
+            return f"what they make would take {size_text(n_bytes)} (--train.cache-gb)"
         left, free = int(store.lacks(windows).sum()) * store.row_bytes, free_bytes(store.folder)
         if free is not None and left > (free - self._reserved_bytes) * SHARE_OF_DISK:
             kept_free = f" ({size_text(self._reserved_bytes)} of it for checkpoints)" if self._reserved_bytes else ""
@@ -175,10 +175,10 @@ class Frozen:
 
 def _key(trained: Classifier, beginning: keras.Model, precision: str) -> str:
     """Sixteen hexadecimal digits that change with anything that activations depend on, but for the windows."""
-    ours = {f"trunk/{layer.name}" for layer in beginning.layers}
+    ours = {f"backbone/{layer.name}" for layer in beginning.layers}
     weights = classifier.weights(trained)
     frozen = {name: array for name, array in weights.items() if name.rpartition("/")[0] in ours}
-    rows = TRUNKS[trained.backbone].layers[: network.n_frozen(trained.trunk)]
+    rows = BACKBONES[trained.backbone_name].layers[: network.n_frozen(trained.backbone)]
     facts = {
         "version": _VERSION,
         "weights": classifier.weights_sha256(frozen),

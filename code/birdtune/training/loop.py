@@ -271,7 +271,7 @@ class Loop:
             0.0,
             0.0,
         )
-        patience = self.settings.patience
+        patience = self.settings.early_stopping_patience
         early = bool(patience) and state.stale_epochs >= patience
         state.finished = early or state.epoch >= self.settings.epochs
         self._keep()

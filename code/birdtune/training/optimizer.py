@@ -20,18 +20,18 @@ from birdtune.models.classifier import Classifier
 def rate_factors(classifier: Classifier, settings: TrainSettings) -> dict[int, float]:
     """How many times the learning rate each variable is trained with, by the id of its value.
 
-    The trunk's last layer has the rate itself, each layer before it `layer_decay` of the next one's: what is deep is
+    The backbone's last layer has the rate itself, each layer before it `layer_decay` of the next one's: what is deep is
     general, and is changed less (Howard and Ruder, "Universal language model fine-tuning", 2018). What is above the
-    trunk begins from nothing and has `head_rate`.
+    backbone begins from nothing and has `head_rate`.
     """
     found = {}
-    depth = [layer for layer in classifier.trunk.layers if layer.weights]
+    depth = [layer for layer in classifier.backbone.layers if layer.weights]
     for place, layer in enumerate(reversed(depth)):
         for variable in layer.trainable_variables:
             found[id(variable.value)] = settings.layer_decay**place
     for part in (classifier.head, classifier.attention):
         for variable in part.trainable_variables if part is not None else ():
-            found[id(variable.value)] = settings.head_rate
+            found[id(variable.value)] = settings.head_lr_multiplier
     return found
 
 
@@ -40,21 +40,21 @@ class _AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
 
     Args:
         factors: by the id of each variable's value.
-        trunk: ids of those that `trunk_rate` counts for as well.
+        backbone: ids of those that `backbone_rate` counts for as well.
         decayed: by the id, which columns of a kernel decay (1) and which stay as they are (0), where not all do. [C]
     """
 
     def __init__(
         self,
         factors: Mapping[int, float],
-        trunk: frozenset[int],
+        backbone: frozenset[int],
         decayed: Mapping[int, npt.NDArray[np.float32]],
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self._factors, self._trunk, self._decayed = dict(factors), trunk, dict(decayed)
-        # No part of the optimizer's state: it follows from the epoch (see `rest_trunk`).
-        self.trunk_rate = tf.Variable(1.0, trainable=False)
+        self._factors, self._backbone, self._decayed = dict(factors), backbone, dict(decayed)
+        # No part of the optimizer's state: it follows from the epoch (see `rest_backbone`).
+        self.backbone_rate = tf.Variable(1.0, trainable=False)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         super().update_step(gradient, variable, learning_rate * self._factor(id(variable)))
@@ -69,7 +69,7 @@ class _AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
 
     def _factor(self, identity: int) -> Any:
         factor = self._factors[identity]
-        return factor * self.trunk_rate if identity in self._trunk else factor
+        return factor * self.backbone_rate if identity in self._backbone else factor
 
 
 def _decayed(classifier: Classifier, untaught: Sequence[int]) -> dict[int, npt.NDArray[np.float32]]:
@@ -91,14 +91,14 @@ def make_optimizer(
     """
     optimizer = _AdamW(
         rate_factors(classifier, settings),
-        frozenset(id(variable.value) for variable in classifier.trunk.trainable_variables),
+        frozenset(id(variable.value) for variable in classifier.backbone.trainable_variables),
         _decayed(classifier, untaught),
         name="adam",  # else Keras counts, and a checkpoint's names would depend on what was built before
         learning_rate=settings.learning_rate,
         epsilon=settings.epsilon,
         weight_decay=settings.weight_decay,
-        use_ema=settings.average > 0,
-        ema_momentum=settings.average,
+        use_ema=settings.ema_decay > 0,
+        ema_momentum=settings.ema_decay,
     )
     # Biases are few and need not be small.
     optimizer.exclude_from_weight_decay(var_names=["bias"])
@@ -109,9 +109,9 @@ def make_optimizer(
     return optimizer
 
 
-def rest_trunk(optimizer: Any, rests: bool) -> None:
-    """Whether the trunk's weights stay as they are from now on; the moments of their gradients are kept."""
-    _inner(optimizer).trunk_rate.assign(0.0 if rests else 1.0)
+def rest_backbone(optimizer: Any, rests: bool) -> None:
+    """Whether the backbone's weights stay as they are from now on; the moments of their gradients are kept."""
+    _inner(optimizer).backbone_rate.assign(0.0 if rests else 1.0)
 
 
 def _inner(optimizer: Any) -> Any:

@@ -54,21 +54,21 @@ def out_of_fold(candidate: Candidate, folds: Ints, n_classes: int, interrupts: I
 
 
 class Head:
-    """A head on the frozen trunk, trained by the step that `run` trains with; compiled once for all folds."""
+    """A head on the frozen backbone, trained by the step that `run` trains with; compiled once for all folds."""
 
     def __init__(
         self, head: str, classifier: Classifier, embedded: Embedded, config: Config, interrupts: Interrupts
     ) -> None:
         self._embedded, self._config, self._interrupts = embedded, config, interrupts
         # Folds are small: one batch, one update.
-        self._settings = config.train.model_copy(update={"accumulate": 1, "average": 0.0})
-        self._classifier = classifiers.on_trunk(
-            classifier.trunk,
+        self._settings = config.train.model_copy(update={"accumulate": 1, "ema_decay": 0.0})
+        self._classifier = classifiers.on_backbone(
+            classifier.backbone,
             head=head,
-            scores=config.model.scores,
+            scores=config.model.output,
             hidden_units=config.model.model_copy(update={"head": head}).head_units,
             classes=embedded.classes,
-            precision=classifier.trunk.layers[-1].dtype_policy.name,
+            precision=classifier.backbone.layers[-1].dtype_policy.name,
             seed=config.train.seed,
         )
         feed = Feed(Rows(embedded), lambda given: given, 0.0, False)
@@ -111,7 +111,7 @@ class Head:
                 if not np.isfinite(found).all():
                     raise DivergedError(
                         f"Training of the {self._classifier.head_name} head went astray in epoch {epoch + 1}. Lower "
-                        "--train.learning-rate or --train.head-rate (try a tenth)."
+                        "--train.learning-rate or --train.head-lr-multiplier (try a tenth)."
                     )
 
     def _examples(self, embedded: Embedded) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:

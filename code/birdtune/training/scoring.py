@@ -26,7 +26,7 @@ def make_scorer(
     """A function from patches [n, 96, 64] to (scores [n, C], embeddings [n, 128]); it follows the weights.
 
     Args:
-        embed: from what is given in place of patches to embeddings; default: the trunk.
+        embed: from what is given in place of patches to embeddings; default: the backbone.
         logits: give these in place of scores.
     """
     to_embeddings = embed or classifier.embed

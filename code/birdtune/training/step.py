@@ -26,7 +26,7 @@ from birdtune.models.losses import label_weights, patch_losses
 from birdtune.training import convolution, devices
 from birdtune.training.checkpoints import Saved
 from birdtune.training.inputs import Feed
-from birdtune.training.optimizer import averages, make_optimizer, rest_trunk
+from birdtune.training.optimizer import averages, make_optimizer, rest_backbone
 
 # Operations of one call: a tenth of a second or so, after which the loop looks at what happened.
 _CALL_FLOPS_ON_CPU, _CALL_FLOPS_ON_GPU = 2e10, 2e13
@@ -67,7 +67,7 @@ class Trainer:
         self._is_taught = ~np.isin(np.arange(len(step.class_weights)), step.untaught)  # [C]
         self._class_weights = tf.constant(step.class_weights)
         by_products = devices.multiplies_better_than_it_convolves(step.precision)
-        self._narrow = convolution.trained(classifier.trunk.layers) if by_products else []
+        self._narrow = convolution.trained(classifier.backbone.layers) if by_products else []
         self.scales_loss = step.precision == "mixed_float16"
         self.updates_per_call = self._updates_per_call(feed)
         xla = settings.jit and not self.scales_loss
@@ -91,7 +91,7 @@ class Trainer:
 
     def begin_epoch(self, epoch: int) -> None:
         """To be called before the updates of each epoch (from 0): in the first ones the head may learn alone."""
-        rest_trunk(self.optimizer, epoch < self._settings.head_epochs)
+        rest_backbone(self.optimizer, epoch < self._settings.head_warmup_epochs)
 
     def gradients(self, batch: Batch, position: int) -> tuple[Any, Any, Any]:
         """Sum of weighted losses, sum of weights, and gradients of the former, of one batch.
@@ -160,9 +160,9 @@ class Trainer:
         """Logits without a gradient where columns are not taught, and labels without a share of those.
 
         Where a class has no recordings, every example would say "not this one" and none the contrary: nothing may
-        push its column, nor the trunk by way of it. But left out of the comparison, it would take the sounds of a new
-        class that it fires at, as nothing would lift the new column above it. Examples of other classes are compared
-        without it: these stood beside it when it was taught, and would only be lifted above its own sounds.
+        push its column, nor the backbone by way of it. But left out of the comparison, it would take the sounds of a
+        new class that it fires at, as nothing would lift the new column above it. Examples of other classes are
+        compared without it: these stood beside it when it was taught, and would only be lifted above its own sounds.
         """
         if not self._step.untaught:
             return logits, labels

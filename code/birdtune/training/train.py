@@ -59,8 +59,8 @@ class Learning:
         self.config, self.journal = run.config, run.journal
         self.journal.say(f"  {devices.prepare_devices()}")
         self.run.record["hardware"] = devices.describe().rows()
-        self.checkpoints = Checkpoints(run.checkpoints, self.config.train.keep)
-        self._trunk = registry.TRUNKS[self.config.model.backbone]
+        self.checkpoints = Checkpoints(run.checkpoints, self.config.train.keep_checkpoints)
+        self._backbone = registry.BACKBONES[self.config.model.backbone]
         self._told: set[str] = set()
         # [training windows] share of its label that each keeps; None: all of it. Set before training (stages.py).
         self.kept: npt.NDArray[np.float32] | None = None
@@ -143,13 +143,13 @@ class Learning:
             "constant_loss": constant_loss(
                 (self._seen(windows) if self.kept is None else self._targeted(windows))[taught],
                 step.class_weights[taught],
-                self.config.model.scores,
+                self.config.model.output,
                 label_smoothing=self.config.train.label_smoothing,
                 mixup=self.config.augment.mixup,
                 focal_gamma=self.config.train.focal_gamma,
             ),
             "warmup_epochs": self.config.train.warmup_epochs,
-            "freeze_next": self._trunk.next_freeze_point(self.config.model.freeze),
+            "freeze_next": self._backbone.next_freeze_point(self.config.model.freeze),
             "inputs": health.class_inputs(
                 self.store, self.dataset.classes, contents, self.dataset.labels(part)
             ),
@@ -203,13 +203,13 @@ class Learning:
         seen, n_classes = self._seen(windows), len(self.dataset.classes)
         found = np.bincount(windows.label, minlength=n_classes)
         share = np.bincount(windows.label, self.kept, n_classes) / np.maximum(found, 1)
-        rest = (seen * (1 - share)).sum() / n_classes if self.config.model.scores == "softmax" else 0.0
+        rest = (seen * (1 - share)).sum() / n_classes if self.config.model.output == "softmax" else 0.0
         return np.asarray(seen * share + rest, np.float64)
 
     def _targets(self) -> Targets | None:
         if self.kept is None:
             return None
-        return Targets(self.kept, len(self.dataset.classes), self.config.model.scores)
+        return Targets(self.kept, len(self.dataset.classes), self.config.model.output)
 
     def _augmenter(self, windows: Windows) -> Augmenter | None:
         """What is done to training batches, if anything is on."""
@@ -223,7 +223,7 @@ class Learning:
             windows,
             seed=self.config.train.seed,
             n_classes=len(classes),
-            kind=self.config.model.scores,
+            kind=self.config.model.output,
             backgrounds=backgrounds,
         )
 
@@ -250,7 +250,7 @@ class Learning:
             (begun, "as the run began")
             if begun
             else devices.choose_precision(
-                self.config.train.precision, gains_on_cpu=self._trunk.bfloat16_gain > 1
+                self.config.train.precision, gains_on_cpu=self._backbone.bfloat16_gain > 1
             )
         )
         self.run.record["precision"] = precision
@@ -265,8 +265,9 @@ class Learning:
             classifier,
             precision=precision,
             cache=self.store.folder,
-            most_bytes=settings.frozen_gb * 1e9,
-            reserved_bytes=_checkpoint_bytes(classifier) * (settings.keep + 2),  # and the best, and the next
+            most_bytes=settings.cache_gb * 1e9,
+            # Those kept, the best and the next.
+            reserved_bytes=_checkpoint_bytes(classifier) * (settings.keep_checkpoints + 2),
             journal=self.journal,
             interrupts=self.interrupts,
             kept=self.run.record.get("frozen_kept"),
@@ -375,7 +376,7 @@ def build_classifier(
     built = classifiers.build(
         backbone=config.model.backbone,
         head=config.model.head,
-        scores=config.model.scores,
+        scores=config.model.output,
         hidden_units=config.model.head_units,
         embedding_activation=config.model.embedding_activation,
         freeze=config.model.freeze,
@@ -383,11 +384,11 @@ def build_classifier(
         precision=precision,
         seed=config.train.seed if seed == -1 else seed,
     )
-    return replace(built, limit_hz=config.sound.band_limit)
+    return replace(built, limit_hz=config.audio.band_limit)
 
 
 def load_first_weights(classifier: Classifier, config: Config, ancestor: Ancestor | None = None) -> None:
-    """Put the checkpoint's weights into the trunk, if there is one; or all weights of the model to begin from.
+    """Put the checkpoint's weights into the backbone, if there is one; or all weights of the model to begin from.
 
     Raises:
         CheckpointError: it cannot be read, or is of another network.
@@ -398,5 +399,5 @@ def load_first_weights(classifier: Classifier, config: Config, ancestor: Ancesto
         return
     path = registry.checkpoint_path(config)
     if path is not None:
-        variables = registry.read_weights(registry.TRUNKS[config.model.backbone], path)
-        network.load_trunk(classifier.trunk, variables, source=str(path))
+        variables = registry.read_weights(registry.BACKBONES[config.model.backbone], path)
+        network.load_backbone(classifier.backbone, variables, source=str(path))

@@ -68,16 +68,16 @@ EMBEDDINGS = (
     Dimension("train.weight-decay", "pull of the weights to zero", choices=(0.0, 1e-4, 1e-3, 1e-2, 0.1)),
     Dimension("train.label-smoothing", "doubt in the labels", 0.0, 0.3),
     Dimension("train.focal-gamma", "less weight for what is known already", 0.0, 3.0),
-    Dimension("train.balance", "how often rare classes come", 0.0, 1.0),
+    Dimension("train.sampling-power", "how often rare classes come", 0.0, 1.0),
     Dimension("train.class-weight-alpha", "how much rare classes count", 0.0, 1.0),
 )
 TRAINING = (
-    Dimension("model.freeze", "what of the trunk is left as it is", choices=("none", "conv", "all-but-head")),
-    Dimension("train.learning-rate", "how fast the trunk learns", 1e-6, 1e-3, log=True),
-    Dimension("train.head-rate", "how much faster the head does", 1.0, 100.0, log=True),
-    Dimension("train.head-epochs", "epochs in which the head learns alone", 0, 5, whole=True),
+    Dimension("model.freeze", "what of the backbone is left as it is", choices=("none", "conv", "all-but-head")),
+    Dimension("train.learning-rate", "how fast the backbone learns", 1e-6, 1e-3, log=True),
+    Dimension("train.head-lr-multiplier", "how much faster the head does", 1.0, 100.0, log=True),
+    Dimension("train.head-warmup-epochs", "epochs in which the head learns alone", 0, 5, whole=True),
     Dimension("train.layer-decay", "deeper layers learn slower", 0.5, 1.0),
-    Dimension("train.average", "averaging of the weights", choices=(0.0, 0.9, 0.99, 0.999)),
+    Dimension("train.ema-decay", "averaging of the weights", choices=(0.0, 0.9, 0.99, 0.999)),
     Dimension("train.epochs", "how long it learns", 5, 60, log=True, whole=True),
     Dimension("model.dropout", "share of the embedding dropped in training", 0.0, 0.6),
     Dimension("train.label-smoothing", "doubt in the labels", 0.0, 0.3),
@@ -106,7 +106,7 @@ def space_of(
     """What is searched with these settings on these data.
 
     Args:
-        freeze_points: what model.freeze may be with this trunk.
+        freeze_points: what model.freeze may be with this backbone.
         recordings: of each class.
         has_background: whether a class of the data is background.
 
@@ -122,8 +122,8 @@ def space_of(
     no_attention = _against_attention(config)
     if "model.head" in table and no_attention:
         table["model.head"] = replace(table["model.head"], choices=("linear", "mlp"))
-    if "train.head-epochs" in given:  # which must stay below epochs
-        low = max(table["train.epochs"].low, config.train.head_epochs + 1)
+    if "train.head-warmup-epochs" in given:  # which must stay below epochs
+        low = max(table["train.epochs"].low, config.train.head_warmup_epochs + 1)
         table["train.epochs"] = replace(table["train.epochs"], low=low)
     if config.tune.space is not None:
         wanted = _narrowed(config.tune.space, table, config)
@@ -150,7 +150,7 @@ def _against_attention(config: Config) -> str:
     """What of the settings the attention head does not stand beside (see config.py); empty: nothing."""
     if config.augment != AugmentSettings():
         return "augmentation"
-    return "train.weak-labels share" if config.train.weak_labels == "share" else ""
+    return "train.label-refinement true" if config.train.label_refinement else ""
 
 
 def _pointless(
@@ -160,7 +160,7 @@ def _pointless(
     found: dict[str, str] = {}
     if max(recordings) < _ALIKE * min(recordings):
         reason = f"classes are alike, {min(recordings)} to {max(recordings)} recordings each"
-        found |= dict.fromkeys(("train.balance", "train.class-weight-alpha"), reason)
+        found |= dict.fromkeys(("train.sampling-power", "train.class-weight-alpha"), reason)
     head = config.model.head
     if "model.head" not in table or "model.head" in config.given():
         if head == "linear":
@@ -168,9 +168,9 @@ def _pointless(
         if head == "attention":
             found |= {name: "not with the attention head" for name in table if name.startswith(_AUGMENT)}
     if config.model.freeze == "all-but-head" and "model.freeze" in config.given():
-        found |= dict.fromkeys(("train.layer-decay", "train.head-epochs"), "the trunk is frozen")
-    if config.train.weak_labels == "share":
-        found["augment.mixup"] = "not with train.weak-labels share"  # see config.py
+        found |= dict.fromkeys(("train.layer-decay", "train.head-warmup-epochs"), "the backbone is frozen")
+    if config.train.label_refinement:
+        found["augment.mixup"] = "not with train.label-refinement true"  # see config.py
     if not has_background:
         found["augment.background"] = "there is no background"
     return {name: why for name, why in found.items() if name in table}
@@ -228,11 +228,11 @@ def effective(values: Mapping[str, Value], config: Config) -> dict[str, Value]:
     if found.get("model.head", config.model.head) == "linear":
         found.pop("model.hidden-units", None)
     if found.get("model.freeze", config.model.freeze) == "all-but-head":
-        for name in ("train.layer-decay", "train.head-epochs"):
+        for name in ("train.layer-decay", "train.head-warmup-epochs"):
             found.pop(name, None)
-    if "train.head-epochs" in found:
+    if "train.head-warmup-epochs" in found:
         epochs = int(found.get("train.epochs", config.train.epochs))
-        found["train.head-epochs"] = min(int(found["train.head-epochs"]), epochs - 1)
+        found["train.head-warmup-epochs"] = min(int(found["train.head-warmup-epochs"]), epochs - 1)
     return found
 
 
@@ -287,7 +287,7 @@ def run_flags(config: Config, chosen: Mapping[str, Value]) -> tuple[list[str], s
         name
         for name in wanted
         if (head == "linear" and name == "model.hidden-units")
-        or (head == "attention" and (name.startswith(_AUGMENT) or name == "train.weak-labels"))
+        or (head == "attention" and (name.startswith(_AUGMENT) or name == "train.label-refinement"))
     ]
     flags = [f"--{name}={value}" for name, value in wanted.items() if name not in gone]
     return flags, f"without {', '.join(gone)}: not with the {head} head" if gone else ""

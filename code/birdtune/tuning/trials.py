@@ -117,7 +117,7 @@ class OnTraining:
 
     Args:
         folder: of the study.
-        checkpoint: of the trunk's first weights, if there is one.
+        checkpoint: of the backbone's first weights, if there is one.
     """
 
     again = 1
@@ -148,7 +148,7 @@ class OnTraining:
     ) -> Outcome:
         config = _reseeded(config, again).model_copy(update={"output": self._folder / name})
         run = Run(config, Journal(quiet=True))
-        data = self._dataset.digest(sources=config.train.weak_labels == "share")
+        data = self._dataset.digest(sources=config.train.label_refinement)
         run.take_version(runs.fingerprint(config, data, self._checkpoint))
         try:
             run.journal.write_to(run.logs)

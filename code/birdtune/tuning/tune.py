@@ -28,7 +28,7 @@ from birdtune.data.frames import FrameStore
 from birdtune.errors import EXIT_DONE, DivergedError, SettingsError, shown
 from birdtune.evaluation.metrics import Draws
 from birdtune.evaluation.paired import Floats, difference, figures
-from birdtune.models.registry import TRUNKS, front_end
+from birdtune.models.registry import BACKBONES, front_end
 from birdtune.models.weights import verify_checkpoint
 from birdtune.reporting import tune_page, tuned
 from birdtune.reporting.tuned import Again, Tuned
@@ -61,10 +61,10 @@ def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         InputError: no data, too few classes or sources, ranges that cannot be searched, or a damaged record.
         Interrupted, PassingError: trials that were finished are kept.
     """
-    trunk = TRUNKS[config.model.backbone]
-    if config.from_version is not None:
+    backbone = BACKBONES[config.model.backbone]
+    if config.init_from is not None:
         raise SettingsError(
-            f"--from-version {shown(config.from_version)}: trials begin from the trunk's weights. Leave it out to tune."
+            f"--init-from {shown(config.init_from)}: trials begin from the backbone's weights. Leave it out to tune."
         )
     checkpoint = verify_checkpoint(config, remember=True)
     journal.say(f"prepare: {shown(config.data_folder)}")
@@ -73,7 +73,7 @@ def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         journal.warn(notice)
     space = space_of(
         config,
-        freeze_points=trunk.freeze_points,
+        freeze_points=backbone.freeze_points,
         recordings=dataset.counts([*dataset.part("train"), *dataset.part("val")]),
         has_background=bool(dataset.background),
     )
@@ -95,7 +95,7 @@ def _frozen(config: Config, journal: Journal) -> Config:
     """The settings of a run on embeddings."""
     if config.model.freeze not in ("none", "all-but-head"):
         journal.warn(
-            f"--model.freeze {config.model.freeze} plays no part: embeddings are of the whole trunk, frozen "
+            f"--model.freeze {config.model.freeze} plays no part: embeddings are of the whole backbone, frozen "
             "(--tune.on training tunes the rest)"
         )
     if config.augment.model_fields_set:
