@@ -356,8 +356,8 @@ class Config(_Section):
     def _backbone_has_its_turn(self) -> "Config":
         if self.train.head_warmup_epochs >= self.train.epochs:
             raise ValueError(
-                f"train.head-warmup-epochs {self.train.head_warmup_epochs} of train.epochs {self.train.epochs} leave none "
-                "for the backbone; to train the head alone, give --model.freeze all-but-head"
+                f"train.head-warmup-epochs {self.train.head_warmup_epochs} of train.epochs {self.train.epochs} leave "
+                "none for the backbone; to train the head alone, give --model.freeze all-but-head"
             )
         return self
 
