@@ -188,7 +188,7 @@ def talk(streams: str) -> subprocess.CompletedProcess[str]:
     )
     return subprocess.run(
         ["sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, script],
-        env={**os.environ, "PYTHONPATH": str(Path(events.__file__).parents[1])}, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(events.__file__).parents[2])}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
 
@@ -379,7 +379,7 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
         "    os.kill(os.getpid(), signal.SIGTERM); print('still here', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT); print('not here', flush=True)\n"
     )
-    code = Path(events.__file__).parents[1]
+    code = Path(events.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(code)}
     )
