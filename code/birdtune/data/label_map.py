@@ -10,7 +10,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from birdtune.errors import InputError, shown
 from birdtune.runtime.files import read_csv
@@ -129,8 +129,18 @@ def _read_map_csv(path: Path) -> dict[str, ExternalId]:
     return result
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, text and numbers. A pickle can only run a program through a class or function it names."""
+class _PlainUnpickler(pickle._Unpickler):
+    """Reads dicts, lists, text and numbers. A pickle can only run a program through a class or function it names.
+
+    It is the unpickler written in Python: in that of C, ten bytes with a large memo index take all memory. Here the
+    length of a bytearray would; no map has one, nor objects with a state (BUILD).
+    """
+
+    dispatch: ClassVar = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code not in (pickle.BYTEARRAY8[0], pickle.BUILD[0])
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it names {module}.{name}, which could run a program")
