@@ -5,6 +5,7 @@
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -55,3 +56,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def at_length(request: pytest.FixtureRequest) -> bool:
     """Whether somebody waits for the long tests: those that try things at random try more of them."""
     return bool(request.config.getoption("long"))
+
+
+@pytest.fixture(scope="module")
+def in_one_process() -> Iterator[None]:
+    """The job without its helper processes, each of which would load TensorFlow for seconds.
+
+    Those are tested where they are the subject: test_workers, test_frames, test_export, test_predict, test_bad_input.
+    """
+    from makers import Here, without_processes
+
+    from birdtune.models import saved_model, tf_checkpoint, yamnet
+    from birdtune.serving import export, inference, verify
+
+    with pytest.MonkeyPatch.context() as patch:
+        without_processes(patch)
+        for module in (saved_model, tf_checkpoint, yamnet, inference):
+            patch.setattr(module, "Isolated", Here)
+        patch.setattr(export, "fresh_answers", lambda folder, inputs, check: verify.answers(folder, inputs))
+        yield

@@ -23,6 +23,7 @@ from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.scan import Listing, Problem, Recording, scan
 from birdtune.data.selection import select
 from birdtune.errors import Interrupted
+from birdtune.runtime import workers
 from birdtune.runtime.events import Interrupts, Journal
 
 Samples = npt.NDArray[np.float32]
@@ -135,6 +136,12 @@ def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the modules of the data side decode in this process."""
     monkeypatch.setattr(frames, "run_tasks", run_here)
     monkeypatch.setattr(ledgers, "run_tasks", run_here)
+
+
+def with_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo `without_processes` for a test of the processes."""
+    monkeypatch.setattr(frames, "run_tasks", workers.run_tasks)
+    monkeypatch.setattr(ledgers, "run_tasks", workers.run_tasks)
 
 
 def hear(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from makers import StopAt
+from makers import StopAt, with_processes
 
 from birdtune import cli
 from birdtune.config import Config
@@ -23,6 +23,8 @@ from birdtune.pipeline import apply, job
 from birdtune.runtime import configure
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json
+
+pytestmark = pytest.mark.usefixtures("in_one_process")
 
 Captured = pytest.CaptureFixture[str]
 
@@ -367,7 +369,10 @@ def test_a_stage_that_swallowed_a_stop_does_not_count_as_done(
     assert mtimes(copy)["reports/1/report.html"] > before["reports/1/report.html"]
 
 
-def test_two_workers_and_another_place_make_the_same_weights(data: Path, done: Path, tmp_path: Path) -> None:
+def test_two_workers_and_another_place_make_the_same_weights(
+    data: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_processes(monkeypatch)
     elsewhere = Path(shutil.copytree(data, tmp_path / "elsewhere" / "data"))
     run(settings(elsewhere, tmp_path / "out", prepare__workers=2), until="train")
     assert record(tmp_path / "out")["weights_sha256"] == record(done)["weights_sha256"]
