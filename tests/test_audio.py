@@ -375,7 +375,7 @@ def test_half_copied_files_are_truncated(
     # Ogg is decoded page by page, of a second and more; FLAC frame by frame, of a quarter of one.
     slack_s = {".ogg": 2.0, ".opus": 1.1, ".flac": 0.3}.get(path.suffix, 0.1)
     assert damage_of(path, 5.0 * share, slack_s) == "truncated"
-    with pytest.raises(SoundError, match=r"sound\.truncated is refuse") as caught:
+    with pytest.raises(SoundError, match=r"audio\.truncated is refuse") as caught:
         examine(path, AudioSettings(truncated="refuse"))
     assert caught.value.problem == "truncated"
 
@@ -426,7 +426,7 @@ def test_samples_that_would_overflow_are_refused(tmp_path: Path) -> None:
 def test_too_long_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", tone(3.0))
     assert examine(path, longest_s=3.0).n_samples == 48_000
-    with pytest.raises(SoundError, match=r"sound\.max-hours") as caught:
+    with pytest.raises(SoundError, match=r"audio\.max-hours") as caught:
         next(iter(SoundStream(path, longest_s=2.9)))
     assert caught.value.problem == "too-long"
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from makers import tone, write_sound
 
-from birdtune.audio import media
+from birdtune.audio import formats
 from birdtune.audio.decode import examine, read
 from birdtune.audio.faults import SoundError
-from birdtune.audio.kinds import kind_of_bytes
+from birdtune.audio.formats import kind_of_bytes
 from birdtune.cli import main
 from birdtune.data import scan as recordings
 from birdtune.data.scan import scan
@@ -63,7 +63,7 @@ def test_without_the_second_decoder_the_command_that_installs_it_is_named(
     (tmp_path / "data/A").mkdir(parents=True)
     (tmp_path / "data/A/b.m4a").write_bytes(path.read_bytes())
     assert [file.name for file in scan(tmp_path / "data").files] == ["A/b.m4a"]
-    for module in (media, recordings):
+    for module in (formats, recordings):
         monkeypatch.setattr(module, "is_installed", lambda: False)
     with pytest.raises(SoundError, match=r"MP4 or M4A.*extras media.*EXTRAS=media") as caught:
         examine(path)

@@ -1,4 +1,4 @@
-"""birdtune.audio.ogg: holes in Ogg files that their decoders pass over."""
+"""birdtune.audio.streams: holes in Ogg files that their decoders pass over."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from makers import tone, write_sound
 
 from birdtune.audio.decode import examine
 from birdtune.audio.faults import SoundError
-from birdtune.audio.ogg import fault
+from birdtune.audio.streams import ogg_fault as fault
 
 KINDS = {"a.ogg": "VORBIS", "a.opus": "OPUS"}
 

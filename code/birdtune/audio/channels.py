@@ -1,15 +1,31 @@
-"""Several channels → one.
+"""Several channels → one: which of them are used, and their mean.
 
+    an open file ─▶ look (some pieces of it) ─▶ Look ─▶ choose ─▶ Choice, or None: all are mixed
     block [n, channels] int16 or float32 ─▶ mixed, or Choice.mono ─▶ [n] float32, full scale 1
+
+Decided once for a recording, from what lies at the same places of it whoever reads it and in blocks of whatever size.
+Compared is what a model hears: third octaves from 125 Hz to 8 kHz. Ordinary stereo is mixed: a panned singer, other
+noise on each channel, microphones some way apart. The limits lie where mixing costs a song clearly more than choosing
+does.
 """
 
+import contextlib
+import functools
+import itertools
+import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
+
+from birdtune.audio.container import Decoder, open_sound
+from birdtune.audio.faults import SoundError
+from birdtune.audio.formats import MediaDecoder
 
 # Samples added at once: taking the memory for more costs several times what adding them does.
 _AT_ONCE = 1 << 13
@@ -74,3 +90,277 @@ def channel_words(channels: Sequence[int]) -> str:
     if len(numbers) == 1:
         return f"channel {numbers[0]}"
     return f"channels {', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
+# ---- which channels -----------------------------------------------------------------------------
+
+Floats = npt.NDArray[np.float32]
+
+# A frame is about so long; so many lie one behind the other in a piece, for each of which a file is sought in once.
+_FRAME_S, _IN_A_PIECE = 0.02, 6
+# A piece for so many seconds, at least and at most so many pieces.
+_PIECE_EACH_S, _FEWEST, _MOST = 2.0, 5, 64
+# Where a file cannot be sought in, its beginning.
+_BEGINNING_S = 5.0
+_EDGES_HZ: Final = 125.0 * 2.0 ** (np.arange(19) / 3)
+# The faintest power of a band that counts: below the noise of 16-bit audio, -98 dB in all bands together.
+_FAINTEST = 1e-11
+# Of a channel, dead: its loudest frames are below this, or this much below another's and no clearer.
+_DEAD_DB, _FAR_BELOW_DB = -85.0, 24.0
+# In a frame, a channel is gone: below the limit of the dead, and this far below another. Where that is so for more than
+# this share of the frames in which anything is heard, it is dead if another channel is not.
+_GONE_DB, _MOST_GONE = 12.0, 0.1
+_OFFSET = 0.1
+_CLIPPED = 1e-3
+_FULL_SCALE = 0.9995
+# From the least to the greatest sample: two steps of 16-bit audio.
+_SILENT = 2 / 32768
+# Mixing loses more than this: of the power of the song, against the mean of the channels, where channels that have
+# nothing in common lose 3 dB; in the mean of all bands; or of the song over its noise floor, against the best channel.
+_MOST_LOST_DB, _MOST_LOST_EVERYWHERE_DB, _MOST_NOISE_DB = 10.0, 6.0, 8.0
+# Channels whose songs stand so nearly as far above their floors are equally good; of those the louder, or the first.
+_AS_CLEAR_DB, _AS_LOUD_DB = 3.0, 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Some frames of a recording."""
+
+    spectra: npt.NDArray[np.complex64]  # [frames, channels, bins], full scale 1, only the bins of the bands
+    indices: npt.NDArray[np.int64]  # first bin of each band
+    offset: npt.NDArray[np.float64]  # [channels] mean
+    clipped: npt.NDArray[np.float64]  # [channels] share of samples at the end of their range
+
+    @property
+    def channels(self) -> list[int]:
+        return list(range(self.offset.size))
+
+    @functools.cached_property
+    def alone(self) -> list[Floats]:
+        """Power of each channel in each band. [frames, bands] each"""
+        return [self.power([channel]) for channel in self.channels]
+
+    def power(self, channels: list[int]) -> Floats:
+        """Power of the mean of some channels in each band. [frames, bands]"""
+        mean = functools.reduce(np.add, (self.spectra[:, channel] for channel in channels)) / np.float32(len(channels))
+        return np.asarray(np.add.reduceat(np.square(mean.real) + np.square(mean.imag), self.indices, axis=1))
+
+
+def choice_of(path: Path, file: Decoder | MediaDecoder, how: str) -> Choice | None:
+    """Which channels of an open file are used; None: all are mixed.
+
+    Args:
+        path: the file, which is opened once more: it can be read from its beginning to its end only.
+        how: "best", "mix" or "first"; "each" is as "mix", of the one channel that is read.
+    """
+    if file.channels == 1 or how in ("mix", "each"):
+        return None
+    if how == "first":
+        return Choice((0,))
+    # Samples that are too loud to be meant are refused later, by who reads them.
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = look(path)
+        return None if found is None else choose(found)
+
+
+def count(path: Path) -> int:
+    """How many channels a file has; 1 where it cannot be opened, which is for who reads it to say."""
+    try:
+        with open_sound(path) as file:
+            return max(1, file.channels)
+    except (SoundError, OSError, UnicodeError, TypeError):
+        return 1
+
+
+def look(path: Path) -> Look | None:
+    """Read some pieces of a file, or None where nothing can be had of it; why not is for who reads it to say."""
+    for pieces_of in (_pieces, _loud_pieces):  # the second where all pieces of the first are silent
+        with contextlib.suppress(SoundError, OSError), open_sound(path) as file:
+            size = 1 << max(4, round(math.log2(_FRAME_S * file.samplerate)))
+            pieces = [piece for piece in pieces_of(file, size * _IN_A_PIECE) if np.isfinite(piece).all()]
+            if any(map(_is_heard, pieces)):
+                return _look(pieces, file.samplerate, size)
+    return None
+
+
+def _is_heard(piece: Floats) -> bool:
+    return bool((piece.max(axis=1) - piece.min(axis=1)).max() > _SILENT)
+
+
+def _pieces(file: Decoder | MediaDecoder, length: int) -> list[Floats]:
+    """Pieces of a file, spread over it. [channels, samples] each"""
+    whole = file.promised
+    if whole is None or isinstance(file, MediaDecoder):
+        n = max(1, round(_BEGINNING_S * file.samplerate) // length)
+        return list(itertools.islice(_in_a_row(file, length), n))
+    n = min(max(_FEWEST, round(whole / file.samplerate / _PIECE_EACH_S)), _MOST)
+    if whole <= n * length:
+        return list(_in_a_row(file, length))
+    found = []
+    with contextlib.suppress(soundfile.LibsndfileError):
+        for start in np.linspace(0, whole - length, n).astype(np.int64).tolist():
+            file.seek(start)
+            found.append(_read(file, length))
+    return [piece for piece in found if piece.size]
+
+
+def _loud_pieces(file: Decoder | MediaDecoder, length: int) -> list[Floats]:
+    """The first pieces that are not silent."""
+    return list(itertools.islice(filter(_is_heard, _in_a_row(file, length)), _MOST))
+
+
+def _in_a_row(file: Decoder | MediaDecoder, length: int) -> Iterator[Floats]:
+    while (piece := _read(file, length)).size:
+        yield piece
+
+
+def _read(file: Decoder | MediaDecoder, n: int) -> Floats:
+    """The next samples, none at the end. [channels, n]"""
+    try:
+        if file.subtype == "PCM_16":  # the same numbers as libsndfile's own floats, in a fifth of the time
+            whole = file.read(n, dtype="int16", always_2d=True).T
+            return np.multiply(whole, np.float32(1 / 32768), dtype=np.float32, order="C")
+        return np.ascontiguousarray(file.read(n, dtype="float32", always_2d=True).T)
+    except (soundfile.LibsndfileError, SoundError):
+        return np.zeros((file.channels, 0), np.float32)
+
+
+def _look(pieces: list[Floats], rate_hz: int, size: int) -> Look:
+    """What is compared of some pieces. [channels, samples] each"""
+    window, first, last, indices = _grid(rate_hz, size)
+    spectra = []
+    clipped = np.zeros(len(pieces[0]))
+    for piece in pieces:
+        short = -piece.shape[1] % size
+        whole = np.pad(piece, ((0, 0), (0, short)), mode="edge") if short else piece
+        frames = whole.reshape(len(piece), -1, size)  # [channels, frames, size]
+        frames = frames * window  # what a constant offset leaves is below the lowest band
+        spectra.append(np.fft.rfft(frames, axis=2)[:, :, first:last].swapaxes(0, 1))
+        if piece.max() >= _FULL_SCALE or piece.min() <= -_FULL_SCALE:
+            clipped += (np.abs(piece) >= _FULL_SCALE).sum(axis=1)
+    n = sum(piece.shape[1] for piece in pieces)
+    offset = np.array([piece @ _ones(piece.shape[1]) for piece in pieces], np.float64).sum(axis=0) / n
+    return Look(np.concatenate(spectra).astype(np.complex64, copy=False), indices, offset, clipped / n)
+
+
+@functools.lru_cache(maxsize=4)
+def _ones(n: int) -> Floats:
+    return np.ones(n, np.float32)
+
+
+@functools.lru_cache(maxsize=4)
+def _grid(rate_hz: int, size: int) -> tuple[Floats, int, int, npt.NDArray[np.int64]]:
+    """Window that makes powers those of full scale, first bin and end of all bands, first bin of each among them."""
+    window = np.hanning(size + 1)[:-1]
+    window *= np.sqrt(2.0 / (size * np.square(window).sum()))
+    edges = np.searchsorted(np.fft.rfftfreq(size, 1 / rate_hz), _EDGES_HZ)
+    first, last = int(edges[0]), max(int(edges[0]) + 1, int(edges[-1]))
+    starts = np.unique(edges[:-1][edges[:-1] < last]) - first
+    return window.astype(np.float32), first, last, starts if starts.size else np.zeros(1, np.int64)
+
+
+def choose(found: Look) -> Choice | None:
+    """Which channels are used; None: all are mixed."""
+    gone, share = _gone(found)
+    dead = share > _MOST_GONE if share.min() <= _MOST_GONE else np.zeros(share.size, bool)
+    # A floor is that of a microphone only where there is one: what is compared are frames in which all others live.
+    alive = ~gone[:, ~dead].any(axis=1)
+    if not alive.any():  # each where no other is: nothing is lost by mixing them
+        return None
+    if not alive.all():
+        found = replace(found, spectra=found.spectra[alive])
+    clear = np.array([_clarity(power) for power in found.alone])
+    loud = np.array([_loudest(power) for power in found.alone])
+    faults = _faults(found, loud, clear, dead)
+    dead_share = float(share[dead].min()) if dead.any() else 1.0
+    good = [channel for channel in found.channels if not faults[channel]] or found.channels
+    why = next(filter(None, faults), "")
+    lost = _lost(found, good, clear)
+    if not lost:
+        return None if len(good) == len(found.channels) else Choice(tuple(good), why, tuple(faults), dead_share)
+    best = _best(good, clear, loud)
+    # Of more than two, those are mixed that agree with the best one.
+    alike = [channel for channel in good if channel == best or not _lost(found, sorted([best, channel]), clear)]
+    kept = alike if len(alike) > 1 and not _lost(found, alike, clear) else [best]
+    for channel in good:
+        if channel not in kept:
+            faults[channel] = _lost(found, sorted([best, channel]), clear) or lost
+    return Choice(tuple(kept), why or lost, tuple(faults), dead_share)
+
+
+def _gone(found: Look) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Where channels are gone while another is not, [frames, channels]; and for what share of what is heard."""
+    levels = np.stack([_decibels(power.sum(axis=1)) for power in found.alone], axis=1)
+    loudest = levels.max(axis=1, keepdims=True)
+    gone = (levels < _DEAD_DB) & (levels < loudest - _GONE_DB)
+    n_heard = int(((loudest[:, 0] >= _DEAD_DB) | gone.any(axis=1)).sum())
+    return gone, gone.sum(axis=0) / max(1, n_heard)
+
+
+# A song is in about so many bands.
+_BANDS = 3
+
+
+def _decibels(power: Floats) -> Floats:
+    return np.asarray(10 * np.log10(np.maximum(power, _FAINTEST)), np.float32)
+
+
+def _clarity(power: Floats) -> float:
+    """By how many decibels a song is above its noise floor."""
+    return float(np.sort(_over_floor(power))[-_BANDS:].mean())
+
+
+def _over_floor(power: Floats) -> Floats:
+    """By how many decibels the loudest frames are above the quietest, in each band. [bands]"""
+    ordered = np.sort(_decibels(power), axis=0)
+    return np.asarray(ordered[-max(1, len(ordered) // 16) :].mean(axis=0) - ordered[len(ordered) // 8])
+
+
+def _loudest(power: Floats) -> float:
+    """Level of the loudest frames, decibels."""
+    levels = np.sort(power.sum(axis=1))
+    return float(_decibels(levels[-max(1, levels.size // 16) :].mean()))
+
+
+def _faults(
+    found: Look, loud: npt.NDArray[Any], clear: npt.NDArray[Any], dead: npt.NDArray[np.bool_]
+) -> list[str]:
+    """What is wrong with each channel by itself, beside the others; "" where nothing is."""
+    offset, clipped = np.abs(found.offset), found.clipped
+    faults = [
+        "dead" if dead[channel]
+        else "offset" if offset[channel] > max(_OFFSET, 4 * offset.min())
+        else "clipped" if clipped[channel] > max(_CLIPPED, 10 * clipped.min())
+        else ""
+        for channel in found.channels
+    ]  # fmt: skip
+    whole = [channel for channel in found.channels if not faults[channel]] or found.channels
+    loudest = max(whole, key=lambda channel: float(loud[channel]))
+    for channel in found.channels:
+        below = loud[channel] < loud[loudest] - _FAR_BELOW_DB and clear[channel] <= clear[loudest] + _AS_CLEAR_DB
+        if below or loud[channel] < _DEAD_DB < loud[loudest]:
+            faults[channel] = "dead"
+    return faults
+
+
+def _lost(found: Look, channels: list[int], clear: npt.NDArray[Any]) -> str:
+    """What mixing does to some channels: "inverted", they cancel each other; "noisy", one drowns the others; or ""."""
+    if len(channels) == 1:
+        return ""
+    mean = np.mean([found.alone[channel] for channel in channels], axis=0)
+    mixture = found.power(channels)
+    best = max(channels, key=lambda channel: float(clear[channel]))
+    song = np.argsort(_over_floor(found.alone[best]))[-_BANDS:]
+    in_song = 10 * math.log10((mixture[:, song].sum() + _FAINTEST) / (mean[:, song].sum() + _FAINTEST))
+    everywhere = (_decibels(mixture.mean(axis=0)) - _decibels(mean.mean(axis=0))).mean()
+    if in_song < -_MOST_LOST_DB or everywhere < -_MOST_LOST_EVERYWHERE_DB:
+        return "inverted"
+    return "noisy" if clear[best] - _clarity(mixture) > _MOST_NOISE_DB else ""
+
+
+def _best(channels: list[int], clear: npt.NDArray[Any], loud: npt.NDArray[Any]) -> int:
+    """The channel with most signal over its noise floor; of equal ones the louder, of equally loud ones the first."""
+    clearest = clear[channels].max()
+    among = [channel for channel in channels if clear[channel] >= clearest - _AS_CLEAR_DB]
+    loudest = loud[among].max()
+    return next(channel for channel in among if loud[channel] >= loudest - _AS_LOUD_DB)

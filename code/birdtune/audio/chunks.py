@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 _4_GIB: Final = 1 << 32
+# Files with sizes of 64 bits.
+_WIDE = (b"riff", b"caff", b"RF64", b"BW64")
 # A header with more chunks, or longer than this, is not looked through; the longest known, of Zoom, takes 0.4 MB.
 _MOST_CHUNKS, _LONGEST_HEADER = 200, 1 << 24
 # Where chunks behind the samples are looked for when the samples' own size is wrong.
@@ -58,9 +60,7 @@ class Chunk:
         begin: the first byte.
         promised: how many its header says they are; None: it was written to a pipe, and does not say.
         there: how many there are.
-        is_sure: that all of these are samples; else, what is more than was promised may be anything.
         ds64: where the 64-bit sizes of RF64 stand.
-        another: where a second recording begins, put behind this one.
     """
 
     kind: bytes
@@ -68,17 +68,13 @@ class Chunk:
     promised: int | None
     there: int
     file_bytes: int
-    is_sure: bool = True
     ds64: int | None = None
-    another: int | None = None
 
     @property
     def is_right(self) -> bool:
         """Whether a decoder that believes the header, but not beyond the end of the file, finds all and no more."""
         if self.kind == b"BW64":
             return False  # as RF64, but libsndfile does not know that
-        if self.another is not None:
-            return False  # libsndfile takes it for a chunk of this one
         left = self.file_bytes - self.begin
         if self.promised is None:
             return self.there == left < _4_GIB
@@ -87,9 +83,9 @@ class Chunk:
         return min(self.promised, left) == self.there
 
     @property
-    def is_narrow(self) -> bool:
-        """Whether its sizes are of 32 bits."""
-        return self.kind not in (b"riff", b"caff", b"RF64", b"BW64")
+    def has_wrapped(self) -> bool:
+        """Whether sizes of 32 bits have begun again at 0: the file has more than 4 GiB."""
+        return self.kind not in _WIDE and self.file_bytes >= _4_GIB
 
     def header(self, file: IO[bytes]) -> bytes:
         """What stands before the samples, saying how many bytes there are, as far as its fields can hold it."""
@@ -207,7 +203,7 @@ def _walk(file: IO[bytes], form: _Form, at: int, size: int) -> Iterator[tuple[by
         if len(head) < form.head.size:
             return
         name, length = form.head.unpack(head)
-        if _NAME.match(name) is None:
+        if _NAME.match(name) is None or name in _FORMS:  # not a chunk, but another recording put behind this one
             return
         begin = at + form.head.size
         length -= form.counted
@@ -220,44 +216,38 @@ def _walk(file: IO[bytes], form: _Form, at: int, size: int) -> Iterator[tuple[by
 
 
 def _leads_to_end(file: IO[bytes], form: _Form, at: int, size: int) -> bool:
-    """Whether chunks lie one behind the other from `at` to the end of the file, give or take a byte of padding."""
-    ends = [begin + length for _, begin, length in _walk(file, form, at, size)]
-    return bool(ends) and -form.pad < ends[-1] - size <= 0
+    """Whether chunks lie one behind the other from `at` to the end of the file, give or take a byte of padding.
+
+    Not those of another recording, which have samples.
+    """
+    chunks = list(_walk(file, form, at, size))
+    if not chunks or any(name == form.sound for name, _, _ in chunks):
+        return False
+    _, begin, length = chunks[-1]
+    return -form.pad < begin + length - size <= 0
 
 
 def _measured(file: IO[bytes], chunk: Chunk, form: _Form | None) -> Chunk:
     """The same, with what is there."""
     left = chunk.file_bytes - chunk.begin
     promised = chunk.promised or 0
-    if (another := _another(file, form, chunk)) is not None:
-        return replace(chunk, there=promised, another=another)
     if 0 <= left - promised <= 1 or (form is not None and promised < left and _is_followed(file, form, chunk)):
+        return replace(chunk, there=promised)
+    if 0 < promised < left and _is_zero(file, chunk.begin + promised):
         return replace(chunk, there=promised)
     there = _end(file, form, chunk) - chunk.begin
     if _is_unknown(chunk.kind, promised):
         return replace(chunk, promised=None, there=there)
-    # Sizes of 32 bits have begun again at 0 in a file of more than 4 GiB: none of them is right.
-    is_sure = promised == 0 or promised > there or (chunk.is_narrow and chunk.file_bytes >= _4_GIB)
-    return replace(chunk, there=there, is_sure=is_sure)
+    return replace(chunk, there=there)
 
 
-def _another(file: IO[bytes], form: _Form | None, chunk: Chunk) -> int | None:
-    """Where another recording of this kind begins, behind the samples or the chunks that follow them."""
-    if not chunk.promised or chunk.promised >= chunk.file_bytes - chunk.begin:
-        return None
-    file.seek(8)
-    mark = {b"caff": b"desc", b"riff": None}.get(chunk.kind, file.read(4))
-    at = chunk.begin + chunk.promised
-    places = [at]
-    if form is not None:
-        places += [at + -chunk.promised % form.pad]
-        places += [begin - form.head.size for _, begin, _ in _walk(file, form, places[-1], chunk.file_bytes)]
-    for place in places:
-        file.seek(place)
-        start = file.read(12)
-        if start.startswith(chunk.kind) and (mark is None or form is None or start[8:] == mark):
-            return place
-    return None
+def _is_zero(file: IO[bytes], at: int) -> bool:
+    """Whether nothing but zeros follows, as where a recorder fills up its last block."""
+    file.seek(at)
+    while block := file.read(_TAIL_BYTES):
+        if block.strip(b"\0"):
+            return False
+    return True
 
 
 def _is_followed(file: IO[bytes], form: _Form, chunk: Chunk) -> bool:
@@ -290,6 +280,6 @@ def _end(file: IO[bytes], form: _Form | None, chunk: Chunk) -> int:
 
 
 def _is_unknown(kind: bytes, promised: int) -> bool:
-    if kind in (b"riff", b"caff", b"RF64", b"BW64"):
+    if kind in _WIDE:
         return promised >= 1 << 62
     return any(length - _LESS_HEADER < promised <= length for length in _UNKNOWN_LENGTHS)

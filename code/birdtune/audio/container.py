@@ -6,46 +6,35 @@ What a file holds is found out by its content; its name's ending only says wheth
 """
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
 import soundfile
 
-from birdtune.audio import ogg
 from birdtune.audio.chunks import Chunk, View, find_chunk
-from birdtune.audio.faults import Damage, SoundError, another, repaired
-from birdtune.audio.flac import Flac, find_flac, next_flac
-from birdtune.audio.kinds import kind_of
-from birdtune.audio.media import MediaDecoder
-from birdtune.audio.mp3 import OpenEnded, counts_its_frames, id3_bytes, is_mp3, missing_bytes, next_frame
-from birdtune.audio.unpromised import is_sound
+from birdtune.audio.faults import Damage, SoundError, repaired
+from birdtune.audio.formats import MediaDecoder, kind_of
+from birdtune.audio.streams import (
+    Flac,
+    OpenEnded,
+    counts_its_frames,
+    find_flac,
+    id3_bytes,
+    is_mp3,
+    missing_bytes,
+    next_frame,
+    ogg_fault,
+)
 from birdtune.errors import shown
 
 SOUND_ENDINGS: Final = frozenset(
-    [
-        ".wav",
-        ".wave",
-        ".bwf",
-        ".rf64",
-        ".w64",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".snd",
-        ".caf",
-    ]
+    (".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc",
+     ".au", ".snd", ".caf")
 )
-# Sound that libsndfile cannot open and media.py can.
+# Sound that libsndfile cannot open and FFmpeg can.
 FOREIGN_ENDINGS: Final = frozenset(
-    [".m4a", ".m4b", ".mp4", ".mov", ".aac", ".wma", ".amr", ".ape", ".wv", ".webm", ".mkv", ".mka", ".3gp", ".dsf",
-     ".tta"]
+    (".m4a", ".m4b", ".mp4", ".mov", ".aac", ".wma", ".amr", ".ape", ".wv", ".webm", ".mkv", ".mka", ".3gp", ".dsf",
+     ".tta")
 )
 
 # libsndfile's SF_ERR_UNRECOGNISED_FORMAT, and SFE_BAD_FILE: what is called .mp3 it gives to the decoder of MP3
@@ -78,7 +67,6 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no 
         damage: what is wrong with its header.
         fault: at which decoding stopped.
         is_complete: whether all bytes that its header counts are there, known only of MP3.
-        flac: of a FLAC, what its header counts, and what its frames do.
         last_frame: of a FLAC, the sample with which its last frame begins, and the one behind it.
     """
 
@@ -86,7 +74,6 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no 
     fault: soundfile.LibsndfileError | None = None
     is_complete = False
     last_frame = 0, 0
-    flac: Flac | None = None
 
     def seekable(self) -> bool:
         """False: so soundfile leaves the position alone."""
@@ -163,8 +150,6 @@ def _open_chunk(path: Path, file: IO[bytes], chunk: Chunk) -> Decoder:
     else:
         header = chunk.header(file)
         opened = Decoder(View(path, header, chunk.begin, chunk.begin + chunk.there))
-    if chunk.another is not None:
-        opened.damage = another(f"{opened.format} file", chunk.another)
     if chunk.promised is None or chunk.promised == chunk.there:
         return opened
     missing = chunk.promised - chunk.there
@@ -176,36 +161,13 @@ def _open_chunk(path: Path, file: IO[bytes], chunk: Chunk) -> Decoder:
         opened.damage = Damage("truncated", why, promised_s)
     elif chunk.promised == 0:
         opened.damage = repaired("its header promises no sound, as after a power cut, but there is some")
-    elif chunk.is_sure:
-        why = f"its header promises {promised_s:.2f} s, for its sizes began again at 0 above 4 GiB"
-        opened.damage = repaired(why)
+    elif opened.seconds(opened.frames) - promised_s < _LEAST_MORE_S and not chunk.has_wrapped:
+        opened.close()
+        return _open(path)
     else:
-        return _open_longer(path, file, chunk, opened, promised_s)
+        wrapped = "for its sizes began again at 0 above 4 GiB" if chunk.has_wrapped else "but more sound follows"
+        opened.damage = repaired(f"its header promises {promised_s:.2f} s, {wrapped}")
     return opened
-
-
-def _open_longer(path: Path, file: IO[bytes], chunk: Chunk, opened: Decoder, promised_s: float) -> Decoder:
-    """A file in which more follows than its header promises, which may be no sound; `opened` holds all of it."""
-
-    def part(begin: int, end: int) -> Decoder:
-        header = replace(chunk, there=end - begin).header(file)
-        return Decoder(View(path, header, chunk.begin + begin, chunk.begin + end))
-
-    assert chunk.promised is not None
-    more_s = opened.seconds(opened.frames) - promised_s
-    frame_bytes = max(1, round(chunk.there / max(1, opened.frames)))
-    found = None if more_s < _LEAST_MORE_S else is_sound(part, chunk.promised, chunk.there, frame_bytes)
-    if found:
-        why = f"its header promises {promised_s:.2f} s, but more sound follows"
-        opened.damage = repaired(why)
-        return opened
-    opened.close()
-    plain = _open(path)
-    if found is not None:
-        more = chunk.there - chunk.promised
-        why = f"the {more:,} bytes behind the sound that its header promises are no sound, and are left out"
-        plain.damage = repaired(why)
-    return plain
 
 
 def _open_flac(path: Path, file: IO[bytes], flac: Flac) -> Decoder:
@@ -216,7 +178,7 @@ def _open_flac(path: Path, file: IO[bytes], flac: Flac) -> Decoder:
         opened.damage = repaired(f"its header promises {counted_s:.2f} s, but more sound follows")
     else:
         opened = _open(path)
-    opened.last_frame, opened.flac = (flac.start, flac.end), flac
+    opened.last_frame = flac.start, flac.end
     return opened
 
 
@@ -292,7 +254,7 @@ def check_length(length_s: float, longest_s: float) -> None:
 
 
 def check_ogg(path: Path, rate_hz: int, heard: int | None = None) -> None:
-    if found := ogg.fault(path, rate_hz, heard):
+    if found := ogg_fault(path, rate_hz, heard):
         raise SoundError(*found)
 
 
@@ -302,18 +264,13 @@ def damage_of(path: Path, file: Decoder | MediaDecoder, n_frames: int) -> Damage
     Args:
         n_frames: how many came out of it.
     """
-    if file.format == "OGG" and (found := ogg.fault(path, file.samplerate, n_frames)):
-        if found[0] == "another-follows":
-            return Damage(*found, is_loss=False)
+    if file.format == "OGG" and (found := ogg_fault(path, file.samplerate, n_frames)):
         told = file.seconds(file.frames) if n_frames < file.frames < _NO_COUNT // 2 else None
         return Damage(*found, promised_s=told)
     promised = file.promised
     slack = _MP3_SLACK if file.format == "MP3" else 0
     promised_s = None if promised is None else file.seconds(promised)
     if file.fault is not None:
-        is_whole = file.flac is not None and n_frames >= max(1, file.flac.total)
-        if file.flac is not None and is_whole and (at := next_flac(path, file.flac.begin)) is not None:
-            return another("FLAC file", at)
         if promised_s is None and file.last_frame[1]:
             promised_s = file.seconds(file.last_frame[1])
         return Damage(*_broken(path, file, n_frames), promised_s=promised_s)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.channels import Choice, mixed
+from birdtune.audio.channels import Choice, choice_of, mixed
 from birdtune.audio.channels import peak as peak_of
 from birdtune.audio.container import (
     Decoder,
@@ -28,10 +28,9 @@ from birdtune.audio.container import (
     open_sound,
 )
 from birdtune.audio.faults import Damage, SoundError, judge_damage, read_through, refusal
+from birdtune.audio.formats import MediaDecoder
 from birdtune.audio.measures import Measures, Meter
-from birdtune.audio.media import MediaDecoder
 from birdtune.audio.origin import Origin, read_origin
-from birdtune.audio.relation import choice_of
 from birdtune.audio.resample import TARGET_RATE_HZ, resampled
 from birdtune.config import AudioSettings
 

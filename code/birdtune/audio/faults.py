@@ -44,8 +44,6 @@ class Damage:
 
     def told(self, used_s: float) -> str:
         """It, and how much of what was promised is used."""
-        if self.problem == "another-follows":
-            return f"{self.why}; {_length(used_s)} are used"
         if not self.is_loss:
             return f"{self.why}; all {_length(used_s)} are used"
         if self.promised_s is None:
@@ -57,11 +55,6 @@ class Damage:
 def repaired(why: str) -> Damage:
     """A header that is wrong, and nothing else."""
     return Damage("repaired", why, is_loss=False)
-
-
-def another(kind: str, at: int) -> Damage:
-    """A recording behind which, from this byte on, another one begins."""
-    return Damage("another-follows", f"another {kind} begins at byte {at:,} and is not heard", is_loss=False)
 
 
 def _length(seconds: float) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
-from birdtune.audio.relation import count
+from birdtune.audio.channels import count
 from birdtune.data.scan import Listing, Recording, SoundFile
 from birdtune.data.sources import Link
 from birdtune.data.split import Given

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.faults import SoundError, refusal
-from birdtune.audio.media import is_installed
+from birdtune.audio.formats import is_installed
 from birdtune.data import tables
 from birdtune.data.labels import Label, class_names_of
 from birdtune.errors import InputError, PassingError, shown
@@ -52,7 +52,6 @@ PROBLEMS: dict[str, str] = {
     "corrupt": "Copy it again; if it stays so, repair or convert it with an audio editor.",
     "truncated": "Copy it again; if this is all there is, open and save it in an audio editor.",
     "repaired": "Nothing: all of its sound is used. To mend its header, open and save it in an audio editor.",
-    "another-follows": "Cut the file into its recordings: they lie one behind the other, and the first is used.",
     "not-finite": "Save it again as integer samples; it holds values that are no numbers.",
     "silent": "Check the microphone and the gain of the recorder; there is nothing to hear.",
     "too-long": "Raise --audio.max-hours, or cut it.",

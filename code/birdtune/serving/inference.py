@@ -309,7 +309,7 @@ def _problem(sound: _Sound, problem: str, detail: str, spec: FrontEnd) -> Unused
 def _damage(name: str, facts: SoundFacts) -> Unused | None:
     if not facts.damage:
         return None
-    is_whole = facts.damage in ("repaired", "another-follows")
+    is_whole = facts.damage == "repaired"
     return Unused(name, facts.damage, facts.damage_detail, in_part=not is_whole, is_used=is_whole)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from birdtune.audio.channels import count
 from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
-from birdtune.audio.kinds import kind_of
-from birdtune.audio.relation import count
+from birdtune.audio.formats import kind_of
 from birdtune.errors import InputError, shown
 from birdtune.runtime.plain import is_wide
 from birdtune.serving.inference import Channel, Unused
