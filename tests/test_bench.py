@@ -181,8 +181,14 @@ def test_the_package_does_not_know_the_bench() -> None:
         assert not re.search(r"^\s*(from|import) bench\b", path.read_text("utf-8"), re.MULTILINE), path
 
 
-# Of the parts about learning one stands for all: the others train for minutes.
-@pytest.mark.parametrize("part", [*(part for part in PARTS if part not in OF_LEARNING), "learn_noisy"])
+# One that measures whole commands stands for all; of the parts about learning one, for the others train for minutes.
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, marks=[] if part == "unchanged" else pytest.mark.long)
+        for part in (*(part for part in PARTS if part not in OF_LEARNING), "learn_noisy")
+    ],
+)
 def test_each_part_runs_in_its_tiniest_form(part: str, tmp_path: Path) -> None:
     if part in OF_LEARNING and not (ROOT.parent / "shared" / "data" / "esc10").is_dir():
         pytest.skip("ESC-10 is not here")

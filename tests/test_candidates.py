@@ -14,6 +14,8 @@ from birdtune.models.registry import BACKBONES
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.training import embeddings, probes
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 
 @pytest.mark.parametrize("head", ["linear", "attention"])
 def test_folds_share_what_is_compiled_and_classes_weigh_by_how_often_they_are_among_a_fold_s_own_examples(

@@ -18,6 +18,8 @@ from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.tuning import compare, tune
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 
 class Said(Journal):
     """A journal that keeps its lines."""

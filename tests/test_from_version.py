@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
-from makers import Here
 
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, InputError, Interrupted, SettingsError
@@ -18,11 +17,13 @@ from birdtune.evaluation import ood
 from birdtune.models import classifier as classifiers
 from birdtune.models import saved_model
 from birdtune.pipeline import check, job
-from birdtune.runtime import configure
+from birdtune.runtime import configure, workers
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.training import base_model
 from birdtune.training.train import build_classifier, load_first_weights
+
+pytestmark = pytest.mark.usefixtures("in_one_process")
 
 OLD = {"Bubo_bubo": 1800, "Corvus_corax": 3600, "Dryocopus_martius": 5200}
 NEW = {"Apus_apus": 900}  # sorted by name, it would be the first column
@@ -90,11 +91,6 @@ def weights_of(output: Path, version: int) -> dict[str, np.ndarray[Any, Any]]:
     return saved_model.read(folder, facts["backbone"], facts["head"], facts["weights_sha256"])
 
 
-@pytest.fixture(autouse=True)
-def _without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saved_model, "Isolated", Here)
-
-
 @pytest.fixture(scope="module")
 def old_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_data(tmp_path_factory.mktemp("old") / "data", OLD)
@@ -121,9 +117,7 @@ def first(old_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def second(first: Path, new_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with version 2, which began from it."""
     output = Path(shutil.copytree(first, tmp_path_factory.mktemp("second") / "output"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saved_model, "Isolated", Here)
-        run(settings(new_data, output, init_from=1))
+    run(settings(new_data, output, init_from=1))
     return output
 
 
@@ -218,7 +212,7 @@ def test_weights_that_are_not_the_exported_ones_are_refused(copy: Path, new_data
 def test_a_models_variables_are_read_in_a_process_of_their_own(
     first: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.undo()
+    monkeypatch.setattr(saved_model, "Isolated", workers.Isolated)
     facts = read_json(first / "model/birdtune/1/model.json")
     saved_model.verify(first / "model/birdtune/1", "vggish-small", "linear", facts["weights_sha256"])
     with pytest.raises(CheckpointError, match="SHA-256"):

@@ -18,6 +18,8 @@ from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_json
 from birdtune.training import embeddings
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 ALL_ON = {
     "train__sampling_power": 0.7, "train__class_weight_alpha": 0.5, "train__focal_gamma": 1.0,
     "train__min_samples_per_class": 9,

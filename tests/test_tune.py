@@ -31,6 +31,8 @@ from birdtune.training.embeddings import folds, judgeable
 from birdtune.tuning import trials, tune
 from birdtune.tuning.study import Trial
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 ROOT = Path(__file__).parents[1]
 SPACE = "model.head=linear|mlp, train.epochs=1..3, train.learning-rate=1e-5..1e-2"
 
