@@ -41,7 +41,7 @@ def test_the_classifier_remembers_what_it_was_built_of():
 def test_scores_are_those_of_the_head_on_the_embedding(kind):
     model = made(scores=kind)
 
-    scores, embeddings = model.output(noise())
+    scores, embeddings = model.scores(noise())
 
     assert scores.shape == (4, 3) and embeddings.shape == (4, 128)
     np.testing.assert_array_equal(embeddings.numpy(), model.embed(noise()).numpy())
@@ -52,7 +52,7 @@ def test_scores_are_those_of_the_head_on_the_embedding(kind):
 def test_mixed_precision_gives_float32_embeddings_and_scores():
     model = made(precision="mixed_bfloat16", head="mlp", hidden_units=10)
 
-    scores, embeddings = model.output(noise())
+    scores, embeddings = model.scores(noise())
 
     assert scores.numpy().dtype == embeddings.numpy().dtype == np.float32
     assert model.head(embeddings).numpy().dtype == np.float32

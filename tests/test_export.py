@@ -545,7 +545,7 @@ def test_an_opened_model_scores_and_embeds_as_the_classifier(folder: Path, class
     assert model.classes == CLASSES
     assert (model.calibration, model.thresholds) == (calibration_of(classifier), THRESHOLDS)
     wanted_scores, wanted_embeddings = served(classifier, patches), classifier.embed(patches)
-    scores, embeddings = model.output(patches)
+    scores, embeddings = model.scores(patches)
     np.testing.assert_allclose(scores, np.asarray(wanted_scores), atol=1e-6)
     np.testing.assert_allclose(embeddings, np.asarray(wanted_embeddings), rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(model.embed(patches), embeddings)
