@@ -143,7 +143,7 @@ def scores(folder: str, n_batches: int, in_bfloat16: bool) -> Callable[[], float
         tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
     model = _opened(folder)
     patches, _ = networks.patches_of(_BATCH_SIZE, 0)
-    return lambda: float(np.mean([np.asarray(model.output(patches)[0]).mean() for _ in range(n_batches)]))
+    return lambda: float(np.mean([np.asarray(model.scores(patches)[0]).mean() for _ in range(n_batches)]))
 
 
 def _opened(folder: str) -> Any:

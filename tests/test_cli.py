@@ -165,7 +165,7 @@ def test_flag_beats_environment_beats_yaml(
     jobs: list[tuple[Config, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("input").mkdir()
-    Path("input/job.yaml").write_text("train: {epochs: 3, seed: 3, keep: 3}\n")
+    Path("input/job.yaml").write_text("train: {epochs: 3, seed: 3, keep-checkpoints: 3}\n")
     monkeypatch.setenv("BIRDTUNE_TRAIN__EPOCHS", "4")
     monkeypatch.setenv("BIRDTUNE_TRAIN__SEED", "4")
     cli.main(["--train.epochs", "5"])

@@ -399,3 +399,13 @@ def test_a_named_checkpoint_may_be_a_file_a_prefix_or_a_folder(tmp_path: Path) -
     (tmp_path / "two.ckpt.index").touch()
     for name in ("one.ckpt", "two.ckpt", "."):
         assert checkpoint_path(loaded({"model.checkpoint": str(tmp_path / name)})) == tmp_path / name
+
+
+def test_a_setting_that_was_renamed_is_refused_with_its_new_name(tmp_path: Path) -> None:
+    assert "train.patience is called train.early-stopping-patience now" in complaint(
+        job_yaml(tmp_path, "train: {patience: 3}")
+    )
+    with pytest.raises(SettingsError, match="BIRDTUNE_SOUND__RESAMPLER is called BIRDTUNE_AUDIO__RESAMPLER now"):
+        configure.load({}, {"BIRDTUNE_SOUND__RESAMPLER": "soxr"}, job_yaml=False)
+    assert configure.renamed("--from-version") == "--init-from"
+    assert configure.renamed("--train.epochs") is None

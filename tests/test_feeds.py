@@ -135,7 +135,7 @@ def loop_of(
     batches = ClipBatches(windows, feed.source, **how) if head == "attention" else Batches(feed.source, **how)
     return Loop(
         Trainer(classifier, settings, StepSettings(dropout, np.ones(3, np.float32), "float32"), feed), batches,
-        settings, Checkpoints(folder / "checkpoints", settings.keep), validate=dict, journal=quiet(),
+        settings, Checkpoints(folder / "checkpoints", settings.keep_checkpoints), validate=dict, journal=quiet(),
         interrupts=interrupts or Interrupts(), tensorboard=folder / "tensorboard",
     )  # fmt: skip
 

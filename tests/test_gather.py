@@ -73,7 +73,7 @@ def test_each_channel_is_a_recording_of_the_same_source(place: Path) -> None:
             stereo = tone(2.0, channels=2, frequency_hz=900 + 40 * k, seed=100 + 10 * c + k)
             write_sound(place / f"input/data/{label}/wood {c}{k}.wav", stereo)
     each = AudioSettings(channels="each")
-    dataset, store = prepare(place, sound=each)
+    dataset, store = prepare(place, audio=each)
     names = {recording.name for recording in dataset.recordings}
     assert len(names) == 12 + 2 * 24
     assert {"Parus_major/wood 13.wav#1", "Parus_major/wood 13.wav#2", "Parus_major/Parus_major-10_1.wav"} <= names
@@ -83,9 +83,9 @@ def test_each_channel_is_a_recording_of_the_same_source(place: Path) -> None:
         samples, _ = soundfile.read(recording.path, always_2d=True)
         alone = read(write_sound(place / "alone.wav", samples[:, recording.channel or 0], subtype="FLOAT"))
         assert np.allclose(store.frames(recording.content)[:190], log_mel(alone)[:190], atol=0.01)
-    inspected = inspect(place, sound=each)
+    inspected = inspect(place, audio=each)
     assert {recording.name for recording in inspected.recordings} == names
-    assert prepare(place, sound=each)[0].digest() == dataset.digest()
+    assert prepare(place, audio=each)[0].digest() == dataset.digest()
     assert len(prepare(place)[0].recordings) == 36
 
 
@@ -94,7 +94,7 @@ def test_channels_of_damaged_and_silent_files_are_all_accounted_for(place: Path)
     stereo[:, 1] = 0
     write_sound(place / "input/data/Parus_major/half.wav", stereo)
     (place / "input/data/Parus_major/none.wav").write_bytes(b"no sound at all")
-    dataset = inspect(place, sound=AudioSettings(channels="each"))
+    dataset = inspect(place, audio=AudioSettings(channels="each"))
     assert problems_csv(place) == {"Parus_major/half.wav#2": "silent", "Parus_major/none.wav": "not-audio"}
     assert dataset.books()["found"] == 12 + 3
 
@@ -334,16 +334,16 @@ def test_short_sounds_can_be_skipped_without_decoding_again(
 
 def test_a_limit_that_is_raised_lets_long_sounds_in(place: Path) -> None:
     write_sound(place / "input/data/Parus_major/long.wav", tone(9.0, seed=77))
-    limited, _ = prepare(place, sound={"max_hours": 5 / 3600})
+    limited, _ = prepare(place, audio={"max_hours": 5 / 3600})
     assert limited.books()["left_out"] == {"too-long": 1}
     assert prepare(place)[0].books()["left_out"] == {}
-    assert prepare(place, sound={"max_hours": 5 / 3600})[0].books()["left_out"] == {"too-long": 1}
+    assert prepare(place, audio={"max_hours": 5 / 3600})[0].books()["left_out"] == {"too-long": 1}
 
 
 def test_the_resampler_is_heeded(place: Path) -> None:
     write_sound(place / "input/data/Parus_major/other.wav", tone(2.0, 22_050), 22_050)
     _, soxr_store = prepare(place)
-    dataset, resampy_store = prepare(place, sound={"resampler": "resampy"})
+    dataset, resampy_store = prepare(place, audio={"resampler": "resampy"})
     assert soxr_store.folder != resampy_store.folder
     (content,) = [record.content for record in dataset.recordings if record.name.endswith("other.wav")]
     difference = soxr_store.frames(content) - resampy_store.frames(content)
@@ -441,14 +441,14 @@ def test_a_background_folder_joins_the_background_class_of_the_data(place: Path)
 
 
 def test_names_of_background_classes_are_a_setting(place: Path) -> None:
-    dataset = inspect(place, labels={"background": "parus_MAJOR, nothing"})
+    dataset = inspect(place, labels={"negative_classes": "parus_MAJOR, nothing"})
     assert dataset.background == ("Parus_major",)
     with pytest.raises(InputError, match="all classes with usable recordings are background"):
-        inspect(place, labels={"background": ",".join(CLASSES)})
+        inspect(place, labels={"negative_classes": ",".join(CLASSES)})
     write_sound(place / "input/background/b.wav", tone(2.0, seed=900))
-    assert inspect(place, labels={"background": "Wind"}).background == ("Wind",)
+    assert inspect(place, labels={"negative_classes": "Wind"}).background == ("Wind",)
     with pytest.raises(SettingsError, match=r"--labels\.background names no class"):
-        inspect(place, labels={"background": " , "})
+        inspect(place, labels={"negative_classes": " , "})
     with pytest.raises(InputError, match="there is no such folder"):
         inspect(place, background=place / "missing")
 
@@ -467,7 +467,7 @@ def test_a_class_that_is_called_as_no_answer_is_refused_before_the_long_work_unl
     told = f"data: there is a class {name}, and `none` is what predictions say where no class is recognised"
     assert told in faults[0]
     (given,) = re.findall(r"Rename its folder; or, .*: --labels\.background '(.*)'\.$", faults[0])
-    dataset, _ = prepare(place, labels={"background": given})
+    dataset, _ = prepare(place, labels={"negative_classes": given})
     assert dataset.background == (name,)
     monkeypatch.setattr(frames, "fill", lambda *arguments, **how: pytest.fail("something was decoded"))
     with pytest.raises(SettingsError, match="there is a class"):

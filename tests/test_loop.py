@@ -203,7 +203,7 @@ def loop_of(
 ) -> Loop:  # fmt: skip
     trainer = trainer_of(classifier or build(), settings, dropout=dropout)
     return Loop(
-        trainer, batches or MadeBatches(), settings, Checkpoints(folder / "checkpoints", settings.keep),
+        trainer, batches or MadeBatches(), settings, Checkpoints(folder / "checkpoints", settings.keep_checkpoints),
         validate=(lambda: next(validations)) if validations else dict, journal=journal or Journal(quiet=True),
         interrupts=interrupts or Interrupts(), tensorboard=folder / "tensorboard",
     )  # fmt: skip

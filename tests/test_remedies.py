@@ -179,7 +179,7 @@ def test_where_it_cannot_be_measured_it_is_said_why(
         raise DivergedError("it went astray.")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(rare_class_ablation.rarest, "_ALIKE", 0.0)  # whatever they have, none is rare
+        patched.setattr(rare_class_ablation.rare_classes, "_ALIKE", 0.0)  # whatever they have, none is rare
         assert measured(config, dataset, store)["reason"] == (
             "no class with recordings of two sources is clearly rarer in training than the others"
         )

@@ -243,7 +243,7 @@ def _check_split(result: split.SplitResult) -> None:
 def _job_yamls() -> list[bytes]:
     return [
         b"train:\n  epochs: 3\n  batch-size: 16\nmodel: {freeze: conv, checkpoint: none}\nsplit.seed: 7\n",
-        b"data: sounds\nlabels: {map: map.json}\nsound: {max_hours: 1.5}\ntrain:\n",
+        b"data: sounds\nlabels: {map: map.json}\naudio: {max_hours: 1.5}\ntrain:\n",
         b"train: &t {epochs: !!int '3'}\nmodel: *t\n",
         b"train: {learning-rate: 1e-3, jit: no}\nexport: {name: birds}\n", "".join(
             f"{option.name}: {json.dumps(option.default, default=str)}\n" for option in options(
