@@ -10,7 +10,7 @@ import pytest
 from birdtune.config import Config, ModelSettings, options
 from birdtune.errors import CheckpointError, InputError, SettingsError
 from birdtune.models.registry import BACKBONES, checkpoint_path
-from birdtune.runtime.configure import load, nearest
+from birdtune.runtime.configure import load, nearest, renamed
 
 
 def loaded(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Config:
@@ -406,6 +406,6 @@ def test_a_setting_that_was_renamed_is_refused_with_its_new_name(tmp_path: Path)
         job_yaml(tmp_path, "train: {patience: 3}")
     )
     with pytest.raises(SettingsError, match="BIRDTUNE_SOUND__RESAMPLER is called BIRDTUNE_AUDIO__RESAMPLER now"):
-        configure.load({}, {"BIRDTUNE_SOUND__RESAMPLER": "soxr"}, job_yaml=False)
-    assert configure.renamed("--from-version") == "--init-from"
-    assert configure.renamed("--train.epochs") is None
+        load({}, {"BIRDTUNE_SOUND__RESAMPLER": "soxr"}, job_yaml=False)
+    assert renamed("--from-version") == "--init-from"
+    assert renamed("--train.epochs") is None

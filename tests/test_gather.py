@@ -447,7 +447,7 @@ def test_names_of_background_classes_are_a_setting(place: Path) -> None:
         inspect(place, labels={"negative_classes": ",".join(CLASSES)})
     write_sound(place / "input/background/b.wav", tone(2.0, seed=900))
     assert inspect(place, labels={"negative_classes": "Wind"}).background == ("Wind",)
-    with pytest.raises(SettingsError, match=r"--labels\.background names no class"):
+    with pytest.raises(SettingsError, match=r"--labels\.negative-classes names no class"):
         inspect(place, labels={"negative_classes": " , "})
     with pytest.raises(InputError, match="there is no such folder"):
         inspect(place, background=place / "missing")
@@ -466,7 +466,7 @@ def test_a_class_that_is_called_as_no_answer_is_refused_before_the_long_work_unl
     assert len(heard.recordings) == 16 and len(faults) == 1  # a check hears on
     told = f"data: there is a class {name}, and `none` is what predictions say where no class is recognised"
     assert told in faults[0]
-    (given,) = re.findall(r"Rename its folder; or, .*: --labels\.background '(.*)'\.$", faults[0])
+    (given,) = re.findall(r"Rename its folder; or, .*: --labels\.negative-classes '(.*)'\.$", faults[0])
     dataset, _ = prepare(place, labels={"negative_classes": given})
     assert dataset.background == (name,)
     monkeypatch.setattr(frames, "fill", lambda *arguments, **how: pytest.fail("something was decoded"))

@@ -85,7 +85,7 @@ def test_the_seed_decides_the_weights():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scores": "tanh"}, r"model\.scores: tanh.*softmax, sigmoid"),
+        ({"scores": "tanh"}, r"model\.output: tanh.*softmax, sigmoid"),
         ({"head": "softmax"}, r"model\.head: softmax.*linear, mlp, attention"),
         ({"n_classes": 1}, "at least 2 classes, and got 1"),
         ({"head": "mlp", "hidden_units": 0}, "hidden-units: 0"),

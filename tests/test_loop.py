@@ -311,7 +311,7 @@ def test_a_stop_that_meets_a_full_disk_is_a_stop_and_says_what_is_lost(
 def test_room_for_the_checkpoints_is_asked_for_before_the_first_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = loop_of(tmp_path, TrainSettings(epochs=5, jit=False, keep=1))
+    loop = loop_of(tmp_path, TrainSettings(epochs=5, jit=False, keep_checkpoints=1))
     arrays = [*classifiers.weights(loop.trainer.classifier).values(), *loop.trainer.state_arrays().values()]
     assert loop.trainer.state_bytes == sum(array.nbytes for array in arrays)
     monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: 2 * loop.trainer.state_bytes - 1)
@@ -393,7 +393,7 @@ def test_a_start_of_which_nothing_is_left_is_told(tmp_path: Path) -> None:
 
 
 def test_a_finished_loop_asks_for_no_batch_and_clears_up(tmp_path: Path) -> None:
-    settings = TrainSettings(epochs=1, jit=False, keep=1)
+    settings = TrainSettings(epochs=1, jit=False, keep_checkpoints=1)
     loop_of(tmp_path, settings).run()
     (tmp_path / "checkpoints/epoch-0000-step-000003").mkdir()  # what is left of it: the job was killed
     batches = MadeBatches()
@@ -403,7 +403,7 @@ def test_a_finished_loop_asks_for_no_batch_and_clears_up(tmp_path: Path) -> None
 
 
 def test_patience_ends_it_and_the_best_epoch_is_kept(tmp_path: Path) -> None:
-    settings = TrainSettings(epochs=9, patience=2, jit=False, keep=1)
+    settings = TrainSettings(epochs=9, early_stopping_patience=2, jit=False, keep_checkpoints=1)
     figures = iter(
         [{"val_macro_ap": ap, "val_loss": 1.0, "val_accuracy": ap} for ap in (0.5, 0.9, 0.8, 0.7, 0.6)]
     )
@@ -473,7 +473,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_written_within_an_epoch_when_the_time_has_come(tmp_path: Path) -> None:
-    settings = TrainSettings(epochs=1, jit=False, checkpoint_minutes=1e-9, keep=10)
+    settings = TrainSettings(epochs=1, jit=False, checkpoint_minutes=1e-9, keep_checkpoints=10)
     loop = loop_of(tmp_path, settings)
     loop.run()
     assert [name[-6:] for name in loop.checkpoints.names()] == ["000001", "000002", "000003", "000000"]
