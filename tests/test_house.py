@@ -3,8 +3,6 @@
 import ast
 import graphlib
 import os
-import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
-from birdtune import cli
-from birdtune.config import options
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "code" / "birdtune"
@@ -191,56 +186,3 @@ def test_no_file_touches_the_import_path_or_is_a_star_import() -> None:
     for module in modules():
         assert "sys.path" not in path_of(module).read_text("utf-8"), module
         assert not any(name.endswith(".*") for name in imported(module, in_functions=True)), module
-
-
-# ---- documentation ------------------------------------------------------------------------------
-
-
-def readme() -> str:
-    path = ROOT / "README.md"
-    if not path.exists():
-        pytest.skip("there is no README.md yet")
-    return path.read_text("utf-8")
-
-
-def test_every_setting_and_command_has_a_line_of_help() -> None:
-    for option in options():
-        assert len(option.help) >= 8, option.name
-    for name, command in cli.COMMANDS.items():
-        assert len(command.help) >= 8, name
-
-
-def test_every_command_in_the_readme_is_understood() -> None:
-    lines = [line.split("#")[0] for line in readme().splitlines() if line.startswith("./entrypoint.sh")]
-    assert lines
-    for line in lines:
-        name, *arguments = shlex.split(line)[1:] or ["run"]
-        if name in ("test", "--help"):
-            continue
-        cli._parse(name, cli.COMMANDS[name], arguments)  # raises UsageError for what it does not know
-
-
-def test_what_the_readme_links_to_is_there() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", readme())
-    assert "docs/report.png" in links
-    for link in links:
-        assert (ROOT / link).is_file(), link
-
-
-def test_every_flag_and_variable_in_the_readme_exists() -> None:
-    text = readme()
-    own = {"--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list"}
-    birdtune = {option.flag for option in options()} | own
-    docker = {"--rm", "--gpus", "--user"}
-    bench = set(re.findall(r'"(--[a-z]+)"', (ROOT / "bench" / "__main__.py").read_text("utf-8")))
-    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", text)):
-        assert flag in birdtune | docker | bench, flag
-    for variable in set(re.findall(r"BIRDTUNE_\w+", text)):
-        assert variable in {option.variable for option in options()}, variable
-
-
-def test_the_readme_lists_every_package_in_the_order_of_the_imports() -> None:
-    table = readme().split("## The house")[1].split("\n## ")[0]
-    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
-    packages = [row.rstrip("/").removesuffix(".py") for row in rows[1:]]
-    assert packages == [name for name in FLOORS if name != "__main__"]

@@ -195,6 +195,11 @@ def _check(config: Config, options: argparse.Namespace, journal: Journal, interr
     return _heard(check(config, journal, interrupts), journal)
 
 
+def _settings(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
+    journal.say(configs.settings_page().rstrip())
+    return _heard(EXIT_DONE, journal)
+
+
 def _tell_no_part(config: Config, journal: Journal) -> None:
     if config.init_from is not None:
         journal.warn("--init-from plays no part here: all heads begin from fresh weights, on the backbone's own.")
@@ -393,6 +398,7 @@ COMMANDS: dict[str, Command] = {
         "make sounds of invented birds and run the whole job on them", _demo,
         defaults=DEMO_SETTINGS, makes_input=True,
     ),
+    "settings": Command("print every setting as a page of Markdown", _settings),
     "test": Command("run the tests (entrypoint.sh only)", lambda *_: _not_here("test")),
     "extras": Command(
         "add packages: `extras media` reads m4a, aac, wma, wv (entrypoint.sh only)",

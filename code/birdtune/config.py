@@ -23,6 +23,12 @@ LATEST = "latest"
 
 _HIDDEN_UNITS = 100
 
+_WHERE_GIVEN = (
+    "Each is a flag (`--train.epochs 5`), an environment variable (`BIRDTUNE_TRAIN__EPOCHS=5`) and a key of\n"
+    "`input/job.yaml` (`train: {epochs: 5}`). The first of these that names it wins. Relative paths in `job.yaml`\n"
+    "begin at the input folder."
+)
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -35,23 +41,23 @@ def _setting(default: Any, help_line: str, *, unit: str = "", unset: str = "unse
 
 
 class AudioSettings(_Section):
-    """Sound in."""
+    """Audio."""
 
     resampler: Literal["soxr", "resampy"] = _setting(
-        "soxr", "what brings sound to 16 kHz; resampy is VGGish's own"
+        "soxr", "resampling library; resampy is the one VGGish was trained with"
     )
     short_clips: Literal["pad", "skip"] = _setting(
-        "pad", "sounds shorter than a patch: pad with zeros, or skip them"
+        "pad", "recordings shorter than a window: pad with zeros, or leave out"
     )
-    max_hours: float = _setting(48.0, "a longer file is left out", unit="h", gt=0)
+    max_hours: float = _setting(48.0, "longer files are left out", unit="h", gt=0)
     truncated: Literal["use", "refuse"] = _setting(
-        "use", "recordings that break off: use what can be decoded, from 1 s or half of it on, or refuse them"
+        "use", "recordings that break off: use what decodes (if 1 s or half of it does), or leave out"
     )
     channels: Literal["best", "mix", "first", "each"] = _setting(
-        "best", "of several; best: mixed where they agree, else the clearest; each: each is a recording of its own"
+        "best", "several channels: mix those that agree, else take the best; mix all; the first; or each as a recording"
     )
     band_limit: float | None = _setting(
-        None, "what is above is not heard, e.g. the lowest bandwidth of all recordings", unit="Hz",
+        None, "remove what is above, e.g. above the lowest bandwidth of all recordings", unit="Hz",
         unset="the backbone's band, up to 7,500", ge=500, le=8000,
     )
 
@@ -74,45 +80,47 @@ class LabelSettings(_Section):
         "background,noise,silence,other,others,nocall,no call,no bird,no birds,negative,negatives,unknown,"
         "unknown sp,unknown sp.,background noise,ambient,ambience,ambient noise,hintergrund,rauschen,stille,unbekannt,"
         "bruit,bruit de fond,inconnu,ruido,silencio,desconocido",
-        "names of classes that are no answer, separated by commas; case, `_`, `-` and blanks do not matter",
+        "classes that are never a decision, separated by commas; case, `_`, `-` and blanks do not matter",
     )
     level: int = _setting(
-        1, "which folder names the class: 1 is the first below the data folder, 2 the one in it", ge=1, le=10
+        1, "depth of the class folders: 1 is the first level below the data folder", ge=1, le=10
     )
     table: str | None = _setting(
-        None, "CSV `recording,label` that names the classes in place of folders", unit="path", unset="DATA/labels.csv"
+        None, "CSV `recording,label` in place of class folders", unit="path", unset="DATA/labels.csv"
     )
     columns: str | None = _setting(
-        None, "what the table's columns are called, e.g. recording=filename,label=category; also split=, fold="
+        None, "names of the table's columns, e.g. recording=filename,label=category; also split=, fold="
     )
 
 
 class SplitSettings(_Section):
     """Train, validation, test."""
 
-    file: str | None = _setting(None, "CSV `recording,split` or `recording,fold` to obey", unit="path")
-    test_fold: int | None = _setting(
-        None, "the fold that is test, where there are folds", unset="the last, of folders or a table of labels"
+    file: str | None = _setting(
+        None, "CSV `recording,split` or `recording,fold` that sets the split", unit="path"
     )
-    val_fold: int | None = _setting(None, "the fold that is validation", unset="the one after test-fold")
+    test_fold: int | None = _setting(
+        None, "test fold, where there are folds", unset="the last, of folders or a table of labels"
+    )
+    val_fold: int | None = _setting(None, "validation fold", unset="the one after test-fold")
     val_fraction: float = _setting(0.15, "share of each class for validation", ge=0, lt=1)
     test_fraction: float = _setting(0.15, "share of each class for test", ge=0, lt=1)
     group_regex: str | None = _setting(
         None,
-        "names a recording's source: first group, searched in its path below the class folder",
+        "source recording: first group of this pattern, searched in the path below the class folder",
         unit="regex",
     )
     acoustic: Literal["join", "warn", "off"] = _setting(
-        "warn", "recordings with nearly the same noise floor: of one source, or only pointed out, or not compared"
+        "warn", "recordings with nearly the same noise floor: join as one source, warn, or do not compare"
     )
-    seed: int = _setting(1, "which of the possible splits", ge=0, lt=2**32)
+    seed: int = _setting(1, "seed of the split", ge=0, lt=2**32)
 
 
 class ModelSettings(_Section):
     """The network."""
 
     backbone: Literal["vggish", "vggish-small", "yamnet"] = _setting(
-        "vggish", "backbone; yamnet computes a thirteenth; -small is for trying things out"
+        "vggish", "what turns sound into embeddings; vggish-small is for trials"
     )
     checkpoint: str | None = _setting(
         None,
@@ -120,15 +128,19 @@ class ModelSettings(_Section):
         unit="path",
         unset="INPUT/vggish_model.ckpt, INPUT/yamnet.h5 or .tflite",
     )
-    freeze: str = _setting("none", "not trained: none, conv, all-but-head, or up to and with a layer's name")
+    freeze: str = _setting(
+        "none", "what is not trained: none, conv, all-but-head, or all layers up to the one named"
+    )
     head: Literal["linear", "mlp", "attention"] = _setting(
-        "linear", "embeddings to classes; mlp: by a hidden layer; attention: learns which patches of a recording count"
+        "linear", "from embeddings to classes; mlp: with a hidden layer; attention: learns which windows count"
     )
     output: Literal["softmax", "sigmoid"] = _setting("softmax", "one class a recording, or several at once")
     hidden_units: int | None = _setting(
-        None, "width of the hidden layer, where the head has one", unset="100, as jibjib's", ge=1, le=65536
+        None, "width of the head's hidden layer", unset="100", ge=1, le=65536
     )
-    embedding_activation: Literal["relu", "none"] = _setting("relu", "after the last layer of the backbone")
+    embedding_activation: Literal["relu", "none"] = _setting(
+        "relu", "activation after the backbone's last layer"
+    )
     dropout: float = _setting(0.0, "share of embedding values dropped in training", ge=0, lt=1)
 
 
@@ -150,7 +162,7 @@ class ModelSettings(_Section):
 class TrainSettings(_Section):
     """Training."""
 
-    epochs: int = _setting(30, "passes over the training patches, at most", ge=1, le=100_000)
+    epochs: int = _setting(30, "most passes over the training windows", ge=1, le=100_000)
     batch_size: int = _setting(32, "patches a step", unit="patches", ge=1, le=65536)
     accumulate: int = _setting(1, "batches whose gradients are added before one update", ge=1, le=4096)
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = _setting(
@@ -158,38 +170,42 @@ class TrainSettings(_Section):
     )
     seed: int = _setting(1, "order of batches, first weights, dropout", ge=0, lt=2**32)
     learning_rate: float = _setting(1e-4, "of Adam for the backbone, at its highest", gt=0, le=10)
-    head_lr_multiplier: float = _setting(10.0, "the head's learning rate, times that of the backbone", gt=0, le=10_000)
+    head_lr_multiplier: float = _setting(
+        10.0, "the head's learning rate, times that of the backbone", gt=0, le=10_000
+    )
     head_warmup_epochs: int = _setting(
-        0, "in which the head learns alone, before the backbone's weights move", unit="epochs", ge=0
+        0, "first epochs, in which only the head is trained", unit="epochs", ge=0
     )
     layer_decay: float = _setting(
-        1.0, "each layer of the backbone is trained with this share of the rate of the next one", gt=0, le=1
+        1.0, "learning rate of each layer, as a share of that of the layer above", gt=0, le=1
     )
     ema_decay: float = _setting(
-        0.0, "weights are averaged, each update keeping this share of the average; 0: they are not", ge=0, lt=1
+        0.0, "exponential moving average of the weights: share kept at each update; 0: none", ge=0, lt=1
     )
     epsilon: float = _setting(1e-8, "of Adam, against division by zero", gt=0, le=1)
     schedule: Literal["cosine", "constant"] = _setting("cosine", "of the learning rate, after the warm-up")
-    warmup_epochs: float = _setting(0.5, "rising from zero to the learning rate", unit="epochs", ge=0)
+    warmup_epochs: float = _setting(0.5, "linear warm-up from zero", unit="epochs", ge=0)
     weight_decay: float = _setting(0.0, "decoupled (AdamW), kernels only", ge=0, lt=1)
-    clip_norm: float = _setting(1.0, "global norm of the gradients is cut to this; 0: never", ge=0)
-    label_smoothing: float = _setting(0.0, "moved from the true class to all", ge=0, lt=1)
-    class_weight_alpha: float = _setting(0.0, "classes weigh frequency^-alpha; 0: all alike", ge=0, le=2)
+    clip_norm: float = _setting(1.0, "most global norm of the gradients; 0: no limit", ge=0)
+    label_smoothing: float = _setting(0.0, "share of the target spread over all classes", ge=0, lt=1)
+    class_weight_alpha: float = _setting(0.0, "classes weigh frequency^-alpha; 0: all equally", ge=0, le=2)
     focal_gamma: float = _setting(
-        0.0, "patches that are known already count less: (1 - score)^gamma; 0: all alike", ge=0, le=10
+        0.0, "focal loss: windows weigh (1 - score)^gamma; 0: all equally", ge=0, le=10
     )
     sampling_power: float = _setting(
-        0.0, "how often classes come: 0 as they were found, 1 all alike, 0.5 half-way", ge=0, le=1
+        0.0, "how often classes are drawn: 0 as often as found, 1 all equally", ge=0, le=1
     )
     min_samples_per_class: int = _setting(
-        0, "classes with fewer are named, and come so often an epoch", unit="patches", ge=0, le=1_000_000
+        0, "classes with fewer are reported, and drawn this often an epoch", unit="patches", ge=0, le=1_000_000
     )
-    min_samples_action: Literal["keep", "leave-out"] = _setting("keep", "classes below train.min-samples-per-class")
+    min_samples_action: Literal["keep", "leave-out"] = _setting(
+        "keep", "classes below train.min-samples-per-class"
+    )
     sample_weights: str | None = _setting(
-        None, "CSV `recording,weight`: how much each counts in training", unit="path", unset="INPUT/quality.csv"
+        None, "CSV `recording,weight`: weights in training", unit="path", unset="INPUT/quality.csv"
     )
     label_refinement: bool = _setting(
-        False, "windows that do not fit their recording's label keep a share of it, found by cross-validation"
+        False, "windows that do not fit their recording's label keep a share of it, by cross-validation"
     )
     hop_frames: int | None = _setting(
         None,
@@ -200,17 +216,17 @@ class TrainSettings(_Section):
         le=96,
     )
     jitter_frames: int = _setting(
-        0, "each patch starts up to this much earlier or later, anew each epoch", unit="frames of 10 ms", ge=0, le=9600
+        0, "windows start up to this much earlier or later, drawn anew each epoch", unit="frames of 10 ms", ge=0, le=9600
     )
     early_stopping_patience: int = _setting(
-        8, "epochs without a better validation before stopping; 0: never", unit="epochs", ge=0
+        8, "epochs without improvement on validation before stopping; 0: never", unit="epochs", ge=0
     )
     checkpoint_minutes: float = _setting(
         10.0, "a checkpoint within an epoch at least this often", unit="min", gt=0
     )
     keep_checkpoints: int = _setting(2, "newest checkpoints kept, beside the best", ge=1)
     cache_gb: float = _setting(
-        50.0, "of disk for what frozen layers make of the patches, computed once; 0: each epoch", unit="GB", ge=0
+        50.0, "most disk for outputs of frozen layers, computed once; 0: compute each epoch", unit="GB", ge=0
     )
     jit: bool = _setting(True, "compile the optimizer's update with XLA (--train.jit false if it fails)")
 
@@ -218,49 +234,52 @@ class TrainSettings(_Section):
 class AugmentSettings(_Section):
     """Augmentation of training patches; see also train.jitter-frames."""
 
-    gain_db: float = _setting(0.0, "louder or softer by up to this", unit="dB", ge=0, le=60)
-    white_noise: float = _setting(0.0, "share of patches that are given white noise", ge=0, le=1)
-    pink_noise: float = _setting(0.0, "share of patches that are given pink noise (1/f)", ge=0, le=1)
+    gain_db: float = _setting(0.0, "random gain, up or down by at most this", unit="dB", ge=0, le=60)
+    white_noise: float = _setting(0.0, "share of windows with white noise added", ge=0, le=1)
+    pink_noise: float = _setting(0.0, "share of windows with pink noise (1/f) added", ge=0, le=1)
     background: float = _setting(
-        0.0, "share of patches mixed with one of a background class", ge=0, le=1
+        0.0, "share of windows mixed with one of a negative class", ge=0, le=1
     )
     snr_db: float = _setting(
-        5.0, "noise and background are fainter than the patch by this to this + 20 (below 0: louder)",
+        5.0, "signal-to-noise ratio of added noise and background: this to this + 20",
         unit="dB", ge=-30, le=60,
     )
     mixup: float = _setting(
-        0.0, "share of patches mixed with another; sigmoid heads: both labels, softmax: shared", ge=0, le=1
+        0.0, "share of windows mixed with another (softmax: labels shared; sigmoid: both labels)", ge=0, le=1
     )
     time_roll: int = _setting(
-        0, "each patch turned by up to this in time; what leaves it comes in again", unit="frames of 10 ms", ge=0, le=96
+        0, "windows rotated in time by at most this", unit="frames of 10 ms", ge=0, le=96
     )
-    pitch_shift: int = _setting(0, "each patch moved up or down in pitch by up to this", unit="mel bands", ge=0, le=16)
-    time_mask: int = _setting(0, "widest stretch of time masked in each patch", unit="frames of 10 ms", ge=0, le=95)
-    band_mask: int = _setting(0, "widest range of pitch masked in each patch", unit="mel bands", ge=0, le=63)
-    mask_with: Literal["mean", "silence"] = _setting("mean", "what masked places hold: the patch's mean, or silence")
+    pitch_shift: int = _setting(0, "windows shifted in pitch by at most this", unit="mel bands", ge=0, le=16)
+    time_mask: int = _setting(0, "longest time mask in each window", unit="frames of 10 ms", ge=0, le=95)
+    band_mask: int = _setting(0, "widest frequency mask in each window", unit="mel bands", ge=0, le=63)
+    mask_with: Literal["mean", "silence"] = _setting(
+        "mean", "value of masked parts: the window's mean, or silence"
+    )
 
 class PrepareSettings(_Section):
     """Preparation."""
 
-    workers: int = _setting(0, "processes that decode sound; 0: one a core", ge=0, le=1024)
+    workers: int = _setting(0, "processes that decode audio; 0: one a core", ge=0, le=1024)
 
 
 class EvaluateSettings(_Section):
-    """Judgement."""
+    """Evaluation."""
 
-    batch_size: int = _setting(64, "patches scored at a time", unit="patches", ge=1, le=65536)
-    bootstrap: int = _setting(1000, "resamples behind each 95 % interval", ge=20, le=100_000)
+    batch_size: int = _setting(64, "windows scored at a time", unit="patches", ge=1, le=65536)
+    bootstrap: int = _setting(1000, "bootstrap resamples of each 95 % interval", ge=20, le=100_000)
     precision: float = _setting(
-        0.9, "wanted of the answers that pass: thresholds are chosen for it", ge=0.5, lt=1
+        0.9, "precision of the decisions that thresholds are chosen for", ge=0.5, lt=1
     )
     false_alarms_per_hour: float | None = _setting(
-        None, "wanted at most, on background; goes before precision", unit="per h", unset="by precision", gt=0
+        None, "most false alarms on background that thresholds are chosen for, in place of precision",
+        unit="per h", unset="by precision", gt=0,
     )
     label_issues: bool = _setting(
-        True, "check labels against each other by cross-validation: suspect_labels.csv, and sounds in the report"
+        True, "look for wrong labels by cross-validation"
     )
     rare_class_ablation: bool = _setting(
-        True, "where rare classes come more often or weigh more: measure what each of that did to them"
+        True, "measure what each setting for rare classes did to them"
     )
 
 
@@ -269,7 +288,7 @@ class OodSettings(_Section):
 
     target_recall: float = _setting(
         0.9,
-        "share of known sounds to keep when strange ones are answered `none`; 1: nothing is strange",
+        "share of known recordings not to be rejected as unknown; 1: reject none",
         ge=0.5,
         le=1,
     )
@@ -280,7 +299,7 @@ class ExportSettings(_Section):
 
     name: str = _setting(
         "birdtune",
-        "of the model in TensorFlow Serving: letters, digits and . _ -",
+        "name of the model in TensorFlow Serving: letters, digits and . _ -",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
     )
 
@@ -289,16 +308,16 @@ class TuneSettings(_Section):
     """Tuning, by the command tune."""
 
     on: Literal["embeddings", "training"] = _setting(
-        "embeddings", "heads by cross-validation on embeddings of the frozen backbone, or whole training"
+        "embeddings", "what a trial is: a head on embeddings, by cross-validation, or a whole training"
     )
-    trials: int = _setting(30, "settings tried, over all starts together", ge=1, le=10_000)
+    trials: int = _setting(30, "trials, over all starts together", ge=1, le=10_000)
     minutes: float | None = _setting(
-        None, "after so long no trial is begun; the same command goes on", unit="min", unset="no limit", gt=0
+        None, "no trial begins after this; the same command continues", unit="min", unset="no limit", gt=0
     )
     space: str | None = _setting(
         None,
-        "what is searched, e.g. `model.head=linear|mlp, train.epochs=10..40, model.dropout`",
-        unset="all that matters and is not set",
+        "what to search, e.g. `model.head=linear|mlp, train.epochs=10..40, model.dropout`",
+        unset="all that matters and is not given",
     )
 
 
@@ -311,10 +330,11 @@ class Config(_Section):
     output: Path = _setting(Path("output"), "folder for everything that is made", unit="path")
     data: Path | None = _setting(None, "folder of class folders", unit="path", unset="INPUT/data")
     background: Path | None = _setting(
-        None, "folder of sound without any class, made a class of its own", unit="path", unset="INPUT/background"
+        None, "folder of recordings without any class, which become a class of their own",
+        unit="path", unset="INPUT/background",
     )
     init_from: str | None = _setting(
-        None, "served model to begin from, whose columns stay: its number, latest, or its folder", unit="version|path",
+        None, "base model, whose classes keep their columns: number, latest, or folder", unit="version|path",
         unset="from the backbone's weights",
     )
     audio: AudioSettings = AudioSettings()
@@ -449,6 +469,20 @@ class Option:
 def options() -> list[Option]:
     """Every setting, in the order of the help text."""
     return list(_walk(Config, (), "Folders"))
+
+
+def settings_page() -> str:
+    """Every setting as a page of Markdown, a table for each section."""
+    lines = ["# Settings", "", "Written by `./entrypoint.sh settings`.", "", _WHERE_GIVEN]
+    section = ""
+    for option in options():
+        if option.section != section:
+            section = option.section
+            lines += ["", f"## {section}", "", "| setting | value | default | |", "|---|---|---|---|"]
+        value = " ".join(dict.fromkeys(filter(None, [option.type, option.unit]))).replace("|", " \\| ")
+        what = option.help.replace("|", "\\|")
+        lines.append(f"| `{option.name}` | {value} | {option.default_text} | {what} |")
+    return "\n".join(lines) + "\n"
 
 
 def _walk(model: type[BaseModel], path: tuple[str, ...], section: str) -> Iterator[Option]:
