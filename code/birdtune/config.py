@@ -216,7 +216,7 @@ class TrainSettings(_Section):
         le=96,
     )
     jitter_frames: int = _setting(
-        0, "windows start up to this much earlier or later, drawn anew each epoch", unit="frames of 10 ms", ge=0, le=9600
+        0, "windows start at most this much earlier or later, drawn each epoch", unit="frames of 10 ms", ge=0, le=9600
     )
     early_stopping_patience: int = _setting(
         8, "epochs without improvement on validation before stopping; 0: never", unit="epochs", ge=0
