@@ -13,7 +13,7 @@ import birdtune
 from birdtune import cli
 from birdtune.config import Config, options
 from birdtune.errors import ExportError, InputError, Interrupted, PassingError
-from birdtune.pipeline import job
+from birdtune.pipeline import run as job
 from birdtune.runtime.events import Interrupts, Journal
 
 ROOT = Path(__file__).parents[1]

@@ -27,7 +27,7 @@ HEAVY = frozenset(
         "training.devices", "training.tensorboard", "training.convolution", "training.inputs",
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
         "serving.ood_graph", "serving.export", "training.train", "pipeline.label_check",
-        "pipeline.rare_class_ablation", "pipeline.stages",
+        "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate",
         "training.embeddings", "training.probes", "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.apply",
     }
 )  # fmt: skip

@@ -19,10 +19,12 @@ from makers import StopAt, with_processes
 from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, DivergedError, InputError, Interrupted
-from birdtune.pipeline import apply, job
+from birdtune.pipeline import apply, label_check
+from birdtune.pipeline import run as job
 from birdtune.runtime import configure
 from birdtune.runtime.events import Interrupts, Journal
-from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.files import read_csv, read_json, write_json
+from birdtune.training.job import Job
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
 
@@ -243,6 +245,18 @@ def test_deleted_checkpoints_are_no_reason_to_train_again(data: Path, copy: Path
     assert not (copy / "checkpoints").exists()
 
 
+def test_labels_are_checked_before_the_warnings_which_speak_of_them(
+    data: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"recording": "a", "class": "b", "suggested": "c", "split": "test"}
+    issues = {"reason": "", "judged": 9, "rows": [row] * 3}
+    monkeypatch.setattr(
+        label_check, "check_labels", lambda *given: write_json(given[3] / label_check.FACTS_NAME, issues)
+    )
+    run(settings(data, copy, evaluate__bootstrap=60), until="evaluate")
+    assert "labels-suspect" in [row["code"] for row in record(copy)["warnings"]]
+
+
 @pytest.mark.parametrize("harm", ["gone", "flip"])
 def test_lost_weights_that_are_needed_are_trained_again(
     data: Path, done: Path, copy: Path, harm: str
@@ -350,17 +364,18 @@ def test_however_often_it_is_stopped_the_weights_are_the_same(data: Path, done: 
 def test_a_stage_that_swallowed_a_stop_does_not_count_as_done(
     data: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from birdtune.pipeline.stages import Stages
+    from birdtune.pipeline import stages
 
-    stop, write = StopAt(100_000), Stages.report
+    stop, write = StopAt(100_000), stages.report
 
-    def stopped(self: Stages) -> None:
-        write(self)
+    def stopped(job: Job) -> list[Path]:
+        written = write(job)
         stop.left = 1
+        return written
 
     (copy / "reports/1/report.html").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(Stages, "report", stopped)
+        patch.setattr(stages, "report", stopped)
         with pytest.raises(Interrupted):
             run(settings(data, copy), stop)
     assert record(copy)["status"] == "interrupted"
@@ -399,7 +414,7 @@ def test_scores_that_are_not_finite_stop_training_as_a_divergence(
     """Weights that one last update made too large: the losses were finite, the scores are not."""
     infinite = np.full((64, 3), np.nan, np.float32), np.zeros((64, 128), np.float32)
     monkeypatch.setattr("birdtune.training.train.make_scorer", lambda classifier, embed: lambda patches: infinite)
-    with pytest.raises(DivergedError, match=r"scores of \d+ of \d+ patches are NaN.*--train\.learning-rate"):
+    with pytest.raises(DivergedError, match=r"scores of \d+ of \d+ windows are NaN.*--train\.learning-rate"):
         run(settings(data, tmp_path, train__epochs=1), until="train")
     found = record(tmp_path)
     assert (found["exit_code"], found["verdict"]) == (42, "none")

@@ -17,10 +17,9 @@ from birdtune.data.dataset import Dataset
 from birdtune.errors import InputError, Interrupted
 from birdtune.evaluation import label_issues
 from birdtune.models.registry import BACKBONES
-from birdtune.pipeline import evaluate, label_check, stages
-from birdtune.reporting import report_data
+from birdtune.pipeline import label_check
 from birdtune.runtime.events import Interrupts, Journal
-from birdtune.runtime.files import read_csv, read_json, write_json
+from birdtune.runtime.files import read_csv, read_json
 from birdtune.training.embeddings import folds
 
 
@@ -269,26 +268,3 @@ def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_train
     weights = [(tmp_path / name / "run.json") for name in ("other", "whole", "out")]
     first, again, trusting = (read_json(path)["weights_sha256"] for path in weights)
     assert first == again != trusting
-
-
-def test_labels_are_checked_before_the_verdict_which_speaks_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row = {"recording": "a", "class": "b", "suggested": "c", "split": "test"}
-    facts_of_labels = {"reason": "", "judged": 9, "rows": [row] * 3}
-    monkeypatch.setattr(stages, "make_scorer", lambda *_, **__: None)
-    monkeypatch.setattr(
-        label_check, "check_labels", lambda *rest: write_json(rest[3] / label_check.FACTS_NAME, facts_of_labels)
-    )
-    config = Config.model_validate({"evaluate": {"rare_class_ablation": False}})
-    run = SimpleNamespace(reports=tmp_path, logs=tmp_path, config=config)
-    found: list[str] = []
-    stand_in = SimpleNamespace(
-        run=run, config=config, ancestor=None, dataset=None, store=None, journal=None, interrupts=None,
-        _best=lambda: None, _backbone_kept=lambda _: False, _known=lambda *_: None, _leak=lambda _: None,
-        _shortcuts=lambda _: None,
-        _judged=lambda *_: (evaluate.Judged({}, {}), {}),
-        _judge=lambda figures: found.extend(doubt.code for doubt in report_data.judgement(run, figures)[0]),  # type: ignore[arg-type]
-    )  # fmt: skip
-    stages.Stages.evaluate(stand_in)  # type: ignore[arg-type]
-    assert "labels-suspect" in found

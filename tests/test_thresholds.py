@@ -24,7 +24,7 @@ from birdtune.evaluation.thresholds import (
     judge_answers,
     lowest_for_precision,
 )
-from birdtune.pipeline import evaluate
+from birdtune.pipeline import metrics as run_figures
 
 CLASSES = ("background", "owl", "tit")
 
@@ -223,7 +223,7 @@ def test_noise_is_heard_in_whole_batches() -> None:
         return np.tile(patches.mean(axis=(1, 2), dtype=np.float32)[:, None], 3), patches.mean(axis=1)
 
     taken: list[tuple[list[int], tuple[int, ...]]] = []
-    heard = evaluate.noise_logits(
+    heard = run_figures.noise_logits(
         scorer, CLASSES, VGGISH, 8, lambda numbers, means: taken.append((numbers.tolist(), means.shape))
     )
     assert taken == [([number], (1, 64)) for number in range(5)]
@@ -247,11 +247,11 @@ def run_of(n: int, seed: int) -> Scores:
 def judge(
     val: Scores | None, test: Scores | None, heard: dict[str, Measured] | None = None,
     *, target_recall: float = 0.9, **settings: Any,
-) -> evaluate.Judged:
-    return evaluate.judge_run(
+) -> run_figures.RunMetrics:
+    return run_figures.run_metrics(
         {"val": val, "test": test}, run_of(5, 9), kind="softmax", classes=CLASSES, background=("background",),
         train_counts=np.array([9, 9, 9]), patch_s=0.96, settings=EvaluateSettings(bootstrap=50, **settings), seed=1,
-        heard=heard or {}, target_recall=target_recall,
+        measured=heard or {}, target_recall=target_recall,
     )  # fmt: skip
 
 
@@ -270,10 +270,10 @@ def test_validation_chooses_and_test_is_judged_as_it_is_served(tmp_path: Path) -
     assert heard["background"]["recordings"] == int((test.labels == 0).sum())
     assert len(heard["noise"]) == 5 and heard["background"]["chosen_on"] is False
     (tmp_path / "metrics.json").write_text(json.dumps(found.figures, allow_nan=False))
-    read = evaluate.read_judged(tmp_path / "metrics.json", 3, "softmax")
+    read = run_figures.read_served(tmp_path, 3, "softmax")
     assert read == (calibration, Thresholds.of(found.figures["thresholds"]))
     (tmp_path / "metrics.json").write_text("{}")
-    lost, none = evaluate.read_judged(tmp_path / "metrics.json", 3, "softmax")
+    lost, none = run_figures.read_served(tmp_path, 3, "softmax")
     assert "holds no calibration" in lost.reason and none is None
 
 
@@ -322,19 +322,19 @@ def test_what_is_far_from_all_training_is_answered_none_at_the_cost_that_is_stat
     json.dumps(found.figures, allow_nan=False)
     # As the export reads it.
     known = Novelty(np.zeros(2, "f4"), np.eye(2, dtype="f4"), np.zeros((3, 2), "f4"), np.array([9, 9, 9]))
-    known.save(tmp_path / evaluate.NOVELTY_NAME)
+    known.save(tmp_path / run_figures.NOVELTY_NAME)
     (tmp_path / "metrics.json").write_text(json.dumps(found.figures))
-    read = evaluate.read_novelty(tmp_path)
+    read = run_figures.read_novelty(tmp_path)
     assert read is not None and read[1] == Scale.of(scale)
     (tmp_path / "metrics.json").write_text(json.dumps(plain.figures))
-    assert evaluate.read_novelty(tmp_path) is None
+    assert run_figures.read_novelty(tmp_path) is None
 
 
 def test_a_noise_is_taken_for_what_most_of_its_patches_are_answered_with() -> None:
     # One long alarm of tits, two short ones of owls; the second noise only background passes for.
     tit, owl, neither = [0.0, 0.05, 0.95], [0.0, 0.95, 0.05], [0.9, 0.1, 0.0]
     heard = scores_of([[owl, tit, tit, tit, owl, neither], [neither] * 3], [0, 0])
-    rows = evaluate._of_noise(heard, chosen(None), 0.96)
+    rows = run_figures._of_noise(heard, chosen(None), 0.96)
     assert [row["taken_for"] for row in rows] == ["tit", None]
     assert rows[0]["patches_passing"] == pytest.approx(5 / 6)
     assert rows[0]["per_class"][0]["class"] == "owl"  # which has more alarms
@@ -347,7 +347,7 @@ def test_a_made_noise_is_answered_as_a_recording_of_it_would_be() -> None:
         recordings=("white noise", "pink noise", "clicks", SILENCE),
         strangeness=np.array([0.5, 1.5, 0.5, 0.5], np.float32),
     )
-    rows = evaluate._of_noise(heard, chosen(None), 0.96)
+    rows = run_figures._of_noise(heard, chosen(None), 0.96)
     assert [row["answer"] for row in rows] == ["tit", None, None, None]  # strange, below its threshold, silent
     assert [row["recordings_answered"] for row in rows] == [1, 0, 0, 0]
     assert rows[0]["score"] == pytest.approx(0.95) and rows[3]["score"] is None

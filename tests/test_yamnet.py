@@ -21,7 +21,8 @@ from birdtune.errors import CheckpointError, InputError, SettingsError
 from birdtune.models import classifier as classifiers
 from birdtune.models import network, tflite, yamnet
 from birdtune.models.registry import BACKBONES, read_weights
-from birdtune.pipeline import apply, job
+from birdtune.pipeline import apply
+from birdtune.pipeline import run as job
 from birdtune.runtime import configure
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json

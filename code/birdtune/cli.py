@@ -174,11 +174,11 @@ def _job(until: str) -> Callable[[Config, argparse.Namespace, Journal, Interrupt
         with alone_in(config.output, journal):
             # Loaded here, what takes its time does not keep a second job from being told at once.
             from birdtune.models.registry import require_tensorflow_1
-            from birdtune.pipeline import job
+            from birdtune.pipeline.run import run as run_job
 
             if to_slim:
                 require_tensorflow_1(config.model.backbone, config.model.head)  # before the job, not after
-            code = job.run(config, journal, interrupts, until=until)
+            code = run_job(config, journal, interrupts, until=until)
             if to_slim:
                 load_tensorflow()
                 from birdtune.pipeline.apply import export_slim_model
@@ -302,8 +302,8 @@ def _demo(config: Config, options: argparse.Namespace, journal: Journal, interru
 
 
 def _demo_alone(config: Config, journal: Journal, interrupts: Interrupts) -> int:
-    from birdtune.pipeline import job
     from birdtune.pipeline.demo import make_data
+    from birdtune.pipeline.run import run as run_job
 
     folder = config.output / "demo-input"
     journal.say("demo: making the sounds of invented birds")
@@ -316,7 +316,7 @@ def _demo_alone(config: Config, journal: Journal, interrupts: Interrupts) -> int
     config = config.model_copy(update={"input": folder, "data": None})
     # So that `run --input` this folder is this very job, and the settings can be seen where users put theirs.
     configure.write_job_yaml(folder / "job.yaml", config)
-    code = job.run(config, journal, interrupts)
+    code = run_job(config, journal, interrupts)
     journal.say(f"again   ./entrypoint.sh run --input {shown(folder)} --output {shown(config.output)}")
     return code
 

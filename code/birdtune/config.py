@@ -304,6 +304,21 @@ class ExportSettings(_Section):
     )
 
 
+class GateSettings(_Section):
+    """Which model goes into service."""
+
+    champion: str | None = _setting(
+        None, "model in service, which the new one must beat to take its place: its number, latest, or its folder",
+        unit="version|path", unset="every model is promoted",
+    )
+    margin: float = _setting(0.0, "loss of the score that still counts as no worse; 0: it must be better", ge=0, lt=1)
+
+    @pydantic.field_validator("champion", mode="before")
+    @classmethod
+    def _version_may_be_a_number(cls, version: Any) -> Any:
+        return str(version) if isinstance(version, int) and not isinstance(version, bool) else version
+
+
 class TuneSettings(_Section):
     """Tuning, by the command tune."""
 
@@ -347,6 +362,7 @@ class Config(_Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     ood: OodSettings = OodSettings()
     export: ExportSettings = ExportSettings()
+    gate: GateSettings = GateSettings()
     tune: TuneSettings = TuneSettings()
 
     @pydantic.field_validator("init_from", mode="before")

@@ -167,7 +167,7 @@ def begin_from(data: bytes, room: Path) -> None:
     (elsewhere,) = base_model.find(Config(output=room / "out", init_from=str(folder)))
     assert found.is_own and not elsewhere.is_own and found.facts == elsewhere.facts
     assert len(set(found.classes)) == len(found.classes) > 1 and set(found.class_ids) <= set(found.classes)
-    assert found.digest() == elsewhere.digest() and found.heard() is None
+    assert found.digest() == elsewhere.digest() and found.learnt_from() is None
     json.dumps([found.row(), elsewhere.row(), found.calibration.row()], allow_nan=False)
     thresholds, scale = found.thresholds, found.scale
     assert thresholds is None or len(thresholds.values) == len(found.classes)

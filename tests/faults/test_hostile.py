@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birdtune import cli
-from birdtune.pipeline import job
+from birdtune.pipeline import run as job
 
 # What the command loads when it is first needed is loaded now, before anybody watches.
 assert job.run

@@ -42,12 +42,14 @@ from birdtune.evaluation.label_issues import MOST_PATCHES
 from birdtune.models import registry
 from birdtune.models.backbone import Backbone
 from birdtune.models.weights import verify_checkpoint
+from birdtune.pipeline import gate
 from birdtune.runtime.events import Interrupts, Journal, duration
 from birdtune.runtime.files import try_to_write
 from birdtune.runtime.lock import alone_in
 from birdtune.runtime.storage import free_bytes, reading_faults, size_text
+from birdtune.runtime.words import count
 from birdtune.training import base_model
-from birdtune.training.base_model import Ancestor
+from birdtune.training.served_model import ServedModel
 
 _EXAMPLES = 3
 _MOST_CLASSES = 60
@@ -108,9 +110,12 @@ def _check(
             for line in _problems(fault.problems):
                 journal.say(line)
             raise
-    begun_from = _check_ancestor(config, faults, journal, writable=writable)
+    base = _check_base(config, faults, journal, writable=writable)
+    with _noted(faults):
+        if champion := gate.find(config):
+            journal.say(f"gate: {champion.title} is the champion, with {count(len(champion.classes), 'class')}")
     if dataset is not None:
-        dataset = base_model.with_columns(config, dataset, begun_from)
+        dataset = base_model.with_columns(config, dataset, base)
         said = (_classes(dataset), source_lines(dataset.sources), _problems(dataset.problems), _notices(dataset))
         for line in itertools.chain.from_iterable(said):
             journal.say(line)
@@ -211,7 +216,7 @@ def _check_checkpoint(config: Config, faults: _Faults, journal: Journal, *, writ
         journal.say(f"checkpoint: {said}")
 
 
-def _check_ancestor(config: Config, faults: _Faults, journal: Journal, *, writable: bool) -> Ancestor | None:
+def _check_base(config: Config, faults: _Faults, journal: Journal, *, writable: bool) -> ServedModel | None:
     """The served model that the run would begin from, if it would and could."""
     with _noted(faults):
         if found := base_model.find(config):

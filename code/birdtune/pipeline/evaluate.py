@@ -1,227 +1,271 @@
-"""Logits of validation and test → calibrated scores, thresholds, and all figures about them.
+"""The stage `evaluate`: the best weights → calibrated scores of validation and test, and all figures about them.
 
-    logits of val, test and made noise ─▶ judge_run ─▶ Judged: the scores that are served, and metrics.json
+    Job ─▶ evaluate ─▶ reports/<v>/ scores-*.npz, novelty.npz, suspects.json, metrics.json
 
-Validation chooses the temperatures and the thresholds; test only tells what they are worth.
+Everything is computed in float32, as the exported model will.
+Importing this loads TensorFlow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.logmel import FrontEnd, cut, frames_of
-from birdtune.audio.synthetic import NOISES, SILENCE, made_noise
-from birdtune.config import EvaluateSettings
-from birdtune.errors import shown
-from birdtune.evaluation import metrics, ood, reliability, thresholds
-from birdtune.evaluation.calibration import Calibration, fit
-from birdtune.evaluation.decision import NONE, OWN, SHARED, Thresholds
-from birdtune.evaluation.ood import Measured, Novelty, Pooler, Scale, Take
-from birdtune.evaluation.scores import Scores, clip_scores
-from birdtune.runtime.files import read_json
+from birdtune.data import acoustic
+from birdtune.evaluation import class_alignment, leak, model_comparison, rare_classes, shortcuts
+from birdtune.evaluation.decision import Thresholds
+from birdtune.evaluation.ood import Measures, Novelty
+from birdtune.evaluation.scores import Scores
+from birdtune.models import classifier as classifiers
+from birdtune.models.classifier import Classifier
+from birdtune.pipeline import comparison, label_check, rare_class_ablation
+from birdtune.pipeline.metrics import NOVELTY_NAME, RunMetrics, noise_logits, run_metrics
+from birdtune.reporting import shortcut_section
+from birdtune.reporting.report_data import judgement
+from birdtune.runtime.files import make_folder, write_json
+from birdtune.runtime.words import plain
+from birdtune.training.base_model import read_novelty, read_weights
+from birdtune.training.job import Job
+from birdtune.training.ood_fit import chosen_windows, moments_of, watched
+from birdtune.training.scoring import Scorer, make_scorer
+from birdtune.training.served_model import ServedModel
+from birdtune.training.train import best_classifier, score
 
-# Of a run's reports: what training recordings sound like.
-NOVELTY_NAME = "novelty.npz"
-# Seconds of each made noise that are listened to.
-NOISE_S = 30.0
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What the stage `evaluate` found."""
-
-    scores: dict[str, Scores]  # "val" and "test", as they are served; those that there are
-    figures: dict[str, Any]  # of metrics.json
+METRICS_NAME = "metrics.json"
 
 
-def judge_run(
-    logits: Mapping[str, Scores | None],
-    noise: Scores | None,
-    *,
-    kind: str,
-    classes: Sequence[str],
-    background: Sequence[str],
-    train_counts: npt.NDArray[np.int64],
-    patch_s: float,
-    settings: EvaluateSettings,
-    target_recall: float,
-    seed: int,
-    heard: Mapping[str, Measured],
-) -> Judged:
-    """Calibrate, choose thresholds, and judge.
+def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
+    """Score validation and test, compare with the base model and the champion, and diagnose; the files written.
 
     Args:
-        logits: "val" and "test" → recordings with logits for `patch_scores`, or None.
-        noise: made noises, with logits; None leaves them out.
-        kind: "softmax" or "sigmoid".
-        background: names of the classes that are no answer.
-        train_counts: [C] recordings of each class that were trained on.
-        patch_s: seconds of a patch.
-        target_recall: `ood.target-recall`.
-        heard: "val", "test" and "noise" → how far from all that was trained on; empty: nobody measured.
+        champion: the model in service that the new one has to beat; None: there is none.
+
+    Raises:
+        DivergedError: scores are NaN or infinite.
+        Interrupted, RetryableError: the stage begins anew.
     """
-    calibration = fit(logits.get("val"), kind)
-    served = {name: calibration.scores(part) for name, part in logits.items() if part is not None}
-    scale, why = _scale(served.get("val"), heard, target_recall)
-    if scale is not None:
-        served = {name: replace(part, strangeness=scale.strangeness(heard[name])) for name, part in served.items()}
-    chosen = thresholds.choose(
-        served.get("val"),
-        classes,
-        background,
-        precision=settings.precision,
-        alarms_per_hour=settings.false_alarms_per_hour,
-    )
-    made = calibration.scores(noise) if noise is not None else None
-    if made is not None and scale is not None:
-        made = replace(made, strangeness=scale.strangeness(heard["noise"]))
-    drawing: dict[str, int] = {"n_bootstrap": settings.bootstrap, "seed": seed}
-    of_parts = {
-        name: None if part is None else {
-            **metrics.judge(served[name], train_counts=train_counts, **drawing),
-            "certainty": reliability.certainty(served[name], clip_scores(Calibration(kind).scores(part)), **drawing),
-            "answers": thresholds.judge_answers(served[name], chosen, **drawing),
-            "novelty": thresholds.judge_novelty(served[name], **drawing),
+    config, folder = job.config, make_folder(job.run.reports)
+    classifier = best_classifier(job)
+    scorer = make_scorer(classifier, logits=True)
+    backbone_kept = _backbone_kept(job, classifier)
+    ood = _ood_statistics(job, scorer, backbone_kept)
+    found = _run_metrics(job, classifier, scorer, ood)
+    figures, test = found.figures, found.scores.get("test")
+    if ood is not None:
+        ood.save(folder / NOVELTY_NAME)
+    for name, scores in found.scores.items():
+        scores.save(folder / f"scores-{name}.npz")
+        figures[name]["rarest_third"] = _rare_classes(job, scores)
+        _report_part(job, name, figures[name])
+    figures["leak"] = _leak(job, test)
+    thresholds = Thresholds.of(figures["thresholds"])
+    earlier = {served.folder.resolve(): served for served in (job.base, champion) if served is not None}
+    compared = {place: comparison.compared(job, served, test, thresholds) for place, served in earlier.items()}
+    if job.base is not None:
+        figures["init_from"] = {
+            **_base_comparison(job, job.base, compared[job.base.folder.resolve()], figures["test"]),
+            "backbone_kept": backbone_kept,
+            "unreachable": _unreachable(job, ood if figures["novelty"]["scale"] is not None else None),
         }
-        for name, part in logits.items()
-    }  # fmt: skip
-    return Judged(served, {
-        "calibration": calibration.row(),
-        "thresholds": chosen.row(classes),
-        "novelty": {"scale": scale and scale.row(), "reason": why},
-        **of_parts,
-        "false_alarms": {
-            "background": _of_background(served, background, chosen, patch_s),
-            "noise": _of_noise(made, chosen, patch_s) if made is not None else [],
-        },
-    })  # fmt: skip
-
-
-def _scale(val: Scores | None, heard: Mapping[str, Measured], keep: float) -> tuple[Scale | None, str]:
-    """From which distance on a recording is strange, or why that is not told."""
-    if keep >= 1:
-        return None, "nothing is called strange (--ood.target-recall 1)"
-    if not heard:
-        return None, "the embeddings of training recordings do not differ, so nothing can be called strange by them"
-    found = ood.scale(heard["val"], val.groups, keep) if val is not None else None
-    if found is not None:
-        return found, ""
-    sources = len(set(val.groups)) if val is not None else 0
-    return None, (
-        f"validation has too few source recordings ({sources}) to say which sounds are strange; "
-        f"to keep {keep:g} of the known takes more"
-    )
-
-
-def _of_background(
-    served: Mapping[str, Scores], background: Sequence[str], chosen: Thresholds, patch_s: float
-) -> dict[str, Any] | None:
-    """False alarms on background of test, else of validation, if there is any.
-
-    Returns:
-        `part`, `chosen_on` (whether thresholds were chosen on these very recordings, which makes the rate too low),
-        and as `thresholds.false_alarms`.
-    """
-    for part in ("test", "val"):
-        heard = thresholds.of_background(served[part], background) if part in served else None
-        if heard is not None:
-            chosen_on = part == "val" and not {OWN, SHARED}.isdisjoint(chosen.origins)
-            return {"part": part, "chosen_on": chosen_on, **thresholds.false_alarms(heard, chosen, patch_s)}
-    return None
-
-
-def _of_noise(heard: Scores, chosen: Thresholds, patch_s: float) -> list[dict[str, Any]]:
-    """What is heard in each made noise: patch by patch, and as `predict` answers a recording of it.
-
-    Returns:
-        Of each as `thresholds.false_alarms`, and `taken_for` (the answer to most of the patches that pass, or None),
-        `answer` (to the whole: the class, or None), `score` (of that answer, or None) and `strangeness`.
-    """
-    each = np.arange(len(heard.recordings))
-    of_patches = chosen.answers(heard.patch_scores)
-    clips = clip_scores(heard)
-    whole = chosen.answers(clips, heard.strangeness)
-    whole[[name == SILENCE for name in heard.recordings]] = NONE  # silent sound never gets an answer
-    return [
-        {
-            "noise": name,
-            **thresholds.false_alarms(thresholds.only(heard, each == k), chosen, patch_s),
-            "recordings_answered": int(whole[k] != NONE),
-            "taken_for": _commonest(of_patches[heard.patch_recording == k], heard.classes),
-            "answer": None if whole[k] == NONE else heard.classes[whole[k]],
-            "score": None if whole[k] == NONE else float(clips[k, whole[k]]),
-            "strangeness": None if heard.strangeness is None else float(heard.strangeness[k]),
-        }
-        for k, name in enumerate(heard.recordings)
-    ]
-
-
-def _commonest(said: npt.NDArray[np.int64], classes: Sequence[str]) -> str | None:
-    given = said[said != NONE]
-    return classes[int(np.bincount(given).argmax())] if given.size else None
-
-
-def read_judged(path: Path, n_classes: int, kind: str) -> tuple[Calibration, Thresholds | None]:
-    """Calibration and thresholds out of metrics.json; scores as they come, where there are none in it."""
-    figures = read_json(path)
-    try:
-        found = Calibration.of(figures["calibration"]), Thresholds.of(figures["thresholds"])
-    except (LookupError, TypeError, ValueError):
-        return Calibration(kind, reason=f"{shown(path)} holds no calibration"), None
-    return found if len(found[1].values) == n_classes else (found[0], None)
-
-
-def read_novelty(reports: Path) -> tuple[Novelty, Scale] | None:
-    """How strange sounds are told, if that was found out. Raises InputError or PassingError if it is lost."""
-    figures = read_json(reports / "metrics.json")
-    try:
-        scale = Scale.of(figures["novelty"]["scale"])
-    except (LookupError, TypeError, ValueError):
-        return None
-    return Novelty.load(reports / NOVELTY_NAME), scale
-
-
-def noise_logits(
-    scorer: Callable[[Any], tuple[Any, Any]],
-    classes: tuple[str, ...],
-    spec: FrontEnd,
-    batch_size: int,
-    take: Take | None = None,
-) -> Scores:
-    """What is heard in every made noise: a recording each, with logits for scores.
-
-    Args:
-        scorer: patches [n, 96, 64] → logits [n, C], embeddings.
-        batch_size: patches at a time; the last batch is filled up, so that nothing is compiled anew.
-        take: called with the number of each noise and its mean embedding, as a `Pooler` does; None: nobody is.
-    """
-    parts = []
-    for number, name in enumerate(NOISES):
-        cuts = list(cut(frames_of([made_noise(name, NOISE_S)], spec), spec))
-        starts, patches = np.array([start for start, _ in cuts]), np.stack([patch for _, patch in cuts])  # [P, 96, 64]
-        # The frame store keeps float16, and so has the network heard all else.
-        full = np.resize(patches, (-(-len(patches) // batch_size) * batch_size, *patches.shape[1:])).astype(
-            np.float16
+    if champion is not None:
+        figures["gate"] = comparison.with_champion(job, champion, compared[champion.folder.resolve()])
+    figures["shortcuts"] = _shortcuts(job, found.scores)
+    if config.evaluate.rare_class_ablation:
+        figures["remedies"] = rare_class_ablation.measure(
+            config, job.dataset, job.store, job.journal, job.interrupts
         )
-        pooler = Pooler(np.full(len(patches), number, np.int64), spec, take or (lambda *_: None))
-        logits = []
-        for at in range(0, len(full), batch_size):
-            found, embeddings = scorer(full[at : at + batch_size])
-            pooler.note(full[at : at + batch_size], embeddings)
-            logits.append(found)
-        parts.append((starts, np.concatenate(logits)[: len(patches)]))
-    return Scores(
-        classes=classes,
-        recordings=tuple(NOISES),
-        groups=tuple(NOISES),
-        labels=np.zeros(len(NOISES), np.int64),  # of no class: nobody asks which
-        patch_scores=np.concatenate([logits for _, logits in parts]),
-        patch_recording=np.repeat(np.arange(len(NOISES)), [len(starts) for starts, _ in parts]),
-        patch_start_s=(np.concatenate([starts for starts, _ in parts]) / spec.frames_per_s).astype(
-            np.float32
-        ),
+    if config.evaluate.label_issues:  # before the diagnostics, which speak of them
+        label_check.check_labels(config, job.dataset, job.store, folder, job.journal, job.interrupts)
+    _diagnose(job, figures)
+    return [folder / name for name in (METRICS_NAME, "scores-val.npz", "scores-test.npz", *label_check.FILES)]
+
+
+# ---- scores and their figures --------------------------------------------------------------------
+
+
+def _run_metrics(job: Job, classifier: Classifier, scorer: Scorer, ood: Novelty | None) -> RunMetrics:
+    """All figures of validation, test and synthetic noise."""
+    measures: dict[str, Measures] = {}
+    if ood is not None:
+        measures = {name: Measures(ood, _to_logits(classifier)) for name in ("val", "test", "noise")}
+    logits: dict[str, Scores | None] = {}
+    live: dict[str, int | None] = {}
+    for name in ("val", "test"):
+        part = job.dataset.part(name)
+        logits[name] = None
+        if part:
+            windows = job.windows(part)
+            watching = watched(scorer, windows, measures[name].take) if measures else scorer
+            with job.journal.progress(f"scoring {name}", len(windows), "windows") as progress:
+                logits[name], live[name] = score(job, classifier, watching, windows, part, progress.advance)
+    noise = noise_logits(
+        scorer, job.dataset.classes, job.store.spec, job.config.evaluate.batch_size,
+        measures["noise"].take if measures else None,
+    )  # fmt: skip
+    found = run_metrics(
+        logits,
+        noise,
+        kind=classifier.kind,
+        classes=job.dataset.classes,
+        background=job.dataset.background,
+        train_counts=_train_counts(job),
+        patch_s=job.store.spec.patch_s,
+        settings=job.config.evaluate,
+        target_recall=job.config.ood.target_recall,
+        seed=job.config.train.seed,
+        measured={name: each.found() for name, each in measures.items()},
     )
+    for name, units in live.items():
+        found.figures[name]["live_embeddings"] = units
+    return found
+
+
+def _to_logits(classifier: Classifier) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    """The head as a function of mean embeddings. [n, K] → [n, C]"""
+    return lambda pooled: np.asarray(classifier.head(pooled), np.float32)
+
+
+def _train_counts(job: Job) -> npt.NDArray[np.int64]:
+    """Training recordings of each class. [C]"""
+    return np.array(job.dataset.counts(job.dataset.part("train")), np.int64)
+
+
+def _rare_classes(job: Job, scores: Scores) -> dict[str, Any] | None:
+    return rare_classes.rarest_third(
+        scores,
+        _train_counts(job),
+        background=job.dataset.background,
+        n_bootstrap=job.config.evaluate.bootstrap,
+        seed=job.config.train.seed,
+    )
+
+
+def _report_part(job: Job, name: str, figures: Mapping[str, Any]) -> None:
+    clip, calibration = figures["clip"], figures["certainty"]
+    macro_ap = clip["macro_ap"] if clip["macro_ap"] is not None else float("nan")
+    job.journal.say(
+        f"  {name}: clip accuracy {clip['accuracy']:.3f}, macro average precision {macro_ap:.3f}; "
+        f"baseline {figures['majority_baseline']:.3f} (always {figures['majority_class']})"
+    )
+    before, after = calibration["before"], calibration["after"]
+    job.journal.say(
+        f"  {name}: calibration error {after['ece']:.3f} (before calibration {before['ece']:.3f}; "
+        f"were every score exactly true, {after['ece_if_true']:.3f} on as few)"
+    )
+    logged = {key: clip[key] for key in ("accuracy", "accuracy_ci", "top3", "macro_ap", "roc_auc")}
+    job.journal.event("evaluated", split=name, baseline=figures["majority_baseline"], **logged)
+
+
+# ---- out-of-distribution statistics --------------------------------------------------------------
+
+
+def _ood_statistics(job: Job, scorer: Scorer, backbone_kept: bool) -> Novelty | None:
+    """Statistics of the training embeddings; None where OOD detection is off, or they do not differ.
+
+    Of classes without training recordings, those of the base model, if its backbone was kept.
+    """
+    if job.config.ood.target_recall >= 1:
+        return None
+    part = job.dataset.part("train")
+    labels = np.array(job.dataset.labels(part), np.int64)
+    windows = job.windows(part)
+    numbers = chosen_windows(windows, labels)
+    with job.journal.progress("embedding training", len(numbers), "windows") as progress:
+        found = moments_of(
+            scorer, windows, labels, numbers, len(job.dataset.classes), job.config.evaluate.batch_size,
+            job.interrupts, progress.advance,
+        )  # fmt: skip
+    if found is None or job.base is None or not job.untaught or not backbone_kept:
+        return found
+    before = read_novelty(job.base)
+    return found if before is None else found.with_centres_of(before, np.array(job.untaught, np.int64))
+
+
+def _backbone_kept(job: Job, classifier: Classifier) -> bool:
+    """Whether the backbone's weights are still those of the base model."""
+    if job.base is None:
+        return False
+    before, now = read_weights(job.base), classifiers.weights(classifier)
+    return all(
+        np.array_equal(now[name], array) for name, array in before.items() if name.startswith("backbone/")
+    )
+
+
+def _unreachable(job: Job, ood: Novelty | None) -> list[str]:
+    """Classes of the base model that will be rejected as unknown: there are no statistics of them any more."""
+    if ood is None:
+        return []
+    names = [job.dataset.classes[column] for column in job.untaught if not ood.counts[column]]
+    return [name for name in names if name not in job.dataset.background]
+
+
+# ---- checks --------------------------------------------------------------------------------------
+
+
+def _leak(job: Job, test: Scores | None) -> dict[str, Any] | None:
+    """How well the model does on test recordings that share a training recording's noise floor, and on the others."""
+    if test is None:
+        return None
+    near, compared = acoustic.near_training(job.dataset.part("train"), job.dataset.part("test"))
+    found = leak.measure(
+        test, near, compared=compared, n_bootstrap=job.config.evaluate.bootstrap, seed=job.config.train.seed
+    )
+    job.journal.say(
+        f"  test: {found['near']:,} of {found['recordings']:,} recordings have the noise floor of a training "
+        f"recording ({compared:,} could be compared). {leak.sentence(found) if near else ''}"
+    )
+    return found
+
+
+def _shortcuts(job: Job, scores: Mapping[str, Scores]) -> dict[str, Any] | None:
+    """How well properties of the recordings alone predict the class: `shortcuts` of metrics.json."""
+    part = next((name for name in ("test", "val") if name in scores), None)
+    if part is None:
+        return None
+    row = shortcuts.measure(
+        job.dataset, scores[part], part, n_bootstrap=job.config.evaluate.bootstrap,
+        seed=job.config.train.seed, check=job.interrupts.check,
+    )  # fmt: skip
+    if sentence := shortcut_section.line(row):
+        job.journal.say(f"  {sentence}")
+    return row
+
+
+def _base_comparison(
+    job: Job, base: ServedModel, compared: Mapping[str, Any], test: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The new model beside its base model: `init_from` of metrics.json."""
+    classes = job.dataset.classes
+    row = {
+        **base.row(),
+        "title": base.title,
+        "kept": list(base.classes),
+        "untaught": [classes[column] for column in job.untaught],
+        "moved": class_alignment.moved(job.dataset, base.learnt()),
+        "new": model_comparison.row_of_new(test, classes, len(base.classes)),
+        **compared,
+    }
+    for sentence in model_comparison.sentences(row):
+        job.journal.say(f"  {plain(sentence)}")
+    return row
+
+
+def _diagnose(job: Job, figures: dict[str, Any]) -> None:
+    """Report how far to trust the model, and write metrics.json."""
+    for part in ("calibration", "thresholds", "novelty"):
+        if reason := figures[part]["reason"]:
+            job.journal.say(f"  {reason}")
+    found, word = judgement(job.run, figures)
+    rows = [each.row() for each in found]
+    whole = {
+        "version": job.run.version,
+        "weights_sha256": job.run.record["weights_sha256"],
+        **figures,
+        "verdict": word.level,
+        "warnings": rows,
+    }
+    write_json(job.run.reports / METRICS_NAME, whole)
+    job.run.record.update(verdict=word.level, warnings=rows)
+    job.warn(found)

@@ -38,6 +38,7 @@ from birdtune.training.embeddings import first_feed, folds, no_first_backbone, p
 from birdtune.training.scoring import make_scorer
 
 TABLE_NAME, FACTS_NAME, KEPT_NAME = "suspect_labels.csv", "suspects.json", "kept.npy"
+FILES = (TABLE_NAME, FACTS_NAME)
 
 # Of logistic regression on standardised averages: on ESC-10 with 5 % of the labels wrong, 0.1 and 0.01 find as many of
 # them, 0.001 fewer.

@@ -69,6 +69,7 @@ class ReportFacts:
         stages: name → seconds.
         trust: `calibration`, `thresholds` and `false_alarms` of metrics.json; None where it has none.
         listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
+        promotion: `promoted` and `reason` of run.json, where there was a gate; None: there was none.
         succession: `init_from` of metrics.json, where the run began from a served model.
         suspects: suspects.json: `rows` of suspect_labels.csv, and what they rest on; None: labels were not checked.
         augmentation: picture of what was done to training patches, if anything was. PNG
@@ -102,6 +103,7 @@ class ReportFacts:
     suspects: Row | None = None
     tuning: Row | None = None
     succession: Row | None = None
+    promotion: Row | None = None
     remedies: Row | None = None
     shortcuts: Row | None = None
 

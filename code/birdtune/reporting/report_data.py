@@ -64,6 +64,7 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         listen=_listener(dataset, store),
         tuning=tune_page.section(tuned.of_run(run.config)),
         succession=judged.get("init_from"),
+        promotion=_promotion(run),
         suspects=_suspects(run),
         remedies=judged.get("remedies"),
         shortcuts=judged.get("shortcuts"),
@@ -115,6 +116,12 @@ def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdic
     heard = figures.get("leak"), figures.get("shortcuts")
     found = all_doubts(trained, parts, figures.get("init_from"), noise, _suspects(run), *heard)
     return found, verdict(parts, found)
+
+
+def _promotion(run: Run) -> dict[str, Any] | None:
+    if run.config.gate.champion is None or run.record["promoted"] is None:
+        return None
+    return {"promoted": run.record["promoted"], "reason": run.record["gate"]["reason"]}
 
 
 def _suspects(run: Run) -> dict[str, Any] | None:

@@ -88,6 +88,8 @@ class Run:
             "stages": {},
             "init_from": None,
             "weights_sha256": None,
+            "promoted": None,  # into model/<name>/; not known before the export
+            "gate": None,
             "verdict": None,
             "warnings": [],
             "settings": config.flat(),
@@ -111,6 +113,11 @@ class Run:
     @property
     def model(self) -> Path:
         return self._folder(f"model/{self.config.export.name}")
+
+    @property
+    def candidate(self) -> Path:
+        """Where the model goes that the gate does not promote."""
+        return self._folder("candidates")
 
     def _folder(self, name: str) -> Path:
         assert self.version is not None, "the run has no number yet"
@@ -145,7 +152,8 @@ class Run:
         if same:
             assert earlier is not None
             kept = (
-                "done", "results", "weights_sha256", "verdict", "warnings", "precision", "first_started", "hardware",
+                "done", "results", "weights_sha256", "promoted", "gate", "verdict", "warnings", "precision",
+                "first_started", "hardware",
             )  # fmt: skip
             self.record.update({key: earlier[key] for key in kept if key in earlier})
             for stage, seconds in earlier.get("stages", {}).items():
@@ -278,7 +286,7 @@ def versions(output: Path) -> list[int]:
 
 def _taken(output: Path) -> list[int]:
     """Numbers under which anything is kept: a run whose logs were deleted must not lend its checkpoints to another."""
-    folders = ("logs", "checkpoints", "reports", "model/*")
+    folders = ("logs", "checkpoints", "reports", "model/*", "candidates")
     names = [entry.name for folder in folders for entry in output.glob(f"{folder}/*")]
     return [int(name) for name in names if name.isascii() and name.isdigit()]
 
@@ -290,7 +298,7 @@ def newest_version(output: Path) -> int:
 
 def clear_unfinished(output: Path) -> None:
     """Remove what killed jobs left half-made. Only whoever is alone in the folder may do that."""
-    inside = ("cache", "cache/*", "checkpoints/*", "logs", "logs/*", "model/*", "reports/*", "slim")
+    inside = ("cache", "cache/*", "checkpoints/*", "candidates", "logs", "logs/*", "model/*", "reports/*", "slim")
     for folder in [output, *(path for pattern in inside for path in output.glob(pattern))]:
         remove_unfinished(folder)
 

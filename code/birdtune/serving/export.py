@@ -116,7 +116,8 @@ def export_model(
         write_csv(building / "labels.csv", ("column", "class", "external_id", "threshold"), labels)
         write_bytes(building / "train_id_list.pickle", train_id_list(exported.classes))
         beginning = waveforms[0][: exported.front_end.patch_samples]
-        _write_warmup(building / WARMUP_FILE, folder.parent.name, expected.patches[:1], beginning)
+        name = str(facts.get("name", folder.parent.name))
+        _write_warmup(building / WARMUP_FILE, name, expected.patches[:1], beginning)
         check()
         inputs = {"patches": expected.patches} | {
             f"waveform_{i}": waveform for i, waveform in enumerate(waveforms)

@@ -1,13 +1,13 @@
-"""Training, as a stage: what the loop is fed with and judged by.
+"""The stage `train`: windows of the training recordings → the weights of the best epoch.
 
-    Run + Dataset + FrameStore ─▶ checkpoints/<v>, logs/<v>/history.json;  weights + Windows ─▶ Scores
+    Job ─▶ train ─▶ checkpoints/<v>, logs/<v>/history.json;  weights + Windows ─▶ score ─▶ Scores
 
 Importing this loads TensorFlow.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,335 +19,279 @@ from birdtune.data import augment, sampling, split
 from birdtune.data.augment import Augmenter
 from birdtune.data.batches import Batches, Source, Targets, Windows
 from birdtune.data.clips import ClipBatches
-from birdtune.data.dataset import Dataset
-from birdtune.data.frames import FrameStore
 from birdtune.data.sampling import Sampler
 from birdtune.data.scan import Recording
 from birdtune.errors import CheckpointError, DivergedError
-from birdtune.evaluation import class_alignment, diagnostics, metrics
-from birdtune.evaluation.diagnostics import STRONG, Doubt
+from birdtune.evaluation import diagnostics, metrics
 from birdtune.evaluation.scores import Scores, pool_mean
 from birdtune.models import classifier as classifiers
 from birdtune.models import network, registry
 from birdtune.models.classifier import Classifier
 from birdtune.models.growth import grown
 from birdtune.models.losses import class_weights, constant_loss
-from birdtune.runtime.events import Interrupts
 from birdtune.runtime.files import write_json
-from birdtune.runtime.runs import HISTORY_NAME, Run
+from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.training import devices, health
-from birdtune.training.base_model import SPLIT_NAME, Ancestor, read_weights
-from birdtune.training.checkpoints import Checkpoints, State
+from birdtune.training.base_model import read_weights
+from birdtune.training.checkpoints import State
 from birdtune.training.inputs import Feed, Frozen, in_memory
-from birdtune.training.loop import Loop
+from birdtune.training.job import Job
+from birdtune.training.loop import Loop, Validation
 from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
+from birdtune.training.served_model import SPLIT_NAME, ServedModel
 from birdtune.training.step import StepSettings, Trainer
 
+Floats = npt.NDArray[np.float64]
+Shares = npt.NDArray[np.float32]
 
-class Learning:
-    """From frames to trained weights, and what all stages of a run need.
 
-    Attributes:
-        checkpoints: of the run.
+def train(
+    job: Job, *, label_shares: Shares | None = None, after_epoch: Callable[[State], None] = lambda state: None
+) -> State:
+    """Train to the end or to an interruption; leaves checkpoints/<v> and logs/<v>/history.json.
+
+    Args:
+        label_shares: [training windows] share of its recording's label that each keeps; None: all of it.
+        after_epoch: called once an epoch is saved and logged; may raise to end the training.
+
+    Raises:
+        DivergedError: the loss, the gradients, the weights or the scores are not finite any more.
     """
+    config, record = job.config, job.run.record
+    if lost := job.checkpoints.lost():
+        job.journal.warn(f"{lost} The best epoch's weights are lost; training begins anew.")
+        job.checkpoints.clear()
+    record.update(verdict=None, warnings=[])  # those of an earlier start of this run
+    precision = _precision(job)
+    examples = _examples(job, label_shares)
+    classifier = build_classifier(config, job.dataset.classes, precision)
+    # Also where checkpoints stand: if none of them is whole, training begins anew, and from these.
+    load_first_weights(classifier, config, job.base)
+    first = health.sampled(classifiers.trained_weights(classifier))
+    step = StepSettings(
+        dropout=config.model.dropout,
+        class_weights=class_weights(examples.per_class, config.train.class_weight_alpha),
+        precision=precision,
+        untaught=job.untaught,
+        n_kept=len(job.base.classes) if job.base is not None else 0,
+    )
+    history = _history(job, examples, step)
+    job.warn(diagnostics.of_training(history))
+    state = _loop(job, classifier, examples, step, history, after_epoch).run()
+    best = job.checkpoints.best()
+    history |= {
+        "best_epoch": state.best["epoch"] if state.best is not None else None,
+        "epochs": state.history,
+        "moved": health.distances(first, health.sampled(best)),
+    }
+    write_json(job.run.logs / HISTORY_NAME, history)
+    # A later model must not be compared with this one on what this one learnt from.
+    split.write(job.run.logs / SPLIT_NAME, job.dataset.recordings, job.dataset.places)
+    found = diagnostics.of_training(history)
+    record["weights_sha256"] = classifiers.weights_sha256(best)
+    record["warnings"] = [each.row() for each in found]
+    job.warn(found)
+    return state
 
-    def __init__(
-        self, run: Run, dataset: Dataset, store: FrameStore, interrupts: Interrupts, ancestor: Ancestor | None = None
-    ) -> None:
-        self.run, self.dataset, self.store, self.interrupts = run, dataset, store, interrupts
-        self.ancestor = ancestor  # the model that the run begins from
-        self.config, self.journal = run.config, run.journal
-        self.journal.say(f"  {devices.prepare_devices()}")
-        self.run.record["hardware"] = devices.describe().rows()
-        self.checkpoints = Checkpoints(run.checkpoints, self.config.train.keep_checkpoints)
-        self._backbone = registry.BACKBONES[self.config.model.backbone]
-        self._told: set[str] = set()
-        # [training windows] share of its label that each keeps; None: all of it. Set before training (stages.py).
-        self.kept: npt.NDArray[np.float32] | None = None
 
-    # ---- train ----------------------------------------------------------------------------------
+# ---- what is learnt from -------------------------------------------------------------------------
 
-    def train(self) -> None:
-        """Train to the end or to an interruption; leaves checkpoints/<v> and logs/<v>/history.json.
 
-        Raises:
-            DivergedError: the loss, the gradients, the weights or the scores are not finite any more.
-        """
-        if lost := self.checkpoints.lost():
-            self.journal.warn(f"{lost} The best epoch's weights are lost; training begins anew.")
-            self.checkpoints.clear()
-        self.run.record.update(verdict=None, warnings=[])  # those of an earlier start of this run
-        precision = self._precision()
-        part = self.dataset.part("train")
-        windows = self.windows(part, self.config.train.hop_frames)
-        classifier = build_classifier(self.config, self.dataset.classes, precision)
-        # Also where checkpoints stand: if none of them is whole, training begins anew, and from these.
-        load_first_weights(classifier, self.config, self.ancestor)
-        first = health.sampled(classifiers.trained_weights(classifier))
-        step = self._step(windows, precision)
-        trained = self._before_training(part, windows, step)
-        state = self._loop(classifier, windows, step, trained).run()
-        best = self.checkpoints.best()
-        trained |= {
-            "best_epoch": state.best["epoch"] if state.best is not None else None,
-            "epochs": state.history,
-            "moved": health.distances(first, health.sampled(best)),
-        }
-        write_json(self.run.logs / HISTORY_NAME, trained)
-        # What a later version that begins from this one must not be compared with it on.
-        split.write(self.run.logs / SPLIT_NAME, self.dataset.recordings, self.dataset.places)
-        self.run.record["weights_sha256"] = classifiers.weights_sha256(best)
-        found = diagnostics.of_training(trained)
-        self.run.record["warnings"] = [doubt.row() for doubt in found]
-        self.warn(found)
+@dataclass(frozen=True, eq=False)
+class _Examples:
+    """The training windows, and the examples that an epoch draws: windows, or recordings with an attention head."""
 
-    def _step(self, windows: Windows, precision: str) -> StepSettings:
-        return StepSettings(
-            dropout=self.config.model.dropout,
-            class_weights=class_weights(self._seen(windows), self.config.train.class_weight_alpha),
-            precision=precision,
-            untaught=self._untaught(),
-            n_kept=len(self.ancestor.classes) if self.ancestor is not None else 0,
-        )
+    windows: Windows
+    weights: npt.NDArray[np.float32] | None  # [examples] how much each counts; None: all alike
+    sampler: Sampler | None
+    per_class: Floats  # [C] examples of each class in an epoch, by weight
+    shares: Shares | None  # [windows] of its label that each keeps; None: all of it
 
-    def _untaught(self) -> tuple[int, ...]:
-        """Columns of an earlier model that nothing is learnt of now."""
-        return class_alignment.untaught(self.dataset, len(self.ancestor.classes)) if self.ancestor is not None else ()
 
-    def _examples(self, windows: Windows) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        return windows.examples(by_recording=self.config.model.head == "attention")
+def _examples(job: Job, shares: Shares | None) -> _Examples:
+    settings, part, n_classes = job.config.train, job.dataset.part("train"), len(job.dataset.classes)
+    windows = job.windows(part, settings.hop_frames)
+    labels, recording = windows.examples(by_recording=job.config.model.head == "attention")
+    weights = None
+    if job.dataset.weights:
+        of_recordings = [job.dataset.weights.get(each.name, 1.0) for each in part]
+        weights = np.array(of_recordings, np.float32)[recording]
+    per_class = sampling.seen(labels, weights, n_classes, settings)
+    return _Examples(windows, weights, sampling.sampler(labels, n_classes, settings), per_class, shares)
 
-    def _sampler(self, windows: Windows) -> Sampler | None:
-        return sampling.sampler(self._examples(windows)[0], len(self.dataset.classes), self.config.train)
 
-    def _weights(self, windows: Windows) -> npt.NDArray[np.float32] | None:
-        """How much each example counts, by its recording; None: all alike. [examples]"""
-        if not self.dataset.weights:
-            return None
-        part = self.dataset.part("train")
-        weights = np.array([self.dataset.weights.get(recording.name, 1.0) for recording in part], np.float32)
-        return np.asarray(weights[self._examples(windows)[1]], np.float32)
+def _target_counts(job: Job, examples: _Examples) -> Floats:
+    """Targets of each class in an epoch, where windows share their labels. [C]"""
+    per_class, labels, n_classes = examples.per_class, examples.windows.label, len(job.dataset.classes)
+    if examples.shares is None:
+        return per_class
+    n_windows = np.bincount(labels, minlength=n_classes)
+    share = np.bincount(labels, examples.shares, n_classes) / np.maximum(n_windows, 1)
+    rest = (per_class * (1 - share)).sum() / n_classes if job.config.model.output == "softmax" else 0.0
+    return np.asarray(per_class * share + rest, np.float64)
 
-    def _seen(self, windows: Windows) -> npt.NDArray[np.float64]:
-        """Examples of each class in an epoch, each by its recording's weight. [C]"""
-        label = self._examples(windows)[0]
-        return sampling.seen(label, self._weights(windows), len(self.dataset.classes), self.config.train)
 
-    def _before_training(self, part: list[Recording], windows: Windows, step: StepSettings) -> dict[str, Any]:
-        """What history.json says of the time before the first epoch; what is wrong already is told."""
-        contents = [recording.content for recording in part]
-        taught = np.setdiff1d(np.arange(len(self.dataset.classes)), step.untaught)
-        trained = {
-            "best_epoch": None,
-            "epochs": [],
-            "constant_loss": constant_loss(
-                (self._seen(windows) if self.kept is None else self._targeted(windows))[taught],
-                step.class_weights[taught],
-                self.config.model.output,
-                label_smoothing=self.config.train.label_smoothing,
-                mixup=self.config.augment.mixup,
-                focal_gamma=self.config.train.focal_gamma,
-            ),
-            "warmup_epochs": self.config.train.warmup_epochs,
-            "freeze_next": self._backbone.next_freeze_point(self.config.model.freeze),
-            "inputs": health.class_inputs(
-                self.store, self.dataset.classes, contents, self.dataset.labels(part)
-            ),
-        }
-        self.warn(diagnostics.of_training(trained))
-        return trained
+def _history(job: Job, examples: _Examples, step: StepSettings) -> dict[str, Any]:
+    """What history.json holds before the first epoch."""
+    config, part = job.config, job.dataset.part("train")
+    taught = np.setdiff1d(np.arange(len(job.dataset.classes)), step.untaught)
+    contents = [recording.content for recording in part]
+    return {
+        "best_epoch": None,
+        "epochs": [],
+        "constant_loss": constant_loss(
+            _target_counts(job, examples)[taught],
+            step.class_weights[taught],
+            config.model.output,
+            label_smoothing=config.train.label_smoothing,
+            mixup=config.augment.mixup,
+            focal_gamma=config.train.focal_gamma,
+        ),
+        "warmup_epochs": config.train.warmup_epochs,
+        "freeze_next": job.backbone.next_freeze_point(config.model.freeze),
+        "inputs": health.class_inputs(job.store, job.dataset.classes, contents, job.dataset.labels(part)),
+    }
 
-    def _loop(
-        self, classifier: Classifier, windows: Windows, step: StepSettings, trained: dict[str, Any]
-    ) -> Loop:
-        settings = self.config.train
-        feed, validate = self._feeds(classifier, windows, step.precision)
-        how: dict[str, Any] = {
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
-            "jitter_frames": settings.jitter_frames,
-            "sampler": self._sampler(windows),
-            "weights": self._weights(windows),
-        }
-        if classifier.attention is not None:
-            batches: Batches | ClipBatches = ClipBatches(windows, feed.source, **how)
-        else:
-            batches = Batches(feed.source, **how, augment=self._augmenter(windows), targets=self._targets())
-        self.journal.say(
-            f"  {len(windows):,} patches, {len(batches):,} batches an epoch, "
-            f"{sum(int(np.prod(v.shape)) for v in classifier.trainable_variables):,} weights to train"
-        )
 
-        said: set[str] = set()
+def _precision(job: Job) -> str:
+    """A run that goes on keeps the precision it began with, whatever machine it goes on on."""
+    precision, why = job.run.record.get("precision"), "as the run began"
+    if not precision:
+        wanted, gains = job.config.train.precision, job.backbone.bfloat16_gain > 1
+        precision, why = devices.choose_precision(wanted, gains_on_cpu=gains)
+    job.run.record["precision"] = precision
+    job.run.save()
+    job.journal.say(f"  precision {precision}: {why}")
+    return str(precision)
 
-        def look(state: State) -> None:
-            found = diagnostics.while_training({**trained, "epochs": state.history})
-            # Once each, though the numbers change; and after the last epoch all is told at once.
-            self.warn(doubt for doubt in found if doubt.code not in said and not state.finished)
-            said.update(doubt.code for doubt in found)
 
-        return Loop(
-            Trainer(classifier, settings, step, feed),
-            batches,
-            settings,
-            self.checkpoints,
-            validate=validate,
-            journal=self.journal,
-            interrupts=self.interrupts,
-            tensorboard=self.run.logs / "tensorboard",
-            after_epoch=look,
-        )
+# ---- the loop ------------------------------------------------------------------------------------
 
-    def _targeted(self, windows: Windows) -> npt.NDArray[np.float64]:
-        """As `_seen`, of what patches are trained to be. [C]"""
-        seen, n_classes = self._seen(windows), len(self.dataset.classes)
-        found = np.bincount(windows.label, minlength=n_classes)
-        share = np.bincount(windows.label, self.kept, n_classes) / np.maximum(found, 1)
-        rest = (seen * (1 - share)).sum() / n_classes if self.config.model.output == "softmax" else 0.0
-        return np.asarray(seen * share + rest, np.float64)
 
-    def _targets(self) -> Targets | None:
-        if self.kept is None:
-            return None
-        return Targets(self.kept, len(self.dataset.classes), self.config.model.output)
+def _loop(
+    job: Job,
+    classifier: Classifier,
+    examples: _Examples,
+    step: StepSettings,
+    history: Mapping[str, Any],
+    after_epoch: Callable[[State], None],
+) -> Loop:
+    settings = job.config.train
+    feed, validate = _feeds(job, classifier, examples.windows, step.precision)
+    batches = _batches(job, classifier, examples, feed)
+    n_weights = sum(math.prod(variable.shape) for variable in classifier.trainable_variables)
+    job.journal.say(
+        f"  {len(examples.windows):,} windows, {len(batches):,} batches an epoch, {n_weights:,} weights to train"
+    )
+    reported: set[str] = set()
 
-    def _augmenter(self, windows: Windows) -> Augmenter | None:
-        """What is done to training batches, if anything is on."""
-        settings, classes = self.config.augment, self.dataset.classes
-        if not augment.active(settings):
-            return None
-        backgrounds = augment.background_columns(classes, self.dataset.background)
-        return Augmenter(
-            settings,
-            self.store.spec,
-            windows,
-            seed=self.config.train.seed,
-            n_classes=len(classes),
-            kind=self.config.model.output,
-            backgrounds=backgrounds,
-        )
+    def report(state: State) -> None:
+        found = diagnostics.while_training({**history, "epochs": state.history})
+        # Once each, though the numbers change; after the last epoch `train` reports all of them.
+        job.warn(each for each in found if each.code not in reported and not state.finished)
+        reported.update(each.code for each in found)
+        after_epoch(state)
 
-    def warn(self, found: Iterable[Doubt]) -> None:
-        """Say each doubt once."""
-        for doubt in found:
-            if doubt.text not in self._told:
-                self._told.add(doubt.text)
-                word = "warning" if doubt.severity == STRONG else "note"
-                self.journal.warn(str(doubt), word=word, code=doubt.code, severity=doubt.severity)
+    return Loop(
+        Trainer(classifier, settings, step, feed),
+        batches,
+        settings,
+        job.checkpoints,
+        validate=validate,
+        journal=job.journal,
+        interrupts=job.interrupts,
+        tensorboard=job.run.logs / "tensorboard",
+        after_epoch=report,
+    )
 
-    def has_weights(self) -> bool:
-        """Whether the weights that this run's record speaks of are still there, and whole."""
-        try:
-            found = classifiers.weights_sha256(self.checkpoints.best())
-        except CheckpointError:
-            return False
-        return found == str(self.run.record["weights_sha256"])
 
-    def _precision(self) -> str:
-        """A run that goes on keeps the precision it began with, whatever machine it goes on on."""
-        begun = self.run.record.get("precision")
-        precision, why = (
-            (begun, "as the run began")
-            if begun
-            else devices.choose_precision(
-                self.config.train.precision, gains_on_cpu=self._backbone.bfloat16_gain > 1
-            )
-        )
-        self.run.record["precision"] = precision
-        self.run.save()
-        self.journal.say(f"  precision {precision}: {why}")
-        return str(precision)
+def _batches(job: Job, classifier: Classifier, examples: _Examples, feed: Feed) -> Batches | ClipBatches:
+    settings, windows = job.config.train, examples.windows
+    how: dict[str, Any] = {
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "jitter_frames": settings.jitter_frames,
+        "sampler": examples.sampler,
+        "weights": examples.weights,
+    }
+    if classifier.attention is not None:
+        return ClipBatches(windows, feed.source, **how)
+    n_classes, kind = len(job.dataset.classes), job.config.model.output
+    targets = None if examples.shares is None else Targets(examples.shares, n_classes, kind)
+    return Batches(feed.source, **how, augment=_augmenter(job, windows), targets=targets)
 
-    def _feeds(self, classifier: Classifier, windows: Windows, precision: str) -> tuple[Feed, Any]:
-        """What training is fed with, and how an epoch is judged; what frozen layers make of both is computed now."""
-        settings = self.config.train
-        frozen = Frozen(
-            classifier,
-            precision=precision,
-            cache=self.store.folder,
-            most_bytes=settings.cache_gb * 1e9,
-            # Those kept, the best and the next.
-            reserved_bytes=_checkpoint_bytes(classifier) * (settings.keep_checkpoints + 2),
-            journal=self.journal,
-            interrupts=self.interrupts,
-            kept=self.run.record.get("frozen_kept"),
-        )
-        changes = [f"--augment.{name.replace('_', '-')}" for name in augment.active(self.config.augment)]
-        jitter = ["--train.jitter-frames"] if settings.jitter_frames else []
-        if remark := windows.jitter_remark(settings.jitter_frames):
-            self.journal.warn(remark)
-        feed = frozen.feed(windows, what="training", moves=" and ".join([*jitter, *changes][:2]))
-        if not changes:  # which is done in this process's memory, to frames
-            feed = in_memory(feed)
-        validate = self._validation(classifier, frozen)
-        frozen.drop_unused()
-        self.run.record["frozen_kept"] = frozen.kept
-        self.run.save()
-        return feed, validate
 
-    def _validation(self, classifier: Classifier, frozen: Frozen) -> Any:
-        part = self.dataset.part("val")
-        if not part:
-            self.journal.warn(
-                "There are no validation recordings: the epoch with the lowest training loss is kept."
-            )
-            return dict
-        windows = self.windows(part)
-        feed = frozen.feed(windows, what="validation")
-        scorer = make_scorer(classifier, feed.embed)
+def _augmenter(job: Job, windows: Windows) -> Augmenter | None:
+    """Augmentation of training batches, if any is on."""
+    settings, classes = job.config.augment, job.dataset.classes
+    if not augment.active(settings):
+        return None
+    return Augmenter(
+        settings,
+        job.store.spec,
+        windows,
+        seed=job.config.train.seed,
+        n_classes=len(classes),
+        kind=job.config.model.output,
+        backgrounds=augment.background_columns(classes, job.dataset.background),
+    )
 
-        def validate() -> Mapping[str, float | None]:
-            scores, live = self.score(classifier, scorer, windows, part, source=feed.source)
-            figures = {**_quick_look(scores), "live_embeddings": live}
-            return {f"val_{name}": value for name, value in figures.items()}
 
-        return validate
+def _feeds(job: Job, classifier: Classifier, windows: Windows, precision: str) -> tuple[Feed, Validation]:
+    """What training reads, and validation after an epoch; the outputs of frozen layers are computed here, once."""
+    settings = job.config.train
+    frozen = Frozen(
+        classifier,
+        precision=precision,
+        cache=job.store.folder,
+        most_bytes=settings.cache_gb * 1e9,
+        # Those kept, the best and the next.
+        reserved_bytes=_checkpoint_bytes(classifier) * (settings.keep_checkpoints + 2),
+        journal=job.journal,
+        interrupts=job.interrupts,
+        kept=job.run.record.get("frozen_kept"),
+    )
+    changes = [f"--augment.{name.replace('_', '-')}" for name in augment.active(job.config.augment)]
+    jitter = ["--train.jitter-frames"] if settings.jitter_frames else []
+    if remark := windows.jitter_remark(settings.jitter_frames):
+        job.journal.warn(remark)
+    feed = frozen.feed(windows, what="training", moves=" and ".join([*jitter, *changes][:2]))
+    if not changes:  # which are made in this process's memory, of frames
+        feed = in_memory(feed)
+    validate = _validation(job, classifier, frozen)
+    frozen.drop_unused()
+    job.run.record["frozen_kept"] = frozen.kept
+    job.run.save()
+    return feed, validate
 
-    def windows(self, part: list[Recording], hop_frames: int | None = None) -> Windows:
-        contents = [recording.content for recording in part]
-        hop_frames = hop_frames or self.store.spec.patch_hop
-        return Windows(self.store, contents, self.dataset.labels(part), hop_frames)
 
-    def score(
-        self,
-        classifier: Classifier,
-        scorer: Scorer,
-        windows: Windows,
-        part: list[Recording],
-        advance: Any = lambda n: None,
-        source: Source | None = None,
-    ) -> tuple[Scores, int | None]:
-        """Scores of some recordings, and how many units of the embedding depend on what is heard.
+def _validation(job: Job, classifier: Classifier, frozen: Frozen) -> Validation:
+    part = job.dataset.part("val")
+    if not part:
+        job.journal.warn("There are no validation recordings: the epoch with the lowest training loss is kept.")
+        return dict
+    windows = job.windows(part)
+    feed = frozen.feed(windows, what="validation")
+    scorer = make_scorer(classifier, feed.embed)
 
-        Args:
-            scorer: of the classifier.
-            source: what the scorer is given of the windows, if not their frames.
+    def validate() -> Mapping[str, float | None]:
+        scores, live = score(job, classifier, scorer, windows, part, source=feed.source)
+        figures = {**_validation_metrics(scores), "live_embeddings": live}
+        return {f"val_{name}": value for name, value in figures.items()}
 
-        Raises:
-            DivergedError: the weights are so large that scores are NaN or infinite.
-        """
-        live = health.LiveUnits()
-        attention = Attention(classifier)
-        watched = noting(noting(scorer, live.note), attention.note)
-        found = score_windows(
-            watched, source or windows, self.config.evaluate.batch_size, self.interrupts, advance
-        )
-        if broken := int((~np.isfinite(found)).any(axis=1).sum()):
-            raise DivergedError(
-                f"The scores of {broken:,} of {len(found):,} patches are NaN or infinite: training has made the "
-                "weights too large. Lower --train.learning-rate (try a tenth), or try --train.precision float32."
-            )
-        scores = Scores(
-            classes=classifier.classes,
-            recordings=tuple(recording.name for recording in part),
-            groups=tuple(self.dataset.places[recording.name].group for recording in part),
-            labels=np.array(self.dataset.labels(part), np.int64),
-            patch_scores=found,
-            patch_recording=windows.recording.astype(np.int64),
-            patch_start_s=windows.start_s,
-            patch_weight=attention.shares(windows.recording),
-        )
-        return scores, live.count()
+    return validate
+
+
+def _validation_metrics(scores: Scores) -> dict[str, float | None]:
+    """The three that choose the best epoch, without intervals."""
+    pooled = pool_mean(scores)  # [N, C]
+    present = np.unique(scores.labels)
+    precisions = [average_precision_score(scores.labels == column, pooled[:, column]) for column in present]
+    return {
+        "loss": metrics.log_loss(pooled, scores.labels),
+        "accuracy": float((pooled.argmax(axis=1) == scores.labels).mean()),
+        "macro_ap": float(np.mean(precisions)),
+    }
 
 
 def _checkpoint_bytes(classifier: Classifier) -> int:
@@ -357,16 +301,65 @@ def _checkpoint_bytes(classifier: Classifier) -> int:
     return 4 * count + 8 * trained
 
 
-def _quick_look(scores: Scores) -> dict[str, float | None]:
-    """The three figures that choose the best epoch, without intervals."""
-    pooled = pool_mean(scores)  # [N, C]
-    present = np.unique(scores.labels)
-    precisions = [average_precision_score(scores.labels == column, pooled[:, column]) for column in present]
-    return {
-        "loss": metrics.log_loss(pooled, scores.labels),
-        "accuracy": float((pooled.argmax(axis=1) == scores.labels).mean()),
-        "macro_ap": float(np.mean(precisions)),
-    }
+# ---- weights and scores ---------------------------------------------------------------------------
+
+
+def score(
+    job: Job,
+    classifier: Classifier,
+    scorer: Scorer,
+    windows: Windows,
+    part: Sequence[Recording],
+    advance: Callable[[int], None] = lambda n: None,
+    source: Source | None = None,
+) -> tuple[Scores, int | None]:
+    """Scores of some recordings, and how many units of the embedding depend on the sound.
+
+    Args:
+        scorer: of the classifier.
+        windows: of `part`.
+        source: what the scorer is given of the windows, if not their frames.
+
+    Raises:
+        DivergedError: the weights are so large that scores are NaN or infinite.
+    """
+    live, attention = health.LiveUnits(), Attention(classifier)
+    watched = noting(noting(scorer, live.note), attention.note)
+    found = score_windows(
+        watched, source or windows, job.config.evaluate.batch_size, job.interrupts, advance
+    )  # [P, C]
+    if broken := int((~np.isfinite(found)).any(axis=1).sum()):
+        raise DivergedError(
+            f"The scores of {broken:,} of {len(found):,} windows are NaN or infinite: training has made the "
+            "weights too large. Lower --train.learning-rate (try a tenth), or try --train.precision float32."
+        )
+    scores = Scores(
+        classes=classifier.classes,
+        recordings=tuple(recording.name for recording in part),
+        groups=tuple(job.dataset.places[recording.name].group for recording in part),
+        labels=np.array(job.dataset.labels(list(part)), np.int64),
+        patch_scores=found,
+        patch_recording=windows.recording.astype(np.int64),
+        patch_start_s=windows.start_s,
+        patch_weight=attention.shares(windows.recording),
+    )
+    return scores, live.count()
+
+
+def has_weights(job: Job) -> bool:
+    """Whether the trained weights of which the record speaks are still there, and whole."""
+    try:
+        found = classifiers.weights_sha256(job.checkpoints.best())
+    except CheckpointError:
+        return False
+    return found == str(job.run.record["weights_sha256"])
+
+
+def best_classifier(job: Job) -> Classifier:
+    """The trained network with the weights of the best epoch, in float32 as it is served."""
+    classifier = build_classifier(job.config, job.dataset.classes, "float32", seed=None)
+    classifiers.load_weights(classifier, job.checkpoints.best(), source=str(job.run.checkpoints))
+    return classifier
 
 
 def build_classifier(
@@ -387,15 +380,15 @@ def build_classifier(
     return replace(built, limit_hz=config.audio.band_limit)
 
 
-def load_first_weights(classifier: Classifier, config: Config, ancestor: Ancestor | None = None) -> None:
-    """Put the checkpoint's weights into the backbone, if there is one; or all weights of the model to begin from.
+def load_first_weights(classifier: Classifier, config: Config, base: ServedModel | None = None) -> None:
+    """Load the checkpoint's weights into the backbone, if there is one; or all weights of the base model.
 
     Raises:
         CheckpointError: it cannot be read, or is of another network.
     """
-    if ancestor is not None:
-        first = grown(read_weights(ancestor), classifiers.weights(classifier))
-        classifiers.load_weights(classifier, first, source=ancestor.title)
+    if base is not None:
+        first = grown(read_weights(base), classifiers.weights(classifier))
+        classifiers.load_weights(classifier, first, source=base.title)
         return
     path = registry.checkpoint_path(config)
     if path is not None:

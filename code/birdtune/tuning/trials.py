@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -23,17 +23,16 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.errors import InputError
 from birdtune.evaluation.scores import pool_mean
-from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
 from birdtune.runtime import runs
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.runs import Run
 from birdtune.training.checkpoints import State
 from birdtune.training.embeddings import Embedded, Floats, Ints, few_sources, folds, judgeable, listed
-from birdtune.training.loop import Loop
+from birdtune.training.job import Job
 from birdtune.training.probes import Head, out_of_fold
 from birdtune.training.scoring import make_scorer
-from birdtune.training.train import Learning, build_classifier
+from birdtune.training.train import best_classifier, score, train
 
 # (score after each epoch so far) → whether to go on is pointless.
 Hopeless = Callable[[Sequence[float]], bool]
@@ -150,21 +149,24 @@ class OnTraining:
         run = Run(config, Journal(quiet=True))
         data = self._dataset.digest(sources=config.train.label_refinement)
         run.take_version(runs.fingerprint(config, data, self._checkpoint))
+        job = Job(run, self._dataset, self._store, self._interrupts)
+        curve: list[float] = []
         try:
             run.journal.write_to(run.logs)
             with self._journal.progress(name, config.train.epochs, "epochs") as progress:
 
-                def after_epoch(curve: Sequence[float]) -> None:
-                    progress.advance(note=f"score {curve[-1]:.3f}")
-                    if hopeless is not None and hopeless(curve):
-                        raise _EndedEarly
+                def after_epoch(state: State) -> None:
+                    curve[:] = _curve(state)
+                    if not state.finished:
+                        progress.advance(note=f"score {curve[-1]:.3f}")
+                        if hopeless is not None and hopeless(curve):
+                            raise _EndedEarly
 
-                lesson = _Lesson(run, self._dataset, self._store, self._interrupts, after_epoch)
                 try:
-                    lesson.train()
+                    state = train(job, after_epoch=after_epoch)
                 except _EndedEarly:
-                    return Outcome(None, lesson.curve)
-                return Outcome(lesson.scores(), lesson.curve)
+                    return Outcome(None, curve)
+                return Outcome(_validation_scores(job), _curve(state))
         finally:
             run.journal.close()
 
@@ -178,46 +180,16 @@ class _EndedEarly(Exception):  # noqa: N818 - no error
     """A trial that cannot become the best any more."""
 
 
-class _Lesson(Learning):
-    """The training stage of a trial, which tells of each epoch and can be ended by it."""
+def _curve(state: State) -> list[float]:
+    """Score after each epoch."""
+    return [(float(row["val_accuracy"]) + float(row["val_macro_ap"])) / 2 for row in state.history]
 
-    def __init__(
-        self,
-        run: Run,
-        dataset: Dataset,
-        store: FrameStore,
-        interrupts: Interrupts,
-        after_epoch: Callable[[Sequence[float]], None],
-    ) -> None:
-        super().__init__(run, dataset, store, interrupts)
-        self._after_epoch = after_epoch
-        self._made: Loop | None = None
 
-    @property
-    def curve(self) -> list[float]:
-        """Score after each epoch."""
-        history = self._made.state.history if self._made is not None else []
-        return [(float(row["val_accuracy"]) + float(row["val_macro_ap"])) / 2 for row in history]
-
-    def _loop(self, *given: Any, **more: Any) -> Loop:
-        self._made = loop = super()._loop(*given, **more)
-        look = loop.after_epoch
-
-        def told(state: State) -> None:
-            look(state)
-            if not state.finished:
-                self._after_epoch(self.curve)
-
-        loop.after_epoch = told
-        return loop
-
-    def scores(self) -> Floats:
-        """Of the validation recordings by the best epoch's weights, in float32 as they would be served. [N, C]"""
-        classifier = build_classifier(self.config, self.dataset.classes, "float32", seed=None)
-        classifiers.load_weights(classifier, self.checkpoints.best(), source=str(self.run.checkpoints))
-        part = self.dataset.part("val")
-        found, _ = self.score(classifier, make_scorer(classifier), self.windows(part), part)
-        return np.asarray(pool_mean(found), np.float64)
+def _validation_scores(job: Job) -> Floats:
+    """Of the validation recordings by the best epoch's weights, in float32 as they would be served. [N, C]"""
+    classifier, part = best_classifier(job), job.dataset.part("val")
+    found, _ = score(job, classifier, make_scorer(classifier), job.windows(part), part)
+    return np.asarray(pool_mean(found), np.float64)
 
 
 def seeds(seed: int) -> list[int]:

@@ -1,0 +1,180 @@
+"""A served model and the run's own on the same test recordings.
+
+    ServedModel + test recordings that neither has learnt from ─▶ compared ─▶ `init_from` and `gate` of metrics.json
+
+The served model is loaded as a server loads it, whatever network it is, and reads the files itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.data.scan import Recording
+from birdtune.evaluation import model_comparison, paired
+from birdtune.evaluation.decision import NOMINAL, Thresholds
+from birdtune.evaluation.diagnostics import STRONG
+from birdtune.evaluation.metrics import Draws
+from birdtune.evaluation.scores import Scores, clip_scores, shares
+from birdtune.evaluation.thresholds import only
+from birdtune.pipeline import gate
+from birdtune.runtime.words import plain
+from birdtune.serving.inference import Channel, Cutter, Heard, hear
+from birdtune.serving.rows import judged_by
+from birdtune.serving.verify import ExportedModel, open_model
+from birdtune.training.job import Job
+from birdtune.training.served_model import ServedModel
+
+Floats = npt.NDArray[np.float64]
+
+
+def with_champion(job: Job, champion: ServedModel, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Champion against challenger: `gate` of metrics.json.
+
+    Args:
+        found: as `compared`.
+
+    Returns:
+        the same, and of the champion `ServedModel.row`, `title`, `lost_classes` (its classes that the challenger
+        lacks) and `strong` (codes of the strong diagnostics of its own run).
+    """
+    record = champion.record() or {"warnings": []}
+    row = {
+        **champion.row(),
+        "title": champion.title,
+        "lost_classes": [name for name in champion.classes if name not in job.dataset.classes],
+        "strong": [each["code"] for each in record["warnings"] if each["severity"] == STRONG],
+        **found,
+    }
+    job.journal.say(f"  {plain(gate.sentence(row))}")
+    return row
+
+
+def compared(job: Job, served: ServedModel, test: Scores | None, thresholds: Thresholds) -> dict[str, Any]:
+    """A served model and this run's on test recordings of the former's classes that neither has learnt from.
+
+    Args:
+        test: the run's calibrated scores of the test recordings; None: there are none.
+        thresholds: the run's.
+
+    Returns:
+        `comparison`: as `model_comparison.compare`, and `score` (`before`, `after`, `difference`, `difference_ci`);
+        None where there is nothing to compare by, and `reason` says why. `left_out`: test recordings that the served
+        model has learnt from; `unknown`: those of which that is not known.
+    """
+    part = [recording for recording in job.dataset.part("test") if recording.label in served.classes]
+    learnt = served.learnt_from()
+    row: dict[str, Any] = {"comparison": None, "reason": "", "left_out": 0, "unknown": 0}
+    if test is None or not part:
+        return {**row, "reason": f"there are no test recordings of the classes of {served.title}"}
+    if learnt is None:
+        return {
+            **row,
+            "unknown": len(part),
+            "reason": f"it is not known which of the {len(part):,} test recordings {served.title} has learnt from, as "
+            "the logs of its run are not beside it (its output folder has them)",
+        }
+    places = job.dataset.places
+    shared = [recording for recording in part if not learnt.has(recording, places[recording.name].group)]
+    row["left_out"] = len(part) - len(shared)
+    before = served_scores(job, served, shared) if shared else None
+    if before is None:
+        why = "has learnt from all test recordings, or was chosen by them" if not shared else "can read none of them"
+        return {**row, "reason": f"{served.title} {why}"}
+    after = _aligned(only(test, np.isin(test.recordings, before.recordings)), served.classes)
+    theirs = served.thresholds
+    ours = _aligned_thresholds(thresholds, test.classes, after.classes)
+    n_bootstrap, seed = job.config.evaluate.bootstrap, job.config.train.seed
+    found = model_comparison.compare(
+        before, after, n_bootstrap=n_bootstrap, seed=seed, thresholds=(theirs, ours) if theirs else None
+    )
+    return {**row, "comparison": {**found, "score": _score(before, after, Draws(before.groups, n_bootstrap, seed))}}
+
+
+def _score(before: Scores, after: Scores, draws: Draws) -> dict[str, Any]:
+    """Mean of accuracy and macro average precision of both, and the difference with its interval."""
+    old, new = clip_scores(before), clip_scores(after)  # [N, C], [N, C + n]
+    old = np.pad(old, ((0, 0), (0, new.shape[1] - old.shape[1])))
+    each = [paired.figures(scores, before.labels, draws).score for scores in (old, new)]
+    gain = paired.difference([new], [old], before.labels, draws)
+    return {
+        "before": each[0],
+        "after": each[1],
+        "difference": gain["score"],
+        "difference_ci": [gain["low"], gain["high"]] if draws.n_groups > 1 else None,
+    }
+
+
+def _aligned(scores: Scores, classes: tuple[str, ...]) -> Scores:
+    """The same scores with the columns of another model first, 0 for classes that these do not have; then the rest."""
+    columns = (*classes, *(name for name in scores.classes if name not in classes))
+    at = [scores.classes.index(name) if name in scores.classes else len(scores.classes) for name in columns]
+
+    def moved(table: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.pad(table, ((0, 0), (0, 1)))[:, at]
+
+    labels = np.array([columns.index(scores.classes[label]) for label in scores.labels], np.int64)
+    return Scores(
+        columns, scores.recordings, scores.groups, labels, moved(scores.patch_scores), scores.patch_recording,
+        scores.patch_start_s, scores.patch_weight, None if scores.pooled is None else moved(scores.pooled),
+        scores.strangeness,
+    )  # fmt: skip
+
+
+def _aligned_thresholds(found: Thresholds, classes: Sequence[str], columns: Sequence[str]) -> Thresholds:
+    rows = dict(zip(classes, zip(found.values, found.origins, strict=True), strict=True))
+    values, origins = zip(*(rows.get(name, (float("inf"), NOMINAL)) for name in columns), strict=True)
+    return Thresholds(values, origins, found.wish, found.reason)
+
+
+def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> Scores | None:
+    """Scores of some recordings by an exported model, as `predict` computes them; None: it can read none of them.
+
+    The files are read again: the model may have a front end of its own.
+    """
+    model = open_model(served.folder)
+    spec, config = model.front_end, job.config
+    cutter = Cutter(config.audio, spec.patch_hop, config.audio.max_hours * 3600, spec)
+    function = judged_by(model, pools=model.strangeness is not None)
+    files = [r.path if r.channel is None else Channel(r.path, r.channel) for r in part]
+    heard = hear(
+        files, function, cutter, config.evaluate.batch_size, job.interrupts.check, kept=len(model.classes) + 1
+    )
+    used, rows, strange = [], [], []
+    with job.journal.progress(f"scoring, {served.title}", len(part), "recordings") as progress:
+        for recording, found in zip(part, heard, strict=True):
+            progress.advance()
+            if isinstance(found, Heard):
+                used.append(recording)
+                rows.append(_clip_scores(model, found))
+                strange.append(_ood_score(model, found))
+    if not used:
+        return None
+    pooled = np.stack(rows).astype(np.float32)  # [N, C]
+    numbers = np.arange(len(used))
+    return Scores(
+        classes=model.classes,
+        recordings=tuple(recording.name for recording in used),
+        groups=tuple(job.dataset.places[recording.name].group for recording in used),
+        labels=np.array([model.classes.index(recording.label) for recording in used], np.int64),
+        patch_scores=pooled,
+        patch_recording=numbers,
+        patch_start_s=np.zeros(len(used), np.float32),
+        pooled=pooled,
+        strangeness=np.array(strange, np.float32) if model.strangeness is not None else None,
+    )
+
+
+def _clip_scores(model: ExportedModel, heard: Heard) -> Floats:
+    """Scores of a recording. [C]"""
+    windows, attention = heard.results[:, :-1], heard.results[:, -1]
+    mean = shares(attention, np.zeros(len(attention), np.int64)) @ windows
+    return np.asarray(model.calibration.clips(mean[None])[0], np.float64)
+
+
+def _ood_score(model: ExportedModel, heard: Heard) -> float:
+    if model.strangeness is None:
+        return 0.0
+    pooled = (heard.sums[None, :-1] / heard.sums[-1]).astype(np.float32)
+    return float(model.strangeness(pooled)[0])

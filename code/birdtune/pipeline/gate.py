@@ -1,0 +1,150 @@
+"""The gate: whether a new model takes the place of the one in service.
+
+    --gate.champion ─▶ find ─▶ ServedModel ─▶ comparison.py ─▶ `gate` of metrics.json ─▶ decide ─▶ Decision
+
+Champion (in service) and challenger (this run's model) score the same test recordings: those of the champion's classes
+that neither has learnt from or was chosen by. The champion is loaded as it is served, whatever network it is. What
+decides is the difference of the score by which training chooses its best epoch, too, the mean of accuracy and macro
+average precision over the champion's classes, with a 95 % interval over source recordings, in pairs.
+
+docs/gate.md explains the rule.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from birdtune.config import LATEST, Config
+from birdtune.errors import InputError, shown
+from birdtune.evaluation.diagnostics import STRONG
+from birdtune.runtime.files import read_json
+from birdtune.runtime.words import count, some
+from birdtune.training.served_model import (
+    ServedModel,
+    is_number,
+    of_folder,
+    of_number,
+    read,
+    served_models,
+    under_way,
+)
+
+_SETTING = "--gate.champion"
+
+
+# ---- the champion --------------------------------------------------------------------------------
+
+
+def find(config: Config, own: int | None = None) -> ServedModel | None:
+    """The model in service; None where there is no gate, or `latest` finds none yet.
+
+    Args:
+        own: the number of the run itself, once it has one: no model is its own champion.
+
+    Raises:
+        InputError: there is no such model, or it is this run's own.
+        CheckpointError: it is damaged.
+    """
+    wanted = config.gate.champion
+    if wanted is None:
+        return None
+    if wanted == LATEST:
+        name = config.export.name
+        numbers = [
+            number for number, folder in served_models(config).items()
+            if folder.parent.name == name and number != own and not under_way(config, number)
+        ]  # fmt: skip
+        return read(config.output / "model" / name / str(max(numbers)), is_own=True) if numbers else None
+    number = is_number(wanted)
+    found = of_number(config, _SETTING, int(wanted)) if number else of_folder(config, _SETTING, Path(wanted))
+    if found.is_own and found.version == own:
+        raise InputError(
+            f"{_SETTING} {shown(wanted)}: version {own} is this run's own model. Give an earlier version, or {LATEST}."
+        )
+    return found
+
+
+# ---- the decision --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a model is promoted, and why.
+
+    Attributes:
+        champion: the row of the model it was compared with; None: there was none.
+    """
+
+    promoted: bool
+    reason: str
+    champion: dict[str, Any] | None = None
+
+    def row(self) -> dict[str, Any]:
+        """`gate` of run.json."""
+        return {"champion": self.champion, "reason": self.reason}
+
+
+def decide(config: Config, reports: Path) -> Decision:
+    """Whether the model of a run is promoted, by what its metrics.json says."""
+    if config.gate.champion is None:
+        return Decision(True, "no gate was set")
+    figures = read_json(reports / "metrics.json") or {}
+    row = figures.get("gate")
+    if row is None:
+        return Decision(True, "there was no model in service yet")
+    champion = {name: row[name] for name in ("version", "folder", "weights_sha256")}
+    if objections := list(_objections(row, figures.get("warnings", []), config.gate.margin)):
+        return Decision(False, "; ".join(objections), champion)
+    score, margin = row["comparison"]["score"], config.gate.margin
+    word = "better" if score["difference_ci"][0] > 0 else f"no worse by {margin:g}"
+    return Decision(True, f"{word} than {row['title']}: {_change(score)}", champion)
+
+
+def _objections(row: Mapping[str, Any], warnings: Sequence[Mapping[str, Any]], margin: float) -> Iterator[str]:
+    title, found = row["title"], row["comparison"]
+    if row["lost_classes"]:
+        yield f"it does not know {count(len(row['lost_classes']), 'class')} of {title}: {some(row['lost_classes'])}"
+    if found is None:
+        yield row["reason"]
+        return
+    score = found["score"]
+    if score["difference_ci"] is None:
+        yield f"the {count(found['n_recordings'], 'shared test recording')} come from a single source recording"
+        return
+    low, high = score["difference_ci"]
+    if not (low > 0 or (margin and low >= -margin)):
+        word = "worse" if high < 0 else "not surely better"
+        but = f" or no worse by {margin:g}" if margin and high >= 0 else ""
+        yield f"{word} than {title}{but}: {_change(score)}, on {count(found['n_groups'], 'source recording')}"
+    losses = [
+        each["class"] for each in found["per_class"]
+        if each["change"] == "worse" and each["found"]["difference"] < -margin
+    ]  # fmt: skip
+    if losses:
+        yield f"classes got worse beyond chance: {some(losses)}"
+    new = [each["code"] for each in warnings if each["severity"] == STRONG and each["code"] not in row["strong"]]
+    if new:
+        yield f"strong warnings that {title} did not have: {', '.join(dict.fromkeys(new))}"
+
+
+def _change(score: Mapping[str, Any]) -> str:
+    low, high = score["difference_ci"]
+    return (
+        f"score {score['before']:.3f} → {score['after']:.3f}, {score['difference']:+.3f} "
+        f"(95 %: {low:+.3f} to {high:+.3f})"
+    )
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """What the comparison found, for people."""
+    found = row["comparison"]
+    if found is None:
+        return f"gate: not compared with {row['title']}: {row['reason']}"
+    score = found["score"]
+    change = _change(score) if score["difference_ci"] else f"score {score['before']:.3f} → {score['after']:.3f}"
+    shared = count(found["n_recordings"], "test recording")
+    return (
+        f"gate: against {row['title']} on {shared} that neither has learnt from "
+        f"({count(found['n_groups'], 'source recording')}): {change}"
+    )

@@ -1,0 +1,99 @@
+"""What a run says of its data at the beginning, and of its outcome at the end."""
+
+from collections import Counter
+from typing import Any
+
+from birdtune.data.dataset import Dataset
+from birdtune.data.source_notices import source_lines
+from birdtune.errors import shown
+from birdtune.evaluation import diagnostics
+from birdtune.runtime.events import Journal, duration
+from birdtune.runtime.files import read_json
+from birdtune.runtime.runs import STAGES, Run
+from birdtune.runtime.words import count, some
+from birdtune.training.served_model import ServedModel
+
+
+def say_dataset(dataset: Dataset, journal: Journal) -> None:
+    """How many recordings there are, and how many files are not used."""
+    books = dataset.books()
+    minutes = sum(recording.facts.duration_s for recording in dataset.recordings) / 60
+    sides = {name: len(dataset.part(name)) for name in ("train", "val", "test")}
+    journal.say(
+        f"  {books['used']:,} recordings of {len(dataset.classes)} classes, {minutes:,.0f} min: "
+        + ", ".join(f"{n:,} {name}" for name, n in sides.items())
+    )
+    for line in source_lines(dataset.sources):
+        journal.say(f"  {line}")
+    if books["left_out"]:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in books["left_out"].items())
+        journal.say(f"  {sum(books['left_out'].values()):,} of {books['found']:,} files not used: {reasons}")
+        journal.say("  each is named, with what to do, in problems.csv")
+    if remarks := Counter(problem.problem for problem in dataset.problems if problem.used):
+        counted = ", ".join(f"{n:,} {remark}" for remark, n in sorted(remarks.items()))
+        journal.say(f"  {remarks.total():,} remarks on files that are used, in problems.csv: {counted}")
+    journal.event("dataset", classes=len(dataset.classes), minutes=round(minutes, 1), **sides, **books)
+
+
+def say_notices(dataset: Dataset, journal: Journal) -> None:
+    """What should be known of the data."""
+    for notice in dataset.notices:
+        journal.warn(notice)
+
+
+def say_begin(current: Run, dataset: Dataset, base: ServedModel | None, *, resumed: bool) -> None:
+    """Which version this is, and what it begins from."""
+    journal = current.journal
+    journal.event("run", version=current.version, resumed=resumed, settings=current.config.changed())
+    word = "going on" if resumed else "new"
+    journal.say(f"version {current.version}: {word}, logs in {shown(current.logs)}")
+    if base is not None:
+        n_old = len(base.classes)
+        new = list(dataset.classes[n_old:])
+        columns = [f"{shown(name)} ({n_old + place})" for place, name in enumerate(new)]
+        added = f"{count(len(new), 'new class')} behind them: {some(columns)}" if new else "no class is new"
+        journal.say(
+            f"  begins from {base.title} (weights {base.facts.weights_sha256[:12]}): its {n_old:,} classes keep their "
+            f"columns, {added}"
+        )
+        journal.event("init_from", **base.row(), kept=n_old, new=new)
+    say_notices(dataset, journal)
+
+
+def say_result(current: Run, until: str) -> None:
+    """The headline, where the results are, and how far to trust them."""
+    journal = current.journal
+    metrics: dict[str, Any] | None = read_json(current.reports / "metrics.json")
+    test = metrics.get("test") if metrics and until != "train" else None
+    if test:
+        ends = test["clip"]["accuracy_ci"]
+        interval = f" (95 %: {ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
+        journal.say("")
+        journal.say(
+            f"test accuracy {test['clip']['accuracy']:.3f}{interval} on {test['n_recordings']:,} recordings "
+            f"of {count(test['n_groups'], 'source')}; always answering {test['majority_class']} would score "
+            f"{test['majority_baseline']:.3f}"
+        )
+    if until == "report":
+        journal.say(f"report  {shown(current.reports / 'report.html')}")
+    if until in ("export", "report"):
+        journal.say(f"model   {shown(current.model if current.record['promoted'] else current.candidate)}")
+    stages = current.record["stages"]
+    journal.say("took    " + ", ".join(f"{name} {duration(stages[name])}" for name in STAGES if name in stages))
+    say_outcome(current)
+
+
+def say_outcome(current: Run) -> None:
+    """The last words: how far to trust the model, and whether it is in service; mild warnings are counted only."""
+    warnings: list[dict[str, str]] = current.record["warnings"]
+    strong = [row for row in warnings if row["severity"] == diagnostics.STRONG]
+    for row in strong:
+        current.journal.say(f"warning {row['code']}: {row['text']}")
+    if strong:
+        current.journal.say("Do not rely on this model. What to do stands in run.json, and on top of the report.")
+    elif warnings:
+        codes = ", ".join(dict.fromkeys(row["code"] for row in warnings))
+        current.journal.say(f"read its figures with care: {codes} (see run.json, or the top of the report)")
+    promoted, gate = current.record["promoted"], current.record["gate"]
+    if current.config.gate.champion is not None and promoted is not None:
+        current.journal.say(f"{'promoted' if promoted else 'not promoted'}: {gate['reason']}")

@@ -1,0 +1,140 @@
+"""The job, from top to bottom: prepare → train → evaluate → export → report.
+
+    Config ─▶ run ─▶ output/: run.json, split.csv, checkpoints/<v>, reports/<v>, model/<name>/<v> or candidates/<v>
+
+Each stage is skipped when its result is there and current (plan.py), and goes on where it was stopped.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from birdtune.config import Config
+from birdtune.data import dataset as data
+from birdtune.data.augment import require_background
+from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError, Interrupted, shown
+from birdtune.evaluation import diagnostics
+from birdtune.models import registry
+from birdtune.models.weights import verify_checkpoint
+from birdtune.pipeline import gate, messages
+from birdtune.pipeline.plan import Plan, with_base
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.quiet import load_tensorflow
+from birdtune.runtime.runs import Run, clear_unfinished
+from birdtune.runtime.storage import unmet_faults
+from birdtune.training import base_model
+from birdtune.training.job import Job
+from birdtune.training.served_model import ServedModel
+
+
+def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str = "report") -> int:
+    """Do the job, up to and with a stage. Returns the exit code 0, or raises what stopped it.
+
+    Whatever happens, run.json says it, as long as the output folder can be written. The caller holds the lock of the
+    output folder.
+    """
+    clear_unfinished(config.output)
+    current = Run(config, journal)
+    with _recorded(current, interrupts):
+        checkpoint, bases = _first_weights(config, until)
+        journal.say(f"prepare: {shown(config.data_folder)}")
+        with current.stage("prepare"):
+            dataset, store = data.prepare(config, registry.front_end(config), journal, interrupts)
+            messages.say_dataset(dataset, journal)
+            require_background(config.augment, dataset.background)
+        if until == "prepare":
+            messages.say_notices(dataset, journal)
+            return EXIT_DONE
+
+        base, dataset, fingerprint = with_base(current, dataset, checkpoint, bases)
+        resumed = current.take_version(fingerprint)
+        champion = gate.find(config, current.version)
+        plan = Plan.of(current, dataset, fingerprint, base, champion, until)
+        current.record.update(classes=list(dataset.classes), init_from=base and base.row())
+        if resumed and not plan.due:
+            journal.say(
+                f"nothing to do: {until} of version {current.version} is current (data, settings and code unchanged)"
+            )
+            messages.say_outcome(current)
+            return EXIT_DONE
+
+        journal.write_to(current.logs)
+        messages.say_begin(current, dataset, base, resumed=resumed)
+        if plan.due != ["report"]:
+            found, store = data.recheck(config, dataset, store, journal, interrupts)
+            dataset = dataset if found is dataset else base_model.with_columns(config, found, base)
+        _compute(Job(current, dataset, store, interrupts, base), plan, champion)
+        messages.say_result(current, until)
+    return EXIT_DONE
+
+
+def _compute(job: Job, plan: Plan, champion: ServedModel | None) -> None:
+    """Do the stages that are due; TensorFlow is loaded here."""
+    load_tensorflow()
+    from birdtune.pipeline.evaluate import evaluate
+    from birdtune.pipeline.stages import export, report, train
+    from birdtune.training import devices
+    from birdtune.training.train import has_weights
+
+    job.journal.say(f"  {devices.prepare_devices()}")
+    job.run.record["hardware"] = devices.describe().rows()
+    stages: dict[str, Callable[[], list[Path]]] = {
+        "train": lambda: train(job),
+        "evaluate": lambda: evaluate(job, champion),
+        "export": lambda: export(job),
+        "report": lambda: report(job),
+    }
+    due = plan.due
+    if "train" not in due and {"evaluate", "export"} & set(due) and not has_weights(job):
+        job.journal.warn("The trained weights are gone: they are trained again, and all that is made of them.")
+        due = plan.wanted
+    for name in due:
+        job.journal.say(f"{name}:")
+        with job.run.stage(name):
+            results = stages[name]()
+            job.interrupts.check()  # what an interruption that a library swallowed has spoilt is done again
+            job.run.done(name, plan.fingerprints[name], results)
+
+
+def _first_weights(config: Config, until: str) -> tuple[Path | None, list[ServedModel]]:
+    """The backbone's checkpoint, or the models that the run may begin from; refused before the long work, not after."""
+    registry.BACKBONES[config.model.backbone].frozen_layers(config.model.freeze)  # raises for an unknown layer
+    if until == "prepare":
+        return None, []
+    gate.find(config)
+    bases = base_model.find(config)
+    if not bases:
+        return verify_checkpoint(config, remember=True), []
+    base_model.verify(bases[-1], config, remember=True)
+    return None, bases
+
+
+@contextmanager
+def _recorded(current: Run, interrupts: Interrupts) -> Iterator[None]:
+    """Let run.json say how the run ended."""
+    try:
+        with unmet_faults(current.config.output):
+            yield
+    except (Exception, Interrupted) as caught:
+        fault = interrupts.unmasked(caught)
+        if isinstance(fault, DivergedError):
+            current.record.update(verdict="none", warnings=[diagnostics.diverged(str(fault)).row()])
+        with interrupts.held():
+            _end(current, fault)
+        if fault is caught:
+            raise
+        raise fault from caught
+    with interrupts.held():  # too late to stop: all is done
+        current.end("done", EXIT_DONE)
+
+
+def _end(current: Run, fault: BaseException) -> None:
+    if isinstance(fault, BirdtuneError | Interrupted):
+        code, error = fault.exit_code, str(fault)
+    else:
+        code, error = EXIT_DEFECT, f"{type(fault).__name__}: {fault}"
+    try:
+        current.end("interrupted" if isinstance(fault, Interrupted) else "failed", code, error)
+    except (BirdtuneError, OSError):
+        # The disk that stopped the job may refuse the record too; the first fault is the one to report.
+        current.journal.close()

@@ -1,0 +1,69 @@
+"""What all stages of a run work with: its record, its data, and the model that it begins from."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from birdtune.config import Config
+from birdtune.data.batches import Windows
+from birdtune.data.dataset import Dataset
+from birdtune.data.frames import FrameStore
+from birdtune.data.scan import Recording
+from birdtune.evaluation import class_alignment
+from birdtune.evaluation.diagnostics import STRONG, Doubt
+from birdtune.models import registry
+from birdtune.models.backbone import Backbone
+from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.runs import Run
+from birdtune.training.checkpoints import Checkpoints
+from birdtune.training.served_model import ServedModel
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run at work.
+
+    Attributes:
+        base: the model that the run begins from; None: it begins from the backbone's weights.
+    """
+
+    run: Run
+    dataset: Dataset
+    store: FrameStore
+    interrupts: Interrupts
+    base: ServedModel | None = None
+    _warned: set[str] = field(default_factory=set, repr=False)  # texts of what was warned of
+
+    @property
+    def config(self) -> Config:
+        return self.run.config
+
+    @property
+    def journal(self) -> Journal:
+        return self.run.journal
+
+    @property
+    def backbone(self) -> Backbone:
+        return registry.BACKBONES[self.config.model.backbone]
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.run.checkpoints, self.config.train.keep_checkpoints)
+
+    @property
+    def untaught(self) -> tuple[int, ...]:
+        """Columns of the base model without training recordings now."""
+        return class_alignment.untaught(self.dataset, len(self.base.classes)) if self.base is not None else ()
+
+    def windows(self, part: Sequence[Recording], hop_frames: int | None = None) -> Windows:
+        """All windows of some recordings, those of one after those of another."""
+        contents = [recording.content for recording in part]
+        labels = self.dataset.labels(list(part))
+        return Windows(self.store, contents, labels, hop_frames or self.store.spec.patch_hop)
+
+    def warn(self, diagnostics: Iterable[Doubt]) -> None:
+        """Report each diagnostic once, though several stages come upon it."""
+        for found in diagnostics:
+            if found.text not in self._warned:
+                self._warned.add(found.text)
+                word = "warning" if found.severity == STRONG else "note"
+                self.journal.warn(str(found), word=word, code=found.code, severity=found.severity)
