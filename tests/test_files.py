@@ -1,5 +1,6 @@
 """runtime.files and runtime.storage: whole or not at all, refusals in words, tables that come back."""
 
+import contextlib
 import csv
 import errno
 import hashlib
@@ -36,11 +37,9 @@ from birdtune.runtime.files import (
 from birdtune.runtime.storage import (
     free_bytes,
     need_space,
-    reading_faults,
     refused,
     size_text,
     storage_faults,
-    unmet_faults,
 )
 
 
@@ -227,35 +226,38 @@ def test_a_temporary_name_is_not_told(tmp_path: Path) -> None:
 
 
 def test_other_faults_stay_what_they_are(tmp_path: Path) -> None:
-    for faults in (storage_faults, unmet_faults, reading_faults):
-        with pytest.raises(FileNotFoundError), faults(tmp_path / "x"):
+    for place in (tmp_path / "x", tmp_path / "missing"):
+        with pytest.raises(FileNotFoundError), storage_faults(place):
             (tmp_path / "missing").read_bytes()
-        with pytest.raises(PassingError, match="as it was"), faults(tmp_path):
-            raise PassingError("as it was")
+    with pytest.raises(PassingError, match="as it was"), storage_faults(tmp_path):
+        raise PassingError("as it was")
 
 
 def test_a_folder_that_was_removed_meanwhile_is_told(tmp_path: Path) -> None:
     with pytest.raises(PassingError, match=r"out: is gone.*Run again"):
         write_text(tmp_path / "out" / "a.txt", "x")
-    with pytest.raises(PassingError, match=r"out/cache/a.txt: is gone"), unmet_faults(tmp_path / "out"):
+    with pytest.raises(PassingError, match=r"out/cache: is gone"), storage_faults(tmp_path / "out", verb="used"):
         (tmp_path / "out" / "cache" / "a.txt").read_bytes()
 
 
 def test_a_refusal_that_nobody_met_is_no_defect_unless_nothing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"x: the system refuses it .*rights"), unmet_faults(tmp_path):
+    def command() -> contextlib.AbstractContextManager[None]:
+        return storage_faults(tmp_path, verb="used")
+
+    with pytest.raises(InputError, match=r"x: cannot be used \(Permission denied\).*rights"), command():
         raise PermissionError(errno.EACCES, "no", "x")
-    with pytest.raises(PassingError, match=f"{tmp_path}: the disk is full"), unmet_faults(tmp_path):
+    with pytest.raises(PassingError, match=f"{tmp_path}: the disk is full"), command():
         raise OSError(errno.ENOSPC, "full")
-    with pytest.raises(PermissionError), unmet_faults(tmp_path):
+    with pytest.raises(PermissionError), command():
         raise PermissionError(errno.EPERM, "to whom was this signal sent?")
 
 
 @pytest.mark.parametrize(
     ("number", "error", "words"),
-    [(errno.EIO, PassingError, "failed while it was read"), (errno.EACCES, InputError, "cannot be read")],
+    [(errno.EIO, PassingError, "storage failed"), (errno.EACCES, InputError, "cannot be read")],
 )
 def test_faults_of_reading_are_told(tmp_path: Path, number: int, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words), reading_faults(tmp_path):
+    with pytest.raises(error, match=words), storage_faults(tmp_path, verb="read"):
         raise OSError(number, os.strerror(number), "x")
     assert isinstance(refused(OSError(number, "why"), tmp_path, "x: no."), error)
 

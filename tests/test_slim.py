@@ -16,7 +16,6 @@ from birdtune.models import classifier as classifiers
 from birdtune.models import tf1
 from birdtune.models.registry import BACKBONES
 from birdtune.models.tf_checkpoint import read_checkpoint
-from birdtune.runtime import files
 
 CLASSES = ("Aquila_ficta", "Noise_noise", "Parus_ficta", "Sitta_ficta")
 
@@ -245,4 +244,4 @@ def test_exporting_leaves_eager_tensorflow_as_it_was(exported):
     assert tf.executing_eagerly()
     assert tf.get_logger().level != logging.ERROR
     assert not tf.compat.v1.get_default_graph().get_operations()
-    assert files.UNFINISHED not in " ".join(entry.name for entry in exported[0].parent.iterdir())
+    assert ".unfinished" not in " ".join(entry.name for entry in exported[0].parent.iterdir())

@@ -29,11 +29,11 @@ from birdtune.errors import (
 )
 from birdtune.runtime import configure
 from birdtune.runtime.events import Interrupts, Journal, duration, tell
-from birdtune.runtime.files import require_ending, require_file, require_place
+from birdtune.runtime.files import require_file, require_place
 from birdtune.runtime.lock import alone_in
 from birdtune.runtime.plain import read_bounded
 from birdtune.runtime.quiet import load_tensorflow
-from birdtune.runtime.storage import reading_faults, unmet_faults
+from birdtune.runtime.storage import storage_faults
 
 _LONGEST_LIST_BYTES = 256 << 20
 # From scratch on some hundred patches: small batches for many updates, and what keeps it from learning by heart.
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     interrupts = Interrupts()
     try:
         # The system's refusals that nobody met before, here at the latest, are no defects either.
-        with interrupts.watching(), unmet_faults(Path()):
+        with interrupts.watching(), storage_faults(Path(), verb="used"):
             return _run(list(arguments), journal, interrupts)
     except (Exception, Interrupted) as caught:
         return _tell_end(interrupts.unmasked(caught))
@@ -219,7 +219,7 @@ def _compare(config: Config, options: argparse.Namespace, journal: Journal, inte
 
 
 def _tune(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    with alone_in(config.output, journal), unmet_faults(config.output):
+    with alone_in(config.output, journal), storage_faults(config.output, verb="used"):
         _tell_no_part(config, journal)
         load_tensorflow()
         from birdtune.tuning.tune import tune
@@ -230,8 +230,7 @@ def _tune(config: Config, options: argparse.Namespace, journal: Journal, interru
 def _predict(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
     for place, flag in ((options.out, "--out"), (options.patches, "--patches")):
         if place is not None:
-            require_ending(place, flag, (".csv",), "a table with commas")
-            require_place(place, flag)
+            require_place(place, flag, (".csv",), "a table with commas")
     if options.patches is not None and os.path.realpath(options.patches) == os.path.realpath(options.out):
         raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
     files = _files(options)
@@ -245,8 +244,7 @@ def _predict(config: Config, options: argparse.Namespace, journal: Journal, inte
 
 
 def _embed(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    require_ending(options.out, "--out", (".npz",), "NumPy arrays")
-    require_place(options.out, "--out")
+    require_place(options.out, "--out", (".npz",), "NumPy arrays")
     files = _files(options)
     with _whole_or_nothing(options.out, interrupts):
         load_tensorflow()
@@ -266,7 +264,7 @@ def _files(options: argparse.Namespace) -> list[Path]:
         else:
             path = Path(options.list)
             require_file(path, "--list", "a text with the name of a file on each line")
-            with reading_faults(path):
+            with storage_faults(path, verb="read"):
                 files += read_list(read_bounded(path, _LONGEST_LIST_BYTES, "a list of files"))
     if not files:
         raise UsageError("no files are named: give files or folders, or --list FILE with a name on each line.")
@@ -286,8 +284,7 @@ def _whole_or_nothing(out: Path, interrupts: Interrupts) -> Iterator[None]:
 
 
 def _augment(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    require_ending(options.out, "--out", (".png",), "a picture")
-    require_place(options.out, "--out")
+    require_place(options.out, "--out", (".png",), "a picture")
     with alone_in(config.output, journal):
         from birdtune.reporting.augmentation_sheet import draw_sheet
 

@@ -23,7 +23,7 @@ from birdtune.data import tables
 from birdtune.data.labels import Label, class_names_of
 from birdtune.errors import InputError, PassingError, shown
 from birdtune.runtime.files import stands_in_the_way
-from birdtune.runtime.storage import has_failed, reading_faults, refused
+from birdtune.runtime.storage import has_failed, refused, storage_faults
 
 # Code → what a person can do about it.
 PROBLEMS: dict[str, str] = {
@@ -205,7 +205,7 @@ def refuse_remnant(listing: Listing, unusable: Mapping[str, Problem], folder: Pa
     by_class: dict[str, list[SoundFile]] = defaultdict(list)
     for file in listing.files:
         by_class[file.label].append(file)
-    with reading_faults(folder):
+    with storage_faults(folder, verb="read"):
         lost = [
             label
             for label, files in by_class.items()

@@ -46,7 +46,7 @@ from birdtune.pipeline import gate
 from birdtune.runtime.events import Interrupts, Journal, duration
 from birdtune.runtime.files import try_to_write
 from birdtune.runtime.lock import alone_in
-from birdtune.runtime.storage import free_bytes, reading_faults, size_text
+from birdtune.runtime.storage import free_bytes, size_text, storage_faults
 from birdtune.runtime.words import count
 from birdtune.training import base_model
 from birdtune.training.served_model import ServedModel
@@ -124,7 +124,7 @@ def _check(
     if dataset is not None:
         with _noted(faults):
             require_background(config.augment, dataset.background)
-        with _noted(faults), reading_faults(config.output):
+        with _noted(faults), storage_faults(config.output, verb="read"):
             for line in _costs(config, dataset, faults):
                 journal.say(line)
     journal.say("")

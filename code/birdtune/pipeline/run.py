@@ -21,7 +21,7 @@ from birdtune.pipeline.plan import Plan, with_base
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.quiet import load_tensorflow
 from birdtune.runtime.runs import Run, clear_unfinished
-from birdtune.runtime.storage import unmet_faults
+from birdtune.runtime.storage import storage_faults
 from birdtune.training import base_model
 from birdtune.training.job import Job
 from birdtune.training.served_model import ServedModel
@@ -113,7 +113,7 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
 def _recorded(current: Run, interrupts: Interrupts) -> Iterator[None]:
     """Let run.json say how the run ended."""
     try:
-        with unmet_faults(current.config.output):
+        with storage_faults(current.config.output, verb="used"):
             yield
     except (Exception, Interrupted) as caught:
         fault = interrupts.unmasked(caught)

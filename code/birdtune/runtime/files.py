@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -22,9 +23,7 @@ from typing import IO, Any
 
 from birdtune.errors import InputError, PassingError, UsageError, shown
 from birdtune.runtime.plain import decode_text, open_regular, read_bounded
-from birdtune.runtime.storage import UNFINISHED as UNFINISHED  # with what leaves such names behind
-from birdtune.runtime.storage import need_space, reading_faults, refused
-from birdtune.runtime.storage import storage_faults as storage_faults  # with what needs it
+from birdtune.runtime.storage import UNFINISHED, need_space, refused, storage_faults
 
 _TRIAL_BYTES = 1 << 16
 _HASH_BLOCK_BYTES = 1 << 20
@@ -82,30 +81,15 @@ def require_file(path: Path, setting: str, expected: str) -> None:
         raise InputError(f"{setting} {shown(path)}: is a folder; expected {expected}. Name the file itself.")
 
 
-def require_place(path: Path, setting: str) -> None:
-    """Refuse a place for a file where a folder is, or below a file, before anything is computed for it.
-
-    Raises:
-        InputError: naming the setting.
-    """
-    with storage_faults(path):
-        if path.is_dir():
-            raise InputError(f"{setting} {shown(path)}: is a folder; expected the name of a file to write in it.")
-        if (place := stands_in_the_way(path.parent)).is_file():
-            raise InputError(
-                f"{setting} {shown(path)}: {shown(place)} is a file where a folder is needed. Give another place."
-            )
-
-
-def require_ending(path: Path, setting: str, endings: Sequence[str], what: str) -> None:
-    """Refuse a name that promises another format than what is written.
+def require_place(path: Path, setting: str, endings: Sequence[str], what: str) -> None:
+    """Refuse a place for a file that cannot be one, or promises another format, before anything is computed for it.
 
     Args:
         endings: those that fit, with their dots; none at all fits, too.
         what: what is written, e.g. "a table, with commas".
 
     Raises:
-        UsageError: naming the setting.
+        UsageError, InputError: naming the setting.
     """
     ending = path.suffix.lower()
     if ending and ending not in endings:
@@ -113,6 +97,13 @@ def require_ending(path: Path, setting: str, endings: Sequence[str], what: str) 
             f"{setting} {shown(path)}: its ending {shown(ending)} is that of another format than {what}. "
             f"Give it a name that ends in {' or '.join(endings)}, e.g. {shown(path.name.split('.')[0] + endings[0])}."
         )
+    with storage_faults(path):
+        if path.is_dir():
+            raise InputError(f"{setting} {shown(path)}: is a folder; expected the name of a file to write in it.")
+        if (place := stands_in_the_way(path.parent)).is_file():
+            raise InputError(
+                f"{setting} {shown(path)}: {shown(place)} is a file where a folder is needed. Give another place."
+            )
 
 
 def sync_folder(folder: Path) -> None:
@@ -145,27 +136,19 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
 @contextlib.contextmanager
 def _in_place(path: Path, durable: bool) -> Iterator[IO[bytes]]:
     """A file to write, which takes its place under `path` only when the block ends well."""
-    descriptor, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
+    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        # mkstemp makes files private; what a user looks at afterwards follows their umask.
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     if durable:
         sync_folder(path.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 @contextlib.contextmanager
@@ -207,7 +190,8 @@ def _sync_tree(folder: Path) -> None:
     entries = list(folder.rglob("*"))
     for entry in entries:
         if entry.is_file():
-            _sync_file(entry)
+            with entry.open("rb") as file:
+                os.fsync(file.fileno())
     for place in (*(entry for entry in entries if entry.is_dir()), folder):
         sync_folder(place)
 
@@ -235,10 +219,10 @@ def temporary_folder(name: str) -> Iterator[Path]:
     Raises:
         PassingError, InputError: none can be made; the disk is full, or nothing may be written.
     """
+    place = os.environ.get("TMPDIR") or "/tmp"
     try:
         room = tempfile.TemporaryDirectory(prefix=f"birdtune-{name}-", ignore_cleanup_errors=True)
     except OSError as fault:
-        place = os.environ.get("TMPDIR") or "/tmp"
         kind = PassingError if os.access(place, os.W_OK) else InputError
         raise kind(
             f"{shown(place)}: no temporary folder can be made ({fault.strerror}). Free some space there, or name a "
@@ -260,11 +244,6 @@ def try_to_write(folder: Path) -> None:
             raise OSError(fault.errno, fault.strerror, str(folder)) from fault
 
 
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write UTF-8 text as `write_bytes`; what UTF-8 cannot hold becomes a backslash escape."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"), durable=durable)
@@ -282,11 +261,11 @@ def read_json(path: Path) -> Any:
         InputError: it may not be read, or is a folder, a pipe or a device.
         PassingError: the storage failed.
     """
-    try:
-        with reading_faults(path):
+    with storage_faults(path, verb="read"):
+        try:
             return json.loads(read_bounded(path, _LARGEST_RECORD_BYTES, "a record of birdtune's own"))
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
-        return None
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+            return None
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:

@@ -28,8 +28,8 @@ import safetensors
 import safetensors.numpy
 
 from birdtune.errors import CheckpointError, shown
-from birdtune.runtime.files import UNFINISHED, file_sha256, new_folder, read_json, value_sha256, write_json
-from birdtune.runtime.storage import free_bytes, need_space, refused, size_text
+from birdtune.runtime.files import file_sha256, new_folder, read_json, value_sha256, write_json
+from birdtune.runtime.storage import UNFINISHED, free_bytes, need_space, refused, size_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
