@@ -404,7 +404,7 @@ def test_a_later_stage_minds_what_came_before_and_its_own_settings_alone(tmp_pat
         return stage_fingerprint(before, config_of(tmp_path, **settings), "evaluate", *more)
 
     assert of() == of(train__epochs=3) == of(export__name="x")
-    assert len({of(), of("other"), of("t", "more"), of(evaluate__bootstrap=50)}) == 4
+    assert len({of(), of("other"), of("t", "more"), of(evaluate__bootstrap=50), of(ood__target_recall=0.5)}) == 5
 
 
 def test_the_stages_stand_in_the_order_they_are_done() -> None:

@@ -46,10 +46,9 @@ _WITHOUT_EFFECT = frozenset(
     # The content of quality.csv, and which classes are left out, are in the data's digest.
     {
         "train.sample-weights", "train.min-samples-action", "train.keep-checkpoints", "train.checkpoint-minutes",
-        "train.cache-gb", "audio.max-hours",
-        "audio.short-clips",
+        "train.cache-gb", "audio.max-hours", "audio.short-clips",
     }
-)
+)  # fmt: skip
 # Room for the last word: a job that a full disk stops could not say so otherwise.
 _RESERVE_NAME = ".reserve"
 _RESERVE_BYTES = 1 << 16
@@ -346,7 +345,7 @@ def fingerprint(
     settings = {
         name: value
         for name, value in config.flat().items()
-        if name.startswith(("sound.", "model.", "train.", "augment.")) and name not in _WITHOUT_EFFECT
+        if name.startswith(("audio.", "model.", "train.", "augment.")) and name not in _WITHOUT_EFFECT
     }
     settings.pop("model.checkpoint")  # its content counts, not its place
     return value_sha256(
@@ -386,7 +385,8 @@ def checkpoint_files(path: Path) -> list[Path]:
 
 def stage_fingerprint(before: str, config: Config, section: str, *more: Any) -> str:
     """Fingerprint of a later stage: what came before it, and its own settings."""
-    own = {name: value for name, value in config.flat().items() if name.startswith(f"{section}.")}
+    sections = (f"{section}.", "ood.") if section == "evaluate" else f"{section}."
+    own = {name: value for name, value in config.flat().items() if name.startswith(sections)}
     return value_sha256({"before": before, "settings": own, "more": list(more)})
 
 
