@@ -212,7 +212,7 @@ def test_a_pickle_with_a_program_in_it_is_refused_and_not_run(
     trap = good / "trap"
     (good / "input/bird_id_map.pickle").write_bytes(pickle.dumps({A: _Trap(trap)}, protocol))
     for line in (prepare(capsys), *wrongs(capsys, "--model.checkpoint", "none")):
-        assert line.startswith("input/bird_id_map.pickle: refused. At byte ")
+        assert line.startswith("input/bird_id_map.pickle: is no pickle of plain data (it names ")
         assert "JSON" in line
     assert not trap.exists()
 
@@ -220,10 +220,10 @@ def test_a_pickle_with_a_program_in_it_is_refused_and_not_run(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("bird_id_map.pickle", pickle.dumps({A: 1})[:-4], "damaged|stops early"),
-        ("bird_id_map.pickle", b"", "stops early|damaged"),
+        ("bird_id_map.pickle", pickle.dumps({A: 1})[:-4], "is no pickle of plain data"),
+        ("bird_id_map.pickle", b"", "is no pickle of plain data"),
         ("bird_id_map.pickle", pickle.dumps([A, B]), "holds a list; expected a mapping"),
-        ("bird_id_map.pickle", pickle.dumps({A: 1.5}), "refused|does not map"),
+        ("bird_id_map.pickle", pickle.dumps({A: 1.5}), "does not map"),
         ("bird_id_map.json", b'{"Apus_apus": 1', r"is not a whole \.json file"),
         ("bird_id_map.json", b"\xff\xfe", r"is not a whole \.json file"),
         ("bird_id_map.json", b'{"Apus_apus": null}', "does not map a class name"),
