@@ -27,8 +27,9 @@ from birdtune.pipeline.metrics import read_novelty, read_served
 from birdtune.reporting import augmentation_sheet, tables
 from birdtune.reporting.report import write_report
 from birdtune.reporting.report_data import report_facts, write_companions
-from birdtune.runtime.files import UNFINISHED, write_bytes
+from birdtune.runtime.files import write_bytes
 from birdtune.runtime.runs import HISTORY_NAME
+from birdtune.runtime.storage import UNFINISHED
 from birdtune.serving.export import export_model, training_side
 from birdtune.training import train as training
 from birdtune.training.job import Job
