@@ -70,15 +70,24 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
 
 
 def windows_of(folder: str) -> Any:
-    """All windows of such a store, with labels of all classes."""
+    """All windows of such a store."""
     from birdtune.audio.logmel import VGGISH
     from birdtune.config import AudioSettings
     from birdtune.data.batches import Windows
     from birdtune.data.frames import FrameStore
 
     store = FrameStore(Path(folder), VGGISH, AudioSettings())
-    contents = store.contents()
-    return Windows(store, contents, [number % networks.CLASSES for number in range(len(contents))], 96)
+    return Windows(store, store.contents(), 96)
+
+
+def targets_of_all(windows: Any) -> Any:
+    """Targets of such windows: their recordings are of all classes in turn."""
+    from birdtune.data.labels import Label
+    from birdtune.data.targets import WindowTargets, targets_of
+
+    classes = [f"{number:04}" for number in range(networks.CLASSES)]
+    labels = [[Label(classes[number % len(classes)])] for number in range(len(windows.contents))]
+    return WindowTargets(targets_of(labels, classes), windows)
 
 
 class NothingSaved:
@@ -136,5 +145,5 @@ def epoch(folder: str, batch_size: int, backbone: str) -> tuple[Callable[[], Non
     windows = windows_of(folder)
     if len(windows) % batch_size:
         raise ValueError(f"{len(windows)} windows are no whole number of batches of {batch_size}")
-    batches = Batches(windows, batch_size=batch_size, seed=0)
+    batches = Batches(windows, targets_of_all(windows), batch_size=batch_size, seed=0)
     return lambda: forget(Path(folder)), lambda: one_epoch(trainer, batches, Path(folder))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench import networks
-from bench.epochs import make_frames, one_epoch, windows_of
+from bench.epochs import make_frames, one_epoch, targets_of_all, windows_of
 from bench.harness import Line, Measure, Result, Settings, candidate, figure, interleaved
 from bench.step import products, share_line
 
@@ -117,5 +117,5 @@ def head(folder: str, n_patches: int) -> Callable[[], float]:
     ours = networks.trainer("auto", _BATCH_SIZE, backbone="vggish-small", freeze="all-but-head")
     step = StepSettings(0.0, np.ones(networks.CLASSES, np.float32), "mixed_bfloat16")
     trainer = Trainer(ours.classifier, TrainSettings(batch_size=_BATCH_SIZE), step, feed)
-    batches = Batches(feed.source, batch_size=_BATCH_SIZE, seed=0)
+    batches = Batches(feed.source, targets_of_all(windows), batch_size=_BATCH_SIZE, seed=0)
     return lambda: one_epoch(trainer, batches, place)

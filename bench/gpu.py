@@ -14,10 +14,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
-
 from bench import networks
-from bench.epochs import make_frames, windows_of
+from bench.epochs import make_frames, targets_of_all, windows_of
 from bench.harness import (
     Child,
     Line,
@@ -89,8 +87,9 @@ def host_batches(folder: str, batch_size: int) -> Callable[[], int]:
     """A turn makes the batches of an epoch. Returns how many patches."""
     from birdtune.data.batches import Batches
 
-    batches = Batches(windows_of(folder), batch_size=batch_size, seed=0)
-    return lambda: sum(len(batches.batch(0, step).labels) for step in range(len(batches)))
+    windows = windows_of(folder)
+    batches = Batches(windows, targets_of_all(windows), batch_size=batch_size, seed=0)
+    return lambda: sum(len(batches.batch(0, step).targets) for step in range(len(batches)))
 
 
 # ---- where there is a card -----------------------------------------------------------------------
@@ -168,14 +167,10 @@ def card_steps(backend: str, batch_size: int, size: int = 8192) -> Callable[[], 
 
 
 def _tensorflow_steps(batch_size: int) -> Callable[[], int]:
-    from birdtune.data.batches import Batch
-
     ours = networks.trainer("auto", batch_size)
     n = ours.updates_per_call
     patches, labels = networks.patches_of(n * batch_size, 0)
-    batch = Batch(
-        patches.astype(np.float16), labels, np.ones(len(labels), np.float32), np.arange(len(labels))
-    )
+    batch = networks.batch_of(patches, labels)
 
     def steps() -> int:
         ours.updates(batch, 0, [1e-4] * n)

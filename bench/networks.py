@@ -116,13 +116,20 @@ def trainer(
     return Trainer(classifier, TrainSettings(batch_size=batch_size), step, inputs.whole(classifier, None))  # type: ignore[arg-type]
 
 
-def birdtune_steps(precision: str, batch_size: int, n_steps: int, backbone: str) -> Callable[[], float]:
-    """Steps as the loop does them one by one, all on one batch."""
+def batch_of(patches: Any, labels: Any) -> Any:
+    """Patches of one class each as a batch."""
     from birdtune.data.batches import Batch
 
+    targets = np.eye(CLASSES, dtype=np.float32)[labels]
+    n = len(labels)
+    return Batch(patches.astype(np.float16), np.ones(n, np.float32), np.arange(n), targets, np.ones_like(targets))
+
+
+def birdtune_steps(precision: str, batch_size: int, n_steps: int, backbone: str) -> Callable[[], float]:
+    """Steps as the loop does them one by one, all on one batch."""
     ours = trainer(precision, batch_size, backbone=backbone)
     patches, labels = patches_of(batch_size, 0)
-    batch = Batch(patches.astype(np.float16), labels, np.ones(batch_size, np.float32), np.arange(batch_size))
+    batch = batch_of(patches, labels)
 
     def turn() -> float:
         loss = 0.0

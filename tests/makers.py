@@ -22,6 +22,7 @@ from birdtune.data.labels import Label
 from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.scan import Listing, Problem, Recording, scan
 from birdtune.data.selection import select
+from birdtune.data.targets import WindowTargets, targets_of
 from birdtune.errors import Interrupted
 from birdtune.runtime import workers
 from birdtune.runtime.events import Interrupts, Journal
@@ -81,6 +82,13 @@ def recording(name: str, content: str | None = None, *, duration_s: float = 1.0)
     """A recording that exists only as a record; its class is the first folder of its name."""
     facts = SoundFacts(16_000, 1, duration_s, round(duration_s * 16_000), -8.0, "WAV PCM_16")
     return Recording(name, Path(name), (Label(name.split("/")[0]),), content or f"content of {name}", facts)
+
+
+def one_class_each(windows: Any, columns: Sequence[int], kind: str = "softmax") -> WindowTargets:
+    """Targets of windows whose recordings are of one class each: of these columns."""
+    n_classes = max(columns, default=0) + 1
+    labels = targets_of([[Label(str(column))] for column in columns], [str(column) for column in range(n_classes)])
+    return WindowTargets(labels, windows, kind)
 
 
 def make_store(folder: Path, lengths: dict[str, int], shards: int = 2) -> FrameStore:

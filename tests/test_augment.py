@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from test_batches import make_store
+from makers import make_store, one_class_each
 from test_noise import song, white
 
 from birdtune.audio import noise
@@ -14,6 +14,8 @@ from birdtune.config import AugmentSettings
 from birdtune.data import augment
 from birdtune.data.augment import Augmenter
 from birdtune.data.batches import Batch, Batches, Windows
+from birdtune.data.labels import Label
+from birdtune.data.targets import WindowTargets, targets_of
 from birdtune.errors import InputError
 
 # All at once, at strengths that leave no row untouched for long.
@@ -37,6 +39,16 @@ class Sounds:
     def __len__(self) -> int:
         return 12
 
+    @property
+    def recording(self) -> npt.NDArray[np.int64]:
+        return np.arange(12)
+
+    def seconds(self, windows: npt.NDArray[np.int64], shift: object = None) -> tuple[npt.NDArray[np.float64], ...]:
+        return np.zeros(len(windows)), np.ones(len(windows))
+
+    def targets(self, kind: str = "softmax") -> WindowTargets:
+        return one_class_each(self, self.label.tolist(), kind)
+
     def patches(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.float16]:
@@ -47,15 +59,14 @@ class Sounds:
 def augmenter(
     settings: AugmentSettings, sounds: Sounds | None = None, kind: str = "softmax", seed: int = 7
 ) -> Augmenter:
-    return Augmenter(
-        settings, VGGISH, sounds or Sounds(), seed=seed, n_classes=CLASSES, kind=kind, backgrounds=(3,)
-    )
+    sounds = sounds or Sounds()
+    return Augmenter(settings, VGGISH, sounds, sounds.targets(kind), seed=seed, kind=kind, backgrounds=(3,))
 
 
 def batches(settings: AugmentSettings, batch_size: int = 12, seed: int = 7, kind: str = "softmax") -> Batches:
     sounds = Sounds()
     made = augmenter(settings, sounds, kind, seed)
-    return Batches(sounds, batch_size=batch_size, seed=seed, augment=made)
+    return Batches(sounds, sounds.targets(kind), batch_size=batch_size, seed=seed, augment=made)
 
 
 def one(
@@ -64,7 +75,7 @@ def one(
     """A patch before and after."""
     sounds = Sounds()
     windows = np.full(1, row)
-    batch = Batch(sounds.frames[windows], sounds.label[windows], np.ones(1, np.float32), windows)
+    batch = Batch(sounds.frames[windows], np.ones(1, np.float32), windows, *sounds.targets().of(windows))
     made = augmenter(settings, sounds)(batch, epoch, 0, np.arange(12))
     return sounds.frames[row], made.patches[0]
 
@@ -91,7 +102,7 @@ def test_a_batch_is_the_same_after_a_restart_and_in_slices(kind: str) -> None:
     again = batches(ALL, 12, kind=kind)
     again.batch(0, 0)
     sliced = [batches(ALL, 4, kind=kind).batch(2, step) for step in (2, 0, 1)]
-    for name in ("patches", "labels", "windows"):
+    for name in ("patches", "targets", "known", "windows"):
         assert np.array_equal(getattr(again.batch(2, 0), name), getattr(whole, name)), name
         parts = [getattr(sliced[k], name) for k in (1, 2, 0)]
         assert np.array_equal(np.concatenate(parts), getattr(whole, name)), name
@@ -109,9 +120,10 @@ def test_pieces_that_threads_do_are_one_batch(monkeypatch: pytest.MonkeyPatch) -
 def test_nothing_on_changes_nothing() -> None:
     assert augment.active(AugmentSettings()) == []
     made = batches(AugmentSettings()).batch(0, 0)
-    plain = Batches(Sounds(), batch_size=12, seed=7).batch(0, 0)
+    sounds = Sounds()
+    plain = Batches(sounds, sounds.targets(), batch_size=12, seed=7).batch(0, 0)
     assert np.array_equal(made.patches, plain.patches)
-    assert made.labels.dtype == np.int32 and np.array_equal(made.labels, plain.labels)
+    assert np.array_equal(made.targets, plain.targets)
 
 
 @pytest.mark.parametrize("name", augment.NAMES)
@@ -120,7 +132,7 @@ def test_each_does_something_and_rows_not_drawn_keep_every_bit(name: str) -> Non
     changed = np.zeros(12, bool)
     for epoch in range(16):
         made = batches(AugmentSettings(**{name: 0.3 if is_share else 3})).batch(epoch, 0)
-        plain = Batches(Sounds(), batch_size=12, seed=7).batch(epoch, 0)
+        plain = batches(AugmentSettings()).batch(epoch, 0)
         rows = (made.patches != plain.patches).any(axis=(1, 2))
         if is_share:
             assert not rows.all()
@@ -135,11 +147,12 @@ def test_real_windows_of_a_store_are_augmented(tmp_path: Path) -> None:
     store = make_store(tmp_path, {"a": 500, "b": 300}, shards=1)
     frames = np.random.default_rng(0).normal(-1, 2, (800, 64)).astype("<f2")
     (store.folder / "shard-0.f16").write_bytes(frames.tobytes())
-    windows = Windows(store, ["a", "b"], [0, 1], 96)
-    made = Augmenter(ALL, VGGISH, windows, seed=1, n_classes=2, kind="softmax")
-    batch = Batches(windows, batch_size=8, seed=1, augment=made).batch(0, 0)
+    windows = Windows(store, ["a", "b"], 96)
+    targets = one_class_each(windows, [0, 1])
+    made = Augmenter(ALL, VGGISH, windows, targets, seed=1, kind="softmax")
+    batch = Batches(windows, targets, batch_size=8, seed=1, augment=made).batch(0, 0)
     assert batch.patches.shape == (8, 96, 64)
-    assert batch.labels.shape == (8, 2)
+    assert batch.targets.shape == (8, 2)
 
 
 # ---- sounds -------------------------------------------------------------------------------------
@@ -238,11 +251,12 @@ def test_background_is_as_faint_as_asked_for() -> None:
 
 def test_only_background_is_taken_for_background() -> None:
     sounds = Sounds()
-    batch = Batch(sounds.frames, sounds.label, np.ones(12, np.float32), np.arange(12))
+    everything = np.arange(12)
+    batch = Batch(sounds.frames, np.ones(12, np.float32), everything, *sounds.targets().of(everything))
     made = augmenter(AugmentSettings(background=1.0), sounds)(batch, 0, 0, np.arange(12))
 
     assert {int(sounds.label[window]) for window in sounds.asked} == {3}
-    assert np.array_equal(made.labels, sounds.label)
+    assert np.array_equal(made.targets.argmax(axis=1), sounds.label)
 
 
 def test_background_that_is_not_there_is_refused_when_asked_for() -> None:
@@ -260,11 +274,11 @@ def test_background_that_is_not_there_is_refused_when_asked_for() -> None:
 def test_softmax_shares_the_labels_as_the_sounds_are_shared() -> None:
     batch = batches(AugmentSettings(mixup=1.0)).batch(0, 0)
 
-    assert batch.labels.dtype == np.float32
-    np.testing.assert_allclose(batch.labels.sum(axis=1), 1.0, atol=1e-6)
-    own = batch.labels[np.arange(12), Sounds().label[batch.windows]]
+    assert batch.targets.dtype == np.float32
+    np.testing.assert_allclose(batch.targets.sum(axis=1), 1.0, atol=1e-6)
+    own = batch.targets[np.arange(12), Sounds().label[batch.windows]]
     assert own.min() < 0.3 and own.max() > 0.7
-    mixed = (batch.labels > 0).sum(axis=1)
+    mixed = (batch.targets > 0).sum(axis=1)
     assert mixed.max() == 2
 
 
@@ -272,11 +286,11 @@ def test_sigmoid_joins_the_labels_of_birds_and_background_is_none() -> None:
     seen = set()
     for epoch in range(10):
         batch = batches(AugmentSettings(mixup=1.0), kind="sigmoid").batch(epoch, 0)
-        assert set(np.unique(batch.labels)) == {0.0, 1.0}
-        assert not batch.labels[batch.labels[:, :3].any(axis=1), 3].any(), (
+        assert set(np.unique(batch.targets)) == {0.0, 1.0}
+        assert not batch.targets[batch.targets[:, :3].any(axis=1), 3].any(), (
             "where a bird sings is no background"
         )
-        seen |= {tuple(row) for row in batch.labels.astype(int).tolist()}
+        seen |= {tuple(row) for row in batch.targets.astype(int).tolist()}
     assert (0, 0, 0, 1) in seen, "background with background stays what it is"
     assert (1, 1, 0, 0) in seen
     assert max(map(sum, seen)) == 2
@@ -284,11 +298,11 @@ def test_sigmoid_joins_the_labels_of_birds_and_background_is_none() -> None:
 
 def test_rows_that_are_not_mixed_keep_their_label() -> None:
     batch = batches(AugmentSettings(mixup=0.4)).batch(1, 0)
-    plain = Batches(Sounds(), batch_size=12, seed=7).batch(1, 0)
+    plain = batches(AugmentSettings()).batch(1, 0)
     same = (batch.patches == plain.patches).all(axis=(1, 2))
 
     assert 0 < same.sum() < 12
-    assert np.array_equal(batch.labels[same], np.eye(CLASSES, dtype=np.float32)[plain.labels[same]])
+    assert np.array_equal(batch.targets[same], plain.targets[same])
 
 
 def test_a_mixture_is_about_as_loud_as_its_first_sound_was() -> None:
@@ -301,10 +315,25 @@ def test_a_mixture_is_about_as_loud_as_its_first_sound_was() -> None:
 
 def test_partners_are_drawn_from_what_is_trained_on() -> None:
     sounds = Sounds()
-    batch = Batch(sounds.frames, sounds.label, np.ones(12, np.float32), np.arange(12))
+    everything = np.arange(12)
+    batch = Batch(sounds.frames, np.ones(12, np.float32), everything, *sounds.targets().of(everything))
     augmenter(AugmentSettings(mixup=1.0), sounds)(batch, 0, 0, np.array([5, 6]))
 
     assert set(sounds.asked) == {5, 6}
+
+
+def test_what_is_known_of_mixed_windows_is_what_is_in_one_or_known_to_be_in_neither() -> None:
+    sounds = Sounds()
+    timed = [[Label("0", 0, 1)], [Label("1", 0, 1, weight=0.5)]]
+    labels = targets_of([*timed, *[[Label("2")]] * 10], ["0", "1", "2", "3"])
+    made = Augmenter(
+        AugmentSettings(mixup=1.0), VGGISH, sounds, WindowTargets(labels, sounds, "sigmoid"), seed=1, kind="sigmoid"
+    )
+    first = np.array([0])
+    batch = Batch(sounds.frames[first], np.ones(1, np.float32), first, *made.targets.of(first))
+    mixed = made(batch, 0, 0, np.array([1]))
+    assert mixed.targets.tolist() == [[1, 1, 0, 0]]
+    assert mixed.known.tolist() == [[1, 0.5, 0, 0]], "nobody marked classes 2 and 3"
 
 
 # ---- pictures -----------------------------------------------------------------------------------

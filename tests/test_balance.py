@@ -3,27 +3,52 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import recording
+from makers import make_store, one_class_each, recording
 from test_augment import Sounds
-from test_batches import make_store
 
 from birdtune.audio.logmel import VGGISH, YAMNET
 from birdtune.config import Config, TrainSettings
 from birdtune.data import sampling
 from birdtune.data.batches import Batches, Windows
 from birdtune.data.clips import ClipBatches
-from birdtune.data.sampling import Sampler, quotas
+from birdtune.data.labels import Label
+from birdtune.data.sampling import Examples, Sampler, quotas
+from birdtune.data.targets import WindowTargets, targets_of
 from birdtune.errors import InputError
 
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
 # ---- classes ------------------------------------------------------------------------------------
+
+class _Each:
+    """As many recordings as windows, of a second each."""
+
+    def __init__(self, n: int) -> None:
+        self.recording = np.arange(n)
+
+    def __len__(self) -> int:
+        return len(self.recording)
+
+    def seconds(self, windows: Ints, shift: Ints | None = None) -> tuple[Floats, Floats]:
+        return np.zeros(len(windows)), np.ones(len(windows))
+
+
+def examples_of(classes: Ints | list[list[Label]], kind: str = "softmax", n_classes: int = 4) -> Examples:
+    """Windows of one class each, or with these labels."""
+    labels = [[Label(str(some))] if np.isscalar(some) else some for some in classes]
+    names = [str(column) for column in range(n_classes)]
+    return Examples(WindowTargets(targets_of(labels, names), _Each(len(labels)), kind))
+
 
 
 def test_without_a_power_the_classes_stay_as_they_were_found() -> None:
     assert quotas([100, 7, 1], 0.0).tolist() == [100, 7, 1]
-    assert sampling.sampler(np.repeat(np.arange(3, dtype=np.int32), [9, 4, 2]), 3, TrainSettings()) is None
+    assert sampling.sampler(examples_of(np.repeat(np.arange(3), [9, 4, 2])), TrainSettings()) is None
 
 
 def test_power_one_makes_all_alike_and_the_epoch_stays_as_long() -> None:
@@ -56,6 +81,25 @@ def test_no_class_is_lost_and_no_order_turned(counts: list[int], power: float, a
             assert mine <= other or got >= theirs - 1, "rounding may give the later of two equals one less"
 
 
+def test_windows_of_several_classes_are_sampled_as_the_rarest_of_them() -> None:
+    labels = [[Label("0")]] * 4 + [[Label("1")]] * 2 + [[Label("0"), Label("1")], [Label("0"), Label("2")]]
+    examples = examples_of(labels, "sigmoid")
+    assert examples.stratum.tolist() == [0] * 4 + [1] * 2 + [1, 2]
+    drawn = sampling.sampler(examples, TrainSettings(min_samples_per_class=3))
+    assert drawn is not None and drawn.quotas.tolist() == [4, 3, 3, 0, 0]
+    sums = sampling.totals(examples, TrainSettings(min_samples_per_class=3))
+    assert sums.positive.tolist() == [4 + 1 + 3, 3, 3, 0] and sums.examples == 10
+
+
+def test_windows_without_a_class_are_negatives_for_sigmoid_and_left_out_of_softmax() -> None:
+    labels = [[Label("0", 0, 1)], [Label("0", 5, 6)], [Label("1", 5, 6)]]
+    assert sampling.sampler(examples_of(labels, "sigmoid"), TrainSettings()) is None
+    sums = sampling.totals(examples_of(labels, "sigmoid"), TrainSettings())
+    assert sums.positive.tolist() == [1, 0, 0, 0] and sums.known.tolist() == [3, 3, 0, 0] and sums.examples == 3
+    drawn = sampling.sampler(examples_of(labels, "softmax"), TrainSettings())
+    assert drawn is not None and drawn.order(np.random.default_rng(0)).tolist() == [0]
+
+
 def test_an_epoch_has_each_window_of_a_class_as_often_but_for_one() -> None:
     label = np.repeat(np.arange(3, dtype=np.int32), [50, 6, 4])
     sampler = Sampler(label, quotas([50, 6, 4], 1.0))
@@ -77,13 +121,14 @@ def test_balanced_batches_are_functions_of_seed_epoch_and_step() -> None:
     sounds.label = np.array([0] * 8 + [1] * 3 + [2], np.int32)
 
     def made() -> Batches:
-        sampler = sampling.sampler(sounds.label, 4, TrainSettings(sampling_power=1.0, min_samples_per_class=6))
-        return Batches(sounds, batch_size=5, seed=3, sampler=sampler)
+        examples = examples_of(sounds.label)
+        sampler = sampling.sampler(examples, TrainSettings(sampling_power=1.0, min_samples_per_class=6))
+        return Batches(sounds, examples.targets, batch_size=5, seed=3, sampler=sampler)
 
     straight = made()
     assert len(straight) == 4, "three classes of six are 18 patches"
     labels = np.concatenate(
-        [straight.batch(1, step).labels[straight.batch(1, step).weights > 0] for step in range(4)]
+        [straight.batch(1, step).targets[straight.batch(1, step).weights > 0].argmax(axis=1) for step in range(4)]
     )
     assert np.bincount(labels).tolist() == [6, 6, 6]
     for epoch, step in ((2, 3), (0, 1), (1, 0)):
@@ -93,7 +138,8 @@ def test_balanced_batches_are_functions_of_seed_epoch_and_step() -> None:
 
 def test_rows_weigh_what_their_recording_does() -> None:
     weights = np.linspace(0.5, 2, 12).astype(np.float32)
-    batches = Batches(Sounds(), batch_size=5, seed=3, weights=weights)
+    sounds = Sounds()
+    batches = Batches(sounds, sounds.targets(), batch_size=5, seed=3, weights=weights)
     for step in range(3):
         batch = batches.batch(0, step)
         real = 5 if step < 2 else 2
@@ -102,14 +148,15 @@ def test_rows_weigh_what_their_recording_does() -> None:
 
 
 def test_recordings_are_balanced_and_weighed_where_the_head_learns_from_them(tmp_path: Path) -> None:
-    windows = Windows(make_store(tmp_path, dict.fromkeys("abcdef", 250)), list("abcdef"), [0, 0, 0, 0, 0, 1], 96)
-    label = windows.label[::3]
-    sampler = sampling.sampler(label, 2, TrainSettings(sampling_power=1.0))
+    windows = Windows(make_store(tmp_path, dict.fromkeys("abcdef", 250)), list("abcdef"), 96)
+    targets = one_class_each(windows, [0, 0, 0, 0, 0, 1])
+    examples = Examples(targets, by_recording=True)
+    sampler = sampling.sampler(examples, TrainSettings(sampling_power=1.0))
     weights = np.array([1, 1, 1, 1, 1, 0.5], np.float32)
-    batches = ClipBatches(windows, windows, batch_size=6, seed=3, sampler=sampler, weights=weights)
+    batches = ClipBatches(windows, targets, batch_size=6, seed=3, sampler=sampler, weights=weights)
     assert len(batches) == 3
     made = [batches.batch(0, step) for step in range(3)]
-    labels = np.concatenate([batch.labels for batch in made])
+    labels = np.concatenate([batch.targets.argmax(axis=1) for batch in made])
     assert sorted(labels.tolist()) == [0, 0, 0, 1, 1, 1]
     assert np.concatenate([batch.weights for batch in made])[labels == 1].tolist() == [0.5] * 3
 

@@ -4,20 +4,27 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import make_store
+from makers import make_store, one_class_each
 
 from birdtune.data.batches import Batch, Batches, Windows, in_order, prefetched
+from birdtune.data.labels import Label
+from birdtune.data.targets import WindowTargets, targets_of
 
 
 @pytest.fixture
 def windows(tmp_path: Path) -> Windows:
     lengths = {"a": 96, "b": 250, "c": 950, "d": 96, "e": 150}
-    return Windows(make_store(tmp_path, lengths), list(lengths), [0, 1, 2, 1, 0], hop_frames=96)
+    return Windows(make_store(tmp_path, lengths), list(lengths), hop_frames=96)
+
+
+def batches_of(windows: Windows, **how: Any) -> Batches:
+    return Batches(windows, one_class_each(windows, [0, 1, 2, 1, 0]), **how)
 
 
 def starts(batch: Batch) -> list[tuple[int, int]]:
@@ -30,13 +37,14 @@ def test_windows_lie_side_by_side_and_the_last_ends_with_its_recording(windows: 
     assert windows.recording.tolist() == [0] + [1] * 3 + [2] * 10 + [3] + [4] * 2
     assert windows.offset.tolist()[:6] == [0, 0, 96, 154, 0, 96]
     assert windows.offset.tolist()[12:] == [768, 854, 0, 0, 54]
-    assert windows.label.tolist() == [0] + [1] * 3 + [2] * 10 + [1] + [0] * 2
     assert windows.start_s[:4] == pytest.approx([0, 0, 0.96, 1.54])
+    start_s, end_s = windows.seconds(np.array([2, 3]), np.array([-10, 10]))
+    assert start_s == pytest.approx([0.86, 1.54]) and end_s == pytest.approx([1.82, 2.5]), "none leaves its recording"
 
 
 def test_a_shorter_hop_makes_more_windows(tmp_path: Path) -> None:
     store = make_store(tmp_path, {"a": 200, "b": 96})
-    windows = Windows(store, ["a", "b"], [0, 1], hop_frames=48)
+    windows = Windows(store, ["a", "b"], hop_frames=48)
     assert windows.offset.tolist() == [0, 48, 96, 104, 0]
 
 
@@ -50,23 +58,23 @@ def test_patches_are_the_frames_of_their_recording(windows: Windows) -> None:
 
 
 def test_no_recordings_make_no_windows(tmp_path: Path) -> None:
-    windows = Windows(make_store(tmp_path, {"a": 96}), [], [], hop_frames=96)
+    windows = Windows(make_store(tmp_path, {"a": 96}), [], hop_frames=96)
     assert len(windows) == 0
     assert list(in_order(windows, 4)) == []
-    assert len(Batches(windows, batch_size=4, seed=0)) == 0
+    assert len(batches_of(windows, batch_size=4, seed=0)) == 0
 
 
 @pytest.mark.parametrize("jitter_frames", [0, 48])
 def test_a_batch_is_a_function_of_seed_epoch_and_step(windows: Windows, jitter_frames: int) -> None:
     def batches(seed: int) -> Batches:
-        return Batches(windows, batch_size=4, seed=seed, jitter_frames=jitter_frames)
+        return batches_of(windows, batch_size=4, seed=seed, jitter_frames=jitter_frames)
 
     straight = batches(7)
     epochs = [[straight.batch(epoch, step) for step in range(len(straight))] for epoch in range(3)]
     for epoch, step in ((2, 4), (0, 0), (1, 3), (0, 2)):
         # As after a restart at that very place, and in any order.
         for resumed in (straight.batch(epoch, step), batches(7).batch(epoch, step)):
-            for name in ("patches", "labels", "weights", "windows"):
+            for name in ("patches", "targets", "known", "weights", "windows"):
                 assert np.array_equal(getattr(resumed, name), getattr(epochs[epoch][step], name)), name
     assert not np.array_equal(epochs[0][0].windows, epochs[1][0].windows)
     assert not np.array_equal(epochs[0][0].windows, batches(8).batch(0, 0).windows)
@@ -74,7 +82,7 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step(windows: Windows, jitter_f
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16, 17, 40])
 def test_every_window_comes_once_an_epoch(windows: Windows, batch_size: int) -> None:
-    batches = Batches(windows, batch_size=batch_size, seed=1)
+    batches = batches_of(windows, batch_size=batch_size, seed=1)
     assert len(batches) == -(-17 // batch_size)
     for epoch in range(3):
         made = [batches.batch(epoch, step) for step in range(len(batches))]
@@ -84,7 +92,8 @@ def test_every_window_comes_once_an_epoch(windows: Windows, batch_size: int) -> 
         assert sum(batch.weights.sum() for batch in made) == 17
         for batch in made:
             assert set(batch.weights) <= {0.0, 1.0}
-            assert np.array_equal(batch.labels, windows.label[batch.windows])
+            column = np.array([0, 1, 2, 1, 0])[windows.recording[batch.windows]]
+            assert np.array_equal(batch.targets, np.eye(3)[column]) and (batch.known == 1).all()
             assert starts(batch) == [(windows.recording[w], windows.offset[w]) for w in batch.windows]
 
 
@@ -104,8 +113,8 @@ def test_jitter_moves_within_the_recording_and_within_its_reach(
     tmp_path_factory: pytest.TempPathFactory, jitter_frames: int, epoch: int
 ) -> None:
     lengths = {"a": 96, "b": 130, "c": 1000}
-    windows = Windows(make_store(tmp_path_factory.mktemp("store"), lengths), list(lengths), [0, 1, 2], 96)
-    batch = Batches(windows, batch_size=len(windows), seed=3, jitter_frames=jitter_frames).batch(epoch, 0)
+    windows = Windows(make_store(tmp_path_factory.mktemp("store"), lengths), list(lengths), 96)
+    batch = batches_of(windows, batch_size=len(windows), seed=3, jitter_frames=jitter_frames).batch(epoch, 0)
     for window, patch, (number, start) in zip(batch.windows, batch.patches, starts(batch), strict=True):
         assert number == windows.recording[window], "a window stays in its recording"
         assert (patch[:, 0] == number).all()
@@ -115,8 +124,8 @@ def test_jitter_moves_within_the_recording_and_within_its_reach(
 
 
 def test_jitter_reaches_both_ends_and_differs_between_epochs(tmp_path: Path) -> None:
-    windows = Windows(make_store(tmp_path, {"a": 5000}), ["a"], [0], 96)
-    batches = Batches(windows, batch_size=len(windows), seed=3, jitter_frames=10)
+    windows = Windows(make_store(tmp_path, {"a": 5000}), ["a"], 96)
+    batches = batches_of(windows, batch_size=len(windows), seed=3, jitter_frames=10)
     shifts = []
     for epoch in range(40):
         batch = batches.batch(epoch, 0)
@@ -136,9 +145,24 @@ def test_a_jitter_that_moves_most_patches_to_the_ends_of_their_recordings_is_tol
 
 
 def test_jitter_does_not_change_the_order(windows: Windows) -> None:
-    still = Batches(windows, batch_size=17, seed=5)
-    moved = Batches(windows, batch_size=17, seed=5, jitter_frames=20)
+    still = batches_of(windows, batch_size=17, seed=5)
+    moved = batches_of(windows, batch_size=17, seed=5, jitter_frames=20)
     assert np.array_equal(still.batch(2, 0).windows, moved.batch(2, 0).windows)
+
+
+def test_targets_go_by_where_a_window_is_after_its_start_has_moved(tmp_path: Path) -> None:
+    windows = Windows(make_store(tmp_path, {"a": 2000}), ["a"], 96)
+    labels = targets_of([[Label("Tit", 5.0, 8.0)]], ["Tit"])
+    batches = Batches(windows, WindowTargets(labels, windows), batch_size=len(windows), seed=3, jitter_frames=200)
+    seen = set()
+    for epoch in range(20):
+        batch = batches.batch(epoch, 0)
+        for target, known, (_, first) in zip(batch.targets[:, 0], batch.known[:, 0], starts(batch), strict=True):
+            overlap = min(first / 100 + 0.96, 8.0) - max(first / 100, 5.0)
+            expected = (1, 1) if overlap >= 0.48 - 1e-9 else (0, 0) if overlap > 1e-9 else (0, 1)
+            assert (target, known) == expected
+            seen.add(expected)
+    assert len(seen) == 3
 
 
 # ---- making ahead -------------------------------------------------------------------------------

@@ -5,24 +5,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import make_store
+from makers import make_store, one_class_each
 
 from birdtune.data import clips
 from birdtune.data.batches import Batch, Windows
 from birdtune.data.clips import ClipBatches
 
 LENGTHS = {"a": 96, "b": 250, "c": 950, "d": 96, "e": 150}  # 1, 3, 10, 1, 2 windows
-FIELDS = ("patches", "labels", "weights", "windows", "inside")
+FIELDS = ("patches", "targets", "known", "weights", "windows", "inside")
 PER_RECORDING = [1, 3, 10, 1, 2]
 
 
 @pytest.fixture
 def windows(tmp_path: Path) -> Windows:
-    return Windows(make_store(tmp_path, LENGTHS), list(LENGTHS), [0, 1, 2, 1, 0], hop_frames=96)
+    return Windows(make_store(tmp_path, LENGTHS), list(LENGTHS), hop_frames=96)
 
 
 def batches_of(windows: Windows, **changes: Any) -> ClipBatches:
-    return ClipBatches(windows, windows, **{"batch_size": 20, "seed": 3, **changes})
+    targets = one_class_each(windows, [0, 1, 2, 1, 0])
+    return ClipBatches(windows, targets, **{"batch_size": 20, "seed": 3, **changes})
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -37,7 +38,7 @@ def rows_of(batch: Batch, windows: Windows) -> list[tuple[int, list[int], int]]:
     for row in np.flatnonzero(batch.weights):
         (recording,) = set(windows.recording[places[row]].tolist())
         inside = places[row][batch.inside[row]] - np.flatnonzero(windows.recording == recording)[0]
-        found.append((recording, inside.tolist(), int(batch.labels[row])))
+        found.append((recording, inside.tolist(), int(batch.targets[row].argmax())))
     return found
 
 

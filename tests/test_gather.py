@@ -23,6 +23,7 @@ from birdtune.data import ledger as ledgers
 from birdtune.data.batches import Windows
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
+from birdtune.data.targets import WindowTargets
 from birdtune.errors import InputError, SettingsError
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json
@@ -106,8 +107,9 @@ def test_folders_become_a_data_set_that_can_be_trained_on(place: Path) -> None:
     assert [dataset.counts(dataset.part(side)) for side in ("train", "val", "test")] == [[2] * 3, [1] * 3, [1] * 3]
     assert dataset.books() == {"found": 12, "used": 12, "left_out": {}}
     train = dataset.part("train")
-    windows = Windows(store, [record.content for record in train], dataset.labels(train), 96)
-    assert windows.label.tolist() == [*[0] * 6, *[1] * 6, *[2] * 6]
+    windows = Windows(store, [record.content for record in train], 96)
+    column = WindowTargets(dataset.targets(train), windows).of(np.arange(len(windows)))[0].argmax(axis=1)
+    assert column.tolist() == [*[0] * 6, *[1] * 6, *[2] * 6]
     assert {row["split"] for row in read_csv(place / "output/split.csv")} == {"train", "val", "test"}
     assert problems_csv(place) == {}
 

@@ -41,7 +41,9 @@ def batch_of(n: int = 8, seed: int = 0, weights: Sequence[float] | None = None) 
     patches = rng.normal(-3, 1, (n, 96, 64))
     patches[np.arange(n), :, labels * 20 + 5] += 4  # a band of its own for each class
     rows = np.ones(n) if weights is None else np.asarray(weights)
-    return Batch(patches.astype(np.float16), labels, rows.astype(np.float32), np.arange(n))
+    targets = np.eye(3, dtype=np.float32)[labels]
+    known = np.ones_like(targets)
+    return Batch(patches.astype(np.float16), rows.astype(np.float32), np.arange(n), targets, known)
 
 
 def trainer_of(
@@ -78,8 +80,8 @@ def test_rows_of_weight_zero_count_for_nothing() -> None:
     full = trainer.gradients(batch_of(8), 0)
     doubled = batch_of(8)
     padded = Batch(
-        np.concatenate([doubled.patches, doubled.patches]), np.tile(doubled.labels, 2),
-        np.repeat(np.float32([1, 0]), 8), np.arange(16),
+        np.concatenate([doubled.patches, doubled.patches]), np.repeat(np.float32([1, 0]), 8), np.arange(16),
+        np.tile(doubled.targets, (2, 1)), np.tile(doubled.known, (2, 1)),
     )  # fmt: skip
     filled = trainer.gradients(padded, 0)
     assert float(filled[1]) == 8.0
@@ -100,7 +102,9 @@ def test_class_weights_weigh_the_loss() -> None:
 def test_accumulated_batches_update_as_one_large_batch_does() -> None:
     large, first, second = batch_of(16), batch_of(16), batch_of(16)
     halves = [
-        Batch(whole.patches[part], whole.labels[part], whole.weights[part], whole.windows[part])
+        Batch(
+            whole.patches[part], whole.weights[part], whole.windows[part], whole.targets[part], whole.known[part]
+        )
         for whole, part in ((first, slice(0, 8)), (second, slice(8, 16)))
     ]
     at_once, in_two = build(), build()

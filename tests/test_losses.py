@@ -12,8 +12,17 @@ LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 1.0]], np.floa
 LABELS = np.array([0, 2, 0])
 
 
-def loss(kind, smoothing=0.0, logits=LOGITS, labels=LABELS):
-    return losses.patch_losses(logits, labels, kind, label_smoothing=smoothing).numpy()
+def one_hot(labels, n_classes=3):
+    return np.eye(n_classes, dtype=np.float32)[np.asarray(labels)]
+
+
+def loss(kind, smoothing=0.0, logits=LOGITS, labels=LABELS, **how):
+    targets = one_hot(labels) if np.ndim(labels) == 1 else labels
+    return losses.example_losses(logits, targets, kind, label_smoothing=smoothing, **how).numpy()
+
+
+def least(counts, weights, kind, **how):
+    return losses.constant_loss(np.multiply(counts, weights), kind, **how)
 
 
 def test_softmax_loss_is_the_cross_entropy_of_the_scores():
@@ -51,7 +60,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(kind):
     logits = tf.constant([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]])
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        values = losses.patch_losses(logits, [1, 1], kind, label_smoothing=0.1)
+        values = losses.example_losses(logits, one_hot([1, 1]), kind, label_smoothing=0.1)
 
     assert np.isfinite(values.numpy()).all()
     assert np.isfinite(tape.gradient(values, logits).numpy()).all()
@@ -62,14 +71,14 @@ def test_the_gradient_is_score_minus_target(kind):
     logits = tf.constant(LOGITS)
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        values = losses.patch_losses(logits, LABELS, kind, label_smoothing=0.0)
+        values = losses.example_losses(logits, one_hot(LABELS), kind, label_smoothing=0.0)
 
     expected = heads.scores(LOGITS, kind).numpy() - np.eye(3)[LABELS]
     np.testing.assert_allclose(tape.gradient(values, logits).numpy(), expected, atol=1e-6)
 
 
 def test_half_precision_logits_give_float32_losses():
-    values = losses.patch_losses(tf.constant(LOGITS, tf.bfloat16), LABELS, "softmax", label_smoothing=0.0)
+    values = losses.example_losses(tf.constant(LOGITS, tf.bfloat16), one_hot(LABELS), "softmax", label_smoothing=0.0)
 
     assert values.dtype == tf.float32
     np.testing.assert_allclose(values.numpy(), loss("softmax"), rtol=0.02)
@@ -135,7 +144,7 @@ def test_no_constant_logits_have_a_lower_mean_loss_than_it_says(kind, smoothing)
         each = loss(kind, smoothing, np.tile(np.float32(logits), (10, 1)), labels)
         return (each * weights[labels]).sum() / weights[labels].sum()
 
-    found = losses.constant_loss(counts, weights, kind, label_smoothing=smoothing)
+    found = least(counts, weights, kind, label_smoothing=smoothing)
 
     assert found == pytest.approx(mean_loss(best), abs=1e-5)
     rng = np.random.default_rng(0)
@@ -144,15 +153,8 @@ def test_no_constant_logits_have_a_lower_mean_loss_than_it_says(kind, smoothing)
 
 def test_a_class_without_examples_does_not_spoil_the_constant_answer():
     for kind in ("softmax", "sigmoid"):
-        with_it = losses.constant_loss([3, 1, 0], [1, 1, 1], kind, label_smoothing=0.0)
-        assert with_it == pytest.approx(losses.constant_loss([3, 1], [1, 1], kind, label_smoothing=0.0))
-
-
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_labels_as_shares_are_the_same_as_labels_as_columns(kind):
-    shares = np.eye(3, dtype=np.float32)[LABELS]
-
-    np.testing.assert_allclose(loss(kind, 0.1, labels=shares), loss(kind, 0.1), rtol=1e-6)
+        with_it = least([3, 1, 0], [1, 1, 1], kind, label_smoothing=0.0)
+        assert with_it == pytest.approx(least([3, 1], [1, 1], kind, label_smoothing=0.0))
 
 
 def test_the_loss_of_a_shared_label_is_shared_too():
@@ -162,18 +164,48 @@ def test_the_loss_of_a_shared_label_is_shared_too():
     assert loss("softmax", logits=LOGITS[:1], labels=labels)[0] == pytest.approx(0.25 * first + 0.75 * second)
 
 
-def test_a_mixed_patch_counts_by_the_mean_over_its_classes():
+def test_an_example_counts_by_the_mean_over_its_classes():
     weights = tf.constant([1.0, 2.0, 5.0])
+    targets = np.array([[0, 0, 1], [1, 1, 0], [0.5, 0, 0.5], [0, 0, 0]], np.float32)
 
-    assert losses.label_weights([2, 0], weights).numpy().tolist() == [5.0, 1.0]
-    both = losses.label_weights(np.array([[1, 1, 0], [0.5, 0, 0.5]], np.float32), weights)
-    assert both.numpy().tolist() == [1.5, 3.0]
+    assert losses.example_weights(targets, weights).numpy().tolist() == [5.0, 1.5, 3.0, 1.0]
+
+
+def test_what_nobody_knows_has_no_loss_and_no_gradient():
+    known = np.array([[1, 1, 0], [1, 0, 0.5], [0, 0, 0]], np.float32)
+    scores = heads.scores(LOGITS, "sigmoid").numpy()
+    truth = one_hot(LABELS)
+    terms = -(truth * np.log(scores) + (1 - truth) * np.log(1 - scores))
+    logits = tf.constant(LOGITS)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        found = losses.example_losses(logits, truth, "sigmoid", label_smoothing=0.0, known=known)
+
+    np.testing.assert_allclose(found.numpy(), (known * terms).sum(axis=1), rtol=1e-4)
+    assert not tape.gradient(found, logits).numpy()[known == 0].any()
+    np.testing.assert_allclose(loss("softmax", known=known), loss("softmax") * [1, 0.5, 0], rtol=1e-6)
+
+
+def test_no_constant_scores_have_a_lower_loss_where_some_targets_are_not_known():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((40, 3)) < [0.5, 0.2, 0.1]).astype(np.float32)
+    known = (rng.random((40, 3)) < 0.6).astype(np.float32)
+    sums, counts = (targets * known).sum(axis=0), known.sum(axis=0)
+    lowest = losses.constant_loss(sums, "sigmoid", label_smoothing=0.0, known=counts, examples=40)
+
+    def mean(logits):
+        given = np.tile(np.float32(logits), (40, 1))
+        return loss("sigmoid", logits=given, labels=targets, known=known).mean()
+
+    best = np.log(sums / (counts - sums))
+    assert lowest == pytest.approx(mean(best), abs=1e-5)
+    assert all(mean(best + 0.2 * rng.standard_normal(3)) > lowest for _ in range(20))
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
 def test_focal_loss_counts_less_what_is_known(gamma):
     def focal(kind):
-        return losses.patch_losses(LOGITS, LABELS, kind, label_smoothing=0.0, focal_gamma=gamma).numpy()
+        return losses.example_losses(LOGITS, one_hot(LABELS), kind, label_smoothing=0.0, focal_gamma=gamma).numpy()
 
     softmax = heads.scores(LOGITS, "softmax").numpy()
     own = softmax[np.arange(3), LABELS]
@@ -190,7 +222,7 @@ def test_focal_loss_is_finite_at_its_ends(kind, gamma):
     logits = tf.constant([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [40.0, -40.0, -40.0]])
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        values = losses.patch_losses(logits, [1, 1, 0], kind, label_smoothing=0.1, focal_gamma=gamma)
+        values = losses.example_losses(logits, one_hot([1, 1, 0]), kind, label_smoothing=0.1, focal_gamma=gamma)
 
     assert np.isfinite(values.numpy()).all()
     assert np.isfinite(tape.gradient(values, logits).numpy()).all()
@@ -200,21 +232,21 @@ def test_focal_loss_is_finite_at_its_ends(kind, gamma):
 @pytest.mark.parametrize("gamma", [0.7, 2.0])
 def test_no_constant_answer_has_a_lower_focal_loss(kind, gamma):
     counts, labels = [6, 3, 1], np.repeat([0, 1, 2], [6, 3, 1])
-    least = losses.constant_loss(counts, [1, 1, 1], kind, label_smoothing=0.1, focal_gamma=gamma)
+    lowest = least(counts, [1, 1, 1], kind, label_smoothing=0.1, focal_gamma=gamma)
 
     def mean(logits):
         given = np.tile(np.asarray(logits, np.float32), (10, 1))
-        return losses.patch_losses(given, labels, kind, label_smoothing=0.1, focal_gamma=gamma).numpy().mean()
+        return loss(kind, 0.1, given, labels, focal_gamma=gamma).mean()
 
     tried = np.random.default_rng(0).normal(0, 1, (60, 3))
     found = [mean(logits) for logits in tried]
-    assert least <= min(found) + 1e-6
-    assert least > 0.5 * min(found)
+    assert lowest <= min(found) + 1e-6
+    assert lowest > 0.5 * min(found)
 
 
 def test_mixing_makes_more_classes_true_for_sigmoid_heads():
     plain, mixed = (
-        losses.constant_loss([5, 5, 5, 5], [1] * 4, "sigmoid", label_smoothing=0.0, mixup=mixup) for mixup in (0, 1)
+        least([5, 5, 5, 5], [1] * 4, "sigmoid", label_smoothing=0.0, mixup=mixup) for mixup in (0, 1)
     )
     share = 1 - 0.75**2
     assert mixed == pytest.approx(-4 * (share * np.log(share) + (1 - share) * np.log(1 - share)))

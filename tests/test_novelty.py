@@ -225,13 +225,13 @@ def test_too_few_sources_promise_nothing() -> None:
 # ---- over recordings on disk --------------------------------------------------------------------
 
 
-def windows_of(folder: Path, lengths: dict[str, int], labels: list[int]) -> Windows:
-    return Windows(make_store(folder, lengths), list(lengths), labels, 96)
+def windows_of(folder: Path, lengths: dict[str, int]) -> Windows:
+    return Windows(make_store(folder, lengths), list(lengths), 96)
 
 
 def test_classes_take_turns_until_there_are_enough_patches(tmp_path: Path) -> None:
     lengths = {"a1": 960, "a2": 960, "a3": 960, "a4": 960, "b1": 9600, "c1": 192}
-    windows = windows_of(tmp_path, lengths, [0, 0, 0, 0, 1, 2])
+    windows = windows_of(tmp_path, lengths)
     labels = np.array([0, 0, 0, 0, 1, 2])
 
     def looked_at(**limits: int) -> list[int]:
@@ -248,7 +248,7 @@ def test_classes_take_turns_until_there_are_enough_patches(tmp_path: Path) -> No
 
 
 def test_one_pass_learns_what_all_recordings_at_once_would_teach(tmp_path: Path) -> None:
-    windows = windows_of(tmp_path, {f"r{k}": 96 * (1 + k % 4) for k in range(30)}, [k % 3 for k in range(30)])
+    windows = windows_of(tmp_path, {f"r{k}": 96 * (1 + k % 4) for k in range(30)})
     labels = np.arange(30) % 3
 
     def scorer(patches: Any) -> tuple[Any, Any]:

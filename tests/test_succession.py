@@ -305,11 +305,12 @@ def gradients(
     step = StepSettings(0.0, np.ones(len(classes), np.float32), "float32", untaught, n_kept)
     trainer = Trainer(classifier, settings, step, inputs.whole(classifier, MadeBatches()))  # type: ignore[arg-type]
     patches = np.random.default_rng(1).normal(-3, 1, (4, 96, 64)).astype(np.float16)
+    targets = (labels if labels.ndim == 2 else np.eye(len(classes))[labels]).astype(np.float32)
     if head == "linear":
-        batch = Batch(patches, labels, np.ones(4, np.float32), np.arange(4))
+        batch = Batch(patches, np.ones(4, np.float32), np.arange(4), targets, np.ones_like(targets))
     else:
         inside = np.ones((2, 2), np.bool_)
-        batch = Batch(patches, labels[:2], np.ones(2, np.float32), np.arange(2), inside)
+        batch = Batch(patches, np.ones(2, np.float32), np.arange(2), targets[:2], np.ones_like(targets[:2]), inside)
     loss, weight, found = trainer.gradients(batch, 0)
     return float(loss), float(weight), *(np.asarray(gradient) for gradient in found[:2])
 

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
+from makers import make_store, one_class_each
 from test_job import run, settings, write_data
 
 from birdtune.config import Config
 from birdtune.data import dataset as gather
-from birdtune.data.batches import Batch, Targets
+from birdtune.data.batches import Windows
 from birdtune.data.dataset import Dataset
 from birdtune.errors import InputError, Interrupted
 from birdtune.evaluation import label_issues
@@ -218,13 +220,17 @@ def test_the_patch_that_sounds_most_like_its_label_keeps_all_of_it_and_others_th
     np.testing.assert_allclose(kept, [1.0, 0.25, 0.02, 1.0, 1.0], rtol=1e-6)
 
 
-def test_what_a_patch_does_not_keep_of_its_label_is_all_classes_alike_or_none() -> None:
-    batch = Batch(np.zeros((2, 1)), np.array([1, 0], np.int32), np.ones(2, np.float32), np.array([2, 0]))
+def test_what_a_patch_does_not_keep_of_its_label_is_all_classes_alike_or_none(tmp_path: Path) -> None:
+    lengths = {"a": 96, "b": 96, "c": 96}
+    windows = Windows(make_store(tmp_path, lengths), list(lengths), 96)
     kept = np.array([1.0, 0.5, 0.25], np.float32)
-    np.testing.assert_allclose(
-        Targets(kept, 4, "softmax").of(batch), [[3 / 16, 7 / 16, 3 / 16, 3 / 16], [1, 0, 0, 0]]
-    )
-    np.testing.assert_allclose(Targets(kept, 4, "sigmoid").of(batch), [[0, 0.25, 0, 0], [1, 0, 0, 0]])
+
+    def targets(kind: str) -> npt.NDArray[np.float32]:
+        whole = one_class_each(windows, [0, 3, 1], kind)
+        return replace(whole, kept=kept).of(np.array([2, 0]))[0]
+
+    np.testing.assert_allclose(targets("softmax"), [[3 / 16, 7 / 16, 3 / 16, 3 / 16], [1, 0, 0, 0]])
+    np.testing.assert_allclose(targets("sigmoid"), [[0, 0.25, 0, 0], [1, 0, 0, 0]])
 
 
 def test_labels_are_not_shared_twice(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +23,13 @@ from birdtune.audio import noise
 from birdtune.audio.logmel import FrontEnd
 from birdtune.config import AugmentSettings
 from birdtune.data.batches import Batch, Source
+from birdtune.data.targets import WindowTargets
 from birdtune.errors import InputError
 
 Frames = npt.NDArray[np.float16]  # [n, patch_frames, n_mels] log-mel
 Magnitudes = npt.NDArray[np.float32]  # [n, patch_frames, n_mels] mel, not logarithms
 Rows = npt.NDArray[np.int64]
-Labels = npt.NDArray[Any]  # [n] int32 classes, or [n, C] float32 shares
+Targets = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # [n, C] 0…1, and [n, C] how much they count
 Floats = npt.NDArray[np.float64]
 
 # What is drawn for each row, in this order. New ones go to the end: the others then keep their numbers.
@@ -105,47 +105,48 @@ class Augmenter:
     """What is done to each training batch.
 
     Attributes:
-        source: the training windows, to mix with.
-        n_classes, kind: of the head: "softmax" shares the labels of mixed sounds, "sigmoid" joins them.
+        source, targets: of the training windows, to mix with.
+        kind: of the head: "softmax" shares the targets of mixed sounds, "sigmoid" joins them.
         backgrounds: columns of classes without birds.
     """
 
     settings: AugmentSettings
     spec: FrontEnd
     source: Source
+    targets: WindowTargets
     seed: int
-    n_classes: int
     kind: str
     backgrounds: tuple[int, ...] = ()
 
     def __call__(self, batch: Batch, epoch: int, first: int, order: Rows) -> Batch:
-        """The batch, augmented; with mixup, `labels` are shares of classes, [batch, C] float32.
+        """The batch, augmented.
 
         Args:
             epoch, first: place of the batch's first row.
             order: [rows of the epoch] windows, in the order in which they are trained on: others to mix with are
                 drawn from it, and so as often as the sampler draws them.
         """
-        given = one_hot(batch.labels, self.n_classes) if self.settings.mixup else batch.labels
 
-        def some(start: int) -> tuple[Frames, Labels]:
+        def some(start: int) -> tuple[Frames, Targets]:
             part = slice(start, start + _PIECE)
-            return self._some(batch.patches[part], given[part], epoch, first + start, order)
+            targets = batch.targets[part], batch.known[part]
+            return self._some(batch.patches[part], targets, epoch, first + start, order)
 
-        made = list(_pool().map(some, range(0, len(given), _PIECE)))
-        patches, labels = (np.concatenate(parts) for parts in zip(*made, strict=True))
-        return replace(batch, patches=patches, labels=labels)
+        made = list(_pool().map(some, range(0, len(batch.targets), _PIECE)))
+        patches = np.concatenate([frames for frames, _ in made])
+        targets, known = (np.concatenate(parts) for parts in zip(*(pair for _, pair in made), strict=True))
+        return replace(batch, patches=patches, targets=targets, known=known)
 
     def _some(
-        self, frames: Frames, labels: Labels, epoch: int, first: int, order: Rows
-    ) -> tuple[Frames, Labels]:
-        drawn = draw(self.seed, epoch, first, len(labels))
-        frames, labels = self._sound(shifted(frames, self.settings, drawn), labels, drawn, order)
-        return masked(frames, self.settings, drawn, self.spec), labels
+        self, frames: Frames, targets: Targets, epoch: int, first: int, order: Rows
+    ) -> tuple[Frames, Targets]:
+        drawn = draw(self.seed, epoch, first, len(frames))
+        frames, targets = self._sound(shifted(frames, self.settings, drawn), targets, drawn, order)
+        return masked(frames, self.settings, drawn, self.spec), targets
 
     def _sound(
-        self, frames: Frames, labels: Labels, drawn: dict[str, Floats], order: Rows
-    ) -> tuple[Frames, Labels]:
+        self, frames: Frames, targets: Targets, drawn: dict[str, Floats], order: Rows
+    ) -> tuple[Frames, Targets]:
         """What is done to sounds, and not to pictures of them; only rows that it concerns are computed."""
         settings = self.settings
         chosen = {
@@ -154,18 +155,20 @@ class Augmenter:
                 ("mixup", "mixup"), ("background", "background"), ("white_noise", "white"), ("pink_noise", "pink")
             )
         }  # fmt: skip
-        touched = np.full(len(labels), settings.gain_db > 0)
+        touched = np.full(len(frames), settings.gain_db > 0)
         for rows in chosen.values():
             touched |= rows
         if not touched.any():
-            return frames, labels
+            return frames, targets
         inside = np.cumsum(touched) - 1  # [n] row → row of `mel`
         mel = magnitudes(frames[touched], self.spec)
         power = noise.power(np.square(mel), self.spec)  # [touched]
         if (rows := np.flatnonzero(chosen["mixup"])).size:
-            labels = labels.copy()
             partners = order[(drawn["partner"][rows] * order.size).astype(np.int64)]
-            labels[rows] = self._mix(mel, power, inside[rows], labels[rows], partners, drawn["share"][rows])
+            targets = targets[0].copy(), targets[1].copy()
+            own = targets[0][rows], targets[1][rows]
+            mixed = self._mix(mel, power, inside[rows], own, partners, drawn["share"][rows])
+            targets[0][rows], targets[1][rows] = mixed
         if (rows := np.flatnonzero(chosen["background"])).size:
             self._add_background(mel, power, inside[rows], drawn, rows)
         for colour in noise.COLOURS:
@@ -178,32 +181,32 @@ class Augmenter:
             mel *= _column(_factor((2.0 * drawn["gain"][touched] - 1.0) * settings.gain_db))
         made = frames.copy()
         made[touched] = log_frames(mel, self.spec)
-        return made, labels
+        return made, targets
 
     def _mix(
         self,
         mel: Magnitudes,
         power: npt.NDArray[np.float32],
         at: Rows,
-        labels: Labels,
+        own: Targets,
         partners: Rows,
         share: Floats,
-    ) -> Labels:
-        """Mix rows `at` of `mel` with other windows, in place; their power goes along. Returns the new labels."""
+    ) -> Targets:
+        """Mix rows `at` of `mel` with other windows, in place; their power goes along. Returns the new targets."""
         other = magnitudes(self.source.patches(partners), self.spec)
         level = _level(power[at], noise.power(np.square(other), self.spec))
-        other_labels = one_hot(self.source.label[partners], self.n_classes)
-        joined: Labels
+        mine, others = own[0], self.targets.of(partners)
+        joined: npt.NDArray[np.floating]
         if self.kind == "softmax":
             weights = share, 1.0 - share
-            joined = share[:, None] * labels + (1.0 - share[:, None]) * other_labels
+            joined = share[:, None] * mine + (1.0 - share[:, None]) * others[0]
         else:
             weights = np.ones_like(share), _factor((2.0 * share - 1.0) * _BIRDS_DB)
-            joined = self._both(np.maximum(labels, other_labels))
+            joined = self._both(np.maximum(mine, others[0]))
         total = np.hypot(*weights)  # so that the mixture is about as loud as the first was
         mel[at] = summed(mel[at] * _column(weights[0] / total), other * _column(level * weights[1] / total))
         power[at] = noise.power(np.square(mel[at]), self.spec)
-        return np.asarray(joined, np.float32)
+        return np.asarray(joined, np.float32), _known_of_mixed(own, others)
 
     def _both(self, labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Where a bird sings, it is no background any more."""
@@ -215,7 +218,7 @@ class Augmenter:
     def _add_background(
         self, mel: Magnitudes, power: npt.NDArray[np.float32], at: Rows, drawn: dict[str, Floats], rows: Rows
     ) -> None:
-        windows = np.flatnonzero(np.isin(self.source.label, self.backgrounds))
+        windows = self._background_windows
         if not windows.size:
             return  # the classes have one, the training part has none of it
         chosen = windows[(drawn["which"][rows] * windows.size).astype(np.int64)]
@@ -223,6 +226,15 @@ class Augmenter:
         level = _level(power[at], noise.power(np.square(other), self.spec))
         fainter = _factor(-self._snr_db(drawn["background snr"][rows]))
         mel[at] = summed(mel[at], other * _column(level * fainter))
+
+    @functools.cached_property
+    def _background_windows(self) -> Rows:
+        """The training windows that hold a background class and no other."""
+        found = [
+            windows[(targets > 0).any(axis=1) & ~np.delete(targets > 0, self.backgrounds, axis=1).any(axis=1)]
+            for windows, targets, _ in self.targets.blocks()
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *found])
 
     def _snr_db(self, drawn: Floats) -> Floats:
         return np.asarray(self.settings.snr_db + drawn * SNR_RANGE_DB)
@@ -296,9 +308,11 @@ def _column(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     return np.asarray(values, np.float32)[:, None, None]
 
 
-def one_hot(labels: npt.NDArray[np.int32], n_classes: int) -> npt.NDArray[np.float32]:
-    """[n] classes → [n, C] float32."""
-    return np.asarray(labels[:, None] == np.arange(n_classes), np.float32)
+def _known_of_mixed(one: Targets, other: Targets) -> npt.NDArray[np.float32]:
+    """How much the targets of mixed windows count: where a class is in one, as there; else it must be in neither."""
+    counts = [np.where(targets > 0, known, 0.0) for targets, known in (one, other)]
+    is_in = (one[0] > 0) | (other[0] > 0)
+    return np.where(is_in, np.maximum(*counts), np.minimum(one[1], other[1])).astype(np.float32)
 
 
 # ---- pictures -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """(seed, epoch, step) → one batch; no other state.
 
-    recordings + FrameStore ─▶ Windows ─▶ Batches.batch(epoch, step) ─▶ Batch
+    recordings + FrameStore ─▶ Windows ─┬▶ Batches.batch(epoch, step) ─▶ Batch
+              labels ─▶ WindowTargets ─┘
 
 Nothing is remembered from batch to batch, so a job that resumes at (epoch, step) sees exactly what it
 would have seen, and several workers could each take their slice of the same global batch.
@@ -9,7 +10,7 @@ would have seen, and several workers could each take their slice of the same glo
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from birdtune.data.frames import FrameStore
 from birdtune.data.sampling import Sampler
+from birdtune.data.targets import WindowTargets
 
 Item = TypeVar("Item")
 # A jitter that moves more patches than these to the ends of their recordings hardly makes others of them.
@@ -24,14 +26,21 @@ _MOST_CONFINED = 0.5
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Patches for one step, or for several one after another; rows that only fill up the last have weight 0."""
+class Rows:
+    """What the network is given of some windows; rows that only fill up have weight 0."""
 
     patches: npt.NDArray[Any]  # [batch, patch_frames, n_mels] float16, or what another source gives
-    labels: npt.NDArray[Any]  # [batch] int32; of mixed sounds the share of each class, [batch, C] float32
     weights: npt.NDArray[np.float32]  # [batch]
     windows: npt.NDArray[np.int64]  # [batch] which window each row is
-    # Where an example is several patches (clips.py), `patches` and `windows` have all, one example after another.
+
+
+@dataclass(frozen=True)
+class Batch(Rows):
+    """Windows and their targets for one training step, or for several one after another."""
+
+    targets: npt.NDArray[np.float32]  # [batch, C] 0…1
+    known: npt.NDArray[np.float32]  # [batch, C] how much each target counts; 0 where nobody knows
+    # Where an example is several windows (clips.py), `patches` and `windows` have all, one example after another.
     inside: npt.NDArray[np.bool_] | None = None  # [batch, places] which are not only there to fill up
 
 
@@ -45,11 +54,6 @@ class Augment(Protocol):
 
 class Source(Protocol):
     """Where batches take their windows from: the frame store, or what was made of its windows."""
-
-    @property
-    def label(self) -> npt.NDArray[np.int32]:
-        """Class of each window. [windows]"""
-        ...
 
     def __len__(self) -> int:
         """How many windows there are."""
@@ -67,13 +71,10 @@ class Windows:
 
     Args:
         contents: of the recordings, in their order.
-        labels: [recordings] class of each.
         hop_frames: from the start of one patch to the next.
     """
 
-    def __init__(
-        self, store: FrameStore, contents: Sequence[str], labels: Sequence[int], hop_frames: int
-    ) -> None:
+    def __init__(self, store: FrameStore, contents: Sequence[str], hop_frames: int) -> None:
         self.store = store
         self.contents = tuple(contents)
         self.hop_frames = hop_frames
@@ -83,7 +84,6 @@ class Windows:
         self.per_recording = np.array([some.size for some in starts], np.int64)  # [recordings] windows of each
         self.recording = np.repeat(np.arange(len(entries)), self.per_recording)  # [windows]
         self.offset = np.concatenate([np.zeros(0, np.int64), *starts])  # [windows] frames
-        self.label = np.asarray(labels, np.int32)[self.recording]  # [windows]
         self._shards = sorted({entry.shard for entry in entries})
         position = {name: number for number, name in enumerate(self._shards)}
         shard_of = np.array([position[entry.shard] for entry in entries], np.int32)
@@ -106,12 +106,13 @@ class Windows:
         """Where each window begins in its recording, in seconds. [windows]"""
         return (self.offset / self.store.spec.frames_per_s).astype(np.float32)
 
-    def examples(self, *, by_recording: bool) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Class and recording of what a loss counts: patches; or recordings, where their patches are weighed."""
-        if not by_recording:
-            return self.label, self.recording
-        first = np.cumsum(self.per_recording) - self.per_recording
-        return self.label[first], self.recording[first]
+    def seconds(
+        self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Start and end of some windows in their recordings, moved as `patches` moves them. [n] each"""
+        spec = self.store.spec
+        first = self.offset[windows] + self.moves(windows, shift)
+        return first / spec.frames_per_s, (first + spec.patch_frames) / spec.frames_per_s
 
     def patches(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
@@ -159,16 +160,18 @@ class Batches:
     """Training batches: every window once an epoch, in an order of its own each epoch.
 
     Args:
+        windows: what gives their patches, or what was made of them.
+        targets: of the same windows.
         jitter_frames: each window starts up to so many frames earlier or later, anew each epoch.
         augment: what is done to each batch.
         sampler: draws the windows of an epoch; None: every window once.
         weights: [windows] how much each counts; None: all alike.
-        targets: what each window is trained to be, as shares of classes, from their labels; None: the labels.
     """
 
     def __init__(
         self,
         windows: Source,
+        targets: WindowTargets,
         *,
         batch_size: int,
         seed: int,
@@ -176,7 +179,6 @@ class Batches:
         augment: Augment | None = None,
         sampler: Sampler | None = None,
         weights: npt.NDArray[np.float32] | None = None,
-        targets: "Targets | None" = None,
     ) -> None:
         self.windows, self._targets = windows, targets
         self.batch_size = batch_size
@@ -205,39 +207,15 @@ class Batches:
         """Batch `step` (from 0) of an epoch, or that and the next ones, `n` in all, one after another."""
         part = slice(step * self.batch_size, (step + n) * self.batch_size)
         order, shift = self.plan(epoch)
-        made = batch_of(self.windows, order[part], n * self.batch_size, shift[part])
-        if self._weights is not None:
-            made = replace(made, weights=made.weights * self._weights[made.windows])
-        if self._targets is not None:
-            made = replace(made, labels=self._targets.of(made))
+        size = n * self.batch_size
+        rows = batch_of(self.windows, order[part], size, shift[part])
+        weights = rows.weights if self._weights is None else rows.weights * self._weights[rows.windows]
+        targets, known = self._targets.of(rows.windows, np.resize(shift[part], size))
+        made = Batch(rows.patches, weights, rows.windows, targets, known)
         return made if self._augment is None else self._augment(made, epoch, part.start, order)
 
 
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """What windows are trained to be that may not hold what their recording's label says.
-
-    Each keeps a share of its label; the rest is no class (sigmoid), or all alike (softmax): a window that is only
-    weighed less would answer anything, and the mean over a recording's windows would pay for it.
-
-    Attributes:
-        kept: [windows] share of the label that each keeps, above 0.
-        kind: of the scores, "softmax" or "sigmoid".
-    """
-
-    kept: npt.NDArray[np.float32]
-    n_classes: int
-    kind: str
-
-    def of(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Shares of classes. [batch, C]"""
-        kept = self.kept[batch.windows][:, None]
-        one = (batch.labels[:, None] == np.arange(self.n_classes)).astype(np.float32)
-        rest = (1 - kept) / np.float32(self.n_classes) if self.kind == "softmax" else np.float32(0.0)
-        return np.asarray(kept * one + rest, np.float32)
-
-
-def in_order(windows: Source, batch_size: int) -> Iterator[Batch]:
+def in_order(windows: Source, batch_size: int) -> Iterator[Rows]:
     """All windows once, as they lie, for judging."""
     for start in range(0, len(windows), batch_size):
         yield batch_of(windows, np.arange(start, min(start + batch_size, len(windows))), batch_size)
@@ -248,12 +226,12 @@ def batch_of(
     chosen: npt.NDArray[np.int64],
     batch_size: int,
     shift: npt.NDArray[np.int64] | None = None,
-) -> Batch:
+) -> Rows:
     """All batches have one shape: another would be compiled and planned for anew."""
     filled = np.resize(chosen, batch_size)
     weights = (np.arange(batch_size) < chosen.size).astype(np.float32)
     moved = None if shift is None else np.resize(shift, batch_size)
-    return Batch(windows.patches(filled, moved), windows.label[filled], weights, filled)
+    return Rows(windows.patches(filled, moved), weights, filled)
 
 
 def prefetched(items: Iterable[Item], depth: int = 4) -> Iterator[Item]:

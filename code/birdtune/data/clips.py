@@ -1,16 +1,19 @@
 """(seed, epoch, step) → one batch of whole recordings, as several windows each; no other state.
 
-    Windows, source of their patches ─▶ ClipBatches.batch(epoch, step) ─▶ Batch with `inside`
+    WindowTargets, source of their patches ─▶ ClipBatches.batch(epoch, step) ─▶ Batch with `inside`
 
-For heads that learn from the label of a recording which of its patches it is true of. All recordings of a batch have
-the same number of places: a shorter one leaves some empty, of a longer one as many windows are drawn, anew each epoch.
+For heads that learn from the labels of a recording which of its windows they are true of. All recordings of a batch
+have the same number of places: a shorter one leaves some empty, of a longer one as many windows are drawn, anew each
+epoch.
+A class is in an example if it is in one of its windows; where it is in none, and not known in all, nobody knows.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.data.batches import Batch, Source, Windows
+from birdtune.data.batches import Batch, Source
 from birdtune.data.sampling import Sampler
+from birdtune.data.targets import WindowTargets
 
 # Of longer recordings as many windows are drawn: 15 s of VGGish's or YAMNet's patches one after another, or the same
 # from anywhere in them.
@@ -21,16 +24,16 @@ class ClipBatches:
     """Training batches of recordings: each once an epoch, in an order of its own each epoch.
 
     Args:
-        windows: all windows of the recordings.
-        source: what gives their patches, or what was made of them.
+        source: what gives the patches of all windows of the recordings, or what was made of them.
+        targets: of the same windows.
         batch_size: patches of a batch, about; it holds so many recordings that their places come near it.
         jitter_frames, sampler: as `Batches`; weights: [recordings].
     """
 
     def __init__(
         self,
-        windows: Windows,
         source: Source,
+        targets: WindowTargets,
         *,
         batch_size: int,
         seed: int,
@@ -39,11 +42,11 @@ class ClipBatches:
         weights: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.windows = source
-        self.places = min(int(windows.per_recording.max()), _MOST_PATCHES)
+        self._targets = targets
+        self._counts = np.bincount(targets.windows.recording)  # [recordings] windows of each
+        self.places = min(int(self._counts.max()), _MOST_PATCHES)
         self.batch_size = max(1, round(batch_size / self.places))  # recordings
-        self._counts = windows.per_recording  # [recordings]
         self._first = np.cumsum(self._counts) - self._counts  # [recordings] first window
-        self._label = windows.label[self._first]  # [recordings]
         self._sampler = sampler
         self._weights = np.ones(self._counts.size, np.float32) if weights is None else weights
         self._seed, self._jitter_frames = seed, jitter_frames
@@ -68,10 +71,25 @@ class ClipBatches:
         rows = windows.reshape(-1)
         return Batch(
             self.windows.patches(rows, shift[rows]),
-            self._label[recordings],
             (np.arange(size) < chosen.size) * self._weights[recordings],
             rows,
+            *self._joined(rows, shift[rows], inside),
             inside,
+        )
+
+    def _joined(
+        self, rows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64], inside: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Targets of examples, and how much they count, by those of their windows. [batch, C] each"""
+        found = self._targets.of(rows, shift)
+        targets, known = (array.reshape(*inside.shape, -1) for array in found)  # [batch, places, C]
+        holds = (targets > 0) & inside[:, :, None]
+        counts_if_in = np.where(holds, known, 0.0).max(axis=1)
+        counts_if_not = np.where(inside[:, :, None], known, np.inf).min(axis=1)
+        is_in = holds.any(axis=1)
+        return (
+            np.where(holds, targets, 0.0).max(axis=1).astype(np.float32),
+            np.where(is_in, counts_if_in, counts_if_not).astype(np.float32),
         )
 
     def _plan(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -37,6 +37,7 @@ from birdtune.data.scan import PROBLEM_COLUMNS, Listing, Problem, Recording
 from birdtune.data.source_notices import source_notices
 from birdtune.data.sources import Sources
 from birdtune.data.split import Given, Place
+from birdtune.data.targets import Targets, annotated_classes, targets_of
 from birdtune.errors import InputError, shown
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import make_folder, require_file, value_sha256, write_csv
@@ -65,14 +66,19 @@ class Dataset:
         """The recordings of one side of the split."""
         return [recording for recording in self.recordings if self.places[recording.name].split == name]
 
-    def labels(self, part: list[Recording]) -> list[int]:
-        """Column of each recording's class."""
-        column = {name: position for position, name in enumerate(self.classes)}
-        return [column[recording.label] for recording in part]
+    def targets(self, part: Sequence[Recording]) -> Targets:
+        """The labels of some recordings as arrays."""
+        annotated = annotated_classes(recording.labels for recording in self.recordings)
+        return targets_of([recording.labels for recording in part], self.classes, annotated)
 
-    def counts(self, part: list[Recording]) -> list[int]:
+    def labels(self, part: Sequence[Recording]) -> list[int]:
+        """Column of the first class of each recording, for what takes one class a recording."""
+        column = {name: position for position, name in enumerate(self.classes)}
+        return [column[recording.classes[0]] for recording in part]
+
+    def counts(self, part: Sequence[Recording]) -> list[int]:
         """Recordings of each class. [C]"""
-        found = Counter(recording.label for recording in part)
+        found = Counter(name for recording in part for name in recording.classes)
         return [found[name] for name in self.classes]
 
     def books(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import NonNegativeInt
 
-from birdtune.data.batches import Batch, Windows, batch_of, prefetched
+from birdtune.data.batches import Rows, Windows, batch_of, prefetched
 from birdtune.data.shards import ShardStore
 from birdtune.runtime.events import Interrupts, Progress
 from birdtune.runtime.files import make_folder
@@ -92,7 +92,6 @@ class KeptWindows:
 
     def __init__(self, windows: Windows, store: ActivationStore) -> None:
         self.store = store
-        self.label = windows.label
         entries = [store.entry(content) for content in windows.contents]
         first = np.cumsum(windows.per_recording) - windows.per_recording  # [recordings] first window
         within = np.arange(len(windows)) - first[windows.recording]  # [windows] number within the recording
@@ -165,7 +164,7 @@ def fill(
     store.note_whole()
 
 
-def _batches(windows: Windows, wanted: npt.NDArray[np.bool_], batch_size: int) -> Iterator[Batch]:
+def _batches(windows: Windows, wanted: npt.NDArray[np.bool_], batch_size: int) -> Iterator[Rows]:
     """Those batches of all windows, as they lie, in which one is wanted."""
     for start in range(0, len(windows), batch_size):
         numbers = np.arange(start, min(start + batch_size, len(windows)))

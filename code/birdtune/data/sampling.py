@@ -3,11 +3,12 @@
 windows per class + settings ─▶ quotas ─▶ Sampler: the order of an epoch;  quality.csv ─▶ weight of each recording
 """
 
+import functools
 import math
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from birdtune.audio.logmel import FrontEnd
 from birdtune.config import Config, TrainSettings
 from birdtune.data.scan import Problem, Recording
+from birdtune.data.targets import Array, WindowTargets
 from birdtune.errors import InputError, shown
 from birdtune.runtime.files import read_csv
 
@@ -51,27 +53,72 @@ def quotas(counts: npt.ArrayLike, power: float, at_least: int = 0) -> Ints:
     return np.where(found > 0, np.maximum(whole, max(at_least, 1)), 0)
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """Draws the windows of an epoch, each class as often as its quota says.
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What the loss averages over: windows, or recordings where the head weighs their windows.
 
     Attributes:
-        label: [windows] class of each.
-        quotas: [C] windows of each class in an epoch.
+        of_recordings: [R] how much each recording counts; None: all alike.
+        by_recording: whether examples are recordings.
     """
 
-    label: npt.NDArray[np.int32]
+    targets: WindowTargets
+    of_recordings: npt.NDArray[np.float32] | None = None
+    by_recording: bool = False
+
+    @functools.cached_property
+    def recording(self) -> Ints:
+        """[examples] which recording each is of."""
+        recording = self.targets.windows.recording
+        return np.unique(recording) if self.by_recording else recording
+
+    @property
+    def weights(self) -> npt.NDArray[np.float32] | None:
+        """[examples] how much each counts, by its recording; None: all alike."""
+        return None if self.of_recordings is None else self.of_recordings[self.recording]
+
+    def blocks(self) -> Iterable[tuple[Ints, Array, Array]]:
+        """Numbers [n] of examples, their targets [n, C] and how much these count [n, C], block by block."""
+        if not self.by_recording:
+            return self.targets.blocks()
+        found, known = self.targets.labels.of_recordings()
+        return [(np.arange(len(self.recording)), found[self.recording], known[self.recording])]
+
+    @functools.cached_property
+    def stratum(self) -> npt.NDArray[np.int32]:
+        """[examples] the rarest class that each holds, by which it is sampled; C where it holds none."""
+        n_classes = self.targets.labels.n_classes
+        counts = np.zeros(n_classes)
+        for _, targets, _ in self.blocks():
+            counts += (targets > 0).sum(axis=0)
+        found = np.full(len(self.recording), n_classes, np.int32)
+        for numbers, targets, _ in self.blocks():
+            rarest = np.where(targets > 0, counts, np.inf).argmin(axis=1)
+            found[numbers] = np.where((targets > 0).any(axis=1), rarest, n_classes)
+        return found
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws the examples of an epoch, those of each stratum as often as its quota says.
+
+    Attributes:
+        stratum: [examples] as `Examples.stratum`.
+        quotas: [strata] examples of each in an epoch.
+    """
+
+    stratum: npt.NDArray[np.int32]
     quotas: Ints
 
     def __len__(self) -> int:
-        """Windows in an epoch."""
+        """Examples in an epoch."""
         return int(self.quotas.sum())
 
     def order(self, generator: np.random.Generator) -> Ints:
-        """The windows of an epoch. Those of one class come equally often, but for one; which, is drawn anew."""
+        """The examples of an epoch. Those of one stratum come equally often, but for one; which, is drawn anew."""
         drawn = []
-        for label, quota in enumerate(self.quotas.tolist()):
-            inside = np.flatnonzero(self.label == label)
+        for stratum, quota in enumerate(self.quotas.tolist()):
+            inside = np.flatnonzero(self.stratum == stratum)
             if not inside.size:
                 continue
             whole, rest = divmod(quota, inside.size)
@@ -79,28 +126,66 @@ class Sampler:
         return generator.permutation(np.concatenate(drawn)) if drawn else np.zeros(0, np.int64)
 
 
-def sampler(label: npt.NDArray[np.int32], n_classes: int, settings: TrainSettings) -> Sampler | None:
-    """The sampler of these settings; None: every window once an epoch, as they were found."""
-    counts = np.bincount(label, minlength=n_classes)
-    wanted = quotas(counts, settings.sampling_power, settings.min_samples_per_class)
-    return None if np.array_equal(wanted, counts) else Sampler(label, wanted)
+def sampler(examples: Examples, settings: TrainSettings) -> Sampler | None:
+    """The sampler of these settings; None: every example once an epoch.
+
+    Examples without a class are never resampled; softmax cannot express them and leaves them out.
+    """
+    n_classes = examples.targets.labels.n_classes
+    counts = np.bincount(examples.stratum, minlength=n_classes + 1)
+    of_none = 0 if examples.targets.kind == "softmax" else counts[n_classes]
+    wanted = np.append(quotas(counts[:-1], settings.sampling_power, settings.min_samples_per_class), of_none)
+    return None if np.array_equal(wanted, counts) else Sampler(examples.stratum, wanted)
 
 
-def seen(
-    label: npt.NDArray[np.int32],
-    weights: npt.NDArray[np.float32] | None,
-    n_classes: int,
-    settings: TrainSettings,
-) -> npt.NDArray[np.float64]:
-    """Examples of each class in an epoch, each by its weight. [C]
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """Sums over the examples of an epoch, each by its weight: what a constant answer would be right about."""
+
+    positive: npt.NDArray[np.float64]  # [C] of targets
+    known: npt.NDArray[np.float64]  # [C] of how much the targets count
+    examples: float
+
+
+def totals(examples: Examples, settings: TrainSettings, class_weights: Array | None = None) -> Totals:
+    """Sum targets over the examples of an epoch, as often as the sampler draws them.
 
     Args:
-        label, weights: of each example; None: all weigh 1.
+        class_weights: [C] by which examples count as well (`losses.class_weights`).
     """
-    found = np.bincount(label, minlength=n_classes)
-    weighed = np.bincount(label, weights, n_classes)
-    drawn = sampler(label, n_classes, settings)
-    return np.asarray((found if drawn is None else drawn.quotas) * weighed / np.maximum(found, 1), np.float64)
+    n_classes = examples.targets.labels.n_classes
+    weights = often(examples, settings) * weighed(examples, class_weights)
+    positive, known = np.zeros(n_classes), np.zeros(n_classes)
+    for numbers, targets, counted in examples.blocks():
+        positive += weights[numbers] @ (targets * (counted > 0))
+        known += weights[numbers] @ counted
+    return Totals(positive, known, float(weights.sum()))
+
+
+def often(examples: Examples, settings: TrainSettings) -> npt.NDArray[np.float64]:
+    """How often each example comes in an epoch, on average. [examples]"""
+    drawn = sampler(examples, settings)
+    if drawn is None:
+        return np.ones(len(examples.recording))
+    counts = np.bincount(examples.stratum, minlength=drawn.quotas.size)
+    return np.asarray((drawn.quotas / np.maximum(counts, 1))[examples.stratum])
+
+
+def weighed(examples: Examples, class_weights: Array | None = None) -> Array:
+    """How much each example counts: by its recording, and by the mean weight of its classes. [examples]
+
+    Args:
+        class_weights: [C] as `losses.class_weights`; None: all 1.
+    """
+    found = np.ones(len(examples.recording), np.float32) if examples.weights is None else examples.weights
+    if class_weights is None:
+        return found
+    of_classes = np.ones(len(found), np.float32)
+    for numbers, targets, _ in examples.blocks():
+        total = targets.sum(axis=1)
+        some = total > 0
+        of_classes[numbers[some]] = targets[some] @ class_weights / total[some]
+    return found * of_classes
 
 
 def patches_per_class(
@@ -109,7 +194,8 @@ def patches_per_class(
     """How many patches of each class some recordings give."""
     found: Counter[str] = Counter()
     for recording in recordings:
-        found[recording.label] += spec.patches_in(recording.facts.n_samples, hop_frames)
+        for name in recording.classes:
+            found[name] += spec.patches_in(recording.facts.n_samples, hop_frames)
     return found
 
 

@@ -144,7 +144,7 @@ def _damaged(recording: Recording) -> Problem | None:
 
 def class_names(recordings: Sequence[Recording]) -> tuple[str, ...]:
     """The classes that have usable recordings, sorted: their order is the order of the logits."""
-    return tuple(sorted({recording.label for recording in recordings}))
+    return tuple(sorted({name for recording in recordings for name in recording.classes}))
 
 
 class TooFewClassesError(InputError):

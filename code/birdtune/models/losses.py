@@ -1,8 +1,8 @@
-"""Losses: how wrong the logits of each patch are, and how much each class counts.
+"""Losses: how wrong the logits of each example are, and how much each class counts.
 
-    logits [N, C], labels [N] ─▶ losses [N];  training examples per class [C] ─▶ weights [C]
+    logits, targets, known [N, C] ─▶ losses [N];  training examples per class [C] ─▶ weights [C]
 
-The caller averages over the patches, because only it knows the whole batch: a worker, or a step of
+The caller averages over the examples, because only it knows the whole batch: a worker, or a step of
 gradient accumulation, sees a part.
 """
 
@@ -20,14 +20,14 @@ from birdtune.models.backbone import choose
 from birdtune.models.heads import KINDS
 
 
-def patch_losses(
-    logits: Any, labels: Any, kind: str, *, label_smoothing: float, focal_gamma: float = 0.0,
+def example_losses(
+    logits: Any, targets: Any, kind: str, *, label_smoothing: float, known: Any = 1.0, focal_gamma: float = 0.0,
     untaught: Sequence[int] = (), n_kept: int = 0,
 ) -> Any:  # fmt: skip
-    """The loss of each patch.
+    """The loss of each example.
 
-    softmax: cross-entropy against (1 - s) one-hot + s / C. sigmoid: binary cross-entropy against
-    (1 - s) one-hot + s / 2, **summed** over the classes: each class is a question of its own, and a mean
+    softmax: cross-entropy against (1 - s) targets + s / C. sigmoid: binary cross-entropy against
+    (1 - s) targets + s / 2, **summed** over the classes that are known: each class is a question of its own, and a mean
     would make the one "yes" count less the more species there are (at 195 classes, 195 times less than
     with softmax), so that gradient clipping and weight decay would mean something else for each data set.
 
@@ -41,10 +41,11 @@ def patch_losses(
 
     Args:
         logits: [N, C], before softmax or sigmoid; any floating type.
-        labels: [N] integers, the column of the true class; or [N, C] how true each class is, 0…1, of sounds that
-            were mixed.
+        targets: [N, C] 0…1, how true each class is; with softmax they sum to 1.
         kind: "softmax" or "sigmoid".
         label_smoothing: s in 0…1, 0 = none.
+        known: [N, C] how much each target counts, 0 where nobody knows. Softmax compares all classes, so that an
+            example counts as much as its true ones.
         focal_gamma: 0 = all terms count alike.
         untaught: columns without examples; no label has a share of them, nor has label smoothing. With softmax the
             caller sees to their logits (`training.step`), before these are averaged over patches.
@@ -62,12 +63,14 @@ def patch_losses(
     n_classes = logits.shape[-1]
     taught = np.ones(n_classes, np.float32)
     taught[list(untaught)] = 0.0
-    truth = _shares(labels, n_classes) * taught  # [N, C]
+    given = ops.cast(targets, "float32")  # [N, C]
+    truth = given * taught
     is_new = (np.arange(n_classes) >= n_kept).astype(np.float32)
     if kind == "softmax":
         target = (1.0 - label_smoothing) * truth + label_smoothing / taught.sum() * taught
         log_scores = ops.log_softmax(logits, axis=-1)  # [N, C]
-        return -ops.sum(target * _focal(log_scores, focal_gamma) * log_scores, axis=-1)  # [N]
+        counts = _share_of(given, known)  # [N]
+        return -counts * ops.sum(target * _focal(log_scores, focal_gamma) * log_scores, axis=-1)  # [N]
     target = (1.0 - label_smoothing) * truth + label_smoothing / 2.0
     # With p = sigmoid(z): -t log p - (1 - t) log(1 - p) = softplus(z) - t z, which no logit makes overflow.
     if not focal_gamma:
@@ -78,7 +81,7 @@ def patch_losses(
     if untaught:
         highest = ops.logsumexp(ops.stop_gradient(ops.take(logits, list(untaught), axis=-1)), axis=-1, keepdims=True)
         terms = (terms + truth * is_new * ops.softplus(highest - logits)) * taught
-    return ops.sum(terms, axis=-1)  # [N]
+    return ops.sum(terms * known, axis=-1)  # [N]
 
 
 def _focal(log_scores: Any, gamma: float) -> Any:
@@ -89,54 +92,58 @@ def _focal(log_scores: Any, gamma: float) -> Any:
     return keras.ops.power(keras.ops.maximum(-keras.ops.expm1(log_scores), 1e-6), gamma)
 
 
-def _shares(labels: Any, n_classes: int) -> Any:
-    """Labels in either form as [N, C] float32."""
+def _share_of(targets: Any, values: Any) -> Any:
+    """The mean over the true classes of each example, 1 where none is. [N]"""
     ops = keras.ops
-    labels = ops.convert_to_tensor(labels)
-    return ops.one_hot(labels, n_classes, dtype="float32") if labels.ndim == 1 else ops.cast(labels, "float32")
+    total = ops.sum(targets, axis=-1)
+    return ops.where(total > 0, ops.sum(targets * values, axis=-1) / ops.where(total > 0, total, 1.0), 1.0)
 
 
-def label_weights(labels: Any, weights: Any) -> Any:
-    """How much each patch counts: its class's weight; of a mixed sound the mean over its classes. [N]
+def example_weights(targets: Any, weights: Any) -> Any:
+    """How much each example counts: the weight of its class, of several classes their mean, without one 1. [N]
 
     Args:
-        labels: [N] or [N, C], as `patch_losses`.
+        targets: [N, C] as `example_losses`.
         weights: [C] as `class_weights`.
     """
-    ops = keras.ops
-    shares = _shares(labels, weights.shape[0])  # [N, C]
-    return ops.sum(shares * weights, axis=-1) / ops.sum(shares, axis=-1)
+    return _share_of(keras.ops.cast(targets, "float32"), weights)
 
 
 def constant_loss(
-    counts: npt.ArrayLike, weights: npt.ArrayLike, kind: str, *, label_smoothing: float,
-    mixup: float = 0.0, focal_gamma: float = 0.0,
+    positive: npt.ArrayLike, kind: str, *, label_smoothing: float, known: npt.ArrayLike | None = None,
+    examples: float | None = None, mixup: float = 0.0, focal_gamma: float = 0.0,
 ) -> float:  # fmt: skip
-    """The lowest mean loss of an answer that does not listen: one and the same scores for every patch.
+    """The lowest mean loss of a constant answer: the same scores for every example.
 
-    Whoever has learnt anything is below it. That answer's scores are the mean of the targets, each patch counting
-    by its class's weight; its loss is their entropy. With focal gamma there is no formula: it is searched for.
+    A model that has learnt anything is below it. The best constant scores are the mean of the targets; their loss is
+    the entropy of these. With focal gamma there is no formula: the minimum is searched for.
 
     Args:
-        counts: [C] training patches per class.
-        weights: [C] as `class_weights`.
-        kind, label_smoothing, focal_gamma: as `patch_losses`.
-        mixup: share of the patches that are mixed with another; with sigmoid that makes more classes true.
+        positive: [C] sum of the targets over the training examples, each by its weight.
+        kind, label_smoothing, focal_gamma: as `example_losses`.
+        known: [C] sum of how much the targets count; None: each counts in every example.
+        examples: sum of the weights of the examples; None: of the targets, as where each example has one class.
+        mixup: share of the examples that are mixed with another; with sigmoid that makes more classes true.
 
     Raises:
         SettingsError: an unknown kind.
     """
     choose(kind, KINDS, "model.output")
-    shares = np.asarray(counts, np.float64) * np.asarray(weights, np.float64)
-    shares = shares / shares.sum()  # [C]
+    sums = np.asarray(positive, np.float64)
     if kind == "softmax":
+        shares = sums / sums.sum()  # [C]
         mean = (1.0 - label_smoothing) * shares + label_smoothing / shares.size
         return _least_focal(mean, focal_gamma) if focal_gamma else float(-_x_log_x(mean).sum())
+    total = sums.sum() if examples is None else examples
+    counts = np.full(sums.shape, total) if known is None else np.asarray(known, np.float64)
+    shares = sums / np.maximum(counts, 1e-9)  # [C] of the examples in which the class is known
     shares = shares + mixup * shares * (1.0 - shares)  # of a mixture, either of the two
     mean = (1.0 - label_smoothing) * shares + label_smoothing / 2.0
     if focal_gamma:
-        return float(sum(_least_focal(np.array([share, 1.0 - share]), focal_gamma) for share in mean))
-    return float(-(_x_log_x(mean) + _x_log_x(1.0 - mean)).sum())
+        least = np.array([_least_focal(np.array([share, 1.0 - share]), focal_gamma) for share in mean])
+    else:
+        least = -(_x_log_x(mean) + _x_log_x(1.0 - mean))
+    return float((counts / total * least).sum())
 
 
 def _least_focal(target: npt.NDArray[np.float64], gamma: float) -> float:

@@ -65,7 +65,7 @@ class Sounds:
     ) -> None:
         self._size, self._interrupts, self._journal = config.evaluate.batch_size, interrupts, journal
         self.windows = Windows(
-            store, [recording.content for recording in part], dataset.labels(list(part)),
+            store, [recording.content for recording in part],
             hop_frames or store.spec.patch_hop,
         )
         is_frozen = config.model.freeze == "all-but-head"  # then training has them, or keeps them
@@ -254,7 +254,7 @@ def kept_shares(
     part = dataset.part("train")
     labels = np.array(dataset.labels(part), np.int64)
     hop_frames = config.train.hop_frames or store.spec.patch_hop
-    windows = Windows(store, [recording.content for recording in part], labels.tolist(), hop_frames)
+    windows = Windows(store, [recording.content for recording in part], hop_frames)
     if (found := _read(path, len(windows))) is not None:
         return found
     fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)

@@ -22,6 +22,8 @@ from birdtune.data.augment import SNR_RANGE_DB, Augmenter
 from birdtune.data.batches import Batch, Windows
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
+from birdtune.data.sampling import Examples
+from birdtune.data.targets import WindowTargets
 from birdtune.errors import shown
 from birdtune.models.registry import front_end
 from birdtune.runtime.events import Interrupts, Journal
@@ -76,33 +78,37 @@ def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store:
     """The picture for the training part of a dataset. PNG"""
     part = dataset.part("train")
     hop_frames = config.train.hop_frames or store.spec.patch_hop
-    windows = Windows(store, [recording.content for recording in part], dataset.labels(part), hop_frames)
+    windows = Windows(store, [recording.content for recording in part], hop_frames)
+    targets = WindowTargets(dataset.targets(part), windows, config.model.output)
     backgrounds = augment.background_columns(dataset.classes, dataset.background)
     augmenter = Augmenter(
         settings,
         store.spec,
         windows,
+        targets,
         seed=config.train.seed,
-        n_classes=len(dataset.classes),
         kind=config.model.output,
         backgrounds=backgrounds,
     )
-    chosen = loud_windows(windows, backgrounds)
+    chosen = loud_windows(windows, Examples(targets).stratum, backgrounds)
     return sheet(augmenter, chosen, np.arange(len(windows)), config.train.jitter_frames)
 
 
-def loud_windows(windows: Windows, without: tuple[int, ...] = ()) -> npt.NDArray[np.int64]:
-    """A loud window of each of some classes, spread over the class list. [at most N_PATCHES]"""
-    classes = (
-        np.setdiff1d(windows.label, without)
-        if len(set(windows.label.tolist()) - set(without))
-        else windows.label
-    )
-    chosen = np.unique(classes)
+def loud_windows(
+    windows: Windows, classes: npt.NDArray[np.int32], without: tuple[int, ...] = ()
+) -> npt.NDArray[np.int64]:
+    """A loud window of each of some classes, spread over the class list. [at most N_PATCHES]
+
+    Args:
+        classes: [windows] column of one class of each.
+        without: columns to leave out, where there are others.
+    """
+    others = np.setdiff1d(classes, np.array(without, np.int32))
+    chosen = others if others.size else np.unique(classes)
     chosen = chosen[np.unique(np.linspace(0, chosen.size - 1, N_PATCHES).astype(np.int64))]
     found = []
     for label in chosen:
-        inside = np.flatnonzero(windows.label == label)
+        inside = np.flatnonzero(classes == label)
         some = inside[np.unique(np.linspace(0, inside.size - 1, _LOOKED_AT).astype(np.int64))]
         mel = augment.magnitudes(windows.patches(some), windows.store.spec)
         found.append(int(some[np.argmax(noise.power(np.square(mel), windows.store.spec))]))
@@ -123,7 +129,8 @@ def sheet(
         jitter_frames: how far a patch may start from its place; they are drawn that far off, by turns either way.
     """
     source, settings = augmenter.source, augmenter.settings
-    batch = Batch(source.patches(chosen), source.label[chosen], np.ones(chosen.size, np.float32), chosen)
+    weights = np.ones(chosen.size, np.float32)
+    batch = Batch(source.patches(chosen), weights, chosen, *augmenter.targets.of(chosen))
     columns = [("as it is", batch.patches)]
     names = augment.active(settings)
     if jitter_frames:

@@ -17,6 +17,7 @@ from birdtune.data.batches import Windows, batch_of
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.data.scan import Recording
+from birdtune.data.targets import Targets
 from birdtune.errors import CheckpointError, InputError, shown
 from birdtune.models import registry
 from birdtune.models.classifier import Classifier
@@ -39,7 +40,8 @@ class Embedded:
 
     windows: Windows  # of all recordings, those of one after those of another
     embeddings: npt.NDArray[np.float32]  # [P, K]
-    labels: Ints  # [N]
+    labels: Ints  # [N] first class of each
+    targets: Targets  # [N]
     groups: tuple[str, ...]  # [N]
     names: tuple[str, ...]  # [N]
     weights: npt.NDArray[np.float32]  # [N] how much each counts in training
@@ -57,9 +59,10 @@ class Embedded:
         windows = self.windows
         contents = [windows.contents[number] for number in chosen]
         return Embedded(
-            Windows(windows.store, contents, self.labels[chosen].tolist(), windows.hop_frames),
+            Windows(windows.store, contents, windows.hop_frames),
             self.embeddings[np.isin(windows.recording, chosen)],
             self.labels[chosen],
+            self.targets.some(chosen),
             tuple(self.groups[number] for number in chosen),
             tuple(self.names[number] for number in chosen),
             self.weights[chosen],
@@ -71,7 +74,6 @@ class Rows:
     """Embeddings as a source of batches: what `Windows` is for frames."""
 
     def __init__(self, embedded: Embedded) -> None:
-        self.label = embedded.windows.label
         self._embeddings = embedded.embeddings
 
     def __len__(self) -> int:
@@ -161,17 +163,16 @@ def embed(
         the classifier whose backbone made them, all but its head frozen; and the embeddings, recordings by name.
     """
     part = sorted(part, key=lambda recording: recording.name)
-    labels = dataset.labels(part)
     contents = [recording.content for recording in part]
     hop = config.train.hop_frames or store.spec.patch_hop
-    windows = Windows(store, contents, labels, hop)
+    windows = Windows(store, contents, hop)
     classifier, feed, words = first_feed(
         config, dataset.classes, windows, journal, interrupts, what=what, keep=keep
     )
     journal.say(f"  {words}")
     every = 1 if most is None else max(1, -(-len(windows) // most))
     # From every m-th window to the next are m hops; the last of each recording is the same.
-    heard = windows if every == 1 else Windows(store, contents, labels, every * hop)
+    heard = windows if every == 1 else Windows(store, contents, every * hop)
     is_last = np.diff(windows.recording, append=-1) != 0
     chosen = np.flatnonzero((windows.offset % (every * hop) == 0) | is_last)
     found = []
@@ -184,7 +185,8 @@ def embed(
     return classifier, Embedded(
         heard,
         np.concatenate(found),
-        np.array(labels, np.int64),
+        np.array(dataset.labels(part), np.int64),
+        dataset.targets(part),
         tuple(dataset.places[recording.name].group for recording in part),
         tuple(recording.name for recording in part),
         np.array([dataset.weights.get(recording.name, 1.0) for recording in part], np.float32),

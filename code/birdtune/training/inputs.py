@@ -195,10 +195,7 @@ def _key(trained: Classifier, beginning: keras.Model, precision: str) -> str:
 class Resident:
     """A source that lies in the memory of whatever computes; it gives the numbers of rows of a table."""
 
-    def __init__(
-        self, source: Source, first_row: npt.NDArray[np.int64], windows: Windows | None = None
-    ) -> None:
-        self.label = source.label
+    def __init__(self, first_row: npt.NDArray[np.int64], windows: Windows | None = None) -> None:
         self._first_row = first_row  # [windows]
         self._windows = windows
 
@@ -237,7 +234,7 @@ def _resident_rows(feed: Feed, source: KeptWindows) -> Feed:
     for begin in range(0, len(source), _PIECE):
         numbers = np.arange(begin, min(begin + _PIECE, len(source)))
         table[begin : begin + numbers.size].assign(source.patches(numbers))
-    resident = Resident(source, np.arange(len(source)))
+    resident = Resident(np.arange(len(source)))
     return replace(feed, source=resident, embed=lambda rows: feed.embed(tf.gather(table, rows)))
 
 
@@ -252,7 +249,7 @@ def resident_frames(feed: Feed, windows: Windows) -> Feed:
             frames = windows.store.frames(content, first, _PIECE)
             table[start + first : start + first + len(frames)].assign(frames)
     inside = tf.range(spec.patch_frames, dtype=tf.int64)  # [96]
-    resident = Resident(windows, starts[windows.recording] + windows.offset, windows)
+    resident = Resident(starts[windows.recording] + windows.offset, windows)
     return replace(
         feed, source=resident, embed=lambda rows: feed.embed(tf.gather(table, rows[:, None] + inside))
     )

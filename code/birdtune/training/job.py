@@ -57,8 +57,7 @@ class Job:
     def windows(self, part: Sequence[Recording], hop_frames: int | None = None) -> Windows:
         """All windows of some recordings, those of one after those of another."""
         contents = [recording.content for recording in part]
-        labels = self.dataset.labels(list(part))
-        return Windows(self.store, contents, labels, hop_frames or self.store.spec.patch_hop)
+        return Windows(self.store, contents, hop_frames or self.store.spec.patch_hop)
 
     def warn(self, diagnostics: Iterable[Doubt]) -> None:
         """Report each diagnostic once, though several stages come upon it."""

@@ -21,6 +21,8 @@ from birdtune.config import Config, TrainSettings
 from birdtune.data import sampling
 from birdtune.data.batches import Batches
 from birdtune.data.clips import ClipBatches
+from birdtune.data.sampling import Examples
+from birdtune.data.targets import WindowTargets
 from birdtune.errors import DivergedError
 from birdtune.evaluation.scores import Scores, pool_mean
 from birdtune.models import classifier as classifiers
@@ -88,17 +90,17 @@ class Head:
 
     def _train(self, embedded: Embedded) -> None:
         settings, source = self._settings, Rows(embedded)
-        label, weights = self._examples(embedded)
+        examples, weights = self._examples(embedded)
         how: dict[str, Any] = {
             "batch_size": settings.batch_size,
             "seed": settings.seed,
-            "sampler": sampling.sampler(label, len(embedded.classes), settings),
+            "sampler": sampling.sampler(examples, settings),
             "weights": weights,
         }
         batches = (
-            Batches(source, **how)
+            Batches(source, examples.targets, **how)
             if self._classifier.attention is None
-            else ClipBatches(embedded.windows, source, **how)
+            else ClipBatches(source, examples.targets, **how)
         )
         per_epoch, leap = len(batches), self._trainer.updates_per_call
         for epoch in range(settings.epochs):
@@ -114,13 +116,12 @@ class Head:
                         "--train.learning-rate or --train.head-lr-multiplier (try a tenth)."
                     )
 
-    def _examples(self, embedded: Embedded) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Class of what the loss counts, and its weight: by its recording and by its class."""
-        by_recording = self._classifier.attention is not None
-        label, recording = embedded.windows.examples(by_recording=by_recording)
-        own = embedded.weights[recording]
-        seen = sampling.seen(label, own, len(embedded.classes), self._settings)
-        return label, own * class_weights(seen, self._settings.class_weight_alpha)[label]
+    def _examples(self, embedded: Embedded) -> tuple[Examples, npt.NDArray[np.float32]]:
+        """What the loss averages over, and how much each counts: by its recording and by its classes."""
+        targets = WindowTargets(embedded.targets, embedded.windows, self._classifier.kind)
+        examples = Examples(targets, embedded.weights, by_recording=self._classifier.attention is not None)
+        seen = sampling.totals(examples, self._settings).positive
+        return examples, sampling.weighed(examples, class_weights(seen, self._settings.class_weight_alpha))
 
     def _score(self, embedded: Embedded) -> Floats:
         attention = Attention(self._classifier)
@@ -139,13 +140,11 @@ def recording_weights(embedded: Embedded, settings: TrainSettings) -> Floats:
 
     The mean is 1, so that regularisation keeps its meaning.
     """
-    n_classes = len(embedded.classes)
-    label, recording = embedded.windows.examples(by_recording=False)
-    found = np.bincount(label, minlength=n_classes)
-    drawn = sampling.sampler(label, n_classes, settings)
-    often = (found if drawn is None else drawn.quotas) / np.maximum(found, 1)  # [C] times an epoch
-    seen = sampling.seen(label, embedded.weights[recording], n_classes, settings)
-    counts = embedded.weights * (often * class_weights(seen, settings.class_weight_alpha))[embedded.labels]
+    examples = Examples(WindowTargets(embedded.targets, embedded.windows, "sigmoid"), embedded.weights)
+    weights = class_weights(sampling.totals(examples, settings).positive, settings.class_weight_alpha)
+    each = sampling.often(examples, settings) * sampling.weighed(examples, weights)  # [windows]
+    recording = embedded.windows.recording
+    counts = np.bincount(recording, each) / np.bincount(recording)
     return np.asarray(counts / counts.mean(), np.float64)
 
 

@@ -88,13 +88,13 @@ def score_windows(
         Interrupted: when told to stop.
     """
     found: npt.NDArray[np.float32] | None = None
-    for batch in prefetched(in_order(windows, batch_size)):
+    for rows in prefetched(in_order(windows, batch_size)):
         interrupts.check()
-        real = int(batch.weights.sum())
-        scores = scorer(batch.patches)[0][:real]
+        real = int(rows.weights.sum())
+        scores = scorer(rows.patches)[0][:real]
         if found is None:
             found = np.empty((len(windows), scores.shape[1]), np.float32)
-        found[batch.windows[:real]] = scores
+        found[rows.windows[:real]] = scores
         advance(real)
     assert found is not None, "there is always a window"
     return found

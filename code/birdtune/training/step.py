@@ -22,7 +22,7 @@ from birdtune.config import TrainSettings
 from birdtune.data.batches import Batch
 from birdtune.models import heads
 from birdtune.models.classifier import Classifier, load_weights, weights
-from birdtune.models.losses import label_weights, patch_losses
+from birdtune.models.losses import example_losses, example_weights
 from birdtune.training import convolution, devices
 from birdtune.training.checkpoints import Saved
 from birdtune.training.inputs import Feed
@@ -100,7 +100,8 @@ class Trainer:
             position: number of the batch over all epochs; dropout is drawn from it.
         """
         return self._gradients(  # type: ignore[no-any-return]
-            devices.tensor(batch.patches), tf.constant(batch.labels), tf.constant(batch.weights),
+            devices.tensor(batch.patches), tf.constant(batch.targets), tf.constant(batch.known),
+            tf.constant(batch.weights),
             tf.constant(_inside(batch)), tf.constant([self._settings.seed, position], tf.int64),
         )  # fmt: skip
 
@@ -118,7 +119,7 @@ class Trainer:
         calls = self.updates_per_call
         rows = [
             devices.tensor(array.reshape(calls, -1, *array.shape[1:]))
-            for array in (batches.patches, batches.labels, batches.weights, _inside(batches))
+            for array in (batches.patches, batches.targets, batches.known, batches.weights, _inside(batches))
         ]
         padded = np.zeros(calls, np.float32)
         padded[: len(rates)] = rates
@@ -137,27 +138,27 @@ class Trainer:
         return self._apply(gradients, weight_sum)
 
     def _gradients_eagerly(
-        self, given: Any, labels: Any, row_weights: Any, inside: Any, seed: Any
+        self, given: Any, targets: Any, known: Any, row_weights: Any, inside: Any, seed: Any
     ) -> tuple[Any, Any, Any]:
         with convolution.watched(self._narrow) as seen, tf.GradientTape() as tape:
             embeddings = self._embed(given)  # [B, 128]
             if self._step.dropout:
                 embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._step.dropout, seed=seed)
-            logits, labels = self._compared(self.classifier.head(embeddings, training=True), labels)  # [B, C] float32
+            logits, targets = self._compared(self.classifier.head(embeddings, training=True), targets)  # [B, C]
             if self.classifier.attention is not None:
                 attention = self.classifier.attend(embeddings)
                 logits = heads.clip_logits(logits, attention, inside, self.classifier.kind)  # [recordings, C]
-            losses = patch_losses(
-                logits, labels, self.classifier.kind, label_smoothing=self._settings.label_smoothing,
+            losses = example_losses(
+                logits, targets, self.classifier.kind, label_smoothing=self._settings.label_smoothing, known=known,
                 focal_gamma=self._settings.focal_gamma, untaught=self._step.untaught, n_kept=self._step.n_kept,
             )  # [B]
-            counts = row_weights * label_weights(labels, self._class_weights)  # [B]
+            counts = row_weights * example_weights(targets, self._class_weights)  # [B]
             loss_sum = tf.reduce_sum(counts * losses)
             scaled = self.optimizer.scale_loss(loss_sum)
         return loss_sum, tf.reduce_sum(counts), self._backwards(tape, scaled, seen)
 
-    def _compared(self, logits: Any, labels: Any) -> tuple[Any, Any]:
-        """Logits without a gradient where columns are not taught, and labels without a share of those.
+    def _compared(self, logits: Any, targets: Any) -> tuple[Any, Any]:
+        """Logits without a gradient where columns are not taught, and targets without a share of those.
 
         Where a class has no recordings, every example would say "not this one" and none the contrary: nothing may
         push its column, nor the backbone by way of it. But left out of the comparison, it would take the sounds of a
@@ -165,15 +166,14 @@ class Trainer:
         compared without it: these stood beside it when it was taught, and would only be lifted above its own sounds.
         """
         if not self._step.untaught:
-            return logits, labels
-        shares = labels if len(labels.shape) == 2 else tf.one_hot(labels, logits.shape[-1])
+            return logits, targets
         logits = tf.where(self._is_taught, logits, tf.stop_gradient(logits))
         if self.classifier.kind == "softmax":
             is_new = np.arange(logits.shape[-1]) >= self._step.n_kept
-            competes = tf.reduce_any((shares > 0) & is_new & self._is_taught, axis=1)  # of each example
+            competes = tf.reduce_any((targets > 0) & is_new & self._is_taught, axis=1)  # of each example
             competes = tf.repeat(competes, tf.shape(logits)[0] // tf.shape(competes)[0])  # of each of its patches
             logits = tf.where(self._is_taught | competes[:, None], logits, _OUT)
-        return logits, labels * self._is_taught.astype(np.float32) if len(labels.shape) == 2 else labels
+        return logits, targets * self._is_taught.astype(np.float32)
 
     def _backwards(self, tape: Any, loss: Any, seen: Sequence[convolution.Seen]) -> list[Any]:
         """The gradients of all variables; those of some kernels by way of what their convolutions saw."""
@@ -198,14 +198,14 @@ class Trainer:
         return norm
 
     def _updates_eagerly(
-        self, given: Any, labels: Any, row_weights: Any, inside: Any, rates: Any, position: Any, n: Any
+        self, given: Any, targets: Any, known: Any, row_weights: Any, inside: Any, rates: Any, position: Any, n: Any
     ) -> Any:
         seed = tf.constant(self._settings.seed, tf.int64)
 
         def update(number: Any, found: Any) -> tuple[Any, Any]:
             drawn_from = tf.stack([seed, position + tf.cast(number, tf.int64)])
             loss_sum, weight_sum, gradients = self._gradients_eagerly(
-                given[number], labels[number], row_weights[number], inside[number], drawn_from
+                given[number], targets[number], known[number], row_weights[number], inside[number], drawn_from
             )
             self.optimizer.learning_rate.assign(rates[number])
             norm = self._apply_eagerly(gradients, weight_sum)
@@ -277,7 +277,7 @@ def viewed(variable: keras.Variable) -> npt.NDArray[Any]:
 
 def _inside(batch: Batch) -> npt.NDArray[np.bool_]:
     """Which places of each example hold a patch; where each patch is one, its only place does. [examples, places]"""
-    return np.ones((len(batch.labels), 1), np.bool_) if batch.inside is None else batch.inside
+    return np.ones((len(batch.targets), 1), np.bool_) if batch.inside is None else batch.inside
 
 
 def _compiled(function: Callable[..., Any], xla: bool = False) -> Any:

@@ -7,7 +7,7 @@ Importing this loads TensorFlow.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ from sklearn.metrics import average_precision_score
 from birdtune.config import Config
 from birdtune.data import augment, sampling, split
 from birdtune.data.augment import Augmenter
-from birdtune.data.batches import Batches, Source, Targets, Windows
+from birdtune.data.batches import Batches, Source, Windows
 from birdtune.data.clips import ClipBatches
-from birdtune.data.sampling import Sampler
+from birdtune.data.sampling import Examples
 from birdtune.data.scan import Recording
+from birdtune.data.targets import WindowTargets
 from birdtune.errors import CheckpointError, DivergedError
 from birdtune.evaluation import diagnostics, metrics
 from birdtune.evaluation.scores import Scores, pool_mean
@@ -63,21 +64,22 @@ def train(
         job.checkpoints.clear()
     record.update(verdict=None, warnings=[])  # those of an earlier start of this run
     precision = _precision(job)
-    examples = _examples(job, label_shares)
+    windows = job.windows(job.dataset.part("train"), config.train.hop_frames)
+    examples = _examples(job, windows, label_shares)
     classifier = build_classifier(config, job.dataset.classes, precision)
     # Also where checkpoints stand: if none of them is whole, training begins anew, and from these.
     load_first_weights(classifier, config, job.base)
     first = health.sampled(classifiers.trained_weights(classifier))
     step = StepSettings(
         dropout=config.model.dropout,
-        class_weights=class_weights(examples.per_class, config.train.class_weight_alpha),
+        class_weights=class_weights(_per_class(job, examples), config.train.class_weight_alpha),
         precision=precision,
         untaught=job.untaught,
         n_kept=len(job.base.classes) if job.base is not None else 0,
     )
     history = _history(job, examples, step)
     job.warn(diagnostics.of_training(history))
-    state = _loop(job, classifier, examples, step, history, after_epoch).run()
+    state = _loop(job, classifier, windows, examples, step, history, after_epoch).run()
     best = job.checkpoints.best()
     history |= {
         "best_epoch": state.best["epoch"] if state.best is not None else None,
@@ -97,53 +99,36 @@ def train(
 # ---- what is learnt from -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Examples:
-    """The training windows, and the examples that an epoch draws: windows, or recordings with an attention head."""
-
-    windows: Windows
-    weights: npt.NDArray[np.float32] | None  # [examples] how much each counts; None: all alike
-    sampler: Sampler | None
-    per_class: Floats  # [C] examples of each class in an epoch, by weight
-    shares: Shares | None  # [windows] of its label that each keeps; None: all of it
-
-
-def _examples(job: Job, shares: Shares | None) -> _Examples:
-    settings, part, n_classes = job.config.train, job.dataset.part("train"), len(job.dataset.classes)
-    windows = job.windows(part, settings.hop_frames)
-    labels, recording = windows.examples(by_recording=job.config.model.head == "attention")
-    weights = None
+def _examples(job: Job, windows: Windows, label_shares: Shares | None) -> Examples:
+    """What the loss averages over: windows, or recordings with an attention head."""
+    part, weights = job.dataset.part("train"), None
     if job.dataset.weights:
-        of_recordings = [job.dataset.weights.get(each.name, 1.0) for each in part]
-        weights = np.array(of_recordings, np.float32)[recording]
-    per_class = sampling.seen(labels, weights, n_classes, settings)
-    return _Examples(windows, weights, sampling.sampler(labels, n_classes, settings), per_class, shares)
+        weights = np.array([job.dataset.weights.get(recording.name, 1.0) for recording in part], np.float32)
+    targets = WindowTargets(job.dataset.targets(part), windows, job.config.model.output, label_shares)
+    return Examples(targets, weights, by_recording=job.config.model.head == "attention")
 
 
-def _target_counts(job: Job, examples: _Examples) -> Floats:
-    """Targets of each class in an epoch, where windows share their labels. [C]"""
-    per_class, labels, n_classes = examples.per_class, examples.windows.label, len(job.dataset.classes)
-    if examples.shares is None:
-        return per_class
-    n_windows = np.bincount(labels, minlength=n_classes)
-    share = np.bincount(labels, examples.shares, n_classes) / np.maximum(n_windows, 1)
-    rest = (per_class * (1 - share)).sum() / n_classes if job.config.model.output == "softmax" else 0.0
-    return np.asarray(per_class * share + rest, np.float64)
+def _per_class(job: Job, examples: Examples) -> Floats:
+    """Examples of each class in an epoch, by weight; each with all of its label. [C]"""
+    whole = replace(examples, targets=replace(examples.targets, kept=None))
+    return sampling.totals(whole, job.config.train).positive
 
 
-def _history(job: Job, examples: _Examples, step: StepSettings) -> dict[str, Any]:
+def _history(job: Job, examples: Examples, step: StepSettings) -> dict[str, Any]:
     """What history.json holds before the first epoch."""
     config, part = job.config, job.dataset.part("train")
     taught = np.setdiff1d(np.arange(len(job.dataset.classes)), step.untaught)
     contents = [recording.content for recording in part]
+    sums = sampling.totals(examples, config.train, step.class_weights)
     return {
         "best_epoch": None,
         "epochs": [],
         "constant_loss": constant_loss(
-            _target_counts(job, examples)[taught],
-            step.class_weights[taught],
+            sums.positive[taught],
             config.model.output,
             label_smoothing=config.train.label_smoothing,
+            known=sums.known[taught],
+            examples=sums.examples,
             mixup=config.augment.mixup,
             focal_gamma=config.train.focal_gamma,
         ),
@@ -171,17 +156,18 @@ def _precision(job: Job) -> str:
 def _loop(
     job: Job,
     classifier: Classifier,
-    examples: _Examples,
+    windows: Windows,
+    examples: Examples,
     step: StepSettings,
     history: Mapping[str, Any],
     after_epoch: Callable[[State], None],
 ) -> Loop:
     settings = job.config.train
-    feed, validate = _feeds(job, classifier, examples.windows, step.precision)
-    batches = _batches(job, classifier, examples, feed)
+    feed, validate = _feeds(job, classifier, windows, step.precision)
+    batches = _batches(job, classifier, windows, examples, feed)
     n_weights = sum(math.prod(variable.shape) for variable in classifier.trainable_variables)
     job.journal.say(
-        f"  {len(examples.windows):,} windows, {len(batches):,} batches an epoch, {n_weights:,} weights to train"
+        f"  {len(windows):,} windows, {len(batches):,} batches an epoch, {n_weights:,} weights to train"
     )
     reported: set[str] = set()
 
@@ -205,23 +191,23 @@ def _loop(
     )
 
 
-def _batches(job: Job, classifier: Classifier, examples: _Examples, feed: Feed) -> Batches | ClipBatches:
-    settings, windows = job.config.train, examples.windows
+def _batches(
+    job: Job, classifier: Classifier, windows: Windows, examples: Examples, feed: Feed
+) -> Batches | ClipBatches:
+    settings = job.config.train
     how: dict[str, Any] = {
         "batch_size": settings.batch_size,
         "seed": settings.seed,
         "jitter_frames": settings.jitter_frames,
-        "sampler": examples.sampler,
+        "sampler": sampling.sampler(examples, settings),
         "weights": examples.weights,
     }
     if classifier.attention is not None:
-        return ClipBatches(windows, feed.source, **how)
-    n_classes, kind = len(job.dataset.classes), job.config.model.output
-    targets = None if examples.shares is None else Targets(examples.shares, n_classes, kind)
-    return Batches(feed.source, **how, augment=_augmenter(job, windows), targets=targets)
+        return ClipBatches(feed.source, examples.targets, **how)
+    return Batches(feed.source, examples.targets, **how, augment=_augmenter(job, windows, examples.targets))
 
 
-def _augmenter(job: Job, windows: Windows) -> Augmenter | None:
+def _augmenter(job: Job, windows: Windows, targets: WindowTargets) -> Augmenter | None:
     """Augmentation of training batches, if any is on."""
     settings, classes = job.config.augment, job.dataset.classes
     if not augment.active(settings):
@@ -230,8 +216,8 @@ def _augmenter(job: Job, windows: Windows) -> Augmenter | None:
         settings,
         job.store.spec,
         windows,
+        targets,
         seed=job.config.train.seed,
-        n_classes=len(classes),
         kind=job.config.model.output,
         backgrounds=augment.background_columns(classes, job.dataset.background),
     )
