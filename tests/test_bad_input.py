@@ -24,6 +24,8 @@ import pytest
 from birdtune import cli
 from birdtune.data.scan import PROBLEMS
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 CODE = Path(cli.__file__).parents[1]
 A, B, C = helpers_input.CLASSES
 Captured = pytest.CaptureFixture[str]

@@ -21,6 +21,8 @@ from birdtune.pipeline import check as checks
 from birdtune.runtime.configure import load
 from birdtune.runtime.events import Interrupts, duration
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 Captured = pytest.CaptureFixture[str]
 
 

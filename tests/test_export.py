@@ -303,7 +303,8 @@ def test_a_classifier_of_mixed_precision_is_exported_in_float32(
     assert np.abs(outputs - served(mixed, patches)).max() > 1e-4  # bfloat16 is that far off
 
 
-def test_a_recording_is_scored_by_attention_in_a_fresh_process_too(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("verified_here")
+def test_a_recording_is_scored_by_attention_by_the_exported_graph_too(tmp_path: Path) -> None:
     trained = made_attention()
     facts = exported_to(tmp_path / "1", trained)
     assert (facts["head"], facts["clip_pooling"]) == ("attention", "attention")
@@ -478,6 +479,7 @@ def test_a_fresh_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch
         verify.fresh_answers(tmp_path, {}, lambda: None)
 
 
+@pytest.mark.usefixtures("verified_here")
 def test_a_stop_that_was_swallowed_leaves_no_model_in_place(tmp_path: Path, classifier: Any) -> None:
     def stop_at_last() -> None:
         if (tmp_path / ".unfinished-1" / "model.json").exists():
