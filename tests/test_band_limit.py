@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from makers import Samples, tone
+from helpers_serving import sound
+from makers import Here, Samples, tone
 from test_export import exported_to, made_classifier, made_patches, served
 from test_job import settings
 
@@ -19,7 +20,7 @@ from birdtune.errors import CheckpointError, SettingsError
 from birdtune.models import registry
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_json, value_sha256, write_json
-from birdtune.serving import export, verify
+from birdtune.serving import verify
 from birdtune.training import base_model
 from birdtune.training.train import build_classifier
 
@@ -92,7 +93,7 @@ def test_the_setting_is_in_hertz_within_what_backbones_hear(value: str, right: b
 
 
 def test_the_exported_graph_hears_what_training_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "fresh_answers", lambda folder, inputs, check: verify.answers(folder, inputs))
+    monkeypatch.setattr(verify, "Isolated", Here)
     classifier = dataclasses.replace(made_classifier(), limit_hz=3600.0)
     folder = tmp_path / "4"
     exported_to(folder, classifier)  # compares the graph with the training side, and fails where they differ
@@ -101,13 +102,12 @@ def test_the_exported_graph_hears_what_training_heard(tmp_path: Path, monkeypatc
     low, high = mono(2.0, frequency_hz=900), mono(2.0, frequency_hz=900) + 0.3 * np.sin(
         2 * np.pi * 6000 * np.arange(32_000) / 16_000
     ).astype(np.float32)
-    scores = [loaded.signatures["sound"](waveform=tf.constant(each))["patch_scores"].numpy() for each in (low, high)]
-    assert np.allclose(*scores, atol=1e-3)
+    assert np.allclose(*sound(loaded, low, high)["window_scores"], atol=1e-3)
     assert not np.allclose(
         served(classifier, made_patches(low)), served(classifier, made_patches(high)), atol=1e-3
     )  # as it would be without the limit
     network = {"model__head": "mlp", "model__hidden_units": 7}
-    with pytest.raises(SettingsError, match=r"give --sound\.band-limit 3600"):
+    with pytest.raises(SettingsError, match=r"give --audio\.band-limit 3600"):
         base_model.find(settings(tmp_path / "data", tmp_path / "out", init_from=str(folder), **network))
     facts = read_json(folder / "model.json")
     facts["front_end"]["limit_hz"] = 4000.0

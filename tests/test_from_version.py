@@ -286,7 +286,7 @@ def test_another_network_is_told_with_both_values(
         run(settings(new_data, first, init_from=1, **changes))
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"format": 2, "classes": ["a"]}', "[1]"])
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 3, "classes": ["a"]}', "[1]"])
 def test_a_damaged_description_is_told(text: str, copy: Path, new_data: Path) -> None:
     (copy / "model/birdtune/1/model.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"model\.json: is missing, damaged, or another birdtune's"):

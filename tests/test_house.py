@@ -26,7 +26,7 @@ HEAVY = frozenset(
         "models.network", "models.heads", "models.losses", "models.classifier", "models.tf1",
         "training.devices", "training.tensorboard", "training.convolution", "training.inputs",
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
-        "serving.ood_graph", "serving.export", "training.train", "pipeline.label_check",
+        "serving.graph", "serving.export", "training.train", "pipeline.label_check",
         "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate",
         "training.embeddings", "training.probes", "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.apply",
     }

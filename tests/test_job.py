@@ -479,10 +479,10 @@ def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for
     ]  # fmt: skip
     assert rows[1]["answer"] == rows[3]["answer"] == "none"
     facts = read_json(done / "model/birdtune/1/model.json")
-    assert facts["usual_s"] == 2.0
+    assert facts["calibration_clip_s"] == 2.0
     older = tmp_path / "older"  # a model that was exported before that was noted
     shutil.copytree(done / "model/birdtune/1", older)
-    (older / "model.json").write_text(json.dumps({key: facts[key] for key in facts if key != "usual_s"}))
+    (older / "model.json").write_text(json.dumps({key: facts[key] for key in facts if key != "calibration_clip_s"}))
     assert apply.predict(asked[0], older, *asked[2:]) == 0
     assert "--window" not in capsys.readouterr().out
 

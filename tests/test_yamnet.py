@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers_input import CLASSES, write_good
+from helpers_serving import sound
 from helpers_yamnet import PUBLISHED, Array, Drawn, write_hdf5
 from helpers_yamnet import original as originals
 from makers import Here
@@ -27,7 +28,7 @@ from birdtune.runtime import configure
 from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.workers import Crashed
-from birdtune.serving import export, inference, verify
+from birdtune.serving import inference, verify
 
 GOOGLES = Path(__file__).parents[2] / "shared" / "data" / "yamnet"
 SOUNDS = Path(__file__).parents[2] / "shared" / "data" / "biodcase"
@@ -413,7 +414,7 @@ def test_the_whole_job_runs_on_it(
     original: tuple[keras.Model, dict[str, Array]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commands on weights of the right shapes: prepare to report, the model in use, and what is refused."""
-    monkeypatch.setattr(export, "fresh_answers", lambda folder, inputs, check: verify.answers(folder, inputs))
+    monkeypatch.setattr(verify, "Isolated", Here)
     monkeypatch.setattr(inference, "Isolated", Here)
     write_good(tmp_path / "input" / "data", recordings=7)
     write_hdf5(tmp_path / "input" / "yamnet.h5", original[1])
@@ -436,13 +437,13 @@ def test_the_whole_job_runs_on_it(
     apply.embed(config, None, sounds[:1], tmp_path / "model.npz", journal, interrupts)
     apply.embed(config, tmp_path / "input" / "yamnet.h5", sounds[:1], tmp_path / "backbone.npz", journal, interrupts)
     waveform = decode.read(sounds[0])
-    served = tf.saved_model.load(str(folder)).signatures["sound"](waveform=tf.constant(waveform))
+    served = sound(tf.saved_model.load(str(folder)), waveform, signature="embed")
     with np.load(tmp_path / "model.npz") as ours, np.load(tmp_path / "backbone.npz") as backbone:
         assert ours["start_s"] == pytest.approx([0, 0.48, 0.53])
         assert ours["embeddings"].shape == (3, 1024)
         # Frozen, the backbone is what it was.
         np.testing.assert_allclose(ours["embeddings"], backbone["embeddings"], rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(ours["embeddings"], served["embeddings"], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(ours["embeddings"], served["embeddings"][0], rtol=1e-3, atol=1e-4)
     apply.predict(config, None, sounds, tmp_path / "p.csv", None, journal, interrupts)
     assert [row["patches"] for row in read_csv(tmp_path / "p.csv")] == ["3", "3", "3"]
 
@@ -452,8 +453,8 @@ def test_the_whole_job_runs_on_it(
     patches = np.stack([frames[start : start + 96] for start in YAMNET.starts(len(frames))])
     assert len(patches) > 64
     scores = verify.open_model(folder).scores(patches)[0]
-    served = tf.saved_model.load(str(folder)).signatures["sound"](waveform=tf.constant(long))
-    np.testing.assert_allclose(served["patch_scores"], scores, atol=1e-5)
+    served = sound(tf.saved_model.load(str(folder)), long)
+    np.testing.assert_allclose(served["window_scores"][0], scores, atol=1e-5)
 
     plain = tmp_path / "input" / "yamnet.h5"
     apply.predict(config, plain, sounds[:1], tmp_path / "plain.csv", None, journal, interrupts)

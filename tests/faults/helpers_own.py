@@ -145,14 +145,14 @@ def ancestors() -> list[bytes]:
     """A model.json and the labels.csv beside it, of a served model that a run may begin from."""
     rows = [{"class": name, "threshold": 0.5, "from": "class"} for name in ("a", "b")]
     facts = {
-        "format": 2, "version": 1, "classes": ["a", "b"], "backbone": "vggish", "head": "linear", "scores": "softmax",
+        "format": 3, "version": 1, "classes": ["a", "b"], "backbone": "vggish", "head": "linear", "scores": "softmax",
         "embedding_activation": "relu", "weights_sha256": "0" * 64, "hidden_units": 0,
         "calibration": Calibration("softmax", Scale(1.25), Scale(2.0), 30).row(),
         "thresholds": {"wish": "a precision of 0.9", "reason": "", "classes": rows},
-        "novelty": {"energy": 1.0, "usual": 2.0, "limit": 3.0, "keep": 0.9, "sources": 40},
+        "ood": {"energy": 1.0, "usual": 2.0, "limit": 3.0, "keep": 0.9, "sources": 40},
     }  # fmt: skip
     labels = b"column,class,external_id,threshold\r\n0,a,7,0.5\r\n1,b,'007,0.5\r\n"
-    bare = {name: value for name, value in facts.items() if name not in ("calibration", "thresholds", "novelty")}
+    bare = {name: value for name, value in facts.items() if name not in ("calibration", "thresholds", "ood")}
     return [json.dumps(each).encode() + b"\0" + labels for each in (facts, bare)]
 
 

@@ -29,7 +29,7 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 # What TensorFlow calls the members of the module's list of weights (`results.export`).
 _KEY = "weights/{}/.ATTRIBUTES/VARIABLE_VALUE"
-_NOVELTY_KEY = "novelty/{}/.ATTRIBUTES/VARIABLE_VALUE"  # in the order of `graph_novelty.GraphNovelty.arrays`
+_NOVELTY_KEY = "ood/{}/.ATTRIBUTES/VARIABLE_VALUE"  # in the order of `graph_novelty.GraphNovelty.arrays`
 _FLOAT_BYTES = 4
 _SHA256 = "sha256"
 _AGAIN = "Copy or export the model again, or begin from another."

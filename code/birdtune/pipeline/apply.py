@@ -51,14 +51,14 @@ def predict(
         model = _scorer(place)
     journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
     exported = model if isinstance(model, ExportedModel) else None
-    usual_s = None if exported is None else exported.usual_s
+    usual_s = None if exported is None else exported.calibration_clip_s
     outcome = predict_files(
         files,
         model,
         out,
         calibration=None if exported is None else exported.calibration,
         thresholds=None if exported is None else exported.thresholds,
-        strangeness=None if exported is None else exported.strangeness,
+        strangeness=None if exported is None else exported.ood_score,
         patches_out=patches,
         window_s=window_s,
         usual_s=usual_s,

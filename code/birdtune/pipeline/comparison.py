@@ -136,7 +136,7 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
     model = open_model(served.folder)
     spec, config = model.front_end, job.config
     cutter = Cutter(config.audio, spec.patch_hop, config.audio.max_hours * 3600, spec)
-    function = judged_by(model, pools=model.strangeness is not None)
+    function = judged_by(model, pools=model.ood_score is not None)
     files = [r.path if r.channel is None else Channel(r.path, r.channel) for r in part]
     heard = hear(
         files, function, cutter, config.evaluate.batch_size, job.interrupts.check, kept=len(model.classes) + 1
@@ -162,7 +162,7 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
         patch_recording=numbers,
         patch_start_s=np.zeros(len(used), np.float32),
         pooled=pooled,
-        strangeness=np.array(strange, np.float32) if model.strangeness is not None else None,
+        strangeness=np.array(strange, np.float32) if model.ood_score is not None else None,
     )
 
 
@@ -174,7 +174,7 @@ def _clip_scores(model: ExportedModel, heard: Heard) -> Floats:
 
 
 def _ood_score(model: ExportedModel, heard: Heard) -> float:
-    if model.strangeness is None:
+    if model.ood_score is None:
         return 0.0
     pooled = (heard.sums[None, :-1] / heard.sums[-1]).astype(np.float32)
-    return float(model.strangeness(pooled)[0])
+    return float(model.ood_score(pooled)[0])

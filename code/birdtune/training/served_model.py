@@ -37,7 +37,7 @@ class _Facts(BaseModel):
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
-    format: Literal[2]  # verify.FORMAT
+    format: Literal[3]  # verify.FORMAT
     version: int
     classes: list[str]
     backbone: _Word
@@ -48,7 +48,7 @@ class _Facts(BaseModel):
     hidden_units: int
     calibration: dict[str, Any]
     thresholds: dict[str, Any] | None
-    novelty: dict[str, Any] | None
+    ood: dict[str, Any] | None
     front_end: dict[str, Any]
 
 
@@ -95,7 +95,7 @@ class ServedModel:
     @property
     def scale(self) -> Scale | None:
         """From which distance on a recording is rejected as unknown; None where it rejects none."""
-        return None if self.facts.novelty is None else Scale.of(self.facts.novelty)
+        return None if self.facts.ood is None else Scale.of(self.facts.ood)
 
     def digest(self) -> str:
         """SHA-256 of all that a run that begins from it takes over."""

@@ -1,0 +1,251 @@
+"""What is served: the classifier as TensorFlow functions of windows and of waveforms.
+
+    Classifier, Calibration, OOD statistics ─▶ ServedGraph.module ─▶ tf.Module with these signatures
+
+    serving_default  inputs [n, 96, 64] log-mel           ─▶ outputs [n, C]
+    sound            waveforms [n, samples], lengths [n]  ─▶ scores [n, C], ood_score [n], windows [n],
+                                                             window_start_s [n, W], window_scores [n, W, C]
+    embed            waveforms [n, samples], lengths [n]  ─▶ embeddings [n, W, K], windows [n], window_start_s [n, W]
+
+The first dimension of every input and output of `sound` and `embed` counts recordings, as batching and the REST API of
+TensorFlow Serving need it. W is the largest number of windows of a recording in the batch; what is beyond a
+recording's own `windows` is zero.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from birdtune.audio.logmel import FrontEnd, hann_window, mel_matrix
+from birdtune.evaluation.calibration import LARGEST, SMALLEST, Calibration, Scale
+from birdtune.evaluation.ood import SILENT, Novelty, floor_of
+from birdtune.evaluation.ood import Scale as Limits
+from birdtune.models.classifier import Classifier
+
+Tensors = dict[str, tf.Tensor]
+# What the training recordings sounded like, and the scale of the OOD score.
+Ood = tuple[Novelty, Limits]
+
+# `ood_score` of a model without OOD statistics; a score of its own is never below 0. NaN is no JSON.
+NO_OOD_SCORE = -1.0
+# Windows of waveforms are scored this many at a time, so that memory does not grow with recordings: 64 windows of
+# VGGish take some 200 MB, an hour of sound at once 10 GB.
+PIECE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class _Windows:
+    """Where the windows of a batch of recordings lie; T windows of all n recordings together."""
+
+    samples: tf.Tensor  # all recordings, padded to one length, one behind the other
+    length: tf.Tensor  # samples of each after padding
+    recording: tf.Tensor  # [T] which recording a window is of, ascending
+    number: tf.Tensor  # [T] of a window within its recording
+    start: tf.Tensor  # [T] its first row
+    counts: tf.Tensor  # [n] windows of each recording
+
+    @classmethod
+    def of(cls, waveforms: tf.Tensor, lengths: tf.Tensor, spec: FrontEnd) -> "_Windows":
+        """Cut waveforms as `FrontEnd.starts` does; what is not finite counts as silence."""
+        lengths = tf.clip_by_value(lengths, 0, tf.shape(waveforms)[1])
+        is_sound = tf.sequence_mask(lengths, tf.shape(waveforms)[1]) & tf.math.is_finite(waveforms)
+        samples = tf.where(is_sound, waveforms, 0.0)
+        hops = tf.maximum(-((spec.window - lengths) // spec.hop), spec.patch_frames - 1)  # [n] `padded_samples`
+        last = hops + 1 - spec.patch_frames  # [n] first row of the last window
+        counts = (last + spec.patch_hop - 1) // spec.patch_hop + 1
+        missing = spec.window + tf.reduce_max(hops) * spec.hop - tf.shape(waveforms)[1]
+        samples = tf.pad(samples, [[0, 0], [0, tf.maximum(missing, 0)]])
+        recording = tf.repeat(tf.range(tf.size(counts)), counts)
+        number = tf.range(tf.size(recording)) - tf.gather(tf.cumsum(counts, exclusive=True), recording)
+        start = tf.minimum(number * spec.patch_hop, tf.gather(last, recording))
+        return cls(tf.reshape(samples, [-1]), tf.shape(samples)[1], recording, number, start, counts)
+
+    def waveforms(self, begin: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
+        """The samples of some windows from the number `begin` on. [≤ PIECE, window samples]"""
+        recording, start = self.recording[begin : begin + PIECE], self.start[begin : begin + PIECE]
+        # int64: a batch may have more samples than int32 can count.
+        first = tf.cast(recording, tf.int64) * tf.cast(self.length, tf.int64) + tf.cast(start * spec.hop, tf.int64)
+        return tf.gather(self.samples, first[:, None] + tf.range(spec.patch_samples, dtype=tf.int64))
+
+    def sums(self, values: tf.Tensor) -> tf.Tensor:
+        """Sums over the windows of each recording, in float64. [T, …] → [n, …]"""
+        return tf.math.segment_sum(tf.cast(values, tf.float64), self.recording)
+
+    def means(self, values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        """Weighted means over the windows of each recording. [T, K], [T] → [n, K]"""
+        weighted = tf.cast(weights, tf.float64)[:, None] * tf.cast(values, tf.float64)
+        return tf.cast(self.sums(weighted) / self.sums(weights)[:, None], tf.float32)
+
+    def exponentials(self, logits: tf.Tensor) -> tf.Tensor:
+        """What a softmax over the windows of each recording divides by its sum. [T]"""
+        return tf.exp(logits - tf.gather(tf.math.segment_max(logits, self.recording), self.recording))
+
+    def table(self, values: tf.Tensor) -> tf.Tensor:
+        """Values of windows by recording, filled up with zeros. [T, …] → [n, W, …]"""
+        shape = tf.concat([[tf.size(self.counts), tf.reduce_max(self.counts)], tf.shape(values)[1:]], axis=0)
+        return tf.scatter_nd(tf.stack([self.recording, self.number], axis=1), values, shape)
+
+    def places(self, spec: FrontEnd) -> Tensors:
+        """How many windows each recording has, and where they begin."""
+        start_s = tf.cast(self.start, tf.float32) / spec.frames_per_s
+        return {"windows": self.counts, "window_start_s": self.table(start_s)}
+
+
+@dataclass(frozen=True, eq=False)
+class ServedGraph:
+    """The functions of a served model."""
+
+    classifier: Classifier
+    calibration: Calibration
+    ood: "OodGraph | None"
+
+    def module(self) -> tf.Module:
+        """What is saved: the variables, and the functions that `ExportedModel` and servers call."""
+        module, spec = tf.Module(), self.classifier.front_end
+        # The bare variables, not the Keras models: those would save their layers' call functions as well.
+        module.weights = [variable.value for variable in self.classifier.variables]
+
+        def saved(function: Callable[..., Any], **inputs: tf.TensorSpec) -> Any:
+            specs = [tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in inputs.items()]
+            return tf.function(function, input_signature=specs, autograph=False)
+
+        windows = tf.TensorSpec([None, spec.patch_frames, spec.n_mels], tf.float32)
+        embeddings = tf.TensorSpec([None, self.classifier.backbone.output_shape[-1]], tf.float32)
+        sound = {"waveforms": tf.TensorSpec([None, None], tf.float32), "lengths": tf.TensorSpec([None], tf.int32)}
+        module.windows = saved(self.windows, inputs=windows)
+        module.attention = saved(self.classifier.attend, embeddings=embeddings)
+        module.serving_default = saved(lambda inputs: {"outputs": self.windows(inputs)["scores"]}, inputs=windows)
+        module.sound = saved(self.sound, **sound)
+        module.embed = saved(self.embed, **sound)
+        if self.ood is not None:
+            module.ood = self.ood.arrays
+            module.ood_score = saved(self.ood, embeddings=embeddings)
+        return module
+
+    def windows(self, inputs: tf.Tensor) -> Tensors:
+        """Windows [n, 96, 64] → scores [n, C] and embeddings [n, K]."""
+        logits, embeddings = self.classifier.logits(inputs)
+        scores = _linked(tf.cast(logits, tf.float32), self.calibration.kind, self.calibration.patch)
+        return {"scores": scores, "embeddings": embeddings}
+
+    def sound(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> Tensors:
+        """The signature `sound`. [n, samples], [n]"""
+        spec = self.classifier.front_end
+        cut = _Windows.of(waveforms, lengths, spec)
+
+        def of_windows(inputs: tf.Tensor) -> Tensors:
+            return {**self.windows(inputs), "held": graph_held(inputs, spec)}
+
+        found = self._in_pieces(cut, of_windows, {"scores": len(self.classifier.classes), "embeddings": self._width,
+                                                  "held": None})  # fmt: skip
+        attention = cut.exponentials(self.classifier.attend(found["embeddings"]))
+        ood_score = tf.fill([tf.size(cut.counts)], NO_OOD_SCORE)
+        if self.ood is not None:
+            ood_score = self.ood(cut.means(found["embeddings"], found["held"]))
+        return {
+            "scores": clip_scores(cut.means(found["scores"], attention), self.calibration),
+            "ood_score": ood_score,
+            **cut.places(spec),
+            "window_scores": cut.table(found["scores"]),
+        }
+
+    def embed(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> Tensors:
+        """The signature `embed`. [n, samples], [n]"""
+        spec = self.classifier.front_end
+        cut = _Windows.of(waveforms, lengths, spec)
+        found = self._in_pieces(
+            cut, lambda inputs: {"embeddings": self.classifier.embed(inputs)}, {"embeddings": self._width}
+        )
+        return {"embeddings": cut.table(found["embeddings"]), **cut.places(spec)}
+
+    @property
+    def _width(self) -> int:
+        return int(self.classifier.backbone.output_shape[-1])
+
+    def _in_pieces(
+        self, cut: _Windows, function: Callable[[tf.Tensor], Tensors], widths: Mapping[str, int | None]
+    ) -> Tensors:
+        """What a function makes of all windows, some at a time. Its outputs are [n, width], or [n] (None)."""
+        spec, n_pieces = self.classifier.front_end, (tf.size(cut.recording) + PIECE - 1) // PIECE
+        shapes = [[None] if width is None else [None, width] for width in widths.values()]
+        empty = [tf.TensorArray(tf.float32, n_pieces, infer_shape=False, element_shape=shape) for shape in shapes]
+
+        def piece(number: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
+            found = function(graph_log_mel(cut.waveforms(number * PIECE, spec), spec))
+            return number + 1, *(array.write(number, found[name]) for name, array in zip(widths, arrays, strict=True))
+
+        _, *full = tf.while_loop(
+            lambda number, *_: number < n_pieces, piece, (tf.constant(0), *empty), parallel_iterations=1
+        )
+        return {name: array.concat() for name, array in zip(widths, full, strict=True)}
+
+
+def graph_log_mel(waveforms: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
+    """`audio.logmel.log_mel` as TensorFlow operations: [..., samples] float32 → [..., frames, n_mels] float32.
+
+    In float64 up to the logarithm. A float32 transform differs by up to 3e-4 where a band is quiet beside
+    a loud one (measured: sine of 0.9 with one of 1e-4), in float64 by 1e-6; and a float32 matrix product
+    on a GPU would be computed in TF32, with a thousandth of error.
+    """
+    frames = tf.signal.frame(tf.cast(waveforms, tf.float64), spec.window, spec.hop)  # [..., frames, window]
+    spectrum = tf.signal.rfft(frames * hann_window(spec), [spec.fft])  # [..., frames, n_bins] complex128
+    mel = tf.matmul(tf.abs(spectrum), tf.constant(mel_matrix(spec), tf.float64))  # [..., frames, n_mels]
+    return tf.cast(tf.math.log(mel + spec.log_offset), tf.float32)  # [..., frames, n_mels]
+
+
+def graph_held(windows: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
+    """`ood.held`: how much each window counts. [n, 96, 64] → [n]"""
+    sounding = tf.reduce_max(windows, axis=2) > floor_of(spec)
+    return tf.reduce_mean(tf.cast(sounding, tf.float32), axis=1) + SILENT
+
+
+def _linked(logits: tf.Tensor, kind: str, scale: Scale) -> tf.Tensor:
+    """`calibration.Calibration` as TensorFlow operations; slope and offset are constants of the graph."""
+    scaled = tf.constant(scale.slope, logits.dtype) * logits + tf.constant(scale.offset, logits.dtype)
+    return tf.nn.softmax(scaled) if kind == "softmax" else tf.sigmoid(scaled)
+
+
+def clip_scores(means: tf.Tensor, calibration: Calibration) -> tf.Tensor:
+    """Means of the calibrated window scores of recordings [n, C] → their scores [n, C], as `Calibration.clips`."""
+    if calibration.clip == Scale():
+        return means
+    inside = tf.maximum(tf.cast(means, tf.float64), SMALLEST)
+    logits = tf.math.log(inside)
+    if calibration.kind != "softmax":
+        inside = tf.minimum(inside, LARGEST)
+        logits = tf.math.log(inside) - tf.math.log1p(-inside)
+    return tf.cast(_linked(logits, calibration.kind, calibration.clip), tf.float32)
+
+
+class OodGraph:
+    """Mean embeddings, silence left out [n, K] → OOD scores [n], as `evaluation.ood` gives them.
+
+    In float64 where a difference of large numbers is taken, for a GPU would take it in TF32.
+
+    Attributes:
+        arrays: what it computes with; a module that is saved must hold them.
+    """
+
+    def __init__(self, classifier: Classifier, novelty: Novelty, limits: Limits) -> None:
+        self._classifier, self._limits = classifier, limits
+        self.arrays = [
+            tf.Variable(array, trainable=False)
+            for array in (novelty.origin, novelty.whitening, novelty.centres, novelty.widening)
+        ]
+
+    def __call__(self, embeddings: tf.Tensor) -> tf.Tensor:
+        """Mean embeddings [n, K] → [n]"""
+        origin, whitening, centres, widening = (tf.cast(array, tf.float64) for array in self.arrays)
+        means = tf.cast(embeddings, tf.float64)
+        placed = (tf.sign(means) * tf.sqrt(tf.abs(means)) - origin) @ whitening  # [n, K]
+        # |a - b|² = |a|² - 2ab + |b|², so that nothing is [n, C, K]; float64 bears the difference.
+        crossed = placed @ tf.transpose(centres)  # [n, C]
+        lengths = [tf.reduce_sum(part**2, axis=1) for part in (placed, centres)]
+        squared = tf.maximum(lengths[0][:, None] - 2.0 * crossed + lengths[1], 0.0)
+        distance = tf.sqrt(tf.reduce_min(squared * widening, axis=1))
+        energy = tf.reduce_logsumexp(tf.cast(self._classifier.head(embeddings), tf.float64), axis=1)
+        apart = distance - self._limits.energy * energy
+        score = (apart - self._limits.usual) / (self._limits.limit - self._limits.usual)
+        return tf.cast(tf.maximum(score, 0.0), tf.float32)
