@@ -60,7 +60,7 @@ def test_proposals_lie_within_their_ranges_are_short_and_follow_what_was_found()
     assert Study(Path("nowhere"), "").best is None
 
 
-def test_the_best_is_the_first_of_equals_and_was_judged_at_its_end(tmp_path: Path) -> None:
+def test_the_best_is_the_first_of_equals_and_was_evaluated_at_its_end(tmp_path: Path) -> None:
     study = Study(tmp_path, "digest")
     for number, (score, state) in enumerate([(0.5, "done"), (0.9, "pruned"), (0.7, "done"), (0.7, "done")]):
         study.add(trial(number, {}, score, state=state))
@@ -108,7 +108,7 @@ def test_a_trial_below_the_median_is_ended_but_not_in_its_first_epochs() -> None
     assert hopeless_at([0.1, 0.2, 0.3], done[:3], SPACE) is None  # the median of three tells too little
 
 
-def test_what_went_astray_is_not_proposed_again() -> None:
+def test_what_diverged_is_not_proposed_again() -> None:
     space = (Dimension("train.learning-rate", "…", 1e-5, 1e-1, log=True),)
     found: list[Trial] = []
     while len(found) < 40:
@@ -129,9 +129,9 @@ def test_the_setting_that_matters_is_the_important_one() -> None:
     assert importance(SPACE, tried(30), 1) == (shares, None)
 
 
-def test_where_trials_do_not_tell_what_matters_nothing_is_made_up() -> None:
+def test_where_trials_do_not_show_what_matters_nothing_is_made_up() -> None:
     few = tried(FEWEST_FOR_IMPORTANCE - 1)
-    assert importance(SPACE, few, 1) == ({}, "19 finished trials are too few to tell; 20 are needed")
+    assert importance(SPACE, few, 1) == ({}, "19 finished trials are too few to show it; 20 are needed")
     equal = [each.model_copy(update={"score": 0.5}) for each in tried(20)]
     assert importance(SPACE, equal, 1) == ({}, "all trials came to the same score")
     assert importance(SPACE[:1], tried(20), 1)[0] == {}

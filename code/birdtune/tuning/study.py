@@ -1,11 +1,14 @@
-"""What was tried so far, and what to try next: Optuna's samplers, pruners and importances over a record of our own.
+"""The trials of a tuning, and what to try next: Optuna's samplers, pruners and importances over a record of our own.
 
     trials.json ─▶ Study: trials;  (dimensions, trials, seed) ─▶ propose ─▶ values;  trials ─▶ importance
 
 A proposal is a pure function of (dimensions, trials, seed): Optuna's study is made anew from the record each time, and
 its sampler seeded by the number of the trial. So a tuning that was stopped goes on as if it had not been. The record is
-one file, written whole or not at all when a trial is finished: a trial that was killed has left nothing in it. Optuna's
-own storages write a trial in a dozen steps, and need a database, or a lock that a killed process leaves behind.
+one file, written whole or not at all when a trial is finished: a trial that was killed has left nothing in it.
+
+Optuna's JournalStorage does not serve (5.0.0): it appends, so a line that a full disk cut short joins with the next one
+and no later start can read the journal; its lock outlives a killed process by 30 seconds; and a killed trial stays in
+it as running, which shifts the numbers that seed the next proposals.
 """
 
 import contextlib
@@ -35,7 +38,7 @@ RECORD_NAME = "trials.json"
 
 # So many are drawn at random before the sampler follows what was found.
 _RANDOM_FIRST = 8
-# The median of fewer finished trials, or the first epochs of one, tell too little to end a trial by.
+# The median of fewer finished trials, or the first epochs of one, say too little to end a trial by.
 _FINISHED_FIRST, _EPOCHS_FIRST = 4, 2
 # Of eight settings, one of which decided nearly all, fANOVA put that one first in 4 of 8 made studies of 15 trials, in
 # 7 of 20 trials, and in 8 of 30.
@@ -54,18 +57,18 @@ class Trial(BaseModel):
     values: dict[str, Value]  # of each dimension
     settings: dict[str, Value]  # those that had an effect
     state: State
-    score: FiniteFloat | None  # None: there is none, as training went astray
+    score: FiniteFloat | None  # None: there is none, as training diverged
     accuracy: FiniteFloat | None = None
     macro_ap: FiniteFloat | None = None
     low: FiniteFloat | None = None  # 95 % interval of the accuracy
     high: FiniteFloat | None = None
-    curve: list[FiniteFloat] = []  # score after each epoch, where trials are judged so
+    curve: list[FiniteFloat] = []  # score after each epoch, of whole trainings
     same_as: int | None = None  # the earlier trial with the very same settings
     seconds: FiniteFloat
 
     @property
     def is_done(self) -> bool:
-        """Whether it was judged at its end."""
+        """Whether it was evaluated at its end."""
         return self.state == "done"
 
 
@@ -114,7 +117,7 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The best of those judged at their end; of equals the first."""
+        """The best of those evaluated at their end; of equals the first."""
         done = [trial for trial in self.trials if trial.is_done]
         return max(done, key=lambda trial: (trial.score or 0.0, -trial.number)) if done else None
 
@@ -126,7 +129,7 @@ def _damaged(path: Path, why: str) -> InputError:
     )
 
 
-# ---- what Optuna says ----------------------------------------------------------------------------
+# ---- what Optuna computes ----------------------------------------------------------------------------
 
 
 def propose(dimensions: Sequence[Dimension], trials: Sequence[Trial], seed: int) -> dict[str, Value]:
@@ -168,7 +171,7 @@ def importance(
     """
     done = [trial for trial in trials if trial.is_done and _fits(trial, dimensions)]
     if len(done) < FEWEST_FOR_IMPORTANCE:
-        return {}, f"{len(done)} finished trials are too few to tell; {FEWEST_FOR_IMPORTANCE} are needed"
+        return {}, f"{len(done)} finished trials are too few to show it; {FEWEST_FOR_IMPORTANCE} are needed"
     if len(dimensions) < 2:
         return {}, "only one setting was searched"
     if len({trial.score for trial in done}) < 2:
@@ -179,8 +182,8 @@ def importance(
             found = optuna.importance.get_param_importances(
                 _study(dimensions, done), evaluator=evaluator, params=[row.name for row in dimensions]
             )
-        except RuntimeError as fault:  # its trees found nothing to part
-            return {}, f"the trials do not tell ({shown(fault)})"
+        except RuntimeError as fault:  # its trees found no split
+            return {}, f"the trials do not show it ({shown(fault)})"
     return {name: float(share) for name, share in found.items()}, None
 
 
@@ -196,7 +199,7 @@ def _fits(trial: Trial, dimensions: Sequence[Dimension]) -> bool:
 
 
 def _frozen(trial: Trial, dimensions: Sequence[Dimension]) -> FrozenTrial:
-    # What went astray is told as ended early without any score: the worst there is.
+    # A training that diverged counts as ended early without any score: the worst there is.
     is_done = trial.is_done
     return create_trial(
         params={row.name: trial.values[row.name] for row in dimensions},
@@ -228,7 +231,7 @@ def _rounded(row: Dimension, value: Any) -> Value:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Optuna without words of its own: what matters, the journal says."""
+    """Optuna without log lines of its own."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
