@@ -59,8 +59,7 @@ def _fingerprints(
     # Calibration, thresholds, label issues, the OOD limit and all intervals are by source recording.
     sources = dataset.digest(sources=True)
     compared = [_as_served(served) for served in (base, champion)]
-    ood = config.ood.model_dump(mode="json")
-    evaluate = runs.stage_fingerprint(train, config, "evaluate", sources, dataset.background, ood, compared)
+    evaluate = runs.stage_fingerprint(train, config, "evaluate", sources, dataset.background, compared)
     margin = config.gate.margin if champion is not None else None
     # What is served is calibrated, and has thresholds.
     export = runs.stage_fingerprint(evaluate, config, "export", dataset.class_ids, margin)
