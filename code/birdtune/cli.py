@@ -7,36 +7,29 @@ code; anything else is a defect and shows its traceback.
 import argparse
 import contextlib
 import os
-import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import birdtune
 from birdtune import config as configs
-from birdtune.config import Config
 from birdtune.errors import (
     EXIT_DEFECT,
     EXIT_DONE,
     BirdtuneError,
     Interrupted,
-    PassingError,
     UsageError,
     shown,
 )
+from birdtune.pipeline import commands
 from birdtune.runtime import configure
-from birdtune.runtime.events import Interrupts, Journal, duration, tell
-from birdtune.runtime.files import require_file, require_place
-from birdtune.runtime.lock import alone_in
-from birdtune.runtime.plain import read_bounded
-from birdtune.runtime.quiet import load_tensorflow
+from birdtune.runtime.events import Interrupts, Journal, tell
 from birdtune.runtime.storage import storage_faults
 
-_LONGEST_LIST_BYTES = 256 << 20
-# From scratch on some hundred patches: small batches for many updates, and what keeps it from learning by heart.
+# From scratch on some hundred windows: small batches for many updates, and what keeps it from overfitting.
 DEMO_SETTINGS = {
     "model.checkpoint": "none",
     "train.epochs": 8,
@@ -51,7 +44,7 @@ class Command:
     """One command of the entry point."""
 
     help: str
-    run: Callable[[Config, argparse.Namespace, Journal, Interrupts], int]
+    run: commands.Run
     arguments: Callable[[argparse.ArgumentParser], None] | None = None
     usage: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -101,26 +94,13 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
     command = COMMANDS[name]
     if "--help" in arguments or "-h" in arguments:
         journal.say(_help(name, command))
-        return _heard(EXIT_DONE, journal)
+        return commands.printed(EXIT_DONE, journal)
     if "--version" in arguments:
         journal.say(f"birdtune {birdtune.__version__}")
-        return _heard(EXIT_DONE, journal)
+        return commands.printed(EXIT_DONE, journal)
     options, flags = _parse(name, command, arguments)
     config = configure.load(flags, os.environ, command.defaults, job_yaml=not command.makes_input)
     return command.run(config, options, journal, interrupts)
-
-
-def _heard(code: int, journal: Journal) -> int:
-    """The exit code of a command whose words are all that it makes.
-
-    Raises:
-        PassingError: they could not be written.
-    """
-    if journal.unheard is not None:
-        raise PassingError(
-            f"standard output could not be written ({journal.unheard}). Give another place for it."
-        )
-    return code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -168,156 +148,6 @@ def _not_understood(name: str, unknown: str, options: argparse.Namespace) -> str
 # ---- the commands -------------------------------------------------------------------------------
 
 
-def _job(until: str) -> Callable[[Config, argparse.Namespace, Journal, Interrupts], int]:
-    def run(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-        to_slim = getattr(options, "format", "keras") == "slim"
-        with alone_in(config.output, journal):
-            # Loaded here, what takes its time does not keep a second job from being told at once.
-            from birdtune.models.registry import require_tensorflow_1
-            from birdtune.pipeline.run import run as run_job
-
-            if to_slim:
-                require_tensorflow_1(config.model.backbone, config.model.head)  # before the job, not after
-            code = run_job(config, journal, interrupts, until=until)
-            if to_slim:
-                load_tensorflow()
-                from birdtune.pipeline.apply import export_slim_model
-
-                export_slim_model(config, journal)
-        return code
-
-    return run
-
-
-def _check(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    from birdtune.pipeline.check import check
-
-    return _heard(check(config, journal, interrupts), journal)
-
-
-def _settings(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    journal.say(configs.settings_page().rstrip())
-    return _heard(EXIT_DONE, journal)
-
-
-def _tell_no_part(config: Config, journal: Journal) -> None:
-    if config.init_from is not None:
-        journal.warn("--init-from plays no part here: all heads begin from fresh weights, on the backbone's own.")
-    if config.train.label_refinement:
-        journal.warn(
-            "--train.label-refinement plays no part here: whole labels are learnt from. `run` refines them."
-        )
-
-
-def _compare(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    with alone_in(config.output, journal):
-        _tell_no_part(config, journal)
-        load_tensorflow()
-        from birdtune.tuning.compare import compare
-
-        return compare(config, journal, interrupts)
-
-
-def _tune(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    with alone_in(config.output, journal), storage_faults(config.output, verb="used"):
-        _tell_no_part(config, journal)
-        load_tensorflow()
-        from birdtune.tuning.tune import tune
-
-        return tune(config, journal, interrupts)
-
-
-def _predict(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    for place, flag in ((options.out, "--out"), (options.patches, "--patches")):
-        if place is not None:
-            require_place(place, flag, (".csv",), "a table with commas")
-    if options.patches is not None and os.path.realpath(options.patches) == os.path.realpath(options.out):
-        raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
-    files = _files(options)
-    with _whole_or_nothing(options.out, interrupts):
-        load_tensorflow()
-        from birdtune.pipeline.apply import predict
-
-        return predict(
-            config, options.model, files, options.out, options.patches, journal, interrupts, options.window
-        )
-
-
-def _embed(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    require_place(options.out, "--out", (".npz",), "NumPy arrays")
-    files = _files(options)
-    with _whole_or_nothing(options.out, interrupts):
-        load_tensorflow()
-        from birdtune.pipeline.apply import embed
-
-        return embed(config, options.model, files, options.out, journal, interrupts)
-
-
-def _files(options: argparse.Namespace) -> list[Path]:
-    """The files that the command line names, and those of `--list`."""
-    files: list[Path] = list(options.files)
-    if options.list is not None:
-        from birdtune.serving.sounds import read_list
-
-        if options.list == "-":
-            files += read_list(sys.stdin.buffer.read(_LONGEST_LIST_BYTES))
-        else:
-            path = Path(options.list)
-            require_file(path, "--list", "a text with the name of a file on each line")
-            with storage_faults(path, verb="read"):
-                files += read_list(read_bounded(path, _LONGEST_LIST_BYTES, "a list of files"))
-    if not files:
-        raise UsageError("no files are named: give files or folders, or --list FILE with a name on each line.")
-    return files
-
-
-@contextlib.contextmanager
-def _whole_or_nothing(out: Path, interrupts: Interrupts) -> Iterator[None]:
-    """What is stopped in here has kept nothing to continue with, and says so."""
-    try:
-        yield
-    except (Exception, Interrupted) as caught:
-        fault = interrupts.unmasked(caught)
-        if isinstance(fault, Interrupted):
-            raise Interrupted(fault.signum, f"{shown(out)} was not written, and nothing is kept") from caught
-        raise
-
-
-def _augment(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    require_place(options.out, "--out", (".png",), "a picture")
-    with alone_in(config.output, journal):
-        from birdtune.reporting.augmentation_sheet import draw_sheet
-
-        journal.say(f"augment: {shown(config.data_folder)}")
-        draw_sheet(config, options.out, journal, interrupts)
-    return EXIT_DONE
-
-
-def _demo(config: Config, options: argparse.Namespace, journal: Journal, interrupts: Interrupts) -> int:
-    with alone_in(config.output, journal):
-        return _demo_alone(config, journal, interrupts)
-
-
-def _demo_alone(config: Config, journal: Journal, interrupts: Interrupts) -> int:
-    from birdtune.pipeline.demo import make_data
-    from birdtune.pipeline.run import run as run_job
-
-    folder = config.output / "demo-input"
-    journal.say("demo: making the sounds of invented birds")
-    data = make_data(folder, interrupts=interrupts)
-    interrupts.check()
-    journal.say(
-        f"  {shown(folder)}: {data.clips:,} clips ({duration(data.seconds)}) of {len(data.classes)} classes from "
-        f"{data.sources:,} sources; {len(data.broken)} files are broken on purpose"
-    )
-    config = config.model_copy(update={"input": folder, "data": None})
-    # So that `run --input` this folder is this very job, and the settings can be seen where users put theirs.
-    configure.write_job_yaml(folder / "job.yaml", config)
-    code = run_job(config, journal, interrupts)
-    journal.say(f"again   ./entrypoint.sh run --input {shown(folder)} --output {shown(config.output)}")
-    return code
-
-
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("keras", "slim"), default="keras")
 
@@ -357,45 +187,48 @@ def _augment_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS: dict[str, Command] = {
-    "run": Command("the whole job; what is done and current is skipped (default)", _job("report")),
-    "check": Command("what is in the input, what is wrong with it, what it will cost; trains nothing", _check),
-    "prepare": Command("sound to frames and the split", _job("prepare")),
-    "train": Command("up to the trained weights", _job("train")),
-    "evaluate": Command("up to the figures", _job("evaluate")),
+    "run": Command("the whole job; what is done and current is skipped (default)", commands.job("report")),
+    "check": Command("what is in the input, what is wrong with it, what it will cost; trains nothing", commands.check),
+    "prepare": Command("decode the recordings and split them", commands.job("prepare")),
+    "train": Command("up to the trained weights", commands.job("train")),
+    "evaluate": Command("up to the metrics", commands.job("evaluate")),
     "export": Command(
-        "up to the served model; `--format slim` adds a TensorFlow 1 graph and checkpoint", _job("export"),
+        "up to the served model; `--format slim` adds a TensorFlow 1 graph and checkpoint", commands.job("export"),
         _export_arguments, "[--format keras|slim]",
     ),
-    "report": Command("up to the report", _job("report")),
-    "compare": Command("which head suits the data, by cross-validation on train and val; trains no model", _compare),
+    "report": Command("up to the report", commands.job("report")),
+    "compare": Command(
+        "which head suits the data, by cross-validation on train and val; trains no model", commands.compare
+    ),
     "tune": Command(
-        "settings tried on embeddings, or by whole training (--tune.on); goes on where it was stopped",
-        _tune, _tune_arguments, "[--trials N] [--minutes M]",
+        "search settings on embeddings, or by whole training (--tune.on); goes on where it was stopped",
+        commands.tune, _tune_arguments, "[--trials N] [--minutes M]",
     ),
     "predict": Command(
-        "score files with the newest model: --out CSV, one row a recording; --window, one a stretch", _predict,
+        "score files with the newest promoted model: --out CSV, one row a recording or --window",
+        commands.predict,
         _file_arguments("predictions.csv", patches=True),
         "FILES... [--list FILE|-] [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER]",
-        more="Long recordings want --window: each stretch of so many seconds is judged as if it were a recording of "
-        f"its own. {_LIST_HELP} --patches CSV has one row a patch, with answers by thresholds alone: nothing is too "
-        "strange for it.",
+        more="Long recordings need --window: each window of so many seconds is scored as if it were a recording of "
+        f"its own. {_LIST_HELP} --patches CSV has one row a window of the backbone, with decisions by thresholds "
+        "alone: none is rejected as unknown.",
         takes_model=True,
     ),
     "embed": Command(
-        "the embedding of each patch (VGGish 128, YAMNet 1024 numbers), by the newest model or --model",
-        _embed, _file_arguments("embeddings.npz", patches=False),
+        "embeddings of each window (VGGish 128, YAMNet 1024 numbers), by the newest model or --model",
+        commands.embed, _file_arguments("embeddings.npz", patches=False),
         "FILES... [--list FILE|-] [--out embeddings.npz] [--model FOLDER|CHECKPOINT]", more=_LIST_HELP,
         takes_model=True,
     ),
     "augment": Command(
-        "a picture of what augmentation makes of some training patches; `--out` names it", _augment,
+        "draw some augmented training windows; `--out` names the picture", commands.augment,
         _augment_arguments, "[--out augmentation.png]",
     ),
     "demo": Command(
-        "make sounds of invented birds and run the whole job on them", _demo,
+        "make sounds of invented birds and run the whole job on them", commands.demo,
         defaults=DEMO_SETTINGS, makes_input=True,
     ),
-    "settings": Command("print every setting as a page of Markdown", _settings),
+    "settings": Command("print every setting as a page of Markdown", commands.settings),
     "test": Command("run the tests (entrypoint.sh only)", lambda *_: _not_here("test")),
     "extras": Command(
         "add packages: `extras media` reads m4a, aac, wma, wv (entrypoint.sh only)",

@@ -1,0 +1,200 @@
+"""What each command of the command line does, from its settings and arguments to its exit code.
+
+What takes its time to load is loaded inside the commands: a mistake is reported at once.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from birdtune import config as configs
+from birdtune.config import Config
+from birdtune.errors import EXIT_DONE, Interrupted, PassingError, UsageError, shown
+from birdtune.runtime import configure
+from birdtune.runtime.events import Interrupts, Journal, duration
+from birdtune.runtime.files import require_file, require_place
+from birdtune.runtime.lock import alone_in
+from birdtune.runtime.plain import read_bounded
+from birdtune.runtime.quiet import load_tensorflow
+from birdtune.runtime.storage import storage_faults
+
+Options = argparse.Namespace
+Run = Callable[[Config, Options, Journal, Interrupts], int]
+
+_LONGEST_LIST_BYTES = 256 << 20
+
+
+def printed(code: int, journal: Journal) -> int:
+    """The exit code of a command whose words are all that it makes.
+
+    Raises:
+        PassingError: they could not be written.
+    """
+    if journal.unheard is not None:
+        raise PassingError(
+            f"standard output could not be written ({journal.unheard}). Give another place for it."
+        )
+    return code
+
+
+def job(until: str) -> Run:
+    """The job, up to and with a stage."""
+
+    def run(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+        to_slim = getattr(options, "format", "keras") == "slim"
+        with alone_in(config.output, journal):
+            # Loaded here, what takes its time does not keep a second job from being told at once.
+            from birdtune.models.registry import require_tensorflow_1
+            from birdtune.pipeline.run import run as run_job
+
+            if to_slim:
+                require_tensorflow_1(config.model.backbone, config.model.head)  # before the job, not after
+            code = run_job(config, journal, interrupts, until=until)
+            if to_slim:
+                load_tensorflow()
+                from birdtune.pipeline.apply import export_slim_model
+
+                export_slim_model(config, journal)
+        return code
+
+    return run
+
+
+def check(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """What is in the input, what is wrong with it, and what the job will cost."""
+    from birdtune.pipeline import check as checks
+
+    return printed(checks.check(config, journal, interrupts), journal)
+
+
+def settings(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """The page of all settings."""
+    journal.say(configs.settings_page().rstrip())
+    return printed(EXIT_DONE, journal)
+
+
+def _tell_no_part(config: Config, journal: Journal) -> None:
+    if config.init_from is not None:
+        journal.warn("--init-from plays no part here: all heads begin from fresh weights, on the backbone's own.")
+    if config.train.label_refinement:
+        journal.warn(
+            "--train.label-refinement plays no part here: whole labels are learnt from. `run` refines them."
+        )
+
+
+def compare(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """Compare heads by cross-validation."""
+    with alone_in(config.output, journal):
+        _tell_no_part(config, journal)
+        load_tensorflow()
+        from birdtune.tuning import compare as comparison
+
+        return comparison.compare(config, journal, interrupts)
+
+
+def tune(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """Search settings."""
+    with alone_in(config.output, journal), storage_faults(config.output, verb="used"):
+        _tell_no_part(config, journal)
+        load_tensorflow()
+        from birdtune.tuning import tune as tuning
+
+        return tuning.tune(config, journal, interrupts)
+
+
+def predict(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """Score files."""
+    for place, flag in ((options.out, "--out"), (options.patches, "--patches")):
+        if place is not None:
+            require_place(place, flag, (".csv",), "a table with commas")
+    if options.patches is not None and os.path.realpath(options.patches) == os.path.realpath(options.out):
+        raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
+    files = _files(options)
+    with _whole_or_nothing(options.out, interrupts):
+        load_tensorflow()
+        from birdtune.pipeline import apply
+
+        return apply.predict(
+            config, options.model, files, options.out, options.patches, journal, interrupts, options.window
+        )
+
+
+def embed(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """Embed files."""
+    require_place(options.out, "--out", (".npz",), "NumPy arrays")
+    files = _files(options)
+    with _whole_or_nothing(options.out, interrupts):
+        load_tensorflow()
+        from birdtune.pipeline import apply
+
+        return apply.embed(config, options.model, files, options.out, journal, interrupts)
+
+
+def _files(options: Options) -> list[Path]:
+    """The files that the command line names, and those of `--list`."""
+    files: list[Path] = list(options.files)
+    if options.list is not None:
+        from birdtune.serving.sounds import read_list
+
+        if options.list == "-":
+            files += read_list(sys.stdin.buffer.read(_LONGEST_LIST_BYTES))
+        else:
+            path = Path(options.list)
+            require_file(path, "--list", "a text with the name of a file on each line")
+            with storage_faults(path, verb="read"):
+                files += read_list(read_bounded(path, _LONGEST_LIST_BYTES, "a list of files"))
+    if not files:
+        raise UsageError("no files are named: give files or folders, or --list FILE with a name on each line.")
+    return files
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(out: Path, interrupts: Interrupts) -> Iterator[None]:
+    """What is stopped in here has kept nothing to continue with, and says so."""
+    try:
+        yield
+    except (Exception, Interrupted) as caught:
+        fault = interrupts.unmasked(caught)
+        if isinstance(fault, Interrupted):
+            raise Interrupted(fault.signum, f"{shown(out)} was not written, and nothing is kept") from caught
+        raise
+
+
+def augment(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """Draw augmented training windows."""
+    require_place(options.out, "--out", (".png",), "a picture")
+    with alone_in(config.output, journal):
+        from birdtune.reporting.augmentation_sheet import draw_sheet
+
+        journal.say(f"augment: {shown(config.data_folder)}")
+        draw_sheet(config, options.out, journal, interrupts)
+    return EXIT_DONE
+
+
+def demo(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """Make the sounds of invented birds, and run the whole job on them."""
+    with alone_in(config.output, journal):
+        return _demo(config, journal, interrupts)
+
+
+def _demo(config: Config, journal: Journal, interrupts: Interrupts) -> int:
+    from birdtune.pipeline.demo import make_data
+    from birdtune.pipeline.run import run as run_job
+
+    folder = config.output / "demo-input"
+    journal.say("demo: making the sounds of invented birds")
+    data = make_data(folder, interrupts=interrupts)
+    interrupts.check()
+    journal.say(
+        f"  {shown(folder)}: {data.clips:,} clips ({duration(data.seconds)}) of {len(data.classes)} classes from "
+        f"{data.sources:,} sources; {len(data.broken)} files are broken on purpose"
+    )
+    config = config.model_copy(update={"input": folder, "data": None})
+    # So that `run --input` this folder is this very job, and the settings can be seen where users put theirs.
+    configure.write_job_yaml(folder / "job.yaml", config)
+    code = run_job(config, journal, interrupts)
+    journal.say(f"again   ./entrypoint.sh run --input {shown(folder)} --output {shown(config.output)}")
+    return code
