@@ -36,6 +36,7 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
     clear_unfinished(config.output)
     current = Run(config, journal)
     with _recorded(current, interrupts):
+        current.stage_in()
         checkpoint, bases = _first_weights(config, until)
         journal.say(f"prepare: {shown(config.data_folder)}")
         with current.stage("prepare"):

@@ -11,7 +11,6 @@ Of a distributed job the chief alone locks and writes.
 
 import contextlib
 import errno
-import json
 import os
 import socket
 import sys
@@ -21,9 +20,10 @@ from pathlib import Path
 import filelock
 from filelock import BaseFileLock, FileLock, SoftFileLease
 
-from birdtune.errors import EXIT_PASSING, BusyError, SettingsError, shown
+from birdtune.errors import EXIT_PASSING, BusyError, shown
 from birdtune.runtime.events import Journal, clock, tell
 from birdtune.runtime.files import make_folder, read_json, write_json
+from birdtune.runtime.rank import is_chief
 from birdtune.runtime.storage import storage_faults
 
 LOCK_NAME, LEASE_NAME, OWNER_NAME = ".lock", ".lease", ".lock.json"
@@ -39,28 +39,6 @@ _LOCAL = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "tmpfs", "overlay", "vfat", "exfat", "ntfs3"}
 )  # fmt: skip
 _NO_FLOCK = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
-
-
-def rank() -> int:
-    """The number of this process in a distributed job, as TF_CONFIG gives it; 0: the chief, or the only process.
-
-    Raises:
-        SettingsError: TF_CONFIG is not what tf.distribute defines.
-    """
-    text = os.environ.get("TF_CONFIG") or "{}"
-    try:
-        config = json.loads(text)
-        task, chiefs = config.get("task", {}), config.get("cluster", {}).get("chief", [])
-        return 0 if task.get("type") == "chief" else len(chiefs) + int(task.get("index", 0))
-    except (ValueError, AttributeError, TypeError) as fault:
-        raise SettingsError(
-            f'TF_CONFIG={shown(text[:200])}: expected {{"cluster": {{...}}, "task": {{"type": ..., "index": N}}}}.'
-        ) from fault
-
-
-def is_chief() -> bool:
-    """Whether this process is the one of its job that locks, and writes results."""
-    return rank() == 0
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, FiniteFloat
@@ -34,6 +34,7 @@ from birdtune.runtime.files import (
     write_bytes,
     write_json,
 )
+from birdtune.runtime.rank import is_chief
 from birdtune.runtime.storage import gone, refused
 
 STAGES = ("prepare", "train", "evaluate", "export", "report")
@@ -53,25 +54,35 @@ _WITHOUT_EFFECT = frozenset(
 _RESERVE_NAME = ".reserve"
 _RESERVE_BYTES = 1 << 16
 _PACKAGES = (
-    "tensorflow-cpu",
-    "tensorflow",
-    "keras",
-    "numpy",
-    "scipy",
-    "soundfile",
-    "soxr",
-    "resampy",
-    "scikit-learn",
-)
+    "tensorflow-cpu", "tensorflow", "keras", "numpy", "scipy", "soundfile", "soxr", "resampy", "scikit-learn",
+)  # fmt: skip
+
+
+class Transfer(Protocol):
+    """Storage that outlives the machine, where the output folder is on a disk that does not."""
+
+    def fetch(self, output: Path) -> None:
+        """Bring what earlier starts published into the output folder."""
+
+    def send(self, path: Path) -> None:
+        """Keep a file or a folder below the output folder, in place of what it was when it was sent before."""
 
 
 class Run:
-    """The run under way: where its things go, and what is written about it."""
+    """The run under way: where its things go, and what is written about it.
 
-    def __init__(self, config: Config, journal: Journal) -> None:
+    Of a distributed job the chief alone writes.
+
+    Args:
+        transfer: None: the output folder stays where it is.
+    """
+
+    def __init__(self, config: Config, journal: Journal, transfer: Transfer | None = None) -> None:
         self.config = config
         self.journal = journal
-        # The last start's own words: they stand in for the record of its version, should that be damaged.
+        self._transfer = transfer
+        self._writes = is_chief()
+        # The record of the last start replaces that of its version, should that be damaged.
         self._last = _record(config.output / RECORD_NAME)
         self.version: int | None = None
         self._saved = False
@@ -122,6 +133,18 @@ class Run:
         assert self.version is not None, "the run has no number yet"
         return self.config.output / name / str(self.version)
 
+    def stage_in(self) -> None:
+        """Before anything is read of the output folder: bring what earlier starts published."""
+        if self._transfer is not None:
+            self._transfer.fetch(self.config.output)
+            self._last = _record(self.config.output / RECORD_NAME)
+
+    def publish(self, *paths: Path) -> None:
+        """After a checkpoint, a stage and the end: keep files or folders that are whole beyond this machine."""
+        if self._transfer is not None and self._writes:
+            for path in paths:
+                self._transfer.send(path)
+
     def goes_on(self, fingerprint: str) -> bool:
         """Whether a run of this fingerprint would go on with the newest version."""
         earlier = self._earlier(newest_version(self.config.output))
@@ -159,7 +182,7 @@ class Run:
                 self.record["stages"][stage] = round(self.record["stages"].get(stage, 0.0) + seconds, 3)
         self.record.update(version=self.version, fingerprint=fingerprint)
         self.record.setdefault("first_started", self.record["started"])
-        if not same:
+        if not same and self._writes:
             # The number and the record that it belongs to appear together: a job killed in between would
             # leave a number that nobody goes on with.
             with new_folder(self.logs) as building:
@@ -203,6 +226,7 @@ class Run:
             if path.is_file()
         }
         self.save()
+        self.publish(*results, self.logs, self.config.output / RECORD_NAME)
 
     def save(self) -> None:
         """Write the record.
@@ -211,6 +235,8 @@ class Run:
             PassingError, InputError: the storage refuses (see storage.storage_faults), or the output folder was
                 removed since the last time.
         """
+        if not self._writes:
+            return
         if not self._saved:
             make_folder(self.config.output)
             write_bytes(self._reserve, os.urandom(_RESERVE_BYTES))  # zeros, some file systems would not store
@@ -226,6 +252,8 @@ class Run:
 
     def end(self, status: str, exit_code: int, error: str | None = None) -> None:
         """Write the last word: "done", "failed" or "interrupted". Raises as `save`."""
+        if not self._writes:
+            return
         if not self._saved:
             make_folder(self.config.output)  # it ends before it began: the fault is to be found all the same
         elif not self._reserve.exists():
@@ -241,6 +269,7 @@ class Run:
             self.journal.event("end", status=status, exit_code=exit_code, error=error)
         finally:
             self._write()
+        self.publish(*([self.logs] if self.version is not None else []), self.config.output / RECORD_NAME)
 
 
 def _digest(path: Path) -> str | None:
@@ -296,7 +325,9 @@ def newest_version(output: Path) -> int:
 
 
 def clear_unfinished(output: Path) -> None:
-    """Remove what killed jobs left half-made. Only whoever is alone in the folder may do that."""
+    """Remove what killed jobs left half-made. Only the holder of the folder's lock may do that."""
+    if not is_chief():
+        return
     inside = ("cache", "cache/*", "checkpoints/*", "candidates", "logs", "logs/*", "model/*", "reports/*", "slim")
     for folder in [output, *(path for pattern in inside for path in output.glob(pattern))]:
         remove_unfinished(folder)

@@ -47,7 +47,7 @@ class Job:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.run.checkpoints, self.config.train.keep_checkpoints)
+        return Checkpoints(self.run.checkpoints, self.config.train.keep_checkpoints, self.run.publish)
 
     @property
     def untaught(self) -> tuple[int, ...]:
