@@ -106,7 +106,8 @@ class NothingSaved:
 def one_epoch(trainer: Any, batches: Any, folder: Path) -> float:
     """An epoch of the real loop. Returns its seconds, without those of saving and validation."""
     from birdtune.config import TrainSettings
-    from birdtune.runtime.events import Interrupts, Journal
+    from birdtune.runtime.log import Journal
+    from birdtune.runtime.signals import Interrupts
     from birdtune.training.loop import Loop
 
     settings = TrainSettings(epochs=1, batch_size=batches.batch_size)

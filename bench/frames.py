@@ -155,7 +155,8 @@ def prepare(paths: list[str]) -> tuple[Callable[[], None], Callable[[], int]]:
     from birdtune.audio.logmel import VGGISH
     from birdtune.config import Config
     from birdtune.data import dataset as gather
-    from birdtune.runtime.events import Interrupts, Journal
+    from birdtune.runtime.log import Journal
+    from birdtune.runtime.signals import Interrupts
 
     data = Path(paths[0]).parents[1]
     output = data.parent / f"output-{len(os.sched_getaffinity(0))}"

@@ -78,7 +78,8 @@ def forward(folder: str, backbone: str) -> tuple[Callable[[], None], Callable[[]
     """A turn computes what the frozen backbone makes of all windows, and keeps it, as the job does."""
     import shutil
 
-    from birdtune.runtime.events import Interrupts, Journal
+    from birdtune.runtime.log import Journal
+    from birdtune.runtime.signals import Interrupts
     from birdtune.training.inputs import Frozen
 
     windows = windows_of(folder)
@@ -101,7 +102,8 @@ def head(folder: str, n_patches: int) -> Callable[[], float]:
     from birdtune.config import TrainSettings
     from birdtune.data.batches import Batches
     from birdtune.data.embedding_cache import ActivationStore, KeptWindows, fill
-    from birdtune.runtime.events import Interrupts, Journal
+    from birdtune.runtime.log import Journal
+    from birdtune.runtime.signals import Interrupts
     from birdtune.training.inputs import Feed, in_memory
     from birdtune.training.step import StepSettings, Trainer
 

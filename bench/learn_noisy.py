@@ -17,7 +17,7 @@ def measure(settings: Settings) -> Result:
     """A line of what the first tenth holds, and one of what the report lists."""
     from birdtune.evaluation import label_issues
     from birdtune.pipeline.label_check import judge_by_others
-    from birdtune.runtime.events import Interrupts
+    from birdtune.runtime.signals import Interrupts
     from birdtune.training.embeddings import folds
 
     bench = learning.embed(learning.esc10(), settings.folder)

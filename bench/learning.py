@@ -78,7 +78,7 @@ class Bench:
             rows: what is trained on where a fold is judged; default: all clips of the others.
             train: settings of training that differ from their defaults.
         """
-        from birdtune.runtime.events import Interrupts
+        from birdtune.runtime.signals import Interrupts
         from birdtune.training.probes import BASELINES, Baseline, Head
 
         settings = self.config.train.model_copy(update=train)
@@ -106,7 +106,8 @@ def embed(data: Path, output: Path, **settings: Any) -> Bench:
     from birdtune.config import Config
     from birdtune.data import dataset as gather
     from birdtune.models.registry import BACKBONES
-    from birdtune.runtime.events import Interrupts, Journal
+    from birdtune.runtime.log import Journal
+    from birdtune.runtime.signals import Interrupts
     from birdtune.training import devices, embeddings
 
     given = {"backbone": "yamnet", "checkpoint": str(yamnet()), "freeze": "all-but-head"} | settings

@@ -87,7 +87,7 @@ def _steps(settings: Settings) -> dict[str, list[float]]:
 
 def step(n_classes: int, backbone: str) -> Callable[[], None]:
     """One update of all weights, by the job's own trainer, on one constant batch; for a Child."""
-    from birdtune.runtime.quiet import load_tensorflow
+    from birdtune.runtime.tensorflow_import import load_tensorflow
 
     load_tensorflow()
     from birdtune.config import Config

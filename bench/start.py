@@ -59,16 +59,16 @@ def _first_steps(settings: Settings, rounds: int) -> list[float]:
 def run_until_the_first_step(arguments: list[str]) -> None:
     """birdtune's own command, but it ends when the first update is counted."""
     from birdtune import cli
-    from birdtune.runtime import events
+    from birdtune.runtime import log
 
-    advance = events.Progress.advance
+    advance = log.Progress.advance
 
-    def count(self: events.Progress, n: int = 1, note: str = "") -> None:
+    def count(self: log.Progress, n: int = 1, note: str = "") -> None:
         if self._what.startswith("epoch"):
             os._exit(0)
         advance(self, n, note)
 
-    events.Progress.advance = count  # type: ignore[method-assign]
+    log.Progress.advance = count  # type: ignore[method-assign]
     sys.exit(cli.main(arguments) or "no step was taken")
 
 

@@ -25,7 +25,8 @@ from birdtune.data.selection import select
 from birdtune.data.targets import WindowTargets, targets_of
 from birdtune.errors import Interrupted
 from birdtune.runtime import workers
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 
 Samples = npt.NDArray[np.float32]
 

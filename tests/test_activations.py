@@ -14,7 +14,7 @@ from birdtune.data import embedding_cache
 from birdtune.data.batches import Windows
 from birdtune.data.embedding_cache import ActivationStore, KeptWindows, fill
 from birdtune.errors import Interrupted
-from birdtune.runtime.events import Interrupts
+from birdtune.runtime.signals import Interrupts
 
 LENGTHS = {"a": 96, "b": 250, "c": 950, "d": 96, "e": 150}  # 1 + 3 + 10 + 1 + 2 windows
 BATCH = 4

@@ -11,7 +11,8 @@ from test_job import settings, write_data
 from birdtune.config import Config
 from birdtune.data import dataset as gather
 from birdtune.models.registry import BACKBONES
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.training import embeddings, probes
 
 pytestmark = pytest.mark.usefixtures("in_one_process")

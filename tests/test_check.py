@@ -14,12 +14,13 @@ from makers import quiet
 from birdtune import cli
 from birdtune.audio.logmel import VGGISH
 from birdtune.data import dataset as gather
-from birdtune.errors import PassingError
+from birdtune.errors import RetryableError
 from birdtune.models import registry
 from birdtune.models.registry import BACKBONES
 from birdtune.pipeline import check as checks
 from birdtune.runtime.configure import load
-from birdtune.runtime.events import Interrupts, duration
+from birdtune.runtime.log import duration
+from birdtune.runtime.signals import Interrupts
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
 
@@ -315,7 +316,7 @@ def test_it_answers_where_nothing_may_be_written(
     shutil.rmtree(tmp_path / "output")
 
     def full(folder: Path) -> None:
-        raise PassingError(f"{folder}: the disk is full")
+        raise RetryableError(f"{folder}: the disk is full")
 
     monkeypatch.setattr(checks, "try_to_write", full)
     out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=75)

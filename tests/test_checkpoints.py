@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from birdtune.errors import CheckpointError, PassingError
+from birdtune.errors import CheckpointError, RetryableError
 from birdtune.runtime.files import file_sha256, value_sha256
 from birdtune.training import checkpoints as kept
 from birdtune.training.checkpoints import Checkpoints, State, read_arrays, write_arrays
@@ -71,7 +71,7 @@ def test_a_checkpoint_that_has_no_room_is_not_begun(tmp_path: Path, monkeypatch:
     n_bytes = sum(array.nbytes for array in weights(1.0).values()) + 8
     save(checkpoints, 1)
     full_from(n_bytes - 1, monkeypatch)
-    with pytest.raises(PassingError, match=rf"epoch-0002-step-000000: .*for a checkpoint \({n_bytes} bytes needed"):
+    with pytest.raises(RetryableError, match=rf"epoch-0002-step-000000: .*for a checkpoint \({n_bytes} bytes needed"):
         save(checkpoints, 2)
     assert checkpoints.names() == ["epoch-0001-step-000000"]
     full_from(n_bytes, monkeypatch)
@@ -82,7 +82,7 @@ def test_fewer_are_kept_at_once_where_that_makes_room(tmp_path: Path, monkeypatc
     for epoch in (1, 2, 3, 4):
         save(Checkpoints(tmp_path, keep=4), epoch, best=2)
     full_from(0, monkeypatch)
-    with pytest.raises(PassingError, match="too full"):
+    with pytest.raises(RetryableError, match="too full"):
         save(Checkpoints(tmp_path, keep=1), 5, best=5)
     assert Checkpoints(tmp_path, keep=1).names() == ["epoch-0002-step-000000", "epoch-0004-step-000000"]
     assert Checkpoints(tmp_path, keep=1).lost() is None
@@ -94,7 +94,7 @@ def test_room_for_all_that_stand_side_by_side_is_asked_for_beforehand(
     checkpoints = Checkpoints(tmp_path, keep=2)
     full_from(2999, monkeypatch)
     words = r"for 3 more checkpoints.*keep.*1\.0 kB each\) \(3\.0 kB needed, 3\.0 kB free"
-    with pytest.raises(PassingError, match=words):
+    with pytest.raises(RetryableError, match=words):
         checkpoints.need_room(1000, n_to_come=10)
     checkpoints.need_room(1000, n_to_come=2)
     save(checkpoints, 1)

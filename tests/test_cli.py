@@ -12,9 +12,10 @@ import pytest
 import birdtune
 from birdtune import cli
 from birdtune.config import Config, options
-from birdtune.errors import ExportError, InputError, Interrupted, PassingError
+from birdtune.errors import ExportError, InputError, Interrupted, RetryableError
 from birdtune.pipeline import run as job
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 
 ROOT = Path(__file__).parents[1]
 Captured = pytest.CaptureFixture[str]
@@ -281,7 +282,7 @@ def test_hostile_text_in_arguments_is_shown_harmless(capsys: Captured) -> None:
     ("fault", "code", "line"),
     [
         (InputError("x.wav: is odd"), 42, "birdtune: error: x.wav: is odd\n"),
-        (PassingError("no room"), 75, "birdtune: error: no room\n"),
+        (RetryableError("no room"), 75, "birdtune: error: no room\n"),
         (ExportError("differs"), 1, "birdtune: error: differs\n"),
         (Interrupted(15), 143, "birdtune: stopped by SIGTERM; run again to continue\n"),
         (Interrupted(2), 130, "birdtune: stopped by SIGINT; run again to continue\n"),
@@ -352,7 +353,7 @@ def test_the_module_is_the_command_and_hands_on_its_code() -> None:
 def test_whoever_listens_may_go_away() -> None:
     # More than a pipe holds, so that the reader's end is met for certain.
     script = (
-        "import sys; from birdtune.runtime.events import Journal\n"
+        "import sys; from birdtune.runtime.log import Journal\n"
         "journal = Journal()\n"
         "for _ in range(20_000): journal.say('a line that nobody reads')\n"
         "sys.stderr.write('worked on')"

@@ -14,8 +14,9 @@ from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import InputError
 from birdtune.runtime import configure
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.tuning import compare, tune
 
 pytestmark = pytest.mark.usefixtures("in_one_process")

@@ -15,7 +15,7 @@ from birdtune.config import AugmentSettings, Config
 from birdtune.data import augment, frames
 from birdtune.errors import InputError
 from birdtune.reporting import augmentation_sheet
-from birdtune.runtime.events import Interrupts
+from birdtune.runtime.signals import Interrupts
 
 
 def pixels(png: bytes) -> np.ndarray:

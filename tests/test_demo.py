@@ -22,7 +22,8 @@ from birdtune.data.selection import select
 from birdtune.data.sources import find_sources
 from birdtune.errors import InputError, Interrupted
 from birdtune.pipeline import demo
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 
 RATE_HZ = 16_000
 SONGS = {song.species: song for song in demo_songs.SONGS}

@@ -15,7 +15,8 @@ from birdtune.errors import BirdtuneError, Interrupted, shown
     ("error", "code"),
     [
         (errors.BirdtuneError, 1), (errors.ExportError, 1), (errors.UsageError, 2), (errors.InputError, 42),
-        (errors.SettingsError, 42), (errors.CheckpointError, 42), (errors.DivergedError, 42), (errors.PassingError, 75),
+        (errors.SettingsError, 42), (errors.CheckpointError, 42), (errors.DivergedError, 42),
+        (errors.RetryableError, 75),
     ],
 )  # fmt: skip
 def test_each_kind_of_error_has_its_exit_code(error: type[BirdtuneError], code: int) -> None:
@@ -33,7 +34,7 @@ def test_a_signal_ends_with_128_and_its_number() -> None:
 
 def test_what_a_user_can_mend_is_told_apart_from_what_passes() -> None:
     assert issubclass(errors.SettingsError, errors.InputError)
-    assert not issubclass(errors.PassingError, errors.InputError)
+    assert not issubclass(errors.RetryableError, errors.InputError)
     assert not issubclass(errors.ExportError, errors.InputError)
 
 

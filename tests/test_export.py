@@ -21,7 +21,7 @@ from makers import Here
 from tensorflow_serving.apis import prediction_log_pb2
 
 from birdtune.audio.logmel import VGGISH, cut, frames_of, log_mel
-from birdtune.errors import CheckpointError, ExportError, Interrupted, PassingError
+from birdtune.errors import CheckpointError, ExportError, Interrupted, RetryableError
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import BACKGROUND, OWN, SHARED, Thresholds
 from birdtune.evaluation.ood import Measured, Moments, Novelty, held, loudness
@@ -438,7 +438,7 @@ def test_a_model_that_has_no_room_is_not_begun(
 ) -> None:
     monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: 1_000_000)
     monkeypatch.setattr(tf.saved_model, "save", lambda *arguments, **how: pytest.fail("begun"))
-    with pytest.raises(PassingError, match=r"model/1: .* for the exported model \([\d.]+ MB needed, 1\.0 MB free\)"):
+    with pytest.raises(RetryableError, match=r"model/1: .* for the exported model \([\d.]+ MB needed, 1\.0 MB free\)"):
         exported_to(tmp_path / "model" / "1", classifier)
     assert list((tmp_path / "model").iterdir()) == []
 
@@ -451,7 +451,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_leaves_the_earlier_model(
     monkeypatch.setattr(export, "WARMUP_FILE", Path("full"))
     monkeypatch.setattr(export, "_save", lambda *given: (given[-1] / "full").symlink_to("/dev/full"))
     words = r"model/1: the disk is full while writing the exported model \([\d.]+ MB needed"
-    with pytest.raises(PassingError, match=words):
+    with pytest.raises(RetryableError, match=words):
         exported_to(tmp_path / "model" / "1", classifier)
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["1"]
 
@@ -471,7 +471,7 @@ def _killed(task: Any) -> Iterator[Any]:
 
 def test_a_fresh_process_that_is_killed_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "_apart", _killed)
-    with pytest.raises(PassingError, match="want of memory"):
+    with pytest.raises(RetryableError, match="want of memory"):
         verify.fresh_answers(tmp_path, {})
 
 

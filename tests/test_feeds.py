@@ -15,13 +15,14 @@ from birdtune.config import TrainSettings
 from birdtune.data.batches import Batches, Windows
 from birdtune.data.clips import ClipBatches
 from birdtune.data.embedding_cache import KeptWindows
-from birdtune.errors import DivergedError, Interrupted, PassingError
+from birdtune.errors import DivergedError, Interrupted, RetryableError
 from birdtune.models import classifier as classifiers
 from birdtune.models import network
 from birdtune.models.classifier import Classifier
 from birdtune.models.registry import BACKBONES
 from birdtune.runtime import storage
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.training import devices, inputs
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.inputs import Feed, Frozen, Resident, in_memory
@@ -300,7 +301,7 @@ def test_a_run_that_goes_on_keeps_them_if_it_began_so(
     assert feed.source is windows
     # Nor is it begun where it cannot be finished.
     monkeypatch.setattr(storage, "free_bytes", lambda path: 100)
-    with pytest.raises(PassingError, match="the frozen layers make of 17 patches"):
+    with pytest.raises(RetryableError, match="the frozen layers make of 17 patches"):
         frozen(build("conv3_2"), windows, kept={"training": True}).feed(windows, what="training")
 
 

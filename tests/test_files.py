@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import ordinary_folder
 
-from birdtune.errors import BirdtuneError, InputError, PassingError
+from birdtune.errors import BirdtuneError, InputError, RetryableError
 from birdtune.runtime import files
 from birdtune.runtime.files import (
     file_sha256,
@@ -37,7 +37,7 @@ from birdtune.runtime.files import (
 from birdtune.runtime.storage import (
     free_bytes,
     need_space,
-    refused,
+    read_error,
     size_text,
     storage_faults,
 )
@@ -68,7 +68,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(PassingError, match="disk is full"):
+    with pytest.raises(RetryableError, match="disk is full"):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
@@ -173,12 +173,13 @@ def test_a_file_where_a_folder_is_needed_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "error", "words"),
     [
-        (errno.ENOSPC, PassingError, r"disk is full while writing a song \(14 MB needed, .* free\).*Free some space"),
-        (errno.EDQUOT, PassingError, r"quota is used up while writing a song \(14 MB needed\)"),
-        (errno.EIO, PassingError, "storage failed .*while writing a song"), (errno.ESTALE, PassingError, "Run again"),
-        (errno.ENOTCONN, PassingError, "storage failed"), (errno.EROFS, InputError, "cannot be written"),
-        (errno.EACCES, InputError, "--user"), (errno.EPERM, InputError, "uid"),
-        (errno.EFBIG, InputError, "ulimit"), (errno.ENAMETOOLONG, InputError, "no such name"),
+        (errno.ENOSPC, RetryableError, r"disk is full while writing a song \(14 MB needed, .* free\).*Free some space"),
+        (errno.EDQUOT, RetryableError, r"quota is used up while writing a song \(14 MB needed\)"),
+        (errno.EIO, RetryableError, "storage failed .*while writing a song"),
+        (errno.ESTALE, RetryableError, "Run again"), (errno.ENOTCONN, RetryableError, "storage failed"),
+        (errno.EROFS, InputError, "cannot be written"), (errno.EACCES, InputError, "--user"),
+        (errno.EPERM, InputError, "uid"), (errno.EFBIG, InputError, "ulimit"),
+        (errno.ENAMETOOLONG, InputError, "no such name"),
     ],
 )  # fmt: skip
 def test_faults_of_the_storage_say_what_to_do(
@@ -209,7 +210,7 @@ def test_what_libraries_raise_in_place_of_the_systems_errors_is_understood(tmp_p
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         ResourceExhaustedError("{{function_node SaveV2}} out/variables/part-0; No space left on device"),
     ):
-        with pytest.raises(PassingError, match="x: the disk is full"), storage_faults(tmp_path / "x"):
+        with pytest.raises(RetryableError, match="x: the disk is full"), storage_faults(tmp_path / "x"):
             raise fault
     with pytest.raises(ResourceExhaustedError), storage_faults(tmp_path):
         raise ResourceExhaustedError("OOM when allocating tensor with shape[32,64]")
@@ -220,23 +221,25 @@ def test_a_temporary_name_is_not_told(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught, storage_faults(tmp_path / "run.json"):
         raise PermissionError(errno.EACCES, "no", str(tmp_path / ".unfinished-ab12"))
     assert str(caught.value).startswith(f"{tmp_path}/run.json: cannot be written")
-    with pytest.raises(PassingError) as caught, storage_faults(tmp_path / "model" / ".unfinished-1" / "x.csv"):
+    with pytest.raises(RetryableError) as caught, storage_faults(tmp_path / "model" / ".unfinished-1" / "x.csv"):
         raise OSError(errno.ENOSPC, "full")
     assert str(caught.value).startswith(f"{tmp_path}/model: the disk is full")
 
 
 def test_other_faults_stay_what_they_are(tmp_path: Path) -> None:
-    for place in (tmp_path / "x", tmp_path / "missing"):
-        with pytest.raises(FileNotFoundError), storage_faults(place):
+    for place, verb in ((tmp_path / "x", "written"), (tmp_path / "missing", "read")):
+        with pytest.raises(FileNotFoundError), storage_faults(place, verb=verb):
             (tmp_path / "missing").read_bytes()
-    with pytest.raises(PassingError, match="as it was"), storage_faults(tmp_path):
-        raise PassingError("as it was")
+    with pytest.raises(RetryableError, match="as it was"), storage_faults(tmp_path):
+        raise RetryableError("as it was")
 
 
 def test_a_folder_that_was_removed_meanwhile_is_told(tmp_path: Path) -> None:
-    with pytest.raises(PassingError, match=r"out: is gone.*Run again"):
+    with pytest.raises(RetryableError, match=r"out: is gone.*Run again"):
         write_text(tmp_path / "out" / "a.txt", "x")
-    with pytest.raises(PassingError, match=r"out/cache: is gone"), storage_faults(tmp_path / "out", verb="used"):
+    with pytest.raises(RetryableError, match=r"out: is gone"), storage_faults(tmp_path / "out" / "checkpoints"):
+        os.open(tmp_path / "out", os.O_RDONLY)
+    with pytest.raises(RetryableError, match=r"out/cache: is gone"), storage_faults(tmp_path / "out", verb="used"):
         (tmp_path / "out" / "cache" / "a.txt").read_bytes()
 
 
@@ -246,7 +249,7 @@ def test_a_refusal_that_nobody_met_is_no_defect_unless_nothing_is_named(tmp_path
 
     with pytest.raises(InputError, match=r"x: cannot be used \(Permission denied\).*rights"), command():
         raise PermissionError(errno.EACCES, "no", "x")
-    with pytest.raises(PassingError, match=f"{tmp_path}: the disk is full"), command():
+    with pytest.raises(RetryableError, match=f"{tmp_path}: the disk is full"), command():
         raise OSError(errno.ENOSPC, "full")
     with pytest.raises(PermissionError), command():
         raise PermissionError(errno.EPERM, "to whom was this signal sent?")
@@ -254,22 +257,22 @@ def test_a_refusal_that_nobody_met_is_no_defect_unless_nothing_is_named(tmp_path
 
 @pytest.mark.parametrize(
     ("number", "error", "words"),
-    [(errno.EIO, PassingError, "storage failed"), (errno.EACCES, InputError, "cannot be read")],
+    [(errno.EIO, RetryableError, "storage failed"), (errno.EACCES, InputError, "cannot be read")],
 )
 def test_faults_of_reading_are_told(tmp_path: Path, number: int, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words), storage_faults(tmp_path, verb="read"):
         raise OSError(number, os.strerror(number), "x")
-    assert isinstance(refused(OSError(number, "why"), tmp_path, "x: no."), error)
+    assert isinstance(read_error(OSError(number, "why"), tmp_path, "x: no."), error)
 
 
 def test_what_has_no_room_is_not_begun(tmp_path: Path) -> None:
     free = free_bytes(tmp_path / "not" / "yet")
     assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
     need_space(tmp_path, 1, "a song")
-    with pytest.raises(PassingError, match=r"too full for a song \(1,000,000,000 GB needed, .* free\)"):
+    with pytest.raises(RetryableError, match=r"too full for a song \(1,000,000,000 GB needed, .* free\)"):
         need_space(tmp_path / "not" / "yet", 10**18, "a song")
     with (
-        pytest.raises(PassingError, match="too full for a song"),
+        pytest.raises(RetryableError, match="too full for a song"),
         new_folder(tmp_path / "song", what="a song", needed=10**18),
     ):
         pytest.fail("begun")
@@ -300,7 +303,7 @@ def test_a_temporary_folder_is_gone_at_the_end_and_its_lack_is_told(
         assert room.parent == tmp_path and room.name.startswith("birdtune-slim-")
     assert names(tmp_path) == []
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    for place, kind in ((tmp_path, PassingError), (tmp_path / "missing", InputError)):
+    for place, kind in ((tmp_path, RetryableError), (tmp_path / "missing", InputError)):
         monkeypatch.setenv("TMPDIR", str(place))
         with pytest.raises(kind, match=f"{place}: no temporary folder .*TMPDIR"), temporary_folder("slim"):
             pytest.fail("made")
@@ -528,7 +531,7 @@ def test_whether_a_folder_can_be_written_is_tried(tmp_path: Path, monkeypatch: p
     try_to_write(tmp_path / "new")
     assert names(tmp_path / "new") == []
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **how: open("/dev/full", "wb"))  # noqa: PTH123, SIM115
-    with pytest.raises(PassingError, match=rf"{tmp_path}: the disk is full \(66 kB needed"):
+    with pytest.raises(RetryableError, match=rf"{tmp_path}: the disk is full \(66 kB needed"):
         try_to_write(tmp_path)
 
 

@@ -23,8 +23,8 @@ from birdtune.data import frames, shards
 from birdtune.data.frames import FrameStore, fill
 from birdtune.data.ledger import Examined, Ledger, identify
 from birdtune.data.scan import SoundFile, scan
-from birdtune.errors import InputError, Interrupted, PassingError
-from birdtune.runtime.events import Interrupts
+from birdtune.errors import InputError, Interrupted, RetryableError
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.workers import Crashed, run_tasks
 
 
@@ -214,7 +214,7 @@ def test_a_file_that_kills_its_decoder_is_named_and_tried_again(
     assert cache.run()[1] == 3
 
 
-@pytest.mark.parametrize(("number", "error"), [(28, PassingError), (30, InputError)])
+@pytest.mark.parametrize(("number", "error"), [(28, RetryableError), (30, InputError)])
 def test_storage_that_refuses_is_told(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
 ) -> None:
@@ -264,7 +264,7 @@ def test_storage_of_the_sound_that_fails_stops_the_work(cache: Cache, monkeypatc
         return real(stream, spec)
 
     monkeypatch.setattr(frames, "frames_of", fail)
-    with pytest.raises(PassingError, match=r"b\.flac: the storage failed .* 2 files were still to be read"):
+    with pytest.raises(RetryableError, match=r"b\.flac: the storage failed .* 2 files were still to be read"):
         cache.run()
     assert len(FrameStore(cache.cache, VGGISH, AudioSettings())) == 1
     monkeypatch.undo()
@@ -276,11 +276,11 @@ def test_no_worker_outlives_a_fault(cache: Cache, monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()  # processes, as in earnest
 
     def fail(*arguments: object) -> None:
-        raise PassingError("the storage failed")
+        raise RetryableError("the storage failed")
 
     monkeypatch.setattr(frames, "note_examined", fail)
     before = multiprocessing.active_children()  # other tests may keep one
-    with pytest.raises(PassingError, match="the storage failed"):
+    with pytest.raises(RetryableError, match="the storage failed"):
         cache.run()
     # A worker that waits for more would keep the interpreter from ending.
     assert set(multiprocessing.active_children()) <= set(before)
@@ -302,7 +302,7 @@ def test_a_full_disk_says_what_the_rest_needs_and_keeps_what_is_whole(
         FrameStore, "drop_leftovers", lambda store: sizes.extend(path.stat().st_size for path in cache.shards)
     )
     cache.add("A/d.wav", 25.0, seed=6)
-    with pytest.raises(PassingError, match=r"disk is full while writing frames \((\d+) kB needed") as caught:
+    with pytest.raises(RetryableError, match=r"disk is full while writing frames \((\d+) kB needed") as caught:
         cache.run()
     left = sum(path.stat().st_size for path in cache.data.rglob("*.*") if path.name != "a.wav")
     store = FrameStore(cache.cache, VGGISH, AudioSettings())
@@ -320,7 +320,7 @@ def test_frames_that_have_no_room_are_not_begun(cache: Cache, monkeypatch: pytes
     monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: expected - 1)
     monkeypatch.setattr(frames, "run_tasks", lambda *arguments, **how: pytest.fail("begun"))
     words = rf"too full for the frames of 3 recordings \({round(expected / 1000)} kB needed"
-    with pytest.raises(PassingError, match=words):
+    with pytest.raises(RetryableError, match=words):
         cache.run()
     monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: expected)
     with pytest.raises(pytest.fail.Exception, match="begun"):
@@ -477,11 +477,11 @@ def test_frames_that_went_away_while_a_job_uses_them_are_told(cache: Cache) -> N
     longest = max(map(store.entry, store.contents()), key=lambda entry: entry.n_frames)
     with (cache.folder / longest.shard).open("r+b") as file:
         file.truncate((longest.start + 10) * 128)
-    with pytest.raises(PassingError, match=r"1,280 bytes are there where .* Run again"):
+    with pytest.raises(RetryableError, match=r"1,280 bytes are there where .* Run again"):
         store.frames(longest.content)
     store.close()
     (cache.folder / longest.shard).unlink()
-    with pytest.raises(PassingError, match="No such file"):
+    with pytest.raises(RetryableError, match="No such file"):
         store.frames(longest.content)
 
 

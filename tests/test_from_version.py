@@ -19,8 +19,9 @@ from birdtune.models import saved_model
 from birdtune.pipeline import check
 from birdtune.pipeline import run as job
 from birdtune.runtime import configure, workers
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.training import base_model
 from birdtune.training.train import build_classifier, load_first_weights
 

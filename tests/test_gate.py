@@ -15,8 +15,9 @@ from birdtune.models import saved_model
 from birdtune.pipeline import gate
 from birdtune.pipeline.run import run as run_job
 from birdtune.runtime import configure
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json, write_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 
 OLD = {"Bubo_bubo": 1800, "Corvus_corax": 3600, "Dryocopus_martius": 5200}
 NEW = {"Apus_apus": 900}

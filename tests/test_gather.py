@@ -25,8 +25,9 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import InputError, SettingsError
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 
 CLASSES = ("Erithacus_rubecula", "Parus_major", "Turdus_merula")
 

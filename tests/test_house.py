@@ -179,7 +179,7 @@ def test_only_the_journal_and_the_command_line_print() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
     # A fresh process that verifies an export answers on its own standard output.
-    assert prints <= {"runtime.events", "cli", "serving.verify"}
+    assert prints <= {"runtime.log", "cli", "serving.verify"}
 
 
 def test_no_file_touches_the_import_path_or_is_a_star_import() -> None:

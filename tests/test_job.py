@@ -22,8 +22,9 @@ from birdtune.errors import CheckpointError, DivergedError, InputError, Interrup
 from birdtune.pipeline import apply, label_check
 from birdtune.pipeline import run as job
 from birdtune.runtime import configure
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json, write_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.training.job import Job
 
 pytestmark = pytest.mark.usefixtures("in_one_process")

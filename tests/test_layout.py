@@ -17,7 +17,7 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.labels import background_of
 from birdtune.data.scan import Listing
 from birdtune.errors import InputError
-from birdtune.runtime.events import Interrupts
+from birdtune.runtime.signals import Interrupts
 
 BIRDS = ("Erithacus rubecula", "Parus major", "Turdus merula")
 

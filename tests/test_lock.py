@@ -15,8 +15,9 @@ from makers import ordinary_folder
 
 from birdtune.errors import BusyError, InputError, SettingsError
 from birdtune.runtime import lock
-from birdtune.runtime.events import Journal
-from birdtune.runtime.lock import LEASE_NAME, LOCK_NAME, OWNER_NAME, alone_in, is_chief, is_shared, rank
+from birdtune.runtime.lock import LEASE_NAME, LOCK_NAME, OWNER_NAME, alone_in, is_shared
+from birdtune.runtime.log import Journal
+from birdtune.runtime.rank import is_chief, rank
 
 CODE = Path(lock.__file__).parents[2]
 OTHER = {"command": "train", "host": "spot-7", "pid": 7, "since": "2026-01-02T03:04:05Z"}
@@ -87,7 +88,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from birdtune.runtime import lock
-from birdtune.runtime.events import Journal
+from birdtune.runtime.log import Journal
 lock.is_shared = lambda folder: sys.argv[2] == "shared"
 lock.LEASE_S, lock.RENEWAL_S = 1.5, 0.2
 with lock.alone_in(Path(sys.argv[1]), Journal(quiet=True)):

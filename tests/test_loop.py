@@ -14,10 +14,11 @@ from makers import StopAt
 
 from birdtune.config import TrainSettings
 from birdtune.data.batches import Batch
-from birdtune.errors import DivergedError, Interrupted, PassingError
+from birdtune.errors import DivergedError, Interrupted, RetryableError
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.training import inputs, tensorboard
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.loop import Loop, is_better, learning_rate
@@ -292,7 +293,7 @@ def test_a_stop_that_meets_a_full_disk_is_a_stop_and_says_what_is_lost(
     loop = loop_of(tmp_path, settings, interrupts=StopAt(4), journal=journal)
 
     def refuse(*arguments: object) -> None:
-        raise PassingError("checkpoints: the disk is full")
+        raise RetryableError("checkpoints: the disk is full")
 
     monkeypatch.setattr(loop.checkpoints, "save", refuse)
     with pytest.raises(Interrupted):
@@ -315,7 +316,7 @@ def test_room_for_the_checkpoints_is_asked_for_before_the_first_update(
     arrays = [*classifiers.weights(loop.trainer.classifier).values(), *loop.trainer.state_arrays().values()]
     assert loop.trainer.state_bytes == sum(array.nbytes for array in arrays)
     monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: 2 * loop.trainer.state_bytes - 1)
-    with pytest.raises(PassingError, match="for 2 more checkpoints"):
+    with pytest.raises(RetryableError, match="for 2 more checkpoints"):
         loop.run()
     assert loop.batches.asked == []
 
@@ -374,7 +375,7 @@ def test_epochs_that_a_killed_job_did_not_live_to_tell_are_told_by_the_next(tmp_
     with pytest.raises(Interrupted):
         loop.run()
     loop_of(tmp_path, settings, journal=journal).run()
-    told = journal.told("epoch")
+    told = journal.events("epoch")
     assert [event["epoch"] for event in told] == [1, 2, 3]
     assert told[0]["best"] is True and told[0]["train_loss"] > 0
     journal.close()
@@ -385,10 +386,10 @@ def test_a_start_of_which_nothing_is_left_is_told(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "logs", quiet=True)
     first = loop_of(tmp_path, settings, journal=journal)
     first.run()
-    assert journal.told("resumed") == []
+    assert journal.events("resumed") == []
     first.checkpoints.clear()
     loop_of(tmp_path, settings, journal=journal).run()
-    assert [(event["epoch"], event["step"]) for event in journal.told("resumed")] == [(0, 0)]
+    assert [(event["epoch"], event["step"]) for event in journal.events("resumed")] == [(0, 0)]
     journal.close()
 
 
@@ -524,9 +525,9 @@ def test_a_disk_too_full_for_the_curves_is_told_once(tmp_path: Path, monkeypatch
     drawn = tensorboard.Curves(tmp_path / "tensorboard", State(), 4)
     monkeypatch.setattr(tf.summary, "scalar", refuse)
     monkeypatch.setattr(drawn._writer, "close", refuse)
-    with pytest.raises(PassingError, match=r"tensorboard: the disk is full while writing the curves"), drawn:
+    with pytest.raises(RetryableError, match=r"tensorboard: the disk is full while writing the curves"), drawn:
         drawn.draw_epoch({"loss": 0.5}, 4)
-    with pytest.raises(PassingError, match="disk is full"):
+    with pytest.raises(RetryableError, match="disk is full"):
         drawn.close()
     with pytest.raises(Interrupted), tensorboard.Curves(tmp_path / "tensorboard", State(), 4) as drawn:
         monkeypatch.setattr(drawn._writer, "close", refuse)

@@ -13,7 +13,7 @@ from birdtune.data.batches import Windows
 from birdtune.errors import InputError
 from birdtune.evaluation import ood
 from birdtune.evaluation.ood import Measured, Moments, Novelty, Pooler, Scale, eased, held, scale
-from birdtune.runtime.events import Interrupts
+from birdtune.runtime.signals import Interrupts
 from birdtune.training.ood_fit import chosen_windows, moments_of, watched
 
 WIDTH = 12

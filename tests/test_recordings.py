@@ -32,8 +32,8 @@ from birdtune.data.scan import (
     unchanged,
 )
 from birdtune.data.selection import books, check_enough, class_names, select
-from birdtune.errors import InputError, Interrupted, PassingError
-from birdtune.runtime.events import Interrupts
+from birdtune.errors import InputError, Interrupted, RetryableError
+from birdtune.runtime.signals import Interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -347,11 +347,11 @@ def test_much_that_crashed_is_no_reason_to_train_on_the_rest() -> None:
     folder = Path("data")
     listing = Listing([*short, *long], [], ["A", "B"])
     refuse_crashes(listing, crashed(*short[:2]), folder)
-    with pytest.raises(PassingError, match=r"4 of 33 .*A/0 for one.*--prepare.workers 1"):
+    with pytest.raises(RetryableError, match=r"4 of 33 .*A/0 for one.*--prepare.workers 1"):
         refuse_crashes(listing, crashed(*short[:4]), folder)
-    with pytest.raises(PassingError, match=r"1 of 33 .*24% of the bytes"):
+    with pytest.raises(RetryableError, match=r"1 of 33 .*24% of the bytes"):
         refuse_crashes(listing, crashed(*long), folder)
-    with pytest.raises(PassingError, match="all of B"):
+    with pytest.raises(RetryableError, match="all of B"):
         refuse_crashes(listing, crashed(*short[-2:]), folder)
 
 
@@ -714,7 +714,7 @@ def test_storage_that_fails_stops_the_work_and_says_how_much_was_left(
 
     monkeypatch.setattr(ledgers, "file_sha256", fail)
     ledger, files = Ledger(tmp_path / "ledger.json", AudioSettings()), scan(tmp_path).files
-    with pytest.raises(PassingError, match=r"2\.wav: the storage failed .*Input/output error.* 2 files were still"):
+    with pytest.raises(RetryableError, match=r"2\.wav: the storage failed .*Input/output error.* 2 files were still"):
         identify(files, ledger, journal=quiet(), interrupts=Interrupts())
     again = Ledger(tmp_path / "ledger.json", AudioSettings())
     assert [again.content(file) is not None for file in files] == [True, True, False, False]
@@ -734,7 +734,7 @@ def test_a_listing_that_fails_half_way_is_not_taken_for_the_whole(
         return real(self, *arguments, **how)
 
     monkeypatch.setattr(Path, method, fail)
-    with pytest.raises(PassingError, match=rf"{place}: the storage failed \(Stale.* 1 sound files had been"):
+    with pytest.raises(RetryableError, match=rf"{place}: the storage failed \(Stale.* 1 sound files had been"):
         scan(tmp_path)
 
 
@@ -756,7 +756,7 @@ def test_what_vanishes_while_the_folder_is_listed_is_told(tmp_path: Path, monkey
     listing = scan(tmp_path)
     assert codes(listing.problems) == {"A/a.wav": "vanished"} and len(listing.files) == 2
     remove("B")
-    with pytest.raises(PassingError, match=r"/B: the folder vanished.*mounted"):
+    with pytest.raises(RetryableError, match=r"/B: the folder vanished.*mounted"):
         scan(tmp_path)
 
 
@@ -777,7 +777,7 @@ def test_nothing_is_trained_on_a_remnant(tmp_path: Path, gone: list[str], words:
         (tmp_path / name).unlink()
     unusable = {name: Problem(name, name[0], how, "") for name in gone}
     unusable["A/21.wav"] = Problem("A/21.wav", "A", "unreadable", "")
-    with pytest.raises(PassingError, match=words) if words else contextlib.nullcontext():
+    with pytest.raises(RetryableError, match=words) if words else contextlib.nullcontext():
         refuse_remnant(listing, unusable, tmp_path)
 
 

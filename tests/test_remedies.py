@@ -14,8 +14,9 @@ from birdtune.data.dataset import Dataset
 from birdtune.errors import DivergedError, Interrupted
 from birdtune.models.registry import BACKBONES
 from birdtune.pipeline import rare_class_ablation
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.training import embeddings
 
 pytestmark = pytest.mark.usefixtures("in_one_process")

@@ -36,7 +36,7 @@ from birdtune.reporting.reliability_section import (
 from birdtune.reporting.report import Clip, ReportFacts, write_report
 from birdtune.reporting.tables import write_tables
 from birdtune.reporting.verdict import Verdict, of_scores, verdict
-from birdtune.runtime import words
+from birdtune.runtime import text as texts
 from birdtune.runtime.files import read_csv
 
 CLASSES = ("Parus_major", "Strix_aluco", "Turdus_merula", "=HYPERLINK(1)")
@@ -342,7 +342,7 @@ def test_what_is_strange_is_told_with_its_cost_and_drawn(tmp_path: Path) -> None
     assert page.source.count("Strangeness of known recordings and of made noises") == 1
     table = page.source[page.source.index("the answer to the whole of it") :].partition("</table>")[0]
     answers = [html.unescape(cell) for cell in re.findall(r'<td class="text">([^\n]*)</td></tr>', table)]
-    assert [words.plain(answer) for answer in answers] == ["<bdi><b>Owl</bdi> (98 % sure)", "none", words.UNKNOWN]
+    assert [texts.plain(answer) for answer in answers] == ["<bdi><b>Owl</bdi> (98 % sure)", "none", texts.UNKNOWN]
     off = {**trust, "novelty": {"scale": None, "reason": "validation is too small"}}
     page = page_of(dataclasses.replace(full, trust=off), tmp_path)
     assert "They are not told from others: validation is too small." in page.text
@@ -405,10 +405,10 @@ def test_what_the_verdict_says_is_not_listed_again(tmp_path: Path) -> None:
 
 
 def test_percentages_are_never_rounded_to_certainty() -> None:
-    assert [words.percent(x) for x in (1.0, 0.9996, 0.994, 0.5, 0.003, 1e-9, 0.0)] == [
+    assert [texts.percent(x) for x in (1.0, 0.9996, 0.994, 0.5, 0.003, 1e-9, 0.0)] == [
         f"{text}\N{NO-BREAK SPACE}%" for text in ("100", "99.9", "99", "50", "0.3", "0.1", "0")
     ]
-    assert words.span([0.0, 0.996]) == "0 to 99.6\N{NO-BREAK SPACE}%"
+    assert texts.span([0.0, 0.996]) == "0 to 99.6\N{NO-BREAK SPACE}%"
 
 
 def test_the_calibration_sentence_tells_the_direction() -> None:

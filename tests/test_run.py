@@ -9,10 +9,10 @@ import pytest
 
 import birdtune
 from birdtune.config import Config
-from birdtune.errors import CheckpointError, InputError, PassingError
+from birdtune.errors import CheckpointError, InputError, RetryableError
 from birdtune.runtime import runs
 from birdtune.runtime.configure import load
-from birdtune.runtime.events import Journal
+from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import STAGES, Run, checkpoint_digest, fingerprint, stage_fingerprint
 
 
@@ -58,7 +58,7 @@ def test_the_last_word_is_written_even_where_the_log_cannot_be(tmp_path: Path) -
     run.logs.mkdir(exist_ok=True)
     (run.logs / "events.jsonl").symlink_to("/dev/full")
     run.journal.write_to(run.logs)
-    with pytest.raises(PassingError, match=r"events\.jsonl: the disk is full"):
+    with pytest.raises(RetryableError, match=r"events\.jsonl: the disk is full"):
         run.end("failed", 42, "something else")
     run.journal.close()
     assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("failed", "something else")
@@ -68,7 +68,7 @@ def test_an_output_folder_that_was_removed_is_not_made_again(tmp_path: Path) -> 
     run = start(tmp_path / "output")
     shutil.rmtree(tmp_path / "output")
     for act in (run.save, lambda: run.end("failed", 75)):
-        with pytest.raises(PassingError, match="output: is gone"):
+        with pytest.raises(RetryableError, match="output: is gone"):
             act()
     assert not (tmp_path / "output").exists()
 

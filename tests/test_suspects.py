@@ -20,8 +20,9 @@ from birdtune.errors import InputError, Interrupted
 from birdtune.evaluation import label_issues
 from birdtune.models.registry import BACKBONES
 from birdtune.pipeline import label_check
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.training.embeddings import folds
 
 

@@ -19,14 +19,14 @@ from test_job import write_data
 
 from birdtune import cli
 from birdtune.config import Config
-from birdtune.errors import DivergedError, InputError, Interrupted, PassingError, SettingsError
+from birdtune.errors import DivergedError, InputError, Interrupted, RetryableError, SettingsError
 from birdtune.reporting import figures, tune_page
 from birdtune.reporting import tuned as tuned_words
 from birdtune.reporting.tuned import Tuned
 from birdtune.runtime import configure
-from birdtune.runtime.events import Interrupts
 from birdtune.runtime.files import read_csv, read_json, write_json
 from birdtune.runtime.runs import versions
+from birdtune.runtime.signals import Interrupts
 from birdtune.training.embeddings import folds, judgeable
 from birdtune.tuning import trials, tune
 from birdtune.tuning.study import Trial
@@ -376,8 +376,8 @@ def test_a_training_that_goes_astray_is_a_bad_trial_and_where_all_do_it_is_an_er
 def test_a_disk_that_fills_up_ends_it_and_keeps_what_was_finished(
     data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
 ) -> None:
-    quick(fault=PassingError("the disk is full"))
-    with pytest.raises(PassingError):
+    quick(fault=RetryableError("the disk is full"))
+    with pytest.raises(RetryableError):
         tuned(config_of(data, tmp_path))
     assert len(rows(tmp_path)) == 1
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from birdtune.errors import Interrupted, PassingError
+from birdtune.errors import Interrupted, RetryableError
 from birdtune.runtime import workers
-from birdtune.runtime.events import Interrupts
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.workers import Crashed, Isolated, run_tasks, worker_count
 
 _offset = 0
@@ -84,7 +84,7 @@ def test_what_keeps_workers_from_being_set_up_is_raised_once_and_blames_no_task(
 
 def test_workers_that_end_before_they_begin_blame_no_task() -> None:
     found = run_tasks(work, range(9), n_workers=2, interrupts=Interrupts(), initializer=die, initargs=("",))
-    with pytest.raises(PassingError, match=r"end before they have begun.*--prepare.workers 1"):
+    with pytest.raises(RetryableError, match=r"end before they have begun.*--prepare.workers 1"):
         next(found)
 
 
@@ -97,9 +97,9 @@ def test_processes_that_cannot_be_started_are_a_passing_fault(
 
     monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", refuse)
     words = f"No process can be started.*{os.strerror(number)}.*{words}"
-    with pytest.raises(PassingError, match=words):
+    with pytest.raises(RetryableError, match=words):
         list(run_tasks(work, [1], n_workers=1, interrupts=Interrupts()))
-    with Isolated(count) as process, pytest.raises(PassingError, match=words):
+    with Isolated(count) as process, pytest.raises(RetryableError, match=words):
         list(process.items(1))
 
 
@@ -196,7 +196,7 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
     program = tmp_path / "parent.py"
     program.write_text(
         "import os, signal, time\n"
-        "from birdtune.runtime.events import Interrupts\n"
+        "from birdtune.runtime.signals import Interrupts\n"
         "from birdtune.runtime.workers import run_tasks\n"
         "def name(task):\n"
         "    print(os.getpid(), flush=True)\n"

@@ -25,8 +25,9 @@ from birdtune.models.registry import BACKBONES, read_weights
 from birdtune.pipeline import apply
 from birdtune.pipeline import run as job
 from birdtune.runtime import configure
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.workers import Crashed
 from birdtune.serving import inference, verify
 

@@ -26,7 +26,8 @@ from birdtune.errors import (
 )
 from birdtune.pipeline import commands
 from birdtune.runtime import configure
-from birdtune.runtime.events import Interrupts, Journal, tell
+from birdtune.runtime.log import Journal, print_error
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
 
 # From scratch on some hundred windows: small batches for many updates, and what keeps it from overfitting.
@@ -70,11 +71,11 @@ def main(arguments: Sequence[str]) -> int:
 def _tell_end(fault: BaseException) -> int:
     """Say what ended it; the exit code."""
     if isinstance(fault, BirdtuneError | Interrupted):
-        tell(str(fault) if isinstance(fault, Interrupted) else f"error: {fault}")
+        print_error(str(fault) if isinstance(fault, Interrupted) else f"error: {fault}")
         return fault.exit_code
     with contextlib.suppress(OSError):
         traceback.print_exception(fault)
-    tell(
+    print_error(
         f"this is a defect of birdtune {birdtune.__version__}, not of your data. What was finished is "
         "safe. Please report the lines above."
     )

@@ -6,7 +6,7 @@
     │  ├─ SettingsError             a setting is unknown, out of range, or fights another
     │  ├─ CheckpointError           a checkpoint is missing, damaged, or of another network
     │  └─ DivergedError             training produced NaN or infinity
-    ├─ PassingError            75    a passing fault (storage); a retry may help
+    ├─ RetryableError          75    storage that is full, failing or away; a retry may help
     │  └─ BusyError                  another job works in the output folder
     └─ ExportError              1    the exported model does not agree with the trained one
     Interrupted           143/130    stopped by SIGTERM or SIGINT after saving; no error at all
@@ -25,7 +25,7 @@ EXIT_DONE = 0
 EXIT_DEFECT = 1
 EXIT_USAGE = 2
 EXIT_INPUT = 42
-EXIT_PASSING = 75
+EXIT_RETRY = 75
 
 
 class BirdtuneError(Exception):
@@ -69,13 +69,13 @@ class DivergedError(InputError):
     """The loss or the weights became NaN or infinite."""
 
 
-class PassingError(BirdtuneError):
+class RetryableError(BirdtuneError):
     """Something outside that may be gone next time: storage, network, another job's lock."""
 
-    exit_code = EXIT_PASSING
+    exit_code = EXIT_RETRY
 
 
-class BusyError(PassingError):
+class BusyError(RetryableError):
     """Another job works in the output folder.
 
     Args:

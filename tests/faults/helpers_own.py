@@ -24,8 +24,8 @@ from birdtune.errors import shown
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.scores import Scores
 from birdtune.runtime import runs
-from birdtune.runtime.events import Journal
 from birdtune.runtime.files import read_csv, write_csv
+from birdtune.runtime.log import Journal
 from birdtune.training import base_model
 
 RATE_HZ = 16_000

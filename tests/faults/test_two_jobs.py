@@ -39,7 +39,7 @@ def refuse(*_):
     raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 fcntl.flock = refuse
 from birdtune.errors import BusyError
-from birdtune.runtime.events import Journal
+from birdtune.runtime.log import Journal
 from birdtune.runtime.lock import alone_in
 print("ready", flush=True)
 sys.stdin.readline()

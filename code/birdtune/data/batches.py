@@ -124,7 +124,7 @@ class Windows:
             shift: [n] frames to move each by; none leaves its recording.
 
         Raises:
-            PassingError: the frames are not there any more.
+            RetryableError: the frames are not there any more.
         """
         spec = self.store.spec
         rows = self._row[windows] + self.moves(windows, shift)

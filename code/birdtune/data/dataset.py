@@ -39,9 +39,10 @@ from birdtune.data.sources import Sources
 from birdtune.data.split import Given, Place
 from birdtune.data.targets import Targets, annotated_classes, targets_of
 from birdtune.errors import InputError, shown
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import make_folder, require_file, value_sha256, write_csv
-from birdtune.runtime.words import count
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
+from birdtune.runtime.text import count
 
 _NAMES_IN_A_NOTICE = 8
 
@@ -130,7 +131,7 @@ def prepare(
 
     Raises:
         InputError: no data, too few classes, a label map or split file that cannot be used.
-        Interrupted, PassingError: what was finished is kept.
+        Interrupted, RetryableError: what was finished is kept.
     """
     cache = make_folder(config.output / "cache")
     survey = _survey(config, cache / "ledger.json", journal, interrupts)

@@ -21,8 +21,9 @@ from pydantic import NonNegativeInt
 
 from birdtune.data.batches import Rows, Windows, batch_of, prefetched
 from birdtune.data.shards import ShardStore
-from birdtune.runtime.events import Interrupts, Progress
 from birdtune.runtime.files import make_folder
+from birdtune.runtime.log import Progress
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
 
 # Of the disk's free space, what is kept may take this share.
@@ -112,7 +113,7 @@ class KeptWindows:
             shift: must be zero: what a moved window would come to, nobody computed.
 
         Raises:
-            PassingError: they are not there any more.
+            RetryableError: they are not there any more.
         """
         assert shift is None or not shift.any(), "windows that move cannot be kept"
         found = np.empty((windows.size, *self.store.shape), self.store.dtype)
@@ -143,7 +144,7 @@ def fill(
 
     Raises:
         Interrupted: the recordings that were finished are kept.
-        PassingError, InputError: the storage refuses; likewise.
+        RetryableError, InputError: the storage refuses; likewise.
     """
     wanted = store.lacks(windows)  # [windows]
     make_folder(store.folder)

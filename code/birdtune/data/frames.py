@@ -28,8 +28,9 @@ from birdtune.config import AudioSettings
 from birdtune.data.ledger import Examined, Ledger, crashed, note_examined
 from birdtune.data.scan import Problem, SoundFile, unchanged
 from birdtune.data.shards import ShardStore
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import make_folder
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import need_space, storage_faults
 from birdtune.runtime.workers import Crashed, run_tasks, worker_count
 
@@ -227,7 +228,7 @@ def fill(
 
     Raises:
         Interrupted: what was finished is kept.
-        PassingError, InputError: the storage refuses, of the frames (see storage.storage_faults) or of the
+        RetryableError, InputError: the storage refuses, of the frames (see storage.storage_faults) or of the
             sound; likewise.
     """
     make_folder(store.folder)

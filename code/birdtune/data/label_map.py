@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 from birdtune.errors import InputError, shown
 from birdtune.runtime.files import read_csv
-from birdtune.runtime.plain import parse_json, parse_yaml, read_bounded
-from birdtune.runtime.storage import refused
+from birdtune.runtime.parsing import parse_json, parse_yaml, read_bounded
+from birdtune.runtime.storage import read_error
 
 LABEL_MAP_NAMES = ("bird_id_map.pickle", "bird_id_map.json", "bird_id_map.csv", "bird_id_map.yaml")
 # 195 species make a map of 6 kB; a thousand times that is a mistake or an attack.
@@ -66,7 +66,7 @@ def read_label_map(path: Path) -> dict[str, ExternalId]:
         content = reader(path)
     except OSError as fault:
         message = f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
-        raise refused(fault, path, message) from fault
+        raise read_error(fault, path, message) from fault
     except ValueError as fault:
         reason = shown(" ".join(str(fault).split())[:200])
         raise InputError(f"{shown(path)}: is not a whole {path.suffix} file ({reason}).") from fault

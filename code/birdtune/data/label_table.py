@@ -25,7 +25,7 @@ from birdtune.data.split import Given
 from birdtune.data.tables import LABEL_NAMES, RECORDING_NAMES, likely_columns, time_columns, with_names
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.runtime.files import read_csv, require_file
-from birdtune.runtime.words import count
+from birdtune.runtime.text import count
 
 TABLE_NAME = "labels.csv"
 _KEYS = ("recording", "label", "split", "fold")

@@ -21,7 +21,7 @@ from birdtune.data.scan import Listing, Problem
 from birdtune.data.side_names import fold_of, sides_of
 from birdtune.data.split import Given
 from birdtune.errors import InputError, shown
-from birdtune.runtime.words import count
+from birdtune.runtime.text import count
 
 _NUMBER = re.compile(r"0*(\d{1,4})")
 _PLACE = (

@@ -18,9 +18,10 @@ from birdtune.audio.decode import SoundFacts, examine
 from birdtune.audio.faults import SoundError, refusal
 from birdtune.config import AudioSettings
 from birdtune.data.scan import OF_THE_FILE, PROBLEMS, Problem, SoundFile, unchanged
-from birdtune.errors import PassingError, shown
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.errors import RetryableError, shown
 from birdtune.runtime.files import file_sha256, read_json, write_text
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.workers import Crashed, run_tasks, worker_count
 
 # What may be gone next time, or depend on a setting: not believed for longer than the run that met it.
@@ -149,7 +150,7 @@ def identify(
     """Make sure that the ledger knows the content of every file; return those that cannot be read, by name.
 
     Raises:
-        Interrupted, PassingError (the storage fails): what was read is kept.
+        Interrupted, RetryableError (the storage fails): what was read is kept.
     """
     unknown = [file for file in files if ledger.content(file) is None]
     unreadable: dict[str, Problem] = {}
@@ -180,7 +181,7 @@ def note_examined(
         n_left: files that were still to be read, this one included.
 
     Raises:
-        PassingError: its storage fails; what can still be read may be the smaller part of the data.
+        RetryableError: its storage fails; what can still be read may be the smaller part of the data.
     """
     if found.problem in OF_THE_FILE:
         _set_unusable(file, found.problem, found.detail, unusable, n_left)
@@ -194,7 +195,7 @@ def _set_unusable(
     file: SoundFile, problem: str, detail: str, unusable: dict[str, Problem], n_left: int
 ) -> None:
     if problem == "storage-failed":
-        raise PassingError(
+        raise RetryableError(
             f"{shown(file.path)}: {detail} while it was read; {n_left:,} files were still to be read. Nothing is "
             "trained on the others alone, and what was finished is safe. Run again when the storage is back; if it is "
             "this file each time, the disk is failing: restore or remove it."
@@ -252,7 +253,7 @@ def examine_all(
         unusable: as `note_examined`; where such a file has a copy, that is decoded in its place.
 
     Raises:
-        Interrupted, PassingError: as `note_examined`.
+        Interrupted, RetryableError: as `note_examined`.
     """
     try:
         while left := list(unexamined(files, ledger, unusable)):

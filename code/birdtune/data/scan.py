@@ -21,9 +21,9 @@ from birdtune.audio.faults import SoundError, refusal
 from birdtune.audio.formats import is_installed
 from birdtune.data import tables
 from birdtune.data.labels import Label, class_names_of
-from birdtune.errors import InputError, PassingError, shown
+from birdtune.errors import InputError, RetryableError, shown
 from birdtune.runtime.files import stands_in_the_way
-from birdtune.runtime.storage import has_failed, refused, storage_faults
+from birdtune.runtime.storage import has_failed, read_error, storage_faults
 
 # Code → what a person can do about it.
 PROBLEMS: dict[str, str] = {
@@ -199,7 +199,7 @@ def refuse_remnant(listing: Listing, unusable: Mapping[str, Problem], folder: Pa
         unusable: name of a file → what kept it from being read.
 
     Raises:
-        PassingError: all of a class is concerned, or more than a tenth of all files; or the storage failed.
+        RetryableError: all of a class is concerned, or more than a tenth of all files; or the storage failed.
     """
     gone = {name for name, problem in unusable.items() if problem.problem in ("vanished", "changed")}
     by_class: dict[str, list[SoundFile]] = defaultdict(list)
@@ -214,7 +214,7 @@ def refuse_remnant(listing: Listing, unusable: Mapping[str, Problem], folder: Pa
         ]
     if lost or len(gone) > _MOST_VANISHED * len(listing.files):
         whole = f", among them all of {', '.join(lost[:3])}" if lost else ""
-        raise PassingError(
+        raise RetryableError(
             f"{shown(folder)}: {len(gone):,} of {len(listing.files):,} sound files vanished or changed while they were "
             f"read{whole}. Is the storage still mounted, or does something move or write files? Nothing is trained on "
             "what is left: run again when all is there and at rest."
@@ -227,7 +227,7 @@ def refuse_crashes(listing: Listing, problems: Sequence[Problem], folder: Path) 
     Want of memory kills them as a fault in the decoder does, and then the files are fine.
 
     Raises:
-        PassingError: all of a class is concerned, or more than a tenth of all files or of their bytes.
+        RetryableError: all of a class is concerned, or more than a tenth of all files or of their bytes.
     """
     names = {problem.recording for problem in problems if problem.problem == "crash"}
     crashed = [file for file in listing.files if file.name in names]
@@ -238,7 +238,7 @@ def refuse_crashes(listing: Listing, problems: Sequence[Problem], folder: Path) 
     n_bytes, of_bytes = (sum(file.size for file in files) for files in (crashed, listing.files))
     if whole or len(crashed) > _MOST_CRASHED * len(listing.files) or n_bytes > _MOST_CRASHED * of_bytes:
         among = f", among them all of {', '.join(whole[:3])}" if whole else ""
-        raise PassingError(
+        raise RetryableError(
             f"{shown(folder)}: the processes that decoded {len(crashed):,} of {len(listing.files):,} sound files were "
             f"killed ({n_bytes / max(1, of_bytes):.0%} of the bytes{among}), {crashed[0].name} for one. Mostly that is "
             "want of memory: give the job more, or fewer processes (--prepare.workers 1), and run again. If it is "
@@ -254,7 +254,7 @@ def scan(folder: Path, *, flat: bool = False) -> Listing:
 
     Raises:
         InputError: there is no such folder, it cannot be listed, or it has no class folders (nor files, if flat).
-        PassingError: the storage fails, or a folder vanishes meanwhile.
+        RetryableError: the storage fails, or a folder vanishes meanwhile.
     """
     give = "Give the folder above it as --input, or itself as --data"
     _check_folder(folder, f"class folders in it, e.g. {shown(folder)}/Turdus_merula/*.wav", give)
@@ -314,11 +314,11 @@ def _check_folder(folder: Path, expected: str, give: str) -> None:
         raise InputError(f"{shown(place)}: is a file; expected a folder{below} with {expected}. {give}.") from fault
     except OSError as fault:
         message = f"{shown(folder)}: cannot be listed ({fault.strerror}). Check its rights."
-        raise refused(fault, folder, message) from fault
+        raise read_error(fault, folder, message) from fault
 
 
-def _vanished(folder: Path) -> PassingError:
-    return PassingError(
+def _vanished(folder: Path) -> RetryableError:
+    return RetryableError(
         f"{shown(folder)}: the folder vanished while the data were listed. Is the storage still mounted? Run again "
         "when all is there."
     )
@@ -474,7 +474,7 @@ class _Walker:
     def _pass_on(self, path: Path, fault: OSError) -> None:
         """Storage that fails says nothing about the data: what it still shows may be the smaller part."""
         if has_failed(fault):
-            raise PassingError(
+            raise RetryableError(
                 f"{shown(path)}: the storage failed ({fault.strerror}) when {len(self.files):,} sound files had been "
                 "listed. Nothing is trained on those alone: run again when it is back."
             ) from fault

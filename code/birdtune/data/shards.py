@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
 
-from birdtune.errors import BirdtuneError, PassingError, shown
+from birdtune.errors import BirdtuneError, RetryableError, shown
 from birdtune.runtime.files import read_json, sync_folder, write_json, write_text
-from birdtune.runtime.plain import open_regular
+from birdtune.runtime.parsing import open_regular
 
 INDEX_NAME = "index.jsonl"
 _WHOLE_NAME = "whole.json"
@@ -97,7 +97,7 @@ class ShardStore(Generic[Entry]):
         """Fill an array [n, ...] (C order) with a shard's rows from `row` on.
 
         Raises:
-            PassingError: they are not there any more, or the storage fails.
+            RetryableError: they are not there any more, or the storage fails.
         """
         if not found.size:
             return
@@ -119,8 +119,8 @@ class ShardStore(Generic[Entry]):
         self._open.move_to_end(name)
         return self._open[name]
 
-    def _lost(self, shard: str, why: str) -> PassingError:
-        return PassingError(
+    def _lost(self, shard: str, why: str) -> RetryableError:
+        return RetryableError(
             f"{shown(self.folder / shard)}: {self._what} cannot be read ({why}). Something removed or changed the "
             "cache while the job used it, or the storage failed. Run again: what is missing is made again."
         )

@@ -23,7 +23,7 @@ from birdtune.data.sources import Link, Sources, find_sources
 from birdtune.data.tables import with_names
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.runtime.files import read_csv, read_json, write_csv, write_json
-from birdtune.runtime.words import count
+from birdtune.runtime.text import count
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("recording", "class", "group", "split", "content")

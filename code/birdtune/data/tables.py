@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from birdtune.errors import InputError, shown
-from birdtune.runtime.plain import open_regular
+from birdtune.runtime.parsing import open_regular
 
 _HEAD_BYTES = 4096
 

@@ -23,7 +23,7 @@ import scipy.optimize
 import scipy.special
 
 from birdtune.evaluation.scores import Scores, pool_mean, with_scores
-from birdtune.runtime.plain import finite
+from birdtune.runtime.parsing import finite
 
 Floats = npt.NDArray[np.float64]
 

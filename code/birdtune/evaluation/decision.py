@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.data import labels
-from birdtune.runtime.plain import finite
+from birdtune.runtime.parsing import finite
 
 Ints = npt.NDArray[np.int64]
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from birdtune.runtime.words import count, some
+from birdtune.runtime.text import count, some
 
 Row = Mapping[str, Any]
 

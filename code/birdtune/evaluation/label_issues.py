@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.evaluation.scores import Floats, Ints
-from birdtune.runtime.words import percent
+from birdtune.runtime.text import percent
 
 COLUMNS = (
     "rank", "recording", "class", "suggested", "doubt", "class_score", "suggested_score", "group", "split", "seconds",

@@ -15,8 +15,8 @@ import numpy as np
 from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt, Row
 from birdtune.evaluation.metrics import Draws, difference_interval, interval
 from birdtune.evaluation.scores import Floats, Scores, clip_scores
-from birdtune.runtime.words import count, plain, points, some, span
-from birdtune.runtime.words import percent as _percent
+from birdtune.runtime.text import count, plain, points, some, span
+from birdtune.runtime.text import percent as _percent
 
 # Fewer near ones than this, or than this share of the test, are as many as chance brings.
 _FEW, _FEW_SHARE = 3, 0.05

@@ -24,7 +24,7 @@ from birdtune.evaluation.decision import BACKGROUND, NONE, Thresholds
 from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt, Row
 from birdtune.evaluation.metrics import Draws, difference_interval, ranking_replicates
 from birdtune.evaluation.scores import Floats, Ints, Scores, clip_scores
-from birdtune.runtime.words import count, percent, plain, points, some
+from birdtune.runtime.text import count, percent, plain, points, some
 
 # As `metrics.CONFIDENCE`: what counts as luck.
 _LUCK = 0.05

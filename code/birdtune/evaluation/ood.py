@@ -30,8 +30,8 @@ import scipy.special
 from birdtune.audio.logmel import FrontEnd
 from birdtune.errors import shown
 from birdtune.runtime.files import write_bytes
-from birdtune.runtime.plain import finite
-from birdtune.runtime.storage import refused
+from birdtune.runtime.parsing import finite
+from birdtune.runtime.storage import read_error
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -264,13 +264,13 @@ class Novelty:
 
     @classmethod
     def load(cls, path: Path) -> "Novelty":
-        """Read what `save` wrote. Raises InputError or PassingError if it cannot be read."""
+        """Read what `save` wrote. Raises InputError or RetryableError if it cannot be read."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return cls(**{key: archive[key] for key in _ARRAYS})
         except Exception as fault:  # whatever zipfile and numpy make of a damaged file
             message = f"{shown(path)}: cannot be read ({shown(str(fault)[:200])}). Delete it and run `evaluate` again."
-            raise refused(fault, path, message) from fault
+            raise read_error(fault, path, message) from fault
 
 
 class Measures:

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 from birdtune.data.sampling import QUALITY_NAME
 from birdtune.evaluation.metrics import Draws, difference_interval, interval, ranking_replicates
 from birdtune.evaluation.scores import Floats, Ints, Scores, pool_mean
-from birdtune.runtime.words import UNKNOWN
+from birdtune.runtime.text import UNKNOWN
 
 _QUALITY = "train.sample-weights"
 # Setting → what it does, for people; where it has its default, nothing is done.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from birdtune.errors import shown
 from birdtune.runtime.files import write_bytes
-from birdtune.runtime.storage import refused
+from birdtune.runtime.storage import read_error
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -108,7 +108,7 @@ class Scores:
                 f"{shown(path)}: holds no scores that birdtune can read ({shown(str(fault)[:200])}). "
                 "Delete it and run `evaluate` again."
             )
-            raise refused(fault, path, message) from fault
+            raise read_error(fault, path, message) from fault
 
 
 def with_scores(

@@ -46,7 +46,7 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         CheckpointError: it is damaged or too large, or a member climbs out of the folder, is a link or a
             device. It is refused whole then: nobody packs these into a checkpoint by accident.
-        PassingError, InputError: as storage.storage_faults.
+        RetryableError, InputError: as storage.storage_faults.
     """
     with _faults(archive), archive.open("rb") as packed:
         start = packed.read(8)

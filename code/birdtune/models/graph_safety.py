@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.errors import CheckpointError, shown
-from birdtune.runtime.storage import refused
-from birdtune.runtime.words import some
+from birdtune.runtime.storage import read_error
+from birdtune.runtime.text import some
 
 GRAPH = "saved_model.pb"
 
@@ -89,7 +89,7 @@ def require_numbers_only(folder: Path) -> None:
 
     Raises:
         CheckpointError: it has such operations, or there is no graph that can be read.
-        PassingError: the storage fails.
+        RetryableError: the storage fails.
     """
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -101,7 +101,7 @@ def require_numbers_only(folder: Path) -> None:
             raise ValueError("no graph")
     except Exception as fault:  # whatever the parser makes of it, the file is the cause
         message = f"{shown(path)}: is missing or damaged. Copy the model again, or export it again."
-        raise refused(fault, path, message, CheckpointError) from fault
+        raise read_error(fault, path, message, CheckpointError) from fault
     bad = {name for graph in found.meta_graphs for name in _more_than_numbers(graph)}
     if bad:
         raise CheckpointError(

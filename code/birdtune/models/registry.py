@@ -72,7 +72,7 @@ def read_weights(backbone: Backbone, path: Path) -> Arrays:
 
     Raises:
         CheckpointError: absent, damaged, or of another kind than this backbone's checkpoints.
-        PassingError: the storage failed.
+        RetryableError: the storage failed.
     """
     other = recognised(path)
     if other is not None and not backbone.recognises(path):

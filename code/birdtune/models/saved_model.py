@@ -22,7 +22,7 @@ from birdtune.errors import CheckpointError, shown
 from birdtune.evaluation.ood import Novelty
 from birdtune.models.registry import BACKBONES
 from birdtune.runtime.files import temporary_folder
-from birdtune.runtime.storage import refused
+from birdtune.runtime.storage import read_error
 from birdtune.runtime.workers import Crashed, Isolated
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -60,7 +60,7 @@ def verify(folder: Path, backbone: str, head: str, sha256: str) -> None:
 
     Raises:
         CheckpointError: they are missing, damaged, or others.
-        PassingError: the storage fails.
+        RetryableError: the storage fails.
     """
     with Isolated(_apart) as reader:
         try:
@@ -83,7 +83,7 @@ def read_novelty(folder: Path) -> Novelty | None:
 
     Raises:
         CheckpointError: they are damaged.
-        PassingError: the storage fails.
+        RetryableError: the storage fails.
     """
     import tensorflow as tf
 
@@ -98,7 +98,7 @@ def read_novelty(folder: Path) -> Novelty | None:
     except Exception as fault:  # whatever it is, the files are the cause
         reason = shown(" ".join(str(fault).split())[:200])
         message = f"{shown(folder)}: what it says of strange sounds cannot be read ({reason}). {_AGAIN}"
-        raise refused(fault, folder, message, CheckpointError) from fault
+        raise read_error(fault, folder, message, CheckpointError) from fault
     known = np.isfinite(widening)
     share = np.where(known, widening, 0.0).astype(np.float64)
     counts = np.rint(share / (1.0 - share)).astype(np.int64)  # widening = n / (n + 1)
@@ -144,7 +144,7 @@ def _variables(task: _Task) -> Iterator[tuple[str, Any]]:
     except Exception as fault:  # whatever it is (OpError, IndexError, ValueError …), the files are the cause
         reason = shown(" ".join(str(fault).split())[:200])
         message = f"{shown(folder)}: not as birdtune exports variables ({type(fault).__name__}: {reason}). {_AGAIN}"
-        raise refused(fault, folder, message, CheckpointError) from fault
+        raise read_error(fault, folder, message, CheckpointError) from fault
     yield _SHA256, weights_sha256(found)
     yield from found.items()
 

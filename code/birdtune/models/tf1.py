@@ -114,7 +114,7 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
         ExportError: what was written does not compute what the classifier does.
         SettingsError: its backbone is not VGGish.
         InputError: other files stand in the folder, or it cannot be written.
-        PassingError: the disk is full.
+        RetryableError: the disk is full.
     """
     require_tensorflow_1(classifier.backbone_name, classifier.head_name)
     _refuse_other_files(folder)

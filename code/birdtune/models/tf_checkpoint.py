@@ -19,7 +19,7 @@ import numpy.typing as npt
 from birdtune.errors import CheckpointError, shown
 from birdtune.models import archive
 from birdtune.runtime.files import temporary_folder
-from birdtune.runtime.storage import refused
+from birdtune.runtime.storage import read_error
 from birdtune.runtime.workers import Crashed, Isolated
 
 WHERE_TO_GET = (
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
     Raises:
         CheckpointError: absent, unreadable, damaged, ambiguous, unsafe, or without VGGish in it.
-        PassingError: no room to unpack an archive, or the storage fails.
+        RetryableError: no room to unpack an archive, or the storage fails.
     """
     with temporary_folder("checkpoint") as room:
         with _read_faults(path):
@@ -83,7 +83,7 @@ def _read_faults(path: Path) -> Iterator[None]:
     except (OSError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or type(fault).__name__
         message = f"{shown(path)}: cannot be read ({shown(reason)}). Check the path and its rights."
-        raise refused(fault, path, message, CheckpointError) from fault
+        raise read_error(fault, path, message, CheckpointError) from fault
 
 
 def _is_table(path: Path) -> bool:
@@ -184,7 +184,7 @@ def _variables(task: _Task) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
             f"{shown(task.source)}: the checkpoint is damaged: TensorFlow cannot read what it lists. Likely "
             "cause: a download or copy that went wrong; get it again."
         )
-        raise refused(fault, task.source, message, CheckpointError) from fault
+        raise read_error(fault, task.source, message, CheckpointError) from fault
 
 
 def _check_sizes(task: _Task, shapes: Mapping[str, list[int]], item_bytes: Mapping[str, int]) -> None:

@@ -17,8 +17,9 @@ from birdtune.errors import EXIT_DONE, InputError, naming, shown
 from birdtune.models import classifier as classifiers
 from birdtune.models import network, registry, tf1
 from birdtune.models.registry import BACKBONES
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_trained, versions
+from birdtune.runtime.signals import Interrupts
 from birdtune.serving.predict import LONG, ExportedModel, Outcome, embed_files, open_model, predict_files
 from birdtune.serving.rows import Scorer
 from birdtune.training import devices

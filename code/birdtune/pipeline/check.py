@@ -32,10 +32,10 @@ from birdtune.data.source_notices import source_lines
 from birdtune.errors import (
     EXIT_DONE,
     EXIT_INPUT,
-    EXIT_PASSING,
+    EXIT_RETRY,
     BusyError,
     InputError,
-    PassingError,
+    RetryableError,
     shown,
 )
 from birdtune.evaluation.label_issues import MOST_PATCHES
@@ -43,11 +43,12 @@ from birdtune.models import registry
 from birdtune.models.backbone import Backbone
 from birdtune.models.weights import verify_checkpoint
 from birdtune.pipeline import gate
-from birdtune.runtime.events import Interrupts, Journal, duration
 from birdtune.runtime.files import try_to_write
 from birdtune.runtime.lock import alone_in
+from birdtune.runtime.log import Journal, duration
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import free_bytes, size_text, storage_faults
-from birdtune.runtime.words import count
+from birdtune.runtime.text import count
 from birdtune.training import base_model
 from birdtune.training.served_model import ServedModel
 
@@ -134,7 +135,7 @@ def _check(
         journal.say(f"Every file that is not used, with what to do: {shown(config.output / 'problems.csv')}")
     bad = faults.lasting or faults.passing
     journal.say("The job can run." if not bad else "The job cannot run until this is mended.")
-    return EXIT_INPUT if faults.lasting else EXIT_PASSING if faults.passing else EXIT_DONE
+    return EXIT_INPUT if faults.lasting else EXIT_RETRY if faults.passing else EXIT_DONE
 
 
 @dataclass
@@ -150,7 +151,7 @@ def _noted(faults: _Faults) -> Iterator[None]:
     """Note what is wrong, and go on looking."""
     try:
         yield
-    except (InputError, PassingError) as fault:
+    except (InputError, RetryableError) as fault:
         kind = faults.lasting if isinstance(fault, InputError) else faults.passing
         if str(fault) not in kind:
             kind.append(str(fault))

@@ -12,14 +12,15 @@ from pathlib import Path
 
 from birdtune import config as configs
 from birdtune.config import Config
-from birdtune.errors import EXIT_DONE, Interrupted, PassingError, UsageError, shown
+from birdtune.errors import EXIT_DONE, Interrupted, RetryableError, UsageError, shown
 from birdtune.runtime import configure
-from birdtune.runtime.events import Interrupts, Journal, duration
 from birdtune.runtime.files import require_file, require_place
 from birdtune.runtime.lock import alone_in
-from birdtune.runtime.plain import read_bounded
-from birdtune.runtime.quiet import load_tensorflow
+from birdtune.runtime.log import Journal, duration
+from birdtune.runtime.parsing import read_bounded
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
+from birdtune.runtime.tensorflow_import import load_tensorflow
 
 Options = argparse.Namespace
 Run = Callable[[Config, Options, Journal, Interrupts], int]
@@ -31,11 +32,11 @@ def printed(code: int, journal: Journal) -> int:
     """The exit code of a command whose words are all that it makes.
 
     Raises:
-        PassingError: they could not be written.
+        RetryableError: they could not be written.
     """
-    if journal.unheard is not None:
-        raise PassingError(
-            f"standard output could not be written ({journal.unheard}). Give another place for it."
+    if journal.stdout_error is not None:
+        raise RetryableError(
+            f"standard output could not be written ({journal.stdout_error}). Give another place for it."
         )
     return code
 

@@ -19,7 +19,7 @@ from birdtune.evaluation.metrics import Draws
 from birdtune.evaluation.scores import Scores, clip_scores, shares
 from birdtune.evaluation.thresholds import only
 from birdtune.pipeline import gate
-from birdtune.runtime.words import plain
+from birdtune.runtime.text import plain
 from birdtune.serving.inference import Channel, Cutter, Heard, hear
 from birdtune.serving.rows import judged_by
 from birdtune.serving.verify import ExportedModel, open_model

@@ -20,8 +20,8 @@ import soundfile
 
 from birdtune.audio.demo_songs import NOISE_CLASS, SONGS, Song, Sound, Voice, draw_voice, record
 from birdtune.errors import InputError, shown
-from birdtune.runtime.events import Interrupts
 from birdtune.runtime.files import new_folder, read_json, write_json
+from birdtune.runtime.signals import Interrupts
 
 DEMO_VERSION = 1
 MARKER = ".birdtune-demo.json"
@@ -116,7 +116,7 @@ def make_data(
     Raises:
         Interrupted: told to stop; nothing is left behind.
         InputError: `folder` holds something else, or another demonstration, or cannot be written.
-        PassingError: the disk is full.
+        RetryableError: the disk is full.
     """
     if not _is_free(folder):
         low_high = list(calls_per_source)

@@ -25,7 +25,7 @@ from birdtune.pipeline.metrics import NOVELTY_NAME, RunMetrics, noise_logits, ru
 from birdtune.reporting import shortcut_section
 from birdtune.reporting.report_data import judgement
 from birdtune.runtime.files import make_folder, write_json
-from birdtune.runtime.words import plain
+from birdtune.runtime.text import plain
 from birdtune.training.base_model import read_novelty, read_weights
 from birdtune.training.job import Job
 from birdtune.training.ood_fit import chosen_windows, moments_of, watched

@@ -19,7 +19,7 @@ from birdtune.config import LATEST, Config
 from birdtune.errors import InputError, shown
 from birdtune.evaluation.diagnostics import STRONG
 from birdtune.runtime.files import read_json
-from birdtune.runtime.words import count, some
+from birdtune.runtime.text import count, some
 from birdtune.training.served_model import (
     ServedModel,
     is_number,

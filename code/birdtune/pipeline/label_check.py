@@ -32,8 +32,9 @@ from birdtune.errors import shown
 from birdtune.evaluation import label_issues
 from birdtune.evaluation.ood import SILENT, held
 from birdtune.evaluation.scores import Floats, Ints
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import write_bytes, write_csv, write_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.training.embeddings import first_feed, folds, no_first_backbone, pieces
 from birdtune.training.scoring import make_scorer
 
@@ -169,7 +170,7 @@ def check_labels(
     the table is empty, and suspects.json says why.
 
     Raises:
-        Interrupted, PassingError.
+        Interrupted, RetryableError.
     """
     part = dataset.recordings
     labels = np.array(dataset.labels(part), np.int64)
@@ -249,7 +250,7 @@ def kept_shares(
         None, with a word, where labels cannot be checked: all patches keep theirs.
 
     Raises:
-        Interrupted, PassingError.
+        Interrupted, RetryableError.
     """
     part = dataset.part("train")
     labels = np.array(dataset.labels(part), np.int64)

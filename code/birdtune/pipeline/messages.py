@@ -7,10 +7,10 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.source_notices import source_lines
 from birdtune.errors import shown
 from birdtune.evaluation import diagnostics
-from birdtune.runtime.events import Journal, duration
 from birdtune.runtime.files import read_json
+from birdtune.runtime.log import Journal, duration
 from birdtune.runtime.runs import STAGES, Run
-from birdtune.runtime.words import count, some
+from birdtune.runtime.text import count, some
 from birdtune.training.served_model import ServedModel
 
 

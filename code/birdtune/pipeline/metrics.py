@@ -177,7 +177,7 @@ def read_served(reports: Path, n_classes: int, kind: str) -> tuple[Calibration, 
 
 
 def read_novelty(reports: Path) -> tuple[Novelty, Scale] | None:
-    """The OOD statistics and limit, if there are any. Raises InputError or PassingError if it is lost."""
+    """The OOD statistics and limit, if there are any. Raises InputError or RetryableError if it is lost."""
     figures = read_json(reports / "metrics.json")
     try:
         scale = Scale.of(figures["novelty"]["scale"])

@@ -25,7 +25,8 @@ from birdtune.errors import DivergedError
 from birdtune.evaluation import rare_classes
 from birdtune.evaluation.metrics import Draws
 from birdtune.models.classifier import Classifier
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.training import devices
 from birdtune.training.embeddings import Embedded, Floats, Ints, embed, folds, no_first_backbone
 from birdtune.training.probes import Head, out_of_fold
@@ -67,7 +68,7 @@ def measure(
         `_measured` returns.
 
     Raises:
-        Interrupted, PassingError: the stage begins anew.
+        Interrupted, RetryableError: the stage begins anew.
     """
     on = active(config, dataset.weights)
     if not on:

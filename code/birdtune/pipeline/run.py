@@ -18,10 +18,11 @@ from birdtune.models import registry
 from birdtune.models.weights import verify_checkpoint
 from birdtune.pipeline import gate, messages
 from birdtune.pipeline.plan import Plan, with_base
-from birdtune.runtime.events import Interrupts, Journal
-from birdtune.runtime.quiet import load_tensorflow
+from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import Run, clear_unfinished
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
+from birdtune.runtime.tensorflow_import import load_tensorflow
 from birdtune.training import base_model
 from birdtune.training.job import Job
 from birdtune.training.served_model import ServedModel

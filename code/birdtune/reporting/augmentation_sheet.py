@@ -26,8 +26,9 @@ from birdtune.data.sampling import Examples
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import shown
 from birdtune.models.registry import front_end
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import make_folder, write_bytes
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 
 N_PATCHES = 4
 # Of each class so many windows are looked through for a loud one.
@@ -54,7 +55,7 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
     """Prepare the data if need be, and write the picture of what the settings do to it.
 
     Raises:
-        InputError, PassingError, Interrupted: as `gather.prepare`; background is asked for and there is none.
+        InputError, RetryableError, Interrupted: as `gather.prepare`; background is asked for and there is none.
     """
     dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
     augment.require_background(config.augment, dataset.background)

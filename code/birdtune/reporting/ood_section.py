@@ -13,7 +13,7 @@ from markupsafe import Markup
 from birdtune.evaluation.decision import STRANGEST
 from birdtune.evaluation.scores import Scores
 from birdtune.reporting import figures
-from birdtune.runtime.words import count, percent, span
+from birdtune.runtime.text import count, percent, span
 
 Row = Mapping[str, Any]
 # Every dot of the picture is one recording, as far as one can see so many.

@@ -9,7 +9,7 @@ from typing import Any
 
 from birdtune.evaluation.decision import BACKGROUND, NOMINAL, OWN, SHARED
 from birdtune.reporting import figures
-from birdtune.runtime.words import NBSP, count, percent, span
+from birdtune.runtime.text import NBSP, count, percent, span
 
 Row = Mapping[str, Any]
 

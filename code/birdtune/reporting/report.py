@@ -31,9 +31,9 @@ from birdtune.evaluation.scores import Scores, clip_scores
 from birdtune.reporting import figures, ood_section, reliability_section, shortcut_section
 from birdtune.reporting.listening import CLIP_S, Clip, heard
 from birdtune.reporting.verdict import Verdict
-from birdtune.runtime.events import duration
 from birdtune.runtime.files import write_text
-from birdtune.runtime.words import UNKNOWN, count, percent, span
+from birdtune.runtime.log import duration
+from birdtune.runtime.text import UNKNOWN, count, percent, span
 
 Row = Mapping[str, Any]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from birdtune.errors import shown
 from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt
-from birdtune.runtime.words import count, plain
-from birdtune.runtime.words import percent as _percent
+from birdtune.runtime.text import count, plain
+from birdtune.runtime.text import percent as _percent
 
 Row = Mapping[str, Any]
 

@@ -37,7 +37,7 @@ def write_tables(folder: Path, facts: ReportFacts) -> None:
     a thousand.
 
     Raises:
-        PassingError, InputError: as `files.storage_faults`.
+        RetryableError, InputError: as `files.storage_faults`.
     """
     judged = (f"{split}_{name}" for split in ("val", "test") for name in _JUDGED_COLUMNS)
     columns = [*_CLASS_COLUMNS, *_THRESHOLD_COLUMNS, *judged]

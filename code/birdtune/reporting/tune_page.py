@@ -10,7 +10,7 @@ from typing import Any
 import birdtune
 from birdtune.reporting import figures, report
 from birdtune.reporting.tuned import Tuned, advice, keeps, verdict
-from birdtune.runtime.words import count
+from birdtune.runtime.text import count
 
 MOST_SLICES = 6
 

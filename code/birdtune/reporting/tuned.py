@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from birdtune.config import Config
 from birdtune.runtime.files import read_json, value_sha256
-from birdtune.runtime.words import count
+from birdtune.runtime.text import count
 
 FOLDER, RESULT_NAME = "tune", "tune.json"
 

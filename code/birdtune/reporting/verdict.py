@@ -16,8 +16,8 @@ from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt, Row, dead_embed
 from birdtune.evaluation.leak import of_leak
 from birdtune.evaluation.model_comparison import of_succession
 from birdtune.reporting.shortcut_section import of_shortcuts
-from birdtune.runtime.words import count, plain, points, some, span
-from birdtune.runtime.words import percent as _percent
+from birdtune.runtime.text import count, plain, points, some, span
+from birdtune.runtime.text import percent as _percent
 
 # Below this many source recordings, or above this width of the interval, a test is called small.
 SMALL_TEST_GROUPS = 30

@@ -23,8 +23,8 @@ import yaml
 from birdtune.config import ENVIRONMENT_PREFIX, LATEST, Config, Option, options
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.runtime.files import write_text
-from birdtune.runtime.plain import parse_yaml, read_bounded
-from birdtune.runtime.storage import refused
+from birdtune.runtime.parsing import parse_yaml, read_bounded
+from birdtune.runtime.storage import read_error
 
 # Variables with the prefix that are no settings: the image's own, and those that Kubernetes sets in every
 # container of a namespace in which a service is called birdtune.
@@ -209,7 +209,7 @@ def _read_yaml(path: Path) -> Any:
         return None
     except OSError as fault:
         message = f"{shown(path)}: cannot be read ({fault.strerror}). Check its rights."
-        raise refused(fault, path, message) from fault
+        raise read_error(fault, path, message) from fault
     except ValueError as fault:
         first = shown(" ".join(str(fault).split())[:300])
         raise InputError(

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from birdtune.errors import InputError, PassingError, UsageError, shown
-from birdtune.runtime.plain import decode_text, open_regular, read_bounded
-from birdtune.runtime.storage import UNFINISHED, need_space, refused, storage_faults
+from birdtune.errors import InputError, RetryableError, UsageError, shown
+from birdtune.runtime.parsing import decode_text, open_regular, read_bounded
+from birdtune.runtime.storage import UNFINISHED, need_space, read_error, storage_faults
 
 _TRIAL_BYTES = 1 << 16
 _HASH_BLOCK_BYTES = 1 << 20
@@ -217,13 +217,13 @@ def temporary_folder(name: str) -> Iterator[Path]:
     """A folder for what is needed only while the block lasts, where TMPDIR says.
 
     Raises:
-        PassingError, InputError: none can be made; the disk is full, or nothing may be written.
+        RetryableError, InputError: none can be made; the disk is full, or nothing may be written.
     """
     place = os.environ.get("TMPDIR") or "/tmp"
     try:
         room = tempfile.TemporaryDirectory(prefix=f"birdtune-{name}-", ignore_cleanup_errors=True)
     except OSError as fault:
-        kind = PassingError if os.access(place, os.W_OK) else InputError
+        kind = RetryableError if os.access(place, os.W_OK) else InputError
         raise kind(
             f"{shown(place)}: no temporary folder can be made ({fault.strerror}). Free some space there, or name a "
             "folder that can be written by the variable TMPDIR."
@@ -259,7 +259,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         InputError: it may not be read, or is a folder, a pipe or a device.
-        PassingError: the storage failed.
+        RetryableError: the storage failed.
     """
     with storage_faults(path, verb="read"):
         try:
@@ -329,7 +329,7 @@ def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = 
         text = decode_text(read_bounded(path, most_bytes, what), path)
     except OSError as fault:
         message = f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
-        raise refused(fault, path, message) from fault
+        raise read_error(fault, path, message) from fault
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     if told := _TOLD_DELIMITER.match(text):
         delimiter, text = told[1], text[told.end() :]

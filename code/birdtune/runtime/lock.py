@@ -20,9 +20,9 @@ from pathlib import Path
 import filelock
 from filelock import BaseFileLock, FileLock, SoftFileLease
 
-from birdtune.errors import EXIT_PASSING, BusyError, shown
-from birdtune.runtime.events import Journal, clock, tell
+from birdtune.errors import EXIT_RETRY, BusyError, shown
 from birdtune.runtime.files import make_folder, read_json, write_json
+from birdtune.runtime.log import Journal, clock, print_error
 from birdtune.runtime.rank import is_chief
 from birdtune.runtime.storage import storage_faults
 
@@ -48,7 +48,7 @@ def alone_in(output: Path, journal: Journal) -> Iterator[None]:
     Raises:
         BusyError: another job works there.
         InputError: the folder cannot be written.
-        PassingError: the storage fails.
+        RetryableError: the storage fails.
     """
     if not is_chief():
         yield
@@ -115,11 +115,11 @@ def _renewed(path: Path) -> float | None:
 
 def _give_up(output: Path) -> None:
     """End a job that lost its lease: asleep, paused, or cut off from its storage; another may have begun."""
-    tell(
+    print_error(
         f"error: {shown(output)}: this job lost its lock: it did not run, or its storage was away, for a while, and "
         f"another may work here now: {_who(output / OWNER_NAME)}. What was finished is safe. Run again to continue."
     )
-    os._exit(EXIT_PASSING)
+    os._exit(EXIT_RETRY)
 
 
 def _busy(output: Path) -> BusyError:

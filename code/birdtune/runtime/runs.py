@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 import birdtune
 from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, shown
-from birdtune.runtime.events import Journal, clock
 from birdtune.runtime.files import (
     file_sha256,
     make_folder,
@@ -34,8 +33,9 @@ from birdtune.runtime.files import (
     write_bytes,
     write_json,
 )
+from birdtune.runtime.log import Journal, clock
 from birdtune.runtime.rank import is_chief
-from birdtune.runtime.storage import gone, refused
+from birdtune.runtime.storage import gone, read_error
 
 STAGES = ("prepare", "train", "evaluate", "export", "report")
 RECORD_NAME = "run.json"
@@ -232,7 +232,7 @@ class Run:
         """Write the record.
 
         Raises:
-            PassingError, InputError: the storage refuses (see storage.storage_faults), or the output folder was
+            RetryableError, InputError: the storage refuses (see storage.storage_faults), or the output folder was
                 removed since the last time.
         """
         if not self._writes:
@@ -395,13 +395,13 @@ def checkpoint_digest(path: Path) -> str:
 
     Raises:
         CheckpointError: one of them cannot be read, or there is none.
-        PassingError: the storage fails.
+        RetryableError: the storage fails.
     """
     try:
         digests = [file_sha256(part) for part in checkpoint_files(path)]
     except OSError as fault:
         message = f"{shown(fault.filename or path)}: cannot be read ({fault.strerror}). Check its rights."
-        raise refused(fault, path, message, CheckpointError) from fault
+        raise read_error(fault, path, message, CheckpointError) from fault
     if not digests:
         raise CheckpointError(f"{shown(path)}: the checkpoint is not there any more. Restore it, and run again.")
     return value_sha256(digests)

@@ -1,6 +1,6 @@
 """What the storage refuses: errno → the error to raise, which has the exit code, and its sentence.
 
-    OSError, or what TensorFlow and safetensors raise in its place ─▶ PassingError (75) | InputError (42)
+    OSError, or what TensorFlow and safetensors raise in its place ─▶ RetryableError (75) | InputError (42)
 
 A full disk, a failing one, and storage that went away may be back at the next start, which goes on from there. A
 place that is read-only or not permitted stays so until the settings change.
@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from birdtune.errors import BirdtuneError, InputError, PassingError, shown
+from birdtune.errors import BirdtuneError, InputError, RetryableError, shown
 
 # What is being built has this prefix, by which a later run recognises what a killed one left behind.
 UNFINISHED = ".unfinished-"
@@ -28,16 +28,16 @@ _FAILED = (
     errno.ECONNREFUSED, errno.ESHUTDOWN, errno.ENOLINK,
 )  # fmt: skip
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
-_ERRORS: dict[int, tuple[type[PassingError | InputError], str]] = {
-    errno.ENOSPC: (PassingError, f"the disk is full{{doing}}{{amounts}}. {_FREE_SOME}"),
-    errno.EDQUOT: (PassingError, f"this user's disk quota is used up{{doing}}{{amounts}}. {_FREE_SOME}"),
+_ERRORS: dict[int, tuple[type[RetryableError | InputError], str]] = {
+    errno.ENOSPC: (RetryableError, f"the disk is full{{doing}}{{amounts}}. {_FREE_SOME}"),
+    errno.EDQUOT: (RetryableError, f"this user's disk quota is used up{{doing}}{{amounts}}. {_FREE_SOME}"),
     errno.ENOENT: (
-        PassingError,
+        RetryableError,
         "is gone{doing}; something removed it, or its storage, while birdtune worked. Run again to continue with what "
         "is left.",
     ),
     **dict.fromkeys(
-        _FAILED, (PassingError, f"the storage failed ({{why}}){{doing}}. {_SAFE} Run again to continue; {_FAILING}")
+        _FAILED, (RetryableError, f"the storage failed ({{why}}){{doing}}. {_SAFE} Run again to continue; {_FAILING}")
     ),
     **dict.fromkeys(
         _FORBIDDEN,
@@ -73,8 +73,8 @@ Needed = int | Callable[[], int] | None
 def storage_faults(path: Path, what: str = "", needed: Needed = None, *, verb: str = "written") -> Iterator[None]:
     """Raise errors of the system with what to do about them; all other errors pass.
 
-    A file that is not there is an error of the storage only where birdtune had made it, below `path`, or where even
-    its folder is gone.
+    What is not there is an error of the storage only where birdtune had made it: `path`, what is above or below it,
+    and a folder; not a file that is to be read.
 
     Args:
         path: what is written or read; named unless the system names something better.
@@ -83,7 +83,7 @@ def storage_faults(path: Path, what: str = "", needed: Needed = None, *, verb: s
         verb: what cannot be done: "written", "read"; "used" around a whole command.
 
     Raises:
-        PassingError: the disk is full or failing, or the folder was removed.
+        RetryableError: the disk is full or failing, or the folder was removed.
         InputError: the place is read-only or not permitted, or its name is impossible.
     """
     try:
@@ -96,9 +96,10 @@ def storage_faults(path: Path, what: str = "", needed: Needed = None, *, verb: s
             raise
         place = _place(fault, path)
         if number == errno.ENOENT:
-            if not os.path.lexists(place.parent):
+            whole, part = path.absolute(), place.absolute()
+            if not os.path.lexists(part.parent):
                 place = place.parent
-            elif place == path or not place.absolute().is_relative_to(path.absolute()):
+            elif not (part.is_relative_to(whole) or whole.is_relative_to(part)) or (part == whole and verb == "read"):
                 raise
         n_bytes = needed() if callable(needed) else needed
         raise _error(number, place, f" while writing {what}" if what else "", n_bytes, verb) from fault
@@ -150,12 +151,12 @@ def has_failed(fault: BaseException) -> bool:
     return _errno(fault) in _FAILED
 
 
-def refused(fault: Exception, path: Path, message: str, kind: type[InputError] = InputError) -> BirdtuneError:
-    """The error to raise for what cannot be read: PassingError if its storage failed, else `kind` with `message`."""
+def read_error(fault: Exception, path: Path, message: str, kind: type[InputError] = InputError) -> BirdtuneError:
+    """The error to raise for what cannot be read: RetryableError if its storage failed, else `kind` with `message`."""
     if not has_failed(fault):
         return kind(message)
     why = os.strerror(_errno(fault) or 0)
-    return PassingError(
+    return RetryableError(
         f"{shown(path)}: the storage failed while it was read ({why}). Run again when it is back; {_FAILING}"
     )
 
@@ -168,11 +169,11 @@ def need_space(path: Path, n_bytes: int, what: str) -> None:
         n_bytes: what it takes at least.
 
     Raises:
-        PassingError: there is less.
+        RetryableError: there is less.
     """
     free = free_bytes(path)
     if free is not None and n_bytes > free:
-        raise PassingError(
+        raise RetryableError(
             f"{shown(path)}: the disk is too full for {what} ({size_text(n_bytes)} needed, {size_text(free)} free). "
             f"{_FREE_SOME}"
         )

@@ -21,8 +21,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from birdtune.errors import PassingError
-from birdtune.runtime.events import Interrupts
+from birdtune.errors import RetryableError
+from birdtune.runtime.signals import Interrupts
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -67,7 +67,7 @@ def run_tasks(
 
     Raises:
         Interrupted: on a signal; tasks already yielded are done, the others are not.
-        PassingError: processes cannot be started, or end before they have done anything.
+        RetryableError: processes cannot be started, or end before they have done anything.
     """
     left = deque(tasks)
     start = partial(_Worker[Task, Result], partial(_one_item, function), initializer, initargs)
@@ -132,7 +132,7 @@ class Isolated(Generic[Task, Item]):
 
         Raises:
             Crashed: the process died on it.
-            PassingError: no process can be started.
+            RetryableError: no process can be started.
             Exception: whatever `function` raised.
         """
         if self._worker is None:
@@ -178,12 +178,12 @@ class _Worker(Generic[Task, Item]):
             self.connection.send(task)
 
     def wait_for_start(self) -> None:
-        """Wait until it can work. Raises what its initializer raised, or PassingError."""
+        """Wait until it can work. Raises what its initializer raised, or RetryableError."""
         try:
             self._receive()
         except Crashed as fault:
             # No task did this, and the next process would end, too.
-            raise PassingError(
+            raise RetryableError(
                 "The processes that work on the files end before they have begun. Likely cause: too little memory, or "
                 "a limit on processes; fewer of them may help (--prepare.workers 1). Run again to continue."
             ) from fault
@@ -236,7 +236,7 @@ def _starting() -> Iterator[None]:
         cause = "too little memory, or a limit on processes; fewer of them may help (--prepare.workers 1)"
         if fault.errno in (errno.ENOSPC, errno.EROFS):
             cause = "/dev/shm is full or read-only; processes keep there what they share"
-        raise PassingError(
+        raise RetryableError(
             f"No process can be started to work on the files ({fault.strerror}). Likely cause: {cause}. Run again to "
             "continue."
         ) from fault

@@ -99,7 +99,7 @@ def export_model(
 
     Raises:
         ExportError: the fresh process failed or disagrees; nothing was put in place.
-        PassingError: it was killed, or did not end in time; or the storage failed.
+        RetryableError: it was killed, or did not end in time; or the storage failed.
         InputError: the place cannot be written.
     """
     exported = in_float32(classifier)

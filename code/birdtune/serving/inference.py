@@ -240,7 +240,7 @@ def hear(
 
     Raises:
         CheckpointError: the model answers NaN.
-        PassingError: the decoder's process cannot be started.
+        RetryableError: the decoder's process cannot be started.
     """
     batches = _Batches(function, batch_size, cutter.spec, kept)
     queue: deque[_Sound] = deque()

@@ -92,7 +92,7 @@ def embed_files(
     Raises:
         UsageError: a hop or batch size that cannot be.
         CheckpointError: the model answers NaN.
-        InputError, PassingError: `out` cannot be written.
+        InputError, RetryableError: `out` cannot be written.
     """
     _check_arguments(hop_frames, batch_size)
     try_to_write(out.parent)

@@ -14,7 +14,7 @@ from birdtune.audio.channels import count
 from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.audio.formats import kind_of
 from birdtune.errors import InputError, shown
-from birdtune.runtime.plain import is_wide
+from birdtune.runtime.parsing import is_wide
 from birdtune.serving.inference import Channel, Unused
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.audio.logmel import FRONT_ENDS, FrontEnd, front_end_of
-from birdtune.errors import BirdtuneError, CheckpointError, ExportError, PassingError, shown
+from birdtune.errors import BirdtuneError, CheckpointError, ExportError, RetryableError, shown
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
 from birdtune.models.graph_safety import require_numbers_only
@@ -121,13 +121,13 @@ def fresh_answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> Array
 
     Raises:
         ExportError: it failed.
-        PassingError: it was killed.
+        RetryableError: it was killed.
     """
     with Isolated(_apart) as process:
         try:
             return dict(process.items((folder.absolute(), dict(inputs))))
         except Crashed as fault:
-            raise PassingError(
+            raise RetryableError(
                 f"{shown(folder)}: the process that verifies the model was killed, most likely for want "
                 "of memory; it needs 1 GB more than the model's files. Run again to continue with the export."
             ) from fault

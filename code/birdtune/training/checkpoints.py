@@ -29,7 +29,7 @@ import safetensors.numpy
 
 from birdtune.errors import CheckpointError, shown
 from birdtune.runtime.files import file_sha256, new_folder, read_json, value_sha256, write_json
-from birdtune.runtime.storage import UNFINISHED, free_bytes, need_space, refused, size_text
+from birdtune.runtime.storage import UNFINISHED, free_bytes, need_space, read_error, size_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -98,7 +98,7 @@ class Checkpoints:
         """Write a checkpoint, and remove those that are neither among the newest nor the best.
 
         Raises:
-            PassingError, InputError: the storage refuses (see files.storage_faults).
+            RetryableError, InputError: the storage refuses (see files.storage_faults).
         """
         path = self.folder / _name(state.epoch, state.step)
         parts = {WEIGHTS_NAME: weights, _OPTIMIZER: optimizer}
@@ -126,7 +126,7 @@ class Checkpoints:
             n_to_come: how many are still to be saved.
 
         Raises:
-            PassingError: the disk is too full.
+            RetryableError: the disk is too full.
         """
         there = len(self.names())
         n_more = max(0, min(self._keep + 1, there + n_to_come) - there)
@@ -255,7 +255,7 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         # TypeError, LookupError: of kinds of numbers that numpy does not have.
         reason = shown(str(fault)[:200])
         message = f"{shown(path)}: is not a whole safetensors file ({reason})."
-        raise refused(fault, path, message, CheckpointError) from fault
+        raise read_error(fault, path, message, CheckpointError) from fault
 
 
 def _read_state(folder: Path, files: tuple[str, ...]) -> State:

@@ -21,8 +21,9 @@ from birdtune.data.targets import Targets
 from birdtune.errors import CheckpointError, InputError, shown
 from birdtune.models import registry
 from birdtune.models.classifier import Classifier
-from birdtune.runtime.events import Interrupts, Journal
-from birdtune.runtime.words import count
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
+from birdtune.runtime.text import count
 from birdtune.training import devices
 from birdtune.training.inputs import Feed, Frozen, whole
 from birdtune.training.scoring import Scorer, make_scorer

@@ -23,8 +23,9 @@ from birdtune.errors import shown
 from birdtune.models import classifier, network
 from birdtune.models.classifier import Classifier
 from birdtune.models.registry import BACKBONES
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import value_sha256
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import free_bytes, need_space, size_text
 from birdtune.training import devices
 
@@ -101,7 +102,7 @@ class Frozen:
             moves: what makes other patches of them each epoch, if anything does.
 
         Raises:
-            Interrupted, PassingError, InputError: what was finished is kept.
+            Interrupted, RetryableError, InputError: what was finished is kept.
         """
         if not self._is_any:
             return whole(self.classifier, windows)

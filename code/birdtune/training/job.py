@@ -12,8 +12,9 @@ from birdtune.evaluation import class_alignment
 from birdtune.evaluation.diagnostics import STRONG, Doubt
 from birdtune.models import registry
 from birdtune.models.backbone import Backbone
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import Run
+from birdtune.runtime.signals import Interrupts
 from birdtune.training.checkpoints import Checkpoints
 from birdtune.training.served_model import ServedModel
 

@@ -19,9 +19,10 @@ import numpy as np
 from birdtune.config import TrainSettings
 from birdtune.data.batches import Batch, Batches, prefetched
 from birdtune.data.clips import ClipBatches
-from birdtune.errors import DivergedError, InputError, Interrupted, PassingError
+from birdtune.errors import DivergedError, InputError, Interrupted, RetryableError
 from birdtune.models.classifier import weights
-from birdtune.runtime.events import Interrupts, Journal, Progress, duration
+from birdtune.runtime.log import Journal, Progress, duration
+from birdtune.runtime.signals import Interrupts
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.step import Trainer, viewed
 from birdtune.training.tensorboard import Curves
@@ -115,7 +116,7 @@ class Loop:
         for complaint in complaints:
             self.journal.warn(complaint)
         if saved is None:
-            if self.journal.told("epoch"):  # by a start of which nothing is left
+            if self.journal.events("epoch"):  # by a start of which nothing is left
                 self.journal.event("resumed", epoch=0, step=0)
             return
         self.trainer.restore(saved)
@@ -130,7 +131,7 @@ class Loop:
 
     def _tell_missed_epochs(self) -> None:
         """Tell the log of epochs that a killed job saved, but did not live to tell of."""
-        told = {event.get("epoch") for event in self.journal.told("epoch")}
+        told = {event.get("epoch") for event in self.journal.events("epoch")}
         best: dict[str, Any] | None = None
         for row in self.state.history:
             is_best = is_better(row, best)
@@ -164,9 +165,9 @@ class Loop:
         try:
             self.journal.say("  told to stop: saving")
             self._keep()
-        except (PassingError, InputError) as fault:
+        except (RetryableError, InputError) as fault:
             # It stops all the same, and loses no more than since the last checkpoint. The log may refuse, too.
-            with contextlib.suppress(PassingError, InputError):
+            with contextlib.suppress(RetryableError, InputError):
                 self.journal.warn(f"It could not be saved where it stands, only where it was before: {fault}")
 
     def _singly(self, began: float, progress: Progress) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from birdtune.data.batches import Windows
 from birdtune.evaluation.ood import Moments, Novelty, Pooler, Take
-from birdtune.runtime.events import Interrupts
+from birdtune.runtime.signals import Interrupts
 from birdtune.training.scoring import Scorer
 
 Ints = npt.NDArray[np.int64]

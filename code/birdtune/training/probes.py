@@ -28,7 +28,7 @@ from birdtune.evaluation.scores import Scores, pool_mean
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
 from birdtune.models.losses import class_weights
-from birdtune.runtime.events import Interrupts
+from birdtune.runtime.signals import Interrupts
 from birdtune.training.checkpoints import Saved, State
 from birdtune.training.embeddings import Embedded, Floats, Ints, Rows
 from birdtune.training.inputs import Feed

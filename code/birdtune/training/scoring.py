@@ -14,7 +14,7 @@ from birdtune.data.batches import Source, in_order, prefetched
 from birdtune.evaluation.scores import shares
 from birdtune.models import heads
 from birdtune.models.classifier import Classifier
-from birdtune.runtime.events import Interrupts
+from birdtune.runtime.signals import Interrupts
 from birdtune.training import devices
 
 Scorer = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]

@@ -32,7 +32,7 @@ class Curves:
         per_epoch: updates of an epoch.
 
     Raises:
-        PassingError, InputError: the storage refuses (see storage.storage_faults); later calls, too.
+        RetryableError, InputError: the storage refuses (see storage.storage_faults); later calls, too.
     """
 
     def __init__(self, folder: Path, state: State, per_epoch: int) -> None:

@@ -25,8 +25,9 @@ from birdtune.evaluation.metrics import Draws, difference_interval, interval
 from birdtune.models.heads import HEADS
 from birdtune.models.registry import front_end
 from birdtune.models.weights import verify_checkpoint
-from birdtune.runtime.events import Interrupts, Journal
 from birdtune.runtime.files import write_csv, write_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 from birdtune.training import devices
 from birdtune.training.embeddings import (
     Embedded,
@@ -51,7 +52,7 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
 
     Raises:
         InputError: no data, or fewer than two classes with two sources beside the test part.
-        Interrupted, PassingError: frames and embeddings that were finished are kept.
+        Interrupted, RetryableError: frames and embeddings that were finished are kept.
     """
     verify_checkpoint(config, remember=True)
     journal.say(f"prepare: {shown(config.data_folder)}")

@@ -25,8 +25,9 @@ from birdtune.errors import InputError
 from birdtune.evaluation.scores import pool_mean
 from birdtune.models.classifier import Classifier
 from birdtune.runtime import runs
-from birdtune.runtime.events import Interrupts, Journal
+from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import Run
+from birdtune.runtime.signals import Interrupts
 from birdtune.training.checkpoints import State
 from birdtune.training.embeddings import Embedded, Floats, Ints, few_sources, folds, judgeable, listed
 from birdtune.training.job import Job

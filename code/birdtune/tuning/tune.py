@@ -33,7 +33,6 @@ from birdtune.models.weights import verify_checkpoint
 from birdtune.reporting import tune_page, tuned
 from birdtune.reporting.tuned import Again, Tuned
 from birdtune.runtime import runs
-from birdtune.runtime.events import Interrupts, Journal, clock, duration
 from birdtune.runtime.files import (
     make_folder,
     read_json,
@@ -43,6 +42,8 @@ from birdtune.runtime.files import (
     write_json,
     write_text,
 )
+from birdtune.runtime.log import Journal, clock, duration
+from birdtune.runtime.signals import Interrupts
 from birdtune.training import devices
 from birdtune.training.embeddings import embed, require_judges
 from birdtune.tuning.space import Space, Value, defaults, effective, run_flags, space_of, with_settings
@@ -59,7 +60,7 @@ def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     Raises:
         SettingsError: it is to begin from a served model.
         InputError: no data, too few classes or sources, ranges that cannot be searched, or a damaged record.
-        Interrupted, PassingError: trials that were finished are kept.
+        Interrupted, RetryableError: trials that were finished are kept.
     """
     backbone = BACKBONES[config.model.backbone]
     if config.init_from is not None:

@@ -1,4 +1,4 @@
-"""birdtune.runtime.plain: what people wrote is read as plain data, or refused with the reason."""
+"""birdtune.runtime.parsing: what people wrote is read as plain data, or refused with the reason."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birdtune.errors import InputError
-from birdtune.runtime.plain import parse_json, parse_yaml, read_bounded
+from birdtune.runtime.parsing import parse_json, parse_yaml, read_bounded
 
 # ---- files --------------------------------------------------------------------------------------
 

@@ -1,22 +1,18 @@
-"""birdtune.runtime.events: what a run says to people and to machines, and how it is stopped."""
+"""birdtune.runtime.log: what a run reports to people and to machines."""
 
-import contextlib
 import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from birdtune.errors import BirdtuneError, InputError, Interrupted, PassingError
-from birdtune.runtime import events
-from birdtune.runtime.events import Interrupts, Journal, duration
+from birdtune.errors import InputError, RetryableError
+from birdtune.runtime import log
+from birdtune.runtime.log import Journal, duration
 
 
 def lines(folder: Path) -> list[str]:
@@ -104,8 +100,8 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
     journal = Journal(tmp_path, quiet=True)
     journal.say("whole")
     journal.event("three", number=3)
-    assert [record["number"] for record in journal.told("three")] == [3]
-    assert journal.told("one") == [{"event": "one"}]
+    assert [record["number"] for record in journal.events("three")] == [3]
+    assert journal.events("one") == [{"event": "one"}]
     journal.close()
     assert (tmp_path / "events.jsonl").read_text().splitlines()[:2] == ['{"event": "one"}', '{"event": "tw']
     assert lines(tmp_path)[0] == "cut of" and lines(tmp_path)[1].endswith(" whole")
@@ -114,7 +110,7 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
 def test_a_journal_without_a_folder_has_told_nothing() -> None:
     journal = Journal(quiet=True)
     journal.event("epoch")
-    assert journal.told("epoch") == []
+    assert journal.events("epoch") == []
 
 
 def test_a_second_run_continues_the_files(tmp_path: Path) -> None:
@@ -167,7 +163,7 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     for name in ("run.log", "events.jsonl"):
         (tmp_path / name).symlink_to("/dev/full")
     journal = Journal(tmp_path, quiet=True)
-    with pytest.raises(PassingError, match=r"run\.log: the disk is full \(27 bytes needed"):
+    with pytest.raises(RetryableError, match=r"run\.log: the disk is full \(27 bytes needed"):
         journal.say("hello")
     journal.close()
 
@@ -175,7 +171,7 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
 def test_a_log_that_was_deleted_is_told(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "logs", quiet=True)
     shutil.rmtree(tmp_path / "logs")
-    with pytest.raises(PassingError, match=r"events\.jsonl: is gone.*Run again"):
+    with pytest.raises(RetryableError, match=r"events\.jsonl: is gone.*Run again"):
         journal.event("epoch")
     journal.close()
 
@@ -183,12 +179,12 @@ def test_a_log_that_was_deleted_is_told(tmp_path: Path) -> None:
 def talk(streams: str) -> subprocess.CompletedProcess[str]:
     """A process that says two lines through a journal, with its streams as a shell is told."""
     script = (
-        "import sys; from birdtune.runtime.events import Journal; journal = Journal(); journal.say('one'); "
-        "journal.say('two'); sys.exit(0 if journal.unheard is None else 3)"
+        "import sys; from birdtune.runtime.log import Journal; journal = Journal(); journal.say('one'); "
+        "journal.say('two'); sys.exit(0 if journal.stdout_error is None else 3)"
     )
     return subprocess.run(
         ["sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, script],
-        env={**os.environ, "PYTHONPATH": str(Path(events.__file__).parents[2])}, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(log.__file__).parents[2])}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
 
@@ -207,7 +203,7 @@ def test_without_a_terminal_progress_is_a_plain_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(events.time, "monotonic", lambda: now)
+    monkeypatch.setattr(log.time, "monotonic", lambda: now)
     with Journal().progress("preparing", 100, "recordings") as progress:
         for _ in range(100):
             now += 1.0
@@ -234,7 +230,7 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     journal = Journal()
-    assert journal.terminal
+    assert journal.has_bar
     with journal.progress("preparing", 4, "recordings") as progress:
         progress.advance(4, "loss 1.0")
     assert "preparing" in screen.getvalue()
@@ -251,136 +247,3 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
 )  # fmt: skip
 def test_durations_read_as_people_say_them(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
-
-
-# ---- interrupts ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_stops_the_work_where_it_is(signum: signal.Signals, code: int) -> None:
-    with Interrupts().watching() as interrupts:
-        interrupts.check()
-        with pytest.raises(Interrupted) as caught:
-            os.kill(os.getpid(), signum)
-        assert caught.value.exit_code == code
-        with pytest.raises(Interrupted):
-            interrupts.check()  # should a library have swallowed it
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_waits_for_what_must_not_be_torn_apart(signum: signal.Signals, code: int) -> None:
-    survived = 0
-    with Interrupts().watching() as interrupts:
-        with interrupts.held():
-            with interrupts.held():
-                os.kill(os.getpid(), signum)
-                survived += 1
-            survived += 1
-        with pytest.raises(Interrupted) as caught:
-            interrupts.check()
-    assert survived == 2
-    assert caught.value.exit_code == code
-
-
-def stop_in_a_destructor() -> None:
-    """A signal where Python drops whatever is raised."""
-
-    class Stopped:
-        def __del__(self) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    Stopped()
-
-
-def test_an_interruption_that_is_dropped_comes_again_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
-    with Interrupts().watching():
-        stop_in_a_destructor()
-        with pytest.raises(Interrupted):
-            time.sleep(300)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_an_interruption_that_a_library_catches_comes_again() -> None:
-    with Interrupts().watching():
-        with contextlib.suppress(BaseException):
-            os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted):
-            time.sleep(300)
-
-
-def test_one_that_was_held_back_needs_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Interrupts().watching() as interrupts:
-        with interrupts.held():
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(2.5 * events._REMINDER_S)
-        with pytest.raises(Interrupted):
-            time.sleep(300)
-
-
-def test_what_cleans_up_after_an_interruption_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_REMINDER_S", 0.01)
-    cleaned = []
-
-    def clean(name: str) -> None:
-        time.sleep(0.1)
-        cleaned.append(name)
-
-    def work() -> Iterator[None]:
-        try:
-            yield
-        finally:
-            clean("generator")
-
-    with Interrupts().watching(), pytest.raises(Interrupted):
-        for _ in work():
-            try:
-                try:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                except BaseException as fault:
-                    clean("except")
-                    raise ValueError from fault
-            except ValueError as fault:
-                clean("made something else of")
-                raise fault.__cause__ from None
-            finally:
-                clean("finally")
-    assert sorted(cleaned) == ["except", "finally", "generator", "made something else of"]
-
-
-def test_what_a_library_made_of_an_interruption_is_one() -> None:
-    interrupts = Interrupts()
-    other = ImportError("cannot import name")
-    assert interrupts.unmasked(other) is other
-    with interrupts.watching(), pytest.raises(Interrupted):
-        os.kill(os.getpid(), signal.SIGTERM)
-    for fault in (other, BirdtuneError("TensorFlow cannot be loaded")):
-        found = interrupts.unmasked(fault)
-        assert isinstance(found, Interrupted) and found.exit_code == 143
-    full = PassingError("the disk is full")
-    assert interrupts.unmasked(full) is full
-    full.__cause__ = Interrupted(signal.SIGTERM)
-    assert isinstance(interrupts.unmasked(full), Interrupted)
-
-
-def test_handlers_are_put_back() -> None:
-    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
-    before = [signal.getsignal(signum) for signum in watched], sys.unraisablehook
-    with pytest.raises(Interrupted), Interrupts().watching():
-        assert signal.getsignal(signal.SIGTERM) != before[0][0]
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert ([signal.getsignal(signum) for signum in watched], sys.unraisablehook) == before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-
-
-def test_a_second_signal_ends_the_process_at_once() -> None:
-    program = (
-        "import os, signal; from birdtune.runtime.events import Interrupts\n"
-        "with Interrupts().watching() as interrupts, interrupts.held():\n"
-        "    os.kill(os.getpid(), signal.SIGTERM); print('still here', flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGINT); print('not here', flush=True)\n"
-    )
-    code = Path(events.__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(code)}
-    )
-    assert (done.stdout, done.returncode) == ("still here\n", 130)
