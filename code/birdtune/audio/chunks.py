@@ -179,15 +179,11 @@ def find_chunk(file: IO[bytes]) -> Chunk | None:
     form = _FORMS.get(kind)
     if form is None:
         return None
-    ds64, wide = None, None
+    ds64 = None
     for name, begin, length in _walk(file, form, form.first, size):
-        if name == b"ds64" and kind in (b"RF64", b"BW64"):
+        if name == b"ds64":
             ds64 = begin
-            file.seek(begin + 8)
-            wide = int.from_bytes(file.read(8), "little")
         if name == form.sound:
-            if ds64 is not None and length == 0xFFFFFFFF:
-                length = wide or 0
             begin += form.lead
             if begin > min(size, _LONGEST_HEADER):
                 return None
@@ -195,8 +191,18 @@ def find_chunk(file: IO[bytes]) -> Chunk | None:
     return None
 
 
+def wav_chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Name, first byte and length of each chunk of a WAV, RF64 or BW64; of another file none. Raises OSError."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    start = file.read(12)
+    if start[:4] in (b"RIFF", b"RF64", b"BW64") and start[8:] == b"WAVE":
+        yield from _walk(file, _RIFF, _RIFF.first, size)
+
+
 def _walk(file: IO[bytes], form: _Form, at: int, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, first byte and length of each chunk from `at` on."""
+    """Name, first byte and length of each chunk from `at` on; of samples, as ds64 has it where there is one."""
+    wide = None
     for _ in range(_MOST_CHUNKS):
         file.seek(at)
         head = file.read(form.head.size)
@@ -209,6 +215,11 @@ def _walk(file: IO[bytes], form: _Form, at: int, size: int) -> Iterator[tuple[by
         length -= form.counted
         if length < 0:
             length = 1 << 62 if form.lead else 0  # of CAF: up to the end of the file
+        if name == b"ds64":
+            file.seek(begin + 8)
+            wide = int.from_bytes(file.read(8), "little")
+        elif name == form.sound and length == 0xFFFFFFFF and wide is not None:
+            length = wide
         yield name, begin, length
         at = begin + length + -length % form.pad
         if at > size + 1:

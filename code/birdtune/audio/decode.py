@@ -139,7 +139,7 @@ class SoundStream:
                 format=f"{file.format} {file.subtype}",
                 samples=meter.sample_digest() if meter else "",
                 measures=meter.measures() if meter else None,
-                origin=read_origin(self.path, _tags(file)) if meter else None,
+                origin=read_origin(self.path, _tags(file), file.samplerate) if meter else None,
                 damage=damage.problem if damage else "",
                 damage_detail=damage.told(duration_s) if damage else "",
                 choice=choice,

@@ -10,17 +10,17 @@ be read is not there: nothing of it is needed to decode the sound.
 import contextlib
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
-# Of one chunk, and of one file: metadata are small, and headers that are damaged lead anywhere.
+from birdtune.audio.chunks import wav_chunks
+
+# Of one chunk: metadata are small, and headers that are damaged lead anywhere.
 _MOST_BYTES: Final = 1 << 16
-_MOST_CHUNKS: Final = 64
-_READ: Final = frozenset({b"bext", b"guan", b"wamd", b"ds64"})
-_UNKNOWN_SIZE: Final = 0xFFFFFFFF
+_READ: Final = (b"bext", b"guan", b"wamd")
 # Programs that name themselves as the recorder and stamp the time of saving.
 _EDITORS = re.compile(
     r"lavf|ffmpeg|audacity|sox|libsndfile|reaper|adobe|audition|pro ?tools|logic|cubase|nuendo|wavelab|ocenaudio|"
@@ -48,19 +48,22 @@ class Origin:
     original: str = ""  # name of the file, or id of the recording, that it was cut from
 
 
-def read_origin(path: Path, tags: Mapping[str, str]) -> Origin | None:
+def read_origin(path: Path, tags: Mapping[str, str], rate_hz: int) -> Origin | None:
     """What the file says of its origin, or None if it says nothing. Raises nothing for what it holds.
 
     Args:
-        tags: comment and title, as the decoder gives them.
+        tags, rate_hz: comment, title and sample rate, as the decoder gives them.
     """
     found = [Origin()]
     with contextlib.suppress(ValueError):
         found.append(_of_tags(tags))
     with contextlib.suppress(OSError, struct.error, ValueError, OverflowError), path.open("rb") as file:
-        for name, body in _chunks(file):
-            with contextlib.suppress(struct.error, ValueError, OverflowError):
-                found.append(_of_chunk(name, body))
+        for name, begin, length in wav_chunks(file):
+            if name in _READ:
+                file.seek(begin)
+                body = file.read(min(length, _MOST_BYTES))
+                with contextlib.suppress(struct.error, ValueError, OverflowError):
+                    found.append(_of_chunk(name, body, rate_hz))
     # GUANO and wamd know the device; bext mostly its make.
     origin = Origin(
         next((one.recorder for one in reversed(found) if one.recorder), ""),
@@ -83,61 +86,20 @@ def _of_tags(tags: Mapping[str, str]) -> Origin:
     return Origin()
 
 
-def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Names and bodies of the chunks that tell something, of a WAV file; none of others."""
-    head = file.read(12)
-    if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
-        return
-    data_size, rate_hz = None, b""
-    for _ in range(_MOST_CHUNKS):
-        header = file.read(8)
-        if len(header) < 8:
-            return
-        name, size = header[:4], struct.unpack("<I", header[4:])[0]
-        if name == b"data" and size == _UNKNOWN_SIZE and data_size is not None:
-            size = data_size
-        start = file.tell()
-        if name in _READ:
-            body = file.read(min(size, _MOST_BYTES))
-            if name == b"ds64":
-                data_size = struct.unpack("<8xQ", body[:16])[0]
-            else:
-                # bext counts in samples, and stands before fmt in many files.
-                yield (
-                    name,
-                    body if name != b"bext" else (rate_hz or _rate_further_on(file, start + size)) + body,
-                )
-        elif name == b"fmt ":
-            rate_hz = file.read(8)[4:]
-        file.seek(start + size + size % 2)
-
-
-def _rate_further_on(file: BinaryIO, at: int) -> bytes:
-    """Four bytes of the sample rate, of a fmt chunk that comes later; zeros where there is none."""
-    for _ in range(_MOST_CHUNKS):
-        file.seek(at + at % 2)
-        header = file.read(16)
-        if len(header) < 16:
-            break
-        if header[:4] == b"fmt ":
-            return header[12:]
-        at += at % 2 + 8 + struct.unpack("<I", header[4:8])[0]
-    return bytes(4)
-
-
-def _of_chunk(name: bytes, body: bytes) -> Origin:
-    return {b"bext": _bext, b"guan": _guano, b"wamd": _wamd}[name](body)
+def _of_chunk(name: bytes, body: bytes, rate_hz: int) -> Origin:
+    if name == b"bext":
+        return _bext(body, rate_hz)
+    return _guano(body) if name == b"guan" else _wamd(body)
 
 
 def _text(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode("utf-8", "replace").strip()
 
 
-def _bext(body: bytes) -> Origin:
-    """Of a BWF chunk, behind four bytes of the sample rate (EBU Tech 3285)."""
-    (rate_hz,) = struct.unpack("<I", body[:4])
-    originator, date, clock = _text(body[260:292]), _text(body[324:334]), _text(body[334:342])
-    (samples,) = struct.unpack("<Q", body[342:350])
+def _bext(body: bytes, rate_hz: int) -> Origin:
+    """Of a BWF chunk, which counts in samples (EBU Tech 3285)."""
+    originator, date, clock = _text(body[256:288]), _text(body[320:330]), _text(body[330:338])
+    (samples,) = struct.unpack("<Q", body[338:346])
     if not originator or _EDITORS.search(originator):
         return Origin()
     date, clock = re.sub(r"\D", "-", date), re.sub(r"\D", ":", clock)
