@@ -61,12 +61,12 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     store = FrameStore(folder, VGGISH, AudioSettings())
     store.folder.mkdir(parents=True)
-    with store.appending() as index, (store.folder / "shard-0-0.f16").open("wb") as shard:
+    with store.appending() as index, (store.folder / "shard-0-0.rows").open("wb") as shard:
         for number in range(-(-n_windows // 10)):
             shard.write(random.normal(-3.43, 2.13, (_RECORDING_FRAMES, 64)).astype("<f2").tobytes())
             shard.flush()
             start = number * _RECORDING_FRAMES
-            store.add(Entry(f"{number:06}", "shard-0-0.f16", start, _RECORDING_FRAMES, 0, facts), index)
+            store.add(Entry(f"{number:06}", "shard-0-0.rows", start, _RECORDING_FRAMES, 0, facts), index)
 
 
 def windows_of(folder: str) -> Any:

@@ -183,12 +183,14 @@ def _keras_steps(batch_size: int, n_steps: int = 20) -> Callable[[], int]:
     import keras
 
     from birdtune.models import classifier as classifiers
+    from birdtune.models.registry import BACKBONES
 
     ours = classifiers.build(
-        backbone="vggish", head="linear", scores="softmax", hidden_units=0, embedding_activation="relu", freeze="none",
+        BACKBONES["vggish"], head="linear", scores="softmax", hidden_units=0, embedding_activation="relu",
+        freeze="none",
         classes=[str(number) for number in range(networks.CLASSES)], precision="mixed_bfloat16", seed=0,
     )  # fmt: skip
-    model = keras.Model(ours.backbone.input, ours.head(ours.backbone.output))
+    model = keras.Model(ours.network.input, ours.head(ours.network.output))
     model.compile(
         keras.optimizers.Adam(1e-4),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -47,10 +47,9 @@ def measure(settings: Settings) -> Result:
 
 def _averages(embedded: Any) -> Any:
     """Mean embedding of each recording, silence left out, as `run` has it. [N, K]"""
-    from birdtune.evaluation.ood import held
 
     windows = embedded.windows
-    weight = held(windows.patches(np.arange(len(windows))), windows.store.spec)
+    weight = windows.store.spec.held(windows.patches(np.arange(len(windows))))
     sums = np.zeros((len(embedded.labels), embedded.embeddings.shape[1]))
     np.add.at(sums, windows.recording, weight[:, None] * embedded.embeddings)
     return (sums / np.bincount(windows.recording, weight)[:, None]).astype(np.float32)

@@ -103,13 +103,15 @@ def trainer(
     """birdtune's Trainer on frames, with fresh weights. `precision` "auto" is what the job would choose."""
     from birdtune.config import TrainSettings
     from birdtune.models import classifier as classifiers
+    from birdtune.models.registry import BACKBONES
     from birdtune.training import devices, inputs
     from birdtune.training.step import StepSettings, Trainer
 
     devices.prepare_devices()
     policy, _ = devices.choose_precision(precision, gains_on_cpu=True)
     classifier = classifiers.build(
-        backbone=backbone, head="linear", scores="softmax", hidden_units=0, embedding_activation="relu", freeze=freeze,
+        BACKBONES[backbone], head="linear", scores="softmax", hidden_units=0, embedding_activation="relu",
+        freeze=freeze,
         classes=[f"class {number:04}" for number in range(n_classes)], precision=policy, seed=0,
     )  # fmt: skip
     step = StepSettings(0.0, np.ones(n_classes, np.float32), policy)

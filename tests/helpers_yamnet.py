@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tensorflow.lite.python import schema_py_generated as schema
 
 from birdtune.models import yamnet
-from birdtune.models.backbone import Step
+from birdtune.models.layers import Step
 
 Array = npt.NDArray[np.float32]
 

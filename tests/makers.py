@@ -81,7 +81,7 @@ def quiet() -> Journal:
 
 def recording(name: str, content: str | None = None, *, duration_s: float = 1.0) -> Recording:
     """A recording that exists only as a record; its class is the first folder of its name."""
-    facts = SoundFacts(16_000, 1, duration_s, round(duration_s * 16_000), -8.0, "WAV PCM_16")
+    facts = SoundFacts(16_000, 1, duration_s, -8.0, "WAV PCM_16")
     return Recording(name, Path(name), (Label(name.split("/")[0]),), content or f"content of {name}", facts)
 
 
@@ -94,19 +94,19 @@ def one_class_each(windows: Any, columns: Sequence[int], kind: str = "softmax") 
 
 def make_store(folder: Path, lengths: dict[str, int], shards: int = 2) -> FrameStore:
     """A store whose frames tell where they lie: band 0 the recording's number, band 1 the frame's."""
-    facts = SoundFacts(16_000, 1, 1.0, 16_000, -8.0, "WAV PCM_16")
+    facts = SoundFacts(16_000, 1, 1.0, -8.0, "WAV PCM_16")
     store = FrameStore(folder, VGGISH, AudioSettings())
     store.folder.mkdir(parents=True)
     ends = [0] * shards
-    for number, (content, n_frames) in enumerate(lengths.items()):
+    for number, (content, n_rows) in enumerate(lengths.items()):
         which = number % shards
-        block = np.zeros((n_frames, 64), "<f2")
+        block = np.zeros((n_rows, 64), "<f2")
         block[:, 0] = number
-        block[:, 1] = np.arange(n_frames)
-        with (store.folder / f"shard-{which}.f16").open("ab") as file:
+        block[:, 1] = np.arange(n_rows)
+        with (store.folder / f"shard-{which}.rows").open("ab") as file:
             file.write(block.tobytes())
-        store.add(Entry(content, f"shard-{which}.f16", ends[which], n_frames, 0, facts))
-        ends[which] += n_frames
+        store.add(Entry(content, f"shard-{which}.rows", ends[which], n_rows, 0, facts))
+        ends[which] += n_rows
     return store
 
 

@@ -9,12 +9,13 @@ from makers import make_store, one_class_each
 from test_noise import song, white
 
 from birdtune.audio import noise
-from birdtune.audio.logmel import FRONT_ENDS, VGGISH, FrontEnd, log_mel
+from birdtune.audio.logmel import VGGISH, YAMNET, LogMel, log_mel
 from birdtune.config import AugmentSettings
 from birdtune.data import augment
 from birdtune.data.augment import Augmenter
 from birdtune.data.batches import Batch, Batches, Windows
 from birdtune.data.labels import Label
+from birdtune.data.mixing import LogMelMixing
 from birdtune.data.targets import WindowTargets, targets_of
 from birdtune.errors import InputError
 
@@ -29,9 +30,9 @@ CLASSES = 4
 class Sounds:
     """Twelve patches of four classes; class 3 is background."""
 
-    def __init__(self, spec: FrontEnd = VGGISH) -> None:
+    def __init__(self, spec: LogMel = VGGISH) -> None:
         waveforms = [song(spec) * gain for gain in (1.0, 0.2, 0.05)]
-        waveforms += [0.05 * white(spec.patch_samples, spec, seed) for seed in range(9)]
+        waveforms += [0.05 * white(spec.window_samples, spec, seed) for seed in range(9)]
         self.frames = np.stack([log_mel(waveform, spec) for waveform in waveforms]).astype(np.float16)
         self.label = np.arange(12, dtype=np.int32) % CLASSES
         self.asked: list[int] = []
@@ -146,7 +147,7 @@ def test_each_does_something_and_rows_not_drawn_keep_every_bit(name: str) -> Non
 def test_real_windows_of_a_store_are_augmented(tmp_path: Path) -> None:
     store = make_store(tmp_path, {"a": 500, "b": 300}, shards=1)
     frames = np.random.default_rng(0).normal(-1, 2, (800, 64)).astype("<f2")
-    (store.folder / "shard-0.f16").write_bytes(frames.tobytes())
+    (store.folder / "shard-0.rows").write_bytes(frames.tobytes())
     windows = Windows(store, ["a", "b"], 96)
     targets = one_class_each(windows, [0, 1])
     made = Augmenter(ALL, VGGISH, windows, targets, seed=1, kind="softmax")
@@ -158,15 +159,15 @@ def test_real_windows_of_a_store_are_augmented(tmp_path: Path) -> None:
 # ---- sounds -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", FRONT_ENDS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", (VGGISH, YAMNET), ids=lambda spec: spec.name)
 @pytest.mark.parametrize("gain_db", [-20.0, -3.0, 12.0])
-def test_gain_is_that_of_the_waveform(spec: FrontEnd, gain_db: float) -> None:
+def test_gain_is_that_of_the_waveform(spec: LogMel, gain_db: float) -> None:
     factor = 10 ** (gain_db / 20)
-    mel = augment.magnitudes(log_mel(song(spec), spec)[None].astype(np.float16), spec)
+    mel = LogMelMixing(spec).amplitudes(log_mel(song(spec), spec)[None].astype(np.float16))
     expected = log_mel(factor * song(spec), spec)
 
     # A factor of 4 makes float16's rounding of quiet places beside the offset four times as large.
-    np.testing.assert_allclose(augment.log_frames(mel * np.float32(factor), spec)[0], expected, atol=0.02)
+    np.testing.assert_allclose(LogMelMixing(spec).stored(mel * np.float32(factor))[0], expected, atol=0.02)
 
 
 def test_gain_reaches_both_ends_and_no_further() -> None:
@@ -179,28 +180,19 @@ def test_gain_reaches_both_ends_and_no_further() -> None:
     assert 5.5 < max(moved) < 6.02
 
 
-@pytest.mark.parametrize("spec", FRONT_ENDS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", (VGGISH, YAMNET), ids=lambda spec: spec.name)
 @pytest.mark.parametrize("snr_db", [0.0, 10.0, 20.0])
-def test_noise_is_what_the_front_end_makes_of_noise_in_the_waveform(spec: FrontEnd, snr_db: float) -> None:
+def test_noise_is_what_the_front_end_makes_of_noise_in_the_waveform(spec: LogMel, snr_db: float) -> None:
     draws = 60
     waveform = song(spec)
     level = np.sqrt(noise.band_power(waveform, spec) * 10 ** (-snr_db / 10))
     long = level * white(20 * 16_000, spec, 5)
     starts = np.linspace(0, long.size - waveform.size, draws).astype(int)
     truth = np.stack([log_mel(waveform + long[start : start + waveform.size], spec) for start in starts])
-    mel = augment.magnitudes(np.repeat(log_mel(waveform, spec)[None].astype(np.float16), draws, axis=0), spec)
+    mixing = LogMelMixing(spec)
+    mel = mixing.amplitudes(np.repeat(log_mel(waveform, spec)[None].astype(np.float16), draws, axis=0))
     numbers = np.random.default_rng(3).random((2, draws))
-    made = augment.log_frames(
-        augment.with_noise(
-            mel,
-            np.full(draws, noise.band_power(waveform, spec), np.float32),
-            "white",
-            np.full(draws, snr_db),
-            *numbers,
-            spec,
-        ),
-        spec,
-    ).astype(np.float64)
+    made = mixing.stored(mixing.with_noise(mel, np.full(draws, level), "white", *numbers)).astype(np.float64)
 
     # Natural logarithms: 0.1 is 0.9 dB; the means of so few draws are known to 0.05.
     assert abs(made.mean() - truth.mean()) < 0.02
@@ -219,17 +211,16 @@ def test_noise_is_what_the_front_end_makes_of_noise_in_the_waveform(spec: FrontE
 def test_silence_is_given_no_noise() -> None:
     silent = np.zeros((1, 96, 64), np.float32)
     half = np.full(1, 0.5)
-    made = augment.with_noise(silent, noise.power(silent, VGGISH), "pink", np.zeros(1), half, half, VGGISH)
+    made = LogMelMixing(VGGISH).with_noise(silent, np.zeros(1), "pink", half, half)
 
     assert not made.any()
 
 
 def test_two_sounds_at_once_are_the_sum_of_their_waveforms() -> None:
-    first, second = song(VGGISH), 0.1 * white(VGGISH.patch_samples, VGGISH, 9)
-    one_by_one = [
-        augment.magnitudes(log_mel(waveform).astype(np.float16)[None], VGGISH) for waveform in (first, second)
-    ]
-    difference = augment.log_frames(augment.summed(*one_by_one), VGGISH)[0] - log_mel(first + second)
+    first, second = song(VGGISH), 0.1 * white(VGGISH.window_samples, VGGISH, 9)
+    mixing = LogMelMixing(VGGISH)
+    one_by_one = [mixing.amplitudes(log_mel(waveform).astype(np.float16)[None]) for waveform in (first, second)]
+    difference = mixing.stored(mixing.summed(*one_by_one))[0] - log_mel(first + second)
 
     assert abs(difference.mean()) < 0.03
     assert np.sqrt((difference**2).mean()) < 0.25  # where both are as loud, their phases decide
@@ -241,7 +232,7 @@ def test_background_is_as_faint_as_asked_for() -> None:
     levels = []
     for epoch in range(60):
         before, after = one(AugmentSettings(background=1.0, snr_db=5), epoch=epoch)
-        mel, made = (augment.magnitudes(frames[None], VGGISH) for frames in (before, after))
+        mel, made = (LogMelMixing(VGGISH).amplitudes(frames[None]) for frames in (before, after))
         added = noise.power(np.maximum(made**2 - mel**2, 0), VGGISH)
         levels.append(float(10 * np.log10(noise.power(mel**2, VGGISH) / added)[0]))
     assert 4.5 < min(levels) < 7
@@ -307,8 +298,8 @@ def test_rows_that_are_not_mixed_keep_their_label() -> None:
 
 def test_a_mixture_is_about_as_loud_as_its_first_sound_was() -> None:
     batch = batches(AugmentSettings(mixup=1.0)).batch(0, 0)
-    before = noise.power(augment.magnitudes(Sounds().frames[batch.windows], VGGISH) ** 2, VGGISH)
-    after = noise.power(augment.magnitudes(batch.patches, VGGISH) ** 2, VGGISH)
+    before = LogMelMixing(VGGISH).power(LogMelMixing(VGGISH).amplitudes(Sounds().frames[batch.windows]))
+    after = LogMelMixing(VGGISH).power(LogMelMixing(VGGISH).amplitudes(batch.patches))
 
     assert np.abs(10 * np.log10(after / before)).max() < 3
 

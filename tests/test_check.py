@@ -221,7 +221,7 @@ def test_frozen_layers_are_counted_once_where_what_they_make_is_kept_and_each_ep
 ) -> None:
     backbone = BACKBONES["vggish-small"]
     # One second a patch.
-    monkeypatch.setattr(checks, "_matmul_flops", lambda: backbone.patch_flops() / backbone.step_efficiency)
+    monkeypatch.setattr(checks, "_matmul_flops", lambda: backbone.window_flops() / backbone.step_efficiency)
     monkeypatch.setattr(checks, "_has_gpu", lambda: False)
 
     def told(freeze: str, **train: float) -> str:
@@ -237,7 +237,7 @@ def test_frozen_layers_are_counted_once_where_what_they_make_is_kept_and_each_ep
     assert "about 30 s an epoch, at most 5 min 04 s" in told("all-but-head", cache_gb=0)
     moved = told("all-but-head", jitter_frames=3)
     assert "about 6 s once for the frozen layers, then about 24 s an epoch, at most 4 min 10 s" in moved
-    share = backbone.cut(backbone.frozen_layers("conv")).frozen_flops / backbone.patch_flops()
+    share = backbone.cut(backbone.frozen_layers("conv")).frozen_flops / backbone.window_flops()
     assert f"about {duration(30 * share)} once" in told("conv")
     assert f"at most {duration(4 + 30 * share + 10 * 78 * (1 - share))}" in told("conv")
 

@@ -12,7 +12,7 @@ from makers import Here
 
 from birdtune.errors import CheckpointError
 from birdtune.models import archive as archives
-from birdtune.models import network, tf_checkpoint
+from birdtune.models import tf_checkpoint
 from birdtune.models.registry import BACKBONES
 from birdtune.models.tf_checkpoint import read_checkpoint
 
@@ -84,8 +84,8 @@ def test_embeddings_of_a_full_size_checkpoint_equal_those_of_the_tf_slim_graph(f
     assert (expected < 0).any() == (activation == "none")
 
     for prefix in prefixes:
-        backbone = network.build_backbone("vggish", embedding_activation=activation, precision="float32", seed=None)
-        network.load_backbone(backbone, read_checkpoint(prefix))
+        backbone = BACKBONES["vggish"].network(embedding_activation=activation, precision="float32", seed=None)
+        BACKBONES["vggish"].load(backbone, read_checkpoint(prefix))
         np.testing.assert_allclose(backbone(features).numpy(), expected, rtol=0, atol=1e-4)
 
 
@@ -167,12 +167,12 @@ def test_every_variable_that_does_not_fit_is_named(tmp_path):
     del arrays["vggish/conv3/conv3_1/biases"]
     arrays["vggish/fc1/fc1_2/weights"] = np.ones((512, 511), np.float32)
     prefix = made.write_checkpoint(tmp_path / "m.ckpt", arrays)
-    backbone = network.build_backbone("vggish-small", embedding_activation="relu", precision="float32", seed=None)
+    backbone = BACKBONES["vggish-small"].network(embedding_activation="relu", precision="float32", seed=None)
 
     with pytest.raises(
         CheckpointError, match=r"m\.ckpt: .*missing: vggish/conv3/conv3_1/biases\. .*"
     ) as caught:
-        network.load_backbone(backbone, read_checkpoint(prefix), source=str(prefix))
+        BACKBONES["vggish-small"].load(backbone, read_checkpoint(prefix), source=str(prefix))
 
     assert "vggish/fc1/fc1_2/weights is [512, 511], not [512, 512]" in str(caught.value)
 

@@ -6,13 +6,14 @@ import pytest
 from birdtune.errors import CheckpointError, SettingsError
 from birdtune.models import classifier as classifiers
 from birdtune.models import heads
+from birdtune.models.registry import BACKBONES
 
 CLASSES = ("Aquila_ficta", "Noise_noise", "Parus_ficta")
 
 
 def made(**changes):
     settings = {
-        "backbone": "vggish-small",
+        "backbone": BACKBONES["vggish-small"],
         "head": "linear",
         "scores": "softmax",
         "hidden_units": 0,
@@ -33,7 +34,7 @@ def test_the_classifier_remembers_what_it_was_built_of():
     model = made(head="mlp", scores="sigmoid", hidden_units=100, embedding_activation="none")
 
     assert (model.head_name, model.kind, model.classes) == ("mlp", "sigmoid", CLASSES)
-    assert (model.backbone_name, model.hidden_units, model.embedding_activation) == ("vggish-small", 100, "none")
+    assert (model.backbone.name, model.hidden_units, model.embedding_activation) == ("vggish-small", 100, "none")
     assert (made().hidden_units, made().embedding_activation) == (0, "relu")
 
 
@@ -45,7 +46,7 @@ def test_scores_are_those_of_the_head_on_the_embedding(kind):
 
     assert scores.shape == (4, 3) and embeddings.shape == (4, 128)
     np.testing.assert_array_equal(embeddings.numpy(), model.embed(noise()).numpy())
-    expected = heads.scores(model.head(model.backbone(noise())), kind).numpy()
+    expected = heads.scores(model.head(model.network(noise())), kind).numpy()
     np.testing.assert_allclose(scores.numpy(), expected, atol=1e-6)
 
 
@@ -186,7 +187,6 @@ def test_the_digest_is_one_that_was_written_down():
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"backbone": "vggish-large"}, "model.backbone"),
         ({"head": "softmax"}, "model.head"),
         ({"scores": "linear"}, "model.output"),
         ({"freeze": "half"}, "model.freeze"),

@@ -11,6 +11,7 @@ from birdtune.config import TrainSettings
 from birdtune.data.batches import Batch
 from birdtune.models import classifier as classifiers
 from birdtune.models.network import Convolution
+from birdtune.models.registry import BACKBONES
 from birdtune.training import convolution, devices
 from birdtune.training import inputs as feeds
 from birdtune.training.step import StepSettings, Trainer
@@ -18,7 +19,8 @@ from birdtune.training.step import StepSettings, Trainer
 
 def trainer(precision: str, freeze: str = "none") -> Trainer:
     classifier = classifiers.build(
-        backbone="vggish-small", head="linear", scores="softmax", hidden_units=0, embedding_activation="relu",
+        backbone=BACKBONES["vggish-small"],
+        head="linear", scores="softmax", hidden_units=0, embedding_activation="relu",
         freeze=freeze, classes=("A", "B", "C"), precision=precision, seed=1,
     )  # fmt: skip
     step = StepSettings(0.0, np.ones(3, np.float32), precision)

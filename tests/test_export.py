@@ -20,13 +20,15 @@ from helpers_serving import sound
 from makers import Here
 from tensorflow_serving.apis import prediction_log_pb2
 
-from birdtune.audio.logmel import VGGISH, cut, frames_of, log_mel
+from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.errors import CheckpointError, ExportError, Interrupted, RetryableError
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import BACKGROUND, OWN, SHARED, Thresholds
-from birdtune.evaluation.ood import Measured, Moments, Novelty, held, loudness
+from birdtune.evaluation.ood import Measured, Moments, Novelty, loudness
 from birdtune.evaluation.ood import Scale as Limits
 from birdtune.models import classifier as classifiers
+from birdtune.models import front_end_graph
+from birdtune.models.registry import BACKBONES
 from birdtune.serving import export, graph, verify
 from birdtune.serving.predict import predict_files
 
@@ -37,7 +39,8 @@ THRESHOLDS = Thresholds((float("inf"), 0.7, 0.5, 0.5), (BACKGROUND, OWN, SHARED,
 
 def made_classifier(scores: str = "softmax", precision: str = "float32", hidden_units: int = 7) -> Any:
     return classifiers.build(
-        backbone="vggish-small", head="mlp" if hidden_units else "linear", scores=scores, hidden_units=hidden_units,
+        backbone=BACKBONES["vggish-small"],
+        head="mlp" if hidden_units else "linear", scores=scores, hidden_units=hidden_units,
         embedding_activation="relu", freeze="none", classes=CLASSES, precision=precision, seed=3,
     )  # fmt: skip
 
@@ -45,7 +48,8 @@ def made_classifier(scores: str = "softmax", precision: str = "float32", hidden_
 def made_attention() -> Any:
     """A classifier that learnt to tell patches apart by how much they count."""
     made = classifiers.build(
-        backbone="vggish-small", head="attention", scores="softmax", hidden_units=5, embedding_activation="relu",
+        backbone=BACKBONES["vggish-small"],
+        head="attention", scores="softmax", hidden_units=5, embedding_activation="relu",
         freeze="none", classes=CLASSES, precision="float32", seed=3,
     )  # fmt: skip
     made.attention.get_layer("attention").kernel.assign([[5.0], [-5.0], [5.0], [-5.0], [5.0]])
@@ -76,7 +80,7 @@ def made_waveform(seconds: float, seed: int = 0) -> Any:
 
 def made_patches(waveform: Any) -> Any:
     """The patches that the training side cuts from a waveform. [P, 96, 64]"""
-    return np.stack([patch for _, patch in cut(frames_of([waveform]))])
+    return np.stack([patch for _, patch in VGGISH.cut(VGGISH.rows_of([waveform]))])
 
 
 def exported_to(folder: Path, classifier: Any, **changes: Any) -> dict[str, Any]:
@@ -240,7 +244,7 @@ def test_log_mel_in_the_graph_is_that_of_training() -> None:
     loud_beside_quiet = 0.9 * np.sin(2 * np.pi * 440 * t) + 1e-4 * np.sin(2 * np.pi * 6000 * t)
     for waveform in (np.sin(2 * np.pi * 1000 * t), loud_beside_quiet, np.zeros(t.size), made_waveform(3.0)):
         samples = waveform.astype(np.float32)
-        in_graph = graph.graph_log_mel(tf.constant(samples), VGGISH).numpy()
+        in_graph = front_end_graph.rows(VGGISH, tf.constant(samples)).numpy()
         np.testing.assert_allclose(in_graph, log_mel(samples), atol=2e-6)
 
 
@@ -253,7 +257,7 @@ def test_a_batch_of_waveforms_is_scored_as_each_is_by_log_mel_classifier_and_cal
     assert found["windows"].tolist() == embedded["windows"].tolist() == [1, 4, 65, 73, 1]
     for k, waveform in enumerate(waveforms):
         windows, n = made_patches(waveform), found["windows"][k]
-        starts_s = [first / 100 for first, _ in cut(frames_of([waveform]))]
+        starts_s = [first / 100 for first, _ in VGGISH.cut(VGGISH.rows_of([waveform]))]
         embeddings = np.asarray(classifier.embed(windows))
         np.testing.assert_allclose(found["window_scores"][k, :n], served(classifier, windows), atol=1e-5)
         np.testing.assert_allclose(found["scores"][k], served_clip(classifier, windows), atol=1e-5)
@@ -353,7 +357,7 @@ def test_how_strange_a_sound_is_is_served_verified_and_predicted(
     half = np.concatenate([made_waveform(1.92), np.zeros(RATE_HZ, np.float32)])  # its end is silent
     found = sound(loaded, half, half[: RATE_HZ // 2])["ood_score"]
     patches = made_patches(half)
-    weight = held(patches, VGGISH)
+    weight = VGGISH.held(patches)
     assert weight.min() < 0.9 < weight.max()
     embeddings = np.asarray(classifier.embed(patches))
     mean = np.average(embeddings, axis=0, weights=weight)[None].astype(np.float32)
@@ -366,7 +370,7 @@ def test_how_strange_a_sound_is_is_served_verified_and_predicted(
     predict_files([tmp_path / "a.wav"], model, tmp_path / "p.csv", strangeness=model.ood_score, batch_size=2)
     with (tmp_path / "p.csv").open(newline="") as file:
         assert float(next(csv.DictReader(file))["strangeness"]) == pytest.approx(expected, rel=1e-3)
-    monkeypatch.setattr(graph, "graph_held", lambda patches, spec: tf.ones(tf.shape(patches)[:1]))
+    monkeypatch.setattr(front_end_graph, "held", lambda spec, patches: tf.ones(tf.shape(patches)[:1]))
     with pytest.raises(ExportError, match=r"sound.ood_score by"):
         exported_to(tmp_path / "5", classifier, ood=(known, limits), example_waveform=half)
 
@@ -545,5 +549,5 @@ def test_a_model_that_wants_other_frames_is_refused(folder: Path, tmp_path: Path
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "model.json").unlink()
     (tmp_path / "model.json").write_text(json.dumps(facts))
-    with pytest.raises(CheckpointError, match="log-mel frames of another kind"):
+    with pytest.raises(CheckpointError, match="features that this birdtune does not make"):
         verify.open_model(tmp_path)

@@ -17,7 +17,7 @@ from birdtune.data.clips import ClipBatches
 from birdtune.data.embedding_cache import KeptWindows
 from birdtune.errors import DivergedError, Interrupted, RetryableError
 from birdtune.models import classifier as classifiers
-from birdtune.models import network
+from birdtune.models import yamnet
 from birdtune.models.classifier import Classifier
 from birdtune.models.registry import BACKBONES
 from birdtune.runtime import storage
@@ -37,7 +37,7 @@ def build(
     freeze: str, precision: str = "float32", embedding_activation: str = "relu", head: str = "linear"
 ) -> Classifier:
     return classifiers.build(
-        backbone="vggish-small", head=head, scores="softmax", hidden_units=8,
+        backbone=BACKBONES["vggish-small"], head=head, scores="softmax", hidden_units=8,
         embedding_activation=embedding_activation, freeze=freeze, classes=("A", "B", "C"), precision=precision, seed=1,
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ def windows(tmp_path: Path) -> Windows:
 
 
 def frozen(classifier: Classifier, windows: Windows, journal: Journal | None = None, **how: Any) -> Frozen:
-    given = {"precision": "float32", "most_bytes": 1e9, "interrupts": Interrupts(), **how}
+    given = {"most_bytes": 1e9, "interrupts": Interrupts(), **how}
     return Frozen(classifier, cache=windows.store.folder, journal=journal or quiet(), **given)
 
 
@@ -80,9 +80,9 @@ class Said(Journal):
 @pytest.mark.parametrize("point", ["conv1", "conv3_1", "conv", "fc1_1", "fc1_2", "all-but-head"])
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_beginning_and_rest_are_the_whole_network(point: str, precision: str) -> None:
-    backbone = build(point, precision).backbone
+    backbone = build(point, precision).network
     patches = np.random.default_rng(0).normal(-3, 1, (3, 96, 64)).astype(np.float32)
-    beginning, rest = network.split_at_freeze(backbone)
+    beginning, rest = BACKBONES["vggish-small"].split(backbone)
     assert not beginning.trainable_variables
     given = beginning(patches)
     np.testing.assert_array_equal(given if rest is None else rest(given), backbone(patches))
@@ -92,29 +92,29 @@ def test_beginning_and_rest_are_the_whole_network(point: str, precision: str) ->
 @pytest.mark.parametrize("backbone", ["vggish-small", "yamnet"])
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_what_a_cut_is_said_to_leave_is_what_the_beginning_leaves(backbone: str, precision: str) -> None:
-    net = network.build_backbone(backbone, embedding_activation="relu", precision=precision, seed=None)
+    net = BACKBONES[backbone].network(embedding_activation="relu", precision=precision, seed=None)
     for n, row in enumerate(BACKBONES[backbone].layers, start=1):
-        network.freeze(net, row.name)
-        output = network.split_at_freeze(net)[0].output
+        BACKBONES[backbone].freeze(net, row.name)
+        output = BACKBONES[backbone].split(net)[0].output
         cut = BACKBONES[backbone].cut(n)
         assert cut.numbers == np.prod(output.shape[1:])
         assert cut.row_bytes(precision) == cut.numbers * tf.as_dtype(output.dtype).size
-        assert cut.frozen_flops + cut.rest_flops == BACKBONES[backbone].patch_flops()
+        assert cut.frozen_flops + cut.rest_flops == BACKBONES[backbone].window_flops()
         assert cut.is_whole == (not cut.rest_flops)
 
 
 def test_yamnet_has_two_parts_as_well() -> None:
-    backbone = network.build_backbone("yamnet", embedding_activation="relu", precision="float32", seed=2)
+    backbone = yamnet.BACKBONE.network(embedding_activation="relu", precision="float32", seed=2)
     patches = np.random.default_rng(0).normal(-3, 1, (2, 96, 64)).astype(np.float32)
-    network.freeze(backbone, "layer6_depthwise")
-    beginning, rest = network.split_at_freeze(backbone)
+    yamnet.BACKBONE.freeze(backbone, "layer6_depthwise")
+    beginning, rest = yamnet.BACKBONE.split(backbone)
     assert rest is not None and rest.trainable_variables and not beginning.trainable_variables
     np.testing.assert_allclose(rest(beginning(patches)), backbone(patches), atol=1e-5)
 
 
 def test_where_nothing_is_frozen_there_is_one_part(windows: Windows) -> None:
     classifier = build("none")
-    assert network.n_frozen(classifier.backbone) == 0
+    assert classifier.backbone.n_frozen(classifier.network) == 0
     feed = frozen(classifier, windows).feed(windows, what="training")
     assert feed.source is windows and feed.convolves
 
@@ -257,14 +257,14 @@ def test_frozen_layers_are_computed_once_and_again_for_other_weights(windows: Wi
     frozen(build("conv"), windows, journal).feed(windows, what="training")
     frozen(build("conv"), windows, journal).feed(windows, what="training")
     other = build("conv")
-    other.backbone.get_layer("conv3_1").bias.assign(np.ones(32))
+    other.network.get_layer("conv3_1").bias.assign(np.ones(32))
     frozen(other, windows, journal).feed(windows, what="training")
     assert [("computed once, for 17 patches" in line, "is there" in line) for line in journal.lines] == [
         (True, False), (False, True), (True, False),
     ]  # fmt: skip
     # What is trained does not count.
     head = build("conv")
-    head.backbone.get_layer("fc2").bias.assign(np.ones(128))
+    head.network.get_layer("fc2").bias.assign(np.ones(128))
     frozen(head, windows, journal).feed(windows, what="training")
     assert "is there" in journal.lines[-1]
 
@@ -332,8 +332,7 @@ def test_what_other_layers_made_is_not_taken_for_theirs(
 ) -> None:
     journal = Said()
     for how in (one, other):
-        precision = how.get("precision", "float32")
-        frozen(build(**how), windows, journal, precision=precision).feed(windows, what="training")
+        frozen(build(**how), windows, journal).feed(windows, what="training")
     assert ["computed once" in line for line in journal.lines] == [True, True]
     assert len(list(windows.store.folder.glob("frozen-*"))) == 2
 

@@ -17,7 +17,7 @@ from makers import quiet, tone, without_processes, write_sound
 
 from birdtune.audio.decode import SoundStream, examine, read
 from birdtune.audio.faults import SoundError
-from birdtune.audio.logmel import VGGISH, FrontEnd, frames_of
+from birdtune.audio.logmel import VGGISH, LogMel
 from birdtune.config import AudioSettings
 from birdtune.data import frames, shards
 from birdtune.data.frames import FrameStore, fill
@@ -28,9 +28,13 @@ from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.workers import Crashed, run_tasks
 
 
+def stored_in(path: Path) -> np.ndarray:
+    return frames_in(read(path, rate_hz=16_000)).astype(np.float16)
+
+
 def frames_in(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """All log-mel frames of a sound, the last filled up. [n, 64]"""
-    return np.concatenate(list(frames_of([waveform])))
+    return np.concatenate(list(VGGISH.rows_of([waveform])))
 
 
 class Cache:
@@ -72,7 +76,7 @@ class Cache:
 
     def all_frames(self) -> dict[str, bytes]:
         store = FrameStore(self.cache, VGGISH, AudioSettings())
-        return {content: store.frames(content).tobytes() for content in store.contents()}
+        return {content: store.rows(content).tobytes() for content in store.contents()}
 
     @property
     def folder(self) -> Path:
@@ -80,7 +84,7 @@ class Cache:
 
     @property
     def shards(self) -> list[Path]:
-        return sorted(self.folder.glob("shard-*.f16"))
+        return sorted(self.folder.glob("shard-*.rows"))
 
     @property
     def index(self) -> Path:
@@ -109,15 +113,15 @@ def test_frames_are_those_of_the_whole_sound_as_float16(cache: Cache) -> None:
     assert made == 3
     assert len(store) == 3
     for name in ("A/a.wav", "A/b.flac"):
-        expected = frames_in(read(cache.data / name)).astype(np.float16)
-        found = store.frames(cache.content(name))
+        expected = stored_in(cache.data / name)
+        found = store.rows(cache.content(name))
         assert found.dtype == np.dtype("<f2")
         assert np.array_equal(found, expected)
 
 
 def test_a_short_sound_has_one_patch(cache: Cache) -> None:
     store, _ = cache.run()
-    found = store.frames(cache.content("B/c.ogg"))
+    found = store.rows(cache.content("B/c.ogg"))
     assert found.shape == (96, 64)
     assert (found[40:] == np.float16(np.log(0.01))).all()
 
@@ -148,7 +152,7 @@ def test_a_file_that_changed_has_new_frames(cache: Cache) -> None:
     store, made = cache.run()
     assert made == 1
     assert cache.content("A/a.wav") != old
-    assert store.entry(cache.content("A/a.wav")).n_frames == 199
+    assert store.entry(cache.content("A/a.wav")).n_rows == 199
 
 
 def test_the_same_content_is_decoded_once(cache: Cache) -> None:
@@ -177,11 +181,11 @@ def test_a_file_that_fails_leaves_nothing_and_stops_nothing(cache: Cache) -> Non
     assert len(store) == 3
     assert cache.examined("A/aa silent.wav").problem == "silent"
     assert cache.examined("A/ab text.wav").problem == "not-audio"
-    frames_there = sum(store.entry(content).n_frames for content in store.contents())
+    frames_there = sum(store.entry(content).n_rows for content in store.contents())
     (shard,) = cache.shards
     assert shard.stat().st_size == frames_there * 64 * 2, "what a failing file began is taken back"
     assert np.array_equal(
-        store.frames(cache.content("A/b.flac")), frames_in(read(cache.data / "A/b.flac")).astype(np.float16)
+        store.rows(cache.content("A/b.flac")), stored_in(cache.data / "A/b.flac")
     )
     assert cache.run()[1] == 0, "a broken file is not tried again"
 
@@ -195,7 +199,7 @@ def test_frames_that_are_not_finite_never_come_into_the_store(
     write_sound(cache.data / "A/loud.wav", np.float32(3e38) * tone(1.0, seed=7), subtype="FLOAT")
     store, _ = cache.run()
     assert cache.examined("A/loud.wav").problem == "not-finite" and len(store) == 3
-    assert all(np.isfinite(store.frames(content)).all() for content in store.contents())
+    assert all(np.isfinite(store.rows(content)).all() for content in store.contents())
 
 
 def test_a_file_that_kills_its_decoder_is_named_and_tried_again(
@@ -248,7 +252,7 @@ def test_a_file_that_changes_before_it_is_decoded_lends_its_name_to_no_other_con
     assert made == 3 and len(store) == 2
     ledger = Ledger(cache.ledger_path, AudioSettings())
     assert ledger.content(before) == cache.content("A/z copy of a.wav")
-    assert np.array_equal(store.frames(str(ledger.content(before))), frames_in(read(copy)).astype(np.float16))
+    assert np.array_equal(store.rows(str(ledger.content(before))), stored_in(copy))
     # Nothing of it is remembered: the next run takes the files as they are then.
     monkeypatch.setattr(frames, "run_tasks", real)
     store, made = cache.run()
@@ -256,14 +260,14 @@ def test_a_file_that_changes_before_it_is_decoded_lends_its_name_to_no_other_con
 
 
 def test_storage_of_the_sound_that_fails_stops_the_work(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = frames.frames_of
+    real = LogMel.rows_of
 
-    def fail(stream: SoundStream, spec: FrontEnd) -> object:
+    def fail(spec: LogMel, stream: SoundStream) -> object:
         if stream.path.suffix == ".flac":
             raise SoundError("storage-failed", "the storage failed (Input/output error)")
-        return real(stream, spec)
+        return real(spec, stream)
 
-    monkeypatch.setattr(frames, "frames_of", fail)
+    monkeypatch.setattr(LogMel, "rows_of", fail)
     with pytest.raises(RetryableError, match=r"b\.flac: the storage failed .* 2 files were still to be read"):
         cache.run()
     assert len(FrameStore(cache.cache, VGGISH, AudioSettings())) == 1
@@ -289,37 +293,37 @@ def test_no_worker_outlives_a_fault(cache: Cache, monkeypatch: pytest.MonkeyPatc
 def test_a_full_disk_says_what_the_rest_needs_and_keeps_what_is_whole(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, sizes = frames.frames_of, []
+    real, sizes = LogMel.rows_of, []
 
-    def fail(stream: SoundStream, spec: FrontEnd) -> Iterator[object]:
-        for block in real(stream, spec):
+    def fail(spec: LogMel, stream: SoundStream) -> Iterator[object]:
+        for block in real(spec, stream):
             yield block
             if stream.path.suffix == ".flac":
                 raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(frames, "frames_of", fail)
+    monkeypatch.setattr(LogMel, "rows_of", fail)
     monkeypatch.setattr(
         FrameStore, "drop_leftovers", lambda store: sizes.extend(path.stat().st_size for path in cache.shards)
     )
     cache.add("A/d.wav", 25.0, seed=6)
-    with pytest.raises(RetryableError, match=r"disk is full while writing frames \((\d+) kB needed") as caught:
+    with pytest.raises(RetryableError, match=r"disk is full while writing features \((\d+) kB needed") as caught:
         cache.run()
     left = sum(path.stat().st_size for path in cache.data.rglob("*.*") if path.name != "a.wav")
     store = FrameStore(cache.cache, VGGISH, AudioSettings())
     (entry,) = map(store.entry, store.contents())
     first = (cache.data / "A/a.wav").stat().st_size
     needed_kb = int(str(caught.value).split(" kB needed")[0].split("(")[1])
-    assert needed_kb == round(left * entry.n_frames * 128 / first / 1000)
-    assert sizes[-1] == entry.n_frames * 128, "the worker took its part of a recording back"
+    assert needed_kb == round(left * entry.n_rows * 128 / first / 1000)
+    assert sizes[-1] == entry.n_rows * 128, "the worker took its part of a recording back"
 
 
 def test_frames_that_have_no_room_are_not_begun(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     store, _ = cache.run()
-    expected = sum(store.entry(content).n_frames for content in store.contents()) * 128
+    expected = sum(store.entry(content).n_rows for content in store.contents()) * 128
     shutil.rmtree(cache.folder)
     monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: expected - 1)
     monkeypatch.setattr(frames, "run_tasks", lambda *arguments, **how: pytest.fail("begun"))
-    words = rf"too full for the frames of 3 recordings \({round(expected / 1000)} kB needed"
+    words = rf"too full for the features of 3 recordings \({round(expected / 1000)} kB needed"
     with pytest.raises(RetryableError, match=words):
         cache.run()
     monkeypatch.setattr("birdtune.runtime.storage.free_bytes", lambda path: expected)
@@ -351,7 +355,7 @@ def test_a_shard_that_was_shortened_loses_what_it_lacks(cache: Cache) -> None:
     store, _ = cache.run()
     last = max(map(store.entry, store.contents()), key=lambda entry: entry.start)
     with (cache.folder / last.shard).open("r+b") as file:
-        file.truncate((last.start + last.n_frames) * 128 - 1)
+        file.truncate((last.start + last.n_rows) * 128 - 1)
     assert set(FrameStore(cache.cache, VGGISH, AudioSettings()).contents()) == set(store.contents()) - {last.content}
     assert cache.run()[1] == 1
 
@@ -387,7 +391,7 @@ def test_a_pipe_in_the_place_of_the_index_is_not_waited_for(cache: Cache) -> Non
 @pytest.mark.parametrize(
     "line",
     [b"", b"null", b"[]", b"{}", b"\xff\xfe", b'{"content": "x"}', bytes(50), b'{"content":"x","shard":"s","start":"1",'
-     b'"n_frames":1,"crc":0,"facts":{"rate_hz":1,"channels":1,"duration_s":1,"n_samples":1,"peak_db":0,"format":""}}'],
+     b'"n_rows":1,"crc":0,"facts":{"rate_hz":1,"channels":1,"duration_s":1,"peak_db":0,"format":""}}'],
 )  # fmt: skip
 def test_rubbish_in_the_index_is_passed_over(cache: Cache, line: bytes) -> None:
     cache.run()
@@ -436,7 +440,7 @@ def test_a_stopped_run_keeps_what_was_finished(cache: Cache, monkeypatch: pytest
 
 def test_shards_that_nothing_points_to_are_deleted(cache: Cache) -> None:
     store, _ = cache.run()
-    (cache.folder / "shard-0-1.f16").write_bytes(bytes(1280))
+    (cache.folder / "shard-0-1.rows").write_bytes(bytes(1280))
     (cache.folder / "other.txt").touch()
     assert store.drop_leftovers() == 1
     assert len(cache.shards) == 1
@@ -459,39 +463,39 @@ def test_a_full_shard_is_followed_by_another(cache: Cache, monkeypatch: pytest.M
     store, _ = cache.run()
     assert len(cache.shards) == 3
     assert np.array_equal(
-        store.frames(cache.content("A/a.wav")), frames_in(read(cache.data / "A/a.wav")).astype(np.float16)
+        store.rows(cache.content("A/a.wav")), stored_in(cache.data / "A/a.wav")
     )
 
 
 def test_a_part_of_a_recording_is_read_alone(cache: Cache) -> None:
     store, _ = cache.run()
     content = cache.content("A/b.flac")
-    whole = store.frames(content)
-    assert np.array_equal(store.frames(content, 100, 7), whole[100:107])
-    assert np.array_equal(store.frames(content, len(whole) - 3, 96), whole[-3:])
-    assert store.frames(content, len(whole) + 5, 96).shape == (0, 64)
+    whole = store.rows(content)
+    assert np.array_equal(store.rows(content, 100, 7), whole[100:107])
+    assert np.array_equal(store.rows(content, len(whole) - 3, 96), whole[-3:])
+    assert store.rows(content, len(whole) + 5, 96).shape == (0, 64)
 
 
 def test_frames_that_went_away_while_a_job_uses_them_are_told(cache: Cache) -> None:
     store, _ = cache.run()
-    longest = max(map(store.entry, store.contents()), key=lambda entry: entry.n_frames)
+    longest = max(map(store.entry, store.contents()), key=lambda entry: entry.n_rows)
     with (cache.folder / longest.shard).open("r+b") as file:
         file.truncate((longest.start + 10) * 128)
     with pytest.raises(RetryableError, match=r"1,280 bytes are there where .* Run again"):
-        store.frames(longest.content)
+        store.rows(longest.content)
     store.close()
     (cache.folder / longest.shard).unlink()
     with pytest.raises(RetryableError, match="No such file"):
-        store.frames(longest.content)
+        store.rows(longest.content)
 
 
 def test_more_shards_than_may_be_open_can_be_read(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "_SHARD_BYTES", 1000)
     monkeypatch.setattr(shards, "_MOST_OPEN", 2)
     store, _ = cache.run()
-    before = {content: store.frames(content).tobytes() for content in store.contents()}
+    before = {content: store.rows(content).tobytes() for content in store.contents()}
     assert len(cache.shards) == 3
-    assert {content: store.frames(content).tobytes() for content in before} == before
+    assert {content: store.rows(content).tobytes() for content in before} == before
     assert len(store._open) == 2
 
 
@@ -557,7 +561,7 @@ def test_any_number_of_workers_makes_the_same_frames(tmp_path: Path, monkeypatch
         assert cache.run(workers=workers)[1] == 6
         found.append(cache.all_frames())
         # Here sums may be done by two threads, in another order: the last bit of a half may differ.
-        here = frames_in(read(cache.data / "A/3.wav"))
+        here = frames_in(read(cache.data / "A/3.wav", rate_hz=16_000))
         there = np.frombuffer(found[-1][cache.content("A/3.wav")], "<f2").reshape(-1, 64)
         assert there == pytest.approx(here, abs=0.004)
     assert found[0] == found[1]

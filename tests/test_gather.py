@@ -83,8 +83,9 @@ def test_each_channel_is_a_recording_of_the_same_source(place: Path) -> None:
         path, _, channel = recording.name.partition("#")
         assert dataset.places[recording.name] == dataset.places[path + ("#1" if channel else "")]
         samples, _ = soundfile.read(recording.path, always_2d=True)
-        alone = read(write_sound(place / "alone.wav", samples[:, recording.channel or 0], subtype="FLOAT"))
-        assert np.allclose(store.frames(recording.content)[:190], log_mel(alone)[:190], atol=0.01)
+        path = write_sound(place / "alone.wav", samples[:, recording.channel or 0], subtype="FLOAT")
+        alone = read(path, rate_hz=16_000)
+        assert np.allclose(store.rows(recording.content)[:190], log_mel(alone)[:190], atol=0.01)
     inspected = inspect(place, audio=each)
     assert {recording.name for recording in inspected.recordings} == names
     assert prepare(place, audio=each)[0].digest() == dataset.digest()
@@ -175,7 +176,7 @@ def test_damage_that_no_file_time_tells_is_found_before_computing(
 
 def test_shards_of_killed_runs_are_deleted(place: Path) -> None:
     _, store = prepare(place)
-    orphan = store.folder / "shard-0-0.f16"
+    orphan = store.folder / "shard-0-0.rows"
     orphan.write_bytes(bytes(999))
     dataset, _ = prepare(place)
     assert not orphan.exists()
@@ -349,7 +350,7 @@ def test_the_resampler_is_heeded(place: Path) -> None:
     dataset, resampy_store = prepare(place, audio={"resampler": "resampy"})
     assert soxr_store.folder != resampy_store.folder
     (content,) = [record.content for record in dataset.recordings if record.name.endswith("other.wav")]
-    difference = soxr_store.frames(content) - resampy_store.frames(content)
+    difference = soxr_store.rows(content) - resampy_store.rows(content)
     assert 0 < abs(difference.astype(float)).mean() < 0.05
     assert set(read_json(place / "output/cache/ledger.json")["facts"]) == {
         AudioSettings(resampler="soxr").cache_key, AudioSettings(resampler="resampy").cache_key

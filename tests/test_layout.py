@@ -268,7 +268,7 @@ def test_a_folder_of_two_classes_is_refused_before_the_long_work_and_a_check_hea
     with pytest.raises(InputError, match="names several classes"):
         config = Config(input=tmp_path, output=tmp_path / "prepared")
         gather.prepare(config, VGGISH, quiet(), Interrupts())
-    assert not list((tmp_path / "prepared/cache").glob("vggish*/*.f16"))
+    assert not list((tmp_path / "prepared/cache").glob("vggish*/*.rows"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from birdtune.audio.logmel import VGGISH, YAMNET
 from birdtune.data.batches import Windows
 from birdtune.errors import InputError
 from birdtune.evaluation import ood
-from birdtune.evaluation.ood import Measured, Moments, Novelty, Pooler, Scale, eased, held, scale
+from birdtune.evaluation.ood import Measured, Moments, Novelty, Pooler, Scale, eased, scale
 from birdtune.runtime.signals import Interrupts
 from birdtune.training.ood_fit import chosen_windows, moments_of, watched
 
@@ -43,8 +43,8 @@ def test_a_patch_counts_by_the_share_of_its_frames_that_hold_sound() -> None:
         patches = np.full((3, 96, 64), np.log(spec.log_offset), np.float16)
         patches[1, :24, 5] += 1.0  # one band is enough
         patches[2] += 1.0
-        np.testing.assert_allclose(held(patches, spec), [0.0, 0.25, 1.0], atol=1e-5)
-        assert (held(patches, spec) > 0).all()  # a recording of silence has a mean, too
+        np.testing.assert_allclose(spec.held(patches), [0.0, 0.25, 1.0], atol=1e-5)
+        assert (spec.held(patches) > 0).all()  # a recording of silence has a mean, too
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 7, 64])

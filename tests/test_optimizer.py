@@ -27,7 +27,7 @@ def moved(classifier: Classifier, gradient: float, **settings: Any) -> dict[str,
 def test_the_head_learns_faster_and_what_is_deep_slower() -> None:
     classifier = build()
     found = moved(classifier, 1.0, head_lr_multiplier=20, layer_decay=0.5)
-    backbone = [layer.name for layer in classifier.backbone.layers if layer.weights]
+    backbone = [layer.name for layer in classifier.network.layers if layer.weights]
     expected = {f"backbone/{name}": 0.5**place for place, name in enumerate(reversed(backbone))} | {"head/logits": 20}
     for name, array in found.items():
         # Adam's first step is as long as the rate.

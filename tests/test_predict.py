@@ -17,12 +17,11 @@ import soundfile
 from makers import Here
 
 from birdtune.audio.decode import examine, read
-from birdtune.audio.logmel import VGGISH, YAMNET, FrontEnd, frames_of, log_mel
+from birdtune.audio.logmel import VGGISH, YAMNET, LogMel, log_mel
 from birdtune.config import AudioSettings
 from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import Thresholds
-from birdtune.evaluation.ood import held
 from birdtune.serving import inference, predict
 from birdtune.serving.inference import Unused
 from birdtune.serving.predict import embed_files, predict_files
@@ -54,7 +53,7 @@ def mean_bands(patches: Any) -> Any:
 
 def frames_in(path: Path) -> Any:
     """All log-mel frames of a sound, the last filled up. [n, 64]"""
-    return np.concatenate(list(frames_of([read(path)])))
+    return np.concatenate(list(VGGISH.rows_of([read(path, rate_hz=RATE_HZ)])))
 
 
 def mean_bands_of(frames: Any, first_frames: list[int]) -> Any:
@@ -130,7 +129,7 @@ def test_a_sound_shorter_than_a_patch_is_filled_up_with_zeros(tmp_path: Path, se
     path = write_sound(tmp_path / "a.wav", seconds)
     _, made = embedded([path], tmp_path / "x.npz")
     filled = np.zeros(15_600, np.float32)
-    filled[: int(seconds * RATE_HZ)] = read(path)
+    filled[: int(seconds * RATE_HZ)] = read(path, rate_hz=RATE_HZ)
     assert made["start_s"].tolist() == [0]
     np.testing.assert_allclose(made["embeddings"], mean_bands_of(log_mel(filled), [0]), atol=1e-6)
 
@@ -147,7 +146,7 @@ def test_the_very_end_of_a_sound_is_heard(tmp_path: Path, n_samples: int, hop: i
 
 
 def test_channels_that_cancel_each_other_are_heard_and_each_channel_may_have_its_row(tmp_path: Path) -> None:
-    left, right = (read(write_sound(tmp_path / f"{seed}.wav", 2.0, seed=seed)) for seed in (1, 2))
+    left, right = (read(write_sound(tmp_path / f"{seed}.wav", 2.0, seed=seed), rate_hz=RATE_HZ) for seed in (1, 2))
     soundfile.write(tmp_path / "inverted.wav", np.stack([left, -left], 1), RATE_HZ)
     soundfile.write(tmp_path / "other.wav", np.stack([left, right], 1), RATE_HZ)
     paths = [tmp_path / name for name in ("inverted.wav", "other.wav", "1.wav")]
@@ -180,7 +179,8 @@ def test_the_model_is_given_full_batches_across_files(tmp_path: Path) -> None:
 def test_a_model_may_return_a_view_of_what_it_was_given(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", 4.7)
     _, made = embedded([path], tmp_path / "x.npz", lambda patches: patches[:, 0], batch_size=2)
-    np.testing.assert_allclose(made["embeddings"], log_mel(read(path))[[0, 96, 192, 288, 373]], atol=1e-6)
+    frames = log_mel(read(path, rate_hz=RATE_HZ))
+    np.testing.assert_allclose(made["embeddings"], frames[[0, 96, 192, 288, 373]], atol=1e-6)
 
 
 def test_the_patches_of_a_long_sound_are_not_kept(tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
     ]
     frames = frames_in(silent_end)
     patches = np.stack([frames[start : start + 96] for start in VGGISH.starts(len(frames))])
-    mean = np.average(patches.mean(axis=1), axis=0, weights=held(patches, VGGISH))
+    mean = np.average(patches.mean(axis=1), axis=0, weights=VGGISH.held(patches))
     np.testing.assert_allclose(pooled[0], mean[None], atol=1e-4)  # silence is left out
     predict_files(paths, Levels(), tmp_path / "q.csv", **given)  # a model that cannot tell
     assert [(row["answer"], row["strangeness"]) for row in rows_of(tmp_path / "q.csv")] == [("owl", "")] * 2
@@ -473,7 +473,7 @@ def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
         ("a.wav", "1.53", "2.5"),
         ("b.wav", "0.0", "0.5"),
     ]
-    frames = log_mel(read(paths[0]))
+    frames = log_mel(read(paths[0], rate_hz=RATE_HZ))
     scores = ears.scores(frames[None, 48:144])[0][0]
     assert float(rows[1]["score"]) == pytest.approx(scores.max(), abs=1e-6)
     assert rows[1]["class"] == ears.classes[scores.argmax()]
@@ -519,7 +519,7 @@ def test_files_that_could_not_be_used_have_their_row_and_silence_is_answered_non
 # ---- long recordings, window by window ----------------------------------------------------------
 
 
-def changing(path: Path, seconds: int, spec: FrontEnd = VGGISH) -> Path:
+def changing(path: Path, seconds: int, spec: LogMel = VGGISH) -> Path:
     """Noise whose colour and level change all the time."""
     rng = np.random.default_rng(3)
     parts = [np.cumsum(rng.normal(size=8000)) * rng.uniform(0.0003, 0.003) if rng.random() < 0.5 else
@@ -531,7 +531,7 @@ def changing(path: Path, seconds: int, spec: FrontEnd = VGGISH) -> Path:
 class Attentive(Ears):
     """To whom loud patches count more."""
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, front_end: LogMel) -> None:
         super().__init__("a", "b", "c")
         self.front_end = front_end
 
@@ -544,10 +544,10 @@ class Attentive(Ears):
     ("front_end", "window_s"), [(VGGISH, 4.8), (VGGISH, 5.0), (YAMNET, 2.4), (YAMNET, 5.0), (YAMNET, 0.96)]
 )
 def test_a_window_is_judged_as_the_recording_cut_out_of_it(
-    tmp_path: Path, front_end: FrontEnd, window_s: float
+    tmp_path: Path, front_end: LogMel, window_s: float
 ) -> None:
     path = changing(tmp_path / "long.wav", 20)
-    waveform = read(path)[: round((2 * window_s + 1.2) * RATE_HZ)]
+    waveform = read(path, rate_hz=RATE_HZ)[: round((2 * window_s + 1.2) * RATE_HZ)]
     if window_s < 1.2:
         waveform = waveform[: round(3 * window_s * RATE_HZ) + 160]  # so little is no window of its own
     soundfile.write(path, waveform, RATE_HZ, subtype="FLOAT")
@@ -607,11 +607,11 @@ def test_a_window_begins_and_ends_with_a_patch_and_what_is_too_short_for_one_beg
 @pytest.mark.parametrize("front_end", [VGGISH, YAMNET], ids=lambda spec: spec.name)
 @pytest.mark.parametrize(("window_s", "left"), [(0.96, 161), (0.96, 5000), (2.0, 300), (2.0, 15_359), (5.0, 8000)])
 def test_what_is_left_behind_the_last_window_is_heard_with_what_is_before_it(
-    tmp_path: Path, front_end: FrontEnd, window_s: float, left: int
+    tmp_path: Path, front_end: LogMel, window_s: float, left: int
 ) -> None:
     n_samples = 2 * round(window_s * RATE_HZ) + left
     path = changing(tmp_path / "a.wav", 12)
-    waveform = read(path)[:n_samples]
+    waveform = read(path, rate_hz=RATE_HZ)[:n_samples]
     soundfile.write(path, waveform, RATE_HZ, subtype="FLOAT")
     ears = Attentive(front_end)
     predict_files([path], ears, tmp_path / "w.csv", window_s=window_s)

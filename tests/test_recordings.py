@@ -379,7 +379,7 @@ def test_each_resampler_has_its_facts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     ["", "[]", '"x"', "{", "null", "7", "[" * 100_000, '{"stats": 5}', '{"stats": {"a": 5}}', '{"facts": {"soxr": []}}',
-     '{"stats": {"a": [1]}}', '{"facts": {"soxr": {"c": {"n_samples": "many"}}}}',
+     '{"stats": {"a": [1]}}', '{"facts": {"soxr": {"c": {"duration_s": "many"}}}}',
      '{"facts": {"soxr": {"c": {"problem": "unheard-of", "detail": ""}}}}', '{"facts": {"soxr": {"c": {}}}}'],
 )  # fmt: skip
 def test_a_damaged_ledger_is_as_good_as_none(tmp_path: Path, content: str) -> None:

@@ -65,7 +65,7 @@ ORDINARY = {
 def test_ordinary_stereo_is_mixed(tmp_path: Path, name: str) -> None:
     path = write_sound(tmp_path / "a.wav", ORDINARY[name], RATE_HZ)
     assert examine(path).choice is None
-    assert np.array_equal(read(path), read(path, AudioSettings(channels="mix")))
+    assert np.array_equal(read(path, rate_hz=RATE_HZ), read(path, AudioSettings(channels="mix"), rate_hz=RATE_HZ))
 
 
 FAULTY = {
@@ -94,7 +94,8 @@ def test_where_channels_disagree_the_better_one_is_used_alone(tmp_path: Path, na
     sound, kept, fault = FAULTY[name]
     path = write_sound(tmp_path / "a.wav", sound, RATE_HZ)
     assert examine(path).choice == Choice((kept,), fault)
-    assert np.array_equal(read(path), read(write_sound(tmp_path / "alone.wav", sound[:, kept], RATE_HZ)))
+    alone = write_sound(tmp_path / "alone.wav", sound[:, kept], RATE_HZ)
+    assert np.array_equal(read(path, rate_hz=RATE_HZ), read(alone, rate_hz=RATE_HZ))
 
 
 @pytest.mark.parametrize("ending", [".flac", ".ogg", ".mp3", ".w64"])
@@ -111,7 +112,7 @@ def test_of_an_array_those_that_agree_are_mixed(tmp_path: Path) -> None:
     found = examine(path).choice
     assert found is not None and found.kept == (0, 1, 2, 3, 4)
     mono = write_sound(tmp_path / "b.wav", mixed(eight[:, :5].astype(np.float32)), RATE_HZ, subtype="FLOAT")
-    assert np.allclose(read(path), read(mono), atol=1e-6)
+    assert np.allclose(read(path, rate_hz=RATE_HZ), read(mono, rate_hz=RATE_HZ), atol=1e-6)
 
 
 def test_a_short_song_in_digital_silence_is_not_cancelled(tmp_path: Path) -> None:
@@ -140,17 +141,18 @@ def test_the_choice_is_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatc
         write_sound(tmp_path / f"{number}.wav", sound, RATE_HZ)
         for number, (sound, _, _) in enumerate(FAULTY.values())
     ]
-    before = [(examine(path).choice, read(path)) for path in paths]
+    before = [(examine(path).choice, read(path, rate_hz=RATE_HZ)) for path in paths]
     monkeypatch.setattr("birdtune.audio.decode._BLOCK_VALUES", 3_000)
     for path, (found, heard) in zip(paths, before, strict=True):
-        assert examine(path).choice == found and np.allclose(read(path), heard, atol=1e-6)
+        assert examine(path).choice == found and np.allclose(read(path, rate_hz=RATE_HZ), heard, atol=1e-6)
 
 
 def test_channels_can_be_mixed_or_the_first_taken_without_a_look(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", stereo(0.25 * noise(1.0, 5), S), RATE_HZ)
     first = write_sound(tmp_path / "first.wav", 0.25 * noise(1.0, 5), RATE_HZ)
-    assert np.array_equal(read(path, AudioSettings(channels="first")), read(first))
-    assert np.array_equal(read(path, AudioSettings(channels="first")), np.concatenate(list(SoundStream(first))))
+    found = read(path, AudioSettings(channels="first"), rate_hz=RATE_HZ)
+    assert np.array_equal(found, read(first, rate_hz=RATE_HZ))
+    assert np.array_equal(found, np.concatenate(list(SoundStream(first))))
     assert examine(path, AudioSettings(channels="mix")).choice is None
 
 

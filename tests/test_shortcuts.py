@@ -53,7 +53,7 @@ def made(change: Change, *, each: int = 40, classes: Sequence[str] = (A, B)) -> 
             facts = {"rate_hz": 44_100, "channels": 1, "duration_s": round(float(rng.uniform(3, 30)), 2),
                      "peak_db": -8.0, "format": "WAV PCM_16"}  # fmt: skip
             of_facts = {key: given.pop(key) for key in list(given) if key in facts}
-            known = SoundFacts(**{**facts, **of_facts}, n_samples=48_000, measures=measures(rng, **given))
+            known = SoundFacts(**{**facts, **of_facts}, measures=measures(rng, **given))
             name = f"{label}/{of_name}"
             recordings.append(Recording(name, Path(name), (Label(label),), name, known))
             places[name] = Place(name, ("train", "train", "val", "test")[k % 4])

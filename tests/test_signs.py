@@ -26,9 +26,9 @@ class MadeStore:
         return content
 
     def entry(self, content: str) -> Any:
-        return SimpleNamespace(crc=self.sums[content], n_frames=len(self.kept[content]))
+        return SimpleNamespace(crc=self.sums[content], n_rows=len(self.kept[content]))
 
-    def frames(self, content: str, first: int = 0, n: int | None = None) -> Any:
+    def rows(self, content: str, first: int = 0, n: int | None = None) -> Any:
         self.read += 1
         return self.kept[content][first : None if n is None else first + n]
 

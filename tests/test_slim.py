@@ -22,7 +22,7 @@ CLASSES = ("Aquila_ficta", "Noise_noise", "Parus_ficta", "Sitta_ficta")
 
 def classifier(**changes):
     settings = {
-        "backbone": "vggish-small",
+        "backbone": BACKBONES["vggish-small"],
         "head": "linear",
         "scores": "softmax",
         "hidden_units": 0,
@@ -156,7 +156,7 @@ def test_the_checkpoint_has_the_published_names_and_is_read_back(exported):
         arrays["mymodel/logits/weights"], model.head.get_layer("logits").kernel.numpy()
     )
     np.testing.assert_array_equal(
-        arrays["vggish/conv4/conv4_1/weights"], model.backbone.get_layer("conv4_1").kernel.numpy()
+        arrays["vggish/conv4/conv4_1/weights"], model.network.get_layer("conv4_1").kernel.numpy()
     )
 
 

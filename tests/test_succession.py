@@ -18,6 +18,7 @@ from birdtune.evaluation.diagnostics import MILD, STRONG
 from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
 from birdtune.models.growth import grown
+from birdtune.models.registry import BACKBONES
 from birdtune.reporting.verdict import all_doubts, verdict
 from birdtune.training import inputs
 from birdtune.training.step import StepSettings, Trainer
@@ -293,7 +294,7 @@ def gradients(
 ) -> Any:  # fmt: skip
     """Loss, weight and gradients of the head's logits, of four columns or all but B."""
     classifier = classifiers.build(
-        backbone="vggish-small", head=head, scores=scores, hidden_units=3, embedding_activation="relu",
+        backbone=BACKBONES["vggish-small"], head=head, scores=scores, hidden_units=3, embedding_activation="relu",
         freeze="all-but-head", classes=classes, precision="float32", seed=1,
     )  # fmt: skip
     kernel = np.random.default_rng(0).normal(0, 0.1, (128, 4)).astype(np.float32)

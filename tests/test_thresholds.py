@@ -191,14 +191,14 @@ def test_answers_are_judged_with_background_never_asked_for() -> None:
 
 @pytest.mark.parametrize("name", NOISES)
 def test_made_noise_is_the_same_every_time_and_in_bounds(name: str) -> None:
-    noise = made_noise(name, 2.0)
+    noise = made_noise(name, 2.0, 16_000)
     assert noise.shape == (32_000,) and noise.dtype == np.float32 and np.abs(noise).max() <= 1
-    np.testing.assert_array_equal(noise, made_noise(name, 2.0))
+    np.testing.assert_array_equal(noise, made_noise(name, 2.0, 16_000))
     assert np.isfinite(log_mel(noise)).all()
 
 
 def test_noises_are_what_they_are_called() -> None:
-    made = {name: made_noise(name, 4.0).astype(float) for name in NOISES}
+    made = {name: made_noise(name, 4.0, 16_000).astype(float) for name in NOISES}
     assert not made["silence"].any()
     power = {name: np.abs(np.fft.rfft(noise)) ** 2 for name, noise in made.items()}
     hz = np.fft.rfftfreq(64_000, 1 / 16_000)
@@ -228,7 +228,7 @@ def test_noise_is_heard_in_whole_batches() -> None:
     )
     assert taken == [([number], (1, 64)) for number in range(5)]
     assert set(sizes) == {8}
-    assert heard.recordings == tuple(NOISES) and len(heard.patch_scores) == 5 * VGGISH.patch_count(2998)
+    assert heard.recordings == tuple(NOISES) and len(heard.patch_scores) == 5 * VGGISH.window_count(2998)
     assert heard.patch_start_s[1] == pytest.approx(0.96)
     assert np.ptp(heard.patch_scores[heard.patch_recording == 0]) == 0  # silence is silence throughout
 

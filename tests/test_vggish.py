@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from birdtune.errors import CheckpointError, SettingsError
-from birdtune.models import network, vggish
-from birdtune.models.registry import BACKBONES
+from birdtune.models import vggish
+from birdtune.models.registry import BACKBONES, named
 
 
 def small(**changes):
     settings = {"embedding_activation": "relu", "precision": "float32", "seed": 1}
-    return network.build_backbone("vggish-small", **(settings | changes))
+    return BACKBONES["vggish-small"].network(**(settings | changes))
 
 
 def noise(n=4):
@@ -44,7 +44,7 @@ def test_the_variables_of_vggish_are_the_published_ones():
 
 
 def test_vggish_has_the_published_number_of_parameters():
-    backbone = network.build_backbone("vggish", embedding_activation="relu", precision="float32", seed=None)
+    backbone = BACKBONES["vggish"].network(embedding_activation="relu", precision="float32", seed=None)
 
     assert backbone.count_params() == 72_141_184
 
@@ -138,7 +138,7 @@ def test_mixed_precision_computes_low_and_gives_float32(precision):
 def test_loaded_weights_are_the_weights_in_use():
     backbone, arrays = small(), arrays_for("vggish-small")
 
-    network.load_backbone(backbone, arrays)
+    BACKBONES["vggish-small"].load(backbone, arrays)
 
     for row in vggish.LAYERS:
         kernel, bias = backbone.get_layer(row.name).get_weights()
@@ -149,7 +149,7 @@ def test_loaded_weights_are_the_weights_in_use():
 def test_a_head_in_the_checkpoint_is_passed_over_and_doubles_are_taken():
     arrays = {name: array.astype(np.float64) for name, array in arrays_for("vggish-small").items()}
 
-    network.load_backbone(small(), arrays | {"mymodel/logits/weights": np.zeros((100, 3))})
+    BACKBONES["vggish-small"].load(small(), arrays | {"mymodel/logits/weights": np.zeros((100, 3))})
 
 
 def test_all_that_is_missing_or_misshapen_stands_in_one_message():
@@ -162,7 +162,7 @@ def test_all_that_is_missing_or_misshapen_stands_in_one_message():
     arrays["resnet/stem\x1b[2J"] = np.zeros(1, np.float32)
 
     with pytest.raises(CheckpointError) as caught:
-        network.load_backbone(backbone, arrays, source="birds.ckpt")
+        BACKBONES["vggish-small"].load(backbone, arrays, source="birds.ckpt")
 
     message = str(caught.value)
     assert message.startswith("birds.ckpt: ")
@@ -177,7 +177,7 @@ def test_all_that_is_missing_or_misshapen_stands_in_one_message():
 
 def test_a_long_list_of_other_variables_is_cut():
     with pytest.raises(CheckpointError, match=r"other00, .*other07 and 13 more"):
-        network.load_backbone(small(), {f"other{i:02}": np.zeros(1) for i in range(21)})
+        BACKBONES["vggish-small"].load(small(), {f"other{i:02}": np.zeros(1) for i in range(21)})
 
 
 def trainable(backbone):
@@ -191,7 +191,7 @@ def trainable(backbone):
 def test_freezing_holds_a_layer_and_all_before_it(point, first_free):
     backbone = small()
 
-    network.freeze(backbone, point)
+    BACKBONES["vggish-small"].freeze(backbone, point)
 
     free = [row.name for row in vggish.LAYERS][first_free:]
     assert trainable(backbone) == free
@@ -201,9 +201,9 @@ def test_freezing_holds_a_layer_and_all_before_it(point, first_free):
 
 def test_a_later_freeze_replaces_an_earlier_one():
     backbone = small()
-    network.freeze(backbone, "all-but-head")
+    BACKBONES["vggish-small"].freeze(backbone, "all-but-head")
 
-    network.freeze(backbone, "conv1")
+    BACKBONES["vggish-small"].freeze(backbone, "conv1")
 
     assert trainable(backbone)[0] == "conv2"
 
@@ -221,11 +221,11 @@ def test_what_to_freeze_next_is_a_freeze_point_of_the_backbone_with_less_left_to
 @pytest.mark.parametrize("point", ["conv9", "", "None", "pool1"])
 def test_an_unknown_freeze_point_is_refused_with_the_choices(point):
     with pytest.raises(SettingsError, match=r"model\.freeze.*none, conv, all-but-head, conv1, .*fc2"):
-        network.freeze(small(), point)
+        BACKBONES["vggish-small"].freeze(small(), point)
 
 
 def test_unknown_backbones_and_activations_are_refused_with_the_choices():
     with pytest.raises(SettingsError, match=r"resnet.*vggish, vggish-small"):
-        network.build_backbone("resnet", embedding_activation="relu", precision="float32", seed=0)
+        named("resnet")
     with pytest.raises(SettingsError, match=r"gelu.*relu, none"):
         small(embedding_activation="gelu")

@@ -17,10 +17,10 @@ from helpers_yamnet import original as originals
 from makers import Here
 
 from birdtune.audio import decode
-from birdtune.audio.logmel import YAMNET, frames_of, hann_window, log_mel
+from birdtune.audio.logmel import YAMNET, hann_window, log_mel
 from birdtune.errors import CheckpointError, InputError, SettingsError
 from birdtune.models import classifier as classifiers
-from birdtune.models import network, tflite, yamnet
+from birdtune.models import tflite, yamnet
 from birdtune.models.registry import BACKBONES, read_weights
 from birdtune.pipeline import apply
 from birdtune.pipeline import run as job
@@ -52,8 +52,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def embedded(arrays: dict[str, Array], patches: Array) -> Array:
-    backbone = network.build_backbone("yamnet", embedding_activation="relu", precision="float32", seed=None)
-    network.load_backbone(backbone, arrays)
+    backbone = BACKBONES["yamnet"].network(embedding_activation="relu", precision="float32", seed=None)
+    BACKBONES["yamnet"].load(backbone, arrays)
     return np.asarray(backbone(patches))
 
 
@@ -70,12 +70,12 @@ def test_the_layers_are_the_published_ones() -> None:
     assert [step.places for step in steps[-2:]] == [3 * 2, 3 * 2]
     # 3.7 million with the published classifier and 69 million multiply-adds, as Google's README says.
     assert yamnet.BACKBONE.weight_count() + 1025 * 521 == 3_729_481
-    assert yamnet.BACKBONE.patch_flops() == pytest.approx(2 * 69e6, rel=0.01)
+    assert yamnet.BACKBONE.window_flops() == pytest.approx(2 * 69e6, rel=0.01)
 
 
 def test_patches_become_embeddings_of_1024_numbers_in_every_precision() -> None:
     for precision in ("float32", "mixed_bfloat16"):
-        backbone = network.build_backbone("yamnet", embedding_activation="relu", precision=precision, seed=1)
+        backbone = BACKBONES["yamnet"].network(embedding_activation="relu", precision=precision, seed=1)
         embeddings = backbone(noise(2))
         assert embeddings.shape == (2, 1024)
         assert keras.backend.standardize_dtype(embeddings.dtype) == "float32"
@@ -88,16 +88,16 @@ def test_patches_become_embeddings_of_1024_numbers_in_every_precision() -> None:
     ("point", "n_free"), [("none", 27), ("layer1", 26), ("layer13", 2), ("layer14_depthwise", 1), ("all-but-head", 0)]
 )
 def test_it_has_freeze_points_of_its_own(point: str, n_free: int) -> None:
-    backbone = network.build_backbone("yamnet", embedding_activation="relu", precision="float32", seed=None)
-    network.freeze(backbone, point)
+    backbone = BACKBONES["yamnet"].network(embedding_activation="relu", precision="float32", seed=None)
+    BACKBONES["yamnet"].freeze(backbone, point)
     assert len(backbone.trainable_variables) == 2 * n_free
     with pytest.raises(SettingsError, match="layer14"):
-        network.freeze(backbone, "conv4_1")
+        BACKBONES["yamnet"].freeze(backbone, "conv4_1")
 
 
 def test_what_it_was_never_trained_with_is_refused() -> None:
     with pytest.raises(SettingsError, match="embedding-activation"):
-        network.build_backbone("yamnet", embedding_activation="none", precision="float32", seed=None)
+        BACKBONES["yamnet"].network(embedding_activation="none", precision="float32", seed=None)
 
 
 # ---- yamnet.h5 ----------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def googles() -> classifiers.Classifier:
 @pytest.fixture(scope="module")
 def real() -> list[Array]:
     """Real sound: the first 0.975 s of birds, and noise. [15600] each"""
-    return [decode.read(path)[: YAMNET.patch_samples] for path in sorted(SOUNDS.glob("*/*.wav"))]
+    return [decode.read(path, rate_hz=16_000)[: YAMNET.window_samples] for path in sorted(SOUNDS.glob("*/*.wav"))]
 
 
 @with_googles
@@ -402,7 +402,7 @@ def test_the_front_end_is_that_of_the_published_network(real: list[Array]) -> No
 @with_googles
 def test_it_hears_what_is_to_be_heard(googles: classifiers.Classifier) -> None:
     for folder, name in {"Rooster": "Chicken, rooster", "Dog_bark": "Dog", "Rain": "Rain"}.items():
-        frames = log_mel(decode.read(min((GOOGLES.parent / "esc10" / folder).glob("*.ogg"))), YAMNET)
+        frames = log_mel(decode.read(min((GOOGLES.parent / "esc10" / folder).glob("*.ogg")), rate_hz=16_000), YAMNET)
         patches = np.stack([frames[start : start + 96] for start in range(0, len(frames) - 95, 48)])
         best = np.argsort(-np.asarray(googles.scores(patches)[0]).mean(axis=0))[:5]
         assert name in [googles.classes[column] for column in best], folder
@@ -437,7 +437,7 @@ def test_the_whole_job_runs_on_it(
     assert verify.open_model(folder).facts["front_end"]["digest"] == YAMNET.digest
     apply.embed(config, None, sounds[:1], tmp_path / "model.npz", journal, interrupts)
     apply.embed(config, tmp_path / "input" / "yamnet.h5", sounds[:1], tmp_path / "backbone.npz", journal, interrupts)
-    waveform = decode.read(sounds[0])
+    waveform = decode.read(sounds[0], rate_hz=16_000)
     served = sound(tf.saved_model.load(str(folder)), waveform, signature="embed")
     with np.load(tmp_path / "model.npz") as ours, np.load(tmp_path / "backbone.npz") as backbone:
         assert ours["start_s"] == pytest.approx([0, 0.48, 0.53])
@@ -450,7 +450,7 @@ def test_the_whole_job_runs_on_it(
 
     # More patches than are scored at a time.
     long = np.tile(waveform, 27)
-    frames = np.concatenate(list(frames_of([long], YAMNET)))
+    frames = np.concatenate(list(YAMNET.rows_of([long])))
     patches = np.stack([frames[start : start + 96] for start in YAMNET.starts(len(frames))])
     assert len(patches) > 64
     scores = verify.open_model(folder).scores(patches)[0]

@@ -127,7 +127,7 @@ def _contents(folder: Path) -> Any:
         for line in path.read_text("utf-8").splitlines():
             if line:
                 entry = json.loads(line)
-                found[entry["content"]] = (entry["n_frames"], entry["crc"])
+                found[entry["content"]] = (entry["n_rows"], entry["crc"])
     shards = {path.name for path in folder.glob("cache/*/shard-*")}
     return found, bool(shards)
 

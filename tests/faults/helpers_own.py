@@ -66,33 +66,33 @@ def ledger(data: bytes, room: Path) -> None:
 def indexes() -> list[bytes]:
     line = {
         "content": _CONTENT,
-        "shard": "shard-1-1.f16",
+        "shard": "shard-1-1.rows",
         "start": 0,
-        "n_frames": 3,
+        "n_rows": 3,
         "crc": 0,
         "facts": asdict(_FACTS),
     }
-    other = {**line, "content": "d", "start": 2, "n_frames": 1}
+    other = {**line, "content": "d", "start": 2, "n_rows": 1}
     lines = json.dumps(line).encode() + b"\n" + json.dumps(other).encode() + b"\n"
-    return [lines + b"\0{}", lines + b'{"content": \n\n\0{"shard-1-1.f16": [384, 1, 1]}']
+    return [lines + b"\0{}", lines + b'{"content": \n\n\0{"shard-1-1.rows": [384, 1, 1]}']
 
 
 def index(data: bytes, room: Path) -> None:
     folder = FrameStore(room, VGGISH, AudioSettings()).folder
     folder.mkdir()
-    (folder / "shard-1-1.f16").write_bytes(bytes(3 * 128))
+    (folder / "shard-1-1.rows").write_bytes(bytes(3 * 128))
     index, _, whole = data.partition(b"\0")
     (folder / INDEX_NAME).write_bytes(index)
     (folder / "whole.json").write_bytes(whole)
     store = FrameStore(room, VGGISH, AudioSettings())
     for content in store.contents():
         entry = store.entry(content)
-        assert store.frames(content).shape == (entry.n_frames, VGGISH.n_mels)
+        assert store.rows(content).shape == (entry.n_rows, VGGISH.n_mels)
         selection._judge(_sound_file(), Examined(entry.facts), VGGISH, "skip", 60.0)
     store.verify(store.contents(), thorough=False)
     store.verify([*store.contents(), "nobody"])
     assert all(
-        store.entry(content).crc == 0x0 or store.frames(content) is not None for content in store.contents()
+        store.entry(content).crc == 0x0 or store.rows(content) is not None for content in store.contents()
     )
     store.note_whole()
     store.close()

@@ -99,7 +99,7 @@ def _hear(data: bytes, room: Path) -> None:
     path = room / "x.wav"
     path.write_bytes(data)
     facts = decode.examine(path, longest_s=3600.0)
-    assert facts.n_samples >= 0 and facts.rate_hz > 0 and facts.channels > 0
+    assert facts.duration_s >= 0 and facts.rate_hz > 0 and facts.channels > 0
 
 
 # ---- label maps ---------------------------------------------------------------------------------
@@ -537,7 +537,7 @@ TARGETS: dict[str, Target] = {
     ),
     "model-json": Target(_model_jsons, _model_json),
     "ledger": Target(
-        own.ledgers, own.ledger, (b'"stats"', b'"facts"', b"null", b"[]", b"{}", b'"n_samples"', b'"problem"')
+        own.ledgers, own.ledger, (b'"stats"', b'"facts"', b"null", b"[]", b"{}", b'"duration_s"', b'"problem"')
     ),
     "index": Target(
         own.indexes, own.index, (b'"start": ', b"-1", b"1e99", b"null", b'"../', b"[]", b'"facts"')

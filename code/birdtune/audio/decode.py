@@ -1,6 +1,6 @@
-"""Sound file → mono float32 waveform at 16 kHz: the only decoder in the house.
+"""Sound file → mono float32 waveform at any rate: the only decoder in the house.
 
-    path ─▶ SoundStream ─▶ blocks [n] float32, 16 kHz mono ─▶ .facts once all is read
+    path, rate ─▶ SoundStream ─▶ blocks [n] float32, mono at that rate ─▶ .facts once all is read
 
 Files are read in blocks of some seconds, so a 24-hour recording needs no more memory than a short
 one. Formats are libsndfile's: WAV in all its encodings, FLAC, Ogg Vorbis and Opus, MP3,
@@ -31,7 +31,7 @@ from birdtune.audio.faults import Damage, SoundError, judge_damage, read_through
 from birdtune.audio.formats import MediaDecoder
 from birdtune.audio.measures import Measures, Meter
 from birdtune.audio.origin import Origin, read_origin
-from birdtune.audio.resample import TARGET_RATE_HZ, resampled
+from birdtune.audio.resample import resampled
 from birdtune.config import AudioSettings
 
 # Below this peak there is nothing to hear: one step of 16-bit audio is -90.3 dB of full scale.
@@ -56,7 +56,6 @@ class SoundFacts:
     rate_hz: int
     channels: int
     duration_s: float
-    n_samples: int  # at 16 kHz
     peak_db: float  # of full scale, before mixing; -inf would not be JSON, so silence is -999
     format: str
     samples: str = ""  # digest of the decoded samples, whatever file they are in; "" where nobody measured
@@ -68,13 +67,14 @@ class SoundFacts:
 
 
 class SoundStream:
-    """One sound file as blocks of mono float32 samples at 16 kHz.
+    """One sound file as blocks of mono float32 samples.
 
     Iterate over it once; then `facts` is set.
 
     Args:
         path: the file.
         sound: how it is decoded.
+        rate_hz: of the blocks; None: the file's own.
         measured: fill in `samples` and `measures` of the facts.
         longest_s: seconds above which the file is refused before it is read.
         silent_too: do not refuse silence: for who judges pieces, not the whole.
@@ -88,11 +88,12 @@ class SoundStream:
     """
 
     def __init__(
-        self, path: Path, sound: AudioSettings = DEFAULT, *, longest_s: float = math.inf,
+        self, path: Path, sound: AudioSettings = DEFAULT, *, rate_hz: int | None = None, longest_s: float = math.inf,
         silent_too: bool = False, measured: bool = False, channel: int | None = None,
     ) -> None:
         self.path = path
         self.sound = sound
+        self.rate_hz = rate_hz
         self.measured = measured
         self.longest_s = longest_s
         self.silent_too = silent_too
@@ -118,10 +119,8 @@ class SoundStream:
             meter = Meter(file.samplerate, file.channels if self.channel is None else 1) if self.measured else None
             choice = choice_of(self.path, file, self.sound.channels) if self.channel is None else None
             source = _Source(self.path, file, self.longest_s, meter, choice, self.channel)
-            n_samples = 0
-            for block in resampled(source.mono(), file.samplerate, self.sound.resampler):
-                n_samples += block.size
-                yield block
+            to_hz = self.rate_hz or file.samplerate
+            yield from resampled(source.mono(), file.samplerate, to_hz, self.sound.resampler)
             damage = source.damage()
             if damage is not None and damage is not known:
                 if damage.problem in _LIKE_UNREAD:
@@ -134,7 +133,6 @@ class SoundStream:
                 rate_hz=file.samplerate,
                 channels=file.channels,
                 duration_s=duration_s,
-                n_samples=n_samples,
                 peak_db=round(source.peak_db, 1),
                 format=f"{file.format} {file.subtype}",
                 samples=meter.sample_digest() if meter else "",
@@ -168,10 +166,10 @@ def examine(
 
 
 def read(
-    path: Path, sound: AudioSettings = DEFAULT, *, start_s: float = 0.0, longest_s: float = math.inf,
+    path: Path, sound: AudioSettings = DEFAULT, *, rate_hz: int, start_s: float = 0.0, longest_s: float = math.inf,
     channel: int | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Part of a sound as one array, for listening: [samples] float32 mono at 16 kHz, full scale 1.
+    """Part of a recording as one array: [samples] float32 mono at `rate_hz`, full scale 1.
 
     Args:
         start_s: seconds from the beginning; sound before it is skipped without being kept.
@@ -181,11 +179,11 @@ def read(
     Raises:
         SoundError: the file cannot be decoded as far as asked for.
     """
-    first = round(start_s * TARGET_RATE_HZ)
-    last = math.inf if math.isinf(longest_s) else first + round(longest_s * TARGET_RATE_HZ)
+    first = round(start_s * rate_hz)
+    last = math.inf if math.isinf(longest_s) else first + round(longest_s * rate_hz)
     parts: list[npt.NDArray[np.float32]] = []
     at = 0
-    for block in SoundStream(path, sound, channel=channel):
+    for block in SoundStream(path, sound, rate_hz=rate_hz, channel=channel):
         if at + block.size > first:
             parts.append(block[max(0, first - at) : None if math.isinf(last) else max(0, int(last) - at)])
         at += block.size

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from birdtune.audio.logmel import FrontEnd, hann_window, log_mel, mel_matrix
+from birdtune.audio.logmel import LogMel, hann_window, log_mel, mel_matrix
 
 Colour = Literal["white", "pink"]
 COLOURS: tuple[Colour, ...] = ("white", "pink")
@@ -41,7 +41,7 @@ _LOUD = 10.0
 Floats = npt.NDArray[np.float64]
 
 
-def bin_powers(spec: FrontEnd, colour: Colour) -> Floats:
+def bin_powers(spec: LogMel, colour: Colour) -> Floats:
     """E|X_k|² of noise with power 1 in the front end's band. [n_bins]
 
     White noise has the same in all bins, pink noise 1 / f (nothing at 0 Hz). By Parseval's theorem the sum of
@@ -56,12 +56,12 @@ def bin_powers(spec: FrontEnd, colour: Colour) -> Floats:
     return np.asarray(shape * spec.fft * (hann_window(spec) ** 2).sum() / (2.0 * shape[in_band].sum()))
 
 
-def mean_magnitudes(spec: FrontEnd, colour: Colour) -> Floats:
+def mean_magnitudes(spec: LogMel, colour: Colour) -> Floats:
     """E m_b of noise with power 1 in the front end's band. [n_mels]"""
     return np.asarray(np.sqrt(np.pi / 4 * bin_powers(spec, colour)) @ mel_matrix(spec).astype(np.float64))
 
 
-def magnitude_variances(spec: FrontEnd, colour: Colour) -> Floats:
+def magnitude_variances(spec: LogMel, colour: Colour) -> Floats:
     """Var m_b of noise with power 1 in the front end's band. [n_mels]"""
     weighted = np.sqrt(bin_powers(spec, colour))[:, None] * mel_matrix(spec).astype(
         np.float64
@@ -75,7 +75,7 @@ def magnitude_variances(spec: FrontEnd, colour: Colour) -> Floats:
 
 
 @functools.cache
-def power_weights(spec: FrontEnd) -> npt.NDArray[np.float32]:
+def power_weights(spec: LogMel) -> npt.NDArray[np.float32]:
     """What m_b² of each band says of the power, read-only. [n_mels]
 
     Σ_b power_weights_b · m_b², averaged over frames, is the power of white noise, and within some decibels that of
@@ -92,7 +92,7 @@ def power_weights(spec: FrontEnd) -> npt.NDArray[np.float32]:
     return weights
 
 
-def power(squares: npt.NDArray[np.float32], spec: FrontEnd) -> npt.NDArray[np.float32]:
+def power(squares: npt.NDArray[np.float32], spec: LogMel) -> npt.NDArray[np.float32]:
     """Power of patches in the front end's band, full scale sine 0.5, from the squares of mel magnitudes.
 
     Args:
@@ -105,21 +105,27 @@ def power(squares: npt.NDArray[np.float32], spec: FrontEnd) -> npt.NDArray[np.fl
     return np.asarray((squares.mean(axis=1) * power_weights(spec)).sum(axis=1), np.float32)
 
 
+def noise_samples(rate_hz: int, colour: Colour, low_hz: float = 20.0) -> Floats:
+    """A minute of Gaussian noise, the same each time; pink noise has nothing below `low_hz`. [samples]"""
+    n_samples = _TABLE_S * rate_hz
+    samples = np.random.Generator(np.random.Philox(key=[0, COLOURS.index(colour)])).standard_normal(n_samples)
+    if colour == "white":
+        return samples
+    spectrum = np.fft.rfft(samples)
+    frequency = np.arange(spectrum.size, dtype=np.float64)
+    frequency[: round(low_hz * _TABLE_S)] = np.inf
+    return np.asarray(np.fft.irfft(spectrum / np.sqrt(frequency), n_samples))
+
+
 @functools.cache
-def noise_frames(spec: FrontEnd, colour: Colour) -> npt.NDArray[np.float32]:
+def noise_frames(spec: LogMel, colour: Colour) -> npt.NDArray[np.float32]:
     """Mel magnitudes of a minute of noise with power 1 in the front end's band, read-only. [n, n_mels]
 
     Made by the front end itself, from Gaussian samples that are the same each time: so each frame and band has its
     right distribution, and neighbours in time and pitch are as alike as in real noise.
     """
-    n_samples = _TABLE_S * spec.rate_hz
-    samples = np.random.Generator(np.random.Philox(key=[0, COLOURS.index(colour)])).standard_normal(n_samples)
-    if colour == "pink":
-        spectrum = np.fft.rfft(samples)
-        frequency = np.arange(spectrum.size, dtype=np.float64)
-        # Below a fifth of the band nothing reaches it, and 1 / f has no end there.
-        frequency[: round(spec.low_hz / 5 * _TABLE_S)] = np.inf
-        samples = np.fft.irfft(spectrum / np.sqrt(frequency), n_samples)
+    # Below a fifth of the band nothing reaches it, and 1 / f has no end there.
+    samples = noise_samples(spec.rate_hz, colour, spec.low_hz / 5)
     samples *= np.float64(_LOUD / np.sqrt(band_power(samples, spec)))
     table = (np.exp(log_mel(samples, spec)) - np.float32(spec.log_offset)) / np.float32(_LOUD)
     table.flags.writeable = False
@@ -127,7 +133,7 @@ def noise_frames(spec: FrontEnd, colour: Colour) -> npt.NDArray[np.float32]:
 
 
 @functools.cache
-def interference(spec: FrontEnd) -> npt.NDArray[np.float32]:
+def interference(spec: LogMel) -> npt.NDArray[np.float32]:
     """s_b cos θ, as the module's docstring says, for as many frames as `noise_frames` has, read-only. [n, n_mels]"""
     # Pink noise is as white within a band: the bands are narrow.
     variances, means = magnitude_variances(spec, "white"), mean_magnitudes(spec, "white")
@@ -140,7 +146,7 @@ def interference(spec: FrontEnd) -> npt.NDArray[np.float32]:
     return table
 
 
-def band_power(samples: npt.NDArray[np.floating], spec: FrontEnd) -> float:
+def band_power(samples: npt.NDArray[np.floating], spec: LogMel) -> float:
     """Mean square of a waveform's part between `low_hz` and `top_hz`. samples: [n] at `spec.rate_hz`"""
     spectrum = np.abs(np.fft.rfft(samples)) ** 2
     frequency_hz = np.arange(spectrum.size) * spec.rate_hz / samples.size

@@ -1,19 +1,16 @@
-"""Blocks of sound at any rate → blocks at 16 kHz.
+"""Blocks of sound at one rate → blocks at another.
 
-    blocks [n] float32 at rate_hz ─▶ resampled ─▶ blocks [m] float32, 16 kHz
+    blocks [n] float32 at rate_hz ─▶ resampled ─▶ blocks [m] float32 at to_hz
 
 soxr does it as a stream; resampy, what the published VGGish used, in pieces that overlap.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import soxr
-
-TARGET_RATE_HZ: Final = 16_000
 
 # resampy works on pieces of this length.
 _PIECE_S = 10.0
@@ -22,23 +19,24 @@ _RESAMPY_ZERO_CROSSINGS = 64
 
 
 def resampled(
-    blocks: Iterator[npt.NDArray[np.float32]], rate_hz: int, resampler: str
+    blocks: Iterator[npt.NDArray[np.float32]], rate_hz: int, to_hz: int, resampler: str
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """The same sound at 16 kHz.
+    """The same sound at another rate.
 
     Args:
         blocks: [n] each, mono at `rate_hz`.
         resampler: "soxr" (HQ) or "resampy" (kaiser_best).
     """
-    if rate_hz == TARGET_RATE_HZ:
+    if rate_hz == to_hz:
         return blocks
-    return _resample_soxr(blocks, rate_hz) if resampler == "soxr" else _resample_resampy(blocks, rate_hz)
+    resample = _resample_soxr if resampler == "soxr" else _resample_resampy
+    return resample(blocks, rate_hz, to_hz)
 
 
 def _resample_soxr(
-    blocks: Iterator[npt.NDArray[np.float32]], rate_hz: int
+    blocks: Iterator[npt.NDArray[np.float32]], rate_hz: int, to_hz: int
 ) -> Iterator[npt.NDArray[np.float32]]:
-    stream = soxr.ResampleStream(rate_hz, TARGET_RATE_HZ, 1, dtype="float32", quality="HQ")
+    stream = soxr.ResampleStream(rate_hz, to_hz, 1, dtype="float32", quality="HQ")
     for block in blocks:
         # HQ overshoots full scale by a little at clipped peaks; that is sound, not a fault.
         yield stream.resample_chunk(block)
@@ -46,7 +44,7 @@ def _resample_soxr(
 
 
 def _resample_resampy(
-    blocks: Iterator[npt.NDArray[np.float32]], rate_hz: int
+    blocks: Iterator[npt.NDArray[np.float32]], rate_hz: int, to_hz: int
 ) -> Iterator[npt.NDArray[np.float32]]:
     """resampy knows no streams: work on pieces that overlap by more than its filter reaches.
 
@@ -55,9 +53,9 @@ def _resample_resampy(
     """
     import resampy  # brings numba, half a second that only those who ask for it should wait
 
-    common = math.gcd(rate_hz, TARGET_RATE_HZ)
-    step_in, step_out = rate_hz // common, TARGET_RATE_HZ // common
-    reach = math.ceil((_RESAMPY_ZERO_CROSSINGS + 2) * max(1.0, rate_hz / TARGET_RATE_HZ) / step_in)  # steps
+    common = math.gcd(rate_hz, to_hz)
+    step_in, step_out = rate_hz // common, to_hz // common
+    reach = math.ceil((_RESAMPY_ZERO_CROSSINGS + 2) * max(1.0, rate_hz / to_hz) / step_in)  # steps
     piece = math.ceil(_PIECE_S * rate_hz / step_in)  # steps
     waiting = np.zeros(0, np.float32)
     lead = 0  # steps of context before what is still to be given out
@@ -65,13 +63,13 @@ def _resample_resampy(
         waiting = np.concatenate([waiting, block])
         while waiting.size >= (lead + piece + reach) * step_in:
             taken = waiting[: (lead + piece + reach) * step_in]
-            made = resampy.resample(taken, rate_hz, TARGET_RATE_HZ, filter="kaiser_best")
+            made = resampy.resample(taken, rate_hz, to_hz, filter="kaiser_best")
             yield made[lead * step_out : (lead + piece) * step_out].astype(np.float32)
             kept = min(reach, lead + piece)
             waiting = waiting[(lead + piece - kept) * step_in :]
             lead = kept
     if waiting.size > lead * step_in:
         # At least one output sample must come of it, else resampy refuses.
-        padded = np.pad(waiting, (0, max(0, math.ceil(rate_hz / TARGET_RATE_HZ) - waiting.size)))
-        made = resampy.resample(padded, rate_hz, TARGET_RATE_HZ, filter="kaiser_best")
+        padded = np.pad(waiting, (0, max(0, math.ceil(rate_hz / to_hz) - waiting.size)))
+        made = resampy.resample(padded, rate_hz, to_hz, filter="kaiser_best")
         yield made[lead * step_out :].astype(np.float32)

@@ -1,6 +1,6 @@
 """Sounds that nothing sings in, made rather than recorded: what must not be taken for a bird.
 
-name, seconds ─▶ made_noise ─▶ waveform [samples] float32, 16 kHz
+name, seconds, rate ─▶ made_noise ─▶ waveform [samples] float32
 
 The same samples every time and everywhere, so that figures of two runs can be compared.
 """
@@ -11,11 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.signal
 
-from birdtune.audio.logmel import VGGISH
-
 Floats = npt.NDArray[np.float64]
 
-_RATE_HZ = VGGISH.rate_hz
 _SEED = 1
 # Root mean square of what is steady, as a recorder in wind or rain hears it: -26 dB below full scale.
 _LEVEL = 0.05
@@ -23,41 +20,41 @@ _MAINS_HZ, _HARMONICS = 50.0, 12
 _CLICKS_A_S, _CLICK_S = 2.0, 0.004
 
 
-def made_noise(name: str, seconds: float) -> npt.NDArray[np.float32]:
-    """One of `NOISES`. [samples] float32 in -1…1, 16 kHz"""
-    made = NOISES[name](round(seconds * _RATE_HZ), np.random.default_rng(_SEED))
+def made_noise(name: str, seconds: float, rate_hz: int) -> npt.NDArray[np.float32]:
+    """One of `NOISES`. [samples] float32 in -1…1"""
+    made = NOISES[name](round(seconds * rate_hz), rate_hz, np.random.default_rng(_SEED))
     return np.clip(made, -1.0, 1.0).astype(np.float32)
 
 
-def _silence(n: int, rng: np.random.Generator) -> Floats:
+def _silence(n: int, rate_hz: int, rng: np.random.Generator) -> Floats:
     return np.zeros(n)
 
 
-def _white(n: int, rng: np.random.Generator) -> Floats:
+def _white(n: int, rate_hz: int, rng: np.random.Generator) -> Floats:
     return _LEVEL * rng.standard_normal(n)
 
 
-def _pink(n: int, rng: np.random.Generator) -> Floats:
+def _pink(n: int, rate_hz: int, rng: np.random.Generator) -> Floats:
     """Power falls as 1 / f: amplitudes of white noise over the root of the frequency, none below 20 Hz."""
     spectrum = np.fft.rfft(rng.standard_normal(n))
-    frequencies_hz = np.fft.rfftfreq(n, 1 / _RATE_HZ)
+    frequencies_hz = np.fft.rfftfreq(n, 1 / rate_hz)
     shape = np.where(frequencies_hz >= 20.0, 1 / np.sqrt(np.maximum(frequencies_hz, 20.0)), 0.0)
     return _levelled(np.fft.irfft(spectrum * shape, n))
 
 
-def _hum(n: int, rng: np.random.Generator) -> Floats:
+def _hum(n: int, rate_hz: int, rng: np.random.Generator) -> Floats:
     """Mains and its harmonics, each weaker than the one before, in a little noise."""
-    time_s = np.arange(n) / _RATE_HZ
+    time_s = np.arange(n) / rate_hz
     tones = [np.sin(2 * np.pi * k * _MAINS_HZ * time_s + k) / k for k in range(1, _HARMONICS + 1)]
-    return _levelled(np.sum(tones, axis=0)) + 0.01 * _white(n, rng)
+    return _levelled(np.sum(tones, axis=0)) + 0.01 * _white(n, rate_hz, rng)
 
 
-def _clicks(n: int, rng: np.random.Generator) -> Floats:
+def _clicks(n: int, rate_hz: int, rng: np.random.Generator) -> Floats:
     """Short bursts at random moments, as of rain drops or a loose cable, in a little noise."""
     train = np.zeros(n)
-    train[rng.integers(0, n, max(1, round(n / _RATE_HZ * _CLICKS_A_S)))] = 1.0
-    burst = rng.standard_normal(round(_CLICK_S * _RATE_HZ)) * np.hanning(round(_CLICK_S * _RATE_HZ))
-    return 0.3 * np.asarray(scipy.signal.fftconvolve(train, burst))[:n] + 0.01 * _white(n, rng)
+    train[rng.integers(0, n, max(1, round(n / rate_hz * _CLICKS_A_S)))] = 1.0
+    burst = rng.standard_normal(round(_CLICK_S * rate_hz)) * np.hanning(round(_CLICK_S * rate_hz))
+    return 0.3 * np.asarray(scipy.signal.fftconvolve(train, burst))[:n] + 0.01 * _white(n, rate_hz, rng)
 
 
 def _levelled(noise: Floats) -> Floats:
@@ -67,7 +64,7 @@ def _levelled(noise: Floats) -> Floats:
 # Of the noises, the one in which there is nothing at all.
 SILENCE = "silence"
 
-NOISES: Mapping[str, Callable[[int, np.random.Generator], Floats]] = {
+NOISES: Mapping[str, Callable[[int, int, np.random.Generator], Floats]] = {
     SILENCE: _silence,
     "white noise": _white,
     "pink noise": _pink,

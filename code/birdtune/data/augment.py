@@ -6,28 +6,27 @@ All that is random is drawn from (seed, epoch, place of the row in the epoch), s
 restart, and a worker that makes a slice of a batch makes the very rows of the whole. What has strength 0 changes no
 bit, and neither does what a row was not drawn for.
 
-Sounds are mixed as they are in the air, not as logarithms: a frame is log(m + offset), so m = exp(frame) - offset is
-made louder by a factor, m' = g m, or mixed with another, m'² = m² + (g a)² (powers of sounds that have nothing to do
-with each other add up), and log(m' + offset) is the new frame.
+Sounds are mixed as they are in the air, not as logarithms (`mixing.py`).
 """
 
 import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from birdtune.audio import noise
-from birdtune.audio.logmel import FrontEnd
+from birdtune.audio.front_end import FrontEnd
 from birdtune.config import AugmentSettings
 from birdtune.data.batches import Batch, Source
+from birdtune.data.mixing import Amplitudes, Mixing, column, mixing_of
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import InputError
 
-Frames = npt.NDArray[np.float16]  # [n, patch_frames, n_mels] log-mel
-Magnitudes = npt.NDArray[np.float32]  # [n, patch_frames, n_mels] mel, not logarithms
+Frames = npt.NDArray[Any]  # [n, window_rows, ...] as they are stored
 Rows = npt.NDArray[np.int64]
 Targets = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # [n, C] 0…1, and [n, C] how much they count
 Floats = npt.NDArray[np.float64]
@@ -161,8 +160,8 @@ class Augmenter:
         if not touched.any():
             return frames, targets
         inside = np.cumsum(touched) - 1  # [n] row → row of `mel`
-        mel = magnitudes(frames[touched], self.spec)
-        power = noise.power(np.square(mel), self.spec)  # [touched]
+        mel = self._mixing.amplitudes(frames[touched])
+        power = self._mixing.power(mel)  # [touched]
         if (rows := np.flatnonzero(chosen["mixup"])).size:
             partners = order[(drawn["partner"][rows] * order.size).astype(np.int64)]
             targets = targets[0].copy(), targets[1].copy()
@@ -176,16 +175,17 @@ class Augmenter:
                 snr_db = self._snr_db(drawn[f"{colour} snr"][rows])
                 starts = drawn[f"{colour} start"][rows], drawn[f"{colour} phase"][rows]
                 at = inside[rows]
-                mel[at] = with_noise(mel[at], power[at], colour, snr_db, *starts, self.spec)
+                level = np.sqrt(power[at] * 10.0 ** (-snr_db / 10))  # silence stays silent
+                mel[at] = self._mixing.with_noise(mel[at], level, colour, *starts)
         if settings.gain_db:
-            mel *= _column(_factor((2.0 * drawn["gain"][touched] - 1.0) * settings.gain_db))
+            mel *= column(_factor((2.0 * drawn["gain"][touched] - 1.0) * settings.gain_db), mel)
         made = frames.copy()
-        made[touched] = log_frames(mel, self.spec)
+        made[touched] = self._mixing.stored(mel)
         return made, targets
 
     def _mix(
         self,
-        mel: Magnitudes,
+        mel: Amplitudes,
         power: npt.NDArray[np.float32],
         at: Rows,
         own: Targets,
@@ -193,8 +193,8 @@ class Augmenter:
         share: Floats,
     ) -> Targets:
         """Mix rows `at` of `mel` with other windows, in place; their power goes along. Returns the new targets."""
-        other = magnitudes(self.source.patches(partners), self.spec)
-        level = _level(power[at], noise.power(np.square(other), self.spec))
+        other = self._mixing.amplitudes(self.source.patches(partners))
+        level = _level(power[at], self._mixing.power(other))
         mine, others = own[0], self.targets.of(partners)
         joined: npt.NDArray[np.floating]
         if self.kind == "softmax":
@@ -204,28 +204,33 @@ class Augmenter:
             weights = np.ones_like(share), _factor((2.0 * share - 1.0) * _BIRDS_DB)
             joined = self._both(np.maximum(mine, others[0]))
         total = np.hypot(*weights)  # so that the mixture is about as loud as the first was
-        mel[at] = summed(mel[at] * _column(weights[0] / total), other * _column(level * weights[1] / total))
-        power[at] = noise.power(np.square(mel[at]), self.spec)
+        first, second = (column(weight, mel) for weight in (weights[0] / total, level * weights[1] / total))
+        mel[at] = self._mixing.summed(mel[at] * first, other * second)
+        power[at] = self._mixing.power(mel[at])
         return np.asarray(joined, np.float32), _known_of_mixed(own, others)
 
     def _both(self, labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Where a bird sings, it is no background any more."""
         has_bird = np.delete(labels, self.backgrounds, axis=1).any(axis=1)
-        for column in self.backgrounds:
-            labels[has_bird, column] = 0.0
+        for background in self.backgrounds:
+            labels[has_bird, background] = 0.0
         return labels
 
     def _add_background(
-        self, mel: Magnitudes, power: npt.NDArray[np.float32], at: Rows, drawn: dict[str, Floats], rows: Rows
+        self, mel: Amplitudes, power: npt.NDArray[np.float32], at: Rows, drawn: dict[str, Floats], rows: Rows
     ) -> None:
         windows = self._background_windows
         if not windows.size:
             return  # the classes have one, the training part has none of it
         chosen = windows[(drawn["which"][rows] * windows.size).astype(np.int64)]
-        other = magnitudes(self.source.patches(chosen), self.spec)
-        level = _level(power[at], noise.power(np.square(other), self.spec))
+        other = self._mixing.amplitudes(self.source.patches(chosen))
+        level = _level(power[at], self._mixing.power(other))
         fainter = _factor(-self._snr_db(drawn["background snr"][rows]))
-        mel[at] = summed(mel[at], other * _column(level * fainter))
+        mel[at] = self._mixing.summed(mel[at], other * column(level * fainter, other))
+
+    @property
+    def _mixing(self) -> Mixing:
+        return mixing_of(self.spec)
 
     @functools.cached_property
     def _background_windows(self) -> Rows:
@@ -240,56 +245,7 @@ class Augmenter:
         return np.asarray(self.settings.snr_db + drawn * SNR_RANGE_DB)
 
 
-# ---- frames and magnitudes -----------------------------------------------------------------------
-
-
-def magnitudes(frames: Frames, spec: FrontEnd) -> Magnitudes:
-    """Mel magnitudes of log-mel frames: exp(frames) - offset, never below 0 (float16 rounds)."""
-    mel = np.exp(frames.astype(np.float32))
-    mel -= np.float32(spec.log_offset)
-    return np.asarray(np.maximum(mel, 0.0, out=mel))
-
-
-def log_frames(mel: Magnitudes, spec: FrontEnd) -> Frames:
-    """Log-mel frames of magnitudes: log(mel + offset), in float16 as the store has them."""
-    return np.asarray(np.log(mel + np.float32(spec.log_offset)), np.float16)
-
-
-def summed(mel: Magnitudes, other: Magnitudes) -> Magnitudes:
-    """Two sounds at once: the powers of sounds that have nothing to do with each other add up."""
-    return np.asarray(np.sqrt(np.square(mel) + np.square(other)))
-
-
-def with_noise(
-    mel: Magnitudes,
-    power: npt.NDArray[np.float32],
-    colour: noise.Colour,
-    snr_db: Floats,
-    start: Floats,
-    phase: Floats,
-    spec: FrontEnd,
-) -> Magnitudes:
-    """Patches with noise of a signal-to-noise ratio; see `noise.py` for how both meet.
-
-    Args:
-        power: [n] of the patches; silence stays silent.
-        snr_db: [n] the patch's power over the noise's, both within the front end's band.
-        start, phase: [n] in 0…1, which stretch of the tables of noise and of phases.
-    """
-    n_frames = mel.shape[1]
-    table = noise.noise_frames(spec, colour)
-    room = len(table) - n_frames
-    inside = np.arange(n_frames)
-    added = table[(start * room).astype(np.int64)[:, None] + inside]  # [n, frames, n_mels]
-    added *= _column(np.sqrt(power * 10.0 ** (-snr_db / 10)))
-    meeting = noise.interference(spec)[(phase * room).astype(np.int64)[:, None] + inside]
-    # m² + a² + 2 m a c = (m + a c)² + a² (1 - c²): never negative, as |c| ≤ 1; computed in place, for speed.
-    meeting *= mel
-    meeting *= 2.0
-    meeting += added
-    meeting *= added
-    meeting += np.square(mel)
-    return np.asarray(np.sqrt(np.maximum(meeting, 0.0, out=meeting), out=meeting))
+# ---- levels and labels -----------------------------------------------------------------------------
 
 
 def _level(power: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> Floats:
@@ -301,11 +257,6 @@ def _level(power: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> Fl
 
 def _factor(level_db: Floats) -> Floats:
     return np.asarray(10.0 ** (level_db / 20))
-
-
-def _column(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """[n] → [n, 1, 1] float32."""
-    return np.asarray(values, np.float32)[:, None, None]
 
 
 def _known_of_mixed(one: Targets, other: Targets) -> npt.NDArray[np.float32]:
@@ -347,9 +298,9 @@ def masked(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], 
     if not (settings.time_mask or settings.band_mask):
         return frames
     made = frames.copy()
-    fill = np.full(len(frames), np.log(spec.log_offset), np.float16)
+    fill = np.full(len(frames), mixing_of(spec).silence, frames.dtype)
     if settings.mask_with == "mean":
-        fill = frames.mean(axis=(1, 2), dtype=np.float32).astype(np.float16)
+        fill = frames.mean(axis=(1, 2), dtype=np.float32).astype(frames.dtype)
     in_time = _stretch(drawn["time width"], drawn["time start"], settings.time_mask, frames.shape[1])
     in_pitch = _stretch(drawn["band width"], drawn["band start"], settings.band_mask, frames.shape[2])
     for patch, value, time, pitch in zip(made, fill, in_time, in_pitch, strict=True):

@@ -80,7 +80,7 @@ class Windows:
         self.hop_frames = hop_frames
         spec = store.spec
         entries = [store.entry(content) for content in contents]
-        starts = [spec.starts(entry.n_frames, hop_frames) for entry in entries]
+        starts = [spec.starts(entry.n_rows, hop_frames) for entry in entries]
         self.per_recording = np.array([some.size for some in starts], np.int64)  # [recordings] windows of each
         self.recording = np.repeat(np.arange(len(entries)), self.per_recording)  # [windows]
         self.offset = np.concatenate([np.zeros(0, np.int64), *starts])  # [windows] frames
@@ -90,21 +90,21 @@ class Windows:
         start_of = np.array([entry.start for entry in entries], np.int64)
         self._shard = shard_of[self.recording]  # [windows]
         self._row = start_of[self.recording] + self.offset  # [windows] first frame within the shard
-        lengths = np.array([entry.n_frames for entry in entries], np.int64)
-        self._room = lengths[self.recording] - spec.patch_frames - self.offset  # [windows] frames behind it
+        lengths = np.array([entry.n_rows for entry in entries], np.int64)
+        self._room = lengths[self.recording] - spec.window_rows - self.offset  # [windows] frames behind it
 
     def __len__(self) -> int:
         return int(self.recording.size)
 
     @property
-    def n_frames(self) -> int:
-        """Frames of all recordings together."""
-        return sum(self.store.entry(content).n_frames for content in self.contents)
+    def n_rows(self) -> int:
+        """Rows of all recordings together."""
+        return sum(self.store.entry(content).n_rows for content in self.contents)
 
     @property
     def start_s(self) -> npt.NDArray[np.float32]:
         """Where each window begins in its recording, in seconds. [windows]"""
-        return (self.offset / self.store.spec.frames_per_s).astype(np.float32)
+        return (self.offset / self.store.spec.rows_per_s).astype(np.float32)
 
     def seconds(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
@@ -112,11 +112,11 @@ class Windows:
         """Start and end of some windows in their recordings, moved as `patches` moves them. [n] each"""
         spec = self.store.spec
         first = self.offset[windows] + self.moves(windows, shift)
-        return first / spec.frames_per_s, (first + spec.patch_frames) / spec.frames_per_s
+        return first / spec.rows_per_s, (first + spec.window_rows) / spec.rows_per_s
 
     def patches(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
-    ) -> npt.NDArray[np.float16]:
+    ) -> npt.NDArray[Any]:
         """The frames of some windows. [n, patch_frames, n_mels]
 
         Args:
@@ -128,7 +128,7 @@ class Windows:
         """
         spec = self.store.spec
         rows = self._row[windows] + self.moves(windows, shift)
-        gathered = np.empty((windows.size, spec.patch_frames, spec.n_mels), np.float16)
+        gathered = np.empty((windows.size, *spec.window_shape), spec.row_dtype)
         for position, (window, row) in enumerate(zip(windows, rows, strict=True)):
             self.store.read_into(gathered[position], self._shards[self._shard[window]], int(row))
         return gathered
@@ -143,7 +143,7 @@ class Windows:
 
     def jitter_remark(self, jitter_frames: int) -> str:
         """What to tell people of a start jitter longer than a patch, where recordings are too short for it; or ""."""
-        if jitter_frames <= self.store.spec.patch_frames:
+        if jitter_frames <= self.store.spec.window_rows:
             return ""
         beyond = sum(np.maximum(0, jitter_frames - room) for room in (self.offset, self._room))  # [windows]
         share = float(np.mean(beyond) / (2 * jitter_frames + 1))
@@ -152,7 +152,7 @@ class Windows:
         return (
             f"--train.jitter-frames {jitter_frames}: the recordings are too short for so much. {share:.0%} of the "
             "patches are moved to the very beginning or end of theirs, and so are the same again and again; half a "
-            f"patch ({self.store.spec.patch_frames // 2}) suits any."
+            f"patch ({self.store.spec.window_rows // 2}) suits any."
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.logmel import FrontEnd
+from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.measures import BAND_EDGES_HZ, NO_BAND, Measures
 from birdtune.data.scan import Problem, Recording
 
@@ -41,17 +41,16 @@ _NAMES_IN_A_NOTICE = 8
 
 def _padding(recording: Recording, spec: FrontEnd) -> int:
     """Zeros put behind a recording to make it a window; 0 where that is no millisecond. Samples at `spec.rate_hz`."""
-    lacking = spec.patch_samples - recording.facts.n_samples
+    lacking = spec.window_samples - spec.samples(recording.facts.duration_s)
     return lacking if lacking >= _LEAST_PADDING else 0
 
 
 def padded(recording: Recording, spec: FrontEnd) -> Problem | None:
     """The remark on a recording of whose window much is padding."""
-    share = _padding(recording, spec) / spec.patch_samples
+    share = _padding(recording, spec) / spec.window_samples
     if share < _MUCH_PADDING:
         return None
-    window_s = spec.patch_samples / spec.rate_hz
-    detail = f"{recording.facts.duration_s:.3g} s long: {_percent(share)} of its window of {window_s:g} s is zeros"
+    detail = f"{recording.facts.duration_s:.3g} s long: {_percent(share)} of its window of {spec.heard_s:g} s is zeros"
     return Problem(recording.name, recording.label, "padded", detail, used=True)
 
 
@@ -61,15 +60,15 @@ def padding_notices(recordings: Iterable[Recording], spec: FrontEnd) -> list[str
     samples: dict[str, int] = defaultdict(int)  # class → of all its recordings, padding included
     for recording in recordings:
         zeros = _padding(recording, spec)
-        samples[recording.label] += max(recording.facts.n_samples, spec.patch_samples)
+        samples[recording.label] += max(spec.samples(recording.facts.duration_s), spec.window_samples)
         lacking[recording.label] += [zeros] if zeros else []
     every = [zeros for inside in lacking.values() for zeros in inside]
     if not every:
         return []
-    share = sum(every) / (len(every) * spec.patch_samples)
+    share = sum(every) / (len(every) * spec.window_samples)
     many = "1 recording is" if len(every) == 1 else f"{len(every):,} recordings are"
     words = (
-        f"{many} shorter than a window of {spec.patch_samples / spec.rate_hz:g} s and padded with zeros: "
+        f"{many} shorter than a window of {spec.heard_s:g} s and padded with zeros: "
         f"{_percent(share)} of {'that window' if len(every) == 1 else 'these windows'} is padding."
     )
     shares = {label: sum(inside) / samples[label] for label, inside in lacking.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from birdtune.audio.logmel import FrontEnd
+from birdtune.audio.front_end import FrontEnd
 from birdtune.config import Config
 from birdtune.data import (
     acoustic,

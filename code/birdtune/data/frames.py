@@ -1,9 +1,9 @@
-"""The frame store: every recording's log-mel frames on disk, as the network will see them.
+"""The feature store: rows of every recording on disk, as the backbone will see them.
 
-    SoundFile ─▶ fill ─▶ cache/<front end>/   shards of flat [frames, 64] float16, little-endian, and their index
-    content ─▶ FrameStore.frames ─▶ [n, 64]
+    SoundFile ─▶ fill ─▶ cache/<front end>/   shards of flat [rows, ...], little-endian, and their index
+    content ─▶ FrameStore.rows ─▶ [n, ...]
 
-Frames, not patches, are kept: a window at any hop is a slice. The key is the content of the sound
+Rows, not windows, are kept: a window at any hop is a slice. The key is the content of the sound
 file, and the folder's name is the front end's digest and how sound is decoded, so a later run computes only
 what is new. Each worker appends to a shard of its own; how shards and index are kept: `shards.py`.
 """
@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from pydantic import NonNegativeInt
 
 from birdtune.audio.decode import SoundFacts, SoundStream
 from birdtune.audio.faults import SoundError
-from birdtune.audio.logmel import FrontEnd, frames_of
+from birdtune.audio.front_end import FrontEnd
 from birdtune.config import AudioSettings
 from birdtune.data.ledger import Examined, Ledger, crashed, note_examined
 from birdtune.data.scan import Problem, SoundFile, unchanged
@@ -34,38 +34,31 @@ from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import need_space, storage_faults
 from birdtune.runtime.workers import Crashed, run_tasks, worker_count
 
-Frames = npt.NDArray[np.float16]
-FRAME_DTYPE = np.dtype("<f2")
-_ENDING = ".f16"
+_ENDING = ".rows"
 # A shard is closed when it has grown to this; a longer recording makes a longer shard.
 _SHARD_BYTES = 1 << 30
-# Frames take 12.8 kB a second; this share of the file's size if that holds 16-bit sound at 16 kHz.
+# Bytes of rows for each byte of a file, before any is known: those of log-mel beside 16-bit sound at 16 kHz.
 _USUAL_SHARE = 0.4
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where the frames of one content lie."""
+    """Where the rows of one content lie."""
 
     content: str
     shard: str
-    start: NonNegativeInt  # frames from the beginning of the shard
-    n_frames: NonNegativeInt
-    crc: int  # CRC-32 of the frames' bytes
+    start: NonNegativeInt  # rows from the beginning of the shard
+    n_rows: NonNegativeInt
+    crc: int  # CRC-32 of the rows' bytes
     facts: SoundFacts  # what the ledger knows too, unless the run was killed before it was saved
-
-    @property
-    def n_rows(self) -> int:
-        """The store's rows are frames."""
-        return self.n_frames
 
 
 class FrameStore(ShardStore[Entry]):
-    """Frames by content.
+    """Rows by content.
 
     Args:
-        cache: the folder of all front ends' frames.
-        spec, sound: what the frames are made with; they name the folder.
+        cache: the folder of all front ends' rows.
+        spec, sound: what the rows are made with; they name the folder.
     """
 
     def __init__(self, cache: Path, spec: FrontEnd, sound: AudioSettings) -> None:
@@ -74,19 +67,19 @@ class FrameStore(ShardStore[Entry]):
         super().__init__(
             cache / f"{spec.name}-{spec.digest}-{sound.cache_key}",
             Entry,
-            row_bytes=spec.n_mels * FRAME_DTYPE.itemsize,
+            row_bytes=spec.row_bytes,
             ending=_ENDING,
-            what="the frames",
+            what="the features",
         )
 
-    def frames(self, content: str, first: int = 0, n: int | None = None) -> Frames:
-        """Frames of a content, from `first` on, at most `n` of them. [n, n_mels] float16
+    def rows(self, content: str, first: int = 0, n: int | None = None) -> npt.NDArray[Any]:
+        """Rows of a content, from `first` on, at most `n` of them. [n, *row_shape]
 
         Raises: as `read_into`; KeyError if the content is not there.
         """
         entry = self.entry(content)
-        left = max(0, entry.n_frames - first)
-        found = np.empty((left if n is None else min(n, left), self.spec.n_mels), FRAME_DTYPE)
+        left = max(0, entry.n_rows - first)
+        found = np.empty((left if n is None else min(n, left), *self.spec.row_shape), self.spec.row_dtype)
         self.read_into(found, entry.shard, entry.start + first)
         return found
 
@@ -111,20 +104,23 @@ class _ShardWriter:
         self._file: IO[bytes] | None = None
 
     def make(self, task: _Task) -> _Made:
-        """Decode one file and append its frames; of a file that fails nothing stays in the shard."""
+        """Decode one file and append its rows; of a file that fails nothing stays in the shard."""
         shard = self._shard()
         begin = shard.tell()
         file = task.file
-        stream = SoundStream(file.path, self.sound, longest_s=self.longest_s, measured=True, channel=file.channel)
+        stream = SoundStream(
+            file.path, self.sound, rate_hz=self.spec.rate_hz, longest_s=self.longest_s, measured=True,
+            channel=file.channel,
+        )  # fmt: skip
         crc = 0
         try:
             with unchanged(task.file):
-                for frames in frames_of(stream, self.spec):
-                    half = np.ascontiguousarray(frames, dtype=FRAME_DTYPE)
+                for rows in self.spec.rows_of(stream):
+                    stored = self.spec.stored(rows)
                     # The decoder refuses what could come to this; but one NaN here would spoil all of the training.
-                    if not np.isfinite(half).all():
-                        raise SoundError("not-finite", "its log-mel frames are NaN or infinite")
-                    block = half.tobytes()
+                    if not np.isfinite(stored).all():
+                        raise SoundError("not-finite", "its features are NaN or infinite")
+                    block = stored.tobytes()
                     shard.write(block)
                     crc = zlib.crc32(block, crc)
             shard.flush()
@@ -138,10 +134,9 @@ class _ShardWriter:
                 os.truncate(shard.fileno(), begin)
             raise
         assert stream.facts is not None
-        frame_bytes = self.spec.n_mels * FRAME_DTYPE.itemsize
-        n_frames = (shard.tell() - begin) // frame_bytes
-        start = begin // frame_bytes
-        entry = Entry(task.content, Path(shard.name).name, start, n_frames, crc, stream.facts)
+        row_bytes = self.spec.row_bytes
+        n_rows = (shard.tell() - begin) // row_bytes
+        entry = Entry(task.content, Path(shard.name).name, begin // row_bytes, n_rows, crc, stream.facts)
         return _Made(Examined(stream.facts), entry)
 
     def _shard(self) -> IO[bytes]:
@@ -169,31 +164,31 @@ def _make(task: _Task) -> _Made:
 
 
 class _Forecast:
-    """How many bytes the frames of some recordings take that are still to be made.
+    """How many bytes the rows of some recordings take that are still to be made.
 
     Known of recordings that were heard before, as by `check`; of others it follows from the size of their
     files and what came of those that are done.
     """
 
     def __init__(self, tasks: Sequence[_Task], ledger: Ledger, spec: FrontEnd) -> None:
-        self._frame_bytes = spec.n_mels * FRAME_DTYPE.itemsize
+        self._row_bytes = spec.row_bytes
         self._unknown: dict[str, int] = {}  # content → bytes of the file
-        self._known: dict[str, int] = {}  # content → bytes of its frames
+        self._known: dict[str, int] = {}  # content → bytes of its rows
         self._read, self._made = 0, 0
         for task in tasks:
             found = ledger.examined(task.content)
             if found is None or found.facts is None:
                 self._unknown[task.content] = task.file.size
             else:
-                n_frames = spec.frame_count(spec.padded_samples(found.facts.n_samples))
-                self._known[task.content] = n_frames * self._frame_bytes
+                n_rows = spec.row_count(spec.padded_samples(spec.samples(found.facts.duration_s)))
+                self._known[task.content] = n_rows * self._row_bytes
 
     def note(self, task: _Task, made: _Made) -> None:
         """Count a recording as done."""
         self._known.pop(task.content, None)
         self._unknown.pop(task.content, None)
         self._read += task.file.size
-        self._made += made.entry.n_frames * self._frame_bytes if made.entry is not None else 0
+        self._made += made.entry.n_rows * self._row_bytes if made.entry is not None else 0
 
     def bytes_surely_left(self) -> int:
         """What those take whose length is known."""
@@ -216,7 +211,7 @@ def fill(
     journal: Journal,
     interrupts: Interrupts,
 ) -> int:
-    """Make the frames that are missing, of every content whose file can be decoded.
+    """Make the rows that are missing, of every content whose file can be decoded.
 
     What was learnt of each content goes to the ledger.
 
@@ -228,7 +223,7 @@ def fill(
 
     Raises:
         Interrupted: what was finished is kept.
-        RetryableError, InputError: the storage refuses, of the frames (see storage.storage_faults) or of the
+        RetryableError, InputError: the storage refuses, of the features (see storage.storage_faults) or of the
             sound; likewise.
     """
     make_folder(store.folder)
@@ -241,7 +236,7 @@ def fill(
         tried |= {task.content for task in tasks}
         store.drop_leftovers()
         forecast = _Forecast(tasks, ledger, store.spec)
-        need_space(store.folder, forecast.bytes_surely_left(), f"the frames of {len(tasks):,} recordings")
+        need_space(store.folder, forecast.bytes_surely_left(), f"the features of {len(tasks):,} recordings")
         results = run_tasks(
             _make,
             tasks,
@@ -251,7 +246,7 @@ def fill(
             initargs=(store.folder, store.spec, store.sound, longest_s),
         )
         with (
-            storage_faults(store.folder, "frames", forecast.bytes_left),
+            storage_faults(store.folder, "features", forecast.bytes_left),
             journal.progress("preparing", len(tasks), "recordings") as progress,
             store.appending(ledger.save) as index,
             # However the block ends, the workers end with it: what they still had would count for nothing.

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.logmel import FrontEnd
+from birdtune.audio.front_end import FrontEnd
 from birdtune.config import Config, TrainSettings
 from birdtune.data.scan import Problem, Recording
 from birdtune.data.targets import Array, WindowTargets
@@ -193,9 +193,10 @@ def patches_per_class(
 ) -> Counter[str]:
     """How many patches of each class some recordings give."""
     found: Counter[str] = Counter()
+    hop_s = None if hop_frames is None else hop_frames / spec.rows_per_s
     for recording in recordings:
         for name in recording.classes:
-            found[name] += spec.patches_in(recording.facts.n_samples, hop_frames)
+            found[name] += spec.windows_in(recording.facts.duration_s, hop_s)
     return found
 
 

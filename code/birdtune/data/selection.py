@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.audio.decode import SoundFacts
-from birdtune.audio.logmel import FrontEnd
+from birdtune.audio.front_end import FrontEnd
 from birdtune.data import sound_faults
 from birdtune.data.coverage import padded
 from birdtune.data.labels import Label
@@ -83,9 +83,8 @@ def _judge(
     if found.facts.duration_s > longest_s:
         detail = f"{found.facts.duration_s / 3600:,.1f} h, more than audio.max-hours = {longest_s / 3600:g}"
         return Problem(file.name, file.label, "too-long", detail)
-    if short == "skip" and found.facts.n_samples < spec.patch_samples:
-        needed_s = spec.patch_samples / spec.rate_hz
-        detail = f"{found.facts.duration_s:.2f} s, a patch needs {needed_s:g} s"
+    if short == "skip" and spec.samples(found.facts.duration_s) < spec.window_samples:
+        detail = f"{found.facts.duration_s:.2f} s, a patch needs {spec.heard_s:g} s"
         return Problem(file.name, file.label, "too-short", detail)
     if silence := sound_faults.silence(found.facts):
         return Problem(file.name, file.label, "silent", silence)

@@ -10,9 +10,9 @@ other questions are asked of the recording's mean embedding. How far is it from 
 far recordings of a class are from each other (Mahalanobis distance: Lee et al. 2018)? And how loudly does any class
 answer at all (energy: Liu et al. 2020)? Both are brought to the spread that they have on validation, and subtracted.
 
-Three things make the distance work. Silence is left out (see `held`), for in recordings that were filled up it is most
-of what they have in common. The root of the mean is taken, for embeddings behind a ReLU are skewed. And the covariance
-is shrunk (Chen et al. 2010), for 1024 numbers have more covariances than there are recordings.
+Three things make the distance work. Silence is left out (`FrontEnd.held`), for in recordings that were filled up it
+is most of what they have in common. The root of the mean is taken, for embeddings behind a ReLU are skewed. And the
+covariance is shrunk (Chen et al. 2010), for 1024 numbers have more covariances than there are recordings.
 
 Only sums are kept of the training recordings, so memory does not grow with them.
 """
@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from birdtune.audio.logmel import FrontEnd
+from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import shown
 from birdtune.runtime.files import write_bytes
 from birdtune.runtime.parsing import finite
@@ -40,23 +40,8 @@ Take = Callable[[Ints, Floats], None]
 
 # With fewer validation sources no limit is set, as in calibration.
 FEWEST_SOURCES = 10
-# A frame holds sound when a band of it stands this far above the floor of the front end: a tenth of what is added
-# before the logarithm. float16 errs by 0.004 there.
-ABOVE_FLOOR = 0.1
-# What a patch without any sound counts, so that a recording of silence still has a mean.
-SILENT = 1e-6
 _BLOCK = 256  # rows whose products are added at a time
 _ARRAYS = ("origin", "whitening", "centres", "counts")
-
-
-def floor_of(spec: FrontEnd) -> float:
-    """What a log-mel band must exceed to hold sound."""
-    return float(np.log(spec.log_offset)) + ABOVE_FLOOR
-
-
-def held(patches: npt.NDArray[Any], spec: FrontEnd) -> Floats:
-    """How much each patch counts: the share of its frames that hold sound. [n, 96, 64] → [n]"""
-    return np.asarray((patches.max(axis=2) > floor_of(spec)).mean(axis=1) + SILENT, np.float64)
 
 
 def eased(pooled: npt.NDArray[Any]) -> Floats:
@@ -84,7 +69,7 @@ class Pooler:
         if not count:
             return
         numbers = self._recording[self._at : self._at + count]
-        weight = held(patches[:count], self._spec)[:, None]
+        weight = self._spec.held(patches[:count])[:, None]
         rows = np.hstack([weight * embeddings[:count].astype(np.float64), weight])  # [n, K + 1]
         first = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
         sums = np.add.reduceat(rows, first, axis=0)

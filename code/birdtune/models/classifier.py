@@ -1,8 +1,6 @@
 """The classifier: backbone and head together, and its weights as named arrays.
 
-    settings ─▶ Classifier;  patches [N, 96, 64] ─▶ scores [N, C], embeddings [N, K]
-
-K is 128 for VGGish, 1024 for YAMNet.
+    settings ─▶ Classifier;  windows [N, ...] ─▶ scores [N, C], embeddings [N, K]
 
 The names of the weights ("backbone/conv1/kernel", "head/logits/bias") are a file format: checkpoints hold
 them, and `weights_sha256` says whether two models are the same.
@@ -11,35 +9,29 @@ them, and `weights_sha256` says whether two models are the same.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.logmel import FrontEnd
-from birdtune.models import heads, network
-from birdtune.models.backbone import Backbone
-from birdtune.models.registry import BACKBONES
+from birdtune.audio.front_end import FrontEnd
+from birdtune.models import front_end_graph, heads
+from birdtune.models.backbone import ALL_BUT_HEAD, Backbone
 from birdtune.models.tf_checkpoint import check_variables
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A backbone (patches → embeddings), a head (embeddings → logits), and what the columns mean."""
+    """A network (windows → embeddings), a head (embeddings → logits), and what the columns mean."""
 
-    backbone: keras.Model
+    backbone: Backbone
+    network: keras.Model
     head: keras.Model
     kind: str  # of scores: "softmax" or "sigmoid"
     classes: tuple[str, ...]  # position = column of the scores
-    attention: keras.Model | None = None  # embeddings → how much each patch counts; None: all alike
-    limit_hz: float | None = None  # of what it hears; None: the backbone's whole band
-
-    @property
-    def backbone_name(self) -> str:
-        """The backbone's name in `backbones.BACKBONES`."""
-        return str(self.backbone.name)
+    attention: keras.Model | None = None  # embeddings → how much each window counts; None: all alike
 
     @property
     def head_name(self) -> str:
@@ -49,13 +41,20 @@ class Classifier:
     @property
     def front_end(self) -> FrontEnd:
         """What the backbone wants sound to be made into."""
-        return replace(BACKBONES[self.backbone_name].front_end, limit_hz=self.limit_hz)
+        return self.backbone.front_end
 
     @property
     def embedding_activation(self) -> str:
         """What follows the backbone's last layer: "relu" or "none"."""
-        last = self.backbone.get_layer(BACKBONES[self.backbone_name].layers[-1].name)
+        if not self.backbone.layer_names:
+            return self.backbone.activations[0]
+        last = self.network.get_layer(self.backbone.layer_names[-1])
         return "none" if last.activation is keras.activations.linear else "relu"
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether its embeddings are those of the backbone as it was given: only the head is trained."""
+        return not self.network.trainable_variables
 
     @property
     def hidden_units(self) -> int:
@@ -66,7 +65,7 @@ class Classifier:
     @property
     def parts(self) -> dict[str, keras.Model]:
         """The networks it is made of, by the names under which their weights are kept."""
-        found = {"backbone": self.backbone, "head": self.head}
+        found = {"backbone": self.network, "head": self.head}
         return found if self.attention is None else {**found, "attention": self.attention}
 
     @property
@@ -79,22 +78,22 @@ class Classifier:
         """The weights that are not frozen, backbone first."""
         return [variable for part in self.parts.values() for variable in part.trainable_variables]
 
-    def embed(self, patches: Any) -> Any:
-        """Patches [N, 96, 64] → embeddings [N, K] float32."""
-        return self.backbone(patches)
+    def embed(self, windows: Any) -> Any:
+        """Windows [N, ...], float32 or as they are stored → embeddings [N, K] float32."""
+        return self.network(front_end_graph.as_float(windows))
 
-    def logits(self, patches: Any) -> tuple[Any, Any]:
-        """Patches [N, 96, 64] → logits [N, C] and embeddings [N, K], both float32."""
-        embeddings = self.embed(patches)
+    def logits(self, windows: Any) -> tuple[Any, Any]:
+        """Windows [N, ...] → logits [N, C] and embeddings [N, K], both float32."""
+        embeddings = self.embed(windows)
         return self.head(embeddings), embeddings
 
-    def scores(self, patches: Any) -> tuple[Any, Any]:
-        """Patches [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32; not calibrated."""
-        logits, embeddings = self.logits(patches)
+    def scores(self, windows: Any) -> tuple[Any, Any]:
+        """Windows [N, ...] → scores [N, C] and embeddings [N, K], both float32; not calibrated."""
+        logits, embeddings = self.logits(windows)
         return heads.scores(logits, self.kind), embeddings
 
     def attend(self, embeddings: Any) -> Any:
-        """Embeddings [N, K] → how much each patch counts beside the others of its recording [N] float32.
+        """Embeddings [N, K] → how much each window counts beside the others of its recording [N] float32.
 
         Weights of a mean over patches are its softmax over them.
         """
@@ -102,8 +101,8 @@ class Classifier:
 
 
 def build(
+    backbone: Backbone,
     *,
-    backbone: str,
     head: str,
     scores: str,
     hidden_units: int,
@@ -113,24 +112,26 @@ def build(
     precision: str,
     seed: int | None,
 ) -> Classifier:
-    """A classifier with fresh weights; see `network.build_backbone`, `network.freeze`, `heads.build_head`.
+    """A classifier with fresh weights; see `Backbone.network`, `Backbone.freeze`, `heads.build_head`.
 
-    With `seed` None the weights are zero, for a caller that loads all of them next.
+    With `seed` None the weights are zero, for a caller that loads all of them next. Where the whole backbone is frozen
+    it computes in float32, so that embeddings in training are those that are served.
 
     Raises:
         SettingsError: a setting that is not known or out of range.
     """
-    net = network.build_backbone(
-        backbone, embedding_activation=embedding_activation, precision=precision, seed=seed
-    )
-    network.freeze(net, freeze)
-    return on_backbone(
-        net, head=head, scores=scores, hidden_units=hidden_units, classes=classes, precision=precision, seed=seed
-    )
+    own = "float32" if backbone.freezes_all(freeze) else precision
+    network = backbone.network(embedding_activation=embedding_activation, precision=own, seed=seed)
+    backbone.freeze(network, freeze)
+    return on_network(
+        backbone, network, head=head, scores=scores, hidden_units=hidden_units, classes=classes, precision=precision,
+        seed=seed,
+    )  # fmt: skip
 
 
-def on_backbone(
-    backbone: keras.Model,
+def on_network(
+    backbone: Backbone,
+    network: keras.Model,
     *,
     head: str,
     scores: str,
@@ -139,16 +140,16 @@ def on_backbone(
     precision: str,
     seed: int | None,
 ) -> Classifier:
-    """A backbone that is there with a fresh head; arguments as `build`."""
+    """A backbone's network that is there with a fresh head; arguments as `build`."""
     sizes: dict[str, Any] = {
         "hidden_units": hidden_units,
-        "embedding_size": BACKBONES[backbone.name].embedding_size,
+        "embedding_size": backbone.embedding_size,
         "precision": precision,
         "seed": seed,
     }
     top = heads.build_head(head, len(classes), scores=scores, **sizes)
     attention = heads.build_attention(**sizes) if head == "attention" else None
-    return Classifier(backbone, top, scores, tuple(classes), attention)
+    return Classifier(backbone, network, top, scores, tuple(classes), attention)
 
 
 def published(
@@ -158,7 +159,7 @@ def published(
 
     Args:
         backbone: one that has such a classifier.
-        variables: of the checkpoint, as `backbones.read_weights` gives them.
+        variables: of the checkpoint, as `registry.read_weights` gives them.
         classes: names of the columns.
 
     Raises:
@@ -166,38 +167,38 @@ def published(
     """
     assert backbone.published is not None
     found = build(
-        backbone=backbone.name,
+        backbone,
         head="linear",
         scores="sigmoid",
         hidden_units=0,
         embedding_activation=backbone.activations[0],
-        freeze="none",
+        freeze=ALL_BUT_HEAD,
         classes=classes,
         precision="float32",
         seed=None,
     )
-    network.load_backbone(found.backbone, variables)
+    backbone.load(found.network, variables, source="the checkpoint")
     logits = found.head.get_layer("logits")
-    for variable, ending in zip((logits.kernel, logits.bias), backbone.endings, strict=True):
-        variable.assign(variables[f"{backbone.published.scope}/{ending}"])
+    for variable, name in zip((logits.kernel, logits.bias), backbone.published.variables, strict=True):
+        variable.assign(variables[name])
     return found
 
 
 def in_float32(classifier: Classifier) -> Classifier:
     """A copy with the same weights that computes in float32, whatever precision it was trained in."""
     copy = build(
-        backbone=classifier.backbone_name,
+        classifier.backbone,
         head=classifier.head_name,
         scores=classifier.kind,
         hidden_units=classifier.hidden_units,
         embedding_activation=classifier.embedding_activation,
-        freeze="none",
+        freeze=ALL_BUT_HEAD,
         classes=classifier.classes,
         precision="float32",
         seed=None,
     )
     load_weights(copy, weights(classifier))
-    return replace(copy, limit_hz=classifier.limit_hz)
+    return copy
 
 
 def _named(classifier: Classifier) -> Iterator[tuple[str, keras.Variable]]:

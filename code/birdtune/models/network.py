@@ -13,9 +13,10 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.models.backbone import KERNEL, MEAN, POOL, Arrays, Layer, choose
-from birdtune.models.registry import BACKBONES
+from birdtune.models.backbone import choose
+from birdtune.models.layers import KERNEL, MEAN, POOL, Layer, LayerTable
 from birdtune.models.tf_checkpoint import check_variables
+from birdtune.runtime.files import value_sha256
 
 _ACTIVATIONS: Mapping[str, str | None] = {"relu": "relu", "none": None}
 
@@ -54,34 +55,22 @@ def first_weights(seed: int | None, layer: str, *, scale: float = 2.0) -> keras.
     return keras.initializers.VarianceScaling(scale, "fan_in", "truncated_normal", seed=own_seed)
 
 
-def build_backbone(name: str, *, embedding_activation: str, precision: str, seed: int | None) -> keras.Model:
-    """The network from patches to embeddings, with fresh weights.
+def build(
+    table: LayerTable, *, embedding_activation: str, precision: str, seed: int | None
+) -> keras.Model:
+    """The network from windows to embeddings, with fresh weights: one keras layer a row of the backbone's table.
 
-    Args:
-        name: one of `BACKBONES`; it becomes the model's name.
-        embedding_activation: what follows the last layer: "relu" (as it was trained) or, where the backbone allows
-            it, "none".
-        precision: a keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
-        seed: of the initial weights; the same seed gives the same weights. None = zeros, for weights
-            that are loaded next.
-
-    Returns:
-        A model [N, 96, 64] float32 → [N, embedding size] float32, one keras layer a row of the backbone's table.
-
-    Raises:
-        SettingsError: an unknown backbone or activation.
+    Arguments, result and errors as `Backbone.network`.
     """
-    choose(name, BACKBONES, "model.backbone")
-    backbone = BACKBONES[name]
-    choose(embedding_activation, dict.fromkeys(backbone.activations), "model.embedding-activation")
-    shape = (backbone.front_end.patch_frames, backbone.front_end.n_mels)
+    choose(embedding_activation, table.activations, "model.embedding-activation")
+    shape = table.front_end.window_shape
     patches = keras.Input(shape, dtype="float32", name="input_features")
     net = keras.layers.Reshape((*shape, 1), name="channel", dtype=precision)(patches)
-    for row in backbone.layers:
+    for row in table.layers:
         if row.kind == "dense" and len(net.shape) == 4:
             # [N, 6, 4, 512] → [N, 12288]: time slowest, channels fastest, as the checkpoint expects.
             net = keras.layers.Flatten(name="flatten", data_format="channels_last", dtype=precision)(net)
-        is_last = row is backbone.layers[-1]
+        is_last = row is table.layers[-1]
         activation = embedding_activation if is_last else "relu"
         # ReLU comes after a pooling: the same numbers, as the largest stays the largest, for a quarter of the work
         # in both directions. A mean wants it before.
@@ -91,7 +80,7 @@ def build_backbone(name: str, *, embedding_activation: str, precision: str, seed
             net = _pooling(row, is_last, precision)(net)
         if is_late:
             net = keras.layers.Activation(activation, name=f"{row.name}_{activation}", dtype=precision)(net)
-    return keras.Model(patches, net, name=name)
+    return keras.Model(patches, net, name=table.name)
 
 
 def _layer(
@@ -124,71 +113,27 @@ def _pooling(row: Layer, is_last: bool, precision: str) -> keras.layers.Layer:
     )
 
 
-def load_backbone(
-    network: keras.Model, variables: Mapping[str, npt.NDArray[np.generic]], *, source: str = "the checkpoint"
+def load(
+    table: LayerTable, network: keras.Model, variables: Mapping[str, npt.NDArray[np.generic]], *, source: str
 ) -> None:
-    """Put a checkpoint's weights into the network; other variables in it (a head's) are passed over.
-
-    Args:
-        network: as `build_backbone` made it.
-        variables: arrays by checkpoint name, as `backbones.read_weights` gives them.
-        source: what an error message calls the checkpoint.
-
-    Raises:
-        CheckpointError: naming every missing, misshapen and non-finite variable; nothing is loaded then.
-    """
-    backbone = BACKBONES[network.name]
-    check_variables(variables, backbone.variables(), source=source)
-    for row in backbone.layers:
+    """Put a checkpoint's weights into the network, as `Backbone.load`."""
+    check_variables(variables, table.variables(), source=source)
+    for row in table.layers:
         layer = network.get_layer(row.name)
-        for variable, name in zip((layer.kernel, layer.bias), backbone.variable_names(row), strict=True):
+        for variable, name in zip((layer.kernel, layer.bias), table.variable_names(row), strict=True):
             variable.assign(np.asarray(variables[name], np.float32))
 
 
-def checkpoint_variables(name: str, weights: Mapping[str, npt.NDArray[np.float32]]) -> Arrays:
-    """A backbone's weights as `classifier.weights` names them ("backbone/conv1/kernel") under a checkpoint's names."""
-    backbone = BACKBONES[name]
-    return {
-        variable: weights[f"backbone/{row.name}/{ending}"]
-        for row in backbone.layers
-        for ending, variable in zip(("kernel", "bias"), backbone.variable_names(row), strict=True)
-        if f"backbone/{row.name}/{ending}" in weights
-    }
+def n_frozen(table: LayerTable, network: keras.Model) -> int:
+    """How many layers are frozen."""
+    return sum(not network.get_layer(row.name).trainable for row in table.layers)
 
 
-def freeze(network: keras.Model, point: str) -> None:
-    """Freeze the network up to a point; what comes after it is free.
-
-    Args:
-        network: as `build_backbone` made it.
-        point: as `Backbone.frozen_layers`.
-
-    Raises:
-        SettingsError: an unknown point.
-    """
-    backbone = BACKBONES[network.name]
-    frozen = backbone.frozen_layers(point)
-    for position, row in enumerate(backbone.layers):
-        network.get_layer(row.name).trainable = position >= frozen
-
-
-def n_frozen(network: keras.Model) -> int:
-    """How many layers `freeze` has frozen."""
-    return sum(not network.get_layer(row.name).trainable for row in BACKBONES[network.name].layers)
-
-
-def split_at_freeze(network: keras.Model) -> tuple[keras.Model, keras.Model | None]:
-    """The frozen beginning of the network, and the rest, which share its layers.
-
-    Args:
-        network: as `freeze` left it, with a frozen layer at least.
-
-    Returns:
-        patches [N, 96, 64] → activations [N, ...], and activations → embeddings (None: they are the embeddings).
-    """
-    rows = BACKBONES[network.name].layers
+def split(table: LayerTable, network: keras.Model) -> tuple[keras.Model, keras.Model | None]:
+    """The frozen beginning and the rest, as `Backbone.split`."""
+    rows = table.layers
     names = [layer.name for layer in network.layers]
-    n = n_frozen(network)
+    n = n_frozen(table, network)
     # What follows a frozen layer without weights of its own, as a pooling, is frozen with it.
     end = names.index(rows[n].name) if n < len(rows) else len(names)
     activations = network.layers[end - 1].output
@@ -200,3 +145,20 @@ def split_at_freeze(network: keras.Model) -> tuple[keras.Model, keras.Model | No
     for layer in network.layers[end:]:
         net = layer(net)
     return beginning, keras.Model(given, net, name="rest")
+
+
+def digest(table: LayerTable, network: keras.Model) -> str:
+    """SHA-256 of the frozen layers, their weights and the types in which they compute, as `Backbone.digest`."""
+    rows = table.layers[: n_frozen(table, network)]
+    weights = hashlib.sha256()
+    for row in rows:
+        for variable in network.get_layer(row.name).weights:
+            weights.update(np.ascontiguousarray(variable.numpy(), "<f4").data)
+    last = network.get_layer(table.layers[-1].name)
+    facts = {
+        "layers": [list(row) for row in rows],
+        "types": [network.get_layer(row.name).dtype_policy.name for row in rows],
+        "activation": keras.activations.serialize(last.activation),
+        "weights": weights.hexdigest(),
+    }
+    return value_sha256(facts)

@@ -1,29 +1,74 @@
 """The backbones that there are, and where their first weights come from.
 
-    model.backbone ─▶ BACKBONES ─▶ Backbone;  Config ─▶ checkpoint_path ─▶ read_weights ─▶ arrays by name
+    Config ─▶ backbone_of ─▶ Backbone;  Config ─▶ checkpoint_path ─▶ read_weights ─▶ arrays by name
 
 Another backbone is a file beside this one and a name in this table.
 """
 
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from birdtune.audio.logmel import FrontEnd
+from pydantic import TypeAdapter
+
+from birdtune.audio.front_end import FrontEnd
+from birdtune.audio.logmel import LogMel
+from birdtune.audio.waveform import Waveform
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, SettingsError, shown
 from birdtune.models import vggish, yamnet
-from birdtune.models.backbone import Arrays, Backbone
+from birdtune.models.backbone import Arrays, Backbone, choose
+from birdtune.models.layer_backbone import LayerBackbone
 
-BACKBONES: Mapping[str, Backbone] = {
+BACKBONES: Mapping[str, LayerBackbone] = {
     backbone.name: backbone for backbone in (vggish.BACKBONE, vggish.SMALL, yamnet.BACKBONE)
 }
 
 
+def named(name: str) -> LayerBackbone:
+    """The backbone of this name. Raises SettingsError where there is none."""
+    choose(name, BACKBONES, "model.backbone")
+    return BACKBONES[name]
+
+
+def backbone_of(config: Config) -> Backbone:
+    """The backbone that the settings ask for, with the band that they leave it.
+
+    Raises:
+        SettingsError: there is none of this name.
+    """
+    return named(config.model.backbone).limited(config.audio.band_limit)
+
+
 def front_end(config: Config) -> FrontEnd:
     """What sound is made into by these settings."""
-    return replace(BACKBONES[config.model.backbone].front_end, limit_hz=config.audio.band_limit)
+    return backbone_of(config).front_end
+
+
+def layer_names(name: str) -> tuple[str, ...]:
+    """The layers whose weights an exported model of this backbone holds, as `Backbone.layer_names`."""
+    return BACKBONES[name].layer_names if name in BACKBONES else ()
+
+
+_KINDS: Mapping[str, type[FrontEnd]] = {kind.kind: kind for kind in (LogMel, Waveform)}
+_LONGEST_WINDOW_S = 60.0
+
+
+def read_front_end(row: Mapping[str, Any]) -> FrontEnd | None:
+    """The front end that model.json describes with `FrontEnd.row` and its digest; None: not one that makes sense.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is not as it was written.
+    """
+    numbers = dict(row)
+    digest, kind = numbers.pop("digest"), _KINDS[numbers.pop("kind")]
+    found: FrontEnd = TypeAdapter(kind).validate_python(numbers)
+    sizes = (found.window_rows, found.hop_rows, found.row_hop, found.row_samples, *found.row_shape)
+    limit_hz = found.limit_hz is None or 0 < found.limit_hz < math.inf
+    makes_sense = found.rate_hz > 0 and all(size > 0 for size in sizes) and limit_hz
+    return found if makes_sense and found.window_s <= _LONGEST_WINDOW_S and found.digest == digest else None
 
 
 def checkpoint_path(config: Config) -> Path | None:
@@ -32,7 +77,7 @@ def checkpoint_path(config: Config) -> Path | None:
     Raises:
         CheckpointError: there is nothing where it is said or expected to be.
     """
-    backbone, given = BACKBONES[config.model.backbone], config.model.checkpoint
+    backbone, given = named(config.model.backbone), config.model.checkpoint
     if given == "none":
         return None
     places = [config.input / name for name in backbone.checkpoint_names] if given is None else [Path(given)]
@@ -48,7 +93,7 @@ def checkpoint_path(config: Config) -> Path | None:
     )
 
 
-def require_tensorflow_1(name: str, head: str) -> None:
+def require_tensorflow_1(backbone: Backbone, head: str) -> None:
     """Refuse a backbone or a head of which there is no graph for TensorFlow 1.
 
     Raises:
@@ -59,10 +104,11 @@ def require_tensorflow_1(name: str, head: str) -> None:
             "--format slim: TensorFlow 1 graphs score patches, and model.head attention scores recordings. What reads "
             "TensorFlow 1 alone needs --model.head linear or mlp."
         )
-    if not BACKBONES[name].has_tensorflow_1:
-        known = ", ".join(other for other, backbone in BACKBONES.items() if backbone.has_tensorflow_1)
+    if not backbone.has_tensorflow_1:
+        known = ", ".join(name for name, other in BACKBONES.items() if other.has_tensorflow_1)
         raise SettingsError(
-            f"--format slim: TensorFlow 1 graphs are made of the backbones {known}, and model.backbone is {name}. "
+            f"--format slim: TensorFlow 1 graphs are made of the backbones {known}, and model.backbone is "
+            f"{backbone.name}. "
             "What reads TensorFlow 1 alone needs one of these; the SavedModel of `export` has the same signatures."
         )
 
@@ -74,6 +120,8 @@ def read_weights(backbone: Backbone, path: Path) -> Arrays:
         CheckpointError: absent, damaged, or of another kind than this backbone's checkpoints.
         RetryableError: the storage failed.
     """
+    if not isinstance(backbone, LayerBackbone):
+        return {}
     other = recognised(path)
     if other is not None and not backbone.recognises(path):
         raise CheckpointError(
@@ -83,7 +131,7 @@ def read_weights(backbone: Backbone, path: Path) -> Arrays:
     return backbone.read(path)
 
 
-def recognised(path: Path) -> Backbone | None:
+def recognised(path: Path) -> LayerBackbone | None:
     """The first backbone whose checkpoints begin as this file does.
 
     Raises:

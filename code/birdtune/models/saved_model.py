@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from birdtune.errors import CheckpointError, shown
 from birdtune.evaluation.ood import Novelty
-from birdtune.models.registry import BACKBONES
 from birdtune.runtime.files import temporary_folder
 from birdtune.runtime.storage import read_error
 from birdtune.runtime.workers import Crashed, Isolated
@@ -41,9 +40,9 @@ class _Task:
     names: tuple[str, ...]
 
 
-def names(backbone: str, head: str) -> tuple[str, ...]:
+def names(layer_names: tuple[str, ...], head: str) -> tuple[str, ...]:
     """Names of the weights in the order in which the model lists them."""
-    layers = [f"backbone/{row.name}" for row in BACKBONES[backbone].layers]
+    layers = [f"backbone/{name}" for name in layer_names]
     layers += ["head/hidden"] if head == "mlp" else []
     layers += ["head/logits"]
     layers += ["attention/hidden"] if head == "attention" else []
@@ -51,11 +50,12 @@ def names(backbone: str, head: str) -> tuple[str, ...]:
     return (*found, *(["attention/attention/kernel"] if head == "attention" else []))
 
 
-def verify(folder: Path, backbone: str, head: str, sha256: str) -> None:
+def verify(folder: Path, layer_names: tuple[str, ...], head: str, sha256: str) -> None:
     """Read the weights in a process of its own.
 
     Args:
         folder: the version folder.
+        layer_names: of the backbone, as `Backbone.layer_names`.
         sha256: of the weights, as `classifier.weights_sha256`.
 
     Raises:
@@ -64,16 +64,16 @@ def verify(folder: Path, backbone: str, head: str, sha256: str) -> None:
     """
     with Isolated(_apart) as reader:
         try:
-            _checked(folder, reader.items(_Task(folder, names(backbone, head))), sha256)
+            _checked(folder, reader.items(_Task(folder, names(layer_names, head))), sha256)
         except Crashed as fault:
             raise CheckpointError(
                 f"{shown(folder)}: its variables are damaged: TensorFlow's reader died on them. {_AGAIN}"
             ) from fault
 
 
-def read(folder: Path, backbone: str, head: str, sha256: str) -> Arrays:
+def read(folder: Path, layer_names: tuple[str, ...], head: str, sha256: str) -> Arrays:
     """The weights by name; loads TensorFlow. Arguments and raises as `verify`, which must have seen them."""
-    return _checked(folder, _variables(_Task(folder, names(backbone, head))), sha256)
+    return _checked(folder, _variables(_Task(folder, names(layer_names, head))), sha256)
 
 
 def read_novelty(folder: Path) -> Novelty | None:

@@ -24,7 +24,8 @@ from birdtune.audio.logmel import VGGISH
 from birdtune.errors import ExportError, InputError, shown
 from birdtune.models import classifier as classifiers
 from birdtune.models import tf_checkpoint, vggish
-from birdtune.models.registry import BACKBONES, require_tensorflow_1
+from birdtune.models.layer_backbone import LayerBackbone
+from birdtune.models.registry import require_tensorflow_1
 from birdtune.runtime import files
 
 FEATURES = "vggish/input_features:0"  # [N, 96, 64] float32
@@ -48,12 +49,12 @@ def _quiet() -> Iterator[None]:
 
 
 def build_graph(
-    backbone: str, *, embedding_activation: str, scores: str, hidden_units: int, n_classes: int
+    backbone: LayerBackbone, *, embedding_activation: str, scores: str, hidden_units: int, n_classes: int
 ) -> None:
     """Add the classifier to the default graph, with tf-slim, under the names that jibjib's readers know.
 
     Args:
-        backbone, embedding_activation: as `network.build_backbone`.
+        backbone, embedding_activation: as `Backbone.network`.
         scores, n_classes: as `heads.build_head`.
         hidden_units: of a layer before the classes; 0 = none.
     """
@@ -70,11 +71,11 @@ def build_graph(
             score(logits, name="prediction")  # [N, C]
 
 
-def _backbone_graph(backbone: str, embedding_activation: str) -> tf.Tensor:
-    frames, bands = VGGISH.patch_frames, VGGISH.n_mels
+def _backbone_graph(backbone: LayerBackbone, embedding_activation: str) -> tf.Tensor:
+    frames, bands = backbone.front_end.window_shape
     features = tf.compat.v1.placeholder(tf.float32, (None, frames, bands), name="input_features")
     net = tf.reshape(features, (-1, frames, bands, 1))
-    for row in BACKBONES[backbone].layers:
+    for row in backbone.layers:
         scope, width = row.scope.removeprefix("vggish/"), row.width
         if row.kind == "conv":
             net = slim.conv2d(net, width, 3, scope=scope)
@@ -116,7 +117,7 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
         InputError: other files stand in the folder, or it cannot be written.
         RetryableError: the disk is full.
     """
-    require_tensorflow_1(classifier.backbone_name, classifier.head_name)
+    require_tensorflow_1(classifier.backbone, classifier.head_name)
     _refuse_other_files(folder)
     # On the CPU on both sides: GPUs round their products (TF32) by more than the tolerance.
     with keras.device("cpu"):
@@ -154,7 +155,7 @@ def _refuse_other_files(folder: Path) -> None:
 
 def _trial_patches() -> npt.NDArray[np.float32]:
     # As strong as real log-mel: mean and deviation of the VGGish test tone.
-    noise = np.random.default_rng(0).normal(-3.43, 2.13, (3, VGGISH.patch_frames, VGGISH.n_mels))
+    noise = np.random.default_rng(0).normal(-3.43, 2.13, (3, *VGGISH.window_shape))
     return noise.astype(np.float32)
 
 
@@ -165,10 +166,11 @@ def _session(graph: tf.Graph) -> tf.compat.v1.Session:
 def _write(
     classifier: classifiers.Classifier, arrays: Mapping[str, npt.NDArray[np.float32]], folder: Path
 ) -> None:
+    assert isinstance(classifier.backbone, LayerBackbone)  # `require_tensorflow_1`
     graph = tf.Graph()
     with graph.as_default(), _session(graph) as session:
         build_graph(
-            classifier.backbone_name,
+            classifier.backbone,
             embedding_activation=classifier.embedding_activation,
             scores=classifier.kind,
             hidden_units=classifier.hidden_units,

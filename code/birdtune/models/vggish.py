@@ -6,7 +6,8 @@ at an eighth of the width, for tests and quick looks; nobody publishes weights f
 """
 
 from birdtune.audio.logmel import VGGISH
-from birdtune.models.backbone import Backbone, Layer
+from birdtune.models.layer_backbone import LayerBackbone
+from birdtune.models.layers import Layer
 from birdtune.models.tf_checkpoint import WHERE_TO_GET, is_checkpoint, read_checkpoint
 
 LAYERS = (
@@ -27,8 +28,8 @@ def _narrowed(divisor: int) -> tuple[Layer, ...]:
     return tuple(row if row is LAYERS[-1] else row._replace(width=row.width // divisor) for row in LAYERS)
 
 
-def _backbone(name: str, divisor: int) -> Backbone:
-    return Backbone(
+def _backbone(name: str, divisor: int) -> LayerBackbone:
+    return LayerBackbone(
         name=name,
         title="VGGish",
         front_end=VGGISH,

@@ -45,7 +45,7 @@ def verify_checkpoint(config: Config, *, remember: bool) -> Path | None:
     path = registry.checkpoint_path(config)
     if path is None:
         return None
-    backbone = registry.BACKBONES[config.model.backbone]
+    backbone = registry.backbone_of(config)
 
     def verify() -> None:
         with naming("--model.checkpoint" if config.model.checkpoint is not None else None):

@@ -20,7 +20,9 @@ import numpy.typing as npt
 from birdtune.audio.logmel import YAMNET
 from birdtune.errors import CheckpointError, InputError, shown
 from birdtune.models import tflite
-from birdtune.models.backbone import MEAN, Arrays, Backbone, Layer, Published
+from birdtune.models.backbone import Arrays, Published
+from birdtune.models.layer_backbone import LayerBackbone
+from birdtune.models.layers import MEAN, Layer
 from birdtune.models.tf_checkpoint import check_variables
 from birdtune.runtime.files import read_csv
 from birdtune.runtime.workers import Crashed, Isolated
@@ -249,7 +251,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return names
 
 
-BACKBONE = Backbone(
+BACKBONE = LayerBackbone(
     name="yamnet",
     title="YAMNet",
     front_end=YAMNET,
@@ -263,5 +265,5 @@ BACKBONE = Backbone(
     step_efficiency=0.3,
     # Depthwise convolutions are bound by memory: what is won in the pointwise ones is lost in them.
     bfloat16_gain=0.8,
-    published=Published(HEAD, N_CLASSES, read_classes),
+    published=Published((f"{HEAD}/kernel", f"{HEAD}/bias"), N_CLASSES, read_classes),
 )

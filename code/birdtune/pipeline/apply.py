@@ -4,19 +4,17 @@ Importing this loads TensorFlow.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.logmel import FrontEnd
+from birdtune.audio.front_end import FrontEnd
 from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, InputError, naming, shown
 from birdtune.models import classifier as classifiers
-from birdtune.models import network, registry, tf1
-from birdtune.models.registry import BACKBONES
+from birdtune.models import registry, tf1
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_trained, versions
 from birdtune.runtime.signals import Interrupts
@@ -161,22 +159,18 @@ def _embedder(config: Config, place: Path) -> tuple[Embed, FrontEnd]:
         model = open_model(place)
         return model.embed, model.front_end
     is_own = (place / WEIGHTS_NAME).exists()
-    backbone = BACKBONES[config.model.backbone]
+    backbone = registry.named(config.model.backbone)
     if not is_own and (found := registry.recognised(place)) is not None and not backbone.recognises(place):
         backbone = found  # the file itself says what it is of
-    net = network.build_backbone(
-        backbone.name,
-        embedding_activation=config.model.embedding_activation,
-        precision="float32",
-        seed=None,
+    network = backbone.network(
+        embedding_activation=config.model.embedding_activation, precision="float32", seed=None
     )
     if is_own:
-        variables = network.checkpoint_variables(backbone.name, read_arrays(place / WEIGHTS_NAME))
+        variables = backbone.from_trained(read_arrays(place / WEIGHTS_NAME))
     else:
         variables = registry.read_weights(backbone, place)
-    network.load_backbone(net, variables, source=shown(place))
-    spec = replace(backbone.front_end, limit_hz=config.audio.band_limit)
-    return lambda patches: net(patches), spec
+    backbone.load(network, variables, source=shown(place))
+    return lambda windows: network(windows), backbone.limited(config.audio.band_limit).front_end
 
 
 def export_slim_model(config: Config, journal: Journal) -> None:

@@ -60,7 +60,6 @@ _PASSES_A_STEP = 3
 _COMPILE_S = 4.0
 # Seconds of one core for an hour of audio: decoding, resampling, frames (44.1 kHz FLAC or Ogg).
 _PREPARE_S_PER_HOUR = 4.0
-_FRAME_BYTES = 128
 _FLOAT_BYTES = 4
 _TENSORFLOW_BYTES = 1_000_000_000
 # What leaves a layer is kept for the way back, before and after its ReLU and pooling, with its gradients.
@@ -97,7 +96,7 @@ def check(config: Config, journal: Journal, interrupts: Interrupts) -> int:
 def _check(
     config: Config, journal: Journal, interrupts: Interrupts, faults: "_Faults", *, writable: bool
 ) -> int:
-    backbone = registry.BACKBONES[config.model.backbone]
+    backbone = registry.backbone_of(config)
     journal.say(f"check: {shown(config.data_folder)}")
     dataset = None
     with _noted(faults):
@@ -233,7 +232,7 @@ def _check_base(config: Config, faults: _Faults, journal: Journal, *, writable: 
 
 def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
     """Time, memory and disk, as estimates; too little of them is a fault."""
-    backbone = registry.BACKBONES[config.model.backbone]
+    backbone = registry.backbone_of(config)
     weights = backbone.weight_count() * _FLOAT_BYTES
     hours = sum(recording.facts.duration_s for recording in dataset.recordings) / 3600
     kept = sum(_kept_bytes(config, backbone, dataset).values())
@@ -267,7 +266,8 @@ def _patches(dataset: Dataset, part: str, hop_frames: int | None) -> int:
 
 
 def _patch_counts(dataset: Dataset, part: Sequence[Recording], hop_frames: int | None) -> list[int]:
-    return [dataset.spec.patches_in(recording.facts.n_samples, hop_frames) for recording in part]
+    hop_s = None if hop_frames is None else hop_frames / dataset.spec.rows_per_s
+    return [dataset.spec.windows_in(recording.facts.duration_s, hop_s) for recording in part]
 
 
 def _labels_time(config: Config, backbone: Backbone, dataset: Dataset) -> Iterator[str]:
@@ -277,7 +277,7 @@ def _labels_time(config: Config, backbone: Backbone, dataset: Dataset) -> Iterat
     shares = trained if config.train.label_refinement else []
     patches = sum(min(count, MOST_PATCHES) for count in [*counts, *shares]) + sum(shares)
     if patches and config.model.checkpoint != "none":
-        seconds = patches * backbone.patch_flops() / _rate(config, backbone)
+        seconds = patches * backbone.window_flops() / _rate(config, backbone)
         yield f"  labels  {duration(seconds)} to check them, by {patches:,} patches (--evaluate.label-issues)"
 
 
@@ -294,7 +294,7 @@ def _training_time(config: Config, backbone: Backbone, dataset: Dataset) -> str:
     once_s = epoch_s = 0.0
     for part, hop_frames, passes in (("train", config.train.hop_frames, _PASSES_A_STEP), ("val", None, 1)):
         patches = _patches(dataset, part, hop_frames)
-        epoch_s += patches * passes * (backbone.patch_flops() - frozen) / rate
+        epoch_s += patches * passes * (backbone.window_flops() - frozen) / rate
         if part in kept:
             once_s += patches * frozen / rate
         else:
@@ -369,7 +369,7 @@ def _matmul_flops() -> float:
 def _disk_bytes(config: Config, dataset: Dataset, weights: int) -> float:
     made = FrameStore(config.output / "cache", dataset.spec, config.audio)
     missing = [recording.facts.duration_s for recording in dataset.recordings if recording.content not in made]
-    frames = sum(missing) * dataset.spec.frames_per_s * _FRAME_BYTES
+    frames = sum(missing) * dataset.spec.rows_per_s * dataset.spec.row_bytes
     # Each checkpoint holds the weights and Adam's two slots: the newest, the best, and one being written.
     checkpoints = (config.train.keep_checkpoints + 2) * 3 * weights
     exported = 2 * weights  # one being built while an earlier one stands
@@ -379,7 +379,7 @@ def _disk_bytes(config: Config, dataset: Dataset, weights: int) -> float:
 def _memory_bytes(config: Config, backbone: Backbone, weights: int) -> float:
     # Weights, gradients, two slots; and copies while a checkpoint is written. With these numbers the peak of
     # `birdtune demo` (batch 32, measured 4.0 GB) comes out right.
-    activations = backbone.patch_activations() * _FLOAT_BYTES * _ACTIVATION_COPIES
+    activations = backbone.window_activations() * _FLOAT_BYTES * _ACTIVATION_COPIES
     return _TENSORFLOW_BYTES + 8 * weights + config.train.batch_size * activations
 
 

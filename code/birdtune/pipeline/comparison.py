@@ -135,7 +135,7 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
     """
     model = open_model(served.folder)
     spec, config = model.front_end, job.config
-    cutter = Cutter(config.audio, spec.patch_hop, config.audio.max_hours * 3600, spec)
+    cutter = Cutter(config.audio, spec.hop_rows, config.audio.max_hours * 3600, spec)
     function = judged_by(model, pools=model.ood_score is not None)
     files = [r.path if r.channel is None else Channel(r.path, r.channel) for r in part]
     heard = hear(

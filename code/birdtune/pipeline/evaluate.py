@@ -111,7 +111,7 @@ def _run_metrics(job: Job, classifier: Classifier, scorer: Scorer, ood: Novelty 
         classes=job.dataset.classes,
         background=job.dataset.background,
         train_counts=_train_counts(job),
-        patch_s=job.store.spec.patch_s,
+        patch_s=job.store.spec.window_s,
         settings=job.config.evaluate,
         target_recall=job.config.ood.target_recall,
         seed=job.config.train.seed,

@@ -6,7 +6,7 @@
 The backbone is the one that training began from: one that was trained on these labels would have learnt the wrong ones,
 too. Of each recording at most `MOST_PATCHES` are heard, and of their embeddings only the mean is kept, so that memory
 grows with the number of recordings and not with their length (1024 float32 each: 330 MB for 80,000). Digital silence is
-left out (`novelty.held`): recordings that were filled up with it have it in common, and nobody hears a bird in it.
+left out (`FrontEnd.held`): recordings that were filled up with it have it in common, and nobody hears a bird in it.
 
 Importing this loads TensorFlow.
 """
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from birdtune.audio.front_end import SILENT
 from birdtune.config import Config
 from birdtune.data.batches import Windows
 from birdtune.data.dataset import Dataset
@@ -30,7 +31,6 @@ from birdtune.data.frames import FrameStore
 from birdtune.data.scan import Recording
 from birdtune.errors import shown
 from birdtune.evaluation import label_issues
-from birdtune.evaluation.ood import SILENT, held
 from birdtune.evaluation.scores import Floats, Ints
 from birdtune.runtime.files import write_bytes, write_csv, write_json
 from birdtune.runtime.log import Journal
@@ -67,7 +67,7 @@ class Sounds:
         self._size, self._interrupts, self._journal = config.evaluate.batch_size, interrupts, journal
         self.windows = Windows(
             store, [recording.content for recording in part],
-            hop_frames or store.spec.patch_hop,
+            hop_frames or store.spec.hop_rows,
         )
         is_frozen = config.model.freeze == "all-but-head"  # then training has them, or keeps them
         classifier, self._feed, _ = first_feed(
@@ -84,7 +84,7 @@ class Sounds:
 
     def held(self, chosen: Ints) -> Floats:
         """How much some windows count: the share of their frames that hold sound. [n]"""
-        return held(self.windows.patches(chosen), self.windows.store.spec)
+        return self.windows.store.spec.held(self.windows.patches(chosen))
 
     def averages(self) -> npt.NDArray[np.float32]:
         """Mean embedding of each recording, silence left out. [N, K]"""
@@ -254,7 +254,7 @@ def kept_shares(
     """
     part = dataset.part("train")
     labels = np.array(dataset.labels(part), np.int64)
-    hop_frames = config.train.hop_frames or store.spec.patch_hop
+    hop_frames = config.train.hop_frames or store.spec.hop_rows
     windows = Windows(store, [recording.content for recording in part], hop_frames)
     if (found := _read(path, len(windows))) is not None:
         return found

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.logmel import FrontEnd, cut, frames_of
+from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.synthetic import NOISES, SILENCE, made_noise
 from birdtune.config import EvaluateSettings
 from birdtune.errors import shown
@@ -202,12 +202,10 @@ def noise_logits(
     """
     parts = []
     for number, name in enumerate(NOISES):
-        cuts = list(cut(frames_of([made_noise(name, NOISE_S)], spec), spec))
-        starts, patches = np.array([start for start, _ in cuts]), np.stack([patch for _, patch in cuts])  # [P, 96, 64]
-        # The frame store keeps float16, and so has the network heard all else.
-        full = np.resize(patches, (-(-len(patches) // batch_size) * batch_size, *patches.shape[1:])).astype(
-            np.float16
-        )
+        cuts = list(spec.cut(spec.rows_of([made_noise(name, NOISE_S, spec.rate_hz)])))
+        starts = np.array([start for start, _ in cuts])
+        patches = spec.stored(np.stack([patch for _, patch in cuts]))  # as all else is: [P, window_rows, ...]
+        full = np.resize(patches, (-(-len(patches) // batch_size) * batch_size, *patches.shape[1:]))
         pooler = Pooler(np.full(len(patches), number, np.int64), spec, take or (lambda *_: None))
         logits = []
         for at in range(0, len(full), batch_size):
@@ -222,7 +220,7 @@ def noise_logits(
         labels=np.zeros(len(NOISES), np.int64),  # of no class, and never used
         patch_scores=np.concatenate([logits for _, logits in parts]),
         patch_recording=np.repeat(np.arange(len(NOISES)), [len(starts) for starts, _ in parts]),
-        patch_start_s=(np.concatenate([starts for starts, _ in parts]) / spec.frames_per_s).astype(
+        patch_start_s=(np.concatenate([starts for starts, _ in parts]) / spec.rows_per_s).astype(
             np.float32
         ),
     )

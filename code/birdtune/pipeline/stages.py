@@ -19,7 +19,6 @@ import numpy.typing as npt
 import birdtune
 from birdtune.audio import decode
 from birdtune.audio.faults import SoundError
-from birdtune.audio.resample import TARGET_RATE_HZ
 from birdtune.data import augment
 from birdtune.data.scan import Recording
 from birdtune.pipeline import gate, label_check
@@ -102,10 +101,11 @@ def _example(job: Job, part: list[Recording]) -> npt.NDArray[np.float32]:
         job.interrupts.check()
         with contextlib.suppress(SoundError):
             return decode.read(
-                recording.path, job.store.sound, longest_s=_EXAMPLE_S, channel=recording.channel
-            )
+                recording.path, job.store.sound, rate_hz=job.store.spec.rate_hz, longest_s=_EXAMPLE_S,
+                channel=recording.channel,
+            )  # fmt: skip
     job.journal.warn("No recording can be read any more; the export is verified with noise.")
-    n_samples = round(_EXAMPLE_S * TARGET_RATE_HZ)
+    n_samples = round(_EXAMPLE_S * job.store.spec.rate_hz)
     return np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
 
 

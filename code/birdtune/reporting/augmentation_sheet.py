@@ -8,13 +8,14 @@ Each column has one thing alone, done to every patch; the last has all together,
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from birdtune.audio import noise
-from birdtune.audio.logmel import FrontEnd
+from birdtune.audio.front_end import FrontEnd
+from birdtune.audio.logmel import picture
 from birdtune.config import AugmentSettings, Config
 from birdtune.data import augment
 from birdtune.data import dataset as gather
@@ -22,6 +23,7 @@ from birdtune.data.augment import SNR_RANGE_DB, Augmenter
 from birdtune.data.batches import Batch, Windows
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
+from birdtune.data.mixing import mixing_of
 from birdtune.data.sampling import Examples
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import shown
@@ -48,7 +50,7 @@ WORTH_A_TRY = AugmentSettings(
 
 _JITTER_WORTH_A_TRY = 48  # half a patch
 
-Frames = npt.NDArray[np.float16]
+Frames = npt.NDArray[Any]  # [n, window_rows, ...] as they are stored
 
 
 def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrupts) -> None:
@@ -78,7 +80,7 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
 def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store: FrameStore) -> bytes:
     """The picture for the training part of a dataset. PNG"""
     part = dataset.part("train")
-    hop_frames = config.train.hop_frames or store.spec.patch_hop
+    hop_frames = config.train.hop_frames or store.spec.hop_rows
     windows = Windows(store, [recording.content for recording in part], hop_frames)
     targets = WindowTargets(dataset.targets(part), windows, config.model.output)
     backgrounds = augment.background_columns(dataset.classes, dataset.background)
@@ -111,8 +113,8 @@ def loud_windows(
     for label in chosen:
         inside = np.flatnonzero(classes == label)
         some = inside[np.unique(np.linspace(0, inside.size - 1, _LOOKED_AT).astype(np.int64))]
-        mel = augment.magnitudes(windows.patches(some), windows.store.spec)
-        found.append(int(some[np.argmax(noise.power(np.square(mel), windows.store.spec))]))
+        mixing = mixing_of(windows.store.spec)
+        found.append(int(some[np.argmax(mixing.power(mixing.amplitudes(windows.patches(some))))]))
     return np.array(found, np.int64)
 
 
@@ -188,16 +190,14 @@ def _picture(columns: list[tuple[str, Frames]], spec: FrontEnd) -> bytes:
     figure = Figure(figsize=(1.75 * len(columns), 1.25 * n_rows + 0.5), dpi=80, layout="constrained")
     axes = figure.subplots(n_rows, len(columns), squeeze=False)
     # One scale for all, from silence to nearly the loudest: what gets louder must look so.
-    loudest = float(np.quantile(columns[0][1].astype(np.float32), 0.999))
-    scale = {
-        "vmin": float(np.log(spec.log_offset)),
-        "vmax": max(loudest, float(np.log(spec.log_offset)) + 1.0),
-    }
-    for column, (words, patches) in enumerate(columns):
+    looks = [(words, *picture(spec, windows)) for words, windows in columns]
+    floor = looks[0][2]
+    scale = {"vmin": floor, "vmax": max(float(np.quantile(looks[0][1], 0.999)), floor + 1.0)}
+    for column, (words, patches, _) in enumerate(looks):
         axes[0, column].set_title(words, fontsize=7.5)
         for row, patch in enumerate(patches):
             cell = axes[row, column]
-            cell.imshow(patch.astype(np.float32).T, origin="lower", aspect="auto", cmap="magma", **scale)
+            cell.imshow(patch.T, origin="lower", aspect="auto", cmap="magma", **scale)
             cell.set_xticks([])
             cell.set_yticks([])
     buffer = io.BytesIO()

@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from birdtune.audio.logmel import VGGISH, mel_from_hz
+from birdtune.audio.logmel import LogMel, mel_from_hz
 from birdtune.errors import shown
 
 _MOST_TICKS = 4  # of a logarithmic axis: their labels stand side by side
@@ -61,7 +61,7 @@ _STYLE: Any = {  # Any: matplotlib's type wants every key as a literal
 # Left, bottom, width and height of a spectrogram's plot as shares of its figure: the page puts the line
 # that moves while the sound plays by the same numbers.
 SPECTROGRAM_BOX = (0.085, 0.13, 0.905, 0.84)
-_TICKS_HZ = (250, 500, 1_000, 2_000, 4_000, 7_000)
+_TICKS_HZ = (250, 500, 1_000, 2_000, 4_000, 7_000, 10_000)
 # Up to this many classes a confusion matrix has numbers in its cells.
 NUMBERED_CLASSES = 30
 _LONGEST_NAME = 34
@@ -264,11 +264,13 @@ def tuned_setting(pairs: Sequence[tuple[Any, float]], name: str, *, log: bool) -
         return _svg(figure, f"Score against {name}")
 
 
-def spectrogram(frames: npt.NDArray[np.floating[Any]], start_s: float, mark_s: tuple[float, float]) -> Markup:
+def spectrogram(
+    frames: npt.NDArray[np.floating[Any]], spec: LogMel, start_s: float, mark_s: tuple[float, float]
+) -> Markup:
     """Log-mel frames as a picture: time to the right, pitch upwards, bright is loud.
 
     Args:
-        frames: [n, 64] log-mel of the front end VGGISH, n ≥ 1.
+        frames: [n, bands] log-mel of `spec`, n ≥ 1.
         start_s: where they begin in the recording, in seconds.
         mark_s: the stretch to frame, in seconds of the recording.
     """
@@ -276,7 +278,7 @@ def spectrogram(frames: npt.NDArray[np.floating[Any]], start_s: float, mark_s: t
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
         figure = Figure(figsize=(4.9, 1.85))
         axes = figure.add_axes(SPECTROGRAM_BOX)
-        end_s = start_s + n / VGGISH.frames_per_s
+        end_s = start_s + n / spec.rows_per_s
         quiet, loud = np.percentile(frames, [25, 99.8])
         axes.imshow(
             frames.T.astype(np.float32),  # [mels, n]
@@ -290,9 +292,10 @@ def spectrogram(frames: npt.NDArray[np.floating[Any]], start_s: float, mark_s: t
         )
         low, high = max(mark_s[0], start_s), min(mark_s[1], end_s)
         axes.axvspan(low, high, fill=False, edgecolor="#ffffff", linewidth=1.2, linestyle="--")
-        step = float(mel_from_hz(VGGISH.high_hz) - mel_from_hz(VGGISH.low_hz)) / (n_mels + 1)
-        bands = (mel_from_hz(_TICKS_HZ) - mel_from_hz(VGGISH.low_hz)) / step - 1
-        axes.set_yticks(bands.tolist(), [f"{hz:,}" for hz in _TICKS_HZ], fontsize=6.5)
+        step = float(mel_from_hz(spec.high_hz) - mel_from_hz(spec.low_hz)) / (n_mels + 1)
+        bands = (mel_from_hz(_TICKS_HZ) - mel_from_hz(spec.low_hz)) / step - 1
+        inside = [(band, f"{hz:,}") for band, hz in zip(bands.tolist(), _TICKS_HZ, strict=True) if hz <= spec.high_hz]
+        axes.set_yticks(*map(list, zip(*inside, strict=True)), fontsize=6.5)
         axes.tick_params(pad=2)
         axes.set_ylim(-0.5, n_mels - 0.5)
         axes.set_xlim(start_s, end_s)

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup, escape
 
-from birdtune.audio.logmel import VGGISH
 from birdtune.errors import shown
 from birdtune.evaluation import model_comparison, rare_classes
 from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt
@@ -68,6 +67,7 @@ class ReportFacts:
         hardware: name → value.
         stages: name → seconds.
         trust: `calibration`, `thresholds` and `false_alarms` of metrics.json; None where it has none.
+        window_s: seconds of a window of the backbone.
         listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
         promotion: `promoted` and `reason` of run.json, where there was a gate; None: there was none.
         succession: `init_from` of metrics.json, where the run began from a served model.
@@ -97,6 +97,7 @@ class ReportFacts:
     verdict: Verdict
     hardware: Mapping[str, str]
     stages: Mapping[str, float]
+    window_s: float
     listen: Callable[[str, float, float], Clip | None]
     augmentation: bytes | None = None
     trust: Row | None = None
@@ -241,7 +242,10 @@ def _card(facts: ReportFacts, scores: Scores, pooled: npt.NDArray[np.float64], f
         "confidence": float(pooled[finding.index, finding.said]),
         "true_score": float(pooled[finding.index, true]),
         "suspect": scores.recordings[finding.index] in {row["recording"] for row in _suspects(facts)},
-        **heard(facts.listen, scores.recordings[finding.index], loudest, float(starts.max()) + VGGISH.patch_s),
+        **heard(
+            facts.listen, scores.recordings[finding.index], loudest, float(starts.max()) + facts.window_s,
+            facts.window_s,
+        ),
     }
 
 
@@ -255,7 +259,10 @@ def _labels(facts: ReportFacts) -> Row | None:
     if found is None:
         return None
     first = found["rows"][:MOST_CLIPS]
-    cards = [{**row, **heard(facts.listen, row["recording"], row["start_s"], row["seconds"])} for row in first]
+    cards = [
+        {**row, **heard(facts.listen, row["recording"], row["start_s"], row["seconds"], facts.window_s)}
+        for row in first
+    ]
     return {**found, "cards": cards, "few": found["rows"][:MOST_SUSPECTS]}
 
 

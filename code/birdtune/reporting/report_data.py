@@ -61,6 +61,7 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         verdict=word,
         hardware={**run.record.get("hardware", {}), "precision": str(run.record.get("precision", ""))},
         stages=run.record["stages"],
+        window_s=store.spec.window_s,
         listen=_listener(dataset, store),
         tuning=tune_page.section(tuned.of_run(run.config)),
         succession=judged.get("init_from"),
@@ -136,6 +137,7 @@ def _trained(run: Run) -> dict[str, Any]:
 
 def _listener(dataset: Dataset, store: FrameStore) -> Callable[[str, float, float], Clip | None]:
     by_name = {recording.name: recording for recording in dataset.recordings}
+    rate_hz = store.spec.rate_hz
 
     def listen(name: str, start_s: float, seconds: float) -> Clip | None:
         recording = by_name.get(name)
@@ -143,12 +145,11 @@ def _listener(dataset: Dataset, store: FrameStore) -> Callable[[str, float, floa
             return None
         try:
             waveform = decode.read(
-                recording.path, store.sound, start_s=start_s, longest_s=seconds, channel=recording.channel
-            )
+                recording.path, store.sound, rate_hz=rate_hz, start_s=start_s, longest_s=seconds,
+                channel=recording.channel,
+            )  # fmt: skip
         except SoundError:
             return None  # it was readable when the frames were made; the page says that it is gone
-        per_s = store.spec.frames_per_s
-        frames = store.frames(recording.content, round(start_s * per_s), round(seconds * per_s))
-        return Clip(waveform, frames)
+        return Clip(waveform, rate_hz)
 
     return listen

@@ -14,7 +14,7 @@ name; until then the folder has another one, which no server looks at.
 import contextlib
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from birdtune.audio.logmel import FrontEnd, cut, frames_of
+from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import ExportError, shown
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
@@ -112,7 +112,8 @@ def export_model(
         labels = _labels(exported.classes, class_ids, thresholds)
         write_csv(building / "labels.csv", ("column", "class", "external_id", "threshold"), labels)
         write_bytes(building / "train_id_list.pickle", train_id_list(exported.classes))
-        one = {"waveforms": batch["waveforms"][:1, : exported.front_end.patch_samples], "lengths": batch["lengths"][:1]}
+        shortest = exported.front_end.window_samples
+        one = {"waveforms": batch["waveforms"][:1, :shortest], "lengths": batch["lengths"][:1]}
         _write_warmup(building / WARMUP_FILE, str(facts.get("name", folder.parent.name)), {
             "serving_default": {"inputs": expected.windows[:1]}, "sound": one, "embed": one,
         })  # fmt: skip
@@ -153,12 +154,12 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "classes": list(classifier.classes),
-        "backbone": classifier.backbone_name,
+        "backbone": classifier.backbone.name,
         "head": classifier.head_name,
         "hidden_units": classifier.hidden_units,
         "scores": classifier.kind,
         "embedding_activation": classifier.embedding_activation,
-        "front_end": {**asdict(spec), "digest": spec.digest},
+        "front_end": {**spec.row(), "digest": spec.digest},
         # Of the window scores; then calibrated once more, as `calibration.clip` says.
         "clip_pooling": "mean" if classifier.attention is None else "attention",
         "precision": "float32",
@@ -214,7 +215,7 @@ def _logits(classifier: Classifier, windows: Floats) -> tuple[Floats, Floats]:
 def _example_batch(waveform: Floats, spec: FrontEnd) -> Arrays:
     """The example, and half a window from its beginning, which has to be padded. [2, samples], [2]"""
     whole = np.asarray(waveform, np.float32)
-    lengths = np.array([whole.size, min(whole.size, spec.patch_samples // 2)], np.int32)
+    lengths = np.array([whole.size, min(whole.size, spec.window_samples // 2)], np.int32)
     # What follows behind a recording's length must not count.
     return {"waveforms": np.stack([whole, whole]), "lengths": lengths}
 
@@ -226,7 +227,7 @@ def _expected_answers(
     spec = classifier.front_end
     rows: list[Arrays] = []
     for waveform, length in zip(batch["waveforms"], batch["lengths"], strict=True):
-        found = list(cut(frames_of([waveform[:length]], spec), spec))
+        found = list(spec.cut(spec.rows_of([waveform[:length]])))
         windows = np.stack([window for _, window in found])  # [W, 96, 64]
         logits, embeddings = _logits(classifier, windows)
         scores = calibration.patches(logits)  # [W, C]
@@ -235,7 +236,7 @@ def _expected_answers(
             "scores": calibration.clips((share @ scores)[None])[0],
             "ood_score": _expected_ood(classifier, ood, windows, embeddings),
             "windows": np.array(len(scores), np.int32),
-            "window_start_s": np.array([first for first, _ in found], np.float32) / np.float32(spec.frames_per_s),
+            "window_start_s": np.array([first for first, _ in found], np.float32) / np.float32(spec.rows_per_s),
             "window_scores": scores,
             "embeddings": embeddings,
         })  # fmt: skip

@@ -2,7 +2,7 @@
 
     Classifier, Calibration, OOD statistics ─▶ ServedGraph.module ─▶ tf.Module with these signatures
 
-    serving_default  inputs [n, 96, 64] log-mel           ─▶ outputs [n, C]
+    serving_default  inputs [n, window_rows, ...]         ─▶ outputs [n, C]
     sound            waveforms [n, samples], lengths [n]  ─▶ scores [n, C], ood_score [n], windows [n],
                                                              window_start_s [n, W], window_scores [n, W, C]
     embed            waveforms [n, samples], lengths [n]  ─▶ embeddings [n, W, K], windows [n], window_start_s [n, W]
@@ -18,10 +18,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from birdtune.audio.logmel import FrontEnd, hann_window, mel_matrix
+from birdtune.audio.front_end import FrontEnd
 from birdtune.evaluation.calibration import LARGEST, SMALLEST, Calibration, Scale
-from birdtune.evaluation.ood import SILENT, Novelty, floor_of
+from birdtune.evaluation.ood import Novelty
 from birdtune.evaluation.ood import Scale as Limits
+from birdtune.models import front_end_graph
 from birdtune.models.classifier import Classifier
 
 Tensors = dict[str, tf.Tensor]
@@ -52,22 +53,22 @@ class _Windows:
         lengths = tf.clip_by_value(lengths, 0, tf.shape(waveforms)[1])
         is_sound = tf.sequence_mask(lengths, tf.shape(waveforms)[1]) & tf.math.is_finite(waveforms)
         samples = tf.where(is_sound, waveforms, 0.0)
-        hops = tf.maximum(-((spec.window - lengths) // spec.hop), spec.patch_frames - 1)  # [n] `padded_samples`
-        last = hops + 1 - spec.patch_frames  # [n] first row of the last window
-        counts = (last + spec.patch_hop - 1) // spec.patch_hop + 1
-        missing = spec.window + tf.reduce_max(hops) * spec.hop - tf.shape(waveforms)[1]
+        hops = tf.maximum(-((spec.row_samples - lengths) // spec.row_hop), spec.window_rows - 1)  # [n] `padded_samples`
+        last = hops + 1 - spec.window_rows  # [n] first row of the last window
+        counts = (last + spec.hop_rows - 1) // spec.hop_rows + 1
+        missing = spec.row_samples + tf.reduce_max(hops) * spec.row_hop - tf.shape(waveforms)[1]
         samples = tf.pad(samples, [[0, 0], [0, tf.maximum(missing, 0)]])
         recording = tf.repeat(tf.range(tf.size(counts)), counts)
         number = tf.range(tf.size(recording)) - tf.gather(tf.cumsum(counts, exclusive=True), recording)
-        start = tf.minimum(number * spec.patch_hop, tf.gather(last, recording))
+        start = tf.minimum(number * spec.hop_rows, tf.gather(last, recording))
         return cls(tf.reshape(samples, [-1]), tf.shape(samples)[1], recording, number, start, counts)
 
     def waveforms(self, begin: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
         """The samples of some windows from the number `begin` on. [≤ PIECE, window samples]"""
         recording, start = self.recording[begin : begin + PIECE], self.start[begin : begin + PIECE]
         # int64: a batch may have more samples than int32 can count.
-        first = tf.cast(recording, tf.int64) * tf.cast(self.length, tf.int64) + tf.cast(start * spec.hop, tf.int64)
-        return tf.gather(self.samples, first[:, None] + tf.range(spec.patch_samples, dtype=tf.int64))
+        first = tf.cast(recording, tf.int64) * tf.cast(self.length, tf.int64) + tf.cast(start * spec.row_hop, tf.int64)
+        return tf.gather(self.samples, first[:, None] + tf.range(spec.window_samples, dtype=tf.int64))
 
     def sums(self, values: tf.Tensor) -> tf.Tensor:
         """Sums over the windows of each recording, in float64. [T, …] → [n, …]"""
@@ -89,7 +90,7 @@ class _Windows:
 
     def places(self, spec: FrontEnd) -> Tensors:
         """How many windows each recording has, and where they begin."""
-        start_s = tf.cast(self.start, tf.float32) / spec.frames_per_s
+        start_s = tf.cast(self.start, tf.float32) / spec.rows_per_s
         return {"windows": self.counts, "window_start_s": self.table(start_s)}
 
 
@@ -111,8 +112,8 @@ class ServedGraph:
             specs = [tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in inputs.items()]
             return tf.function(function, input_signature=specs, autograph=False)
 
-        windows = tf.TensorSpec([None, spec.patch_frames, spec.n_mels], tf.float32)
-        embeddings = tf.TensorSpec([None, self.classifier.backbone.output_shape[-1]], tf.float32)
+        windows = tf.TensorSpec([None, *spec.window_shape], tf.float32)
+        embeddings = tf.TensorSpec([None, self.classifier.backbone.embedding_size], tf.float32)
         sound = {"waveforms": tf.TensorSpec([None, None], tf.float32), "lengths": tf.TensorSpec([None], tf.int32)}
         module.windows = saved(self.windows, inputs=windows)
         module.attention = saved(self.classifier.attend, embeddings=embeddings)
@@ -125,7 +126,7 @@ class ServedGraph:
         return module
 
     def windows(self, inputs: tf.Tensor) -> Tensors:
-        """Windows [n, 96, 64] → scores [n, C] and embeddings [n, K]."""
+        """Windows [n, window_rows, ...] → scores [n, C] and embeddings [n, K]."""
         logits, embeddings = self.classifier.logits(inputs)
         scores = _linked(tf.cast(logits, tf.float32), self.calibration.kind, self.calibration.patch)
         return {"scores": scores, "embeddings": embeddings}
@@ -136,7 +137,7 @@ class ServedGraph:
         cut = _Windows.of(waveforms, lengths, spec)
 
         def of_windows(inputs: tf.Tensor) -> Tensors:
-            return {**self.windows(inputs), "held": graph_held(inputs, spec)}
+            return {**self.windows(inputs), "held": front_end_graph.held(spec, inputs)}
 
         found = self._in_pieces(cut, of_windows, {"scores": len(self.classifier.classes), "embeddings": self._width,
                                                   "held": None})  # fmt: skip
@@ -162,7 +163,7 @@ class ServedGraph:
 
     @property
     def _width(self) -> int:
-        return int(self.classifier.backbone.output_shape[-1])
+        return self.classifier.backbone.embedding_size
 
     def _in_pieces(
         self, cut: _Windows, function: Callable[[tf.Tensor], Tensors], widths: Mapping[str, int | None]
@@ -173,32 +174,13 @@ class ServedGraph:
         empty = [tf.TensorArray(tf.float32, n_pieces, infer_shape=False, element_shape=shape) for shape in shapes]
 
         def piece(number: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
-            found = function(graph_log_mel(cut.waveforms(number * PIECE, spec), spec))
+            found = function(front_end_graph.rows(spec, cut.waveforms(number * PIECE, spec)))
             return number + 1, *(array.write(number, found[name]) for name, array in zip(widths, arrays, strict=True))
 
         _, *full = tf.while_loop(
             lambda number, *_: number < n_pieces, piece, (tf.constant(0), *empty), parallel_iterations=1
         )
         return {name: array.concat() for name, array in zip(widths, full, strict=True)}
-
-
-def graph_log_mel(waveforms: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
-    """`audio.logmel.log_mel` as TensorFlow operations: [..., samples] float32 → [..., frames, n_mels] float32.
-
-    In float64 up to the logarithm. A float32 transform differs by up to 3e-4 where a band is quiet beside
-    a loud one (measured: sine of 0.9 with one of 1e-4), in float64 by 1e-6; and a float32 matrix product
-    on a GPU would be computed in TF32, with a thousandth of error.
-    """
-    frames = tf.signal.frame(tf.cast(waveforms, tf.float64), spec.window, spec.hop)  # [..., frames, window]
-    spectrum = tf.signal.rfft(frames * hann_window(spec), [spec.fft])  # [..., frames, n_bins] complex128
-    mel = tf.matmul(tf.abs(spectrum), tf.constant(mel_matrix(spec), tf.float64))  # [..., frames, n_mels]
-    return tf.cast(tf.math.log(mel + spec.log_offset), tf.float32)  # [..., frames, n_mels]
-
-
-def graph_held(windows: tf.Tensor, spec: FrontEnd) -> tf.Tensor:
-    """`ood.held`: how much each window counts. [n, 96, 64] → [n]"""
-    sounding = tf.reduce_max(windows, axis=2) > floor_of(spec)
-    return tf.reduce_mean(tf.cast(sounding, tf.float32), axis=1) + SILENT
 
 
 def _linked(logits: tf.Tensor, kind: str, scale: Scale) -> tf.Tensor:

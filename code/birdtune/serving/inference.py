@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from birdtune.audio.decode import SoundFacts, SoundStream
 from birdtune.audio.faults import SoundError
-from birdtune.audio.logmel import FrontEnd, cut, frames_of
+from birdtune.audio.front_end import FrontEnd
 from birdtune.config import AudioSettings
 from birdtune.data.ledger import crashed
 from birdtune.errors import CheckpointError, shown
@@ -87,7 +87,7 @@ class _Batches:
 
     def __init__(self, function: Callable[[Floats], Any], size: int, spec: FrontEnd, kept: int | None) -> None:
         self._function, self._kept = function, kept
-        self._patches = np.zeros((size, spec.patch_frames, spec.n_mels), np.float32)
+        self._patches = np.zeros((size, *spec.window_shape), np.float32)
         self._owners: list[_Sound] = []
 
     def add(self, sound: _Sound, patch: Floats) -> bool:
@@ -147,8 +147,9 @@ class Cutter:
         """
         path, channel = given if isinstance(given, Channel) else (given, None)
         stream = SoundStream(
-            path, self.sound, longest_s=self.longest_s, silent_too=self.stretch_frames is not None, channel=channel
-        )
+            path, self.sound, rate_hz=self.spec.rate_hz, longest_s=self.longest_s,
+            silent_too=self.stretch_frames is not None, channel=channel,
+        )  # fmt: skip
         try:
             size = self.stretch_frames
             yield from self._cut(stream) if size is None else self._of_stretches(stream, size)
@@ -162,20 +163,20 @@ class Cutter:
         yield stream.facts
 
     def _cut(self, blocks: Iterable[Floats]) -> Iterator[tuple[int, Floats]]:
-        return cut(frames_of(blocks, self.spec), self.spec, self.hop_frames)
+        return self.spec.cut(self.spec.rows_of(blocks), self.hop_frames)
 
     def _of_stretches(self, stream: SoundStream, size: int) -> Iterator[tuple[int, Floats] | int]:
         """Patches of each stretch, and where the next one begins; of what is left at the end, the last patch."""
-        spec, source = self.spec, _Source(stream, self.spec.patch_samples)
+        spec, source = self.spec, _Source(stream, self.spec.window_samples)
         begin = 0
-        while source.has(spec.patch_frames * spec.hop) or not begin:
+        while source.has(spec.window_rows * spec.row_hop) or not begin:
             # A few milliseconds at the end of the sound are not worth a stretch of their own.
-            for first, patch in self._cut(source.blocks(size * spec.hop, slack=spec.hop)):
+            for first, patch in self._cut(source.blocks(size * spec.row_hop, slack=spec.row_hop)):
                 yield begin + first, patch
             begin += size
             yield begin
         if source.has(1):  # too short for a patch: one that ends with the sound begins before it
-            rest, earlier = source.rest(spec.patch_samples, spec.hop)
+            rest, earlier = source.rest(spec.window_samples, spec.row_hop)
             begin -= earlier
             yield begin
             for first, patch in self._cut([rest]):
@@ -302,7 +303,7 @@ def _feed(
 def _problem(sound: _Sound, problem: str, detail: str, spec: FrontEnd) -> Unused:
     if not sound.begin:
         return Unused(sound.name, problem, detail)
-    detail += f"; what was heard before {sound.begin / spec.frames_per_s:g} s stands"
+    detail += f"; what was heard before {sound.begin / spec.rows_per_s:g} s stands"
     return Unused(sound.name, problem, detail, in_part=True)
 
 
@@ -322,9 +323,9 @@ def _done(queue: deque[_Sound], spec: FrontEnd) -> Iterator[Heard | Unused]:
             assert sound.sums is not None, "a sound has a patch"
             yield Heard(
                 sound.name,
-                sound.begin / spec.frames_per_s,
+                sound.begin / spec.rows_per_s,
                 sound.duration_s,
-                np.array(sound.first_frames, np.float64) / spec.frames_per_s,
+                np.array(sound.first_frames, np.float64) / spec.rows_per_s,
                 np.concatenate(sound.results),
                 sound.sums,
                 sound.damage,

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.audio.decode import DEFAULT
-from birdtune.audio.logmel import FrontEnd
+from birdtune.audio.front_end import FrontEnd
 from birdtune.config import AudioSettings
 from birdtune.errors import UsageError
 from birdtune.evaluation.calibration import Calibration
@@ -98,7 +98,7 @@ def embed_files(
     try_to_write(out.parent)
     heard: list[Heard] = []
     problems: list[Unused] = []
-    cutter = Cutter(sound, hop_frames or front_end.patch_hop, longest_s, front_end)
+    cutter = Cutter(sound, hop_frames or front_end.hop_rows, longest_s, front_end)
     for item in hear(_sounds(files, sound), embed, cutter, batch_size, check):
         problems += _problem(item)
         if isinstance(item, Heard):
@@ -171,8 +171,8 @@ def predict_files(
         try_to_write(place.parent)
     spec = classifier.front_end
     window = None if window_s is None else _window_frames(window_s, spec)
-    cutter = Cutter(sound, hop_frames or spec.patch_hop, longest_s, spec, window)
-    stretch_s = None if window is None else window / spec.frames_per_s
+    cutter = Cutter(sound, hop_frames or spec.hop_rows, longest_s, spec, window)
+    stretch_s = None if window is None else window / spec.rows_per_s
     rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, strangeness, stretch_s)
     judge = judged_by(classifier, pools=strangeness is not None)
     heard = hear(_sounds(files, sound), judge, cutter, batch_size, check, kept=len(rows.classes) + 1)
@@ -181,9 +181,9 @@ def predict_files(
 
 def _window_frames(window_s: float, spec: FrontEnd) -> int:
     # A patch is 15 ms longer (`patch_samples`): its last frame reaches beyond the window, as into the next patch.
-    if not spec.patch_s <= window_s < math.inf:
-        raise UsageError(f"--window {window_s:g}: expected at least {spec.patch_s:g} s, from one patch to the next.")
-    return round(window_s * spec.frames_per_s)
+    if not spec.window_s <= window_s < math.inf:
+        raise UsageError(f"--window {window_s:g}: expected at least {spec.window_s:g} s, from one patch to the next.")
+    return round(window_s * spec.rows_per_s)
 
 
 def _problem(item: Heard | Unused) -> list[Unused]:

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from birdtune.audio.logmel import FrontEnd
+from birdtune.audio.front_end import SILENT, FrontEnd
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import BACKGROUND, NO_ANSWER, NONE, Thresholds
-from birdtune.evaluation.ood import SILENT, held
 from birdtune.evaluation.scores import shares
 from birdtune.serving.inference import Floats, Heard, Unused
 
@@ -59,7 +58,7 @@ def judged_by(classifier: Scorer, *, pools: bool) -> Callable[[Floats], Floats]:
 
     def judge(patches: Floats) -> Floats:
         scores, embeddings = classifier.scores(patches)
-        weight = held(patches, classifier.front_end).astype(np.float32)
+        weight = classifier.front_end.held(patches).astype(np.float32)
         pooled = [weight[:, None] * np.asarray(embeddings)] if pools else []
         return np.column_stack(
             [np.asarray(scores), np.asarray(classifier.attend(embeddings)), *pooled, weight]
@@ -135,7 +134,7 @@ class Rows:
 
     def patches(self, heard: Heard) -> Iterator[dict[str, object]]:
         """The rows of its patches: answers by thresholds alone."""
-        patch_s = self.spec.patch_samples / self.spec.rate_hz
+        patch_s = self.spec.heard_s
         for start_s, scores in zip(heard.start_s.tolist(), heard.results[:, :-1], strict=True):
             end_s = round(min(start_s + patch_s, heard.duration_s), 3)
             yield {"file": heard.name, "start_s": round(start_s, 2), "end_s": end_s, **self._best(scores)}

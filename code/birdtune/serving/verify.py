@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.logmel import FRONT_ENDS, FrontEnd, front_end_of
+from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import BirdtuneError, CheckpointError, ExportError, RetryableError, shown
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
+from birdtune.models import registry
 from birdtune.models.graph_safety import require_numbers_only
 from birdtune.runtime.files import read_json
 from birdtune.runtime.workers import Crashed, Isolated
@@ -79,7 +80,7 @@ def open_model(folder: Path) -> ExportedModel:
     import tensorflow as tf  # takes seconds, which a folder that is no model should not cost
 
     try:
-        classes, digest = tuple(facts["classes"]), facts["front_end"]["digest"]
+        classes, front_end = tuple(facts["classes"]), registry.read_front_end(facts["front_end"])
         calibration = Calibration.of(facts["calibration"])
         thresholds = Thresholds.of(row) if (row := facts["thresholds"]) else None
         require_numbers_only(folder)
@@ -89,12 +90,10 @@ def open_model(folder: Path) -> ExportedModel:
         raise CheckpointError(
             f"{shown(folder)}: cannot be loaded ({type(fault).__name__}: {reason}). Export the model again."
         ) from fault
-    front_end = front_end_of(digest, facts["front_end"].get("limit_hz"))
     if front_end is None:
-        known = ", ".join(f"{spec.name} {spec.digest}" for spec in FRONT_ENDS)
         raise CheckpointError(
-            f"{shown(folder)}: wants log-mel frames of another kind (front end {shown(digest)}) than this birdtune "
-            f"makes ({known}). Use the birdtune that exported it, or export the model again."
+            f"{shown(folder)}: model.json describes features that this birdtune does not make. Use the birdtune that "
+            "exported it, or export the model again."
         )
     ood = (lambda pooled: loaded.ood_score(tf.constant(pooled, tf.float32))) if hasattr(loaded, "ood_score") else None
     # Through `loaded`: the function alone would not keep its variables alive.

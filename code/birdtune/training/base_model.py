@@ -17,6 +17,7 @@ from birdtune.errors import InputError, SettingsError, shown
 from birdtune.evaluation import class_alignment
 from birdtune.evaluation.ood import Novelty
 from birdtune.models import saved_model
+from birdtune.models.registry import layer_names
 from birdtune.models.weights import verify_once
 from birdtune.runtime.runs import newest_version, read_record
 from birdtune.training.served_model import (
@@ -133,7 +134,7 @@ def verify(base: ServedModel, config: Config, *, remember: bool) -> None:
     facts = base.facts
 
     def read_once() -> None:
-        saved_model.verify(base.folder, facts.backbone, facts.head, facts.weights_sha256)
+        saved_model.verify(base.folder, layer_names(facts.backbone), facts.head, facts.weights_sha256)
 
     if not remember:
         read_once()
@@ -146,7 +147,7 @@ def verify(base: ServedModel, config: Config, *, remember: bool) -> None:
 def read_weights(base: ServedModel) -> saved_model.Arrays:
     """The weights by name, as `classifier.weights` gives them; loads TensorFlow. Raises as `verify`."""
     facts = base.facts
-    return saved_model.read(base.folder, facts.backbone, facts.head, facts.weights_sha256)
+    return saved_model.read(base.folder, layer_names(facts.backbone), facts.head, facts.weights_sha256)
 
 
 def read_novelty(base: ServedModel) -> Novelty | None:

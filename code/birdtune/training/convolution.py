@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from birdtune.models.backbone import KERNEL
+from birdtune.models.layers import KERNEL
 from birdtune.models.network import Convolution
 
 # Bands that a convolution's output may have at most. Measured: at 8 the products take 0.5 of oneDNN's time, at 16

@@ -20,6 +20,7 @@ from birdtune.data.scan import Recording
 from birdtune.data.targets import Targets
 from birdtune.errors import CheckpointError, InputError, shown
 from birdtune.models import registry
+from birdtune.models.backbone import ALL_BUT_HEAD
 from birdtune.models.classifier import Classifier
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
@@ -115,8 +116,8 @@ def first_feed(
     Returns:
         the classifier, its head a linear one that knows nothing; its feed; the precision, in words.
     """
-    model = config.model.model_copy(update={"freeze": "all-but-head", "head": "linear", "hidden_units": None})
-    backbone = registry.BACKBONES[config.model.backbone]
+    model = config.model.model_copy(update={"freeze": ALL_BUT_HEAD, "head": "linear", "hidden_units": None})
+    backbone = registry.backbone_of(config)
     precision, why = devices.choose_precision(config.train.precision, gains_on_cpu=backbone.bfloat16_gain > 1)
     config = config.model_copy(update={"model": model})
     classifier = build_classifier(config, classes, precision)
@@ -125,7 +126,7 @@ def first_feed(
     if not keep:
         return classifier, whole(classifier, windows), words
     frozen = Frozen(
-        classifier, precision=precision, cache=windows.store.folder, most_bytes=config.train.cache_gb * 1e9,
+        classifier, cache=windows.store.folder, most_bytes=config.train.cache_gb * 1e9,
         journal=journal, interrupts=interrupts,
     )  # fmt: skip
     return classifier, frozen.feed(windows, what=what), words
@@ -165,7 +166,7 @@ def embed(
     """
     part = sorted(part, key=lambda recording: recording.name)
     contents = [recording.content for recording in part]
-    hop = config.train.hop_frames or store.spec.patch_hop
+    hop = config.train.hop_frames or store.spec.hop_rows
     windows = Windows(store, contents, hop)
     classifier, feed, words = first_feed(
         config, dataset.classes, windows, journal, interrupts, what=what, keep=keep

@@ -16,9 +16,6 @@ from birdtune.data.frames import FrameStore
 # Enough to see that a class is dead; a look at all frames would cost as much as an epoch's reading.
 _RECORDINGS_A_CLASS = 16
 _LOOKS_A_RECORDING = 4
-# Log-mel that varies less over a patch does not vary: float16 is spaced by 0.004 at the log offset (-4.6), and
-# the faintest noise moves a band by more than this.
-_STILL = 0.02
 _SAMPLES = 4096
 
 
@@ -38,7 +35,7 @@ def class_inputs(
     for column, name in enumerate(classes):
         inside = [content for content, label in zip(contents, labels, strict=True) if label == column]
         looked_at = [inside[place] for place in _spread(len(inside), _RECORDINGS_A_CLASS)]
-        sums = {(store.entry(content).crc, store.entry(content).n_frames) for content in inside}
+        sums = {(store.entry(content).crc, store.entry(content).n_rows) for content in inside}
         silent = sum(_is_still(store, content) for content in looked_at)
         rows.append({"class": name, "recordings": len(looked_at), "silent": silent, "distinct": len(sums)})
     return rows
@@ -50,11 +47,10 @@ def _spread(n: int, most: int) -> list[int]:
 
 
 def _is_still(store: FrameStore, content: str) -> bool:
-    length = store.spec.patch_frames
-    last = max(0, store.entry(content).n_frames - length)
+    length = store.spec.window_rows
+    last = max(0, store.entry(content).n_rows - length)
     for first in _spread(last + 1, _LOOKS_A_RECORDING):
-        frames = store.frames(content, first, length).astype(np.float32)  # [n, n_mels]
-        if np.ptp(frames, axis=0).max() > _STILL:
+        if not store.spec.is_still(store.rows(content, first, length)):
             return False
     return True
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -20,9 +19,8 @@ import tensorflow as tf
 from birdtune.data.batches import Source, Windows
 from birdtune.data.embedding_cache import SHARE_OF_DISK, ActivationStore, KeptWindows, fill, is_worth_keeping
 from birdtune.errors import shown
-from birdtune.models import classifier, network
+from birdtune.models import front_end_graph
 from birdtune.models.classifier import Classifier
-from birdtune.models.registry import BACKBONES
 from birdtune.runtime.files import value_sha256
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
@@ -53,9 +51,8 @@ class Feed:
 
 
 def whole(trained: Classifier, windows: Source) -> Feed:
-    """Frames in, and all of the backbone to compute."""
-    flops = BACKBONES[trained.backbone_name].patch_flops()
-    return Feed(windows, lambda frames: trained.backbone(tf.cast(frames, tf.float32)), flops, True)
+    """Windows in, and all of the backbone to compute."""
+    return Feed(windows, trained.embed, trained.backbone.window_flops(), True)
 
 
 class Frozen:
@@ -63,7 +60,6 @@ class Frozen:
 
     Args:
         trained: with its first weights; what is frozen in it never changes.
-        precision: of its layers.
         cache: the folder of the frames; what is kept lies in folders below.
         most_bytes: what may be kept altogether.
         reserved_bytes: of the free disk, what checkpoints will need.
@@ -75,7 +71,6 @@ class Frozen:
         self,
         trained: Classifier,
         *,
-        precision: str,
         cache: Path,
         most_bytes: float,
         reserved_bytes: float = 0,
@@ -88,11 +83,12 @@ class Frozen:
         self._cache, self._left_bytes, self._reserved_bytes = cache, most_bytes, reserved_bytes
         self._journal, self._interrupts = journal, interrupts
         self._used: set[Path] = set()
-        self._is_any = network.n_frozen(trained.backbone) > 0
+        self._is_any = trained.backbone.n_frozen(trained.network) > 0
         if self._is_any:
-            self._cut = BACKBONES[trained.backbone_name].cut(network.n_frozen(trained.backbone))
-            self._beginning, self._rest = network.split_at_freeze(trained.backbone)
-            self._key = _key(trained, self._beginning, precision)
+            backbone, network = trained.backbone, trained.network
+            self._cut = backbone.cut(backbone.n_frozen(network))
+            self._beginning, self._rest = backbone.split(network)
+            self._key = value_sha256([_VERSION, backbone.digest(network)])[:16]
 
     def feed(self, windows: Windows, *, what: str, moves: str = "") -> Feed:
         """Windows as activations of the frozen layers, computed now if they are not kept yet; or as frames.
@@ -155,12 +151,12 @@ class Frozen:
         need_space(
             store.folder, lacking * store.row_bytes, f"what the frozen layers make of {lacking:,} patches"
         )
-        compute = tf.function(lambda frames: self._beginning(tf.cast(frames, tf.float32)), autograph=False)
+        compute = tf.function(lambda given: self._beginning(front_end_graph.as_float(given)), autograph=False)
         with self._journal.progress(f"frozen layers, {what}", lacking, "patches") as progress:
             fill(
                 store,
                 windows,
-                lambda frames: np.asarray(compute(devices.tensor(frames)).numpy()),
+                lambda given: np.asarray(compute(devices.tensor(given)).numpy()),
                 _BATCH_SIZE,
                 progress=progress,
                 interrupts=self._interrupts,
@@ -172,22 +168,6 @@ class Frozen:
         for folder in self._cache.glob("frozen-*"):
             if folder not in self._used:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _key(trained: Classifier, beginning: keras.Model, precision: str) -> str:
-    """Sixteen hexadecimal digits that change with anything that activations depend on, but for the windows."""
-    ours = {f"backbone/{layer.name}" for layer in beginning.layers}
-    weights = classifier.weights(trained)
-    frozen = {name: array for name, array in weights.items() if name.rpartition("/")[0] in ours}
-    rows = BACKBONES[trained.backbone_name].layers[: network.n_frozen(trained.backbone)]
-    facts = {
-        "version": _VERSION,
-        "weights": classifier.weights_sha256(frozen),
-        "layers": [list(row) for row in rows],
-        "activation": trained.embedding_activation,
-        "precision": precision,
-    }
-    return value_sha256(facts)[:16]
 
 
 # ---- in memory ----------------------------------------------------------------------------------
@@ -223,7 +203,7 @@ def in_memory(feed: Feed) -> Feed:
         gpu, _MOST_RESIDENT_BYTES
     ):
         return _resident_rows(feed, source)
-    if isinstance(source, Windows) and source.n_frames * source.store.row_bytes <= gpu:
+    if isinstance(source, Windows) and source.n_rows * source.store.row_bytes <= gpu:
         return resident_frames(feed, source)
     return feed
 
@@ -240,16 +220,16 @@ def _resident_rows(feed: Feed, source: KeptWindows) -> Feed:
 
 
 def resident_frames(feed: Feed, windows: Windows) -> Feed:
-    """Frames of whole recordings as one table on the device, float16; windows are gathered there."""
+    """Rows of whole recordings as one table on the device, as they are stored; windows are gathered there."""
     spec = windows.store.spec
-    lengths = [windows.store.entry(content).n_frames for content in windows.contents]
+    lengths = [windows.store.entry(content).n_rows for content in windows.contents]
     starts = np.cumsum([0, *lengths])  # [recordings + 1] first row in the table
-    table = tf.Variable(tf.zeros((int(starts[-1]), spec.n_mels), tf.float16), trainable=False)
+    table = tf.Variable(tf.zeros((int(starts[-1]), *spec.row_shape), spec.row_dtype), trainable=False)
     for content, start, length in zip(windows.contents, starts, lengths, strict=False):
         for first in range(0, length, _PIECE):
-            frames = windows.store.frames(content, first, _PIECE)
+            frames = windows.store.rows(content, first, _PIECE)
             table[start + first : start + first + len(frames)].assign(frames)
-    inside = tf.range(spec.patch_frames, dtype=tf.int64)  # [96]
+    inside = tf.range(spec.window_rows, dtype=tf.int64)
     resident = Resident(starts[windows.recording] + windows.offset, windows)
     return replace(
         feed, source=resident, embed=lambda rows: feed.embed(tf.gather(table, rows[:, None] + inside))

@@ -44,7 +44,7 @@ class Job:
 
     @property
     def backbone(self) -> Backbone:
-        return registry.BACKBONES[self.config.model.backbone]
+        return registry.backbone_of(self.config)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -58,7 +58,7 @@ class Job:
     def windows(self, part: Sequence[Recording], hop_frames: int | None = None) -> Windows:
         """All windows of some recordings, those of one after those of another."""
         contents = [recording.content for recording in part]
-        return Windows(self.store, contents, hop_frames or self.store.spec.patch_hop)
+        return Windows(self.store, contents, hop_frames or self.store.spec.hop_rows)
 
     def warn(self, diagnostics: Iterable[Doubt]) -> None:
         """Report each diagnostic once, though several stages come upon it."""

@@ -25,7 +25,7 @@ def rate_factors(classifier: Classifier, settings: TrainSettings) -> dict[int, f
     backbone begins from nothing and has `head_rate`.
     """
     found = {}
-    depth = [layer for layer in classifier.backbone.layers if layer.weights]
+    depth = [layer for layer in classifier.network.layers if layer.weights]
     for place, layer in enumerate(reversed(depth)):
         for variable in layer.trainable_variables:
             found[id(variable.value)] = settings.layer_decay**place
@@ -91,7 +91,7 @@ def make_optimizer(
     """
     optimizer = _AdamW(
         rate_factors(classifier, settings),
-        frozenset(id(variable.value) for variable in classifier.backbone.trainable_variables),
+        frozenset(id(variable.value) for variable in classifier.network.trainable_variables),
         _decayed(classifier, untaught),
         name="adam",  # else Keras counts, and a checkpoint's names would depend on what was built before
         learning_rate=settings.learning_rate,

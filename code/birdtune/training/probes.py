@@ -64,13 +64,14 @@ class Head:
         self._embedded, self._config, self._interrupts = embedded, config, interrupts
         # Folds are small: one batch, one update.
         self._settings = config.train.model_copy(update={"accumulate": 1, "ema_decay": 0.0})
-        self._classifier = classifiers.on_backbone(
+        self._classifier = classifiers.on_network(
             classifier.backbone,
+            classifier.network,
             head=head,
             scores=config.model.output,
             hidden_units=config.model.model_copy(update={"head": head}).head_units,
             classes=embedded.classes,
-            precision=classifier.backbone.layers[-1].dtype_policy.name,
+            precision=classifier.network.layers[-1].dtype_policy.name,
             seed=config.train.seed,
         )
         feed = Feed(Rows(embedded), lambda given: given, 0.0, False)

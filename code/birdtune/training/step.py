@@ -67,7 +67,7 @@ class Trainer:
         self._is_taught = ~np.isin(np.arange(len(step.class_weights)), step.untaught)  # [C]
         self._class_weights = tf.constant(step.class_weights)
         by_products = devices.multiplies_better_than_it_convolves(step.precision)
-        self._narrow = convolution.trained(classifier.backbone.layers) if by_products else []
+        self._narrow = convolution.trained(classifier.network.layers) if by_products else []
         self.scales_loss = step.precision == "mixed_float16"
         self.updates_per_call = self._updates_per_call(feed)
         xla = settings.jit and not self.scales_loss

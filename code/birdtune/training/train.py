@@ -26,7 +26,7 @@ from birdtune.errors import CheckpointError, DivergedError
 from birdtune.evaluation import diagnostics, metrics
 from birdtune.evaluation.scores import Scores, pool_mean
 from birdtune.models import classifier as classifiers
-from birdtune.models import network, registry
+from birdtune.models import registry
 from birdtune.models.classifier import Classifier
 from birdtune.models.growth import grown
 from birdtune.models.losses import class_weights, constant_loss
@@ -228,7 +228,6 @@ def _feeds(job: Job, classifier: Classifier, windows: Windows, precision: str) -
     settings = job.config.train
     frozen = Frozen(
         classifier,
-        precision=precision,
         cache=job.store.folder,
         most_bytes=settings.cache_gb * 1e9,
         # Those kept, the best and the next.
@@ -352,8 +351,8 @@ def build_classifier(
     config: Config, classes: tuple[str, ...], precision: str, seed: int | None = -1
 ) -> Classifier:
     """The network of these settings, with fresh weights drawn from `train.seed` (None: zeros)."""
-    built = classifiers.build(
-        backbone=config.model.backbone,
+    return classifiers.build(
+        registry.backbone_of(config),
         head=config.model.head,
         scores=config.model.output,
         hidden_units=config.model.head_units,
@@ -363,7 +362,6 @@ def build_classifier(
         precision=precision,
         seed=config.train.seed if seed == -1 else seed,
     )
-    return replace(built, limit_hz=config.audio.band_limit)
 
 
 def load_first_weights(classifier: Classifier, config: Config, base: ServedModel | None = None) -> None:
@@ -378,5 +376,5 @@ def load_first_weights(classifier: Classifier, config: Config, base: ServedModel
         return
     path = registry.checkpoint_path(config)
     if path is not None:
-        variables = registry.read_weights(registry.BACKBONES[config.model.backbone], path)
-        network.load_backbone(classifier.backbone, variables, source=str(path))
+        variables = registry.read_weights(classifier.backbone, path)
+        classifier.backbone.load(classifier.network, variables, source=str(path))

@@ -28,7 +28,7 @@ from birdtune.data.frames import FrameStore
 from birdtune.errors import EXIT_DONE, DivergedError, SettingsError, shown
 from birdtune.evaluation.metrics import Draws
 from birdtune.evaluation.paired import Floats, difference, figures
-from birdtune.models.registry import BACKBONES, front_end
+from birdtune.models.registry import backbone_of
 from birdtune.models.weights import verify_checkpoint
 from birdtune.reporting import tune_page, tuned
 from birdtune.reporting.tuned import Again, Tuned
@@ -62,14 +62,14 @@ def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         InputError: no data, too few classes or sources, ranges that cannot be searched, or a damaged record.
         Interrupted, RetryableError: trials that were finished are kept.
     """
-    backbone = BACKBONES[config.model.backbone]
+    backbone = backbone_of(config)
     if config.init_from is not None:
         raise SettingsError(
             f"--init-from {shown(config.init_from)}: trials begin from the backbone's weights. Leave it out to tune."
         )
     checkpoint = verify_checkpoint(config, remember=True)
     journal.say(f"prepare: {shown(config.data_folder)}")
-    dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
+    dataset, store = gather.prepare(config, backbone.front_end, journal, interrupts)
     for notice in dataset.notices:
         journal.warn(notice)
     space = space_of(
