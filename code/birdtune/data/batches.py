@@ -29,7 +29,7 @@ _MOST_CONFINED = 0.5
 class Rows:
     """What the network is given of some windows; rows that only fill up have weight 0."""
 
-    patches: npt.NDArray[Any]  # [batch, patch_frames, n_mels] float16, or what another source gives
+    patches: npt.NDArray[Any]  # [batch, window_rows, ...] as they are stored, or what another source gives
     weights: npt.NDArray[np.float32]  # [batch]
     windows: npt.NDArray[np.int64]  # [batch] which window each row is
 
@@ -117,7 +117,7 @@ class Windows:
     def patches(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[Any]:
-        """The frames of some windows. [n, patch_frames, n_mels]
+        """The rows of some windows. [n, window_rows, ...]
 
         Args:
             windows: [n] which ones.

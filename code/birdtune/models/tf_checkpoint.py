@@ -45,7 +45,7 @@ def read_checkpoint(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
     Returns:
         float32 arrays "vggish/…/weights", "vggish/…/biases", and "mymodel/…" where there is a head.
-        Whether they fit a network is `network.load_backbone`'s to say.
+        Whether they fit a network is `Backbone.load`'s to say.
 
     Raises:
         CheckpointError: absent, unreadable, damaged, ambiguous, unsafe, or without VGGish in it.
