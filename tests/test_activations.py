@@ -35,7 +35,7 @@ class Layers:
 
 @pytest.fixture
 def windows(tmp_path: Path) -> Windows:
-    return Windows(make_store(tmp_path, LENGTHS), list(LENGTHS), hop_frames=96)
+    return Windows(make_store(tmp_path, LENGTHS), list(LENGTHS), hop_rows=96)
 
 
 def kept(folder: Path, dtype: Any = "<f4") -> ActivationStore:
@@ -77,7 +77,7 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path, windows: Windows) -
 
 
 def test_only_batches_with_a_new_recording_are_computed(tmp_path: Path, windows: Windows) -> None:
-    fewer = Windows(windows.store, ["a", "b", "d", "e"], hop_frames=96)
+    fewer = Windows(windows.store, ["a", "b", "d", "e"], hop_rows=96)
     run(kept(tmp_path), fewer, Layers())
     layers = Layers()
     assert run(kept(tmp_path), windows, layers) == 10
@@ -123,7 +123,7 @@ def test_damaged_rows_are_found_and_made_again(tmp_path: Path, windows: Windows)
 
 def test_other_counts_of_windows_are_not_taken_for_these(tmp_path: Path, windows: Windows) -> None:
     run(kept(tmp_path), windows, Layers())
-    denser = Windows(windows.store, list(LENGTHS), hop_frames=48)
+    denser = Windows(windows.store, list(LENGTHS), hop_rows=48)
     assert kept(tmp_path).lacks(denser).tolist() == [False, *[True] * (5 + 19), False, *[True] * 3]
 
 

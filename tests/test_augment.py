@@ -21,8 +21,8 @@ from birdtune.errors import InputError
 
 # All at once, at strengths that leave no row untouched for long.
 ALL = AugmentSettings(
-    gain_db=6, white_noise=0.5, pink_noise=0.5, background=0.5, mixup=0.5, time_roll=10, pitch_shift=2,
-    time_mask=20, band_mask=10,
+    gain_db=6, white_noise=0.5, pink_noise=0.5, background=0.5, mixup=0.5, time_roll_s=0.1, pitch_shift=2,
+    time_mask_s=0.2, band_mask=10,
 )  # fmt: skip
 CLASSES = 4
 
@@ -333,7 +333,7 @@ def test_what_is_known_of_mixed_windows_is_what_is_in_one_or_known_to_be_in_neit
 def test_time_is_turned_and_nothing_is_lost() -> None:
     turns = set()
     for epoch in range(60):
-        before, after = one(AugmentSettings(time_roll=3), epoch=epoch)
+        before, after = one(AugmentSettings(time_roll_s=0.03), epoch=epoch)
         found = [turn for turn in range(-3, 4) if np.array_equal(np.roll(before, turn, axis=0), after)]
         assert len(found) == 1
         turns.add(found[0])
@@ -354,11 +354,12 @@ def test_pitch_is_moved_and_the_outermost_band_stands_in() -> None:
 
 
 @pytest.mark.parametrize("mask_with", ["mean", "silence"])
-@pytest.mark.parametrize(("name", "axis"), [("time_mask", 1), ("band_mask", 0)])
+@pytest.mark.parametrize(("name", "axis"), [("time_mask_s", 1), ("band_mask", 0)])
 def test_masks_hide_one_stretch_up_to_the_widest(name: str, axis: int, mask_with: str) -> None:
     widths = []
     for epoch in range(80):
-        before, after = one(AugmentSettings(**{name: 12}, mask_with=mask_with), row=4, epoch=epoch)
+        settings = AugmentSettings(**{name: 12 if axis == 0 else 0.12}, mask_with=mask_with)
+        before, after = one(settings, row=4, epoch=epoch)
         hidden = np.flatnonzero((before != after).any(axis=axis))
         widths.append(hidden.size)
         if hidden.size:

@@ -169,7 +169,7 @@ RECORDINGS = [recording(f"Owl/{k}.wav", duration_s=10.0) for k in range(3)] + [
 
 
 def test_patches_are_counted_as_they_will_be_cut() -> None:
-    assert sampling.patches_per_class(RECORDINGS, VGGISH, 96) == {"Owl": 33, "Wren": 4}
+    assert sampling.patches_per_class(RECORDINGS, VGGISH, 0.96) == {"Owl": 33, "Wren": 4}
     assert sampling.patches_per_class(RECORDINGS, YAMNET, None)["Wren"] == 6
 
 

@@ -20,7 +20,7 @@ from birdtune.data.targets import WindowTargets, targets_of
 @pytest.fixture
 def windows(tmp_path: Path) -> Windows:
     lengths = {"a": 96, "b": 250, "c": 950, "d": 96, "e": 150}
-    return Windows(make_store(tmp_path, lengths), list(lengths), hop_frames=96)
+    return Windows(make_store(tmp_path, lengths), list(lengths), hop_rows=96)
 
 
 def batches_of(windows: Windows, **how: Any) -> Batches:
@@ -44,7 +44,7 @@ def test_windows_lie_side_by_side_and_the_last_ends_with_its_recording(windows: 
 
 def test_a_shorter_hop_makes_more_windows(tmp_path: Path) -> None:
     store = make_store(tmp_path, {"a": 200, "b": 96})
-    windows = Windows(store, ["a", "b"], hop_frames=48)
+    windows = Windows(store, ["a", "b"], hop_rows=48)
     assert windows.offset.tolist() == [0, 48, 96, 104, 0]
 
 
@@ -58,16 +58,16 @@ def test_patches_are_the_frames_of_their_recording(windows: Windows) -> None:
 
 
 def test_no_recordings_make_no_windows(tmp_path: Path) -> None:
-    windows = Windows(make_store(tmp_path, {"a": 96}), [], hop_frames=96)
+    windows = Windows(make_store(tmp_path, {"a": 96}), [], hop_rows=96)
     assert len(windows) == 0
     assert list(in_order(windows, 4)) == []
     assert len(batches_of(windows, batch_size=4, seed=0)) == 0
 
 
-@pytest.mark.parametrize("jitter_frames", [0, 48])
-def test_a_batch_is_a_function_of_seed_epoch_and_step(windows: Windows, jitter_frames: int) -> None:
+@pytest.mark.parametrize("jitter_rows", [0, 48])
+def test_a_batch_is_a_function_of_seed_epoch_and_step(windows: Windows, jitter_rows: int) -> None:
     def batches(seed: int) -> Batches:
-        return batches_of(windows, batch_size=4, seed=seed, jitter_frames=jitter_frames)
+        return batches_of(windows, batch_size=4, seed=seed, jitter_rows=jitter_rows)
 
     straight = batches(7)
     epochs = [[straight.batch(epoch, step) for step in range(len(straight))] for epoch in range(3)]
@@ -108,24 +108,24 @@ def test_judging_goes_through_all_windows_as_they_lie(windows: Windows) -> None:
 
 
 @settings(derandomize=True, max_examples=30, deadline=None)
-@given(jitter_frames=st.integers(1, 200), epoch=st.integers(0, 1000))
+@given(jitter_rows=st.integers(1, 200), epoch=st.integers(0, 1000))
 def test_jitter_moves_within_the_recording_and_within_its_reach(
-    tmp_path_factory: pytest.TempPathFactory, jitter_frames: int, epoch: int
+    tmp_path_factory: pytest.TempPathFactory, jitter_rows: int, epoch: int
 ) -> None:
     lengths = {"a": 96, "b": 130, "c": 1000}
     windows = Windows(make_store(tmp_path_factory.mktemp("store"), lengths), list(lengths), 96)
-    batch = batches_of(windows, batch_size=len(windows), seed=3, jitter_frames=jitter_frames).batch(epoch, 0)
+    batch = batches_of(windows, batch_size=len(windows), seed=3, jitter_rows=jitter_rows).batch(epoch, 0)
     for window, patch, (number, start) in zip(batch.windows, batch.patches, starts(batch), strict=True):
         assert number == windows.recording[window], "a window stays in its recording"
         assert (patch[:, 0] == number).all()
         assert (patch[:, 1] == start + np.arange(96)).all()
         assert 0 <= start <= list(lengths.values())[number] - 96
-        assert abs(start - windows.offset[window]) <= jitter_frames
+        assert abs(start - windows.offset[window]) <= jitter_rows
 
 
 def test_jitter_reaches_both_ends_and_differs_between_epochs(tmp_path: Path) -> None:
     windows = Windows(make_store(tmp_path, {"a": 5000}), ["a"], 96)
-    batches = batches_of(windows, batch_size=len(windows), seed=3, jitter_frames=10)
+    batches = batches_of(windows, batch_size=len(windows), seed=3, jitter_rows=10)
     shifts = []
     for epoch in range(40):
         batch = batches.batch(epoch, 0)
@@ -135,25 +135,25 @@ def test_jitter_reaches_both_ends_and_differs_between_epochs(tmp_path: Path) -> 
 
 
 def test_a_jitter_that_moves_most_patches_to_the_ends_of_their_recordings_is_told(windows: Windows) -> None:
-    assert windows.jitter_remark(0) == windows.jitter_remark(96) == ""
-    told = windows.jitter_remark(9600)
-    assert told.startswith("--train.jitter-frames 9600: the recordings are too short")
+    assert windows.jitter_remark(0.0) == windows.jitter_remark(0.96) == ""
+    told = windows.jitter_remark(96.0)
+    assert told.startswith("--train.jitter-s 96: the recordings are too short")
     offset, room = windows.offset, windows.moves(np.arange(len(windows)), np.full(len(windows), 9600))
     shift = np.arange(-9600, 9601)[:, None]  # all that may be drawn
     share = float(((shift < -offset) | (shift > room)).mean())
-    assert f"{share:.0%} of the patches are moved" in told and "half a patch (48)" in told
+    assert f"{share:.0%} of the windows are moved" in told and "half a window (0.48 s)" in told
 
 
 def test_jitter_does_not_change_the_order(windows: Windows) -> None:
     still = batches_of(windows, batch_size=17, seed=5)
-    moved = batches_of(windows, batch_size=17, seed=5, jitter_frames=20)
+    moved = batches_of(windows, batch_size=17, seed=5, jitter_rows=20)
     assert np.array_equal(still.batch(2, 0).windows, moved.batch(2, 0).windows)
 
 
 def test_targets_go_by_where_a_window_is_after_its_start_has_moved(tmp_path: Path) -> None:
     windows = Windows(make_store(tmp_path, {"a": 2000}), ["a"], 96)
     labels = targets_of([[Label("Tit", 5.0, 8.0)]], ["Tit"])
-    batches = Batches(windows, WindowTargets(labels, windows), batch_size=len(windows), seed=3, jitter_frames=200)
+    batches = Batches(windows, WindowTargets(labels, windows), batch_size=len(windows), seed=3, jitter_rows=200)
     seen = set()
     for epoch in range(20):
         batch = batches.batch(epoch, 0)

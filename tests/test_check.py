@@ -184,7 +184,7 @@ def test_time_memory_and_disk_are_estimated(capsys: Captured, place: Path) -> No
 
 def test_patches_are_counted_as_they_will_be_cut(capsys: Captured, place: Path) -> None:
     # 149 frames: at a hop of 10 frames, patches start at 0, 10, ... 50 and 53.
-    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", "--train.hop-frames", "10")
+    out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", "--train.hop-s", "0.1")
     assert "\n  train   84 patches" in out
 
 
@@ -211,7 +211,7 @@ def test_what_frozen_layers_make_is_told_as_far_as_it_is_kept(capsys: Captured, 
     # 24 patches of training and 6 of validation, 128 numbers each; behind the convolutions 12,288.
     assert told("--model.freeze", "all-but-head") == "and 15 kB"
     assert told("--model.freeze", "conv") == "and 1.5 MB"
-    assert told("--model.freeze", "conv", "--train.jitter-frames", "3") == "and 295 kB"
+    assert told("--model.freeze", "conv", "--train.jitter-s", "0.03") == "and 295 kB"
     assert told("--model.freeze", "conv", "--train.cache-gb", "0.0012") == "and 1.2 MB"
     assert told("--model.freeze", "conv1") == ""
 
@@ -235,7 +235,7 @@ def test_frozen_layers_are_counted_once_where_what_they_make_is_kept_and_each_ep
     assert "24 patches, about 1 min 18 s an epoch, at most 13 min 04 s for 10 epochs" in told("none")
     assert "about 30 s once for the frozen layers, then under a second an epoch, at most 34 s" in told("all-but-head")
     assert "about 30 s an epoch, at most 5 min 04 s" in told("all-but-head", cache_gb=0)
-    moved = told("all-but-head", jitter_frames=3)
+    moved = told("all-but-head", jitter_s=0.03)
     assert "about 6 s once for the frozen layers, then about 24 s an epoch, at most 4 min 10 s" in moved
     share = backbone.cut(backbone.frozen_layers("conv")).frozen_flops / backbone.window_flops()
     assert f"about {duration(30 * share)} once" in told("conv")

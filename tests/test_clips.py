@@ -18,7 +18,7 @@ PER_RECORDING = [1, 3, 10, 1, 2]
 
 @pytest.fixture
 def windows(tmp_path: Path) -> Windows:
-    return Windows(make_store(tmp_path, LENGTHS), list(LENGTHS), hop_frames=96)
+    return Windows(make_store(tmp_path, LENGTHS), list(LENGTHS), hop_rows=96)
 
 
 def batches_of(windows: Windows, **changes: Any) -> ClipBatches:
@@ -65,12 +65,12 @@ def test_of_long_recordings_windows_are_drawn_from_all_of_them_anew_each_epoch(
     assert len({tuple(some) for some in drawn}) > 10
 
 
-@pytest.mark.parametrize("jitter_frames", [0, 48])
+@pytest.mark.parametrize("jitter_rows", [0, 48])
 def test_a_batch_is_a_function_of_seed_epoch_and_step(
-    windows: Windows, monkeypatch: pytest.MonkeyPatch, jitter_frames: int
+    windows: Windows, monkeypatch: pytest.MonkeyPatch, jitter_rows: int
 ) -> None:
     monkeypatch.setattr(clips, "_MOST_PATCHES", 4)
-    settings = {"batch_size": 8, "jitter_frames": jitter_frames}
+    settings = {"batch_size": 8, "jitter_rows": jitter_rows}
     one = batches_of(windows, **settings)
     expected = {(epoch, step): one.batch(epoch, step) for epoch in (0, 1) for step in range(3)}
     again = batches_of(windows, **settings)
@@ -81,7 +81,7 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step(
 
 
 def test_several_batches_in_one_are_the_same_one_after_another(windows: Windows) -> None:
-    batches = batches_of(windows, jitter_frames=10)
+    batches = batches_of(windows, jitter_rows=10)
     several, parts = batches.batch(1, 0, 2), [batches.batch(1, step) for step in (0, 1)]
     for name in FIELDS:
         joined = np.concatenate([getattr(part, name) for part in parts])
@@ -89,7 +89,7 @@ def test_several_batches_in_one_are_the_same_one_after_another(windows: Windows)
 
 
 def test_jitter_moves_patches_within_their_recording(windows: Windows) -> None:
-    still, moved = (batches_of(windows, jitter_frames=frames).batch(0, 0) for frames in (0, 48))
+    still, moved = (batches_of(windows, jitter_rows=frames).batch(0, 0) for frames in (0, 48))
     np.testing.assert_array_equal(still.windows, moved.windows)
     recordings = windows.recording[moved.windows]
     assert (moved.patches[:, 0, 0] == recordings).all()

@@ -119,7 +119,7 @@ def test_the_command_draws_from_a_folder_of_sounds(tmp_path: Path, monkeypatch: 
         augmentation_sheet.draw_sheet(config, out, journal, Interrupts())
         return "\n".join(said)
 
-    assert "strengths worth a try" in (said_of_all := draw()) and "--train.jitter-frames 48: started" in said_of_all
+    assert "strengths worth a try" in (said_of_all := draw()) and "--train.jitter-s 0.48: started" in said_of_all
     assert pixels(out.read_bytes()).ndim == 3
     line = draw(gain_db=3)
     assert re.search(r"--augment.gain-db 3: .*± 3 dB$", line, re.MULTILINE)

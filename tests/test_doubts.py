@@ -310,7 +310,7 @@ def test_made_noise_that_a_recording_of_would_be_answered_is_doubted_and_its_pat
 
 
 def test_where_nothing_was_learnt_augmentation_is_blamed_first_and_only_there(tmp_path: Path) -> None:
-    strong = augment.spoken(AugmentSettings(gain_db=60, pink_noise=1, time_mask=95))
+    strong = augment.spoken(AugmentSettings(gain_db=60, pink_noise=1, time_mask_s=0.95))
     assert strong == ["--augment.pink-noise 1", "--augment.gain-db 60", "--augment.time-mask 95"]
     good = {"test": judged(TRUE, GOOD, slices=2)}
     assert all_doubts(trained(2.0, 1.0, augmented=strong), good) == []

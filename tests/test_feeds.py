@@ -52,7 +52,7 @@ def windows(tmp_path: Path) -> Windows:
         sound = rng.normal(-3, 1, frames.shape)
         sound[np.arange(len(frames)), frames[:, 0].astype(int) * 10 + 5] += 4
         path.write_bytes(sound.astype("<f2").tobytes())
-    return Windows(store, list(LENGTHS), hop_frames=96)
+    return Windows(store, list(LENGTHS), hop_rows=96)
 
 
 def frozen(classifier: Classifier, windows: Windows, journal: Journal | None = None, **how: Any) -> Frozen:
@@ -132,7 +132,7 @@ def loop_of(
     if kept:
         feed = frozen(classifier, windows).feed(windows, what="training")
         feed = in_memory(feed) if memory else feed
-    how = {"batch_size": settings.batch_size, "seed": settings.seed, "jitter_frames": settings.jitter_frames}
+    how = {"batch_size": settings.batch_size, "seed": settings.seed, "jitter_rows": round(100 * settings.jitter_s)}
     kind = ClipBatches if head == "attention" else Batches
     batches = kind(feed.source, one_class_each(windows, [0, 1, 2, 1, 0]), **how)
     return Loop(
@@ -383,7 +383,7 @@ def test_frames_in_memory_are_those_on_the_disk(windows: Windows) -> None:
     resident = in_memory(plain)
     assert isinstance(resident.source, Resident) and len(resident.source) == len(windows)
     one, other = (
-        Batches(feed.source, one_class_each(windows, [0] * 5), batch_size=5, seed=3, jitter_frames=40).batch(1, 2)
+        Batches(feed.source, one_class_each(windows, [0] * 5), batch_size=5, seed=3, jitter_rows=40).batch(1, 2)
         for feed in (plain, resident)
     )
     assert other.patches.shape == (5,) and one.windows.tolist() == other.windows.tolist()

@@ -117,7 +117,7 @@ def test_patches_begin_every_hop_and_the_last_ends_with_the_sound(
     tmp_path: Path, hop: int, first_frames: list[int]
 ) -> None:
     path = write_sound(tmp_path / "a.wav", 12.0)  # 1199 frames
-    _, made = embedded([path], tmp_path / "x.npz", hop_frames=hop)
+    _, made = embedded([path], tmp_path / "x.npz", hop_s=hop and hop / 100)
     assert made["start_s"].tolist() == pytest.approx([first / 100 for first in first_frames])
     np.testing.assert_allclose(
         made["embeddings"], mean_bands_of(frames_in(path), first_frames), atol=1e-6
@@ -141,7 +141,7 @@ def test_the_very_end_of_a_sound_is_heard(tmp_path: Path, n_samples: int, hop: i
     quiet, rate_hz = soundfile.read(path)
     soundfile.write(tmp_path / "b.wav", np.append(quiet[:-100], quiet[-100:] + 0.5), rate_hz, subtype="PCM_16")
     files = [path, tmp_path / "b.wav"]
-    one, other = (embedded([path], tmp_path / "x.npz", hop_frames=hop)[1]["embeddings"] for path in files)
+    one, other = (embedded([path], tmp_path / "x.npz", hop_s=hop and hop / 100)[1]["embeddings"] for path in files)
     assert np.abs(one[-1] - other[-1]).max() > 0.01
 
 
@@ -462,7 +462,7 @@ def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
 def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
     paths = [write_sound(tmp_path / "a.wav", 2.5), write_sound(tmp_path / "b.wav", 0.5, seed=1)]
     ears = Ears("tit", "crow")
-    predict_files(paths, ears, tmp_path / "p.csv", patches_out=tmp_path / "q.csv", hop_frames=48)
+    predict_files(paths, ears, tmp_path / "p.csv", patches_out=tmp_path / "q.csv", hop_s=0.48)
     rows = rows_of(tmp_path / "q.csv")
     assert list(rows[0]) == ["file", "start_s", "end_s", "answer", "class", "score", "class_2", "score_2"]
     assert [(Path(row["file"]).name, row["start_s"], row["end_s"]) for row in rows] == [
@@ -778,7 +778,7 @@ def test_a_model_that_answers_nan_is_refused(tmp_path: Path) -> None:
         embed_files([path], lambda patches: np.full((len(patches), 4), np.nan), tmp_path / "x.npz", front_end=VGGISH)
 
 
-@pytest.mark.parametrize("settings", [{"hop_frames": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize("settings", [{"hop_s": 0.0}, {"batch_size": 0}])
 def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected at least 1"):
         embed_files([], mean_bands, tmp_path / "x.npz", front_end=VGGISH, **settings)

@@ -149,7 +149,7 @@ def test_of_one_measure_there_is_one_row(
 def test_of_many_patches_every_second_is_learnt_from_and_the_floor_falls_with_them(
     data: Path, tmp_path: Path, known: None, watched: list[Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, dataset, store = prepared(data, tmp_path / "out", train__hop_frames=24, **ALL_ON)
+    config, dataset, store = prepared(data, tmp_path / "out", train__hop_s=0.24, **ALL_ON)
     part = [*dataset.part("train"), *dataset.part("val")]
     _, whole = embeddings.embed(config, dataset, store, part, Journal(quiet=True), Interrupts(), what="test")
     monkeypatch.setattr(rare_class_ablation, "MOST_PATCHES", len(whole.embeddings) - 1)

@@ -35,7 +35,7 @@ DEMO_SETTINGS = {
     "model.checkpoint": "none",
     "train.epochs": 8,
     "train.batch-size": 16,
-    "train.jitter-frames": 48,
+    "train.jitter-s": 0.48,
     "train.label-smoothing": 0.1,
 }
 

@@ -207,16 +207,12 @@ class TrainSettings(_Section):
     label_refinement: bool = _setting(
         False, "windows that do not fit their recording's label keep a share of it, by cross-validation"
     )
-    hop_frames: int | None = _setting(
-        None,
-        "from one training patch to the next",
-        unit="frames of 10 ms",
-        unset="the backbone's: 96, yamnet 48",
-        ge=1,
-        le=96,
+    hop_s: float | None = _setting(
+        None, "from one training window to the next; at most a window", unit="s",
+        unset="the backbone's: 0.96, yamnet 0.48", gt=0, le=60,
     )
-    jitter_frames: int = _setting(
-        0, "windows start at most this much earlier or later, drawn each epoch", unit="frames of 10 ms", ge=0, le=9600
+    jitter_s: float = _setting(
+        0.0, "windows start at most this much earlier or later, drawn each epoch", unit="s", ge=0, le=96
     )
     early_stopping_patience: int = _setting(
         8, "epochs without improvement on validation before stopping; 0: never", unit="epochs", ge=0
@@ -232,7 +228,7 @@ class TrainSettings(_Section):
 
 
 class AugmentSettings(_Section):
-    """Augmentation of training patches; see also train.jitter-frames."""
+    """Augmentation of training patches; see also train.jitter-s."""
 
     gain_db: float = _setting(0.0, "random gain, up or down by at most this", unit="dB", ge=0, le=60)
     white_noise: float = _setting(0.0, "share of windows with white noise added", ge=0, le=1)
@@ -247,11 +243,9 @@ class AugmentSettings(_Section):
     mixup: float = _setting(
         0.0, "share of windows mixed with another (softmax: labels shared; sigmoid: both labels)", ge=0, le=1
     )
-    time_roll: int = _setting(
-        0, "windows rotated in time by at most this", unit="frames of 10 ms", ge=0, le=96
-    )
+    time_roll_s: float = _setting(0.0, "windows rotated in time by at most this", unit="s", ge=0, le=60)
     pitch_shift: int = _setting(0, "windows shifted in pitch by at most this", unit="mel bands", ge=0, le=16)
-    time_mask: int = _setting(0, "longest time mask in each window", unit="frames of 10 ms", ge=0, le=95)
+    time_mask_s: float = _setting(0.0, "longest time mask in each window", unit="s", ge=0, le=60)
     band_mask: int = _setting(0, "widest frequency mask in each window", unit="mel bands", ge=0, le=63)
     mask_with: Literal["mean", "silence"] = _setting(
         "mean", "value of masked parts: the window's mean, or silence"

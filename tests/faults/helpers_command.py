@@ -29,7 +29,7 @@ STAGES = tuple(_SIGNS)
 # The reduced network, few and small epochs: what is tried is not how well it learns.
 QUICK = (
     "--model.backbone=vggish-small", "--model.checkpoint=none", "--train.epochs=4", "--train.batch-size=8",
-    "--train.jit=false", "--model.dropout=0.2", "--train.jitter-frames=24", "--evaluate.bootstrap=200",
+    "--train.jit=false", "--model.dropout=0.2", "--train.jitter-s=0.24", "--evaluate.bootstrap=200",
     "--prepare.workers=2",
 )  # fmt: skip
 

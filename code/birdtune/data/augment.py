@@ -52,7 +52,7 @@ _BIRDS_DB = 6.0
 # silence would not be heard any more, and silence would become a roar.
 _MOST_LIFT_DB = 20.0
 NAMES = (
-    "time_roll", "pitch_shift", "mixup", "background", "white_noise", "pink_noise", "gain_db", "time_mask",
+    "time_roll_s", "pitch_shift", "mixup", "background", "white_noise", "pink_noise", "gain_db", "time_mask_s",
     "band_mask",
 )  # fmt: skip
 
@@ -140,7 +140,7 @@ class Augmenter:
         self, frames: Frames, targets: Targets, epoch: int, first: int, order: Rows
     ) -> tuple[Frames, Targets]:
         drawn = draw(self.seed, epoch, first, len(frames))
-        frames, targets = self._sound(shifted(frames, self.settings, drawn), targets, drawn, order)
+        frames, targets = self._sound(shifted(frames, self.settings, drawn, self.spec), targets, drawn, order)
         return masked(frames, self.settings, drawn, self.spec), targets
 
     def _sound(
@@ -269,13 +269,13 @@ def _known_of_mixed(one: Targets, other: Targets) -> npt.NDArray[np.float32]:
 # ---- pictures -----------------------------------------------------------------------------------
 
 
-def shifted(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats]) -> Frames:
+def shifted(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], spec: FrontEnd) -> Frames:
     """Patches turned in time and moved in pitch; the outermost band fills what is left empty."""
-    if not (settings.time_roll or settings.pitch_shift):
+    if not (settings.time_roll_s or settings.pitch_shift):
         return frames
     n_frames, n_mels = frames.shape[1:]
     turns, moves = (
-        _whole(drawn["frames"], settings.time_roll),
+        _whole(drawn["frames"], spec.rows(settings.time_roll_s)),
         _whole(drawn["bands"], settings.pitch_shift),
     )
     made = np.empty_like(frames)
@@ -295,13 +295,13 @@ def _whole(drawn: Floats, reach: int) -> Rows:
 
 def masked(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], spec: FrontEnd) -> Frames:
     """Patches with a stretch of time and a range of pitch masked, 0 up to the widest wide (SpecAugment)."""
-    if not (settings.time_mask or settings.band_mask):
+    if not (settings.time_mask_s or settings.band_mask):
         return frames
     made = frames.copy()
     fill = np.full(len(frames), mixing_of(spec).silence, frames.dtype)
     if settings.mask_with == "mean":
         fill = frames.mean(axis=(1, 2), dtype=np.float32).astype(frames.dtype)
-    in_time = _stretch(drawn["time width"], drawn["time start"], settings.time_mask, frames.shape[1])
+    in_time = _stretch(drawn["time width"], drawn["time start"], spec.rows(settings.time_mask_s), frames.shape[1])
     in_pitch = _stretch(drawn["band width"], drawn["band start"], settings.band_mask, frames.shape[2])
     for patch, value, time, pitch in zip(made, fill, in_time, in_pitch, strict=True):
         patch[slice(*time)] = value
@@ -311,6 +311,6 @@ def masked(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], 
 
 def _stretch(width: Floats, start: Floats, widest: int, room: int) -> list[list[int]]:
     """First and last + 1 of what is masked. [n, 2]"""
-    widths = np.floor(width * (widest + 1)).astype(np.int64)
+    widths = np.floor(width * (min(widest, room - 1) + 1)).astype(np.int64)
     starts = np.floor(start * (room - widths + 1)).astype(np.int64)
     return [list(pair) for pair in zip(starts.tolist(), (starts + widths).tolist(), strict=True)]

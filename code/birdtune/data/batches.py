@@ -71,16 +71,16 @@ class Windows:
 
     Args:
         contents: of the recordings, in their order.
-        hop_frames: from the start of one patch to the next.
+        hop_rows: from the start of one patch to the next.
     """
 
-    def __init__(self, store: FrameStore, contents: Sequence[str], hop_frames: int) -> None:
+    def __init__(self, store: FrameStore, contents: Sequence[str], hop_rows: int) -> None:
         self.store = store
         self.contents = tuple(contents)
-        self.hop_frames = hop_frames
+        self.hop_rows = hop_rows
         spec = store.spec
         entries = [store.entry(content) for content in contents]
-        starts = [spec.starts(entry.n_rows, hop_frames) for entry in entries]
+        starts = [spec.starts(entry.n_rows, hop_rows) for entry in entries]
         self.per_recording = np.array([some.size for some in starts], np.int64)  # [recordings] windows of each
         self.recording = np.repeat(np.arange(len(entries)), self.per_recording)  # [windows]
         self.offset = np.concatenate([np.zeros(0, np.int64), *starts])  # [windows] frames
@@ -141,18 +141,19 @@ class Windows:
             return np.zeros(windows.size, np.int64)
         return np.clip(shift, -self.offset[windows], self._room[windows])
 
-    def jitter_remark(self, jitter_frames: int) -> str:
+    def jitter_remark(self, jitter_s: float) -> str:
         """What to tell people of a start jitter longer than a patch, where recordings are too short for it; or ""."""
-        if jitter_frames <= self.store.spec.window_rows:
+        jitter_rows = self.store.spec.rows(jitter_s)
+        if jitter_rows <= self.store.spec.window_rows:
             return ""
-        beyond = sum(np.maximum(0, jitter_frames - room) for room in (self.offset, self._room))  # [windows]
-        share = float(np.mean(beyond) / (2 * jitter_frames + 1))
+        beyond = sum(np.maximum(0, jitter_rows - room) for room in (self.offset, self._room))  # [windows]
+        share = float(np.mean(beyond) / (2 * jitter_rows + 1))
         if share < _MOST_CONFINED:
             return ""
         return (
-            f"--train.jitter-frames {jitter_frames}: the recordings are too short for so much. {share:.0%} of the "
-            "patches are moved to the very beginning or end of theirs, and so are the same again and again; half a "
-            f"patch ({self.store.spec.window_rows // 2}) suits any."
+            f"--train.jitter-s {jitter_s:g}: the recordings are too short for so much. {share:.0%} of the "
+            "windows are moved to the very beginning or end of theirs, and so are the same again and again; half a "
+            f"window ({self.store.spec.window_s / 2:g} s) suits any."
         )
 
 
@@ -162,7 +163,7 @@ class Batches:
     Args:
         windows: what gives their patches, or what was made of them.
         targets: of the same windows.
-        jitter_frames: each window starts up to so many frames earlier or later, anew each epoch.
+        jitter_rows: each window starts up to so many frames earlier or later, anew each epoch.
         augment: what is done to each batch.
         sampler: draws the windows of an epoch; None: every window once.
         weights: [windows] how much each counts; None: all alike.
@@ -175,7 +176,7 @@ class Batches:
         *,
         batch_size: int,
         seed: int,
-        jitter_frames: int = 0,
+        jitter_rows: int = 0,
         augment: Augment | None = None,
         sampler: Sampler | None = None,
         weights: npt.NDArray[np.float32] | None = None,
@@ -184,7 +185,7 @@ class Batches:
         self.batch_size = batch_size
         self._augment, self._sampler, self._weights = augment, sampler, weights
         self._seed = seed
-        self._jitter_frames = jitter_frames
+        self._jitter_rows = jitter_rows
         nothing = np.zeros(0, np.int64)
         self._plan_of: tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]] = (-1, nothing, nothing)
 
@@ -199,7 +200,7 @@ class Batches:
             generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
             sampler = self._sampler
             order = generator.permutation(len(self.windows)) if sampler is None else sampler.order(generator)
-            reach = self._jitter_frames
+            reach = self._jitter_rows
             self._plan_of = (epoch, order, generator.integers(-reach, reach + 1, order.size))
         return self._plan_of[1], self._plan_of[2]
 

@@ -27,7 +27,7 @@ class ClipBatches:
         source: what gives the patches of all windows of the recordings, or what was made of them.
         targets: of the same windows.
         batch_size: patches of a batch, about; it holds so many recordings that their places come near it.
-        jitter_frames, sampler: as `Batches`; weights: [recordings].
+        jitter_rows, sampler: as `Batches`; weights: [recordings].
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ClipBatches:
         *,
         batch_size: int,
         seed: int,
-        jitter_frames: int = 0,
+        jitter_rows: int = 0,
         sampler: Sampler | None = None,
         weights: npt.NDArray[np.float32] | None = None,
     ) -> None:
@@ -49,7 +49,7 @@ class ClipBatches:
         self._first = np.cumsum(self._counts) - self._counts  # [recordings] first window
         self._sampler = sampler
         self._weights = np.ones(self._counts.size, np.float32) if weights is None else weights
-        self._seed, self._jitter_frames = seed, jitter_frames
+        self._seed, self._jitter_rows = seed, jitter_rows
         nothing = np.zeros(0, np.int64)
         self._plan_of: tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]] = (-1, nothing, nothing)
 
@@ -96,7 +96,7 @@ class ClipBatches:
         """Order of the recordings in an epoch, and shift of the windows: [recordings], [windows]."""
         if self._plan_of[0] != epoch:
             generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
-            sampler, reach = self._sampler, self._jitter_frames
+            sampler, reach = self._sampler, self._jitter_rows
             order = generator.permutation(self._counts.size) if sampler is None else sampler.order(generator)
             self._plan_of = (epoch, order, generator.integers(-reach, reach + 1, len(self.windows)))
         return self._plan_of[1], self._plan_of[2]

@@ -189,11 +189,10 @@ def weighed(examples: Examples, class_weights: Array | None = None) -> Array:
 
 
 def patches_per_class(
-    recordings: Sequence[Recording], spec: FrontEnd, hop_frames: int | None
+    recordings: Sequence[Recording], spec: FrontEnd, hop_s: float | None
 ) -> Counter[str]:
     """How many patches of each class some recordings give."""
     found: Counter[str] = Counter()
-    hop_s = None if hop_frames is None else hop_frames / spec.rows_per_s
     for recording in recordings:
         for name in recording.classes:
             found[name] += spec.windows_in(recording.facts.duration_s, hop_s)
@@ -210,7 +209,7 @@ def rare_classes(
     """
     if not settings.min_samples_per_class:
         return [], []
-    counts = patches_per_class(trained, spec, settings.hop_frames)
+    counts = patches_per_class(trained, spec, settings.hop_s)
     labels = sorted({recording.label for recording in recordings})
     rare = [label for label in labels if counts[label] < settings.min_samples_per_class]
     if not rare:

@@ -241,7 +241,7 @@ def _overfitting(rows: Sequence[Row], best_epoch: int | None, freeze: str | None
         return
     advice = (
         f"More sources help most; else {f'--model.freeze {freeze}, ' if freeze else ''}--model.dropout 0.3, "
-        "--train.jitter-frames 48 or a lower --train.learning-rate."
+        "--train.jitter-s 0.5 or a lower --train.learning-rate."
     )
     train_loss, val_loss = float(last["train_loss"]), float(last["val_loss"])
     apart = f"training loss {_loss(train_loss)}, validation loss {_loss(val_loss)} in epoch {last['epoch']}"

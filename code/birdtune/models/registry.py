@@ -37,9 +37,15 @@ def backbone_of(config: Config) -> Backbone:
     """The backbone that the settings ask for, with the band that they leave it.
 
     Raises:
-        SettingsError: there is none of this name.
+        SettingsError: there is none of this name, or it cannot do what other settings ask for.
     """
-    return named(config.model.backbone).limited(config.audio.band_limit)
+    found = named(config.model.backbone).limited(config.audio.band_limit)
+    if (config.train.hop_s or 0) > found.window_s:
+        raise SettingsError(
+            f"--train.hop-s {config.train.hop_s:g}: a window of {found.title} has {found.window_s:g} s, and what is "
+            "between two windows would never be heard. Give at most that."
+        )
+    return found
 
 
 def front_end(config: Config) -> FrontEnd:

@@ -109,7 +109,7 @@ def embed(
         out,
         front_end=front_end,
         sound=config.audio,
-        hop_frames=config.train.hop_frames,
+        hop_s=config.train.hop_s,
         batch_size=config.evaluate.batch_size,
         longest_s=config.audio.max_hours * 3600,
         check=interrupts.check,

@@ -261,19 +261,18 @@ def _costs(config: Config, dataset: Dataset, faults: _Faults) -> Iterator[str]:
         )
 
 
-def _patches(dataset: Dataset, part: str, hop_frames: int | None) -> int:
-    return sum(_patch_counts(dataset, dataset.part(part), hop_frames))
+def _patches(dataset: Dataset, part: str, hop_s: float | None) -> int:
+    return sum(_patch_counts(dataset, dataset.part(part), hop_s))
 
 
-def _patch_counts(dataset: Dataset, part: Sequence[Recording], hop_frames: int | None) -> list[int]:
-    hop_s = None if hop_frames is None else hop_frames / dataset.spec.rows_per_s
+def _patch_counts(dataset: Dataset, part: Sequence[Recording], hop_s: float | None) -> list[int]:
     return [dataset.spec.windows_in(recording.facts.duration_s, hop_s) for recording in part]
 
 
 def _labels_time(config: Config, backbone: Backbone, dataset: Dataset) -> Iterator[str]:
     """What it takes to hear recordings by the backbone as it was given, to check their labels."""
     counts = _patch_counts(dataset, dataset.recordings, None) if config.evaluate.label_issues else []
-    trained = _patch_counts(dataset, dataset.part("train"), config.train.hop_frames)
+    trained = _patch_counts(dataset, dataset.part("train"), config.train.hop_s)
     shares = trained if config.train.label_refinement else []
     patches = sum(min(count, MOST_PATCHES) for count in [*counts, *shares]) + sum(shares)
     if patches and config.model.checkpoint != "none":
@@ -292,8 +291,8 @@ def _training_time(config: Config, backbone: Backbone, dataset: Dataset) -> str:
     rate, n_frozen, kept = _rate(config, backbone), _n_frozen(config, backbone), _kept_bytes(config, backbone, dataset)
     frozen = backbone.cut(n_frozen).frozen_flops if n_frozen else 0.0
     once_s = epoch_s = 0.0
-    for part, hop_frames, passes in (("train", config.train.hop_frames, _PASSES_A_STEP), ("val", None, 1)):
-        patches = _patches(dataset, part, hop_frames)
+    for part, hop_s, passes in (("train", config.train.hop_s, _PASSES_A_STEP), ("val", None, 1)):
+        patches = _patches(dataset, part, hop_s)
         epoch_s += patches * passes * (backbone.window_flops() - frozen) / rate
         if part in kept:
             once_s += patches * frozen / rate
@@ -302,7 +301,7 @@ def _training_time(config: Config, backbone: Backbone, dataset: Dataset) -> str:
     epoch = f"about {duration(epoch_s)} an epoch" if epoch_s >= 1 else "under a second an epoch"
     once = f"about {duration(once_s)} once for the frozen layers, then " if kept else ""
     return (
-        f"{_patches(dataset, 'train', config.train.hop_frames):,} patches, {once}{epoch}, at most "
+        f"{_patches(dataset, 'train', config.train.hop_s):,} patches, {once}{epoch}, at most "
         f"{duration(_COMPILE_S + once_s + epoch_s * config.train.epochs)} for {config.train.epochs} epochs{where} "
         "(give or take a factor of two)"
     )
@@ -324,10 +323,10 @@ def _kept_bytes(config: Config, backbone: Backbone, dataset: Dataset) -> dict[st
     row_bytes = cut.row_bytes(precision)
     if not is_worth_keeping(cut.frozen_flops, row_bytes, on_gpu=_has_gpu()):
         return {}
-    moves = config.train.jitter_frames > 0 or bool(active(config.augment))
+    moves = config.train.jitter_s > 0 or bool(active(config.augment))
     found: dict[str, float] = {}
-    for part, hop_frames in (("train", config.train.hop_frames), ("val", None)):
-        n_bytes = _patches(dataset, part, hop_frames) * row_bytes
+    for part, hop_s in (("train", config.train.hop_s), ("val", None)):
+        n_bytes = _patches(dataset, part, hop_s) * row_bytes
         left = config.train.cache_gb * 1e9 - sum(found.values())
         if n_bytes and n_bytes <= left and not (moves and part == "train"):
             found[part] = n_bytes

@@ -62,12 +62,12 @@ class Sounds:
         part: Sequence[Recording],
         journal: Journal,
         interrupts: Interrupts,
-        hop_frames: int | None = None,
+        hop_s: float | None = None,
     ) -> None:
         self._size, self._interrupts, self._journal = config.evaluate.batch_size, interrupts, journal
         self.windows = Windows(
             store, [recording.content for recording in part],
-            hop_frames or store.spec.hop_rows,
+            store.spec.hop(hop_s),
         )
         is_frozen = config.model.freeze == "all-but-head"  # then training has them, or keeps them
         classifier, self._feed, _ = first_feed(
@@ -254,15 +254,14 @@ def kept_shares(
     """
     part = dataset.part("train")
     labels = np.array(dataset.labels(part), np.int64)
-    hop_frames = config.train.hop_frames or store.spec.hop_rows
-    windows = Windows(store, [recording.content for recording in part], hop_frames)
+    windows = Windows(store, [recording.content for recording in part], store.spec.hop(config.train.hop_s))
     if (found := _read(path, len(windows))) is not None:
         return found
     fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
     if reason := _why_not(config, fold):
         journal.warn(f"Every patch keeps its recording's label: {reason}.")
         return None
-    sounds = Sounds(config, dataset, store, part, journal, interrupts, hop_frames)
+    sounds = Sounds(config, dataset, store, part, journal, interrupts, config.train.hop_s)
     _, judges = judge_by_others(sounds.averages(), labels, fold, len(dataset.classes), interrupts)
     own = np.ones(len(windows), np.float32)  # of recordings that nobody can judge, all
     for chosen, embeddings in sounds.pieces(np.flatnonzero(fold[windows.recording] >= 0), "hearing patches"):

@@ -128,7 +128,7 @@ def _measured(
         config, dataset, store, part, journal, interrupts, what="rare classes",
         keep=config.model.freeze == "all-but-head", most=MOST_PATCHES,
     )  # fmt: skip
-    every = embedded.windows.hop_frames // (config.train.hop_frames or store.spec.hop_rows)
+    every = embedded.windows.hop_rows // store.spec.hop(config.train.hop_s)
     scores = _scores(_thinned(config, every), on, classifier, embedded, fold, journal, interrupts)
     rare = chosen[0][: chosen[1]]
     return {

@@ -123,7 +123,7 @@ def report(job: Job) -> list[Path]:
     folder = job.run.reports
     write_companions(job.run, job.dataset)
     facts = report_facts(job.run, job.dataset, job.store)
-    if augment.active(job.config.augment) or job.config.train.jitter_frames:
+    if augment.active(job.config.augment) or job.config.train.jitter_s:
         picture = augmentation_sheet.sheet_of(job.config, job.config.augment, job.dataset, job.store)
         write_bytes(folder / "augmentation.png", picture)
         facts = replace(facts, augmentation=picture)

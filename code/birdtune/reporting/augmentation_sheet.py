@@ -42,13 +42,13 @@ WORTH_A_TRY = AugmentSettings(
     white_noise=0.5,
     pink_noise=0.5,
     mixup=0.3,
-    time_roll=10,
+    time_roll_s=0.1,
     pitch_shift=1,
-    time_mask=16,
+    time_mask_s=0.16,
     band_mask=8,
 )
 
-_JITTER_WORTH_A_TRY = 48  # half a patch
+_JITTER_WORTH_A_TRY = 0.48  # seconds: half a window of VGGish
 
 Frames = npt.NDArray[Any]  # [n, window_rows, ...] as they are stored
 
@@ -62,13 +62,13 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
     dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
     augment.require_background(config.augment, dataset.background)
     settings = config.augment
-    if not augment.active(settings) and not config.train.jitter_frames:
+    if not augment.active(settings) and not config.train.jitter_s:
         journal.say("  no augmentation is on: these are strengths worth a try")
         settings = WORTH_A_TRY.model_copy(update={"background": 0.3 if dataset.background else 0.0})
-        worth = config.train.model_copy(update={"jitter_frames": _JITTER_WORTH_A_TRY})
+        worth = config.train.model_copy(update={"jitter_s": _JITTER_WORTH_A_TRY})
         config = config.model_copy(update={"train": worth})
-    if jitter := config.train.jitter_frames:
-        journal.say(f"  --train.jitter-frames {jitter}: {_jitter_title(jitter).replace(chr(10), ' ')}")
+    if jitter := config.train.jitter_s:
+        journal.say(f"  --train.jitter-s {jitter:g}: {_jitter_title(jitter).replace(chr(10), ' ')}")
     for name in augment.active(settings):
         value = getattr(settings, name)
         journal.say(f"  --augment.{name.replace('_', '-')} {value:g}: {title(name, settings).replace(chr(10), ' ')}")
@@ -80,8 +80,7 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
 def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store: FrameStore) -> bytes:
     """The picture for the training part of a dataset. PNG"""
     part = dataset.part("train")
-    hop_frames = config.train.hop_frames or store.spec.hop_rows
-    windows = Windows(store, [recording.content for recording in part], hop_frames)
+    windows = Windows(store, [recording.content for recording in part], store.spec.hop(config.train.hop_s))
     targets = WindowTargets(dataset.targets(part), windows, config.model.output)
     backgrounds = augment.background_columns(dataset.classes, dataset.background)
     augmenter = Augmenter(
@@ -94,7 +93,7 @@ def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store:
         backgrounds=backgrounds,
     )
     chosen = loud_windows(windows, Examples(targets).stratum, backgrounds)
-    return sheet(augmenter, chosen, np.arange(len(windows)), config.train.jitter_frames)
+    return sheet(augmenter, chosen, np.arange(len(windows)), config.train.jitter_s)
 
 
 def loud_windows(
@@ -122,24 +121,25 @@ def sheet(
     augmenter: Augmenter,
     chosen: npt.NDArray[np.int64],
     order: npt.NDArray[np.int64],
-    jitter_frames: int = 0,
+    jitter_s: float = 0.0,
 ) -> bytes:
     """The picture of some windows. PNG
 
     Args:
         augmenter: as training has it; at least one thing should be on, or the start jitter.
         order: [n] windows to mix with.
-        jitter_frames: how far a patch may start from its place; they are drawn that far off, by turns either way.
+        jitter_s: how far a patch may start from its place; they are drawn that far off, by turns either way.
     """
     source, settings = augmenter.source, augmenter.settings
     weights = np.ones(chosen.size, np.float32)
     batch = Batch(source.patches(chosen), weights, chosen, *augmenter.targets.of(chosen))
     columns = [("as it is", batch.patches)]
     names = augment.active(settings)
-    if jitter_frames:
-        moved = np.where(np.arange(chosen.size) % 2, -jitter_frames, jitter_frames)
+    if jitter_s:
+        jitter_rows = augmenter.spec.rows(jitter_s)
+        moved = np.where(np.arange(chosen.size) % 2, -jitter_rows, jitter_rows)
         batch = replace(batch, patches=source.patches(chosen, moved))
-        columns.append((_jitter_title(jitter_frames), batch.patches))
+        columns.append((_jitter_title(jitter_s), batch.patches))
     as_it_is = replace(batch, patches=columns[0][1])
     for name in names:
         alone = AugmentSettings(
@@ -154,8 +154,8 @@ def sheet(
     return _picture(columns, augmenter.spec)
 
 
-def _jitter_title(jitter_frames: int) -> str:
-    return f"started elsewhere,\n± {jitter_frames} frames"
+def _jitter_title(jitter_s: float) -> str:
+    return f"started elsewhere,\n± {jitter_s:g} s"
 
 
 def title(name: str, settings: AugmentSettings) -> str:
@@ -164,14 +164,14 @@ def title(name: str, settings: AugmentSettings) -> str:
     snr = _fainter(settings.snr_db, settings.snr_db + SNR_RANGE_DB)
     share = f"{100 * value:.0f} % of patches"
     return {
-        "time_roll": f"turned in time,\n± {value} frames",
+        "time_roll_s": f"rotated in time,\n± {value:g} s",
         "pitch_shift": f"moved in pitch,\n± {value} bands",
         "mixup": f"mixed with another,\n{share}",
         "background": f"background, {share},\n{snr}",
         "white_noise": f"white noise, {share},\n{snr}",
         "pink_noise": f"pink noise, {share},\n{snr}",
         "gain_db": f"louder or softer,\n± {value:g} dB",
-        "time_mask": f"time masked ({settings.mask_with}),\nup to {value} frames",
+        "time_mask_s": f"time masked ({settings.mask_with}),\nup to {value:g} s",
         "band_mask": f"pitch masked ({settings.mask_with}),\nup to {value} bands",
     }[name]
 

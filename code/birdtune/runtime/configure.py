@@ -44,7 +44,9 @@ _RENAMED = {
     "train.patience": "train.early-stopping-patience", "train.weak-labels": "train.label-refinement",
     "train.keep": "train.keep-checkpoints", "evaluate.suspects": "evaluate.label-issues",
     "evaluate.remedies": "evaluate.rare-class-ablation", "evaluate.keep-known": "ood.target-recall",
-    "augment.shift-bands": "augment.pitch-shift", "augment.shift-frames": "augment.time-roll",
+    "augment.shift-bands": "augment.pitch-shift", "augment.shift-frames": "augment.time-roll-s",
+    "augment.time-roll": "augment.time-roll-s", "augment.time-mask": "augment.time-mask-s",
+    "train.hop-frames": "train.hop-s", "train.jitter-frames": "train.jitter-s",
     "from-version": "init-from",
 }  # fmt: skip
 # Of a value that is refused, as much is shown as helps to find it.

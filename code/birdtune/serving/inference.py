@@ -124,7 +124,7 @@ class Cutter:
     """How sound is cut into patches.
 
     Attributes:
-        hop_frames: from one patch to the next.
+        hop_rows: from one patch to the next.
         longest_s: longer sounds are refused.
         stretch_frames: each stretch of this many frames, at least a patch, is cut as if it were a sound of its own: its
             first patch begins with it, the last ends with it. What is left behind the last one, if shorter than a
@@ -132,7 +132,7 @@ class Cutter:
     """
 
     sound: AudioSettings
-    hop_frames: int
+    hop_rows: int
     longest_s: float
     spec: FrontEnd
     stretch_frames: int | None = None
@@ -163,7 +163,7 @@ class Cutter:
         yield stream.facts
 
     def _cut(self, blocks: Iterable[Floats]) -> Iterator[tuple[int, Floats]]:
-        return self.spec.cut(self.spec.rows_of(blocks), self.hop_frames)
+        return self.spec.cut(self.spec.rows_of(blocks), self.hop_rows)
 
     def _of_stretches(self, stream: SoundStream, size: int) -> Iterator[tuple[int, Floats] | int]:
         """Patches of each stretch, and where the next one begins; of what is left at the end, the last patch."""

@@ -57,10 +57,10 @@ class Outcome:
         return sum(not (problem.in_part or problem.is_used) for problem in self.problems) - self.silent
 
 
-def _check_arguments(hop_frames: int | None, batch_size: int) -> None:
-    if (hop_frames is not None and hop_frames < 1) or batch_size < 1:
+def _check_arguments(hop_s: float | None, batch_size: int) -> None:
+    if (hop_s is not None and not hop_s > 0) or batch_size < 1:
         raise UsageError(
-            f"hop {hop_frames} frames, {batch_size} patches at a time: expected at least 1 of both."
+            f"hop {hop_s} s, {batch_size} windows at a time: expected more than 0 of both."
         )
 
 
@@ -71,7 +71,7 @@ def embed_files(
     *,
     front_end: FrontEnd,
     sound: AudioSettings = DEFAULT,
-    hop_frames: int | None = None,
+    hop_s: float | None = None,
     batch_size: int = 64,
     longest_s: float = math.inf,
     check: Callable[[], None] = lambda: None,
@@ -85,7 +85,7 @@ def embed_files(
             in their order, patches from the first to the last. Read it with `numpy.load`.
         front_end: what `embed` wants patches to be made with.
         sound: how files are decoded.
-        hop_frames: from one patch to the next, in frames of 10 ms; None = as the front end says.
+        hop_s: seconds from one window to the next; None = as the front end says.
         longest_s: longer sounds are not used.
         check: called between batches; it may raise to stop, and then nothing is written.
 
@@ -94,11 +94,11 @@ def embed_files(
         CheckpointError: the model answers NaN.
         InputError, RetryableError: `out` cannot be written.
     """
-    _check_arguments(hop_frames, batch_size)
+    _check_arguments(hop_s, batch_size)
     try_to_write(out.parent)
     heard: list[Heard] = []
     problems: list[Unused] = []
-    cutter = Cutter(sound, hop_frames or front_end.hop_rows, longest_s, front_end)
+    cutter = Cutter(sound, front_end.hop(hop_s), longest_s, front_end)
     for item in hear(_sounds(files, sound), embed, cutter, batch_size, check):
         problems += _problem(item)
         if isinstance(item, Heard):
@@ -141,7 +141,7 @@ def predict_files(
     window_s: float | None = None,
     usual_s: float | None = None,
     sound: AudioSettings = DEFAULT,
-    hop_frames: int | None = None,
+    hop_s: float | None = None,
     batch_size: int = 64,
     longest_s: float = math.inf,
     check: Callable[[], None] = lambda: None,
@@ -149,7 +149,7 @@ def predict_files(
     """Write what the classifier hears in some sounds.
 
     Args:
-        files, sound, hop_frames, batch_size, longest_s, check: as `embed_files`.
+        files, sound, hop_s, batch_size, longest_s, check: as `embed_files`.
         classifier: an exported or a trained one.
         calibration: makes the mean over the patches (by attention, where the head has one) the recording's scores;
             None: the mean is.
@@ -166,12 +166,12 @@ def predict_files(
     Raises:
         as `embed_files`; also UsageError: a window shorter than a patch, or than the hop.
     """
-    _check_arguments(hop_frames, batch_size)
+    _check_arguments(hop_s, batch_size)
     for place in filter(None, [out, patches_out]):
         try_to_write(place.parent)
     spec = classifier.front_end
     window = None if window_s is None else _window_frames(window_s, spec)
-    cutter = Cutter(sound, hop_frames or spec.hop_rows, longest_s, spec, window)
+    cutter = Cutter(sound, spec.hop(hop_s), longest_s, spec, window)
     stretch_s = None if window is None else window / spec.rows_per_s
     rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, strangeness, stretch_s)
     judge = judged_by(classifier, pools=strangeness is not None)

@@ -61,7 +61,7 @@ class Embedded:
         windows = self.windows
         contents = [windows.contents[number] for number in chosen]
         return Embedded(
-            Windows(windows.store, contents, windows.hop_frames),
+            Windows(windows.store, contents, windows.hop_rows),
             self.embeddings[np.isin(windows.recording, chosen)],
             self.labels[chosen],
             self.targets.some(chosen),
@@ -166,7 +166,7 @@ def embed(
     """
     part = sorted(part, key=lambda recording: recording.name)
     contents = [recording.content for recording in part]
-    hop = config.train.hop_frames or store.spec.hop_rows
+    hop = store.spec.hop(config.train.hop_s)
     windows = Windows(store, contents, hop)
     classifier, feed, words = first_feed(
         config, dataset.classes, windows, journal, interrupts, what=what, keep=keep

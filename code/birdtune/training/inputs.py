@@ -102,7 +102,7 @@ class Frozen:
         """
         if not self._is_any:
             return whole(self.classifier, windows)
-        store = self._store(windows.hop_frames)
+        store = self._store(windows.hop_rows)
         if what not in self.kept:
             why = self._why_not(store, windows, moves)
             self.kept[what] = not why
@@ -117,10 +117,10 @@ class Frozen:
         embed = (lambda given: given) if rest is None else rest
         return Feed(KeptWindows(windows, store), embed, self._cut.rest_flops, self._cut.rest_convolves)
 
-    def _store(self, hop_frames: int) -> ActivationStore:
+    def _store(self, hop_rows: int) -> ActivationStore:
         output = self._beginning.output
         shape = tuple(int(size) for size in output.shape[1:])
-        folder = self._cache / f"frozen-{self._key}-hop{hop_frames}"
+        folder = self._cache / f"frozen-{self._key}-hop{hop_rows}"
         return ActivationStore(folder, shape, tf.as_dtype(output.dtype).as_numpy_dtype)
 
     def _why_not(self, store: ActivationStore, windows: Windows, moves: str) -> str:

@@ -55,10 +55,10 @@ class Job:
         """Columns of the base model without training recordings now."""
         return class_alignment.untaught(self.dataset, len(self.base.classes)) if self.base is not None else ()
 
-    def windows(self, part: Sequence[Recording], hop_frames: int | None = None) -> Windows:
+    def windows(self, part: Sequence[Recording], hop_s: float | None = None) -> Windows:
         """All windows of some recordings, those of one after those of another."""
         contents = [recording.content for recording in part]
-        return Windows(self.store, contents, hop_frames or self.store.spec.hop_rows)
+        return Windows(self.store, contents, self.store.spec.hop(hop_s))
 
     def warn(self, diagnostics: Iterable[Doubt]) -> None:
         """Report each diagnostic once, though several stages come upon it."""

@@ -64,7 +64,7 @@ def train(
         job.checkpoints.clear()
     record.update(verdict=None, warnings=[])  # those of an earlier start of this run
     precision = _precision(job)
-    windows = job.windows(job.dataset.part("train"), config.train.hop_frames)
+    windows = job.windows(job.dataset.part("train"), config.train.hop_s)
     examples = _examples(job, windows, label_shares)
     classifier = build_classifier(config, job.dataset.classes, precision)
     # Also where checkpoints stand: if none of them is whole, training begins anew, and from these.
@@ -198,7 +198,7 @@ def _batches(
     how: dict[str, Any] = {
         "batch_size": settings.batch_size,
         "seed": settings.seed,
-        "jitter_frames": settings.jitter_frames,
+        "jitter_rows": job.store.spec.rows(settings.jitter_s),
         "sampler": sampling.sampler(examples, settings),
         "weights": examples.weights,
     }
@@ -237,8 +237,8 @@ def _feeds(job: Job, classifier: Classifier, windows: Windows, precision: str) -
         kept=job.run.record.get("frozen_kept"),
     )
     changes = [f"--augment.{name.replace('_', '-')}" for name in augment.active(job.config.augment)]
-    jitter = ["--train.jitter-frames"] if settings.jitter_frames else []
-    if remark := windows.jitter_remark(settings.jitter_frames):
+    jitter = ["--train.jitter-s"] if settings.jitter_s else []
+    if remark := windows.jitter_remark(settings.jitter_s):
         job.journal.warn(remark)
     feed = frozen.feed(windows, what="training", moves=" and ".join([*jitter, *changes][:2]))
     if not changes:  # which are made in this process's memory, of frames

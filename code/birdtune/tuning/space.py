@@ -81,12 +81,12 @@ TRAINING = (
     Dimension("train.epochs", "how long it learns", 5, 60, log=True, whole=True),
     Dimension("model.dropout", "share of the embedding dropped in training", 0.0, 0.6),
     Dimension("train.label-smoothing", "doubt in the labels", 0.0, 0.3),
-    Dimension("train.jitter-frames", "how far patches start from their place", 0, 48, whole=True),
+    Dimension("train.jitter-s", "how far windows start from their place", 0.0, 0.48),
     Dimension("augment.gain-db", "louder and softer", 0.0, 12.0),
     Dimension("augment.pink-noise", "share of patches with noise", 0.0, 0.5),
     Dimension("augment.background", "share of patches with background of the place", 0.0, 0.5),
     Dimension("augment.mixup", "share of patches mixed with another", 0.0, 0.5),
-    Dimension("augment.time-mask", "stretch of time masked", 0, 40, whole=True),
+    Dimension("augment.time-mask-s", "longest time mask", 0.0, 0.4),
     Dimension("augment.band-mask", "range of pitch masked", 0, 16, whole=True),
 )
 TABLES: Mapping[str, Sequence[Dimension]] = {"embeddings": EMBEDDINGS, "training": TRAINING}
