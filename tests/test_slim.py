@@ -17,6 +17,8 @@ from birdtune.models import tf1
 from birdtune.models.registry import BACKBONES
 from birdtune.models.tf_checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
 CLASSES = ("Aquila_ficta", "Noise_noise", "Parus_ficta", "Sitta_ficta")
 
 

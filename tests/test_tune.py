@@ -483,6 +483,7 @@ def test_the_report_of_a_run_with_tuned_settings_shows_what_was_tuned(
     assert "What was tuned" not in (tmp_path / "out" / "reports" / "1" / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_killed_twice_the_real_command_comes_to_the_same_trials(
     data: Path, whole: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
