@@ -24,11 +24,10 @@ from birdtune.evaluation.metrics import judge
 from birdtune.evaluation.reliability import certainty
 from birdtune.evaluation.scores import Scores, clip_scores, pool_mean
 from birdtune.evaluation.thresholds import judge_answers, judge_novelty
-from birdtune.reporting import figures, report
+from birdtune.reporting import figures, reliability_section, report
 from birdtune.reporting.reliability_section import (
     alarms_sentence,
     answered_sentence,
-    answers_sentence,
     calibration_sentence,
     meaning_sentence,
     thresholds_sentence,
@@ -491,9 +490,18 @@ def test_false_alarms_that_were_counted_where_thresholds_were_chosen_say_so(tmp_
         text = page_of(dataclasses.replace(facts, trust=trust), tmp_path).text
         assert f"of background {told}" in text and "too low for other background" in text
         assert "trained on (" not in text
-    answers = {"answered": 9, "precision": 0.9, "precision_ci": None}
-    assert "chosen on these very recordings" in answers_sentence(answers, 10, "validation", chosen_on=True)
-    assert "chosen on" not in answers_sentence(answers, 10, "test", chosen_on=False)
+
+
+def test_answers_on_the_recordings_that_thresholds_were_chosen_on_say_so() -> None:
+    facts = trusted_facts()
+    judged, trust = facts.metrics["test"], facts.trust
+    assert judged is not None and trust is not None
+    nominal = [{**row, "from": NOMINAL} for row in trust["thresholds"]["classes"]]
+    untouched = {**trust, "thresholds": {**trust["thresholds"], "classes": nominal}}
+    for part, of, chosen_on in (("validation", trust, True), ("test", trust, False), ("validation", untouched, False)):
+        section = reliability_section.section(judged, part, of)
+        assert section is not None
+        assert ("chosen on these very recordings" in section["answers"]) == chosen_on
 
 
 def test_no_class_is_called_rare_where_all_have_as_many_and_untested_ones_are_named(tmp_path: Path) -> None:
