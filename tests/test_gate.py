@@ -78,7 +78,9 @@ def test_a_better_model_is_promoted_and_a_new_species_does_not_count_against_the
     assert record(output)["promoted"] is True  # without a gate, every model is
     more = Path(shutil.copytree(data, tmp_path / "more" / "data"))
     write_data(more, NEW, SOURCES)
-    run(more, output, gate__champion=1)
+    with pytest.raises(Interrupted):  # killed when it is in its place, and that is not recorded yet
+        run(more, output, StopOnce(output, "model/birdtune/2/model.json"), gate__champion="latest")
+    run(more, output, gate__champion="latest")
     found, row = record(output), read_json(output / "reports/2/metrics.json")["gate"]
     assert found["promoted"] is True and found["gate"]["reason"].startswith("better than version 1: score 0.")
     assert (output / "model/birdtune/2/saved_model.pb").is_file() and not (output / "candidates/2").exists()
