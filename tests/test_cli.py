@@ -303,12 +303,12 @@ def test_each_fault_ends_with_its_code_and_one_line(
 def test_where_nothing_is_kept_nobody_is_told_to_continue(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, function: str
 ) -> None:
-    from birdtune.pipeline import apply
+    from birdtune.pipeline import predict as prediction
 
     def stop(*_: object) -> None:
         raise Interrupted(2)
 
-    monkeypatch.setattr(apply, function, stop)
+    monkeypatch.setattr(prediction, function, stop)
     out = tmp_path / "x"
     assert cli.main([command, "a.wav", "--model", "m", "--out", str(out)]) == 130
     assert capsys.readouterr().err == f"birdtune: stopped by SIGINT; {out} was not written, and nothing is kept\n"

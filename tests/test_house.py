@@ -28,7 +28,7 @@ HEAVY = frozenset(
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
         "serving.graph", "serving.export", "training.train", "pipeline.label_check",
         "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate",
-        "training.embeddings", "training.probes", "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.apply",
+        "training.embeddings", "training.probes", "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.predict",
     }
 )  # fmt: skip
 

@@ -19,7 +19,8 @@ from makers import StopAt, with_processes
 from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, DivergedError, InputError, Interrupted
-from birdtune.pipeline import apply, label_check
+from birdtune.pipeline import label_check
+from birdtune.pipeline import predict as prediction
 from birdtune.pipeline import run as job
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_csv, read_json, write_json
@@ -439,7 +440,7 @@ def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Pat
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(32_000), 16_000)
     given = [broken, owl, silent]
-    assert apply.predict(settings(data, done), None, given, out, None, Journal(), Interrupts()) == 0
+    assert prediction.predict(settings(data, done), None, given, out, None, Journal(), Interrupts()) == 0
     rows = read_csv(out)
     assert [(row["file"], row["class"], row["problem"].split(":")[0]) for row in rows] == [
         (str(broken), "", "not-audio"), (str(owl), "Bubo_bubo", ""), (str(silent), "", "silent"),
@@ -447,18 +448,18 @@ def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Pat
     said = capsys.readouterr().out
     assert "--window" not in said
     # Each file that was given is counted once.
-    assert f"{out}: 3 patches of 1 files, 1 silent, 1 not used" in said
-    assert f"  not used: {broken}: not-audio" in said and f"  nothing to hear: {silent}: silent" in said
+    assert f"{out}: 3 windows of 1 files, 1 silent, 1 not used" in said
+    assert f"  not used: {broken}: not-audio" in said and f"  silent: {silent}: silent" in said
     assert rows[2]["answer"] == "none"
     (tmp_path / "cut.wav").write_bytes(owl.read_bytes()[:50_000])
     given = [broken, tmp_path / "cut.wav", owl]
-    assert apply.predict(settings(data, done), None, given, out, None, Journal(), Interrupts(), window_s=0.96) == 0
+    assert prediction.predict(settings(data, done), None, given, out, None, Journal(), Interrupts(), window_s=0.96) == 0
     said = capsys.readouterr().out
-    assert "patches of 2 files (1 of them in part), 1 not used" in said and "  used in part: " in said
+    assert "windows of 2 files (1 of them in part), 1 not used" in said and "  used in part: " in said
     # Of what is silent the answer is known: nothing is wrong.
-    assert apply.predict(settings(data, done), None, [silent], out, None, Journal(), Interrupts()) == 0
+    assert prediction.predict(settings(data, done), None, [silent], out, None, Journal(), Interrupts()) == 0
     with pytest.raises(InputError, match="None of the files"):
-        apply.embed(settings(data, done), None, [silent], tmp_path / "x.npz", Journal(), Interrupts())
+        prediction.embed(settings(data, done), None, [silent], tmp_path / "x.npz", Journal(), Interrupts())
 
 
 def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for_one_row_hears_of_them(
@@ -468,11 +469,11 @@ def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for
     sounds = [np.zeros(32_000) if part is None else soundfile.read(data / part)[0] for part in parts]
     soundfile.write(tmp_path / "long.wav", np.concatenate(sounds), 16_000)
     asked = (settings(data, done), None, [tmp_path / "long.wav"], tmp_path / "p.csv", None, Journal(), Interrupts())
-    assert apply.predict(*asked) == 0
+    assert prediction.predict(*asked) == 0
     (said,) = [line for line in capsys.readouterr().out.splitlines() if "--window" in line]
-    assert said.startswith("1 file is more than 3 times longer") and "of 2 s, by the median" in said
-    assert said.endswith("its row speaks of all of it. `--window 1` tells each stretch.")
-    assert apply.predict(*asked, window_s=2.0) == 0
+    assert said.startswith("1 file is more than 3 times longer") and "(median 2 s)" in said
+    assert said.endswith("its row is about all of it. `--window 1` scores each window.")
+    assert prediction.predict(*asked, window_s=2.0) == 0
     assert "--window" not in capsys.readouterr().out
     rows = read_csv(tmp_path / "p.csv")
     assert [(row["start_s"], row["end_s"], row["class"]) for row in rows] == [
@@ -484,14 +485,14 @@ def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for
     older = tmp_path / "older"  # a model that was exported before that was noted
     shutil.copytree(done / "model/birdtune/1", older)
     (older / "model.json").write_text(json.dumps({key: facts[key] for key in facts if key != "calibration_clip_s"}))
-    assert apply.predict(asked[0], older, *asked[2:]) == 0
+    assert prediction.predict(asked[0], older, *asked[2:]) == 0
     assert "--window" not in capsys.readouterr().out
 
 
 def test_embeddings_of_the_trained_model(data: Path, done: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.npz"
     chosen = settings(data, done, model__checkpoint="of the backbone, not of the model")
-    apply.embed(chosen, None, [data / "Bubo_bubo"], out, Journal(quiet=True), Interrupts())
+    prediction.embed(chosen, None, [data / "Bubo_bubo"], out, Journal(quiet=True), Interrupts())
     with np.load(out) as found:
         assert found["embeddings"].shape == (3 * SOURCES * 2, 128) and found["embeddings"].dtype == np.float32
         assert found["file"].shape == found["start_s"].shape == (3 * SOURCES * 2,)
@@ -504,7 +505,7 @@ def test_embeddings_of_a_checkpoint_of_our_own_are_those_of_its_model(
     chosen, files = settings(data, done), [data / "Apus_apus" / "Apus_apus-3000_0.wav"]
     own = (done / weights_of_the_best(done)).parent
     for source, out in ((None, "model.npz"), (own, "own.npz")):
-        apply.embed(chosen, source, files, tmp_path / out, Journal(quiet=True), Interrupts())
+        prediction.embed(chosen, source, files, tmp_path / out, Journal(quiet=True), Interrupts())
     with np.load(tmp_path / "model.npz") as model, np.load(tmp_path / "own.npz") as checkpoint:
         np.testing.assert_allclose(model["embeddings"], checkpoint["embeddings"], atol=1e-4)
 
@@ -524,7 +525,7 @@ def test_a_model_that_is_none_is_told_by_the_name_of_its_flag(
 
 def test_nothing_but_broken_files_is_an_error(data: Path, done: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="None of the files"):
-        apply.predict(
+        prediction.predict(
             settings(data, done),
             None,
             [data / "Apus_apus" / "cut.wav"],
@@ -536,7 +537,7 @@ def test_nothing_but_broken_files_is_an_error(data: Path, done: Path, tmp_path: 
 
 
 def test_the_slim_export_of_a_run(data: Path, copy: Path) -> None:
-    apply.export_slim_model(settings(data, copy), Journal(quiet=True))
+    prediction.export_slim_model(settings(data, copy), Journal(quiet=True))
     assert (copy / "slim/1/saved_model/1/saved_model.pb").is_file()
     assert (copy / "slim/1/model.ckpt.index").is_file()
     assert pickle.loads((copy / "slim/1/train_id_list.pickle").read_bytes()) == sorted(CLASSES)

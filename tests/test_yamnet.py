@@ -22,7 +22,7 @@ from birdtune.errors import CheckpointError, InputError, SettingsError
 from birdtune.models import classifier as classifiers
 from birdtune.models import tflite, yamnet
 from birdtune.models.registry import BACKBONES, read_weights
-from birdtune.pipeline import apply
+from birdtune.pipeline import predict as prediction
 from birdtune.pipeline import run as job
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_csv, read_json
@@ -435,8 +435,9 @@ def test_the_whole_job_runs_on_it(
     sounds = [tmp_path / "input" / "data" / name / "rec0.wav" for name in CLASSES]
     folder = tmp_path / "out" / "model" / "birdtune" / "1"
     assert verify.open_model(folder).facts["front_end"]["digest"] == YAMNET.digest
-    apply.embed(config, None, sounds[:1], tmp_path / "model.npz", journal, interrupts)
-    apply.embed(config, tmp_path / "input" / "yamnet.h5", sounds[:1], tmp_path / "backbone.npz", journal, interrupts)
+    prediction.embed(config, None, sounds[:1], tmp_path / "model.npz", journal, interrupts)
+    of_backbone = tmp_path / "input" / "yamnet.h5"
+    prediction.embed(config, of_backbone, sounds[:1], tmp_path / "backbone.npz", journal, interrupts)
     waveform = decode.read(sounds[0], rate_hz=16_000)
     served = sound(tf.saved_model.load(str(folder)), waveform, signature="embed")
     with np.load(tmp_path / "model.npz") as ours, np.load(tmp_path / "backbone.npz") as backbone:
@@ -445,7 +446,7 @@ def test_the_whole_job_runs_on_it(
         # Frozen, the backbone is what it was.
         np.testing.assert_allclose(ours["embeddings"], backbone["embeddings"], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(ours["embeddings"], served["embeddings"][0], rtol=1e-3, atol=1e-4)
-    apply.predict(config, None, sounds, tmp_path / "p.csv", None, journal, interrupts)
+    prediction.predict(config, None, sounds, tmp_path / "p.csv", None, journal, interrupts)
     assert [row["patches"] for row in read_csv(tmp_path / "p.csv")] == ["3", "3", "3"]
 
     # More patches than are scored at a time.
@@ -458,13 +459,13 @@ def test_the_whole_job_runs_on_it(
     np.testing.assert_allclose(served["window_scores"][0], scores, atol=1e-5)
 
     plain = tmp_path / "input" / "yamnet.h5"
-    apply.predict(config, plain, sounds[:1], tmp_path / "plain.csv", None, journal, interrupts)
+    prediction.predict(config, plain, sounds[:1], tmp_path / "plain.csv", None, journal, interrupts)
     (row,) = read_csv(tmp_path / "plain.csv")
     assert row["class"].startswith("class ") and "score:class 520" in row
-    apply.predict(config, plain, sounds[:1], tmp_path / "w.csv", None, journal, interrupts, window_s=0.96)
+    prediction.predict(config, plain, sounds[:1], tmp_path / "w.csv", None, journal, interrupts, window_s=0.96)
     window, rest = read_csv(tmp_path / "w.csv")  # what is left of 1.5 s is shorter than a patch
     assert (window["end_s"], window["patches"], window["answer"]) == ("0.96", "1", "")
     assert (rest["start_s"], rest["end_s"], rest["patches"]) == ("0.53", "1.5", "1")
     assert window["class"].startswith("class ")
     with pytest.raises(SettingsError, match=r"--format slim: .* vggish, vggish-small, and model.backbone is yamnet"):
-        apply.export_slim_model(config, journal)
+        prediction.export_slim_model(config, journal)

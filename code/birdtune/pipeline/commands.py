@@ -56,7 +56,7 @@ def job(until: str) -> Run:
             code = run_job(config, journal, interrupts, until=until)
             if to_slim:
                 load_tensorflow()
-                from birdtune.pipeline.apply import export_slim_model
+                from birdtune.pipeline.predict import export_slim_model
 
                 export_slim_model(config, journal)
         return code
@@ -116,9 +116,9 @@ def predict(config: Config, options: Options, journal: Journal, interrupts: Inte
     files = _files(options)
     with _whole_or_nothing(options.out, interrupts):
         load_tensorflow()
-        from birdtune.pipeline import apply
+        from birdtune.pipeline import predict as prediction
 
-        return apply.predict(
+        return prediction.predict(
             config, options.model, files, options.out, options.patches, journal, interrupts, options.window
         )
 
@@ -129,9 +129,9 @@ def embed(config: Config, options: Options, journal: Journal, interrupts: Interr
     files = _files(options)
     with _whole_or_nothing(options.out, interrupts):
         load_tensorflow()
-        from birdtune.pipeline import apply
+        from birdtune.pipeline import predict as prediction
 
-        return apply.embed(config, options.model, files, options.out, journal, interrupts)
+        return prediction.embed(config, options.model, files, options.out, journal, interrupts)
 
 
 def _files(options: Options) -> list[Path]:

@@ -42,7 +42,7 @@ def predict(
     Args:
         window_s: as `predict_files`.
         source: a version folder of an exported model; or weights that were published with a classifier of their
-            own, as YAMNet's with its 521 classes, to learn what these hear in some sounds.
+            own, as YAMNet's with its 521 classes.
     """
     devices.prepare_devices()
     place = source or _newest_exported(config)
@@ -50,7 +50,7 @@ def predict(
         model = _scorer(place)
     journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
     exported = model if isinstance(model, ExportedModel) else None
-    usual_s = None if exported is None else exported.calibration_clip_s
+    clip_s = None if exported is None else exported.calibration_clip_s
     outcome = predict_files(
         files,
         model,
@@ -60,27 +60,27 @@ def predict(
         strangeness=None if exported is None else exported.ood_score,
         patches_out=patches,
         window_s=window_s,
-        usual_s=usual_s,
+        usual_s=clip_s,
         sound=config.audio,
         batch_size=config.evaluate.batch_size,
         longest_s=config.audio.max_hours * 3600,
         check=interrupts.check,
     )
-    code = _tell(outcome, out, journal)
-    if outcome.long and usual_s is not None:
-        journal.say(_long(outcome.long, usual_s))
+    code = _report(outcome, out, journal)
+    if outcome.long and clip_s is not None:
+        journal.say(_long(outcome.long, clip_s))
     return code
 
 
-def _long(n: int, usual_s: float) -> str:
+def _long(n: int, calibration_clip_s: float) -> str:
     """What to do about files that are too long for one row."""
-    who, rows = ("1 file is", "its row speaks") if n == 1 else (f"{n:,} files are", "their rows speak")
-    # Half of what is usual: a sound of that length, wherever it begins, then fills a window from end to end. Windows
-    # that hold two sounds are strange: of 48 clips among others, 45 were found so, and 37 by windows of their length.
-    window_s = max(1.0, float(f"{usual_s / 2:.2g}"))
+    who, rows = ("1 file is", "its row is") if n == 1 else (f"{n:,} files are", "their rows are")
+    # Half of the median: a song of that length, wherever it begins, then fills a window from end to end. Windows with
+    # two songs are rejected as unknown: of 48 clips among others, 45 were found so, and 37 by windows of their length.
+    window_s = max(1.0, float(f"{calibration_clip_s / 2:.2g}"))
     return (
-        f"{who} more than {LONG:g} times longer than what the model was calibrated on (recordings of {usual_s:.3g} s, "
-        f"by the median), and {rows} of all of it. `--window {window_s:g}` tells each stretch."
+        f"{who} more than {LONG:g} times longer than the recordings that the model was calibrated on (median "
+        f"{calibration_clip_s:.3g} s), and {rows} about all of it. `--window {window_s:g}` scores each window."
     )
 
 
@@ -114,18 +114,18 @@ def embed(
         longest_s=config.audio.max_hours * 3600,
         check=interrupts.check,
     )
-    return _tell(outcome, out, journal)
+    return _report(outcome, out, journal)
 
 
-def _tell(outcome: Outcome, out: Path, journal: Journal) -> int:
-    """Say what came of the files: those used, the silent and those not used are as many as were given."""
+def _report(outcome: Outcome, out: Path, journal: Journal) -> int:
+    """Report the files: those used, the silent and those not used are as many as were given."""
     for problem in outcome.problems:
         kind = "used in part" if problem.in_part else "used" if problem.is_used else "not used"
         if outcome.silent and problem.problem == "silent":
-            kind = "nothing to hear"
+            kind = "silent"
         journal.say(f"  {kind}: {problem.name}: {problem.problem}, {problem.detail}")
     journal.say(
-        f"{shown(out)}: {outcome.patches:,} patches of {outcome.files:,} files"
+        f"{shown(out)}: {outcome.patches:,} windows of {outcome.files:,} files"
         + (f" ({outcome.in_part:,} of them in part)" if outcome.in_part else "")
         + (f", {outcome.silent:,} silent" if outcome.silent else "")
         + f", {outcome.unused:,} not used"
@@ -161,7 +161,7 @@ def _embedder(config: Config, place: Path) -> tuple[Embed, FrontEnd]:
     is_own = (place / WEIGHTS_NAME).exists()
     backbone = registry.named(config.model.backbone)
     if not is_own and (found := registry.recognised(place)) is not None and not backbone.recognises(place):
-        backbone = found  # the file itself says what it is of
+        backbone = found  # the file shows which backbone it is of
     network = backbone.network(
         embedding_activation=config.model.embedding_activation, precision="float32", seed=None
     )
