@@ -379,7 +379,7 @@ def test_a_missing_checkpoint_is_told_with_where_to_get_it_and_the_way_without(t
 
 def test_each_backbone_can_be_chosen_and_has_names_of_its_own_for_its_weights(tmp_path: Path) -> None:
     (chosen,) = [option for option in options() if option.name == "model.backbone"]
-    assert chosen.type == "|".join(BACKBONES)
+    assert chosen.type == "|".join([*BACKBONES, "custom"])
     config = loaded({"input": str(tmp_path), "model.backbone": "yamnet"})
     (tmp_path / "vggish_model.ckpt").touch()
     with pytest.raises(CheckpointError, match=r"yamnet\.h5 or .*yamnet\.tflite: there is no YAMNet checkpoint"):

@@ -23,7 +23,8 @@ FLOORS = (
 # The files that may load TensorFlow or Keras when they are imported. All others may be imported by anybody.
 HEAVY = frozenset(
     {
-        "models.front_end_graph", "models.network", "models.heads", "models.losses", "models.classifier", "models.tf1",
+        "models.front_end_graph", "models.custom_network",
+        "models.network", "models.heads", "models.losses", "models.classifier", "models.tf1",
         "training.devices", "training.tensorboard", "training.convolution", "training.inputs",
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
         "serving.graph", "serving.export", "training.train", "pipeline.label_check",

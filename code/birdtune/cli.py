@@ -101,7 +101,7 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
         return commands.printed(EXIT_DONE, journal)
     options, flags = _parse(name, command, arguments)
     config = configure.load(flags, os.environ, command.defaults, job_yaml=not command.makes_input)
-    return command.run(config, options, journal, interrupts)
+    return command.run(commands.settled(config, journal), options, journal, interrupts)
 
 
 class _Parser(argparse.ArgumentParser):

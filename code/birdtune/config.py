@@ -119,14 +119,20 @@ class SplitSettings(_Section):
 class ModelSettings(_Section):
     """The network."""
 
-    backbone: Literal["vggish", "vggish-small", "yamnet"] = _setting(
-        "vggish", "what turns sound into embeddings; vggish-small is for trials"
+    backbone: Literal["vggish", "vggish-small", "yamnet", "custom"] = _setting(
+        "vggish", "what turns sound into embeddings; vggish-small is for trials; custom: a SavedModel"
     )
     checkpoint: str | None = _setting(
         None,
-        "backbone weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; `none` trains from scratch",
+        "weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; a SavedModel's folder; `none` trains from scratch",
         unit="path",
         unset="INPUT/vggish_model.ckpt, INPUT/yamnet.h5 or .tflite",
+    )
+    sample_rate_hz: int | None = _setting(
+        None, "of the waveform that a SavedModel takes", unit="Hz", ge=1000, le=400_000
+    )
+    window_s: float | None = _setting(
+        None, "of waveform that a SavedModel takes at a time", unit="s", unset="as it says itself", gt=0, le=60
     )
     freeze: str = _setting(
         "none", "what is not trained: none, conv, all-but-head, or all layers up to the one named"

@@ -140,6 +140,13 @@ class Backbone(ABC):
             windows [N, ...] → activations [N, ...], and activations → embeddings (None: they are the embeddings).
         """
 
+    def resources(self, network: Any) -> list[Any]:
+        """What a module must hold that is saved with this network's graph, beside its variables."""
+        return []
+
+    def verify(self) -> None:  # noqa: B027 - what comes with birdtune is known to work
+        """Try it on made sound, where that is not known to work. Raises CheckpointError."""
+
     @abstractmethod
     def digest(self, network: Any) -> str:
         """SHA-256 that changes with anything that the frozen beginning of the network computes."""

@@ -91,6 +91,18 @@ def require_numbers_only(folder: Path) -> None:
         CheckpointError: it has such operations, or there is no graph that can be read.
         RetryableError: the storage fails.
     """
+    found = read_graph(folder)
+    bad = {name for graph in found.meta_graphs for name in _more_than_numbers(graph)}
+    if bad:
+        raise CheckpointError(
+            f"{shown(folder)}: was not loaded. Its graph holds operations that birdtune's models do not have and that "
+            f"could do more than compute, such as read or write files, run code or open connections: "
+            f"{some(sorted(bad))}. Use a model that birdtune exported; if this is one, export it again."
+        )
+
+
+def read_graph(folder: Path) -> Any:
+    """The SavedModel message in a folder, as data. Raises as `require_numbers_only`."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     found = saved_model_pb2.SavedModel()
@@ -102,13 +114,7 @@ def require_numbers_only(folder: Path) -> None:
     except Exception as fault:  # whatever the parser makes of it, the file is the cause
         message = f"{shown(path)}: is missing or damaged. Copy the model again, or export it again."
         raise read_error(fault, path, message, CheckpointError) from fault
-    bad = {name for graph in found.meta_graphs for name in _more_than_numbers(graph)}
-    if bad:
-        raise CheckpointError(
-            f"{shown(folder)}: was not loaded. Its graph holds operations that birdtune's models do not have and that "
-            f"could do more than compute, such as read or write files, run code or open connections: "
-            f"{some(sorted(bad))}. Use a model that birdtune exported; if this is one, export it again."
-        )
+    return found
 
 
 def _more_than_numbers(graph: Any) -> set[str]:

@@ -5,6 +5,7 @@
 Another backbone is a file beside this one and a name in this table.
 """
 
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -18,9 +19,11 @@ from birdtune.audio.logmel import LogMel
 from birdtune.audio.waveform import Waveform
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, SettingsError, shown
-from birdtune.models import vggish, yamnet
-from birdtune.models.backbone import Arrays, Backbone, choose
+from birdtune.models import custom, vggish, yamnet
+from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, choose
+from birdtune.models.custom import SavedModelBackbone
 from birdtune.models.layer_backbone import LayerBackbone
+from birdtune.runtime.runs import checkpoint_files
 
 BACKBONES: Mapping[str, LayerBackbone] = {
     backbone.name: backbone for backbone in (vggish.BACKBONE, vggish.SMALL, yamnet.BACKBONE)
@@ -28,7 +31,7 @@ BACKBONES: Mapping[str, LayerBackbone] = {
 
 
 def named(name: str) -> LayerBackbone:
-    """The backbone of this name. Raises SettingsError where there is none."""
+    """The backbone of this name that comes with birdtune. Raises SettingsError where there is none."""
     choose(name, BACKBONES, "model.backbone")
     return BACKBONES[name]
 
@@ -38,8 +41,13 @@ def backbone_of(config: Config) -> Backbone:
 
     Raises:
         SettingsError: there is none of this name, or it cannot do what other settings ask for.
+        CheckpointError: a SavedModel that cannot be used, or none was given.
     """
-    found = named(config.model.backbone).limited(config.audio.band_limit)
+    if config.model.backbone == custom.NAME:
+        found: Backbone = opened(_saved_model_folder(config), config)
+        _require_no_bands(found, config)
+    else:
+        found = named(config.model.backbone).limited(config.audio.band_limit)
     if (config.train.hop_s or 0) > found.window_s:
         raise SettingsError(
             f"--train.hop-s {config.train.hop_s:g}: a window of {found.title} has {found.window_s:g} s, and what is "
@@ -48,9 +56,71 @@ def backbone_of(config: Config) -> Backbone:
     return found
 
 
+def opened(folder: Path, config: Config) -> SavedModelBackbone:
+    """The SavedModel in a folder as a backbone, read once as long as its files stay as they are.
+
+    Raises: as `custom.open_backbone`.
+    """
+    stamp = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in checkpoint_files(folder))
+    return _opened(folder, stamp, config.model.sample_rate_hz, config.model.window_s)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(folder: Path, stamp: object, rate_hz: int | None, window_s: float | None) -> SavedModelBackbone:
+    del stamp  # other files are read anew
+    return custom.open_backbone(folder, rate_hz=rate_hz, window_s=window_s)
+
+
+def _saved_model_folder(config: Config) -> Path:
+    if config.model.checkpoint in (None, "none"):
+        raise CheckpointError(
+            "--model.backbone custom: there is no model. Give the folder of a SavedModel with --model.checkpoint PATH."
+        )
+    return Path(str(config.model.checkpoint))
+
+
+def _require_no_bands(backbone: Backbone, config: Config) -> None:
+    """Refuse settings about mel bands for a backbone that takes a waveform. Raises SettingsError, naming them."""
+    asked = {
+        "--audio.band-limit": config.audio.band_limit,
+        "--augment.pitch-shift": config.augment.pitch_shift,
+        "--augment.band-mask": config.augment.band_mask,
+    }
+    if on := [name for name, value in asked.items() if value]:
+        raise SettingsError(
+            f"{' and '.join(on)}: works on mel bands, and {backbone.title} takes a waveform. Leave it out; gain, "
+            "noise, background, mixup, time roll and time mask work on waveforms, too."
+        )
+
+
+def settled(config: Config) -> tuple[Config, list[str]]:
+    """The settings with what follows from the checkpoint itself where nobody said it, and sentences about that.
+
+    A folder with a SavedModel is the backbone `custom`, and what cannot be trained is frozen.
+    """
+    given, said = config.given(), []
+    folder = config.model.checkpoint
+    if "model.backbone" not in given and folder is not None and custom.is_saved_model(Path(folder)):
+        said.append(f"{shown(folder)} is a SavedModel: --model.backbone {custom.NAME}")
+        config = _with_model(config, backbone=custom.NAME)
+    if config.model.backbone == custom.NAME and "model.freeze" not in given:
+        said.append(f"a SavedModel is not trained: --model.freeze {ALL_BUT_HEAD}")
+        config = _with_model(config, freeze=ALL_BUT_HEAD)
+    return config, said
+
+
+def _with_model(config: Config, **settings: str) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update=settings)})
+
+
 def front_end(config: Config) -> FrontEnd:
     """What sound is made into by these settings."""
     return backbone_of(config).front_end
+
+
+def is_known(name: str) -> bool:
+    """Whether a model may have been exported with a backbone of this name."""
+    return name in BACKBONES or name == custom.NAME
 
 
 def layer_names(name: str) -> tuple[str, ...]:
@@ -83,7 +153,10 @@ def checkpoint_path(config: Config) -> Path | None:
     Raises:
         CheckpointError: there is nothing where it is said or expected to be.
     """
-    backbone, given = named(config.model.backbone), config.model.checkpoint
+    given = config.model.checkpoint
+    if config.model.backbone == custom.NAME:
+        return _saved_model_folder(config)
+    backbone = named(config.model.backbone)
     if given == "none":
         return None
     places = [config.input / name for name in backbone.checkpoint_names] if given is None else [Path(given)]

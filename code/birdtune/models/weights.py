@@ -50,10 +50,11 @@ def verify_checkpoint(config: Config, *, remember: bool) -> Path | None:
     def verify() -> None:
         with naming("--model.checkpoint" if config.model.checkpoint is not None else None):
             check_variables(registry.read_weights(backbone, path), backbone.variables(), source=shown(path))
+            backbone.verify()
 
     if not remember:
         verify()
         return path
-    of = {"backbone": config.model.backbone}
+    of = {"backbone": config.model.backbone, "front_end": backbone.front_end.digest}
     verify_once(config.output / "cache" / "checkpoint.json", of, checkpoint_files(path), verify)
     return path

@@ -28,6 +28,16 @@ Run = Callable[[Config, Options, Journal, Interrupts], int]
 _LONGEST_LIST_BYTES = 256 << 20
 
 
+def settled(config: Config, journal: Journal) -> Config:
+    """The settings with what follows from the backbone's file itself, which is reported."""
+    from birdtune.models import registry
+
+    found, said = registry.settled(config)
+    for sentence in said:
+        journal.say(f"note: {sentence}")
+    return found
+
+
 def printed(code: int, journal: Journal) -> int:
     """The exit code of a command whose words are all that it makes.
 

@@ -15,6 +15,7 @@ from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, InputError, naming, shown
 from birdtune.models import classifier as classifiers
 from birdtune.models import registry, tf1
+from birdtune.models.custom import is_saved_model
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_trained, versions
 from birdtune.runtime.signals import Interrupts
@@ -158,6 +159,10 @@ def _embedder(config: Config, place: Path) -> tuple[Embed, FrontEnd]:
     if (place / "model.json").exists():
         model = open_model(place)
         return model.embed, model.front_end
+    if is_saved_model(place):
+        given = registry.opened(place, config)
+        graph = given.network(embedding_activation="", precision="float32", seed=None)
+        return lambda windows: graph(windows), given.front_end
     is_own = (place / WEIGHTS_NAME).exists()
     backbone = registry.named(config.model.backbone)
     if not is_own and (found := registry.recognised(place)) is not None and not backbone.recognises(place):

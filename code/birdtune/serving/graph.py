@@ -107,6 +107,7 @@ class ServedGraph:
         module, spec = tf.Module(), self.classifier.front_end
         # The bare variables, not the Keras models: those would save their layers' call functions as well.
         module.weights = [variable.value for variable in self.classifier.variables]
+        module.resources = self.classifier.backbone.resources(self.classifier.network)
 
         def saved(function: Callable[..., Any], **inputs: tf.TensorSpec) -> Any:
             specs = [tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in inputs.items()]

@@ -20,7 +20,7 @@ from birdtune.errors import CheckpointError, InputError, shown
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.ood import Scale
-from birdtune.models.registry import BACKBONES
+from birdtune.models.registry import is_known
 from birdtune.runtime.files import read_csv, read_json, value_sha256
 from birdtune.runtime.runs import newest_version, read_record
 
@@ -251,7 +251,7 @@ def read(folder: Path, *, is_own: bool) -> ServedModel:
             "or give another."
         ) from fault
     named = {name for name in facts.classes if name == shown(name)}
-    if len(named) != len(facts.classes) or len(named) < 2 or facts.backbone not in BACKBONES:
+    if len(named) != len(facts.classes) or len(named) < 2 or not is_known(facts.backbone):
         raise CheckpointError(
             f"{shown(folder / _MODEL)}: makes no sense ({len(facts.classes)} classes, backbone "
             f"{shown(facts.backbone)}). Export the model again, or give another."
