@@ -124,7 +124,7 @@ class ModelSettings(_Section):
     )
     checkpoint: str | None = _setting(
         None,
-        "weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; a SavedModel's folder; `none` trains from scratch",
+        "weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; a SavedModel; `none` trains from scratch",
         unit="path",
         unset="INPUT/vggish_model.ckpt, INPUT/yamnet.h5 or .tflite",
     )

@@ -1,0 +1,167 @@
+"""A SavedModel as a backbone: a made network that takes 3 s of waveform at 48 kHz, through every command."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from makers import write_sound
+
+from birdtune import cli
+from birdtune.config import Config
+from birdtune.errors import BirdtuneError, CheckpointError
+from birdtune.models import registry
+from birdtune.models.weights import verify_checkpoint
+from birdtune.runtime.files import read_json
+
+RATE_HZ, N_SAMPLES, SIZE = 48_000, 144_000, 12
+CLASSES = {"Apus": 1500.0, "Bubo": 4000.0, "Corvus": 12_000.0}  # the last is above what 16 kHz can hold
+
+
+class Bands(tf.Module):
+    """Logarithms of the energy in 32 bands, times a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = tf.Variable(np.random.default_rng(0).normal(0, 0.3, (32, SIZE)).astype(np.float32))
+
+    def __call__(self, waveform: tf.Tensor) -> tf.Tensor:
+        power = tf.square(tf.abs(tf.signal.rfft(tf.signal.frame(waveform, 1024, 1024))))[:, :, :512]
+        bands = tf.reduce_mean(tf.reshape(power, [-1, tf.shape(power)[1], 32, 16]), axis=[1, 3])
+        return tf.nn.relu(tf.matmul(tf.math.log(bands + 1e-4) + 6.0, self.kernel))
+
+
+def saved(folder: Path, make: Any = None, n_samples: int | None = N_SAMPLES, rank: int = 2) -> Path:
+    """A SavedModel whose signature `embeddings` gives what `make` makes of (network, waveform)."""
+    module = Bands()
+    shape = [None, n_samples, 1][:rank]
+
+    def embeddings(waveform: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = module(waveform) if make is None else make(module, waveform)
+        return found if isinstance(found, dict) else {"embedding": found}
+
+    given = tf.TensorSpec(shape, tf.float32, name="waveform")
+    module.embeddings = tf.function(embeddings, input_signature=[given], autograph=False)
+    tf.saved_model.save(module, str(folder), signatures={"embeddings": module.embeddings})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("model") / "bands")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name, hertz in CLASSES.items():
+        for clip in range(8):
+            rng = np.random.default_rng([clip, len(name)])
+            time = np.arange(round(3.5 * RATE_HZ)) / RATE_HZ
+            song = 0.3 * rng.uniform(0.5, 1.5) * np.sin(2 * np.pi * hertz * rng.uniform(0.95, 1.05) * time)
+            samples = (song + 0.01 * rng.standard_normal(time.size)).astype(np.float32)
+            write_sound(folder / name / f"{name} {clip}.wav", samples, RATE_HZ)
+    return folder
+
+
+def config(model: Path, **settings: Any) -> Config:
+    """Settings by section and name, as `model__window_s`."""
+    sections: dict[str, dict[str, Any]] = {"model": {"checkpoint": str(model), "sample_rate_hz": RATE_HZ}}
+    for name, value in settings.items():
+        section, _, key = name.partition("__")
+        sections.setdefault(section, {})[key] = value
+    return registry.settled(Config(**sections))[0]
+
+
+# ---- every command ------------------------------------------------------------------------------
+
+
+def test_it_goes_through_every_command(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "output")
+    settings = [
+        f"--data={data}", f"--output={output}", f"--input={tmp_path}", f"--model.checkpoint={model}",
+        f"--model.sample-rate-hz={RATE_HZ}", "--train.epochs=12", "--train.learning-rate=0.01", "--train.batch-size=4",
+        "--prepare.workers=1", "--evaluate.bootstrap=50", "--augment.gain-db=3", "--augment.pink-noise=0.3",
+        "--augment.mixup=0.2", "--augment.time-roll-s=0.5", "--augment.time-mask-s=0.3",
+    ]  # fmt: skip
+    assert cli.main(["run", *settings]) == 0
+    said = capsys.readouterr().out
+    assert "is a SavedModel: --model.backbone custom" in said and "--model.freeze all-but-head" in said
+    metrics = read_json(Path(output) / "reports/1/metrics.json")
+    assert metrics["test"]["clip"]["accuracy"] == 1.0
+    served = Path(output) / "model/birdtune/1"
+    assert read_json(served / "model.json")["front_end"]["rate_hz"] == RATE_HZ
+    page = (Path(output) / "reports/1/report.html").read_text("utf-8")
+    assert 'aria-label="Spectrogram' in page and "data:audio/" in page
+
+    clips = sorted(str(path) for path in data.glob("*/* 0.wav"))
+    table = tmp_path / "p.csv"
+    assert cli.main(["predict", f"--output={output}", f"--out={table}", "--window=3", *clips]) == 0
+    with table.open(newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == [name for name in CLASSES for _ in range(2)]
+
+    made = [tmp_path / "served.npz", tmp_path / "backbone.npz"]
+    assert cli.main(["embed", f"--output={output}", f"--out={made[0]}", *clips]) == 0
+    of_backbone = [f"--model={model}", f"--model.sample-rate-hz={RATE_HZ}"]
+    assert cli.main(["embed", f"--output={output}", f"--out={made[1]}", *of_backbone, *clips]) == 0
+    ours, theirs = (np.load(path)["embeddings"] for path in made)
+    assert ours.shape == (6, SIZE)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+    assert cli.main(["compare", *settings[:9], "--train.epochs=2"]) == 0
+    assert read_json(Path(output) / "compare.json")["best"]
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model__sample_rate_hz": None}, r"does not say for which sample rate .* --model\.sample-rate-hz 48000"),
+        ({"model__window_s": 2.0}, r"--model\.window-s 2: .* takes 144,000 samples, which are 3 s at 48,000 Hz"),
+        ({"model__sample_rate_hz": 1000}, r"would be 144 s long"),
+        ({"model__freeze": "none"}, r"--model\.freeze none: a SavedModel is not trained"),
+        ({"audio__band_limit": 4000.0}, r"--audio\.band-limit: works on mel bands"),
+        ({"augment__band_mask": 3, "augment__pitch_shift": 1}, r"pitch-shift and --augment\.band-mask: works on mel"),
+        ({"train__hop_s": 4.0}, r"--train\.hop-s 4: a window of .* has 3 s"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(model: Path, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(BirdtuneError, match=words) as caught:
+        wanted = config(model, **settings)
+        registry.backbone_of(wanted).frozen_layers(wanted.model.freeze)
+    assert caught.value.exit_code in (2, 42)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"rank": 3}, r"no signature from a waveform to embeddings .*waveform \[N, 144000, 1\]"),
+        ({"make": lambda net, x: {"one": net(x), "two": net(x)}}, r"no signature .*one \[N, 12\], two \[N, 12\]"),
+        ({"make": lambda net, x: tf.io.read_file("/etc/hostname")}, r"was not loaded.*ReadFile"),
+        ({"make": lambda net, x: net(x) / 0.0}, r"embeddings of a made sound are NaN or infinite"),
+        ({"make": lambda net, x: 0.0 * net(x) + 1.0}, r"do not depend on the sound"),
+        ({"make": lambda net, x: net(x + tf.random.normal(tf.shape(x), seed=1))}, r"differ between two calls"),
+    ],
+)
+def test_models_that_cannot_be_used_are_refused(tmp_path: Path, how: dict[str, Any], words: str) -> None:
+    if how.get("rank") == 3:
+        how = {**how, "make": lambda net, x: net(x[:, :, 0])}
+    with pytest.raises(CheckpointError, match=words):
+        verify_checkpoint(config(saved(tmp_path / "model", **how)), remember=False)
+
+
+def test_a_window_of_any_length_wants_a_setting_and_a_damaged_graph_is_told(model: Path, tmp_path: Path) -> None:
+    of_any = saved(tmp_path / "any", n_samples=None)
+    with pytest.raises(BirdtuneError, match=r"any length\. .* --model\.window-s 3"):
+        registry.backbone_of(config(of_any))
+    backbone = registry.backbone_of(config(of_any, model__window_s=1.5))
+    assert (backbone.window_s, backbone.embedding_size, backbone.trainable) == (1.5, SIZE, False)
+    (of_any / "saved_model.pb").write_bytes(b"no graph")
+    with pytest.raises(CheckpointError, match="missing or damaged"):
+        registry.backbone_of(config(of_any, model__window_s=1.5))
