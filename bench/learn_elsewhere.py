@@ -39,8 +39,8 @@ def measure(settings: Settings) -> Result:
 def _judged(asked: list[Clip], answers: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
     return [
         {
-            "group": clip.path.name.split("-")[1], "answered": row["answer"] not in ("none", ""),
-            "right": row["answer"] == clip.label, "guessed": row["class"] == clip.label,
+            "group": clip.path.name.split("-")[1], "answered": row["decision"] not in ("unknown", ""),
+            "right": row["decision"] == clip.label, "guessed": row["class"] == clip.label,
         }
         for clip in asked
         for row in [answers[clip.path.stem]]

@@ -39,7 +39,7 @@ def _lines(way: str, judged: Sequence[learning.Judged], flags: str) -> list[Line
     right = scores.argmax(axis=1) == labels
     each = _each([one.metrics["test"]["clip"]["accuracy"] for one in judged])
     errors = {
-        when: [one.metrics["test"]["certainty"][when]["ece"] for one in judged] for when in ("before", "after")
+        when: [one.metrics["test"]["calibration"][when]["ece"] for one in judged] for when in ("before", "after")
     }
 
     def error(rows: Any) -> float:

@@ -1,6 +1,6 @@
 """Which labels are wrong: one in twenty was made so, and the check of labels ranks all.
 
-    embeddings, labels of which 5 % are wrong ─▶ as `run` checks labels ─▶ the wrong ones among its first suspects
+    embeddings, labels of which 5 % are wrong ─▶ as `run` checks labels ─▶ the wrong ones among its first label issues
 """
 
 from typing import Any
@@ -28,9 +28,10 @@ def measure(settings: Settings) -> Result:
         clips, wrong = made_sets.noisy(bench.clips(), seed, share=SHARE)
         labels = np.array([found.classes.index(clip.label) for clip in clips])
         fold = folds(labels, found.groups, seed)
+        positive = np.eye(len(found.classes))[labels] > 0
         scores, _ = judge_by_others(averages, labels, fold, len(found.classes), Interrupts())
-        order = [suspect.index for suspect in label_issues.ranked(scores, labels, fold >= 0)]
-        table = [suspect.index for suspect in label_issues.find(scores, labels, fold >= 0)]
+        order = [issue.index for issue in label_issues.ranked(scores, positive, fold >= 0)]
+        table = [issue.index for issue in label_issues.find(scores, positive, fold >= 0)]
         everything = np.arange(len(labels))
         is_wrong = np.isin(everything, wrong)
         first.append(np.where(is_wrong, np.isin(everything, order[: round(FIRST * len(labels))]), np.nan))
@@ -40,7 +41,7 @@ def measure(settings: Settings) -> Result:
     return Result("learn_noisy", [
         learning.reach(f"of {SHARE:.0%} wrong labels, among the first {FIRST:.0%} of all ranked",
                        learning.shares(np.array(first), groups), at_least=0.6, note=f"{len(first)} seeds"),
-        learning.reach("of the wrong labels, listed in suspect_labels.csv", learning.shares(np.array(listed), groups),
+        learning.reach("of the wrong labels, listed in label_issues.csv", learning.shares(np.array(listed), groups),
                        note=f"beside {np.mean(right):.1f} of {len(groups)} recordings whose label was right"),
     ])  # fmt: skip
 

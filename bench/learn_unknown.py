@@ -29,8 +29,8 @@ def measure(settings: Settings) -> Result:
         rows = [row for fold in folds for row in _fold(settings.folder, way, fold, flags)]
         groups = [row["group"] for row in rows]
         strange = np.array([row["strange"] for row in rows])
-        none = np.array([row["answer"] == "none" for row in rows], float)
-        right = np.array([row["answer"] == row["label"] for row in rows], float)
+        none = np.array([row["decision"] == "unknown" for row in rows], float)
+        right = np.array([row["decision"] == row["label"] for row in rows], float)
         kept = learning.shares(np.where(strange, np.nan, 1 - none), groups)
         known = learning.shares(np.where(strange, np.nan, right), groups)
         at_limit = _silent(rows, strange)
@@ -57,7 +57,7 @@ def measure(settings: Settings) -> Result:
 def _silent(rows: list[dict[str, Any]], strange: Any) -> Any:
     """Whether each sound has no answer under the lowest limit that keeps enough known ones. [n] 0 or 1"""
     passes = np.array([row["passes"] for row in rows])
-    strangeness = np.where(passes, [row["strangeness"] for row in rows], np.inf)  # a score too low is no answer anyway
+    strangeness = np.where(passes, [row["ood_score"] for row in rows], np.inf)  # a score too low is no answer anyway
     known = np.sort(strangeness[~strange])
     limit = known[int(np.ceil(KEPT * len(known))) - 1]
     return (strangeness > limit).astype(float)
@@ -79,8 +79,8 @@ def _fold(folder: Path, way: str, fold: int, flags: dict[str, Any]) -> list[dict
     shutil.rmtree(home)
     return [
         {
-            "label": clip.label, "strange": clip.label in strange, "answer": answer["answer"],
-            "strangeness": float(answer["strangeness"]), "group": clip.path.name.split("-")[1],
+            "label": clip.label, "strange": clip.label in strange, "decision": answer["decision"],
+            "ood_score": float(answer["ood_score"]), "group": clip.path.name.split("-")[1],
             "passes": any(float(answer[f"score:{name}"]) >= value for name, value in least.items()),
         }
         for clip in asked

@@ -194,15 +194,14 @@ def shares(values: npt.NDArray[Any], groups: Sequence[str]) -> tuple[float, floa
     Args:
         values: [N] or, over seeds, [seeds, N]; NaN: does not count.
     """
-    from birdtune.evaluation.metrics import Draws
+    from birdtune.evaluation.bootstrap import Bootstrap
 
     table = np.atleast_2d(np.asarray(values, np.float64))
     counts = np.isfinite(table).sum(axis=0)
     known = counts > 0
     table = np.divide(np.nansum(table, axis=0), counts, out=np.zeros(len(counts)), where=known)
-    draws = Draws(tuple(groups), REPLICATES, 0)
-    top = draws.per_group(table, draws.index)
-    replicates = draws.ratio(top, draws.per_group(known, draws.index))
+    draws = Bootstrap(tuple(groups), REPLICATES, 0)
+    replicates = draws.ratio(table, known)
     low, high = np.nanpercentile(replicates, [2.5, 97.5])
     return float(table[known].mean()), float(low), float(high)
 

@@ -527,7 +527,7 @@ def test_the_figures_hold_what_scripts_rely_on_with_the_baseline_beside(finished
     assert 0 <= clip["macro_ap"] <= 1
     baseline = test["majority_baseline"]
     assert isinstance(baseline, float) and 0 < baseline < 1
-    assert f"would score {baseline:.3f}" in finished.outputs[-1]
+    assert f"majority baseline {baseline:.3f}" in finished.outputs[-1]
 
 
 def test_every_bad_file_has_its_row_with_reason_and_advice(finished: Job) -> None:

@@ -49,15 +49,15 @@ def spectrogram(sound):
 def pitch_track(sound):
     """Loudest frequency of each frame, NaN where hardly anything sounds. [frames] in hertz"""
     magnitude, hertz = spectrogram(sound)
-    loudness = magnitude.max(axis=1)
-    return np.where(loudness > 0.3 * loudness.max(), hertz[magnitude.argmax(axis=1)], np.nan)
+    energy = magnitude.max(axis=1)
+    return np.where(energy > 0.3 * energy.max(), hertz[magnitude.argmax(axis=1)], np.nan)
 
 
 def beats_hz(sound, low_hz=2.0, high_hz=60.0):
-    """Strongest rate at which the loudness goes up and down."""
-    loudness = np.abs(scipy.signal.hilbert(sound))
-    power = np.abs(np.fft.rfft((loudness - loudness.mean()) * np.hanning(loudness.size))) ** 2
-    hertz = np.fft.rfftfreq(loudness.size, 1 / RATE_HZ)
+    """Strongest rate at which the energy goes up and down."""
+    energy = np.abs(scipy.signal.hilbert(sound))
+    power = np.abs(np.fft.rfft((energy - energy.mean()) * np.hanning(energy.size))) ** 2
+    hertz = np.fft.rfftfreq(energy.size, 1 / RATE_HZ)
     inside = (hertz > low_hz) & (hertz < high_hz)
     return hertz[inside][power[inside].argmax()]
 
@@ -125,8 +125,8 @@ def test_the_warble_swings_by_a_fifth_to_both_sides():
 def test_the_hurrying_song_ends_faster_and_lower_than_it_began():
     song = dataclasses.replace(SONGS["Somniavis_festinans"], pause_s=(1.0, 1.0))
     sound = demo_songs.sing(song, a_voice(), 12 * RATE_HZ, RATE_HZ, np.random.default_rng(1))
-    loudness = scipy.signal.decimate(np.abs(sound), 80, ftype="fir")  # 5 ms
-    onsets = np.flatnonzero(np.diff((loudness > 0.1 * loudness.max()).astype(int)) == 1) * 0.005
+    energy = scipy.signal.decimate(np.abs(sound), 80, ftype="fir")  # 5 ms
+    onsets = np.flatnonzero(np.diff((energy > 0.1 * energy.max()).astype(int)) == 1) * 0.005
     gaps = np.diff(onsets)
     phrase_ends = np.flatnonzero(gaps > 0.6)
     second = gaps[phrase_ends[0] + 1 : phrase_ends[1]]  # from note to note within one whole phrase
@@ -182,8 +182,8 @@ def test_distance_takes_the_treble_of_the_song():
 def test_echo_sounds_on_after_the_notes():
     def quiet_frames(echo):
         magnitude, _ = spectrogram(recorded("Pseudornis_bina", snr_db=80.0, echo=echo, echo_s=0.4))
-        loudness = magnitude.max(axis=1)
-        return np.mean(loudness < 0.003 * loudness.max())
+        energy = magnitude.max(axis=1)
+        return np.mean(energy < 0.003 * energy.max())
 
     assert quiet_frames(0.3) < 0.6 * quiet_frames(0.0)
 

@@ -11,11 +11,12 @@ import pytest
 from birdtune.config import AugmentSettings, Config
 from birdtune.data import augment
 from birdtune.evaluation import diagnostics
-from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt, of_training, while_training
-from birdtune.evaluation.metrics import chance_ap, judge
-from birdtune.evaluation.scores import Scores
+from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic, of_training, while_training
+from birdtune.evaluation.metrics import chance_ap
+from birdtune.evaluation.part import evaluate_part
+from birdtune.evaluation.scores import Scores, one_hot
 from birdtune.reporting import report_data
-from birdtune.reporting.verdict import all_doubts, of_scores, verdict
+from birdtune.reporting.verdict import all_diagnostics, of_scores, verdict
 from birdtune.runtime import runs
 from birdtune.runtime.files import write_json
 
@@ -23,9 +24,9 @@ CLASSES = tuple(f"Class_{letter}" for letter in "abcdefghij")
 LN10 = 2.3026
 
 
-def codes(found: list[Doubt]) -> dict[str, str]:
+def codes(found: list[Diagnostic]) -> dict[str, str]:
     """Code → severity."""
-    return {doubt.code: doubt.severity for doubt in found}
+    return {each.code: each.severity for each in found}
 
 
 # ---- how it was trained -------------------------------------------------------------------------
@@ -65,10 +66,10 @@ def test_a_loss_that_fell_raises_no_doubt(losses: tuple[float, ...]) -> None:
 
 def test_a_loss_that_never_moves_is_said_after_three_epochs_with_its_numbers_and_what_to_do() -> None:
     assert while_training(trained(2.327, 2.327)) == []
-    (doubt,) = while_training(trained(2.327, 2.327, 2.326))
-    assert (doubt.code, doubt.severity) == ("loss-never-moved", STRONG)
-    assert "2.327 in the first epoch, 2.326 at best in 3 epochs" in doubt.text and "2.303" in doubt.text
-    assert "--train.learning-rate" in doubt.advice
+    (each,) = while_training(trained(2.327, 2.327, 2.326))
+    assert (each.code, each.severity) == ("loss-never-moved", STRONG)
+    assert "2.327 in the first epoch, 2.326 at best in 3 epochs" in each.text and "2.303" in each.text
+    assert "--train.learning-rate" in each.advice
     assert codes(of_training(trained(2.327, 2.327, 2.326))) == {"loss-never-moved": STRONG}
 
 
@@ -80,9 +81,9 @@ def test_during_a_long_warm_up_the_loss_need_not_move() -> None:
 
 @pytest.mark.parametrize("losses", [(225951.0, 2.451, 2.391, 2.332, 2.314), (2.40, 2.33, 2.29)])
 def test_a_loss_that_only_comes_down_to_a_constant_answers_means_nothing_learnt(losses: tuple[float, ...]) -> None:
-    (doubt,) = of_training(trained(*losses))
-    assert (doubt.code, doubt.severity) == ("nothing-learnt", STRONG)
-    assert f"{losses[-1]:.3f} at best" in doubt.text
+    (each,) = of_training(trained(*losses))
+    assert (each.code, each.severity) == ("nothing-learnt", STRONG)
+    assert f"{losses[-1]:.3f} at best" in each.text
 
 
 def test_where_the_constant_answers_loss_is_not_known_only_standing_still_counts() -> None:
@@ -130,9 +131,9 @@ def test_learning_by_heart_is_told_by_the_first_epoch_being_the_best_or_by_valid
 def test_an_embedding_that_is_the_same_for_every_patch_is_said_at_once() -> None:
     dead = validated((2.3,), (2.3,), (0.1,), best=1)
     dead["epochs"][0]["val_live_embeddings"] = 0
-    (doubt,) = while_training(dead)
-    assert (doubt.code, doubt.severity) == ("embeddings-dead", STRONG)
-    assert "After epoch 1" in doubt.text
+    (each,) = while_training(dead)
+    assert (each.code, each.severity) == ("embeddings-dead", STRONG)
+    assert "After epoch 1" in each.text
 
 
 def test_weights_that_never_moved_are_grave_if_none_did() -> None:
@@ -168,12 +169,12 @@ def judged(labels: list[int], said: list[int], *, slices: int = 1, sure: float =
         classes=CLASSES,
         recordings=tuple(f"{k}.wav" for k in range(n)),
         groups=tuple(f"source {k // slices}" for k in range(n)),
-        labels=np.asarray(labels, np.int64),
-        patch_scores=table,
-        patch_recording=np.arange(n),
-        patch_start_s=np.zeros(n, np.float32),
+        targets=one_hot(labels, c),
+        window_scores=table,
+        window_recording=np.arange(n),
+        window_start_s=np.zeros(n, np.float32),
     )
-    return {**judge(scores, train_counts=np.arange(c, 0, -1), n_bootstrap=200, seed=1), **more}
+    return {**evaluate_part(scores, train_counts=np.arange(c, 0, -1), n_bootstrap=200, seed=1), **more}
 
 
 TRUE = [k % 10 for k in range(100)]
@@ -193,19 +194,19 @@ def test_good_figures_raise_no_doubt_and_get_the_best_verdict() -> None:
 def test_a_score_under_the_baseline_is_grave_and_both_numbers_are_said() -> None:
     wrong = judged(TRUE, [(label + 1) % 10 or 1 for label in TRUE])
     found = of_scores({"val": None, "test": wrong})
-    (doubt,) = [doubt for doubt in found if doubt.code == "not-above-baseline"]
-    assert doubt.severity == STRONG
-    assert "On test, accuracy is not above the majority baseline:" in doubt.text
-    assert "right for 0 % of the 100 recordings, the constant answer Class_a for 10 %" in doubt.text
-    assert "nor is average precision above a random order's" in doubt.text
+    (each,) = [each for each in found if each.code == "not-above-baseline"]
+    assert each.severity == STRONG
+    assert "On test, accuracy is not above the majority baseline:" in each.text
+    assert "right for 0 % of the 100 recordings, the constant prediction Class_a for 10 %" in each.text
+    assert "nor is average precision above a random order's" in each.text
     assert verdict({"test": wrong}, found).title == "Not shown to be better than guessing"
 
 
 def test_above_the_baseline_by_less_than_the_interval_is_not_enough() -> None:
     lucky = [label if k < 13 else (label + 5) % 10 for k, label in enumerate(TRUE)]
     found = of_scores({"val": None, "test": judged(TRUE, lucky)})
-    (doubt,) = [doubt for doubt in found if doubt.code == "not-above-baseline"]
-    assert doubt.severity == STRONG and "by more than its interval" in doubt.text and "13 %" in doubt.text
+    (each,) = [each for each in found if each.code == "not-above-baseline"]
+    assert each.severity == STRONG and "by more than its interval" in each.text and "13 %" in each.text
 
 
 def test_of_validation_beside_a_good_test_only_what_is_surely_worse_is_grave() -> None:
@@ -214,7 +215,7 @@ def test_of_validation_beside_a_good_test_only_what_is_surely_worse_is_grave() -
     swapped = of_scores({"val": judged([0] * 20 + [1] * 20, [1] * 20 + [2] * 20), "test": test})
     assert codes(unlucky) == {"not-above-baseline": MILD}
     assert codes(swapped) == {"not-above-baseline": STRONG}
-    assert all(doubt.text.startswith("On validation") for doubt in unlucky + swapped)
+    assert all(each.text.startswith("On validation") for each in unlucky + swapped)
 
 
 def test_all_right_on_three_sources_may_be_luck() -> None:
@@ -228,9 +229,9 @@ def test_all_right_on_three_sources_may_be_luck() -> None:
 def test_accuracy_above_the_baseline_with_scores_in_random_order_is_doubted() -> None:
     test = judged(TRUE, GOOD)
     low = {**test["clip"], "macro_ap": 0.15, "macro_ap_ci": [0.11, 0.19]}
-    (doubt,) = of_scores({"val": None, "test": {**test, "clip": low}})
-    assert (doubt.code, doubt.severity) == ("not-above-chance", STRONG)
-    assert "15 % (11 to 19 %) against 1" in doubt.text
+    (each,) = of_scores({"val": None, "test": {**test, "clip": low}})
+    assert (each.code, each.severity) == ("not-above-chance", STRONG)
+    assert "15 % (11 to 19 %) against 1" in each.text
 
 
 def test_answers_that_fall_on_few_classes_are_grave_unless_the_recordings_do_too() -> None:
@@ -249,11 +250,11 @@ def test_answers_that_fall_on_few_classes_are_grave_unless_the_recordings_do_too
 
 def test_classes_never_predicted_and_never_right_are_named_with_their_recordings() -> None:
     said = [{3: 4, 5: 6, 6: 5}.get(label, label) for label in TRUE]
-    found = {doubt.code: doubt for doubt in of_scores({"val": None, "test": judged(TRUE, said)})}
+    found = {each.code: each for each in of_scores({"val": None, "test": judged(TRUE, said)})}
     assert set(found) == {"never-predicted", "never-right"}
-    assert "1 of 10 classes was never the answer: Class_d (10 recordings)." in found["never-predicted"].text
-    assert "2 of 10 classes were never right: Class_f (10 recordings), Class_g" in found["never-right"].text
-    assert {doubt.severity for doubt in found.values()} == {MILD}
+    assert "1 of 10 classes was never predicted: Class_d (10 recordings)." in found["never-predicted"].text
+    assert "2 of 10 classes were never predicted correctly: Class_f (10 rec" in found["never-right"].text
+    assert {each.severity for each in found.values()} == {MILD}
 
 
 def test_recordings_that_go_to_a_class_that_was_not_taught_are_told_with_it_and_not_as_too_few() -> None:
@@ -262,14 +263,15 @@ def test_recordings_that_go_to_a_class_that_was_not_taught_are_told_with_it_and_
     assert codes(of_scores({"val": None, "test": figures})) == {"never-predicted": MILD}
     figures["per_class"][9]["train_recordings"] = 0
     (found,) = of_scores({"val": None, "test": figures})
-    assert (found.code, found.severity) == ("taken-by-untaught", STRONG)
-    assert "10 of 10 recordings of Class_d as Class_j." in found.text and "Put the recordings back" in found.advice
+    assert (found.code, found.severity) == ("confused-with-untrained", STRONG)
+    assert "10 of 10 recordings of Class_d as Class_j." in found.text
+    assert "Put its training recordings back" in found.advice
     # Its own recordings are rightly its; and half of a class's are not most.
     assert "Class_j as" not in found.text
     half = [9 if label == 3 and k < 50 else label for k, label in enumerate(TRUE)]
     figures = judged(TRUE, half)
     figures["per_class"][9]["train_recordings"] = 0
-    assert "taken-by-untaught" not in codes(of_scores({"val": None, "test": figures}))
+    assert "confused-with-untrained" not in codes(of_scores({"val": None, "test": figures}))
 
 
 def test_a_test_of_few_sources_and_classes_of_one_source_are_mild_and_make_the_verdict_fair() -> None:
@@ -280,7 +282,7 @@ def test_a_test_of_few_sources_and_classes_of_one_source_are_mild_and_make_the_v
     word = verdict(figures, found)
     assert word.level == "fair" and "10 source recordings" in word.text
     single = judged([k // 4 for k in range(40)], [k // 4 for k in range(40)], slices=4)
-    assert "10 of 10 classes are judged by a single test source" in str(of_scores({"val": None, "test": single}))
+    assert "10 of 10 classes are evaluated on one test source" in str(of_scores({"val": None, "test": single}))
 
 
 def test_without_a_test_or_with_nothing_measured_it_says_so() -> None:
@@ -288,71 +290,73 @@ def test_without_a_test_or_with_nothing_measured_it_says_so() -> None:
     found = of_scores(validated_only)
     assert codes(found) == {"no-test": MILD}
     word = verdict(validated_only, found)
-    assert word.level == "fair" and "also chose the model" in word.text
+    assert word.level == "fair" and "the model was selected" in word.text
     nothing = {"val": None, "test": None}
     assert codes(of_scores(nothing)) == {"nothing-measured": STRONG}
     assert verdict(nothing, of_scores(nothing)).level == "none"
 
 
-def test_made_noise_that_a_recording_of_would_be_answered_is_doubted_and_its_patches_alone_are_not() -> None:
-    def noise(name: str, passing: float, **more: Any) -> dict[str, Any]:
-        return {"noise": name, "patches_passing": passing, "taken_for": "Class_a", **more}
+def test_synthetic_noise_that_is_not_rejected_is_a_warning_and_its_windows_alone_are_not() -> None:
+    def noise(name: str, decision: str | None, score: float | None) -> dict[str, Any]:
+        return {"noise": name, "windows_passing": 1.0, "decision": decision, "score": score}
 
-    quiet = [noise("mains hum", 1.0, answer=None, score=None), noise("clicks", 1.0)]  # the last by an older birdtune
-    loud = [*quiet, noise("white noise", 0.3, answer="Class_b", score=0.98)]
+    def found(*rows: dict[str, Any]) -> list[Diagnostic]:
+        return all_diagnostics(trained(2.0, 1.0), {**good, "false_alarms": {"noise": list(rows)}})
+
+    quiet, loud = noise("mains hum", None, None), noise("white noise", "Class_b", 0.98)
     good = {"test": judged(TRUE, GOOD, slices=2)}
-    assert all_doubts(trained(2.0, 1.0), good, None, quiet) == []
-    (doubt,) = all_doubts(trained(2.0, 1.0), good, None, loud)
-    assert (doubt.code, doubt.severity) == ("noise-answered", MILD)
-    assert doubt.text == "Made noise is answered with a class: white noise (Class_b, 98 % sure)."
-    assert "input/background/" in doubt.advice and "--evaluate.false-alarms-per-hour" in doubt.advice
-    assert verdict(good, [doubt]).level == "good"
+    assert found(quiet) == []
+    (diagnostic,) = found(quiet, loud)
+    assert (diagnostic.code, diagnostic.severity) == ("noise-accepted", MILD)
+    assert diagnostic.text == "Synthetic noise is classified, not rejected: white noise (Class_b, 98 %)."
+    assert "input/background/" in diagnostic.advice and "--evaluate.false-alarms-per-hour" in diagnostic.advice
+    assert verdict(good, [diagnostic]).level == "good"
 
 
 def test_where_nothing_was_learnt_augmentation_is_blamed_first_and_only_there(tmp_path: Path) -> None:
     strong = augment.spoken(AugmentSettings(gain_db=60, pink_noise=1, time_mask_s=0.95))
-    assert strong == ["--augment.pink-noise 1", "--augment.gain-db 60", "--augment.time-mask 95"]
+    assert strong == ["--augment.pink-noise 1", "--augment.gain-db 60", "--augment.time-mask-s 0.95"]
     good = {"test": judged(TRUE, GOOD, slices=2)}
-    assert all_doubts(trained(2.0, 1.0, augmented=strong), good) == []
+    assert all_diagnostics(trained(2.0, 1.0, augmented=strong), good) == []
     stuck = (2.327, 2.327, 2.327, 2.327)
-    assert all_doubts(trained(*stuck), good)[0].code == "loss-never-moved"
-    first, *others = all_doubts(trained(*stuck, augmented=strong), good)
+    assert all_diagnostics(trained(*stuck), good)[0].code == "loss-never-moved"
+    first, *others = all_diagnostics(trained(*stuck, augmented=strong), good)
     assert (first.code, first.severity) == ("augmented", STRONG)
     assert f"augmentation was on: {', '.join(strong)}." in first.text and "Leave it out first" in first.advice
-    assert others == all_doubts(trained(*stuck), good)
+    assert others == all_diagnostics(trained(*stuck), good)
     figures = {"test": judged(TRUE, [0] * len(TRUE), slices=2)}  # one answer for all
-    assert all_doubts(trained(2.0, 1.0, augmented=strong), figures)[0].code == "augmented"
+    assert all_diagnostics(trained(2.0, 1.0, augmented=strong), figures)[0].code == "augmented"
 
     write_json(tmp_path / runs.HISTORY_NAME, trained(*stuck))
     config = Config.model_validate({"augment": {"gain_db": 60}, "evaluate": {"label_issues": False}})
-    found, _ = report_data.judgement(SimpleNamespace(logs=tmp_path, config=config), good)  # type: ignore[arg-type]
+    found, _ = report_data.diagnose(SimpleNamespace(logs=tmp_path, config=config), good)  # type: ignore[arg-type]
     assert found[0].code == "augmented" and "--augment.gain-db 60" in found[0].text
 
 
-def test_labels_that_may_be_wrong_are_doubted_where_they_are_more_than_a_few_or_sit_in_the_test() -> None:
-    def suspects(of_train: int, of_test: int, judged: int = 400) -> dict[str, Any]:
+def test_label_issues_are_a_warning_where_they_are_more_than_a_few_or_sit_in_the_test() -> None:
+    def issues(of_train: int, of_test: int, scored: int = 400) -> dict[str, Any]:
         row = {"recording": "a/3.wav", "class": "Fire", "suggested": "Helicopter"}
         splits = ["train"] * of_train + ["test"] * of_test
-        return {"judged": judged, "rows": [{**row, "split": split} for split in splits]}
+        return {"scored": scored, "rows": [{**row, "split": split} for split in splits]}
 
     good = {"test": judged(TRUE, GOOD, slices=2)}
 
-    def found(listed: dict[str, Any] | None) -> list[Doubt]:
-        return all_doubts(trained(2.0, 1.0), good, None, (), listed)
+    def found(listed: dict[str, Any] | None) -> list[Diagnostic]:
+        return all_diagnostics(trained(2.0, 1.0), good, listed)
 
-    assert found(None) == found(suspects(2, 0, 40)) == found(suspects(3, 0)) == found(suspects(1, 2)) == []
-    assert codes(found(suspects(0, 3))) == codes(found(suspects(4, 0))) == {"labels-suspect": MILD}
-    (doubt,) = found(suspects(16, 6))
-    assert doubt.text == (
+    assert found(None) == found(issues(2, 0, 40)) == found(issues(3, 0)) == found(issues(1, 2)) == []
+    assert codes(found(issues(0, 3))) == codes(found(issues(4, 0))) == {"label-issues": MILD}
+    (diagnostic,) = found(issues(16, 6))
+    assert diagnostic.text == (
         "22 of 400 labels may be wrong, 6 of them of test recordings: first a/3.wav, labelled Fire, which sounds like "
         "Helicopter."
     )
-    assert "Labels to check" in doubt.advice and "of test recordings" not in found(suspects(4, 0))[0].text
+    assert "Label issues" in diagnostic.advice and "of test recordings" not in found(issues(4, 0))[0].text
 
 
 def test_strong_doubts_come_first_and_forbid_a_good_verdict() -> None:
     figures = {"val": None, "test": judged(TRUE, GOOD, live_embeddings=0)}
-    found = all_doubts(trained(1.1, 0.8, 0.5, 1.0, moved={"a": 0.0, "b": 1.0}), figures)
+    found = all_diagnostics(trained(1.1, 0.8, 0.5, 1.0, moved={"a": 0.0, "b": 1.0}), figures)
     assert codes(found) == {"embeddings-dead": STRONG, "weights-unmoved": MILD, "loss-rose": MILD}
     assert found[0].severity == STRONG
     word = verdict(figures, found)
@@ -362,15 +366,15 @@ def test_strong_doubts_come_first_and_forbid_a_good_verdict() -> None:
 def test_a_dead_embedding_is_told_once_though_training_and_test_both_show_it() -> None:
     dead = validated((2.3, 1.2), (2.3, 2.3), (0.1, 0.1), best=1)
     dead["epochs"][-1]["val_live_embeddings"] = 0
-    found = all_doubts(dead, {"val": None, "test": judged(TRUE, GOOD, live_embeddings=0)})
-    assert [doubt.code for doubt in found] == ["embeddings-dead"]
+    found = all_diagnostics(dead, {"val": None, "test": judged(TRUE, GOOD, live_embeddings=0)})
+    assert [each.code for each in found] == ["embeddings-dead"]
 
 
 def test_a_row_holds_all_of_a_doubt_and_hostile_names_stay_on_one_line() -> None:
     row = {"class": "a\nb\u202e", "recordings": 2, "silent": 2, "distinct": 1}
-    (doubt,) = of_training(trained(2.0, 1.0, inputs=[row]))
-    assert doubt.row() == {name: getattr(doubt, name) for name in ("code", "severity", "text", "advice")}
-    assert "a\\nb\\u202e" in doubt.text and "\n" not in doubt.text
+    (each,) = of_training(trained(2.0, 1.0, inputs=[row]))
+    assert each.row() == {name: getattr(each, name) for name in ("code", "severity", "text", "advice")}
+    assert "a\\nb\\u202e" in each.text and "\n" not in each.text
     assert diagnostics.diverged("the loss is nan").code in diagnostics.CODES
 
 
@@ -386,4 +390,4 @@ def test_chance_is_the_mean_average_precision_over_all_orders(support: tuple[int
         return float(precision[hits].mean())
 
     expected = np.mean([[average_precision(order, label) for label in range(len(support))] for order in orders])
-    assert chance_ap(np.array([*support, 0])) == pytest.approx(expected)
+    assert chance_ap(np.array([*support, 0]), n) == pytest.approx(expected)

@@ -24,8 +24,7 @@ from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.errors import CheckpointError, ExportError, Interrupted, RetryableError
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import BACKGROUND, OWN, SHARED, Thresholds
-from birdtune.evaluation.ood import Measured, Moments, Novelty, loudness
-from birdtune.evaluation.ood import Scale as Limits
+from birdtune.evaluation.ood import OodMeasures, OodModel, OodScale, OodStatistics, energy
 from birdtune.models import classifier as classifiers
 from birdtune.models import front_end_graph
 from birdtune.models.registry import BACKBONES
@@ -64,7 +63,7 @@ def calibration_of(classifier: Any) -> Calibration:
 
 def served(classifier: Any, patches: Any) -> Any:
     """Scores of patches as they are served."""
-    return calibration_of(classifier).patches(np.asarray(classifier.logits(patches)[0]))
+    return calibration_of(classifier).windows(np.asarray(classifier.logits(patches)[0]))
 
 
 def served_clip(classifier: Any, patches: Any) -> Any:
@@ -335,14 +334,14 @@ def test_a_recording_is_scored_by_attention_by_the_exported_graph_too(tmp_path: 
     np.testing.assert_allclose(found["scores"][1], short["scores"][0], atol=1e-6)  # others in the batch do not count
 
 
-def told(classifier: Any) -> tuple[Novelty, Limits]:
+def told(classifier: Any) -> tuple[OodModel, OodScale]:
     """Made recordings of three of four classes as what it was trained on."""
-    width = classifier.backbone.output_shape[-1]
-    moments = Moments(4)
-    moments.add(np.arange(60) % 3, np.random.default_rng(0).gamma(2.0, 1.0, (60, width)))
-    found = moments.novelty()
+    width = classifier.backbone.embedding_size
+    statistics = OodStatistics(4)
+    statistics.add(np.eye(4)[np.arange(60) % 3], np.random.default_rng(0).gamma(2.0, 1.0, (60, width)))
+    found = statistics.model()
     assert found is not None
-    return found, Limits(energy=2.5, usual=-60.0, limit=-40.0, keep=0.9, sources=40)
+    return found, OodScale(energy_weight=2.5, median=-60.0, limit=-40.0, target_recall=0.9, sources=40)
 
 
 @pytest.mark.usefixtures("verified_here")
@@ -361,15 +360,15 @@ def test_how_strange_a_sound_is_is_served_verified_and_predicted(
     assert weight.min() < 0.9 < weight.max()
     embeddings = np.asarray(classifier.embed(patches))
     mean = np.average(embeddings, axis=0, weights=weight)[None].astype(np.float32)
-    loud = loudness(np.asarray(classifier.head(mean)))
-    expected = limits.strangeness(Measured(known.distances(mean), loud))[0]
+    loud = energy(np.asarray(classifier.head(mean)))
+    expected = limits.ood_score(OodMeasures(known.distances(mean), loud))[0]
     assert found.shape == (2,) and expected > 0.1 and found[0] == pytest.approx(expected, rel=1e-4)
     soundfile.write(tmp_path / "a.wav", half, RATE_HZ, subtype="FLOAT")
     model = verify.open_model(tmp_path / "4")
     assert model.ood_score is not None
-    predict_files([tmp_path / "a.wav"], model, tmp_path / "p.csv", strangeness=model.ood_score, batch_size=2)
+    predict_files([tmp_path / "a.wav"], model, tmp_path / "p.csv", ood_score=model.ood_score, batch_size=2)
     with (tmp_path / "p.csv").open(newline="") as file:
-        assert float(next(csv.DictReader(file))["strangeness"]) == pytest.approx(expected, rel=1e-3)
+        assert float(next(csv.DictReader(file))["ood_score"]) == pytest.approx(expected, rel=1e-3)
     monkeypatch.setattr(front_end_graph, "held", lambda spec, patches: tf.ones(tf.shape(patches)[:1]))
     with pytest.raises(ExportError, match=r"sound.ood_score by"):
         exported_to(tmp_path / "5", classifier, ood=(known, limits), example_waveform=half)

@@ -82,7 +82,7 @@ def record(output: Path, version: int) -> dict[str, Any]:
 
 
 def beside(output: Path, version: int = 2) -> dict[str, Any]:
-    found = read_json(output / f"reports/{version}/metrics.json")["init_from"]
+    found = read_json(output / f"reports/{version}/metrics.json")["model_comparison"]
     assert isinstance(found, dict)
     return found
 
@@ -306,11 +306,11 @@ def test_a_model_with_a_class_that_is_called_as_no_answer_is_begun_from_if_that_
 ) -> None:
     for name in ("model.json", "labels.csv"):
         path = copy / "model/birdtune/1" / name
-        path.write_text(path.read_text().replace("Bubo_bubo", "None"))
-    with pytest.raises(SettingsError, match=r"--init-from: version 1: there is a class None, and `none` is what"):
-        base_model.find(settings(new_data, copy, init_from=1))
-    (found,) = base_model.find(settings(new_data, copy, init_from=1, labels__negative_classes="none"))
-    assert found.classes[0] == "None"
+        path.write_text(path.read_text().replace("Bubo_bubo", "Unknown"))
+    with pytest.raises(SettingsError, match=r"--init-from: version 1: there is a class Unknown, and `unknown` is what"):
+        base_model.find(settings(new_data, copy, init_from=1, labels__negative_classes="background"))
+    (found,) = base_model.find(settings(new_data, copy, init_from=1, labels__negative_classes="unknown"))
+    assert found.classes[0] == "Unknown"
 
 
 @pytest.mark.parametrize(
@@ -352,9 +352,9 @@ def test_a_class_whose_folder_is_gone_keeps_its_column_as_it_was(
     assert [row["class"] for row in rows] == [*OLD, "Apus_apus"] and rows[1]["external_id"] == "007"
     assert "Classes of version 1 without recordings now: Corvus_corax." in (copy / "logs/2/run.log").read_text()
     found = beside(copy)
-    assert found["untaught"] == ["Corvus_corax"]
+    assert found["untrained"] == ["Corvus_corax"]
     assert "Corvus_corax" not in [row["class"] for row in found["comparison"]["per_class"]]
-    assert "Kept, and not taught" in (copy / "reports/2/report.html").read_text()
+    assert "Kept without training recordings" in (copy / "reports/2/report.html").read_text()
 
 
 @pytest.mark.parametrize("freeze", ["all-but-head", "none"])
@@ -369,24 +369,24 @@ def test_sounds_of_a_class_whose_folder_is_gone_are_answered_where_the_backbone_
     shutil.rmtree(left / "Corvus_corax")
     write_data(left, NEW)
     run(settings(left, output, init_from=1, **common))
-    before, after = (saved_model.read_novelty(output / f"model/birdtune/{version}") for version in (1, 2))
+    before, after = (saved_model.read_ood_model(output / f"model/birdtune/{version}") for version in (1, 2))
     assert before is not None and after is not None
-    written = ood.Novelty.load(output / "reports/1/novelty.npz")
+    written = ood.OodModel.load(output / "reports/1/ood.npz")
     np.testing.assert_array_equal(before.centres, written.centres)
     np.testing.assert_array_equal(before.counts, written.counts)
     found, report = beside(output), (output / "reports/2/report.html").read_text()
     codes = [row["code"] for row in record(output, 2)["warnings"]]
-    assert found["comparison"]["answered"]["n_recordings"] == found["comparison"]["n_recordings"]
+    assert found["comparison"]["decided"]["n_recordings"] == found["comparison"]["n_recordings"]
     for version, part in ((1, "before"), (2, "after")):
         rows = [row for row in read_csv(output / f"reports/{version}/predictions.csv") if row["split"] == "test"]
-        given = [row["answer"] != "none" for row in rows if row["class"] in set(OLD) - {"Corvus_corax"}]
-        assert found["comparison"]["answered"][part] == pytest.approx(np.mean(given))  # as each was judged itself
+        given = [row["decision"] != "unknown" for row in rows if row["class"] in set(OLD) - {"Corvus_corax"}]
+        assert found["comparison"]["decided"][part] == pytest.approx(np.mean(given))  # as each was judged itself
     if freeze == "none":
         assert after.counts[1] == 0 and found["unreachable"] == ["Corvus_corax"] and not found["backbone_kept"]
-        assert "old-classes-strange" in codes and "was trained further" in report
+        assert "old-classes-unreachable" in codes and "was trained further" in report
     else:
         assert after.counts[1] == before.counts[1] > 0 and found["unreachable"] == [] and found["backbone_kept"]
-        assert "old-classes-strange" not in codes and "did not change; nothing tests them" in report
+        assert "old-classes-unreachable" not in codes and "did not change; they are not tested" in report
 
 
 # ---- what became of the old ---------------------------------------------------------------------
@@ -402,7 +402,7 @@ def test_the_old_classes_are_judged_before_and_after_on_test_recordings_of_their
     assert judged["accuracy"]["before"] == pytest.approx(right)  # as version 1 was judged itself
     of_new = read_json(second / "reports/2/metrics.json")["test"]["per_class"]
     for row in judged["per_class"]:
-        assert row["found"]["after"] == next(r["recall"] for r in of_new if r["class"] == row["class"])
+        assert row["recall"]["after"] == next(r["recall"] for r in of_new if r["class"] == row["class"])
     assert [row["class"] for row in found["new"]] == ["Apus_apus"] and found["new"][0]["column"] == 3
 
 
@@ -422,7 +422,7 @@ def test_what_the_old_model_learnt_from_does_not_judge_it(copy: Path, new_data: 
     heard = {row["recording"] for row in read_csv(copy / "logs/1/split.csv") if row["split"] != "test"}
     found = beside(copy)
     assert found["left_out"] == len(now & heard) > 0
-    assert "test-heard-before" in [row["code"] for row in record(copy, 2)["warnings"]]
+    assert "test-seen-before" in [row["code"] for row in record(copy, 2)["warnings"]]
     clean = {name for name in now - heard if not name.startswith("Apus")}
     assert (found["comparison"] or {"n_recordings": 0})["n_recordings"] == len(clean)
     (copy / "logs/1/split.csv").unlink()
@@ -448,7 +448,7 @@ def test_a_model_from_elsewhere_is_begun_from_and_judged_if_its_logs_came_along(
     found = beside(output, 1)
     assert record(output, 1)["init_from"]["folder"] == str(alone)
     assert found["comparison"] is None and "nobody knows which of the 6 test recordings" in found["reason"]
-    assert "test-heard-before" in [row["code"] for row in record(output, 1)["warnings"]]
+    assert "test-seen-before" in [row["code"] for row in record(output, 1)["warnings"]]
     whole = settings(new_data, tmp_path / "other", init_from=str(first / "model/birdtune/1"))
     assert base_model.find(whole)[0].learnt_from() is not None
 

@@ -165,7 +165,7 @@ def decision(
     row = {
         "version": 1, "folder": None, "weights_sha256": "0" * 64, "title": "version 1", "lost_classes": [],
         "strong": ["shortcut"], "reason": "",
-        "comparison": {"score": score, "n_recordings": 60, "n_groups": 30, "per_class": []}, **changes,
+        "comparison": {"score": score, "n_recordings": 60, "n_sources": 30, "per_class": []}, **changes,
     }  # fmt: skip
     write_json(tmp_path / "metrics.json", {"gate": row, "warnings": list(warnings)})
     flags = {"gate.champion": "1", "gate.margin": margin, "data": tmp_path / "data", "output": tmp_path / "output"}
@@ -176,9 +176,9 @@ def decision(
     ("low", "high", "margin", "promoted", "reason"),
     [
         (0.01, 0.2, 0.0, True, "better than version 1"),
-        (0.0, 0.2, 0.0, False, "not surely better than version 1: score"),
+        (0.0, 0.2, 0.0, False, "not significantly better than version 1: score"),
         (-0.01, 0.2, 0.02, True, r"no worse by 0\.02 than version 1"),
-        (-0.03, 0.2, 0.02, False, r"not surely better than version 1 or no worse by 0\.02"),
+        (-0.03, 0.2, 0.02, False, r"not significantly better than version 1 or no worse by 0\.02"),
         (-0.2, -0.01, 0.0, False, "worse than version 1"),
         (-0.2, -0.1, 0.05, False, "worse than version 1"),
     ],
@@ -205,16 +205,16 @@ def test_what_keeps_a_better_model_out_of_service(tmp_path: Path) -> None:
 def test_a_class_that_got_worse_beyond_chance_counts_beyond_the_margin(
     tmp_path: Path, margin: float, promoted: bool
 ) -> None:
-    per_class = [{"class": "Bubo_bubo", "change": "worse", "found": {"difference": -0.2}}]
+    per_class = [{"class": "Bubo_bubo", "change": "worse", "recall": {"difference": -0.2}}]
     score = {"before": 0.5, "after": 0.6, "difference": 0.1, "difference_ci": [0.05, 0.15]}
-    comparison = {"score": score, "n_recordings": 60, "n_groups": 30, "per_class": per_class}
+    comparison = {"score": score, "n_recordings": 60, "n_sources": 30, "per_class": per_class}
     found = decision(tmp_path, 0, 0, margin, comparison=comparison)
     assert found.promoted is promoted and promoted == ("Bubo_bubo" not in found.reason)
 
 
 def test_a_single_source_recording_decides_nothing(tmp_path: Path) -> None:
     score = {"before": 0.5, "after": 1.0, "difference": 0.5, "difference_ci": None}
-    comparison = {"score": score, "n_recordings": 2, "n_groups": 1, "per_class": []}
+    comparison = {"score": score, "n_recordings": 2, "n_sources": 1, "per_class": []}
     found = decision(tmp_path, 0, 0, comparison=comparison)
     assert not found.promoted and "come from a single source recording" in found.reason
 

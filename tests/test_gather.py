@@ -457,18 +457,18 @@ def test_names_of_background_classes_are_a_setting(place: Path) -> None:
         inspect(place, background=place / "missing")
 
 
-@pytest.mark.parametrize("name", ["none", "None", " NONE"])
+@pytest.mark.parametrize("name", ["unknown", "Unknown", " UNKNOWN"])
 def test_a_class_that_is_called_as_no_answer_is_refused_before_the_long_work_unless_it_is_background(
     name: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for k in range(4):
         write_sound(place / f"input/data/{name}/n{k}.wav", tone(2.0, seed=900 + k))
     faults: list[str] = []
-    chosen = config(place)
+    chosen = config(place, labels={"negative_classes": "background"})
     (place / "output").mkdir()
     heard = gather.inspect(chosen, VGGISH, quiet(), Interrupts(), writable=True, faults=faults)
     assert len(heard.recordings) == 16 and len(faults) == 1  # a check hears on
-    told = f"data: there is a class {name}, and `none` is what predictions say where no class is recognised"
+    told = f"data: there is a class {name}, and `unknown` is what predictions say where no class is recognised"
     assert told in faults[0]
     (given,) = re.findall(r"Rename its folder; or, .*: --labels\.negative-classes '(.*)'\.$", faults[0])
     dataset, _ = prepare(place, labels={"negative_classes": given})

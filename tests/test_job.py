@@ -128,7 +128,7 @@ def test_figures_are_there_beside_the_baseline(done: Path) -> None:
     test = figures["test"]
     assert test["clip"]["accuracy"] > 0.9 > test["majority_baseline"] == pytest.approx(1 / 3)
     assert 0 <= test["clip"]["macro_ap"] <= 1
-    assert test["n_recordings"] == 2 * test["n_groups"]
+    assert test["n_recordings"] == 2 * test["n_sources"]
     assert figures["val"]["n_recordings"] > 0
     assert figures["weights_sha256"] == record(done)["weights_sha256"]
 
@@ -137,7 +137,7 @@ def test_everything_that_the_readme_names_is_there(done: Path) -> None:
     for name in (
         "reports/1/report.html", "reports/1/per_class.csv", "reports/1/predictions.csv", "reports/1/confusion.csv",
         "reports/1/problems.csv", "reports/1/config.yaml", "reports/1/classes.csv", "problems.csv", "split.csv",
-        "reports/1/suspect_labels.csv",
+        "reports/1/label_issues.csv",
         "model/birdtune/1/saved_model.pb", "model/birdtune/1/labels.csv", "model/birdtune/1/train_id_list.pickle",
         "model/birdtune/1/model.json", "logs/1/run.log", "logs/1/events.jsonl",
         "logs/1/history.json", "split.json",
@@ -251,12 +251,12 @@ def test_labels_are_checked_before_the_warnings_which_speak_of_them(
     data: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {"recording": "a", "class": "b", "suggested": "c", "split": "test"}
-    issues = {"reason": "", "judged": 9, "rows": [row] * 3}
+    issues = {"reason": "", "scored": 9, "rows": [row] * 3}
     monkeypatch.setattr(
         label_check, "check_labels", lambda *given: write_json(given[3] / label_check.FACTS_NAME, issues)
     )
     run(settings(data, copy, evaluate__bootstrap=60), until="evaluate")
-    assert "labels-suspect" in [row["code"] for row in record(copy)["warnings"]]
+    assert "label-issues" in [row["code"] for row in record(copy)["warnings"]]
 
 
 @pytest.mark.parametrize("harm", ["gone", "flip"])
@@ -304,13 +304,13 @@ def test_other_sources_need_another_evaluation_and_no_other_training(
     shutil.copy(copy / "split.csv", file)
     assert run(settings(data, copy, split__file=str(file))) == 0
     before = mtimes(copy)
-    assert read_json(copy / "reports/1/metrics.json")["test"]["n_groups"] == 3
+    assert read_json(copy / "reports/1/metrics.json")["test"]["n_sources"] == 3
     assert run(settings(data, copy, split__file=str(file), split__group_regex=r"_(\d)")) == 0
     changed = {name for name, at in mtimes(copy).items() if before.get(name) != at}
     assert {"split.csv", "reports/1/metrics.json", "reports/1/report.html"} <= changed
     assert not any(name.startswith(("checkpoints", "logs/1/history", "cache/frames")) for name in changed)
     assert {row["group"] for row in read_csv(copy / "split.csv")} == {"0", "1"}
-    assert read_json(copy / "reports/1/metrics.json")["test"]["n_groups"] == 2
+    assert read_json(copy / "reports/1/metrics.json")["test"]["n_sources"] == 2
 
 
 def test_new_data_make_the_next_version_and_keep_the_split(data: Path, copy: Path, tmp_path: Path) -> None:
@@ -450,7 +450,7 @@ def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Pat
     # Each file that was given is counted once.
     assert f"{out}: 3 windows of 1 files, 1 silent, 1 not used" in said
     assert f"  not used: {broken}: not-audio" in said and f"  silent: {silent}: silent" in said
-    assert rows[2]["answer"] == "none"
+    assert rows[2]["decision"] == "unknown"
     (tmp_path / "cut.wav").write_bytes(owl.read_bytes()[:50_000])
     given = [broken, tmp_path / "cut.wav", owl]
     assert prediction.predict(settings(data, done), None, given, out, None, Journal(), Interrupts(), window_s=0.96) == 0
@@ -479,7 +479,7 @@ def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for
     assert [(row["start_s"], row["end_s"], row["class"]) for row in rows] == [
         ("0.0", "2.0", "Bubo_bubo"), ("2.0", "4.0", ""), ("4.0", "6.0", "Corvus_corax"), ("6.0", "8.0", ""),
     ]  # fmt: skip
-    assert rows[1]["answer"] == rows[3]["answer"] == "none"
+    assert rows[1]["decision"] == rows[3]["decision"] == "unknown"
     facts = read_json(done / "model/birdtune/1/model.json")
     assert facts["calibration_clip_s"] == 2.0
     older = tmp_path / "older"  # a model that was exported before that was noted

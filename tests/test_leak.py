@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from birdtune.evaluation.diagnostics import MILD, STRONG
-from birdtune.evaluation.leak import measure, of_leak
-from birdtune.evaluation.scores import Scores
-from birdtune.reporting.verdict import all_doubts, verdict
+from birdtune.evaluation.leak import diagnose, measure
+from birdtune.evaluation.scores import Scores, one_hot
+from birdtune.reporting.verdict import all_diagnostics, verdict
 
 TRAINED: dict[str, Any] = {"best_epoch": None, "epochs": []}
 
@@ -20,9 +20,9 @@ def leak(right: list[bool], n_near: int) -> dict[str, Any]:
     answers = np.where(right, labels, 1 - labels)
     names = tuple(f"A/{k}.wav" for k in range(n))
     scores = Scores(
-        classes=("A", "B"), recordings=names, groups=names, labels=labels,
-        patch_scores=np.eye(2, dtype=np.float32)[answers], patch_recording=np.arange(n),
-        patch_start_s=np.zeros(n, np.float32),
+        classes=("A", "B"), recordings=names, groups=names, targets=one_hot(labels, 2),
+        window_scores=np.eye(2, dtype=np.float32)[answers], window_recording=np.arange(n),
+        window_start_s=np.zeros(n, np.float32),
     )  # fmt: skip
     near = {name: (f"A/train{k}.wav", 20.0 - k) for k, name in enumerate(names[:n_near])}
     return measure(scores, near, compared=n, n_bootstrap=500, seed=0)
@@ -51,19 +51,19 @@ def test_near_and_far_recordings_are_scored_apart() -> None:
 def test_they_are_a_doubt_as_strong_as_what_they_carry(
     right: list[bool], n_near: int, severity: str | None
 ) -> None:
-    found = list(of_leak(leak(right, n_near)))
-    assert [doubt.severity for doubt in found] == ([severity] if severity else [])
+    found = list(diagnose(leak(right, n_near)))
+    assert [each.severity for each in found] == ([severity] if severity else [])
     if found:
         assert found[0].code == "test-leak" and f"{n_near} of 60" in found[0].text
         assert "A/train0.wav" in found[0].text
 
 
 def test_a_strong_one_makes_the_verdict_poor_and_says_the_accuracy_without_them() -> None:
-    doubts = all_doubts(TRAINED, {"val": None, "test": None}, leak=leak([True] * 20 + [True, False] * 20, 20))
-    (found,) = [doubt for doubt in doubts if doubt.code == "test-leak"]
+    found = all_diagnostics(TRAINED, {"leak": leak([True] * 20 + [True, False] * 20, 20)})
+    (found,) = [each for each in found if each.code == "test-leak"]
     assert "50 %" in found.text and "40 other test recordings" in found.text
-    assert verdict({"test": {"n_groups": 60}}, [found]).level == "poor"
+    assert verdict({"test": {"n_sources": 60}}, [found]).level == "poor"
 
 
 def test_nothing_is_said_where_nothing_was_compared() -> None:
-    assert list(of_leak(None)) == []
+    assert list(diagnose(None)) == []

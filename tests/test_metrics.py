@@ -12,35 +12,37 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from birdtune.errors import InputError
 from birdtune.evaluation import metrics
-from birdtune.evaluation.metrics import Draws, difference_interval, interval, judge
-from birdtune.evaluation.scores import Scores, pool_mean, pool_sum_squares, shares
+from birdtune.evaluation.bootstrap import Bootstrap, difference_interval, interval
+from birdtune.evaluation.part import evaluate_part
+from birdtune.evaluation.ranking import ranking_replicates
+from birdtune.evaluation.scores import Scores, one_hot, pool_mean, pool_sum_squares, shares
 
 
 def make_scores(
-    patch_scores: Any,
+    window_scores: Any,
     labels: list[int],
     *,
-    patch_recording: list[int] | None = None,
+    window_recording: list[int] | None = None,
     groups: list[str] | None = None,
 ) -> Scores:
     """Scores of recordings r0, r1 …, one patch each and each its own source unless told."""
-    table = np.asarray(patch_scores, np.float32)
+    table = np.asarray(window_scores, np.float32)
     n = len(labels)
-    of = np.asarray(patch_recording if patch_recording is not None else range(n), np.int64)
+    of = np.asarray(window_recording if window_recording is not None else range(n), np.int64)
     return Scores(
         classes=tuple("abcdefghij"[: table.shape[1]]),
         recordings=tuple(f"r{k}" for k in range(n)),
         groups=tuple(groups or [f"g{k}" for k in range(n)]),
-        labels=np.asarray(labels, np.int64),
-        patch_scores=table,
-        patch_recording=of,
-        patch_start_s=np.zeros(len(of), np.float32),
+        targets=one_hot(labels, table.shape[1]),
+        window_scores=table,
+        window_recording=of,
+        window_start_s=np.zeros(len(of), np.float32),
     )
 
 
-def judged(scores: Scores, train_counts: list[int] | None = None, n_bootstrap: int = 200) -> dict[str, Any]:
+def evaluated(scores: Scores, train_counts: list[int] | None = None, n_bootstrap: int = 200) -> dict[str, Any]:
     counts = np.asarray(train_counts or [1] * len(scores.classes), np.int64)
-    return judge(scores, train_counts=counts, n_bootstrap=n_bootstrap, seed=7)
+    return evaluate_part(scores, train_counts=counts, n_bootstrap=n_bootstrap, seed=7)
 
 
 def random_scores(seed: int = 0, n: int = 120, n_classes: int = 4, n_groups: int = 30) -> Scores:
@@ -52,7 +54,7 @@ def random_scores(seed: int = 0, n: int = 120, n_classes: int = 4, n_groups: int
     return make_scores(
         np.round(table / 1.5, 1),
         labels.tolist(),
-        patch_recording=of.tolist(),
+        window_recording=of.tolist(),
         groups=[f"g{k}" for k in rng.integers(0, n_groups, n)],
     )
 
@@ -61,50 +63,55 @@ PERFECT = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 3]
 
 
 def test_mean_pooling_averages_the_patches_of_a_recording_in_any_order() -> None:
-    scores = make_scores([[0.2, 0.8], [0.5, 0.5], [0.6, 0.4]], [0, 1], patch_recording=[0, 1, 0])
+    scores = make_scores([[0.2, 0.8], [0.5, 0.5], [0.6, 0.4]], [0, 1], window_recording=[0, 1, 0])
     np.testing.assert_allclose(pool_mean(scores), [[0.4, 0.6], [0.5, 0.5]], rtol=1e-6)
 
 
 def test_patches_with_weights_are_averaged_by_them(tmp_path: Path) -> None:
-    plain = make_scores([[0.2, 0.8], [0.5, 0.5], [0.6, 0.4]], [0, 1], patch_recording=[0, 1, 0])
+    plain = make_scores([[0.2, 0.8], [0.5, 0.5], [0.6, 0.4]], [0, 1], window_recording=[0, 1, 0])
     attention = np.log(np.float32([3, 8, 1])) + 500  # whose exponentials no float32 holds
-    scores = replace(plain, patch_weight=shares(attention, plain.patch_recording))
+    scores = replace(plain, window_weight=shares(attention, plain.window_recording))
     scores.save(tmp_path / "s.npz")
     for found in (scores, Scores.load(tmp_path / "s.npz")):
         np.testing.assert_allclose(pool_mean(found), [[0.3, 0.7], [0.5, 0.5]], rtol=1e-4)
     with pytest.raises(ValueError, match="sum to 1"):
-        replace(plain, patch_weight=np.float32([1, 1, 1]))
+        replace(plain, window_weight=np.float32([1, 1, 1]))
 
 
 def test_squares_pooling_lets_one_loud_call_outweigh_many_faint_ones() -> None:
-    scores = make_scores([[0.9, 0.4], [0.0, 0.4], [0.0, 0.4]], [0], patch_recording=[0, 0, 0])
+    scores = make_scores([[0.9, 0.4], [0.0, 0.4], [0.0, 0.4]], [0], window_recording=[0, 0, 0])
     np.testing.assert_allclose(pool_sum_squares(scores), [[0.81, 0.48]], rtol=1e-6)
     assert pool_mean(scores).argmax() == 1
 
 
 def test_accuracy_and_top3_count_ranks_and_equals_stand_in_class_order() -> None:
     table = [[0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0], [0.4, 0.3, 0.2, 0.1], [0.25, 0.25, 0.25, 0.25]]
-    assert metrics.ranks(np.array(table), np.array([0, 1, 2, 3])).tolist() == [0, 1, 2, 3]
-    found = judged(make_scores(table, [0, 1, 2, 3]))
+    assert metrics.ranks(np.array(table), np.eye(4) > 0).tolist() == [0, 1, 2, 3]
+    found = evaluated(make_scores(table, [0, 1, 2, 3]))
     assert found["clip"]["accuracy"] == 0.25
     assert found["clip"]["top3"] == 0.75
 
 
 def test_top3_of_two_classes_is_always_one() -> None:
-    assert judged(make_scores([[1.0, 0.0], [1.0, 0.0]], [1, 1]))["clip"]["top3"] == 1.0
+    assert evaluated(make_scores([[1.0, 0.0], [1.0, 0.0]], [1, 1]))["clip"]["top3"] == 1.0
+
+
+def log_loss(table: Any, labels: Any) -> float:
+    targets = one_hot(labels, table.shape[1])
+    return metrics.log_loss(table, targets, np.ones(table.shape, np.bool_))
 
 
 def test_log_loss_of_softmax_is_the_cross_entropy() -> None:
     table, labels = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]), np.array([0, 1])
-    assert metrics.log_loss(table, labels) == pytest.approx(-(np.log(0.7) + np.log(0.3)) / 2)
+    assert log_loss(table, labels) == pytest.approx(-(np.log(0.7) + np.log(0.3)) / 2)
 
 
 def test_log_loss_does_not_change_with_the_scale_of_sigmoid_scores_and_stays_finite() -> None:
     table, labels = np.array([[0.6, 0.6, 0.3]]), np.array([2])
-    assert metrics.log_loss(table, labels) == pytest.approx(-np.log(0.2))
-    assert metrics.log_loss(10 * table, labels) == pytest.approx(-np.log(0.2))
-    assert metrics.log_loss(np.zeros((1, 4)), np.array([0])) == pytest.approx(np.log(4))
-    assert metrics.log_loss(np.array([[0.0, 1.0]]), np.array([0])) == pytest.approx(-np.log(1e-7))
+    assert log_loss(table, labels) == pytest.approx(-np.log(0.2))
+    assert log_loss(10 * table, labels) == pytest.approx(-np.log(0.2))
+    assert log_loss(np.zeros((1, 4)), np.array([0])) == pytest.approx(np.log(4))
+    assert log_loss(np.array([[0.0, 1.0]]), np.array([0])) == pytest.approx(-np.log(1e-7))
 
 
 @pytest.mark.parametrize("decimals", [1, 6])
@@ -112,10 +119,10 @@ def test_every_replicate_equals_scikit_learn_with_weights_ties_or_not(decimals: 
     rng = np.random.default_rng(decimals)
     n, n_groups, n_draws = 300, 40, 150  # more draws than are computed at once
     groups = tuple(f"g{k}" for k in rng.integers(0, n_groups, n))
-    draws = Draws(groups, n_draws, seed=3)
+    draws = Bootstrap(groups, n_draws, seed=3)
     positive = rng.random(n) < 0.2
     column = np.round(rng.random(n) + 0.3 * positive, decimals).astype(np.float32)
-    ap, roc = metrics.ranking_replicates(column, positive, draws.index, draws)
+    ap, roc = ranking_replicates(column, positive, draws)
     weights = np.concatenate(list(draws.blocks()), axis=1)[draws.index]  # [n, n_draws]
     assert weights.shape == (n, n_draws)
     expected_ap = [average_precision_score(positive, column, sample_weight=w) for w in weights.T]
@@ -125,8 +132,8 @@ def test_every_replicate_equals_scikit_learn_with_weights_ties_or_not(decimals: 
 
 
 def test_a_replicate_without_a_positive_is_undefined_and_left_out() -> None:
-    draws = Draws(("x", "y"), 100, seed=0)
-    ap, roc = metrics.ranking_replicates(np.array([0.9, 0.1]), np.array([True, False]), draws.index, draws)
+    draws = Bootstrap(("x", "y"), 100, seed=0)
+    ap, roc = ranking_replicates(np.array([0.9, 0.1]), np.array([True, False]), draws)
     drawn = np.concatenate(list(draws.blocks()), axis=1)
     np.testing.assert_array_equal(np.isnan(ap), drawn[0] == 0)
     np.testing.assert_array_equal(np.isnan(roc), (drawn[0] == 0) | (drawn[1] == 0))
@@ -135,12 +142,12 @@ def test_a_replicate_without_a_positive_is_undefined_and_left_out() -> None:
 
 def test_point_values_are_those_of_scikit_learn_on_pooled_scores() -> None:
     scores = random_scores()
-    found = judged(scores, n_bootstrap=0)
+    found = evaluated(scores, n_bootstrap=0)
     pooled, right = pool_mean(scores), np.eye(4)[scores.labels]
     assert found["clip"]["macro_ap"] == pytest.approx(average_precision_score(right, pooled, average="macro"))
-    assert found["clip"]["roc_auc"] == pytest.approx(roc_auc_score(right, pooled, average="macro"))
-    of_patch = right[scores.patch_recording]
-    assert found["patch"]["macro_ap"] == pytest.approx(average_precision_score(of_patch, scores.patch_scores))
+    assert found["clip"]["macro_roc_auc"] == pytest.approx(roc_auc_score(right, pooled, average="macro"))
+    of_patch = right[scores.window_recording]
+    assert found["window"]["macro_ap"] == pytest.approx(average_precision_score(of_patch, scores.window_scores))
     assert found["per_class"][2]["ap"] == pytest.approx(average_precision_score(right[:, 2], pooled[:, 2]))
 
 
@@ -149,14 +156,14 @@ def test_slices_of_one_source_are_drawn_together_so_copies_add_no_certainty() ->
     labels = [0, 1] * 20
     right = np.arange(40) % 5 != 0
     table = np.eye(2)[np.where(right, labels, 1 - np.array(labels))] * 0.6 + 0.2 * rng.random((40, 2))
-    once = judged(make_scores(table, labels), n_bootstrap=2000)["clip"]
+    once = evaluated(make_scores(table, labels), n_bootstrap=2000)["clip"]
     copies = make_scores(
         np.repeat(table, 10, axis=0),
         np.repeat(labels, 10).tolist(),
         groups=np.repeat([f"g{k}" for k in range(40)], 10).tolist(),
     )
-    tenfold = judged(copies, n_bootstrap=2000)["clip"]
-    independent = judged(make_scores(np.repeat(table, 10, axis=0), np.repeat(labels, 10).tolist()))["clip"]
+    tenfold = evaluated(copies, n_bootstrap=2000)["clip"]
+    independent = evaluated(make_scores(np.repeat(table, 10, axis=0), np.repeat(labels, 10).tolist()))["clip"]
 
     def width(view: dict[str, Any], name: str = "accuracy") -> float:
         return float(view[f"{name}_ci"][1] - view[f"{name}_ci"][0])
@@ -170,7 +177,7 @@ def test_slices_of_one_source_are_drawn_together_so_copies_add_no_certainty() ->
 
 
 def test_nothing_but_right_answers_still_leaves_doubt_that_shrinks_with_the_number_of_sources() -> None:
-    found = judged(make_scores(PERFECT, [0, 1, 2, 3] * 3))["clip"]
+    found = evaluated(make_scores(PERFECT, [0, 1, 2, 3] * 3))["clip"]
     assert found["accuracy_ci"] == [pytest.approx(0.025 ** (1 / 12)), 1.0]  # 0.735
     assert interval(np.ones(50), 100) == [pytest.approx(0.9638, abs=1e-4), 1.0]
     assert interval(np.zeros(50), 12) == [0.0, pytest.approx(1 - 0.025 ** (1 / 12))]
@@ -204,24 +211,24 @@ def test_the_average_precision_of_many_items_lies_within_its_own_interval() -> N
     labels = rng.integers(0, 3, 3000)
     table = rng.random((3000, 3)) + 0.15 * np.eye(3)[labels]
     scores = make_scores(table / 2, labels.tolist(), groups=[f"g{k}" for k in np.arange(3000) // 3])
-    clip = judged(scores)["clip"]
-    for name in ("macro_ap", "roc_auc"):
+    clip = evaluated(scores)["clip"]
+    for name in ("macro_ap", "macro_roc_auc"):
         low, high = clip[f"{name}_ci"]
         assert (low + high) / 2 == pytest.approx(clip[name], abs=0.1 * (high - low))
 
 
 def test_one_source_or_no_replicates_give_no_interval() -> None:
-    found = judged(make_scores(PERFECT, [0, 1, 2, 3] * 3, groups=["same"] * 12))
-    assert found["n_groups"] == 1
-    for name in ("accuracy", "top3", "macro_ap", "roc_auc"):
+    found = evaluated(make_scores(PERFECT, [0, 1, 2, 3] * 3, groups=["same"] * 12))
+    assert found["n_sources"] == 1
+    for name in ("accuracy", "top3", "macro_ap", "macro_roc_auc"):
         assert found["clip"][f"{name}_ci"] is None
     assert found["accuracy_gain_ci"] is None
-    assert judged(random_scores(), n_bootstrap=0)["patch"]["macro_ap_ci"] is None
+    assert evaluated(random_scores(), n_bootstrap=0)["window"]["macro_ap_ci"] is None
 
 
 def test_the_baseline_is_the_commonest_class_of_training_not_of_the_test() -> None:
     scores = make_scores([[0.9, 0.1]] * 4, [0, 1, 1, 1])
-    found = judged(scores, train_counts=[10, 2])
+    found = evaluated(scores, train_counts=[10, 2])
     assert (found["majority_class"], found["majority_baseline"]) == ("a", 0.25)
     # The classifier says "a" always, which is the baseline: no gain, and no doubt about that.
     assert found["accuracy_gain"] == 0.0
@@ -229,7 +236,7 @@ def test_the_baseline_is_the_commonest_class_of_training_not_of_the_test() -> No
 
 
 def test_a_classifier_worse_than_the_baseline_has_a_gain_below_zero() -> None:
-    found = judged(make_scores([[0.1, 0.9]] * 20, [0] * 18 + [1] * 2), train_counts=[9, 1])
+    found = evaluated(make_scores([[0.1, 0.9]] * 20, [0] * 18 + [1] * 2), train_counts=[9, 1])
     assert (found["majority_baseline"], found["clip"]["accuracy"]) == (0.9, 0.1)
     assert found["accuracy_gain"] == pytest.approx(-0.8)
     assert found["accuracy_gain_ci"][1] < 0 and found["accuracy_gain_ci"][0] >= -1
@@ -237,13 +244,12 @@ def test_a_classifier_worse_than_the_baseline_has_a_gain_below_zero() -> None:
 
 def test_a_class_absent_from_the_test_is_null_and_out_of_the_average() -> None:
     table = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.2, 0.7]]
-    found = judged(make_scores(table, [0, 1, 0]))
+    found = evaluated(make_scores(table, [0, 1, 0]))
     absent = found["per_class"][2]
-    assert (absent["support"], absent["groups"], absent["predicted"]) == (0, 0, 1)
+    assert (absent["support"], absent["n_sources"], absent["predicted"]) == (0, 0, 1)
     assert absent["precision"] == 0.0
     for name in ("recall", "f1", "ap", "roc_auc", "recall_ci", "ap_ci"):
         assert absent[name] is None
-    assert found["clip"]["macro_ap_classes"] == 2
     own = [row["ap"] for row in found["per_class"][:2]]
     assert found["clip"]["macro_ap"] == pytest.approx(sum(own) / 2)
 
@@ -251,7 +257,7 @@ def test_a_class_absent_from_the_test_is_null_and_out_of_the_average() -> None:
 def test_per_class_figures_and_confusion_add_up() -> None:
     predicted, labels = [0, 0, 1, 1, 1, 1, 2], [0, 0, 0, 1, 1, 2, 2]
     table = np.eye(4)[predicted] * 0.9
-    found = judged(make_scores(table, labels), train_counts=[5, 6, 7, 8])
+    found = evaluated(make_scores(table, labels), train_counts=[5, 6, 7, 8])
     assert found["confusion"] == [[2, 1, 0, 0], [0, 2, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     row = found["per_class"][1]
     assert (row["class"], row["support"], row["predicted"], row["train_recordings"]) == ("b", 2, 4, 6)
@@ -264,23 +270,23 @@ def test_per_class_figures_and_confusion_add_up() -> None:
 
 
 def test_the_judgement_is_json_without_nan_and_the_same_for_the_same_seed() -> None:
-    first, again = judged(random_scores()), judged(random_scores())
+    first, again = evaluated(random_scores()), evaluated(random_scores())
     assert json.loads(json.dumps(first, allow_nan=False)) == again
-    other = judge(random_scores(), train_counts=np.ones(4, np.int64), n_bootstrap=200, seed=8)
+    other = evaluate_part(random_scores(), train_counts=np.ones(4, np.int64), n_bootstrap=200, seed=8)
     assert other["clip"]["accuracy_ci"] != first["clip"]["accuracy_ci"]
     assert other["clip"]["accuracy"] == first["clip"]["accuracy"]
 
 
 def test_nothing_to_judge_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot judge 0 recordings"):
-        judged(make_scores(np.zeros((0, 3)), []))
+    with pytest.raises(ValueError, match="cannot evaluate 0 recordings"):
+        evaluated(make_scores(np.zeros((0, 3)), []))
     with pytest.raises(ValueError, match="with 2 training counts"):
-        judged(make_scores(PERFECT, [0, 1, 2, 3] * 3), train_counts=[1, 2])
+        evaluated(make_scores(PERFECT, [0, 1, 2, 3] * 3), train_counts=[1, 2])
 
 
 def test_scores_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="must have a patch"):
-        make_scores([[0.5, 0.5]], [0, 1], patch_recording=[0])
+    with pytest.raises(ValueError, match="must have a window"):
+        make_scores([[0.5, 0.5]], [0, 1], window_recording=[0])
     with pytest.raises(ValueError, match="not columns of 2 classes"):
         make_scores([[0.5, 0.5]], [2])
     with pytest.raises(ValueError, match="1 scores are NaN"):
@@ -297,12 +303,12 @@ def test_saved_scores_come_back_with_hostile_names_and_without_pickle(tmp_path: 
     made = random_scores(n=3)
     scores = Scores(
         made.classes, ("=1+1", "<b>\n\u202e", "bad\udcff\x00"), ("ä", "", " "),
-        made.labels, made.patch_scores, made.patch_recording, made.patch_start_s,
+        made.targets, made.window_scores, made.window_recording, made.window_start_s,
     )  # fmt: skip
     scores.save(tmp_path / "test.npz")
     back = Scores.load(tmp_path / "test.npz")
     assert (back.classes, back.recordings, back.groups) == (scores.classes, scores.recordings, scores.groups)
-    for name in ("labels", "patch_scores", "patch_recording", "patch_start_s"):
+    for name in ("targets", "window_scores", "window_recording", "window_start_s"):
         assert same(getattr(back, name), getattr(scores, name))
 
 

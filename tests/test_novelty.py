@@ -1,4 +1,4 @@
-"""birdtune.evaluation.ood, graph_novelty and training.moments: what nobody trained on is told to be strange."""
+"""birdtune.evaluation.ood and training.ood_fit: recordings far from the training data get high OOD scores."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,17 @@ from birdtune.audio.logmel import VGGISH, YAMNET
 from birdtune.data.batches import Windows
 from birdtune.errors import InputError
 from birdtune.evaluation import ood
-from birdtune.evaluation.ood import Measured, Moments, Novelty, Pooler, Scale, eased, scale
+from birdtune.evaluation.ood import (
+    OodMeasures,
+    OodModel,
+    OodScale,
+    OodStatistics,
+    Pooler,
+    fit_scale,
+    signed_root,
+)
 from birdtune.runtime.signals import Interrupts
-from birdtune.training.ood_fit import chosen_windows, moments_of, watched
+from birdtune.training.ood_fit import chosen_windows, fit_ood, watched
 
 WIDTH = 12
 
@@ -26,11 +34,16 @@ def birds(n: int, column: int, seed: int = 0) -> Any:
     return (middle + rng.normal(size=(n, WIDTH)) * np.linspace(0.02, 0.4, WIDTH)) ** 2
 
 
-def learnt(counts: tuple[int, ...] = (40, 30, 20)) -> Novelty:
-    moments = Moments(len(counts))
+def of(n: int, column: int, n_classes: int = 4) -> Any:
+    """Targets of recordings of one class. [n, C]"""
+    return np.eye(n_classes)[np.full(n, column)]
+
+
+def learnt(counts: tuple[int, ...] = (40, 30, 20)) -> OodModel:
+    statistics = OodStatistics(len(counts))
     for column, n in enumerate(counts):
-        moments.add(np.full(n, column), birds(n, column))
-    found = moments.novelty()
+        statistics.add(of(n, column, len(counts)), birds(n, column))
+    found = statistics.model()
     assert found is not None
     return found
 
@@ -75,13 +88,13 @@ def test_recordings_are_pooled_without_their_silence_however_batches_fall(batch:
 
 def test_sums_in_any_portions_give_the_means_and_the_shrunk_covariance_of_scikit_learn() -> None:
     whole = learnt()
-    portions = Moments(3)
+    portions = OodStatistics(3)
     for column, n in ((2, 20), (0, 40), (1, 30)):
         for part in np.array_split(birds(n, column), 7):
-            portions.add(np.full(len(part), column), part)
-    again = portions.novelty()
+            portions.add(of(len(part), column, 3), part)
+    again = portions.model()
     assert again is not None
-    rows = np.concatenate([eased(birds(n, column)) for column, n in enumerate((40, 30, 20))])
+    rows = np.concatenate([signed_root(birds(n, column)) for column, n in enumerate((40, 30, 20))])
     labels = np.repeat([0, 1, 2], (40, 30, 20))
     residuals = rows - np.stack([rows[labels == column].mean(axis=0) for column in range(3)])[labels]
     expected = OAS(assume_centered=True).fit(residuals).covariance_
@@ -94,7 +107,7 @@ def test_sums_in_any_portions_give_the_means_and_the_shrunk_covariance_of_scikit
             [
                 np.einsum("ni,ij,nj->n", apart, np.linalg.inv(used), apart) * n / (n + 1)
                 for column, n in enumerate((40, 30, 20))
-                for apart in [eased(others) - rows[labels == column].mean(axis=0)]
+                for apart in [signed_root(others) - rows[labels == column].mean(axis=0)]
             ],
             axis=0,
         )
@@ -117,29 +130,43 @@ def test_a_class_of_few_recordings_is_not_stricter_with_its_own() -> None:
     assert rare == pytest.approx(common, rel=0.25)
 
 
+def test_a_recording_of_two_classes_counts_half_for_each_and_one_of_none_not_at_all() -> None:
+    rows = birds(60, 0)
+    both, none, single = OodStatistics(2), OodStatistics(2), OodStatistics(2)
+    both.add(np.ones((60, 2)), rows)
+    assert both.counts.tolist() == [30, 30]
+    none.add(np.zeros((60, 2)), rows)
+    assert none.counts.tolist() == [0, 0] and none.model() is None
+    single.add(np.eye(2)[np.zeros(60, np.int64)], rows)
+    two, one = both.model(), single.model()
+    assert two is not None and one is not None
+    np.testing.assert_allclose(two.centres[0], two.centres[1], atol=1e-5)
+    np.testing.assert_allclose(two.distances(rows), one.distances(rows), rtol=0.05)
+
+
 def test_recordings_that_do_not_differ_teach_nothing() -> None:
-    same, single, empty = Moments(2), Moments(2), Moments(2)
-    same.add(np.array([0, 0, 0, 1, 1]), np.array([[1.0, 2.0]] * 3 + [[0.0, 1.0]] * 2))
-    single.add(np.array([0, 1]), np.array([[1.0, 2.0], [0.0, 1.0]]))
-    assert [each.novelty() for each in (same, single, empty)] == [None, None, None]
+    same, single, empty = OodStatistics(2), OodStatistics(2), OodStatistics(2)
+    same.add(np.eye(2)[[0, 0, 0, 1, 1]], np.array([[1.0, 2.0]] * 3 + [[0.0, 1.0]] * 2))
+    single.add(np.eye(2), np.array([[1.0, 2.0], [0.0, 1.0]]))
+    assert [each.model() for each in (same, single, empty)] == [None, None, None]
 
 
 def test_a_class_without_recordings_is_known_by_what_an_earlier_model_knew() -> None:
     before = learnt()
-    moments = Moments(4)
-    moments.add(np.full(20, 0), birds(20, 0, seed=1))
-    moments.add(np.full(50, 3), birds(50, 3))
-    found = moments.novelty()
+    statistics = OodStatistics(4)
+    statistics.add(of(20, 0), birds(20, 0, seed=1))
+    statistics.add(of(50, 3), birds(50, 3))
+    found = statistics.model()
     assert found is not None
     again = birds(50, 1, seed=2)
     assert found.distances(again).min() > 2 * before.distances(again).max()
     taken = found.with_centres_of(before, np.array([1]))
     assert taken.counts.tolist() == [20, 30, 0, 50] and found.counts.tolist() == [20, 0, 0, 50]
     # Where it lies and how its recordings differ is as if all had been heard.
-    everything = Moments(4)
+    everything = OodStatistics(4)
     for column, n, seed in ((0, 40, 0), (1, 30, 0), (2, 20, 0), (0, 20, 1), (3, 50, 0)):
-        everything.add(np.full(n, column), birds(n, column, seed))
-    whole = everything.novelty()
+        everything.add(of(n, column), birds(n, column, seed))
+    whole = everything.model()
     assert whole is not None
     np.testing.assert_allclose(taken.distances(again), whole.distances(again), rtol=0.1)
     own = birds(50, 3, seed=2)
@@ -154,11 +181,11 @@ def test_a_class_that_differs_otherwise_than_all_others_is_as_near_as_it_was() -
         found[:, 0] += np.random.default_rng(seed).normal(size=n)
         return found**2
 
-    moments = [Moments(2), Moments(2)]
-    for each in moments:
-        each.add(np.full(60, 0), birds(60, 0))
-    moments[0].add(np.full(60, 1), waving(60, 1))
-    before, now = (each.novelty() for each in moments)
+    statistics = [OodStatistics(2), OodStatistics(2)]
+    for each in statistics:
+        each.add(of(60, 0, 2), birds(60, 0))
+    statistics[0].add(of(60, 1, 2), waving(60, 1))
+    before, now = (each.model() for each in statistics)
     assert before is not None and now is not None
     taken, again = now.with_centres_of(before, np.array([1])), waving(60, 2)
     assert np.median(taken.distances(again)) < 1.5 * np.median(before.distances(again))
@@ -166,12 +193,12 @@ def test_a_class_that_differs_otherwise_than_all_others_is_as_near_as_it_was() -
 
 def test_what_was_learnt_is_read_as_it_was_written(tmp_path: Path) -> None:
     known = learnt()
-    known.save(tmp_path / "novelty.npz")
-    again = Novelty.load(tmp_path / "novelty.npz")
+    known.save(tmp_path / "ood.npz")
+    again = OodModel.load(tmp_path / "ood.npz")
     np.testing.assert_array_equal(again.distances(birds(5, 1)), known.distances(birds(5, 1)))
-    (tmp_path / "novelty.npz").write_bytes(b"PK nothing")
-    with pytest.raises(InputError, match=r"novelty\.npz: cannot be read"):
-        Novelty.load(tmp_path / "novelty.npz")
+    (tmp_path / "ood.npz").write_bytes(b"PK nothing")
+    with pytest.raises(InputError, match=r"ood\.npz: cannot be read"):
+        OodModel.load(tmp_path / "ood.npz")
 
 
 # ---- the limit ----------------------------------------------------------------------------------
@@ -185,41 +212,41 @@ def test_the_limit_keeps_the_wished_share_of_recordings_to_come() -> None:
     rng = np.random.default_rng(0)
     kept = []
     for _ in range(400):
-        heard = Measured(*rng.normal(size=(2, 39)))
-        found = scale(heard, names(39), 0.9)
+        heard = OodMeasures(*rng.normal(size=(2, 39)))
+        found = fit_scale(heard, names(39), 0.9)
         assert found is not None
-        coming = Measured(*rng.normal(size=(2, 200)))
-        kept.append((found.strangeness(coming) <= 1).mean())
-        assert np.median(found.strangeness(heard)) == 0
+        coming = OodMeasures(*rng.normal(size=(2, 200)))
+        kept.append((found.ood_score(coming) <= 1).mean())
+        assert np.median(found.ood_score(heard)) == 0
     assert np.mean(kept) == pytest.approx(0.9, abs=0.01)  # not 0.88, as the quantile of so few would
 
 
 def test_far_and_quiet_are_strange_each_by_its_spread() -> None:
     rng = np.random.default_rng(1)
-    heard = Measured(30 + 5 * rng.normal(size=99), 8 + 0.5 * rng.normal(size=99))
-    found = scale(heard, names(99), 0.9)
-    assert found is not None and found.energy == pytest.approx(10, rel=0.2)
-    usual, far, quiet, both = found.strangeness(
-        Measured(np.array([30.0, 40.0, 30.0, 40.0]), np.array([8.0, 8.0, 7.0, 7.0]))
+    heard = OodMeasures(30 + 5 * rng.normal(size=99), 8 + 0.5 * rng.normal(size=99))
+    found = fit_scale(heard, names(99), 0.9)
+    assert found is not None and found.energy_weight == pytest.approx(10, rel=0.2)
+    usual, far, quiet, both = found.ood_score(
+        OodMeasures(np.array([30.0, 40.0, 30.0, 40.0]), np.array([8.0, 8.0, 7.0, 7.0]))
     )
     assert usual < 0.4 < 0.9 < far < both and far == pytest.approx(quiet, rel=0.2)
-    assert Scale.of(found.row()) == found
+    assert OodScale.of(found.row()) == found
 
 
 def test_slices_of_one_source_do_not_set_the_limit() -> None:
     for place, limit in ((50.0, 19), (-1.0, 18)):  # of 20 and one sources 19.8 stay within
-        heard = Measured(np.append(np.arange(20.0), np.full(300, place)), np.zeros(320))
-        one = scale(heard, [*names(20), *["same"] * 300], 0.9)
+        heard = OodMeasures(np.append(np.arange(20.0), np.full(300, place)), np.zeros(320))
+        one = fit_scale(heard, [*names(20), *["same"] * 300], 0.9)
         assert one is not None and (one.limit, one.sources) == (limit, 21)
-        many = scale(heard, [*names(20), *(f"h{k}" for k in range(300))], 0.9)
+        many = fit_scale(heard, [*names(20), *(f"h{k}" for k in range(300))], 0.9)
         assert many is None or many.limit != limit
 
 
 def test_too_few_sources_promise_nothing() -> None:
     distances = np.arange(30.0)
-    assert scale(Measured(distances, distances * 0), ["a", "b", "c"] * 10, 0.9) is None
-    assert scale(Measured(distances[:15], np.zeros(15)), names(15), 0.9) is not None
-    assert scale(Measured(distances[:15], np.zeros(15)), names(15), 0.97) is None  # 15 cannot tell 97 %
+    assert fit_scale(OodMeasures(distances, distances * 0), ["a", "b", "c"] * 10, 0.9) is None
+    assert fit_scale(OodMeasures(distances[:15], np.zeros(15)), names(15), 0.9) is not None
+    assert fit_scale(OodMeasures(distances[:15], np.zeros(15)), names(15), 0.97) is None  # 15 cannot tell 97 %
 
 
 # ---- over recordings on disk --------------------------------------------------------------------
@@ -255,14 +282,14 @@ def test_one_pass_learns_what_all_recordings_at_once_would_teach(tmp_path: Path)
         assert len(patches) == 8  # one size alone, so that nothing is compiled anew
         return np.zeros((8, 3), np.float32), np.abs(patches.astype(np.float32)).mean(axis=1)[:, :WIDTH]
 
-    found = moments_of(scorer, windows, labels, chosen_windows(windows, labels), 3, 8, Interrupts())
+    found = fit_ood(scorer, windows, labels, chosen_windows(windows, labels), 3, 8, Interrupts())
     rows: list[Any] = []
     seen = watched(scorer, windows, lambda numbers, pooled: rows.extend(pooled))
     everything = np.arange(len(windows))
     for at in range(0, len(windows), 8):
         seen(windows.patches(np.resize(everything[at : at + 8], 8)))
-    moments = Moments(3)
-    moments.add(labels, np.stack(rows))
-    expected = moments.novelty()
+    statistics = OodStatistics(3)
+    statistics.add(np.eye(3)[labels], np.stack(rows))
+    expected = statistics.model()
     assert found is not None and expected is not None and found.counts.tolist() == [10, 10, 10]
     np.testing.assert_allclose(found.distances(np.stack(rows)), expected.distances(np.stack(rows)), rtol=1e-4)

@@ -247,7 +247,7 @@ def test_when_nothing_can_be_used_the_tables_are_empty(tmp_path: Path) -> None:
     assert shapes == {"embeddings": (0, 0), "file": (0,), "start_s": (0,)}
     predict_files([tmp_path / "no.wav"], Ears("a", "b"), tmp_path / "p.csv", patches_out=tmp_path / "q.csv")
     (row,) = rows_of(tmp_path / "p.csv")
-    assert (Path(row["file"]).name, row["problem"][:11], row["answer"]) == ("no.wav", "unreadable:", "")
+    assert (Path(row["file"]).name, row["problem"][:11], row["decision"]) == ("no.wav", "unreadable:", "")
     assert rows_of(tmp_path / "q.csv") == []
 
 
@@ -352,8 +352,9 @@ def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
     assert outcome == predict.Outcome(files=2, patches=4, problems=())
     rows = rows_of(tmp_path / "p.csv")
     assert list(rows[0]) == [
-        "file", "duration_s", "patches", "answer", "class", "score", "class_2", "score_2", "class_3", "score_3", "at_s",
-        "strangeness", "problem", "score:tit", "score:crow", "score:owl", "score:=wren",
+        "file", "duration_s", "patches", "decision", "class", "score", "class_2", "score_2", "class_3", "score_3",
+        "peak_s",
+        "ood_score", "problem", "score:tit", "score:crow", "score:owl", "score:=wren",
     ]  # fmt: skip
     frames = frames_in(paths[0])
     starts = np.array([0, 96, 153])
@@ -367,8 +368,8 @@ def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
     ]
     assert [float(row[f"score:{name}"]) for name in ears.classes] == pytest.approx(mean.tolist(), abs=1e-6)
     assert float(row["score_2"]) == pytest.approx(mean[ranked[1]], abs=1e-6)
-    assert float(row["at_s"]) == pytest.approx(starts[scores[:, ranked[0]].argmax()] / 100)
-    assert (rows[1]["duration_s"], rows[1]["patches"], rows[1]["at_s"]) == ("0.5", "1", "0.0")
+    assert float(row["peak_s"]) == pytest.approx(starts[scores[:, ranked[0]].argmax()] / 100)
+    assert (rows[1]["duration_s"], rows[1]["patches"], rows[1]["peak_s"]) == ("0.5", "1", "0.0")
 
 
 def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
@@ -386,12 +387,12 @@ def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
 
     predict_files([write_sound(tmp_path / "a.wav", 3.8)], Late(), tmp_path / "p.csv")
     (row,) = rows_of(tmp_path / "p.csv")
-    assert (row["class"], row["score"], row["at_s"]) == ("b", "0.6125", "1.92")
+    assert (row["class"], row["score"], row["peak_s"]) == ("b", "0.6125", "1.92")
     assert "class_3" not in row
     Late.weights = np.float32([7, 1, 1, 1])  # by attention the first patch counts as much as seven of the others
     predict_files([write_sound(tmp_path / "a.wav", 3.8)], Late(), tmp_path / "p.csv")
     (row,) = rows_of(tmp_path / "p.csv")
-    assert (row["class"], row["score"], row["at_s"]) == ("a", "0.67", "0.0")
+    assert (row["class"], row["score"], row["peak_s"]) == ("a", "0.67", "0.0")
 
 
 def test_answers_pass_their_thresholds_and_background_is_none(tmp_path: Path) -> None:
@@ -414,12 +415,12 @@ def test_answers_pass_their_thresholds_and_background_is_none(tmp_path: Path) ->
         calibration=calibration,
     )  # fmt: skip
     (row,) = rows_of(tmp_path / "p.csv")
-    assert (row["answer"], row["class"], row["class_2"]) == ("none", "tit", "owl")
+    assert (row["decision"], row["class"], row["class_2"]) == ("unknown", "tit", "owl")
     assert float(row["score:background"]) == pytest.approx(0.25 / 0.38, abs=1e-6)
-    assert [each["answer"] for each in rows_of(tmp_path / "q.csv")] == ["tit", "owl"]
+    assert [each["decision"] for each in rows_of(tmp_path / "q.csv")] == ["tit", "owl"]
     predict_files([sound], Heard(), tmp_path / "p.csv", thresholds=thresholds)
     (row,) = rows_of(tmp_path / "p.csv")
-    assert (row["answer"], row["class"], row["score"]) == ("owl", "tit", "0.3")  # only the owl's passes
+    assert (row["decision"], row["class"], row["score"]) == ("owl", "tit", "0.3")  # only the owl's passes
 
 
 def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
@@ -439,16 +440,16 @@ def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
     paths = [silent_end, write_sound(tmp_path / "b.wav", 3.0, seed=1)]
     pooled: list[Any] = []
 
-    def strangeness(means: Any) -> Any:
+    def ood_score(means: Any) -> Any:
         pooled.append(means)
         return np.array([1.01 if len(pooled) == 1 else 1.0])
 
     thresholds = Thresholds((0.5, 0.5), ("class", "class"), "", "")
     given: dict[str, Any] = {"thresholds": thresholds, "batch_size": 4}
-    predict_files(paths, Levels(), tmp_path / "p.csv", strangeness=strangeness, **given)
+    predict_files(paths, Levels(), tmp_path / "p.csv", ood_score=ood_score, **given)
     rows = rows_of(tmp_path / "p.csv")
-    assert [(row["answer"], row["class"], row["strangeness"]) for row in rows] == [
-        ("none", "owl", "1.01"),
+    assert [(row["decision"], row["class"], row["ood_score"]) for row in rows] == [
+        ("unknown", "owl", "1.01"),
         ("owl", "owl", "1.0"),
     ]
     frames = frames_in(silent_end)
@@ -456,7 +457,7 @@ def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
     mean = np.average(patches.mean(axis=1), axis=0, weights=VGGISH.held(patches))
     np.testing.assert_allclose(pooled[0], mean[None], atol=1e-4)  # silence is left out
     predict_files(paths, Levels(), tmp_path / "q.csv", **given)  # a model that cannot tell
-    assert [(row["answer"], row["strangeness"]) for row in rows_of(tmp_path / "q.csv")] == [("owl", "")] * 2
+    assert [(row["decision"], row["ood_score"]) for row in rows_of(tmp_path / "q.csv")] == [("owl", "")] * 2
 
 
 def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
@@ -464,7 +465,7 @@ def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
     ears = Ears("tit", "crow")
     predict_files(paths, ears, tmp_path / "p.csv", patches_out=tmp_path / "q.csv", hop_s=0.48)
     rows = rows_of(tmp_path / "q.csv")
-    assert list(rows[0]) == ["file", "start_s", "end_s", "answer", "class", "score", "class_2", "score_2"]
+    assert list(rows[0]) == ["file", "start_s", "end_s", "decision", "class", "score", "class_2", "score_2"]
     assert [(Path(row["file"]).name, row["start_s"], row["end_s"]) for row in rows] == [
         ("a.wav", "0.0", "0.975"),
         ("a.wav", "0.48", "1.455"),
@@ -506,14 +507,14 @@ def test_files_that_could_not_be_used_have_their_row_and_silence_is_answered_non
     assert [row["file"] for row in rows] == [str(path) for path in files]  # joins what the user has
     told = {unused.name: f"{unused.problem}: {unused.detail}" for unused in outcome.problems}
     assert [row["problem"] for row in rows] == [told.get(row["file"], "") for row in rows]
-    answers = {Path(row["file"]).name: row["answer"] for row in rows if row["answer"]}
-    assert answers.keys() == {"a.wav", "z.wav", "silent.wav"} and answers["silent.wav"] == "none" != answers["a.wav"]
+    answers = {Path(row["file"]).name: row["decision"] for row in rows if row["decision"]}
+    assert answers.keys() == {"a.wav", "z.wav", "silent.wav"} and answers["silent.wav"] == "unknown" != answers["a.wav"]
     # A tone that 16 kHz cannot hold: loud to the recorder, nothing to the model.
     tone = 0.5 * np.sin(2 * np.pi * 40_000 * np.arange(192_000) / 192_000) * np.hanning(192_000)
     soundfile.write(tmp_path / "bat.wav", tone, 192_000)
     assert not predict_files([tmp_path / "bat.wav"], Ears("a", "b", "c"), tmp_path / "p.csv", thresholds=SURE).problems
     (row,) = rows_of(tmp_path / "p.csv")
-    assert (row["answer"], row["class"], row["problem"][:7]) == ("none", "", "silent:")
+    assert (row["decision"], row["class"], row["problem"][:7]) == ("unknown", "", "silent:")
 
 
 # ---- long recordings, window by window ----------------------------------------------------------
@@ -560,7 +561,7 @@ def test_a_window_is_judged_as_the_recording_cut_out_of_it(
     asked: dict[str, Any] = {
         "calibration": Calibration("softmax", Scale(), Scale(2.0)),
         "thresholds": Thresholds((0.4, 0.4, 0.4), ("class", "class", "class"), "", ""),
-        "strangeness": lambda pooled: np.abs(pooled).mean(axis=1) / 3,
+        "ood_score": lambda pooled: np.abs(pooled).mean(axis=1) / 3,
         "batch_size": 7,
     }
     ears = Attentive(front_end)
@@ -569,7 +570,7 @@ def test_a_window_is_judged_as_the_recording_cut_out_of_it(
     )
     predict_files(cuts, ears, tmp_path / "p.csv", **asked)
     found, wanted = rows_of(tmp_path / "w.csv"), rows_of(tmp_path / "p.csv")
-    assert list(found[0])[:5] == ["file", "start_s", "end_s", "patches", "answer"]
+    assert list(found[0])[:5] == ["file", "start_s", "end_s", "patches", "decision"]
     assert [row["file"] for row in found] == [str(path)] * 3
     end_s = len(waveform) / RATE_HZ
     whole = [(0.0, window_s), (window_s, 2 * window_s), (2 * window_s, end_s)]
@@ -577,13 +578,13 @@ def test_a_window_is_judged_as_the_recording_cut_out_of_it(
         (pytest.approx(begin, abs=0.006), pytest.approx(end, abs=0.001)) for begin, end in whole
     ]
     for row, cut, (begin_s, _) in zip(found, wanted, whole, strict=True):
-        for name in cut.keys() - {"file", "duration_s", "at_s"}:
+        for name in cut.keys() - {"file", "duration_s", "peak_s"}:
             try:
                 assert float(row[name]) == pytest.approx(float(cut[name]), abs=2e-4), name
             except ValueError:
                 assert row[name] == cut[name], name
-        assert float(row["at_s"]) == pytest.approx(begin_s + float(cut["at_s"]), abs=0.011)
-    assert len({row["strangeness"] for row in found}) == 3
+        assert float(row["peak_s"]) == pytest.approx(begin_s + float(cut["peak_s"]), abs=0.011)
+    assert len({row["ood_score"] for row in found}) == 3
     assert outcome == predict.Outcome(1, sum(int(row["patches"]) for row in found), ())
     assert len(rows_of(tmp_path / "q.csv")) == outcome.patches
 
@@ -601,7 +602,7 @@ def test_a_window_begins_and_ends_with_a_patch_and_what_is_too_short_for_one_beg
     assert [(row["start_s"], row["end_s"], row["patches"]) for row in rows_of(tmp_path / "p.csv")] == [
         ("0.0", "6.0", "7"), ("5.93", "6.9", "1"),
     ]  # fmt: skip
-    assert not predict_files(files[:1], Ears("a", "b"), tmp_path / "p.csv", window_s=6.0, usual_s=0.1).long
+    assert not predict_files(files[:1], Ears("a", "b"), tmp_path / "p.csv", window_s=6.0, calibration_clip_s=0.1).long
 
 
 @pytest.mark.parametrize("front_end", [VGGISH, YAMNET], ids=lambda spec: spec.name)
@@ -632,7 +633,7 @@ def test_a_silent_window_is_answered_none_and_what_a_file_held_before_it_broke_o
     soundfile.write(tmp_path / "a.wav", np.tile(sound, 2), RATE_HZ, subtype="PCM_16")
     predict_files([tmp_path / "a.wav"], Ears("a", "b", "c"), tmp_path / "p.csv", window_s=4.0, thresholds=SURE)
     rows = rows_of(tmp_path / "p.csv")
-    assert [row["answer"] == "none" for row in rows] == [False, True, False, True]
+    assert [row["decision"] == "unknown" for row in rows] == [False, True, False, True]
     assert rows[1]["problem"].startswith("silent: ") and not rows[1]["class"] and not rows[2]["problem"]
 
     broken = tmp_path / "b.wav"
@@ -650,10 +651,10 @@ def test_of_a_silent_file_each_window_is_answered_none_and_it_is_no_problem(tmp_
     files = [tmp_path / "a.wav", tmp_path / "b.wav"]
     outcome = predict_files(files, Ears("a", "b", "c"), tmp_path / "p.csv", window_s=2.0, thresholds=SURE)
     *rows, last = rows_of(tmp_path / "p.csv")
-    assert [(row["start_s"], row["end_s"], row["answer"]) for row in rows] == [
-        ("0.0", "2.0", "none"), ("2.0", "4.0", "none"), ("4.0", "5.5", "none"),
+    assert [(row["start_s"], row["end_s"], row["decision"]) for row in rows] == [
+        ("0.0", "2.0", "unknown"), ("2.0", "4.0", "unknown"), ("4.0", "5.5", "unknown"),
     ]  # fmt: skip
-    assert Path(last["file"]).name == "b.wav" and last["answer"] != "none"
+    assert Path(last["file"]).name == "b.wav" and last["decision"] != "unknown"
     assert (outcome.files, outcome.problems, outcome.silent) == (2, (), 0)
 
 
@@ -717,8 +718,9 @@ def test_windows_of_a_long_sound_are_written_as_they_come(tmp_path: Path) -> Non
 
 def test_files_far_longer_than_what_the_model_was_calibrated_on_are_counted(tmp_path: Path) -> None:
     files = [write_sound(tmp_path / f"{seconds}.wav", seconds) for seconds in (1.0, 6.0, 6.1, 9.0)]
-    for usual_s, n_long in ((2.0, 2), (0.3, 4), (4.0, 0), (None, 0)):
-        assert predict_files(files, Ears("a", "b"), tmp_path / "p.csv", usual_s=usual_s).long == n_long
+    for calibration_clip_s, n_long in ((2.0, 2), (0.3, 4), (4.0, 0), (None, 0)):
+        found = predict_files(files, Ears("a", "b"), tmp_path / "p.csv", calibration_clip_s=calibration_clip_s)
+        assert found.long == n_long
 
 
 @pytest.mark.parametrize("window_s", [0.0, -5.0, 0.95, math.nan, math.inf])

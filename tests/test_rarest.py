@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from birdtune.evaluation import metrics, rare_classes
-from birdtune.evaluation.metrics import Draws
-from birdtune.evaluation.scores import Scores
+from birdtune.evaluation import paired, rare_classes
+from birdtune.evaluation.bootstrap import Bootstrap
+from birdtune.evaluation.part import evaluate_part
+from birdtune.evaluation.scores import Scores, one_hot
 
 
 def scores_of(labels: list[int], n_classes: int, seed: int = 0) -> Scores:
@@ -18,10 +19,10 @@ def scores_of(labels: list[int], n_classes: int, seed: int = 0) -> Scores:
         classes=tuple("abcdefghij"[:n_classes]),
         recordings=tuple(f"r{k}" for k in range(n)),
         groups=tuple(f"g{k}" for k in range(n)),
-        labels=np.array(labels, np.int64),
-        patch_scores=found / found.sum(axis=1, keepdims=True),
-        patch_recording=np.arange(n, dtype=np.int64),
-        patch_start_s=np.zeros(n, np.float32),
+        targets=one_hot(labels, n_classes),
+        window_scores=found / found.sum(axis=1, keepdims=True),
+        window_recording=np.arange(n, dtype=np.int64),
+        window_start_s=np.zeros(n, np.float32),
     )
 
 
@@ -34,7 +35,7 @@ def judged(scores: Scores, train_counts: list[int]) -> dict:
 def test_the_third_with_fewest_training_recordings_is_judged_apart() -> None:
     scores = scores_of([0, 1, 2, 3, 4, 5] * 8, 6)
     found = judged(scores, [50, 2, 40, 3, 60, 70])
-    each = [average_precision_score(scores.labels == c, scores.patch_scores[:, c]) for c in range(6)]
+    each = [average_precision_score(scores.labels == c, scores.window_scores[:, c]) for c in range(6)]
 
     assert found["classes"] == ["b", "d"]
     assert found["most_recordings"] == 3
@@ -47,7 +48,7 @@ def test_the_third_with_fewest_training_recordings_is_judged_apart() -> None:
 def test_all_classes_together_are_what_the_figures_say_elsewhere() -> None:
     scores = scores_of([0, 1, 2] * 10, 3)
     found = judged(scores, [9, 1, 5])
-    whole = metrics.judge(scores, train_counts=np.array([9, 1, 5]), n_bootstrap=20, seed=1)
+    whole = evaluate_part(scores, train_counts=np.array([9, 1, 5]), n_bootstrap=20, seed=1)
 
     assert found["classes"] == ["b"]
     assert (found["macro_ap"] + 2 * found["others_macro_ap"]) / 3 == pytest.approx(whole["clip"]["macro_ap"])
@@ -110,6 +111,7 @@ def test_unequal_classes_are_told_of_where_nothing_was_set_for_the_rare_ones() -
 # ---- with a measure and without -------------------------------------------------------------------
 
 LABELS = np.array([0] * 20 + [1] * 20 + [2] * 4 + [3] * 2)
+TARGETS = np.eye(4)[LABELS] > 0
 RARE = np.array([2, 3])
 
 
@@ -120,11 +122,9 @@ def said(wrong: list[int]) -> np.ndarray:
 
 
 def gained(first: list[int], second: list[int], slices: int = 1) -> dict:
-    draws = Draws(tuple(f"g{k // slices}" for k in range(len(LABELS))), 400, 1)
-    one, other = (rare_classes.standing(said(wrong), LABELS, RARE, draws) for wrong in (first, second))
-    rare = max(1, 6 // slices)
-    sources = {"rare_recall": rare, "rare_ap": rare, "accuracy": 46, "macro_ap": 46}
-    return rare_classes.gains(one, other, sources)
+    draws = Bootstrap(tuple(f"g{k // slices}" for k in range(len(LABELS))), 400, 1)
+    one, other = (rare_classes.standing(said(wrong), TARGETS, RARE, draws) for wrong in (first, second))
+    return paired.gains(one, other)
 
 
 def test_each_rare_class_counts_alike_and_all_recordings_are_the_price() -> None:
@@ -143,9 +143,9 @@ def test_each_rare_class_counts_alike_and_all_recordings_are_the_price() -> None
 
 def test_what_few_sources_show_is_not_sure_and_what_many_show_is() -> None:
     def surely(row: dict) -> bool:
-        shown = rare_classes.told({"rows": [{"settings": {}, **row}]})
+        shown = rare_classes.in_words({"rows": [{"settings": {}, **row}]})
         assert shown is not None
-        return shown["rows"][0]["accuracy"]["sure"]
+        return shown["rows"][0]["accuracy"]["significant"]
 
     wrong = list(range(24, 36))
     assert surely(gained([], wrong)) and not surely(gained([], wrong, slices=12))
@@ -155,14 +155,14 @@ def test_what_few_sources_show_is_not_sure_and_what_many_show_is() -> None:
 def test_where_no_answer_changes_few_sources_leave_it_open_and_the_same_scores_do_not() -> None:
     found = gained([20], [20, 21])  # of the rare classes all are right in both
     assert found["rare_recall"]["ci"] == pytest.approx([-(1 - 0.025 ** (1 / 6)), 1 - 0.025 ** (1 / 6)])
-    draws = Draws(tuple(f"g{k}" for k in range(len(LABELS))), 50, 1)
-    one = rare_classes.standing(said([0]), LABELS, RARE, draws)
-    assert {tuple(figure["ci"]) for figure in rare_classes.gains(one, one, None).values()} == {(0.0, 0.0)}
+    draws = Bootstrap(tuple(f"g{k}" for k in range(len(LABELS))), 50, 1)
+    one = rare_classes.standing(said([0]), TARGETS, RARE, draws)
+    assert {tuple(figure["ci"]) for figure in paired.gains(one, one, changed=False).values()} == {(0.0, 0.0)}
 
 
 def test_differences_are_told_in_points_without_a_signed_nothing() -> None:
     figure = {"with": 0.5, "without": 0.504, "gain": -0.004, "ci": [-0.1, 0.002]}
     row = {"settings": {"train.sampling-power": 1.0}, "changed": True, **dict.fromkeys(rare_classes.FIGURES, figure)}
-    shown = rare_classes.told({"on": ["train.sampling-power"], "reason": "", "rows": [row]})
+    shown = rare_classes.in_words({"on": ["train.sampling-power"], "reason": "", "rows": [row]})
     assert shown is not None and shown["rows"][0]["rare_ap"]["words"] == "0 (-10 to 0)"
-    assert rare_classes.told(None) is None
+    assert rare_classes.in_words(None) is None

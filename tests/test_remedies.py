@@ -208,14 +208,14 @@ def test_a_run_has_it_in_its_metrics_and_its_report_the_same_after_a_stop(
     assert not (tmp_path / "out/reports/1/metrics.json").exists()
     monkeypatch.setattr(rare_class_ablation, "out_of_fold", learn)
     assert run(config) == 0
-    found = read_json(tmp_path / "out/reports/1/metrics.json")["remedies"]
+    found = read_json(tmp_path / "out/reports/1/metrics.json")["rare_class_ablation"]
     (row,) = found["rows"]
     assert row["settings"] == {"train.min-samples-per-class": 40} and row["changed"]
     page = (tmp_path / "out/reports/1/report.html").read_text("utf-8")
-    assert "The network was not trained again as a whole" in page
+    assert "The backbone was not trained again" in page
 
     spared = settings(data, tmp_path / "out", **given, evaluate__rare_class_ablation=False)
     assert run(spared, until="evaluate") == 0
-    assert "remedies" not in read_json(tmp_path / "out/reports/1/metrics.json")
+    assert "rare_class_ablation" not in read_json(tmp_path / "out/reports/1/metrics.json")
     assert run(config, until="evaluate") == 0
-    assert read_json(tmp_path / "out/reports/1/metrics.json")["remedies"] == found
+    assert read_json(tmp_path / "out/reports/1/metrics.json")["rare_class_ablation"] == found

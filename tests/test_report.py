@@ -17,25 +17,26 @@ import soundfile
 from markupsafe import Markup
 
 from birdtune.audio.logmel import display, log_mel
+from birdtune.evaluation import metrics
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import BACKGROUND, NOMINAL, OWN, SHARED, Thresholds
-from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt
-from birdtune.evaluation.metrics import judge
-from birdtune.evaluation.reliability import certainty
-from birdtune.evaluation.scores import Scores, clip_scores, pool_mean
-from birdtune.evaluation.thresholds import judge_answers, judge_novelty
-from birdtune.reporting import figures, reliability_section, report
-from birdtune.reporting.reliability_section import (
+from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic
+from birdtune.evaluation.part import evaluate_part
+from birdtune.evaluation.reliability import evaluate_calibration
+from birdtune.evaluation.scores import Scores, clip_scores, one_hot, pool_mean
+from birdtune.evaluation.thresholds import evaluate_decisions, evaluate_ood
+from birdtune.reporting import calibration_section, figures, report
+from birdtune.reporting.calibration_section import (
     alarms_sentence,
-    answered_sentence,
     calibration_sentence,
+    decided_sentence,
     meaning_sentence,
     thresholds_sentence,
 )
-from birdtune.reporting.report import Clip, ReportFacts, write_report
+from birdtune.reporting.report import Clip, ReportData, write_report
 from birdtune.reporting.tables import write_tables
 from birdtune.reporting.verdict import Verdict, of_scores, verdict
-from birdtune.runtime import text as texts
+from birdtune.runtime import text as words
 from birdtune.runtime.files import read_csv
 
 CLASSES = ("Parus_major", "Strix_aluco", "Turdus_merula", "=HYPERLINK(1)")
@@ -55,20 +56,20 @@ def make_scores(labels: list[int], said: list[int], sureness: list[float], names
         classes=CLASSES,
         recordings=tuple(names.get(k, f"{CLASSES[label]}/{k}.wav") for k, label in enumerate(labels)),
         groups=tuple(f"source {k // 2}" for k in range(n)),
-        labels=np.asarray(labels, np.int64),
-        patch_scores=table.reshape(-1, c).astype(np.float32),
-        patch_recording=np.repeat(np.arange(n), PATCHES),
-        patch_start_s=np.tile(np.arange(PATCHES) * 0.96, n).astype(np.float32),
+        targets=one_hot(labels, c),
+        window_scores=table.reshape(-1, c).astype(np.float32),
+        window_recording=np.repeat(np.arange(n), PATCHES),
+        window_start_s=np.tile(np.arange(PATCHES) * 0.96, n).astype(np.float32),
     )
 
 
-def make_facts(**changes: Any) -> ReportFacts:
+def make_data(**changes: Any) -> ReportData:
     """100 test recordings, ten wrong; Turdus_merula is tested but never answered, the last is untested."""
     labels = [0] * 50 + [1] * 46 + [2] * 4
     said = [1] * 6 + [0] * 44 + [1] * 46 + [0] * 4
     sure = [0.95, 0.94, 0.7, 0.6, 0.6, 0.6, *[0.9] * 90, *[0.5] * 4]
     scores = make_scores(labels, said, sure, {0: HOSTILE})
-    judged = judge(scores, train_counts=np.array([30, 20, 3, 1]), n_bootstrap=100, seed=0)
+    judged = evaluate_part(scores, train_counts=np.array([30, 20, 3, 1]), n_bootstrap=100, seed=0)
     rows = [
         {
             "class": name,
@@ -82,8 +83,7 @@ def make_facts(**changes: Any) -> ReportFacts:
         for name in CLASSES
     ]
     problem = {"recording": HOSTILE, "class": "Parus_major", "problem": "corrupt", "used": "no"}
-    facts = ReportFacts(
-        window_s=0.96,
+    data = ReportData(
         version=3,
         created="2026-01-02T03:04:05+00:00",
         birdtune_version="0.1.0",
@@ -99,22 +99,23 @@ def make_facts(**changes: Any) -> ReportFacts:
         problems=[{**problem, "detail": "bad header", "advice": "Copy it again."}],
         books={"found": 241, "used": 240, "left_out": {"corrupt": 1}},
         notices=["Class X has one source only."],
-        doubts=[],
+        diagnostics=[],
         verdict=Verdict("good", "Clearly better than guessing", "The test rests on 50 source recordings."),
         hardware={"processor": "two cores"},
         stages={"train": 3725.0},
+        window_s=0.96,
         listen=lambda recording, start_s, seconds: None,
     )
-    if "metrics" in changes and "doubts" not in changes:
-        changes["doubts"] = of_scores(changes["metrics"])
-        changes["verdict"] = verdict(changes["metrics"], changes["doubts"])
-    return dataclasses.replace(facts, **changes)
+    if "metrics" in changes and "diagnostics" not in changes:
+        changes["diagnostics"] = of_scores(changes["metrics"])
+        changes["verdict"] = verdict(changes["metrics"], changes["diagnostics"])
+    return dataclasses.replace(data, **changes)
 
 
-def trusted_facts() -> ReportFacts:
-    """As `make_facts`, with ten recordings of a score near 0.8, calibration, thresholds and false alarms."""
-    facts = make_facts()
-    scores = facts.scores["test"]
+def trusted_data() -> ReportData:
+    """As `make_data`, with ten recordings of a score near 0.8, calibration, thresholds and false alarms."""
+    data = make_data()
+    scores = data.scores["test"]
     pooled = clip_scores(scores).copy()
     pooled[20:30, 0] = 0.86
     scores = dataclasses.replace(scores, pooled=pooled.astype(np.float32))
@@ -124,20 +125,23 @@ def trusted_facts() -> ReportFacts:
     )  # fmt: skip
     drawing: dict[str, Any] = {"n_bootstrap": 100, "seed": 0}
     judged = {
-        **judge(scores, train_counts=np.array([30, 20, 3, 1]), **drawing),
-        "certainty": certainty(scores, pool_mean(scores), **drawing),
-        "answers": judge_answers(scores, chosen, **drawing),
+        **evaluate_part(scores, train_counts=np.array([30, 20, 3, 1]), **drawing),
+        "calibration": evaluate_calibration(scores, pool_mean(scores), **drawing),
+        "decisions": evaluate_decisions(scores, chosen, **drawing),
     }
     heard = {
-        "hours": 1 / 60, "recordings": 1, "recordings_answered": 1, "alarms": 1, "alarms_per_hour": 60.0,
-        "patches_passing": 0.5, "per_class": [{"class": "Strix_aluco", "alarms": 1, "alarms_per_hour": 60.0}],
+        "hours": 1 / 60, "recordings": 1, "recordings_decided": 1, "alarms": 1, "alarms_per_hour": 60.0,
+        "windows_passing": 0.5, "per_class": [{"class": "Strix_aluco", "alarms": 1, "alarms_per_hour": 60.0}],
     }  # fmt: skip
     trust = {
         "calibration": Calibration("softmax", Scale(1.25), Scale(2.0), 30).row(),
-        "thresholds": chosen.row(CLASSES),
-        "false_alarms": {"background": {"part": "test", **heard}, "noise": [{"noise": "pink noise", **heard}]},
+        "thresholds": chosen.row(CLASSES), "ood": {"scale": None, "reason": "too few"},
+        "false_alarms": {
+            "background": {"part": "test", "chosen_on": False, **heard},
+            "noise": [{"noise": "pink noise", "decision": None, "score": None, **heard}],
+        },
     }
-    return dataclasses.replace(facts, metrics={"val": None, "test": judged}, scores={"test": scores}, trust=trust)
+    return dataclasses.replace(data, metrics={"val": None, "test": judged}, scores={"test": scores}, trust=trust)
 
 
 class Page(HTMLParser):
@@ -164,68 +168,127 @@ class Page(HTMLParser):
             self.parts.append(data)
 
 
-def page_of(facts: ReportFacts, folder: Path) -> Page:
+def page_of(data: ReportData, folder: Path) -> Page:
     path = folder / "report.html"
-    write_report(path, facts)
+    write_report(path, data)
     return Page(path.read_text("utf-8"))
 
 
 def test_the_title_counts_only_classes_that_were_taught(tmp_path: Path) -> None:
-    facts = make_facts()
-    rows = [{**row, "train": 0} if place == 1 else row for place, row in enumerate(facts.class_rows)]
+    data = make_data()
+    rows = [{**row, "train": 0} if place == 1 else row for place, row in enumerate(data.class_rows)]
     n = sum(row["train"] for row in rows)
-    text = page_of(dataclasses.replace(facts, class_rows=rows), tmp_path).text
+    text = page_of(dataclasses.replace(data, class_rows=rows), tmp_path).text
     assert f"Trained on {n} recordings of 3 classes" in text
 
 
 def test_the_first_screen_says_what_how_well_and_against_what(tmp_path: Path) -> None:
-    text = page_of(make_facts(), tmp_path).text
-    assert "Trained on 120 recordings of 4 classes, tested by 100 it had never heard" in text
+    text = page_of(make_data(), tmp_path).text
+    assert "Trained on 120 recordings of 4 classes, tested on 100 recordings of other sources" in text
     assert re.search(
-        r"90\s% of the 100 test recordings got the right name as the best guess among 4 classes "
-        r"\(95\s% interval: 7\d to 9",
+        r"90\s% top-1 accuracy on 100 test recordings, 4 classes \(95\s% interval: 7\d to 9",
         text,
     )
-    assert re.search(r"Always answering the commonest class, “Parus_major”, would be right in 50\s%", text)
+    assert re.search(r"Majority baseline \(always “Parus_major”\): 50\s%", text)
     assert "Clearly better than guessing. The test rests on 50 source recordings" in text
-    assert "Weakest: Turdus_merula (0 of 4 found), Parus_major (44 of 50 found)." in text
+    assert "Lowest recall: Turdus_merula (0 of 4), Parus_major (44 of 50)." in text
     assert "Class X has one source only." in text
+
+
+def test_where_the_leak_test_warns_the_headline_claims_less_and_the_rest_stands_beside_it(tmp_path: Path) -> None:
+    leak = {"near": 30, "far": 70, "far_accuracy": 0.8571, "far_accuracy_ci": [0.75, 0.93]}
+    warning = Diagnostic("test-leak", MILD, "Test recordings sound like clips of training recordings: 30.", "Join.")
+    warned = words.plain(page_of(make_data(leak=leak, diagnostics=[warning]), tmp_path).text)
+    assert "tested on 100 recordings birdtune" not in warned and "of other sources" not in warned
+    assert "86 %without the 30 that sound like clips of training recordings" in warned
+    fine = page_of(make_data(leak=leak), tmp_path).text
+    assert "tested on 100 recordings of other sources" in fine and "without the 30" not in fine
+
+
+def test_a_metric_is_one_function_and_appears_in_figures_tables_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "METRICS", metrics.METRICS)
+    monkeypatch.setitem(metrics.METRICS, "brier", None)  # put back as it was afterwards
+
+    @metrics.metric("brier", "Brier score", "Mean squared distance of score and truth.")
+    def brier(scores: Any, positive: Any, weights: Any) -> Any:
+        return (weights * (scores - positive) ** 2).sum(axis=0) / weights.sum(axis=0)
+
+    data = make_data(history=[{"epoch": 1, "train_loss": 1.0, **{f"val_{k}": v for k, v in quick_look().items()}}])
+    test = data.metrics["test"]
+    assert test is not None
+    low, high = test["clip"]["macro_brier_ci"]
+    expected = np.mean((clip_scores(data.scores["test"]) - data.scores["test"].targets) ** 2)
+    assert low < test["clip"]["macro_brier"] < high
+    assert test["clip"]["macro_brier"] == pytest.approx(expected)
+    assert test["per_class"][0]["brier_ci"] is not None and "macro_brier" in test["window"]
+    write_tables(tmp_path, data)
+    row = read_csv(tmp_path / "per_class.csv")[0]
+    assert float(row["test_brier_lo"]) < float(row["test_brier"]) < float(row["test_brier_hi"])
+    page = page_of(data, tmp_path)
+    assert ">Brier score, test</text>" in page.source  # the first figure
+    assert page.source.count(">Brier score</text>") == 1  # the curves
+    for place in ("by-class", "glossary", "Figures of every epoch"):
+        assert "Brier score" in page.source[page.source.index(place) :].partition("</section>")[0], place
+
+
+def quick_look() -> dict[str, Any]:
+    return metrics.quick_look(make_data().scores["test"])
+
+
+def test_with_several_classes_a_recording_the_page_leads_with_average_precision(tmp_path: Path) -> None:
+    one = make_data()
+    targets = one.scores["test"].targets.copy()
+    targets[60:80, 0] = 1.0  # a second bird
+    targets[95] = 0.0  # none
+    scores = dataclasses.replace(one.scores["test"], targets=targets)
+    found = evaluate_part(scores, train_counts=np.array([30, 20, 3, 1]), n_bootstrap=50, seed=0)
+    data = make_data(scores={"test": scores}, metrics={"val": None, "test": found})
+    text = words.plain(page_of(data, tmp_path).text)
+    assert "mean average precision (mAP) on 100 test recordings, 4 classes" in text
+    assert "Recordings have several classes, or none." in text and "Parus_major, Strix_aluco" not in text
+    write_tables(tmp_path, data)
+    classes = [row["class"] for row in read_csv(tmp_path / "predictions.csv")]
+    assert classes[60] == "Parus_major;Strix_aluco" and classes[95] == ""
 
 
 def test_labels_to_check_can_be_heard_and_names_in_them_are_only_text(tmp_path: Path) -> None:
     row = {
-        "rank": 1, "recording": "<script>z</script>.wav", "class": "<b>a</b>", "suggested": "</td>b", "doubt": 0.9,
-        "class_score": 0.01, "suggested_score": 0.9, "group": "g", "split": "test", "seconds": 5.0, "start_s": 1.44,
+        "rank": 1, "recording": "<script>z</script>.wav", "class": "<b>a</b>", "suggested": "</td>b",
+        "label_issue_score": 0.9, "class_score": 0.01, "suggested_score": 0.9, "source_recording": "g",
+        "split": "test", "seconds": 5.0, "start_s": 1.44,
         "why": "others say <i>so</i>",
     }  # fmt: skip
-    found = {"reason": "", "judged": 400, "alone": ["<u>c</u>"], "rule": "As a rule.", "rows": [row] * 300}
-    page = page_of(make_facts(suspects=found, listen=tone), tmp_path)
-    section = page.source[page.source.index('<section id="labels">') : page.source.index('<section id="sure">')]
+    found = {"reason": "", "scored": 400, "single_source": ["<u>c</u>"], "rule": "As a rule.", "rows": [row] * 300}
+    page = page_of(make_data(label_issues=found, listen=tone), tmp_path)
+    section = page.source[page.source.index('<section id="labels">') : page.source.index('<section id="calibration">')]
     assert "300 labels</b> of 400 may be wrong" in section and "As a rule." in section
     assert section.count("<audio") == 8 and section.count("<svg") + section.count("<img") >= 8
     assert section.count("<tr>") == 201 and "The first 200 of 300" in section
     assert not any(mark in section for mark in ("<script>z", "<b>a</b>", "</td>b", "<i>so</i>", "<u>c</u>"))
     assert "framed from 1.4 s" in section and "others say" in section
 
-    assert "with this list. As a rule." in page.text
+    assert "in training or selection. As a rule." in page.text
 
-    none = page_of(make_facts(suspects={**found, "rows": []}), tmp_path).text
-    assert "Nothing speaks against any of the 400 labels that were checked" in none
-    why = page_of(make_facts(suspects={**found, "rows": [], "reason": "no backbone"}), tmp_path).text
+    none = page_of(make_data(label_issues={**found, "rows": []}), tmp_path).text
+    assert "None of the 400 labels that were checked looks wrong" in none
+    why = page_of(make_data(label_issues={**found, "rows": [], "reason": "no backbone"}), tmp_path).text
     assert "Labels were not checked: no backbone." in why
-    assert "Labels to check" not in page_of(make_facts(), tmp_path).text
+    assert "Label issues" not in page_of(make_data(), tmp_path).text
 
 
 def test_an_error_whose_label_may_be_wrong_is_told_as_such_and_no_label_as_the_truth(tmp_path: Path) -> None:
-    facts = make_facts()
-    worst = report.worst_errors(facts.scores["test"], clip_scores(facts.scores["test"]))
+    data = make_data()
+    worst = report.worst_errors(data.scores["test"], clip_scores(data.scores["test"]))
     row = {
-        "rank": 1, "recording": facts.scores["test"].recordings[worst[0].index], "class": "a", "suggested": "b",
-        "doubt": 0.9, "class_score": 0.1, "suggested_score": 0.9, "group": "g", "split": "test", "seconds": 5.0,
+        "rank": 1, "recording": data.scores["test"].recordings[worst[0].index], "class": "a", "suggested": "b",
+        "label_issue_score": 0.9, "class_score": 0.1, "suggested_score": 0.9, "source_recording": "g",
+        "split": "test", "seconds": 5.0,
         "start_s": 0.0, "why": "so",
     }  # fmt: skip
-    found = {"reason": "", "judged": 400, "alone": [], "rule": "", "rows": [row]}
-    cards = page_of(make_facts(suspects=found), tmp_path).source.split('<figure class="card"')[1:]
+    found = {"reason": "", "scored": 400, "single_source": [], "rule": "", "rows": [row]}
+    cards = page_of(make_data(label_issues=found), tmp_path).source.split('<figure class="card"')[1:]
     wrong = [card for card in cards if "error</span> Labelled <b>" in card]
     assert len(wrong) > 1 and "It is <b>" not in "".join(cards)
     marked = {"The label may be wrong" in card for card in wrong if str(report.name(row["recording"])) in card}
@@ -235,7 +298,7 @@ def test_an_error_whose_label_may_be_wrong_is_told_as_such_and_no_label_as_the_t
 
 
 def test_nothing_is_fetched_and_only_its_own_script_may_run(tmp_path: Path) -> None:
-    page = page_of(make_facts(listen=tone), tmp_path)
+    page = page_of(make_data(listen=tone), tmp_path)
     script = re.search(r"<script>(.*?)</script>", page.source, re.DOTALL)
     policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert script is not None and policy is not None
@@ -252,11 +315,11 @@ def test_nothing_is_fetched_and_only_its_own_script_may_run(tmp_path: Path) -> N
 
 def test_hostile_names_are_shown_and_never_run(tmp_path: Path) -> None:
     classes = ("<script>x</script>", "$\\frac$", "a\u202eb\ud800", "]]>&amp;")
-    facts = make_facts()
-    scores = dataclasses.replace(facts.scores["test"], classes=classes)
-    judged = judge(scores, train_counts=np.array([30, 20, 3, 1]), n_bootstrap=10, seed=0)
-    rows = [{**row, "class": name} for row, name in zip(facts.class_rows, classes, strict=True)]
-    hostile = make_facts(
+    data = make_data()
+    scores = dataclasses.replace(data.scores["test"], classes=classes)
+    judged = evaluate_part(scores, train_counts=np.array([30, 20, 3, 1]), n_bootstrap=10, seed=0)
+    rows = [{**row, "class": name} for row, name in zip(data.class_rows, classes, strict=True)]
+    hostile = make_data(
         classes=classes, scores={"test": scores}, metrics={"test": judged}, class_rows=rows, listen=tone,
         notices=["<b>bold</b>"], command="birdtune '\"><script>y</script>", hardware={"<i>": "</td>"},
     )  # fmt: skip
@@ -283,7 +346,7 @@ def test_the_clips_are_playable_amplified_and_lie_around_the_patch_that_was_sure
         asked.append((recording, start_s, seconds))
         return tone(recording, start_s, seconds)
 
-    page = page_of(make_facts(listen=listen), tmp_path)
+    page = page_of(make_data(listen=listen), tmp_path)
     assert asked[0][0] == "Strix_aluco/50.wav" or HOSTILE in [name for name, *_ in asked]
     # Patch 5 is from 4.80 to 5.76 s; six seconds around it would end after the recording, which has 7.68 s.
     assert {(round(start, 2), seconds) for _, start, seconds in asked} == {(1.68, 6.0)}
@@ -300,61 +363,60 @@ def test_the_clips_are_playable_amplified_and_lie_around_the_patch_that_was_sure
 
 
 def test_worst_errors_are_the_surest_ones_one_from_a_source() -> None:
-    scores = make_facts().scores["test"]
+    scores = make_data().scores["test"]
     found = report.worst_errors(scores, pool_mean(scores))
-    assert [(finding.index, finding.said) for finding in found] == [(0, 1), (2, 1), (4, 1), (96, 0), (98, 0)]
+    assert [(example.index, example.predicted) for example in found] == [(0, 1), (2, 1), (4, 1), (96, 0), (98, 0)]
 
 
 def test_pair_errors_prefer_what_was_not_shown_yet() -> None:
-    facts = make_facts()
-    scores, judged = facts.scores["test"], facts.metrics["test"]
+    data = make_data()
+    scores, judged = data.scores["test"], data.metrics["test"]
     assert judged is not None
     found = report.pair_errors(scores, pool_mean(scores), judged["confusion_pairs"], {0, 2, 4, 96})
-    assert [(pair["true"], finding.index) for pair, finding in found] == [
+    assert [(pair["true"], example.index) for pair, example in found] == [
         ("Parus_major", 1),
         ("Turdus_merula", 97),
     ]
 
 
-def test_what_is_strange_is_told_with_its_cost_and_drawn(tmp_path: Path) -> None:
-    facts = trusted_facts()
-    assert facts.trust is not None
-    assert "This was not looked at." in page_of(facts, tmp_path).text  # by an older birdtune
-    strangeness = np.append(np.full(95, 0.5), np.full(5, 99.0)).astype(np.float32)
-    scores = {"test": dataclasses.replace(facts.scores["test"], strangeness=strangeness)}
-    test = facts.metrics["test"]
-    assert test is not None
-    judged = {**test, "novelty": judge_novelty(scores["test"], n_bootstrap=100, seed=0)}
-    (pink,) = facts.trust["false_alarms"]["noise"]
-    told = ({"answer": "<b>Owl", "score": 0.98}, {"answer": None, "score": None}, {})  # the last by an older birdtune
-    noise = [{**pink, "strangeness": value, **row} for value, row in zip((0.4, 1.5, 3.0), told, strict=True)]
-    scale = {"energy": 1.0, "usual": 2.0, "limit": 3.0, "keep": 0.9, "sources": 40}
+def test_what_ood_rejection_costs_is_said_and_drawn(tmp_path: Path) -> None:
+    data = trusted_data()
+    assert data.trust is not None
+    ood_score = np.append(np.full(95, 0.5), np.full(5, 99.0)).astype(np.float32)
+    scores = {"test": dataclasses.replace(data.scores["test"], ood_score=ood_score)}
+    test = {**(data.metrics["test"] or {}), "ood": evaluate_ood(scores["test"], n_bootstrap=100, seed=0)}
+    (pink,) = data.trust["false_alarms"]["noise"]
+    noise = [
+        {**pink, "ood_score": 0.4, "decision": "<b>Owl", "score": 0.98},
+        {**pink, "ood_score": 1.5, "decision": None, "score": None},
+    ]
+    scale = {"energy_weight": 1.0, "median": 2.0, "limit": 3.0, "target_recall": 0.9, "sources": 40}
     trust = {
-        **facts.trust, "novelty": {"scale": scale, "reason": ""},
-        "false_alarms": {**facts.trust["false_alarms"], "noise": noise},
+        **data.trust, "ood": {"scale": scale, "reason": ""},
+        "false_alarms": {**data.trust["false_alarms"], "noise": noise},
     }  # fmt: skip
-    full = dataclasses.replace(facts, trust=trust, scores=scores, metrics={"val": None, "test": judged})
+    full = dataclasses.replace(data, trust=trust, scores=scores, metrics={"val": None, "test": test})
     page = page_of(full, tmp_path)
-    assert "stranger than 90 % of the validation recordings" in page.text
-    assert "Of the 100 test recordings, 95 % (" in page.text
-    assert "Of 3 made noises, 2 were called strange." in page.text
-    assert "Known sounds in noise, or from recorders, that training never heard" in page.text
-    assert page.source.count("Strangeness of known recordings and of made noises") == 1
-    table = page.source[page.source.index("the answer to the whole of it") :].partition("</table>")[0]
-    answers = [html.unescape(cell) for cell in re.findall(r'<td class="text">([^\n]*)</td></tr>', table)]
-    assert [texts.plain(answer) for answer in answers] == ["<bdi><b>Owl</bdi> (98 % sure)", "none", texts.UNKNOWN]
-    off = {**trust, "novelty": {"scale": None, "reason": "validation is too small"}}
+    text = words.plain(page.text)
+    assert "than 90 % of the validation recordings" in text
+    assert "Of the 100 test recordings, all of known classes, 95 % (" in text
+    assert "Of 2 synthetic noises, 1 was rejected." in text
+    assert page.source.count("OOD scores of known recordings and of synthetic noises") == 1
+    table = page.source[page.source.index("decision for the whole") :].partition("</table>")[0]
+    decisions = [html.unescape(cell) for cell in re.findall(r'<td class="text">([^\n]*)</td></tr>', table)]
+    assert [words.plain(each) for each in decisions] == ["<bdi><b>Owl</bdi> (98 %)", "unknown"]
+    off = {**trust, "ood": {"scale": None, "reason": "validation is too small"}}
     page = page_of(dataclasses.replace(full, trust=off), tmp_path)
-    assert "They are not told from others: validation is too small." in page.text
-    assert "Strangeness of known" not in page.source
+    assert "Nothing is rejected as out of distribution: validation is too small." in page.text
+    assert "OOD scores of known" not in page.source
 
 
 def test_recordings_that_are_gone_or_silent_do_not_break_the_page(tmp_path: Path) -> None:
     silence = Clip(np.zeros(96_000, np.float32), 16_000)
     scrap = Clip(np.zeros(10, np.float32), 16_000)
     clips = iter([silence, scrap])
-    page = page_of(make_facts(listen=lambda *_: next(clips, None)), tmp_path)
-    assert page.text.count("nothing to hear in this stretch") == 1
+    page = page_of(make_data(listen=lambda *_: next(clips, None)), tmp_path)
+    assert page.text.count("This clip is silent") == 1
     # Of nine cards one is silent; neither the scrap nor the seven that are gone have a picture.
     assert page.text.count("could not be read again") == 8
     assert page.source.count('aria-label="Spectrogram') == 1
@@ -362,18 +424,18 @@ def test_recordings_that_are_gone_or_silent_do_not_break_the_page(tmp_path: Path
 
 
 def test_without_a_test_it_says_so_and_never_calls_the_result_good(tmp_path: Path) -> None:
-    facts = make_facts()
-    validated = make_facts(
-        metrics={"val": facts.metrics["test"], "test": None}, scores={"val": facts.scores["test"]}
+    data = make_data()
+    validated = make_data(
+        metrics={"val": data.metrics["test"], "test": None}, scores={"val": data.scores["test"]}
     )
     text = page_of(validated, tmp_path).text
-    assert "There is no test: " in text and text.count("also chose the model") == 1
+    assert "There is no test: " in text and text.count("on which the model was selected") == 1
     assert "Better than guessing, but not independently tested" in text
-    assert "of the 100 validation recordings" in text and "never heard" not in text
+    assert "top-1 accuracy on 100 validation recordings" in text and "of other sources" not in text
 
 
 def test_with_nothing_measured_it_still_tells_what_it_knows(tmp_path: Path) -> None:
-    bare = make_facts(
+    bare = make_data(
         metrics={"val": None, "test": None}, scores={}, history=[], best_epoch=None, problems=[], notices=[],
         changed=frozenset(), books={"found": 240, "used": 240, "left_out": {}},
     )  # fmt: skip
@@ -381,34 +443,34 @@ def test_with_nothing_measured_it_still_tells_what_it_knows(tmp_path: Path) -> N
     assert "Nothing was measured. Do not rely on it." in text and "No epoch was finished." in text
     assert "All 240 files found were used." in text
     assert "every setting is at its default" in text
-    assert "Parus_major" in text and "confused" not in text
+    assert "Parus_major" in text and "Confusion" not in text
 
 
 def test_strong_doubts_stand_before_the_figure_and_mild_ones_below_it_each_once(tmp_path: Path) -> None:
-    strong = Doubt("loss-never-moved", STRONG, "The training loss never moved: 2.3 in the first epoch.", "Faster.")
-    mild = Doubt("never-predicted", MILD, "On test, 1 class was never the answer: Turdus <b>merula</b>.", "More.")
-    poor = Verdict("poor", "Not shown to be better than guessing", "Do not rely on its answers.")
-    text = page_of(make_facts(doubts=[strong, mild], verdict=poor), tmp_path).text
-    figure = text.index("of the 100 test recordings")
+    strong = Diagnostic("loss-never-moved", STRONG, "The training loss never moved: 2.3 in the first epoch.", "Faster.")
+    mild = Diagnostic("never-predicted", MILD, "On test, 1 class was never predicted: Turdus <b>merula</b>.", "More.")
+    poor = Verdict("poor", "Not shown to be better than guessing", "Do not rely on its predictions.")
+    text = page_of(make_data(diagnostics=[strong, mild], verdict=poor), tmp_path).text
+    figure = text.index("top-1 accuracy on 100 test recordings")
     first = text[:figure]
-    assert "Not shown to be better than guessing. Do not rely on its answers. The training loss never moved" in first
+    assert "better than guessing. Do not rely on its predictions. The training loss never moved" in first
     assert "Faster." in first and "Turdus <b>merula</b>" in first
-    text = page_of(make_facts(doubts=[mild]), tmp_path).text
-    assert "Clearly better than guessing." in text and text.count("never the answer") == 1
-    assert text.index("of the 100 test") < text.index("never the answer") < text.index("Class by class")
+    text = page_of(make_data(diagnostics=[mild]), tmp_path).text
+    assert "Clearly better than guessing." in text and text.count("never predicted") == 1
+    assert text.index("on 100 test") < text.index("never predicted") < text.index("Results by class")
 
 
 def test_what_the_verdict_says_is_not_listed_again(tmp_path: Path) -> None:
-    small = Doubt("small-test", MILD, "The test rests on 9 source recordings: accuracy may lie anywhere.", "More.")
-    text = page_of(make_facts(doubts=[small], verdict=Verdict("fair", "On little", str(small))), tmp_path).text
+    small = Diagnostic("small-test", MILD, "The test rests on 9 source recordings: accuracy may lie anywhere.", "More.")
+    text = page_of(make_data(diagnostics=[small], verdict=Verdict("fair", "On little", str(small))), tmp_path).text
     assert text.count("rests on 9 source recordings") == 1
 
 
 def test_percentages_are_never_rounded_to_certainty() -> None:
-    assert [texts.percent(x) for x in (1.0, 0.9996, 0.994, 0.5, 0.003, 1e-9, 0.0)] == [
+    assert [words.percent(x) for x in (1.0, 0.9996, 0.994, 0.5, 0.003, 1e-9, 0.0)] == [
         f"{text}\N{NO-BREAK SPACE}%" for text in ("100", "99.9", "99", "50", "0.3", "0.1", "0")
     ]
-    assert texts.span([0.0, 0.996]) == "0 to 99.6\N{NO-BREAK SPACE}%"
+    assert words.span([0.0, 0.996]) == "0 to 99.6\N{NO-BREAK SPACE}%"
 
 
 def test_the_calibration_sentence_tells_the_direction() -> None:
@@ -416,8 +478,8 @@ def test_the_calibration_sentence_tells_the_direction() -> None:
         n = sum(count for count, _, _ in bins)
         return {
             "ece": sum(count * abs(said - was) for count, said, was in bins) / n,
-            "ece_if_true_most": luck,
-            "certainty": sum(count * said for count, said, _ in bins) / n,
+            "ece_null_upper": luck,
+            "confidence": sum(count * said for count, said, _ in bins) / n,
             "accuracy": sum(count * was for count, _, was in bins) / n,
         }
 
@@ -425,28 +487,28 @@ def test_the_calibration_sentence_tells_the_direction() -> None:
         found = judged(*bins, luck=luck)
         return calibration_sentence(found, sources=sources, calibrated=calibrated)
 
-    assert "too sure of itself" in said((10, 0.9, 0.6))
+    assert "Overconfident: it" in said((10, 0.9, 0.6))
     assert "30 percentage points" in said((10, 0.9, 0.6))
-    assert "too modest: it" in said((10, 0.5, 0.8))
-    assert "at its word" in said((10, 0.5, 0.52))
-    assert "too sure at some levels" in said((10, 0.5, 0.8), (10, 0.9, 0.6))
+    assert "Underconfident: it" in said((10, 0.5, 0.8))
+    assert "Well calibrated" in said((10, 0.5, 0.52))
+    assert "Overconfident at some levels" in said((10, 0.5, 0.8), (10, 0.9, 0.6))
     # What luck explains is not asserted first.
     lucky = said((10, 0.9, 0.6), luck=0.31)
-    assert lucky.startswith("Beyond what luck makes of so few recordings, nothing can be said:")
-    assert "by 30 percentage points on average" in lucky and "up to 31." in lucky and "too sure" not in lucky
-    assert "luck" not in said((10, 0.9, 0.6), luck=0.29)
+    assert lucky.startswith("Too few recordings to tell:")
+    assert "by 30 percentage points on average" in lucky and "up to 31." in lucky and "verconfident" not in lucky
+    assert "Too few" not in said((10, 0.9, 0.6), luck=0.29)
     many = said((100, 0.9, 0.84), luck=0.08)
-    assert "differ by 6 percentage points on average, as luck makes" in many and "too sure" not in many
+    assert "differ by 6 percentage points on average, no more than by chance" in many and "verconfident" not in many
     # Nobody vouches for what was not calibrated, what few sources tell, or what luck would hide.
     assert "though nothing was calibrated" in said((10, 0.5, 0.52), luck=0.04, calibrated=False)
     for weak in (said((10, 0.5, 0.52), sources=29), said((10, 0.5, 0.52), luck=0.2)):
-        assert "at its word" not in weak and "2 percentage points" in weak and "few" in weak
+        assert "Well calibrated" not in weak and "2 percentage points" in weak and "few" in weak
 
 
 def test_thresholds_are_said_to_be_chosen_only_where_they_were() -> None:
     def said(*origins: str) -> str:
         rows = [{"threshold": None if origin == BACKGROUND else 0.9, "from": origin} for origin in origins]
-        return thresholds_sentence({"wish": "a precision of 0.9", "reason": "", "classes": rows})
+        return thresholds_sentence({"goal": "a precision of 0.9", "reason": "", "classes": rows})
 
     assert said(OWN, SHARED, BACKGROUND) == "The thresholds were chosen on validation, for a precision of 0.9."
     assert said(NOMINAL, NOMINAL, BACKGROUND) == "The thresholds are nominal: a score of 0.9."
@@ -454,77 +516,77 @@ def test_thresholds_are_said_to_be_chosen_only_where_they_were() -> None:
 
 
 def test_beside_the_right_names_stands_how_many_get_an_answer_where_not_all_do(tmp_path: Path) -> None:
-    facts = trusted_facts()
-    test = facts.metrics["test"]
+    data = trusted_data()
+    test = data.metrics["test"]
     assert test is not None
-    assert "With its thresholds, 96 of the 100 get an answer, " in page_of(facts, tmp_path).text
-    few = {**test["answers"], "answered": 79, "answered_share": 0.79, "precision": 0.95}
-    page = page_of(dataclasses.replace(facts, metrics={"val": None, "test": {**test, "answers": few}}), tmp_path)
-    assert "With its thresholds, only 79 of the 100 get an answer, 75 of them a right one; the others get" in page.text
-    assert page.text.index("only 79 of the 100") < page.text.index("Class by class")
-    nobody = {"answers": {**few, "answered": 0, "answered_share": 0.0, "precision": None}}
-    most = {"answers": {**few, "answered": 90, "answered_share": 0.9, "precision": 0.9}, "n_recordings": 100}
-    assert "With its thresholds, 90 of the 100 get an answer, 81 of them a right one" in answered_sentence(most)
-    assert not answered_sentence({"answers": {**few, "answered": 100, "answered_share": 1.0}, "n_recordings": 100})
-    assert "no recording gets an answer" in answered_sentence(nobody)
+    assert "With the thresholds, 96 of the 100 get a class, " in page_of(data, tmp_path).text
+    few = {**test["decisions"], "decided": 79, "decided_share": 0.79, "precision": 0.95}
+    page = page_of(dataclasses.replace(data, metrics={"val": None, "test": {**test, "decisions": few}}), tmp_path)
+    assert "only 79 of the 100 get a class, 95 % of these correctly" in words.plain(page.text)
+    assert page.text.index("only 79 of the 100") < page.text.index("Results by class")
+    nobody = {"decisions": {**few, "decided": 0, "decided_share": 0.0, "precision": None}}
+    most = {"decisions": {**few, "decided": 90, "decided_share": 0.9, "precision": 0.9}, "n_recordings": 100}
+    assert "With the thresholds, 90 of the 100 get a class, 90\xa0% of these correctly" in decided_sentence(most)
+    assert not decided_sentence({"decisions": {**few, "decided": 100, "decided_share": 1.0}, "n_recordings": 100})
+    assert "every recording is rejected" in decided_sentence(nobody)
 
 
 def test_a_rate_of_alarms_in_clips_is_told_from_that_in_long_recordings() -> None:
-    heard = {"part": "test", "hours": 0.1, "recordings": 72, "recordings_answered": 1}
+    heard = {"part": "test", "hours": 0.1, "recordings": 72, "recordings_decided": 1}
     of_clips = alarms_sentence(heard)
-    assert "As a whole, 1 recording of the 72 would be answered" in of_clips
-    assert "last 5 s on average" in of_clips and "the 720 that make an hour" in of_clips
+    assert "As wholes, 1 recording of the 72 would get a class" in of_clips
+    assert "last 5 s on average" in of_clips and "up to 720 an hour" in of_clips
     of_hours = alarms_sentence({**heard, "hours": 72.0})
     assert "of the 72 would" in of_hours and "on average" not in of_hours
     assert alarms_sentence(None).startswith("An alarm is")
 
 
 def test_false_alarms_that_were_counted_where_thresholds_were_chosen_say_so(tmp_path: Path) -> None:
-    facts = trusted_facts()
-    assert "of background that it was neither trained on nor chosen with (1 recording" in page_of(facts, tmp_path).text
-    assert facts.trust is not None
-    alarms = facts.trust["false_alarms"]
-    for chosen_on, told in ((True, "on which its thresholds were chosen"), (False, "by which its best epoch was")):
+    data = trusted_data()
+    assert "that the model was neither trained nor selected on (1 recording" in page_of(data, tmp_path).text
+    assert data.trust is not None
+    alarms = data.trust["false_alarms"]
+    for chosen_on, told in ((True, "on which the thresholds were chosen"), (False, "on which the best epoch was")):
         heard = {**alarms["background"], "part": "val", "chosen_on": chosen_on}
-        trust = {**facts.trust, "false_alarms": {**alarms, "background": heard}}
-        text = page_of(dataclasses.replace(facts, trust=trust), tmp_path).text
+        trust = {**data.trust, "false_alarms": {**alarms, "background": heard}}
+        text = page_of(dataclasses.replace(data, trust=trust), tmp_path).text
         assert f"of background {told}" in text and "too low for other background" in text
         assert "trained on (" not in text
 
 
-def test_answers_on_the_recordings_that_thresholds_were_chosen_on_say_so() -> None:
-    facts = trusted_facts()
-    judged, trust = facts.metrics["test"], facts.trust
-    assert judged is not None and trust is not None
+def test_decisions_on_the_recordings_that_thresholds_were_chosen_on_say_so() -> None:
+    data = trusted_data()
+    test, trust = data.metrics["test"], data.trust
+    assert test is not None and trust is not None
     nominal = [{**row, "from": NOMINAL} for row in trust["thresholds"]["classes"]]
     untouched = {**trust, "thresholds": {**trust["thresholds"], "classes": nominal}}
     for part, of, chosen_on in (("validation", trust, True), ("test", trust, False), ("validation", untouched, False)):
-        section = reliability_section.section(judged, part, of)
+        section = calibration_section.section(test, part, of)
         assert section is not None
-        assert ("chosen on these very recordings" in section["answers"]) == chosen_on
+        assert ("chosen on these very recordings" in section["decisions"]) == chosen_on
 
 
 def test_no_class_is_called_rare_where_all_have_as_many_and_untested_ones_are_named(tmp_path: Path) -> None:
     def told(**rarest: Any) -> str:
-        test = {**(make_facts().metrics["test"] or {}), "rarest_third": {**numbers, **rarest}}
-        return page_of(make_facts(metrics={"val": None, "test": test}, doubts=[]), tmp_path).text
+        test = {**(make_data().metrics["test"] or {}), "rare_classes": {**numbers, **rarest}}
+        return page_of(make_data(metrics={"val": None, "test": test}, diagnostics=[]), tmp_path).text
 
     numbers: dict[str, Any] = {
         "classes": [], "untested": [], "most_recordings": None, "macro_ap": None, "macro_ap_ci": None,
         "others_macro_ap": None, "others_macro_ap_ci": None,
     }  # fmt: skip
     even = told()
-    assert "No class is clearly rarer in training than the others." in even and "for their sake" not in even
+    assert "No class is clearly rarer in training than the others." in even and "Settings for rare classes" not in even
     untested = told(untested=[{"class": "Strix_aluco", "recordings": 2}])
-    assert "none is clearly rarer" in untested
-    assert "Rare, but not in test, so not counted: Strix_aluco (2). What can be set for their sake:" in untested
+    assert "None of the classes in test is clearly rarer" in untested
+    assert "Rare, but not in test, so not counted: Strix_aluco (2). Settings for rare classes:" in untested
     two = told(classes=["Strix_aluco", "Turdus_merula"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75)
     assert "The 2 classes with fewest training recordings (3 or fewer: Strix_aluco, Turdus_merula) reach an" in two
     rare = told(classes=["Strix_aluco"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75)
     assert "The 1 class with fewest training recordings (3 or fewer: Strix_aluco) reaches an average precision" in rare
-    assert "the others 75 %. What can be set for their sake:" in rare
+    assert "the others 75 %. Settings for rare classes:" in rare
     unequal = told(classes=["Strix_aluco"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75, times=40)
-    assert "sake, and was not, though the largest class has 40 times as many training recordings as the" in unequal
+    assert "(none is on, though the largest class has 40 times as many training recordings as the" in unequal
 
 
 def test_what_each_measure_did_to_rare_classes_is_said_beside_how_it_was_measured(tmp_path: Path) -> None:
@@ -549,37 +611,38 @@ def test_what_each_measure_did_to_rare_classes_is_said_beside_how_it_was_measure
         ],
     }  # fmt: skip
 
-    def told(facts: ReportFacts) -> str:
-        return page_of(facts, tmp_path).text.replace("\N{NO-BREAK SPACE}", " ")
+    def told(data: ReportData) -> str:
+        return page_of(data, tmp_path).text.replace("\N{NO-BREAK SPACE}", " ")
 
-    text = told(make_facts(remedies=found))
+    text = told(make_data(rare_class_ablation=found))
     for said in (
-        "What each did to the rarest classes was measured apart from the model: linear heads",
-        "The network was not trained again as a whole", "By 5-fold cross-validation", "test was left alone",
+        "Ablation: linear heads were trained",
+        "The backbone was not trained again", "By 5-fold cross-validation", "test was not used",
         "each of 90 training and validation recordings", "Strix_aluco (6 recordings, 5 sources)",
         "train.sampling-power 1.0", "50 % → 80 %", "+30 (+10 to +45)", "-1 (-5 to +4)", "all together",
-        "train.sample-weights changed no score: beside the others it had nothing left to do",
+        "train.sample-weights changed no score: with the others on, it has no effect",
     ):  # fmt: skip
         assert said in text, said
-    assert "patch was used" not in text
-    assert "every 2nd patch was used" in told(make_facts(remedies={**found, "every": 2}))
+    assert "window of each recording was used" not in text
+    assert "every 2nd window of each recording was used" in told(make_data(rare_class_ablation={**found, "every": 2}))
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "<b>80" in page and "<b>90" not in page.partition("Rare classes")[2]  # bold where 0 is left out
     alone = {**found, "on": ["train.sampling-power"], "rows": found["rows"][:1]}
-    one = told(make_facts(remedies=alone))
+    one = told(make_data(rare_class_ablation=alone))
     assert (
-        "What it did to the rarest classes" in one
+        "Ablation" in one
         and "all together" not in one
         and "the others stay" not in one
     )
-    why = told(make_facts(remedies={"on": ["train.sampling-power"], "reason": "the backbone began from scratch"}))
-    assert "What it did to the rarest classes was not measured: the backbone began from scratch." in why
-    assert "measured apart" not in told(make_facts())
+    reason = {"on": ["train.sampling-power"], "reason": "the backbone began from scratch"}
+    why = told(make_data(rare_class_ablation=reason))
+    assert "The effect of this setting on rare classes was not measured: the backbone began from scratch." in why
+    assert "Ablation" not in told(make_data())
     rare = {"classes": [], "untested": [{"class": "Strix_aluco", "recordings": 2}], "times": 40}
-    metrics = {"val": None, "test": {**(make_facts().metrics["test"] or {}), "rarest_third": rare}}
-    by_file = told(make_facts(metrics=metrics, doubts=[], remedies=found))
-    assert "train.qualityquality.csvhow much" in by_file  # cells of a row; it is on without being set
-    assert "sake, and was not" not in by_file
+    metrics = {"val": None, "test": {**(make_data().metrics["test"] or {}), "rare_classes": rare}}
+    by_file = told(make_data(metrics=metrics, diagnostics=[], rare_class_ablation=found))
+    assert "train.sample-weightsquality.csvhow much" in by_file  # cells of a row; it is on without being set
+    assert "(none is on" not in by_file
 
 
 def test_what_a_score_means_is_said_from_data() -> None:
@@ -588,32 +651,32 @@ def test_what_a_score_means_is_said_from_data() -> None:
     assert said.startswith("Of the 12 test recordings with a score between 0.7 and 0.9, 9 were right: 75 % (95 %")
     assert "50 to 90 %" in said and said.endswith("That is what a score of 0.8 means here.")
     few = {**around, "count": 9, "share_ci": None}
-    assert meaning_sentence(few, "test").endswith("So few tell little of what a score of 0.8 means here.")
+    assert meaning_sentence(few, "test").endswith("So few say little of what a score of 0.8 means here.")
     none = {**around, "count": 0, "right": 0, "share": None, "share_ci": None}
-    assert "was not seen: no test recording" in meaning_sentence(none, "test")
+    assert "is not known: no test recording" in meaning_sentence(none, "test")
 
 
 def test_the_page_tells_certainty_thresholds_and_false_alarms(tmp_path: Path) -> None:
-    facts = trusted_facts()
-    text = page_of(facts, tmp_path).text
+    data = trusted_data()
+    text = page_of(data, tmp_path).text
     for told in (
         "Of the 11 test recordings with a score between 0.7 and 0.9, 10 were right", "before calibration",
-        "as it is served",
+        "as served",
         "at most 2 false alarms an hour", "too few validation", "0.50 for the mean", "1 false alarm: 60.0 an hour",
-        "pink noise", "Strix_aluco (1)", "would tell the rate better. An alarm is",
+        "pink noise", "Strix_aluco (1)", "would give a better estimate. An alarm is",
     ):  # fmt: skip
         assert told in text, told
-    write_tables(tmp_path, facts)
+    write_tables(tmp_path, data)
     rows = {row["class"]: row for row in read_csv(tmp_path / "per_class.csv")}
     assert [rows[name]["threshold"] for name in CLASSES[:3]] == ["0.85", "0.5", ""]
     assert [rows[name]["threshold_from"] for name in CLASSES[:3]] == ["class", "all classes", "background"]
-    answers = [row["answer"] for row in read_csv(tmp_path / "predictions.csv")]
+    answers = [row["decision"] for row in read_csv(tmp_path / "predictions.csv")]
     # What was taken for the first class with 0.5 is below its threshold.
-    assert Counter(answers)["none"] == 4 and answers[0] == "Strix_aluco"
+    assert Counter(answers)["unknown"] == 4 and answers[0] == "Strix_aluco"
 
 
 def test_the_class_table_can_be_sorted_by_keyboard_and_its_values_are_exact(tmp_path: Path) -> None:
-    page = page_of(make_facts(), tmp_path)
+    page = page_of(make_data(), tmp_path)
     table = re.search(r'<table id="by-class">(.*?)</table>', page.source, re.DOTALL)
     assert table is not None
     assert table[1].count("<th scope=") - table[1].count('<th scope="row"') == table[1].count("<button")
@@ -625,10 +688,10 @@ def test_long_lists_of_files_are_cut_and_the_cut_is_told(tmp_path: Path) -> None
     row = {"class": "a", "problem": "corrupt", "used": False, "detail": "d", "advice": "Copy it again."}
     remark = {**row, "recording": "fine.wav", "used": True, "detail": "holds FLAC"}
     problems = [{**row, "recording": f"file{k}.wav"} for k in range(2_100)]
-    facts = make_facts(
+    data = make_data(
         problems=[*problems, remark], books={"found": 9, "used": 9, "left_out": {"corrupt": 2_100}}
     )
-    text = page_of(facts, tmp_path).text
+    text = page_of(data, tmp_path).text
     assert "The first 2,000 of 2,100 are listed here; all are in problems.csv" in text
     assert "file1999.wav" in text and "file2000.wav" not in text
     assert "Used, with a remark (1)" in text and "holds FLAC" in text
@@ -642,7 +705,7 @@ def test_a_large_confusion_matrix_names_every_class_and_every_cell_and_has_a_clo
     names = tuple(f"Genus_species{k:03d}" for k in range(n))
     both = report._confusion({"confusion": counts.tolist()}, names)
     assert Counter(re.findall(r"<g class=\"(\w+)", both["whole"])) == {"hit": n, "miss": 2}
-    assert "<title>Genus_species100: 9 of 14 heard as Genus_species150</title>" in both["whole"]
+    assert "<title>Genus_species100: 9 of 14 predicted as Genus_species150</title>" in both["whole"]
     assert all(both["whole"].count(f">{name}</text>") == 2 for name in names)
     assert both["zoom"].count('class="row"') == report.MOST_ZOOMED
     for kept in (3, 7, 100, 150):
@@ -653,11 +716,11 @@ def test_a_large_confusion_matrix_names_every_class_and_every_cell_and_has_a_clo
 def test_a_small_confusion_matrix_carries_its_numbers() -> None:
     drawn = figures.confusion(np.array([[12, 3], [0, 5]]), ["a", "b"], ["a", "b"])
     assert re.findall(r">(\d+)</text>", drawn) == ["12", "3", "5"]
-    assert "a: 3 of 15 heard as b" in drawn
+    assert "a: 3 of 15 predicted as b" in drawn
 
 
 def test_figures_follow_the_theme_keep_their_letters_and_repeat_exactly() -> None:
-    rows = [("right best guess, test", 0.84, [0.78, 0.89], False), ("baseline", 0.08, None, True)]
+    rows = [("top-1 accuracy, test", 0.84, [0.78, 0.89], False), ("baseline", 0.08, None, True)]
     drawn = figures.headline(rows)
     assert isinstance(drawn, Markup) and drawn.startswith('<svg role="img" aria-label=')
     assert (
@@ -666,7 +729,7 @@ def test_figures_follow_the_theme_keep_their_letters_and_repeat_exactly() -> Non
         and "#0a0b0" not in drawn
         and "#000000" not in drawn
     )
-    assert ">right best guess, test</text>" in drawn and ">84 %</text>" in drawn
+    assert ">top-1 accuracy, test</text>" in drawn and ">84 %</text>" in drawn
     assert "<metadata" not in drawn and "<style" not in drawn and 'id="figure' not in drawn
     assert figures.headline(rows) == drawn
 
@@ -690,8 +753,8 @@ def test_a_spectrogram_has_hertz_and_the_seconds_of_the_recording() -> None:
 
 
 def test_the_tables_hold_every_recording_and_pair_and_the_very_names_of_the_classes(tmp_path: Path) -> None:
-    facts = make_facts()
-    write_tables(tmp_path, facts)
+    data = make_data()
+    write_tables(tmp_path, data)
     predictions = read_csv(tmp_path / "predictions.csv")
     assert len(predictions) == 100
     first = predictions[0]
@@ -721,18 +784,18 @@ def test_the_tables_hold_every_recording_and_pair_and_the_very_names_of_the_clas
 
 
 def test_two_classes_have_no_third_answer(tmp_path: Path) -> None:
-    full = make_facts()
+    full = make_data()
     scores = full.scores["test"]
     two = dataclasses.replace(
         scores,
         classes=CLASSES[:2],
-        labels=np.minimum(scores.labels, 1),
-        patch_scores=scores.patch_scores[:, :2],
+        targets=one_hot(np.minimum(scores.labels, 1), 2),
+        window_scores=scores.window_scores[:, :2],
     )
-    judged = judge(two, train_counts=np.array([3, 2]), n_bootstrap=10, seed=0)
-    facts = make_facts(
+    judged = evaluate_part(two, train_counts=np.array([3, 2]), n_bootstrap=10, seed=0)
+    data = make_data(
         classes=CLASSES[:2], class_rows=full.class_rows[:2], scores={"test": two}, metrics={"test": judged}
     )
-    write_tables(tmp_path, facts)
+    write_tables(tmp_path, data)
     assert read_csv(tmp_path / "predictions.csv")[0]["third"] == ""
-    assert "top 3" not in page_of(facts, tmp_path).source
+    assert "top 3" not in page_of(data, tmp_path).source

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from test_job import record, run, settings
-from test_report import make_facts
+from test_report import make_data
 
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.logmel import VGGISH
@@ -22,10 +22,10 @@ from birdtune.data.split import Place
 from birdtune.errors import Interrupted
 from birdtune.evaluation import diagnostics, shortcuts
 from birdtune.evaluation.diagnostics import MILD, STRONG
-from birdtune.evaluation.scores import Scores
+from birdtune.evaluation.scores import Scores, one_hot
 from birdtune.reporting.report import write_report
 from birdtune.reporting.shortcut_section import limit_hz, line, of_shortcuts, section
-from birdtune.reporting.verdict import all_doubts, verdict
+from birdtune.reporting.verdict import all_diagnostics, verdict
 from birdtune.runtime.files import read_json
 
 A, B = "Apus apus", "Bubo bubo"
@@ -67,7 +67,8 @@ def answers(dataset: Dataset, right: Callable[[Recording, int], bool]) -> Scores
     n = len(dataset.classes)
     said = [label if right(r, k) else (label + 1) % n for k, (r, label) in enumerate(zip(part, labels, strict=True))]
     return Scores(
-        dataset.classes, tuple(r.name for r in part), tuple(dataset.places[r.name].group for r in part), labels,
+        dataset.classes, tuple(r.name for r in part), tuple(dataset.places[r.name].group for r in part),
+        one_hot(labels, n),
         np.eye(n, dtype=np.float32)[said], np.arange(len(part)), np.zeros(len(part), np.float32),
     )  # fmt: skip
 
@@ -119,10 +120,10 @@ RECORDERS: dict[str, Change] = {
 def test_a_property_of_the_recorder_that_alone_tells_the_classes_is_a_strong_doubt(key: str) -> None:
     row = measured(made(RECORDERS[key]))
     assert of(row) == (key, STRONG)
-    assert row["shortcut"]["counter"]["recordings"] == 0
+    assert row["shortcut"]["conflict"]["recordings"] == 0
     found = next(of_shortcuts(row))
     assert "On no test recording does it point to a wrong class" in found.text
-    assert all(each["recognised"] == 1.0 for each in row["shortcut"]["values"])
+    assert all(each["recall"] == 1.0 for each in row["shortcut"]["values"])
 
 
 OWN: dict[str, Change] = {
@@ -174,7 +175,7 @@ def right_elsewhere(recording: Recording, k: int) -> bool:
 
 def test_who_follows_the_recorder_where_it_points_to_a_wrong_class_is_not_cleared() -> None:
     row = measured(made(partly, each=200), lambda r, k: (r.facts.rate_hz == 8_000) == (r.label == A))
-    counter = row["shortcut"]["counter"]
+    counter = row["shortcut"]["conflict"]
     assert of(row) == ("rate", STRONG)
     assert counter["recordings"] == counter["followed"] == 20
     assert counter["right"] == 0
@@ -183,10 +184,10 @@ def test_who_follows_the_recorder_where_it_points_to_a_wrong_class_is_not_cleare
 
 def test_who_is_right_where_the_recorder_points_to_a_wrong_class_knows_more() -> None:
     row = measured(made(partly, each=200), right_elsewhere)
-    assert row["shortcut"]["counter"]["cleared"]
+    assert row["shortcut"]["conflict"]["cleared"]
     assert of(row) == ("rate", MILD)
     few = measured(made(partly, each=40), right_elsewhere)
-    assert not few["shortcut"]["counter"]["cleared"]  # of four sources, that is luck
+    assert not few["shortcut"]["conflict"]["cleared"]  # of four sources, that is luck
 
 
 def test_slices_of_one_source_are_one_witness() -> None:
@@ -196,7 +197,7 @@ def test_slices_of_one_source_are_one_witness() -> None:
         for k, (name, place) in enumerate(dataset.places.items())
     }
     row = measured(dataclasses.replace(dataset, places=four), right_elsewhere)
-    assert row["shortcut"] is None or not row["shortcut"]["counter"]["cleared"]
+    assert row["shortcut"] is None or not row["shortcut"]["conflict"]["cleared"]
 
 
 def test_a_model_that_guesses_has_other_doubts() -> None:
@@ -284,37 +285,37 @@ def test_thousands_of_places_take_no_memory_each() -> None:
 
 # ---- what comes of it ---------------------------------------------------------------------------
 
-FIGURES = make_facts().metrics
+FIGURES = make_data().metrics
 
 
 @pytest.mark.parametrize(("key", "level"), [("rate", "poor"), ("floor", "fair"), (None, "good")])
 def test_the_verdict_falls_as_far_as_the_doubt_is_strong(key: str | None, level: str) -> None:
     change = nothing if key is None else {**RECORDERS, **OWN}[key]
     found = [
-        doubt for doubt in all_doubts({"best_epoch": None, "epochs": []}, {}, shortcuts=measured(made(change)))
+        doubt for doubt in all_diagnostics({"best_epoch": None, "epochs": []}, {"shortcuts": measured(made(change))})
         if doubt.code == "shortcut"
     ]  # fmt: skip
-    told = verdict({"test": {"n_groups": 50}}, found)
+    told = verdict({"test": {"n_sources": 50}}, found)
     assert told.level == level
     if key:
-        assert "not" in told.title and "by the bird" in told.title
+        assert "recording conditions" in told.title
     assert "shortcut" in diagnostics.CODES
 
 
 def test_the_report_tells_it_on_its_first_screen_and_in_a_section(tmp_path: Path) -> None:
     row = measured(made(RECORDERS["rate"]))
     found = list(of_shortcuts(row))
-    facts = make_facts(shortcuts=row, doubts=found, verdict=verdict(FIGURES, found))
-    write_report(tmp_path / "report.html", facts)
+    data = make_data(shortcuts=row, diagnostics=found, verdict=verdict(FIGURES, found))
+    write_report(tmp_path / "report.html", data)
     page = (tmp_path / "report.html").read_text("utf-8")
     header = page[: page.index("</header>")]
-    assert "The sample rate alone tells the classes about as well as the model" in header
-    assert "By the sample rate alone, without any song, 100" in header
-    body = page[page.index('id="shortcuts"') : page.index('id="sure"')]
+    assert "The sample rate alone predicts the classes about as well as the model" in header
+    assert "From the sample rate alone, without the song, 100" in header
+    body = page[page.index('id="shortcuts"') : page.index('id="calibration"')]
     assert "8,000 Hz in 40 of 40 recordings" in body
-    assert "where it errs, the model is right" in body
+    assert "model right where it is wrong" in body
     assert "--audio.band-limit 3600" in body
-    write_report(tmp_path / "without.html", make_facts())
+    write_report(tmp_path / "without.html", make_data())
     assert 'id="shortcuts"' not in (tmp_path / "without.html").read_text("utf-8")
 
 

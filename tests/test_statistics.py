@@ -12,10 +12,11 @@ import scipy.special
 import scipy.stats
 from sklearn.metrics import average_precision_score
 
-from birdtune.evaluation.decision import NONE
-from birdtune.evaluation.metrics import Draws, difference_interval, interval, ranking_replicates
-from birdtune.evaluation.reliability import certainty
-from birdtune.evaluation.scores import Scores, clip_scores
+from birdtune.evaluation.bootstrap import Bootstrap, difference_interval, interval
+from birdtune.evaluation.decision import UNKNOWN
+from birdtune.evaluation.ranking import ranking_replicates
+from birdtune.evaluation.reliability import evaluate_calibration
+from birdtune.evaluation.scores import Scores, clip_scores, one_hot
 from birdtune.evaluation.thresholds import choose
 
 CLIPS = 4  # of each source
@@ -33,10 +34,10 @@ def scores_of(clips: Array, labels: Array, sources: Array) -> Scores:
         classes=tuple(f"class {c}" for c in range(clips.shape[1])),
         recordings=tuple(f"{k}" for k in range(n)),
         groups=names(sources),
-        labels=labels.astype(np.int64),
-        patch_scores=clips.astype(np.float32),
-        patch_recording=np.arange(n),
-        patch_start_s=np.zeros(n, np.float32),
+        targets=one_hot(labels, clips.shape[1]),
+        window_scores=clips.astype(np.float32),
+        window_recording=np.arange(n),
+        window_start_s=np.zeros(n, np.float32),
     )
 
 
@@ -52,10 +53,10 @@ def test_the_interval_of_an_accuracy_holds_the_truth_in_about_95_of_100_sets(
     """Sources differ in how hard they are (beta); percentiles of the draws held it in 84 to 99."""
     rng = np.random.default_rng(n_sources)
     spread, sources, n = 1 / correlation - 1, np.repeat(np.arange(n_sources), CLIPS), 800
-    draws, held = Draws(names(sources), 200, 1), 0
+    draws, held = Bootstrap(names(sources), 200, 1), 0
     for _ in range(n):
         right = rng.random(len(sources)) < rng.beta(accuracy * spread, (1 - accuracy) * spread, n_sources)[sources]
-        drawn = draws.ratio(draws.per_group(right, draws.index), draws.per_group(np.ones(len(right)), draws.index))
+        drawn = draws.ratio(right, np.ones(len(right)))
         low, high = interval(drawn, n_sources) or (0.0, 0.0)
         held += low <= accuracy <= high
     print(f"accuracy {accuracy}, {n_sources} sources x {CLIPS}, correlation {correlation}: {held / n:.1%}")
@@ -72,7 +73,7 @@ def test_the_interval_of_average_precision_holds_the_truth_in_about_95_of_100_se
     """The truth: the mean over sets as large. Percentiles of the draws held it in 90 to 93 of 100."""
     rng = np.random.default_rng(0)
     labels, sources = np.repeat(np.arange(n_sources) % n_classes, CLIPS), np.repeat(np.arange(n_sources), CLIPS)
-    draws, n = Draws(names(sources), 100, 1), 120
+    draws, n = Bootstrap(names(sources), 100, 1), 120
 
     def drawn_set() -> Array:
         of_source = rng.normal(size=(n_sources, n_classes))[sources]
@@ -84,7 +85,7 @@ def test_the_interval_of_average_precision_holds_the_truth_in_about_95_of_100_se
     truth, held = np.mean([macro_ap(drawn_set()) for _ in range(300)]), 0
     for _ in range(n):
         table = drawn_set()
-        each = [ranking_replicates(table[:, c], labels == c, draws.index, draws)[0] for c in range(n_classes)]
+        each = [ranking_replicates(table[:, c], labels == c, draws)[0] for c in range(n_classes)]
         known = np.isfinite(each)
         drawn = np.where(known, each, 0.0).sum(axis=0) / known.sum(axis=0)
         low, high = interval(drawn, n_sources, centre=macro_ap(table)) or (0.0, 0.0)
@@ -98,11 +99,11 @@ def test_the_interval_of_a_difference_holds_the_truth_in_about_95_of_100_sets(n_
     """Two models on the same recordings; percentiles of the draws held it in 85, 87 and 93 of 100."""
     rng = np.random.default_rng(n_sources)
     sources, n = np.repeat(np.arange(n_sources), CLIPS), 800
-    draws, held = Draws(names(sources), 200, 1), 0
+    draws, held = Bootstrap(names(sources), 200, 1), 0
     for _ in range(n):
         hard = rng.beta(0.7 * 7 / 3, 0.3 * 7 / 3, n_sources)[sources]
         gain = (rng.random(len(hard)) < hard).astype(int) - (rng.random(len(hard)) < 0.8 * hard)  # 0.7 against 0.56
-        drawn = draws.ratio(draws.per_group(gain, draws.index), draws.per_group(np.ones(len(hard)), draws.index))
+        drawn = draws.ratio(gain, np.ones(len(hard)))
         low, high = difference_interval(drawn, n_sources) or (0.0, 0.0)
         held += low <= 0.14 <= high
     print(f"difference of accuracies, {n_sources} sources x {CLIPS}: {held / n:.1%}")
@@ -128,8 +129,8 @@ def exceeds(correlation: float, *, n_sources: int = 20, clips: int = 10, too_sur
         sure = np.clip(mean + rng.normal(0, 0.05, len(sources)), 0.51, 0.999)
         wrong = (~alike(sure - too_sure, sources, correlation, rng)).astype(np.int64)
         table = np.stack([sure, 1 - sure], axis=1)
-        found = certainty(scores_of(table, wrong, sources), table, n_bootstrap=0, seed=0)["after"]
-        above += found["ece"] > found["ece_if_true_most"]
+        found = evaluate_calibration(scores_of(table, wrong, sources), table, n_bootstrap=0, seed=0)["after"]
+        above += found["ece"] > found["ece_null_upper"]
     print(f"calibration error above luck, correlation {correlation}, too sure by {too_sure}: {above / n:.1%}")
     return above / n
 
@@ -167,9 +168,9 @@ def test_thresholds_keep_the_wished_precision_on_other_recordings(
     clips, precisions, found = clip_scores(fresh), [], []
     for _ in range(n):
         val = drawn_by_scores(n_val, n_classes, spread, rng)
-        said = choose(val, val.classes, (), precision=0.9, alarms_per_hour=None).answers(clips)
+        said = choose(val, val.classes, (), precision=0.9, alarms_per_hour=None, window_s=0.96).decide(clips)
         right = said == fresh.labels
-        answers = np.bincount(said[said != NONE], minlength=n_classes)
+        answers = np.bincount(said[said != UNKNOWN], minlength=n_classes)
         each = np.bincount(said[right], minlength=n_classes) / np.maximum(answers, 1)
         precisions.append(each[answers >= 20])
         found.append(right.mean())

@@ -15,11 +15,11 @@ from birdtune.data.split import Place
 from birdtune.evaluation import class_alignment, model_comparison
 from birdtune.evaluation.decision import BACKGROUND, NOMINAL, Thresholds
 from birdtune.evaluation.diagnostics import MILD, STRONG
-from birdtune.evaluation.scores import Scores
+from birdtune.evaluation.scores import Scores, one_hot
 from birdtune.models import classifier as classifiers
 from birdtune.models.growth import grown
 from birdtune.models.registry import BACKBONES
-from birdtune.reporting.verdict import all_doubts, verdict
+from birdtune.reporting.verdict import all_diagnostics, verdict
 from birdtune.training import inputs
 from birdtune.training.step import StepSettings, Trainer
 
@@ -33,7 +33,7 @@ def said(labels: list[int], answers: list[int], classes: tuple[str, ...], per_so
     table[np.arange(n), answers] = 0.9
     return Scores(
         classes, tuple(f"{k}.wav" for k in range(n)), tuple(f"source {k // per_source}" for k in range(n)),
-        np.array(labels, np.int64), table, np.arange(n), np.zeros(n, np.float32),
+        one_hot(labels, len(classes)), table, np.arange(n), np.zeros(n, np.float32),
     )  # fmt: skip
 
 
@@ -59,8 +59,8 @@ def test_models_that_say_the_same_do_not_differ() -> None:
     assert (accuracy["before"], accuracy["after"], accuracy["difference"]) == (1.0, 1.0, 0.0)
     low, high = accuracy["difference_ci"]
     assert -0.07 < low < 0 < high < 0.07  # 60 of 60 are no certainty
-    assert (found["lost"], found["gained"], found["answered_as_new"]) == (0, 0, 0)
-    assert found["worse"] == [] and list(model_comparison.of_succession(row(found))) == []
+    assert (found["regressions"], found["fixes"], found["predicted_as_new"]) == (0, 0, 0)
+    assert found["worse"] == [] and list(model_comparison.diagnose(row(found))) == []
     assert "no difference" in model_comparison.sentences(row(found))[0]
 
 
@@ -69,14 +69,14 @@ def test_what_is_lost_gained_and_now_answered_as_new_is_counted() -> None:
     before[0] = 1  # gained
     after[20:23] = [3, 3, 0]  # lost, two of them to the new class
     found = beside(before, after, LABELS)
-    assert (found["lost"], found["gained"]) == (3, 1)
-    assert (found["answered_as_new"], found["answered_as_new_lost"]) == (2, 2)
+    assert (found["regressions"], found["fixes"]) == (3, 1)
+    assert (found["predicted_as_new"], found["predicted_as_new_regressions"]) == (2, 2)
     corvus = found["per_class"][1]
-    assert corvus["class"] == "Corvus" and corvus["answered_as_new"] == 2 and corvus["taken_for"] == "Apus"
-    assert corvus["found"]["before"] == 1.0 and corvus["found"]["difference"] == pytest.approx(-0.15)
-    low, high = corvus["found"]["difference_ci"]
+    assert corvus["class"] == "Corvus" and corvus["predicted_as_new"] == 2 and corvus["confused_with"] == "Apus"
+    assert corvus["recall"]["before"] == 1.0 and corvus["recall"]["difference"] == pytest.approx(-0.15)
+    low, high = corvus["recall"]["difference_ci"]
     assert -0.4 < low < -0.15 < high < 0.05  # three of twenty sources may be luck
-    assert "2 of them are now answered as a new class, of which 2" in " ".join(model_comparison.sentences(row(found)))
+    assert "2 of them are now predicted as a new class, 2 of which" in " ".join(model_comparison.sentences(row(found)))
 
 
 def test_a_class_is_called_worse_when_so_many_sources_changed_that_chance_does_not_do_it() -> None:
@@ -96,14 +96,14 @@ def test_a_class_is_called_worse_when_so_many_sources_changed_that_chance_does_n
 
 def test_a_class_that_is_lost_in_each_source_has_an_interval_all_the_same() -> None:
     after = [3 if label == 1 else label for label in LABELS]
-    low, high = beside(LABELS, after, LABELS)["per_class"][1]["found"]["difference_ci"]
+    low, high = beside(LABELS, after, LABELS)["per_class"][1]["recall"]["difference_ci"]
     assert low == -1.0 and -0.9 < high < -0.8  # 20 of 20: Clopper-Pearson's 0.83
 
 
 def test_a_single_source_has_no_interval() -> None:
     labels = [0, 0, 1, 1, 1, 1]
     found = beside(labels, [3, 3, *labels[2:]], labels, per_source=2)
-    assert found["per_class"][0]["found"]["difference_ci"] is None
+    assert found["per_class"][0]["recall"]["difference_ci"] is None
     assert found["per_class"][0]["ap"]["difference_ci"] is None
 
 
@@ -111,16 +111,18 @@ def test_a_sure_loss_is_a_doubt_and_a_large_one_a_strong_one() -> None:
     some, many = LABELS.copy(), LABELS.copy()
     some[20:27] = [3] * 7
     many[20:50] = [3] * 30
-    (mild,) = model_comparison.of_succession(row(beside(LABELS, some, LABELS)))
+    (mild,) = model_comparison.diagnose(row(beside(LABELS, some, LABELS)))
     assert (mild.code, mild.severity) == ("old-classes-worse", MILD)
-    assert "Worse beyond chance: Corvus." in model_comparison.sentences(row(beside(LABELS, some, LABELS)))
+    assert "Significantly worse: Corvus." in model_comparison.sentences(row(beside(LABELS, some, LABELS)))
     assert "accuracy 100 % before, 88 % now" in mild.text and "--train.learning-rate" in mild.advice
-    (strong,) = model_comparison.of_succession(row(beside(LABELS, many, LABELS)))
+    (strong,) = model_comparison.diagnose(row(beside(LABELS, many, LABELS)))
     assert strong.severity == STRONG
     spread = [3 if k % 20 < 5 else label for k, label in enumerate(LABELS)]
     told = " ".join(model_comparison.sentences(row(beside(LABELS, spread, LABELS))))
-    assert "Together they got worse beyond chance" in told
-    assert strong in all_doubts({"epochs": [], "best_epoch": None}, {}, row(beside(LABELS, many, LABELS)))
+    assert "Together they are significantly worse" in told
+    assert strong in all_diagnostics(
+        {"epochs": [], "best_epoch": None}, {"model_comparison": row(beside(LABELS, many, LABELS))}
+    )
 
 
 def answers_of(before: Scores, after: Scores, background: str = "") -> dict[str, Any]:
@@ -138,58 +140,60 @@ def answers_of(before: Scores, after: Scores, background: str = "") -> dict[str,
 def test_answers_that_are_now_none_are_counted_and_a_sure_loss_is_a_doubt() -> None:
     before, after = said(LABELS, LABELS, OLD), said(LABELS, LABELS, (*OLD, "Apus"))
     same = answers_of(before, after)
-    assert (same["answered"]["before"], same["answered"]["after"], same["answered"]["n_recordings"]) == (1.0, 1.0, 60)
-    assert list(model_comparison.of_succession(row(same))) == []
+    assert (same["decided"]["before"], same["decided"]["after"], same["decided"]["n_recordings"]) == (1.0, 1.0, 60)
+    assert list(model_comparison.diagnose(row(same))) == []
     strange = np.zeros(60, np.float32)
     strange[:20] = 2.0
-    table = after.patch_scores.copy()
+    table = after.window_scores.copy()
     table[20:30] *= 0.5  # below the threshold, and still the highest
-    fewer = answers_of(before, replace(after, patch_scores=table, strangeness=strange))
-    assert fewer["accuracy"]["after"] == 1.0 and fewer["answered"]["after"] == 0.5
-    assert answers_of(replace(before, strangeness=strange), after)["answered"]["before"] == pytest.approx(2 / 3)
-    (doubt,) = model_comparison.of_succession(row(fewer))
-    assert (doubt.code, doubt.severity) == ("old-classes-unanswered", STRONG)
-    assert "100 % before, 50 % now" in doubt.text
+    fewer = answers_of(before, replace(after, window_scores=table, ood_score=strange))
+    assert fewer["accuracy"]["after"] == 1.0 and fewer["decided"]["after"] == 0.5
+    assert answers_of(replace(before, ood_score=strange), after)["decided"]["before"] == pytest.approx(2 / 3)
+    (each,) = model_comparison.diagnose(row(fewer))
+    assert (each.code, each.severity) == ("old-classes-rejected", STRONG)
+    assert "100 % before, 50 % now" in each.text
     told = " ".join(model_comparison.sentences(row(fewer)))
-    assert "before thresholds. As served" in told and "a difference of -50 percentage points" in told
-    assert answers_of(before, after, "Bubo")["answered"]["n_recordings"] == 40  # never an answer
+    assert "With thresholds and OOD rejection" in told and "a difference of -50 percentage points" in told
+    assert answers_of(before, after, "Bubo")["decided"]["n_recordings"] == 40  # never a decision
     unknown = " ".join(model_comparison.sentences(row(beside(LABELS, LABELS, LABELS))))
-    assert "how many answers pass the thresholds was not compared" in unknown
+    assert "decisions by the thresholds were not compared" in unknown
 
 
 def test_classes_that_will_be_answered_none_are_a_doubt_that_says_why() -> None:
-    (trained,) = model_comparison.of_succession(row(None, unreachable=["Corvus"], backbone_kept=False))
-    assert trained.code == "old-classes-strange" and "will be answered “none”: Corvus" in trained.text
+    (trained,) = model_comparison.diagnose(row(None, unreachable=["Corvus"], backbone_kept=False))
+    assert trained.code == "old-classes-unreachable" and "will be rejected as unknown: Corvus" in trained.text
     assert "the backbone was trained further" in trained.text and "--model.freeze all-but-head" in trained.advice
-    (unknown,) = model_comparison.of_succession(row(None, unreachable=["Corvus"], backbone_kept=True))
-    assert "version 1 does not tell what they sound like" in unknown.text and "--model.freeze" not in unknown.advice
-    assert list(model_comparison.of_succession(row(None, unreachable=[], backbone_kept=False))) == []
+    (unknown,) = model_comparison.diagnose(row(None, unreachable=["Corvus"], backbone_kept=True))
+    assert "version 1 does not say where they lie" in unknown.text and "--model.freeze" not in unknown.advice
+    assert list(model_comparison.diagnose(row(None, unreachable=[], backbone_kept=False))) == []
 
 
 def test_a_loss_that_may_be_luck_is_none() -> None:
     after = LABELS.copy()
     after[20:22] = [3, 0]
-    assert list(model_comparison.of_succession(row(beside(LABELS, after, LABELS)))) == []
+    assert list(model_comparison.diagnose(row(beside(LABELS, after, LABELS)))) == []
 
 
 def test_honest_words_where_little_or_nothing_was_measured() -> None:
     few = model_comparison.sentences(row(beside(LABELS[15:25], LABELS[15:25], LABELS[15:25])))
     assert any("So few sources show large changes only" in sentence for sentence in few)
     (none,) = model_comparison.sentences(row(None, reason="there are no test recordings of them"))
-    assert none == "What became of its classes was not measured: there are no test recordings of them."
-    assert list(model_comparison.of_succession(None)) == list(model_comparison.of_succession(row(None))) == []
+    assert none == "Its classes were not compared: there are no test recordings of them."
+    assert list(model_comparison.diagnose(None)) == list(model_comparison.diagnose(row(None))) == []
     left = model_comparison.sentences(row(beside(LABELS, LABELS, LABELS), left_out=1))
     assert "1 test recording of the old classes was left out" in left[-1]
 
 
-@pytest.mark.parametrize(("changes", "had"), [({"left_out": 4}, "had learnt"), ({"unknown": 4}, "may have learnt")])
+@pytest.mark.parametrize(
+    ("changes", "had"), [({"left_out": 4}, "was trained on"), ({"unknown": 4}, "may have been trained on")]
+)
 def test_a_test_that_the_first_weights_were_trained_on_is_not_called_independent(
     changes: dict[str, int], had: str
 ) -> None:
-    (doubt,) = model_comparison.of_succession(row(None, **changes))
-    assert (doubt.code, doubt.severity) == ("test-heard-before", MILD)
-    assert f"{had} from 4 test recordings" in doubt.text and "split.csv" in doubt.advice
-    word = verdict({"test": {"n_groups": 90}}, [doubt])
+    (each,) = model_comparison.diagnose(row(None, **changes))
+    assert (each.code, each.severity) == ("test-seen-before", MILD)
+    assert f"{had} 4 test recordings" in each.text and "split.csv" in each.advice
+    word = verdict({"test": {"n_sources": 90}}, [each])
     assert (word.level, word.title) == ("fair", "Better than guessing, but not independently tested")
 
 
@@ -233,7 +237,7 @@ def test_an_id_that_the_label_map_changes_is_said_and_the_map_counts() -> None:
 def test_whether_a_class_without_recordings_will_be_answered_none_is_said_before(forgets: bool) -> None:
     kept = class_alignment.keep(dataset("A", "B"), ("A", "Z"), {}, "background", "version 1", forgets=forgets)
     (notice,) = (notice for notice in kept.notices if "without recordings now: Z" in notice)
-    assert ("will be answered none" in notice) == forgets
+    assert ("will be rejected as unknown" in notice) == forgets
 
 
 def test_a_class_without_training_recordings_is_not_taught() -> None:
@@ -253,10 +257,10 @@ def test_recordings_of_an_old_class_that_stand_under_a_new_name_are_told_by_name
     (row_of,) = class_alignment.moved(kept, learnt)
     assert row_of == {"class": "Rooster", "recordings": 4, "now": {"Cock": 2, "Hen": 1}}
     (notice,) = (notice for notice in kept.notices if notice.startswith("Recordings of Rooster are now in"))
-    assert "now in Cock (2 of 4), Hen (1 of 4). Its column is never the right answer" in notice
-    (doubt,) = model_comparison.of_succession(row(None, moved=[row_of]))
-    assert (doubt.code, doubt.severity) == ("old-class-moved", STRONG)
-    assert "Cock (2 of 4), Hen (1 of 4)" in doubt.text and "give it its old name" in doubt.advice
+    assert "now in Cock (2 of 4), Hen (1 of 4). Its column is never the right class" in notice
+    (each,) = model_comparison.diagnose(row(None, moved=[row_of]))
+    assert (each.code, each.severity) == ("old-class-moved", STRONG)
+    assert "Cock (2 of 4), Hen (1 of 4)" in each.text and "give it its old name" in each.advice
     assert class_alignment.moved(kept, learnt | {f"gone {n}": "Rooster" for n in range(3)}) == []  # 3 of 7
     assert class_alignment.moved(kept, {}) == []
 

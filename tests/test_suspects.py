@@ -52,9 +52,9 @@ def test_a_class_that_is_never_sure_of_itself_is_measured_by_its_own_usual_score
     # The second class scores 0.4 as a rule: 0.4 for it speaks more against a label than 0.45 does for it.
     scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.55, 0.45]])
     labels = np.array([0, 0, 0, 1, 1, 1, 0])
-    found = label_issues.find(scores, labels, np.ones(7, bool))
-    assert [(suspect.index, suspect.suggested) for suspect in found] == [(6, 1)]
-    assert found[0].doubt == pytest.approx((0.45 - 0.4) - (0.55 - 3.25 / 4))
+    found = label_issues.find(scores, np.eye(2)[labels] > 0, np.ones(7, bool))
+    assert [(issue.index, issue.suggested) for issue in found] == [(6, 1)]
+    assert found[0].score == pytest.approx((0.45 - 0.4) - (0.55 - 3.25 / 4))
 
 
 def test_all_that_were_judged_are_ranked_and_none_else() -> None:
@@ -66,28 +66,29 @@ def test_all_that_were_judged_are_ranked_and_none_else() -> None:
     judged = np.ones(60, bool)
     judged[3] = False
 
-    order = label_issues.ranked(scores, wrong, judged)
-    assert {suspect.index for suspect in order[:2]} == {5, 17}
-    assert {suspect.index for suspect in order} == set(range(60)) - {3}
-    assert [suspect.doubt for suspect in order] == sorted((suspect.doubt for suspect in order), reverse=True)
-    assert {(suspect.index, suspect.suggested) for suspect in label_issues.find(scores, wrong, judged)} >= {
+    positive = np.eye(3)[wrong] > 0
+    order = label_issues.ranked(scores, positive, judged)
+    assert {issue.index for issue in order[:2]} == {5, 17}
+    assert {issue.index for issue in order} == set(range(60)) - {3}
+    assert [issue.score for issue in order] == sorted((issue.score for issue in order), reverse=True)
+    assert {(issue.index, issue.suggested) for issue in label_issues.find(scores, positive, judged)} >= {
         (5, labels[5]), (17, labels[17])
     }  # fmt: skip
 
 
 def test_a_class_that_nobody_could_judge_is_never_suggested() -> None:
     scores = np.array([[0.1, 0.2, 0.7], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
-    found = label_issues.ranked(scores, np.array([0, 0, 1]), np.ones(3, bool))
-    assert all(suspect.suggested != 2 for suspect in found)
+    found = label_issues.ranked(scores, np.eye(3)[[0, 0, 1]] > 0, np.ones(3, bool))
+    assert all(issue.suggested != 2 for issue in found)
 
 
 def test_the_table_says_in_words_what_speaks_against_a_label() -> None:
     scores = np.array([[0.1, 0.9], [0.8, 0.2], [0.1, 0.9]])
-    labels = np.array([0, 0, 1])
-    level = label_issues.usual(scores, labels, np.ones(3, bool))
+    positive = np.eye(2)[[0, 0, 1]] > 0
+    means = label_issues.mean_scores(scores, positive, np.ones(3, bool))
     place = SimpleNamespace(group="g", split="test")
     (row,) = label_issues.rows(
-        label_issues.find(scores, labels, np.ones(3, bool)), scores, labels, level, classes=("Apus", "Bubo"),
+        label_issues.find(scores, positive, np.ones(3, bool)), scores, means, classes=("Apus", "Bubo"),
         recordings=("a.wav", "b.wav", "c.wav"), seconds=(5.0, 5.0, 5.0), places=dict.fromkeys(("a.wav",), place),
         start_s=[1.44],
     )  # fmt: skip
@@ -96,8 +97,15 @@ def test_the_table_says_in_words_what_speaks_against_a_label() -> None:
         1, "a.wav", "Apus", "Bubo", 1.44, "test",
     )  # fmt: skip
     assert row["why"].replace("\xa0", " ") == (
-        "other sources make it Bubo with 90 % (such recordings usually get 90 %), Apus with 10 % (usually 45 %)"
+        "by other sources Bubo scores 90 % (its recordings average 90 %), Apus 10 % (average 45 %)"
     )
+
+
+def test_each_label_of_a_recording_is_checked_and_none_of_them_suggested() -> None:
+    scores = np.array([[0.9, 0.9, 0.1], [0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.9, 0.1, 0.9], [0.1, 0.1, 0.9]])
+    positive = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]], bool)
+    found = label_issues.find(scores, positive, np.ones(5, bool))
+    assert [(issue.index, issue.label, issue.suggested) for issue in found] == [(3, 1, 2), (3, 0, 2)][:1]
 
 
 # ---- who judges ---------------------------------------------------------------------------------
@@ -138,8 +146,8 @@ def test_of_long_recordings_patches_are_heard_from_beginning_to_end() -> None:
 def test_the_moment_to_listen_to_holds_sound_whatever_a_judge_makes_of_silence() -> None:
     # The third patch has the last tenth of a second of sound, the fourth none.
     lead, held = np.array([0.1, 0.3, 0.8, 0.9]), np.array([1.0, 0.6, 0.1, 1e-6])
-    assert label_issues.most_telling(lead, held) == 1
-    assert label_issues.most_telling(lead, np.full(4, 1e-6)) == 3  # nothing to choose by but the lead
+    assert label_issues.clearest_window(lead, held) == 1
+    assert label_issues.clearest_window(lead, np.full(4, 1e-6)) == 3  # nothing to choose by but the lead
 
 
 # ---- in a run -----------------------------------------------------------------------------------
@@ -164,27 +172,27 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
 
     def check(dataset: Dataset, interrupts: Interrupts) -> Any:
         label_check.check_labels(config, dataset, store, out, Journal(quiet=True), interrupts)
-        return read_json(out / "suspects.json")
+        return read_json(out / "label_issues.json")
 
     found = check(dataset, Interrupts())
     assert found["rows"] == [] and "from scratch" in found["reason"]
-    assert read_csv(out / "suspect_labels.csv") == []
+    assert read_csv(out / "label_issues.csv") == []
 
     # Fresh weights stand for a backbone that knows sounds: these differ in pitch alone.
     monkeypatch.setattr("birdtune.models.registry.checkpoint_path", lambda config: Path("known"))
     monkeypatch.setattr("birdtune.training.embeddings.load_first_weights", lambda classifier, config: None)
     found = check(dataset, Interrupts())
-    rows = read_csv(out / "suspect_labels.csv")
+    rows = read_csv(out / "label_issues.csv")
     assert (rows[0]["recording"], rows[0]["class"], rows[0]["suggested"]) == (
         "Apus_apus/Corvus_corax-5003_0.wav", "Apus_apus", "Corvus_corax",
     )  # fmt: skip
     assert (
         0 <= float(rows[0]["start_s"]) <= 2 and rows[0]["split"] == dataset.places[rows[0]["recording"]].split
     )
-    assert found["judged"] == len(dataset.recordings) and len(found["rows"]) == len(rows) < 10
-    first = (out / "suspect_labels.csv").read_bytes()
+    assert found["scored"] == len(dataset.recordings) and len(found["rows"]) == len(rows) < 10
+    first = (out / "label_issues.csv").read_bytes()
     check(dataset, Interrupts())
-    assert (out / "suspect_labels.csv").read_bytes() == first
+    assert (out / "label_issues.csv").read_bytes() == first
 
     alone = {name: replace(place, group=name.split("/")[0]) for name, place in dataset.places.items()}
     assert "two sources" in check(replace(dataset, places=alone), Interrupts())["reason"]
@@ -217,7 +225,7 @@ def test_silence_that_fills_up_a_recording_is_left_out_of_what_it_sounds_like(tm
 
 def test_the_patch_that_sounds_most_like_its_label_keeps_all_of_it_and_others_their_share() -> None:
     own = np.array([0.8, 0.2, 0.0, 0.05, 0.05], np.float32)
-    kept = label_issues.shares_kept(own, np.array([0, 0, 0, 1, 1]), 0.02)
+    kept = label_issues.refined_targets(own, np.array([0, 0, 0, 1, 1]), 0.02)
     np.testing.assert_allclose(kept, [1.0, 0.25, 0.02, 1.0, 1.0], rtol=1e-6)
 
 

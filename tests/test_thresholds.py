@@ -1,4 +1,4 @@
-"""birdtune.evaluation.thresholds, answers, sound.empty and judging: from which score on an answer counts."""
+"""birdtune.evaluation.thresholds, decision, false_alarms and pipeline.evaluate: how scores become decisions."""
 
 import dataclasses
 import json
@@ -12,16 +12,16 @@ import pytest
 from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.audio.synthetic import NOISES, SILENCE, made_noise
 from birdtune.config import EvaluateSettings
-from birdtune.evaluation import thresholds
+from birdtune.evaluation import false_alarms
 from birdtune.evaluation.calibration import Calibration
-from birdtune.evaluation.decision import BACKGROUND, NOMINAL, NONE, OWN, SHARED, Thresholds
-from birdtune.evaluation.ood import Measured, Novelty, Scale
-from birdtune.evaluation.scores import Scores
+from birdtune.evaluation.decision import BACKGROUND, NOMINAL, OWN, SHARED, UNKNOWN, Thresholds
+from birdtune.evaluation.false_alarms import count_alarms, hours_of, of_background
+from birdtune.evaluation.ood import OodMeasures, OodModel, OodScale
+from birdtune.evaluation.scores import Scores, one_hot, subset
 from birdtune.evaluation.thresholds import (
     choose,
-    count_alarms,
-    false_alarms,
-    judge_answers,
+    decided,
+    evaluate_decisions,
     lowest_for_precision,
 )
 from birdtune.pipeline import metrics as run_figures
@@ -36,10 +36,10 @@ def scores_of(rows: list[list[list[float]]], labels: list[int], groups: list[str
         classes=CLASSES,
         recordings=tuple(f"r{k}" for k in range(n)),
         groups=tuple(groups or [f"g{k}" for k in range(n)]),
-        labels=np.array(labels, np.int64),
-        patch_scores=np.array([patch for row in rows for patch in row], np.float32),
-        patch_recording=np.repeat(np.arange(n), [len(row) for row in rows]),
-        patch_start_s=np.concatenate([np.arange(len(row)) * 0.96 for row in rows]).astype(np.float32),
+        targets=one_hot(labels, len(CLASSES)),
+        window_scores=np.array([patch for row in rows for patch in row], np.float32),
+        window_recording=np.repeat(np.arange(n), [len(row) for row in rows]),
+        window_start_s=np.concatenate([np.arange(len(row)) * 0.96 for row in rows]).astype(np.float32),
     )
 
 
@@ -54,7 +54,8 @@ def clips(owls: list[float], tits: list[float], *, wrong: list[float] | None = N
 
 
 def chosen(scores: Scores | None, **changes: Any) -> Thresholds:
-    return choose(scores, CLASSES, ("background",), **{"precision": 0.9, "alarms_per_hour": None, **changes})
+    settings = {"precision": 0.9, "alarms_per_hour": None, "window_s": 0.96, **changes}
+    return choose(scores, CLASSES, ("background",), **settings)
 
 
 # ---- by precision -------------------------------------------------------------------------------
@@ -87,7 +88,7 @@ def test_a_class_has_a_lower_threshold_of_its_own_where_its_recordings_prove_it(
     more = chosen(clips([0.9] * 40, [0.95] * 40, wrong=[0.8] * 20))
     assert more.origins == (BACKGROUND, SHARED, OWN)
     assert more.values == (float("inf"), pytest.approx(0.85), 0.5)
-    assert more.wish == "a precision of 0.9"
+    assert more.goal == "a precision of 0.9"
     low = chosen(clips([0.6] * 40, [0.95] * 40))
     assert low.values[1:] == (0.5, 0.5)  # not below: an answer is at least as likely right as wrong
 
@@ -127,11 +128,11 @@ def noisy(minutes: float, owl: list[float]) -> Scores:
 def test_the_threshold_keeps_false_alarms_to_what_is_wished() -> None:
     background = noisy(60, [0.95, 0.9, 0.8, 0.7, 0.6])
     found = chosen(background, alarms_per_hour=4.0)
-    assert found.wish == "at most 4 false alarms an hour"
+    assert found.goal == "at most 4 false alarms an hour"
     # Half of four for each class: one is heard and one more allowed for.
     assert found.origins == (BACKGROUND, OWN, OWN)
     assert found.values[1] == pytest.approx((0.95 + 0.9) / 2)
-    heard = false_alarms(thresholds.of_background(background, ("background",)) or background, found, 0.96)
+    heard = false_alarms.count(of_background(background, ("background",)) or background, found, 0.96)
     assert heard["alarms"] == 1 and heard["alarms_per_hour"] == pytest.approx(1.0, rel=0.01)
     assert heard["per_class"] == [
         {"class": "owl", "alarms": 1, "alarms_per_hour": pytest.approx(1.0, rel=0.01)}
@@ -141,7 +142,7 @@ def test_the_threshold_keeps_false_alarms_to_what_is_wished() -> None:
 
 def test_too_little_background_for_a_wish_is_said_and_precision_stands_in() -> None:
     found = chosen(noisy(1, [0.9]), alarms_per_hour=1.0)
-    assert found.wish == "a precision of 0.9" and "1.0 min of background, too little" in found.reason
+    assert found.goal == "a precision of 0.9" and "1.0 min of background, too little" in found.reason
     assert "no background among the validation" in chosen(clips([0.9], [0.9]), alarms_per_hour=1.0).reason
 
 
@@ -156,34 +157,66 @@ def test_an_alarm_is_an_unbroken_run_within_a_recording() -> None:
 def test_a_last_window_that_overlaps_the_one_before_counts_no_sound_and_no_alarm_twice() -> None:
     high, low = [0.0, 0.9, 0.1], [0.0, 0.1, 0.1]
     scores = scores_of([[low, high, high], [low, low, high]], [0, 0])
-    scores = dataclasses.replace(scores, patch_start_s=np.array([0, 0.96, 1.03, 0, 0.96, 1.03], np.float32))
-    assert thresholds.hours_of(scores, 0.96) == pytest.approx(2 * 1.99 / 3600)
+    scores = dataclasses.replace(scores, window_start_s=np.array([0, 0.96, 1.03, 0, 0.96, 1.03], np.float32))
+    assert hours_of(scores, 0.96) == pytest.approx(2 * 1.99 / 3600)
     assert count_alarms(scores, 1, 0.5) == 2
 
 
-# ---- answers ------------------------------------------------------------------------------------
+# ---- decisions ----------------------------------------------------------------------------------
 
 
-def test_the_answer_is_the_highest_score_that_passes_or_none() -> None:
+def test_the_decision_is_the_highest_score_that_passes_or_unknown() -> None:
     found = Thresholds((float("inf"), 0.5, 0.3), (BACKGROUND, OWN, OWN), "", "")
-    said = found.answers(np.array([[0.9, 0.0, 0.1], [0.0, 0.45, 0.4], [0.0, 0.55, 0.4], [0.7, 0.2, 0.1]]))
-    assert said.tolist() == [NONE, 2, 1, NONE]
+    said = found.decide(np.array([[0.9, 0.0, 0.1], [0.0, 0.45, 0.4], [0.0, 0.55, 0.4], [0.7, 0.2, 0.1]]))
+    assert said.tolist() == [UNKNOWN, 2, 1, UNKNOWN]
     again = Thresholds.of(json.loads(json.dumps(found.row(CLASSES), allow_nan=False)))
     assert again == found
 
 
-def test_answers_are_judged_with_background_never_asked_for() -> None:
+def test_decisions_are_evaluated_with_background_never_asked_for() -> None:
     scores = scores_of(
         [[[0.1, 0.8, 0.1]], [[0.1, 0.1, 0.8]], [[0.8, 0.1, 0.1]], [[0.2, 0.4, 0.4]]], [1, 1, 0, 2]
     )
     found = Thresholds((float("inf"), 0.5, 0.5), (BACKGROUND, OWN, OWN), "", "")
-    judged = judge_answers(scores, found, n_bootstrap=100, seed=0)
-    assert (judged["answered"], judged["answered_share"], judged["precision"]) == (2, 0.5, 0.5)
-    assert judged["recall"] == pytest.approx(1 / 3)  # the background recording is not looked for
-    assert judged["per_class"][0] == {"class": "owl", "answers": 1, "precision": 1.0, "recall": 0.5}
+    judged = evaluate_decisions(scores, found, n_bootstrap=100, seed=0)
+    assert (judged["decided"], judged["decided_share"], judged["precision"]) == (2, 0.5, 0.5)
+    assert judged["recall"] == pytest.approx(1 / 3)  # background is not asked for
+    assert judged["per_class"][0] == {"class": "owl", "decided": 1, "precision": 1.0, "recall": 0.5}
     nothing = Thresholds((float("inf"), 0.99, 0.99), (BACKGROUND, OWN, OWN), "", "")
-    silent = judge_answers(scores, nothing, n_bootstrap=100, seed=0)
+    silent = evaluate_decisions(scores, nothing, n_bootstrap=100, seed=0)
     assert (silent["precision"], silent["precision_ci"], silent["recall"]) == (None, None, 0.0)
+
+
+def several_labels() -> Scores:
+    """Two recordings with an owl and a tit each, one with an owl, one with neither; of the last, tits are not known."""
+    clips = [[0.1, 0.9, 0.8], [0.1, 0.9, 0.2], [0.1, 0.9, 0.8], [0.1, 0.7, 0.9]]
+    made = scores_of([[clip] for clip in clips], [0] * 4)
+    targets = np.array([[0, 1, 1], [0, 1, 1], [0, 1, 0], [0, 0, 0]], np.float32)
+    mask = np.ones((4, 3), np.bool_)
+    mask[3, 2] = False
+    return replace(made, targets=targets, mask=mask)
+
+
+def test_with_several_classes_a_recording_every_class_that_passes_is_decided_for() -> None:
+    scores = several_labels()
+    found = Thresholds((float("inf"), 0.5, 0.5), (BACKGROUND, OWN, OWN), "", "")
+    assert scores.is_multi_label and scores.labels.tolist() == [-1, -1, 1, -1]
+    assert decided(scores, found).astype(int).tolist() == [[0, 1, 1], [0, 1, 0], [0, 1, 1], [0, 1, 1]]
+    evaluated = evaluate_decisions(scores, found, n_bootstrap=20, seed=0)
+    assert (evaluated["decided"], evaluated["recall"]) == (4, pytest.approx(4 / 5))
+    assert evaluated["precision"] == pytest.approx(4 / 6)  # what is not known is neither right nor wrong
+    far = replace(scores, ood_score=np.array([0, 0, 2, 0], np.float32))
+    assert not decided(far, found)[2].any()
+
+
+def test_what_is_not_known_plays_no_part_in_a_threshold() -> None:
+    rows = [[[0.0, 0.9, 0.1]]] * 40 + [[[0.0, 0.6, 0.1]]] * 40
+    targets = np.array([[0, 1, 0]] * 40 + [[0, 0, 0]] * 40, np.float32)
+    scores = replace(scores_of(rows, [0] * 80), targets=targets)
+    mask = np.ones((80, 3), np.bool_)
+    mask[40:, 1] = False  # nobody knows whether these are owls
+    assert chosen(scores).values[1] == pytest.approx(0.75)
+    assert chosen(replace(scores, mask=mask)).values[1] == 0.5
 
 
 # ---- made noise, and all together ---------------------------------------------------------------
@@ -228,9 +261,9 @@ def test_noise_is_heard_in_whole_batches() -> None:
     )
     assert taken == [([number], (1, 64)) for number in range(5)]
     assert set(sizes) == {8}
-    assert heard.recordings == tuple(NOISES) and len(heard.patch_scores) == 5 * VGGISH.window_count(2998)
-    assert heard.patch_start_s[1] == pytest.approx(0.96)
-    assert np.ptp(heard.patch_scores[heard.patch_recording == 0]) == 0  # silence is silence throughout
+    assert heard.recordings == tuple(NOISES) and len(heard.window_scores) == 5 * VGGISH.window_count(2998)
+    assert heard.window_start_s[1] == pytest.approx(0.96)
+    assert np.ptp(heard.window_scores[heard.window_recording == 0]) == 0  # silence is silence throughout
 
 
 def run_of(n: int, seed: int) -> Scores:
@@ -239,18 +272,18 @@ def run_of(n: int, seed: int) -> Scores:
     labels = rng.integers(0, 3, n)
     logits = 3 * np.eye(3)[labels] + rng.normal(size=(n, 3))
     return Scores(
-        CLASSES, tuple(f"{k}" for k in range(n)), tuple(f"{k}" for k in range(n)), labels, logits.astype(np.float32),
-        np.arange(n), np.zeros(n, np.float32),
+        CLASSES, tuple(f"{k}" for k in range(n)), tuple(f"{k}" for k in range(n)), one_hot(labels, 3),
+        logits.astype(np.float32), np.arange(n), np.zeros(n, np.float32),
     )  # fmt: skip
 
 
 def judge(
-    val: Scores | None, test: Scores | None, heard: dict[str, Measured] | None = None,
+    val: Scores | None, test: Scores | None, heard: dict[str, OodMeasures] | None = None,
     *, target_recall: float = 0.9, **settings: Any,
 ) -> run_figures.RunMetrics:
     return run_figures.run_metrics(
         {"val": val, "test": test}, run_of(5, 9), kind="softmax", classes=CLASSES, background=("background",),
-        train_counts=np.array([9, 9, 9]), patch_s=0.96, settings=EvaluateSettings(bootstrap=50, **settings), seed=1,
+        train_counts=np.array([9, 9, 9]), window_s=0.96, settings=EvaluateSettings(bootstrap=50, **settings), seed=1,
         measured=heard or {}, target_recall=target_recall,
     )  # fmt: skip
 
@@ -259,8 +292,8 @@ def test_validation_chooses_and_test_is_judged_as_it_is_served(tmp_path: Path) -
     val, test = run_of(100, 0), run_of(60, 1)
     found = judge(val, test)
     calibration = Calibration.of(found.figures["calibration"])
-    assert calibration.patch.slope != 1.0
-    np.testing.assert_array_equal(found.scores["test"].patch_scores, calibration.patches(test.patch_scores))
+    assert calibration.window.slope != 1.0
+    np.testing.assert_array_equal(found.scores["test"].window_scores, calibration.windows(test.window_scores))
     other = judge(val, run_of(60, 2))  # another test chooses nothing
     assert [other.figures[key] for key in ("calibration", "thresholds")] == [
         found.figures[key] for key in ("calibration", "thresholds")
@@ -288,7 +321,7 @@ def test_without_validation_or_test_there_is_still_a_judgement() -> None:
 
 def test_false_alarms_on_the_background_that_thresholds_were_chosen_on_say_so() -> None:
     val, test = run_of(400, 0), run_of(60, 1)
-    named = thresholds.only(test, test.labels != 0)
+    named = subset(test, test.labels != 0)
     heard = judge(val, named).figures["false_alarms"]["background"]
     assert (heard["part"], heard["chosen_on"]) == ("val", True)
     few = judge(run_of(20, 0), named, precision=0.99).figures  # which 20 cannot prove: the score stands in
@@ -298,36 +331,36 @@ def test_false_alarms_on_the_background_that_thresholds_were_chosen_on_say_so() 
 def test_what_is_far_from_all_training_is_answered_none_at_the_cost_that_is_stated(tmp_path: Path) -> None:
     val, test, rng = run_of(100, 0), run_of(60, 1), np.random.default_rng(0)
     heard = {
-        "val": Measured(rng.uniform(0, 10, 100), np.zeros(100)),
-        "test": Measured(np.append(rng.uniform(0, 8, 50), np.full(10, 20.0)), np.zeros(60)),
-        "noise": Measured(np.array([0.0, 30.0, 30.0, 30.0, 30.0]), np.zeros(5)),
+        "val": OodMeasures(rng.uniform(0, 10, 100), np.zeros(100)),
+        "test": OodMeasures(np.append(rng.uniform(0, 8, 50), np.full(10, 20.0)), np.zeros(60)),
+        "noise": OodMeasures(np.array([0.0, 30.0, 30.0, 30.0, 30.0]), np.zeros(5)),
     }
     found, plain = judge(val, test, heard), judge(val, test)
-    scale = found.figures["novelty"]["scale"]
-    assert (scale["keep"], scale["sources"]) == (0.9, 100) and 8.5 < scale["limit"] < 9.6
-    strange = found.scores["test"].strangeness
+    scale = found.figures["ood"]["scale"]
+    assert (scale["target_recall"], scale["sources"]) == (0.9, 100) and 8.5 < scale["limit"] < 9.6
+    strange = found.scores["test"].ood_score
     assert strange is not None and (strange > 1).tolist() == [False] * 50 + [True] * 10
-    assert found.figures["val"]["novelty"]["kept"] == pytest.approx(0.91, abs=0.01)
-    kept = found.figures["test"]["novelty"]
-    assert kept["kept"] == pytest.approx(50 / 60) and kept["kept_ci"][0] < 50 / 60 < kept["kept_ci"][1]
+    assert found.figures["val"]["ood"]["accepted"] == pytest.approx(0.91, abs=0.01)
+    kept = found.figures["test"]["ood"]
+    assert kept["accepted"] == pytest.approx(50 / 60) and kept["accepted_ci"][0] < 50 / 60 < kept["accepted_ci"][1]
     answered = plain.scores["test"].pooled
     assert answered is not None
     chosen = Thresholds.of(found.figures["thresholds"])
-    passing = chosen.answers(answered) != NONE
-    assert found.figures["test"]["answers"]["answered"] == int(passing[:50].sum()) < int(passing.sum())
-    assert plain.figures["test"]["answers"]["answered"] == int(passing.sum())
+    passing = chosen.decide(answered) != UNKNOWN
+    assert found.figures["test"]["decisions"]["decided"] == int(passing[:50].sum()) < int(passing.sum())
+    assert plain.figures["test"]["decisions"]["decided"] == int(passing.sum())
     noise = found.figures["false_alarms"]["noise"]
-    assert [row["strangeness"] > 1 for row in noise] == [False, True, True, True, True]
-    assert not any(row["recordings_answered"] for row in noise[1:])
+    assert [row["ood_score"] > 1 for row in noise] == [False, True, True, True, True]
+    assert not any(row["recordings_decided"] for row in noise[1:])
     json.dumps(found.figures, allow_nan=False)
     # As the export reads it.
-    known = Novelty(np.zeros(2, "f4"), np.eye(2, dtype="f4"), np.zeros((3, 2), "f4"), np.array([9, 9, 9]))
-    known.save(tmp_path / run_figures.NOVELTY_NAME)
+    known = OodModel(np.zeros(2, "f4"), np.eye(2, dtype="f4"), np.zeros((3, 2), "f4"), np.array([9, 9, 9]))
+    known.save(tmp_path / run_figures.OOD_NAME)
     (tmp_path / "metrics.json").write_text(json.dumps(found.figures))
-    read = run_figures.read_novelty(tmp_path)
-    assert read is not None and read[1] == Scale.of(scale)
+    read = run_figures.read_ood(tmp_path)
+    assert read is not None and read[1] == OodScale.of(scale)
     (tmp_path / "metrics.json").write_text(json.dumps(plain.figures))
-    assert run_figures.read_novelty(tmp_path) is None
+    assert run_figures.read_ood(tmp_path) is None
 
 
 def test_a_noise_is_taken_for_what_most_of_its_patches_are_answered_with() -> None:
@@ -335,8 +368,8 @@ def test_a_noise_is_taken_for_what_most_of_its_patches_are_answered_with() -> No
     tit, owl, neither = [0.0, 0.05, 0.95], [0.0, 0.95, 0.05], [0.9, 0.1, 0.0]
     heard = scores_of([[owl, tit, tit, tit, owl, neither], [neither] * 3], [0, 0])
     rows = run_figures._of_noise(heard, chosen(None), 0.96)
-    assert [row["taken_for"] for row in rows] == ["tit", None]
-    assert rows[0]["patches_passing"] == pytest.approx(5 / 6)
+    assert [row["confused_with"] for row in rows] == ["tit", None]
+    assert rows[0]["windows_passing"] == pytest.approx(5 / 6)
     assert rows[0]["per_class"][0]["class"] == "owl"  # which has more alarms
 
 
@@ -345,31 +378,31 @@ def test_a_made_noise_is_answered_as_a_recording_of_it_would_be() -> None:
     heard = replace(
         scores_of([[tit] * 3, [tit] * 3, [neither] * 3, [tit] * 3], [0] * 4),
         recordings=("white noise", "pink noise", "clicks", SILENCE),
-        strangeness=np.array([0.5, 1.5, 0.5, 0.5], np.float32),
+        ood_score=np.array([0.5, 1.5, 0.5, 0.5], np.float32),
     )
     rows = run_figures._of_noise(heard, chosen(None), 0.96)
-    assert [row["answer"] for row in rows] == ["tit", None, None, None]  # strange, below its threshold, silent
-    assert [row["recordings_answered"] for row in rows] == [1, 0, 0, 0]
+    assert [row["decision"] for row in rows] == ["tit", None, None, None]  # OOD, below its threshold, silent
+    assert [row["recordings_decided"] for row in rows] == [1, 0, 0, 0]
     assert rows[0]["score"] == pytest.approx(0.95) and rows[3]["score"] is None
-    assert [row["patches_passing"] for row in rows] == [1.0, 1.0, 0.0, 1.0]  # each patch alone
+    assert [row["windows_passing"] for row in rows] == [1.0, 1.0, 0.0, 1.0]  # each patch alone
 
 
 def test_why_nothing_is_called_strange_is_said() -> None:
-    few = {part: Measured(np.arange(5.0), np.zeros(5)) for part in ("val", "noise")}
+    few = {part: OodMeasures(np.arange(5.0), np.zeros(5)) for part in ("val", "noise")}
     for found, why in (
         (judge(run_of(5, 0), None, few), "validation has too few source recordings (5)"),
         (judge(run_of(5, 0), None), "embeddings of training recordings do not differ"),
         (judge(run_of(5, 0), None, target_recall=1.0), "--ood.target-recall 1"),
     ):
-        assert why in found.figures["novelty"]["reason"] and found.figures["novelty"]["scale"] is None
-        assert found.scores["val"].strangeness is None and found.figures["val"]["novelty"] is None
+        assert why in found.figures["ood"]["reason"] and found.figures["ood"]["scale"] is None
+        assert found.scores["val"].ood_score is None and found.figures["val"]["ood"] is None
 
 
 def test_scores_keep_how_strange_recordings_are(tmp_path: Path) -> None:
-    scores = replace(run_of(9, 0), strangeness=np.arange(9, dtype=np.float32))
+    scores = replace(run_of(9, 0), ood_score=np.arange(9, dtype=np.float32))
     scores.save(tmp_path / "s.npz")
-    found = Scores.load(tmp_path / "s.npz").strangeness
+    found = Scores.load(tmp_path / "s.npz").ood_score
     assert found is not None and found.tolist() == list(range(9))
-    assert thresholds.only(scores, np.arange(9) > 6).strangeness.tolist() == [7, 8]  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match="strangeness of 9 recordings"):
-        replace(scores, strangeness=np.zeros(3, np.float32))
+    assert subset(scores, np.arange(9) > 6).ood_score.tolist() == [7, 8]  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="OOD scores of 9 recordings"):
+        replace(scores, ood_score=np.zeros(3, np.float32))

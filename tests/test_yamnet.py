@@ -464,7 +464,7 @@ def test_the_whole_job_runs_on_it(
     assert row["class"].startswith("class ") and "score:class 520" in row
     prediction.predict(config, plain, sounds[:1], tmp_path / "w.csv", None, journal, interrupts, window_s=0.96)
     window, rest = read_csv(tmp_path / "w.csv")  # what is left of 1.5 s is shorter than a patch
-    assert (window["end_s"], window["patches"], window["answer"]) == ("0.96", "1", "")
+    assert (window["end_s"], window["patches"], window["decision"]) == ("0.96", "1", "")
     assert (rest["start_s"], rest["end_s"], rest["patches"]) == ("0.53", "1.5", "1")
     assert window["class"].startswith("class ")
     with pytest.raises(SettingsError, match=r"--format slim: .* vggish, vggish-small, and model.backbone is yamnet"):

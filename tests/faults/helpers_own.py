@@ -128,8 +128,8 @@ def record(data: bytes, room: Path) -> None:
 def scores() -> list[bytes]:
     scores = Scores(
         classes=("a", "b"), recordings=("a/1.wav", "b/2.wav"), groups=("1", "2"), labels=np.array([0, 1]),
-        patch_scores=np.full((3, 2), 0.5, np.float32), patch_recording=np.array([0, 0, 1]),
-        patch_start_s=np.zeros(3, np.float32),
+        window_scores=np.full((3, 2), 0.5, np.float32), window_recording=np.array([0, 0, 1]),
+        window_start_s=np.zeros(3, np.float32),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         scores.save(Path(name) / "s.npz")

@@ -181,7 +181,7 @@ def test_sounds_that_are_learnt_raise_no_strong_doubt(data: Path, tmp_path: Path
     )  # fmt: skip
     assert done.code == 0, done.errors
     # A tone that never pauses is in the noise floor, too.
-    assert done.warned["small-test"] == "mild" and done.warned.keys() <= {"small-test", "shortcut", "noise-answered"}
+    assert done.warned["small-test"] == "mild" and done.warned.keys() <= {"small-test", "shortcut", "noise-accepted"}
     assert "strong" not in done.warned.values() and done.record["verdict"] == "fair"
     assert done.said.splitlines()[-1].startswith("read its figures with care: ")
 

@@ -247,7 +247,7 @@ def test_whatever_disk_of_its_own_a_stage_fills_up_is_told_and_the_same_command_
     # Not even the first thing that evaluate writes: what tells strange sounds.
     disks["reports"].fill(leave=PAGE)
     assert cli.main(arguments(data, output)) == 75
-    words = ("novelty.npz: the disk is full (", " kB free)")
+    words = ("ood.npz: the disk is full (", " kB free)")
     check_failed(output, 75, capsys.readouterr().err, "evaluate", words)
     assert record(output)["weights_sha256"] == weights
 

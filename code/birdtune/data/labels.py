@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from birdtune.errors import SettingsError, shown
 
-# What tables and predictions have in the place of a class where none is recognised.
-NO_ANSWER = "none"
+# What tables and predictions have in the place of a class where none is decided for.
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def refuse_no_answer(classes: Iterable[str], names: str, where: str, mend: str) 
         SettingsError: there is one; also one that differs in case, as people and spreadsheets do not heed it.
     """
     answers = set(classes) - set(background_of(classes, names))
-    if found := sorted(name for name in answers if name.strip().casefold() == NO_ANSWER):
+    if found := sorted(name for name in answers if name.strip().casefold() == UNKNOWN):
         listed = ",".join([*_listed(names), found[0].strip()])
         raise SettingsError(
-            f"{where}: there is a class {shown(found[0])}, and `{NO_ANSWER}` is what predictions say where no class is "
+            f"{where}: there is a class {shown(found[0])}, and `{UNKNOWN}` is what predictions say where no class is "
             f"recognised, so that one would be taken for the other. {mend}; or, if it is sound in which no class is to "
             f"be heard, say so, as that is never an answer: --labels.negative-classes {shown(repr(listed))}."
         )

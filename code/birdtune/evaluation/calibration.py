@@ -1,13 +1,13 @@
 """Logits → scores that can be read as probabilities: fitted on validation, applied wherever a score is served.
 
-    logits of patches ─▶ Calibration.patches ─▶ patch scores ─▶ mean ─▶ Calibration.clips ─▶ clip scores
+    logits of windows ─▶ Calibration.windows ─▶ window scores ─▶ mean ─▶ Calibration.clips ─▶ clip scores
     logits of the validation recordings ─▶ fit ─▶ Calibration
 
-A score says how likely it is that a recording is of a class: a patch's score, after one patch of it was heard; a
-clip's score, after all of it was. These are two questions, so there are two temperatures. One alone cannot answer
-both: patches of a recording disagree, so that their mean is far less sure than it is right (ESC-10, YAMNet: 0.85 on
-average where 0.97 are right), while the patches themselves are too sure. The clip's temperature works on the logarithm
-of the mean, which leaves the order of the classes as the mean has it.
+A score says how likely it is that a recording is of a class: a window's score, given one window of it; a clip's score,
+given all of them. These are two questions, so there are two temperatures. One alone cannot answer both: windows of a
+recording disagree, so that their mean is far less confident than it is right (ESC-10, YAMNet: 0.85 on average where
+0.97 are right), while the windows themselves are overconfident. The clip's temperature works on the logarithm of the
+mean, which leaves the order of the classes as the mean has it.
 
 softmax: one slope (1 / temperature) each (Guo et al. 2017). sigmoid: slope and offset, the same for all classes (Platt
 1999): offsets of their own would be fitted on a handful of recordings each.
@@ -22,6 +22,7 @@ import numpy.typing as npt
 import scipy.optimize
 import scipy.special
 
+from birdtune.evaluation.bootstrap import source_weights
 from birdtune.evaluation.scores import Scores, pool_mean, with_scores
 from birdtune.runtime.parsing import finite
 
@@ -34,22 +35,22 @@ _PRIOR_SD = 1.0
 _STEEPEST = 20.0
 # Means of float32 scores carry no more than this near 1, and softmax scores may vanish.
 SMALLEST, LARGEST = 1e-30, 1.0 - 1e-5
-# The fit looks at this many patches at most, evenly taken; more would change its third digit.
-_MOST_PATCHES = 20_000
+# The fit takes at most this many windows, evenly spread; more would change its third digit.
+_MOST_WINDOWS = 20_000
 # Rows that are computed at a time, so that memory stays flat.
 _ROWS = 65_536
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A logit becomes slope · logit + offset; a slope above 1 makes surer."""
+    """A logit becomes slope · logit + offset; a slope above 1 raises the confidence."""
 
     slope: float = 1.0
     offset: float = 0.0
 
     @property
     def temperature(self) -> float:
-        """As the literature has it: above 1 makes less sure."""
+        """As the literature has it: above 1 lowers the confidence."""
         return 1.0 / self.slope
 
 
@@ -59,35 +60,35 @@ class Calibration:
 
     Attributes:
         kind: "softmax" or "sigmoid".
-        patch, clip: for logits of patches, and for the logarithm (softmax) or log odds (sigmoid) of a recording's mean.
+        window, clip: for logits of windows, and for the logarithm (softmax) or log odds (sigmoid) of a clip's mean.
         sources: source recordings of validation that it was fitted on.
         reason: why nothing was fitted; "" where something was.
     """
 
     kind: str
-    patch: Scale = Scale()
+    window: Scale = Scale()
     clip: Scale = Scale()
     sources: int = 0
     reason: str = ""
 
-    def patches(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Logits [P, C] → scores of patches [P, C], 0…1."""
+    def windows(self, logits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Logits [P, C] → scores of windows [P, C], 0…1."""
         found = np.empty(logits.shape, np.float32)
         for start in range(0, len(logits), _ROWS):
             part = slice(start, start + _ROWS)
-            found[part] = _link(logits[part].astype(np.float64), self.kind, self.patch)
+            found[part] = _link(logits[part].astype(np.float64), self.kind, self.window)
         return found
 
     def clips(self, means: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Means of patch scores over recordings [N, C] → scores of the recordings [N, C], 0…1."""
+        """Means of window scores over recordings [N, C] → scores of the recordings [N, C], 0…1."""
         if self.clip == Scale():
             return means.astype(np.float32)
         return _link(_unlink(means, self.kind), self.kind, self.clip).astype(np.float32)
 
     def scores(self, logits: Scores) -> Scores:
-        """What is served for recordings whose `patch_scores` are logits still."""
-        patches = with_scores(logits, self.patches(logits.patch_scores), None)
-        return with_scores(patches, patches.patch_scores, self.clips(pool_mean(patches)))
+        """What is served for recordings whose `window_scores` are logits still."""
+        windows = with_scores(logits, self.windows(logits.window_scores), None)
+        return with_scores(windows, windows.window_scores, self.clips(pool_mean(windows)))
 
     def row(self) -> dict[str, Any]:
         """As it stands in metrics.json and model.json."""
@@ -97,7 +98,7 @@ class Calibration:
     def of(cls, row: Mapping[str, Any]) -> "Calibration":
         """What `row` gave. Raises LookupError, TypeError or ValueError if it did not."""
         scales = {
-            name: Scale(finite(row[name]["slope"]), finite(row[name]["offset"])) for name in ("patch", "clip")
+            name: Scale(finite(row[name]["slope"]), finite(row[name]["offset"])) for name in ("window", "clip")
         }
         return cls(str(row["kind"]), **scales, sources=int(finite(row["sources"])), reason=str(row["reason"]))
 
@@ -120,14 +121,14 @@ def _unlink(means: npt.NDArray[Any], kind: str) -> Floats:
 
 
 def fit(logits: Scores | None, kind: str) -> Calibration:
-    """The calibration under which validation recordings are least surprising.
+    """The calibration of least log loss on validation recordings.
 
-    Patches: log loss against the label of their recording, each recording counting alike. Clips of a softmax: log
-    loss of "the highest score is right", because that is what people read the score as; of sigmoids, of every class.
-    Recordings of one source count as one.
+    Windows: log loss against the targets of their recording, each recording counting alike. Clips of a softmax: log
+    loss of "the highest score is right", because that is what people read the score as; of sigmoids, of every class
+    that is known. Recordings of one source count as one.
 
     Args:
-        logits: validation recordings, with logits for `patch_scores`; None if there are none.
+        logits: validation recordings, with logits for `window_scores`; None if there are none.
         kind: "softmax" or "sigmoid".
     """
     sources = len(set(logits.groups)) if logits is not None else 0
@@ -136,53 +137,48 @@ def fit(logits: Scores | None, kind: str) -> Calibration:
         return Calibration(
             kind,
             sources=sources,
-            reason=f"validation has {few}, and a temperature takes {FEWEST_SOURCES} at least: scores are as they came",
+            reason=f"validation has {few}, and a temperature takes {FEWEST_SOURCES} or more: scores are not calibrated",
         )
-    weights = _source_weights(logits)  # [N]
-    patch = _best(_patch_loss(logits, kind, weights), kind)
+    weights = source_weights(logits.groups)  # [N]
+    window = _best(_window_loss(logits, kind, weights), kind)
     means = pool_mean(
-        with_scores(logits, Calibration(kind, patch).patches(logits.patch_scores), None)
+        with_scores(logits, Calibration(kind, window).windows(logits.window_scores), None)
     )  # [N, C]
-    clip = _best(_clip_loss(_unlink(means, kind), logits.labels, kind, weights), kind)
-    return Calibration(kind, patch, clip, sources)
+    clip = _best(_clip_loss(_unlink(means, kind), logits, kind, weights), kind)
+    return Calibration(kind, window, clip, sources)
 
 
-def _source_weights(scores: Scores) -> Floats:
-    """A source's recordings weigh one together. [N]"""
-    _, source, size = np.unique(np.asarray(scores.groups, object), return_inverse=True, return_counts=True)
-    return np.asarray(1.0 / size[source])
-
-
-def _patch_loss(logits: Scores, kind: str, weights: Floats) -> Callable[[Scale], float]:
-    step = -(-len(logits.patch_recording) // _MOST_PATCHES)
-    chosen = np.arange(0, len(logits.patch_recording), step)
-    recording = logits.patch_recording[chosen]
+def _window_loss(logits: Scores, kind: str, weights: Floats) -> Callable[[Scale], float]:
+    step = -(-len(logits.window_recording) // _MOST_WINDOWS)
+    chosen = np.arange(0, len(logits.window_recording), step)
+    recording = logits.window_recording[chosen]
     share = weights[recording] / np.bincount(recording, minlength=len(weights))[recording]  # [P]
-    part = logits.patch_scores[chosen].astype(np.float64)
-    labels = logits.labels[recording]
-    return lambda scale: float((share * _losses(part, labels, kind, scale)).sum())
+    part = logits.window_scores[chosen].astype(np.float64)
+    targets, known = logits.targets[recording], logits.known[recording]
+    return lambda scale: float((share * _losses(part, targets, known, kind, scale)).sum())
 
 
-def _clip_loss(
-    logits: Floats, labels: npt.NDArray[np.int64], kind: str, weights: Floats
-) -> Callable[[Scale], float]:
+def _clip_loss(logits: Floats, truth: Scores, kind: str, weights: Floats) -> Callable[[Scale], float]:
     if kind != "softmax":
-        return lambda scale: float((weights * _losses(logits, labels, kind, scale)).sum())
-    right = logits.argmax(axis=1) == labels
+        return lambda scale: float((weights * _losses(logits, truth.targets, truth.known, kind, scale)).sum())
+    right = np.take_along_axis(truth.positive, logits.argmax(axis=1)[:, None], axis=1)[:, 0]
 
     def loss(scale: Scale) -> float:
-        surest = np.clip(_link(logits, kind, scale).max(axis=1), SMALLEST, 1.0 - 1e-9)
-        return float(-(weights * np.where(right, np.log(surest), np.log1p(-surest))).sum())
+        highest = np.clip(_link(logits, kind, scale).max(axis=1), SMALLEST, 1.0 - 1e-9)
+        return float(-(weights * np.where(right, np.log(highest), np.log1p(-highest))).sum())
 
     return loss
 
 
-def _losses(logits: Floats, labels: npt.NDArray[np.int64], kind: str, scale: Scale) -> Floats:
+def _losses(
+    logits: Floats, targets: npt.NDArray[np.float32], known: npt.NDArray[np.bool_], kind: str, scale: Scale
+) -> Floats:
+    """Log loss of each item. [n]"""
     scaled = scale.slope * logits + scale.offset
-    own = np.take_along_axis(scaled, labels[:, None], axis=1)[:, 0]
+    own = (np.where(targets > 0, scaled, 0.0) * targets * known).sum(axis=1)
     if kind == "softmax":
-        return np.asarray(scipy.special.logsumexp(scaled, axis=1) - own)
-    return np.asarray(np.logaddexp(0.0, scaled).sum(axis=1) - own)
+        return np.asarray((targets * known).sum(axis=1) * scipy.special.logsumexp(scaled, axis=1) - own)
+    return np.asarray((np.logaddexp(0.0, scaled) * known).sum(axis=1) - own)
 
 
 def _best(loss: Callable[[Scale], float], kind: str) -> Scale:

@@ -1,8 +1,9 @@
-"""Thresholds, and the answers that pass them: a class, or none.
+"""How scores become a decision: a class, several, or `unknown`.
 
-scores [N, C] ─▶ Thresholds.answers ─▶ column of the answer, or NONE
+    scores [N, C], OOD scores [N] ─▶ Thresholds.passing ─▶ the classes whose score reaches its threshold
+                                  ─▶ Thresholds.decide ─▶ column of the highest of them, or UNKNOWN
 
-How they are chosen stands in `thresholds`; this is all that a served model needs of them.
+`thresholds` says how they are chosen; this is all that a served model needs of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,38 +18,40 @@ from birdtune.runtime.parsing import finite
 
 Ints = npt.NDArray[np.int64]
 
-NONE = -1
-# From here on a recording is too unlike all that was trained on for any answer (novelty.py).
-STRANGEST = 1.0
+# No threshold is lower: a decision ought to be at least as likely right as wrong.
+LEAST = 0.5
+UNKNOWN = -1
 # The same in a table; no class has that name.
-NO_ANSWER = labels.NO_ANSWER
+UNKNOWN_NAME = labels.UNKNOWN
+# Above this OOD score a recording is too far from the training data for any class (ood.py).
+OOD_LIMIT = 1.0
 # Where a threshold comes from.
 OWN, SHARED, NOMINAL, BACKGROUND = "class", "all classes", "score", "background"
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From which score on each class counts.
+    """From which score on each class is decided for.
 
     Attributes:
-        values: [C] thresholds; above 1 for a background class, which is never an answer.
+        values: [C] thresholds; infinite for a background class, which is never a decision.
         origins: [C] `OWN`, `SHARED`, `NOMINAL` or `BACKGROUND`.
-        wish: what they were chosen for, in words.
+        goal: what they were chosen for, in words.
         reason: why classes have no threshold of their own; "" where all have.
     """
 
     values: tuple[float, ...]
     origins: tuple[str, ...]
-    wish: str
+    goal: str
     reason: str
 
     def row(self, classes: Sequence[str]) -> dict[str, Any]:
-        """As it stands in metrics.json and model.json; a background class has None."""
+        """As in metrics.json and model.json; a background class has None."""
         rows = [
             {"class": name, "threshold": None if origin == BACKGROUND else value, "from": origin}
             for name, value, origin in zip(classes, self.values, self.origins, strict=True)
         ]
-        return {"wish": self.wish, "reason": self.reason, "classes": rows}
+        return {"goal": self.goal, "reason": self.reason, "classes": rows}
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Thresholds":
@@ -57,16 +60,27 @@ class Thresholds:
         values = tuple(
             float("inf") if each["threshold"] is None else finite(each["threshold"]) for each in rows
         )
-        return cls(values, tuple(str(each["from"]) for each in rows), str(row["wish"]), str(row["reason"]))
+        return cls(values, tuple(str(each["from"]) for each in rows), str(row["goal"]), str(row["reason"]))
 
-    def answers(self, class_scores: npt.NDArray[Any], strangeness: npt.NDArray[Any] | None = None) -> Ints:
-        """The class with the highest of the scores that pass, or `NONE`. [N, C] → [N]
+    @property
+    def asked(self) -> npt.NDArray[np.bool_]:
+        """Whether each class can be decided for: all but background. [C]"""
+        return np.array([origin != BACKGROUND for origin in self.origins], np.bool_)
+
+    def passing(
+        self, class_scores: npt.NDArray[Any], ood_score: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """The classes whose score reaches its threshold. [N, C]
 
         Args:
-            strangeness: [N] of the recordings; above 1 none passes. None: it is not known.
+            class_scores: [N, C].
+            ood_score: [N]; above 1 none passes. None: it is not known.
         """
-        passing = class_scores >= np.asarray(self.values)
-        if strangeness is not None:
-            passing &= (strangeness <= STRANGEST)[:, None]
+        passing = np.asarray(class_scores >= np.asarray(self.values))
+        return passing if ood_score is None else passing & (ood_score <= OOD_LIMIT)[:, None]
+
+    def decide(self, class_scores: npt.NDArray[Any], ood_score: npt.NDArray[Any] | None = None) -> Ints:
+        """The class with the highest of the scores that pass, or `UNKNOWN`. [N, C] → [N]; arguments as `passing`."""
+        passing = self.passing(class_scores, ood_score)
         best = np.where(passing, class_scores, -1.0).argmax(axis=1)
-        return np.where(passing.any(axis=1), best, NONE).astype(np.int64)
+        return np.where(passing.any(axis=1), best, UNKNOWN).astype(np.int64)

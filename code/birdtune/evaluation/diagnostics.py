@@ -1,14 +1,14 @@
-"""What a doubt is; the course of training → doubts.
+"""Diagnostics: what a diagnostic is, and those of the course of training.
 
-    history.json ─▶ of_training ─▶ [Doubt, …]      (those of the scores, and the verdict: verdict.py)
+    history.json ─▶ of_training ─▶ [Diagnostic, …]      (those of the scores, and the verdict: reporting/verdict.py)
 
-A doubt is what speaks against trusting a model, with its numbers, likely causes and what to do. It is said in the log,
-in run.json, in metrics.json and on the report's first screen.
+A diagnostic is a warning about a model, with its numbers, likely causes and what to do. It stands in the log, in
+run.json, in metrics.json and on the report's first screen.
 
-A strong doubt says: do not use this model, whatever its score. A mild one says: read its figures with care. Whoever
+A strong one says: do not use this model, whatever its score. A mild one says: read its figures with care. Whoever
 promotes models by machine reads the codes in run.json; they are a file format, see `CODES`.
 
-The thresholds are wide of what healthy runs show (ESC-10 and the demonstration, from scratch and fine-tuned): a
+The thresholds are far from what healthy runs show (ESC-10 and the demonstration, from scratch and fine-tuned): a
 warning that comes every time is read by nobody.
 """
 
@@ -25,52 +25,52 @@ STRONG, MILD = "strong", "mild"
 CODES: Mapping[str, str] = {
     "dead-input": "the recordings of a class hold nothing, or all the same",
     "diverged": "the loss, the gradients, the weights or the scores became NaN or infinite; there is no model",
-    "embeddings-dead": "the network gives the same embedding for every sound",
+    "embeddings-dead": "the network gives the same embedding for every input",
     "weights-unmoved": "layers that were to be trained still have their first weights",
     "loss-never-moved": "the training loss stayed where it began",
-    "nothing-learnt": "the training loss moved, but not below that of an answer that does not listen",
+    "nothing-learnt": "the training loss moved, but not below that of a constant prediction",
     "loss-rose": "the training loss went up again",
     "overfitting": "validation got worse while the training loss fell",
     "augmented": "nothing useful was learnt, and augmentation was on",
     "nothing-measured": "there are neither test nor validation recordings",
-    "no-test": "the figures come from the validation recordings that chose the model",
+    "no-test": "the figures come from the validation recordings that the model was selected on",
     "not-above-baseline": "accuracy is not above the majority baseline by more than its interval",
     "not-above-chance": "average precision is not above that of a random order by more than its interval",
-    "test-too-small": "accuracy is above the baseline, but on so few sources that it may be luck",
-    "collapsed": "nearly all answers are a few classes",
-    "never-predicted": "classes that have recordings were never the answer",
-    "never-right": "classes were given as an answer, and never rightly",
+    "test-too-small": "accuracy is above the baseline, but on so few sources that it may be chance",
+    "collapsed": "nearly all predictions are a few classes",
+    "never-predicted": "classes that have recordings were never predicted",
+    "never-right": "classes were predicted, and never correctly",
     "small-test": "the interval around the accuracy is wide",
-    "labels-suspect": "other recordings speak against the labels of some, so some may be wrong",
-    "noise-answered": "made noise is answered with a class, as a recording of it would be",
-    "test-leak": "test recordings sound like clips of training recordings",
-    "shortcut": "what is no song (sample rate, format, level, place, …) tells the classes as well as the model does",
-    "one-source": "classes are judged by a single source recording",
-    "test-heard-before": "the model that the run began from had learnt from test recordings, or may have",
-    "old-classes-worse": "classes of the model that the run began from are recognised worse, beyond chance",
-    "old-classes-unanswered": "recordings of these classes get an answer far less often than they did",
-    "old-class-moved": "recordings of a class of that model have another name now: a renamed folder",
-    "taken-by-untaught": "recordings of a class are answered as one that has no training recordings",
-    "old-classes-strange": "these classes have no training recordings, and their sounds will be answered none",
+    "label-issues": "a model trained on other recordings contradicts some labels",
+    "noise-accepted": "a class is decided for in synthetic noise",
+    "test-leak": "test recordings share the noise floor of training recordings",
+    "shortcut": "recording conditions (sample rate, format, level, place, …) predict the classes as well as the model",
+    "one-source": "classes are evaluated on a single source recording",
+    "test-seen-before": "the base model was trained or selected on test recordings, or may have been",
+    "old-classes-worse": "classes of the base model are recognised significantly worse",
+    "old-classes-rejected": "recordings of these classes are rejected as unknown far more often than before",
+    "old-class-moved": "recordings of a class of the base model have another label now: a renamed folder",
+    "confused-with-untrained": "recordings of a class are predicted as one that has no training recordings",
+    "old-classes-unreachable": "these classes have no training recordings, and will be rejected as unknown",
 }
 
-# Of a loss: what moved less did not move; and what is not lower than a constant answer's by this, learnt nothing.
+# Of a loss: what moved less did not move; and what is not lower than a constant prediction's by this, learnt nothing.
 # Healthy first epochs came as near as 0.4 %, third ones 4 %.
 _MOVED = 0.02
 # Epochs before anything is said of the loss, and how many of them at the full learning rate.
 _PATIENCE_EPOCHS, _WARM_EPOCHS = 3, 2
 # Of a layer: distance from its first weights over their own size. One update of Adam at 1e-6 is 3e-5.
 _MOVED_WEIGHTS = 1e-6
-# A rise of the loss counts from this share of a constant answer's loss, and of the lowest epoch's.
+# A rise of the loss counts from this share of a constant prediction's loss, and of the lowest epoch's.
 _RISE, _RELATIVE_RISE = 0.1, 1.2
-# Learning by heart: the training loss fell to this share, and the validation loss of the last epoch is so many times
-# its lowest, and the training loss. Where validation is nearly perfect all the same, nobody needs to know.
+# Overfitting: the training loss fell to this share, and the validation loss of the last epoch is so many times
+# its lowest, and the training loss. Where validation is nearly perfect all the same, it does not matter.
 _LEARNT, _WORSE, _APART, _FINE = 0.9, 1.5, 3.0, 0.95
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """Something that speaks against trusting a model.
+class Diagnostic:
+    """A warning about a model.
 
     Attributes:
         code: a key of `CODES`.
@@ -102,14 +102,14 @@ def _loss(value: float) -> str:
 # ---- how it was trained -------------------------------------------------------------------------
 
 
-def of_training(trained: Row) -> list[Doubt]:
-    """What the course of training says against its outcome.
+def of_training(trained: Row) -> list[Diagnostic]:
+    """Warnings from the course of training.
 
     Args:
         trained: history.json: `epochs` (a row each: `epoch`, `train_loss`, `val_loss`, `val_accuracy`,
             `val_macro_ap`, `val_live_embeddings`), `best_epoch`, and, each of which may be missing:
-            `constant_loss` (of the best answer that does not listen), `warmup_epochs`, `moved` (layer to train →
-            how far its kernel is from its first weights, relative), `inputs` (rows as `signs.class_inputs`),
+            `constant_loss` (of the best constant prediction), `warmup_epochs`, `moved` (layer to train →
+            how far its kernel is from its first weights, relative), `inputs` (rows as `health.class_inputs`),
             `freeze_next` (a freeze point behind that of the run; None: all is frozen).
     """
     rows = trained["epochs"]
@@ -122,25 +122,25 @@ def of_training(trained: Row) -> list[Doubt]:
     ]
 
 
-def while_training(trained: Row) -> list[Doubt]:
-    """What is sure enough to be said before training ends; takes what `of_training` takes."""
-    sure = ("embeddings-dead", "loss-never-moved", "nothing-learnt")
-    return [doubt for doubt in of_training(trained) if doubt.code in sure]
+def while_training(trained: Row) -> list[Diagnostic]:
+    """What is certain before training ends; takes what `of_training` takes."""
+    certain = ("embeddings-dead", "loss-never-moved", "nothing-learnt")
+    return [each for each in of_training(trained) if each.code in certain]
 
 
-def diverged(what: str) -> Doubt:
+def diverged(what: str) -> Diagnostic:
     """Training came to an end in NaN or infinity; `what` is the error's message."""
-    return Doubt(
+    return Diagnostic(
         "diverged", STRONG, what, "Running again unchanged ends the same; there is no model of this version."
     )
 
 
-def _dead_input(inputs: Sequence[Row]) -> Iterator[Doubt]:
+def _dead_input(inputs: Sequence[Row]) -> Iterator[Diagnostic]:
     silent = [row for row in inputs if row["recordings"] and 2 * row["silent"] >= row["recordings"]]
     alike = [row for row in inputs if row["recordings"] > 1 and row["distinct"] == 1 and row not in silent]
     if silent:
         names = some([f"{row['class']} ({row['silent']} of {row['recordings']})" for row in silent])
-        yield Doubt(
+        yield Diagnostic(
             "dead-input",
             STRONG,
             f"Classes with training recordings in which nothing ever changes: {names}.",
@@ -149,15 +149,15 @@ def _dead_input(inputs: Sequence[Row]) -> Iterator[Doubt]:
         )
     if alike:
         names = some([f"{row['class']} ({row['recordings']} recordings)" for row in alike])
-        yield Doubt(
+        yield Diagnostic(
             "dead-input",
             STRONG,
-            f"Classes whose training recordings are all the same sound: {names}.",
-            "Likely cause: copies in other formats. The classifier has learnt that one sound; add others.",
+            f"Classes whose training recordings all hold the same sound: {names}.",
+            "Likely cause: copies in other formats. The classifier has learnt that one recording; add others.",
         )
 
 
-def _dead_embeddings(rows: Sequence[Row]) -> Iterator[Doubt]:
+def _dead_embeddings(rows: Sequence[Row]) -> Iterator[Diagnostic]:
     if rows and rows[-1].get("val_live_embeddings") == 0:
         epoch = rows[-1]["epoch"]
         yield dead_embeddings(
@@ -165,63 +165,63 @@ def _dead_embeddings(rows: Sequence[Row]) -> Iterator[Doubt]:
         )
 
 
-def dead_embeddings(what: str) -> Doubt:
-    """The network answers the same, whatever it hears; `what` says where that was seen."""
-    return Doubt(
+def dead_embeddings(what: str) -> Diagnostic:
+    """The network's output does not depend on its input; `what` says where that was seen."""
+    return Diagnostic(
         "embeddings-dead",
         STRONG,
-        f"{what}: its answer does not depend on the sound.",
-        "Likely causes: a learning rate so high that no unit of a layer fires any more (try a tenth of "
+        f"{what}: its output does not depend on the sound.",
+        "Likely causes: a learning rate so high that no unit of a layer is active any more (try a tenth of "
         "--train.learning-rate), or first weights that are not a trained network's (--model.checkpoint).",
     )
 
 
-def _unmoved(moved: Mapping[str, float]) -> Iterator[Doubt]:
+def _unmoved(moved: Mapping[str, float]) -> Iterator[Diagnostic]:
     still = [name for name, distance in moved.items() if not distance >= _MOVED_WEIGHTS]
     if not still:
         return
     advice = (
-        "Likely causes: a learning rate far too low (--train.learning-rate), or units that never fire, so that "
+        "Likely causes: a learning rate far too low (--train.learning-rate), or units that are never active, so that "
         "no gradient reaches what lies before them."
     )
     if len(still) == len(moved):
         text = (
             f"The weights never moved: {count(len(still), 'layer')} to train, each as it was before training."
         )
-        yield Doubt("weights-unmoved", STRONG, text, advice)
+        yield Diagnostic("weights-unmoved", STRONG, text, advice)
     else:
         text = f"Not frozen, and yet as before training: {some(still)} ({len(still)} of {len(moved)} layers to train)."
-        yield Doubt("weights-unmoved", MILD, text, advice)
+        yield Diagnostic("weights-unmoved", MILD, text, advice)
 
 
-def _course(rows: Sequence[Row], constant: float | None, warmup_epochs: float) -> Iterator[Doubt]:
+def _course(rows: Sequence[Row], constant: float | None, warmup_epochs: float) -> Iterator[Diagnostic]:
     losses = [float(row["train_loss"]) for row in rows if row.get("train_loss") is not None]
     if len(losses) < max(_PATIENCE_EPOCHS, _WARM_EPOCHS + math.ceil(warmup_epochs)):
         return
     first, lowest, last = losses[0], min(losses), losses[-1]
     # A loss that is low from the first epoch on need not move.
     learnt = constant is not None and lowest < (1 - _MOVED) * constant
-    beside = "" if constant is None else f"; answering without listening would give {_loss(constant)}"
+    beside = "" if constant is None else f"; a constant prediction would give {_loss(constant)}"
     if not learnt and max(losses) - lowest < _MOVED * first:
-        yield Doubt(
+        yield Diagnostic(
             "loss-never-moved",
             STRONG,
             f"The training loss never moved: {_loss(first)} in the first epoch, {_loss(lowest)} at best in "
             f"{len(losses)} epochs{beside}.",
-            "Likely causes: a learning rate far too low (--train.learning-rate), a network that does not fire, or "
-            "sounds that do not differ between the classes.",
+            "Likely causes: a learning rate far too low (--train.learning-rate), a network without active units, or "
+            "recordings that do not differ between the classes.",
         )
     elif constant is not None and not learnt:
-        yield Doubt(
+        yield Diagnostic(
             "nothing-learnt",
             STRONG,
             f"Nothing was learnt: the training loss was {_loss(lowest)} at best in {len(losses)} epochs{beside}.",
             "Likely causes: a learning rate too high (try a tenth of --train.learning-rate) or too low, or labels "
-            "that do not fit the sounds.",
+            "that do not fit the recordings.",
         )
     scale = first if constant is None else constant
     if last - lowest > _RISE * scale and last > _RELATIVE_RISE * lowest:
-        yield Doubt(
+        yield Diagnostic(
             "loss-rose",
             STRONG if last >= first else MILD,
             f"The training loss rose: {_loss(lowest)} after epoch {1 + losses.index(lowest)}, {_loss(last)} at the end "
@@ -231,7 +231,7 @@ def _course(rows: Sequence[Row], constant: float | None, warmup_epochs: float) -
         )
 
 
-def _overfitting(rows: Sequence[Row], best_epoch: int | None, freeze: str | None) -> Iterator[Doubt]:
+def _overfitting(rows: Sequence[Row], best_epoch: int | None, freeze: str | None) -> Iterator[Diagnostic]:
     known = [row for row in rows if row.get("val_loss") is not None and row.get("val_accuracy") is not None]
     if best_epoch is None or len(known) != len(rows) or len(rows) <= _PATIENCE_EPOCHS:
         return
@@ -246,10 +246,10 @@ def _overfitting(rows: Sequence[Row], best_epoch: int | None, freeze: str | None
     train_loss, val_loss = float(last["train_loss"]), float(last["val_loss"])
     apart = f"training loss {_loss(train_loss)}, validation loss {_loss(val_loss)} in epoch {last['epoch']}"
     if best_epoch == 1:
-        text = f"Learnt by heart: validation was best after the first of {len(rows)} epochs ({apart})."
+        text = f"Overfitting: validation was best after the first of {len(rows)} epochs ({apart})."
     elif val_loss > _WORSE * float(lowest["val_loss"]) and val_loss > _APART * train_loss:
         rose = f"rose from {_loss(lowest['val_loss'])} in epoch {lowest['epoch']}"
-        text = f"Learnt by heart: the validation loss {rose} on ({apart})."
+        text = f"Overfitting: the validation loss {rose} on ({apart})."
     else:
         return
-    yield Doubt("overfitting", MILD, text, advice)
+    yield Diagnostic("overfitting", MILD, text, advice)

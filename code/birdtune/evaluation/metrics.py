@@ -1,399 +1,373 @@
-"""Scores → judgement: how good the classifier is, and how sure that is.
+"""The metrics: each a function of scores and targets, registered here; everything else iterates over `METRICS`.
 
-    Scores (one row of class scores per patch) ─▶ pooled per recording ─▶ judge() ─▶ a JSON-able dict
+    scores [N, C], targets [N, C] ─▶ View ─▶ estimate(metric, view) ─▶ Estimate: value and bootstrap replicates
 
-Every figure comes with a 95 % interval, whose width comes from drawing *source recordings* (groups) again and again
-with replacement: slices of one recording are not independent witnesses, so they are drawn together. Beside the
-accuracy always stands the majority baseline, which is what "always the commonest class" would reach.
+To add a metric, write one function and register it with `metric` (or `ratio`, where it is a sum over a sum). It then
+appears in metrics.json (with its interval), per_class.csv, the report, its curves and TensorBoard:
 
-Definitions, the same for both heads (sigmoid scores need not sum to 1):
-- predicted class: the highest score; among equals the first class.
-- top 3: the true class has rank 1, 2 or 3 in that order. With three classes or fewer that is always so.
-- average precision (AP): precision at each distinct score, times the share of the
-  class found there, summed (scikit-learn's); macro = the plain mean over the classes that are present.
-- log loss: mean of the negative logarithm of the true class's score, after the scores of one item were
-  divided by their sum. That changes nothing for softmax and makes sigmoid and Σp² comparable with it.
+    @metric("brier", "Brier score", "mean squared distance of score and truth")
+    def brier(scores, positive, weights):  # [N, C] each → one number, or [C]
+        return (weights * (scores - positive) ** 2).sum() / weights.sum()
+
+A metric that yields a value per class stands as `<name>` with each class, and its mean over the classes that are
+present as `macro_<name>`; one that yields a single number stands as `<name>`.
+
+Definitions:
+- top-1 accuracy: share of the recordings whose highest score is that of one of their classes, among those that have a
+  class; of equal scores the first in class order counts. With one class a recording this is plain accuracy; with
+  several it is T1-Acc of BirdSet (Rauch et al. 2024).
+- average precision (AP): precision at each distinct score, times the share of the class found there, summed
+  (scikit-learn's).
+- precision, recall, F1 are those of predictions: the class with the highest score, or, where recordings have several
+  classes, every class whose score reaches its threshold.
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
-import scipy.stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from birdtune.evaluation.scores import Floats, Ints, Scores, clip_scores, pool_sum_squares
+from birdtune.evaluation.bootstrap import Bools, Bootstrap, Floats, Ints, divide, interval, mean_defined
+from birdtune.evaluation.ranking import ranking_replicates
+from birdtune.evaluation.scores import Scores, clip_scores
 
-CONFIDENCE = 0.95
 TOP = 3
-MOST_PAIRS = 100
-# Replicates computed together: [groups, 128] float32 of some thousand groups stays in a core's cache.
-_DRAWS_AT_ONCE = 128
 _SMALLEST_PROBABILITY = 1e-7  # about float32's resolution near 1: a log loss of 16 is the worst there is
+# Of scores [N, C], targets [N, C] and weights [N, C] (how often each is drawn; 0 where unknown): [C], or one number.
+Function = Callable[[Floats, Bools, Floats], Any]
+# Of scores [N, C], targets [N, C] and where they are known [N, C]: numerator and denominator, [N] or [N, C] each.
+Terms = Callable[[Floats, Bools, Bools], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 
 
-def ranks(class_scores: npt.NDArray[Any], labels: Ints) -> Ints:
-    """Place of the true class in the order of the scores, 0 = first; equals stand in class order. [M]"""
-    own = np.take_along_axis(class_scores, labels[:, None], axis=1)  # [M, 1]
-    earlier = np.arange(class_scores.shape[1]) < labels[:, None]  # [M, C]
-    before = (class_scores > own) | ((class_scores == own) & earlier)
-    return np.asarray(before.sum(axis=1, dtype=np.int64))
+@dataclass(frozen=True, eq=False)
+class View:
+    """Items to evaluate: recordings, or windows.
 
-
-def log_loss(class_scores: npt.NDArray[Any], labels: Ints) -> float:
-    """Mean of -ln(true class's share of the item's scores), at most 16.1; see the module's definitions."""
-    own = np.take_along_axis(class_scores, labels[:, None], axis=1)[:, 0].astype(np.float64)
-    total = class_scores.sum(axis=1, dtype=np.float64)
-    share = np.divide(own, total, out=np.full_like(own, 1.0 / class_scores.shape[1]), where=total > 0)
-    return float(-np.log(np.clip(share, _SMALLEST_PROBABILITY, 1.0)).mean())
-
-
-class Draws:
-    """The bootstrap: how often each group is drawn in each replicate.
-
-    Args:
-        groups: [N] name of the group of each item.
-        n: replicates.
-        seed: the same seed gives the same draws.
+    Attributes:
+        scores: [N, C]; positive: [N, C] whether an item is of a class; known: [N, C] where that is known.
+        bootstrap: of the items.
+        predictions: [N, C] the classes that are predicted; None: metrics of predictions are left out.
     """
 
-    def __init__(self, groups: tuple[str, ...], n: int, seed: int) -> None:
-        names, index = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
-        self.n_groups = len(names)
-        self.index: Ints = index.astype(np.int64)  # [N] group of each item
-        rng = np.random.default_rng(seed)
-        self._blocks = []
-        for start in range(0, n, _DRAWS_AT_ONCE):
-            width = min(_DRAWS_AT_ONCE, n - start)
-            counts = rng.multinomial(self.n_groups, np.full(self.n_groups, 1.0 / self.n_groups), size=width)
-            self._blocks.append(np.ascontiguousarray(counts.T, dtype=np.float32))  # [G, width]
+    scores: npt.NDArray[Any]
+    positive: Bools
+    known: Bools
+    bootstrap: Bootstrap
+    predictions: Bools | None = None
 
-    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Weights of the groups, some replicates at a time. [G, width]"""
-        yield from self._blocks
+    @cached_property
+    def rankings(self) -> tuple[Floats, Floats]:
+        """Replicates of AP and ROC-AUC of every class. [n, C] each"""
+        with ThreadPoolExecutor() as threads:  # sorting and sums release the interpreter, so threads help
+            found = list(threads.map(self._ranking, range(self.scores.shape[1])))
+        ap, roc = (np.stack(columns, axis=-1) for columns in zip(*found, strict=True))
+        return ap, roc
 
-    def ratio(self, top: Floats, bottom: Floats) -> Floats:
-        """Replicates of Σ top / Σ bottom, where both are given per group; NaN where nothing was drawn.
-
-        Args:
-            top, bottom: [G] or [G, K].
-
-        Returns:
-            [n] or [n, K].
-        """
-        found = [_divide(weights.T @ top, weights.T @ bottom) for weights in self.blocks()]
-        return np.concatenate(found) if found else np.zeros((0, *top.shape[1:]))
-
-    def per_group(self, values: npt.NDArray[Any], index: Ints) -> Floats:
-        """Sum of the values of each group's items. [G]"""
-        return np.asarray(np.bincount(index, values, self.n_groups), np.float64)
-
-
-def _divide(top: npt.NDArray[Any], bottom: npt.NDArray[Any]) -> Floats:
-    blank = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
-    return np.asarray(np.divide(top, bottom, out=blank, where=bottom > 0))
-
-
-def interval(replicates: Floats, n_groups: int, *, centre: float | None = None) -> list[float] | None:
-    """95 % interval of a share (0…1) from its bootstrap replicates.
-
-    The exact binomial (Clopper-Pearson) interval of as many independent trials as would scatter like the replicates
-    (Korn & Graubard 1998). Of few groups that scatter is itself only roughly known, so it is averaged with that of one
-    trial for each group, which counts as one group; without that, sets whose sources agree by luck would be too sure.
-    Percentiles of the replicates are too narrow: drawing G groups of G understates the variance by (G - 1) / G, and
-    where all is nearly right they lean the wrong way. docs/statistics.md has the coverage of both, measured.
-
-    Where the replicates do not scatter, drawing again cannot show the doubt that is left (ten out of ten is not
-    certainty): each group counts as one trial. For AP and ROC-AUC, which are no shares, all this is a rule of thumb.
-
-    Args:
-        replicates: [n]; those that are undefined (NaN) are left out.
-        n_groups: how many groups were drawn from.
-        centre: the figure itself, for AP and ROC-AUC; None: the replicates' mean. Drawing an item twice lowers AP
-            and ROC-AUC systematically, on large sets by more than the interval's width.
-
-    Returns:
-        [low, high], or None where there is nothing to draw from: fewer than two groups, or no replicates.
-    """
-    known = replicates[np.isfinite(replicates)]
-    if n_groups < 2 or known.size == 0:
-        return None
-    share = min(1.0, max(0.0, float(known.mean() if centre is None else centre)))
-    trials = float(n_groups)
-    if known.min() < known.max() and 0.0 < share < 1.0:
-        of_one = _standard_error(known, n_groups) ** 2 / (share * (1.0 - share))  # 1 / trials
-        trials = n_groups / ((n_groups - 1) * of_one + 1.0 / n_groups)
-    tail, hits = (1.0 - CONFIDENCE) / 2, share * trials
-    low = scipy.stats.beta.ppf(tail, hits, trials - hits + 1.0) if share > 0.0 else 0.0
-    high = scipy.stats.beta.ppf(1.0 - tail, hits + 1.0, trials - hits) if share < 1.0 else 1.0
-    return [float(low), float(high)]
-
-
-def difference_interval(replicates: Floats, n_groups: int, *, centre: float | None = None) -> list[float] | None:
-    """95 % interval of a difference of two shares (-1…1) from its bootstrap replicates; arguments as `interval`.
-
-    The difference, and on both sides its standard error times Student's t for the groups. Where the replicates do not
-    scatter, the exact binomial bound for a trial each group: a share of groups that would show in fewer than 2.5 % of
-    sets, times the largest difference that there is.
-
-    Returns:
-        [low, high], or None where there is nothing to draw from: fewer than two groups, or no replicates.
-    """
-    known = replicates[np.isfinite(replicates)]
-    if n_groups < 2 or known.size == 0:
-        return None
-    difference = float(known.mean() if centre is None else centre)
-    if known.min() == known.max():
-        hidden = 1.0 - ((1.0 - CONFIDENCE) / 2) ** (1.0 / n_groups)
-        below, above = min(1.0, 1.0 + difference) * hidden, min(1.0, 1.0 - difference) * hidden
-    else:
-        student = float(scipy.stats.t.ppf((1.0 + CONFIDENCE) / 2, n_groups - 1))
-        below = above = student * _standard_error(known, n_groups)
-    return [max(-1.0, difference - below), min(1.0, difference + above)]
-
-
-def _standard_error(replicates: Floats, n_groups: int) -> float:
-    return float(replicates.std() * math.sqrt(n_groups / (n_groups - 1)))
-
-
-def ranking_replicates(
-    column: npt.NDArray[Any], positive: npt.NDArray[np.bool_], index: Ints, draws: Draws
-) -> tuple[Floats, Floats]:
-    """Average precision and ROC-AUC of one class in every replicate.
-
-    The scores are sorted once. Between two neighbouring scores of positives only the *number* of negatives
-    matters, so each group is reduced to its counts per stretch, a sparse matrix; a replicate is then one
-    product of that matrix with the weights. Equal to scikit-learn's figures with `sample_weight`, ties too.
-
-    Args:
-        column: [M] scores of the class.
-        positive: [M] whether the item is of the class.
-        index: [M] group of each item, a number below `draws.n_groups`.
-
-    Returns:
-        Two [n] arrays; NaN where a replicate holds no positive (ROC-AUC: or no negative).
-    """
-    levels = np.unique(column[positive])[::-1]  # [K] distinct scores of positives, highest first
-    if levels.size == 0:
-        nothing = np.full(sum(weights.shape[1] for weights in draws.blocks()), np.nan)
-        return nothing, nothing
-    # Stretch 2k: between levels k-1 and k; 2k+1: exactly level k. Items below the last level count nowhere.
-    below = np.searchsorted(-levels, -column, side="left")  # first level that the item reaches
-    reaches = below < levels.size
-    on_level = reaches & (levels[np.minimum(below, levels.size - 1)] == column)
-    stretch = 2 * below + on_level
-    shape = (2 * levels.size, draws.n_groups)
-    negatives = _counts(stretch, index, reaches & ~positive, shape)
-    positives = _counts(stretch // 2, index, positive, (levels.size, draws.n_groups))
-    all_negatives = draws.per_group(~positive, index)
-    found = [_ranking_block(negatives, positives, all_negatives, weights) for weights in draws.blocks()]
-    ap, roc = np.concatenate([np.zeros((2, 0)), *found], axis=1)
-    return ap, roc
-
-
-def _counts(rows: Ints, columns: Ints, keep: npt.NDArray[np.bool_], shape: tuple[int, int]) -> Any:
-    ones = np.ones(int(keep.sum()), np.float32)
-    counts = scipy.sparse.coo_array((ones, (rows[keep], columns[keep])), shape=shape).tocsr()
-    counts.sum_duplicates()
-    return counts
-
-
-def _ranking_block(
-    negatives: Any, positives: Any, all_negatives: Floats, weights: npt.NDArray[np.float32]
-) -> Floats:
-    """AP and ROC-AUC of some replicates. [2, width]"""
-    drawn = (positives @ weights).astype(np.float64)  # [K, width] positives at each level
-    true = np.cumsum(drawn, axis=0)
-    per_stretch = (negatives @ weights).astype(np.float64)  # [2K, width]
-    false = np.cumsum(per_stretch, axis=0)
-    n_positive, n_negative = true[-1], all_negatives @ weights  # [width]
-    precision = np.nan_to_num(_divide(true, true + false[1::2]))  # [K, width]
-    ap = _divide((drawn * precision).sum(axis=0), n_positive)
-    # A positive loses against the negatives above it, and half against those on its own level.
-    lost = (drawn * (false[0::2] + 0.5 * per_stretch[1::2])).sum(axis=0)
-    roc = 1.0 - _divide(lost, n_positive * n_negative)
-    return np.stack([ap, roc])
-
-
-def judge(scores: Scores, *, train_counts: Ints, n_bootstrap: int, seed: int) -> dict[str, Any]:
-    """Everything that the report says in figures, as plain JSON values.
-
-    Args:
-        scores: one part of the split, at least one recording.
-        train_counts: [C] recordings of each class that were trained on.
-        n_bootstrap: replicates for the intervals; 1,000 is customary, 0 leaves them out (None).
-        seed: for the bootstrap.
-
-    Returns:
-        `n_recordings`, `n_groups`, `n_patches`; `majority_class`, `majority_baseline` (+ `_ci`),
-        `accuracy_gain` (+ `_ci`: clip accuracy less the baseline, drawn in pairs); `macro_ap_chance`; `clip`,
-        `clip_sum_squares`, `patch`, each with `accuracy`, `top3`, `macro_ap`, `roc_auc` (+ `_ci` each),
-        `macro_ap_classes` (how many were averaged) and `log_loss`; `per_class`, `confusion` (rows are
-        true), `confusion_pairs` (the 100 most frequent), `never_predicted`.
-        What is undefined is None.
-
-    Raises:
-        ValueError: no recordings, or train_counts of another number of classes.
-    """
-    if not scores.recordings or len(train_counts) != len(scores.classes):
-        raise ValueError(
-            f"cannot judge {len(scores.recordings)} recordings of {len(scores.classes)} classes "
-            f"with {len(train_counts)} training counts"
+    def _ranking(self, column: int) -> tuple[Floats, Floats]:
+        known = self.known[:, column]
+        return ranking_replicates(
+            self.scores[:, column], self.positive[:, column], self.bootstrap, None if known.all() else known
         )
-    draws = Draws(scores.groups, n_bootstrap, seed)
-    mean = clip_scores(scores)  # [N, C]
-    clip, *by_class = _judge_view(mean, scores.labels, draws.index, draws)
-    squares, *_ = _judge_view(pool_sum_squares(scores), scores.labels, draws.index, draws)
-    of_patch = scores.patch_recording
-    patch, *_ = _judge_view(scores.patch_scores, scores.labels[of_patch], draws.index[of_patch], draws)
-    predicted: Ints = mean.argmax(axis=1).astype(np.int64)
-    confusion = np.zeros((len(scores.classes),) * 2, np.int64)
-    np.add.at(confusion, (scores.labels, predicted), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A figure, or one for each class, with its bootstrap replicates.
+
+    Attributes:
+        value: [] or [C]; NaN where it is undefined.
+        drawn: [n] or [n, C].
+        n_groups: [] or [C], source recordings that it rests on.
+    """
+
+    value: Floats
+    drawn: Floats
+    n_groups: Ints
+
+    @property
+    def is_per_class(self) -> bool:
+        """Whether there is a value for each class."""
+        return self.value.ndim == 1
+
+    def of(self, column: int) -> "Estimate":
+        """That of one class."""
+        return Estimate(self.value[column], self.drawn[:, column], self.n_groups[column])
+
+    def mean(self, n_groups: int, columns: Ints | None = None) -> "Estimate":
+        """Mean over all classes, or some, that are defined."""
+        chosen: Any = slice(None) if columns is None else columns
+        value, drawn = mean_defined(self.value[chosen]), mean_defined(self.drawn[:, chosen], axis=1)
+        return Estimate(value, drawn, np.asarray(n_groups))
+
+    def row(self, name: str) -> dict[str, Any]:
+        """`name` and `name_ci`, as in metrics.json; None where undefined."""
+        if not np.isfinite(self.value):
+            return {name: None, f"{name}_ci": None}
+        value = float(self.value)
+        return {name: value, f"{name}_ci": interval(self.drawn, int(self.n_groups), centre=value)}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+        name: its key in metrics.json, and its column in per_class.csv.
+        title: for people.
+        meaning: a sentence for the report's glossary.
+        function: the metric itself.
+        fast: from a view to its replicates and the source recordings behind them; None: the function is called for
+            each replicate.
+        of_predictions: it is given predictions (0 or 1) in place of scores.
+        headline: whether it stands in the report's first figure and among the curves.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    function: Function
+    fast: Callable[[View], tuple[Floats, Ints]] | None = None
+    of_predictions: bool = False
+    headline: bool = True
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def metric(name: str, title: str, meaning: str, **more: Any) -> Callable[[Function], Function]:
+    """Register a function as a metric; `more`: as the attributes of `Metric`."""
+
+    def register(function: Function) -> Function:
+        METRICS[name] = Metric(name, title, meaning, function, **more)
+        return function
+
+    return register
+
+
+def ratio(name: str, title: str, meaning: str, **more: Any) -> Callable[[Terms], Terms]:
+    """Register a metric that is a sum over items by another; a function gives the terms of each item."""
+
+    def register(terms: Terms) -> Terms:
+        def function(scores: Floats, positive: Bools, weights: Floats) -> Any:
+            top, bottom = terms(scores, positive, weights > 0)
+            own = weights if top.ndim == 2 else weights.max(axis=1)
+            return divide((own * top).sum(axis=0), (own * bottom).sum(axis=0))
+
+        def fast(view: View) -> tuple[Floats, Ints]:
+            top, bottom = terms(_given(METRICS[name], view), view.positive, view.known)
+            if top.ndim == 2:
+                top, bottom = top * view.known, bottom * view.known
+            n_groups = (view.bootstrap.per_group(bottom) > 0).sum(axis=0)
+            return view.bootstrap.ratio(top, bottom), np.asarray(n_groups)
+
+        METRICS[name] = Metric(name, title, meaning, function, fast, **more)
+        return terms
+
+    return register
+
+
+def _given(metric: Metric, view: View) -> Any:
+    return view.predictions if metric.of_predictions else view.scores
+
+
+def estimate(metric: Metric, view: View) -> Estimate:
+    """The value of a metric, and its replicates."""
+    given = _given(metric, view)
+    # Where all is known, nothing as large as the scores is made.
+    known = view.known
+    ones: Floats = np.broadcast_to(np.float64(1), known.shape) if known.all() else known.astype(np.float64)
+    value = np.asarray(metric.function(given, view.positive, ones), np.float64)
+    if metric.fast is not None:
+        return Estimate(value, *metric.fast(view))
+    found = [metric.function(given, view.positive, ones * drawn[:, None]) for drawn in view.bootstrap.weights()]
+    drawn = np.asarray(found, np.float64).reshape(-1, *value.shape)
+    groups = _groups_of_classes(view) if value.ndim else np.asarray(view.bootstrap.n_groups)
+    return Estimate(value, drawn, groups)
+
+
+def estimates(view: View) -> dict[str, Estimate]:
+    """Every registered metric that the view allows."""
     return {
-        "n_recordings": len(scores.recordings),
-        "n_groups": draws.n_groups,
-        "n_patches": len(of_patch),
-        **_against_baseline(scores, predicted, train_counts, draws),
-        "clip": clip,
-        "macro_ap_chance": chance_ap(np.bincount(scores.labels)),
-        "clip_sum_squares": squares,
-        "patch": patch,
-        "per_class": _per_class(scores, confusion, train_counts, by_class, draws),
-        "confusion": confusion.tolist(),
-        "confusion_pairs": _confusion_pairs(confusion, scores.classes),
-        "never_predicted": [scores.classes[c] for c in np.flatnonzero(confusion.sum(axis=0) == 0)],
+        name: estimate(each, view)
+        for name, each in METRICS.items()
+        if not each.of_predictions or view.predictions is not None
     }
 
 
-def _judge_view(
-    class_scores: npt.NDArray[Any], labels: Ints, index: Ints, draws: Draws
-) -> tuple[dict[str, Any], Floats, Floats, Floats]:
-    """Figures of items [M, C]; and per class AP [C], ROC-AUC [C] and the replicates of AP [n, C]."""
-    places = ranks(class_scores, labels)
-    items = draws.per_group(np.ones(len(labels)), index)
-    view: dict[str, Any] = {}
-    for name, right in (("accuracy", places == 0), ("top3", places < TOP)):
-        view[name] = float(right.mean())
-        drawn = draws.ratio(draws.per_group(right, index), items)
-        view[f"{name}_ci"] = interval(drawn, draws.n_groups)
-    with ThreadPoolExecutor() as threads:  # sorting and sums let go of the interpreter, so threads help
-        each = threads.map(
-            lambda c: _judge_class(class_scores[:, c], labels == c, index, draws),
-            range(class_scores.shape[1]),
-        )
-        ap, roc, ap_draws, roc_draws = (np.stack(values, axis=-1) for values in zip(*each, strict=True))
-    for name, values, drawn in (("macro_ap", ap, ap_draws), ("roc_auc", roc, roc_draws)):
-        mean = _mean_known(values, axis=0)
-        view[name] = _known(mean)
-        view[f"{name}_ci"] = interval(_mean_known(drawn, axis=1), draws.n_groups, centre=mean)
-    view["macro_ap_classes"] = int(np.isfinite(ap).sum())
-    view["log_loss"] = log_loss(class_scores, labels)
-    return view, ap, roc, ap_draws
+def summary(found: dict[str, Estimate], n_groups: int) -> dict[str, Any]:
+    """`<name>`, or `macro_<name>` of a metric per class, with `_ci` each; as in metrics.json."""
+    rows: dict[str, Any] = {}
+    for name, each in found.items():
+        rows |= each.mean(n_groups).row(f"macro_{name}") if each.is_per_class else each.row(name)
+    return rows
 
 
-def _judge_class(
-    column: npt.NDArray[Any], positive: npt.NDArray[np.bool_], index: Ints, draws: Draws
-) -> tuple[float, float, Floats, Floats]:
-    """AP and ROC-AUC of one class (NaN where undefined), and the replicates [n] of each."""
-    ap = average_precision_score(positive, column) if positive.any() else np.nan
-    roc = roc_auc_score(positive, column) if positive.any() and not positive.all() else np.nan
-    return float(ap), float(roc), *ranking_replicates(column, positive, index, draws)
+def headline(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Metric]]:
+    """Keys of a summary, or of a row of the history (prefix `val_`), that stand in the first figure and the curves."""
+    return [
+        (key, each)
+        for name, each in METRICS.items()
+        for key in (f"{prefix}macro_{name}", f"{prefix}{name}")
+        if each.headline and key in row
+    ]
 
 
-def _mean_known(values: Floats, axis: int) -> Any:
-    known = np.isfinite(values)
-    return _divide(np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis))
+def _groups_of_classes(view: View) -> Ints:
+    return np.asarray((view.bootstrap.per_group(view.positive) > 0).sum(axis=0))
 
 
-def _known(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def names(class_scores: npt.NDArray[Any]) -> Bools:
+    """The class with the highest score, the first of equals, as predictions. [N, C]"""
+    return np.asarray(class_scores.argmax(axis=1)[:, None] == np.arange(class_scores.shape[1]))
 
 
-def chance_ap(support: Ints) -> float:
-    """Macro average precision that a random order of the recordings has on average.
+def predictions(scores: Scores, thresholds: npt.NDArray[Any] | float = 0.5) -> Bools:
+    """The classes that are predicted: the highest score's; with several a recording, all that reach their threshold."""
+    pooled = clip_scores(scores)
+    return np.asarray(pooled >= thresholds) if scores.is_multi_label else names(pooled)
+
+
+def view_of(scores: Scores, bootstrap: Bootstrap, thresholds: npt.NDArray[Any] | float = 0.5) -> View:
+    """The recordings of some scores, as they are served."""
+    return View(clip_scores(scores), scores.positive, scores.known, bootstrap, predictions(scores, thresholds))
+
+
+def quick_look(scores: Scores) -> dict[str, float | None]:
+    """Figures of an epoch, by the means over windows and without intervals: `loss`, and every metric's summary."""
+    view = view_of(scores, Bootstrap(scores.groups, 0, 0))
+    rows = summary(estimates(view), view.bootstrap.n_groups)
+    found = {key: rows[key] for key in rows if not key.endswith("_ci")}
+    return {"loss": log_loss(view.scores, scores.targets, scores.known), **found}
+
+
+# ---- the metrics --------------------------------------------------------------------------------
+
+
+def ranks(class_scores: npt.NDArray[Any], positive: Bools) -> Ints:
+    """Place of the best-ranked class of each item in the order of the scores, 0 = first; equals stand in class order.
+
+    Args:
+        class_scores, positive: [N, C].
+
+    Returns:
+        [N]; C where an item has no class.
+    """
+    best = np.where(positive, class_scores, -np.inf).argmax(axis=1)[:, None]  # [N, 1]
+    own = np.take_along_axis(class_scores, best, axis=1)
+    earlier = np.arange(class_scores.shape[1]) < best  # [N, C]
+    before = ((class_scores > own) | ((class_scores == own) & earlier)).sum(axis=1, dtype=np.int64)
+    return np.asarray(np.where(positive.any(axis=1), before, class_scores.shape[1]), np.int64)
+
+
+@ratio("accuracy", "top-1 accuracy", "Share of the recordings whose highest score is that of a class they belong to.")
+def accuracy(scores: Floats, positive: Bools, known: Bools) -> tuple[Any, Any]:
+    """Whether the highest score is that of one of an item's classes, of items that have a class."""
+    right = np.take_along_axis(positive, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return right, positive.any(axis=1)
+
+
+@ratio("top3", "top-3 accuracy", "The same, with one of the three highest scores.")
+def top3(scores: Floats, positive: Bools, known: Bools) -> tuple[Any, Any]:
+    """Whether one of the three highest scores is that of one of an item's classes."""
+    return ranks(scores, positive) < min(TOP, scores.shape[1]), positive.any(axis=1)
+
+
+def _of_each_class(function: Callable[..., Any], scores: Floats, positive: Bools, weights: Floats) -> Floats:
+    """A ranking metric of scikit-learn, class by class; NaN without a positive. [C]"""
+
+    def of_class(c: int) -> float:
+        chosen = weights[:, c] > 0
+        truth, own = positive[chosen, c], weights[chosen, c]
+        if not truth.any() or (function is roc_auc_score and truth.all()):
+            return float("nan")
+        same = own[0] == own.max() == own.min()
+        return float(function(truth, scores[chosen, c], sample_weight=None if same else own))
+
+    with ThreadPoolExecutor() as threads:
+        return np.array(list(threads.map(of_class, range(scores.shape[1]))), np.float64)
+
+
+@metric(
+    "ap", "average precision",
+    "Sort all recordings by their score for a class: 100 % when all of that class come first. The figure for all "
+    "classes is the plain mean, so that rare classes count as much as common ones.",
+    fast=lambda view: (view.rankings[0], _groups_of_classes(view)),
+)  # fmt: skip
+def average_precision(scores: Floats, positive: Bools, weights: Floats) -> Floats:
+    """Average precision of each class; NaN without a positive. [C]"""
+    return _of_each_class(average_precision_score, scores, positive, weights)
+
+
+@metric(
+    "roc_auc", "ROC-AUC",
+    "How often a recording of a class scores higher for it than one of another: 50 % is chance.",
+    fast=lambda view: (view.rankings[1], _groups_of_classes(view)), headline=False,
+)  # fmt: skip
+def roc_auc(scores: Floats, positive: Bools, weights: Floats) -> Floats:
+    """Area under the ROC curve of each class; NaN without a positive or a negative. [C]"""
+    return _of_each_class(roc_auc_score, scores, positive, weights)
+
+
+@ratio(
+    "precision", "precision", "Of all times that a class was predicted, how often it was right.",
+    of_predictions=True, headline=False,
+)  # fmt: skip
+def precision(predicted: Floats, positive: Bools, known: Bools) -> tuple[Any, Any]:
+    """Right predictions of each class, and all."""
+    return np.asarray(predicted, np.bool_) & positive, predicted
+
+
+@ratio(
+    "recall", "recall", "Of all recordings of a class, how many were predicted as that class.",
+    of_predictions=True, headline=False,
+)  # fmt: skip
+def recall(predicted: Floats, positive: Bools, known: Bools) -> tuple[Any, Any]:
+    """Right predictions of each class, and recordings of it."""
+    return np.asarray(predicted, np.bool_) & positive, positive
+
+
+@ratio("f1", "F1", "Harmonic mean of precision and recall.", of_predictions=True, headline=False)
+def f1(predicted: Floats, positive: Bools, known: Bools) -> tuple[Any, Any]:
+    """Twice the right predictions of each class, and predictions plus recordings; nothing of a class without any."""
+    present = positive.any(axis=0)
+    both = predicted.astype(np.int64) + positive
+    return 2 * (np.asarray(predicted, np.bool_) & positive), both * present
+
+
+# ---- beside them --------------------------------------------------------------------------------
+
+
+def log_loss(class_scores: npt.NDArray[Any], targets: npt.NDArray[Any], known: Bools) -> float:
+    """Mean negative log likelihood of an item's targets, at most 16.1 each. class_scores, targets, known: [N, C]
+
+    With one class an item: -ln of that class's share of the item's scores. That changes nothing for softmax and makes
+    sigmoid and Σp² comparable with it. With several: binary cross-entropy, the mean over all that is known.
+    """
+    if known.all() and (targets.sum(axis=1) == 1).all() and (targets.max(axis=1) == 1).all():
+        own = (class_scores * targets).sum(axis=1, dtype=np.float64)
+        total = class_scores.sum(axis=1, dtype=np.float64)
+        share = np.divide(own, total, out=np.full_like(own, 1.0 / class_scores.shape[1]), where=total > 0)
+        return float(-np.log(np.clip(share, _SMALLEST_PROBABILITY, 1.0)).mean())
+    p = np.clip(class_scores.astype(np.float64), _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
+    return float(-(targets * np.log(p) + (1.0 - targets) * np.log1p(-p))[known].mean())
+
+
+def chance_ap(positives: Ints, n: Ints | int) -> float:
+    """Macro average precision of a random order of the recordings, on average.
 
     Of k among n it is not k / n but (H + (k - 1) (n - H) / (n - 1)) / n, with H = 1 + 1/2 + … + 1/n: of few
     recordings, chance puts some high (Y. Bestgen, "Exact expected average precision of the random baseline", 2015).
 
     Args:
-        support: [C] recordings of each class; classes without any do not count.
+        positives: [C] recordings of each class; classes without any do not count.
+        n: recordings of which it is known, in all or [C] of each class.
     """
-    k, n = support[support > 0], int(support.sum())
-    harmonic = float((1.0 / np.arange(1, n + 1)).sum())
-    return float(((harmonic + (k - 1) * (n - harmonic) / max(1, n - 1)) / n).mean())
-
-
-def _against_baseline(
-    scores: Scores, predicted: Ints, train_counts: Ints, draws: Draws
-) -> dict[str, Any]:
-    majority = int(np.argmax(train_counts))
-    right, baseline = predicted == scores.labels, scores.labels == majority
-    share, gain = float(baseline.mean()), float(right.mean() - baseline.mean())
-    items = draws.per_group(np.ones(len(right)), draws.index)
-    by_group = draws.per_group(baseline, draws.index)
-    gain_draws = draws.ratio(draws.per_group(right, draws.index) - by_group, items)
-    gain_ci = difference_interval(gain_draws, draws.n_groups)
-    if gain_ci and (predicted == majority).all():
-        gain_ci = [0.0, 0.0]  # it is the baseline: no doubt about that
-    return {
-        "majority_class": scores.classes[majority],
-        "majority_baseline": share,
-        "majority_baseline_ci": interval(draws.ratio(by_group, items), draws.n_groups),
-        "accuracy_gain": gain,
-        "accuracy_gain_ci": gain_ci,
-    }
-
-
-def _per_class(
-    scores: Scores, confusion: Ints, train_counts: Ints, by_class: list[Floats], draws: Draws
-) -> list[dict[str, Any]]:
-    ap, roc, ap_draws = by_class
-    hits, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    precision, recall = _divide(hits, predicted), _divide(hits, support)
-    f1 = np.where(support > 0, _divide(2.0 * hits, support + predicted), np.nan)
-    right = ranks(clip_scores(scores), scores.labels) == 0
-    by_group = np.zeros((2, draws.n_groups, len(scores.classes)))  # [right or all, G, C]
-    np.add.at(by_group[0], (draws.index, scores.labels), right)
-    np.add.at(by_group[1], (draws.index, scores.labels), 1)
-    recall_draws = draws.ratio(by_group[0], by_group[1])  # [n, C]
-    groups = (by_group[1] > 0).sum(axis=0)  # [C]
-    rows = []
-    for c, name in enumerate(scores.classes):
-        n_groups = int(groups[c])
-        rows.append(
-            {
-                "class": name,
-                "support": int(support[c]),
-                "groups": n_groups,
-                "train_recordings": int(train_counts[c]),
-                "precision": _known(precision[c]),
-                "recall": _known(recall[c]),
-                "recall_ci": interval(recall_draws[:, c], n_groups),
-                "f1": _known(f1[c]),
-                "ap": _known(ap[c]),
-                "ap_ci": interval(ap_draws[:, c], n_groups, centre=ap[c]),
-                "roc_auc": _known(roc[c]),
-                "predicted": int(predicted[c]),
-            }
-        )
-    return rows
-
-
-def _confusion_pairs(confusion: Ints, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    wrong = confusion - np.diag(np.diag(confusion))
-    share = _divide(wrong, confusion.sum(axis=1, keepdims=True))  # of the recordings of the true class
-    true, predicted = np.nonzero(wrong)
-    order = np.lexsort((predicted, true, -share[true, predicted], -wrong[true, predicted]))[:MOST_PAIRS]
-    return [
-        {
-            "true": classes[true[k]],
-            "predicted": classes[predicted[k]],
-            "count": int(wrong[true[k], predicted[k]]),
-            "share": float(share[true[k], predicted[k]]),
-        }
-        for k in order
-    ]
+    totals = np.broadcast_to(n, positives.shape)[positives > 0]
+    k = positives[positives > 0]
+    harmonic = np.array([float((1.0 / np.arange(1, total + 1)).sum()) for total in totals])
+    return float(((harmonic + (k - 1) * (totals - harmonic) / np.maximum(1, totals - 1)) / totals).mean())

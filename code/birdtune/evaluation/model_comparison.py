@@ -1,43 +1,44 @@
-"""What a run that began from a served model did to that model's classes.
+"""Model comparison: a model and the base model that its training began from, on the classes of the latter.
 
-    Scores of the old model and of the new one, of the same recordings ─▶ compare ─▶ a JSON-able dict
-                                                                            └─▶ sentences, of_succession (doubts)
+    Scores of both, of the same recordings ─▶ compare ─▶ a JSON-able dict
+                                                └─▶ sentences, diagnose
 
-Both are judged as they are served, calibration included, on test recordings of the old classes that the old model
-neither learnt from nor was chosen by. What is drawn again and again for the intervals are source recordings, the same
-for both models: most of what one finds hard the other does, too, and the difference is surer than either figure.
+Both are evaluated as they are served, calibration included, on test recordings of the base model's classes that it was
+neither trained nor selected on. The bootstrap draws the same source recordings for both models: what one finds hard the
+other mostly does, too, so the difference is more certain than either figure.
 
-Whether a class got worse beyond chance is asked of its sources: a sign test over those that changed, with Holm's
-correction for the number of classes asked about. Of forty classes one or two would look worse by luck alone.
+Whether a class changed significantly is tested on its sources: a sign test over those that changed, with Holm's
+correction for the number of classes. Of forty classes one or two would look worse by chance alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy.stats
-from sklearn.metrics import average_precision_score
 
 from birdtune.evaluation import class_alignment
-from birdtune.evaluation.decision import BACKGROUND, NONE, Thresholds
-from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt, Row
-from birdtune.evaluation.metrics import Draws, difference_interval, ranking_replicates
-from birdtune.evaluation.scores import Floats, Ints, Scores, clip_scores
+from birdtune.evaluation.bootstrap import Bools, Bootstrap, difference_interval
+from birdtune.evaluation.decision import Thresholds
+from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic, Row
+from birdtune.evaluation.metrics import METRICS, Estimate, estimate, predictions, view_of
+from birdtune.evaluation.scores import Ints, Scores, clip_scores
+from birdtune.evaluation.thresholds import decided
 from birdtune.runtime.text import count, percent, plain, points, some
 
-# As `metrics.CONFIDENCE`: what counts as luck.
-_LUCK = 0.05
-# Nobody needs to be told of less, however sure it is.
+# Significance level: 1 - `bootstrap.CONFIDENCE`.
+_ALPHA = 0.05
+# A smaller loss is not reported, however certain.
 _LEAST_LOSS = 0.01
-# A loss of accuracy that is this sure and this large is a reason not to put the new model in the old one's place.
+# A loss of accuracy that is significantly larger than this is a reason not to replace the base model.
 _LARGE_LOSS = 0.1
-# Fewer changed sources than these cannot show anything: five of five come about by chance with 2 / 2^5 = 0.06.
+# Fewer changed sources than these cannot be significant: five of five come about by chance with 2 / 2^5 = 0.06.
 FEWEST_CHANGED = 6
 # Below so many sources a comparison is called small, as a test is.
 _SMALL = 30
 _ADVICE = (
-    "Lower --train.learning-rate (try a tenth), let the head begin alone (--train.head-warmup-epochs), or freeze the "
+    "Lower --train.learning-rate (try a tenth), warm up the head alone (--train.head-warmup-epochs), or freeze the "
     "backbone (--model.freeze all-but-head); keep training recordings of all old classes in the data."
 )
 
@@ -53,18 +54,18 @@ def compare(
     """Two models on the same recordings.
 
     Args:
-        before: of the old model; all recordings are of its classes.
-        after: of the new one, whose first columns are those of the old.
-        n_bootstrap, seed: as `metrics.judge`.
-        thresholds: of both; None where those of the old one are not known.
+        before: of the base model; all recordings are of its classes.
+        after: of the new one, whose first columns are those of the base model.
+        n_bootstrap, seed: as `part.evaluate_part`.
+        thresholds: of both; None where those of the base model are not known.
 
     Returns:
-        `n_recordings`, `n_groups`; `accuracy`, `macro_ap`: each `before`, `after`, `difference`, `difference_ci`;
-        `lost`, `gained` (recordings that only the old, only the new model names rightly); `answered_as_new`, of these
-        `answered_as_new_lost`; `per_class`: `class`, `n_recordings`, `n_groups`, `found`, `ap` (each as `accuracy`),
-        `answered_as_new`, `taken_for`, `p`, `change` ("worse", "better" or ""); `worse`, `better`: names.
-        `answered` (None without `thresholds`): as `accuracy`, the share that is served with an answer instead of
-        `none`, and of how many `n_recordings`.
+        `n_recordings`, `n_sources`; `accuracy`, `macro_ap`: each `before`, `after`, `difference`, `difference_ci`;
+        `regressions`, `fixes` (recordings that only the base model, only the new one names correctly);
+        `predicted_as_new`, of these `predicted_as_new_regressions`; `per_class`: `class`, `n_recordings`, `n_sources`,
+        `recall`, `ap` (each as `accuracy`), `predicted_as_new`, `confused_with`, `p`, `change` ("worse", "better" or
+        ""); `worse`, `better`: names. `decided` (None without `thresholds`): as `accuracy`, the share that gets a class
+        instead of `unknown`, and of how many `n_recordings`.
 
     Raises:
         ValueError: other recordings, or other columns.
@@ -72,122 +73,115 @@ def compare(
     n_old = len(before.classes)
     if before.recordings != after.recordings or after.classes[:n_old] != before.classes:
         raise ValueError("two models can be compared on the same recordings and columns only")
-    draws = Draws(before.groups, n_bootstrap, seed)
-    old, new = clip_scores(before), clip_scores(after)  # [N, C], [N, C + n]
-    labels, said = before.labels, new.argmax(axis=1)
-    right = np.stack([old.argmax(axis=1) == labels, said == labels])  # [2, N]
-    as_new = said >= n_old
-    rows = [_class_row(c, before.classes, labels, right, as_new, draws) for c in np.unique(labels)]
-    aps, ap_draws = _average_precisions(old, new[:, :n_old], labels, draws)
-    for row, ap, drawn, c in zip(rows, aps, ap_draws, np.unique(labels), strict=True):
-        row["ap"] = _pair(*ap, drawn[1] - drawn[0], row["n_groups"])
-        wrong = said[(labels == c) & (said != labels)]
-        row["taken_for"] = after.classes[int(np.bincount(wrong).argmax())] if wrong.size else None
-    _tell_apart(rows)
-    old_ap, new_ap = (float(np.mean(column)) for column in zip(*aps, strict=True))
-    everything = np.ones(len(labels), np.bool_)
+    bootstrap = Bootstrap(before.groups, n_bootstrap, seed)
+    right = np.stack([before.top1, _names_of_old(after, n_old, before.positive)])  # [2, N]
+    highest = clip_scores(after).argmax(axis=1)  # [N]
+    as_new = highest >= n_old
+    rows = _class_rows(before, after, thresholds, highest, bootstrap)
+    everything = before.has_class
+    ap = [_average_precisions(each, n_old, before, bootstrap) for each in (before, after)]
+    for row in rows:
+        row["ap"] = _pair(*(each.of(row["column"]) for each in ap))
+    _mark_changes(rows)
     return {
-        "n_recordings": len(labels),
-        "n_groups": draws.n_groups,
-        "accuracy": _shares(right, everything, draws),
-        "macro_ap": _pair(
-            old_ap, new_ap, _mean_known(np.stack([drawn[1] - drawn[0] for drawn in ap_draws])), draws.n_groups
-        ),
-        "lost": int((right[0] & ~right[1]).sum()),
-        "gained": int((right[1] & ~right[0]).sum()),
-        "answered_as_new": int(as_new.sum()),
-        "answered_as_new_lost": int((as_new & right[0]).sum()),
-        "answered": _answered(before, after, thresholds, draws) if thresholds else None,
-        "per_class": rows,
+        "n_recordings": int(everything.sum()),
+        "n_sources": bootstrap.n_groups,
+        "accuracy": _shares(right, everything, bootstrap),
+        "macro_ap": _pair(*(each.mean(bootstrap.n_groups) for each in ap)),
+        "regressions": int((right[0] & ~right[1]).sum()),
+        "fixes": int((right[1] & ~right[0]).sum()),
+        "predicted_as_new": int(as_new.sum()),
+        "predicted_as_new_regressions": int((as_new & right[0]).sum()),
+        "decided": _decided(before, after, thresholds, bootstrap) if thresholds else None,
+        "per_class": [{key: value for key, value in row.items() if key != "column"} for row in rows],
         "worse": [row["class"] for row in rows if row["change"] == "worse"],
         "better": [row["class"] for row in rows if row["change"] == "better"],
     }
 
 
-def _class_row(
-    c: int,
-    classes: Sequence[str],
-    labels: Ints,
-    right: npt.NDArray[np.bool_],
-    as_new: npt.NDArray[np.bool_],
-    draws: Draws,
-) -> dict[str, Any]:
-    inside = labels == c
-    change = right[1].astype(np.int64) - right[0]  # [N] -1 lost, 1 gained
-    by_source = np.sign(draws.per_group(change * inside, draws.index))
-    worse, better = int((by_source < 0).sum()), int((by_source > 0).sum())
-    return {
-        "class": classes[c],
-        "n_recordings": int(inside.sum()),
-        "n_groups": len(np.unique(draws.index[inside])),
-        "found": _shares(right, inside, draws),
-        "answered_as_new": int((as_new & inside).sum()),
-        "sources_worse": worse,
-        "sources_better": better,
-        "p": float(scipy.stats.binomtest(worse, worse + better).pvalue) if worse + better else 1.0,
-    }
+def _names_of_old(after: Scores, n_old: int, positive: Bools) -> Bools:
+    """Whether the new model's highest score, among all its classes, is that of one of the old classes. [N]"""
+    highest = clip_scores(after).argmax(axis=1)
+    own = np.take_along_axis(positive, np.minimum(highest, n_old - 1)[:, None], axis=1)[:, 0]
+    return np.asarray(own & (highest < n_old))
 
 
-def _answered(
-    before: Scores, after: Scores, thresholds: tuple[Thresholds, Thresholds], draws: Draws
+def _class_rows(
+    before: Scores,
+    after: Scores,
+    thresholds: tuple[Thresholds, Thresholds] | None,
+    highest: Ints,
+    bootstrap: Bootstrap,
+) -> list[dict[str, Any]]:
+    """A row for each class that there are recordings of."""
+    at: list[Any] = [np.asarray(each.values) for each in thresholds] if thresholds else [0.5, 0.5]
+    predicted = [predictions(scores, own) for scores, own in zip((before, after), at, strict=True)]
+    rows = []
+    for c in np.flatnonzero(before.positive.any(axis=0)).tolist():
+        inside = before.positive[:, c]
+        right = np.stack([each[:, c] for each in predicted])  # [2, N]
+        change = right[1].astype(np.int64) - right[0]  # [N] -1 regression, 1 fix
+        by_source = np.sign(bootstrap.per_group(change * inside))
+        worse, better = int((by_source < 0).sum()), int((by_source > 0).sum())
+        wrong = highest[inside & ~right[1] & (highest != c)]
+        rows.append({
+            "column": c,
+            "class": before.classes[c],
+            "n_recordings": int(inside.sum()),
+            "n_sources": bootstrap.n_groups_of(inside),
+            "recall": _shares(right, inside, bootstrap),
+            "predicted_as_new": int((highest[inside] >= len(before.classes)).sum()),
+            "confused_with": after.classes[int(np.bincount(wrong).argmax())] if wrong.size else None,
+            "sources_worse": worse,
+            "sources_better": better,
+            "p": float(scipy.stats.binomtest(worse, worse + better).pvalue) if worse + better else 1.0,
+        })  # fmt: skip
+    return rows
+
+
+def _decided(
+    before: Scores, after: Scores, thresholds: tuple[Thresholds, Thresholds], bootstrap: Bootstrap
 ) -> dict[str, Any] | None:
-    """Share that gets an answer at all, right or wrong: past the thresholds, and not strange."""
-    pairs = list(zip((before, after), thresholds, strict=True))
-    given = np.stack([each.answers(clip_scores(heard), heard.strangeness) != NONE for heard, each in pairs])
-    never = [[c for c, origin in enumerate(each.origins) if origin == BACKGROUND] for each in thresholds]
-    asked = ~np.isin(before.labels, never[0] + never[1])
-    return {"n_recordings": int(asked.sum()), **_shares(given, asked, draws)} if asked.any() else None
+    """Share that gets a class, right or wrong: above the thresholds, and not rejected as OOD."""
+    given = np.stack([
+        decided(scores, each).any(axis=1) for scores, each in zip((before, after), thresholds, strict=True)
+    ])  # fmt: skip
+    both = thresholds[0].asked & thresholds[1].asked[: len(before.classes)]
+    asked = np.asarray((before.positive & both).any(axis=1))
+    return {"n_recordings": int(asked.sum()), **_shares(given, asked, bootstrap)} if asked.any() else None
 
 
-def _shares(right: npt.NDArray[np.bool_], inside: npt.NDArray[np.bool_], draws: Draws) -> dict[str, Any]:
-    """Share of right (or whatever) answers among some recordings, before and after."""
-    before, after = (float(answers[inside].mean()) for answers in right)
-    changed = draws.per_group((right[1].astype(np.int64) - right[0]) * inside, draws.index)
-    drawn = draws.ratio(changed, draws.per_group(inside, draws.index))
-    n_groups = len(np.unique(draws.index[inside]))
-    return _pair(before, after, drawn, n_groups)
+def _shares(right: Bools, inside: Bools, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Share of right (or other) predictions among some recordings, before and after. right: [2, N]"""
+    difference, ci = bootstrap.difference(right[1], right[0], inside)
+    before, after = (float(each[inside].mean()) for each in right)
+    return {"before": before, "after": after, "difference": difference, "difference_ci": ci}
 
 
-def _pair(before: float, after: float, drawn: Floats, n_groups: int) -> dict[str, Any]:
+def _average_precisions(scores: Scores, n_old: int, before: Scores, bootstrap: Bootstrap) -> Estimate:
+    """AP of each old class; without replicates where a class has one source only."""
+    seen = view_of(before, bootstrap)
+    found = estimate(METRICS["ap"], replace(seen, scores=clip_scores(scores)[:, :n_old]))
+    return replace(found, drawn=np.where(found.n_groups > 1, found.drawn, np.nan))
+
+
+def _pair(before: Estimate, after: Estimate) -> dict[str, Any]:
     """A figure of both models, and the difference with its interval."""
+    difference = float(after.value - before.value)
     return {
-        "before": before,
-        "after": after,
-        "difference": after - before,
-        "difference_ci": difference_interval(drawn, n_groups, centre=after - before),
+        "before": float(before.value),
+        "after": float(after.value),
+        "difference": difference,
+        "difference_ci": difference_interval(after.drawn - before.drawn, int(after.n_groups), centre=difference),
     }
 
 
-def _average_precisions(
-    old: Floats, new: Floats, labels: Ints, draws: Draws
-) -> tuple[list[tuple[float, float]], list[list[Floats]]]:
-    """AP of each class that there is, of both models, and its replicates."""
-    values, replicates = [], []
-    for c in np.unique(labels):
-        positive = labels == c
-        values.append(
-            (float(average_precision_score(positive, old[:, c])), float(average_precision_score(positive, new[:, c])))
-        )
-        several = len(np.unique(draws.index[positive])) > 1
-        drawn = [ranking_replicates(table[:, c], positive, draws.index, draws)[0] for table in (old, new)]
-        replicates.append(drawn if several else [np.full_like(drawn[0], np.nan)] * 2)
-    return values, replicates
-
-
-def _mean_known(replicates: Floats) -> Floats:
-    """Mean over the classes that a replicate holds. [classes, n] → [n]"""
-    known = np.isfinite(replicates)
-    n = known.sum(axis=0)
-    total = np.where(known, replicates, 0.0).sum(axis=0)
-    return np.asarray(np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0))
-
-
-def _tell_apart(rows: list[dict[str, Any]]) -> None:
-    """Which classes changed beyond chance: Holm's procedure over all of them."""
+def _mark_changes(rows: list[dict[str, Any]]) -> None:
+    """Which classes changed significantly: Holm's procedure over all of them."""
     for row in rows:
         row["change"] = ""
     for place, row in enumerate(sorted(rows, key=lambda row: row["p"])):
-        if row["p"] > _LUCK / (len(rows) - place):
+        if row["p"] > _ALPHA / (len(rows) - place):
             return
         row["change"] = "worse" if row["sources_worse"] > row["sources_better"] else "better"
 
@@ -196,55 +190,54 @@ def _tell_apart(rows: list[dict[str, Any]]) -> None:
 
 
 def sentences(found: Row) -> list[str]:
-    """What was done to the old classes, for people; `found`: `init_from` of metrics.json."""
-    judged = found["comparison"]
-    if judged is None:
-        return [f"What became of its classes was not measured: {found['reason']}."]
-    accuracy, sources = judged["accuracy"], count(judged["n_groups"], "source")
+    """What became of the classes of the base model, for people; `found`: `model_comparison` of metrics.json."""
+    compared = found["comparison"]
+    if compared is None:
+        return [f"Its classes were not compared: {found['reason']}."]
+    accuracy, sources = compared["accuracy"], count(compared["n_sources"], "source recording")
     before, after = percent(accuracy["before"]), percent(accuracy["after"])
-    told = [
-        f"On {count(judged['n_recordings'], 'test recording')} of the old classes ({sources}) that neither learnt "
-        f"from, {found['title']} named {before} rightly and this one {after}: "
-        f"{_difference(accuracy)}. Right before and wrong now: {judged['lost']:,}; the other way round: "
-        f"{judged['gained']:,}."
+    parts = [
+        f"On {count(compared['n_recordings'], 'test recording')} of the old classes ({sources}) that neither model was "
+        f"trained on, {found['title']} names {before} correctly and this model {after}: {_difference(accuracy)}. "
+        f"Regressions: {compared['regressions']:,}; fixes: {compared['fixes']:,}."
     ]
     if found["new"]:
-        as_new, lost = judged["answered_as_new"], judged["answered_as_new_lost"]
-        told.append(
-            f"{as_new:,} of them {'is' if as_new == 1 else 'are'} now answered as a new class"
-            + (f", of which {lost:,} had the right answer before." if as_new else ".")
+        as_new, lost = compared["predicted_as_new"], compared["predicted_as_new_regressions"]
+        parts.append(
+            f"{as_new:,} of them {'is' if as_new == 1 else 'are'} now predicted as a new class"
+            + (f", {lost:,} of which {found['title']} named correctly." if as_new else ".")
         )
-    if judged["worse"]:
-        told.append(f"Worse beyond chance: {some(judged['worse'])}.")
-    elif any(_is_loss(judged[key]) for key in ("accuracy", "macro_ap")):
-        told.append("Together they got worse beyond chance, though it can be said of no class by itself.")
+    if compared["worse"]:
+        parts.append(f"Significantly worse: {some(compared['worse'])}.")
+    elif any(_is_loss(compared[key]) for key in ("accuracy", "macro_ap")):
+        parts.append("Together they are significantly worse, though no single class is.")
     else:
-        told.append("No class got worse beyond chance.")
-    told.append(_of_answers(judged.get("answered"), found["title"]))
-    if judged["n_groups"] < _SMALL:
-        told.append(
-            f"So few sources show large changes only; of a class by itself, a change in {FEWEST_CHANGED} sources at "
-            "the very least."
+        parts.append("No class is significantly worse.")
+    parts.append(_of_decisions(compared["decided"], found["title"]))
+    if compared["n_sources"] < _SMALL:
+        parts.append(
+            "So few sources show large changes only; for a single class, a change in at least "
+            f"{FEWEST_CHANGED} sources."
         )
     if found["left_out"]:
-        told.append(
+        parts.append(
             f"{count(found['left_out'], 'test recording')} of the old classes {_were(found['left_out'])} left out: "
-            f"{found['title']} had learnt from them, or was chosen by them, or may have been. The split is another "
-            "than it had."
+            f"{found['title']} was trained or selected on them, or on another clip of their source. The split has "
+            "changed."
         )
     else:
-        told.append(f"The split was kept: nothing that {found['title']} learnt from or was chosen by is test now.")
-    return told
+        parts.append(f"The split was kept: nothing that {found['title']} was trained or selected on is in the test.")
+    return parts
 
 
-def _of_answers(answered: Row | None, title: str) -> str:
-    """How many get an answer; metrics.json of an older birdtune does not tell."""
-    if answered is None:
-        return "All this is of the names with the highest score; how many answers pass the thresholds was not compared."
-    before, after = percent(answered["before"]), percent(answered["after"])
+def _of_decisions(decided: Row | None, title: str) -> str:
+    """How many recordings get a class at all."""
+    if decided is None:
+        return "All this is of the classes with the highest score; decisions by the thresholds were not compared."
+    before, after = percent(decided["before"]), percent(decided["after"])
     return (
-        "All this is of the names with the highest score, before thresholds. As served, with “none” for what is below "
-        f"them or strange, {title} answered {before} and this one {after}: {_difference(answered)}."
+        "All this is of the classes with the highest score. With thresholds and OOD rejection, as served, "
+        f"{title} decides for a class in {before} of the recordings and this model in {after}: {_difference(decided)}."
     )
 
 
@@ -260,100 +253,99 @@ def _difference(pair: Row) -> str:
 
 
 def _is_loss(pair: Row) -> bool:
-    """Whether a figure fell beyond chance, and by more than nobody minds."""
+    """Whether a figure fell significantly, and by more than is negligible."""
     ends: Sequence[float] = pair["difference_ci"] or (0.0, 0.0)
     return ends[1] < 0.0 and bool(pair["difference"] <= -_LEAST_LOSS)
 
 
-def of_succession(found: Row | None) -> Iterator[Doubt]:
-    """What it says against the new model, and against putting it in the old one's place.
+def diagnose(found: Row | None) -> Iterator[Diagnostic]:
+    """Warnings about the new model, and about replacing the base model by it.
 
     Args:
-        found: as `sentences`; None: the run began from no other.
+        found: as `sentences`; None: there was no base model.
     """
     if found is None:
         return
     if n := found["left_out"] or found["unknown"]:
-        had = "had learnt from" if found["left_out"] else "may have learnt from"
-        yield Doubt(
-            "test-heard-before",
+        was = "was trained on" if found["left_out"] else "may have been trained on"
+        yield Diagnostic(
+            "test-seen-before",
             MILD,
-            f"The test is not independent: {found['title']}, whose weights this model began with, {had} "
-            f"{count(n, 'test recording')}, or was chosen by them.",
-            "The figures are too kind. Keep split.csv from version to version; where the model comes from another "
+            f"The test is not independent: {found['title']}, whose weights training began from, {was} "
+            f"{count(n, 'test recording')}, or selected on them.",
+            "The figures are optimistic. Keep split.csv from version to version; where the model comes from another "
             "output folder, begin with a copy of that folder's split.csv and logs.",
         )
     for row in found.get("moved", []):
-        yield Doubt("old-class-moved", STRONG, class_alignment.moved_sentence(row), class_alignment.MOVED_ADVICE)
+        yield Diagnostic("old-class-moved", STRONG, class_alignment.moved_sentence(row), class_alignment.MOVED_ADVICE)
     if found.get("unreachable"):
-        yield _of_strange(found)
-    judged = found["comparison"]
-    if judged is None:
+        yield _unreachable(found)
+    compared = found["comparison"]
+    if compared is None:
         return
-    yield from _of_unanswered(judged, found["title"])
+    yield from _fewer_decisions(compared, found["title"])
     names = {"accuracy": "accuracy", "macro_ap": "average precision"}
-    sure = {key: judged[key] for key in names if _is_loss(judged[key])}
-    if not sure and not judged["worse"]:
+    losses = {key: compared[key] for key in names if _is_loss(compared[key])}
+    if not losses and not compared["worse"]:
         return
     figures = [
         f"{names[key]} {plain(percent(pair['before']))} before, {plain(percent(pair['after']))} now, "
         f"{points(pair['difference_ci'])}"
-        for key, pair in sure.items()
+        for key, pair in losses.items()
     ]
-    worse = [f"worse beyond chance: {some(judged['worse'])}"] if judged["worse"] else []
-    large = "accuracy" in sure and sure["accuracy"]["difference_ci"][1] < -_LARGE_LOSS
-    yield Doubt(
+    worse = [f"significantly worse: {some(compared['worse'])}"] if compared["worse"] else []
+    large = "accuracy" in losses and losses["accuracy"]["difference_ci"][1] < -_LARGE_LOSS
+    yield Diagnostic(
         "old-classes-worse",
         STRONG if large else MILD,
-        f"On the classes that {found['title']} knew, this model is worse: {'; '.join([*figures, *worse])} "
-        f"({count(judged['n_groups'], 'source')}).",
+        f"On the classes of {found['title']}, this model is worse: {'; '.join([*figures, *worse])} "
+        f"({count(compared['n_sources'], 'source recording')}).",
         _ADVICE,
     )
 
 
-def _of_strange(found: Row) -> Doubt:
-    """Old classes that nothing is known of by which a sound is strange."""
+def _unreachable(found: Row) -> Diagnostic:
+    """Old classes that the OOD model holds nothing of."""
     why = (
-        f"{found['title']} does not tell what they sound like"
+        f"{found['title']} does not say where they lie among embeddings"
         if found["backbone_kept"]
-        else "the backbone was trained further, so what they sounded like before says nothing now"
+        else "the backbone was trained further, so their old embeddings are void"
     )
     freeze = "" if found["backbone_kept"] else "freeze the backbone (--model.freeze all-but-head), "
-    return Doubt(
-        "old-classes-strange",
+    return Diagnostic(
+        "old-classes-unreachable",
         STRONG,
-        f"Classes of {found['title']} without training recordings will be answered “none”: "
-        f"{some(found['unreachable'])}. Their columns are kept, but their sounds are unlike all that this model was "
-        f"trained on: {why}.",
-        f"Put recordings of them back, {freeze}or call nothing strange (--ood.target-recall 1).",
+        f"Classes of {found['title']} without training recordings will be rejected as unknown: "
+        f"{some(found['unreachable'])}. Their columns are kept, but their recordings are far from the training data of "
+        f"this model: {why}.",
+        f"Put recordings of them back, {freeze}or reject nothing as OOD (--ood.target-recall 1).",
     )
 
 
-def _of_unanswered(judged: Row, title: str) -> Iterator[Doubt]:
-    answered = judged.get("answered")
-    if answered and answered["difference_ci"] and answered["difference_ci"][1] < -_LARGE_LOSS:
-        yield Doubt(
-            "old-classes-unanswered",
+def _fewer_decisions(compared: Row, title: str) -> Iterator[Diagnostic]:
+    decided = compared["decided"]
+    if decided and decided["difference_ci"] and decided["difference_ci"][1] < -_LARGE_LOSS:
+        yield Diagnostic(
+            "old-classes-rejected",
             STRONG,
-            f"Recordings of the classes that {title} knew get an answer far less often: "
-            f"{plain(percent(answered['before']))} before, {plain(percent(answered['after']))} now, "
-            f"{points(answered['difference_ci'])} ({count(judged['n_groups'], 'source')}); the others “none”.",
+            f"Recordings of the classes of {title} are rejected as unknown far more often: a class is decided for "
+            f"{plain(percent(decided['before']))} before, {plain(percent(decided['after']))} now, "
+            f"{points(decided['difference_ci'])} ({count(compared['n_sources'], 'source recording')}).",
             "Compare the thresholds of both in labels.csv: a lower --evaluate.precision lowers them, a higher "
-            "--ood.target-recall lets less be strange. More validation recordings make both less strict.",
+            "--ood.target-recall rejects less as OOD. More validation recordings make both less strict.",
         )
 
 
-def row_of_new(judged: Mapping[str, Any] | None, classes: Sequence[str], n_old: int) -> list[dict[str, Any]]:
-    """How good the new classes are: rows of `class`, `column`, and of `metrics.judge`'s `per_class` what is said of it.
+def rows_of_new(evaluated: Mapping[str, Any] | None, classes: Sequence[str], n_old: int) -> list[dict[str, Any]]:
+    """How good the new classes are: rows of `class`, `column`, and the figures of `per_class`.
 
     Args:
-        judged: of the test part, if there is one.
-        classes: of the new model; the first `n_old` are the old one's.
+        evaluated: `part.evaluate_part` of test, if there is one.
+        classes: of the new model; the first `n_old` are the base model's.
     """
-    kept = ("support", "groups", "recall", "recall_ci", "precision", "ap", "ap_ci", "train_recordings")
-    per_class = {row["class"]: row for row in (judged or {"per_class": []})["per_class"]}
+    per_class = {row["class"]: row for row in (evaluated or {"per_class": []})["per_class"]}
     return [
-        {"class": name, "column": column, **{key: per_class.get(name, {}).get(key) for key in kept}}
+        {"column": column, **per_class.get(name, {"class": name})}
         for column, name in enumerate(classes)
         if column >= n_old
     ]

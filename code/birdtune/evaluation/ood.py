@@ -1,17 +1,17 @@
-"""How unlike everything that was trained on a recording sounds.
+"""How far a recording is from the training data: the out-of-distribution (OOD) score.
 
-    patches, their embeddings ─▶ Pooler ─▶ mean of each recording, silence left out [K]
-    those of training ─▶ Moments ─▶ Novelty: the mean of each class, one covariance within all of them
-    those of validation ─▶ scale ─▶ Scale: what is usual among known recordings, and what is a limit
-    of another, distance and loudness ─▶ Scale.strangeness: 0 as usual, 1 the limit; above it, the answer is `none`
+    windows, their embeddings ─▶ Pooler ─▶ mean embedding of each recording, silence left out [K]
+    those of training ─▶ OodStatistics ─▶ OodModel: the mean of each class, one covariance within all of them
+    those of validation ─▶ fit_scale ─▶ OodScale: median and limit of known recordings
+    of another, distance and energy ─▶ OodScale.ood_score: 0 up to the median, 1 at the limit; above it, `unknown`
 
-A softmax cannot say "none of these": it tells classes apart, and what it never heard falls on one side as well. So two
-other questions are asked of the recording's mean embedding. How far is it from the nearest class, as measured by how
-far recordings of a class are from each other (Mahalanobis distance: Lee et al. 2018)? And how loudly does any class
-answer at all (energy: Liu et al. 2020)? Both are brought to the spread that they have on validation, and subtracted.
+A softmax cannot say "none of these": it tells classes apart, and an unknown sound is assigned to one as well. So two
+other figures of the recording's mean embedding are used: its distance from the nearest class, relative to the spread
+within classes (Mahalanobis distance: Lee et al. 2018), and the energy of its logits (Liu et al. 2020). Both are scaled
+to their spread on validation, and subtracted.
 
-Three things make the distance work. Silence is left out (`FrontEnd.held`), for in recordings that were filled up it
-is most of what they have in common. The root of the mean is taken, for embeddings behind a ReLU are skewed. And the
+Three things make the distance work. Silence is left out (`FrontEnd.held`), for in recordings that were padded it is
+most of what they have in common. The root of the mean is taken, for embeddings behind a ReLU are skewed. And the
 covariance is shrunk (Chen et al. 2010), for 1024 numbers have more covariances than there are recordings.
 
 Only sums are kept of the training recordings, so memory does not grow with them.
@@ -29,6 +29,7 @@ import scipy.special
 
 from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import shown
+from birdtune.evaluation.bootstrap import source_weights
 from birdtune.runtime.files import write_bytes
 from birdtune.runtime.parsing import finite
 from birdtune.runtime.storage import read_error
@@ -44,7 +45,7 @@ _BLOCK = 256  # rows whose products are added at a time
 _ARRAYS = ("origin", "whitening", "centres", "counts")
 
 
-def eased(pooled: npt.NDArray[Any]) -> Floats:
+def signed_root(pooled: npt.NDArray[Any]) -> Floats:
     """Means of embeddings, less skewed: the root of each number, with its sign."""
     values = pooled.astype(np.float64)
     return np.asarray(np.sign(values) * np.sqrt(np.abs(values)))
@@ -89,33 +90,35 @@ class Pooler:
             self._take(found, sums[:, :-1] / sums[:, -1:])
 
 
-class Moments:
-    """Sums over training recordings: what the means and the covariance of their classes follow from."""
+class OodStatistics:
+    """Sums over training recordings, from which the means and the covariance of their classes follow."""
 
     def __init__(self, n_classes: int) -> None:
-        self.counts = np.zeros(n_classes, np.int64)
+        self.counts = np.zeros(n_classes)  # recordings of each class; one of two classes is half of each
         self._sums: Floats | None = None  # [C, K]
         self._products: Floats | None = None  # [K, K]
 
-    def add(self, labels: Ints, pooled: Floats) -> None:
-        """Take in recordings: their classes [n] and mean embeddings [n, K]."""
-        rows = eased(pooled)
+    def add(self, targets: npt.NDArray[Any], pooled: Floats) -> None:
+        """Take in recordings: their targets [n, C] and mean embeddings [n, K]; those without a class do not count."""
+        labelled = targets.sum(axis=1) > 0
+        rows = signed_root(pooled[labelled])
+        share = targets[labelled] / targets[labelled].sum(axis=1, keepdims=True, dtype=np.float64)
         if self._sums is None or self._products is None:
             width = rows.shape[1]
             self._sums, self._products = np.zeros((len(self.counts), width)), np.zeros((width, width))
-        np.add.at(self.counts, labels, 1)
-        np.add.at(self._sums, labels, rows)
+        self.counts += share.sum(axis=0)
+        self._sums += share.T @ rows
         for start in range(0, len(rows), _BLOCK):
             part = rows[start : start + _BLOCK]
             self._products += part.T @ part
 
-    def novelty(self) -> "Novelty | None":
+    def model(self) -> "OodModel | None":
         """Means and shrunk covariance; None where recordings of a class never differ, or are one each."""
         present = self.counts > 0
-        freedom = int(self.counts.sum() - present.sum())
+        freedom = round(self.counts.sum() - present.sum())
         if self._sums is None or self._products is None or freedom < 2:
             return None
-        means = self._sums / np.maximum(self.counts, 1)[:, None]  # [C, K]
+        means = np.where(present, self._sums.T / np.where(present, self.counts, 1.0), 0.0).T  # [C, K]
         scatter = self._products - (means.T * self.counts) @ means
         covariance = shrunk(scatter / freedom, freedom)
         if not np.isfinite(covariance).all() or np.trace(covariance) <= 1e-12:
@@ -123,7 +126,7 @@ class Moments:
         # Σ = L Lᵀ: rows times L⁻ᵀ have covariance 1.
         whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T
         origin = self._sums.sum(axis=0) / self.counts.sum()
-        return Novelty(
+        return OodModel(
             origin.astype(np.float32),
             whitening.astype(np.float32),
             ((means - origin) @ whitening).astype(np.float32),
@@ -145,48 +148,49 @@ def shrunk(covariance: Floats, n: int) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """What was measured of some recordings: distance to the nearest class, and loudness of the classes. [N] each"""
+class OodMeasures:
+    """Of some recordings: distance from the nearest class, and energy of the logits. [N] each"""
 
     distance: Floats
-    loudness: Floats
+    energy: Floats
 
 
 @dataclass(frozen=True)
-class Scale:
-    """What makes a distance and an energy one number.
+class OodScale:
+    """How distance and energy become one score.
 
     Attributes:
-        energy: how much of a distance a unit of energy outweighs.
-        usual: the middle of distance - energy on validation; limit: what the wished share of it stays within.
-        keep: that share; sources: of validation, that it was found on.
+        energy_weight: of the energy beside the distance.
+        median: of distance - weight · energy on validation; limit: its quantile there at the target recall.
+        target_recall: share of known recordings that are to be accepted.
+        sources: source recordings of validation that it was fitted on.
     """
 
-    energy: float
-    usual: float
+    energy_weight: float
+    median: float
     limit: float
-    keep: float
+    target_recall: float
     sources: int
 
-    def strangeness(self, heard: Measured) -> npt.NDArray[np.float32]:
-        """0 for what is usual or more than that, 1 for what is at the limit. [N]"""
-        apart = heard.distance - self.energy * heard.loudness
-        return np.asarray(np.maximum((apart - self.usual) / (self.limit - self.usual), 0.0), np.float32)
+    def ood_score(self, measures: OodMeasures) -> npt.NDArray[np.float32]:
+        """0 up to the median, 1 at the limit. [N]"""
+        apart = measures.distance - self.energy_weight * measures.energy
+        return np.asarray(np.maximum((apart - self.median) / (self.limit - self.median), 0.0), np.float32)
 
     def row(self) -> dict[str, Any]:
-        """As it stands in metrics.json and model.json."""
+        """As in metrics.json and model.json."""
         return asdict(self)
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "Scale":
+    def of(cls, row: Mapping[str, Any]) -> "OodScale":
         """What `row` gave. Raises LookupError, TypeError or ValueError if it did not."""
-        numbers = {key: finite(row[key]) for key in ("energy", "usual", "limit", "keep")}
+        numbers = {key: finite(row[key]) for key in ("energy_weight", "median", "limit", "target_recall")}
         return cls(**numbers, sources=int(finite(row["sources"])))
 
 
 @dataclass(frozen=True, eq=False)
-class Novelty:
-    """What training recordings sound like.
+class OodModel:
+    """Where the training recordings lie among embeddings.
 
     Attributes:
         origin: [K] mean of all; whitening: [K, K], behind which recordings of a class vary by 1 in every direction.
@@ -197,11 +201,11 @@ class Novelty:
     origin: npt.NDArray[np.float32]
     whitening: npt.NDArray[np.float32]
     centres: npt.NDArray[np.float32]
-    counts: Ints
+    counts: Floats
 
     @property
     def widening(self) -> npt.NDArray[np.float32]:
-        """What squared distances are multiplied by: less for classes whose mean few recordings tell. [C]
+        """What squared distances are multiplied by: less for classes whose mean rests on few recordings. [C]
 
         A recording is √(1 + 1/n) as far from the mean of n others of its class as from the true one.
         """
@@ -209,23 +213,23 @@ class Novelty:
 
     def distances(self, pooled: npt.NDArray[Any]) -> Floats:
         """Mean embeddings [N, K] → how far each is from its nearest class. [N]"""
-        placed = (eased(pooled) - self.origin) @ self.whitening.astype(np.float64)  # [N, K]
+        placed = (signed_root(pooled) - self.origin) @ self.whitening.astype(np.float64)  # [N, K]
         squared = [((placed - centre) ** 2).sum(axis=1) for centre in self.centres]  # a class at a time: [N]
         return np.asarray(np.sqrt(np.min(np.stack(squared) * self.widening[:, None], axis=0)))
 
     @property
     def _freedom(self) -> int:
         """Recordings that the covariance rests on, less one for each class's mean."""
-        return int(self.counts.sum() - (self.counts > 0).sum())
+        return round(float(self.counts.sum() - (self.counts > 0).sum()))
 
-    def with_centres_of(self, before: "Novelty", columns: Ints) -> "Novelty":
-        """With the means of an earlier model for classes that no recordings tell of now.
+    def with_centres_of(self, before: "OodModel", columns: Ints) -> "OodModel":
+        """With the means of an earlier model for classes that have no recordings now.
 
-        How much recordings of these differ, its covariance alone knows: both are averaged, each by what it rests on.
+        Only its covariance says how much recordings of these differ: both are averaged, each by what it rests on.
 
         Args:
             before: of a model with the same embedding; its classes are the first here.
-            columns: the classes; those that it knows nothing of, either, stay infinitely far.
+            columns: the classes; those unknown to it as well stay infinitely far.
         """
         # What whitening did is undone: placed = (mean - origin) W; W = L⁻ᵀ and Σ = L Lᵀ.
         roots = [np.linalg.inv(each.whitening.astype(np.float64)) for each in (self, before)]  # Lᵀ
@@ -238,7 +242,7 @@ class Novelty:
         )
         whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T
         centres = (means - self.origin) @ whitening
-        return Novelty(self.origin, whitening.astype(np.float32), centres.astype(np.float32), counts)
+        return OodModel(self.origin, whitening.astype(np.float32), centres.astype(np.float32), counts)
 
     def save(self, path: Path) -> None:
         """Write as .npz, whole or not at all."""
@@ -248,7 +252,7 @@ class Novelty:
         write_bytes(path, buffer.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> "Novelty":
+    def load(cls, path: Path) -> "OodModel":
         """Read what `save` wrote. Raises InputError or RetryableError if it cannot be read."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -258,54 +262,55 @@ class Novelty:
             raise read_error(fault, path, message) from fault
 
 
-class Measures:
-    """Measures recordings as their means come out of a `Pooler`, to which `take` is given.
+class OodCollector:
+    """Distance and energy of recordings as their means come out of a `Pooler`, to which `take` is given.
 
     Args:
-        to_logits: mean embeddings [n, K] → what the head makes of them [n, C].
+        to_logits: mean embeddings [n, K] → the head's logits [n, C].
     """
 
-    def __init__(self, novelty: Novelty, to_logits: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]) -> None:
-        self._novelty, self._to_logits = novelty, to_logits
+    def __init__(self, model: OodModel, to_logits: Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]) -> None:
+        self._model, self._to_logits = model, to_logits
         self._distance: list[Floats] = []
-        self._loudness: list[Floats] = []
+        self._energy: list[Floats] = []
 
     def take(self, numbers: Ints, pooled: Floats) -> None:
         """Measure recordings, which come in the order of their numbers."""
-        self._distance.append(self._novelty.distances(pooled))
-        self._loudness.append(loudness(self._to_logits(pooled.astype(np.float32))))
+        self._distance.append(self._model.distances(pooled))
+        self._energy.append(energy(self._to_logits(pooled.astype(np.float32))))
 
-    def found(self) -> Measured:
-        """What was measured of all of them."""
+    def found(self) -> OodMeasures:
+        """Those of all recordings."""
         none = np.zeros(0)
-        return Measured(np.concatenate([none, *self._distance]), np.concatenate([none, *self._loudness]))
+        return OodMeasures(np.concatenate([none, *self._distance]), np.concatenate([none, *self._energy]))
 
 
-def loudness(logits: npt.NDArray[Any]) -> Floats:
-    """How loudly any class answers: the energy of logits, without its sign. [N, C] → [N]"""
+def energy(logits: npt.NDArray[Any]) -> Floats:
+    """The energy of logits, without its sign: high where some class fits. [N, C] → [N]"""
     return np.asarray(scipy.special.logsumexp(logits.astype(np.float64), axis=1))
 
 
-def scale(heard: Measured, groups: Sequence[str], keep: float) -> Scale | None:
-    """What is usual among known recordings, and the limit that a share of them stay within; None: too few to say.
+def fit_scale(measures: OodMeasures, groups: Sequence[str], target_recall: float) -> OodScale | None:
+    """Median and limit of known recordings; None: too few sources to set a limit.
 
-    Recordings of a source count as one together, and one more source is thought to be stranger than all: so the share
+    Recordings of a source count as one together, and one more source is assumed to be farther than all: so the recall
     is kept on average of recordings to come as well (conformal prediction: Vovk et al. 2005).
 
     Args:
-        heard: validation recordings; groups: [N] their sources.
-        keep: the share.
+        measures: of validation recordings; groups: [N] their sources.
+        target_recall: share of known recordings that are to be accepted.
     """
-    _, source, size = np.unique(np.asarray(groups, object), return_inverse=True, return_counts=True)
-    if len(size) < FEWEST_SOURCES:
+    weights = source_weights(groups)
+    sources = len(set(groups))
+    if sources < FEWEST_SOURCES:
         return None
-    spread = float(heard.loudness.std())
-    weight = float(heard.distance.std()) / spread if spread > 0 else 0.0
-    apart = heard.distance - weight * heard.loudness
+    spread = float(measures.energy.std())
+    energy_weight = float(measures.distance.std()) / spread if spread > 0 else 0.0
+    apart = measures.distance - energy_weight * measures.energy
     order = np.argsort(apart, kind="stable")
-    within = np.cumsum((1.0 / size[source])[order])  # sources, as they become stranger
-    place = np.flatnonzero(within >= keep * (len(size) + 1) - 1e-9)
-    usual = float(apart[order[np.searchsorted(within, len(size) / 2)]])
-    if not place.size or apart[order[place[0]]] <= usual:
+    within = np.cumsum(weights[order])  # sources, as they lie farther away
+    place = np.flatnonzero(within >= target_recall * (sources + 1) - 1e-9)
+    median = float(apart[order[np.searchsorted(within, sources / 2)]])
+    if not place.size or apart[order[place[0]]] <= median:
         return None
-    return Scale(weight, usual, float(apart[order[place[0]]]), keep, len(size))
+    return OodScale(energy_weight, median, float(apart[order[place[0]]]), target_recall, sources)

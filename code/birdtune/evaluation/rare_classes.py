@@ -1,19 +1,18 @@
-"""How well the classes do that had least to learn from, and what was set for their sake.
+"""Rare classes: how well the classes with fewest training recordings do, and what was set for their sake.
 
-Scores + training recordings per class ─▶ rarest_third;  settings ─▶ measures, rows of the report's table
-scores of the same recordings with a measure and without ─▶ standing of each ─▶ gains
+    Scores + training recordings per class ─▶ rarest_third;  settings ─▶ measures, rows of the report's table
+    scores of the same recordings with a measure and without ─▶ standing of each ─▶ paired.gains
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.metrics import average_precision_score
 
 from birdtune.data.sampling import QUALITY_NAME
-from birdtune.evaluation.metrics import Draws, difference_interval, interval, ranking_replicates
+from birdtune.evaluation.bootstrap import Bools, Bootstrap
+from birdtune.evaluation.metrics import METRICS, Estimate, estimate
+from birdtune.evaluation.paired import view
 from birdtune.evaluation.scores import Floats, Ints, Scores, pool_mean
 from birdtune.runtime.text import UNKNOWN
 
@@ -52,8 +51,8 @@ def rarest_third(
 
     Args:
         train_counts: [C] training recordings of each class.
-        background: classes that are no answer, and not counted.
-        n_bootstrap, seed: as `metrics.judge`, of whose draws these are.
+        background: classes that are never a decision, and not counted.
+        n_bootstrap, seed: as `part.evaluate_part`.
 
     Returns:
         `classes` (names; [] where none is rarer than others), `untested` (`class`, `recordings`: as rare, and not
@@ -62,39 +61,35 @@ def rarest_third(
         fewer than three classes.
     """
     counts = np.asarray(train_counts)
-    found_rare = choose(scores.classes, scores.labels, counts, background)
+    found_rare = choose(scores.classes, scores.positive, counts, background)
     if found_rare is None:
         return None
     order, n_rare, absent = found_rare
     untested = [{"class": scores.classes[c], "recordings": int(counts[c])} for c in absent]
     own = counts[(counts > 0) & ~np.isin(scores.classes, background)]
     times = int(own.max() // own.min()) if own.size else 1
-    if not n_rare:
-        none = dict.fromkeys(("most_recordings", "macro_ap", "macro_ap_ci", "others_macro_ap", "others_macro_ap_ci"))
-        return {"classes": [], "untested": untested, "times": times, **none}
-    draws = Draws(scores.groups, n_bootstrap, seed)
-    pooled = pool_mean(scores)  # [N, C]
     found: dict[str, Any] = {
         "classes": [scores.classes[c] for c in order[:n_rare]],
         "untested": untested,
         "times": times,
-        "most_recordings": int(counts[order[n_rare - 1]]),
+        "most_recordings": int(counts[order[n_rare - 1]]) if n_rare else None,
     }
+    if not n_rare:
+        return found | dict.fromkeys(("macro_ap", "macro_ap_ci", "others_macro_ap", "others_macro_ap_ci"))
+    bootstrap = Bootstrap(scores.groups, n_bootstrap, seed)
+    ap = estimate(METRICS["ap"], view(pool_mean(scores), scores.positive, bootstrap))
     for name, chosen in (("macro_ap", order[:n_rare]), ("others_macro_ap", order[n_rare:])):
-        value = float(np.mean([average_precision_score(scores.labels == c, pooled[:, c]) for c in chosen]))
-        drawn = [ranking_replicates(pooled[:, c], scores.labels == c, draws.index, draws)[0] for c in chosen]
-        found[name] = value
-        found[f"{name}_ci"] = interval(_mean_of_drawn(np.stack(drawn)), draws.n_groups, centre=value)
+        found |= ap.mean(bootstrap.n_groups, chosen).row(name)
     return found
 
 
 def choose(
-    classes: Sequence[str], labels: Ints, counts: Ints, background: Sequence[str] = ()
+    classes: Sequence[str], positive: Bools, counts: Ints, background: Sequence[str] = ()
 ) -> tuple[Ints, int, Ints] | None:
     """Which classes are rare beside the others, of those that some recordings are of.
 
     Args:
-        labels: [N] of the recordings that are judged.
+        positive: [N, C] of the recordings that are evaluated.
         counts: [C] training recordings of each class.
 
     Returns:
@@ -102,8 +97,7 @@ def choose(
         rarest first. None: there are fewer than three classes.
     """
     named = np.array([name not in background for name in classes])
-    present = np.unique(labels)
-    present = present[named[present]]
+    present = np.flatnonzero(positive.any(axis=0) & named)
     if present.size < 3:
         return None
     order = present[np.argsort(counts[present], kind="stable")]
@@ -113,75 +107,25 @@ def choose(
     return order, int((counts[order] < limit).sum()), absent[np.argsort(counts[absent], kind="stable")]
 
 
-@dataclass(frozen=True, eq=False)
-class Standing:
-    """Figures of some scores: name → the figure, and what it is in each replicate [n]."""
-
-    figures: dict[str, float]
-    drawn: dict[str, Floats]
-
-
-def standing(scores: Floats, labels: Ints, rare: Ints, draws: Draws) -> Standing:
+def standing(scores: Floats, positive: Bools, rare: Ints, bootstrap: Bootstrap) -> dict[str, Estimate]:
     """What rare classes reach, and all.
 
     Args:
-        scores: [N, C] of recordings with labels [N].
+        scores, positive: [N, C] of the recordings.
         rare: columns of the rare classes; each has a recording.
-        draws: of the sources of these recordings.
 
     Returns:
-        `rare_recall`, `rare_ap`: of the rare classes, the mean of each one's; `accuracy`, `macro_ap`: of all.
+        `rare_recall`, `rare_ap`: mean over the rare classes; `accuracy`, `macro_ap`: of all.
     """
-    right = scores.argmax(axis=1) == labels
-    present = np.unique(labels)
-    own = {int(c): labels == c for c in present}
-    ap = {c: float(average_precision_score(inside, scores[:, c])) for c, inside in own.items()}
-    ap_drawn = {c: ranking_replicates(scores[:, c], own[c], draws.index, draws)[0] for c in own}
-
-    def share(inside: npt.NDArray[np.bool_]) -> Floats:
-        return draws.ratio(draws.per_group(right & inside, draws.index), draws.per_group(inside, draws.index))
-
-    chosen = [int(c) for c in rare]
-    return Standing(
-        {
-            "rare_recall": float(np.mean([right[own[c]].mean() for c in chosen])),
-            "rare_ap": float(np.mean([ap[c] for c in chosen])),
-            "accuracy": float(right.mean()),
-            "macro_ap": float(np.mean(list(ap.values()))),
-        },
-        {
-            "rare_recall": _mean_of_drawn(np.stack([share(own[c]) for c in chosen])),
-            "rare_ap": _mean_of_drawn(np.stack([ap_drawn[c] for c in chosen])),
-            "accuracy": share(np.ones(len(labels), bool)),
-            "macro_ap": _mean_of_drawn(np.stack(list(ap_drawn.values()))),
-        },
-    )
-
-
-def gains(with_it: Standing, without: Standing, n_sources: Mapping[str, int] | None) -> dict[str, Any]:
-    """How much better some scores are than others, of the same recordings, in pairs.
-
-    Args:
-        n_sources: name → from how many sources that figure is drawn; None: it is the same scores, and nothing is open.
-
-    Returns:
-        name → `with`, `without`, `gain` and its 95 % interval `ci`, source by source (None: there is none).
-    """
-    found = {}
-    for name, value in with_it.figures.items():
-        gain = value - without.figures[name]
-        drawn = with_it.drawn[name] - without.drawn[name]
-        ci = difference_interval(drawn, n_sources[name], centre=gain) if n_sources is not None else [0.0, 0.0]
-        found[name] = {"with": value, "without": without.figures[name], "gain": gain, "ci": ci}
-    return found
-
-
-def _mean_of_drawn(replicates: Floats) -> Floats:
-    """Mean over the classes that a replicate holds; NaN where it holds none. [classes, n] → [n]"""
-    known = np.isfinite(replicates)
-    count = known.sum(axis=0)
-    total = np.where(known, replicates, 0.0).sum(axis=0)
-    return np.asarray(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+    seen = view(scores, positive, bootstrap)
+    of_rare = bootstrap.n_groups_of(np.asarray(positive[:, rare].any(axis=1)))
+    ap = estimate(METRICS["ap"], seen)
+    return {
+        "rare_recall": estimate(METRICS["recall"], seen).mean(of_rare, rare),
+        "rare_ap": ap.mean(of_rare, rare),
+        "accuracy": estimate(METRICS["accuracy"], seen),
+        "macro_ap": ap.mean(bootstrap.n_groups),
+    }
 
 
 def measures(settings: Mapping[str, str], on: Collection[str]) -> list[dict[str, str]]:
@@ -208,24 +152,24 @@ def unequal(found: Mapping[str, Any] | None, on: Iterable[str]) -> int | None:
     return times if times >= _UNEQUAL and not MEASURES.keys() & set(on) else None
 
 
-def told(remedies: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """`remedies` of metrics.json, each figure with its difference in `words` and whether that is `sure`."""
-    if remedies is None:
+def in_words(ablation: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """`rare_class_ablation` of metrics.json, each difference also in `words`, and whether it is `significant`."""
+    if ablation is None:
         return None
     rows = [
         {name: _in_words(value) if name in FIGURES else value for name, value in row.items()}
-        for row in remedies.get("rows", ())
+        for row in ablation.get("rows", ())
     ]
-    return {**remedies, "rows": rows}
+    return {**ablation, "rows": rows}
 
 
 def _in_words(figure: Mapping[str, Any]) -> dict[str, Any]:
     low_high = figure["ci"]
     words = _points(figure["gain"])
     if low_high is None:
-        return {**figure, "words": words, "sure": False}
+        return {**figure, "words": words, "significant": False}
     words += f" ({_points(low_high[0])} to {_points(low_high[1])})"
-    return {**figure, "words": words, "sure": low_high[0] > 0 or low_high[1] < 0}
+    return {**figure, "words": words, "significant": low_high[0] > 0 or low_high[1] < 0}
 
 
 def _points(difference: float) -> str:

@@ -1,12 +1,14 @@
-"""What a classifier said about one part of the split, and how patches become recordings.
+"""Scores of one part of the split beside its targets, and how windows become recordings.
 
-    one row of class scores per patch ─▶ Scores ─▶ clip_scores, pool_sum_squares ─▶ one row per recording
+    one row of class scores per window ─▶ Scores ─▶ clip_scores, pool_sum_squares ─▶ one row per recording
+    classes of each recording ─▶ targets [N, C];  with one class each: one_hot(labels)
 """
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +21,110 @@ from birdtune.runtime.storage import read_error
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
+# From this target on, a recording counts as one of the class.
+POSITIVE = 0.5
 _TEXT_FIELDS = ("classes", "recordings", "groups")
-_ARRAY_FIELDS = ("labels", "patch_scores", "patch_recording", "patch_start_s")
-_OPTIONAL_FIELDS = ("patch_weight", "pooled", "strangeness")
+_ARRAY_FIELDS = ("targets", "window_scores", "window_recording", "window_start_s")
+_OPTIONAL_FIELDS = ("mask", "window_weight", "pooled", "ood_score")
+
+
+def one_hot(labels: Sequence[int] | npt.NDArray[Any], n_classes: int) -> npt.NDArray[np.float32]:
+    """Targets of recordings with one class each: columns [N] → [N, C]. Raises ValueError if there is no such column."""
+    columns = np.asarray(labels, np.int64)
+    if columns.size and not 0 <= columns.min() <= columns.max() < n_classes:
+        raise ValueError(f"labels {columns.min()}…{columns.max()} are not columns of {n_classes} classes")
+    return np.eye(n_classes, dtype=np.float32)[columns]
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What the classifier said about one part of the split.
+    """Scores of the recordings of one part of the split, and their targets.
 
     Attributes:
         classes: [C] class names, in the order of the scores.
         recordings: [N] names of the recordings.
         groups: [N] the source recording that each comes from.
-        labels: [N] int64, the true class of each recording.
-        patch_scores: [P, C] float32, 0…1.
-        patch_recording: [P] int64, which recording a patch belongs to; every recording has a patch.
-        patch_start_s: [P] float32, where the patch starts in its recording, in seconds.
-        patch_weight: [P] float32, its share in the score of its recording, over whose patches they sum to 1; None:
-            all patches of a recording count alike.
-        pooled: [N, C] float32, the recordings' own scores; None: they are the means over their patches.
-        strangeness: [N] float32, how unlike all that was trained on; above 1 there is no answer; None: not known.
+        targets: [N, C] float32, 0…1: how far a recording is of a class; a row of one 1 where it has one class.
+        window_scores: [P, C] float32, 0…1.
+        window_recording: [P] int64, which recording a window belongs to; every recording has a window.
+        window_start_s: [P] float32, where the window starts in its recording, in seconds.
+        mask: [N, C] bool, where the target is known; None: everywhere.
+        window_weight: [P] float32, its weight in the score of its recording, over whose windows they sum to 1; None:
+            all windows of a recording count alike.
+        pooled: [N, C] float32, the recordings' own scores; None: they are the means over their windows.
+        ood_score: [N] float32, distance from the training data; above 1 a recording is rejected; None: not known.
 
     Raises:
-        ValueError: shapes, labels or scores that no stage of birdtune should make.
+        ValueError: shapes, targets or scores that no stage of birdtune should make.
     """
 
     classes: tuple[str, ...]
     recordings: tuple[str, ...]
     groups: tuple[str, ...]
-    labels: Ints
-    patch_scores: npt.NDArray[np.float32]
-    patch_recording: Ints
-    patch_start_s: npt.NDArray[np.float32]
-    patch_weight: npt.NDArray[np.float32] | None = None
+    targets: npt.NDArray[np.float32]
+    window_scores: npt.NDArray[np.float32]
+    window_recording: Ints
+    window_start_s: npt.NDArray[np.float32]
+    mask: Bools | None = None
+    window_weight: npt.NDArray[np.float32] | None = None
     pooled: npt.NDArray[np.float32] | None = None
-    strangeness: npt.NDArray[np.float32] | None = None
+    ood_score: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        n, c, p = len(self.recordings), len(self.classes), len(self.patch_recording)
-        found = (len(self.groups), self.labels.shape, self.patch_scores.shape, self.patch_start_s.shape)
-        if found != (n, (n,), (p, c), (p,)):
-            raise ValueError(f"scores of {n} recordings, {p} patches, {c} classes come with shapes {found}")
-        if n and (self.labels.min() < 0 or self.labels.max() >= c):
-            raise ValueError(f"labels {self.labels.min()}…{self.labels.max()} are not columns of {c} classes")
-        if not np.array_equal(np.unique(self.patch_recording), np.arange(n)):
-            raise ValueError(f"every one of {n} recordings must have a patch, and every patch a recording")
-        if self.patch_weight is not None:
-            sums = np.bincount(self.patch_recording, weights=self.patch_weight, minlength=n)
-            if self.patch_weight.shape != (p,) or not np.allclose(sums, 1.0, atol=1e-3):
-                raise ValueError(f"weights of {p} patches come as {self.patch_weight.shape}, or do not sum to 1")
+        n, c, p = len(self.recordings), len(self.classes), len(self.window_recording)
+        found = (len(self.groups), self.targets.shape, self.window_scores.shape, self.window_start_s.shape)
+        if found != (n, (n, c), (p, c), (p,)):
+            raise ValueError(f"scores of {n} recordings, {p} windows, {c} classes come with shapes {found}")
+        if not ((self.targets >= 0) & (self.targets <= 1)).all():
+            raise ValueError(f"targets {self.targets.min()}…{self.targets.max()} are not all in 0…1")
+        if self.mask is not None and (self.mask.shape != (n, c) or self.mask.dtype != np.bool_):
+            raise ValueError(f"the mask of {n} recordings, {c} classes comes as {self.mask.dtype} {self.mask.shape}")
+        if not np.array_equal(np.unique(self.window_recording), np.arange(n)):
+            raise ValueError(f"every one of {n} recordings must have a window, and every window a recording")
+        if self.window_weight is not None:
+            sums = np.bincount(self.window_recording, weights=self.window_weight, minlength=n)
+            if self.window_weight.shape != (p,) or not np.allclose(sums, 1.0, atol=1e-3):
+                raise ValueError(f"weights of {p} windows come as {self.window_weight.shape}, or do not sum to 1")
         if self.pooled is not None and (self.pooled.shape != (n, c) or not np.isfinite(self.pooled).all()):
             raise ValueError(f"scores of {n} recordings, {c} classes come pooled as {self.pooled.shape}, or not finite")
-        if self.strangeness is not None and self.strangeness.shape != (n,):
-            raise ValueError(f"strangeness of {n} recordings comes as {self.strangeness.shape}")
-        if not np.isfinite(self.patch_scores).all():
-            raise ValueError(f"{int((~np.isfinite(self.patch_scores)).sum())} scores are NaN or infinite")
+        if self.ood_score is not None and self.ood_score.shape != (n,):
+            raise ValueError(f"OOD scores of {n} recordings come as {self.ood_score.shape}")
+        if not np.isfinite(self.window_scores).all():
+            raise ValueError(f"{int((~np.isfinite(self.window_scores)).sum())} scores are NaN or infinite")
+
+    @cached_property
+    def known(self) -> Bools:
+        """Where it is known whether a recording is of a class. [N, C]"""
+        return np.broadcast_to(np.True_, self.targets.shape) if self.mask is None else self.mask
+
+    @cached_property
+    def positive(self) -> Bools:
+        """Where a recording is known to be of a class. [N, C]"""
+        return np.asarray((self.targets >= POSITIVE) & self.known)
+
+    @cached_property
+    def labels(self) -> Ints:
+        """The column of each recording's class; -1 where it has none, or several. [N]"""
+        alone = self.positive.sum(axis=1) == 1
+        return np.where(alone, self.positive.argmax(axis=1), -1).astype(np.int64)
+
+    @cached_property
+    def is_multi_label(self) -> bool:
+        """Whether a recording has several classes, or none."""
+        return bool((self.labels < 0).any())
+
+    @cached_property
+    def top1(self) -> Bools:
+        """Whether the class with the highest score is one of the recording's. [N]"""
+        highest = clip_scores(self).argmax(axis=1)
+        return np.take_along_axis(self.positive, highest[:, None], axis=1)[:, 0]
+
+    @cached_property
+    def has_class(self) -> Bools:
+        """Recordings of which at least one class is known: where top-1 accuracy is defined. [N]"""
+        return np.asarray(self.positive.any(axis=1))
 
     def save(self, path: Path) -> None:
         """Write as .npz, whole or not at all; nothing in it is pickled."""
@@ -95,7 +144,7 @@ class Scores:
         """Read what `save` wrote.
 
         Raises:
-            InputError: the file is missing or damaged.
+            InputError: the file is missing, damaged, or of an earlier birdtune.
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -105,17 +154,17 @@ class Scores:
             return cls(**fields)
         except Exception as fault:  # whatever zipfile and numpy make of a damaged file
             message = (
-                f"{shown(path)}: holds no scores that birdtune can read ({shown(str(fault)[:200])}). "
+                f"{shown(path)}: holds no scores that this version reads ({shown(str(fault)[:200])}). "
                 "Delete it and run `evaluate` again."
             )
             raise read_error(fault, path, message) from fault
 
 
 def with_scores(
-    scores: Scores, patch_scores: npt.NDArray[np.float32], pooled: npt.NDArray[np.float32] | None
+    scores: Scores, window_scores: npt.NDArray[np.float32], pooled: npt.NDArray[np.float32] | None
 ) -> Scores:
     """The same recordings with other scores."""
-    return replace(scores, patch_scores=patch_scores, pooled=pooled)
+    return replace(scores, window_scores=window_scores, pooled=pooled)
 
 
 def clip_scores(scores: Scores) -> Floats:
@@ -124,25 +173,25 @@ def clip_scores(scores: Scores) -> Floats:
 
 
 def pool_mean(scores: Scores) -> Floats:
-    """Mean over the patches of a recording, weighted where they have weights. [N, C], 0…1"""
-    if scores.patch_weight is not None:
-        weight = scores.patch_weight.astype(np.float64)
+    """Mean over the windows of a recording, weighted where they have weights. [N, C], 0…1"""
+    if scores.window_weight is not None:
+        weight = scores.window_weight.astype(np.float64)
         return _pool(scores, lambda column: weight * column)
-    patches = np.bincount(scores.patch_recording, minlength=len(scores.recordings))  # [N]
-    return _pool(scores) / patches[:, None]
+    windows = np.bincount(scores.window_recording, minlength=len(scores.recordings))  # [N]
+    return _pool(scores) / windows[:, None]
 
 
 def pool_sum_squares(scores: Scores) -> Floats:
-    """Σ p² over the patches of a recording, as jibjib-query pools: the longer, the larger. [N, C]"""
+    """Σ p² over the windows of a recording, as jibjib-query pools: the longer, the larger. [N, C]"""
     return _pool(scores, np.square)
 
 
 def shares(attention: npt.NDArray[np.float32], recording: Ints) -> npt.NDArray[np.float32]:
-    """Softmax over the patches of each recording: what a patch's attention makes of its share in the score. [P]
+    """Softmax over the windows of each recording: a window's attention → its weight in the score. [P]
 
     Args:
         attention: [P] `Classifier.attend`.
-        recording: [P] numbers from 0 on; each has a patch.
+        recording: [P] numbers from 0 on; each has a window.
     """
     highest = np.full(int(recording.max(initial=-1)) + 1, -np.inf)
     np.maximum.at(highest, recording, attention)
@@ -154,7 +203,31 @@ def _pool(scores: Scores, of: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] = n
     # Column by column, because a second copy of [P, C] would be the largest thing in memory.
     n = len(scores.recordings)
     columns = [
-        np.bincount(scores.patch_recording, weights=of(column), minlength=n)
-        for column in scores.patch_scores.T
+        np.bincount(scores.window_recording, weights=of(column), minlength=n)
+        for column in scores.window_scores.T
     ]
     return np.stack(columns, axis=1)  # [N, C]
+
+
+def subset(scores: Scores, chosen: Bools) -> Scores:
+    """Some of the recordings. chosen: [N]"""
+    number = np.cumsum(chosen) - 1
+    windows = chosen[scores.window_recording]
+    rows = np.flatnonzero(chosen)
+
+    def of(values: Any, which: Any) -> Any:
+        return None if values is None else values[which]
+
+    return Scores(
+        classes=scores.classes,
+        recordings=tuple(scores.recordings[k] for k in rows),
+        groups=tuple(scores.groups[k] for k in rows),
+        targets=scores.targets[rows],
+        window_scores=scores.window_scores[windows],
+        window_recording=number[scores.window_recording[windows]],
+        window_start_s=scores.window_start_s[windows],
+        mask=of(scores.mask, rows),
+        window_weight=of(scores.window_weight, windows),
+        pooled=of(scores.pooled, rows),
+        ood_score=of(scores.ood_score, rows),
+    )

@@ -1,11 +1,11 @@
-"""How well classes are predicted from what is no song: the metadata baseline.
+"""Shortcuts: how well the classes are predicted from recording conditions alone, the metadata baseline.
 
-    Dataset, which test recordings the model got right ─▶ measure ─▶ `shortcuts` of metrics.json
+    Dataset, which test recordings the model predicts correctly ─▶ measure ─▶ `shortcuts` of metrics.json
 
-Each property of the recorder, and all of them together, is given to a random forest: by cross-validation over source
-recordings for how much it tells, and trained on what the model was trained on for the very test recordings of the
-model. Where that comes near to the model, the test cannot tell whether the model knows the bird or the recorder;
-recordings on which the property points to a wrong class can.
+Each property of the recording (sample rate, format, level, place …), and all of them together, is given to a random
+forest: by cross-validation over source recordings for how much it predicts, and trained on what the model was trained
+on for the very test recordings of the model. Where that comes near to the model, the test cannot tell whether the model
+recognises the bird or the recorder; recordings on which the property points to a wrong class can.
 """
 
 from collections import Counter
@@ -18,11 +18,8 @@ import numpy.typing as npt
 
 from birdtune.data.dataset import Dataset
 from birdtune.data.properties import NO_VALUE, Property, common_bandwidth_hz, properties_of
-from birdtune.evaluation.metrics import Draws, difference_interval
+from birdtune.evaluation.bootstrap import Bools, Bootstrap, Ints
 from birdtune.evaluation.scores import Scores, clip_scores
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 # Recordings that forests learn from at most, as many sources as there are first: some seconds.
 _MOST_RECORDINGS = 2_000
@@ -42,12 +39,12 @@ _OF_BANDWIDTH: Final = frozenset({"rate", "bandwidth"})
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """What forests are asked."""
+    """What forests are trained and evaluated on."""
 
     labels: Ints  # [N] class of each recording
     groups: tuple[str, ...]  # [N] its source
-    learn: Ints  # numbers of the recordings to learn from, not those of the part that is judged
-    judged: Ints  # numbers of the recordings of that part
+    learn: Ints  # numbers of the recordings to learn from, not those of the part that is evaluated
+    evaluated: Ints  # numbers of the recordings of that part
     validated: Ints  # numbers of those that are cross-validated
     seed: int
 
@@ -58,18 +55,18 @@ def measure(
     """The metadata baseline, beside the model.
 
     Args:
-        scores: of the part that is judged, as they are served.
+        scores: of the part that is evaluated, as they are served.
         part: "test" or "val".
         check: called now and then; raises to stop.
 
     Returns:
         `part`, `reason` (why nothing was measured, or ""), `common_bandwidth_hz`, `band_limit_hz` (that of the model),
-        `rows` (of each property, and of all together: `property`, `name`, `own` (it may be the species' own), `heard`
-        (no band limit keeps it from the model), `accuracy` and `majority` by cross-validation, `gain_ci` (of the one
-        over the other), `test_accuracy`, `model_gain_ci` (95 % interval of the model's accuracy less that), `near`,
-        `values` (of the classes that it tells best: `class`, `recognised`, `value` in words), `counter` (the recordings
-        on which it points to a wrong class, as `_counter`)), `majority`, `model` (accuracies on the part), and
-        `shortcut`: the row that comes nearest to the model, or None.
+        `rows` (of each property, and of all together: `property`, `name`, `biological` (it may be the species' own),
+        `audible` (no band limit removes it), `accuracy` and `majority` by cross-validation, `gain_ci` (of the one over
+        the other), `test_accuracy`, `model_gain_ci` (95 % interval of the model's accuracy less that), `near`,
+        `values` (of the classes that it predicts best: `class`, `recall`, `value` in words), `conflict` (the
+        recordings on which it points to a wrong class, as `_conflict`)), `majority`, `model` (accuracies on the part),
+        and `shortcut`: the row that comes nearest to the model, or None.
     """
     recordings = dataset.recordings
     common_hz, limit_hz = common_bandwidth_hz(recordings), dataset.spec.limit_hz
@@ -77,19 +74,21 @@ def measure(
         "part": part, "reason": "", "common_bandwidth_hz": common_hz, "band_limit_hz": limit_hz, "rows": [],
         "shortcut": None, "majority": None, "model": None,
     }  # fmt: skip
+    if scores.is_multi_label:
+        return {**shared, "reason": "recordings have several classes, or none"}
     task = _task(dataset, scores, part, seed)
     if not task.learn.size or len({task.groups[k] for k in task.validated}) < 2 * _FOLDS:
         return {**shared, "reason": "there are too few source recordings to cross-validate"}
-    labels = task.labels[task.judged]
-    model = clip_scores(scores).argmax(axis=1) == scores.labels
-    draws = Draws(scores.groups, n_bootstrap, seed)
+    labels = task.labels[task.evaluated]
+    model = scores.top1
+    bootstrap = Bootstrap(scores.groups, n_bootstrap, seed)
     majority = labels == np.bincount(task.labels[task.learn]).argmax()
-    unheard = _OF_BANDWIDTH if limit_hz is not None and limit_hz <= common_hz else frozenset()
-    judge = _Judge(task, draws, model, majority, dataset.classes)
+    inaudible = _OF_BANDWIDTH if limit_hz is not None and limit_hz <= common_hz else frozenset()
+    comparison = _Comparison(task, bootstrap, model, majority, dataset.classes)
     rows = []
-    for each in _with_all(properties_of(recordings), unheard):
+    for each in _with_all(properties_of(recordings), inaudible):
         check()
-        rows.append({**judge.row(each, scores), "heard": each.key not in unheard})
+        rows.append({**comparison.row(each, scores), "audible": each.key not in inaudible})
     shortcut = _nearest(rows)
     return {
         **shared,
@@ -100,21 +99,25 @@ def measure(
     }
 
 
-def _with_all(found: Sequence[Property], unheard: frozenset[str]) -> list[Property]:
-    """The properties, and all of those together that the model hears and that cannot be a species' own."""
+def _with_all(found: Sequence[Property], inaudible: frozenset[str]) -> list[Property]:
+    """The properties, and all together that are audible to the model and cannot be a species' own."""
     alien = [each for each in found if not each.own]
-    heard = [each for each in alien if each.key not in unheard]
+    audible = [each for each in alien if each.key not in inaudible]
     own = [each for each in found if each.own]
-    if len(heard) < 2:
+    if len(audible) < 2:
         return [*alien, *own]
-    return [*alien, Property(ALL, ALL_NAME, False, np.hstack([each.columns for each in heard])), *own]
+    return [*alien, Property(ALL, ALL_NAME, False, np.hstack([each.columns for each in audible])), *own]
 
 
 def _nearest(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Of the properties that come near to the model, the one that tells most; those first that are no species' own."""
+    """Of the properties near to the model, the most predictive one; first those that cannot be biological."""
     near = [row for row in rows if row["near"]]
     # By cross-validation: the test would choose the luckiest. The first of equals is the plainest.
-    return max(near, key=lambda row: (row["heard"] and not row["own"], round(row["accuracy"], 2)), default=None)
+    return max(
+        near,
+        key=lambda row: (row["audible"] and not row["biological"], round(row["accuracy"], 2)),
+        default=None,
+    )
 
 
 def _task(dataset: Dataset, scores: Scores, part: str, seed: int) -> _Task:
@@ -122,13 +125,13 @@ def _task(dataset: Dataset, scores: Scores, part: str, seed: int) -> _Task:
     places = [dataset.places[recording.name] for recording in recordings]
     groups = tuple(place.group for place in places)
     number = {recording.name: k for k, recording in enumerate(recordings)}
-    judged = np.array([number[name] for name in scores.recordings], np.int64)
+    evaluated = np.array([number[name] for name in scores.recordings], np.int64)
     order = _by_source(groups, seed)
-    # What comes after the part that is judged was not heard by the model either.
-    heard = {"test": ("train", "val"), "val": ("train",)}[part]
-    learn = np.array([k for k in order if places[k].split in heard], np.int64)[:_MOST_RECORDINGS]
+    # The model was not trained on what comes after the part that is evaluated, either.
+    trained_on = {"test": ("train", "val"), "val": ("train",)}[part]
+    learn = np.array([k for k in order if places[k].split in trained_on], np.int64)[:_MOST_RECORDINGS]
     labels = np.array(dataset.labels(recordings), np.int64)
-    return _Task(labels, groups, learn, judged, order[:_MOST_RECORDINGS], seed)
+    return _Task(labels, groups, learn, evaluated, order[:_MOST_RECORDINGS], seed)
 
 
 def _by_source(groups: Sequence[str], seed: int) -> Ints:
@@ -142,40 +145,40 @@ def _by_source(groups: Sequence[str], seed: int) -> Ints:
     return np.asarray(shuffled[np.argsort(place[shuffled], kind="stable")])
 
 
-class _Judge:
-    """Compares what forests say with what the model said."""
+class _Comparison:
+    """Compares the predictions of forests with the model's."""
 
     def __init__(
-        self, task: _Task, draws: Draws, model: Bools, majority: Bools, classes: Sequence[str]
+        self, task: _Task, bootstrap: Bootstrap, model: Bools, majority: Bools, classes: Sequence[str]
     ) -> None:
-        self._task, self._draws, self._model, self._majority = task, draws, model, majority
+        self._task, self._bootstrap, self._model, self._majority = task, bootstrap, model, majority
         self._classes = classes
         chosen = [task.groups[k] for k in task.validated]
-        self._validated = Draws(tuple(chosen), len(_replicates(draws)), task.seed)
+        self._validated = Bootstrap(chosen, bootstrap.n, task.seed)
         labels = task.labels[task.validated]
         self._validated_majority = labels == np.bincount(labels).argmax()
 
     def row(self, property_: Property, scores: Scores) -> dict[str, Any]:
-        """What a property alone tells, as in metrics.json."""
+        """What a property alone predicts, as in metrics.json."""
         task = self._task
         validated = _cross_validated(property_.columns, task)
         right = validated == task.labels[task.validated]
         gain_ci = _gain(right, self._validated_majority, self._validated)
-        said = _said(property_.columns, task.labels, task.learn, task.judged, task.seed)
-        on_test = said == task.labels[task.judged]
-        model_gain_ci = _gain(self._model, on_test, self._draws)
+        predicted = _predict(property_.columns, task.labels, task.learn, task.evaluated, task.seed)
+        on_test = predicted == task.labels[task.evaluated]
+        model_gain_ci = _gain(self._model, on_test, self._bootstrap)
         return {
-            "property": property_.key, "name": property_.name, "own": property_.own,
+            "property": property_.key, "name": property_.name, "biological": property_.own,
             "accuracy": float(right.mean()), "majority": float(self._validated_majority.mean()),
             "gain_ci": gain_ci, "test_accuracy": float(on_test.mean()), "model_gain_ci": model_gain_ci,
             "near": self._is_near(right, on_test, gain_ci, model_gain_ci),
-            "values": self._values(property_, validated), "counter": _counter(said, scores),
+            "values": self._values(property_, validated), "conflict": _conflict(predicted, scores),
         }  # fmt: skip
 
     def _is_near(
         self, right: Bools, on_test: Bools, gain_ci: Sequence[float] | None, model_gain_ci: Sequence[float] | None
     ) -> bool:
-        """Whether the model is not shown to know more than this."""
+        """Whether the model is not shown to be better than this."""
         if gain_ci is None or gain_ci[0] <= 0:
             return False
         above = float(self._model.mean() - self._majority.mean())
@@ -187,7 +190,7 @@ class _Judge:
         return model_gain_ci is None or model_gain_ci[0] <= _MARGIN
 
     def _values(self, property_: Property, validated: Ints) -> list[dict[str, Any]]:
-        """The values of the classes that a property tells best, at most three."""
+        """The values of the classes that a property predicts best, at most three."""
         task = self._task
         labels = task.labels[task.validated]
         recall = {c: float((validated[labels == c] == c).mean()) for c in np.unique(labels).tolist()}
@@ -195,24 +198,24 @@ class _Judge:
         if property_.key == ALL:
             return []
         return [
-            {"class": self._classes[c], "recognised": recall[c], "value": spoken(property_, task.labels, c)}
+            {"class": self._classes[c], "recall": recall[c], "value": spoken(property_, task.labels, c)}
             for c in best
         ]
 
 
-def _counter(said: Ints, scores: Scores) -> dict[str, Any]:
+def _conflict(predicted: Ints, scores: Scores) -> dict[str, Any]:
     """How the model does where a property points to a wrong class.
 
     Args:
-        said: [N] class that the property points to, of each recording of the scores.
+        predicted: [N] class that the property points to, of each recording of the scores.
 
     Returns:
-        `recordings`, `sources`; of the recordings `right` (the model is) and `followed` (it says what the property
-        says); `cleared`: whether it sides with the truth, source by source, by more than luck.
+        `recordings`, `sources`; of the recordings `right` (the model is) and `followed` (it predicts what the
+        property does); `cleared`: whether it sides with the truth, source by source, by more than luck.
     """
-    labels, answers = scores.labels, clip_scores(scores).argmax(axis=1)
-    wrong = said != labels
-    right, followed = wrong & (answers == labels), wrong & (answers == said)
+    labels, named = scores.labels, clip_scores(scores).argmax(axis=1)
+    wrong = predicted != labels
+    right, followed = wrong & (named == labels), wrong & (named == predicted)
     by_source: dict[str, int] = {}
     for k in np.flatnonzero(right | followed):
         by_source[scores.groups[k]] = by_source.get(scores.groups[k], 0) + (1 if right[k] else -1)
@@ -249,18 +252,9 @@ def _between(column: npt.NDArray[np.float64], labels: Ints) -> float:
     return float(means[labels].var()) / total if total else 0.0
 
 
-def _replicates(draws: Draws) -> range:
-    return range(sum(block.shape[1] for block in draws.blocks()))
-
-
-def _gain(first: Bools, second: Bools, draws: Draws) -> list[float] | None:
+def _gain(first: Bools, second: Bools, bootstrap: Bootstrap) -> list[float] | None:
     """95 % interval of the difference of two shares of the same recordings, by sources."""
-    if draws.n_groups < 2:
-        return None
-    difference = first.astype(np.float64) - second
-    ones = draws.per_group(np.ones(len(first)), draws.index)
-    drawn = draws.ratio(draws.per_group(difference, draws.index), ones)
-    return difference_interval(drawn, draws.n_groups, centre=float(difference.mean()))
+    return bootstrap.difference(first, second, np.ones(len(first), np.bool_))[1]
 
 
 def _is_majority(n: int, of: int) -> bool:
@@ -274,22 +268,22 @@ def _is_majority(n: int, of: int) -> bool:
 
 
 def _cross_validated(columns: npt.NDArray[np.float64], task: _Task) -> Ints:
-    """What forests say of each validated recording that learnt from other sources. [n]"""
+    """Predictions for each validated recording by forests trained on other sources. [n]"""
     sources = np.unique([task.groups[k] for k in task.validated], return_inverse=True)[1]
     fold = np.random.default_rng(task.seed).permutation(int(sources.max()) + 1)[sources] % _FOLDS
-    said = np.zeros(len(task.validated), np.int64)
+    found = np.zeros(len(task.validated), np.int64)
     for k in range(_FOLDS):
         held = fold == k
-        said[held] = _said(columns, task.labels, task.validated[~held], task.validated[held], task.seed)
-    return said
+        found[held] = _predict(columns, task.labels, task.validated[~held], task.validated[held], task.seed)
+    return found
 
 
-def _said(columns: npt.NDArray[np.float64], labels: Ints, learn: Ints, judged: Ints, seed: int) -> Ints:
-    """Classes that a forest gives to some recordings, learnt from others. [n]"""
+def _predict(columns: npt.NDArray[np.float64], labels: Ints, learn: Ints, evaluated: Ints, seed: int) -> Ints:
+    """Classes that a forest, trained on some recordings, predicts for others. [n]"""
     from sklearn.ensemble import ExtraTreesClassifier
 
     n_classes = len(np.unique(labels[learn]))
     leaves = _LEAF_VALUES // n_classes if n_classes > _MANY_CLASSES else None
     forest = ExtraTreesClassifier(_TREES, max_leaf_nodes=leaves, random_state=seed)
     forest.fit(columns[learn], labels[learn])
-    return np.asarray(forest.predict(columns[judged]), np.int64)
+    return np.asarray(forest.predict(columns[evaluated]), np.int64)

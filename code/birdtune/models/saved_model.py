@@ -1,7 +1,7 @@
 """The weights of an exported model, read back under the names that they were trained with; and what it trained on.
 
     <name>/<version>/variables ─▶ verify (in a process of its own), read ─▶ arrays by name, as `classifier.weights`
-                                                          └─▶ read_novelty ─▶ Novelty, if strange sounds are told
+                                                          └─▶ read_ood_model ─▶ OodModel, if it has one
 
 Where nothing is known of the files yet, TensorFlow's reader may die on them, so it works apart. They are believed when
 their SHA-256 is that of model.json, names and all: so their order, too, is as it was exported.
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.errors import CheckpointError, shown
-from birdtune.evaluation.ood import Novelty
+from birdtune.evaluation.ood import OodModel
 from birdtune.runtime.files import temporary_folder
 from birdtune.runtime.storage import read_error
 from birdtune.runtime.workers import Crashed, Isolated
@@ -28,7 +28,7 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 # What TensorFlow calls the members of the module's list of weights (`results.export`).
 _KEY = "weights/{}/.ATTRIBUTES/VARIABLE_VALUE"
-_NOVELTY_KEY = "ood/{}/.ATTRIBUTES/VARIABLE_VALUE"  # in the order of `graph_novelty.GraphNovelty.arrays`
+_OOD_KEY = "ood/{}/.ATTRIBUTES/VARIABLE_VALUE"  # in the order of `graph.OodScore.arrays`
 _FLOAT_BYTES = 4
 _SHA256 = "sha256"
 _AGAIN = "Copy or export the model again, or begin from another."
@@ -76,8 +76,8 @@ def read(folder: Path, layer_names: tuple[str, ...], head: str, sha256: str) -> 
     return _checked(folder, _variables(_Task(folder, names(layer_names, head))), sha256)
 
 
-def read_novelty(folder: Path) -> Novelty | None:
-    """What the model's training recordings sounded like; None where it does not tell strange sounds.
+def read_ood_model(folder: Path) -> OodModel | None:
+    """The model's OOD model; None where it has none.
 
     Loads TensorFlow; `verify` must have seen the files.
 
@@ -90,19 +90,19 @@ def read_novelty(folder: Path) -> Novelty | None:
     try:
         with _linked(folder / "variables") as room:
             reader = tf.train.load_checkpoint(str(room / "variables"))
-            if not reader.has_tensor(_NOVELTY_KEY.format(0)):
+            if not reader.has_tensor(_OOD_KEY.format(0)):
                 return None
             origin, whitening, centres, widening = (
-                reader.get_tensor(_NOVELTY_KEY.format(k)) for k in range(4)
+                reader.get_tensor(_OOD_KEY.format(k)) for k in range(4)
             )
     except Exception as fault:  # whatever it is, the files are the cause
         reason = shown(" ".join(str(fault).split())[:200])
-        message = f"{shown(folder)}: what it says of strange sounds cannot be read ({reason}). {_AGAIN}"
+        message = f"{shown(folder)}: its OOD model cannot be read ({reason}). {_AGAIN}"
         raise read_error(fault, folder, message, CheckpointError) from fault
     known = np.isfinite(widening)
     share = np.where(known, widening, 0.0).astype(np.float64)
-    counts = np.rint(share / (1.0 - share)).astype(np.int64)  # widening = n / (n + 1)
-    return Novelty(origin, whitening, centres, counts)
+    counts = np.round(share / (1.0 - share), 2)  # widening = n / (n + 1)
+    return OodModel(origin, whitening, centres, counts)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ from birdtune.errors import (
     RetryableError,
     shown,
 )
-from birdtune.evaluation.label_issues import MOST_PATCHES
+from birdtune.evaluation.label_issues import MOST_WINDOWS
 from birdtune.models import registry
 from birdtune.models.backbone import Backbone
 from birdtune.models.weights import verify_checkpoint
@@ -274,7 +274,7 @@ def _labels_time(config: Config, backbone: Backbone, dataset: Dataset) -> Iterat
     counts = _patch_counts(dataset, dataset.recordings, None) if config.evaluate.label_issues else []
     trained = _patch_counts(dataset, dataset.part("train"), config.train.hop_s)
     shares = trained if config.train.label_refinement else []
-    patches = sum(min(count, MOST_PATCHES) for count in [*counts, *shares]) + sum(shares)
+    patches = sum(min(count, MOST_WINDOWS) for count in [*counts, *shares]) + sum(shares)
     if patches and config.model.checkpoint != "none":
         seconds = patches * backbone.window_flops() / _rate(config, backbone)
         yield f"  labels  {duration(seconds)} to check them, by {patches:,} patches (--evaluate.label-issues)"

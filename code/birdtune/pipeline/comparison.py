@@ -1,23 +1,24 @@
 """A served model and the run's own on the same test recordings.
 
-    ServedModel + test recordings that neither has learnt from ─▶ compared ─▶ `init_from` and `gate` of metrics.json
+    ServedModel + test recordings that neither has learnt from ─▶ compared ─▶ `model_comparison`, `gate` of metrics.json
 
 The served model is loaded as a server loads it, whatever network it is, and reads the files itself.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from birdtune.data.scan import Recording
+from birdtune.data.targets import targets_of
 from birdtune.evaluation import model_comparison, paired
+from birdtune.evaluation.bootstrap import Bootstrap
 from birdtune.evaluation.decision import NOMINAL, Thresholds
 from birdtune.evaluation.diagnostics import STRONG
-from birdtune.evaluation.metrics import Draws
-from birdtune.evaluation.scores import Scores, clip_scores, shares
-from birdtune.evaluation.thresholds import only
+from birdtune.evaluation.scores import Scores, clip_scores, shares, subset
 from birdtune.pipeline import gate
 from birdtune.runtime.text import plain
 from birdtune.serving.inference import Channel, Cutter, Heard, hear
@@ -63,7 +64,7 @@ def compared(job: Job, served: ServedModel, test: Scores | None, thresholds: Thr
         None where there is nothing to compare by, and `reason` says why. `left_out`: test recordings that the served
         model has learnt from; `unknown`: those of which that is not known.
     """
-    part = [recording for recording in job.dataset.part("test") if recording.label in served.classes]
+    part = [recording for recording in job.dataset.part("test") if set(recording.classes) & set(served.classes)]
     learnt = served.learnt_from()
     row: dict[str, Any] = {"comparison": None, "reason": "", "left_out": 0, "unknown": 0}
     if test is None or not part:
@@ -82,27 +83,28 @@ def compared(job: Job, served: ServedModel, test: Scores | None, thresholds: Thr
     if before is None:
         why = "has learnt from all test recordings, or was chosen by them" if not shared else "can read none of them"
         return {**row, "reason": f"{served.title} {why}"}
-    after = _aligned(only(test, np.isin(test.recordings, before.recordings)), served.classes)
+    after = _aligned(subset(test, np.isin(test.recordings, before.recordings)), served.classes)
     theirs = served.thresholds
     ours = _aligned_thresholds(thresholds, test.classes, after.classes)
     n_bootstrap, seed = job.config.evaluate.bootstrap, job.config.train.seed
     found = model_comparison.compare(
         before, after, n_bootstrap=n_bootstrap, seed=seed, thresholds=(theirs, ours) if theirs else None
     )
-    return {**row, "comparison": {**found, "score": _score(before, after, Draws(before.groups, n_bootstrap, seed))}}
+    return {**row, "comparison": {**found, "score": _score(before, after, Bootstrap(before.groups, n_bootstrap, seed))}}
 
 
-def _score(before: Scores, after: Scores, draws: Draws) -> dict[str, Any]:
+def _score(before: Scores, after: Scores, bootstrap: Bootstrap) -> dict[str, Any]:
     """Mean of accuracy and macro average precision of both, and the difference with its interval."""
     old, new = clip_scores(before), clip_scores(after)  # [N, C], [N, C + n]
-    old = np.pad(old, ((0, 0), (0, new.shape[1] - old.shape[1])))
-    each = [paired.figures(scores, before.labels, draws).score for scores in (old, new)]
-    gain = paired.difference([new], [old], before.labels, draws)
+    beyond = ((0, 0), (0, new.shape[1] - old.shape[1]))
+    old, positive = np.pad(old, beyond), np.pad(before.positive, beyond)
+    each = [paired.figures(scores, positive, bootstrap).score for scores in (old, new)]
+    gain = paired.difference([new], [old], positive, bootstrap)
     return {
         "before": each[0],
         "after": each[1],
         "difference": gain["score"],
-        "difference_ci": [gain["low"], gain["high"]] if draws.n_groups > 1 else None,
+        "difference_ci": [gain["low"], gain["high"]] if bootstrap.n_groups > 1 else None,
     }
 
 
@@ -111,21 +113,20 @@ def _aligned(scores: Scores, classes: tuple[str, ...]) -> Scores:
     columns = (*classes, *(name for name in scores.classes if name not in classes))
     at = [scores.classes.index(name) if name in scores.classes else len(scores.classes) for name in columns]
 
-    def moved(table: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def moved(table: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.pad(table, ((0, 0), (0, 1)))[:, at]
 
-    labels = np.array([columns.index(scores.classes[label]) for label in scores.labels], np.int64)
-    return Scores(
-        columns, scores.recordings, scores.groups, labels, moved(scores.patch_scores), scores.patch_recording,
-        scores.patch_start_s, scores.patch_weight, None if scores.pooled is None else moved(scores.pooled),
-        scores.strangeness,
+    return replace(
+        scores, classes=columns, targets=moved(scores.targets), window_scores=moved(scores.window_scores),
+        mask=None if scores.mask is None else moved(scores.mask),
+        pooled=None if scores.pooled is None else moved(scores.pooled),
     )  # fmt: skip
 
 
 def _aligned_thresholds(found: Thresholds, classes: Sequence[str], columns: Sequence[str]) -> Thresholds:
     rows = dict(zip(classes, zip(found.values, found.origins, strict=True), strict=True))
     values, origins = zip(*(rows.get(name, (float("inf"), NOMINAL)) for name in columns), strict=True)
-    return Thresholds(values, origins, found.wish, found.reason)
+    return Thresholds(values, origins, found.goal, found.reason)
 
 
 def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> Scores | None:
@@ -141,28 +142,30 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
     heard = hear(
         files, function, cutter, config.evaluate.batch_size, job.interrupts.check, kept=len(model.classes) + 1
     )
-    used, rows, strange = [], [], []
+    used, rows, ood_scores = [], [], []
     with job.journal.progress(f"scoring, {served.title}", len(part), "recordings") as progress:
         for recording, found in zip(part, heard, strict=True):
             progress.advance()
             if isinstance(found, Heard):
                 used.append(recording)
                 rows.append(_clip_scores(model, found))
-                strange.append(_ood_score(model, found))
+                ood_scores.append(_ood_score(model, found))
     if not used:
         return None
     pooled = np.stack(rows).astype(np.float32)  # [N, C]
+    targets, known = targets_of([recording.labels for recording in used], model.classes).of_recordings()
     numbers = np.arange(len(used))
     return Scores(
         classes=model.classes,
         recordings=tuple(recording.name for recording in used),
         groups=tuple(job.dataset.places[recording.name].group for recording in used),
-        labels=np.array([model.classes.index(recording.label) for recording in used], np.int64),
-        patch_scores=pooled,
-        patch_recording=numbers,
-        patch_start_s=np.zeros(len(used), np.float32),
+        targets=targets,
+        window_scores=pooled,
+        window_recording=numbers,
+        window_start_s=np.zeros(len(used), np.float32),
+        mask=None if known.all() else known > 0,
         pooled=pooled,
-        strangeness=np.array(strange, np.float32) if model.ood_score is not None else None,
+        ood_score=np.array(ood_scores, np.float32) if model.ood_score is not None else None,
     )
 
 

@@ -1,6 +1,6 @@
 """The stage `evaluate`: the best weights → calibrated scores of validation and test, and all figures about them.
 
-    Job ─▶ evaluate ─▶ reports/<v>/ scores-*.npz, novelty.npz, suspects.json, metrics.json
+    Job ─▶ evaluate ─▶ reports/<v>/ scores-*.npz, ood.npz, label_issues.json, metrics.json
 
 Everything is computed in float32, as the exported model will.
 Importing this loads TensorFlow.
@@ -16,19 +16,20 @@ import numpy.typing as npt
 from birdtune.data import acoustic
 from birdtune.evaluation import class_alignment, leak, model_comparison, rare_classes, shortcuts
 from birdtune.evaluation.decision import Thresholds
-from birdtune.evaluation.ood import Measures, Novelty
+from birdtune.evaluation.metrics import headline
+from birdtune.evaluation.ood import OodCollector, OodModel
 from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
 from birdtune.pipeline import comparison, label_check, rare_class_ablation
-from birdtune.pipeline.metrics import NOVELTY_NAME, RunMetrics, noise_logits, run_metrics
+from birdtune.pipeline.metrics import OOD_NAME, RunMetrics, noise_logits, run_metrics
 from birdtune.reporting import shortcut_section
-from birdtune.reporting.report_data import judgement
+from birdtune.reporting.report_data import diagnose
 from birdtune.runtime.files import make_folder, write_json
-from birdtune.runtime.text import plain
-from birdtune.training.base_model import read_novelty, read_weights
+from birdtune.runtime.text import number, plain
+from birdtune.training.base_model import read_ood_model, read_weights
 from birdtune.training.job import Job
-from birdtune.training.ood_fit import chosen_windows, moments_of, watched
+from birdtune.training.ood_fit import chosen_windows, fit_ood, watched
 from birdtune.training.scoring import Scorer, make_scorer
 from birdtune.training.served_model import ServedModel
 from birdtune.training.train import best_classifier, score
@@ -54,26 +55,26 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     found = _run_metrics(job, classifier, scorer, ood)
     figures, test = found.figures, found.scores.get("test")
     if ood is not None:
-        ood.save(folder / NOVELTY_NAME)
+        ood.save(folder / OOD_NAME)
     for name, scores in found.scores.items():
         scores.save(folder / f"scores-{name}.npz")
-        figures[name]["rarest_third"] = _rare_classes(job, scores)
+        figures[name]["rare_classes"] = _rare_classes(job, scores)
         _report_part(job, name, figures[name])
     figures["leak"] = _leak(job, test)
     thresholds = Thresholds.of(figures["thresholds"])
     earlier = {served.folder.resolve(): served for served in (job.base, champion) if served is not None}
     compared = {place: comparison.compared(job, served, test, thresholds) for place, served in earlier.items()}
     if job.base is not None:
-        figures["init_from"] = {
+        figures["model_comparison"] = {
             **_base_comparison(job, job.base, compared[job.base.folder.resolve()], figures["test"]),
             "backbone_kept": backbone_kept,
-            "unreachable": _unreachable(job, ood if figures["novelty"]["scale"] is not None else None),
+            "unreachable": _unreachable(job, ood if figures["ood"]["scale"] is not None else None),
         }
     if champion is not None:
         figures["gate"] = comparison.with_champion(job, champion, compared[champion.folder.resolve()])
     figures["shortcuts"] = _shortcuts(job, found.scores)
     if config.evaluate.rare_class_ablation:
-        figures["remedies"] = rare_class_ablation.measure(
+        figures["rare_class_ablation"] = rare_class_ablation.measure(
             config, job.dataset, job.store, job.journal, job.interrupts
         )
     if config.evaluate.label_issues:  # before the diagnostics, which speak of them
@@ -85,11 +86,11 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
 # ---- scores and their figures --------------------------------------------------------------------
 
 
-def _run_metrics(job: Job, classifier: Classifier, scorer: Scorer, ood: Novelty | None) -> RunMetrics:
+def _run_metrics(job: Job, classifier: Classifier, scorer: Scorer, ood: OodModel | None) -> RunMetrics:
     """All figures of validation, test and synthetic noise."""
-    measures: dict[str, Measures] = {}
+    measures: dict[str, OodCollector] = {}
     if ood is not None:
-        measures = {name: Measures(ood, _to_logits(classifier)) for name in ("val", "test", "noise")}
+        measures = {name: OodCollector(ood, _to_logits(classifier)) for name in ("val", "test", "noise")}
     logits: dict[str, Scores | None] = {}
     live: dict[str, int | None] = {}
     for name in ("val", "test"):
@@ -111,7 +112,7 @@ def _run_metrics(job: Job, classifier: Classifier, scorer: Scorer, ood: Novelty 
         classes=job.dataset.classes,
         background=job.dataset.background,
         train_counts=_train_counts(job),
-        patch_s=job.store.spec.window_s,
+        window_s=job.store.spec.window_s,
         settings=job.config.evaluate,
         target_recall=job.config.ood.target_recall,
         seed=job.config.train.seed,
@@ -143,25 +144,23 @@ def _rare_classes(job: Job, scores: Scores) -> dict[str, Any] | None:
 
 
 def _report_part(job: Job, name: str, figures: Mapping[str, Any]) -> None:
-    clip, calibration = figures["clip"], figures["certainty"]
-    macro_ap = clip["macro_ap"] if clip["macro_ap"] is not None else float("nan")
+    clip, calibration = figures["clip"], figures["calibration"]
     job.journal.say(
-        f"  {name}: clip accuracy {clip['accuracy']:.3f}, macro average precision {macro_ap:.3f}; "
-        f"baseline {figures['majority_baseline']:.3f} (always {figures['majority_class']})"
+        f"  {name}: {', '.join(f'{metric.title} {number(clip[key])}' for key, metric in headline(clip))}; "
+        f"majority baseline {number(figures['majority_baseline'])} ({figures['majority_class']})"
     )
     before, after = calibration["before"], calibration["after"]
     job.journal.say(
         f"  {name}: calibration error {after['ece']:.3f} (before calibration {before['ece']:.3f}; "
-        f"were every score exactly true, {after['ece_if_true']:.3f} on as few)"
+        f"{after['ece_null']:.3f} under perfect calibration)"
     )
-    logged = {key: clip[key] for key in ("accuracy", "accuracy_ci", "top3", "macro_ap", "roc_auc")}
-    job.journal.event("evaluated", split=name, baseline=figures["majority_baseline"], **logged)
+    job.journal.event("evaluated", split=name, baseline=figures["majority_baseline"], **clip)
 
 
 # ---- out-of-distribution statistics --------------------------------------------------------------
 
 
-def _ood_statistics(job: Job, scorer: Scorer, backbone_kept: bool) -> Novelty | None:
+def _ood_statistics(job: Job, scorer: Scorer, backbone_kept: bool) -> OodModel | None:
     """Statistics of the training embeddings; None where OOD detection is off, or they do not differ.
 
     Of classes without training recordings, those of the base model, if its backbone was kept.
@@ -173,13 +172,13 @@ def _ood_statistics(job: Job, scorer: Scorer, backbone_kept: bool) -> Novelty | 
     windows = job.windows(part)
     numbers = chosen_windows(windows, labels)
     with job.journal.progress("embedding training", len(numbers), "windows") as progress:
-        found = moments_of(
+        found = fit_ood(
             scorer, windows, labels, numbers, len(job.dataset.classes), job.config.evaluate.batch_size,
             job.interrupts, progress.advance,
         )  # fmt: skip
     if found is None or job.base is None or not job.untaught or not backbone_kept:
         return found
-    before = read_novelty(job.base)
+    before = read_ood_model(job.base)
     return found if before is None else found.with_centres_of(before, np.array(job.untaught, np.int64))
 
 
@@ -193,7 +192,7 @@ def _backbone_kept(job: Job, classifier: Classifier) -> bool:
     )
 
 
-def _unreachable(job: Job, ood: Novelty | None) -> list[str]:
+def _unreachable(job: Job, ood: OodModel | None) -> list[str]:
     """Classes of the base model that will be rejected as unknown: there are no statistics of them any more."""
     if ood is None:
         return []
@@ -236,15 +235,15 @@ def _shortcuts(job: Job, scores: Mapping[str, Scores]) -> dict[str, Any] | None:
 def _base_comparison(
     job: Job, base: ServedModel, compared: Mapping[str, Any], test: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The new model beside its base model: `init_from` of metrics.json."""
+    """The new model beside its base model: `model_comparison` of metrics.json."""
     classes = job.dataset.classes
     row = {
         **base.row(),
         "title": base.title,
         "kept": list(base.classes),
-        "untaught": [classes[column] for column in job.untaught],
+        "untrained": [classes[column] for column in job.untaught],
         "moved": class_alignment.moved(job.dataset, base.learnt()),
-        "new": model_comparison.row_of_new(test, classes, len(base.classes)),
+        "new": model_comparison.rows_of_new(test, classes, len(base.classes)),
         **compared,
     }
     for sentence in model_comparison.sentences(row):
@@ -254,10 +253,10 @@ def _base_comparison(
 
 def _diagnose(job: Job, figures: dict[str, Any]) -> None:
     """Report how far to trust the model, and write metrics.json."""
-    for part in ("calibration", "thresholds", "novelty"):
+    for part in ("calibration", "thresholds", "ood"):
         if reason := figures[part]["reason"]:
             job.journal.say(f"  {reason}")
-    found, word = judgement(job.run, figures)
+    found, word = diagnose(job.run, figures)
     rows = [each.row() for each in found]
     whole = {
         "version": job.run.version,

@@ -114,15 +114,15 @@ def _objections(row: Mapping[str, Any], warnings: Sequence[Mapping[str, Any]], m
         return
     low, high = score["difference_ci"]
     if not (low > 0 or (margin and low >= -margin)):
-        word = "worse" if high < 0 else "not surely better"
+        word = "worse" if high < 0 else "not significantly better"
         but = f" or no worse by {margin:g}" if margin and high >= 0 else ""
-        yield f"{word} than {title}{but}: {_change(score)}, on {count(found['n_groups'], 'source recording')}"
+        yield f"{word} than {title}{but}: {_change(score)}, on {count(found['n_sources'], 'source recording')}"
     losses = [
         each["class"] for each in found["per_class"]
-        if each["change"] == "worse" and each["found"]["difference"] < -margin
+        if each["change"] == "worse" and each["recall"]["difference"] < -margin
     ]  # fmt: skip
     if losses:
-        yield f"classes got worse beyond chance: {some(losses)}"
+        yield f"classes got significantly worse: {some(losses)}"
     new = [each["code"] for each in warnings if each["severity"] == STRONG and each["code"] not in row["strong"]]
     if new:
         yield f"strong warnings that {title} did not have: {', '.join(dict.fromkeys(new))}"
@@ -146,5 +146,5 @@ def sentence(row: Mapping[str, Any]) -> str:
     shared = count(found["n_recordings"], "test recording")
     return (
         f"gate: against {row['title']} on {shared} that neither has learnt from "
-        f"({count(found['n_groups'], 'source recording')}): {change}"
+        f"({count(found['n_sources'], 'source recording')}): {change}"
     )

@@ -1,10 +1,10 @@
 """Labels checked against each other: every recording judged by models that heard only other sources.
 
     recordings ─▶ embeddings by the backbone as it was given ─▶ Panel: a linear model for each fold left out
-               ─▶ scores of recordings ─▶ suspect_labels.csv, suspects.json
+               ─▶ scores of recordings ─▶ label_issues.csv, label_issues.json
 
 The backbone is the one that training began from: one that was trained on these labels would have learnt the wrong ones,
-too. Of each recording at most `MOST_PATCHES` are heard, and of their embeddings only the mean is kept, so that memory
+too. Of each recording at most `MOST_WINDOWS` are heard, and of their embeddings only the mean is kept, so that memory
 grows with the number of recordings and not with their length (1024 float32 each: 330 MB for 80,000). Digital silence is
 left out (`FrontEnd.held`): recordings that were filled up with it have it in common, and nobody hears a bird in it.
 
@@ -31,14 +31,15 @@ from birdtune.data.frames import FrameStore
 from birdtune.data.scan import Recording
 from birdtune.errors import shown
 from birdtune.evaluation import label_issues
-from birdtune.evaluation.scores import Floats, Ints
+from birdtune.evaluation.label_issues import FACTS_NAME, TABLE_NAME
+from birdtune.evaluation.scores import Floats, Ints, one_hot
 from birdtune.runtime.files import write_bytes, write_csv, write_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.training.embeddings import first_feed, folds, no_first_backbone, pieces
 from birdtune.training.scoring import make_scorer
 
-TABLE_NAME, FACTS_NAME, KEPT_NAME = "suspect_labels.csv", "suspects.json", "kept.npy"
+KEPT_NAME = "kept.npy"
 FILES = (TABLE_NAME, FACTS_NAME)
 
 # Of logistic regression on standardised averages: on ESC-10 with 5 % of the labels wrong, 0.1 and 0.01 find as many of
@@ -88,10 +89,10 @@ class Sounds:
 
     def averages(self) -> npt.NDArray[np.float32]:
         """Mean embedding of each recording, silence left out. [N, K]"""
-        chosen = spread(self.windows.per_recording, label_issues.MOST_PATCHES)
+        chosen = spread(self.windows.per_recording, label_issues.MOST_WINDOWS)
         found: npt.NDArray[np.float32] | None = None
         heard = np.zeros(len(self.windows.per_recording))
-        for part, embeddings in self.pieces(chosen, "hearing labels"):
+        for part, embeddings in self.pieces(chosen, "embedding labels"):
             if found is None:
                 found = np.zeros((len(heard), embeddings.shape[1]), np.float32)
             weight = self.held(part)
@@ -164,10 +165,10 @@ def judge_by_others(
 def check_labels(
     config: Config, dataset: Dataset, store: FrameStore, folder: Path, journal: Journal, interrupts: Interrupts
 ) -> None:
-    """Write suspect_labels.csv and suspects.json into a folder; of all recordings, whatever part they are of.
+    """Write label_issues.csv and label_issues.json into a folder; of all recordings, whatever part they are of.
 
     Nothing is trained or chosen with what is found, so the test part keeps its worth. Where labels cannot be checked,
-    the table is empty, and suspects.json says why.
+    the table is empty, and label_issues.json says why.
 
     Raises:
         Interrupted, RetryableError.
@@ -182,9 +183,10 @@ def check_labels(
         averages = sounds.averages()
         scores, judges = judge_by_others(averages, labels, fold, len(dataset.classes), interrupts)
         judged = fold >= 0
-        doubted = label_issues.find(scores, labels, judged)
+        positive = one_hot(labels, len(dataset.classes)) > 0
+        doubted = label_issues.find(scores, positive, judged)
         found = label_issues.rows(
-            doubted, scores, labels, label_issues.usual(scores, labels, judged), classes=dataset.classes,
+            doubted, scores, label_issues.mean_scores(scores, positive, judged), classes=dataset.classes,
             recordings=[recording.name for recording in part], places=dataset.places,
             seconds=[recording.facts.duration_s for recording in part],
             start_s=_most_telling(sounds, doubted, labels, fold, judges),
@@ -192,13 +194,13 @@ def check_labels(
     alone = sorted({dataset.classes[label] for label in labels[fold < 0]})
     write_csv(folder / TABLE_NAME, label_issues.COLUMNS, found)
     n_judged = int((fold >= 0).sum())
-    facts = {"reason": reason, "judged": n_judged, "alone": alone, "rule": label_issues.RULE, "rows": found}
+    facts = {"reason": reason, "scored": n_judged, "single_source": alone, "rule": label_issues.RULE, "rows": found}
     write_json(folder / FACTS_NAME, facts)
     if reason:
         journal.say(f"  labels were not checked: {reason}")
         return
     most = f"; first {shown(found[0]['recording'])}, which may be {shown(found[0]['suggested'])}" if found else ""
-    journal.say(f"  {len(found):,} of {facts['judged']:,} labels to check, in {TABLE_NAME}{most}")
+    journal.say(f"  {len(found):,} of {facts['scored']:,} labels may be wrong, in {TABLE_NAME}{most}")
 
 
 def _why_not(config: Config, fold: Ints) -> str:
@@ -208,21 +210,21 @@ def _why_not(config: Config, fold: Ints) -> str:
 
 
 def _most_telling(
-    sounds: Sounds, doubted: Sequence[label_issues.Suspect], labels: Ints, fold: Ints, judges: dict[int, Judge]
+    sounds: Sounds, doubted: Sequence[label_issues.LabelIssue], labels: Ints, fold: Ints, judges: dict[int, Judge]
 ) -> list[float]:
-    """Where each suspect sounds most like what is suggested, rather than like its label. [suspects] seconds
+    """Where each recording is most like the suggested class, rather than like its label. [issues] seconds
 
     Silence sounds like nothing, whatever a judge makes of it.
     """
     if not doubted:
         return []
-    of = {suspect.index: suspect for suspect in doubted}
+    of = {issue.index: issue for issue in doubted}
     windows = sounds.windows
-    kept = spread(windows.per_recording, label_issues.MOST_PATCHES)
+    kept = spread(windows.per_recording, label_issues.MOST_WINDOWS)
     kept = kept[np.isin(windows.recording[kept], list(of))]
     lead, weight = np.zeros(len(kept)), np.zeros(len(kept))
     at = 0
-    for part, embeddings in sounds.pieces(kept, "hearing suspects"):
+    for part, embeddings in sounds.pieces(kept, "scoring label issues"):
         weight[at : at + len(part)] = sounds.held(part)
         for index, embedding in zip(windows.recording[part].tolist(), embeddings, strict=True):
             scores = judges[int(fold[index])].scores(embedding[None])[0]
@@ -230,9 +232,9 @@ def _most_telling(
             at += 1
     recording, start_s = windows.recording[kept], windows.start_s[kept]
     found = []
-    for suspect in doubted:
-        own = np.flatnonzero(recording == suspect.index)
-        found.append(float(start_s[own[label_issues.most_telling(lead[own], weight[own])]]))
+    for issue in doubted:
+        own = np.flatnonzero(recording == issue.index)
+        found.append(float(start_s[own[label_issues.clearest_window(lead[own], weight[own])]]))
     return found
 
 
@@ -271,7 +273,7 @@ def kept_shares(
             scores = judges[number].scores(embeddings[inside])
             own[chosen[inside]] = scores[np.arange(len(scores)), labels[recording[inside]]]
         own[chosen[sounds.held(chosen) <= SILENT]] *= SILENT  # silence is of no class
-    kept = label_issues.shares_kept(own, windows.recording.astype(np.int64), _LEAST_KEPT)
+    kept = label_issues.refined_targets(own, windows.recording.astype(np.int64), _LEAST_KEPT)
     buffer = io.BytesIO()
     np.save(buffer, kept, allow_pickle=False)
     write_bytes(path, buffer.getvalue())

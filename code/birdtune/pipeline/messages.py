@@ -10,7 +10,7 @@ from birdtune.evaluation import diagnostics
 from birdtune.runtime.files import read_json
 from birdtune.runtime.log import Journal, duration
 from birdtune.runtime.runs import STAGES, Run
-from birdtune.runtime.text import count, some
+from birdtune.runtime.text import count, number, some
 from birdtune.training.served_model import ServedModel
 
 
@@ -66,13 +66,14 @@ def say_result(current: Run, until: str) -> None:
     metrics: dict[str, Any] | None = read_json(current.reports / "metrics.json")
     test = metrics.get("test") if metrics and until != "train" else None
     if test:
-        ends = test["clip"]["accuracy_ci"]
+        key, title = ("macro_ap", "mAP") if test["multi_label"] else ("accuracy", "accuracy")
+        ends = test["clip"][f"{key}_ci"]
         interval = f" (95 %: {ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
         journal.say("")
         journal.say(
-            f"test accuracy {test['clip']['accuracy']:.3f}{interval} on {test['n_recordings']:,} recordings "
-            f"of {count(test['n_groups'], 'source')}; always answering {test['majority_class']} would score "
-            f"{test['majority_baseline']:.3f}"
+            f"test {title} {number(test['clip'][key])}{interval} on {test['n_recordings']:,} recordings of "
+            f"{count(test['n_sources'], 'source')}; majority baseline {number(test['majority_baseline'])} "
+            f"({test['majority_class']})"
         )
     if until == "report":
         journal.say(f"report  {shown(current.reports / 'report.html')}")

@@ -17,15 +17,16 @@ from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.synthetic import NOISES, SILENCE, made_noise
 from birdtune.config import EvaluateSettings
 from birdtune.errors import shown
-from birdtune.evaluation import metrics, ood, reliability, thresholds
+from birdtune.evaluation import false_alarms, ood, reliability, thresholds
 from birdtune.evaluation.calibration import Calibration, fit
-from birdtune.evaluation.decision import NONE, OWN, SHARED, Thresholds
-from birdtune.evaluation.ood import Measured, Novelty, Pooler, Scale, Take
-from birdtune.evaluation.scores import Scores, clip_scores
+from birdtune.evaluation.decision import OWN, SHARED, UNKNOWN, Thresholds
+from birdtune.evaluation.ood import OodMeasures, OodModel, OodScale, Pooler, Take
+from birdtune.evaluation.part import evaluate_part
+from birdtune.evaluation.scores import Scores, clip_scores, subset
 from birdtune.runtime.files import read_json
 
-# In the reports of a run: statistics of its training embeddings.
-NOVELTY_NAME = "novelty.npz"
+# In the reports of a run: the OOD model.
+OOD_NAME = "ood.npz"
 # Seconds of each synthetic noise that are scored.
 NOISE_S = 30.0
 
@@ -46,122 +47,128 @@ def run_metrics(
     classes: Sequence[str],
     background: Sequence[str],
     train_counts: npt.NDArray[np.int64],
-    patch_s: float,
+    window_s: float,
     settings: EvaluateSettings,
     target_recall: float,
     seed: int,
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, OodMeasures],
 ) -> RunMetrics:
     """Calibrate, choose thresholds, and compute all metrics.
 
     Args:
-        logits: "val" and "test" → recordings with logits for `patch_scores`, or None.
+        logits: "val" and "test" → recordings with logits for `window_scores`, or None.
         noise: synthetic noises, with logits; None leaves them out.
         kind: "softmax" or "sigmoid".
-        background: names of the negative classes.
-        train_counts: [C] recordings of each class that were trained on.
-        patch_s: seconds of a window.
-        target_recall: `ood.target-recall`.
-        measured: "val", "test" and "noise" → distance from the training embeddings; empty: not measured.
+        background: names of the classes that are never a decision.
+        train_counts: [C] recordings of each class in training.
+        window_s: seconds of a window.
+        target_recall: share of known recordings that OOD rejection accepts; 1 turns it off.
+        measured: "val", "test" and "noise" → distance and energy of their recordings; empty: there is no OOD model.
     """
     calibration = fit(logits.get("val"), kind)
     served = {name: calibration.scores(part) for name, part in logits.items() if part is not None}
     scale, why = _scale(served.get("val"), measured, target_recall)
     if scale is not None:
-        served = {name: replace(part, strangeness=scale.strangeness(measured[name])) for name, part in served.items()}
+        served = {name: replace(part, ood_score=scale.ood_score(measured[name])) for name, part in served.items()}
     chosen = thresholds.choose(
         served.get("val"),
         classes,
         background,
         precision=settings.precision,
         alarms_per_hour=settings.false_alarms_per_hour,
+        window_s=window_s,
     )
-    made = calibration.scores(noise) if noise is not None else None
-    if made is not None and scale is not None:
-        made = replace(made, strangeness=scale.strangeness(measured["noise"]))
+    noises = calibration.scores(noise) if noise is not None else None
+    if noises is not None and scale is not None:
+        noises = replace(noises, ood_score=scale.ood_score(measured["noise"]))
     drawing: dict[str, int] = {"n_bootstrap": settings.bootstrap, "seed": seed}
+    values = np.asarray(chosen.values)
     of_parts = {
         name: None if part is None else {
-            **metrics.judge(served[name], train_counts=train_counts, **drawing),
-            "certainty": reliability.certainty(served[name], clip_scores(Calibration(kind).scores(part)), **drawing),
-            "answers": thresholds.judge_answers(served[name], chosen, **drawing),
-            "novelty": thresholds.judge_novelty(served[name], **drawing),
+            **evaluate_part(served[name], train_counts=train_counts, thresholds=values, **drawing),
+            "calibration": reliability.evaluate_calibration(
+                served[name], clip_scores(Calibration(kind).scores(part)), **drawing
+            ),
+            "decisions": thresholds.evaluate_decisions(served[name], chosen, **drawing),
+            "ood": thresholds.evaluate_ood(served[name], **drawing),
         }
         for name, part in logits.items()
     }  # fmt: skip
     return RunMetrics(served, {
         "calibration": calibration.row(),
         "thresholds": chosen.row(classes),
-        "novelty": {"scale": scale and scale.row(), "reason": why},
+        "ood": {"scale": scale and scale.row(), "reason": why},
         **of_parts,
         "false_alarms": {
-            "background": _of_background(served, background, chosen, patch_s),
-            "noise": _of_noise(made, chosen, patch_s) if made is not None else [],
+            "background": _of_background(served, background, chosen, window_s),
+            "noise": _of_noise(noises, chosen, window_s) if noises is not None else [],
         },
     })  # fmt: skip
 
 
-def _scale(val: Scores | None, measured: Mapping[str, Measured], keep: float) -> tuple[Scale | None, str]:
-    """From which distance on a recording is rejected as unknown, or why none is."""
-    if keep >= 1:
-        return None, "no recording is rejected as unknown (--ood.target-recall 1)"
+def _scale(
+    val: Scores | None, measured: Mapping[str, OodMeasures], target_recall: float
+) -> tuple[OodScale | None, str]:
+    """How OOD scores are computed, or why there are none."""
+    if target_recall >= 1:
+        return None, "OOD rejection is off (--ood.target-recall 1)"
     if not measured:
-        return None, "the embeddings of training recordings do not differ, so none can be rejected as unknown by them"
-    found = ood.scale(measured["val"], val.groups, keep) if val is not None else None
+        return None, "the embeddings of training recordings do not differ, so there is no OOD model"
+    found = ood.fit_scale(measured["val"], val.groups, target_recall) if val is not None else None
     if found is not None:
         return found, ""
     sources = len(set(val.groups)) if val is not None else 0
     return None, (
-        f"validation has too few source recordings ({sources}) to set a limit for unknown sounds; "
-        f"to keep {keep:g} of the known takes more"
+        f"validation has too few source recordings ({sources}) to set a limit that accepts {target_recall:g} of the "
+        "known recordings"
     )
 
 
 def _of_background(
-    served: Mapping[str, Scores], background: Sequence[str], chosen: Thresholds, patch_s: float
+    served: Mapping[str, Scores], background: Sequence[str], chosen: Thresholds, window_s: float
 ) -> dict[str, Any] | None:
     """False alarms on background of test, else of validation, if there is any.
 
     Returns:
         `part`, `chosen_on` (whether thresholds were chosen on these very recordings, which makes the rate too low),
-        and as `thresholds.false_alarms`.
+        and as `false_alarms.count`.
     """
     for part in ("test", "val"):
-        heard = thresholds.of_background(served[part], background) if part in served else None
-        if heard is not None:
+        negatives = false_alarms.of_background(served[part], background) if part in served else None
+        if negatives is not None:
             chosen_on = part == "val" and not {OWN, SHARED}.isdisjoint(chosen.origins)
-            return {"part": part, "chosen_on": chosen_on, **thresholds.false_alarms(heard, chosen, patch_s)}
+            return {"part": part, "chosen_on": chosen_on, **false_alarms.count(negatives, chosen, window_s)}
     return None
 
 
-def _of_noise(heard: Scores, chosen: Thresholds, patch_s: float) -> list[dict[str, Any]]:
-    """Detections in each synthetic noise: window by window, and as `predict` decides on a recording of it.
+def _of_noise(noises: Scores, chosen: Thresholds, window_s: float) -> list[dict[str, Any]]:
+    """Decisions in each synthetic noise: window by window, and as `predict` decides for a recording of it.
 
     Returns:
-        Of each as `thresholds.false_alarms`, and `taken_for` (the answer to most of the patches that pass, or None),
-        `answer` (to the whole: the class, or None), `score` (of that answer, or None) and `strangeness`.
+        Of each as `false_alarms.count`, and `confused_with` (the class of most of the windows that pass, or None),
+        `decision` (for the whole: the class, or None), `score` (of that class, or None) and `ood_score`.
     """
-    each = np.arange(len(heard.recordings))
-    of_patches = chosen.answers(heard.patch_scores)
-    clips = clip_scores(heard)
-    whole = chosen.answers(clips, heard.strangeness)
-    whole[[name == SILENCE for name in heard.recordings]] = NONE  # silence is never decided for a class
+    each = np.arange(len(noises.recordings))
+    of_windows = chosen.decide(noises.window_scores)
+    clips = clip_scores(noises)
+    whole = chosen.decide(clips, noises.ood_score)
+    whole[[name == SILENCE for name in noises.recordings]] = UNKNOWN  # silence never gets a class
     return [
         {
             "noise": name,
-            **thresholds.false_alarms(thresholds.only(heard, each == k), chosen, patch_s),
-            "recordings_answered": int(whole[k] != NONE),
-            "taken_for": _commonest(of_patches[heard.patch_recording == k], heard.classes),
-            "answer": None if whole[k] == NONE else heard.classes[whole[k]],
-            "score": None if whole[k] == NONE else float(clips[k, whole[k]]),
-            "strangeness": None if heard.strangeness is None else float(heard.strangeness[k]),
+            **false_alarms.count(subset(noises, each == k), chosen, window_s),
+            "recordings_decided": int(whole[k] != UNKNOWN),
+            "confused_with": _most_frequent(of_windows[noises.window_recording == k], noises.classes),
+            "decision": None if whole[k] == UNKNOWN else noises.classes[whole[k]],
+            "score": None if whole[k] == UNKNOWN else float(clips[k, whole[k]]),
+            "ood_score": None if noises.ood_score is None else float(noises.ood_score[k]),
         }
-        for k, name in enumerate(heard.recordings)
+        for k, name in enumerate(noises.recordings)
     ]
 
 
-def _commonest(said: npt.NDArray[np.int64], classes: Sequence[str]) -> str | None:
-    given = said[said != NONE]
+def _most_frequent(decisions: npt.NDArray[np.int64], classes: Sequence[str]) -> str | None:
+    given = decisions[decisions != UNKNOWN]
     return classes[int(np.bincount(given).argmax())] if given.size else None
 
 
@@ -176,14 +183,14 @@ def read_served(reports: Path, n_classes: int, kind: str) -> tuple[Calibration, 
     return found if len(found[1].values) == n_classes else (found[0], None)
 
 
-def read_novelty(reports: Path) -> tuple[Novelty, Scale] | None:
-    """The OOD statistics and limit, if there are any. Raises InputError or RetryableError if it is lost."""
+def read_ood(reports: Path) -> tuple[OodModel, OodScale] | None:
+    """The OOD model and its scale, if there are any. Raises InputError or PassingError if it is lost."""
     figures = read_json(reports / "metrics.json")
     try:
-        scale = Scale.of(figures["novelty"]["scale"])
+        scale = OodScale.of(figures["ood"]["scale"])
     except (LookupError, TypeError, ValueError):
         return None
-    return Novelty.load(reports / NOVELTY_NAME), scale
+    return OodModel.load(reports / OOD_NAME), scale
 
 
 def noise_logits(
@@ -217,10 +224,10 @@ def noise_logits(
         classes=classes,
         recordings=tuple(NOISES),
         groups=tuple(NOISES),
-        labels=np.zeros(len(NOISES), np.int64),  # of no class, and never used
-        patch_scores=np.concatenate([logits for _, logits in parts]),
-        patch_recording=np.repeat(np.arange(len(NOISES)), [len(starts) for starts, _ in parts]),
-        patch_start_s=(np.concatenate([starts for starts, _ in parts]) / spec.rows_per_s).astype(
+        targets=np.zeros((len(NOISES), len(classes)), np.float32),  # of no class
+        window_scores=np.concatenate([logits for _, logits in parts]),
+        window_recording=np.repeat(np.arange(len(NOISES)), [len(starts) for starts, _ in parts]),
+        window_start_s=(np.concatenate([starts for starts, _ in parts]) / spec.rows_per_s).astype(
             np.float32
         ),
     )

@@ -2,7 +2,7 @@
 
     recordings of train and val ─▶ embeddings by the backbone as it was given
                ─▶ heads with all that is set, without one of it, with none, by cross-validation
-               ─▶ what the rarest third reaches with and without: `remedies` of metrics.json
+               ─▶ what the rarest third reaches with and without: `rare_class_ablation` of metrics.json
 
 Training the whole network once for each of them would take days; heads take seconds, and are trained by the step that
 the run is trained with; they are of the run's own kind. The test part is not heard, nothing is chosen by what is found,
@@ -22,8 +22,9 @@ from birdtune.config import Config
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.errors import DivergedError
-from birdtune.evaluation import rare_classes
-from birdtune.evaluation.metrics import Draws
+from birdtune.evaluation import paired, rare_classes
+from birdtune.evaluation.bootstrap import Bootstrap
+from birdtune.evaluation.scores import one_hot
 from birdtune.models.classifier import Classifier
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
@@ -112,13 +113,14 @@ def _measured(
         `classes` (the rarest third), `unjudged` (as rare, but of one source), `recordings` and `sources` of the former,
         `all_recordings`, `all_sources`; `head`, `folds`, `every` (which patch of each recording is learnt from: every
         first, second, …); `rows`, a row for each measure and, of several, one for all together: `settings` (setting →
-        value), `changed` (whether any score did), and as `rarest.gains`.
+        value), `changed` (whether any score did), and as `paired.gains`.
     """
     part = sorted([*dataset.part("train"), *dataset.part("val")], key=lambda recording: recording.name)
     labels = np.array(dataset.labels(part), np.int64)
     fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
     counts = np.array(dataset.counts(dataset.part("train")), np.int64)
-    chosen = rare_classes.choose(dataset.classes, labels[fold >= 0], counts, dataset.background)
+    positive = one_hot(labels, len(dataset.classes)) > 0
+    chosen = rare_classes.choose(dataset.classes, positive[fold >= 0], counts, dataset.background)
     of_two = " with recordings of two sources" if (fold < 0).any() else ""
     if chosen is None:
         raise _NoneRare(f"there are fewer than three classes{of_two}")
@@ -183,25 +185,24 @@ def _judged(
 ) -> dict[str, Any]:
     """Figures of all scores, of the recordings that have a fold."""
     judged = fold >= 0
-    labels = embedded.labels[judged]
+    positive = one_hot(embedded.labels[judged], len(embedded.classes)) > 0  # [N, C]
     groups = np.asarray(embedded.groups, object)[judged]
-    inside = np.isin(labels, rare)
+    inside = np.asarray(positive[:, rare].any(axis=1))
     n_rare, n_all = len(set(groups[inside])), len(set(groups))
-    sources = {"rare_recall": n_rare, "rare_ap": n_rare, "accuracy": n_all, "macro_ap": n_all}
-    draws = Draws(tuple(groups), config.evaluate.bootstrap, config.train.seed)
+    bootstrap = Bootstrap(groups.tolist(), config.evaluate.bootstrap, config.train.seed)
     standings = {
-        names: rare_classes.standing(found[judged], labels, rare, draws) for names, found in scores.items()
+        names: rare_classes.standing(found[judged], positive, rare, bootstrap) for names, found in scores.items()
     }
     values = config.flat()
     rows = []
     for names in scores:
         changed = not np.array_equal(scores[()], scores[names])
-        gained = rare_classes.gains(standings[()], standings[names], sources if changed else None)
+        gained = paired.gains(standings[()], standings[names], changed=changed)
         if names:
             rows.append(
                 {"settings": {name: values.get(name) for name in names}, "changed": changed, **gained}
             )
     return {
         "recordings": int(inside.sum()), "sources": n_rare,
-        "all_recordings": len(labels), "all_sources": n_all, "rows": rows,
+        "all_recordings": len(positive), "all_sources": n_all, "rows": rows,
     }  # fmt: skip

@@ -22,10 +22,10 @@ from birdtune.audio.faults import SoundError
 from birdtune.data import augment
 from birdtune.data.scan import Recording
 from birdtune.pipeline import gate, label_check
-from birdtune.pipeline.metrics import read_novelty, read_served
+from birdtune.pipeline.metrics import read_ood, read_served
 from birdtune.reporting import augmentation_sheet, tables
 from birdtune.reporting.report import write_report
-from birdtune.reporting.report_data import report_facts, write_companions
+from birdtune.reporting.report_data import report_data, write_companions
 from birdtune.runtime.files import write_bytes
 from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.runtime.storage import UNFINISHED
@@ -87,7 +87,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
         expected=training_side(classifier, examples, calibration),
         calibration=calibration,
         thresholds=thresholds,
-        ood=read_novelty(job.run.reports),
+        ood=read_ood(job.run.reports),
         class_ids=job.dataset.class_ids,
         check=job.interrupts.check,
     )
@@ -122,12 +122,12 @@ def report(job: Job) -> list[Path]:
     """Write report.html and the tables beside it; their paths."""
     folder = job.run.reports
     write_companions(job.run, job.dataset)
-    facts = report_facts(job.run, job.dataset, job.store)
+    data = report_data(job.run, job.dataset, job.store)
     if augment.active(job.config.augment) or job.config.train.jitter_s:
         picture = augmentation_sheet.sheet_of(job.config, job.config.augment, job.dataset, job.store)
         write_bytes(folder / "augmentation.png", picture)
-        facts = replace(facts, augmentation=picture)
-    tables.write_tables(folder, facts)
-    write_report(folder / "report.html", facts)
+        data = replace(data, augmentation=picture)
+    tables.write_tables(folder, data)
+    write_report(folder / "report.html", data)
     names = (f"{name}.csv" for name in ("classes", "problems", "per_class", "predictions", "confusion"))
     return [folder / name for name in ("report.html", "config.yaml", *names)]

@@ -1,15 +1,16 @@
 """Numbers → figures, as SVG that stands in the page itself.
 
 Colours are CSS variables of the page (`--ink`, `--accent` …), so that a figure follows light, dark and
-print. matplotlib knows no such thing: it draws in stand-in colours that are replaced afterwards. Letters
-stay letters (they can be searched and read aloud). Figures are built on `Figure` objects, without
+print. matplotlib knows no such thing: it draws in stand-in colours that are replaced afterwards. Text
+stays text (it can be searched and read aloud). Figures are built on `Figure` objects, without
 pyplot and its global state.
 
 Names of classes are outside text: the confusion matrix passes them through `shown` and escapes them.
-matplotlib is given words of our own only, because it would read a class named $x$ as a formula.
+matplotlib is given our own text only, because it would take a class named $x$ for a formula.
 """
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from birdtune.audio.logmel import LogMel, mel_from_hz
 from birdtune.errors import shown
+from birdtune.evaluation import metrics
+from birdtune.evaluation.metrics import Metric
 
 _MOST_TICKS = 4  # of a logarithmic axis: their labels stand side by side
 # Stand-in colour → CSS variable. Black is what matplotlib takes where nobody says a colour.
@@ -38,6 +41,8 @@ _VARIABLES = {
     PAPER: "var(--paper)",
     "#000000": "var(--ink)",
 }
+# Of curves side by side.
+_COLOURS = (ACCENT, SECOND, SOFT, INK)
 _STYLE: Any = {  # Any: matplotlib's type wants every key as a literal
     "svg.fonttype": "none",
     "svg.hashsalt": "birdtune",  # the same figure gives the same bytes
@@ -68,7 +73,7 @@ _LONGEST_NAME = 34
 
 
 def headline(rows: Sequence[tuple[str, float, Sequence[float] | None, bool]]) -> Markup:
-    """Shares with their intervals, one below the other.
+    """Metrics with their intervals, one below the other.
 
     Args:
         rows: (name, value 0…1, [low, high] or None, whether it is the baseline).
@@ -97,29 +102,35 @@ def headline(rows: Sequence[tuple[str, float, Sequence[float] | None, bool]]) ->
         _percent_axis(axes, "x")
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
-        return _svg(figure, "Accuracy and its relatives, with 95 % intervals, beside the baseline")
+        return _svg(figure, "Metrics with 95 % intervals, and the majority baseline")
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> Markup:
-    """Loss on the left, validation accuracy and macro AP on the right, by epoch."""
+    """Loss on the left, the headline metrics of validation on the right, by epoch."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.4, 2.7), layout="constrained")
         left, right = figure.subplots(1, 2)
         _curve(left, history, "train_loss", "training", ACCENT)
         _curve(left, history, "val_loss", "validation", SECOND)
-        left.set_title("Loss: lower is better", loc="left", fontsize=9, color=SOFT)
+        left.set_title("Loss", loc="left", fontsize=9, color=SOFT)
         left.set_ylim(bottom=0)
-        _curve(right, history, "val_accuracy", "accuracy", ACCENT)
-        _curve(right, history, "val_macro_ap", "average precision", SECOND)
-        right.set_title("On validation recordings: higher is better", loc="left", fontsize=9, color=SOFT)
+        for (key, metric), colour in zip(validation_metrics(history), itertools.cycle(_COLOURS)):
+            _curve(right, history, key, metric.title, colour)
+        right.set_title("Validation metrics", loc="left", fontsize=9, color=SOFT)
         _percent_axis(right, "y")
         for axes in (left, right):
-            axes.set_xlabel("epoch (one pass over the training recordings)")
+            axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if best_epoch is not None:
-                axes.axvline(best_epoch, color=INK, linewidth=1, linestyle=":", label="kept")
-            axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-        return _svg(figure, "Learning curves by epoch; the figures stand in the table below")
+                axes.axvline(best_epoch, color=INK, linewidth=1, linestyle=":", label="best epoch")
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+        return _svg(figure, "Learning curves by epoch; the table below has the figures")
+
+
+def validation_metrics(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, Metric]]:
+    """Keys and metrics of validation that the history has a curve of."""
+    return metrics.headline({key: None for row in history for key in row}, "val_")
 
 
 def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, colour: str) -> None:
@@ -131,10 +142,10 @@ def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: st
 
 
 def reliability(bins: Sequence[Mapping[str, Any]], title: str) -> Markup:
-    """How often the classifier was right, against how sure it said it was; a bar spans the certainties of its answers.
+    """Reliability diagram: accuracy against confidence; a bar spans the confidences of a bin.
 
     Args:
-        bins: as `certainty.reliability`.
+        bins: as `reliability.bins`.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(3.9, 3.6), layout="constrained")
@@ -146,19 +157,19 @@ def reliability(bins: Sequence[Mapping[str, Any]], title: str) -> Markup:
         axes.vlines(said, said, was, color=SECOND, linewidth=1.5)
         axes.scatter(said, was, s=36, color=ACCENT, zorder=3, alpha=0.9, linewidths=0)
         axes.set_title(title, loc="left", fontsize=9, color=SOFT)
-        axes.set_ylabel("how often it was right")
-        axes.set_xlabel("how sure it said it was")
+        axes.set_ylabel("accuracy")
+        axes.set_xlabel("confidence")
         axes.set_ylim(-0.03, 1.03)
         _percent_axis(axes, "y", limits=False)
         _percent_axis(axes, "x")
-        return _svg(figure, f"Reliability, {title}: stated certainty against the share of right answers")
+        return _svg(figure, f"Reliability diagram, {title}: accuracy against confidence")
 
 
-def strangeness(rows: Sequence[tuple[str, Sequence[float]]]) -> Markup:
-    """How unlike all that was trained on sounds are, a row of dots for each kind; right of the line there is no answer.
+def ood_scores(rows: Sequence[tuple[str, Sequence[float]]]) -> Markup:
+    """OOD scores, a row of dots for each kind of recording; right of the line they are rejected.
 
     Args:
-        rows: (name, strangeness of each); the first are recordings of known classes.
+        rows: (name, OOD score of each); the first are recordings of known classes.
     """
     most = max(2.0, *(value for _, values in rows for value in values))
     right = min(most, 6.0)  # what is farther lies at the edge
@@ -173,14 +184,14 @@ def strangeness(rows: Sequence[tuple[str, Sequence[float]]]) -> Markup:
         axes.set_yticks(range(len(rows)), [name for name, _ in rows], color=INK)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(-0.04 * right, 1.04 * right)
-        axes.set_xlabel("strangeness: above 1 the answer is none")
+        axes.set_xlabel("OOD score: rejected as unknown above 1")
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
-        return _svg(figure, "Strangeness of known recordings and of made noises; above 1 there is no answer")
+        return _svg(figure, "OOD scores of known recordings and of synthetic noises; rejected as unknown above 1")
 
 
 def importances(shares: Mapping[str, float]) -> Markup:
-    """How much of the differences between trials of tuning each setting explains, the most important on top.
+    """Share of the variance between trials that each setting explains, the most important on top.
 
     Args:
         shares: setting → share, the largest first.
@@ -193,7 +204,7 @@ def importances(shares: Mapping[str, float]) -> Markup:
             axes.text(share + 0.01, y, f"{100 * share:.0f} %", va="center")
         axes.set_yticks(range(len(shares)), list(shares), color=INK)
         axes.set_ylim(len(shares) - 0.4, -0.6)
-        axes.set_xlabel("share of the differences between trials that it explains")
+        axes.set_xlabel("share of the variance between trials")
         _percent_axis(axes, "x", limits=False)
         axes.set_xlim(0, min(1.1, max(shares.values()) * 1.15))
         axes.grid(visible=False, axis="y")
@@ -204,22 +215,22 @@ def tuning_history(trials: Sequence[Mapping[str, Any]]) -> Markup:
     """The score of each trial in the order in which they were tried, and the best so far.
 
     Args:
-        trials: `number` from 0, drawn from 1; `state`, `score` (None: it was not judged at its end).
+        trials: `number` from 0, drawn from 1; `state`, `score` (None: it was not evaluated).
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.4, 2.8), layout="constrained")
         axes = figure.add_subplot()
         done = [(row["number"] + 1, row["score"]) for row in trials if row["state"] == "done"]
         numbers, scores = zip(*done, strict=True)
-        axes.scatter(numbers, scores, s=22, color=ACCENT, linewidths=0, zorder=3, label="a trial")
-        axes.step(numbers, np.maximum.accumulate(scores), where="post", color=SECOND, label="the best so far")
+        axes.scatter(numbers, scores, s=22, color=ACCENT, linewidths=0, zorder=3, label="trial")
+        axes.step(numbers, np.maximum.accumulate(scores), where="post", color=SECOND, label="best so far")
         axes.scatter(
-            *done[0], s=70, facecolors="none", edgecolors=INK, zorder=4, label="settings as they are"
+            *done[0], s=70, facecolors="none", edgecolors=INK, zorder=4, label="current settings"
         )
         lowest = min(scores)
         if unfinished := [row["number"] + 1 for row in trials if row["state"] != "done"]:
             at = [lowest] * len(unfinished)
-            axes.scatter(unfinished, at, s=22, marker="x", color=SOFT, label="ended early or astray")
+            axes.scatter(unfinished, at, s=22, marker="x", color=SOFT, label="pruned or diverged")
         axes.set_xlabel("trial")
         axes.set_ylabel("score")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -272,7 +283,7 @@ def spectrogram(
     Args:
         frames: [n, bands] log-mel of `spec`, n ≥ 1.
         start_s: where they begin in the recording, in seconds.
-        mark_s: the stretch to frame, in seconds of the recording.
+        mark_s: the window to frame, in seconds of the recording.
     """
     n, n_mels = frames.shape
     with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
@@ -310,7 +321,7 @@ def spectrogram(
         }
         axes.text(-0.035, -0.02, "Hz", **corner)
         axes.tick_params(axis="x", labelsize=7)
-        return _svg(figure, f"Spectrogram, {start_s:.1f} to {end_s:.1f} s; the framed stretch was judged")
+        return _svg(figure, f"Spectrogram, {start_s:.1f} to {end_s:.1f} s; the window is framed")
 
 
 def _percent_axis(axes: Axes, which: str, *, limits: bool = True) -> None:
@@ -338,11 +349,10 @@ def _svg(figure: Figure, description: str) -> Markup:
 
 
 def confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], columns: Sequence[str]) -> Markup:
-    """A confusion matrix: rows are what it was, columns what the classifier said.
+    """A confusion matrix: rows are true classes, columns predicted ones.
 
-    Drawn here rather than by matplotlib because every filled cell tells its story when pointed at, which
-    is what makes 195 classes legible. The depth of a cell is its share of the row; the diagonal is what
-    was right.
+    Drawn here rather than by matplotlib because every filled cell names its classes when pointed at, which
+    makes 195 classes legible. The depth of a cell is its share of the row; the diagonal holds the right ones.
 
     Args:
         counts: [R, K] recordings.
@@ -371,12 +381,12 @@ def confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], columns: Se
         parts.append(f'<text x="{left - 6}" y="{text_y:g}" class="row">{escape(name)}</text>')
         for column in np.flatnonzero(counts[row]).tolist():
             count = int(counts[row, column])
-            story = f"{shown(classes[row])}: {count} of {total} heard as {shown(columns[column])}"
+            title = f"{shown(classes[row])}: {count} of {total} predicted as {shown(columns[column])}"
             x = left + column * cell
             number = f'<text x="{x + cell / 2:g}" y="{text_y:g}">{count}</text>' if numbered else ""
             kind = ("hit" if row == column else "miss") + (" deep" if count > 0.6 * total else "")
             parts.append(
-                f'<g class="{kind}"><title>{escape(story)}</title>'
+                f'<g class="{kind}"><title>{escape(title)}</title>'
                 f'<rect x="{x}" y="{top + row * cell}" width="{cell}" height="{cell}" '
                 f'fill-opacity="{0.18 + 0.72 * count / total:.2f}"/>{number}</g>'
             )

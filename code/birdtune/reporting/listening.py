@@ -1,8 +1,8 @@
-"""A moment of a recording, to see and to hear in a page.
+"""A clip of a recording, to see and to hear in a page.
 
-    listen, recording, moment ─▶ Clip ─▶ heard: spectrogram and sound as data URIs, or their lack
+    listen, recording, time ─▶ Clip ─▶ clip: spectrogram and audio as data URIs, or their lack
 
-Sound is asked for clip by clip, so that memory does not grow with the data.
+Audio is read clip by clip, so that memory does not grow with the data.
 """
 
 import base64
@@ -26,39 +26,39 @@ _PEAK, _MOST_GAIN = 0.7, 31.6
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A stretch of a recording, to see and to hear."""
+    """Some seconds of a recording."""
 
     waveform: npt.NDArray[np.float32]  # [samples] mono
     rate_hz: int
 
 
-def heard(
-    listen: Callable[[str, float, float], Clip | None], recording: str, at_s: float, end_s: float, window_s: float
+def clip(
+    listen: Callable[[str, float, float], Clip | None], recording: str, peak_s: float, end_s: float, window_s: float
 ) -> dict[str, Any]:
-    """What the template shows of a moment.
+    """What the template shows of a clip.
 
     Args:
-        listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
-        at_s: where the window in question begins; it is framed, and in the middle where the recording allows it.
+        listen: (recording, start in s, length in s) → that clip, or None where it cannot be read.
+        peak_s: where the window in question begins; it is framed, and in the middle where the recording allows it.
         end_s: of the recording.
         window_s: of the backbone.
 
     Returns:
-        `at_s`; `seconds` that are shown; `picture` and `sound`, each None where there is none.
+        `peak_s`; `seconds` that are shown; `picture` and `sound`, each None where there is none.
     """
-    start_s = max(0.0, min(at_s + window_s / 2 - CLIP_S / 2, end_s - CLIP_S))
-    clip = listen(recording, start_s, CLIP_S)
-    if clip is None:
-        return {"at_s": at_s, "seconds": 0.0, "picture": None, "sound": None}
-    spec = display(clip.rate_hz)
-    waveform = clip.waveform[: round(CLIP_S * clip.rate_hz)]
+    start_s = max(0.0, min(peak_s + window_s / 2 - CLIP_S / 2, end_s - CLIP_S))
+    found = listen(recording, start_s, CLIP_S)
+    if found is None:
+        return {"peak_s": peak_s, "seconds": 0.0, "picture": None, "sound": None}
+    spec = display(found.rate_hz)
+    waveform = found.waveform[: round(CLIP_S * found.rate_hz)]
     frames = log_mel(waveform, spec)  # [n, bands]
-    mark = (at_s, at_s + window_s)
+    mark = (peak_s, peak_s + window_s)
     return {
-        "at_s": at_s,
+        "peak_s": peak_s,
         "seconds": len(frames) / spec.rows_per_s,
         "picture": figures.spectrogram(frames, spec, start_s, mark) if len(frames) else None,
-        "sound": _sound(waveform, clip.rate_hz),
+        "sound": _sound(waveform, found.rate_hz),
     }
 
 

@@ -1,6 +1,6 @@
-"""How strange sounds are to a model, for people: a sentence and a picture.
+"""OOD rejection, for people: a sentence and a picture.
 
-    trust, Scores and figures of a run ─▶ section ─▶ what the report says of sounds that were never trained on
+    metrics.json, Scores of a run ─▶ section ─▶ what the report says of recordings far from the training data
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,56 +10,55 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from birdtune.evaluation.decision import STRANGEST
+from birdtune.evaluation.decision import OOD_LIMIT
 from birdtune.evaluation.scores import Scores
 from birdtune.reporting import figures
 from birdtune.runtime.text import count, percent, span
 
 Row = Mapping[str, Any]
-# Every dot of the picture is one recording, as far as one can see so many.
+# Every dot of the picture is one recording, as far as so many can be seen.
 _MOST_DOTS = 400
+_PARTS = {"test": "test", "val": "validation"}
 
 
 def section(
-    trust: Row | None, scores: Mapping[str, Scores], judged: Mapping[str, Row | None], part: str | None
+    trust: Row | None, scores: Mapping[str, Scores], metrics: Mapping[str, Row | None], part: str | None
 ) -> Row:
     """`sentence` and `picture` (None where there is none).
 
     Args:
-        trust: `novelty` and `false_alarms` of metrics.json; a run of an older birdtune has no `novelty`.
-        scores, judged: "val" and "test" → scores, figures.
+        trust: `ood` and `false_alarms` of metrics.json.
+        scores, metrics: "val" and "test" → scores, figures.
         part: of these, the one that the report speaks of.
     """
-    found = (trust or {}).get("novelty")
-    if not trust or not found or part is None:
-        return {"sentence": "This was not looked at.", "picture": None}
-    strangeness = scores[part].strangeness if part in scores else None
-    figures_of = judged.get(part) or {}
-    if not found["scale"] or strangeness is None or not figures_of.get("novelty"):
-        return {"sentence": f"They are not told from others: {found['reason']}.", "picture": None}
-    noises = [(row["noise"], row["strangeness"]) for row in trust["false_alarms"]["noise"]]
+    if not trust or part is None:
+        return {"sentence": "This was not evaluated.", "picture": None}
+    found, own = trust["ood"], (metrics.get(part) or {}).get("ood")
+    ood_score = scores[part].ood_score if part in scores else None
+    if not found["scale"] or ood_score is None or not own:
+        return {"sentence": f"Nothing is rejected as out of distribution: {found['reason']}.", "picture": None}
+    noises = [(row["noise"], row["ood_score"]) for row in trust["false_alarms"]["noise"]]
     return {
-        "sentence": _sentence(found["scale"], figures_of["novelty"], len(strangeness), part, noises),
-        "picture": _picture(strangeness, part, noises),
+        "sentence": _sentence(found["scale"], own, len(ood_score), part, noises),
+        "picture": _picture(ood_score, part, noises),
     }
 
 
-def _sentence(scale: Row, judged: Row, n: int, part: str, noises: Sequence[tuple[str, float]]) -> str:
-    said = {"test": "test", "val": "validation"}[part]
-    interval = f" ({span(judged['kept_ci'])})" if judged["kept_ci"] else ""
-    found = (
-        "Whatever its scores, a recording is answered “none” where it is unlike everything that was trained on: by how "
-        "far it is from every class and how faintly any class answers, it is stranger than "
-        f"{percent(scale['keep'])} of the validation recordings are. Of the {count(n, said + ' recording')}, "
-        f"{percent(judged['kept'])}{interval} were not called strange; all of them are of classes that it knows."
+def _sentence(scale: Row, own: Row, n: int, part: str, noises: Sequence[tuple[str, float]]) -> str:
+    interval = f" ({span(own['accepted_ci'])})" if own["accepted_ci"] else ""
+    rejected = sum(score > OOD_LIMIT for _, score in noises)
+    was = "was" if rejected == 1 else "were"
+    return (
+        "Whatever its scores, a recording is rejected as unknown if its OOD score is above 1: if it is farther from "
+        "the training data, in distance and energy, than "
+        f"{percent(scale['target_recall'])} of the validation recordings. "
+        f"Of the {count(n, _PARTS[part] + ' recording')}, all of known classes, {percent(own['accepted'])}{interval} "
+        f"were accepted. Of {count(len(noises), 'synthetic noise')}, {rejected} {was} rejected. Known sounds in noise, "
+        "or from recorders, that training does not contain will be rejected more often."
     )
-    strange = sum(strangeness > STRANGEST for _, strangeness in noises)
-    was = "was" if strange == 1 else "were"
-    elsewhere = "Known sounds in noise, or from recorders, that training never heard will be called strange more often."
-    return f"{found} Of {count(len(noises), 'made noise')}, {strange} {was} called strange. {elsewhere}"
 
 
-def _picture(strangeness: npt.NDArray[np.float32], part: str, noises: Sequence[tuple[str, float]]) -> Markup:
-    label = {"test": "test recordings", "val": "validation recordings"}[part]
-    dots = np.sort(strangeness)[:: -(-len(strangeness) // _MOST_DOTS)]
-    return figures.strangeness([(label, dots.tolist()), *((name, [value]) for name, value in noises)])
+def _picture(ood_score: npt.NDArray[np.float32], part: str, noises: Sequence[tuple[str, float]]) -> Markup:
+    dots = np.sort(ood_score)[:: -(-len(ood_score) // _MOST_DOTS)]
+    rows = [(f"{_PARTS[part]} recordings", dots.tolist()), *((name, [value]) for name, value in noises)]
+    return figures.ood_scores(rows)

@@ -1,10 +1,10 @@
-"""Facts of a run → one page for people.
+"""Report data of a run → one page for people.
 
-    ReportFacts ─▶ write_report ─▶ report.html   (one file; works offline; nothing is fetched)
+    ReportData ─▶ write_report ─▶ report.html   (one file; works offline; nothing is fetched)
 
-The page is written for somebody who knows birds and no statistics: the first screen says in sentences
-what was trained on what, and how far to trust it. Sound is asked for clip by clip through `listen`, so
-memory does not grow with the data.
+The page is written for somebody who knows birds and no statistics: the first screen says in sentences what was trained
+on what, and how far to trust it. Audio is asked for clip by clip through `listen`, so memory does not grow with the
+data.
 
 Everything from outside is hostile: all text that the template prints passes `shown` (no control or
 bidirectional marks) and is escaped, and the page's own policy lets no script run but the one it came with.
@@ -25,26 +25,27 @@ from markupsafe import Markup, escape
 
 from birdtune.errors import shown
 from birdtune.evaluation import model_comparison, rare_classes
-from birdtune.evaluation.diagnostics import MILD, STRONG, Doubt
+from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic
+from birdtune.evaluation.metrics import METRICS, Metric, headline
 from birdtune.evaluation.scores import Scores, clip_scores
-from birdtune.reporting import figures, ood_section, reliability_section, shortcut_section
-from birdtune.reporting.listening import CLIP_S, Clip, heard
+from birdtune.reporting import calibration_section, figures, listening, ood_section, shortcut_section
+from birdtune.reporting.listening import CLIP_S, Clip
 from birdtune.reporting.verdict import Verdict
 from birdtune.runtime.files import write_text
 from birdtune.runtime.log import duration
-from birdtune.runtime.text import UNKNOWN, count, percent, span
+from birdtune.runtime.text import UNKNOWN, count, percent, some, span
 
 Row = Mapping[str, Any]
 
 MOST_CLIPS = 8
 MOST_ROWS = 2_000
-MOST_SUSPECTS = 200
+MOST_ISSUES = 200
 MOST_ZOOMED = 15  # classes in the close-up of a large confusion matrix
 
 
 @dataclass(frozen=True, eq=False)
-class ReportFacts:
-    """All that the report tells.
+class ReportData:
+    """All that the report shows.
 
     Attributes:
         version: number of the run.
@@ -54,28 +55,28 @@ class ReportFacts:
         classes: names in the order of the scores.
         class_rows: per class `class`, `recordings`, `minutes`, `train`, `val`, `test` (recordings),
             `external_id` (None where the label map has none).
-        metrics: "val" and "test" → what `judge` returned, or None.
+        metrics: "val" and "test" → as `part.evaluate_part`, or None.
         scores: "val" and "test" → scores; either may be missing.
-        history: per epoch `epoch`, `train_loss`, `val_loss`, `val_accuracy`, `val_macro_ap`,
-            `learning_rate`, `seconds`; values may be None or missing (but not `epoch`).
-        best_epoch: the epoch whose weights were kept.
+        history: per epoch `epoch`, `train_loss`, `val_loss`, `val_<metric>`, `learning_rate`, `seconds`; values may be
+            None or missing (but not `epoch`).
+        best_epoch: the epoch whose weights the model has.
         problems: rows of problems.csv: `recording`, `class`, `problem`, `used` (bool, or yes/no), `detail`,
             `advice`.
         books: `found`, `used`, and `left_out`: reason → number of files.
         notices: sentences about the input that the reader must not miss.
-        doubts: what speaks against trusting the model; `verdict` is the sum of it.
+        diagnostics: warnings about the model; `verdict` sums them up.
         hardware: name → value.
         stages: name → seconds.
-        trust: `calibration`, `thresholds` and `false_alarms` of metrics.json; None where it has none.
         window_s: seconds of a window of the backbone.
-        listen: (recording, start in s, length in s) → that stretch, or None when it cannot be had.
+        listen: (recording, start in s, length in s) → that clip, or None where it cannot be read.
+        augmentation: picture of what was done to training windows, if anything was. PNG
+        trust: `calibration`, `thresholds`, `ood` and `false_alarms` of metrics.json; None where it has none.
+        label_issues: label_issues.json: `rows` of label_issues.csv, and what they rest on; None: not checked.
+        tuning: which settings come from tuning, as `tune_page.section`; None: none.
         promotion: `promoted` and `reason` of run.json, where there was a gate; None: there was none.
-        succession: `init_from` of metrics.json, where the run began from a served model.
-        suspects: suspects.json: `rows` of suspect_labels.csv, and what they rest on; None: labels were not checked.
-        augmentation: picture of what was done to training patches, if anything was. PNG
-        remedies: that of metrics.json: what each measure for rare classes did; None: none was on, or nobody asked.
-        shortcuts: that of metrics.json: how well the classes are told by what is no song; None: nobody measured.
-        tuning: what the settings owe to tuning, as `tune_page.section`; None: nothing.
+        model_comparison: that of metrics.json, where training began from a base model.
+        rare_class_ablation: that of metrics.json; None: none was asked for, or nothing was set for rare classes.
+        shortcuts, leak: those of metrics.json; None: not measured.
     """
 
     version: int
@@ -93,7 +94,7 @@ class ReportFacts:
     problems: Sequence[Row]
     books: Row
     notices: Sequence[str]
-    doubts: Sequence[Doubt]
+    diagnostics: Sequence[Diagnostic]
     verdict: Verdict
     hardware: Mapping[str, str]
     stages: Mapping[str, float]
@@ -101,26 +102,27 @@ class ReportFacts:
     listen: Callable[[str, float, float], Clip | None]
     augmentation: bytes | None = None
     trust: Row | None = None
-    suspects: Row | None = None
+    label_issues: Row | None = None
     tuning: Row | None = None
-    succession: Row | None = None
     promotion: Row | None = None
-    remedies: Row | None = None
+    model_comparison: Row | None = None
+    rare_class_ablation: Row | None = None
     shortcuts: Row | None = None
+    leak: Row | None = None
 
     @property
     def split(self) -> str | None:
-        """The part that the page speaks of: test if there is one, else validation, else None."""
+        """The part that the page shows: test if there is one, else validation, else None."""
         return next((part for part in ("test", "val") if self.metrics.get(part)), None)
 
 
-def write_report(path: Path, facts: ReportFacts) -> None:
+def write_report(path: Path, data: ReportData) -> None:
     """Write the page, whole or not at all. Raises as `files.storage_faults`."""
-    write_page(path, "report.html.j2", _context(facts))
+    write_page(path, "report.html.j2", _context(data))
 
 
 def write_page(path: Path, template: str, context: Mapping[str, Any]) -> None:
-    """Write a page of this house, whole or not at all. Raises as `files.storage_faults`."""
+    """Write a page by one of our templates, whole or not at all. Raises as `files.storage_faults`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -154,21 +156,21 @@ def name(value: str | None) -> Markup:
     return Markup(safe.replace("_", Markup("_<wbr>")).replace("/", Markup("/<wbr>")))
 
 
-def remarks(judged: Row) -> list[str]:
-    """The weak sides, in sentences: what it misses, what it says wrongly. More of them are doubts."""
-    rows = judged["per_class"]
+def remarks(metrics: Row) -> list[str]:
+    """The weakest classes, in sentences: low recall, low precision. More of them are diagnostics."""
+    rows = metrics["per_class"]
     tested = sorted((row for row in rows if row["support"]), key=_expected_recall)
     weakest = [row for row in tested if row["recall"] < 0.9][:5]
-    missed = [f"{row['class']} ({_hits(row)} of {row['support']} found)" for row in weakest]
-    said = sorted((row for row in rows if row["predicted"] > 2), key=lambda row: row["precision"])
+    missed = [f"{row['class']} ({_hits(row)} of {row['support']})" for row in weakest]
+    predicted = sorted((row for row in rows if row["predicted"] > 2), key=lambda row: row["precision"])
     doubtful = [
-        f"“{row['class']}” (right {_hits(row)} of {row['predicted']} times)"
-        for row in said
+        f"{row['class']} (right in {_hits(row)} of {row['predicted']} predictions)"
+        for row in predicted
         if row["precision"] < 0.8
     ]
-    found = [f"Weakest: {', '.join(missed)}."] if missed else ["No class was found less than 9 times in 10."]
+    found = [f"Lowest recall: {', '.join(missed)}."] if missed else ["The recall of every class is at least 90 %."]
     if doubtful:
-        found.append(f"Answers to doubt: {', '.join(doubtful[:3])}.")
+        found.append(f"Lowest precision: {', '.join(doubtful[:3])}.")
     return found
 
 
@@ -183,87 +185,87 @@ def _hits(row: Row) -> int:
     return round(hits)
 
 
-# ---- sound --------------------------------------------------------------------------------------
+# ---- audio --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A recording to listen to, and the class whose highest patch is to be heard."""
+class Example:
+    """A recording to listen to, and the predicted class whose highest window is to be heard."""
 
     index: int  # row of the scores
-    said: int  # column: what the classifier said
+    predicted: int  # column
 
 
-def worst_errors(scores: Scores, pooled: npt.NDArray[np.float64]) -> list[Finding]:
-    """The errors that it was surest of, at most one from a source recording. pooled: [N, C]"""
-    said, surest = pooled.argmax(axis=1), pooled.max(axis=1)
-    heard: set[str] = set()
+def worst_errors(scores: Scores, pooled: npt.NDArray[np.float64]) -> list[Example]:
+    """The most confident errors, at most one from a source recording. pooled: [N, C]"""
+    predicted, confidence = pooled.argmax(axis=1), pooled.max(axis=1)
+    shown_sources: set[str] = set()
     found = []
-    for index in np.argsort(-surest, kind="stable").tolist():
-        if said[index] != scores.labels[index] and scores.groups[index] not in heard:
-            heard.add(scores.groups[index])
-            found.append(Finding(index, int(said[index])))
+    for index in np.argsort(-confidence, kind="stable").tolist():
+        if scores.has_class[index] and not scores.top1[index] and scores.groups[index] not in shown_sources:
+            shown_sources.add(scores.groups[index])
+            found.append(Example(index, int(predicted[index])))
     return found[:MOST_CLIPS]
 
 
 def pair_errors(
     scores: Scores, pooled: npt.NDArray[np.float64], pairs: Sequence[Row], shown_already: set[int]
-) -> list[tuple[Row, Finding]]:
-    """For each of the most confused pairs its surest error, rather one that was not shown yet."""
+) -> list[tuple[Row, Example]]:
+    """For each of the most confused pairs its most confident error, rather one that was not shown yet."""
     column = {name: c for c, name in enumerate(scores.classes)}
-    said = pooled.argmax(axis=1)
+    highest = pooled.argmax(axis=1)
     found = []
     for pair in pairs[:MOST_CLIPS]:
         true, predicted = column[pair["true"]], column[pair["predicted"]]
-        candidates = np.flatnonzero((scores.labels == true) & (said == predicted)).tolist()
+        candidates = np.flatnonzero((scores.labels == true) & (highest == predicted)).tolist()
         if candidates:
             index = min(candidates, key=lambda k: (k in shown_already, -pooled[k, predicted]))
-            found.append((pair, Finding(index, predicted)))
+            found.append((pair, Example(index, predicted)))
     return found
 
 
-def _best_example(scores: Scores, pooled: npt.NDArray[np.float64], wanted: int) -> Finding | None:
-    """The recording of a class that was recognised most surely, if any was."""
-    right = np.flatnonzero((scores.labels == wanted) & (pooled.argmax(axis=1) == wanted))
-    return Finding(int(right[np.argmax(pooled[right, wanted])]), wanted) if right.size else None
+def _best_example(scores: Scores, pooled: npt.NDArray[np.float64], wanted: int) -> Example | None:
+    """The recording of a class that is predicted correctly with the highest confidence, if any is."""
+    right = np.flatnonzero(scores.positive[:, wanted] & (pooled.argmax(axis=1) == wanted))
+    return Example(int(right[np.argmax(pooled[right, wanted])]), wanted) if right.size else None
 
 
-def _card(facts: ReportFacts, scores: Scores, pooled: npt.NDArray[np.float64], finding: Finding) -> Row:
+def _card(data: ReportData, scores: Scores, pooled: npt.NDArray[np.float64], example: Example) -> Row:
     """What the template shows of a recording: words, a spectrogram and a playable clip, or their lack."""
-    patches = np.flatnonzero(scores.patch_recording == finding.index)
-    starts = scores.patch_start_s[patches]
-    loudest = float(starts[np.argmax(scores.patch_scores[patches, finding.said])])
-    true = int(scores.labels[finding.index])
+    windows = np.flatnonzero(scores.window_recording == example.index)
+    starts = scores.window_start_s[windows]
+    peak_s = float(starts[np.argmax(scores.window_scores[windows, example.predicted])])
+    own = np.flatnonzero(scores.positive[example.index])
+    recording = scores.recordings[example.index]
     return {
-        "recording": scores.recordings[finding.index],
-        "true": scores.classes[true],
-        "said": scores.classes[finding.said],
-        "right": true == finding.said,
-        "confidence": float(pooled[finding.index, finding.said]),
-        "true_score": float(pooled[finding.index, true]),
-        "suspect": scores.recordings[finding.index] in {row["recording"] for row in _suspects(facts)},
-        **heard(
-            facts.listen, scores.recordings[finding.index], loudest, float(starts.max()) + facts.window_s,
-            facts.window_s,
+        "recording": recording,
+        "true": ", ".join(scores.classes[c] for c in own) or "no class",
+        "predicted": scores.classes[example.predicted],
+        "right": example.predicted in own,
+        "confidence": float(pooled[example.index, example.predicted]),
+        "true_score": float(pooled[example.index, own].max(initial=0.0)),
+        "label_issue": recording in {row["recording"] for row in _issues(data)},
+        **listening.clip(
+            data.listen, recording, peak_s, float(starts.max()) + data.window_s, data.window_s
         ),
     }
 
 
-def _suspects(facts: ReportFacts) -> Sequence[Row]:
-    return facts.suspects["rows"] if facts.suspects else ()
+def _issues(data: ReportData) -> Sequence[Row]:
+    return data.label_issues["rows"] if data.label_issues else ()
 
 
-def _labels(facts: ReportFacts) -> Row | None:
-    """The section on labels to check: what suspects.json says, and the first of them to listen to."""
-    found = facts.suspects
+def _labels(data: ReportData) -> Row | None:
+    """The section on label issues: what label_issues.json says, and the first of them to listen to."""
+    found = data.label_issues
     if found is None:
         return None
     first = found["rows"][:MOST_CLIPS]
     cards = [
-        {**row, **heard(facts.listen, row["recording"], row["start_s"], row["seconds"], facts.window_s)}
+        {**row, **listening.clip(data.listen, row["recording"], row["start_s"], row["seconds"], data.window_s)}
         for row in first
     ]
-    return {**found, "cards": cards, "few": found["rows"][:MOST_SUSPECTS]}
+    return {**found, "cards": cards, "few": found["rows"][:MOST_ISSUES]}
 
 
 def _image(png: bytes | None) -> Markup | None:
@@ -271,82 +273,111 @@ def _image(png: bytes | None) -> Markup | None:
     return Markup(f"data:image/png;base64,{base64.b64encode(png).decode()}") if png else None
 
 
-def _listening(facts: ReportFacts) -> Row:
-    """The cards of the chosen part of the split: worst errors, and pairs with an example to compare."""
-    scores = facts.scores.get(facts.split or "")
-    judged = facts.metrics.get(facts.split or "")
-    if scores is None or judged is None:
+def _examples(data: ReportData) -> Row:
+    """The cards of the part that the page shows: worst errors, and pairs with an example to compare."""
+    scores = data.scores.get(data.split or "")
+    metrics = data.metrics.get(data.split or "")
+    if scores is None or metrics is None:
         return {"worst": [], "pairs": [], "errors": None}
     pooled = clip_scores(scores)  # [N, C]
     worst = worst_errors(scores, pooled)
-    pairs = pair_errors(scores, pooled, judged["confusion_pairs"], {finding.index for finding in worst})
-    examples = {finding.said: _best_example(scores, pooled, finding.said) for _, finding in pairs}
-    compare = {said: found and _card(facts, scores, pooled, found) for said, found in examples.items()}
+    pairs = pair_errors(scores, pooled, metrics["confusion_pairs"], {example.index for example in worst})
+    best = {example.predicted: _best_example(scores, pooled, example.predicted) for _, example in pairs}
+    compare = {column: found and _card(data, scores, pooled, found) for column, found in best.items()}
     return {
-        "worst": [_card(facts, scores, pooled, finding) for finding in worst],
+        "worst": [_card(data, scores, pooled, example) for example in worst],
         "pairs": [
-            {**pair, "error": _card(facts, scores, pooled, finding), "example": compare[finding.said]}
-            for pair, finding in pairs
+            {**pair, "error": _card(data, scores, pooled, example), "example": compare[example.predicted]}
+            for pair, example in pairs
         ],
-        "errors": int((pooled.argmax(axis=1) != scores.labels).sum()),
+        "errors": int((scores.has_class & ~scores.top1).sum()),
     }
 
 
 # ---- the page -----------------------------------------------------------------------------------
 
 
-def _context(facts: ReportFacts) -> dict[str, Any]:
-    split = facts.split
+def _context(data: ReportData) -> dict[str, Any]:
+    split = data.split
     part = {"test": "test", "val": "validation", None: ""}[split]
-    judged = facts.metrics.get(split) if split else None
-    # A quality.csv in the input folder is on without being set.
-    set_for_rare = facts.changed | set(facts.remedies["on"] if facts.remedies else ())
-    unused = [row for row in facts.problems if not _is_used(row)]
+    metrics = data.metrics.get(split) if split else None
+    # A sample_weights.csv in the input folder is on without being set.
+    set_for_rare = data.changed | set(data.rare_class_ablation["on"] if data.rare_class_ablation else ())
+    unused = [row for row in data.problems if not _is_used(row)]
     advice = {row["problem"]: row.get("advice", "") for row in unused}
-    left, bottom, width, height = (round(100 * part, 1) for part in figures.SPECTROGRAM_BOX)
+    left, bottom, width, height = (round(100 * side, 1) for side in figures.SPECTROGRAM_BOX)
+    rare = metrics.get("rare_classes") if metrics else None
     return {
-        "facts": facts,
+        "data": data,
         "split": split,
-        "judged": judged,
+        "metrics": metrics,
         "split_name": part,
-        "strong": [doubt for doubt in facts.doubts if doubt.severity == STRONG],
-        # What the verdict's own words say is not said twice.
-        "mild": [doubt for doubt in facts.doubts if doubt.severity == MILD and str(doubt) != facts.verdict.text],
-        "remarks": remarks(judged) if judged else [],
-        "recordings": sum(row["recordings"] for row in facts.class_rows),
-        "trained": sum(row["train"] for row in facts.class_rows),
-        "hours": duration(60 * sum(row["minutes"] for row in facts.class_rows)),
-        "headline": figures.headline(_headline_rows(facts)) if judged else None,
-        "class_rows": _class_rows(facts),
-        "has_ids": any(row["external_id"] is not None for row in facts.class_rows),
-        "confusion": _confusion(judged, facts.classes) if judged else None,
-        "listening": _listening(facts),
-        "curves": figures.learning_curves(facts.history, facts.best_epoch) if facts.history else None,
-        "rarest": judged.get("rarest_third") if judged else None,
-        "measures": rare_classes.measures(facts.settings, set_for_rare),
-        "times_more": rare_classes.unequal(judged.get("rarest_third") if judged else None, set_for_rare),
-        "remedies": rare_classes.told(facts.remedies),
-        "augmentation": _image(facts.augmentation),
-        "labels": _labels(facts),
-        "shortcuts": shortcut_section.section(facts.shortcuts),
-        "tuning": facts.tuning,
-        "sure": reliability_section.section(judged, part, facts.trust) if judged else None,
-        "answered": reliability_section.answered_sentence(judged) if judged else "",
-        "thresholds": _thresholds(facts),
-        "inherited": model_comparison.sentences(facts.succession) if facts.succession else [],
-        "strange": ood_section.section(facts.trust, facts.scores, facts.metrics, split),
-        "left_out": [(reason, n, advice.get(reason, "")) for reason, n in _by_count(facts.books["left_out"])],
+        "strong": [each for each in data.diagnostics if each.severity == STRONG],
+        # What the verdict's own text says is not said twice.
+        "mild": [
+            each for each in data.diagnostics if each.severity == MILD and str(each) != data.verdict.text
+        ],
+        "remarks": remarks(metrics) if metrics else [],
+        "recordings": sum(row["recordings"] for row in data.class_rows),
+        "trained": sum(row["train"] for row in data.class_rows),
+        "hours": duration(60 * sum(row["minutes"] for row in data.class_rows)),
+        "big": _big(metrics, part) if metrics else None,
+        "without_near": _without_near(data),
+        "headline": figures.headline(_headline_rows(data)) if metrics else None,
+        "class_rows": _class_rows(data),
+        "class_metrics": _class_metrics(metrics),
+        "has_ids": any(row["external_id"] is not None for row in data.class_rows),
+        "confusion": _confusion(metrics, data.classes) if metrics else None,
+        "listening": _examples(data),
+        "curves": figures.learning_curves(data.history, data.best_epoch) if data.history else None,
+        "curve_metrics": figures.validation_metrics(data.history),
+        "rarest": rare,
+        "measures": rare_classes.measures(data.settings, set_for_rare),
+        "times_more": rare_classes.unequal(rare, set_for_rare),
+        "ablation": rare_classes.in_words(data.rare_class_ablation),
+        "augmentation": _image(data.augmentation),
+        "labels": _labels(data),
+        "shortcuts": shortcut_section.section(data.shortcuts),
+        "tuning": data.tuning,
+        "calibration": calibration_section.section(metrics, part, data.trust) if metrics else None,
+        "decided": calibration_section.decided_sentence(metrics) if metrics else "",
+        "thresholds": _thresholds(data),
+        "comparison": model_comparison.sentences(data.model_comparison) if data.model_comparison else [],
+        "ood": ood_section.section(data.trust, data.scores, data.metrics, split),
+        "left_out": [(reason, n, advice.get(reason, "")) for reason, n in _by_count(data.books["left_out"])],
         "unused": unused[:MOST_ROWS],
         "n_unused": len(unused),
-        "used_with_remark": [row for row in facts.problems if _is_used(row)][:MOST_ROWS],
+        "used_with_remark": [row for row in data.problems if _is_used(row)][:MOST_ROWS],
         "box": {"left": left, "width": width, "top": round(100 - bottom - height, 1), "height": height},
         "clip_s": round(CLIP_S),
+        "glossary": [each for each in METRICS.values() if each.name != "top3"],
         "count": count,
+        "some": some,
     }
 
 
-def _thresholds(facts: ReportFacts) -> Mapping[str, Row]:
-    rows = facts.trust["thresholds"]["classes"] if facts.trust else []
+def _big(metrics: Row, part: str) -> Row:
+    """The figure in large print: top-1 accuracy, or, where recordings have several classes, average precision."""
+    clip = metrics["clip"]
+    if metrics["multi_label"]:
+        return {
+            "value": clip["macro_ap"], "ci": clip["macro_ap_ci"],
+            "text": f"mean average precision (mAP) on {count(metrics['n_recordings'], part + ' recording')}",
+        }  # fmt: skip
+    return {
+        "value": clip["accuracy"], "ci": clip["accuracy_ci"],
+        "text": f"top-1 accuracy on {count(metrics['n_recordings'], part + ' recording')}",
+    }  # fmt: skip
+
+
+def _without_near(data: ReportData) -> Row | None:
+    """Accuracy without the test recordings that sound like training recordings, where that is a warning."""
+    warned = any(each.code == "test-leak" for each in data.diagnostics)
+    return data.leak if warned and data.split == "test" and data.leak and data.leak["far"] else None
+
+
+def _thresholds(data: ReportData) -> Mapping[str, Row]:
+    rows = data.trust["thresholds"]["classes"] if data.trust else []
     return {row["class"]: row for row in rows}
 
 
@@ -358,41 +389,48 @@ def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return Counter(counts).most_common()
 
 
-def _headline_rows(facts: ReportFacts) -> list[tuple[str, float, Sequence[float] | None, bool]]:
+def _headline_rows(data: ReportData) -> list[tuple[str, float, Sequence[float] | None, bool]]:
+    """Every headline metric of the part that the page shows, the baseline, and validation's first beside test."""
     rows: list[tuple[str, float, Sequence[float] | None, bool]] = []
     for split, name in (("test", "test"), ("val", "validation")):
-        judged = facts.metrics.get(split)
-        if not judged:
+        metrics = data.metrics.get(split)
+        if not metrics:
             continue
-        clip = judged["clip"]
-        rows.append((f"right best guess, {name}", clip["accuracy"], clip["accuracy_ci"], False))
-        if split == facts.split:
-            rows.append(("baseline", judged["majority_baseline"], judged["majority_baseline_ci"], True))
-            if len(facts.classes) > 3:
-                rows.append((f"right class among top 3, {name}", clip["top3"], clip["top3_ci"], False))
-            if clip["macro_ap"] is not None:
-                rows.append((f"average precision, {name}", clip["macro_ap"], clip["macro_ap_ci"], False))
+        clip, is_shown = metrics["clip"], split == data.split
+        for key, metric in headline(clip):
+            is_first = key == "accuracy"
+            if clip[key] is None or not (is_shown or is_first) or (metric.name == "top3" and len(data.classes) <= 3):
+                continue
+            rows.append((f"{metric.title}, {name}", clip[key], clip[f"{key}_ci"], False))
+            if is_first and is_shown:
+                rows.append(("majority baseline", metrics["majority_baseline"], metrics["majority_baseline_ci"], True))
     return rows
 
 
-def _class_rows(facts: ReportFacts) -> list[Row]:
-    """Per class: what there was, how it was judged, and what it was most often taken for."""
-    judged = facts.metrics.get(facts.split or "")
-    if not judged:
-        return [{**row, "judged": None, "taken_for": None} for row in facts.class_rows]
-    taken: dict[str, str] = {}
-    for pair in judged["confusion_pairs"]:
-        taken.setdefault(pair["true"], f"{pair['predicted']} ({pair['count']})")
-    by_class = {row["class"]: row for row in judged["per_class"]}
+def _class_metrics(metrics: Row | None) -> list[Metric]:
+    """Metrics that the table of classes has a column of: all that have a value per class."""
+    row = metrics["per_class"][0] if metrics else {}
+    return [each for name, each in METRICS.items() if name in row and name != "recall"]
+
+
+def _class_rows(data: ReportData) -> list[Row]:
+    """Per class: its recordings, its figures, and what it is most often confused with."""
+    metrics = data.metrics.get(data.split or "")
+    if not metrics:
+        return [{**row, "metrics": None, "confused_with": None} for row in data.class_rows]
+    confused: dict[str, str] = {}
+    for pair in metrics["confusion_pairs"]:
+        confused.setdefault(pair["true"], f"{pair['predicted']} ({pair['count']})")
+    by_class = {row["class"]: row for row in metrics["per_class"]}
     return [
-        {**row, "judged": by_class[row["class"]], "taken_for": taken.get(row["class"])}
-        for row in facts.class_rows
+        {**row, "metrics": by_class[row["class"]], "confused_with": confused.get(row["class"])}
+        for row in data.class_rows
     ]
 
 
-def _confusion(judged: Row, classes: tuple[str, ...]) -> Row:
+def _confusion(metrics: Row, classes: tuple[str, ...]) -> Row:
     """The matrix; and, where it is too large for numbers, a close-up of the classes most confused."""
-    counts = np.asarray(judged["confusion"], np.int64)  # [C, C]
+    counts = np.asarray(metrics["confusion"], np.int64)  # [C, C]
     whole = figures.confusion(counts, classes, classes)
     if len(classes) <= figures.NUMBERED_CLASSES:
         return {"whole": whole, "zoom": None}

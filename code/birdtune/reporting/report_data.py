@@ -1,6 +1,6 @@
-"""What the report is told of a run: gathered from the dataset, the record and the result files.
+"""Report data of a run: from the dataset, the record and the result files.
 
-Run + Dataset + reports/<v>/metrics.json ─▶ ReportFacts
+Run + Dataset + reports/<v>/metrics.json ─▶ ReportData
 """
 
 import shlex
@@ -15,31 +15,32 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.data.scan import PROBLEM_COLUMNS
 from birdtune.errors import InputError, shown
-from birdtune.evaluation.diagnostics import Doubt
+from birdtune.evaluation.diagnostics import Diagnostic
+from birdtune.evaluation.label_issues import FACTS_NAME
 from birdtune.evaluation.scores import Scores
 from birdtune.reporting import tune_page, tuned
 from birdtune.reporting.listening import Clip
-from birdtune.reporting.report import ReportFacts
-from birdtune.reporting.verdict import Verdict, all_doubts, verdict
+from birdtune.reporting.report import ReportData
+from birdtune.reporting.verdict import Verdict, all_diagnostics, verdict
 from birdtune.runtime.files import read_json, write_csv, write_text
 from birdtune.runtime.runs import HISTORY_NAME, Run
 
 
-def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
-    """Gather what `report.write_report` needs.
+def report_data(run: Run, dataset: Dataset, store: FrameStore) -> ReportData:
+    """What `report.write_report` needs.
 
     Raises:
         InputError: the stage `evaluate` has left no figures.
     """
-    judged = read_json(run.reports / "metrics.json")
-    if not isinstance(judged, dict):
+    figures = read_json(run.reports / "metrics.json")
+    if not isinstance(figures, dict):
         raise InputError(
             f"{shown(run.reports / 'metrics.json')}: no figures to report. Run `./entrypoint.sh evaluate` first."
         )
     trained = _trained(run)
-    found, word = judgement(run, judged)
-    figures = {name: judged.get(name) for name in ("val", "test")}
-    return ReportFacts(
+    found, word = diagnose(run, figures)
+    metrics = {name: figures.get(name) for name in ("val", "test")}
+    return ReportData(
         version=int(run.version or 0),
         created=str(run.record["started"]),
         birdtune_version=birdtune.__version__,
@@ -48,28 +49,29 @@ def report_facts(run: Run, dataset: Dataset, store: FrameStore) -> ReportFacts:
         changed=frozenset(run.config.changed()),
         classes=dataset.classes,
         class_rows=class_rows(dataset),
-        metrics=figures,
+        metrics=metrics,
         scores={
-            name: Scores.load(run.reports / f"scores-{name}.npz") for name, found in figures.items() if found
+            name: Scores.load(run.reports / f"scores-{name}.npz") for name, own in metrics.items() if own
         },
         history=trained["epochs"],
         best_epoch=trained["best_epoch"],
         problems=[problem.row() for problem in dataset.problems],
         books=dataset.books(),
         notices=dataset.notices,
-        doubts=found,
+        diagnostics=found,
         verdict=word,
         hardware={**run.record.get("hardware", {}), "precision": str(run.record.get("precision", ""))},
         stages=run.record["stages"],
         window_s=store.spec.window_s,
         listen=_listener(dataset, store),
-        tuning=tune_page.section(tuned.of_run(run.config)),
-        succession=judged.get("init_from"),
         promotion=_promotion(run),
-        suspects=_suspects(run),
-        remedies=judged.get("remedies"),
-        shortcuts=judged.get("shortcuts"),
-        trust=judged if {"calibration", "thresholds", "false_alarms"} <= set(judged) else None,
+        tuning=tune_page.section(tuned.of_run(run.config)),
+        model_comparison=figures.get("model_comparison"),
+        label_issues=_label_issues(run),
+        rare_class_ablation=figures.get("rare_class_ablation"),
+        shortcuts=figures.get("shortcuts"),
+        leak=figures.get("leak"),
+        trust=figures,
     )
 
 
@@ -91,10 +93,10 @@ def _command(run: Run) -> str:
 
 
 def class_rows(dataset: Dataset) -> list[dict[str, Any]]:
-    """Per class: recordings, minutes, how many on each side, external id."""
+    """Per class: recordings, minutes, how many in each part, external id."""
     rows = []
     for name in dataset.classes:
-        inside = [recording for recording in dataset.recordings if recording.label == name]
+        inside = [recording for recording in dataset.recordings if name in recording.classes]
         sides = [dataset.places[recording.name].split for recording in inside]
         rows.append(
             {
@@ -109,14 +111,11 @@ def class_rows(dataset: Dataset) -> list[dict[str, Any]]:
     return rows
 
 
-def judgement(run: Run, figures: Mapping[str, Any]) -> tuple[list[Doubt], Verdict]:
-    """What speaks against the run's model, and how far to trust it; `figures`: of metrics.json."""
-    parts = {name: figures.get(name) for name in ("val", "test")}
-    noise = figures.get("false_alarms", {}).get("noise", [])
+def diagnose(run: Run, figures: Mapping[str, Any]) -> tuple[list[Diagnostic], Verdict]:
+    """Warnings about the run's model, and how far to trust it; `figures`: of metrics.json."""
     trained = {**_trained(run), "augmented": augment.spoken(run.config.augment)}
-    heard = figures.get("leak"), figures.get("shortcuts")
-    found = all_doubts(trained, parts, figures.get("init_from"), noise, _suspects(run), *heard)
-    return found, verdict(parts, found)
+    found = all_diagnostics(trained, figures, _label_issues(run))
+    return found, verdict(figures, found)
 
 
 def _promotion(run: Run) -> dict[str, Any] | None:
@@ -125,8 +124,8 @@ def _promotion(run: Run) -> dict[str, Any] | None:
     return {"promoted": run.record["promoted"], "reason": run.record["gate"]["reason"]}
 
 
-def _suspects(run: Run) -> dict[str, Any] | None:
-    found = read_json(run.reports / "suspects.json") if run.config.evaluate.label_issues else None
+def _label_issues(run: Run) -> dict[str, Any] | None:
+    found = read_json(run.reports / FACTS_NAME) if run.config.evaluate.label_issues else None
     return found if isinstance(found, dict) else None
 
 

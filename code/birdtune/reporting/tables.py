@@ -1,6 +1,6 @@
-"""Facts of a run → tables for machines.
+"""Report data → tables for machines.
 
-    ReportFacts ─▶ write_tables ─▶ per_class.csv, predictions.csv, confusion.csv
+    ReportData ─▶ write_tables ─▶ per_class.csv, predictions.csv, confusion.csv
 
 They are written by `files.write_csv`, with all names as they are.
 """
@@ -11,88 +11,96 @@ from typing import Any
 
 import numpy as np
 
-from birdtune.evaluation.decision import NO_ANSWER, NONE, Thresholds
-from birdtune.evaluation.metrics import ranks
-from birdtune.evaluation.scores import Scores, clip_scores
-from birdtune.reporting.report import ReportFacts, Row
+from birdtune.evaluation.decision import UNKNOWN_NAME, Thresholds
+from birdtune.evaluation.metrics import METRICS, ranks
+from birdtune.evaluation.scores import Bools, Scores, clip_scores
+from birdtune.evaluation.thresholds import decided
+from birdtune.reporting.report import ReportData, Row
 from birdtune.runtime.files import write_csv
 
 _CLASS_COLUMNS = ("class", "external_id", "recordings", "minutes", "train", "val", "test")
 _THRESHOLD_COLUMNS = ("threshold", "threshold_from")
-_JUDGED_COLUMNS = (
-    "support", "groups", "predicted", "recall", "recall_lo", "recall_hi", "precision", "f1", "ap", "ap_lo",
-    "ap_hi", "roc_auc", "answers", "answers_precision", "answers_recall",
-)  # fmt: skip
 _PREDICTION_COLUMNS = (
-    "recording", "class", "group", "split", "predicted", "score", "correct", "rank", "second", "second_score",
-    "third", "third_score", "answer", "strangeness",
+    "recording", "class", "source_recording", "split", "predicted", "score", "correct", "rank", "second",
+    "second_score", "third", "third_score", "decision", "ood_score",
 )  # fmt: skip
 
 
-def write_tables(folder: Path, facts: ReportFacts) -> None:
+def write_tables(folder: Path, data: ReportData) -> None:
     """Write per_class.csv, predictions.csv and confusion.csv into an existing folder.
 
-    predictions.csv has a row per recording and part of the split (`rank` is the place of the true class, 1 =
-    first). confusion.csv has a row per pair that occurred rather than a column per class, of which there may be
-    a thousand.
+    predictions.csv has a row per recording and part of the split (`class`: all of its classes, joined by `;`; `rank`:
+    the place of the best-ranked of them, 1 = first). confusion.csv has a row per pair that occurred rather than a
+    column per class, of which there may be a thousand.
 
     Raises:
         RetryableError, InputError: as `files.storage_faults`.
     """
-    judged = (f"{split}_{name}" for split in ("val", "test") for name in _JUDGED_COLUMNS)
-    columns = [*_CLASS_COLUMNS, *_THRESHOLD_COLUMNS, *judged]
-    write_csv(folder / "per_class.csv", columns, _per_class_table(facts))
-    thresholds = Thresholds.of(facts.trust["thresholds"]) if facts.trust else None
-    rows = (row for split, scores in facts.scores.items() for row in _prediction_table(split, scores, thresholds))
+    of_split = (f"{split}_{name}" for split in ("val", "test") for name in _metric_columns(data))
+    columns = [*_CLASS_COLUMNS, *_THRESHOLD_COLUMNS, *of_split]
+    write_csv(folder / "per_class.csv", columns, _per_class_table(data))
+    thresholds = Thresholds.of(data.trust["thresholds"]) if data.trust else None
+    rows = (row for split, scores in data.scores.items() for row in _prediction_table(split, scores, thresholds))
     write_csv(folder / "predictions.csv", _PREDICTION_COLUMNS, rows)
     write_csv(
-        folder / "confusion.csv", ("split", "true", "predicted", "count", "share"), _confusion_table(facts)
+        folder / "confusion.csv", ("split", "true", "predicted", "count", "share"), _confusion_table(data)
     )
 
 
-def _per_class_table(facts: ReportFacts) -> Iterator[Row]:
-    judged = {
-        (split, row["class"]): row
-        for split, found in facts.metrics.items()
-        for row in (found or {"per_class": []})["per_class"]
-    }
-    thresholds = {row["class"]: row for row in (facts.trust["thresholds"]["classes"] if facts.trust else [])}
-    answers = {
-        (split, row["class"]): {
-            "answers": row["answers"], "answers_precision": row["precision"], "answers_recall": row["recall"],
-        }
-        for split, found in facts.metrics.items()
-        for row in ((found or {}).get("answers") or {"per_class": []})["per_class"]
-    }  # fmt: skip
-    for row in facts.class_rows:
+def _metric_columns(data: ReportData) -> list[str]:
+    """Columns of a part of the split: every registered metric that has a value per class, with its interval."""
+    rows = [row for found in data.metrics.values() for row in (found or {"per_class": []})["per_class"]]
+    named = [name for name in METRICS if any(name in row for row in rows)]
+    ends = [column for name in named for column in (name, f"{name}_lo", f"{name}_hi")]
+    return ["support", "n_sources", "predicted", *ends, "decided", "decided_precision", "decided_recall"]
+
+
+def _per_class_table(data: ReportData) -> Iterator[Row]:
+    thresholds = {row["class"]: row for row in (data.trust["thresholds"]["classes"] if data.trust else [])}
+    found = {split: _by_class(metrics) for split, metrics in data.metrics.items()}
+    columns = _metric_columns(data)
+    for row in data.class_rows:
         line = {name: row[name] for name in _CLASS_COLUMNS}
         if (chosen := thresholds.get(row["class"])) is not None:
             line |= {"threshold": chosen["threshold"], "threshold_from": chosen["from"]}
-        for split in ("val", "test"):
-            found = judged.get((split, row["class"]))
-            if found is not None:
-                ends = {
-                    f"{name}_{end}": (found[f"{name}_ci"] or (None, None))[k]
-                    for name in ("recall", "ap")
-                    for k, end in enumerate(("lo", "hi"))
-                }
-                known = {**found, **ends, **answers.get((split, row["class"]), {})}
-                line |= {f"{split}_{name}": known.get(name) for name in _JUDGED_COLUMNS}
+        for split, by_class in found.items():
+            own = by_class.get(row["class"], {})
+            line |= {f"{split}_{name}": own.get(name) for name in columns}
         yield line
+
+
+def _by_class(metrics: Row | None) -> dict[str, dict[str, Any]]:
+    """Class → its figures, with the ends of the intervals as `_lo` and `_hi`."""
+    if metrics is None:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for row in metrics["per_class"]:
+        ends = {
+            f"{key.removesuffix('_ci')}_{end}": value[k]
+            for key, value in row.items()
+            if key.endswith("_ci") and value is not None
+            for k, end in enumerate(("lo", "hi"))
+        }
+        found[row["class"]] = {**row, **ends}
+    for row in (metrics.get("decisions") or {"per_class": []})["per_class"]:
+        found[row["class"]] |= {
+            "decided": row["decided"], "decided_precision": row["precision"], "decided_recall": row["recall"],
+        }  # fmt: skip
+    return found
 
 
 def _prediction_table(split: str, scores: Scores, thresholds: Thresholds | None) -> Iterator[Row]:
     pooled = clip_scores(scores)  # [N, C]
-    place = ranks(pooled, scores.labels)
-    answers = thresholds.answers(pooled, scores.strangeness) if thresholds else None  # [N]
+    place = ranks(pooled, scores.positive)
+    decisions = decided(scores, thresholds) if thresholds else None  # [N, C]
     for index, recording in enumerate(scores.recordings):
         order = np.argsort(-pooled[index], kind="stable")[:3].tolist()  # equals in class order, as argmax
         top: list[Any] = [cell for c in order for cell in (scores.classes[c], f"{pooled[index, c]:.6f}")]
         top += [None] * (6 - len(top))
         yield {
             "recording": recording,
-            "class": scores.classes[scores.labels[index]],
-            "group": scores.groups[index],
+            "class": _joined(scores.classes, scores.positive[index]),
+            "source_recording": scores.groups[index],
             "split": split,
             "predicted": top[0],
             "score": top[1],
@@ -102,22 +110,19 @@ def _prediction_table(split: str, scores: Scores, thresholds: Thresholds | None)
             "second_score": top[3],
             "third": top[4],
             "third_score": top[5],
-            "answer": _answer(None if answers is None else int(answers[index]), scores.classes),
-            "strangeness": None if scores.strangeness is None else round(float(scores.strangeness[index]), 4),
+            "decision": None if decisions is None else _joined(scores.classes, decisions[index]) or UNKNOWN_NAME,
+            "ood_score": None if scores.ood_score is None else round(float(scores.ood_score[index]), 4),
         }
 
 
-def _answer(column: int | None, classes: tuple[str, ...]) -> str | None:
-    """The class whose score passes, or `none`; nothing where there are no thresholds."""
-    if column is None:
-        return None
-    return NO_ANSWER if column == NONE else classes[column]
+def _joined(classes: tuple[str, ...], chosen: Bools) -> str:
+    return ";".join(classes[c] for c in np.flatnonzero(chosen))
 
 
-def _confusion_table(facts: ReportFacts) -> Iterator[Row]:
-    for split, judged in facts.metrics.items():
-        for name, row in zip(facts.classes, judged["confusion"] if judged else [], strict=False):
-            for predicted, n in zip(facts.classes, row, strict=True):
+def _confusion_table(data: ReportData) -> Iterator[Row]:
+    for split, metrics in data.metrics.items():
+        for name, row in zip(data.classes, metrics["confusion"] if metrics else [], strict=False):
+            for predicted, n in zip(data.classes, row, strict=True):
                 if n:
                     share = f"{n / sum(row):.6f}"
                     yield {"split": split, "true": name, "predicted": predicted, "count": n, "share": share}

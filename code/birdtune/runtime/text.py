@@ -17,6 +17,11 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.0f}{NBSP}%"
 
 
+def plain_percent(value: float | None) -> str:
+    """A share in words with a plain space, for logs too."""
+    return plain(percent(value))
+
+
 def span(ends: Sequence[float] | None) -> str:
     """An interval of shares in words."""
     if ends is None:
@@ -30,15 +35,20 @@ def points(ends: Sequence[float]) -> str:
     return f"{100 * ends[0]:+.0f} to {100 * ends[1]:+.0f} percentage points"
 
 
+def number(value: float | None) -> str:
+    """A figure with three decimals."""
+    return UNKNOWN if value is None else f"{value:.3f}"
+
+
 def plain(text: str) -> str:
     """With plain spaces: logs are searched for words as people type them."""
     return text.replace(NBSP, " ")
 
 
-def count(number: int, what: str) -> str:
+def count(n: int, what: str) -> str:
     """A number with its noun."""
     plural = "es" if what.endswith("s") else "s"
-    return f"{number:,} {what}{'' if number == 1 else plural}"
+    return f"{n:,} {what}{'' if n == 1 else plural}"
 
 
 def some(names: Sequence[str], most: int = 6) -> str:

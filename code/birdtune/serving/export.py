@@ -26,7 +26,7 @@ from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import ExportError, shown
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
-from birdtune.evaluation.ood import Measures, Pooler
+from birdtune.evaluation.ood import OodCollector, Pooler
 from birdtune.evaluation.scores import shares
 from birdtune.models.classifier import Classifier, in_float32, weights, weights_sha256
 from birdtune.runtime.files import make_folder, new_folder, write_bytes, write_csv, write_json
@@ -60,7 +60,7 @@ class TrainingSide:
 def training_side(classifier: Classifier, windows: Floats, calibration: Calibration) -> TrainingSide:
     """Score windows [n, 96, 64] with the trained classifier, in full float32 whatever its precision, and calibrate."""
     logits, embeddings = _logits(in_float32(classifier), windows)
-    return TrainingSide(windows, calibration.patches(logits), embeddings)
+    return TrainingSide(windows, calibration.windows(logits), embeddings)
 
 
 def export_model(
@@ -230,7 +230,7 @@ def _expected_answers(
         found = list(spec.cut(spec.rows_of([waveform[:length]])))
         windows = np.stack([window for _, window in found])  # [W, 96, 64]
         logits, embeddings = _logits(classifier, windows)
-        scores = calibration.patches(logits)  # [W, C]
+        scores = calibration.windows(logits)  # [W, C]
         share = shares(np.asarray(classifier.attend(embeddings)), np.zeros(len(scores), np.int64))  # [W]
         rows.append({
             "scores": calibration.clips((share @ scores)[None])[0],
@@ -261,9 +261,9 @@ def _expected_ood(classifier: Classifier, ood: Ood | None, windows: Floats, embe
     if ood is None:
         return np.float32(NO_OOD_SCORE)
     statistics, limits = ood
-    measures = Measures(statistics, lambda pooled: np.asarray(classifier.head(pooled)))
+    measures = OodCollector(statistics, lambda pooled: np.asarray(classifier.head(pooled)))
     Pooler(np.zeros(len(windows), np.int64), classifier.front_end, measures.take).note(windows, embeddings)
-    return limits.strangeness(measures.found())[0]
+    return limits.ood_score(measures.found())[0]
 
 
 def _differences(wanted: Mapping[str, npt.NDArray[Any]], answers: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:

@@ -20,14 +20,13 @@ import tensorflow as tf
 
 from birdtune.audio.front_end import FrontEnd
 from birdtune.evaluation.calibration import LARGEST, SMALLEST, Calibration, Scale
-from birdtune.evaluation.ood import Novelty
-from birdtune.evaluation.ood import Scale as Limits
+from birdtune.evaluation.ood import OodModel, OodScale
 from birdtune.models import front_end_graph
 from birdtune.models.classifier import Classifier
 
 Tensors = dict[str, tf.Tensor]
 # What the training recordings sounded like, and the scale of the OOD score.
-Ood = tuple[Novelty, Limits]
+Ood = tuple[OodModel, OodScale]
 
 # `ood_score` of a model without OOD statistics; a score of its own is never below 0. NaN is no JSON.
 NO_OOD_SCORE = -1.0
@@ -129,7 +128,7 @@ class ServedGraph:
     def windows(self, inputs: tf.Tensor) -> Tensors:
         """Windows [n, window_rows, ...] → scores [n, C] and embeddings [n, K]."""
         logits, embeddings = self.classifier.logits(inputs)
-        scores = _linked(tf.cast(logits, tf.float32), self.calibration.kind, self.calibration.patch)
+        scores = _linked(tf.cast(logits, tf.float32), self.calibration.kind, self.calibration.window)
         return {"scores": scores, "embeddings": embeddings}
 
     def sound(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> Tensors:
@@ -211,11 +210,11 @@ class OodGraph:
         arrays: what it computes with; a module that is saved must hold them.
     """
 
-    def __init__(self, classifier: Classifier, novelty: Novelty, limits: Limits) -> None:
+    def __init__(self, classifier: Classifier, model: OodModel, limits: OodScale) -> None:
         self._classifier, self._limits = classifier, limits
         self.arrays = [
             tf.Variable(array, trainable=False)
-            for array in (novelty.origin, novelty.whitening, novelty.centres, novelty.widening)
+            for array in (model.origin, model.whitening, model.centres, model.widening)
         ]
 
     def __call__(self, embeddings: tf.Tensor) -> tf.Tensor:
@@ -229,6 +228,6 @@ class OodGraph:
         squared = tf.maximum(lengths[0][:, None] - 2.0 * crossed + lengths[1], 0.0)
         distance = tf.sqrt(tf.reduce_min(squared * widening, axis=1))
         energy = tf.reduce_logsumexp(tf.cast(self._classifier.head(embeddings), tf.float64), axis=1)
-        apart = distance - self._limits.energy * energy
-        score = (apart - self._limits.usual) / (self._limits.limit - self._limits.usual)
+        apart = distance - self._limits.energy_weight * energy
+        score = (apart - self._limits.median) / (self._limits.limit - self._limits.median)
         return tf.cast(tf.maximum(score, 0.0), tf.float32)

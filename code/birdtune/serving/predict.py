@@ -136,10 +136,10 @@ def predict_files(
     *,
     calibration: Calibration | None = None,
     thresholds: Thresholds | None = None,
-    strangeness: Callable[[Floats], Any] | None = None,
+    ood_score: Callable[[Floats], Any] | None = None,
     patches_out: Path | None = None,
     window_s: float | None = None,
-    usual_s: float | None = None,
+    calibration_clip_s: float | None = None,
     sound: AudioSettings = DEFAULT,
     hop_s: float | None = None,
     batch_size: int = 64,
@@ -153,15 +153,15 @@ def predict_files(
         classifier: an exported or a trained one.
         calibration: makes the mean over the patches (by attention, where the head has one) the recording's scores;
             None: the mean is.
-        thresholds: from which score on a class counts; None: there are none, and `answer` stays empty.
-        strangeness: mean embeddings, silence left out [n, K] → how unlike all that was trained on they are [n]; None:
+        thresholds: from which score on a class counts; None: there are none, and `decision` stays empty.
+        ood_score: mean embeddings, silence left out [n, K] → OOD scores [n]; None:
             it is not told, and the column stays empty.
         out: CSV, one row a file, as `Rows.sound` tells; of a file that was not used, why (`Rows.unused`).
         patches_out: CSV, one row a patch, as `Rows.patches` tells.
         window_s: a row of `out` is not a file but a stretch of this many seconds, one behind the other, each judged as
             if it were a recording of its own, cut out of the file. The last may be shorter; one below 0.96 s
             begins earlier, to hold a patch (0.975 s). Of a file that breaks off, the stretches before stand.
-        usual_s: seconds of the recordings that calibration and thresholds rest on; for `Outcome.long`.
+        calibration_clip_s: seconds of the recordings that calibration and thresholds rest on; for `Outcome.long`.
 
     Raises:
         as `embed_files`; also UsageError: a window shorter than a patch, or than the hop.
@@ -173,10 +173,10 @@ def predict_files(
     window = None if window_s is None else _window_frames(window_s, spec)
     cutter = Cutter(sound, spec.hop(hop_s), longest_s, spec, window)
     stretch_s = None if window is None else window / spec.rows_per_s
-    rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, strangeness, stretch_s)
-    judge = judged_by(classifier, pools=strangeness is not None)
+    rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, ood_score, stretch_s)
+    judge = judged_by(classifier, pools=ood_score is not None)
     heard = hear(_sounds(files, sound), judge, cutter, batch_size, check, kept=len(rows.classes) + 1)
-    return _write(heard, rows, out, patches_out, usual_s)
+    return _write(heard, rows, out, patches_out, calibration_clip_s)
 
 
 def _window_frames(window_s: float, spec: FrontEnd) -> int:
@@ -192,12 +192,12 @@ def _problem(item: Heard | Unused) -> list[Unused]:
 
 
 def _write(
-    heard: Iterable[Heard | Unused], rows: Rows, out: Path, patches_out: Path | None, usual_s: float | None
+    heard: Iterable[Heard | Unused], rows: Rows, out: Path, patches_out: Path | None, calibration_clip_s: float | None
 ) -> Outcome:
     """Write rows as they come, for there may be more of them than memory holds."""
     n_files = n_patches = n_long = 0
     problems: list[Unused] = []
-    longest_s = math.inf if usual_s is None or rows.stretch_s is not None else LONG * usual_s
+    longest_s = math.inf if calibration_clip_s is None or rows.stretch_s is not None else LONG * calibration_clip_s
     with contextlib.ExitStack() as tables:
         add = tables.enter_context(growing_csv(out, rows.columns))
         add_patch = None

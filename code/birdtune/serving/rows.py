@@ -14,7 +14,7 @@ import numpy as np
 
 from birdtune.audio.front_end import SILENT, FrontEnd
 from birdtune.evaluation.calibration import Calibration
-from birdtune.evaluation.decision import BACKGROUND, NO_ANSWER, NONE, Thresholds
+from birdtune.evaluation.decision import BACKGROUND, UNKNOWN, UNKNOWN_NAME, Thresholds
 from birdtune.evaluation.scores import shares
 from birdtune.serving.inference import Floats, Heard, Unused
 
@@ -72,7 +72,7 @@ class Rows:
     """Makes rows of what `judged_by` found.
 
     Attributes:
-        calibration, thresholds, strangeness: as `predict.predict_files`.
+        calibration, thresholds, ood_score: as `predict.predict_files`.
         stretch_s: seconds of a stretch; None: a row is a whole recording.
     """
 
@@ -80,7 +80,7 @@ class Rows:
     spec: FrontEnd
     calibration: Calibration | None
     thresholds: Thresholds | None
-    strangeness: Callable[[Floats], Any] | None
+    ood_score: Callable[[Floats], Any] | None
     stretch_s: float | None
 
     @cached_property
@@ -88,7 +88,7 @@ class Rows:
         """Of the table of recordings, or of stretches."""
         where = ("duration_s",) if self.stretch_s is None else ("start_s", "end_s")
         scores = (f"score:{name}" for name in self.classes)
-        return ("file", *where, "patches", *self._best_columns, "at_s", "strangeness", "problem", *scores)
+        return ("file", *where, "patches", *self._best_columns, "peak_s", "ood_score", "problem", *scores)
 
     @cached_property
     def patch_columns(self) -> tuple[str, ...]:
@@ -102,35 +102,35 @@ class Rows:
     def sound(self, heard: Heard) -> dict[str, object]:
         """The row of a recording or a stretch.
 
-        `answer`: the class with the highest of the scores that pass, or `none`, as also where `strangeness` is above 1
-        or nothing can be heard; `class` and `score` of the best class, and of the next ones (`class_2`, `score_2` …),
-        whether they pass or not, background left out; `at_s`: the second of the file from which on the best class is
-        heard best; `problem`: why there is no more than that, or what is wrong with the file (the last stretch says
-        it); and a column `score:<class>` for every class.
+        `decision`: the class with the highest of the scores that pass, or `unknown`, as also where `ood_score` is
+        above 1 or nothing can be heard; `class` and `score` of the best class, and of the next ones (`class_2`,
+        `score_2` …), whether they pass or not, background left out; `peak_s`: where in the file the window begins that
+        scores highest for the best class; `problem`: why there is no more than that, or what is wrong with the file
+        (the last window says it); and a column `score:<class>` for every class.
         """
         where = {"file": heard.name, **self._place(heard), "patches": len(heard.start_s)}
         if not _sounds(heard):
             problem = "; ".join(["silent: it holds nothing that the model can hear", *_damage(heard)])
-            return {**where, "answer": self._nothing, "problem": problem}
+            return {**where, "decision": self._nothing, "problem": problem}
         patches, attention = heard.results[:, :-1], heard.results[:, -1]
         mean = shares(attention, np.zeros(len(attention), np.int64)) @ patches  # [C]
         scores = self.calibration.clips(mean[None])[0] if self.calibration is not None else mean
-        strange = None if self.strangeness is None else float(self.strangeness(_pooled(heard))[0])
-        best = self._best(scores, strange)
+        ood = None if self.ood_score is None else float(self.ood_score(_pooled(heard))[0])
+        best = self._best(scores, ood)
         clearest = int(patches[:, self.classes.index(str(best["class"]))].argmax())
         return {
             **where,
             **best,
-            "at_s": round(float(heard.start_s[clearest]), 2),
-            "strangeness": "" if strange is None else round(strange, 4),
+            "peak_s": round(float(heard.start_s[clearest]), 2),
+            "ood_score": "" if ood is None else round(ood, 4),
             "problem": "".join(_damage(heard)),
             **{f"score:{name}": _rounded(score) for name, score in zip(self.classes, scores, strict=True)},
         }
 
     def unused(self, unused: Unused) -> dict[str, object]:
-        """The row of a file that could not be used; of one without any sound, the answer is known nevertheless."""
-        answer = self._nothing if unused.problem == "silent" else ""
-        return {"file": unused.name, "answer": answer, "problem": f"{unused.problem}: {unused.detail}"}
+        """The row of a file that could not be used; of one without any sound, the decision is known nevertheless."""
+        decision = self._nothing if unused.problem == "silent" else ""
+        return {"file": unused.name, "decision": decision, "problem": f"{unused.problem}: {unused.detail}"}
 
     def patches(self, heard: Heard) -> Iterator[dict[str, object]]:
         """The rows of its patches: answers by thresholds alone."""
@@ -141,7 +141,7 @@ class Rows:
 
     @property
     def _nothing(self) -> str:
-        return NO_ANSWER if self.thresholds is not None else ""
+        return UNKNOWN_NAME if self.thresholds is not None else ""
 
     def _place(self, heard: Heard) -> dict[str, object]:
         if self.stretch_s is None:
@@ -150,14 +150,14 @@ class Rows:
         end_s = heard.duration_s if math.isfinite(heard.duration_s) else heard.begin_s + self.stretch_s
         return {"start_s": round(heard.begin_s, 2), "end_s": round(end_s, 3)}
 
-    def _best(self, scores: Floats, strange: float | None = None) -> dict[str, object]:
-        """The answer, and the best classes of [C] scores, the first of equals first; background is left out."""
+    def _best(self, scores: Floats, ood: float | None = None) -> dict[str, object]:
+        """The decision, and the best classes of [C] scores, the first of equals first; background is left out."""
         order = np.argsort(-scores, kind="stable")
-        row: dict[str, object] = {"answer": ""}
+        row: dict[str, object] = {"decision": ""}
         if self.thresholds is not None:
-            known = None if strange is None else np.array([strange])
-            answer = int(self.thresholds.answers(scores[None], known)[0])
-            row["answer"] = NO_ANSWER if answer == NONE else self.classes[answer]
+            known = None if ood is None else np.array([ood])
+            decision = int(self.thresholds.decide(scores[None], known)[0])
+            row["decision"] = UNKNOWN_NAME if decision == UNKNOWN else self.classes[decision]
             origins = self.thresholds.origins
             order = np.array([column for column in order if origins[column] != BACKGROUND])
         for rank, column in enumerate(order[:_TOP], start=1):

@@ -15,7 +15,7 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.labels import refuse_no_answer
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.evaluation import class_alignment
-from birdtune.evaluation.ood import Novelty
+from birdtune.evaluation.ood import OodModel
 from birdtune.models import saved_model
 from birdtune.models.registry import layer_names
 from birdtune.models.weights import verify_once
@@ -150,6 +150,6 @@ def read_weights(base: ServedModel) -> saved_model.Arrays:
     return saved_model.read(base.folder, layer_names(facts.backbone), facts.head, facts.weights_sha256)
 
 
-def read_novelty(base: ServedModel) -> Novelty | None:
+def read_ood_model(base: ServedModel) -> OodModel | None:
     """Statistics of its training embeddings, if it rejects unknown sounds. Raises as `verify`."""
-    return saved_model.read_novelty(base.folder) if base.scale is not None else None
+    return saved_model.read_ood_model(base.folder) if base.scale is not None else None

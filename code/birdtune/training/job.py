@@ -9,7 +9,7 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.data.scan import Recording
 from birdtune.evaluation import class_alignment
-from birdtune.evaluation.diagnostics import STRONG, Doubt
+from birdtune.evaluation.diagnostics import STRONG, Diagnostic
 from birdtune.models import registry
 from birdtune.models.backbone import Backbone
 from birdtune.runtime.log import Journal
@@ -60,7 +60,7 @@ class Job:
         contents = [recording.content for recording in part]
         return Windows(self.store, contents, self.store.spec.hop(hop_s))
 
-    def warn(self, diagnostics: Iterable[Doubt]) -> None:
+    def warn(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Report each diagnostic once, though several stages come upon it."""
         for found in diagnostics:
             if found.text not in self._warned:

@@ -1,6 +1,6 @@
-"""What training recordings sound like to the trained network: one pass over them, or over enough of them.
+"""The OOD model: one pass of the trained network over training recordings, or over enough of them.
 
-    scorer + Windows of training ─▶ moments_of ─▶ Novelty, or None
+    scorer + Windows of training ─▶ fit_ood ─▶ OodModel, or None
     scorer ─▶ watched ─▶ the same scorer, which hands over the mean embedding of each recording on the way
 """
 
@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.data.batches import Windows
-from birdtune.evaluation.ood import Moments, Novelty, Pooler, Take
+from birdtune.evaluation.ood import OodModel, OodStatistics, Pooler, Take
+from birdtune.evaluation.scores import one_hot
 from birdtune.runtime.signals import Interrupts
 from birdtune.training.scoring import Scorer
 
@@ -62,7 +63,7 @@ def chosen_windows(windows: Windows, labels: Ints, most: int = MOST_PATCHES, of_
     )  # fmt: skip
 
 
-def moments_of(
+def fit_ood(
     scorer: Scorer,
     windows: Windows,
     labels: Ints,
@@ -71,7 +72,7 @@ def moments_of(
     batch_size: int,
     interrupts: Interrupts,
     advance: Callable[[int], None] = lambda n: None,
-) -> Novelty | None:
+) -> OodModel | None:
     """Means and covariance of training recordings, as the network embeds them; None where they do not differ.
 
     Args:
@@ -83,13 +84,13 @@ def moments_of(
     Raises:
         Interrupted: when told to stop.
     """
-    moments = Moments(n_classes)
-    score = watched(scorer, windows, lambda found, pooled: moments.add(labels[found], pooled), numbers)
+    statistics, targets = OodStatistics(n_classes), one_hot(labels, n_classes)
+    score = watched(scorer, windows, lambda found, pooled: statistics.add(targets[found], pooled), numbers)
     for part in _parts(numbers, batch_size):
         interrupts.check()
         score(windows.patches(np.resize(part, batch_size)))
         advance(len(part))
-    return moments.novelty()
+    return statistics.model()
 
 
 def _parts(numbers: Ints, size: int) -> Iterator[Ints]:

@@ -129,9 +129,9 @@ class Head:
         scorer = noting(self._scorer, attention.note)
         found = score_windows(scorer, Rows(embedded), self._config.evaluate.batch_size, self._interrupts)
         scores = Scores(
-            embedded.classes, embedded.names, embedded.groups, embedded.labels, found,
+            embedded.classes, embedded.names, embedded.groups, embedded.targets.of_recordings()[0], found,
             embedded.windows.recording.astype(np.int64), embedded.windows.start_s,
-            attention.shares(embedded.windows.recording),
+            window_weight=attention.shares(embedded.windows.recording),
         )  # fmt: skip
         return pool_mean(scores)
 

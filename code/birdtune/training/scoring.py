@@ -69,7 +69,7 @@ class Attention:
             self._found.append(np.asarray(self._classifier.attend(embeddings)))
 
     def shares(self, recording: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
-        """As `Scores.patch_weight`; recording: [P] of each patch."""
+        """As `Scores.window_weight`; recording: [P] of each patch."""
         if not self._found:
             return None
         return shares(np.concatenate(self._found)[: recording.size], recording.astype(np.int64))

@@ -19,7 +19,7 @@ from birdtune.data.scan import Recording
 from birdtune.errors import CheckpointError, InputError, shown
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
-from birdtune.evaluation.ood import Scale
+from birdtune.evaluation.ood import OodScale
 from birdtune.models.registry import is_known
 from birdtune.runtime.files import read_csv, read_json, value_sha256
 from birdtune.runtime.runs import newest_version, read_record
@@ -93,9 +93,9 @@ class ServedModel:
         return None if self.facts.thresholds is None else Thresholds.of(self.facts.thresholds)
 
     @property
-    def scale(self) -> Scale | None:
+    def scale(self) -> OodScale | None:
         """From which distance on a recording is rejected as unknown; None where it rejects none."""
-        return None if self.facts.ood is None else Scale.of(self.facts.ood)
+        return None if self.facts.ood is None else OodScale.of(self.facts.ood)
 
     def digest(self) -> str:
         """SHA-256 of all that a run that begins from it takes over."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score
 
 from birdtune.config import Config
 from birdtune.data import augment, sampling, split
@@ -24,7 +23,7 @@ from birdtune.data.scan import Recording
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import CheckpointError, DivergedError
 from birdtune.evaluation import diagnostics, metrics
-from birdtune.evaluation.scores import Scores, pool_mean
+from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
 from birdtune.models import registry
 from birdtune.models.classifier import Classifier
@@ -261,22 +260,10 @@ def _validation(job: Job, classifier: Classifier, frozen: Frozen) -> Validation:
 
     def validate() -> Mapping[str, float | None]:
         scores, live = score(job, classifier, scorer, windows, part, source=feed.source)
-        figures = {**_validation_metrics(scores), "live_embeddings": live}
+        figures = {**metrics.quick_look(scores), "live_embeddings": live}
         return {f"val_{name}": value for name, value in figures.items()}
 
     return validate
-
-
-def _validation_metrics(scores: Scores) -> dict[str, float | None]:
-    """The three that choose the best epoch, without intervals."""
-    pooled = pool_mean(scores)  # [N, C]
-    present = np.unique(scores.labels)
-    precisions = [average_precision_score(scores.labels == column, pooled[:, column]) for column in present]
-    return {
-        "loss": metrics.log_loss(pooled, scores.labels),
-        "accuracy": float((pooled.argmax(axis=1) == scores.labels).mean()),
-        "macro_ap": float(np.mean(precisions)),
-    }
 
 
 def _checkpoint_bytes(classifier: Classifier) -> int:
@@ -318,15 +305,17 @@ def score(
             f"The scores of {broken:,} of {len(found):,} windows are NaN or infinite: training has made the "
             "weights too large. Lower --train.learning-rate (try a tenth), or try --train.precision float32."
         )
+    targets, known = job.dataset.targets(part).of_recordings()
     scores = Scores(
         classes=classifier.classes,
         recordings=tuple(recording.name for recording in part),
         groups=tuple(job.dataset.places[recording.name].group for recording in part),
-        labels=np.array(job.dataset.labels(list(part)), np.int64),
-        patch_scores=found,
-        patch_recording=windows.recording.astype(np.int64),
-        patch_start_s=windows.start_s,
-        patch_weight=attention.shares(windows.recording),
+        targets=targets,
+        window_scores=found,
+        window_recording=windows.recording.astype(np.int64),
+        window_start_s=windows.start_s,
+        mask=None if known.all() else known > 0,
+        window_weight=attention.shares(windows.recording),
     )
     return scores, live.count()
 

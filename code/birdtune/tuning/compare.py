@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 from birdtune.config import Config
 from birdtune.data import dataset as gather
 from birdtune.errors import EXIT_DONE, shown
-from birdtune.evaluation.metrics import Draws, difference_interval, interval
+from birdtune.evaluation.bootstrap import Bootstrap
+from birdtune.evaluation.paired import figures
+from birdtune.evaluation.scores import one_hot
 from birdtune.models.heads import HEADS
 from birdtune.models.registry import front_end
 from birdtune.models.weights import verify_checkpoint
@@ -106,28 +107,21 @@ def judge(
         `candidate`, `accuracy` with its 95 % interval `low`, `high`; `macro_ap`; how far it is `behind` the best, with
         an interval of that difference, source by source, and whether that leaves it open which is better (`tie`).
     """
-    draws = Draws(tuple(groups), n, seed)
-    present = np.unique(labels)
-    everything = draws.per_group(np.ones(len(labels)), draws.index)  # [G]
-    right = {name: (table.argmax(axis=1) == labels).astype(np.float64) for name, table in scores.items()}
-    precision = {
-        name: float(np.mean([average_precision_score(labels == c, table[:, c]) for c in present]))
-        for name, table in scores.items()
-    }
+    bootstrap = Bootstrap(groups, n, seed)
+    everything = np.ones(len(labels), np.bool_)
+    found = {name: figures(table, one_hot(labels, table.shape[1]) > 0, bootstrap) for name, table in scores.items()}
+    right = {name: table.argmax(axis=1) == labels for name, table in scores.items()}
     order = sorted(
-        scores, key=lambda name: (-right[name].mean(), -precision[name])
+        scores, key=lambda name: (-found[name].accuracy, -found[name].macro_ap)
     )  # of equals, the simpler one
     rows = []
     for name in order:
-        low_high = interval(
-            draws.ratio(draws.per_group(right[name], draws.index), everything), draws.n_groups
-        ) or [math.nan, math.nan]
-        lost = draws.ratio(draws.per_group(right[order[0]] - right[name], draws.index), everything)  # [n]
-        behind = float((right[order[0]] - right[name]).mean())
-        low, high = (name != order[0] and difference_interval(lost, draws.n_groups, centre=behind)) or (behind, behind)
+        own = found[name]
+        behind, ends = bootstrap.difference(right[order[0]], right[name], everything)
+        low, high = (name != order[0] and ends) or (behind, behind)
         rows.append({
-            "candidate": name, "accuracy": float(right[name].mean()), "low": low_high[0], "high": low_high[1],
-            "macro_ap": precision[name], "behind": behind,
+            "candidate": name, "accuracy": own.accuracy, "low": math.nan if own.low is None else own.low,
+            "high": math.nan if own.high is None else own.high, "macro_ap": own.macro_ap, "behind": behind,
             "behind_low": low, "behind_high": high, "tie": name != order[0] and low <= 0,
         })  # fmt: skip
     return rows

@@ -26,8 +26,9 @@ from birdtune.data import dataset as gather
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.errors import EXIT_DONE, DivergedError, SettingsError, shown
-from birdtune.evaluation.metrics import Draws
-from birdtune.evaluation.paired import Floats, difference, figures
+from birdtune.evaluation.bootstrap import Bools, Bootstrap, Floats
+from birdtune.evaluation.paired import difference, figures
+from birdtune.evaluation.scores import one_hot
 from birdtune.models.registry import backbone_of
 from birdtune.models.weights import verify_checkpoint
 from birdtune.reporting import tune_page, tuned
@@ -165,7 +166,7 @@ class _Tuning:
     ) -> None:
         self._config, self._space, self._study, self._judge = config, space, study, judge
         self._journal, self._interrupts = journal, interrupts
-        self._draws = Draws(judge.groups, config.evaluate.bootstrap, config.train.seed)
+        self._bootstrap = Bootstrap(judge.groups, config.evaluate.bootstrap, config.train.seed)
         self._defaults = defaults(space, config)
 
     def tell_space(self) -> None:
@@ -225,7 +226,7 @@ class _Tuning:
             # A start that was killed between an epoch and its judgement has one epoch more.
             ended = hopeless_at(found.curve, trials, dimensions)
             return Trial(**rest, state="pruned", score=None, curve=found.curve[:ended], seconds=_since(began))
-        judged = asdict(figures(found.scores, self._judge.labels, self._draws))
+        judged = asdict(figures(found.scores, self._positive(found.scores), self._bootstrap))
         return Trial(**rest, state="done", curve=found.curve, seconds=_since(began), **judged)
 
     def _tell(self, trial: Trial) -> None:
@@ -301,11 +302,15 @@ class _Tuning:
         self._journal.say(f"  took {duration(_since(began))}")
         return again_found
 
+    def _positive(self, scores: Floats) -> Bools:
+        """Targets of the recordings that scores [N, C] are of. [N, C]"""
+        return one_hot(self._judge.labels, scores.shape[1]) > 0
+
     def _compared(self, best: Sequence[Floats], usual: Sequence[Floats]) -> Again:
-        labels, draws = self._judge.labels, self._draws
-        gain = difference(best, usual, labels, draws)
+        positive, bootstrap = self._positive(best[0]), self._bootstrap
+        gain = difference(best, usual, positive, bootstrap)
         means = [
-            sum(figures(each, labels, draws).score for each in scores) / len(scores)
+            sum(figures(each, positive, bootstrap).score for each in scores) / len(scores)
             for scores in (best, usual)
         ]
         return Again(
@@ -331,7 +336,7 @@ class _Tuning:
             on=config.tune.on,
             how=self._judge.how,
             recordings=len(self._judge.labels),
-            sources=self._draws.n_groups,
+            sources=self._bootstrap.n_groups,
             wanted=config.tune.trials,
             command=_command(config, settings),
             space=[row.row() for row in dimensions],
