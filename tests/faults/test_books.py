@@ -21,8 +21,6 @@ from helpers_oddities import DEADLY, LONGEST_S, A, B, build
 
 from birdtune.data.scan import PROBLEMS
 
-pytestmark = pytest.mark.long
-
 # Made by what happens while a run looks, or by a setting; they are tried where that is tried.
 PASSING = {"vanished", "changed", "storage-failed", "rare-class"}
 # Of a table of labels, which this folder has none of.
