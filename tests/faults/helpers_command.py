@@ -176,12 +176,12 @@ class Command:
             self.process.kill()
         self.process.wait()
 
-    def helpers(self, module: str) -> list[int]:
-        """Processes of this command that run another module of the house."""
+    def workers(self) -> list[int]:
+        """Processes that this command has spawned and that run now."""
         found = []
         for pid in self.left_over():
             with contextlib.suppress(OSError):
-                if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(pid)
         return found
 
