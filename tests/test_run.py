@@ -10,10 +10,11 @@ import pytest
 import birdtune
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, InputError, RetryableError
-from birdtune.runtime import runs
+from birdtune.runtime import fingerprints, runs
 from birdtune.runtime.configure import load
+from birdtune.runtime.fingerprints import checkpoint_digest, fingerprint, stage_fingerprint
 from birdtune.runtime.log import Journal
-from birdtune.runtime.runs import STAGES, Run, checkpoint_digest, fingerprint, stage_fingerprint
+from birdtune.runtime.runs import STAGES, Run
 
 
 def config_of(output: Path, **settings: object) -> Config:
@@ -451,7 +452,7 @@ def test_a_checkpoint_is_known_by_content_wherever_it_lies(tmp_path: Path) -> No
 
 
 def test_a_checkpoint_that_vanishes_is_no_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "checkpoint_files", lambda path: [path])
+    monkeypatch.setattr(fingerprints, "checkpoint_files", lambda path: [path])
     with pytest.raises(CheckpointError, match="gone: cannot be read"):
         checkpoint_digest(tmp_path / "gone")
 

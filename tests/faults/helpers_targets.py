@@ -39,7 +39,7 @@ from birdtune.data.labels import Label
 from birdtune.data.scan import Recording
 from birdtune.errors import BirdtuneError, InputError, shown
 from birdtune.models import archive, tf_checkpoint, tflite
-from birdtune.runtime import configure, runs
+from birdtune.runtime import configure, fingerprints
 from birdtune.runtime.files import write_json
 from birdtune.runtime.workers import Isolated
 from birdtune.serving.verify import open_model
@@ -284,7 +284,7 @@ def _use(config: Config, room: Path) -> None:
     json.dumps(config.flat(), allow_nan=False)
     write_json(room / "settings.json", config.model_dump(mode="json"))
     configure.write_job_yaml(room / "again.yaml", config)
-    runs.fingerprint(config, "", None)
+    fingerprints.fingerprint(config, "", None)
     (room / "again").mkdir(exist_ok=True)
     shutil.move(room / "again.yaml", room / "again" / "job.yaml")
     again = configure.load({"input": str(room / "again")}, {})

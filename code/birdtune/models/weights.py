@@ -11,7 +11,7 @@ from birdtune.errors import naming, shown
 from birdtune.models import registry
 from birdtune.models.tf_checkpoint import check_variables
 from birdtune.runtime.files import make_folder, read_json, write_json
-from birdtune.runtime.runs import checkpoint_files
+from birdtune.runtime.fingerprints import checkpoint_files
 
 
 def verify_once(memo: Path, of: Mapping[str, object], files: Iterable[Path], verify: Callable[[], object]) -> None:

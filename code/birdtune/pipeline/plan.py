@@ -10,7 +10,7 @@ from typing import Any
 
 from birdtune.data.dataset import Dataset
 from birdtune.reporting import tuned
-from birdtune.runtime import runs
+from birdtune.runtime import fingerprints
 from birdtune.runtime.files import value_sha256
 from birdtune.runtime.runs import Run
 from birdtune.training import base_model
@@ -59,13 +59,13 @@ def _fingerprints(
     # Calibration, thresholds, label issues, the OOD limit and all intervals are by source recording.
     sources = dataset.digest(sources=True)
     compared = [_as_served(served) for served in (base, champion)]
-    evaluate = runs.stage_fingerprint(train, config, "evaluate", sources, dataset.background, compared)
+    evaluate = fingerprints.stage_fingerprint(train, config, "evaluate", sources, dataset.background, compared)
     margin = config.gate.margin if champion is not None else None
     # What is served is calibrated, and has thresholds.
-    export = runs.stage_fingerprint(evaluate, config, "export", dataset.class_ids, margin)
+    export = fingerprints.stage_fingerprint(evaluate, config, "export", dataset.class_ids, margin)
     problems = value_sha256([problem.row() for problem in dataset.problems])
     more = (export, problems, dataset.notices, tuned.digest(config))
-    report = runs.stage_fingerprint(evaluate, config, "report", *more)
+    report = fingerprints.stage_fingerprint(evaluate, config, "report", *more)
     return {"train": train, "evaluate": evaluate, "export": export, "report": report}
 
 
@@ -85,9 +85,9 @@ def with_base(
     for base in choices:
         columns = base_model.with_columns(config, dataset, base)
         digest = columns.digest(sources=config.train.label_refinement)
-        train = runs.fingerprint(config, digest, checkpoint, base.digest() if base is not None else None)
+        train = fingerprints.fingerprint(config, digest, checkpoint, base.digest() if base is not None else None)
         if base is not None and base is not choices[-1]:
-            if not current.goes_on(train):
+            if not current.continues(train):
                 continue
             base_model.verify(base, config, remember=True)
         return base, columns, train

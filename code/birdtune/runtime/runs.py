@@ -3,12 +3,11 @@
     output/run.json        the latest run, for schedulers: status, stage, version, exit_code, stages, ...
     output/logs/<v>/run.json   the same for version v; from it a later start knows what is done
 
-A version is a number, as TensorFlow Serving counts them. A run that did not finish goes on under its
-own number; one that did gets the next when its data, its settings or the code changed.
+A version is a number, as TensorFlow Serving counts them. A run that did not finish continues under its own number;
+one that did gets the next when its data, its settings or the code changed.
 """
 
 import contextlib
-import glob
 import importlib.metadata
 import os
 import time
@@ -22,35 +21,25 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 import birdtune
 from birdtune.config import Config
-from birdtune.errors import EXIT_DONE, CheckpointError, InputError, shown
+from birdtune.errors import EXIT_DONE, InputError, shown
 from birdtune.runtime.files import (
     file_sha256,
     make_folder,
     new_folder,
     read_json,
     remove_unfinished,
-    value_sha256,
     write_bytes,
     write_json,
 )
 from birdtune.runtime.log import Journal, clock
 from birdtune.runtime.rank import is_chief
-from birdtune.runtime.storage import gone, read_error
+from birdtune.runtime.storage import gone
 
 STAGES = ("prepare", "train", "evaluate", "export", "report")
 RECORD_NAME = "run.json"
 HISTORY_NAME = "history.json"  # of the training, in the logs of a run
 
-# Settings that change how a run is made, but not what comes of it; those of sound only decide which
-# recordings are used, and that the data's own digest says.
-_WITHOUT_EFFECT = frozenset(
-    # The content of quality.csv, and which classes are left out, are in the data's digest.
-    {
-        "train.sample-weights", "train.min-samples-action", "train.keep-checkpoints", "train.checkpoint-minutes",
-        "train.cache-gb", "audio.max-hours", "audio.short-clips",
-    }
-)  # fmt: skip
-# Room for the last word: a job that a full disk stops could not say so otherwise.
+# Space for the last record: a job that a full disk stops could not write why otherwise.
 _RESERVE_NAME = ".reserve"
 _RESERVE_BYTES = 1 << 16
 _PACKAGES = (
@@ -145,8 +134,8 @@ class Run:
             for path in paths:
                 self._transfer.send(path)
 
-    def goes_on(self, fingerprint: str) -> bool:
-        """Whether a run of this fingerprint would go on with the newest version."""
+    def continues(self, fingerprint: str) -> bool:
+        """Whether a run of this fingerprint would continue the newest version."""
         earlier = self._earlier(newest_version(self.config.output))
         return earlier is not None and earlier.get("fingerprint") == fingerprint
 
@@ -157,7 +146,7 @@ class Run:
         return found
 
     def take_version(self, fingerprint: str) -> bool:
-        """Find out which number this run has; whether it goes on with an earlier start of itself.
+        """Determine the number of this run. Returns whether it continues an earlier start of itself.
 
         Args:
             fingerprint: of all that decides what is trained.
@@ -167,7 +156,7 @@ class Run:
         if newest and earlier is None:
             self.journal.warn(
                 f"{shown(self.config.output / 'logs' / str(newest) / RECORD_NAME)} is missing or damaged: version "
-                f"{newest} cannot be gone on with. What there is of it stays; the next version is trained."
+                f"{newest} cannot be continued. What there is of it stays; the next version is trained."
             )
         same = earlier is not None and earlier.get("fingerprint") == fingerprint
         self.version = newest if same else newest + 1
@@ -183,8 +172,8 @@ class Run:
         self.record.update(version=self.version, fingerprint=fingerprint)
         self.record.setdefault("first_started", self.record["started"])
         if not same and self._writes:
-            # The number and the record that it belongs to appear together: a job killed in between would
-            # leave a number that nobody goes on with.
+            # The number and its record appear together: a job killed in between would leave a number that no start
+            # continues.
             with new_folder(self.logs) as building:
                 write_json(building / RECORD_NAME, self.record)
         return same
@@ -251,11 +240,11 @@ class Run:
         write_json(self.config.output / RECORD_NAME, self.record)
 
     def end(self, status: str, exit_code: int, error: str | None = None) -> None:
-        """Write the last word: "done", "failed" or "interrupted". Raises as `save`."""
+        """Write how the run ended: "done", "failed" or "interrupted". Raises as `save`."""
         if not self._writes:
             return
         if not self._saved:
-            make_folder(self.config.output)  # it ends before it began: the fault is to be found all the same
+            make_folder(self.config.output)  # it ended before it began, and its record says why
         elif not self._reserve.exists():
             raise gone(self.config.output)
         self.record.update(status=status, exit_code=exit_code, finished=clock(), error=error)
@@ -280,7 +269,7 @@ def _digest(path: Path) -> str | None:
 
 
 class _Warning(BaseModel):
-    """A doubt, as `results.doubts` writes it."""
+    """A warning, as `evaluation.diagnostics` writes it."""
 
     code: str
     severity: str
@@ -320,7 +309,7 @@ def _taken(output: Path) -> list[int]:
 
 
 def newest_version(output: Path) -> int:
-    """The highest number under which anything is kept: the run that may be gone on with; 0 = there is none."""
+    """The highest number under which anything is kept: the run that may be continued; 0: there is none."""
     return max(_taken(output), default=0)
 
 
@@ -362,63 +351,6 @@ def newest_trained(output: Path) -> tuple[int, dict[str, Any]]:
         f"{shown(output)}: no trained model in this output folder. Run `./entrypoint.sh run` first, "
         "or give --output of one that has."
     )
-
-
-def fingerprint(
-    config: Config, dataset_digest: str, checkpoint: Path | None, ancestor_digest: str | None = None
-) -> str:
-    """SHA-256 of all that decides what is trained: data, settings, first weights, code.
-
-    Args:
-        checkpoint: of the backbone.
-        ancestor_digest: of the model that the run begins from, if it does.
-    """
-    settings = {
-        name: value
-        for name, value in config.flat().items()
-        if name.startswith(("audio.", "model.", "train.", "augment.")) and name not in _WITHOUT_EFFECT
-    }
-    settings.pop("model.checkpoint")  # its content counts, not its place
-    return value_sha256(
-        {
-            "birdtune": birdtune.__version__,
-            "dataset": dataset_digest,
-            "settings": settings,
-            "checkpoint": checkpoint_digest(checkpoint) if checkpoint is not None else None,
-            **({"ancestor": ancestor_digest} if ancestor_digest is not None else {}),
-        }
-    )
-
-
-def checkpoint_digest(path: Path) -> str:
-    """SHA-256 over the files of a checkpoint: one file, a prefix of several, or a folder.
-
-    Raises:
-        CheckpointError: one of them cannot be read, or there is none.
-        RetryableError: the storage fails.
-    """
-    try:
-        digests = [file_sha256(part) for part in checkpoint_files(path)]
-    except OSError as fault:
-        message = f"{shown(fault.filename or path)}: cannot be read ({fault.strerror}). Check its rights."
-        raise read_error(fault, path, message, CheckpointError) from fault
-    if not digests:
-        raise CheckpointError(f"{shown(path)}: the checkpoint is not there any more. Restore it, and run again.")
-    return value_sha256(digests)
-
-
-def checkpoint_files(path: Path) -> list[Path]:
-    """The files of a checkpoint, sorted."""
-    if path.is_dir():
-        return sorted(entry for entry in path.rglob("*") if entry.is_file())
-    return [path] if path.is_file() else sorted(path.parent.glob(f"{glob.escape(path.name)}.*"))
-
-
-def stage_fingerprint(before: str, config: Config, section: str, *more: Any) -> str:
-    """Fingerprint of a later stage: what came before it, and its own settings."""
-    sections = (f"{section}.", "ood.") if section == "evaluate" else f"{section}."
-    own = {name: value for name, value in config.flat().items() if name.startswith(sections)}
-    return value_sha256({"before": before, "settings": own, "more": list(more)})
 
 
 def _package_versions() -> Mapping[str, str]:

@@ -24,7 +24,7 @@ from birdtune.data.frames import FrameStore
 from birdtune.errors import InputError
 from birdtune.evaluation.scores import pool_mean
 from birdtune.models.classifier import Classifier
-from birdtune.runtime import runs
+from birdtune.runtime import fingerprints
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import Run
 from birdtune.runtime.signals import Interrupts
@@ -149,7 +149,7 @@ class OnTraining:
         config = _reseeded(config, again).model_copy(update={"output": self._folder / name})
         run = Run(config, Journal(quiet=True))
         data = self._dataset.digest(sources=config.train.label_refinement)
-        run.take_version(runs.fingerprint(config, data, self._checkpoint))
+        run.take_version(fingerprints.fingerprint(config, data, self._checkpoint))
         job = Job(run, self._dataset, self._store, self._interrupts)
         curve: list[float] = []
         try:

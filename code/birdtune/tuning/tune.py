@@ -33,7 +33,7 @@ from birdtune.models.registry import backbone_of
 from birdtune.models.weights import verify_checkpoint
 from birdtune.reporting import tune_page, tuned
 from birdtune.reporting.tuned import Again, Tuned
-from birdtune.runtime import runs
+from birdtune.runtime import fingerprints
 from birdtune.runtime.files import (
     make_folder,
     read_json,
@@ -112,7 +112,7 @@ def _study(config: Config, space: Space, dataset: Dataset, checkpoint: Path | No
             "on": config.tune.on,
             "folds": "dealt",  # otherwise: other recordings are judged, and trials cannot be told apart by it
             "space": [row.row() for row in space.dimensions],
-            "rest": runs.fingerprint(config, dataset.digest(sources=True), checkpoint),
+            "rest": fingerprints.fingerprint(config, dataset.digest(sources=True), checkpoint),
         }
     )
     folder = make_folder(config.output / tuned.FOLDER / digest[:12])
