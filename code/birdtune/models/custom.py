@@ -18,7 +18,7 @@ from birdtune.audio.waveform import waveform
 from birdtune.errors import CheckpointError, SettingsError, shown
 from birdtune.models.backbone import ALL_BUT_HEAD, Backbone, Cut
 from birdtune.models.graph_safety import GRAPH, read_graph, require_numbers_only
-from birdtune.runtime.runs import checkpoint_digest
+from birdtune.runtime.fingerprints import checkpoint_digest
 from birdtune.runtime.tensorflow_import import load_tensorflow
 
 NAME = "custom"

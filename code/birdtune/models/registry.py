@@ -23,7 +23,7 @@ from birdtune.models import custom, vggish, yamnet
 from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, choose
 from birdtune.models.custom import SavedModelBackbone
 from birdtune.models.layer_backbone import LayerBackbone
-from birdtune.runtime.runs import checkpoint_files
+from birdtune.runtime.fingerprints import checkpoint_files
 
 BACKBONES: Mapping[str, LayerBackbone] = {
     backbone.name: backbone for backbone in (vggish.BACKBONE, vggish.SMALL, yamnet.BACKBONE)
