@@ -84,9 +84,8 @@ def forward(folder: str, backbone: str) -> tuple[Callable[[], None], Callable[[]
 
     windows = windows_of(folder)
     ours = networks.trainer("auto", _BATCH_SIZE, backbone=backbone, freeze="all-but-head")
-    precision = ours.classifier.network.get_layer("fc1_1").dtype_policy.name
     frozen = Frozen(
-        ours.classifier, precision=precision, cache=windows.store.folder, most_bytes=1e9,
+        ours.classifier, store=windows.store, most_bytes=1e9,
         journal=Journal(quiet=True), interrupts=Interrupts(),
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """A SavedModel as a backbone: a made network that takes 3 s of waveform at 48 kHz, through every command."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,8 @@ def test_it_goes_through_every_command(
     assert cli.main(["run", *settings]) == 0
     said = capsys.readouterr().out
     assert "is a SavedModel: --model.backbone custom" in said and "--model.freeze all-but-head" in said
+    # Beside the augmented windows of training, 24 recordings of 2 windows are embedded once for all that needs it.
+    assert sum(int(n) for n in re.findall(r"computed once, for (\d+) patches", said)) == 48
     metrics = read_json(Path(output) / "reports/1/metrics.json")
     assert metrics["test"]["clip"]["accuracy"] == 1.0
     served = Path(output) / "model/birdtune/1"

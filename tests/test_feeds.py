@@ -57,7 +57,7 @@ def windows(tmp_path: Path) -> Windows:
 
 def frozen(classifier: Classifier, windows: Windows, journal: Journal | None = None, **how: Any) -> Frozen:
     given = {"most_bytes": 1e9, "interrupts": Interrupts(), **how}
-    return Frozen(classifier, cache=windows.store.folder, journal=journal or quiet(), **given)
+    return Frozen(classifier, store=windows.store, journal=journal or quiet(), **given)
 
 
 class Said(Journal):
@@ -356,12 +356,14 @@ def test_room_for_the_checkpoints_is_left(windows: Windows, monkeypatch: pytest.
 def test_what_other_settings_left_is_given_back(windows: Windows) -> None:
     cache = windows.store.folder
     frozen(build("fc1_2"), windows).feed(windows, what="training")
+    windows.store.in_use.clear()  # as a later run begins
     kept = frozen(build("conv"), windows)
     kept.feed(windows, what="training")
     assert len(list(cache.glob("frozen-*"))) == 2
     kept.drop_unused()
     (left,) = cache.glob("frozen-*")
     assert len(list(left.glob("shard-*"))) == 1
+    windows.store.in_use.clear()
     frozen(build("none"), windows).drop_unused()
     assert not list(cache.glob("frozen-*")) and list(cache.glob("shard-*"))
 

@@ -64,6 +64,7 @@ class FrameStore(ShardStore[Entry]):
     def __init__(self, cache: Path, spec: FrontEnd, sound: AudioSettings) -> None:
         self.spec = spec
         self.sound = sound
+        self.in_use: set[Path] = set()  # folders below, of what was made of the rows and is needed again
         super().__init__(
             cache / f"{spec.name}-{spec.digest}-{sound.cache_key}",
             Entry,

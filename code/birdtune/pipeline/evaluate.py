@@ -32,7 +32,7 @@ from birdtune.training.job import Job
 from birdtune.training.ood_fit import chosen_windows, fit_ood, watched
 from birdtune.training.scoring import Scorer, make_scorer
 from birdtune.training.served_model import ServedModel
-from birdtune.training.train import best_classifier, score
+from birdtune.training.train import best_classifier, feed_of, score
 
 METRICS_NAME = "metrics.json"
 
@@ -51,7 +51,7 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     classifier = best_classifier(job)
     scorer = make_scorer(classifier, logits=True)
     backbone_kept = _backbone_kept(job, classifier)
-    ood = _ood_statistics(job, scorer, backbone_kept)
+    ood = _ood_statistics(job, classifier, backbone_kept)
     found = _run_metrics(job, classifier, scorer, ood)
     figures, test = found.figures, found.scores.get("test")
     if ood is not None:
@@ -98,9 +98,14 @@ def _run_metrics(job: Job, classifier: Classifier, scorer: Scorer, ood: OodModel
         logits[name] = None
         if part:
             windows = job.windows(part)
-            watching = watched(scorer, windows, measures[name].take) if measures else scorer
+            feed = feed_of(job, classifier, windows, what=name)
+            scores_of = make_scorer(classifier, feed.embed, logits=True)
+            if measures:
+                scores_of = watched(scores_of, windows, measures[name].take, source=feed.source)
             with job.journal.progress(f"scoring {name}", len(windows), "windows") as progress:
-                logits[name], live[name] = score(job, classifier, watching, windows, part, progress.advance)
+                logits[name], live[name] = score(
+                    job, classifier, scores_of, windows, part, progress.advance, source=feed.source
+                )
     noise = noise_logits(
         scorer, job.dataset.classes, job.store.spec, job.config.evaluate.batch_size,
         measures["noise"].take if measures else None,
@@ -160,7 +165,7 @@ def _report_part(job: Job, name: str, figures: Mapping[str, Any]) -> None:
 # ---- out-of-distribution statistics --------------------------------------------------------------
 
 
-def _ood_statistics(job: Job, scorer: Scorer, backbone_kept: bool) -> OodModel | None:
+def _ood_statistics(job: Job, classifier: Classifier, backbone_kept: bool) -> OodModel | None:
     """Statistics of the training embeddings; None where OOD detection is off, or they do not differ.
 
     Of classes without training recordings, those of the base model, if its backbone was kept.
@@ -171,10 +176,12 @@ def _ood_statistics(job: Job, scorer: Scorer, backbone_kept: bool) -> OodModel |
     labels = np.array(job.dataset.labels(part), np.int64)
     windows = job.windows(part)
     numbers = chosen_windows(windows, labels)
+    feed = feed_of(job, classifier, windows, what="training", some=len(numbers) < len(windows))
+    scorer = make_scorer(classifier, feed.embed, logits=True)
     with job.journal.progress("embedding training", len(numbers), "windows") as progress:
         found = fit_ood(
             scorer, windows, labels, numbers, len(job.dataset.classes), job.config.evaluate.batch_size,
-            job.interrupts, progress.advance,
+            job.interrupts, progress.advance, feed.source,
         )  # fmt: skip
     if found is None or job.base is None or not job.untaught or not backbone_kept:
         return found

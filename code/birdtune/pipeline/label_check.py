@@ -70,9 +70,11 @@ class Sounds:
             store, [recording.content for recording in part],
             store.spec.hop(hop_s),
         )
-        is_frozen = config.model.freeze == "all-but-head"  # then training has them, or keeps them
+        # Training has them, or will need them; or all are needed here, and more than once.
+        is_frozen = config.model.freeze == "all-but-head"
+        all_needed = bool((self.windows.per_recording <= label_issues.MOST_WINDOWS).all())
         classifier, self._feed, _ = first_feed(
-            config, dataset.classes, self.windows, journal, interrupts, what="labels", keep=is_frozen
+            config, dataset.classes, self.windows, journal, interrupts, what="labels", keep=is_frozen or all_needed
         )
         self._scorer = make_scorer(classifier, self._feed.embed)
 

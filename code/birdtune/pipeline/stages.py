@@ -19,6 +19,7 @@ import numpy.typing as npt
 import birdtune
 from birdtune.audio import decode
 from birdtune.audio.faults import SoundError
+from birdtune.audio.waveform import as_float
 from birdtune.data import augment
 from birdtune.data.scan import Recording
 from birdtune.pipeline import gate, label_check
@@ -69,7 +70,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
     classifier = best_classifier(job)
     part = job.dataset.part("test") or job.dataset.part("train")
     windows = job.windows(part[:_EXAMPLE_RECORDINGS])
-    examples = windows.patches(np.arange(min(_EXAMPLE_WINDOWS, len(windows)))).astype(np.float32)
+    examples = as_float(windows.patches(np.arange(min(_EXAMPLE_WINDOWS, len(windows)))))
     lengths_s = [recording.facts.duration_s for recording in job.dataset.part("val")]
     calibration, thresholds = read_served(job.run.reports, len(job.dataset.classes), classifier.kind)
     facts = export_model(

@@ -126,7 +126,7 @@ def first_feed(
     if not keep:
         return classifier, whole(classifier, windows), words
     frozen = Frozen(
-        classifier, cache=windows.store.folder, most_bytes=config.train.cache_gb * 1e9,
+        classifier, store=windows.store, most_bytes=config.train.cache_gb * 1e9,
         journal=journal, interrupts=interrupts,
     )  # fmt: skip
     return classifier, frozen.feed(windows, what=what), words
@@ -168,11 +168,11 @@ def embed(
     contents = [recording.content for recording in part]
     hop = store.spec.hop(config.train.hop_s)
     windows = Windows(store, contents, hop)
+    every = 1 if most is None else max(1, -(-len(windows) // most))
     classifier, feed, words = first_feed(
-        config, dataset.classes, windows, journal, interrupts, what=what, keep=keep
+        config, dataset.classes, windows, journal, interrupts, what=what, keep=keep or every == 1
     )
     journal.say(f"  {words}")
-    every = 1 if most is None else max(1, -(-len(windows) // most))
     # From every m-th window to the next are m hops; the last of each recording is the same.
     heard = windows if every == 1 else Windows(store, contents, every * hop)
     is_last = np.diff(windows.recording, append=-1) != 0

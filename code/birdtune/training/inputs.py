@@ -9,7 +9,6 @@ them. What is small enough lies in the memory of whatever computes, and a batch 
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import tensorflow as tf
 
 from birdtune.data.batches import Source, Windows
 from birdtune.data.embedding_cache import SHARE_OF_DISK, ActivationStore, KeptWindows, fill, is_worth_keeping
+from birdtune.data.frames import FrameStore
 from birdtune.errors import shown
 from birdtune.models import front_end_graph
 from birdtune.models.classifier import Classifier
@@ -60,7 +60,7 @@ class Frozen:
 
     Args:
         trained: with its first weights; what is frozen in it never changes.
-        cache: the folder of the frames; what is kept lies in folders below.
+        store: of the features; what is kept lies in folders below its own.
         most_bytes: what may be kept altogether.
         reserved_bytes: of the free disk, what checkpoints will need.
         kept: of which windows ("training", "validation") the run keeps activations or not, where it has begun
@@ -71,7 +71,7 @@ class Frozen:
         self,
         trained: Classifier,
         *,
-        cache: Path,
+        store: FrameStore,
         most_bytes: float,
         reserved_bytes: float = 0,
         journal: Journal,
@@ -80,9 +80,8 @@ class Frozen:
     ) -> None:
         self.classifier = trained
         self.kept = dict(kept or {})
-        self._cache, self._left_bytes, self._reserved_bytes = cache, most_bytes, reserved_bytes
+        self._features, self._left_bytes, self._reserved_bytes = store, most_bytes, reserved_bytes
         self._journal, self._interrupts = journal, interrupts
-        self._used: set[Path] = set()
         self._is_any = trained.backbone.n_frozen(trained.network) > 0
         if self._is_any:
             backbone, network = trained.backbone, trained.network
@@ -111,16 +110,20 @@ class Frozen:
         if not self.kept[what]:
             return whole(self.classifier, windows)
         self._left_bytes -= len(windows) * store.row_bytes
-        self._used.add(store.folder)
+        self._features.in_use.add(store.folder)
         self._fill(store, windows, what)
         rest = self._rest
         embed = (lambda given: given) if rest is None else rest
         return Feed(KeptWindows(windows, store), embed, self._cut.rest_flops, self._cut.rest_convolves)
 
+    def has(self, windows: Windows) -> bool:
+        """Whether what the frozen layers make of these windows is kept already."""
+        return self._is_any and not self._store(windows.hop_rows).lacks(windows).any()
+
     def _store(self, hop_rows: int) -> ActivationStore:
         output = self._beginning.output
         shape = tuple(int(size) for size in output.shape[1:])
-        folder = self._cache / f"frozen-{self._key}-hop{hop_rows}"
+        folder = self._features.folder / f"frozen-{self._key}-hop{hop_rows}"
         return ActivationStore(folder, shape, tf.as_dtype(output.dtype).as_numpy_dtype)
 
     def _why_not(self, store: ActivationStore, windows: Windows, moves: str) -> str:
@@ -165,8 +168,8 @@ class Frozen:
 
     def drop_unused(self) -> None:
         """Give back what other frozen layers made: of a run that is over, or was set otherwise."""
-        for folder in self._cache.glob("frozen-*"):
-            if folder not in self._used:
+        for folder in self._features.folder.glob("frozen-*"):
+            if folder not in self._features.in_use:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

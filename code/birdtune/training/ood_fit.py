@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.data.batches import Windows
+from birdtune.data.batches import Source, Windows
 from birdtune.evaluation.ood import OodModel, OodStatistics, Pooler, Take
 from birdtune.evaluation.scores import one_hot
 from birdtune.runtime.signals import Interrupts
@@ -22,18 +22,26 @@ MOST_PATCHES = 50_000
 MOST_OF_ONE = 1_000
 
 
-def watched(scorer: Scorer, windows: Windows, take: Take, numbers: Ints | None = None) -> Scorer:
+def watched(
+    scorer: Scorer, windows: Windows, take: Take, numbers: Ints | None = None, *, source: Source | None = None
+) -> Scorer:
     """The same function, which hands over mean embeddings of recordings on the way.
 
     Args:
         numbers: of the windows that it will be given, in their order; None: all of them.
+        source: what it is given of them, if not their features.
     """
-    recording = windows.recording.astype(np.int64)
-    pooler = Pooler(recording if numbers is None else recording[numbers], windows.store.spec, take)
+    order = np.arange(len(windows)) if numbers is None else numbers
+    pooler = Pooler(windows.recording[order].astype(np.int64), windows.store.spec, take)
+    at = 0
 
-    def score(patches: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        scores, embeddings = scorer(patches)
-        pooler.note(patches, embeddings)
+    def score(given: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        nonlocal at
+        scores, embeddings = scorer(given)
+        # How much a window counts is seen in its features alone.
+        features = given if source is None or source is windows else windows.patches(order[at : at + len(given)])
+        at += len(given)
+        pooler.note(features, embeddings)
         return scores, embeddings
 
     return score
@@ -72,6 +80,7 @@ def fit_ood(
     batch_size: int,
     interrupts: Interrupts,
     advance: Callable[[int], None] = lambda n: None,
+    source: Source | None = None,
 ) -> OodModel | None:
     """Means and covariance of training recordings, as the network embeds them; None where they do not differ.
 
@@ -79,16 +88,19 @@ def fit_ood(
         scorer: the trained network.
         labels: [recordings] their classes.
         numbers: of the windows to look at, as `chosen_windows` gives them.
-        batch_size: patches at a time; the last batch is filled up, so that nothing is compiled anew.
+        source: as `watched`.
+        batch_size: windows at a time; the last batch is filled up, so that nothing is compiled anew.
 
     Raises:
         Interrupted: when told to stop.
     """
     statistics, targets = OodStatistics(n_classes), one_hot(labels, n_classes)
-    score = watched(scorer, windows, lambda found, pooled: statistics.add(targets[found], pooled), numbers)
+    score = watched(
+        scorer, windows, lambda found, pooled: statistics.add(targets[found], pooled), numbers, source=source
+    )
     for part in _parts(numbers, batch_size):
         interrupts.check()
-        score(windows.patches(np.resize(part, batch_size)))
+        score((source or windows).patches(np.resize(part, batch_size)))
         advance(len(part))
     return statistics.model()
 

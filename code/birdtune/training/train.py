@@ -34,7 +34,7 @@ from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.training import devices, health
 from birdtune.training.base_model import read_weights
 from birdtune.training.checkpoints import State
-from birdtune.training.inputs import Feed, Frozen, in_memory
+from birdtune.training.inputs import Feed, Frozen, in_memory, whole
 from birdtune.training.job import Job
 from birdtune.training.loop import Loop, Validation
 from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
@@ -227,7 +227,7 @@ def _feeds(job: Job, classifier: Classifier, windows: Windows, precision: str) -
     settings = job.config.train
     frozen = Frozen(
         classifier,
-        cache=job.store.folder,
+        store=job.store,
         most_bytes=settings.cache_gb * 1e9,
         # Those kept, the best and the next.
         reserved_bytes=_checkpoint_bytes(classifier) * (settings.keep_checkpoints + 2),
@@ -274,6 +274,28 @@ def _checkpoint_bytes(classifier: Classifier) -> int:
 
 
 # ---- weights and scores ---------------------------------------------------------------------------
+
+
+def feed_of(job: Job, classifier: Classifier, windows: Windows, *, what: str, some: bool = False) -> Feed:
+    """Windows as embeddings that are kept on disk, where only the head is trained; or as they are.
+
+    Every recording thus goes through a frozen backbone once a run, whatever its embeddings are needed for.
+
+    Args:
+        some: only some of the windows are needed: they are not computed for the sake of keeping them.
+
+    Raises:
+        Interrupted, RetryableError, InputError: what was finished is kept.
+    """
+    if not classifier.is_frozen:
+        return whole(classifier, windows)
+    frozen = Frozen(
+        classifier, store=job.store, most_bytes=job.config.train.cache_gb * 1e9, journal=job.journal,
+        interrupts=job.interrupts,
+    )  # fmt: skip
+    if some and not frozen.has(windows):
+        return whole(classifier, windows)
+    return frozen.feed(windows, what=what)
 
 
 def score(
