@@ -246,6 +246,11 @@ def test_answers_that_fall_on_few_classes_are_grave_unless_the_recordings_do_too
     assert "collapsed" not in codes(of_scores({"val": None, "test": judged(TRUE, weak)}))
     one_sided = [0] * 95 + [1] * 5
     assert "collapsed" not in codes(of_scores({"val": None, "test": judged(one_sided, one_sided)}))
+    # Of three classes, predictions of two are not few, and of one they are.
+    thirds = [k % 3 for k in range(99)]
+    for n, is_few in ((1, True), (2, False)):
+        found = of_scores({"val": None, "test": judged(thirds, [label % n for label in thirds])})
+        assert ("collapsed" in codes(found)) == is_few
 
 
 def test_classes_never_predicted_and_never_right_are_named_with_their_recordings() -> None:

@@ -466,6 +466,14 @@ def test_what_the_verdict_says_is_not_listed_again(tmp_path: Path) -> None:
     assert text.count("rests on 9 source recordings") == 1
 
 
+def test_external_ids_have_a_column_where_there_are_any(tmp_path: Path) -> None:
+    data = make_data()
+    without = [{**row, "external_id": None} for row in data.class_rows]
+    for rows, expected in ((data.class_rows, True), ([data.class_rows[0], *without[1:]], True), (without, False)):
+        heads = re.findall(r"<th[^>]*>(.*?)</th>", page_of(make_data(class_rows=rows), tmp_path).source, re.DOTALL)
+        assert any(re.sub(r"<[^>]+>", "", head).strip() == "id" for head in heads) == expected
+
+
 def test_percentages_are_never_rounded_to_certainty() -> None:
     assert [words.percent(x) for x in (1.0, 0.9996, 0.994, 0.5, 0.003, 1e-9, 0.0)] == [
         f"{text}\N{NO-BREAK SPACE}%" for text in ("100", "99.9", "99", "50", "0.3", "0.1", "0")
