@@ -21,7 +21,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 def sound(loaded: Any, *waveforms: Any, signature: str = "sound") -> dict[str, Any]:
     """What a signature puts out for a batch of waveforms."""
     lengths = np.array([waveform.size for waveform in waveforms], np.int32)
-    padded = np.full((len(waveforms), lengths.max()), np.nan, np.float32)  # what is behind a length must not count
+    padded = np.full((len(waveforms), lengths.max()), 0.5, np.float32)  # what is behind a length must not count
     for row, waveform in zip(padded, waveforms, strict=True):
         row[: waveform.size] = waveform
     outputs = loaded.signatures[signature](waveforms=tf.constant(padded), lengths=tf.constant(lengths))
