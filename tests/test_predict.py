@@ -96,7 +96,7 @@ def test_every_patch_of_every_file_is_embedded_in_order(
     write_sound(tmp_path / "dir" / "a.flac", 2.0, seed=1, rate_hz=44_100, channels=2)
     monkeypatch.chdir(tmp_path)
     outcome, made = embedded([Path("b.wav"), Path("dir/a.flac")], Path("new/x.npz"))
-    assert outcome == predict.Outcome(files=2, patches=7, problems=())
+    assert outcome == predict.Outcome(files=2, windows=7, problems=())
     assert made.keys() == {"embeddings", "file", "start_s"}
     assert made["embeddings"].dtype == made["start_s"].dtype == np.float32
     assert made["file"].tolist() == ["b.wav"] * 4 + ["dir/a.flac"] * 3
@@ -192,7 +192,7 @@ def test_the_patches_of_a_long_sound_are_not_kept(tmp_path: Path) -> None:
     outcome, _ = embedded([path], tmp_path / "x.npz", lambda patches: patches[:, 0, :2], batch_size=16)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert outcome.patches == 1250  # 31 MB of patches, 77 MB of samples
+    assert outcome.windows == 1250  # 31 MB of patches, 77 MB of samples
     assert peak < 15e6
 
 
@@ -242,10 +242,10 @@ def test_a_sound_longer_than_allowed_is_not_used(tmp_path: Path) -> None:
 
 def test_when_nothing_can_be_used_the_tables_are_empty(tmp_path: Path) -> None:
     outcome, made = embedded([tmp_path / "no.wav"], tmp_path / "x.npz")
-    assert (outcome.files, outcome.patches, len(outcome.problems)) == (0, 0, 1)
+    assert (outcome.files, outcome.windows, len(outcome.problems)) == (0, 0, 1)
     shapes = {name: array.shape for name, array in made.items()}
     assert shapes == {"embeddings": (0, 0), "file": (0,), "start_s": (0,)}
-    predict_files([tmp_path / "no.wav"], Ears("a", "b"), tmp_path / "p.csv", patches_out=tmp_path / "q.csv")
+    predict_files([tmp_path / "no.wav"], Ears("a", "b"), tmp_path / "p.csv", windows_out=tmp_path / "q.csv")
     (row,) = rows_of(tmp_path / "p.csv")
     assert (Path(row["file"]).name, row["problem"][:11], row["decision"]) == ("no.wav", "unreadable:", "")
     assert rows_of(tmp_path / "q.csv") == []
@@ -349,10 +349,10 @@ def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
     ears = Ears("tit", "crow", "owl", "=wren")
     paths = [write_sound(tmp_path / "a.wav", 2.5), write_sound(tmp_path / "b.wav", 0.5, seed=1)]
     outcome = predict_files(paths, ears, tmp_path / "p.csv", batch_size=2)
-    assert outcome == predict.Outcome(files=2, patches=4, problems=())
+    assert outcome == predict.Outcome(files=2, windows=4, problems=())
     rows = rows_of(tmp_path / "p.csv")
     assert list(rows[0]) == [
-        "file", "duration_s", "patches", "decision", "class", "score", "class_2", "score_2", "class_3", "score_3",
+        "file", "duration_s", "windows", "decision", "class", "score", "class_2", "score_2", "class_3", "score_3",
         "peak_s",
         "ood_score", "problem", "score:tit", "score:crow", "score:owl", "score:=wren",
     ]  # fmt: skip
@@ -362,14 +362,14 @@ def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
     mean = scores.mean(axis=0)
     ranked = np.argsort(-mean)
     row = rows[0]
-    assert (row["file"], row["duration_s"], row["patches"]) == (str(paths[0]), "2.5", "3")
+    assert (row["file"], row["duration_s"], row["windows"]) == (str(paths[0]), "2.5", "3")
     assert [row["class"], row["class_2"], row["class_3"]] == [
         ears.classes[column] for column in ranked[:3]
     ]
     assert [float(row[f"score:{name}"]) for name in ears.classes] == pytest.approx(mean.tolist(), abs=1e-6)
     assert float(row["score_2"]) == pytest.approx(mean[ranked[1]], abs=1e-6)
     assert float(row["peak_s"]) == pytest.approx(starts[scores[:, ranked[0]].argmax()] / 100)
-    assert (rows[1]["duration_s"], rows[1]["patches"], rows[1]["peak_s"]) == ("0.5", "1", "0.0")
+    assert (rows[1]["duration_s"], rows[1]["windows"], rows[1]["peak_s"]) == ("0.5", "1", "0.0")
 
 
 def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_answers_pass_their_thresholds_and_background_is_none(tmp_path: Path) ->
     calibration = Calibration("softmax", Scale(), Scale(2.0))
     sound = write_sound(tmp_path / "a.wav", 1.9)
     predict_files(
-        [sound], Heard(), tmp_path / "p.csv", patches_out=tmp_path / "q.csv", thresholds=thresholds,
+        [sound], Heard(), tmp_path / "p.csv", windows_out=tmp_path / "q.csv", thresholds=thresholds,
         calibration=calibration,
     )  # fmt: skip
     (row,) = rows_of(tmp_path / "p.csv")
@@ -463,7 +463,7 @@ def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
 def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
     paths = [write_sound(tmp_path / "a.wav", 2.5), write_sound(tmp_path / "b.wav", 0.5, seed=1)]
     ears = Ears("tit", "crow")
-    predict_files(paths, ears, tmp_path / "p.csv", patches_out=tmp_path / "q.csv", hop_s=0.48)
+    predict_files(paths, ears, tmp_path / "p.csv", windows_out=tmp_path / "q.csv", hop_s=0.48)
     rows = rows_of(tmp_path / "q.csv")
     assert list(rows[0]) == ["file", "start_s", "end_s", "decision", "class", "score", "class_2", "score_2"]
     assert [(Path(row["file"]).name, row["start_s"], row["end_s"]) for row in rows] == [
@@ -484,12 +484,12 @@ def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
 def test_a_truncated_file_leaves_no_answer_though_its_patches_were_scored(tmp_path: Path) -> None:
     path, _ = spoilt_files(tmp_path)["truncated.wav"]
     outcome = predict_files(
-        [path], Ears("a", "b"), tmp_path / "p.csv", patches_out=tmp_path / "q.csv", batch_size=2
+        [path], Ears("a", "b"), tmp_path / "p.csv", windows_out=tmp_path / "q.csv", batch_size=2
     )
     assert [unused.problem for unused in outcome.problems] == ["truncated"]
-    assert outcome.patches == 0
+    assert outcome.windows == 0
     (row,) = rows_of(tmp_path / "p.csv")
-    assert row["problem"].startswith("truncated: ") and not any(row[name] for name in ("patches", "class", "score:a"))
+    assert row["problem"].startswith("truncated: ") and not any(row[name] for name in ("windows", "class", "score:a"))
     assert rows_of(tmp_path / "q.csv") == []
 
 
@@ -566,11 +566,11 @@ def test_a_window_is_judged_as_the_recording_cut_out_of_it(
     }
     ears = Attentive(front_end)
     outcome = predict_files(
-        [path], ears, tmp_path / "w.csv", window_s=window_s, patches_out=tmp_path / "q.csv", **asked
+        [path], ears, tmp_path / "w.csv", segment_s=window_s, windows_out=tmp_path / "q.csv", **asked
     )
     predict_files(cuts, ears, tmp_path / "p.csv", **asked)
     found, wanted = rows_of(tmp_path / "w.csv"), rows_of(tmp_path / "p.csv")
-    assert list(found[0])[:5] == ["file", "start_s", "end_s", "patches", "decision"]
+    assert list(found[0])[:5] == ["file", "start_s", "end_s", "windows", "decision"]
     assert [row["file"] for row in found] == [str(path)] * 3
     end_s = len(waveform) / RATE_HZ
     whole = [(0.0, window_s), (window_s, 2 * window_s), (2 * window_s, end_s)]
@@ -585,24 +585,24 @@ def test_a_window_is_judged_as_the_recording_cut_out_of_it(
                 assert row[name] == cut[name], name
         assert float(row["peak_s"]) == pytest.approx(begin_s + float(cut["peak_s"]), abs=0.011)
     assert len({row["ood_score"] for row in found}) == 3
-    assert outcome == predict.Outcome(1, sum(int(row["patches"]) for row in found), ())
-    assert len(rows_of(tmp_path / "q.csv")) == outcome.patches
+    assert outcome == predict.Outcome(1, sum(int(row["windows"]) for row in found), ())
+    assert len(rows_of(tmp_path / "q.csv")) == outcome.windows
 
 
 def test_a_window_begins_and_ends_with_a_patch_and_what_is_too_short_for_one_begins_earlier(tmp_path: Path) -> None:
     files = [write_sound(tmp_path / "a.wav", 7.3), write_sound(tmp_path / "b.wav", 0.5, seed=1)]
-    predict_files(files, Ears("a", "b"), tmp_path / "p.csv", window_s=2.5, patches_out=tmp_path / "q.csv")
-    assert [(row["start_s"], row["end_s"], row["patches"]) for row in rows_of(tmp_path / "p.csv")] == [
+    predict_files(files, Ears("a", "b"), tmp_path / "p.csv", segment_s=2.5, windows_out=tmp_path / "q.csv")
+    assert [(row["start_s"], row["end_s"], row["windows"]) for row in rows_of(tmp_path / "p.csv")] == [
         ("0.0", "2.5", "3"), ("2.5", "5.0", "3"), ("5.0", "7.3", "3"), ("0.0", "0.5", "1"),
     ]  # fmt: skip
     starts = [float(row["start_s"]) for row in rows_of(tmp_path / "q.csv")]
     assert starts == [0.0, 0.96, 1.53, 2.5, 3.46, 4.03, 5.0, 5.96, 6.33, 0.0]
     write_sound(files[0], 6.9)
-    predict_files(files[:1], Ears("a", "b"), tmp_path / "p.csv", window_s=6.0)
-    assert [(row["start_s"], row["end_s"], row["patches"]) for row in rows_of(tmp_path / "p.csv")] == [
+    predict_files(files[:1], Ears("a", "b"), tmp_path / "p.csv", segment_s=6.0)
+    assert [(row["start_s"], row["end_s"], row["windows"]) for row in rows_of(tmp_path / "p.csv")] == [
         ("0.0", "6.0", "7"), ("5.93", "6.9", "1"),
     ]  # fmt: skip
-    assert not predict_files(files[:1], Ears("a", "b"), tmp_path / "p.csv", window_s=6.0, calibration_clip_s=0.1).long
+    assert not predict_files(files[:1], Ears("a", "b"), tmp_path / "p.csv", segment_s=6.0, calibration_clip_s=0.1).long
 
 
 @pytest.mark.parametrize("front_end", [VGGISH, YAMNET], ids=lambda spec: spec.name)
@@ -615,7 +615,7 @@ def test_what_is_left_behind_the_last_window_is_heard_with_what_is_before_it(
     waveform = read(path, rate_hz=RATE_HZ)[:n_samples]
     soundfile.write(path, waveform, RATE_HZ, subtype="FLOAT")
     ears = Attentive(front_end)
-    predict_files([path], ears, tmp_path / "w.csv", window_s=window_s)
+    predict_files([path], ears, tmp_path / "w.csv", segment_s=window_s)
     *_, row = rows_of(tmp_path / "w.csv")
     begin = round(float(row["start_s"]) * RATE_HZ)
     assert 0 <= begin - (n_samples - 15_600) < 160
@@ -623,7 +623,7 @@ def test_what_is_left_behind_the_last_window_is_heard_with_what_is_before_it(
     soundfile.write(tmp_path / "b.wav", waveform[begin:], RATE_HZ, subtype="FLOAT")
     predict_files([tmp_path / "b.wav"], ears, tmp_path / "p.csv")
     (cut,) = rows_of(tmp_path / "p.csv")
-    assert row["patches"] == cut["patches"] == "1"
+    assert row["windows"] == cut["windows"] == "1"
     assert float(row["score:a"]) == pytest.approx(float(cut["score:a"]), abs=2e-4)
 
 
@@ -631,14 +631,14 @@ def test_a_silent_window_is_answered_none_and_what_a_file_held_before_it_broke_o
     rng = np.random.default_rng(0)
     sound = np.concatenate([rng.normal(size=4 * RATE_HZ) * 0.1, np.zeros(4 * RATE_HZ)])
     soundfile.write(tmp_path / "a.wav", np.tile(sound, 2), RATE_HZ, subtype="PCM_16")
-    predict_files([tmp_path / "a.wav"], Ears("a", "b", "c"), tmp_path / "p.csv", window_s=4.0, thresholds=SURE)
+    predict_files([tmp_path / "a.wav"], Ears("a", "b", "c"), tmp_path / "p.csv", segment_s=4.0, thresholds=SURE)
     rows = rows_of(tmp_path / "p.csv")
     assert [row["decision"] == "unknown" for row in rows] == [False, True, False, True]
     assert rows[1]["problem"].startswith("silent: ") and not rows[1]["class"] and not rows[2]["problem"]
 
     broken = tmp_path / "b.wav"
     soundfile.write(broken, np.append(np.tile(sound[: 4 * RATE_HZ], 3), np.nan), RATE_HZ, subtype="FLOAT")
-    outcome = predict_files([broken], Ears("a", "b", "c"), tmp_path / "p.csv", window_s=1.0)
+    outcome = predict_files([broken], Ears("a", "b", "c"), tmp_path / "p.csv", segment_s=1.0)
     *rows, last = rows_of(tmp_path / "p.csv")
     assert [row["start_s"] for row in [*rows, last]] == [f"{second}.0" for second in range(12)]
     assert not any(row["problem"] for row in rows) and last["problem"].startswith("not-finite: ")
@@ -649,7 +649,7 @@ def test_of_a_silent_file_each_window_is_answered_none_and_it_is_no_problem(tmp_
     soundfile.write(tmp_path / "a.wav", np.zeros(round(5.5 * RATE_HZ)), RATE_HZ)
     write_sound(tmp_path / "b.wav", 2.0)
     files = [tmp_path / "a.wav", tmp_path / "b.wav"]
-    outcome = predict_files(files, Ears("a", "b", "c"), tmp_path / "p.csv", window_s=2.0, thresholds=SURE)
+    outcome = predict_files(files, Ears("a", "b", "c"), tmp_path / "p.csv", segment_s=2.0, thresholds=SURE)
     *rows, last = rows_of(tmp_path / "p.csv")
     assert [(row["start_s"], row["end_s"], row["decision"]) for row in rows] == [
         ("0.0", "2.0", "unknown"), ("2.0", "4.0", "unknown"), ("4.0", "5.5", "unknown"),
@@ -671,7 +671,7 @@ def test_of_a_file_that_is_cut_short_all_that_is_there_is_told(tmp_path: Path, e
     for window_s in (None, 2.0):
         rows = {}
         for path in (cut, tmp_path / "same.wav"):
-            outcome = predict_files([path], Ears("a", "b"), tmp_path / "p.csv", window_s=window_s)
+            outcome = predict_files([path], Ears("a", "b"), tmp_path / "p.csv", segment_s=window_s)
             assert (outcome.files, outcome.in_part, outcome.unused) == (1, path == cut, 0)
             rows[path] = rows_of(tmp_path / "p.csv")
         of_cut, of_same = rows.values()
@@ -711,7 +711,7 @@ def test_windows_of_a_long_sound_are_written_as_they_come(tmp_path: Path) -> Non
         sizes.extend(entry.stat().st_size for entry in tmp_path.glob(".unfinished*"))
 
     many = Many(*(f"class {number}" for number in range(400)))
-    predict_files([path], many, tmp_path / "p.csv", window_s=1.92, batch_size=4, check=check)
+    predict_files([path], many, tmp_path / "p.csv", segment_s=1.92, batch_size=4, check=check)
     assert (tmp_path / "p.csv").stat().st_size > 100_000
     assert sizes == sorted(sizes) and len(set(sizes)) > 8 and max(sizes) > 80_000
 
@@ -725,8 +725,8 @@ def test_files_far_longer_than_what_the_model_was_calibrated_on_are_counted(tmp_
 
 @pytest.mark.parametrize("window_s", [0.0, -5.0, 0.95, math.nan, math.inf])
 def test_a_window_that_cannot_be_is_refused(tmp_path: Path, window_s: float) -> None:
-    with pytest.raises(UsageError, match=r"--window .*: expected at least 0\.96 s, from one patch to the next\.$"):
-        predict_files([write_sound(tmp_path / "a.wav", 1.0)], Ears("a"), tmp_path / "p.csv", window_s=window_s)
+    with pytest.raises(UsageError, match=r"--window .*: expected at least 0\.96 s, a window of the model\.$"):
+        predict_files([write_sound(tmp_path / "a.wav", 1.0)], Ears("a"), tmp_path / "p.csv", segment_s=window_s)
 
 
 # ---- stopping and refusing ----------------------------------------------------------------------
@@ -782,7 +782,7 @@ def test_a_model_that_answers_nan_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{"hop_s": 0.0}, {"batch_size": 0}])
 def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="expected at least 1"):
+    with pytest.raises(UsageError, match="expected more than 0"):
         embed_files([], mean_bands, tmp_path / "x.npz", front_end=VGGISH, **settings)
 
 

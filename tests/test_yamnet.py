@@ -447,7 +447,7 @@ def test_the_whole_job_runs_on_it(
         np.testing.assert_allclose(ours["embeddings"], backbone["embeddings"], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(ours["embeddings"], served["embeddings"][0], rtol=1e-3, atol=1e-4)
     prediction.predict(config, None, sounds, tmp_path / "p.csv", None, journal, interrupts)
-    assert [row["patches"] for row in read_csv(tmp_path / "p.csv")] == ["3", "3", "3"]
+    assert [row["windows"] for row in read_csv(tmp_path / "p.csv")] == ["3", "3", "3"]
 
     # More patches than are scored at a time.
     long = np.tile(waveform, 27)
@@ -464,8 +464,8 @@ def test_the_whole_job_runs_on_it(
     assert row["class"].startswith("class ") and "score:class 520" in row
     prediction.predict(config, plain, sounds[:1], tmp_path / "w.csv", None, journal, interrupts, window_s=0.96)
     window, rest = read_csv(tmp_path / "w.csv")  # what is left of 1.5 s is shorter than a patch
-    assert (window["end_s"], window["patches"], window["decision"]) == ("0.96", "1", "")
-    assert (rest["start_s"], rest["end_s"], rest["patches"]) == ("0.53", "1.5", "1")
+    assert (window["end_s"], window["windows"], window["decision"]) == ("0.96", "1", "")
+    assert (rest["start_s"], rest["end_s"], rest["windows"]) == ("0.53", "1.5", "1")
     assert window["class"].startswith("class ")
     with pytest.raises(SettingsError, match=r"--format slim: .* vggish, vggish-small, and model.backbone is yamnet"):
         prediction.export_slim_model(config, journal)

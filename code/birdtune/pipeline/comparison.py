@@ -18,12 +18,12 @@ from birdtune.evaluation import model_comparison, paired
 from birdtune.evaluation.bootstrap import Bootstrap
 from birdtune.evaluation.decision import NOMINAL, Thresholds
 from birdtune.evaluation.diagnostics import STRONG
-from birdtune.evaluation.scores import Scores, clip_scores, shares, subset
+from birdtune.evaluation.scores import Scores, clip_scores, subset
 from birdtune.pipeline import gate
 from birdtune.runtime.text import plain
-from birdtune.serving.inference import Channel, Cutter, Heard, hear
-from birdtune.serving.rows import judged_by
-from birdtune.serving.verify import ExportedModel, open_model
+from birdtune.serving.inference import Channel, Cutter, Scored, infer
+from birdtune.serving.rows import pooled_embedding, recording_scores, window_results
+from birdtune.serving.verify import open_model
 from birdtune.training.job import Job
 from birdtune.training.served_model import ServedModel
 
@@ -137,19 +137,20 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
     model = open_model(served.folder)
     spec, config = model.front_end, job.config
     cutter = Cutter(config.audio, spec.hop_rows, config.audio.max_hours * 3600, spec)
-    function = judged_by(model, pools=model.ood_score is not None)
+    function = window_results(model, pools=model.ood_score is not None)
     files = [r.path if r.channel is None else Channel(r.path, r.channel) for r in part]
-    heard = hear(
+    scored = infer(
         files, function, cutter, config.evaluate.batch_size, job.interrupts.check, kept=len(model.classes) + 1
     )
     used, rows, ood_scores = [], [], []
     with job.journal.progress(f"scoring, {served.title}", len(part), "recordings") as progress:
-        for recording, found in zip(part, heard, strict=True):
+        for recording, found in zip(part, scored, strict=True):
             progress.advance()
-            if isinstance(found, Heard):
+            if isinstance(found, Scored):
                 used.append(recording)
-                rows.append(_clip_scores(model, found))
-                ood_scores.append(_ood_score(model, found))
+                rows.append(recording_scores(found, model.calibration))
+                if model.ood_score is not None:
+                    ood_scores.append(float(model.ood_score(pooled_embedding(found))[0]))
     if not used:
         return None
     pooled = np.stack(rows).astype(np.float32)  # [N, C]
@@ -167,17 +168,3 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
         pooled=pooled,
         ood_score=np.array(ood_scores, np.float32) if model.ood_score is not None else None,
     )
-
-
-def _clip_scores(model: ExportedModel, heard: Heard) -> Floats:
-    """Scores of a recording. [C]"""
-    windows, attention = heard.results[:, :-1], heard.results[:, -1]
-    mean = shares(attention, np.zeros(len(attention), np.int64)) @ windows
-    return np.asarray(model.calibration.clips(mean[None])[0], np.float64)
-
-
-def _ood_score(model: ExportedModel, heard: Heard) -> float:
-    if model.ood_score is None:
-        return 0.0
-    pooled = (heard.sums[None, :-1] / heard.sums[-1]).astype(np.float32)
-    return float(model.ood_score(pooled)[0])

@@ -59,8 +59,8 @@ def predict(
         calibration=None if exported is None else exported.calibration,
         thresholds=None if exported is None else exported.thresholds,
         ood_score=None if exported is None else exported.ood_score,
-        patches_out=patches,
-        window_s=window_s,
+        windows_out=patches,
+        segment_s=window_s,
         calibration_clip_s=clip_s,
         sound=config.audio,
         batch_size=config.evaluate.batch_size,
@@ -126,7 +126,7 @@ def _report(outcome: Outcome, out: Path, journal: Journal) -> int:
             kind = "silent"
         journal.say(f"  {kind}: {problem.name}: {problem.problem}, {problem.detail}")
     journal.say(
-        f"{shown(out)}: {outcome.patches:,} windows of {outcome.files:,} files"
+        f"{shown(out)}: {outcome.windows:,} windows of {outcome.files:,} files"
         + (f" ({outcome.in_part:,} of them in part)" if outcome.in_part else "")
         + (f", {outcome.silent:,} silent" if outcome.silent else "")
         + f", {outcome.unused:,} not used"

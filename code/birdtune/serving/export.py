@@ -52,13 +52,13 @@ class TrainingSide:
     precisions, and TF32 on a GPU, err by a hundred times the tolerance.
     """
 
-    windows: Floats  # [n, 96, 64]
+    windows: Floats  # [n, window_rows, ...]
     scores: Floats  # [n, C]
     embeddings: Floats  # [n, K]
 
 
 def training_side(classifier: Classifier, windows: Floats, calibration: Calibration) -> TrainingSide:
-    """Score windows [n, 96, 64] with the trained classifier, in full float32 whatever its precision, and calibrate."""
+    """Calibrated scores of windows [n, window_rows, ...], in full float32 whatever the classifier's precision."""
     logits, embeddings = _logits(in_float32(classifier), windows)
     return TrainingSide(windows, calibration.windows(logits), embeddings)
 
@@ -228,7 +228,7 @@ def _expected_answers(
     rows: list[Arrays] = []
     for waveform, length in zip(batch["waveforms"], batch["lengths"], strict=True):
         found = list(spec.cut(spec.rows_of([waveform[:length]])))
-        windows = np.stack([window for _, window in found])  # [W, 96, 64]
+        windows = np.stack([window for _, window in found])  # [W, window_rows, ...]
         logits, embeddings = _logits(classifier, windows)
         scores = calibration.windows(logits)  # [W, C]
         share = shares(np.asarray(classifier.attend(embeddings)), np.zeros(len(scores), np.int64))  # [W]

@@ -1,9 +1,9 @@
-"""Sound files through a model, patch by patch; the decoder works in a process of its own.
+"""Recordings through a model, window by window; the decoder works in a process of its own.
 
-    files ─▶ Cutter.pieces (in the decoder's process) ─▶ patches, batched across files ─▶ model ─▶ Heard | Unused
+    files ─▶ Cutter.pieces (in the decoder's process) ─▶ windows, batched across files ─▶ model ─▶ Scored | Unused
 
 A file that cannot be used is reported and the others go on; one on which the decoder dies is such a file.
-Patches are not kept, and of files that are heard in stretches nothing is: memory does not grow with their length. The
+Windows are not kept, and of files that are scored in segments nothing is: memory does not grow with their length. The
 model is given as a callable, so that nothing here imports TensorFlow.
 """
 
@@ -46,17 +46,17 @@ class Unused(NamedTuple):
     name: str  # as given, or below the folder that was given; safe to show
     problem: str  # a key of recordings.PROBLEMS
     detail: str
-    in_part: bool = False  # what came before it breaks off was heard
-    is_used: bool = False  # all of it was, and this is a remark
+    in_part: bool = False  # what came before it breaks off was scored
+    is_used: bool = False  # all of it was used, and this is a remark
 
 
 @dataclass(eq=False)
-class _Sound:
-    """A file on its way through the model, or a stretch of one."""
+class _Pending:
+    """A file on its way through the model, or a segment of one."""
 
     name: str
     begin: int = 0  # its first frame
-    first_frames: list[int] = field(default_factory=list)  # of each patch cut so far
+    first_frames: list[int] = field(default_factory=list)  # of each window cut so far
     results: list[Floats] = field(default_factory=list)  # parts of [P, K]
     sums: npt.NDArray[np.float64] | None = None  # [S]
     n_results: int = 0
@@ -70,45 +70,45 @@ class _Sound:
         return self.ended and (self.problem is not None or self.n_results == len(self.first_frames))
 
 
-class Heard(NamedTuple):
-    """A file that went through the model, or a stretch of one; `sums` are over its patches, `results` one by one."""
+class Scored(NamedTuple):
+    """A file that went through the model, or a segment of one; `sums` are over its windows, `results` one by one."""
 
     name: str
-    begin_s: float  # of the stretch; 0 of a file
+    begin_s: float  # of the segment; 0 of a file
     duration_s: float  # of the file; infinite where more of it follows
     start_s: npt.NDArray[np.float64]  # [P] in the file
     results: Floats  # [P, K]
     sums: npt.NDArray[np.float64]  # [S]
-    damage: Unused | None = None  # what is wrong with the file; of stretches, the last one has it
+    damage: Unused | None = None  # what is wrong with the file; of segments, the last one has it
 
 
 class _Batches:
-    """Collects patches, whichever files they are of, and gives the model full batches."""
+    """Collects windows, whichever files they are of, and gives the model full batches."""
 
     def __init__(self, function: Callable[[Floats], Any], size: int, spec: FrontEnd, kept: int | None) -> None:
         self._function, self._kept = function, kept
-        self._patches = np.zeros((size, *spec.window_shape), np.float32)
-        self._owners: list[_Sound] = []
+        self._windows = np.zeros((size, *spec.window_shape), np.float32)
+        self._owners: list[_Pending] = []
 
-    def add(self, sound: _Sound, patch: Floats) -> bool:
-        """Take one patch [96, 64]; whether the model was run."""
-        self._patches[len(self._owners)] = patch
+    def add(self, sound: _Pending, window: Floats) -> bool:
+        """Take one window [window_rows, ...]; whether the model was run."""
+        self._windows[len(self._owners)] = window
         self._owners.append(sound)
-        return len(self._owners) == len(self._patches) and self.flush()
+        return len(self._owners) == len(self._windows) and self.flush()
 
     def flush(self) -> bool:
         """Run the model over what is waiting and hand the results to the files."""
         if not self._owners:
             return False
         # A copy: a view of what the model was given would change when that is filled anew.
-        results = np.array(self._function(self._patches[: len(self._owners)]), np.float32)  # [n, K]
+        results = np.array(self._function(self._windows[: len(self._owners)]), np.float32)  # [n, K]
         if not np.isfinite(results).all():
             raise CheckpointError(
                 "the model answers NaN or infinity; its weights are broken. Train or export it again."
             )
         at = 0
-        for sound, patches in itertools.groupby(self._owners, key=lambda owner: owner):
-            count = len(list(patches))
+        for sound, windows in itertools.groupby(self._owners, key=lambda owner: owner):
+            count = len(list(windows))
             part = results[at : at + count]
             sound.results.append(part[:, : self._kept].copy())  # not a view, which would keep the rest
             sums = part[:, self._kept or part.shape[1] :].sum(axis=0, dtype=np.float64)
@@ -121,38 +121,38 @@ class _Batches:
 
 @dataclass(frozen=True)
 class Cutter:
-    """How sound is cut into patches.
+    """How recordings are cut into windows.
 
     Attributes:
-        hop_rows: from one patch to the next.
+        hop_rows: from one window to the next.
         longest_s: longer sounds are refused.
-        stretch_frames: each stretch of this many frames, at least a patch, is cut as if it were a sound of its own: its
-            first patch begins with it, the last ends with it. What is left behind the last one, if shorter than a
-            patch, is heard by a patch that ends with the sound. None: the whole sound is cut.
+        segment_rows: each segment of this many rows, at least a window, is cut as if it were a recording of its own:
+            its first window begins with it, the last ends with it. What is left behind the last one, if shorter than a
+            window, is scored by a window that ends with the recording. None: the whole recording is cut.
     """
 
     sound: AudioSettings
     hop_rows: int
     longest_s: float
     spec: FrontEnd
-    stretch_frames: int | None = None
+    segment_rows: int | None = None
 
     def pieces(self, given: Path | Channel) -> Iterator["_Piece"]:
-        """First frame and frames [96, 64] of each patch of a file; its facts at last.
+        """First row and rows [window_rows, ...] of each window of a file; its facts at last.
 
-        Behind each whole stretch, the frame at which the next one begins.
+        Behind each whole segment, the row at which the next one begins.
 
         Raises:
-            SoundError: the file cannot be used; some of them only after the last patch.
+            SoundError: the file cannot be used; some of them only after the last window.
         """
         path, channel = given if isinstance(given, Channel) else (given, None)
         stream = SoundStream(
             path, self.sound, rate_hz=self.spec.rate_hz, longest_s=self.longest_s,
-            silent_too=self.stretch_frames is not None, channel=channel,
+            silent_too=self.segment_rows is not None, channel=channel,
         )  # fmt: skip
         try:
-            size = self.stretch_frames
-            yield from self._cut(stream) if size is None else self._of_stretches(stream, size)
+            size = self.segment_rows
+            yield from self._cut(stream) if size is None else self._of_segments(stream, size)
         except OSError as fault:
             raise SoundError("unreadable", f"the storage failed ({fault.strerror})") from fault
         except (UnicodeError, TypeError) as fault:
@@ -165,30 +165,30 @@ class Cutter:
     def _cut(self, blocks: Iterable[Floats]) -> Iterator[tuple[int, Floats]]:
         return self.spec.cut(self.spec.rows_of(blocks), self.hop_rows)
 
-    def _of_stretches(self, stream: SoundStream, size: int) -> Iterator[tuple[int, Floats] | int]:
-        """Patches of each stretch, and where the next one begins; of what is left at the end, the last patch."""
+    def _of_segments(self, stream: SoundStream, size: int) -> Iterator[tuple[int, Floats] | int]:
+        """Windows of each segment, and where the next one begins; of what is left at the end, the last window."""
         spec, source = self.spec, _Source(stream, self.spec.window_samples)
         begin = 0
         while source.has(spec.window_rows * spec.row_hop) or not begin:
-            # A few milliseconds at the end of the sound are not worth a stretch of their own.
-            for first, patch in self._cut(source.blocks(size * spec.row_hop, slack=spec.row_hop)):
-                yield begin + first, patch
+            # A few milliseconds at the end of the sound are not worth a segment of their own.
+            for first, window in self._cut(source.blocks(size * spec.row_hop, slack=spec.row_hop)):
+                yield begin + first, window
             begin += size
             yield begin
-        if source.has(1):  # too short for a patch: one that ends with the sound begins before it
+        if source.has(1):  # too short for a window: one that ends with the sound begins before it
             rest, earlier = source.rest(spec.window_samples, spec.row_hop)
             begin -= earlier
             yield begin
-            for first, patch in self._cut([rest]):
-                yield begin + first, patch
+            for first, window in self._cut([rest]):
+                yield begin + first, window
 
 
-# First frame and frames of a patch; at which frame the next stretch begins; the facts of a file.
+# First row and rows of a window; at which row the next segment begins; the facts of a file.
 _Piece = tuple[int, Floats] | int | SoundFacts
 
 
 class _Source:
-    """A sound that is taken in stretches; the last samples that were taken, `kept` at most, can be had once more."""
+    """A sound that is taken in segments; the last samples that were taken, `kept` at most, can be had once more."""
 
     def __init__(self, blocks: Iterable[Floats], kept: int) -> None:
         self._blocks, self._kept = iter(blocks), kept
@@ -221,35 +221,35 @@ class _Source:
         return np.concatenate([self._taken[len(self._taken) - before * step :], self._waiting]), before
 
 
-def hear(
+def infer(
     sounds: Sequence[Path | Channel | Unused],
     function: Callable[[Floats], Any],
     cutter: Cutter,
     batch_size: int,
     check: Callable[[], None],
     kept: int | None = None,
-) -> Iterator[Heard | Unused]:
-    """Every file in its order: what the model answered to its patches, or why it was not used.
+) -> Iterator[Scored | Unused]:
+    """Every file in its order: what the model puts out for its windows, or why it was not used.
 
     Args:
         sounds: as `sounds.find_sounds` gives them; what is unused already comes out as it is, in its place.
-        function: patches [n, 96, 64] float32 → results [n, K], n up to `batch_size`.
+        function: windows [n, window_rows, ...] float32 → results [n, K], n up to `batch_size`.
         check: called between files and batches; it may raise to stop.
-        cutter: where it cuts stretches, each comes out by itself as soon as it was heard; behind them, if the file
+        cutter: where it cuts segments, each comes out by itself as soon as it was scored; behind them, if the file
             breaks off, why.
-        kept: so many columns of the results are kept; those behind are summed over the patches of a file. None: all.
+        kept: so many columns of the results are kept; those behind are summed over the windows of a file. None: all.
 
     Raises:
         CheckpointError: the model answers NaN.
         RetryableError: the decoder's process cannot be started.
     """
     batches = _Batches(function, batch_size, cutter.spec, kept)
-    queue: deque[_Sound] = deque()
+    queue: deque[_Pending] = deque()
     with Isolated(cutter.pieces) as decoder:
         for given in sounds:
             check()
             if isinstance(given, Unused):
-                queue.append(_Sound(given.name, ended=True, problem=given))
+                queue.append(_Pending(given.name, ended=True, problem=given))
             else:
                 name = given.name if isinstance(given, Channel) else shown(given)
                 pieces = decoder.items(given)
@@ -266,11 +266,11 @@ def _feed(
     name: str,
     pieces: Iterable[_Piece],
     batches: _Batches,
-    queue: deque[_Sound],
+    queue: deque[_Pending],
     cutter: Cutter,
 ) -> Iterator[None]:
-    """Put the patches of a file into batches, and its stretches into the queue; pauses when the model was run."""
-    sound = _Sound(name)
+    """Put the windows of a file into batches, and its segments into the queue; pauses when the model was run."""
+    sound = _Pending(name)
     queue.append(sound)
     begin, wrong = 0, None
     try:
@@ -281,12 +281,12 @@ def _feed(
             if isinstance(piece, int):
                 sound.ended, begin = True, piece
                 continue
-            first, patch = piece
+            first, window = piece
             if sound.ended:
-                sound = _Sound(name, begin)
+                sound = _Pending(name, begin)
                 queue.append(sound)
             sound.first_frames.append(first)
-            if batches.add(sound, patch):
+            if batches.add(sound, window):
                 yield
     except SoundError as fault:
         wrong = (fault.problem, str(fault))
@@ -294,16 +294,16 @@ def _feed(
         wrong = (crashed().problem, crashed().detail)
     if wrong is not None:
         if sound.ended:  # it ended before, and stands
-            sound = _Sound(name, begin)
+            sound = _Pending(name, begin)
             queue.append(sound)
         sound.problem = _problem(sound, *wrong, cutter.spec)
     sound.ended = True
 
 
-def _problem(sound: _Sound, problem: str, detail: str, spec: FrontEnd) -> Unused:
+def _problem(sound: _Pending, problem: str, detail: str, spec: FrontEnd) -> Unused:
     if not sound.begin:
         return Unused(sound.name, problem, detail)
-    detail += f"; what was heard before {sound.begin / spec.rows_per_s:g} s stands"
+    detail += f"; what was scored before {sound.begin / spec.rows_per_s:g} s stands"
     return Unused(sound.name, problem, detail, in_part=True)
 
 
@@ -314,14 +314,14 @@ def _damage(name: str, facts: SoundFacts) -> Unused | None:
     return Unused(name, facts.damage, facts.damage_detail, in_part=not is_whole, is_used=is_whole)
 
 
-def _done(queue: deque[_Sound], spec: FrontEnd) -> Iterator[Heard | Unused]:
+def _done(queue: deque[_Pending], spec: FrontEnd) -> Iterator[Scored | Unused]:
     while queue and queue[0].is_done:
         sound = queue.popleft()
         if sound.problem is not None:
             yield sound.problem
         else:
-            assert sound.sums is not None, "a sound has a patch"
-            yield Heard(
+            assert sound.sums is not None, "a sound has a window"
+            yield Scored(
                 sound.name,
                 sound.begin / spec.rows_per_s,
                 sound.duration_s,

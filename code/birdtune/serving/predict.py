@@ -1,10 +1,10 @@
-"""Sound files → embeddings or predictions, in memory that does not grow with their length.
+"""Recordings → embeddings or predictions, in memory that does not grow with their length.
 
-    files, folders ─▶ find_sounds ─▶ hear (patches through the model) ─▶ embed_files: .npz
+    files, folders ─▶ find_sounds ─▶ infer (windows through the model) ─▶ embed_files: .npz
                                                                       └─▶ predict_files: .csv
 
-A sound is cut into patches as the network wants them: resampled to 16 kHz, log-mel frames, the last patch where the
-sound ends, a sound shorter than a patch filled up with zeros.
+A recording is cut into windows as the backbone needs them: resampled to its rate, made into its features, the last
+window where the recording ends, a recording shorter than a window filled up with zeros.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from birdtune.errors import UsageError
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
 from birdtune.runtime.files import growing_csv, try_to_write, write_bytes
-from birdtune.serving.inference import Channel, Cutter, Floats, Heard, Unused, hear
-from birdtune.serving.rows import Rows, Scorer, judged_by
+from birdtune.serving.inference import Channel, Cutter, Floats, Scored, Unused, infer
+from birdtune.serving.rows import Rows, Scorer, window_results
 from birdtune.serving.sounds import channel_by_channel, find_sounds
 from birdtune.serving.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.serving.verify import open_model as open_model
@@ -41,10 +41,10 @@ class Outcome:
     """What came of some files."""
 
     files: int  # used, as far as they go
-    patches: int
+    windows: int
     problems: tuple[Unused, ...]  # and remarks on what is used
-    long: int = 0  # of the files, those with one row that are `LONG` times longer than what the model was judged by
-    silent: int = 0  # without a patch heard, and answered all the same: there is nothing in them
+    long: int = 0  # of the files, those with one row that are `LONG` times longer than what the model was calibrated on
+    silent: int = 0  # without sound, and rejected as unknown
 
     @property
     def in_part(self) -> int:
@@ -76,14 +76,14 @@ def embed_files(
     longest_s: float = math.inf,
     check: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Write the embeddings of all patches of some sounds.
+    """Write the embeddings of all windows of some sounds.
 
     Args:
         files: files, and folders of files (see `sounds.find_sounds`).
-        embed: patches [n, 96, 64] float32 → embeddings [n, K] (VGGish 128, YAMNet 1024), n up to `batch_size`.
+        embed: windows [n, window_rows, ...] float32 → embeddings [n, K], n up to `batch_size`.
         out: the .npz: `embeddings` [P, K] float32, `file` [P] str, `start_s` [P] float32 seconds; the files
-            in their order, patches from the first to the last. Read it with `numpy.load`.
-        front_end: what `embed` wants patches to be made with.
+            in their order, windows from the first to the last. Read it with `numpy.load`.
+        front_end: what `embed` wants windows to be made with.
         sound: how files are decoded.
         hop_s: seconds from one window to the next; None = as the front end says.
         longest_s: longer sounds are not used.
@@ -96,22 +96,22 @@ def embed_files(
     """
     _check_arguments(hop_s, batch_size)
     try_to_write(out.parent)
-    heard: list[Heard] = []
+    scored: list[Scored] = []
     problems: list[Unused] = []
     cutter = Cutter(sound, front_end.hop(hop_s), longest_s, front_end)
-    for item in hear(_sounds(files, sound), embed, cutter, batch_size, check):
+    for item in infer(_sounds(files, sound), embed, cutter, batch_size, check):
         problems += _problem(item)
-        if isinstance(item, Heard):
-            heard.append(item)
-    counts = [len(item.start_s) for item in heard]
+        if isinstance(item, Scored):
+            scored.append(item)
+    counts = [len(item.start_s) for item in scored]
     none = np.zeros((0, 0), np.float32)
     arrays = {
-        "embeddings": np.concatenate([item.results for item in heard]) if heard else none,
-        "file": np.repeat(np.array([item.name for item in heard], np.str_), counts),
-        "start_s": np.concatenate([np.zeros(0), *(item.start_s for item in heard)]).astype(np.float32),
+        "embeddings": np.concatenate([item.results for item in scored]) if scored else none,
+        "file": np.repeat(np.array([item.name for item in scored], np.str_), counts),
+        "start_s": np.concatenate([np.zeros(0), *(item.start_s for item in scored)]).astype(np.float32),
     }
     write_bytes(out, _npz(arrays))
-    return Outcome(len(heard), sum(counts), tuple(problems))
+    return Outcome(len(scored), sum(counts), tuple(problems))
 
 
 def _sounds(files: Sequence[Path], audio: AudioSettings) -> Sequence[Path | Channel | Unused]:
@@ -137,8 +137,8 @@ def predict_files(
     calibration: Calibration | None = None,
     thresholds: Thresholds | None = None,
     ood_score: Callable[[Floats], Any] | None = None,
-    patches_out: Path | None = None,
-    window_s: float | None = None,
+    windows_out: Path | None = None,
+    segment_s: float | None = None,
     calibration_clip_s: float | None = None,
     sound: AudioSettings = DEFAULT,
     hop_s: float | None = None,
@@ -146,74 +146,73 @@ def predict_files(
     longest_s: float = math.inf,
     check: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Write what the classifier hears in some sounds.
+    """Write the scores and decisions for some recordings.
 
     Args:
         files, sound, hop_s, batch_size, longest_s, check: as `embed_files`.
         classifier: an exported or a trained one.
-        calibration: makes the mean over the patches (by attention, where the head has one) the recording's scores;
+        calibration: makes the mean over the windows (by attention, where the head has one) the recording's scores;
             None: the mean is.
         thresholds: from which score on a class counts; None: there are none, and `decision` stays empty.
-        ood_score: mean embeddings, silence left out [n, K] → OOD scores [n]; None:
-            it is not told, and the column stays empty.
-        out: CSV, one row a file, as `Rows.sound` tells; of a file that was not used, why (`Rows.unused`).
-        patches_out: CSV, one row a patch, as `Rows.patches` tells.
-        window_s: a row of `out` is not a file but a stretch of this many seconds, one behind the other, each judged as
+        ood_score: mean embeddings, silence left out [n, K] → OOD scores [n]; None: the column stays empty.
+        out: CSV, one row a file, as `Rows.recording` has it; of a file that was not used, why (`Rows.unused`).
+        windows_out: CSV, one row a window, as `Rows.windows` has it.
+        segment_s: a row of `out` is not a file but a segment of this many seconds, one behind the other, each scored as
             if it were a recording of its own, cut out of the file. The last may be shorter; one below 0.96 s
-            begins earlier, to hold a patch (0.975 s). Of a file that breaks off, the stretches before stand.
+            begins earlier, to hold a window (0.975 s). Of a file that breaks off, the segments before stand.
         calibration_clip_s: seconds of the recordings that calibration and thresholds rest on; for `Outcome.long`.
 
     Raises:
-        as `embed_files`; also UsageError: a window shorter than a patch, or than the hop.
+        as `embed_files`; also UsageError: a segment shorter than a window.
     """
     _check_arguments(hop_s, batch_size)
-    for place in filter(None, [out, patches_out]):
+    for place in filter(None, [out, windows_out]):
         try_to_write(place.parent)
     spec = classifier.front_end
-    window = None if window_s is None else _window_frames(window_s, spec)
-    cutter = Cutter(sound, spec.hop(hop_s), longest_s, spec, window)
-    stretch_s = None if window is None else window / spec.rows_per_s
-    rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, ood_score, stretch_s)
-    judge = judged_by(classifier, pools=ood_score is not None)
-    heard = hear(_sounds(files, sound), judge, cutter, batch_size, check, kept=len(rows.classes) + 1)
-    return _write(heard, rows, out, patches_out, calibration_clip_s)
+    segment = None if segment_s is None else _segment_rows(segment_s, spec)
+    cutter = Cutter(sound, spec.hop(hop_s), longest_s, spec, segment)
+    segment_s = None if segment is None else segment / spec.rows_per_s
+    rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, ood_score, segment_s)
+    results = window_results(classifier, pools=ood_score is not None)
+    scored = infer(_sounds(files, sound), results, cutter, batch_size, check, kept=len(rows.classes) + 1)
+    return _write(scored, rows, out, windows_out, calibration_clip_s)
 
 
-def _window_frames(window_s: float, spec: FrontEnd) -> int:
-    # A patch is 15 ms longer (`patch_samples`): its last frame reaches beyond the window, as into the next patch.
-    if not spec.window_s <= window_s < math.inf:
-        raise UsageError(f"--window {window_s:g}: expected at least {spec.window_s:g} s, from one patch to the next.")
-    return round(window_s * spec.rows_per_s)
+def _segment_rows(segment_s: float, spec: FrontEnd) -> int:
+    # Samples of a window may be some more (`window_samples`): its last frame reaches into the next window.
+    if not spec.window_s <= segment_s < math.inf:
+        raise UsageError(f"--window {segment_s:g}: expected at least {spec.window_s:g} s, a window of the model.")
+    return round(segment_s * spec.rows_per_s)
 
 
-def _problem(item: Heard | Unused) -> list[Unused]:
+def _problem(item: Scored | Unused) -> list[Unused]:
     found = item if isinstance(item, Unused) else item.damage
     return [] if found is None else [found]
 
 
 def _write(
-    heard: Iterable[Heard | Unused], rows: Rows, out: Path, patches_out: Path | None, calibration_clip_s: float | None
+    scored: Iterable[Scored | Unused], rows: Rows, out: Path, windows_out: Path | None, calibration_clip_s: float | None
 ) -> Outcome:
     """Write rows as they come, for there may be more of them than memory holds."""
-    n_files = n_patches = n_long = 0
+    n_files = n_windows = n_long = 0
     problems: list[Unused] = []
-    longest_s = math.inf if calibration_clip_s is None or rows.stretch_s is not None else LONG * calibration_clip_s
+    longest_s = math.inf if calibration_clip_s is None or rows.segment_s is not None else LONG * calibration_clip_s
     with contextlib.ExitStack() as tables:
         add = tables.enter_context(growing_csv(out, rows.columns))
-        add_patch = None
-        if patches_out is not None:
-            add_patch = tables.enter_context(growing_csv(patches_out, rows.patch_columns))
-        for item in heard:
+        add_window = None
+        if windows_out is not None:
+            add_window = tables.enter_context(growing_csv(windows_out, rows.window_columns))
+        for item in scored:
             problems += _problem(item)
             if isinstance(item, Unused):
                 add(rows.unused(item))
                 continue
-            add(rows.sound(item))
-            if add_patch is not None:
-                for row in rows.patches(item):
-                    add_patch(row)
+            add(rows.recording(item))
+            if add_window is not None:
+                for row in rows.windows(item):
+                    add_window(row)
             n_files += item.begin_s == 0
-            n_patches += len(item.start_s)
+            n_windows += len(item.start_s)
             n_long += item.duration_s > longest_s
     silent = sum(problem.problem == "silent" for problem in problems)
-    return Outcome(n_files, n_patches, tuple(problems), n_long, silent)
+    return Outcome(n_files, n_windows, tuple(problems), n_long, silent)

@@ -1,7 +1,7 @@
-"""What was heard in a sound → the rows of the tables that `predict` writes.
+"""Scores of a recording → the rows of the tables that `predict` writes.
 
-    patches ─▶ judged_by ─▶ their scores, and what a recording's are made of
-    Heard | Unused ─▶ Rows ─▶ a row of the table of recordings or stretches, and one for each patch
+    windows ─▶ window_results ─▶ their scores, and what those of a recording are made of
+    Scored | Unused ─▶ Rows ─▶ a row of the table of recordings or segments, and one for each window
 """
 
 import math
@@ -16,7 +16,7 @@ from birdtune.audio.front_end import SILENT, FrontEnd
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import BACKGROUND, UNKNOWN, UNKNOWN_NAME, Thresholds
 from birdtune.evaluation.scores import shares
-from birdtune.serving.inference import Floats, Heard, Unused
+from birdtune.serving.inference import Floats, Scored, Unused
 
 # Columns of the best classes in a table; jibjib's readers show three.
 _TOP = 3
@@ -34,46 +34,46 @@ class Scorer(Protocol):
 
     @property
     def front_end(self) -> FrontEnd:
-        """What its patches are made with."""
+        """What its windows are made with."""
         ...
 
-    def scores(self, patches: Any, /) -> tuple[Any, Any]:
-        """Patches [n, 96, 64] float32 → scores [n, C] and embeddings [n, K]."""
+    def scores(self, windows: Any, /) -> tuple[Any, Any]:
+        """Windows [n, window_rows, ...] float32 → scores [n, C] and embeddings [n, K]."""
         ...
 
     def attend(self, embeddings: Any, /) -> Any:
-        """Embeddings [n, K] → how much each patch counts beside the others of its sound [n]."""
+        """Embeddings [n, K] → how much each window counts beside the others of its recording [n]."""
         ...
 
 
-def judged_by(classifier: Scorer, *, pools: bool) -> Callable[[Floats], Floats]:
-    """From patches [n, 96, 64] to their scores and, in a column of its own, how much each counts. [n, C + 1]
+def window_results(classifier: Scorer, *, pools: bool) -> Callable[[Floats], Floats]:
+    """From windows [n, window_rows, ...] to their scores and, in a column of its own, how much each counts. [n, C + 1]
 
-    Behind these stands what is summed over a recording: what each patch holds (`novelty.held`). [n, C + 1 + 1]
+    Behind these stands what is summed over a recording: what each window holds (`FrontEnd.held`). [n, C + 1 + 1]
 
     Args:
-        pools: before that, what the mean embedding is made of: each embedding times what its patch holds.
+        pools: before that, what the mean embedding is made of: each embedding times what its window holds.
             [n, C + 1 + K + 1]
     """
 
-    def judge(patches: Floats) -> Floats:
-        scores, embeddings = classifier.scores(patches)
-        weight = classifier.front_end.held(patches).astype(np.float32)
+    def results(windows: Floats) -> Floats:
+        scores, embeddings = classifier.scores(windows)
+        weight = classifier.front_end.held(windows).astype(np.float32)
         pooled = [weight[:, None] * np.asarray(embeddings)] if pools else []
         return np.column_stack(
             [np.asarray(scores), np.asarray(classifier.attend(embeddings)), *pooled, weight]
         )
 
-    return judge
+    return results
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Makes rows of what `judged_by` found.
+    """Makes rows of what `window_results` found.
 
     Attributes:
         calibration, thresholds, ood_score: as `predict.predict_files`.
-        stretch_s: seconds of a stretch; None: a row is a whole recording.
+        segment_s: seconds of a segment; None: a row is a whole recording.
     """
 
     classes: tuple[str, ...]
@@ -81,49 +81,48 @@ class Rows:
     calibration: Calibration | None
     thresholds: Thresholds | None
     ood_score: Callable[[Floats], Any] | None
-    stretch_s: float | None
+    segment_s: float | None
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Of the table of recordings, or of stretches."""
-        where = ("duration_s",) if self.stretch_s is None else ("start_s", "end_s")
+        """Of the table of recordings, or of segments."""
+        where = ("duration_s",) if self.segment_s is None else ("start_s", "end_s")
         scores = (f"score:{name}" for name in self.classes)
-        return ("file", *where, "patches", *self._best_columns, "peak_s", "ood_score", "problem", *scores)
+        return ("file", *where, "windows", *self._best_columns, "peak_s", "ood_score", "problem", *scores)
 
     @cached_property
-    def patch_columns(self) -> tuple[str, ...]:
-        """Of the table of patches."""
+    def window_columns(self) -> tuple[str, ...]:
+        """Of the table of windows."""
         return ("file", "start_s", "end_s", *self._best_columns)
 
     @cached_property
     def _best_columns(self) -> tuple[str, ...]:
         return tuple(self._best(np.zeros(len(self.classes), np.float32)))
 
-    def sound(self, heard: Heard) -> dict[str, object]:
-        """The row of a recording or a stretch.
+    def recording(self, scored: Scored) -> dict[str, object]:
+        """The row of a recording or a segment.
 
         `decision`: the class with the highest of the scores that pass, or `unknown`, as also where `ood_score` is
-        above 1 or nothing can be heard; `class` and `score` of the best class, and of the next ones (`class_2`,
+        above 1 or nothing but silence is there; `class` and `score` of the best class, and of the next ones (`class_2`,
         `score_2` …), whether they pass or not, background left out; `peak_s`: where in the file the window begins that
         scores highest for the best class; `problem`: why there is no more than that, or what is wrong with the file
         (the last window says it); and a column `score:<class>` for every class.
         """
-        where = {"file": heard.name, **self._place(heard), "patches": len(heard.start_s)}
-        if not _sounds(heard):
-            problem = "; ".join(["silent: it holds nothing that the model can hear", *_damage(heard)])
+        where = {"file": scored.name, **self._place(scored), "windows": len(scored.start_s)}
+        if not _sounds(scored):
+            problem = "; ".join(["silent: nothing in it is loud enough for the model", *_damage(scored)])
             return {**where, "decision": self._nothing, "problem": problem}
-        patches, attention = heard.results[:, :-1], heard.results[:, -1]
-        mean = shares(attention, np.zeros(len(attention), np.int64)) @ patches  # [C]
-        scores = self.calibration.clips(mean[None])[0] if self.calibration is not None else mean
-        ood = None if self.ood_score is None else float(self.ood_score(_pooled(heard))[0])
+        windows = scored.results[:, :-1]  # [W, C]
+        scores = recording_scores(scored, self.calibration)
+        ood = None if self.ood_score is None else float(self.ood_score(pooled_embedding(scored))[0])
         best = self._best(scores, ood)
-        clearest = int(patches[:, self.classes.index(str(best["class"]))].argmax())
+        clearest = int(windows[:, self.classes.index(str(best["class"]))].argmax())
         return {
             **where,
             **best,
-            "peak_s": round(float(heard.start_s[clearest]), 2),
+            "peak_s": round(float(scored.start_s[clearest]), 2),
             "ood_score": "" if ood is None else round(ood, 4),
-            "problem": "".join(_damage(heard)),
+            "problem": "".join(_damage(scored)),
             **{f"score:{name}": _rounded(score) for name, score in zip(self.classes, scores, strict=True)},
         }
 
@@ -132,23 +131,23 @@ class Rows:
         decision = self._nothing if unused.problem == "silent" else ""
         return {"file": unused.name, "decision": decision, "problem": f"{unused.problem}: {unused.detail}"}
 
-    def patches(self, heard: Heard) -> Iterator[dict[str, object]]:
-        """The rows of its patches: answers by thresholds alone."""
-        patch_s = self.spec.heard_s
-        for start_s, scores in zip(heard.start_s.tolist(), heard.results[:, :-1], strict=True):
-            end_s = round(min(start_s + patch_s, heard.duration_s), 3)
-            yield {"file": heard.name, "start_s": round(start_s, 2), "end_s": end_s, **self._best(scores)}
+    def windows(self, scored: Scored) -> Iterator[dict[str, object]]:
+        """The rows of its windows: decisions by thresholds alone."""
+        window_s = self.spec.heard_s
+        for start_s, scores in zip(scored.start_s.tolist(), scored.results[:, :-1], strict=True):
+            end_s = round(min(start_s + window_s, scored.duration_s), 3)
+            yield {"file": scored.name, "start_s": round(start_s, 2), "end_s": end_s, **self._best(scores)}
 
     @property
     def _nothing(self) -> str:
         return UNKNOWN_NAME if self.thresholds is not None else ""
 
-    def _place(self, heard: Heard) -> dict[str, object]:
-        if self.stretch_s is None:
-            return {"duration_s": round(heard.duration_s, 3)}
-        # Only of the last stretch it is known; that ends with the file.
-        end_s = heard.duration_s if math.isfinite(heard.duration_s) else heard.begin_s + self.stretch_s
-        return {"start_s": round(heard.begin_s, 2), "end_s": round(end_s, 3)}
+    def _place(self, scored: Scored) -> dict[str, object]:
+        if self.segment_s is None:
+            return {"duration_s": round(scored.duration_s, 3)}
+        # Only of the last segment it is known; that ends with the file.
+        end_s = scored.duration_s if math.isfinite(scored.duration_s) else scored.begin_s + self.segment_s
+        return {"start_s": round(scored.begin_s, 2), "end_s": round(end_s, 3)}
 
     def _best(self, scores: Floats, ood: float | None = None) -> dict[str, object]:
         """The decision, and the best classes of [C] scores, the first of equals first; background is left out."""
@@ -167,19 +166,26 @@ class Rows:
         return row
 
 
-def _damage(heard: Heard) -> list[str]:
-    return [] if heard.damage is None else [f"{heard.damage.problem}: {heard.damage.detail}"]
+def _damage(scored: Scored) -> list[str]:
+    return [] if scored.damage is None else [f"{scored.damage.problem}: {scored.damage.detail}"]
 
 
 def _rounded(score: float) -> float:
     return round(float(score), _DECIMALS)
 
 
-def _sounds(heard: Heard) -> bool:
-    """Whether any frame holds sound: then a patch holds at least one frame's share more than it counts without."""
-    return bool(heard.sums[-1] > len(heard.start_s) * SILENT + 1e-3)
+def _sounds(scored: Scored) -> bool:
+    """Whether any frame holds sound: then a window holds at least one frame's share more than it counts without."""
+    return bool(scored.sums[-1] > len(scored.start_s) * SILENT + 1e-3)
 
 
-def _pooled(heard: Heard) -> Floats:
-    """The mean embedding of a recording, silence left out. [1, K]"""
-    return np.asarray(heard.sums[None, :-1] / heard.sums[-1], np.float32)
+def pooled_embedding(scored: Scored) -> Floats:
+    """The mean embedding of a recording, silence left out, of results that `pools`. [1, K]"""
+    return np.asarray(scored.sums[None, :-1] / scored.sums[-1], np.float32)
+
+
+def recording_scores(scored: Scored, calibration: Calibration | None) -> Floats:
+    """The scores of a recording: the mean of its windows, by attention where the head has one, calibrated. [C]"""
+    windows, attention = scored.results[:, :-1], scored.results[:, -1]
+    mean = shares(attention, np.zeros(len(attention), np.int64)) @ windows  # [C]
+    return np.asarray(mean if calibration is None else calibration.clips(mean[None])[0])

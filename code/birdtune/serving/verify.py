@@ -56,12 +56,12 @@ class ExportedModel:
         return float(seconds) if isinstance(seconds, int | float) and 0 < seconds < math.inf else None
 
     def scores(self, windows: Any) -> tuple[Any, Any]:
-        """Windows [N, 96, 64] → scores [N, C] and embeddings [N, K], both float32."""
+        """Windows [N, window_rows, ...] → scores [N, C] and embeddings [N, K], both float32."""
         found = self.windows(windows)
         return found["scores"], found["embeddings"]
 
     def embed(self, windows: Any) -> Any:
-        """Windows [N, 96, 64] → embeddings [N, K] float32."""
+        """Windows [N, window_rows, ...] → embeddings [N, K] float32."""
         return self.windows(windows)["embeddings"]
 
 
@@ -113,7 +113,7 @@ def fresh_answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> Array
     """Have a fresh process load the model in `folder` and run its signatures.
 
     Args:
-        inputs: `windows` [n, 96, 64], and for `sound` and `embed` `waveforms` [m, samples] and `lengths` [m].
+        inputs: `windows` [n, window_rows, ...], and for `sound` and `embed` `waveforms` [m, samples] and `lengths` [m].
 
     Returns:
         as `answers`.
