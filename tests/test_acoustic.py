@@ -115,3 +115,83 @@ def test_noise_gates_leave_nothing_to_compare() -> None:
     gated = [recording(f"{CLASSES[k % 3]}/{k}-x.wav", clip(None, k) / 1_000) for k in range(60)]
     assert all(one.facts.measures and one.facts.measures.fingerprint for one in gated)
     assert acoustic.cohorts(gated) == []
+
+
+# ---- samples that run on ------------------------------------------------------------------------
+
+
+def continuous(seed: int, n: int) -> np.ndarray:
+    """One recording: noise that is mostly below 800 Hz, as wind and traffic. [n]"""
+    spectrum = np.fft.rfft(np.random.default_rng([2, seed]).standard_normal(n))
+    spectrum *= 1 / (1 + (np.linspace(0, 8_000, len(spectrum)) / 800) ** 4)
+    sound = np.fft.irfft(spectrum)
+    return np.asarray(0.05 * sound / sound.std())
+
+
+@cache
+def side_by_side(gap: int = 0, fade: bool = False) -> tuple[Recording, ...]:
+    """20 recordings of one spectrum, each cut into three clips of two seconds."""
+    clips = []
+    for source in range(20):
+        sound = continuous(source, 4 * (32_000 + gap))
+        for k in range(3):
+            part = sound[k * (32_000 + gap) :][:32_000].copy()
+            if fade:
+                part[-400:] *= np.linspace(1, 0, 400)
+                part[:400] *= np.linspace(0, 1, 400)
+            clips.append(recording(f"{CLASSES[source % 3]}/{source}-x{k}.wav", part))
+    return tuple(clips)
+
+
+def place_of(name: str) -> int:
+    return int(name.removesuffix(".wav").split("x")[1])
+
+
+def seam_links(recordings: Iterable[Recording], how: str = "join") -> list[tuple[str, str]]:
+    links = acoustic.links(list(recordings), how)
+    return [(link.first, link.second) for link in links if link.rule == acoustic.SEAM_RULE]
+
+
+def test_clips_that_lay_side_by_side_are_found_though_all_have_one_noise_floor() -> None:
+    found = seam_links(side_by_side())
+    assert len(found) >= 20  # of 40
+    assert all(source_of(first) == source_of(second) for first, second in found)
+    assert all(place_of(second) == place_of(first) + 1 for first, second in found)
+    assert not any(link.joins for link in acoustic.links(list(side_by_side()), "warn"))
+
+
+def test_samples_run_on_neither_over_a_gap_nor_over_a_fade() -> None:
+    assert len(seam_links(side_by_side(gap=4_000))) <= 2
+    assert seam_links(side_by_side(fade=True)) == []
+
+
+def test_clips_that_all_begin_alike_follow_on_none() -> None:
+    tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(32_000) / RATE_HZ)
+    alike = [
+        recording(
+            f"{CLASSES[k % 3]}/{k}-x.wav", tone + 1e-3 * np.random.default_rng(k).standard_normal(32_000)
+        )
+        for k in range(60)
+    ]
+    assert seam_links(alike) == []
+
+
+def test_test_recordings_that_run_on_from_a_training_recording_are_near_to_it() -> None:
+    train = [recording for k, recording in enumerate(side_by_side()) if k % 3 != 1]
+    test = [recording for k, recording in enumerate(side_by_side()) if k % 3 == 1]
+    near, _ = acoustic.near_training(train, test)
+    assert len(near) >= 5
+    assert all(source_of(name) == source_of(nearest) for name, (nearest, _) in near.items())
+
+
+def test_the_comparison_is_remembered(tmp_path: Path) -> None:
+    kept = tmp_path / "acoustic.json"
+    recordings = list(side_by_side())
+    found = acoustic.kept_links(recordings, "warn", kept)
+    assert found == acoustic.links(recordings, "warn")
+    # What was kept is taken as it is while the recordings are the same.
+    kept.write_text(kept.read_text().replace(acoustic.SEAM_RULE, "kept"))
+    assert {link.rule for link in acoustic.kept_links(recordings, "warn", kept)} == {"kept"}
+    assert acoustic.kept_links(recordings[:59], "warn", kept) == acoustic.links(recordings[:59], "warn")
+    kept.write_text("{")
+    assert acoustic.kept_links(recordings, "join", kept) == acoustic.links(recordings, "join")

@@ -83,7 +83,7 @@ def test_the_digest_of_samples_is_that_of_the_sound_not_of_the_file(tmp_path: Pa
         soundfile.write(paths[-1], samples / 32768, 44_100, subtype=subtype)
     assert len({examine(path).samples for path in paths}) == 1
     soundfile.write(tmp_path / "longer.wav", np.append(samples, np.int16(0)), 44_100)
-    samples[44_096] += 1
+    samples[44_097] += 1  # one sample of many
     soundfile.write(tmp_path / "other.wav", samples, 44_100)
     assert len({examine(tmp_path / name).samples for name in ("a.wav", "longer.wav", "other.wav")}) == 3
 

@@ -10,12 +10,15 @@ import base64
 import functools
 import hashlib
 import math
+import zlib
+from bisect import insort
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from birdtune.audio.ends import Ends
 from birdtune.audio.fingerprint import Fingerprinter
 
 Floats = npt.NDArray[np.float32]
@@ -33,8 +36,8 @@ _DENSE_S, _DENSE_PER_S, _SPARSE_PER_S = 2.0, 16.0, 3.0
 _MOST_FRAMES = 2048
 # The floor of a band: this quantile over the frames.
 _FLOOR = 0.1
-# Of the sample digest: one frame of samples in so many is hashed, which costs next to nothing; recordings that agree in
-# all of these and in their length are the same.
+# Of the sample digest: one frame of samples in so many is hashed, so that different recordings differ; all are in a
+# checksum, which takes a fifth of the time of a hash, so that recordings that differ in one sample do.
 _DIGEST_STEP = 64
 _STEP_S = 0.01
 # A mean of the first block above this is taken off all: squares of more than that drown what is faint.
@@ -67,6 +70,7 @@ class Measures:
     spectrum: str  # mean power of each band, as `decode_bands` reads it
     floor: str  # power that each band keeps above in nine frames of ten
     fingerprint: str = ""  # of recorder and moment, as `fingerprint.floors_of` reads it; "" of too little sound
+    ends: str = ""  # the first and the last samples, as `ends.read_ends` reads them; "" of too few
 
     @property
     def spectrum_db(self) -> npt.NDArray[np.int8]:
@@ -96,12 +100,14 @@ class Meter:
 
     def __init__(self, rate_hz: int, channels: int) -> None:
         self._digest = hashlib.blake2b(f"{rate_hz} {channels}".encode(), digest_size=16)
+        self._checksum = 0
         self._n = 0
         self._sums = np.zeros(channels)
         self._n_clipped = 0
         self._envelope = _Envelope(rate_hz)
         self._spectra = _Spectra(rate_hz)
         self._fingerprinter = Fingerprinter(rate_hz)
+        self._ends = Ends(rate_hz)
         # Taken once: memory that is taken anew for each block costs more than what is computed in it.
         self._memory = np.empty((0, channels), np.float32)
 
@@ -114,8 +120,9 @@ class Meter:
             peak: the largest magnitude in the block, full scale 1.
         """
         values, scale = self._values(block, mono)
-        some = values[-self._n % _DIGEST_STEP :: _DIGEST_STEP]
-        self._digest.update((some * scale).astype("<f4").tobytes())
+        samples = _canonical(block)
+        self._digest.update(samples[-self._n % _DIGEST_STEP :: _DIGEST_STEP].tobytes())
+        self._checksum = zlib.crc32(samples.data, self._checksum)
         # As a product: numpy's own sum over the first axis takes thirty times as long.
         self._sums += (_ones(len(values)) @ values) * scale
         if peak >= _FULL_SCALE:
@@ -123,6 +130,7 @@ class Meter:
         self._envelope.feed(mono)
         self._spectra.feed(mono, self._n)
         self._fingerprinter.feed(mono)
+        self._ends.feed(mono)
         self._n += len(block)
 
     def _values(self, block: npt.NDArray[Any], mono: Floats) -> tuple[Floats, np.float32]:
@@ -140,7 +148,7 @@ class Meter:
     def sample_digest(self) -> str:
         """Hexadecimal digest that is equal for equal samples, in whatever format they are kept."""
         whole = self._digest.copy()
-        whole.update(str(self._n).encode())
+        whole.update(f"{self._n} {self._checksum}".encode())
         return whole.hexdigest()
 
     def measures(self) -> Measures:
@@ -159,7 +167,19 @@ class Meter:
             spectrum=encode_bands(spectrum),
             floor=encode_bands(floor),
             fingerprint=self._fingerprinter.found(),
+            ends=self._ends.found(),
         )
+
+
+def _canonical(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers for the same samples: 16-bit samples are whole numbers, in whatever format they are kept."""
+    if block.dtype != np.int16:
+        for step in (64, 1):  # a few samples say of nearly all others that they are not
+            steps = block[::step] * np.float32(32768)
+            if (steps != np.rint(steps)).any() or (np.abs(steps + np.float32(0.5)) > 32768).any():
+                return np.ascontiguousarray(block, "<f4")
+        block = steps
+    return np.ascontiguousarray(block, "<i2")
 
 
 @functools.lru_cache(maxsize=8)
@@ -360,6 +380,10 @@ def _bandwidth_hz(power: npt.NDArray[np.float64], rate_hz: int) -> int:
     decibels = 10 * np.log10(np.maximum(steps, 1e-16))
     above = np.maximum.accumulate(decibels[::-1])[::-1][2:]  # the most from the next step but one on
     # A tone falls off as steeply; but what is around it is then as low as what is above.
-    usual = np.array([np.median(decibels[: k + 1]) for k in range(len(above))])
+    ordered: list[float] = []
+    usual = []  # median of all up to each
+    for level in decibels[:-2].tolist():
+        insort(ordered, level)
+        usual.append((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
     edges = np.flatnonzero(np.minimum(decibels[:-2], usual) - above >= _EDGE_DB)
     return round((edges[-1] + 1) / len(decibels) * rate_hz / 2) if edges.size else rate_hz // 2

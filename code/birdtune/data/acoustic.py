@@ -11,24 +11,37 @@ What it cannot see: clips that were filtered, denoised, mixed or encoded each in
 reach, and where it fails, stands in docs/acoustic-evidence.md.
 """
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from birdtune.audio.fingerprint import N_BANDS, floors_of
+from birdtune.data.continuity import Seams
 from birdtune.data.scan import Recording
 from birdtune.data.sources import Link
+from birdtune.runtime.files import read_json, value_sha256, write_json
 
 Floats = npt.NDArray[np.float64]
+Pair = tuple[float, int, int]  # score, first and second
 Ints = npt.NDArray[np.int64]
 
 RULE = "nearly the same noise floor"
+SEAM_RULE = "samples that run on from one to the other"
 # Nats, chosen on warblers cut up; docs/acoustic-evidence.md has what they reach on what they were not chosen on.
 JOINS, WARNS = 14.0, 10.0
+SEAM, SEAM_NEAR = 3.0, 8.0
+_SEAM_ALONE = 3.0  # without the noise floors
+# How much of the score of noise floors counts beside that of a seam, and between which bounds.
+_FLOOR_COUNTS, _FLOOR_BOUNDS = 0.25, (-2.0, 4.0)
+# A seam has this share of the likelihood of all that may be at that end.
+_LIKELIEST = 0.7
 # Recordings of one sample rate that it takes to say what is usual among them.
 LEAST_RECORDINGS = 40
 # What more than this share of a class has in common is of the class (its call, its recorder), not of a source.
@@ -38,7 +51,7 @@ _LIKE_CLASS, _MOST_OF_A_CLASS = 0.0, 64
 # Below this, decibels of full scale, is the rounding of 16-bit samples and the silence of noise gates.
 _LOWEST_DB = -98.0
 # Of each recording, so many of the nearest are looked at; of groups, so many members to compare them by.
-_MOST_NEAR, _MOST_MEMBERS = 24, 16
+_MOST_NEAR, _MOST_MEMBERS = 32, 16
 _ROWS_AT_ONCE = 512
 # Variance of clips of one source, of that of halves of a recording: chosen with the thresholds, as is the shrinkage.
 _WITHIN_OF_HALVES, _SHRINKAGE = 0.7, 0.15
@@ -57,12 +70,14 @@ class Cohort:
         index: [n] where they stand among all recordings.
         vectors: [n, 64] noise floors in which clips of one steady source differ by 1, and sources by `between`.
         within: [n] how unsteady each is: variance of its halves, 1 of most.
+        seams: their ends.
     """
 
     index: Ints
     vectors: Floats
     within: Floats
     between: Floats  # [64] variance
+    seams: Seams
 
     def scores(self, rows: Ints, columns: Ints) -> Floats:
         """Log-likelihood ratio of pairs of members, nats. [a], [b] → [a, b]"""
@@ -105,7 +120,7 @@ def cohorts(recordings: Sequence[Recording]) -> list[Cohort]:
         if halves is not None:
             by_rate[recording.facts.rate_hz].append((number, halves))
     return [
-        _cohort(np.array([number for number, _ in found], np.int64), np.stack([halves for _, halves in found]))
+        _cohort(recordings, [number for number, _ in found], np.stack([halves for _, halves in found]))
         for _, found in sorted(by_rate.items())
         if len(found) >= LEAST_RECORDINGS
     ]
@@ -121,7 +136,7 @@ def _halves(recording: Recording) -> Floats | None:
     return None if (halves.mean(axis=0) <= _LOWEST_DB + 2).mean() > 0.5 else halves
 
 
-def _cohort(index: Ints, halves: Floats) -> Cohort:
+def _cohort(recordings: Sequence[Recording], index: Sequence[int], halves: Floats) -> Cohort:
     halves = halves - halves.mean(axis=2, keepdims=True)  # clips may have been made equally loud
     apart = (halves[:, 0] - halves[:, 1]) / np.sqrt(2)
     scatter, unsteadiness = _scatter(apart)
@@ -130,7 +145,9 @@ def _cohort(index: Ints, halves: Floats) -> Cohort:
     whitened = (halves.mean(axis=1) - halves.mean(axis=(0, 1))) @ (vectors / np.sqrt(values))
     total, axes = np.linalg.eigh(np.cov(whitened.T))
     within = np.clip(unsteadiness / usual, _STEADIEST, _UNSTEADIEST)
-    return Cohort(index, whitened @ axes, within, np.maximum(total - 1, _LEAST_BETWEEN))
+    measured = [recordings[number].facts.measures for number in index]
+    seams = Seams([measures.ends if measures else "" for measures in measured])
+    return Cohort(np.array(index), whitened @ axes, within, np.maximum(total - 1, _LEAST_BETWEEN), seams)
 
 
 def _scatter(apart: Floats) -> tuple[Floats, Floats]:
@@ -150,7 +167,92 @@ def _scatter(apart: Floats) -> tuple[Floats, Floats]:
 
 def _sizes(apart: Floats, shape: Floats) -> Floats:
     inverse = np.linalg.inv(shape)
-    return np.asarray(np.einsum("ij,jk,ik->i", apart, inverse, apart, optimize=True) / N_BANDS + _ROUNDING_DB**2)
+    return np.asarray(
+        np.einsum("ij,jk,ik->i", apart, inverse, apart, optimize=True) / N_BANDS + _ROUNDING_DB**2
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Pairs of members of a cohort, first < second, and the scores of their noise floors. [pairs] each"""
+
+    first: Ints
+    second: Ints
+    scores: Floats
+
+
+def compare(cohort: Cohort, rows: Ints | None = None, columns: Ints | None = None) -> Compared:
+    """Each of some members with those of others that may be nearest; of all with all by default."""
+    everyone = np.arange(len(cohort.index))
+    rows, columns = (everyone if chosen is None else chosen for chosen in (rows, columns))
+    near = [np.stack([np.full_like(others, row), others]) for row, others in cohort.candidates(rows, columns)]
+    first, second = np.unique(np.sort(np.concatenate(near, axis=1), axis=0), axis=1)
+    bounds = np.searchsorted(first, np.arange(len(everyone) + 1))
+    scores = [
+        cohort.scores(np.array([row]), second[begin:end])[0]
+        for row, (begin, end) in enumerate(pairwise(bounds.tolist()))
+    ]
+    return Compared(first, second, np.concatenate(scores))
+
+
+def seams(cohort: Cohort, compared: Compared, least: float = SEAM) -> list[Pair]:
+    """Pairs of members of which the second begins where the first ends, with their scores.
+
+    Of all that may follow on a member one is by far the likeliest, and of all that it may follow on.
+    """
+    firsts = np.concatenate([compared.first, compared.second])
+    seconds = np.concatenate([compared.second, compared.first])
+    alone = cohort.seams.scores(firsts, seconds)
+    scores = alone + np.clip(_FLOOR_COUNTS * np.tile(compared.scores, 2), *_FLOOR_BOUNDS)
+    chosen = (alone >= _SEAM_ALONE) & (scores >= least)
+    for side in (firsts, seconds):
+        total = np.full(len(cohort.index), -np.inf)
+        np.logaddexp.at(total, side, scores)
+        chosen &= scores >= total[side] + np.log(_LIKELIEST)
+    return [(float(scores[k]), int(firsts[k]), int(seconds[k])) for k in np.flatnonzero(chosen)]
+
+
+def near_pairs(compared: Compared, least: float = WARNS) -> list[Pair]:
+    """Pairs whose noise floors score at least so much, the highest first."""
+    found = [
+        (round(float(compared.scores[k]), 6), int(compared.first[k]), int(compared.second[k]))
+        for k in np.flatnonzero(compared.scores >= least)
+    ]
+    return sorted(found, key=lambda pair: (-pair[0], pair[1:]))
+
+
+def groups(
+    cohort: Cohort, pairs: Sequence[Pair], threshold: float, seams: Sequence[Pair] = ()
+) -> list[list[int]]:
+    """Members of one source recording: chains by seams, and any two of these whose pairs score so much on average.
+
+    Args:
+        pairs: by noise floor, the highest score first.
+    """
+    head = list(range(len(cohort.index)))
+    members = {number: [number] for number in head}
+
+    def join(a: int, b: int) -> None:
+        for member in members[b]:
+            head[member] = a
+        members[a] += members.pop(b)
+
+    for _, first, second in seams:
+        if head[first] != head[second]:
+            join(*sorted((head[first], head[second])))
+    apart: set[tuple[int, int, int]] = set()
+    for score, first, second in pairs:
+        if score < threshold:
+            break
+        a, b = sorted((head[first], head[second]))
+        tried = (a, b, len(members[a]) + len(members[b]))
+        if a == b or tried in apart:
+            continue
+        if _average(cohort, members[a], members[b]) >= threshold:
+            join(a, b)
+        else:
+            apart.add(tried)
+    return [sorted(group) for group in members.values() if len(group) > 1]
 
 
 def links(recordings: Sequence[Recording], how: str = "warn") -> list[Link]:
@@ -163,50 +265,42 @@ def links(recordings: Sequence[Recording], how: str = "warn") -> list[Link]:
         return []
     found: dict[tuple[str, str], Link] = {}
     for cohort in cohorts(recordings):
-        pairs = near_pairs(cohort)
+        names = [recordings[number].name for number in cohort.index.tolist()]
         labels = np.array([recordings[number].label for number in cohort.index.tolist()], object)
+        compared = compare(cohort)
+        chained, pairs = seams(cohort, compared), near_pairs(compared)
+        chain_of = {member: group[0] for group in groups(cohort, [], 0.0, chained) for member in group}
+        for _, first, second in chained:
+            pair = names[first], names[second]
+            found[pair] = Link(*pair, SEAM_RULE, how == "join")
         for threshold in (JOINS, WARNS):
-            for group in groups(cohort, pairs, threshold):
-                if _is_of_class(cohort, np.array(group, np.int64), labels):
-                    continue
-                first, *others = (recordings[cohort.index[member]].name for member in group)
-                for other in others:
-                    link = Link(first, other, RULE, how == "join" and threshold == JOINS)
-                    found.setdefault((first, other), link)
+            for group in groups(cohort, pairs, threshold, chained):
+                first, *others = sorted({chain_of.get(member, member) for member in group})
+                if others and not _is_of_class(cohort, np.array(group, np.int64), labels):
+                    for other in others:
+                        pair = names[first], names[other]
+                        found.setdefault(pair, Link(*pair, RULE, how == "join" and threshold == JOINS))
     return list(found.values())
 
 
-def near_pairs(cohort: Cohort, least: float = WARNS) -> list[tuple[float, int, int]]:
-    """Scores of pairs of members from `least` on, the highest first."""
-    everyone = np.arange(len(cohort.index))
-    pairs = set()
-    for row, near in cohort.candidates(everyone, everyone):
-        scores = cohort.scores(np.array([row]), near)[0]
-        for k in np.flatnonzero(scores >= least).tolist():
-            other = int(near[k])
-            pairs.add((round(float(scores[k]), 6), min(row, other), max(row, other)))
-    return sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))
+def kept_links(recordings: Sequence[Recording], how: str, path: Path | None) -> list[Link]:
+    """As `links`; those of the last time if the same recordings were compared then.
 
-
-def groups(cohort: Cohort, pairs: Sequence[tuple[float, int, int]], threshold: float) -> list[list[int]]:
-    """Members that belong together: any two groups are joined where their pairs score so much on average."""
-    head = list(range(len(cohort.index)))
-    members = {number: [number] for number in head}
-    apart: set[tuple[int, int, int]] = set()
-    for score, first, second in pairs:
-        if score < threshold:
-            break
-        a, b = sorted((head[first], head[second]))
-        tried = (a, b, len(members[a]) + len(members[b]))
-        if a == b or tried in apart:
-            continue
-        if _average(cohort, members[a], members[b]) < threshold:
-            apart.add(tried)
-            continue
-        for member in members[b]:
-            head[member] = a
-        members[a] += members.pop(b)
-    return [sorted(group) for group in members.values() if len(group) > 1]
+    Args:
+        path: the file that keeps them, or None.
+    """
+    if path is None or how == "off":
+        return links(recordings, how)
+    compared = [[r.name, r.label, r.content, r.facts.rate_hz] for r in recordings]
+    constants = [JOINS, WARNS, SEAM, _FLOOR_COUNTS, _FLOOR_BOUNDS, _SEAM_ALONE, _LIKELIEST]
+    digest = value_sha256([how, constants, compared])
+    with contextlib.suppress(ValueError, TypeError, KeyError):  # of another birdtune, or damaged
+        kept = read_json(path)
+        if kept["digest"] == digest:
+            return [Link(*link) for link in kept["links"]]
+    found = links(recordings, how)
+    write_json(path, {"digest": digest, "links": [astuple(link) for link in found]}, durable=False)
+    return found
 
 
 def _average(cohort: Cohort, first: Sequence[int], second: Sequence[int]) -> float:
@@ -248,22 +342,25 @@ def near_training(
     """
     everyone = [*train, *test]
     found: dict[str, tuple[str, float]] = {}
-    compared = 0
+    n_compared = 0
     for cohort in cohorts(everyone):
-        learnt = np.flatnonzero(cohort.index < len(train))
+        learnt = np.flatnonzero(cohort.index < len(train))  # all before those of the test
         tested = np.flatnonzero(cohort.index >= len(train))
-        if not len(learnt):
+        if not len(learnt) or not len(tested):
             continue
-        compared += len(tested)
+        n_compared += len(tested)
+        names = [everyone[number].name for number in cohort.index.tolist()]
         labels = np.array([everyone[number].label for number in cohort.index.tolist()], object)
         of_training = np.where(cohort.index < len(train), labels, "")
-        for row, near in cohort.candidates(tested, learnt):
-            same = near[labels[near] == labels[row]]
-            scores = cohort.scores(np.array([row]), same)[0]
-            if not scores.size or scores.max() < JOINS:
-                continue
-            best = int(same[scores.argmax()])
-            if not _is_of_class(cohort, np.array([best, row]), of_training):
-                name = everyone[cohort.index[row]].name
-                found[name] = everyone[cohort.index[best]].name, float(scores.max())
-    return found, compared
+        compared = compare(cohort, tested, learnt)
+        chained = [(score, min(a, b), max(a, b)) for score, a, b in seams(cohort, compared, SEAM_NEAR)]
+        near = [
+            (score, first, second)
+            for score, first, second in near_pairs(compared, JOINS)
+            if labels[first] == labels[second]
+            and not _is_of_class(cohort, np.array([first, second]), of_training)
+        ]
+        for score, first, second in [*near, *chained]:
+            if labels[first] == labels[second]:
+                found.setdefault(names[second], (names[first], score))
+    return found, n_compared

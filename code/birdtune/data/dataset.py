@@ -333,7 +333,9 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
     scan.refuse_crashes(survey.listing, problems, config.data_folder)
     try:
         selection.check_enough(usable, config.data_folder, problems)
-        links = [*each_channel.links(usable), *recorded_links(usable), *acoustic.links(usable, config.split.acoustic)]
+        kept = config.output / "cache" / "acoustic.json" if keep_problems else None
+        by_sound = acoustic.kept_links(usable, config.split.acoustic, kept)
+        links = [*each_channel.links(usable), *recorded_links(usable), *by_sound]
         result = split.assign(usable, config.split, config.output / "split.csv", survey.given, links)
         problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
         usable = [recording for recording in usable if recording.name in result.places]
