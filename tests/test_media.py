@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from makers import tone, write_sound
 
 from birdtune.audio import formats
 from birdtune.audio.decode import examine, read
 from birdtune.audio.faults import SoundError
-from birdtune.audio.formats import kind_of_bytes
+from birdtune.audio.formats import kind_of, kind_of_bytes
 from birdtune.cli import main
 from birdtune.data import scan as recordings
 from birdtune.data.scan import scan
@@ -151,3 +152,19 @@ def test_an_empty_name_on_the_command_line_is_not_the_working_folder(
 ) -> None:
     assert main([command, ""]) == 2
     assert "the name of a file is empty" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("a.wav", "a WAV file"), ("a.flac", "a FLAC file"), ("a.ogg", "an Ogg file"), ("a.aiff", "an AIFF file")],
+)
+def test_damaged_first_bytes_are_named(tmp_path: Path, name: str, words: str) -> None:
+    path = tmp_path / name
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(RATE_HZ), RATE_HZ)
+    assert kind_of(path).words == words
+    content = path.read_bytes()
+    for first in (bytes(4), bytes([content[0] ^ 0x20]) + content[1:4]):
+        path.write_bytes(first + content[4:])
+        with pytest.raises(SoundError, match=f"it is {words} whose first four bytes are damaged. Copy it") as caught:
+            examine(path)
+        assert caught.value.problem == "not-audio"

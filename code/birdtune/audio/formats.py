@@ -90,6 +90,14 @@ _SIGNATURES: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     ),
     (0, b"/annex/objects/", Kind("a git-annex pointer, not the recording itself", "Fetch it with `git annex get`.")),
 )
+# Offset, bytes that stand there, the first four bytes of such files, and what it is then.
+_BEHIND_FIRST: Final = (
+    (8, b"WAVE", (b"RIFF", b"RIFX", b"RF64", b"BW64"), "a WAV file"),
+    (8, b"AIFF", (b"FORM",), "an AIFF file"),
+    (4, b"\x00\x00\x00\x22", (b"fLaC",), "a FLAC file"),  # the length of the block that comes first in all
+    (28, b"\x01vorbis", (b"OggS",), "an Ogg file"),
+)
+_MEND_FIRST: Final = "Copy it again from where it comes, or write {} there."
 # First bytes of files whose kind is told by what follows those, and how many bytes it takes to tell.
 _CHUNKED = {b"RIFF": "a WAV file", b"RIFX": "a WAV file", b"FORM": "an AIFF file"}
 _SHORTEST = 12
@@ -115,6 +123,9 @@ def kind_of(path: Path) -> Kind:
 
 def kind_of_bytes(head: bytes) -> Kind:
     """What a file is that begins with some bytes; a kilobyte is enough."""
+    for offset, mark, first, words in _BEHIND_FIRST:
+        if head[offset : offset + len(mark)] == mark and head[:4] not in first:
+            return Kind(f"{words} whose first four bytes are damaged", _MEND_FIRST.format(shown(first[0].decode())))
     for offset, mark, kind in _SIGNATURES:
         if head[offset : offset + len(mark)] == mark:
             return kind
