@@ -110,7 +110,7 @@ def test_it_leaves_the_input_as_it_was_and_makes_no_model(capsys: Captured, plac
     checked(capsys, "--input", str(place), "--model.checkpoint", "none")
     assert sorted(path.stat().st_mtime_ns for path in place.rglob("*")) == before
     made = {path.relative_to(tmp_path / "output").as_posix() for path in (tmp_path / "output").rglob("*")}
-    assert made == {".lock", "cache", "cache/ledger.json", "problems.csv"}
+    assert made == {".lock", "cache", "cache/ledger.json", "problems.csv", "sources.csv"}
 
 
 def test_what_was_heard_once_is_not_heard_again(

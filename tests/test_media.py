@@ -54,7 +54,7 @@ def test_sound_in_other_wrappers_is_decoded(tmp_path: Path, name: str, format_na
     assert (facts.rate_hz, facts.channels) == (RATE_HZ, 2) and facts.duration_s == pytest.approx(2.0, abs=0.1)
     sound = read(path, rate_hz=RATE_HZ)
     spectrum = np.abs(np.fft.rfft(sound * np.hanning(sound.size)))
-    assert np.argmax(spectrum) * 16_000 / sound.size == pytest.approx(1000, abs=2)
+    assert np.argmax(spectrum) * RATE_HZ / sound.size == pytest.approx(1000, abs=2)
 
 
 def test_without_the_second_decoder_the_command_that_installs_it_is_named(

@@ -123,3 +123,16 @@ def test_short_clips_seconds_apart_are_said() -> None:
     assert "3 recordings may be parts of one" in notice
     assert "less than a minute apart" in notice
     assert said(["A/SITE1_20230501_050000.wav", "A/SITE2_20230501_050010.wav"]) == []
+
+
+def test_each_recording_has_its_source_and_the_rules_that_join_it() -> None:
+    recordings = [recording("A/creek_0.0s_5.0s.wav"), recording("A/creek_5.0s_10.0s.wav"), recording("A/pond.wav")]
+    link = Link("A/creek_0.0s_5.0s.wav", "A/pond.wav", "samples that run on", joins=True)
+    assert find_sources(recordings).rows() == [
+        {"recording": "A/creek_0.0s_5.0s.wav", "source_recording": "A/creek", "rule": "time span"},
+        {"recording": "A/creek_5.0s_10.0s.wav", "source_recording": "A/creek", "rule": "time span"},
+        {"recording": "A/pond.wav", "source_recording": "A/pond", "rule": ""},
+    ]
+    rules = {row["recording"]: row["rule"] for row in find_sources(recordings, links=[link]).rows()}
+    assert rules["A/pond.wav"] == "samples that run on"
+    assert rules["A/creek_0.0s_5.0s.wav"] == "samples that run on; time span"

@@ -289,7 +289,7 @@ def kept_links(recordings: Sequence[Recording], how: str, path: Path | None) -> 
     Args:
         path: the file that keeps them, or None.
     """
-    if path is None or how == "off":
+    if path is None or how == "off" or len(recordings) < LEAST_RECORDINGS:
         return links(recordings, how)
     compared = [[r.name, r.label, r.content, r.facts.rate_hz] for r in recordings]
     constants = [JOINS, WARNS, SEAM, _FLOOR_COUNTS, _FLOOR_BOUNDS, _SEAM_ALONE, _LIKELIEST]

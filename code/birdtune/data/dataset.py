@@ -35,7 +35,7 @@ from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.recorded import recorded_links
 from birdtune.data.scan import PROBLEM_COLUMNS, Listing, Problem, Recording
 from birdtune.data.source_notices import source_notices
-from birdtune.data.sources import Sources
+from birdtune.data.sources import SOURCE_COLUMNS, Sources
 from birdtune.data.split import Given, Place
 from birdtune.data.targets import Targets, annotated_classes, targets_of
 from birdtune.errors import InputError, shown
@@ -337,6 +337,8 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         by_sound = acoustic.kept_links(usable, config.split.acoustic, kept)
         links = [*each_channel.links(usable), *recorded_links(usable), *by_sound]
         result = split.assign(usable, config.split, config.output / "split.csv", survey.given, links)
+        if keep_problems:
+            write_csv(config.output / "sources.csv", SOURCE_COLUMNS, result.sources.rows())
         problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
         usable = [recording for recording in usable if recording.name in result.places]
         trained = [recording for recording in usable if result.places[recording.name].split == "train"]

@@ -10,11 +10,14 @@ one source. --split.group-regex goes before all other evidence: with it, links o
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from birdtune.data.scan import Recording
 from birdtune.data.source_names import read
 from birdtune.data.source_numbers import decide
+
+# Of sources.csv.
+SOURCE_COLUMNS = ("recording", "source_recording", "rule")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,14 @@ class Sources:
     doubted: tuple[Link, ...]  # links that do not join, between recordings of different sources
     alone: int = 0  # recordings that are each their own source
     unnamed: tuple[str, ...] = ()  # of those, the ones whose names say nothing of a source
+    rules: Mapping[str, str] = field(default_factory=dict)  # recording → what joins it with others of its source
+
+    def rows(self) -> list[dict[str, str]]:
+        """Of each recording, its source recording and the rules by which it is of that. Columns: SOURCE_COLUMNS."""
+        return [
+            {"recording": name, "source_recording": key, "rule": self.rules.get(name, "")}
+            for name, key in sorted(self.keys.items())
+        ]
 
 
 class _Union:
@@ -119,6 +130,7 @@ def join(
         tuple(link for link in doubted if source[link.first] != source[link.second]),
         len(alone),
         tuple(name for name in alone if not named[name][1]),
+        {name: "; ".join(rule for rule, shown in sorted(shown_by.items()) if name in shown) for name in named},
     )
 
 
