@@ -123,7 +123,7 @@ def test_an_empty_data_folder_and_a_file_in_its_place_are_told_apart(capsys: Cap
 def test_an_output_that_is_a_file_is_said_to_be_one(capsys: Captured, good: Path, output: str) -> None:
     (good / "file").touch()
     line = prepare(capsys, "--output", output)
-    assert line.startswith("file: a file stands where a folder is needed") and "--output" in line
+    assert line.startswith("file: is a file where a folder is needed") and "--output" in line
     assert ("for file/below" in line) == (output == "file/below")
 
 

@@ -133,7 +133,7 @@ def test_everything_that_is_wrong_is_told_at_once(capsys: Captured, known: Path,
     )  # fmt: skip
     told = wrongs(out)
     assert len(told) == 4
-    assert told[0].startswith("output: a file stands where a folder is needed")
+    assert told[0].startswith("output: is a file where a folder is needed")
     assert told[1].startswith("model.freeze: conv9 is not known. Choose one of none, conv, all-but-head, conv1")
     assert told[2].startswith("map.json: holds a list; expected a mapping")
     assert told[3].startswith("nowhere.ckpt: there is no VGGish checkpoint")

@@ -162,7 +162,7 @@ def test_a_new_folder_replaces_the_old_and_what_a_killed_run_left(tmp_path: Path
 def test_a_file_where_a_folder_is_needed_is_told(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     for path in (tmp_path / "a", tmp_path / "a" / "b"):
-        with pytest.raises(InputError, match="a file stands where a folder is needed"):
+        with pytest.raises(InputError, match="is a file where a folder is needed"):
             make_folder(path)
     assert make_folder(tmp_path / "x/y") == make_folder(tmp_path / "x/y")
 
@@ -494,7 +494,7 @@ def test_missing_cells_are_empty(tmp_path: Path) -> None:
         ("recording,label\n".encode("utf-16-le"), "is UTF-16 without a mark"),
         (b"\xff\xfea\0b", "UTF-16 that breaks off"),
         (b'a\n"' + b"x" * 200_000, "not a CSV table"),
-        (b"recording,split, split ,,\nx,train,test\n", "the column split stands there twice"),
+        (b"recording,split, split ,,\nx,train,test\n", "two columns are named split"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_told(tmp_path: Path, content: bytes, words: str) -> None:

@@ -333,8 +333,8 @@ def test_text_that_is_no_map_is_refused(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("m.json", '{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
-        ("m.yaml", "a: 1\nb: 2\na: 3\n", "'a' stands twice"),
+        ("m.json", '{"a": 1, "b": 2, "a": 3}', "'a' is given twice"),
+        ("m.yaml", "a: 1\nb: 2\na: 3\n", "'a' is given twice"),
         ("m.csv", "name,id\na,1\nb,2\na,3\n", "row 4: the class a is listed twice"),
         ("m.json", '{"Gr\u00fc": 1, "Gru\u0308": 1}', "the class 'Gr\u00fc' is listed twice, in two spellings"),
         ("m.csv", "name,id\nGr\u00fc,1\nGru\u0308,1\n", "the class 'Gr\u00fc' is listed twice, in two spellings"),

@@ -143,7 +143,7 @@ def test_a_terminal_that_lacks_a_letter_gets_an_escape(monkeypatch: pytest.Monke
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="a file stands where a folder is needed"):
+    with pytest.raises(InputError, match="is a file where a folder is needed"):
         Journal(tmp_path / "file" / "logs")
 
 

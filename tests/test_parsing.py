@@ -54,12 +54,12 @@ def test_pipes_devices_and_folders_are_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parse", "text", "said"),
     [
-        (parse_json, '{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
-        (parse_json, '{"a": 1, "\\u0061": 3}', "'a' stands twice"),
-        (parse_json, '{"x": [{"é": 1, "é": 1}]}', "'é' stands twice"),
-        (parse_yaml, "a: 1\nb: 2\na: 3\n", "'a' stands twice in the mapping that begins in line 1"),
-        (parse_yaml, "x:\n  y: [{'é': 1, \"é\": 2}]\n", "'é' stands twice in the mapping that begins in line 2"),
-        (parse_yaml, "a: 1\n? !!str a\n: 2\n", "'a' stands twice"),
+        (parse_json, '{"a": 1, "b": 2, "a": 3}', "'a' is given twice"),
+        (parse_json, '{"a": 1, "\\u0061": 3}', "'a' is given twice"),
+        (parse_json, '{"x": [{"é": 1, "é": 1}]}', "'é' is given twice"),
+        (parse_yaml, "a: 1\nb: 2\na: 3\n", "'a' is given twice in the mapping that begins in line 1"),
+        (parse_yaml, "x:\n  y: [{'é': 1, \"é\": 2}]\n", "'é' is given twice in the mapping that begins in line 2"),
+        (parse_yaml, "a: 1\n? !!str a\n: 2\n", "'a' is given twice"),
     ],
 )
 def test_a_key_that_stands_twice_is_refused_by_its_name(parse: Any, text: str, said: str) -> None:
@@ -75,7 +75,7 @@ def test_a_key_that_stands_twice_is_refused_by_its_name(parse: Any, text: str, s
     ["a: &x 1\nb: *x\n", "&a {b: *a}", "a: &x {k: 1}\nb: {<<: *x}\n", "a: *nobody\n", "&a [*a]", "? &a x\n: *a\n"],
 )
 def test_aliases_are_refused_and_so_cannot_unfold(text: str) -> None:
-    with pytest.raises(ValueError, match=r"it has aliases .*the first stands in line [12]"):
+    with pytest.raises(ValueError, match=r"it has aliases .*the first is in line [12]"):
         parse_yaml(text)
 
 

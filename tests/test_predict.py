@@ -770,7 +770,7 @@ def test_a_place_that_cannot_be_written_is_found_out_before_the_work(tmp_path: P
     def model(patches: Any) -> Any:
         raise AssertionError("the model was run")
 
-    with pytest.raises(InputError, match="a file stands where a folder is needed"):
+    with pytest.raises(InputError, match="is a file where a folder is needed"):
         embed_files([path], model, path / "x.npz", front_end=VGGISH)
 
 

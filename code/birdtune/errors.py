@@ -93,7 +93,7 @@ class ExportError(BirdtuneError):
 
 
 class Interrupted(BaseException):
-    """The job was told to stop, and did, after saving what it had.
+    """A signal stopped the job, after it had saved what it had.
 
     Like KeyboardInterrupt it is no Exception: it may be raised anywhere, and what catches all exceptions
     to call them something else must not catch this.

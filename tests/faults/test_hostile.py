@@ -144,7 +144,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9
     [
         (BOMB.encode(), "it has aliases"),
         (b"train: !!python/object/apply:os.system ['touch it-ran']\n", "could not determine a constructor"),
-        (b"train: {epochs: 3, epochs: 4}\n", "'epochs' stands twice in the mapping that begins in line 1"),
+        (b"train: {epochs: 3, epochs: 4}\n", "'epochs' is given twice in the mapping that begins in line 1"),
         (b"train: {epochs: 3}\n\0", "is not plain YAML"),
         (b"{a: " * 3000, "nested too deeply"),
         (b"\xff\xfet\0", "is not plain YAML"),

@@ -22,7 +22,7 @@ from birdtune.audio.formats import is_installed
 from birdtune.data import tables
 from birdtune.data.labels import Label, class_names_of
 from birdtune.errors import InputError, RetryableError, shown
-from birdtune.runtime.files import stands_in_the_way
+from birdtune.runtime.files import blocking_file
 from birdtune.runtime.storage import has_failed, read_error, storage_faults
 
 # Code → what a person can do about it.
@@ -309,7 +309,7 @@ def _check_folder(folder: Path, expected: str, give: str) -> None:
             "in a container, mount it (-v /your/input:/model/input:ro)."
         ) from fault
     except NotADirectoryError as fault:
-        place = stands_in_the_way(folder)
+        place = blocking_file(folder)
         below = f", for {shown(folder)}," if place != folder else ""
         raise InputError(f"{shown(place)}: is a file; expected a folder{below} with {expected}. {give}.") from fault
     except OSError as fault:

@@ -93,7 +93,7 @@ def load(
     for name, item in given.items():
         if isinstance(item.value, str) and not _is_usable(item.value):
             raise SettingsError(
-                f"{item.origin} = {_told(item.value)}: expected {known[name].type}, which is not empty and has no "
+                f"{item.origin} = {_in_short(item.value)}: expected {known[name].type}, which is not empty and has no "
                 f"NUL characters and no halves of characters ({known[name].help})."
             )
         *sections, key = known[name].path
@@ -140,12 +140,12 @@ def _complaint(error: Any, given: Mapping[str, _Given], known: Mapping[str, Opti
         expected = f"expected one of {', '.join(choices)}{nearest(str(item.value), choices)}"
     unit = f" {option.unit}" if option.unit else ""
     return (
-        f"{item.origin} = {_told(item.value)}: {expected} "
+        f"{item.origin} = {_in_short(item.value)}: {expected} "
         f"({name} is {option.type}{unit}: {option.help}; default {option.default_text})"
     )
 
 
-def _told(value: Any) -> str:
+def _in_short(value: Any) -> str:
     text = repr(value)
     return shown(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
 

@@ -33,7 +33,7 @@ _EMPTY_ROW = '""'
 # A row for each of a million recordings takes 200 MB.
 _LARGEST_TABLE_BYTES = 256 << 20
 _LARGEST_RECORD_BYTES = 1 << 30
-_TOLD_DELIMITER = re.compile(r'"?sep=([,;\t])"?[,;\t]*\r?\n', re.IGNORECASE)
+_GIVEN_DELIMITER = re.compile(r'"?sep=([,;\t])"?[,;\t]*\r?\n', re.IGNORECASE)
 
 
 def make_folder(path: Path) -> Path:
@@ -43,9 +43,9 @@ def make_folder(path: Path) -> Path:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as fault:
-            blocked = f", for {shown(path)}" if stands_in_the_way(path) != path else ""
+            blocked = f", for {shown(path)}" if blocking_file(path) != path else ""
             raise InputError(
-                f"{shown(stands_in_the_way(path))}: a file stands where a folder is needed{blocked}. Move it away, or "
+                f"{shown(blocking_file(path))}: is a file where a folder is needed{blocked}. Move it away, or "
                 "give another place (--output; for a single file --out)."
             ) from fault
         for place in missing:
@@ -53,7 +53,7 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def stands_in_the_way(path: Path) -> Path:
+def blocking_file(path: Path) -> Path:
     """The file that keeps a path from being a folder: itself, or one above it; itself where none does."""
     return next((place for place in (*reversed(path.parents), path) if place.is_file()), path)
 
@@ -100,7 +100,7 @@ def require_place(path: Path, setting: str, endings: Sequence[str], what: str) -
     with storage_faults(path):
         if path.is_dir():
             raise InputError(f"{setting} {shown(path)}: is a folder; expected the name of a file to write in it.")
-        if (place := stands_in_the_way(path.parent)).is_file():
+        if (place := blocking_file(path.parent)).is_file():
             raise InputError(
                 f"{setting} {shown(path)}: {shown(place)} is a file where a folder is needed. Give another place."
             )
@@ -271,8 +271,8 @@ def read_json(path: Path) -> Any:
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as CSV (UTF-8, header first), whole or not at all.
 
-    Text stands there as it is, so that programs find names again by their letters. What looks like a formula is
-    quoted and no more: a spreadsheet may still run it, if it is not told to import the column as text.
+    Text is written as it is, so that programs find names again by their letters. What looks like a formula is
+    quoted and no more: a spreadsheet may still run it, unless it imports the column as text.
     """
     lines: list[str] = []
     take = _rows_into(lines.append, columns)
@@ -316,7 +316,7 @@ def _cell(value: object) -> str:
 def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = "a table") -> list[dict[str, str]]:
     """Read a CSV file that a person or birdtune wrote: comma, semicolon or tab; text as `plain.decode_text` reads it.
 
-    A first line `sep=;`, by which Excel is told the delimiter, is obeyed.
+    A first line `sep=;`, which gives Excel the delimiter, is obeyed.
 
     Args:
         most_bytes, what: as `plain.read_bounded`.
@@ -331,8 +331,8 @@ def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = 
         message = f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
         raise read_error(fault, path, message) from fault
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
-    if told := _TOLD_DELIMITER.match(text):
-        delimiter, text = told[1], text[told.end() :]
+    if given := _GIVEN_DELIMITER.match(text):
+        delimiter, text = given[1], text[given.end() :]
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         _check_columns(path, [column.strip() for column in reader.fieldnames or ()])
@@ -344,7 +344,7 @@ def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = 
         if any(cell.strip() for cell in row.pop(None, ())):
             raise InputError(
                 f"{shown(path)}, row {number}: has more cells than the header. "
-                "A name that holds a comma must stand in double quotes."
+                "A name with a comma needs double quotes."
             )
     return [{str(key).strip(): value or "" for key, value in row.items()} for row in rows]
 
@@ -352,7 +352,7 @@ def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = 
 def _check_columns(path: Path, columns: list[str]) -> None:
     # Spreadsheets leave columns without a name at the end; those hold nothing.
     if twice := [column for column, count in Counter(filter(None, columns)).items() if count > 1]:
-        raise InputError(f"{shown(path)}: the column {shown(twice[0][:80])} stands there twice. Keep one.")
+        raise InputError(f"{shown(path)}: two columns are named {shown(twice[0][:80])}. Keep one.")
 
 
 def file_sha256(path: Path, check: Callable[[], None] = lambda: None) -> str:

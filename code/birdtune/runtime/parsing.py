@@ -4,9 +4,9 @@
     bytes ─▶ decode_text ─▶ text         UTF-8, or UTF-16 with a mark
     text ─▶ parse_json, parse_yaml ─▶ dict, list, str, int, float, bool, None (YAML: dates as well)
 
-What a person writes says each thing once: a key that stands twice is refused by its name, where the
-libraries would keep the last and drop the others in silence. YAML's tags make nothing but plain data
-here, and its aliases, of which a few lines unfold to more than any memory holds, are not read.
+A key that is given twice is refused by its name, where the libraries would keep the last and drop the others in
+silence. YAML's tags make nothing but plain data here, and its aliases, of which a few lines unfold to more than any
+memory holds, are not read.
 """
 
 import codecs
@@ -26,7 +26,7 @@ from birdtune.errors import InputError, shown
 # A whole number that is longer is no setting and no id; YAML's numbers to the base of 60 take time with
 # the square of their length.
 _LONGEST_NUMBER = 40
-_PIECE_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 16
 # Of UTF-16 text in Latin letters each second byte is zero. Of names that end in a null character, as
 # `find -print0` writes them, as many are only where each has a single character.
 _WIDE_SHARE = 0.7
@@ -46,9 +46,9 @@ def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
     with open_regular(path, what) as file:
         facts = os.fstat(file.fileno())
         content = bytearray()
-        # In pieces, because the size that is told (0 in /proc) may be too small.
-        while facts.st_size <= most_bytes >= len(content) and (piece := file.read(_PIECE_BYTES)):
-            content += piece
+        # In blocks, because the size that the system reports (0 in /proc) may be too small.
+        while facts.st_size <= most_bytes >= len(content) and (block := file.read(_BLOCK_BYTES)):
+            content += block
     if (size := max(facts.st_size, len(content))) > most_bytes:
         raise InputError(
             f"{shown(path)}: {size:,} bytes are too many for {what} (at most {most_bytes:,}). Is it another file?"
@@ -112,7 +112,7 @@ def parse_json(text: str) -> Any:
     """What a JSON text says.
 
     Raises:
-        ValueError: it is not JSON, nested too deeply, or a key stands twice.
+        ValueError: it is not JSON, nested too deeply, or a key is given twice.
     """
     try:
         return json.loads(text, object_pairs_hook=_each_once)
@@ -135,7 +135,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"{key[:80]!r} stands twice in one mapping; keep one of them")
+            raise ValueError(f"{key[:80]!r} is given twice in one mapping; keep one of them")
         found[key] = value
     return found
 
@@ -144,7 +144,7 @@ def parse_yaml(text: str) -> Any:
     """What a YAML text says.
 
     Raises:
-        ValueError: it is not YAML, nested too deeply, has tags or aliases, or a key stands twice.
+        ValueError: it is not YAML, nested too deeply, has tags or aliases, or a key is given twice.
     """
     try:
         return yaml.load(text, _PlainLoader)
@@ -163,7 +163,7 @@ class _PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             line = self.current_event.start_mark.line + 1
-            raise yaml.YAMLError(f"it has aliases (*name), which are not read; the first stands in line {line}")
+            raise yaml.YAMLError(f"it has aliases (*name), which are not read; the first is in line {line}")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -172,7 +172,7 @@ class _PlainLoader(yaml.SafeLoader):
             for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
                 if key.value in seen:
                     name, line = str(key.value)[:80], node.start_mark.line + 1
-                    raise yaml.YAMLError(f"{name!r} stands twice in the mapping that begins in line {line}")
+                    raise yaml.YAMLError(f"{name!r} is given twice in the mapping that begins in line {line}")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
