@@ -97,9 +97,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Frames made in this process, whose last shard is closed."""
     without_processes(monkeypatch)
     yield
-    if frames._writer is not None and frames._writer._file is not None:
-        frames._writer._file.close()
-    frames._writer = None
+    frames.close_shard()
 
 
 @pytest.mark.usefixtures("here")

@@ -93,9 +93,7 @@ class Cache:
 
 def end_worker() -> None:
     """Close the shard of a worker that worked in this process; others close it by ending."""
-    if frames._writer is not None and frames._writer._file is not None:
-        frames._writer._file.close()
-    frames._writer = None
+    frames.close_shard()
 
 
 @pytest.fixture
@@ -225,7 +223,7 @@ def test_storage_that_refuses_is_told(
     def refuse(self: object, task: object) -> None:
         raise OSError(number, "refused")
 
-    monkeypatch.setattr(frames._ShardWriter, "make", refuse)
+    monkeypatch.setattr(frames._Maker, "make", refuse)
     with pytest.raises(error):
         cache.run()
 
@@ -459,7 +457,7 @@ def test_the_end_of_a_shard_that_nothing_points_to_is_cut_off(cache: Cache) -> N
 
 
 def test_a_full_shard_is_followed_by_another(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "_SHARD_BYTES", 1000)
+    monkeypatch.setattr(shards, "_SHARD_BYTES", 1000)
     store, _ = cache.run()
     assert len(cache.shards) == 3
     assert np.array_equal(
@@ -490,7 +488,7 @@ def test_frames_that_went_away_while_a_job_uses_them_are_told(cache: Cache) -> N
 
 
 def test_more_shards_than_may_be_open_can_be_read(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "_SHARD_BYTES", 1000)
+    monkeypatch.setattr(shards, "_SHARD_BYTES", 1000)
     monkeypatch.setattr(shards, "_MOST_OPEN", 2)
     store, _ = cache.run()
     before = {content: store.rows(content).tobytes() for content in store.contents()}

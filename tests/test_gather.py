@@ -55,9 +55,7 @@ def prepare(place: Path, journal: Journal | None = None, **sections: Any) -> tup
 
 def end_worker() -> None:
     """Close the shard of a worker that worked in this process; others close it by ending."""
-    if frames._writer is not None and frames._writer._file is not None:
-        frames._writer._file.close()
-    frames._writer = None
+    frames.close_shard()
 
 
 def inspect(place: Path, *, writable: bool = True, **sections: Any) -> Dataset:

@@ -7,20 +7,15 @@ One row a window, all windows of a recording together, by the recording's conten
 and nothing else. The numbers are kept in the type in which the network computes them there: nothing is lost.
 """
 
-import os
-import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import NonNegativeInt
 
 from birdtune.data.batches import Rows, Windows, batch_of, prefetched
-from birdtune.data.shards import ShardStore
+from birdtune.data.shards import ShardStore, ShardWriter
 from birdtune.runtime.files import make_folder
 from birdtune.runtime.log import Progress
 from birdtune.runtime.signals import Interrupts
@@ -31,38 +26,15 @@ SHARE_OF_DISK = 0.8
 # Operations spared for each byte read below which reading takes longer than computing: a disk gives some GB/s, two
 # cores compute some 500 GFLOP/s, a card some 500 TFLOP/s. Behind VGGish's conv1 alone a patch spares 36 a byte.
 _WORTH_ON_CPU, _WORTH_ON_GPU = 400.0, 40_000.0
-_ENDING = ".rows"
-_SHARD_BYTES = 1 << 30
 
 Compute = Callable[[npt.NDArray[np.float16]], npt.NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where the activations of one content's windows lie."""
-
-    content: str
-    shard: str
-    start: NonNegativeInt  # rows from the beginning of the shard
-    n_rows: NonNegativeInt  # windows
-    crc: int  # CRC-32 of the rows' bytes
-
-
-class ActivationStore(ShardStore[Entry]):
-    """Activations by content.
-
-    Args:
-        folder: its name says what made the activations.
-        shape, dtype: of one window's.
-    """
+class ActivationStore(ShardStore):
+    """Activations by content, one row a window; args as `ShardStore`."""
 
     def __init__(self, folder: Path, shape: Sequence[int], dtype: npt.DTypeLike) -> None:
-        self.shape = tuple(shape)
-        self.dtype = np.dtype(dtype)
-        row_bytes = self.dtype.itemsize * int(np.prod(self.shape))
-        super().__init__(
-            folder, Entry, row_bytes=row_bytes, ending=_ENDING, what="what the frozen layers made"
-        )
+        super().__init__(folder, shape, dtype, what="what the frozen layers made")
 
     def lacks(self, windows: Windows) -> npt.NDArray[np.bool_]:
         """Of which windows the activations are not there. [windows]"""
@@ -174,40 +146,23 @@ def _batches(windows: Windows, wanted: npt.NDArray[np.bool_], batch_size: int) -
 
 
 class _Writer:
-    """Appends rows to shards; a content counts once all of its rows were written."""
+    """Appends the windows of contents, which come one after another; a content counts once all of its are there."""
 
     def __init__(self, store: ActivationStore, index: IO[bytes]) -> None:
         self._store, self._index = store, index
-        self._file: IO[bytes] | None = None
-        self._content, self._crc, self._begin = "", 0, 0
+        self._shard = ShardWriter(store.folder, store.row_bytes)
+        self._content = ""
 
     def write(self, content: str, rows: npt.NDArray[Any], n_rows: int) -> None:
-        """Append some rows of a content; all of them come one after another, `n_rows` altogether."""
+        """Append some rows of a content, `n_rows` altogether."""
         if content != self._content:
-            file = self._shard()
-            self._content, self._crc, self._begin = content, 0, file.tell()
-        assert self._file is not None
-        block = np.ascontiguousarray(rows).tobytes()
-        self._file.write(block)
-        self._crc = zlib.crc32(block, self._crc)
-        row_bytes = self._store.row_bytes
-        if self._file.tell() - self._begin == n_rows * row_bytes:
-            self._file.flush()
-            shard, start = Path(self._file.name).name, self._begin // row_bytes
-            self._store.add(Entry(content, shard, start, n_rows, self._crc), self._index)
-
-    def _shard(self) -> IO[bytes]:
-        if self._file is not None and self._file.tell() >= _SHARD_BYTES:
-            self._file.close()
-            self._file = None
-        if self._file is None:
-            name = f"shard-{time.time_ns():x}-{os.getpid()}{_ENDING}"
-            self._file = (self._store.folder / name).open("xb")
-        return self._file
+            self._shard.begin()
+            self._content = content
+        if self._shard.write(rows) == n_rows:
+            self._store.add(self._shard.end(content), self._index)
 
     def __enter__(self) -> "_Writer":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._shard.close()

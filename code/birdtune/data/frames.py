@@ -9,51 +9,30 @@ what is new. Each worker appends to a shard of its own; how shards and index are
 """
 
 import contextlib
-import os
-import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import NonNegativeInt
 
-from birdtune.audio.decode import SoundFacts, SoundStream
+from birdtune.audio.decode import SoundStream
 from birdtune.audio.faults import SoundError
 from birdtune.audio.front_end import FrontEnd
 from birdtune.config import AudioSettings
 from birdtune.data.ledger import Examined, Ledger, crashed, note_examined
 from birdtune.data.scan import Problem, SoundFile, unchanged
-from birdtune.data.shards import ShardStore
+from birdtune.data.shards import Entry, ShardStore, ShardWriter
 from birdtune.runtime.files import make_folder
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import need_space, storage_faults
 from birdtune.runtime.workers import Crashed, run_tasks, worker_count
 
-_ENDING = ".rows"
-# A shard is closed when it has grown to this; a longer recording makes a longer shard.
-_SHARD_BYTES = 1 << 30
 # Bytes of rows for each byte of a file, before any is known: those of log-mel beside 16-bit sound at 16 kHz.
 _USUAL_SHARE = 0.4
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where the rows of one content lie."""
-
-    content: str
-    shard: str
-    start: NonNegativeInt  # rows from the beginning of the shard
-    n_rows: NonNegativeInt
-    crc: int  # CRC-32 of the rows' bytes
-    facts: SoundFacts  # what the ledger knows too, unless the run was killed before it was saved
-
-
-class FrameStore(ShardStore[Entry]):
+class FrameStore(ShardStore):
     """Rows by content.
 
     Args:
@@ -65,24 +44,8 @@ class FrameStore(ShardStore[Entry]):
         self.spec = spec
         self.sound = sound
         self.in_use: set[Path] = set()  # folders below, of what was made of the rows and is needed again
-        super().__init__(
-            cache / f"{spec.name}-{spec.digest}-{sound.cache_key}",
-            Entry,
-            row_bytes=spec.row_bytes,
-            ending=_ENDING,
-            what="the features",
-        )
-
-    def rows(self, content: str, first: int = 0, n: int | None = None) -> npt.NDArray[Any]:
-        """Rows of a content, from `first` on, at most `n` of them. [n, *row_shape]
-
-        Raises: as `read_into`; KeyError if the content is not there.
-        """
-        entry = self.entry(content)
-        left = max(0, entry.n_rows - first)
-        found = np.empty((left if n is None else min(n, left), *self.spec.row_shape), self.spec.row_dtype)
-        self.read_into(found, entry.shard, entry.start + first)
-        return found
+        folder = cache / f"{spec.name}-{spec.digest}-{sound.cache_key}"
+        super().__init__(folder, spec.row_shape, spec.row_dtype, what="the features")
 
 
 @dataclass(frozen=True)
@@ -97,23 +60,25 @@ class _Made:
     entry: Entry | None = None
 
 
-class _ShardWriter:
-    """A worker's own shard, opened when the first recording comes."""
+class _Maker:
+    """Makes the rows of recordings, in a worker's own shard."""
 
     def __init__(self, folder: Path, spec: FrontEnd, sound: AudioSettings, longest_s: float) -> None:
-        self.folder, self.spec, self.sound, self.longest_s = folder, spec, sound, longest_s
-        self._file: IO[bytes] | None = None
+        self.spec, self.sound, self.longest_s = spec, sound, longest_s
+        self._writer = ShardWriter(folder, spec.row_bytes)
+
+    def close(self) -> None:
+        """Close its shard."""
+        self._writer.close()
 
     def make(self, task: _Task) -> _Made:
         """Decode one file and append its rows; of a file that fails nothing stays in the shard."""
-        shard = self._shard()
-        begin = shard.tell()
-        file = task.file
+        writer, file = self._writer, task.file
+        writer.begin()
         stream = SoundStream(
             file.path, self.sound, rate_hz=self.spec.rate_hz, longest_s=self.longest_s, measured=True,
             channel=file.channel,
         )  # fmt: skip
-        crc = 0
         try:
             with unchanged(task.file):
                 for rows in self.spec.rows_of(stream):
@@ -121,47 +86,38 @@ class _ShardWriter:
                     # The decoder refuses what could come to this; but one NaN here would spoil all of the training.
                     if not np.isfinite(stored).all():
                         raise SoundError("not-finite", "its features are NaN or infinite")
-                    block = stored.tobytes()
-                    shard.write(block)
-                    crc = zlib.crc32(block, crc)
-            shard.flush()
+                    writer.write(stored)
+            entry = writer.end(task.content, stream.facts)
         except SoundError as fault:
-            shard.seek(begin)
-            shard.truncate()
+            writer.drop()
             return _Made(Examined(None, fault.problem, str(fault)))
         except OSError:
             # The disk is full, most likely: what there is of this recording only takes space from others.
-            with contextlib.suppress(OSError):
-                os.truncate(shard.fileno(), begin)
+            writer.give_back()
             raise
-        assert stream.facts is not None
-        row_bytes = self.spec.row_bytes
-        n_rows = (shard.tell() - begin) // row_bytes
-        entry = Entry(task.content, Path(shard.name).name, begin // row_bytes, n_rows, crc, stream.facts)
         return _Made(Examined(stream.facts), entry)
 
-    def _shard(self) -> IO[bytes]:
-        if self._file is not None and self._file.tell() >= _SHARD_BYTES:
-            self._file.close()
-            self._file = None
-        if self._file is None:
-            # Time and process make the name new, also among hosts that share a cache.
-            self._file = (self.folder / f"shard-{time.time_ns():x}-{os.getpid()}{_ENDING}").open("xb")
-        return self._file
 
-
-# The one writer of a worker process.
-_writer: _ShardWriter | None = None
+# The one of a worker process.
+_maker: _Maker | None = None
 
 
 def _begin_worker(folder: Path, spec: FrontEnd, sound: AudioSettings, longest_s: float) -> None:
-    global _writer
-    _writer = _ShardWriter(folder, spec, sound, longest_s)
+    global _maker
+    _maker = _Maker(folder, spec, sound, longest_s)
 
 
 def _make(task: _Task) -> _Made:
-    assert _writer is not None
-    return _writer.make(task)
+    assert _maker is not None
+    return _maker.make(task)
+
+
+def close_shard() -> None:
+    """Close the shard of this process, if it has made rows; the next recording opens another."""
+    global _maker
+    if _maker is not None:
+        _maker.close()
+    _maker = None
 
 
 class _Forecast:

@@ -6,78 +6,77 @@
     shard, row ─▶ ShardStore.read_into ─▶ [n, ...]
 
 A content counts once its line stands in the index, so that a job killed at any moment loses at most what it
-was about to write. The log-mel frames are kept so, and what frozen layers make of them.
+was about to write. So are kept: features of recordings, what frozen layers
+make of their windows, and embeddings.
 """
 
 import contextlib
 import json
+import math
 import os
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Generic, Protocol, TypeVar
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter
+from pydantic import NonNegativeInt, TypeAdapter
 
+from birdtune.audio.decode import SoundFacts
 from birdtune.errors import BirdtuneError, RetryableError, shown
 from birdtune.runtime.files import read_json, sync_folder, write_json, write_text
 from birdtune.runtime.parsing import open_regular
 
 INDEX_NAME = "index.jsonl"
+ENDING = ".rows"
 _WHOLE_NAME = "whole.json"
 _BLOCK_BYTES = 1 << 22
 # Shards held open for reading; years of monthly additions must stay below the usual limit of 1,024 files.
 _MOST_OPEN = 256
+# A shard is closed when it has grown to this; a longer recording makes a longer shard.
+_SHARD_BYTES = 1 << 30
 
 
-class Place(Protocol):
-    """Where the rows of one content lie: a frozen dataclass, one line of the index."""
+@dataclass(frozen=True)
+class Entry:
+    """Where the rows of one content lie: a line of the index."""
 
-    @property
-    def content(self) -> str: ...
-    @property
-    def shard(self) -> str: ...
-    @property
-    def start(self) -> int: ...  # rows from the beginning of the shard
-    @property
-    def n_rows(self) -> int: ...
-    @property
-    def crc(self) -> int: ...  # CRC-32 of the rows' bytes
+    content: str
+    shard: str
+    start: NonNegativeInt  # rows from the beginning of the shard
+    n_rows: NonNegativeInt
+    crc: int  # CRC-32 of the rows' bytes
+    facts: SoundFacts | None = None  # of features: what the ledger has too, unless the run was killed before
 
 
-Entry = TypeVar("Entry", bound=Place)
-
-
-class ShardStore(Generic[Entry]):
+class ShardStore:
     """Rows by content, read from the shards as they are asked for.
 
     Nothing is mapped into memory, where what was touched would stay and count: what the store takes is
     its index, and the system's own cache of files keeps near what is read often.
 
     Args:
-        folder: its own.
-        entry_type: of the index's lines.
-        row_bytes: of one row.
-        ending: of the shards' names.
+        folder: its own; its name says what made the rows.
+        shape, dtype: of one row.
         what: the rows, in an error message.
     """
 
-    def __init__(
-        self, folder: Path, entry_type: type[Entry], *, row_bytes: int, ending: str, what: str
-    ) -> None:
+    def __init__(self, folder: Path, shape: Sequence[int], dtype: npt.DTypeLike, *, what: str) -> None:
         self.folder = folder
-        self.row_bytes = row_bytes
-        self.ending = ending
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        self.row_bytes = self.dtype.itemsize * math.prod(self.shape)
         self._what = what
         self._entries: dict[str, Entry] = {}
         self._open: OrderedDict[str, IO[bytes]] = OrderedDict()
         self._reading = threading.Lock()  # batches are made by a thread of their own
-        self._read_index(TypeAdapter(entry_type).validate_json)
+        self._read_index()
 
     def __contains__(self, content: str) -> bool:
         return content in self._entries
@@ -92,6 +91,17 @@ class ShardStore(Generic[Entry]):
     def contents(self) -> list[str]:
         """All contents that are there."""
         return list(self._entries)
+
+    def rows(self, content: str, first: int = 0, n: int | None = None) -> npt.NDArray[Any]:
+        """Rows of a content, from `first` on, at most `n` of them. [n, *shape]
+
+        Raises: as `read_into`; KeyError if the content is not there.
+        """
+        entry = self.entry(content)
+        left = max(0, entry.n_rows - first)
+        found = np.empty((left if n is None else min(n, left), *self.shape), self.dtype)
+        self.read_into(found, entry.shard, entry.start + first)
+        return found
 
     def read_into(self, found: npt.NDArray[Any], shard: str, row: int) -> None:
         """Fill an array [n, ...] (C order) with a shard's rows from `row` on.
@@ -186,7 +196,7 @@ class ShardStore(Generic[Entry]):
         for entry in self._entries.values():
             ends[entry.shard] = max(ends.get(entry.shard, 0), (entry.start + entry.n_rows) * self.row_bytes)
         n_unused = 0
-        for path in self.folder.glob(f"shard-*{self.ending}"):
+        for path in self.folder.glob(f"shard-*{ENDING}"):
             if path.name not in ends:
                 path.unlink(missing_ok=True)
                 n_unused += 1
@@ -253,13 +263,14 @@ class ShardStore(Generic[Entry]):
         known = read_json(self.folder / _WHOLE_NAME)
         return known if isinstance(known, dict) else {}
 
-    def _read_index(self, read_entry: Callable[[str], Entry]) -> None:
+    def _read_index(self) -> None:
+        read_entry = TypeAdapter(Entry).validate_json
         try:
             with open_regular(self.folder / INDEX_NAME, "an index of birdtune's own") as file:
                 lines = file.read().decode("utf-8", "replace").splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return
-        sizes = {path.name: path.stat().st_size for path in self.folder.glob(f"shard-*{self.ending}")}
+        sizes = {path.name: path.stat().st_size for path in self.folder.glob(f"shard-*{ENDING}")}
         for line in lines:
             try:
                 entry = read_entry(line)
@@ -272,5 +283,56 @@ class ShardStore(Generic[Entry]):
         write_text(self.folder / INDEX_NAME, "".join(_line(entry) for entry in self._entries.values()))
 
 
-def _line(entry: Any) -> str:
+class ShardWriter:
+    """Appends rows to a shard of its own, opened when the first come; the index makes them count."""
+
+    def __init__(self, folder: Path, row_bytes: int) -> None:
+        self._folder, self._row_bytes = folder, row_bytes
+        self._file: IO[bytes] | None = None
+        self._begin = self._crc = 0
+
+    def begin(self) -> None:
+        """Begin a content."""
+        if self._file is not None and self._file.tell() >= _SHARD_BYTES:
+            self.close()
+        if self._file is None:
+            # Time and process make the name new, also among hosts that share a cache.
+            self._file = (self._folder / f"shard-{time.time_ns():x}-{os.getpid()}{ENDING}").open("xb")
+        self._begin, self._crc = self._file.tell(), 0
+
+    def write(self, rows: npt.NDArray[Any]) -> int:
+        """Append rows of the content; how many it has by now."""
+        assert self._file is not None, "begin comes first"
+        block = np.ascontiguousarray(rows).tobytes()
+        self._file.write(block)
+        self._crc = zlib.crc32(block, self._crc)
+        return (self._file.tell() - self._begin) // self._row_bytes
+
+    def end(self, content: str, facts: SoundFacts | None = None) -> Entry:
+        """End the content: its entry, to be added to a store."""
+        assert self._file is not None, "begin comes first"
+        self._file.flush()
+        start, n_bytes = self._begin // self._row_bytes, self._file.tell() - self._begin
+        return Entry(content, Path(self._file.name).name, start, n_bytes // self._row_bytes, self._crc, facts)
+
+    def drop(self) -> None:
+        """Take back what there is of the content."""
+        if self._file is not None:
+            self._file.seek(self._begin)
+            self._file.truncate()
+
+    def give_back(self) -> None:
+        """As `drop`, on a disk that takes no more bytes: what is buffered is lost."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.truncate(self._file.fileno(), self._begin)
+
+    def close(self) -> None:
+        """Close the shard; the next content opens another."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _line(entry: Entry) -> str:
     return f"{json.dumps(vars(entry), default=vars)}\n"  # `asdict` copies all that is within
