@@ -18,6 +18,7 @@ from birdtune.errors import RetryableError
 from birdtune.models import registry
 from birdtune.models.registry import BACKBONES
 from birdtune.pipeline import check as checks
+from birdtune.pipeline import costs
 from birdtune.runtime.configure import load
 from birdtune.runtime.log import duration
 from birdtune.runtime.signals import Interrupts
@@ -179,13 +180,13 @@ def test_time_memory_and_disk_are_estimated(capsys: Captured, place: Path) -> No
     assert all(f"\n  {what}" in estimates for what in ("prepare", "train", "memory", "disk"))
     assert "for 7 epochs" in estimates
     # One and a half seconds hold one patch; 12 recordings of 18 are trained on.
-    assert "\n  train   24 patches" in estimates
+    assert "\n  train   24 windows" in estimates
 
 
-def test_patches_are_counted_as_they_will_be_cut(capsys: Captured, place: Path) -> None:
-    # 149 frames: at a hop of 10 frames, patches start at 0, 10, ... 50 and 53.
+def test_windows_are_counted_as_they_will_be_cut(capsys: Captured, place: Path) -> None:
+    # 149 frames: at a hop of 10 frames, windows start at 0, 10, ... 50 and 53.
     out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", "--train.hop-s", "0.1")
-    assert "\n  train   84 patches" in out
+    assert "\n  train   84 windows" in out
 
 
 def test_the_full_network_costs_more_than_the_small_one(capsys: Captured, place: Path) -> None:
@@ -205,10 +206,10 @@ def test_what_frozen_layers_make_is_told_as_far_as_it_is_kept(capsys: Captured, 
         arguments = ("--model.checkpoint", "none", "--train.precision", "float32", *arguments)
         out = checked(capsys, "--input", str(place), *arguments)
         lines = [line.strip() for line in out.splitlines()]
-        return next((line.split(" for what")[0] for line in lines if "for what the frozen" in line), "")
+        return next((line.split(" for the")[0] for line in lines if "for the outputs of the frozen" in line), "")
 
     assert told() == ""
-    # 24 patches of training and 6 of validation, 128 numbers each; behind the convolutions 12,288.
+    # 24 windows of training and 6 of validation, 128 numbers each; behind the convolutions 12,288.
     assert told("--model.freeze", "all-but-head") == "and 15 kB"
     assert told("--model.freeze", "conv") == "and 1.5 MB"
     assert told("--model.freeze", "conv", "--train.jitter-s", "0.03") == "and 295 kB"
@@ -221,18 +222,18 @@ def test_frozen_layers_are_counted_once_where_what_they_make_is_kept_and_each_ep
 ) -> None:
     backbone = BACKBONES["vggish-small"]
     # One second a patch.
-    monkeypatch.setattr(checks, "_matmul_flops", lambda: backbone.window_flops() / backbone.step_efficiency)
-    monkeypatch.setattr(checks, "_has_gpu", lambda: False)
+    monkeypatch.setattr(costs, "matmul_flops", lambda: backbone.window_flops() / backbone.step_efficiency)
+    monkeypatch.setattr(costs, "has_gpu", lambda: False)
 
     def told(freeze: str, **train: float) -> str:
         given = {f"train.{name.replace('_', '-')}": value for name, value in train.items()}
         where = {"input": place, "model.checkpoint": "none", "model.freeze": freeze, "train.precision": "float32"}
         config = load({**where, "model.backbone": "vggish-small", "train.epochs": 10, **given}, {})
         dataset = gather.inspect(config, backbone.front_end, quiet(), Interrupts(), writable=True, faults=[])
-        return checks._training_time(config, backbone, dataset)
+        return costs.training_time(config, backbone, dataset)
 
-    # 24 patches are trained on and 6 validate: 24 * 3 + 6 seconds; 4 to compile.
-    assert "24 patches, about 1 min 18 s an epoch, at most 13 min 04 s for 10 epochs" in told("none")
+    # 24 windows are trained on and 6 validate: 24 * 3 + 6 seconds; 4 to compile.
+    assert "24 windows, about 1 min 18 s an epoch, at most 13 min 04 s for 10 epochs" in told("none")
     assert "about 30 s once for the frozen layers, then under a second an epoch, at most 34 s" in told("all-but-head")
     assert "about 30 s an epoch, at most 5 min 04 s" in told("all-but-head", cache_gb=0)
     moved = told("all-but-head", jitter_s=0.03)
@@ -245,7 +246,7 @@ def test_frozen_layers_are_counted_once_where_what_they_make_is_kept_and_each_ep
 def test_too_little_disk_is_a_fault_with_the_sizes(
     capsys: Captured, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "free_bytes", lambda _: 1_000_000_000)
+    monkeypatch.setattr(costs, "free_bytes", lambda _: 1_000_000_000)
     # Room may be made while the settings stay: as for `run`, that passes.
     out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=75)
     assert len(wrongs(out)) == 1
@@ -257,15 +258,15 @@ def test_too_little_disk_is_a_fault_with_the_sizes(
 def test_frames_that_are_made_take_no_more_disk(place: Path) -> None:
     config = load({"input": place, "model.checkpoint": "none"}, {})
     dataset = gather.inspect(config, VGGISH, quiet(), Interrupts(), writable=True, faults=[])
-    assert checks._disk_bytes(config, dataset, weights=0) == pytest.approx(18 * 1.5 * 12_800)
+    assert costs.disk_bytes(config, dataset, weights=0) == pytest.approx(18 * 1.5 * 12_800)
     gather.prepare(config, VGGISH, quiet(), Interrupts())
-    assert checks._disk_bytes(config, dataset, weights=0) == 0
+    assert costs.disk_bytes(config, dataset, weights=0) == 0
 
 
 def test_too_little_memory_is_a_fault_with_the_way_out(
     capsys: Captured, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "_memory_there", lambda: 1e9)
+    monkeypatch.setattr(costs, "memory_there", lambda: 1e9)
     out = checked(capsys, "--input", str(place), "--model.checkpoint", "none", code=42)
     assert "1.0 GB are there" in wrongs(out)[0] and "--train.batch-size" in wrongs(out)[0]
 
@@ -277,7 +278,7 @@ def test_a_containers_memory_limit_counts(tmp_path: Path, monkeypatch: pytest.Mo
         return "1000000000\n" if str(path) == "/sys/fs/cgroup/memory.max" else real(path, *arguments)
 
     monkeypatch.setattr(Path, "read_text", read)
-    assert checks._memory_there() == 1e9
+    assert costs.memory_there() == 1e9
 
 
 # ---- the checkpoint -----------------------------------------------------------------------------

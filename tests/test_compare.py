@@ -13,6 +13,7 @@ from test_job import CLASSES, settings, write_data
 from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import InputError
+from birdtune.pipeline import commands
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.log import Journal
@@ -52,7 +53,7 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    judge, out_of_fold = compare.judge, compare.out_of_fold
+    evaluate, out_of_fold = compare.evaluate, compare.out_of_fold
     monkeypatch.setattr("birdtune.training.embeddings.MOST_FOLDS", 2)
 
     def told(candidate: Any, fold: Any, *given: Any) -> Any:
@@ -61,7 +62,7 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
 
     judged: list[Any] = []
     monkeypatch.setattr(compare, "out_of_fold", told)
-    monkeypatch.setattr(compare, "judge", lambda *given, **more: judged.append(given) or judge(*given, **more))
+    monkeypatch.setattr(compare, "evaluate", lambda *given, **more: judged.append(given) or evaluate(*given, **more))
     given = {"train__learning_rate": 1e-3, "train__focal_gamma": 0.5, "model__head": "mlp", "model__hidden_units": 64}
     config = settings(with_heron(write_data(tmp_path / "in" / "data")), tmp_path / "out", **given)
     lines = run(config)
@@ -86,8 +87,8 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
         max(float(row["accuracy"]) for row in rows) > 0.9
     )  # tones of three pitches: a constant answer has 0.33
     assert (found["recordings"], found["sources"], found["unjudged"]) == (len(labels), sources, {"heron": 1})
-    assert any(f"{len(labels)} recordings of {sources} sources judged" in line for line in lines)
-    assert sum("not judged" in line and "heron (1 source recording)" in line for line in lines) == 2
+    assert any(f"{len(labels)} recordings of {sources} sources scored" in line for line in lines)
+    assert sum("heron (1 source recording)" in line for line in lines) == 2
     assert found["best"] == rows[0]["candidate"] and f"--model.head={found['head']}" in found["command"]
     assert any(line.startswith("to train ") and found["command"] in line for line in lines)
     assert any("focal-gamma 0.5 plays no part in logistic regression and random forest" in line for line in lines)
@@ -120,8 +121,8 @@ def test_it_is_said_that_shared_labels_play_no_part(
     for weak_labels, times in ((True, 1), (False, 0)):
         config = settings(tmp_path / "data", tmp_path / "out", train__label_refinement=weak_labels)
         journal = Said()
-        assert getattr(cli, f"_{command}")(config, argparse.Namespace(), journal, Interrupts()) == 0
-        said = [line for line in journal.lines if "--train.label-refinement true plays no part here" in line]
+        assert getattr(commands, command)(config, argparse.Namespace(), journal, Interrupts()) == 0
+        said = [line for line in journal.lines if "--train.label-refinement plays no part here" in line]
         assert len(said) == times
 
 
@@ -140,7 +141,7 @@ def test_the_best_stands_first_and_only_what_the_sources_leave_open_is_a_tie() -
         "near": scores_of(labels, range(4)),
     }
 
-    rows = compare.judge(scores, labels, groups, n=300, seed=1)
+    rows = compare.evaluate(scores, labels, groups, n=300, seed=1)
 
     assert [row["candidate"] for row in rows] == ["best", "near", "far"]
     assert [row["tie"] for row in rows] == [False, True, False]
@@ -159,6 +160,6 @@ def test_wrong_answers_of_one_source_say_less_than_those_of_many() -> None:
     one = [f"source {n // 12}" for n in range(120)]
     many = [f"source {n}" for n in range(120)]
 
-    ties = [compare.judge(scores, labels, groups, n=300, seed=1)[1]["tie"] for groups in (one, many)]
+    ties = [compare.evaluate(scores, labels, groups, n=300, seed=1)[1]["tie"] for groups in (one, many)]
 
     assert ties == [True, False]

@@ -87,7 +87,7 @@ def settings(config: Config, options: Options, journal: Journal, interrupts: Int
     return printed(EXIT_DONE, journal)
 
 
-def _tell_no_part(config: Config, journal: Journal) -> None:
+def _report_unused_settings(config: Config, journal: Journal) -> None:
     if config.init_from is not None:
         journal.warn("--init-from plays no part here: all heads begin from fresh weights, on the backbone's own.")
     if config.train.label_refinement:
@@ -99,7 +99,7 @@ def _tell_no_part(config: Config, journal: Journal) -> None:
 def compare(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """Compare heads by cross-validation."""
     with alone_in(config.output, journal):
-        _tell_no_part(config, journal)
+        _report_unused_settings(config, journal)
         load_tensorflow()
         from birdtune.tuning import compare as comparison
 
@@ -109,7 +109,7 @@ def compare(config: Config, options: Options, journal: Journal, interrupts: Inte
 def tune(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """Search settings."""
     with alone_in(config.output, journal), storage_faults(config.output, verb="used"):
-        _tell_no_part(config, journal)
+        _report_unused_settings(config, journal)
         load_tensorflow()
         from birdtune.tuning import tune as tuning
 

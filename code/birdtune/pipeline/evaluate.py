@@ -80,7 +80,8 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     if config.evaluate.label_issues:  # before the diagnostics, which speak of them
         label_check.check_labels(config, job.dataset, job.store, folder, job.journal, job.interrupts)
     _diagnose(job, figures)
-    return [folder / name for name in (METRICS_NAME, "scores-val.npz", "scores-test.npz", *label_check.FILES)]
+    names = (METRICS_NAME, OOD_NAME, "scores-val.npz", "scores-test.npz", *label_check.FILES)
+    return [folder / name for name in names]
 
 
 # ---- scores and their figures --------------------------------------------------------------------

@@ -93,7 +93,7 @@ def _compute(job: Job, plan: Plan, champion: ServedModel | None) -> None:
     for name in due:
         job.journal.say(f"{name}:")
         with job.run.stage(name):
-            results = stages[name]()
+            results = [path for path in stages[name]() if path.exists()]
             job.interrupts.check()  # what an interruption that a library swallowed has spoilt is done again
             job.run.done(name, plan.fingerprints[name], results)
 

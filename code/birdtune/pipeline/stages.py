@@ -131,4 +131,4 @@ def report(job: Job) -> list[Path]:
     tables.write_tables(folder, data)
     write_report(folder / "report.html", data)
     names = (f"{name}.csv" for name in ("classes", "problems", "per_class", "predictions", "confusion"))
-    return [folder / name for name in ("report.html", "config.yaml", *names)]
+    return [folder / name for name in ("report.html", "config.yaml", "augmentation.png", *names)]

@@ -4,7 +4,7 @@
              ─▶ one table with intervals, compare.csv, compare.json
 
 The test part is never touched: whoever chooses by it has none left. Slices of one source recording are in one fold.
-Nothing is chosen within a fold either: a head is trained for `train.epochs`, and judged as it ends.
+Nothing is chosen within a fold either: a head is trained for `train.epochs`, and scored as it ends.
 
 Importing this loads TensorFlow.
 """
@@ -79,20 +79,20 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         began = time.monotonic()
         scores[name] = out_of_fold(candidate, fold, len(embedded.classes), interrupts)
         seconds[name] = time.monotonic() - began
-    judged = fold >= 0
-    rows = judge(
-        {name: found[judged] for name, found in scores.items()}, embedded.labels[judged],
-        np.asarray(embedded.groups, object)[judged].tolist(), n=config.evaluate.bootstrap, seed=config.train.seed,
+    scored = fold >= 0
+    rows = evaluate(
+        {name: found[scored] for name, found in scores.items()}, embedded.labels[scored],
+        np.asarray(embedded.groups, object)[scored].tolist(), n=config.evaluate.bootstrap, seed=config.train.seed,
     )  # fmt: skip
     rows = [{**row, "seconds": round(seconds[str(row["candidate"])], 2)} for row in rows]
-    _tell(rows, embedded, fold, config, journal)
+    _report(rows, embedded, fold, config, journal)
     return EXIT_DONE
 
 
-# ---- judgement -----------------------------------------------------------------------------------
+# ---- evaluation ----------------------------------------------------------------------------------
 
 
-def judge(
+def evaluate(
     scores: Mapping[str, Floats], labels: Ints, groups: Sequence[str], *, n: int, seed: int
 ) -> list[dict[str, Any]]:
     """Rows of the table, the best first.
@@ -127,23 +127,23 @@ def judge(
     return rows
 
 
-def _tell(
+def _report(
     rows: Sequence[dict[str, Any]], embedded: Embedded, fold: Ints, config: Config, journal: Journal
 ) -> None:
-    judged, n_folds = fold >= 0, len(np.unique(fold[fold >= 0]))
-    n_sources = len(set(np.asarray(embedded.groups, object)[judged]))
-    few = few_sources(embedded.labels, embedded.groups, embedded.classes, judged)
+    scored, n_folds = fold >= 0, len(np.unique(fold[fold >= 0]))
+    n_sources = len(set(np.asarray(embedded.groups, object)[scored]))
+    few = few_sources(embedded.labels, embedded.groups, embedded.classes, scored)
     for line in table(rows):
         journal.say(f"  {line}")
     best, ties = rows[0], [str(row["candidate"]) for row in rows if row["tie"]]
     head = next(str(row["candidate"]) for row in rows if row["candidate"] in HEADS)
     journal.say(
-        f"by {n_folds}-fold cross-validation, {judged.sum():,} recordings of {n_sources:,} sources judged, test left "
+        f"by {n_folds}-fold cross-validation, {scored.sum():,} recordings of {n_sources:,} sources scored, test left "
         f"alone; best: {best['candidate']}"
         + (f"; a tie with it, on these recordings: {', '.join(ties)}" if ties else "")
     )
     if few:
-        journal.say(f"learnt from, and not judged for want of another source: {listed(few)}")
+        journal.say(f"learnt from, and not scored for want of another source: {listed(few)}")
     flags, gone = run_flags(config, {"model.head": head, "model.freeze": "all-but-head"})
     command = shlex.join(["./entrypoint.sh", "run", *flags])
     what = "it" if best["candidate"] == head else f"the best head, {head}"
@@ -153,7 +153,7 @@ def _tell(
         config.output / "compare.json",
         {
             "best": best["candidate"], "head": head, "ties": ties, "folds": n_folds, "command": command,
-            "recordings": int(judged.sum()), "sources": n_sources, "unjudged": few,
+            "recordings": int(scored.sum()), "sources": n_sources, "unjudged": few,
             "rows": list(rows),
         },
     )  # fmt: skip

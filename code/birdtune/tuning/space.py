@@ -259,21 +259,22 @@ def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except pydantic.ValidationError as fault:
-        told = "; ".join(str(error["msg"]).removeprefix("Value error, ") for error in fault.errors())
+        reasons = "; ".join(str(error["msg"]).removeprefix("Value error, ") for error in fault.errors())
         tried = ", ".join(f"{name} {shown(value)}" for name, value in values.items())
         # What it is beside, and not what it advises to give instead.
-        named = {name for name in config.given() if "." in name and name in told and f"--{name}" not in told}
+        named = {name for name in config.given() if "." in name and name in reasons and f"--{name}" not in reasons}
         other = sorted(named - values.keys())
         tried += "".join(f" beside --{name} {shown(config.flat()[name])}" for name in other)
         raise SettingsError(
-            f"tune.space searches {tried}, which do not go together: {told}. Narrow tune.space, or change --{other[0]}."
+            f"tune.space searches {tried}, which do not go together: {reasons}. Narrow tune.space, or change "
+            f"--{other[0]}."
             if other
-            else f"tune.space: {tried}: {told}."
+            else f"tune.space: {tried}: {reasons}."
         ) from fault
 
 
 def run_flags(config: Config, chosen: Mapping[str, Value]) -> tuple[list[str], str]:
-    """What `run` is given for settings that somebody has, with some of them chosen anew.
+    """What `run` is given for settings that somebody has, with some of them chosen by a search.
 
     Returns:
         flags; and in words which settings had to go, as the chosen head does not take them (empty: none).

@@ -1,9 +1,9 @@
-"""What a trial of tuning does: heads on folds of embeddings, or a whole training judged on validation.
+"""What a trial of tuning does: heads on folds of embeddings, or a whole training evaluated on validation.
 
-    settings ─▶ Judge ─▶ Outcome: scores of every recording it judges, by a model that was not trained on it
+    settings ─▶ Evaluator ─▶ Outcome: scores of each recording, by a model that was not trained on it
 
 A whole training has an output folder of its own below the study's: it is no version of the model, goes on there after a
-kill as any run does, and is cleared away when it is judged. Test is never touched.
+kill as any run does, and is removed when it is evaluated. Test is never touched.
 
 Importing this loads TensorFlow.
 """
@@ -47,14 +47,14 @@ class Outcome:
     curve: list[float] = field(default_factory=list)
 
 
-class Judge(Protocol):
+class Evaluator(Protocol):
     """Tries settings on some recordings.
 
     Attributes:
-        labels: [N] of the recordings that are judged.
+        labels: [N] of the recordings that are scored.
         groups: [N] their sources.
-        how: it judges, for people.
-        again: how many times the best is judged anew.
+        how: it evaluates, for people.
+        again: how many times the best is evaluated once more.
     """
 
     labels: Ints
@@ -70,35 +70,35 @@ class Judge(Protocol):
         Args:
             name: of the trial, where it keeps things.
             hopeless: may end it early.
-            again: 0, or which time the same is judged anew: by other folds, from other first weights.
+            again: 0, or which time the same is evaluated once more: by other folds, from other first weights.
 
         Raises:
-            DivergedError: training went astray.
+            DivergedError: training diverged.
             Interrupted: what was finished is kept.
         """
         ...
 
     def clear(self, name: str) -> None:
-        """Take away what a trial has left."""
+        """Remove what a trial has left."""
         ...
 
 
 class OnEmbeddings:
-    """Heads by cross-validation over all recordings but test. See Judge."""
+    """Heads by cross-validation over all recordings but test. See Evaluator."""
 
     again = 3
 
     def __init__(self, classifier: Classifier, embedded: Embedded, interrupts: Interrupts, seed: int) -> None:
         self._classifier, self._embedded, self._interrupts = classifier, embedded, interrupts
         labels, groups = embedded.labels, embedded.groups
-        self._judged = judgeable(labels, groups, seeds(seed))
-        self.labels = labels[self._judged]
-        self.groups = tuple(group for group, judged in zip(groups, self._judged, strict=True) if judged)
-        few = few_sources(labels, groups, embedded.classes, self._judged)
-        n_folds = len(np.unique(folds(labels, groups, seed)[self._judged]))
+        self._scored = judgeable(labels, groups, seeds(seed))
+        self.labels = labels[self._scored]
+        self.groups = tuple(group for group, scored in zip(groups, self._scored, strict=True) if scored)
+        few = few_sources(labels, groups, embedded.classes, self._scored)
+        n_folds = len(np.unique(folds(labels, groups, seed)[self._scored]))
         self.how = f"{n_folds}-fold cross-validation"
         if few:
-            self.how += f"; learnt from, and not judged for want of another source: {listed(few)}"
+            self.how += f"; learnt from, and not scored for want of another source: {listed(few)}"
 
     def __call__(
         self, config: Config, name: str, hopeless: Hopeless | None = None, again: int = 0
@@ -106,14 +106,14 @@ class OnEmbeddings:
         config = _reseeded(config, again)
         fold = folds(self._embedded.labels, self._embedded.groups, config.train.seed)
         head = Head(config.model.head, self._classifier, self._embedded, config, self._interrupts)
-        return Outcome(out_of_fold(head, fold, len(self._embedded.classes), self._interrupts)[self._judged])
+        return Outcome(out_of_fold(head, fold, len(self._embedded.classes), self._interrupts)[self._scored])
 
     def clear(self, name: str) -> None:
         gc.collect()  # compiled steps refer to themselves
 
 
 class OnTraining:
-    """Whole trainings, judged on the validation part. See Judge.
+    """Whole trainings, evaluated on the validation part. See Evaluator.
 
     Args:
         folder: of the study.
@@ -121,7 +121,7 @@ class OnTraining:
     """
 
     again = 1
-    how = "whole training, judged on the validation part"
+    how = "whole training, evaluated on the validation part"
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class OnTraining:
         part = dataset.part("val")
         if not part:
             raise InputError(
-                "there are no validation recordings, and whole trainings are judged by them. Raise "
+                "there are no validation recordings, and whole trainings are evaluated by them. Raise "
                 "--split.val-fraction, or give --tune.on embeddings."
             )
         self.labels = np.array(dataset.labels(part), np.int64)
@@ -194,7 +194,7 @@ def _validation_scores(job: Job) -> Floats:
 
 
 def seeds(seed: int) -> list[int]:
-    """Those of trials on embeddings: of the trials themselves, and of each time the best is judged anew."""
+    """Those of trials on embeddings: of the trials themselves, and of each time the best is evaluated once more."""
     return [(seed + again) % 2**32 for again in range(OnEmbeddings.again + 1)]
 
 

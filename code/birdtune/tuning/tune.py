@@ -1,7 +1,7 @@
-"""Settings tuned: trials by Optuna on embeddings or whole trainings, an honest judgement of the best, and its page.
+"""Settings tuned: trials by Optuna on embeddings or whole trainings, the best evaluated once more, and its page.
 
-    settings ─▶ recordings of train and val ─▶ trials, each kept as it ends ─▶ the best judged anew beside the settings
-    as they are ─▶ tune/report.html, tune.csv, tune.json, best.yaml
+    settings ─▶ recordings of train and val ─▶ trials, each kept as it ends ─▶ the best evaluated once more beside the
+    settings as they are ─▶ tune/report.html, tune.csv, tune.json, best.yaml
 
 The test part is never touched. tune/<study>/trials.json holds the trials of one study: one set of data, settings and
 ranges; the files above are of the last study. A tuning that was stopped goes on with the trial it was at.
@@ -49,14 +49,14 @@ from birdtune.training import devices
 from birdtune.training.embeddings import embed, require_judges
 from birdtune.tuning.space import Space, Value, defaults, effective, run_flags, space_of, with_settings
 from birdtune.tuning.study import Study, Trial, hopeless_at, importance, propose
-from birdtune.tuning.trials import Judge, OnEmbeddings, OnTraining, seeds
+from birdtune.tuning.trials import Evaluator, OnEmbeddings, OnTraining, seeds
 
 _MOST_TOLD = 5
 _AGAIN_NAME = "again.json"
 
 
 def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
-    """Tune; print the best trials, and write what was found to output/tune.
+    """Tune; print the best trials, and write the results to output/tune.
 
     Raises:
         SettingsError: it is to begin from a served model.
@@ -84,9 +84,9 @@ def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     study = _study(config, space, dataset, checkpoint)
     journal.say(f"tune:\n  {devices.prepare_devices()}")
     dataset, store = gather.recheck(config, dataset, store, journal, interrupts)
-    judge = _judge(config, study, dataset, store, checkpoint, journal, interrupts)
-    tuning = _Tuning(config, space, study, judge, journal, interrupts)
-    tuning.tell_space()
+    evaluator = _evaluator(config, study, dataset, store, checkpoint, journal, interrupts)
+    tuning = _Tuning(config, space, study, evaluator, journal, interrupts)
+    tuning.report_space()
     with devices.compiling_often():
         tuning.search()
         tuning.finish()
@@ -110,7 +110,7 @@ def _study(config: Config, space: Space, dataset: Dataset, checkpoint: Path | No
     digest = value_sha256(
         {
             "on": config.tune.on,
-            "folds": "dealt",  # otherwise: other recordings are judged, and trials cannot be told apart by it
+            "folds": "dealt",  # otherwise: other recordings are scored, and trials cannot be compared by it
             "space": [row.row() for row in space.dimensions],
             "rest": fingerprints.fingerprint(config, dataset.digest(sources=True), checkpoint),
         }
@@ -128,7 +128,7 @@ def _study(config: Config, space: Space, dataset: Dataset, checkpoint: Path | No
     return study
 
 
-def _judge(
+def _evaluator(
     config: Config,
     study: Study,
     dataset: Dataset,
@@ -136,7 +136,7 @@ def _judge(
     checkpoint: Path | None,
     journal: Journal,
     interrupts: Interrupts,
-) -> Judge:
+) -> Evaluator:
     if config.tune.on == "training":
         return OnTraining(study.folder, dataset, store, checkpoint, journal, interrupts)
     part = [*dataset.part("train"), *dataset.part("val")]
@@ -146,7 +146,7 @@ def _judge(
 
 
 class _Kept(BaseModel):
-    """What again.json holds: the trial that was judged anew, and what came of it."""
+    """What again.json holds: the trial that was evaluated once more, and the result."""
 
     best: int
     again: Again
@@ -160,24 +160,24 @@ class _Tuning:
         config: Config,
         space: Space,
         study: Study,
-        judge: Judge,
+        evaluator: Evaluator,
         journal: Journal,
         interrupts: Interrupts,
     ) -> None:
-        self._config, self._space, self._study, self._judge = config, space, study, judge
+        self._config, self._space, self._study, self._evaluator = config, space, study, evaluator
         self._journal, self._interrupts = journal, interrupts
-        self._bootstrap = Bootstrap(judge.groups, config.evaluate.bootstrap, config.train.seed)
+        self._bootstrap = Bootstrap(evaluator.groups, config.evaluate.bootstrap, config.train.seed)
         self._defaults = defaults(space, config)
 
-    def tell_space(self) -> None:
+    def report_space(self) -> None:
         """Say what is searched, and what is not."""
         journal = self._journal
         for row in self._space.dimensions:
             journal.say(f"  {row.name:<25}{row.text + (' (log)' if row.log else ''):<27}{row.words}")
         if self._space.left_out:
-            told = ", ".join(f"{name} ({why})" for name, why in self._space.left_out.items())
-            journal.say(f"  not searched: {told}")
-        journal.say(f"  {self._judge.how}, {len(self._judge.labels):,} recordings judged; test is left alone")
+            listed = ", ".join(f"{name} ({why})" for name, why in self._space.left_out.items())
+            journal.say(f"  not searched: {listed}")
+        journal.say(f"  {self._evaluator.how}, {len(self._evaluator.labels):,} recordings scored; test is left alone")
         if self._study.trials:
             journal.say(f"  going on: {len(self._study.trials):,} trials are done")
 
@@ -198,8 +198,8 @@ class _Tuning:
             values = self._defaults if number == 0 else self._proposed()
             trial = self._try(number, values)
             study.add(trial)
-            self._judge.clear(_name(number))
-            self._tell(trial)
+            self._evaluator.clear(_name(number))
+            self._report(trial)
             self._interrupts.check()
 
     def _proposed(self) -> dict[str, Value]:
@@ -219,22 +219,22 @@ class _Tuning:
 
         rest: dict[str, Any] = {"number": number, "values": values, "settings": settings}
         try:
-            found = self._judge(with_settings(self._config, settings), _name(number), hopeless)
+            found = self._evaluator(with_settings(self._config, settings), _name(number), hopeless)
         except DivergedError:
             return Trial(**rest, state="diverged", score=None, seconds=_since(began))
         if found.scores is None:
-            # A start that was killed between an epoch and its judgement has one epoch more.
+            # A start that was killed between an epoch and its evaluation has one epoch more.
             ended = hopeless_at(found.curve, trials, dimensions)
             return Trial(**rest, state="pruned", score=None, curve=found.curve[:ended], seconds=_since(began))
-        judged = asdict(figures(found.scores, self._positive(found.scores), self._bootstrap))
-        return Trial(**rest, state="done", curve=found.curve, seconds=_since(began), **judged)
+        metrics = asdict(figures(found.scores, self._positive(found.scores), self._bootstrap))
+        return Trial(**rest, state="done", curve=found.curve, seconds=_since(began), **metrics)
 
-    def _tell(self, trial: Trial) -> None:
+    def _report(self, trial: Trial) -> None:
         said = f"  trial {trial.number + 1:>3} of {self._config.tune.trials}: "
         if trial.is_done:
             said += f"{trial.score:.3f}  accuracy {trial.accuracy:.3f}, AP {trial.macro_ap:.3f}  "
         else:
-            said += "ended early  " if trial.state == "pruned" else "went astray  "
+            said += "ended early  " if trial.state == "pruned" else "diverged  "
         said += f"as trial {trial.same_as + 1}" if trial.same_as is not None else duration(trial.seconds)
         best = self._study.best
         if trial.number == 0:
@@ -244,14 +244,14 @@ class _Tuning:
         self._journal.say(said)
         self._journal.event("trial", **trial.model_dump(mode="json"))
 
-    # ---- what came of it -------------------------------------------------------------------------
+    # ---- the result ------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Judge the best anew, say what was found, and write it down."""
+        """Evaluate the best once more, report and write the results."""
         best = self._study.best
         if best is None:
             raise DivergedError(
-                f"None of the {len(self._study.trials)} trials came to an end: training went astray in all. Lower "
+                f"None of the {len(self._study.trials)} trials came to an end: training diverged in all. Lower "
                 "--train.learning-rate, or narrow --tune.space."
             )
         found = self._found(best, self._again(best))
@@ -273,10 +273,10 @@ class _Tuning:
         write_text(folder / "best.yaml", tuned.fragment(found))
         tune_page.write_page(folder / "report.html", found)
         write_json(folder / tuned.RESULT_NAME, found.model_dump(mode="json"))
-        self._tell_result(found, folder)
+        self._report_result(found, folder)
 
     def _again(self, best: Trial) -> Again | None:
-        """The best and the settings as they are, judged anew; None where these are the best."""
+        """The best and the settings as they are, evaluated once more; None where these are the best."""
         first = self._study.trials[0]
         if best.number == 0 or not first.is_done:
             return None
@@ -285,26 +285,26 @@ class _Tuning:
             kept = _Kept.model_validate(read_json(path))
             if kept.best == best.number:
                 return kept.again
-        self._journal.say(f"the best, trial {best.number + 1}, and the settings as they are, judged anew:")
+        self._journal.say(f"the best, trial {best.number + 1}, and the settings as they are, evaluated once more:")
         scores: dict[str, list[Floats]] = {"best": [], "as it is": []}
         began = time.monotonic()
-        for again in range(1, self._judge.again + 1):
+        for again in range(1, self._evaluator.again + 1):
             for name, trial in (("best", best), ("as it is", first)):
                 config = with_settings(self._config, trial.settings)
-                found = self._judge(config, _name(trial.number, again), again=again)
+                found = self._evaluator(config, _name(trial.number, again), again=again)
                 assert found.scores is not None
                 scores[name].append(found.scores)
         again_found = self._compared(scores["best"], scores["as it is"])
         write_json(path, {"best": best.number, "again": again_found.model_dump(mode="json")})
-        for again in range(1, self._judge.again + 1):
+        for again in range(1, self._evaluator.again + 1):
             for trial in (best, first):
-                self._judge.clear(_name(trial.number, again))
+                self._evaluator.clear(_name(trial.number, again))
         self._journal.say(f"  took {duration(_since(began))}")
         return again_found
 
     def _positive(self, scores: Floats) -> Bools:
         """Targets of the recordings that scores [N, C] are of. [N, C]"""
-        return one_hot(self._judge.labels, scores.shape[1]) > 0
+        return one_hot(self._evaluator.labels, scores.shape[1]) > 0
 
     def _compared(self, best: Sequence[Floats], usual: Sequence[Floats]) -> Again:
         positive, bootstrap = self._positive(best[0]), self._bootstrap
@@ -334,8 +334,8 @@ class _Tuning:
             study=self._study.folder.name,
             created=clock(),
             on=config.tune.on,
-            how=self._judge.how,
-            recordings=len(self._judge.labels),
+            how=self._evaluator.how,
+            recordings=len(self._evaluator.labels),
             sources=self._bootstrap.n_groups,
             wanted=config.tune.trials,
             command=_command(config, settings),
@@ -350,7 +350,7 @@ class _Tuning:
             trials=[trial.model_dump(mode="json") for trial in self._study.trials],
         )
 
-    def _tell_result(self, found: Tuned, folder: Path) -> None:
+    def _report_result(self, found: Tuned, folder: Path) -> None:
         journal = self._journal
         for line in table(self._study.trials):
             journal.say(f"  {line}")
