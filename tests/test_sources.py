@@ -136,3 +136,14 @@ def test_each_recording_has_its_source_and_the_rules_that_join_it() -> None:
     rules = {row["recording"]: row["rule"] for row in find_sources(recordings, links=[link]).rows()}
     assert rules["A/pond.wav"] == "samples that run on"
     assert rules["A/creek_0.0s_5.0s.wav"] == "samples that run on; time span"
+
+
+def test_numbered_recordings_of_places_and_people_are_a_doubt_and_clips_of_tools_are_joined() -> None:
+    people = [recording(f"A/{name}_{k}.wav") for name in ("Helgoland", "Smith", "Juist") for k in range(1, 7)]
+    sources = find_sources(people)
+    assert sources.alone == 18
+    pairs = {(link.first.split("_")[0], link.second.split("_")[0]) for link in sources.doubted}
+    assert pairs == {("A/Helgoland",) * 2, ("A/Smith",) * 2, ("A/Juist",) * 2}
+    assert any("numbered names of equally long files" in notice for notice in source_notices(people, sources))
+    tools = [recording(f"A/{name}_{k:03}.wav") for name in ("Helgoland", "Smith", "Juist") for k in range(1, 7)]
+    assert len(set(find_sources(tools).keys.values())) == 3

@@ -12,6 +12,7 @@ from typing import Final
 from birdtune.data.scan import Recording
 from birdtune.data.sources import Link, Sources, by_pattern
 from birdtune.errors import shown
+from birdtune.runtime.text import count
 
 # Below so many recordings nothing is said of what most of them are like.
 _FEW: Final = 20
@@ -23,21 +24,17 @@ _SHORT_S: Final = 15.0
 def source_lines(sources: Sources) -> Iterator[str]:
     """How sources were found: by which rule, with an example each."""
     n_sources = len(set(sources.keys.values()))
-    yield f"{_counted(len(sources.keys), 'recording')} of {_counted(n_sources, 'source recording')}:"
+    yield f"{count(len(sources.keys), 'recording')} of {count(n_sources, 'source recording')}:"
     for found in sources.found:
         first, *more = found.examples
         others = f" and {more[0]}" if more else ""
         by = f": {shown(found.shown)}" if found.shown else ""
         yield (
-            f"  {found.recordings:,} by {found.rule}: {_counted(found.sources, 'source recording')} "
+            f"  {found.recordings:,} by {found.rule}: {count(found.sources, 'source recording')} "
             f"(e.g. {first}{others} {'are' if more else 'is'} {found.source}{by})"
         )
     if sources.alone:
         yield f"  {sources.alone:,} {'are each their own' if sources.alone > 1 else 'is its own'} source"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def source_notices(recordings: Sequence[Recording], sources: Sources) -> list[str]:

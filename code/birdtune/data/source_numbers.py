@@ -6,8 +6,9 @@
 
     ends in a number itself (`rec12_3`)         clips, unless that number is a date, a year or of a site
     class name, date, site, recorder's words    a counter of recordings: `merula_3`, `20230501_3`, `site2_3`, `STE-003`
-    other words (`creek_3`)                     clips where the class folder has several of them, each counted from 0 or
-                                                1 or in equal steps, and most files are equally long; else a counter
+    other words (`creek_3`)                     clips where the class folder has several of them, each counted from 0,
+                                                or with three digits, or in equal steps, and most files are equally
+                                                long; a doubt where they are counted from 1; else a counter
     nothing (`000`)                             clips of the folder where the class has several folders of such files
 
 and two numbers (`creek_5_10`) are start and end of a clip where the second less the first is the same in most files,
@@ -61,10 +62,15 @@ _EQUAL_S = 0.05
 
 @dataclass(frozen=True)
 class Decided:
-    """Source and rule of each recording, and keys that are the same source in several classes."""
+    """Source and rule of each recording, and keys that are the same source in several classes.
+
+    Attributes:
+        doubted: pairs of recordings that may be clips of one, with nothing but their equal lengths to show it.
+    """
 
     named: dict[str, tuple[str, str]]
     same: list[tuple[str, str]]
+    doubted: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class _Numbered:
     reading: Reading
     head: str  # what stands before the number
     number: int
+    by_tool: bool  # 0, or filled up with zeros to three digits: people count from 1
     glued: bool  # nothing between the two
     bracketed: bool
 
@@ -86,13 +93,18 @@ def decide(readings: Sequence[Reading]) -> Decided:
         else:
             open_.append(reading)
     groups = _grouped(open_, lambda reading: (reading.recording.label, reading.folder))
+    maybe: dict[str, list[str]] = defaultdict(list)
     for found in (_folders(open_), _spans(groups), _clips(groups, readings)):
         for reading, key, rule in found:
-            named.setdefault(reading.recording.name, (key, rule))
+            if rule:
+                named.setdefault(reading.recording.name, (key, rule))
+            elif reading.recording.name not in named:
+                maybe[key].append(reading.recording.name)
     for reading in open_:
         named.setdefault(reading.recording.name, (reading.source(_own_text(reading)), ""))
     named = _in_one_case(readings, named)
-    return Decided(named, list(_in_several_classes(readings, named)))
+    doubted = [pair for names in maybe.values() for pair in pairwise(names)]
+    return Decided(named, list(_in_several_classes(readings, named)), doubted)
 
 
 def _in_one_case(
@@ -226,6 +238,7 @@ def _mostly_one(lengths: Counter[int], least: int) -> bool:
 def _clips(
     groups: dict[tuple[str, str], list[Reading]], readings: Sequence[Reading]
 ) -> Iterator[tuple[Reading, str, str]]:
+    """Clips that are numbered; by no rule where they may be whole recordings as well."""
     wholes = {reading.source().casefold() for reading in readings}
     counted = {
         place: [one for reading in group if (one := _numbered(reading))] for place, group in groups.items()
@@ -239,20 +252,25 @@ def _clips(
                 kind = "recording"
             key = one.reading.source(one.head.rstrip(_GAPS))
             a_copy = one.bracketed and key.casefold() in wholes and words(one.head) not in _DEFAULT_NAMES
-            word = kind == "word" and not one.glued and words_are_recordings[place]
-            if kind == "recording" or a_copy or word:
+            of_word = kind == "word" and not one.glued
+            if kind == "recording" or a_copy or (of_word and words_are_recordings[place] == "clips"):
                 yield one.reading, key, CLIP_NUMBER.name
+            elif of_word and words_are_recordings[place] == "maybe":
+                yield one.reading, key, ""
 
 
 def _numbered(reading: Reading) -> _Numbered | None:
     text = re.sub(r"(?<=\d)[\s_\-]+\d+\s*(?:ms|s|sec|secs)$", "", reading.text)  # how long it is
     if before := _COUNTED_BEFORE.match(text) if not text[-1:].isdigit() else None:
-        return _Numbered(reading, before["head"], int(before["number"]), glued=False, bracketed=False)
+        number = int(before["number"])
+        return _Numbered(reading, before["head"], number, by_tool=True, glued=False, bracketed=False)
     match = _NUMBERED.match(text)
     if match is None:
         return None
-    gap = match["gap"]
-    return _Numbered(reading, match["head"], int(match["number"]), not gap, "(" in gap)
+    gap, digits = match["gap"], match["number"]
+    # `creek.wav-1` keeps the name of the file that it was cut from.
+    by_tool = not int(digits) or (len(digits) > 2 and digits[0] == "0") or reading.text != reading.stem
+    return _Numbered(reading, match["head"], int(digits), by_tool, not gap, "(" in gap)
 
 
 def _short_dates(group: Sequence[_Numbered]) -> bool:
@@ -261,8 +279,10 @@ def _short_dates(group: Sequence[_Numbered]) -> bool:
     return all(is_date(head) for head in heads if re.fullmatch(r"\d{6}", head))
 
 
-def _words_are_recordings(groups: Iterable[Sequence[_Numbered]]) -> dict[tuple[str, str], bool]:
-    """Class folder → whether what stands before numbers names recordings there.
+def _words_are_recordings(groups: Iterable[Sequence[_Numbered]]) -> dict[tuple[str, str], str]:
+    """Class folder → whether what stands before numbers names recordings there: "clips", "maybe" or "".
+
+    "maybe" where equal lengths alone show it, and the numbers are as people count: `Helgoland_1`, `Smith_02`.
 
     A folder with one such name alone cannot tell; it goes with the others. The clips of a recording may lie in several
     classes, so they are counted over all of them.
@@ -271,7 +291,7 @@ def _words_are_recordings(groups: Iterable[Sequence[_Numbered]]) -> dict[tuple[s
     numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
     for one in chain.from_iterable(groups):
         numbers[_head(one)].add(one.number)
-    found: dict[tuple[str, str], bool] = {}
+    found: dict[tuple[str, str], str] = {}
     lone = []
     for group in groups:
         families = _grouped(
@@ -288,13 +308,13 @@ def _words_are_recordings(groups: Iterable[Sequence[_Numbered]]) -> dict[tuple[s
         runs = [family for family in families.values() if len(family) > 1]
         if len(families) == 1:
             lone.append(place)
-        found[place] = (
-            len(runs) > 1
-            and all(_is_run(numbers[_head(family[0])]) for family in runs)
-            and _equally_long(runs)
-        )
-    most = sum(found.values()) > len(lone)
-    return defaultdict(bool, {place: is_so or (most and place in lone) for place, is_so in found.items()})
+        as_clips = len(runs) > 1 and all(_is_run(numbers[_head(family[0])]) for family in runs)
+        as_clips = as_clips and _equally_long(runs)
+        by_tool = any(one.by_tool or _in_steps(numbers[_head(one)]) for family in runs for one in family)
+        found[place] = "" if not as_clips else "clips" if by_tool else "maybe"
+    states = Counter(found.values())
+    usual = next((state for state in ("clips", "maybe") if states[state] > len(lone)), "")
+    return defaultdict(str, {place: usual if place in lone else state for place, state in found.items()})
 
 
 def _head(one: _Numbered) -> tuple[str, str]:
@@ -304,7 +324,11 @@ def _head(one: _Numbered) -> tuple[str, str]:
 def _is_run(numbers: set[int]) -> bool:
     """Whether numbers count from 0 or 1 with few gaps, or go in equal steps as seconds do."""
     dense = min(numbers) <= 1 and max(numbers) - min(numbers) < 2 * len(numbers)
-    return dense or math.gcd(*numbers) > 1
+    return dense or _in_steps(numbers)
+
+
+def _in_steps(numbers: set[int]) -> bool:
+    return len(numbers) > 1 and math.gcd(*numbers) > 1
 
 
 def _equally_long(families: Iterable[Sequence[_Numbered]]) -> bool:

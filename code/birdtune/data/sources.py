@@ -16,6 +16,7 @@ from birdtune.data.scan import Recording
 from birdtune.data.source_names import read
 from birdtune.data.source_numbers import decide
 
+NUMBERED_RULE = "numbered names of equally long files"
 # Of sources.csv.
 SOURCE_COLUMNS = ("recording", "source_recording", "rule")
 
@@ -154,7 +155,8 @@ def find_sources(
     """
     if pattern is None:
         decided = decide([read(recording) for recording in recordings])
-        return join(decided.named, links, decided.same)
+        maybe = (Link(first, second, NUMBERED_RULE, joins=False) for first, second in decided.doubted)
+        return join(decided.named, [*links, *maybe], decided.same)
     named = {
         recording.name: (by_pattern(recording, pattern), "--split.group-regex") for recording in recordings
     }
