@@ -29,7 +29,7 @@ def measure(settings: Settings) -> Result:
         labels = np.array([found.classes.index(clip.label) for clip in clips])
         fold = folds(labels, found.groups, seed)
         positive = np.eye(len(found.classes))[labels] > 0
-        scores, _ = judge_by_others(averages, labels, fold, len(found.classes), Interrupts())
+        scores, _ = judge_by_others(averages, positive, fold, Interrupts())
         order = [issue.index for issue in label_issues.ranked(scores, positive, fold >= 0)]
         table = [issue.index for issue in label_issues.find(scores, positive, fold >= 0)]
         everything = np.arange(len(labels))

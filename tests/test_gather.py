@@ -456,7 +456,7 @@ def test_names_of_background_classes_are_a_setting(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["unknown", "Unknown", " UNKNOWN"])
-def test_a_class_that_is_called_as_no_answer_is_refused_before_the_long_work_unless_it_is_background(
+def test_a_class_that_is_called_unknown_is_refused_before_the_long_work_unless_it_is_background(
     name: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for k in range(4):
@@ -473,4 +473,4 @@ def test_a_class_that_is_called_as_no_answer_is_refused_before_the_long_work_unl
     assert dataset.background == (name,)
     monkeypatch.setattr(frames, "fill", lambda *arguments, **how: pytest.fail("something was decoded"))
     with pytest.raises(SettingsError, match="there is a class"):
-        prepare(place)
+        prepare(place, labels={"negative_classes": "background"})

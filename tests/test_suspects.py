@@ -62,11 +62,11 @@ def test_all_that_were_judged_are_ranked_and_none_else() -> None:
     wrong = labels.copy()
     wrong[[5, 17]] = (labels[[5, 17]] + 1) % 3
     fold = folds(wrong, [f"s{k}" for k in range(60)], 1)
-    scores, _ = label_check.judge_by_others(averages, wrong, fold, 3, Interrupts())
+    positive = np.eye(3)[wrong] > 0
+    scores, _ = label_check.judge_by_others(averages, positive, fold, Interrupts())
     judged = np.ones(60, bool)
     judged[3] = False
 
-    positive = np.eye(3)[wrong] > 0
     order = label_issues.ranked(scores, positive, judged)
     assert {issue.index for issue in order[:2]} == {5, 17}
     assert {issue.index for issue in order} == set(range(60)) - {3}

@@ -32,7 +32,7 @@ from birdtune.data.scan import Recording
 from birdtune.errors import shown
 from birdtune.evaluation import label_issues
 from birdtune.evaluation.label_issues import FACTS_NAME, TABLE_NAME
-from birdtune.evaluation.scores import Floats, Ints, one_hot
+from birdtune.evaluation.scores import Floats, Ints
 from birdtune.runtime.files import write_bytes, write_csv, write_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
@@ -152,14 +152,19 @@ def learn(averages: npt.NDArray[np.float32], labels: Ints, n_classes: int) -> Ju
 
 
 def judge_by_others(
-    averages: npt.NDArray[np.float32], labels: Ints, fold: Ints, n_classes: int, interrupts: Interrupts
+    averages: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_], fold: Ints, interrupts: Interrupts
 ) -> tuple[Floats, dict[int, Judge]]:
-    """Scores of each recording by what was learnt from the other folds [N, C], 0 where it has none; the judges."""
-    scores = np.zeros((len(labels), n_classes))
+    """Scores of each recording by what was learnt from the other folds [N, C], 0 where it has none; the judges.
+
+    Args:
+        positive: [N, C] the classes of each recording; one with several is learnt from as each of them.
+    """
+    scores = np.zeros(positive.shape)
     judges: dict[int, Judge] = {}
     for number in np.unique(fold[fold >= 0]).tolist():
         interrupts.check()
-        judges[number] = learn(averages[fold != number], labels[fold != number], n_classes)
+        row, column = np.nonzero(positive & (fold != number)[:, None])
+        judges[number] = learn(averages[row], column, positive.shape[1])
         scores[fold == number] = judges[number].scores(averages[fold == number])
     return scores, judges
 
@@ -183,15 +188,15 @@ def check_labels(
     if not reason:
         sounds = Sounds(config, dataset, store, part, journal, interrupts)
         averages = sounds.averages()
-        scores, judges = judge_by_others(averages, labels, fold, len(dataset.classes), interrupts)
+        positive = dataset.targets(part).of_recordings()[0] > 0
+        scores, judges = judge_by_others(averages, positive, fold, interrupts)
         judged = fold >= 0
-        positive = one_hot(labels, len(dataset.classes)) > 0
         doubted = label_issues.find(scores, positive, judged)
         found = label_issues.rows(
             doubted, scores, label_issues.mean_scores(scores, positive, judged), classes=dataset.classes,
             recordings=[recording.name for recording in part], places=dataset.places,
             seconds=[recording.facts.duration_s for recording in part],
-            start_s=_most_telling(sounds, doubted, labels, fold, judges),
+            start_s=_most_telling(sounds, doubted, fold, judges, len(dataset.classes)),
         )  # fmt: skip
     alone = sorted({dataset.classes[label] for label in labels[fold < 0]})
     write_csv(folder / TABLE_NAME, label_issues.COLUMNS, found)
@@ -212,7 +217,7 @@ def _why_not(config: Config, fold: Ints) -> str:
 
 
 def _most_telling(
-    sounds: Sounds, doubted: Sequence[label_issues.LabelIssue], labels: Ints, fold: Ints, judges: dict[int, Judge]
+    sounds: Sounds, doubted: Sequence[label_issues.LabelIssue], fold: Ints, judges: dict[int, Judge], n_classes: int
 ) -> list[float]:
     """Where each recording is most like the suggested class, rather than like its label. [issues] seconds
 
@@ -220,23 +225,22 @@ def _most_telling(
     """
     if not doubted:
         return []
-    of = {issue.index: issue for issue in doubted}
     windows = sounds.windows
     kept = spread(windows.per_recording, label_issues.MOST_WINDOWS)
-    kept = kept[np.isin(windows.recording[kept], list(of))]
-    lead, weight = np.zeros(len(kept)), np.zeros(len(kept))
+    kept = kept[np.isin(windows.recording[kept], [issue.index for issue in doubted])]
+    scores, weight = np.zeros((len(kept), n_classes)), np.zeros(len(kept))
     at = 0
     for part, embeddings in sounds.pieces(kept, "scoring label issues"):
         weight[at : at + len(part)] = sounds.held(part)
         for index, embedding in zip(windows.recording[part].tolist(), embeddings, strict=True):
-            scores = judges[int(fold[index])].scores(embedding[None])[0]
-            lead[at] = scores[of[index].suggested] - scores[labels[index]]
+            scores[at] = judges[int(fold[index])].scores(embedding[None])[0]
             at += 1
     recording, start_s = windows.recording[kept], windows.start_s[kept]
     found = []
     for issue in doubted:
         own = np.flatnonzero(recording == issue.index)
-        found.append(float(start_s[own[label_issues.clearest_window(lead[own], weight[own])]]))
+        lead = scores[own, issue.suggested] - scores[own, issue.label]
+        found.append(float(start_s[own[label_issues.clearest_window(lead, weight[own])]]))
     return found
 
 
@@ -266,7 +270,8 @@ def kept_shares(
         journal.warn(f"Every patch keeps its recording's label: {reason}.")
         return None
     sounds = Sounds(config, dataset, store, part, journal, interrupts, config.train.hop_s)
-    _, judges = judge_by_others(sounds.averages(), labels, fold, len(dataset.classes), interrupts)
+    positive = dataset.targets(part).of_recordings()[0] > 0
+    _, judges = judge_by_others(sounds.averages(), positive, fold, interrupts)
     own = np.ones(len(windows), np.float32)  # of recordings that nobody can judge, all
     for chosen, embeddings in sounds.pieces(np.flatnonzero(fold[windows.recording] >= 0), "hearing patches"):
         recording = windows.recording[chosen]

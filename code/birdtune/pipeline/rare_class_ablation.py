@@ -24,7 +24,6 @@ from birdtune.data.frames import FrameStore
 from birdtune.errors import DivergedError
 from birdtune.evaluation import paired, rare_classes
 from birdtune.evaluation.bootstrap import Bootstrap
-from birdtune.evaluation.scores import one_hot
 from birdtune.models.classifier import Classifier
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
@@ -119,7 +118,7 @@ def _measured(
     labels = np.array(dataset.labels(part), np.int64)
     fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
     counts = np.array(dataset.counts(dataset.part("train")), np.int64)
-    positive = one_hot(labels, len(dataset.classes)) > 0
+    positive = dataset.targets(part).of_recordings()[0] > 0
     chosen = rare_classes.choose(dataset.classes, positive[fold >= 0], counts, dataset.background)
     of_two = " with recordings of two sources" if (fold < 0).any() else ""
     if chosen is None:
@@ -185,7 +184,7 @@ def _judged(
 ) -> dict[str, Any]:
     """Figures of all scores, of the recordings that have a fold."""
     judged = fold >= 0
-    positive = one_hot(embedded.labels[judged], len(embedded.classes)) > 0  # [N, C]
+    positive = embedded.targets.of_recordings()[0][judged] > 0  # [N, C]
     groups = np.asarray(embedded.groups, object)[judged]
     inside = np.asarray(positive[:, rare].any(axis=1))
     n_rare, n_all = len(set(groups[inside])), len(set(groups))
