@@ -15,7 +15,7 @@ from birdtune.config import Config
 from birdtune.errors import CheckpointError, InputError, Interrupted, SettingsError
 from birdtune.evaluation import ood
 from birdtune.models import classifier as classifiers
-from birdtune.models import saved_model
+from birdtune.models import registry, saved_model
 from birdtune.pipeline import check
 from birdtune.pipeline import run as job
 from birdtune.runtime import configure, workers
@@ -90,7 +90,7 @@ def beside(output: Path, version: int = 2) -> dict[str, Any]:
 def weights_of(output: Path, version: int) -> dict[str, np.ndarray[Any, Any]]:
     folder = output / f"model/birdtune/{version}"
     facts = read_json(folder / "model.json")
-    return saved_model.read(folder, facts["backbone"], facts["head"], facts["weights_sha256"])
+    return saved_model.read(folder, registry.layer_names(facts["backbone"]), facts["head"], facts["weights_sha256"])
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_every_head_is_served_and_grown(head: str, scores: str, tmp_path: Path) 
     folder = tmp_path / "[1] möwe*"
     tf.saved_model.save(module, str(folder))
     sha256 = classifiers.weights_sha256(classifiers.weights(old))
-    read = saved_model.read(folder, "vggish-small", head, sha256)
+    read = saved_model.read(folder, registry.layer_names("vggish-small"), head, sha256)
     fresh = build_classifier(chosen, (*OLD, "Apus_apus"), "float32", seed=3)
     from birdtune.models.growth import grown
 
@@ -216,9 +216,10 @@ def test_a_models_variables_are_read_in_a_process_of_their_own(
 ) -> None:
     monkeypatch.setattr(saved_model, "Isolated", workers.Isolated)
     facts = read_json(first / "model/birdtune/1/model.json")
-    saved_model.verify(first / "model/birdtune/1", "vggish-small", "linear", facts["weights_sha256"])
+    names = registry.layer_names("vggish-small")
+    saved_model.verify(first / "model/birdtune/1", names, "linear", facts["weights_sha256"])
     with pytest.raises(CheckpointError, match="SHA-256"):
-        saved_model.verify(first / "model/birdtune/1", "vggish-small", "linear", "0" * 64)
+        saved_model.verify(first / "model/birdtune/1", names, "linear", "0" * 64)
 
 
 def test_what_frozen_layers_made_of_other_weights_is_not_used(copy: Path, old_data: Path, new_data: Path) -> None:
