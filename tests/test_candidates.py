@@ -39,9 +39,10 @@ def test_folds_share_what_is_compiled_and_classes_weigh_by_how_often_they_are_am
     # By the weights as the last fold left them.
     np.testing.assert_allclose(learner._score(found.some(judged)), scores[judged], atol=1e-6)
     rare = np.concatenate([np.flatnonzero(found.labels == 0)[:1], np.flatnonzero(found.labels != 0)])
-    label, weight = learner._examples(found.some(rare))
+    examples, weight = learner._examples(found.some(rare))
     alike, _ = learner._examples(found)
-    assert len(label) < len(alike)  # fewer, and of one class
+    assert len(examples.recording) < len(alike.recording)  # fewer, and of one class
+    label = examples.stratum
     totals = np.bincount(label, weight)
     assert totals == pytest.approx(
         np.full(3, totals.mean()), rel=1e-4
@@ -112,10 +113,10 @@ def test_given_once_a_recording_counts_by_its_quality_its_class_and_how_often_th
         return np.bincount(embedded.labels, weights) / len(weights)
 
     assert of_classes(found) == pytest.approx(share)
-    assert of_classes(found, balance=1.0) == pytest.approx([1 / 3] * 3, rel=0.05)
+    assert of_classes(found, sampling_power=1.0) == pytest.approx([1 / 3] * 3, rel=0.05)
     assert of_classes(found, class_weight_alpha=1.0) == pytest.approx([1 / 3] * 3)
-    # What balance has made alike, class weights leave alone.
-    assert of_classes(found, balance=1.0, class_weight_alpha=1.0) == pytest.approx([1 / 3] * 3, rel=0.05)
+    # What sampling has made alike, class weights leave alone.
+    assert of_classes(found, sampling_power=1.0, class_weight_alpha=1.0) == pytest.approx([1 / 3] * 3, rel=0.05)
     half = share**0.5 / (share**0.5).sum()
     assert of_classes(found, class_weight_alpha=0.5) == pytest.approx(half, rel=1e-4)
     good = replace(found, weights=np.where(np.arange(len(found.labels)) == 0, 3.0, 1.0).astype(np.float32))

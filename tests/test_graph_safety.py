@@ -11,10 +11,14 @@ from tensorflow.python.framework import op_def_registry
 
 from birdtune.audio.logmel import VGGISH
 from birdtune.errors import CheckpointError
+from birdtune.evaluation.calibration import Calibration
 from birdtune.models.graph_safety import ALLOWED, require_numbers_only
 from birdtune.serving.verify import FORMAT, open_model
 
-FACTS = {"format": FORMAT, "classes": ["a"], "head": "softmax", "front_end": {"digest": VGGISH.digest}}
+FACTS = {
+    "format": FORMAT, "classes": ["a"], "front_end": {**VGGISH.row(), "digest": VGGISH.digest},
+    "calibration": Calibration("softmax").row(), "thresholds": None,
+}  # fmt: skip
 PATCHES = tf.TensorSpec([None, 96, 64], tf.float32, name="inputs")
 
 

@@ -247,7 +247,7 @@ def test_negatives_of_a_class_are_background_and_no_class(tmp_path: Path) -> Non
      "unknown"],
 )  # fmt: skip
 def test_usual_names_of_what_is_no_class_are_background(name: str) -> None:
-    assert background_of([*BIRDS, name, "Nocallia"], Config().labels.background) == (name,)
+    assert background_of([*BIRDS, name, "Nocallia"], Config().labels.negative_classes) == (name,)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_name_that_is_refused_is_not_taken_for_one_class_as_well(tmp_path: Pat
 @pytest.mark.parametrize("name", ["Hintergrund", "Ambient", "Unknown sp.", "unknown_sp", "Bruit de fond"])
 def test_plain_words_of_other_languages_are_background(name: str) -> None:
     others = [*BIRDS, "Rain", "Wind", "Unknown species of Turdus"]
-    assert background_of([*others, name], Config().labels.background) == (name,)
+    assert background_of([*others, name], Config().labels.negative_classes) == (name,)
 
 
 @pytest.mark.parametrize("name", ["Thrush, Song", "Sound of 1,5 kHz", "Crow & Rook", "Black and white warbler"])
