@@ -32,6 +32,8 @@ _MOST_UNLIKE = np.log(5.0)
 _NO_ENERGY, _LITTLE_ENERGY = (0.02, 0.05), (0.3, 0.2)
 _MOST_OF_LITTLE = 4.0
 _PAIRS_AT_ONCE = 1024
+# Samples of each end by which most pairs are left out.
+_FEW_SAMPLES = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +79,14 @@ class Seams:
         """Log-likelihood ratio that `second` begins where `first` ends, nats; -inf where it does not. [pairs]"""
         found = np.full(len(first), -np.inf)
         near = np.flatnonzero(self._near(first, second))
-        for begin in range(0, len(near), _PAIRS_AT_ONCE):
-            part = near[begin : begin + _PAIRS_AT_ONCE]
-            found[part] = self._ratio(first[part], second[part])
+        for n, least in ((_FEW_SAMPLES, 0.0), (N_SAMPLES, -np.inf)):  # a few samples leave few pairs for all of them
+            ratios = [
+                self._ratio(first[part], second[part], n)
+                for part in np.split(near, range(_PAIRS_AT_ONCE, len(near), _PAIRS_AT_ONCE))
+            ]
+            ratio = np.concatenate(ratios)
+            near, ratio = near[ratio >= least], ratio[ratio >= least]
+        found[near] = ratio
         return found
 
     def _near(self, first: Ints, second: Ints) -> npt.NDArray[np.bool_]:
@@ -102,14 +109,15 @@ class Seams:
             & (np.abs(backward) <= _FAR * starts.error[second])
         )
 
-    def _ratio(self, first: Ints, second: Ints) -> Floats:
-        ends, starts, m = self._ends, self._starts, N_SAMPLES
-        correlation = (ends.correlation[first] + starts.correlation[second]) / 2
+    def _ratio(self, first: Ints, second: Ints, m: int) -> Floats:
+        """The score by the `m` samples next to the seam."""
+        ends, starts = self._ends, self._starts
+        correlation = (ends.correlation[first, : 2 * m] + starts.correlation[second, : 2 * m]) / 2
         correlation[:, 0] += _UNCERTAIN
         lags = np.abs(np.subtract.outer(np.arange(2 * m), np.arange(2 * m)))
-        factor = np.linalg.cholesky(correlation[:, lags])  # [pairs, 96, 96]
+        factor = np.linalg.cholesky(correlation[:, lags])  # [pairs, 2 m, 2 m]
         scale = (ends.power[first] * starts.power[second])[:, None] ** 0.25
-        last, next_ = ends.samples[first] / scale, starts.samples[second] / scale
+        last, next_ = ends.samples[first, -m:] / scale, starts.samples[second, :m] / scale
         whole = np.linalg.solve(factor, np.concatenate([last, next_], axis=1)[..., None])[..., 0]
         alone = np.linalg.solve(factor[:, :m, :m], next_[..., None])[..., 0]
         logs = np.log(np.diagonal(factor, axis1=1, axis2=2))
