@@ -408,7 +408,7 @@ def test_the_old_classes_are_judged_before_and_after_on_test_recordings_of_their
 
 
 def test_log_and_report_say_it_and_only_where_there_was_one(second: Path) -> None:
-    assert "On 6 test recordings of the old classes (3 sources) that neither learnt from, version 1 named" in (
+    assert "On 6 test recordings of the old classes (3 sources) that neither model was trained on, version 1 names" in (
         second / "logs/2/run.log"
     ).read_text()
     with_section, without = ((second / f"reports/{version}/report.html").read_text() for version in (2, 1))
@@ -448,7 +448,7 @@ def test_a_model_from_elsewhere_is_begun_from_and_judged_if_its_logs_came_along(
     run(settings(new_data, output, init_from=str(alone), train__epochs=1), until="evaluate")
     found = beside(output, 1)
     assert record(output, 1)["init_from"]["folder"] == str(alone)
-    assert found["comparison"] is None and "nobody knows which of the 6 test recordings" in found["reason"]
+    assert found["comparison"] is None and "it is not known which of the 6 test recordings" in found["reason"]
     assert "test-seen-before" in [row["code"] for row in record(output, 1)["warnings"]]
     whole = settings(new_data, tmp_path / "other", init_from=str(first / "model/birdtune/1"))
     assert base_model.find(whole)[0].learnt_from() is not None

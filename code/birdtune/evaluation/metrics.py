@@ -352,7 +352,7 @@ def log_loss(class_scores: npt.NDArray[Any], targets: npt.NDArray[Any], known: B
         own = (class_scores * targets).sum(axis=1, dtype=np.float64)
         total = class_scores.sum(axis=1, dtype=np.float64)
         share = np.divide(own, total, out=np.full_like(own, 1.0 / class_scores.shape[1]), where=total > 0)
-        return float(-np.log(np.clip(share, _SMALLEST_PROBABILITY, 1.0)).mean())
+        return abs(float(np.log(np.clip(share, _SMALLEST_PROBABILITY, 1.0)).mean()))  # abs: no -0.0
     p = np.clip(class_scores.astype(np.float64), _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
     return float(-(targets * np.log(p) + (1.0 - targets) * np.log1p(-p))[known].mean())
 
