@@ -154,7 +154,7 @@ def with_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hear(
-    folder: Path, ledger: Ledger | None = None, *, short: str = "pad", longest_s: float = 3600.0
+    folder: Path, ledger: Ledger | None = None, *, short: str = "pad", longest_s: float = 3600.0, **how: Any
 ) -> tuple[Listing, list[Recording], list[Problem]]:
     """Scan, identify, examine and select, as a check does."""
     ledger = ledger or Ledger(None, AudioSettings())
@@ -164,7 +164,7 @@ def hear(
         listing.files, ledger, unusable, longest_s=longest_s, workers=1, journal=quiet(), interrupts=Interrupts()
     )
     used, problems = select(
-        listing, ledger, unusable, spec=VGGISH, short=short, longest_s=longest_s
+        listing, ledger, unusable, spec=VGGISH, short=short, longest_s=longest_s, **how
     )
     return listing, used, problems
 

@@ -63,7 +63,7 @@ def test_each_setting_has_a_flag_a_variable_and_a_path() -> None:
 
 def test_types_and_defaults_are_shown_as_people_write_them() -> None:
     shown = {option.name: (option.type, option.default_text) for option in options()}
-    assert shown["model.output"] == ("softmax|sigmoid", "softmax")
+    assert shown["model.output"] == ("auto|softmax|sigmoid", "auto")
     assert shown["train.jit"] == ("true|false", "true")
     assert shown["data"] == ("path", "INPUT/data")
     assert shown["split.file"] == ("text", "unset")

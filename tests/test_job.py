@@ -196,7 +196,7 @@ def test_unchanged_there_is_nothing_to_do(data: Path, copy: Path, capsys: pytest
     changed = {name for name, time in mtimes(copy).items() if before.get(name) != time}
     # The copy's shards have times of their own, and were read once more.
     changed = {name for name in changed if not name.endswith("whole.json")}
-    assert changed <= {"run.json", "logs/1/run.json", "problems.csv", "split.csv"}
+    assert changed <= {"run.json", "logs/1/run.json", "problems.csv", "split.csv", "sources.csv"}
     assert record(copy)["weights_sha256"] and record(copy)["exit_code"] == 0
 
 

@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from makers import codes, tone, without_processes, write_sound
 from test_layout import BIRDS, inspect, put, said, sides
 
 from birdtune.data.label_table import parse_columns
+from birdtune.data.labels import Label
 from birdtune.errors import InputError, SettingsError
 
 
@@ -23,6 +25,10 @@ def flat(tmp_path: Path) -> Path:
     for k in range(9):
         write_sound(tmp_path / f"data/r{k}.wav", tone(1.0, 8000, seed=k), 8000)
     return tmp_path
+
+
+def labels_of(dataset: Any, name: str) -> tuple[Label, ...]:
+    return next(recording.labels for recording in dataset.recordings if recording.name == name)
 
 
 def rows(*more: str, header: str = "recording,label", name: str = "r{}.wav") -> str:
@@ -74,7 +80,7 @@ def test_what_does_not_match_is_counted_and_named(flat: Path) -> None:
         rows("gone.wav,Parus major", "unlabelled.wav,", "both.wav,Parus major", "both.wav,Turdus merula",
              f"r0.wav,{BIRDS[0]}")
     )
-    dataset = inspect(flat)
+    dataset = inspect(flat, model={"output": "softmax"})
     assert codes(dataset.problems) == {
         "sub/stray.wav": "no-label", "sub/unlabelled.wav": "no-label", "sub/both.wav": "several-labels",
         "gone.wav": "row-without-file",
@@ -176,15 +182,54 @@ def test_why_a_table_is_not_taken_is_said_where_there_are_no_class_folders(flat:
 @pytest.mark.parametrize(
     "times", ["start,end", "onset,offset", "Begin Time (s),End Time (s)", "t_min,t_max", "start_s,duration", "time,x"]
 )
-def test_a_table_with_times_says_that_times_are_not_used(flat: Path, times: str) -> None:
+def test_columns_that_may_be_times_are_used_if_they_are_named(flat: Path, times: str) -> None:
     listed = [f"r{k}.wav,0.1,0.9,{BIRDS[k % 3]}" for k in range(9)] + [f"r0.wav,0.9,1.0,{BIRDS[1]}"]
-    (flat / "data/labels.csv").write_text(f"recording,{times},label\n" + "\n".join(listed) + "\n")
+    (flat / "t.csv").write_text(f"recording,{times},label\n" + "\n".join(listed) + "\n")
+    dataset = inspect_as(flat, table="t.csv")
+    assert labels_of(dataset, "r0.wav") == (Label(BIRDS[0]), Label(BIRDS[1]))
+    start, end = times.split(",")
+    if end == "x":
+        return
+    assert "may be times and are not used: each label holds for its whole recording. To use them: " in said(dataset)
+    assert f"start_s={start},end_s={end}" in said(dataset)
+    dataset = inspect_as(flat, f"start_s={start},end_s={end}", "t.csv")
+    assert labels_of(dataset, "r0.wav") == (Label(BIRDS[0], 0.1, 0.9), Label(BIRDS[1], 0.9, 1.0))
+
+
+def test_times_frequencies_and_weights_are_read_and_choose_sigmoid(flat: Path) -> None:
+    header = "recording,start_s,end_s,label,low_hz,high_hz,weight"
+    listed = [f"r{k}.wav,0.1,0.9,{BIRDS[k % 3]},,," for k in range(8)]
+    listed += ['r8.wav,"0,25",0.5,Parus major,800,4000,0.5', "r8.wav,,,Turdus merula,,,"]
+    (flat / "data/labels.csv").write_text("\n".join([header, *listed]) + "\n")
     dataset = inspect(flat)
-    (problem,) = dataset.problems
-    assert (problem.recording, problem.problem) == ("r0.wav", "labels-with-times")
-    assert "does nothing with times yet" in str(problem.row()["advice"]) and "at times in the column" in problem.detail
-    assert "birdtune trains each recording whole under its class, and does nothing with times yet" in said(dataset)
-    assert "Not used, as they have several classes: 1 recording." in said(dataset)
+    assert labels_of(dataset, "r8.wav") == (Label("Parus major", 0.25, 0.5, 800, 4000, 0.5), Label("Turdus merula"))
+    assert dataset.output == "sigmoid" and dataset.problems == []
+    assert "9 labels with times in 9 recordings: elsewhere in these recordings" in said(dataset)
+    targets, known = dataset.targets(dataset.recordings).of(np.array([8, 8, 7]), [0.2, 0.6, 0.0], [0.5, 0.9, 0.05])
+    assert targets.tolist() == [[0, 1, 1], [0, 0, 1], [0, 0, 0]]
+    assert known.tolist() == [[1, 0.5, 1], [1, 1, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "why"),
+    [
+        ("x,0.9,", "start_s is 'x', expected a number"),
+        ("0.9,0.2,", "start_s is 0.9 and end_s 0.2, expected a larger end_s"),
+        ("0.5,0.5,", "expected a larger end_s"), ("-1,0.5,", "start_s is -1, expected a number from 0 on"),
+        ("nan,1,", "expected a number from 0 on"), ("0.1,,", "start_s or end_s is empty, expected both or none"),
+        ("0.1,0.2,0", "weight is 0, expected more than 0"), ("5,6,", "begin after its end at 1.00 s"),
+    ],
+)  # fmt: skip
+def test_rows_that_are_no_label_are_counted_and_named(flat: Path, cells: str, why: str) -> None:
+    listed = [f"r{k}.wav,0.1,0.9,,{BIRDS[k % 3]}" for k in range(9)]
+    listed[0] = f"r0.wav,{cells},{BIRDS[0]}"
+    listed.append(f"r1.wav,{cells},{BIRDS[0]}")
+    (flat / "data/labels.csv").write_text("recording,start_s,end_s,weight,label\n" + "\n".join(listed) + "\n")
+    dataset = inspect(flat)
+    assert codes(dataset.problems) == {"r0.wav": "invalid-label", "r1.wav": "invalid-label"}
+    assert [problem.used for problem in dataset.problems] == [False, True]
+    assert all(why in problem.detail for problem in dataset.problems)
+    assert dataset.books() == {"found": 9, "used": 8, "left_out": {"invalid-label": 1}}
 
 
 @pytest.mark.parametrize(
@@ -237,8 +282,9 @@ def test_sides_may_be_folders_where_a_table_has_the_classes(tmp_path: Path) -> N
 def test_labels_of_two_classes_and_negatives_are_as_those_of_folders(flat: Path) -> None:
     text = rows().replace("r8.wav,Turdus merula", 'r8.wav,"Turdus merula,Parus major"')
     (flat / "data/labels.csv").write_text(text)
+    assert labels_of(inspect(flat), "r8.wav") == (Label("Turdus merula"), Label("Parus major"))
     faults: list[str] = []
-    inspect(flat, faults)
+    inspect(flat, faults, model={"output": "softmax"})
     assert len(faults) == 1 and "names several classes at once" in faults[0]
     (flat / "data/labels.csv").write_text(text.replace('"Turdus merula,Parus major"', "-Turdus merula"))
     assert inspect(flat).background == ("background",)

@@ -260,13 +260,31 @@ def test_a_name_of_two_classes_is_refused(name: str) -> None:
         class_names.refuse_several([*BIRDS, name], "data")
 
 
-def test_a_folder_of_two_classes_is_refused_before_the_long_work_and_a_check_hears_on(tmp_path: Path) -> None:
+def test_a_folder_of_two_classes_has_recordings_of_both_and_chooses_sigmoid(tmp_path: Path) -> None:
+    put(tmp_path, *BIRDS, "turdus merula,Parus major", "Parus major,-Turdus merula")
+    dataset = inspect(tmp_path)
+    assert dataset.classes == BIRDS and dataset.output == "sigmoid"
+    classes = {recording.name: recording.classes for recording in dataset.recordings}
+    assert classes["turdus merula,Parus major/a.wav"] == ("Turdus merula", "Parus major")
+    assert classes["Parus major,-Turdus merula/a.wav"] == ("Parus major",)
+    assert dataset.counts(dataset.recordings) == [3, 9, 6]
+    assert "scored on its own (--model.output sigmoid), as the labels have 3 recordings with several" in said(dataset)
+    assert "several classes" not in said(inspect(tmp_path, model={"output": "sigmoid"}))
+
+
+def test_recordings_of_one_class_each_choose_softmax(tmp_path: Path) -> None:
+    put(tmp_path, *BIRDS)
+    assert inspect(tmp_path).output == "softmax"
+    assert inspect(tmp_path, model={"output": "sigmoid"}).output == "sigmoid"
+
+
+def test_a_folder_of_two_classes_is_refused_by_softmax_before_the_long_work(tmp_path: Path) -> None:
     put(tmp_path, *BIRDS, "Turdus merula,Parus major")
     faults: list[str] = []
-    assert len(inspect(tmp_path, faults).recordings) == 12
+    assert len(inspect(tmp_path, faults, model={"output": "softmax"}).recordings) == 12
     assert len(faults) == 1 and "names several classes at once" in faults[0]
     with pytest.raises(InputError, match="names several classes"):
-        config = Config(input=tmp_path, output=tmp_path / "prepared")
+        config = Config(input=tmp_path, output=tmp_path / "prepared", model={"output": "softmax"})
         gather.prepare(config, VGGISH, quiet(), Interrupts())
     assert not list((tmp_path / "prepared/cache").glob("vggish*/*.rows"))
 
@@ -286,7 +304,7 @@ def test_what_stands_between_two_classes_is_named(name: str, mark: str) -> None:
 def test_a_name_that_is_refused_is_not_taken_for_one_class_as_well(tmp_path: Path) -> None:
     put(tmp_path, *BIRDS, "Turdus merula, Parus major", "Thrush, Song")
     faults: list[str] = []
-    notices = said(inspect(tmp_path, faults))
+    notices = said(inspect(tmp_path, faults, model={"output": "softmax"}))
     assert "several classes at once" in faults[0] and 'in spite of the comma: "Thrush, Song".' in notices
 
 
@@ -375,8 +393,8 @@ def test_annotations_are_never_advised_away_and_it_is_said_what_becomes_of_them(
     assert main(["check", "--model.backbone", "vggish-small", "--model.checkpoint", "none"]) == 0
     out = capsys.readouterr().out
     n = sum(code == "annotation" for _, code in FILES.values())
-    assert f"{n} not used: annotation. Nothing: birdtune does not use annotations yet" in out
-    assert f"note: {n} files of annotations among the recordings." in out and "is trained whole" in out
+    assert f"{n} not used: annotation. Bring its labels into a table" in out
+    assert f"note: {n} files of annotations among the recordings, which" in out and "is trained whole" in out
     assert "Remove it" not in out
     assert "9 usable: 3 classes" in out
 

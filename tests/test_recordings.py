@@ -504,6 +504,33 @@ def test_copies_in_several_classes_are_all_left_out(tmp_path: Path) -> None:
     assert "also A/a.wav, A/b.wav" in problem.detail
 
 
+def test_copies_in_several_classes_are_of_all_of_them_where_each_class_is_scored_on_its_own(tmp_path: Path) -> None:
+    for name in ("A/a.wav", "A/b.wav", "B/a.wav"):
+        write_sound(tmp_path / name, seed=0)
+    for name in ("A/c.wav", "Noise/c.wav"):
+        write_sound(tmp_path / name, seed=1)
+    _, used, problems = hear(tmp_path, output="sigmoid", background=["Noise"])
+    assert [(record.name, record.classes, record.copies) for record in used] == [
+        ("A/a.wav", ("A", "B"), ("A/b.wav", "B/a.wav"))
+    ]
+    assert codes(problems) == {
+        "A/b.wav": "duplicate-joined", "B/a.wav": "duplicate-joined",
+        "A/c.wav": "duplicate-across-classes", "Noise/c.wav": "duplicate-across-classes",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("shared", "joins"), [(4, False), (5, True)])
+def test_a_few_copies_in_several_classes_are_mistakes_and_many_are_meant(
+    tmp_path: Path, shared: int, joins: bool
+) -> None:
+    for k in range(10):
+        for folder in ("A", "B") if k < shared else ("A",):
+            write_sound(tmp_path / folder / f"{k}.wav", tone(1.0, 8000, seed=k), 8000)
+    _, used, problems = hear(tmp_path, output="auto")
+    assert len(used) == (10 if joins else 10 - shared)
+    assert set(codes(problems).values()) == {"duplicate-joined" if joins else "duplicate-across-classes"}
+
+
 WRAPPERS: dict[str, dict[str, Any]] = {
     "a.flac": {}, "deep.wav": {"subtype": "PCM_24"}, "float.wav": {"subtype": "FLOAT"}, "a.aiff": {},
     "deep.flac": {"subtype": "PCM_24"}, "a.w64": {}, "wide.wav": {"format": "WAVEX"},

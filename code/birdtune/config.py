@@ -86,10 +86,14 @@ class LabelSettings(_Section):
         1, "depth of the class folders: 1 is the first level below the data folder", ge=1, le=10
     )
     table: str | None = _setting(
-        None, "CSV `recording,label` in place of class folders", unit="path", unset="DATA/labels.csv"
+        None,
+        "CSV `recording,label` or `recording,start_s,end_s,label` in place of class folders",
+        unit="path",
+        unset="DATA/labels.csv",
     )
     columns: str | None = _setting(
-        None, "names of the table's columns, e.g. recording=filename,label=category; also split=, fold="
+        None,
+        "names of the table's columns, e.g. recording=filename,label=category; also start_s=, end_s=, split=, fold=",
     )
 
 
@@ -140,7 +144,9 @@ class ModelSettings(_Section):
     head: Literal["linear", "mlp", "attention"] = _setting(
         "linear", "from embeddings to classes; mlp: with a hidden layer; attention: learns which windows count"
     )
-    output: Literal["softmax", "sigmoid"] = _setting("softmax", "one class a recording, or several at once")
+    output: Literal["auto", "softmax", "sigmoid"] = _setting(
+        "auto", "one class a recording (softmax), or each class on its own (sigmoid); auto: as the labels are"
+    )
     hidden_units: int | None = _setting(
         None, "width of the head's hidden layer", unset="100", ge=1, le=65536
     )
@@ -437,6 +443,10 @@ class Config(_Section):
         """Where sound of no class is, if there is any."""
         usual = self.input / "background"
         return self.background or (usual if os.path.lexists(usual) else None)
+
+    def with_output(self, output: str) -> "Config":
+        """The same settings with the kind of scores that `model.output` auto comes to."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"output": output})})
 
     def flat(self) -> dict[str, Any]:
         """Every setting under its full name ("train.batch-size"), JSON-able."""

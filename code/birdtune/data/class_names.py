@@ -1,14 +1,16 @@
-"""What the name of a class tells beside the class: several classes at once, what is not heard, or nearly another name.
+"""Names of classes: of several at once, of classes that are absent, and names that are nearly another one.
 
-    names ─▶ is_negative, refuse_several, folder_notices ─▶ yes or no, InputError, sentences
+    Listing ─▶ with_several ─▶ Listing with several labels a file;  names ─▶ refuse_several, folder_notices
 """
 
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from birdtune.data.scan import Listing
+from birdtune.data.labels import Label
+from birdtune.data.scan import Listing, SoundFile
 from birdtune.errors import InputError, shown
 
 _NAMES_IN_A_NOTICE = 8
@@ -29,11 +31,33 @@ def is_negative(label: str) -> bool:
     return label.startswith("-") and bool(label.strip("- "))
 
 
-def refuse_several(labels: Iterable[str], where: str) -> None:
-    """Refuse classes whose names are those of several classes.
+def with_several(listing: Listing) -> Listing:
+    """The same files; those whose folder or table names several classes at once have a label of each.
 
-    A comma alone does not tell: "Thrush, Song" is one bird. It does where a part is a class itself or a scientific
-    name, and where no blank follows it, as tools write several labels.
+    A comma alone is no sign of that: "Thrush, Song" is one bird. It is where a part is a class itself or a scientific
+    name, and where no blank follows it, as tools write several labels. A class that is named as absent (`-Parus`)
+    beside others is left out.
+    """
+    names = {name for file in listing.files for name in file.classes}
+    known = {_folded(name): name for name in names if not is_negative(name)}
+    parts = {name: found for name in names if (found := _parts(name, known))}
+    # Two folders of one name are kept as two: `folder_notices` speaks of them.
+    folders = [folder for folder in listing.folders if folder not in parts]
+    more = dict.fromkeys(name for folder in listing.folders for name in parts.get(folder, ()))
+    files = [_with_labels(file, parts) for file in listing.files]
+    return Listing(files, listing.problems, [*folders, *(name for name in more if name not in folders)])
+
+
+def _with_labels(file: SoundFile, parts: Mapping[str, tuple[str, ...]]) -> SoundFile:
+    given = file.labels or (Label(file.label),)
+    labels = [replace(label, class_name=name) for label in given
+              for name in parts.get(label.class_name, (label.class_name,))]  # fmt: skip
+    present = [label for label in labels if not is_negative(label.class_name)] or labels
+    return file if tuple(present) == given else replace(file, labels=tuple(dict.fromkeys(present)))
+
+
+def refuse_several(labels: Iterable[str], where: str) -> None:
+    """Refuse classes whose names are those of several classes, as `with_several` finds them: softmax has one.
 
     Args:
         where: what has the classes.
@@ -42,23 +66,31 @@ def refuse_several(labels: Iterable[str], where: str) -> None:
         InputError: there are some.
     """
     labels = set(labels)
-    known = {_folded(label) for label in labels}
-    if found := sorted(label for label in labels if _is_several(label, known)):
+    known = {_folded(label): label for label in labels}
+    if found := sorted(label for label in labels if _parts(label, known)):
         raise InputError(
-            f"{where}: {quoted(found)} {'names' if len(found) == 1 else 'name'} several classes at once, and a "
-            "recording can have only one label so far; as it is, they would be trained as a class of their own. "
-            f"Give each recording the class that it is to be an example of, or take it out of the data. If "
-            f'"{shown(found[0])}" is one class, give it a name without {_separator(found[0])}.'
+            f"{where}: {quoted(found)} {'names' if len(found) == 1 else 'name'} several classes at once, and with "
+            "--model.output softmax a recording has one. Use --model.output auto or sigmoid, give each recording one "
+            f'class, or take it out of the data. If "{shown(found[0])}" is one class, give it a name without '
+            f"{_separator(found[0])}."
         )
 
 
-def _is_several(label: str, known: set[str]) -> bool:
+def _parts(label: str, known: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes that a name is made of, spelled as they are elsewhere; () where it is the name of one class.
+
+    Args:
+        known: folded name → class, of all names.
+    """
     parts = [part.strip() for part in label.split(",") if part.strip()]
     if len(parts) > 1:
-        tight = re.search(r",[^\W\d]", label) is not None
-        return tight or any(_folded(part) in known or SCIENTIFIC.fullmatch(part) for part in parts)
-    parts = [part for part in _SEVERAL.split(label) if part]
-    return len(parts) > 1 and all(_folded(part) in known for part in parts)
+        tight = re.search(r",[^\W\d]|,-", label) is not None
+        is_several = tight or any(_folded(part) in known or SCIENTIFIC.fullmatch(part) for part in parts)
+    else:
+        parts = [part for part in _SEVERAL.split(label) if part]
+        is_several = len(parts) > 1 and all(_folded(part) in known for part in parts)
+    present = [known.get(_folded(part), part) for part in parts if not is_negative(part)]
+    return tuple(dict.fromkeys(present)) if is_several else ()
 
 
 def _separator(label: str) -> str:
@@ -81,8 +113,8 @@ def folder_notices(listing: Listing, classes: Sequence[str]) -> list[str]:
             f"Several class folders look the same but are spelt with other characters (é as one or as two); they "
             f"count as one class: {quoted(same)}."
         )
-    known = {_folded(file.label) for file in listing.files}
-    if commas := [name for name in classes if "," in name and not _is_several(name, known)]:
+    known = {_folded(name): name for file in listing.files for name in file.classes}
+    if commas := [name for name in classes if "," in name and not _parts(name, known)]:
         notices.append(f"Taken for the name of one class each, in spite of the comma: {quoted(commas)}.")
     plain = {_folded(name) for name in classes}
     alike: dict[str, list[str]] = defaultdict(list)

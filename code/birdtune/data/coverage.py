@@ -56,13 +56,15 @@ def padded(recording: Recording, spec: FrontEnd) -> Problem | None:
 
 def padding_notices(recordings: Iterable[Recording], spec: FrontEnd) -> list[str]:
     """What should be known of padding: how many recordings have it, how much, and which classes above all."""
+    every: list[int] = []
     lacking: dict[str, list[int]] = defaultdict(list)
     samples: dict[str, int] = defaultdict(int)  # class → of all its recordings, padding included
     for recording in recordings:
         zeros = _padding(recording, spec)
-        samples[recording.label] += max(spec.samples(recording.facts.duration_s), spec.window_samples)
-        lacking[recording.label] += [zeros] if zeros else []
-    every = [zeros for inside in lacking.values() for zeros in inside]
+        every += [zeros] if zeros else []
+        for name in recording.classes:
+            samples[name] += max(spec.samples(recording.facts.duration_s), spec.window_samples)
+            lacking[name] += [zeros] if zeros else []
     if not every:
         return []
     share = sum(every) / (len(every) * spec.window_samples)
@@ -127,8 +129,9 @@ def class_shares(recordings: Iterable[Recording], spec: FrontEnd, background: Se
     """Class → mean over its recordings of `shares_above`, as far as they were measured; background classes left out."""
     inside: dict[str, list[Measures]] = defaultdict(list)
     for recording in recordings:
-        if recording.facts.measures is not None and recording.label not in background:
-            inside[recording.label].append(recording.facts.measures)
+        for name in recording.classes:
+            if recording.facts.measures is not None and name not in background:
+                inside[name].append(recording.facts.measures)
     return {label: float(shares_above(measures, spec).mean()) for label, measures in inside.items()}
 
 

@@ -29,7 +29,7 @@ from birdtune.data import (
 )
 from birdtune.data.frames import FrameStore
 from birdtune.data.label_map import ExternalId, find_label_map, read_label_map
-from birdtune.data.labels import background_class, background_of, refuse_no_answer
+from birdtune.data.labels import Label, background_class, background_of, refuse_no_answer
 from birdtune.data.layout import Arranged
 from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.recorded import recorded_links
@@ -59,6 +59,7 @@ class Dataset:
     notices: list[str]
     class_ids: dict[str, ExternalId]
     background: tuple[str, ...] = ()  # classes that are no answer
+    output: str = "softmax"  # or "sigmoid": as --model.output says, or as the labels are
     weights: dict[str, float] = field(default_factory=dict)  # how much recordings count in training, if not 1
 
     sources: Sources = field(default_factory=lambda: Sources({}, (), ()))  # and how they were found
@@ -93,11 +94,17 @@ class Dataset:
             sources: and with which recordings are of one source, for what is fitted or evaluated by source.
         """
         rows = [
-            [r.name, r.label, r.content, place.split, *([place.group] if sources else [])]
+            [r.name, _label_text(r), r.content, place.split, *([place.group] if sources else [])]
             for r in self.recordings for place in [self.places[r.name]]
         ]  # fmt: skip
         facts = {"front end": self.spec.digest, "classes": self.classes, "recordings": rows}
         return value_sha256({**facts, "weights": self.weights} if self.weights else facts)
+
+
+def _label_text(recording: Recording) -> Any:
+    """Its labels for a digest: the class where there is one throughout."""
+    whole = [Label(name) for name in recording.classes]
+    return recording.label if list(recording.labels) == whole else repr(recording.labels)
 
 
 @dataclass(frozen=True)
@@ -245,7 +252,9 @@ def _arranged(config: Config) -> Arranged:
             raise
         raise InputError(" ".join([str(fault), *notices])) from fault
     if table is not None:
-        arranged = label_table.apply(listing, table, title, config.data_folder)
+        arranged = label_table.apply(
+            listing, table, title, config.data_folder, one_class=config.model.output == "softmax"
+        )
     else:
         arranged = layout.arrange(
             listing, level=config.labels.level, background=config.labels.negative_classes, title=title
@@ -255,6 +264,8 @@ def _arranged(config: Config) -> Arranged:
     if (folder := config.background_folder) is not None:
         label = background_class(listing.folders, config.labels.negative_classes)
         listing = scan.with_background(listing, folder, label)
+    if config.model.output != "softmax":
+        listing = class_names.with_several(listing)
     if config.split.file and arranged.given is not None:
         negatives.append(f"--split.file goes before the split that {arranged.given.source} gives.")
     return Arranged(listing, arranged.given, [*notices, *arranged.notices, *negatives])
@@ -283,10 +294,11 @@ def _gather(
     ids: dict[str, ExternalId] = {}
     # Complain before the long work, not after.
     with _noted(faults):
-        labels = {file.label for file in survey.listing.files}
+        labels = {name for file in survey.listing.files for name in file.classes}
         refuse_no_answer(labels, config.labels.negative_classes, shown(config.data_folder), "Rename its folder")
     with _noted(faults):
-        class_names.refuse_several(labels, shown(config.data_folder))
+        if config.model.output == "softmax":
+            class_names.refuse_several(labels, shown(config.data_folder))
     with _noted(faults):
         split.compile_group_regex(config.split.group_regex)
         ids = _label_map(config)
@@ -308,6 +320,8 @@ def _gather(
         *weight_notices,
     ]
     background = background_of(classes, config.labels.negative_classes)
+    output, output_notices = _output(config, division.usable)
+    notices += output_notices
     notices += coverage.padding_notices(division.usable, spec)
     notices += coverage.band_notices(coverage.class_shares(division.usable, spec, background), spec)
     if len(background) == len(classes):
@@ -316,12 +330,29 @@ def _gather(
             f"({_names(list(classes))}). Add recordings of a class to recognise, or change --labels.negative-classes."
         )
     return Dataset(
-        spec, classes, division.usable, division.places, division.problems, notices, ids, background, weights,
+        spec, classes, division.usable, division.places, division.problems, notices, ids, background, output, weights,
         division.sources,
     )
 
 
+def _output(config: Config, recordings: Sequence[Recording]) -> tuple[str, list[str]]:
+    """The kind of scores, and what is said of it where the labels chose it."""
+    several = sum(len(recording.classes) > 1 for recording in recordings)
+    timed = sum(any(label.has_times for label in recording.labels) for recording in recordings)
+    if config.model.output != "auto":
+        return config.model.output, []
+    if not several and not timed:
+        return "softmax", []
+    why = " and ".join(
+        [f"{count(several, 'recording')} with several classes"] * bool(several)
+        + [f"{count(timed, 'recording')} with times"] * bool(timed)
+    )
+    return "sigmoid", [f"Each class is scored on its own (--model.output sigmoid), as the labels have {why}."]
+
+
 def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: bool) -> _Division:
+    files = survey.listing.files
+    has_several = any(len(file.classes) > 1 for file in files)
     usable, problems = selection.select(
         survey.listing,
         survey.ledger,
@@ -329,6 +360,8 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         spec=spec,
         short=config.audio.short_clips,
         longest_s=config.audio.max_hours * 3600,
+        output="sigmoid" if config.model.output == "auto" and has_several else config.model.output,
+        background=background_of({name for file in files for name in file.classes}, config.labels.negative_classes),
     )
     scan.refuse_crashes(survey.listing, problems, config.data_folder)
     try:
@@ -344,9 +377,8 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         trained = [recording for recording in usable if result.places[recording.name].split == "train"]
         rare, rare_notices = sampling.rare_classes(usable, trained, spec, config.train)
         if config.train.min_samples_action == "leave-out":
-            out = sampling.left_out(usable, rare, config.train)
+            usable, out = sampling.without(usable, rare, config.train)
             problems = sorted([*problems, *out], key=lambda problem: problem.recording)
-            usable = [recording for recording in usable if recording.label not in rare]
         selection.check_enough(usable, config.data_folder, problems)
     finally:
         if keep_problems:
@@ -382,8 +414,8 @@ def _kinds_notices(problems: Sequence[Problem], background: Sequence[str]) -> li
     notices = []
     if n := sum(problem.problem == "annotation" for problem in problems):
         notices.append(
-            f"{count(n, 'file')} of annotations among the recordings. birdtune does not use them yet: each recording "
-            "is trained whole under its class, also where the class is heard in a part of it only."
+            f"{count(n, 'file')} of annotations among the recordings, which birdtune does not read: each recording is "
+            "trained whole under its class. A table `recording,start_s,end_s,label` is read (--labels.table)."
         )
     if background:
         notices.append(f"Negative classes, never an answer (--labels.negative-classes): {_names(background)}.")

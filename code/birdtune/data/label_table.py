@@ -1,23 +1,25 @@
-"""Labels by a table in place of folders, without times: which class each recording is of.
+"""Labels by a table in place of folders: which classes are in each recording, and when if the table has times.
 
     labels.csv | --labels.table ─▶ find ─▶ LabelTable
-    Listing + LabelTable ─▶ apply ─▶ Arranged: the Listing with the table's classes, its split, sentences to say
+    Listing + LabelTable ─▶ apply ─▶ Arranged: the Listing with the table's labels, its split, sentences to say
 
 A row of the table names a recording by its path below the data folder, or by an end of that; where the
 endings differ, as after a conversion, by the name without it.
 """
 
+import math
 import os
 import shlex
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.config import Config
 from birdtune.data.class_names import quoted
+from birdtune.data.labels import Label, class_names_of
 from birdtune.data.layout import Arranged, given_by_folders
 from birdtune.data.scan import Listing, Problem, SoundFile
 from birdtune.data.side_names import EXPECTED, fold_of, sides_of
@@ -28,8 +30,13 @@ from birdtune.runtime.files import read_csv, require_file
 from birdtune.runtime.text import count
 
 TABLE_NAME = "labels.csv"
-_KEYS = ("recording", "label", "split", "fold")
-_EXPECTED = "a CSV `recording,label`, or with other columns by --labels.columns recording=NAME,label=NAME"
+_TIMES = ("start_s", "end_s")
+_KEYS = ("recording", "label", "split", "fold", *_TIMES, "low_hz", "high_hz", "weight")
+_EXPECTED = (
+    "a CSV `recording,label` or `recording,start_s,end_s,label`, or with other columns by --labels.columns "
+    "recording=NAME,label=NAME"
+)
+_MOST_WEIGHT = 100.0
 
 _EXPECTED_SIDES = {"split": EXPECTED, "fold": "the whole number of a fold"}
 
@@ -39,11 +46,12 @@ class LabelTable:
     """What a table of labels says."""
 
     path: Path
-    labels: Mapping[str, tuple[str, ...]]  # recording as listed → its classes, each once; () where the cell is empty
+    labels: Mapping[str, tuple[Label, ...]]  # recording as listed → its labels, each once; () where the cell is empty
     sides: Mapping[str, str]  # recording as listed → train, val or test
     folds: Mapping[str, int]  # recording as listed → fold
     notices: tuple[str, ...] = ()
-    times: tuple[str, ...] = ()  # columns that may be times in a recording
+    times: tuple[str, ...] = ()  # columns that may be times in a recording, and are not used
+    invalid: Mapping[str, Sequence[str]] = field(default_factory=dict)  # recording as listed → rows that are no label
 
 
 class _NoSuchColumnError(InputError):
@@ -117,20 +125,59 @@ def read(path: Path, columns: Mapping[str, str], *, obeyed: bool = True) -> Labe
     name = {key: columns.get(key, key) for key in _KEYS}
     rows = with_names(read_csv(path, what="a table of labels"), list(name.values()))
     header = list(rows[0]) if rows else []
-    needed = ["recording", "label", *(key for key in ("split", "fold") if key in columns)]
+    needed = ["recording", "label", *(key for key in _KEYS[2:] if key in columns)]
+    has_times = all(name[key] in header for key in _TIMES)
+    if not has_times:
+        needed += [key for key in _TIMES if key not in needed and columns.keys() & set(_TIMES)]
     if missing := [name[key] for key in needed if name[key] not in header]:
         raise _NoSuchColumnError(
             f"{shown(path)}: has no column {quoted(missing)}; its columns are {quoted(header) or '(none)'}. Expected "
             f"{_EXPECTED}.{_guess(header)}"
         )
-    labels: dict[str, dict[str, None]] = defaultdict(dict)
-    for row in rows:
-        recording, label = _recording_name(row[name["recording"]]), unicodedata.normalize("NFC", row[name["label"]])
-        if recording:
-            labels[recording] |= {shown(label.strip()): None} if label.strip() else {}
+    labels: dict[str, dict[Label, None]] = defaultdict(dict)
+    invalid: dict[str, list[str]] = defaultdict(list)
+    numbers = {key: name[key] for key in _KEYS[4:] if name[key] in header and (has_times or key not in _TIMES)}
+    for number, row in enumerate(rows, start=2):
+        recording = _recording_name(row[name["recording"]])
+        class_name = shown(unicodedata.normalize("NFC", row[name["label"]]).strip())
+        if not recording:
+            continue
+        found = labels[recording]
+        if class_name:
+            label = _label(class_name, {key: row[column].strip() for key, column in numbers.items()})
+            if isinstance(label, Label):
+                found[label] = None
+            else:
+                invalid[recording].append(f"row {number:,}, {class_name}: {label}")
     sides, folds, notices = _split(path, rows, name, columns, obeyed=obeyed)
-    classes = {key: tuple(found) for key, found in labels.items()}
-    return LabelTable(path, classes, sides, folds, notices, time_columns(header))
+    unused = () if has_times else time_columns(header)
+    return LabelTable(path, {key: tuple(some) for key, some in labels.items()}, sides, folds, notices, unused, invalid)
+
+
+def _label(class_name: str, cells: Mapping[str, str]) -> Label | str:
+    """The label of a row, or what is wrong with it.
+
+    Args:
+        cells: of `start_s`, `end_s`, `low_hz`, `high_hz` and `weight`, as far as the table has them.
+    """
+    values: dict[str, float] = {}
+    for key, cell in cells.items():
+        if not cell:
+            continue
+        try:
+            values[key] = float(cell.replace(",", "."))  # as spreadsheets write numbers in much of Europe
+        except ValueError:
+            return f"{key} is {shown(cell)!r}, expected a number"
+        if not math.isfinite(values[key]) or values[key] < 0:
+            return f"{key} is {shown(cell)}, expected a number from 0 on"
+    for first, last in (_TIMES, ("low_hz", "high_hz")):
+        if first in values and last in values and values[first] >= values[last]:
+            return f"{first} is {values[first]:g} and {last} {values[last]:g}, expected a larger {last}"
+    if (_TIMES[0] in values) != (_TIMES[1] in values):
+        return "start_s or end_s is empty, expected both or none"
+    if not 0 < values.get("weight", 1.0) <= _MOST_WEIGHT:
+        return f"weight is {values['weight']:g}, expected more than 0, up to {_MOST_WEIGHT:g}"
+    return Label(class_name, **values)
 
 
 def _guess(header: Sequence[str]) -> str:
@@ -194,10 +241,11 @@ def _twice(path: Path, recording: str) -> str:
 # ---- files and rows -------------------------------------------------------------------------------------------------
 
 
-def apply(listing: Listing, table: LabelTable, title: str, root: Path) -> Arranged:
-    """The same files with the classes that the table says; those of which it says none, or several, are problems.
+def apply(listing: Listing, table: LabelTable, title: str, root: Path, *, one_class: bool = False) -> Arranged:
+    """The same files with the labels that the table has; those of which it has none are problems.
 
     Args:
+        one_class: whether those with several classes are problems, too.
         listing: of `recordings.scan`, flat.
         title: what the data folder is called in messages.
         root: the data folder.
@@ -221,10 +269,19 @@ def apply(listing: Listing, table: LabelTable, title: str, root: Path) -> Arrang
     for file in listing.files:
         rows = rows_of.get(file.name, ())
         labels = tuple(dict.fromkeys(label for row in rows for label in table.labels[row]))
-        if len(labels) == 1:
-            files.append(replace(file, label=labels[0], below=file.name))
+        classes = class_names_of(labels)
+        if invalid := [why for row in rows for why in table.invalid.get(row, ())]:
+            detail = f"{where}: {len(invalid):,} of its rows are no label, e.g. {invalid[0]}"
+            problems.append(Problem(file.name, ", ".join(classes), "invalid-label", detail, used=bool(labels)))
+        contradict = len({class_names_of(table.labels[row]) for row in rows}) > 1  # rows of several names
+        if len(classes) > 1 and (one_class or contradict):
+            problems.append(_several(file, rows, classes, table))
         elif labels:
-            problems.append(_several(file, rows, labels, table))
+            plain = labels == (Label(classes[0]),)
+            label = ", ".join(classes)
+            files.append(replace(file, label=label, labels=() if plain else labels, below=file.name))
+        elif invalid:
+            continue
         elif rows:
             problems.append(Problem(file.name, "", "no-label", f"{where} has no class in its row"))
         elif row := matched.vague.get(file.name):
@@ -233,35 +290,36 @@ def apply(listing: Listing, table: LabelTable, title: str, root: Path) -> Arrang
         else:
             problems.append(Problem(file.name, "", "no-label", f"{where} does not list it"))
     problems += [
-        Problem(shown(name), ", ".join(table.labels[name]), "row-without-file",
+        Problem(shown(name), ", ".join(class_names_of(table.labels[name])), "row-without-file",
                 f"{where} lists it, and there is no such recording")
         for name in matched.unused
     ]  # fmt: skip
-    classes = sorted({file.label for file in files})
+    every_class = sorted({name for file in files for name in file.classes})
     given, said = _given(table, rows_of, listing, title)
-    timed = _said_of_times(table, sum(problem.problem == "labels-with-times" for problem in problems))
-    notices = [_said(table, listing.files, files, classes), *timed, *said, *table.notices]
-    return Arranged(Listing(files, problems, classes), given, notices)
+    notices = [_said(table, listing.files, files, every_class), *_said_of_times(table, files), *said, *table.notices]
+    return Arranged(Listing(files, problems, every_class), given, notices)
 
 
 def _several(file: SoundFile, rows: Sequence[str], labels: Sequence[str], table: LabelTable) -> Problem:
     detail = f"{shown(table.path)} gives it {len(labels)} classes: {quoted(labels)}"
     if len(rows) > 1:
         detail += f", by rows of several names: {quoted(rows)}"
-    elif table.times:
-        detail += f", at times in the columns {quoted(table.times)}"
-        return Problem(file.name, "", "labels-with-times", detail)
     return Problem(file.name, "", "several-labels", detail)
 
 
-def _said_of_times(table: LabelTable, several: int) -> list[str]:
-    if len(table.times) < 2 and not several:
+def _said_of_times(table: LabelTable, files: Sequence[SoundFile]) -> list[str]:
+    if timed := [file for file in files if any(label.has_times for label in file.labels)]:
+        labels = sum(label.has_times for file in timed for label in file.labels)
+        return [
+            f"{count(labels, 'label')} with times in {count(len(timed), 'recording')}: elsewhere in these recordings, "
+            "the annotated classes are absent."
+        ]
+    if len(table.times) < 2:
         return []
-    names = f"{'columns' if len(table.times) > 1 else 'column'} {quoted(table.times)}"
-    out = f" Not used, as they have several classes: {count(several, 'recording')}." if several else ""
+    start, end = (shown(name) for name in table.times)
     return [
-        f"{shown(table.path)} has the {names}, as tables of annotations with times have. birdtune trains each "
-        f"recording whole under its class, and does nothing with times yet.{out}"
+        f"{shown(table.path)} has the columns {quoted(table.times)}, which may be times and are not used: each label "
+        f"holds for its whole recording. To use them: --labels.columns {shlex.quote(f'start_s={start},end_s={end}')}."
     ]
 
 

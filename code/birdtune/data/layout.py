@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from birdtune.data.class_names import SCIENTIFIC, is_negative, joined, quoted
 from birdtune.data.labels import background_class, background_of, folded
-from birdtune.data.scan import Listing, Problem
+from birdtune.data.scan import Listing, Problem, SoundFile
 from birdtune.data.side_names import fold_of, sides_of
 from birdtune.data.split import Given
 from birdtune.errors import InputError, shown
@@ -279,7 +279,7 @@ def spelt_alike(arranged: Arranged) -> Arranged:
     if not groups:
         return arranged
     new = {name: names[0].strip() for names in groups for name in names}
-    files = [replace(file, label=new.get(file.label, file.label)) for file in listing.files]
+    files = [_renamed(file, new) for file in listing.files]
     counts = Counter((file.label, file.below) for file in files)
     files = [replace(file, below=file.name) if counts[file.label, file.below] > 1 else file for file in files]
     problems = [replace(problem, label=new.get(problem.label, problem.label)) for problem in listing.problems]
@@ -290,6 +290,11 @@ def spelt_alike(arranged: Arranged) -> Arranged:
         for names in groups
     ]
     return Arranged(Listing(files, problems, folders), given, [*arranged.notices, *said])
+
+
+def _renamed(file: SoundFile, new: Mapping[str, str]) -> SoundFile:
+    labels = tuple(replace(label, class_name=new.get(label.class_name, label.class_name)) for label in file.labels)
+    return replace(file, label=new.get(file.label, file.label), labels=labels)
 
 
 def _families(paths: Sequence[list[str]], level: int) -> list[str]:

@@ -99,7 +99,8 @@ def common_bandwidth_hz(recordings: Sequence[Recording]) -> float:
     """The bandwidth that three in four recordings of each class have."""
     by_class: dict[str, list[float]] = defaultdict(list)
     for recording in recordings:
-        by_class[recording.label].append(_bandwidth_hz(recording))
+        for name in recording.classes:
+            by_class[name].append(_bandwidth_hz(recording))
     # Of a recording that is mostly silent it is measured too low.
     return min(float(np.quantile(values, 0.25, method="lower")) for values in by_class.values())
 
@@ -196,7 +197,8 @@ def _places(recordings: Sequence[Recording], parts: Sequence[_NameParts]) -> lis
     texts = [max(part.places, key=lambda place: (shared[place], place), default="") for part in parts]
     by_class: dict[str, set[str]] = defaultdict(set)
     for recording, text in zip(recordings, texts, strict=True):
-        by_class[recording.label].add(text)
+        for name in recording.classes:
+            by_class[name].add(text)
     # One word without a digit for each class, and each its own: those are codes of the classes.
     alone = [next(iter(found)) for found in by_class.values() if len(found) == 1]
     codes = len(alone) == len(by_class) == len(set(alone)) and not any(re.search(r"\d", text) for text in alone)

@@ -9,7 +9,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -210,7 +210,7 @@ def rare_classes(
     if not settings.min_samples_per_class:
         return [], []
     counts = patches_per_class(trained, spec, settings.hop_s)
-    labels = sorted({recording.label for recording in recordings})
+    labels = sorted({name for recording in recordings for name in recording.classes})
     rare = [label for label in labels if counts[label] < settings.min_samples_per_class]
     if not rare:
         return [], []
@@ -221,14 +221,20 @@ def rare_classes(
     return rare, [words]
 
 
-def left_out(recordings: Sequence[Recording], rare: Sequence[str], settings: TrainSettings) -> list[Problem]:
-    """Why the recordings of rare classes are not used."""
-    detail = f"its class has fewer than {settings.min_samples_per_class:,} training patches"
-    return [
-        Problem(recording.name, recording.label, "rare-class", detail)
-        for recording in recordings
-        if recording.label in rare
-    ]
+def without(
+    recordings: Sequence[Recording], rare: Sequence[str], settings: TrainSettings
+) -> tuple[list[Recording], list[Problem]]:
+    """The recordings without labels of rare classes, and a problem for each that has no other."""
+    detail = f"its class has fewer than {settings.min_samples_per_class:,} training windows"
+    kept: list[Recording] = []
+    problems: list[Problem] = []
+    for recording in recordings:
+        labels = tuple(label for label in recording.labels if label.class_name not in rare)
+        if labels:
+            kept.append(recording if labels == recording.labels else replace(recording, labels=labels))
+        else:
+            problems.append(Problem(recording.name, recording.label, "rare-class", detail))
+    return kept, problems
 
 
 # ---- recordings ---------------------------------------------------------------------------------

@@ -29,13 +29,11 @@ from birdtune.runtime.storage import has_failed, read_error, storage_faults
 PROBLEMS: dict[str, str] = {
     "hidden": "Nothing: names with a leading dot are not data.",
     "outside-class": "Move it into the folder of its class.",
-    "no-label": "Add it to the table of labels, with one class.",
-    "several-labels": "Keep one class for it in the table: a recording can have only one so far.",
-    "labels-with-times": "Cut out what is of each class, and label the pieces: birdtune trains recordings whole, and "
-    "does nothing with times yet.",
+    "no-label": "Add it to the table of labels.",
+    "several-labels": "Keep one class for it in the table, or train each class on its own: --model.output sigmoid.",
     "row-without-file": "Nothing, if it is meant to be missing; else restore it, or correct its name in the table.",
-    "annotation": "Nothing: birdtune does not use annotations yet. A recording is trained whole, under its class; "
-    "where the class is heard in parts only, cut those out.",
+    "annotation": "Bring its labels into a table `recording,start_s,end_s,label` (--labels.table): birdtune does not "
+    "read this file, and trains the recording whole under its class.",
     "metadata": "Nothing: it is no recording, and birdtune does not read it.",
     "not-audio": "If it should be a recording, copy it again or convert it to WAV or FLAC; else keep it elsewhere.",
     "unsupported-format": "Install the decoder for it (./entrypoint.sh extras media), or convert it to WAV or FLAC.",
@@ -58,7 +56,10 @@ PROBLEMS: dict[str, str] = {
     "too-short": "Use --audio.short-clips pad to fill it up with zeros.",
     "crash": "Report the file: the decoder crashed on it.",
     "duplicate-in-class": "Nothing: another copy in this class is used, and counted once.",
-    "duplicate-across-classes": "Decide which class it belongs to, and remove the other copies.",
+    "duplicate-across-classes": "Decide which class it belongs to, and remove the other copies; or, if it holds all of "
+    "them, train each class on its own: --model.output sigmoid.",
+    "duplicate-joined": "Nothing: the other copy is used, with the labels of both.",
+    "invalid-label": "Correct the times in the table of labels: seconds from the beginning of the recording.",
     "not-in-split": "Add it to the file given as --split.file.",
     "rare-class": "Record more of it, lower --train.min-samples-per-class, or set --train.min-samples-action keep.",
     "channels-inverted": "Nothing: it is used. Check the plugs: one channel has the wrong polarity, or hears it late.",
@@ -100,6 +101,11 @@ class SoundFile:
     below: str | None = None  # as of a Recording
     channel: int | None = None  # as of a Recording
     labels: tuple[Label, ...] = ()  # where it has several, or times; else the class holds throughout
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Its classes, each once."""
+        return class_names_of(self.labels) or (self.label,)
 
     @property
     def stamp(self) -> tuple[int, int, int, int]:

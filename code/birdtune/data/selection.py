@@ -28,6 +28,10 @@ _ENDINGS = {
 }  # fmt: skip
 
 
+# Where at least this share of all sounds, and so many, lie under several classes, that was meant; fewer are mistakes.
+_MEANT_SHARE, _MEANT = 0.05, 5
+
+
 def select(
     listing: Listing,
     ledger: Ledger,
@@ -36,10 +40,15 @@ def select(
     spec: FrontEnd,
     short: str,
     longest_s: float,
+    output: str = "softmax",
+    background: Sequence[str] = (),
 ) -> tuple[list[Recording], list[Problem]]:
     """Decide for every file whether it is used.
 
     Args:
+        output: "softmax": a recording has one class; "sigmoid": the same sound under several classes has them all;
+            "auto": that as well, if it is so of many recordings, as where somebody sorted them so on purpose.
+        background: names of classes that are never joined with others.
         short: "pad" or "skip", for sounds shorter than a patch of `spec`.
 
     Returns:
@@ -55,11 +64,13 @@ def select(
         if isinstance(judged, Problem):
             problems.append(judged)
         else:
-            labels = file.labels or (Label(file.label),)
-            usable.append(
-                Recording(file.name, file.path, labels, content, judged, below=file.below, channel=file.channel)
-            )
-    usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name))
+            labels, wrong = _within(file, judged.duration_s)
+            problems += wrong
+            if labels:
+                usable.append(
+                    Recording(file.name, file.path, labels, content, judged, below=file.below, channel=file.channel)
+                )
+    usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name), output, background)
     remarks = [
         problem
         for recording in usable
@@ -91,29 +102,52 @@ def _judge(
     return found.facts
 
 
-def _without_duplicates(recordings: list[Recording]) -> tuple[list[Recording], list[Problem]]:
-    """Those that hold the same sound only once, and not at all where it stands under several classes.
+def _within(file: SoundFile, duration_s: float) -> tuple[tuple[Label, ...], list[Problem]]:
+    """The labels that begin before the recording ends, and a problem if others do not."""
+    labels = file.labels or (Label(file.label),)
+    kept = tuple(label for label in labels if label.start_s < duration_s)
+    if len(kept) == len(labels):
+        return kept, []
+    late = next(label for label in labels if label.start_s >= duration_s)
+    detail = (
+        f"{len(labels) - len(kept):,} of {len(labels):,} labels begin after its end at {duration_s:.2f} s, e.g. "
+        f"{shown(late.class_name)} at {late.start_s:g} s"
+    )
+    return kept, [Problem(file.name, file.label, "invalid-label", detail, used=bool(kept))]
+
+
+def _without_duplicates(
+    recordings: list[Recording], output: str, background: Sequence[str]
+) -> tuple[list[Recording], list[Problem]]:
+    """Those that hold the same sound only once; under several classes with the labels of all, or not at all.
 
     Compared by decoded samples: the same sound may be in another format, of another depth, or have other tags.
     """
     copies: dict[str, list[Recording]] = defaultdict(list)
     for recording in recordings:
         copies[_sound(recording)].append(recording)
+    across = {sound for sound, same in copies.items() if len({copy.classes for copy in same}) > 1}
+    joins = output == "sigmoid" or (output == "auto" and len(across) >= max(_MEANT, _MEANT_SHARE * len(copies)))
     kept: list[Recording] = []
     problems: list[Problem] = []
     for recording in recordings:
-        same = copies[_sound(recording)]
-        labels = sorted({copy.label for copy in same})
-        if len(labels) > 1:
+        sound = _sound(recording)
+        same = copies[sound]
+        classes = {name for copy in same for name in copy.classes}
+        if sound in across and (not joins or (len(classes) > 1 and classes & set(background))):
             others = ", ".join(copy.name for copy in same if copy is not recording)
-            detail = f"the same sound stands under {len(labels)} classes: also {others}"
+            detail = f"the same sound stands under {len(classes)} classes: also {others}"
             problems.append(Problem(recording.name, recording.label, "duplicate-across-classes", detail))
+        elif recording is not same[0] and sound in across:
+            detail = f"the same sound as {same[0].name}, which has the labels of both"
+            problems.append(Problem(recording.name, recording.label, "duplicate-joined", detail))
         elif recording is not same[0]:
             what = "content" if recording.content == same[0].content else "sound in another file"
             detail = f"the same {what} as {same[0].name}"
             problems.append(Problem(recording.name, recording.label, "duplicate-in-class", detail))
         else:
-            kept.append(replace(recording, copies=tuple(copy.name for copy in same[1:])))
+            labels = tuple(dict.fromkeys(label for copy in same for label in copy.labels))
+            kept.append(replace(recording, labels=labels, copies=tuple(copy.name for copy in same[1:])))
     return kept, problems
 
 

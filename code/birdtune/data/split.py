@@ -213,15 +213,16 @@ def _place(
         group: known for group, inside in members.items() if (known := _known_side(group, inside, placed))
     }
     placed_before = frozenset(side)
-    by_class: dict[str, list[str]] = defaultdict(list)
+    by_class: dict[str, dict[str, int]] = defaultdict(dict)  # class → its recordings in each group
     for group, inside in members.items():
-        # A source under several classes is placed with the one that has most of it.
-        label, _ = min(
-            Counter(recording.label for recording in inside).items(), key=lambda item: (-item[1], item[0])
-        )
-        by_class[label].append(group)
-    for _, class_groups in sorted(by_class.items()):
-        _place_class(class_groups, {group: len(members[group]) for group in class_groups}, side, settings)
+        for name, n in Counter(name for recording in inside for name in recording.classes).items():
+            by_class[name][group] = n
+    # The rarest class first, as it has the fewest ways to be divided (Sechidis et al. 2011, "On the stratification of
+    # multi-label data"); groups of several classes then count for the others as well.
+    for _, sizes in sorted(by_class.items(), key=lambda item: (len(item[1]), item[0])):
+        _place_class(list(sizes), sizes, side, settings)
+    for group in set(members) - set(side):  # recordings without a label
+        side[group] = "train"
     _teach_every_class(members, side, new={group for group in members if group not in placed_before})
     places = {name: Place(group, side[group]) for name, group in groups.items()}
     return _Drawn(places, [], _joined_notices(members, placed))
@@ -251,8 +252,8 @@ def _teach_every_class(
     """
     of_class: dict[str, list[str]] = defaultdict(list)
     for group, inside in sorted(members.items()):
-        for label in {recording.label for recording in inside}:
-            of_class[label].append(group)
+        for name in {name for recording in inside for name in recording.classes}:
+            of_class[name].append(group)
     for _, groups in sorted(of_class.items()):
         movable = [group for group in groups if group in new]
         if movable and all(side[group] != "train" for group in groups):
@@ -462,7 +463,8 @@ def _remarks(recordings: Sequence[Recording], places: Mapping[str, Place]) -> li
     for recording in recordings:
         if recording.name in places:
             place = places[recording.name]
-            sides_of_class[recording.label].add(place.split)
+            for name in recording.classes:
+                sides_of_class[name].add(place.split)
             sides_of_group[place.group].add(place.split)
     remarks = []
     if torn := sorted(group for group, sides in sides_of_group.items() if len(sides) > 1):

@@ -95,6 +95,7 @@ def _check(
         if champion := gate.find(config):
             journal.say(f"gate: {champion.title} is the champion, with {count(len(champion.classes), 'class')}")
     if dataset is not None:
+        config = config.with_output(dataset.output)
         dataset = base_model.with_columns(config, dataset, base)
         said = (_classes(dataset), source_lines(dataset.sources), _problems(dataset.problems), _notices(dataset))
         for line in itertools.chain.from_iterable(said):
@@ -144,7 +145,8 @@ def _classes(dataset: Dataset) -> Iterator[str]:
     yield f"  {'class':<{width}}{'recordings':>11}{'sources':>9}{'minutes':>9}{'train':>7}{'val':>6}{'test':>6}"
     inside = defaultdict(list)
     for recording in dataset.recordings:
-        inside[recording.label].append(recording)
+        for name in recording.classes:
+            inside[name].append(recording)
     for name in dataset.classes[:_MOST_CLASSES]:
         places = [dataset.places[recording.name] for recording in inside[name]]
         sides = [place.split for place in places]

@@ -39,9 +39,12 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
     with _recorded(current, interrupts):
         current.stage_in()
         checkpoint, bases = _first_weights(config, until)
+        if bases and config.model.output == "auto":
+            config = config.with_output(bases[-1].facts.scores)
         journal.say(f"prepare: {shown(config.data_folder)}")
         with current.stage("prepare"):
             dataset, store = data.prepare(config, registry.front_end(config), journal, interrupts)
+            config = current.config = config.with_output(dataset.output)
             messages.say_dataset(dataset, journal)
             require_background(config.augment, dataset.background)
         if until == "prepare":

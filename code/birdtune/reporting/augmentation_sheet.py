@@ -60,6 +60,7 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
         InputError, RetryableError, Interrupted: as `gather.prepare`; background is asked for and there is none.
     """
     dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
+    config = config.with_output(dataset.output)
     augment.require_background(config.augment, dataset.background)
     settings = config.augment
     if not augment.active(settings) and not config.train.jitter_s:

@@ -85,7 +85,7 @@ def require_fit(base: ServedModel, config: Config) -> None:
     pairs: dict[str, tuple[Any, Any]] = {
         "model.backbone": (facts.backbone, wanted.backbone),
         "model.head": (facts.head, wanted.head),
-        "model.output": (facts.scores, wanted.output),
+        "model.output": (facts.scores, facts.scores if wanted.output == "auto" else wanted.output),
         "model.embedding-activation": (facts.embedding_activation, wanted.embedding_activation),
     }
     if facts.head == wanted.head:

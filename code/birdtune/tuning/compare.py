@@ -58,6 +58,7 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     verify_checkpoint(config, remember=True)
     journal.say(f"prepare: {shown(config.data_folder)}")
     dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
+    config = config.with_output(dataset.output)
     for notice in dataset.notices:
         journal.warn(notice)
     journal.say(f"compare:\n  {devices.prepare_devices()}")

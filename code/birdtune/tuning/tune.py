@@ -71,6 +71,7 @@ def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     checkpoint = verify_checkpoint(config, remember=True)
     journal.say(f"prepare: {shown(config.data_folder)}")
     dataset, store = gather.prepare(config, backbone.front_end, journal, interrupts)
+    config = config.with_output(dataset.output)
     for notice in dataset.notices:
         journal.warn(notice)
     space = space_of(

@@ -1,0 +1,113 @@
+"""Several classes a recording, and labels with times, through the whole job on the reduced network."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+from makers import StopAt
+from test_job import record, run, settings
+
+from birdtune.data.dataset import Dataset
+from birdtune.errors import Interrupted
+from birdtune.pipeline import run as job
+from birdtune.runtime.files import read_csv, read_json
+
+pytestmark = pytest.mark.usefixtures("in_one_process")
+
+PITCH_HZ = {"Apus": 900, "Bubo": 1800, "Corvus": 3600}
+COMBINED = [("Apus",), ("Bubo",), ("Corvus",), ("Apus", "Bubo"), ("Bubo", "Corvus")]
+
+
+def sound(spans: list[tuple[str, float, float]], seconds: float, seed: int) -> npt.NDArray[np.float64]:
+    """Noise with a tone of each class from one time to another."""
+    t = np.arange(round(seconds * 16_000)) / 16_000
+    made = 0.02 * np.random.default_rng(seed).standard_normal(t.size)
+    for name, start, end in spans:
+        made += 0.3 * np.sin(2 * np.pi * (PITCH_HZ[name] + 5 * (seed % 7)) * t) * ((t >= start) & (t < end))
+    return made
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders, some of two classes: seven sources each."""
+    data = tmp_path_factory.mktemp("several") / "data"
+    for number, classes in enumerate(COMBINED):
+        folder = data / ",".join(classes)
+        folder.mkdir(parents=True)
+        for k in range(7):
+            made = sound([(name, 0, 2) for name in classes], 2.0, 10 * number + k)
+            soundfile.write(folder / f"rec-{number + 3}{k:03d}.wav", made, 16_000)
+    return data
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve recordings of fourteen seconds without folders, and a table of when each class is in them."""
+    data = tmp_path_factory.mktemp("timed") / "data"
+    data.mkdir()
+    rows = ["recording,start_s,end_s,label"]
+    for k in range(12):
+        present = [(n, name) for n, name in enumerate(PITCH_HZ) if (k + n) % 3]  # two of three
+        spans = [(name, (4 * n + k) % 12 * 1.0, (4 * n + k) % 12 + 2.0) for n, name in present]
+        soundfile.write(data / f"site{k:02d}.wav", sound(spans, 14.0, k), 16_000)
+        rows += [f"site{k:02d}.wav,{start},{end},{name}" for name, start, end in spans]
+    (data / "labels.csv").write_text("\n".join(rows) + "\n")
+    return data
+
+
+def scores_of(output: Path, part: str = "test") -> Any:
+    return np.load(output / f"reports/1/scores-{part}.npz")
+
+
+def test_recordings_of_several_classes_are_trained_scored_and_served_with_each_class_on_its_own(
+    folders: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    assert run(settings(folders, output, train__epochs=6, train__learning_rate=3e-3)) == 0
+    model = read_json(output / "model/birdtune/1/model.json")
+    assert model["scores"] == "sigmoid" and model["classes"] == list(PITCH_HZ)
+    assert "scored on its own" in (output / "logs/1/run.log").read_text()
+    split = read_csv(output / "split.csv")
+    for name in PITCH_HZ:
+        assert {row["split"] for row in split if name in row["class"]} == {"train", "val", "test"}
+    sides: dict[str, set[str]] = {}
+    for row in split:
+        sides.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in sides.values())
+    metrics = read_json(output / "reports/1/metrics.json")
+    assert metrics["test"]["clip"]["macro_ap"] > 0.8
+    assert metrics["calibration"]["kind"] == "sigmoid"
+    assert (output / "reports/1/report.html").stat().st_size > 10_000
+
+
+def test_a_stopped_run_on_several_classes_ends_with_the_same_weights(folders: Path, tmp_path: Path) -> None:
+    changes = {"train__epochs": 2, "augment__mixup": 0.5}
+    run(settings(folders, tmp_path / "straight", **changes), until="train")
+    with pytest.raises(Interrupted):
+        run(settings(folders, tmp_path / "stopped", **changes), StopAt(90), until="train")
+    run(settings(folders, tmp_path / "stopped", **changes), until="train")
+    straight, stopped = (record(tmp_path / name)["weights_sha256"] for name in ("straight", "stopped"))
+    assert straight == stopped
+
+
+def test_windows_with_times_teach_when_each_class_is_in_a_recording(
+    timed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets: list[Dataset] = []
+    prepare = job.data.prepare
+    monkeypatch.setattr(job.data, "prepare", lambda *args: datasets.append((made := prepare(*args))[0]) or made)
+    output = tmp_path / "out"
+    changes = {"train__epochs": 12, "train__learning_rate": 3e-3, "split__test_fraction": 0.3}
+    assert run(settings(timed, output, **changes)) == 0
+    dataset = datasets[-1]
+    assert dataset.output == "sigmoid" and "24 labels with times in 12 recordings" in "\n".join(dataset.notices)
+    part = dataset.part("test")
+    found = scores_of(output)
+    start_s = found["window_start_s"]
+    targets, known = dataset.targets(part).of(found["window_recording"], start_s, start_s + 0.96)
+    right = (found["window_scores"] > 0.5) == (targets > 0)
+    assert right[known > 0].mean() > 0.9
+    assert targets[known > 0].mean() < 0.35, "most windows hold a class in none or one"
