@@ -31,7 +31,7 @@ from birdtune.training import base_model
 RATE_HZ = 16_000
 
 _CONTENT = "c" * 64
-_FACTS = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
+_FACTS = SoundFacts(RATE_HZ, 1, 2.0, -8.0, "WAV PCM_16")
 
 
 def ledgers() -> list[bytes]:
@@ -127,7 +127,7 @@ def record(data: bytes, room: Path) -> None:
 
 def scores() -> list[bytes]:
     scores = Scores(
-        classes=("a", "b"), recordings=("a/1.wav", "b/2.wav"), groups=("1", "2"), labels=np.array([0, 1]),
+        classes=("a", "b"), recordings=("a/1.wav", "b/2.wav"), groups=("1", "2"), targets=np.eye(2, dtype=np.float32),
         window_scores=np.full((3, 2), 0.5, np.float32), window_recording=np.array([0, 0, 1]),
         window_start_s=np.zeros(3, np.float32),
     )  # fmt: skip
@@ -148,11 +148,12 @@ def ancestors() -> list[bytes]:
         "format": 3, "version": 1, "classes": ["a", "b"], "backbone": "vggish", "head": "linear", "scores": "softmax",
         "embedding_activation": "relu", "weights_sha256": "0" * 64, "hidden_units": 0,
         "calibration": Calibration("softmax", Scale(1.25), Scale(2.0), 30).row(),
-        "thresholds": {"wish": "a precision of 0.9", "reason": "", "classes": rows},
-        "ood": {"energy": 1.0, "usual": 2.0, "limit": 3.0, "keep": 0.9, "sources": 40},
+        "thresholds": {"goal": "a precision of 0.9", "reason": "", "classes": rows},
+        "front_end": {**VGGISH.row(), "digest": VGGISH.digest},
+        "ood": {"energy_weight": 1.0, "median": 2.0, "limit": 3.0, "target_recall": 0.9, "sources": 40},
     }  # fmt: skip
     labels = b"column,class,external_id,threshold\r\n0,a,7,0.5\r\n1,b,'007,0.5\r\n"
-    bare = {name: value for name, value in facts.items() if name not in ("calibration", "thresholds", "ood")}
+    bare = {**facts, "thresholds": None, "ood": None}
     return [json.dumps(each).encode() + b"\0" + labels for each in (facts, bare)]
 
 
@@ -235,7 +236,7 @@ def _stands_alone(place: str, folder: str) -> bool:
 
 
 def _tables(room: Path, files: list[SoundFile]) -> None:
-    facts = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
+    facts = SoundFacts(RATE_HZ, 1, 2.0, -8.0, "WAV PCM_16")
     recordings = [
         Recording(file.name, file.path, (Label(file.label),), f"{k:064x}", facts) for k, file in enumerate(files)
     ]

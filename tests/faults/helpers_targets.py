@@ -182,7 +182,7 @@ def _recordings() -> list[Recording]:
         "C/g\\\\n",
         "C/h",
     ]
-    facts = SoundFacts(RATE_HZ, 1, 2.0, 2 * RATE_HZ, -8.0, "WAV PCM_16")
+    facts = SoundFacts(RATE_HZ, 1, 2.0, -8.0, "WAV PCM_16")
     return [Recording(f"{n}.wav", Path(n), (Label(n[0]),), f"{k:064x}", facts) for k, n in enumerate(names)]
 
 
@@ -443,7 +443,8 @@ def _tflites() -> list[bytes]:
         table((0, to, numbers([2], "i4")), (2, "Uint32", 2)),
         table((0, to, numbers([1, 2], "i4"))),
     )
-    dense = table((1, to, numbers([0, 1, 2], "i4")), (2, to, numbers([3], "i4")))
+    options = (3, "Uint8", 8), (4, to, table())  # of a dense layer, all as usual
+    dense = table((1, to, numbers([0, 1, 2], "i4")), (2, to, numbers([3], "i4")), *options)
     graph = table((0, to, tensors), (3, to, tables(dense)))
     code = table((0, "Int8", 9), (3, "Int32", 9))
     builder.Finish(table((1, to, tables(code)), (2, to, tables(graph)), (4, to, buffers)), b"TFL3")
@@ -465,8 +466,8 @@ def _model_jsons() -> list[bytes]:
 
 
 def _model_json(data: bytes, room: Path) -> None:
-    # Format 1 would load TensorFlow, which then finds no model.
-    (room / "model.json").write_bytes(data.replace(b"1", b"2"))
+    # Format 3 would load TensorFlow, which then finds no model.
+    (room / "model.json").write_bytes(data.replace(b"3", b"2"))
     open_model(room)
 
 

@@ -210,7 +210,7 @@ def test_a_label_map_inside_of_an_archive_is_not_looked_for(
         tar.add("bird_id_map.json")
     with watched(tmp_path):
         assert cli.main(["prepare", "--labels.map", name]) == 42
-    assert re.search("ends in one of|is a damaged pickle|is not a whole", capsys.readouterr().err)
+    assert re.search("ends in one of|is no pickle of plain data|is not a whole", capsys.readouterr().err)
 
 
 def test_the_watch_notices_what_must_not_happen(tmp_path: Path) -> None:

@@ -100,9 +100,10 @@ def require_fit(base: ServedModel, config: Config) -> None:
         )
     theirs, ours = facts.front_end.get("limit_hz"), config.audio.band_limit
     if theirs != ours:
-        give = "leave --audio.band-limit out" if theirs is None else f"give --audio.band-limit {shown(str(theirs))}"
+        limit = shown(str(theirs)[:20])
+        give = "leave --audio.band-limit out" if theirs is None else f"give --audio.band-limit {limit}"
         raise SettingsError(
-            f"{_SETTING}: {base.title} is given sound up to {shown(str(theirs or 'the end of its band'))} Hz, "
+            f"{_SETTING}: {base.title} is given sound up to {limit if theirs else 'the end of its band'} Hz, "
             f"and the settings ask for {ours or 'the end of its band'} Hz. To begin from it, {give}."
         )
     where = f"{_SETTING}: {base.title}"
