@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, precision_score, roc_auc_score
 
 from birdtune.errors import InputError
 from birdtune.evaluation import metrics
@@ -149,6 +149,27 @@ def test_point_values_are_those_of_scikit_learn_on_pooled_scores() -> None:
     of_patch = right[scores.window_recording]
     assert found["window"]["macro_ap"] == pytest.approx(average_precision_score(of_patch, scores.window_scores))
     assert found["per_class"][2]["ap"] == pytest.approx(average_precision_score(right[:, 2], pooled[:, 2]))
+
+
+def test_with_several_classes_a_recording_and_gaps_figures_are_scikit_learns_on_what_is_known() -> None:
+    rng = np.random.default_rng(3)
+    targets = (rng.random((60, 4)) < 0.35).astype(np.float32)
+    mask = rng.random((60, 4)) < 0.8
+    table = np.clip(0.5 * targets + 0.7 * rng.random((60, 4)), 0, 1).astype(np.float32)
+    scores = replace(make_scores(table, [0] * 60), targets=targets, mask=mask)
+    found = evaluated(scores)
+    assert found["multi_label"]
+    for c, row in enumerate(found["per_class"]):
+        true, own = targets[mask[:, c], c], table[mask[:, c], c]
+        assert row["support"] == true.sum()
+        assert row["ap"] == pytest.approx(average_precision_score(true, own))
+        assert row["roc_auc"] == pytest.approx(roc_auc_score(true, own))
+        assert row["f1"] == pytest.approx(f1_score(true, own >= 0.5))
+        assert row["precision_ci"][0] < precision_score(true, own >= 0.5) == pytest.approx(row["precision"])
+    some_class = (targets * mask).any(axis=1)
+    right = (targets * mask)[np.arange(60), table.argmax(axis=1)] > 0
+    assert found["clip"]["accuracy"] == pytest.approx(right[some_class].mean())
+    json.dumps(found, allow_nan=False)
 
 
 def test_slices_of_one_source_are_drawn_together_so_copies_add_no_certainty() -> None:
