@@ -1,11 +1,11 @@
-"""Recordings whose noise floors are far nearer to each other than recordings mostly are: of one source?
+"""Recordings that sound like parts of one source recording: by their noise floors, and by samples that run on.
 
-    recordings with fingerprints ─▶ Cohort (all of one sample rate) ─▶ score of a pair ─▶ links | near_training
+    recordings with fingerprints ─▶ Cohort (all of one sample rate) ─▶ compare ─▶ seams, groups ─▶ links | near_training
 
-The score is a log-likelihood ratio in nats: how much likelier two noise floors are if they are of one source recording
-than if they are of two. How far clips of one source are apart is taken from the halves of each recording, and how far
-sources are apart from all recordings together, so that nothing but the data itself says what "near" is: where all
-recordings are alike, as of one recorder or of one noise generator, no pair scores high.
+The score of noise floors is a log-likelihood ratio in nats: how much likelier two of them are if they are of one source
+recording than if they are of two. How far clips of one source are apart is taken from the halves of each recording, and
+how far sources are apart from all recordings together, so that nothing but the data itself says what "near" is: where
+all recordings are alike, as of one recorder or of one noise generator, no pair scores high.
 
 What it cannot see: clips that were filtered, denoised, mixed or encoded each in its own way. What it has been seen to
 reach, and where it fails, stands in docs/acoustic-evidence.md.
@@ -36,8 +36,10 @@ RULE = "nearly the same noise floor"
 SEAM_RULE = "samples that run on from one to the other"
 # Nats, chosen on warblers cut up; docs/acoustic-evidence.md has what they reach on what they were not chosen on.
 JOINS, WARNS = 14.0, 10.0
+# Nats from which a seam counts, and counts in the leak test, where no noise floor of a whole group supports it; and the
+# least of them without the noise floors.
 SEAM, SEAM_NEAR = 3.0, 8.0
-_SEAM_ALONE = 3.0  # without the noise floors
+_SEAM_ALONE = 3.0
 # How much of the score of noise floors counts beside that of a seam, and between which bounds.
 _FLOOR_COUNTS, _FLOOR_BOUNDS = 0.25, (-2.0, 4.0)
 # A seam has this share of the likelihood of all that may be at that end.
