@@ -115,6 +115,11 @@ def test_it_goes_through_every_command(
     assert ours.shape == (6, SIZE)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
+    other = saved(tmp_path / "other", make=lambda net, x: 2.0 * net(x))
+    of_other = ["--init-from=latest", f"--model.checkpoint={other}"]
+    assert cli.main(["run", *settings[:3], *settings[4:5], *of_other]) == 2
+    assert "was trained on another SavedModel" in capsys.readouterr().err
+
     assert cli.main(["compare", *settings[:9], "--train.epochs=2"]) == 0
     assert read_json(Path(output) / "compare.json")["best"]
 

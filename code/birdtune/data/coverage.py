@@ -21,8 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 # Of a window: below, padding is counted, and named for no recording or class.
 _MUCH_PADDING = 0.1
-# Shorter by this: one millisecond at 16 kHz.
-_LEAST_PADDING = 16
+_LEAST_PADDING_S = 0.001  # padding below is not counted
 # Of a class's energy: what is told by `check`, and what is a notice.
 _NOTABLE, _MOST = 0.1, 0.5
 # Below it wind and handling are louder than what sings.
@@ -42,7 +41,7 @@ _NAMES_IN_A_NOTICE = 8
 def _padding(recording: Recording, spec: FrontEnd) -> int:
     """Zeros put behind a recording to make it a window; 0 where that is no millisecond. Samples at `spec.rate_hz`."""
     lacking = spec.window_samples - spec.samples(recording.facts.duration_s)
-    return lacking if lacking >= _LEAST_PADDING else 0
+    return lacking if lacking >= spec.samples(_LEAST_PADDING_S) else 0
 
 
 def padded(recording: Recording, spec: FrontEnd) -> Problem | None:

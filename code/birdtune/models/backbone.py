@@ -140,6 +140,11 @@ class Backbone(ABC):
             windows [N, ...] → activations [N, ...], and activations → embeddings (None: they are the embeddings).
         """
 
+    @property
+    def graph_sha256(self) -> str | None:
+        """Of the files of a finished graph; None where the weights are among those of the classifier."""
+        return None
+
     def resources(self, network: Any) -> list[Any]:
         """What a module must hold that is saved with this network's graph, beside its variables."""
         return []

@@ -61,6 +61,10 @@ class SavedModelBackbone(Backbone):
         return ()
 
     @property
+    def graph_sha256(self) -> str | None:
+        return self.sha256
+
+    @property
     def freeze_points(self) -> tuple[str, ...]:
         return (ALL_BUT_HEAD,)
 

@@ -160,6 +160,7 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
         "scores": classifier.kind,
         "embedding_activation": classifier.embedding_activation,
         "front_end": {**spec.row(), "digest": spec.digest},
+        "graph_sha256": classifier.backbone.graph_sha256,
         # Of the window scores; then calibrated once more, as `calibration.clip` says.
         "clip_pooling": "mean" if classifier.attention is None else "attention",
         "precision": "float32",

@@ -158,7 +158,7 @@ def predict_files(
         out: CSV, one row a file, as `Rows.recording` has it; of a file that was not used, why (`Rows.unused`).
         windows_out: CSV, one row a window, as `Rows.windows` has it.
         segment_s: a row of `out` is not a file but a segment of this many seconds, one behind the other, each scored as
-            if it were a recording of its own, cut out of the file. The last may be shorter; one below 0.96 s
+            if it were a recording of its own, cut out of the file. The last may be shorter; one below a window
             begins earlier, to hold a window (0.975 s). Of a file that breaks off, the segments before stand.
         calibration_clip_s: seconds of the recordings that calibration and thresholds rest on; for `Outcome.long`.
 

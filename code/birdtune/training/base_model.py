@@ -17,7 +17,7 @@ from birdtune.errors import InputError, SettingsError, shown
 from birdtune.evaluation import class_alignment
 from birdtune.evaluation.ood import OodModel
 from birdtune.models import saved_model
-from birdtune.models.registry import layer_names
+from birdtune.models.registry import backbone_of, layer_names
 from birdtune.models.weights import verify_once
 from birdtune.runtime.runs import newest_version, read_record
 from birdtune.training.served_model import (
@@ -97,6 +97,11 @@ def require_fit(base: ServedModel, config: Config) -> None:
         raise SettingsError(
             f"{_SETTING}: {base.title} is another network than the settings ask for: {shown(listed)}. To begin "
             f"from it, give {shown(flags)}; to train another network, leave {_SETTING} out."
+        )
+    if facts.graph_sha256 is not None and facts.graph_sha256 != backbone_of(config).graph_sha256:
+        raise SettingsError(
+            f"{_SETTING}: {base.title} was trained on another SavedModel than --model.checkpoint "
+            f"{shown(str(config.model.checkpoint))}. Give that one, or leave {_SETTING} out."
         )
     theirs, ours = facts.front_end.get("limit_hz"), config.audio.band_limit
     if theirs != ours:

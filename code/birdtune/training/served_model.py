@@ -50,6 +50,7 @@ class _Facts(BaseModel):
     thresholds: dict[str, Any] | None
     ood: dict[str, Any] | None
     front_end: dict[str, Any]
+    graph_sha256: str | None = None
 
 
 @dataclass(frozen=True)
