@@ -49,14 +49,14 @@ def test_the_start_jitter_has_a_column_with_patches_moved_that_far(monkeypatch: 
     columns: dict[str, np.ndarray] = {}
     monkeypatch.setattr(augmentation_sheet, "_picture", lambda made, spec: columns.update(made))
     some = np.array([0, 1, 4])
-    augmentation_sheet.sheet(augmenter(AugmentSettings(gain_db=3), Moved()), some, np.arange(12), 48)
+    augmentation_sheet.sheet(augmenter(AugmentSettings(gain_db=3), Moved()), some, np.arange(12), 0.48)
     plain, moved, louder, both = columns.values()
-    assert "started elsewhere,\n± 48 frames" in columns
+    assert "started elsewhere,\n± 0.48 s" in columns
     assert (np.roll(plain, 7, axis=1) == moved).all()
     # What is done alone is done to patches in their places, all together to moved ones.
     assert (np.roll(louder, 7, axis=1) == both).all() and (louder != plain).any()
     columns.clear()
-    augmentation_sheet.sheet(augmenter(AugmentSettings(), Moved()), some, np.arange(12), 48)
+    augmentation_sheet.sheet(augmenter(AugmentSettings(), Moved()), some, np.arange(12), 0.48)
     assert len(columns) == 2
 
 
