@@ -117,7 +117,7 @@ def test_it_goes_through_every_command(
 
     other = saved(tmp_path / "other", make=lambda net, x: 2.0 * net(x))
     of_other = ["--init-from=latest", f"--model.checkpoint={other}"]
-    assert cli.main(["run", *settings[:3], *settings[4:5], *of_other]) == 2
+    assert cli.main(["run", *settings[:3], *settings[4:5], *of_other]) == 42
     assert "was trained on another SavedModel" in capsys.readouterr().err
 
     assert cli.main(["compare", *settings[:9], "--train.epochs=2"]) == 0
