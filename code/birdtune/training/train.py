@@ -365,7 +365,8 @@ def build_classifier(
     return classifiers.build(
         registry.backbone_of(config),
         head=config.model.head,
-        scores=config.model.output,
+        # No labels have decided it where nothing but the settings is known.
+        scores="softmax" if config.model.output == "auto" else config.model.output,
         hidden_units=config.model.head_units,
         embedding_activation=config.model.embedding_activation,
         freeze=config.model.freeze,
