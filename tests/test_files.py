@@ -237,6 +237,10 @@ def test_other_faults_stay_what_they_are(tmp_path: Path) -> None:
 def test_a_folder_that_was_removed_meanwhile_is_told(tmp_path: Path) -> None:
     with pytest.raises(RetryableError, match=r"out: is gone.*Run again"):
         write_text(tmp_path / "out" / "a.txt", "x")
+    with pytest.raises(RetryableError, match="state: is gone"), storage_faults(tmp_path / "state"):
+        (tmp_path / "state").touch()
+        (tmp_path / "state").unlink()
+        (tmp_path / "state").stat()
     with pytest.raises(RetryableError, match=r"out: is gone"), storage_faults(tmp_path / "out" / "checkpoints"):
         os.open(tmp_path / "out", os.O_RDONLY)
     with pytest.raises(RetryableError, match=r"out/cache: is gone"), storage_faults(tmp_path / "out", verb="used"):
