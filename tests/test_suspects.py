@@ -63,7 +63,7 @@ def test_all_that_were_judged_are_ranked_and_none_else() -> None:
     wrong[[5, 17]] = (labels[[5, 17]] + 1) % 3
     fold = folds(wrong, [f"s{k}" for k in range(60)], 1)
     positive = np.eye(3)[wrong] > 0
-    scores, _ = label_check.judge_by_others(averages, positive, fold, Interrupts())
+    scores, _ = label_check.out_of_fold_scores(averages, positive, fold, Interrupts())
     judged = np.ones(60, bool)
     judged[3] = False
 
@@ -211,7 +211,9 @@ def test_silence_that_fills_up_a_recording_is_left_out_of_what_it_sounds_like(tm
     config, dataset, store = prepared(data, tmp_path / "out")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("birdtune.training.embeddings.load_first_weights", lambda classifier, config: None)
-        sounds = label_check.Sounds(config, dataset, store, dataset.recordings, Journal(quiet=True), Interrupts())
+        sounds = label_check.EmbeddedRecordings(
+            config, dataset, store, dataset.recordings, Journal(quiet=True), Interrupts()
+        )
     (number,) = np.flatnonzero(sounds.windows.per_recording == sounds.windows.per_recording.max())
     heard = np.flatnonzero(sounds.windows.recording == number)[:2]  # two seconds
     ((_, embeddings),) = sounds.pieces(heard, "")
@@ -263,13 +265,13 @@ def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_train
 
     monkeypatch.setattr(label_check, "_why_not", lambda config, fold: "")
     heard: list[list[str]] = []
-    made = label_check.Sounds.__init__
+    made = label_check.EmbeddedRecordings.__init__
 
     def watched(self: Any, config: Any, dataset: Any, store: Any, part: Any, *more: Any) -> None:
         heard.append([dataset.places[recording.name].split for recording in part])
         made(self, config, dataset, store, part, *more)
 
-    monkeypatch.setattr(label_check.Sounds, "__init__", watched)
+    monkeypatch.setattr(label_check.EmbeddedRecordings, "__init__", watched)
     other = settings(data, tmp_path / "other", train__label_refinement=True, train__epochs=1)
     whole = settings(data, tmp_path / "whole", train__label_refinement=True, train__epochs=1)
     with pytest.raises(Interrupted):

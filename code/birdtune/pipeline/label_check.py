@@ -1,10 +1,10 @@
-"""Labels checked against each other: every recording judged by models that heard only other sources.
+"""Labels checked against each other: every recording scored by models that were trained on other sources only.
 
     recordings ─▶ embeddings by the backbone as it was given ─▶ Panel: a linear model for each fold left out
                ─▶ scores of recordings ─▶ label_issues.csv, label_issues.json
 
 The backbone is the one that training began from: one that was trained on these labels would have learnt the wrong ones,
-too. Of each recording at most `MOST_WINDOWS` are heard, and of their embeddings only the mean is kept, so that memory
+too. Of each recording at most `MOST_WINDOWS` are embedded, and only the mean of their embeddings is kept, so memory
 grows with the number of recordings and not with their length (1024 float32 each: 330 MB for 80,000). Digital silence is
 left out (`FrontEnd.held`): recordings that were filled up with it have it in common, and nobody hears a bird in it.
 
@@ -52,7 +52,7 @@ _LEAST_KEPT = 0.02
 _FEW_NUMBERS = 4_000_000
 
 
-class Sounds:
+class EmbeddedRecordings:
     """Recordings as a stream of embeddings, by the backbone as it was given."""
 
     def __init__(
@@ -93,15 +93,15 @@ class Sounds:
         """Mean embedding of each recording, silence left out. [N, K]"""
         chosen = spread(self.windows.per_recording, label_issues.MOST_WINDOWS)
         found: npt.NDArray[np.float32] | None = None
-        heard = np.zeros(len(self.windows.per_recording))
+        weights = np.zeros(len(self.windows.per_recording))
         for part, embeddings in self.pieces(chosen, "embedding labels"):
             if found is None:
-                found = np.zeros((len(heard), embeddings.shape[1]), np.float32)
+                found = np.zeros((len(weights), embeddings.shape[1]), np.float32)
             weight = self.held(part)
             np.add.at(found, self.windows.recording[part], (weight[:, None] * embeddings).astype(np.float32))
-            np.add.at(heard, self.windows.recording[part], weight)
+            np.add.at(weights, self.windows.recording[part], weight)
         assert found is not None, "there is always a window"
-        return np.asarray(found / heard[:, None], np.float32)
+        return np.asarray(found / weights[:, None], np.float32)
 
 
 def spread(per_recording: Ints, most: int) -> Ints:
@@ -119,16 +119,16 @@ def spread(per_recording: Ints, most: int) -> Ints:
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class FoldModel:
     """What was learnt from all folds but one: a linear model."""
 
-    kernel: Floats  # [K, C'], of the classes that it heard
+    kernel: Floats  # [K, C'], of the classes that it was trained on
     bias: Floats  # [C']
     columns: Ints  # [C'] ascending
     n_classes: int
 
     def scores(self, embeddings: npt.NDArray[Any]) -> Floats:
-        """Embeddings [n, K] → scores [n, C]; 0 for classes that it never heard."""
+        """Embeddings [n, K] → scores [n, C]; 0 for classes that it was not trained on."""
         logits = embeddings @ self.kernel + self.bias
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         found = np.zeros((len(embeddings), self.n_classes))
@@ -136,7 +136,7 @@ class Judge:
         return found
 
 
-def learn(averages: npt.NDArray[np.float32], labels: Ints, n_classes: int) -> Judge:
+def learn(averages: npt.NDArray[np.float32], labels: Ints, n_classes: int) -> FoldModel:
     """Logistic regression on averages [N, K] with labels [N]."""
     mean, deviation = averages.mean(axis=0, dtype=np.float64), averages.std(axis=0, dtype=np.float64)
     scale = deviation + 1e-3 * max(float(deviation.mean()), 1e-6)  # units that never speak stay silent
@@ -148,25 +148,25 @@ def learn(averages: npt.NDArray[np.float32], labels: Ints, n_classes: int) -> Ju
     if len(model.classes_) == 2:  # sklearn then has one column, the second's logit over the first's
         kernel, bias = np.hstack([-kernel / 2, kernel / 2]), np.concatenate([-bias / 2, bias / 2])
     kernel = kernel / scale[:, None]
-    return Judge(kernel, bias - mean @ kernel, np.asarray(model.classes_, np.int64), n_classes)
+    return FoldModel(kernel, bias - mean @ kernel, np.asarray(model.classes_, np.int64), n_classes)
 
 
-def judge_by_others(
+def out_of_fold_scores(
     averages: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_], fold: Ints, interrupts: Interrupts
-) -> tuple[Floats, dict[int, Judge]]:
-    """Scores of each recording by what was learnt from the other folds [N, C], 0 where it has none; the judges.
+) -> tuple[Floats, dict[int, FoldModel]]:
+    """Scores of each recording by what was learnt from the other folds [N, C], 0 where it has none; the models.
 
     Args:
         positive: [N, C] the classes of each recording; one with several is learnt from as each of them.
     """
     scores = np.zeros(positive.shape)
-    judges: dict[int, Judge] = {}
+    models: dict[int, FoldModel] = {}
     for number in np.unique(fold[fold >= 0]).tolist():
         interrupts.check()
         row, column = np.nonzero(positive & (fold != number)[:, None])
-        judges[number] = learn(averages[row], column, positive.shape[1])
-        scores[fold == number] = judges[number].scores(averages[fold == number])
-    return scores, judges
+        models[number] = learn(averages[row], column, positive.shape[1])
+        scores[fold == number] = models[number].scores(averages[fold == number])
+    return scores, models
 
 
 def check_labels(
@@ -186,22 +186,22 @@ def check_labels(
     reason = _why_not(config, fold)
     found: list[dict[str, Any]] = []
     if not reason:
-        sounds = Sounds(config, dataset, store, part, journal, interrupts)
-        averages = sounds.averages()
+        embedded = EmbeddedRecordings(config, dataset, store, part, journal, interrupts)
+        averages = embedded.averages()
         positive = dataset.targets(part).of_recordings()[0] > 0
-        scores, judges = judge_by_others(averages, positive, fold, interrupts)
-        judged = fold >= 0
-        doubted = label_issues.find(scores, positive, judged)
+        scores, models = out_of_fold_scores(averages, positive, fold, interrupts)
+        scored = fold >= 0
+        issues = label_issues.find(scores, positive, scored)
         found = label_issues.rows(
-            doubted, scores, label_issues.mean_scores(scores, positive, judged), classes=dataset.classes,
+            issues, scores, label_issues.mean_scores(scores, positive, scored), classes=dataset.classes,
             recordings=[recording.name for recording in part], places=dataset.places,
             seconds=[recording.facts.duration_s for recording in part],
-            start_s=_most_telling(sounds, doubted, fold, judges, len(dataset.classes)),
+            start_s=_most_telling(embedded, issues, fold, models, len(dataset.classes)),
         )  # fmt: skip
     alone = sorted({dataset.classes[label] for label in labels[fold < 0]})
     write_csv(folder / TABLE_NAME, label_issues.COLUMNS, found)
-    n_judged = int((fold >= 0).sum())
-    facts = {"reason": reason, "scored": n_judged, "single_source": alone, "rule": label_issues.RULE, "rows": found}
+    n_scored = int((fold >= 0).sum())
+    facts = {"reason": reason, "scored": n_scored, "single_source": alone, "rule": label_issues.RULE, "rows": found}
     write_json(folder / FACTS_NAME, facts)
     if reason:
         journal.say(f"  labels were not checked: {reason}")
@@ -213,31 +213,35 @@ def check_labels(
 def _why_not(config: Config, fold: Ints) -> str:
     if reason := no_first_backbone(config):
         return reason
-    return "" if (fold >= 0).any() else "no class has recordings of two sources to judge each other"
+    return "" if (fold >= 0).any() else "no class has recordings of two sources to score each other"
 
 
 def _most_telling(
-    sounds: Sounds, doubted: Sequence[label_issues.LabelIssue], fold: Ints, judges: dict[int, Judge], n_classes: int
+    embedded: EmbeddedRecordings,
+    issues: Sequence[label_issues.LabelIssue],
+    fold: Ints,
+    models: dict[int, FoldModel],
+    n_classes: int,
 ) -> list[float]:
     """Where each recording is most like the suggested class, rather than like its label. [issues] seconds
 
-    Silence sounds like nothing, whatever a judge makes of it.
+    Silence is never the clearest window, whatever a model makes of it.
     """
-    if not doubted:
+    if not issues:
         return []
-    windows = sounds.windows
+    windows = embedded.windows
     kept = spread(windows.per_recording, label_issues.MOST_WINDOWS)
-    kept = kept[np.isin(windows.recording[kept], [issue.index for issue in doubted])]
+    kept = kept[np.isin(windows.recording[kept], [issue.index for issue in issues])]
     scores, weight = np.zeros((len(kept), n_classes)), np.zeros(len(kept))
     at = 0
-    for part, embeddings in sounds.pieces(kept, "scoring label issues"):
-        weight[at : at + len(part)] = sounds.held(part)
+    for part, embeddings in embedded.pieces(kept, "scoring label issues"):
+        weight[at : at + len(part)] = embedded.held(part)
         for index, embedding in zip(windows.recording[part].tolist(), embeddings, strict=True):
-            scores[at] = judges[int(fold[index])].scores(embedding[None])[0]
+            scores[at] = models[int(fold[index])].scores(embedding[None])[0]
             at += 1
     recording, start_s = windows.recording[kept], windows.start_s[kept]
     found = []
-    for issue in doubted:
+    for issue in issues:
         own = np.flatnonzero(recording == issue.index)
         lead = scores[own, issue.suggested] - scores[own, issue.label]
         found.append(float(start_s[own[label_issues.clearest_window(lead, weight[own])]]))
@@ -252,7 +256,7 @@ def kept_shares(
 ) -> npt.NDArray[np.float32] | None:
     """The share of its label that each training patch keeps, by what other training sources teach. [windows]
 
-    Kept in `path`, so that a run that goes on has the same to the last bit. Only training recordings are heard.
+    Kept in `path`, so that a run that goes on has the same to the last bit. Only training recordings are used.
 
     Returns:
         None, with a word, where labels cannot be checked: all patches keep theirs.
@@ -269,17 +273,17 @@ def kept_shares(
     if reason := _why_not(config, fold):
         journal.warn(f"Every patch keeps its recording's label: {reason}.")
         return None
-    sounds = Sounds(config, dataset, store, part, journal, interrupts, config.train.hop_s)
+    embedded = EmbeddedRecordings(config, dataset, store, part, journal, interrupts, config.train.hop_s)
     positive = dataset.targets(part).of_recordings()[0] > 0
-    _, judges = judge_by_others(sounds.averages(), positive, fold, interrupts)
-    own = np.ones(len(windows), np.float32)  # of recordings that nobody can judge, all
-    for chosen, embeddings in sounds.pieces(np.flatnonzero(fold[windows.recording] >= 0), "hearing patches"):
+    _, models = out_of_fold_scores(embedded.averages(), positive, fold, interrupts)
+    own = np.ones(len(windows), np.float32)  # of recordings that no model can score, all
+    for chosen, embeddings in embedded.pieces(np.flatnonzero(fold[windows.recording] >= 0), "scoring windows"):
         recording = windows.recording[chosen]
         for number in np.unique(fold[recording]).tolist():
             inside = fold[recording] == number
-            scores = judges[number].scores(embeddings[inside])
+            scores = models[number].scores(embeddings[inside])
             own[chosen[inside]] = scores[np.arange(len(scores)), labels[recording[inside]]]
-        own[chosen[sounds.held(chosen) <= SILENT]] *= SILENT  # silence is of no class
+        own[chosen[embedded.held(chosen) <= SILENT]] *= SILENT  # silence is of no class
     kept = label_issues.refined_targets(own, windows.recording.astype(np.int64), _LEAST_KEPT)
     buffer = io.BytesIO()
     np.save(buffer, kept, allow_pickle=False)

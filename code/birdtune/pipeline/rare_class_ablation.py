@@ -5,8 +5,8 @@
                ─▶ what the rarest third reaches with and without: `rare_class_ablation` of metrics.json
 
 Training the whole network once for each of them would take days; heads take seconds, and are trained by the step that
-the run is trained with; they are of the run's own kind. The test part is not heard, nothing is chosen by what is found,
-and who reads of it must be told how it was measured.
+the run is trained with; they are of the run's own kind. The test part is not used, nothing is chosen by the result,
+and the report says how it was measured.
 
 Importing this loads TensorFlow.
 """
@@ -106,7 +106,7 @@ def _measured(
     journal: Journal,
     interrupts: Interrupts,
 ) -> dict[str, Any]:
-    """Train the heads, and judge them.
+    """Train the heads, and evaluate them.
 
     Returns:
         `classes` (the rarest third), `unjudged` (as rare, but of one source), `recordings` and `sources` of the former,
@@ -138,7 +138,7 @@ def _measured(
         "head": config.model.head,
         "folds": len(np.unique(fold[fold >= 0])),
         "every": every,
-        **_judged(config, scores, embedded, fold, rare),
+        **_metrics(config, scores, embedded, fold, rare),
     }
 
 
@@ -179,18 +179,18 @@ def _scores(
     return found
 
 
-def _judged(
+def _metrics(
     config: Config, scores: Mapping[tuple[str, ...], Floats], embedded: Embedded, fold: Ints, rare: Ints
 ) -> dict[str, Any]:
     """Figures of all scores, of the recordings that have a fold."""
-    judged = fold >= 0
-    positive = embedded.targets.of_recordings()[0][judged] > 0  # [N, C]
-    groups = np.asarray(embedded.groups, object)[judged]
+    scored = fold >= 0
+    positive = embedded.targets.of_recordings()[0][scored] > 0  # [N, C]
+    groups = np.asarray(embedded.groups, object)[scored]
     inside = np.asarray(positive[:, rare].any(axis=1))
     n_rare, n_all = len(set(groups[inside])), len(set(groups))
     bootstrap = Bootstrap(groups.tolist(), config.evaluate.bootstrap, config.train.seed)
     standings = {
-        names: rare_classes.standing(found[judged], positive, rare, bootstrap) for names, found in scores.items()
+        names: rare_classes.standing(found[scored], positive, rare, bootstrap) for names, found in scores.items()
     }
     values = config.flat()
     rows = []
