@@ -156,7 +156,8 @@ def test_the_moment_to_listen_to_holds_sound_whatever_a_judge_makes_of_silence()
 def prepared(data: Path, output: Path) -> tuple[Config, Dataset, Any]:
     config = settings(data, output, model__checkpoint="none")
     spec = BACKBONES[config.model.backbone].front_end
-    return config, *gather.prepare(config, spec, Journal(quiet=True), Interrupts())
+    dataset, store = gather.prepare(config, spec, Journal(quiet=True), Interrupts())
+    return config.with_output(dataset.output), dataset, store
 
 
 def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_listen_to(

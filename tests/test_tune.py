@@ -471,7 +471,7 @@ def test_the_report_of_a_run_with_tuned_settings_shows_what_was_tuned(
     )
     run_job(config)
     page = (tmp_path / "out" / "reports" / "1" / "report.html").read_text()
-    assert "What was tuned" in page and "Importance of each setting" in page
+    assert "Tuned settings" in page and "Importance of each setting" in page
     # What was tuned anew is told anew, and nothing else is done again.
     write_json(tmp_path / "out" / "tune" / "tune.json", {**found, "how": "by a look at the stars"})
     run_job(config)
@@ -480,7 +480,7 @@ def test_the_report_of_a_run_with_tuned_settings_shows_what_was_tuned(
     # A damaged one is none.
     (tmp_path / "out" / "tune" / "tune.json").write_text("{")
     run_job(config)
-    assert "What was tuned" not in (tmp_path / "out" / "reports" / "1" / "report.html").read_text()
+    assert "Tuned settings" not in (tmp_path / "out" / "reports" / "1" / "report.html").read_text()
 
 
 @pytest.mark.long
