@@ -586,7 +586,7 @@ def test_a_second_run_has_nothing_to_do_and_does_not_load_tensorflow(finished: J
         cwd=finished.folder, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert "nothing to do: output/reports/1/report.html is current" in done.stdout
+    assert "nothing to do: report of version 1 is current" in done.stdout
     assert report.stat().st_mtime_ns == before
     record = json.loads((finished.output / "run.json").read_text("utf-8"))
     assert (record["status"], record["version"], record["exit_code"]) == ("done", 1, 0)

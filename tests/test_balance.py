@@ -186,7 +186,8 @@ def test_rare_classes_are_named() -> None:
 def test_recordings_of_classes_that_are_left_out_say_why() -> None:
     strict = TrainSettings(min_samples_per_class=10, min_samples_action="leave-out")
     assert "left out" in sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, strict)[1][0]
-    (problem,) = sampling.left_out(RECORDINGS, ["Wren"], strict)
+    kept, (problem,) = sampling.without(RECORDINGS, ["Wren"], strict)
+    assert [recording.name for recording in kept] == [row.name for row in RECORDINGS if row.name != "Wren/1.wav"]
     assert (problem.recording, problem.problem, problem.used) == ("Wren/1.wav", "rare-class", False)
     assert "train.min-samples-per-class" in str(problem.row()["advice"])
 

@@ -23,6 +23,7 @@ def test_folds_share_what_is_compiled_and_classes_weigh_by_how_often_they_are_am
     tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(write_data(tmp_path / "in" / "data"), tmp_path / "out", train__class_weight_alpha=1.0)
+    config = config.with_output("softmax")
     journal, interrupts = Journal(quiet=True), Interrupts()
     dataset, store = gather.prepare(config, BACKBONES["vggish-small"].front_end, journal, interrupts)
     classifier, found = embeddings.embed(
@@ -54,7 +55,7 @@ def test_folds_share_what_is_compiled_and_classes_weigh_by_how_often_they_are_am
 def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Any, Any]:
     """Embeddings of three classes, of the first of which there are few recordings."""
     folder = tmp_path_factory.mktemp("bench")
-    config = settings(write_data(folder / "in" / "data"), folder / "out")
+    config = settings(write_data(folder / "in" / "data"), folder / "out").with_output("softmax")
     journal, interrupts = Journal(quiet=True), Interrupts()
     dataset, store = gather.prepare(config, BACKBONES["vggish-small"].front_end, journal, interrupts)
     classifier, found = embeddings.embed(

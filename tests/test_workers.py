@@ -134,19 +134,20 @@ def hang(task: int) -> None:
 
 
 def test_a_stop_does_not_wait_for_tasks_and_leaves_no_process() -> None:
-    interrupts = Interrupts()
+    interrupts, before = Interrupts(), multiprocessing.active_children()
     timer = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     with interrupts.watching(), pytest.raises(Interrupted):
         list(run_tasks(hang, [1, 2, 3], n_workers=2, interrupts=interrupts))
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(before)
 
 
 def test_who_leaves_off_early_leaves_no_process() -> None:
+    before = multiprocessing.active_children()
     tasks = run_tasks(slow, range(1000), n_workers=2, interrupts=Interrupts())
     next(tasks)
     tasks.close()
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(before)
 
 
 # ---- one process, item by item -----------------------------------------------------------------

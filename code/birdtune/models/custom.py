@@ -216,14 +216,14 @@ def _signature(folder: Path) -> Signature:
 
 def _floats(tensors: Mapping[str, Any]) -> Iterator[tuple[str, list[int | None]]]:
     """Names and shapes of the float32 tensors of a signature."""
-    for name, info in tensors.items():
+    for name, info in sorted(tensors.items()):
         if info.dtype == 1 and not info.tensor_shape.unknown_rank:  # DT_FLOAT
             yield name, [size.size if size.size >= 0 else None for size in info.tensor_shape.dim]
 
 
 def _described(tensors: Mapping[str, Any]) -> str:
     parts = []
-    for name, info in tensors.items():
+    for name, info in sorted(tensors.items()):  # the order of protobuf's maps is not kept
         shape = ", ".join(str(size.size) if size.size >= 0 else "N" for size in info.tensor_shape.dim)
         parts.append(f"{shown(name)} [{shape}]")
     return ", ".join(parts) or "nothing"
