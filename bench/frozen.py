@@ -25,11 +25,11 @@ _BATCH_SIZE = 32  # the default of birdtune
 
 
 def measure(settings: Settings) -> Result:
-    """The forward pass and jibjib's steps on some patches; epochs of the head on a hundred thousand."""
-    n_patches = 40 if settings.quick else 1280
+    """The forward pass and jibjib's steps on some windows; epochs of the head on a hundred thousand."""
+    n_windows = 40 if settings.quick else 1280
     n_head = 200 if settings.quick else _PATCHES
     backbone = "vggish-small" if settings.quick else "vggish"
-    make_frames(settings.folder, n_patches, settings.seed)
+    make_frames(settings.folder, n_windows, settings.seed)
     n_steps = 1 if settings.quick else 10
     rounds = 1 if settings.quick else 5
     with ExitStack() as stack:
@@ -45,16 +45,16 @@ def measure(settings: Settings) -> Result:
         seconds = interleaved(children, rounds=rounds)
         rates = children["products"].values[-rounds:]
         seconds["head"] = children["head"].values[-rounds:]
-    forward = Measure("forward", [value / n_patches for value in seconds["forward"]], per="patch")
+    forward = Measure("forward", [value / n_windows for value in seconds["forward"]], per="window")
     epoch = Measure("head", [value * _PATCHES / n_head for value in seconds["head"]], per="epoch")
     theirs = Measure(
-        "slim graph", [value / n_steps / _BATCH_SIZE for value in seconds["jibjib"]], per="patch"
+        "slim graph", [value / n_steps / _BATCH_SIZE for value in seconds["jibjib"]], per="window"
     )
     details = {
         "s": seconds,
         "GFLOP/s of products": rates,
-        "patches": n_patches,
-        "patches of the head": n_head,
+        "windows": n_windows,
+        "windows of the head": n_head,
     }
     return Result("frozen", _lines(forward, epoch, theirs, rates), details)
 
@@ -65,10 +65,10 @@ def _lines(forward: Measure, epoch: Measure, theirs: Measure, rates: list[Any]) 
     return [
         share_line("computing and keeping embeddings: share of the machine's rate of matrix products", forward,
                    networks.flops_of_a_patch(), rates, "bfloat16", _SHARE),
-        Line(f"an epoch of the head: {_PATCHES:,} patches, {networks.CLASSES} classes, batch {_BATCH_SIZE}",
+        Line(f"an epoch of the head: {_PATCHES:,} windows, {networks.CLASSES} classes, batch {_BATCH_SIZE}",
              epoch.text(), "", None, f"≤ {_HEAD_EPOCH_S:g} s", epoch.median <= _HEAD_EPOCH_S,
              "without validation and checkpoint"),
-        Line(f"{_EPOCHS} epochs of {_PATCHES:,} patches, forward pass included", figure(ours_s),
+        Line(f"{_EPOCHS} epochs of {_PATCHES:,} windows, forward pass included", figure(ours_s),
              f"jibjib's way, the whole network in every epoch: {figure(theirs_s)}", theirs_s / ours_s, "", None,
              f"from the lines above and {theirs.text()} of the slim graph"),
     ]  # fmt: skip
@@ -96,7 +96,7 @@ def forward(folder: str, backbone: str) -> tuple[Callable[[], None], Callable[[]
     return clear, lambda: len(frozen.feed(windows, what="training").source)
 
 
-def head(folder: str, n_patches: int) -> Callable[[], float]:
+def head(folder: str, n_windows: int) -> Callable[[], float]:
     """A turn is an epoch of the head on embeddings that are kept; its value are the loop's own seconds."""
     from birdtune.config import TrainSettings
     from birdtune.data.batches import Batches
@@ -107,7 +107,7 @@ def head(folder: str, n_patches: int) -> Callable[[], float]:
     from birdtune.training.step import StepSettings, Trainer
 
     place = Path(folder) / "head"
-    make_frames(place, n_patches, 0)
+    make_frames(place, n_windows, 0)
     windows = windows_of(str(place))
     store = ActivationStore(place / "frozen", (128,), "<f4")
     random = np.random.default_rng(0)

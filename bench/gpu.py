@@ -1,6 +1,6 @@
 """What a large card could do with the training step, on paper; and what one does, where there is one.
 
-    operations and bytes of a step, an H200's rates ─▶ patches a second, seconds an epoch: an estimate
+    operations and bytes of a step, an H200's rates ─▶ windows a second, seconds an epoch: an estimate
     the host's own rate of making batches ─▶ where it would keep the card waiting
 
 Where a card is there, the step is measured on the library that sees it: TensorFlow by birdtune's Trainer, JAX or
@@ -55,17 +55,17 @@ def measure(settings: Settings) -> Result:
     flops = 3 * networks.flops_of_a_patch()
     fastest = _SHARE * _CARD_FLOPS / flops
     lines.append(
-        Line("the host: batches made by one thread, on this machine", f"{1 / host.median:,.0f} patches/s",
-             f"the card's most: {fastest:,.0f} patches/s", None, "", None,
+        Line("the host: batches made by one thread, on this machine", f"{1 / host.median:,.0f} windows/s",
+             f"the card's most: {fastest:,.0f} windows/s", None, "", None,
              "frames from the system's memory of files; the link's limit is "
-             f"{_LINK_BYTES / _PATCH_BYTES:,.0f} patches/s in float16. Where the card outruns the host, frames lie on "
-             f"the card: {_PATCHES * _PATCH_BYTES / 1e9:.1f} GB for {_PATCHES:,} patches")
+             f"{_LINK_BYTES / _PATCH_BYTES:,.0f} windows/s in float16. Where the card outruns the host, frames lie on "
+             f"the card: {_PATCHES * _PATCH_BYTES / 1e9:.1f} GB for {_PATCHES:,} windows")
     )  # fmt: skip
     measured = {name: _measured(name, settings) for name in _backends_with_a_card()}
     lines += [line for found in measured.values() for line in found]
     if not measured:
         lines.append(Line("measured on a card", "none is visible here", note="the lines above are estimates"))
-    return Result("gpu", lines, {"host, s a patch": list(host.values)})
+    return Result("gpu", lines, {"host, s a window": list(host.values)})
 
 
 def _estimate(batch_size: int) -> Line:
@@ -76,15 +76,15 @@ def _estimate(batch_size: int) -> Line:
     adam_s = BACKBONES["vggish"].weight_count() * _ADAM_BYTES / _CARD_BYTES
     rate = batch_size / (computing_s + adam_s)
     return Line(
-        f"an H200, batch {batch_size}: an estimate", f"{rate:,.0f} patches/s",
-        f"an epoch of {_PATCHES:,} patches: {figure(_PATCHES / rate)}", None, "", None,
+        f"an H200, batch {batch_size}: an estimate", f"{rate:,.0f} windows/s",
+        f"an epoch of {_PATCHES:,} windows: {figure(_PATCHES / rate)}", None, "", None,
         f"{figure(computing_s)} at {_SHARE:.0%} of 790 TFLOP/s and {figure(adam_s)} for Adam at 4.3 TB/s a step; "
         "launching kernels is not counted",
     )  # fmt: skip
 
 
 def host_batches(folder: str, batch_size: int) -> Callable[[], int]:
-    """A turn makes the batches of an epoch. Returns how many patches."""
+    """A turn makes the batches of an epoch. Returns how many windows."""
     from birdtune.data.batches import Batches
 
     windows = windows_of(folder)
@@ -130,16 +130,16 @@ def _measured(backend: str, settings: Settings) -> list[Line]:
             interleaved({"card": child}, rounds=rounds)
             turns = child.values[-rounds:]
             rates = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
-        share = 3e-12 * networks.flops_of_a_patch() * rates["patches"] / rates["products"]
+        share = 3e-12 * networks.flops_of_a_patch() * rates["windows"] / rates["products"]
         lines.append(
-            Line(f"batch {batch_size}, measured with {backend}", f"{rates['patches']:,.0f} patches/s",
+            Line(f"batch {batch_size}, measured with {backend}", f"{rates['features']:,.0f} windows/s",
                  f"bfloat16 products: {rates['products']:,.0f} TFLOP/s", share, "", None, "share of the products' rate")
         )  # fmt: skip
     return lines
 
 
 def card_steps(backend: str, batch_size: int, size: int = 8192) -> Callable[[], dict[str, float]]:
-    """A turn trains some steps and multiplies some matrices. Returns patches/s and TFLOP/s."""
+    """A turn trains some steps and multiplies some matrices. Returns windows/s and TFLOP/s."""
     assert os.environ["KERAS_BACKEND"] == backend
     import keras
 
@@ -160,7 +160,7 @@ def card_steps(backend: str, batch_size: int, size: int = 8192) -> Callable[[], 
         n_steps = train()
         products()
         return {
-            "patches": n_steps * batch_size / timed(train), "products": 10 * 2e-12 * size**3 / timed(products)
+            "windows": n_steps * batch_size / timed(train), "products": 10 * 2e-12 * size**3 / timed(products)
         }  # fmt: skip
 
     return turn
@@ -169,8 +169,8 @@ def card_steps(backend: str, batch_size: int, size: int = 8192) -> Callable[[], 
 def _tensorflow_steps(batch_size: int) -> Callable[[], int]:
     ours = networks.trainer("auto", batch_size)
     n = ours.updates_per_call
-    patches, labels = networks.patches_of(n * batch_size, 0)
-    batch = networks.batch_of(patches, labels)
+    features, labels = networks.patches_of(n * batch_size, 0)
+    batch = networks.batch_of(features, labels)
 
     def steps() -> int:
         ours.updates(batch, 0, [1e-4] * n)
@@ -196,11 +196,11 @@ def _keras_steps(batch_size: int, n_steps: int = 20) -> Callable[[], int]:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile="auto",
     )
-    patches, labels = networks.patches_of(batch_size, 0)
+    features, labels = networks.patches_of(batch_size, 0)
 
     def steps() -> int:
         for _ in range(n_steps):
-            model.train_on_batch(patches, labels)
+            model.train_on_batch(features, labels)
         return n_steps
 
     return steps

@@ -57,7 +57,7 @@ class Measure:
 
     name: str
     values: Sequence[float]
-    per: str = ""  # what one value stands for, e.g. "patch"
+    per: str = ""  # what one value stands for, e.g. "window"
     note: str = ""
     unit: str = "s"
 

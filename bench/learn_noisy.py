@@ -50,7 +50,7 @@ def _averages(embedded: Any) -> Any:
     """Mean embedding of each recording, silence left out, as `run` has it. [N, K]"""
 
     windows = embedded.windows
-    weight = windows.store.spec.held(windows.patches(np.arange(len(windows))))
+    weight = windows.store.spec.held(windows.features(np.arange(len(windows))))
     sums = np.zeros((len(embedded.labels), embedded.embeddings.shape[1]))
     np.add.at(sums, windows.recording, weight[:, None] * embedded.embeddings)
     return (sums / np.bincount(windows.recording, weight)[:, None]).astype(np.float32)

@@ -16,7 +16,7 @@ from bench import learning, made_sets
 from bench.harness import Line, Result, Settings
 
 RATIO = 100.0
-PIECE_S = 1.25  # one patch
+PIECE_S = 1.25  # one window
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "--train.sampling-power 0.5": {"sampling_power": 0.5},
     "--train.sampling-power 1": {"sampling_power": 1.0},

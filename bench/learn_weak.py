@@ -20,7 +20,7 @@ WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
-# Whole jobs on the first seed's set: each patch keeps what other sources leave it of its label, or all.
+# Whole jobs on the first seed's set: each window keeps what other sources leave it of its label, or all.
 FROZEN = {"model__freeze": "all-but-head", "evaluate__label_issues": "false"}
 SHARE = {"train__label_refinement": True}
 

@@ -103,8 +103,8 @@ def step(n_classes: int, backbone: str) -> Callable[[], None]:
     trainer = Trainer(classifier, config.train, settings, inputs.whole(classifier, None))  # type: ignore[arg-type]
     random = np.random.default_rng(0)
     targets = np.eye(n_classes, dtype=np.float32)[random.integers(0, n_classes, BATCH)]
-    patches = random.standard_normal((BATCH, 96, 64)).astype(np.float16)
-    batch = Batch(patches, np.ones(BATCH, np.float32), np.arange(BATCH), targets, np.ones_like(targets))
+    features = random.standard_normal((BATCH, 96, 64)).astype(np.float16)
+    batch = Batch(features, np.ones(BATCH, np.float32), np.arange(BATCH), targets, np.ones_like(targets))
 
     def turn() -> None:
         _, weight, gradients = trainer.gradients(batch, 0)

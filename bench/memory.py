@@ -2,7 +2,7 @@
 
 1 h, 20 h, 1 h + a file of 24 h ─▶ one whole job each ─▶ peak of all its processes together, in each stage
 
-Beside it: all patches held in memory as float64, which is what jibjib's training does with them.
+Beside it: all windows held in memory as float64, which is what jibjib's training does with them.
 """
 
 import json
@@ -50,7 +50,7 @@ def measure(settings: Settings) -> Result:
     hours = [unit / 3600, 20 * unit / 3600]
     held = [_all_in_memory(each) for each in hours]
     lines = [_line(stage, peaks, held) for stage in STAGES if stage in peaks["1 h"]]
-    details = {"MB": peaks, "all patches in memory, MB": dict(zip(("1 h", "20 h"), held, strict=True))}
+    details = {"MB": peaks, "all windows in memory, MB": dict(zip(("1 h", "20 h"), held, strict=True))}
     return Result("memory", lines, details)
 
 
@@ -59,7 +59,7 @@ def _line(stage: str, peaks: dict[str, dict[str, float]], held: list[float]) -> 
     first, *others = values.values()
     ratio = max(others) / first
     figure = ", ".join(f"{name}: {value:,.0f} MB" for name, value in values.items())
-    beside = f"all patches in memory: {held[0]:,.0f} → {held[1]:,.0f} MB" if stage == "train" else ""
+    beside = f"all windows in memory: {held[0]:,.0f} → {held[1]:,.0f} MB" if stage == "train" else ""
     return Line(
         f"peak of {stage}", figure, beside, ratio, f"≤ {_FLAT:g}×", ratio <= _FLAT,
         "ratio: the most of the larger sets by that of 1 h",
@@ -151,11 +151,11 @@ def _resident_mb(pid: int) -> float:
 
 
 def all_patches(hours: float) -> Any:
-    """For a Child: hold every patch of so much sound, as float64 [patches, 96, 64]; its resident MB."""
+    """For a Child: hold every window of so much sound, as float64 [windows, 96, 64]; its resident MB."""
 
     def turn() -> float:
-        patches = np.zeros((round(hours * 3600 / _PATCH_S), 96, 64))
-        patches += 1.0  # memory that nothing was written to is not there yet
+        features = np.zeros((round(hours * 3600 / _PATCH_S), 96, 64))
+        features += 1.0  # memory that nothing was written to is not there yet
         return _resident_mb(os.getpid())
 
     return turn

@@ -160,7 +160,7 @@ def files(folder: str, paths: list[str]) -> Callable[[], int]:
     devices.prepare_devices()
     model = _opened(folder)
     out = Path(folder).parent / "predictions.csv"
-    return lambda: predict_files([Path(path) for path in paths], model, out, batch_size=_BATCH_SIZE).patches
+    return lambda: predict_files([Path(path) for path in paths], model, out, batch_size=_BATCH_SIZE).windows
 
 
 def reference_files(paths: list[str], backbone: str) -> Callable[[], float]:

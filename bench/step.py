@@ -1,8 +1,8 @@
 """A training step of VGGish with 195 classes, all weights trained: birdtune beside the tf-slim graph and PyTorch.
 
-    batch 32 and 128 ─▶ seconds a patch of each; and how much of the machine's own rate of bfloat16 products that is
+    batch 32 and 128 ─▶ seconds a window of each; and how much of the machine's own rate of bfloat16 products that is
 
-A step's operations are counted as three times the forward pass's, summed layer by layer: 5.2 GFLOP a patch. That
+A step's operations are counted as three times the forward pass's, summed layer by layer: 5.2 GFLOP a window. That
 Adam's pass over 72 million weights and their moments takes time as well, the share has to bear.
 """
 
@@ -31,7 +31,7 @@ _TARGETS = {32: (None, None, None), 128: (1.9, 2.0, 0.85)}
 def measure(settings: Settings) -> Result:
     """Each batch size by itself, since more networks than that would not fit into memory together."""
     lines: list[Line] = []
-    details: dict[str, Any] = {"GFLOP a patch": 3e-9 * networks.flops_of_a_patch()}
+    details: dict[str, Any] = {"GFLOP a window": 3e-9 * networks.flops_of_a_patch()}
     for batch_size in (4,) if settings.quick else (32, 128):
         found = _seconds(batch_size, settings)
         details[f"batch {batch_size}"] = found
@@ -61,7 +61,7 @@ def _seconds(batch_size: int, settings: Settings) -> dict[str, Any]:
         rates = children["products"].values[rounds["warmups"] :]
     del seconds["products"]
     each = {name: [value / n_steps / batch_size for value in values] for name, values in seconds.items()}
-    return {"s a patch": each, "PyTorch's kinds, s a patch": tried, "GFLOP/s of products": rates}
+    return {"s a window": each, "PyTorch's kinds, s a window": tried, "GFLOP/s of products": rates}
 
 
 def products(stack: ExitStack, settings: Settings) -> Noting | Here:
@@ -93,12 +93,12 @@ def _best_of_torch(
 
 
 def _lines(batch_size: int, found: dict[str, Any]) -> list[Line]:
-    measures = {name: Measure(name, values, per="patch") for name, values in found["s a patch"].items()}
+    measures = {name: Measure(name, values, per="window") for name, values in found["s a window"].items()}
     ours = measures["birdtune"]
     torch = next((measure for name, measure in measures.items() if name.startswith("PyTorch")), None)
     over_slim, over_torch, share = _TARGETS.get(batch_size, (None, None, None))
     what = f"batch {batch_size}"
-    tried = found["PyTorch's kinds, s a patch"]
+    tried = found["PyTorch's kinds, s a window"]
     kinds = ", ".join(f"{kind} {statistics.median(values) * 1e3:.2f} ms" for kind, values in tried.items())
     lines = [
         judged(
@@ -157,5 +157,5 @@ def share_line(
     return Line(
         what, f"{own:,.0f} GFLOP/s", f"{kind} products: {rate:,.0f} GFLOP/s", share,
         f"≥ {target:g}×" if target else "", share >= target if target else None,
-        f"birdtune's rate / that of products; {1e-9 * flops:.2f} GFLOP a patch; the best of the sizes tried: {size}²",
+        f"birdtune's rate / that of products; {1e-9 * flops:.2f} GFLOP a window; the best of the sizes tried: {size}²",
     )  # fmt: skip

@@ -17,7 +17,7 @@ import tf_slim as slim
 Arrays = dict[str, npt.NDArray[np.float32]]
 
 
-def patches(n: int, seed: int = 0) -> npt.NDArray[np.float32]:
+def features(n: int, seed: int = 0) -> npt.NDArray[np.float32]:
     """Noise as strong as real log-mel. [n, 96, 64]"""
     return np.random.default_rng(seed).normal(-3.43, 2.13, (n, 96, 64)).astype(np.float32)
 
@@ -64,7 +64,7 @@ def slim_session(*, relu: bool = True, divisor: int = 1, seed: int = 0) -> Itera
 
 
 def embed(session: tf.compat.v1.Session, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What the tf-slim graph makes of patches. [N, 128]"""
+    """What the tf-slim graph makes of windows. [N, 128]"""
     return np.asarray(session.run("vggish/embedding:0", {"vggish/input_features:0": features}))
 
 

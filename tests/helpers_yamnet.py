@@ -44,8 +44,8 @@ def originals_layers() -> list[tuple[str, keras.layers.Layer]]:
 
 def original() -> tuple[keras.Model, dict[str, Array]]:
     """Google's network as its code has it, and its weights by the names in its file; they keep the signal alive."""
-    patches = keras.Input((96, 64))
-    net = keras.layers.Reshape((96, 64, 1))(patches)
+    features = keras.Input((96, 64))
+    net = keras.layers.Reshape((96, 64, 1))(features)
     layers = originals_layers()
     for scope, layer in layers:
         net = layer(net)
@@ -62,7 +62,7 @@ def original() -> tuple[keras.Model, dict[str, Array]]:
             values = random.normal(0, spread, variable.shape)
             variable.assign(np.exp(values) if name == "moving_variance" else values)
             arrays[f"{scope}/{name}"] = variable.numpy()
-    return keras.Model(patches, [embedding, scores]), arrays
+    return keras.Model(features, [embedding, scores]), arrays
 
 
 def write_hdf5(path: Path, arrays: Mapping[str, Array]) -> Path:
@@ -75,7 +75,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, Array]) -> Path:
 
 
 class Drawn:
-    """A TensorFlow Lite file drawn by TensorFlow's own schema: YAMNet, or its first layers, from patches to scores.
+    """A TensorFlow Lite file drawn by TensorFlow's own schema: YAMNet, or its first layers, from windows to scores.
 
     Kernels lie in whole numbers, those of convolutions with a scale for each output channel, the others with one.
 

@@ -21,15 +21,15 @@ BATCH = 4
 
 
 class Layers:
-    """Stands in for frozen layers: tells recording and first frame of each patch, and counts its batches."""
+    """Stands in for frozen layers: tells recording and first frame of each window, and counts its batches."""
 
     def __init__(self) -> None:
         self.batches: list[npt.NDArray[Any]] = []
 
-    def __call__(self, patches: npt.NDArray[np.float16]) -> npt.NDArray[Any]:
-        self.batches.append(patches[:, 0, :2].copy())
+    def __call__(self, features: npt.NDArray[np.float16]) -> npt.NDArray[Any]:
+        self.batches.append(features[:, 0, :2].copy())
         return np.stack(
-            [patches[:, 0, 0], patches[:, 0, 1], patches.sum((1, 2), dtype="<f4")], axis=1
+            [features[:, 0, 0], features[:, 0, 1], features.sum((1, 2), dtype="<f4")], axis=1
         ).astype("<f4")
 
 
@@ -60,11 +60,11 @@ def test_each_window_gets_what_was_made_of_it(tmp_path: Path, windows: Windows) 
     numbers = np.array([16, 3, 4, 5, 0, 3, 13])
     for whose in (store, kept(tmp_path)):
         found = KeptWindows(windows, whose)
-        assert found.patches(numbers)[:, :2].tolist() == [
+        assert found.features(numbers)[:, :2].tolist() == [
             [windows.recording[number], windows.offset[number]] for number in numbers
         ]
         np.testing.assert_array_equal(
-            found.patches(numbers)[:, 2], windows.patches(numbers).sum((1, 2), dtype="<f4")
+            found.features(numbers)[:, 2], windows.features(numbers).sum((1, 2), dtype="<f4")
         )
         assert len(found) == 17
 
@@ -84,7 +84,7 @@ def test_only_batches_with_a_new_recording_are_computed(tmp_path: Path, windows:
     # Windows 4 to 13 are new: the batches that begin at 4, 8 and 12.
     assert [batch[0].tolist() for batch in layers.batches] == [[2, 0], [2, 384], [2, 768]]
     assert (
-        KeptWindows(windows, kept(tmp_path)).patches(np.arange(17))[:, 0].tolist()
+        KeptWindows(windows, kept(tmp_path)).features(np.arange(17))[:, 0].tolist()
         == windows.recording.tolist()
     )
 
@@ -102,7 +102,7 @@ def test_a_stopped_job_goes_on_with_the_same_batches(tmp_path: Path, windows: Wi
     before = {batch.tobytes() for batch in straight.batches}
     assert {batch.tobytes() for batch in stopped.batches} == before
     both = [
-        KeptWindows(windows, kept(tmp_path / name)).patches(np.arange(17)) for name in ("straight", "stopped")
+        KeptWindows(windows, kept(tmp_path / name)).features(np.arange(17)) for name in ("straight", "stopped")
     ]
     np.testing.assert_array_equal(*both)
     sizes = [path.stat().st_size for path in (tmp_path / "stopped/frozen").glob("shard-*")]
@@ -129,8 +129,8 @@ def test_other_counts_of_windows_are_not_taken_for_these(tmp_path: Path, windows
 
 def test_bfloat16_is_kept_as_it_is(tmp_path: Path, windows: Windows) -> None:
     store = kept(tmp_path, ml_dtypes.bfloat16)
-    run(store, windows, lambda patches: Layers()(patches).astype(ml_dtypes.bfloat16))
-    found = KeptWindows(windows, store).patches(np.arange(17))
+    run(store, windows, lambda features: Layers()(features).astype(ml_dtypes.bfloat16))
+    found = KeptWindows(windows, store).features(np.arange(17))
     assert found.dtype == ml_dtypes.bfloat16 and store.row_bytes == 6
     assert found[:, 0].astype(int).tolist() == windows.recording.tolist()
 
@@ -142,11 +142,11 @@ def test_a_full_shard_is_followed_by_another(
     store = kept(tmp_path)
     run(store, windows, Layers())
     assert len(list(store.folder.glob("shard-*"))) > 2
-    assert KeptWindows(windows, store).patches(np.arange(17))[:, 0].tolist() == windows.recording.tolist()
+    assert KeptWindows(windows, store).features(np.arange(17))[:, 0].tolist() == windows.recording.tolist()
 
 
 def test_windows_that_move_are_refused(tmp_path: Path, windows: Windows) -> None:
     store = kept(tmp_path)
     run(store, windows, Layers())
     with pytest.raises(AssertionError, match="windows that move"):
-        KeptWindows(windows, store).patches(np.array([0]), np.array([1]))
+        KeptWindows(windows, store).features(np.array([0]), np.array([1]))

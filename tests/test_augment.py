@@ -28,7 +28,7 @@ CLASSES = 4
 
 
 class Sounds:
-    """Twelve patches of four classes; class 3 is background."""
+    """Twelve windows of four classes; class 3 is background."""
 
     def __init__(self, spec: LogMel = VGGISH) -> None:
         waveforms = [song(spec) * gain for gain in (1.0, 0.2, 0.05)]
@@ -50,7 +50,7 @@ class Sounds:
     def targets(self, kind: str = "softmax") -> WindowTargets:
         return one_class_each(self, self.label.tolist(), kind)
 
-    def patches(
+    def features(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.float16]:
         self.asked += windows.tolist()
@@ -73,12 +73,12 @@ def batches(settings: AugmentSettings, batch_size: int = 12, seed: int = 7, kind
 def one(
     settings: AugmentSettings, row: int = 0, epoch: int = 0
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray]:
-    """A patch before and after."""
+    """A window before and after."""
     sounds = Sounds()
     windows = np.full(1, row)
     batch = Batch(sounds.frames[windows], np.ones(1, np.float32), windows, *sounds.targets().of(windows))
     made = augmenter(settings, sounds)(batch, epoch, 0, np.arange(12))
-    return sounds.frames[row], made.patches[0]
+    return sounds.frames[row], made.features[0]
 
 
 # ---- what is random -----------------------------------------------------------------------------
@@ -103,19 +103,19 @@ def test_a_batch_is_the_same_after_a_restart_and_in_slices(kind: str) -> None:
     again = batches(ALL, 12, kind=kind)
     again.batch(0, 0)
     sliced = [batches(ALL, 4, kind=kind).batch(2, step) for step in (2, 0, 1)]
-    for name in ("patches", "targets", "known", "windows"):
+    for name in ("windows", "targets", "known", "windows"):
         assert np.array_equal(getattr(again.batch(2, 0), name), getattr(whole, name)), name
         parts = [getattr(sliced[k], name) for k in (1, 2, 0)]
         assert np.array_equal(np.concatenate(parts), getattr(whole, name)), name
-    assert not np.array_equal(whole.patches, batches(ALL, 12, seed=8, kind=kind).batch(2, 0).patches)
-    assert not np.array_equal(whole.patches, batches(ALL, 12, kind=kind).batch(3, 0).patches)
+    assert not np.array_equal(whole.features, batches(ALL, 12, seed=8, kind=kind).batch(2, 0).features)
+    assert not np.array_equal(whole.features, batches(ALL, 12, kind=kind).batch(3, 0).features)
 
 
 def test_pieces_that_threads_do_are_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = batches(ALL).batch(1, 0)
     monkeypatch.setattr(augment, "_PIECE", 5)
 
-    assert np.array_equal(batches(ALL).batch(1, 0).patches, whole.patches)
+    assert np.array_equal(batches(ALL).batch(1, 0).features, whole.features)
 
 
 def test_nothing_on_changes_nothing() -> None:
@@ -123,7 +123,7 @@ def test_nothing_on_changes_nothing() -> None:
     made = batches(AugmentSettings()).batch(0, 0)
     sounds = Sounds()
     plain = Batches(sounds, sounds.targets(), batch_size=12, seed=7).batch(0, 0)
-    assert np.array_equal(made.patches, plain.patches)
+    assert np.array_equal(made.features, plain.features)
     assert np.array_equal(made.targets, plain.targets)
 
 
@@ -134,11 +134,11 @@ def test_each_does_something_and_rows_not_drawn_keep_every_bit(name: str) -> Non
     for epoch in range(16):
         made = batches(AugmentSettings(**{name: 0.3 if is_share else 3})).batch(epoch, 0)
         plain = batches(AugmentSettings()).batch(epoch, 0)
-        rows = (made.patches != plain.patches).any(axis=(1, 2))
+        rows = (made.features != plain.features).any(axis=(1, 2))
         if is_share:
             assert not rows.all()
-        assert made.patches.dtype == np.float16
-        assert np.isfinite(made.patches).all()
+        assert made.features.dtype == np.float16
+        assert np.isfinite(made.features).all()
         changed[made.windows[rows]] = True
     assert augment.active(AugmentSettings(**{name: 1})) == [name]
     assert changed.sum() >= 10
@@ -152,7 +152,7 @@ def test_real_windows_of_a_store_are_augmented(tmp_path: Path) -> None:
     targets = one_class_each(windows, [0, 1])
     made = Augmenter(ALL, VGGISH, windows, targets, seed=1, kind="softmax")
     batch = Batches(windows, targets, batch_size=8, seed=1, augment=made).batch(0, 0)
-    assert batch.patches.shape == (8, 96, 64)
+    assert batch.features.shape == (8, 96, 64)
     assert batch.targets.shape == (8, 2)
 
 
@@ -290,7 +290,7 @@ def test_sigmoid_joins_the_labels_of_birds_and_background_is_none() -> None:
 def test_rows_that_are_not_mixed_keep_their_label() -> None:
     batch = batches(AugmentSettings(mixup=0.4)).batch(1, 0)
     plain = batches(AugmentSettings()).batch(1, 0)
-    same = (batch.patches == plain.patches).all(axis=(1, 2))
+    same = (batch.features == plain.features).all(axis=(1, 2))
 
     assert 0 < same.sum() < 12
     assert np.array_equal(batch.targets[same], plain.targets[same])
@@ -299,7 +299,7 @@ def test_rows_that_are_not_mixed_keep_their_label() -> None:
 def test_a_mixture_is_about_as_loud_as_its_first_sound_was() -> None:
     batch = batches(AugmentSettings(mixup=1.0)).batch(0, 0)
     before = LogMelMixing(VGGISH).power(LogMelMixing(VGGISH).amplitudes(Sounds().frames[batch.windows]))
-    after = LogMelMixing(VGGISH).power(LogMelMixing(VGGISH).amplitudes(batch.patches))
+    after = LogMelMixing(VGGISH).power(LogMelMixing(VGGISH).amplitudes(batch.features))
 
     assert np.abs(10 * np.log10(after / before)).max() < 3
 

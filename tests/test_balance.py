@@ -53,7 +53,7 @@ def test_without_a_power_the_classes_stay_as_they_were_found() -> None:
 
 def test_power_one_makes_all_alike_and_the_epoch_stays_as_long() -> None:
     assert quotas([100, 7, 1], 1.0).tolist() == [36, 36, 36]
-    assert quotas([100, 0, 10], 1.0).tolist() == [55, 0, 55], "a class without a patch gets none"
+    assert quotas([100, 0, 10], 1.0).tolist() == [55, 0, 55], "a class without a window gets none"
 
 
 def test_half_way_the_classes_come_by_the_root_of_their_number() -> None:
@@ -126,7 +126,7 @@ def test_balanced_batches_are_functions_of_seed_epoch_and_step() -> None:
         return Batches(sounds, examples.targets, batch_size=5, seed=3, sampler=sampler)
 
     straight = made()
-    assert len(straight) == 4, "three classes of six are 18 patches"
+    assert len(straight) == 4, "three classes of six are 18 windows"
     labels = np.concatenate(
         [straight.batch(1, step).targets[straight.batch(1, step).weights > 0].argmax(axis=1) for step in range(4)]
     )
@@ -169,8 +169,8 @@ RECORDINGS = [recording(f"Owl/{k}.wav", duration_s=10.0) for k in range(3)] + [
 
 
 def test_patches_are_counted_as_they_will_be_cut() -> None:
-    assert sampling.patches_per_class(RECORDINGS, VGGISH, 0.96) == {"Owl": 33, "Wren": 4}
-    assert sampling.patches_per_class(RECORDINGS, YAMNET, None)["Wren"] == 6
+    assert sampling.windows_per_class(RECORDINGS, VGGISH, 0.96) == {"Owl": 33, "Wren": 4}
+    assert sampling.windows_per_class(RECORDINGS, YAMNET, None)["Wren"] == 6
 
 
 def test_rare_classes_are_named() -> None:
@@ -178,7 +178,7 @@ def test_rare_classes_are_named() -> None:
     assert sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_samples_per_class=4)) == ([], [])
     rare, (words,) = sampling.rare_classes(RECORDINGS, RECORDINGS, VGGISH, TrainSettings(min_samples_per_class=10))
     assert rare == ["Wren"]
-    assert "fewer than 10 training patches: Wren (4); their patches come more often" in words
+    assert "fewer than 10 training windows: Wren (4); their windows come more often" in words
     rare, _ = sampling.rare_classes(RECORDINGS, RECORDINGS[3:], VGGISH, TrainSettings(min_samples_per_class=3))
     assert rare == ["Owl"], "only what is trained on counts"
 

@@ -29,7 +29,7 @@ def batches_of(windows: Windows, **how: Any) -> Batches:
 
 def starts(batch: Batch) -> list[tuple[int, int]]:
     """Recording and first frame of each row, as its content tells."""
-    return [(int(patch[0, 0]), int(patch[0, 1])) for patch in batch.patches]
+    return [(int(patch[0, 0]), int(patch[0, 1])) for patch in batch.features]
 
 
 def test_windows_lie_side_by_side_and_the_last_ends_with_its_recording(windows: Windows) -> None:
@@ -49,10 +49,10 @@ def test_a_shorter_hop_makes_more_windows(tmp_path: Path) -> None:
 
 
 def test_patches_are_the_frames_of_their_recording(windows: Windows) -> None:
-    patches = windows.patches(np.arange(len(windows)))
-    assert patches.shape == (17, 96, 64)
-    assert patches.dtype == np.float16
-    for window, patch in enumerate(patches):
+    features = windows.features(np.arange(len(windows)))
+    assert features.shape == (17, 96, 64)
+    assert features.dtype == np.float16
+    for window, patch in enumerate(features):
         assert (patch[:, 0] == windows.recording[window]).all()
         assert (patch[:, 1] == windows.offset[window] + np.arange(96)).all()
 
@@ -74,7 +74,7 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step(windows: Windows, jitter_r
     for epoch, step in ((2, 4), (0, 0), (1, 3), (0, 2)):
         # As after a restart at that very place, and in any order.
         for resumed in (straight.batch(epoch, step), batches(7).batch(epoch, step)):
-            for name in ("patches", "targets", "known", "weights", "windows"):
+            for name in ("windows", "targets", "known", "weights", "windows"):
                 assert np.array_equal(getattr(resumed, name), getattr(epochs[epoch][step], name)), name
     assert not np.array_equal(epochs[0][0].windows, epochs[1][0].windows)
     assert not np.array_equal(epochs[0][0].windows, batches(8).batch(0, 0).windows)
@@ -88,7 +88,7 @@ def test_every_window_comes_once_an_epoch(windows: Windows, batch_size: int) -> 
         made = [batches.batch(epoch, step) for step in range(len(batches))]
         counted = np.concatenate([batch.windows[batch.weights == 1] for batch in made])
         assert sorted(counted) == list(range(17))
-        assert {batch.patches.shape for batch in made} == {(batch_size, 96, 64)}
+        assert {batch.features.shape for batch in made} == {(batch_size, 96, 64)}
         assert sum(batch.weights.sum() for batch in made) == 17
         for batch in made:
             assert set(batch.weights) <= {0.0, 1.0}
@@ -101,7 +101,7 @@ def test_judging_goes_through_all_windows_as_they_lie(windows: Windows) -> None:
     made = list(in_order(windows, 5))
     assert [batch.weights.sum() for batch in made] == [5, 5, 5, 2]
     assert np.concatenate([batch.windows[batch.weights > 0] for batch in made]).tolist() == list(range(17))
-    assert {batch.patches.shape for batch in made} == {(5, 96, 64)}
+    assert {batch.features.shape for batch in made} == {(5, 96, 64)}
     assert [start for batch in made for start in starts(batch)][:17] == [
         (windows.recording[w], windows.offset[w]) for w in range(17)
     ]
@@ -115,7 +115,7 @@ def test_jitter_moves_within_the_recording_and_within_its_reach(
     lengths = {"a": 96, "b": 130, "c": 1000}
     windows = Windows(make_store(tmp_path_factory.mktemp("store"), lengths), list(lengths), 96)
     batch = batches_of(windows, batch_size=len(windows), seed=3, jitter_rows=jitter_rows).batch(epoch, 0)
-    for window, patch, (number, start) in zip(batch.windows, batch.patches, starts(batch), strict=True):
+    for window, patch, (number, start) in zip(batch.windows, batch.features, starts(batch), strict=True):
         assert number == windows.recording[window], "a window stays in its recording"
         assert (patch[:, 0] == number).all()
         assert (patch[:, 1] == start + np.arange(96)).all()

@@ -16,7 +16,7 @@ CLASSES = tuple("abcde")
 
 
 def drawn(
-    n: int, *, slope: float, patches: int = 1, seed: int = 0, per_source: int = 1, kind: str = "softmax"
+    n: int, *, slope: float, features: int = 1, seed: int = 0, per_source: int = 1, kind: str = "softmax"
 ) -> Scores:
     """Logits whose scores would be exactly true at 1 / slope of their size: labels are drawn by those."""
     rng = np.random.default_rng(seed)
@@ -28,9 +28,9 @@ def drawn(
         recordings=tuple(f"{k}" for k in range(n)),
         groups=tuple(f"{k // per_source}" for k in range(n)),
         targets=one_hot(labels, len(CLASSES)),
-        window_scores=np.repeat(slope * true, patches, axis=0).astype(np.float32),
-        window_recording=np.repeat(np.arange(n), patches),
-        window_start_s=np.tile(np.arange(patches) * 0.96, n).astype(np.float32),
+        window_scores=np.repeat(slope * true, features, axis=0).astype(np.float32),
+        window_recording=np.repeat(np.arange(n), features),
+        window_start_s=np.tile(np.arange(features) * 0.96, n).astype(np.float32),
     )
 
 
@@ -45,7 +45,7 @@ def evaluated(logits: Scores, calibration: Calibration, **changes: Any) -> dict[
 @pytest.mark.parametrize("slope", [0.3, 4.0])
 def test_the_temperature_that_labels_were_drawn_with_is_found(slope: float) -> None:
     found = fit(drawn(2000, slope=slope), "softmax")
-    # What the patch's temperature leaves to the clip's is nothing, where a recording is one patch.
+    # What the window's temperature leaves to the clip's is nothing, where a recording is one window.
     assert found.window.slope == pytest.approx(1 / slope, rel=0.1)
     assert found.clip.slope == pytest.approx(1.0, abs=0.1)
     assert found.window.temperature == pytest.approx(slope, rel=0.1)
@@ -60,11 +60,11 @@ def test_calibration_makes_other_recordings_scores_true() -> None:
 
 
 def test_the_mean_of_patches_that_disagree_is_sharpened() -> None:
-    """Patches as sure as they are right, each wrong for itself: their mean is right far more often than it says."""
+    """Windows as sure as they are right, each wrong for itself: their mean is right far more often than it says."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 400)
     logits = 2.0 * np.eye(5)[np.repeat(labels, 10)] + rng.normal(size=(4000, 5)) * 1.4
-    scores = drawn(400, slope=1.0, patches=10)
+    scores = drawn(400, slope=1.0, features=10)
     made = Scores(
         CLASSES, scores.recordings, scores.groups, one_hot(labels, 5), logits.astype(np.float32),
         scores.window_recording, scores.window_start_s,
@@ -118,7 +118,7 @@ def test_a_source_counts_once_however_many_slices_it_has() -> None:
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e4, 1e30])
 def test_extreme_logits_never_make_a_score_that_is_no_number(kind: str, size: float) -> None:
-    logits = drawn(30, slope=1.0, patches=2)
+    logits = drawn(30, slope=1.0, features=2)
     extreme = with_scores(logits, (np.sign(logits.window_scores) * size).astype(np.float32), None)
     found = fit(extreme, kind)
     said = found.scores(extreme)
@@ -128,8 +128,8 @@ def test_extreme_logits_never_make_a_score_that_is_no_number(kind: str, size: fl
 
 
 def test_the_fit_is_the_same_every_time_and_survives_being_written() -> None:
-    found = fit(drawn(60, slope=3.0, patches=4), "softmax")
-    assert fit(drawn(60, slope=3.0, patches=4), "softmax") == found
+    found = fit(drawn(60, slope=3.0, features=4), "softmax")
+    assert fit(drawn(60, slope=3.0, features=4), "softmax") == found
     assert Calibration.of(json.loads(json.dumps(found.row()))) == found
     with pytest.raises(KeyError):
         Calibration.of({"kind": "softmax"})
@@ -139,7 +139,7 @@ def test_the_fit_is_the_same_every_time_and_survives_being_written() -> None:
 
 
 def test_scores_of_a_softmax_sum_to_one_and_keep_their_order() -> None:
-    logits = drawn(50, slope=1.0, patches=3)
+    logits = drawn(50, slope=1.0, features=3)
     said = Calibration("softmax", Scale(0.5), Scale(3.0)).scores(logits)
     np.testing.assert_allclose(said.window_scores.sum(axis=1), 1.0, atol=1e-6)
     np.testing.assert_allclose(clip_scores(said).sum(axis=1), 1.0, atol=1e-6)
@@ -152,7 +152,7 @@ def test_scores_of_a_softmax_sum_to_one_and_keep_their_order() -> None:
 
 
 def test_without_calibration_scores_are_as_they_came() -> None:
-    logits = drawn(20, slope=1.0, patches=3)
+    logits = drawn(20, slope=1.0, features=3)
     said = Calibration("sigmoid").scores(logits)
     np.testing.assert_allclose(said.window_scores, scipy.special.expit(logits.window_scores), atol=1e-7)
     np.testing.assert_allclose(clip_scores(said), pool_mean(said), atol=1e-7)

@@ -179,7 +179,7 @@ def test_time_memory_and_disk_are_estimated(capsys: Captured, place: Path) -> No
     estimates = out[out.index("estimates:") :]
     assert all(f"\n  {what}" in estimates for what in ("prepare", "train", "memory", "disk"))
     assert "for 7 epochs" in estimates
-    # One and a half seconds hold one patch; 12 recordings of 18 are trained on.
+    # One and a half seconds hold one window; 12 recordings of 18 are trained on.
     assert "\n  train   24 windows" in estimates
 
 
@@ -221,7 +221,7 @@ def test_frozen_layers_are_counted_once_where_what_they_make_is_kept_and_each_ep
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = BACKBONES["vggish-small"]
-    # One second a patch.
+    # One second a window.
     monkeypatch.setattr(costs, "matmul_flops", lambda: backbone.window_flops() / backbone.step_efficiency)
     monkeypatch.setattr(costs, "has_gpu", lambda: False)
 

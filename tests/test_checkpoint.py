@@ -67,8 +67,8 @@ def assert_equal_arrays(found, expected):
 
 @pytest.fixture(scope="module", params=[True, False], ids=["relu", "pre-activation"])
 def full_size(request, tmp_path_factory):
-    """Full-size checkpoints of both versions, and what the tf-slim graph makes of patches."""
-    root, features = tmp_path_factory.mktemp("full"), made.patches(3)
+    """Full-size checkpoints of both versions, and what the tf-slim graph makes of windows."""
+    root, features = tmp_path_factory.mktemp("full"), made.features(3)
     with made.slim_session(relu=request.param) as session:
         expected = made.embed(session, features)
         # In one folder of their own each; 289 MB a file, gone after the test.

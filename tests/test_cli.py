@@ -94,7 +94,7 @@ def test_help_shows_type_unit_default_and_meaning_of_each_setting(capsys: Captur
         kind = f"{option.type} {option.unit}".strip()
         kinds = {kind, option.unit if option.type in ("text", "path") else kind}
         assert any(f"{option.flag} {kind} ({option.default_text}) {option.help}" in out for kind in kinds), option
-    assert "--train.batch-size int patches (32) patches a step" in out
+    assert "--train.batch-size int windows (32) windows a step" in out
     assert "--train.jit true|false (true)" in out
     assert "--data path (INPUT/data) folder of class folders" in out
 

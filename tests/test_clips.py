@@ -12,7 +12,7 @@ from birdtune.data.batches import Batch, Windows
 from birdtune.data.clips import ClipBatches
 
 LENGTHS = {"a": 96, "b": 250, "c": 950, "d": 96, "e": 150}  # 1, 3, 10, 1, 2 windows
-FIELDS = ("patches", "targets", "known", "weights", "windows", "inside")
+FIELDS = ("windows", "targets", "known", "weights", "windows", "inside")
 PER_RECORDING = [1, 3, 10, 1, 2]
 
 
@@ -46,7 +46,7 @@ def test_each_recording_is_an_example_of_all_its_windows_once_an_epoch(windows: 
     batches = batches_of(windows)
     assert (len(batches), batches.batch_size, batches.places) == (3, 2, 10)
     epoch = [batches.batch(0, step) for step in range(3)]
-    assert all(batch.patches.shape == (20, 96, 64) for batch in epoch)
+    assert all(batch.features.shape == (20, 96, 64) for batch in epoch)
     assert [batch.weights.tolist() for batch in epoch] == [[1, 1], [1, 1], [1, 0]]
     rows = sorted(row for batch in epoch for row in rows_of(batch, windows))
     assert rows == [
@@ -92,5 +92,5 @@ def test_jitter_moves_patches_within_their_recording(windows: Windows) -> None:
     still, moved = (batches_of(windows, jitter_rows=frames).batch(0, 0) for frames in (0, 48))
     np.testing.assert_array_equal(still.windows, moved.windows)
     recordings = windows.recording[moved.windows]
-    assert (moved.patches[:, 0, 0] == recordings).all()
-    assert (moved.patches[:, 0, 1] != still.patches[:, 0, 1]).any()
+    assert (moved.features[:, 0, 0] == recordings).all()
+    assert (moved.features[:, 0, 1] != still.features[:, 0, 1]).any()

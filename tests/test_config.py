@@ -58,7 +58,7 @@ def test_each_setting_has_a_flag_a_variable_and_a_path() -> None:
     assert option.flag == "--train.batch-size"
     assert option.variable == "BIRDTUNE_TRAIN__BATCH_SIZE"
     assert option.path == ("train", "batch_size")
-    assert (option.type, option.unit, option.default, option.section) == ("int", "patches", 32, "Training")
+    assert (option.type, option.unit, option.default, option.section) == ("int", "windows", 32, "Training")
 
 
 def test_types_and_defaults_are_shown_as_people_write_them() -> None:

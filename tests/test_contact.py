@@ -43,7 +43,7 @@ def test_each_thing_that_is_on_has_a_column_of_its_own(monkeypatch: pytest.Monke
 
 def test_the_start_jitter_has_a_column_with_patches_moved_that_far(monkeypatch: pytest.MonkeyPatch) -> None:
     class Moved(Sounds):
-        def patches(self, windows: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
+        def features(self, windows: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
             return self.frames[windows] + np.float16(0) if shift is None else np.roll(self.frames[windows], 7, axis=1)
 
     columns: dict[str, np.ndarray] = {}
@@ -53,7 +53,7 @@ def test_the_start_jitter_has_a_column_with_patches_moved_that_far(monkeypatch: 
     plain, moved, louder, both = columns.values()
     assert "started elsewhere,\n± 0.48 s" in columns
     assert (np.roll(plain, 7, axis=1) == moved).all()
-    # What is done alone is done to patches in their places, all together to moved ones.
+    # What is done alone is done to windows in their places, all together to moved ones.
     assert (np.roll(louder, 7, axis=1) == both).all() and (louder != plain).any()
     columns.clear()
     augmentation_sheet.sheet(augmenter(AugmentSettings(), Moved()), some, np.arange(12), 0.48)

@@ -29,9 +29,9 @@ def trainer(precision: str, freeze: str = "none") -> Trainer:
 
 def batch() -> Batch:
     rng = np.random.default_rng(0)
-    patches = rng.normal(-3, 1, (6, 96, 64)).astype(np.float16)
+    features = rng.normal(-3, 1, (6, 96, 64)).astype(np.float16)
     targets = np.eye(3, dtype=np.float32)[np.arange(6) % 3]
-    return Batch(patches, np.ones(6, np.float32), np.arange(6), targets, np.ones_like(targets))
+    return Batch(features, np.ones(6, np.float32), np.arange(6), targets, np.ones_like(targets))
 
 
 def test_nine_products_are_the_gradient_of_the_kernel() -> None:

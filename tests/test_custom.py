@@ -93,7 +93,7 @@ def test_it_goes_through_every_command(
     said = capsys.readouterr().out
     assert "is a SavedModel: --model.backbone custom" in said and "--model.freeze all-but-head" in said
     # Beside the augmented windows of training, 24 recordings of 2 windows are embedded once for all that needs it.
-    assert sum(int(n) for n in re.findall(r"computed once, for (\d+) patches", said)) == 48
+    assert sum(int(n) for n in re.findall(r"computed once, for (\d+) windows", said)) == 48
     metrics = read_json(Path(output) / "reports/1/metrics.json")
     assert metrics["test"]["clip"]["accuracy"] == 1.0
     served = Path(output) / "model/birdtune/1"

@@ -299,8 +299,8 @@ def test_no_class_is_known_by_its_recorder_or_by_its_size():
 
 def test_the_whole_set_is_small_enough_to_train_on_within_minutes():
     clips = demo._plan(1, 12, (1, 3))
-    patches = len(clips) * np.mean(demo.CLIP_S) / 0.96
-    assert 900 < patches < 1_350
+    features = len(clips) * np.mean(demo.CLIP_S) / 0.96
+    assert 900 < features < 1_350
 
 
 def test_the_second_microphone_hears_the_same_a_little_later_and_less(made, checked):

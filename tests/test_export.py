@@ -45,7 +45,7 @@ def made_classifier(scores: str = "softmax", precision: str = "float32", hidden_
 
 
 def made_attention() -> Any:
-    """A classifier that learnt to tell patches apart by how much they count."""
+    """A classifier that learnt to tell windows apart by how much they count."""
     made = classifiers.build(
         backbone=BACKBONES["vggish-small"],
         head="attention", scores="softmax", hidden_units=5, embedding_activation="relu",
@@ -61,24 +61,24 @@ def calibration_of(classifier: Any) -> Calibration:
     return Calibration(classifier.kind, Scale(1.4, offset), Scale(2.5, -offset), 20)
 
 
-def served(classifier: Any, patches: Any) -> Any:
-    """Scores of patches as they are served."""
-    return calibration_of(classifier).windows(np.asarray(classifier.logits(patches)[0]))
+def served(classifier: Any, features: Any) -> Any:
+    """Scores of windows as they are served."""
+    return calibration_of(classifier).windows(np.asarray(classifier.logits(features)[0]))
 
 
-def served_clip(classifier: Any, patches: Any) -> Any:
-    return calibration_of(classifier).clips(served(classifier, patches).mean(axis=0, dtype=np.float64)[None])[0]
+def served_clip(classifier: Any, features: Any) -> Any:
+    return calibration_of(classifier).clips(served(classifier, features).mean(axis=0, dtype=np.float64)[None])[0]
 
 
 def made_waveform(seconds: float, seed: int = 0) -> Any:
-    """A sweep over noise: every patch of it looks different. [samples] float32"""
+    """A sweep over noise: every window of it looks different. [samples] float32"""
     t = np.arange(0, seconds, 1 / RATE_HZ)
     noise = np.random.default_rng(seed).normal(size=t.size) * 0.02
     return (0.3 * np.sin(2 * np.pi * (400 + 200 * t) * t) + noise).astype(np.float32)
 
 
 def made_patches(waveform: Any) -> Any:
-    """The patches that the training side cuts from a waveform. [P, 96, 64]"""
+    """The windows that the training side cuts from a waveform. [P, 96, 64]"""
     return np.stack([patch for _, patch in VGGISH.cut(VGGISH.rows_of([waveform]))])
 
 
@@ -230,12 +230,12 @@ def test_the_signatures_have_the_names_types_and_shapes_that_readers_rely_on(loa
 
 
 @pytest.mark.parametrize("n_patches", [1, 5])
-def test_serving_default_gives_the_classifiers_scores_calibrated(loaded: Any, classifier: Any, n_patches: int) -> None:
-    patches = made_patches(made_waveform(6.0, seed=1))[:n_patches]
-    outputs = loaded.signatures["serving_default"](inputs=tf.constant(patches))["outputs"].numpy()
-    assert outputs.shape == (n_patches, 4)
-    np.testing.assert_allclose(outputs, served(classifier, patches), atol=1e-6)
-    assert np.abs(outputs - np.asarray(classifier.scores(patches)[0])).max() > 1e-4  # they are calibrated
+def test_serving_default_gives_the_classifiers_scores_calibrated(loaded: Any, classifier: Any, n_windows: int) -> None:
+    features = made_patches(made_waveform(6.0, seed=1))[:n_windows]
+    outputs = loaded.signatures["serving_default"](inputs=tf.constant(features))["outputs"].numpy()
+    assert outputs.shape == (n_windows, 4)
+    np.testing.assert_allclose(outputs, served(classifier, features), atol=1e-6)
+    assert np.abs(outputs - np.asarray(classifier.scores(features)[0])).max() > 1e-4  # they are calibrated
 
 
 def test_log_mel_in_the_graph_is_that_of_training() -> None:
@@ -306,12 +306,12 @@ def test_a_classifier_of_mixed_precision_is_exported_in_float32(
     facts = exported_to(tmp_path / "1", mixed)
     assert (facts["head"], facts["scores"]) == ("mlp" if hidden_units else "linear", scores)
     assert max(facts["verification"]["differences"].values()) < 1e-5
-    patches = made_patches(made_waveform(3.2))
+    features = made_patches(made_waveform(3.2))
     loaded = tf.saved_model.load(str(tmp_path / "1"))
-    outputs = loaded.signatures["serving_default"](inputs=tf.constant(patches))["outputs"].numpy()
-    in_float32 = served(classifiers.in_float32(mixed), patches)
+    outputs = loaded.signatures["serving_default"](inputs=tf.constant(features))["outputs"].numpy()
+    in_float32 = served(classifiers.in_float32(mixed), features)
     np.testing.assert_allclose(outputs, in_float32, atol=1e-6)
-    assert np.abs(outputs - served(mixed, patches)).max() > 1e-4  # bfloat16 is that far off
+    assert np.abs(outputs - served(mixed, features)).max() > 1e-4  # bfloat16 is that far off
 
 
 @pytest.mark.usefixtures("verified_here")
@@ -355,10 +355,10 @@ def test_how_strange_a_sound_is_is_served_verified_and_predicted(
     loaded = tf.saved_model.load(str(tmp_path / "4"))
     half = np.concatenate([made_waveform(1.92), np.zeros(RATE_HZ, np.float32)])  # its end is silent
     found = sound(loaded, half, half[: RATE_HZ // 2])["ood_score"]
-    patches = made_patches(half)
-    weight = VGGISH.held(patches)
+    features = made_patches(half)
+    weight = VGGISH.held(features)
     assert weight.min() < 0.9 < weight.max()
-    embeddings = np.asarray(classifier.embed(patches))
+    embeddings = np.asarray(classifier.embed(features))
     mean = np.average(embeddings, axis=0, weights=weight)[None].astype(np.float32)
     loud = energy(np.asarray(classifier.head(mean)))
     expected = limits.ood_score(OodMeasures(known.distances(mean), loud))[0]
@@ -369,7 +369,7 @@ def test_how_strange_a_sound_is_is_served_verified_and_predicted(
     predict_files([tmp_path / "a.wav"], model, tmp_path / "p.csv", ood_score=model.ood_score, batch_size=2)
     with (tmp_path / "p.csv").open(newline="") as file:
         assert float(next(csv.DictReader(file))["ood_score"]) == pytest.approx(expected, rel=1e-3)
-    monkeypatch.setattr(front_end_graph, "held", lambda spec, patches: tf.ones(tf.shape(patches)[:1]))
+    monkeypatch.setattr(front_end_graph, "held", lambda spec, features: tf.ones(tf.shape(features)[:1]))
     with pytest.raises(ExportError, match=r"sound.ood_score by"):
         exported_to(tmp_path / "5", classifier, ood=(known, limits), example_waveform=half)
 
@@ -493,15 +493,15 @@ def test_a_stop_that_was_swallowed_leaves_no_model_in_place(tmp_path: Path, clas
 
 
 def test_an_opened_model_scores_and_embeds_as_the_classifier(folder: Path, classifier: Any) -> None:
-    patches = made_patches(made_waveform(4.0))
+    features = made_patches(made_waveform(4.0))
     model = verify.open_model(folder)
     assert model.classes == CLASSES
     assert (model.calibration, model.thresholds) == (calibration_of(classifier), THRESHOLDS)
-    wanted_scores, wanted_embeddings = served(classifier, patches), classifier.embed(patches)
-    scores, embeddings = model.scores(patches)
+    wanted_scores, wanted_embeddings = served(classifier, features), classifier.embed(features)
+    scores, embeddings = model.scores(features)
     np.testing.assert_allclose(scores, np.asarray(wanted_scores), atol=1e-6)
     np.testing.assert_allclose(embeddings, np.asarray(wanted_embeddings), rtol=1e-5, atol=1e-4)
-    np.testing.assert_array_equal(model.embed(patches), embeddings)
+    np.testing.assert_array_equal(model.embed(features), embeddings)
     assert model.calibration_clip_s is None  # as of a model that was exported before it was noted
     for told, calibration_clip_s in ((3.5, 3.5), (0, None), ("5", None), (math.inf, None)):
         assert dataclasses.replace(model, facts={"calibration_clip_s": told}).calibration_clip_s == calibration_clip_s

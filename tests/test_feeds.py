@@ -81,11 +81,11 @@ class Said(Journal):
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_beginning_and_rest_are_the_whole_network(point: str, precision: str) -> None:
     backbone = build(point, precision).network
-    patches = np.random.default_rng(0).normal(-3, 1, (3, 96, 64)).astype(np.float32)
+    features = np.random.default_rng(0).normal(-3, 1, (3, 96, 64)).astype(np.float32)
     beginning, rest = BACKBONES["vggish-small"].split(backbone)
     assert not beginning.trainable_variables
-    given = beginning(patches)
-    np.testing.assert_array_equal(given if rest is None else rest(given), backbone(patches))
+    given = beginning(features)
+    np.testing.assert_array_equal(given if rest is None else rest(given), backbone(features))
     assert (rest is None) == (point == "all-but-head")
 
 
@@ -105,11 +105,11 @@ def test_what_a_cut_is_said_to_leave_is_what_the_beginning_leaves(backbone: str,
 
 def test_yamnet_has_two_parts_as_well() -> None:
     backbone = yamnet.BACKBONE.network(embedding_activation="relu", precision="float32", seed=2)
-    patches = np.random.default_rng(0).normal(-3, 1, (2, 96, 64)).astype(np.float32)
+    features = np.random.default_rng(0).normal(-3, 1, (2, 96, 64)).astype(np.float32)
     yamnet.BACKBONE.freeze(backbone, "layer6_depthwise")
     beginning, rest = yamnet.BACKBONE.split(backbone)
     assert rest is not None and rest.trainable_variables and not beginning.trainable_variables
-    np.testing.assert_allclose(rest(beginning(patches)), backbone(patches), atol=1e-5)
+    np.testing.assert_allclose(rest(beginning(features)), backbone(features), atol=1e-5)
 
 
 def test_where_nothing_is_frozen_there_is_one_part(windows: Windows) -> None:
@@ -259,7 +259,7 @@ def test_frozen_layers_are_computed_once_and_again_for_other_weights(windows: Wi
     other = build("conv")
     other.network.get_layer("conv3_1").bias.assign(np.ones(32))
     frozen(other, windows, journal).feed(windows, what="training")
-    assert [("computed once, for 17 patches" in line, "is there" in line) for line in journal.lines] == [
+    assert [("computed once, for 17 windows" in line, "is there" in line) for line in journal.lines] == [
         (True, False), (False, True), (True, False),
     ]  # fmt: skip
     # What is trained does not count.
@@ -301,13 +301,13 @@ def test_a_run_that_goes_on_keeps_them_if_it_began_so(
     assert feed.source is windows
     # Nor is it begun where it cannot be finished.
     monkeypatch.setattr(storage, "free_bytes", lambda path: 100)
-    with pytest.raises(RetryableError, match="the frozen layers make of 17 patches"):
+    with pytest.raises(RetryableError, match="the frozen layers make of 17 windows"):
         frozen(build("conv3_2"), windows, kept={"training": True}).feed(windows, what="training")
 
 
 def test_damaged_activations_are_told_and_made_again(windows: Windows) -> None:
     feed = frozen(build("conv"), windows).feed(windows, what="training")
-    before = feed.source.patches(np.arange(17))
+    before = feed.source.features(np.arange(17))
     (folder,) = windows.store.folder.glob("frozen-*")
     (shard,) = folder.glob("shard-*")
     damaged = bytearray(shard.read_bytes())
@@ -316,7 +316,7 @@ def test_damaged_activations_are_told_and_made_again(windows: Windows) -> None:
     journal = Said()
     feed = frozen(build("conv"), windows, journal).feed(windows, what="training")
     assert "1 recordings had damaged numbers" in journal.lines[0]
-    np.testing.assert_array_equal(feed.source.patches(np.arange(17)), before)
+    np.testing.assert_array_equal(feed.source.features(np.arange(17)), before)
 
 
 @pytest.mark.parametrize(
@@ -388,9 +388,9 @@ def test_frames_in_memory_are_those_on_the_disk(windows: Windows) -> None:
         Batches(feed.source, one_class_each(windows, [0] * 5), batch_size=5, seed=3, jitter_rows=40).batch(1, 2)
         for feed in (plain, resident)
     )
-    assert other.patches.shape == (5,) and one.windows.tolist() == other.windows.tolist()
+    assert other.features.shape == (5,) and one.windows.tolist() == other.windows.tolist()
     np.testing.assert_array_equal(
-        plain.embed(tf.constant(one.patches)), resident.embed(tf.constant(other.patches))
+        plain.embed(tf.constant(one.features)), resident.embed(tf.constant(other.features))
     )
 
 

@@ -175,8 +175,8 @@ def test_it_begins_with_the_served_weights_and_new_columns_in_their_middle(first
         np.testing.assert_array_equal(array, again[name])
     kernel = "head/logits/kernel"
     assert not np.array_equal(same[kernel], other[kernel])  # the new column is drawn from the seed
-    patches = np.random.default_rng(0).normal(-3, 1, (16, 96, 64)).astype(np.float32)
-    scores = np.asarray(grown[0].scores(patches)[0])
+    features = np.random.default_rng(0).normal(-3, 1, (16, 96, 64)).astype(np.float32)
+    scores = np.asarray(grown[0].scores(features)[0])
     assert scores[:, 3].max() < 0.3  # of 0.25 and a little of its own: it drowns nobody
 
 
@@ -195,9 +195,9 @@ def test_every_head_is_served_and_grown(head: str, scores: str, tmp_path: Path) 
     from birdtune.models.growth import grown
 
     classifiers.load_weights(fresh, grown(read, classifiers.weights(fresh)))
-    patches = np.random.default_rng(0).normal(-3, 1, (4, 96, 64)).astype(np.float32)
-    before, embeddings = old.logits(patches)
-    after, _ = fresh.logits(patches)
+    features = np.random.default_rng(0).normal(-3, 1, (4, 96, 64)).astype(np.float32)
+    before, embeddings = old.logits(features)
+    after, _ = fresh.logits(features)
     np.testing.assert_allclose(np.asarray(after)[:, :3], np.asarray(before), atol=1e-6)
     np.testing.assert_allclose(fresh.attend(embeddings), old.attend(embeddings), atol=1e-6)
 

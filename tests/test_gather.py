@@ -382,10 +382,10 @@ def test_a_check_hears_on_when_the_map_cannot_be_read(place: Path) -> None:
 
 def test_classes_below_a_floor_are_named_and_left_out_if_wanted(place: Path) -> None:
     write_sound(place / "input/data/Rara_avis/Rara_avis-9_1.wav", tone(2.0, seed=99))
-    # Two recordings of three patches are trained on in each of the others, and one of the rare one.
+    # Two recordings of three windows are trained on in each of the others, and one of the rare one.
     kept, _ = prepare(place, train=TrainSettings(min_samples_per_class=6))
     assert "Rara_avis" in kept.classes
-    assert [line for line in kept.notices if "Rara_avis (3); their patches come more often" in line]
+    assert [line for line in kept.notices if "Rara_avis (3); their windows come more often" in line]
     assert not [line for line in kept.notices if "differ only in case" in line]
     dataset, _ = prepare(place, train=TrainSettings(min_samples_per_class=6, min_samples_action="leave-out"))
     assert dataset.classes == CLASSES

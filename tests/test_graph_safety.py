@@ -27,13 +27,13 @@ def saved(folder: Path, act: Callable[[Any], Any], **more: Any) -> Path:
     module = tf.Module()
     module.weight = tf.Variable(2.0)
 
-    def patches(inputs: Any) -> dict[str, Any]:
+    def features(inputs: Any) -> dict[str, Any]:
         done = act(inputs)
         with tf.control_dependencies([done] if done is not None else []):
             return {"scores": module.weight * inputs[:, 0], "embeddings": inputs[:, 1]}
 
-    module.patches = tf.function(patches, input_signature=[PATCHES], autograph=False)
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.patches}, **more)
+    module.features = tf.function(features, input_signature=[PATCHES], autograph=False)
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.features}, **more)
     (folder / "model.json").write_text(json.dumps(FACTS))
     return folder
 

@@ -117,10 +117,10 @@ def test_the_score_of_a_recording_is_the_mean_of_its_patches_scores_by_attention
 
     found = heads.scores(heads.clip_logits(logits, attention, inside, kind), kind).numpy()
 
-    of_patches = heads.scores(logits, kind).numpy().reshape(3, 4, 5)
+    of_windows = heads.scores(logits, kind).numpy().reshape(3, 4, 5)
     for row, count in enumerate((4, 2, 1)):
         share = np.exp(attention.reshape(3, 4)[row, :count])
-        expected = (share / share.sum()) @ of_patches[row, :count]
+        expected = (share / share.sum()) @ of_windows[row, :count]
         np.testing.assert_allclose(found[row], expected, atol=1e-6)
 
 

@@ -415,7 +415,7 @@ def test_scores_that_are_not_finite_stop_training_as_a_divergence(
 ) -> None:
     """Weights that one last update made too large: the losses were finite, the scores are not."""
     infinite = np.full((64, 3), np.nan, np.float32), np.zeros((64, 128), np.float32)
-    monkeypatch.setattr("birdtune.training.train.make_scorer", lambda classifier, embed: lambda patches: infinite)
+    monkeypatch.setattr("birdtune.training.train.make_scorer", lambda classifier, embed: lambda features: infinite)
     with pytest.raises(DivergedError, match=r"scores of \d+ of \d+ windows are NaN.*--train\.learning-rate"):
         run(settings(data, tmp_path, train__epochs=1), until="train")
     found = record(tmp_path)

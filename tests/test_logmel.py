@@ -29,7 +29,7 @@ def sine(seconds: float, frequency_hz: float = 1000.0) -> npt.NDArray[np.float64
     return np.sin(2 * np.pi * frequency_hz * np.arange(0, seconds, 1 / 16_000))
 
 
-def patches(waveform: Array) -> npt.NDArray[np.float32]:
+def features(waveform: Array) -> npt.NDArray[np.float32]:
     """Those that are whole without overlap."""
     frames = log_mel(waveform)
     n = len(frames) // 96
@@ -57,7 +57,7 @@ def plain_log_mel(waveform: Array) -> npt.NDArray[np.float64]:
 
 
 def test_the_published_vector_comes_out() -> None:
-    found = patches(sine(3.0))
+    found = features(sine(3.0))
     assert found.shape == (3, 96, 64)
     assert found.dtype == np.float32
     assert found.mean(dtype=np.float64) == pytest.approx(-3.429619, abs=1e-5)
@@ -264,5 +264,5 @@ def test_yamnets_frames_differ_in_the_offset_alone() -> None:
 @pytest.mark.parametrize(
     ("n_samples", "n_patches"), [(0, 1), (15_600, 1), (15_601, 2), (23_280, 2), (23_281, 3), (160_000, 20)]
 )
-def test_yamnets_patches_overlap_by_half_and_are_as_many_as_googles(n_samples: int, n_patches: int) -> None:
-    assert YAMNET.windows_in(n_samples / YAMNET.rate_hz) == n_patches
+def test_yamnets_patches_overlap_by_half_and_are_as_many_as_googles(n_samples: int, n_windows: int) -> None:
+    assert YAMNET.windows_in(n_samples / YAMNET.rate_hz) == n_windows

@@ -40,12 +40,12 @@ def build(freeze: str = "none", scores: str = "softmax", precision: str = "float
 def batch_of(n: int = 8, seed: int = 0, weights: Sequence[float] | None = None) -> Batch:
     rng = np.random.default_rng(seed)
     labels = (np.arange(n) % 3).astype(np.int32)
-    patches = rng.normal(-3, 1, (n, 96, 64))
-    patches[np.arange(n), :, labels * 20 + 5] += 4  # a band of its own for each class
+    features = rng.normal(-3, 1, (n, 96, 64))
+    features[np.arange(n), :, labels * 20 + 5] += 4  # a band of its own for each class
     rows = np.ones(n) if weights is None else np.asarray(weights)
     targets = np.eye(3, dtype=np.float32)[labels]
     known = np.ones_like(targets)
-    return Batch(patches.astype(np.float16), rows.astype(np.float32), np.arange(n), targets, known)
+    return Batch(features.astype(np.float16), rows.astype(np.float32), np.arange(n), targets, known)
 
 
 def trainer_of(
@@ -82,7 +82,7 @@ def test_rows_of_weight_zero_count_for_nothing() -> None:
     full = trainer.gradients(batch_of(8), 0)
     doubled = batch_of(8)
     padded = Batch(
-        np.concatenate([doubled.patches, doubled.patches]), np.repeat(np.float32([1, 0]), 8), np.arange(16),
+        np.concatenate([doubled.features, doubled.features]), np.repeat(np.float32([1, 0]), 8), np.arange(16),
         np.tile(doubled.targets, (2, 1)), np.tile(doubled.known, (2, 1)),
     )  # fmt: skip
     filled = trainer.gradients(padded, 0)
@@ -105,7 +105,7 @@ def test_accumulated_batches_update_as_one_large_batch_does() -> None:
     large, first, second = batch_of(16), batch_of(16), batch_of(16)
     halves = [
         Batch(
-            whole.patches[part], whole.weights[part], whole.windows[part], whole.targets[part], whole.known[part]
+            whole.features[part], whole.weights[part], whole.windows[part], whole.targets[part], whole.known[part]
         )
         for whole, part in ((first, slice(0, 8)), (second, slice(8, 16)))
     ]
@@ -429,7 +429,7 @@ def test_nan_stops_with_the_step_the_rate_and_advice_and_is_not_saved(tmp_path: 
         def batch(self, epoch: int, step: int) -> Batch:
             made = super().batch(epoch, step)
             if (epoch, step) == (1, 2):
-                made.patches[0, 0, 0] = np.nan
+                made.features[0, 0, 0] = np.nan
             return made
 
     loop = loop_of(tmp_path, TrainSettings(epochs=3, jit=False, learning_rate=1e-3), batches=Poisoned())

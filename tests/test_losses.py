@@ -1,4 +1,4 @@
-"""Losses per patch, and weights per class."""
+"""Losses per window, and weights per class."""
 
 import keras
 import numpy as np

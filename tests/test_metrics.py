@@ -25,7 +25,7 @@ def make_scores(
     window_recording: list[int] | None = None,
     groups: list[str] | None = None,
 ) -> Scores:
-    """Scores of recordings r0, r1 …, one patch each and each its own source unless told."""
+    """Scores of recordings r0, r1 …, one window each and each its own source unless told."""
     table = np.asarray(window_scores, np.float32)
     n = len(labels)
     of = np.asarray(window_recording if window_recording is not None else range(n), np.int64)
@@ -46,7 +46,7 @@ def evaluated(scores: Scores, train_counts: list[int] | None = None, n_bootstrap
 
 
 def random_scores(seed: int = 0, n: int = 120, n_classes: int = 4, n_groups: int = 30) -> Scores:
-    """Scores with ties (one decimal), four patches a recording, several recordings a source."""
+    """Scores with ties (one decimal), four windows a recording, several recordings a source."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, n_classes, n)
     of = np.repeat(np.arange(n), 4)

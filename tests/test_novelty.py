@@ -53,28 +53,28 @@ def learnt(counts: tuple[int, ...] = (40, 30, 20)) -> OodModel:
 
 def test_a_patch_counts_by_the_share_of_its_frames_that_hold_sound() -> None:
     for spec in (VGGISH, YAMNET):
-        patches = np.full((3, 96, 64), np.log(spec.log_offset), np.float16)
-        patches[1, :24, 5] += 1.0  # one band is enough
-        patches[2] += 1.0
-        np.testing.assert_allclose(spec.held(patches), [0.0, 0.25, 1.0], atol=1e-5)
-        assert (spec.held(patches) > 0).all()  # a recording of silence has a mean, too
+        features = np.full((3, 96, 64), np.log(spec.log_offset), np.float16)
+        features[1, :24, 5] += 1.0  # one band is enough
+        features[2] += 1.0
+        np.testing.assert_allclose(spec.held(features), [0.0, 0.25, 1.0], atol=1e-5)
+        assert (spec.held(features) > 0).all()  # a recording of silence has a mean, too
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 7, 64])
 def test_recordings_are_pooled_without_their_silence_however_batches_fall(batch: int) -> None:
     rng = np.random.default_rng(0)
     recording = np.repeat([0, 1, 2, 3], [3, 1, 6, 2])
-    patches = np.full((12, 96, 64), np.log(VGGISH.log_offset))
+    features = np.full((12, 96, 64), np.log(VGGISH.log_offset))
     sounding = rng.integers(0, 97, 12)
     sounding[recording == 3] = 0  # nothing but silence
-    for patch, n in zip(patches, sounding, strict=True):
+    for patch, n in zip(features, sounding, strict=True):
         patch[:n] += 2.0
     embeddings = rng.normal(size=(12, 5))
     found: dict[int, Any] = {}
     pooler = Pooler(recording, VGGISH, lambda numbers, rows: found.update(zip(numbers.tolist(), rows, strict=True)))
     for at in range(0, 12, batch):
         filled = np.arange(at, at + batch) % 12  # the last batch is filled up
-        pooler.note(patches[filled], embeddings[filled])
+        pooler.note(features[filled], embeddings[filled])
     assert list(found) == [0, 1, 2, 3]
     for number in (0, 1, 2):
         mine = recording == number
@@ -278,16 +278,16 @@ def test_one_pass_learns_what_all_recordings_at_once_would_teach(tmp_path: Path)
     windows = windows_of(tmp_path, {f"r{k}": 96 * (1 + k % 4) for k in range(30)})
     labels = np.arange(30) % 3
 
-    def scorer(patches: Any) -> tuple[Any, Any]:
-        assert len(patches) == 8  # one size alone, so that nothing is compiled anew
-        return np.zeros((8, 3), np.float32), np.abs(patches.astype(np.float32)).mean(axis=1)[:, :WIDTH]
+    def scorer(features: Any) -> tuple[Any, Any]:
+        assert len(features) == 8  # one size alone, so that nothing is compiled anew
+        return np.zeros((8, 3), np.float32), np.abs(features.astype(np.float32)).mean(axis=1)[:, :WIDTH]
 
     found = fit_ood(scorer, windows, labels, chosen_windows(windows, labels), 3, 8, Interrupts())
     rows: list[Any] = []
     seen = watched(scorer, windows, lambda numbers, pooled: rows.extend(pooled))
     everything = np.arange(len(windows))
     for at in range(0, len(windows), 8):
-        seen(windows.patches(np.resize(everything[at : at + 8], 8)))
+        seen(windows.features(np.resize(everything[at : at + 8], 8)))
     statistics = OodStatistics(3)
     statistics.add(np.eye(3)[labels], np.stack(rows))
     expected = statistics.model()

@@ -39,16 +39,16 @@ def _no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def write_sound(
     path: Path, seconds: float, *, seed: int = 0, rate_hz: int = RATE_HZ, channels: int = 1
 ) -> Path:
-    """Noise that swells, so that no two patches are alike."""
+    """Noise that swells, so that no two windows are alike."""
     noise = np.random.default_rng(seed).normal(size=(int(seconds * rate_hz), channels)) * 0.05
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, noise * np.linspace(0.2, 1.0, len(noise))[:, None], rate_hz, subtype="PCM_16")
     return path
 
 
-def mean_bands(patches: Any) -> Any:
-    """A model that can be checked by hand: the mean of each band over the patch. [n, 96, 64] → [n, 64]"""
-    return patches.mean(axis=1)
+def mean_bands(features: Any) -> Any:
+    """A model that can be checked by hand: the mean of each band over the window. [n, 96, 64] → [n, 64]"""
+    return features.mean(axis=1)
 
 
 def frames_in(path: Path) -> Any:
@@ -78,9 +78,9 @@ class Ears:
         self.classes = classes
         self.front_end = VGGISH
 
-    def scores(self, patches: Any) -> tuple[Any, Any]:
-        levels = mean_bands(patches)[:, 10 : 10 * len(self.classes) + 1 : 10]
-        return 1 / (1 + np.exp(-levels)), mean_bands(patches)
+    def scores(self, features: Any) -> tuple[Any, Any]:
+        levels = mean_bands(features)[:, 10 : 10 * len(self.classes) + 1 : 10]
+        return 1 / (1 + np.exp(-levels)), mean_bands(features)
 
     def attend(self, embeddings: Any) -> Any:
         return np.zeros(len(embeddings), np.float32)
@@ -108,7 +108,7 @@ def test_every_patch_of_every_file_is_embedded_in_order(
     np.testing.assert_allclose(made["embeddings"], np.concatenate(wanted), atol=1e-6)
 
 
-# 48: patches overlap; 250: sound between them is skipped; 600: more than the front end gives at once.
+# 48: windows overlap; 250: sound between them is skipped; 600: more than the front end gives at once.
 @pytest.mark.parametrize(
     ("hop", "first_frames"),
     [(48, [*range(0, 1101, 48), 1103]), (250, [0, 250, 500, 750, 1000, 1103]), (600, [0, 600, 1103])],
@@ -162,10 +162,10 @@ def test_channels_that_cancel_each_other_are_heard_and_each_channel_may_have_its
 def test_the_model_is_given_full_batches_across_files(tmp_path: Path) -> None:
     sizes: list[int] = []
 
-    def model(patches: Any) -> Any:
-        assert patches.dtype == np.float32
-        sizes.append(len(patches))
-        return patches.mean(axis=1)
+    def model(features: Any) -> Any:
+        assert features.dtype == np.float32
+        sizes.append(len(features))
+        return features.mean(axis=1)
 
     for number in range(5):
         write_sound(tmp_path / "in" / f"{number}.wav", 1.9, seed=number)
@@ -178,7 +178,7 @@ def test_the_model_is_given_full_batches_across_files(tmp_path: Path) -> None:
 
 def test_a_model_may_return_a_view_of_what_it_was_given(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", 4.7)
-    _, made = embedded([path], tmp_path / "x.npz", lambda patches: patches[:, 0], batch_size=2)
+    _, made = embedded([path], tmp_path / "x.npz", lambda features: features[:, 0], batch_size=2)
     frames = log_mel(read(path, rate_hz=RATE_HZ))
     np.testing.assert_allclose(made["embeddings"], frames[[0, 96, 192, 288, 373]], atol=1e-6)
 
@@ -189,10 +189,10 @@ def test_the_patches_of_a_long_sound_are_not_kept(tmp_path: Path) -> None:
         for _ in range(20):
             file.write(np.random.default_rng(0).normal(size=60 * RATE_HZ) * 0.1)
     tracemalloc.start()
-    outcome, _ = embedded([path], tmp_path / "x.npz", lambda patches: patches[:, 0, :2], batch_size=16)
+    outcome, _ = embedded([path], tmp_path / "x.npz", lambda features: features[:, 0, :2], batch_size=16)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert outcome.windows == 1250  # 31 MB of patches, 77 MB of samples
+    assert outcome.windows == 1250  # 31 MB of windows, 77 MB of samples
     assert peak < 15e6
 
 
@@ -378,8 +378,8 @@ def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
         classes = ("a", "b")
         front_end = VGGISH
 
-        def scores(self, patches: Any) -> tuple[Any, Any]:
-            assert len(patches) == 4
+        def scores(self, features: Any) -> tuple[Any, Any]:
+            assert len(features) == 4
             return np.array([[0.9, 0.1], [0.1, 0.6], [0.1, 0.95], [0.2, 0.8]], np.float32), None
 
         def attend(self, embeddings: Any) -> Any:
@@ -389,7 +389,7 @@ def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path / "p.csv")
     assert (row["class"], row["score"], row["peak_s"]) == ("b", "0.6125", "1.92")
     assert "class_3" not in row
-    Late.weights = np.float32([7, 1, 1, 1])  # by attention the first patch counts as much as seven of the others
+    Late.weights = np.float32([7, 1, 1, 1])  # by attention the first window counts as much as seven of the others
     predict_files([write_sound(tmp_path / "a.wav", 3.8)], Late(), tmp_path / "p.csv")
     (row,) = rows_of(tmp_path / "p.csv")
     assert (row["class"], row["score"], row["peak_s"]) == ("a", "0.67", "0.0")
@@ -400,8 +400,8 @@ def test_answers_pass_their_thresholds_and_background_is_none(tmp_path: Path) ->
         classes = ("background", "owl", "tit")
         front_end = VGGISH
 
-        def scores(self, patches: Any) -> tuple[Any, Any]:
-            return np.array([[0.5, 0.1, 0.4], [0.5, 0.3, 0.2]], np.float32), patches[:, 0]
+        def scores(self, features: Any) -> tuple[Any, Any]:
+            return np.array([[0.5, 0.1, 0.4], [0.5, 0.3, 0.2]], np.float32), features[:, 0]
 
         def attend(self, embeddings: Any) -> Any:
             return np.zeros(len(embeddings), np.float32)
@@ -428,8 +428,8 @@ def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
         classes = ("owl", "tit")
         front_end = VGGISH
 
-        def scores(self, patches: Any) -> tuple[Any, Any]:
-            return np.full((len(patches), 2), [0.8, 0.2], np.float32), patches.mean(axis=1)
+        def scores(self, features: Any) -> tuple[Any, Any]:
+            return np.full((len(features), 2), [0.8, 0.2], np.float32), features.mean(axis=1)
 
         def attend(self, embeddings: Any) -> Any:
             return np.zeros(len(embeddings), np.float32)
@@ -453,8 +453,8 @@ def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
         ("owl", "owl", "1.0"),
     ]
     frames = frames_in(silent_end)
-    patches = np.stack([frames[start : start + 96] for start in VGGISH.starts(len(frames))])
-    mean = np.average(patches.mean(axis=1), axis=0, weights=VGGISH.held(patches))
+    features = np.stack([frames[start : start + 96] for start in VGGISH.starts(len(frames))])
+    mean = np.average(features.mean(axis=1), axis=0, weights=VGGISH.held(features))
     np.testing.assert_allclose(pooled[0], mean[None], atol=1e-4)  # silence is left out
     predict_files(paths, Levels(), tmp_path / "q.csv", **given)  # a model that cannot tell
     assert [(row["decision"], row["ood_score"]) for row in rows_of(tmp_path / "q.csv")] == [("owl", "")] * 2
@@ -530,7 +530,7 @@ def changing(path: Path, seconds: int, spec: LogMel = VGGISH) -> Path:
 
 
 class Attentive(Ears):
-    """To whom loud patches count more."""
+    """To whom loud windows count more."""
 
     def __init__(self, front_end: LogMel) -> None:
         super().__init__("a", "b", "c")
@@ -702,8 +702,8 @@ def test_a_header_that_was_repaired_is_remarked_and_the_file_is_whole(tmp_path: 
 
 def test_windows_of_a_long_sound_are_written_as_they_come(tmp_path: Path) -> None:
     class Many(Ears):
-        def scores(self, patches: Any) -> tuple[Any, Any]:
-            return np.full((len(patches), 400), 0.123456, np.float32), patches[:, 0]
+        def scores(self, features: Any) -> tuple[Any, Any]:
+            return np.full((len(features), 400), 0.123456, np.float32), features[:, 0]
 
     path, sizes = write_sound(tmp_path / "long.wav", 60.0), []
 
@@ -735,9 +735,9 @@ def test_a_window_that_cannot_be_is_refused(tmp_path: Path, window_s: float) -> 
 def test_a_stop_that_the_last_batch_swallowed_writes_nothing(tmp_path: Path) -> None:
     stopped = []
 
-    def model(patches: Any) -> Any:
+    def model(features: Any) -> Any:
         stopped.append(True)
-        return mean_bands(patches)
+        return mean_bands(features)
 
     def check() -> None:
         if stopped:
@@ -767,7 +767,7 @@ def test_a_stop_between_batches_writes_nothing(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_found_out_before_the_work(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", 1.0)
 
-    def model(patches: Any) -> Any:
+    def model(features: Any) -> Any:
         raise AssertionError("the model was run")
 
     with pytest.raises(InputError, match="is a file where a folder is needed"):
@@ -777,7 +777,7 @@ def test_a_place_that_cannot_be_written_is_found_out_before_the_work(tmp_path: P
 def test_a_model_that_answers_nan_is_refused(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", 1.0)
     with pytest.raises(CheckpointError, match="NaN or infinity"):
-        embed_files([path], lambda patches: np.full((len(patches), 4), np.nan), tmp_path / "x.npz", front_end=VGGISH)
+        embed_files([path], lambda features: np.full((len(features), 4), np.nan), tmp_path / "x.npz", front_end=VGGISH)
 
 
 @pytest.mark.parametrize("settings", [{"hop_s": 0.0}, {"batch_size": 0}])

@@ -45,7 +45,7 @@ PATCHES = 8
 
 
 def make_scores(labels: list[int], said: list[int], sureness: list[float], names: dict[int, str]) -> Scores:
-    """Recordings of eight patches; the patch after the fifth second is the surest. Two slices a source."""
+    """Recordings of eight windows; the window after the fifth second is the surest. Two slices a source."""
     n, c = len(labels), len(CLASSES)
     table = np.zeros((n, PATCHES, c))
     for k in range(n):
@@ -348,7 +348,7 @@ def test_the_clips_are_playable_amplified_and_lie_around_the_patch_that_was_sure
 
     page = page_of(make_data(listen=listen), tmp_path)
     assert asked[0][0] == "Strix_aluco/50.wav" or HOSTILE in [name for name, *_ in asked]
-    # Patch 5 is from 4.80 to 5.76 s; six seconds around it would end after the recording, which has 7.68 s.
+    # Window 5 is from 4.80 to 5.76 s; six seconds around it would end after the recording, which has 7.68 s.
     assert {(round(start, 2), seconds) for _, start, seconds in asked} == {(1.68, 6.0)}
     sounds = [a["src"] or "" for tag, a in page.tags if tag == "audio"]
     # Errors come from five sources (three pairs of slices, then two); two pairs of classes, two examples.

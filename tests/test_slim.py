@@ -73,7 +73,7 @@ def test_the_export_computes_what_the_classifier_does(
         "hidden_units": hidden_units,
         "embedding_activation": activation,
     }
-    features = made.patches(5, seed=9)
+    features = made.features(5, seed=9)
     tf1.export_slim(classifier(precision=precision, **settings), tmp_path / "out")
 
     expected, embeddings = classifier(**settings).scores(features)  # the same seed, in float32

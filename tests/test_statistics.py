@@ -28,7 +28,7 @@ def names(index: Array) -> tuple[str, ...]:
 
 
 def scores_of(clips: Array, labels: Array, sources: Array) -> Scores:
-    """Recordings of one patch each, with these scores [N, C]."""
+    """Recordings of one window each, with these scores [N, C]."""
     n = len(labels)
     return Scores(
         classes=tuple(f"class {c}" for c in range(clips.shape[1])),

@@ -27,7 +27,7 @@ OLD = ("Bubo", "Corvus", "Dryocopus")
 
 
 def said(labels: list[int], answers: list[int], classes: tuple[str, ...], per_source: int = 1) -> Scores:
-    """Recordings of one patch each, with the answers given."""
+    """Recordings of one window each, with the answers given."""
     n = len(labels)
     table = np.full((n, len(classes)), 0.1, np.float32)
     table[np.arange(n), answers] = 0.9
@@ -309,13 +309,13 @@ def gradients(
     settings = TrainSettings(jit=False, label_smoothing=0.1)
     step = StepSettings(0.0, np.ones(len(classes), np.float32), "float32", untaught, n_kept)
     trainer = Trainer(classifier, settings, step, inputs.whole(classifier, MadeBatches()))  # type: ignore[arg-type]
-    patches = np.random.default_rng(1).normal(-3, 1, (4, 96, 64)).astype(np.float16)
+    features = np.random.default_rng(1).normal(-3, 1, (4, 96, 64)).astype(np.float16)
     targets = (labels if labels.ndim == 2 else np.eye(len(classes))[labels]).astype(np.float32)
     if head == "linear":
-        batch = Batch(patches, np.ones(4, np.float32), np.arange(4), targets, np.ones_like(targets))
+        batch = Batch(features, np.ones(4, np.float32), np.arange(4), targets, np.ones_like(targets))
     else:
         inside = np.ones((2, 2), np.bool_)
-        batch = Batch(patches, np.ones(2, np.float32), np.arange(2), targets[:2], np.ones_like(targets[:2]), inside)
+        batch = Batch(features, np.ones(2, np.float32), np.arange(2), targets[:2], np.ones_like(targets[:2]), inside)
     loss, weight, found = trainer.gradients(batch, 0)
     return float(loss), float(weight), *(np.asarray(gradient) for gradient in found[:2])
 

@@ -144,7 +144,7 @@ def test_of_long_recordings_patches_are_heard_from_beginning_to_end() -> None:
 
 
 def test_the_moment_to_listen_to_holds_sound_whatever_a_judge_makes_of_silence() -> None:
-    # The third patch has the last tenth of a second of sound, the fourth none.
+    # The third window has the last tenth of a second of sound, the fourth none.
     lead, held = np.array([0.1, 0.3, 0.8, 0.9]), np.array([1.0, 0.6, 0.1, 1e-6])
     assert label_issues.clearest_window(lead, held) == 1
     assert label_issues.clearest_window(lead, np.full(4, 1e-6)) == 3  # nothing to choose by but the lead
@@ -223,7 +223,7 @@ def test_silence_that_fills_up_a_recording_is_left_out_of_what_it_sounds_like(tm
     assert sounds.held(heard).min() == pytest.approx(1.0, abs=1e-3)
 
 
-# ---- patches without what their recording is labelled ---------------------------------------------
+# ---- windows without what their recording is labelled ---------------------------------------------
 
 
 def test_the_patch_that_sounds_most_like_its_label_keeps_all_of_it_and_others_their_share() -> None:
@@ -281,7 +281,7 @@ def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_train
     assert run(whole, until="train") == 0
     assert [set(sides) for sides in heard] == [{"train"}, {"train"}]  # not again after the stop
 
-    kept = np.load(tmp_path / "other/logs/1/kept.npy").reshape(-1, 7)  # patches of 0.96 s: two of bird
+    kept = np.load(tmp_path / "other/logs/1/kept.npy").reshape(-1, 7)  # windows of 0.96 s: two of bird
     assert kept[:, :2].mean() > kept[:, 3:].mean() + 0.2
     weights = [(tmp_path / name / "run.json") for name in ("other", "whole", "out")]
     first, again, trusting = (read_json(path)["weights_sha256"] for path in weights)

@@ -30,7 +30,7 @@ CLASSES = ("background", "owl", "tit")
 
 
 def scores_of(rows: list[list[list[float]]], labels: list[int], groups: list[str] | None = None) -> Scores:
-    """Recordings, each a list of patches, each a list of scores."""
+    """Recordings, each a list of windows, each a list of scores."""
     n = len(rows)
     return Scores(
         classes=CLASSES,
@@ -118,11 +118,11 @@ def test_classes_with_few_recordings_share_a_threshold_and_say_so() -> None:
 
 
 def noisy(minutes: float, owl: list[float]) -> Scores:
-    """A background recording of some minutes, in which a few patches sound like owls."""
-    patches = [[0.9, 0.05, 0.05] for _ in range(round(minutes * 60 / 0.96))]
+    """A background recording of some minutes, in which a few windows sound like owls."""
+    features = [[0.9, 0.05, 0.05] for _ in range(round(minutes * 60 / 0.96))]
     for k, score in enumerate(owl):
-        patches[3 * k + 1][1] = score
-    return scores_of([patches, [[0.0, 1.0, 0.0]]], [0, 1])
+        features[3 * k + 1][1] = score
+    return scores_of([features, [[0.0, 1.0, 0.0]]], [0, 1])
 
 
 def test_the_threshold_keeps_false_alarms_to_what_is_wished() -> None:
@@ -251,9 +251,9 @@ def test_noises_are_what_they_are_called() -> None:
 def test_noise_is_heard_in_whole_batches() -> None:
     sizes = []
 
-    def scorer(patches: Any) -> tuple[Any, Any]:
-        sizes.append(len(patches))
-        return np.tile(patches.mean(axis=(1, 2), dtype=np.float32)[:, None], 3), patches.mean(axis=1)
+    def scorer(features: Any) -> tuple[Any, Any]:
+        sizes.append(len(features))
+        return np.tile(features.mean(axis=(1, 2), dtype=np.float32)[:, None], 3), features.mean(axis=1)
 
     taken: list[tuple[list[int], tuple[int, ...]]] = []
     heard = run_figures.noise_logits(
@@ -384,7 +384,7 @@ def test_a_made_noise_is_answered_as_a_recording_of_it_would_be() -> None:
     assert [row["decision"] for row in rows] == ["tit", None, None, None]  # OOD, below its threshold, silent
     assert [row["recordings_decided"] for row in rows] == [1, 0, 0, 0]
     assert rows[0]["score"] == pytest.approx(0.95) and rows[3]["score"] is None
-    assert [row["windows_passing"] for row in rows] == [1.0, 1.0, 0.0, 1.0]  # each patch alone
+    assert [row["windows_passing"] for row in rows] == [1.0, 1.0, 0.0, 1.0]  # each window alone
 
 
 def test_why_nothing_is_called_strange_is_said() -> None:

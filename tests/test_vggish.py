@@ -91,7 +91,7 @@ def test_fresh_weights_keep_the_signal_alive_through_all_layers():
     embeddings = small(embedding_activation="none")(noise(16)).numpy()
 
     assert 0.5 < embeddings.std() < 50.0
-    assert np.ptp(embeddings, axis=0).max() > 0.1  # patches differ from one another
+    assert np.ptp(embeddings, axis=0).max() > 0.1  # windows differ from one another
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():

@@ -51,10 +51,10 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yamnet, "Isolated", Here)
 
 
-def embedded(arrays: dict[str, Array], patches: Array) -> Array:
+def embedded(arrays: dict[str, Array], features: Array) -> Array:
     backbone = BACKBONES["yamnet"].network(embedding_activation="relu", precision="float32", seed=None)
     BACKBONES["yamnet"].load(backbone, arrays)
-    return np.asarray(backbone(patches))
+    return np.asarray(backbone(features))
 
 
 # ---- the table ----------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_patches_become_embeddings_of_1024_numbers_in_every_precision() -> None:
         embeddings = backbone(noise(2))
         assert embeddings.shape == (2, 1024)
         assert keras.backend.standardize_dtype(embeddings.dtype) == "float32"
-        # Fresh weights keep the signal alive, and patches apart, through 27 layers.
+        # Fresh weights keep the signal alive, and windows apart, through 27 layers.
         assert 1e-3 < np.asarray(embeddings).std() < 50
         assert np.ptp(np.asarray(embeddings), axis=0).max() > 1e-3
 
@@ -403,8 +403,8 @@ def test_the_front_end_is_that_of_the_published_network(real: list[Array]) -> No
 def test_it_hears_what_is_to_be_heard(googles: classifiers.Classifier) -> None:
     for folder, name in {"Rooster": "Chicken, rooster", "Dog_bark": "Dog", "Rain": "Rain"}.items():
         frames = log_mel(decode.read(min((GOOGLES.parent / "esc10" / folder).glob("*.ogg")), rate_hz=16_000), YAMNET)
-        patches = np.stack([frames[start : start + 96] for start in range(0, len(frames) - 95, 48)])
-        best = np.argsort(-np.asarray(googles.scores(patches)[0]).mean(axis=0))[:5]
+        features = np.stack([frames[start : start + 96] for start in range(0, len(frames) - 95, 48)])
+        best = np.argsort(-np.asarray(googles.scores(features)[0]).mean(axis=0))[:5]
         assert name in [googles.classes[column] for column in best], folder
 
 
@@ -431,7 +431,7 @@ def test_the_whole_job_runs_on_it(
     assert record["precision"] == "float32"  # `auto`: on a CPU it is no faster in bfloat16
     assert [path.name.split("-")[0] for path in (tmp_path / "out" / "cache").glob("*-soxr*")] == ["yamnet"]
 
-    # 1.5 s give a patch at 0, at 0.48 s and at the end.
+    # 1.5 s give a window at 0, at 0.48 s and at the end.
     sounds = [tmp_path / "input" / "data" / name / "rec0.wav" for name in CLASSES]
     folder = tmp_path / "out" / "model" / "birdtune" / "1"
     assert verify.open_model(folder).facts["front_end"]["digest"] == YAMNET.digest
@@ -449,12 +449,12 @@ def test_the_whole_job_runs_on_it(
     prediction.predict(config, None, sounds, tmp_path / "p.csv", None, journal, interrupts)
     assert [row["windows"] for row in read_csv(tmp_path / "p.csv")] == ["3", "3", "3"]
 
-    # More patches than are scored at a time.
+    # More windows than are scored at a time.
     long = np.tile(waveform, 27)
     frames = np.concatenate(list(YAMNET.rows_of([long])))
-    patches = np.stack([frames[start : start + 96] for start in YAMNET.starts(len(frames))])
-    assert len(patches) > 64
-    scores = verify.open_model(folder).scores(patches)[0]
+    features = np.stack([frames[start : start + 96] for start in YAMNET.starts(len(frames))])
+    assert len(features) > 64
+    scores = verify.open_model(folder).scores(features)[0]
     served = sound(tf.saved_model.load(str(folder)), long)
     np.testing.assert_allclose(served["window_scores"][0], scores, atol=1e-5)
 
@@ -463,7 +463,7 @@ def test_the_whole_job_runs_on_it(
     (row,) = read_csv(tmp_path / "plain.csv")
     assert row["class"].startswith("class ") and "score:class 520" in row
     prediction.predict(config, plain, sounds[:1], tmp_path / "w.csv", None, journal, interrupts, window_s=0.96)
-    window, rest = read_csv(tmp_path / "w.csv")  # what is left of 1.5 s is shorter than a patch
+    window, rest = read_csv(tmp_path / "w.csv")  # what is left of 1.5 s is shorter than a window
     assert (window["end_s"], window["windows"], window["decision"]) == ("0.96", "1", "")
     assert (rest["start_s"], rest["end_s"], rest["windows"]) == ("0.53", "1.5", "1")
     assert window["class"].startswith("class ")

@@ -175,7 +175,7 @@ class TrainSettings(_Section):
     """Training."""
 
     epochs: int = _setting(30, "most passes over the training windows", ge=1, le=100_000)
-    batch_size: int = _setting(32, "patches a step", unit="patches", ge=1, le=65536)
+    batch_size: int = _setting(32, "windows a step", unit="windows", ge=1, le=65536)
     accumulate: int = _setting(1, "batches whose gradients are added before one update", ge=1, le=4096)
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = _setting(
         "auto", "arithmetic of the layers; auto: the fast one on this machine"
@@ -208,7 +208,7 @@ class TrainSettings(_Section):
         0.0, "how often classes are drawn: 0 as often as found, 1 all equally", ge=0, le=1
     )
     min_samples_per_class: int = _setting(
-        0, "classes with fewer are reported, and drawn this often an epoch", unit="patches", ge=0, le=1_000_000
+        0, "classes with fewer are reported, and drawn this often an epoch", unit="windows", ge=0, le=1_000_000
     )
     min_samples_action: Literal["keep", "leave-out"] = _setting(
         "keep", "classes below train.min-samples-per-class"
@@ -240,7 +240,7 @@ class TrainSettings(_Section):
 
 
 class AugmentSettings(_Section):
-    """Augmentation of training patches; see also train.jitter-s."""
+    """Augmentation of training windows; see also train.jitter-s."""
 
     gain_db: float = _setting(0.0, "random gain, up or down by at most this", unit="dB", ge=0, le=60)
     white_noise: float = _setting(0.0, "share of windows with white noise added", ge=0, le=1)
@@ -272,7 +272,7 @@ class PrepareSettings(_Section):
 class EvaluateSettings(_Section):
     """Evaluation."""
 
-    batch_size: int = _setting(64, "windows scored at a time", unit="patches", ge=1, le=65536)
+    batch_size: int = _setting(64, "windows scored at a time", unit="windows", ge=1, le=65536)
     bootstrap: int = _setting(1000, "bootstrap resamples of each 95 % interval", ge=20, le=100_000)
     precision: float = _setting(
         0.9, "precision of the decisions that thresholds are chosen for", ge=0.5, lt=1
@@ -407,7 +407,7 @@ class Config(_Section):
     def _labels_are_shared_once(self) -> "Config":
         if self.train.label_refinement and (self.model.head == "attention" or self.augment.mixup):
             raise ValueError(
-                "train.label-refinement leaves each patch a share of its recording's label, but the attention head "
+                "train.label-refinement leaves each window a share of its recording's label, but the attention head "
                 "learns from whole recordings, and augment.mixup shares labels itself; leave one of both out"
             )
         return self
@@ -416,7 +416,7 @@ class Config(_Section):
     def _attention_is_not_augmented(self) -> "Config":
         if self.model.head == "attention" and self.augment != AugmentSettings():
             raise ValueError(
-                "augmentation changes and mixes single patches, and the attention head learns from whole recordings; "
+                "augmentation changes and mixes single windows, and the attention head learns from whole recordings; "
                 "leave the settings of augment out, or give --model.head linear or mlp"
             )
         return self

@@ -150,7 +150,7 @@ def _shapes(odd: Oddities) -> None:
     for channels in (2, 3, 6, 16, 255, 1024):
         odd.sound(f"{B}/channels/{channels}.wav", samples=odd.tone(channels=channels))
     lengths = {
-        "one patch": SHORTEST_S, "nearly too long": LONGEST_S, "short": SHORTEST_S - 1 / RATE_HZ, "ten ms": 0.01,
+        "one window": SHORTEST_S, "nearly too long": LONGEST_S, "short": SHORTEST_S - 1 / RATE_HZ, "ten ms": 0.01,
         "one sample": 1 / RATE_HZ, "long": LONGEST_S + 1 / RATE_HZ,
     }  # fmt: skip
     for name, seconds in lengths.items():

@@ -245,7 +245,7 @@ def test_a_network_that_is_dead_from_the_start_is_said_after_its_first_epoch(dat
     assert done.warned == {
         "embeddings-dead": "strong", "weights-unmoved": "strong", "loss-never-moved": "strong",
     }  # fmt: skip
-    dead = done.log.index("warning: After epoch 1, the network gives the same embedding for every validation patch")
+    dead = done.log.index("warning: After epoch 1, the network gives the same embedding for every validation window")
     assert dead < done.log.index("epoch   2 of 3")
     assert done.record["verdict"] is None, "nothing was judged yet"
     assert done.said.splitlines()[-1].startswith("Do not rely on this model.")

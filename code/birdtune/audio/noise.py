@@ -33,7 +33,7 @@ from birdtune.audio.logmel import LogMel, hann_window, log_mel, mel_matrix
 Colour = Literal["white", "pink"]
 COLOURS: tuple[Colour, ...] = ("white", "pink")
 
-# One minute of noise: a stretch of it is drawn for each patch, so that the same one seldom comes twice.
+# One minute of noise: a stretch of it is drawn for each window, so that the same one seldom comes twice.
 _TABLE_S = 60
 # The sample is loud beside the front end's offset, which float32 then takes off without loss.
 _LOUD = 10.0
@@ -93,7 +93,7 @@ def power_weights(spec: LogMel) -> npt.NDArray[np.float32]:
 
 
 def power(squares: npt.NDArray[np.float32], spec: LogMel) -> npt.NDArray[np.float32]:
-    """Power of patches in the front end's band, full scale sine 0.5, from the squares of mel magnitudes.
+    """Power of windows in the front end's band, full scale sine 0.5, from the squares of mel magnitudes.
 
     Args:
         squares: [n, frames, n_mels] m².

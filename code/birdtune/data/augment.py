@@ -80,7 +80,7 @@ def require_background(settings: AugmentSettings, background: tuple[str, ...]) -
     """
     if settings.background and not background:
         raise InputError(
-            f"--augment.background {settings.background:g} mixes in patches of a background class, and there is none. "
+            f"--augment.background {settings.background:g} mixes in windows of a background class, and there is none. "
             "Put recordings of the place without the birds into INPUT/background (or --background FOLDER), name such a "
             "class with --labels.negative-classes, or leave the setting out."
         )
@@ -129,12 +129,12 @@ class Augmenter:
         def some(start: int) -> tuple[Frames, Targets]:
             part = slice(start, start + _PIECE)
             targets = batch.targets[part], batch.known[part]
-            return self._some(batch.patches[part], targets, epoch, first + start, order)
+            return self._some(batch.features[part], targets, epoch, first + start, order)
 
         made = list(_pool().map(some, range(0, len(batch.targets), _PIECE)))
-        patches = np.concatenate([frames for frames, _ in made])
+        features = np.concatenate([frames for frames, _ in made])
         targets, known = (np.concatenate(parts) for parts in zip(*(pair for _, pair in made), strict=True))
-        return replace(batch, patches=patches, targets=targets, known=known)
+        return replace(batch, features=features, targets=targets, known=known)
 
     def _some(
         self, frames: Frames, targets: Targets, epoch: int, first: int, order: Rows
@@ -193,7 +193,7 @@ class Augmenter:
         share: Floats,
     ) -> Targets:
         """Mix rows `at` of `mel` with other windows, in place; their power goes along. Returns the new targets."""
-        other = self._mixing.amplitudes(self.source.patches(partners))
+        other = self._mixing.amplitudes(self.source.features(partners))
         level = _level(power[at], self._mixing.power(other))
         mine, others = own[0], self.targets.of(partners)
         joined: npt.NDArray[np.floating]
@@ -223,7 +223,7 @@ class Augmenter:
         if not windows.size:
             return  # the classes have one, the training part has none of it
         chosen = windows[(drawn["which"][rows] * windows.size).astype(np.int64)]
-        other = self._mixing.amplitudes(self.source.patches(chosen))
+        other = self._mixing.amplitudes(self.source.features(chosen))
         level = _level(power[at], self._mixing.power(other))
         fainter = _factor(-self._snr_db(drawn["background snr"][rows]))
         mel[at] = self._mixing.summed(mel[at], other * column(level * fainter, other))
@@ -270,7 +270,7 @@ def _known_of_mixed(one: Targets, other: Targets) -> npt.NDArray[np.float32]:
 
 
 def shifted(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], spec: FrontEnd) -> Frames:
-    """Patches turned in time and moved in pitch; the outermost band fills what is left empty."""
+    """Windows turned in time and moved in pitch; the outermost band fills what is left empty."""
     if not (settings.time_roll_s or settings.pitch_shift):
         return frames
     n_frames, n_mels = frames.shape[1:]
@@ -281,10 +281,10 @@ def shifted(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats],
     made = np.empty_like(frames)
     bands = np.arange(n_mels)
     # Row by row: that copies stretches of memory, which is five times as fast as one large gather.
-    for patch, row, turn, move in zip(made, frames, turns.tolist(), moves.tolist(), strict=True):
+    for window, row, turn, move in zip(made, frames, turns.tolist(), moves.tolist(), strict=True):
         moved = row[:, np.clip(bands - move, 0, n_mels - 1)] if move else row
         turn %= n_frames
-        patch[turn:], patch[:turn] = moved[: n_frames - turn], moved[n_frames - turn :]
+        window[turn:], window[:turn] = moved[: n_frames - turn], moved[n_frames - turn :]
     return made
 
 
@@ -294,7 +294,7 @@ def _whole(drawn: Floats, reach: int) -> Rows:
 
 
 def masked(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], spec: FrontEnd) -> Frames:
-    """Patches with a stretch of time and a range of pitch masked, 0 up to the widest wide (SpecAugment)."""
+    """Windows with a stretch of time and a range of pitch masked, 0 up to the widest wide (SpecAugment)."""
     if not (settings.time_mask_s or settings.band_mask):
         return frames
     made = frames.copy()
@@ -303,9 +303,9 @@ def masked(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], 
         fill = frames.mean(axis=(1, 2), dtype=np.float32).astype(frames.dtype)
     in_time = _stretch(drawn["time width"], drawn["time start"], spec.rows(settings.time_mask_s), frames.shape[1])
     in_pitch = _stretch(drawn["band width"], drawn["band start"], settings.band_mask, frames.shape[2])
-    for patch, value, time, pitch in zip(made, fill, in_time, in_pitch, strict=True):
-        patch[slice(*time)] = value
-        patch[:, slice(*pitch)] = value
+    for window, value, time, pitch in zip(made, fill, in_time, in_pitch, strict=True):
+        window[slice(*time)] = value
+        window[:, slice(*pitch)] = value
     return made
 
 

@@ -21,7 +21,7 @@ from birdtune.data.sampling import Sampler
 from birdtune.data.targets import WindowTargets
 
 Item = TypeVar("Item")
-# A jitter that moves more patches than these to the ends of their recordings hardly makes others of them.
+# A jitter that moves more windows than these to the ends of their recordings hardly makes others of them.
 _MOST_CONFINED = 0.5
 
 
@@ -29,7 +29,7 @@ _MOST_CONFINED = 0.5
 class Rows:
     """What the network is given of some windows; rows that only fill up have weight 0."""
 
-    patches: npt.NDArray[Any]  # [batch, window_rows, ...] as they are stored, or what another source gives
+    features: npt.NDArray[Any]  # [batch, window_rows, ...] as they are stored, or what another source gives
     weights: npt.NDArray[np.float32]  # [batch]
     windows: npt.NDArray[np.int64]  # [batch] which window each row is
 
@@ -40,7 +40,7 @@ class Batch(Rows):
 
     targets: npt.NDArray[np.float32]  # [batch, C] 0…1
     known: npt.NDArray[np.float32]  # [batch, C] how much each target counts; 0 where nobody knows
-    # Where an example is several windows (clips.py), `patches` and `windows` have all, one example after another.
+    # Where an example is several windows (clips.py), `windows` and `windows` have all, one example after another.
     inside: npt.NDArray[np.bool_] | None = None  # [batch, places] which are not only there to fill up
 
 
@@ -59,7 +59,7 @@ class Source(Protocol):
         """How many windows there are."""
         ...
 
-    def patches(
+    def features(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[Any]:
         """What the network is given for some windows, each moved by so many frames. [n, ...]"""
@@ -67,11 +67,11 @@ class Source(Protocol):
 
 
 class Windows:
-    """Every patch of some recordings, as places in the frame store.
+    """Every window of some recordings, as places in the frame store.
 
     Args:
         contents: of the recordings, in their order.
-        hop_rows: from the start of one patch to the next.
+        hop_rows: from the start of one window to the next.
     """
 
     def __init__(self, store: FrameStore, contents: Sequence[str], hop_rows: int) -> None:
@@ -109,12 +109,12 @@ class Windows:
     def seconds(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Start and end of some windows in their recordings, moved as `patches` moves them. [n] each"""
+        """Start and end of some windows in their recordings, moved as `windows` moves them. [n] each"""
         spec = self.store.spec
         first = self.offset[windows] + self.moves(windows, shift)
         return first / spec.rows_per_s, (first + spec.window_rows) / spec.rows_per_s
 
-    def patches(
+    def features(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[Any]:
         """The rows of some windows. [n, window_rows, ...]
@@ -142,7 +142,7 @@ class Windows:
         return np.clip(shift, -self.offset[windows], self._room[windows])
 
     def jitter_remark(self, jitter_s: float) -> str:
-        """What to tell people of a start jitter longer than a patch, where recordings are too short for it; or ""."""
+        """What to tell people of a start jitter longer than a window, where recordings are too short for it; or ""."""
         jitter_rows = self.store.spec.rows(jitter_s)
         if jitter_rows <= self.store.spec.window_rows:
             return ""
@@ -161,7 +161,7 @@ class Batches:
     """Training batches: every window once an epoch, in an order of its own each epoch.
 
     Args:
-        windows: what gives their patches, or what was made of them.
+        windows: what gives their windows, or what was made of them.
         targets: of the same windows.
         jitter_rows: each window starts up to so many frames earlier or later, anew each epoch.
         augment: what is done to each batch.
@@ -212,7 +212,7 @@ class Batches:
         rows = batch_of(self.windows, order[part], size, shift[part])
         weights = rows.weights if self._weights is None else rows.weights * self._weights[rows.windows]
         targets, known = self._targets.of(rows.windows, np.resize(shift[part], size))
-        made = Batch(rows.patches, weights, rows.windows, targets, known)
+        made = Batch(rows.features, weights, rows.windows, targets, known)
         return made if self._augment is None else self._augment(made, epoch, part.start, order)
 
 
@@ -232,7 +232,7 @@ def batch_of(
     filled = np.resize(chosen, batch_size)
     weights = (np.arange(batch_size) < chosen.size).astype(np.float32)
     moved = None if shift is None else np.resize(shift, batch_size)
-    return Rows(windows.patches(filled, moved), weights, filled)
+    return Rows(windows.features(filled, moved), weights, filled)
 
 
 def prefetched(items: Iterable[Item], depth: int = 4) -> Iterator[Item]:

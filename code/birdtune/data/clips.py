@@ -1,6 +1,6 @@
 """(seed, epoch, step) → one batch of whole recordings, as several windows each; no other state.
 
-    WindowTargets, source of their patches ─▶ ClipBatches.batch(epoch, step) ─▶ Batch with `inside`
+    WindowTargets, source of their windows ─▶ ClipBatches.batch(epoch, step) ─▶ Batch with `inside`
 
 For heads that learn from the labels of a recording which of its windows they are true of. All recordings of a batch
 have the same number of places: a shorter one leaves some empty, of a longer one as many windows are drawn, anew each
@@ -15,7 +15,7 @@ from birdtune.data.batches import Batch, Source
 from birdtune.data.sampling import Sampler
 from birdtune.data.targets import WindowTargets
 
-# Of longer recordings as many windows are drawn: 15 s of VGGish's or YAMNet's patches one after another, or the same
+# Of longer recordings as many windows are drawn: 15 s of VGGish's or YAMNet's windows one after another, or the same
 # from anywhere in them.
 _MOST_PATCHES = 32
 
@@ -24,9 +24,9 @@ class ClipBatches:
     """Training batches of recordings: each once an epoch, in an order of its own each epoch.
 
     Args:
-        source: what gives the patches of all windows of the recordings, or what was made of them.
+        source: what gives the windows of all windows of the recordings, or what was made of them.
         targets: of the same windows.
-        batch_size: patches of a batch, about; it holds so many recordings that their places come near it.
+        batch_size: windows of a batch, about; it holds so many recordings that their places come near it.
         jitter_rows, sampler: as `Batches`; weights: [recordings].
     """
 
@@ -60,7 +60,7 @@ class ClipBatches:
     def batch(self, epoch: int, step: int, n: int = 1) -> Batch:
         """Batch `step` (from 0) of an epoch, or that and the next ones, `n` in all, one after another.
 
-        Its `patches` and `windows` are [batch · places, ...], its `labels` and `weights` [batch].
+        Its `windows` and `windows` are [batch · places, ...], its `labels` and `weights` [batch].
         """
         order, shift = self._plan(epoch)
         chosen = order[step * self.batch_size : (step + n) * self.batch_size]
@@ -70,7 +70,7 @@ class ClipBatches:
         windows, inside = (np.stack(arrays) for arrays in zip(*drawn, strict=True))  # [batch, places]
         rows = windows.reshape(-1)
         return Batch(
-            self.windows.patches(rows, shift[rows]),
+            self.windows.features(rows, shift[rows]),
             (np.arange(size) < chosen.size) * self._weights[recordings],
             rows,
             *self._joined(rows, shift[rows], inside),

@@ -24,7 +24,7 @@ from birdtune.runtime.storage import storage_faults
 # Of the disk's free space, what is kept may take this share.
 SHARE_OF_DISK = 0.8
 # Operations spared for each byte read below which reading takes longer than computing: a disk gives some GB/s, two
-# cores compute some 500 GFLOP/s, a card some 500 TFLOP/s. Behind VGGish's conv1 alone a patch spares 36 a byte.
+# cores compute some 500 GFLOP/s, a card some 500 TFLOP/s. Behind VGGish's conv1 alone a window spares 36 a byte.
 _WORTH_ON_CPU, _WORTH_ON_GPU = 400.0, 40_000.0
 
 Compute = Callable[[npt.NDArray[np.float16]], npt.NDArray[Any]]
@@ -76,7 +76,7 @@ class KeptWindows:
     def __len__(self) -> int:
         return int(self._row.size)
 
-    def patches(
+    def features(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[Any]:
         """The activations of some windows. [n, *shape]
@@ -112,7 +112,7 @@ def fill(
     was stopped in the middle ends with the same bits as one that was not.
 
     Args:
-        compute: patches [batch, 96, 64] → activations [batch, *shape].
+        compute: windows [batch, 96, 64] → activations [batch, *shape].
 
     Raises:
         Interrupted: the recordings that were finished are kept.
@@ -128,7 +128,7 @@ def fill(
     ):
         for batch in prefetched(_batches(windows, wanted, batch_size)):
             real = batch.windows[: int(batch.weights.sum())]
-            rows = compute(batch.patches)[: real.size]  # [n, *shape]
+            rows = compute(batch.features)[: real.size]  # [n, *shape]
             interrupts.check()  # before anything counts that an interruption may have spoilt
             for recording in np.unique(windows.recording[real[wanted[real]]]):
                 inside = windows.recording[real] == recording

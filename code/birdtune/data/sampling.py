@@ -34,14 +34,14 @@ Ints = npt.NDArray[np.int64]
 
 
 def quotas(counts: npt.ArrayLike, power: float, at_least: int = 0) -> Ints:
-    """How many patches of each class an epoch has. [C]
+    """How many windows of each class an epoch has. [C]
 
     In all as many as there are, shared out by count^(1 - power): 0 leaves the classes as they were found, 1 makes all
     alike. Then classes that have fewer than `at_least` are given so many, and the epoch grows by that. A class without
-    a patch gets none.
+    a window gets none.
 
     Args:
-        counts: [C] patches of each class.
+        counts: [C] windows of each class.
     """
     found = np.asarray(counts, np.float64)
     shares = np.where(found > 0, np.maximum(found, 1.0) ** (1.0 - power), 0.0)
@@ -188,10 +188,10 @@ def weighed(examples: Examples, class_weights: Array | None = None) -> Array:
     return found * of_classes
 
 
-def patches_per_class(
+def windows_per_class(
     recordings: Sequence[Recording], spec: FrontEnd, hop_s: float | None
 ) -> Counter[str]:
-    """How many patches of each class some recordings give."""
+    """How many windows of each class some recordings give."""
     found: Counter[str] = Counter()
     for recording in recordings:
         for name in recording.classes:
@@ -202,22 +202,22 @@ def patches_per_class(
 def rare_classes(
     recordings: Sequence[Recording], trained: Sequence[Recording], spec: FrontEnd, settings: TrainSettings
 ) -> tuple[list[str], list[str]]:
-    """The classes with fewer training patches than `train.min-samples-per-class`, and a sentence about them, if any.
+    """The classes with fewer training windows than `train.min-samples-per-class`, and a sentence about them, if any.
 
     Args:
         recordings, trained: all, and those of them that are trained on.
     """
     if not settings.min_samples_per_class:
         return [], []
-    counts = patches_per_class(trained, spec, settings.hop_s)
+    counts = windows_per_class(trained, spec, settings.hop_s)
     labels = sorted({name for recording in recordings for name in recording.classes})
     rare = [label for label in labels if counts[label] < settings.min_samples_per_class]
     if not rare:
         return [], []
     listed = ", ".join(f"{name} ({counts[name]:,})" for name in rare[:_NAMES_IN_A_NOTICE])
     more = f" and {len(rare) - _NAMES_IN_A_NOTICE:,} more" if len(rare) > _NAMES_IN_A_NOTICE else ""
-    done = "they are left out" if settings.min_samples_action == "leave-out" else "their patches come more often"
-    words = f"Classes with fewer than {settings.min_samples_per_class:,} training patches: {listed}{more}; {done}."
+    done = "they are left out" if settings.min_samples_action == "leave-out" else "their windows come more often"
+    words = f"Classes with fewer than {settings.min_samples_per_class:,} training windows: {listed}{more}; {done}."
     return rare, [words]
 
 

@@ -49,7 +49,7 @@ def select(
         output: "softmax": a recording has one class; "sigmoid": the same sound under several classes has them all;
             "auto": that as well, if it is so of many recordings, as where somebody sorted them so on purpose.
         background: names of classes that are never joined with others.
-        short: "pad" or "skip", for sounds shorter than a patch of `spec`.
+        short: "pad" or "skip", for sounds shorter than a window of `spec`.
 
     Returns:
         recordings sorted by name, and the problems of all others (remarks on used ones included).
@@ -95,7 +95,7 @@ def _judge(
         detail = f"{found.facts.duration_s / 3600:,.1f} h, more than audio.max-hours = {longest_s / 3600:g}"
         return Problem(file.name, file.label, "too-long", detail)
     if short == "skip" and spec.samples(found.facts.duration_s) < spec.window_samples:
-        detail = f"{found.facts.duration_s:.2f} s, a patch needs {spec.heard_s:g} s"
+        detail = f"{found.facts.duration_s:.2f} s, a window needs {spec.heard_s:g} s"
         return Problem(file.name, file.label, "too-short", detail)
     if silence := sound_faults.silence(found.facts):
         return Problem(file.name, file.label, "silent", silence)

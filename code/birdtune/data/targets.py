@@ -147,7 +147,7 @@ class Placed(Protocol):
     def __len__(self) -> int: ...
 
     def seconds(self, windows: Ints, shift: Ints | None = None) -> tuple[npt.NDArray[np.float64], ...]:
-        """Start and end of some windows, moved as `patches` moves them. [n] each"""
+        """Start and end of some windows, moved as `windows` moves them. [n] each"""
         ...
 
 

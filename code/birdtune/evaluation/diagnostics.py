@@ -161,7 +161,7 @@ def _dead_embeddings(rows: Sequence[Row]) -> Iterator[Diagnostic]:
     if rows and rows[-1].get("val_live_embeddings") == 0:
         epoch = rows[-1]["epoch"]
         yield dead_embeddings(
-            f"After epoch {epoch}, the network gives the same embedding for every validation patch"
+            f"After epoch {epoch}, the network gives the same embedding for every validation window"
         )
 
 

@@ -52,10 +52,10 @@ def signed_root(pooled: npt.NDArray[Any]) -> Floats:
 
 
 class Pooler:
-    """Patches in their order → the mean embedding of each recording, as soon as its last patch was noted.
+    """Windows in their order → the mean embedding of each recording, as soon as its last window was noted.
 
     Args:
-        recording: [P] which recording each patch is of, ascending.
+        recording: [P] which recording each window is of, ascending.
         take: called with recordings as they are finished.
     """
 
@@ -64,13 +64,13 @@ class Pooler:
         self._at = 0
         self._open: Floats | None = None  # [K + 1] sums of the recording that is not finished, its weight last
 
-    def note(self, patches: npt.NDArray[Any], embeddings: npt.NDArray[Any]) -> None:
-        """Take in a batch; what is beyond the last patch only fills it up."""
-        count = min(len(patches), self._recording.size - self._at)
+    def note(self, features: npt.NDArray[Any], embeddings: npt.NDArray[Any]) -> None:
+        """Take in a batch; what is beyond the last window only fills it up."""
+        count = min(len(features), self._recording.size - self._at)
         if not count:
             return
         numbers = self._recording[self._at : self._at + count]
-        weight = self._spec.held(patches[:count])[:, None]
+        weight = self._spec.held(features[:count])[:, None]
         rows = np.hstack([weight * embeddings[:count].astype(np.float64), weight])  # [n, K + 1]
         first = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
         sums = np.add.reduceat(rows, first, axis=0)

@@ -20,10 +20,10 @@ _QUALITY = "train.sample-weights"
 # Setting → what it does, for people; where it has its default, nothing is done.
 MEASURES = {
     "train.sampling-power": "how often classes come: 0 as they were found, 1 all alike",
-    "train.class-weight-alpha": "a patch counts by its class's frequency to the power of minus this",
-    "train.focal-gamma": "patches that are known already count less",
-    "train.min-samples-per-class": "patches that each class has in an epoch at least",
-    "train.min-samples-action": "classes with fewer patches than that",
+    "train.class-weight-alpha": "a window counts by its class's frequency to the power of minus this",
+    "train.focal-gamma": "windows that are known already count less",
+    "train.min-samples-per-class": "windows that each class has in an epoch at least",
+    "train.min-samples-action": "classes with fewer windows than that",
     _QUALITY: "how much each recording counts",
 }
 

@@ -95,7 +95,7 @@ class Classifier:
     def attend(self, embeddings: Any) -> Any:
         """Embeddings [N, K] → how much each window counts beside the others of its recording [N] float32.
 
-        Weights of a mean over patches are its softmax over them.
+        Weights of a mean over windows are its softmax over them.
         """
         return keras.ops.zeros_like(embeddings[:, 0]) if self.attention is None else self.attention(embeddings)
 

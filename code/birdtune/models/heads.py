@@ -1,11 +1,11 @@
 """Heads: from the embedding to one number a class, and from that to scores.
 
     embeddings [N, K] float32 ─▶ logits [N, C] float32 ─▶ scores [N, C] float32 in 0…1
-                             └─▶ attention [N] float32: how much each patch counts in the score of its recording
+                             └─▶ attention [N] float32: how much each window counts in the score of its recording
 
-Every recording's score is a mean over its patches, with weights: by attention, where the head has one, else all alike.
+Every recording's score is a mean over its windows, with weights: by attention, where the head has one, else all alike.
 
-`softmax` takes one class a patch to be true, and scores sum to one; `sigmoid` asks of each class by
+`softmax` takes one class a window to be true, and scores sum to one; `sigmoid` asks of each class by
 itself whether it is heard.
 """
 
@@ -22,13 +22,13 @@ from birdtune.models.network import first_weights
 HEADS = ("linear", "mlp", "attention")
 KINDS: Mapping[str, Any] = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}
 
-# Of the first layer that tells patches apart by how much they count: its tanh should not begin saturated, with
+# Of the first layer that tells windows apart by how much they count: its tanh should not begin saturated, with
 # embeddings of 10 in size as with those of 1.
 _ATTENTION_SCALE = 0.05
-# So little attention that nothing of a patch is left, and yet no infinity that a gradient could make NaN of.
+# So little attention that nothing of a window is left, and yet no infinity that a gradient could make NaN of.
 _NEVER = -1e9
 # A fresh backbone's embeddings are some 10 in size; at He's scale of 2 the first logits would be as large,
-# and the first scores confidently wrong. Not zero either: then no two patches could be told apart.
+# and the first scores confidently wrong. Not zero either: then no two windows could be told apart.
 _LOGITS_SCALE = 0.01
 
 
@@ -89,10 +89,10 @@ def build_head(
 def build_attention(
     *, hidden_units: int, embedding_size: int, precision: str, seed: int | None
 ) -> keras.Model:
-    """What tells of each patch how much it counts beside the others of its recording, with fresh weights.
+    """What tells of each window how much it counts beside the others of its recording, with fresh weights.
 
     One tanh layer and a sum (Ilse et al., "Attention-based deep multiple instance learning", 2018). The sum's weights
-    are zero at first: all patches count alike, and the head begins as one without attention.
+    are zero at first: all windows count alike, and the head begins as one without attention.
 
     Args:
         hidden_units, embedding_size, precision, seed: as `build_head`.
@@ -132,14 +132,14 @@ def scores(logits: Any, kind: str) -> Any:
 
 
 def clip_logits(logits: Any, attention: Any, inside: Any, kind: str) -> Any:
-    """The logits of recordings' scores, of which each is the mean over its patches by attention.
+    """The logits of recordings' scores, of which each is the mean over its windows by attention.
 
-    By way of logarithms, so that no patch is so sure that its gradient vanishes.
+    By way of logarithms, so that no window is so sure that its gradient vanishes.
 
     Args:
-        logits: [B · L, C] of patches, one recording after another.
+        logits: [B · L, C] of windows, one recording after another.
         attention: [B · L].
-        inside: [B, L] bool, which of them are patches; each recording has one.
+        inside: [B, L] bool, which of them are windows; each recording has one.
         kind: "softmax" or "sigmoid".
 
     Returns:
@@ -151,10 +151,10 @@ def clip_logits(logits: Any, attention: Any, inside: Any, kind: str) -> Any:
     choose(kind, KINDS, "model.output")
     ops = keras.ops
     shape = ops.shape(inside)
-    of_patches = ops.reshape(logits, (*shape, logits.shape[-1]))  # [B, L, C]
+    of_windows = ops.reshape(logits, (*shape, logits.shape[-1]))  # [B, L, C]
     counted = ops.where(inside, ops.reshape(attention, shape), _NEVER)  # [B, L]
     share = ops.log_softmax(counted, axis=-1)[..., None]  # [B, L, 1]
     if kind == "softmax":
-        return ops.logsumexp(share + ops.log_softmax(of_patches, axis=-1), axis=1)
-    yes, no = (ops.logsumexp(share + ops.log_sigmoid(sign * of_patches), axis=1) for sign in (1.0, -1.0))
+        return ops.logsumexp(share + ops.log_softmax(of_windows, axis=-1), axis=1)
+    yes, no = (ops.logsumexp(share + ops.log_sigmoid(sign * of_windows), axis=1) for sign in (1.0, -1.0))
     return yes - no

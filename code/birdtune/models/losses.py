@@ -48,7 +48,7 @@ def example_losses(
             example counts as much as its true ones.
         focal_gamma: 0 = all terms count alike.
         untaught: columns without examples; no label has a share of them, nor has label smoothing. With softmax the
-            caller sees to their logits (`training.step`), before these are averaged over patches.
+            caller sees to their logits (`training.step`), before these are averaged over windows.
         n_kept: columns of an earlier model, to which `untaught` belong; those behind are of new classes.
 
     Returns:

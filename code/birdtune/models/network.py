@@ -1,6 +1,6 @@
 """A backbone's table of layers made into a network: weights put in, freeze points.
 
-    log-mel patches [N, 96 frames, 64 bands] float32 ─▶ embeddings [N, 128 or 1024] float32
+    log-mel windows [N, 96 frames, 64 bands] float32 ─▶ embeddings [N, 128 or 1024] float32
 
 Written with keras layers alone.
 """
@@ -64,8 +64,8 @@ def build(
     """
     choose(embedding_activation, table.activations, "model.embedding-activation")
     shape = table.front_end.window_shape
-    patches = keras.Input(shape, dtype="float32", name="input_features")
-    net = keras.layers.Reshape((*shape, 1), name="channel", dtype=precision)(patches)
+    features = keras.Input(shape, dtype="float32", name="input_features")
+    net = keras.layers.Reshape((*shape, 1), name="channel", dtype=precision)(features)
     for row in table.layers:
         if row.kind == "dense" and len(net.shape) == 4:
             # [N, 6, 4, 512] → [N, 12288]: time slowest, channels fastest, as the checkpoint expects.
@@ -80,7 +80,7 @@ def build(
             net = _pooling(row, is_last, precision)(net)
         if is_late:
             net = keras.layers.Activation(activation, name=f"{row.name}_{activation}", dtype=precision)(net)
-    return keras.Model(patches, net, name=table.name)
+    return keras.Model(features, net, name=table.name)
 
 
 def _layer(

@@ -180,7 +180,7 @@ def require_tensorflow_1(backbone: Backbone, head: str) -> None:
     """
     if head == "attention":
         raise SettingsError(
-            "--format slim: TensorFlow 1 graphs score patches, and model.head attention scores recordings. What reads "
+            "--format slim: TensorFlow 1 graphs score windows, and model.head attention scores recordings. What reads "
             "TensorFlow 1 alone needs --model.head linear or mlp."
         )
     if not backbone.has_tensorflow_1:

@@ -123,8 +123,8 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
     with keras.device("cpu"):
         plain = classifiers.in_float32(classifier)
         arrays = slim_variables(classifiers.weights(plain))
-        patches = _trial_patches()
-        scores, embeddings = plain.scores(patches)
+        features = _trial_patches()
+        scores, embeddings = plain.scores(features)
         outputs = {EMBEDDING: embeddings, LOGITS: plain.head(embeddings), PREDICTION: scores}
         wanted = {name: keras.ops.convert_to_numpy(output) for name, output in outputs.items()}
     needed = 2 * sum(array.nbytes for array in arrays.values())  # a checkpoint and a SavedModel
@@ -136,7 +136,7 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
         alias.symlink_to(building.resolve(), target_is_directory=True)
         with _quiet():
             _write(plain, arrays, alias)
-            _compare(alias, patches, wanted, feature_atol, folder)
+            _compare(alias, features, wanted, feature_atol, folder)
         files.write_bytes(building / "train_id_list.pickle", pickle.dumps(list(plain.classes), protocol=2))
 
 
@@ -204,7 +204,7 @@ def _write_saved_model(session: tf.compat.v1.Session, saver: tf.compat.v1.train.
 
 def _compare(
     export: Path,
-    patches: npt.NDArray[np.float32],
+    features: npt.NDArray[np.float32],
     wanted: Mapping[str, npt.NDArray[np.float32]],
     atol: float,
     folder: Path,
@@ -218,7 +218,7 @@ def _compare(
                 saver.restore(session, str(export / "model.ckpt"))
             else:
                 tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(export / part))
-            found = session.run({name: name for name in wanted}, {FEATURES: patches})
+            found = session.run({name: name for name in wanted}, {FEATURES: features})
         for name, expected in wanted.items():
             difference = float(np.max(np.abs(found[name] - expected)))
             allowed = atol * max(1.0, float(np.max(np.abs(expected))))

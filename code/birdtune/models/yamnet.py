@@ -2,7 +2,7 @@
 
     yamnet.h5 | yamnet.tflite ─▶ read_weights ─▶ {"layer1/conv/kernel": array, "layer1/conv/bias": array, …}
 
-Google's published network (tensorflow/models, research/audioset/yamnet): MobileNet v1 on log-mel patches of
+Google's published network (tensorflow/models, research/audioset/yamnet): MobileNet v1 on log-mel windows of
 0.96 s every 0.48 s, trained on AudioSet's 521 classes; 3.2 million weights up to the embedding of 1024 numbers.
 
 Batch normalisation is folded into kernel and bias, as it already is in the .tflite: with its statistics fixed

@@ -46,7 +46,7 @@ FILES = (TABLE_NAME, FACTS_NAME)
 # them, 0.001 fewer.
 _REGULARISATION = 0.01
 _ITERATIONS = 100
-# Of its label, no patch loses all: where no patch of a recording sounds like it, the best keeps all of it.
+# Of its label, no window loses all: where no window of a recording sounds like it, the best keeps all of it.
 _LEAST_KEPT = 0.02
 # Below, threads cost more than they bring, and much more beside other work.
 _FEW_NUMBERS = 4_000_000
@@ -80,14 +80,14 @@ class EmbeddedRecordings:
 
     def pieces(self, chosen: Ints, what: str) -> Iterator[tuple[Ints, npt.NDArray[np.float32]]]:
         """Some windows and their embeddings [n, K], piece by piece."""
-        with self._journal.progress(what, len(chosen), "patches") as progress:
+        with self._journal.progress(what, len(chosen), "windows") as progress:
             for part, embeddings in pieces(self._feed, self._scorer, chosen, self._size, self._interrupts):
                 yield part, embeddings
                 progress.advance(len(part))
 
     def held(self, chosen: Ints) -> Floats:
         """How much some windows count: the share of their frames that hold sound. [n]"""
-        return self.windows.store.spec.held(self.windows.patches(chosen))
+        return self.windows.store.spec.held(self.windows.features(chosen))
 
     def averages(self) -> npt.NDArray[np.float32]:
         """Mean embedding of each recording, silence left out. [N, K]"""
@@ -248,18 +248,18 @@ def _most_telling(
     return found
 
 
-# ---- patches without what their recording is labelled ---------------------------------------------
+# ---- windows without what their recording is labelled ---------------------------------------------
 
 
 def kept_shares(
     config: Config, dataset: Dataset, store: FrameStore, path: Path, journal: Journal, interrupts: Interrupts
 ) -> npt.NDArray[np.float32] | None:
-    """The share of its label that each training patch keeps, by what other training sources teach. [windows]
+    """The share of its label that each training window keeps, by what other training sources teach. [windows]
 
     Kept in `path`, so that a run that goes on has the same to the last bit. Only training recordings are used.
 
     Returns:
-        None, with a word, where labels cannot be checked: all patches keep theirs.
+        None, with a word, where labels cannot be checked: all windows keep theirs.
 
     Raises:
         Interrupted, RetryableError.
@@ -271,7 +271,7 @@ def kept_shares(
         return found
     fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
     if reason := _why_not(config, fold):
-        journal.warn(f"Every patch keeps its recording's label: {reason}.")
+        journal.warn(f"Every window keeps its recording's label: {reason}.")
         return None
     embedded = EmbeddedRecordings(config, dataset, store, part, journal, interrupts, config.train.hop_s)
     positive = dataset.targets(part).of_recordings()[0] > 0
@@ -288,7 +288,7 @@ def kept_shares(
     buffer = io.BytesIO()
     np.save(buffer, kept, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
-    journal.say(f"  patches keep {kept.mean():.0%} of their recordings' labels on average")
+    journal.say(f"  windows keep {kept.mean():.0%} of their recordings' labels on average")
     return kept
 
 

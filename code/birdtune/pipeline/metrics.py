@@ -203,7 +203,7 @@ def noise_logits(
     """Every synthetic noise as a recording, with logits for scores.
 
     Args:
-        scorer: patches [n, 96, 64] → logits [n, C], embeddings.
+        scorer: windows [n, 96, 64] → logits [n, C], embeddings.
         batch_size: windows at a time; the last batch is filled up, so that nothing is compiled anew.
         take: called with the number of each noise and its mean embedding, as a `Pooler` does; None: nothing is.
     """
@@ -211,15 +211,15 @@ def noise_logits(
     for number, name in enumerate(NOISES):
         cuts = list(spec.cut(spec.rows_of([made_noise(name, NOISE_S, spec.rate_hz)])))
         starts = np.array([start for start, _ in cuts])
-        patches = spec.stored(np.stack([patch for _, patch in cuts]))  # as all else is: [P, window_rows, ...]
-        full = np.resize(patches, (-(-len(patches) // batch_size) * batch_size, *patches.shape[1:]))
-        pooler = Pooler(np.full(len(patches), number, np.int64), spec, take or (lambda *_: None))
+        features = spec.stored(np.stack([window for _, window in cuts]))  # as all else is: [P, window_rows, ...]
+        full = np.resize(features, (-(-len(features) // batch_size) * batch_size, *features.shape[1:]))
+        pooler = Pooler(np.full(len(features), number, np.int64), spec, take or (lambda *_: None))
         logits = []
         for at in range(0, len(full), batch_size):
             found, embeddings = scorer(full[at : at + batch_size])
             pooler.note(full[at : at + batch_size], embeddings)
             logits.append(found)
-        parts.append((starts, np.concatenate(logits)[: len(patches)]))
+        parts.append((starts, np.concatenate(logits)[: len(features)]))
     return Scores(
         classes=classes,
         recordings=tuple(NOISES),

@@ -40,7 +40,7 @@ _OFF: Mapping[str, tuple[str, Any]] = {
     _FLOOR: ("min_samples_per_class", 0),
 }
 # So many are 200 MB of YAMNet's embeddings. What they take is not measured: 164 clips took a minute of `evaluate`.
-MOST_PATCHES = 50_000
+MOST_WINDOWS = 50_000
 
 
 def active(config: Config, weights: Mapping[str, float]) -> list[str]:
@@ -75,8 +75,8 @@ def measure(
         return None
     reason = no_first_backbone(config)
     part = [*dataset.part("train"), *dataset.part("val")]
-    if len(part) > MOST_PATCHES:
-        reason = f"of {len(part):,} recordings that takes too long; up to {MOST_PATCHES:,} are tried"
+    if len(part) > MOST_WINDOWS:
+        reason = f"of {len(part):,} recordings that takes too long; up to {MOST_WINDOWS:,} are tried"
     found: dict[str, Any] = {}
     if not reason:
         try:
@@ -110,7 +110,7 @@ def _measured(
 
     Returns:
         `classes` (the rarest third), `unjudged` (as rare, but of one source), `recordings` and `sources` of the former,
-        `all_recordings`, `all_sources`; `head`, `folds`, `every` (which patch of each recording is learnt from: every
+        `all_recordings`, `all_sources`; `head`, `folds`, `every` (which window of each recording is learnt from: every
         first, second, …); `rows`, a row for each measure and, of several, one for all together: `settings` (setting →
         value), `changed` (whether any score did), and as `paired.gains`.
     """
@@ -127,7 +127,7 @@ def _measured(
         raise _NoneRare(f"no class{of_two} is clearly rarer in training than the others")
     classifier, embedded = embed(
         config, dataset, store, part, journal, interrupts, what="rare classes",
-        keep=config.model.freeze == "all-but-head", most=MOST_PATCHES,
+        keep=config.model.freeze == "all-but-head", most=MOST_WINDOWS,
     )  # fmt: skip
     every = embedded.windows.hop_rows // store.spec.hop(config.train.hop_s)
     scores = _scores(_thinned(config, every), on, classifier, embedded, fold, journal, interrupts)
@@ -143,7 +143,7 @@ def _measured(
 
 
 def _thinned(config: Config, every: int) -> Config:
-    """The same floor for every second, third, … patch as for all of them; recordings are as many as ever."""
+    """The same floor for every second, third, … window as for all of them; recordings are as many as ever."""
     if every == 1 or config.model.head == "attention" or not config.train.min_samples_per_class:
         return config
     floor = max(1, round(config.train.min_samples_per_class / every))

@@ -70,7 +70,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
     classifier = best_classifier(job)
     part = job.dataset.part("test") or job.dataset.part("train")
     windows = job.windows(part[:_EXAMPLE_RECORDINGS])
-    examples = as_float(windows.patches(np.arange(min(_EXAMPLE_WINDOWS, len(windows)))))
+    examples = as_float(windows.features(np.arange(min(_EXAMPLE_WINDOWS, len(windows)))))
     lengths_s = [recording.facts.duration_s for recording in job.dataset.part("val")]
     calibration, thresholds = read_served(job.run.reports, len(job.dataset.classes), classifier.kind)
     facts = export_model(

@@ -1,8 +1,8 @@
-"""What augmentation makes of real patches, to look at: one picture, a column for each thing that is done.
+"""What augmentation makes of real windows, to look at: one picture, a column for each thing that is done.
 
     Windows + AugmentSettings ─▶ sheet ─▶ PNG
 
-Each column has one thing alone, done to every patch; the last has all together, as training has it.
+Each column has one thing alone, done to every window; the last has all together, as training has it.
 """
 
 import io
@@ -32,7 +32,7 @@ from birdtune.runtime.files import make_folder, write_bytes
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 
-N_PATCHES = 4
+N_WINDOWS = 4
 # Of each class so many windows are looked through for a loud one.
 _LOOKED_AT = 64
 _SHARES = ("mixup", "background", "white_noise", "pink_noise")
@@ -75,7 +75,7 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
         journal.say(f"  --augment.{name.replace('_', '-')} {value:g}: {title(name, settings).replace(chr(10), ' ')}")
     make_folder(out.parent)
     write_bytes(out, sheet_of(config, settings, dataset, store))
-    journal.say(f"{shown(out)}: {N_PATCHES} patches, and what becomes of them")
+    journal.say(f"{shown(out)}: {N_WINDOWS} windows, and what becomes of them")
 
 
 def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store: FrameStore) -> bytes:
@@ -108,13 +108,13 @@ def loud_windows(
     """
     others = np.setdiff1d(classes, np.array(without, np.int32))
     chosen = others if others.size else np.unique(classes)
-    chosen = chosen[np.unique(np.linspace(0, chosen.size - 1, N_PATCHES).astype(np.int64))]
+    chosen = chosen[np.unique(np.linspace(0, chosen.size - 1, N_WINDOWS).astype(np.int64))]
     found = []
     for label in chosen:
         inside = np.flatnonzero(classes == label)
         some = inside[np.unique(np.linspace(0, inside.size - 1, _LOOKED_AT).astype(np.int64))]
         mixing = mixing_of(windows.store.spec)
-        found.append(int(some[np.argmax(mixing.power(mixing.amplitudes(windows.patches(some))))]))
+        found.append(int(some[np.argmax(mixing.power(mixing.amplitudes(windows.features(some))))]))
     return np.array(found, np.int64)
 
 
@@ -129,19 +129,19 @@ def sheet(
     Args:
         augmenter: as training has it; at least one thing should be on, or the start jitter.
         order: [n] windows to mix with.
-        jitter_s: how far a patch may start from its place; they are drawn that far off, by turns either way.
+        jitter_s: how far a window may start from its place; they are drawn that far off, by turns either way.
     """
     source, settings = augmenter.source, augmenter.settings
     weights = np.ones(chosen.size, np.float32)
-    batch = Batch(source.patches(chosen), weights, chosen, *augmenter.targets.of(chosen))
-    columns = [("as it is", batch.patches)]
+    batch = Batch(source.features(chosen), weights, chosen, *augmenter.targets.of(chosen))
+    columns = [("as it is", batch.features)]
     names = augment.active(settings)
     if jitter_s:
         jitter_rows = augmenter.spec.rows(jitter_s)
         moved = np.where(np.arange(chosen.size) % 2, -jitter_rows, jitter_rows)
-        batch = replace(batch, patches=source.patches(chosen, moved))
-        columns.append((_jitter_title(jitter_s), batch.patches))
-    as_it_is = replace(batch, patches=columns[0][1])
+        batch = replace(batch, features=source.features(chosen, moved))
+        columns.append((_jitter_title(jitter_s), batch.features))
+    as_it_is = replace(batch, features=columns[0][1])
     for name in names:
         alone = AugmentSettings(
             **{name: 1.0 if name in _SHARES else getattr(settings, name)},
@@ -149,9 +149,9 @@ def sheet(
             mask_with=settings.mask_with,
         )
         made = replace(augmenter, settings=alone)(as_it_is, 0, 0, order)
-        columns.append((title(name, settings), made.patches))
+        columns.append((title(name, settings), made.features))
     if len(columns) > 2:
-        columns.append(("all together,\nas in training", augmenter(batch, 0, 0, order).patches))
+        columns.append(("all together,\nas in training", augmenter(batch, 0, 0, order).features))
     return _picture(columns, augmenter.spec)
 
 
@@ -163,7 +163,7 @@ def title(name: str, settings: AugmentSettings) -> str:
     """What is done, and how strongly, in a few words."""
     value = getattr(settings, name)
     snr = _fainter(settings.snr_db, settings.snr_db + SNR_RANGE_DB)
-    share = f"{100 * value:.0f} % of patches"
+    share = f"{100 * value:.0f} % of windows"
     return {
         "time_roll_s": f"rotated in time,\n± {value:g} s",
         "pitch_shift": f"moved in pitch,\n± {value} bands",
@@ -178,7 +178,7 @@ def title(name: str, settings: AugmentSettings) -> str:
 
 
 def _fainter(low_db: float, high_db: float) -> str:
-    """From so many dB fainter than the patch to so many, the higher; below 0 it is louder."""
+    """From so many dB fainter than the window to so many, the higher; below 0 it is louder."""
     if low_db >= 0:
         return f"{low_db:g} to {high_db:g} dB fainter"
     if high_db <= 0:
@@ -194,11 +194,11 @@ def _picture(columns: list[tuple[str, Frames]], spec: FrontEnd) -> bytes:
     looks = [(words, *picture(spec, windows)) for words, windows in columns]
     floor = looks[0][2]
     scale = {"vmin": floor, "vmax": max(float(np.quantile(looks[0][1], 0.999)), floor + 1.0)}
-    for column, (words, patches, _) in enumerate(looks):
+    for column, (words, features, _) in enumerate(looks):
         axes[0, column].set_title(words, fontsize=7.5)
-        for row, patch in enumerate(patches):
+        for row, window in enumerate(features):
             cell = axes[row, column]
-            cell.imshow(patch.T, origin="lower", aspect="auto", cmap="magma", **scale)
+            cell.imshow(window.T, origin="lower", aspect="auto", cmap="magma", **scale)
             cell.set_xticks([])
             cell.set_yticks([])
     buffer = io.BytesIO()

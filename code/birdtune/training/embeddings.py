@@ -38,7 +38,7 @@ MOST_FOLDS = 5
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """Recordings as embeddings of their patches."""
+    """Recordings as embeddings of their windows."""
 
     windows: Windows  # of all recordings, those of one after those of another
     embeddings: npt.NDArray[np.float32]  # [P, K]
@@ -51,7 +51,7 @@ class Embedded:
 
     @property
     def averages(self) -> Floats:
-        """Mean over the patches of each recording. [N, K]"""
+        """Mean over the windows of each recording. [N, K]"""
         starts = np.cumsum(self.windows.per_recording) - self.windows.per_recording
         sums = np.add.reduceat(self.embeddings, starts, axis=0, dtype=np.float64)
         return np.asarray(sums / self.windows.per_recording[:, None])
@@ -81,7 +81,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self._embeddings)
 
-    def patches(self, windows: Ints, shift: Ints | None = None) -> npt.NDArray[np.float32]:
+    def features(self, windows: Ints, shift: Ints | None = None) -> npt.NDArray[np.float32]:
         """The embeddings of some windows. [n, K]"""
         return np.asarray(self._embeddings[windows])
 
@@ -139,7 +139,7 @@ def pieces(
     for begin in range(0, len(chosen), size):
         interrupts.check()
         part = chosen[begin : begin + size]
-        yield part, scorer(batch_of(feed.source, part, size).patches)[1][: len(part)]
+        yield part, scorer(batch_of(feed.source, part, size).features)[1][: len(part)]
 
 
 def embed(
@@ -159,7 +159,7 @@ def embed(
     Args:
         what: they are for, as the journal says it.
         keep: on disk, where that spares work.
-        most: about so many patches; of more, every second, third, … of each recording. None: all.
+        most: about so many windows; of more, every second, third, … of each recording. None: all.
 
     Returns:
         the classifier whose backbone made them, all but its head frozen; and the embeddings, recordings by name.
@@ -178,7 +178,7 @@ def embed(
     is_last = np.diff(windows.recording, append=-1) != 0
     chosen = np.flatnonzero((windows.offset % (every * hop) == 0) | is_last)
     found = []
-    with journal.progress(f"hearing, {what}", len(chosen), "patches") as progress:
+    with journal.progress(f"embeddings, {what}", len(chosen), "windows") as progress:
         for numbers, embeddings in pieces(
             feed, make_scorer(classifier, feed.embed), chosen, config.evaluate.batch_size, interrupts
         ):

@@ -80,7 +80,7 @@ def distances(
 
 
 class LiveUnits:
-    """Counts the embedding's units that differ between any two of the patches that were noted."""
+    """Counts the embedding's units that differ between any two of the windows that were noted."""
 
     def __init__(self) -> None:
         self._lowest: npt.NDArray[np.float32] | None = None

@@ -27,7 +27,7 @@ from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import free_bytes, need_space, size_text
 from birdtune.training import devices
 
-# Frozen layers are computed in batches of this many patches: the rate no longer rises beyond.
+# Frozen layers are computed in batches of this many windows: the rate no longer rises beyond.
 _BATCH_SIZE = 128
 # Counted up when the same layers with the same weights begin to compute something else.
 _VERSION = 1
@@ -94,7 +94,7 @@ class Frozen:
 
         Args:
             what: the windows, for people: "training", "validation".
-            moves: what makes other patches of them each epoch, if anything does.
+            moves: what makes other windows of them each epoch, if anything does.
 
         Raises:
             Interrupted, RetryableError, InputError: what was finished is kept.
@@ -129,7 +129,7 @@ class Frozen:
     def _why_not(self, store: ActivationStore, windows: Windows, moves: str) -> str:
         """Why activations are not kept; "" if they are."""
         if moves:
-            return f"{moves} makes other patches of the sound each time"
+            return f"{moves} makes other windows of the sound each time"
         if not is_worth_keeping(self._cut.frozen_flops, store.row_bytes, on_gpu=devices.has_gpu()):
             return "that is faster than reading what they would make"
         n_bytes = len(windows) * store.row_bytes
@@ -152,10 +152,10 @@ class Frozen:
             self._journal.say(f"  {what}: what the frozen layers make is there ({kept})")
             return
         need_space(
-            store.folder, lacking * store.row_bytes, f"what the frozen layers make of {lacking:,} patches"
+            store.folder, lacking * store.row_bytes, f"what the frozen layers make of {lacking:,} windows"
         )
         compute = tf.function(lambda given: self._beginning(front_end_graph.as_float(given)), autograph=False)
-        with self._journal.progress(f"frozen layers, {what}", lacking, "patches") as progress:
+        with self._journal.progress(f"frozen layers, {what}", lacking, "windows") as progress:
             fill(
                 store,
                 windows,
@@ -164,7 +164,7 @@ class Frozen:
                 progress=progress,
                 interrupts=self._interrupts,
             )
-        self._journal.say(f"  {what}: the frozen layers are computed once, for {lacking:,} patches ({kept})")
+        self._journal.say(f"  {what}: the frozen layers are computed once, for {lacking:,} windows ({kept})")
 
     def drop_unused(self) -> None:
         """Give back what other frozen layers made: of a run that is over, or was set otherwise."""
@@ -186,7 +186,7 @@ class Resident:
     def __len__(self) -> int:
         return int(self._first_row.size)
 
-    def patches(
+    def features(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[np.int64]:
         """The first row of each window. [n]"""
@@ -217,7 +217,7 @@ def _resident_rows(feed: Feed, source: KeptWindows) -> Feed:
     table = tf.Variable(tf.zeros((len(source), *store.shape), store.dtype), trainable=False)
     for begin in range(0, len(source), _PIECE):
         numbers = np.arange(begin, min(begin + _PIECE, len(source)))
-        table[begin : begin + numbers.size].assign(source.patches(numbers))
+        table[begin : begin + numbers.size].assign(source.features(numbers))
     resident = Resident(np.arange(len(source)))
     return replace(feed, source=resident, embed=lambda rows: feed.embed(tf.gather(table, rows)))
 

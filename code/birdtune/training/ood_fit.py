@@ -17,8 +17,8 @@ from birdtune.training.scoring import Scorer
 
 Ints = npt.NDArray[np.int64]
 
-# Means and a covariance become no better by more patches than these, nor a recording's mean by more of its own.
-MOST_PATCHES = 50_000
+# Means and a covariance become no better by more windows than these, nor a recording's mean by more of its own.
+MOST_WINDOWS = 50_000
 MOST_OF_ONE = 1_000
 
 
@@ -39,7 +39,7 @@ def watched(
         nonlocal at
         scores, embeddings = scorer(given)
         # How much a window counts is seen in its features alone.
-        features = given if source is None or source is windows else windows.patches(order[at : at + len(given)])
+        features = given if source is None or source is windows else windows.features(order[at : at + len(given)])
         at += len(given)
         pooler.note(features, embeddings)
         return scores, embeddings
@@ -47,8 +47,8 @@ def watched(
     return score
 
 
-def chosen_windows(windows: Windows, labels: Ints, most: int = MOST_PATCHES, of_one: int = MOST_OF_ONE) -> Ints:
-    """Windows to look at: whole recordings, of all classes in turn, until there are enough patches; ascending.
+def chosen_windows(windows: Windows, labels: Ints, most: int = MOST_WINDOWS, of_one: int = MOST_OF_ONE) -> Ints:
+    """Windows to look at: whole recordings, of all classes in turn, until there are enough windows; ascending.
 
     Args:
         labels: [recordings] of the windows.
@@ -100,7 +100,7 @@ def fit_ood(
     )
     for part in _parts(numbers, batch_size):
         interrupts.check()
-        score((source or windows).patches(np.resize(part, batch_size)))
+        score((source or windows).features(np.resize(part, batch_size)))
         advance(len(part))
     return statistics.model()
 

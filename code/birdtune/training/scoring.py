@@ -1,6 +1,6 @@
-"""Patches → scores and embeddings, by a compiled forward pass.
+"""Windows → scores and embeddings, by a compiled forward pass.
 
-Classifier ─▶ make_scorer ─▶ patches [n, 96, 64] ─▶ scores [n, C], embeddings [n, 128]
+Classifier ─▶ make_scorer ─▶ windows [n, 96, 64] ─▶ scores [n, C], embeddings [n, 128]
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ Scorer = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float32], npt.NDArray
 def make_scorer(
     classifier: Classifier, embed: Callable[[Any], Any] | None = None, *, logits: bool = False
 ) -> Scorer:
-    """A function from patches [n, 96, 64] to (scores [n, C], embeddings [n, 128]); it follows the weights.
+    """A function from windows [n, 96, 64] to (scores [n, C], embeddings [n, 128]); it follows the weights.
 
     Args:
-        embed: from what is given in place of patches to embeddings; default: the backbone.
+        embed: from what is given in place of windows to embeddings; default: the backbone.
         logits: give these in place of scores.
     """
     to_embeddings = embed or classifier.embed
@@ -48,8 +48,8 @@ def make_scorer(
 def noting(scorer: Scorer, note: Callable[[npt.NDArray[np.float32]], None]) -> Scorer:
     """The same function, which shows the embeddings of each batch to `note` on the way."""
 
-    def score(patches: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        scores, embeddings = scorer(patches)
+    def score(features: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        scores, embeddings = scorer(features)
         note(embeddings)
         return scores, embeddings
 
@@ -57,19 +57,19 @@ def noting(scorer: Scorer, note: Callable[[npt.NDArray[np.float32]], None]) -> S
 
 
 class Attention:
-    """How much each patch counts in the score of its recording, noted while patches are scored."""
+    """How much each window counts in the score of its recording, noted while windows are scored."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
         self._found: list[npt.NDArray[np.float32]] = []
 
     def note(self, embeddings: npt.NDArray[np.float32]) -> None:
-        """Take in a batch of embeddings [n, K], in the order of the patches."""
+        """Take in a batch of embeddings [n, K], in the order of the windows."""
         if self._classifier.attention is not None:
             self._found.append(np.asarray(self._classifier.attend(embeddings)))
 
     def shares(self, recording: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
-        """As `Scores.window_weight`; recording: [P] of each patch."""
+        """As `Scores.window_weight`; recording: [P] of each window."""
         if not self._found:
             return None
         return shares(np.concatenate(self._found)[: recording.size], recording.astype(np.int64))
@@ -91,7 +91,7 @@ def score_windows(
     for rows in prefetched(in_order(windows, batch_size)):
         interrupts.check()
         real = int(rows.weights.sum())
-        scores = scorer(rows.patches)[0][:real]
+        scores = scorer(rows.features)[0][:real]
         if found is None:
             found = np.empty((len(windows), scores.shape[1]), np.float32)
         found[rows.windows[:real]] = scores

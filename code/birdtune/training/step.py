@@ -100,7 +100,7 @@ class Trainer:
             position: number of the batch over all epochs; dropout is drawn from it.
         """
         return self._gradients(  # type: ignore[no-any-return]
-            devices.tensor(batch.patches), tf.constant(batch.targets), tf.constant(batch.known),
+            devices.tensor(batch.features), tf.constant(batch.targets), tf.constant(batch.known),
             tf.constant(batch.weights),
             tf.constant(_inside(batch)), tf.constant([self._settings.seed, position], tf.int64),
         )  # fmt: skip
@@ -119,7 +119,7 @@ class Trainer:
         calls = self.updates_per_call
         rows = [
             devices.tensor(array.reshape(calls, -1, *array.shape[1:]))
-            for array in (batches.patches, batches.targets, batches.known, batches.weights, _inside(batches))
+            for array in (batches.features, batches.targets, batches.known, batches.weights, _inside(batches))
         ]
         padded = np.zeros(calls, np.float32)
         padded[: len(rates)] = rates
@@ -171,7 +171,7 @@ class Trainer:
         if self.classifier.kind == "softmax":
             is_new = np.arange(logits.shape[-1]) >= self._step.n_kept
             competes = tf.reduce_any((targets > 0) & is_new & self._is_taught, axis=1)  # of each example
-            competes = tf.repeat(competes, tf.shape(logits)[0] // tf.shape(competes)[0])  # of each of its patches
+            competes = tf.repeat(competes, tf.shape(logits)[0] // tf.shape(competes)[0])  # of each of its windows
             logits = tf.where(self._is_taught | competes[:, None], logits, _OUT)
         return logits, targets * self._is_taught.astype(np.float32)
 
@@ -276,7 +276,7 @@ def viewed(variable: keras.Variable) -> npt.NDArray[Any]:
 
 
 def _inside(batch: Batch) -> npt.NDArray[np.bool_]:
-    """Which places of each example hold a patch; where each patch is one, its only place does. [examples, places]"""
+    """Which places of each example hold a window; where each window is one, its only place does. [examples, places]"""
     return np.ones((len(batch.targets), 1), np.bool_) if batch.inside is None else batch.inside
 
 

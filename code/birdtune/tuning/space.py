@@ -83,9 +83,9 @@ TRAINING = (
     Dimension("train.label-smoothing", "doubt in the labels", 0.0, 0.3),
     Dimension("train.jitter-s", "how far windows start from their place", 0.0, 0.48),
     Dimension("augment.gain-db", "louder and softer", 0.0, 12.0),
-    Dimension("augment.pink-noise", "share of patches with noise", 0.0, 0.5),
-    Dimension("augment.background", "share of patches with background of the place", 0.0, 0.5),
-    Dimension("augment.mixup", "share of patches mixed with another", 0.0, 0.5),
+    Dimension("augment.pink-noise", "share of windows with noise", 0.0, 0.5),
+    Dimension("augment.background", "share of windows with background of the place", 0.0, 0.5),
+    Dimension("augment.mixup", "share of windows mixed with another", 0.0, 0.5),
     Dimension("augment.time-mask-s", "longest time mask", 0.0, 0.4),
     Dimension("augment.band-mask", "range of pitch masked", 0, 16, whole=True),
 )
