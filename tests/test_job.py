@@ -327,6 +327,16 @@ def test_new_data_make_the_next_version_and_keep_the_split(data: Path, copy: Pat
     assert {name: after[name] for name in before} == before
 
 
+def test_an_output_folder_of_an_earlier_birdtune_is_refused(data: Path, copy: Path) -> None:
+    written = read_json(copy / "run.json")
+    del written["format"]
+    (copy / "run.json").write_text(json.dumps(written))
+    before = mtimes(copy)
+    with pytest.raises(InputError, match=r"run\.json: was written by an earlier birdtune"):
+        run(settings(data, copy))
+    assert mtimes(copy) == before
+
+
 def test_stages_can_be_asked_for_one_by_one(data: Path, tmp_path: Path) -> None:
     chosen = settings(data, tmp_path, train__epochs=1)
     run(chosen, until="prepare")

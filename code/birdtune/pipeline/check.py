@@ -36,6 +36,7 @@ from birdtune.pipeline.costs import Faults, estimates
 from birdtune.runtime.files import try_to_write
 from birdtune.runtime.lock import alone_in
 from birdtune.runtime.log import Journal
+from birdtune.runtime.runs import Run
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
 from birdtune.runtime.text import count
@@ -79,6 +80,8 @@ def _check(
     backbone = registry.backbone_of(config)
     journal.say(f"check: {shown(config.data_folder)}")
     dataset = None
+    with _noted(faults):
+        Run(config, journal)  # refuses an output folder of an earlier birdtune
     with _noted(faults):
         backbone.frozen_layers(config.model.freeze)
     with _noted(faults):

@@ -37,6 +37,7 @@ from birdtune.runtime.storage import gone
 
 STAGES = ("prepare", "train", "evaluate", "export", "report")
 RECORD_NAME = "run.json"
+FORMAT = 2  # of what lies in an output folder
 HISTORY_NAME = "history.json"  # of the training, in the logs of a run
 
 # Space for the last record: a job that a full disk stops could not write why otherwise.
@@ -82,6 +83,7 @@ class Run:
             "version": None,
             "exit_code": None,
             "birdtune": birdtune.__version__,
+            "format": FORMAT,
             "started": clock(),
             "finished": None,
             "stages": {},
@@ -323,7 +325,11 @@ def clear_unfinished(output: Path) -> None:
 
 
 def read_record(output: Path, version: int) -> dict[str, Any] | None:
-    """The record of a version; None if there is none, or it is not as `Run` writes them."""
+    """The record of a version; None if there is none, or it is not as `Run` writes them.
+
+    Raises:
+        InputError: it was written by an earlier birdtune.
+    """
     return _record(output / "logs" / str(version) / RECORD_NAME)
 
 
@@ -334,6 +340,11 @@ def _record(path: Path) -> dict[str, Any] | None:
     except pydantic.ValidationError:
         return None
     found: dict[str, Any] = record
+    if found.get("format") != FORMAT:
+        raise InputError(
+            f"{shown(path)}: was written by an earlier birdtune, whose output folders this one does not read. Give "
+            "another folder with --output; the same command trains the model anew."
+        )
     return found
 
 
