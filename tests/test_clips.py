@@ -57,7 +57,7 @@ def test_each_recording_is_an_example_of_all_its_windows_once_an_epoch(windows: 
 def test_of_long_recordings_windows_are_drawn_from_all_of_them_anew_each_epoch(
     windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clips, "_MOST_PATCHES", 4)
+    monkeypatch.setattr(clips, "_MOST_WINDOWS", 4)
     batches = batches_of(windows, batch_size=20)
     drawn = [dict(row[:2] for row in rows_of(batches.batch(epoch, 0), windows))[2] for epoch in range(30)]
     assert all(len(set(some)) == 4 and some == sorted(some) for some in drawn)
@@ -69,7 +69,7 @@ def test_of_long_recordings_windows_are_drawn_from_all_of_them_anew_each_epoch(
 def test_a_batch_is_a_function_of_seed_epoch_and_step(
     windows: Windows, monkeypatch: pytest.MonkeyPatch, jitter_rows: int
 ) -> None:
-    monkeypatch.setattr(clips, "_MOST_PATCHES", 4)
+    monkeypatch.setattr(clips, "_MOST_WINDOWS", 4)
     settings = {"batch_size": 8, "jitter_rows": jitter_rows}
     one = batches_of(windows, **settings)
     expected = {(epoch, step): one.batch(epoch, step) for epoch in (0, 1) for step in range(3)}

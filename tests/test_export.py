@@ -229,7 +229,7 @@ def test_the_signatures_have_the_names_types_and_shapes_that_readers_rely_on(loa
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("n_patches", [1, 5])
+@pytest.mark.parametrize("n_windows", [1, 5])
 def test_serving_default_gives_the_classifiers_scores_calibrated(loaded: Any, classifier: Any, n_windows: int) -> None:
     features = made_patches(made_waveform(6.0, seed=1))[:n_windows]
     outputs = loaded.signatures["serving_default"](inputs=tf.constant(features))["outputs"].numpy()

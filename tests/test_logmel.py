@@ -262,7 +262,7 @@ def test_yamnets_frames_differ_in_the_offset_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_samples", "n_patches"), [(0, 1), (15_600, 1), (15_601, 2), (23_280, 2), (23_281, 3), (160_000, 20)]
+    ("n_samples", "n_windows"), [(0, 1), (15_600, 1), (15_601, 2), (23_280, 2), (23_281, 3), (160_000, 20)]
 )
 def test_yamnets_patches_overlap_by_half_and_are_as_many_as_googles(n_samples: int, n_windows: int) -> None:
     assert YAMNET.windows_in(n_samples / YAMNET.rate_hz) == n_windows

@@ -152,7 +152,7 @@ def test_of_many_patches_every_second_is_learnt_from_and_the_floor_falls_with_th
     config, dataset, store = prepared(data, tmp_path / "out", train__hop_s=0.24, **ALL_ON)
     part = [*dataset.part("train"), *dataset.part("val")]
     _, whole = embeddings.embed(config, dataset, store, part, Journal(quiet=True), Interrupts(), what="test")
-    monkeypatch.setattr(rare_class_ablation, "MOST_PATCHES", len(whole.embeddings) - 1)
+    monkeypatch.setattr(rare_class_ablation, "MOST_WINDOWS", len(whole.embeddings) - 1)
     assert measured(config, dataset, store)["every"] == 2
     thinned = watched[0].embedded
     places, fewer = (list(zip(w.recording, w.offset, strict=True)) for w in (whole.windows, thinned.windows))
@@ -162,7 +162,7 @@ def test_of_many_patches_every_second_is_learnt_from_and_the_floor_falls_with_th
     np.testing.assert_array_equal(thinned.windows.recording, whole.windows.recording[kept])
     assert watched[0].config.train.min_samples_per_class == 4  # round(9 / 2)
 
-    monkeypatch.setattr(rare_class_ablation, "MOST_PATCHES", len(part) - 1)
+    monkeypatch.setattr(rare_class_ablation, "MOST_WINDOWS", len(part) - 1)
     assert "recordings that takes too long" in measured(config, dataset, store)["reason"]
 
 

@@ -17,7 +17,7 @@ from birdtune.data.targets import WindowTargets
 
 # Of longer recordings as many windows are drawn: 15 s of VGGish's or YAMNet's windows one after another, or the same
 # from anywhere in them.
-_MOST_PATCHES = 32
+_MOST_WINDOWS = 32
 
 
 class ClipBatches:
@@ -44,7 +44,7 @@ class ClipBatches:
         self.windows = source
         self._targets = targets
         self._counts = np.bincount(targets.windows.recording)  # [recordings] windows of each
-        self.places = min(int(self._counts.max()), _MOST_PATCHES)
+        self.places = min(int(self._counts.max()), _MOST_WINDOWS)
         self.batch_size = max(1, round(batch_size / self.places))  # recordings
         self._first = np.cumsum(self._counts) - self._counts  # [recordings] first window
         self._sampler = sampler

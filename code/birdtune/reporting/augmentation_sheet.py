@@ -100,7 +100,7 @@ def sheet_of(config: Config, settings: AugmentSettings, dataset: Dataset, store:
 def loud_windows(
     windows: Windows, classes: npt.NDArray[np.int32], without: tuple[int, ...] = ()
 ) -> npt.NDArray[np.int64]:
-    """A loud window of each of some classes, spread over the class list. [at most N_PATCHES]
+    """A loud window of each of some classes, spread over the class list. [at most N_WINDOWS]
 
     Args:
         classes: [windows] column of one class of each.
