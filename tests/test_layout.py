@@ -186,6 +186,20 @@ def test_one_side_alone_says_where_the_classes_are(tmp_path: Path) -> None:
     assert inspect(tmp_path, labels={"level": 2}).classes == BIRDS
 
 
+def test_a_split_with_another_folder_beside_it_is_said_to_be_none(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{bird}/{side}" for bird in BIRDS for side in ("train", "test", "unused")))
+    words = said(inspect(tmp_path))
+    assert '"test", "train" in the class folders look like sides of a split' in words
+    assert '"unused" lies beside' in words
+
+
+def test_the_same_folders_in_all_classes_are_pointed_out(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{top}/{bird}" for top in ("split0", "split1") for bird in ("Merle", "Parus")))
+    assert 'all hold the same folders, "Merle", "Parus". If those are the classes: --labels.level 2' in said(
+        inspect(tmp_path)
+    )
+
+
 # ---- families -----------------------------------------------------------------------------------
 
 FAMILIES = ("Turdidae/Turdus merula", "Turdidae/Turdus pilaris", "Paridae/Parus major", "Paridae/Parus ater")

@@ -333,13 +333,15 @@ def test_what_is_passed_over_in_a_folder_is_named_in_its_place(tmp_path: Path) -
     (tmp_path / "a" / "gone.wav").symlink_to("nowhere.wav")
     os.mkfifo(tmp_path / "a" / "pipe.wav")  # to open it would be to wait for ever
     (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "linked").symlink_to(tmp_path / "b")
     found = find_sounds([tmp_path / "no.wav", tmp_path / "a", tmp_path / "b"])
     problems = [("", "") if isinstance(each, Path) else (Path(each.name).name, each.problem) for each in found]
     assert problems == [
-        ("no.wav", "unreadable"), ("gone.wav", "unreadable"), ("", ""), ("", ""), ("pipe.wav", "not-a-file"),
+        ("no.wav", "unreadable"), ("gone.wav", "unreadable"), ("", ""), ("linked", "not-a-file"), ("", ""),
+        ("pipe.wav", "not-a-file"),
         ("b", "not-audio"),
     ]  # fmt: skip
-    assert found[2:4] == [tmp_path / "a" / "h.wav", tmp_path / "a" / "phone.M4A"]  # the decoder will say what it is
+    assert [found[2], found[4]] == [tmp_path / "a" / "h.wav", tmp_path / "a" / "phone.M4A"]  # the decoder will say what it is
 
 
 # ---- predictions --------------------------------------------------------------------------------

@@ -76,7 +76,10 @@ def arrange(listing: Listing, *, level: int, background: str, title: str) -> Arr
     if sides is not None:
         given, said = _given(listing, sides, title)
         notices.append(said)
-    notices += _families([_without_side(_folders(file.name), sides) for file in listing.files], level)
+    families = _families([_without_side(_folders(file.name), sides) for file in listing.files], level)
+    if sides is None and level == 1 and not families:
+        families = _near_layouts([_folders(file.name) for file in listing.files])
+    notices += families
     if sides is not None or level != 1:
         listing = _with_classes(listing, sides, level)
     return Arranged(listing, given, notices)
@@ -133,6 +136,31 @@ def _sides(folders: Sequence[list[str]], background: str, title: str) -> _Sides 
             "name a table that says the class of each recording: --labels.table CSV."
         )
     return _Sides(0, found)
+
+
+def _near_layouts(folders: Sequence[list[str]]) -> list[str]:
+    """What is said of folders that look like a split or like classes, and are taken for neither."""
+    inside: dict[str, set[str]] = defaultdict(set)
+    for path in folders:
+        inside[path[0]].add(path[1] if len(path) > 1 else "")
+    second = set().union(*inside.values()) - {""}
+    said = []
+    if found := _read_sides(second):
+        others = second - set(found)
+        said.append(
+            f"Folders {quoted(sorted(found))} in the class folders look like sides of a split. They are not taken for "
+            f"one, because {quoted(sorted(others))} lies beside them: take it away, or give the split by --split.file."
+        )
+    same = next(iter(inside.values()), set[str]())
+    classes = [name for name in same if not _IS_NO_NAME.fullmatch(name.strip())]
+    species = any(SCIENTIFIC.fullmatch(_label(top)) for top in inside)  # in which lie, e.g., habitats
+    alike = len(inside) > 1 and all(names == same for names in inside.values())
+    if alike and len(classes) > 1 and not found and not species:
+        said.append(
+            f"The folders {quoted(sorted(inside))} all hold the same folders, {quoted(sorted(same))}. If those are the "
+            "classes: --labels.level 2."
+        )
+    return said
 
 
 def _share(names: Sequence[set[str]]) -> bool:
@@ -246,8 +274,8 @@ def with_negatives(listing: Listing, background: str) -> tuple[Listing, list[str
     folders = [*(name for name in listing.folders if not is_negative(name)), label]
     kinds = [f'"{name}" ({counts[name]:,})' for name in names]
     said = (
-        f"Recordings of {joined(kinds)} are negatives: they say that a class is not to be heard. A recording has one "
-        f'label here, so they count as "{label}", which is never an answer. Leave out those in which another class of '
+        f"Recordings of {joined(kinds)} are negatives: they say that a class is not to be heard. They count as "
+        f'"{label}", which is never a decision, for all classes. Leave out those in which another class of '
         "the data is heard."
     )
     return Listing(files, problems, list(dict.fromkeys(folders))), [said]

@@ -22,8 +22,8 @@ def find_sounds(given: Sequence[Path]) -> list[Path | Unused]:
     """Files as given, and those below the folders given, sorted; each path once, or why it cannot be used.
 
     Below a folder each file is taken that is sound by its ending or by its first bytes, and every other one is named
-    with what it is; only names that begin with a dot are passed over, and links to folders are not followed. A file
-    given by its own name is taken whatever it is.
+    with what it is; only names that begin with a dot are passed over; links to folders are named, not followed. A
+    file given by its own name is taken whatever it is.
     """
     found: dict[Path, Path | Unused] = {}
     for path in given:
@@ -57,6 +57,9 @@ def _walk(folder: Path) -> dict[Path, Path | Unused]:
 
     for place, folders, names in os.walk(folder, onerror=not_listed):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for link in (path for name in folders if (path := Path(place, name)).is_symlink()):
+            detail = "it is a link to a folder, which is not followed; give the folder itself"
+            found[link] = Unused(shown(link), "not-a-file", detail)
         for path in (Path(place, name) for name in names if not name.startswith(".")):
             found[path] = _fault(path) or _sound_or_not(path)
     if not found:
