@@ -341,7 +341,8 @@ def test_what_is_passed_over_in_a_folder_is_named_in_its_place(tmp_path: Path) -
         ("pipe.wav", "not-a-file"),
         ("b", "not-audio"),
     ]  # fmt: skip
-    assert [found[2], found[4]] == [tmp_path / "a" / "h.wav", tmp_path / "a" / "phone.M4A"]  # the decoder will say what it is
+    # The decoder will say what it is.
+    assert [found[2], found[4]] == [tmp_path / "a" / "h.wav", tmp_path / "a" / "phone.M4A"]
 
 
 # ---- predictions --------------------------------------------------------------------------------
