@@ -100,8 +100,8 @@ def index(data: bytes, room: Path) -> None:
 
 def records() -> list[bytes]:
     record = {
-        "status": "interrupted", "stage": "train", "version": 1, "format": 2, "fingerprint": "f", "stages": {"prepare": 1.5,
-        "train": 2},
+        "status": "interrupted", "stage": "train", "version": 1, "format": 2, "fingerprint": "f",
+        "stages": {"prepare": 1.5, "train": 2},
         "done": {"train": "x"}, "weights_sha256": "0" * 64, "precision": "float32",
         "first_started": "2020-01-01T00:00:00Z",
         "hardware": {"cpu": "some"}, "classes": ["a", "b"],
