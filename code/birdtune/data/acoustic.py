@@ -34,6 +34,7 @@ Ints = npt.NDArray[np.int64]
 
 RULE = "nearly the same noise floor"
 SEAM_RULE = "samples that run on from one to the other"
+_VERSION = 2  # of the rules in this file and in continuity.py: what was kept by others is found anew
 # Nats, chosen on warblers cut up; docs/acoustic-evidence.md has what they reach on what they were not chosen on.
 JOINS, WARNS = 14.0, 10.0
 # Nats from which a seam counts, and counts in the leak test, where no noise floor of a whole group supports it; and the
@@ -271,8 +272,12 @@ def links(recordings: Sequence[Recording], how: str = "warn") -> list[Link]:
         labels = np.array([recordings[number].label for number in cohort.index.tolist()], object)
         compared = compare(cohort)
         chained, pairs = seams(cohort, compared), near_pairs(compared)
-        chain_of = {member: group[0] for group in groups(cohort, [], 0.0, chained) for member in group}
+        chains = {member: group for group in groups(cohort, [], 0.0, chained) for member in group}
+        chain_of = {member: group[0] for member, group in chains.items()}
         for _, first, second in chained:
+            # One seam between two classes and no other: among all pairs of recordings, chance makes some.
+            if labels[first] != labels[second] and len(chains[first]) == 2:
+                continue
             pair = names[first], names[second]
             found[pair] = Link(*pair, SEAM_RULE, how == "join")
         for threshold in (JOINS, WARNS):
@@ -294,7 +299,7 @@ def kept_links(recordings: Sequence[Recording], how: str, path: Path | None) -> 
     if path is None or how == "off" or len(recordings) < LEAST_RECORDINGS:
         return links(recordings, how)
     compared = [[r.name, r.label, r.content, r.facts.rate_hz] for r in recordings]
-    constants = [JOINS, WARNS, SEAM, _FLOOR_COUNTS, _FLOOR_BOUNDS, _SEAM_ALONE, _LIKELIEST]
+    constants = [_VERSION, JOINS, WARNS, SEAM, _FLOOR_COUNTS, _FLOOR_BOUNDS, _SEAM_ALONE, _LIKELIEST]
     digest = value_sha256([how, constants, compared])
     with contextlib.suppress(ValueError, TypeError, KeyError):  # of another birdtune, or damaged
         kept = read_json(path)
