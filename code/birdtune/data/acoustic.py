@@ -34,7 +34,7 @@ Ints = npt.NDArray[np.int64]
 
 RULE = "nearly the same noise floor"
 SEAM_RULE = "samples that run on from one to the other"
-_VERSION = 2  # of the rules in this file and in continuity.py: what was kept by others is found anew
+_VERSION = 3  # of the rules in this file and in continuity.py: what was kept by others is found anew
 # Nats, chosen on warblers cut up; docs/acoustic-evidence.md has what they reach on what they were not chosen on.
 JOINS, WARNS = 14.0, 10.0
 # Nats from which a seam counts, and counts in the leak test, where no noise floor of a whole group supports it; and the

@@ -23,6 +23,8 @@ Ints = npt.NDArray[np.int64]
 _UNCERTAIN, _ROUNDING = 1e-6, (1 / 32768) ** 2 / 12
 # Of the prediction errors, the last and those before them; an end in which the last are so much smaller was faded out.
 _NEAREST, _FADED = 12, 0.3
+# Share of its power in the prediction error, from which on a sound is as good as white: no sample predicts the next.
+_WHITE = 0.8
 # Prediction errors at the seam, of those usual around it, beyond which no more is computed.
 _FAR = 8.0
 # How much better, as a logarithm, the samples around one end can be predicted than those around the other.
@@ -46,7 +48,7 @@ class _Ends:
         error: [n] standard deviation of the prediction error.
         power: [n] variance.
         correlation: [n, 96] autocorrelation, by the model beyond its order.
-        shows: [n] whether it is neither silent nor faded out.
+        shows: [n] whether it is neither silent, nor faded out, nor white.
     """
 
     samples: Floats
@@ -156,5 +158,5 @@ def _modelled(samples: Floats, covariance: Floats, *, at_end: bool) -> _Ends:
     nearest, before = (
         np.sqrt(np.square(part).mean(axis=1)) for part in (errors[:, -_NEAREST:], errors[:, :-_NEAREST])
     )
-    shows = (nearest > _FADED * before) & (before > 0)
+    shows = (nearest > _FADED * before) & (before > 0) & (error < _WHITE)
     return _Ends(samples, model, np.sqrt(error * power), power, correlation, shows)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-import scipy.stats
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -138,6 +137,8 @@ def interval(replicates: Floats, n_groups: int, *, centre: float | None = None) 
     Returns:
         [low, high], or None with fewer than two groups, or no replicates.
     """
+    from scipy.stats import beta  # takes as long to load as `check` takes for a hundred clips
+
     known = replicates[np.isfinite(replicates)]
     if n_groups < 2 or known.size == 0:
         return None
@@ -147,8 +148,8 @@ def interval(replicates: Floats, n_groups: int, *, centre: float | None = None) 
         of_one = _standard_error(known, n_groups) ** 2 / (share * (1.0 - share))  # 1 / trials
         trials = n_groups / ((n_groups - 1) * of_one + 1.0 / n_groups)
     tail, hits = (1.0 - CONFIDENCE) / 2, share * trials
-    low = scipy.stats.beta.ppf(tail, hits, trials - hits + 1.0) if share > 0.0 else 0.0
-    high = scipy.stats.beta.ppf(1.0 - tail, hits + 1.0, trials - hits) if share < 1.0 else 1.0
+    low = beta.ppf(tail, hits, trials - hits + 1.0) if share > 0.0 else 0.0
+    high = beta.ppf(1.0 - tail, hits + 1.0, trials - hits) if share < 1.0 else 1.0
     return [float(low), float(high)]
 
 
@@ -162,6 +163,8 @@ def difference_interval(replicates: Floats, n_groups: int, *, centre: float | No
     Returns:
         [low, high], or None with fewer than two groups, or no replicates.
     """
+    from scipy.stats import t
+
     known = replicates[np.isfinite(replicates)]
     if n_groups < 2 or known.size == 0:
         return None
@@ -170,7 +173,7 @@ def difference_interval(replicates: Floats, n_groups: int, *, centre: float | No
         hidden = 1.0 - ((1.0 - CONFIDENCE) / 2) ** (1.0 / n_groups)
         below, above = min(1.0, 1.0 + difference) * hidden, min(1.0, 1.0 - difference) * hidden
     else:
-        student = float(scipy.stats.t.ppf((1.0 + CONFIDENCE) / 2, n_groups - 1))
+        student = float(t.ppf((1.0 + CONFIDENCE) / 2, n_groups - 1))
         below = above = student * _standard_error(known, n_groups)
     return [max(-1.0, difference - below), min(1.0, difference + above)]
 

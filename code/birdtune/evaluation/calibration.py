@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.optimize
 import scipy.special
 
 from birdtune.evaluation.bootstrap import source_weights
@@ -194,8 +193,8 @@ def _best(loss: Callable[[Scale], float], kind: str) -> Scale:
         return loss(scale_of(point)) + 0.5 * float((point**2).sum()) / _PRIOR_SD**2
 
     start = np.zeros(1 if kind == "softmax" else 2)
-    found = scipy.optimize.minimize(
-        total, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-7}
-    )
+    from scipy.optimize import minimize  # slow to load
+
+    found = minimize(total, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-7})
     better = np.isfinite(found.x).all() and np.isfinite(found.fun) and found.fun <= total(start)
     return scale_of(found.x) if better else Scale()

@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from birdtune.evaluation import class_alignment
 from birdtune.evaluation.bootstrap import Bools, Bootstrap, difference_interval
@@ -116,6 +115,8 @@ def _class_rows(
     """A row for each class that there are recordings of."""
     at: list[Any] = [np.asarray(each.values) for each in thresholds] if thresholds else [0.5, 0.5]
     predicted = [predictions(scores, own) for scores, own in zip((before, after), at, strict=True)]
+    from scipy.stats import binomtest
+
     rows = []
     for c in np.flatnonzero(before.positive.any(axis=0)).tolist():
         inside = before.positive[:, c]
@@ -134,7 +135,7 @@ def _class_rows(
             "confused_with": after.classes[int(np.bincount(wrong).argmax())] if wrong.size else None,
             "sources_worse": worse,
             "sources_better": better,
-            "p": float(scipy.stats.binomtest(worse, worse + better).pvalue) if worse + better else 1.0,
+            "p": float(binomtest(worse, worse + better).pvalue) if worse + better else 1.0,
         })  # fmt: skip
     return rows
 
