@@ -249,7 +249,7 @@ def test_a_gain_that_holds_when_judged_anew_is_said_to_be_one_and_matters_by_the
     assert next(iter(found["importance"])) == "train.learning-rate"
     assert any(line.startswith("what matters most: train.learning-rate") for line in lines)
     assert "Importance of each setting" in (tmp_path / "tune" / "report.html").read_text()
-    # Judged anew, the seeds are others.
+    # Evaluated again, the seeds are others.
     assert {config.train.seed for config in made[0].calls} == {1}
     assert len(made[0].calls) == 24 + 4
 
@@ -281,7 +281,7 @@ def test_a_gain_that_luck_explains_is_no_gain(
 
 
 def of_again(whole: Path, difference: float | None) -> Tuned:
-    """What was found, as if the second trial were best and had come to this when it was judged anew."""
+    """What was found, as if the second trial were best and had come to this when it was evaluated again."""
     found = read_json(whole / "tune" / "tune.json")
     again = difference is not None and {
         "times": 3, "best": 0.8 + difference, "defaults": 0.8, "difference": difference, "low": -0.1, "high": 0.1,

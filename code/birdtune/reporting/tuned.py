@@ -22,7 +22,7 @@ Value = str | int | float
 
 
 class Again(BaseModel):
-    """The best and the settings as they are, judged anew: by other folds, from other first weights."""
+    """The best and the settings as they are, evaluated again: by other folds, from other first weights."""
 
     model_config = ConfigDict(strict=True)
 
@@ -84,7 +84,7 @@ def verdict(found: Tuned) -> str:
         return f"{chosen} Training with the settings as they are went astray: there is nothing to judge it beside."
     again = found.again
     anew = (
-        f"Judged anew ({_anew(found)}), it scores {again.best:.3f} and the settings as they are "
+        f"Evaluated again ({_anew(found)}), it scores {again.best:.3f} and the settings as they are "
         f"{again.defaults:.3f}: {again.difference:+.3f}"
     )
     if again.low is not None and again.high is not None:
@@ -93,7 +93,7 @@ def verdict(found: Tuned) -> str:
     if again.is_better:
         word = "That is more than luck."
     elif keeps(found):
-        word = "Keep your settings: what did best is no better when judged anew."
+        word = "Keep your settings: what did best is no better when evaluated again."
     return f"{chosen} {anew}. {word}"
 
 
@@ -103,7 +103,7 @@ def from_one(number: int | None) -> int | None:
 
 
 def keeps(found: Tuned) -> bool:
-    """Whether the settings as they are should be kept: nothing was better, or not when judged anew."""
+    """Whether the settings as they are should be kept: nothing was better, or not when evaluated again."""
     return found.best == 0 or (found.again is not None and found.again.difference <= 0)
 
 
@@ -131,9 +131,9 @@ def fragment(found: Tuned) -> str:
         return "# the defaults did best\n"
     remark = ""
     if found.best != 0 and keeps(found):
-        remark = "# keep your settings: judged anew, these were no better; to try them all the same:\n"
+        remark = "# keep your settings: evaluated again, these were no better; to try them all the same:\n"
     elif found.best != 0 and found.again is not None and not found.again.is_better:
-        remark = "# keep your settings: judged anew, these were not clearly better; to try them:\n"
+        remark = "# keep your settings: evaluated again, these were not clearly better; to try them:\n"
     return remark + yaml.safe_dump(tree, sort_keys=False)
 
 
