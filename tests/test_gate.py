@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from makers import Here
-from test_from_version import StopOnce, settings, write_data
+from test_base_model import StopOnce, settings, write_data
 
 from birdtune.config import Config
 from birdtune.errors import InputError, Interrupted
