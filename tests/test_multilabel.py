@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 from makers import StopAt
+from sklearn.metrics import average_precision_score
 from test_job import record, run, settings
 
 from birdtune.data.dataset import Dataset
@@ -58,6 +59,27 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
+def _validation_windows_choose_the_best_epoch(dataset: Dataset, output: Path) -> None:
+    """The best epoch's figure, and the window view of the report, are those of windows with targets of their own."""
+    history, found = read_json(output / "logs/1/history.json"), scores_of(output, "val")
+    start_s = found["window_start_s"]
+    targets, known = dataset.targets(dataset.part("val")).of(found["window_recording"], start_s, start_s + 0.96)
+    ap = np.mean([
+        average_precision_score(targets[known[:, c] > 0, c], found["window_scores"][known[:, c] > 0, c])
+        for c in range(len(PITCH_HZ)) if targets[:, c].any()
+    ])  # fmt: skip
+    best = max(history["epochs"], key=lambda row: round((row["val_accuracy"] + row["val_macro_ap"]) / 2, 4))
+    chosen = history["epochs"][history["best_epoch"] - 1]
+    assert history["best_epoch_by"] == "windows" and chosen["val_accuracy"] == best["val_accuracy"]
+    assert chosen["val_macro_ap"] == pytest.approx(ap, abs=0.02), "of windows; calibration keeps their order"
+    window = read_json(output / "reports/1/metrics.json")["val"]["window"]
+    assert window["macro_ap"] == pytest.approx(ap, abs=1e-6)
+    of_recording = found["targets"][found["window_recording"]]
+    assert (found["window_targets"] != (of_recording > 0)).mean() > 0.2, "the recording's classes are in few windows"
+    assert "chosen by the validation windows" in (output / "logs/1/run.log").read_text()
+    assert "by its windows: labels have times" in (output / "reports/1/report.html").read_text()
+
+
 def scores_of(output: Path, part: str = "test") -> Any:
     return np.load(output / f"reports/1/scores-{part}.npz")
 
@@ -104,6 +126,7 @@ def test_windows_with_times_teach_when_each_class_is_in_a_recording(
     assert run(settings(timed, output, **changes)) == 0
     dataset = datasets[-1]
     assert dataset.output == "sigmoid" and "24 labels with times in 12 recordings" in "\n".join(dataset.notices)
+    _validation_windows_choose_the_best_epoch(dataset, output)
     part = dataset.part("test")
     found = scores_of(output)
     start_s = found["window_start_s"]

@@ -60,6 +60,11 @@ class Targets:
         """C"""
         return int(self.whole.shape[1])
 
+    @property
+    def have_times(self) -> bool:
+        """Whether any label has times: windows of one recording may then have different targets."""
+        return bool(self.count.any())
+
     def of(self, recording: Ints, start_s: npt.ArrayLike, end_s: npt.ArrayLike) -> tuple[Array, Array]:
         """Targets of some windows.
 
@@ -175,6 +180,12 @@ class WindowTargets:
             kept = self.kept[windows][:, None]
             rest = (1 - kept) / np.float32(self.labels.n_classes) if self.kind == "softmax" else np.float32(0.0)
             targets = np.asarray(kept * targets + rest, np.float32)
+        return targets, known
+
+    def all(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Which classes each window holds, and where that is known. [windows, C] each"""
+        found = [(targets > 0, known > 0) for _, targets, known in self.blocks()]
+        targets, known = (np.concatenate(each) for each in zip(*found, strict=True))
         return targets, known
 
     def blocks(self) -> Iterator[tuple[Ints, Array, Array]]:

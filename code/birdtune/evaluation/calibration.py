@@ -122,9 +122,9 @@ def _unlink(means: npt.NDArray[Any], kind: str) -> Floats:
 def fit(logits: Scores | None, kind: str) -> Calibration:
     """The calibration of least log loss on validation recordings.
 
-    Windows: log loss against the targets of their recording, each recording counting alike. Clips of a softmax: log
-    loss of "the highest score is right", because that is what people read the score as; of sigmoids, of every class
-    that is known. Recordings of one source count as one.
+    Windows: log loss against their targets (by labels with times, else those of the recording), each recording counting
+    alike. Clips of a softmax: log loss of "the highest score is right", because that is what people read the score as;
+    of sigmoids, of every class that is known. Recordings of one source count as one.
 
     Args:
         logits: validation recordings, with logits for `window_scores`; None if there are none.
@@ -153,7 +153,7 @@ def _window_loss(logits: Scores, kind: str, weights: Floats) -> Callable[[Scale]
     recording = logits.window_recording[chosen]
     share = weights[recording] / np.bincount(recording, minlength=len(weights))[recording]  # [P]
     part = logits.window_scores[chosen].astype(np.float64)
-    targets, known = logits.targets[recording], logits.known[recording]
+    targets, known = logits.truth_of_windows(chosen)
     return lambda scale: float((share * _losses(part, targets, known, kind, scale)).sum())
 
 

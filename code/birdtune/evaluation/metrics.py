@@ -24,7 +24,7 @@ Definitions:
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +34,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from birdtune.evaluation.bootstrap import Bools, Bootstrap, Floats, Ints, divide, interval, mean_defined
 from birdtune.evaluation.ranking import ranking_replicates
-from birdtune.evaluation.scores import Scores, clip_scores
+from birdtune.evaluation.scores import POSITIVE, Scores, clip_scores
 
 TOP = 3
 _SMALLEST_PROBABILITY = 1e-7  # about float32's resolution near 1: a log loss of 16 is the worst there is
@@ -237,12 +237,32 @@ def view_of(scores: Scores, bootstrap: Bootstrap, thresholds: npt.NDArray[Any] |
     return View(clip_scores(scores), scores.positive, scores.known, bootstrap, predictions(scores, thresholds))
 
 
-def quick_look(scores: Scores) -> dict[str, float | None]:
-    """Figures of an epoch, by the means over windows and without intervals: `loss`, and every metric's summary."""
-    view = view_of(scores, Bootstrap(scores.groups, 0, 0))
+def windows_of(scores: Scores, bootstrap: Bootstrap) -> tuple[View, npt.NDArray[Any]]:
+    """The windows of some scores, and their targets [P, C]: their own where labels have times.
+
+    Args:
+        bootstrap: of the recordings.
+    """
+    targets, known = scores.truth_of_windows()
+    positive = np.asarray((targets >= POSITIVE) & known)
+    return View(scores.window_scores, positive, known, bootstrap.at(scores.window_recording)), targets
+
+
+def quick_look(scores: Scores, *, of_windows: bool = False) -> dict[str, float | None]:
+    """Figures of an epoch without intervals: `loss`, and every metric's summary.
+
+    Args:
+        of_windows: by windows, of which those that hold no class are negatives, and predictions are scores from 0.5 on;
+            else by recordings, scored by the means over their windows.
+    """
+    bootstrap, targets = Bootstrap(scores.groups, 0, 0), scores.targets
+    view = view_of(scores, bootstrap)
+    if of_windows:
+        view, targets = windows_of(scores, bootstrap)
+        view = replace(view, predictions=np.asarray(view.scores >= 0.5))
     rows = summary(estimates(view), view.bootstrap.n_groups)
     found = {key: rows[key] for key in rows if not key.endswith("_ci")}
-    return {"loss": log_loss(view.scores, scores.targets, scores.known), **found}
+    return {"loss": log_loss(view.scores, targets, view.known), **found}
 
 
 # ---- the metrics --------------------------------------------------------------------------------

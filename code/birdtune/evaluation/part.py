@@ -22,6 +22,7 @@ from birdtune.evaluation.metrics import (
     names,
     predictions,
     summary,
+    windows_of,
 )
 from birdtune.evaluation.scores import Scores, clip_scores, pool_sum_squares
 
@@ -46,7 +47,8 @@ def evaluate_part(
         thresholds: [C] from which score on a class is predicted, where recordings have several classes.
 
     Returns:
-        `n_recordings`, `n_sources`, `n_windows`, `multi_label`; `majority_class`, `majority_baseline` (+ `_ci`),
+        `n_recordings`, `n_sources`, `n_windows`, `multi_label`; `window_targets`: where those of windows come from,
+        the "times" of labels or "recordings"; `majority_class`, `majority_baseline` (+ `_ci`),
         `accuracy_gain` (+ `_ci`: clip accuracy less the baseline, drawn in pairs); `macro_ap_chance`; `clip`,
         `clip_sum_squares`, `window`, each with the summary of every metric (+ `_ci` each) and `log_loss`; `per_class`;
         `confusion` (rows are true; of recordings with one class), `confusion_pairs` (the 100 most frequent),
@@ -65,25 +67,20 @@ def evaluate_part(
     predicted = predictions(scores, thresholds)
     clip = View(pooled, scores.positive, scores.known, bootstrap, predicted)
     squares = View(pool_sum_squares(scores), scores.positive, scores.known, bootstrap)
-    items = scores.window_recording
-    window = View(
-        scores.window_scores,
-        scores.positive[items],
-        np.broadcast_to(np.True_, scores.window_scores.shape) if scores.mask is None else scores.known[items],
-        bootstrap.at(items),
-    )
+    window, window_targets = windows_of(scores, bootstrap)
     by_metric = estimates(clip)
     confusion = _confusion(scores.labels, pooled)
     return {
         "n_recordings": len(scores.recordings),
         "n_sources": bootstrap.n_groups,
-        "n_windows": len(items),
+        "n_windows": len(scores.window_recording),
+        "window_targets": "recordings" if scores.window_targets is None else "times",
         "multi_label": scores.is_multi_label,
         **_against_baseline(scores, train_counts, bootstrap),
         "clip": _summary(clip, by_metric, scores.targets),
         "macro_ap_chance": chance_ap(scores.positive.sum(axis=0), scores.known.sum(axis=0)),
         "clip_sum_squares": _summary(squares, estimates(squares), scores.targets),
-        "window": _summary(window, estimates(window), scores.targets[items]),
+        "window": _summary(window, estimates(window), window_targets),
         "per_class": _per_class(scores, predicted, train_counts, by_metric, bootstrap),
         "confusion": confusion.tolist(),
         "confusion_pairs": _confusion_pairs(confusion, scores.classes),

@@ -27,7 +27,7 @@ Bools = npt.NDArray[np.bool_]
 POSITIVE = 0.5
 _TEXT_FIELDS = ("classes", "recordings", "groups")
 _ARRAY_FIELDS = ("targets", "window_scores", "window_recording", "window_start_s")
-_OPTIONAL_FIELDS = ("mask", "window_weight", "pooled", "ood_score")
+_OPTIONAL_FIELDS = ("mask", "window_weight", "pooled", "ood_score", "window_targets", "window_mask")
 
 
 def one_hot(labels: Sequence[int] | npt.NDArray[Any], n_classes: int) -> npt.NDArray[np.float32]:
@@ -55,6 +55,8 @@ class Scores:
             all windows of a recording count alike.
         pooled: [N, C] float32, the recordings' own scores; None: they are the means over their windows.
         ood_score: [N] float32, distance from the training data; above 1 a recording is rejected; None: not known.
+        window_targets, window_mask: [P, C] bool, the windows' own targets, and where they are known, where labels have
+            times; None: a window's targets are those of its recording.
 
     Raises:
         ValueError: shapes, targets or scores that no stage of birdtune should make.
@@ -71,6 +73,8 @@ class Scores:
     window_weight: npt.NDArray[np.float32] | None = None
     pooled: npt.NDArray[np.float32] | None = None
     ood_score: npt.NDArray[np.float32] | None = None
+    window_targets: Bools | None = None
+    window_mask: Bools | None = None
 
     def __post_init__(self) -> None:
         n, c, p = len(self.recordings), len(self.classes), len(self.window_recording)
@@ -91,6 +95,9 @@ class Scores:
             raise ValueError(f"scores of {n} recordings, {c} classes come pooled as {self.pooled.shape}, or not finite")
         if self.ood_score is not None and self.ood_score.shape != (n,):
             raise ValueError(f"OOD scores of {n} recordings come as {self.ood_score.shape}")
+        own = [None if each is None else (each.shape, each.dtype) for each in (self.window_targets, self.window_mask)]
+        if own not in ([None] * 2, [((p, c), np.dtype(np.bool_))] * 2):
+            raise ValueError(f"targets of {p} windows, {c} classes and where they are known come as {own}")
         if not np.isfinite(self.window_scores).all():
             raise ValueError(f"{int((~np.isfinite(self.window_scores)).sum())} scores are NaN or infinite")
 
@@ -125,6 +132,19 @@ class Scores:
     def has_class(self) -> Bools:
         """Recordings of which at least one class is known: where top-1 accuracy is defined. [N]"""
         return np.asarray(self.positive.any(axis=1))
+
+    def truth_of_windows(self, chosen: Any = slice(None)) -> tuple[npt.NDArray[Any], Bools]:
+        """Targets of some windows, 0…1, and where they are known: their own, or those of their recordings. [n, C] each
+
+        Args:
+            chosen: which windows, as an index of numpy.
+        """
+        if self.window_targets is not None and self.window_mask is not None:
+            return self.window_targets[chosen], self.window_mask[chosen]
+        recording = self.window_recording[chosen]
+        shape = (len(recording), len(self.classes))
+        known = np.broadcast_to(np.True_, shape) if self.mask is None else self.mask[recording]
+        return self.targets[recording], known
 
     def save(self, path: Path) -> None:
         """Write as .npz, whole or not at all; nothing in it is pickled."""
@@ -230,4 +250,6 @@ def subset(scores: Scores, chosen: Bools) -> Scores:
         window_weight=of(scores.window_weight, windows),
         pooled=of(scores.pooled, rows),
         ood_score=of(scores.ood_score, rows),
+        window_targets=of(scores.window_targets, windows),
+        window_mask=of(scores.window_mask, windows),
     )

@@ -120,6 +120,8 @@ def _aligned(scores: Scores, classes: tuple[str, ...]) -> Scores:
         scores, classes=columns, targets=moved(scores.targets), window_scores=moved(scores.window_scores),
         mask=None if scores.mask is None else moved(scores.mask),
         pooled=None if scores.pooled is None else moved(scores.pooled),
+        window_targets=None if scores.window_targets is None else moved(scores.window_targets),
+        window_mask=None if scores.window_mask is None else moved(scores.window_mask),
     )  # fmt: skip
 
 

@@ -77,6 +77,7 @@ class ReportData:
         model_comparison: that of metrics.json, where training began from a base model.
         rare_class_ablation: that of metrics.json; None: none was asked for, or nothing was set for rare classes.
         shortcuts, leak: those of metrics.json; None: not measured.
+        best_epoch_by: what of validation chose the best epoch, "recordings" or "windows".
     """
 
     version: int
@@ -109,6 +110,7 @@ class ReportData:
     rare_class_ablation: Row | None = None
     shortcuts: Row | None = None
     leak: Row | None = None
+    best_epoch_by: str = "recordings"
 
     @property
     def split(self) -> str | None:

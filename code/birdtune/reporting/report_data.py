@@ -55,6 +55,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore) -> ReportData:
         },
         history=trained["epochs"],
         best_epoch=trained["best_epoch"],
+        best_epoch_by=trained["best_epoch_by"],
         problems=[problem.row() for problem in dataset.problems],
         books=dataset.books(),
         notices=dataset.notices,
@@ -131,7 +132,7 @@ def _label_issues(run: Run) -> dict[str, Any] | None:
 
 def _trained(run: Run) -> dict[str, Any]:
     trained = read_json(run.logs / HISTORY_NAME)
-    return trained if isinstance(trained, dict) else {"best_epoch": None, "epochs": []}
+    return trained if isinstance(trained, dict) else {"best_epoch": None, "best_epoch_by": "recordings", "epochs": []}
 
 
 def _listener(dataset: Dataset, store: FrameStore) -> Callable[[str, float, float], Clip | None]:

@@ -48,7 +48,8 @@ def learning_rate(settings: TrainSettings, update: int, per_epoch: int) -> float
 def is_better(row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
     """Whether an epoch beats the best so far.
 
-    By the mean of accuracy and macro average precision over the clips of the validation split; among
+    By the mean of accuracy and macro average precision over the recordings of the validation split, or over its
+    windows where labels have times; among
     equals by its loss; without validation by the training loss. Precision alone ranks within each class and
     does not see one class drowning the others; accuracy alone moves in coarse steps on a small split.
     """

@@ -43,6 +43,8 @@ from birdtune.training.step import StepSettings, Trainer
 
 Floats = npt.NDArray[np.float64]
 Shares = npt.NDArray[np.float32]
+# What the best epoch is chosen by.
+WINDOWS, RECORDINGS = "windows", "recordings"
 
 
 def train(
@@ -121,6 +123,7 @@ def _history(job: Job, examples: Examples, step: StepSettings) -> dict[str, Any]
     sums = sampling.totals(examples, config.train, step.class_weights)
     return {
         "best_epoch": None,
+        "best_epoch_by": _best_epoch_by(job),
         "epochs": [],
         "constant_loss": constant_loss(
             sums.positive[taught],
@@ -254,16 +257,28 @@ def _validation(job: Job, classifier: Classifier, frozen: Frozen) -> Validation:
     if not part:
         job.journal.warn("There are no validation recordings: the epoch with the lowest training loss is kept.")
         return dict
-    windows = job.windows(part)
+    windows, of_windows = job.windows(part), _best_epoch_by(job) == WINDOWS
+    if of_windows:
+        job.journal.say("  labels have times: the best epoch is chosen by the validation windows, not by recordings")
     feed = frozen.feed(windows, what="validation")
     scorer = make_scorer(classifier, feed.embed)
 
     def validate() -> Mapping[str, float | None]:
         scores, live = score(job, classifier, scorer, windows, part, source=feed.source)
-        figures = {**metrics.quick_look(scores), "live_embeddings": live}
+        figures = {**metrics.quick_look(scores, of_windows=of_windows), "live_embeddings": live}
         return {f"val_{name}": value for name, value in figures.items()}
 
     return validate
+
+
+def _best_epoch_by(job: Job) -> str:
+    """What the best epoch is chosen by: what is learnt, so windows where they have labels of their own.
+
+    An attention head learns recordings, whatever times their labels have.
+    """
+    part = job.dataset.part("val")
+    is_of_windows = job.config.model.head != "attention" and job.dataset.targets(part).have_times
+    return WINDOWS if is_of_windows else RECORDINGS
 
 
 def _checkpoint_bytes(classifier: Classifier) -> int:
@@ -327,7 +342,9 @@ def score(
             f"The scores of {broken:,} of {len(found):,} windows are NaN or infinite: training has made the "
             "weights too large. Lower --train.learning-rate (try a tenth), or try --train.precision float32."
         )
-    targets, known = job.dataset.targets(part).of_recordings()
+    labels = job.dataset.targets(part)
+    targets, known = labels.of_recordings()
+    own = WindowTargets(labels, windows).all() if labels.have_times else (None, None)
     scores = Scores(
         classes=classifier.classes,
         recordings=tuple(recording.name for recording in part),
@@ -338,6 +355,8 @@ def score(
         window_start_s=windows.start_s,
         mask=None if known.all() else known > 0,
         window_weight=attention.shares(windows.recording),
+        window_targets=own[0],
+        window_mask=own[1],
     )
     return scores, live.count()
 

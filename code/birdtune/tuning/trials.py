@@ -183,7 +183,8 @@ class _EndedEarly(Exception):  # noqa: N818 - no error
 
 def _curve(state: State) -> list[float]:
     """Score after each epoch."""
-    return [(float(row["val_accuracy"]) + float(row["val_macro_ap"])) / 2 for row in state.history]
+    # None: no validation window holds a class, where labels have times.
+    return [(float(row["val_accuracy"] or 0) + float(row["val_macro_ap"] or 0)) / 2 for row in state.history]
 
 
 def _validation_scores(job: Job) -> Floats:
