@@ -2,12 +2,12 @@
 # birdtune's one door: `./entrypoint.sh [command] [settings]`, the same in and out of a container.
 # Outside, the packages of requirements.txt are put into .venv the first time, which later starts
 # reuse; inside, they are part of the image. `./entrypoint.sh test` runs the tests, `bench` the measurements,
-# `extras NAME` adds packages that not everybody needs.
+# `extras NAME...` adds packages that not everybody needs.
 set -euo pipefail
 
 root=$(cd -- "${BASH_SOURCE[0]%/*}" && pwd)
 venv=$root/.venv
-extras=(media)
+extras=(birdnet media onnx parquet)
 peers=$root/.venv-bench  # what birdtune is measured beside; it sees the packages of .venv, too
 
 say() { printf 'birdtune: %s\n' "$*" >&2; }
@@ -71,13 +71,33 @@ install() {  # install LOCK: also when another start is at it, or was stopped ha
   exec 9>&-
 }
 
-install_extras() {
-  local name
-  [[ $# -gt 0 ]] || fail 2 "name what to add: ./entrypoint.sh extras NAME. There is: ${extras[*]} (m4a, aac, wma, wv)."
-  for name; do
-    [[ " ${extras[*]} " == *" $name "* ]] || fail 2 "there is no extra '$name'. There is: ${extras[*]}."
+add_extras() {  # add_extras NAME... [--accept-licence ID]
+  local name id terms accepted='' names=()
+  while (($#)); do
+    case $1 in
+      --accept-licence=*) accepted=${1#*=} ;;
+      --accept-licence) accepted=${2:-}; shift $(($# > 1)) ;;
+      *)
+        [[ " ${extras[*]} " == *" $1 "* ]] || fail 2 "there is no extra '$1'. There is: ${extras[*]}."
+        names+=("$1")
+        ;;
+    esac
+    shift
   done
-  for name; do
+  ((${#names[@]})) || fail 2 "name what to add: ./entrypoint.sh extras NAME. There is: ${extras[*]} (docs/backbones.md)."
+  [[ -z ${BIRDTUNE_IN_IMAGE:-} ]] || fail 2 "an image is not added to; build it with them: docker build" \
+    "--build-arg EXTRAS='${names[*]}'${accepted:+ --build-arg ACCEPT_LICENCE=$accepted} ..."
+  for name in "${names[@]}"; do  # before anything is installed
+    terms=$root/requirements-$name.licence
+    if [[ -f $terms ]] && ! stamped "requirements-$name.txt"; then
+      cat "$terms" >&2
+      read -r id <"$terms"
+      [[ $accepted == "$id" ]] || fail 42 "$name is not installed: its licence was not accepted. If you may use it" \
+        "under these terms: ./entrypoint.sh extras ${names[*]} --accept-licence $id"
+    fi
+  done
+  stamped requirements.txt || install requirements.txt
+  for name in "${names[@]}"; do
     stamped "requirements-$name.txt" || install "requirements-$name.txt"
     say "$name is installed"
   done
@@ -86,11 +106,13 @@ install_extras() {
 unset PYTHONHOME  # it would point a virtual environment at another Python
 export PYTHONPATH=$root/code TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 
+if [[ ${1:-} == extras ]]; then
+  add_extras "${@:2}"
+  exit
+fi
 if [[ -n ${BIRDTUNE_IN_IMAGE:-} ]]; then
   [[ ${1:-} != test && ${1:-} != bench ]] ||
     fail 2 "the image holds no tests and no bench; run ./entrypoint.sh $1 in the project's folder."
-  [[ ${1:-} != extras ]] ||
-    fail 2 "an image is not added to; build it with them: docker build --build-arg EXTRAS='${*:2}' ..."
   exec python -m birdtune "$@"
 fi
 
@@ -101,11 +123,6 @@ if [[ ${1:-} == test ]]; then
   cd -- "$root"
   # A file's tests share what it makes once, so that a file stays together. A later --numprocesses of the caller counts.
   exec "$venv/bin/python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
-fi
-if [[ ${1:-} == extras ]]; then
-  shift
-  install_extras "$@"
-  exit
 fi
 if [[ ${1:-} == bench ]]; then
   shift

