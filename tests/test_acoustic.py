@@ -13,8 +13,7 @@ from birdtune.audio.measures import Meter
 from birdtune.data import acoustic
 from birdtune.data.labels import Label
 from birdtune.data.scan import Recording
-from birdtune.data.source_notices import source_notices
-from birdtune.data.sources import find_sources
+from birdtune.data.sources import find_sources, source_notices
 
 RATE_HZ, CLIP = 16_000, 48_000
 CLASSES = ("Aves_a", "Aves_b", "Aves_c")

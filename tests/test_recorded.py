@@ -191,6 +191,6 @@ def test_clips_named_by_the_second_follow_on_one_another() -> None:
 
 def test_how_they_were_found_is_said() -> None:
     clips = [made(f"A/{name}.wav", Origin("SM4 1", 3.0 * k)) for k, name in enumerate("abc")]
-    (found,) = find_sources(clips, links=recorded_links(clips)).found
+    (found,) = find_sources(clips, links=recorded_links(clips)).by_rule
     assert (found.rule, found.recordings, found.sources) == ("recorder and time in the files", 3, 1)
-    assert found.shown == "SM4 1, 1970-01-01 00:00:00 UTC"
+    assert found.detail == "SM4 1, 1970-01-01 00:00:00 UTC"

@@ -241,7 +241,7 @@ def test_the_examples_of_the_table_are_true(rule: Rule) -> None:
     names = [f"Class/{clip}" for clip in rule.clips]
     expected = find_sources([recording(name) for name in names])
     assert expected.keys[names[0]] == rule.source
-    assert any(found.rule == rule.name for found in expected.found) or rule.name == "rank or confidence"
+    assert any(found.rule == rule.name for found in expected.by_rule) or rule.name == "rank or confidence"
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)

@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from makers import recording
 
 from birdtune.data.recorded import recorded_links
-from birdtune.data.source_notices import source_lines, source_notices
-from birdtune.data.sources import Link, find_sources
+from birdtune.data.sources import Link, find_sources, source_lines, source_notices
 from birdtune.data.split import compile_group_regex
 
 RECORDINGS = [recording(f"A/{name}.wav") for name in ("a", "b", "c", "d", "e")]
@@ -28,18 +27,18 @@ def test_links_join_sources_in_any_order() -> None:
     found = find_sources(RECORDINGS, None, links)
     assert found.keys["A/d.wav"] == "A/a"
     assert found.alone == 1
-    assert [(one.rule, one.recordings, one.sources, one.source) for one in found.found] == [("made", 4, 1, "A/a")]
+    assert [(one.rule, one.recordings, one.sources, one.source) for one in found.by_rule] == [("made", 4, 1, "A/a")]
 
 
 def test_links_that_only_warn_join_nothing() -> None:
     links = [link("ab"), link("cd", joins=False), link("ba", joins=False)]
     assert sets(links) == {"ab", "c", "d", "e"}
-    assert find_sources(RECORDINGS, None, links).doubted == (links[1],)
+    assert find_sources(RECORDINGS, None, links).uncertain == (links[1],)
 
 
 def test_a_pattern_goes_before_links() -> None:
     assert sets([link("ab")], "^[ac]") == set("abcde")
-    assert len(find_sources(RECORDINGS, compile_group_regex("^x"), [link("ab")]).doubted) == 1
+    assert len(find_sources(RECORDINGS, compile_group_regex("^x"), [link("ab")]).uncertain) == 1
 
 
 def test_links_to_recordings_that_are_not_used_are_passed_over() -> None:
@@ -63,7 +62,7 @@ def test_how_sources_were_found_is_said_with_examples() -> None:
 
 def test_what_joined_files_is_said_and_one_is_not_many() -> None:
     names = ("C0/kaz.wav", "C0/kbz.wav")
-    link = Link(*names, "recorder and time in the files", joins=True, shown="SM4 7, 2023-05-01 05:00:00 UTC")
+    link = Link(*names, "recorder and time in the files", joins=True, detail="SM4 7, 2023-05-01 05:00:00 UTC")
     first, second = source_lines(find_sources([recording(name) for name in names], None, [link]))
     assert first == "2 recordings of 1 source recording:"
     assert second.endswith("(e.g. C0/kaz.wav and C0/kbz.wav are C0/kaz: SM4 7, 2023-05-01 05:00:00 UTC)")
@@ -142,7 +141,7 @@ def test_numbered_recordings_of_places_and_people_are_a_doubt_and_clips_of_tools
     people = [recording(f"A/{name}_{k}.wav") for name in ("Helgoland", "Smith", "Juist") for k in range(1, 7)]
     sources = find_sources(people)
     assert sources.alone == 18
-    pairs = {(link.first.split("_")[0], link.second.split("_")[0]) for link in sources.doubted}
+    pairs = {(link.first.split("_")[0], link.second.split("_")[0]) for link in sources.uncertain}
     assert pairs == {("A/Helgoland",) * 2, ("A/Smith",) * 2, ("A/Juist",) * 2}
     assert any("numbered names of equally long files" in notice for notice in source_notices(people, sources))
     tools = [recording(f"A/{name}_{k:03}.wav") for name in ("Helgoland", "Smith", "Juist") for k in range(1, 7)]

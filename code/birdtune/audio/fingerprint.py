@@ -67,7 +67,7 @@ class Fingerprinter:
         self._bands.append(np.add.reduceat(power, first, axis=1))
         self._n_kept += len(frames)
 
-    def found(self) -> str:
+    def encoded(self) -> str:
         """The fingerprint as text (172 characters); "" of less sound than it takes."""
         bands = np.concatenate(self._bands) if self._bands else np.empty((0, N_BANDS), np.float32)
         # Digital silence is of the one who filled the clip up, not of a recorder.

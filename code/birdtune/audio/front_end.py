@@ -126,7 +126,7 @@ class FrontEnd(ABC):
         return self.row_samples + (self.window_rows - 1) * self.row_hop
 
     @property
-    def heard_s(self) -> float:
+    def receptive_s(self) -> float:
         """Seconds of sound that a window is made of; of log-mel a little more than `window_s`, as frames overlap."""
         return self.window_samples / self.rate_hz
 

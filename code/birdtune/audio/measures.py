@@ -18,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.ends import Ends
 from birdtune.audio.fingerprint import Fingerprinter
+from birdtune.audio.seams import Ends
 
 Floats = npt.NDArray[np.float32]
 
@@ -70,7 +70,7 @@ class Measures:
     spectrum: str  # mean power of each band, as `decode_bands` reads it
     floor: str  # power that each band keeps above in nine frames of ten
     fingerprint: str = ""  # of recorder and moment, as `fingerprint.floors_of` reads it; "" of too little sound
-    ends: str = ""  # the first and the last samples, as `ends.read_ends` reads them; "" of too few
+    ends: str = ""  # the first and the last samples, as `seams.Seams` reads them; "" of too few
 
     @property
     def spectrum_db(self) -> npt.NDArray[np.int8]:
@@ -154,7 +154,7 @@ class Meter:
     def measures(self) -> Measures:
         """What was measured of all blocks so far."""
         n = max(1, self._n)
-        spectrum, floor, bandwidth_hz = self._spectra.found()
+        spectrum, floor, bandwidth_hz = self._spectra.result()
         return Measures(
             level_db=self._envelope.level_db,
             offset=round(float(np.abs(self._sums).max()) / n, 4),
@@ -166,8 +166,8 @@ class Meter:
             bandwidth_hz=bandwidth_hz,
             spectrum=encode_bands(spectrum),
             floor=encode_bands(floor),
-            fingerprint=self._fingerprinter.found(),
-            ends=self._ends.found(),
+            fingerprint=self._fingerprinter.encoded(),
+            ends=self._ends.encoded(),
         )
 
 
@@ -320,7 +320,7 @@ class _Spectra:
         self._n_kept += len(kept)
         self._n_frames += len(frames)
 
-    def found(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], int]:
+    def result(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], int]:
         """Mean power and floor of each band, NaN above the range, and the bandwidth in hertz."""
         grid = self._grid
         if not self._bands:

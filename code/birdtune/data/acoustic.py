@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.audio.fingerprint import N_BANDS, floors_of
-from birdtune.data.continuity import Seams
+from birdtune.audio.seams import Seams
 from birdtune.data.scan import Recording
 from birdtune.data.sources import Link
 from birdtune.runtime.files import read_json, value_sha256, write_json
@@ -34,7 +34,7 @@ Ints = npt.NDArray[np.int64]
 
 RULE = "nearly the same noise floor"
 SEAM_RULE = "samples that run on from one to the other"
-_VERSION = 3  # of the rules in this file and in continuity.py: what was kept by others is found anew
+_VERSION = 3  # of the rules here and in audio/seams.py: links kept by other versions are computed anew
 # Nats, chosen on warblers cut up; docs/acoustic-evidence.md has what they reach on what they were not chosen on.
 JOINS, WARNS = 14.0, 10.0
 # Nats from which a seam counts, and counts in the leak test, where no noise floor of a whole group supports it; and the

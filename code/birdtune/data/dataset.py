@@ -17,11 +17,10 @@ from birdtune.config import Config
 from birdtune.data import (
     acoustic,
     class_names,
-    coverage,
-    each_channel,
     frames,
     label_table,
     layout,
+    quality,
     sampling,
     scan,
     selection,
@@ -34,8 +33,7 @@ from birdtune.data.layout import Arranged
 from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.recorded import recorded_links
 from birdtune.data.scan import PROBLEM_COLUMNS, Listing, Problem, Recording
-from birdtune.data.source_notices import source_notices
-from birdtune.data.sources import SOURCE_COLUMNS, Sources
+from birdtune.data.sources import SOURCE_COLUMNS, Sources, source_notices
 from birdtune.data.split import Given, Place
 from birdtune.data.targets import Targets, annotated_classes, targets_of
 from birdtune.errors import InputError, shown
@@ -234,7 +232,7 @@ def _survey(
     listing = arranged.listing
     given = arranged.given
     if config.audio.channels == "each":
-        listing, given = each_channel.expanded(listing, given)
+        listing, given = layout.each_channel(listing, given)
     ledger = Ledger(ledger_path, config.audio, keep=keep)
     unusable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
     scan.refuse_remnant(listing, unusable, config.data_folder)
@@ -322,8 +320,8 @@ def _gather(
     background = background_of(classes, config.labels.negative_classes)
     output, output_notices = _output(config, division.usable)
     notices += output_notices
-    notices += coverage.padding_notices(division.usable, spec)
-    notices += coverage.band_notices(coverage.class_shares(division.usable, spec, background), spec)
+    notices += quality.padding_notices(division.usable, spec)
+    notices += quality.band_notices(quality.class_shares(division.usable, spec, background), spec)
     if len(background) == len(classes):
         raise InputError(
             f"{shown(config.data_folder)}: all classes with usable recordings are background "
@@ -368,7 +366,7 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         selection.check_enough(usable, config.data_folder, problems)
         kept = config.output / "cache" / "acoustic.json" if keep_problems else None
         by_sound = acoustic.kept_links(usable, config.split.acoustic, kept)
-        links = [*each_channel.links(usable), *recorded_links(usable), *by_sound]
+        links = [*recorded_links(usable), *by_sound]
         result = split.assign(usable, config.split, config.output / "split.csv", survey.given, links)
         if keep_problems:
             write_csv(config.output / "sources.csv", SOURCE_COLUMNS, result.sources.rows())

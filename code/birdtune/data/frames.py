@@ -9,7 +9,7 @@ what is new. Each worker appends to a shard of its own; how shards and index are
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from birdtune.audio.decode import SoundStream
 from birdtune.audio.faults import SoundError
 from birdtune.audio.front_end import FrontEnd
 from birdtune.config import AudioSettings
-from birdtune.data.ledger import Examined, Ledger, crashed, note_examined
+from birdtune.data.ledger import Examined, Ledger, crashed, distinct, note_examined
 from birdtune.data.scan import Problem, SoundFile, unchanged
 from birdtune.data.shards import Entry, ShardStore, ShardWriter
 from birdtune.runtime.files import make_folder
@@ -189,7 +189,7 @@ def fill(
             ledger.set_examined(content, Examined(store.entry(content).facts))
     tried: set[str] = set()
     # None left: spare the workers' start.
-    while tasks := list(_wanted(store, files, ledger, unusable)):
+    while tasks := _wanted(store, files, ledger, unusable):
         tried |= {task.content for task in tasks}
         store.drop_leftovers()
         forecast = _Forecast(tasks, ledger, store.spec)
@@ -222,14 +222,10 @@ def fill(
 
 def _wanted(
     store: FrameStore, files: Sequence[SoundFile], ledger: Ledger, unusable: Mapping[str, Problem]
-) -> Iterator[_Task]:
+) -> list[_Task]:
     """One task for each content that is not in the store, unless it is known to be unusable."""
-    seen: set[str] = set()
-    for file in files:
-        content = ledger.content(file) if file.name not in unusable else None
-        if content is None or content in seen or content in store:
-            continue
-        seen.add(content)
-        known = ledger.examined(content)
-        if known is None or known.facts is not None:
-            yield _Task(file, content)
+    return [
+        _Task(file, content)
+        for content, file in distinct(files, ledger, unusable).items()
+        if content not in store and ((known := ledger.examined(content)) is None or known.facts is not None)
+    ]

@@ -22,9 +22,17 @@ from birdtune.data.class_names import quoted
 from birdtune.data.labels import Label, class_names_of
 from birdtune.data.layout import Arranged, given_by_folders
 from birdtune.data.scan import Listing, Problem, SoundFile
-from birdtune.data.side_names import EXPECTED, fold_of, sides_of
 from birdtune.data.split import Given
-from birdtune.data.tables import LABEL_NAMES, RECORDING_NAMES, likely_columns, time_columns, with_names
+from birdtune.data.tables import (
+    LABEL_NAMES,
+    RECORDING_NAMES,
+    SIDE_WORDS,
+    fold_of,
+    likely_columns,
+    sides_of,
+    time_columns,
+    with_names,
+)
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.runtime.files import read_csv, require_file
 from birdtune.runtime.text import count
@@ -38,7 +46,7 @@ _EXPECTED = (
 )
 _MOST_WEIGHT = 100.0
 
-_EXPECTED_SIDES = {"split": EXPECTED, "fold": "the whole number of a fold"}
+_EXPECTED_SIDES = {"split": SIDE_WORDS, "fold": "the whole number of a fold"}
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+from birdtune.audio.channels import count as count_channels
 from birdtune.data.class_names import SCIENTIFIC, is_negative, joined, quoted
 from birdtune.data.labels import background_class, background_of, folded
 from birdtune.data.scan import Listing, Problem, SoundFile
-from birdtune.data.side_names import fold_of, sides_of
 from birdtune.data.split import Given
+from birdtune.data.tables import fold_of, sides_of
 from birdtune.errors import InputError, shown
 from birdtune.runtime.text import count
 
@@ -323,6 +325,35 @@ def spelt_alike(arranged: Arranged) -> Arranged:
 def _renamed(file: SoundFile, new: Mapping[str, str]) -> SoundFile:
     labels = tuple(replace(label, class_name=new.get(label.class_name, label.class_name)) for label in file.labels)
     return replace(file, label=new.get(file.label, file.label), labels=labels)
+
+
+_Side = TypeVar("_Side")
+
+
+def each_channel(listing: Listing, given: Given | None) -> tuple[Listing, Given | None]:
+    """Each channel as a file of its own, for --audio.channels each, and the split of these.
+
+    `wood.wav` with two channels becomes `wood.wav#1` and `wood.wav#2`. A file of one channel keeps its name, and so
+    does one that cannot be opened.
+    """
+    channels = {file.name: _channels(file) for file in listing.files}
+    files = [one for file in listing.files for one in channels[file.name]]
+    if given is not None:
+        given = replace(given, sides=_for_all(given.sides, channels), folds=_for_all(given.folds, channels))
+    return replace(listing, files=files), given
+
+
+def _channels(file: SoundFile) -> list[SoundFile]:
+    n_channels = count_channels(file.path)
+    if n_channels == 1:
+        return [file]
+    # The source recording is that of the file.
+    below = file.name.partition("/")[2] if file.below is None else file.below
+    return [replace(file, name=f"{file.name}#{k + 1}", channel=k, below=below) for k in range(n_channels)]
+
+
+def _for_all(sides: Mapping[str, _Side], channels: Mapping[str, Sequence[SoundFile]]) -> dict[str, _Side]:
+    return {one.name: side for name, side in sides.items() for one in channels.get(name, ())}
 
 
 def _families(paths: Sequence[list[str]], level: int) -> list[str]:

@@ -6,7 +6,7 @@ SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Exa
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,16 +209,15 @@ def _problem_of(fault: SoundError | Crashed) -> tuple[str, str]:
     return "crash", "the process that decoded it was killed; by a fault in the decoder, or for want of memory"
 
 
-def unexamined(
+def distinct(
     files: Sequence[SoundFile], ledger: Ledger, unusable: Mapping[str, Problem]
-) -> Iterator[SoundFile]:
-    """One file for each content of which the ledger knows nothing yet."""
-    seen: set[str] = set()
+) -> dict[str, SoundFile]:
+    """Content → the first file that holds it."""
+    first: dict[str, SoundFile] = {}
     for file in files:
-        content = ledger.content(file) if file.name not in unusable else None
-        if content is not None and content not in seen and ledger.examined(content) is None:
-            seen.add(content)
-            yield file
+        if file.name not in unusable and (content := ledger.content(file)) is not None:
+            first.setdefault(content, file)
+    return first
 
 
 @dataclass(frozen=True)
@@ -256,8 +255,11 @@ def examine_all(
         Interrupted, RetryableError: as `note_examined`.
     """
     try:
-        while left := list(unexamined(files, ledger, unusable)):
-            tasks = [_ExamineTask(file, ledger.sound, longest_s) for file in left]
+        while tasks := [
+            _ExamineTask(file, ledger.sound, longest_s)
+            for content, file in distinct(files, ledger, unusable).items()
+            if ledger.examined(content) is None
+        ]:
             _examine_tasks(tasks, ledger, unusable, workers, journal, interrupts)
     finally:
         ledger.save()

@@ -153,8 +153,7 @@ class _NameParts:
     def of(cls, recording: Recording) -> "_NameParts":
         reading = read(recording)
         label = "".join(words(recording.label))
-        assert STAMP.pattern is not None
-        stamp = STAMP.pattern.search(reading.text)
+        stamp = STAMP.search(reading.text)
         texts = [*reading.folder.split("/"), *([reading.text[: stamp.start()]] if stamp else [])]
         texts += [match[0] for match in _PLACE.finditer(reading.text)]
         told = (_canonical(text) for text in texts)

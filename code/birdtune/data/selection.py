@@ -13,8 +13,7 @@ from typing import Any
 
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.front_end import FrontEnd
-from birdtune.data import sound_faults
-from birdtune.data.coverage import padded
+from birdtune.data import quality
 from birdtune.data.labels import Label
 from birdtune.data.ledger import Examined, Ledger
 from birdtune.data.scan import NO_FILE, Listing, Problem, Recording, SoundFile
@@ -74,13 +73,13 @@ def select(
     remarks = [
         problem
         for recording in usable
-        for problem in (_misnamed(recording), _damaged(recording), padded(recording, spec))
+        for problem in (_misnamed(recording), _damaged(recording), quality.padded(recording, spec))
         if problem
     ]
     heard = [
         Problem(recording.name, recording.label, problem, detail, used=True)
         for recording in usable
-        for problem, detail in sound_faults.remarks(recording.facts)
+        for problem, detail in quality.remarks(recording.facts)
     ]
     return usable, sorted([*problems, *doubled, *remarks, *heard], key=lambda problem: problem.recording)
 
@@ -95,9 +94,9 @@ def _judge(
         detail = f"{found.facts.duration_s / 3600:,.1f} h, more than audio.max-hours = {longest_s / 3600:g}"
         return Problem(file.name, file.label, "too-long", detail)
     if short == "skip" and spec.samples(found.facts.duration_s) < spec.window_samples:
-        detail = f"{found.facts.duration_s:.2f} s, a window needs {spec.heard_s:g} s"
+        detail = f"{found.facts.duration_s:.2f} s, a window needs {spec.receptive_s:g} s"
         return Problem(file.name, file.label, "too-short", detail)
-    if silence := sound_faults.silence(found.facts):
+    if silence := quality.silence(found.facts):
         return Problem(file.name, file.label, "silent", silence)
     return found.facts
 

@@ -1,4 +1,4 @@
-"""What one file name says of its source recording: the table of rules, and how a name is read by it.
+"""The source recording that one file name gives: the table of rules, and how a name is read by it.
 
     path below the class folder ─▶ read ─▶ Reading(source, rule, …) ─▶ source_numbers decides what is still open
 
@@ -10,7 +10,6 @@ a recording or the third recording: *numbers* are decided by all names of the fo
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -73,6 +72,10 @@ class Rule:
     pattern: re.Pattern[str] | None  # None: decided by the names of the whole folder
     clips: tuple[str, ...]  # examples: names of one recording, below the class folder
     source: str  # its key
+
+    def search(self, text: str) -> re.Match[str] | None:
+        """Where a name shows the rule; None also for rules of whole folders."""
+        return None if self.pattern is None else self.pattern.search(text)
 
 
 # Marks, taken off again and again until none is left; only what is left before or after them names the recording.
@@ -216,7 +219,7 @@ RULES: Final = (RANK, *MARKS, *IDENTITIES, NUMBER_SPAN, CLIP_NUMBER, FOLDER)
 
 @dataclass(frozen=True)
 class Reading:
-    """What the name of one recording says by itself."""
+    """The name of one recording, read by itself."""
 
     recording: Recording
     stem: str  # of the file name, in NFKC
@@ -240,9 +243,9 @@ def read(recording: Recording) -> Reading:
     path = recording.below_class
     folder = "" if str(path.parent) == "." else unicodedata.normalize("NFKC", path.parent.as_posix())
     stem = _DASHES.sub("-", unicodedata.normalize("NFKC", path.stem))
-    text = _without_endings(stem)
+    text = _ENDINGS.sub("", stem) or stem  # without that of the file that it was cut from, as in `rec.wav-1`
     reading = Reading(recording, stem, folder, text)
-    if len(text) > 1 and (mark := _mark(RANK, text)):
+    if len(text) > 1 and (mark := RANK.search(text)):
         reading = replace(reading, text=text[mark.end() :], rule=RANK.name, span=True)
     if identified := _identify(reading):
         return identified
@@ -261,16 +264,6 @@ def read(recording: Recording) -> Reading:
 _OF_A_YEAR = re.compile(r"^[A-Z]+(?:19|20)\d\d$", re.IGNORECASE)
 
 
-def _without_endings(stem: str) -> str:
-    """A stem without the ending of the file that it was cut from, as in `rec.wav-1` and `rec.mp3_0`."""
-    return _ENDINGS.sub("", stem) or stem
-
-
-def _mark(rule: Rule, text: str) -> re.Match[str] | None:
-    assert rule.pattern is not None
-    return rule.pattern.search(text)
-
-
 # What all marks end in: most of the time goes to names that have none.
 _HINT = re.compile(
     rf"(?P<number>\d\s*(?:{_SECONDS}|h|{_STROKE}{{1,2}})?[)\]]?$|^[^\W\d_]+{_GAP}*\d)|[^\W\d_]$|^(?:cop|kopie)|\)$",
@@ -287,7 +280,7 @@ _MAY_BE_WHOLE: Final = {
 def _without_marks(reading: Reading) -> Reading:
     while hint := _HINT.search(reading.text):
         for rule in MARKS if hint["number"] else _WITHOUT_NUMBER:
-            if (mark := _mark(rule, reading.text)) and mark[0]:
+            if (mark := rule.search(reading.text)) and mark[0]:
                 loose = _MAY_BE_WHOLE[rule.name].search(mark[0]) if rule.name in _MAY_BE_WHOLE else None
                 text = reading.text[: mark.start()] + reading.text[mark.end() :]
                 reading = replace(
@@ -304,7 +297,7 @@ def _identify(reading: Reading) -> Reading | None:
     """The reading with the key of an identity, if its text holds one."""
     text = reading.text
     for rule in IDENTITIES:
-        match = _mark(rule, text)
+        match = rule.search(text)
         if match is None:
             continue
         if rule is STAMP:
@@ -344,8 +337,8 @@ def _stamped(reading: Reading, match: re.Match[str]) -> Reading:
     if set(words(tail)) <= label or not _without_marks(replace(reading, text=tail)).text:
         tail = ""
     folder = f"{reading.folder}/" if reading.folder else ""
-    told = f"{folder}{before}{tail}"
-    bare = not re.search(r"\d", told) and not telling(told, reading)
+    around = f"{folder}{before}{tail}"
+    bare = not re.search(r"\d", around) and not naming_words(around, reading)
     key = f"{folder}{before}{match[0]}{tail}"
     whole = after == tail and not reading.rule
     return replace(reading, key=key, rule=STAMP.name, bare=bare, whole=whole)
@@ -356,7 +349,7 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[^\W\d_]+", unicodedata.normalize("NFKC", text).casefold()))
 
 
-def telling(text: str, reading: Reading) -> frozenset[str]:
+def naming_words(text: str, reading: Reading) -> frozenset[str]:
     """The words that are neither the class nor what stands before counters and places."""
     found = frozenset(words(text)) - set(words(reading.recording.label)) - _COUNTED
     return frozenset(word for word in found if not is_place(word))
@@ -383,10 +376,3 @@ _ENDS_IN_DATE = re.compile(rf"(?<!\d)(?:{_DATE}|{_DATE_BACKWARDS}|{_SHORT_DATE}|
 def is_date(text: str) -> bool:
     """Whether a text ends in a date, which may have two digits for the year."""
     return _ENDS_IN_DATE.search(text) is not None
-
-
-def examples() -> Iterator[tuple[str, str]]:
-    """Every rule's examples: name and source key."""
-    for rule in RULES:
-        for name in rule.clips:
-            yield name, rule.source

@@ -33,7 +33,7 @@ from birdtune.data.source_names import (
     is_date,
     is_place,
     is_year,
-    telling,
+    naming_words,
     words,
 )
 
@@ -65,12 +65,12 @@ class Decided:
     """Source and rule of each recording, and keys that are the same source in several classes.
 
     Attributes:
-        doubted: pairs of recordings that may be clips of one, with nothing but their equal lengths to show it.
+        uncertain: pairs of recordings that may be clips of one, with nothing but their equal lengths to show it.
     """
 
     named: dict[str, tuple[str, str]]
     same: list[tuple[str, str]]
-    doubted: list[tuple[str, str]]
+    uncertain: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def decide(readings: Sequence[Reading]) -> Decided:
     for reading in open_:
         named.setdefault(reading.recording.name, (reading.source(_own_text(reading)), ""))
     named = _in_one_case(readings, named)
-    doubted = [pair for names in maybe.values() for pair in pairwise(names)]
-    return Decided(named, list(_in_several_classes(readings, named)), doubted)
+    uncertain = [pair for names in maybe.values() for pair in pairwise(names)]
+    return Decided(named, list(_in_several_classes(readings, named)), uncertain)
 
 
 def _in_one_case(
@@ -154,7 +154,7 @@ def _kind(head: str, reading: Reading) -> str:
         return "counter" if is_date(bare) or is_year(digits) or of_device else "recording"
     if _HASH.search(bare):
         return "recording"
-    return "word" if telling(head, reading) else "counter"
+    return "word" if naming_words(head, reading) else "counter"
 
 
 _ID_AND_THREE = re.compile(r"^(XC\d{4,})(\d{3})$")
@@ -296,7 +296,7 @@ def _words_are_recordings(groups: Iterable[Sequence[_Numbered]]) -> dict[tuple[s
     for group in groups:
         families = _grouped(
             (one for one in group if not one.glued and _kind(one.head, one.reading) == "word"),
-            lambda one: telling(one.head, one.reading),
+            lambda one: naming_words(one.head, one.reading),
         )
         # `blackbird_3` beside `common_blackbird_3`: what all have is a name of the class.
         if families and frozenset.intersection(*families) in families:

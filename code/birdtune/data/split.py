@@ -18,9 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from birdtune.config import SplitSettings
 from birdtune.data.scan import Problem, Recording
-from birdtune.data.side_names import EXPECTED, fold_of, sides_of
 from birdtune.data.sources import Link, Sources, find_sources
-from birdtune.data.tables import with_names
+from birdtune.data.tables import SIDE_WORDS, fold_of, sides_of, with_names
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.runtime.files import read_csv, read_json, write_csv, write_json
 from birdtune.runtime.text import count
@@ -421,7 +420,7 @@ def _sides_of_names(path: Path, rows: list[dict[str, str]]) -> list[str]:
     for number, row in enumerate(rows, start=2):
         if row["split"] not in meant:
             raise InputError(
-                f"{shown(path)}, row {number:,}: the split {shown(row['split'])!r}; expected {EXPECTED}. A recording "
+                f"{shown(path)}, row {number:,}: the split {shown(row['split'])!r}; expected {SIDE_WORDS}. A recording "
                 "that is not to be used has no row."
             )
     return [meant[row["split"]] for row in rows]

@@ -1,15 +1,16 @@
-"""What a file beside recordings is, if it is no sound: annotations, what tells of recordings, or neither.
+"""What a file beside recordings is, if it is no sound; and what tables call their columns, and the sides of a split.
 
-    path ─▶ describe ─▶ (code of `recordings.PROBLEMS`, words) | None
+    path ─▶ describe ─▶ (code of `scan.PROBLEMS`, words) | None
+    names of folders | cells of a column ─▶ sides_of ─▶ train, val or test;  fold_of ─▶ number of a fold
 
-By its name where that is enough, else by its first 4 KiB.
+A file is described by its name where that is enough, else by its first 4 KiB.
 """
 
 import codecs
 import csv
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from birdtune.errors import InputError, shown
@@ -167,3 +168,42 @@ def likely_columns(header: Sequence[str]) -> tuple[str, str] | None:
     recording = next((found[name] for name in RECORDING_NAMES if name in found), None)
     label = next((found[name] for name in LABEL_NAMES if name in found), None)
     return (recording, label) if recording and label else None
+
+
+# ---- sides of a split -----------------------------------------------------------------------------------------------
+
+_SIDE = re.compile(
+    r"(?:(?P<train>train|training|trn)|(?P<val>val|valid|validation)|(?P<dev>dev|devel|development)"
+    r"|(?P<test>test|testing|tst)|(?P<eval>eval|evaluation|holdout))(?:[ _-]?(?:set|data|split|audio))?",
+    re.IGNORECASE,
+)
+_FOLD = re.compile(r"(?:cv[ _-]*)?fold[ _-]*0*(\d{1,4})", re.IGNORECASE)
+# As pandas writes whole numbers in a column that has empty cells: 1.0.
+_NUMBER = re.compile(r"0*(\d{1,4})(?:\.0+)?")
+
+SIDE_WORDS = "train, val or test (also training, valid, validation, dev, testing, eval, holdout)"
+
+
+def sides_of(names: Iterable[str]) -> dict[str, str]:
+    """Those of the names that are words for a side → train, val or test.
+
+    As in FSD50K and DCASE, `dev` is validation, or train where nothing is called train; `eval` and `holdout` are the
+    test, or validation where something is called test.
+
+    Args:
+        names: all that are called so in one place, as each word may depend on the others.
+    """
+    words = {name: str(match.lastgroup) for name in names if (match := _SIDE.fullmatch(name.strip()))}
+    present = set(words.values())
+    meaning = {"dev": "val" if "train" in present else "train", "eval": "val" if "test" in present else "test"}
+    return {name: meaning.get(word, word) for name, word in words.items()}
+
+
+def fold_of(name: str, *, number: bool = False) -> int | None:
+    """The number of a fold that is called `fold 1`, `cv_fold_01`; None: it is called otherwise.
+
+    Args:
+        number: a bare number is one, too.
+    """
+    match = _FOLD.fullmatch(name.strip()) or (_NUMBER.fullmatch(name.strip()) if number else None)
+    return int(match[1]) if match else None

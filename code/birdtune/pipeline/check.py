@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from birdtune.config import Config
-from birdtune.data import coverage
 from birdtune.data import dataset as gather
+from birdtune.data import quality
 from birdtune.data.augment import require_background
 from birdtune.data.dataset import Dataset
 from birdtune.data.properties import recorder_notices
 from birdtune.data.scan import PROBLEMS, Problem
 from birdtune.data.selection import TooFewClassesError
-from birdtune.data.source_notices import source_lines
+from birdtune.data.sources import source_lines
 from birdtune.errors import (
     EXIT_DONE,
     EXIT_INPUT,
@@ -179,8 +179,8 @@ def _problems(problems: Sequence[Problem]) -> Iterator[str]:
 def _notices(dataset: Dataset) -> Iterator[str]:
     for notice in [*dataset.notices, *recorder_notices(dataset.recordings)]:
         yield f"note: {notice}"
-    shares = coverage.class_shares(dataset.recordings, dataset.spec, dataset.background)
-    yield from coverage.band_lines(shares, dataset.spec)
+    shares = quality.class_shares(dataset.recordings, dataset.spec, dataset.background)
+    yield from quality.band_lines(shares, dataset.spec)
 
 
 # ---- the checkpoint -----------------------------------------------------------------------------

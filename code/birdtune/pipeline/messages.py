@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from birdtune.data.dataset import Dataset
-from birdtune.data.source_notices import source_lines
+from birdtune.data.sources import source_lines
 from birdtune.errors import shown
 from birdtune.evaluation import diagnostics
 from birdtune.runtime.files import read_json

@@ -133,7 +133,7 @@ class Rows:
 
     def windows(self, scored: Scored) -> Iterator[dict[str, object]]:
         """The rows of its windows: decisions by thresholds alone."""
-        window_s = self.spec.heard_s
+        window_s = self.spec.receptive_s
         for start_s, scores in zip(scored.start_s.tolist(), scored.results[:, :-1], strict=True):
             end_s = round(min(start_s + window_s, scored.duration_s), 3)
             yield {"file": scored.name, "start_s": round(start_s, 2), "end_s": end_s, **self._best(scores)}

@@ -1,4 +1,4 @@
-"""birdtune.data.coverage: what of the recordings is padding, and what lies above the backbone's band."""
+"""birdtune.data.quality: what of the recordings is padding, and what lies above the backbone's band."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from makers import codes, hear, recording, tone, write_sound
 
 from birdtune.audio.decode import examine
 from birdtune.audio.logmel import VGGISH
-from birdtune.data import coverage
+from birdtune.data import quality
 
 Array = npt.NDArray[np.floating]
 
@@ -19,19 +19,19 @@ Array = npt.NDArray[np.floating]
 
 def test_padding_is_counted_from_a_millisecond_on() -> None:
     for n_samples, is_told in ((15_584, True), (15_585, False), (15_600, False), (40_000, False)):
-        told = coverage.padding_notices([recording("A/1.wav", duration_s=n_samples / 16_000)], VGGISH)
+        told = quality.padding_notices([recording("A/1.wav", duration_s=n_samples / 16_000)], VGGISH)
         assert bool(told) == is_told, n_samples
 
 
 def test_the_share_of_padding_is_told_and_the_classes_that_have_it() -> None:
     short = [recording(f"Troglodytes/{k}.wav", duration_s=0.39) for k in range(3)]
-    (told,) = coverage.padding_notices([*short, recording("Turdus/1.wav", duration_s=9.0)], VGGISH)
+    (told,) = quality.padding_notices([*short, recording("Turdus/1.wav", duration_s=9.0)], VGGISH)
     assert told == (
         "3 recordings are shorter than a window of 0.975 s and padded with zeros: 60 % of these windows is padding. "
         "Classes with much padding: Troglodytes (60 %). A model can learn padding instead of song where other classes "
         "have none. --audio.short-clips skip leaves such recordings out."
     )
-    (told,) = coverage.padding_notices([recording("Turdus/1.wav", duration_s=0.97), recording("B/1.wav")], VGGISH)
+    (told,) = quality.padding_notices([recording("Turdus/1.wav", duration_s=0.97), recording("B/1.wav")], VGGISH)
     assert "1 recording is shorter" in told and "less than 1 % of that window is padding. --audio.short-clips" in told
 
 
@@ -68,7 +68,7 @@ def song(seconds: float, rate_hz: int, low_hz: float, high_hz: float) -> Array:
 def share_of(folder: Path, samples: Array, rate_hz: int) -> float:
     facts = examine(write_sound(folder / "x.wav", samples, rate_hz, subtype="PCM_16"))
     assert facts.measures is not None
-    return float(coverage.shares_above([facts.measures], VGGISH)[0])
+    return float(quality.shares_above([facts.measures], VGGISH)[0])
 
 
 def steady(frequency_hz: float, seconds: float, rate_hz: int) -> Array:
@@ -122,18 +122,18 @@ def test_classes_most_of_whose_energy_lies_above_are_warned_of(tmp_path: Path) -
             heard = song(1.0, 192_000, low_hz, high_hz) + noise(1.0, 192_000, seed=k)
             write_sound(tmp_path / name / f"{k}.wav", heard, 192_000)
     _, used, _ = hear(tmp_path)
-    shares = coverage.class_shares(used, VGGISH, ["noise"])
+    shares = quality.class_shares(used, VGGISH, ["noise"])
     assert shares == {"Bat": pytest.approx(1.0, abs=0.02), "Tit": pytest.approx(0.0, abs=0.02)}
-    (told,) = coverage.band_notices(shares, VGGISH)
+    (told,) = quality.band_notices(shares, VGGISH)
     assert told.startswith(
         "Most of the energy of these classes lies above what the backbone hears (125 to 7,500 Hz): Bat (100 %). What"
     )
-    assert list(coverage.band_lines(shares, VGGISH)) == []
-    assert list(coverage.band_lines({"A": 0.3, "B": 0.09, "C": 0.7}, VGGISH)) == [
+    assert list(quality.band_lines(shares, VGGISH)) == []
+    assert list(quality.band_lines({"A": 0.3, "B": 0.09, "C": 0.7}, VGGISH)) == [
         "energy above what the backbone hears (125 to 7,500 Hz), not used: A (30 %)"
     ]
-    assert coverage.band_notices({"A": 0.3}, VGGISH) == []
+    assert quality.band_notices({"A": 0.3}, VGGISH) == []
 
 
 def test_recordings_that_nobody_measured_say_nothing() -> None:
-    assert coverage.class_shares([recording("A/1.wav")], VGGISH) == {}
+    assert quality.class_shares([recording("A/1.wav")], VGGISH) == {}

@@ -1,23 +1,77 @@
 """Whether the samples of one recording run on in another, as those of clips do that lay side by side.
 
-    covariance and samples of ends ─▶ Seams ─▶ score of a pair: the end of one, the start of the other
+    blocks [n] float32, mono at the file's own rate ─▶ Ends ─▶ text ─▶ Seams ─▶ score: end of one, start of the other
 
 The score is a generalised log-likelihood ratio in nats: of the last samples of one recording and the first of the other
-as one stretch of a Gaussian process, against two independent stretches of that process. Its autocovariance is the mean
+as one realisation of a Gaussian process, against two independent ones of that process. Its autocovariance is the mean
 of those around both ends, by autoregressive models; its scale is not given, but estimated from the samples. An end that
 was faded out, by a person or by an encoder, shows nothing.
 """
 
+import base64
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.ends import N_LAGS, N_SAMPLES, read_ends
-
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+# ---- kept of each recording -----------------------------------------------------------------------------------------
+
+# Samples kept of each end, and the lags of the autocovariance: the order of the model. Of warblers cut up, 64 and 32
+# predict hardly more seams, 32 and 16 fewer.
+N_SAMPLES: Final = 48
+N_LAGS: Final = 24
+# The autocovariance is of so many samples: with half of them it is uncertain, with twice as many not of the end alone.
+_N_AROUND = 2048
+# Of longer recordings nothing is kept: recorders that run all day begin a new file every minute or later.
+LONGEST_S: Final = 60.0
+_LARGEST = 32767
+_STORED = np.dtype([("covariance", "<f4", N_LAGS + 1), ("step", "<f4"), ("samples", "<i2", N_SAMPLES)])
+
+
+class Ends:
+    """The first and last samples of a recording that comes in blocks, and the autocovariance of those around them."""
+
+    def __init__(self, rate_hz: int) -> None:
+        self._left = round(LONGEST_S * rate_hz)
+        self._first = self._last = np.empty(0, np.float32)
+
+    def feed(self, mono: npt.NDArray[np.float32]) -> None:
+        """Take the next samples. [n]"""
+        self._left -= mono.size
+        if self._first.size < _N_AROUND:
+            self._first = np.concatenate([self._first, mono[: _N_AROUND - self._first.size]])
+        self._last = np.concatenate([self._last, mono[-_N_AROUND:]])[-_N_AROUND:]
+
+    def encoded(self) -> str:
+        """Both ends as text (536 characters); "" of less than 2,048 samples, and of 60 s and more."""
+        if self._first.size < _N_AROUND or self._left <= 0:
+            return ""
+        stored = np.zeros(2, _STORED)
+        window = _window()
+        for end, around, samples in zip(
+            stored, (self._first, self._last), (self._first[:N_SAMPLES], self._last[-N_SAMPLES:]), strict=True
+        ):
+            windowed = around.astype(np.float64) * window
+            end["covariance"] = [windowed[: _N_AROUND - lag] @ windowed[lag:] for lag in range(N_LAGS + 1)]
+            end["step"] = step = max(float(np.abs(samples).max()), 1e-9) / _LARGEST
+            end["samples"] = np.rint(samples / step)
+        return base64.b64encode(stored.tobytes()).decode("ascii")
+
+
+@functools.cache
+def _window() -> Floats:
+    """Power 1 in all."""
+    window = np.hanning(_N_AROUND)
+    return np.asarray(window / np.sqrt(np.square(window).sum()))
+
+
+# ---- comparison -----------------------------------------------------------------------------------------------------
 
 # What the covariance is certain to, and the rounding of 16-bit samples.
 _UNCERTAIN, _ROUNDING = 1e-6, (1 / 32768) ** 2 / 12
@@ -48,7 +102,7 @@ class _Ends:
         error: [n] standard deviation of the prediction error.
         power: [n] variance.
         correlation: [n, 96] autocorrelation, by the model beyond its order.
-        shows: [n] whether it is neither silent, nor faded out, nor white.
+        usable: [n] whether it is neither silent, nor faded out, nor white.
     """
 
     samples: Floats
@@ -56,57 +110,48 @@ class _Ends:
     error: Floats
     power: Floats
     correlation: Floats
-    shows: npt.NDArray[np.bool_]
+    usable: npt.NDArray[np.bool_]
 
 
 class Seams:
     """The ends of recordings of one sample rate.
 
     Args:
-        texts: as `audio.ends.Ends.found` makes them; "" shows nothing.
+        texts: of `Ends.encoded`; "" where there is nothing to compare.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        both = [read_ends(text) if text else None for text in texts]
+        nothing = np.zeros(2, _STORED)
+        stored = np.stack([np.frombuffer(base64.b64decode(text), _STORED) if text else nothing for text in texts])
+        samples = stored["samples"] * stored["step"].astype(np.float64)[..., None]  # [n, 2, 48]
+        covariance = stored["covariance"].astype(np.float64)  # [n, 2, 25]
         self._starts, self._ends = (
-            _modelled(
-                np.stack([ends[side].samples if ends else np.zeros(N_SAMPLES) for ends in both]),
-                np.stack([ends[side].covariance if ends else np.zeros(N_LAGS + 1) for ends in both]),
-                at_end=bool(side),
-            )
-            for side in (0, 1)
+            _modelled(samples[:, side], covariance[:, side], at_end=bool(side)) for side in (0, 1)
         )
 
     def scores(self, first: Ints, second: Ints) -> Floats:
         """Log-likelihood ratio that `second` begins where `first` ends, nats; -inf where it does not. [pairs]"""
-        found = np.full(len(first), -np.inf)
-        near = np.flatnonzero(self._near(first, second))
+        scores = np.full(len(first), -np.inf)
+        near = np.flatnonzero(self._may_follow(first, second))
         for n, least in ((_FEW_SAMPLES, 0.0), (N_SAMPLES, -np.inf)):  # a few samples leave few pairs for all of them
-            ratios = [
-                self._ratio(first[part], second[part], n)
-                for part in np.split(near, range(_PAIRS_AT_ONCE, len(near), _PAIRS_AT_ONCE))
-            ]
-            ratio = np.concatenate(ratios)
+            parts = np.split(near, range(_PAIRS_AT_ONCE, len(near), _PAIRS_AT_ONCE))
+            ratio = np.concatenate([self._ratio(first[part], second[part], n) for part in parts])
             near, ratio = near[ratio >= least], ratio[ratio >= least]
-        found[near] = ratio
-        return found
+        scores[near] = ratio
+        return scores
 
-    def _near(self, first: Ints, second: Ints) -> npt.NDArray[np.bool_]:
+    def _may_follow(self, first: Ints, second: Ints) -> npt.NDArray[np.bool_]:
         """Whether the first sample of one is about what the last of the other predict, and the other way round."""
         ends, starts = self._ends, self._starts
-        forward = starts.samples[second, 0] + np.einsum(
-            "ij,ij->i", ends.model[first, 1:], ends.samples[first, : -N_LAGS - 1 : -1]
-        )
-        backward = ends.samples[first, -1] + np.einsum(
-            "ij,ij->i", starts.model[second, 1:], starts.samples[second, :N_LAGS]
-        )
-        certain = np.log(ends.error[first] / np.sqrt(ends.power[first])) - np.log(
-            starts.error[second] / np.sqrt(starts.power[second])
-        )
+        before, behind = ends.samples[first, : -N_LAGS - 1 : -1], starts.samples[second, :N_LAGS]
+        forward = starts.samples[second, 0] + np.einsum("ij,ij->i", ends.model[first, 1:], before)
+        backward = ends.samples[first, -1] + np.einsum("ij,ij->i", starts.model[second, 1:], behind)
+        of_end = np.log(ends.error[first] / np.sqrt(ends.power[first]))
+        of_start = np.log(starts.error[second] / np.sqrt(starts.power[second]))
         return np.asarray(
-            (np.abs(certain) < _MOST_UNLIKE)
-            & ends.shows[first]
-            & starts.shows[second]
+            (np.abs(of_end - of_start) < _MOST_UNLIKE)
+            & ends.usable[first]
+            & starts.usable[second]
             & (np.abs(forward) <= _FAR * ends.error[first])
             & (np.abs(backward) <= _FAR * starts.error[second])
         )
@@ -124,15 +169,10 @@ class Seams:
         alone = np.linalg.solve(factor[:, :m, :m], next_[..., None])[..., 0]
         logs = np.log(np.diagonal(factor, axis1=1, axis2=2))
         information = (logs[:, :m] - logs[:, m:]).sum(axis=1)
-        last_energy, next_energy, energy = (
-            np.square(white).mean(axis=1) for white in (whole[:, :m], alone, whole)
-        )
-        apart = last_energy + next_energy
-        ratio = information - m * np.log(2 * energy / apart)
+        last_energy, next_energy, energy = (np.square(part).mean(axis=1) for part in (whole[:, :m], alone, whole))
+        ratio = information - m * np.log(2 * energy / (last_energy + next_energy))
         loud, faint = np.maximum(last_energy, next_energy), np.minimum(last_energy, next_energy)
-        none, little = (
-            (faint < least) | (faint < share * loud) for least, share in (_NO_ENERGY, _LITTLE_ENERGY)
-        )
+        none, little = ((faint < least) | (faint < share * loud) for least, share in (_NO_ENERGY, _LITTLE_ENERGY))
         return np.where(none, -np.inf, np.where(little, np.minimum(ratio, _MOST_OF_LITTLE), ratio))
 
 
@@ -155,8 +195,6 @@ def _modelled(samples: Floats, covariance: Floats, *, at_end: bool) -> _Ends:
     towards = samples if at_end else samples[:, ::-1]
     windows = np.lib.stride_tricks.sliding_window_view(towards, N_LAGS + 1, axis=1)  # [n, 24, 25]
     errors = np.einsum("nij,nj->ni", windows, model[:, ::-1])
-    nearest, before = (
-        np.sqrt(np.square(part).mean(axis=1)) for part in (errors[:, -_NEAREST:], errors[:, :-_NEAREST])
-    )
-    shows = (nearest > _FADED * before) & (before > 0) & (error < _WHITE)
-    return _Ends(samples, model, np.sqrt(error * power), power, correlation, shows)
+    nearest, before = (np.sqrt(np.square(e).mean(axis=1)) for e in (errors[:, -_NEAREST:], errors[:, :-_NEAREST]))
+    usable = (nearest > _FADED * before) & (before > 0) & (error < _WHITE)
+    return _Ends(samples, model, np.sqrt(error * power), power, correlation, usable)
