@@ -37,9 +37,7 @@ def recording(name: str, sound: np.ndarray) -> Recording:
     meter = Meter(RATE_HZ, 1)
     block = np.clip(np.rint(32768 * sound), -32768, 32767).astype(np.int16)[:, None]
     meter.feed(block, (block[:, 0] / 32768).astype(np.float32), float(np.abs(sound).max()))
-    facts = SoundFacts(
-        RATE_HZ, 1, len(sound) / RATE_HZ, len(sound), -20.0, "WAV PCM_16", measures=meter.measures()
-    )
+    facts = SoundFacts(RATE_HZ, 1, len(sound) / RATE_HZ, len(sound), -20.0, "WAV PCM_16", measures=meter.measures())
     return Recording(name, Path(name), (Label(name.split("/", 1)[0]),), name, facts)
 
 
@@ -176,9 +174,7 @@ def test_a_single_seam_between_two_classes_is_left_to_chance() -> None:
 def test_clips_that_all_begin_alike_follow_on_none() -> None:
     tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(32_000) / RATE_HZ)
     alike = [
-        recording(
-            f"{CLASSES[k % 3]}/{k}-x.wav", tone + 1e-3 * np.random.default_rng(k).standard_normal(32_000)
-        )
+        recording(f"{CLASSES[k % 3]}/{k}-x.wav", tone + 1e-3 * np.random.default_rng(k).standard_normal(32_000))
         for k in range(60)
     ]
     assert seam_links(alike) == []

@@ -1,7 +1,6 @@
 """birdtune.audio.decode: whatever the file, the same mono sound at 16 kHz; or why not."""
 
 import math
-import os
 import pickle
 import struct
 import tracemalloc
@@ -14,7 +13,7 @@ import pytest
 import resampy
 import soundfile
 import soxr
-from makers import Samples, cut, ordinary_folder, patched, tone, write_sound
+from makers import Samples, cut, patched, tone, write_sound
 
 from birdtune.audio import decode
 from birdtune.audio.container import SOUND_ENDINGS
@@ -81,9 +80,7 @@ def test_wav_in_every_encoding_holds_what_was_written(tmp_path: Path, encoding: 
         ("a.rf64", {}), ("A.WAV", {}), ("A.Flac", {}), ("A.OGG", {}), ("A.MP3", {}),
     ],
 )  # fmt: skip
-def test_every_format_gives_the_tone_that_was_written(
-    tmp_path: Path, name: str, how: dict[str, str]
-) -> None:
+def test_every_format_gives_the_tone_that_was_written(tmp_path: Path, name: str, how: dict[str, str]) -> None:
     path = write_sound(tmp_path / name, tone(2.0, 48_000), 48_000, **how)
     sound = whole(path)
     assert path.suffix.lower() in SOUND_ENDINGS
@@ -94,9 +91,7 @@ def test_every_format_gives_the_tone_that_was_written(
 
 @pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000])
 @pytest.mark.parametrize("channels", [1, 2, 4])
-def test_any_rate_and_number_of_channels_become_16_khz_mono(
-    tmp_path: Path, rate_hz: int, channels: int
-) -> None:
+def test_any_rate_and_number_of_channels_become_16_khz_mono(tmp_path: Path, rate_hz: int, channels: int) -> None:
     path = write_sound(tmp_path / "a.wav", tone(1.5, rate_hz, channels=channels), rate_hz)
     facts = examine(path)
     sound = whole(path)
@@ -137,18 +132,6 @@ def test_channels_are_averaged_and_the_peak_is_measured_before(tmp_path: Path) -
     path = write_sound(tmp_path / "b.wav", np.hstack([left, -left]), subtype="FLOAT")
     assert examine(path).peak_db == pytest.approx(20 * np.log10(np.abs(left).max()), abs=0.06)
     assert np.abs(whole(path, AudioSettings(channels="mix"))).max() == 0 and np.abs(whole(path)).max() > 0.3
-
-
-def test_what_a_file_holds_counts_and_not_its_name(tmp_path: Path) -> None:
-    for content, name in (("a.mp3", "b.wav"), ("a.wav", "b.ogg"), ("a.ogg", "b.flac"), ("a.flac", "b.mp3")):
-        (tmp_path / name).write_bytes(write_sound(tmp_path / content).read_bytes())
-        assert examine(tmp_path / name).duration_s == 1.0, (content, name)
-        assert examine(tmp_path / name).format == examine(tmp_path / content).format
-
-
-def test_a_name_need_not_be_utf8(tmp_path: Path) -> None:
-    path = tmp_path / os.fsdecode(b"\xff\xfe \xe4.wav")
-    assert examine(write_sound(path)).duration_s == 1.0
 
 
 # ---- MP3 whose header does not tell its length --------------------------------------------------
@@ -195,25 +178,12 @@ def test_mp3_with_a_cover_picture_before_its_length_is_not_misread(tmp_path: Pat
     assert damage_of(path, 4.0) == "truncated"
 
 
-def test_mp3_without_length_that_ends_within_a_frame_is_truncated(tmp_path: Path) -> None:
-    path = mp3_without_length(tmp_path / "a.mp3", tone(3, 44_100), variable=False)
-    path.write_bytes(path.read_bytes()[:-100])
-    assert damage_of(path, 3.0) == "truncated"
-
-
-def test_mp3_without_length_can_be_too_long(tmp_path: Path) -> None:
+def test_mp3_without_length_can_be_too_long_and_truncated(tmp_path: Path) -> None:
     path = mp3_without_length(tmp_path / "a.mp3", tone(3, 44_100), variable=False)
     assert problem_of(path, longest_s=2.0) == "too-long"
     assert examine(path, longest_s=4.0).duration_s > 2.9
-
-
-def test_flac_that_was_written_to_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
-    path = write_sound(tmp_path / "a.flac", tone(12.0))
-    # STREAMINFO: the 36 bits from the lower half of byte 21 hold the number of samples; 0 is unknown.
-    low = path.read_bytes()[21] & 0xF0
-    streamed = patched(path, (21, bytes([low]) + bytes(4)))
-    assert np.array_equal(whole(streamed), whole(path))
-    assert problem_of(streamed, longest_s=11.0) == "too-long"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert damage_of(path, 3.0) == "truncated"
 
 
 # ---- streaming ----------------------------------------------------------------------------------
@@ -247,9 +217,7 @@ def test_resampy_takes_sounds_shorter_than_one_sample_at_16_khz(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("resampler", "minutes"), [("soxr", 10), ("resampy", 3)])
-def test_memory_does_not_grow_with_the_length_of_a_file(
-    tmp_path: Path, resampler: str, minutes: int
-) -> None:
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path, resampler: str, minutes: int) -> None:
     def peak_bytes(minutes: int) -> int:
         path = write_sound(tmp_path / "a.wav", np.tile(tone(60.0, 8_000), (minutes, 1)), 8_000)
         tracemalloc.start()
@@ -308,36 +276,10 @@ def test_read_does_not_decode_further_than_asked(tmp_path: Path) -> None:
 # ---- what cannot be read ------------------------------------------------------------------------
 
 
-def test_a_file_without_bytes_is_empty(tmp_path: Path) -> None:
+def test_a_file_without_bytes_or_samples_is_empty(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
     assert problem_of(tmp_path / "a.wav") == "empty"
-
-
-def test_a_header_without_samples_is_empty(tmp_path: Path) -> None:
-    path = write_sound(tmp_path / "a.wav", np.zeros((0, 1)))
-    assert problem_of(path) == "empty"
-
-
-@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF, 0xFFFFFFFF - 36])
-def test_a_wav_that_was_written_to_a_pipe_is_accepted(tmp_path: Path, length: int) -> None:
-    path = write_sound(tmp_path / "a.wav")
-    at = path.read_bytes().index(b"data") + 4
-    streamed = patched(path, (at, struct.pack("<I", length)))
-    assert np.array_equal(whole(streamed), whole(path))
-
-
-def test_more_bytes_than_the_header_promises_do_no_harm(tmp_path: Path) -> None:
-    path = write_sound(tmp_path / "a.wav")
-    expected = whole(path)
-    path.write_bytes(path.read_bytes() + b"LIST\x04\x00\x00\x00abcd" + bytes(100))
-    assert np.array_equal(whole(path), expected)
-
-
-@pytest.mark.parametrize("content", [b"just text " * 400, bytes(5000), b"<!DOCTYPE html><html>" * 50, b"%PDF-1.4"])
-def test_what_is_no_sound_is_said_so(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "a.wav"
-    path.write_bytes(content)
-    assert problem_of(path) == "not-audio"
+    assert problem_of(write_sound(tmp_path / "a.wav", np.zeros((0, 1)))) == "empty"
 
 
 def test_a_header_that_makes_no_sense_is_corrupt(tmp_path: Path) -> None:
@@ -347,50 +289,6 @@ def test_a_header_that_makes_no_sense_is_corrupt(tmp_path: Path) -> None:
     assert problem_of(patched(path, (24, struct.pack("<I", 10)))) == "corrupt"
     path.write_bytes(path.read_bytes()[:30])
     assert problem_of(path) == "corrupt"
-
-
-@pytest.mark.parametrize("name", ["a.flac", "a.mp3"])
-def test_rubbish_within_the_sound_is_corrupt(tmp_path: Path, name: str) -> None:
-    path = write_sound(tmp_path / name, tone(20.0, 44_100), 44_100)
-    size = path.stat().st_size
-    rubbish = np.random.default_rng(0).bytes(8_000)
-    assert damage_of(patched(path, (size // 2, rubbish))) == "corrupt"
-
-
-@pytest.mark.parametrize(
-    ("name", "how"),
-    [
-        *[("a.wav", {"subtype": encoding}) for encoding in WAV_ENCODINGS], ("a.aif", {}), ("a.au", {}),
-        ("a.w64", {}), ("a.rf64", {}), ("a.ogg", {"subtype": "VORBIS"}), ("a.opus", {"subtype": "OPUS"}), ("a.mp3", {}),
-        ("a.flac", {}), ("a.caf", {}),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("share", [0.6, 0.9])
-def test_half_copied_files_are_truncated(
-    tmp_path: Path, name: str, how: dict[str, str], share: float
-) -> None:
-    path = write_sound(tmp_path / name, tone(5.0), **how)
-    cut(path, share)
-    # Ogg is decoded page by page, of a second and more; FLAC frame by frame, of a quarter of one.
-    slack_s = {".ogg": 2.0, ".opus": 1.1, ".flac": 0.3}.get(path.suffix, 0.1)
-    assert damage_of(path, 5.0 * share, slack_s) == "truncated"
-    with pytest.raises(SoundError, match=r"audio\.truncated is refuse") as caught:
-        examine(path, AudioSettings(truncated="refuse"))
-    assert caught.value.problem == "truncated"
-
-
-def test_every_cut_of_a_file_has_a_problem_and_none_a_traceback(tmp_path: Path) -> None:
-    for name in ("a.wav", "a.flac", "a.ogg", "a.mp3"):
-        content = write_sound(tmp_path / name, tone(0.3)).read_bytes()
-        path = tmp_path / name
-        for size in range(0, len(content) - 2200, 97):
-            path.write_bytes(content[:size])
-            try:
-                facts = examine(path)
-            except SoundError as fault:
-                assert fault.problem in ("empty", "not-audio", "corrupt", "truncated"), (name, size)
-            else:
-                assert facts.damage == "truncated" and facts.duration_s >= 0.14, (name, size)
 
 
 def test_silence_is_what_does_not_reach_one_step_of_16_bits(tmp_path: Path) -> None:
@@ -428,20 +326,6 @@ def test_too_long_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(SoundError, match=r"audio\.max-hours") as caught:
         next(iter(SoundStream(path, longest_s=2.9)))
     assert caught.value.problem == "too-long"
-
-
-def test_a_file_without_the_right_to_read_is_unreadable() -> None:
-    with ordinary_folder() as folder:
-        path = write_sound(folder / "a.wav")
-        path.chmod(0)
-        assert problem_of(path) == "unreadable"
-
-
-def test_storage_that_fails_is_no_fault_of_the_file() -> None:
-    # The one file whose reading fails on every Linux: nothing is mapped at address 0.
-    with pytest.raises(SoundError, match="Input/output error") as caught:
-        examine(Path("/proc/self/mem"))
-    assert caught.value.problem == "storage-failed"
 
 
 def test_a_decoder_that_was_refused_half_of_the_file_is_not_believed(

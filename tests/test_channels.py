@@ -138,8 +138,7 @@ def test_recordings_of_any_rate_are_decided(tmp_path: Path, rate_hz: int) -> Non
 
 def test_the_choice_is_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [
-        write_sound(tmp_path / f"{number}.wav", sound, RATE_HZ)
-        for number, (sound, _, _) in enumerate(FAULTY.values())
+        write_sound(tmp_path / f"{number}.wav", sound, RATE_HZ) for number, (sound, _, _) in enumerate(FAULTY.values())
     ]
     before = [(examine(path).choice, read(path, rate_hz=RATE_HZ)) for path in paths]
     monkeypatch.setattr("birdtune.audio.decode._BLOCK_VALUES", 3_000)
@@ -183,8 +182,7 @@ def test_faults_of_the_sound_are_named_file_by_file(tmp_path: Path) -> None:
     for name, sound in sounds.items():
         write_sound(folder / f"{name}.wav", sound, RATE_HZ)
     _, used, problems = hear(tmp_path)
-    silent = {"silence", "offset alone", "click alone", "click in both", "click and offset",
-              "drift", "drift of both"}
+    silent = {"silence", "offset alone", "click alone", "click in both", "click and offset", "drift", "drift of both"}
     assert {Path(one.name).stem for one in used} == set(sounds) - silent
     assert {Path(name).stem: code for name, code in codes(problems).items()} == {
         **dict.fromkeys(silent, "silent"), "inverted": "channels-inverted", "dead": "channel-dead",

@@ -182,16 +182,12 @@ def test_a_file_that_fails_leaves_nothing_and_stops_nothing(cache: Cache) -> Non
     frames_there = sum(store.entry(content).n_rows for content in store.contents())
     (shard,) = cache.shards
     assert shard.stat().st_size == frames_there * 64 * 2, "what a failing file began is taken back"
-    assert np.array_equal(
-        store.rows(cache.content("A/b.flac")), stored_in(cache.data / "A/b.flac")
-    )
+    assert np.array_equal(store.rows(cache.content("A/b.flac")), stored_in(cache.data / "A/b.flac"))
     assert cache.run()[1] == 0, "a broken file is not tried again"
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_frames_that_are_not_finite_never_come_into_the_store(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_that_are_not_finite_never_come_into_the_store(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     # The decoder refuses such samples long before; here it is made to let them through.
     monkeypatch.setattr("birdtune.audio.decode._LOUDEST", math.inf)
     write_sound(cache.data / "A/loud.wav", np.float32(3e38) * tone(1.0, seed=7), subtype="FLOAT")
@@ -200,9 +196,7 @@ def test_frames_that_are_not_finite_never_come_into_the_store(
     assert all(np.isfinite(store.rows(content)).all() for content in store.contents())
 
 
-def test_a_file_that_kills_its_decoder_is_named_and_tried_again(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_kills_its_decoder_is_named_and_tried_again(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(function: object, tasks: list[object], **how: object) -> object:
         return ((task, Crashed()) for task in tasks)
 
@@ -460,9 +454,7 @@ def test_a_full_shard_is_followed_by_another(cache: Cache, monkeypatch: pytest.M
     monkeypatch.setattr(shards, "_SHARD_BYTES", 1000)
     store, _ = cache.run()
     assert len(cache.shards) == 3
-    assert np.array_equal(
-        store.rows(cache.content("A/a.wav")), stored_in(cache.data / "A/a.wav")
-    )
+    assert np.array_equal(store.rows(cache.content("A/a.wav")), stored_in(cache.data / "A/a.wav"))
 
 
 def test_a_part_of_a_recording_is_read_alone(cache: Cache) -> None:

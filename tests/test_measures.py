@@ -8,7 +8,10 @@ import soundfile
 from makers import write_sound
 
 from birdtune.audio.decode import examine
-from birdtune.audio.measures import BAND_EDGES_HZ, NO_BAND, Measures
+from birdtune.audio.fingerprint import N_BANDS, floors_of
+from birdtune.audio.measures import BAND_EDGES_HZ, NO_BAND, Measures, Meter
+
+RATE_HZ = 16_000
 
 
 def measures_of(path: Path) -> Measures:
@@ -98,3 +101,57 @@ def test_measures_do_not_depend_on_the_length_of_blocks(tmp_path: Path, monkeypa
     assert pieces.samples == whole.samples and pieces.measures is not None and whole.measures is not None
     assert pieces.measures.gaps == pytest.approx(whole.measures.gaps, abs=0.002) and 0.2 < whole.measures.gaps < 0.3
     assert np.abs(pieces.measures.floor_db - whole.measures.floor_db).max() <= 3
+
+
+# ---- fingerprints ---------------------------------------------------------------------------------------------------
+
+
+def quiet(seconds: float, seed: int = 0) -> np.ndarray:
+    """White noise of -40 dB."""
+    return noise(seconds, RATE_HZ, seed, level=0.01)
+
+
+def fingerprint(*blocks: np.ndarray) -> str:
+    meter = Meter(RATE_HZ, 1)
+    for block in blocks:
+        sound = block.astype(np.float32)
+        meter.feed(sound[:, None], sound, float(np.abs(sound).max()))
+    return meter.measures().fingerprint
+
+
+def test_white_noise_has_its_level_in_every_band_of_both_halves() -> None:
+    floors = floors_of(fingerprint(quiet(10)))
+    assert floors.shape == (2, N_BANDS)
+    assert np.abs(floors + 42.0).max() < 3.5  # -40 dB, and the floor is below the mean
+
+
+def test_a_call_in_a_third_of_the_frames_leaves_the_floor_as_it_is() -> None:
+    plain = quiet(10)
+    called = plain.copy()
+    for begin in range(0, 160_000, 16_000):
+        called[begin : begin + 5_000] += 0.5 * np.sin(2 * np.pi * 0.2 * np.arange(5_000))
+    change = floors_of(fingerprint(called)) - floors_of(fingerprint(plain))
+    assert np.abs(change).max() < 6  # the call itself is 35 dB above
+
+
+def test_a_low_pass_shows_where_it_ends() -> None:
+    spectrum = np.fft.rfft(quiet(10))
+    spectrum[len(spectrum) // 2 :] = 0
+    floors = floors_of(fingerprint(np.fft.irfft(spectrum)))
+    assert floors[:, :31].min() > -45 and floors[:, 34:].max() < -80
+
+
+def test_each_half_has_its_floor() -> None:
+    floors = floors_of(fingerprint(np.concatenate([quiet(5), 10 * quiet(5)])))
+    assert np.median(floors[1] - floors[0]) == pytest.approx(20.0, abs=1.0)
+
+
+@pytest.mark.parametrize("sound", [quiet(0.25), np.zeros(160_000)], ids=["a quarter of a second", "silence"])
+def test_too_little_sound_has_none(sound: np.ndarray) -> None:
+    assert fingerprint(sound) == ""
+
+
+def test_it_takes_as_much_room_whatever_the_length() -> None:
+    long = fingerprint(*(quiet(6.25, seed) for seed in range(40)))
+    assert len(long) == len(fingerprint(quiet(3.125))) <= 200
+    assert np.abs(floors_of(long) + 42.0).max() < 3.5

@@ -126,11 +126,11 @@ def test_classes_most_of_whose_energy_lies_above_are_warned_of(tmp_path: Path) -
     assert shares == {"Bat": pytest.approx(1.0, abs=0.02), "Tit": pytest.approx(0.0, abs=0.02)}
     (told,) = quality.band_notices(shares, VGGISH)
     assert told.startswith(
-        "Most of the energy of these classes lies above what the backbone hears (125 to 7,500 Hz): Bat (100 %). What"
+        "Most of the energy of these classes lies above the backbone's band (125 to 7,500 Hz): Bat (100 %). It"
     )
     assert list(quality.band_lines(shares, VGGISH)) == []
     assert list(quality.band_lines({"A": 0.3, "B": 0.09, "C": 0.7}, VGGISH)) == [
-        "energy above what the backbone hears (125 to 7,500 Hz), not used: A (30 %)"
+        "energy above the backbone's band (125 to 7,500 Hz), not used: A (30 %)"
     ]
     assert quality.band_notices({"A": 0.3}, VGGISH) == []
 

@@ -91,10 +91,7 @@ def origin(path: Path) -> Origin | None:
         ),
         (guan(Timestamp="2018-03-22 20:17:30+01:00"), Origin("", AT_19_17_30)),
         (guan(Timestamp="yesterday"), None),
-        (
-            wamd((1, "SM4"), (2, "S4A03895"), (5, "2018-03-22 19:17:30.000+00:00")),
-            Origin("SM4 S4A03895", AT_19_17_30),
-        ),
+        (wamd((1, "SM4"), (2, "S4A03895"), (5, "2018-03-22 19:17:30.000+00:00")), Origin("SM4 S4A03895", AT_19_17_30)),
         (chunk(b"wamd", b"\x01\x00\xff\xff\xff\xff"), None),
         (chunk(b"bext", b"short"), None),
         (chunk(b"guan", b"\xff\xfe\x00"), None),

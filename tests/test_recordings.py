@@ -15,14 +15,12 @@ from makers import codes, cut, hear, ordinary_folder, quiet, recording, tone, wi
 
 from birdtune.audio import decode
 from birdtune.audio.faults import SoundError
-from birdtune.audio.logmel import VGGISH
 from birdtune.config import AudioSettings
 from birdtune.data import ledger as ledgers
 from birdtune.data import scan as recordings
 from birdtune.data.ledger import Examined, Ledger, examine_all, identify
 from birdtune.data.scan import (
     PROBLEM_COLUMNS,
-    PROBLEMS,
     Listing,
     Problem,
     SoundFile,
@@ -31,7 +29,7 @@ from birdtune.data.scan import (
     scan,
     unchanged,
 )
-from birdtune.data.selection import books, check_enough, class_names, select
+from birdtune.data.selection import books, check_enough, class_names
 from birdtune.errors import InputError, Interrupted, RetryableError
 from birdtune.runtime.signals import Interrupts
 
@@ -55,12 +53,15 @@ def found(folder: Path) -> list[str]:
 
 
 def test_sounds_are_found_at_any_depth_and_the_first_folder_is_the_class(tmp_path: Path) -> None:
-    touch(tmp_path / "B/x.wav", tmp_path / "A/2021/May/y.FLAC", tmp_path / "A/z.mp3", tmp_path / "A/B/x.ogg")
-    listing = scan(tmp_path)
+    data = tmp_path / "data"
+    data.symlink_to("real")
+    touch(*(tmp_path / "real" / name for name in ("B/night.wav/x.wav", "A/2021/May/y.FLAC", "A/z.mp3", "A/B/x.ogg")))
+    (data / "Empty").mkdir()
+    listing = scan(data)
     assert [(file.name, file.label) for file in listing.files] == [
-        ("A/2021/May/y.FLAC", "A"), ("A/B/x.ogg", "A"), ("A/z.mp3", "A"), ("B/x.wav", "B"),
+        ("A/2021/May/y.FLAC", "A"), ("A/B/x.ogg", "A"), ("A/z.mp3", "A"), ("B/night.wav/x.wav", "B"),
     ]  # fmt: skip
-    assert listing.folders == ["A", "B"]
+    assert listing.folders == ["A", "B", "Empty"]
     assert listing.problems == []
 
 
@@ -81,24 +82,16 @@ def test_what_is_not_sound_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         tmp_path / "A/noending", tmp_path / "A/song.m4a", tmp_path / "A/video.MP4", tmp_path / "stray.wav",
         tmp_path / "readme.txt", tmp_path / ".DS_Store", tmp_path / ".git/config",
     )  # fmt: skip
+    os.mkfifo(tmp_path / "A/pipe.wav")
     listing = scan(tmp_path)
     assert [file.name for file in listing.files] == ["A/ok.wav"]
     assert codes(listing.problems) == {
         "A/.hidden.wav": "hidden", "A/.folder": "hidden", ".DS_Store": "hidden", ".git": "hidden",
         "A/notes.txt": "metadata", "A/noending": "not-audio", "A/song.m4a": "unsupported-format",
         "A/video.MP4": "unsupported-format", "stray.wav": "outside-class", "readme.txt": "metadata",
+        "A/pipe.wav": "not-a-file",
     }  # fmt: skip
     assert listing.folders == ["A"]
-
-
-def test_a_folder_that_is_called_like_a_sound_is_a_folder(tmp_path: Path) -> None:
-    touch(tmp_path / "A/night.wav/x.wav")
-    assert found(tmp_path) == ["A/night.wav/x.wav"]
-
-
-def test_an_empty_class_folder_is_listed(tmp_path: Path) -> None:
-    (tmp_path / "A").mkdir()
-    assert scan(tmp_path).folders == ["A"]
 
 
 def test_folders_that_cannot_be_data_are_refused(tmp_path: Path) -> None:
@@ -186,19 +179,6 @@ def test_a_path_longer_than_the_system_allows_is_said_to_be_so(tmp_path: Path) -
     assert (problem.problem, "File name too long" in problem.detail) == ("unreadable", True)
 
 
-def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
-    touch(tmp_path / "real/A/a.wav")
-    (tmp_path / "data").symlink_to("real")
-    assert found(tmp_path / "data") == ["A/a.wav"]
-
-
-def test_devices_and_pipes_are_not_opened(tmp_path: Path) -> None:
-    touch(tmp_path / "A/a.wav")
-    os.mkfifo(tmp_path / "A/pipe.wav")
-    os.mkfifo(tmp_path / "A/pipe")
-    assert codes(scan(tmp_path).problems) == {"A/pipe.wav": "not-a-file", "A/pipe": "not-audio"}
-
-
 def test_folders_nested_without_end_end(tmp_path: Path) -> None:
     below = tmp_path / "A"
     for _ in range(400):
@@ -277,9 +257,7 @@ def sound_file(path: Path) -> SoundFile:
     return SoundFile(path.name, path, "A", facts.st_size, facts.st_mtime_ns)
 
 
-def test_a_growing_ledger_is_saved_less_and_less_often(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_growing_ledger_is_saved_less_and_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
     monkeypatch.setattr(ledgers, "write_text", lambda _, text, **how: saved.append(len(json.loads(text)["stats"])))
     ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
@@ -399,13 +377,6 @@ def test_the_ledger_knows_paths_that_are_no_utf_8(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "ledger.json", AudioSettings()).content(file) == "c"
 
 
-def test_the_ledger_is_saved_now_and_then(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
-    for k in range(501):
-        ledger.set_examined(str(k), Examined(None, "silent", ""))
-    assert len(json.loads((tmp_path / "ledger.json").read_text())["facts"][AudioSettings().cache_key]) == 500
-
-
 def test_a_second_check_hears_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sound(tmp_path / "data/A/a.wav", seed=1)
     cut(write_sound(tmp_path / "data/A/b.wav", seed=2), 0.5)
@@ -498,8 +469,7 @@ def test_copies_in_several_classes_are_all_left_out(tmp_path: Path) -> None:
     write_sound(tmp_path / "A/own.wav", seed=1)
     _, used, problems = hear(tmp_path)
     assert [record.name for record in used] == ["A/own.wav"]
-    assert set(codes(problems).values()) == {"duplicate-across-classes"}
-    assert len(problems) == 3
+    assert [problem.problem for problem in problems] == ["duplicate-across-classes"] * 3
     (problem,) = [problem for problem in problems if problem.recording == "B/a.wav"]
     assert "also A/a.wav, A/b.wav" in problem.detail
 
@@ -647,22 +617,6 @@ def test_the_books_balance_whatever_is_in_the_folder(tmp_path: Path, monkeypatch
         assert row["advice"]
 
 
-def test_an_unreadable_file_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_sound(tmp_path / "A/a.wav")
-    write_sound(tmp_path / "A/b.wav", seed=1)
-    real = ledgers.file_sha256
-
-    def refuse(path: Path, *others: object) -> str:
-        if path.name == "a.wav":
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(ledgers, "file_sha256", refuse)
-    _, used, problems = hear(tmp_path)
-    assert codes(problems) == {"A/a.wav": "unreadable"}
-    assert books(used, problems)["found"] == 2
-
-
 # ---- data that go away, or change ---------------------------------------------------------------
 
 
@@ -808,14 +762,6 @@ def test_nothing_is_trained_on_a_remnant(tmp_path: Path, gone: list[str], words:
         refuse_remnant(listing, unusable, tmp_path)
 
 
-def test_every_code_that_a_sound_can_have_has_advice() -> None:
-    assert all(PROBLEMS.values())
-    for code in ("unreadable", "vanished", "changed", "storage-failed"):
-        assert code in PROBLEMS
-    for code in ("unreadable", "empty", "not-audio", "corrupt", "truncated", "silent", "too-long", "not-finite"):
-        assert Problem("a", "A", *ledgers._problem_of(SoundError(code, ""))).row()["advice"] == PROBLEMS[code]
-
-
 def test_less_than_two_classes_are_refused_with_the_reasons(tmp_path: Path) -> None:
     problems = [Problem("A/a", "A", "silent", ""), Problem("A/b", "A", "silent", ""), Problem(".x", "", "hidden", ""),
                 Problem("A/c", "A", "misnamed", "", used=True)]  # fmt: skip
@@ -824,16 +770,3 @@ def test_less_than_two_classes_are_refused_with_the_reasons(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"no usable recording at all.*Not used: no sound files;"):
         check_enough([], tmp_path, [])
     check_enough([recording("A/a.wav"), recording("B/a.wav")], tmp_path, problems)
-
-
-def test_recordings_are_sorted_by_name(tmp_path: Path) -> None:
-    for seed, name in enumerate(["b/1.wav", "a/2.wav", "B/1.wav", "a/10.wav"]):
-        write_sound(tmp_path / name, seed=seed)
-    listing = scan(tmp_path)
-    ledger = Ledger(None, AudioSettings())
-    identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
-    for file in listing.files:
-        ledger.set_examined(str(ledger.content(file)), Examined(decode.examine(file.path)))
-    used, _ = select(listing, ledger, {}, spec=VGGISH, short="pad", longest_s=60.0)
-    assert [record.name for record in used] == ["B/1.wav", "a/10.wav", "a/2.wav", "b/1.wav"]
-    assert class_names(used) == ("B", "a", "b")

@@ -8,10 +8,9 @@ import pytest
 from makers import recording
 from schemes import CLIPS, RECORDINGS, word
 
-from birdtune.config import SplitSettings
 from birdtune.data.source_names import RULES, Rule
 from birdtune.data.sources import find_sources
-from birdtune.data.split import assign, compile_group_regex
+from birdtune.data.split import compile_group_regex
 
 CLASSES = ("Turdus_merula", "Erithacus_rubecula", "Parus_major")
 
@@ -32,23 +31,10 @@ def clips(title: str, first: int, n: int, label: str = CLASSES[0]) -> list[list[
     return [[f"{label}/{CLIPS[title](rec, k)}.wav" for k in range(6)] for rec in range(first, first + n)]
 
 
-def test_there_are_schemes_enough() -> None:
-    assert len(CLIPS) + len(RECORDINGS) >= 100
-
-
 @pytest.mark.parametrize("title", CLIPS)
 def test_clips_of_one_recording_are_one_source(title: str) -> None:
     made = clips(title, 0, 12)
     assert sets(name for inside in made for name in inside) == set(map(frozenset, made))
-
-
-@pytest.mark.parametrize("title", CLIPS)
-def test_no_source_of_two_hundred_stands_on_two_sides(title: str) -> None:
-    made = clips(title, 0, 200)
-    records = [recording(name) for inside in made for name in inside]
-    places = assign(records, SplitSettings(), Path("no-earlier-split.csv")).places
-    assert [rec for rec, inside in enumerate(made) if len({places[name].split for name in inside}) > 1] == []
-    assert len({places[inside[0]].group for inside in made}) == 200
 
 
 @pytest.mark.parametrize("title", RECORDINGS)
@@ -166,9 +152,7 @@ def test_times_in_folders_of_one_name_are_of_one_source_only_where_no_clip_is_in
 
 
 def test_a_folder_of_one_recorder_or_year_is_no_recording() -> None:
-    assert (
-        folder("site1/000", "site1/001", "site2/000", "2021/000", "clips/000", "creek/000", "creek/001") == 6
-    )
+    assert folder("site1/000", "site1/001", "site2/000", "2021/000", "clips/000", "creek/000", "creek/001") == 6
 
 
 def test_what_a_class_with_one_word_means_follows_from_the_other_classes() -> None:
@@ -214,21 +198,9 @@ def test_only_clips_are_joined_over_the_case_of_letters() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "_",
-        "-1",
-        "()",
-        "0.5_",
-        "XC",
-        "s",
-        "12.0s_15.0s",
-        "...",
-        "1" * 200,
-        "_" * 200 + "1",
-        "0_" * 100,
-        "٣",
-        "💩_1",
+        "_", "-1", "()", "0.5_", "XC", "s", "12.0s_15.0s", "...", "1" * 200, "_" * 200 + "1", "0_" * 100, "٣", "💩_1",
     ],
-)
+)  # fmt: skip
 def test_odd_names_are_sources_too(name: str) -> None:
     assert len(sets([f"A_a/{name}.wav", "A_a/other.wav"])) == 2
 

@@ -1,12 +1,12 @@
 """Several channels → one: which of them are used, and their mean.
 
-    an open file ─▶ look (some pieces of it) ─▶ Look ─▶ choose ─▶ Choice, or None: all are mixed
+    an open file ─▶ sample_spectra (of some excerpts) ─▶ Spectra ─▶ choose ─▶ Choice, or None: all are mixed
     block [n, channels] int16 or float32 ─▶ mixed, or Choice.mono ─▶ [n] float32, full scale 1
 
-Decided once for a recording, from what lies at the same places of it whoever reads it and in blocks of whatever size.
-Compared is what a model hears: third octaves from 125 Hz to 8 kHz. Ordinary stereo is mixed: a panned singer, other
-noise on each channel, microphones some way apart. The limits lie where mixing costs a song clearly more than choosing
-does.
+Decided once for a recording, by excerpts at fixed places of it, whatever the size of the blocks that are read.
+Compared are the third octaves from 125 Hz to 8 kHz, the band of most backbones. Ordinary stereo is mixed: a panned
+singer, other noise on each channel, microphones some way apart. The limits lie where mixing costs a song clearly more
+than choosing does.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ import soundfile
 from birdtune.audio.container import Decoder, open_sound
 from birdtune.audio.faults import SoundError
 from birdtune.audio.formats import MediaDecoder
+from birdtune.audio.measures import ones
 
 # Samples added at once: taking the memory for more costs several times what adding them does.
 _AT_ONCE = 1 << 13
@@ -96,10 +97,10 @@ def channel_words(channels: Sequence[int]) -> str:
 
 Floats = npt.NDArray[np.float32]
 
-# A frame is about so long; so many lie one behind the other in a piece, for each of which a file is sought in once.
-_FRAME_S, _IN_A_PIECE = 0.02, 6
-# A piece for so many seconds, at least and at most so many pieces.
-_PIECE_EACH_S, _FEWEST, _MOST = 2.0, 5, 64
+# A frame is about so long; so many follow one another in an excerpt, for each of which the file is sought in once.
+_FRAME_S, _IN_AN_EXCERPT = 0.02, 6
+# An excerpt for so many seconds, at least and at most so many excerpts.
+_EXCERPT_EACH_S, _FEWEST, _MOST = 2.0, 5, 64
 # Where a file cannot be sought in, its beginning.
 _BEGINNING_S = 5.0
 _EDGES_HZ: Final = 125.0 * 2.0 ** (np.arange(19) / 3)
@@ -108,7 +109,7 @@ _FAINTEST = 1e-11
 # Of a channel, dead: its loudest frames are below this, or this much below another's and no clearer.
 _DEAD_DB, _FAR_BELOW_DB = -85.0, 24.0
 # In a frame, a channel is gone: below the limit of the dead, and this far below another. Where that is so for more than
-# this share of the frames in which anything is heard, it is dead if another channel is not.
+# this share of the frames in which there is any sound, it is dead if another channel is not.
 _GONE_DB, _MOST_GONE = 12.0, 0.1
 _OFFSET = 0.1
 _CLIPPED = 1e-3
@@ -123,7 +124,7 @@ _AS_CLEAR_DB, _AS_LOUD_DB = 3.0, 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Spectra:
     """Some frames of a recording."""
 
     spectra: npt.NDArray[np.complex64]  # [frames, channels, bins], full scale 1, only the bins of the bands
@@ -157,14 +158,14 @@ def choice_of(path: Path, file: Decoder | MediaDecoder, how: str) -> Choice | No
         return None
     if how == "first":
         return Choice((0,))
-    # Samples that are too loud to be meant are refused later, by who reads them.
+    # Samples that are too loud are refused later, when all are read.
     with np.errstate(over="ignore", invalid="ignore"):
-        found = look(path)
-        return None if found is None else choose(found)
+        spectra = sample_spectra(path)
+        return None if spectra is None else choose(spectra)
 
 
 def count(path: Path) -> int:
-    """How many channels a file has; 1 where it cannot be opened, which is for who reads it to say."""
+    """How many channels a file has; 1 where it cannot be opened, which is reported when it is read."""
     try:
         with open_sound(path) as file:
             return max(1, file.channels)
@@ -172,46 +173,46 @@ def count(path: Path) -> int:
         return 1
 
 
-def look(path: Path) -> Look | None:
-    """Read some pieces of a file, or None where nothing can be had of it; why not is for who reads it to say."""
-    for pieces_of in (_pieces, _loud_pieces):  # the second where all pieces of the first are silent
+def sample_spectra(path: Path) -> Spectra | None:
+    """Read some excerpts of a file; None where that fails, which is reported when all of it is read."""
+    for excerpts_of in (_excerpts, _loud_excerpts):  # the second where all excerpts of the first are silent
         with contextlib.suppress(SoundError, OSError), open_sound(path) as file:
             size = 1 << max(4, round(math.log2(_FRAME_S * file.samplerate)))
-            pieces = [piece for piece in pieces_of(file, size * _IN_A_PIECE) if np.isfinite(piece).all()]
-            if any(map(_is_heard, pieces)):
-                return _look(pieces, file.samplerate, size)
+            excerpts = [excerpt for excerpt in excerpts_of(file, size * _IN_AN_EXCERPT) if np.isfinite(excerpt).all()]
+            if any(map(_has_sound, excerpts)):
+                return _spectra(excerpts, file.samplerate, size)
     return None
 
 
-def _is_heard(piece: Floats) -> bool:
-    return bool((piece.max(axis=1) - piece.min(axis=1)).max() > _SILENT)
+def _has_sound(excerpt: Floats) -> bool:
+    return bool((excerpt.max(axis=1) - excerpt.min(axis=1)).max() > _SILENT)
 
 
-def _pieces(file: Decoder | MediaDecoder, length: int) -> list[Floats]:
+def _excerpts(file: Decoder | MediaDecoder, length: int) -> list[Floats]:
     """Pieces of a file, spread over it. [channels, samples] each"""
     whole = file.promised
     if whole is None or isinstance(file, MediaDecoder):
         n = max(1, round(_BEGINNING_S * file.samplerate) // length)
         return list(itertools.islice(_in_a_row(file, length), n))
-    n = min(max(_FEWEST, round(whole / file.samplerate / _PIECE_EACH_S)), _MOST)
+    n = min(max(_FEWEST, round(whole / file.samplerate / _EXCERPT_EACH_S)), _MOST)
     if whole <= n * length:
         return list(_in_a_row(file, length))
-    found = []
+    excerpts = []
     with contextlib.suppress(soundfile.LibsndfileError):
         for start in np.linspace(0, whole - length, n).astype(np.int64).tolist():
             file.seek(start)
-            found.append(_read(file, length))
-    return [piece for piece in found if piece.size]
+            excerpts.append(_read(file, length))
+    return [excerpt for excerpt in excerpts if excerpt.size]
 
 
-def _loud_pieces(file: Decoder | MediaDecoder, length: int) -> list[Floats]:
-    """The first pieces that are not silent."""
-    return list(itertools.islice(filter(_is_heard, _in_a_row(file, length)), _MOST))
+def _loud_excerpts(file: Decoder | MediaDecoder, length: int) -> list[Floats]:
+    """The first excerpts that are not silent."""
+    return list(itertools.islice(filter(_has_sound, _in_a_row(file, length)), _MOST))
 
 
 def _in_a_row(file: Decoder | MediaDecoder, length: int) -> Iterator[Floats]:
-    while (piece := _read(file, length)).size:
-        yield piece
+    while (excerpt := _read(file, length)).size:
+        yield excerpt
 
 
 def _read(file: Decoder | MediaDecoder, n: int) -> Floats:
@@ -225,27 +226,22 @@ def _read(file: Decoder | MediaDecoder, n: int) -> Floats:
         return np.zeros((file.channels, 0), np.float32)
 
 
-def _look(pieces: list[Floats], rate_hz: int, size: int) -> Look:
-    """What is compared of some pieces. [channels, samples] each"""
+def _spectra(excerpts: list[Floats], rate_hz: int, size: int) -> Spectra:
+    """What is compared of some excerpts. [channels, samples] each"""
     window, first, last, indices = _grid(rate_hz, size)
     spectra = []
-    clipped = np.zeros(len(pieces[0]))
-    for piece in pieces:
-        short = -piece.shape[1] % size
-        whole = np.pad(piece, ((0, 0), (0, short)), mode="edge") if short else piece
-        frames = whole.reshape(len(piece), -1, size)  # [channels, frames, size]
+    clipped = np.zeros(len(excerpts[0]))
+    for excerpt in excerpts:
+        short = -excerpt.shape[1] % size
+        whole = np.pad(excerpt, ((0, 0), (0, short)), mode="edge") if short else excerpt
+        frames = whole.reshape(len(excerpt), -1, size)  # [channels, frames, size]
         frames = frames * window  # what a constant offset leaves is below the lowest band
         spectra.append(np.fft.rfft(frames, axis=2)[:, :, first:last].swapaxes(0, 1))
-        if piece.max() >= _FULL_SCALE or piece.min() <= -_FULL_SCALE:
-            clipped += (np.abs(piece) >= _FULL_SCALE).sum(axis=1)
-    n = sum(piece.shape[1] for piece in pieces)
-    offset = np.array([piece @ _ones(piece.shape[1]) for piece in pieces], np.float64).sum(axis=0) / n
-    return Look(np.concatenate(spectra).astype(np.complex64, copy=False), indices, offset, clipped / n)
-
-
-@functools.lru_cache(maxsize=4)
-def _ones(n: int) -> Floats:
-    return np.ones(n, np.float32)
+        if excerpt.max() >= _FULL_SCALE or excerpt.min() <= -_FULL_SCALE:
+            clipped += (np.abs(excerpt) >= _FULL_SCALE).sum(axis=1)
+    n = sum(excerpt.shape[1] for excerpt in excerpts)
+    offset = np.array([excerpt @ ones(excerpt.shape[1]) for excerpt in excerpts], np.float64).sum(axis=0) / n
+    return Spectra(np.concatenate(spectra).astype(np.complex64, copy=False), indices, offset, clipped / n)
 
 
 @functools.lru_cache(maxsize=4)
@@ -259,42 +255,42 @@ def _grid(rate_hz: int, size: int) -> tuple[Floats, int, int, npt.NDArray[np.int
     return window.astype(np.float32), first, last, starts if starts.size else np.zeros(1, np.int64)
 
 
-def choose(found: Look) -> Choice | None:
+def choose(spectra: Spectra) -> Choice | None:
     """Which channels are used; None: all are mixed."""
-    gone, share = _gone(found)
+    gone, share = _gone(spectra)
     dead = share > _MOST_GONE if share.min() <= _MOST_GONE else np.zeros(share.size, bool)
     # A floor is that of a microphone only where there is one: what is compared are frames in which all others live.
     alive = ~gone[:, ~dead].any(axis=1)
     if not alive.any():  # each where no other is: nothing is lost by mixing them
         return None
     if not alive.all():
-        found = replace(found, spectra=found.spectra[alive])
-    clear = np.array([_clarity(power) for power in found.alone])
-    loud = np.array([_loudest(power) for power in found.alone])
-    faults = _faults(found, loud, clear, dead)
+        spectra = replace(spectra, spectra=spectra.spectra[alive])
+    clear = np.array([_clarity(power) for power in spectra.alone])
+    loud = np.array([_loudest(power) for power in spectra.alone])
+    faults = _faults(spectra, loud, clear, dead)
     dead_share = float(share[dead].min()) if dead.any() else 1.0
-    good = [channel for channel in found.channels if not faults[channel]] or found.channels
+    good = [channel for channel in spectra.channels if not faults[channel]] or spectra.channels
     why = next(filter(None, faults), "")
-    lost = _lost(found, good, clear)
+    lost = _lost(spectra, good, clear)
     if not lost:
-        return None if len(good) == len(found.channels) else Choice(tuple(good), why, tuple(faults), dead_share)
+        return None if len(good) == len(spectra.channels) else Choice(tuple(good), why, tuple(faults), dead_share)
     best = _best(good, clear, loud)
     # Of more than two, those are mixed that agree with the best one.
-    alike = [channel for channel in good if channel == best or not _lost(found, sorted([best, channel]), clear)]
-    kept = alike if len(alike) > 1 and not _lost(found, alike, clear) else [best]
+    alike = [channel for channel in good if channel == best or not _lost(spectra, sorted([best, channel]), clear)]
+    kept = alike if len(alike) > 1 and not _lost(spectra, alike, clear) else [best]
     for channel in good:
         if channel not in kept:
-            faults[channel] = _lost(found, sorted([best, channel]), clear) or lost
+            faults[channel] = _lost(spectra, sorted([best, channel]), clear) or lost
     return Choice(tuple(kept), why or lost, tuple(faults), dead_share)
 
 
-def _gone(found: Look) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    """Where channels are gone while another is not, [frames, channels]; and for what share of what is heard."""
-    levels = np.stack([_decibels(power.sum(axis=1)) for power in found.alone], axis=1)
+def _gone(spectra: Spectra) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Where channels are gone while another is not, [frames, channels]; and for what share of the frames with sound."""
+    levels = np.stack([_decibels(power.sum(axis=1)) for power in spectra.alone], axis=1)
     loudest = levels.max(axis=1, keepdims=True)
     gone = (levels < _DEAD_DB) & (levels < loudest - _GONE_DB)
-    n_heard = int(((loudest[:, 0] >= _DEAD_DB) | gone.any(axis=1)).sum())
-    return gone, gone.sum(axis=0) / max(1, n_heard)
+    n_sounding = int(((loudest[:, 0] >= _DEAD_DB) | gone.any(axis=1)).sum())
+    return gone, gone.sum(axis=0) / max(1, n_sounding)
 
 
 # A song is in about so many bands.
@@ -323,34 +319,34 @@ def _loudest(power: Floats) -> float:
 
 
 def _faults(
-    found: Look, loud: npt.NDArray[Any], clear: npt.NDArray[Any], dead: npt.NDArray[np.bool_]
+    spectra: Spectra, loud: npt.NDArray[Any], clear: npt.NDArray[Any], dead: npt.NDArray[np.bool_]
 ) -> list[str]:
     """What is wrong with each channel by itself, beside the others; "" where nothing is."""
-    offset, clipped = np.abs(found.offset), found.clipped
+    offset, clipped = np.abs(spectra.offset), spectra.clipped
     faults = [
         "dead" if dead[channel]
         else "offset" if offset[channel] > max(_OFFSET, 4 * offset.min())
         else "clipped" if clipped[channel] > max(_CLIPPED, 10 * clipped.min())
         else ""
-        for channel in found.channels
+        for channel in spectra.channels
     ]  # fmt: skip
-    whole = [channel for channel in found.channels if not faults[channel]] or found.channels
+    whole = [channel for channel in spectra.channels if not faults[channel]] or spectra.channels
     loudest = max(whole, key=lambda channel: float(loud[channel]))
-    for channel in found.channels:
+    for channel in spectra.channels:
         below = loud[channel] < loud[loudest] - _FAR_BELOW_DB and clear[channel] <= clear[loudest] + _AS_CLEAR_DB
         if below or loud[channel] < _DEAD_DB < loud[loudest]:
             faults[channel] = "dead"
     return faults
 
 
-def _lost(found: Look, channels: list[int], clear: npt.NDArray[Any]) -> str:
+def _lost(spectra: Spectra, channels: list[int], clear: npt.NDArray[Any]) -> str:
     """What mixing does to some channels: "inverted", they cancel each other; "noisy", one drowns the others; or ""."""
     if len(channels) == 1:
         return ""
-    mean = np.mean([found.alone[channel] for channel in channels], axis=0)
-    mixture = found.power(channels)
+    mean = np.mean([spectra.alone[channel] for channel in channels], axis=0)
+    mixture = spectra.power(channels)
     best = max(channels, key=lambda channel: float(clear[channel]))
-    song = np.argsort(_over_floor(found.alone[best]))[-_BANDS:]
+    song = np.argsort(_over_floor(spectra.alone[best]))[-_BANDS:]
     in_song = 10 * math.log10((mixture[:, song].sum() + _FAINTEST) / (mean[:, song].sum() + _FAINTEST))
     everywhere = (_decibels(mixture.mean(axis=0)) - _decibels(mean.mean(axis=0))).mean()
     if in_song < -_MOST_LOST_DB or everywhere < -_MOST_LOST_EVERYWHERE_DB:

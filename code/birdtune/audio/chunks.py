@@ -1,4 +1,4 @@
-"""Where the samples lie in a WAV, AIFF, AU, CAF or W64, by what is there and not by what its header says.
+"""Where the samples lie in a WAV, AIFF, AU, CAF or W64, by its content, not its header.
 
     file ─▶ find_chunk ─▶ Chunk: where it begins, how long its header says it is, how long it is
 
@@ -127,19 +127,15 @@ class View(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
-        """True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
         return True
 
     def tell(self) -> int:
-        """The position."""
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As any file's."""
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         return self._at
 
@@ -158,7 +154,6 @@ class View(io.RawIOBase):
         return done
 
     def close(self) -> None:
-        """Close the file below, too."""
         self._file.close()
         super().close()
 
@@ -247,9 +242,7 @@ def _measured(file: IO[bytes], chunk: Chunk, form: _Form | None) -> Chunk:
     if 0 < promised < left and _is_zero(file, chunk.begin + promised):
         return replace(chunk, there=promised)
     there = _end(file, form, chunk) - chunk.begin
-    if _is_unknown(chunk.kind, promised):
-        return replace(chunk, promised=None, there=there)
-    return replace(chunk, there=there)
+    return replace(chunk, promised=None if _is_unknown(chunk.kind, promised) else chunk.promised, there=there)
 
 
 def _is_zero(file: IO[bytes], at: int) -> bool:
@@ -262,7 +255,7 @@ def _is_zero(file: IO[bytes], at: int) -> bool:
 
 
 def _is_followed(file: IO[bytes], form: _Form, chunk: Chunk) -> bool:
-    """Whether another chunk begins where the samples are said to end; so that is where they do."""
+    """Whether another chunk begins where the samples end by their size; then the size is right."""
     promised = chunk.promised or 0
     for at in {chunk.begin + promised + -promised % form.pad, chunk.begin + promised}:
         _, begin, length = next(_walk(file, form, at, chunk.file_bytes), (b"", 0, chunk.file_bytes + 1))

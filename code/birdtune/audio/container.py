@@ -2,7 +2,7 @@
 
     path ─▶ open_sound ─▶ Decoder ─▶ check_header ─▶ blocks are read ─▶ damage_of ─▶ Damage, or None
 
-What a file holds is found out by its content; its name's ending only says whether it claims to be sound at all.
+The format is recognised by content; the ending of the name only marks files that claim to be sound.
 """
 
 import os
@@ -45,11 +45,9 @@ _UNKNOWN_ENCODING = 4
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 2_000_000
 # libsndfile's count of frames when the header has none (SF_COUNT_MAX), as in FLAC written to a pipe.
 _NO_COUNT = 2**63 - 1
-
-
 # So many bytes too many a header may promise and nothing is missing: recorders count the header, or a part of it.
 _MISCOUNTED = 256
-# Less than this behind the promised end, tags and filling, is not worth a word.
+# Less than this behind the promised end is tags and filling, not sound.
 _LEAST_MORE_S = 0.1
 # An MP3's own count of frames may include the frame that holds it, and one that decoders drop.
 _MP3_SLACK = 2 * 1152
@@ -76,17 +74,15 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no 
     last_frame = 0, 0
 
     def seekable(self) -> bool:
-        """False: so soundfile leaves the position alone."""
-        return False
+        return False  # so soundfile leaves the position alone
 
     def close(self) -> None:
-        """Close the file, and the one below if it was given as such."""
         super().close()
         if isinstance(self.name, View):
             self.name.close()
 
     def _cdata_io(self, action: str, data: Any, ctype: str, frames: int) -> int:
-        """As soundfile's, which loses with a fault what was decoded before it; here it stands in `fault`."""
+        """As soundfile's, but what was decoded before a fault is not lost with it: the fault stands in `fault`."""
         done = getattr(soundfile._snd, f"sf_{action}f_{ctype}")(self._file, data, frames)
         if self._errorcode:
             self.fault = soundfile.LibsndfileError(self._errorcode)
@@ -107,7 +103,6 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no 
         return self.name.begin + self.name.tell() if isinstance(self.name, OpenEnded) else None
 
     def seconds(self, frames: int) -> float:
-        """How long so many frames last."""
         return float(frames / self.samplerate)
 
 
@@ -187,13 +182,13 @@ def _open_mp3(path: Path, file: IO[bytes], begin: int) -> Decoder:
         return Decoder(OpenEnded(path))
     # By its number, so that it is known how far the decoder has read.
     opened = Decoder(os.open(path, os.O_RDONLY))
-    if opened.seconds(opened.frames) > path.stat().st_size / _LEAST_MP3_BYTES_S:
+    missing = missing_bytes(file, begin)
+    if not missing and opened.seconds(opened.frames) > path.stat().st_size / _LEAST_MP3_BYTES_S:
         counted_h = opened.seconds(opened.frames) / 3600
         opened.close()
         opened = Decoder(OpenEnded(path))
         opened.damage = repaired(f"its header promises {counted_h:,.1f} h of sound")
         return opened
-    missing = missing_bytes(file, begin)
     opened.is_complete = missing == 0
     if missing:
         why = f"the last {missing:,} bytes that its header counts are not there"
@@ -238,8 +233,8 @@ def check_header(path: Path, file: Decoder | MediaDecoder, longest_s: float) -> 
     if file.frames <= 0:
         if file.damage is not None and file.damage.is_loss:
             raise SoundError(file.damage.problem, file.damage.why)
-        if file.format == "OGG":
-            check_ogg(path, file.samplerate)
+        if file.format == "OGG" and (fault := ogg_fault(path, file.samplerate)):
+            raise SoundError(*fault)
         size = path.stat().st_size
         raise SoundError("empty", f"its header says that no samples follow, in a file of {size:,} bytes")
     there = min(file.promised or 0, file.last_frame[1] or _NO_COUNT)
@@ -248,14 +243,7 @@ def check_header(path: Path, file: Decoder | MediaDecoder, longest_s: float) -> 
 
 def check_length(length_s: float, longest_s: float) -> None:
     if length_s > longest_s:
-        raise SoundError(
-            "too-long", f"{length_s / 3600:,.1f} h, more than audio.max-hours = {longest_s / 3600:g}"
-        )
-
-
-def check_ogg(path: Path, rate_hz: int, heard: int | None = None) -> None:
-    if found := ogg_fault(path, rate_hz, heard):
-        raise SoundError(*found)
+        raise SoundError("too-long", f"{length_s / 3600:,.1f} h, more than audio.max-hours = {longest_s / 3600:g}")
 
 
 def damage_of(path: Path, file: Decoder | MediaDecoder, n_frames: int) -> Damage | None:
@@ -264,9 +252,9 @@ def damage_of(path: Path, file: Decoder | MediaDecoder, n_frames: int) -> Damage
     Args:
         n_frames: how many came out of it.
     """
-    if file.format == "OGG" and (found := ogg_fault(path, file.samplerate, n_frames)):
-        told = file.seconds(file.frames) if n_frames < file.frames < _NO_COUNT // 2 else None
-        return Damage(*found, promised_s=told)
+    if file.format == "OGG" and (fault := ogg_fault(path, file.samplerate, n_frames)):
+        is_known = n_frames < file.frames < _NO_COUNT // 2
+        return Damage(*fault, promised_s=file.seconds(file.frames) if is_known else None)
     promised = file.promised
     slack = _MP3_SLACK if file.format == "MP3" else 0
     promised_s = None if promised is None else file.seconds(promised)
@@ -284,7 +272,7 @@ def damage_of(path: Path, file: Decoder | MediaDecoder, n_frames: int) -> Damage
 
 
 def damage_behind(path: Path, more: Decoder, counted_s: float, n_frames: int) -> Damage:
-    """What is to be said of a file that goes on behind the end that its header knows.
+    """The damage of a file that goes on behind the end by its header.
 
     Args:
         more: what followed, decoded.
@@ -292,8 +280,7 @@ def damage_behind(path: Path, more: Decoder, counted_s: float, n_frames: int) ->
     """
     if more.fault is not None:
         return Damage(*_broken(path, more, n_frames))
-    why = f"its header promises {counted_s:.2f} s, but more sound follows"
-    return repaired(why)
+    return repaired(f"its header promises {counted_s:.2f} s, but more sound follows")
 
 
 def _broken(path: Path, file: Decoder | MediaDecoder, n_frames: int) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Sound file → mono float32 waveform at any rate: the only decoder in the house.
+"""Sound file → mono float32 waveform at any rate: the only decoder in birdtune.
 
     path, rate ─▶ SoundStream ─▶ blocks [n] float32, mono at that rate ─▶ .facts once all is read
 
@@ -27,17 +27,17 @@ from birdtune.audio.container import (
     damage_of,
     open_sound,
 )
-from birdtune.audio.faults import Damage, SoundError, judge_damage, read_through, refusal
+from birdtune.audio.faults import Damage, SoundError, check_damage, read_through, refusal
 from birdtune.audio.formats import MediaDecoder
 from birdtune.audio.measures import Measures, Meter
 from birdtune.audio.origin import Origin, read_origin
 from birdtune.audio.resample import resampled
 from birdtune.config import AudioSettings
 
-# Below this peak there is nothing to hear: one step of 16-bit audio is -90.3 dB of full scale.
+# Below this peak a recording is silent: one step of 16-bit audio is -90.3 dB of full scale.
 SILENCE_DB: Final = -90.0
 
-# What a file seems to be when the system stops giving its bytes half-way.
+# The apparent problem of a file of which the system stops giving the bytes half-way.
 _LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
 # Values in one block at most, of all channels together: what is made of them stays in the processor's cache.
 _BLOCK_VALUES = 1 << 17
@@ -45,23 +45,23 @@ DEFAULT: Final = AudioSettings()
 # Above this, sums over channels and over a spectrum may leave float32; 32-bit integers in a float
 # file, the loudest that can be meant, reach 2e9.
 _LOUDEST = 1e12
-# Of a block, a share of samples that are no sound and may be slips; more are the end of what can be believed.
+# This share of a block may be invalid samples; with more, nothing from the first of them on is used.
 _FEW = 1e-3
 
 
 @dataclass(frozen=True)
 class SoundFacts:
-    """What a sound file turned out to hold."""
+    """Properties of a decoded sound file."""
 
     rate_hz: int
     channels: int
     duration_s: float
     peak_db: float  # of full scale, before mixing; -inf would not be JSON, so silence is -999
     format: str
-    samples: str = ""  # digest of the decoded samples, whatever file they are in; "" where nobody measured
+    samples: str = ""  # digest of the decoded samples, whatever file they are in; "": not measured
     measures: Measures | None = None
     origin: Origin | None = None  # what the file says of the recording that it is from
-    damage: str = ""  # a code of `recordings.PROBLEMS`, of what is used though it is damaged; else ""
+    damage: str = ""  # a code of `scan.PROBLEMS`, of what is used though it is damaged; else ""
     damage_detail: str = ""
     choice: Choice | None = None  # of the channels; None: all are mixed
 
@@ -77,10 +77,10 @@ class SoundStream:
         rate_hz: of the blocks; None: the file's own.
         measured: fill in `samples` and `measures` of the facts.
         longest_s: seconds above which the file is refused before it is read.
-        silent_too: do not refuse silence: for who judges pieces, not the whole.
+        silent_too: do not refuse silence, where parts of a recording are evaluated and not the whole.
         channel: read this one alone (from 0), as if there were no other; None: as `sound` says.
 
-    What is damaged is used as far as it can be decoded (`faults.judge_damage` says from where on), and `facts` tell it.
+    What is damaged is used as far as it can be decoded, unless that is too little (`faults.check_damage`).
 
     Raises:
         SoundError: with the problem "vanished", "storage-failed", "unreadable", "empty", "not-audio", "corrupt",
@@ -91,13 +91,8 @@ class SoundStream:
         self, path: Path, sound: AudioSettings = DEFAULT, *, rate_hz: int | None = None, longest_s: float = math.inf,
         silent_too: bool = False, measured: bool = False, channel: int | None = None,
     ) -> None:
-        self.path = path
-        self.sound = sound
-        self.rate_hz = rate_hz
-        self.measured = measured
-        self.longest_s = longest_s
-        self.silent_too = silent_too
-        self.channel = channel
+        self.path, self.sound, self.rate_hz, self.channel = path, sound, rate_hz, channel
+        self.longest_s, self.silent_too, self.measured = longest_s, silent_too, measured
         self.facts: SoundFacts | None = None
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
@@ -115,7 +110,7 @@ class SoundStream:
             check_header(self.path, file, self.longest_s)
             known = file.damage
             if known is not None:
-                judge_damage(known, file.seconds(file.frames), self.sound.truncated)  # before gigabytes are read
+                check_damage(known, file.seconds(file.frames), self.sound.truncated)  # before gigabytes are read
             meter = Meter(file.samplerate, file.channels if self.channel is None else 1) if self.measured else None
             choice = choice_of(self.path, file, self.sound.channels) if self.channel is None else None
             source = _Source(self.path, file, self.longest_s, meter, choice, self.channel)
@@ -125,10 +120,12 @@ class SoundStream:
             if damage is not None and damage is not known:
                 if damage.problem in _LIKE_UNREAD:
                     read_through(self.path)
-                judge_damage(damage, file.seconds(source.frames_read), self.sound.truncated)
+                check_damage(damage, file.seconds(source.frames_read), self.sound.truncated)
             if source.peak_db < SILENCE_DB and not self.silent_too:
-                raise SoundError("silent", _silence(source.peak_db))
+                loudest = f"no sample is louder than {source.peak_db:.0f} dB of full scale"
+                raise SoundError("silent", loudest if source.peak_db > -999.0 else "every sample is zero")
             duration_s = file.seconds(source.frames_read)
+            tags = {name: str(getattr(file, name, "") or "") for name in ("comment", "title")}
             self.facts = SoundFacts(
                 rate_hz=file.samplerate,
                 channels=file.channels,
@@ -137,27 +134,17 @@ class SoundStream:
                 format=f"{file.format} {file.subtype}",
                 samples=meter.sample_digest() if meter else "",
                 measures=meter.measures() if meter else None,
-                origin=read_origin(self.path, _tags(file), file.samplerate) if meter else None,
+                origin=read_origin(self.path, tags, file.samplerate) if meter else None,
                 damage=damage.problem if damage else "",
-                damage_detail=damage.told(duration_s) if damage else "",
+                damage_detail=damage.describe(duration_s) if damage else "",
                 choice=choice,
             )
-
-
-def _tags(file: Decoder | MediaDecoder) -> dict[str, str]:
-    return {name: str(getattr(file, name, "") or "") for name in ("comment", "title")}
-
-
-def _silence(peak_db: float) -> str:
-    if peak_db <= -999.0:
-        return "every sample is zero"
-    return f"no sample is louder than {peak_db:.0f} dB of full scale"
 
 
 def examine(
     path: Path, sound: AudioSettings = DEFAULT, *, longest_s: float = math.inf, channel: int | None = None
 ) -> SoundFacts:
-    """Decode a whole file and say what it holds. Raises SoundError as `SoundStream`."""
+    """Decode a whole file for its facts. Raises SoundError as `SoundStream`."""
     stream = SoundStream(path, sound, longest_s=longest_s, measured=True, channel=channel)
     for _ in stream:
         pass
@@ -192,23 +179,20 @@ def read(
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
+@dataclass
 class _Source:
-    """Blocks of an open file, mixed to mono at the file's own rate, with what was met on the way."""
+    """Blocks of an open file, mixed to mono at the file's own rate; peak, length and damage as far as it was read."""
 
-    def __init__(
-        self, path: Path, file: Decoder | MediaDecoder, longest_s: float, meter: Meter | None, choice: Choice | None,
-        channel: int | None,
-    ) -> None:
-        self._path = path
-        self._file = file
-        self._longest_s = longest_s
-        self._peak = 0.0
-        self._meter = meter
-        self._choice = choice
-        self._channel = channel
-        self._damage: Damage | None = None
-        self._n_zeroed = 0
-        self.frames_read = 0
+    path: Path
+    file: Decoder | MediaDecoder
+    longest_s: float
+    meter: Meter | None
+    choice: Choice | None
+    channel: int | None
+    frames_read: int = 0
+    _peak: float = 0.0
+    _damage: Damage | None = None
+    _n_zeroed: int = 0
 
     @property
     def peak_db(self) -> float:
@@ -216,29 +200,29 @@ class _Source:
 
     def damage(self) -> Damage | None:
         """What is wrong with the file, once all is read."""
-        found = self._damage or damage_of(self._path, self._file, self.frames_read)
-        if self._n_zeroed and (found is None or not found.is_loss):
+        damage = self._damage or damage_of(self.path, self.file, self.frames_read)
+        if self._n_zeroed and (damage is None or not damage.is_loss):
             samples = "a sample that is" if self._n_zeroed == 1 else f"{self._n_zeroed:,} samples that are"
             why = f"{samples} NaN, infinite or above {_LOUDEST:.0e}, taken as zero"
             return Damage("not-finite", why, is_loss=False)
-        return found
+        return damage
 
     def mono(self) -> Iterator[npt.NDArray[np.float32]]:
-        yield from self._mono(self._file)
-        counted_s = self._file.seconds(self.frames_read)
-        if (more := continued(self._path, self._file)) is not None:
+        yield from self._mono(self.file)
+        counted_s = self.file.seconds(self.frames_read)
+        if (more := continued(self.path, self.file)) is not None:
             with more:
                 yield from self._mono(more)
-                self._damage = self._damage or damage_behind(self._path, more, counted_s, self.frames_read)
+                self._damage = self._damage or damage_behind(self.path, more, counted_s, self.frames_read)
 
     def _mono(self, file: Decoder | MediaDecoder) -> Iterator[npt.NDArray[np.float32]]:
         size = max(1, _BLOCK_VALUES // file.channels)
-        while self._damage is None and file.fault is None:  # what a decoder finds behind a fault is out of its time
+        while self._damage is None and file.fault is None:  # what is decoded behind a fault has a wrong time
             block = _read(file, size)
             if not len(block):
                 return
-            if self._channel is not None:
-                block = np.ascontiguousarray(block[:, self._channel : self._channel + 1])
+            if self.channel is not None:
+                block = np.ascontiguousarray(block[:, self.channel : self.channel + 1])
             peak = peak_of(block)
             if not peak <= _LOUDEST:  # or NaN
                 block = self._finite(block)
@@ -247,15 +231,15 @@ class _Source:
                 peak = peak_of(block)
             self._peak = max(self._peak, peak)
             self.frames_read += len(block)
-            # Once more: not every header tells the length.
-            check_length(file.seconds(self.frames_read), self._longest_s)
-            mono = mixed(block) if self._choice is None else self._choice.mono(block)
-            if self._meter is not None:
-                self._meter.feed(block, mono, peak)
+            # Checked again, as not every header has the length.
+            check_length(file.seconds(self.frames_read), self.longest_s)
+            mono = mixed(block) if self.choice is None else self.choice.mono(block)
+            if self.meter is not None:
+                self.meter.feed(block, mono, peak)
             yield mono
 
     def _finite(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """With a few samples that are no sound taken as zero; with many, the frames before the first of them."""
+        """With a few invalid samples taken as zero; with many, the frames before the first of them."""
         is_sound = np.abs(block) <= _LOUDEST  # NaN is not, either
         n_bad = block.size - int(is_sound.sum())
         if n_bad > _FEW * block.size:
@@ -264,14 +248,14 @@ class _Source:
         return np.where(is_sound, block, np.float32(0.0))
 
     def _before_break(self, block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The frames before the first that is no sound; what follows that is not looked at."""
+        """The frames before the first invalid one; what follows is not read."""
         loudest = np.abs(block).max(axis=1)
         n_good = int(np.argmin(loudest <= _LOUDEST))  # NaN is not, either
         value = loudest[n_good]
         loud = f"samples of {value:.0e}, where full scale is 1,"
-        found = loud if math.isfinite(value) else "NaN or infinite samples"
-        promised_s = None if self._file.promised is None else self._file.seconds(self._file.promised)
-        why = f"{found} after {self.frames_read + n_good:,} good ones"
+        invalid = loud if math.isfinite(value) else "NaN or infinite samples"
+        why = f"{invalid} after {self.frames_read + n_good:,} good ones"
+        promised_s = None if self.file.promised is None else self.file.seconds(self.file.promised)
         self._damage = Damage("not-finite", why, promised_s)
         return block[:n_good]
 
@@ -279,7 +263,7 @@ class _Source:
 def _read(file: Decoder | MediaDecoder, size: int) -> npt.NDArray[Any]:
     """The next frames: float32 of full scale 1, or int16 where the file holds that. [frames, channels]"""
     if file.format == "MP3" and isinstance(file, Decoder):
-        # With a fault, libsndfile says that it gave nothing, and gave what it had.
+        # With a fault, libsndfile reports that it gave nothing, but has given what it had.
         block = np.zeros((size, file.channels), np.float32)
         read = np.asarray(file.read(size, out=block))
         return block[: np.flatnonzero(block.any(axis=1))[-1] + 1] if file.fault and block.any() else read

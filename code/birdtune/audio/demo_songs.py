@@ -5,7 +5,7 @@
 Nothing here imitates a real species. A species is a row of numbers; an individual draws its own
 pitch, tempo and timbre from the row's ranges, and every call of it varies again. Several species share
 their band and differ only in time (rising and falling, high-low and low-high, slow and fast), so that a
-mean spectrum cannot tell them apart and a network that sees time can.
+mean spectrum does not separate them and a network that takes time into account does.
 """
 
 from dataclasses import dataclass
@@ -104,7 +104,7 @@ def draw_voice(rng: np.random.Generator, scene: int) -> Voice:
 
 
 def record(song: Song | None, voice: Voice, seconds: float, rate_hz: int, rng: np.random.Generator) -> Sound:
-    """One call of one source, as its recorder hears it; no song gives a clip of `Noise_noise`.
+    """A clip of one source, as recorded; no song gives a clip of `Noise_noise`.
 
     Returns:
         [samples] at `rate_hz`, peak `voice.level` give or take 1 dB.
@@ -113,13 +113,13 @@ def record(song: Song | None, voice: Voice, seconds: float, rate_hz: int, rng: n
     background = _background(voice, samples, rate_hz, rng)
     if song is None:
         main, faint = (_scene(kind, samples, rate_hz, rng) for kind in voice.scenes)
-        heard = main + 0.25 * faint + 0.15 * background
+        sound = main + 0.25 * faint + 0.15 * background
     else:
         sung = _at_a_distance(sing(song, voice, samples, rate_hz, rng), voice, rate_hz, rng)
         snr_db = voice.snr_db + rng.uniform(-2.0, 2.0)
-        heard = _unit(sung) + _unit(background) * 10.0 ** (-snr_db / 20.0)
+        sound = _unit(sung) + _unit(background) * 10.0 ** (-snr_db / 20.0)
     peak = voice.level * 10.0 ** (rng.uniform(-1.0, 1.0) / 20.0)
-    return np.asarray(heard * (peak / np.abs(heard).max()))
+    return np.asarray(sound * (peak / np.abs(sound).max()))
 
 
 def sing(song: Song, voice: Voice, samples: int, rate_hz: int, rng: np.random.Generator) -> Sound:
@@ -146,9 +146,7 @@ def sing(song: Song, voice: Voice, samples: int, rate_hz: int, rng: np.random.Ge
     return out
 
 
-def _note(
-    song: Song, voice: Voice, hertz: float, length_s: float, rate_hz: int, rng: np.random.Generator
-) -> Sound:
+def _note(song: Song, voice: Voice, hertz: float, length_s: float, rate_hz: int, rng: np.random.Generator) -> Sound:
     n = max(8, round(length_s * rate_hz))
     time_s = np.arange(n) / rate_hz
     vibrato = 1.0 + song.warble * np.sin(2 * np.pi * (song.warble_hz * voice.tempo * time_s + rng.uniform()))
@@ -171,11 +169,11 @@ def _note(
     return np.asarray(tone * np.sin(0.5 * np.pi * envelope) ** 2)
 
 
-def _add(out: Sound, piece: Sound, start: int) -> None:
-    """Add a piece where it falls within `out`; what sticks out is cut."""
-    begin, end = max(0, start), min(out.size, start + piece.size)
+def _add(out: Sound, part: Sound, start: int) -> None:
+    """Add a part where it falls within `out`; what sticks out is cut."""
+    begin, end = max(0, start), min(out.size, start + part.size)
     if begin < end:
-        out[begin:end] += piece[begin - start : end - start]
+        out[begin:end] += part[begin - start : end - start]
 
 
 def _at_a_distance(dry: Sound, voice: Voice, rate_hz: int, rng: np.random.Generator) -> Sound:
@@ -190,7 +188,7 @@ def _at_a_distance(dry: Sound, voice: Voice, rate_hz: int, rng: np.random.Genera
 
 
 def _background(voice: Voice, samples: int, rate_hz: int, rng: np.random.Generator) -> Sound:
-    """What a microphone hears when no bird sings: coloured hiss, and the place's own noises, faintly."""
+    """A recording without birds: coloured hiss, and the place's own noises, faintly."""
     hiss = _coloured(samples, rate_hz, voice.warmth, rng)
     main, faint = (_scene(kind, samples, rate_hz, rng) for kind in voice.scenes)
     return _unit(hiss) + 0.5 * main + 0.2 * faint

@@ -16,7 +16,7 @@ LEAST_S, LEAST_SHARE = 1.0, 0.5
 
 
 class SoundError(BirdtuneError):
-    """A sound file cannot be used: `problem` is a code of `recordings.PROBLEMS`, the text says why."""
+    """A sound file cannot be used: `problem` is a code of `scan.PROBLEMS`, the text says why."""
 
     def __init__(self, problem: str, detail: str) -> None:
         super().__init__(detail)
@@ -31,9 +31,9 @@ class Damage:
     """What is wrong with a sound file of which something can be decoded.
 
     Attributes:
-        problem: a code of `recordings.PROBLEMS`.
+        problem: a code of `scan.PROBLEMS`.
         why: in words.
-        promised_s: seconds that there should be; None: nobody knows.
+        promised_s: seconds that there should be; None: unknown.
         is_loss: whether sound is missing; else only its header is wrong.
     """
 
@@ -42,8 +42,8 @@ class Damage:
     promised_s: float | None = None
     is_loss: bool = True
 
-    def told(self, used_s: float) -> str:
-        """It, and how much of what was promised is used."""
+    def describe(self, used_s: float) -> str:
+        """The damage, and how much of what was promised is used."""
         if not self.is_loss:
             return f"{self.why}; all {_length(used_s)} are used"
         if self.promised_s is None:
@@ -61,8 +61,8 @@ def _length(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds < 3600 else f"{seconds / 3600:,.2f} h"
 
 
-def judge_damage(damage: Damage, used_s: float, truncated: str) -> None:
-    """Refuse what is too little.
+def check_damage(damage: Damage, used_s: float, truncated: str) -> None:
+    """Refuse a recording of which too little can be decoded.
 
     Args:
         used_s: seconds that can be decoded.
@@ -75,13 +75,12 @@ def judge_damage(damage: Damage, used_s: float, truncated: str) -> None:
         return
     if truncated == "refuse":
         raise SoundError(damage.problem, f"{damage.why}; {used_s:.2f} s can be decoded, but audio.truncated is refuse")
-    if used_s >= LEAST_S or (damage.promised_s is not None and 0 < LEAST_SHARE * damage.promised_s <= used_s):
-        return
-    raise SoundError(damage.problem, f"{damage.why}; {used_s:.2f} s can be decoded, too little to be used")
+    if used_s < LEAST_S and not (damage.promised_s is not None and 0 < LEAST_SHARE * damage.promised_s <= used_s):
+        raise SoundError(damage.problem, f"{damage.why}; {used_s:.2f} s can be decoded, too little to be used")
 
 
 def refusal(fault: OSError) -> SoundError:
-    """Why the system gives nothing of a file."""
+    """The problem of a file that the system does not open or read."""
     if isinstance(fault, FileNotFoundError | NotADirectoryError):
         return SoundError("vanished", "it is not there any more")
     if has_failed(fault):
@@ -90,10 +89,9 @@ def refusal(fault: OSError) -> SoundError:
 
 
 def read_through(path: Path) -> None:
-    """Read a file for nothing: the decoder does not tell a fault of the disk from one of the content.
+    """Read a whole file, as a decoder does not distinguish faults of the disk from those of the content.
 
-    Raises:
-        SoundError: the system does not give all of it.
+    Raises SoundError where the system does not give all of it.
     """
     try:
         with path.open("rb", buffering=0) as file:

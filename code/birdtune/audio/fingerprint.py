@@ -1,4 +1,4 @@
-"""The noise floor of a recording, fine enough to tell recordings of one recorder and moment from others.
+"""The noise floor of a recording, fine enough to separate recordings of one recorder and moment from others.
 
     blocks [n] float32, mono at the file's own rate ─▶ Fingerprinter ─▶ text ─▶ floors_of ─▶ [2, 64] decibels
 
@@ -19,12 +19,12 @@ Floats = npt.NDArray[np.float32]
 
 # Bands of equal width from 0 to half the rate: steep edges and narrow lines are what recorders and encoders leave.
 N_BANDS: Final = 64
-# A frame is about so long, to fall between two syllables: at twice that, fewer of the warblers' clips are found.
+# A frame is about so long, to fall between two syllables: at twice that, fewer of the warblers' clips are matched.
 _FRAME_S = 0.021
 # Frames begin so often at first; beyond so many, every second one is let go, and half as many taken from there on.
 _PER_S, _MOST_FRAMES = 32, 128
 _LEAST_FRAMES = 32
-# The floor of a band: this quantile over the frames. Of warblers cut into 3 s clips, 0.2 and 0.5 tell fewer apart.
+# The floor of a band: this quantile over the frames. Of warblers cut into 3 s clips, 0.2 and 0.5 separate fewer.
 _FLOOR = 0.35
 # Steps of the text, decibels, and the least that it holds: below the rounding of 16-bit samples.
 _STEP_DB, _LOWEST_DB = 0.5, -127.0

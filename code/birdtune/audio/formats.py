@@ -30,7 +30,7 @@ class Kind:
     Attributes:
         words: "an MP4 or M4A file"; follows "it is".
         advice: what to do about it where a recording was expected; "" where nothing special helps.
-        demuxer: FFmpeg's name of the format, where FFmpeg reads sound from it; None: nobody does.
+        demuxer: FFmpeg's name of the format, where FFmpeg reads sound from it; else None.
         is_sound: libsndfile reads such files.
     """
 
@@ -83,11 +83,8 @@ _SIGNATURES: Final[tuple[tuple[int, bytes, Kind], ...]] = (
     (0, b"SQLite format 3", Kind("an SQLite database")),
     (0, b"\x89HDF", Kind("an HDF5 file")),
     (0, b"\x93NUMPY", Kind("a NumPy array")),
-    (
-        0,
-        b"version https://git-lfs",
-        Kind("a Git LFS pointer, not the recording itself", "Fetch the recordings with `git lfs pull`."),
-    ),
+    (0, b"version https://git-lfs",
+     Kind("a Git LFS pointer, not the recording itself", "Fetch the recordings with `git lfs pull`.")),
     (0, b"/annex/objects/", Kind("a git-annex pointer, not the recording itself", "Fetch it with `git annex get`.")),
 )
 # Offset, bytes that stand there, the first four bytes of such files, and what it is then.
@@ -98,7 +95,7 @@ _BEHIND_FIRST: Final = (
     (28, b"\x01vorbis", (b"OggS",), "an Ogg file"),
 )
 _MEND_FIRST: Final = "Copy it again from where it comes, or write {} there."
-# First bytes of files whose kind is told by what follows those, and how many bytes it takes to tell.
+# First bytes of files whose kind depends on what follows, and how many bytes that takes.
 _CHUNKED = {b"RIFF": "a WAV file", b"RIFX": "a WAV file", b"FORM": "an AIFF file"}
 _SHORTEST = 12
 _SAVED_PAGE = Kind(
@@ -134,10 +131,8 @@ def kind_of_bytes(head: bytes) -> Kind:
     if _MPEG_AUDIO.match(head):
         return Kind("an MP3 file", demuxer="mp3", is_sound=True)
     if not head.strip(b"\x00"):
-        return Kind(
-            "nothing but zeros" if head else "empty",
-            "Copy it again from where it comes; the card or the copy may have failed.",
-        )
+        words = "nothing but zeros" if head else "empty"
+        return Kind(words, "Copy it again from where it comes; the card or the copy may have failed.")
     if _HTML.match(head):
         return _SAVED_PAGE
     if b"Begin Time (s)" in head:
@@ -227,7 +222,6 @@ class MediaDecoder:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
         self._container.close()
         self._file.close()
 
@@ -239,7 +233,6 @@ class MediaDecoder:
             yield np.asarray(even.to_ndarray(), np.float32).T
 
     def seconds(self, frames: int) -> float:
-        """How long so many frames last."""
         return float(frames / self.samplerate)
 
     def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> npt.NDArray[np.float32]:

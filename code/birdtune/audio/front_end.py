@@ -1,4 +1,4 @@
-"""What a backbone is fed with: a waveform as rows of numbers, and windows of rows.
+"""The input of a backbone: a waveform as rows of numbers, and windows of rows.
 
     waveform [samples] float32, mono ─▶ rows_of ─▶ rows [n, ...] ─▶ cut ─▶ windows [window_rows, ...]
 
@@ -14,27 +14,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from birdtune.runtime.files import value_sha256
 
-# What a window without any sound counts in a mean over windows, so that a silent recording still has one.
+# Weight of a window without any sound in a mean over windows, so that a silent recording still has one.
 SILENT = 1e-6
-
-
-class RowStream(Protocol):
-    """Rows of a waveform that arrives in blocks."""
-
-    def feed(self, samples: npt.NDArray[np.floating]) -> Iterator[npt.NDArray[Any]]:
-        """Take [n] samples; yield blocks of the rows that became whole. [m, *row_shape]"""
-        ...
-
-    def finish(self) -> Iterator[npt.NDArray[Any]]:
-        """Yield the rows that are left, if any. [m, *row_shape]"""
-        ...
+# Rows are made this many at a time, counted from the start of the recording, so that a recording in blocks of any size
+# gives the very bits of the same recording as a whole.
+_BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +38,10 @@ class FrontEnd(ABC):
     name: str
     rate_hz: int
     window_rows: int
-    hop_rows: int  # from one window to the next, if not told otherwise
+    hop_rows: int  # from one window to the next, by default
     limit_hz: float | None = None  # frequencies above are not used; None: all are, up to the backbone's own limit
 
-    # ---- what kinds of front ends differ in ----
+    # ---- different in each kind ----
 
     @property
     @abstractmethod
@@ -78,8 +69,8 @@ class FrontEnd(ABC):
         """The highest frequency that is used."""
 
     @abstractmethod
-    def stream(self) -> RowStream:
-        """Makes rows of a waveform at `rate_hz`."""
+    def make_rows(self, samples: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Rows of [row_samples + (n - 1) * row_hop] samples at `rate_hz`. [n, *row_shape]"""
 
     @abstractmethod
     def stored(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -93,7 +84,7 @@ class FrontEnd(ABC):
     def is_still(self, rows: npt.NDArray[Any]) -> bool:
         """Whether nothing changes in some rows [n, *row_shape]: silence, or a steady tone of a broken recorder."""
 
-    # ---- what follows ----
+    # ---- the same in all ----
 
     @property
     def row_bytes(self) -> int:
@@ -117,7 +108,7 @@ class FrontEnd(ABC):
 
     @property
     def hop_s(self) -> float:
-        """Seconds from one window to the next, if not told otherwise."""
+        """Seconds from one window to the next, by default."""
         return self.hop_rows / self.rows_per_s
 
     @property
@@ -179,7 +170,7 @@ class FrontEnd(ABC):
         return self.window_count(rows, self.hop(hop_s))
 
     def held(self, windows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """How much each window counts in a mean over a recording: its share of rows that hold sound. [n]"""
+        """The weight of each window in a mean over a recording: its share of rows that hold sound. [n]"""
         return np.asarray(self.sounding(windows).mean(axis=1) + SILENT, np.float64)
 
     def rows_of(self, blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[Any]]:
@@ -191,12 +182,28 @@ class FrontEnd(ABC):
         Yields:
             [n, *row_shape]; together at least `window_rows` rows.
         """
-        stream, n_samples = self.stream(), 0
+
+        def padded() -> Iterator[npt.NDArray[np.float32]]:
+            n_samples = 0
+            for block in blocks:
+                n_samples += block.size
+                yield block
+            yield np.zeros(self.padded_samples(n_samples) - n_samples, np.float32)
+
+        yield from self.unpadded_rows(padded())
+
+    def unpadded_rows(self, blocks: Iterable[npt.NDArray[np.floating]]) -> Iterator[npt.NDArray[np.float32]]:
+        """The whole rows in a recording given in blocks. [512 or fewer, *row_shape]; memory does not grow"""
+        waiting: npt.NDArray[np.floating] = np.zeros(0, np.float32)
+        needed, step = self.row_samples + (_BLOCK_ROWS - 1) * self.row_hop, _BLOCK_ROWS * self.row_hop
         for block in blocks:
-            n_samples += block.size
-            yield from stream.feed(block)
-        yield from stream.feed(np.zeros(self.padded_samples(n_samples) - n_samples, np.float32))
-        yield from stream.finish()
+            waiting, start = np.concatenate([waiting, block]), 0
+            while waiting.size - start >= needed:
+                yield self.make_rows(waiting[start : start + needed])
+                start += step
+            waiting = waiting[start:]
+        if n_rows := self.row_count(waiting.size):
+            yield self.make_rows(waiting[: self.row_samples + (n_rows - 1) * self.row_hop])
 
     def cut(
         self, blocks: Iterable[npt.NDArray[Any]], hop_rows: int | None = None

@@ -1,4 +1,4 @@
-"""Waveform → log-mel frames, as a network was trained to see them.
+"""Waveform → log-mel frames, as the published networks were trained with.
 
     waveform [samples] float32, 16 kHz mono ─▶ frames [n, 64] float32, stored as float16
 
@@ -6,7 +6,6 @@ Sources: Google's VGGish and YAMNet (AudioSet) as published.
 """
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,10 +15,7 @@ import numpy.typing as npt
 from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.waveform import as_float
 
-# Frames are computed this many at a time, counted from the start of the recording, so that a recording fed
-# in blocks gives the very bits of the same recording fed whole.
-_BLOCK_FRAMES = 512
-# Of those, this many are transformed at a time: what is between then stays in the processor's cache.
+# This many frames are transformed at a time: what is between then stays in the processor's cache.
 _FFT_FRAMES = 64
 # A frame holds sound when a band of it is this far above the floor: a tenth of what is added before the logarithm.
 # float16 errs by 0.004 there.
@@ -73,9 +69,9 @@ class LogMel(FrontEnd):
         """What a band must exceed to hold sound."""
         return float(np.log(self.log_offset)) + _ABOVE_FLOOR
 
-    def stream(self) -> "LogMelStream":
-        """As `FrontEnd.stream`."""
-        return LogMelStream(self)
+    def make_rows(self, samples: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """As `FrontEnd.make_rows`."""
+        return _frames(samples, self)
 
     def stored(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
         """Frames in float16."""
@@ -97,7 +93,7 @@ YAMNET = LogMel(name="yamnet", log_offset=0.001, hop_rows=48)
 
 
 def display(rate_hz: int) -> LogMel:
-    """For people to look at: windows of 25 ms every 10 ms, 64 bands, up to 12 kHz or what the rate has."""
+    """For spectrograms: windows of 25 ms every 10 ms, 64 bands, up to 12 kHz or what the rate has."""
     frame = round(0.025 * rate_hz)
     return LogMel(
         name="display", rate_hz=rate_hz, frame=frame, frame_hop=round(0.01 * rate_hz),
@@ -106,7 +102,7 @@ def display(rate_hz: int) -> LogMel:
 
 
 def picture(spec: FrontEnd, windows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float]:
-    """Stored windows [n, window_rows, ...] as log-mel for people [n, frames, bands], and its value of silence."""
+    """Stored windows [n, window_rows, ...] as spectrograms [n, frames, bands], and their value of silence."""
     if isinstance(spec, LogMel):
         return windows.astype(np.float32), float(np.log(spec.log_offset))
     look = display(spec.rate_hz)
@@ -174,33 +170,8 @@ def log_mel(waveform: npt.NDArray[np.floating], spec: LogMel = VGGISH) -> npt.ND
         [frames, n_mels] float32, `spec.row_count(samples)` frames; none for a sound shorter than
         one window.
     """
-    stream = LogMelStream(spec)
-    blocks = [*stream.feed(waveform), *stream.finish()]
+    blocks = list(spec.unpadded_rows([waveform]))
     return np.concatenate(blocks) if blocks else np.zeros((0, spec.n_mels), np.float32)
-
-
-class LogMelStream:
-    """Log-mel frames of a sound that arrives in pieces; memory does not grow with its length."""
-
-    def __init__(self, spec: LogMel = VGGISH) -> None:
-        self.spec = spec
-        self._waiting: npt.NDArray[np.floating] = np.zeros(0, np.float32)
-
-    def feed(self, samples: npt.NDArray[np.floating]) -> Iterator[npt.NDArray[np.float32]]:
-        """Take [n] samples; yield blocks [512, n_mels] as they become whole."""
-        self._waiting = np.concatenate([self._waiting, samples])
-        needed = self.spec.frame + (_BLOCK_FRAMES - 1) * self.spec.frame_hop
-        start = 0
-        while self._waiting.size - start >= needed:
-            yield _frames(self._waiting[start : start + needed], self.spec)
-            start += _BLOCK_FRAMES * self.spec.frame_hop
-        self._waiting = self._waiting[start:]
-
-    def finish(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the frames that are left, [n < 512, n_mels], if any."""
-        if self.spec.row_count(self._waiting.size):
-            yield _frames(self._waiting, self.spec)
-        self._waiting = np.zeros(0, np.float32)
 
 
 def _frames(samples: npt.NDArray[np.floating], spec: LogMel) -> npt.NDArray[np.float32]:

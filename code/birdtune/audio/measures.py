@@ -1,4 +1,4 @@
-"""What a recording is like apart from what sings in it, measured while it is decoded.
+"""Level, spectrum, noise floor and faults of a recording, measured while it is decoded.
 
     blocks [n, channels] at the file's own rate, and their mono mixture ─▶ Meter ─▶ Measures, sample digest
 
@@ -57,7 +57,7 @@ _ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Measures:
-    """Properties of a recording that say nothing of what sings in it."""
+    """Acoustic properties of a recording, whatever sings in it."""
 
     level_db: float  # root mean square of the mono mixture, without its offset; -999: all of it is empty
     offset: float  # the largest mean of any channel (DC), full scale 1
@@ -124,7 +124,7 @@ class Meter:
         self._digest.update(samples[-self._n % _DIGEST_STEP :: _DIGEST_STEP].tobytes())
         self._checksum = zlib.crc32(samples.data, self._checksum)
         # As a product: numpy's own sum over the first axis takes thirty times as long.
-        self._sums += (_ones(len(values)) @ values) * scale
+        self._sums += (ones(len(values)) @ values) * scale
         if peak >= _FULL_SCALE:
             self._n_clipped += int((np.abs(values) >= _FULL_SCALE / scale).sum())
         self._envelope.feed(mono)
@@ -156,13 +156,9 @@ class Meter:
         n = max(1, self._n)
         spectrum, floor, bandwidth_hz = self._spectra.result()
         return Measures(
-            level_db=self._envelope.level_db,
+            **self._envelope.result(),
             offset=round(float(np.abs(self._sums).max()) / n, 4),
             clipped=round(self._n_clipped / (n * self._sums.size), 6),
-            click=self._envelope.click,
-            empty=self._envelope.empty,
-            gaps=self._envelope.gaps,
-            leading=self._envelope.leading,
             bandwidth_hz=bandwidth_hz,
             spectrum=encode_bands(spectrum),
             floor=encode_bands(floor),
@@ -183,7 +179,8 @@ def _canonical(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _ones(n: int) -> Floats:
+def ones(n: int) -> Floats:
+    """For sums as products. [n]"""
     return np.ones(n, np.float32)
 
 
@@ -196,7 +193,7 @@ class _Envelope:
         self._n = 0
         self._sum = self._squares = self._energy = 0.0
         self._last = self._loudest = 0.0  # energy of the step before, and of the two loudest in a row
-        self._n_steps = self._n_heard = self._n_gaps = 0
+        self._n_steps = self._n_sounding = self._n_gaps = 0
         self._n_leading = 0
         self._n_waiting = -1  # empty steps since the last that was not; -1: there was none
 
@@ -217,38 +214,29 @@ class _Envelope:
         self._energy += float(energy.sum())
         self._loudest = max(self._loudest, float((energy + np.append(self._last, energy[:-1])).max()))
         self._last = float(energy[-1])
-        heard = np.flatnonzero(energy > _SILENT_POWER * self._hop)
+        sounding = np.flatnonzero(energy > _SILENT_POWER * self._hop)
         self._n_steps += energy.size
-        self._n_heard += heard.size
+        self._n_sounding += sounding.size
         if self._n_waiting < 0:
-            self._n_leading += int(heard[0]) if heard.size else energy.size
-        if heard.size:
-            before = max(0, self._n_waiting) + (int(heard[0]) if self._n_waiting >= 0 else 0)
-            self._n_gaps += before + int(heard[-1] - heard[0]) + 1 - heard.size
-            self._n_waiting = energy.size - 1 - int(heard[-1])
+            self._n_leading += int(sounding[0]) if sounding.size else energy.size
+        if sounding.size:
+            before = max(0, self._n_waiting) + (int(sounding[0]) if self._n_waiting >= 0 else 0)
+            self._n_gaps += before + int(sounding[-1] - sounding[0]) + 1 - sounding.size
+            self._n_waiting = energy.size - 1 - int(sounding[-1])
         elif self._n_waiting >= 0:
             self._n_waiting += energy.size
 
-    @property
-    def level_db(self) -> float:
-        power = self._squares / max(1, self._n) - (self._sum / max(1, self._n)) ** 2
-        return round(10 * math.log10(power), 1) if self._n_heard and power > 0 else -999.0
-
-    @property
-    def click(self) -> float:
-        return round(min(1.0, self._loudest / self._energy), 3) if self._n_heard else 0.0
-
-    @property
-    def empty(self) -> float:
-        return round(1 - self._n_heard / max(1, self._n_steps), 4)
-
-    @property
-    def gaps(self) -> float:
-        return round(self._n_gaps / max(1, self._n_steps), 4)
-
-    @property
-    def leading(self) -> float:
-        return round(self._n_leading / max(1, self._n_steps), 4)
+    def result(self) -> dict[str, float]:
+        """level_db, click, empty, gaps and leading of `Measures`."""
+        n, n_steps = max(1, self._n), max(1, self._n_steps)
+        power = self._squares / n - (self._sum / n) ** 2
+        return {
+            "level_db": round(10 * math.log10(power), 1) if self._n_sounding and power > 0 else -999.0,
+            "click": round(min(1.0, self._loudest / self._energy), 3) if self._n_sounding else 0.0,
+            "empty": round(1 - self._n_sounding / n_steps, 4),
+            "gaps": round(self._n_gaps / n_steps, 4),
+            "leading": round(self._n_leading / n_steps, 4),
+        }
 
 
 def _varying(steps: Floats) -> npt.NDArray[np.float64]:
@@ -259,7 +247,7 @@ def _varying(steps: Floats) -> npt.NDArray[np.float64]:
     """
     size = steps.shape[1]
     energy = np.einsum("ij,ij->i", steps, steps).astype(np.float64)
-    mean, slope = (steps @ _ones(size)).astype(np.float64), (steps @ _line(size)).astype(np.float64)
+    mean, slope = (steps @ ones(size)).astype(np.float64), (steps @ _line(size)).astype(np.float64)
     varying = np.maximum(energy - mean * mean / size - slope * slope, 0.0)
     # Where little is left, it is all rounding.
     doubtful = np.flatnonzero(varying < _ROUNDING * energy)

@@ -1,4 +1,4 @@
-"""What noise is to a front end: how loud it is in each mel band, and how it dances there.
+"""Noise as a front end gives it: its mean in each mel band, and its variation there.
 
     front end + colour ─▶ expected magnitudes [n_mels], a table of noise frames [n, n_mels];  frames ─▶ power
 
@@ -18,7 +18,7 @@ for one bin (s = 1), and for many that are independent. On real sound the means 
 0.02 of those of sound and noise added as waveforms, and the deviations within a twentieth; a pure tone that is
 far above the noise varies by some quarter too much.
 
-Powers are those within the front end's own band, from `low_hz` to `top_hz`: noise outside of it is not heard.
+Powers are those within the front end's own band, from `low_hz` to `top_hz`: noise outside of it is ignored.
 """
 
 import functools
@@ -33,7 +33,7 @@ from birdtune.audio.logmel import LogMel, hann_window, log_mel, mel_matrix
 Colour = Literal["white", "pink"]
 COLOURS: tuple[Colour, ...] = ("white", "pink")
 
-# One minute of noise: a stretch of it is drawn for each window, so that the same one seldom comes twice.
+# One minute of noise: an excerpt of it is drawn for each window, so that the same one seldom comes twice.
 _TABLE_S = 60
 # The sample is loud beside the front end's offset, which float32 then takes off without loss.
 _LOUD = 10.0
@@ -63,9 +63,7 @@ def mean_magnitudes(spec: LogMel, colour: Colour) -> Floats:
 
 def magnitude_variances(spec: LogMel, colour: Colour) -> Floats:
     """Var m_b of noise with power 1 in the front end's band. [n_mels]"""
-    weighted = np.sqrt(bin_powers(spec, colour))[:, None] * mel_matrix(spec).astype(
-        np.float64
-    )  # [n_bins, n_mels]
+    weighted = np.sqrt(bin_powers(spec, colour))[:, None] * mel_matrix(spec).astype(np.float64)  # [n_bins, n_mels]
     squares = hann_window(spec) ** 2
     # Bins as far apart as k and l of one signal: the transform of the squared window at the distance k - l.
     correlation = np.abs(np.fft.rfft(squares, spec.fft)) / squares.sum()  # [n_bins] by distance
@@ -76,7 +74,7 @@ def magnitude_variances(spec: LogMel, colour: Colour) -> Floats:
 
 @functools.cache
 def power_weights(spec: LogMel) -> npt.NDArray[np.float32]:
-    """What m_b² of each band says of the power, read-only. [n_mels]
+    """Weight of m_b² of each band in the power, read-only. [n_mels]
 
     Σ_b power_weights_b · m_b², averaged over frames, is the power of white noise, and within some decibels that of
     birds and other sounds: each band stands for its share of the spectrum, and m_b² for what white noise that makes it

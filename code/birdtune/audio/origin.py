@@ -32,43 +32,42 @@ _AUDIOMOTH = re.compile(
     r"(?:by AudioMoth|during deployment) (?P<device>[0-9A-F]{4,})"
 )
 # An id within a sentence may be of another recording, to compare with.
-_XENO_CANTO = re.compile(
-    r"^\s*XC[\s_-]?(\d{3,8})\s*(?![^\W_]|\s)|xeno-canto\.org/(\d{3,8})\b", re.IGNORECASE
-)
+_XENO_CANTO = re.compile(r"^\s*XC[\s_-]?(\d{3,8})\s*(?![^\W_]|\s)|xeno-canto\.org/(\d{3,8})\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file says of the recording that it is from."""
+    """Metadata of a file about the recording that it is from."""
 
-    recorder: str = ""  # an id that no two recorders share, as far as it is told
-    start_s: float | None = (
-        None  # since 1970; where no time zone is told, the recorder's clock is taken for UTC
-    )
+    recorder: str = ""  # an id that no two recorders share, as far as the file has one
+    start_s: float | None = None  # since 1970; the recorder's clock is taken for UTC where there is no time zone
     original: str = ""  # name of the file, or id of the recording, that it was cut from
 
 
 def read_origin(path: Path, tags: Mapping[str, str], rate_hz: int) -> Origin | None:
-    """What the file says of its origin, or None if it says nothing. Raises nothing for what it holds.
+    """The origin by the metadata of a file; None if there is nothing. Raises nothing for what it holds.
 
     Args:
         tags, rate_hz: comment, title and sample rate, as the decoder gives them.
     """
-    found = [Origin()]
+    origins = [Origin()]
     with contextlib.suppress(ValueError):
-        found.append(_of_tags(tags))
+        origins.append(_of_tags(tags))
     with contextlib.suppress(OSError, struct.error, ValueError, OverflowError), path.open("rb") as file:
         for name, begin, length in wav_chunks(file):
             if name in _READ:
                 file.seek(begin)
                 body = file.read(min(length, _MOST_BYTES))
                 with contextlib.suppress(struct.error, ValueError, OverflowError):
-                    found.append(_of_chunk(name, body, rate_hz))
+                    if name == b"bext":
+                        origins.append(_bext(body, rate_hz))
+                    else:
+                        origins.append(_guano(body) if name == b"guan" else _wamd(body))
     # GUANO and wamd know the device; bext mostly its make.
     origin = Origin(
-        next((one.recorder for one in reversed(found) if one.recorder), ""),
-        next((one.start_s for one in reversed(found) if one.start_s is not None), None),
-        next((one.original for one in reversed(found) if one.original), ""),
+        next((one.recorder for one in reversed(origins) if one.recorder), ""),
+        next((one.start_s for one in reversed(origins) if one.start_s is not None), None),
+        next((one.original for one in reversed(origins) if one.original), ""),
     )
     return origin if origin != Origin() else None
 
@@ -84,12 +83,6 @@ def _of_tags(tags: Mapping[str, str]) -> Origin:
         if match := _XENO_CANTO.search(tag):
             return Origin(original=f"XC{match[1] or match[2]}")
     return Origin()
-
-
-def _of_chunk(name: bytes, body: bytes, rate_hz: int) -> Origin:
-    if name == b"bext":
-        return _bext(body, rate_hz)
-    return _guano(body) if name == b"guan" else _wamd(body)
 
 
 def _text(raw: bytes) -> str:
@@ -116,12 +109,8 @@ def _bext(body: bytes, rate_hz: int) -> Origin:
 def _guano(body: bytes) -> Origin:
     lines = (line.partition(":") for line in body.decode("utf-8", "replace").splitlines())
     fields = {key.strip(): value.strip(" \t\r\n\0") for key, _, value in lines}
-    serial = next(
-        (value for key, value in fields.items() if key.split("|")[-1] in ("Serial", "Serial Number")), ""
-    )
-    recorder = (
-        " ".join(filter(None, (fields.get("Make", ""), fields.get("Model", ""), serial))) if serial else ""
-    )
+    serial = next((value for key, value in fields.items() if key.split("|")[-1] in ("Serial", "Serial Number")), "")
+    recorder = " ".join(filter(None, (fields.get("Make", ""), fields.get("Model", ""), serial))) if serial else ""
     stamp = fields.get("Timestamp", "")
     return Origin(recorder, _seconds(stamp) if stamp else None, fields.get("Original Filename", ""))
 

@@ -2,7 +2,7 @@
 
     blocks [n] float32 at rate_hz ─▶ resampled ─▶ blocks [m] float32 at to_hz
 
-soxr does it as a stream; resampy, what the published VGGish used, in pieces that overlap.
+soxr does it as a stream; resampy, what the published VGGish used, in blocks that overlap.
 """
 
 import math
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-# resampy works on pieces of this length.
-_PIECE_S = 10.0
+# resampy works on blocks of this length.
+_BLOCK_S = 10.0
 # resampy's kaiser_best filter reaches 64 zero crossings to each side at the lower of the two rates.
 _RESAMPY_ZERO_CROSSINGS = 64
 
@@ -46,27 +46,27 @@ def _resample_soxr(
 def _resample_resampy(
     blocks: Iterator[npt.NDArray[np.float32]], rate_hz: int, to_hz: int
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """resampy knows no streams: work on pieces that overlap by more than its filter reaches.
+    """resampy knows no streams: work on blocks that overlap by more than its filter reaches.
 
-    Pieces begin where an input and an output sample fall together (every rate/gcd input samples), so
-    the joined pieces are what one call over the whole sound gives.
+    Blocks begin where an input and an output sample fall together (every rate/gcd input samples), so
+    the joined blocks are what one call over the whole sound gives.
     """
-    import resampy  # brings numba, half a second that only those who ask for it should wait
+    import resampy  # brings numba, which takes half a second
 
     common = math.gcd(rate_hz, to_hz)
     step_in, step_out = rate_hz // common, to_hz // common
     reach = math.ceil((_RESAMPY_ZERO_CROSSINGS + 2) * max(1.0, rate_hz / to_hz) / step_in)  # steps
-    piece = math.ceil(_PIECE_S * rate_hz / step_in)  # steps
+    length = math.ceil(_BLOCK_S * rate_hz / step_in)  # steps
     waiting = np.zeros(0, np.float32)
     lead = 0  # steps of context before what is still to be given out
     for block in blocks:
         waiting = np.concatenate([waiting, block])
-        while waiting.size >= (lead + piece + reach) * step_in:
-            taken = waiting[: (lead + piece + reach) * step_in]
+        while waiting.size >= (lead + length + reach) * step_in:
+            taken = waiting[: (lead + length + reach) * step_in]
             made = resampy.resample(taken, rate_hz, to_hz, filter="kaiser_best")
-            yield made[lead * step_out : (lead + piece) * step_out].astype(np.float32)
-            kept = min(reach, lead + piece)
-            waiting = waiting[(lead + piece - kept) * step_in :]
+            yield made[lead * step_out : (lead + length) * step_out].astype(np.float32)
+            kept = min(reach, lead + length)
+            waiting = waiting[(lead + length - kept) * step_in :]
             lead = kept
     if waiting.size > lead * step_in:
         # At least one output sample must come of it, else resampy refuses.

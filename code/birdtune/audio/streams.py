@@ -1,8 +1,8 @@
 """How much sound a FLAC, an MP3 or an Ogg holds, by its frames and pages and not by its header.
 
     FLAC ─▶ find_flac ─▶ Flac: samples by the header, and by the last frame (RFC 9639, section 9.1)
-    MP3  ─▶ counts_its_frames ─▶ OpenEnded, where its count cannot be believed; next_frame: where its sound goes on
-    Ogg  ─▶ ogg_fault ─▶ what its decoders pass over in silence: holes between pages (RFC 3533)
+    MP3  ─▶ counts_its_frames ─▶ OpenEnded, where its count is missing or wrong; next_frame: where its sound goes on
+    Ogg  ─▶ ogg_fault ─▶ what its decoders skip without an error: holes between pages (RFC 3533)
 """
 
 import os
@@ -72,8 +72,8 @@ def find_flac(file: IO[bytes], begin: int) -> Flac | None:
 def _last_frame(tail: bytes, longest_block: int) -> tuple[int, int] | None:
     at = len(tail)
     while (at := max(tail.rfind(b"\xff\xf8", 0, at), tail.rfind(b"\xff\xf9", 0, at))) >= 0:
-        if (found := _frame(tail[at : at + _LONGEST_FRAME_HEADER], longest_block)) is not None:
-            return found
+        if (frame := _frame(tail[at : at + _LONGEST_FRAME_HEADER], longest_block)) is not None:
+            return frame
     return None
 
 
@@ -145,7 +145,7 @@ _FRAMES = 3
 class OpenEnded(View):
     """An MP3, or its part from `begin` on, that claims to be far longer than it is.
 
-    Of an MP3 that does not tell its length, libsndfile guesses it by the file's size and the bit rate
+    Of an MP3 without its length, libsndfile guesses it by the file's size and the bit rate
     of the first frame, and reads no further than it guessed. Beside tags (counted as sound) and
     changing bit rates the guess is wrong; at 64 times the size it is at least never too short (the
     lowest and the highest bit rate, 8 and 448 kbit/s, are 56 apart).
@@ -181,26 +181,28 @@ def is_mp3(file: IO[bytes], begin: int) -> bool:
 
 def counts_its_frames(file: IO[bytes], begin: int) -> bool:
     """Whether the first frame of an open MP3 is one of those that hold the number of frames (Xing, Info, VBRI)."""
-    file.seek(begin)
-    first = file.read(_FRAME_BYTES)
-    found = _COUNTS.search(first)
-    if found is None:
-        return False
-    flags = int.from_bytes(first[found.end() : found.end() + 4], "big")
-    return found[0] == b"VBRI" or bool(flags & _HAS_COUNT and any(first[found.end() + 4 : found.end() + 8]))
+    mark, flags, n_frames, _ = _counts(file, begin)
+    return mark == b"VBRI" or bool(flags & _HAS_COUNT and n_frames)
 
 
 def missing_bytes(file: IO[bytes], begin: int) -> int | None:
     """How many of the bytes that the first frame of an open MP3 counts are not there; None: it counts none."""
+    mark, flags, _, n_bytes = _counts(file, begin)
+    if mark == b"VBRI" or n_bytes is None or flags & (_HAS_COUNT | _HAS_BYTES) != _HAS_COUNT | _HAS_BYTES:
+        return None
+    return max(0, begin + n_bytes - file.seek(0, os.SEEK_END))
+
+
+def _counts(file: IO[bytes], begin: int) -> tuple[bytes, int, int, int | None]:
+    """Mark, flags, number of frames and of bytes (None: cut off) of the first frame of an open MP3."""
     file.seek(begin)
     first = file.read(_FRAME_BYTES)
-    found = _COUNTS.search(first)
-    if found is None or found[0] == b"VBRI" or len(first) < found.end() + 12:
-        return None
-    flags, counted = (int.from_bytes(first[at : at + 4], "big") for at in (found.end(), found.end() + 8))
-    if flags & (_HAS_COUNT | _HAS_BYTES) != _HAS_COUNT | _HAS_BYTES:
-        return None
-    return max(0, begin + counted - file.seek(0, os.SEEK_END))
+    mark = _COUNTS.search(first)
+    if mark is None:
+        return b"", 0, 0, None
+    fields = first[mark.end() : mark.end() + 12]
+    flags, n_frames, n_bytes = (int.from_bytes(fields[at : at + 4], "big") for at in (0, 4, 8))
+    return mark[0], flags, n_frames, n_bytes if len(fields) == 12 else None
 
 
 def next_frame(path: Path, read: int) -> int | None:
@@ -248,7 +250,7 @@ _SLACK_S = 0.6
 
 @dataclass
 class _Stream:
-    """One stream of sound, as far as it was seen."""
+    """One stream of sound, as far as it was read."""
 
     rate_hz: int
     next_number: int = 0
@@ -270,15 +272,15 @@ class _Hole(Exception):  # noqa: N818 -- it never leaves this file
     """There is no page where one should be; with what is there instead."""
 
 
-def ogg_fault(path: Path, rate_hz: int, heard: int | None = None) -> tuple[str, str] | None:
+def ogg_fault(path: Path, rate_hz: int, n_decoded: int | None = None) -> tuple[str, str] | None:
     """What is wrong with an Ogg file.
 
     Args:
         rate_hz: of its sound.
-        heard: samples that a decoder got out of it, if it was heard.
+        n_decoded: samples that a decoder made of it; None: it was not decoded.
 
     Returns:
-        a code of `recordings.PROBLEMS` and words for it, or None.
+        a code of `scan.PROBLEMS` and words for it, or None.
 
     Raises:
         OSError: it cannot be read.
@@ -287,21 +289,21 @@ def ogg_fault(path: Path, rate_hz: int, heard: int | None = None) -> tuple[str, 
     with path.open("rb") as file:
         try:
             for page in _pages(file):
-                if found := _follow(streams, page, rate_hz):
-                    return found
+                if fault := _follow(streams, page, rate_hz):
+                    return fault
         except _Hole as hole:
-            # What follows a whole stream, a tag for instance, is none of its business.
+            # What follows a whole stream, a tag for instance, is not part of it.
             if not streams or not all(stream.ended for stream in streams.values()):
                 return _hole(file, str(hole))
     if not all(stream.ended for stream in streams.values()):
         return "truncated", "the Ogg stream stops before its last page"
-    return None if heard is None else _too_short(streams, rate_hz, heard)
+    return None if n_decoded is None else _too_short(streams, rate_hz, n_decoded)
 
 
-def _too_short(streams: dict[int, _Stream], rate_hz: int, heard: int) -> tuple[str, str] | None:
+def _too_short(streams: dict[int, _Stream], rate_hz: int, n_decoded: int) -> tuple[str, str] | None:
     least = sum((stream.last - (stream.first or 0)) / stream.rate_hz - _SLACK_S for stream in streams.values())
-    if heard / rate_hz < least:
-        return "corrupt", f"{heard / rate_hz:.1f} s can be decoded of what should be {least + _SLACK_S:.1f} s at least"
+    if (there := n_decoded / rate_hz) < least:
+        return "corrupt", f"{there:.1f} s can be decoded of what should be {least + _SLACK_S:.1f} s at least"
     return None
 
 
@@ -337,9 +339,9 @@ def _follow(streams: dict[int, _Stream], page: _Page, rate_hz: int) -> tuple[str
 
 def _hole(file: IO[bytes], where: str) -> tuple[str, str]:
     """Whether pages go on behind a hole."""
-    seen = b""
+    before = b""
     while block := file.read(1 << 16):
-        if _MARK in seen[-3:] + block:
+        if _MARK in before[-3:] + block:
             return "corrupt", f"{where}, but pages of the Ogg stream follow it"
-        seen = block
+        before = block
     return "truncated", "the Ogg stream stops before its last page"

@@ -1,4 +1,4 @@
-"""Sounds that nothing sings in, made rather than recorded: what must not be taken for a bird.
+"""Synthetic noises, which a model must not take for a bird.
 
 name, seconds, rate ─▶ made_noise ─▶ waveform [samples] float32
 
@@ -14,7 +14,7 @@ import scipy.signal
 Floats = npt.NDArray[np.float64]
 
 _SEED = 1
-# Root mean square of what is steady, as a recorder in wind or rain hears it: -26 dB below full scale.
+# Root mean square of steady noise, as of a recorder in wind or rain: 26 dB below full scale.
 _LEVEL = 0.05
 _MAINS_HZ, _HARMONICS = 50.0, 12
 _CLICKS_A_S, _CLICK_S = 2.0, 0.004
@@ -61,7 +61,6 @@ def _levelled(noise: Floats) -> Floats:
     return np.asarray(noise * (_LEVEL / np.sqrt(np.mean(noise**2))))
 
 
-# Of the noises, the one in which there is nothing at all.
 SILENCE = "silence"
 
 NOISES: Mapping[str, Callable[[int, int, np.random.Generator], Floats]] = {

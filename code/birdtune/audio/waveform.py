@@ -7,7 +7,6 @@ in 16 bits, as most recordings have them; what is above full scale is clipped.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,8 +17,6 @@ from birdtune.audio.front_end import FrontEnd
 
 _ROWS_PER_S = 100
 FULL_SCALE = 32768.0
-# Rows that leave a stream at a time.
-_BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +53,9 @@ class Waveform(FrontEnd):
         """What a sample must exceed to hold sound: one step of 16 bits."""
         return 1.0 / FULL_SCALE
 
-    def stream(self) -> "WaveformStream":
-        """As `FrontEnd.stream`."""
-        return WaveformStream(self)
+    def make_rows(self, samples: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """As `FrontEnd.make_rows`."""
+        return np.asarray(samples, np.float32).reshape(-1, self.row_width)
 
     def stored(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
         """Samples of full scale 1 as 16-bit integers; those above full scale are clipped."""
@@ -91,30 +88,3 @@ def as_float(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     if samples.dtype == np.int16:
         return np.asarray(samples, np.float32) / np.float32(FULL_SCALE)
     return np.asarray(samples, np.float32)
-
-
-class WaveformStream:
-    """Rows of samples of a recording that arrives in blocks."""
-
-    def __init__(self, spec: Waveform) -> None:
-        self._row = spec.row_width
-        self._waiting: npt.NDArray[np.floating] = np.zeros(0, np.float32)
-
-    def feed(self, samples: npt.NDArray[np.floating]) -> Iterator[npt.NDArray[np.float32]]:
-        """Take [n] samples; yield blocks [512, samples a row] as they become whole."""
-        self._waiting = np.concatenate([self._waiting, samples])
-        size = _BLOCK_ROWS * self._row
-        start = 0
-        while self._waiting.size - start >= size:
-            yield self._rows(self._waiting[start : start + size])
-            start += size
-        self._waiting = self._waiting[start:]
-
-    def finish(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the rows that are left, if any."""
-        if whole := self._waiting.size // self._row * self._row:
-            yield self._rows(self._waiting[:whole])
-        self._waiting = np.zeros(0, np.float32)
-
-    def _rows(self, samples: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        return np.asarray(samples, np.float32).reshape(-1, self._row)

@@ -4,11 +4,11 @@
 
 The score of noise floors is a log-likelihood ratio in nats: how much likelier two of them are if they are of one source
 recording than if they are of two. How far clips of one source are apart is taken from the halves of each recording, and
-how far sources are apart from all recordings together, so that nothing but the data itself says what "near" is: where
+how far sources are apart from all recordings together, so that "near" depends on the data alone: where
 all recordings are alike, as of one recorder or of one noise generator, no pair scores high.
 
-What it cannot see: clips that were filtered, denoised, mixed or encoded each in its own way. What it has been seen to
-reach, and where it fails, stands in docs/acoustic-evidence.md.
+It misses clips that were filtered, denoised, mixed or encoded each in its own way. Measured recall, and where it
+fails: docs/acoustic-evidence.md.
 """
 
 import contextlib
@@ -85,17 +85,17 @@ class Cohort:
     def scores(self, rows: Ints, columns: Ints) -> Floats:
         """Log-likelihood ratio of pairs of members, nats. [a], [b] → [a, b]"""
         b = self.between
-        found = np.empty((len(rows), len(columns)))
+        scores = np.empty((len(rows), len(columns)))
         for k, row in enumerate(rows.tolist()):
             w = np.sqrt(self.within[row] * self.within[columns])[:, None]
             apart = np.square(self.vectors[columns] - self.vectors[row])
             together = np.square(self.vectors[columns] + self.vectors[row])
-            found[k] = (
+            scores[k] = (
                 apart / 4 * (1 / (w + b) - 1 / w)
                 + together / 4 * (1 / (w + b) - 1 / (w + 2 * b))
                 + 0.5 * np.log((w + b) ** 2 / (w * (w + 2 * b)))
             ).sum(axis=1)
-        return found
+        return scores
 
     def candidates(self, rows: Ints, columns: Ints) -> Iterator[tuple[int, Ints]]:
         """Of members, those that may be nearest, as if all were equally steady: one product of matrices."""
@@ -123,14 +123,14 @@ def cohorts(recordings: Sequence[Recording]) -> list[Cohort]:
         if halves is not None:
             by_rate[recording.facts.rate_hz].append((number, halves))
     return [
-        _cohort(recordings, [number for number, _ in found], np.stack([halves for _, halves in found]))
-        for _, found in sorted(by_rate.items())
-        if len(found) >= LEAST_RECORDINGS
+        _cohort(recordings, [number for number, _ in members], np.stack([halves for _, halves in members]))
+        for _, members in sorted(by_rate.items())
+        if len(members) >= LEAST_RECORDINGS
     ]
 
 
 def _halves(recording: Recording) -> Floats | None:
-    """Noise floors of both halves [2, 64]; None where there is none to speak of."""
+    """Noise floors of both halves [2, 64]; None where there is none."""
     measures = recording.facts.measures
     if measures is None or not measures.fingerprint:
         return None
@@ -170,9 +170,7 @@ def _scatter(apart: Floats) -> tuple[Floats, Floats]:
 
 def _sizes(apart: Floats, shape: Floats) -> Floats:
     inverse = np.linalg.inv(shape)
-    return np.asarray(
-        np.einsum("ij,jk,ik->i", apart, inverse, apart, optimize=True) / N_BANDS + _ROUNDING_DB**2
-    )
+    return np.asarray(np.einsum("ij,jk,ik->i", apart, inverse, apart, optimize=True) / N_BANDS + _ROUNDING_DB**2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,16 +215,14 @@ def seams(cohort: Cohort, compared: Compared, least: float = SEAM) -> list[Pair]
 
 def near_pairs(compared: Compared, least: float = WARNS) -> list[Pair]:
     """Pairs whose noise floors score at least so much, the highest first."""
-    found = [
+    pairs = [
         (round(float(compared.scores[k]), 6), int(compared.first[k]), int(compared.second[k]))
         for k in np.flatnonzero(compared.scores >= least)
     ]
-    return sorted(found, key=lambda pair: (-pair[0], pair[1:]))
+    return sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))
 
 
-def groups(
-    cohort: Cohort, pairs: Sequence[Pair], threshold: float, seams: Sequence[Pair] = ()
-) -> list[list[int]]:
+def groups(cohort: Cohort, pairs: Sequence[Pair], threshold: float, seams: Sequence[Pair] = ()) -> list[list[int]]:
     """Members of one source recording: chains by seams, and any two of these whose pairs score so much on average.
 
     Args:
@@ -266,7 +262,7 @@ def links(recordings: Sequence[Recording], how: str = "warn") -> list[Link]:
     """
     if how == "off":
         return []
-    found: dict[tuple[str, str], Link] = {}
+    linked: dict[tuple[str, str], Link] = {}
     for cohort in cohorts(recordings):
         names = [recordings[number].name for number in cohort.index.tolist()]
         labels = np.array([recordings[number].label for number in cohort.index.tolist()], object)
@@ -279,15 +275,15 @@ def links(recordings: Sequence[Recording], how: str = "warn") -> list[Link]:
             if labels[first] != labels[second] and len(chains[first]) == 2:
                 continue
             pair = names[first], names[second]
-            found[pair] = Link(*pair, SEAM_RULE, how == "join")
+            linked[pair] = Link(*pair, SEAM_RULE, how == "join")
         for threshold in (JOINS, WARNS):
             for group in groups(cohort, pairs, threshold, chained):
                 first, *others = sorted({chain_of.get(member, member) for member in group})
                 if others and not _is_of_class(cohort, np.array(group, np.int64), labels):
                     for other in others:
                         pair = names[first], names[other]
-                        found.setdefault(pair, Link(*pair, RULE, how == "join" and threshold == JOINS))
-    return list(found.values())
+                        linked.setdefault(pair, Link(*pair, RULE, how == "join" and threshold == JOINS))
+    return list(linked.values())
 
 
 def kept_links(recordings: Sequence[Recording], how: str, path: Path | None) -> list[Link]:
@@ -305,9 +301,9 @@ def kept_links(recordings: Sequence[Recording], how: str, path: Path | None) -> 
         kept = read_json(path)
         if kept["digest"] == digest:
             return [Link(*link) for link in kept["links"]]
-    found = links(recordings, how)
-    write_json(path, {"digest": digest, "links": [astuple(link) for link in found]}, durable=False)
-    return found
+    computed = links(recordings, how)
+    write_json(path, {"digest": digest, "links": [astuple(link) for link in computed]}, durable=False)
+    return computed
 
 
 def _average(cohort: Cohort, first: Sequence[int], second: Sequence[int]) -> float:
@@ -337,9 +333,7 @@ def _some(members: Ints, most: int) -> Ints:
     return members[:: max(1, -(-len(members) // most))]
 
 
-def near_training(
-    train: Sequence[Recording], test: Sequence[Recording]
-) -> tuple[dict[str, tuple[str, float]], int]:
+def near_training(train: Sequence[Recording], test: Sequence[Recording]) -> tuple[dict[str, tuple[str, float]], int]:
     """Test recordings that sound like a training recording of their class, each with that and its score.
 
     What most training recordings of the class are near to counts for nothing: it is the sound of the class.
@@ -348,7 +342,7 @@ def near_training(
         the nearest of each; how many test recordings could be compared.
     """
     everyone = [*train, *test]
-    found: dict[str, tuple[str, float]] = {}
+    nearest: dict[str, tuple[str, float]] = {}
     n_compared = 0
     for cohort in cohorts(everyone):
         learnt = np.flatnonzero(cohort.index < len(train))  # all before those of the test
@@ -364,10 +358,9 @@ def near_training(
         near = [
             (score, first, second)
             for score, first, second in near_pairs(compared, JOINS)
-            if labels[first] == labels[second]
-            and not _is_of_class(cohort, np.array([first, second]), of_training)
+            if labels[first] == labels[second] and not _is_of_class(cohort, np.array([first, second]), of_training)
         ]
         for score, first, second in [*near, *chained]:
             if labels[first] == labels[second]:
-                found.setdefault(names[second], (names[first], score))
-    return found, n_compared
+                nearest.setdefault(names[second], (names[first], score))
+    return nearest, n_compared

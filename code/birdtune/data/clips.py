@@ -2,10 +2,10 @@
 
     WindowTargets, source of their windows ─▶ ClipBatches.batch(epoch, step) ─▶ Batch with `inside`
 
-For heads that learn from the labels of a recording which of its windows they are true of. All recordings of a batch
+For heads that learn which windows of a recording its labels are true of. All recordings of a batch
 have the same number of places: a shorter one leaves some empty, of a longer one as many windows are drawn, anew each
 epoch.
-A class is in an example if it is in one of its windows; where it is in none, and not known in all, nobody knows.
+A class is in an example if it is in one of its windows; where it is in none, and not known in all, it is unknown.
 """
 
 import numpy as np
@@ -60,7 +60,7 @@ class ClipBatches:
     def batch(self, epoch: int, step: int, n: int = 1) -> Batch:
         """Batch `step` (from 0) of an epoch, or that and the next ones, `n` in all, one after another.
 
-        Its `windows` and `windows` are [batch · places, ...], its `labels` and `weights` [batch].
+        Its `features` and `windows` are [batch · places, ...], its `targets` and `weights` [batch, ...].
         """
         order, shift = self._plan(epoch)
         chosen = order[step * self.batch_size : (step + n) * self.batch_size]
@@ -81,8 +81,8 @@ class ClipBatches:
         self, rows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64], inside: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Targets of examples, and how much they count, by those of their windows. [batch, C] each"""
-        found = self._targets.of(rows, shift)
-        targets, known = (array.reshape(*inside.shape, -1) for array in found)  # [batch, places, C]
+        of_windows = self._targets.of(rows, shift)
+        targets, known = (array.reshape(*inside.shape, -1) for array in of_windows)  # [batch, places, C]
         holds = (targets > 0) & inside[:, :, None]
         counts_if_in = np.where(holds, known, 0.0).max(axis=1)
         counts_if_not = np.where(inside[:, :, None], known, np.inf).min(axis=1)

@@ -1,8 +1,8 @@
-"""What the folders below the data folder say: the class of each recording, and its side of the split.
+"""Folders below the data folder → the class of each recording, and its side of the split.
 
-    Listing + settings ─▶ arrange ─▶ Arranged: the Listing with classes, a split if there is one, sentences to say
+    Listing + settings ─▶ arrange ─▶ Arranged: the Listing with classes, a split if there is one, notices
 
-Conventions of other tools are followed, and each that is followed is said:
+Conventions of other tools are followed, each with a notice:
 
     train/<class>, val/<class>, test/<class>      sides of the split; also <class>/train, <class>/test
     fold1/<class>, fold2/<class> …                folds
@@ -64,7 +64,7 @@ def arrange(listing: Listing, *, level: int, background: str, title: str) -> Arr
     """Give each file the class that its folders name, and find the split that they are sorted by.
 
     Args:
-        listing: of `recordings.scan`.
+        listing: of `scan.scan`.
         level: which folder names the class, counted from the data folder or from the one that names the side: 1 is
             the first.
         background: as --labels.negative-classes.
@@ -76,8 +76,8 @@ def arrange(listing: Listing, *, level: int, background: str, title: str) -> Arr
     sides = _sides([_folders(file.name) for file in listing.files], background, title)
     given, notices = None, []
     if sides is not None:
-        given, said = _given(listing, sides, title)
-        notices.append(said)
+        given, notice = _given(listing, sides, title)
+        notices.append(notice)
     families = _families([_without_side(_folders(file.name), sides) for file in listing.files], level)
     if sides is None and level == 1 and not families:
         families = _near_layouts([_folders(file.name) for file in listing.files])
@@ -88,7 +88,7 @@ def arrange(listing: Listing, *, level: int, background: str, title: str) -> Arr
 
 
 def given_by_folders(listing: Listing, title: str) -> tuple[Given, str] | None:
-    """The split that top folders name, of recordings whose classes stand elsewhere, and what is said of it."""
+    """The split that top folders name, of recordings whose classes stand elsewhere, and its notice."""
     tops = {(_folders(file.name) or [""])[0] for file in listing.files}
     sides = _read_sides(tops)
     return _given(listing, _Sides(0, sides), title) if sides is not None and set(sides) == tops else None
@@ -108,66 +108,70 @@ def _label(folder: str) -> str:
 
 def _sides(folders: Sequence[list[str]], background: str, title: str) -> _Sides | None:
     """The split that folders with sound in them are sorted by, if they are."""
-    inside: dict[str, set[str]] = defaultdict(set)  # top folder → folders with sound in it, "" for sound itself
-    for path in folders:
-        inside[path[0]].add(path[1] if len(path) > 1 else "")
+    inside = _inside(folders)
     tops = [top for top in inside if not background_of([_label(top)], background)]
     below = [inside[top] for top in tops]
-    found = _read_sides(tops)
-    if found is None and tops and all(_NUMBER.fullmatch(top) for top in tops) and _share(below):
-        found = _read_numbers(tops)
-    if found is None:
+    sides = _read_sides(tops)
+    if sides is None and tops and all(_NUMBER.fullmatch(top) for top in tops) and _share(below):
+        sides = _read_numbers(tops)
+    if sides is None:
         second = set().union(*below) - {""}
-        if (found := _read_sides(second)) is not None and set(found) == second:
-            return _Sides(1, found)
+        if (sides := _read_sides(second)) is not None and set(sides) == second:
+            return _Sides(1, sides)
         return None
-    others = [top for top in tops if top not in found]
-    holding = [top for top in found if inside[top] - {""}]
+    others = [top for top in tops if top not in sides]
+    holding = [top for top in sides if inside[top] - {""}]
     if others:
         if _share([inside[top] - {""} for top in holding]):
             raise InputError(
-                f"{title}: {quoted(found)} look like sides of a split, with the same class folders in them, and "
+                f"{title}: {quoted(sides)} look like sides of a split, with the same class folders in them, and "
                 f"beside them lies {quoted(others)}. Move what is beside them into them or out of the data folder; or "
                 "give the folders of which each is a class names that are no sides."
             )
         return None
     if not holding:
         raise InputError(
-            f"{title}: its folders are {quoted(found)}, and no class folders are in them, so there would be classes "
-            f"of these names. Put class folders into them, e.g. {title}/{sorted(found)[0]}/Turdus_merula/one.wav; or "
+            f"{title}: its folders are {quoted(sides)}, and no class folders are in them, so there would be classes "
+            f"of these names. Put class folders into them, e.g. {title}/{sorted(sides)[0]}/Turdus_merula/one.wav; or "
             "name a table that says the class of each recording: --labels.table CSV."
         )
-    return _Sides(0, found)
+    return _Sides(0, sides)
 
 
-def _near_layouts(folders: Sequence[list[str]]) -> list[str]:
-    """What is said of folders that look like a split or like classes, and are taken for neither."""
+def _inside(folders: Sequence[list[str]]) -> dict[str, set[str]]:
+    """Top folder → the folders with sound in it, "" for sound itself."""
     inside: dict[str, set[str]] = defaultdict(set)
     for path in folders:
         inside[path[0]].add(path[1] if len(path) > 1 else "")
+    return inside
+
+
+def _near_layouts(folders: Sequence[list[str]]) -> list[str]:
+    """Notices of folders that look like a split or like classes, and are taken for neither."""
+    inside = _inside(folders)
     second = set().union(*inside.values()) - {""}
-    said = []
-    if found := _read_sides(second):
-        others = second - set(found)
-        said.append(
-            f"Folders {quoted(sorted(found))} in the class folders look like sides of a split. They are not taken for "
+    notices = []
+    if sides := _read_sides(second):
+        others = second - set(sides)
+        notices.append(
+            f"Folders {quoted(sorted(sides))} in the class folders look like sides of a split. They are not taken for "
             f"one, because {quoted(sorted(others))} lies beside them: take it away, or give the split by --split.file."
         )
     same = next(iter(inside.values()), set[str]())
     classes = [name for name in same if not _IS_NO_NAME.fullmatch(name.strip())]
     species = any(SCIENTIFIC.fullmatch(_label(top)) for top in inside)  # in which lie, e.g., habitats
     alike = len(inside) > 1 and all(names == same for names in inside.values())
-    if alike and len(classes) > 1 and not found and not species:
-        said.append(
+    if alike and len(classes) > 1 and not sides and not species:
+        notices.append(
             f"The folders {quoted(sorted(inside))} all hold the same folders, {quoted(sorted(same))}. If those are the "
             "classes: --labels.level 2."
         )
-    return said
+    return notices
 
 
 def _share(names: Sequence[set[str]]) -> bool:
     """Whether most names of folders stand in several of the sets."""
-    counts = Counter(name for found in names for name in found)
+    counts = Counter(name for inside in names for name in inside)
     return "" not in counts and sum(count > 1 for count in counts.values()) > 0.5 * len(counts)
 
 
@@ -197,26 +201,20 @@ def _given(listing: Listing, sides: _Sides, title: str) -> tuple[Given, str]:
     }
     counts = Counter(_folders(name)[sides.depth] for name in of_file)
     where = "" if sides.depth == 0 else "in the class folders "
+    order = {"train": 0, "val": 1, "test": 2}
+    folders = sorted((order[side] if isinstance(side, str) else side, name) for name, side in sides.of_folder.items())
     parts = [
-        f'"{name}" ({count(counts[name], "recording")}) is {_side_text(side)}'
-        for name, side in _sorted(sides.of_folder)
+        f'"{name}" ({count(counts[name], "recording")}) is '
+        f"{side if isinstance(side := sides.of_folder[name], str) else f'fold {side}'}"
+        for _, name in folders
     ]
-    said = (
+    notice = (
         f"Folders {where}are taken for a split, not for classes: {joined(parts)}. Another split is obeyed by "
         "--split.file."
     )
     folds = {name: side for name, side in of_file.items() if isinstance(side, int)}
     names = {name: side for name, side in of_file.items() if isinstance(side, str)}
-    return Given(f"the layout of {title}", names, folds), said
-
-
-def _sorted(found: Mapping[str, str | int]) -> list[tuple[str, str | int]]:
-    order = ("train", "val", "test")
-    return sorted(found.items(), key=lambda item: (item[1] if isinstance(item[1], int) else order.index(item[1]), item))
-
-
-def _side_text(side: str | int) -> str:
-    return f"fold {side}" if isinstance(side, int) else side
+    return Given(f"the layout of {title}", names, folds), notice
 
 
 # ---- classes --------------------------------------------------------------------------------------------------------
@@ -257,7 +255,7 @@ def _without_side(folders: list[str], sides: _Sides | None) -> list[str]:
 
 
 def with_negatives(listing: Listing, background: str) -> tuple[Listing, list[str]]:
-    """The same listing with classes that say what is not to be heard as background, and what is said of them.
+    """The same listing with negatives of classes as background, and the notices of that.
 
     Args:
         background: as --labels.negative-classes.
@@ -267,20 +265,18 @@ def with_negatives(listing: Listing, background: str) -> tuple[Listing, list[str
         return listing, []
     label = background_class(listing.folders, background)
     counts = Counter(file.label for file in listing.files)
-    files = [
-        replace(file, label=label, below=file.name) if is_negative(file.label) else file for file in listing.files
-    ]
+    files = [replace(file, label=label, below=file.name) if is_negative(file.label) else file for file in listing.files]
     problems = [
         replace(problem, label=label) if is_negative(problem.label) else problem for problem in listing.problems
     ]
     folders = [*(name for name in listing.folders if not is_negative(name)), label]
     kinds = [f'"{name}" ({counts[name]:,})' for name in names]
-    said = (
-        f"Recordings of {joined(kinds)} are negatives: they say that a class is not to be heard. They count as "
+    notice = (
+        f"Recordings of {joined(kinds)} are negatives: a class is absent from them. They count as "
         f'"{label}", which is never a decision, for all classes. Leave out those in which another class of '
-        "the data is heard."
+        "the data can be heard."
     )
-    return Listing(files, problems, list(dict.fromkeys(folders))), [said]
+    return Listing(files, problems, list(dict.fromkeys(folders))), [notice]
 
 
 def spelt_alike(arranged: Arranged) -> Arranged:
@@ -314,12 +310,12 @@ def spelt_alike(arranged: Arranged) -> Arranged:
     files = [replace(file, below=file.name) if counts[file.label, file.below] > 1 else file for file in files]
     problems = [replace(problem, label=new.get(problem.label, problem.label)) for problem in listing.problems]
     folders = sorted({new.get(name, name) for name in listing.folders})
-    said = [
+    notices = [
         f'Classes {quoted(names)} differ only in case, blanks, "_" or "-", and each lies on other sides of the split: '
         f'they are taken for one class, "{names[0].strip()}".'
         for names in groups
     ]
-    return Arranged(Listing(files, problems, folders), given, [*arranged.notices, *said])
+    return Arranged(Listing(files, problems, folders), given, [*arranged.notices, *notices])
 
 
 def _renamed(file: SoundFile, new: Mapping[str, str]) -> SoundFile:
@@ -357,19 +353,19 @@ def _for_all(sides: Mapping[str, _Side], channels: Mapping[str, Sequence[SoundFi
 
 
 def _families(paths: Sequence[list[str]], level: int) -> list[str]:
-    """What is said where the folders in class folders look like the classes.
+    """A notice where the folders in class folders look like the classes.
 
     Args:
         paths: the folders of each recording, without that of its side.
     """
     deeper = [path[level - 1 :] for path in paths if len(path) >= level]
     # The deepest folders that look like classes, where most of them lie.
-    found = max((_inner_names(deeper, depth) for depth in range(_DEEPEST_FAMILY, 0, -1)), key=len)
-    if not found:
+    inner = max((_inner_names(deeper, depth) for depth in range(_DEEPEST_FAMILY, 0, -1)), key=len)
+    if not inner:
         return []
-    example, inside = found[0][:-1], found[0][-1]
+    example, inside = inner[0][:-1], inner[0][-1]
     return [
-        f'Folders in {quoted(sorted({_label(path[0]) for path in found}))} look like classes, but the class is named '
+        f'Folders in {quoted(sorted({_label(path[0]) for path in inner}))} look like classes, but the class is named '
         f'by the folder above: "{shown("/".join([*example, inside]))}" is of the class "{_label(example[0])}". If it '
         f'is to be of "{_label(inside)}": --labels.level {level + len(example)}.'
     ]
@@ -382,12 +378,12 @@ def _inner_names(paths: Sequence[list[str]], depth: int) -> list[list[str]]:
         if len(path) >= depth:
             inside[tuple(path[:depth])].add(path[depth] if len(path) > depth else "")
     places = Counter(name for names in inside.values() for name in names)
-    found = []
+    inner = []
     for above, names in sorted(inside.items()):
         of_place = _IS_PLACE.fullmatch(above[-1].strip())
         fit = {name for name in names if not _IS_NO_NAME.fullmatch(name.strip())
                and (of_place or places[name] == 1 or SCIENTIFIC.fullmatch(name))}  # fmt: skip
         is_family = len(fit) > 1 or any(map(SCIENTIFIC.fullmatch, fit))
         if is_family and len(fit) >= _MOST_FIT * len(names) and not any(map(SCIENTIFIC.fullmatch, above)):
-            found += [[*above, name] for name in sorted(fit)]
-    return found
+            inner += [[*above, name] for name in sorted(fit)]
+    return inner

@@ -171,9 +171,7 @@ def identify(
     return unreadable
 
 
-def note_examined(
-    ledger: Ledger, file: SoundFile, found: Examined, unusable: dict[str, Problem], n_left: int
-) -> None:
+def note_examined(ledger: Ledger, file: SoundFile, found: Examined, unusable: dict[str, Problem], n_left: int) -> None:
     """Note what came of decoding a file: of its content for good, or of this file for now.
 
     Args:
@@ -191,9 +189,7 @@ def note_examined(
     ledger.set_examined(content, found)
 
 
-def _set_unusable(
-    file: SoundFile, problem: str, detail: str, unusable: dict[str, Problem], n_left: int
-) -> None:
+def _set_unusable(file: SoundFile, problem: str, detail: str, unusable: dict[str, Problem], n_left: int) -> None:
     if problem == "storage-failed":
         raise RetryableError(
             f"{shown(file.path)}: {detail} while it was read; {n_left:,} files were still to be read. Nothing is "
@@ -209,9 +205,7 @@ def _problem_of(fault: SoundError | Crashed) -> tuple[str, str]:
     return "crash", "the process that decoded it was killed; by a fault in the decoder, or for want of memory"
 
 
-def distinct(
-    files: Sequence[SoundFile], ledger: Ledger, unusable: Mapping[str, Problem]
-) -> dict[str, SoundFile]:
+def distinct(files: Sequence[SoundFile], ledger: Ledger, unusable: Mapping[str, Problem]) -> dict[str, SoundFile]:
     """Content → the first file that holds it."""
     first: dict[str, SoundFile] = {}
     for file in files:

@@ -1,10 +1,10 @@
-"""What a recording is apart from its song: properties by which classes might be told without listening to a bird.
+"""Properties of recordings other than their song, by which a model could separate classes without any bird.
 
     recordings ─▶ properties_of ─▶ [Property, …], a value of each for every recording
     recordings, labels ─▶ recorder_notices ─▶ sentences for `check`
 
-Of some properties nobody would ask a bird: sample rate, format, level, the site in the name. Others may be the bird's
-own: a cicada is a noise floor, and owls are recorded at night. `own` says which.
+Some belong to the recorder: sample rate, format, level, the site in the name. Others may belong to the species (`own`):
+a cicada is a noise floor, and owls are recorded at night.
 """
 
 import itertools
@@ -27,11 +27,11 @@ Floats = npt.NDArray[np.float64]
 # What stands for a value that a recording does not have; far from all others.
 NO_VALUE: Final = -1e6
 _NO_BANDS: Final = np.full(len(BAND_EDGES_HZ) - 1, NO_BAND)
-# How columns are told.
+# Templates for the numbers of each column.
 _LEVELS: Final = ("level {} dB", "level in the band that all have {} dB", "peak {} dB")
 _FAULTS: Final = ("offset {}", "share clipped {}", "share empty {}", "share of gaps {}")
 _DATE: Final = ("year {}", "day {} of the year")
-# Bandwidths are told apart in kilohertz, and above this not at all: no backbone has a band there.
+# Bandwidths are compared in kilohertz, and above this not at all: no backbone has a band there.
 _TOP_HZ: Final = 7_500
 # For `check`: so much of a class has a value, and so little of all others has it; of no fewer recordings.
 _MOST, _FEW, _ENOUGH = 0.9, 0.05, 3
@@ -44,10 +44,10 @@ class Property:
     Attributes:
         key: as it stands in metrics.json.
         name: for people.
-        own: it may be the species' own, so that who is told by it may still be told by the bird.
+        own: it may belong to the species, so that a model that uses it may still recognise the bird.
         columns: numbers to learn from. [N, F]
         texts: the value of each recording, where there are few different ones; else empty.
-        said: how the numbers of each column are told, with {} for them. F
+        templates: words for each column, with {} for the number. F
     """
 
     key: str
@@ -55,7 +55,7 @@ class Property:
     own: bool
     columns: Floats
     texts: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
 
     @property
     def differs(self) -> bool:
@@ -64,34 +64,35 @@ class Property:
 
 
 def properties_of(recordings: Sequence[Recording]) -> list[Property]:
-    """The properties in which recordings differ, in the order in which people should hear of them."""
+    """The properties in which recordings differ, the most important first."""
     read_names = [_NameParts.of(recording) for recording in recordings]
-    found = [
+    properties = [
         _category("rate", "sample rate", [f"{r.facts.rate_hz:,} Hz" for r in recordings]),
         _number("bandwidth", "bandwidth", [_bandwidth_hz(r) for r in recordings], "{} Hz"),
         _category("format", "file format", [r.facts.format for r in recordings]),
         _category("channels", "number of channels", [str(r.facts.channels) for r in recordings]),
         _number("length", "length", [r.facts.duration_s for r in recordings], "{} s"),
-        Property("level", "level and peak", False, _levels(recordings), said=_LEVELS),
-        Property("faults", "offset, clipping and gaps", False, _faults(recordings), said=_FAULTS),
+        Property("level", "level and peak", False, _levels(recordings), templates=_LEVELS),
+        Property("faults", "offset, clipping and gaps", False, _faults(recordings), templates=_FAULTS),
         _category("place", "place or recorder in the name", _places(recordings, read_names)),
-        Property("date", "date in the name", True, np.array([[n.year, n.day] for n in read_names]), said=_DATE),
+        Property("date", "date in the name", True, np.array([[n.year, n.day] for n in read_names]), templates=_DATE),
         _number("hour", "time of day in the name", [n.hour for n in read_names], "{} h", own=True),
         _floor(recordings),
     ]
-    return [each for each in found if each.columns.shape[1] and each.differs]
+    return [each for each in properties if each.columns.shape[1] and each.differs]
 
 
 def _floor(recordings: Sequence[Recording]) -> Property:
     """Noise floor in the bands that the recordings have in common, decibels of full scale."""
     inside = _inside(recordings)
     bands = np.array([r.facts.measures.floor_db if r.facts.measures else _NO_BANDS for r in recordings], np.float64)
-    said = tuple(f"{{}} dB from {low:.0f} to {high:.0f} Hz" for low, high in itertools.pairwise(BAND_EDGES_HZ))
-    return Property("floor", "noise floor", True, bands[:, inside], said=tuple(itertools.compress(said, inside)))
+    edges = itertools.compress(itertools.pairwise(BAND_EDGES_HZ), inside)
+    templates = tuple(f"{{}} dB from {low:.0f} to {high:.0f} Hz" for low, high in edges)
+    return Property("floor", "noise floor", True, bands[:, inside], templates=templates)
 
 
 def _inside(recordings: Sequence[Recording]) -> npt.NDArray[np.bool_]:
-    """Bands that the recordings have in common: others would tell the bandwidth, which is another property. [36]"""
+    """Bands that the recordings have in common: others depend on the bandwidth, which is another property. [36]"""
     return np.asarray(BAND_EDGES_HZ[1:] <= common_bandwidth_hz(recordings))
 
 
@@ -106,13 +107,13 @@ def common_bandwidth_hz(recordings: Sequence[Recording]) -> float:
 
 
 def _category(key: str, name: str, texts: Sequence[str]) -> Property:
-    # A number each: trees that are grown to their ends tell them apart, and a column each would take much memory.
+    # A number each: trees that are grown to their ends separate them, and a column each would take much memory.
     codes = np.unique(np.asarray(texts, dtype=object), return_inverse=True)[1]
     return Property(key, name, False, codes.astype(np.float64)[:, None], tuple(texts))
 
 
-def _number(key: str, name: str, values: Sequence[float], said: str, *, own: bool = False) -> Property:
-    return Property(key, name, own, np.array(values, np.float64)[:, None], said=(said,))
+def _number(key: str, name: str, values: Sequence[float], template: str, *, own: bool = False) -> Property:
+    return Property(key, name, own, np.array(values, np.float64)[:, None], templates=(template,))
 
 
 def _bandwidth_hz(recording: Recording) -> float:
@@ -156,8 +157,8 @@ class _NameParts:
         stamp = STAMP.search(reading.text)
         texts = [*reading.folder.split("/"), *([reading.text[: stamp.start()]] if stamp else [])]
         texts += [match[0] for match in _PLACE.finditer(reading.text)]
-        told = (_canonical(text) for text in texts)
-        places = tuple(sorted({text for text in told if text and not _abbreviates(text, label)}))
+        named = (_canonical(text) for text in texts)
+        places = tuple(sorted({text for text in named if text and not _abbreviates(text, label)}))
         return cls(places, *(_moment(stamp[0]) if stamp else (NO_VALUE,) * 3))
 
 
@@ -199,7 +200,7 @@ def _places(recordings: Sequence[Recording], parts: Sequence[_NameParts]) -> lis
         for name in recording.classes:
             by_class[name].add(text)
     # One word without a digit for each class, and each its own: those are codes of the classes.
-    alone = [next(iter(found)) for found in by_class.values() if len(found) == 1]
+    alone = [next(iter(places)) for places in by_class.values() if len(places) == 1]
     codes = len(alone) == len(by_class) == len(set(alone)) and not any(re.search(r"\d", text) for text in alone)
     return [""] * len(texts) if codes else texts
 
@@ -208,23 +209,23 @@ def _places(recordings: Sequence[Recording], parts: Sequence[_NameParts]) -> lis
 
 
 def recorder_notices(recordings: Sequence[Recording]) -> Iterator[str]:
-    """Of each property of the recorder that alone tells classes from all others, a sentence with the numbers."""
+    """A sentence for each property of the recorder that alone separates classes from all others."""
     values: dict[str, Callable[[Recording], str]] = {
         "sample rate": lambda r: f"{r.facts.rate_hz:,} Hz",
         "bandwidth": _spoken_bandwidth,
         "file format": lambda r: r.facts.format,
         "number of channels": lambda r: str(r.facts.channels),
     }
-    told: set[str] = set()
+    reported: set[str] = set()
     for name, value_of in values.items():
         rows = telling_values([r.label for r in recordings], [value_of(r) for r in recordings])
-        rows = [row for row in rows if row[0] not in told]
-        told |= {row[0] for row in rows}
+        rows = [row for row in rows if row[0] not in reported]
+        reported |= {row[0] for row in rows}
         if rows:
             examples = "; ".join(f"{shown(label)} has {value} in {n:,} of {of:,}" for label, value, n, of in rows[:3])
             more = f"; and {len(rows) - 3:,} more" if len(rows) > 3 else ""
             yield (
-                f"The {name} alone tells classes apart: {examples}{more}. A model can learn the recorder in place of "
+                f"The {name} alone separates classes: {examples}{more}. A model can learn the recorder in place of "
                 "the bird; the report says how far that may have happened. Add recordings of each class by other "
                 "recorders, or see --audio.band-limit."
             )

@@ -181,7 +181,7 @@ _LOWEST_HZ = 100.0
 _CLEARLY = 1.4
 # A steady sound stands out of the middle of so many bands on either side by this factor.
 _AROUND, _STEADILY = 4, 10.0
-# What varies tells alone, unless what is steady has so many times its energy: a whine of the recorder mostly has less.
+# What varies counts alone, unless what is steady has so many times its energy: a whine of the recorder mostly has less.
 _OUTWEIGHS = 100.0
 _NAMES_IN_A_NOTICE = 8
 
@@ -247,15 +247,15 @@ def band_notices(shares: Mapping[str, float], spec: FrontEnd) -> list[str]:
     if not classes:
         return []
     return [
-        f"Most of the energy of these classes lies above what the backbone hears ({_band(spec)}): {classes}. What lies "
-        "above is not used: calls that are only there cannot be learnt."
+        f"Most of the energy of these classes lies above the backbone's band ({_band(spec)}): {classes}. It is "
+        "not used: calls that are only there cannot be learnt."
     ]
 
 
 def band_lines(shares: Mapping[str, float], spec: FrontEnd) -> Iterator[str]:
     """For `check`: classes that have a good part of their energy above the band."""
     if classes := _listed({name: share for name, share in shares.items() if share < _MOST}, _NOTABLE):
-        yield f"energy above what the backbone hears ({_band(spec)}), not used: {classes}"
+        yield f"energy above the backbone's band ({_band(spec)}), not used: {classes}"
 
 
 def _band(spec: FrontEnd) -> str:

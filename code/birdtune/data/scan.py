@@ -2,8 +2,7 @@
 
     data/<Class>/**/*.wav ─▶ scan ─▶ Listing: SoundFile | Problem
 
-Only names and kinds of files are looked at here. What the files hold, `ledger` finds out; which are
-used, `selection` decides.
+Only names and kinds of files are read here. `ledger` decodes the files; `selection` decides which are used.
 """
 
 import contextlib
@@ -62,12 +61,12 @@ PROBLEMS: dict[str, str] = {
     "invalid-label": "Correct the times in the table of labels: seconds from the beginning of the recording.",
     "not-in-split": "Add it to the file given as --split.file.",
     "rare-class": "Record more of it, lower --train.min-samples-per-class, or set --train.min-samples-action keep.",
-    "channels-inverted": "Nothing: it is used. Check the plugs: one channel has the wrong polarity, or hears it late.",
+    "channels-inverted": "Nothing: it is used. Check the plugs: one channel has the wrong polarity, or is delayed.",
     "channel-dead": "Nothing: it is used. Check the microphone, the cable and the gain of that channel.",
     "channel-noisy": "Nothing: it is used. Check the microphone and the cable of the noisy channel.",
     "channel-offset": "Nothing: it is used. Check the recorder: a channel has a constant offset.",
     "channel-clipped": "Nothing: it is used. Lower the gain of the channel that is too loud.",
-    "offset": "Nothing: it is used, for a constant offset is not heard. Check the recorder.",
+    "offset": "Nothing: it is used, for a constant offset is inaudible. Check the recorder.",
     "clipped": "Nothing: it is used. Listen to it; lower the recorder's gain for the next ones.",
     "click": "Nothing: it is used. Listen to it: apart from one short sound it is quiet.",
     "gaps": "Listen to it: a recorder, a noise gate or an editor left parts of it empty. They are used as silence.",
@@ -77,9 +76,9 @@ PROBLEMS: dict[str, str] = {
 
 # Problems of one file at one time; they say nothing about its content, of which there may be another copy.
 OF_THE_FILE = frozenset({"unreadable", "vanished", "changed", "storage-failed"})
-# Problems of what is no file that was found; the books do not count it.
+# Problems of what is not a file; the counts of files leave it out.
 NO_FILE = frozenset({"row-without-file"})
-# More than this share of the files gone or changed is nobody's tidying up.
+# More than this share of the files gone or changed is not tidying up.
 _MOST_VANISHED = 0.1
 _MOST_CRASHED = 0.1
 
@@ -133,7 +132,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a scan met."""
+    """The files and problems of a scan."""
 
     files: list[SoundFile]
     problems: list[Problem]
@@ -166,7 +165,7 @@ class Recording:
 
     @property
     def below_class(self) -> PurePosixPath:
-        """The path below the class folder, which may tell the source recording."""
+        """The path below the class folder, which may name the source recording."""
         return PurePosixPath(self.name.partition("/")[2] or self.name if self.below is None else self.below)
 
 
@@ -176,7 +175,7 @@ def unchanged(file: SoundFile) -> Iterator[None]:
 
     Raises:
         SoundError: "vanished" or "changed" since it was listed, before or during the block; also in place of
-            what the block says of a file that somebody is writing to.
+            what the block raises for a file that is being written to.
     """
     _check_unchanged(file)
     try:
@@ -256,7 +255,7 @@ def scan(folder: Path, *, flat: bool = False) -> Listing:
     """List the sound files below class folders, in an order that does not depend on the system.
 
     Args:
-        flat: take files beside the class folders as well, with an empty label, for whoever knows their classes.
+        flat: take files beside the class folders as well, with an empty label, where a table has their classes.
 
     Raises:
         InputError: there is no such folder, it cannot be listed, or it has no class folders (nor files, if flat).
@@ -410,7 +409,7 @@ class _Walker:
 
     def _folders(self, folder: Path, label: str) -> list[Path]:
         """The folders in a folder; all else in it is taken, or its problem noted."""
-        found = []
+        folders = []
         for entry in sorted(folder.iterdir()):
             if entry.name.startswith("."):
                 self._problem(entry, label, "hidden", "its name begins with a dot")
@@ -420,8 +419,8 @@ class _Walker:
             except OSError as fault:
                 self._refused(entry, label, fault)
                 continue
-            found.append(entry) if is_folder else self._file(entry, label)
-        return found
+            folders.append(entry) if is_folder else self._file(entry, label)
+        return folders
 
     def _file(self, path: Path, label: str) -> None:
         """Take a file, or say why not. An empty label: it lies beside the class folders."""

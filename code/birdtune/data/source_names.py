@@ -254,10 +254,10 @@ def read(recording: Recording) -> Reading:
         return identified
     reading = unmarked
     for name in reversed(folder.split("/")) if folder else ():
-        found = _identify(replace(reading, folder="", text=name, rule=""))
+        of_folder = _identify(replace(reading, folder="", text=name, rule=""))
         # `XC2023` may hold what was downloaded in a year.
-        if found and (not _OF_A_YEAR.search(found.key) or not words(reading.text)):
-            return replace(reading, key=found.key, rule=FOLDER.name)
+        if of_folder and (not _OF_A_YEAR.search(of_folder.key) or not words(reading.text)):
+            return replace(reading, key=of_folder.key, rule=FOLDER.name)
     return reading
 
 
@@ -271,10 +271,7 @@ _HINT = re.compile(
 )
 _WITHOUT_NUMBER: Final = (COPY, PROCESSED)
 # Marks that whole recordings have too: `merula_take2`, `Turdus_2.1`.
-_MAY_BE_WHOLE: Final = {
-    KEYWORD.name: _any_case(_LOOSE_KEYWORDS),
-    START.name: _any_case(r"^[\s_\-@]+\d+[.,p]\d+$"),
-}
+_MAY_BE_WHOLE: Final = {KEYWORD.name: _any_case(_LOOSE_KEYWORDS), START.name: _any_case(r"^[\s_\-@]+\d+[.,p]\d+$")}
 
 
 def _without_marks(reading: Reading) -> Reading:
@@ -351,8 +348,8 @@ def words(text: str) -> tuple[str, ...]:
 
 def naming_words(text: str, reading: Reading) -> frozenset[str]:
     """The words that are neither the class nor what stands before counters and places."""
-    found = frozenset(words(text)) - set(words(reading.recording.label)) - _COUNTED
-    return frozenset(word for word in found if not is_place(word))
+    others = frozenset(words(text)) - set(words(reading.recording.label)) - _COUNTED
+    return frozenset(word for word in others if not is_place(word))
 
 
 def is_place(word: str) -> bool:

@@ -8,7 +8,7 @@
     class name, date, site, recorder's words    a counter of recordings: `merula_3`, `20230501_3`, `site2_3`, `STE-003`
     other words (`creek_3`)                     clips where the class folder has several of them, each counted from 0,
                                                 or with three digits, or in equal steps, and most files are equally
-                                                long; a doubt where they are counted from 1; else a counter
+                                                long; a warning where they are counted from 1; else a counter
     nothing (`000`)                             clips of the folder where the class has several folders of such files
 
 and two numbers (`creek_5_10`) are start and end of a clip where the second less the first is the same in most files,
@@ -94,22 +94,19 @@ def decide(readings: Sequence[Reading]) -> Decided:
             open_.append(reading)
     groups = _grouped(open_, lambda reading: (reading.recording.label, reading.folder))
     maybe: dict[str, list[str]] = defaultdict(list)
-    for found in (_folders(open_), _spans(groups), _clips(groups, readings)):
-        for reading, key, rule in found:
-            if rule:
-                named.setdefault(reading.recording.name, (key, rule))
-            elif reading.recording.name not in named:
-                maybe[key].append(reading.recording.name)
+    for reading, key, rule in chain(_folders(open_), _spans(groups), _clips(groups, readings)):
+        if rule:
+            named.setdefault(reading.recording.name, (key, rule))
+        elif reading.recording.name not in named:
+            maybe[key].append(reading.recording.name)
     for reading in open_:
-        named.setdefault(reading.recording.name, (reading.source(_own_text(reading)), ""))
+        named.setdefault(reading.recording.name, (reading.source(reading.stem if reading.rule else reading.text), ""))
     named = _in_one_case(readings, named)
     uncertain = [pair for names in maybe.values() for pair in pairwise(names)]
     return Decided(named, list(_in_several_classes(readings, named)), uncertain)
 
 
-def _in_one_case(
-    readings: Sequence[Reading], named: dict[str, tuple[str, str]]
-) -> dict[str, tuple[str, str]]:
+def _in_one_case(readings: Sequence[Reading], named: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """The same with one spelling of each source that clips are of; the case of letters says nothing there."""
     spelled: dict[tuple[str, str], str] = {}
     places = {}
@@ -127,16 +124,11 @@ def _is_loose(reading: Reading) -> bool:
     return reading.loose and _kind(reading.text, reading) == "counter"
 
 
-def _own_text(reading: Reading) -> str:
-    """What names a recording of its own: all of its name."""
-    return reading.stem if reading.rule else reading.text
-
-
 def _grouped(items: Iterable[_T], key: Callable[[_T], _K]) -> dict[_K, list[_T]]:
-    found: dict[_K, list[_T]] = defaultdict(list)
+    groups: dict[_K, list[_T]] = defaultdict(list)
     for item in items:
-        found[key(item)].append(item)
-    return found
+        groups[key(item)].append(item)
+    return groups
 
 
 def _kind(head: str, reading: Reading) -> str:
@@ -182,34 +174,39 @@ def _bare_stamps(readings: Sequence[Reading]) -> Iterator[tuple[str, tuple[str, 
 # ---- start and end ------------------------------------------------------------------------------
 
 
+_Pair = tuple[Reading, re.Match[str]]  # a name, and its two numbers
+
+
 def _spans(groups: dict[tuple[str, str], list[Reading]]) -> Iterator[tuple[Reading, str, str]]:
+    """Clips named by their start and end, or by their start and length."""
     for group in groups.values():
         pairs = [(reading, match) for reading in group if (match := _TWO.match(reading.text))]
-        yield from _starts_and_lengths(pairs)
-        pairs = [(reading, match) for reading, match in pairs if _is_span(match)]
-        lengths = Counter(_length(match) for _, match in pairs)
+        lengths = Counter(_length(match) for _, match in pairs if _is_span(match))
         for head, family in _grouped(pairs, lambda pair: pair[1]["head"].casefold()).items():
-            inside = Counter(_length(match) for _, match in family)
-            alike = _mostly_one(inside, 2) or (len(family) == 1 and _mostly_one(lengths, 3))
-            # `merula_1_10`, `merula_2_11`: two counters.
-            alike = alike and _kind(head, family[0][0]) != "counter"
-            if alike or all(_lasts(reading, _length(match)) for reading, match in family):
-                for reading, match in family:
-                    if head.strip(_GAPS) or reading.folder:
-                        yield reading, reading.source(match["head"].rstrip(_GAPS)), NUMBER_SPAN.name
-
-
-def _starts_and_lengths(
-    pairs: Sequence[tuple[Reading, re.Match[str]]],
-) -> Iterator[tuple[Reading, str, str]]:
-    """Clips named by where they begin and how long they are, where all files of a name are as long as they say."""
-    for head, family in _grouped(pairs, lambda pair: pair[1]["head"].casefold()).items():
-        starts = sorted({int(match["first"]) for _, match in family})
-        counted = len(starts) < 2 or starts[-1] - starts[0] < 2 * (len(starts) - 1)
-        named = head.strip(_GAPS) or family[0][0].folder
-        if named and not counted and all(_lasts(reading, int(match["second"])) for reading, match in family):
-            for reading, match in family:
+            if not head.strip(_GAPS) and not family[0][0].folder:
+                continue
+            spans = [(reading, match) for reading, match in family if _is_span(match)]
+            clips = family if _are_starts_and_lengths(family) else spans if _are_spans(head, spans, lengths) else []
+            for reading, match in clips:
                 yield reading, reading.source(match["head"].rstrip(_GAPS)), NUMBER_SPAN.name
+
+
+def _are_starts_and_lengths(family: Sequence[_Pair]) -> bool:
+    """Whether all files are as long as their second number says, and the first does not count them."""
+    starts = sorted({int(match["first"]) for _, match in family})
+    counted = len(starts) < 2 or starts[-1] - starts[0] < 2 * (len(starts) - 1)
+    return not counted and all(_lasts(reading, int(match["second"])) for reading, match in family)
+
+
+def _are_spans(head: str, family: Sequence[_Pair], lengths: Counter[int]) -> bool:
+    """Whether most spans of one head are equally long, or all files are as long as their spans."""
+    if not family:
+        return False
+    alike = _mostly_one(Counter(_length(match) for _, match in family), 2)
+    alike = alike or (len(family) == 1 and _mostly_one(lengths, 3))
+    # `merula_1_10`, `merula_2_11`: two counters.
+    alike = alike and _kind(head, family[0][0]) != "counter"
+    return alike or all(_lasts(reading, _length(match)) for reading, match in family)
 
 
 def _is_span(match: re.Match[str]) -> bool:
@@ -240,9 +237,7 @@ def _clips(
 ) -> Iterator[tuple[Reading, str, str]]:
     """Clips that are numbered; by no rule where they may be whole recordings as well."""
     wholes = {reading.source().casefold() for reading in readings}
-    counted = {
-        place: [one for reading in group if (one := _numbered(reading))] for place, group in groups.items()
-    }
+    counted = {place: [one for reading in group if (one := _numbered(reading))] for place, group in groups.items()}
     words_are_recordings = _words_are_recordings(counted.values())
     for place, group in counted.items():
         dates = _short_dates(group)
@@ -274,7 +269,7 @@ def _numbered(reading: Reading) -> _Numbered | None:
 
 
 def _short_dates(group: Sequence[_Numbered]) -> bool:
-    """Whether all six-digit heads can be dates: ids cannot, not all of them."""
+    """Whether all six-digit heads can be dates: of ids, some cannot."""
     heads = {one.head.strip(_GAPS) for one in group}
     return all(is_date(head) for head in heads if re.fullmatch(r"\d{6}", head))
 
@@ -284,14 +279,14 @@ def _words_are_recordings(groups: Iterable[Sequence[_Numbered]]) -> dict[tuple[s
 
     "maybe" where equal lengths alone show it, and the numbers are as people count: `Helgoland_1`, `Smith_02`.
 
-    A folder with one such name alone cannot tell; it goes with the others. The clips of a recording may lie in several
+    A folder with one such name alone is read as most others are. The clips of a recording may lie in several
     classes, so they are counted over all of them.
     """
     groups = list(groups)
     numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
     for one in chain.from_iterable(groups):
         numbers[_head(one)].add(one.number)
-    found: dict[tuple[str, str], str] = {}
+    states: dict[tuple[str, str], str] = {}
     lone = []
     for group in groups:
         families = _grouped(
@@ -311,10 +306,10 @@ def _words_are_recordings(groups: Iterable[Sequence[_Numbered]]) -> dict[tuple[s
         as_clips = len(runs) > 1 and all(_is_run(numbers[_head(family[0])]) for family in runs)
         as_clips = as_clips and _equally_long(runs)
         by_tool = any(one.by_tool or _in_steps(numbers[_head(one)]) for family in runs for one in family)
-        found[place] = "" if not as_clips else "clips" if by_tool else "maybe"
-    states = Counter(found.values())
-    usual = next((state for state in ("clips", "maybe") if states[state] > len(lone)), "")
-    return defaultdict(str, {place: usual if place in lone else state for place, state in found.items()})
+        states[place] = "" if not as_clips else "clips" if by_tool else "maybe"
+    counts = Counter(states.values())
+    usual = next((state for state in ("clips", "maybe") if counts[state] > len(lone)), "")
+    return defaultdict(str, {place: usual if place in lone else state for place, state in states.items()})
 
 
 def _head(one: _Numbered) -> tuple[str, str]:
@@ -333,11 +328,8 @@ def _in_steps(numbers: set[int]) -> bool:
 
 def _equally_long(families: Iterable[Sequence[_Numbered]]) -> bool:
     lengths = sorted(one.reading.recording.facts.duration_s for family in families for one in family)
-    steps = [
-        0,
-        *(place for place in range(1, len(lengths)) if lengths[place] - lengths[place - 1] > _EQUAL_S),
-    ]
-    return max(b - a for a, b in zip(steps, [*steps[1:], len(lengths)], strict=True)) >= 0.5 * len(lengths)
+    steps = [k for k in range(1, len(lengths)) if lengths[k] - lengths[k - 1] > _EQUAL_S]
+    return max(b - a for a, b in pairwise([0, *steps, len(lengths)])) >= 0.5 * len(lengths)
 
 
 def _only_numbered(reading: Reading) -> bool:
@@ -361,9 +353,7 @@ def _folders(open_: Sequence[Reading]) -> Iterator[tuple[Reading, str, str]]:
                 yield reading, reading.source(""), FOLDER.name
 
 
-def _in_several_classes(
-    readings: Sequence[Reading], named: dict[str, tuple[str, str]]
-) -> Iterator[tuple[str, str]]:
+def _in_several_classes(readings: Sequence[Reading], named: dict[str, tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Keys of clips whose recording was cut for several classes: the same name, but no clip in two of them.
 
     Two recordings of one name each have a clip 0; and if they were the same recording, that clip would be the same

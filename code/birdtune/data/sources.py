@@ -1,4 +1,4 @@
-"""Which recordings are of one source recording: names and links joined, and how each was found.
+"""Which recordings are of one source recording: names and links joined, and by which rules.
 
     recordings, --split.group-regex, links ─▶ find_sources ─▶ Sources ─▶ source_lines, source_notices
 
@@ -96,9 +96,7 @@ class _Union:
         return True
 
 
-def join(
-    named: Mapping[str, tuple[str, str]], links: Iterable[Link], same: Iterable[tuple[str, str]] = ()
-) -> Sources:
+def join(named: Mapping[str, tuple[str, str]], links: Iterable[Link], same: Iterable[tuple[str, str]] = ()) -> Sources:
     """Sources by names and links.
 
     Args:

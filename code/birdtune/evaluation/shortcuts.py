@@ -242,7 +242,7 @@ def spoken(property_: Property, labels: Ints, c: int) -> str:
     if not known.size:
         return "nothing"
     low, middle, high = (f"{float(f'{value:.3g}'):,g}" for value in np.quantile(known, [0.1, 0.5, 0.9]))
-    return property_.said[k].format(middle if low == high else f"{middle} ({low} to {high})")
+    return property_.templates[k].format(middle if low == high else f"{middle} ({low} to {high})")
 
 
 def _between(column: npt.NDArray[np.float64], labels: Ints) -> float:
