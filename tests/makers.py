@@ -153,7 +153,7 @@ def with_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledgers, "run_tasks", workers.run_tasks)
 
 
-def hear(
+def scan_and_select(
     folder: Path, ledger: Ledger | None = None, *, short: str = "pad", longest_s: float = 3600.0, **how: Any
 ) -> tuple[Listing, list[Recording], list[Problem]]:
     """Scan, identify, examine and select, as a check does."""

@@ -37,7 +37,7 @@ def recording(name: str, sound: np.ndarray) -> Recording:
     meter = Meter(RATE_HZ, 1)
     block = np.clip(np.rint(32768 * sound), -32768, 32767).astype(np.int16)[:, None]
     meter.feed(block, (block[:, 0] / 32768).astype(np.float32), float(np.abs(sound).max()))
-    facts = SoundFacts(RATE_HZ, 1, len(sound) / RATE_HZ, len(sound), -20.0, "WAV PCM_16", measures=meter.measures())
+    facts = SoundFacts(RATE_HZ, 1, len(sound) / RATE_HZ, -20.0, "WAV PCM_16", measures=meter.measures())
     return Recording(name, Path(name), (Label(name.split("/", 1)[0]),), name, facts)
 
 
@@ -66,7 +66,7 @@ def test_clips_of_one_recording_are_joined_and_those_of_others_are_not() -> None
     assert sum(size for size in sizes.values() if size > 1) >= 0.9 * len(cut_up())
 
 
-def test_evidence_that_may_not_join_is_told() -> None:
+def test_evidence_that_may_not_join_is_reported() -> None:
     links = acoustic.links(list(cut_up()), "warn")
     assert links and not any(link.joins for link in links)
     notices = source_notices(cut_up(), find_sources(cut_up(), links=links))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from makers import codes, hear, write_sound
+from makers import codes, scan_and_select, write_sound
 
 from birdtune.audio.channels import Choice, mixed
 from birdtune.audio.decode import SoundStream, examine, read
@@ -142,8 +142,8 @@ def test_the_choice_is_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatc
     ]
     before = [(examine(path).choice, read(path, rate_hz=RATE_HZ)) for path in paths]
     monkeypatch.setattr("birdtune.audio.decode._BLOCK_VALUES", 3_000)
-    for path, (found, heard) in zip(paths, before, strict=True):
-        assert examine(path).choice == found and np.allclose(read(path, rate_hz=RATE_HZ), heard, atol=1e-6)
+    for path, (found, sound) in zip(paths, before, strict=True):
+        assert examine(path).choice == found and np.allclose(read(path, rate_hz=RATE_HZ), sound, atol=1e-6)
 
 
 def test_channels_can_be_mixed_or_the_first_taken_without_a_look(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_faults_of_the_sound_are_named_file_by_file(tmp_path: Path) -> None:
     }  # fmt: skip
     for name, sound in sounds.items():
         write_sound(folder / f"{name}.wav", sound, RATE_HZ)
-    _, used, problems = hear(tmp_path)
+    _, used, problems = scan_and_select(tmp_path)
     silent = {"silence", "offset alone", "click alone", "click in both", "click and offset", "drift", "drift of both"}
     assert {Path(one.name).stem for one in used} == set(sounds) - silent
     assert {Path(name).stem: code for name, code in codes(problems).items()} == {
@@ -206,4 +206,4 @@ def test_a_short_song_in_a_quiet_clip_is_no_click(tmp_path: Path) -> None:
     at = np.arange(round(0.03 * RATE_HZ))
     sound[20_000 : 20_000 + at.size] += 0.1 * np.hanning(at.size) * np.sin(at)
     write_sound(tmp_path / "A_a" / "a.wav", sound, RATE_HZ, subtype="FLOAT")
-    assert codes(hear(tmp_path)[2]) == {}
+    assert codes(scan_and_select(tmp_path)[2]) == {}

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import Samples, hear, tone, without_processes, write_sound
+from makers import Samples, scan_and_select, tone, without_processes, write_sound
 
 from birdtune.audio.container import open_sound
 from birdtune.audio.decode import SoundStream, examine
@@ -89,7 +89,7 @@ def with_nan(content: bytes) -> bytes:
 
 
 RAW = ("wav16", "wav24", "wavfloat", "wav8", "wavulaw", "wavex", "aiff", "au", "w64", "rf64", "caf")
-# Kind, what was done to it, seconds that can be decoded, and what is told: nothing where nothing is missing.
+# Kind, what was done to it, seconds that can be decoded, and its problem: none where nothing is missing.
 CASES: list[tuple[str, str, Callable[[bytes], bytes], float, str]] = [
     *((kind, "size 0", lambda c: sized(c, lambda n: 0), 6.0, "repaired") for kind in RAW),
     *((kind, "size too small", lambda c: sized(c, lambda n: n // 8 // 8 * 8), 6.0, "repaired") for kind in RAW),
@@ -148,32 +148,34 @@ CASES: list[tuple[str, str, Callable[[bytes], bytes], float, str]] = [
 SLACK_S = {"caf": 0.05, "flac": 0.26, "ogg": 1.1, "opus": 1.1, "mp3": 0.15}
 
 
-@pytest.mark.parametrize(("kind", "what", "damaged", "seconds", "told"), CASES, ids=[f"{c[0]}: {c[1]}" for c in CASES])
-def test_all_that_decodes_is_used_and_the_damage_is_told(
+@pytest.mark.parametrize(
+    ("kind", "what", "damaged", "seconds", "problem"), CASES, ids=[f"{case[0]}: {case[1]}" for case in CASES]
+)
+def test_all_that_decodes_is_used_and_the_damage_is_reported(
     tmp_path: Path, made: Callable[[str], bytes], kind: str, what: str, damaged: Callable[[bytes], bytes],
-    seconds: float, told: str,
+    seconds: float, problem: str,
 ) -> None:  # fmt: skip
     path = tmp_path / kind
     path.write_bytes(made(kind))
-    whole = heard(path)
+    whole = decoded(path)
     assert examine(path).damage == ""
     path.write_bytes(damaged(made(kind)))
-    facts, sound = examine(path, longest_s=60.0), heard(path)
-    is_exact = told in ("", "repaired", "not-finite") and kind != "mp3"
+    facts, sound = examine(path, longest_s=60.0), decoded(path)
+    is_exact = problem in ("", "repaired", "not-finite") and kind != "mp3"
     assert facts.duration_s == pytest.approx(seconds, abs=0 if is_exact else SLACK_S.get(kind, 0.005))
-    assert facts.damage == told
-    assert bool(told) == bool(facts.damage_detail)
-    if told in ("truncated", "corrupt") and kind not in ("ogg", "opus"):
+    assert facts.damage == problem
+    assert bool(problem) == bool(facts.damage_detail)
+    if problem in ("truncated", "corrupt") and kind not in ("ogg", "opus"):
         assert f"of {2 * SECONDS if what.startswith('twice') else SECONDS:.2f} s" in facts.damage_detail
     # The very sound up to the break, nothing else between.
     n = sound.size if seconds <= SECONDS else whole.size
     if "NaN" in what:
         assert np.isfinite(sound).all() and sound.size == whole.size
-    elif kind != "mp3" and not (told == "corrupt" and kind in ("ogg", "opus")):
+    elif kind != "mp3" and not (problem == "corrupt" and kind in ("ogg", "opus")):
         assert np.array_equal(sound[: n - 2000], whole[: n - 2000])
 
 
-def heard(path: Path) -> Samples:
+def decoded(path: Path) -> Samples:
     return np.concatenate(list(SoundStream(path)))
 
 
@@ -240,7 +242,7 @@ def test_what_was_found_stays_in_the_ledger_and_the_books_balance(
     rows = []
     for _ in range(2):
         ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
-        _, used, problems = hear(tmp_path / "data", ledger)
+        _, used, problems = scan_and_select(tmp_path / "data", ledger)
         ledger.save()
         assert [recording.name for recording in used] == ["A/a.wav", "A/b.flac"]
         rows.append([problem.row() for problem in problems])
@@ -256,7 +258,7 @@ def test_a_fault_of_the_decoder_leaves_what_came_before_it(tmp_path: Path, made:
     path.write_bytes(rubbish_in(made("flac")))
     with soundfile.SoundFile(path) as file, pytest.raises(soundfile.LibsndfileError):
         file.read()
-    assert heard(path).size % 4096 == 0 and heard(path).size > 2 * RATE_HZ
+    assert decoded(path).size % 4096 == 0 and decoded(path).size > 2 * RATE_HZ
 
 
 def test_words_of_what_cannot_be_used_name_the_cause(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def said(dataset: Dataset) -> str:
         {"train": "train", "test": "test", "eval": "val"},
     ],
 )
-def test_folders_that_are_sides_of_a_split_are_obeyed_and_said(tmp_path: Path, names: dict[str, str]) -> None:
+def test_folders_that_are_sides_of_a_split_are_obeyed_and_reported(tmp_path: Path, names: dict[str, str]) -> None:
     put(tmp_path, *(f"{side}/{bird}" for side in names for bird in BIRDS))
     dataset = inspect(tmp_path)
     assert dataset.classes == BIRDS
@@ -110,7 +110,7 @@ def test_a_split_file_goes_before_the_folders(tmp_path: Path) -> None:
     assert "--split.file goes before" in said(dataset)
 
 
-def test_a_source_on_both_sides_of_the_folders_is_said(tmp_path: Path) -> None:
+def test_a_source_on_both_sides_of_the_folders_is_reported(tmp_path: Path) -> None:
     for k, (side, bird) in enumerate((side, bird) for side in ("train", "test") for bird in BIRDS):
         for n in range(2):
             name = f"data/{side}/{bird}/REC12{BIRDS.index(bird)}_{2 * (side == 'test') + n}.wav"
@@ -118,7 +118,7 @@ def test_a_source_on_both_sides_of_the_folders_is_said(tmp_path: Path) -> None:
     assert "On more than one side of the split, as the split given says: 3 source recordings" in said(inspect(tmp_path))
 
 
-def test_copies_on_both_sides_are_said(tmp_path: Path) -> None:
+def test_copies_on_both_sides_are_reported(tmp_path: Path) -> None:
     put(tmp_path, *(f"{side}/{bird}" for side in ("train", "test") for bird in BIRDS))
     copy = tmp_path / "data/train/Parus major/copy.wav"
     copy.write_bytes((tmp_path / "data/test/Parus major/a.wav").read_bytes())
@@ -147,7 +147,7 @@ def test_a_class_that_is_spelt_otherwise_on_the_other_side_is_one_class(tmp_path
     assert len({place.group for place in dataset.places.values()}) == 18, "a.wav of both sides is no one source"
 
 
-def test_two_spellings_on_one_side_are_kept_apart_and_said(tmp_path: Path) -> None:
+def test_two_spellings_on_one_side_are_kept_apart_and_reported(tmp_path: Path) -> None:
     put(tmp_path, "train/Merle", "train/merle", "train/-Merle", "test/merle", "test/Grive", "train/Grive")
     dataset = inspect(tmp_path)
     assert {"Merle", "merle", "background"} < set(dataset.classes)
@@ -182,7 +182,7 @@ def test_one_side_alone_says_where_the_classes_are(tmp_path: Path) -> None:
     assert inspect(tmp_path, labels={"level": 2}).classes == BIRDS
 
 
-def test_a_split_with_another_folder_beside_it_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_split_with_another_folder_beside_it_is_reported_as_none(tmp_path: Path) -> None:
     put(tmp_path, *(f"{bird}/{side}" for bird in BIRDS for side in ("train", "test", "unused")))
     words = said(inspect(tmp_path))
     assert '"test", "train" in the class folders look like sides of a split' in words
@@ -202,7 +202,7 @@ FAMILIES = ("Turdidae/Turdus merula", "Turdidae/Turdus pilaris", "Paridae/Parus 
 
 
 @pytest.mark.parametrize("above", ["", "train/", "Passeriformes/"])
-def test_folders_of_families_are_said_with_the_way_to_the_species(tmp_path: Path, above: str) -> None:
+def test_folders_of_families_are_reported_with_the_way_to_the_species(tmp_path: Path, above: str) -> None:
     put(tmp_path, *(f"{above}{folder}" for folder in FAMILIES), "Strigiformes/Strigidae/Strix aluco")
     if above == "train/":
         put(tmp_path, *(f"test/{folder}" for folder in FAMILIES))
@@ -215,7 +215,7 @@ def test_folders_of_families_are_said_with_the_way_to_the_species(tmp_path: Path
 
 
 @pytest.mark.parametrize("tops", [("2019", "2020"), ("Site A", "Site B"), ("S4A03895", "S4A03896"), ("Wood", "Lake")])
-def test_classes_in_folders_of_years_places_and_recorders_are_said(tmp_path: Path, tops: tuple[str, ...]) -> None:
+def test_classes_in_folders_of_years_places_and_recorders_are_reported(tmp_path: Path, tops: tuple[str, ...]) -> None:
     put(tmp_path, *(f"{top}/{bird}" for top in tops for bird in BIRDS))
     assert "--labels.level 2" in said(inspect(tmp_path))
     dataset = inspect(tmp_path, labels={"level": 2})
@@ -387,7 +387,7 @@ def test_what_lies_beside_recordings_is_known(tmp_path: Path, name: str) -> None
     assert (found[0] if found else "not-audio") == code
 
 
-def test_annotations_are_never_advised_away_and_it_is_said_what_becomes_of_them(
+def test_annotations_are_never_advised_away_and_what_becomes_of_them_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path / "input", *BIRDS)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from makers import codes, hear, recording, tone, write_sound
+from makers import codes, recording, scan_and_select, tone, write_sound
 
 from birdtune.audio.decode import examine
 from birdtune.audio.logmel import VGGISH
@@ -18,32 +18,33 @@ Array = npt.NDArray[np.floating]
 
 
 def test_padding_is_counted_from_a_millisecond_on() -> None:
-    for n_samples, is_told in ((15_584, True), (15_585, False), (15_600, False), (40_000, False)):
-        told = quality.padding_notices([recording("A/1.wav", duration_s=n_samples / 16_000)], VGGISH)
-        assert bool(told) == is_told, n_samples
+    for n_samples, is_reported in ((15_584, True), (15_585, False), (15_600, False), (40_000, False)):
+        notice = quality.padding_notices([recording("A/1.wav", duration_s=n_samples / 16_000)], VGGISH)
+        assert bool(notice) == is_reported, n_samples
 
 
-def test_the_share_of_padding_is_told_and_the_classes_that_have_it() -> None:
+def test_the_share_of_padding_is_reported_and_the_classes_that_have_it() -> None:
     short = [recording(f"Troglodytes/{k}.wav", duration_s=0.39) for k in range(3)]
-    (told,) = quality.padding_notices([*short, recording("Turdus/1.wav", duration_s=9.0)], VGGISH)
-    assert told == (
+    (notice,) = quality.padding_notices([*short, recording("Turdus/1.wav", duration_s=9.0)], VGGISH)
+    assert notice == (
         "3 recordings are shorter than a window of 0.975 s and padded with zeros: 60 % of these windows is padding. "
         "Classes with much padding: Troglodytes (60 %). A model can learn padding instead of song where other classes "
         "have none. --audio.short-clips skip leaves such recordings out."
     )
-    (told,) = quality.padding_notices([recording("Turdus/1.wav", duration_s=0.97), recording("B/1.wav")], VGGISH)
-    assert "1 recording is shorter" in told and "less than 1 % of that window is padding. --audio.short-clips" in told
+    (notice,) = quality.padding_notices([recording("Turdus/1.wav", duration_s=0.97), recording("B/1.wav")], VGGISH)
+    assert "1 recording is shorter" in notice
+    assert "less than 1 % of that window is padding. --audio.short-clips" in notice
 
 
 def test_recordings_of_whose_window_much_is_padding_have_a_remark_and_are_used(tmp_path: Path) -> None:
     for name, seconds in (("half", 0.4), ("nearly", 0.9), ("whole", 1.5)):
         write_sound(tmp_path / "A" / f"{name}.wav", tone(seconds))
-    _, used, problems = hear(tmp_path)
+    _, used, problems = scan_and_select(tmp_path)
     assert codes(problems) == {"A/half.wav": "padded"} and len(used) == 3
     (problem,) = problems
     assert problem.detail == "0.4 s long: 59 % of its window of 0.975 s is zeros"
     assert problem.row()["used"] == "yes"
-    assert codes(hear(tmp_path, short="skip")[2])["A/half.wav"] == "too-short"
+    assert codes(scan_and_select(tmp_path, short="skip")[2])["A/half.wav"] == "too-short"
 
 
 # ---- energy above the band ----------------------------------------------------------------------
@@ -83,13 +84,13 @@ def steady(frequency_hz: float, seconds: float, rate_hz: int) -> Array:
 def test_of_song_the_share_above_the_band_is_found_in_noise_that_reaches_there(
     tmp_path: Path, low_hz: float, high_hz: float, rate_hz: int, above: float
 ) -> None:
-    heard = song(3.0, rate_hz, low_hz, high_hz) + noise(3.0, rate_hz)
-    assert share_of(tmp_path, heard, rate_hz) == pytest.approx(above, abs=0.05)
+    sound = song(3.0, rate_hz, low_hz, high_hz) + noise(3.0, rate_hz)
+    assert share_of(tmp_path, sound, rate_hz) == pytest.approx(above, abs=0.05)
 
 
 def test_song_and_calls_share_the_energy(tmp_path: Path) -> None:
-    heard = song(3.0, 96_000, 2000, 4000) + song(3.0, 96_000, 20_000, 30_000) + noise(3.0, 96_000)
-    assert share_of(tmp_path, heard, 96_000) == pytest.approx(0.5, abs=0.05)
+    sound = song(3.0, 96_000, 2000, 4000) + song(3.0, 96_000, 20_000, 30_000) + noise(3.0, 96_000)
+    assert share_of(tmp_path, sound, 96_000) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("colour", [-1.0, 0.0, 1.0, 2.0])
@@ -107,25 +108,25 @@ def test_even_noise_that_reaches_far_up_is_no_energy_above(
 def test_a_steady_tone_counts_where_it_is(
     tmp_path: Path, frequency_hz: float, rate_hz: int, above: int, amplitude: float
 ) -> None:
-    heard = steady(frequency_hz, 2.0, rate_hz) + noise(2.0, rate_hz, amplitude)
-    assert share_of(tmp_path, heard, rate_hz) == pytest.approx(above, abs=0.02)
+    sound = steady(frequency_hz, 2.0, rate_hz) + noise(2.0, rate_hz, amplitude)
+    assert share_of(tmp_path, sound, rate_hz) == pytest.approx(above, abs=0.02)
 
 
 def test_a_faint_whine_of_the_recorder_does_not_count_beside_song(tmp_path: Path) -> None:
-    heard = song(3.0, 48_000, 2000, 4000) + 0.1 * steady(16_000, 3.0, 48_000) + noise(3.0, 48_000)
-    assert share_of(tmp_path, heard, 48_000) < 0.05
+    sound = song(3.0, 48_000, 2000, 4000) + 0.1 * steady(16_000, 3.0, 48_000) + noise(3.0, 48_000)
+    assert share_of(tmp_path, sound, 48_000) < 0.05
 
 
 def test_classes_most_of_whose_energy_lies_above_are_warned_of(tmp_path: Path) -> None:
     for k in range(2):
         for name, low_hz, high_hz in (("Bat", 30_000, 60_000), ("Tit", 3000, 5000), ("noise", 9000, 9900)):
-            heard = song(1.0, 192_000, low_hz, high_hz) + noise(1.0, 192_000, seed=k)
-            write_sound(tmp_path / name / f"{k}.wav", heard, 192_000)
-    _, used, _ = hear(tmp_path)
+            sound = song(1.0, 192_000, low_hz, high_hz) + noise(1.0, 192_000, seed=k)
+            write_sound(tmp_path / name / f"{k}.wav", sound, 192_000)
+    _, used, _ = scan_and_select(tmp_path)
     shares = quality.class_shares(used, VGGISH, ["noise"])
     assert shares == {"Bat": pytest.approx(1.0, abs=0.02), "Tit": pytest.approx(0.0, abs=0.02)}
-    (told,) = quality.band_notices(shares, VGGISH)
-    assert told.startswith(
+    (notice,) = quality.band_notices(shares, VGGISH)
+    assert notice.startswith(
         "Most of the energy of these classes lies above the backbone's band (125 to 7,500 Hz): Bat (100 %). It"
     )
     assert list(quality.band_lines(shares, VGGISH)) == []

@@ -121,9 +121,9 @@ def test_files_without_metadata_say_nothing(tmp_path: Path) -> None:
 # ---- which recordings that links ----------------------------------------------------------------
 
 
-def made(name: str, told: Origin | None, duration_s: float = 3.0) -> Recording:
+def made(name: str, origin: Origin | None, duration_s: float = 3.0) -> Recording:
     plain = recording(name, duration_s=duration_s)
-    return replace(plain, facts=replace(plain.facts, origin=told))
+    return replace(plain, facts=replace(plain.facts, origin=origin))
 
 
 def n_sources(*recordings: Recording) -> int:
@@ -135,7 +135,7 @@ def test_clips_that_follow_on_one_another_are_of_one_recording() -> None:
     assert n_sources(*clips) == 1
     assert n_sources(*clips[::2]) == 2, "three seconds are missing between them"
     assert n_sources(*clips[:2], made("B/x.wav", Origin("SM4 2", 103.0))) == 2, "another recorder"
-    assert n_sources(*(made(f"A/{k}.wav", Origin("", 3.0 * k)) for k in range(3))) == 3, "no recorder is told"
+    assert n_sources(*(made(f"A/{k}.wav", Origin("", 3.0 * k)) for k in range(3))) == 3, "no recorder is known"
 
 
 def test_files_that_a_recorder_writes_all_day_are_not_of_one_recording() -> None:
@@ -186,7 +186,7 @@ def test_clips_named_by_the_second_follow_on_one_another() -> None:
     assert n_sources(*long) == 3
 
 
-def test_how_they_were_found_is_said() -> None:
+def test_how_they_were_found_is_reported() -> None:
     clips = [made(f"A/{name}.wav", Origin("SM4 1", 3.0 * k)) for k, name in enumerate("abc")]
     (found,) = find_sources(clips, links=recorded_links(clips)).by_rule
     assert (found.rule, found.recordings, found.sources) == ("recorder and time in the files", 3, 1)

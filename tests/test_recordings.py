@@ -11,7 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import codes, cut, hear, ordinary_folder, quiet, recording, tone, without_processes, write_sound
+from makers import (
+    codes,
+    cut,
+    ordinary_folder,
+    quiet,
+    recording,
+    scan_and_select,
+    tone,
+    without_processes,
+    write_sound,
+)
 
 from birdtune.audio import decode
 from birdtune.audio.faults import SoundError
@@ -164,7 +174,7 @@ def test_a_class_folder_may_be_a_link_but_not_to_another_class(tmp_path: Path) -
     assert listing.folders == ["A", "Also_A", "B", "Round"]
 
 
-def test_a_path_longer_than_the_system_allows_is_said_to_be_so(tmp_path: Path) -> None:
+def test_a_path_longer_than_the_system_allows_is_reported(tmp_path: Path) -> None:
     # Made from inside, step by step: as a whole such a path can be neither made nor read nor deleted.
     (tmp_path / "A").mkdir()
     descriptor = os.open(tmp_path / "A", os.O_RDONLY)
@@ -211,7 +221,7 @@ def test_any_name_can_be_used_and_shown(tmp_path: Path) -> None:
     folder.mkdir()
     for seed, raw in enumerate(ODD_NAMES):
         write_sound(folder / os.fsdecode(raw), seed=seed)
-    _, used, problems = hear(tmp_path)
+    _, used, problems = scan_and_select(tmp_path)
     assert sorted(record.name for record in used) == sorted(f"A/{name}" for name in ODD_NAMES.values())
     assert problems == []
     assert all(record.name.isprintable() for record in used)
@@ -236,7 +246,7 @@ def test_folders_and_files_without_rights_are_named() -> None:
         (folder / "A/closed").chmod(0)
         (folder / "A/listed").chmod(0o444)
         try:
-            listing, used, problems = hear(folder)
+            listing, used, problems = scan_and_select(folder)
             with pytest.raises(InputError, match="cannot be listed"):
                 scan(folder / "A/closed")
         finally:
@@ -377,24 +387,24 @@ def test_the_ledger_knows_paths_that_are_no_utf_8(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "ledger.json", AudioSettings()).content(file) == "c"
 
 
-def test_a_second_check_hears_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_check_decodes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sound(tmp_path / "data/A/a.wav", seed=1)
     cut(write_sound(tmp_path / "data/A/b.wav", seed=2), 0.5)
     ledger = tmp_path / "ledger.json"
-    first = hear(tmp_path / "data", Ledger(ledger, AudioSettings()))
+    first = scan_and_select(tmp_path / "data", Ledger(ledger, AudioSettings()))
 
     def refuse(path: Path, **others: object) -> None:
         pytest.fail(f"{path} was read again")
 
     monkeypatch.setattr(ledgers, "examine", refuse)
     monkeypatch.setattr(ledgers, "file_sha256", refuse)
-    assert hear(tmp_path / "data", Ledger(ledger, AudioSettings())) == first
+    assert scan_and_select(tmp_path / "data", Ledger(ledger, AudioSettings())) == first
 
 
 # ---- identifying and examining ------------------------------------------------------------------
 
 
-def test_identify_stops_when_told_and_keeps_what_was_read(tmp_path: Path) -> None:
+def test_identify_stops_at_a_signal_and_keeps_what_was_read(tmp_path: Path) -> None:
     for k in range(5):
         write_sound(tmp_path / f"data/A/{k}.wav", seed=k)
     interrupts = Interrupts()
@@ -408,20 +418,20 @@ def test_identify_stops_when_told_and_keeps_what_was_read(tmp_path: Path) -> Non
     assert [again.content(file) is not None for file in files] == [True, True, False, False, False]
 
 
-def test_the_same_content_is_heard_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_content_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write_sound(tmp_path / "A/a.wav")
     shutil.copy(first, tmp_path / "A/b.wav")
     write_sound(tmp_path / "A/c.wav", seed=1)
-    heard = []
+    decoded = []
     real = ledgers.examine
 
     def note(path: Path, **how: object) -> object:
-        heard.append(path.name)
+        decoded.append(path.name)
         return real(path, **how)
 
     monkeypatch.setattr(ledgers, "examine", note)
-    hear(tmp_path)
-    assert heard == ["a.wav", "c.wav"]
+    scan_and_select(tmp_path)
+    assert decoded == ["a.wav", "c.wav"]
 
 
 def test_a_decoder_that_dies_is_a_problem_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +439,7 @@ def test_a_decoder_that_dies_is_a_problem_of_the_file(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         ledgers, "run_tasks", lambda function, tasks, **how: ((task, ledgers.Crashed()) for task in tasks)
     )
-    _, used, problems = hear(tmp_path)
+    _, used, problems = scan_and_select(tmp_path)
     assert used == []
     assert codes(problems) == {"A/a.wav": "crash"}
 
@@ -454,7 +464,7 @@ def test_copies_within_a_class_count_once(tmp_path: Path) -> None:
     for name in ("c.wav", "sub/d.wav", "a.flac"):
         (tmp_path / "A" / name).parent.mkdir(exist_ok=True)
         shutil.copy(original, tmp_path / "A" / name)
-    _, used, problems = hear(tmp_path)
+    _, used, problems = scan_and_select(tmp_path)
     assert [record.name for record in used] == ["A/a.flac"]
     doubled = [problem for problem in problems if not problem.used]
     assert {problem.recording: problem.problem for problem in doubled} == {
@@ -467,7 +477,7 @@ def test_copies_in_several_classes_are_all_left_out(tmp_path: Path) -> None:
     for name in ("A/a.wav", "A/b.wav", "B/a.wav"):
         write_sound(tmp_path / name, seed=0)
     write_sound(tmp_path / "A/own.wav", seed=1)
-    _, used, problems = hear(tmp_path)
+    _, used, problems = scan_and_select(tmp_path)
     assert [record.name for record in used] == ["A/own.wav"]
     assert [problem.problem for problem in problems] == ["duplicate-across-classes"] * 3
     (problem,) = [problem for problem in problems if problem.recording == "B/a.wav"]
@@ -479,7 +489,7 @@ def test_copies_in_several_classes_are_of_all_of_them_where_each_class_is_scored
         write_sound(tmp_path / name, seed=0)
     for name in ("A/c.wav", "Noise/c.wav"):
         write_sound(tmp_path / name, seed=1)
-    _, used, problems = hear(tmp_path, output="sigmoid", background=["Noise"])
+    _, used, problems = scan_and_select(tmp_path, output="sigmoid", background=["Noise"])
     assert [(record.name, record.classes, record.copies) for record in used] == [
         ("A/a.wav", ("A", "B"), ("A/b.wav", "B/a.wav"))
     ]
@@ -496,7 +506,7 @@ def test_a_few_copies_in_several_classes_are_mistakes_and_many_are_meant(
     for k in range(10):
         for folder in ("A", "B") if k < shared else ("A",):
             write_sound(tmp_path / folder / f"{k}.wav", tone(1.0, 8000, seed=k), 8000)
-    _, used, problems = hear(tmp_path, output="auto")
+    _, used, problems = scan_and_select(tmp_path, output="auto")
     assert len(used) == (10 if joins else 10 - shared)
     assert set(codes(problems).values()) == {"duplicate-joined" if joins else "duplicate-across-classes"}
 
@@ -521,11 +531,11 @@ def test_the_same_sound_in_another_wrapper_is_the_same_recording(tmp_path: Path,
         chunk = b"guan" + struct.pack("<I", 12) + b"GUANO|Make:x"
         content = content + chunk if name == "chunk.wav" else content[:12] + chunk + content[12:]
         other.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
-    _, used, problems = hear(tmp_path)
+    _, used, problems = scan_and_select(tmp_path)
     assert [record.name for record in used] == ["A/own.wav"]
     assert codes(problems) == {"A/plain.wav": "duplicate-across-classes", f"B/{name}": "duplicate-across-classes"}
     shutil.move(other, tmp_path / "A")
-    _, used, problems = hear(tmp_path)
+    _, used, problems = scan_and_select(tmp_path)
     assert len(used) == 2 and [problem.problem for problem in problems] == ["duplicate-in-class"]
     assert "the same sound in another file as" in problems[0].detail
 
@@ -533,21 +543,21 @@ def test_the_same_sound_in_another_wrapper_is_the_same_recording(tmp_path: Path,
 def test_the_same_numbers_at_another_rate_are_another_sound(tmp_path: Path) -> None:
     write_sound(tmp_path / "A/a.wav", tone(2.0), 16_000)
     write_sound(tmp_path / "B/a.wav", tone(2.0), 32_000)
-    assert len(hear(tmp_path)[1]) == 2
+    assert len(scan_and_select(tmp_path)[1]) == 2
 
 
 def test_a_broken_copy_is_broken_and_no_duplicate(tmp_path: Path) -> None:
     for name in ("A/a.wav", "B/a.wav"):
         cut(write_sound(tmp_path / name, seed=0), 0.2)
-    _, _, problems = hear(tmp_path)
+    _, _, problems = scan_and_select(tmp_path)
     assert set(codes(problems).values()) == {"truncated"}
 
 
 def test_short_sounds_are_padded_or_skipped(tmp_path: Path) -> None:
     write_sound(tmp_path / "A/short.wav", tone(15_599 / 16_000))
     write_sound(tmp_path / "A/whole.wav", tone(15_600 / 16_000))
-    assert len(hear(tmp_path, short="pad")[1]) == 2
-    _, used, problems = hear(tmp_path, short="skip")
+    assert len(scan_and_select(tmp_path, short="pad")[1]) == 2
+    _, used, problems = scan_and_select(tmp_path, short="skip")
     assert [record.name for record in used] == ["A/whole.wav"]
     assert codes(problems) == {"A/short.wav": "too-short"}
     assert "0.975 s" in problems[0].detail
@@ -556,8 +566,8 @@ def test_short_sounds_are_padded_or_skipped(tmp_path: Path) -> None:
 def test_a_lower_limit_of_length_holds_for_what_is_known_already(tmp_path: Path) -> None:
     write_sound(tmp_path / "A/a.wav", tone(3.0))
     ledger = Ledger(None, AudioSettings())
-    assert len(hear(tmp_path, ledger, longest_s=10.0)[1]) == 1
-    _, used, problems = hear(tmp_path, ledger, longest_s=2.0)
+    assert len(scan_and_select(tmp_path, ledger, longest_s=10.0)[1]) == 1
+    _, used, problems = scan_and_select(tmp_path, ledger, longest_s=2.0)
     assert used == []
     assert codes(problems) == {"A/a.wav": "too-long"}
 
@@ -573,7 +583,7 @@ def test_a_misleading_name_is_remarked_and_the_file_used(
 ) -> None:
     (tmp_path / "A").mkdir()
     write_sound(tmp_path / content).rename(tmp_path / "A" / name)
-    _, used, problems = hear(tmp_path)
+    _, used, problems = scan_and_select(tmp_path)
     assert [record.name for record in used] == [f"A/{name}"]
     assert [(problem.problem, problem.used) for problem in problems] == [("misnamed", True)] * remarked
     assert books(used, problems) == {"found": 1, "used": 1, "left_out": {}}
@@ -596,7 +606,7 @@ def test_the_books_balance_whatever_is_in_the_folder(tmp_path: Path, monkeypatch
     write_sound(tmp_path / "B/short.wav", tone(0.3))
     (tmp_path / "B/named.ogg").write_bytes(write_sound(tmp_path / "B/6.wav", seed=30).read_bytes())
     (tmp_path / "B/6.wav").unlink()
-    listing, used, problems = hear(tmp_path, short="skip")
+    listing, used, problems = scan_and_select(tmp_path, short="skip")
     entries = sum(1 for path in tmp_path.rglob("*") if not path.is_dir())
     result = books(used, problems)
     assert result == {
@@ -659,16 +669,16 @@ def test_a_file_that_changes_while_it_is_identified_is_not_remembered(
 
     monkeypatch.setattr(ledgers, "file_sha256", slowly)
     ledger = Ledger(None, AudioSettings())
-    listing, used, problems = hear(tmp_path, ledger)
+    listing, used, problems = scan_and_select(tmp_path, ledger)
     assert codes(problems) == {"A/a.wav": "changed"}
     assert [record.name for record in used] == ["A/b.wav"]
     assert ledger.content(listing.files[0]) is None
     monkeypatch.undo()
     without_processes(monkeypatch)
-    assert len(hear(tmp_path, ledger)[1]) == 2
+    assert len(scan_and_select(tmp_path, ledger)[1]) == 2
 
 
-def test_a_copy_is_heard_in_place_of_a_file_that_vanished(tmp_path: Path) -> None:
+def test_a_copy_is_decoded_in_place_of_a_file_that_vanished(tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         write_sound(tmp_path / "A" / name, seed=1)
     ledger = Ledger(None, AudioSettings())
@@ -719,7 +729,7 @@ def test_a_listing_that_fails_half_way_is_not_taken_for_the_whole(
         scan(tmp_path)
 
 
-def test_what_vanishes_while_the_folder_is_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_vanishes_while_the_folder_is_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("A/a.wav", "A/b.wav", "B/b.wav"):
         write_sound(tmp_path / name)
     real = Path.is_dir

@@ -43,7 +43,7 @@ def test_independent_recordings_are_each_a_source(title: str) -> None:
     assert len(sets(names)) == 18
 
 
-def test_schemes_mixed_in_one_folder_are_told_apart() -> None:
+def test_schemes_mixed_in_one_folder_are_separated() -> None:
     made = [inside for number, title in enumerate(CLIPS) for inside in clips(title, 20 * number, 3)]
     counters = ("year and counter", "class, blank, counter", "Zoom", "iPhone", "bare numbers")
     counted = [f"{CLASSES[0]}/{RECORDINGS[title](n)}.flac" for title in counters for n in range(6)]

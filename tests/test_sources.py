@@ -48,7 +48,7 @@ def test_links_to_recordings_that_are_not_used_are_passed_over() -> None:
 # ---- what is said -------------------------------------------------------------------------------
 
 
-def test_how_sources_were_found_is_said_with_examples() -> None:
+def test_how_sources_were_found_is_reported_with_examples() -> None:
     records = [recording(f"A/XC{1000 + rec}_{k}.wav") for rec in range(3) for k in range(2)]
     links = [Link("A/meadow.wav", "A/pond.wav", "noise floor", joins=True)]
     records += [recording("A/meadow.wav"), recording("A/pond.wav"), recording("A/hedge.wav")]
@@ -60,7 +60,7 @@ def test_how_sources_were_found_is_said_with_examples() -> None:
     ]
 
 
-def test_what_joined_files_is_said_and_one_is_not_many() -> None:
+def test_what_joined_files_is_reported_and_one_is_not_many() -> None:
     names = ("C0/kaz.wav", "C0/kbz.wav")
     link = Link(*names, "recorder and time in the files", joins=True, detail="SM4 7, 2023-05-01 05:00:00 UTC")
     first, second = source_lines(find_sources([recording(name) for name in names], None, [link]))
@@ -74,7 +74,7 @@ def said(names: Iterable[str], links: Iterable[Link] = (), duration_s: float = 3
     return source_notices(records, find_sources(records, None, [*links, *recorded_links(records)]))
 
 
-def test_clips_that_count_as_sources_of_their_own_are_said_with_the_way_out() -> None:
+def test_clips_that_count_as_sources_of_their_own_are_reported_with_the_way_out() -> None:
     counted = [f"{label}/{word}_{n:03}.wav" for label, word in (("A", "amsel"), ("B", "meise"))
                for n in range(15)]  # fmt: skip
     (notice,) = said(counted)
@@ -111,12 +111,12 @@ def test_no_pattern_is_named_that_would_join_none_or_all_or_take_the_folder() ->
         assert "(--split.file)" in notice and "(--split.acoustic join)" in notice
 
 
-def test_links_that_only_warn_are_said() -> None:
+def test_links_that_only_warn_are_reported() -> None:
     (notice,) = said(["A/a.wav", "A/b.wav", "A/c.wav"], [link("ab", joins=False), link("bc", joins=False)])
     assert notice.startswith("3 recordings may be parts of one with others that count as another source: made (e.g. ")
 
 
-def test_short_clips_seconds_apart_are_said() -> None:
+def test_short_clips_seconds_apart_are_reported() -> None:
     near = [f"A/SITE1_20230501_0500{n}.wav" for n in (10, 20, 45)]
     (notice,) = said(near)
     assert "3 recordings may be parts of one" in notice

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from birdtune.audio.container import Decoder, open_sound
+from birdtune.audio.container import Opened, open_sound
 from birdtune.audio.faults import SoundError
 from birdtune.audio.formats import MediaDecoder
 from birdtune.audio.measures import ones
@@ -147,7 +147,7 @@ class Spectra:
         return np.asarray(np.add.reduceat(np.square(mean.real) + np.square(mean.imag), self.indices, axis=1))
 
 
-def choice_of(path: Path, file: Decoder | MediaDecoder, how: str) -> Choice | None:
+def choice_of(path: Path, file: Opened, how: str) -> Choice | None:
     """Which channels of an open file are used; None: all are mixed.
 
     Args:
@@ -188,7 +188,7 @@ def _has_sound(excerpt: Floats) -> bool:
     return bool((excerpt.max(axis=1) - excerpt.min(axis=1)).max() > _SILENT)
 
 
-def _excerpts(file: Decoder | MediaDecoder, length: int) -> list[Floats]:
+def _excerpts(file: Opened, length: int) -> list[Floats]:
     """Pieces of a file, spread over it. [channels, samples] each"""
     whole = file.promised
     if whole is None or isinstance(file, MediaDecoder):
@@ -205,17 +205,17 @@ def _excerpts(file: Decoder | MediaDecoder, length: int) -> list[Floats]:
     return [excerpt for excerpt in excerpts if excerpt.size]
 
 
-def _loud_excerpts(file: Decoder | MediaDecoder, length: int) -> list[Floats]:
+def _loud_excerpts(file: Opened, length: int) -> list[Floats]:
     """The first excerpts that are not silent."""
     return list(itertools.islice(filter(_has_sound, _in_a_row(file, length)), _MOST))
 
 
-def _in_a_row(file: Decoder | MediaDecoder, length: int) -> Iterator[Floats]:
+def _in_a_row(file: Opened, length: int) -> Iterator[Floats]:
     while (excerpt := _read(file, length)).size:
         yield excerpt
 
 
-def _read(file: Decoder | MediaDecoder, n: int) -> Floats:
+def _read(file: Opened, n: int) -> Floats:
     """The next samples, none at the end. [channels, n]"""
     try:
         if file.subtype == "PCM_16":  # the same numbers as libsndfile's own floats, in a fifth of the time

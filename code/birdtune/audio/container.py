@@ -106,7 +106,10 @@ class Decoder(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no 
         return float(frames / self.samplerate)
 
 
-def open_sound(path: Path) -> Decoder | MediaDecoder:
+Opened = Decoder | MediaDecoder
+
+
+def open_sound(path: Path) -> Opened:
     """Open a file where its sound is, whatever its header says.
 
     Raises:
@@ -207,7 +210,7 @@ def _open_behind_tag(path: Path, tag_bytes: int) -> Decoder:
     return opened
 
 
-def continued(path: Path, file: Decoder | MediaDecoder) -> Decoder | None:
+def continued(path: Path, file: Opened) -> Decoder | None:
     """What follows in an MP3 whose header counts fewer frames than there are, or behind which another was put."""
     if isinstance(file, MediaDecoder) or not isinstance(file.name, int) or file.fault is not None:
         return None
@@ -226,7 +229,7 @@ def reason(fault: Exception | None) -> str:
     return shown(text.strip().rstrip(".")) or "unknown error"
 
 
-def check_header(path: Path, file: Decoder | MediaDecoder, longest_s: float) -> None:
+def check_header(path: Path, file: Opened, longest_s: float) -> None:
     """Refuse what cannot be used at all. Raises SoundError."""
     if not _LOWEST_RATE_HZ <= file.samplerate <= _HIGHEST_RATE_HZ:
         raise SoundError("corrupt", f"its header says {file.samplerate} samples a second")
@@ -246,7 +249,7 @@ def check_length(length_s: float, longest_s: float) -> None:
         raise SoundError("too-long", f"{length_s / 3600:,.1f} h, more than audio.max-hours = {longest_s / 3600:g}")
 
 
-def damage_of(path: Path, file: Decoder | MediaDecoder, n_frames: int) -> Damage | None:
+def damage_of(path: Path, file: Opened, n_frames: int) -> Damage | None:
     """What is wrong with a file that was decoded to its end, or as far as it can be.
 
     Args:
@@ -283,7 +286,7 @@ def damage_behind(path: Path, more: Decoder, counted_s: float, n_frames: int) ->
     return repaired(f"its header promises {counted_s:.2f} s, but more sound follows")
 
 
-def _broken(path: Path, file: Decoder | MediaDecoder, n_frames: int) -> tuple[str, str]:
+def _broken(path: Path, file: Opened, n_frames: int) -> tuple[str, str]:
     """Whether a fault in decoding is at the end of the file, or within it."""
     at_s = file.seconds(n_frames)
     if (read := file.bytes_read) is not None and read >= path.stat().st_size:

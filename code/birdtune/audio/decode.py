@@ -20,6 +20,7 @@ from birdtune.audio.channels import Choice, choice_of, mixed
 from birdtune.audio.channels import peak as peak_of
 from birdtune.audio.container import (
     Decoder,
+    Opened,
     check_header,
     check_length,
     continued,
@@ -28,7 +29,6 @@ from birdtune.audio.container import (
     open_sound,
 )
 from birdtune.audio.faults import Damage, SoundError, check_damage, read_through, refusal
-from birdtune.audio.formats import MediaDecoder
 from birdtune.audio.measures import Measures, Meter
 from birdtune.audio.origin import Origin, read_origin
 from birdtune.audio.resample import resampled
@@ -184,7 +184,7 @@ class _Source:
     """Blocks of an open file, mixed to mono at the file's own rate; peak, length and damage as far as it was read."""
 
     path: Path
-    file: Decoder | MediaDecoder
+    file: Opened
     longest_s: float
     meter: Meter | None
     choice: Choice | None
@@ -215,7 +215,7 @@ class _Source:
                 yield from self._mono(more)
                 self._damage = self._damage or damage_behind(self.path, more, counted_s, self.frames_read)
 
-    def _mono(self, file: Decoder | MediaDecoder) -> Iterator[npt.NDArray[np.float32]]:
+    def _mono(self, file: Opened) -> Iterator[npt.NDArray[np.float32]]:
         size = max(1, _BLOCK_VALUES // file.channels)
         while self._damage is None and file.fault is None:  # what is decoded behind a fault has a wrong time
             block = _read(file, size)
@@ -260,7 +260,7 @@ class _Source:
         return block[:n_good]
 
 
-def _read(file: Decoder | MediaDecoder, size: int) -> npt.NDArray[Any]:
+def _read(file: Opened, size: int) -> npt.NDArray[Any]:
     """The next frames: float32 of full scale 1, or int16 where the file holds that. [frames, channels]"""
     if file.format == "MP3" and isinstance(file, Decoder):
         # With a fault, libsndfile reports that it gave nothing, but has given what it had.

@@ -254,7 +254,7 @@ def apply(listing: Listing, table: LabelTable, title: str, root: Path, *, one_cl
 
     Args:
         one_class: whether those with several classes are problems, too.
-        listing: of `recordings.scan`, flat.
+        listing: of `scan.scan`, flat.
         title: what the data folder is called in messages.
         root: the data folder.
 

@@ -44,7 +44,7 @@ class Unused(NamedTuple):
     """A file that was not used, and why."""
 
     name: str  # as given, or below the folder that was given; safe to show
-    problem: str  # a key of recordings.PROBLEMS
+    problem: str  # a key of scan.PROBLEMS
     detail: str
     in_part: bool = False  # what came before it breaks off was scored
     is_used: bool = False  # all of it was used, and this is a remark
