@@ -15,11 +15,11 @@ import soundfile
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.logmel import VGGISH
 from birdtune.config import AudioSettings
+from birdtune.data import file_index as file_indexes
 from birdtune.data import frames
-from birdtune.data import ledger as ledgers
+from birdtune.data.file_index import FileIndex, examine_all, identify
 from birdtune.data.frames import Entry, FrameStore
 from birdtune.data.labels import Label
-from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.scan import Listing, Problem, Recording, scan
 from birdtune.data.selection import select
 from birdtune.data.targets import WindowTargets, targets_of
@@ -144,27 +144,27 @@ class Here:
 def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the modules of the data side decode in this process."""
     monkeypatch.setattr(frames, "run_tasks", run_here)
-    monkeypatch.setattr(ledgers, "run_tasks", run_here)
+    monkeypatch.setattr(file_indexes, "run_tasks", run_here)
 
 
 def with_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo `without_processes` for a test of the processes."""
     monkeypatch.setattr(frames, "run_tasks", workers.run_tasks)
-    monkeypatch.setattr(ledgers, "run_tasks", workers.run_tasks)
+    monkeypatch.setattr(file_indexes, "run_tasks", workers.run_tasks)
 
 
 def scan_and_select(
-    folder: Path, ledger: Ledger | None = None, *, short: str = "pad", longest_s: float = 3600.0, **how: Any
+    folder: Path, file_index: FileIndex | None = None, *, short: str = "pad", longest_s: float = 3600.0, **how: Any
 ) -> tuple[Listing, list[Recording], list[Problem]]:
     """Scan, identify, examine and select, as a check does."""
-    ledger = ledger or Ledger(None, AudioSettings())
+    file_index = file_index or FileIndex(None, AudioSettings())
     listing = scan(folder)
-    unusable = identify(listing.files, ledger, journal=quiet(), interrupts=Interrupts())
+    unusable = identify(listing.files, file_index, journal=quiet(), interrupts=Interrupts())
     examine_all(
-        listing.files, ledger, unusable, longest_s=longest_s, workers=1, journal=quiet(), interrupts=Interrupts()
+        listing.files, file_index, unusable, longest_s=longest_s, workers=1, journal=quiet(), interrupts=Interrupts()
     )
     used, problems = select(
-        listing, ledger, unusable, spec=VGGISH, short=short, longest_s=longest_s, **how
+        listing, file_index, unusable, spec=VGGISH, short=short, longest_s=longest_s, **how
     )
     return listing, used, problems
 

@@ -120,8 +120,8 @@ def test_what_was_heard_once_is_not_heard_again(
     def heard(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("birdtune.data.ledger.examine", heard)
-    monkeypatch.setattr("birdtune.data.ledger.file_sha256", heard)
+    monkeypatch.setattr("birdtune.data.file_index.examine", heard)
+    monkeypatch.setattr("birdtune.data.file_index.file_sha256", heard)
     checked(capsys, "--input", str(place), "--model.checkpoint", "none")
 
 

@@ -16,7 +16,7 @@ from birdtune.audio.decode import SoundStream, examine
 from birdtune.audio.faults import SoundError
 from birdtune.audio.streams import ogg_fault
 from birdtune.config import AudioSettings
-from birdtune.data.ledger import Ledger
+from birdtune.data.file_index import FileIndex
 
 RATE_HZ, SECONDS = 16_000, 6.0
 SOUND = tone(SECONDS)
@@ -231,7 +231,7 @@ def test_sizes_that_began_again_at_4_gib_are_seen_through(tmp_path: Path) -> Non
             assert file.damage is not None and "again at 0 above 4 GiB" in file.damage.describe(1e5)
 
 
-def test_what_was_found_stays_in_the_ledger_and_the_books_balance(
+def test_what_was_found_stays_in_the_file_index_and_the_books_balance(
     tmp_path: Path, made: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_processes(monkeypatch)
@@ -241,9 +241,9 @@ def test_what_was_found_stays_in_the_ledger_and_the_books_balance(
         (tmp_path / "data/A" / name).write_bytes(content)
     rows = []
     for _ in range(2):
-        ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
-        _, used, problems = scan_and_select(tmp_path / "data", ledger)
-        ledger.save()
+        file_index = FileIndex(tmp_path / "ledger.json", AudioSettings())
+        _, used, problems = scan_and_select(tmp_path / "data", file_index)
+        file_index.save()
         assert [recording.name for recording in used] == ["A/a.wav", "A/b.flac"]
         rows.append([problem.row() for problem in problems])
     assert rows[0] == rows[1]

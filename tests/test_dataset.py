@@ -18,8 +18,8 @@ from birdtune.audio.decode import read
 from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.config import AudioSettings, Config, TrainSettings
 from birdtune.data import dataset as gather
+from birdtune.data import file_index as file_indexes
 from birdtune.data import frames
-from birdtune.data import ledger as ledgers
 from birdtune.data.batches import Windows
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
@@ -134,7 +134,7 @@ def test_a_second_preparation_decodes_nothing_and_gives_the_same(
 ) -> None:
     first, _ = prepare(place)
     monkeypatch.setattr(frames, "run_tasks", lambda *arguments, **how: pytest.fail("something was decoded"))
-    monkeypatch.setattr(ledgers, "file_sha256", lambda path: pytest.fail("something was read"))
+    monkeypatch.setattr(file_indexes, "file_sha256", lambda path: pytest.fail("something was read"))
     second, store = prepare(place)
     assert second == first
     assert second.digest() == first.digest()

@@ -16,8 +16,8 @@ from birdtune.audio import demo_songs
 from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.config import AudioSettings
 from birdtune.data import scan
+from birdtune.data.file_index import FileIndex, examine_all, identify
 from birdtune.data.label_map import read_label_map
-from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.selection import select
 from birdtune.data.sources import find_sources
 from birdtune.errors import InputError, Interrupted
@@ -229,12 +229,12 @@ def made(tmp_path_factory):
 def checked(made):
     """What birdtune's own check says of the folder: usable recordings, problems."""
     listing = scan.scan(made.data)
-    ledger, journal, interrupts = Ledger(None, AudioSettings()), Journal(quiet=True), Interrupts()
-    unreadable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
+    file_index, journal, interrupts = FileIndex(None, AudioSettings()), Journal(quiet=True), Interrupts()
+    unreadable = identify(listing.files, file_index, journal=journal, interrupts=interrupts)
     examine_all(
-        listing.files, ledger, {}, longest_s=1e4, workers=1, journal=journal, interrupts=interrupts
+        listing.files, file_index, {}, longest_s=1e4, workers=1, journal=journal, interrupts=interrupts
     )
-    return select(listing, ledger, unreadable, spec=VGGISH, short="pad", longest_s=1e4)
+    return select(listing, file_index, unreadable, spec=VGGISH, short="pad", longest_s=1e4)
 
 
 def test_the_folder_is_an_input_folder_with_a_class_folder_each(made):

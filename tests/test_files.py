@@ -525,7 +525,7 @@ def test_json_nested_without_end_counts_as_damaged(tmp_path: Path) -> None:
 
 
 def test_json_of_names_holds_them_exactly(tmp_path: Path) -> None:
-    # The ledger's keys are paths, and these may hold bytes that are no UTF-8.
+    # The file index's keys are paths, and these may hold bytes that are no UTF-8.
     name = os.fsdecode(b"\xff.wav")
     write_text(tmp_path / "a.json", json.dumps({name: 1}))
     assert read_json(tmp_path / "a.json") == {name: 1}

@@ -20,8 +20,8 @@ from birdtune.audio.faults import SoundError
 from birdtune.audio.logmel import VGGISH, LogMel
 from birdtune.config import AudioSettings
 from birdtune.data import frames, shards
+from birdtune.data.file_index import Examined, FileIndex, identify
 from birdtune.data.frames import FrameStore, fill
-from birdtune.data.ledger import Examined, Ledger, identify
 from birdtune.data.scan import SoundFile, scan
 from birdtune.errors import InputError, Interrupted, RetryableError
 from birdtune.runtime.signals import Interrupts
@@ -38,10 +38,10 @@ def frames_in(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 class Cache:
-    """A data folder with its cache and ledger, as one run after another meets them."""
+    """A data folder with its cache and file_index, as one run after another meets them."""
 
     def __init__(self, folder: Path) -> None:
-        self.data, self.cache, self.ledger_path = folder / "data", folder / "cache", folder / "ledger.json"
+        self.data, self.cache, self.file_index_path = folder / "data", folder / "cache", folder / "ledger.json"
         self.cache.mkdir()
 
     def add(self, name: str, seconds: float = 1.0, rate_hz: int = 16_000, *, seed: int = 0) -> Path:
@@ -49,28 +49,29 @@ class Cache:
 
     def run(self, *, workers: int = 1, interrupts: Interrupts | None = None) -> tuple[FrameStore, int]:
         """One run: the store afterwards, and how many recordings were decoded."""
-        ledger = Ledger(self.ledger_path, AudioSettings())
+        file_index = FileIndex(self.file_index_path, AudioSettings())
         files = scan(self.data).files
-        self.unusable = identify(files, ledger, journal=quiet(), interrupts=Interrupts())
+        self.unusable = identify(files, file_index, journal=quiet(), interrupts=Interrupts())
         store = FrameStore(self.cache, VGGISH, AudioSettings())
         store.verify(store.contents())
         stop = interrupts or Interrupts()
         try:
             made = fill(
-                store, files, ledger, self.unusable, longest_s=60.0, workers=workers, journal=quiet(), interrupts=stop
-            )
+                store, files, file_index, self.unusable, longest_s=60.0, workers=workers, journal=quiet(),
+                interrupts=stop,
+            )  # fmt: skip
         finally:
             end_worker()
         return store, made
 
     def content(self, name: str) -> str:
-        return str(Ledger(self.ledger_path, AudioSettings()).content(self.file(name)))
+        return str(FileIndex(self.file_index_path, AudioSettings()).content(self.file(name)))
 
     def file(self, name: str) -> SoundFile:
         return next(file for file in scan(self.data).files if file.name == name)
 
     def examined(self, name: str) -> Examined:
-        found = Ledger(self.ledger_path, AudioSettings()).examined(self.content(name))
+        found = FileIndex(self.file_index_path, AudioSettings()).examined(self.content(name))
         assert found is not None
         return found
 
@@ -124,7 +125,7 @@ def test_a_short_sound_has_one_patch(cache: Cache) -> None:
     assert (found[40:] == np.float16(np.log(0.01))).all()
 
 
-def test_the_ledger_learns_what_was_decoded(cache: Cache) -> None:
+def test_the_file_index_learns_what_was_decoded(cache: Cache) -> None:
     cache.run()
     assert cache.examined("A/b.flac").facts == examine(cache.data / "A/b.flac")
 
@@ -204,8 +205,8 @@ def test_a_file_that_kills_its_decoder_is_named_and_tried_again(cache: Cache, mo
         context.setattr(frames, "run_tasks", run)
         store, _ = cache.run()
         assert len(store) == 0
-    ledger = json.loads(cache.ledger_path.read_text())["facts"][AudioSettings().cache_key]
-    assert {entry["problem"] for entry in ledger.values()} == {"crash"}
+    file_index = json.loads(cache.file_index_path.read_text())["facts"][AudioSettings().cache_key]
+    assert {entry["problem"] for entry in file_index.values()} == {"crash"}
     # It may have been want of memory: the next run tries once more.
     assert cache.run()[1] == 3
 
@@ -242,9 +243,9 @@ def test_a_file_that_changes_before_it_is_decoded_lends_its_name_to_no_other_con
         "A/a.wav": "changed", "A/b.flac": "vanished",
     }  # fmt: skip
     assert made == 3 and len(store) == 2
-    ledger = Ledger(cache.ledger_path, AudioSettings())
-    assert ledger.content(before) == cache.content("A/z copy of a.wav")
-    assert np.array_equal(store.rows(str(ledger.content(before))), stored_in(copy))
+    file_index = FileIndex(cache.file_index_path, AudioSettings())
+    assert file_index.content(before) == cache.content("A/z copy of a.wav")
+    assert np.array_equal(store.rows(str(file_index.content(before))), stored_in(copy))
     # Nothing of it is remembered: the next run takes the files as they are then.
     monkeypatch.setattr(frames, "run_tasks", real)
     store, made = cache.run()
@@ -392,16 +393,16 @@ def test_rubbish_in_the_index_is_passed_over(cache: Cache, line: bytes) -> None:
     assert cache.run()[1] == 0
 
 
-def test_an_index_without_its_ledger_is_used(cache: Cache) -> None:
-    # So a run leaves them that is killed between two savings of the ledger.
+def test_an_index_without_its_file_index_is_used(cache: Cache) -> None:
+    # So a run leaves them that is killed between two savings of the file index.
     cache.run()
     expected = cache.examined("A/b.flac")
-    cache.ledger_path.unlink()
+    cache.file_index_path.unlink()
     assert cache.run()[1] == 0
     assert cache.examined("A/b.flac") == expected
 
 
-def test_a_ledger_without_its_frames_makes_them_again(cache: Cache) -> None:
+def test_a_file_index_without_its_frames_makes_them_again(cache: Cache) -> None:
     cache.run()
     before = cache.all_frames()
     shutil.rmtree(cache.cache)

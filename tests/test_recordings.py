@@ -26,9 +26,9 @@ from makers import (
 from birdtune.audio import decode
 from birdtune.audio.faults import SoundError
 from birdtune.config import AudioSettings
-from birdtune.data import ledger as ledgers
+from birdtune.data import file_index as file_indexes
 from birdtune.data import scan as recordings
-from birdtune.data.ledger import Examined, Ledger, examine_all, identify
+from birdtune.data.file_index import Examined, FileIndex, examine_all, identify
 from birdtune.data.scan import (
     PROBLEM_COLUMNS,
     Listing,
@@ -259,7 +259,7 @@ def test_folders_and_files_without_rights_are_named() -> None:
     assert books(used, problems)["found"] == len(listing.files) + 2
 
 
-# ---- the ledger ---------------------------------------------------------------------------------
+# ---- the file index ---------------------------------------------------------------------------------
 
 
 def sound_file(path: Path) -> SoundFile:
@@ -267,25 +267,25 @@ def sound_file(path: Path) -> SoundFile:
     return SoundFile(path.name, path, "A", facts.st_size, facts.st_mtime_ns)
 
 
-def test_a_growing_ledger_is_saved_less_and_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_growing_file_index_is_saved_less_and_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    monkeypatch.setattr(ledgers, "write_text", lambda _, text, **how: saved.append(len(json.loads(text)["stats"])))
-    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
+    monkeypatch.setattr(file_indexes, "write_text", lambda _, text, **how: saved.append(len(json.loads(text)["stats"])))
+    file_index = FileIndex(tmp_path / "ledger.json", AudioSettings())
     for number in range(10_000):
-        ledger.set_content(SoundFile(f"{number}", tmp_path / f"{number}", "A", 1, 1), f"{number}")
+        file_index.set_content(SoundFile(f"{number}", tmp_path / f"{number}", "A", 1, 1), f"{number}")
     assert saved[:3] == [500, 1000, 1500], "what a killed run loses is little"
     assert sum(saved) < 6 * 10_000, "and all that is written grows with the files, not with their square"
 
 
-def test_the_ledger_remembers_between_runs(tmp_path: Path) -> None:
+def test_the_file_index_remembers_between_runs(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav")
     facts = decode.examine(path)
-    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
-    ledger.set_content(sound_file(path), "c1")
-    ledger.set_examined("c1", Examined(facts))
-    ledger.set_examined("c2", Examined(None, "silent", "nothing"))
-    ledger.save()
-    again = Ledger(tmp_path / "ledger.json", AudioSettings())
+    file_index = FileIndex(tmp_path / "ledger.json", AudioSettings())
+    file_index.set_content(sound_file(path), "c1")
+    file_index.set_examined("c1", Examined(facts))
+    file_index.set_examined("c2", Examined(None, "silent", "nothing"))
+    file_index.save()
+    again = FileIndex(tmp_path / "ledger.json", AudioSettings())
     assert again.content(sound_file(path)) == "c1"
     assert again.examined("c1") == Examined(facts)
     assert again.examined("c2") == Examined(None, "silent", "nothing")
@@ -294,35 +294,35 @@ def test_the_ledger_remembers_between_runs(tmp_path: Path) -> None:
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav")
-    ledger = Ledger(None, AudioSettings())
-    ledger.set_content(sound_file(path), "c1")
+    file_index = FileIndex(None, AudioSettings())
+    file_index.set_content(sound_file(path), "c1")
     facts = path.stat()
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
-    assert ledger.content(sound_file(path)) is None
+    assert file_index.content(sound_file(path)) is None
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    assert ledger.content(sound_file(path)) == "c1"
+    assert file_index.content(sound_file(path)) == "c1"
     with path.open("ab") as file:
         file.write(b"x")
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    assert ledger.content(sound_file(path)) is None
+    assert file_index.content(sound_file(path)) is None
 
 
 def test_another_file_of_the_same_size_and_time_is_read(tmp_path: Path) -> None:
     # As `rsync -t` puts a mended copy in place, and as folders that change names do.
     for seed, name in enumerate("AB"):
         os.utime(write_sound(tmp_path / name / "1.wav", seed=seed), ns=(10**18, 10**18))
-    ledger = Ledger(None, AudioSettings())
+    file_index = FileIndex(None, AudioSettings())
     before = scan(tmp_path).files
     for file in before:
-        ledger.set_content(file, f"content of {file.name}")
-    assert [ledger.content(file) for file in scan(tmp_path).files] == ["content of A/1.wav", "content of B/1.wav"]
+        file_index.set_content(file, f"content of {file.name}")
+    assert [file_index.content(file) for file in scan(tmp_path).files] == ["content of A/1.wav", "content of B/1.wav"]
     for old, new in (("A", "X"), ("B", "A"), ("X", "B")):
         (tmp_path / old).rename(tmp_path / new)
     swapped = scan(tmp_path).files
     assert [(file.name, file.size, file.mtime_ns) for file in swapped] == [
         (file.name, file.size, file.mtime_ns) for file in before
     ]
-    assert [ledger.content(file) for file in swapped] == [None, None]
+    assert [file_index.content(file) for file in swapped] == [None, None]
 
 
 def test_much_that_crashed_is_no_reason_to_train_on_the_rest() -> None:
@@ -345,23 +345,23 @@ def test_much_that_crashed_is_no_reason_to_train_on_the_rest() -> None:
 
 @pytest.mark.parametrize("passing", ["too-long", "unreadable", "crash"])
 def test_what_may_pass_is_not_believed_in_the_next_run(tmp_path: Path, passing: str) -> None:
-    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
-    ledger.set_examined("c1", Examined(None, passing, ""))
-    ledger.set_examined("c2", Examined(None, "corrupt", ""))
-    assert ledger.examined("c1") is not None
-    ledger.save()
-    again = Ledger(tmp_path / "ledger.json", AudioSettings())
+    file_index = FileIndex(tmp_path / "ledger.json", AudioSettings())
+    file_index.set_examined("c1", Examined(None, passing, ""))
+    file_index.set_examined("c2", Examined(None, "corrupt", ""))
+    assert file_index.examined("c1") is not None
+    file_index.save()
+    again = FileIndex(tmp_path / "ledger.json", AudioSettings())
     assert again.examined("c1") is None
     assert again.examined("c2") is not None
 
 
 def test_each_resampler_has_its_facts(tmp_path: Path) -> None:
     for resampler in ("soxr", "resampy"):
-        ledger = Ledger(tmp_path / "ledger.json", AudioSettings(resampler=resampler))
-        assert ledger.examined("c") is None
-        ledger.set_examined("c", Examined(None, "silent", resampler))
-        ledger.save()
-    assert Ledger(tmp_path / "ledger.json", AudioSettings()).examined("c") == Examined(None, "silent", "soxr")
+        file_index = FileIndex(tmp_path / "ledger.json", AudioSettings(resampler=resampler))
+        assert file_index.examined("c") is None
+        file_index.set_examined("c", Examined(None, "silent", resampler))
+        file_index.save()
+    assert FileIndex(tmp_path / "ledger.json", AudioSettings()).examined("c") == Examined(None, "silent", "soxr")
 
 
 @pytest.mark.parametrize(
@@ -370,35 +370,35 @@ def test_each_resampler_has_its_facts(tmp_path: Path) -> None:
      '{"stats": {"a": [1]}}', '{"facts": {"soxr": {"c": {"duration_s": "many"}}}}',
      '{"facts": {"soxr": {"c": {"problem": "unheard-of", "detail": ""}}}}', '{"facts": {"soxr": {"c": {}}}}'],
 )  # fmt: skip
-def test_a_damaged_ledger_is_as_good_as_none(tmp_path: Path, content: str) -> None:
+def test_a_damaged_file_index_is_as_good_as_none(tmp_path: Path, content: str) -> None:
     path = tmp_path / "ledger.json"
     path.write_text(content)
-    ledger = Ledger(path, AudioSettings())
-    ledger.set_examined("c", Examined(None, "silent", ""))
-    ledger.save()
+    file_index = FileIndex(path, AudioSettings())
+    file_index.set_examined("c", Examined(None, "silent", ""))
+    file_index.save()
     assert json.loads(path.read_text())["facts"][AudioSettings().cache_key]["c"]["problem"] == "silent"
 
 
-def test_the_ledger_knows_paths_that_are_no_utf_8(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
+def test_the_file_index_knows_paths_that_are_no_utf_8(tmp_path: Path) -> None:
+    file_index = FileIndex(tmp_path / "ledger.json", AudioSettings())
     file = SoundFile("A", Path("/data") / os.fsdecode(b"\xff.wav"), "A", 1, 2)
-    ledger.set_content(file, "c")
-    ledger.save()
-    assert Ledger(tmp_path / "ledger.json", AudioSettings()).content(file) == "c"
+    file_index.set_content(file, "c")
+    file_index.save()
+    assert FileIndex(tmp_path / "ledger.json", AudioSettings()).content(file) == "c"
 
 
 def test_a_second_check_decodes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sound(tmp_path / "data/A/a.wav", seed=1)
     cut(write_sound(tmp_path / "data/A/b.wav", seed=2), 0.5)
-    ledger = tmp_path / "ledger.json"
-    first = scan_and_select(tmp_path / "data", Ledger(ledger, AudioSettings()))
+    file_index = tmp_path / "ledger.json"
+    first = scan_and_select(tmp_path / "data", FileIndex(file_index, AudioSettings()))
 
     def refuse(path: Path, **others: object) -> None:
         pytest.fail(f"{path} was read again")
 
-    monkeypatch.setattr(ledgers, "examine", refuse)
-    monkeypatch.setattr(ledgers, "file_sha256", refuse)
-    assert scan_and_select(tmp_path / "data", Ledger(ledger, AudioSettings())) == first
+    monkeypatch.setattr(file_indexes, "examine", refuse)
+    monkeypatch.setattr(file_indexes, "file_sha256", refuse)
+    assert scan_and_select(tmp_path / "data", FileIndex(file_index, AudioSettings())) == first
 
 
 # ---- identifying and examining ------------------------------------------------------------------
@@ -410,11 +410,11 @@ def test_identify_stops_at_a_signal_and_keeps_what_was_read(tmp_path: Path) -> N
     interrupts = Interrupts()
     interrupts._signum = signal.SIGTERM
     files = scan(tmp_path / "data").files
-    ledger = Ledger(tmp_path / "ledger.json", AudioSettings())
-    identify(files[:2], ledger, journal=quiet(), interrupts=Interrupts())
+    file_index = FileIndex(tmp_path / "ledger.json", AudioSettings())
+    identify(files[:2], file_index, journal=quiet(), interrupts=Interrupts())
     with pytest.raises(Interrupted):
-        identify(files, ledger, journal=quiet(), interrupts=interrupts)
-    again = Ledger(tmp_path / "ledger.json", AudioSettings())
+        identify(files, file_index, journal=quiet(), interrupts=interrupts)
+    again = FileIndex(tmp_path / "ledger.json", AudioSettings())
     assert [again.content(file) is not None for file in files] == [True, True, False, False, False]
 
 
@@ -423,13 +423,13 @@ def test_the_same_content_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Mo
     shutil.copy(first, tmp_path / "A/b.wav")
     write_sound(tmp_path / "A/c.wav", seed=1)
     decoded = []
-    real = ledgers.examine
+    real = file_indexes.examine
 
     def note(path: Path, **how: object) -> object:
         decoded.append(path.name)
         return real(path, **how)
 
-    monkeypatch.setattr(ledgers, "examine", note)
+    monkeypatch.setattr(file_indexes, "examine", note)
     scan_and_select(tmp_path)
     assert decoded == ["a.wav", "c.wav"]
 
@@ -437,7 +437,7 @@ def test_the_same_content_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_decoder_that_dies_is_a_problem_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sound(tmp_path / "A/a.wav")
     monkeypatch.setattr(
-        ledgers, "run_tasks", lambda function, tasks, **how: ((task, ledgers.Crashed()) for task in tasks)
+        file_indexes, "run_tasks", lambda function, tasks, **how: ((task, file_indexes.Crashed()) for task in tasks)
     )
     _, used, problems = scan_and_select(tmp_path)
     assert used == []
@@ -448,11 +448,11 @@ def test_examine_all_works_in_processes(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.undo()
     write_sound(tmp_path / "A/a.wav")
     cut(write_sound(tmp_path / "A/b.wav"), 0.2)
-    ledger = Ledger(None, AudioSettings())
+    file_index = FileIndex(None, AudioSettings())
     files = scan(tmp_path).files
-    identify(files, ledger, journal=quiet(), interrupts=Interrupts())
-    examine_all(files, ledger, {}, longest_s=60.0, workers=1, journal=quiet(), interrupts=Interrupts())
-    results = [ledger.examined(str(ledger.content(file))) for file in files]
+    identify(files, file_index, journal=quiet(), interrupts=Interrupts())
+    examine_all(files, file_index, {}, longest_s=60.0, workers=1, journal=quiet(), interrupts=Interrupts())
+    results = [file_index.examined(str(file_index.content(file))) for file in files]
     assert [result.problem for result in results if result] == ["", "truncated"]
 
 
@@ -565,9 +565,9 @@ def test_short_sounds_are_padded_or_skipped(tmp_path: Path) -> None:
 
 def test_a_lower_limit_of_length_holds_for_what_is_known_already(tmp_path: Path) -> None:
     write_sound(tmp_path / "A/a.wav", tone(3.0))
-    ledger = Ledger(None, AudioSettings())
-    assert len(scan_and_select(tmp_path, ledger, longest_s=10.0)[1]) == 1
-    _, used, problems = scan_and_select(tmp_path, ledger, longest_s=2.0)
+    file_index = FileIndex(None, AudioSettings())
+    assert len(scan_and_select(tmp_path, file_index, longest_s=10.0)[1]) == 1
+    _, used, problems = scan_and_select(tmp_path, file_index, longest_s=2.0)
     assert used == []
     assert codes(problems) == {"A/a.wav": "too-long"}
 
@@ -659,7 +659,7 @@ def test_a_file_that_changes_while_it_is_identified_is_not_remembered(
 ) -> None:
     write_sound(tmp_path / "A/a.wav")
     write_sound(tmp_path / "A/b.wav", seed=1)
-    real = ledgers.file_sha256
+    real = file_indexes.file_sha256
 
     def slowly(path: Path, *others: object) -> str:
         digest = real(path)
@@ -667,27 +667,27 @@ def test_a_file_that_changes_while_it_is_identified_is_not_remembered(
             write_sound(path, tone(2.0))
         return digest
 
-    monkeypatch.setattr(ledgers, "file_sha256", slowly)
-    ledger = Ledger(None, AudioSettings())
-    listing, used, problems = scan_and_select(tmp_path, ledger)
+    monkeypatch.setattr(file_indexes, "file_sha256", slowly)
+    file_index = FileIndex(None, AudioSettings())
+    listing, used, problems = scan_and_select(tmp_path, file_index)
     assert codes(problems) == {"A/a.wav": "changed"}
     assert [record.name for record in used] == ["A/b.wav"]
-    assert ledger.content(listing.files[0]) is None
+    assert file_index.content(listing.files[0]) is None
     monkeypatch.undo()
     without_processes(monkeypatch)
-    assert len(scan_and_select(tmp_path, ledger)[1]) == 2
+    assert len(scan_and_select(tmp_path, file_index)[1]) == 2
 
 
 def test_a_copy_is_decoded_in_place_of_a_file_that_vanished(tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         write_sound(tmp_path / "A" / name, seed=1)
-    ledger = Ledger(None, AudioSettings())
+    file_index = FileIndex(None, AudioSettings())
     files = scan(tmp_path).files
-    unusable = identify(files, ledger, journal=quiet(), interrupts=Interrupts())
+    unusable = identify(files, file_index, journal=quiet(), interrupts=Interrupts())
     (tmp_path / "A/a.wav").unlink()
-    examine_all(files, ledger, unusable, longest_s=60.0, workers=1, journal=quiet(), interrupts=Interrupts())
+    examine_all(files, file_index, unusable, longest_s=60.0, workers=1, journal=quiet(), interrupts=Interrupts())
     assert {name: problem.problem for name, problem in unusable.items()} == {"A/a.wav": "vanished"}
-    found = ledger.examined(str(ledger.content(files[1])))
+    found = file_index.examined(str(file_index.content(files[1])))
     assert found is not None and found.facts is not None
 
 
@@ -696,18 +696,18 @@ def test_storage_that_fails_stops_the_work_and_says_how_much_was_left(
 ) -> None:
     for number in range(4):
         write_sound(tmp_path / f"A/{number}.wav", seed=number)
-    real = ledgers.file_sha256
+    real = file_indexes.file_sha256
 
     def fail(path: Path, *others: object) -> str:
         if path.name == "2.wav":
             raise OSError(5, "Input/output error")
         return real(path)
 
-    monkeypatch.setattr(ledgers, "file_sha256", fail)
-    ledger, files = Ledger(tmp_path / "ledger.json", AudioSettings()), scan(tmp_path).files
+    monkeypatch.setattr(file_indexes, "file_sha256", fail)
+    file_index, files = FileIndex(tmp_path / "ledger.json", AudioSettings()), scan(tmp_path).files
     with pytest.raises(RetryableError, match=r"2\.wav: the storage failed .*Input/output error.* 2 files were still"):
-        identify(files, ledger, journal=quiet(), interrupts=Interrupts())
-    again = Ledger(tmp_path / "ledger.json", AudioSettings())
+        identify(files, file_index, journal=quiet(), interrupts=Interrupts())
+    again = FileIndex(tmp_path / "ledger.json", AudioSettings())
     assert [again.content(file) is not None for file in files] == [True, True, False, False]
 
 

@@ -15,9 +15,9 @@ from birdtune.audio.decode import SoundFacts
 from birdtune.audio.logmel import VGGISH
 from birdtune.config import AudioSettings, Config, SplitSettings
 from birdtune.data import selection, split
+from birdtune.data.file_index import Examined, FileIndex
 from birdtune.data.frames import FrameStore
 from birdtune.data.labels import Label
-from birdtune.data.ledger import Examined, Ledger
 from birdtune.data.scan import Recording, SoundFile, scan
 from birdtune.data.shards import INDEX_NAME
 from birdtune.errors import shown
@@ -34,13 +34,13 @@ _CONTENT = "c" * 64
 _FACTS = SoundFacts(RATE_HZ, 1, 2.0, -8.0, "WAV PCM_16")
 
 
-def ledgers() -> list[bytes]:
+def file_indexes() -> list[bytes]:
     with tempfile.TemporaryDirectory() as name:
-        ledger = Ledger(Path(name) / "ledger.json", AudioSettings())
-        ledger.set_content(_sound_file(), _CONTENT)
-        ledger.set_examined(_CONTENT, Examined(_FACTS))
-        ledger.set_examined("d", Examined(None, "silent", "every sample is zero"))
-        ledger.save()
+        file_index = FileIndex(Path(name) / "ledger.json", AudioSettings())
+        file_index.set_content(_sound_file(), _CONTENT)
+        file_index.set_examined(_CONTENT, Examined(_FACTS))
+        file_index.set_examined("d", Examined(None, "silent", "every sample is zero"))
+        file_index.save()
         return [(Path(name) / "ledger.json").read_bytes(), b"{}"]
 
 
@@ -48,18 +48,18 @@ def _sound_file() -> SoundFile:
     return SoundFile("A/a.wav", Path("/data/A/a.wav"), "A", 5, 7)
 
 
-def ledger(data: bytes, room: Path) -> None:
+def file_index(data: bytes, room: Path) -> None:
     (room / "ledger.json").write_bytes(data)
-    ledger = Ledger(room / "ledger.json", AudioSettings())
-    content = ledger.content(_sound_file())
+    file_index = FileIndex(room / "ledger.json", AudioSettings())
+    content = file_index.content(_sound_file())
     for known in (content, _CONTENT, "d"):
-        found = ledger.examined(known) if known is not None else None
+        found = file_index.examined(known) if known is not None else None
         if found is not None:
-            selection._judge(_sound_file(), found, VGGISH, "skip", 60.0)
-    ledger.set_content(_sound_file(), _CONTENT)
-    ledger.set_examined(_CONTENT, Examined(_FACTS))
-    ledger.save()
-    again = Ledger(room / "ledger.json", AudioSettings())
+            selection._outcome(_sound_file(), found, VGGISH, "skip", 60.0)
+    file_index.set_content(_sound_file(), _CONTENT)
+    file_index.set_examined(_CONTENT, Examined(_FACTS))
+    file_index.save()
+    again = FileIndex(room / "ledger.json", AudioSettings())
     assert again.content(_sound_file()) == _CONTENT and again.examined(_CONTENT) == Examined(_FACTS)
 
 
@@ -88,7 +88,7 @@ def index(data: bytes, room: Path) -> None:
     for content in store.contents():
         entry = store.entry(content)
         assert store.rows(content).shape == (entry.n_rows, VGGISH.n_mels)
-        selection._judge(_sound_file(), Examined(entry.facts), VGGISH, "skip", 60.0)
+        selection._outcome(_sound_file(), Examined(entry.facts), VGGISH, "skip", 60.0)
     store.verify(store.contents(), thorough=False)
     store.verify([*store.contents(), "nobody"])
     assert all(

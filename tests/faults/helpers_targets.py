@@ -537,8 +537,8 @@ TARGETS: dict[str, Target] = {
         (b"\x12\x02\x08", b"vggish/", b"\xff" * 9 + b"\x01", b"\x08\x01", b"("),
     ),
     "model-json": Target(_model_jsons, _model_json),
-    "ledger": Target(
-        own.ledgers, own.ledger, (b'"stats"', b'"facts"', b"null", b"[]", b"{}", b'"duration_s"', b'"problem"')
+    "file_index": Target(
+        own.file_indexes, own.file_index, (b'"stats"', b'"facts"', b"null", b"[]", b"{}", b'"duration_s"', b'"problem"')
     ),
     "index": Target(
         own.indexes, own.index, (b'"start": ', b"-1", b"1e99", b"null", b'"../', b"[]", b'"facts"')

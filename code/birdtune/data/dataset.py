@@ -26,11 +26,11 @@ from birdtune.data import (
     selection,
     split,
 )
+from birdtune.data.file_index import FileIndex, examine_all, identify
 from birdtune.data.frames import FrameStore
 from birdtune.data.label_map import ExternalId, find_label_map, read_label_map
 from birdtune.data.labels import Label, background_class, background_of, refuse_no_answer
 from birdtune.data.layout import Arranged
-from birdtune.data.ledger import Ledger, examine_all, identify
 from birdtune.data.recorded import recorded_links
 from birdtune.data.scan import PROBLEM_COLUMNS, Listing, Problem, Recording
 from birdtune.data.sources import SOURCE_COLUMNS, Sources, source_notices
@@ -110,7 +110,7 @@ class _Survey:
     listing: Listing
     given: Given | None  # the split that the data bring themselves
     notices: list[str]
-    ledger: Ledger
+    file_index: FileIndex
     unusable: dict[str, Problem]  # files that say nothing of their content, by name; grows while they are read
 
 
@@ -141,7 +141,7 @@ def prepare(
     cache = make_folder(config.output / "cache")
     survey = _survey(config, cache / "ledger.json", journal, interrupts)
     store = FrameStore(cache, spec, config.audio)
-    present = [c for file in survey.listing.files if (c := survey.ledger.content(file)) is not None]
+    present = [c for file in survey.listing.files if (c := survey.file_index.content(file)) is not None]
     # Cheap, as this is looked at by every start; `recheck` reads all of it before it is computed with.
     tell_damaged(store.verify(store.contents(), thorough=False), journal)
 
@@ -149,7 +149,7 @@ def prepare(
         made = frames.fill(
             store,
             survey.listing.files,
-            survey.ledger,
+            survey.file_index,
             survey.unusable,
             longest_s=config.audio.max_hours * 3600,
             workers=config.prepare.workers,
@@ -214,7 +214,7 @@ def inspect(
     def listen() -> None:
         examine_all(
             survey.listing.files,
-            survey.ledger,
+            survey.file_index,
             survey.unusable,
             longest_s=config.audio.max_hours * 3600,
             workers=config.prepare.workers,
@@ -226,17 +226,17 @@ def inspect(
 
 
 def _survey(
-    config: Config, ledger_path: Path, journal: Journal, interrupts: Interrupts, *, keep: bool = True
+    config: Config, file_index_path: Path, journal: Journal, interrupts: Interrupts, *, keep: bool = True
 ) -> _Survey:
     arranged = _arranged(config)
     listing = arranged.listing
     given = arranged.given
     if config.audio.channels == "each":
         listing, given = layout.each_channel(listing, given)
-    ledger = Ledger(ledger_path, config.audio, keep=keep)
-    unusable = identify(listing.files, ledger, journal=journal, interrupts=interrupts)
+    file_index = FileIndex(file_index_path, config.audio, keep=keep)
+    unusable = identify(listing.files, file_index, journal=journal, interrupts=interrupts)
     scan.refuse_remnant(listing, unusable, config.data_folder)
-    return _Survey(listing, given, arranged.notices, ledger, unusable)
+    return _Survey(listing, given, arranged.notices, file_index, unusable)
 
 
 def _arranged(config: Config) -> Arranged:
@@ -353,7 +353,7 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
     has_several = any(len(file.classes) > 1 for file in files)
     usable, problems = selection.select(
         survey.listing,
-        survey.ledger,
+        survey.file_index,
         survey.unusable,
         spec=spec,
         short=config.audio.short_clips,

@@ -1,4 +1,4 @@
-"""The feature store: rows of every recording on disk, as the backbone will see them.
+"""The feature store: rows of every recording on disk, as the backbone takes them.
 
     SoundFile ─▶ fill ─▶ cache/<front end>/   shards of flat [rows, ...], little-endian, and their index
     content ─▶ FrameStore.rows ─▶ [n, ...]
@@ -19,7 +19,7 @@ from birdtune.audio.decode import SoundStream
 from birdtune.audio.faults import SoundError
 from birdtune.audio.front_end import FrontEnd
 from birdtune.config import AudioSettings
-from birdtune.data.ledger import Examined, Ledger, crashed, distinct, note_examined
+from birdtune.data.file_index import Examined, FileIndex, crashed, distinct, note_examined
 from birdtune.data.scan import Problem, SoundFile, unchanged
 from birdtune.data.shards import Entry, ShardStore, ShardWriter
 from birdtune.runtime.files import make_folder
@@ -123,21 +123,21 @@ def close_shard() -> None:
 class _Forecast:
     """How many bytes the rows of some recordings take that are still to be made.
 
-    Known of recordings that were heard before, as by `check`; of others it follows from the size of their
-    files and what came of those that are done.
+    Known of recordings that were decoded before, as by `check`; of others it is estimated by the size of their files
+    and the rows of those that are done.
     """
 
-    def __init__(self, tasks: Sequence[_Task], ledger: Ledger, spec: FrontEnd) -> None:
+    def __init__(self, tasks: Sequence[_Task], file_index: FileIndex, spec: FrontEnd) -> None:
         self._row_bytes = spec.row_bytes
         self._unknown: dict[str, int] = {}  # content → bytes of the file
         self._known: dict[str, int] = {}  # content → bytes of its rows
         self._read, self._made = 0, 0
         for task in tasks:
-            found = ledger.examined(task.content)
-            if found is None or found.facts is None:
+            known = file_index.examined(task.content)
+            if known is None or known.facts is None:
                 self._unknown[task.content] = task.file.size
             else:
-                n_rows = spec.row_count(spec.padded_samples(spec.samples(found.facts.duration_s)))
+                n_rows = spec.row_count(spec.padded_samples(spec.samples(known.facts.duration_s)))
                 self._known[task.content] = n_rows * self._row_bytes
 
     def note(self, task: _Task, made: _Made) -> None:
@@ -160,7 +160,7 @@ class _Forecast:
 def fill(
     store: FrameStore,
     files: Sequence[SoundFile],
-    ledger: Ledger,
+    file_index: FileIndex,
     unusable: dict[str, Problem],
     *,
     longest_s: float,
@@ -170,10 +170,10 @@ def fill(
 ) -> int:
     """Make the rows that are missing, of every content whose file can be decoded.
 
-    What was learnt of each content goes to the ledger.
+    The facts of each content go to the file index.
 
     Args:
-        unusable: as `ledger.note_examined`; where such a file has a copy, that is decoded in its place.
+        unusable: as `file_index.note_examined`; where such a file has a copy, that is decoded in its place.
 
     Returns:
         how many recordings were decoded.
@@ -185,14 +185,14 @@ def fill(
     """
     make_folder(store.folder)
     for content in store.contents():
-        if ledger.examined(content) is None:
-            ledger.set_examined(content, Examined(store.entry(content).facts))
+        if file_index.examined(content) is None:
+            file_index.set_examined(content, Examined(store.entry(content).facts))
     tried: set[str] = set()
     # None left: spare the workers' start.
-    while tasks := _wanted(store, files, ledger, unusable):
+    while tasks := _wanted(store, files, file_index, unusable):
         tried |= {task.content for task in tasks}
         store.drop_leftovers()
-        forecast = _Forecast(tasks, ledger, store.spec)
+        forecast = _Forecast(tasks, file_index, store.spec)
         need_space(store.folder, forecast.bytes_surely_left(), f"the features of {len(tasks):,} recordings")
         results = run_tasks(
             _make,
@@ -205,7 +205,7 @@ def fill(
         with (
             storage_faults(store.folder, "features", forecast.bytes_left),
             journal.progress("preparing", len(tasks), "recordings") as progress,
-            store.appending(ledger.save) as index,
+            store.appending(file_index.save) as index,
             # However the block ends, the workers end with it: what they still had would count for nothing.
             contextlib.closing(results),
         ):
@@ -215,17 +215,17 @@ def fill(
                 progress.advance()
                 if made.entry is not None:
                     store.add(made.entry, index)
-                note_examined(ledger, task.file, made.examined, unusable, len(tasks) - n_done)
-    ledger.save()
+                note_examined(file_index, task.file, made.examined, unusable, len(tasks) - n_done)
+    file_index.save()
     return len(tried)
 
 
 def _wanted(
-    store: FrameStore, files: Sequence[SoundFile], ledger: Ledger, unusable: Mapping[str, Problem]
+    store: FrameStore, files: Sequence[SoundFile], file_index: FileIndex, unusable: Mapping[str, Problem]
 ) -> list[_Task]:
     """One task for each content that is not in the store, unless it is known to be unusable."""
     return [
         _Task(file, content)
-        for content, file in distinct(files, ledger, unusable).items()
-        if content not in store and ((known := ledger.examined(content)) is None or known.facts is not None)
+        for content, file in distinct(files, file_index, unusable).items()
+        if content not in store and ((known := file_index.examined(content)) is None or known.facts is not None)
     ]

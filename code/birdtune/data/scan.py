@@ -2,7 +2,7 @@
 
     data/<Class>/**/*.wav ─▶ scan ─▶ Listing: SoundFile | Problem
 
-Only names and kinds of files are read here. `ledger` decodes the files; `selection` decides which are used.
+Only names and kinds of files are read here. `file_index` decodes the files; `selection` decides which are used.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Which files are used, and why the others are not.
 
-    Listing + Ledger ─▶ select ─▶ Recording | Problem
+    Listing + FileIndex ─▶ select ─▶ Recording | Problem
 
 The books always balance: files found = recordings used + problems with `used` False.
 """
@@ -14,8 +14,8 @@ from typing import Any
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.front_end import FrontEnd
 from birdtune.data import quality
+from birdtune.data.file_index import Examined, FileIndex
 from birdtune.data.labels import Label
-from birdtune.data.ledger import Examined, Ledger
 from birdtune.data.scan import NO_FILE, Listing, Problem, Recording, SoundFile
 from birdtune.errors import InputError, shown
 
@@ -33,7 +33,7 @@ _MEANT_SHARE, _MEANT = 0.05, 5
 
 def select(
     listing: Listing,
-    ledger: Ledger,
+    file_index: FileIndex,
     unusable: Mapping[str, Problem],
     *,
     spec: FrontEnd,
@@ -56,18 +56,18 @@ def select(
     problems = [*listing.problems, *unusable.values()]
     usable: list[Recording] = []
     for file in listing.files:
-        content = ledger.content(file)
+        content = file_index.content(file)
         if file.name in unusable or content is None:
             continue
-        judged = _judge(file, ledger.examined(content), spec, short, longest_s)
-        if isinstance(judged, Problem):
-            problems.append(judged)
+        outcome = _outcome(file, file_index.examined(content), spec, short, longest_s)
+        if isinstance(outcome, Problem):
+            problems.append(outcome)
         else:
-            labels, wrong = _within(file, judged.duration_s)
+            labels, wrong = _within(file, outcome.duration_s)
             problems += wrong
             if labels:
                 usable.append(
-                    Recording(file.name, file.path, labels, content, judged, below=file.below, channel=file.channel)
+                    Recording(file.name, file.path, labels, content, outcome, below=file.below, channel=file.channel)
                 )
     usable, doubled = _without_duplicates(sorted(usable, key=lambda recording: recording.name), output, background)
     remarks = [
@@ -76,15 +76,15 @@ def select(
         for problem in (_misnamed(recording), _damaged(recording), quality.padded(recording, spec))
         if problem
     ]
-    heard = [
+    of_sound = [
         Problem(recording.name, recording.label, problem, detail, used=True)
         for recording in usable
         for problem, detail in quality.remarks(recording.facts)
     ]
-    return usable, sorted([*problems, *doubled, *remarks, *heard], key=lambda problem: problem.recording)
+    return usable, sorted([*problems, *doubled, *remarks, *of_sound], key=lambda problem: problem.recording)
 
 
-def _judge(
+def _outcome(
     file: SoundFile, found: Examined | None, spec: FrontEnd, short: str, longest_s: float
 ) -> Problem | SoundFacts:
     assert found is not None, f"{file.name} was never examined"

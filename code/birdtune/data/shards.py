@@ -52,7 +52,7 @@ class Entry:
     start: NonNegativeInt  # rows from the beginning of the shard
     n_rows: NonNegativeInt
     crc: int  # CRC-32 of the rows' bytes
-    facts: SoundFacts | None = None  # of features: what the ledger has too, unless the run was killed before
+    facts: SoundFacts | None = None  # of features: what the file index has too, unless the run was killed before
 
 
 class ShardStore:

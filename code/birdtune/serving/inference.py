@@ -22,7 +22,7 @@ from birdtune.audio.decode import SoundFacts, SoundStream
 from birdtune.audio.faults import SoundError
 from birdtune.audio.front_end import FrontEnd
 from birdtune.config import AudioSettings
-from birdtune.data.ledger import crashed
+from birdtune.data.file_index import crashed
 from birdtune.errors import CheckpointError, shown
 from birdtune.runtime.workers import Crashed, Isolated
 

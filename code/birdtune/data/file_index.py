@@ -1,4 +1,4 @@
-"""What is known of files by their content, kept between runs so that nothing is found out twice.
+"""The file index: what is known of files by their content, kept between runs so that no file is decoded twice.
 
 SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Examined: facts | problem
 """
@@ -24,13 +24,13 @@ from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.workers import Crashed, run_tasks, worker_count
 
-# What may be gone next time, or depend on a setting: not believed for longer than the run that met it.
+# Problems that may be gone next time, or depend on a setting: not kept for the next run.
 _PASSING_PROBLEMS = frozenset({"crash", "too-long"}) | OF_THE_FILE
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What one file's content turned out to be: facts, or a problem."""
+    """The facts of a content, or its problem."""
 
     facts: SoundFacts | None = None
     problem: str = ""
@@ -41,31 +41,31 @@ class Examined:
             raise ValueError(f"facts and the problem {self.problem!r} do not go together")
 
 
-class Ledger:
-    """What is known of files by their content, kept between runs so that nothing is found out twice.
+class FileIndex:
+    """Content of each file, and facts or problem of each content.
 
-    A file of unchanged path, size and time is taken to hold what it held; what was found out about a
-    content holds for every file that has it.
+    A file of unchanged path, size and time is taken to have the content it had; what is known of a content holds for
+    every file that has it.
 
     Args:
         path: of the file it is kept in, or None.
         keep: whether that file may be written.
     """
 
-    # Results between saves, so that a killed run need not begin anew: so many, and this share of what is known, or
-    # a million files would be written two thousand times.
+    # Results between saves, so that a killed run need not begin anew: at least so many, and this share of what is
+    # known, or a million files would be written two thousand times.
     _SAVE_EVERY, _SAVE_SHARE = 500, 0.2
 
     def __init__(self, path: Path | None, sound: AudioSettings, *, keep: bool = True) -> None:
         self._path = path if keep else None
         self.sound = sound
-        # What cannot be read where nothing may be written is merely not known.
+        # An index that cannot be read is as good as none where nothing may be written.
         known = _known(path) if path is not None and (keep or os.access(path, os.R_OK)) else _Known()
         self._stats = known.stats
         self._all_facts = known.facts
         # Facts are of decoded samples.
         self._facts = self._all_facts.setdefault(sound.cache_key, {})
-        for content in [key for key, found in self._facts.items() if found.problem in _PASSING_PROBLEMS]:
+        for content in [key for key, known in self._facts.items() if known.problem in _PASSING_PROBLEMS]:
             del self._facts[content]
         self._unsaved = 0
 
@@ -84,8 +84,8 @@ class Ledger:
         """What is known of a content."""
         return self._facts.get(content)
 
-    def set_examined(self, content: str, found: Examined) -> None:
-        self._facts[content] = found
+    def set_examined(self, content: str, examined: Examined) -> None:
+        self._facts[content] = examined
         self._count()
 
     def _count(self) -> None:
@@ -95,11 +95,11 @@ class Ledger:
             self.save()
 
     def save(self) -> None:
-        """Write the ledger, if there is a place for it. Raises as files.storage_faults."""
+        """Write the file index, if there is a place for it. Raises as files.storage_faults."""
         if self._path is not None and self._unsaved:
             # Without indentation: 20,000 files make 6 MB, read in a tenth of a second.
             facts = {
-                key: {content: _stored(found) for content, found in known.items()}
+                key: {content: _stored(examined) for content, examined in known.items()}
                 for key, known in self._all_facts.items()
             }
             # Lost with the power, it costs time and nothing else.
@@ -107,24 +107,24 @@ class Ledger:
             self._unsaved = 0
 
 
-def _stored(found: Examined) -> dict[str, Any]:
-    if found.facts is None:
-        return {"problem": found.problem, "detail": found.detail}
+def _stored(examined: Examined) -> dict[str, Any]:
+    if examined.facts is None:
+        return {"problem": examined.problem, "detail": examined.detail}
     # As dataclasses.asdict, which takes ten times as long: every file pays it.
-    parts = {"measures": found.facts.measures, "origin": found.facts.origin, "choice": found.facts.choice}
-    return {**vars(found.facts), **{name: None if part is None else vars(part) for name, part in parts.items()}}
+    parts = {"measures": examined.facts.measures, "origin": examined.facts.origin, "choice": examined.facts.choice}
+    return {**vars(examined.facts), **{name: None if part is None else vars(part) for name, part in parts.items()}}
 
 
-def _found(stored: Any) -> Any:
+def _parsed(stored: Any) -> Any:
     return {"facts": stored} if isinstance(stored, dict) and "problem" not in stored else stored
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A ledger as it is written, with what the types cannot say: a content has facts or a problem."""
+    """A file index as it is written, with what the types cannot say: a content has facts or a problem."""
 
     stats: dict[str, tuple[int, int, int, int, str]] = field(default_factory=dict)
-    facts: dict[str, dict[str, Annotated[Examined, BeforeValidator(_found)]]] = field(default_factory=dict)
+    facts: dict[str, dict[str, Annotated[Examined, BeforeValidator(_parsed)]]] = field(default_factory=dict)
 
 
 def _known(path: Path) -> _Known:
@@ -145,14 +145,14 @@ def _hash(file: SoundFile, interrupts: Interrupts) -> str | SoundError:
 
 
 def identify(
-    files: Sequence[SoundFile], ledger: Ledger, *, journal: Journal, interrupts: Interrupts
+    files: Sequence[SoundFile], file_index: FileIndex, *, journal: Journal, interrupts: Interrupts
 ) -> dict[str, Problem]:
-    """Make sure that the ledger knows the content of every file; return those that cannot be read, by name.
+    """Make sure that the file index knows the content of every file; return those that cannot be read, by name.
 
     Raises:
         Interrupted, RetryableError (the storage fails): what was read is kept.
     """
-    unknown = [file for file in files if ledger.content(file) is None]
+    unknown = [file for file in files if file_index.content(file) is None]
     unreadable: dict[str, Problem] = {}
     # Threads are enough: hashing and reading both let go of the interpreter.
     with journal.progress("reading", len(unknown), "files") as progress, ThreadPoolExecutor() as threads:
@@ -162,16 +162,18 @@ def identify(
                 interrupts.check()
                 progress.advance()
                 if isinstance(result, str):
-                    ledger.set_content(file, result)
+                    file_index.set_content(file, result)
                 else:
                     _set_unusable(file, *_problem_of(result), unreadable, len(unknown) - number)
         finally:
             threads.shutdown(cancel_futures=True)
-            ledger.save()
+            file_index.save()
     return unreadable
 
 
-def note_examined(ledger: Ledger, file: SoundFile, found: Examined, unusable: dict[str, Problem], n_left: int) -> None:
+def note_examined(
+    file_index: FileIndex, file: SoundFile, examined: Examined, unusable: dict[str, Problem], n_left: int
+) -> None:
     """Note what came of decoding a file: of its content for good, or of this file for now.
 
     Args:
@@ -181,12 +183,12 @@ def note_examined(ledger: Ledger, file: SoundFile, found: Examined, unusable: di
     Raises:
         RetryableError: its storage fails; what can still be read may be the smaller part of the data.
     """
-    if found.problem in OF_THE_FILE:
-        _set_unusable(file, found.problem, found.detail, unusable, n_left)
+    if examined.problem in OF_THE_FILE:
+        _set_unusable(file, examined.problem, examined.detail, unusable, n_left)
         return
-    content = ledger.content(file)
+    content = file_index.content(file)
     assert content is not None
-    ledger.set_examined(content, found)
+    file_index.set_examined(content, examined)
 
 
 def _set_unusable(file: SoundFile, problem: str, detail: str, unusable: dict[str, Problem], n_left: int) -> None:
@@ -205,11 +207,13 @@ def _problem_of(fault: SoundError | Crashed) -> tuple[str, str]:
     return "crash", "the process that decoded it was killed; by a fault in the decoder, or for want of memory"
 
 
-def distinct(files: Sequence[SoundFile], ledger: Ledger, unusable: Mapping[str, Problem]) -> dict[str, SoundFile]:
+def distinct(
+    files: Sequence[SoundFile], file_index: FileIndex, unusable: Mapping[str, Problem]
+) -> dict[str, SoundFile]:
     """Content → the first file that holds it."""
     first: dict[str, SoundFile] = {}
     for file in files:
-        if file.name not in unusable and (content := ledger.content(file)) is not None:
+        if file.name not in unusable and (content := file_index.content(file)) is not None:
             first.setdefault(content, file)
     return first
 
@@ -232,7 +236,7 @@ def _examine(task: _ExamineTask) -> Examined:
 
 def examine_all(
     files: Sequence[SoundFile],
-    ledger: Ledger,
+    file_index: FileIndex,
     unusable: dict[str, Problem],
     *,
     longest_s: float,
@@ -240,7 +244,7 @@ def examine_all(
     journal: Journal,
     interrupts: Interrupts,
 ) -> None:
-    """Decode every content that is not known yet, keeping only what was learnt: for `check`.
+    """Decode every content that is not known yet, for its facts alone: for `check`.
 
     Args:
         unusable: as `note_examined`; where such a file has a copy, that is decoded in its place.
@@ -250,31 +254,19 @@ def examine_all(
     """
     try:
         while tasks := [
-            _ExamineTask(file, ledger.sound, longest_s)
-            for content, file in distinct(files, ledger, unusable).items()
-            if ledger.examined(content) is None
+            _ExamineTask(file, file_index.sound, longest_s)
+            for content, file in distinct(files, file_index, unusable).items()
+            if file_index.examined(content) is None
         ]:
-            _examine_tasks(tasks, ledger, unusable, workers, journal, interrupts)
+            n_workers = worker_count(workers, len(tasks))
+            results = run_tasks(_examine, tasks, n_workers=n_workers, interrupts=interrupts)
+            with contextlib.closing(results), journal.progress("examining", len(tasks), "files") as progress:
+                for n_done, (task, result) in enumerate(results):
+                    progress.advance()
+                    examined = crashed() if isinstance(result, Crashed) else result
+                    note_examined(file_index, task.file, examined, unusable, len(tasks) - n_done)
     finally:
-        ledger.save()
-
-
-def _examine_tasks(
-    tasks: Sequence[_ExamineTask],
-    ledger: Ledger,
-    unusable: dict[str, Problem],
-    workers: int,
-    journal: Journal,
-    interrupts: Interrupts,
-) -> None:
-    n_left = len(tasks)
-    results = run_tasks(_examine, tasks, n_workers=worker_count(workers, len(tasks)), interrupts=interrupts)
-    with contextlib.closing(results), journal.progress("listening", len(tasks), "files") as progress:
-        for task, result in results:
-            progress.advance()
-            found = crashed() if isinstance(result, Crashed) else result
-            note_examined(ledger, task.file, found, unusable, n_left)
-            n_left -= 1
+        file_index.save()
 
 
 def crashed() -> Examined:
