@@ -97,9 +97,9 @@ def test_every_patch_of_every_file_is_embedded_in_order(
     monkeypatch.chdir(tmp_path)
     outcome, made = embedded([Path("b.wav"), Path("dir/a.flac")], Path("new/x.npz"))
     assert outcome == predict.Outcome(files=2, windows=7, problems=())
-    assert made.keys() == {"embeddings", "file", "start_s"}
+    assert made["end_s"].tolist() == pytest.approx([0.96, 1.92, 2.88, 3.49, 0.96, 1.92, 1.99])
     assert made["embeddings"].dtype == made["start_s"].dtype == np.float32
-    assert made["file"].tolist() == ["b.wav"] * 4 + ["dir/a.flac"] * 3
+    assert made["recording"].tolist() == ["b.wav"] * 4 + ["dir/a.flac"] * 3
     assert made["start_s"].tolist() == pytest.approx([0, 0.96, 1.92, 2.53, 0, 0.96, 1.03])
     wanted = [
         mean_bands_of(frames_in(Path("b.wav")), [0, 96, 192, 253]),
@@ -151,11 +151,11 @@ def test_channels_that_cancel_each_other_are_heard_and_each_channel_may_have_its
     soundfile.write(tmp_path / "other.wav", np.stack([left, right], 1), RATE_HZ)
     paths = [tmp_path / name for name in ("inverted.wav", "other.wav", "1.wav")]
     _, best = embedded(paths, tmp_path / "best.npz")
-    count = len(best["file"]) // 3
+    count = len(best["recording"]) // 3
     assert np.array_equal(best["embeddings"][:count], best["embeddings"][-count:])
     _, each = embedded(paths, tmp_path / "each.npz", sound=AudioSettings(channels="each"))
     names = ("inverted.wav#1", "inverted.wav#2", "other.wav#1", "other.wav#2", "1.wav")
-    assert each["file"].tolist() == [str(tmp_path / name) for name in names for _ in range(count)]
+    assert each["recording"].tolist() == [str(tmp_path / name) for name in names for _ in range(count)]
     assert np.array_equal(each["embeddings"][2 * count : 3 * count], best["embeddings"][-count:])
 
 
@@ -173,7 +173,7 @@ def test_the_model_is_given_full_batches_across_files(tmp_path: Path) -> None:
     assert sizes == [4, 4, 2]
     _, one_by_one = embedded([tmp_path / "in"], tmp_path / "y.npz", batch_size=1)
     np.testing.assert_allclose(made["embeddings"], one_by_one["embeddings"], atol=1e-6)
-    assert made["file"].tolist() == one_by_one["file"].tolist()
+    assert made["recording"].tolist() == one_by_one["recording"].tolist()
 
 
 def test_a_model_may_return_a_view_of_what_it_was_given(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_files_that_cannot_be_used_are_named_and_the_others_go_on(tmp_path: Path
     first, last = write_sound(tmp_path / "first.wav", 0.97), write_sound(tmp_path / "last.wav", 0.97, seed=1)
     files = [first, *(path for path, _ in spoilt.values()), last]
     outcome, made = embedded(files, tmp_path / "x.npz", batch_size=batch_size)
-    assert made["file"].tolist() == [str(first), str(last)]
+    assert made["recording"].tolist() == [str(first), str(last)]
     assert {(Path(unused.name).name, unused.problem) for unused in outcome.problems} == {
         (name, problem) for name, (_, problem) in spoilt.items()
     }
@@ -243,8 +243,7 @@ def test_a_sound_longer_than_allowed_is_not_used(tmp_path: Path) -> None:
 def test_when_nothing_can_be_used_the_tables_are_empty(tmp_path: Path) -> None:
     outcome, made = embedded([tmp_path / "no.wav"], tmp_path / "x.npz")
     assert (outcome.files, outcome.windows, len(outcome.problems)) == (0, 0, 1)
-    shapes = {name: array.shape for name, array in made.items()}
-    assert shapes == {"embeddings": (0, 0), "file": (0,), "start_s": (0,)}
+    assert (made["embeddings"].shape, made["recording"].shape, made["start_s"].shape) == ((0, 0), (0,), (0,))
     predict_files([tmp_path / "no.wav"], Ears("a", "b"), tmp_path / "p.csv", windows_out=tmp_path / "q.csv")
     (row,) = rows_of(tmp_path / "p.csv")
     assert (Path(row["file"]).name, row["problem"][:11], row["decision"]) == ("no.wav", "unreadable:", "")
@@ -255,7 +254,7 @@ def test_names_are_made_safe_to_show(tmp_path: Path) -> None:
     write_sound(tmp_path / "a\x1b[2J ä.wav", 0.9)
     (tmp_path / "z\n.wav").write_bytes(b"")
     outcome, made = embedded([tmp_path], tmp_path / "x.npz")
-    assert made["file"].tolist() == [f"{tmp_path}/a\\x1b[2J ä.wav"]
+    assert made["recording"].tolist() == [f"{tmp_path}/a\\x1b[2J ä.wav"]
     assert [unused.name for unused in outcome.problems] == [f"{tmp_path}/z\\n.wav"]
 
 
@@ -265,8 +264,8 @@ def test_a_name_that_the_decoder_does_not_like_does_not_end_the_work(tmp_path: P
     write_sound(tmp_path / "a.wav", 0.9).rename(odd)
     write_sound(tmp_path / "c.wav", 0.9)
     outcome, made = embedded([odd, tmp_path / "c.wav"], tmp_path / "x.npz")
-    assert f"{tmp_path}/c.wav" in made["file"]
-    told = [*made["file"], *(unused.name for unused in outcome.problems)]
+    assert f"{tmp_path}/c.wav" in made["recording"]
+    told = [*made["recording"], *(unused.name for unused in outcome.problems)]
     assert len(told) == 2
     assert f"{tmp_path}/{name.decode('utf-8', 'surrogateescape')}".replace("\udcff", "\\udcff") in told
 
@@ -295,7 +294,7 @@ def test_a_file_that_kills_the_decoder_is_named_and_the_others_go_on(
     assert [(Path(unused.name).name, unused.problem) for unused in outcome.problems] == [
         ("middle.wav", "crash"), ("start.wav", "crash"), ("text.wav", "not-audio"),
     ]  # fmt: skip
-    assert made["file"].tolist() == [str(files[0])] * 4 + [str(files[3])] * 4
+    assert made["recording"].tolist() == [str(files[0])] * 4 + [str(files[3])] * 4
     np.testing.assert_allclose(
         made["embeddings"][4:], mean_bands_of(frames_in(files[3]), [0, 96, 192, 283]), atol=1e-6
     )

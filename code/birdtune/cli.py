@@ -163,16 +163,18 @@ def _file_name(text: str) -> Path:
     return Path(text)
 
 
-def _file_arguments(out: str, *, patches: bool) -> Callable[[argparse.ArgumentParser], None]:
+def _file_arguments(out: str | None, *, patches: bool) -> Callable[[argparse.ArgumentParser], None]:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("files", nargs="*", type=_file_name, metavar="FILES")
         parser.add_argument("--list", default=None, metavar="FILE")
-        parser.add_argument("--out", type=Path, default=Path(out))
+        parser.add_argument("--out", type=Path, default=None if out is None else Path(out))
         # What job.yaml names as the backbone to start from is not what a user means here; the flag is.
         parser.add_argument("--model", "--model.checkpoint", dest="model", type=Path, default=None)
         if patches:
             parser.add_argument("--patches", type=Path, default=None)
             parser.add_argument("--window", type=float, default=None)
+        else:
+            parser.add_argument("--format", choices=("npz", "parquet", "tfrecord", "find-tune-npz"), default=None)
 
     return add
 
@@ -216,9 +218,12 @@ COMMANDS: dict[str, Command] = {
         takes_model=True,
     ),
     "embed": Command(
-        "embeddings of each window (VGGish 128, YAMNet 1024 numbers), by the newest model or --model",
-        commands.embed, _file_arguments("embeddings.npz", patches=False),
-        "FILES... [--list FILE|-] [--out embeddings.npz] [--model FOLDER|CHECKPOINT]", more=_LIST_HELP,
+        "embeddings of each window (VGGish 128, YAMNet 1024 numbers), of files or of the labelled data",
+        commands.embed, _file_arguments(None, patches=False),
+        "[FILES...] [--list FILE|-] [--format FORMAT] [--out embeddings.npz] [--model FOLDER|CHECKPOINT]",
+        more="Files are embedded by the newest model or --model. Without files, the recordings of --data are, by the "
+        "weights that `run` begins from or --model. --format is npz, parquet, tfrecord or find-tune-npz; without it, "
+        f"the ending of --out decides. {_LIST_HELP}",
         takes_model=True,
     ),
     "augment": Command(

@@ -134,14 +134,35 @@ def predict(config: Config, options: Options, journal: Journal, interrupts: Inte
 
 
 def embed(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
-    """Embed files."""
-    require_place(options.out, "--out", (".npz",), "NumPy arrays")
-    files = _files(options)
-    with _whole_or_nothing(options.out, interrupts):
+    """Embed files; where none are named, the data that a run trains on."""
+    from birdtune.data.embedding_files import ENDINGS, require_pyarrow
+
+    by_ending = {ending: kind for kind, ending in reversed(ENDINGS.items())}
+    ending = options.out.suffix.lower() if options.out is not None else ""
+    kind = options.format or by_ending.get(ending, "npz")
+    out = options.out or Path(f"embeddings{ENDINGS[kind]}")
+    require_place(out, "--out", (ENDINGS[kind],), "embeddings")
+    if kind == "parquet":
+        require_pyarrow(shown(out))
+    if options.files or options.list is not None:
+        if kind == "find-tune-npz":
+            raise UsageError(f"--format {kind}: has labels, which files alone have not. Give --data in their place.")
+        files = _files(options)
+        with _whole_or_nothing(out, interrupts):
+            load_tensorflow()
+            from birdtune.pipeline import predict as prediction
+
+            return prediction.embed(config, options.model, files, out, journal, interrupts, kind)
+    if not os.path.lexists(config.data_folder):
+        raise UsageError(
+            "no files are named, and there is no data folder: give files, --list FILE with a name on each line, or the "
+            f"data of a run with --data ({shown(config.data_folder)} is not there)."
+        )
+    with alone_in(config.output, journal), storage_faults(config.output, verb="used"):
         load_tensorflow()
         from birdtune.pipeline import predict as prediction
 
-        return prediction.embed(config, options.model, files, options.out, journal, interrupts)
+        return prediction.embed_data(config, options.model, out, kind, journal, interrupts)
 
 
 def _files(options: Options) -> list[Path]:

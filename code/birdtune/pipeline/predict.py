@@ -1,31 +1,55 @@
-"""A trained model put to use: predict, embed, and the TensorFlow 1 export.
+"""A trained model put to use: predict, embed files or the whole data, and the TensorFlow 1 export.
 
 Importing this loads TensorFlow.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from birdtune.audio.front_end import FrontEnd
+from birdtune.audio.logmel import LogMel
+from birdtune.audio.waveform import as_float
 from birdtune.config import Config
-from birdtune.errors import EXIT_DONE, InputError, naming, shown
+from birdtune.data import dataset as data
+from birdtune.data.batches import Windows, batch_of
+from birdtune.data.dataset import Dataset
+from birdtune.data.embedding_files import EmbeddedRecording, MadeBy, writing
+from birdtune.data.targets import WindowTargets
+from birdtune.errors import EXIT_DONE, CheckpointError, InputError, naming, shown
 from birdtune.models import classifier as classifiers
-from birdtune.models import registry, tf1
+from birdtune.models import embedded, registry, tf1
 from birdtune.models.custom import is_saved_model
+from birdtune.pipeline import messages
+from birdtune.runtime.files import try_to_write
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_trained, versions
 from birdtune.runtime.signals import Interrupts
 from birdtune.serving.predict import LONG, ExportedModel, Outcome, embed_files, open_model, predict_files
 from birdtune.serving.rows import Scorer
-from birdtune.training import devices
+from birdtune.training import base_model, devices, served_model
 from birdtune.training.checkpoints import WEIGHTS_NAME, Checkpoints, read_arrays
 from birdtune.training.train import build_classifier
 
 Embed = Callable[[npt.NDArray[np.float32]], Any]
+# Of a data set so many windows are embedded before they are written; a longer recording is embedded as a whole.
+_AT_ONCE = 2048
+
+
+class Embedder(NamedTuple):
+    """What makes embeddings of windows."""
+
+    function: Embed  # windows [n, window_rows, ...] float32 → embeddings [n, K]
+    front_end: FrontEnd
+    backbone: str  # its name
+    digest: str  # as `embedded.digest`
+
+    def made(self, hop_s: float | None) -> MadeBy:
+        """As it stands in files of embeddings."""
+        return MadeBy.of(self.front_end, hop_s, self.backbone, self.digest)
 
 
 def predict(
@@ -92,23 +116,27 @@ def embed(
     out: Path,
     journal: Journal,
     interrupts: Interrupts,
+    kind: str = "npz",
 ) -> int:
     """Write the embeddings of files, by `source` or by the newest exported model of the output folder.
 
     Args:
+        kind: of `embedding_files.ENDINGS`.
         source: a version folder of an exported model, one of birdtune's own checkpoints, or a checkpoint
             of TensorFlow in any form that `run` takes.
     """
     devices.prepare_devices()
     place = source or _newest_exported(config)
     with naming("--model" if source is not None else None):
-        function, front_end = _embedder(config, place)
+        embedder = _embedder(config, place)
     journal.say(f"embed: {shown(place)}")
     outcome = embed_files(
         files,
-        function,
+        embedder.function,
         out,
-        front_end=front_end,
+        front_end=embedder.front_end,
+        kind=kind,
+        made=embedder.made(config.train.hop_s),
         sound=config.audio,
         hop_s=config.train.hop_s,
         batch_size=config.evaluate.batch_size,
@@ -116,6 +144,75 @@ def embed(
         check=interrupts.check,
     )
     return _report(outcome, out, journal)
+
+
+def embed_data(
+    config: Config, source: Path | None, out: Path, kind: str, journal: Journal, interrupts: Interrupts
+) -> int:
+    """Write the embeddings of the data that a run trains on, with labels and split.
+
+    Args:
+        source, kind: as `embed`; None: the weights that a run begins from.
+    """
+    devices.prepare_devices()
+    try_to_write(out.parent)
+    place = source or registry.checkpoint_path(config)
+    if place is None:
+        raise CheckpointError("--model.checkpoint none: a backbone without weights knows no sounds. Give its weights.")
+    with naming("--model" if source is not None else None):
+        embedder = _embedder(config, place)
+    if kind == "find-tune-npz" and not isinstance(embedder.front_end, LogMel):
+        raise InputError(
+            f"--format {kind}: has log-mel beside the embeddings, and {embedder.backbone} takes none. Give --format "
+            "npz, or a backbone of log-mel (vggish, yamnet)."
+        )
+    journal.say(f"embed: {shown(config.data_folder)} by {shown(place)}")
+    dataset, store = data.prepare(config, embedder.front_end, journal, interrupts)
+    dataset, store = data.recheck(config, dataset, store, journal, interrupts)
+    messages.say_dataset(dataset, journal)
+    contents = [recording.content for recording in dataset.recordings]
+    windows = Windows(store, contents, store.spec.hop(config.train.hop_s))
+    with (
+        writing(out, kind, embedder.made(config.train.hop_s)) as add,
+        journal.progress("embeddings", len(windows), "windows") as progress,
+    ):
+        for recording in _embedded(embedder, dataset, windows, config.evaluate.batch_size, interrupts):
+            add(recording)
+            progress.advance(len(recording.embeddings))
+    journal.say(f"{shown(out)}: {len(windows):,} windows of {len(contents):,} recordings")
+    return EXIT_DONE
+
+
+def _embedded(
+    embedder: Embedder, dataset: Dataset, windows: Windows, size: int, interrupts: Interrupts
+) -> Iterator[EmbeddedRecording]:
+    """The recordings of a data set, one after another, as files of embeddings have them."""
+    ends = np.cumsum(windows.per_recording)
+    targets = WindowTargets(dataset.targets(dataset.recordings), windows)
+    names = np.array(dataset.classes, object)
+    first = begin = 0  # the next recording, and its first window
+    while first < len(ends):
+        last = max(first, int(np.searchsorted(ends, begin + _AT_ONCE, side="right")) - 1)
+        found = []
+        for start in range(begin, int(ends[last]), size):
+            interrupts.check()
+            numbers = np.arange(start, min(start + size, int(ends[last])))
+            given = as_float(batch_of(windows, numbers, size).features)
+            found.append(np.asarray(embedder.function(given), np.float32)[: numbers.size])
+        embeddings = np.concatenate(found)
+        if not np.isfinite(embeddings).all():
+            raise CheckpointError("the backbone answers NaN or infinity; its weights are broken. Give others.")
+        for recording, end in zip(dataset.recordings[first : last + 1], ends[first : last + 1], strict=True):
+            numbers = np.arange(begin, end)
+            start_s, end_s = windows.seconds(numbers)
+            part, embeddings = embeddings[: numbers.size], embeddings[numbers.size :]
+            yield EmbeddedRecording(
+                recording.name, part, start_s, np.minimum(end_s, recording.facts.duration_s),
+                tuple(tuple(names[row > 0]) for row in targets.of(numbers)[0]), recording.classes,
+                dataset.places[recording.name].split, as_float(windows.features(numbers)),
+            )  # fmt: skip
+            begin = int(end)
+        first = last + 1
 
 
 def _report(outcome: Outcome, out: Path, journal: Journal) -> int:
@@ -155,27 +252,39 @@ def _scorer(place: Path) -> Scorer:
     return classifiers.published(backbone, weights, backbone.published.read_classes(place))
 
 
-def _embedder(config: Config, place: Path) -> tuple[Embed, FrontEnd]:
+def _embedder(config: Config, place: Path) -> Embedder:
     if (place / "model.json").exists():
         model = open_model(place)
-        return model.embed, model.front_end
+        return Embedder(model.embed, model.front_end, str(model.facts["backbone"]), _digest_of_model(model, place))
     if is_saved_model(place):
         given = registry.opened(place, config)
         graph = given.network(embedding_activation="", precision="float32", seed=None)
-        return lambda windows: graph(windows), given.front_end
+        return Embedder(lambda windows: graph(windows), given.front_end, given.name, embedded.digest(given))
     is_own = (place / WEIGHTS_NAME).exists()
     backbone = registry.named(config.model.backbone)
     if not is_own and (found := registry.recognised(place)) is not None and not backbone.recognises(place):
         backbone = found  # the file shows which backbone it is of
-    network = backbone.network(
-        embedding_activation=config.model.embedding_activation, precision="float32", seed=None
-    )
+    activation = config.model.embedding_activation
+    network = backbone.network(embedding_activation=activation, precision="float32", seed=None)
     if is_own:
         variables = backbone.from_trained(read_arrays(place / WEIGHTS_NAME))
     else:
         variables = registry.read_weights(backbone, place)
     backbone.load(network, variables, source=shown(place))
-    return lambda windows: network(windows), backbone.limited(config.audio.band_limit).front_end
+    limited = backbone.limited(config.audio.band_limit)
+    digest = embedded.digest(limited, variables, activation)
+    return Embedder(lambda windows: network(windows), limited.front_end, backbone.name, digest)
+
+
+def _digest_of_model(model: ExportedModel, place: Path) -> str:
+    """As `embedded.digest`, of the backbone in an exported model."""
+    facts = served_model.read(place, is_own=False)
+    backbone = registry.BACKBONES.get(facts.facts.backbone)
+    if backbone is None:
+        return embedded.digest_of_graph(str(model.facts["graph_sha256"]), model.front_end)
+    variables = backbone.from_trained(base_model.read_weights(facts))
+    limited = backbone.limited(model.front_end.limit_hz)
+    return embedded.digest(limited, variables, facts.facts.embedding_activation)
 
 
 def export_slim_model(config: Config, journal: Journal) -> None:

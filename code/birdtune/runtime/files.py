@@ -152,6 +152,25 @@ def _in_place(path: Path, durable: bool) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
+def new_file(path: Path, what: str = "") -> Iterator[Path]:
+    """A name to write a file under, which takes its place under `path` only when the block ends well.
+
+    Raises: as `storage_faults`; `what` is written, in words.
+    """
+    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
+    with storage_faults(path, what):
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
 def new_folder(path: Path, *, what: str = "", needed: int | None = None) -> Iterator[Path]:
     """A folder to fill, which takes its place under `path` only when the block ends well.
 

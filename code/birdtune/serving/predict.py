@@ -1,6 +1,6 @@
 """Recordings → embeddings or predictions, in memory that does not grow with their length.
 
-    files, folders ─▶ find_sounds ─▶ infer (windows through the model) ─▶ embed_files: .npz
+    files, folders ─▶ find_sounds ─▶ infer (windows through the model) ─▶ embed_files: .npz, .parquet, .tfrecord
                                                                       └─▶ predict_files: .csv
 
 A recording is cut into windows as the backbone needs them: resampled to its rate, made into its features, the last
@@ -8,24 +8,22 @@ window where the recording ends, a recording shorter than a window filled up wit
 """
 
 import contextlib
-import io
 import math
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from birdtune.audio.decode import DEFAULT
 from birdtune.audio.front_end import FrontEnd
 from birdtune.config import AudioSettings
+from birdtune.data.embedding_files import EmbeddedRecording, MadeBy, writing
 from birdtune.errors import UsageError
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
-from birdtune.runtime.files import growing_csv, try_to_write, write_bytes
+from birdtune.runtime.files import growing_csv, try_to_write
 from birdtune.serving.inference import Channel, Cutter, Floats, Scored, Unused, infer
 from birdtune.serving.rows import Rows, Scorer, window_results
 from birdtune.serving.sounds import channel_by_channel, find_sounds
@@ -70,20 +68,23 @@ def embed_files(
     out: Path,
     *,
     front_end: FrontEnd,
+    kind: str = "npz",
+    made: MadeBy | None = None,
     sound: AudioSettings = DEFAULT,
     hop_s: float | None = None,
     batch_size: int = 64,
     longest_s: float = math.inf,
     check: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Write the embeddings of all windows of some sounds.
+    """Write the embeddings of all windows of some sounds, of which nobody knows labels.
 
     Args:
         files: files, and folders of files (see `sounds.find_sounds`).
         embed: windows [n, window_rows, ...] float32 → embeddings [n, K], n up to `batch_size`.
-        out: the .npz: `embeddings` [P, K] float32, `file` [P] str, `start_s` [P] float32 seconds; the files
-            in their order, windows from the first to the last. Read it with `numpy.load`.
+        out: the file; a row a window, the files in their order, windows from the first to the last.
         front_end: what `embed` wants windows to be made with.
+        kind: of `embedding_files.ENDINGS`.
+        made: what `embed` is; None: nobody knows.
         sound: how files are decoded.
         hop_s: seconds from one window to the next; None = as the front end says.
         longest_s: longer sounds are not used.
@@ -96,37 +97,23 @@ def embed_files(
     """
     _check_arguments(hop_s, batch_size)
     try_to_write(out.parent)
-    scored: list[Scored] = []
     problems: list[Unused] = []
+    n_files = n_windows = 0
     cutter = Cutter(sound, front_end.hop(hop_s), longest_s, front_end)
-    for item in infer(_sounds(files, sound), embed, cutter, batch_size, check):
-        problems += _problem(item)
-        if isinstance(item, Scored):
-            scored.append(item)
-    counts = [len(item.start_s) for item in scored]
-    none = np.zeros((0, 0), np.float32)
-    arrays = {
-        "embeddings": np.concatenate([item.results for item in scored]) if scored else none,
-        "file": np.repeat(np.array([item.name for item in scored], np.str_), counts),
-        "start_s": np.concatenate([np.zeros(0), *(item.start_s for item in scored)]).astype(np.float32),
-    }
-    write_bytes(out, _npz(arrays))
-    return Outcome(len(scored), sum(counts), tuple(problems))
+    with writing(out, kind, made or MadeBy.of(front_end, hop_s)) as add:
+        for item in infer(_sounds(files, sound), embed, cutter, batch_size, check):
+            problems += _problem(item)
+            if isinstance(item, Scored):
+                end_s = np.minimum(item.start_s + front_end.window_s, item.duration_s)
+                add(EmbeddedRecording(item.name, item.results, item.start_s, end_s, ((),) * len(end_s)))
+                n_files += 1
+                n_windows += len(end_s)
+    return Outcome(n_files, n_windows, tuple(problems))
 
 
 def _sounds(files: Sequence[Path], audio: AudioSettings) -> Sequence[Path | Channel | Unused]:
     found = find_sounds(files)
     return channel_by_channel(found) if audio.channels == "each" else found
-
-
-def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """What numpy.savez_compressed writes; it cannot be used, for it takes no array called `file`."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def predict_files(
