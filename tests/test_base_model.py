@@ -16,6 +16,7 @@ from birdtune.errors import CheckpointError, InputError, Interrupted, SettingsEr
 from birdtune.evaluation import ood
 from birdtune.models import classifier as classifiers
 from birdtune.models import registry, saved_model
+from birdtune.models.known import OWN
 from birdtune.pipeline import check
 from birdtune.pipeline import run as job
 from birdtune.runtime import configure, workers
@@ -147,6 +148,10 @@ def test_record_and_model_say_from_which_version_it_came(second: Path) -> None:
     assert record(second, 2)["init_from"] == expected
     assert read_json(second / "model/birdtune/2/model.json")["init_from"] == expected
     assert record(second, 1)["init_from"] is None
+    # Whatever its own settings say, nobody's weights are in it but those of version 1.
+    origins = [read_json(second / f"model/birdtune/{version}/model.json")["backbone_origin"] for version in (1, 2)]
+    assert origins == [OWN.row()] * 2
+    assert "your recordings alone" in (second / "reports/2/report.html").read_text("utf-8")
     log = (second / "logs/2/run.log").read_text()
     assert "begins from version 1" in log and "1 new class behind them: Apus_apus (3)" in log
 

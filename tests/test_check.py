@@ -75,6 +75,8 @@ def test_good_data_is_told_class_by_class(capsys: Captured, place: Path) -> None
         assert sum(map(int, rows[name][3:])) == 6
     assert lines[lines.index("18 recordings of 18 source recordings:") + 1] == "  18 are each their own source"
     assert "checkpoint: none, training from scratch" in lines
+    assert "backbone: VGGish, 16,000 Hz, windows of 0.975 s, embeddings of 128 numbers" in lines
+    assert "  trained on: your recordings alone" in lines
     assert "note: No label map: classes have no external ids." in lines
 
 

@@ -98,8 +98,10 @@ def test_it_goes_through_every_command(
     assert metrics["test"]["clip"]["accuracy"] == 1.0
     served = Path(output) / "model/birdtune/1"
     assert read_json(served / "model.json")["front_end"]["rate_hz"] == RATE_HZ
+    assert read_json(served / "model.json")["backbone_origin"]["licence"] is None
     page = (Path(output) / "reports/1/report.html").read_text("utf-8")
     assert 'aria-label="Spectrogram' in page and "data:audio/" in page
+    assert "unknown: ask whoever made it" in page
 
     clips = sorted(str(path) for path in data.glob("*/* 0.wav"))
     table = tmp_path / "p.csv"

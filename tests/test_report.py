@@ -25,6 +25,7 @@ from birdtune.evaluation.part import evaluate_part
 from birdtune.evaluation.reliability import evaluate_calibration
 from birdtune.evaluation.scores import Scores, clip_scores, one_hot, pool_mean
 from birdtune.evaluation.thresholds import evaluate_decisions, evaluate_ood
+from birdtune.models.known import KNOWN
 from birdtune.reporting import calibration_section, figures, report
 from birdtune.reporting.calibration_section import (
     alarms_sentence,
@@ -444,6 +445,13 @@ def test_with_nothing_measured_it_still_tells_what_it_knows(tmp_path: Path) -> N
     assert "All 240 files found were used." in text
     assert "every setting is at its default" in text
     assert "Parus_major" in text and "Confusion" not in text
+
+
+def test_what_the_licence_of_the_weights_means_for_the_model_is_said(tmp_path: Path) -> None:
+    rows = [("backbone", "BirdNET <2.4>"), *KNOWN["birdnet"].lines()]
+    text = page_of(make_data(backbone=rows), tmp_path).text
+    assert "BirdNET <2.4>" in text and "CC-BY-NC-SA-4.0. A model made from these weights may not be used" in text
+    assert "Xeno-canto" in text and "10.1016/" in text
 
 
 def test_strong_doubts_stand_before_the_figure_and_mild_ones_below_it_each_once(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import SettingsError, shown
+from birdtune.models.known import UNKNOWN, Origin
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
@@ -55,6 +56,7 @@ class Backbone(ABC):
     name: str  # as `model.backbone` names it
     title: str  # as people name it
     front_end: FrontEnd
+    origin: Origin = UNKNOWN  # of its published weights
     activations: tuple[str, ...] = ("relu",)  # what may follow the last layer; first: as published
     # Share of the plain matrix-product rate that a whole training step reaches, and how much faster it is in
     # bfloat16; measured on two cores of an EPYC with AVX512-BF16. Other machines differ by a factor of two.

@@ -6,6 +6,7 @@ at an eighth of the width, for tests and quick looks; nobody publishes weights f
 """
 
 from birdtune.audio.logmel import VGGISH
+from birdtune.models.known import KNOWN, UNKNOWN
 from birdtune.models.layer_backbone import LayerBackbone
 from birdtune.models.layers import Layer
 from birdtune.models.tf_checkpoint import WHERE_TO_GET, is_checkpoint, read_checkpoint
@@ -33,6 +34,7 @@ def _backbone(name: str, divisor: int) -> LayerBackbone:
         name=name,
         title="VGGish",
         front_end=VGGISH,
+        origin=KNOWN["vggish"] if divisor == 1 else UNKNOWN,
         layers=_narrowed(divisor),
         endings=("weights", "biases"),
         activations=("relu", "none"),

@@ -21,6 +21,7 @@ from birdtune.audio.logmel import YAMNET
 from birdtune.errors import CheckpointError, InputError, shown
 from birdtune.models import tflite
 from birdtune.models.backbone import Arrays, Published
+from birdtune.models.known import KNOWN
 from birdtune.models.layer_backbone import LayerBackbone
 from birdtune.models.layers import MEAN, Layer
 from birdtune.models.tf_checkpoint import check_variables
@@ -255,6 +256,7 @@ BACKBONE = LayerBackbone(
     name="yamnet",
     title="YAMNet",
     front_end=YAMNET,
+    origin=KNOWN["yamnet"],
     layers=LAYERS,
     endings=("kernel", "bias"),
     activations=("relu",),

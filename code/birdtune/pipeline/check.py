@@ -30,6 +30,8 @@ from birdtune.errors import (
     shown,
 )
 from birdtune.models import registry
+from birdtune.models.backbone import Backbone
+from birdtune.models.known import Origin
 from birdtune.models.weights import verify_checkpoint
 from birdtune.pipeline import gate
 from birdtune.pipeline.costs import Faults, estimates
@@ -94,6 +96,8 @@ def _check(
                 journal.say(line)
             raise
     base = _check_base(config, faults, journal, writable=writable)
+    for line in _backbone(backbone, base_model.origin(config, base)):
+        journal.say(line)
     with _noted(faults):
         if champion := gate.find(config):
             journal.say(f"gate: {champion.title} is the champion, with {count(len(champion.classes), 'class')}")
@@ -181,6 +185,18 @@ def _notices(dataset: Dataset) -> Iterator[str]:
         yield f"note: {notice}"
     shares = quality.class_shares(dataset.recordings, dataset.spec, dataset.background)
     yield from quality.band_lines(shares, dataset.spec)
+
+
+# ---- the backbone -------------------------------------------------------------------------------
+
+
+def _backbone(backbone: Backbone, origin: Origin) -> Iterator[str]:
+    yield (
+        f"backbone: {backbone.title}, {backbone.sample_rate_hz:,} Hz, windows of {backbone.front_end.receptive_s:g} s, "
+        f"embeddings of {backbone.embedding_size:,} numbers"
+    )
+    for about, known in origin.lines():
+        yield f"  {about}: {shown(known)}"
 
 
 # ---- the checkpoint -----------------------------------------------------------------------------

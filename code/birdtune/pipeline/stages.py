@@ -31,6 +31,7 @@ from birdtune.runtime.files import write_bytes
 from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.runtime.storage import UNFINISHED
 from birdtune.serving.export import export_model, training_side
+from birdtune.training import base_model
 from birdtune.training import train as training
 from birdtune.training.job import Job
 from birdtune.training.train import best_classifier
@@ -82,6 +83,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
             "birdtune": birdtune.__version__,
             "fingerprint": job.run.record["fingerprint"],
             "init_from": job.run.record["init_from"],
+            "backbone_origin": base_model.origin(job.config, job.base).row(),
             "calibration_clip_s": round(float(np.median(lengths_s)), 3) if lengths_s else None,
         },
         example_waveform=_example(job, part),
@@ -123,7 +125,7 @@ def report(job: Job) -> list[Path]:
     """Write report.html and the tables beside it; their paths."""
     folder = job.run.reports
     write_companions(job.run, job.dataset)
-    data = report_data(job.run, job.dataset, job.store)
+    data = report_data(job.run, job.dataset, job.store, base_model.origin(job.config, job.base))
     if augment.active(job.config.augment) or job.config.train.jitter_s:
         picture = augmentation_sheet.sheet_of(job.config, job.config.augment, job.dataset, job.store)
         write_bytes(folder / "augmentation.png", picture)

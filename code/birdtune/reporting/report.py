@@ -68,6 +68,7 @@ class ReportData:
         hardware: name → value.
         stages: name → seconds.
         window_s: seconds of a window of the backbone.
+        backbone: what it is and where its weights come from: name → text.
         listen: (recording, start in s, length in s) → that clip, or None where it cannot be read.
         augmentation: picture of what was done to training windows, if anything was. PNG
         trust: `calibration`, `thresholds`, `ood` and `false_alarms` of metrics.json; None where it has none.
@@ -101,6 +102,7 @@ class ReportData:
     stages: Mapping[str, float]
     window_s: float
     listen: Callable[[str, float, float], Clip | None]
+    backbone: Sequence[tuple[str, str]] = ()
     augmentation: bytes | None = None
     trust: Row | None = None
     label_issues: Row | None = None

@@ -18,6 +18,8 @@ from birdtune.errors import InputError, shown
 from birdtune.evaluation.diagnostics import Diagnostic
 from birdtune.evaluation.label_issues import FACTS_NAME
 from birdtune.evaluation.scores import Scores
+from birdtune.models import registry
+from birdtune.models.known import Origin
 from birdtune.reporting import tune_page, tuned
 from birdtune.reporting.listening import Clip
 from birdtune.reporting.report import ReportData
@@ -26,8 +28,11 @@ from birdtune.runtime.files import read_json, write_csv, write_text
 from birdtune.runtime.runs import HISTORY_NAME, Run
 
 
-def report_data(run: Run, dataset: Dataset, store: FrameStore) -> ReportData:
+def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -> ReportData:
     """What `report.write_report` needs.
+
+    Args:
+        origin: of the weights that the backbone began with.
 
     Raises:
         InputError: the stage `evaluate` has left no figures.
@@ -64,6 +69,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore) -> ReportData:
         hardware={**run.record.get("hardware", {}), "precision": str(run.record.get("precision", ""))},
         stages=run.record["stages"],
         window_s=store.spec.window_s,
+        backbone=_backbone_rows(run, origin),
         listen=_listener(dataset, store),
         promotion=_promotion(run),
         tuning=tune_page.section(tuned.of_run(run.config)),
@@ -117,6 +123,20 @@ def diagnose(run: Run, figures: Mapping[str, Any]) -> tuple[list[Diagnostic], Ve
     trained = {**_trained(run), "augmented": augment.spoken(run.config.augment)}
     found = all_diagnostics(trained, figures, _label_issues(run))
     return found, verdict(figures, found)
+
+
+def _backbone_rows(run: Run, origin: Origin) -> list[tuple[str, str]]:
+    backbone = registry.backbone_of(run.config)
+    sha256 = run.record["weights_sha256"]
+    return [
+        ("backbone", backbone.title if backbone.title == backbone.name else f"{backbone.title} ({backbone.name})"),
+        ("sample rate", f"{backbone.sample_rate_hz:,} Hz"),
+        ("window", f"{backbone.front_end.receptive_s:g} s, every {run.config.train.hop_s or backbone.hop_s:g} s"),
+        ("embedding", f"{backbone.embedding_size:,} numbers"),
+        *origin.lines(),
+        *([("SHA-256 of this model's weights", str(sha256))] if sha256 else []),
+        *([("SHA-256 of the backbone's files", backbone.graph_sha256)] if backbone.graph_sha256 else []),
+    ]
 
 
 def _promotion(run: Run) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from birdtune.errors import InputError, SettingsError, shown
 from birdtune.evaluation import class_alignment
 from birdtune.evaluation.ood import OodModel
 from birdtune.models import saved_model
+from birdtune.models.known import OWN, Origin
 from birdtune.models.registry import backbone_of, layer_names
 from birdtune.models.weights import verify_once
 from birdtune.runtime.runs import newest_version, read_record
@@ -113,6 +114,13 @@ def require_fit(base: ServedModel, config: Config) -> None:
         )
     where = f"{_SETTING}: {base.title}"
     refuse_no_answer(base.classes, config.labels.negative_classes, where, "Begin from another model, or from none")
+
+
+def origin(config: Config, base: ServedModel | None) -> Origin:
+    """Where the backbone's weights come from that a run begins with; those of a base model keep their origin."""
+    if base is not None:
+        return base.facts.backbone_origin
+    return OWN if config.model.checkpoint == "none" else backbone_of(config).origin
 
 
 def with_columns(config: Config, dataset: Dataset, base: ServedModel | None) -> Dataset:

@@ -20,6 +20,7 @@ from birdtune.errors import CheckpointError, InputError, shown
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.ood import OodScale
+from birdtune.models.known import UNKNOWN, Origin
 from birdtune.models.registry import is_known
 from birdtune.runtime.files import read_csv, read_json, value_sha256
 from birdtune.runtime.runs import newest_version, read_record
@@ -51,6 +52,7 @@ class _Facts(BaseModel):
     ood: dict[str, Any] | None
     front_end: dict[str, Any]
     graph_sha256: str | None = None
+    backbone_origin: Origin = UNKNOWN
 
 
 @dataclass(frozen=True)
