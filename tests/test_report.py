@@ -419,7 +419,7 @@ def test_recordings_that_are_gone_or_silent_do_not_break_the_page(tmp_path: Path
     page = page_of(make_data(listen=lambda *_: next(clips, None)), tmp_path)
     assert page.text.count("This clip is silent") == 1
     # Of nine cards one is silent; neither the scrap nor the seven that are gone have a picture.
-    assert page.text.count("could not be read again") == 8
+    assert page.text.count("No sound of this recording can be read") == 8
     assert page.source.count('aria-label="Spectrogram') == 1
     assert "<audio" not in page.source
 

@@ -349,7 +349,9 @@ class Config(_Section):
         Path("input"), "folder with data/, the checkpoint, the label map, job.yaml", unit="path"
     )
     output: Path = _setting(Path("output"), "folder for everything that is made", unit="path")
-    data: Path | None = _setting(None, "folder of class folders", unit="path", unset="INPUT/data")
+    data: Path | None = _setting(
+        None, "folder of class folders; or embeddings: .npz, .parquet, .tfrecord", unit="path", unset="INPUT/data"
+    )
     background: Path | None = _setting(
         None, "folder of recordings without any class, which become a class of their own",
         unit="path", unset="INPUT/background",

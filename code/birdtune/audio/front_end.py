@@ -34,6 +34,7 @@ class FrontEnd(ABC):
 
     kind: ClassVar[str]  # as model.json names it
     row_dtype: ClassVar[np.dtype[Any]]  # as rows are stored, little-endian
+    has_sound: ClassVar[bool] = True  # whether rows are made of sound; else they come from files as they are
 
     name: str
     rate_hz: int

@@ -17,6 +17,7 @@ from birdtune.config import Config
 from birdtune.data import (
     acoustic,
     class_names,
+    embedding_data,
     frames,
     label_table,
     layout,
@@ -139,13 +140,17 @@ def prepare(
         Interrupted, RetryableError: what was finished is kept.
     """
     cache = make_folder(config.output / "cache")
-    survey = _survey(config, cache / "ledger.json", journal, interrupts)
+    survey = _survey(config, spec, cache / "ledger.json", journal, interrupts)
     store = FrameStore(cache, spec, config.audio)
     present = [c for file in survey.listing.files if (c := survey.file_index.content(file)) is not None]
     # Cheap, as this is looked at by every start; `recheck` reads all of it before it is computed with.
     tell_damaged(store.verify(store.contents(), thorough=False), journal)
 
     def decode() -> None:
+        if not spec.has_sound:
+            if not all(content in store for content in present):
+                embedding_data.fill(store, config.data_folder, survey.file_index, interrupts)
+            return
         made = frames.fill(
             store,
             survey.listing.files,
@@ -209,7 +214,7 @@ def inspect(
     cache = config.output / "cache"
     if writable:
         make_folder(cache)
-    survey = _survey(config, cache / "ledger.json", journal, interrupts, keep=writable)
+    survey = _survey(config, spec, cache / "ledger.json", journal, interrupts, keep=writable)
 
     def listen() -> None:
         examine_all(
@@ -226,8 +231,20 @@ def inspect(
 
 
 def _survey(
-    config: Config, file_index_path: Path, journal: Journal, interrupts: Interrupts, *, keep: bool = True
+    config: Config,
+    spec: FrontEnd,
+    file_index_path: Path,
+    journal: Journal,
+    interrupts: Interrupts,
+    *,
+    keep: bool = True,
 ) -> _Survey:
+    if not spec.has_sound:
+        one_class = config.model.output == "softmax"
+        there = embedding_data.survey(
+            config.data_folder, spec, config.audio, one_class=one_class, interrupts=interrupts
+        )
+        return _Survey(there.listing, there.given, there.notices, there.file_index, {})
     arranged = _arranged(config)
     listing = arranged.listing
     given = arranged.given

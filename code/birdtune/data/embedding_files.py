@@ -352,7 +352,7 @@ def _sequence_example(recording: EmbeddedRecording, made: MadeBy) -> bytes:
         "split": [recording.split], METADATA: [_metadata(made)],
     }  # fmt: skip
     lists: Mapping[str, list[Any]] = {
-        "audio_embedding": [floats(row) for row in recording.embeddings],
+        "audio_embedding": [floats(row) for row in recording.embeddings.tolist()],
         "start_s": [floats([value]) for value in recording.start_s],
         "end_s": [floats([value]) for value in recording.end_s],
         "window_labels": [texts(labels) for labels in recording.labels],

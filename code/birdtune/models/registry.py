@@ -18,8 +18,9 @@ from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.logmel import LogMel
 from birdtune.audio.waveform import Waveform
 from birdtune.config import Config
+from birdtune.data.embedding_input import is_embeddings
 from birdtune.errors import CheckpointError, SettingsError, shown
-from birdtune.models import custom, vggish, yamnet
+from birdtune.models import custom, embedded, vggish, yamnet
 from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, choose
 from birdtune.models.custom import SavedModelBackbone
 from birdtune.models.layer_backbone import LayerBackbone
@@ -42,17 +43,28 @@ def backbone_of(config: Config) -> Backbone:
     Raises:
         SettingsError: there is none of this name, or it cannot do what other settings ask for.
         CheckpointError: a SavedModel that cannot be used, or none was given.
+        InputError: the data are embeddings, and damaged.
     """
-    if config.model.backbone == custom.NAME:
-        found: Backbone = opened(_saved_model_folder(config), config)
-        _require_no_bands(found, config)
+    if is_embeddings(config.data_folder):
+        embedded.refuse_settings(config)
+        found: Backbone = embedded.backbone_of_data(config.data_folder)
     else:
-        found = named(config.model.backbone).limited(config.audio.band_limit)
+        found = sound_backbone(config)
     if (config.train.hop_s or 0) > found.window_s:
         raise SettingsError(
             f"--train.hop-s {config.train.hop_s:g}: a window of {found.title} has {found.window_s:g} s, and what is "
             "between two windows would never be heard. Give at most that."
         )
+    return found
+
+
+def sound_backbone(config: Config) -> Backbone:
+    """As `backbone_of`, whatever the data are. Raises SettingsError, CheckpointError."""
+    if config.model.backbone == custom.NAME:
+        found: Backbone = opened(_saved_model_folder(config), config)
+        _require_no_bands(found, config)
+    else:
+        found = named(config.model.backbone).limited(config.audio.band_limit)
     return found
 
 
@@ -103,7 +115,10 @@ def settled(config: Config) -> tuple[Config, list[str]]:
     if "model.backbone" not in given and folder is not None and custom.is_saved_model(Path(folder)):
         said.append(f"{shown(folder)} is a SavedModel: --model.backbone {custom.NAME}")
         config = _with_model(config, backbone=custom.NAME)
-    if config.model.backbone == custom.NAME and "model.freeze" not in given:
+    if is_embeddings(config.data_folder) and "model.freeze" not in given:
+        said.append(f"{shown(config.data_folder)} holds embeddings, on which a head is trained")
+        config = _with_model(config, freeze=ALL_BUT_HEAD)
+    elif config.model.backbone == custom.NAME and "model.freeze" not in given:
         said.append(f"a SavedModel is not trained: --model.freeze {ALL_BUT_HEAD}")
         config = _with_model(config, freeze=ALL_BUT_HEAD)
     return config, said
@@ -120,7 +135,7 @@ def front_end(config: Config) -> FrontEnd:
 
 def is_known(name: str) -> bool:
     """Whether a model may have been exported with a backbone of this name."""
-    return name in BACKBONES or name == custom.NAME
+    return name in BACKBONES or name in (custom.NAME, embedded.NAME)
 
 
 def layer_names(name: str) -> tuple[str, ...]:
@@ -128,7 +143,7 @@ def layer_names(name: str) -> tuple[str, ...]:
     return BACKBONES[name].layer_names if name in BACKBONES else ()
 
 
-_KINDS: Mapping[str, type[FrontEnd]] = {kind.kind: kind for kind in (LogMel, Waveform)}
+_KINDS: Mapping[str, type[FrontEnd]] = {kind.kind: kind for kind in (LogMel, Waveform, embedded.EmbeddingRows)}
 _LONGEST_WINDOW_S = 60.0
 
 
@@ -150,9 +165,16 @@ def read_front_end(row: Mapping[str, Any]) -> FrontEnd | None:
 def checkpoint_path(config: Config) -> Path | None:
     """Where the backbone's first weights come from; None: training from scratch was asked for.
 
+    Where the data are embeddings: they themselves, as all that is there of their backbone.
+
     Raises:
         CheckpointError: there is nothing where it is said or expected to be.
     """
+    return config.data_folder if is_embeddings(config.data_folder) else sound_checkpoint(config)
+
+
+def sound_checkpoint(config: Config) -> Path | None:
+    """As `checkpoint_path`, whatever the data are. Raises CheckpointError."""
     given = config.model.checkpoint
     if config.model.backbone == custom.NAME:
         return _saved_model_folder(config)

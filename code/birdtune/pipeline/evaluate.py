@@ -107,10 +107,12 @@ def _run_metrics(job: Job, classifier: Classifier, scorer: Scorer, ood: OodModel
                 logits[name], live[name] = score(
                     job, classifier, scores_of, windows, part, progress.advance, source=feed.source
                 )
-    noise = noise_logits(
-        scorer, job.dataset.classes, job.store.spec, job.config.evaluate.batch_size,
-        measures["noise"].take if measures else None,
-    )  # fmt: skip
+    noise = None
+    if job.store.spec.has_sound:  # of noise, too, there are no embeddings without the backbone
+        noise = noise_logits(
+            scorer, job.dataset.classes, job.store.spec, job.config.evaluate.batch_size,
+            measures["noise"].take if measures else None,
+        )  # fmt: skip
     found = run_metrics(
         logits,
         noise,

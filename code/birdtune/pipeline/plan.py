@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.data.dataset import Dataset
+from birdtune.models.weights import sound_checkpoint
 from birdtune.reporting import tuned
 from birdtune.runtime import fingerprints
 from birdtune.runtime.files import value_sha256
@@ -62,10 +63,12 @@ def _fingerprints(
     evaluate = fingerprints.stage_fingerprint(train, config, "evaluate", sources, dataset.background, compared)
     margin = config.gate.margin if champion is not None else None
     # What is served is calibrated, and has thresholds.
-    export = fingerprints.stage_fingerprint(evaluate, config, "export", dataset.class_ids, margin)
+    beside = sound_checkpoint(config)  # a head on embeddings is exported with that backbone, or without any
+    more = [] if beside is None else [str(beside)]
+    export = fingerprints.stage_fingerprint(evaluate, config, "export", dataset.class_ids, margin, *more)
     problems = value_sha256([problem.row() for problem in dataset.problems])
-    more = (export, problems, dataset.notices, tuned.digest(config))
-    report = fingerprints.stage_fingerprint(evaluate, config, "report", *more)
+    shown = (export, problems, dataset.notices, tuned.digest(config))
+    report = fingerprints.stage_fingerprint(evaluate, config, "report", *shown)
     return {"train": train, "evaluate": evaluate, "export": export, "report": report}
 
 

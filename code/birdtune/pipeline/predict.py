@@ -18,6 +18,7 @@ from birdtune.data import dataset as data
 from birdtune.data.batches import Windows, batch_of
 from birdtune.data.dataset import Dataset
 from birdtune.data.embedding_files import EmbeddedRecording, MadeBy, writing
+from birdtune.data.embedding_input import is_embeddings
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, naming, shown
 from birdtune.models import classifier as classifiers
@@ -154,6 +155,8 @@ def embed_data(
     Args:
         source, kind: as `embed`; None: the weights that a run begins from.
     """
+    if is_embeddings(config.data_folder):
+        raise InputError(f"{shown(config.data_folder)}: holds embeddings, and no sound to embed. Give recordings.")
     devices.prepare_devices()
     try_to_write(out.parent)
     place = source or registry.checkpoint_path(config)
@@ -247,14 +250,25 @@ def _newest_exported(config: Config) -> Path:
 def _scorer(place: Path) -> Scorer:
     backbone = registry.recognised(place) if place.is_file() else None
     if backbone is None or backbone.published is None:
-        return open_model(place)
+        return _open(place)
     weights = registry.read_weights(backbone, place)
     return classifiers.published(backbone, weights, backbone.published.read_classes(place))
 
 
+def _open(place: Path) -> ExportedModel:
+    """An exported model that takes sound. Raises CheckpointError."""
+    model = open_model(place)
+    if not model.front_end.has_sound:
+        raise CheckpointError(
+            f"{shown(place)}: takes embeddings, and no sound. Call its signature `embeddings`, or export it with the "
+            "backbone that made them: `run` with --model.checkpoint."
+        )
+    return model
+
+
 def _embedder(config: Config, place: Path) -> Embedder:
     if (place / "model.json").exists():
-        model = open_model(place)
+        model = _open(place)
         return Embedder(model.embed, model.front_end, str(model.facts["backbone"]), _digest_of_model(model, place))
     if is_saved_model(place):
         given = registry.opened(place, config)

@@ -19,9 +19,13 @@ import numpy.typing as npt
 import birdtune
 from birdtune.audio import decode
 from birdtune.audio.faults import SoundError
+from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.waveform import as_float
 from birdtune.data import augment
 from birdtune.data.scan import Recording
+from birdtune.models.backbone import ALL_BUT_HEAD
+from birdtune.models.classifier import Classifier
+from birdtune.models.weights import sound_of
 from birdtune.pipeline import gate, label_check
 from birdtune.pipeline.metrics import read_ood, read_served
 from birdtune.reporting import augmentation_sheet, tables
@@ -68,10 +72,8 @@ def export(job: Job) -> list[Path]:
 
 def _export_to(job: Job, folder: Path) -> dict[str, Any]:
     """Export the best weights to a folder; `verification` of its model.json."""
-    classifier = best_classifier(job)
-    part = job.dataset.part("test") or job.dataset.part("train")
-    windows = job.windows(part[:_EXAMPLE_RECORDINGS])
-    examples = as_float(windows.features(np.arange(min(_EXAMPLE_WINDOWS, len(windows)))))
+    classifier = _with_sound(job, best_classifier(job))
+    example, examples = _examples(job, classifier.front_end)
     lengths_s = [recording.facts.duration_s for recording in job.dataset.part("val")]
     calibration, thresholds = read_served(job.run.reports, len(job.dataset.classes), classifier.kind)
     facts = export_model(
@@ -86,7 +88,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
             "backbone_origin": base_model.origin(job.config, job.base).row(),
             "calibration_clip_s": round(float(np.median(lengths_s)), 3) if lengths_s else None,
         },
-        example_waveform=_example(job, part),
+        example_waveform=example,
         expected=training_side(classifier, examples, calibration),
         calibration=calibration,
         thresholds=thresholds,
@@ -96,6 +98,37 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
     )
     found: dict[str, Any] = facts["verification"]
     return found
+
+
+def _with_sound(job: Job, classifier: Classifier) -> Classifier:
+    """The classifier on the backbone that made the embeddings it was trained on, where that is given."""
+    found = sound_of(job.config) if not classifier.front_end.has_sound else None
+    if found is None:
+        return classifier
+    backbone, variables = found
+    activation = job.config.model.embedding_activation
+    network = backbone.network(embedding_activation=activation, precision="float32", seed=None)
+    backbone.load(network, variables)
+    backbone.freeze(network, ALL_BUT_HEAD)
+    job.journal.say(f"  the head is put on {backbone.title}, which made its embeddings: the model takes sound")
+    return replace(classifier, backbone=backbone, network=network)
+
+
+def _examples(
+    job: Job, spec: FrontEnd
+) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32]]:
+    """Sound [samples] and windows [n, ...] to verify the export with; no sound where the model takes none."""
+    part = job.dataset.part("test") or job.dataset.part("train")
+    if spec.has_sound and not job.store.spec.has_sound:
+        noise = _noise(spec.rate_hz)
+        return noise, np.asarray(spec.windows_of(noise)[:_EXAMPLE_WINDOWS], np.float32)
+    windows = job.windows(part[:_EXAMPLE_RECORDINGS])
+    examples = as_float(windows.features(np.arange(min(_EXAMPLE_WINDOWS, len(windows)))))
+    return _example(job, part) if spec.has_sound else None, examples
+
+
+def _noise(rate_hz: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).normal(0, 0.1, round(_EXAMPLE_S * rate_hz)).astype(np.float32)
 
 
 def _example(job: Job, part: list[Recording]) -> npt.NDArray[np.float32]:
@@ -108,8 +141,7 @@ def _example(job: Job, part: list[Recording]) -> npt.NDArray[np.float32]:
                 channel=recording.channel,
             )  # fmt: skip
     job.journal.warn("No recording can be read any more; the export is verified with noise.")
-    n_samples = round(_EXAMPLE_S * job.store.spec.rate_hz)
-    return np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
+    return _noise(job.store.spec.rate_hz)
 
 
 def _remove(folder: Path) -> None:

@@ -48,12 +48,13 @@ def _sentence(scale: Row, own: Row, n: int, part: str, noises: Sequence[tuple[st
     interval = f" ({span(own['accepted_ci'])})" if own["accepted_ci"] else ""
     rejected = sum(score > OOD_LIMIT for _, score in noises)
     was = "was" if rejected == 1 else "were"
+    of_noise = f"Of {count(len(noises), 'synthetic noise')}, {rejected} {was} rejected. " if noises else ""
     return (
         "Whatever its scores, a recording is rejected as unknown if its OOD score is above 1: if it is farther from "
         "the training data, in distance and energy, than "
         f"{percent(scale['target_recall'])} of the validation recordings. "
         f"Of the {count(n, _PARTS[part] + ' recording')}, all of known classes, {percent(own['accepted'])}{interval} "
-        f"were accepted. Of {count(len(noises), 'synthetic noise')}, {rejected} {was} rejected. Known sounds in noise, "
+        f"were accepted. {of_noise}Known sounds in noise, "
         "or from recorders, that training does not contain will be rejected more often."
     )
 

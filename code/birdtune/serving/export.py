@@ -1,7 +1,7 @@
 """Trained classifier → a folder that TensorFlow Serving can serve.
 
     Classifier ─▶ export_model ─▶ <name>/<version>/
-        saved_model.pb, variables/   signatures `serving_default`, `sound` and `embed`, weights in float32, once
+        saved_model.pb, variables/   signatures (`graph.py`), weights in float32, once
         labels.csv                   column, class, external_id, threshold
         train_id_list.pickle         the class names in the order of the columns, for jibjib-query
         model.json                   what the model is, and how closely it was verified
@@ -68,7 +68,7 @@ def export_model(
     folder: Path,
     *,
     facts: Mapping[str, object],
-    example_waveform: Floats,
+    example_waveform: Floats | None,
     expected: TrainingSide,
     class_ids: Mapping[str, int | str | None],
     calibration: Calibration,
@@ -84,7 +84,7 @@ def export_model(
         folder: where it goes, `<base>/<name>/<version>`; one already there is replaced.
         facts: JSON-able, what the caller wants to stand in model.json beside the facts found here.
         example_waveform: [samples] float32 at the backbone's rate; `sound` and `embed` are verified with a batch of it
-            and of a beginning too short for a window, and warmed up with one window of it.
+            and of a beginning too short for a window, and warmed up with one window of it. None: it takes embeddings.
         expected: what the training side makes of some windows; at least one.
         class_ids: class → external id; classes that are missing have none.
         calibration: what makes the logits scores; it becomes part of the graph.
@@ -103,7 +103,15 @@ def export_model(
         InputError: the place cannot be written.
     """
     exported = in_float32(classifier)
-    batch = _example_batch(example_waveform, exported.front_end)
+    batch: Arrays = {}
+    requests: dict[str, Arrays] = {"serving_default": {"inputs": expected.windows[:1]}}
+    if example_waveform is None:
+        requests["embeddings"] = {"embeddings": expected.embeddings[:1]}
+    else:
+        batch = _example_batch(example_waveform, exported.front_end)
+        shortest = exported.front_end.window_samples
+        one = {"waveforms": batch["waveforms"][:1, :shortest], "lengths": batch["lengths"][:1]}
+        requests |= {"sound": one, "embed": one}
     wanted = _expected_answers(exported, calibration, ood, expected, batch)
     needed = sum(array.nbytes for array in weights(exported).values()) + _GRAPH_BYTES
     needed += ood[0].whitening.nbytes + ood[0].centres.nbytes if ood else 0
@@ -112,11 +120,7 @@ def export_model(
         labels = _labels(exported.classes, class_ids, thresholds)
         write_csv(building / "labels.csv", ("column", "class", "external_id", "threshold"), labels)
         write_bytes(building / "train_id_list.pickle", train_id_list(exported.classes))
-        shortest = exported.front_end.window_samples
-        one = {"waveforms": batch["waveforms"][:1, :shortest], "lengths": batch["lengths"][:1]}
-        _write_warmup(building / WARMUP_FILE, str(facts.get("name", folder.parent.name)), {
-            "serving_default": {"inputs": expected.windows[:1]}, "sound": one, "embed": one,
-        })  # fmt: skip
+        _write_warmup(building / WARMUP_FILE, str(facts.get("name", folder.parent.name)), requests)
         check()
         differences = _differences(wanted, fresh_answers(building, {"windows": expected.windows, **batch}))
         _refuse(differences, tolerance, folder)
@@ -171,7 +175,8 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
 
 def _save(classifier: Classifier, calibration: Calibration, ood: Ood | None, folder: Path) -> None:
     module = ServedGraph(classifier, calibration, ood and OodGraph(classifier, *ood)).module()
-    signatures = {name: getattr(module, name) for name in ("serving_default", "sound", "embed")}
+    names = ("sound", "embed") if classifier.front_end.has_sound else ("embeddings",)
+    signatures = {name: getattr(module, name) for name in ("serving_default", *names)}
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
@@ -226,6 +231,9 @@ def _expected_answers(
 ) -> Arrays:
     """What the fresh process must answer, computed by the training side; names as `verify` has them."""
     spec = classifier.front_end
+    of_windows = {"outputs": expected.scores, "embeddings": expected.embeddings}
+    if not batch:
+        return {**of_windows, "embeddings.scores": expected.scores}
     rows: list[Arrays] = []
     for waveform, length in zip(batch["waveforms"], batch["lengths"], strict=True):
         found = list(spec.cut(spec.rows_of([waveform[:length]])))
@@ -251,8 +259,7 @@ def _expected_answers(
 
     of_embed = ("embeddings", "windows", "window_start_s")
     return {
-        "outputs": expected.scores,
-        "embeddings": expected.embeddings,
+        **of_windows,
         **{f"sound.{name}": table(name) for name in rows[0] if name != "embeddings"},
         **{f"embed.{name}": table(name) for name in of_embed},
     }

@@ -7,6 +7,10 @@
                                                              window_start_s [n, W], window_scores [n, W, C]
     embed            waveforms [n, samples], lengths [n]  ─▶ embeddings [n, W, K], windows [n], window_start_s [n, W]
 
+and where embeddings are all that the model takes, in place of `sound` and `embed`
+
+    embeddings       embeddings [n, K]                    ─▶ scores [n, C]
+
 The first dimension of every input and output of `sound` and `embed` counts recordings, as batching and the REST API of
 TensorFlow Serving need it. W is the largest number of windows of a recording in the batch; what is beyond a
 recording's own `windows` is zero.
@@ -118,8 +122,11 @@ class ServedGraph:
         module.windows = saved(self.windows, inputs=windows)
         module.attention = saved(self.classifier.attend, embeddings=embeddings)
         module.serving_default = saved(lambda inputs: {"outputs": self.windows(inputs)["scores"]}, inputs=windows)
-        module.sound = saved(self.sound, **sound)
-        module.embed = saved(self.embed, **sound)
+        if spec.has_sound:
+            module.sound = saved(self.sound, **sound)
+            module.embed = saved(self.embed, **sound)
+        else:
+            module.embeddings = saved(self.of_embeddings, embeddings=embeddings)
         if self.ood is not None:
             module.ood = self.ood.arrays
             module.ood_score = saved(self.ood, embeddings=embeddings)
@@ -130,6 +137,10 @@ class ServedGraph:
         logits, embeddings = self.classifier.logits(inputs)
         scores = _linked(tf.cast(logits, tf.float32), self.calibration.kind, self.calibration.window)
         return {"scores": scores, "embeddings": embeddings}
+
+    def of_embeddings(self, embeddings: tf.Tensor) -> Tensors:
+        """The signature `embeddings`. [n, K]"""
+        return {"scores": self.windows(embeddings[:, None])["scores"]}
 
     def sound(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> Tensors:
         """The signature `sound`. [n, samples], [n]"""

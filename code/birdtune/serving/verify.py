@@ -149,7 +149,8 @@ def _apart(task: tuple[Path, Arrays]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
 
 def answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
     """What the model in `folder` puts out: `outputs` [n, C] and `embeddings` [n, K] of windows, and of waveforms the
-    outputs of `sound` and `embed` under names like `sound.scores`. Inputs as `fresh_answers`."""
+    outputs of `sound` and `embed` under names like `sound.scores`; or of the embeddings those of `embeddings`, where it
+    takes no sound. Inputs as `fresh_answers`."""
     import tensorflow as tf
 
     require_numbers_only(folder)  # what is refused later must not be exported
@@ -160,8 +161,12 @@ def answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         "outputs": np.concatenate([model.signatures["serving_default"](inputs=part)["outputs"] for part in parts]),
         "embeddings": np.concatenate([model.windows(part)["embeddings"] for part in parts]),
     }
-    waveforms = {name: tf.constant(inputs[name]) for name in ("waveforms", "lengths")}
+    if "embeddings" in model.signatures:
+        of_embeddings = model.signatures["embeddings"](embeddings=tf.constant(found["embeddings"]))
+        return {**found, "embeddings.scores": of_embeddings["scores"].numpy()}
     for signature in ("sound", "embed"):
-        outputs = model.signatures[signature](**waveforms)
+        outputs = model.signatures[signature](
+            waveforms=tf.constant(inputs["waveforms"]), lengths=tf.constant(inputs["lengths"])
+        )
         found |= {f"{signature}.{name}": value.numpy() for name, value in outputs.items()}
     return found

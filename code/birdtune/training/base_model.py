@@ -84,7 +84,7 @@ def require_fit(base: ServedModel, config: Config) -> None:
     """
     facts, wanted = base.facts, config.model
     pairs: dict[str, tuple[Any, Any]] = {
-        "model.backbone": (facts.backbone, wanted.backbone),
+        "model.backbone": (facts.backbone, backbone_of(config).name),
         "model.head": (facts.head, wanted.head),
         "model.output": (facts.scores, facts.scores if wanted.output == "auto" else wanted.output),
         "model.embedding-activation": (facts.embedding_activation, wanted.embedding_activation),
@@ -99,10 +99,13 @@ def require_fit(base: ServedModel, config: Config) -> None:
             f"{_SETTING}: {base.title} is another network than the settings ask for: {shown(listed)}. To begin "
             f"from it, give {shown(flags)}; to train another network, leave {_SETTING} out."
         )
-    if facts.graph_sha256 is not None and facts.graph_sha256 != backbone_of(config).graph_sha256:
+    backbone = backbone_of(config)
+    if facts.graph_sha256 is not None and facts.graph_sha256 != backbone.graph_sha256:
+        given = f"another SavedModel than --model.checkpoint {shown(str(config.model.checkpoint))}"
+        if not backbone.front_end.has_sound:
+            given = f"embeddings of another backbone than those in {shown(config.data_folder)}"
         raise SettingsError(
-            f"{_SETTING}: {base.title} was trained on another SavedModel than --model.checkpoint "
-            f"{shown(str(config.model.checkpoint))}. Give that one, or leave {_SETTING} out."
+            f"{_SETTING}: {base.title} was trained on {given}. Give that one, or leave {_SETTING} out."
         )
     theirs, ours = facts.front_end.get("limit_hz"), config.audio.band_limit
     if theirs != ours:

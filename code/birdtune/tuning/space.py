@@ -15,6 +15,7 @@ from typing import Any
 import pydantic
 
 from birdtune.config import AugmentSettings, Config
+from birdtune.data.embedding_input import is_embeddings
 from birdtune.errors import SettingsError, shown
 from birdtune.runtime.configure import nearest
 
@@ -171,6 +172,9 @@ def _pointless(
         found |= dict.fromkeys(("train.layer-decay", "train.head-warmup-epochs"), "the backbone is frozen")
     if config.train.label_refinement:
         found["augment.mixup"] = "not with train.label-refinement true"  # see config.py
+    if is_embeddings(config.data_folder):
+        on_sound = (name for name in table if name.startswith(_AUGMENT) or name == "train.jitter-s")
+        found |= dict.fromkeys(on_sound, "the data are embeddings")
     if not has_background:
         found["augment.background"] = "there is no background"
     return {name: why for name, why in found.items() if name in table}
