@@ -27,8 +27,8 @@ def measure(settings: Settings) -> Result:
     for seed in range(settings.seed, settings.seed + (1 if settings.quick else 10)):
         clips, wrong = made_sets.noisy(bench.clips(), seed, share=SHARE)
         labels = np.array([found.classes.index(clip.label) for clip in clips])
-        fold = folds(labels, found.groups, seed)
         positive = np.eye(len(found.classes))[labels] > 0
+        fold = folds(positive, found.groups, seed)
         scores, _ = judge_by_others(averages, positive, fold, Interrupts())
         order = [issue.index for issue in label_issues.ranked(scores, positive, fold >= 0)]
         table = [issue.index for issue in label_issues.find(scores, positive, fold >= 0)]

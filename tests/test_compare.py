@@ -13,6 +13,7 @@ from test_job import CLASSES, settings, write_data
 from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import InputError
+from birdtune.evaluation.scores import one_hot
 from birdtune.pipeline import commands
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_csv, read_json
@@ -74,7 +75,9 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     # Of the heron there is one source: it is learnt from, and nothing is said of how well.
     herons = np.array([name.startswith("heron/") for name in embedded.names])
     assert herons.sum() == 2 and set(folds[herons]) == {-1} and set(folds[~herons]) == {0, 1}
-    ((scores, labels, groups),) = judged
+    ((scores, positive, known, groups),) = judged
+    labels = positive.argmax(axis=1)
+    assert known.all() and (positive.sum(axis=1) == 1).all()
     assert {len(table) for table in scores.values()} == {len(labels)} == {len(groups)} == {(~herons).sum()}
     assert embedded.classes.index("heron") not in labels and "heron-0" not in groups
     sources = len(set(groups))
@@ -132,6 +135,11 @@ def scores_of(labels: Any, wrong: Any) -> Any:
     return np.eye(3)[said] * 0.8 + 0.1
 
 
+def truth(labels: Any) -> tuple[Any, Any]:
+    positive = one_hot(labels, 3) > 0
+    return positive, np.ones_like(positive)
+
+
 def test_the_best_stands_first_and_only_what_the_sources_leave_open_is_a_tie() -> None:
     labels = np.arange(120) % 3
     groups = [f"source {n // 4}" for n in range(120)]
@@ -141,7 +149,7 @@ def test_the_best_stands_first_and_only_what_the_sources_leave_open_is_a_tie() -
         "near": scores_of(labels, range(4)),
     }
 
-    rows = compare.evaluate(scores, labels, groups, n=300, seed=1)
+    rows = compare.evaluate(scores, *truth(labels), groups, n=300, seed=1)
 
     assert [row["candidate"] for row in rows] == ["best", "near", "far"]
     assert [row["tie"] for row in rows] == [False, True, False]
@@ -160,6 +168,6 @@ def test_wrong_answers_of_one_source_say_less_than_those_of_many() -> None:
     one = [f"source {n // 12}" for n in range(120)]
     many = [f"source {n}" for n in range(120)]
 
-    ties = [compare.evaluate(scores, labels, groups, n=300, seed=1)[1]["tie"] for groups in (one, many)]
+    ties = [compare.evaluate(scores, *truth(labels), groups, n=300, seed=1)[1]["tie"] for groups in (one, many)]
 
     assert ties == [True, False]

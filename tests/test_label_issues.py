@@ -18,12 +18,13 @@ from birdtune.data.batches import Windows
 from birdtune.data.dataset import Dataset
 from birdtune.errors import InputError, Interrupted
 from birdtune.evaluation import label_issues
+from birdtune.evaluation.scores import one_hot
 from birdtune.models.registry import BACKBONES
 from birdtune.pipeline import label_check
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
-from birdtune.training.embeddings import folds
+from birdtune.training.embeddings import folds, scored_targets
 
 
 def embeddings(seed: int, n: int = 60, classes: int = 3) -> tuple[Any, Any]:
@@ -61,7 +62,7 @@ def test_all_that_were_judged_are_ranked_and_none_else() -> None:
     averages, labels = embeddings(1)
     wrong = labels.copy()
     wrong[[5, 17]] = (labels[[5, 17]] + 1) % 3
-    fold = folds(wrong, [f"s{k}" for k in range(60)], 1)
+    fold = folds(one_hot(wrong, 3) > 0, [f"s{k}" for k in range(60)], 1)
     positive = np.eye(3)[wrong] > 0
     scores, _ = label_check.out_of_fold_scores(averages, positive, fold, Interrupts())
     judged = np.ones(60, bool)
@@ -101,11 +102,16 @@ def test_the_table_says_in_words_what_speaks_against_a_label() -> None:
     )
 
 
-def test_each_label_of_a_recording_is_checked_and_none_of_them_suggested() -> None:
+def test_of_several_classes_each_label_is_checked_and_each_class_that_is_missing() -> None:
     scores = np.array([[0.9, 0.9, 0.1], [0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.9, 0.1, 0.9], [0.1, 0.1, 0.9]])
     positive = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]], bool)
-    found = label_issues.find(scores, positive, np.ones(5, bool))
-    assert [(issue.index, issue.label, issue.suggested) for issue in found] == [(3, 1, 2), (3, 0, 2)][:1]
+    known, everyone = np.ones_like(positive), np.ones(5, bool)
+    found = label_issues.find_each(scores, positive, known, everyone)
+    assert [(issue.index, issue.label, issue.suggested) for issue in found] == [(3, None, 2), (3, 1, None)]
+    known[3, 2] = False  # where nobody knows, nothing is missing
+    (wrong,) = label_issues.find_each(scores, positive, known, everyone)
+    assert (wrong.index, wrong.label, wrong.suggested) == (3, 1, None)
+    assert not label_issues.find_each(scores, positive, known, np.arange(5) != 3)
 
 
 # ---- who judges ---------------------------------------------------------------------------------
@@ -114,17 +120,47 @@ def test_each_label_of_a_recording_is_checked_and_none_of_them_suggested() -> No
 def test_nobody_is_judged_by_what_heard_its_own_source() -> None:
     labels = np.repeat([0, 1], 12)
     groups = [f"{label}-{k // 2}" for label in (0, 1) for k in range(12)]
-    fold = folds(labels, groups, 1)
+    positive = one_hot(labels, 2) > 0
+    fold = folds(positive, groups, 1)
     assert all(len(set(fold[np.array(groups) == group])) == 1 for group in groups)
     assert sorted(set(fold)) == [0, 1, 2, 3, 4]
-    assert not np.array_equal(fold, folds(labels, groups, 2))
+    assert not np.array_equal(fold, folds(positive, groups, 2))
 
 
 def test_two_sources_of_a_class_judge_each_other_and_one_alone_is_not_judged() -> None:
     labels = np.array([0] * 10 + [1, 1, 2, 2])
-    fold = folds(labels, [*(f"a{k}" for k in range(10)), "b1", "b2", "c", "c"], 1)
+    fold = folds(one_hot(labels, 3) > 0, [*(f"a{k}" for k in range(10)), "b1", "b2", "c", "c"], 1)
     assert fold[10] != fold[11] and min(fold[:12]) >= 0
     assert set(fold[12:]) == {-1}
+
+
+def test_sources_of_several_classes_are_spread_so_that_each_class_is_in_all_folds() -> None:
+    # Of the rare class five sources, each with a common class, too: whoever deals by the first class leaves it to luck.
+    common = np.arange(60) % 3
+    positive = np.hstack([one_hot(common, 3) > 0, (np.arange(60) < 5)[:, None]])
+    for seed in range(20):
+        fold = folds(positive, [f"s{k}" for k in range(60)], seed)
+        assert [np.bincount(fold[own], minlength=5).tolist() for own in positive.T] == [[4] * 5] * 3 + [[1] * 5]
+    # One recording holds a class of one source: it is scored by its other class, and not by this.
+    positive = np.hstack([positive, (np.arange(60) == 7)[:, None]])
+    fold = folds(positive, [f"s{k}" for k in range(60)], 1)
+    assert fold[7] >= 0 and scored_targets(positive, fold)[7].tolist() == [False, True, False, False, False]
+
+
+def test_of_several_classes_each_is_learnt_against_the_rest_where_it_is_known() -> None:
+    rng = np.random.default_rng(5)
+    positive = rng.random((300, 3)) < 0.4
+    averages = (rng.normal(size=(300, 8)) + 4 * positive @ np.eye(3, 8)).astype(np.float32)
+    known = np.ones_like(positive)
+    known[200:, 1] = False
+    swapped = positive.copy()
+    swapped[200:, 1] = ~positive[200:, 1]  # what nobody knows is not learnt from
+    model, same = (label_check.learn_each(averages, each, known) for each in (positive, swapped))
+    np.testing.assert_array_equal(model.scores(averages), same.scores(averages))
+    assert ((model.scores(averages) > 0.5) == positive).mean() > 0.9
+    assert (model.scores(averages).sum(axis=1) > 1.5).any(), "no softmax: two classes at once"
+    misled = label_check.learn_each(averages, swapped, np.ones_like(known))
+    assert not np.allclose(misled.scores(averages)[:, 1], model.scores(averages)[:, 1], atol=0.05)
 
 
 def test_a_judge_is_the_regression_on_standardised_averages_whatever_their_size() -> None:

@@ -261,7 +261,8 @@ def test_labels_to_check_can_be_heard_and_names_in_them_are_only_text(tmp_path: 
         "split": "test", "seconds": 5.0, "start_s": 1.44,
         "why": "others say <i>so</i>",
     }  # fmt: skip
-    found = {"reason": "", "scored": 400, "single_source": ["<u>c</u>"], "rule": "As a rule.", "rows": [row] * 300}
+    found = {"reason": "", "scored": 400, "single_source": ["<u>c</u>"], "rule": "As a rule.", "rows": [row] * 300,
+             "several": False, "with_times": 0}  # fmt: skip
     page = page_of(make_data(label_issues=found, listen=tone), tmp_path)
     section = page.source[page.source.index('<section id="labels">') : page.source.index('<section id="calibration">')]
     assert "300 labels</b> of 400 may be wrong" in section and "As a rule." in section
@@ -288,7 +289,8 @@ def test_an_error_whose_label_may_be_wrong_is_told_as_such_and_no_label_as_the_t
         "split": "test", "seconds": 5.0,
         "start_s": 0.0, "why": "so",
     }  # fmt: skip
-    found = {"reason": "", "scored": 400, "single_source": [], "rule": "", "rows": [row]}
+    found = {"reason": "", "scored": 400, "single_source": [], "rule": "", "rows": [row],
+             "several": False, "with_times": 0}  # fmt: skip
     cards = page_of(make_data(label_issues=found), tmp_path).source.split('<figure class="card"')[1:]
     wrong = [card for card in cards if "error</span> Labelled <b>" in card]
     assert len(wrong) > 1 and "It is <b>" not in "".join(cards)

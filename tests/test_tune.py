@@ -20,6 +20,7 @@ from test_job import write_data
 from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import DivergedError, InputError, Interrupted, RetryableError, SettingsError
+from birdtune.evaluation.scores import one_hot
 from birdtune.reporting import figures, tune_page
 from birdtune.reporting import tuned as tuned_words
 from birdtune.reporting.tuned import Tuned
@@ -186,9 +187,10 @@ def test_where_fewer_than_two_classes_can_be_judged_nothing_is_embedded(
 def test_judged_anew_by_other_folds_the_recordings_are_the_same() -> None:
     # Of the second class, a source of its own and one that the first has, too: by some seeds both are in one fold.
     labels, groups = np.array([0, 0, 0, 0, 0, 1, 1]), ["a", "b", "d", "e", "both", "both", "c"]
-    each = [folds(labels, groups, seed) >= 0 for seed in range(40)]
+    positive = one_hot(labels, 2) > 0
+    each = [folds(positive, groups, seed) >= 0 for seed in range(40)]
     first = next(seed for seed in range(40) if each[seed].all())
-    some = judgeable(labels, groups, range(first, 40))
+    some = judgeable(positive, groups, range(first, 40)).any(axis=1)
     assert np.array_equal(some, np.all(each[first:], axis=0))
     assert some[:5].all() and not some[5:].any()
 
@@ -207,7 +209,8 @@ class Quick:
     again, how = 2, "at a glance"
 
     def __init__(self, real: Any, *, gain: float = 1.0, fault: Exception | None = None) -> None:
-        self.labels, self.groups = real.labels, real.groups
+        self.positive, self.known, self.groups = real.positive, real.known, real.groups
+        self.labels = real.positive.argmax(axis=1)
         self.calls: list[Config] = []
         self._gain, self._fault = gain, fault
 

@@ -163,8 +163,9 @@ class WindowTargets:
     Attributes:
         kind: "softmax" or "sigmoid": where a window keeps only a share of its label, softmax spreads the rest over
             all classes, and sigmoid leaves it out.
-        kept: [windows] share of its labels that each keeps, above 0 (label refinement); None: all of them. A window
-            that only weighed less would learn nothing, and the mean over its recording would pay for that.
+        kept: share of its labels that each keeps, above 0 (label refinement), [windows], or [windows, C] where
+            recordings have several classes; None: all of them. A window that only weighed less would learn nothing, and
+            the mean over its recording would pay for that.
     """
 
     labels: Targets
@@ -177,7 +178,7 @@ class WindowTargets:
         start_s, end_s = self.windows.seconds(windows, shift)
         targets, known = self.labels.of(self.windows.recording[windows], start_s, end_s)
         if self.kept is not None:
-            kept = self.kept[windows][:, None]
+            kept = self.kept[windows].reshape(len(windows), -1)  # [n, 1 or C]
             rest = (1 - kept) / np.float32(self.labels.n_classes) if self.kind == "softmax" else np.float32(0.0)
             targets = np.asarray(kept * targets + rest, np.float32)
         return targets, known

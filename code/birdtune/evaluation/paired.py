@@ -27,14 +27,15 @@ class Figures:
     high: float | None
 
 
-def view(scores: Floats, positive: Bools, bootstrap: Bootstrap) -> View:
-    """Recordings with all targets known, each predicted as the class with the highest score."""
-    return View(scores, positive, np.broadcast_to(np.True_, positive.shape), bootstrap, names(scores))
+def view(scores: Floats, positive: Bools, bootstrap: Bootstrap, known: Bools | None = None) -> View:
+    """Recordings, each predicted as the class with the highest score. known: [N, C]; None: all targets are."""
+    everywhere = np.broadcast_to(np.True_, positive.shape)
+    return View(scores, positive, everywhere if known is None else known, bootstrap, names(scores))
 
 
-def figures(scores: Floats, positive: Bools, bootstrap: Bootstrap) -> Figures:
-    """Evaluate scores [N, C] of recordings with targets [N, C]."""
-    accuracy, macro_ap = _both(scores, positive, bootstrap)
+def figures(scores: Floats, positive: Bools, bootstrap: Bootstrap, known: Bools | None = None) -> Figures:
+    """Evaluate scores [N, C] of recordings with targets [N, C], where they are known [N, C] (None: everywhere)."""
+    accuracy, macro_ap = _both(scores, positive, bootstrap, known)
     found = accuracy.row("accuracy")
     low, high = found["accuracy_ci"] or (None, None)
     return Figures(
@@ -43,29 +44,38 @@ def figures(scores: Floats, positive: Bools, bootstrap: Bootstrap) -> Figures:
 
 
 def difference(
-    first: Sequence[Floats], second: Sequence[Floats], positive: Bools, bootstrap: Bootstrap
+    first: Sequence[Floats],
+    second: Sequence[Floats],
+    positive: Bools,
+    bootstrap: Bootstrap,
+    known: Bools | None = None,
 ) -> dict[str, Any]:
     """How much better the first is than the second, each evaluated several times.
 
     Args:
         first, second: scores [N, C] of each time.
+        known: [N, C]; None: all targets are.
 
     Returns:
         `score`: the difference of the mean scores; `low`, `high`: its 95 % interval, source by source, in pairs.
     """
-    one, other = (_mean_score(several, positive, bootstrap) for several in (first, second))
+    one, other = (_mean_score(several, positive, bootstrap, known) for several in (first, second))
     gain = float(one.value - other.value)
     low, high = difference_interval(one.drawn - other.drawn, bootstrap.n_groups, centre=gain) or (gain, gain)
     return {"score": gain, "low": low, "high": high}
 
 
-def _both(scores: Floats, positive: Bools, bootstrap: Bootstrap) -> tuple[Estimate, Estimate]:
-    seen = view(scores, positive, bootstrap)
+def _both(
+    scores: Floats, positive: Bools, bootstrap: Bootstrap, known: Bools | None
+) -> tuple[Estimate, Estimate]:
+    seen = view(scores, positive, bootstrap, known)
     return estimate(METRICS["accuracy"], seen), estimate(METRICS["ap"], seen).mean(bootstrap.n_groups)
 
 
-def _mean_score(several: Sequence[Floats], positive: Bools, bootstrap: Bootstrap) -> Estimate:
-    parts = [part for scores in several for part in _both(scores, positive, bootstrap)]
+def _mean_score(
+    several: Sequence[Floats], positive: Bools, bootstrap: Bootstrap, known: Bools | None
+) -> Estimate:
+    parts = [part for scores in several for part in _both(scores, positive, bootstrap, known)]
     value, drawn = (np.mean([getattr(part, name) for part in parts], axis=0) for name in ("value", "drawn"))
     return Estimate(np.asarray(value), np.asarray(drawn), np.asarray(bootstrap.n_groups))
 

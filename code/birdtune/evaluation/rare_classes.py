@@ -77,7 +77,7 @@ def rarest_third(
     if not n_rare:
         return found | dict.fromkeys(("macro_ap", "macro_ap_ci", "others_macro_ap", "others_macro_ap_ci"))
     bootstrap = Bootstrap(scores.groups, n_bootstrap, seed)
-    ap = estimate(METRICS["ap"], view(pool_mean(scores), scores.positive, bootstrap))
+    ap = estimate(METRICS["ap"], view(pool_mean(scores), scores.positive, bootstrap, scores.known))
     for name, chosen in (("macro_ap", order[:n_rare]), ("others_macro_ap", order[n_rare:])):
         found |= ap.mean(bootstrap.n_groups, chosen).row(name)
     return found
@@ -107,17 +107,20 @@ def choose(
     return order, int((counts[order] < limit).sum()), absent[np.argsort(counts[absent], kind="stable")]
 
 
-def standing(scores: Floats, positive: Bools, rare: Ints, bootstrap: Bootstrap) -> dict[str, Estimate]:
+def standing(
+    scores: Floats, positive: Bools, rare: Ints, bootstrap: Bootstrap, known: Bools | None = None
+) -> dict[str, Estimate]:
     """What rare classes reach, and all.
 
     Args:
         scores, positive: [N, C] of the recordings.
         rare: columns of the rare classes; each has a recording.
+        known: [N, C]; None: all targets are.
 
     Returns:
         `rare_recall`, `rare_ap`: mean over the rare classes; `accuracy`, `macro_ap`: of all.
     """
-    seen = view(scores, positive, bootstrap)
+    seen = view(scores, positive, bootstrap, known)
     of_rare = bootstrap.n_groups_of(np.asarray(positive[:, rare].any(axis=1)))
     ap = estimate(METRICS["ap"], seen)
     return {

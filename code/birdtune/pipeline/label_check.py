@@ -8,6 +8,10 @@ too. Of each recording at most `MOST_WINDOWS` are embedded, and only the mean of
 grows with the number of recordings and not with their length (1024 float32 each: 330 MB for 80,000). Digital silence is
 left out (`FrontEnd.held`): recordings that were filled up with it have it in common, and nobody hears a bird in it.
 
+Where recordings have several classes, each class is learnt on its own, one against the rest, by the recordings of which
+it is known. Recordings with labels that have times are left out: the mean of a recording does not say what is in a few
+seconds of it.
+
 Importing this loads TensorFlow.
 """
 
@@ -20,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
@@ -32,11 +37,12 @@ from birdtune.data.scan import Recording
 from birdtune.errors import shown
 from birdtune.evaluation import label_issues
 from birdtune.evaluation.label_issues import FACTS_NAME, TABLE_NAME
-from birdtune.evaluation.scores import Floats, Ints
+from birdtune.evaluation.scores import Bools, Floats, Ints
 from birdtune.runtime.files import write_bytes, write_csv, write_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
-from birdtune.training.embeddings import first_feed, folds, no_first_backbone, pieces
+from birdtune.runtime.text import count
+from birdtune.training.embeddings import first_feed, folds, no_first_backbone, pieces, scored_targets
 from birdtune.training.scoring import make_scorer
 
 KEPT_NAME = "kept.npy"
@@ -120,30 +126,30 @@ def spread(per_recording: Ints, most: int) -> Ints:
 
 @dataclass(frozen=True, eq=False)
 class FoldModel:
-    """What was learnt from all folds but one: a linear model."""
+    """What was learnt from all folds but one: a linear model; its scores are a softmax, or of each class on its own."""
 
     kernel: Floats  # [K, C'], of the classes that it was trained on
     bias: Floats  # [C']
     columns: Ints  # [C'] ascending
     n_classes: int
+    each: bool = False  # of each class on its own
 
     def scores(self, embeddings: npt.NDArray[Any]) -> Floats:
         """Embeddings [n, K] → scores [n, C]; 0 for classes that it was not trained on."""
         logits = embeddings @ self.kernel + self.bias
-        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         found = np.zeros((len(embeddings), self.n_classes))
+        if self.each:
+            found[:, self.columns] = scipy.special.expit(logits)
+            return found
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         found[:, self.columns] = raised / raised.sum(axis=1, keepdims=True)
         return found
 
 
 def learn(averages: npt.NDArray[np.float32], labels: Ints, n_classes: int) -> FoldModel:
     """Logistic regression on averages [N, K] with labels [N]."""
-    mean, deviation = averages.mean(axis=0, dtype=np.float64), averages.std(axis=0, dtype=np.float64)
-    scale = deviation + 1e-3 * max(float(deviation.mean()), 1e-6)  # units that never speak stay silent
-    model = LogisticRegression(C=_REGULARISATION, max_iter=_ITERATIONS)
-    with warnings.catch_warnings(), threadpool_limits(1 if averages.size < _FEW_NUMBERS else None):
-        warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
-        model.fit(((averages - mean) / scale).astype(np.float32), labels)
+    mean, scale = _mean_and_scale(averages)
+    model = _regression(((averages - mean) / scale).astype(np.float32), labels)
     kernel, bias = model.coef_.T.astype(np.float64), model.intercept_.astype(np.float64)
     if len(model.classes_) == 2:  # sklearn then has one column, the second's logit over the first's
         kernel, bias = np.hstack([-kernel / 2, kernel / 2]), np.concatenate([-bias / 2, bias / 2])
@@ -151,20 +157,87 @@ def learn(averages: npt.NDArray[np.float32], labels: Ints, n_classes: int) -> Fo
     return FoldModel(kernel, bias - mean @ kernel, np.asarray(model.classes_, np.int64), n_classes)
 
 
+def learn_each(averages: npt.NDArray[np.float32], positive: Bools, known: Bools) -> FoldModel:
+    """Logistic regression of each class against the rest on averages [N, K], where it is known; both [N, C]."""
+    mean, scale = _mean_and_scale(averages)
+    standard = ((averages - mean) / scale).astype(np.float32)
+    kernels, biases, columns = [], [], []
+    for column in range(positive.shape[1]):
+        own = known[:, column]
+        if len(np.unique(positive[own, column])) == 2:
+            model = _regression(standard[own], positive[own, column])
+            kernels.append(model.coef_[0].astype(np.float64) / scale)
+            biases.append(float(model.intercept_[0]) - mean @ kernels[-1])
+            columns.append(column)
+    kernel = np.array(kernels, np.float64).reshape(-1, averages.shape[1]).T
+    return FoldModel(kernel, np.array(biases, np.float64), np.array(columns, np.int64), positive.shape[1], each=True)
+
+
+def _mean_and_scale(averages: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """[K] each; units that never speak stay silent."""
+    mean, deviation = averages.mean(axis=0, dtype=np.float64), averages.std(axis=0, dtype=np.float64)
+    return mean, deviation + 1e-3 * max(float(deviation.mean()), 1e-6)
+
+
+def _regression(standard: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> LogisticRegression:
+    model = LogisticRegression(C=_REGULARISATION, max_iter=_ITERATIONS)
+    with warnings.catch_warnings(), threadpool_limits(1 if standard.size < _FEW_NUMBERS else None):
+        warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
+        return model.fit(standard, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """Recordings without labels with times, whose labels are learnt from and scored.
+
+    Attributes:
+        index: [N] which of all recordings they are.
+        positive, known: [N, C] their classes, and where these are known.
+        fold: [N] as `embeddings.folds`.
+    """
+
+    index: Ints
+    positive: Bools
+    known: Bools
+    fold: Ints
+
+    @property
+    def have_several(self) -> bool:
+        """Whether each class is scored on its own."""
+        return bool((self.positive.sum(axis=1) != 1).any() or not self.known.all())
+
+
+def checked(dataset: Dataset, part: Sequence[Recording], seed: int) -> Checked:
+    """What can be checked of some recordings."""
+    without = [k for k, recording in enumerate(part) if not any(label.has_times for label in recording.labels)]
+    targets, known = dataset.targets([part[k] for k in without]).of_recordings()
+    fold = folds(targets > 0, [dataset.places[part[k].name].group for k in without], seed)
+    return Checked(np.array(without, np.int64), targets > 0, known > 0, fold)
+
+
 def out_of_fold_scores(
-    averages: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_], fold: Ints, interrupts: Interrupts
+    averages: npt.NDArray[np.float32],
+    positive: Bools,
+    fold: Ints,
+    interrupts: Interrupts,
+    known: Bools | None = None,
 ) -> tuple[Floats, dict[int, FoldModel]]:
     """Scores of each recording by what was learnt from the other folds [N, C], 0 where it has none; the models.
 
     Args:
-        positive: [N, C] the classes of each recording; one with several is learnt from as each of them.
+        positive: [N, C] the classes of each recording: one each.
+        known: [N, C] where that is known; each class is then learnt on its own, and a recording may have several.
     """
     scores = np.zeros(positive.shape)
     models: dict[int, FoldModel] = {}
     for number in np.unique(fold[fold >= 0]).tolist():
         interrupts.check()
-        row, column = np.nonzero(positive & (fold != number)[:, None])
-        models[number] = learn(averages[row], column, positive.shape[1])
+        others = fold != number
+        if known is None:
+            row, column = np.nonzero(positive & others[:, None])
+            models[number] = learn(averages[row], column, positive.shape[1])
+        else:
+            models[number] = learn_each(averages[others], positive[others], known[others])
         scores[fold == number] = models[number].scores(averages[fold == number])
     return scores, models
 
@@ -180,39 +253,77 @@ def check_labels(
     Raises:
         Interrupted, RetryableError.
     """
-    part = dataset.recordings
-    labels = np.array(dataset.labels(part), np.int64)
-    fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
-    reason = _why_not(config, fold)
+    everything = dataset.recordings
+    given = checked(dataset, everything, config.train.seed)
+    part = [everything[k] for k in given.index]
+    scored = scored_targets(given.positive, given.fold)
+    reason = _why_not(config, given.fold)
     found: list[dict[str, Any]] = []
     if not reason:
         embedded = EmbeddedRecordings(config, dataset, store, part, journal, interrupts)
-        averages = embedded.averages()
-        positive = dataset.targets(part).of_recordings()[0] > 0
-        scores, models = out_of_fold_scores(averages, positive, fold, interrupts)
-        scored = fold >= 0
-        issues = label_issues.find(scores, positive, scored)
-        found = label_issues.rows(
-            issues, scores, label_issues.mean_scores(scores, positive, scored), classes=dataset.classes,
-            recordings=[recording.name for recording in part], places=dataset.places,
-            seconds=[recording.facts.duration_s for recording in part],
-            start_s=_most_telling(embedded, issues, fold, models, len(dataset.classes)),
-        )  # fmt: skip
-    alone = sorted({dataset.classes[label] for label in labels[fold < 0]})
+        found = _issues(dataset, part, given, embedded, interrupts)
+    alone = np.flatnonzero(given.positive.any(axis=0) & ~scored.any(axis=0))
     write_csv(folder / TABLE_NAME, label_issues.COLUMNS, found)
-    n_scored = int((fold >= 0).sum())
-    facts = {"reason": reason, "scored": n_scored, "single_source": alone, "rule": label_issues.RULE, "rows": found}
+    n_timed = len(everything) - len(part)
+    facts: dict[str, Any] = {
+        "reason": reason, "scored": int(scored.sum()),
+        "single_source": sorted(dataset.classes[column] for column in alone),
+        "with_times": n_timed, "several": given.have_several,
+        "rule": label_issues.RULE_OF_SEVERAL if given.have_several else label_issues.RULE, "rows": found,
+    }  # fmt: skip
     write_json(folder / FACTS_NAME, facts)
+    if n_timed:
+        journal.say(f"  labels with times are not checked: those of {count(n_timed, 'recording')}")
     if reason:
         journal.say(f"  labels were not checked: {reason}")
         return
-    most = f"; first {shown(found[0]['recording'])}, which may be {shown(found[0]['suggested'])}" if found else ""
-    journal.say(f"  {len(found):,} of {facts['scored']:,} labels may be wrong, in {TABLE_NAME}{most}")
+    journal.say(f"  {_in_words(found, facts)}, in {TABLE_NAME}")
+
+
+def _issues(
+    dataset: Dataset, part: Sequence[Recording], given: Checked, embedded: EmbeddedRecordings, interrupts: Interrupts
+) -> list[dict[str, Any]]:
+    """Rows of label_issues.csv."""
+    scored = given.fold >= 0
+    averages, positive, known = embedded.averages(), given.positive, given.known
+    others = None
+    if given.have_several:
+        scores, models = out_of_fold_scores(averages, positive, given.fold, interrupts, known)
+        # A class of a recording that no other fold teaches is not contradicted by its low score.
+        positive = scored_targets(positive, given.fold)
+        known = known & (positive | ~given.positive)
+        issues = label_issues.find_each(scores, positive, known, scored)
+        others = label_issues.mean_scores(scores, ~positive & known, scored)
+    else:
+        scores, models = out_of_fold_scores(averages, positive, given.fold, interrupts)
+        issues = label_issues.find(scores, positive, scored)
+    return label_issues.rows(
+        issues, scores, label_issues.mean_scores(scores, positive, scored), classes=dataset.classes,
+        recordings=[recording.name for recording in part], places=dataset.places,
+        seconds=[recording.facts.duration_s for recording in part], others=others,
+        start_s=_most_telling(embedded, issues, given.fold, models, len(dataset.classes)),
+    )  # fmt: skip
+
+
+def _in_words(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
+    n = f"{len(rows):,} of {facts['scored']:,} labels may be wrong"
+    if facts["several"]:
+        too_many = sum(bool(row["class"]) for row in rows)
+        n = f"{too_many:,} of {facts['scored']:,} labels may be wrong, and {len(rows) - too_many:,} missing"
+    if not rows:
+        return n
+    first = rows[0]
+    may = f"may be {shown(first['suggested'])}" if first["class"] else f"may hold {shown(first['suggested'])}, too"
+    if not first["suggested"]:
+        may = f"may not be {shown(first['class'])}"
+    return f"{n}; first {shown(first['recording'])}, which {may}"
 
 
 def _why_not(config: Config, fold: Ints) -> str:
     if reason := no_first_backbone(config):
         return reason
+    if not len(fold):
+        return "labels have times, and the mean of a recording does not say what is in a few seconds of it"
     return "" if (fold >= 0).any() else "no class has recordings of two sources to score each other"
 
 
@@ -224,6 +335,8 @@ def _most_telling(
     n_classes: int,
 ) -> list[float]:
     """Where each recording is most like the suggested class, rather than like its label. [issues] seconds
+
+    Where nothing is suggested in place of a label: where it is most like the label all the same.
 
     Silence is never the clearest window, whatever a model makes of it.
     """
@@ -243,9 +356,15 @@ def _most_telling(
     found = []
     for issue in issues:
         own = np.flatnonzero(recording == issue.index)
-        lead = scores[own, issue.suggested] - scores[own, issue.label]
+        lead = _column(scores[own], issue.suggested) - _column(scores[own], issue.label)
+        if issue.suggested is None:  # whoever listens there, and does not hear it either, can be sure
+            lead = -lead
         found.append(float(start_s[own[label_issues.clearest_window(lead, weight[own])]]))
     return found
+
+
+def _column(scores: Floats, column: int | None) -> Floats:
+    return np.zeros(len(scores)) if column is None else scores[:, column]
 
 
 # ---- windows without what their recording is labelled ---------------------------------------------
@@ -254,48 +373,65 @@ def _most_telling(
 def kept_shares(
     config: Config, dataset: Dataset, store: FrameStore, path: Path, journal: Journal, interrupts: Interrupts
 ) -> npt.NDArray[np.float32] | None:
-    """The share of its label that each training window keeps, by what other training sources teach. [windows]
+    """The share of its labels that each training window keeps, by what other training sources teach.
+
+    Labels with times say themselves which windows they are of: these keep all of them.
 
     Kept in `path`, so that a run that goes on has the same to the last bit. Only training recordings are used.
 
     Returns:
-        None, with a word, where labels cannot be checked: all windows keep theirs.
+        [windows], or [windows, C] where recordings have several classes; None, with a word, where labels cannot be
+        checked: all windows keep theirs.
 
     Raises:
         Interrupted, RetryableError.
     """
     part = dataset.part("train")
-    labels = np.array(dataset.labels(part), np.int64)
     windows = Windows(store, [recording.content for recording in part], store.spec.hop(config.train.hop_s))
-    if (found := _read(path, len(windows))) is not None:
+    given = checked(dataset, part, config.train.seed)
+    shape = (len(windows), len(dataset.classes)) if given.have_several else (len(windows),)
+    if (found := _read(path, shape)) is not None:
         return found
-    fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
-    if reason := _why_not(config, fold):
+    if reason := _why_not(config, given.fold):
         journal.warn(f"Every window keeps its recording's label: {reason}.")
         return None
+    if n := len(part) - len(given.index):
+        journal.say(f"  windows of {count(n, 'recording')} keep their labels: these have times")
     embedded = EmbeddedRecordings(config, dataset, store, part, journal, interrupts, config.train.hop_s)
-    positive = dataset.targets(part).of_recordings()[0] > 0
-    _, models = out_of_fold_scores(embedded.averages(), positive, fold, interrupts)
-    own = np.ones(len(windows), np.float32)  # of recordings that no model can score, all
+    _, models = out_of_fold_scores(
+        embedded.averages()[given.index], given.positive, given.fold, interrupts,
+        given.known if given.have_several else None,
+    )  # fmt: skip
+    fold = np.full(len(part), -1, np.int64)
+    fold[given.index] = given.fold
+    scored = np.zeros((len(part), len(dataset.classes)), np.bool_)  # of which classes windows can be scored
+    scored[given.index] = scored_targets(given.positive, given.fold)
+    label = scored.argmax(axis=1)  # where there is one each
+    own = np.ones(shape, np.float32)  # of recordings that no model can score, all
     for chosen, embeddings in embedded.pieces(np.flatnonzero(fold[windows.recording] >= 0), "scoring windows"):
         recording = windows.recording[chosen]
         for number in np.unique(fold[recording]).tolist():
             inside = fold[recording] == number
             scores = models[number].scores(embeddings[inside])
-            own[chosen[inside]] = scores[np.arange(len(scores)), labels[recording[inside]]]
+            own[chosen[inside]] = (
+                np.where(scored[recording[inside]], scores, 1.0)
+                if given.have_several
+                else scores[np.arange(len(scores)), label[recording[inside]]]
+            )
         own[chosen[embedded.held(chosen) <= SILENT]] *= SILENT  # silence is of no class
     kept = label_issues.refined_targets(own, windows.recording.astype(np.int64), _LEAST_KEPT)
     buffer = io.BytesIO()
     np.save(buffer, kept, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
-    journal.say(f"  windows keep {kept.mean():.0%} of their recordings' labels on average")
+    of_label = kept if kept.ndim == 1 else kept[scored[windows.recording]]
+    journal.say(f"  windows keep {of_label.mean():.0%} of their recordings' labels on average")
     return kept
 
 
-def _read(path: Path, n: int) -> npt.NDArray[np.float32] | None:
+def _read(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:
     try:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None  # not there yet, or damaged: it is made again
-    whole_array = isinstance(found, np.ndarray) and found.shape == (n,) and found.dtype == np.float32
+    whole_array = isinstance(found, np.ndarray) and found.shape == shape and found.dtype == np.float32
     return found if whole_array and ((found > 0) & (found <= 1)).all() else None

@@ -28,7 +28,17 @@ from birdtune.models.classifier import Classifier
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.training import devices
-from birdtune.training.embeddings import Embedded, Floats, Ints, embed, folds, no_first_backbone
+from birdtune.training.embeddings import (
+    Embedded,
+    Floats,
+    Ints,
+    classes_of,
+    embed,
+    evaluated,
+    folds,
+    no_first_backbone,
+    scored_targets,
+)
 from birdtune.training.probes import Head, out_of_fold
 
 _FLOOR, _QUALITY = "train.min-samples-per-class", "train.sample-weights"
@@ -115,11 +125,11 @@ def _measured(
         value), `changed` (whether any score did), and as `paired.gains`.
     """
     part = sorted([*dataset.part("train"), *dataset.part("val")], key=lambda recording: recording.name)
-    labels = np.array(dataset.labels(part), np.int64)
-    fold = folds(labels, [dataset.places[recording.name].group for recording in part], config.train.seed)
+    positive = classes_of(dataset, part)
+    fold = folds(positive, [dataset.places[recording.name].group for recording in part], config.train.seed)
     counts = np.array(dataset.counts(dataset.part("train")), np.int64)
-    positive = dataset.targets(part).of_recordings()[0] > 0
-    chosen = rare_classes.choose(dataset.classes, positive[fold >= 0], counts, dataset.background)
+    scored = scored_targets(positive, fold)
+    chosen = rare_classes.choose(dataset.classes, scored[fold >= 0], counts, dataset.background)
     of_two = " with recordings of two sources" if (fold < 0).any() else ""
     if chosen is None:
         raise _NoneRare(f"there are fewer than three classes{of_two}")
@@ -184,13 +194,14 @@ def _metrics(
 ) -> dict[str, Any]:
     """Figures of all scores, of the recordings that have a fold."""
     scored = fold >= 0
-    positive = embedded.targets.of_recordings()[0][scored] > 0  # [N, C]
+    positive, known = (each[scored] for each in evaluated(embedded, fold))  # [N, C] each
     groups = np.asarray(embedded.groups, object)[scored]
     inside = np.asarray(positive[:, rare].any(axis=1))
     n_rare, n_all = len(set(groups[inside])), len(set(groups))
     bootstrap = Bootstrap(groups.tolist(), config.evaluate.bootstrap, config.train.seed)
     standings = {
-        names: rare_classes.standing(found[scored], positive, rare, bootstrap) for names, found in scores.items()
+        names: rare_classes.standing(found[scored], positive, rare, bootstrap, known)
+        for names, found in scores.items()
     }
     values = config.flat()
     rows = []

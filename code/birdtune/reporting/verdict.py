@@ -161,15 +161,24 @@ def of_labels(found: Row | None) -> Iterator[Diagnostic]:
         if len(rows) < _ISSUE_SHARE * found["scored"] and of_test < _FEW_ISSUES:
             return
         first = rows[0]
+        missing = " or missing" if found.get("several") else ""
         beside = f", {of_test} of them of test recordings" if of_test else ""
         yield Diagnostic(
             "label-issues",
             MILD,
-            f"{len(rows):,} of {found['scored']:,} labels may be wrong{beside}: first {some([first['recording']])}, "
-            f"labelled {some([first['class']])}, which sounds like {some([first['suggested']])}.",
+            f"{len(rows):,} of {found['scored']:,} labels may be wrong{missing}{beside}: first "
+            f"{some([first['recording']])}, {_contradiction(first)}.",
             "Listen to them (“Label issues”; all are in label_issues.csv), correct what is wrong, and run "
             "again. In training they mislead the model; in test its right predictions count as errors.",
         )
+
+
+def _contradiction(row: Row) -> str:
+    if not row["suggested"]:
+        return f"labelled {some([row['class']])}, which scores low by other sources"
+    if not row["class"]:
+        return f"without the label {some([row['suggested']])}, which it sounds like"
+    return f"labelled {some([row['class']])}, which sounds like {some([row['suggested']])}"
 
 
 def of_noise(noise: Sequence[Row]) -> Iterator[Diagnostic]:

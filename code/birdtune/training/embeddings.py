@@ -8,6 +8,7 @@ Importing this loads TensorFlow.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ from birdtune.training.train import build_classifier, load_first_weights
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 MOST_FOLDS = 5
 
@@ -42,12 +44,31 @@ class Embedded:
 
     windows: Windows  # of all recordings, those of one after those of another
     embeddings: npt.NDArray[np.float32]  # [P, K]
-    labels: Ints  # [N] first class of each
     targets: Targets  # [N]
     groups: tuple[str, ...]  # [N]
     names: tuple[str, ...]  # [N]
     weights: npt.NDArray[np.float32]  # [N] how much each counts in training
     classes: tuple[str, ...]
+
+    @cached_property
+    def positive(self) -> Bools:
+        """The classes of each recording. [N, C]"""
+        return np.asarray(self.targets.of_recordings()[0] > 0)
+
+    @cached_property
+    def known(self) -> Bools:
+        """Where it is known whether a recording is of a class. [N, C]"""
+        return np.asarray(self.targets.of_recordings()[1] > 0)
+
+    @property
+    def have_several(self) -> bool:
+        """Whether a recording has several classes, or none, or not all of them are known."""
+        return bool((self.positive.sum(axis=1) != 1).any() or not self.known.all())
+
+    @cached_property
+    def labels(self) -> Ints:
+        """The column of each recording's class; -1 where it has none, or several. [N]"""
+        return np.where(self.positive.sum(axis=1) == 1, self.positive.argmax(axis=1), -1).astype(np.int64)
 
     @property
     def averages(self) -> Floats:
@@ -63,7 +84,6 @@ class Embedded:
         return Embedded(
             Windows(windows.store, contents, windows.hop_rows),
             self.embeddings[np.isin(windows.recording, chosen)],
-            self.labels[chosen],
             self.targets.some(chosen),
             tuple(self.groups[number] for number in chosen),
             tuple(self.names[number] for number in chosen),
@@ -187,7 +207,6 @@ def embed(
     return classifier, Embedded(
         heard,
         np.concatenate(found),
-        np.array(dataset.labels(part), np.int64),
         dataset.targets(part),
         tuple(dataset.places[recording.name].group for recording in part),
         tuple(recording.name for recording in part),
@@ -196,53 +215,94 @@ def embed(
     )
 
 
-def folds(labels: Ints, groups: Sequence[str], seed: int) -> Ints:
-    """The fold of each recording, -1 for those that cannot be judged: no other source has their label. [N]
+def folds(positive: Bools, groups: Sequence[str], seed: int) -> Ints:
+    """The fold of each recording, -1 for those that cannot be scored: no other source has a class of theirs. [N]
 
     No source is in two folds. Those of each class are dealt out in turn, so that classes are alike in all folds, and a
-    class with two has one beside each that is judged.
+    class with two has one beside each that is scored. Where recordings have several classes, a source counts for each:
+    the rarest class is dealt out first, and each source goes to the fold with fewest of that class, of equals with
+    fewest sources (iterative stratification: Sechidis et al. 2011).
+
+    Args:
+        positive: [N, C] the classes of each recording.
+        groups: [N] source recordings.
     """
     generator = np.random.default_rng(seed)
     names, source = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
     order = generator.permutation(len(names))
+    holds = np.zeros((len(names), positive.shape[1]), np.bool_)  # [sources, C]
+    np.logical_or.at(holds, source, positive)
+    several = bool((positive.sum(axis=1) != 1).any())
+    columns = np.flatnonzero(holds.any(axis=0))
+    if several:
+        columns = columns[np.argsort(holds.sum(axis=0)[columns], kind="stable")]
     fold_of = np.full(len(names), -1, np.int64)
-    dealt = 0
-    for label in np.unique(labels):
-        inside = np.zeros(len(names), bool)
-        inside[source[labels == label]] = True
-        for number in order[inside[order]]:
+    dealt = np.zeros((MOST_FOLDS, positive.shape[1]), np.int64)  # sources of each class in each fold
+    sizes = np.zeros(MOST_FOLDS, np.int64)
+    for column in columns.tolist():
+        for number in order[holds[order, column]]:
             if fold_of[number] < 0:
-                fold_of[number] = dealt % MOST_FOLDS
-                dealt += 1
+                fewest = np.lexsort((sizes, dealt[:, column]))[0]
+                fold_of[number] = fold = fewest if several else sizes.sum() % MOST_FOLDS
+                dealt[fold] += holds[number]
+                sizes[fold] += 1
     found = fold_of[source]
-    for label in np.unique(labels):
-        if len(set(found[labels == label].tolist())) < 2:
-            found[labels == label] = -1
+    found[~scored_targets(positive, found).any(axis=1)] = -1
     return found
 
 
-def judgeable(labels: Ints, groups: Sequence[str], seeds: Iterable[int]) -> npt.NDArray[np.bool_]:
-    """Which recordings are judged with whichever of these seeds the folds are dealt: the same for all. [N]"""
-    return np.asarray(np.all([folds(labels, groups, seed) >= 0 for seed in seeds], axis=0))
+def scored_targets(positive: Bools, fold: Ints) -> Bools:
+    """The classes of each recording that it is scored by: those that another fold teaches, too. [N, C]
+
+    Args:
+        positive: [N, C] the classes of each recording; fold: [N].
+    """
+    taught = np.array([len(set(fold[own & (fold >= 0)].tolist())) > 1 for own in positive.T], np.bool_)
+    return np.asarray(positive & taught & (fold >= 0)[:, None])
 
 
-def _sources(labels: Ints, groups: Sequence[str]) -> Counter[int]:
-    """How many source recordings each label has."""
-    return Counter(label for label, _ in set(zip(labels.tolist(), groups, strict=True)))
+def evaluated(embedded: Embedded, fold: Ints) -> tuple[Bools, Bools]:
+    """Targets that recordings are evaluated by, and where these are known. [N, C] each
+
+    Not known is, beside what the labels leave open, a class of a recording that no other fold teaches.
+    """
+    scored = scored_targets(embedded.positive, fold)
+    return scored, embedded.known & (scored | ~embedded.positive)
+
+
+def judgeable(positive: Bools, groups: Sequence[str], seeds: Iterable[int]) -> Bools:
+    """The classes by which recordings are scored with whichever of these seeds the folds are dealt. [N, C]"""
+    return np.asarray(
+        np.all([scored_targets(positive, folds(positive, groups, seed)) for seed in seeds], axis=0)
+    )
+
+
+def _sources(positive: Bools, groups: Sequence[str]) -> Counter[int]:
+    """How many source recordings each class has, by its column."""
+    row, column = np.nonzero(positive)
+    return Counter(each for each, _ in set(zip(column.tolist(), np.asarray(groups, object)[row].tolist(), strict=True)))
 
 
 def few_sources(
-    labels: Ints, groups: Sequence[str], classes: Sequence[str], judged: npt.NDArray[np.bool_]
+    positive: Bools, groups: Sequence[str], classes: Sequence[str], scored: Bools
 ) -> dict[str, int]:
-    """The classes of which nothing is judged, and how many source recordings each has."""
-    sources = _sources(labels, groups)
-    known = set(labels[judged].tolist())
-    return {name: sources[column] for column, name in enumerate(classes) if column not in known}
+    """The classes by which no recording is scored, and how many source recordings each has.
+
+    Args:
+        positive: [N, C] the classes of each recording; scored: [N, C] as `scored_targets`.
+    """
+    sources = _sources(positive, groups)
+    return {name: sources[column] for column, name in enumerate(classes) if not scored[:, column].any()}
 
 
 def listed(few: Mapping[str, int]) -> str:
     """Classes and how many source recordings each has, in words."""
     return ", ".join(f"{shown(name)} ({count(n, 'source recording')})" for name, n in few.items())
+
+
+def classes_of(dataset: Dataset, part: Sequence[Recording]) -> Bools:
+    """The classes that each recording holds anywhere. [N, C]"""
+    return np.asarray(dataset.targets(part).of_recordings()[0] > 0)
 
 
 def require_judges(
@@ -257,12 +317,12 @@ def require_judges(
     Raises:
         InputError: fewer than two classes can be judged.
     """
-    labels = np.array(dataset.labels(list(part)), np.int64)
+    positive = classes_of(dataset, part)
     groups = [dataset.places[recording.name].group for recording in part]
-    few = few_sources(labels, groups, dataset.classes, judgeable(labels, groups, seeds))
+    few = few_sources(positive, groups, dataset.classes, judgeable(positive, groups, seeds))
     if (n := len(dataset.classes) - len(few)) < 2:
         everything = [dataset.places[recording.name].group for recording in dataset.recordings]
-        known = _sources(np.array(dataset.labels(dataset.recordings), np.int64), everything)
+        known = _sources(classes_of(dataset, dataset.recordings), everything)
         in_test = any(known[column] > 1 for column, name in enumerate(dataset.classes) if name in few)
         raise InputError(
             f"{purpose} learns from one source recording of a class and judges by another, which takes two classes "

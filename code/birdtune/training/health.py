@@ -20,12 +20,12 @@ _SAMPLES = 4096
 
 
 def class_inputs(
-    store: FrameStore, classes: Sequence[str], contents: Sequence[str], labels: Sequence[int]
+    store: FrameStore, classes: Sequence[str], contents: Sequence[str], positive: npt.NDArray[np.bool_]
 ) -> list[dict[str, Any]]:
     """Whether the recordings of each class hold anything, from a look at some of them.
 
     Args:
-        contents, labels: of the training recordings, in one order.
+        contents: [N] of the training recordings; positive: [N, C] their classes.
 
     Returns:
         A row a class: `class`, `recordings` looked at, how many of them are `silent` (in no stretch looked at
@@ -33,7 +33,7 @@ def class_inputs(
     """
     rows = []
     for column, name in enumerate(classes):
-        inside = [content for content, label in zip(contents, labels, strict=True) if label == column]
+        inside = [contents[number] for number in np.flatnonzero(positive[:, column]).tolist()]
         looked_at = [inside[place] for place in _spread(len(inside), _RECORDINGS_A_CLASS)]
         sums = {(store.entry(content).crc, store.entry(content).n_rows) for content in inside}
         silent = sum(_is_still(store, content) for content in looked_at)

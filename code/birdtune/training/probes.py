@@ -168,20 +168,36 @@ class Baseline:
 
     def __init__(self, name: str, embedded: Embedded, config: Config) -> None:
         self._make, self._embedded, self._settings = BASELINES[name], embedded, config.train
-        self._averages, self._labels = embedded.averages, embedded.labels
+        self._averages = embedded.averages
         self._n_classes = len(embedded.classes)
 
     def __call__(self, training: Ints, judged: Ints) -> Floats:
+        weights = recording_weights(self._embedded.some(training), self._settings)
+        if not self._embedded.have_several:
+            return self._scores(training, self._embedded.labels[training], weights, judged, self._n_classes)
+        # Each class on its own, one against the rest, by the recordings of which it is known.
+        found = np.zeros((len(judged), self._n_classes))
+        for column in range(self._n_classes):
+            known = self._embedded.known[training, column]
+            is_in = self._embedded.positive[training[known], column]
+            if is_in.any() and not is_in.all():
+                of_class = self._scores(training[known], is_in.astype(np.int64), weights[known], judged, 2)
+                found[:, column] = of_class[:, 1]
+            else:
+                found[:, column] = float(is_in.any())
+        return found
+
+    def _scores(self, training: Ints, labels: Ints, weights: Floats, judged: Ints, n_classes: int) -> Floats:
+        """What is learnt from recordings with labels [training] and weights [training]. [judged, n_classes]"""
         model = self._make(self._settings.seed)
         name = model.steps[-1][0] if isinstance(model, Pipeline) else ""
-        weights = recording_weights(self._embedded.some(training), self._settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
             model.fit(
                 self._averages[training],
-                self._labels[training],
+                labels,
                 **{f"{name}__sample_weight" if name else "sample_weight": weights},
             )
-        found = np.zeros((len(judged), self._n_classes))
+        found = np.zeros((len(judged), n_classes))
         found[:, model.classes_] = model.predict_proba(self._averages[judged])
         return found

@@ -53,7 +53,7 @@ def train(
     """Train to the end or to an interruption; leaves checkpoints/<v> and logs/<v>/history.json.
 
     Args:
-        label_shares: [training windows] share of its recording's label that each keeps; None: all of it.
+        label_shares: share of its recording's labels that each training window keeps, as `WindowTargets.kept`.
         after_epoch: called once an epoch is saved and logged; may raise to end the training.
 
     Raises:
@@ -120,6 +120,7 @@ def _history(job: Job, examples: Examples, step: StepSettings) -> dict[str, Any]
     config, part = job.config, job.dataset.part("train")
     taught = np.setdiff1d(np.arange(len(job.dataset.classes)), step.untaught)
     contents = [recording.content for recording in part]
+    positive = job.dataset.targets(part).of_recordings()[0] > 0
     sums = sampling.totals(examples, config.train, step.class_weights)
     return {
         "best_epoch": None,
@@ -136,7 +137,7 @@ def _history(job: Job, examples: Examples, step: StepSettings) -> dict[str, Any]
         ),
         "warmup_epochs": config.train.warmup_epochs,
         "freeze_next": job.backbone.next_freeze_point(config.model.freeze),
-        "inputs": health.class_inputs(job.store, job.dataset.classes, contents, job.dataset.labels(part)),
+        "inputs": health.class_inputs(job.store, job.dataset.classes, contents, positive),
     }
 
 

@@ -22,7 +22,6 @@ from birdtune.data import dataset as gather
 from birdtune.errors import EXIT_DONE, shown
 from birdtune.evaluation.bootstrap import Bootstrap
 from birdtune.evaluation.paired import figures
-from birdtune.evaluation.scores import one_hot
 from birdtune.models.heads import HEADS
 from birdtune.models.registry import front_end
 from birdtune.models.weights import verify_checkpoint
@@ -31,10 +30,12 @@ from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.training import devices
 from birdtune.training.embeddings import (
+    Bools,
     Embedded,
     Floats,
     Ints,
     embed,
+    evaluated,
     few_sources,
     folds,
     listed,
@@ -46,6 +47,15 @@ from birdtune.tuning.space import run_flags
 _COLUMNS = (
     "candidate", "accuracy", "low", "high", "macro_ap", "behind", "behind_low", "behind_high", "tie", "seconds",
 )  # fmt: skip
+
+_SEVERAL = (
+    "  recordings have several classes: a baseline learns each class on its own, from the recordings of which it is "
+    "known; accuracy is how often the highest score is that of one of a recording's classes"
+)
+_WITH_TIMES = (
+    "; labels have times: heads learn from windows with targets of their own, baselines from the averages of whole "
+    "recordings, and recordings are compared"
+)
 
 
 def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
@@ -65,7 +75,9 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     part = [*dataset.part("train"), *dataset.part("val")]
     require_judges(dataset, part, [config.train.seed], "a comparison", journal)
     classifier, embedded = embed(config, dataset, store, part, journal, interrupts, what="comparison")
-    fold = folds(embedded.labels, embedded.groups, config.train.seed)
+    fold = folds(embedded.positive, embedded.groups, config.train.seed)
+    if embedded.have_several:
+        journal.say(_SEVERAL + (_WITH_TIMES if embedded.targets.have_times else ""))
     candidates: dict[str, Candidate] = {
         head: Head(head, classifier, embedded, config, interrupts) for head in HEADS
     } | {name: Baseline(name, embedded, config) for name in BASELINES}
@@ -81,8 +93,9 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         scores[name] = out_of_fold(candidate, fold, len(embedded.classes), interrupts)
         seconds[name] = time.monotonic() - began
     scored = fold >= 0
+    positive, known = evaluated(embedded, fold)
     rows = evaluate(
-        {name: found[scored] for name, found in scores.items()}, embedded.labels[scored],
+        {name: found[scored] for name, found in scores.items()}, positive[scored], known[scored],
         np.asarray(embedded.groups, object)[scored].tolist(), n=config.evaluate.bootstrap, seed=config.train.seed,
     )  # fmt: skip
     rows = [{**row, "seconds": round(seconds[str(row["candidate"])], 2)} for row in rows]
@@ -94,13 +107,13 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
 
 
 def evaluate(
-    scores: Mapping[str, Floats], labels: Ints, groups: Sequence[str], *, n: int, seed: int
+    scores: Mapping[str, Floats], positive: Bools, known: Bools, groups: Sequence[str], *, n: int, seed: int
 ) -> list[dict[str, Any]]:
     """Rows of the table, the best first.
 
     Args:
         scores: candidate → [N, C].
-        labels: [N].
+        positive, known: [N, C] the classes of each recording, and where that is known.
         groups: [N] source recordings, which intervals draw from.
         n: replicates of the bootstrap.
 
@@ -109,9 +122,12 @@ def evaluate(
         an interval of that difference, source by source, and whether that leaves it open which is better (`tie`).
     """
     bootstrap = Bootstrap(groups, n, seed)
-    everything = np.ones(len(labels), np.bool_)
-    found = {name: figures(table, one_hot(labels, table.shape[1]) > 0, bootstrap) for name, table in scores.items()}
-    right = {name: table.argmax(axis=1) == labels for name, table in scores.items()}
+    everything = np.ones(len(positive), np.bool_)
+    found = {name: figures(table, positive, bootstrap, known) for name, table in scores.items()}
+    right = {
+        name: np.take_along_axis(positive, table.argmax(axis=1)[:, None], axis=1)[:, 0]
+        for name, table in scores.items()
+    }
     order = sorted(
         scores, key=lambda name: (-found[name].accuracy, -found[name].macro_ap)
     )  # of equals, the simpler one
@@ -133,7 +149,7 @@ def _report(
 ) -> None:
     scored, n_folds = fold >= 0, len(np.unique(fold[fold >= 0]))
     n_sources = len(set(np.asarray(embedded.groups, object)[scored]))
-    few = few_sources(embedded.labels, embedded.groups, embedded.classes, scored)
+    few = few_sources(embedded.positive, embedded.groups, embedded.classes, evaluated(embedded, fold)[0])
     for line in table(rows):
         journal.say(f"  {line}")
     best, ties = rows[0], [str(row["candidate"]) for row in rows if row["tie"]]

@@ -29,7 +29,7 @@ from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import Run
 from birdtune.runtime.signals import Interrupts
 from birdtune.training.checkpoints import State
-from birdtune.training.embeddings import Embedded, Floats, Ints, few_sources, folds, judgeable, listed
+from birdtune.training.embeddings import Bools, Embedded, Floats, few_sources, folds, judgeable, listed
 from birdtune.training.job import Job
 from birdtune.training.probes import Head, out_of_fold
 from birdtune.training.scoring import make_scorer
@@ -51,13 +51,14 @@ class Evaluator(Protocol):
     """Tries settings on some recordings.
 
     Attributes:
-        labels: [N] of the recordings that are scored.
+        positive, known: [N, C] classes of the recordings that are scored, and where that is known.
         groups: [N] their sources.
         how: it evaluates, for people.
         again: how many times the best is evaluated once more.
     """
 
-    labels: Ints
+    positive: Bools
+    known: Bools
     groups: tuple[str, ...]
     how: str
     again: int
@@ -90,12 +91,14 @@ class OnEmbeddings:
 
     def __init__(self, classifier: Classifier, embedded: Embedded, interrupts: Interrupts, seed: int) -> None:
         self._classifier, self._embedded, self._interrupts = classifier, embedded, interrupts
-        labels, groups = embedded.labels, embedded.groups
-        self._scored = judgeable(labels, groups, seeds(seed))
-        self.labels = labels[self._scored]
+        positive, groups = embedded.positive, embedded.groups
+        scored = judgeable(positive, groups, seeds(seed))
+        self._scored = np.asarray(scored.any(axis=1))
+        self.positive = scored[self._scored]
+        self.known = (embedded.known & (scored | ~positive))[self._scored]
         self.groups = tuple(group for group, scored in zip(groups, self._scored, strict=True) if scored)
-        few = few_sources(labels, groups, embedded.classes, self._scored)
-        n_folds = len(np.unique(folds(labels, groups, seed)[self._scored]))
+        few = few_sources(positive, groups, embedded.classes, scored)
+        n_folds = len(np.unique(folds(positive, groups, seed)[self._scored]))
         self.how = f"{n_folds}-fold cross-validation"
         if few:
             self.how += f"; learnt from, and not scored for want of another source: {listed(few)}"
@@ -104,7 +107,7 @@ class OnEmbeddings:
         self, config: Config, name: str, hopeless: Hopeless | None = None, again: int = 0
     ) -> Outcome:
         config = _reseeded(config, again)
-        fold = folds(self._embedded.labels, self._embedded.groups, config.train.seed)
+        fold = folds(self._embedded.positive, self._embedded.groups, config.train.seed)
         head = Head(config.model.head, self._classifier, self._embedded, config, self._interrupts)
         return Outcome(out_of_fold(head, fold, len(self._embedded.classes), self._interrupts)[self._scored])
 
@@ -140,7 +143,8 @@ class OnTraining:
                 "there are no validation recordings, and whole trainings are evaluated by them. Raise "
                 "--split.val-fraction, or give --tune.on embeddings."
             )
-        self.labels = np.array(dataset.labels(part), np.int64)
+        targets, known = dataset.targets(part).of_recordings()
+        self.positive, self.known = targets > 0, known > 0
         self.groups = tuple(dataset.places[recording.name].group for recording in part)
 
     def __call__(

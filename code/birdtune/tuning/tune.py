@@ -26,9 +26,8 @@ from birdtune.data import dataset as gather
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.errors import EXIT_DONE, DivergedError, SettingsError, shown
-from birdtune.evaluation.bootstrap import Bools, Bootstrap, Floats
+from birdtune.evaluation.bootstrap import Bootstrap, Floats
 from birdtune.evaluation.paired import difference, figures
-from birdtune.evaluation.scores import one_hot
 from birdtune.models.registry import backbone_of
 from birdtune.models.weights import verify_checkpoint
 from birdtune.reporting import tune_page, tuned
@@ -178,7 +177,7 @@ class _Tuning:
         if self._space.left_out:
             listed = ", ".join(f"{name} ({why})" for name, why in self._space.left_out.items())
             journal.say(f"  not searched: {listed}")
-        journal.say(f"  {self._evaluator.how}, {len(self._evaluator.labels):,} recordings scored; test is left alone")
+        journal.say(f"  {self._evaluator.how}, {len(self._evaluator.positive):,} recordings scored; test is left alone")
         if self._study.trials:
             journal.say(f"  going on: {len(self._study.trials):,} trials are done")
 
@@ -227,7 +226,7 @@ class _Tuning:
             # A start that was killed between an epoch and its evaluation has one epoch more.
             ended = hopeless_at(found.curve, trials, dimensions)
             return Trial(**rest, state="pruned", score=None, curve=found.curve[:ended], seconds=_since(began))
-        metrics = asdict(figures(found.scores, self._positive(found.scores), self._bootstrap))
+        metrics = asdict(figures(found.scores, self._evaluator.positive, self._bootstrap, self._evaluator.known))
         return Trial(**rest, state="done", curve=found.curve, seconds=_since(began), **metrics)
 
     def _report(self, trial: Trial) -> None:
@@ -303,15 +302,11 @@ class _Tuning:
         self._journal.say(f"  took {duration(_since(began))}")
         return again_found
 
-    def _positive(self, scores: Floats) -> Bools:
-        """Targets of the recordings that scores [N, C] are of. [N, C]"""
-        return one_hot(self._evaluator.labels, scores.shape[1]) > 0
-
     def _compared(self, best: Sequence[Floats], usual: Sequence[Floats]) -> Again:
-        positive, bootstrap = self._positive(best[0]), self._bootstrap
-        gain = difference(best, usual, positive, bootstrap)
+        positive, known, bootstrap = self._evaluator.positive, self._evaluator.known, self._bootstrap
+        gain = difference(best, usual, positive, bootstrap, known)
         means = [
-            sum(figures(each, positive, bootstrap).score for each in scores) / len(scores)
+            sum(figures(each, positive, bootstrap, known).score for each in scores) / len(scores)
             for scores in (best, usual)
         ]
         return Again(
@@ -336,7 +331,7 @@ class _Tuning:
             created=clock(),
             on=config.tune.on,
             how=self._evaluator.how,
-            recordings=len(self._evaluator.labels),
+            recordings=len(self._evaluator.positive),
             sources=self._bootstrap.n_groups,
             wanted=config.tune.trials,
             command=_command(config, settings),
