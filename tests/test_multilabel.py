@@ -1,5 +1,6 @@
 """Several classes a recording, and labels with times, through the whole job on the reduced network."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ from makers import StopAt
 from sklearn.metrics import average_precision_score
 from test_job import record, run, settings
 
+from birdtune.data import dataset as gather
 from birdtune.data.dataset import Dataset
 from birdtune.errors import Interrupted
+from birdtune.models.registry import BACKBONES
+from birdtune.pipeline import label_check
 from birdtune.pipeline import run as job
 from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
+from birdtune.training import embeddings, probes
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
 
@@ -76,6 +83,8 @@ def _validation_windows_choose_the_best_epoch(dataset: Dataset, output: Path) ->
     assert window["macro_ap"] == pytest.approx(ap, abs=1e-6)
     of_recording = found["targets"][found["window_recording"]]
     assert (found["window_targets"] != (of_recording > 0)).mean() > 0.2, "the recording's classes are in few windows"
+    assert read_json(output / "reports/1/label_issues.json")["with_times"] == 12, "not checked, and said"
+    assert "those of 12 recordings" in (output / "logs/1/run.log").read_text()
     assert "chosen by the validation windows" in (output / "logs/1/run.log").read_text()
     assert "by its windows: labels have times" in (output / "reports/1/report.html").read_text()
 
@@ -102,7 +111,39 @@ def test_recordings_of_several_classes_are_trained_scored_and_served_with_each_c
     metrics = read_json(output / "reports/1/metrics.json")
     assert metrics["test"]["clip"]["macro_ap"] > 0.8
     assert metrics["calibration"]["kind"] == "sigmoid"
+    assert metrics["shortcuts"]["several"] and metrics["shortcuts"]["reason"] == ""
+    assert metrics["ood"]["rests_on"]["left_out"] > 0 and metrics["ood"]["rests_on"]["of_several"] == []
+    assert "left out of the OOD statistics" in (output / "logs/1/run.log").read_text()
     assert (output / "reports/1/report.html").stat().st_size > 10_000
+
+
+def test_labels_are_checked_refined_and_compared_by_all_classes_of_a_recording(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shutil.copytree(folders, tmp_path / "in" / "data")
+    wrong = data / "Apus,Bubo" / "rec-33005.wav"  # named Bubo, and holds Corvus
+    soundfile.write(wrong, sound([("Apus", 0, 2), ("Corvus", 0, 2)], 2.0, 77), 16_000)
+    config = settings(data, tmp_path / "out", train__label_refinement=True).with_output("sigmoid")
+    journal, interrupts = Journal(quiet=True), Interrupts()
+    dataset, store = gather.prepare(config, BACKBONES["vggish-small"].front_end, journal, interrupts)
+    # Fresh weights stand for a backbone that knows sounds: these differ in pitch alone.
+    monkeypatch.setattr(label_check, "no_first_backbone", lambda config: "")
+
+    label_check.check_labels(config, dataset, store, tmp_path, journal, interrupts)
+    found = read_json(tmp_path / "label_issues.json")
+    own = {(row["class"], row["suggested"]) for row in found["rows"] if row["recording"].endswith(wrong.name)}
+    assert own == {("Bubo", ""), ("", "Corvus")} and len(found["rows"]) < 6
+    assert found["several"] and found["scored"] == sum(len(recording.classes) for recording in dataset.recordings)
+
+    kept = label_check.kept_shares(config, dataset, store, tmp_path / "kept.npy", journal, interrupts)
+    assert kept is not None and kept.shape[1] == 3 and kept.max(axis=0).tolist() == [1, 1, 1]
+
+    _, embedded = embeddings.embed(config, dataset, store, dataset.recordings, journal, interrupts, what="test")
+    fold = embeddings.folds(embedded.positive, embedded.groups, 1)
+    assert (np.bincount(fold) >= 5).all()
+    scores = probes.out_of_fold(probes.Baseline("logistic regression", embedded, config), fold, 3, interrupts)
+    right = (scores > 0.5) == embedded.positive
+    assert right.mean() > 0.9 and (scores[embedded.positive.sum(axis=1) == 2].sum(axis=1) > 1.5).mean() > 0.8
 
 
 def test_a_stopped_run_on_several_classes_ends_with_the_same_weights(folders: Path, tmp_path: Path) -> None:

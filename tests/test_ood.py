@@ -249,6 +249,16 @@ def test_too_few_sources_promise_nothing() -> None:
     assert fit_scale(OodMeasures(distances[:15], np.zeros(15)), names(15), 0.97) is None  # 15 cannot tell 97 %
 
 
+def test_recordings_of_one_class_make_its_mean_and_those_of_several_only_where_there_is_none() -> None:
+    positive = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0]], bool)
+    targets, mixed = ood.centre_targets(positive)
+    # The third and the fourth class are never alone.
+    assert targets.astype(int).tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0]]
+    assert mixed.tolist() == [False, False, True, True]
+    alone = np.eye(4)[[0, 2, 1]] > 0
+    np.testing.assert_array_equal(ood.centre_targets(alone)[0], alone)
+
+
 # ---- over recordings on disk --------------------------------------------------------------------
 
 
@@ -259,10 +269,10 @@ def windows_of(folder: Path, lengths: dict[str, int]) -> Windows:
 def test_classes_take_turns_until_there_are_enough_patches(tmp_path: Path) -> None:
     lengths = {"a1": 960, "a2": 960, "a3": 960, "a4": 960, "b1": 9600, "c1": 192}
     windows = windows_of(tmp_path, lengths)
-    labels = np.array([0, 0, 0, 0, 1, 2])
+    positive = np.eye(3)[[0, 0, 0, 0, 1, 2]] > 0
 
     def looked_at(**limits: int) -> list[int]:
-        numbers = chosen_windows(windows, labels, **limits)
+        numbers = chosen_windows(windows, positive, **limits)
         assert (np.diff(numbers) > 0).all()
         return np.bincount(windows.recording[numbers], minlength=6).tolist()
 
@@ -270,8 +280,11 @@ def test_classes_take_turns_until_there_are_enough_patches(tmp_path: Path) -> No
     assert looked_at(of_one=20) == [10, 10, 10, 10, 20, 2]
     assert looked_at(most=31, of_one=20) == [10, 0, 0, 0, 20, 2]  # b has but one, and so has c
     assert looked_at(most=33, of_one=20) == [10, 10, 0, 0, 20, 2]
-    evenly = chosen_windows(windows, labels, of_one=20)
+    evenly = chosen_windows(windows, positive, of_one=20)
     assert evenly[windows.recording[evenly] == 4].tolist() == list(range(40, 140, 5))
+    # b holds the third class, too, and c counts for nothing.
+    positive[4, 2], positive[5, 2] = True, False
+    assert looked_at(most=31, of_one=20) == [10, 10, 0, 0, 20, 0]
 
 
 def test_one_pass_learns_what_all_recordings_at_once_would_teach(tmp_path: Path) -> None:
@@ -282,7 +295,8 @@ def test_one_pass_learns_what_all_recordings_at_once_would_teach(tmp_path: Path)
         assert len(features) == 8  # one size alone, so that nothing is compiled anew
         return np.zeros((8, 3), np.float32), np.abs(features.astype(np.float32)).mean(axis=1)[:, :WIDTH]
 
-    found = fit_ood(scorer, windows, labels, chosen_windows(windows, labels), 3, 8, Interrupts())
+    targets = np.eye(3)[labels] > 0
+    found = fit_ood(scorer, windows, targets, chosen_windows(windows, targets), 8, Interrupts())
     rows: list[Any] = []
     seen = watched(scorer, windows, lambda numbers, pooled: rows.extend(pooled))
     everything = np.arange(len(windows))

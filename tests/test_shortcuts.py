@@ -63,7 +63,7 @@ def made(change: Change, *, each: int = 40, classes: Sequence[str] = (A, B)) -> 
 def answers(dataset: Dataset, right: Callable[[Recording, int], bool]) -> Scores:
     """What a model says that is right where it is asked to be; else the next class."""
     part = dataset.part("test")
-    labels = np.array(dataset.labels(part))
+    labels = np.array([dataset.classes.index(recording.label) for recording in part])
     n = len(dataset.classes)
     said = [label if right(r, k) else (label + 1) % n for k, (r, label) in enumerate(zip(part, labels, strict=True))]
     return Scores(
@@ -124,6 +124,27 @@ def test_a_property_of_the_recorder_that_alone_tells_the_classes_is_a_strong_dou
     found = next(of_shortcuts(row))
     assert "On no test recording does it point to a wrong class" in found.text
     assert all(each["recall"] == 1.0 for each in row["shortcut"]["values"])
+
+
+def test_of_several_classes_a_property_is_right_where_it_points_to_any_of_them() -> None:
+    # Half of the first class's recordings hold a third class, too, which is named first.
+    made_of = made(RECORDERS["rate"])
+    second = {r.name for k, r in enumerate(r for r in made_of.recordings if r.label == A) if k % 2}
+    recordings = [
+        dataclasses.replace(r, labels=(Label("Corvus"), Label(A))) if r.name in second else r
+        for r in made_of.recordings
+    ]
+    dataset = dataclasses.replace(made_of, recordings=recordings, classes=(A, B, "Corvus"))
+    part = dataset.part("test")
+    targets = dataset.targets(part).of_recordings()[0]
+    scores = Scores(
+        dataset.classes, tuple(r.name for r in part), tuple(dataset.places[r.name].group for r in part), targets,
+        targets, np.arange(len(part)), np.zeros(len(part), np.float32),
+    )  # fmt: skip
+    row = shortcuts.measure(dataset, scores, "test", n_bootstrap=200, seed=1, check=lambda: None)
+    assert (row["several"], row["reason"], row["model"]) == (True, "", 1.0)
+    (rate,) = (each for each in row["rows"] if each["property"] == "rate")
+    assert rate["accuracy"] == rate["test_accuracy"] == 1.0 and of(row) == ("rate", STRONG)
 
 
 OWN: dict[str, Change] = {

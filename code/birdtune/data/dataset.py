@@ -72,11 +72,6 @@ class Dataset:
         annotated = annotated_classes(recording.labels for recording in self.recordings)
         return targets_of([recording.labels for recording in part], self.classes, annotated)
 
-    def labels(self, part: Sequence[Recording]) -> list[int]:
-        """Column of the first class of each recording, for what takes one class a recording."""
-        column = {name: position for position, name in enumerate(self.classes)}
-        return [column[recording.classes[0]] for recording in part]
-
     def counts(self, part: Sequence[Recording]) -> list[int]:
         """Recordings of each class. [C]"""
         found = Counter(name for recording in part for name in recording.classes)

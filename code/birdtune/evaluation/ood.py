@@ -90,6 +90,24 @@ class Pooler:
             self._take(found, sums[:, :-1] / sums[:, -1:])
 
 
+def centre_targets(positive: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """What recordings count for in the statistics of the classes.
+
+    A recording of several classes lies between their means: it would draw them together, and make the spread within
+    classes as large as that between them. So those of one class count. Of a class that no recording has alone, the
+    others do, and a recording of two such classes is half of each.
+
+    Args:
+        positive: [N, C] the classes of each recording.
+
+    Returns:
+        targets [N, C], none of a recording that does not count; the classes [C] that rest on recordings of several.
+    """
+    alone = positive.sum(axis=1) == 1
+    covered = positive[alone].any(axis=0)
+    return positive & (alone[:, None] | ~covered), positive.any(axis=0) & ~covered
+
+
 class OodStatistics:
     """Sums over training recordings, from which the means and the covariance of their classes follow."""
 

@@ -6,6 +6,9 @@ Each property of the recording (sample rate, format, level, place …), and all 
 forest: by cross-validation over source recordings for how much it predicts, and trained on what the model was trained
 on for the very test recordings of the model. Where that comes near to the model, the test cannot tell whether the model
 recognises the bird or the recorder; recordings on which the property points to a wrong class can.
+
+Where recordings have several classes, a forest learns all of them at once, and predicts the most probable one; it is
+right, as the model's highest score is, if that is one of the recording's.
 """
 
 from collections import Counter
@@ -41,7 +44,7 @@ _OF_BANDWIDTH: Final = frozenset({"rate", "bandwidth"})
 class _Task:
     """What forests are trained and evaluated on."""
 
-    labels: Ints  # [N] class of each recording
+    positive: Bools  # [N, C] classes of each recording
     groups: tuple[str, ...]  # [N] its source
     learn: Ints  # numbers of the recordings to learn from, not those of the part that is evaluated
     evaluated: Ints  # numbers of the recordings of that part
@@ -71,18 +74,18 @@ def measure(
     recordings = dataset.recordings
     common_hz, limit_hz = common_bandwidth_hz(recordings), dataset.spec.limit_hz
     shared = {
-        "part": part, "reason": "", "common_bandwidth_hz": common_hz, "band_limit_hz": limit_hz, "rows": [],
+        "part": part, "reason": "", "several": scores.is_multi_label,
+        "common_bandwidth_hz": common_hz, "band_limit_hz": limit_hz, "rows": [],
         "shortcut": None, "majority": None, "model": None,
     }  # fmt: skip
-    if scores.is_multi_label:
-        return {**shared, "reason": "recordings have several classes, or none"}
+    if not scores.has_class.all():
+        return {**shared, "reason": f"{(~scores.has_class).sum():,} of the recordings have no class"}
     task = _task(dataset, scores, part, seed)
     if not task.learn.size or len({task.groups[k] for k in task.validated}) < 2 * _FOLDS:
         return {**shared, "reason": "there are too few source recordings to cross-validate"}
-    labels = task.labels[task.evaluated]
     model = scores.top1
     bootstrap = Bootstrap(scores.groups, n_bootstrap, seed)
-    majority = labels == np.bincount(task.labels[task.learn]).argmax()
+    majority = task.positive[task.evaluated, task.positive[task.learn].sum(axis=0).argmax()]
     inaudible = _OF_BANDWIDTH if limit_hz is not None and limit_hz <= common_hz else frozenset()
     comparison = _Comparison(task, bootstrap, model, majority, dataset.classes)
     rows = []
@@ -130,8 +133,8 @@ def _task(dataset: Dataset, scores: Scores, part: str, seed: int) -> _Task:
     # The model was not trained on what comes after the part that is evaluated, either.
     trained_on = {"test": ("train", "val"), "val": ("train",)}[part]
     learn = np.array([k for k in order if places[k].split in trained_on], np.int64)[:_MOST_RECORDINGS]
-    labels = np.array(dataset.labels(recordings), np.int64)
-    return _Task(labels, groups, learn, evaluated, order[:_MOST_RECORDINGS], seed)
+    positive = dataset.targets(recordings).of_recordings()[0] > 0
+    return _Task(positive, groups, learn, evaluated, order[:_MOST_RECORDINGS], seed)
 
 
 def _by_source(groups: Sequence[str], seed: int) -> Ints:
@@ -155,17 +158,17 @@ class _Comparison:
         self._classes = classes
         chosen = [task.groups[k] for k in task.validated]
         self._validated = Bootstrap(chosen, bootstrap.n, task.seed)
-        labels = task.labels[task.validated]
-        self._validated_majority = labels == np.bincount(labels).argmax()
+        positive = task.positive[task.validated]
+        self._validated_majority = positive[:, positive.sum(axis=0).argmax()]
 
     def row(self, property_: Property, scores: Scores) -> dict[str, Any]:
         """What a property alone predicts, as in metrics.json."""
         task = self._task
         validated = _cross_validated(property_.columns, task)
-        right = validated == task.labels[task.validated]
+        right = task.positive[task.validated, validated]
         gain_ci = _gain(right, self._validated_majority, self._validated)
-        predicted = _predict(property_.columns, task.labels, task.learn, task.evaluated, task.seed)
-        on_test = predicted == task.labels[task.evaluated]
+        predicted = _predict(property_.columns, task.positive, task.learn, task.evaluated, task.seed)
+        on_test = task.positive[task.evaluated, predicted]
         model_gain_ci = _gain(self._model, on_test, self._bootstrap)
         return {
             "property": property_.key, "name": property_.name, "biological": property_.own,
@@ -192,13 +195,14 @@ class _Comparison:
     def _values(self, property_: Property, validated: Ints) -> list[dict[str, Any]]:
         """The values of the classes that a property predicts best, at most three."""
         task = self._task
-        labels = task.labels[task.validated]
-        recall = {c: float((validated[labels == c] == c).mean()) for c in np.unique(labels).tolist()}
-        best = sorted(recall, key=lambda c: (-recall[c], -int((labels == c).sum()), c))[:3]
+        positive = task.positive[task.validated]
+        n = positive.sum(axis=0)
+        recall = {c: float((validated[positive[:, c]] == c).mean()) for c in np.flatnonzero(n).tolist()}
+        best = sorted(recall, key=lambda c: (-recall[c], -int(n[c]), c))[:3]
         if property_.key == ALL:
             return []
         return [
-            {"class": self._classes[c], "recall": recall[c], "value": spoken(property_, task.labels, c)}
+            {"class": self._classes[c], "recall": recall[c], "value": spoken(property_, task.positive, c)}
             for c in best
         ]
 
@@ -213,9 +217,9 @@ def _conflict(predicted: Ints, scores: Scores) -> dict[str, Any]:
         `recordings`, `sources`; of the recordings `right` (the model is) and `followed` (it predicts what the
         property does); `cleared`: whether it sides with the truth, source by source, by more than luck.
     """
-    labels, named = scores.labels, clip_scores(scores).argmax(axis=1)
-    wrong = predicted != labels
-    right, followed = wrong & (named == labels), wrong & (named == predicted)
+    named = clip_scores(scores).argmax(axis=1)
+    wrong = ~scores.positive[np.arange(len(predicted)), predicted]
+    right, followed = wrong & scores.top1, wrong & (named == predicted)
     by_source: dict[str, int] = {}
     for k in np.flatnonzero(right | followed):
         by_source[scores.groups[k]] = by_source.get(scores.groups[k], 0) + (1 if right[k] else -1)
@@ -227,16 +231,17 @@ def _conflict(predicted: Ints, scores: Scores) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def spoken(property_: Property, labels: Ints, c: int) -> str:
-    """What a class has of a property, in words and numbers."""
-    inside = labels == c
+def spoken(property_: Property, positive: Bools, c: int) -> str:
+    """What a class has of a property, in words and numbers. positive: [N, C]"""
+    inside = positive[:, c]
     if property_.texts:
         texts = Counter(text for text, of in zip(property_.texts, inside, strict=True) if of)
         commonest = max(sorted(texts), key=lambda text: texts[text])
         return f"{commonest or 'nothing'} in {texts[commonest]:,} of {texts.total():,} recordings"
     columns = property_.columns
     # The column in which the classes lie farthest apart.
-    spread = [_between(columns[:, k], labels) for k in range(columns.shape[1])]
+    row, labels = np.nonzero(positive)  # a recording once for each of its classes
+    spread = [_between(columns[row, k], labels) for k in range(columns.shape[1])]
     k = int(np.argmax(spread))
     known = columns[inside, k][columns[inside, k] != NO_VALUE]
     if not known.size:
@@ -274,16 +279,23 @@ def _cross_validated(columns: npt.NDArray[np.float64], task: _Task) -> Ints:
     found = np.zeros(len(task.validated), np.int64)
     for k in range(_FOLDS):
         held = fold == k
-        found[held] = _predict(columns, task.labels, task.validated[~held], task.validated[held], task.seed)
+        found[held] = _predict(columns, task.positive, task.validated[~held], task.validated[held], task.seed)
     return found
 
 
-def _predict(columns: npt.NDArray[np.float64], labels: Ints, learn: Ints, evaluated: Ints, seed: int) -> Ints:
-    """Classes that a forest, trained on some recordings, predicts for others. [n]"""
+def _predict(columns: npt.NDArray[np.float64], positive: Bools, learn: Ints, evaluated: Ints, seed: int) -> Ints:
+    """Classes that a forest, trained on some recordings, predicts for others: one each. [n]"""
     from sklearn.ensemble import ExtraTreesClassifier
 
-    n_classes = len(np.unique(labels[learn]))
+    present = np.flatnonzero(positive[learn].any(axis=0))
+    n_classes = present.size
     leaves = _LEAF_VALUES // n_classes if n_classes > _MANY_CLASSES else None
     forest = ExtraTreesClassifier(_TREES, max_leaf_nodes=leaves, random_state=seed)
-    forest.fit(columns[learn], labels[learn])
-    return np.asarray(forest.predict(columns[evaluated]), np.int64)
+    if (positive.sum(axis=1) == 1).all():
+        forest.fit(columns[learn], positive[learn].argmax(axis=1))
+        return np.asarray(forest.predict(columns[evaluated]), np.int64)
+    if present.size < 2 or positive[learn][:, present].all(axis=0).any():  # a class that all have is always right
+        return np.full(len(evaluated), positive[learn].sum(axis=0).argmax(), np.int64)
+    forest.fit(columns[learn], positive[learn][:, present])
+    found = np.stack([of_class[:, 1] for of_class in forest.predict_proba(columns[evaluated])], axis=1)
+    return np.asarray(present[found.argmax(axis=1)], np.int64)

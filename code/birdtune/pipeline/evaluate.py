@@ -17,13 +17,13 @@ from birdtune.data import acoustic
 from birdtune.evaluation import class_alignment, leak, model_comparison, rare_classes, shortcuts
 from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.metrics import headline
-from birdtune.evaluation.ood import OodCollector, OodModel
+from birdtune.evaluation.ood import OodCollector, OodModel, centre_targets
 from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
 from birdtune.pipeline import comparison, label_check, rare_class_ablation
 from birdtune.pipeline.metrics import OOD_NAME, RunMetrics, noise_logits, run_metrics
-from birdtune.reporting import shortcut_section
+from birdtune.reporting import ood_section, shortcut_section
 from birdtune.reporting.report_data import diagnose
 from birdtune.runtime.files import make_folder, write_json
 from birdtune.runtime.text import number, plain
@@ -56,6 +56,7 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     figures, test = found.figures, found.scores.get("test")
     if ood is not None:
         ood.save(folder / OOD_NAME)
+        figures["ood"]["rests_on"] = _what_ood_rests_on(job)
     for name, scores in found.scores.items():
         scores.save(folder / f"scores-{name}.npz")
         figures[name]["rare_classes"] = _rare_classes(job, scores)
@@ -176,20 +177,41 @@ def _ood_statistics(job: Job, classifier: Classifier, backbone_kept: bool) -> Oo
     if job.config.ood.target_recall >= 1:
         return None
     part = job.dataset.part("train")
-    labels = np.array(job.dataset.labels(part), np.int64)
+    positive = job.dataset.targets(part).of_recordings()[0] > 0
+    targets, _ = centre_targets(positive)
     windows = job.windows(part)
-    numbers = chosen_windows(windows, labels)
+    numbers = chosen_windows(windows, targets)
     feed = feed_of(job, classifier, windows, what="training", some=len(numbers) < len(windows))
     scorer = make_scorer(classifier, feed.embed, logits=True)
     with job.journal.progress("embedding training", len(numbers), "windows") as progress:
         found = fit_ood(
-            scorer, windows, labels, numbers, len(job.dataset.classes), job.config.evaluate.batch_size,
+            scorer, windows, targets, numbers, job.config.evaluate.batch_size,
             job.interrupts, progress.advance, feed.source,
         )  # fmt: skip
     if found is None or job.base is None or not job.untaught or not backbone_kept:
         return found
     before = read_ood_model(job.base)
     return found if before is None else found.with_centres_of(before, np.array(job.untaught, np.int64))
+
+
+def _what_ood_rests_on(job: Job) -> dict[str, Any]:
+    """What is not as plain as one class for each recording: `rests_on` of `ood` of metrics.json.
+
+    Returns:
+        `left_out`: training recordings of several classes that do not count; `of_several`: classes that rest on
+        recordings with others; `with_times`: whether labels have times, which whole recordings say nothing of.
+    """
+    labels = job.dataset.targets(job.dataset.part("train"))
+    positive = labels.of_recordings()[0] > 0
+    targets, of_several = centre_targets(positive)
+    row = {
+        "left_out": int((positive.any(axis=1) & ~targets.any(axis=1)).sum()),
+        "of_several": [name for name, mixed in zip(job.dataset.classes, of_several, strict=True) if mixed],
+        "with_times": labels.have_times,
+    }
+    if sentence := ood_section.rests_on(row):
+        job.journal.say(f"  OOD: {plain(sentence)}")
+    return row
 
 
 def _backbone_kept(job: Job, classifier: Classifier) -> bool:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from birdtune.evaluation.decision import OOD_LIMIT
 from birdtune.evaluation.scores import Scores
 from birdtune.reporting import figures
-from birdtune.runtime.text import count, percent, span
+from birdtune.runtime.text import count, percent, some, span
 
 Row = Mapping[str, Any]
 # Every dot of the picture is one recording, as far as so many can be seen.
@@ -38,10 +38,35 @@ def section(
     if not found["scale"] or ood_score is None or not own:
         return {"sentence": f"Nothing is rejected as out of distribution: {found['reason']}.", "picture": None}
     noises = [(row["noise"], row["ood_score"]) for row in trust["false_alarms"]["noise"]]
+    sentence = _sentence(found["scale"], own, len(ood_score), part, noises)
     return {
-        "sentence": _sentence(found["scale"], own, len(ood_score), part, noises),
+        "sentence": " ".join(filter(None, [sentence, rests_on(found.get("rests_on"))])),
         "picture": _picture(ood_score, part, noises),
     }
+
+
+def rests_on(row: Row | None) -> str:
+    """What the statistics rest on where recordings have several classes, or labels times; "" where they do not.
+
+    Args:
+        row: `rests_on` of `ood` of metrics.json.
+    """
+    if not row:
+        return ""
+    found = []
+    if row["left_out"]:
+        found.append(
+            f"{count(row['left_out'], 'training recording')} of several classes are left out of the OOD statistics, "
+            "which recordings of one class make."
+        )
+    if row["of_several"]:
+        found.append(
+            f"No training recording holds only {some(row['of_several'], 8)}: recordings that hold others, too, "
+            "stand for it, and the OOD score tells less there."
+        )
+    if row["with_times"]:
+        found.append("Labels have times, but the OOD score is of whole recordings, not of the labelled seconds.")
+    return " ".join(found)
 
 
 def _sentence(scale: Row, own: Row, n: int, part: str, noises: Sequence[tuple[str, float]]) -> str:

@@ -128,6 +128,7 @@ def section(row: Row | None) -> Row | None:
     return {
         "sentence": sentence,
         "reason": row["reason"],
+        "several": row.get("several", False),
         "part": part,
         "rows": row["rows"],
         "majority": row["majority"],

@@ -5,17 +5,18 @@
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from birdtune.data.batches import Source, Windows
 from birdtune.evaluation.ood import OodModel, OodStatistics, Pooler, Take
-from birdtune.evaluation.scores import one_hot
 from birdtune.runtime.signals import Interrupts
 from birdtune.training.scoring import Scorer
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 # Means and a covariance become no better by more windows than these, nor a recording's mean by more of its own.
 MOST_WINDOWS = 50_000
@@ -47,20 +48,23 @@ def watched(
     return score
 
 
-def chosen_windows(windows: Windows, labels: Ints, most: int = MOST_WINDOWS, of_one: int = MOST_OF_ONE) -> Ints:
+def chosen_windows(windows: Windows, positive: Bools, most: int = MOST_WINDOWS, of_one: int = MOST_OF_ONE) -> Ints:
     """Windows to look at: whole recordings, of all classes in turn, until there are enough windows; ascending.
 
     Args:
-        labels: [recordings] of the windows.
+        positive: [recordings, C] classes of each; one with several takes the turn of the class where it comes first,
+            and one without any is left out.
         of_one: of a recording with more windows, so many, evenly taken.
     """
     counts = np.minimum(windows.per_recording, of_one)
-    turn = np.zeros(len(labels), np.int64)  # how many of its class come before it
-    for column in np.unique(labels):
-        mine = np.flatnonzero(labels == column)
+    never = len(windows)
+    turn = np.full(positive.shape, never, np.int64)  # how many of the class come before it
+    for column in range(positive.shape[1]):
+        mine = np.flatnonzero(positive[:, column])
         # By content, so that whatever the names sort by is mixed.
-        turn[sorted(mine, key=lambda k: windows.contents[k])] = np.arange(mine.size)
-    order = np.lexsort((labels, turn))
+        turn[sorted(mine, key=lambda k: windows.contents[k]), column] = np.arange(mine.size)
+    order = np.lexsort((turn.argmin(axis=1), turn.min(axis=1)))
+    order = order[: np.count_nonzero(positive.any(axis=1))]
     enough = order[np.cumsum(counts[order]) - counts[order] < most]
     first = np.cumsum(windows.per_recording) - windows.per_recording
     return np.concatenate(
@@ -74,9 +78,8 @@ def chosen_windows(windows: Windows, labels: Ints, most: int = MOST_WINDOWS, of_
 def fit_ood(
     scorer: Scorer,
     windows: Windows,
-    labels: Ints,
+    targets: npt.NDArray[Any],
     numbers: Ints,
-    n_classes: int,
     batch_size: int,
     interrupts: Interrupts,
     advance: Callable[[int], None] = lambda n: None,
@@ -86,7 +89,7 @@ def fit_ood(
 
     Args:
         scorer: the trained network.
-        labels: [recordings] their classes.
+        targets: [recordings, C] as `ood.centre_targets`.
         numbers: of the windows to look at, as `chosen_windows` gives them.
         source: as `watched`.
         batch_size: windows at a time; the last batch is filled up, so that nothing is compiled anew.
@@ -94,7 +97,7 @@ def fit_ood(
     Raises:
         Interrupted: when told to stop.
     """
-    statistics, targets = OodStatistics(n_classes), one_hot(labels, n_classes)
+    statistics = OodStatistics(targets.shape[1])
     score = watched(
         scorer, windows, lambda found, pooled: statistics.add(targets[found], pooled), numbers, source=source
     )
