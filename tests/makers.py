@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from birdtune.audio.decode import SoundFacts
-from birdtune.audio.logmel import VGGISH
+from birdtune.audio.logmel import VGGISH, LogMel, mel_from_hz
 from birdtune.config import AudioSettings
 from birdtune.data import file_index as file_indexes
 from birdtune.data import frames
@@ -83,6 +83,12 @@ def recording(name: str, content: str | None = None, *, duration_s: float = 1.0)
     """A recording that exists only as a record; its class is the first folder of its name."""
     facts = SoundFacts(16_000, 1, duration_s, -8.0, "WAV PCM_16")
     return Recording(name, Path(name), (Label(name.split("/")[0]),), content or f"content of {name}", facts)
+
+
+def band_centres_hz(spec: LogMel) -> npt.NDArray[np.float64]:
+    """Centre frequency of each mel band, in hertz, by the inverse of the HTK formula. [n_mels]"""
+    edges = np.linspace(mel_from_hz(spec.low_hz), mel_from_hz(spec.high_hz), spec.n_mels + 2)
+    return 700.0 * np.expm1(edges[1:-1] / 1127.0)
 
 
 def one_class_each(windows: Any, columns: Sequence[int], kind: str = "softmax") -> WindowTargets:

@@ -3,20 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-_WORDS = (
-    "creek",
-    "pond",
-    "meadow",
-    "hedge",
-    "barn",
-    "ridge",
-    "valley",
-    "orchard",
-    "lake",
-    "dune",
-    "heath",
-    "quarry",
-)
+_WORDS = ("creek", "pond", "meadow", "hedge", "barn", "ridge", "valley", "orchard", "lake", "dune", "heath", "quarry")
 
 
 def word(rec: int) -> str:
@@ -34,9 +21,7 @@ def stamp(rec: int, form: str = "%Y%m%d_%H%M%S") -> str:
 # source, and each recording is another.
 CLIPS: dict[str, Callable[[int, int], str]] = {
     # the list of found.md
-    "BirdNET segments": lambda r, k: (
-        f"0.{950 - 7 * k}_{k + 1}_SITE{r:02}_{stamp(r)}_{3 * k}.0s_{3 * k + 3}.0s"
-    ),
+    "BirdNET segments": lambda r, k: f"0.{950 - 7 * k}_{k + 1}_SITE{r:02}_{stamp(r)}_{3 * k}.0s_{3 * k + 3}.0s",
     "BirdNET times": lambda r, k: f"REC_{stamp(r)}_{3 * k}.0s_{3 * k + 3}.0s",
     "Audacity of a recorder's file": lambda r, k: f"REC_{stamp(r)}-{k + 1:02}",
     "XC _seg": lambda r, k: f"XC{123400 + r}_seg{k}",
@@ -103,9 +88,7 @@ CLIPS: dict[str, Callable[[int, int], str]] = {
     "part of": lambda r, k: f"{word(r)} part {k + 1} of 6",
     "numbered recordings": lambda r, k: f"blackbird{r + 1:03}_{k + 1}",
     "numbered recordings of the class": lambda r, k: f"Turdus_merula_{r + 1}_{k + 1}",
-    "processed": lambda r, k: (
-        f"{word(r)}" + ("", "_denoised", "_filtered", "_16k", "_normalized", "_trimmed")[k]
-    ),
+    "processed": lambda r, k: f"{word(r)}" + ("", "_denoised", "_filtered", "_16k", "_normalized", "_trimmed")[k],
     "augmented": lambda r, k: f"{stamp(r)}_aug{k}",
     "channels": lambda r, k: f"{stamp(r)}_ch{k + 1}",
     "hour 0": lambda r, k: f"{word(r)}_00-0{k}-30",

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers_serving import sound
-from makers import Here, Samples, tone
+from makers import Here, Samples, band_centres_hz, tone
 from test_export import exported_to, made_classifier, made_patches, served
 from test_job import settings
 
 from birdtune.audio import noise
-from birdtune.audio.logmel import VGGISH, YAMNET, LogMel, band_centres_hz, log_mel
+from birdtune.audio.logmel import VGGISH, YAMNET, LogMel, log_mel
 from birdtune.audio.waveform import waveform
 from birdtune.config import AudioSettings
 from birdtune.data import frames

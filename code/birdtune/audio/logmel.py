@@ -115,21 +115,6 @@ def mel_from_hz(frequency_hz: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.asarray(1127.0 * np.log1p(np.asarray(frequency_hz, np.float64) / 700.0))
 
 
-def hz_from_mel(mel: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Mel to hertz, the inverse of `mel_from_hz`."""
-    return np.asarray(700.0 * np.expm1(np.asarray(mel, np.float64) / 1127.0))
-
-
-def band_centres_hz(spec: LogMel) -> npt.NDArray[np.float64]:
-    """Centre frequency of each mel band, in hertz. [n_mels]"""
-    return hz_from_mel(_band_edges_mel(spec)[1:-1])
-
-
-def _band_edges_mel(spec: LogMel) -> npt.NDArray[np.float64]:
-    low, high = mel_from_hz(spec.low_hz), mel_from_hz(spec.high_hz)
-    return np.linspace(low, high, spec.n_mels + 2)  # [n_mels + 2]
-
-
 @functools.cache
 def mel_matrix(spec: LogMel) -> npt.NDArray[np.float32]:
     """Weights from FFT magnitudes to mel bands, read-only. [n_bins, n_mels]
@@ -139,7 +124,7 @@ def mel_matrix(spec: LogMel) -> npt.NDArray[np.float32]:
     """
     bins_hz = np.linspace(0.0, spec.rate_hz / 2, spec.n_bins)
     bins_mel = mel_from_hz(bins_hz)[:, None]  # [n_bins, 1]
-    edges = _band_edges_mel(spec)
+    edges = np.linspace(mel_from_hz(spec.low_hz), mel_from_hz(spec.high_hz), spec.n_mels + 2)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]  # [n_mels] each
     rising = (bins_mel - lower) / (centre - lower)
     falling = (upper - bins_mel) / (upper - centre)

@@ -44,12 +44,12 @@ _STREAM = 2**32
 _PIECE = 32
 _MOST_THREADS = 8
 
-# Noise fainter than this is not heard, nor seen by the network.
+# Noise fainter than this is inaudible, and changes nothing for the network.
 SNR_RANGE_DB = 20.0
 # Several birds at once: how much louder or fainter the second may be than the first.
 _BIRDS_DB = 6.0
 # The second of two mixed sounds is brought to the level of the first before, but by no more than this: else one in
-# silence would not be heard any more, and silence would become a roar.
+# silence would be inaudible, and silence would become a roar.
 _MOST_LIFT_DB = 20.0
 NAMES = (
     "time_roll_s", "pitch_shift", "mixup", "background", "white_noise", "pink_noise", "gain_db", "time_mask_s",
@@ -294,7 +294,7 @@ def _whole(drawn: Floats, reach: int) -> Rows:
 
 
 def masked(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], spec: FrontEnd) -> Frames:
-    """Windows with a stretch of time and a range of pitch masked, 0 up to the widest wide (SpecAugment)."""
+    """Windows with an interval of time and a range of pitch masked, 0 up to the widest wide (SpecAugment)."""
     if not (settings.time_mask_s or settings.band_mask):
         return frames
     made = frames.copy()

@@ -100,7 +100,7 @@ def _separator(label: str) -> str:
 
 
 def folder_notices(listing: Listing, classes: Sequence[str]) -> list[str]:
-    """What is said of class folders that are empty, or whose names are nearly those of others.
+    """Notices of class folders that are empty, or whose names are nearly those of others.
 
     Args:
         classes: those with usable recordings.

@@ -193,7 +193,7 @@ class TooFewClassesError(InputError):
 
 
 def check_enough(recordings: Sequence[Recording], folder: Path, problems: Sequence[Problem]) -> None:
-    """Refuse data from which nothing can be told apart.
+    """Refuse data of fewer than two classes.
 
     Raises:
         TooFewClassesError: fewer than two classes have usable recordings.
@@ -206,7 +206,7 @@ def check_enough(recordings: Sequence[Recording], folder: Path, problems: Sequen
     found = f'only one class with usable recordings ("{classes[0]}")' if classes else "no usable recording at all"
     left_out = f" Not used: {counted}; problems.csv names each." if reasons or not classes else ""
     raise TooFewClassesError(
-        f"{shown(folder)}: {found}; at least two classes are needed to tell anything apart."
+        f"{shown(folder)}: {found}; at least two classes are needed."
         f"{_another_class(recordings, folder)}{left_out}",
         problems,
     )
@@ -225,8 +225,8 @@ def _another_class(recordings: Sequence[Recording], folder: Path) -> str:
             f"{shown(folder / top)}, or --labels.level 2."
         )
     return (
-        " To tell it from all else, put recordings without it into a folder background/ in the input folder (or give "
-        "--background FOLDER)."
+        " To separate it from all else, put recordings without it into a folder background/ in the input folder (or "
+        "give --background FOLDER)."
     )
 
 

@@ -3,7 +3,7 @@
     recordings + (a split file | earlier split.csv) ─▶ assign ─▶ {name: Place(group, split)}
 
 A *group* is a source recording: all slices of it, and all copies, stand on one side, so that no
-model is tested on what it has heard. Groups are placed once; a later run keeps them and places only
+model is tested on what it was trained with. Groups are placed once; a later run keeps them and places only
 what is new.
 Which source a recording is of, `sources` finds out.
 """
@@ -228,7 +228,7 @@ def _place(
 
 
 def _joined_notices(members: Mapping[str, Sequence[Recording]], placed: Mapping[str, str]) -> list[str]:
-    """What is said when sources are now seen as one whose parts stood on different sides before."""
+    """Notices of sources that are one now, and whose parts were on different sides before."""
     earlier = {
         group: {placed[key] for recording in inside if (key := f"name:{recording.name}") in placed}
         for group, inside in members.items()

@@ -65,7 +65,7 @@ LABEL_NAMES = ("label", "labels", "class", "category", "species", "primary_label
 
 
 def describe(path: Path) -> tuple[str, str] | None:
-    """Why a file that has no ending of sound is no recording: a code and words; None: nobody knows.
+    """Why a file that has no ending of sound is no recording: a code and words; None: unknown.
 
     A link is described by its name alone, as it may lead anywhere.
     """
@@ -110,7 +110,7 @@ def _of_text(text: str) -> tuple[str, str]:
         raven = any(cell.casefold() == "selection" for cell in cells(lines[0]))
         what = "a selection table of Raven" if raven else "a table of events"
         return "annotation", f"{what} (columns {' and '.join(map(shown, columns))})"
-    # The last line may be cut, and those of Audacity that tell frequencies begin with a backslash.
+    # The last line may be cut, and those of Audacity with frequencies begin with a backslash.
     rows = [line for line in (lines[:-1] or lines)[:20] if not line.startswith("\\")]
     if rows and sum(bool(_EVENT_ROW.match(line)) for line in rows) >= 0.8 * len(rows):
         return "annotation", "labels with times, as Audacity exports them"
@@ -124,7 +124,7 @@ def _of_text(text: str) -> tuple[str, str]:
 
 
 def cells(line: str) -> list[str]:
-    """The cells of a line of a table whose delimiter nobody tells."""
+    """The cells of a line of a table whose delimiter is unknown."""
     delimiter = max("\t,;", key=line.count)
     try:
         return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
