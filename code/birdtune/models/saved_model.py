@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from birdtune.errors import CheckpointError, shown
 from birdtune.evaluation.ood import OodModel
+from birdtune.models.head_kinds import HEAD_KINDS
 from birdtune.runtime.files import temporary_folder
 from birdtune.runtime.storage import read_error
 from birdtune.runtime.workers import Crashed, Isolated
@@ -42,12 +43,8 @@ class _Task:
 
 def names(layer_names: tuple[str, ...], head: str) -> tuple[str, ...]:
     """Names of the weights in the order in which the model lists them."""
-    layers = [f"backbone/{name}" for name in layer_names]
-    layers += ["head/hidden"] if head == "mlp" else []
-    layers += ["head/logits"]
-    layers += ["attention/hidden"] if head == "attention" else []
-    found = [f"{layer}/{ending}" for layer in layers for ending in ("kernel", "bias")]
-    return (*found, *(["attention/attention/kernel"] if head == "attention" else []))
+    of_backbone = [f"backbone/{name}/{ending}" for name in layer_names for ending in ("kernel", "bias")]
+    return (*of_backbone, *HEAD_KINDS[head].weights)
 
 
 def verify(folder: Path, layer_names: tuple[str, ...], head: str, sha256: str) -> None:

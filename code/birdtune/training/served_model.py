@@ -47,6 +47,7 @@ class _Facts(BaseModel):
     embedding_activation: _Word
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     hidden_units: int
+    prototypes: int = 0  # of models from before there were any
     calibration: dict[str, Any]
     thresholds: dict[str, Any] | None
     ood: dict[str, Any] | None
