@@ -10,6 +10,7 @@ BENCH_DATA. Intervals are of 95 % and drawn over source recordings; figures are 
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,17 @@ def fold_of(name: str) -> int:
     return int(Path(name).name.split("-")[0])
 
 
+def folds_of(data: Path) -> dict[str, int]:
+    """The fold of each recording below a folder of class folders, 1 to 5: of ESC-10 its own, else drawn by class."""
+    names = [path.relative_to(data).as_posix() for path in sorted(data.glob("*/*"))]
+    if all(re.match("[1-5]-", Path(name).name) for name in names):
+        return {name: fold_of(name) for name in names}
+    generator = np.random.default_rng(0)
+    drawn = [name for label in sorted({name.split("/")[0] for name in names})
+             for name in generator.permutation([name for name in names if name.split("/")[0] == label])]  # fmt: skip
+    return {str(name): number % FOLDS + 1 for number, name in enumerate(drawn)}
+
+
 # ---- on embeddings ---------------------------------------------------------------------------------
 
 
@@ -102,10 +114,10 @@ class Bench:
 
 
 def embed(data: Path, output: Path, **settings: Any) -> Bench:
-    """Embeddings of a folder of class folders, by YAMNet's backbone; fold and source stand in the file names."""
+    """Embeddings of a folder of class folders, by YAMNet's backbone if no other is set."""
     from birdtune.config import Config
     from birdtune.data import dataset as gather
-    from birdtune.models.registry import BACKBONES
+    from birdtune.models.registry import backbone_of
     from birdtune.runtime.log import Journal
     from birdtune.runtime.signals import Interrupts
     from birdtune.training import devices, embeddings
@@ -113,13 +125,13 @@ def embed(data: Path, output: Path, **settings: Any) -> Bench:
     given = {"backbone": "yamnet", "checkpoint": str(yamnet()), "freeze": "all-but-head"} | settings
     config = Config(data=str(data), output=output, model=given)
     journal, interrupts = Journal(quiet=True), Interrupts()
-    dataset, store = gather.prepare(config, BACKBONES["yamnet"].front_end, journal, interrupts)
-    config = config.with_output(dataset.output)
+    dataset, store = gather.prepare(config, backbone_of(config).front_end, journal, interrupts)
     devices.prepare_devices()
     classifier, found = embeddings.embed(
         config, dataset, store, dataset.recordings, journal, interrupts, what="measurement"
     )
-    return Bench(config, classifier, found, np.array([fold_of(name) for name in found.names]))
+    folds = folds_of(data)
+    return Bench(config, classifier, found, np.array([folds[name] for name in found.names]))
 
 
 # ---- whole jobs -------------------------------------------------------------------------------------
@@ -148,12 +160,12 @@ def job(output: Path, fold: int, data: Path | None = None, **flags: Any) -> Judg
 
     data = data or esc10()
     folds = output.with_name(f"{output.name}-folds.csv")
-    names = [path.relative_to(data).as_posix() for path in sorted(data.glob("*/*"))]
-    folds.write_text("recording,fold\n" + "".join(f"{name},{fold_of(name)}\n" for name in names), "utf-8")
+    rows = "".join(f"{name},{number}\n" for name, number in folds_of(data).items())
+    folds.write_text(f"recording,fold\n{rows}", "utf-8")
     settings = {
-        "data": data, "output": output, "model.backbone": "yamnet", "model.checkpoint": yamnet(),
-        "split.file": folds, "split.test-fold": fold,
+        "data": data, "output": output, "split.file": folds, "split.test-fold": fold,
     }  # fmt: skip
+    flags = {"model__backbone": "yamnet", "model__checkpoint": yamnet()} | flags
     birdtune("run", *(f"--{name}={value}" for name, value in settings.items()), *told(flags).split())()
     record = json.loads((output / "run.json").read_text("utf-8"))
     reports = output / "reports" / str(record["version"])

@@ -15,7 +15,7 @@ from birdtune.config import Config
 from birdtune.errors import CheckpointError, InputError, Interrupted, SettingsError
 from birdtune.evaluation import ood
 from birdtune.models import classifier as classifiers
-from birdtune.models import registry, saved_model
+from birdtune.models import saved_model
 from birdtune.models.known import OWN
 from birdtune.pipeline import check
 from birdtune.pipeline import run as job
@@ -91,7 +91,7 @@ def beside(output: Path, version: int = 2) -> dict[str, Any]:
 def weights_of(output: Path, version: int) -> dict[str, np.ndarray[Any, Any]]:
     folder = output / f"model/birdtune/{version}"
     facts = read_json(folder / "model.json")
-    return saved_model.read(folder, registry.layer_names(facts["backbone"]), facts["head"], facts["weights_sha256"])
+    return saved_model.read(folder, tuple(facts["weights"]), facts["weights_sha256"])
 
 
 @pytest.fixture(scope="module")
@@ -185,18 +185,17 @@ def test_it_begins_with_the_served_weights_and_new_columns_in_their_middle(first
     assert scores[:, 3].max() < 0.3  # of 0.25 and a little of its own: it drowns nobody
 
 
-@pytest.mark.parametrize("head", ["mlp", "attention", "prototype"])
+@pytest.mark.parametrize("head", ["mlp", "attention"])
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
 def test_every_head_is_served_and_grown(head: str, scores: str, tmp_path: Path) -> None:
-    size = {"model__prototypes": 2} if head == "prototype" else {"model__hidden_units": 5}
-    chosen = settings(tmp_path / "data", tmp_path, model__head=head, model__output=scores, **size)
+    chosen = settings(tmp_path / "data", tmp_path, model__head=head, model__output=scores, model__hidden_units=5)
     old = build_classifier(chosen, tuple(OLD), "float32")
     module = tf.Module()
     module.weights = [variable.value for variable in old.variables]  # as results.export keeps them
     folder = tmp_path / "[1] möwe*"
     tf.saved_model.save(module, str(folder))
     sha256 = classifiers.weights_sha256(classifiers.weights(old))
-    read = saved_model.read(folder, registry.layer_names("vggish-small"), head, sha256)
+    read = saved_model.read(folder, tuple(classifiers.weights(old)), sha256)
     fresh = build_classifier(chosen, (*OLD, "Apus_apus"), "float32", seed=3)
     from birdtune.models.growth import grown
 
@@ -222,10 +221,10 @@ def test_a_models_variables_are_read_in_a_process_of_their_own(
 ) -> None:
     monkeypatch.setattr(saved_model, "Isolated", workers.Isolated)
     facts = read_json(first / "model/birdtune/1/model.json")
-    names = registry.layer_names("vggish-small")
-    saved_model.verify(first / "model/birdtune/1", names, "linear", facts["weights_sha256"])
+    names = tuple(facts["weights"])
+    saved_model.verify(first / "model/birdtune/1", names, facts["weights_sha256"])
     with pytest.raises(CheckpointError, match="SHA-256"):
-        saved_model.verify(first / "model/birdtune/1", names, "linear", "0" * 64)
+        saved_model.verify(first / "model/birdtune/1", names, "0" * 64)
 
 
 def test_what_frozen_layers_made_of_other_weights_is_not_used(copy: Path, old_data: Path, new_data: Path) -> None:
@@ -294,7 +293,7 @@ def test_another_network_is_told_with_both_values(
         run(settings(new_data, first, init_from=1, **changes))
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"format": 3, "classes": ["a"]}', "[1]"])
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 4, "classes": ["a"]}', "[1]"])
 def test_a_damaged_description_is_told(text: str, copy: Path, new_data: Path) -> None:
     (copy / "model/birdtune/1/model.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"model\.json: is missing, damaged, or another birdtune's"):

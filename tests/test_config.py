@@ -9,6 +9,7 @@ import pytest
 
 from birdtune.config import Config, ModelSettings, options
 from birdtune.errors import CheckpointError, InputError, SettingsError
+from birdtune.models import files
 from birdtune.models.registry import BACKBONES, checkpoint_path
 from birdtune.runtime.configure import load, nearest, renamed
 
@@ -281,7 +282,7 @@ def test_a_folder_called_job_yaml_is_said_to_be_unreadable(tmp_path: Path) -> No
         ("train.seed", str(2**32), "less than 4294967296"),
         ("train.jit", "maybe", "expected true or false"),
         ("model.dropout", "1", "less than 1"),
-        ("model.backbone", "vgish", "expected one of vggish, vggish-small, yamnet, custom (did you mean vggish?)"),
+        ("model.backbone", "vgish", "yamnet, birdnet, perch, custom (did you mean vggish?)"),
         ("train.precision", "float16", "expected one of auto, float32, mixed_bfloat16, mixed_float16"),
         ("export.name", "../up", "letters, digits and . _ -"),
         ("audio.max-hours", "0", "greater than 0"),
@@ -379,7 +380,7 @@ def test_a_missing_checkpoint_is_told_with_where_to_get_it_and_the_way_without(t
 
 def test_each_backbone_can_be_chosen_and_has_names_of_its_own_for_its_weights(tmp_path: Path) -> None:
     (chosen,) = [option for option in options() if option.name == "model.backbone"]
-    assert chosen.type == "|".join([*BACKBONES, "custom"])
+    assert chosen.type == "|".join([*BACKBONES, *files.NAMES])
     config = loaded({"input": str(tmp_path), "model.backbone": "yamnet"})
     (tmp_path / "vggish_model.ckpt").touch()
     with pytest.raises(CheckpointError, match=r"yamnet\.h5 or .*yamnet\.tflite: there is no YAMNet checkpoint"):

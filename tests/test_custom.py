@@ -76,6 +76,28 @@ def config(model: Path, **settings: Any) -> Config:
     return registry.settled(Config(**sections))[0]
 
 
+def test_perch_is_known_by_what_it_takes_and_gives(tmp_path: Path) -> None:
+    """A made model of the signature that was published with Perch 2."""
+    module = tf.Module()
+    module.kernel = tf.Variable(np.random.default_rng(0).normal(0, 1, (100, 1536)).astype(np.float32))
+
+    def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        embedding = tf.matmul(inputs[:, :100], module.kernel)
+        return {
+            "embedding": embedding, "spatial_embedding": tf.tile(embedding[:, None, None, :], [1, 16, 4, 1]),
+            "label": embedding[:, :700], "spectrogram": tf.reshape(inputs[:, :64000], [-1, 500, 128]),
+        }  # fmt: skip
+
+    given = tf.TensorSpec([None, 160_000], tf.float32, name="inputs")
+    module.serve = tf.function(serve, input_signature=[given], autograph=False)
+    tf.saved_model.save(module, str(tmp_path / "perch_v2"), signatures={"serving_default": module.serve})
+    found, said = registry.settled(Config(input=tmp_path))
+    backbone = registry.backbone_of(found)
+    assert found.model.backbone == "perch" and "perch_v2 lies in the input folder" in said[0]
+    assert (backbone.sample_rate_hz, backbone.window_s, backbone.embedding_size) == (32_000, 5.0, 1536)
+    assert verify_checkpoint(found.model_copy(update={"output": tmp_path / "out"}), remember=False) is not None
+
+
 # ---- every command ------------------------------------------------------------------------------
 
 
@@ -91,7 +113,7 @@ def test_it_goes_through_every_command(
     ]  # fmt: skip
     assert cli.main(["run", *settings]) == 0
     said = capsys.readouterr().out
-    assert "is a SavedModel: --model.backbone custom" in said and "--model.freeze all-but-head" in said
+    assert "is a model that takes a waveform: --model.backbone custom" in said and "--model.freeze all-but-head" in said
     # Beside the augmented windows of training, 24 recordings of 2 windows are embedded once for all that needs it.
     assert sum(int(n) for n in re.findall(r"computed once, for (\d+) windows", said)) == 48
     metrics = read_json(Path(output) / "reports/1/metrics.json")

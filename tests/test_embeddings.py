@@ -306,7 +306,7 @@ def test_a_head_is_trained_without_sound_and_exported_with_or_without_its_backbo
 
     beside = [f"--model.checkpoint={model}", f"--model.sample-rate-hz={RATE_HZ}"]
     assert cli.main(["run", *settings, *beside]) == 0
-    assert "the head is put on the SavedModel bands" in capsys.readouterr().out
+    assert "the head is put on the model bands" in capsys.readouterr().out
     assert cli.main(["predict", output, table, clip]) == 0
     (row,) = read_csv(tmp_path / "p.csv")
     windows = scores[arrays(npz)["recording"] == "Bubo/Bubo 3.wav"]

@@ -112,6 +112,25 @@ def test_a_plain_export_of_keras_is_let_through(kind: str, tmp_path: Path) -> No
     require_numbers_only(tmp_path / "1")
 
 
+@pytest.mark.parametrize(("module", "is_plain"), [(b"ML\xefR add_v1", True), (b"ML\xefR custom_call_v1", False)])
+def test_a_program_of_jax_is_let_through_unless_it_calls_custom_code(
+    module: bytes, is_plain: bool, tmp_path: Path
+) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    folder = saved(tmp_path / "1", lambda _: None)
+    found = saved_model_pb2.SavedModel()
+    found.ParseFromString((folder / "saved_model.pb").read_bytes())
+    node = found.meta_graphs[0].graph_def.library.function[0].node_def.add(name="jax", op="XlaCallModule")
+    node.attr["module"].s = module
+    (folder / "saved_model.pb").write_bytes(found.SerializeToString())
+    if is_plain:
+        require_numbers_only(folder)
+        return
+    with pytest.raises(CheckpointError, match="XlaCallModule"):
+        require_numbers_only(folder)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xff", b"\x00" * 64])
 def test_a_graph_that_is_missing_or_damaged_is_refused_with_its_name(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:

@@ -23,14 +23,14 @@ FLOORS = (
 # The files that may load TensorFlow or Keras when they are imported. All others may be imported by anybody.
 HEAVY = frozenset(
     {
-        "models.front_end_graph", "models.custom_network",
+        "models.front_end_graph", "models.custom_network", "models.probe", "models.tflite_graph",
+        "models.tflite_operations",
         "models.network", "models.heads", "models.losses", "models.classifier", "models.tf1",
         "training.devices", "training.tensorboard", "training.convolution", "training.inputs",
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
         "serving.graph", "serving.export", "training.train", "pipeline.label_check",
         "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate",
-        "training.embeddings", "training.probes", "training.cross_fit",
-        "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.predict",
+        "training.embeddings", "training.probes", "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.predict",
     }
 )  # fmt: skip
 

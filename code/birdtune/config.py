@@ -22,7 +22,6 @@ ENVIRONMENT_PREFIX = "BIRDTUNE_"
 LATEST = "latest"
 
 _HIDDEN_UNITS = 100
-_PROTOTYPES = 3
 
 _WHERE_GIVEN = (
     "Each is a flag (`--train.epochs 5`), an environment variable (`BIRDTUNE_TRAIN__EPOCHS=5`) and a key of\n"
@@ -124,36 +123,37 @@ class SplitSettings(_Section):
 class ModelSettings(_Section):
     """The network."""
 
-    backbone: Literal["vggish", "vggish-small", "yamnet", "custom"] = _setting(
-        "vggish", "what turns sound into embeddings; vggish-small is for trials; custom: a SavedModel"
+    backbone: Literal["vggish", "vggish-small", "yamnet", "birdnet", "perch", "custom"] = _setting(
+        "vggish",
+        "what turns sound into embeddings; vggish-small is for trials; custom: any model that takes a waveform",
+        unset="the one whose weights lie in INPUT, else vggish",
     )
     checkpoint: str | None = _setting(
         None,
-        "weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; a SavedModel; `none` trains from scratch",
+        "weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; .tflite or SavedModel; `none`: from scratch",
         unit="path",
         unset="INPUT/vggish_model.ckpt, INPUT/yamnet.h5 or .tflite",
     )
     sample_rate_hz: int | None = _setting(
-        None, "of the waveform that a SavedModel takes", unit="Hz", ge=1000, le=400_000
+        None, "of the waveform that a custom model takes", unit="Hz", ge=1000, le=400_000
     )
     window_s: float | None = _setting(
-        None, "of waveform that a SavedModel takes at a time", unit="s", unset="as it says itself", gt=0, le=60
+        None, "of waveform that a custom model takes at a time", unit="s", unset="as it says itself", gt=0, le=60
+    )
+    embedding_output: str | None = _setting(
+        None, "output of a custom model that is its embedding", unset="found by its shape and name"
     )
     freeze: str = _setting(
-        "none", "what is not trained: none, conv, all-but-head, or all layers up to the one named"
+        "auto", "what is not trained: none, conv, all-but-head, all layers up to the one named; auto: by backbone"
     )
-    head: Literal["linear", "mlp", "attention", "prototype"] = _setting(
-        "linear", "from embeddings to classes; mlp: with a hidden layer; attention: learns which windows count; "
-        "prototype: by similarity to learnt examples",
+    head: Literal["linear", "mlp", "attention"] = _setting(
+        "linear", "from embeddings to classes; mlp: with a hidden layer; attention: learns which windows count"
     )
     output: Literal["auto", "softmax", "sigmoid"] = _setting(
         "auto", "one class a recording (softmax), or each class on its own (sigmoid); auto: as the labels are"
     )
     hidden_units: int | None = _setting(
-        None, "width of the hidden layer (mlp, attention)", unset="100", ge=1, le=65536
-    )
-    prototypes: int | None = _setting(
-        None, "of each class (prototype)", unset=str(_PROTOTYPES), ge=1, le=1000
+        None, "width of the head's hidden layer", unset="100", ge=1, le=65536
     )
     embedding_activation: Literal["relu", "none"] = _setting(
         "relu", "activation after the backbone's last layer"
@@ -166,20 +166,22 @@ class ModelSettings(_Section):
     def _not_the_kind_of_scores(cls, head: Any) -> Any:
         if head in ("softmax", "sigmoid"):
             raise ValueError(
-                f"that is a kind of scores: give --model.output {head}; the head itself is linear, mlp, attention or "
-                "prototype"
+                f"that is a kind of scores: give --model.output {head}; the head itself is linear, mlp or attention"
             )
         return head
 
     @property
-    def head_units(self) -> int:
-        """Width of the head's hidden layer, 0 = it has none."""
-        return (self.hidden_units or _HIDDEN_UNITS) if self.head in ("mlp", "attention") else 0
+    def freeze_point(self) -> str:
+        """What is not trained, with auto settled: what was measured best (docs/backbones.md)."""
+        if self.freeze != "auto":
+            return self.freeze
+        # VGGish is trained as it was published; what begins from random weights has to be.
+        return "none" if self.backbone.startswith("vggish") or self.checkpoint == "none" else "all-but-head"
 
     @property
-    def head_prototypes(self) -> int:
-        """Prototypes of each class, 0 = the head has none."""
-        return (self.prototypes or _PROTOTYPES) if self.head == "prototype" else 0
+    def head_units(self) -> int:
+        """Width of the head's hidden layer, 0 = it has none."""
+        return 0 if self.head == "linear" else self.hidden_units or _HIDDEN_UNITS
 
 
 class TrainSettings(_Section):
@@ -229,9 +231,6 @@ class TrainSettings(_Section):
     )
     label_refinement: bool = _setting(
         False, "windows that do not fit their recording's label keep a share of it, by cross-validation"
-    )
-    refit: bool = _setting(
-        False, "once the best epoch is known, train once more on training and validation recordings together"
     )
     hop_s: float | None = _setting(
         None, "from one training window to the next; at most a window", unit="s",
@@ -403,19 +402,10 @@ class Config(_Section):
 
     @pydantic.model_validator(mode="after")
     def _hidden_units_are_there(self) -> "Config":
-        if not self.model.head_units and self.model.hidden_units is not None:
+        if self.model.head == "linear" and self.model.hidden_units is not None:
             raise ValueError(
-                f"model.hidden-units is {self.model.hidden_units}, and the {self.model.head} head has no hidden layer; "
-                "give --model.head mlp, or leave the units out"
-            )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _prototypes_are_there(self) -> "Config":
-        if not self.model.head_prototypes and self.model.prototypes is not None:
-            raise ValueError(
-                f"model.prototypes is {self.model.prototypes}, and the {self.model.head} head has none; give "
-                "--model.head prototype, or leave the number out"
+                f"model.hidden-units is {self.model.hidden_units}, and a linear head has no hidden layer; give "
+                "--model.head mlp, or leave the units out"
             )
         return self
 
@@ -442,7 +432,7 @@ class Config(_Section):
         if self.model.head == "attention" and self.augment != AugmentSettings():
             raise ValueError(
                 "augmentation changes and mixes single windows, and the attention head learns from whole recordings; "
-                "leave the settings of augment out, or give another --model.head"
+                "leave the settings of augment out, or give --model.head linear or mlp"
             )
         return self
 
@@ -471,11 +461,16 @@ class Config(_Section):
 
     def with_output(self, output: str) -> "Config":
         """The same settings with the kind of scores that `model.output` auto comes to."""
-        return self.model_copy(update={"model": self.model.model_copy(update={"output": output})})
+        return self.with_model(output=output)
+
+    def with_model(self, **settings: str) -> "Config":
+        """The same settings but for some of `model`."""
+        return self.model_copy(update={"model": self.model.model_copy(update=settings)})
 
     def flat(self) -> dict[str, Any]:
-        """Every setting under its full name ("train.batch-size"), JSON-able."""
+        """Every setting under its full name ("train.batch-size"), JSON-able; `model.freeze` auto is settled."""
         dumped = self.model_dump(mode="json")
+        dumped["model"]["freeze"] = self.model.freeze_point
         return {option.name: _dig(dumped, option.path) for option in options()}
 
     def given(self) -> frozenset[str]:

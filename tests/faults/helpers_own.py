@@ -145,8 +145,8 @@ def ancestors() -> list[bytes]:
     """A model.json and the labels.csv beside it, of a served model that a run may begin from."""
     rows = [{"class": name, "threshold": 0.5, "from": "class"} for name in ("a", "b")]
     facts = {
-        "format": 3, "version": 1, "classes": ["a", "b"], "backbone": "vggish", "head": "linear", "scores": "softmax",
-        "embedding_activation": "relu", "weights_sha256": "0" * 64, "hidden_units": 0,
+        "format": 4, "version": 1, "classes": ["a", "b"], "backbone": "vggish", "head": "linear", "scores": "softmax",
+        "embedding_activation": "relu", "weights": ["a", "b"], "weights_sha256": "0" * 64, "hidden_units": 0,
         "calibration": Calibration("softmax", Scale(1.25), Scale(2.0), 30).row(),
         "thresholds": {"goal": "a precision of 0.9", "reason": "", "classes": rows},
         "front_end": {**VGGISH.row(), "digest": VGGISH.digest},

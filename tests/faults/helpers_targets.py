@@ -459,7 +459,7 @@ def _read_tflite(data: bytes, room: Path) -> None:
 
 def _model_jsons() -> list[bytes]:
     return [
-        json.dumps({"format": 3, "classes": ["a"], "front_end": {"digest": "x"}}).encode(),
+        json.dumps({"format": 4, "classes": ["a"], "front_end": {"digest": "x"}}).encode(),
         b"[]",
         b"null",
     ]

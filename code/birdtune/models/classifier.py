@@ -46,10 +46,11 @@ class Classifier:
     @property
     def embedding_activation(self) -> str:
         """What follows the backbone's last layer: "relu" or "none"."""
-        if not self.backbone.layer_names:
+        layers = self.backbone.layer_names
+        activation = getattr(self.network.get_layer(layers[-1]), "activation", None) if layers else None
+        if activation is None:  # of a graph that is as it is
             return self.backbone.activations[0]
-        last = self.network.get_layer(self.backbone.layer_names[-1])
-        return "none" if last.activation is keras.activations.linear else "relu"
+        return "none" if activation is keras.activations.linear else "relu"
 
     @property
     def is_frozen(self) -> bool:
@@ -61,11 +62,6 @@ class Classifier:
         """Width of the head's hidden layer, 0 = none."""
         layers = (self.attention or self.head).layers
         return next((int(layer.units) for layer in layers if layer.name == "hidden"), 0)
-
-    @property
-    def prototypes(self) -> int:
-        """How many prototypes each class has, 0 = none."""
-        return int(getattr(self.head.get_layer("logits"), "n_prototypes", 0))
 
     @property
     def parts(self) -> dict[str, keras.Model]:
@@ -116,9 +112,8 @@ def build(
     classes: Sequence[str],
     precision: str,
     seed: int | None,
-    prototypes: int = 0,
 ) -> Classifier:
-    """A classifier with fresh weights; see `Backbone.network`, `Backbone.freeze`, `heads.HeadSizes`.
+    """A classifier with fresh weights; see `Backbone.network`, `Backbone.freeze`, `heads.build_head`.
 
     With `seed` None the weights are zero, for a caller that loads all of them next. Where the whole backbone is frozen
     it computes in float32, so that embeddings in training are those that are served.
@@ -131,7 +126,7 @@ def build(
     backbone.freeze(network, freeze)
     return on_network(
         backbone, network, head=head, scores=scores, hidden_units=hidden_units, classes=classes, precision=precision,
-        seed=seed, prototypes=prototypes,
+        seed=seed,
     )  # fmt: skip
 
 
@@ -145,7 +140,6 @@ def on_network(
     classes: Sequence[str],
     precision: str,
     seed: int | None,
-    prototypes: int = 0,
 ) -> Classifier:
     """A backbone's network that is there with a fresh head; arguments as `build`."""
     sizes: dict[str, Any] = {
@@ -154,7 +148,7 @@ def on_network(
         "precision": precision,
         "seed": seed,
     }
-    top = heads.build_head(head, len(classes), scores=scores, prototypes=prototypes, **sizes)
+    top = heads.build_head(head, len(classes), scores=scores, **sizes)
     attention = heads.build_attention(**sizes) if head == "attention" else None
     return Classifier(backbone, network, top, scores, tuple(classes), attention)
 
@@ -198,7 +192,6 @@ def in_float32(classifier: Classifier) -> Classifier:
         head=classifier.head_name,
         scores=classifier.kind,
         hidden_units=classifier.hidden_units,
-        prototypes=classifier.prototypes,
         embedding_activation=classifier.embedding_activation,
         freeze=ALL_BUT_HEAD,
         classes=classifier.classes,

@@ -21,7 +21,6 @@ from birdtune.models.graph_safety import GRAPH, read_graph, require_numbers_only
 from birdtune.runtime.fingerprints import checkpoint_digest
 from birdtune.runtime.tensorflow_import import load_tensorflow
 
-NAME = "custom"
 # What a window costs is not known before it was computed: taken to be a network of the size of BirdNET's,
 # 0.8 billion operations for 3 s. For estimates alone.
 _FLOPS_PER_S = 3e8
@@ -118,12 +117,12 @@ class SavedModelBackbone(Backbone):
         return 1
 
     def resources(self, network: Any) -> list[Any]:
-        return [network.get_layer(NAME).loaded]
+        return [network.get_layer(self.name).loaded]
 
     def verify(self) -> None:
-        from birdtune.models import custom_network
+        from birdtune.models import probe
 
-        custom_network.probe(self)
+        probe.probe(self, {})
 
 
 def is_saved_model(path: Path) -> bool:
@@ -131,12 +130,15 @@ def is_saved_model(path: Path) -> bool:
     return (path / GRAPH).is_file()
 
 
-def open_backbone(folder: Path, *, rate_hz: int | None, window_s: float | None) -> SavedModelBackbone:
+def open_backbone(
+    folder: Path, *, name: str, title: str, rate_hz: int | None, window_s: float | None, output: str | None = None
+) -> SavedModelBackbone:
     """Read what a SavedModel takes and gives. Loads TensorFlow's description of graphs, no graph.
 
     Args:
-        rate_hz, window_s: `model.sample-rate-hz` and `model.window-s`; the latter follows from the signature where that
-            has a fixed number of samples.
+        name, title: of the backbone.
+        rate_hz, window_s, output: as `files.open_file`; the window follows from the signature where that has a fixed
+            number of samples.
 
     Raises:
         CheckpointError: it is damaged, could do more than compute, or has no such signature.
@@ -150,7 +152,7 @@ def open_backbone(folder: Path, *, rate_hz: int | None, window_s: float | None) 
         )
     load_tensorflow()
     require_numbers_only(folder)
-    signature = _signature(folder)
+    signature = _signature(folder, output)
     if rate_hz is None:
         raise SettingsError(
             f"--model.checkpoint {shown(folder)}: a SavedModel does not say for which sample rate it was trained. Give "
@@ -160,8 +162,8 @@ def open_backbone(folder: Path, *, rate_hz: int | None, window_s: float | None) 
     found_s = n_samples / rate_hz
     front_end = waveform("waveform", rate_hz=rate_hz, window_s=found_s, hop_s=found_s)
     return SavedModelBackbone(
-        name=NAME, title=f"the SavedModel {shown(folder.name)}", front_end=front_end, folder=folder,
-        signature=signature, n_samples=n_samples, sha256=checkpoint_digest(folder),
+        name=name, title=title, front_end=front_end, folder=folder, signature=signature, n_samples=n_samples,
+        sha256=checkpoint_digest(folder),
     )  # fmt: skip
 
 
@@ -186,7 +188,7 @@ def _window(signature: Signature, rate_hz: int, window_s: float | None, folder: 
     return n_samples
 
 
-def _signature(folder: Path) -> Signature:
+def _signature(folder: Path, output: str | None) -> Signature:
     found = {
         name: signature
         for graph in read_graph(folder).meta_graphs
@@ -199,7 +201,9 @@ def _signature(folder: Path) -> Signature:
         inputs, outputs = found[name].inputs, found[name].outputs
         waveforms = [(key, shape[1]) for key, shape in _floats(inputs) if len(shape) == 2]
         embeddings = [(key, shape[1]) for key, shape in _floats(outputs) if len(shape) == 2 and shape[1]]
-        if len(embeddings) > 1:
+        if output is not None:
+            embeddings = [pair for pair in embeddings if pair[0] == output]
+        elif len(embeddings) > 1:
             embeddings = [pair for pair in embeddings if "embedding" in pair[0]]
         if len(inputs) == 1 and len(waveforms) == 1 and len(embeddings) == 1:
             (given, n_samples), (output, size) = waveforms[0], embeddings[0]
@@ -210,7 +214,8 @@ def _signature(folder: Path) -> Signature:
     raise CheckpointError(
         f"{shown(folder)}: has no signature from a waveform to embeddings ({listed}). Expected is one called "
         f"{' or '.join(_SIGNATURES)} with one input [N, samples] float32 and an output [N, K] float32, whose name has "
-        "`embedding` in it if there are several. Likely cause: a model of pictures or of spectrograms."
+        "`embedding` in it, or is given with --model.embedding-output, if there are several. Likely cause: a model of "
+        "pictures or of spectrograms."
     )
 
 

@@ -31,22 +31,27 @@ def digest(
     """SHA-256 that changes with anything that a backbone computes of sound.
 
     Args:
-        variables: its weights, as `registry.read_weights` gives them; others in it do not count. None: of a finished
-            graph, which has them.
+        variables: its weights, as `registry.read_weights` gives them; others in it do not count. None: it has
+            none that can be trained.
         activation: `model.embedding-activation`.
     """
+    own = {name: (variables or {})[name] for name in backbone.variables()}
     if backbone.graph_sha256 is not None:
-        return digest_of_graph(backbone.graph_sha256, backbone.front_end)
-    arrays = hashlib.sha256()
-    for name in sorted(backbone.variables()):
-        arrays.update(name.encode() + b"\n")
-        arrays.update(np.ascontiguousarray((variables or {})[name], "<f4").tobytes())
-    return value_sha256([backbone.name, backbone.front_end.digest, activation, arrays.hexdigest()])
+        return digest_of_graph(backbone.graph_sha256, backbone.front_end, own)
+    return value_sha256([backbone.name, backbone.front_end.digest, activation, _sha256(own)])
 
 
-def digest_of_graph(graph_sha256: str, front_end: FrontEnd) -> str:
-    """As `digest`, of a graph that is not trained."""
-    return value_sha256([graph_sha256, front_end.digest])
+def digest_of_graph(graph_sha256: str, front_end: FrontEnd, weights: Mapping[str, npt.NDArray[Any]]) -> str:
+    """As `digest`, of a graph and the weights of it that can be trained."""
+    return value_sha256([graph_sha256, front_end.digest, _sha256(weights)])
+
+
+def _sha256(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        found.update(name.encode() + b"\n")
+        found.update(np.ascontiguousarray(arrays[name], "<f4").tobytes())
+    return found.hexdigest()
 
 
 # ---- a backbone without sound ---------------------------------------------------------------------

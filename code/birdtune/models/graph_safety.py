@@ -84,6 +84,10 @@ SAVING = frozenset(
 )
 
 
+# Programs of JAX, as Perch is: StableHLO, which computes numbers and nothing else as long as it calls no custom code.
+_STABLEHLO, _CUSTOM_CODE = "XlaCallModule", b"custom_call"
+
+
 def require_numbers_only(folder: Path) -> None:
     """Refuse a SavedModel whose graph could do more than compute. Loads TensorFlow's description of graphs, no graph.
 
@@ -123,10 +127,15 @@ def _more_than_numbers(graph: Any) -> set[str]:
     for function in graph.graph_def.library.function:
         functions.setdefault(function.signature.name, []).extend(function.node_def)
     own = graph.graph_def.node  # here the saving functions are called, and no file is touched
-    bad = {node.op for nodes in (own, *functions.values()) for node in nodes} - ALLOWED - SAVING
+    nodes = [node for nodes in (own, *functions.values()) for node in nodes if not _is_plain_stablehlo(node)]
+    bad = {node.op for node in nodes} - ALLOWED - SAVING
     loaded = _reached(graph.object_graph_def.concrete_functions, functions)
     callable_nodes = [*own, *(node for name in loaded for node in functions[name])]
     return bad | {node.op for node in callable_nodes if node.op in SAVING}
+
+
+def _is_plain_stablehlo(node: Any) -> bool:
+    return node.op == _STABLEHLO and _CUSTOM_CODE not in node.attr["module"].s
 
 
 def _reached(names: Iterable[str], functions: Mapping[str, list[Any]]) -> set[str]:

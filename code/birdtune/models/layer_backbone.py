@@ -105,7 +105,7 @@ class LayerBackbone(LayerTable, Backbone):
     def split(self, network: Any) -> tuple[Any, Any | None]:
         from birdtune.models import network as networks
 
-        return networks.split(self, network)
+        return networks.split(self.layer_names, network)
 
     def digest(self, network: Any) -> str:
         from birdtune.models import network as networks
@@ -115,7 +115,7 @@ class LayerBackbone(LayerTable, Backbone):
     def n_frozen(self, network: Any) -> int:
         from birdtune.models import network as networks
 
-        return networks.n_frozen(self, network)
+        return networks.n_frozen(self.layer_names, network)
 
     def from_trained(self, weights: Mapping[str, npt.NDArray[np.float32]]) -> Arrays:
         """Weights as `classifier.weights` names them ("backbone/conv1/kernel") under a checkpoint's names."""

@@ -6,7 +6,7 @@ Written with keras layers alone.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -124,18 +124,21 @@ def load(
             variable.assign(np.asarray(variables[name], np.float32))
 
 
-def n_frozen(table: LayerTable, network: keras.Model) -> int:
-    """How many layers are frozen."""
-    return sum(not network.get_layer(row.name).trainable for row in table.layers)
+def n_frozen(layers: Sequence[str], network: keras.Model) -> int:
+    """How many of these layers are frozen."""
+    return sum(not network.get_layer(name).trainable for name in layers)
 
 
-def split(table: LayerTable, network: keras.Model) -> tuple[keras.Model, keras.Model | None]:
-    """The frozen beginning and the rest, as `Backbone.split`."""
-    rows = table.layers
+def split(layers: Sequence[str], network: keras.Model) -> tuple[keras.Model, keras.Model | None]:
+    """The frozen beginning and the rest, as `Backbone.split`.
+
+    Args:
+        layers: names of those with weights, in their order.
+    """
     names = [layer.name for layer in network.layers]
-    n = n_frozen(table, network)
+    n = n_frozen(layers, network)
     # What follows a frozen layer without weights of its own, as a pooling, is frozen with it.
-    end = names.index(rows[n].name) if n < len(rows) else len(names)
+    end = names.index(layers[n]) if n < len(layers) else len(names)
     activations = network.layers[end - 1].output
     beginning = keras.Model(network.input, activations, name="frozen")
     if end == len(names):
@@ -149,7 +152,7 @@ def split(table: LayerTable, network: keras.Model) -> tuple[keras.Model, keras.M
 
 def digest(table: LayerTable, network: keras.Model) -> str:
     """SHA-256 of the frozen layers, their weights and the types in which they compute, as `Backbone.digest`."""
-    rows = table.layers[: n_frozen(table, network)]
+    rows = table.layers[: n_frozen([row.name for row in table.layers], network)]
     weights = hashlib.sha256()
     for row in rows:
         for variable in network.get_layer(row.name).weights:

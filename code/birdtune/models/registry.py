@@ -5,7 +5,6 @@
 Another backbone is a file beside this one and a name in this table.
 """
 
-import functools
 import math
 import os
 from collections.abc import Mapping
@@ -20,11 +19,11 @@ from birdtune.audio.waveform import Waveform
 from birdtune.config import Config
 from birdtune.data.embedding_input import is_embeddings
 from birdtune.errors import CheckpointError, SettingsError, shown
-from birdtune.models import custom, embedded, vggish, yamnet
+from birdtune.models import embedded, files, vggish, yamnet
 from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, choose
-from birdtune.models.custom import SavedModelBackbone
+from birdtune.models.graph_safety import GRAPH
 from birdtune.models.layer_backbone import LayerBackbone
-from birdtune.runtime.fingerprints import checkpoint_files
+from birdtune.models.tflite_backbone import TFLiteBackbone
 
 BACKBONES: Mapping[str, LayerBackbone] = {
     backbone.name: backbone for backbone in (vggish.BACKBONE, vggish.SMALL, yamnet.BACKBONE)
@@ -32,7 +31,7 @@ BACKBONES: Mapping[str, LayerBackbone] = {
 
 
 def named(name: str) -> LayerBackbone:
-    """The backbone of this name that comes with birdtune. Raises SettingsError where there is none."""
+    """The backbone of this name that needs no file. Raises SettingsError where there is none."""
     choose(name, BACKBONES, "model.backbone")
     return BACKBONES[name]
 
@@ -42,7 +41,7 @@ def backbone_of(config: Config) -> Backbone:
 
     Raises:
         SettingsError: there is none of this name, or it cannot do what other settings ask for.
-        CheckpointError: a SavedModel that cannot be used, or none was given.
+        CheckpointError: a model that cannot be used, or none was given.
         InputError: the data are embeddings, and damaged.
     """
     if is_embeddings(config.data_folder):
@@ -53,42 +52,68 @@ def backbone_of(config: Config) -> Backbone:
     if (config.train.hop_s or 0) > found.window_s:
         raise SettingsError(
             f"--train.hop-s {config.train.hop_s:g}: a window of {found.title} has {found.window_s:g} s, and what is "
-            "between two windows would never be heard. Give at most that."
+            "between two windows would never be used. Give at most that."
         )
     return found
 
 
 def sound_backbone(config: Config) -> Backbone:
     """As `backbone_of`, whatever the data are. Raises SettingsError, CheckpointError."""
-    if config.model.backbone == custom.NAME:
-        found: Backbone = opened(_saved_model_folder(config), config)
-        _require_no_bands(found, config)
-    else:
-        found = named(config.model.backbone).limited(config.audio.band_limit)
+    name = config.model.backbone
+    if name not in files.NAMES:
+        return named(name).limited(config.audio.band_limit)
+    found = opened(_model_file(config), config, name)
+    _require_no_bands(found, config)
     return found
 
 
-def opened(folder: Path, config: Config) -> SavedModelBackbone:
-    """The SavedModel in a folder as a backbone, read once as long as its files stay as they are.
-
-    Raises: as `custom.open_backbone`.
-    """
-    stamp = tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in checkpoint_files(folder))
-    return _opened(folder, stamp, config.model.sample_rate_hz, config.model.window_s)
-
-
-@functools.lru_cache(maxsize=4)
-def _opened(folder: Path, stamp: object, rate_hz: int | None, window_s: float | None) -> SavedModelBackbone:
-    del stamp  # other files are read anew
-    return custom.open_backbone(folder, rate_hz=rate_hz, window_s=window_s)
+def opened(path: Path, config: Config, name: str) -> Backbone:
+    """The model in a file or folder as the backbone of this name. Raises as `files.open_file`."""
+    model = config.model
+    return files.open_file(
+        path, name, rate_hz=model.sample_rate_hz, window_s=model.window_s, output=model.embedding_output
+    )
 
 
-def _saved_model_folder(config: Config) -> Path:
-    if config.model.checkpoint in (None, "none"):
+def _model_file(config: Config) -> Path:
+    """Where the graph of a backbone lies that is a file: as given, in the input folder, or installed."""
+    name, given = config.model.backbone, config.model.checkpoint
+    if given not in (None, "none"):
+        return Path(str(given))
+    known = files.KNOWN.get(name)
+    if known is None or given == "none":
         raise CheckpointError(
-            "--model.backbone custom: there is no model. Give the folder of a SavedModel with --model.checkpoint PATH."
+            f"--model.backbone {name}: there is no model. Give a SavedModel's folder or a .tflite file with "
+            "--model.checkpoint PATH."
         )
-    return Path(str(config.model.checkpoint))
+    found = _in_input(config).get(name) or files.installed(name)
+    if found is None:
+        raise CheckpointError(
+            f"--model.backbone {name}: there is no {known.title} in {shown(config.input)}. {known.where_to_get}"
+        )
+    return found
+
+
+def _in_input(config: Config) -> dict[str, Path]:
+    """The backbones whose weights lie in the input folder, by name."""
+    found = {
+        backbone.name: path
+        for backbone in (vggish.BACKBONE, yamnet.BACKBONE)
+        if (path := _first_there(config, backbone)) is not None
+    }
+    for known in files.KNOWN.values():
+        for pattern in known.patterns:
+            for path in sorted(config.input.glob(pattern)):
+                place = path.parent if path.name == GRAPH else path
+                if files.kind_of(place) == known.name:
+                    found.setdefault(known.name, place)
+    return found
+
+
+def _first_there(config: Config, backbone: LayerBackbone) -> Path | None:
+    # Of a checkpoint in several files only the common beginning of their names is given.
+    places = [config.input / name for name in backbone.checkpoint_names]
+    return next((path for path in places if any(os.path.lexists(part) for part in (path, f"{path}.index"))), None)
 
 
 def _require_no_bands(backbone: Backbone, config: Config) -> None:
@@ -106,26 +131,48 @@ def _require_no_bands(backbone: Backbone, config: Config) -> None:
 
 
 def settled(config: Config) -> tuple[Config, list[str]]:
-    """The settings with what follows from the checkpoint itself where nobody said it, and sentences about that.
+    """The settings with what follows from the weights themselves where nobody set it, and sentences about that.
 
-    A folder with a SavedModel is the backbone `custom`, and what cannot be trained is frozen.
+    Raises:
+        SettingsError: weights of several backbones lie in the input folder.
+        CheckpointError: a model is damaged.
     """
     given, said = config.given(), []
-    folder = config.model.checkpoint
-    if "model.backbone" not in given and folder is not None and custom.is_saved_model(Path(folder)):
-        said.append(f"{shown(folder)} is a SavedModel: --model.backbone {custom.NAME}")
-        config = _with_model(config, backbone=custom.NAME)
+    if "model.backbone" not in given:
+        name, why = _by_weights(config)
+        if name is not None:
+            said.append(f"{why}: --model.backbone {name}")
+            config = config.with_model(backbone=name)
     if is_embeddings(config.data_folder) and "model.freeze" not in given:
         said.append(f"{shown(config.data_folder)} holds embeddings, on which a head is trained")
-        config = _with_model(config, freeze=ALL_BUT_HEAD)
-    elif config.model.backbone == custom.NAME and "model.freeze" not in given:
-        said.append(f"a SavedModel is not trained: --model.freeze {ALL_BUT_HEAD}")
-        config = _with_model(config, freeze=ALL_BUT_HEAD)
+        config = config.with_model(freeze=ALL_BUT_HEAD)
+    elif "model.freeze" not in given and config.model.freeze_point != "none":
+        said.append(f"--model.freeze {config.model.freeze_point}, as measured best for {config.model.backbone}")
     return config, said
 
 
-def _with_model(config: Config, **settings: str) -> Config:
-    return config.model_copy(update={"model": config.model.model_copy(update=settings)})
+def _by_weights(config: Config) -> tuple[str | None, str]:
+    """The backbone that the weights are of, where they show it, and where they lie."""
+    if (checkpoint := config.model.checkpoint) is not None:
+        return file_backbone(config, Path(checkpoint)), f"{shown(checkpoint)} is a model that takes a waveform"
+    found = _in_input(config)
+    if len(found) > 1:
+        listed = ", ".join(f"{name} ({shown(path.name)})" for name, path in found.items())
+        raise SettingsError(
+            f"{shown(config.input)}: weights of several backbones lie in the input folder: {listed}. Choose one with "
+            "--model.backbone NAME."
+        )
+    name = next((name for name in found if name != Config().model.backbone), None)
+    return (None, "") if name is None else (name, f"{shown(found[name].name)} lies in the input folder")
+
+
+def file_backbone(config: Config, place: Path) -> str | None:
+    """Name of the backbone that a file or folder is the graph of: as set, or as it shows; None: it is no graph."""
+    if not files.is_model(place):
+        return None
+    if config.model.backbone in files.NAMES:
+        return config.model.backbone
+    return None if place.is_file() and yamnet.BACKBONE.recognises(place) else files.kind_of(place)
 
 
 def front_end(config: Config) -> FrontEnd:
@@ -135,12 +182,7 @@ def front_end(config: Config) -> FrontEnd:
 
 def is_known(name: str) -> bool:
     """Whether a model may have been exported with a backbone of this name."""
-    return name in BACKBONES or name in (custom.NAME, embedded.NAME)
-
-
-def layer_names(name: str) -> tuple[str, ...]:
-    """The layers whose weights an exported model of this backbone holds, as `Backbone.layer_names`."""
-    return BACKBONES[name].layer_names if name in BACKBONES else ()
+    return name in BACKBONES or name in (*files.NAMES, embedded.NAME)
 
 
 _KINDS: Mapping[str, type[FrontEnd]] = {kind.kind: kind for kind in (LogMel, Waveform, embedded.EmbeddingRows)}
@@ -176,8 +218,8 @@ def checkpoint_path(config: Config) -> Path | None:
 def sound_checkpoint(config: Config) -> Path | None:
     """As `checkpoint_path`, whatever the data are. Raises CheckpointError."""
     given = config.model.checkpoint
-    if config.model.backbone == custom.NAME:
-        return _saved_model_folder(config)
+    if config.model.backbone in files.NAMES:
+        return _model_file(config)
     backbone = named(config.model.backbone)
     if given == "none":
         return None
@@ -189,8 +231,9 @@ def sound_checkpoint(config: Config) -> Path | None:
     raise CheckpointError(
         f"{' or '.join(shown(path) for path in places)}: there is no {backbone.title} checkpoint. "
         f"{backbone.where_to_get} "
-        "Put them into the input folder, or name another place with --model.checkpoint PATH; or train from scratch "
-        "with --model.checkpoint none (needs far more data)."
+        "Put them into the input folder, or name another place with --model.checkpoint PATH; or take a backbone that "
+        "knows birds: --model.backbone birdnet or perch (docs/backbones.md); or train from scratch with "
+        "--model.checkpoint none (needs far more data)."
     )
 
 
@@ -221,6 +264,8 @@ def read_weights(backbone: Backbone, path: Path) -> Arrays:
         CheckpointError: absent, damaged, or of another kind than this backbone's checkpoints.
         RetryableError: the storage failed.
     """
+    if isinstance(backbone, TFLiteBackbone):
+        return backbone.arrays()
     if not isinstance(backbone, LayerBackbone):
         return {}
     other = recognised(path)
@@ -232,15 +277,19 @@ def read_weights(backbone: Backbone, path: Path) -> Arrays:
     return backbone.read(path)
 
 
-def recognised(path: Path) -> LayerBackbone | None:
-    """The first backbone whose checkpoints begin as this file does.
+def recognised(path: Path) -> Backbone | None:
+    """The backbone that a file has the weights of, if it shows that without settings.
 
     Raises:
         CheckpointError: it cannot be read.
     """
     try:
-        return next((backbone for backbone in BACKBONES.values() if backbone.recognises(path)), None)
+        found = next((backbone for backbone in BACKBONES.values() if backbone.recognises(path)), None)
+        name = files.kind_of(path) if found is None else None
     except OSError as fault:
         raise CheckpointError(
             f"{shown(path)}: cannot be read ({shown(fault.strerror)}). Check the path and its rights."
         ) from fault
+    if name in files.KNOWN:
+        return files.open_file(path, str(name), rate_hz=None, window_s=None, output=None)
+    return found

@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from birdtune.errors import CheckpointError, shown
 from birdtune.evaluation.ood import OodModel
-from birdtune.models.head_kinds import HEAD_KINDS
 from birdtune.runtime.files import temporary_folder
 from birdtune.runtime.storage import read_error
 from birdtune.runtime.workers import Crashed, Isolated
@@ -41,18 +40,12 @@ class _Task:
     names: tuple[str, ...]
 
 
-def names(layer_names: tuple[str, ...], head: str) -> tuple[str, ...]:
-    """Names of the weights in the order in which the model lists them."""
-    of_backbone = [f"backbone/{name}/{ending}" for name in layer_names for ending in ("kernel", "bias")]
-    return (*of_backbone, *HEAD_KINDS[head].weights)
-
-
-def verify(folder: Path, layer_names: tuple[str, ...], head: str, sha256: str) -> None:
+def verify(folder: Path, names: tuple[str, ...], sha256: str) -> None:
     """Read the weights in a process of its own.
 
     Args:
         folder: the version folder.
-        layer_names: of the backbone, as `Backbone.layer_names`.
+        names: of the weights, in the order of model.json.
         sha256: of the weights, as `classifier.weights_sha256`.
 
     Raises:
@@ -61,16 +54,16 @@ def verify(folder: Path, layer_names: tuple[str, ...], head: str, sha256: str) -
     """
     with Isolated(_apart) as reader:
         try:
-            _checked(folder, reader.items(_Task(folder, names(layer_names, head))), sha256)
+            _checked(folder, reader.items(_Task(folder, names)), sha256)
         except Crashed as fault:
             raise CheckpointError(
                 f"{shown(folder)}: its variables are damaged: TensorFlow's reader died on them. {_AGAIN}"
             ) from fault
 
 
-def read(folder: Path, layer_names: tuple[str, ...], head: str, sha256: str) -> Arrays:
+def read(folder: Path, names: tuple[str, ...], sha256: str) -> Arrays:
     """The weights by name; loads TensorFlow. Arguments and raises as `verify`, which must have seen them."""
-    return _checked(folder, _variables(_Task(folder, names(layer_names, head))), sha256)
+    return _checked(folder, _variables(_Task(folder, names)), sha256)
 
 
 def read_ood_model(folder: Path) -> OodModel | None:

@@ -63,6 +63,14 @@ def is_weights(path: Path) -> bool:
     return path.is_file() and (_is_hdf5(path) or tflite.is_tflite(path))
 
 
+def recognises(path: Path) -> bool:
+    """Whether a file has YAMNet's weights. Raises OSError, and CheckpointError for a damaged TensorFlow Lite file."""
+    if not is_weights(path) or _is_hdf5(path):
+        return is_weights(path)
+    graph = tflite.read(path)
+    return any(graph.tensors[number].shape[-1:] == (N_CLASSES,) for number in graph.outputs)
+
+
 def _is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC
@@ -263,7 +271,7 @@ BACKBONE = LayerBackbone(
     checkpoint_names=("yamnet.h5", "yamnet.tflite"),
     where_to_get=WHERE_TO_GET,
     read=read_weights,
-    recognises=is_weights,
+    recognises=recognises,
     step_efficiency=0.3,
     # Depthwise convolutions are bound by memory: what is won in the pointwise ones is lost in them.
     bfloat16_gain=0.8,

@@ -85,7 +85,7 @@ def _check(
     with _noted(faults):
         Run(config, journal)  # refuses an output folder of an earlier birdtune
     with _noted(faults):
-        backbone.frozen_layers(config.model.freeze)
+        backbone.frozen_layers(config.model.freeze_point)
     with _noted(faults):
         try:
             dataset = gather.inspect(

@@ -125,7 +125,8 @@ def training_time(config: Config, backbone: Backbone, dataset: Dataset) -> str:
 
 
 def _n_frozen(config: Config, backbone: Backbone) -> int:
-    return backbone.frozen_layers(config.model.freeze) if config.model.freeze in backbone.freeze_points else 0
+    point = config.model.freeze_point
+    return backbone.frozen_layers(point) if point in backbone.freeze_points else 0
 
 
 def _cached_bytes(config: Config, backbone: Backbone, dataset: Dataset) -> dict[str, float]:

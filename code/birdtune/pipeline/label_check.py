@@ -77,7 +77,7 @@ class EmbeddedRecordings:
             store.spec.hop(hop_s),
         )
         # Training has them, or will need them; or all are needed here, and more than once.
-        is_frozen = config.model.freeze == "all-but-head"
+        is_frozen = config.model.freeze_point == "all-but-head"
         all_needed = bool((self.windows.per_recording <= label_issues.MOST_WINDOWS).all())
         classifier, self._feed, _ = first_feed(
             config, dataset.classes, self.windows, journal, interrupts, what="labels", keep=is_frozen or all_needed

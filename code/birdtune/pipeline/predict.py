@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.logmel import LogMel
@@ -23,7 +24,7 @@ from birdtune.data.targets import WindowTargets
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, naming, shown
 from birdtune.models import classifier as classifiers
 from birdtune.models import embedded, registry, tf1
-from birdtune.models.custom import is_saved_model
+from birdtune.models.layer_backbone import LayerBackbone
 from birdtune.pipeline import messages
 from birdtune.runtime.files import try_to_write
 from birdtune.runtime.log import Journal
@@ -33,7 +34,6 @@ from birdtune.serving.predict import LONG, ExportedModel, Outcome, embed_files, 
 from birdtune.serving.rows import Scorer
 from birdtune.training import base_model, devices, served_model
 from birdtune.training.checkpoints import WEIGHTS_NAME, Checkpoints, read_arrays
-from birdtune.training.job import REFIT_NAME
 from birdtune.training.train import build_classifier
 
 Embed = Callable[[npt.NDArray[np.float32]], Any]
@@ -271,13 +271,18 @@ def _embedder(config: Config, place: Path) -> Embedder:
     if (place / "model.json").exists():
         model = _open(place)
         return Embedder(model.embed, model.front_end, str(model.facts["backbone"]), _digest_of_model(model, place))
-    if is_saved_model(place):
-        given = registry.opened(place, config)
+    if (name := registry.file_backbone(config, place)) is not None:
+        given = registry.opened(place, config, name)
         graph = given.network(embedding_activation="", precision="float32", seed=None)
-        return Embedder(lambda windows: graph(windows), given.front_end, given.name, embedded.digest(given))
+        weights = registry.read_weights(given, place)
+        given.load(graph, weights, source=shown(place))
+        compute = tf.function(graph, autograph=False)
+        digest = embedded.digest(given, weights)
+        return Embedder(lambda windows: compute(windows), given.front_end, given.name, digest)
     is_own = (place / WEIGHTS_NAME).exists()
     backbone = registry.named(config.model.backbone)
-    if not is_own and (found := registry.recognised(place)) is not None and not backbone.recognises(place):
+    found = None if is_own else registry.recognised(place)
+    if isinstance(found, LayerBackbone) and not backbone.recognises(place):
         backbone = found  # the file shows which backbone it is of
     activation = config.model.embedding_activation
     network = backbone.network(embedding_activation=activation, precision="float32", seed=None)
@@ -295,9 +300,11 @@ def _digest_of_model(model: ExportedModel, place: Path) -> str:
     """As `embedded.digest`, of the backbone in an exported model."""
     facts = served_model.read(place, is_own=False)
     backbone = registry.BACKBONES.get(facts.facts.backbone)
+    weights = base_model.read_weights(facts)
     if backbone is None:
-        return embedded.digest_of_graph(str(model.facts["graph_sha256"]), model.front_end)
-    variables = backbone.from_trained(base_model.read_weights(facts))
+        own = {name.removeprefix("backbone/"): array for name, array in weights.items() if name.startswith("backbone/")}
+        return embedded.digest_of_graph(str(model.facts["graph_sha256"]), model.front_end, own)
+    variables = backbone.from_trained(weights)
     limited = backbone.limited(model.front_end.limit_hz)
     return embedded.digest(limited, variables, facts.facts.embedding_activation)
 
@@ -305,8 +312,7 @@ def _digest_of_model(model: ExportedModel, place: Path) -> str:
 def export_slim_model(config: Config, journal: Journal) -> None:
     """Write the newest trained model as a TensorFlow 1 graph, checkpoint and SavedModel, under output/slim/<v>."""
     version, record = newest_trained(config.output)
-    folder = config.output / "checkpoints" / str(version) / (REFIT_NAME if record.get("refit") else "")
-    arrays = Checkpoints(folder, config.train.keep_checkpoints).best()
+    arrays = Checkpoints(config.output / "checkpoints" / str(version), config.train.keep_checkpoints).best()
     classes = tuple(record["classes"])
     classifier = build_classifier(config, classes, "float32", seed=None)
     classifiers.load_weights(classifier, arrays, source=f"version {version}")

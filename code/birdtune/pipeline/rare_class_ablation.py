@@ -137,7 +137,7 @@ def _measured(
         raise _NoneRare(f"no class{of_two} is clearly rarer in training than the others")
     classifier, embedded = embed(
         config, dataset, store, part, journal, interrupts, what="rare classes",
-        keep=config.model.freeze == "all-but-head", most=MOST_WINDOWS,
+        keep=config.model.freeze_point == "all-but-head", most=MOST_WINDOWS,
     )  # fmt: skip
     every = embedded.windows.hop_rows // store.spec.hop(config.train.hop_s)
     scores = _scores(_thinned(config, every), on, classifier, embedded, fold, journal, interrupts)

@@ -103,7 +103,7 @@ def _compute(job: Job, plan: Plan, champion: ServedModel | None) -> None:
 
 def _first_weights(config: Config, until: str) -> tuple[Path | None, list[ServedModel]]:
     """The backbone's checkpoint, or the models that the run may begin from; refused before the long work, not after."""
-    registry.backbone_of(config).frozen_layers(config.model.freeze)  # raises for an unknown layer
+    registry.backbone_of(config).frozen_layers(config.model.freeze_point)  # raises for an unknown layer
     if until == "prepare":
         return None, []
     gate.find(config)

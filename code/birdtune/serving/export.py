@@ -161,7 +161,6 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
         "backbone": classifier.backbone.name,
         "head": classifier.head_name,
         "hidden_units": classifier.hidden_units,
-        "prototypes": classifier.prototypes,
         "scores": classifier.kind,
         "embedding_activation": classifier.embedding_activation,
         "front_end": {**spec.row(), "digest": spec.digest},
@@ -169,6 +168,7 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
         # Of the window scores; then calibrated once more, as `calibration.clip` says.
         "clip_pooling": "mean" if classifier.attention is None else "attention",
         "precision": "float32",
+        "weights": list(weights(classifier)),
         "weights_sha256": weights_sha256(weights(classifier)),
         "tensorflow": tf.__version__,
     }

@@ -29,7 +29,7 @@ from birdtune.runtime.workers import Crashed, Isolated
 Arrays = dict[str, npt.NDArray[Any]]
 
 # Of `model.json`: raised when a reader of an older one would misunderstand it.
-FORMAT = 3
+FORMAT = 4
 
 # A few hundred megabytes of activations at VGGish's full size, however many windows there are.
 _BATCH = 64

@@ -18,7 +18,7 @@ from birdtune.evaluation import class_alignment
 from birdtune.evaluation.ood import OodModel
 from birdtune.models import saved_model
 from birdtune.models.known import OWN, Origin
-from birdtune.models.registry import backbone_of, layer_names
+from birdtune.models.registry import backbone_of
 from birdtune.models.weights import verify_once
 from birdtune.runtime.runs import newest_version, read_record
 from birdtune.training.served_model import (
@@ -91,7 +91,6 @@ def require_fit(base: ServedModel, config: Config) -> None:
     }
     if facts.head == wanted.head:
         pairs["model.hidden-units"] = (facts.hidden_units, wanted.head_units)
-        pairs["model.prototypes"] = (facts.prototypes, wanted.head_prototypes)
     others = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if others:
         listed = "; ".join(f"{name} is {theirs} there and {ours} here" for name, (theirs, ours) in others.items())
@@ -132,7 +131,7 @@ def with_columns(config: Config, dataset: Dataset, base: ServedModel | None) -> 
     if base is None:
         return dataset
     # Embeddings of another backbone cannot be compared with what the base model knew of classes without recordings.
-    forgets = config.model.freeze != "all-but-head" and config.ood.target_recall < 1
+    forgets = config.model.freeze_point != "all-but-head" and config.ood.target_recall < 1
     return class_alignment.keep(
         dataset, base.classes, base.class_ids, config.labels.negative_classes, base.title,
         forgets=forgets, learnt=base.learnt(),
@@ -152,7 +151,7 @@ def verify(base: ServedModel, config: Config, *, remember: bool) -> None:
     facts = base.facts
 
     def read_once() -> None:
-        saved_model.verify(base.folder, layer_names(facts.backbone), facts.head, facts.weights_sha256)
+        saved_model.verify(base.folder, facts.weights, facts.weights_sha256)
 
     if not remember:
         read_once()
@@ -165,7 +164,7 @@ def verify(base: ServedModel, config: Config, *, remember: bool) -> None:
 def read_weights(base: ServedModel) -> saved_model.Arrays:
     """The weights by name, as `classifier.weights` gives them; loads TensorFlow. Raises as `verify`."""
     facts = base.facts
-    return saved_model.read(base.folder, layer_names(facts.backbone), facts.head, facts.weights_sha256)
+    return saved_model.read(base.folder, facts.weights, facts.weights_sha256)
 
 
 def read_ood_model(base: ServedModel) -> OodModel | None:

@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import has_fit_parameter
 
 from birdtune.config import Config, TrainSettings
 from birdtune.data import sampling
@@ -35,14 +33,13 @@ from birdtune.training.checkpoints import Saved, State
 from birdtune.training.embeddings import Embedded, Floats, Ints, Rows
 from birdtune.training.inputs import Feed
 from birdtune.training.loop import learning_rate
-from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
+from birdtune.training.scoring import Attention, make_scorer, noting, score_windows
 from birdtune.training.step import StepSettings, Trainer
 
 # From the training recordings and the ones to judge to scores of the latter. [judged, C]
 Candidate = Callable[[Ints, Ints], Floats]
 
 _TREES = 300
-_NEIGHBOURS = 5
 
 
 def out_of_fold(candidate: Candidate, folds: Ints, n_classes: int, interrupts: Interrupts) -> Floats:
@@ -67,14 +64,12 @@ class Head:
         self._embedded, self._config, self._interrupts = embedded, config, interrupts
         # Folds are small: one batch, one update.
         self._settings = config.train.model_copy(update={"accumulate": 1, "ema_decay": 0.0})
-        model = config.model.model_copy(update={"head": head})
         self._classifier = classifiers.on_network(
             classifier.backbone,
             classifier.network,
             head=head,
             scores=config.model.output,
-            hidden_units=model.head_units,
-            prototypes=model.head_prototypes,
+            hidden_units=config.model.model_copy(update={"head": head}).head_units,
             classes=embedded.classes,
             precision=classifier.network.layers[-1].dtype_policy.name,
             seed=config.train.seed,
@@ -85,24 +80,14 @@ class Head:
         self._trainer = Trainer(
             self._classifier, self._settings, StepSettings(config.model.dropout, weights, "float32"), feed
         )
-        # These follow the weights: for all folds.
-        self._scorer = make_scorer(self._classifier, lambda given: given)
-        self._logits = make_scorer(self._classifier, lambda given: given, logits=True)
+        self._scorer = make_scorer(self._classifier, lambda given: given)  # follows the weights: for all folds
         fresh = classifiers.weights(self._classifier)
         self._fresh = Saved(fresh, self._trainer.state_arrays(), State())
 
     def __call__(self, training: Ints, judged: Ints) -> Floats:
-        self._learn(training)
-        return self._score(self._embedded.some(judged))
-
-    def logits(self, training: Ints, judged: Ints) -> Scores:
-        """The recordings to judge, with logits for `window_scores`."""
-        self._learn(training)
-        return self._scores(self._embedded.some(judged), self._logits)
-
-    def _learn(self, training: Ints) -> None:
         self._trainer.restore(self._fresh)
         self._train(self._embedded.some(training))
+        return self._score(self._embedded.some(judged))
 
     def _train(self, embedded: Embedded) -> None:
         settings, source = self._settings, Rows(embedded)
@@ -140,17 +125,15 @@ class Head:
         return examples, sampling.weighed(examples, class_weights(seen, self._settings.class_weight_alpha))
 
     def _score(self, embedded: Embedded) -> Floats:
-        return pool_mean(self._scores(embedded, self._scorer))
-
-    def _scores(self, embedded: Embedded, scorer: Scorer) -> Scores:
         attention = Attention(self._classifier)
-        scorer = noting(scorer, attention.note)
+        scorer = noting(self._scorer, attention.note)
         found = score_windows(scorer, Rows(embedded), self._config.evaluate.batch_size, self._interrupts)
-        return Scores(
+        scores = Scores(
             embedded.classes, embedded.names, embedded.groups, embedded.targets.of_recordings()[0], found,
             embedded.windows.recording.astype(np.int64), embedded.windows.start_s,
             window_weight=attention.shares(embedded.windows.recording),
         )  # fmt: skip
+        return pool_mean(scores)
 
 
 def recording_weights(embedded: Embedded, settings: TrainSettings) -> Floats:
@@ -166,31 +149,22 @@ def recording_weights(embedded: Embedded, settings: TrainSettings) -> Floats:
     return np.asarray(counts / counts.mean(), np.float64)
 
 
-def _logistic_regression(seed: int, n: int) -> Any:
+def _logistic_regression(seed: int) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, random_state=seed))
 
 
-def _nearest_neighbours(seed: int, n: int) -> Any:
-    return KNeighborsClassifier(min(_NEIGHBOURS, n), metric="cosine", weights="distance")
-
-
-def _random_forest(seed: int, n: int) -> Any:
+def _random_forest(seed: int) -> Any:
     return RandomForestClassifier(_TREES, n_jobs=os.cpu_count(), random_state=seed)
 
 
-# From a seed and the number of recordings to learn from to a model of scikit-learn.
-BASELINES: Mapping[str, Callable[[int, int], Any]] = {
+BASELINES: Mapping[str, Callable[[int], Any]] = {
     "logistic regression": _logistic_regression,
-    "k-NN": _nearest_neighbours,
     "random forest": _random_forest,
 }
 
 
 class Baseline:
-    """What scikit-learn makes of the averages of the embeddings; they count as they count in the training of a head.
-
-    But for nearest neighbours, which all count alike.
-    """
+    """What scikit-learn makes of the averages of the embeddings; they count as they count in the training of a head."""
 
     def __init__(self, name: str, embedded: Embedded, config: Config) -> None:
         self._make, self._embedded, self._settings = BASELINES[name], embedded, config.train
@@ -215,14 +189,15 @@ class Baseline:
 
     def _scores(self, training: Ints, labels: Ints, weights: Floats, judged: Ints, n_classes: int) -> Floats:
         """What is learnt from recordings with labels [training] and weights [training]. [judged, n_classes]"""
-        model = self._make(self._settings.seed, len(training))
-        name, last = model.steps[-1] if isinstance(model, Pipeline) else ("", model)
-        counts = {}
-        if has_fit_parameter(last, "sample_weight"):
-            counts = {f"{name}__sample_weight" if name else "sample_weight": weights}
+        model = self._make(self._settings.seed)
+        name = model.steps[-1][0] if isinstance(model, Pipeline) else ""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
-            model.fit(self._averages[training], labels, **counts)
+            model.fit(
+                self._averages[training],
+                labels,
+                **{f"{name}__sample_weight" if name else "sample_weight": weights},
+            )
         found = np.zeros((len(judged), n_classes))
         found[:, model.classes_] = model.predict_proba(self._averages[judged])
         return found

@@ -31,6 +31,7 @@ _MODEL = "model.json"
 
 # Short enough to be repeated to people.
 _Word = Annotated[str, Field(max_length=80)]
+_Name = Annotated[str, Field(max_length=200)]
 
 
 class _Facts(BaseModel):
@@ -38,16 +39,16 @@ class _Facts(BaseModel):
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
-    format: Literal[3]  # verify.FORMAT
+    format: Literal[4]  # verify.FORMAT
     version: int
     classes: list[str]
     backbone: _Word
     head: _Word
     scores: _Word
     embedding_activation: _Word
+    weights: tuple[_Name, ...] = Field(min_length=2, max_length=10_000)  # names, in the order of the variables
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     hidden_units: int
-    prototypes: int = 0  # of models from before there were any
     calibration: dict[str, Any]
     thresholds: dict[str, Any] | None
     ood: dict[str, Any] | None

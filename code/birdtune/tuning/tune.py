@@ -95,9 +95,9 @@ def tune(config: Config, journal: Journal, interrupts: Interrupts) -> int:
 
 def _frozen(config: Config, journal: Journal) -> Config:
     """The settings of a run on embeddings."""
-    if config.model.freeze not in ("none", "all-but-head"):
+    if config.model.freeze_point not in ("none", "all-but-head"):
         journal.warn(
-            f"--model.freeze {config.model.freeze} plays no part: embeddings are of the whole backbone, frozen "
+            f"--model.freeze {config.model.freeze_point} plays no part: embeddings are of the whole backbone, frozen "
             "(--tune.on training tunes the rest)"
         )
     if config.augment.model_fields_set:

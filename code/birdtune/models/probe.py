@@ -1,0 +1,34 @@
+"""A trial of a network on made sound, before anything long is begun. Importing this loads TensorFlow."""
+
+import numpy as np
+import tensorflow as tf
+
+from birdtune.errors import CheckpointError, shown
+from birdtune.models.backbone import Arrays, Backbone
+
+_TOLERANCE = 1e-5
+
+
+def probe(backbone: Backbone, weights: Arrays) -> None:
+    """Try the network with its published weights on two made windows.
+
+    Raises:
+        CheckpointError: it fails, or its embeddings are not finite, not the same twice, or do not depend on the sound.
+    """
+    network = backbone.network(embedding_activation="", precision="float32", seed=None)
+    backbone.load(network, weights)
+    noise = np.random.default_rng(0).normal(0.0, 0.1, (2, *backbone.front_end.window_shape)).astype(np.float32)
+    try:
+        first, again = (np.asarray(network(tf.constant(noise))) for _ in range(2))
+    except tf.errors.OpError as fault:
+        reason = shown(" ".join(str(fault).split())[:200])
+        raise CheckpointError(f"{backbone.title}: fails on a made sound ({reason}). Export it again.") from fault
+    problem = ""
+    if not np.isfinite(first).all():
+        problem = "are NaN or infinite"
+    elif np.abs(first - again).max() > _TOLERANCE * max(1.0, float(np.abs(first).max())):
+        problem = "differ between two calls with the same sound: it draws random numbers, as in training"
+    elif np.array_equal(first[0], first[1]):
+        problem = "do not depend on the sound"
+    if problem:
+        raise CheckpointError(f"{backbone.title}: its embeddings of a made sound {problem}. Give another model.")

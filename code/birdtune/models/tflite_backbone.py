@@ -1,0 +1,285 @@
+"""A backbone that is a TensorFlow Lite file with a waveform as input; frozen, or trained block by block.
+
+    file, sample rate ─▶ open_backbone ─▶ TFLiteBackbone, once the file was read and nothing of it was run
+
+Its embedding is what the last fully connected layer takes, which makes classes of it; where there is none, the output.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.audio.waveform import waveform
+from birdtune.errors import CheckpointError, SettingsError, shown
+from birdtune.models import tflite, tflite_parts
+from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, Cut, Published, choose
+from birdtune.models.tf_checkpoint import check_variables
+from birdtune.models.tflite import Graph, Operation
+from birdtune.models.tflite_parts import Parts
+from birdtune.runtime.fingerprints import checkpoint_digest
+
+# Windows of these lengths at the rate that was given; others are no waveforms but something else.
+_SHORTEST_WINDOW_S, _LONGEST_WINDOW_S = 0.1, 60.0
+LOGITS = ("logits/kernel", "logits/bias")
+# For estimates alone: a network of the size of BirdNET's, 0.8 billion operations for 3 s.
+_FLOPS_PER_S = 3e8
+# Operations that may follow the last layer.
+_SCORING = ("LOGISTIC", "SOFTMAX", "LOG_SOFTMAX")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file takes and gives."""
+
+    graph: Graph
+    n_samples: int  # of a window
+    embeddings: int  # the tensor
+    classifier: Operation | None  # the fully connected layer behind it
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TFLiteBackbone(Backbone):
+    """A graph with weights."""
+
+    path: Path
+    found: Found
+    sha256: str  # of the file
+    flops: float  # of a window; a guess where nobody has counted
+
+    __hash__ = object.__hash__
+
+    @property
+    def graph(self) -> Graph:
+        """What stands in the file."""
+        return self.found.graph
+
+    @property
+    def n_samples(self) -> int:
+        """Of a window."""
+        return self.found.n_samples
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The graph in parts. Raises CheckpointError where it cannot be cut."""
+        try:
+            return tflite_parts.cut(self.graph, self.found.embeddings)
+        except ValueError as fault:
+            raise CheckpointError(
+                f"{shown(self.path)}: is not a network from waveforms to embeddings: {fault}."
+            ) from fault
+
+    @property
+    def embedding_size(self) -> int:
+        return self.graph.tensors[self.found.embeddings].shape[-1]
+
+    @property
+    def trainable(self) -> bool:
+        return True
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Its blocks."""
+        return tuple(part.name for part in self.parts.blocks)
+
+    @property
+    def graph_sha256(self) -> str | None:
+        return self.sha256
+
+    @property
+    def freeze_points(self) -> tuple[str, ...]:
+        return ("none", ALL_BUT_HEAD, *self.layer_names)
+
+    def frozen_layers(self, point: str) -> int:
+        """How many blocks are frozen: "none", "all-but-head", or up to and with a block of this name.
+
+        Raises:
+            SettingsError: an unknown point.
+        """
+        choose(point, self.freeze_points, "model.freeze")
+        names = self.layer_names
+        return {"none": 0, ALL_BUT_HEAD: len(names)}.get(point) or (names.index(point) + 1 if point in names else 0)
+
+    def cut(self, n_frozen: int) -> Cut:
+        last, total = self.parts.blocks[n_frozen - 1], len(self.parts.blocks)
+        is_whole = n_frozen == total
+        frozen = self.flops * n_frozen / total  # where operations lie is not known
+        numbers = int(np.prod(self.graph.tensors[last.made].shape))
+        return Cut(n_frozen, numbers, is_whole, frozen, self.flops - frozen, rest_convolves=not is_whole)
+
+    def variables(self) -> dict[str, tuple[int, ...]]:
+        return {name: array.shape for name, array in self._arrays()}
+
+    def weight_count(self) -> int:
+        return sum(array.size for _, array in self._arrays())
+
+    def window_flops(self) -> float:
+        return self.flops
+
+    def window_activations(self) -> int:
+        return 120 * self.n_samples  # of BirdNET's, most of them in its spectrograms; measured
+
+    def arrays(self) -> Arrays:
+        """The weights in the file: of the blocks, and of its classifier if there is one."""
+        found = dict(self._arrays())
+        if (classifier := self.found.classifier) is not None:
+            kernel, bias = self.graph.kernel(classifier), self.graph.bias(classifier)
+            found |= zip(LOGITS, (kernel, np.zeros(kernel.shape[1], np.float32) if bias is None else bias), strict=True)
+        return found
+
+    def _arrays(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        for part in self.parts.blocks:
+            for operation in part.weighted(self.graph):
+                for _, name, array in tflite_parts.weights_of(self.graph, operation):
+                    yield f"{part.name}/{name}", array
+
+    # ---- the network (tflite_graph.py, which loads TensorFlow) ----
+
+    def network(self, *, embedding_activation: str, precision: str, seed: int | None) -> Any:
+        from birdtune.models import tflite_graph
+
+        del embedding_activation, seed
+        return tflite_graph.build(self, precision=precision)
+
+    def load(
+        self, network: Any, variables: Mapping[str, npt.NDArray[np.generic]], *, source: str = "the checkpoint"
+    ) -> None:
+        check_variables(variables, self.variables(), source=source)
+        for name in self.layer_names:
+            for variable in network.get_layer(name).weights:
+                variable.assign(np.asarray(variables[f"{name}/{variable.name}"], np.float32))
+
+    def split(self, network: Any) -> tuple[Any, Any | None]:
+        from birdtune.models import network as networks
+
+        return networks.split(self.layer_names, network)
+
+    def digest(self, network: Any) -> str:
+        from birdtune.models import tflite_graph
+
+        return tflite_graph.digest(self, network, self.n_frozen(network))
+
+    def n_frozen(self, network: Any) -> int:
+        return sum(not network.get_layer(name).trainable for name in self.layer_names)
+
+    def verify(self) -> None:
+        from birdtune.models import probe
+
+        probe.probe(self, self.arrays())
+
+
+def open_backbone(
+    path: Path,
+    *,
+    name: str,
+    title: str,
+    rate_hz: int | None,
+    window_s: float | None,
+    output: str | None = None,
+    flops: float | None = None,
+    read_labels: Callable[[Path, int], tuple[str, ...]],
+) -> TFLiteBackbone:
+    """Read what a TensorFlow Lite file takes and gives; nothing is run.
+
+    Args:
+        rate_hz, window_s, output: as `files.open_file`.
+        flops: of a window.
+        read_labels: path and number of classes → names of the classes of the classifier that the file has.
+
+    Raises:
+        CheckpointError: damaged, with operations that are not known, or no network from waveforms to embeddings.
+        SettingsError: the rate is missing, or window and rate do not fit.
+    """
+    found = look(path, output)
+    if rate_hz is None:
+        raise SettingsError(
+            f"--model.checkpoint {shown(path)}: a TensorFlow Lite file does not say for which sample rate it was "
+            "trained. Give it, e.g. --model.sample-rate-hz 48000."
+        )
+    published = None
+    if found.classifier is not None:
+        width = found.graph.tensors[found.classifier.outputs[0]].shape[-1]
+        published = Published(LOGITS, width, lambda place: read_labels(place, width))
+    found_s = found.n_samples / rate_hz
+    if window_s is not None and round(window_s * rate_hz) != found.n_samples:
+        raise SettingsError(
+            f"--model.window-s {window_s:g}: {shown(path)} takes {found.n_samples:,} samples, which are {found_s:g} s "
+            f"at {rate_hz:,} Hz. Leave the setting out, or mend --model.sample-rate-hz."
+        )
+    if not _SHORTEST_WINDOW_S <= found_s <= _LONGEST_WINDOW_S:
+        raise SettingsError(
+            f"--model.sample-rate-hz {rate_hz}: a window of {found.n_samples:,} samples would be {found_s:g} s long; "
+            f"expected are {_SHORTEST_WINDOW_S:g} to {_LONGEST_WINDOW_S:g} s. Likely cause: another sample rate."
+        )
+    return TFLiteBackbone(
+        name=name,
+        title=title,
+        front_end=waveform("waveform", rate_hz=rate_hz, window_s=found_s, hop_s=found_s),
+        path=path,
+        found=found,
+        sha256=checkpoint_digest(path),
+        flops=flops or _FLOPS_PER_S * found_s,
+        published=published,
+    )
+
+
+def look(path: Path, output: str | None = None) -> Found:
+    """What a file takes and gives.
+
+    Args:
+        output: name of the output that is the embedding; None: as the module says.
+
+    Raises:
+        CheckpointError: damaged, or no network from waveforms to embeddings.
+    """
+    graph = tflite.read(path)
+    inputs = [graph.tensors[number] for number in graph.inputs]
+    shapes = [f"{shown(one.name)} {list(one.shape)} {one.dtype}" for one in inputs]
+    if len(inputs) != 1 or inputs[0].dtype != "float32" or not _is_waveform(inputs[0].shape):
+        raise CheckpointError(
+            f"{shown(path)}: takes {', '.join(shapes) or 'nothing'}; expected is one waveform [1, samples] float32. "
+            "Likely cause: a model of pictures or of spectrograms."
+        )
+    embeddings, classifier = _embeddings(path, graph, output)
+    return Found(graph, inputs[0].shape[-1], embeddings, classifier)
+
+
+def _is_waveform(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (1, 2) and shape[0] >= 1 and (len(shape) == 1 or shape[0] == 1) and shape[-1] > 1
+
+
+def _embeddings(path: Path, graph: Graph, output: str | None) -> tuple[int, Operation | None]:
+    """The tensor of the embeddings, and the layer that makes classes of them."""
+    maker = {tensor: one for one in graph.operations for tensor in one.outputs}
+    if output is not None:
+        named = [number for number in graph.outputs if graph.tensors[number].name == output]
+        if not named:
+            raise _no_embedding(path, graph, f"has no output called {shown(output)}")
+        return named[0], None
+    last = [_before_scoring(maker.get(number), maker) for number in graph.outputs]
+    layers = [one for one in last if one is not None and one.name == "FULLY_CONNECTED"]
+    if len(layers) == 1:
+        return layers[0].inputs[0], layers[0]
+    flat = [number for number in graph.outputs if len(graph.tensors[number].shape) == 2]
+    flat = [number for number in flat if "embedding" in graph.tensors[number].name.lower()] or flat
+    if len(flat) != 1:
+        raise _no_embedding(path, graph, "does not show which of its outputs is the embedding")
+    return flat[0], None
+
+
+def _before_scoring(operation: Operation | None, maker: Mapping[int, Operation]) -> Operation | None:
+    while operation is not None and operation.name in _SCORING:
+        operation = maker.get(operation.inputs[0])
+    return operation
+
+
+def _no_embedding(path: Path, graph: Graph, problem: str) -> CheckpointError:
+    outputs = [f"{shown(graph.tensors[number].name)} {list(graph.tensors[number].shape)}" for number in graph.outputs]
+    return CheckpointError(
+        f"{shown(path)}: {problem}. Its outputs are {', '.join(outputs) or 'none'}. Name one [1, K] float32 with "
+        "--model.embedding-output."
+    )
