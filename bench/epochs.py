@@ -57,7 +57,7 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
     from birdtune.config import AudioSettings
     from birdtune.data.frames import Entry, FrameStore
 
-    facts = SoundFacts(16_000, 1, 10.0, 160_000, -8.0, "WAV PCM_16")
+    facts = SoundFacts(16_000, 1, 10.0, -8.0, "WAV PCM_16")
     random = np.random.default_rng(seed)
     store = FrameStore(folder, VGGISH, AudioSettings())
     store.folder.mkdir(parents=True)
@@ -70,14 +70,17 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
 
 
 def windows_of(folder: str) -> Any:
-    """All windows of such a store."""
+    """All windows of such a store. Raises ValueError: there are none."""
     from birdtune.audio.logmel import VGGISH
     from birdtune.config import AudioSettings
     from birdtune.data.batches import Windows
     from birdtune.data.frames import FrameStore
 
     store = FrameStore(Path(folder), VGGISH, AudioSettings())
-    return Windows(store, store.contents(), 96)
+    windows = Windows(store, store.contents(), 96)
+    if not len(windows):
+        raise ValueError(f"{folder}: its store holds no windows; its index was not understood")
+    return windows
 
 
 def targets_of_all(windows: Any) -> Any:

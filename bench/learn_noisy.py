@@ -16,7 +16,7 @@ SHARE, FIRST = 0.05, 0.10
 def measure(settings: Settings) -> Result:
     """A line of what the first tenth holds, and one of what the report lists."""
     from birdtune.evaluation import label_issues
-    from birdtune.pipeline.label_check import judge_by_others
+    from birdtune.pipeline.label_check import out_of_fold_scores
     from birdtune.runtime.signals import Interrupts
     from birdtune.training.embeddings import folds
 
@@ -29,7 +29,7 @@ def measure(settings: Settings) -> Result:
         labels = np.array([found.classes.index(clip.label) for clip in clips])
         positive = np.eye(len(found.classes))[labels] > 0
         fold = folds(positive, found.groups, seed)
-        scores, _ = judge_by_others(averages, positive, fold, Interrupts())
+        scores, _ = out_of_fold_scores(averages, positive, fold, Interrupts())
         order = [issue.index for issue in label_issues.ranked(scores, positive, fold >= 0)]
         table = [issue.index for issue in label_issues.find(scores, positive, fold >= 0)]
         everything = np.arange(len(labels))

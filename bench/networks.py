@@ -159,11 +159,12 @@ def slim_session(backbone: str, *, train: str) -> tuple[Any, Any, Any, Any]:
     import tensorflow as tf
 
     from birdtune.models import tf1
+    from birdtune.models.registry import BACKBONES
 
     graph = tf.Graph()
     with graph.as_default():
         tf1.build_graph(
-            backbone, embedding_activation="relu", scores="sigmoid", hidden_units=0, n_classes=CLASSES
+            BACKBONES[backbone], embedding_activation="relu", scores="sigmoid", hidden_units=0, n_classes=CLASSES
         )
         labels = tf.compat.v1.placeholder(tf.float32, (None, CLASSES))
         fetch: Any = graph.get_tensor_by_name(tf1.PREDICTION)

@@ -79,6 +79,20 @@ def quiet() -> Journal:
     return Journal(quiet=True)
 
 
+class Said(Journal):
+    """A journal that keeps its lines."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def warn(self, line: str, **_: Any) -> None:
+        self.lines.append(line)
+
+
 def recording(name: str, content: str | None = None, *, duration_s: float = 1.0) -> Recording:
     """A recording that exists only as a record; its class is the first folder of its name."""
     facts = SoundFacts(16_000, 1, duration_s, -8.0, "WAV PCM_16")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
-from makers import StopAt, make_store, one_class_each, quiet
+from makers import Said, StopAt, make_store, one_class_each, quiet
 
 from birdtune.config import TrainSettings
 from birdtune.data.batches import Batches, Windows
@@ -58,20 +58,6 @@ def windows(tmp_path: Path) -> Windows:
 def frozen(classifier: Classifier, windows: Windows, journal: Journal | None = None, **how: Any) -> Frozen:
     given = {"most_bytes": 1e9, "interrupts": Interrupts(), **how}
     return Frozen(classifier, store=windows.store, journal=journal or quiet(), **given)
-
-
-class Said(Journal):
-    """A journal that keeps its lines."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def warn(self, line: str, **_: Any) -> None:
-        self.lines.append(line)
 
 
 # ---- the network in two parts -------------------------------------------------------------------
@@ -247,6 +233,17 @@ def test_scores_of_what_is_kept_are_those_of_the_sound(windows: Windows, point: 
     found = score_windows(make_scorer(classifier, feed.embed), feed.source, 8, Interrupts())
     expected = score_windows(make_scorer(classifier), windows, 8, Interrupts())
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_job_with_few_windows_is_not_warned_of_compiling_often(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[object] = []
+    monkeypatch.setattr(tf.get_logger(), "warning", lambda *said: warned.append(said))
+    classifier = build("none")
+    for _ in range(6):  # each part of a job makes its own, and calls it once where there is one batch
+        score_windows(make_scorer(classifier), windows, len(windows), Interrupts())
+    assert warned == []
 
 
 # ---- kept or not ---------------------------------------------------------------------------------

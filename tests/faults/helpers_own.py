@@ -74,6 +74,7 @@ def indexes() -> list[bytes]:
     }
     other = {**line, "content": "d", "start": 2, "n_rows": 1}
     lines = json.dumps(line).encode() + b"\n" + json.dumps(other).encode() + b"\n"
+    lines += json.dumps({**line, "content": "e", "facts": None}).encode() + b"\n"
     return [lines + b"\0{}", lines + b'{"content": \n\n\0{"shard-1-1.rows": [384, 1, 1]}']
 
 

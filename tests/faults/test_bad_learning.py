@@ -124,7 +124,7 @@ def test_what_cannot_be_learnt_from_is_said_at_once_in_the_log_in_run_json_and_o
     order = [done.log.index(text) for text in (
         "warning: Classes with training recordings in which nothing ever changes: Mute",
         "epoch   3 of 5", "warning: The training loss never moved", "epoch   4 of 5",
-        "warning: The weights never moved", "warning: On test, accuracy is not above", "was never the answer",
+        "warning: The weights never moved", "warning: On test, accuracy is not above", "was never predicted",
     )]  # fmt: skip
     assert order == sorted(order)
     events = [json.loads(line) for line in (done.output / "logs/1/events.jsonl").read_text("utf-8").splitlines()]
@@ -132,7 +132,7 @@ def test_what_cannot_be_learnt_from_is_said_at_once_in_the_log_in_run_json_and_o
     figures = json.loads((done.output / "reports/1/metrics.json").read_text("utf-8"))
     assert (figures["verdict"], figures["warnings"]) == ("poor", done.record["warnings"])
     top = top_of(done.output / "reports/1/report.html")
-    assert "Not shown to be better than guessing. Do not rely on its answers." in top
+    assert "Not shown to be better than guessing. Do not rely on its predictions." in top
     assert all(row["text"] in top and row["advice"] in top for row in done.record["warnings"])
     grave = [row for row in done.record["warnings"] if row["severity"] == "strong"]
     last = done.said.splitlines()[-len(grave) - 1 :]
@@ -170,7 +170,7 @@ def test_labels_that_do_not_fit_the_sounds_leave_a_score_under_the_baseline_and_
     assert done.warned["not-above-baseline"] == "strong" and done.record["verdict"] == "poor"
     assert done.warned["never-predicted"] == "mild"
     assert {"loss-never-moved", "nothing-learnt", "weights-unmoved", "dead-input"}.isdisjoint(done.warned)
-    assert "never the answer: Rare (1 recording)" in done.log
+    assert "never predicted: Rare (1 recording)" in done.log
     assert done.said.splitlines()[-1].startswith("Do not rely on this model.")
 
 

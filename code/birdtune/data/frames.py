@@ -46,6 +46,8 @@ class FrameStore(ShardStore):
         self.in_use: set[Path] = set()  # folders below, of what was made of the rows and is needed again
         folder = cache / f"{spec.name}-{spec.digest}-{sound.cache_key}"
         super().__init__(folder, spec.row_shape, spec.row_dtype, what="the features")
+        # A line of the index without them was damaged: its recording is decoded again.
+        self._entries = {content: entry for content, entry in self._entries.items() if entry.facts is not None}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Classifier ─▶ make_scorer ─▶ windows [n, 96, 64] ─▶ scores [n, C], embeddings [n, 128]
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,8 @@ def make_scorer(
         found = classifier.head(embeddings)
         return found if logits else heads.scores(found, classifier.kind), embeddings
 
-    forward = tf.function(scores, reduce_retracing=True, autograph=False)
+    # TensorFlow warns where the same code is compiled often. In a `partial`, each scorer's is counted by itself.
+    forward = tf.function(functools.partial(scores), reduce_retracing=True, autograph=False)
 
     def score(given: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         found, embeddings = forward(devices.tensor(given))
