@@ -6,6 +6,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def at_length(request: pytest.FixtureRequest) -> bool:
     """Whether somebody waits for the long tests: those that try things at random try more of them."""
     return bool(request.config.getoption("long"))
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings from outside, and an empty folder to stand in."""
+    for variable in [name for name in os.environ if name.startswith("BIRDTUNE_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

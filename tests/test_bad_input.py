@@ -24,7 +24,7 @@ import pytest
 from birdtune import cli
 from birdtune.data.scan import PROBLEMS
 
-pytestmark = pytest.mark.usefixtures("in_one_process")
+pytestmark = pytest.mark.usefixtures("in_one_process", "alone")
 
 CODE = Path(cli.__file__).parents[1]
 A, B, C = helpers_input.CLASSES
@@ -36,13 +36,6 @@ WITHOUT_CAPABILITIES = (
     if os.geteuid() == 0
     else []
 )
-
-
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in [name for name in os.environ if name.startswith("BIRDTUNE_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.chdir(tmp_path)
 
 
 def environment() -> dict[str, str]:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
+from test_job import run as run_job
+from test_job import settings as settings_of_a_job
 
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, InputError, Interrupted, SettingsError
@@ -47,21 +49,11 @@ def write_data(folder: Path, pitches: dict[str, int], sources: range = range(SOU
 
 
 def settings(data: Path, output: Path, **changes: Any) -> Config:
-    flags = {
-        "data": data, "input": data.parent, "output": output, "model.backbone": "vggish-small",
-        "model.checkpoint": "none", "train.epochs": 2, "train.batch-size": 16, "train.learning-rate": 1e-3,
-        "train.jit": False, "evaluate.bootstrap": 50, "prepare.workers": 1,
-    }  # fmt: skip
-    given = {name.replace("__", ".").replace("_", "-"): value for name, value in changes.items()}
-    return configure.load({**flags, **given}, {})
+    return settings_of_a_job(data, output, **{"train__epochs": 2, "model__dropout": 0.0, **changes})
 
 
 def run(chosen: Config, interrupts: Interrupts | None = None, until: str = "report") -> None:
-    journal = Journal(quiet=True)
-    try:
-        assert job.run(chosen, journal, interrupts or Interrupts(), until=until) == 0
-    finally:
-        journal.close()
+    assert run_job(chosen, interrupts, until) == 0
 
 
 class StopOnce(Interrupts):

@@ -23,16 +23,9 @@ from birdtune.runtime.configure import load
 from birdtune.runtime.log import duration
 from birdtune.runtime.signals import Interrupts
 
-pytestmark = pytest.mark.usefixtures("in_one_process")
+pytestmark = pytest.mark.usefixtures("in_one_process", "alone")
 
 Captured = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in [name for name in os.environ if name.startswith("BIRDTUNE_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,7 @@ from birdtune.runtime.signals import Interrupts
 ROOT = Path(__file__).parents[1]
 Captured = pytest.CaptureFixture[str]
 
-
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings from outside, and an empty folder to stand in."""
-    for variable in [name for name in os.environ if name.startswith("BIRDTUNE_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from makers import Said
 from test_job import CLASSES, settings, write_data
 
 from birdtune import cli
@@ -17,22 +18,10 @@ from birdtune.evaluation.scores import one_hot
 from birdtune.pipeline import commands
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_csv, read_json
-from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.tuning import compare, tune
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
-
-
-class Said(Journal):
-    """A journal that keeps its lines."""
-
-    def __init__(self) -> None:
-        super().__init__(quiet=True)
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def with_heron(data: Path) -> Path:
@@ -96,7 +85,7 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     assert any(line.startswith("to train ") and found["command"] in line for line in lines)
     assert any("focal-gamma 0.5 plays no part in logistic regression and random forest" in line for line in lines)
     name, *flags = shlex.split(found["command"])[1:]
-    taken = configure.load(cli._parse(name, cli.COMMANDS[name], flags)[1], {})
+    taken = configure.load(cli.parse(name, flags)[1], {})
     assert (taken.model.head, taken.model.freeze) == (found["head"], "all-but-head")
     assert not (tmp_path / "out" / "logs").exists() and not (tmp_path / "out" / "model").exists()
 

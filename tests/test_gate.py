@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from makers import Here
 from test_base_model import StopOnce, settings, write_data
+from test_job import record
+from test_job import run as run_job
 
 from birdtune.config import Config
 from birdtune.errors import InputError, Interrupted
 from birdtune.models import saved_model
 from birdtune.pipeline import gate
-from birdtune.pipeline.run import run as run_job
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_csv, read_json, write_json
-from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 
 OLD = {"Bubo_bubo": 1800, "Corvus_corax": 3600, "Dryocopus_martius": 5200}
@@ -33,17 +33,7 @@ def _without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(data: Path, output: Path, interrupts: Interrupts | None = None, **changes: Any) -> None:
     given = {"split__test_fraction": 0.3, "evaluate__bootstrap": 200, "train__epochs": 3, **changes}
-    journal = Journal(quiet=True)
-    try:
-        assert run_job(settings(data, output, **given), journal, interrupts or Interrupts()) == 0
-    finally:
-        journal.close()
-
-
-def record(output: Path) -> dict[str, Any]:
-    found = read_json(output / "run.json")
-    assert isinstance(found, dict)
-    return found
+    assert run_job(settings(data, output, **given), interrupts) == 0
 
 
 @pytest.fixture(scope="module")

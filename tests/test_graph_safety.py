@@ -12,7 +12,7 @@ from tensorflow.python.framework import op_def_registry
 from birdtune.audio.logmel import VGGISH
 from birdtune.errors import CheckpointError
 from birdtune.evaluation.calibration import Calibration
-from birdtune.models.graph_safety import ALLOWED, require_numbers_only
+from birdtune.models.graph_safety import ALLOWED, SAVING, read_graph, require_numbers_only
 from birdtune.serving.verify import FORMAT, open_model
 
 FACTS = {
@@ -63,6 +63,12 @@ def written(target: Path) -> dict[str, Callable[[Any], Any]]:
     }
 
 
+def operations(folder: Path) -> set[str]:
+    """The operations in the functions of a SavedModel."""
+    (graph,) = read_graph(folder).meta_graphs
+    return {node.op for function in graph.graph_def.library.function for node in function.node_def}
+
+
 def _one(done: Any) -> Any:
     with tf.control_dependencies([done]):
         return tf.constant(1)
@@ -94,7 +100,9 @@ def test_a_table_that_is_filled_from_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_that_computes_is_let_through_and_so_is_what_saves_its_variables(tmp_path: Path) -> None:
-    require_numbers_only(saved(tmp_path / "1", lambda _: None))
+    folder = saved(tmp_path / "1", lambda _: None)
+    require_numbers_only(folder)  # raises CheckpointError for what it refuses
+    assert SAVING & operations(folder), "what saves variables is there, and was let through"
 
 
 @pytest.mark.parametrize("kind", ["convolution", "recurrent"])
@@ -109,7 +117,8 @@ def test_a_plain_export_of_keras_is_let_through(kind: str, tmp_path: Path) -> No
     }[kind]  # fmt: skip
     model = tf.keras.Sequential([layers.Input((96, 64)), *middle, layers.LayerNormalization(), layers.Dense(3)])
     model.export(str(tmp_path / "1"), verbose=False)
-    require_numbers_only(tmp_path / "1")
+    require_numbers_only(tmp_path / "1")  # raises CheckpointError for what it refuses
+    assert {"convolution": "DepthwiseConv2dNative", "recurrent": "While"}[kind] in operations(tmp_path / "1")
 
 
 @pytest.mark.parametrize(("module", "is_plain"), [(b"ML\xefR add_v1", True), (b"ML\xefR custom_call_v1", False)])

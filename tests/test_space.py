@@ -122,7 +122,7 @@ def test_a_range_that_fights_a_setting_is_refused_by_both_their_names(
 )
 def test_run_takes_the_flags_that_are_printed_for_any_head(settings: dict[str, Any], head: str) -> None:
     flags, gone = run_flags(given(**settings), {"model.head": head})
-    _, found = cli._parse("run", cli.COMMANDS["run"], flags)
+    _, found = cli.parse("run", flags)
     taken = configure.load(found, {}, job_yaml=False)
     assert taken.model.head == head and taken.tune == Config().tune
     # Nothing goes but what the head does not take, and what goes is named.
@@ -193,6 +193,6 @@ def test_only_what_means_something_together_is_set() -> None:
 
 
 def test_trials_and_minutes_need_no_section_on_the_command_line() -> None:
-    _, found = cli._parse("tune", cli.COMMANDS["tune"], ["--trials", "7", "--minutes=2"])
+    _, found = cli.parse("tune", ["--trials", "7", "--minutes=2"])
     config = configure.load(found, {}, job_yaml=False)
     assert (config.tune.trials, config.tune.minutes) == (7, 2.0)

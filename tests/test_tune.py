@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from test_compare import Said, with_heron
+from makers import Said
+from test_compare import with_heron
 from test_job import run as run_job
 from test_job import write_data
 
@@ -107,7 +108,7 @@ def test_a_tuning_leaves_its_trials_its_page_and_what_run_takes_and_no_version(
     at = [k for k, line in enumerate(lines) if "train.epochs" in line and "1..3" in line]
     assert at and at[0] < next(k for k, line in enumerate(lines) if "trial   1 of 4" in line)
     name, *arguments = shlex.split(found["command"])[1:]
-    _, flags = cli._parse(name, cli.COMMANDS[name], arguments)
+    _, flags = cli.parse(name, arguments)
     taken = configure.load(flags, {})
     assert (
         taken.model.freeze == "all-but-head"

@@ -99,7 +99,7 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
     if "--version" in arguments:
         journal.say(f"birdtune {birdtune.__version__}")
         return commands.printed(EXIT_DONE, journal)
-    options, flags = _parse(name, command, arguments)
+    options, flags = parse(name, arguments)
     config = configure.load(flags, os.environ, command.defaults, job_yaml=not command.makes_input)
     return command.run(commands.settled(config, journal), options, journal, interrupts)
 
@@ -109,8 +109,13 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}. `./entrypoint.sh {self.prog} --help` shows what is understood.")
 
 
-def _parse(name: str, command: Command, arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Split a command line into the command's own arguments and settings."""
+def parse(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Split what follows a command's name into the command's own arguments and settings (name → text).
+
+    Raises:
+        UsageError: an argument is not understood, or has no value.
+    """
+    command = COMMANDS[name]
     parser = _Parser(prog=name, add_help=False, allow_abbrev=False)
     for option in configs.options():
         # Underscores are forgiven: the environment and YAML spell names so.
