@@ -15,8 +15,9 @@ Written by `./entrypoint.sh bench` from `bench/results/*.json`, where the single
 of its rounds, ± half the distance between the quartiles; candidates took turns in every round. A figure without ± is of
 a single run, or put together from others as its note says. A ratio says how many times faster birdtune is, unless its
 line says otherwise; in brackets stands that of the run before this one, for ± knows nothing of what changes from run to
-run: the machine's other tenants, above all. Each section names the commit that it measured. The project's `README.md`
-says how to run it.
+run: the machine's other tenants, above all. Each section names the commit that it measured, and calls settings and
+files as that commit did: birdtune refuses an earlier name of a setting with its present one. `./entrypoint.sh bench
+--help` says how to run it; parts `learn_…` need the recordings that `bench/learning.py` names.
 """
 _TITLES = {
     "frames": "Sound → frames",

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from test_house import FLOORS
 
+from bench.harness import PARTS
 from birdtune import cli
 from birdtune.config import options, settings_page
+from birdtune.runtime import configure
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -16,27 +18,45 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 # Flags of single commands, and of other programs.
 _OWN = {"--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list", "--long"}
 _OTHERS = {"--accept-licence", "--rm", "--gpus", "--user", "--build-arg", "--kills", "--network"}
+# What a line for a shell begins with, perhaps after variables.
+_PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\./entrypoint\.sh|docker|find|curl|pip|ffmpeg|(?:\S+/)?python3?) ")
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The arguments of every command of birdtune's that stands in a block of code on a page."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
-    lines = [line.split(" #")[0] for block in blocks for line in block.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("./entrypoint.sh")]
+def commands(page: Path) -> list[str]:
+    """The lines for a shell that stand on a page: in blocks, as indented lines, and between backticks."""
+    text = page.read_text("utf-8")
+    blocks = re.findall(r"^```(?:sh|bash)?\n(.*?)^```", text, re.M | re.S)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    lines = [line for block in blocks for line in re.sub(r" *\\\n *", " ", block).splitlines()]
+    lines += re.findall(r"^ {4}(.*)$", prose, re.M) + re.findall(r"`([^`\n]+)`", prose)
+    return [line.split(" #")[0].strip() for line in lines if _PROGRAM.match(line)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_is_understood(page: Path) -> None:
-    for command in commands(page):
-        name, *arguments = command or ["run"]
-        if name not in ("test", "extras") and "--help" not in arguments:
-            cli._parse(name, cli.COMMANDS[name], arguments)  # raises UsageError for what it does not know
+    for line in commands(page):
+        _, is_ours, arguments = line.partition("./entrypoint.sh")
+        name, *rest = shlex.split(arguments.partition(" > ")[0]) or ["run"]
+        if name == "bench":
+            assert set(rest) <= set(PARTS), line
+        elif is_ours and name not in ("test", "extras"):
+            cli.parse(name, rest)  # raises UsageError for what it does not know
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in LINK.findall(page.read_text("utf-8")):
         assert (page.parent / link).is_file(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_function_of_the_code_that_a_page_names_is_there(page: Path) -> None:
+    there = {f"/{path.relative_to(ROOT).as_posix()}" for part in ("code", "tests", "bench") for path in
+             (ROOT / part).rglob("*")}  # fmt: skip
+    for name in re.findall(r"`([\w/]+\.py|(?:code|tests|bench)/[\w/.]+)`", page.read_text("utf-8")):
+        assert any(path.endswith(f"/{name.rstrip('/')}") for path in there), name
+    for name, function in re.findall(r"`([\w/]+\.py)`: `(?:\w+\.)?(\w+)`", page.read_text("utf-8")):
+        assert f"def {function}(" in (ROOT / "code/birdtune" / name).read_text("utf-8"), function
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -49,9 +69,30 @@ def test_every_flag_and_variable_exists(page: Path) -> None:
         assert variable in {option.variable for option in options()}, variable
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_value_that_is_given_to_a_setting_is_one_of_its_values(page: Path) -> None:
+    flags = {option.flag: option.name for option in options()}
+    text = page.read_text("utf-8")
+    shown = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    shown += re.findall(r"^(?: {4}|\./).*$", text, re.M)
+    for line in shown:
+        for flag, value in re.findall(r"(--[a-z.-]+)[ =](?!-)([^\s,:]+)", line):
+            if flag in flags and not value.isupper():  # which stands for a value
+                configure.load({flags[flag]: value}, {})  # raises SettingsError
+
+
 def test_the_page_of_settings_is_current() -> None:
     page = (ROOT / "docs/settings.md").read_text("utf-8")
     assert page == settings_page(), "make it anew: ./entrypoint.sh settings > docs/settings.md"
+
+
+@pytest.mark.parametrize("name", ["docs/tuning.md"])
+def test_figures_with_an_interval_are_those_that_were_measured(name: str) -> None:
+    results = (ROOT / "bench/RESULTS.md").read_text("utf-8")
+    found = re.findall(r"\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}", " ".join((ROOT / name).read_text("utf-8").split()))
+    assert found
+    for figure in found:
+        assert figure in results, figure
 
 
 def test_the_readme_is_short_and_lists_the_packages() -> None:
@@ -68,7 +109,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
         reached |= waiting
         links = [(page, link) for page in waiting for link in LINK.findall(page.read_text("utf-8"))]
         waiting = {(page.parent / link).resolve() for page, link in links if link.endswith(".md")} - reached
-    assert reached == set(PAGES)
+    assert reached == {*PAGES, ROOT / "bench/RESULTS.md"}
 
 
 def test_every_setting_and_command_has_a_line_of_help() -> None:
