@@ -40,6 +40,7 @@ NOT_RUN = {
     "./entrypoint.sh bench": "needs ESC-10 and minutes; tests/test_bench.py runs each part in its tiniest form",
     "python tests/faults/fuzz.py all": "needs requirements-fuzz.txt; tests/faults/test_hostile.py is its short form",
     "PYTHONPATH=code .venv/bin/python -m pytest -rP tests/test_statistics.py": "is a test itself",
+    "./entrypoint.sh run --data data.parquet": "needs the extra parquet; tests/test_embeddings.py reads such files",
     "pip ": "needs a network, or is named as a part of what extras do",
     "python3 -c '": "is run by tests/test_serving.py",
     "curl ": "is run by tests/test_serving.py",

@@ -6,6 +6,7 @@ A target feeds bytes to the very function that reads such files. It lets birdtun
 nothing else: any other exception is a finding, and so is what helpers_watch.py notes.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -44,6 +45,10 @@ from birdtune.runtime.files import write_json
 from birdtune.runtime.workers import Isolated
 from birdtune.serving.verify import open_model
 from birdtune.training.checkpoints import Checkpoints, State, read_arrays
+
+# The extra `media`, where it is installed: what its loading does is no deed of a file.
+with contextlib.suppress(ImportError):
+    import av  # noqa: F401
 
 RATE_HZ = 16_000
 

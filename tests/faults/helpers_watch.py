@@ -34,6 +34,8 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event == "pickle.find_class" and str(arguments[0]).startswith(_OWN_MESSAGES):
         return
+    if event == "code.__new__" and str(arguments[1]).startswith("av/"):
+        return  # PyAV's compiled code, which names its lines so in a traceback
     if _PROGRAMS.match(event):
         _noted.append(f"{event}{arguments!r}"[:300])
     elif event == "exec" and getattr(arguments[0], "co_filename", "").startswith("<string"):

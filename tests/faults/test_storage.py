@@ -214,7 +214,7 @@ def test_whatever_disk_of_its_own_a_stage_fills_up_is_told_and_the_same_command_
     command = run(arguments(data, output))
     assert command.wait() == 75, command.text()
     errors = "\n".join(line.text for line in command.errors)
-    check_failed(output, 75, errors, "prepare", ("vggish-", "full while writing frames (", "kB needed", "free)"))
+    check_failed(output, 75, errors, "prepare", ("vggish-", "full while writing features (", "kB needed", "free)"))
     store = FrameStore(output / "cache", VGGISH, AudioSettings())
     n_made = len(store)
     assert 0 < n_made < 3 * OF_A_CLASS and store.verify(store.contents()) == []
