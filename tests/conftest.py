@@ -22,7 +22,7 @@ _LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="run the tests marked long, too (ten minutes more)")
+    parser.addoption("--long", action="store_true", help="run the tests marked long, too (half an hour more)")
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m have chosen

@@ -41,7 +41,7 @@ def test_each_thing_that_is_on_has_a_column_of_its_own(monkeypatch: pytest.Monke
     assert np.unique(narrow.reshape(-1, narrow.shape[2]), axis=0).shape[0] > 50
 
 
-def test_the_start_jitter_has_a_column_with_patches_moved_that_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_jitter_has_a_column_with_windows_moved_that_far(monkeypatch: pytest.MonkeyPatch) -> None:
     class Moved(Sounds):
         def features(self, windows: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
             return self.frames[windows] + np.float16(0) if shift is None else np.roll(self.frames[windows], 7, axis=1)
@@ -60,7 +60,7 @@ def test_the_start_jitter_has_a_column_with_patches_moved_that_far(monkeypatch: 
     assert len(columns) == 2
 
 
-def test_noise_that_is_louder_than_the_patch_is_called_so() -> None:
+def test_noise_that_is_louder_than_the_window_is_called_so() -> None:
     for low, words in ((5, "5 to 25 dB fainter"), (-5, "5 dB louder to 15 fainter"), (-30, "30 to 10 dB louder")):
         assert augmentation_sheet.title("pink_noise", AugmentSettings(pink_noise=0.5, snr_db=low)).endswith(words)
 
@@ -71,7 +71,7 @@ def test_the_picture_is_the_same_each_time() -> None:
     assert made[0] == made[1]
 
 
-def test_what_is_done_to_a_share_of_patches_is_shown_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_to_a_share_of_windows_is_shown_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = {}
     monkeypatch.setattr(augmentation_sheet, "_picture", lambda made, spec: columns.update(made))
     augmentation_sheet.sheet(augmenter(AugmentSettings(pink_noise=0.01)), np.array([0, 1, 4, 7]), np.arange(12))

@@ -32,7 +32,7 @@ def mono(*args: Any, **how: Any) -> Samples:
     return np.asarray(tone(*args, **how)[:, 0])
 
 
-def test_a_tone_above_the_limit_is_not_heard_and_one_below_is_as_it_was() -> None:
+def test_a_tone_above_the_limit_is_removed_and_one_below_is_as_it_was() -> None:
     silent = np.float32(np.log(VGGISH.log_offset))
     above = 0.4 * np.sin(2 * np.pi * 5000 * np.arange(16_000) / 16_000).astype(np.float32)
     assert log_mel(above, VGGISH).max() > 2
@@ -92,7 +92,7 @@ def test_the_setting_is_in_hertz_within_what_backbones_hear(value: str, right: b
     assert build_classifier(config, ("a", "b"), "float32", None).front_end == registry.front_end(config)
 
 
-def test_the_exported_graph_hears_what_training_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exported_graph_computes_what_training_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "Isolated", Here)
     classifier = made_classifier()
     classifier = dataclasses.replace(classifier, backbone=classifier.backbone.limited(3600.0))

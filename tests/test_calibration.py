@@ -1,4 +1,4 @@
-"""birdtune.evaluation.calibration and certainty: scores that can be read as probabilities."""
+"""birdtune.evaluation.calibration and reliability: scores that can be read as probabilities."""
 
 import json
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_calibration_makes_other_recordings_scores_true() -> None:
     assert other["after"]["accuracy"] == other["before"]["accuracy"]
 
 
-def test_the_mean_of_patches_that_disagree_is_sharpened() -> None:
+def test_the_mean_of_windows_that_disagree_is_sharpened() -> None:
     """Windows as sure as they are right, each wrong for itself: their mean is right far more often than it says."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 400)
@@ -105,7 +105,7 @@ def test_few_recordings_leave_the_scores_nearer_to_what_they_were() -> None:
     assert slopes[1] < slopes[0] < 1.0
 
 
-def test_a_source_counts_once_however_many_slices_it_has() -> None:
+def test_a_source_counts_once_however_many_clips_it_has() -> None:
     few, many = drawn(200, slope=4.0), drawn(200, slope=0.25, seed=1)
     one_source = Scores(
         CLASSES, few.recordings + tuple(f"s{k}" for k in range(200)), few.groups + ("one",) * 200,
@@ -161,7 +161,7 @@ def test_without_calibration_scores_are_as_they_came() -> None:
 # ---- certainty ----------------------------------------------------------------------------------
 
 
-def test_bins_hold_as_many_answers_each() -> None:
+def test_bins_hold_as_many_predictions_each() -> None:
     sure = np.random.default_rng(0).random(103)
     counts = np.bincount(equal_mass(sure))
     assert len(counts) == 10 and set(counts) == {10, 11}
@@ -188,7 +188,7 @@ def test_the_calibration_error_is_the_mean_distance_of_the_bins() -> None:
     ]  # fmt: skip
 
 
-def test_beside_the_error_stands_what_true_certainties_would_show() -> None:
+def test_the_calibration_error_comes_with_the_one_of_calibrated_scores() -> None:
     """Labels drawn by the very scores: the error is no larger than luck, on few and on many."""
     for n in (60, 3000):
         after = evaluated(drawn(n, slope=1.0), Calibration("softmax"))["after"]

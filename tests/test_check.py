@@ -58,7 +58,7 @@ def wrongs(out: str) -> list[str]:
     return [line.removeprefix("wrong: ") for line in out.splitlines() if line.startswith("wrong: ")]
 
 
-def test_good_data_is_told_class_by_class(capsys: Captured, place: Path) -> None:
+def test_good_data_is_reported_class_by_class(capsys: Captured, place: Path) -> None:
     lines = checked(capsys, "--input", str(place), "--model.checkpoint", "none").splitlines()
     assert "18 files found, 18 usable: 3 classes, 0.01 h of sound" in lines
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
@@ -73,7 +73,7 @@ def test_good_data_is_told_class_by_class(capsys: Captured, place: Path) -> None
     assert "note: No label map: classes have no external ids." in lines
 
 
-def test_how_sources_were_found_is_told(capsys: Captured, tmp_path: Path) -> None:
+def test_how_sources_were_found_is_reported(capsys: Captured, tmp_path: Path) -> None:
     for rec in range(4):
         for k in range(3):
             name = f"0.{950 - k}_{k + 1}_SITE{rec:02}_20230501_050000_{3 * k}.0s_{3 * k + 3}.0s.wav"
@@ -109,7 +109,7 @@ def test_it_leaves_the_input_as_it_was_and_makes_no_model(capsys: Captured, plac
     assert made == {".lock", "cache", "cache/ledger.json", "problems.csv", "sources.csv"}
 
 
-def test_what_was_heard_once_is_not_heard_again(
+def test_what_was_decoded_once_is_not_decoded_again(
     capsys: Captured, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def heard(*_: object, **__: object) -> None:
@@ -120,7 +120,7 @@ def test_what_was_heard_once_is_not_heard_again(
     checked(capsys, "--input", str(place), "--model.checkpoint", "none")
 
 
-def test_everything_that_is_wrong_is_told_at_once(capsys: Captured, known: Path, tmp_path: Path) -> None:
+def test_everything_that_is_wrong_is_reported_at_once(capsys: Captured, known: Path, tmp_path: Path) -> None:
     (tmp_path / "output").touch()  # a file where the folder should be
     (tmp_path / "map.json").write_text("[1, 2]")
     out = checked(
@@ -138,7 +138,7 @@ def test_everything_that_is_wrong_is_told_at_once(capsys: Captured, known: Path,
     assert "problems.csv" not in out
 
 
-def test_a_broken_pattern_is_told_once(capsys: Captured, place: Path) -> None:
+def test_a_broken_pattern_is_reported_once(capsys: Captured, place: Path) -> None:
     told = wrongs(
         checked(capsys, "--input", str(place), "--model.checkpoint", "none", "--split.group-regex", "(", code=42)
     )
@@ -196,7 +196,7 @@ def test_the_full_network_costs_more_than_the_small_one(capsys: Captured, place:
     assert gigabytes("vggish", "memory") > gigabytes("vggish-small", "memory") + 4 * weights
 
 
-def test_what_frozen_layers_make_is_told_as_far_as_it_is_kept(capsys: Captured, place: Path) -> None:
+def test_what_frozen_layers_make_is_reported_as_far_as_it_is_kept(capsys: Captured, place: Path) -> None:
     def told(*arguments: str) -> str:
         arguments = ("--model.checkpoint", "none", "--train.precision", "float32", *arguments)
         out = checked(capsys, "--input", str(place), *arguments)
@@ -306,7 +306,7 @@ def test_a_good_checkpoint_is_read_once_and_again_when_it_changed(
 # ---- what it may not do -------------------------------------------------------------------------
 
 
-def test_it_answers_where_nothing_may_be_written(
+def test_it_ends_well_where_nothing_may_be_written(
     capsys: Captured, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(tmp_path / "output")

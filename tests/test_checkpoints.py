@@ -255,7 +255,7 @@ def test_what_is_not_safetensors_is_an_error_that_names_the_file(tmp_path: Path)
         read_arrays(tmp_path / "x.safetensors")
 
 
-def test_arrays_of_several_pieces_are_written_whole_and_hashed_as_they_lie(
+def test_arrays_of_several_parts_are_written_whole_and_hashed_as_they_lie(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept, "_PIECE_BYTES", 100)

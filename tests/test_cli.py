@@ -57,7 +57,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize("arguments", [("--version",), ("version",), ("run", "--version"), ("check", "--version")])
-def test_the_version_is_told(capsys: Captured, arguments: tuple[str, ...]) -> None:
+def test_the_version_is_reported(capsys: Captured, arguments: tuple[str, ...]) -> None:
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out == f"birdtune {birdtune.__version__}\n"
 
@@ -205,7 +205,7 @@ def test_a_flag_beats_the_settings_of_the_demo(
 # ---- what is not --------------------------------------------------------------------------------
 
 
-def test_an_unknown_command_is_told_with_the_nearest_and_all(capsys: Captured) -> None:
+def test_an_unknown_command_is_reported_with_the_nearest_and_all(capsys: Captured) -> None:
     line = refused(capsys, "chekc")
     assert "there is no command 'chekc' (did you mean check?)" in line
     assert all(name in line for name in cli.COMMANDS)
@@ -294,7 +294,7 @@ def test_each_fault_ends_with_its_code_and_one_line(
 
 
 @pytest.mark.parametrize(("command", "function"), [("predict", "_scorer"), ("embed", "_embedder")])
-def test_where_nothing_is_kept_nobody_is_told_to_continue(
+def test_where_nothing_is_kept_the_message_does_not_say_to_continue(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, function: str
 ) -> None:
     from birdtune.pipeline import predict as prediction

@@ -59,7 +59,7 @@ HEALTHY = [
 
 
 @pytest.mark.parametrize("losses", HEALTHY)
-def test_a_loss_that_fell_raises_no_doubt(losses: tuple[float, ...]) -> None:
+def test_a_loss_that_fell_raises_no_warning(losses: tuple[float, ...]) -> None:
     assert of_training(trained(*losses)) == []
     assert all(not while_training(trained(*losses[:n])) for n in range(1, len(losses)))
 
@@ -80,13 +80,13 @@ def test_during_a_long_warm_up_the_loss_need_not_move() -> None:
 
 
 @pytest.mark.parametrize("losses", [(225951.0, 2.451, 2.391, 2.332, 2.314), (2.40, 2.33, 2.29)])
-def test_a_loss_that_only_comes_down_to_a_constant_answers_means_nothing_learnt(losses: tuple[float, ...]) -> None:
+def test_a_loss_that_falls_to_that_of_a_constant_prediction_means_nothing_learnt(losses: tuple[float, ...]) -> None:
     (each,) = of_training(trained(*losses))
     assert (each.code, each.severity) == ("nothing-learnt", STRONG)
     assert f"{losses[-1]:.3f} at best" in each.text
 
 
-def test_where_the_constant_answers_loss_is_not_known_only_standing_still_counts() -> None:
+def test_where_the_loss_of_a_constant_prediction_is_not_known_only_standing_still_counts() -> None:
     assert codes(of_training(trained(2.3, 2.3, 2.3, constant_loss=None))) == {"loss-never-moved": STRONG}
     assert of_training(trained(9.0, 3.0, 2.3, constant_loss=None)) == []
 
@@ -109,7 +109,7 @@ def test_a_loss_that_rises_is_grave_if_it_ends_above_its_beginning(
         assert f"{min(losses):.3f} after epoch 3, {losses[-1]:.3f} at the end (epoch 4)" in found[0].text
 
 
-def test_learning_by_heart_is_told_by_the_first_epoch_being_the_best_or_by_validation_rising() -> None:
+def test_overfitting_is_detected_by_the_first_epoch_being_the_best_or_by_validation_rising() -> None:
     falling = (2.0, 1.0, 0.3, 0.1)
     first = validated(falling, (1.5, 1.6, 1.6, 1.7), (0.6, 0.5, 0.5, 0.5), best=1)
     rising = validated(falling, (1.5, 0.9, 1.2, 1.5), (0.5, 0.6, 0.7, 0.7), best=3)
@@ -128,7 +128,7 @@ def test_learning_by_heart_is_told_by_the_first_epoch_being_the_best_or_by_valid
     assert of_training(together) == [] == of_training(barely)
 
 
-def test_an_embedding_that_is_the_same_for_every_patch_is_said_at_once() -> None:
+def test_an_embedding_that_is_the_same_for_every_window_is_reported_at_once() -> None:
     dead = validated((2.3,), (2.3,), (0.1,), best=1)
     dead["epochs"][0]["val_live_embeddings"] = 0
     (each,) = while_training(dead)
@@ -182,7 +182,7 @@ TRUE = [k % 10 for k in range(100)]
 GOOD = [(label + (k // 10 == label)) % 10 for k, label in enumerate(TRUE)]
 
 
-def test_good_figures_raise_no_doubt_and_get_the_best_verdict() -> None:
+def test_good_figures_raise_no_warning_and_get_the_best_verdict() -> None:
     figures = {"val": judged(TRUE, GOOD), "test": judged(TRUE, GOOD, live_embeddings=80)}
     assert figures["test"]["clip"]["accuracy"] == pytest.approx(0.9)
     assert of_scores(figures) == []
@@ -209,7 +209,7 @@ def test_above_the_baseline_by_less_than_the_interval_is_not_enough() -> None:
     assert each.severity == STRONG and "by more than its interval" in each.text and "13 %" in each.text
 
 
-def test_of_validation_beside_a_good_test_only_what_is_surely_worse_is_grave() -> None:
+def test_of_validation_beside_a_good_test_only_what_is_significantly_worse_is_strong() -> None:
     test = judged(TRUE, GOOD)
     unlucky = of_scores({"val": judged([0, 0, 1, 2], [1, 0, 0, 2]), "test": test})
     swapped = of_scores({"val": judged([0] * 20 + [1] * 20, [1] * 20 + [2] * 20), "test": test})
@@ -226,7 +226,7 @@ def test_all_right_on_three_sources_may_be_luck() -> None:
     assert alone["test-too-small"] == STRONG
 
 
-def test_accuracy_above_the_baseline_with_scores_in_random_order_is_doubted() -> None:
+def test_accuracy_above_the_baseline_with_scores_in_random_order_is_a_warning() -> None:
     test = judged(TRUE, GOOD)
     low = {**test["clip"], "macro_ap": 0.15, "macro_ap_ci": [0.11, 0.19]}
     (each,) = of_scores({"val": None, "test": {**test, "clip": low}})
@@ -262,7 +262,7 @@ def test_classes_never_predicted_and_never_right_are_named_with_their_recordings
     assert {each.severity for each in found.values()} == {MILD}
 
 
-def test_recordings_that_go_to_a_class_that_was_not_taught_are_told_with_it_and_not_as_too_few() -> None:
+def test_recordings_predicted_as_a_class_that_was_not_trained_are_reported_with_it_and_not_as_too_few() -> None:
     said = [{3: 9}.get(label, label) for label in TRUE]
     figures = judged(TRUE, said)
     assert codes(of_scores({"val": None, "test": figures})) == {"never-predicted": MILD}
@@ -359,7 +359,7 @@ def test_label_issues_are_a_warning_where_they_are_more_than_a_few_or_sit_in_the
     assert "Label issues" in diagnostic.advice and "of test recordings" not in found(issues(4, 0))[0].text
 
 
-def test_strong_doubts_come_first_and_forbid_a_good_verdict() -> None:
+def test_strong_warnings_come_first_and_forbid_a_good_verdict() -> None:
     figures = {"val": None, "test": judged(TRUE, GOOD, live_embeddings=0)}
     found = all_diagnostics(trained(1.1, 0.8, 0.5, 1.0, moved={"a": 0.0, "b": 1.0}), figures)
     assert codes(found) == {"embeddings-dead": STRONG, "weights-unmoved": MILD, "loss-rose": MILD}
@@ -368,14 +368,14 @@ def test_strong_doubts_come_first_and_forbid_a_good_verdict() -> None:
     assert (word.level, word.title) == ("poor", "Better than guessing, but something is wrong")
 
 
-def test_a_dead_embedding_is_told_once_though_training_and_test_both_show_it() -> None:
+def test_a_dead_embedding_is_reported_once_though_training_and_test_both_show_it() -> None:
     dead = validated((2.3, 1.2), (2.3, 2.3), (0.1, 0.1), best=1)
     dead["epochs"][-1]["val_live_embeddings"] = 0
     found = all_diagnostics(dead, {"val": None, "test": judged(TRUE, GOOD, live_embeddings=0)})
     assert [each.code for each in found] == ["embeddings-dead"]
 
 
-def test_a_row_holds_all_of_a_doubt_and_hostile_names_stay_on_one_line() -> None:
+def test_a_row_holds_all_of_a_diagnostic_and_hostile_names_stay_on_one_line() -> None:
     row = {"class": "a\nb\u202e", "recordings": 2, "silent": 2, "distinct": 1}
     (each,) = of_training(trained(2.0, 1.0, inputs=[row]))
     assert each.row() == {name: getattr(each, name) for name in ("code", "severity", "text", "advice")}

@@ -175,7 +175,7 @@ def test_an_environment_whose_python_is_gone_is_made_again(home: Home) -> None:
     assert len(home.calls("venv")) == 2
 
 
-def test_a_failed_installation_is_told_and_tried_again(home: Home) -> None:
+def test_a_failed_installation_is_reported_and_tried_again(home: Home) -> None:
     failed = home.run("check", FAKE="pip-fails")
     assert failed.returncode == 75
     assert "no network" in failed.stderr

@@ -32,7 +32,7 @@ def test_a_signal_ends_with_128_and_its_number() -> None:
     assert "SIGTERM" in str(Interrupted(signal.SIGTERM))
 
 
-def test_what_a_user_can_mend_is_told_apart_from_what_passes() -> None:
+def test_what_a_user_can_mend_is_distinguished_from_what_passes() -> None:
     assert issubclass(errors.SettingsError, errors.InputError)
     assert not issubclass(errors.RetryableError, errors.InputError)
     assert not issubclass(errors.ExportError, errors.InputError)

@@ -72,7 +72,7 @@ def test_copies_are_one_sound_and_a_large_class_is_looked_at_in_part() -> None:
     assert store.read <= 3 * 4 + 16 * 4
 
 
-def test_layers_that_moved_are_told_from_those_that_did_not() -> None:
+def test_layers_that_moved_are_distinguished_from_those_that_did_not() -> None:
     rng = np.random.default_rng(0)
     before = {f"backbone/{name}/kernel": rng.standard_normal((64, 640)).astype(np.float32) for name in "abc"}
     after = {**before, "backbone/b/kernel": before["backbone/b/kernel"] + 1e-4}
@@ -96,7 +96,7 @@ def test_samples_do_not_change_with_what_they_were_taken_from() -> None:
     assert (first["x"] == 1).all()
 
 
-def test_units_are_alive_if_any_two_patches_differ() -> None:
+def test_units_are_alive_if_any_two_windows_differ() -> None:
     units = LiveUnits()
     assert units.count() is None
     units.note(np.float32([[0, 5, 1, 2], [0, 5, 1, 2]]))

@@ -147,7 +147,7 @@ def test_everything_that_the_readme_names_is_there(done: Path) -> None:
     assert not list(done.rglob(".unfinished-*"))
 
 
-def test_the_books_balance_and_the_broken_file_is_named(done: Path) -> None:
+def test_files_found_are_files_used_and_problems_and_the_broken_file_is_named(done: Path) -> None:
     (problem,) = read_csv(done / "problems.csv")
     assert problem["recording"] == "Apus_apus/cut.wav" and problem["used"] == "no"
     assert len(read_csv(done / "split.csv")) + 1 == 3 * SOURCES * 2 + 1
@@ -521,7 +521,7 @@ def test_embeddings_of_a_checkpoint_of_our_own_are_those_of_its_model(
 
 
 @pytest.mark.parametrize("command", ["predict", "embed"])
-def test_a_model_that_is_none_is_told_by_the_name_of_its_flag(
+def test_a_model_that_is_none_is_reported_by_the_name_of_its_flag(
     data: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -49,7 +49,7 @@ class StopWhen(Interrupts):
 # ---- who is doubted -----------------------------------------------------------------------------
 
 
-def test_a_class_that_is_never_sure_of_itself_is_measured_by_its_own_usual_score() -> None:
+def test_a_class_that_never_scores_high_is_measured_by_its_own_usual_score() -> None:
     # The second class scores 0.4 as a rule: 0.4 for it speaks more against a label than 0.45 does for it.
     scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4], [0.55, 0.45]])
     labels = np.array([0, 0, 0, 1, 1, 1, 0])
@@ -58,7 +58,7 @@ def test_a_class_that_is_never_sure_of_itself_is_measured_by_its_own_usual_score
     assert found[0].score == pytest.approx((0.45 - 0.4) - (0.55 - 3.25 / 4))
 
 
-def test_all_that_were_judged_are_ranked_and_none_else() -> None:
+def test_all_that_were_scored_are_ranked_and_none_else() -> None:
     averages, labels = embeddings(1)
     wrong = labels.copy()
     wrong[[5, 17]] = (labels[[5, 17]] + 1) % 3
@@ -117,7 +117,7 @@ def test_of_several_classes_each_label_is_checked_and_each_class_that_is_missing
 # ---- who judges ---------------------------------------------------------------------------------
 
 
-def test_nobody_is_judged_by_what_heard_its_own_source() -> None:
+def test_no_recording_is_scored_by_a_model_trained_on_its_own_source() -> None:
     labels = np.repeat([0, 1], 12)
     groups = [f"{label}-{k // 2}" for label in (0, 1) for k in range(12)]
     positive = one_hot(labels, 2) > 0
@@ -127,7 +127,7 @@ def test_nobody_is_judged_by_what_heard_its_own_source() -> None:
     assert not np.array_equal(fold, folds(positive, groups, 2))
 
 
-def test_two_sources_of_a_class_judge_each_other_and_one_alone_is_not_judged() -> None:
+def test_two_sources_of_a_class_score_each_other_and_one_alone_has_no_score() -> None:
     labels = np.array([0] * 10 + [1, 1, 2, 2])
     fold = folds(one_hot(labels, 3) > 0, [*(f"a{k}" for k in range(10)), "b1", "b2", "c", "c"], 1)
     assert fold[10] != fold[11] and min(fold[:12]) >= 0
@@ -175,7 +175,7 @@ def test_a_judge_is_the_regression_on_standardised_averages_whatever_their_size(
         assert (plain[:, n_classes:] == 0).all()
 
 
-def test_of_long_recordings_patches_are_heard_from_beginning_to_end() -> None:
+def test_windows_of_long_recordings_are_taken_from_beginning_to_end() -> None:
     assert label_check.spread(np.array([2, 9, 1]), 3).tolist() == [0, 1, 2, 6, 10, 11]
 
 
@@ -262,13 +262,13 @@ def test_silence_that_fills_up_a_recording_is_left_out_of_what_it_sounds_like(tm
 # ---- windows without what their recording is labelled ---------------------------------------------
 
 
-def test_the_patch_that_sounds_most_like_its_label_keeps_all_of_it_and_others_their_share() -> None:
+def test_the_window_that_sounds_most_like_its_label_keeps_all_of_it_and_others_their_share() -> None:
     own = np.array([0.8, 0.2, 0.0, 0.05, 0.05], np.float32)
     kept = label_issues.refined_targets(own, np.array([0, 0, 0, 1, 1]), 0.02)
     np.testing.assert_allclose(kept, [1.0, 0.25, 0.02, 1.0, 1.0], rtol=1e-6)
 
 
-def test_what_a_patch_does_not_keep_of_its_label_is_all_classes_alike_or_none(tmp_path: Path) -> None:
+def test_what_a_window_does_not_keep_of_its_label_is_all_classes_alike_or_none(tmp_path: Path) -> None:
     lengths = {"a": 96, "b": 96, "c": 96}
     windows = Windows(make_store(tmp_path, lengths), list(lengths), 96)
     kept = np.array([1.0, 0.5, 0.25], np.float32)
@@ -287,7 +287,7 @@ def test_labels_are_not_shared_twice(tmp_path: Path) -> None:
             settings(tmp_path, tmp_path / "out", train__label_refinement=True, **more)
 
 
-def test_quiet_patches_lose_their_label_test_is_not_heard_and_a_killed_run_trains_on_the_same(
+def test_quiet_windows_lose_their_label_test_is_left_out_and_a_killed_run_trains_on_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_data(tmp_path / "in" / "data")

@@ -48,7 +48,7 @@ def test_near_and_far_recordings_are_scored_apart() -> None:
         ([False] * 20 + [True] * 40, 20, MILD),
     ],
 )
-def test_they_are_a_doubt_as_strong_as_what_they_carry(
+def test_the_warning_is_as_strong_as_what_the_leak_carries(
     right: list[bool], n_near: int, severity: str | None
 ) -> None:
     found = list(diagnose(leak(right, n_near)))

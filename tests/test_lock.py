@@ -156,7 +156,7 @@ def test_a_damaged_or_forged_record_is_shown_safely(tmp_path: Path, record: byte
     assert warning.isprintable()
 
 
-def test_a_folder_or_a_lock_that_may_not_be_written_is_told() -> None:
+def test_a_folder_or_a_lock_that_may_not_be_written_is_reported() -> None:
     with ordinary_folder() as folder:
         (folder / "output").mkdir()
         (folder / "output").chmod(0o555)

@@ -368,7 +368,7 @@ def test_a_long_curve_is_thinned_out_by_the_number_of_updates_alone(monkeypatch:
     assert new[:9] == [5, 10, 15, 20, 25, 30, 35, 40, 45] and new[9:11] == [50, 60]
 
 
-def test_epochs_that_a_killed_job_did_not_live_to_tell_are_told_by_the_next(tmp_path: Path) -> None:
+def test_epochs_that_a_killed_job_did_not_report_are_reported_by_the_next(tmp_path: Path) -> None:
     settings = TrainSettings(epochs=3, jit=False)
     journal = Journal(tmp_path / "logs", quiet=True)
     loop = loop_of(tmp_path, settings, journal=journal)
@@ -386,7 +386,7 @@ def test_epochs_that_a_killed_job_did_not_live_to_tell_are_told_by_the_next(tmp_
     journal.close()
 
 
-def test_a_start_of_which_nothing_is_left_is_told(tmp_path: Path) -> None:
+def test_a_start_of_which_nothing_is_left_is_reported(tmp_path: Path) -> None:
     settings = TrainSettings(epochs=1, jit=False)
     journal = Journal(tmp_path / "logs", quiet=True)
     first = loop_of(tmp_path, settings, journal=journal)
@@ -521,7 +521,7 @@ def test_what_is_seen_of_the_weights_stays_while_training_goes_on(jit: bool) -> 
     assert any((after[name] != before[name]).any() for name in after)
 
 
-def test_a_disk_too_full_for_the_curves_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_too_full_for_the_curves_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = tf.errors.ResourceExhaustedError(None, None, "events.out.tfevents; No space left on device")
 
     def refuse(*arguments: object, **how: object) -> None:

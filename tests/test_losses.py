@@ -151,7 +151,7 @@ def test_no_constant_logits_have_a_lower_mean_loss_than_it_says(kind, smoothing)
     assert all(mean_loss(best + 0.1 * rng.standard_normal(3)) > found for _ in range(20))
 
 
-def test_a_class_without_examples_does_not_spoil_the_constant_answer():
+def test_a_class_without_examples_does_not_spoil_the_constant_prediction():
     for kind in ("softmax", "sigmoid"):
         with_it = least([3, 1, 0], [1, 1, 1], kind, label_smoothing=0.0)
         assert with_it == pytest.approx(least([3, 1], [1, 1], kind, label_smoothing=0.0))
@@ -230,7 +230,7 @@ def test_focal_loss_is_finite_at_its_ends(kind, gamma):
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("gamma", [0.7, 2.0])
-def test_no_constant_answer_has_a_lower_focal_loss(kind, gamma):
+def test_no_constant_prediction_has_a_lower_focal_loss(kind, gamma):
     counts, labels = [6, 3, 1], np.repeat([0, 1, 2], [6, 3, 1])
     lowest = least(counts, [1, 1, 1], kind, label_smoothing=0.1, focal_gamma=gamma)
 

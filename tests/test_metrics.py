@@ -62,12 +62,12 @@ def random_scores(seed: int = 0, n: int = 120, n_classes: int = 4, n_groups: int
 PERFECT = np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 3]
 
 
-def test_mean_pooling_averages_the_patches_of_a_recording_in_any_order() -> None:
+def test_mean_pooling_averages_the_windows_of_a_recording_in_any_order() -> None:
     scores = make_scores([[0.2, 0.8], [0.5, 0.5], [0.6, 0.4]], [0, 1], window_recording=[0, 1, 0])
     np.testing.assert_allclose(pool_mean(scores), [[0.4, 0.6], [0.5, 0.5]], rtol=1e-6)
 
 
-def test_patches_with_weights_are_averaged_by_them(tmp_path: Path) -> None:
+def test_windows_with_weights_are_averaged_by_them(tmp_path: Path) -> None:
     plain = make_scores([[0.2, 0.8], [0.5, 0.5], [0.6, 0.4]], [0, 1], window_recording=[0, 1, 0])
     attention = np.log(np.float32([3, 8, 1])) + 500  # whose exponentials no float32 holds
     scores = replace(plain, window_weight=shares(attention, plain.window_recording))
@@ -172,7 +172,7 @@ def test_with_several_classes_a_recording_and_gaps_figures_are_scikit_learns_on_
     json.dumps(found, allow_nan=False)
 
 
-def test_slices_of_one_source_are_drawn_together_so_copies_add_no_certainty() -> None:
+def test_clips_of_one_source_are_drawn_together_so_copies_do_not_narrow_the_interval() -> None:
     rng = np.random.default_rng(5)
     labels = [0, 1] * 20
     right = np.arange(40) % 5 != 0
@@ -197,7 +197,7 @@ def test_slices_of_one_source_are_drawn_together_so_copies_add_no_certainty() ->
     assert width(once) == pytest.approx(0.248, abs=0.03)
 
 
-def test_nothing_but_right_answers_still_leaves_doubt_that_shrinks_with_the_number_of_sources() -> None:
+def test_an_interval_of_nothing_but_right_predictions_narrows_with_the_number_of_sources() -> None:
     found = evaluated(make_scores(PERFECT, [0, 1, 2, 3] * 3))["clip"]
     assert found["accuracy_ci"] == [pytest.approx(0.025 ** (1 / 12)), 1.0]  # 0.735
     assert interval(np.ones(50), 100) == [pytest.approx(0.9638, abs=1e-4), 1.0]

@@ -64,7 +64,7 @@ def test_models_that_say_the_same_do_not_differ() -> None:
     assert "no difference" in model_comparison.sentences(row(found))[0]
 
 
-def test_what_is_lost_gained_and_now_answered_as_new_is_counted() -> None:
+def test_regressions_fixes_and_decisions_for_new_classes_are_counted() -> None:
     before, after = LABELS.copy(), LABELS.copy()
     before[0] = 1  # gained
     after[20:23] = [3, 3, 0]  # lost, two of them to the new class
@@ -107,7 +107,7 @@ def test_a_single_source_has_no_interval() -> None:
     assert found["per_class"][0]["ap"]["difference_ci"] is None
 
 
-def test_a_sure_loss_is_a_doubt_and_a_large_one_a_strong_one() -> None:
+def test_a_significant_regression_is_a_warning_and_a_large_one_a_strong_one() -> None:
     some, many = LABELS.copy(), LABELS.copy()
     some[20:27] = [3] * 7
     many[20:50] = [3] * 30
@@ -137,7 +137,7 @@ def answers_of(before: Scores, after: Scores, background: str = "") -> dict[str,
     return model_comparison.compare(before, after, n_bootstrap=200, seed=1, thresholds=(limits[0], limits[1]))
 
 
-def test_answers_that_are_now_none_are_counted_and_a_sure_loss_is_a_doubt() -> None:
+def test_decisions_that_are_now_unknown_are_counted_and_a_significant_loss_is_a_warning() -> None:
     before, after = said(LABELS, LABELS, OLD), said(LABELS, LABELS, (*OLD, "Apus"))
     same = answers_of(before, after)
     assert (same["decided"]["before"], same["decided"]["after"], same["decided"]["n_recordings"]) == (1.0, 1.0, 60)
@@ -159,7 +159,7 @@ def test_answers_that_are_now_none_are_counted_and_a_sure_loss_is_a_doubt() -> N
     assert "decisions by the thresholds were not compared" in unknown
 
 
-def test_classes_that_will_be_answered_none_are_a_doubt_that_says_why() -> None:
+def test_classes_that_will_be_rejected_as_unknown_are_a_warning_with_the_reason() -> None:
     (trained,) = model_comparison.diagnose(row(None, unreachable=["Corvus"], backbone_kept=False))
     assert trained.code == "old-classes-unreachable" and "will be rejected as unknown: Corvus" in trained.text
     assert "the backbone was trained further" in trained.text and "--model.freeze all-but-head" in trained.advice
@@ -234,7 +234,7 @@ def test_an_id_that_the_label_map_changes_is_said_and_the_map_counts() -> None:
 
 
 @pytest.mark.parametrize("forgets", [True, False])
-def test_whether_a_class_without_recordings_will_be_answered_none_is_said_before(forgets: bool) -> None:
+def test_whether_a_class_without_recordings_will_be_rejected_as_unknown_is_reported_before(forgets: bool) -> None:
     kept = class_alignment.keep(dataset("A", "B"), ("A", "Z"), {}, "background", "version 1", forgets=forgets)
     (notice,) = (notice for notice in kept.notices if "without recordings now: Z" in notice)
     assert ("will be rejected as unknown" in notice) == forgets
@@ -247,7 +247,7 @@ def test_a_class_without_training_recordings_is_not_taught() -> None:
     assert any("without training recordings now: B." in notice for notice in kept.notices)
 
 
-def test_recordings_of_an_old_class_that_stand_under_a_new_name_are_told_by_name() -> None:
+def test_recordings_of_an_old_class_under_a_new_name_are_reported_by_name() -> None:
     found = dataset("Cock/1.wav", "Cock/2.wav", "Hen/3.wav", "Apus/4.wav", "Bubo/5.wav")
     content = {one.name: one.content for one in found.recordings}
     learnt = {content[name]: "Rooster" for name in ("Cock/1.wav", "Cock/2.wav", "Hen/3.wav")} | {"gone": "Rooster"}

@@ -49,7 +49,7 @@ def test_pink_noise_falls_by_three_decibels_an_octave() -> None:
 
 
 @pytest.mark.parametrize("gain", [0.003, 0.1, 1.0])
-def test_the_power_of_a_patch_is_that_of_its_waveform(gain: float) -> None:
+def test_the_power_of_a_window_is_that_of_its_waveform(gain: float) -> None:
     for waveform in (song(VGGISH), white(VGGISH.window_samples, VGGISH, 2)):
         found = noise.power(magnitudes(gain * waveform, VGGISH)[None].astype(np.float32) ** 2, VGGISH)[0]
         error_db = 10 * np.log10(found / noise.band_power(gain * waveform, VGGISH))

@@ -51,7 +51,7 @@ def learnt(counts: tuple[int, ...] = (40, 30, 20)) -> OodModel:
 # ---- means of recordings ------------------------------------------------------------------------
 
 
-def test_a_patch_counts_by_the_share_of_its_frames_that_hold_sound() -> None:
+def test_a_window_counts_by_the_share_of_its_frames_that_hold_sound() -> None:
     for spec in (VGGISH, YAMNET):
         features = np.full((3, 96, 64), np.log(spec.log_offset), np.float16)
         features[1, :24, 5] += 1.0  # one band is enough
@@ -221,7 +221,7 @@ def test_the_limit_keeps_the_wished_share_of_recordings_to_come() -> None:
     assert np.mean(kept) == pytest.approx(0.9, abs=0.01)  # not 0.88, as the quantile of so few would
 
 
-def test_far_and_quiet_are_strange_each_by_its_spread() -> None:
+def test_far_and_quiet_have_ood_scores_each_by_its_spread() -> None:
     rng = np.random.default_rng(1)
     heard = OodMeasures(30 + 5 * rng.normal(size=99), 8 + 0.5 * rng.normal(size=99))
     found = fit_scale(heard, names(99), 0.9)
@@ -233,7 +233,7 @@ def test_far_and_quiet_are_strange_each_by_its_spread() -> None:
     assert OodScale.of(found.row()) == found
 
 
-def test_slices_of_one_source_do_not_set_the_limit() -> None:
+def test_clips_of_one_source_do_not_set_the_limit() -> None:
     for place, limit in ((50.0, 19), (-1.0, 18)):  # of 20 and one sources 19.8 stay within
         heard = OodMeasures(np.append(np.arange(20.0), np.full(300, place)), np.zeros(320))
         one = fit_scale(heard, [*names(20), *["same"] * 300], 0.9)
@@ -266,7 +266,7 @@ def windows_of(folder: Path, lengths: dict[str, int]) -> Windows:
     return Windows(make_store(folder, lengths), list(lengths), 96)
 
 
-def test_classes_take_turns_until_there_are_enough_patches(tmp_path: Path) -> None:
+def test_classes_take_turns_until_there_are_enough_windows(tmp_path: Path) -> None:
     lengths = {"a1": 960, "a2": 960, "a3": 960, "a4": 960, "b1": 9600, "c1": 192}
     windows = windows_of(tmp_path, lengths)
     positive = np.eye(3)[[0, 0, 0, 0, 1, 2]] > 0

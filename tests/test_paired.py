@@ -43,7 +43,7 @@ def test_a_difference_comes_with_what_luck_would_make_of_it() -> None:
         )
 
 
-def test_judged_several_times_the_means_are_compared() -> None:
+def test_evaluated_several_times_the_means_are_compared() -> None:
     draws = Bootstrap(SOURCES, 200, 1)
     one, other = scores([]), scores(range(0, 120, 4))
     single = difference([one], [other], TARGETS, draws)["score"]

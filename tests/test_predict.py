@@ -1,4 +1,4 @@
-"""results/predict.py: sounds through a model, whatever state the files are in."""
+"""birdtune.serving.predict: recordings through a model, whatever state the files are in."""
 
 import csv
 import math
@@ -89,7 +89,7 @@ class Ears:
 # ---- embeddings ---------------------------------------------------------------------------------
 
 
-def test_every_patch_of_every_file_is_embedded_in_order(
+def test_every_window_of_every_file_is_embedded_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_sound(tmp_path / "b.wav", 3.5)
@@ -113,7 +113,7 @@ def test_every_patch_of_every_file_is_embedded_in_order(
     ("hop", "first_frames"),
     [(48, [*range(0, 1101, 48), 1103]), (250, [0, 250, 500, 750, 1000, 1103]), (600, [0, 600, 1103])],
 )
-def test_patches_begin_every_hop_and_the_last_ends_with_the_sound(
+def test_windows_begin_every_hop_and_the_last_ends_with_the_sound(
     tmp_path: Path, hop: int, first_frames: list[int]
 ) -> None:
     path = write_sound(tmp_path / "a.wav", 12.0)  # 1199 frames
@@ -125,7 +125,7 @@ def test_patches_begin_every_hop_and_the_last_ends_with_the_sound(
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.4, 0.97])
-def test_a_sound_shorter_than_a_patch_is_filled_up_with_zeros(tmp_path: Path, seconds: float) -> None:
+def test_a_sound_shorter_than_a_window_is_filled_up_with_zeros(tmp_path: Path, seconds: float) -> None:
     path = write_sound(tmp_path / "a.wav", seconds)
     _, made = embedded([path], tmp_path / "x.npz")
     filled = np.zeros(15_600, np.float32)
@@ -136,7 +136,7 @@ def test_a_sound_shorter_than_a_patch_is_filled_up_with_zeros(tmp_path: Path, se
 
 @pytest.mark.parametrize("hop", [None, 1, 48, 300])
 @pytest.mark.parametrize("n_samples", [15_601, 16_000, 30_400, 30_961, 100_003])
-def test_the_very_end_of_a_sound_is_heard(tmp_path: Path, n_samples: int, hop: int | None) -> None:
+def test_the_very_end_of_a_recording_is_scored(tmp_path: Path, n_samples: int, hop: int | None) -> None:
     path = write_sound(tmp_path / "a.wav", n_samples / RATE_HZ)
     quiet, rate_hz = soundfile.read(path)
     soundfile.write(tmp_path / "b.wav", np.append(quiet[:-100], quiet[-100:] + 0.5), rate_hz, subtype="PCM_16")
@@ -145,7 +145,7 @@ def test_the_very_end_of_a_sound_is_heard(tmp_path: Path, n_samples: int, hop: i
     assert np.abs(one[-1] - other[-1]).max() > 0.01
 
 
-def test_channels_that_cancel_each_other_are_heard_and_each_channel_may_have_its_row(tmp_path: Path) -> None:
+def test_channels_that_cancel_each_other_are_scored_and_each_channel_may_have_its_row(tmp_path: Path) -> None:
     left, right = (read(write_sound(tmp_path / f"{seed}.wav", 2.0, seed=seed), rate_hz=RATE_HZ) for seed in (1, 2))
     soundfile.write(tmp_path / "inverted.wav", np.stack([left, -left], 1), RATE_HZ)
     soundfile.write(tmp_path / "other.wav", np.stack([left, right], 1), RATE_HZ)
@@ -183,7 +183,7 @@ def test_a_model_may_return_a_view_of_what_it_was_given(tmp_path: Path) -> None:
     np.testing.assert_allclose(made["embeddings"], frames[[0, 96, 192, 288, 373]], atol=1e-6)
 
 
-def test_the_patches_of_a_long_sound_are_not_kept(tmp_path: Path) -> None:
+def test_the_windows_of_a_long_sound_are_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", RATE_HZ, 1, "PCM_16") as file:
         for _ in range(20):
@@ -374,7 +374,7 @@ def test_predictions_give_a_row_for_each_file(tmp_path: Path) -> None:
     assert (rows[1]["duration_s"], rows[1]["windows"], rows[1]["peak_s"]) == ("0.5", "1", "0.0")
 
 
-def test_at_s_is_where_the_best_class_is_heard_best(tmp_path: Path) -> None:
+def test_peak_s_is_where_the_best_class_has_its_highest_score(tmp_path: Path) -> None:
     class Late:
         weights = np.ones(4, np.float32)
         classes = ("a", "b")
@@ -425,7 +425,7 @@ def test_answers_pass_their_thresholds_and_background_is_none(tmp_path: Path) ->
     assert (row["decision"], row["class"], row["score"]) == ("owl", "tit", "0.3")  # only the owl's passes
 
 
-def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
+def test_what_is_out_of_distribution_is_rejected_as_unknown_and_says_so(tmp_path: Path) -> None:
     class Levels:
         classes = ("owl", "tit")
         front_end = VGGISH
@@ -462,7 +462,7 @@ def test_what_is_strange_is_answered_none_and_says_so(tmp_path: Path) -> None:
     assert [(row["decision"], row["ood_score"]) for row in rows_of(tmp_path / "q.csv")] == [("owl", "")] * 2
 
 
-def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
+def test_windows_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
     paths = [write_sound(tmp_path / "a.wav", 2.5), write_sound(tmp_path / "b.wav", 0.5, seed=1)]
     ears = Ears("tit", "crow")
     predict_files(paths, ears, tmp_path / "p.csv", windows_out=tmp_path / "q.csv", hop_s=0.48)
@@ -483,7 +483,7 @@ def test_patches_give_a_row_each_when_asked_for(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "p.csv")) == 2
 
 
-def test_a_truncated_file_leaves_no_answer_though_its_patches_were_scored(tmp_path: Path) -> None:
+def test_a_truncated_file_leaves_no_decision_though_its_windows_were_scored(tmp_path: Path) -> None:
     path, _ = spoilt_files(tmp_path)["truncated.wav"]
     outcome = predict_files(
         [path], Ears("a", "b"), tmp_path / "p.csv", windows_out=tmp_path / "q.csv", batch_size=2
@@ -498,7 +498,7 @@ def test_a_truncated_file_leaves_no_answer_though_its_patches_were_scored(tmp_pa
 SURE = Thresholds((0.0, 0.0, 0.0), ("class", "class", "class"), "", "")
 
 
-def test_files_that_could_not_be_used_have_their_row_and_silence_is_answered_none(tmp_path: Path) -> None:
+def test_files_that_could_not_be_used_have_their_row_and_silence_is_rejected_as_unknown(tmp_path: Path) -> None:
     spoilt = spoilt_files(tmp_path)
     write_sound(tmp_path / "a.wav", 1.5)
     write_sound(tmp_path / "z.wav", 1.5)
@@ -546,7 +546,7 @@ class Attentive(Ears):
 @pytest.mark.parametrize(
     ("front_end", "window_s"), [(VGGISH, 4.8), (VGGISH, 5.0), (YAMNET, 2.4), (YAMNET, 5.0), (YAMNET, 0.96)]
 )
-def test_a_window_is_judged_as_the_recording_cut_out_of_it(
+def test_a_segment_is_scored_as_the_recording_cut_out_of_it(
     tmp_path: Path, front_end: LogMel, window_s: float
 ) -> None:
     path = changing(tmp_path / "long.wav", 20)
@@ -591,7 +591,7 @@ def test_a_window_is_judged_as_the_recording_cut_out_of_it(
     assert len(rows_of(tmp_path / "q.csv")) == outcome.windows
 
 
-def test_a_window_begins_and_ends_with_a_patch_and_what_is_too_short_for_one_begins_earlier(tmp_path: Path) -> None:
+def test_a_segment_begins_and_ends_with_a_window_and_a_shorter_rest_begins_earlier(tmp_path: Path) -> None:
     files = [write_sound(tmp_path / "a.wav", 7.3), write_sound(tmp_path / "b.wav", 0.5, seed=1)]
     predict_files(files, Ears("a", "b"), tmp_path / "p.csv", segment_s=2.5, windows_out=tmp_path / "q.csv")
     assert [(row["start_s"], row["end_s"], row["windows"]) for row in rows_of(tmp_path / "p.csv")] == [
@@ -609,7 +609,7 @@ def test_a_window_begins_and_ends_with_a_patch_and_what_is_too_short_for_one_beg
 
 @pytest.mark.parametrize("front_end", [VGGISH, YAMNET], ids=lambda spec: spec.name)
 @pytest.mark.parametrize(("window_s", "left"), [(0.96, 161), (0.96, 5000), (2.0, 300), (2.0, 15_359), (5.0, 8000)])
-def test_what_is_left_behind_the_last_window_is_heard_with_what_is_before_it(
+def test_the_rest_behind_the_last_segment_is_scored_with_what_is_before_it(
     tmp_path: Path, front_end: LogMel, window_s: float, left: int
 ) -> None:
     n_samples = 2 * round(window_s * RATE_HZ) + left
@@ -629,7 +629,7 @@ def test_what_is_left_behind_the_last_window_is_heard_with_what_is_before_it(
     assert float(row["score:a"]) == pytest.approx(float(cut["score:a"]), abs=2e-4)
 
 
-def test_a_silent_window_is_answered_none_and_what_a_file_held_before_it_broke_off_stands(tmp_path: Path) -> None:
+def test_a_silent_segment_is_rejected_as_unknown_and_what_came_before_a_break_stands(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sound = np.concatenate([rng.normal(size=4 * RATE_HZ) * 0.1, np.zeros(4 * RATE_HZ)])
     soundfile.write(tmp_path / "a.wav", np.tile(sound, 2), RATE_HZ, subtype="PCM_16")
@@ -647,7 +647,7 @@ def test_a_silent_window_is_answered_none_and_what_a_file_held_before_it_broke_o
     assert (outcome.files, outcome.in_part, outcome.unused) == (1, 1, 0)
 
 
-def test_of_a_silent_file_each_window_is_answered_none_and_it_is_no_problem(tmp_path: Path) -> None:
+def test_each_segment_of_a_silent_file_is_rejected_as_unknown_and_it_is_no_problem(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(round(5.5 * RATE_HZ)), RATE_HZ)
     write_sound(tmp_path / "b.wav", 2.0)
     files = [tmp_path / "a.wav", tmp_path / "b.wav"]
@@ -661,7 +661,7 @@ def test_of_a_silent_file_each_window_is_answered_none_and_it_is_no_problem(tmp_
 
 
 @pytest.mark.parametrize("ending", ["wav", "aiff", "flac"])
-def test_of_a_file_that_is_cut_short_all_that_is_there_is_told(tmp_path: Path, ending: str) -> None:
+def test_of_a_file_that_is_cut_short_all_that_is_there_is_reported(tmp_path: Path, ending: str) -> None:
     samples, _ = soundfile.read(write_sound(tmp_path / "whole.wav", 30.0), dtype="int16")
     cut = tmp_path / f"cut.{ending}"
     soundfile.write(cut, samples, RATE_HZ)
@@ -776,7 +776,7 @@ def test_a_place_that_cannot_be_written_is_found_out_before_the_work(tmp_path: P
         embed_files([path], model, path / "x.npz", front_end=VGGISH)
 
 
-def test_a_model_that_answers_nan_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_gives_nan_is_refused(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", 1.0)
     with pytest.raises(CheckpointError, match="NaN or infinity"):
         embed_files([path], lambda features: np.full((len(features), 4), np.nan), tmp_path / "x.npz", front_end=VGGISH)

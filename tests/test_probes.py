@@ -125,7 +125,7 @@ def test_given_once_a_recording_counts_by_its_quality_its_class_and_how_often_th
     assert weights[0] == pytest.approx(3 * weights[1])
 
 
-def test_what_has_no_fold_is_always_trained_on_and_never_judged() -> None:
+def test_what_has_no_fold_is_always_trained_on_and_never_evaluated() -> None:
     seen: list[tuple[list[int], list[int]]] = []
 
     def candidate(training: Any, judged: Any) -> Any:

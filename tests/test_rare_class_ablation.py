@@ -96,7 +96,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
     return Watched.made
 
 
-def test_heads_are_trained_with_all_that_is_set_without_each_and_with_none_and_never_hear_test(
+def test_heads_are_trained_with_all_that_is_set_without_each_and_with_none_and_never_on_test(
     data: Path, tmp_path: Path, known: None, watched: list[Watched]
 ) -> None:
     config, dataset, store = prepared(data, tmp_path / "out", model__head="attention", **ALL_ON)
@@ -146,7 +146,7 @@ def test_of_one_measure_there_is_one_row(
     assert len(found["rows"]) == 1 and len(watched) == 2
 
 
-def test_of_many_patches_every_second_is_learnt_from_and_the_floor_falls_with_them(
+def test_of_many_windows_every_second_is_learnt_from_and_the_floor_falls_with_them(
     data: Path, tmp_path: Path, known: None, watched: list[Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, dataset, store = prepared(data, tmp_path / "out", train__hop_s=0.24, **ALL_ON)

@@ -32,7 +32,7 @@ def judged(scores: Scores, train_counts: list[int]) -> dict:
     return found
 
 
-def test_the_third_with_fewest_training_recordings_is_judged_apart() -> None:
+def test_the_third_with_fewest_training_recordings_is_evaluated_apart() -> None:
     scores = scores_of([0, 1, 2, 3, 4, 5] * 8, 6)
     found = judged(scores, [50, 2, 40, 3, 60, 70])
     each = [average_precision_score(scores.labels == c, scores.window_scores[:, c]) for c in range(6)]
@@ -98,7 +98,7 @@ def test_the_table_says_what_was_set() -> None:
     assert by_file["train.sample-weights"]["is_on"] and by_file["train.sample-weights"]["value"] == "quality.csv"
 
 
-def test_unequal_classes_are_told_of_where_nothing_was_set_for_the_rare_ones() -> None:
+def test_unequal_classes_are_reported_where_nothing_was_set_for_the_rare_ones() -> None:
     scores, counts = scores_of([0, 1, 2, 3] * 5, 4), np.array([60, 2, 30, 20])
     found = rare_classes.rarest_third(scores, counts, n_bootstrap=20, seed=1)
     assert rare_classes.unequal(found, ()) == 30 and rare_classes.unequal(found, {"train.seed"}) == 30
@@ -141,7 +141,7 @@ def test_each_rare_class_counts_alike_and_all_recordings_are_the_price() -> None
         assert figure["ci"][0] <= figure["gain"] <= figure["ci"][1]
 
 
-def test_what_few_sources_show_is_not_sure_and_what_many_show_is() -> None:
+def test_what_few_sources_show_is_not_significant_and_what_many_show_is() -> None:
     def surely(row: dict) -> bool:
         shown = rare_classes.in_words({"rows": [{"settings": {}, **row}]})
         assert shown is not None
@@ -152,7 +152,7 @@ def test_what_few_sources_show_is_not_sure_and_what_many_show_is() -> None:
     assert not surely(gained([20], [21]))  # one better and one worse: in pairs, nothing
 
 
-def test_where_no_answer_changes_few_sources_leave_it_open_and_the_same_scores_do_not() -> None:
+def test_where_no_prediction_changes_few_sources_leave_it_open_and_the_same_scores_do_not() -> None:
     found = gained([20], [20, 21])  # of the rare classes all are right in both
     assert found["rare_recall"]["ci"] == pytest.approx([-(1 - 0.025 ** (1 / 6)), 1 - 0.025 ** (1 / 6)])
     draws = Bootstrap(tuple(f"g{k}" for k in range(len(LABELS))), 50, 1)
@@ -160,7 +160,7 @@ def test_where_no_answer_changes_few_sources_leave_it_open_and_the_same_scores_d
     assert {tuple(figure["ci"]) for figure in paired.gains(one, one, changed=False).values()} == {(0.0, 0.0)}
 
 
-def test_differences_are_told_in_points_without_a_signed_nothing() -> None:
+def test_differences_are_reported_in_points_without_a_signed_nothing() -> None:
     figure = {"with": 0.5, "without": 0.504, "gain": -0.004, "ci": [-0.1, 0.002]}
     row = {"settings": {"train.sampling-power": 1.0}, "changed": True, **dict.fromkeys(rare_classes.FIGURES, figure)}
     shown = rare_classes.in_words({"on": ["train.sampling-power"], "reason": "", "rows": [row]})

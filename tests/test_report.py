@@ -254,7 +254,7 @@ def test_with_several_classes_a_recording_the_page_leads_with_average_precision(
     assert classes[60] == "Parus_major;Strix_aluco" and classes[95] == ""
 
 
-def test_labels_to_check_can_be_heard_and_names_in_them_are_only_text(tmp_path: Path) -> None:
+def test_label_issues_can_be_listened_to_and_names_in_them_are_only_text(tmp_path: Path) -> None:
     row = {
         "rank": 1, "recording": "<script>z</script>.wav", "class": "<b>a</b>", "suggested": "</td>b",
         "label_issue_score": 0.9, "class_score": 0.01, "suggested_score": 0.9, "source_recording": "g",
@@ -280,7 +280,7 @@ def test_labels_to_check_can_be_heard_and_names_in_them_are_only_text(tmp_path: 
     assert "Label issues" not in page_of(make_data(), tmp_path).text
 
 
-def test_an_error_whose_label_may_be_wrong_is_told_as_such_and_no_label_as_the_truth(tmp_path: Path) -> None:
+def test_an_error_whose_label_may_be_wrong_is_reported_as_such_and_no_label_as_the_truth(tmp_path: Path) -> None:
     data = make_data()
     worst = report.worst_errors(data.scores["test"], clip_scores(data.scores["test"]))
     row = {
@@ -342,7 +342,7 @@ def tone(recording: str, start_s: float, seconds: float) -> Clip:
     return Clip(wave, 16_000)
 
 
-def test_the_clips_are_playable_amplified_and_lie_around_the_patch_that_was_surest(tmp_path: Path) -> None:
+def test_the_clips_are_playable_amplified_and_lie_around_the_most_confident_window(tmp_path: Path) -> None:
     asked = []
 
     def listen(recording: str, start_s: float, seconds: float) -> Clip:
@@ -456,7 +456,7 @@ def test_what_the_licence_of_the_weights_means_for_the_model_is_said(tmp_path: P
     assert "Xeno-canto" in text and "10.1016/" in text
 
 
-def test_strong_doubts_stand_before_the_figure_and_mild_ones_below_it_each_once(tmp_path: Path) -> None:
+def test_strong_warnings_stand_before_the_figure_and_mild_ones_below_it_each_once(tmp_path: Path) -> None:
     strong = Diagnostic("loss-never-moved", STRONG, "The training loss never moved: 2.3 in the first epoch.", "Faster.")
     mild = Diagnostic("never-predicted", MILD, "On test, 1 class was never predicted: Turdus <b>merula</b>.", "More.")
     poor = Verdict("poor", "Not shown to be better than guessing", "Do not rely on its predictions.")
@@ -484,7 +484,7 @@ def test_external_ids_have_a_column_where_there_are_any(tmp_path: Path) -> None:
         assert any(re.sub(r"<[^>]+>", "", head).strip() == "id" for head in heads) == expected
 
 
-def test_percentages_are_never_rounded_to_certainty() -> None:
+def test_percentages_are_never_rounded_to_0_or_100() -> None:
     assert [words.percent(x) for x in (1.0, 0.9996, 0.994, 0.5, 0.003, 1e-9, 0.0)] == [
         f"{text}\N{NO-BREAK SPACE}%" for text in ("100", "99.9", "99", "50", "0.3", "0.1", "0")
     ]
@@ -533,7 +533,7 @@ def test_thresholds_are_said_to_be_chosen_only_where_they_were() -> None:
     assert said(OWN, NOMINAL, BACKGROUND).startswith("The thresholds of 1 of 2 classes were chosen on validation")
 
 
-def test_beside_the_right_names_stands_how_many_get_an_answer_where_not_all_do(tmp_path: Path) -> None:
+def test_where_some_are_rejected_their_share_stands_beside_the_accuracy(tmp_path: Path) -> None:
     data = trusted_data()
     test = data.metrics["test"]
     assert test is not None
@@ -549,7 +549,7 @@ def test_beside_the_right_names_stands_how_many_get_an_answer_where_not_all_do(t
     assert "every recording is rejected" in decided_sentence(nobody)
 
 
-def test_a_rate_of_alarms_in_clips_is_told_from_that_in_long_recordings() -> None:
+def test_a_rate_of_alarms_in_clips_is_distinguished_from_that_in_long_recordings() -> None:
     heard = {"part": "test", "hours": 0.1, "recordings": 72, "recordings_decided": 1}
     of_clips = alarms_sentence(heard)
     assert "As wholes, 1 recording of the 72 would get a class" in of_clips
@@ -674,7 +674,7 @@ def test_what_a_score_means_is_said_from_data() -> None:
     assert "is not known: no test recording" in meaning_sentence(none, "test")
 
 
-def test_the_page_tells_certainty_thresholds_and_false_alarms(tmp_path: Path) -> None:
+def test_the_page_shows_calibration_thresholds_and_false_alarms(tmp_path: Path) -> None:
     data = trusted_data()
     text = page_of(data, tmp_path).text
     for told in (
@@ -702,7 +702,7 @@ def test_the_class_table_can_be_sorted_by_keyboard_and_its_values_are_exact(tmp_
     assert "not tested" in table[1] and "Strix_<wbr>aluco (6)" in table[1]
 
 
-def test_long_lists_of_files_are_cut_and_the_cut_is_told(tmp_path: Path) -> None:
+def test_long_lists_of_files_are_cut_and_the_cut_is_reported(tmp_path: Path) -> None:
     row = {"class": "a", "problem": "corrupt", "used": False, "detail": "d", "advice": "Copy it again."}
     remark = {**row, "recording": "fine.wav", "used": True, "detail": "holds FLAC"}
     problems = [{**row, "recording": f"file{k}.wav"} for k in range(2_100)]
@@ -801,7 +801,7 @@ def test_the_tables_hold_every_recording_and_pair_and_the_very_names_of_the_clas
     assert '\n"=HYPERLINK(1)",' in (tmp_path / "per_class.csv").read_text("utf-8")
 
 
-def test_two_classes_have_no_third_answer(tmp_path: Path) -> None:
+def test_two_classes_have_no_third_prediction(tmp_path: Path) -> None:
     full = make_data()
     scores = full.scores["test"]
     two = dataclasses.replace(

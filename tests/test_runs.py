@@ -74,7 +74,7 @@ def test_an_output_folder_that_was_removed_is_not_made_again(tmp_path: Path) -> 
     assert not (tmp_path / "output").exists()
 
 
-def test_a_checkpoint_that_vanished_is_told_before_it_is_counted(tmp_path: Path) -> None:
+def test_a_checkpoint_that_vanished_is_reported_before_it_is_counted(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not there any more"):
         checkpoint_digest(tmp_path / "gone.ckpt")
 

@@ -117,7 +117,7 @@ RECORDERS: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("key", RECORDERS)
-def test_a_property_of_the_recorder_that_alone_tells_the_classes_is_a_strong_doubt(key: str) -> None:
+def test_a_property_of_the_recorder_that_alone_tells_the_classes_is_a_strong_warning(key: str) -> None:
     row = measured(made(RECORDERS[key]))
     assert of(row) == (key, STRONG)
     assert row["shortcut"]["conflict"]["recordings"] == 0
@@ -155,13 +155,13 @@ OWN: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("key", OWN)
-def test_what_may_be_the_species_own_is_a_mild_doubt_and_the_verdict_is_fair(key: str) -> None:
+def test_what_may_be_the_species_own_is_a_mild_warning_and_the_verdict_is_fair(key: str) -> None:
     row = measured(made(OWN[key]))
     assert of(row) == (key, MILD)
     assert "may be the species' own" in next(of_shortcuts(row)).advice
 
 
-def test_recordings_that_differ_in_nothing_that_goes_with_the_class_raise_no_doubt() -> None:
+def test_recordings_that_differ_in_nothing_that_goes_with_the_class_raise_no_warning() -> None:
     def mixed(k: int, label: str, rng: np.random.Generator) -> dict[str, Any]:
         del label
         rate = int(rng.choice([22_050, 44_100, 48_000]))
@@ -211,7 +211,7 @@ def test_who_is_right_where_the_recorder_points_to_a_wrong_class_knows_more() ->
     assert not few["shortcut"]["conflict"]["cleared"]  # of four sources, that is luck
 
 
-def test_slices_of_one_source_are_one_witness() -> None:
+def test_clips_of_one_source_count_once() -> None:
     dataset = made(partly, each=200)
     four = {
         name: Place(f"source {k % 4}", "test") if place.split == "test" else place
@@ -221,7 +221,7 @@ def test_slices_of_one_source_are_one_witness() -> None:
     assert row["shortcut"] is None or not row["shortcut"]["conflict"]["cleared"]
 
 
-def test_a_model_that_guesses_has_other_doubts() -> None:
+def test_a_model_that_guesses_has_other_warnings() -> None:
     assert of(measured(made(RECORDERS["rate"]), lambda r, k: k % 2 == 0)) is None
 
 
@@ -243,7 +243,7 @@ def test_no_limit_is_advised_where_all_recordings_reach_above_the_backbones_band
     assert "band-limit" not in next(of_shortcuts(row)).advice
 
 
-def test_many_classes_with_a_recorder_each_are_told_and_one_odd_class_of_many_is_not_all() -> None:
+def test_many_classes_with_a_recorder_each_are_reported_and_one_odd_class_of_many_is_not_all() -> None:
     names = [f"Class {letter}" for letter in "abcdefghij"]
     own: Change = lambda k, label, rng: {"below": f"site {names.index(label)}/rec{k}.wav"}  # noqa: E731
     assert of(measured(made(own, each=12, classes=names))) == ("place", STRONG)
@@ -268,7 +268,7 @@ def test_the_class_in_a_name_is_no_place(first: str, second: str) -> None:
     assert "place" not in {each.key for each in properties.properties_of(dataset.recordings)}
 
 
-def test_too_few_sources_are_said_and_old_facts_without_measures_do_no_harm() -> None:
+def test_too_few_sources_are_reported_and_old_records_without_measures_do_no_harm() -> None:
     few = made(RECORDERS["rate"], each=2)
     row = measured(dataclasses.replace(few, places={n: Place(p.group, "test") for n, p in few.places.items()}))
     assert row["reason"]
@@ -310,7 +310,7 @@ FIGURES = make_data().metrics
 
 
 @pytest.mark.parametrize(("key", "level"), [("rate", "poor"), ("floor", "fair"), (None, "good")])
-def test_the_verdict_falls_as_far_as_the_doubt_is_strong(key: str | None, level: str) -> None:
+def test_the_verdict_falls_as_far_as_the_warning_is_strong(key: str | None, level: str) -> None:
     change = nothing if key is None else {**RECORDERS, **OWN}[key]
     found = [
         doubt for doubt in all_diagnostics({"best_epoch": None, "epochs": []}, {"shortcuts": measured(made(change))})

@@ -136,12 +136,12 @@ def exceeds(correlation: float, *, n_sources: int = 20, clips: int = 10, too_sur
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.5])
-def test_certainties_that_are_exactly_true_are_seldom_above_luck(correlation: float) -> None:
+def test_scores_that_are_exactly_calibrated_are_seldom_above_the_bound(correlation: float) -> None:
     """2.5 of 100 by definition; drawn one by one, 16 and 32 where sources are alike."""
     assert exceeds(correlation) <= 0.05
 
 
-def test_certainties_that_are_not_true_are_still_told() -> None:
+def test_scores_that_are_not_calibrated_are_reported() -> None:
     assert exceeds(0.3, too_sure=0.3, n=30) >= 0.8
 
 

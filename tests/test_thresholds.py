@@ -248,7 +248,7 @@ def test_noises_are_what_they_are_called() -> None:
     assert 0 < loud.mean() < 0.02
 
 
-def test_noise_is_heard_in_whole_batches() -> None:
+def test_noise_is_scored_in_whole_batches() -> None:
     sizes = []
 
     def scorer(features: Any) -> tuple[Any, Any]:
@@ -288,7 +288,7 @@ def judge(
     )  # fmt: skip
 
 
-def test_validation_chooses_and_test_is_judged_as_it_is_served(tmp_path: Path) -> None:
+def test_validation_chooses_and_test_is_evaluated_as_it_is_served(tmp_path: Path) -> None:
     val, test = run_of(100, 0), run_of(60, 1)
     found = judge(val, test)
     calibration = Calibration.of(found.figures["calibration"])
@@ -328,7 +328,7 @@ def test_false_alarms_on_the_background_that_thresholds_were_chosen_on_say_so() 
     assert few["false_alarms"]["background"]["chosen_on"] is False
 
 
-def test_what_is_far_from_all_training_is_answered_none_at_the_cost_that_is_stated(tmp_path: Path) -> None:
+def test_what_is_far_from_all_training_is_rejected_as_unknown_at_the_cost_that_is_stated(tmp_path: Path) -> None:
     val, test, rng = run_of(100, 0), run_of(60, 1), np.random.default_rng(0)
     heard = {
         "val": OodMeasures(rng.uniform(0, 10, 100), np.zeros(100)),
@@ -363,7 +363,7 @@ def test_what_is_far_from_all_training_is_answered_none_at_the_cost_that_is_stat
     assert run_figures.read_ood(tmp_path) is None
 
 
-def test_a_noise_is_taken_for_what_most_of_its_patches_are_answered_with() -> None:
+def test_noise_is_accepted_as_the_decision_of_most_of_its_windows() -> None:
     # One long alarm of tits, two short ones of owls; the second noise only background passes for.
     tit, owl, neither = [0.0, 0.05, 0.95], [0.0, 0.95, 0.05], [0.9, 0.1, 0.0]
     heard = scores_of([[owl, tit, tit, tit, owl, neither], [neither] * 3], [0, 0])
@@ -373,7 +373,7 @@ def test_a_noise_is_taken_for_what_most_of_its_patches_are_answered_with() -> No
     assert rows[0]["per_class"][0]["class"] == "owl"  # which has more alarms
 
 
-def test_a_made_noise_is_answered_as_a_recording_of_it_would_be() -> None:
+def test_made_noise_is_decided_as_a_recording_of_it_would_be() -> None:
     tit, neither = [0.0, 0.05, 0.95], [0.9, 0.1, 0.0]
     heard = replace(
         scores_of([[tit] * 3, [tit] * 3, [neither] * 3, [tit] * 3], [0] * 4),
@@ -387,7 +387,7 @@ def test_a_made_noise_is_answered_as_a_recording_of_it_would_be() -> None:
     assert [row["windows_passing"] for row in rows] == [1.0, 1.0, 0.0, 1.0]  # each window alone
 
 
-def test_why_nothing_is_called_strange_is_said() -> None:
+def test_the_reason_why_nothing_is_called_out_of_distribution_is_reported() -> None:
     few = {part: OodMeasures(np.arange(5.0), np.zeros(5)) for part in ("val", "noise")}
     for found, why in (
         (judge(run_of(5, 0), None, few), "validation has too few source recordings (5)"),
@@ -398,7 +398,7 @@ def test_why_nothing_is_called_strange_is_said() -> None:
         assert found.scores["val"].ood_score is None and found.figures["val"]["ood"] is None
 
 
-def test_scores_keep_how_strange_recordings_are(tmp_path: Path) -> None:
+def test_scores_keep_the_ood_scores_of_recordings(tmp_path: Path) -> None:
     scores = replace(run_of(9, 0), ood_score=np.arange(9, dtype=np.float32))
     scores.save(tmp_path / "s.npz")
     found = Scores.load(tmp_path / "s.npz").ood_score

@@ -176,7 +176,7 @@ def test_a_tuning_that_was_stopped_in_a_trial_comes_to_the_same(
     assert not any(" of 4: " in line for line in tuned(config))
 
 
-def test_where_fewer_than_two_classes_can_be_judged_nothing_is_embedded(
+def test_where_fewer_than_two_classes_can_be_evaluated_nothing_is_embedded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "embed", None)
@@ -185,7 +185,7 @@ def test_where_fewer_than_two_classes_can_be_judged_nothing_is_embedded(
         tuned(config)
 
 
-def test_judged_anew_by_other_folds_the_recordings_are_the_same() -> None:
+def test_evaluated_anew_by_other_folds_the_recordings_are_the_same() -> None:
     # Of the second class, a source of its own and one that the first has, too: by some seeds both are in one fold.
     labels, groups = np.array([0, 0, 0, 0, 0, 1, 1]), ["a", "b", "d", "e", "both", "both", "c"]
     positive = one_hot(labels, 2) > 0
@@ -242,7 +242,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Quick]]:
     return put
 
 
-def test_a_gain_that_holds_when_judged_anew_is_said_to_be_one_and_matters_by_the_right_setting(
+def test_a_gain_that_holds_when_evaluated_anew_is_said_to_be_one_and_matters_by_the_right_setting(
     data: Path, tmp_path: Path, quick: Callable[..., list[Quick]]
 ) -> None:
     made = quick()
@@ -293,7 +293,7 @@ def of_again(whole: Path, difference: float | None) -> Tuned:
     return Tuned.model_validate({**found, "best": 1, "again": again or None})
 
 
-def test_where_the_best_is_behind_when_judged_anew_everything_says_to_keep_your_settings(
+def test_where_the_best_is_worse_when_evaluated_anew_everything_says_to_keep_your_settings(
     whole: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     for difference, keeps in ((-0.02, True), (0.0, True), (0.02, False), (None, False)):

@@ -71,7 +71,7 @@ def test_every_layer_of_the_table_has_the_shape_of_its_variable():
     assert tuple(backbone.get_layer("pool4").output.shape) == (None, 6, 4, 64)
 
 
-def test_patches_become_embeddings_of_128_numbers():
+def test_windows_become_embeddings_of_128_numbers():
     backbone = small()
 
     assert backbone.input_shape == (None, 96, 64)

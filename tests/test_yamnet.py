@@ -73,7 +73,7 @@ def test_the_layers_are_the_published_ones() -> None:
     assert yamnet.BACKBONE.window_flops() == pytest.approx(2 * 69e6, rel=0.01)
 
 
-def test_patches_become_embeddings_of_1024_numbers_in_every_precision() -> None:
+def test_windows_become_embeddings_of_1024_numbers_in_every_precision() -> None:
     for precision in ("float32", "mixed_bfloat16"):
         backbone = BACKBONES["yamnet"].network(embedding_activation="relu", precision=precision, seed=1)
         embeddings = backbone(noise(2))
@@ -293,7 +293,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         yamnet.read_weights(tmp_path)
 
 
-def test_weights_of_one_backbone_given_to_another_are_told_apart(drawn: tuple[Path, Drawn]) -> None:
+def test_weights_of_one_backbone_given_to_another_are_distinguished(drawn: tuple[Path, Drawn]) -> None:
     with pytest.raises(CheckpointError, match=r"looks like weights of YAMNet, .* --model.backbone yamnet"):
         read_weights(BACKBONES["vggish"], drawn[0])
     with pytest.raises(CheckpointError, match=r"looks like weights of VGGish, .* --model.backbone vggish"):
@@ -400,7 +400,7 @@ def test_the_front_end_is_that_of_the_published_network(real: list[Array]) -> No
 
 
 @with_googles
-def test_it_hears_what_is_to_be_heard(googles: classifiers.Classifier) -> None:
+def test_it_predicts_what_was_recorded(googles: classifiers.Classifier) -> None:
     for folder, name in {"Rooster": "Chicken, rooster", "Dog_bark": "Dog", "Rain": "Rain"}.items():
         frames = log_mel(decode.read(min((GOOGLES.parent / "esc10" / folder).glob("*.ogg")), rate_hz=16_000), YAMNET)
         features = np.stack([frames[start : start + 96] for start in range(0, len(frames) - 95, 48)])
