@@ -26,8 +26,8 @@ INSTEAD = {
     "--trials 30": "--trials 2",
     "--model.backbone yamnet": "--model.backbone yamnet --model.checkpoint yamnet.h5",
     # The rest of the test runs with a small backbone; a SavedModel is one itself.
-    "./entrypoint.sh run --model.checkpoint perch/": "env -u BIRDTUNE_MODEL__BACKBONE "
-    "./entrypoint.sh run --model.checkpoint perch/",
+    "./entrypoint.sh run --model.checkpoint saved_model/": "env -u BIRDTUNE_MODEL__BACKBONE "
+    "./entrypoint.sh run --model.checkpoint saved_model/",
 }
 # Commands that end otherwise than with 0: a model of a stranger whose graph writes a file.
 CODES = {"./entrypoint.sh predict --model strangers/1 recordings/": 42}
@@ -40,6 +40,8 @@ NOT_RUN = {
     "./entrypoint.sh bench": "needs ESC-10 and minutes; tests/test_bench.py runs each part in its tiniest form",
     "python tests/faults/fuzz.py all": "needs requirements-fuzz.txt; tests/faults/test_hostile.py is its short form",
     "PYTHONPATH=code .venv/bin/python -m pytest -rP tests/test_statistics.py": "is a test itself",
+    "./entrypoint.sh run --data my-birds --model.backbone birdnet": "needs the extra birdnet, whose licence is asked",
+    "./entrypoint.sh run --model.checkpoint model.tflite": "is run by tests/test_tflite_backbone.py, with a made file",
     "./entrypoint.sh run --data data.parquet": "needs the extra parquet; tests/test_embeddings.py reads such files",
     "pip ": "needs a network, or is named as a part of what extras do",
     "python3 -c '": "is run by tests/test_serving.py",
@@ -88,7 +90,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(("new/a.wav", "night.wav", "recordings/b.wav", "archive/2026/c.wav", "night/d.wav")):
         write_sound(folder / name, np.tile(np.sin(np.arange(16_000) * 0.1 * (number + 1)), 6), seed=number)
     write_hdf5(folder / "yamnet.h5", original()[1])
-    save_backbone(folder / "perch", n_samples=96_000)
+    save_backbone(folder / "saved_model", n_samples=96_000)
     save_model(folder / "strangers/1", written(folder / "touched")["WriteFile"])
     done = execute("./entrypoint.sh run", folder)
     assert done.returncode == 0, done.stderr
