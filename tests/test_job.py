@@ -137,7 +137,7 @@ def test_everything_that_the_readme_names_is_there(done: Path) -> None:
     for name in (
         "reports/1/report.html", "reports/1/per_class.csv", "reports/1/predictions.csv", "reports/1/confusion.csv",
         "reports/1/problems.csv", "reports/1/config.yaml", "reports/1/classes.csv", "problems.csv", "split.csv",
-        "reports/1/label_issues.csv",
+        "reports/1/label_issues.csv", "reports/1/embedding_map.csv",
         "model/birdtune/1/saved_model.pb", "model/birdtune/1/labels.csv", "model/birdtune/1/train_id_list.pickle",
         "model/birdtune/1/model.json", "logs/1/run.log", "logs/1/events.jsonl",
         "logs/1/history.json", "split.json",

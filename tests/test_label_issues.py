@@ -213,6 +213,7 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
 
     found = check(dataset, Interrupts())
     assert found["rows"] == [] and "from scratch" in found["reason"]
+    assert read_json(out / "embedding_map.json") == {"reason": found["reason"], "rows": [], "with_times": 0}
     assert read_csv(out / "label_issues.csv") == []
 
     # Fresh weights stand for a backbone that knows sounds: these differ in pitch alone.
@@ -227,6 +228,8 @@ def test_a_recording_in_the_wrong_folder_heads_the_list_with_the_moment_to_liste
         0 <= float(rows[0]["start_s"]) <= 2 and rows[0]["split"] == dataset.places[rows[0]["recording"]].split
     )
     assert found["scored"] == len(dataset.recordings) and len(found["rows"]) == len(rows) < 10
+    plane = read_csv(out / "embedding_map.csv")
+    assert [row["recording"] for row in plane] == [recording.name for recording in dataset.recordings]
     first = (out / "label_issues.csv").read_bytes()
     check(dataset, Interrupts())
     assert (out / "label_issues.csv").read_bytes() == first

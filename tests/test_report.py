@@ -137,7 +137,7 @@ def trusted_data() -> ReportData:
     trust = {
         "calibration": Calibration("softmax", Scale(1.25), Scale(2.0), 30).row(),
         "thresholds": chosen.row(CLASSES), "ood": {"scale": None, "reason": "too few"},
-        "false_alarms": {
+        "refit": None, "false_alarms": {
             "background": {"part": "test", "chosen_on": False, **heard},
             "noise": [{"noise": "pink noise", "decision": None, "score": None, **heard}],
         },

@@ -1,6 +1,6 @@
 """The stage `evaluate`: the best weights → calibrated scores of validation and test, and all figures about them.
 
-    Job ─▶ evaluate ─▶ reports/<v>/ scores-*.npz, ood.npz, label_issues.json, metrics.json
+    Job ─▶ evaluate ─▶ reports/<v>/ scores-*.npz, ood.npz, label_issues.json, embedding_map.json, metrics.json
 
 Everything is computed in float32, as the exported model will.
 Importing this loads TensorFlow.

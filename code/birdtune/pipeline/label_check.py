@@ -2,6 +2,7 @@
 
     recordings ─▶ embeddings by the backbone as it was given ─▶ Panel: a linear model for each fold left out
                ─▶ scores of recordings ─▶ label_issues.csv, label_issues.json
+    the same embeddings ─▶ embedding_map.csv, embedding_map.json
 
 The backbone is the one that training began from: one that was trained on these labels would have learnt the wrong ones,
 too. Of each recording at most `MOST_WINDOWS` are embedded, and only the mean of their embeddings is kept, so memory
@@ -35,7 +36,7 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.data.scan import Recording
 from birdtune.errors import shown
-from birdtune.evaluation import label_issues
+from birdtune.evaluation import embedding_map, label_issues
 from birdtune.evaluation.label_issues import FACTS_NAME, TABLE_NAME
 from birdtune.evaluation.scores import Bools, Floats, Ints
 from birdtune.runtime.files import write_bytes, write_csv, write_json
@@ -46,7 +47,7 @@ from birdtune.training.embeddings import first_feed, folds, no_first_backbone, p
 from birdtune.training.scoring import make_scorer
 
 KEPT_NAME = "kept.npy"
-FILES = (TABLE_NAME, FACTS_NAME)
+FILES = (TABLE_NAME, FACTS_NAME, embedding_map.TABLE_NAME, embedding_map.FACTS_NAME)
 
 # Of logistic regression on standardised averages: on ESC-10 with 5 % of the labels wrong, 0.1 and 0.01 find as many of
 # them, 0.001 fewer.
@@ -245,10 +246,10 @@ def out_of_fold_scores(
 def check_labels(
     config: Config, dataset: Dataset, store: FrameStore, folder: Path, journal: Journal, interrupts: Interrupts
 ) -> None:
-    """Write label_issues.csv and label_issues.json into a folder; of all recordings, whatever part they are of.
+    """Write `FILES` into a folder: label issues and the embedding map of all recordings, whatever part they are of.
 
     Nothing is trained or chosen with what is found, so the test part keeps its worth. Where labels cannot be checked,
-    the table is empty, and label_issues.json says why.
+    the tables are empty, and label_issues.json and embedding_map.json say why.
 
     Raises:
         Interrupted, RetryableError.
@@ -259,12 +260,19 @@ def check_labels(
     scored = scored_targets(given.positive, given.fold)
     reason = _why_not(config, given.fold)
     found: list[dict[str, Any]] = []
+    plane = embedding_map.no_map(reason)
     if not reason:
         embedded = EmbeddedRecordings(config, dataset, store, part, journal, interrupts)
-        found = _issues(dataset, part, given, embedded, interrupts)
+        averages = embedded.averages()
+        found = _issues(dataset, part, given, embedded, averages, interrupts)
+        plane = embedding_map.measure(
+            averages, given.positive, recordings=[recording.name for recording in part], classes=dataset.classes,
+            places=dataset.places, n_bootstrap=config.evaluate.bootstrap, seed=config.train.seed,
+        )  # fmt: skip
+    n_timed = len(everything) - len(part)
+    embedding_map.write(folder, {**plane, "with_times": n_timed})
     alone = np.flatnonzero(given.positive.any(axis=0) & ~scored.any(axis=0))
     write_csv(folder / TABLE_NAME, label_issues.COLUMNS, found)
-    n_timed = len(everything) - len(part)
     facts: dict[str, Any] = {
         "reason": reason, "scored": int(scored.sum()),
         "single_source": sorted(dataset.classes[column] for column in alone),
@@ -281,11 +289,16 @@ def check_labels(
 
 
 def _issues(
-    dataset: Dataset, part: Sequence[Recording], given: Checked, embedded: EmbeddedRecordings, interrupts: Interrupts
+    dataset: Dataset,
+    part: Sequence[Recording],
+    given: Checked,
+    embedded: EmbeddedRecordings,
+    averages: npt.NDArray[np.float32],
+    interrupts: Interrupts,
 ) -> list[dict[str, Any]]:
     """Rows of label_issues.csv."""
     scored = given.fold >= 0
-    averages, positive, known = embedded.averages(), given.positive, given.known
+    positive, known = given.positive, given.known
     others = None
     if given.have_several:
         scores, models = out_of_fold_scores(averages, positive, given.fold, interrupts, known)

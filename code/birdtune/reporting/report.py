@@ -28,7 +28,14 @@ from birdtune.evaluation import model_comparison, rare_classes
 from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic
 from birdtune.evaluation.metrics import METRICS, Metric, headline
 from birdtune.evaluation.scores import Scores, clip_scores
-from birdtune.reporting import calibration_section, figures, listening, ood_section, shortcut_section
+from birdtune.reporting import (
+    calibration_section,
+    embedding_map,
+    figures,
+    listening,
+    ood_section,
+    shortcut_section,
+)
 from birdtune.reporting.listening import CLIP_S, Clip
 from birdtune.reporting.verdict import Verdict
 from birdtune.runtime.files import write_text
@@ -73,6 +80,7 @@ class ReportData:
         augmentation: picture of what was done to training windows, if anything was. PNG
         trust: `calibration`, `thresholds`, `ood` and `false_alarms` of metrics.json; None where it has none.
         label_issues: label_issues.json: `rows` of label_issues.csv, and what they rest on; None: not checked.
+        embedding_map: embedding_map.json; None: the run has none.
         tuning: which settings come from tuning, as `tune_page.section`; None: none.
         promotion: `promoted` and `reason` of run.json, where there was a gate; None: there was none.
         model_comparison: that of metrics.json, where training began from a base model.
@@ -106,6 +114,7 @@ class ReportData:
     augmentation: bytes | None = None
     trust: Row | None = None
     label_issues: Row | None = None
+    embedding_map: Row | None = None
     tuning: Row | None = None
     promotion: Row | None = None
     model_comparison: Row | None = None
@@ -298,6 +307,14 @@ def _examples(data: ReportData) -> Row:
     }
 
 
+def _clips(examples: Row, labels: Row | None) -> dict[str, int]:
+    """Recording → number of its clip, of all that the page can play."""
+    pairs = [pair[which] for pair in examples["pairs"] for which in ("error", "example")]
+    cards = [*examples["worst"], *pairs, *(labels["cards"] if labels else [])]
+    playable = dict.fromkeys(card["recording"] for card in cards if card and card["sound"])
+    return {recording: number for number, recording in enumerate(playable)}
+
+
 # ---- the page -----------------------------------------------------------------------------------
 
 
@@ -311,6 +328,8 @@ def _context(data: ReportData) -> dict[str, Any]:
     advice = {row["problem"]: row.get("advice", "") for row in unused}
     left, bottom, width, height = (round(100 * side, 1) for side in figures.SPECTROGRAM_BOX)
     rare = metrics.get("rare_classes") if metrics else None
+    examples, labels = _examples(data), _labels(data)
+    clips = _clips(examples, labels)
     return {
         "data": data,
         "split": split,
@@ -332,7 +351,9 @@ def _context(data: ReportData) -> dict[str, Any]:
         "class_metrics": _class_metrics(metrics),
         "has_ids": any(row["external_id"] is not None for row in data.class_rows),
         "confusion": _confusion(metrics, data.classes) if metrics else None,
-        "listening": _examples(data),
+        "listening": examples,
+        "clips": clips,
+        "map": embedding_map.section(data.embedding_map, data.scores, split, data.class_rows, _issues(data), clips),
         "curves": figures.learning_curves(data.history, data.best_epoch) if data.history else None,
         "curve_metrics": figures.validation_metrics(data.history),
         "rarest": rare,
@@ -340,7 +361,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "times_more": rare_classes.unequal(rare, set_for_rare),
         "ablation": rare_classes.in_words(data.rare_class_ablation),
         "augmentation": _image(data.augmentation),
-        "labels": _labels(data),
+        "labels": labels,
         "shortcuts": shortcut_section.section(data.shortcuts),
         "tuning": data.tuning,
         "calibration": calibration_section.section(metrics, part, data.trust) if metrics else None,

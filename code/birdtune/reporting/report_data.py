@@ -15,6 +15,7 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.data.scan import PROBLEM_COLUMNS
 from birdtune.errors import InputError, shown
+from birdtune.evaluation import embedding_map
 from birdtune.evaluation.diagnostics import Diagnostic
 from birdtune.evaluation.label_issues import FACTS_NAME
 from birdtune.evaluation.scores import Scores
@@ -75,6 +76,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -
         tuning=tune_page.section(tuned.of_run(run.config)),
         model_comparison=figures.get("model_comparison"),
         label_issues=_label_issues(run),
+        embedding_map=_embedding_map(run),
         rare_class_ablation=figures.get("rare_class_ablation"),
         shortcuts=figures.get("shortcuts"),
         leak=figures.get("leak"),
@@ -147,6 +149,13 @@ def _promotion(run: Run) -> dict[str, Any] | None:
 
 def _label_issues(run: Run) -> dict[str, Any] | None:
     found = read_json(run.reports / FACTS_NAME) if run.config.evaluate.label_issues else None
+    return found if isinstance(found, dict) else None
+
+
+def _embedding_map(run: Run) -> dict[str, Any] | None:
+    if not run.config.evaluate.label_issues:
+        return embedding_map.no_map("it is made of the embeddings that --evaluate.label-issues computes, which is off")
+    found = read_json(run.reports / embedding_map.FACTS_NAME)
     return found if isinstance(found, dict) else None
 
 
