@@ -71,7 +71,11 @@ for (const map of document.querySelectorAll(".map")) {
     const point = points.find(each => each.node === event.target);
     if (event.key === "Escape") point.node.blur();
     else if (event.key === "Enter" || event.key === " ") play(point);
-    else if (arrows[event.key]) {
+    else if (event.key === "PageDown" || event.key === "PageUp") {
+      // One after another: arrows may miss a point that lies on another.
+      const now = shownNow(), at = now.indexOf(point) + (event.key === "PageDown" ? 1 : -1);
+      go(now[(at + now.length) % now.length]);
+    } else if (arrows[event.key]) {
       // Of the points that way, the nearest; what lies aside counts double.
       const [dx, dy] = arrows[event.key];
       const cost = other => {
