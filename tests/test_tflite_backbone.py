@@ -199,6 +199,7 @@ def test_the_only_weights_in_the_input_are_taken(model: Path, tmp_path: Path, mo
     (tmp_path / "some name.tflite").symlink_to(model)
     found, said = registry.settled(Config(input=tmp_path))
     assert found.model.backbone == "birdnet" and "some name.tflite lies in the input folder" in said[0]
+    assert found.train.hop_s == 0.5  # half of its window
     (tmp_path / "yamnet.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     with pytest.raises(SettingsError, match=r"weights of several backbones .*yamnet.*birdnet.*--model\.backbone"):
         registry.settled(Config(input=tmp_path))

@@ -234,7 +234,7 @@ class TrainSettings(_Section):
     )
     hop_s: float | None = _setting(
         None, "from one training window to the next; at most a window", unit="s",
-        unset="the backbone's: 0.96, yamnet 0.48", gt=0, le=60,
+        unset="the backbone's: 0.96, yamnet 0.48, birdnet 1.5, perch 2.5", gt=0, le=60,
     )
     jitter_s: float = _setting(
         0.0, "windows start at most this much earlier or later, drawn each epoch", unit="s", ge=0, le=96
@@ -466,6 +466,10 @@ class Config(_Section):
     def with_model(self, **settings: str) -> "Config":
         """The same settings but for some of `model`."""
         return self.model_copy(update={"model": self.model.model_copy(update=settings)})
+
+    def with_train(self, **settings: float) -> "Config":
+        """The same settings but for some of `train`."""
+        return self.model_copy(update={"train": self.train.model_copy(update=settings)})
 
     def flat(self) -> dict[str, Any]:
         """Every setting under its full name ("train.batch-size"), JSON-able; `model.freeze` auto is settled."""
