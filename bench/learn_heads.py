@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from bench import learning
 from bench.harness import Result, Settings
 
-KINDS = ("linear", "mlp", "attention", "logistic regression", "random forest")
+KINDS = ("linear", "mlp", "attention", "prototype", "logistic regression", "k-NN", "random forest")
 
 
 def measure(settings: Settings) -> Result:

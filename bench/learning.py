@@ -126,6 +126,7 @@ def embed(data: Path, output: Path, **settings: Any) -> Bench:
     config = Config(data=str(data), output=output, model=given)
     journal, interrupts = Journal(quiet=True), Interrupts()
     dataset, store = gather.prepare(config, backbone_of(config).front_end, journal, interrupts)
+    config = config.with_output(dataset.output)
     devices.prepare_devices()
     classifier, found = embeddings.embed(
         config, dataset, store, dataset.recordings, journal, interrupts, what="measurement"

@@ -177,7 +177,7 @@ def test_it_begins_with_the_served_weights_and_new_columns_in_their_middle(first
     assert scores[:, 3].max() < 0.3  # of 0.25 and a little of its own: it drowns nobody
 
 
-@pytest.mark.parametrize("head", ["mlp", "attention"])
+@pytest.mark.parametrize("head", ["mlp", "attention", "prototype"])
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
 def test_every_head_is_served_and_grown(head: str, scores: str, tmp_path: Path) -> None:
     chosen = settings(tmp_path / "data", tmp_path, model__head=head, model__output=scores, model__hidden_units=5)

@@ -73,7 +73,7 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
 
     found = read_json(tmp_path / "out" / "compare.json")
     rows = read_csv(tmp_path / "out" / "compare.csv")
-    names = {"linear", "mlp", "attention", "logistic regression", "random forest"}
+    names = {"linear", "mlp", "attention", "prototype", "logistic regression", "k-NN", "random forest"}
     assert {row["candidate"] for row in rows} == {row["candidate"] for row in found["rows"]} == names
     assert (
         max(float(row["accuracy"]) for row in rows) > 0.9
@@ -83,7 +83,7 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     assert sum("heron (1 source recording)" in line for line in lines) == 2
     assert found["best"] == rows[0]["candidate"] and f"--model.head={found['head']}" in found["command"]
     assert any(line.startswith("to train ") and found["command"] in line for line in lines)
-    assert any("focal-gamma 0.5 plays no part in logistic regression and random forest" in line for line in lines)
+    assert any("focal-gamma 0.5 plays no part in logistic regression, k-NN, random forest" in line for line in lines)
     name, *flags = shlex.split(found["command"])[1:]
     taken = configure.load(cli.parse(name, flags)[1], {})
     assert (taken.model.head, taken.model.freeze) == (found["head"], "all-but-head")

@@ -44,6 +44,17 @@ def made_classifier(scores: str = "softmax", precision: str = "float32", hidden_
     )  # fmt: skip
 
 
+def made_prototypes(scores: str) -> Any:
+    """A classifier by prototypes whose classes differ in scale."""
+    made = classifiers.build(
+        backbone=BACKBONES["vggish-small"],
+        head="prototype", scores=scores, hidden_units=0, prototypes=3, embedding_activation="relu",
+        freeze="none", classes=CLASSES, precision="float32", seed=3,
+    )  # fmt: skip
+    made.head.get_layer("logits").log_scale.assign([1.0, 2.0, 3.0, 4.0])
+    return made
+
+
 def made_attention() -> Any:
     """A classifier that learnt to tell windows apart by how much they count."""
     made = classifiers.build(
@@ -332,6 +343,22 @@ def test_a_recording_is_scored_by_attention_by_the_exported_graph_too(tmp_path: 
     np.testing.assert_allclose(found["scores"][0], by_attention, atol=1e-5)
     assert np.abs(found["scores"][0] - alike).max() > 1e-3
     np.testing.assert_allclose(found["scores"][1], short["scores"][0], atol=1e-6)  # others in the batch do not count
+
+
+@pytest.mark.usefixtures("verified_here")
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
+def test_a_head_of_prototypes_is_served_for_windows_and_for_recordings(tmp_path: Path, scores: str) -> None:
+    trained = made_prototypes(scores)
+    facts = exported_to(tmp_path / "1", trained)
+    assert [facts[name] for name in ("head", "prototypes", "hidden_units")] == ["prototype", 3, 0]
+    waveform = made_waveform(3.2)
+    windows = served(trained, made_patches(waveform))
+    assert np.ptp(windows, axis=0).max() > 1e-3
+    found = sound(tf.saved_model.load(str(tmp_path / "1")), waveform)
+    np.testing.assert_allclose(found["window_scores"][0], windows, atol=1e-5)
+    np.testing.assert_allclose(
+        found["scores"][0], calibration_of(trained).clips(windows.mean(axis=0)[None])[0], atol=1e-5
+    )
 
 
 def told(classifier: Any) -> tuple[OodModel, OodScale]:

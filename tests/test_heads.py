@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from birdtune.config import ModelSettings
 from birdtune.errors import SettingsError
 from birdtune.models import heads, losses
+from birdtune.models.growth import grown
+from birdtune.models.head_kinds import HEAD_KINDS, require_tensorflow_1
 
 
 def head(scores="softmax", n_classes=5, **changes):
@@ -86,9 +89,10 @@ def test_the_seed_decides_the_weights():
     ("arguments", "message"),
     [
         ({"scores": "tanh"}, r"model\.output: tanh.*softmax, sigmoid"),
-        ({"head": "softmax"}, r"model\.head: softmax.*linear, mlp, attention"),
+        ({"head": "softmax"}, r"model\.head: softmax.*linear, mlp, attention, prototype"),
         ({"n_classes": 1}, "at least 2 classes, and got 1"),
         ({"head": "mlp", "hidden_units": 0}, "hidden-units: 0"),
+        ({"head": "prototype", "prototypes": 0}, r"model\.prototypes: 0"),
     ],
 )
 def test_settings_that_make_no_head_are_refused(arguments, message):
@@ -99,6 +103,113 @@ def test_settings_that_make_no_head_are_refused(arguments, message):
 def test_scores_of_an_unknown_kind_are_refused():
     with pytest.raises(SettingsError, match="softmax, sigmoid"):
         heads.scores(np.zeros((1, 2)), "none")
+
+
+# ---- every head -----------------------------------------------------------------------------------
+
+
+def test_every_head_can_be_set_and_its_weights_are_those_that_are_written_of_it():
+    assert set(HEAD_KINDS) == set(heads.HEADS) == set(ModelSettings.model_fields["head"].annotation.__args__)
+    for name, kind in HEAD_KINDS.items():
+        found = head(head=name, hidden_units=3, prototypes=2)
+        parts = {"head": found}
+        if name == "attention":
+            parts["attention"] = heads.build_attention(hidden_units=3, embedding_size=128, precision="float32", seed=1)
+        assert kind.weights == tuple(
+            f"{part}/{layer.name}/{variable.name}"
+            for part, model in parts.items()
+            for layer in model.layers
+            for variable in layer.weights
+        )
+
+
+def test_a_head_without_a_tensorflow_1_graph_is_refused_and_those_with_one_are_named():
+    require_tensorflow_1("mlp")
+    with pytest.raises(SettingsError, match=r"model\.head prototype.*--model\.head linear or mlp"):
+        require_tensorflow_1("prototype")
+
+
+# ---- prototypes -----------------------------------------------------------------------------------
+
+
+def prototypes(scores="softmax", n_classes=5, n=3, **changes):
+    return head(scores, n_classes, head="prototype", prototypes=n, **changes)
+
+
+def test_a_logit_is_the_scaled_similarity_to_the_nearest_prototype_of_the_class():
+    model = prototypes()
+    layer = model.get_layer("logits")
+    layer.log_scale.assign(np.log([30.0, 60.0, 60.0, 60.0, 1e4]))
+    layer.bias.assign([0.0, 1.0, 2.0, 3.0, 4.0])
+
+    found = model(embeddings()).numpy()
+
+    directions = layer.kernel.numpy() / np.linalg.norm(layer.kernel.numpy(), axis=0)
+    rows = embeddings() / np.linalg.norm(embeddings(), axis=1, keepdims=True)
+    cosines = np.einsum("nk,kpc->npc", rows, directions)
+    scale = np.array([30.0, 60.0, 60.0, 60.0, 1e4])
+    smooth = np.log(np.exp(scale[:4] * cosines[..., :4]).mean(axis=1)) + np.arange(4)
+    np.testing.assert_allclose(found[:, :4], smooth, rtol=1e-4, atol=1e-4)
+    # However large the scale, nothing overflows: then it is the nearest alone.
+    np.testing.assert_allclose(found[:, 4] / 1e4, cosines[..., 4].max(axis=1), atol=1e-3)
+
+
+def test_how_loud_an_embedding_is_does_not_matter_and_silence_is_like_nothing():
+    model = prototypes()
+
+    np.testing.assert_allclose(model(embeddings()), model(100.0 * embeddings()), atol=1e-4)
+    assert not model(np.zeros((2, 128), np.float32)).numpy().any()  # neither NaN
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_first_scores_of_prototypes_are_near_one_over_c_and_yet_tell_windows_apart(kind):
+    scores = heads.scores(prototypes(kind, n_classes=50)(embeddings(64)), kind).numpy()
+
+    assert scores.mean() == pytest.approx(1 / 50, rel=0.8) and scores.max() < 0.3
+    assert np.ptp(scores, axis=0).max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_prototypes_learn_classes_of_sounds_that_have_nothing_in_common(kind):
+    rng = np.random.default_rng(4)
+    one = rng.normal(0, 1, (3, 128)).astype(np.float32)
+    number = np.arange(240) % 6
+    # Of each class two kinds of sound, the opposite of each other: no single direction is like both.
+    rows = np.concatenate([one, -one])[number] + rng.normal(0, 0.1, (240, 128)).astype(np.float32)
+    truth = np.eye(3, dtype=np.float32)[number % 3]
+    right = {}
+    for n in (1, 2):
+        model = prototypes(kind, n_classes=3, n=n)
+        optimizer = keras.optimizers.Adam(1e-2)
+        for _ in range(60):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(losses.example_losses(model(rows), truth, kind, label_smoothing=0.0))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            # Every prototype moves, also one that is not the nearest to anything at first.
+            assert (np.linalg.norm(gradients[0].numpy(), axis=0) > 0).all()
+            optimizer.apply(gradients, model.trainable_variables)
+        right[n] = (model(rows).numpy().argmax(axis=1) == number % 3).mean()
+
+    assert right[1] < 0.8 and right[2] == 1.0
+
+
+def test_a_new_class_is_like_nothing_that_was_learnt_and_the_old_logits_stay():
+    old, fresh = prototypes(n_classes=3), prototypes(n_classes=4, seed=2)
+    layer = old.get_layer("logits")
+    layer.kernel.assign(np.abs(layer.kernel.numpy()))  # as learnt from ReLU embeddings, which are all of one sign
+    layer.log_scale.assign([3.0, 3.5, 4.0])
+    layer.bias.assign([-1.0, 0.0, 1.0])
+    before, after = ({f"head/logits/{v.name}": v.numpy() for v in model.variables} for model in (old, fresh))
+
+    found = grown(before, after)
+    for variable in fresh.variables:
+        variable.assign(found[f"head/logits/{variable.name}"])
+
+    rows = embeddings(64)
+    logits = fresh(rows).numpy()
+    np.testing.assert_allclose(logits[:, :3], old(rows).numpy(), atol=1e-4)
+    assert heads.scores(logits, "softmax").numpy()[:, 3].max() < 1 / 4
+    assert found["head/logits/log_scale"][3] == pytest.approx(3.5) and found["head/logits/bias"][3] == 0.0
 
 
 # ---- attention ------------------------------------------------------------------------------------

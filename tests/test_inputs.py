@@ -37,7 +37,7 @@ def build(
     freeze: str, precision: str = "float32", embedding_activation: str = "relu", head: str = "linear"
 ) -> Classifier:
     return classifiers.build(
-        backbone=BACKBONES["vggish-small"], head=head, scores="softmax", hidden_units=8,
+        backbone=BACKBONES["vggish-small"], head=head, scores="softmax", hidden_units=8, prototypes=2,
         embedding_activation=embedding_activation, freeze=freeze, classes=("A", "B", "C"), precision=precision, seed=1,
     )  # fmt: skip
 
@@ -161,6 +161,7 @@ def test_training_on_what_is_kept_is_training_on_the_sound(
     ("leap", "stop_at", "head"),
     [
         (1, 2, "linear"), (2, 1, "linear"), (2, 4, "linear"), (256, 2, "linear"), (2, 4, "attention"),
+        (2, 4, "prototype"),
         (1, 7, "attention"),
     ],
 )

@@ -66,7 +66,7 @@ def test_what_would_change_nothing_is_not_searched_and_the_reason_is_given() -> 
 
 def test_the_attention_head_is_not_offered_where_patches_are_augmented() -> None:
     (head,) = (row for row in space(given(augment__mixup=0.2)).dimensions if row.name == "model.head")
-    assert head.choices == ("linear", "mlp")
+    assert head.choices == ("linear", "mlp", "prototype")
     attention = space(given(tune__on="training", model__head="attention"))
     assert not [name for name in names(attention) if name.startswith("augment.")]
 
@@ -74,7 +74,7 @@ def test_the_attention_head_is_not_offered_where_patches_are_augmented() -> None
 def test_where_labels_are_shared_the_attention_head_and_mixup_are_left_out_and_the_reason_is_given() -> None:
     shared = space(given(train__label_refinement=True))
     (head,) = (row for row in shared.dimensions if row.name == "model.head")
-    assert head.choices == ("linear", "mlp")
+    assert head.choices == ("linear", "mlp", "prototype")
     assert shared.left_out["model.head attention"] == "not with train.label-refinement true"
     training = space(given(train__label_refinement=True, tune__on="training"))
     assert "augment.gain-db" in names(training) and "augment.mixup" not in names(training)
@@ -112,7 +112,7 @@ def test_a_range_that_fights_a_setting_is_refused_by_both_their_names(
     assert "beside --model.freeze" not in told
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp", "attention"])
+@pytest.mark.parametrize("head", ["linear", "mlp", "attention", "prototype"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -126,10 +126,10 @@ def test_run_takes_the_flags_that_are_printed_for_any_head(settings: dict[str, A
     taken = configure.load(found, {}, job_yaml=False)
     assert taken.model.head == head and taken.tune == Config().tune
     # Nothing goes but what the head does not take, and what goes is named.
-    assert taken.model.hidden_units == (None if head == "linear" else 64)
+    assert taken.model.hidden_units == (64 if head in ("mlp", "attention") else None)
     other = (taken.augment.gain_db, taken.train.label_refinement) == (0.0, False)
     assert other == (head == "attention")
-    assert ("model.hidden-units" in gone, head in gone) == (head == "linear", head != "mlp")
+    assert ("model.hidden-units" in gone, head in gone) == (head in ("linear", "prototype"), head != "mlp")
 
 
 def test_the_space_can_be_narrowed_and_its_ranges_changed() -> None:
@@ -184,6 +184,8 @@ def test_only_what_means_something_together_is_set() -> None:
     values: dict[str, Any] = {"model.head": "linear", "model.hidden-units": 64, "train.epochs": 5}
     assert effective(values, given()) == {"model.head": "linear", "train.epochs": 5}
     assert "model.hidden-units" in effective({**values, "model.head": "mlp"}, given())
+    both = {"model.head": "prototype", "model.hidden-units": 64, "model.prototypes": 3}
+    assert effective(both, given()) == {"model.head": "prototype", "model.prototypes": 3}
     late = effective({"train.head-warmup-epochs": 5, "train.epochs": 5}, given())
     assert late["train.head-warmup-epochs"] == 4
     frozen = effective(

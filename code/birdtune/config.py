@@ -22,6 +22,7 @@ ENVIRONMENT_PREFIX = "BIRDTUNE_"
 LATEST = "latest"
 
 _HIDDEN_UNITS = 100
+_PROTOTYPES = 5
 
 _WHERE_GIVEN = (
     "Each is a flag (`--train.epochs 5`), an environment variable (`BIRDTUNE_TRAIN__EPOCHS=5`) and a key of\n"
@@ -146,14 +147,18 @@ class ModelSettings(_Section):
     freeze: str = _setting(
         "auto", "what is not trained: none, conv, all-but-head, all layers up to the one named; auto: by backbone"
     )
-    head: Literal["linear", "mlp", "attention"] = _setting(
-        "linear", "from embeddings to classes; mlp: with a hidden layer; attention: learns which windows count"
+    head: Literal["linear", "mlp", "attention", "prototype"] = _setting(
+        "linear", "from embeddings to classes; mlp: with a hidden layer; attention: learns which windows count; "
+        "prototype: by similarity to learnt examples",
     )
     output: Literal["auto", "softmax", "sigmoid"] = _setting(
         "auto", "one class a recording (softmax), or each class on its own (sigmoid); auto: as the labels are"
     )
     hidden_units: int | None = _setting(
-        None, "width of the head's hidden layer", unset="100", ge=1, le=65536
+        None, "width of the hidden layer (mlp, attention)", unset="100", ge=1, le=65536
+    )
+    prototypes: int | None = _setting(
+        None, "of each class (prototype)", unset=str(_PROTOTYPES), ge=1, le=1000
     )
     embedding_activation: Literal["relu", "none"] = _setting(
         "relu", "activation after the backbone's last layer"
@@ -166,7 +171,8 @@ class ModelSettings(_Section):
     def _not_the_kind_of_scores(cls, head: Any) -> Any:
         if head in ("softmax", "sigmoid"):
             raise ValueError(
-                f"that is a kind of scores: give --model.output {head}; the head itself is linear, mlp or attention"
+                f"that is a kind of scores: give --model.output {head}; the head itself is linear, mlp, attention or "
+                "prototype"
             )
         return head
 
@@ -181,7 +187,12 @@ class ModelSettings(_Section):
     @property
     def head_units(self) -> int:
         """Width of the head's hidden layer, 0 = it has none."""
-        return 0 if self.head == "linear" else self.hidden_units or _HIDDEN_UNITS
+        return (self.hidden_units or _HIDDEN_UNITS) if self.head in ("mlp", "attention") else 0
+
+    @property
+    def head_prototypes(self) -> int:
+        """Prototypes of each class, 0 = the head has none."""
+        return (self.prototypes or _PROTOTYPES) if self.head == "prototype" else 0
 
 
 class TrainSettings(_Section):
@@ -402,10 +413,19 @@ class Config(_Section):
 
     @pydantic.model_validator(mode="after")
     def _hidden_units_are_there(self) -> "Config":
-        if self.model.head == "linear" and self.model.hidden_units is not None:
+        if not self.model.head_units and self.model.hidden_units is not None:
             raise ValueError(
-                f"model.hidden-units is {self.model.hidden_units}, and a linear head has no hidden layer; give "
-                "--model.head mlp, or leave the units out"
+                f"model.hidden-units is {self.model.hidden_units}, and the {self.model.head} head has no hidden layer; "
+                "give --model.head mlp, or leave the units out"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _prototypes_are_there(self) -> "Config":
+        if not self.model.head_prototypes and self.model.prototypes is not None:
+            raise ValueError(
+                f"model.prototypes is {self.model.prototypes}, and the {self.model.head} head has none; give "
+                "--model.head prototype, or leave the number out"
             )
         return self
 
@@ -432,7 +452,7 @@ class Config(_Section):
         if self.model.head == "attention" and self.augment != AugmentSettings():
             raise ValueError(
                 "augmentation changes and mixes single windows, and the attention head learns from whole recordings; "
-                "leave the settings of augment out, or give --model.head linear or mlp"
+                "leave the settings of augment out, or give another --model.head"
             )
         return self
 

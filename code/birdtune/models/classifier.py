@@ -64,6 +64,11 @@ class Classifier:
         return next((int(layer.units) for layer in layers if layer.name == "hidden"), 0)
 
     @property
+    def prototypes(self) -> int:
+        """How many prototypes each class has, 0 = none."""
+        return int(getattr(self.head.get_layer("logits"), "n_prototypes", 0))
+
+    @property
     def parts(self) -> dict[str, keras.Model]:
         """The networks it is made of, by the names under which their weights are kept."""
         found = {"backbone": self.network, "head": self.head}
@@ -112,8 +117,9 @@ def build(
     classes: Sequence[str],
     precision: str,
     seed: int | None,
+    prototypes: int = 0,
 ) -> Classifier:
-    """A classifier with fresh weights; see `Backbone.network`, `Backbone.freeze`, `heads.build_head`.
+    """A classifier with fresh weights; see `Backbone.network`, `Backbone.freeze`, `heads.HeadSizes`.
 
     With `seed` None the weights are zero, for a caller that loads all of them next. Where the whole backbone is frozen
     it computes in float32, so that embeddings in training are those that are served.
@@ -126,7 +132,7 @@ def build(
     backbone.freeze(network, freeze)
     return on_network(
         backbone, network, head=head, scores=scores, hidden_units=hidden_units, classes=classes, precision=precision,
-        seed=seed,
+        seed=seed, prototypes=prototypes,
     )  # fmt: skip
 
 
@@ -140,6 +146,7 @@ def on_network(
     classes: Sequence[str],
     precision: str,
     seed: int | None,
+    prototypes: int = 0,
 ) -> Classifier:
     """A backbone's network that is there with a fresh head; arguments as `build`."""
     sizes: dict[str, Any] = {
@@ -148,7 +155,7 @@ def on_network(
         "precision": precision,
         "seed": seed,
     }
-    top = heads.build_head(head, len(classes), scores=scores, **sizes)
+    top = heads.build_head(head, len(classes), scores=scores, prototypes=prototypes, **sizes)
     attention = heads.build_attention(**sizes) if head == "attention" else None
     return Classifier(backbone, network, top, scores, tuple(classes), attention)
 
@@ -192,6 +199,7 @@ def in_float32(classifier: Classifier) -> Classifier:
         head=classifier.head_name,
         scores=classifier.kind,
         hidden_units=classifier.hidden_units,
+        prototypes=classifier.prototypes,
         embedding_activation=classifier.embedding_activation,
         freeze=ALL_BUT_HEAD,
         classes=classifier.classes,

@@ -6,6 +6,9 @@ Old columns come first and keep their numbers. A new one begins as the mean of t
 the exponential of a mean is never above the mean of the exponentials, so that a new class begins with a share of
 1 / (C + 1) of a softmax at most, whatever is heard, and does not drown what was learnt (J. Hewitt, "Initializing new
 word embeddings for pretrained language models", 2021).
+
+New prototypes are fresh ones: the mean of prototypes points to what all sounds have in common, and would be like each
+of them. Fresh ones are like nothing that was learnt.
 """
 
 from collections.abc import Mapping
@@ -15,7 +18,7 @@ import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
-_COLUMNS = ("head/logits/kernel", "head/logits/bias")
+_COLUMNS = ("head/logits/kernel", "head/logits/bias", "head/logits/log_scale")
 
 
 def grown(old: Arrays, fresh: Arrays) -> dict[str, npt.NDArray[np.float32]]:
@@ -27,12 +30,14 @@ def grown(old: Arrays, fresh: Arrays) -> dict[str, npt.NDArray[np.float32]]:
     """
     found = {name: np.asarray(array) for name, array in old.items()}
     for name in _COLUMNS:
+        if name not in found or name not in fresh:
+            continue  # not of this head, or of another network, which whoever loads them will say
         kept, drawn = found[name], fresh[name]
         if kept.shape[:-1] != drawn.shape[:-1]:
             continue  # of another network, which whoever loads them will say
         n_old = kept.shape[-1]
         mean = kept.mean(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
         # A fresh bias is the same for all columns, and a prior that the mean of learnt ones is better than.
-        own = drawn[..., n_old:] if kept.ndim == 2 else np.zeros_like(drawn[n_old:])
-        found[name] = np.concatenate([kept, mean + own], axis=-1)
+        own = drawn[..., n_old:] if kept.ndim > 1 else np.zeros_like(drawn[n_old:])
+        found[name] = np.concatenate([kept, own if kept.ndim == 3 else mean + own], axis=-1)
     return found

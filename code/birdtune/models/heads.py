@@ -10,7 +10,8 @@ itself whether it is heard.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -19,7 +20,6 @@ from birdtune.errors import SettingsError
 from birdtune.models.backbone import choose
 from birdtune.models.network import first_weights
 
-HEADS = ("linear", "mlp", "attention")
 KINDS: Mapping[str, Any] = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}
 
 # Of the first layer that tells windows apart by how much they count: its tanh should not begin saturated, with
@@ -30,6 +30,118 @@ _NEVER = -1e9
 # A fresh backbone's embeddings are some 10 in size; at He's scale of 2 the first logits would be as large,
 # and the first scores confidently wrong. Not zero either: then no two windows could be told apart.
 _LOGITS_SCALE = 0.01
+# Of cosines, which lie in -1…1: with it a window that is like a prototype and unlike the others is scored near 1.
+_FIRST_SCALE = 10.0
+# Embeddings shorter than this are of digital silence: they have no direction.
+_SHORTEST = 1e-6
+
+
+@dataclass(frozen=True)
+class HeadSizes:
+    """What a head is built with.
+
+    Attributes:
+        n_classes: outputs.
+        first_bias: of the logits.
+        hidden_units: width of the layer in between (jibjib: 100), where there is one.
+        prototypes: of each class, where there are any.
+        precision: a keras dtype policy for the hidden layer; the logits are always float32.
+        seed: of the initial weights; None = zeros, for weights that are loaded next.
+    """
+
+    n_classes: int
+    first_bias: float
+    hidden_units: int
+    prototypes: int
+    precision: str
+    seed: int | None
+
+
+def _linear(embeddings: Any, sizes: HeadSizes) -> Any:
+    """[N, K] → [N, C]"""
+    return keras.layers.Dense(
+        sizes.n_classes,
+        kernel_initializer=first_weights(sizes.seed, "logits", scale=_LOGITS_SCALE),
+        bias_initializer=keras.initializers.Constant(sizes.first_bias),
+        name="logits",
+        # Losses and scores take exponentials of these: rounding them to half precision costs accuracy.
+        dtype="float32",
+    )(embeddings)
+
+
+def _mlp(embeddings: Any, sizes: HeadSizes) -> Any:
+    """[N, K] → [N, C] by way of a ReLU layer [N, hidden_units]"""
+    if sizes.hidden_units < 1:
+        raise SettingsError(f"model.hidden-units: {sizes.hidden_units} is no width of a hidden layer. Give 1 or more.")
+    hidden = keras.layers.Dense(
+        sizes.hidden_units,
+        activation="relu",
+        kernel_initializer=first_weights(sizes.seed, "hidden"),
+        name="hidden",
+        dtype=sizes.precision,
+    )(embeddings)
+    return _linear(hidden, sizes)
+
+
+def _prototype(embeddings: Any, sizes: HeadSizes) -> Any:
+    """[N, K] → [N, C] by the similarity to each class's prototypes"""
+    if sizes.prototypes < 1:
+        raise SettingsError(f"model.prototypes: {sizes.prototypes} is no number of prototypes. Give 1 or more.")
+    return Prototypes(sizes, name="logits", dtype="float32")(embeddings)
+
+
+# What makes logits of embeddings; the attention head also has `build_attention`.
+HEADS: Mapping[str, Callable[[Any, HeadSizes], Any]] = {
+    "linear": _linear,
+    "mlp": _mlp,
+    "attention": _linear,
+    "prototype": _prototype,
+}
+
+
+class Prototypes(keras.layers.Layer):  # type: ignore[misc]  # keras is untyped
+    """Logits by the cosine similarity to prototypes, of which each class has some.
+
+        logit = scale · similarity to the nearest prototype + bias, scale and bias of each class
+
+    "Nearest" is smooth (the logarithm of the mean of exponentials), so that every prototype gets a gradient: the hard
+    maximum leaves prototypes that begin far from all embeddings where they are. A class is a column of every weight,
+    so that classes can be added, and left alone, one by one.
+    """
+
+    def __init__(self, sizes: HeadSizes, **options: Any) -> None:
+        super().__init__(**options)
+        self.n_prototypes, self._n_classes = sizes.prototypes, sizes.n_classes
+        self._seed, self._first_bias = sizes.seed, sizes.first_bias
+
+    def build(self, shape: Any) -> None:
+        """Make the weights of embeddings [N, K]."""
+        n_inputs, of_classes = int(shape[-1]), (self._n_classes,)
+        # All axes but the last count as inputs: so the prototypes are 1 long, and Adam's steps turn them alike.
+        first = first_weights(self._seed, "logits", scale=float(self.n_prototypes))
+        constant = keras.initializers.Constant
+        self.kernel = self.add_weight(
+            shape=(n_inputs, self.n_prototypes, self._n_classes), initializer=first, name="kernel"
+        )  # only the directions count
+        self.bias = self.add_weight(shape=of_classes, initializer=constant(self._first_bias), name="bias")
+        self.log_scale = self.add_weight(
+            shape=of_classes, initializer=constant(math.log(_FIRST_SCALE)), name="log_scale"
+        )
+
+    def call(self, embeddings: Any) -> Any:
+        """Embeddings [N, K] → logits [N, C]"""
+        ops = keras.ops
+        prototypes = ops.reshape(_directions(self.kernel, axis=0), (-1, self.n_prototypes * self._n_classes))
+        cosines = ops.matmul(_directions(embeddings, axis=-1), prototypes)
+        cosines = ops.reshape(cosines, (-1, self.n_prototypes, self._n_classes))  # [N, prototypes, C]
+        nearest = ops.logsumexp(ops.exp(self.log_scale) * cosines, axis=1) - math.log(self.n_prototypes)
+        return nearest + self.bias
+
+
+def _directions(vectors: Any, axis: int) -> Any:
+    ops = keras.ops
+    squares = ops.sum(vectors * vectors, axis=axis, keepdims=True)
+    return vectors * ops.rsqrt(ops.maximum(squares, _SHORTEST**2))
 
 
 def build_head(
@@ -41,17 +153,16 @@ def build_head(
     embedding_size: int,
     precision: str,
     seed: int | None,
+    prototypes: int = 0,
 ) -> keras.Model:
     """The classifier on top of the embedding, with fresh weights.
 
     Args:
-        head: "linear" or "attention", or "mlp": with a ReLU layer in between.
+        head: one of `HEADS`.
         n_classes: outputs, at least 2.
         scores: "softmax" or "sigmoid"; the first biases depend on it.
-        hidden_units: width of the layer in between (jibjib: 100), where there is one.
         embedding_size: inputs.
-        precision: a keras dtype policy for the hidden layer; the logits are always float32.
-        seed: of the initial weights; None = zeros, for weights that are loaded next.
+        hidden_units, precision, seed, prototypes: as in `HeadSizes`.
 
     Returns:
         A model [N, embedding_size] → [N, n_classes] with the layers "hidden" (if any) and "logits"; named as the head.
@@ -59,31 +170,13 @@ def build_head(
     Raises:
         SettingsError: an unknown head or kind of scores, fewer than two classes, or no width.
     """
-    choose(head, dict.fromkeys(HEADS), "model.head")
+    choose(head, HEADS, "model.head")
     choose(scores, KINDS, "model.output")
     if n_classes < 2:
         raise SettingsError(f"a classifier needs at least 2 classes, and got {n_classes}.")
-    if head != "linear" and hidden_units < 1:
-        raise SettingsError(f"model.hidden-units: {hidden_units} is no width of a hidden layer. Give 1 or more.")
     embeddings = keras.Input((embedding_size,), dtype="float32", name="embedding")
-    net = embeddings
-    if head == "mlp":
-        net = keras.layers.Dense(
-            hidden_units,
-            activation="relu",
-            kernel_initializer=first_weights(seed, "hidden"),
-            name="hidden",
-            dtype=precision,
-        )(net)  # [N, hidden_units]
-    logits = keras.layers.Dense(
-        n_classes,
-        kernel_initializer=first_weights(seed, "logits", scale=_LOGITS_SCALE),
-        bias_initializer=keras.initializers.Constant(_first_bias(scores, n_classes)),
-        name="logits",
-        # Losses and scores take exponentials of these: rounding them to half precision costs accuracy.
-        dtype="float32",
-    )(net)  # [N, n_classes]
-    return keras.Model(embeddings, logits, name=head)
+    sizes = HeadSizes(n_classes, _first_bias(scores, n_classes), hidden_units, prototypes, precision, seed)
+    return keras.Model(embeddings, HEADS[head](embeddings, sizes), name=head)
 
 
 def build_attention(

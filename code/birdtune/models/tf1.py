@@ -23,7 +23,7 @@ import tf_slim as slim
 from birdtune.audio.logmel import VGGISH
 from birdtune.errors import ExportError, InputError, shown
 from birdtune.models import classifier as classifiers
-from birdtune.models import tf_checkpoint, vggish
+from birdtune.models import head_kinds, tf_checkpoint, vggish
 from birdtune.models.layer_backbone import LayerBackbone
 from birdtune.models.registry import require_tensorflow_1
 from birdtune.runtime import files
@@ -117,6 +117,7 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
         InputError: other files stand in the folder, or it cannot be written.
         RetryableError: the disk is full.
     """
+    head_kinds.require_tensorflow_1(classifier.head_name)
     require_tensorflow_1(classifier.backbone, classifier.head_name)
     _refuse_other_files(folder)
     # On the CPU on both sides: GPUs round their products (TF32) by more than the tolerance.

@@ -58,10 +58,12 @@ def job(until: str) -> Run:
         to_slim = getattr(options, "format", "keras") == "slim"
         with alone_in(config.output, journal):
             # Loaded here, what takes its time does not keep a second job from being told at once.
+            from birdtune.models import head_kinds
             from birdtune.models.registry import backbone_of, require_tensorflow_1
             from birdtune.pipeline.run import run as run_job
 
             if to_slim:
+                head_kinds.require_tensorflow_1(config.model.head)
                 require_tensorflow_1(backbone_of(config), config.model.head)  # before the job, not after
             code = run_job(config, journal, interrupts, until=until)
             if to_slim:

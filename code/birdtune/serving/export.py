@@ -161,6 +161,7 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
         "backbone": classifier.backbone.name,
         "head": classifier.head_name,
         "hidden_units": classifier.hidden_units,
+        "prototypes": classifier.prototypes,
         "scores": classifier.kind,
         "embedding_activation": classifier.embedding_activation,
         "front_end": {**spec.row(), "digest": spec.digest},

@@ -91,6 +91,7 @@ def require_fit(base: ServedModel, config: Config) -> None:
     }
     if facts.head == wanted.head:
         pairs["model.hidden-units"] = (facts.hidden_units, wanted.head_units)
+        pairs["model.prototypes"] = (facts.prototypes, wanted.head_prototypes)
     others = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if others:
         listed = "; ".join(f"{name} is {theirs} there and {ours} here" for name, (theirs, ours) in others.items())

@@ -136,7 +136,8 @@ def first_feed(
     Returns:
         the classifier, its head a linear one that knows nothing; its feed; the precision, in words.
     """
-    model = config.model.model_copy(update={"freeze": ALL_BUT_HEAD, "head": "linear", "hidden_units": None})
+    linear = {"head": "linear", "hidden_units": None, "prototypes": None}
+    model = config.model.model_copy(update={"freeze": ALL_BUT_HEAD, **linear})
     backbone = registry.backbone_of(config)
     precision, why = devices.choose_precision(config.train.precision, gains_on_cpu=backbone.bfloat16_gain > 1)
     config = config.model_copy(update={"model": model})

@@ -100,8 +100,8 @@ def make_optimizer(
         use_ema=settings.ema_decay > 0,
         ema_momentum=settings.ema_decay,
     )
-    # Biases are few and need not be small.
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    # Biases and scales are few and need not be small.
+    optimizer.exclude_from_weight_decay(var_names=["bias", "log_scale"])
     # The gradients of half precision vanish unless the loss is scaled up; bfloat16 has float32's range.
     if precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")

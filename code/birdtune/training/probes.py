@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import has_fit_parameter
 
 from birdtune.config import Config, TrainSettings
 from birdtune.data import sampling
@@ -40,6 +42,7 @@ from birdtune.training.step import StepSettings, Trainer
 Candidate = Callable[[Ints, Ints], Floats]
 
 _TREES = 300
+_NEIGHBOURS = 5
 
 
 def out_of_fold(candidate: Candidate, folds: Ints, n_classes: int, interrupts: Interrupts) -> Floats:
@@ -64,12 +67,14 @@ class Head:
         self._embedded, self._config, self._interrupts = embedded, config, interrupts
         # Folds are small: one batch, one update.
         self._settings = config.train.model_copy(update={"accumulate": 1, "ema_decay": 0.0})
+        model = config.model.model_copy(update={"head": head})
         self._classifier = classifiers.on_network(
             classifier.backbone,
             classifier.network,
             head=head,
             scores=config.model.output,
-            hidden_units=config.model.model_copy(update={"head": head}).head_units,
+            hidden_units=model.head_units,
+            prototypes=model.head_prototypes,
             classes=embedded.classes,
             precision=classifier.network.layers[-1].dtype_policy.name,
             seed=config.train.seed,
@@ -149,22 +154,31 @@ def recording_weights(embedded: Embedded, settings: TrainSettings) -> Floats:
     return np.asarray(counts / counts.mean(), np.float64)
 
 
-def _logistic_regression(seed: int) -> Any:
+def _logistic_regression(seed: int, n: int) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, random_state=seed))
 
 
-def _random_forest(seed: int) -> Any:
+def _nearest_neighbours(seed: int, n: int) -> Any:
+    return KNeighborsClassifier(min(_NEIGHBOURS, n), metric="cosine", weights="distance")
+
+
+def _random_forest(seed: int, n: int) -> Any:
     return RandomForestClassifier(_TREES, n_jobs=os.cpu_count(), random_state=seed)
 
 
-BASELINES: Mapping[str, Callable[[int], Any]] = {
+# From a seed and the number of recordings to learn from to a model of scikit-learn.
+BASELINES: Mapping[str, Callable[[int, int], Any]] = {
     "logistic regression": _logistic_regression,
+    "k-NN": _nearest_neighbours,
     "random forest": _random_forest,
 }
 
 
 class Baseline:
-    """What scikit-learn makes of the averages of the embeddings; they count as they count in the training of a head."""
+    """What scikit-learn makes of the averages of the embeddings; they count as they count in the training of a head.
+
+    But for nearest neighbours, which all count alike.
+    """
 
     def __init__(self, name: str, embedded: Embedded, config: Config) -> None:
         self._make, self._embedded, self._settings = BASELINES[name], embedded, config.train
@@ -189,15 +203,14 @@ class Baseline:
 
     def _scores(self, training: Ints, labels: Ints, weights: Floats, judged: Ints, n_classes: int) -> Floats:
         """What is learnt from recordings with labels [training] and weights [training]. [judged, n_classes]"""
-        model = self._make(self._settings.seed)
-        name = model.steps[-1][0] if isinstance(model, Pipeline) else ""
+        model = self._make(self._settings.seed, len(training))
+        name, last = model.steps[-1] if isinstance(model, Pipeline) else ("", model)
+        counts = {}
+        if has_fit_parameter(last, "sample_weight"):
+            counts = {f"{name}__sample_weight" if name else "sample_weight": weights}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
-            model.fit(
-                self._averages[training],
-                labels,
-                **{f"{name}__sample_weight" if name else "sample_weight": weights},
-            )
+            model.fit(self._averages[training], labels, **counts)
         found = np.zeros((len(judged), n_classes))
         found[:, model.classes_] = model.predict_proba(self._averages[judged])
         return found

@@ -410,3 +410,4 @@ def load_first_weights(classifier: Classifier, config: Config, base: ServedModel
     if path is not None:
         variables = registry.read_weights(classifier.backbone, path)
         classifier.backbone.load(classifier.network, variables, source=str(path))
+        prototypes=config.model.head_prototypes,

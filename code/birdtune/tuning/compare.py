@@ -83,7 +83,7 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     } | {name: Baseline(name, embedded, config) for name in BASELINES}
     if config.train.focal_gamma:
         journal.warn(
-            f"--train.focal-gamma {config.train.focal_gamma:g} plays no part in {' and '.join(BASELINES)}; heads "
+            f"--train.focal-gamma {config.train.focal_gamma:g} plays no part in {', '.join(BASELINES)}; heads "
             "are trained with it."
         )
     scores: dict[str, Floats] = {}

@@ -59,10 +59,11 @@ class Dimension:
 
 
 EMBEDDINGS = (
-    Dimension("model.head", "what learns on the embeddings", choices=("linear", "mlp", "attention")),
+    Dimension("model.head", "what learns on the embeddings", choices=("linear", "mlp", "attention", "prototype")),
     Dimension(
         "model.hidden-units", "width of the hidden layer (mlp, attention)", 16, 256, log=True, whole=True
     ),
+    Dimension("model.prototypes", "prototypes of each class (prototype)", 1, 10, log=True, whole=True),
     Dimension("model.dropout", "share of the embedding dropped in training", 0.0, 0.6),
     Dimension("train.learning-rate", "how fast it learns", 1e-5, 1e-2, log=True),
     Dimension("train.epochs", "how long it learns", 5, 60, log=True, whole=True),
@@ -90,6 +91,11 @@ TRAINING = (
     Dimension("augment.time-mask-s", "longest time mask", 0.0, 0.4),
     Dimension("augment.band-mask", "range of pitch masked", 0, 16, whole=True),
 )
+# Settings of some heads only, and whose.
+_OF_HEADS: Mapping[str, tuple[str, ...]] = {
+    "model.hidden-units": ("mlp", "attention"),
+    "model.prototypes": ("prototype",),
+}
 TABLES: Mapping[str, Sequence[Dimension]] = {"embeddings": EMBEDDINGS, "training": TRAINING}
 
 
@@ -122,7 +128,8 @@ def space_of(
     given, flat = config.given(), config.flat()
     no_attention = _against_attention(config)
     if "model.head" in table and no_attention:
-        table["model.head"] = replace(table["model.head"], choices=("linear", "mlp"))
+        choices = tuple(head for head in table["model.head"].choices if head != "attention")
+        table["model.head"] = replace(table["model.head"], choices=choices)
     if "train.head-warmup-epochs" in given:  # which must stay below epochs
         low = max(table["train.epochs"].low, config.train.head_warmup_epochs + 1)
         table["train.epochs"] = replace(table["train.epochs"], low=low)
@@ -164,8 +171,7 @@ def _pointless(
         found |= dict.fromkeys(("train.sampling-power", "train.class-weight-alpha"), reason)
     head = config.model.head
     if "model.head" not in table or "model.head" in config.given():
-        if head == "linear":
-            found["model.hidden-units"] = "a linear head has no hidden layer"
+        found |= {name: f"not with the {head} head" for name, of in _OF_HEADS.items() if head not in of}
         if head == "attention":
             found |= {name: "not with the attention head" for name in table if name.startswith(_AUGMENT)}
     if config.model.freeze_point == "all-but-head" and "model.freeze" in config.given():
@@ -229,8 +235,9 @@ def _ranged(row: Dimension, text: str) -> Dimension:
 def effective(values: Mapping[str, Value], config: Config) -> dict[str, Value]:
     """Those of the values that mean something together, as settings that may stand beside each other."""
     found = dict(values)
-    if found.get("model.head", config.model.head) == "linear":
-        found.pop("model.hidden-units", None)
+    for name, of in _OF_HEADS.items():
+        if found.get("model.head", config.model.head) not in of:
+            found.pop(name, None)
     if found.get("model.freeze", config.model.freeze_point) == "all-but-head":
         for name in ("train.layer-decay", "train.head-warmup-epochs"):
             found.pop(name, None)
@@ -243,7 +250,11 @@ def effective(values: Mapping[str, Value], config: Config) -> dict[str, Value]:
 def defaults(space: Space, config: Config) -> dict[str, Value]:
     """What each dimension is where nobody tunes it."""
     flat = config.flat()
-    usual = {"model.hidden-units": config.model.model_copy(update={"head": "mlp"}).head_units}
+    heads = {head: config.model.model_copy(update={"head": head}) for head in ("mlp", "prototype")}
+    usual = {
+        "model.hidden-units": heads["mlp"].head_units,
+        "model.prototypes": heads["prototype"].head_prototypes,
+    }
     return {row.name: usual.get(row.name, flat[row.name]) for row in space.dimensions}
 
 
@@ -291,7 +302,7 @@ def run_flags(config: Config, chosen: Mapping[str, Value]) -> tuple[list[str], s
     gone = [
         name
         for name in wanted
-        if (head == "linear" and name == "model.hidden-units")
+        if head not in _OF_HEADS.get(name, (head,))
         or (head == "attention" and (name.startswith(_AUGMENT) or name == "train.label-refinement"))
     ]
     flags = [f"--{name}={value}" for name, value in wanted.items() if name not in gone]
