@@ -180,7 +180,8 @@ def test_it_begins_with_the_served_weights_and_new_columns_in_their_middle(first
 @pytest.mark.parametrize("head", ["mlp", "attention", "prototype"])
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
 def test_every_head_is_served_and_grown(head: str, scores: str, tmp_path: Path) -> None:
-    chosen = settings(tmp_path / "data", tmp_path, model__head=head, model__output=scores, model__hidden_units=5)
+    size = {"model__prototypes": 2} if head == "prototype" else {"model__hidden_units": 5}
+    chosen = settings(tmp_path / "data", tmp_path, model__head=head, model__output=scores, **size)
     old = build_classifier(chosen, tuple(OLD), "float32")
     module = tf.Module()
     module.weights = [variable.value for variable in old.variables]  # as results.export keeps them

@@ -196,16 +196,19 @@ def test_prototypes_learn_classes_of_sounds_that_have_nothing_in_common(kind):
 def test_a_new_class_is_like_nothing_that_was_learnt_and_the_old_logits_stay():
     old, fresh = prototypes(n_classes=3), prototypes(n_classes=4, seed=2)
     layer = old.get_layer("logits")
-    layer.kernel.assign(np.abs(layer.kernel.numpy()))  # as learnt from ReLU embeddings, which are all of one sign
-    layer.log_scale.assign([3.0, 3.5, 4.0])
-    layer.bias.assign([-1.0, 0.0, 1.0])
+    # As learnt from embeddings that have much in common, and other sounds like these.
+    rng = np.random.default_rng(5)
+    common = rng.gamma(1.0, 1.0, 128)
+    layer.kernel.assign(np.abs(common[:, None, None] + rng.normal(0, 1, layer.kernel.shape)))
+    rows = np.abs(common + rng.normal(0, 1, (64, 128))).astype(np.float32)
+    layer.log_scale.assign([3.4, 3.5, 3.6])
+    layer.bias.assign([-0.1, 0.0, 0.1])
     before, after = ({f"head/logits/{v.name}": v.numpy() for v in model.variables} for model in (old, fresh))
 
     found = grown(before, after)
     for variable in fresh.variables:
         variable.assign(found[f"head/logits/{variable.name}"])
 
-    rows = embeddings(64)
     logits = fresh(rows).numpy()
     np.testing.assert_allclose(logits[:, :3], old(rows).numpy(), atol=1e-4)
     assert heads.scores(logits, "softmax").numpy()[:, 3].max() < 1 / 4

@@ -30,7 +30,8 @@ HEAVY = frozenset(
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
         "serving.graph", "serving.export", "training.train", "pipeline.label_check",
         "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate",
-        "training.embeddings", "training.probes", "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.predict",
+        "training.embeddings", "training.probes", "training.cross_fit",
+        "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.predict",
     }
 )  # fmt: skip
 

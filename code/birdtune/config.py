@@ -22,7 +22,7 @@ ENVIRONMENT_PREFIX = "BIRDTUNE_"
 LATEST = "latest"
 
 _HIDDEN_UNITS = 100
-_PROTOTYPES = 5
+_PROTOTYPES = 3
 
 _WHERE_GIVEN = (
     "Each is a flag (`--train.epochs 5`), an environment variable (`BIRDTUNE_TRAIN__EPOCHS=5`) and a key of\n"
@@ -242,6 +242,9 @@ class TrainSettings(_Section):
     )
     label_refinement: bool = _setting(
         False, "windows that do not fit their recording's label keep a share of it, by cross-validation"
+    )
+    refit: bool = _setting(
+        False, "once the best epoch is known, train once more on training and validation recordings together"
     )
     hop_s: float | None = _setting(
         None, "from one training window to the next; at most a window", unit="s",

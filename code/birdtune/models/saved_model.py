@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from birdtune.errors import CheckpointError, shown
 from birdtune.evaluation.ood import OodModel
-from birdtune.models.head_kinds import HEAD_KINDS
 from birdtune.runtime.files import temporary_folder
 from birdtune.runtime.storage import read_error
 from birdtune.runtime.workers import Crashed, Isolated

@@ -2,11 +2,15 @@
 
     Job ─▶ evaluate ─▶ reports/<v>/ scores-*.npz, ood.npz, label_issues.json, embedding_map.json, metrics.json
 
+Where the model was trained once more on validation recordings (`train.refit`), those are scored by the first training,
+which has not learnt from them, and all else by the second, which is served.
+
 Everything is computed in float32, as the exported model will.
 Importing this loads TensorFlow.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +31,11 @@ from birdtune.reporting import ood_section, shortcut_section
 from birdtune.reporting.report_data import diagnose
 from birdtune.runtime.files import make_folder, write_json
 from birdtune.runtime.text import number, plain
+from birdtune.training import cross_fit
 from birdtune.training.base_model import read_ood_model, read_weights
 from birdtune.training.job import Job
 from birdtune.training.ood_fit import chosen_windows, fit_ood, watched
-from birdtune.training.scoring import Scorer, make_scorer
+from birdtune.training.scoring import make_scorer
 from birdtune.training.served_model import ServedModel
 from birdtune.training.train import best_classifier, feed_of, score
 
@@ -48,12 +53,13 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
         Interrupted, RetryableError: the stage begins anew.
     """
     config, folder = job.config, make_folder(job.run.reports)
-    classifier = best_classifier(job)
-    scorer = make_scorer(classifier, logits=True)
-    backbone_kept = _backbone_kept(job, classifier)
-    ood = _ood_statistics(job, classifier, backbone_kept)
-    found = _run_metrics(job, classifier, scorer, ood)
+    model = _Model.of(job.served)
+    first = _Model.of(job) if job.served.refit else model
+    ood, backbone_kept = model.ood, model.backbone_kept
+    held_out, refit = _held_out(job)
+    found = _run_metrics(job, first, model, held_out)
     figures, test = found.figures, found.scores.get("test")
+    figures["refit"] = refit
     if ood is not None:
         ood.save(folder / OOD_NAME)
         figures["ood"]["rests_on"] = _what_ood_rests_on(job)
@@ -88,18 +94,57 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
 # ---- scores and their figures --------------------------------------------------------------------
 
 
-def _run_metrics(job: Job, classifier: Classifier, scorer: Scorer, ood: OodModel | None) -> RunMetrics:
-    """All figures of validation, test and synthetic noise."""
-    measures: dict[str, OodCollector] = {}
-    if ood is not None:
-        measures = {name: OodCollector(ood, _to_logits(classifier)) for name in ("val", "test", "noise")}
+@dataclass(frozen=True)
+class _Model:
+    """What a training has made: the network, and the OOD statistics of what it learnt from."""
+
+    classifier: Classifier
+    ood: OodModel | None
+    backbone_kept: bool
+
+    @classmethod
+    def of(cls, job: Job) -> "_Model":
+        classifier = best_classifier(job)
+        kept = _backbone_kept(job, classifier)
+        return cls(classifier, _ood_statistics(job, classifier, kept), kept)
+
+    def collector(self) -> OodCollector | None:
+        return None if self.ood is None else OodCollector(self.ood, _to_logits(self.classifier))
+
+
+def _held_out(job: Job) -> tuple[Scores | None, dict[str, Any] | None]:
+    """What calibration and thresholds rest on where the model has learnt from validation, and `refit` of metrics.json.
+
+    Returns:
+        recordings by heads that have not learnt from them, with logits; None: validation by the first training.
+    """
+    row = job.run.record["refit"]
+    if not job.served.refit or row is None:
+        return None, None
+    reason = cross_fit.why_not(job)
+    found = None if reason else cross_fit.cross_fit(job, row["epochs"])
+    if found is None:
+        reason = reason or "no two source recordings have the same class"
+        job.journal.say(f"  calibration and thresholds are those of the first training: {reason}")
+    else:
+        job.journal.say(f"  calibrated by cross-fitting on {len(found.recordings):,} recordings")
+    return found, {**row, "cross_fitted": found is not None, "reason": reason}
+
+
+def _run_metrics(job: Job, first: _Model, model: _Model, held_out: Scores | None) -> RunMetrics:
+    """All figures of validation (by the first training), test and synthetic noise (by the model that is served)."""
+    found_by = {"val": first, "test": model, "noise": model}
+    collectors = {name: each.collector() for name, each in found_by.items()}
+    measures = {name: each for name, each in collectors.items() if each is not None}
+    if len(measures) < len(collectors):
+        measures = {}
     logits: dict[str, Scores | None] = {}
     live: dict[str, int | None] = {}
     for name in ("val", "test"):
         part = job.dataset.part(name)
         logits[name] = None
         if part:
-            windows = job.windows(part)
+            windows, classifier = job.windows(part), found_by[name].classifier
             feed = feed_of(job, classifier, windows, what=name)
             scores_of = make_scorer(classifier, feed.embed, logits=True)
             if measures:
@@ -111,13 +156,13 @@ def _run_metrics(job: Job, classifier: Classifier, scorer: Scorer, ood: OodModel
     noise = None
     if job.store.spec.has_sound:  # of noise, too, there are no embeddings without the backbone
         noise = noise_logits(
-            scorer, job.dataset.classes, job.store.spec, job.config.evaluate.batch_size,
-            measures["noise"].take if measures else None,
+            make_scorer(model.classifier, logits=True), job.dataset.classes, job.store.spec,
+            job.config.evaluate.batch_size, measures["noise"].take if measures else None,
         )  # fmt: skip
     found = run_metrics(
         logits,
         noise,
-        kind=classifier.kind,
+        kind=model.classifier.kind,
         classes=job.dataset.classes,
         background=job.dataset.background,
         train_counts=_train_counts(job),
@@ -126,6 +171,7 @@ def _run_metrics(job: Job, classifier: Classifier, scorer: Scorer, ood: OodModel
         target_recall=job.config.ood.target_recall,
         seed=job.config.train.seed,
         measured={name: each.found() for name, each in measures.items()},
+        held_out=held_out,
     )
     for name, units in live.items():
         found.figures[name]["live_embeddings"] = units
@@ -239,7 +285,7 @@ def _leak(job: Job, test: Scores | None) -> dict[str, Any] | None:
     """How well the model does on test recordings that share a training recording's noise floor, and on the others."""
     if test is None:
         return None
-    near, compared = acoustic.near_training(job.dataset.part("train"), job.dataset.part("test"))
+    near, compared = acoustic.near_training(job.served.dataset.part("train"), job.dataset.part("test"))
     found = leak.measure(
         test, near, compared=compared, n_bootstrap=job.config.evaluate.bootstrap, seed=job.config.train.seed
     )

@@ -52,6 +52,7 @@ def run_metrics(
     target_recall: float,
     seed: int,
     measured: Mapping[str, OodMeasures],
+    held_out: Scores | None = None,
 ) -> RunMetrics:
     """Calibrate, choose thresholds, and compute all metrics.
 
@@ -64,14 +65,16 @@ def run_metrics(
         window_s: seconds of a window.
         target_recall: share of known recordings that OOD rejection accepts; 1 turns it off.
         measured: "val", "test" and "noise" → distance and energy of their recordings; empty: there is no OOD model.
+        held_out: recordings to calibrate and choose thresholds on, with logits; None: those of "val".
     """
-    calibration = fit(logits.get("val"), kind)
+    held_out = logits.get("val") if held_out is None else held_out
+    calibration = fit(held_out, kind)
     served = {name: calibration.scores(part) for name, part in logits.items() if part is not None}
     scale, why = _scale(served.get("val"), measured, target_recall)
     if scale is not None:
         served = {name: replace(part, ood_score=scale.ood_score(measured[name])) for name, part in served.items()}
     chosen = thresholds.choose(
-        served.get("val"),
+        None if held_out is None else calibration.scores(held_out),
         classes,
         background,
         precision=settings.precision,

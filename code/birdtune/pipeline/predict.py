@@ -34,6 +34,7 @@ from birdtune.serving.predict import LONG, ExportedModel, Outcome, embed_files, 
 from birdtune.serving.rows import Scorer
 from birdtune.training import base_model, devices, served_model
 from birdtune.training.checkpoints import WEIGHTS_NAME, Checkpoints, read_arrays
+from birdtune.training.job import REFIT_NAME
 from birdtune.training.train import build_classifier
 
 Embed = Callable[[npt.NDArray[np.float32]], Any]
@@ -312,7 +313,8 @@ def _digest_of_model(model: ExportedModel, place: Path) -> str:
 def export_slim_model(config: Config, journal: Journal) -> None:
     """Write the newest trained model as a TensorFlow 1 graph, checkpoint and SavedModel, under output/slim/<v>."""
     version, record = newest_trained(config.output)
-    arrays = Checkpoints(config.output / "checkpoints" / str(version), config.train.keep_checkpoints).best()
+    folder = config.output / "checkpoints" / str(version) / (REFIT_NAME if record.get("refit") else "")
+    arrays = Checkpoints(folder, config.train.keep_checkpoints).best()
     classes = tuple(record["classes"])
     classifier = build_classifier(config, classes, "float32", seed=None)
     classifiers.load_weights(classifier, arrays, source=f"version {version}")

@@ -37,7 +37,7 @@ from birdtune.runtime.storage import UNFINISHED
 from birdtune.serving.export import export_model, training_side
 from birdtune.training import base_model
 from birdtune.training import train as training
-from birdtune.training.job import Job
+from birdtune.training.job import REFIT_NAME, Job
 from birdtune.training.train import best_classifier
 
 # The recording that an export is verified with: long enough for several windows, short enough to be quick.
@@ -46,13 +46,21 @@ _EXAMPLE_WINDOWS, _EXAMPLE_RECORDINGS = 16, 8
 
 
 def train(job: Job) -> list[Path]:
-    """Train, with refined labels where the settings ask for it; the file that says it is done."""
-    shares = None
-    if job.config.train.label_refinement:
-        kept = job.run.logs / label_check.KEPT_NAME
-        shares = label_check.kept_shares(job.config, job.dataset, job.store, kept, job.journal, job.interrupts)
-    training.train(job, label_shares=shares)
+    """Train, and once more on training and validation where the settings ask for it; the file that says it is done."""
+    training.train(job, label_shares=_label_shares(job))
+    if job.served.refit:
+        training.refit(job.served, label_shares=_label_shares(job.served))
+    elif job.config.train.refit:
+        job.journal.warn("--train.refit: there are no validation recordings to learn from as well.")
     return [job.run.logs / HISTORY_NAME]
+
+
+def _label_shares(job: Job) -> npt.NDArray[np.float32] | None:
+    """The refined labels of a training, where the settings ask for them. [windows]"""
+    if not job.config.train.label_refinement:
+        return None
+    kept = job.run.logs / (f"{REFIT_NAME}-{label_check.KEPT_NAME}" if job.refit else label_check.KEPT_NAME)
+    return label_check.kept_shares(job.config, job.dataset, job.store, kept, job.journal, job.interrupts)
 
 
 def export(job: Job) -> list[Path]:
@@ -71,8 +79,8 @@ def export(job: Job) -> list[Path]:
 
 
 def _export_to(job: Job, folder: Path) -> dict[str, Any]:
-    """Export the best weights to a folder; `verification` of its model.json."""
-    classifier = _with_sound(job, best_classifier(job))
+    """Export the weights to a folder; `verification` of its model.json."""
+    classifier = _with_sound(job, best_classifier(job.served))
     example, examples = _examples(job, classifier.front_end)
     lengths_s = [recording.facts.duration_s for recording in job.dataset.part("val")]
     calibration, thresholds = read_served(job.run.reports, len(job.dataset.classes), classifier.kind)
@@ -86,6 +94,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
             "fingerprint": job.run.record["fingerprint"],
             "init_from": job.run.record["init_from"],
             "backbone_origin": base_model.origin(job.config, job.base).row(),
+            "refit": job.run.record["refit"],
             "calibration_clip_s": round(float(np.median(lengths_s)), 3) if lengths_s else None,
         },
         example_waveform=example,

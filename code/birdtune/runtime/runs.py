@@ -88,6 +88,7 @@ class Run:
             "finished": None,
             "stages": {},
             "init_from": None,
+            "refit": None,  # of the second training, if there is one: `epochs`, `recordings`
             "weights_sha256": None,
             "promoted": None,  # into model/<name>/; not known before the export
             "gate": None,
@@ -166,7 +167,7 @@ class Run:
             assert earlier is not None
             kept = (
                 "done", "results", "weights_sha256", "promoted", "gate", "verdict", "warnings", "precision",
-                "first_started", "hardware",
+                "refit", "first_started", "hardware",
             )  # fmt: skip
             self.record.update({key: earlier[key] for key in kept if key in earlier})
             for stage, seconds in earlier.get("stages", {}).items():
@@ -293,6 +294,7 @@ class _Written(BaseModel):
     warnings: list[_Warning] = []
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
     first_started: str | None = None
+    refit: dict[str, int] | None = None
     hardware: dict[str, str] | None = None
     classes: list[str] | None = None
 

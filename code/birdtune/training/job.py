@@ -1,7 +1,7 @@
 """What all stages of a run work with: its record, its data, and the model that it begins from."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from birdtune.config import Config
 from birdtune.data.batches import Windows
@@ -18,6 +18,9 @@ from birdtune.runtime.signals import Interrupts
 from birdtune.training.checkpoints import Checkpoints
 from birdtune.training.served_model import ServedModel
 
+# In the checkpoints of a run: those of its second training.
+REFIT_NAME = "refit"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -25,6 +28,7 @@ class Job:
 
     Attributes:
         base: the model that the run begins from; None: it begins from the backbone's weights.
+        refit: whether this is the second training of the run, on training and validation recordings together.
     """
 
     run: Run
@@ -32,6 +36,7 @@ class Job:
     store: FrameStore
     interrupts: Interrupts
     base: ServedModel | None = None
+    refit: bool = False
     _warned: set[str] = field(default_factory=set, repr=False)  # texts of what was warned of
 
     @property
@@ -48,7 +53,21 @@ class Job:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.run.checkpoints, self.config.train.keep_checkpoints, self.run.publish)
+        folder = self.run.checkpoints / REFIT_NAME if self.refit else self.run.checkpoints
+        return Checkpoints(folder, self.config.train.keep_checkpoints, self.run.publish)
+
+    @property
+    def served(self) -> "Job":
+        """The training whose weights are served: the second, in which validation recordings are training ones, if the
+        settings ask for one and there are any; else this one.
+        """
+        if self.refit or not self.config.train.refit or not self.dataset.part("val"):
+            return self
+        places = {
+            name: replace(place, split="train") if place.split == "val" else place
+            for name, place in self.dataset.places.items()
+        }
+        return replace(self, dataset=replace(self.dataset, places=places), refit=True)
 
     @property
     def untaught(self) -> tuple[int, ...]:

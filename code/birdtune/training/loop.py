@@ -71,6 +71,8 @@ class Loop:
             validation recordings).
         tensorboard: folder of its event files.
         after_epoch: called with the state once an epoch is saved and told.
+        keep_last: end after the last epoch, and keep its weights, whatever the losses; else the best one's.
+        title: of these epochs in the log, where a run has several trainings.
     """
 
     def __init__(
@@ -85,7 +87,10 @@ class Loop:
         interrupts: Interrupts,
         tensorboard: Path,
         after_epoch: Callable[[State], None] = lambda state: None,
+        keep_last: bool = False,
+        title: str = "",
     ) -> None:
+        self._keep_last, self._title = keep_last, f"{title} " if title else ""
         self.trainer, self.batches, self.settings, self.checkpoints = trainer, batches, settings, checkpoints
         self.validate, self.journal, self.interrupts = validate, journal, interrupts
         self.after_epoch = after_epoch
@@ -117,7 +122,7 @@ class Loop:
         for complaint in complaints:
             self.journal.warn(complaint)
         if saved is None:
-            if self.journal.events("epoch"):  # by a start of which nothing is left
+            if self.journal.events(f"{self._title}epoch"):  # by a start of which nothing is left
                 self.journal.event("resumed", epoch=0, step=0)
             return
         self.trainer.restore(saved)
@@ -127,18 +132,22 @@ class Loop:
         self._tell_missed_epochs()
         where = f"epoch {self.state.epoch + 1}" + (f", batch {self.state.step}" if self.state.step else "")
         if not self.state.finished:
-            self.journal.say(f"  resuming before {where}")
+            self.journal.say(f"  {self._title}resuming before {where}")
         self.journal.event("resumed", epoch=self.state.epoch, step=self.state.step)
 
     def _tell_missed_epochs(self) -> None:
         """Tell the log of epochs that a killed job saved, but did not live to tell of."""
-        told = {event.get("epoch") for event in self.journal.events("epoch")}
+        name = f"{self._title}epoch"
+        told = {event.get("epoch") for event in self.journal.events(name)}
         best: dict[str, Any] | None = None
         for row in self.state.history:
-            is_best = is_better(row, best)
+            is_best = self._is_kept(row, best)
             best = row if is_best else best
             if row["epoch"] not in told:
-                self.journal.event("epoch", **row, best=is_best)
+                self.journal.event(name, **row, best=is_best)
+
+    def _is_kept(self, row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
+        return self._keep_last or is_better(row, best)
 
     def _epoch(self) -> None:
         state = self.state
@@ -147,7 +156,7 @@ class Loop:
         self.trainer.begin_epoch(state.epoch)
         train = self._singly if self.trainer.updates_per_call == 1 else self._in_leaps
         try:
-            with self.journal.progress(f"epoch {state.epoch + 1}", left, "updates") as progress:
+            with self.journal.progress(f"{self._title}epoch {state.epoch + 1}", left, "updates") as progress:
                 train(began, progress)
             with self.trainer.averaged():
                 found = self.validate()
@@ -263,7 +272,7 @@ class Loop:
             "seconds": round(state.seconds, 2),
         }
         state.history.append(row)
-        best = is_better(row, state.best)
+        best = self._is_kept(row, state.best)
         if best:
             state.best = row
         state.epoch, state.step, state.loss_sum, state.weight_sum, state.seconds = (
@@ -283,7 +292,7 @@ class Loop:
             self.journal.say(f"  stopping early: no better validation since epoch {state.best['epoch']}")
 
     def _tell(self, row: dict[str, Any], best: bool) -> None:
-        parts = [f"epoch {row['epoch']:>3} of {self.settings.epochs}", f"loss {row['train_loss']:.3f}"]
+        parts = [f"{self._title}epoch {row['epoch']:>3} of {self.settings.epochs}", f"loss {row['train_loss']:.3f}"]
         for name, title in (
             ("val_loss", "val loss"),
             ("val_accuracy", "val accuracy"),
@@ -292,8 +301,8 @@ class Loop:
             if row.get(name) is not None:
                 parts.append(f"{title} {row[name]:.3f}")
         parts.append(duration(row["seconds"]))
-        self.journal.say("  " + "  ".join(parts) + ("  best so far" if best else ""))
-        self.journal.event("epoch", **row, best=best)
+        self.journal.say("  " + "  ".join(parts) + ("  best so far" if best and not self._keep_last else ""))
+        self.journal.event(f"{self._title}epoch", **row, best=best)
         self._curves.draw_epoch(row, self.state.updates)
 
     def _save(self) -> None:

@@ -35,7 +35,7 @@ from birdtune.training.checkpoints import Saved, State
 from birdtune.training.embeddings import Embedded, Floats, Ints, Rows
 from birdtune.training.inputs import Feed
 from birdtune.training.loop import learning_rate
-from birdtune.training.scoring import Attention, make_scorer, noting, score_windows
+from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
 from birdtune.training.step import StepSettings, Trainer
 
 # From the training recordings and the ones to judge to scores of the latter. [judged, C]
@@ -85,14 +85,24 @@ class Head:
         self._trainer = Trainer(
             self._classifier, self._settings, StepSettings(config.model.dropout, weights, "float32"), feed
         )
-        self._scorer = make_scorer(self._classifier, lambda given: given)  # follows the weights: for all folds
+        # These follow the weights: for all folds.
+        self._scorer = make_scorer(self._classifier, lambda given: given)
+        self._logits = make_scorer(self._classifier, lambda given: given, logits=True)
         fresh = classifiers.weights(self._classifier)
         self._fresh = Saved(fresh, self._trainer.state_arrays(), State())
 
     def __call__(self, training: Ints, judged: Ints) -> Floats:
+        self._learn(training)
+        return self._score(self._embedded.some(judged))
+
+    def logits(self, training: Ints, judged: Ints) -> Scores:
+        """The recordings to judge, with logits for `window_scores`."""
+        self._learn(training)
+        return self._scores(self._embedded.some(judged), self._logits)
+
+    def _learn(self, training: Ints) -> None:
         self._trainer.restore(self._fresh)
         self._train(self._embedded.some(training))
-        return self._score(self._embedded.some(judged))
 
     def _train(self, embedded: Embedded) -> None:
         settings, source = self._settings, Rows(embedded)
@@ -130,15 +140,17 @@ class Head:
         return examples, sampling.weighed(examples, class_weights(seen, self._settings.class_weight_alpha))
 
     def _score(self, embedded: Embedded) -> Floats:
+        return pool_mean(self._scores(embedded, self._scorer))
+
+    def _scores(self, embedded: Embedded, scorer: Scorer) -> Scores:
         attention = Attention(self._classifier)
-        scorer = noting(self._scorer, attention.note)
+        scorer = noting(scorer, attention.note)
         found = score_windows(scorer, Rows(embedded), self._config.evaluate.batch_size, self._interrupts)
-        scores = Scores(
+        return Scores(
             embedded.classes, embedded.names, embedded.groups, embedded.targets.of_recordings()[0], found,
             embedded.windows.recording.astype(np.int64), embedded.windows.start_s,
             window_weight=attention.shares(embedded.windows.recording),
         )  # fmt: skip
-        return pool_mean(scores)
 
 
 def recording_weights(embedded: Embedded, settings: TrainSettings) -> Floats:

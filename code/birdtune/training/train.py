@@ -1,6 +1,7 @@
 """The stage `train`: windows of the training recordings → the weights of the best epoch.
 
     Job ─▶ train ─▶ checkpoints/<v>, logs/<v>/history.json;  weights + Windows ─▶ score ─▶ Scores
+    Job ─▶ refit ─▶ checkpoints/<v>/refit: the same on training and validation recordings, for as many epochs
 
 Importing this loads TensorFlow.
 """
@@ -29,13 +30,14 @@ from birdtune.models import registry
 from birdtune.models.classifier import Classifier
 from birdtune.models.growth import grown
 from birdtune.models.losses import class_weights, constant_loss
-from birdtune.runtime.files import write_json
+from birdtune.runtime.files import read_json, write_json
 from birdtune.runtime.runs import HISTORY_NAME
+from birdtune.runtime.text import count
 from birdtune.training import devices, health
 from birdtune.training.base_model import read_weights
 from birdtune.training.checkpoints import State
 from birdtune.training.inputs import Feed, Frozen, in_memory, whole
-from birdtune.training.job import Job
+from birdtune.training.job import REFIT_NAME, Job
 from birdtune.training.loop import Loop, Validation
 from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
 from birdtune.training.served_model import SPLIT_NAME, ServedModel
@@ -63,21 +65,13 @@ def train(
     if lost := job.checkpoints.lost():
         job.journal.warn(f"{lost} The best epoch's weights are lost; training begins anew.")
         job.checkpoints.clear()
-    record.update(verdict=None, warnings=[])  # those of an earlier start of this run
+    record.update(verdict=None, warnings=[], refit=None)  # those of an earlier start of this run
     precision = _precision(job)
     windows = job.windows(job.dataset.part("train"), config.train.hop_s)
     examples = _examples(job, windows, label_shares)
-    classifier = build_classifier(config, job.dataset.classes, precision)
-    # Also where checkpoints stand: if none of them is whole, training begins anew, and from these.
-    load_first_weights(classifier, config, job.base)
+    classifier = _with_first_weights(job, precision)
     first = health.sampled(classifiers.trained_weights(classifier))
-    step = StepSettings(
-        dropout=config.model.dropout,
-        class_weights=class_weights(_per_class(job, examples), config.train.class_weight_alpha),
-        precision=precision,
-        untaught=job.untaught,
-        n_kept=len(job.base.classes) if job.base is not None else 0,
-    )
+    step = _step(job, examples, precision)
     history = _history(job, examples, step)
     job.warn(diagnostics.of_training(history))
     state = _loop(job, classifier, windows, examples, step, history, after_epoch).run()
@@ -95,6 +89,56 @@ def train(
     record["warnings"] = [each.row() for each in found]
     job.warn(found)
     return state
+
+
+def refit(job: Job, *, label_shares: Shares | None = None) -> None:
+    """Train once more, from the same first weights, on all recordings but those of test.
+
+    For as many epochs as led to the best one, but the learning rate falls to zero within them: there is nothing left to
+    choose by, and an epoch at a high rate that was not chosen is a matter of luck (docs/tuning.md).
+
+    Args:
+        job: the run's second training, as `Job.served`; the first one is done.
+        label_shares: as `train`, of the windows of all these recordings.
+
+    Raises:
+        DivergedError: as `train`.
+    """
+    trained = dict(read_json(job.run.logs / HISTORY_NAME))
+    epochs, part = int(trained["best_epoch"]), job.dataset.part("train")
+    if lost := job.checkpoints.lost():
+        job.journal.warn(f"{lost} The second training begins anew.")
+        job.checkpoints.clear()
+    sizes = f"{count(len(part), 'recording')}, {count(epochs, 'epoch')}"
+    job.journal.say(f"  once more on training and validation: {sizes}")
+    precision = str(job.run.record["precision"])
+    windows = job.windows(part, job.config.train.hop_s)
+    examples = _examples(job, windows, label_shares)
+    classifier, step = _with_first_weights(job, precision), _step(job, examples, precision)
+    state = _loop(job, classifier, windows, examples, step, {}, lambda state: None, epochs=epochs).run()
+    row = {"epochs": epochs, "recordings": len(part)}
+    write_json(job.run.logs / HISTORY_NAME, {**trained, "refit": {**row, "history": state.history}})
+    job.run.record.update(refit=row, weights_sha256=classifiers.weights_sha256(job.checkpoints.best()))
+
+
+def _with_first_weights(job: Job, precision: str) -> Classifier:
+    """The network as training begins.
+
+    Also where checkpoints stand: if none of them is whole, training begins anew, and from these weights.
+    """
+    classifier = build_classifier(job.config, job.dataset.classes, precision)
+    load_first_weights(classifier, job.config, job.base)
+    return classifier
+
+
+def _step(job: Job, examples: Examples, precision: str) -> StepSettings:
+    return StepSettings(
+        dropout=job.config.model.dropout,
+        class_weights=class_weights(_per_class(job, examples), job.config.train.class_weight_alpha),
+        precision=precision,
+        untaught=job.untaught,
+        n_kept=len(job.base.classes) if job.base is not None else 0,
+    )
 
 
 # ---- what is learnt from -------------------------------------------------------------------------
@@ -164,8 +208,11 @@ def _loop(
     step: StepSettings,
     history: Mapping[str, Any],
     after_epoch: Callable[[State], None],
+    epochs: int | None = None,
 ) -> Loop:
     settings = job.config.train
+    if epochs is not None:
+        settings = settings.model_copy(update={"epochs": epochs})
     feed, validate = _feeds(job, classifier, windows, step.precision)
     batches = _batches(job, classifier, windows, examples, feed)
     n_weights = sum(math.prod(variable.shape) for variable in classifier.trainable_variables)
@@ -175,7 +222,8 @@ def _loop(
     reported: set[str] = set()
 
     def report(state: State) -> None:
-        found = diagnostics.while_training({**history, "epochs": state.history})
+        # Of a second training, the first has said it already.
+        found = [] if job.refit else diagnostics.while_training({**history, "epochs": state.history})
         # Once each, though the numbers change; after the last epoch `train` reports all of them.
         job.warn(each for each in found if each.code not in reported and not state.finished)
         reported.update(each.code for each in found)
@@ -189,8 +237,11 @@ def _loop(
         validate=validate,
         journal=job.journal,
         interrupts=job.interrupts,
-        tensorboard=job.run.logs / "tensorboard",
+        # TensorBoard shows a folder inside as a run of its own.
+        tensorboard=job.run.logs / "tensorboard" / (REFIT_NAME if job.refit else ""),
         after_epoch=report,
+        keep_last=job.refit,
+        title=REFIT_NAME if job.refit else "",
     )
 
 
@@ -241,9 +292,10 @@ def _feeds(job: Job, classifier: Classifier, windows: Windows, precision: str) -
     )
     changes = [f"--augment.{name.replace('_', '-')}" for name in augment.active(job.config.augment)]
     jitter = ["--train.jitter-s"] if settings.jitter_s else []
-    if remark := windows.jitter_remark(settings.jitter_s):
+    if (remark := windows.jitter_remark(settings.jitter_s)) and not job.refit:
         job.journal.warn(remark)
-    feed = frozen.feed(windows, what="training", moves=" and ".join([*jitter, *changes][:2]))
+    what = "training and validation" if job.refit else "training"
+    feed = frozen.feed(windows, what=what, moves=" and ".join([*jitter, *changes][:2]))
     if not changes:  # which are made in this process's memory, of frames
         feed = in_memory(feed)
     validate = _validation(job, classifier, frozen)
@@ -255,6 +307,8 @@ def _feeds(job: Job, classifier: Classifier, windows: Windows, precision: str) -
 
 def _validation(job: Job, classifier: Classifier, frozen: Frozen) -> Validation:
     part = job.dataset.part("val")
+    if job.refit:
+        return dict
     if not part:
         job.journal.warn("There are no validation recordings: the epoch with the lowest training loss is kept.")
         return dict
@@ -365,7 +419,8 @@ def score(
 def has_weights(job: Job) -> bool:
     """Whether the trained weights of which the record speaks are still there, and whole."""
     try:
-        found = classifiers.weights_sha256(job.checkpoints.best())
+        job.checkpoints.best()
+        found = classifiers.weights_sha256(job.served.checkpoints.best())
     except CheckpointError:
         return False
     return found == str(job.run.record["weights_sha256"])
@@ -388,6 +443,7 @@ def build_classifier(
         # No labels have decided it where nothing but the settings is known.
         scores="softmax" if config.model.output == "auto" else config.model.output,
         hidden_units=config.model.head_units,
+        prototypes=config.model.head_prototypes,
         embedding_activation=config.model.embedding_activation,
         freeze=config.model.freeze_point,
         classes=classes,
@@ -410,4 +466,3 @@ def load_first_weights(classifier: Classifier, config: Config, base: ServedModel
     if path is not None:
         variables = registry.read_weights(classifier.backbone, path)
         classifier.backbone.load(classifier.network, variables, source=str(path))
-        prototypes=config.model.head_prototypes,

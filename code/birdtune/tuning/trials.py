@@ -150,7 +150,10 @@ class OnTraining:
     def __call__(
         self, config: Config, name: str, hopeless: Hopeless | None = None, again: int = 0
     ) -> Outcome:
-        config = _reseeded(config, again).model_copy(update={"output": self._folder / name})
+        # What is evaluated by validation must not learn from it.
+        train_settings = config.train.model_copy(update={"refit": False})
+        config = _reseeded(config.model_copy(update={"train": train_settings}), again)
+        config = config.model_copy(update={"output": self._folder / name})
         run = Run(config, Journal(quiet=True))
         data = self._dataset.digest(sources=config.train.label_refinement)
         run.take_version(fingerprints.fingerprint(config, data, self._checkpoint))
