@@ -27,7 +27,7 @@ MOST_WINDOWS = 200_000
 def why_not(job: Job) -> str:
     """Why heads trained by folds would not be such as the model's; "" where they are."""
     config = job.config
-    if config.model.freeze != ALL_BUT_HEAD:
+    if config.model.freeze_point != ALL_BUT_HEAD:
         return "the backbone is trained as well"
     if job.base is not None:
         return "the base model may have learnt from all recordings"
