@@ -41,6 +41,7 @@ NOT_RUN = {
     "python tests/faults/fuzz.py all": "needs requirements-fuzz.txt; tests/faults/test_hostile.py is its short form",
     "PYTHONPATH=code .venv/bin/python -m pytest -rP tests/test_statistics.py": "is a test itself",
     "./entrypoint.sh run --data my-birds --model.backbone birdnet": "needs the extra birdnet, whose licence is asked",
+    "./entrypoint.sh run --model.backbone birdnet": "needs the extra birdnet",
     "./entrypoint.sh run --model.checkpoint model.tflite": "is run by tests/test_tflite_backbone.py, with a made file",
     "./entrypoint.sh run --data data.parquet": "needs the extra parquet; tests/test_embeddings.py reads such files",
     "pip ": "needs a network, or is named as a part of what extras do",
