@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 # Flags of single commands, and of other programs.
-_OWN = {"--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list", "--long"}
+_OWN = {
+    "--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list", "--long", "--classes",
+    "--published-threshold",
+}  # fmt: skip
 _OTHERS = {"--accept-licence", "--rm", "--gpus", "--user", "--build-arg", "--kills", "--network"}
 # What a line for a shell begins with, perhaps after variables.
 _PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\./entrypoint\.sh|docker|find|curl|pip|ffmpeg|(?:\S+/)?python3?) ")

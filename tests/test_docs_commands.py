@@ -42,6 +42,8 @@ NOT_RUN = {
     "PYTHONPATH=code .venv/bin/python -m pytest -rP tests/test_statistics.py": "is a test itself",
     "./entrypoint.sh run --data my-birds --model.backbone birdnet": "needs the extra birdnet, whose licence is asked",
     "./entrypoint.sh run --model.backbone birdnet": "needs the extra birdnet",
+    "./entrypoint.sh predict night.wav --window 3 --classes both": "is run by tests/test_keep_classes.py, with a made "
+    "model that keeps classes",
     "./entrypoint.sh run --model.checkpoint model.tflite": "is run by tests/test_tflite_backbone.py, with a made file",
     "./entrypoint.sh run --data data.parquet": "needs the extra parquet; tests/test_embeddings.py reads such files",
     "pip ": "needs a network, or is named as a part of what extras do",

@@ -29,7 +29,7 @@ HEAVY = frozenset(
         "training.devices", "training.tensorboard", "training.convolution", "training.inputs",
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
         "serving.graph", "serving.export", "training.train", "pipeline.label_check",
-        "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate",
+        "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate", "pipeline.published_classes",
         "training.embeddings", "training.probes", "training.cross_fit",
         "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.predict",
     }

@@ -24,6 +24,7 @@ from birdtune.errors import (
     UsageError,
     shown,
 )
+from birdtune.evaluation.decision import LEAST
 from birdtune.pipeline import commands
 from birdtune.runtime import configure
 from birdtune.runtime.log import Journal, print_error
@@ -178,6 +179,8 @@ def _file_arguments(out: str | None, *, patches: bool) -> Callable[[argparse.Arg
         if patches:
             parser.add_argument("--patches", type=Path, default=None)
             parser.add_argument("--window", type=float, default=None)
+            parser.add_argument("--classes", choices=("own", "published", "both"), default="own")
+            parser.add_argument("--published-threshold", type=float, default=LEAST)
         else:
             parser.add_argument("--format", choices=("npz", "parquet", "tfrecord", "find-tune-npz"), default=None)
 
@@ -216,10 +219,12 @@ COMMANDS: dict[str, Command] = {
         "score files with the newest promoted model: --out CSV, one row a recording or --window",
         commands.predict,
         _file_arguments("predictions.csv", patches=True),
-        "FILES... [--list FILE|-] [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER]",
+        "FILES... [--list FILE|-] [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER] "
+        "[--classes own|published|both] [--published-threshold SCORE]",
         more="Long recordings need --window: each window of so many seconds is scored as if it were a recording of "
         f"its own. {_LIST_HELP} --patches CSV has one row a window of the backbone, with decisions by thresholds "
-        "alone: none is rejected as unknown.",
+        "alone: none is rejected as unknown. Of a model with published classes (--model.keep-classes), --classes both "
+        "decides for the best of them from --published-threshold (0.5) on where no own class passes.",
         takes_model=True,
     ),
     "embed": Command(

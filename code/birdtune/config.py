@@ -164,6 +164,10 @@ class ModelSettings(_Section):
         "relu", "activation after the backbone's last layer"
     )
     dropout: float = _setting(0.0, "share of embedding values dropped in training", ge=0, lt=1)
+    keep_classes: str | None = _setting(
+        None, "published classes of a frozen backbone to serve as well: all, names with commas, or a file of names",
+        unit="names|path", unset="none",
+    )
 
 
     @pydantic.field_validator("head", mode="before")

@@ -29,7 +29,7 @@ from birdtune.errors import (
     RetryableError,
     shown,
 )
-from birdtune.models import registry
+from birdtune.models import published, registry
 from birdtune.models.backbone import Backbone
 from birdtune.models.known import Origin
 from birdtune.models.weights import verify_checkpoint
@@ -107,6 +107,10 @@ def _check(
         said = (_classes(dataset), source_lines(dataset.sources), _problems(dataset.problems), _notices(dataset))
         for line in itertools.chain.from_iterable(said):
             journal.say(line)
+    with _noted(faults):
+        if kept := published.keep(config, dataset.classes if dataset is not None else ()):
+            for line in kept.lines():
+                journal.say(line)
     if config.init_from is None:
         _check_checkpoint(config, faults, journal, writable=writable)
     if dataset is not None:
@@ -214,6 +218,7 @@ def _check_base(config: Config, faults: Faults, journal: Journal, *, writable: b
     with _noted(faults):
         if found := base_model.find(config):
             base_model.verify(found[-1], config, remember=writable)
+            base_model.require_published(found[-1], config)
             title, n = found[-1].title, len(found[-1].classes)
             journal.say(f"init-from: {title} is whole and fits; its {n:,} classes keep their columns")
             return found[-1]

@@ -125,14 +125,17 @@ def predict(config: Config, options: Options, journal: Journal, interrupts: Inte
             require_place(place, flag, (".csv",), "a table with commas")
     if options.patches is not None and os.path.realpath(options.patches) == os.path.realpath(options.out):
         raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
+    if not 0 < options.published_threshold < 1:
+        raise UsageError(f"--published-threshold {options.published_threshold:g}: expected a score between 0 and 1.")
     files = _files(options)
     with _whole_or_nothing(options.out, interrupts):
         load_tensorflow()
         from birdtune.pipeline import predict as prediction
 
         return prediction.predict(
-            config, options.model, files, options.out, options.patches, journal, interrupts, options.window
-        )
+            config, options.model, files, options.out, options.patches, journal, interrupts, options.window,
+            options.classes, options.published_threshold,
+        )  # fmt: skip
 
 
 def embed(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:

@@ -25,7 +25,7 @@ from birdtune.evaluation.ood import OodCollector, OodModel, centre_targets
 from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
-from birdtune.pipeline import comparison, label_check, rare_class_ablation
+from birdtune.pipeline import comparison, label_check, published_classes, rare_class_ablation
 from birdtune.pipeline.metrics import OOD_NAME, RunMetrics, noise_logits, run_metrics
 from birdtune.reporting import ood_section, shortcut_section
 from birdtune.reporting.report_data import diagnose
@@ -67,6 +67,7 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
         scores.save(folder / f"scores-{name}.npz")
         figures[name]["rare_classes"] = _rare_classes(job, scores)
         _report_part(job, name, figures[name])
+    figures["published"] = published_classes.measure(job, model.classifier, found.scores)
     figures["leak"] = _leak(job, test)
     thresholds = Thresholds.of(figures["thresholds"])
     earlier = {served.folder.resolve(): served for served in (job.base, champion) if served is not None}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.data.dataset import Dataset
+from birdtune.models import published
 from birdtune.models.weights import sound_checkpoint
 from birdtune.reporting import tuned
 from birdtune.runtime import fingerprints
@@ -60,7 +61,9 @@ def _fingerprints(
     # Calibration, thresholds, label issues, the OOD limit and all intervals are by source recording.
     sources = dataset.digest(sources=True)
     compared = [_as_served(served) for served in (base, champion)]
-    evaluate = fingerprints.stage_fingerprint(train, config, "evaluate", sources, dataset.background, compared)
+    kept = published.keep(config, dataset.classes)
+    more = [] if kept is None else [kept.columns, kept.row()]
+    evaluate = fingerprints.stage_fingerprint(train, config, "evaluate", sources, dataset.background, compared, *more)
     margin = config.gate.margin if champion is not None else None
     # What is served is calibrated, and has thresholds.
     beside = sound_checkpoint(config)  # a head on embeddings is exported with that backbone, or without any

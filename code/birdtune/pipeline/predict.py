@@ -22,6 +22,7 @@ from birdtune.data.embedding_files import EmbeddedRecording, MadeBy, writing
 from birdtune.data.embedding_input import is_embeddings
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, naming, shown
+from birdtune.evaluation.decision import LEAST
 from birdtune.models import classifier as classifiers
 from birdtune.models import embedded, registry, tf1
 from birdtune.models.layer_backbone import LayerBackbone
@@ -31,13 +32,15 @@ from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_trained, versions
 from birdtune.runtime.signals import Interrupts
 from birdtune.serving.predict import LONG, ExportedModel, Outcome, embed_files, open_model, predict_files
-from birdtune.serving.rows import Scorer
+from birdtune.serving.rows import PublishedChoice, Scorer
 from birdtune.training import base_model, devices, served_model
 from birdtune.training.checkpoints import WEIGHTS_NAME, Checkpoints, read_arrays
 from birdtune.training.job import REFIT_NAME
 from birdtune.training.train import build_classifier
 
 Embed = Callable[[npt.NDArray[np.float32]], Any]
+# What rows of predictions are about.
+OWN, PUBLISHED = "own", "published"
 # Of a data set so many windows are embedded before they are written; a longer recording is embedded as a whole.
 _AT_ONCE = 2048
 
@@ -64,11 +67,15 @@ def predict(
     journal: Journal,
     interrupts: Interrupts,
     window_s: float | None = None,
+    classes: str = OWN,
+    published_threshold: float = LEAST,
 ) -> int:
     """Score files with the exported model in `source`, or the newest one of the output folder.
 
     Args:
         window_s: as `predict_files`.
+        classes: "own", or "published" or "both" of a model that keeps published classes.
+        published_threshold: from which score on a published class is decided for.
         source: a version folder of an exported model; or weights that were published with a classifier of their
             own, as YAMNet's with its 521 classes.
     """
@@ -89,6 +96,7 @@ def predict(
         windows_out=features,
         segment_s=window_s,
         calibration_clip_s=clip_s,
+        published=_published(model, place, classes, published_threshold),
         sound=config.audio,
         batch_size=config.evaluate.batch_size,
         longest_s=config.audio.max_hours * 3600,
@@ -98,6 +106,19 @@ def predict(
     if outcome.long and clip_s is not None:
         journal.say(_long(outcome.long, clip_s))
     return code
+
+
+def _published(model: Scorer, place: Path, classes: str, threshold: float) -> PublishedChoice | None:
+    """The published classes that rows are about. Raises InputError: the model has none."""
+    if classes == OWN:
+        return None
+    kept = model.published if isinstance(model, ExportedModel) else None
+    if kept is None:
+        raise InputError(
+            f"--classes {classes}: {shown(place)} keeps no published classes. Give --classes {OWN}, or a model made "
+            "with --model.keep-classes."
+        )
+    return PublishedChoice(kept, alone=classes == PUBLISHED, threshold=threshold)
 
 
 def _long(n: int, calibration_clip_s: float) -> str:

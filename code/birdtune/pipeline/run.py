@@ -14,7 +14,7 @@ from birdtune.data import dataset as data
 from birdtune.data.augment import require_background
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError, Interrupted, shown
 from birdtune.evaluation import diagnostics
-from birdtune.models import registry
+from birdtune.models import published, registry
 from birdtune.models.weights import verify_checkpoint
 from birdtune.pipeline import gate, messages
 from birdtune.pipeline.plan import Plan, with_base
@@ -65,6 +65,9 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
 
         journal.write_to(current.logs)
         messages.say_begin(current, dataset, base, resumed=resumed)
+        if kept := published.keep(config, dataset.classes):
+            for line in kept.lines():
+                journal.say(f"  {line}")
         if plan.due != ["report"]:
             found, store = data.recheck(config, dataset, store, journal, interrupts)
             dataset = dataset if found is dataset else base_model.with_columns(config, found, base)
@@ -106,11 +109,13 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
     registry.backbone_of(config).frozen_layers(config.model.freeze_point)  # raises for an unknown layer
     if until == "prepare":
         return None, []
+    published.keep(config, ())  # raises for what cannot be kept
     gate.find(config)
     bases = base_model.find(config)
     if not bases:
         return verify_checkpoint(config, remember=True), []
     base_model.verify(bases[-1], config, remember=True)
+    base_model.require_published(bases[-1], config)
     return None, bases
 
 

@@ -26,7 +26,7 @@ from birdtune.data.scan import Recording
 from birdtune.models.backbone import ALL_BUT_HEAD
 from birdtune.models.classifier import Classifier
 from birdtune.models.weights import sound_of
-from birdtune.pipeline import gate, label_check
+from birdtune.pipeline import gate, label_check, published_classes
 from birdtune.pipeline.metrics import read_ood, read_served
 from birdtune.reporting import augmentation_sheet, tables
 from birdtune.reporting.report import write_report
@@ -84,6 +84,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
     example, examples = _examples(job, classifier.front_end)
     lengths_s = [recording.facts.duration_s for recording in job.dataset.part("val")]
     calibration, thresholds = read_served(job.run.reports, len(job.dataset.classes), classifier.kind)
+    published = published_classes.served(job)
     facts = export_model(
         classifier,
         folder,
@@ -95,6 +96,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
             "init_from": job.run.record["init_from"],
             "backbone_origin": base_model.origin(job.config, job.base).row(),
             "refit": job.run.record["refit"],
+            "published": None if published is None else published[1],
             "calibration_clip_s": round(float(np.median(lengths_s)), 3) if lengths_s else None,
         },
         example_waveform=example,
@@ -102,6 +104,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
         calibration=calibration,
         thresholds=thresholds,
         ood=read_ood(job.run.reports),
+        published=None if published is None else published[0],
         class_ids=job.dataset.class_ids,
         check=job.interrupts.check,
     )

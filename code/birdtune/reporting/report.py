@@ -34,6 +34,7 @@ from birdtune.reporting import (
     figures,
     listening,
     ood_section,
+    published_section,
     shortcut_section,
 )
 from birdtune.reporting.listening import CLIP_S, Clip
@@ -363,6 +364,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "augmentation": _image(data.augmentation),
         "labels": labels,
         "shortcuts": shortcut_section.section(data.shortcuts),
+        "published": published_section.section((data.trust or {}).get("published")),
         "tuning": data.tuning,
         "calibration": calibration_section.section(metrics, part, data.trust) if metrics else None,
         "decided": calibration_section.decided_sentence(metrics) if metrics else "",

@@ -182,14 +182,16 @@ def _from_yaml(folder: Path, known: Mapping[str, Option]) -> dict[str, _Given]:
             raise SettingsError(f"{shown(path)}: `input` cannot be set here; this file is found through it.")
         if name in found:
             raise SettingsError(f"{shown(path)}: {name} is set twice. Keep one.")
-        if isinstance(value, str) and _is_place(known[name], value):
+        if isinstance(value, str) and _is_place(known[name], value, folder):
             value = str(folder / value)
         found[name] = _Given(value, f"{name} in {shown(path)}")
     return found
 
 
-def _is_place(option: Option, value: str) -> bool:
+def _is_place(option: Option, value: str, folder: Path) -> bool:
     """Whether a text in job.yaml is a path, which begins at INPUT."""
+    if option.unit == "names|path":
+        return os.path.isfile(folder / value)  # noqa: PTH113 - names may be longer than a path can be
     if option.unit == "version|path":
         return value not in ("", LATEST) and not value.isdecimal()
     return option.unit == "path" and value not in ("", "none")

@@ -20,6 +20,7 @@ _WITHOUT_EFFECT = frozenset(
     {
         "train.sample-weights", "train.min-samples-action", "train.keep-checkpoints", "train.checkpoint-minutes",
         "train.cache-gb", "audio.max-hours", "audio.short-clips",
+        "model.keep-classes",  # changes what is evaluated and served; the fingerprint of that has its labels
     }
 )  # fmt: skip
 

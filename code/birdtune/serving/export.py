@@ -3,6 +3,7 @@
     Classifier ─▶ export_model ─▶ <name>/<version>/
         saved_model.pb, variables/   signatures (`graph.py`), weights in float32, once
         labels.csv                   column, class, external_id, threshold
+        published_labels.csv         column, class: of `published_scores`, if published classes are kept
         train_id_list.pickle         the class names in the order of the columns, for jibjib-query
         model.json                   what the model is, and how closely it was verified
         assets.extra/                warm-up requests for TensorFlow Serving
@@ -16,7 +17,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +30,10 @@ from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.ood import OodCollector, Pooler
 from birdtune.evaluation.scores import shares
 from birdtune.models.classifier import Classifier, in_float32, weights, weights_sha256
+from birdtune.models.published import Served
 from birdtune.runtime.files import make_folder, new_folder, write_bytes, write_csv, write_json
-from birdtune.serving.graph import NO_OOD_SCORE, PIECE, Ood, OodGraph, ServedGraph
-from birdtune.serving.verify import FORMAT, fresh_answers
+from birdtune.serving.graph import NO_OOD_SCORE, PIECE, Ood, OodGraph, PublishedGraph, ServedGraph
+from birdtune.serving.verify import FORMAT, PUBLISHED_LABELS, fresh_answers
 
 Floats = npt.NDArray[np.float32]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -74,6 +76,7 @@ def export_model(
     calibration: Calibration,
     thresholds: Thresholds | None = None,
     ood: Ood | None = None,
+    published: Served | None = None,
     tolerance: float = 1e-4,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -90,6 +93,7 @@ def export_model(
         calibration: what makes the logits scores; it becomes part of the graph.
         thresholds: from which score on each class counts; for labels.csv and model.json.
         ood: OOD statistics; they become part of the graph. None: `ood_score` is -1.
+        published: published classes that `sound` scores as well; `published` of `facts` says more of them.
         tolerance: largest difference allowed for scores, which lie in 0…1; for embeddings and OOD scores it counts
             relative to the largest of them, if that is above 1.
         check: called several times a second while waiting; it may raise to stop, and then nothing is left.
@@ -112,13 +116,17 @@ def export_model(
         shortest = exported.front_end.window_samples
         one = {"waveforms": batch["waveforms"][:1, :shortest], "lengths": batch["lengths"][:1]}
         requests |= {"sound": one, "embed": one}
-    wanted = _expected_answers(exported, calibration, ood, expected, batch)
+    wanted = _expected_answers(exported, calibration, ood, published, expected, batch)
     needed = sum(array.nbytes for array in weights(exported).values()) + _GRAPH_BYTES
     needed += ood[0].whitening.nbytes + ood[0].centres.nbytes if ood else 0
+    needed += published.layer.kernel.nbytes if published is not None else 0
     with new_folder(folder, what="the exported model", needed=needed) as building:
-        _save(exported, calibration, ood, building)
+        _save(exported, calibration, ood, published, building)
         labels = _labels(exported.classes, class_ids, thresholds)
         write_csv(building / "labels.csv", ("column", "class", "external_id", "threshold"), labels)
+        if published is not None:
+            rows = ({"column": column, "class": label} for column, label in enumerate(published.labels))
+            write_csv(building / PUBLISHED_LABELS, ("column", "class"), rows)
         write_bytes(building / "train_id_list.pickle", train_id_list(exported.classes))
         _write_warmup(building / WARMUP_FILE, str(facts.get("name", folder.parent.name)), requests)
         check()
@@ -130,6 +138,9 @@ def export_model(
             "calibration": calibration.row(),
             "thresholds": thresholds and thresholds.row(exported.classes),
             "ood": ood and ood[1].row(),
+            "published": None if published is None else {
+                **cast(Mapping[str, object], facts["published"]), "calibration": published.calibration.row(),
+            },
             "verification": {"tolerance": tolerance, "differences": differences},
         }
         write_json(building / "model.json", found)
@@ -175,8 +186,11 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
     }
 
 
-def _save(classifier: Classifier, calibration: Calibration, ood: Ood | None, folder: Path) -> None:
-    module = ServedGraph(classifier, calibration, ood and OodGraph(classifier, *ood)).module()
+def _save(
+    classifier: Classifier, calibration: Calibration, ood: Ood | None, published: Served | None, folder: Path
+) -> None:
+    kept = PublishedGraph(published) if published is not None else None
+    module = ServedGraph(classifier, calibration, ood and OodGraph(classifier, *ood), kept).module()
     names = ("sound", "embed") if classifier.front_end.has_sound else ("embeddings",)
     signatures = {name: getattr(module, name) for name in ("serving_default", *names)}
     tf.saved_model.save(module, str(folder), signatures=signatures)
@@ -229,7 +243,12 @@ def _example_batch(waveform: Floats, spec: FrontEnd) -> Arrays:
 
 
 def _expected_answers(
-    classifier: Classifier, calibration: Calibration, ood: Ood | None, expected: TrainingSide, batch: Arrays
+    classifier: Classifier,
+    calibration: Calibration,
+    ood: Ood | None,
+    published: Served | None,
+    expected: TrainingSide,
+    batch: Arrays,
 ) -> Arrays:
     """What the fresh process must answer, computed by the training side; names as `verify` has them."""
     spec = classifier.front_end
@@ -251,6 +270,9 @@ def _expected_answers(
             "window_scores": scores,
             "embeddings": embeddings,
         })  # fmt: skip
+        if published is not None:
+            means = (share @ published.windows(embeddings))[None]
+            rows[-1]["published_scores"] = published.calibration.clips(means)[0]
     longest = max(int(row["windows"]) for row in rows)
 
     def table(name: str) -> npt.NDArray[Any]:

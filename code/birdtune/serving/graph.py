@@ -4,7 +4,8 @@
 
     serving_default  inputs [n, window_rows, ...]         ─▶ outputs [n, C]
     sound            waveforms [n, samples], lengths [n]  ─▶ scores [n, C], ood_score [n], windows [n],
-                                                             window_start_s [n, W], window_scores [n, W, C]
+                                                             window_start_s [n, W], window_scores [n, W, C],
+                                                             published_scores [n, M] if published classes are kept
     embed            waveforms [n, samples], lengths [n]  ─▶ embeddings [n, W, K], windows [n], window_start_s [n, W]
 
 and where embeddings are all that the model takes, in place of `sound` and `embed`
@@ -27,6 +28,7 @@ from birdtune.evaluation.calibration import LARGEST, SMALLEST, Calibration, Scal
 from birdtune.evaluation.ood import OodModel, OodScale
 from birdtune.models import front_end_graph
 from birdtune.models.classifier import Classifier
+from birdtune.models.published import Served
 
 Tensors = dict[str, tf.Tensor]
 # What the training recordings sounded like, and the scale of the OOD score.
@@ -104,6 +106,7 @@ class ServedGraph:
     classifier: Classifier
     calibration: Calibration
     ood: "OodGraph | None"
+    published: "PublishedGraph | None" = None
 
     def module(self) -> tf.Module:
         """What is saved: the variables, and the functions that `ExportedModel` and servers call."""
@@ -130,6 +133,9 @@ class ServedGraph:
         if self.ood is not None:
             module.ood = self.ood.arrays
             module.ood_score = saved(self.ood, embeddings=embeddings)
+        if self.published is not None:
+            module.published_weights = self.published.arrays
+            module.published = saved(self.published, embeddings=embeddings)
         return module
 
     def windows(self, inputs: tf.Tensor) -> Tensors:
@@ -156,11 +162,16 @@ class ServedGraph:
         ood_score = tf.fill([tf.size(cut.counts)], NO_OOD_SCORE)
         if self.ood is not None:
             ood_score = self.ood(cut.means(found["embeddings"], found["held"]))
+        more = {}
+        if self.published is not None:
+            means = _published_means(self.published, cut, found["embeddings"], attention)
+            more = {"published_scores": clip_scores(means, self.published.calibration)}
         return {
             "scores": clip_scores(cut.means(found["scores"], attention), self.calibration),
             "ood_score": ood_score,
             **cut.places(spec),
             "window_scores": cut.table(found["scores"]),
+            **more,
         }
 
     def embed(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> Tensors:
@@ -194,6 +205,22 @@ class ServedGraph:
         return {name: array.concat() for name, array in zip(widths, full, strict=True)}
 
 
+def _published_means(
+    function: "PublishedGraph", cut: _Windows, embeddings: tf.Tensor, weights: tf.Tensor
+) -> tf.Tensor:
+    """Means of the published scores over the windows of each recording, some at a time: M is thousands. [n, M]"""
+    n, total = tf.size(cut.counts), tf.size(cut.recording)
+
+    def piece(begin: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        part = slice(begin, begin + PIECE)
+        weighted = tf.cast(weights[part], tf.float64)[:, None] * tf.cast(function(embeddings[part]), tf.float64)
+        return begin + PIECE, sums + tf.math.unsorted_segment_sum(weighted, cut.recording[part], n)
+
+    first = tf.zeros([n, function.width], tf.float64)
+    _, sums = tf.while_loop(lambda begin, _: begin < total, piece, (tf.constant(0), first), parallel_iterations=1)
+    return tf.cast(sums / cut.sums(weights)[:, None], tf.float32)
+
+
 def _linked(logits: tf.Tensor, kind: str, scale: Scale) -> tf.Tensor:
     """`calibration.Calibration` as TensorFlow operations; slope and offset are constants of the graph."""
     scaled = tf.constant(scale.slope, logits.dtype) * logits + tf.constant(scale.offset, logits.dtype)
@@ -210,6 +237,25 @@ def clip_scores(means: tf.Tensor, calibration: Calibration) -> tf.Tensor:
         inside = tf.minimum(inside, LARGEST)
         logits = tf.math.log(inside) - tf.math.log1p(-inside)
     return tf.cast(_linked(logits, calibration.kind, calibration.clip), tf.float32)
+
+
+class PublishedGraph:
+    """Embeddings of windows [n, K] → scores of the published classes that are kept [n, M].
+
+    Attributes:
+        arrays: what it computes with; a module that is saved must hold them.
+        calibration: of its scores.
+        width: M.
+    """
+
+    def __init__(self, served: Served) -> None:
+        self.calibration, self.width = served.calibration, len(served.labels)
+        self.arrays = [tf.Variable(array, trainable=False) for array in (served.layer.kernel, served.layer.bias)]
+
+    def __call__(self, embeddings: tf.Tensor) -> tf.Tensor:
+        """[n, K] → [n, M]"""
+        kernel, bias = (tf.convert_to_tensor(array) for array in self.arrays)
+        return _linked(embeddings @ kernel + bias, self.calibration.kind, self.calibration.window)
 
 
 class OodGraph:

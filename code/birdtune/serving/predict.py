@@ -25,7 +25,7 @@ from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
 from birdtune.runtime.files import growing_csv, try_to_write
 from birdtune.serving.inference import Channel, Cutter, Floats, Scored, Unused, infer
-from birdtune.serving.rows import Rows, Scorer, window_results
+from birdtune.serving.rows import PublishedChoice, Rows, Scorer, window_results
 from birdtune.serving.sounds import channel_by_channel, find_sounds
 from birdtune.serving.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.serving.verify import open_model as open_model
@@ -127,6 +127,7 @@ def predict_files(
     windows_out: Path | None = None,
     segment_s: float | None = None,
     calibration_clip_s: float | None = None,
+    published: PublishedChoice | None = None,
     sound: AudioSettings = DEFAULT,
     hop_s: float | None = None,
     batch_size: int = 64,
@@ -148,6 +149,7 @@ def predict_files(
             if it were a recording of its own, cut out of the file. The last may be shorter; one below a window
             begins earlier, to hold a window (0.975 s). Of a file that breaks off, the segments before stand.
         calibration_clip_s: seconds of the recordings that calibration and thresholds rest on; for `Outcome.long`.
+        published: published classes that rows of `out` are about, too; `windows_out` has own classes alone.
 
     Raises:
         as `embed_files`; also UsageError: a segment shorter than a window.
@@ -159,8 +161,8 @@ def predict_files(
     segment = None if segment_s is None else _segment_rows(segment_s, spec)
     cutter = Cutter(sound, spec.hop(hop_s), longest_s, spec, segment)
     segment_s = None if segment is None else segment / spec.rows_per_s
-    rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, ood_score, segment_s)
-    results = window_results(classifier, pools=ood_score is not None)
+    rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, ood_score, segment_s, published)
+    results = window_results(classifier, pools=ood_score is not None, published=published)
     scored = infer(_sounds(files, sound), results, cutter, batch_size, check, kept=len(rows.classes) + 1)
     return _write(scored, rows, out, windows_out, calibration_clip_s)
 

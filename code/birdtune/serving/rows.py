@@ -17,9 +17,12 @@ from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import BACKGROUND, UNKNOWN, UNKNOWN_NAME, Thresholds
 from birdtune.evaluation.scores import shares
 from birdtune.serving.inference import Floats, Scored, Unused
+from birdtune.serving.verify import PublishedClasses
 
 # Columns of the best classes in a table; jibjib's readers show three.
 _TOP = 3
+# Beyond this, a window's attention counts as this: sums over windows are of its exponential, in float32.
+_MOST_ATTENTION = 80.0
 # Scores are written with this many decimals: float32 near 1 has seven.
 _DECIMALS = 6
 
@@ -46,7 +49,28 @@ class Scorer(Protocol):
         ...
 
 
-def window_results(classifier: Scorer, *, pools: bool) -> Callable[[Floats], Floats]:
+@dataclass(frozen=True)
+class PublishedChoice:
+    """Published classes beside the model's own, or in their place.
+
+    Attributes:
+        alone: the decision is among published classes; else it is an own class if one passes.
+        threshold: from which score on a published class is decided for.
+    """
+
+    classes: PublishedClasses
+    alone: bool
+    threshold: float
+
+    @property
+    def width(self) -> int:
+        """Columns of `window_results` that are of published classes: theirs, and what they are divided by."""
+        return len(self.classes.labels) + 1
+
+
+def window_results(
+    classifier: Scorer, *, pools: bool, published: PublishedChoice | None = None
+) -> Callable[[Floats], Floats]:
     """From windows [n, window_rows, ...] to their scores and, in a column of its own, how much each counts. [n, C + 1]
 
     Behind these stands what is summed over a recording: what each window holds (`FrontEnd.held`). [n, C + 1 + 1]
@@ -54,15 +78,20 @@ def window_results(classifier: Scorer, *, pools: bool) -> Callable[[Floats], Flo
     Args:
         pools: before that, what the mean embedding is made of: each embedding times what its window holds.
             [n, C + 1 + K + 1]
+        published: and before that, the scores of its M classes, times how much the window counts, and that.
+            [n, C + 1 + M + 1 + K + 1]
     """
 
     def results(windows: Floats) -> Floats:
         scores, embeddings = classifier.scores(windows)
         weight = classifier.front_end.held(windows).astype(np.float32)
         pooled = [weight[:, None] * np.asarray(embeddings)] if pools else []
-        return np.column_stack(
-            [np.asarray(scores), np.asarray(classifier.attend(embeddings)), *pooled, weight]
-        )
+        attention = np.asarray(classifier.attend(embeddings))
+        others = []
+        if published is not None:
+            counts = np.exp(np.clip(attention, -_MOST_ATTENTION, _MOST_ATTENTION))[:, None]
+            others = [counts * np.asarray(published.classes.windows(embeddings)), counts]
+        return np.column_stack([np.asarray(scores), attention, *others, *pooled, weight])
 
     return results
 
@@ -74,6 +103,7 @@ class Rows:
     Attributes:
         calibration, thresholds, ood_score: as `predict.predict_files`.
         segment_s: seconds of a segment; None: a row is a whole recording.
+        published: published classes that rows are about, too; None: own classes only.
     """
 
     classes: tuple[str, ...]
@@ -82,13 +112,19 @@ class Rows:
     thresholds: Thresholds | None
     ood_score: Callable[[Floats], Any] | None
     segment_s: float | None
+    published: PublishedChoice | None = None
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Of the table of recordings, or of segments."""
         where = ("duration_s",) if self.segment_s is None else ("start_s", "end_s")
-        scores = (f"score:{name}" for name in self.classes)
-        return ("file", *where, "windows", *self._best_columns, "peak_s", "ood_score", "problem", *scores)
+        scores = [f"score:{name}" for name in self.classes]
+        best = self._best_columns
+        if self.published is not None and self.published.alone:  # thousands of classes have no columns of scores
+            scores, best = [], ("decision", "class_from", *self._published_columns(""))
+        elif self.published is not None:
+            best = ("decision", "class_from", *best[1:], *self._published_columns("published_"))
+        return ("file", *where, "windows", *best, "peak_s", "ood_score", "problem", *scores)
 
     @cached_property
     def window_columns(self) -> tuple[str, ...]:
@@ -107,6 +143,10 @@ class Rows:
         `score_2` …), whether they pass or not, background left out; `peak_s`: where in the file the window begins that
         scores highest for the best class; `problem`: why there is no more than that, or what is wrong with the file
         (the last window says it); and a column `score:<class>` for every class.
+
+        With published classes `class_from` says of which the decision is, `own` or `published`, and
+        `published_class`, `published_score` … are the best of them. With these alone `class` and `score` are, and there
+        is no `peak_s` and no column of scores: single windows of them are not kept.
         """
         where = {"file": scored.name, **self._place(scored), "windows": len(scored.start_s)}
         if not _sounds(scored):
@@ -114,15 +154,19 @@ class Rows:
             return {**where, "decision": self._nothing, "problem": problem}
         windows = scored.results[:, :-1]  # [W, C]
         scores = recording_scores(scored, self.calibration)
-        ood = None if self.ood_score is None else float(self.ood_score(pooled_embedding(scored))[0])
+        ood = None if self.ood_score is None else float(self.ood_score(pooled_embedding(scored, self.published))[0])
+        end = {"ood_score": "" if ood is None else round(ood, 4), "problem": "".join(_damage(scored))}
         best = self._best(scores, ood)
+        if self.published is not None:
+            best = _with_published(best, scored, self.published)
+            if self.published.alone:
+                return {**where, **best, **end}
         clearest = int(windows[:, self.classes.index(str(best["class"]))].argmax())
         return {
             **where,
             **best,
             "peak_s": round(float(scored.start_s[clearest]), 2),
-            "ood_score": "" if ood is None else round(ood, 4),
-            "problem": "".join(_damage(scored)),
+            **end,
             **{f"score:{name}": _rounded(score) for name, score in zip(self.classes, scores, strict=True)},
         }
 
@@ -140,7 +184,12 @@ class Rows:
 
     @property
     def _nothing(self) -> str:
-        return UNKNOWN_NAME if self.thresholds is not None else ""
+        return UNKNOWN_NAME if self.thresholds is not None or self.published is not None else ""
+
+    def _published_columns(self, prefix: str) -> tuple[str, ...]:
+        assert self.published is not None
+        ranks = range(1, min(_TOP, len(self.published.classes.labels)) + 1)
+        return tuple(name for rank in ranks for name in _named(prefix, rank))
 
     def _place(self, scored: Scored) -> dict[str, object]:
         if self.segment_s is None:
@@ -166,6 +215,28 @@ class Rows:
         return row
 
 
+def _named(prefix: str, rank: int) -> tuple[str, str]:
+    suffix = "" if rank == 1 else f"_{rank}"
+    return f"{prefix}class{suffix}", f"{prefix}score{suffix}"
+
+
+def _with_published(best: dict[str, object], scored: Scored, published: PublishedChoice) -> dict[str, object]:
+    """The best own classes with the best published ones, and the decision among both."""
+    scores = published_scores(scored, published)
+    order = np.argsort(-scores, kind="stable")[:_TOP]
+    found: dict[str, object] = {}
+    for rank, column in enumerate(order, start=1):
+        named, score = _named("" if published.alone else "published_", rank)
+        found |= {named: published.classes.labels[column], score: _rounded(scores[column])}
+    decision, came_from = best["decision"], "own"
+    if published.alone or decision in ("", UNKNOWN_NAME):
+        passes = scores[order[0]] >= published.threshold
+        decision = published.classes.labels[order[0]] if passes else UNKNOWN_NAME
+        came_from = "published" if passes else ""
+    own = {} if published.alone else best
+    return {**own, **found, "decision": decision, "class_from": came_from}
+
+
 def _damage(scored: Scored) -> list[str]:
     return [] if scored.damage is None else [f"{scored.damage.problem}: {scored.damage.detail}"]
 
@@ -179,9 +250,16 @@ def _sounds(scored: Scored) -> bool:
     return bool(scored.sums[-1] > len(scored.start_s) * SILENT + 1e-3)
 
 
-def pooled_embedding(scored: Scored) -> Floats:
+def pooled_embedding(scored: Scored, published: PublishedChoice | None = None) -> Floats:
     """The mean embedding of a recording, silence left out, of results that `pools`. [1, K]"""
-    return np.asarray(scored.sums[None, :-1] / scored.sums[-1], np.float32)
+    before = 0 if published is None else published.width
+    return np.asarray(scored.sums[None, before:-1] / scored.sums[-1], np.float32)
+
+
+def published_scores(scored: Scored, published: PublishedChoice) -> Floats:
+    """Scores of the published classes for a recording, pooled and calibrated as `sound` does. [M]"""
+    sums = scored.sums[: published.width]
+    return np.asarray(published.classes.calibration.clips(np.asarray(sums[None, :-1] / sums[-1], np.float32))[0])
 
 
 def recording_scores(scored: Scored, calibration: Calibration | None) -> Floats:

@@ -23,16 +23,27 @@ from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
 from birdtune.models import registry
 from birdtune.models.graph_safety import require_numbers_only
-from birdtune.runtime.files import read_json
+from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.workers import Crashed, Isolated
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 # Of `model.json`: raised when a reader of an older one would misunderstand it.
 FORMAT = 4
+# Beside labels.csv: the published classes that the model serves as well.
+PUBLISHED_LABELS = "published_labels.csv"
 
 # A few hundred megabytes of activations at VGGish's full size, however many windows there are.
 _BATCH = 64
+
+
+@dataclass(frozen=True)
+class PublishedClasses:
+    """The classes of the backbone's published classifier that a model serves beside its own."""
+
+    labels: tuple[str, ...]  # [M]
+    windows: Callable[[Any], Any]  # embeddings of windows [N, K] → their scores [N, M]
+    calibration: Calibration  # already in the scores; its part for clips is applied to their mean
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class ExportedModel:
     ood_score: Callable[[Any], Any] | None
     calibration: Calibration  # already in the scores; its part for clips is applied to their mean
     thresholds: Thresholds | None
+    published: PublishedClasses | None = None
 
     @property
     def calibration_clip_s(self) -> float | None:
@@ -83,6 +95,9 @@ def open_model(folder: Path) -> ExportedModel:
         classes, front_end = tuple(facts["classes"]), registry.read_front_end(facts["front_end"])
         calibration = Calibration.of(facts["calibration"])
         thresholds = Thresholds.of(row) if (row := facts["thresholds"]) else None
+        kept = facts.get("published")
+        labels = tuple(row["class"] for row in read_csv(folder / PUBLISHED_LABELS)) if kept else ()
+        of_published = Calibration.of(kept["calibration"]) if kept else None
         require_numbers_only(folder)
         loaded: Any = tf.saved_model.load(str(folder))
     except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as fault:
@@ -106,7 +121,10 @@ def open_model(folder: Path) -> ExportedModel:
         ood,
         calibration,
         thresholds,
-    )
+        None if of_published is None else PublishedClasses(
+            labels, lambda embeddings: loaded.published(tf.constant(embeddings, tf.float32)), of_published
+        ),
+    )  # fmt: skip
 
 
 def fresh_answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:

@@ -16,7 +16,7 @@ from birdtune.data.labels import refuse_no_answer
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.evaluation import class_alignment
 from birdtune.evaluation.ood import OodModel
-from birdtune.models import saved_model
+from birdtune.models import published, saved_model
 from birdtune.models.known import OWN, Origin
 from birdtune.models.registry import backbone_of
 from birdtune.models.weights import verify_once
@@ -160,6 +160,17 @@ def verify(base: ServedModel, config: Config, *, remember: bool) -> None:
     files = sorted(path for path in base.folder.rglob("*") if path.is_file())
     of = {"weights_sha256": facts.weights_sha256}
     verify_once(config.output / "cache" / "init-from.json", of, files, read_once)
+
+
+def require_published(base: ServedModel, config: Config) -> None:
+    """Refuse a base model that the published classifier does not fit, where published classes are kept.
+
+    Raises:
+        SettingsError: its backbone was trained.
+        CheckpointError: as `verify`, which must have seen it.
+    """
+    if config.model.keep_classes is not None:
+        published.require_backbone(config, read_weights(base), base.title)
 
 
 def read_weights(base: ServedModel) -> saved_model.Arrays:

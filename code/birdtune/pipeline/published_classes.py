@@ -1,0 +1,135 @@
+"""The published classes that a run keeps: measured in the stage `evaluate`, put into the model in the stage `export`.
+
+    Job, Scores of the model ─▶ measure ─▶ `published` of metrics.json ─▶ served ─▶ what the export takes
+
+Importing this loads TensorFlow.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.data.scan import Recording
+from birdtune.evaluation import published_scores
+from birdtune.evaluation.calibration import Calibration
+from birdtune.evaluation.scores import Scores
+from birdtune.models import published
+from birdtune.models.classifier import Classifier
+from birdtune.models.published import Layer, Served
+from birdtune.reporting import published_section
+from birdtune.runtime.files import read_json
+from birdtune.runtime.text import plain
+from birdtune.training.job import Job
+from birdtune.training.scoring import make_scorer, noting, score_windows
+from birdtune.training.train import feed_of
+
+
+def measure(job: Job, classifier: Classifier, scores: Mapping[str, Scores]) -> dict[str, Any] | None:
+    """Calibrate the published classes by those that are classes of the data, and compare them with the head.
+
+    Args:
+        classifier: its backbone makes the embeddings.
+        scores: "val" and "test" → as they are served.
+
+    Returns:
+        `published` of metrics.json: as `Kept.row`, `calibration`, `test` as `published_scores.compare`, and `others` as
+        `published_scores.of_others` (both None without test recordings); None: no published class is kept.
+
+    Raises:
+        Interrupted, RetryableError: the stage begins anew.
+    """
+    kept = published.keep(job.config, job.dataset.classes)
+    if kept is None:
+        return None
+    members = defaultdict(list)  # published column → columns of the data
+    for name, column in kept.matched.items():
+        members[column].append(job.dataset.classes.index(name))
+    columns = sorted(members)
+    owned = [members[column] for column in columns]
+    label_of = {column: kept.label_of[name] for name, column in kept.matched.items()}
+    parts: dict[str, Scores] = {}
+    if columns:
+        layer = published.read_layer(job.config, columns)
+        for name, own in scores.items():
+            logits = _logits(job, classifier, layer, job.dataset.part(name), name)
+            parts[name] = published_scores.of_matched(own, logits, [label_of[column] for column in columns], owned)
+    found = published_scores.fit(parts.get("val"))
+    compared = None
+    if "test" in parts:
+        compared = published_scores.compare(
+            parts["test"], scores["test"], owned, found, n_bootstrap=job.config.evaluate.bootstrap,
+            seed=job.config.train.seed,
+        )  # fmt: skip
+    others = None
+    if "test" in scores:
+        highest = _highest(job, classifier, published.served(job.config, kept, found), scores["test"])
+        others = published_scores.of_others(highest)
+    row = {**kept.row(), "calibration": found.row(), "test": compared, "others": others}
+    for sentence in published_section.sentences(row):
+        job.journal.say(f"  {plain(sentence)}")
+    return row
+
+
+def _logits(
+    job: Job, classifier: Classifier, layer: Layer, part: list[Recording], what: str
+) -> npt.NDArray[np.float32]:
+    """Published logits of all windows of some recordings. [P, m]"""
+    parts: list[npt.NDArray[np.float32]] = []
+    n_windows = _embed(job, classifier, part, what, lambda embeddings: parts.append(layer.logits(embeddings)))
+    return np.concatenate(parts)[:n_windows]  # the last batch is filled up
+
+
+def _embed(
+    job: Job,
+    classifier: Classifier,
+    part: list[Recording],
+    what: str,
+    note: Callable[[npt.NDArray[np.float32]], None],
+) -> int:
+    """Show the embeddings of all windows of some recordings to `note`, a batch at a time; how many there are."""
+    windows = job.windows(part)
+    feed = feed_of(job, classifier, windows, what=what)
+    scorer = noting(make_scorer(classifier, feed.embed), note)
+    score_windows(scorer, feed.source, job.config.evaluate.batch_size, job.interrupts)
+    return len(windows)
+
+
+def _highest(job: Job, classifier: Classifier, served: Served, test: Scores) -> npt.NDArray[np.float32]:
+    """The highest of the published scores of each test recording. [N]
+
+    Recording by recording: [windows, thousands of classes] would not fit into memory.
+    """
+    recording, weight = test.window_recording, test.window_weight
+    if weight is None:
+        weight = (1.0 / np.bincount(recording))[recording].astype(np.float32)
+    highest = np.zeros(len(test.recordings), np.float32)
+    means = np.zeros(len(served.labels), np.float32)  # so far, of the recording that is under way
+    done = 0
+
+    def note(embeddings: npt.NDArray[np.float32]) -> None:
+        nonlocal means, done
+        numbers = recording[done : done + len(embeddings)]
+        scores = weight[done : done + numbers.size, None] * served.windows(embeddings[: numbers.size])
+        for number in np.unique(numbers):
+            means = means + scores[numbers == number].sum(axis=0)
+            last = done + int(np.flatnonzero(numbers == number)[-1])
+            if last + 1 == recording.size or recording[last + 1] != number:
+                highest[number] = served.calibration.clips(means[None])[0].max()
+                means = np.zeros_like(means)
+        done += numbers.size
+
+    _embed(job, classifier, job.dataset.part("test"), "test", note)
+    return highest
+
+
+def served(job: Job) -> tuple[Served, dict[str, Any]] | None:
+    """What the model serves of the published classes, and what model.json says of it; None: nothing."""
+    kept = published.keep(job.config, job.dataset.classes)
+    if kept is None:
+        return None
+    row = read_json(job.run.reports / "metrics.json")["published"]
+    calibration = Calibration.of(row["calibration"])
+    return published.served(job.config, kept, calibration), kept.row()

@@ -1,0 +1,68 @@
+"""The published classes that a model keeps, for people.
+
+    `published` of metrics.json ─▶ section ─▶ the report's section "Published classes";  ─▶ sentences, also for the log
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from birdtune.reporting import figures
+from birdtune.runtime.text import count, percent, points, span
+
+Row = Mapping[str, Any]
+
+
+def section(row: Row | None) -> Row | None:
+    """`row`, `sentences`, and `picture` (None where there was no test recording); None: no published class is kept."""
+    if row is None:
+        return None
+    test = row["test"]
+    picture = figures.reliability(test["calibration"]["after"]["bins"], "published classes") if test else None
+    return {"row": row, "sentences": sentences(row), "picture": picture}
+
+
+def sentences(row: Row) -> list[str]:
+    """What the calibration rests on, and how the published classifier does beside the head."""
+    return [_calibration(row), _test(row["test"]), *([_others(row)] if row["others"] else [])]
+
+
+def _calibration(row: Row) -> str:
+    found = row["calibration"]
+    if found["reason"]:
+        return f"Published scores are not calibrated (a = 1, b = 0): {found['reason']}."
+    window, clip = ({name: f"{found[part][name]:.2f}" for name in ("slope", "offset")} for part in ("window", "clip"))
+    return (
+        f"Published scores are sigmoid(a · logit + b) with a = {window['slope']}, b = {window['offset']} for windows, "
+        f"and a = {clip['slope']}, b = {clip['offset']} for the log odds of their mean over a recording, fitted on "
+        f"{count(found['sources'], 'source recording')} of validation by "
+        f"{count(len(set(row['matched'].values())), 'published class')} that the data have as well."
+    )
+
+
+def _test(test: Row | None) -> str:
+    if test is None:
+        return "No test recording has a published class, so the published scores were not tested."
+    published, head = test["published"], test["head"]
+    interval = f" ({points(test['difference_ci'])})" if test["difference_ci"] else ""
+    after = test["calibration"]["after"]
+    return (
+        f"Among the {count(test['classes'], 'class')} that both have, on {count(test['recordings'], 'test recording')} "
+        f"of {count(test['sources'], 'source')}, the published classifier is right for {percent(published['accuracy'])}"
+        f"{_span(published)}, the head of this model for {percent(head['accuracy'])}{_span(head)}: "
+        f"{100 * test['difference']:+.0f} percentage points{interval}. Mean confidence of the published scores "
+        f"{percent(after['confidence'])}, calibration error {after['ece']:.3f} ({after['ece_null']:.3f} under perfect "
+        "calibration)."
+    )
+
+
+def _others(row: Row) -> str:
+    found = row["others"]
+    return (
+        f"On {found['above']:,} of {count(found['recordings'], 'test recording')}, one of the "
+        f"{count(row['n_kept'], 'published class')} that are kept reaches {found['threshold']:g} (their highest is "
+        f"{found['median']:.2f} in the median): it sings there without a label, or that is a false alarm."
+    )
+
+
+def _span(row: Row) -> str:
+    return f" ({span(row['accuracy_ci'])})" if row["accuracy_ci"] else ""
