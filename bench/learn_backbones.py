@@ -1,12 +1,14 @@
 """What the backbone is worth: warblers and ESC-10, each backbone, by few and by all recordings.
 
     five folds ─▶ `run` frozen, and with its last blocks trained ─▶ accuracy, macro AP; a head on k recordings a class
+    BirdNET as a TensorFlow graph, beside TensorFlow Lite's interpreter ─▶ windows a second, largest difference
 
 BirdNET's weights lie where BENCH_BIRDNET says (BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite).
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
 from bench import learning
-from bench.harness import Line, Result, Settings
+from bench.harness import Line, Measure, Result, Settings, candidate, interleaved
 
 FROZEN = {"model__freeze": "all-but-head", "evaluate__label_issues": "false"}
 # The head first; then the last two of the 19 blocks of BirdNET at a tenth of the usual rate.
@@ -52,7 +54,95 @@ def measure(settings: Settings) -> Result:
                 lines += _jobs(f"{what}, block18 and on", output, data, LAST_BLOCKS | flags, settings, {})
             few, details[what] = _few(what, output, data, flags, settings)
             lines += few
-    return Result("learn_backbones", lines, details)
+    rates, details["seconds"] = _rates(settings)
+    return Result("learn_backbones", [*lines, *rates], details)
+
+
+# ---- beside the interpreter -------------------------------------------------------------------------
+
+_BATCH, _BATCHES = 8, 4
+
+
+def _rates(settings: Settings) -> tuple[list[Line], Any]:
+    with ExitStack() as stack:
+        path, sounds = str(birdnet()), str(learning.place("warblers"))
+        children = {
+            "graph": candidate(stack, settings, "bench.learn_backbones:graph", path, sounds),
+            "1 thread": candidate(stack, settings, "bench.learn_backbones:interpreter", path, sounds, 1),
+            "2 threads": candidate(stack, settings, "bench.learn_backbones:interpreter", path, sounds, 2),
+        }
+        seconds = interleaved(children, rounds=1 if settings.quick else 7)
+        difference = max(children["graph"].values)
+    n_windows = _BATCH * _BATCHES
+    ours = Measure("graph", [value / n_windows for value in seconds["graph"]], per="window")
+    lines = []
+    for threads in ("1 thread", "2 threads"):
+        theirs = Measure("interpreter", [value / n_windows for value in seconds[threads]], per="window")
+        ratio = theirs.median / ours.median
+        lines.append(
+            Line(f"BirdNET's embeddings, graph in batches of {_BATCH} on two cores", ours.text(),
+                 f"interpreter, {threads}: {theirs.text()}", ratio, "≥ 1×", ratio >= 1)
+        )  # fmt: skip
+    note = f"largest embedding {max(children['2 threads'].values):.2f}; {n_windows} windows of warblers"
+    lines.append(
+        Line("BirdNET's embeddings: largest difference from the interpreter", f"{difference:.1e}", "", None, "≤ 1e-4",
+             difference <= 1e-4, note)
+    )  # fmt: skip
+    return lines, seconds
+
+
+def _waveforms(sounds: str) -> Any:
+    """The first 3 s of some recordings, at BirdNET's rate. [n, samples] float32"""
+    from birdtune.audio import decode
+
+    paths = sorted(Path(sounds).glob("*/*.ogg"))[: _BATCH * _BATCHES]
+    return np.stack([decode.read(path, rate_hz=48_000)[:144_000] for path in paths])
+
+
+def _interpreted(path: str, sounds: str, threads: int) -> tuple[Any, Any]:
+    """TensorFlow Lite's interpreter with its input, and what gives the embedding of a waveform."""
+    import tensorflow as tf
+
+    from birdtune.models import tflite_backbone
+
+    embeddings = tflite_backbone.look(Path(path)).embeddings
+    made = tf.lite.Interpreter(path, num_threads=threads, experimental_preserve_all_tensors=True)
+    made.allocate_tensors()
+
+    def one(waveform: Any) -> Any:
+        made.set_tensor(made.get_input_details()[0]["index"], waveform[None])
+        made.invoke()
+        return made.get_tensor(embeddings)[0]
+
+    return _waveforms(sounds), one
+
+
+def interpreter(path: str, sounds: str, threads: int) -> Callable[[], float]:
+    """A turn embeds all windows one by one; its value is the largest embedding."""
+    waveforms, one = _interpreted(path, sounds, threads)
+    return lambda: float(np.abs([one(waveform) for waveform in waveforms]).max())
+
+
+def graph(path: str, sounds: str) -> Callable[[], float]:
+    """A turn embeds all windows in batches; its value is the largest difference from the interpreter."""
+    import tensorflow as tf
+
+    from birdtune.models import files
+
+    waveforms, one = _interpreted(path, sounds, 2)
+    theirs = np.stack([one(waveform) for waveform in waveforms])
+    backbone: Any = files.open_file(Path(path), "birdnet", rate_hz=None, window_s=None, output=None)
+    network = backbone.network(embedding_activation="", precision="float32", seed=None)
+    backbone.load(network, backbone.arrays())
+    compute = tf.function(network, autograph=False)
+    batches = [
+        tf.constant(waveforms[begin : begin + _BATCH].reshape(-1, *backbone.front_end.window_shape))
+        for begin in range(0, len(waveforms), _BATCH)
+    ]
+    return lambda: float(np.abs(np.concatenate([compute(batch).numpy() for batch in batches]) - theirs).max())
+
+
+# ---- jobs, and few recordings -----------------------------------------------------------------------
 
 
 def _jobs(
