@@ -505,7 +505,7 @@ def test_embeddings_of_the_trained_model(data: Path, done: Path, tmp_path: Path)
     prediction.embed(chosen, None, [data / "Bubo_bubo"], out, Journal(quiet=True), Interrupts())
     with np.load(out) as found:
         assert found["embeddings"].shape == (3 * SOURCES * 2, 128) and found["embeddings"].dtype == np.float32
-        assert found["file"].shape == found["start_s"].shape == (3 * SOURCES * 2,)
+        assert found["recording"].shape == found["start_s"].shape == (3 * SOURCES * 2,)
         np.testing.assert_allclose(np.unique(found["start_s"]), [0, 0.96, 1.03], atol=0.011)
 
 
