@@ -224,7 +224,7 @@ def test_an_unknown_command_is_reported_with_the_nearest_and_all(capsys: Capture
         (["export", "--fromat", "slim"], "(did you mean --format?)"),
         (["--bogus"], "'--bogus' is not understood. `./entrypoint.sh run --help`"),
         (["--train.epochs"], "argument --train.epochs: expected one argument"),
-        (["export", "--format", "onnx"], "invalid choice: 'onnx'"),
+        (["export", "--format", "torch"], "invalid choice: 'torch'"),
         (["embed"], "no files are named"),
         (["test"], "./entrypoint.sh test"),
         (["demo", "--input", "x"], "leave out --input"),

@@ -28,7 +28,8 @@ _PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\./entrypoint\.sh|docker|find|curl|p
 def commands(page: Path) -> list[str]:
     """The lines for a shell that stand on a page: in blocks, as indented lines, and between backticks."""
     text = page.read_text("utf-8")
-    blocks = re.findall(r"^```(?:sh|bash)?\n(.*?)^```", text, re.M | re.S)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+    blocks = [block for language, block in fenced if language in ("", "sh", "bash")]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     lines = [line for block in blocks for line in re.sub(r" *\\\n *", " ", block).splitlines()]
     lines += re.findall(r"^ {4}(.*)$", prose, re.M) + re.findall(r"`([^`\n]+)`", prose)

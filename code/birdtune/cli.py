@@ -155,8 +155,12 @@ def _not_understood(name: str, unknown: str, options: argparse.Namespace) -> str
 # ---- the commands -------------------------------------------------------------------------------
 
 
+# Those behind the first are written beside it.
+_FORMATS = (commands.SAVED_MODEL, "tflite", "onnx", "keras", "slim")
+
+
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=("keras", "slim"), default="keras")
+    parser.add_argument("--format", choices=_FORMATS, default=commands.SAVED_MODEL)
 
 
 _LIST_HELP = "--list has a name on each line. Names, there too, begin at the working folder."
@@ -204,8 +208,8 @@ COMMANDS: dict[str, Command] = {
     "train": Command("up to the trained weights", commands.job("train")),
     "evaluate": Command("up to the metrics", commands.job("evaluate")),
     "export": Command(
-        "up to the served model; `--format slim` adds a TensorFlow 1 graph and checkpoint", commands.job("export"),
-        _export_arguments, "[--format keras|slim]",
+        "up to the served model, and with --format a file for TensorFlow Lite, ONNX, Keras or TensorFlow 1 beside it",
+        commands.job("export"), _export_arguments, f"[--format {'|'.join(_FORMATS)}]",
     ),
     "report": Command("up to the report", commands.job("report")),
     "compare": Command(

@@ -27,6 +27,8 @@ Run = Callable[[Config, Options, Journal, Interrupts], int]
 
 _LONGEST_LIST_BYTES = 256 << 20
 
+SAVED_MODEL = "saved-model"  # what `export` always writes
+
 
 def settled(config: Config, journal: Journal) -> Config:
     """The settings with what follows from the backbone's file itself, which is reported."""
@@ -55,25 +57,39 @@ def job(until: str) -> Run:
     """The job, up to and with a stage."""
 
     def run(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
-        to_slim = getattr(options, "format", "keras") == "slim"
+        kind = getattr(options, "format", SAVED_MODEL)
         with alone_in(config.output, journal):
             # Loaded here, what takes its time does not keep a second job from being told at once.
-            from birdtune.models import head_kinds
-            from birdtune.models.registry import backbone_of, require_tensorflow_1
             from birdtune.pipeline.run import run as run_job
 
-            if to_slim:
-                head_kinds.require_tensorflow_1(config.model.head)
-                require_tensorflow_1(backbone_of(config), config.model.head)  # before the job, not after
+            _require_format(config, kind)  # before the job, not after
             code = run_job(config, journal, interrupts, until=until)
-            if to_slim:
+            if kind == "slim":
                 load_tensorflow()
                 from birdtune.pipeline.predict import export_slim_model
 
                 export_slim_model(config, journal)
+            elif kind != SAVED_MODEL:
+                from birdtune.pipeline.convert import convert_model
+
+                with storage_faults(config.output, verb="used"):
+                    convert_model(config, kind, journal, interrupts)
         return code
 
     return run
+
+
+def _require_format(config: Config, kind: str) -> None:
+    """Refuse a format that cannot be made. Raises InputError."""
+    from birdtune.models import head_kinds
+    from birdtune.models.registry import backbone_of, require_tensorflow_1
+    from birdtune.serving.convert import FORMATS, require_packages
+
+    if kind == "slim":
+        head_kinds.require_tensorflow_1(config.model.head)
+        require_tensorflow_1(backbone_of(config), config.model.head)
+    elif kind in FORMATS:
+        require_packages(kind)
 
 
 def check(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:

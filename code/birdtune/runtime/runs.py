@@ -317,11 +317,14 @@ def newest_version(output: Path) -> int:
     return max(_taken(output), default=0)
 
 
+_FORMATS = ("keras", "onnx", "slim", "tflite")  # folders of `export --format`
+
+
 def clear_unfinished(output: Path) -> None:
     """Remove what killed jobs left half-made. Only the holder of the folder's lock may do that."""
     if not is_chief():
         return
-    inside = ("cache", "cache/*", "checkpoints/*", "candidates", "logs", "logs/*", "model/*", "reports/*", "slim")
+    inside = ("cache", "cache/*", "checkpoints/*", "candidates", "logs", "logs/*", "model/*", "reports/*", *_FORMATS)
     for folder in [output, *(path for pattern in inside for path in output.glob(pattern))]:
         remove_unfinished(folder)
 

@@ -1,0 +1,82 @@
+"""The newest model of the output folder in another format, beside its SavedModel.
+
+    model/<name>/<v> or candidates/<v>, recordings of its test part ─▶ convert_model ─▶ output/tflite|onnx|keras/<v>
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.audio import decode
+from birdtune.audio.faults import SoundError
+from birdtune.audio.front_end import FrontEnd
+from birdtune.config import Config
+from birdtune.errors import InputError, shown
+from birdtune.models import registry
+from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.runs import newest_trained
+from birdtune.runtime.signals import Interrupts
+from birdtune.serving.convert import FORMATS, convert
+
+_WINDOWS = 32
+# Where in a recording a window is taken: behind the silence with which many begin.
+_START_S = 1.0
+
+
+def convert_model(config: Config, kind: str, journal: Journal, interrupts: Interrupts) -> None:
+    """Write the newest trained model as one of `FORMATS` under output/<kind>/<v>. Raises as `convert`."""
+    version, _ = newest_trained(config.output)
+    places = [config.output / "model" / config.export.name, config.output / "candidates"]
+    source = next((place / str(version) for place in places if (place / str(version) / "model.json").is_file()), None)
+    front_end = None if source is None else registry.read_front_end(read_json(source / "model.json")["front_end"])
+    if source is None or front_end is None:
+        raise InputError(
+            f"{shown(config.output)}: version {version} has no exported model that this birdtune reads. Run "
+            "`./entrypoint.sh export` again with the settings that it was trained with."
+        )
+    inputs, what = _inputs(config, version, front_end, interrupts)
+    folder = config.output / kind / str(version)
+    found = convert(source, folder, kind, inputs, check=interrupts.check)
+    largest = found["verification"]["difference"]
+    journal.say(f"{kind:<7} {shown(folder / found['file'])}")
+    journal.say(f"  run in a fresh process with {len(inputs):,} {what}, its scores differ by at most {largest:.0e}")
+    if found["input"]["name"] == "embedding" and front_end.has_sound:
+        journal.warn(
+            f"The {FORMATS[kind].title} file holds the head alone and takes embeddings, for the backbone is a graph "
+            "and has no layers. The formats tflite and onnx hold both."
+        )
+
+
+def _inputs(
+    config: Config, version: int, front_end: FrontEnd, interrupts: Interrupts
+) -> tuple[npt.NDArray[np.float32], str]:
+    """What to verify with [n, ...], and what it is: windows of recordings where there are any."""
+    rng = np.random.default_rng(0)
+    if not front_end.has_sound:
+        made = np.abs(rng.normal(0, 1, (_WINDOWS, *front_end.window_shape)))
+        return made.reshape(_WINDOWS, -1).astype(np.float32), "made embeddings"
+    found = list[npt.NDArray[np.float32]]()
+    for name in _test_recordings(config, version):
+        interrupts.check()
+        with contextlib.suppress(SoundError):
+            waveform = decode.read(
+                config.data_folder / name, config.audio, rate_hz=front_end.rate_hz, start_s=_START_S,
+                longest_s=front_end.receptive_s,
+            )  # fmt: skip
+            found.append(np.pad(waveform, (0, max(0, front_end.window_samples - waveform.size))))
+        if len(found) == _WINDOWS:
+            break
+    if found:
+        return np.stack([waveform[: front_end.window_samples] for waveform in found]), "windows of recordings"
+    noise = rng.normal(0, 1, (_WINDOWS, front_end.window_samples)) * rng.uniform(0.001, 0.3, (_WINDOWS, 1))
+    return noise.astype(np.float32), "windows of made sound"
+
+
+def _test_recordings(config: Config, version: int) -> Iterator[str]:
+    """Names of a version's recordings, those of test before all others."""
+    path = config.output / "logs" / str(version) / "split.csv"
+    rows = read_csv(path) if path.is_file() else []
+    yield from (row["recording"] for row in sorted(rows, key=lambda row: row["split"] != "test"))

@@ -1,0 +1,300 @@
+"""A served model as a TensorFlow Lite, an ONNX or a Keras file: the same scores, or nothing."""
+
+import dataclasses
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from makers import Here, write_sound
+from test_tflite_backbone import Made, converted
+
+from birdtune import cli
+from birdtune.config import Config
+from birdtune.errors import ExportError, InputError
+from birdtune.evaluation.calibration import Calibration, Scale
+from birdtune.models import classifier as classifiers
+from birdtune.models import registry
+from birdtune.models.backbone import ALL_BUT_HEAD
+from birdtune.models.embedded import EmbeddingRows, EmbeddingsBackbone
+from birdtune.serving import convert, export, verify, window_graph
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the converters, about themselves
+
+CLASSES = ("Apus apus_Common Swift", "Bubo bubo_Eurasian Eagle-Owl", "Noise")
+HAS_ONNX = importlib.util.find_spec("tf2onnx") is not None
+
+
+class Batched(tf.Module):
+    """As BirdNET's: a transform's real parts, then convolutions, of as many windows as are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng(1)
+        self.kernels = [rng.normal(0, 0.3, shape).astype(np.float32) for shape in ((3, 3, 1, 6), (3, 3, 6, 8))]
+        self.dense = rng.normal(0, 0.5, (8, 3)).astype(np.float32)
+        self.function = tf.function(self.compute, [tf.TensorSpec([None, 24_000], tf.float32)], autograph=False)
+
+    def compute(self, waveform: Any) -> Any:
+        frames = tf.reshape(waveform[:, :23_552], [-1, 23, 1024])
+        power = tf.expand_dims(tf.math.real(tf.signal.rfft(frames)) ** 2 + 1e-4, -1) ** 0.3
+        net = tf.nn.relu(tf.nn.conv2d(power, self.kernels[0], 2, "SAME"))
+        net = tf.nn.relu(tf.nn.conv2d(net, self.kernels[1], 2, "SAME"))
+        return tf.sigmoid(tf.matmul(tf.reduce_mean(net, axis=[1, 2]), self.dense))
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("long") is None:
+        for module in (convert, verify):
+            monkeypatch.setattr(module, "Isolated", Here)
+
+
+def without_extra(kind: str) -> None:
+    """Leave out what needs packages that are not installed."""
+    if kind == "onnx" and not HAS_ONNX:
+        pytest.skip("the extra onnx is not installed")
+
+
+def made_sound(n: int, samples: int) -> Any:
+    """Windows of tones over noise, one of them faint and one a tone alone. [n, samples]"""
+    rng, time = np.random.default_rng(5), np.arange(samples)
+    tones = [0.5 * np.sin(rng.uniform(0.02, 1.5) * time) for _ in range(n)]
+    noise = rng.normal(0, 1, (n, samples)) * np.geomspace(0.1, 1e-4, n)[:, None]
+    noise[-1] = 0
+    return (np.stack(tones) + noise).astype(np.float32)
+
+
+def exported(folder: Path, backbone: Any, scores: str, head: str) -> Path:
+    """A served model of fresh weights that tells windows apart."""
+    classifier = classifiers.build(
+        backbone, head=head, scores=scores, hidden_units=7, embedding_activation=backbone.activations[0],
+        freeze=ALL_BUT_HEAD, classes=CLASSES, precision="float32", seed=3, prototypes=2,
+    )  # fmt: skip
+    if isinstance(backbone, registry.TFLiteBackbone):
+        backbone.load(classifier.network, backbone.arrays())
+    waveform = made_sound(1, 2 * backbone.front_end.window_samples)[0] if backbone.front_end.has_sound else None
+    if waveform is not None:
+        windows = backbone.front_end.windows_of(waveform).astype(np.float32)
+    else:
+        windows = np.random.default_rng(0).normal(0, 1, (8, 1, backbone.embedding_size)).astype(np.float32)
+    logits = classifier.head.get_layer("logits")
+    logits.kernel.assign(logits.kernel * (4 / np.ptp(np.asarray(classifier.logits(windows)[0]))))
+    calibration = Calibration(scores, Scale(1.4, 0.0 if scores == "softmax" else 0.3), Scale(2.0), 20)
+    export.export_model(
+        classifier, folder, facts={"name": "birds", "version": 1}, example_waveform=waveform, class_ids={},
+        calibration=calibration, expected=export.training_side(classifier, windows, calibration),
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models of log-mel, and of graphs with a transform of their own, one of which takes one window at a time."""
+    room = tmp_path_factory.mktemp("models")
+    backbones: dict[str, Any] = {"log-mel": registry.BACKBONES["vggish-small"]}
+    for name, made in (("waveform", Batched()), ("one by one", Made())):
+        path = converted(room / f"{name}.tflite", made.function, made)
+        model = {"backbone": "custom", "checkpoint": str(path), "sample_rate_hz": 24_000}
+        backbones[name] = registry.backbone_of(Config(model=model))
+    rows = EmbeddingRows(name="embeddings", rate_hz=16_000, window_rows=1, hop_rows=1, size=12, hop_samples=8_000,
+                         made_by="")  # fmt: skip
+    backbones["embeddings"] = EmbeddingsBackbone(name="embeddings", title="Embeddings", front_end=rows)
+    how = {"log-mel": ("softmax", "mlp"), "waveform": ("sigmoid", "linear"), "one by one": ("softmax", "attention"),
+           "embeddings": ("sigmoid", "prototype")}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "Isolated", Here)
+        return {name: exported(room / name / "1", backbones[name], *how[name]) for name in backbones}
+
+
+# ---- the files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [(model, kind) for model in ("log-mel", "waveform") for kind in convert.FORMATS]
+    + [("one by one", "tflite"), ("one by one", "keras"), ("embeddings", "onnx"), ("embeddings", "keras")],
+)
+def test_a_file_gives_the_scores_of_the_served_model(
+    models: dict[str, Path], model: str, kind: str, tmp_path: Path
+) -> None:
+    without_extra(kind)
+    facts = json.loads((models[model] / "model.json").read_text("utf-8"))
+    front_end = registry.read_front_end(facts["front_end"])
+    assert front_end is not None
+    inputs = made_sound(6, front_end.window_samples if front_end.has_sound else 12)
+    folder = tmp_path / kind / "1"
+    row = convert.convert(models[model], folder, kind, inputs)
+    assert {path.name for path in folder.iterdir()} == {f"birds.{kind}", "labels.txt", "conversion.json"}
+    assert json.loads((folder / "conversion.json").read_text("utf-8")) == row
+    assert row["verification"]["windows"] == 6 and row["verification"]["difference"] < 2e-5
+    assert (folder / "labels.txt").read_text("utf-8").splitlines() == list(CLASSES)
+
+    served = tf.saved_model.load(str(models[model]))
+    windows = tf.constant(convert._windows(front_end, inputs), tf.float32)
+    expected = served.signatures["serving_default"](inputs=windows)["outputs"].numpy()
+    assert np.ptp(expected, axis=0).max() > 0.05  # so that a constant would not do
+    is_head = model == "embeddings" or (kind == "keras" and model != "log-mel")
+    given = np.asarray(served.windows(windows)["embeddings"]) if is_head else inputs
+    assert row["input"]["name"] == ("embedding" if is_head else "waveform")
+    assert row["input"]["shape"] == ["n", given.shape[1]] and row["input"]["rate_hz"] == front_end.rate_hz
+    found = np.asarray(convert.FORMATS[kind].open(folder / f"birds.{kind}")(given[::-1]))
+    np.testing.assert_allclose(found, expected[::-1], atol=2e-5)
+
+
+def test_a_tensorflow_lite_file_has_built_in_operations_names_and_the_labels(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    convert.convert(models["waveform"], tmp_path / "1", "tflite", made_sound(2, 24_000))
+    path = tmp_path / "1" / "birds.tflite"
+    runner = tf.lite.Interpreter(str(path)).get_signature_runner()
+    assert runner(waveform=made_sound(1, 24_000))["scores"].shape == (1, 3)
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+        assert archive.read("labels.txt") == (tmp_path / "1" / "labels.txt").read_bytes()
+
+
+def test_a_keras_file_names_nothing_of_birdtune(models: dict[str, Path], tmp_path: Path) -> None:
+    convert.convert(models["log-mel"], tmp_path / "1", "keras", made_sound(2, 15_600))
+    with zipfile.ZipFile(tmp_path / "1" / "birds.keras") as archive:
+        config = archive.read("config.json").decode()
+    assert '"module": "keras.layers"' in config
+    assert '"module": "birdtune' not in config and "Convolution" not in config.replace("Conv2D", "")
+
+
+# ---- complex numbers ------------------------------------------------------------------------------
+
+
+def graph_of(function: Any) -> Any:
+    concrete = tf.function(function, [tf.TensorSpec([None, 600], tf.float32, name="waveform")], autograph=False)
+    graph_def = concrete.get_concrete_function().graph.as_graph_def()
+    last = concrete.get_concrete_function().graph.outputs[0].op.inputs[0]
+    graph_def.node.append(window_graph._node("Identity", "scores", [last.name], T=last.dtype))
+    return graph_def
+
+
+def computed(graph_def: Any, waveform: Any) -> Any:
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        tf.graph_util.import_graph_def(graph_def, name="")
+        return session.run("scores:0", {"waveform:0": waveform})
+
+
+def parts(waveform: Any) -> Any:
+    """All that is done with complex numbers."""
+    spectrum = tf.signal.rfft(tf.cast(tf.signal.frame(waveform, 128, 64), tf.float64), [128])[:, :, None]
+    turned = tf.transpose(tf.squeeze(tf.cast(spectrum, tf.complex64), 2), [0, 2, 1])
+    seen = [tf.math.real(turned), tf.math.imag(turned) * 2, tf.abs(turned), tf.abs(spectrum[:, 1:, 0, :])]
+    return tf.concat([tf.reshape(tf.cast(one, tf.float32), [-1]) for one in seen], 0)
+
+
+def test_complex_numbers_become_pairs_and_64_bits_become_32() -> None:
+    graph_def, waveform = graph_of(parts), made_sound(2, 600)
+    expected = computed(graph_def, waveform)
+    pairs = window_graph.in_reals(graph_def)
+    np.testing.assert_allclose(computed(pairs, waveform), expected, atol=1e-5)
+    complex_types = {tf.complex64.as_datatype_enum, tf.complex128.as_datatype_enum}
+    with_complex = {node.op for node in pairs.node for value in node.attr.values() if value.type in complex_types}
+    assert with_complex == {"RFFT", "Real", "Imag"}
+    narrow = window_graph.in_float32(graph_def)
+    np.testing.assert_allclose(computed(narrow, waveform), expected, atol=1e-4)
+    wide = {tf.float64.as_datatype_enum, tf.complex128.as_datatype_enum}
+    assert not [node for node in narrow.node for value in node.attr.values() if value.type in wide]
+
+
+def test_a_product_of_complex_numbers_is_refused_by_name() -> None:
+    def squared(waveform: Any) -> Any:
+        spectrum = tf.signal.rfft(waveform)
+        return tf.abs(spectrum * spectrum)
+
+    with pytest.raises(ValueError, match="Mul of complex numbers"):
+        window_graph.in_reals(graph_of(squared))
+
+
+# ---- what goes wrong ------------------------------------------------------------------------------
+
+
+def changed(monkeypatch: pytest.MonkeyPatch, **parts_of: Any) -> None:
+    format_ = dataclasses.replace(convert.FORMATS["keras"], **parts_of)
+    monkeypatch.setattr(convert, "FORMATS", {"keras": format_})
+
+
+def broken(path: Path) -> Any:
+    raise RuntimeError("no such operation")
+
+
+def spoilt(spoil: Any) -> Any:
+    """Open a Keras file, and change its scores."""
+    return lambda path: lambda inputs: spoil(np.asarray(convert._open_keras(path)(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("opens", "said"),
+    [
+        (spoilt(lambda scores: scores + 0.002), r"differ by 0\.002 .*allowed is 0\.001"),
+        (spoilt(lambda scores: scores * np.nan), "differ by inf"),
+        (spoilt(lambda scores: scores[:, :2]), "differ by inf"),
+        (broken, "cannot be run in a fresh process .*no such operation"),
+    ],
+)
+def test_a_file_that_disagrees_or_cannot_be_run_leaves_nothing(
+    models: dict[str, Path], opens: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed(monkeypatch, open=opens)
+    with pytest.raises(ExportError, match=said) as caught:
+        convert.convert(models["waveform"], tmp_path / "1", "keras", made_sound(2, 24_000))
+    assert caught.value.exit_code == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_what_a_format_does_not_have_is_bad_input_and_leaves_nothing(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(source: Path, facts: Any) -> Any:
+        raise ValueError("Mul of complex numbers")
+
+    changed(monkeypatch, write=write)
+    with pytest.raises(InputError, match=r"--format keras \(ValueError: Mul of complex.*backbone custom") as caught:
+        convert.convert(models["waveform"], tmp_path / "1", "keras", made_sound(2, 24_000))
+    assert caught.value.exit_code == 42 and list(tmp_path.iterdir()) == []
+
+
+def test_packages_that_are_missing_are_named_with_their_command_before_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(convert.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["export", "--format", "onnx", "--output", str(tmp_path), "--input", str(tmp_path)]) == 42
+    said = "".join(capsys.readouterr())
+    assert "needs tf2onnx, onnx, onnxruntime" in said and "./entrypoint.sh extras onnx" in said
+    assert not list(tmp_path.glob("run.json"))
+
+
+def test_the_command_line_offers_every_format() -> None:
+    assert set(cli._FORMATS) == {"saved-model", "slim", *convert.FORMATS}
+
+
+# ---- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", convert.FORMATS)
+def test_export_writes_the_file_beside_the_model_in_processes_of_their_own(kind: str, tmp_path: Path) -> None:
+    without_extra(kind)
+    for name in CLASSES:
+        for clip in range(8):
+            write_sound(tmp_path / "data" / name / f"{clip}.wav", seed=clip + 10 * CLASSES.index(name))
+    command = [
+        "export", "--format", kind, "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out"),
+        "--model.backbone", "vggish-small", "--model.checkpoint", "none", "--train.epochs", "1",
+    ]  # fmt: skip
+    assert cli.main(command) == 0
+    folder = tmp_path / "out" / kind / "1"
+    assert json.loads((folder / "conversion.json").read_text("utf-8"))["verification"]["difference"] < 1e-4
+    if kind == "keras":  # no birdtune on the path
+        code = f"import keras; print(keras.models.load_model({str(folder / 'birdtune.keras')!r}).input_shape)"
+        said = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True).stdout
+        assert "(None, 15600)" in said
