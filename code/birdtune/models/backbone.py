@@ -22,6 +22,8 @@ from birdtune.models.known import UNKNOWN, Origin
 Arrays = dict[str, npt.NDArray[np.float32]]
 
 ALL_BUT_HEAD = "all-but-head"
+_FROZEN_BATCH = 128
+_MOST_ACTIVATION_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,11 @@ class Backbone(ABC):
     @abstractmethod
     def window_activations(self) -> int:
         """Numbers that leave the layers for one window."""
+
+
+    def frozen_batch(self) -> int:
+        """Windows that frozen layers are given at a time: more are no faster, or would take too much memory."""
+        return max(1, min(_FROZEN_BATCH, _MOST_ACTIVATION_BYTES // (4 * max(1, self.window_activations()))))
 
 
 def choose(value: str, choices: Iterable[str], setting: str) -> None:

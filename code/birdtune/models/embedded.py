@@ -20,6 +20,7 @@ from birdtune.config import AugmentSettings, Config
 from birdtune.data import embedding_input
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.models.backbone import ALL_BUT_HEAD, Backbone, Cut
+from birdtune.models.known import KNOWN, UNKNOWN
 from birdtune.runtime.files import value_sha256
 
 NAME = "embeddings"
@@ -194,7 +195,7 @@ def backbone_of_data(path: Path) -> EmbeddingsBackbone:
         hop_samples=max(1, round(made.hop_s * made.rate_hz)), made_by=made.digest,
     )  # fmt: skip
     title = f"embeddings of {shown(made.backbone)}" if made.backbone else "embeddings of an unknown backbone"
-    return EmbeddingsBackbone(name=NAME, title=title, front_end=rows)
+    return EmbeddingsBackbone(name=NAME, title=title, front_end=rows, origin=KNOWN.get(made.backbone, UNKNOWN))
 
 
 def refuse_settings(config: Config) -> None:

@@ -23,6 +23,7 @@ from birdtune.runtime.storage import read_error
 
 CUSTOM = "custom"
 _LONGEST_LABELS_BYTES = 16 << 20
+_BIRDNET_CLASSES = 6522
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,21 @@ BIRDNET = Known(
 )  # fmt: skip
 PERCH = Known(
     "perch", "Perch 2", 32_000, 160_000, 1536, ("*/saved_model.pb", "saved_model.pb"),
-    "Download its SavedModel (Apache-2.0) from Kaggle: google/bird-vocalization-classifier, perch_v2.",
+    "Download its SavedModel (Apache-2.0) from Kaggle: google/bird-vocalization-classifier, perch_v2. Put its folder "
+    "into the input folder, or name it with --model.checkpoint.",
 )  # fmt: skip
 KNOWN: Mapping[str, Known] = {known.name: known for known in (BIRDNET, PERCH)}
 NAMES = (*KNOWN, CUSTOM)
+
+
+def _refuse_birdnet(found: Backbone, path: Path) -> None:
+    """Refuse BirdNET as `custom`: its rate and its licence are known. Raises SettingsError."""
+    is_birdnet = found.published is not None and found.published.n_classes == _BIRDNET_CLASSES
+    if is_birdnet and found.embedding_size == BIRDNET.embedding_size:
+        raise SettingsError(
+            f"{shown(path)}: is {BIRDNET.title}. Give --model.backbone {BIRDNET.name}, and leave "
+            "--model.sample-rate-hz and --model.window-s out."
+        )
 
 
 def is_model(path: Path) -> bool:
@@ -81,6 +93,10 @@ def _opened(
 ) -> Backbone:
     del stamp  # other files are read anew
     known = KNOWN.get(name)
+    if known is not None and rate_hz not in (None, known.rate_hz):
+        raise SettingsError(
+            f"--model.sample-rate-hz {rate_hz}: {known.title} takes {known.rate_hz:,} Hz. Leave the setting out."
+        )
     rate_hz = rate_hz or (known.rate_hz if known else None)
     title = known.title if known else f"the model {shown(path.name)}"
     if path.is_file() and is_tflite(path):
@@ -88,9 +104,17 @@ def _opened(
             path, name=name, title=title, rate_hz=rate_hz, window_s=window_s, output=output,
             flops=known.flops if known else None, read_labels=read_labels,
         )  # fmt: skip
+    elif path.is_file():
+        raise CheckpointError(
+            f"{shown(path)}: is neither a TensorFlow Lite file nor the folder of a SavedModel. Likely cause: an empty "
+            "or damaged file, or another format. Get it again, or convert the model."
+        )
     else:
+        if known is not None and window_s is None:
+            window_s = known.n_samples / known.rate_hz
         found = custom.open_backbone(path, name=name, title=title, rate_hz=rate_hz, window_s=window_s, output=output)
     if known is None:
+        _refuse_birdnet(found, path)
         return found
     _require(known, found, path)
     return replace(found, origin=ORIGINS[name])

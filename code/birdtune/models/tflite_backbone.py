@@ -121,7 +121,7 @@ class TFLiteBackbone(Backbone):
         return self.flops
 
     def window_activations(self) -> int:
-        return 120 * self.n_samples  # of BirdNET's, most of them in its spectrograms; measured
+        return 80 * self.n_samples  # of BirdNET's, most of them in its spectrograms; measured
 
     def arrays(self) -> Arrays:
         """The weights in the file: of the blocks, and of its classifier if there is one."""

@@ -196,8 +196,10 @@ def disk_bytes(config: Config, dataset: Dataset, weights: int) -> float:
 def _memory_bytes(config: Config, backbone: Backbone, weights: int) -> float:
     # Weights, gradients, two slots; and copies while a checkpoint is written. With these numbers the peak of
     # `birdtune demo` (batch 32, measured 4.0 GB) comes out right.
-    activations = backbone.window_activations() * _FLOAT_BYTES * _ACTIVATION_COPIES
-    return _TENSORFLOW_BYTES + 8 * weights + config.train.batch_size * activations
+    activations = backbone.window_activations() * _FLOAT_BYTES
+    if _n_frozen(config, backbone) and backbone.freezes_all(config.model.freeze_point):
+        return _TENSORFLOW_BYTES + 8 * weights + 2 * backbone.frozen_batch() * activations
+    return _TENSORFLOW_BYTES + 8 * weights + config.train.batch_size * activations * _ACTIVATION_COPIES
 
 
 def memory_there() -> float:

@@ -27,10 +27,6 @@ from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import free_bytes, need_space, size_text
 from birdtune.training import devices
 
-# Frozen layers are computed in batches of this many windows, beyond which the rate no longer rises; of fewer where
-# their activations would take more than this.
-_BATCH_SIZE = 128
-_MOST_ACTIVATION_BYTES = 1 << 30
 # Counted up when the same layers with the same weights begin to compute something else.
 _VERSION = 1
 # What lies in main memory stays small beside TensorFlow itself.
@@ -162,15 +158,11 @@ class Frozen:
                 store,
                 windows,
                 lambda given: np.asarray(compute(devices.tensor(given)).numpy()),
-                self._batch_size(),
+                self.classifier.backbone.frozen_batch(),
                 progress=progress,
                 interrupts=self._interrupts,
             )
         self._journal.say(f"  {what}: the frozen layers are computed once, for {lacking:,} windows ({kept})")
-
-    def _batch_size(self) -> int:
-        window_bytes = self.classifier.backbone.window_activations() * np.dtype(np.float32).itemsize
-        return max(1, min(_BATCH_SIZE, _MOST_ACTIVATION_BYTES // window_bytes))
 
     def drop_unused(self) -> None:
         """Give back what other frozen layers made: of a run that is over, or was set otherwise."""
