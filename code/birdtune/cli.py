@@ -208,7 +208,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("up to the trained weights", commands.job("train")),
     "evaluate": Command("up to the metrics", commands.job("evaluate")),
     "export": Command(
-        "up to the served model, and with --format a file for TensorFlow Lite, ONNX, Keras or TensorFlow 1 beside it",
+        "up to the served model; with --format, a file for TensorFlow Lite, ONNX, Keras or TensorFlow 1 too",
         commands.job("export"), _export_arguments, f"[--format {'|'.join(_FORMATS)}]",
     ),
     "report": Command("up to the report", commands.job("report")),

@@ -450,7 +450,8 @@ def _tflites() -> list[bytes]:
     )
     options = (3, "Uint8", 8), (4, to, table())  # of a dense layer, all as usual
     dense = table((1, to, numbers([0, 1, 2], "i4")), (2, to, numbers([3], "i4")), *options)
-    graph = table((0, to, tensors), (3, to, tables(dense)))
+    given, made = numbers([0], "i4"), numbers([3], "i4")
+    graph = table((0, to, tensors), (1, to, given), (2, to, made), (3, to, tables(dense)))
     code = table((0, "Int8", 9), (3, "Int32", 9))
     builder.Finish(table((1, to, tables(code)), (2, to, tables(graph)), (4, to, buffers)), b"TFL3")
     return [bytes(builder.Output())]
