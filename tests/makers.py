@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +224,15 @@ class StopAt(Interrupts):
         self.left -= 1
         if self.left == 0:
             raise Interrupted(15)
+
+
+def write_tones(folder: Path, classes: Mapping[str, float], seconds: float, rate_hz: int, clips: int = 8) -> Path:
+    """FOLDER/Class/Class N.wav: a tone of each class's frequency in Hz, other in pitch and strength in each clip."""
+    for name, hertz in classes.items():
+        for clip in range(clips):
+            rng = np.random.default_rng([clip, len(name)])
+            time = np.arange(round(seconds * rate_hz)) / rate_hz
+            song = 0.3 * rng.uniform(0.5, 1.5) * np.sin(2 * np.pi * hertz * rng.uniform(0.95, 1.05) * time)
+            samples = (song + 0.01 * rng.standard_normal(time.size)).astype(np.float32)
+            write_sound(folder / name / f"{name} {clip}.wav", samples, rate_hz)
+    return folder

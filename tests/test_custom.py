@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from makers import write_sound
+from makers import write_tones
 
 from birdtune import cli
 from birdtune.config import Config
@@ -56,15 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for name, hertz in CLASSES.items():
-        for clip in range(8):
-            rng = np.random.default_rng([clip, len(name)])
-            time = np.arange(round(3.5 * RATE_HZ)) / RATE_HZ
-            song = 0.3 * rng.uniform(0.5, 1.5) * np.sin(2 * np.pi * hertz * rng.uniform(0.95, 1.05) * time)
-            samples = (song + 0.01 * rng.standard_normal(time.size)).astype(np.float32)
-            write_sound(folder / name / f"{name} {clip}.wav", samples, RATE_HZ)
-    return folder
+    return write_tones(tmp_path_factory.mktemp("data"), CLASSES, 3.5, RATE_HZ)
 
 
 def config(model: Path, **settings: Any) -> Config:

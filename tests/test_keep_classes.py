@@ -10,7 +10,7 @@ import scipy.special
 import soundfile
 import tensorflow as tf
 from helpers_serving import sound
-from makers import write_sound
+from makers import write_tones
 from test_tflite_backbone import RATE_HZ, SIZE, Made, arguments, config, converted
 
 from birdtune import cli
@@ -48,15 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for name, hertz in CLASSES.items():
-        for clip in range(16):
-            rng = np.random.default_rng([clip, len(name)])
-            time = np.arange(round(1.5 * RATE_HZ)) / RATE_HZ
-            song = 0.3 * rng.uniform(0.5, 1.5) * np.sin(2 * np.pi * hertz * rng.uniform(0.95, 1.05) * time)
-            samples = (song + 0.01 * rng.standard_normal(time.size)).astype(np.float32)
-            write_sound(folder / name / f"{name} {clip}.wav", samples, RATE_HZ)
-    return folder
+    return write_tones(tmp_path_factory.mktemp("data"), CLASSES, 1.5, RATE_HZ, clips=16)
 
 
 def kept(path: Path, classes: Sequence[str], keep: str = "all", **settings: Any) -> published.Kept:

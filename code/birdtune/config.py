@@ -182,7 +182,7 @@ class ModelSettings(_Section):
 
     @property
     def freeze_point(self) -> str:
-        """What is not trained, with auto settled: what was measured best (docs/backbones.md)."""
+        """What is not trained, with auto settled by backbone."""
         if self.freeze != "auto":
             return self.freeze
         # VGGish is trained as it was published; what begins from random weights has to be.
