@@ -317,6 +317,16 @@ def test_hidden_units_of_a_head_without_a_hidden_layer_are_refused() -> None:
     assert units == [0, 100]
 
 
+def test_several_hidden_layers_are_given_by_their_widths(tmp_path: Path) -> None:
+    for given, units in (("64, 32", "64,32"), ("64", 64), ("007", 7)):
+        assert load({"model.head": "mlp", "model.hidden-units": given}, {}, job_yaml=False).model.head_units == units
+    yaml = job_yaml(tmp_path, "model: {head: mlp, hidden_units: 64}")
+    assert load(yaml, {}).model.head_units == 64
+    for given in ("0", "64,", "64,x", "64;32", "-1", "65537"):
+        assert "one for each hidden layer" in complaint({"model.head": "mlp", "model.hidden-units": given})
+    assert "has one hidden layer" in complaint({"model.head": "attention", "model.hidden-units": "64,32"})
+
+
 def test_several_wrong_values_are_told_together() -> None:
     message = complaint({"train.epochs": "0", "model.head": "three"})
     assert "--train.epochs" in message and "--model.head" in message

@@ -75,8 +75,9 @@ def made_sound(n: int, samples: int) -> Any:
 def exported(folder: Path, backbone: Any, scores: str, head: str) -> Path:
     """A served model of fresh weights that tells windows apart."""
     classifier = classifiers.build(
-        backbone, head=head, scores=scores, hidden_units=7, embedding_activation=backbone.activations[0],
-        freeze=ALL_BUT_HEAD, classes=CLASSES, precision="float32", seed=3, prototypes=2,
+        backbone, head=head, scores=scores, hidden_units="7,6" if head == "mlp" else 7,
+        embedding_activation=backbone.activations[0], freeze=ALL_BUT_HEAD, classes=CLASSES,
+        precision="float32", seed=3, prototypes=2,
     )  # fmt: skip
     if isinstance(backbone, registry.TFLiteBackbone):
         backbone.load(classifier.network, backbone.arrays())

@@ -105,6 +105,12 @@ def test_scores_of_an_unknown_kind_are_refused():
         heads.scores(np.zeros((1, 2)), "none")
 
 
+def test_several_hidden_layers_lie_one_behind_another():
+    model = head(hidden_units="64,32,5")
+    assert [layer.name for layer in model.layers if layer.weights] == ["hidden", "hidden2", "hidden3", "logits"]
+    assert [layer.units for layer in model.layers if layer.weights] == [64, 32, 5, 5]
+
+
 # ---- every head -----------------------------------------------------------------------------------
 
 

@@ -61,7 +61,7 @@ def loaded(folder, kind):
         ("softmax", 0, "relu", "float32"),
         ("sigmoid", 100, "relu", "mixed_bfloat16"),
         ("sigmoid", 0, "none", "float32"),
-        ("softmax", 7, "none", "mixed_float16"),
+        ("softmax", "7,6", "none", "mixed_float16"),
     ],
 )
 def test_the_export_computes_what_the_classifier_does(

@@ -22,6 +22,7 @@ ENVIRONMENT_PREFIX = "BIRDTUNE_"
 LATEST = "latest"
 
 _HIDDEN_UNITS = 100
+_WIDEST = 65_536
 _PROTOTYPES = 3
 
 _WHERE_GIVEN = (
@@ -154,8 +155,8 @@ class ModelSettings(_Section):
     output: Literal["auto", "softmax", "sigmoid"] = _setting(
         "auto", "one class a recording (softmax), or each class on its own (sigmoid); auto: as the labels are"
     )
-    hidden_units: int | None = _setting(
-        None, "width of the hidden layer (mlp, attention)", unset="100", ge=1, le=65536
+    hidden_units: str | int | None = _setting(
+        None, "width of the hidden layer (mlp, attention); of several, one after another (mlp), e.g. 64,32", unset="100"
     )
     prototypes: int | None = _setting(
         None, "of each class (prototype)", unset=str(_PROTOTYPES), ge=1, le=1000
@@ -180,6 +181,16 @@ class ModelSettings(_Section):
             )
         return head
 
+    @pydantic.field_validator("hidden_units", mode="before")
+    @classmethod
+    def _are_widths(cls, given: Any) -> Any:
+        widths = [part.strip() for part in str(given).split(",")]
+        if given is not None and not all(part.isdecimal() and 1 <= int(part) <= _WIDEST for part in widths):
+            raise ValueError(
+                f"expected a whole number from 1 to {_WIDEST:,}, or several with commas, one for each hidden layer"
+            )
+        return given if given is None else int(widths[0]) if len(widths) == 1 else ",".join(widths)
+
     @property
     def freeze_point(self) -> str:
         """What is not trained, with auto settled by backbone."""
@@ -189,8 +200,8 @@ class ModelSettings(_Section):
         return "none" if self.backbone.startswith("vggish") or self.checkpoint == "none" else "all-but-head"
 
     @property
-    def head_units(self) -> int:
-        """Width of the head's hidden layer, 0 = it has none."""
+    def head_units(self) -> int | str:
+        """Width of the head's hidden layer, or of several with commas; 0 = it has none."""
         return (self.hidden_units or _HIDDEN_UNITS) if self.head in ("mlp", "attention") else 0
 
     @property
@@ -424,6 +435,15 @@ class Config(_Section):
             raise ValueError(
                 f"model.hidden-units is {self.model.hidden_units}, and the {self.model.head} head has no hidden layer; "
                 "give --model.head mlp, or leave the units out"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _attention_has_one_hidden_layer(self) -> "Config":
+        if self.model.head == "attention" and isinstance(self.model.hidden_units, str):
+            raise ValueError(
+                f"model.hidden-units is {self.model.hidden_units}, and the attention head has one hidden layer; give "
+                "one width, or --model.head mlp"
             )
         return self
 

@@ -58,10 +58,11 @@ class Classifier:
         return not self.network.trainable_variables
 
     @property
-    def hidden_units(self) -> int:
-        """Width of the head's hidden layer, 0 = none."""
+    def hidden_units(self) -> int | str:
+        """Width of the head's hidden layer, or of several with commas; 0 = none."""
         layers = (self.attention or self.head).layers
-        return next((int(layer.units) for layer in layers if layer.name == "hidden"), 0)
+        widths = [int(layer.units) for layer in layers if layer.name.startswith("hidden")] or [0]
+        return widths[0] if len(widths) == 1 else ",".join(map(str, widths))
 
     @property
     def prototypes(self) -> int:
@@ -111,7 +112,7 @@ def build(
     *,
     head: str,
     scores: str,
-    hidden_units: int,
+    hidden_units: int | str,
     embedding_activation: str,
     freeze: str,
     classes: Sequence[str],
@@ -142,7 +143,7 @@ def on_network(
     *,
     head: str,
     scores: str,
-    hidden_units: int,
+    hidden_units: int | str,
     classes: Sequence[str],
     precision: str,
     seed: int | None,

@@ -14,7 +14,8 @@ class HeadKind:
     """One kind of head.
 
     Attributes:
-        weights: names of all its weights, as `classifier.weights` gives them and in that order.
+        weights: names of all its weights, as `classifier.weights` gives them and in that order, with one hidden
+            layer where it has any.
         has_tensorflow_1: whether there is a graph of it for TensorFlow 1.
     """
 
@@ -32,6 +33,16 @@ HEAD_KINDS: Mapping[str, HeadKind] = {
     "attention": HeadKind((*_dense("head/logits", "attention/hidden"), "attention/attention/kernel")),
     "prototype": HeadKind((*_dense("head/logits"), "head/logits/log_scale")),
 }
+
+
+def hidden_layers(hidden_units: int | str) -> dict[str, int]:
+    """Names and widths of hidden layers, in their order.
+
+    Args:
+        hidden_units: one width, or several with commas.
+    """
+    widths = [int(width) for width in str(hidden_units).split(",")]
+    return {f"hidden{number}" if number > 1 else "hidden": width for number, width in enumerate(widths, start=1)}
 
 
 def require_tensorflow_1(head: str) -> None:

@@ -18,6 +18,7 @@ import keras
 
 from birdtune.errors import SettingsError
 from birdtune.models.backbone import choose
+from birdtune.models.head_kinds import hidden_layers
 from birdtune.models.network import first_weights
 
 KINDS: Mapping[str, Any] = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}
@@ -43,7 +44,7 @@ class HeadSizes:
     Attributes:
         n_classes: outputs.
         first_bias: of the logits.
-        hidden_units: width of the layer in between (jibjib: 100), where there is one.
+        hidden_units: width of the layer in between (jibjib: 100), or of several with commas, where there are any.
         prototypes: of each class, where there are any.
         precision: a keras dtype policy for the hidden layer; the logits are always float32.
         seed: of the initial weights; None = zeros, for weights that are loaded next.
@@ -51,7 +52,7 @@ class HeadSizes:
 
     n_classes: int
     first_bias: float
-    hidden_units: int
+    hidden_units: int | str
     prototypes: int
     precision: str
     seed: int | None
@@ -70,17 +71,19 @@ def _linear(embeddings: Any, sizes: HeadSizes) -> Any:
 
 
 def _mlp(embeddings: Any, sizes: HeadSizes) -> Any:
-    """[N, K] → [N, C] by way of a ReLU layer [N, hidden_units]"""
-    if sizes.hidden_units < 1:
-        raise SettingsError(f"model.hidden-units: {sizes.hidden_units} is no width of a hidden layer. Give 1 or more.")
-    hidden = keras.layers.Dense(
-        sizes.hidden_units,
-        activation="relu",
-        kernel_initializer=first_weights(sizes.seed, "hidden"),
-        name="hidden",
-        dtype=sizes.precision,
-    )(embeddings)
-    return _linear(hidden, sizes)
+    """[N, K] → [N, C] by way of ReLU layers [N, hidden_units]"""
+    net = embeddings
+    for name, width in hidden_layers(sizes.hidden_units).items():
+        if width < 1:
+            raise SettingsError(f"model.hidden-units: {width} is no width of a hidden layer. Give 1 or more.")
+        net = keras.layers.Dense(
+            width,
+            activation="relu",
+            kernel_initializer=first_weights(sizes.seed, name),
+            name=name,
+            dtype=sizes.precision,
+        )(net)
+    return _linear(net, sizes)
 
 
 def _prototype(embeddings: Any, sizes: HeadSizes) -> Any:
@@ -149,7 +152,7 @@ def build_head(
     n_classes: int,
     *,
     scores: str,
-    hidden_units: int,
+    hidden_units: int | str,
     embedding_size: int,
     precision: str,
     seed: int | None,
@@ -165,7 +168,7 @@ def build_head(
         hidden_units, precision, seed, prototypes: as in `HeadSizes`.
 
     Returns:
-        A model [N, embedding_size] → [N, n_classes] with the layers "hidden" (if any) and "logits"; named as the head.
+        A model [N, embedding_size] → [N, n_classes] with the layers `hidden_layers` (if any) and "logits"; named as the head.
 
     Raises:
         SettingsError: an unknown head or kind of scores, fewer than two classes, or no width.

@@ -32,6 +32,7 @@ FEATURES = "vggish/input_features:0"  # [N, 96, 64] float32
 EMBEDDING = "vggish/embedding:0"  # [N, 128]
 LOGITS = "mymodel/logits/BiasAdd:0"  # [N, C]
 PREDICTION = "mymodel/prediction:0"  # [N, C]
+_HIDDEN_SCOPE = "fully_connected"  # of the first hidden layer; those behind it have a number as well
 
 
 @contextlib.contextmanager
@@ -49,14 +50,14 @@ def _quiet() -> Iterator[None]:
 
 
 def build_graph(
-    backbone: LayerBackbone, *, embedding_activation: str, scores: str, hidden_units: int, n_classes: int
+    backbone: LayerBackbone, *, embedding_activation: str, scores: str, hidden_units: int | str, n_classes: int
 ) -> None:
     """Add the classifier to the default graph, with tf-slim, under the names that jibjib's readers know.
 
     Args:
         backbone, embedding_activation: as `Backbone.network`.
         scores, n_classes: as `heads.build_head`.
-        hidden_units: of a layer before the classes; 0 = none.
+        hidden_units: of a layer before the classes, or of several with commas; 0 = none.
     """
     zeros = tf.compat.v1.zeros_initializer()  # every weight is assigned next
     # Reference variables, not resource variables: TensorFlow 1 servers of any age read them.
@@ -64,8 +65,8 @@ def build_graph(
         with tf.compat.v1.variable_scope("vggish", use_resource=False):
             net = _backbone_graph(backbone, embedding_activation)
         with tf.compat.v1.variable_scope("mymodel", use_resource=False):
-            if hidden_units:
-                net = slim.fully_connected(net, hidden_units, scope="fully_connected")
+            for name, width in head_kinds.hidden_layers(hidden_units).items() if hidden_units else ():
+                net = slim.fully_connected(net, width, scope=_HIDDEN_SCOPE + name.removeprefix("hidden"))
             logits = slim.fully_connected(net, n_classes, activation_fn=None, scope="logits")
             score = {"softmax": tf.nn.softmax, "sigmoid": tf.sigmoid}[scores]
             score(logits, name="prediction")  # [N, C]
@@ -92,10 +93,16 @@ def _backbone_graph(backbone: LayerBackbone, embedding_activation: str) -> tf.Te
 def slim_variables(arrays: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
     """`classifier.weights` under the names of the TensorFlow 1 graph."""
     scopes = {f"backbone/{row.name}": row.scope for row in vggish.LAYERS}
-    scopes |= {"head/hidden": "mymodel/fully_connected", "head/logits": "mymodel/logits"}
+    scopes["head/logits"] = "mymodel/logits"
     endings = {"kernel": "weights", "bias": "biases"}
     split = {name: name.rsplit("/", 1) for name in arrays}
-    return {f"{scopes[layer]}/{endings[kind]}": arrays[name] for name, (layer, kind) in split.items()}
+    return {f"{scopes.get(layer) or _hidden_scope(layer)}/{endings[kind]}": arrays[name]
+            for name, (layer, kind) in split.items()}  # fmt: skip
+
+
+def _hidden_scope(layer: str) -> str:
+    """`head/hidden2` → its scope in the TensorFlow 1 graph."""
+    return f"mymodel/{_HIDDEN_SCOPE}{layer.removeprefix('head/hidden')}"
 
 
 def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_atol: float = 1e-4) -> None:

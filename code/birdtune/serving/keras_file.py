@@ -69,8 +69,10 @@ def _logits(arrays: Arrays, net: Any) -> Any:
     weights = {name.removeprefix("head/"): array for name, array in arrays.items() if name.startswith("head/")}
     if "logits/log_scale" in weights:
         return _prototypes(weights, net)
-    for name, activation in (("hidden", "relu"), ("logits", None)):
+    layers = dict.fromkeys(name.partition("/")[0] for name in weights)
+    for name in (*(layer for layer in layers if layer.startswith("hidden")), "logits"):
         if f"{name}/kernel" in weights:
+            activation = None if name == "logits" else "relu"
             net = _dense(name, activation, weights.pop(f"{name}/kernel"), weights.pop(f"{name}/bias"), net)
     if weights:
         raise ValueError(f"a head with the weights {', '.join(weights)}")
