@@ -6,29 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from makers import Here
 from test_base_model import StopOnce, settings, write_data
 from test_job import record
 from test_job import run as run_job
 
 from birdtune.config import Config
 from birdtune.errors import InputError, Interrupted
-from birdtune.models import saved_model
 from birdtune.pipeline import gate
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_csv, read_json, write_json
 from birdtune.runtime.signals import Interrupts
+
+pytestmark = pytest.mark.usefixtures("in_one_process")
 
 OLD = {"Bubo_bubo": 1800, "Corvus_corax": 3600, "Dryocopus_martius": 5200}
 NEW = {"Apus_apus": 900}
 SOURCES = range(12)
 # Nothing moves: as good as guessing.
 UNTRAINED = {"train__learning_rate": 1e-12}
-
-
-@pytest.fixture(autouse=True)
-def _without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saved_model, "Isolated", Here)
 
 
 def run(data: Path, output: Path, interrupts: Interrupts | None = None, **changes: Any) -> None:
