@@ -54,8 +54,8 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
     """A frame store of made recordings with at least so many windows."""
     from birdtune.audio.decode import SoundFacts
     from birdtune.audio.logmel import VGGISH
-    from birdtune.config import AudioSettings
     from birdtune.data.frames import Entry, FrameStore
+    from birdtune.settings import AudioSettings
 
     facts = SoundFacts(16_000, 1, 10.0, -8.0, "WAV PCM_16")
     random = np.random.default_rng(seed)
@@ -72,9 +72,9 @@ def make_frames(folder: Path, n_windows: int, seed: int) -> None:
 def windows_of(folder: str) -> Any:
     """All windows of such a store. Raises ValueError: there are none."""
     from birdtune.audio.logmel import VGGISH
-    from birdtune.config import AudioSettings
     from birdtune.data.batches import Windows
     from birdtune.data.frames import FrameStore
+    from birdtune.settings import AudioSettings
 
     store = FrameStore(Path(folder), VGGISH, AudioSettings())
     windows = Windows(store, store.contents(), 96)
@@ -108,9 +108,9 @@ class NothingSaved:
 
 def one_epoch(trainer: Any, batches: Any, folder: Path) -> float:
     """An epoch of the real loop. Returns its seconds, without those of saving and validation."""
-    from birdtune.config import TrainSettings
     from birdtune.runtime.log import Journal
     from birdtune.runtime.signals import Interrupts
+    from birdtune.settings import TrainSettings
     from birdtune.training.loop import Loop
 
     settings = TrainSettings(epochs=1, batch_size=batches.batch_size)

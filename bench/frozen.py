@@ -98,11 +98,11 @@ def forward(folder: str, backbone: str) -> tuple[Callable[[], None], Callable[[]
 
 def head(folder: str, n_windows: int) -> Callable[[], float]:
     """A turn is an epoch of the head on embeddings that are kept; its value are the loop's own seconds."""
-    from birdtune.config import TrainSettings
     from birdtune.data.batches import Batches
     from birdtune.data.embedding_cache import ActivationStore, KeptWindows, fill
     from birdtune.runtime.log import Journal
     from birdtune.runtime.signals import Interrupts
+    from birdtune.settings import TrainSettings
     from birdtune.training.inputs import Feed, in_memory
     from birdtune.training.step import StepSettings, Trainer
 

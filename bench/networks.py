@@ -101,9 +101,9 @@ def trainer(
     n_classes: int = CLASSES,
 ) -> Any:
     """birdtune's Trainer on frames, with fresh weights. `precision` "auto" is what the job would choose."""
-    from birdtune.config import TrainSettings
     from birdtune.models import classifier as classifiers
     from birdtune.models.registry import BACKBONES
+    from birdtune.settings import TrainSettings
     from birdtune.training import devices, inputs
     from birdtune.training.step import StepSettings, Trainer
 

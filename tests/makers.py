@@ -14,7 +14,6 @@ import soundfile
 
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.logmel import VGGISH, LogMel, mel_from_hz
-from birdtune.config import AudioSettings
 from birdtune.data import file_index as file_indexes
 from birdtune.data import frames
 from birdtune.data.file_index import FileIndex, examine_all, identify
@@ -27,6 +26,7 @@ from birdtune.errors import Interrupted
 from birdtune.runtime import workers
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import AudioSettings
 
 Samples = npt.NDArray[np.float32]
 

@@ -19,8 +19,8 @@ from birdtune.audio import decode
 from birdtune.audio.container import SOUND_ENDINGS
 from birdtune.audio.decode import DEFAULT, SoundStream, examine, read
 from birdtune.audio.faults import SoundError
-from birdtune.config import AudioSettings
 from birdtune.data.scan import PROBLEMS
+from birdtune.settings import AudioSettings
 
 
 def problem_of(path: Path, *, longest_s: float = math.inf) -> str:

@@ -10,7 +10,6 @@ from test_noise import song, white
 
 from birdtune.audio import noise
 from birdtune.audio.logmel import VGGISH, YAMNET, LogMel, log_mel
-from birdtune.config import AugmentSettings
 from birdtune.data import augment
 from birdtune.data.augment import Augmenter
 from birdtune.data.batches import Batch, Batches, Windows
@@ -18,6 +17,7 @@ from birdtune.data.labels import Label
 from birdtune.data.mixing import LogMelMixing
 from birdtune.data.targets import WindowTargets, targets_of
 from birdtune.errors import InputError
+from birdtune.settings import AugmentSettings
 
 # All at once, at strengths that leave no row untouched for long.
 ALL = AugmentSettings(

@@ -11,11 +11,12 @@ import pytest
 from makers import quiet, tone, without_processes, write_sound
 from test_augment import ALL, Sounds, augmenter
 
-from birdtune.config import AugmentSettings, Config
+from birdtune.config import Config
 from birdtune.data import augment, frames
 from birdtune.errors import InputError
 from birdtune.reporting import augmentation_sheet
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import AugmentSettings
 
 
 def pixels(png: bytes) -> np.ndarray:

@@ -15,13 +15,13 @@ from test_job import settings
 from birdtune.audio import noise
 from birdtune.audio.logmel import VGGISH, YAMNET, LogMel, log_mel
 from birdtune.audio.waveform import waveform
-from birdtune.config import AudioSettings
 from birdtune.data import frames
 from birdtune.errors import CheckpointError, SettingsError
 from birdtune.models import registry
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_json, write_json
 from birdtune.serving import verify
+from birdtune.settings import AudioSettings
 from birdtune.training import base_model
 from birdtune.training.train import build_classifier
 

@@ -10,7 +10,7 @@ from makers import codes, scan_and_select, write_sound
 
 from birdtune.audio.channels import Choice, mixed
 from birdtune.audio.decode import SoundStream, examine, read
-from birdtune.config import AudioSettings
+from birdtune.settings import AudioSettings
 
 RATE_HZ = 22_050
 Sound = npt.NDArray[np.float64]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from birdtune.config import Config, ModelSettings, options
+from birdtune.config import Config, options
 from birdtune.errors import CheckpointError, InputError, SettingsError
 from birdtune.models import files
 from birdtune.models.registry import BACKBONES, checkpoint_path
 from birdtune.runtime.configure import load, nearest, renamed
+from birdtune.settings import ModelSettings
 
 
 def loaded(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Config:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from birdtune.config import TrainSettings
 from birdtune.data.batches import Batch
 from birdtune.models import classifier as classifiers
 from birdtune.models.network import Convolution
 from birdtune.models.registry import BACKBONES
+from birdtune.settings import TrainSettings
 from birdtune.training import convolution, devices
 from birdtune.training import inputs as feeds
 from birdtune.training.step import StepSettings, Trainer

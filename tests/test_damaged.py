@@ -15,8 +15,8 @@ from birdtune.audio.container import open_sound
 from birdtune.audio.decode import SoundStream, examine
 from birdtune.audio.faults import SoundError
 from birdtune.audio.streams import ogg_fault
-from birdtune.config import AudioSettings
 from birdtune.data.file_index import FileIndex
+from birdtune.settings import AudioSettings
 
 RATE_HZ, SECONDS = 16_000, 6.0
 SOUND = tone(SECONDS)

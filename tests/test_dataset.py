@@ -16,7 +16,7 @@ from makers import cut, quiet, tone, without_processes, write_sound
 
 from birdtune.audio.decode import read
 from birdtune.audio.logmel import VGGISH, log_mel
-from birdtune.config import AudioSettings, Config, TrainSettings
+from birdtune.config import Config
 from birdtune.data import dataset as gather
 from birdtune.data import file_index as file_indexes
 from birdtune.data import frames
@@ -28,6 +28,7 @@ from birdtune.errors import InputError, SettingsError
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import AudioSettings, TrainSettings
 
 CLASSES = ("Erithacus_rubecula", "Parus_major", "Turdus_merula")
 

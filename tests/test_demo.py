@@ -14,7 +14,6 @@ from sklearn.preprocessing import StandardScaler
 
 from birdtune.audio import demo_songs
 from birdtune.audio.logmel import VGGISH, log_mel
-from birdtune.config import AudioSettings
 from birdtune.data import scan
 from birdtune.data.file_index import FileIndex, examine_all, identify
 from birdtune.data.label_map import read_label_map
@@ -24,6 +23,7 @@ from birdtune.errors import InputError, Interrupted
 from birdtune.pipeline import demo
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import AudioSettings
 
 RATE_HZ = 16_000
 SONGS = {song.species: song for song in demo_songs.SONGS}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from birdtune.config import AugmentSettings, Config
+from birdtune.config import Config
 from birdtune.data import augment
 from birdtune.evaluation import diagnostics
 from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic, of_training, while_training
@@ -19,6 +19,7 @@ from birdtune.reporting import report_data
 from birdtune.reporting.verdict import all_diagnostics, of_scores, verdict
 from birdtune.runtime import runs
 from birdtune.runtime.files import write_json
+from birdtune.settings import AugmentSettings
 
 CLASSES = tuple(f"Class_{letter}" for letter in "abcdefghij")
 LN10 = 2.3026

@@ -14,7 +14,6 @@ from makers import write_sound
 from test_custom import SIZE, saved
 
 from birdtune import cli
-from birdtune.config import AudioSettings
 from birdtune.data import embedding_data, embedding_input
 from birdtune.data.batches import Windows
 from birdtune.data.embedding_files import ENDINGS, EmbeddedRecording, MadeBy, writing
@@ -23,6 +22,7 @@ from birdtune.data.targets import WindowTargets, targets_of
 from birdtune.models import embedded as backbones
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import AudioSettings
 
 RATE_HZ = 16_000
 CLASSES = {"Apus": 1500.0, "Bubo": 3000.0, "Corvus": 6000.0}

@@ -18,7 +18,6 @@ from makers import quiet, tone, without_processes, write_sound
 from birdtune.audio.decode import SoundStream, examine, read
 from birdtune.audio.faults import SoundError
 from birdtune.audio.logmel import VGGISH, LogMel
-from birdtune.config import AudioSettings
 from birdtune.data import frames, shards
 from birdtune.data.file_index import Examined, FileIndex, identify
 from birdtune.data.frames import FrameStore, fill
@@ -26,6 +25,7 @@ from birdtune.data.scan import SoundFile, scan
 from birdtune.errors import InputError, Interrupted, RetryableError
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.workers import Crashed, run_tasks
+from birdtune.settings import AudioSettings
 
 
 def stored_in(path: Path) -> np.ndarray:

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from birdtune.config import ModelSettings
 from birdtune.errors import SettingsError
 from birdtune.models import heads, losses
 from birdtune.models.growth import grown
 from birdtune.models.head_kinds import HEAD_KINDS, require_tensorflow_1
+from birdtune.settings import ModelSettings
 
 
 def head(scores="softmax", n_classes=5, **changes):

@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from makers import Said, StopAt, make_store, one_class_each, quiet
 
-from birdtune.config import TrainSettings
 from birdtune.data.batches import Batches, Windows
 from birdtune.data.clips import ClipBatches
 from birdtune.data.embedding_cache import KeptWindows
@@ -23,6 +22,7 @@ from birdtune.models.registry import BACKBONES
 from birdtune.runtime import storage
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import TrainSettings
 from birdtune.training import devices, inputs
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.inputs import Feed, Frozen, Resident, in_memory

@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 from makers import StopAt
 
-from birdtune.config import TrainSettings
 from birdtune.data.batches import Batch
 from birdtune.errors import DivergedError, Interrupted, RetryableError
 from birdtune.models import classifier as classifiers
@@ -20,6 +19,7 @@ from birdtune.models.classifier import Classifier
 from birdtune.models.registry import BACKBONES
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import TrainSettings
 from birdtune.training import inputs, tensorboard
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.loop import Loop, is_better, learning_rate

@@ -8,7 +8,6 @@ import pytest
 from makers import recording
 
 from birdtune.audio.logmel import VGGISH
-from birdtune.config import TrainSettings
 from birdtune.data.batches import Batch
 from birdtune.data.dataset import Dataset
 from birdtune.data.split import Place
@@ -20,6 +19,7 @@ from birdtune.models import classifier as classifiers
 from birdtune.models.growth import grown
 from birdtune.models.registry import BACKBONES
 from birdtune.reporting.verdict import all_diagnostics, verdict
+from birdtune.settings import TrainSettings
 from birdtune.training import inputs
 from birdtune.training.step import StepSettings, Trainer
 

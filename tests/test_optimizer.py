@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_loop import batch_of, build, trainer_of
 
-from birdtune.config import TrainSettings
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
+from birdtune.settings import TrainSettings
 from birdtune.training.optimizer import make_optimizer
 
 RATE = 1e-3

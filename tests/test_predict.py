@@ -18,7 +18,6 @@ from makers import Here
 
 from birdtune.audio.decode import examine, read
 from birdtune.audio.logmel import VGGISH, YAMNET, LogMel, log_mel
-from birdtune.config import AudioSettings
 from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import Thresholds
@@ -26,6 +25,7 @@ from birdtune.serving import inference, predict
 from birdtune.serving.inference import Unused
 from birdtune.serving.predict import embed_files, predict_files
 from birdtune.serving.sounds import find_sounds
+from birdtune.settings import AudioSettings
 
 RATE_HZ = 16_000
 

@@ -25,7 +25,6 @@ from makers import (
 
 from birdtune.audio import decode
 from birdtune.audio.faults import SoundError
-from birdtune.config import AudioSettings
 from birdtune.data import file_index as file_indexes
 from birdtune.data import scan as recordings
 from birdtune.data.file_index import Examined, FileIndex, examine_all, identify
@@ -42,6 +41,7 @@ from birdtune.data.scan import (
 from birdtune.data.selection import books, check_enough, class_names
 from birdtune.errors import InputError, Interrupted, RetryableError
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import AudioSettings
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from makers import make_store, one_class_each, recording
 from test_augment import Sounds
 
 from birdtune.audio.logmel import VGGISH, YAMNET
-from birdtune.config import Config, TrainSettings
+from birdtune.config import Config
 from birdtune.data import sampling
 from birdtune.data.batches import Batches, Windows
 from birdtune.data.clips import ClipBatches
@@ -19,6 +19,7 @@ from birdtune.data.labels import Label
 from birdtune.data.sampling import Examples, Sampler, quotas
 from birdtune.data.targets import WindowTargets, targets_of
 from birdtune.errors import InputError
+from birdtune.settings import TrainSettings
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import recording
 
-from birdtune.config import SplitSettings
 from birdtune.data import split
 from birdtune.data.scan import Recording
 from birdtune.data.sources import find_sources
 from birdtune.data.split import COLUMNS, SplitResult, assign, compile_group_regex
 from birdtune.errors import InputError, SettingsError
 from birdtune.runtime.files import read_csv
+from birdtune.settings import SplitSettings
 
 NOWHERE = Path("no-earlier-split.csv")
 ESC10 = Path(__file__).parents[2] / "shared" / "data" / "esc10"

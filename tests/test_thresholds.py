@@ -11,7 +11,6 @@ import pytest
 
 from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.audio.synthetic import NOISES, SILENCE, made_noise
-from birdtune.config import EvaluateSettings
 from birdtune.evaluation import false_alarms
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import BACKGROUND, NOMINAL, OWN, SHARED, UNKNOWN, Thresholds
@@ -25,6 +24,7 @@ from birdtune.evaluation.thresholds import (
     lowest_for_precision,
 )
 from birdtune.pipeline import metrics as run_figures
+from birdtune.settings import EvaluateSettings
 
 CLASSES = ("background", "owl", "tit")
 

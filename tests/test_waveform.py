@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from birdtune.audio.waveform import as_float, waveform
-from birdtune.config import AugmentSettings
 from birdtune.data import augment
 from birdtune.data.mixing import mixing_of
+from birdtune.settings import AugmentSettings
 
 SPEC = waveform("birds", rate_hz=48_000, window_s=3.0, hop_s=1.5)
 

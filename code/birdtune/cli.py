@@ -25,6 +25,7 @@ from birdtune.errors import (
     shown,
 )
 from birdtune.evaluation.decision import LEAST
+from birdtune.options import Option
 from birdtune.pipeline import commands
 from birdtune.runtime import configure
 from birdtune.runtime.log import Journal, print_error
@@ -299,7 +300,7 @@ def _help(name: str, command: Command) -> str:
     return "\n".join(lines)
 
 
-def _option_lines(option: configs.Option) -> list[str]:
+def _option_lines(option: Option) -> list[str]:
     # Of text that is a path or a pattern, that says more than "text".
     kind = option.unit if option.type == "text" and option.unit else f"{option.type} {option.unit}".rstrip()
     left = f"  {option.flag} {option.type if option.unit == option.type else kind} ({option.default_text})"

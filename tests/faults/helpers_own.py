@@ -13,7 +13,7 @@ import numpy as np
 
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.logmel import VGGISH
-from birdtune.config import AudioSettings, Config, SplitSettings
+from birdtune.config import Config
 from birdtune.data import selection, split
 from birdtune.data.file_index import Examined, FileIndex
 from birdtune.data.frames import FrameStore
@@ -26,6 +26,7 @@ from birdtune.evaluation.scores import Scores
 from birdtune.runtime import runs
 from birdtune.runtime.files import read_csv, write_csv
 from birdtune.runtime.log import Journal
+from birdtune.settings import AudioSettings, SplitSettings
 from birdtune.training import base_model
 
 RATE_HZ = 16_000

@@ -33,7 +33,7 @@ from helpers_watch import watched
 from birdtune import cli
 from birdtune.audio import decode
 from birdtune.audio.decode import SoundFacts
-from birdtune.config import Config, SplitSettings, options
+from birdtune.config import Config, options
 from birdtune.data import split
 from birdtune.data.label_map import read_label_map
 from birdtune.data.labels import Label
@@ -44,6 +44,7 @@ from birdtune.runtime import configure, fingerprints
 from birdtune.runtime.files import write_json
 from birdtune.runtime.workers import Isolated
 from birdtune.serving.verify import open_model
+from birdtune.settings import SplitSettings
 from birdtune.training.checkpoints import Checkpoints, State, read_arrays
 
 # The extra `media`, where it is installed: what its loading does is no deed of a file.

@@ -21,9 +21,9 @@ from makers import ordinary_folder
 
 from birdtune import cli
 from birdtune.audio.logmel import VGGISH
-from birdtune.config import AudioSettings
 from birdtune.data.frames import FrameStore
 from birdtune.runtime.files import read_csv, read_json
+from birdtune.settings import AudioSettings
 from birdtune.training.checkpoints import Checkpoints
 from tests.faults.helpers_command import QUICK, ROOT, Command, run
 

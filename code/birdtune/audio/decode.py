@@ -32,7 +32,7 @@ from birdtune.audio.faults import Damage, SoundError, check_damage, read_through
 from birdtune.audio.measures import Measures, Meter
 from birdtune.audio.origin import Origin, read_origin
 from birdtune.audio.resample import resampled
-from birdtune.config import AudioSettings
+from birdtune.settings import AudioSettings
 
 # Below this peak a recording is silent: one step of 16-bit audio is -90.3 dB of full scale.
 SILENCE_DB: Final = -90.0

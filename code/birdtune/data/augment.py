@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from birdtune.audio import noise
 from birdtune.audio.front_end import FrontEnd
-from birdtune.config import AugmentSettings
 from birdtune.data.batches import Batch, Source
 from birdtune.data.mixing import Amplitudes, Mixing, column, mixing_of
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import InputError
+from birdtune.settings import AugmentSettings
 
 Frames = npt.NDArray[Any]  # [n, window_rows, ...] as they are stored
 Rows = npt.NDArray[np.int64]

@@ -14,7 +14,6 @@ import numpy as np
 
 from birdtune.audio.decode import SoundFacts
 from birdtune.audio.front_end import FrontEnd
-from birdtune.config import AudioSettings
 from birdtune.data.embedding_files import EmbeddedRecording
 from birdtune.data.embedding_input import read
 from birdtune.data.file_index import Examined, FileIndex
@@ -28,6 +27,7 @@ from birdtune.errors import InputError, shown
 from birdtune.runtime.files import make_folder
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
+from birdtune.settings import AudioSettings
 
 
 @dataclass(frozen=True)

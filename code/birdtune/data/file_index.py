@@ -16,13 +16,13 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from birdtune.audio.decode import SoundFacts, examine
 from birdtune.audio.faults import SoundError, refusal
-from birdtune.config import AudioSettings
 from birdtune.data.scan import OF_THE_FILE, PROBLEMS, Problem, SoundFile, unchanged
 from birdtune.errors import RetryableError, shown
 from birdtune.runtime.files import file_sha256, read_json, write_text
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.workers import Crashed, run_tasks, worker_count
+from birdtune.settings import AudioSettings
 
 # Problems that may be gone next time, or depend on a setting: not kept for the next run.
 _PASSING_PROBLEMS = frozenset({"crash", "too-long"}) | OF_THE_FILE

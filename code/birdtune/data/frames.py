@@ -18,7 +18,6 @@ import numpy as np
 from birdtune.audio.decode import SoundStream
 from birdtune.audio.faults import SoundError
 from birdtune.audio.front_end import FrontEnd
-from birdtune.config import AudioSettings
 from birdtune.data.file_index import Examined, FileIndex, crashed, distinct, note_examined
 from birdtune.data.scan import Problem, SoundFile, unchanged
 from birdtune.data.shards import Entry, ShardStore, ShardWriter
@@ -27,6 +26,7 @@ from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import need_space, storage_faults
 from birdtune.runtime.workers import Crashed, run_tasks, worker_count
+from birdtune.settings import AudioSettings
 
 # Bytes of rows for each byte of a file, before any is known: those of log-mel beside 16-bit sound at 16 kHz.
 _USUAL_SHARE = 0.4

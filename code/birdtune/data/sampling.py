@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.audio.front_end import FrontEnd
-from birdtune.config import Config, TrainSettings
+from birdtune.config import Config
 from birdtune.data.scan import Problem, Recording
 from birdtune.data.targets import Array, WindowTargets
 from birdtune.errors import InputError, shown
 from birdtune.runtime.files import read_csv
+from birdtune.settings import TrainSettings
 
 QUALITY_NAME = "quality.csv"
 # Not 0: a batch of nothing but that would have no mean.

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from birdtune.config import SplitSettings
 from birdtune.data.scan import Problem, Recording
 from birdtune.data.sources import Link, Sources, find_sources
 from birdtune.data.tables import SIDE_WORDS, fold_of, sides_of, with_names
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.runtime.files import read_csv, read_json, write_csv, write_json
 from birdtune.runtime.text import count
+from birdtune.settings import SplitSettings
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("recording", "class", "group", "split", "content")

@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.audio.front_end import FrontEnd
-from birdtune.config import AugmentSettings, Config
+from birdtune.config import Config
 from birdtune.data import embedding_input
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.models.backbone import ALL_BUT_HEAD, Backbone, Cut
 from birdtune.models.known import KNOWN, UNKNOWN
 from birdtune.runtime.files import value_sha256
+from birdtune.settings import AugmentSettings
 
 NAME = "embeddings"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from birdtune import config as configs
 from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, Interrupted, RetryableError, UsageError, shown
+from birdtune.options import settings_page
 from birdtune.runtime import configure
 from birdtune.runtime.files import require_file, require_place
 from birdtune.runtime.lock import alone_in
@@ -101,7 +102,7 @@ def check(config: Config, options: Options, journal: Journal, interrupts: Interr
 
 def settings(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """The page of all settings."""
-    journal.say(configs.settings_page().rstrip())
+    journal.say(settings_page(configs.options()).rstrip())
     return printed(EXIT_DONE, journal)
 
 

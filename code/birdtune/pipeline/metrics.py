@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.synthetic import NOISES, SILENCE, made_noise
-from birdtune.config import EvaluateSettings
 from birdtune.errors import shown
 from birdtune.evaluation import false_alarms, ood, reliability, thresholds
 from birdtune.evaluation.calibration import Calibration, fit
@@ -24,6 +23,7 @@ from birdtune.evaluation.ood import OodMeasures, OodModel, OodScale, Pooler, Tak
 from birdtune.evaluation.part import evaluate_part
 from birdtune.evaluation.scores import Scores, clip_scores, subset
 from birdtune.runtime.files import read_json
+from birdtune.settings import EvaluateSettings
 
 # In the reports of a run: the OOD model.
 OOD_NAME = "ood.npz"

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.logmel import picture
-from birdtune.config import AugmentSettings, Config
+from birdtune.config import Config
 from birdtune.data import augment
 from birdtune.data import dataset as gather
 from birdtune.data.augment import SNR_RANGE_DB, Augmenter
@@ -31,6 +31,7 @@ from birdtune.models.registry import front_end
 from birdtune.runtime.files import make_folder, write_bytes
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import AugmentSettings
 
 N_WINDOWS = 4
 # Of each class so many windows are looked through for a loud one.

@@ -20,8 +20,9 @@ from typing import Any
 import pydantic
 import yaml
 
-from birdtune.config import ENVIRONMENT_PREFIX, LATEST, Config, Option, options
+from birdtune.config import LATEST, Config, options
 from birdtune.errors import InputError, SettingsError, shown
+from birdtune.options import ENVIRONMENT_PREFIX, Option
 from birdtune.runtime.files import write_text
 from birdtune.runtime.parsing import parse_yaml, read_bounded
 from birdtune.runtime.storage import read_error

@@ -21,10 +21,10 @@ import numpy.typing as npt
 from birdtune.audio.decode import SoundFacts, SoundStream
 from birdtune.audio.faults import SoundError
 from birdtune.audio.front_end import FrontEnd
-from birdtune.config import AudioSettings
 from birdtune.data.file_index import crashed
 from birdtune.errors import CheckpointError, shown
 from birdtune.runtime.workers import Crashed, Isolated
+from birdtune.settings import AudioSettings
 
 Floats = npt.NDArray[np.float32]
 

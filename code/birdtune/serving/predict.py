@@ -18,7 +18,6 @@ import numpy as np
 
 from birdtune.audio.decode import DEFAULT
 from birdtune.audio.front_end import FrontEnd
-from birdtune.config import AudioSettings
 from birdtune.data.embedding_files import EmbeddedRecording, MadeBy, writing
 from birdtune.errors import UsageError
 from birdtune.evaluation.calibration import Calibration
@@ -29,6 +28,7 @@ from birdtune.serving.rows import PublishedChoice, Rows, Scorer, window_results
 from birdtune.serving.sounds import channel_by_channel, find_sounds
 from birdtune.serving.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.serving.verify import open_model as open_model
+from birdtune.settings import AudioSettings
 
 # Recordings this many times longer than those of validation are too long for one row, mostly.
 LONG = 3.0

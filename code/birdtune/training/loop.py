@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from birdtune.config import TrainSettings
 from birdtune.data.batches import Batch, Batches, prefetched
 from birdtune.data.clips import ClipBatches
 from birdtune.errors import DivergedError, InputError, Interrupted, RetryableError
 from birdtune.models.classifier import weights
 from birdtune.runtime.log import Journal, Progress, duration
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import TrainSettings
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.step import Trainer, viewed
 from birdtune.training.tensorboard import Curves

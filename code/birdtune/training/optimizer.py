@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from birdtune.config import TrainSettings
 from birdtune.models.classifier import Classifier
+from birdtune.settings import TrainSettings
 
 
 def rate_factors(classifier: Classifier, settings: TrainSettings) -> dict[int, float]:

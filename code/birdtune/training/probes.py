@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import has_fit_parameter
 
-from birdtune.config import Config, TrainSettings
+from birdtune.config import Config
 from birdtune.data import sampling
 from birdtune.data.batches import Batches
 from birdtune.data.clips import ClipBatches
@@ -31,6 +31,7 @@ from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
 from birdtune.models.losses import class_weights
 from birdtune.runtime.signals import Interrupts
+from birdtune.settings import TrainSettings
 from birdtune.training.checkpoints import Saved, State
 from birdtune.training.embeddings import Embedded, Floats, Ints, Rows
 from birdtune.training.inputs import Feed

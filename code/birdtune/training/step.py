@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from birdtune.config import TrainSettings
 from birdtune.data.batches import Batch
 from birdtune.models import heads
 from birdtune.models.classifier import Classifier, load_weights, weights
 from birdtune.models.losses import example_losses, example_weights
+from birdtune.settings import TrainSettings
 from birdtune.training import convolution, devices
 from birdtune.training.checkpoints import Saved
 from birdtune.training.inputs import Feed

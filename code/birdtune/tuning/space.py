@@ -14,10 +14,11 @@ from typing import Any
 
 import pydantic
 
-from birdtune.config import AugmentSettings, Config
+from birdtune.config import Config
 from birdtune.data.embedding_input import is_embeddings
 from birdtune.errors import SettingsError, shown
 from birdtune.runtime.configure import nearest
+from birdtune.settings import AugmentSettings
 
 Value = str | int | float
 

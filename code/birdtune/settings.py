@@ -1,0 +1,353 @@
+"""Every setting: type, unit, default, one line of help. Each section is a class, each setting a field."""
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from birdtune.options import Section, setting
+
+_HIDDEN_UNITS = 100
+_WIDEST = 65_536
+_PROTOTYPES = 3
+
+# A model by its version's number, as "latest" or by its folder; a number in job.yaml is no text.
+Version = Annotated[
+    str, pydantic.BeforeValidator(lambda given: str(given) if type(given) is int else given)
+]
+
+
+class AudioSettings(Section):
+    """Audio."""
+
+    resampler: Literal["soxr", "resampy"] = setting(
+        "soxr", "resampling library; resampy is the one VGGish was trained with"
+    )
+    short_clips: Literal["pad", "skip"] = setting(
+        "pad", "recordings shorter than a window: pad with zeros, or leave out"
+    )
+    max_hours: float = setting(48.0, "longer files are left out", unit="h", gt=0)
+    truncated: Literal["use", "refuse"] = setting(
+        "use", "recordings that break off: use what decodes (if 1 s or half of it does), or leave out"
+    )
+    channels: Literal["best", "mix", "first", "each"] = setting(
+        "best", "several channels: mix those that agree, else take the best; mix all; the first; or each as a recording"
+    )
+    band_limit: float | None = setting(
+        None, "remove what is above, e.g. above the lowest bandwidth of all recordings", unit="Hz",
+        unset="the backbone's band, up to 7,500", ge=500, le=8000,
+    )
+
+    @property
+    def cache_key(self) -> str:
+        """Names all settings on which decoded samples depend; part of what caches are called."""
+        return f"{self.resampler}-{self.channels}-{self.truncated}"
+
+
+class LabelSettings(Section):
+    """Classes."""
+
+    map: str | None = setting(
+        None,
+        "label map, name to external id (.pickle .json .csv .yaml)",
+        unit="path",
+        unset="INPUT/bird_id_map.*",
+    )
+    negative_classes: str = setting(
+        "background,noise,silence,other,others,nocall,no call,no bird,no birds,negative,negatives,unknown,"
+        "unknown sp,unknown sp.,background noise,ambient,ambience,ambient noise,hintergrund,rauschen,stille,unbekannt,"
+        "bruit,bruit de fond,inconnu,ruido,silencio,desconocido",
+        "classes that are never a decision, separated by commas; case, `_`, `-` and blanks do not matter",
+    )
+    level: int = setting(
+        1, "depth of the class folders: 1 is the first level below the data folder", ge=1, le=10
+    )
+    table: str | None = setting(
+        None,
+        "CSV `recording,label` or `recording,start_s,end_s,label` in place of class folders",
+        unit="path",
+        unset="DATA/labels.csv",
+    )
+    columns: str | None = setting(
+        None,
+        "names of the table's columns, e.g. recording=filename,label=category; also start_s=, end_s=, split=, fold=",
+    )
+
+
+class SplitSettings(Section):
+    """Train, validation, test."""
+
+    file: str | None = setting(
+        None, "CSV `recording,split` or `recording,fold` that sets the split", unit="path"
+    )
+    test_fold: int | None = setting(
+        None, "test fold, where there are folds", unset="the last, of folders or a table of labels"
+    )
+    val_fold: int | None = setting(None, "validation fold", unset="the one after test-fold")
+    val_fraction: float = setting(0.15, "share of each class for validation", ge=0, lt=1)
+    test_fraction: float = setting(0.15, "share of each class for test", ge=0, lt=1)
+    group_regex: str | None = setting(
+        None,
+        "source recording: first group of this pattern, searched in the path below the class folder",
+        unit="regex",
+    )
+    acoustic: Literal["join", "warn", "off"] = setting(
+        "warn", "recordings with nearly the same noise floor: join as one source, warn, or do not compare"
+    )
+    seed: int = setting(1, "seed of the split", ge=0, lt=2**32)
+
+
+class ModelSettings(Section):
+    """The network."""
+
+    backbone: Literal["vggish", "vggish-small", "yamnet", "birdnet", "perch", "custom"] = setting(
+        "vggish",
+        "what turns sound into embeddings; vggish-small is for trials; custom: any model that takes a waveform",
+        unset="the one whose weights lie in INPUT, else vggish",
+    )
+    checkpoint: str | None = setting(
+        None,
+        "weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; .tflite or SavedModel; `none`: from scratch",
+        unit="path",
+        unset="INPUT/vggish_model.ckpt, INPUT/yamnet.h5 or .tflite",
+    )
+    sample_rate_hz: int | None = setting(
+        None, "of the waveform that a custom model takes", unit="Hz", ge=1000, le=400_000
+    )
+    window_s: float | None = setting(
+        None, "of waveform that a custom model takes at a time", unit="s", unset="as it says itself", gt=0, le=60
+    )
+    embedding_output: str | None = setting(
+        None, "output of a custom model that is its embedding", unset="found by its shape and name"
+    )
+    freeze: str = setting(
+        "auto", "what is not trained: none, conv, all-but-head, all layers up to the one named; auto: by backbone"
+    )
+    head: Literal["linear", "mlp", "attention", "prototype"] = setting(
+        "linear", "from embeddings to classes; mlp: with a hidden layer; attention: learns which windows count; "
+        "prototype: by similarity to learnt examples",
+    )
+    output: Literal["auto", "softmax", "sigmoid"] = setting(
+        "auto", "one class a recording (softmax), or each class on its own (sigmoid); auto: as the labels are"
+    )
+    hidden_units: str | int | None = setting(
+        None, "width of the hidden layer (mlp, attention); of several, one after another (mlp), e.g. 64,32", unset="100"
+    )
+    prototypes: int | None = setting(
+        None, "of each class (prototype)", unset=str(_PROTOTYPES), ge=1, le=1000
+    )
+    embedding_activation: Literal["relu", "none"] = setting(
+        "relu", "activation after the backbone's last layer"
+    )
+    dropout: float = setting(0.0, "share of embedding values dropped in training", ge=0, lt=1)
+    keep_classes: str | None = setting(
+        None, "published classes of a frozen backbone to serve as well: all, names with commas, or a file of names",
+        unit="names|path", unset="none",
+    )
+
+    @pydantic.field_validator("head", mode="before")
+    @classmethod
+    def _not_the_kind_of_scores(cls, head: Any) -> Any:
+        if head in ("softmax", "sigmoid"):
+            raise ValueError(
+                f"that is a kind of scores: give --model.output {head}; the head itself is linear, mlp, attention or "
+                "prototype"
+            )
+        return head
+
+    @pydantic.field_validator("hidden_units", mode="before")
+    @classmethod
+    def _are_widths(cls, given: Any) -> Any:
+        widths = [part.strip() for part in str(given).split(",")]
+        if given is not None and not all(part.isdecimal() and 1 <= int(part) <= _WIDEST for part in widths):
+            raise ValueError(
+                f"expected a whole number from 1 to {_WIDEST:,}, or several with commas, one for each hidden layer"
+            )
+        return given if given is None else int(widths[0]) if len(widths) == 1 else ",".join(widths)
+
+    @property
+    def freeze_point(self) -> str:
+        """What is not trained, with auto settled by backbone."""
+        if self.freeze != "auto":
+            return self.freeze
+        # VGGish is trained as it was published; what begins from random weights has to be.
+        return "none" if self.backbone.startswith("vggish") or self.checkpoint == "none" else "all-but-head"
+
+    @property
+    def head_units(self) -> int | str:
+        """Width of the head's hidden layer, or of several with commas; 0 = it has none."""
+        return (self.hidden_units or _HIDDEN_UNITS) if self.head in ("mlp", "attention") else 0
+
+    @property
+    def head_prototypes(self) -> int:
+        """Prototypes of each class, 0 = the head has none."""
+        return (self.prototypes or _PROTOTYPES) if self.head == "prototype" else 0
+
+
+class TrainSettings(Section):
+    """Training."""
+
+    epochs: int = setting(30, "most passes over the training windows", ge=1, le=100_000)
+    batch_size: int = setting(32, "windows a step", unit="windows", ge=1, le=65536)
+    accumulate: int = setting(1, "batches whose gradients are added before one update", ge=1, le=4096)
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = setting(
+        "auto", "arithmetic of the layers; auto: the fast one on this machine"
+    )
+    seed: int = setting(1, "order of batches, first weights, dropout", ge=0, lt=2**32)
+    learning_rate: float = setting(1e-4, "of Adam for the backbone, at its highest", gt=0, le=10)
+    head_lr_multiplier: float = setting(
+        10.0, "the head's learning rate, times that of the backbone", gt=0, le=10_000
+    )
+    head_warmup_epochs: int = setting(
+        0, "first epochs, in which only the head is trained", unit="epochs", ge=0
+    )
+    layer_decay: float = setting(
+        1.0, "learning rate of each layer, as a share of that of the layer above", gt=0, le=1
+    )
+    ema_decay: float = setting(
+        0.0, "exponential moving average of the weights: share kept at each update; 0: none", ge=0, lt=1
+    )
+    epsilon: float = setting(1e-8, "of Adam, against division by zero", gt=0, le=1)
+    schedule: Literal["cosine", "constant"] = setting("cosine", "of the learning rate, after the warm-up")
+    warmup_epochs: float = setting(0.5, "linear warm-up from zero", unit="epochs", ge=0)
+    weight_decay: float = setting(0.0, "decoupled (AdamW), kernels only", ge=0, lt=1)
+    clip_norm: float = setting(1.0, "most global norm of the gradients; 0: no limit", ge=0)
+    label_smoothing: float = setting(0.0, "share of the target spread over all classes", ge=0, lt=1)
+    class_weight_alpha: float = setting(0.0, "classes weigh frequency^-alpha; 0: all equally", ge=0, le=2)
+    focal_gamma: float = setting(
+        0.0, "focal loss: windows weigh (1 - score)^gamma; 0: all equally", ge=0, le=10
+    )
+    sampling_power: float = setting(
+        0.0, "how often classes are drawn: 0 as often as found, 1 all equally", ge=0, le=1
+    )
+    min_samples_per_class: int = setting(
+        0, "classes with fewer are reported, and drawn this often an epoch", unit="windows", ge=0, le=1_000_000
+    )
+    min_samples_action: Literal["keep", "leave-out"] = setting(
+        "keep", "classes below train.min-samples-per-class"
+    )
+    sample_weights: str | None = setting(
+        None, "CSV `recording,weight`: weights in training", unit="path", unset="INPUT/quality.csv"
+    )
+    label_refinement: bool = setting(
+        False, "windows that do not fit their recording's label keep a share of it, by cross-validation"
+    )
+    refit: bool = setting(
+        False, "once the best epoch is known, train once more on training and validation recordings together"
+    )
+    hop_s: float | None = setting(
+        None, "from one training window to the next; at most a window", unit="s",
+        unset="the backbone's: 0.96, yamnet 0.48, birdnet 1.5, perch 2.5", gt=0, le=60,
+    )
+    jitter_s: float = setting(
+        0.0, "windows start at most this much earlier or later, drawn each epoch", unit="s", ge=0, le=96
+    )
+    early_stopping_patience: int = setting(
+        8, "epochs without improvement on validation before stopping; 0: never", unit="epochs", ge=0
+    )
+    checkpoint_minutes: float = setting(
+        10.0, "a checkpoint within an epoch at least this often", unit="min", gt=0
+    )
+    keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best", ge=1)
+    cache_gb: float = setting(
+        50.0, "most disk for outputs of frozen layers, computed once; 0: compute each epoch", unit="GB", ge=0
+    )
+    jit: bool = setting(True, "compile the optimizer's update with XLA (--train.jit false if it fails)")
+
+
+class AugmentSettings(Section):
+    """Augmentation of training windows; see also train.jitter-s."""
+
+    gain_db: float = setting(0.0, "random gain, up or down by at most this", unit="dB", ge=0, le=60)
+    white_noise: float = setting(0.0, "share of windows with white noise added", ge=0, le=1)
+    pink_noise: float = setting(0.0, "share of windows with pink noise (1/f) added", ge=0, le=1)
+    background: float = setting(
+        0.0, "share of windows mixed with one of a negative class", ge=0, le=1
+    )
+    snr_db: float = setting(
+        5.0, "signal-to-noise ratio of added noise and background: this to this + 20",
+        unit="dB", ge=-30, le=60,
+    )
+    mixup: float = setting(
+        0.0, "share of windows mixed with another (softmax: labels shared; sigmoid: both labels)", ge=0, le=1
+    )
+    time_roll_s: float = setting(0.0, "windows rotated in time by at most this", unit="s", ge=0, le=60)
+    pitch_shift: int = setting(0, "windows shifted in pitch by at most this", unit="mel bands", ge=0, le=16)
+    time_mask_s: float = setting(0.0, "longest time mask in each window", unit="s", ge=0, le=60)
+    band_mask: int = setting(0, "widest frequency mask in each window", unit="mel bands", ge=0, le=63)
+    mask_with: Literal["mean", "silence"] = setting(
+        "mean", "value of masked parts: the window's mean, or silence"
+    )
+
+
+class PrepareSettings(Section):
+    """Preparation."""
+
+    workers: int = setting(0, "processes that decode audio; 0: one a core", ge=0, le=1024)
+
+
+class EvaluateSettings(Section):
+    """Evaluation."""
+
+    batch_size: int = setting(64, "windows scored at a time", unit="windows", ge=1, le=65536)
+    bootstrap: int = setting(1000, "bootstrap resamples of each 95 % interval", ge=20, le=100_000)
+    precision: float = setting(
+        0.9, "precision of the decisions that thresholds are chosen for", ge=0.5, lt=1
+    )
+    false_alarms_per_hour: float | None = setting(
+        None, "most false alarms on background that thresholds are chosen for, in place of precision",
+        unit="per h", unset="by precision", gt=0,
+    )
+    label_issues: bool = setting(
+        True, "look for wrong labels by cross-validation"
+    )
+    rare_class_ablation: bool = setting(
+        True, "measure what each setting for rare classes did to them"
+    )
+
+
+class OodSettings(Section):
+    """Out-of-distribution detection."""
+
+    target_recall: float = setting(
+        0.9,
+        "share of known recordings not to be rejected as unknown; 1: reject none",
+        ge=0.5,
+        le=1,
+    )
+
+
+class ExportSettings(Section):
+    """Export."""
+
+    name: str = setting(
+        "birdtune",
+        "name of the model in TensorFlow Serving: letters, digits and . _ -",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+    )
+
+
+class GateSettings(Section):
+    """Which model goes into service."""
+
+    champion: Version | None = setting(
+        None, "model in service, which the new one must beat to take its place: its number, latest, or its folder",
+        unit="version|path", unset="every model is promoted",
+    )
+    margin: float = setting(0.0, "loss of the score that still counts as no worse; 0: it must be better", ge=0, lt=1)
+
+
+class TuneSettings(Section):
+    """Tuning, by the command tune."""
+
+    on: Literal["embeddings", "training"] = setting(
+        "embeddings", "what a trial is: a head on embeddings, by cross-validation, or a whole training"
+    )
+    trials: int = setting(30, "trials, over all starts together", ge=1, le=10_000)
+    minutes: float | None = setting(
+        None, "no trial begins after this; the same command continues", unit="min", unset="no limit", gt=0
+    )
+    space: str | None = setting(
+        None,
+        "what to search, e.g. `model.head=linear|mlp, train.epochs=10..40, model.dropout`",
+        unset="all that matters and is not given",
+    )
