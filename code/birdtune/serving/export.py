@@ -59,6 +59,16 @@ class TrainingSide:
     embeddings: Floats  # [n, K]
 
 
+@dataclass(frozen=True, eq=False)
+class ServedParts:
+    """What becomes part of the graph."""
+
+    classifier: Classifier  # in float32
+    calibration: Calibration
+    ood: Ood | None
+    published: Served | None
+
+
 def training_side(classifier: Classifier, windows: Floats, calibration: Calibration) -> TrainingSide:
     """Calibrated scores of windows [n, window_rows, ...], in full float32 whatever the classifier's precision."""
     logits, embeddings = _logits(in_float32(classifier), windows)
@@ -107,45 +117,49 @@ def export_model(
         InputError: the place cannot be written.
     """
     exported = in_float32(classifier)
-    batch: Arrays = {}
-    requests: dict[str, Arrays] = {"serving_default": {"inputs": expected.windows[:1]}}
-    if example_waveform is None:
-        requests["embeddings"] = {"embeddings": expected.embeddings[:1]}
-    else:
-        batch = _example_batch(example_waveform, exported.front_end)
-        shortest = exported.front_end.window_samples
-        one = {"waveforms": batch["waveforms"][:1, :shortest], "lengths": batch["lengths"][:1]}
-        requests |= {"sound": one, "embed": one}
-    wanted = _expected_answers(exported, calibration, ood, published, expected, batch)
-    needed = sum(array.nbytes for array in weights(exported).values()) + _GRAPH_BYTES
-    needed += ood[0].whitening.nbytes + ood[0].centres.nbytes if ood else 0
-    needed += published.layer.kernel.nbytes if published is not None else 0
-    with new_folder(folder, what="the exported model", needed=needed) as building:
-        _save(exported, calibration, ood, published, building)
-        labels = _labels(exported.classes, class_ids, thresholds)
-        write_csv(building / "labels.csv", ("column", "class", "external_id", "threshold"), labels)
-        if published is not None:
-            rows = ({"column": column, "class": label} for column, label in enumerate(published.labels))
-            write_csv(building / PUBLISHED_LABELS, ("column", "class"), rows)
-        write_bytes(building / "train_id_list.pickle", train_id_list(exported.classes))
+    model = ServedParts(exported, calibration, ood, published)
+    batch = {} if example_waveform is None else _example_batch(example_waveform, exported.front_end)
+    wanted = _expected_answers(model, expected, batch)
+    requests = _warmup_requests(exported.front_end, expected, batch)
+    with new_folder(folder, what="the exported model", needed=_bytes(model)) as building:
+        _save(model, building)
+        _write_labels(building, model, class_ids, thresholds)
         _write_warmup(building / WARMUP_FILE, str(facts.get("name", folder.parent.name)), requests)
         check()
         differences = _differences(wanted, fresh_answers(building, {"windows": expected.windows, **batch}))
         _refuse(differences, tolerance, folder)
-        found = {
-            **facts,
-            **_facts(exported),
-            "calibration": calibration.row(),
-            "thresholds": thresholds and thresholds.row(exported.classes),
-            "ood": ood and ood[1].row(),
-            "published": None if published is None else {
-                **cast(Mapping[str, object], facts["published"]), "calibration": published.calibration.row(),
-            },
-            "verification": {"tolerance": tolerance, "differences": differences},
-        }
+        verification = {"tolerance": tolerance, "differences": differences}
+        found = {**facts, **_facts(model, thresholds, facts.get("published")), "verification": verification}
         write_json(building / "model.json", found)
         check()
     return found
+
+
+def _bytes(model: ServedParts) -> int:
+    """Room that the export takes on disk."""
+    needed = sum(array.nbytes for array in weights(model.classifier).values()) + _GRAPH_BYTES
+    if model.ood is not None:
+        needed += model.ood[0].whitening.nbytes + model.ood[0].centres.nbytes
+    if model.published is not None:
+        needed += model.published.layer.kernel.nbytes
+    return needed
+
+
+def _write_labels(
+    folder: Path, model: ServedParts, ids: Mapping[str, int | str | None], thresholds: Thresholds | None
+) -> None:
+    """The tables of the columns; a class of background has no threshold: it is no decision."""
+    classes = model.classifier.classes
+    rows = thresholds.row(classes)["classes"] if thresholds else [{"threshold": None}] * len(classes)
+    labels = (
+        {"column": column, "class": name, "external_id": ids.get(name), "threshold": rows[column]["threshold"]}
+        for column, name in enumerate(classes)
+    )
+    write_csv(folder / "labels.csv", ("column", "class", "external_id", "threshold"), labels)
+    if model.published is not None:
+        published = ({"column": column, "class": label} for column, label in enumerate(model.published.labels))
+        write_csv(folder / PUBLISHED_LABELS, ("column", "class"), published)
+    write_bytes(folder / "train_id_list.pickle", train_id_list(classes))
 
 
 def train_id_list(classes: Sequence[str]) -> bytes:
@@ -153,19 +167,12 @@ def train_id_list(classes: Sequence[str]) -> bytes:
     return pickle.dumps([str(name) for name in classes], protocol=2)
 
 
-def _labels(
-    classes: Sequence[str], ids: Mapping[str, int | str | None], thresholds: Thresholds | None
-) -> Iterator[dict[str, object]]:
-    """A background class has no threshold: it is no decision."""
-    rows = thresholds.row(classes)["classes"] if thresholds else [{"threshold": None}] * len(classes)
-    for column, name in enumerate(classes):
-        yield {
-            "column": column, "class": name, "external_id": ids.get(name), "threshold": rows[column]["threshold"],
-        }  # fmt: skip
-
-
-def _facts(classifier: Classifier) -> dict[str, Any]:
+def _facts(model: ServedParts, thresholds: Thresholds | None, published: object) -> dict[str, Any]:
+    """What model.json says of the model's parts; `published`: what the caller says of published classes."""
+    classifier = model.classifier
     spec = classifier.front_end
+    if model.published is not None:
+        published = {**cast(Mapping[str, object], published), "calibration": model.published.calibration.row()}
     return {
         "format": FORMAT,
         "classes": list(classifier.classes),
@@ -183,21 +190,32 @@ def _facts(classifier: Classifier) -> dict[str, Any]:
         "weights": list(weights(classifier)),
         "weights_sha256": weights_sha256(weights(classifier)),
         "tensorflow": tf.__version__,
+        "calibration": model.calibration.row(),
+        "thresholds": thresholds and thresholds.row(classifier.classes),
+        "ood": model.ood and model.ood[1].row(),
+        "published": published if model.published is not None else None,
     }
 
 
-def _save(
-    classifier: Classifier, calibration: Calibration, ood: Ood | None, published: Served | None, folder: Path
-) -> None:
-    kept = PublishedGraph(published) if published is not None else None
-    module = ServedGraph(classifier, calibration, ood and OodGraph(classifier, *ood), kept).module()
-    names = ("sound", "embed") if classifier.front_end.has_sound else ("embeddings",)
+def _save(model: ServedParts, folder: Path) -> None:
+    kept = PublishedGraph(model.published) if model.published is not None else None
+    ood = model.ood and OodGraph(model.classifier, *model.ood)
+    module = ServedGraph(model.classifier, model.calibration, ood, kept).module()
+    names = ("sound", "embed") if model.classifier.front_end.has_sound else ("embeddings",)
     signatures = {name: getattr(module, name) for name in ("serving_default", *names)}
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _write_warmup(path: Path, model: str, requests: Mapping[str, Arrays]) -> None:
+def _warmup_requests(spec: FrontEnd, expected: TrainingSide, batch: Arrays) -> dict[str, Arrays]:
     """One small request for each signature, so that the first client does not wait for a first run."""
+    requests: dict[str, Arrays] = {"serving_default": {"inputs": expected.windows[:1]}}
+    if not batch:
+        return requests | {"embeddings": {"embeddings": expected.embeddings[:1]}}
+    one = {"waveforms": batch["waveforms"][:1, : spec.window_samples], "lengths": batch["lengths"][:1]}
+    return requests | {"sound": one, "embed": one}
+
+
+def _write_warmup(path: Path, model: str, requests: Mapping[str, Arrays]) -> None:
     from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
     make_folder(path.parent)
@@ -242,37 +260,13 @@ def _example_batch(waveform: Floats, spec: FrontEnd) -> Arrays:
     return {"waveforms": np.stack([whole, whole]), "lengths": lengths}
 
 
-def _expected_answers(
-    classifier: Classifier,
-    calibration: Calibration,
-    ood: Ood | None,
-    published: Served | None,
-    expected: TrainingSide,
-    batch: Arrays,
-) -> Arrays:
+def _expected_answers(model: ServedParts, expected: TrainingSide, batch: Arrays) -> Arrays:
     """What the fresh process must answer, computed by the training side; names as `verify` has them."""
-    spec = classifier.front_end
     of_windows = {"outputs": expected.scores, "embeddings": expected.embeddings}
     if not batch:
         return {**of_windows, "embeddings.scores": expected.scores}
-    rows: list[Arrays] = []
-    for waveform, length in zip(batch["waveforms"], batch["lengths"], strict=True):
-        found = list(spec.cut(spec.rows_of([waveform[:length]])))
-        windows = np.stack([window for _, window in found])  # [W, window_rows, ...]
-        logits, embeddings = _logits(classifier, windows)
-        scores = calibration.windows(logits)  # [W, C]
-        share = shares(np.asarray(classifier.attend(embeddings)), np.zeros(len(scores), np.int64))  # [W]
-        rows.append({
-            "scores": calibration.clips((share @ scores)[None])[0],
-            "ood_score": _expected_ood(classifier, ood, windows, embeddings),
-            "windows": np.array(len(scores), np.int32),
-            "window_start_s": np.array([first for first, _ in found], np.float32) / np.float32(spec.rows_per_s),
-            "window_scores": scores,
-            "embeddings": embeddings,
-        })  # fmt: skip
-        if published is not None:
-            means = (share @ published.windows(embeddings))[None]
-            rows[-1]["published_scores"] = published.calibration.clips(means)[0]
+    waveforms = zip(batch["waveforms"], batch["lengths"], strict=True)
+    rows = [_expected_of_sound(model, waveform[:length]) for waveform, length in waveforms]
     longest = max(int(row["windows"]) for row in rows)
 
     def table(name: str) -> npt.NDArray[Any]:
@@ -287,6 +281,29 @@ def _expected_answers(
         **{f"sound.{name}": table(name) for name in rows[0] if name != "embeddings"},
         **{f"embed.{name}": table(name) for name in of_embed},
     }
+
+
+def _expected_of_sound(model: ServedParts, waveform: Floats) -> Arrays:
+    """Outputs of `sound` and `embed` for one waveform [samples]."""
+    classifier, calibration, published = model.classifier, model.calibration, model.published
+    spec = classifier.front_end
+    found = list(spec.cut(spec.rows_of([waveform])))
+    windows = np.stack([window for _, window in found])  # [W, window_rows, ...]
+    logits, embeddings = _logits(classifier, windows)
+    scores = calibration.windows(logits)  # [W, C]
+    share = shares(np.asarray(classifier.attend(embeddings)), np.zeros(len(scores), np.int64))  # [W]
+    row = {
+        "scores": calibration.clips((share @ scores)[None])[0],
+        "ood_score": _expected_ood(classifier, model.ood, windows, embeddings),
+        "windows": np.array(len(scores), np.int32),
+        "window_start_s": np.array([first for first, _ in found], np.float32) / np.float32(spec.rows_per_s),
+        "window_scores": scores,
+        "embeddings": embeddings,
+    }
+    if published is not None:
+        means = (share @ published.windows(embeddings))[None]
+        row["published_scores"] = published.calibration.clips(means)[0]
+    return row
 
 
 def _expected_ood(classifier: Classifier, ood: Ood | None, windows: Floats, embeddings: Floats) -> Any:
