@@ -417,7 +417,7 @@ def test_an_export_that_disagrees_is_refused_and_the_older_one_stays(
     save = export._save
 
     def save_tampered(exported: Any, *others: Any) -> None:
-        bias = exported.head.get_layer("logits").bias
+        bias = exported.classifier.head.get_layer("logits").bias
         bias.assign(bias + np.array([0.1, 0, 0, 0], np.float32))
         save(exported, *others)
 

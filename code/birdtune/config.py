@@ -46,7 +46,7 @@ class Config(Section):
         None, "folder of recordings without any class, which become a class of their own",
         unit="path", unset="INPUT/background",
     )
-    init_from: Version | None = setting(
+    init_from: Version = setting(
         None, "base model, whose classes keep their columns: number, latest, or folder", unit="version|path",
         unset="from the backbone's weights",
     )

@@ -12,7 +12,7 @@ _PROTOTYPES = 3
 
 # A model by its version's number, as "latest" or by its folder; a number in job.yaml is no text.
 Version = Annotated[
-    str, pydantic.BeforeValidator(lambda given: str(given) if type(given) is int else given)
+    str | None, pydantic.BeforeValidator(lambda given: str(given) if type(given) is int else given)
 ]
 
 
@@ -329,7 +329,7 @@ class ExportSettings(Section):
 class GateSettings(Section):
     """Which model goes into service."""
 
-    champion: Version | None = setting(
+    champion: Version = setting(
         None, "model in service, which the new one must beat to take its place: its number, latest, or its folder",
         unit="version|path", unset="every model is promoted",
     )
