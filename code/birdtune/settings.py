@@ -132,9 +132,7 @@ class ModelSettings(Section):
     hidden_units: str | int | None = setting(
         None, "width of the hidden layer (mlp, attention); of several, one after another (mlp), e.g. 64,32", unset="100"
     )
-    prototypes: int | None = setting(
-        None, "of each class (prototype)", unset=str(_PROTOTYPES), ge=1, le=1000
-    )
+    prototypes: int | None = setting(None, "of each class (prototype)", unset=str(_PROTOTYPES), ge=1, le=1000)
     embedding_activation: Literal["relu", "none"] = setting(
         "relu", "activation after the backbone's last layer"
     )
@@ -260,9 +258,7 @@ class AugmentSettings(Section):
     gain_db: float = setting(0.0, "random gain, up or down by at most this", unit="dB", ge=0, le=60)
     white_noise: float = setting(0.0, "share of windows with white noise added", ge=0, le=1)
     pink_noise: float = setting(0.0, "share of windows with pink noise (1/f) added", ge=0, le=1)
-    background: float = setting(
-        0.0, "share of windows mixed with one of a negative class", ge=0, le=1
-    )
+    background: float = setting(0.0, "share of windows mixed with one of a negative class", ge=0, le=1)
     snr_db: float = setting(
         5.0, "signal-to-noise ratio of added noise and background: this to this + 20",
         unit="dB", ge=-30, le=60,
@@ -290,29 +286,20 @@ class EvaluateSettings(Section):
 
     batch_size: int = setting(64, "windows scored at a time", unit="windows", ge=1, le=65536)
     bootstrap: int = setting(1000, "bootstrap resamples of each 95 % interval", ge=20, le=100_000)
-    precision: float = setting(
-        0.9, "precision of the decisions that thresholds are chosen for", ge=0.5, lt=1
-    )
+    precision: float = setting(0.9, "precision of the decisions that thresholds are chosen for", ge=0.5, lt=1)
     false_alarms_per_hour: float | None = setting(
         None, "most false alarms on background that thresholds are chosen for, in place of precision",
         unit="per h", unset="by precision", gt=0,
     )
-    label_issues: bool = setting(
-        True, "look for wrong labels by cross-validation"
-    )
-    rare_class_ablation: bool = setting(
-        True, "measure what each setting for rare classes did to them"
-    )
+    label_issues: bool = setting(True, "look for wrong labels by cross-validation")
+    rare_class_ablation: bool = setting(True, "measure what each setting for rare classes did to them")
 
 
 class OodSettings(Section):
     """Out-of-distribution detection."""
 
     target_recall: float = setting(
-        0.9,
-        "share of known recordings not to be rejected as unknown; 1: reject none",
-        ge=0.5,
-        le=1,
+        0.9, "share of known recordings not to be rejected as unknown; 1: reject none", ge=0.5, le=1
     )
 
 
