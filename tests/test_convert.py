@@ -24,6 +24,7 @@ from birdtune.models import classifier as classifiers
 from birdtune.models import registry
 from birdtune.models.backbone import ALL_BUT_HEAD
 from birdtune.models.embedded import EmbeddingRows, EmbeddingsBackbone
+from birdtune.models.file_backbone import FileBackbone
 from birdtune.serving import convert, export, verify, window_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the converters, about themselves
@@ -79,7 +80,7 @@ def exported(folder: Path, backbone: Any, scores: str, head: str) -> Path:
         embedding_activation=backbone.activations[0], freeze=ALL_BUT_HEAD, classes=CLASSES,
         precision="float32", seed=3, prototypes=2,
     )  # fmt: skip
-    if isinstance(backbone, registry.TFLiteBackbone):
+    if isinstance(backbone, FileBackbone):
         backbone.load(classifier.network, backbone.arrays())
     waveform = made_sound(1, 2 * backbone.front_end.window_samples)[0] if backbone.front_end.has_sound else None
     if waveform is not None:

@@ -46,6 +46,9 @@ NOT_RUN = {
     "./entrypoint.sh predict night.wav --window 3 --classes both": "is run by tests/test_keep_classes.py, with a made "
     "model that keeps classes",
     "./entrypoint.sh run --model.checkpoint model.tflite": "is run by tests/test_tflite_backbone.py, with a made file",
+    "./entrypoint.sh run --model.checkpoint model.keras": "is run by tests/test_file_backbones.py, with a made file",
+    "./entrypoint.sh embed --data my-birds --model.checkpoint perch_v2.onnx": "needs the extra onnx",
+    "./entrypoint.sh run --data embeddings.npz": "is run by tests/test_file_backbones.py, with made embeddings",
     "./entrypoint.sh run --data data.parquet": "needs the extra parquet; tests/test_embeddings.py reads such files",
     "pip ": "needs a network, or is named as a part of what extras do",
     "python3 -c '": "is run by tests/test_serving.py",

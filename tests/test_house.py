@@ -23,7 +23,7 @@ FLOORS = (
 # The files that may load TensorFlow or Keras when they are imported. All others may be imported by anybody.
 HEAVY = frozenset(
     {
-        "models.front_end_graph", "models.custom_network", "models.probe", "models.tflite_graph",
+        "models.front_end_graph", "models.graph_network", "models.keras_network", "models.probe", "models.tflite_graph",
         "models.tflite_operations",
         "models.network", "models.heads", "models.losses", "models.classifier", "models.tf1",
         "training.devices", "training.tensorboard", "training.convolution", "training.inputs",

@@ -237,15 +237,15 @@ def test_what_is_no_network_of_waveforms_is_refused(
     damaged.write_bytes(model.read_bytes()[:5000])
     assert "damaged or cut off" in refused(damaged)
     damaged.write_bytes(b"")
-    assert "is neither a TensorFlow Lite file nor" in refused(damaged, backbone="custom")
+    assert "is neither a TensorFlow Lite, a Keras" in refused(damaged, backbone="custom")
     with pytest.raises(SettingsError, match=r"would be 0\.06 s long"):
         registry.backbone_of(config(model, sample_rate_hz=400_000))
     assert re.search(r"is not BirdNET 2\.4: .*custom", refused(model, backbone="birdnet", sample_rate_hz=None))
     with pytest.raises(SettingsError, match="takes 24,000 samples, which are 1 s"):
         registry.backbone_of(config(model, window_s=3.0))
-    monkeypatch.setattr(files, "_BIRDNET_CLASSES", 3)
-    monkeypatch.setattr(files, "BIRDNET", replace(files.BIRDNET, embedding_size=SIZE))
-    assert "Give --model.backbone birdnet" in refused(model)
+    made = replace(files.BIRDNET, embedding_size=SIZE, n_samples=RATE_HZ, n_classes=3)
+    monkeypatch.setattr(files, "KNOWN", {"birdnet": made})
+    assert "Give --model.backbone birdnet" in refused(model, backbone="custom")
     assert "takes 48,000 Hz. Leave the setting out" in refused(model, backbone="birdnet")
 
 

@@ -106,7 +106,7 @@ class ModelSettings(Section):
     )
     checkpoint: str | None = setting(
         None,
-        "weights: V1/V2 file, folder or .tgz; yamnet: .h5 or .tflite; .tflite or SavedModel; `none`: from scratch",
+        "weights: V1/V2 file, folder or .tgz; yamnet: .h5; .tflite, .keras, .onnx or SavedModel; `none`: from scratch",
         unit="path",
         unset="INPUT/vggish_model.ckpt, INPUT/yamnet.h5 or .tflite",
     )
@@ -117,7 +117,7 @@ class ModelSettings(Section):
         None, "of waveform that a custom model takes at a time", unit="s", unset="as it says itself", gt=0, le=60
     )
     embedding_output: str | None = setting(
-        None, "output of a custom model that is its embedding", unset="found by its shape and name"
+        None, "output of a custom model that is its embedding; of .keras a layer", unset="found by its shape and name"
     )
     freeze: str = setting(
         "auto", "what is not trained: none, conv, all-but-head, all layers up to the one named; auto: by backbone"

@@ -2,8 +2,8 @@
 
     waveform ─▶ front end ─▶ windows [N, ...] ─▶ network ─▶ embeddings [N, K] float32
 
-A backbone made of a table of layers (`layers.py`) is trained or frozen at any of them; one that is a finished graph
-(`custom.py`) is not trained. Another backbone is a file beside these and a name in `registry.py`.
+A backbone made of a table of layers (`layers.py`) is trained or frozen at any of them; one that is a file
+(`file_backbone.py`) brings its own graph. Another backbone is a file beside these and a name in `registry.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -66,6 +66,7 @@ class Backbone(ABC):
     bfloat16_gain: float = 1.0
     published: Published | None = None
     has_tensorflow_1: bool = False  # whether `tf1` knows its graph
+    is_exportable: bool = True  # whether a SavedModel can hold it
 
     # ---- sound ----
 

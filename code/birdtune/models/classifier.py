@@ -78,7 +78,7 @@ class Classifier:
     @property
     def variables(self) -> list[keras.Variable]:
         """All weights, backbone first."""
-        return [variable for part in self.parts.values() for variable in part.variables]
+        return [variable for part in self.parts.values() for variable in part.weights]
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -215,7 +215,9 @@ def _named(classifier: Classifier) -> Iterator[tuple[str, keras.Variable]]:
     for part, model in classifier.parts.items():
         for layer in model.layers:
             for variable in layer.weights:
-                yield f"{part}/{layer.name}/{variable.name}", variable
+                # Of a network within the network, names alone would not tell weights apart.
+                own = variable.path if isinstance(layer, keras.Model) else variable.name
+                yield f"{part}/{layer.name}/{own}", variable
 
 
 def _copied(variable: keras.Variable) -> npt.NDArray[np.float32]:

@@ -19,7 +19,8 @@ from birdtune.audio.front_end import FrontEnd
 from birdtune.config import Config
 from birdtune.data import embedding_input
 from birdtune.errors import InputError, SettingsError, shown
-from birdtune.models.backbone import ALL_BUT_HEAD, Backbone, Cut
+from birdtune.models.backbone import Backbone
+from birdtune.models.file_backbone import FrozenBackbone
 from birdtune.models.known import KNOWN, UNKNOWN
 from birdtune.runtime.files import value_sha256
 from birdtune.settings import AugmentSettings
@@ -109,9 +110,10 @@ class EmbeddingRows(FrontEnd):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingsBackbone(Backbone):
+class EmbeddingsBackbone(FrozenBackbone):
     """What passes embeddings on as they are."""
 
+    why_frozen: ClassVar[str] = "the data are embeddings, and only a head is trained on them"
     front_end: EmbeddingRows
 
     @property
@@ -119,37 +121,9 @@ class EmbeddingsBackbone(Backbone):
         return self.front_end.size
 
     @property
-    def trainable(self) -> bool:
-        return False
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        return ()
-
-    @property
     def graph_sha256(self) -> str | None:
         """Of what made the embeddings, so that no head goes on with those of another backbone."""
         return self.front_end.made_by or None
-
-    @property
-    def freeze_points(self) -> tuple[str, ...]:
-        return (ALL_BUT_HEAD,)
-
-    def frozen_layers(self, point: str) -> int:
-        """One: all of it."""
-        if point != ALL_BUT_HEAD:
-            raise SettingsError(
-                f"--model.freeze {shown(point)}: the data are embeddings, and only a head is trained on them. Leave "
-                f"the setting out, or give {ALL_BUT_HEAD}."
-            )
-        return 1
-
-    def cut(self, n_frozen: int) -> Cut:
-        return Cut(n_frozen, self.embedding_size, True, 0.0, 0.0, rest_convolves=False)
-
-    def variables(self) -> dict[str, tuple[int, ...]]:
-        """None."""
-        return {}
 
     def weight_count(self) -> int:
         return 0
@@ -168,17 +142,6 @@ class EmbeddingsBackbone(Backbone):
         windows = keras.Input(self.front_end.window_shape, dtype="float32", name="windows")
         rows = keras.layers.Reshape((self.embedding_size,), name="rows", dtype="float32")(windows)
         return keras.Model(windows, rows, name=self.name)
-
-    def load(
-        self, network: Any, variables: Mapping[str, npt.NDArray[np.generic]], *, source: str = "the checkpoint"
-    ) -> None:
-        """Nothing: there are no weights."""
-
-    def split(self, network: Any) -> tuple[Any, Any | None]:
-        return network, None
-
-    def digest(self, network: Any) -> str:
-        return self.front_end.made_by
 
     def n_frozen(self, network: Any) -> int:
         """None: there is nothing that could be computed once and kept."""

@@ -168,7 +168,8 @@ def build_head(
         hidden_units, precision, seed, prototypes: as in `HeadSizes`.
 
     Returns:
-        A model [N, embedding_size] → [N, n_classes] with the layers `hidden_layers` (if any) and "logits"; named as the head.
+        A model [N, embedding_size] → [N, n_classes] with the layers `hidden_layers` (if any) and "logits"; named as the
+        head.
 
     Raises:
         SettingsError: an unknown head or kind of scores, fewer than two classes, or no width.

@@ -26,6 +26,7 @@ from birdtune.evaluation.calibration import Calibration
 from birdtune.models import registry
 from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, Published
 from birdtune.models.embedded import EmbeddingsBackbone
+from birdtune.models.labels_file import are_named
 from birdtune.models.layer_backbone import LayerBackbone
 from birdtune.runtime.parsing import decode_text, read_bounded
 from birdtune.runtime.storage import read_error
@@ -183,7 +184,7 @@ def _place(config: Config) -> Path:
 def _labels(config: Config, backbone: Backbone, published: Published) -> tuple[str, ...]:
     place = _place(config)
     labels = published.read_classes(place)
-    if labels[0] == "class 0":  # as the readers of labels number them where there is no file
+    if not are_named(labels):
         raise SettingsError(
             f"{_SETTING}: the names of the {published.n_classes:,} classes of {backbone.title} are not known. Put the "
             f"list that was published with it beside {shown(place)}."

@@ -21,9 +21,9 @@ from birdtune.data.embedding_input import is_embeddings
 from birdtune.errors import CheckpointError, SettingsError, shown
 from birdtune.models import embedded, files, vggish, yamnet
 from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, choose
+from birdtune.models.file_backbone import FileBackbone
 from birdtune.models.graph_safety import GRAPH
 from birdtune.models.layer_backbone import LayerBackbone
-from birdtune.models.tflite_backbone import TFLiteBackbone
 
 BACKBONES: Mapping[str, LayerBackbone] = {
     backbone.name: backbone for backbone in (vggish.BACKBONE, vggish.SMALL, yamnet.BACKBONE)
@@ -83,10 +83,10 @@ def _model_file(config: Config) -> Path:
     known = files.KNOWN.get(name)
     if known is None or given == "none":
         raise CheckpointError(
-            f"--model.backbone {name}: there is no model. Give a SavedModel's folder or a .tflite file with "
-            "--model.checkpoint PATH."
+            f"--model.backbone {name}: there is no model. Give a TensorFlow Lite, Keras or ONNX file or a SavedModel's "
+            "folder with --model.checkpoint PATH."
         )
-    found = _in_input(config).get(name) or files.installed(name)
+    found = _of_known(config, known) or files.installed(name)
     if found is None:
         raise CheckpointError(
             f"--model.backbone {name}: there is no {known.title} in {shown(config.input)}. {known.where_to_get}"
@@ -95,19 +95,24 @@ def _model_file(config: Config) -> Path:
 
 
 def _in_input(config: Config) -> dict[str, Path]:
-    """The backbones whose weights lie in the input folder, by name."""
-    found = {
-        backbone.name: path
-        for backbone in (vggish.BACKBONE, yamnet.BACKBONE)
-        if (path := _first_there(config, backbone)) is not None
-    }
-    for known in files.KNOWN.values():
-        for pattern in known.patterns:
-            for path in sorted(config.input.glob(pattern)):
-                place = path.parent if path.name == GRAPH else path
-                if files.kind_of(place) == known.name:
-                    found.setdefault(known.name, place)
-    return found
+    """The backbones whose weights lie in the input folder, by name. Raises SettingsError."""
+    places = {backbone.name: _first_there(config, backbone) for backbone in (vggish.BACKBONE, yamnet.BACKBONE)}
+    places |= {known.name: _of_known(config, known) for known in files.KNOWN.values()}
+    return {name: place for name, place in places.items() if place is not None}
+
+
+def _of_known(config: Config, known: files.Known) -> Path | None:
+    """Where a published model lies in the input folder. Raises SettingsError where there are several."""
+    paths = [path for pattern in known.patterns for path in sorted(config.input.glob(pattern))]
+    places = [path.parent if path.name == GRAPH else path for path in paths]
+    found = [place for place in places if files.kind_of(place) == known.name]
+    if len(found) > 1:
+        listed = ", ".join(shown(str(place.relative_to(config.input))) for place in found)
+        raise SettingsError(
+            f"{shown(config.input)}: holds {known.title} {len(found)} times: {listed}. Name one with "
+            f"--model.checkpoint {shown(found[0])}."
+        )
+    return found[0] if found else None
 
 
 def _first_there(config: Config, backbone: LayerBackbone) -> Path | None:
@@ -241,6 +246,21 @@ def sound_checkpoint(config: Config) -> Path | None:
     )
 
 
+def require_exportable(config: Config) -> None:
+    """Refuse a job that would end without a model, before it begins. Raises SettingsError, CheckpointError."""
+    beside_embeddings = {"model.checkpoint", "model.backbone"} & config.given() and config.model.checkpoint != "none"
+    if is_embeddings(config.data_folder) and not beside_embeddings:
+        return
+    backbone = sound_backbone(config)
+    if not backbone.is_exportable:
+        raise SettingsError(
+            f"{backbone.title}: an ONNX model cannot become part of a SavedModel, in which `run` ends. Give the model "
+            "as a SavedModel or a TensorFlow Lite file; or write its embeddings with `embed --out embeddings.npz`, "
+            "and train a head on them with `run --data embeddings.npz` and no --model.checkpoint: the "
+            "exported head takes embeddings."
+        )
+
+
 def require_tensorflow_1(backbone: Backbone, head: str) -> None:
     """Refuse a backbone or a head of which there is no graph for TensorFlow 1.
 
@@ -268,7 +288,7 @@ def read_weights(backbone: Backbone, path: Path) -> Arrays:
         CheckpointError: absent, damaged, or of another kind than this backbone's checkpoints.
         RetryableError: the storage failed.
     """
-    if isinstance(backbone, TFLiteBackbone):
+    if isinstance(backbone, FileBackbone):
         return backbone.arrays()
     if not isinstance(backbone, LayerBackbone):
         return {}

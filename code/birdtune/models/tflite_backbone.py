@@ -1,11 +1,11 @@
 """A backbone that is a TensorFlow Lite file with a waveform as input; frozen, or trained block by block.
 
-    file, sample rate ─▶ open_backbone ─▶ TFLiteBackbone, once the file was read and nothing of it was run
+    file ─▶ look ─▶ Found ─▶ backbone ─▶ TFLiteBackbone, once the file was read and nothing of it was run
 
 Its embedding is what the last fully connected layer takes, which makes classes of it; where there is none, the output.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,20 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.waveform import waveform
-from birdtune.errors import CheckpointError, SettingsError, shown
+from birdtune.errors import CheckpointError, shown
 from birdtune.models import tflite, tflite_parts
-from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, Cut, Published, choose
+from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Cut, Published, choose
+from birdtune.models.file_backbone import FileBackbone, Wanted, facts_of
+from birdtune.models.labels_file import read_labels
 from birdtune.models.tf_checkpoint import check_variables
 from birdtune.models.tflite import Graph, Operation
 from birdtune.models.tflite_parts import Parts
-from birdtune.runtime.fingerprints import checkpoint_digest
 
-# Windows of these lengths at the rate that was given; others are no waveforms but something else.
-_SHORTEST_WINDOW_S, _LONGEST_WINDOW_S = 0.1, 60.0
 LOGITS = ("logits/kernel", "logits/bias")
-# For estimates alone: a network of the size of BirdNET's, 0.8 billion operations for 3 s.
-_FLOPS_PER_S = 3e8
 # Operations that may follow the last layer.
 _SCORING = ("LOGISTIC", "SOFTMAX", "LOG_SOFTMAX")
 
@@ -41,27 +37,27 @@ class Found:
     embeddings: int  # the tensor
     classifier: Operation | None  # the fully connected layer behind it
 
+    @property
+    def size(self) -> int:
+        """Numbers in an embedding."""
+        return self.graph.tensors[self.embeddings].shape[-1]
+
+    @property
+    def n_classes(self) -> int | None:
+        """Of the classifier; None: there is none."""
+        return None if self.classifier is None else self.graph.tensors[self.classifier.outputs[0]].shape[-1]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TFLiteBackbone(Backbone):
+class TFLiteBackbone(FileBackbone):
     """A graph with weights."""
 
-    path: Path
     found: Found
-    sha256: str  # of the file
-    flops: float  # of a window; a guess where nobody has counted
-
-    __hash__ = object.__hash__
 
     @property
     def graph(self) -> Graph:
         """What stands in the file."""
         return self.found.graph
-
-    @property
-    def n_samples(self) -> int:
-        """Of a window."""
-        return self.found.n_samples
 
     @cached_property
     def parts(self) -> Parts:
@@ -75,7 +71,7 @@ class TFLiteBackbone(Backbone):
 
     @property
     def embedding_size(self) -> int:
-        return self.graph.tensors[self.found.embeddings].shape[-1]
+        return self.found.size
 
     @property
     def trainable(self) -> bool:
@@ -85,10 +81,6 @@ class TFLiteBackbone(Backbone):
     def layer_names(self) -> tuple[str, ...]:
         """Its blocks."""
         return tuple(part.name for part in self.parts.blocks)
-
-    @property
-    def graph_sha256(self) -> str | None:
-        return self.sha256
 
     @property
     def freeze_points(self) -> tuple[str, ...]:
@@ -116,9 +108,6 @@ class TFLiteBackbone(Backbone):
 
     def weight_count(self) -> int:
         return sum(array.size for _, array in self._arrays())
-
-    def window_flops(self) -> float:
-        return self.flops
 
     def window_activations(self) -> int:
         return 80 * self.n_samples  # of BirdNET's, most of them in its spectrograms; measured
@@ -166,68 +155,25 @@ class TFLiteBackbone(Backbone):
     def n_frozen(self, network: Any) -> int:
         return sum(not network.get_layer(name).trainable for name in self.layer_names)
 
-    def verify(self) -> None:
-        from birdtune.models import probe
+def is_one(path: Path) -> bool:
+    """Whether a file begins as TensorFlow Lite's do. Raises OSError."""
+    return path.is_file() and tflite.is_tflite(path)
 
-        probe.probe(self, self.arrays())
 
-
-def open_backbone(
-    path: Path,
-    *,
-    name: str,
-    title: str,
-    rate_hz: int | None,
-    window_s: float | None,
-    output: str | None = None,
-    flops: float | None = None,
-    read_labels: Callable[[Path, int], tuple[str, ...]],
-) -> TFLiteBackbone:
-    """Read what a TensorFlow Lite file takes and gives; nothing is run.
-
-    Args:
-        rate_hz, window_s, output: as `files.open_file`.
-        flops: of a window.
-        read_labels: path and number of classes → names of the classes of the classifier that the file has.
-
-    Raises:
-        CheckpointError: damaged, with operations that are not known, or no network from waveforms to embeddings.
-        SettingsError: the rate is missing, or window and rate do not fit.
-    """
-    found = look(path, output)
-    if rate_hz is None:
-        raise SettingsError(
-            f"--model.checkpoint {shown(path)}: a TensorFlow Lite file does not say for which sample rate it was "
-            "trained. Give it, e.g. --model.sample-rate-hz 48000."
-        )
+def backbone(path: Path, found: Found, wanted: Wanted) -> TFLiteBackbone:
+    """A TensorFlow Lite file as a backbone. Raises as `file_backbone.facts_of`."""
     published = None
-    if found.classifier is not None:
-        width = found.graph.tensors[found.classifier.outputs[0]].shape[-1]
+    if (width := found.n_classes) is not None:
         published = Published(LOGITS, width, lambda place: read_labels(place, width))
-    found_s = found.n_samples / rate_hz
-    if window_s is not None and round(window_s * rate_hz) != found.n_samples:
-        raise SettingsError(
-            f"--model.window-s {window_s:g}: {shown(path)} takes {found.n_samples:,} samples, which are {found_s:g} s "
-            f"at {rate_hz:,} Hz. Leave the setting out, or mend --model.sample-rate-hz."
-        )
-    if not _SHORTEST_WINDOW_S <= found_s <= _LONGEST_WINDOW_S:
-        raise SettingsError(
-            f"--model.sample-rate-hz {rate_hz}: a window of {found.n_samples:,} samples would be {found_s:g} s long; "
-            f"expected are {_SHORTEST_WINDOW_S:g} to {_LONGEST_WINDOW_S:g} s. Likely cause: another sample rate."
-        )
+    where = f"output {shown(found.graph.tensors[found.embeddings].name)}"
+    if found.classifier is not None:
+        where = f"what its last fully connected layer takes, which makes {width:,} classes of it"
     return TFLiteBackbone(
-        name=name,
-        title=title,
-        front_end=waveform("waveform", rate_hz=rate_hz, window_s=found_s, hop_s=found_s),
-        path=path,
-        found=found,
-        sha256=checkpoint_digest(path),
-        flops=flops or _FLOPS_PER_S * found_s,
-        published=published,
+        **facts_of(path, wanted, found.n_samples), found=found, published=published, embedding=where
     )
 
 
-def look(path: Path, output: str | None = None) -> Found:
+def look(path: Path, output: str | None) -> Found:
     """What a file takes and gives.
 
     Args:

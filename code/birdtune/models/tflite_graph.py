@@ -8,7 +8,6 @@ them they are constants here, found by computing one and two windows once. Impor
 
 import functools
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from birdtune.errors import CheckpointError, shown
+from birdtune.models.graph_network import Samples
 from birdtune.models.tflite import WEIGHTED, Graph, Operation
 from birdtune.models.tflite_operations import OPERATIONS, compute
 from birdtune.models.tflite_parts import FRONT, Part, Parts, weights_of
@@ -109,22 +109,6 @@ def build(backbone: Any, *, precision: str) -> keras.Model:
         net = Block(backbone, part, sizes, precision)(net)
     net = keras.layers.Activation("linear", name="embedding", dtype="float32")(net)
     return keras.Model(windows, net, name=backbone.name)
-
-
-class Samples(keras.layers.Layer):  # type: ignore[misc]  # keras is untyped
-    """Windows [N, rows, samples a row] → waveforms [N, samples]; the last row may reach beyond the window."""
-
-    def __init__(self, n_samples: int, **kwargs: Any) -> None:
-        super().__init__(trainable=False, **kwargs)
-        self._n_samples = n_samples
-
-    def call(self, windows: Any) -> Any:
-        """As above."""
-        return tf.reshape(windows, [-1, math.prod(windows.shape[1:])])[:, : self._n_samples]
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """[N, samples]"""
-        return (input_shape[0], self._n_samples)
 
 
 @functools.lru_cache(maxsize=2)

@@ -31,6 +31,7 @@ from birdtune.errors import (
 )
 from birdtune.models import published, registry
 from birdtune.models.backbone import Backbone
+from birdtune.models.file_backbone import FileBackbone
 from birdtune.models.known import Origin
 from birdtune.models.weights import verify_checkpoint
 from birdtune.pipeline import gate
@@ -86,6 +87,7 @@ def _check(
         Run(config, journal)  # refuses an output folder of an earlier birdtune
     with _noted(faults):
         backbone.frozen_layers(config.model.freeze_point)
+        registry.require_exportable(config)
     with _noted(faults):
         try:
             dataset = gather.inspect(
@@ -199,6 +201,8 @@ def _backbone(backbone: Backbone, origin: Origin) -> Iterator[str]:
         f"backbone: {backbone.title}, {backbone.sample_rate_hz:,} Hz, windows of {backbone.front_end.receptive_s:g} s, "
         f"embeddings of {backbone.embedding_size:,} numbers"
     )
+    if isinstance(backbone, FileBackbone):
+        yield f"  embedding: {backbone.embedding}"
     for about, known in origin.lines():
         yield f"  {about}: {shown(known)}"
 
