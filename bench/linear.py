@@ -92,13 +92,13 @@ def step(n_classes: int, backbone: str) -> Callable[[], None]:
     load_tensorflow()
     from birdtune.config import Config
     from birdtune.data.batches import Batch
-    from birdtune.training import devices, inputs, train
+    from birdtune.training import devices, first_weights, inputs
     from birdtune.training.step import StepSettings, Trainer
 
     config = Config(model={"backbone": backbone, "checkpoint": "none"})
     devices.prepare_devices()
     precision, _ = devices.choose_precision("auto", gains_on_cpu=True)
-    classifier = train.build_classifier(config, tuple(f"{n:04}" for n in range(n_classes)), precision)
+    classifier = first_weights.build_classifier(config, tuple(f"{n:04}" for n in range(n_classes)), precision)
     settings = StepSettings(0.0, np.ones(n_classes, np.float32), precision)
     trainer = Trainer(classifier, config.train, settings, inputs.whole(classifier, None))  # type: ignore[arg-type]
     random = np.random.default_rng(0)

@@ -23,7 +23,7 @@ from birdtune.runtime.files import read_json, write_json
 from birdtune.serving import verify
 from birdtune.settings import AudioSettings
 from birdtune.training import base_model
-from birdtune.training.train import build_classifier
+from birdtune.training.first_weights import build_classifier
 
 LIMITED = dataclasses.replace(VGGISH, limit_hz=3600.0)
 

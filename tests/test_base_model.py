@@ -26,7 +26,7 @@ from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.training import base_model
-from birdtune.training.train import build_classifier, load_first_weights
+from birdtune.training.first_weights import build_classifier, load_first_weights
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
 

@@ -9,6 +9,7 @@ from birdtune.options import Section, setting
 _HIDDEN_UNITS = 100
 _WIDEST = 65_536
 _PROTOTYPES = 3
+_HEAD_LR_MULTIPLIER = 10
 
 # A model by its version's number, as "latest" or by its folder; a number in job.yaml is no text.
 Version = Annotated[
@@ -129,6 +130,10 @@ class ModelSettings(Section):
     output: Literal["auto", "softmax", "sigmoid"] = setting(
         "auto", "one class a recording (softmax), or each class on its own (sigmoid); auto: as the labels are"
     )
+    head_weights: Literal["auto", "published", "random"] = setting(
+        "auto", "the head's first weights; published: of classes that the backbone was published with, by their names; "
+        "auto: published where there are any",
+    )
     hidden_units: str | int | None = setting(
         None, "width of the hidden layer (mlp, attention); of several, one after another (mlp), e.g. 64,32", unset="100"
     )
@@ -192,8 +197,9 @@ class TrainSettings(Section):
     )
     seed: int = setting(1, "order of batches, first weights, dropout", ge=0, lt=2**32)
     learning_rate: float = setting(1e-4, "of Adam for the backbone, at its highest", gt=0, le=10)
-    head_lr_multiplier: float = setting(
-        10.0, "the head's learning rate, times that of the backbone", gt=0, le=10_000
+    head_lr_multiplier: float | None = setting(
+        None, "the head's learning rate, times that of the backbone", gt=0, le=10_000,
+        unset=f"{_HEAD_LR_MULTIPLIER}; 1 where all classes begin from published ones",
     )
     head_warmup_epochs: int = setting(
         0, "first epochs, in which only the head is trained", unit="epochs", ge=0
@@ -250,6 +256,11 @@ class TrainSettings(Section):
         50.0, "most disk for outputs of frozen layers, computed once; 0: compute each epoch", unit="GB", ge=0
     )
     jit: bool = setting(True, "compile the optimizer's update with XLA (--train.jit false if it fails)")
+
+    @property
+    def head_factor(self) -> float:
+        """How many times the backbone's learning rate the head's is; where it is not set, as for a fresh head."""
+        return _HEAD_LR_MULTIPLIER if self.head_lr_multiplier is None else self.head_lr_multiplier
 
 
 class AugmentSettings(Section):

@@ -179,7 +179,7 @@ def build_head(
     if n_classes < 2:
         raise SettingsError(f"a classifier needs at least 2 classes, and got {n_classes}.")
     embeddings = keras.Input((embedding_size,), dtype="float32", name="embedding")
-    sizes = HeadSizes(n_classes, _first_bias(scores, n_classes), hidden_units, prototypes, precision, seed)
+    sizes = HeadSizes(n_classes, first_bias(scores, n_classes), hidden_units, prototypes, precision, seed)
     return keras.Model(embeddings, HEADS[head](embeddings, sizes), name=head)
 
 
@@ -212,7 +212,8 @@ def build_attention(
     return keras.Model(embeddings, keras.layers.Reshape((), name="each")(net), name="attention")
 
 
-def _first_bias(kind: str, n_classes: int) -> float:
+def first_bias(kind: str, n_classes: int) -> float:
+    """Of the logits of fresh heads, "softmax" or "sigmoid"."""
     # With sigmoids, one yes stands against C - 1 noes. Starting each score at 1 / C spares the first
     # epoch from learning that alone (Lin et al., "Focal loss for dense object detection", 2017, 3.3).
     return -math.log(n_classes - 1) if kind == "sigmoid" else 0.0

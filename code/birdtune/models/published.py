@@ -2,16 +2,9 @@
 
     --model.keep-classes, classes of the data ─▶ keep ─▶ Kept: which of them match, and what is served
     columns of the published classifier ─▶ read_layer ─▶ Layer: embeddings [n, K] → logits [n, M]
-
-A name matches a label `Genus species_Common name` if it is that label, its scientific or its common name; case, blanks,
-underscores, hyphens and apostrophes do not matter. Nothing else matches, and a name that fits several labels fits none.
 """
 
-import difflib
 import os
-import re
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +21,7 @@ from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, Published
 from birdtune.models.embedded import EmbeddingsBackbone
 from birdtune.models.labels_file import are_named
 from birdtune.models.layer_backbone import LayerBackbone
+from birdtune.models.published_names import Names
 from birdtune.runtime.parsing import decode_text, read_bounded
 from birdtune.runtime.storage import read_error
 from birdtune.runtime.text import count, some
@@ -36,7 +30,6 @@ ALL: Final = "all"
 _SETTING = "--model.keep-classes"
 _LARGEST_LIST_BYTES = 16 << 20
 _MOST_NAMED = 5
-_IGNORED = re.compile(r"[\s_\-\u2010-\u2015'`\u2018\u2019\u02bc]+")
 
 
 @dataclass(frozen=True)
@@ -132,7 +125,7 @@ def keep(config: Config, classes: Sequence[str]) -> Kept | None:
         return None
     backbone, published = _published_of(config)
     labels = _labels(config, backbone, published)
-    names = _Names(labels)
+    names = Names(labels)
     fits = {name: names.columns(name) for name in classes}
     matched = {name: columns[0] for name, columns in fits.items() if len(columns) == 1}
     wanted = range(len(labels)) if setting == ALL else _columns(_listed(setting, names), names, backbone)
@@ -192,42 +185,10 @@ def _labels(config: Config, backbone: Backbone, published: Published) -> tuple[s
     return labels
 
 
-# ---- names --------------------------------------------------------------------------------------
+# ---- what is asked for ---------------------------------------------------------------------------
 
 
-def folded(name: str) -> str:
-    """A name without what does not matter."""
-    return _IGNORED.sub("", unicodedata.normalize("NFKC", name).casefold())
-
-
-class _Names:
-    """Which columns a name may mean."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = labels
-        self._all: dict[str, list[int]] = defaultdict(list)
-        self._scientific: dict[str, list[int]] = defaultdict(list)
-        for column, label in enumerate(labels):
-            scientific, _, common = label.partition("_")
-            for key in {folded(label), folded(scientific), folded(common)} - {""}:
-                self._all[key].append(column)
-            if common and " " in scientific.strip():  # Genus species; others are called `Rain_Rain`
-                self._scientific[folded(scientific)].append(column)
-
-    def columns(self, name: str) -> tuple[int, ...]:
-        """All that fit; of `Genus species_Name in another language` those of that scientific name."""
-        if found := self._all.get(folded(name)):
-            return tuple(found)
-        return tuple(self._scientific.get(folded(name.partition("_")[0]), ())) if "_" in name else ()
-
-    def nearest(self, name: str) -> str:
-        """A hint at the label that is most like a name, or nothing."""
-        parts = {part: label for label in self.labels for part in (label, *label.split("_"))}
-        close = difflib.get_close_matches(name, parts, n=1, cutoff=0.6)
-        return f" (nearest: {shown(parts[close[0]])})" if close else ""
-
-
-def _listed(setting: str, names: _Names) -> list[str]:
+def _listed(setting: str, names: Names) -> list[str]:
     """The names that the setting has: of a file, or itself."""
     if os.path.isfile(setting):  # noqa: PTH113 - names may be longer than a path can be, of which Path raises
         path = Path(setting)
@@ -247,7 +208,7 @@ def _listed(setting: str, names: _Names) -> list[str]:
     return listed
 
 
-def _columns(listed: Sequence[str], names: _Names, backbone: Backbone) -> list[int]:
+def _columns(listed: Sequence[str], names: Names, backbone: Backbone) -> list[int]:
     """The columns of names, ascending. Raises SettingsError, naming those that do not fit or fit several."""
     fits = {name: names.columns(name) for name in listed}
     unknown = [name for name, columns in fits.items() if not columns]

@@ -29,7 +29,7 @@ from birdtune.errors import (
     RetryableError,
     shown,
 )
-from birdtune.models import published, registry
+from birdtune.models import head_start, published, registry
 from birdtune.models.backbone import Backbone
 from birdtune.models.file_backbone import FileBackbone
 from birdtune.models.known import Origin
@@ -109,6 +109,10 @@ def _check(
         said = (_classes(dataset), source_lines(dataset.sources), _problems(dataset.problems), _notices(dataset))
         for line in itertools.chain.from_iterable(said):
             journal.say(line)
+    with _noted(faults):
+        if start := head_start.find(config, dataset.classes if dataset is not None else ()):
+            for line in start.lines() if dataset is not None else ():
+                journal.say(line)
     with _noted(faults):
         if kept := published.keep(config, dataset.classes if dataset is not None else ()):
             for line in kept.lines():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.data.dataset import Dataset
-from birdtune.models import published
+from birdtune.models import head_start, published
 from birdtune.models.weights import sound_checkpoint
 from birdtune.reporting import tuned
 from birdtune.runtime import fingerprints
@@ -91,7 +91,14 @@ def with_base(
     for base in choices:
         columns = base_model.with_columns(config, dataset, base)
         digest = columns.digest(sources=config.train.label_refinement)
-        train = fingerprints.fingerprint(config, digest, checkpoint, base.digest() if base is not None else None)
+        start = head_start.find(config, columns.classes)
+        train = fingerprints.fingerprint(
+            config,
+            digest,
+            checkpoint,
+            base.digest() if base is not None else None,
+            start.columns if start is not None else None,
+        )
         if base is not None and base is not choices[-1]:
             if not current.continues(train):
                 continue

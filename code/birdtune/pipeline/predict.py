@@ -35,8 +35,8 @@ from birdtune.serving.predict import LONG, ExportedModel, Outcome, embed_files, 
 from birdtune.serving.rows import PublishedChoice, Scorer
 from birdtune.training import base_model, devices, served_model
 from birdtune.training.checkpoints import WEIGHTS_NAME, Checkpoints, read_arrays
+from birdtune.training.first_weights import build_classifier
 from birdtune.training.job import REFIT_NAME
-from birdtune.training.train import build_classifier
 
 Embed = Callable[[npt.NDArray[np.float32]], Any]
 # What rows of predictions are about.

@@ -14,7 +14,7 @@ from birdtune.data import dataset as data
 from birdtune.data.augment import require_background
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError, Interrupted, shown
 from birdtune.evaluation import diagnostics
-from birdtune.models import published, registry
+from birdtune.models import head_start, published, registry
 from birdtune.models.weights import verify_checkpoint
 from birdtune.pipeline import gate, messages
 from birdtune.pipeline.plan import Plan, with_base
@@ -55,7 +55,10 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
         resumed = current.take_version(fingerprint)
         champion = gate.find(config, current.version)
         plan = Plan.of(current, dataset, fingerprint, base, champion, until)
-        current.record.update(classes=list(dataset.classes), init_from=base and base.row())
+        start = head_start.find(config, dataset.classes)
+        current.record.update(
+            classes=list(dataset.classes), init_from=base and base.row(), head_start=start and start.row()
+        )
         if resumed and not plan.due:
             journal.say(
                 f"nothing to do: {until} of version {current.version} is current (data, settings and code unchanged)"
@@ -65,6 +68,8 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
 
         journal.write_to(current.logs)
         messages.say_begin(current, dataset, base, resumed=resumed)
+        for line in start.lines() if start is not None else ():
+            journal.say(f"  {line}")
         if kept := published.keep(config, dataset.classes):
             for line in kept.lines():
                 journal.say(f"  {line}")
@@ -110,6 +115,7 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
     if until == "prepare":
         return None, []
     registry.require_exportable(config)
+    head_start.find(config, ())  # raises for what cannot be begun from
     published.keep(config, ())  # raises for what cannot be kept
     gate.find(config)
     bases = base_model.find(config)

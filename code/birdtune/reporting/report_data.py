@@ -27,6 +27,7 @@ from birdtune.reporting.report import ReportData
 from birdtune.reporting.verdict import Verdict, all_diagnostics, verdict
 from birdtune.runtime.files import read_json, write_csv, write_text
 from birdtune.runtime.runs import HISTORY_NAME, Run
+from birdtune.runtime.text import count
 
 
 def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -> ReportData:
@@ -136,9 +137,22 @@ def _backbone_rows(run: Run, origin: Origin) -> list[tuple[str, str]]:
         ("window", f"{backbone.front_end.receptive_s:g} s, every {run.config.train.hop_s or backbone.hop_s:g} s"),
         ("embedding", f"{backbone.embedding_size:,} numbers"),
         *origin.lines(),
+        *_head_start(run),
         *([("SHA-256 of this model's weights", str(sha256))] if sha256 else []),
         *([("SHA-256 of the backbone's files", backbone.graph_sha256)] if backbone.graph_sha256 else []),
     ]
+
+
+def _head_start(run: Run) -> list[tuple[str, str]]:
+    found = run.record["head_start"]
+    if not found or not found["classes"]:
+        return []
+    n, classes = len(found["classes"]), count(len(run.record["classes"]), "class")
+    said = (
+        f"the classifier that {found['backbone']} was published with, for {n:,} of {classes}. It "
+        "may have learnt from the same public recordings that are tested on here; from recordings of your own it has not"
+    )
+    return [("head begins from", said)]
 
 
 def _promotion(run: Run) -> dict[str, Any] | None:

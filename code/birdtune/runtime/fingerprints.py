@@ -4,6 +4,7 @@
 """
 
 import glob
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,18 @@ _WITHOUT_EFFECT = frozenset(
 )  # fmt: skip
 
 def fingerprint(
-    config: Config, dataset_digest: str, checkpoint: Path | None, ancestor_digest: str | None = None
+    config: Config,
+    dataset_digest: str,
+    checkpoint: Path | None,
+    ancestor_digest: str | None = None,
+    head_start: Mapping[str, int] | None = None,
 ) -> str:
     """SHA-256 of all that decides what is trained: data, settings, first weights, code.
 
     Args:
         checkpoint: of the backbone.
         ancestor_digest: of the model that the run begins from, if it does.
+        head_start: class → column of the published classifier that it begins from.
     """
     settings = {
         name: value
@@ -46,6 +52,7 @@ def fingerprint(
             "settings": settings,
             "checkpoint": checkpoint_digest(checkpoint) if checkpoint is not None else None,
             **({"ancestor": ancestor_digest} if ancestor_digest is not None else {}),
+            **({"head_start": dict(head_start)} if head_start else {}),
         }
     )
 

@@ -88,6 +88,7 @@ class Run:
             "finished": None,
             "stages": {},
             "init_from": None,
+            "head_start": None,  # classes that begin from the classifier which was published with the backbone
             "refit": None,  # of the second training, if there is one: `epochs`, `recordings`
             "weights_sha256": None,
             "promoted": None,  # into model/<name>/; not known before the export

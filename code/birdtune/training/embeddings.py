@@ -27,9 +27,9 @@ from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.text import count
 from birdtune.training import devices
+from birdtune.training.first_weights import build_classifier, load_first_weights
 from birdtune.training.inputs import Feed, Frozen, whole
 from birdtune.training.scoring import Scorer, make_scorer
-from birdtune.training.train import build_classifier, load_first_weights
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -22,7 +22,7 @@ def rate_factors(classifier: Classifier, settings: TrainSettings) -> dict[int, f
 
     The backbone's last layer has the rate itself, each layer before it `layer_decay` of the next one's: what is deep is
     general, and is changed less (Howard and Ruder, "Universal language model fine-tuning", 2018). What is above the
-    backbone begins from nothing and has `head_rate`.
+    backbone has `head_factor`, as it mostly begins from nothing.
     """
     found = {}
     depth = [layer for layer in classifier.network.layers if layer.weights]
@@ -31,7 +31,7 @@ def rate_factors(classifier: Classifier, settings: TrainSettings) -> dict[int, f
             found[id(variable.value)] = settings.layer_decay**place
     for part in (classifier.head, classifier.attention):
         for variable in part.trainable_variables if part is not None else ():
-            found[id(variable.value)] = settings.head_lr_multiplier
+            found[id(variable.value)] = settings.head_factor
     return found
 
 

@@ -34,6 +34,7 @@ from birdtune.runtime.signals import Interrupts
 from birdtune.settings import TrainSettings
 from birdtune.training.checkpoints import Saved, State
 from birdtune.training.embeddings import Embedded, Floats, Ints, Rows
+from birdtune.training.first_weights import begin_head, with_head_rate
 from birdtune.training.inputs import Feed
 from birdtune.training.loop import learning_rate
 from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
@@ -67,7 +68,8 @@ class Head:
     ) -> None:
         self._embedded, self._config, self._interrupts = embedded, config, interrupts
         # Folds are small: one batch, one update.
-        self._settings = config.train.model_copy(update={"accumulate": 1, "ema_decay": 0.0})
+        settings = with_head_rate(config, head, embedded.classes)
+        self._settings = settings.model_copy(update={"accumulate": 1, "ema_decay": 0.0})
         model = config.model.model_copy(update={"head": head})
         self._classifier = classifiers.on_network(
             classifier.backbone,
@@ -80,6 +82,7 @@ class Head:
             precision=classifier.network.layers[-1].dtype_policy.name,
             seed=config.train.seed,
         )
+        begin_head(self._classifier, config)
         feed = Feed(Rows(embedded), lambda given: given, 0.0, False)
         # Each fold's own weights of classes are in those of its examples (see _examples): the step is compiled once.
         weights = np.ones(len(embedded.classes), np.float32)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.config import Config
 from birdtune.data import augment, sampling, split
 from birdtune.data.augment import Augmenter
 from birdtune.data.batches import Batches, Source, Windows
@@ -26,21 +25,19 @@ from birdtune.errors import CheckpointError, DivergedError
 from birdtune.evaluation import diagnostics, metrics
 from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
-from birdtune.models import registry
 from birdtune.models.classifier import Classifier
-from birdtune.models.growth import grown
 from birdtune.models.losses import class_weights, constant_loss
 from birdtune.runtime.files import read_json, write_json
 from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.runtime.text import count
 from birdtune.training import devices, health
-from birdtune.training.base_model import read_weights
 from birdtune.training.checkpoints import State
+from birdtune.training.first_weights import begin_head, build_classifier, load_first_weights, with_head_rate
 from birdtune.training.inputs import Feed, Frozen, in_memory, whole
 from birdtune.training.job import REFIT_NAME, Job
 from birdtune.training.loop import Loop, Validation
 from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
-from birdtune.training.served_model import SPLIT_NAME, ServedModel
+from birdtune.training.served_model import SPLIT_NAME
 from birdtune.training.step import StepSettings, Trainer
 
 Floats = npt.NDArray[np.float64]
@@ -128,6 +125,8 @@ def _with_first_weights(job: Job, precision: str) -> Classifier:
     """
     classifier = build_classifier(job.config, job.dataset.classes, precision)
     load_first_weights(classifier, job.config, job.base)
+    if job.base is None:
+        begin_head(classifier, job.config)
     return classifier
 
 
@@ -211,6 +210,8 @@ def _loop(
     epochs: int | None = None,
 ) -> Loop:
     settings = job.config.train
+    if job.base is None:
+        settings = with_head_rate(job.config, classifier.head_name, classifier.classes)
     if epochs is not None:
         settings = settings.model_copy(update={"epochs": epochs})
     feed, validate = _feeds(job, classifier, windows, step.precision)
@@ -431,38 +432,3 @@ def best_classifier(job: Job) -> Classifier:
     classifier = build_classifier(job.config, job.dataset.classes, "float32", seed=None)
     classifiers.load_weights(classifier, job.checkpoints.best(), source=str(job.run.checkpoints))
     return classifier
-
-
-def build_classifier(
-    config: Config, classes: tuple[str, ...], precision: str, seed: int | None = -1
-) -> Classifier:
-    """The network of these settings, with fresh weights drawn from `train.seed` (None: zeros)."""
-    return classifiers.build(
-        registry.backbone_of(config),
-        head=config.model.head,
-        # No labels have decided it where nothing but the settings is known.
-        scores="softmax" if config.model.output == "auto" else config.model.output,
-        hidden_units=config.model.head_units,
-        prototypes=config.model.head_prototypes,
-        embedding_activation=config.model.embedding_activation,
-        freeze=config.model.freeze_point,
-        classes=classes,
-        precision=precision,
-        seed=config.train.seed if seed == -1 else seed,
-    )
-
-
-def load_first_weights(classifier: Classifier, config: Config, base: ServedModel | None = None) -> None:
-    """Load the checkpoint's weights into the backbone, if there is one; or all weights of the base model.
-
-    Raises:
-        CheckpointError: it cannot be read, or is of another network.
-    """
-    if base is not None:
-        first = grown(read_weights(base), classifiers.weights(classifier))
-        classifiers.load_weights(classifier, first, source=base.title)
-        return
-    path = registry.checkpoint_path(config)
-    if path is not None:
-        variables = registry.read_weights(classifier.backbone, path)
-        classifier.backbone.load(classifier.network, variables, source=str(path))

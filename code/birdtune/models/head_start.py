@@ -1,0 +1,132 @@
+"""First weights of a head from the classifier that was published with the backbone.
+
+    classes of the data ─▶ find ─▶ HeadStart: class → published column;  training.first_weights puts them into the head
+
+A classifier of thousands of species has learnt each from far more recordings than most users have. Where a class of the
+data is one of them, its column is the best place to begin from (docs/backbones.md has what it is worth).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from birdtune.config import Config
+from birdtune.errors import SettingsError
+from birdtune.models import registry
+from birdtune.models.backbone import Arrays, Backbone, Published
+from birdtune.models.labels_file import are_named
+from birdtune.models.published_names import Names
+from birdtune.runtime.text import count, some
+
+Array = npt.NDArray[np.float32]
+_SETTING = "--model.head-weights published"
+# Heads whose logits are a linear function of the embedding, as those of a published classifier are.
+LINEAR_HEADS = ("linear", "attention")
+
+
+@dataclass(frozen=True)
+class HeadStart:
+    """Which classes of the data begin from a published one.
+
+    Attributes:
+        backbone: its title.
+        n_classes: of the data.
+        columns: class of the data → column of the published classifier.
+        labels: the same → that column's label.
+        variables: kernel and bias of the published classifier, as a checkpoint names them.
+        are_named: whether the names of the published classes are known.
+    """
+
+    backbone: str
+    n_classes: int
+    columns: Mapping[str, int]
+    labels: Mapping[str, str]
+    variables: tuple[str, str]
+    are_named: bool
+
+    def row(self) -> dict[str, Any]:
+        """As it stands in run.json."""
+        return {"backbone": self.backbone, "classes": dict(self.labels)}
+
+    def lines(self) -> Iterator[str]:
+        """What begins from what, for people."""
+        of = count(self.n_classes, "class")
+        if not self.are_named:
+            yield (
+                f"head: begins at random; the names of {self.backbone}'s own classes are not known (the list that was "
+                "published with the weights belongs beside them)"
+            )
+        elif not self.columns:
+            yield f"head: begins at random; none of {of} has the name of one of {self.backbone}'s own classes"
+        else:
+            pairs = [name if name == label else f"{name} = {label}" for name, label in self.labels.items()]
+            begins = "begins" if len(pairs) == 1 else "begin"
+            yield f"head: {len(pairs):,} of {of} {begins} from {self.backbone}'s own classifier: {some(pairs)}"
+
+    def weights(self, published: Arrays) -> tuple[Array, Array]:
+        """Kernel [K, M] and bias [M] of the columns, from the variables of a checkpoint."""
+        kernel, bias = (published[name] for name in self.variables)
+        columns = list(self.columns.values())
+        return kernel[:, columns], bias[columns]
+
+
+def find(config: Config, classes: Sequence[str]) -> HeadStart | None:
+    """Which classes of the data begin from a published one; None: the head begins at random.
+
+    Args:
+        classes: of the data; none, to see whether the setting can be followed at all.
+
+    Raises:
+        SettingsError: published weights are asked for, and there are none that fit.
+        InputError: the file of labels cannot be read.
+    """
+    wanted = config.model.head_weights
+    if wanted == "random":
+        return None
+    backbone, published, why_not = _published(config)
+    if published is None or why_not:
+        if wanted == "published":
+            raise SettingsError(f"{_SETTING}: {why_not}. Leave the setting out, or change that.")
+        return None
+    path = registry.sound_checkpoint(config)
+    assert path is not None, "training from scratch was refused"
+    labels = published.read_classes(path)
+    columns = Names(labels).only(classes) if are_named(labels) else {}
+    if wanted == "published" and classes and not columns:
+        named = "no class of the data is among them" if are_named(labels) else "their names are not known"
+        raise SettingsError(
+            f"{_SETTING}: {backbone.title} was published with {published.n_classes:,} classes, but {named}. Name "
+            "classes by their scientific or common name as published, and keep the list of labels beside the weights."
+        )
+    of_class = {name: labels[column] for name, column in columns.items()}
+    return HeadStart(backbone.title, len(classes), columns, of_class, published.variables, are_named(labels))
+
+
+def of_head(config: Config, head: str, classes: Sequence[str]) -> HeadStart | None:
+    """As `find`, for a head that may be another than that of the settings; None: no class of it begins so."""
+    model = config.model.model_copy(update={"head": head})
+    if head != config.model.head and config.model.head_weights == "published":
+        model = model.model_copy(update={"head_weights": "auto"})
+    found = find(config.model_copy(update={"model": model}), classes)
+    return found if found is not None and found.columns else None
+
+
+def _published(config: Config) -> tuple[Backbone, Published | None, str]:
+    """The backbone, the classifier it was published with, and why no head begins from it ("" where one may)."""
+    backbone, model = registry.backbone_of(config), config.model
+    if config.init_from is not None:
+        why_not = "with --init-from, the head is that of the other model"
+    elif backbone.published is None:
+        why_not = f"{backbone.title} comes without a classifier of its own"
+    elif model.checkpoint == "none":
+        why_not = "with --model.checkpoint none there are no published weights"
+    elif model.head not in LINEAR_HEADS:
+        why_not = f"a published classifier is linear, and --model.head {model.head} is not"
+    elif model.embedding_activation != backbone.activations[0]:
+        why_not = f"it was published with --model.embedding-activation {backbone.activations[0]}"
+    else:
+        why_not = ""
+    return backbone, backbone.published, why_not
