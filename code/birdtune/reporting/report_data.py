@@ -149,8 +149,8 @@ def _head_start(run: Run) -> list[tuple[str, str]]:
         return []
     n, classes = len(found["classes"]), count(len(run.record["classes"]), "class")
     said = (
-        f"the classifier that {found['backbone']} was published with, for {n:,} of {classes}. It "
-        "may have learnt from the same public recordings that are tested on here; from recordings of your own it has not"
+        f"the classifier that {found['backbone']} was published with, for {n:,} of {classes}. It may "
+        "have learnt from the same public recordings that are tested on here; from recordings of your own it has not"
     )
     return [("head begins from", said)]
 
