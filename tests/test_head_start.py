@@ -1,0 +1,98 @@
+"""The head's first weights from the classifier that the backbone was published with."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_tflite_backbone import SIZE, Made, config, converted
+
+from birdtune.config import Config
+from birdtune.errors import SettingsError
+from birdtune.models import head_start
+from birdtune.training.first_weights import begin_head, build_classifier, with_head_rate
+
+LABELS = ("Apus apus_Swift", "Bubo bubo_Eagle-Owl", "Pica pica_Raven", "Corvus corax_Raven")
+
+
+@pytest.fixture(scope="module")
+def kernel() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(3).normal(0, 0.5, (SIZE, len(LABELS))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, kernel: np.ndarray[Any, Any]) -> Path:
+    """A model built like BirdNET's, which ends in a layer of four classes."""
+    made = Made()
+    made.dense = tf.Variable(kernel)
+    path = converted(tmp_path_factory.mktemp("model") / "made.tflite", made.function, made)
+    path.with_name("made labels.txt").write_text("\n".join(LABELS))
+    return path
+
+
+def labels_of(config: Config, *classes: str) -> dict[str, str]:
+    found = head_start.find(config, classes)
+    return {} if found is None else dict(found.labels)
+
+
+def test_classes_begin_from_the_published_class_of_their_name_and_others_do_not(path: Path) -> None:
+    found = labels_of(config(path), "Parus major", "eagle owl", "Apus_apus", "Raven")  # two labels are "Raven"
+    assert found == {"eagle owl": LABELS[1], "Apus_apus": LABELS[0]}
+
+
+@pytest.mark.parametrize("changed", [{"head_weights": "random"}, {"head": "mlp"}, {"head": "prototype"}])
+def test_heads_that_the_published_classifier_does_not_fit_begin_at_random(path: Path, changed: Any) -> None:
+    assert head_start.find(config(path, **changed), ("Apus apus",)) is None
+
+
+def test_published_weights_that_are_asked_for_and_do_not_fit_are_refused(path: Path) -> None:
+    for changed, classes, said in (
+        ({"head": "mlp"}, (), "a published classifier is linear, and --model.head mlp is not"),
+        ({}, ("Parus major", "Rain"), "4 classes, but no class of the data is among them"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            head_start.find(config(path, head_weights="published", **changed), classes)
+    unlike = {"backbone": "yamnet", "embedding_activation": "none", "head_weights": "published"}
+    with pytest.raises(SettingsError, match=r"published with --model\.embedding-activation relu"):
+        head_start.find(Config(model=unlike), ())
+    with pytest.raises(SettingsError, match="comes without a classifier of its own"):
+        head_start.find(Config(model={"head_weights": "published", "backbone": "vggish"}), ())
+
+
+def test_what_is_said_names_each_pair(path: Path, tmp_path: Path) -> None:
+    found = head_start.find(config(path), ("Parus major", "Apus_apus"))
+    assert found is not None
+    (line,) = found.lines()
+    assert line.startswith("head: 1 of 2 classes begins from ") and line.endswith("Apus_apus = Apus apus_Swift")
+    none = head_start.find(config(path), ("Parus major", "Rain"))
+    assert none is not None and "none of 2 classes has the name" in next(none.lines())
+    alone = tmp_path / "alone.tflite"
+    alone.write_bytes(path.read_bytes())
+    unnamed = head_start.find(config(alone), ("Apus_apus", "Rain"))
+    assert unnamed is not None and "are not known" in next(unnamed.lines())
+
+
+@pytest.mark.parametrize("head", ["linear", "attention"])
+def test_the_head_begins_with_the_columns_of_its_classes(path: Path, kernel: Any, head: str) -> None:
+    chosen, classes = config(path, head=head), ("Bubo bubo", "Parus major", "Apus apus")
+    classifier = build_classifier(chosen, classes, "float32")
+    fresh = classifier.head.get_layer("logits").kernel.numpy()
+    begin_head(classifier, chosen)
+    logits = classifier.head.get_layer("logits")
+    np.testing.assert_allclose(logits.kernel.numpy()[:, [0, 2]], kernel[:, [1, 0]], atol=1e-6)
+    np.testing.assert_array_equal(logits.kernel.numpy()[:, 1], fresh[:, 1])
+    # One against the two others, as published logits are of yes against no.
+    np.testing.assert_allclose(logits.bias.numpy(), [0, -np.log(2), 0], atol=1e-6)
+
+
+def test_a_head_that_knows_all_its_classes_learns_slower_unless_a_rate_is_set(path: Path) -> None:
+    def rate(chosen: Config, *classes: str) -> float:
+        return with_head_rate(chosen, chosen.model.head, classes).head_factor
+
+    assert rate(config(path), "Apus apus", "Bubo bubo") == 1
+    assert rate(config(path), "Apus apus", "Parus major") == 10
+    assert rate(config(path, head_weights="random"), "Apus apus", "Bubo bubo") == 10
+    chosen = config(path)
+    chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"head_lr_multiplier": 30.0})})
+    assert rate(chosen, "Apus apus", "Bubo bubo") == 30
