@@ -26,7 +26,7 @@ HEAVY = frozenset(
         "models.front_end_graph", "models.graph_network", "models.keras_network", "models.probe", "models.tflite_graph",
         "models.tflite_operations",
         "models.network", "models.heads", "models.losses", "models.classifier", "models.tf1",
-        "training.devices", "training.tensorboard", "training.convolution", "training.inputs",
+        "training.devices", "training.tensorboard", "training.convolution", "training.first_weights", "training.inputs",
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
         "serving.graph", "serving.export", "serving.window_graph", "serving.tflite_file", "serving.onnx_file",
         "serving.keras_file", "training.train", "pipeline.label_check",
