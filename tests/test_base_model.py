@@ -356,18 +356,25 @@ def test_a_class_whose_folder_is_gone_keeps_its_column_as_it_was(
     assert "Kept without training recordings" in (copy / "reports/2/report.html").read_text()
 
 
+@pytest.fixture(scope="module")
+def with_ood(old_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1 of a frozen backbone, with OOD statistics of few sources."""
+    output = tmp_path_factory.mktemp("with_ood") / "output"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ood, "FEWEST_SOURCES", 2)
+        run(settings(old_data, output, ood__target_recall=0.5, model__freeze="all-but-head"))
+    return output
+
+
 @pytest.mark.parametrize("freeze", ["all-but-head", "none"])
 def test_sounds_of_a_class_whose_folder_is_gone_are_answered_where_the_backbone_is_kept(
-    freeze: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    freeze: str, with_ood: Path, new_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ood, "FEWEST_SOURCES", 2)
-    left = write_data(tmp_path / "data", OLD)
-    output = tmp_path / "output"
-    common = {"ood__target_recall": 0.5, "model__freeze": freeze}
-    run(settings(left, output, **common))
+    left = Path(shutil.copytree(new_data, tmp_path / "data"))
     shutil.rmtree(left / "Corvus_corax")
-    write_data(left, NEW)
-    run(settings(left, output, init_from=1, **common))
+    output = Path(shutil.copytree(with_ood, tmp_path / "output"))
+    run(settings(left, output, init_from=1, ood__target_recall=0.5, model__freeze=freeze))
     before, after = (saved_model.read_ood_model(output / f"model/birdtune/{version}") for version in (1, 2))
     assert before is not None and after is not None
     written = ood.OodModel.load(output / "reports/1/ood.npz")

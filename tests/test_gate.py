@@ -23,12 +23,14 @@ OLD = {"Bubo_bubo": 1800, "Corvus_corax": 3600, "Dryocopus_martius": 5200}
 NEW = {"Apus_apus": 900}
 SOURCES = range(12)
 # Nothing moves: as good as guessing.
-UNTRAINED = {"train__learning_rate": 1e-12}
+UNTRAINED = {"train__learning_rate": 1e-12, "train__epochs": 1}
 
 
-def run(data: Path, output: Path, interrupts: Interrupts | None = None, **changes: Any) -> None:
+def run(
+    data: Path, output: Path, interrupts: Interrupts | None = None, *, until: str = "export", **changes: Any
+) -> None:
     given = {"split__test_fraction": 0.3, "evaluate__bootstrap": 200, "train__epochs": 3, **changes}
-    assert run_job(settings(data, output, **given), interrupts) == 0
+    assert run_job(settings(data, output, **given), interrupts, until) == 0
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_a_better_model_is_promoted_and_a_new_species_does_not_count_against_the
     write_data(more, NEW, SOURCES)
     with pytest.raises(Interrupted):  # killed when it is in its place, and that is not recorded yet
         run(more, output, StopOnce(output, "model/birdtune/2/model.json"), gate__champion="latest")
-    run(more, output, gate__champion="latest")
+    run(more, output, gate__champion="latest", until="report")
     found, row = record(output), read_json(output / "reports/2/metrics.json")["gate"]
     assert found["promoted"] is True and found["gate"]["reason"].startswith("better than version 1: score 0.")
     assert (output / "model/birdtune/2/saved_model.pb").is_file() and not (output / "candidates/2").exists()
@@ -84,7 +86,7 @@ def test_a_worse_model_becomes_a_candidate_also_when_killed_before_that_is_recor
         run(data, output, StopOnce(output, "candidates/2/model.json"), **chosen)
     assert "export" not in read_json(output / "logs/2/run.json")["done"]
     weights = record(output)["weights_sha256"]
-    run(data, output, **chosen)
+    run(data, output, **chosen, until="report")
     found = record(output)
     assert (found["promoted"], found["exit_code"], found["weights_sha256"]) == (False, 0, weights)
     assert found["gate"]["reason"].startswith("worse than version 1: score ")
@@ -108,7 +110,7 @@ def test_without_shared_test_recordings_it_is_not_promoted_and_says_why(
 ) -> None:
     alone = Path(shutil.copytree(good / "model/birdtune/1", tmp_path / "served" / "1"))
     output = tmp_path / "output"
-    run(data, output, gate__champion=str(alone))
+    run(data, output, gate__champion=str(alone), train__epochs=1)
     found = record(output)
     assert found["promoted"] is False and "the logs of its run are not beside it" in found["gate"]["reason"]
     assert (output / "candidates/1/saved_model.pb").is_file() and not (output / "model").exists()
@@ -131,7 +133,7 @@ def test_no_model_is_its_own_champion(data: Path, good: Path, tmp_path: Path) ->
 def test_recordings_that_the_champion_has_learnt_from_do_not_test_it(data: Path, good: Path, tmp_path: Path) -> None:
     output = Path(shutil.copytree(good, tmp_path / "output"))
     (output / "split.csv").unlink()
-    run(data, output, split__seed=8, gate__champion="latest", gate__margin=0.5)
+    run(data, output, split__seed=8, gate__champion="latest", gate__margin=0.5, train__epochs=1)
     now = {row["recording"] for row in read_csv(output / "split.csv") if row["split"] == "test"}
     learnt = {row["recording"] for row in read_csv(output / "logs/1/split.csv") if row["split"] != "test"}
     row = read_json(output / "reports/2/metrics.json")["gate"]

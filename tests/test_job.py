@@ -232,7 +232,7 @@ def test_damaged_results_are_made_again_as_they_were(data: Path, copy: Path) -> 
 
 def test_other_intervals_need_no_other_training(data: Path, copy: Path) -> None:
     before = mtimes(copy)
-    run(settings(data, copy, evaluate__bootstrap=60))
+    run(settings(data, copy, evaluate__bootstrap=60), until="evaluate")
     after = mtimes(copy)
     assert after[weights_of_the_best(copy)] == before[weights_of_the_best(copy)]
     assert after["reports/1/metrics.json"] > before["reports/1/metrics.json"]
@@ -270,7 +270,7 @@ def test_lost_weights_that_are_needed_are_trained_again(
         content = bytearray(victim.read_bytes())
         content[-1] ^= 1
         victim.write_bytes(content)
-    run(settings(data, copy, evaluate__bootstrap=60))
+    run(settings(data, copy, evaluate__bootstrap=60), until="evaluate")
     assert record(copy)["exit_code"] == 0
     assert record(copy)["weights_sha256"] == record(done)["weights_sha256"]
     assert (copy / weights_of_the_best(copy)).is_file()
@@ -302,7 +302,7 @@ def test_other_sources_need_another_evaluation_and_no_other_training(
 ) -> None:
     file = tmp_path / "split.csv"
     shutil.copy(copy / "split.csv", file)
-    assert run(settings(data, copy, split__file=str(file))) == 0
+    assert run(settings(data, copy, split__file=str(file)), until="evaluate") == 0
     before = mtimes(copy)
     assert read_json(copy / "reports/1/metrics.json")["test"]["n_sources"] == 3
     assert run(settings(data, copy, split__file=str(file), split__group_regex=r"_(\d)")) == 0
@@ -317,7 +317,7 @@ def test_new_data_make_the_next_version_and_keep_the_split(data: Path, copy: Pat
     more = Path(shutil.copytree(data, tmp_path / "more" / "data"))
     before = {row["recording"]: row["split"] for row in read_csv(copy / "split.csv")}
     write_data(more, range(SOURCES, SOURCES + 2))
-    run(settings(more, copy, train__epochs=1))
+    run(settings(more, copy, train__epochs=1), until="export")
     assert record(copy)["version"] == 2
     assert (copy / "model/birdtune/1/saved_model.pb").is_file() and (
         copy / "model/birdtune/2/saved_model.pb"
@@ -355,7 +355,7 @@ def stopped_at_every(data: Path, output: Path, looks: Iterator[int]) -> int:
     stops = 0
     for n in looks:
         try:
-            run(settings(data, output), StopAt(n))
+            run(settings(data, output), StopAt(n), until="evaluate")
         except Interrupted:
             stops += 1
             assert record(output)["status"] == "interrupted" and record(output)["exit_code"] == 143

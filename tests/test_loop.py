@@ -219,21 +219,16 @@ def rows_without_times(state: State) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in state.history]
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 6])
-@pytest.mark.parametrize("accumulate", [1, 3])
+# Before anything is saved, in the second epoch, and where an epoch's last update takes fewer batches.
+@pytest.mark.parametrize(("stop_at", "accumulate"), [(1, 1), (6, 1), (3, 3)])
 def test_a_stopped_loop_goes_on_to_the_very_same_weights(
     tmp_path: Path, stop_at: int, accumulate: int
 ) -> None:
-    settings = TrainSettings(epochs=3, jit=False, accumulate=accumulate, learning_rate=1e-3)
+    settings = TrainSettings(epochs=2, jit=False, accumulate=accumulate, learning_rate=1e-3)
     straight = loop_of(tmp_path / "straight", settings, dropout=0.3)
     expected = straight.run()
     with pytest.raises(Interrupted):
-        loop_of(
-            tmp_path / "stopped",
-            settings,
-            dropout=0.3,
-            interrupts=StopAt(min(stop_at, 6 // accumulate + 1)),
-        ).run()
+        loop_of(tmp_path / "stopped", settings, dropout=0.3, interrupts=StopAt(stop_at)).run()
     resumed = loop_of(tmp_path / "stopped", settings, dropout=0.3)
     state = resumed.run()
     digests = {
@@ -242,7 +237,7 @@ def test_a_stopped_loop_goes_on_to_the_very_same_weights(
     }
     assert len(digests) == 1
     assert rows_without_times(state) == rows_without_times(expected)
-    assert state.updates == expected.updates == 3 * -(-4 // accumulate)
+    assert state.updates == expected.updates == 2 * -(-4 // accumulate)
 
 
 def test_figures_of_a_validation_that_swallowed_a_stop_are_not_believed(tmp_path: Path) -> None:
