@@ -36,9 +36,9 @@ def test_folds_share_what_is_compiled_and_classes_weigh_by_how_often_they_are_am
     monkeypatch.setattr(probes, "make_scorer", lambda *given: pytest.fail("compiled anew for a fold"))
     scores = probes.out_of_fold(learner, np.arange(len(found.labels)) % 2, 3, interrupts)
     assert len(shapes) >= 2 and len(set(shapes)) == 1
-    judged = np.flatnonzero(np.arange(len(found.labels)) % 2)
+    evaluated = np.flatnonzero(np.arange(len(found.labels)) % 2)
     # By the weights as the last fold left them.
-    np.testing.assert_allclose(learner._score(found.some(judged)), scores[judged], atol=1e-6)
+    np.testing.assert_allclose(learner._score(found.some(evaluated)), scores[evaluated], atol=1e-6)
     rare = np.concatenate([np.flatnonzero(found.labels == 0)[:1], np.flatnonzero(found.labels != 0)])
     examples, weight = learner._examples(found.some(rare))
     alike, _ = learner._examples(found)
@@ -82,12 +82,12 @@ def test_all_that_is_set_for_rare_classes_is_heeded_by_heads_and_where_it_can_be
     config, classifier, found = bench
     weights = np.where(found.labels == 0, 5.0, 1.0).astype(np.float32)
     given = replace(found, weights=weights) if name == "quality" else found
-    training, judged = np.arange(1, len(found.labels), 2), np.arange(0, len(found.labels), 2)
+    training, evaluated = np.arange(1, len(found.labels), 2), np.arange(0, len(found.labels), 2)
 
     def scores(kind: str, embedded: Any, config: Config) -> Any:
         if kind == "head":
-            return probes.Head("linear", classifier, embedded, config, Interrupts())(training, judged)
-        return probes.Baseline(kind, embedded, config)(training, judged)
+            return probes.Head("linear", classifier, embedded, config, Interrupts())(training, evaluated)
+        return probes.Baseline(kind, embedded, config)(training, evaluated)
 
     for kind in ("head", "logistic regression"):
         plain, changed = (
@@ -128,9 +128,9 @@ def test_given_once_a_recording_counts_by_its_quality_its_class_and_how_often_th
 def test_what_has_no_fold_is_always_trained_on_and_never_evaluated() -> None:
     seen: list[tuple[list[int], list[int]]] = []
 
-    def candidate(training: Any, judged: Any) -> Any:
-        seen.append((training.tolist(), judged.tolist()))
-        return np.ones((len(judged), 2))
+    def candidate(training: Any, evaluated: Any) -> Any:
+        seen.append((training.tolist(), evaluated.tolist()))
+        return np.ones((len(evaluated), 2))
 
     scores = probes.out_of_fold(candidate, np.array([0, 1, -1, 0]), 2, Interrupts())
     assert seen == [([1, 2], [0, 3]), ([0, 2, 3], [1])]

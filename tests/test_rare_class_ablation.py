@@ -81,11 +81,11 @@ class Watched:
         self.folds: list[tuple[Any, Any]] = []
         Watched.made.append(self)
 
-    def __call__(self, training: Any, judged: Any) -> Any:
-        self.folds.append((training, judged))
-        scores = np.full((len(judged), 4), 0.2)
+    def __call__(self, training: Any, evaluated: Any) -> Any:
+        self.folds.append((training, evaluated))
+        scores = np.full((len(evaluated), 4), 0.2)
         if self.config.train.sampling_power:
-            scores[np.arange(len(judged)), self.embedded.labels[judged]] = 0.9
+            scores[np.arange(len(evaluated)), self.embedded.labels[evaluated]] = 0.9
         return scores
 
 
@@ -118,10 +118,10 @@ def test_heads_are_trained_with_all_that_is_set_without_each_and_with_none_and_n
     heard = {dataset.places[name].split for head in watched for name in head.embedded.names}
     assert heard == {"train", "val"}
     names, groups = np.array(watched[0].embedded.names), np.array(watched[0].embedded.groups)
-    for training, judged in watched[0].folds:
-        assert not set(groups[training]) & set(groups[judged])
-        assert any("Dryocopus" in name for name in names[training])  # of one source: trained on, never judged
-        assert not any("Dryocopus" in name for name in names[judged])
+    for training, evaluated in watched[0].folds:
+        assert not set(groups[training]) & set(groups[evaluated])
+        assert any("Dryocopus" in name for name in names[training])  # of one source: trained on, never evaluated
+        assert not any("Dryocopus" in name for name in names[evaluated])
 
     assert found["classes"] == ["Apus_apus"] and found["unjudged"] == ["Dryocopus_martius"]
     assert [list(row["settings"]) for row in found["rows"]] == [

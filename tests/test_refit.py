@@ -27,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def seen() -> list[Any]:
-    """What heads were trained on by folds: embeddings, training, judged."""
+    """What heads were trained on by folds: embeddings, training, evaluated."""
     return []
 
 
@@ -36,9 +36,9 @@ def done(data: Path, seen: list[Any], tmp_path_factory: pytest.TempPathFactory) 
     """The output of one whole run on a frozen backbone."""
 
     class Seen(probes.Head):
-        def logits(self, training: Any, judged: Any) -> Any:
-            seen.append((self._embedded, training, judged))
-            return super().logits(training, judged)
+        def logits(self, training: Any, evaluated: Any) -> Any:
+            seen.append((self._embedded, training, evaluated))
+            return super().logits(training, evaluated)
 
     output = tmp_path_factory.mktemp("output")
     with pytest.MonkeyPatch.context() as patch:
@@ -104,10 +104,10 @@ def test_calibration_comes_from_heads_that_learnt_from_other_sources_and_never_f
 ) -> None:
     of = sides(done)
     scored: set[str] = set()
-    for embedded, training, judged in seen:
+    for embedded, training, evaluated in seen:
         groups = np.asarray(embedded.groups)
-        assert not set(groups[training]) & set(groups[judged])
-        scored |= {embedded.names[k] for k in judged}
+        assert not set(groups[training]) & set(groups[evaluated])
+        scored |= {embedded.names[k] for k in evaluated}
         assert {of[name] for name in embedded.names} == {"train", "val"}
     assert scored == {name for name, side in of.items() if side != "test"}
     found = metrics(done)

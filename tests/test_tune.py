@@ -311,7 +311,7 @@ def test_where_the_best_is_worse_when_evaluated_anew_everything_says_to_keep_you
             "--model.freeze=all-but-head" in page
             and yaml.safe_load(told[2])["model"]["freeze"] == "all-but-head"
         )
-    assert told[0].endswith("there is nothing to judge it beside.") and "None of the" not in told[0]
+    assert told[0].endswith("there is nothing to compare it with.") and "None of the" not in told[0]
     assert tuned_words.advice(of_again(whole[0], -0.02)).endswith("to try those of trial 2 all the same")
 
 

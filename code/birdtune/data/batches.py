@@ -217,7 +217,7 @@ class Batches:
 
 
 def in_order(windows: Source, batch_size: int) -> Iterator[Rows]:
-    """All windows once, as they lie, for judging."""
+    """All windows once, as they lie, for evaluation."""
     for start in range(0, len(windows), batch_size):
         yield batch_of(windows, np.arange(start, min(start + batch_size, len(windows))), batch_size)
 

@@ -28,7 +28,7 @@ MEASURES = {
 }
 
 
-# What each measure is judged by: of the rarest third, and of all classes.
+# What each measure is evaluated by: of the rarest third, and of all classes.
 FIGURES = ("rare_recall", "rare_ap", "accuracy", "macro_ap")
 # From here on classes are so unequal that a reader should know what there is against it.
 _UNEQUAL = 10

@@ -81,7 +81,7 @@ def verdict(found: Tuned) -> str:
     if found.best == 0:
         return f"None of the {count(len(found.trials), 'trial')} was better than the settings as they are: keep them."
     if found.again is None:
-        return f"{chosen} Training with the settings as they are went astray: there is nothing to judge it beside."
+        return f"{chosen} Training with the settings as they are went astray: there is nothing to compare it with."
     again = found.again
     anew = (
         f"Evaluated again ({_anew(found)}), it scores {again.best:.3f} and the settings as they are "

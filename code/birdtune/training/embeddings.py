@@ -309,14 +309,14 @@ def classes_of(dataset: Dataset, part: Sequence[Recording]) -> Bools:
 def require_judges(
     dataset: Dataset, part: Sequence[Recording], seeds: Sequence[int], purpose: str, journal: Journal
 ) -> None:
-    """Name the classes that nothing can judge; to be asked before anything is embedded.
+    """Name the classes that cannot be evaluated; to be asked before anything is embedded.
 
     Args:
         part: what is to be embedded.
         purpose: what trains on some and judges by others, for people.
 
     Raises:
-        InputError: fewer than two classes can be judged.
+        InputError: fewer than two classes can be evaluated.
     """
     positive = classes_of(dataset, part)
     groups = [dataset.places[recording.name].group for recording in part]
@@ -332,6 +332,6 @@ def require_judges(
         )
     if few:
         journal.warn(
-            f"not judged: {listed(few)}; judging takes two beside the test part. What is tried learns from them all "
+            f"not evaluated: {listed(few)}; that takes two beside the test part. What is tried learns from them all "
             "the same, and may take others for them."
         )

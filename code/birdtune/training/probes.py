@@ -1,6 +1,6 @@
 """What may learn on embeddings: the heads, trained by the step that `run` trains with, and baselines of scikit-learn.
 
-    Embedded ─▶ Candidate: (training recordings, recordings to judge) ─▶ scores of the latter
+    Embedded ─▶ Candidate: (training recordings, recordings to evaluate) ─▶ scores of the latter
 
 Importing this loads TensorFlow.
 """
@@ -40,7 +40,7 @@ from birdtune.training.loop import learning_rate
 from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
 from birdtune.training.step import StepSettings, Trainer
 
-# From the training recordings and the ones to judge to scores of the latter. [judged, C]
+# From the training recordings and the ones to evaluate to scores of the latter. [evaluated, C]
 Candidate = Callable[[Ints, Ints], Floats]
 
 _TREES = 300
@@ -95,14 +95,14 @@ class Head:
         fresh = classifiers.weights(self._classifier)
         self._fresh = Saved(fresh, self._trainer.state_arrays(), State())
 
-    def __call__(self, training: Ints, judged: Ints) -> Floats:
+    def __call__(self, training: Ints, evaluated: Ints) -> Floats:
         self._learn(training)
-        return self._score(self._embedded.some(judged))
+        return self._score(self._embedded.some(evaluated))
 
-    def logits(self, training: Ints, judged: Ints) -> Scores:
-        """The recordings to judge, with logits for `window_scores`."""
+    def logits(self, training: Ints, evaluated: Ints) -> Scores:
+        """The recordings to evaluate, with logits for `window_scores`."""
         self._learn(training)
-        return self._scores(self._embedded.some(judged), self._logits)
+        return self._scores(self._embedded.some(evaluated), self._logits)
 
     def _learn(self, training: Ints) -> None:
         self._trainer.restore(self._fresh)
@@ -201,24 +201,24 @@ class Baseline:
         self._averages = embedded.averages
         self._n_classes = len(embedded.classes)
 
-    def __call__(self, training: Ints, judged: Ints) -> Floats:
+    def __call__(self, training: Ints, evaluated: Ints) -> Floats:
         weights = recording_weights(self._embedded.some(training), self._settings)
         if not self._embedded.have_several:
-            return self._scores(training, self._embedded.labels[training], weights, judged, self._n_classes)
+            return self._scores(training, self._embedded.labels[training], weights, evaluated, self._n_classes)
         # Each class on its own, one against the rest, by the recordings of which it is known.
-        found = np.zeros((len(judged), self._n_classes))
+        found = np.zeros((len(evaluated), self._n_classes))
         for column in range(self._n_classes):
             known = self._embedded.known[training, column]
             is_in = self._embedded.positive[training[known], column]
             if is_in.any() and not is_in.all():
-                of_class = self._scores(training[known], is_in.astype(np.int64), weights[known], judged, 2)
+                of_class = self._scores(training[known], is_in.astype(np.int64), weights[known], evaluated, 2)
                 found[:, column] = of_class[:, 1]
             else:
                 found[:, column] = float(is_in.any())
         return found
 
-    def _scores(self, training: Ints, labels: Ints, weights: Floats, judged: Ints, n_classes: int) -> Floats:
-        """What is learnt from recordings with labels [training] and weights [training]. [judged, n_classes]"""
+    def _scores(self, training: Ints, labels: Ints, weights: Floats, evaluated: Ints, n_classes: int) -> Floats:
+        """What is learnt from recordings with labels [training] and weights [training]. [evaluated, n_classes]"""
         model = self._make(self._settings.seed, len(training))
         name, last = model.steps[-1] if isinstance(model, Pipeline) else ("", model)
         counts = {}
@@ -227,6 +227,6 @@ class Baseline:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
             model.fit(self._averages[training], labels, **counts)
-        found = np.zeros((len(judged), n_classes))
-        found[:, model.classes_] = model.predict_proba(self._averages[judged])
+        found = np.zeros((len(evaluated), n_classes))
+        found[:, model.classes_] = model.predict_proba(self._averages[evaluated])
         return found
