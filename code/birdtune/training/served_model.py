@@ -48,7 +48,7 @@ class _Facts(BaseModel):
     embedding_activation: _Word
     weights: tuple[_Name, ...] = Field(min_length=2, max_length=10_000)  # names, in the order of the variables
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    hidden_units: int | str  # of several hidden layers, with commas
+    hidden_units: int | _Word  # of several hidden layers, with commas
     prototypes: int = 0  # of models from before there were any
     calibration: dict[str, Any]
     thresholds: dict[str, Any] | None
