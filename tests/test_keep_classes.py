@@ -287,6 +287,16 @@ def test_the_report_says_what_is_kept_and_compares(output: Path) -> None:
     assert "Published scores are sigmoid(a · logit + b) with a =" in page
 
 
+def test_what_the_recordings_have_added_to_the_published_classifier_is_said(output: Path) -> None:
+    record, figures = read_json(output / "run.json"), read_json(output / "reports/1/metrics.json")
+    pairs = {"Apus_apus": LABELS[0], "eagle owl": LABELS[1]}
+    assert record["head_start"] == {"backbone": figures["published"]["backbone"], "classes": pairs}
+    alone, beside = figures["published_alone"], figures["published"]["test"]
+    assert all(alone[name] == beside[name] for name in ("classes", "recordings", "head"))
+    page = (output / "reports/1/report.html").read_text("utf-8")
+    assert "without your recordings" in page and "asked for the 2 classes that it knows" in page
+
+
 def test_predict_takes_published_classes_where_no_own_class_passes(
     output: Path, data: Path, tmp_path: Path, in_one_process: None
 ) -> None:

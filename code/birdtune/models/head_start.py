@@ -66,11 +66,11 @@ class HeadStart:
             begins = "begins" if len(pairs) == 1 else "begin"
             yield f"head: {len(pairs):,} of {of} {begins} from {self.backbone}'s own classifier: {some(pairs)}"
 
-    def weights(self, published: Arrays) -> tuple[Array, Array]:
-        """Kernel [K, M] and bias [M] of the columns, from the variables of a checkpoint."""
+    def weights(self, published: Arrays, columns: Sequence[int] | None = None) -> tuple[Array, Array]:
+        """Kernel [K, M] and bias [M] of some columns (default: of the classes), from a checkpoint's variables."""
         kernel, bias = (published[name] for name in self.variables)
-        columns = list(self.columns.values())
-        return kernel[:, columns], bias[columns]
+        chosen = list(self.columns.values() if columns is None else columns)
+        return kernel[:, chosen], bias[chosen]
 
 
 def find(config: Config, classes: Sequence[str]) -> HeadStart | None:

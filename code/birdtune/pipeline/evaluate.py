@@ -68,6 +68,9 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
         figures[name]["rare_classes"] = _rare_classes(job, scores)
         _report_part(job, name, figures[name])
     figures["published"] = published_classes.measure(job, model.classifier, found.scores)
+    figures["published_alone"] = None
+    if job.base is None:
+        figures["published_alone"] = published_classes.beside(job, model.classifier, test)
     figures["leak"] = _leak(job, test)
     thresholds = Thresholds.of(figures["thresholds"])
     earlier = {served.folder.resolve(): served for served in (job.base, champion) if served is not None}

@@ -16,7 +16,7 @@ from birdtune.data.scan import Recording
 from birdtune.evaluation import published_scores
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.scores import Scores
-from birdtune.models import published
+from birdtune.models import head_start, published, registry
 from birdtune.models.classifier import Classifier
 from birdtune.models.published import Layer, Served
 from birdtune.reporting import published_section
@@ -44,11 +44,7 @@ def measure(job: Job, classifier: Classifier, scores: Mapping[str, Scores]) -> d
     kept = published.keep(job.config, job.dataset.classes)
     if kept is None:
         return None
-    members = defaultdict(list)  # published column → columns of the data
-    for name, column in kept.matched.items():
-        members[column].append(job.dataset.classes.index(name))
-    columns = sorted(members)
-    owned = [members[column] for column in columns]
+    columns, owned = _members(job, kept.matched)
     label_of = {column: kept.label_of[name] for name, column in kept.matched.items()}
     parts: dict[str, Scores] = {}
     if columns:
@@ -71,6 +67,49 @@ def measure(job: Job, classifier: Classifier, scores: Mapping[str, Scores]) -> d
     for sentence in published_section.sentences(row):
         job.journal.say(f"  {plain(sentence)}")
     return row
+
+
+def beside(job: Job, classifier: Classifier, test: Scores | None) -> dict[str, Any] | None:
+    """The published classifier alone, beside the head that began from it: what the recordings have added.
+
+    Args:
+        classifier: its backbone makes the embeddings.
+        test: scores of the test recordings as they are served.
+
+    Returns:
+        `published_alone` of metrics.json: `backbone`, and as `published_scores.compare` without the calibration; None:
+        the head did not begin so for two classes or more, the backbone was trained, or there is no test recording.
+    """
+    start = head_start.of_head(job.config, classifier.head_name, classifier.classes)
+    if start is None or test is None or not classifier.is_frozen:
+        return None
+    columns, owned = _members(job, start.columns)
+    if len(columns) < published_scores.FEWEST_CLASSES:
+        return None
+    path = registry.sound_checkpoint(job.config)
+    assert path is not None, "the head began from it"
+    layer = Layer(*start.weights(registry.read_weights(classifier.backbone, path), columns))
+    part = job.dataset.part("test")
+    logits = _logits(job, classifier, layer, part, "test")
+    matched = published_scores.of_matched(test, logits, [str(column) for column in columns], owned)
+    found = published_scores.compare(
+        matched, test, owned, Calibration("sigmoid"), n_bootstrap=job.config.evaluate.bootstrap,
+        seed=job.config.train.seed,
+    )  # fmt: skip
+    if found is None:
+        return None
+    row = {"backbone": start.backbone, **{name: found[name] for name in found if name != "calibration"}}
+    job.journal.say(f"  {plain(published_section.alone(row))}")
+    return row
+
+
+def _members(job: Job, matched: Mapping[str, int]) -> tuple[list[int], list[list[int]]]:
+    """Published columns that match, ascending, and the columns of the data's classes that each is."""
+    members = defaultdict(list)
+    for name, column in matched.items():
+        members[column].append(job.dataset.classes.index(name))
+    columns = sorted(members)
+    return columns, [members[column] for column in columns]
 
 
 def _logits(

@@ -21,7 +21,7 @@ from birdtune.evaluation.label_issues import FACTS_NAME
 from birdtune.evaluation.scores import Scores
 from birdtune.models import registry
 from birdtune.models.known import Origin
-from birdtune.reporting import tune_page, tuned
+from birdtune.reporting import published_section, tune_page, tuned
 from birdtune.reporting.listening import Clip
 from birdtune.reporting.report import ReportData
 from birdtune.reporting.verdict import Verdict, all_diagnostics, verdict
@@ -71,7 +71,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -
         hardware={**run.record.get("hardware", {}), "precision": str(run.record.get("precision", ""))},
         stages=run.record["stages"],
         window_s=store.spec.window_s,
-        backbone=_backbone_rows(run, origin),
+        backbone=_backbone_rows(run, origin, figures.get("published_alone")),
         listen=_listener(dataset, store),
         promotion=_promotion(run),
         tuning=tune_page.section(tuned.of_run(run.config)),
@@ -128,7 +128,7 @@ def diagnose(run: Run, figures: Mapping[str, Any]) -> tuple[list[Diagnostic], Ve
     return found, verdict(figures, found)
 
 
-def _backbone_rows(run: Run, origin: Origin) -> list[tuple[str, str]]:
+def _backbone_rows(run: Run, origin: Origin, alone: dict[str, Any] | None) -> list[tuple[str, str]]:
     backbone = registry.backbone_of(run.config)
     sha256 = run.record["weights_sha256"]
     return [
@@ -138,6 +138,7 @@ def _backbone_rows(run: Run, origin: Origin) -> list[tuple[str, str]]:
         ("embedding", f"{backbone.embedding_size:,} numbers"),
         *origin.lines(),
         *_head_start(run),
+        *([("without your recordings", published_section.alone(alone))] if alone else []),
         *([("SHA-256 of this model's weights", str(sha256))] if sha256 else []),
         *([("SHA-256 of the backbone's files", backbone.graph_sha256)] if backbone.graph_sha256 else []),
     ]
