@@ -139,5 +139,5 @@ def test_the_rule_of_a_model_takes_its_thresholds_or_the_scores_that_are_asked_f
 
 @pytest.mark.parametrize("wrong", [{"smooth_windows": 2}, {"smooth_windows": 0}, {"off": 0.9}])
 def test_a_rule_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="median|off above on"):
+    with pytest.raises(ValueError, match=r"median|off above on"):
         rule(**wrong)

@@ -71,15 +71,15 @@ class _Pending:
 
 
 class Scored(NamedTuple):
-    """A file that went through the model, or a segment of one; `sums` are over its windows, `results` one by one."""
+    """A file that went through the model, or a segment or part of one; `sums` are over its windows, `results` one by one."""
 
     name: str
-    begin_s: float  # of the segment; 0 of a file
+    begin_s: float  # of the segment or part; 0 of a file
     duration_s: float  # of the file; infinite where more of it follows
     start_s: npt.NDArray[np.float64]  # [P] in the file
     results: Floats  # [P, K]
     sums: npt.NDArray[np.float64]  # [S]
-    damage: Unused | None = None  # what is wrong with the file; of segments, the last one has it
+    damage: Unused | None = None  # what is wrong with the file; of segments and parts, the last one has it
 
 
 class _Batches:
@@ -129,6 +129,8 @@ class Cutter:
         segment_rows: each segment of this many rows, at least a window, is cut as if it were a recording of its own:
             its first window begins with it, the last ends with it. What is left behind the last one, if shorter than a
             window, is scored by a window that ends with the recording. None: the whole recording is cut.
+        part_windows: so many windows of a recording come out together, each a window of the whole one, so that memory
+            does not grow with its length. None: all of them.
     """
 
     sound: AudioSettings
@@ -136,11 +138,17 @@ class Cutter:
     longest_s: float
     spec: FrontEnd
     segment_rows: int | None = None
+    part_windows: int | None = None
+
+    @property
+    def by_parts(self) -> bool:
+        """Whether a recording comes out part by part."""
+        return self.segment_rows is not None or self.part_windows is not None
 
     def pieces(self, given: Path | Channel) -> Iterator["_Piece"]:
         """First row and rows [window_rows, ...] of each window of a file; its facts at last.
 
-        Behind each whole segment, the row at which the next one begins.
+        Behind each whole segment or part, the row at which the next one begins.
 
         Raises:
             SoundError: the file cannot be used; some of them only after the last window.
@@ -148,11 +156,11 @@ class Cutter:
         path, channel = given if isinstance(given, Channel) else (given, None)
         stream = SoundStream(
             path, self.sound, rate_hz=self.spec.rate_hz, longest_s=self.longest_s,
-            silent_too=self.segment_rows is not None, channel=channel,
+            silent_too=self.by_parts, channel=channel,
         )  # fmt: skip
         try:
             size = self.segment_rows
-            yield from self._cut(stream) if size is None else self._of_segments(stream, size)
+            yield from self._of_parts(stream) if size is None else self._of_segments(stream, size)
         except OSError as fault:
             raise SoundError("unreadable", f"the storage failed ({fault.strerror})") from fault
         except (UnicodeError, TypeError) as fault:
@@ -164,6 +172,12 @@ class Cutter:
 
     def _cut(self, blocks: Iterable[Floats]) -> Iterator[tuple[int, Floats]]:
         return self.spec.cut(self.spec.rows_of(blocks), self.hop_rows)
+
+    def _of_parts(self, stream: SoundStream) -> Iterator[tuple[int, Floats] | int]:
+        for number, (first, window) in enumerate(self._cut(stream)):
+            if self.part_windows is not None and number and number % self.part_windows == 0:
+                yield first
+            yield first, window
 
     def _of_segments(self, stream: SoundStream, size: int) -> Iterator[tuple[int, Floats] | int]:
         """Windows of each segment, and where the next one begins; of what is left at the end, the last window."""
@@ -235,8 +249,8 @@ def infer(
         sounds: as `sounds.find_sounds` gives them; what is unused already comes out as it is, in its place.
         function: windows [n, window_rows, ...] float32 → results [n, K], n up to `batch_size`.
         check: called between files and batches; it may raise to stop.
-        cutter: where it cuts segments, each comes out by itself as soon as it was scored; behind them, if the file
-            breaks off, why.
+        cutter: where it cuts segments or parts, each comes out by itself as soon as it was scored; behind them, if the
+            file breaks off, why.
         kept: so many columns of the results are kept; those behind are summed over the windows of a file. None: all.
 
     Raises:
