@@ -293,7 +293,7 @@ def test_each_fault_ends_with_its_code_and_one_line(
     assert capsys.readouterr().err == line
 
 
-@pytest.mark.parametrize(("command", "function"), [("predict", "_scorer"), ("embed", "_embedder")])
+@pytest.mark.parametrize(("command", "function"), [("predict", "scorer_in"), ("embed", "_embedder")])
 def test_where_nothing_is_kept_the_message_does_not_say_to_continue(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, function: str
 ) -> None:

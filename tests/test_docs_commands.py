@@ -22,6 +22,7 @@ from test_job import write_data
 # What a page says → what is run: other places, and less to compute.
 INSTEAD = {
     "/archive": "archive",
+    " nights/": " night/",
     ".venv/bin/python": sys.executable,
     "--trials 30": "--trials 2",
     "--model.backbone yamnet": "--model.backbone yamnet --model.checkpoint yamnet.h5",
@@ -92,6 +93,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = [path.relative_to(data).as_posix() for path in sorted(data.glob("*/*"))]
     folds = "".join(f"{name},{int(name[-7]) % 5 + 1}\n" for name in names)  # by the last digit of the source
     (folder / "folds.csv").write_text("recording,fold\n" + folds)
+    (folder / "species.txt").write_text("Bubo bubo\n")
     (folder / "last").touch()
     os.utime(folder / "last", (0, 0))
     for number, name in enumerate(("new/a.wav", "night.wav", "recordings/b.wav", "archive/2026/c.wav", "night/d.wav")):

@@ -32,7 +32,7 @@ HEAVY = frozenset(
         "serving.keras_file", "training.train", "pipeline.label_check",
         "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate", "pipeline.published_classes",
         "training.embeddings", "training.probes", "training.cross_fit",
-        "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.predict",
+        "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.predict", "pipeline.detect",
     }
 )  # fmt: skip
 

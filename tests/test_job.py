@@ -18,7 +18,7 @@ from makers import StopAt, with_processes
 
 from birdtune import cli
 from birdtune.config import Config
-from birdtune.errors import CheckpointError, DivergedError, InputError, Interrupted
+from birdtune.errors import CheckpointError, DivergedError, InputError, Interrupted, SettingsError
 from birdtune.pipeline import label_check
 from birdtune.pipeline import predict as prediction
 from birdtune.pipeline import run as job
@@ -470,6 +470,49 @@ def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Pat
     assert prediction.predict(settings(data, done), None, [silent], out, None, Journal(), Interrupts()) == 0
     with pytest.raises(InputError, match="None of the files"):
         prediction.embed(settings(data, done), None, [silent], tmp_path / "x.npz", Journal(), Interrupts())
+
+
+def test_detections_are_written_as_tables_and_a_second_command_goes_on_where_the_first_was(
+    data: Path, done: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    from birdtune.pipeline import detect
+
+    parts = [np.zeros(16_000), soundfile.read(data / "Bubo_bubo/Bubo_bubo-4001_0.wav")[0], np.zeros(16_000)]
+    night = tmp_path / "in/20240517_043000.wav"
+    night.parent.mkdir()
+    soundfile.write(night, np.concatenate(parts), 16_000)
+    (tmp_path / "in/text.wav").write_text("no sound")
+    out = tmp_path / "out"
+    chosen = settings(data, done)
+
+    def run(kind: str, *names: str, **more: Any) -> str:
+        asked = detect.Asked([tmp_path / name for name in names or ("in",)], out, kind, None, more.pop("species", None))
+        wanted = chosen.model_copy(update={"detect": chosen.detect.model_copy(update={"unknown": True, **more})})
+        assert detect.detect(wanted, asked, Journal(), Interrupts()) == 0
+        return capsys.readouterr().out
+
+    said = run("csv")
+    assert f"not used: {tmp_path}/in/text.wav: not-audio" in said
+    assert "in 1 recording (" in said and "; 1 not used" in said and "scored before" not in said
+    rows = read_csv(out / "20240517_043000.birdtune.csv")
+    assert {row["class"] for row in rows} == {"Bubo_bubo"} and 0 < float(rows[0]["start_s"]) < 2
+    assert rows[0]["start_time"].startswith("2024-05-17T04:30:0")
+    # Another format and one table are made of what is known; what is new is scored.
+    shutil.copy(data / "Corvus_corax/Corvus_corax-5001_1.wav", tmp_path / "in/new.wav")
+    assert "1 were scored before" in run("audacity", one_table=True)
+    lines = (out / "detections.txt").read_text().splitlines()
+    assert {line.split("\t")[2] for line in lines} >= {"Bubo_bubo"}
+    assert "2 were scored before" in run("csv")
+    # Other settings are another answer.
+    assert "scored before" not in run("csv", on=0.99)
+    (tmp_path / "list.txt").write_text("Corvus corax\nDodo\n")
+    said = run("csv", on=0.01, species=tmp_path / "list.txt")
+    assert "detections of 1 of the classes only" in said and "1 name on it is no class of the model: Dodo" in said
+    assert {row["class"] for row in read_csv(out / "20240517_043000.birdtune.csv")} <= {"Corvus_corax"}
+    with pytest.raises(InputError, match="None of the files"):
+        run("csv", "in/text.wav")
+    with pytest.raises(SettingsError, match="detect.off 0.9 is above"):
+        run("csv", on=0.5, off=0.9)
 
 
 def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for_one_row_hears_of_them(

@@ -160,6 +160,10 @@ def _not_understood(name: str, unknown: str, options: argparse.Namespace) -> str
 _FORMATS = (commands.SAVED_MODEL, "tflite", "onnx", "keras", "slim")
 
 
+# Tables of detections, as serving/detection_tables.py writes them.
+_TABLES = ("raven", "audacity", "csv", "json", "parquet", "birdnet")
+
+
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=_FORMATS, default=commands.SAVED_MODEL)
 
@@ -186,6 +190,8 @@ def _file_arguments(out: str | None, *, patches: bool) -> Callable[[argparse.Arg
             parser.add_argument("--window", type=float, default=None)
             parser.add_argument("--classes", choices=("own", "published", "both"), default="own")
             parser.add_argument("--published-threshold", type=float, default=LEAST)
+            parser.add_argument("--format", choices=_TABLES, default=None)
+            parser.add_argument("--species-list", type=_file_name, default=None)
         else:
             parser.add_argument("--format", choices=("npz", "parquet", "tfrecord", "find-tune-npz"), default=None)
 
@@ -223,13 +229,16 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         "score files with the newest promoted model: --out CSV, one row a recording or --window",
         commands.predict,
-        _file_arguments("predictions.csv", patches=True),
+        _file_arguments(None, patches=True),
         "FILES... [--list FILE|-] [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER] "
-        "[--classes own|published|both] [--published-threshold SCORE]",
+        f"[--classes own|published|both] [--published-threshold SCORE] | FILES... --format {'|'.join(_TABLES)} "
+        "[--out detections] [--species-list FILE] [--list FILE|-] [--model FOLDER]",
         more="Long recordings need --window: each window of so many seconds is scored as if it were a recording of "
         f"its own. {_LIST_HELP} --patches CSV has one row a window of the backbone, with decisions by thresholds "
         "alone: none is rejected as unknown. Of a model with published classes (--model.keep-classes), --classes both "
-        "decides for the best of them from --published-threshold (0.5) on where no own class passes.",
+        "decides for the best of them from --published-threshold (0.5) on where no own class passes. With --format, "
+        "the detections in the recordings are written, with begin and end, as tables in the folder --out: the same "
+        "command goes on where it was stopped. --detect settings say what a detection is.",
         takes_model=True,
     ),
     "embed": Command(

@@ -15,6 +15,7 @@ from birdtune.options import Option, Section, options_of, setting
 from birdtune.settings import (
     AudioSettings,
     AugmentSettings,
+    DetectSettings,
     EvaluateSettings,
     ExportSettings,
     GateSettings,
@@ -59,6 +60,7 @@ class Config(Section):
     prepare: PrepareSettings = PrepareSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     ood: OodSettings = OodSettings()
+    detect: DetectSettings = DetectSettings()
     export: ExportSettings = ExportSettings()
     gate: GateSettings = GateSettings()
     tune: TuneSettings = TuneSettings()

@@ -314,6 +314,37 @@ class OodSettings(Section):
     )
 
 
+class DetectSettings(Section):
+    """Detections, by predict --format."""
+
+    hop_s: float | None = setting(
+        None, "from one window to the next; at most a window", unit="s", unset="the backbone's", gt=0, le=60
+    )
+    smooth_windows: int = setting(
+        1, "each window's score is the median over this many around it; odd", unit="windows", ge=1, le=999
+    )
+    on: float | None = setting(
+        None, "score that a detection must reach", unset="each class's threshold", gt=0, le=1
+    )
+    off: float | None = setting(
+        None, "score below which it begins and ends", unset="half of the score that it must reach", ge=0, le=1
+    )
+    min_s: float = setting(0.0, "shorter detections are left out", unit="s", ge=0, le=3600)
+    merge_gap_s: float = setting(
+        0.0, "detections of a class with at most this between them are one", unit="s", ge=0, le=3600
+    )
+    unknown: bool = setting(False, "list detections that are rejected as unknown, too")
+    one_table: bool = setting(False, "one table of all recordings, in place of one each")
+    beside: bool = setting(False, "tables lie beside their recordings, not below --out")
+
+    @pydantic.field_validator("smooth_windows")
+    @classmethod
+    def _median_has_a_middle(cls, windows: int) -> int:
+        if windows % 2 == 0:
+            raise ValueError(f"{windows} windows have no middle one; give {windows - 1} or {windows + 1}")
+        return windows
+
+
 class ExportSettings(Section):
     """Export."""
 

@@ -137,6 +137,11 @@ def tune(config: Config, options: Options, journal: Journal, interrupts: Interru
 
 def predict(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """Score files."""
+    if options.format is not None:
+        return _detect(config, options, journal, interrupts)
+    if options.species_list is not None:
+        raise UsageError("--species-list restricts detections: give --format, e.g. --format csv.")
+    options.out = options.out or Path("predictions.csv")
     for place, flag in ((options.out, "--out"), (options.patches, "--patches")):
         if place is not None:
             require_place(place, flag, (".csv",), "a table with commas")
@@ -153,6 +158,28 @@ def predict(config: Config, options: Options, journal: Journal, interrupts: Inte
             config, options.model, files, options.out, options.patches, journal, interrupts, options.window,
             options.classes, options.published_threshold,
         )  # fmt: skip
+
+
+def _detect(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """Score files, and write tables of detections."""
+    others = {"--window": options.window, "--patches": options.patches, "--classes": options.classes != "own" or None}
+    if given := [flag for flag, value in others.items() if value is not None]:
+        raise UsageError(
+            f"{given[0]} does not go with --format {options.format}, which writes detections of the model's own "
+            "classes. Leave one of both out; --detect.hop-s sets how closely windows follow one another."
+        )
+    out = options.out or Path("detections")
+    if options.format == "parquet":
+        from birdtune.data.embedding_files import require_pyarrow
+
+        require_pyarrow("--format parquet")
+    files = _files(options)
+    with alone_in(out, journal), storage_faults(out, verb="used"):
+        load_tensorflow()
+        from birdtune.pipeline import detect as detection
+
+        asked = detection.Asked(files, out, options.format, options.model, options.species_list)
+        return detection.detect(config, asked, journal, interrupts)
 
 
 def embed(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:

@@ -80,9 +80,9 @@ def predict(
             own, as YAMNet's with its 521 classes.
     """
     devices.prepare_devices()
-    place = source or _newest_exported(config)
+    place = source or newest_exported(config)
     with naming("--model" if source is not None else None):
-        model = _scorer(place)
+        model = scorer_in(place)
     journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
     exported = model if isinstance(model, ExportedModel) else None
     clip_s = None if exported is None else exported.calibration_clip_s
@@ -150,7 +150,7 @@ def embed(
             of TensorFlow in any form that `run` takes.
     """
     devices.prepare_devices()
-    place = source or _newest_exported(config)
+    place = source or newest_exported(config)
     with naming("--model" if source is not None else None):
         embedder = _embedder(config, place)
     journal.say(f"embed: {shown(place)}")
@@ -259,7 +259,8 @@ def _report(outcome: Outcome, out: Path, journal: Journal) -> int:
     return EXIT_DONE
 
 
-def _newest_exported(config: Config) -> Path:
+def newest_exported(config: Config) -> Path:
+    """The newest model of the output folder. Raises InputError: there is none."""
     for version in reversed(versions(config.output)):
         folder = config.output / "model" / config.export.name / str(version)
         if (folder / "model.json").exists():
@@ -270,7 +271,8 @@ def _newest_exported(config: Config) -> Path:
     )
 
 
-def _scorer(place: Path) -> Scorer:
+def scorer_in(place: Path) -> Scorer:
+    """An exported model, or published weights with a classifier of their own. Raises CheckpointError."""
     backbone = registry.recognised(place) if place.is_file() else None
     if backbone is None or backbone.published is None:
         return _open(place)

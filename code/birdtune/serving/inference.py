@@ -71,7 +71,7 @@ class _Pending:
 
 
 class Scored(NamedTuple):
-    """A file that went through the model, or a segment or part of one; `sums` are over its windows, `results` one by one."""
+    """A file that went through the model, or a segment or part of it; `sums` are over its windows, `results` each."""
 
     name: str
     begin_s: float  # of the segment or part; 0 of a file

@@ -101,7 +101,7 @@ def embed_files(
     n_files = n_windows = 0
     cutter = Cutter(sound, front_end.hop(hop_s), longest_s, front_end)
     with writing(out, kind, made or MadeBy.of(front_end, hop_s)) as add:
-        for item in infer(_sounds(files, sound), embed, cutter, batch_size, check):
+        for item in infer(sounds_in(files, sound), embed, cutter, batch_size, check):
             problems += _problem(item)
             if isinstance(item, Scored):
                 end_s = np.minimum(item.start_s + front_end.window_s, item.duration_s)
@@ -111,7 +111,8 @@ def embed_files(
     return Outcome(n_files, n_windows, tuple(problems))
 
 
-def _sounds(files: Sequence[Path], audio: AudioSettings) -> Sequence[Path | Channel | Unused]:
+def sounds_in(files: Sequence[Path], audio: AudioSettings) -> Sequence[Path | Channel | Unused]:
+    """The recordings in some files and folders, channel by channel where each is one of its own."""
     found = find_sounds(files)
     return channel_by_channel(found) if audio.channels == "each" else found
 
@@ -163,7 +164,7 @@ def predict_files(
     segment_s = None if segment is None else segment / spec.rows_per_s
     rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, ood_score, segment_s, published)
     results = window_results(classifier, pools=ood_score is not None, published=published)
-    scored = infer(_sounds(files, sound), results, cutter, batch_size, check, kept=len(rows.classes) + 1)
+    scored = infer(sounds_in(files, sound), results, cutter, batch_size, check, kept=len(rows.classes) + 1)
     return _write(scored, rows, out, windows_out, calibration_clip_s)
 
 

@@ -1,0 +1,303 @@
+"""`predict --format`: the detections in recordings, as tables for other programs, and a summary of them.
+
+    files ─▶ Ledger (what was scored before) ─▶ detect_recordings ─▶ a table each, or one; summary.csv, summary.html
+
+Each recording is kept as soon as it was scored, so that the same command goes on where it was stopped.
+Importing this loads TensorFlow.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+
+from birdtune.audio.recorded_at import recorded_at
+from birdtune.config import Config
+from birdtune.errors import EXIT_DONE, InputError, SettingsError, naming, shown
+from birdtune.evaluation.decision import BACKGROUND, LEAST, NOMINAL, UNKNOWN_NAME, Thresholds
+from birdtune.evaluation.detections import Rule
+from birdtune.pipeline.predict import newest_exported, scorer_in
+from birdtune.pipeline.species_list import classes_on
+from birdtune.reporting import detection_summary
+from birdtune.runtime import fingerprints
+from birdtune.runtime.files import file_sha256, make_folder, value_sha256
+from birdtune.runtime.log import Journal, Progress, duration
+from birdtune.runtime.signals import Interrupts
+from birdtune.runtime.text import count, some
+from birdtune.serving import detection_tables as tables
+from birdtune.serving.detect import PART_WINDOWS, Detected, Sound, detect_recordings
+from birdtune.serving.detection_ledger import Entry, Ledger
+from birdtune.serving.detection_tables import Listed
+from birdtune.serving.inference import Channel, Cutter, Unused
+from birdtune.serving.predict import ExportedModel, sounds_in
+from birdtune.serving.rows import Scorer
+from birdtune.training import devices
+
+_MEGABYTE = 1e6
+# Of smaller files nobody waits for the middle.
+_LONG_BYTES = 50e6
+
+
+class Asked(NamedTuple):
+    """What the command line asks for."""
+
+    files: Sequence[Path]
+    out: Path
+    kind: str  # of `detection_tables.ENDINGS`
+    model: Path | None
+    species_list: Path | None
+
+
+@dataclass
+class _Counts:
+    """What came of the recordings."""
+
+    new: int = 0
+    before: int = 0
+    windows: int = 0
+    silent: int = 0
+    unused: int = 0
+    seconds: float = 0.0
+    listed: int = 0
+    rejected: int = 0
+    classes: set[str] = field(default_factory=set)
+
+
+def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupts) -> int:
+    """Write the detections in some recordings. Raises as `predict.predict_files`."""
+    devices.prepare_devices()
+    place = asked.model or newest_exported(config)
+    with naming("--model" if asked.model is not None else None):
+        model = scorer_in(place)
+    journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
+    rule = _rule(config, model, asked.species_list, journal)
+    sounds = sounds_in(asked.files, config.audio)
+    usable = [each for each in sounds if not isinstance(each, Unused)]
+    places = tables.table_places(usable, asked.out, asked.kind, beside=config.detect.beside)
+    ledger = Ledger(make_folder(asked.out), _made_by(config, model, place, rule), interrupts.check)
+    try:
+        job = _Job(config, asked, model, rule, ledger, places, journal, interrupts)
+        done = job.detect(sounds)
+        job.write_all(done)
+        job.report()
+    finally:
+        ledger.close()
+    if not done:
+        raise InputError("None of the files could be used; the reasons stand above.")
+    return EXIT_DONE
+
+
+def _rule(config: Config, model: Scorer, species_list: Path | None, journal: Journal) -> Rule:
+    """By the model's thresholds, or 0.5 where it has none, and for the classes on the list."""
+    wanted = config.detect
+    thresholds = model.thresholds if isinstance(model, ExportedModel) else None
+    if thresholds is None:
+        n = len(model.classes)
+        thresholds = Thresholds((LEAST,) * n, (NOMINAL,) * n, "", "")
+    if wanted.on is not None and wanted.off is not None and wanted.off > wanted.on:
+        raise SettingsError(
+            f"--detect.off {wanted.off:g} is above --detect.on {wanted.on:g}: a detection would end before it begins. "
+            "Give a lower one, or leave it out."
+        )
+    rule = Rule.of(
+        thresholds, wanted.on, wanted.off,
+        smooth_windows=wanted.smooth_windows, merge_gap_s=wanted.merge_gap_s, min_s=wanted.min_s,
+    )  # fmt: skip
+    if species_list is None:
+        return rule
+    columns, unknown = classes_on(species_list, model.classes)
+    background = [column for column in columns if thresholds.origins[column] == BACKGROUND]
+    journal.say(f"  {shown(species_list)}: detections of {len(columns) - len(background):,} of the classes only")
+    if unknown:
+        journal.say(f"  {count(len(unknown), 'name')} on it {'is' if len(unknown) == 1 else 'are'} no class of the "
+                    f"model: {some(unknown)}")  # fmt: skip
+    return rule.only(columns)
+
+
+def _made_by(config: Config, model: Scorer, place: Path, rule: Rule) -> str:
+    """Digest of all that decides what is detected."""
+    facts: Any = model.facts if isinstance(model, ExportedModel) else fingerprints.checkpoint_digest(place)
+    thresholds = [[None if np.isinf(value) else value for value in each.tolist()] for each in (rule.on, rule.off)]
+    hop = model.front_end.hop(config.detect.hop_s)
+    rest = [rule.smooth_windows, rule.merge_gap_s, rule.min_s, hop, config.audio.cache_key]
+    return value_sha256([facts, list(model.classes), thresholds, rest])
+
+
+class _Job:
+    """The recordings of one command, on their way to tables."""
+
+    def __init__(
+        self, config: Config, asked: Asked, model: Scorer, rule: Rule, ledger: Ledger,
+        places: dict[Path | Channel, Path], journal: Journal, interrupts: Interrupts,
+    ) -> None:  # fmt: skip
+        self._config, self._asked, self._model, self._rule = config, asked, model, rule
+        self._ledger, self._places, self._journal, self._interrupts = ledger, places, journal, interrupts
+        spec = model.front_end
+        self._band_hz = (spec.low_hz, spec.top_hz)
+        self._counts = _Counts()
+
+    def detect(self, sounds: Sequence[Sound]) -> dict[Path | Channel, tuple[str, int]]:
+        """Score what was not scored before; content and channel of each recording that is known now, in order."""
+        keys: dict[Path | Channel, tuple[str, int]] = {}
+        due: list[Sound] = []
+        for given in sounds:
+            self._interrupts.check()
+            entry = self._known(given)
+            if entry is None or isinstance(given, Unused):
+                due.append(given)
+            else:
+                keys[given] = self._kept(given, entry)
+                self._counts.before += 1
+        sizes = [_size(given) / _MEGABYTE for given in due]
+        with self._journal.progress("detecting", round(sum(sizes)), "MB") as progress:
+            meter = _Meter(progress, due, sizes)
+            for found in self._detected(due, meter):
+                meter.next()
+                if (entry := self._entry(found)) is not None:
+                    assert not isinstance(found.given, Unused)
+                    self._ledger.add(entry)
+                    self._counts.new += 1
+                    keys[found.given] = self._kept(found.given, entry)
+        return {given: keys[given] for given in self._places if given in keys}
+
+    def _known(self, given: Sound) -> Entry | None:
+        if isinstance(given, Unused):
+            return None
+        try:
+            return self._ledger.find(given)
+        except OSError:
+            return None  # scoring says what is wrong with it
+
+    def _detected(self, due: Sequence[Sound], meter: "_Meter") -> Iterator[Detected]:
+        config, spec = self._config, self._model.front_end
+        cutter = Cutter(
+            config.audio, spec.hop(config.detect.hop_s), config.audio.max_hours * 3600, spec, part_windows=PART_WINDOWS
+        )
+        ood_score = self._model.ood_score if isinstance(self._model, ExportedModel) else None
+        return detect_recordings(
+            due, self._model, self._rule, cutter, ood_score=ood_score, batch_size=config.evaluate.batch_size,
+            check=self._interrupts.check, reached=meter.reached,
+        )  # fmt: skip
+
+    def _entry(self, found: Detected) -> Entry | None:
+        """What is kept of a recording; None: it could not be used, and is tried again next time."""
+        problem = found.problem
+        if problem is not None:
+            self._tell(problem)
+        if isinstance(found.given, Unused) or not found.windows:
+            self._counts.unused += 1
+            return None
+        given = found.given
+        path, channel = (given.path, given.channel + 1) if isinstance(given, Channel) else (given, 1)
+        facts = path.stat()
+        return Entry(
+            found.name, os.path.abspath(path), channel, facts.st_size, facts.st_mtime_ns,  # noqa: PTH100
+            file_sha256(path, self._interrupts.check), self._ledger.made_by, round(found.duration_s, 3), found.windows,
+            recorded_at(path), "" if problem is None else problem.problem, "" if problem is None else problem.detail,
+            found.calls,
+        )  # fmt: skip
+
+    def _tell(self, problem: Unused) -> None:
+        kind = "used in part" if problem.in_part else "used" if problem.is_used else "not used"
+        if problem.problem == "silent":
+            kind = "silent"
+        self._journal.say(f"  {kind}: {problem.name}: {problem.problem}, {problem.detail}")
+
+    def _kept(self, given: Path | Channel, entry: Entry) -> tuple[str, int]:
+        """Write the table of a recording, unless it is there; the key of its entry."""
+        counts, listed = self._counts, self._listed(given, entry)
+        counts.windows += entry.windows
+        counts.seconds += entry.duration_s
+        counts.silent += entry.problem == "silent"
+        counts.listed += len(listed.calls)
+        counts.rejected += sum(call.decision == UNKNOWN_NAME for call in entry.calls)
+        counts.classes |= {call.class_name for call in listed.calls}
+        if not self._config.detect.one_table:
+            place = self._places[given]
+            make_folder(place.parent)
+            tables.write_table(place, self._asked.kind, [listed], self._band_hz)
+        return entry.sha256, entry.channel
+
+    def _listed(self, given: Path | Channel, entry: Entry) -> Listed:
+        name, path = (given.name, given.path) if isinstance(given, Channel) else (shown(given), given)
+        calls = tables.listed(entry.calls, unknown=self._config.detect.unknown)
+        return Listed(name, path.name, entry.channel, entry.duration_s, entry.recorded_at, calls)
+
+    def write_all(self, keys: dict[Path | Channel, tuple[str, int]]) -> None:
+        """The table of all, where one was asked for, and the summary."""
+
+        def recordings() -> Iterator[Listed]:
+            for given, entry in self._ledger.entries(keys):
+                self._interrupts.check()
+                yield self._listed(given, entry)
+
+        out = self._asked.out
+        if self._config.detect.one_table:
+            place = out / tables.ENDINGS[self._asked.kind][1]
+            tables.write_table(place, self._asked.kind, recordings(), self._band_hz)
+        by_name = {given.name if isinstance(given, Channel) else shown(given): given for given in keys}
+        detection_summary.write(out, recordings(), by_name, self._model.front_end.window_s)
+
+    def report(self) -> None:
+        """One line of what came of it, and where it lies."""
+        counts, asked = self._counts, self._asked
+        n = counts.new + counts.before
+        rejected = f"; {counts.rejected:,} rejected as unknown" if counts.rejected else ""
+        self._journal.say(
+            f"{shown(asked.out)}: {count(counts.listed, 'detection')} of {count(len(counts.classes), 'class')} in "
+            f"{count(n, 'recording')} ({duration(counts.seconds)}){rejected}"
+            + (f"; {counts.before:,} were scored before" if counts.before else "")
+            + (f"; {counts.silent:,} silent" if counts.silent else "")
+            + f"; {counts.unused:,} not used"
+        )
+        if n:
+            self._journal.say(f"summary {shown(asked.out / detection_summary.PAGE_NAME)}")
+
+
+class _Meter:
+    """Progress in bytes of files, as most of the length of a recording is not known before it was decoded."""
+
+    def __init__(self, progress: Progress, due: Sequence[Sound], sizes: Sequence[float]) -> None:
+        self._progress, self._due, self._sizes = progress, due, sizes
+        self._number, self._shown, self._of_this = 0, 0, 0.0
+        self._length_s: float | None = None
+
+    def reached(self, seconds: float) -> None:
+        """So many seconds of the present recording were scored."""
+        if self._length_s is None:
+            self._length_s = _header_s(self._due[self._number])
+        if self._length_s:
+            self._of_this = min(1.0, seconds / self._length_s)
+            self._show(f"{duration(seconds)} of {duration(self._length_s)}")
+
+    def next(self) -> None:
+        """The present recording is done."""
+        self._number, self._of_this, self._length_s = self._number + 1, 0.0, None
+        self._show("")
+
+    def _show(self, note: str) -> None:
+        done = sum(self._sizes[: self._number]) + self._of_this * sum(self._sizes[self._number : self._number + 1])
+        self._progress.advance(round(done) - self._shown, note)
+        self._shown = round(done)
+
+
+def _size(given: Sound) -> int:
+    if isinstance(given, Unused):
+        return 0
+    with contextlib.suppress(OSError):
+        return (given.path if isinstance(given, Channel) else given).stat().st_size
+    return 0
+
+
+def _header_s(given: Sound) -> float:
+    """Length of a large file by its header; 0 where nobody waits for its middle, or it does not say."""
+    if isinstance(given, Unused) or _size(given) < _LONG_BYTES:
+        return 0.0
+    with contextlib.suppress(soundfile.SoundFileError, OSError):
+        return float(soundfile.info(given.path if isinstance(given, Channel) else given).duration)
+    return 0.0

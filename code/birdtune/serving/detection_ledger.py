@@ -1,0 +1,134 @@
+"""Which recordings have been scored, and what was detected in them: what a stopped run goes on with.
+
+    OUT/detections.jsonl   one line a recording, appended once all of it was scored
+
+A recording is known again by its content, whatever it is called now; that of a file of unchanged place, size and time
+is taken to be what it was. Only where each line begins is in memory.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from birdtune.runtime.files import file_sha256, sync_folder
+from birdtune.runtime.storage import storage_faults
+from birdtune.serving.detect import Call
+from birdtune.serving.inference import Channel
+
+NAME = "detections.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recording that was scored."""
+
+    name: str
+    path: str
+    channel: int  # from 1
+    size: int
+    mtime_ns: int
+    sha256: str
+    made_by: str  # digest of model and settings
+    duration_s: float
+    windows: int
+    recorded_at: datetime | None
+    problem: str
+    detail: str
+    calls: tuple[Call, ...]
+
+    def row(self) -> dict[str, Any]:
+        """As a line of the file has it."""
+        when = None if self.recorded_at is None else self.recorded_at.isoformat()
+        return {**asdict(self), "recorded_at": when}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Entry":
+        """What `row` gave. Raises LookupError, TypeError or ValueError if it did not."""
+        when = row["recorded_at"]
+        calls = tuple(Call(**call) for call in row["calls"])
+        return cls(**{**row, "recorded_at": None if when is None else datetime.fromisoformat(when), "calls": calls})
+
+
+class Ledger:
+    """The recordings that were scored with one model and one set of settings.
+
+    Args:
+        folder: where its file lies or will lie.
+        made_by: digest of model and settings; entries of others are kept and not used.
+
+    Raises: as `storage_faults`.
+    """
+
+    def __init__(self, folder: Path, made_by: str, check: Callable[[], None] = lambda: None) -> None:
+        self.path, self.made_by, self._check = folder / NAME, made_by, check
+        self._at: dict[tuple[str, int], int] = {}  # content and channel → where its line begins
+        self._stats: dict[tuple[str, int, int], str] = {}  # path, size, time → content
+        self._sizes: set[int] = set()
+        with storage_faults(self.path):
+            self._file: IO[bytes] = self.path.open("a+b")
+            sync_folder(folder)
+            self._read()
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        at = 0
+        for line in iter(self._file.readline, b""):
+            if not line.endswith(b"\n"):  # cut short by a kill or a full disk
+                self._file.truncate(at)
+                break
+            entry = _parsed(line)
+            if entry is not None and entry.made_by == self.made_by:
+                self._note(entry, at)
+            at += len(line)
+
+    def _note(self, entry: Entry, at: int) -> None:
+        self._at[entry.sha256, entry.channel] = at
+        self._stats[entry.path, entry.size, entry.mtime_ns] = entry.sha256
+        self._sizes.add(entry.size)
+
+    def find(self, given: Path | Channel) -> Entry | None:
+        """What is known of a recording, under its present name; None: it is to be scored. Raises OSError."""
+        path, channel = (given.path, given.channel + 1) if isinstance(given, Channel) else (given, 1)
+        facts = path.stat()
+        place = os.path.abspath(path)  # noqa: PTH100 - links are not followed
+        content = self._stats.get((place, facts.st_size, facts.st_mtime_ns))
+        if content is None and facts.st_size in self._sizes:
+            content = file_sha256(path, self._check)
+        at = None if content is None else self._at.get((content, channel))
+        return None if at is None else self._entry(at)
+
+    def add(self, entry: Entry) -> None:
+        """Keep what was found in a recording; durably, before its table is written. Raises as `storage_faults`."""
+        line = json.dumps(entry.row(), ensure_ascii=True).encode() + b"\n"
+        with storage_faults(self.path, needed=len(line)):
+            at = self._file.seek(0, os.SEEK_END)
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._note(entry, at)
+
+    def entries(self, found: Mapping[Path | Channel, tuple[str, int]]) -> Iterator[tuple[Path | Channel, Entry]]:
+        """The entries of some recordings by content and channel, in their order."""
+        for given, key in found.items():
+            yield given, self._entry(self._at[key])
+
+    def _entry(self, at: int) -> Entry:
+        self._file.seek(at)
+        entry = _parsed(self._file.readline())
+        assert entry is not None, "it was read before"
+        return entry
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _parsed(line: bytes) -> Entry | None:
+    try:
+        return Entry.of(json.loads(line))
+    except (ValueError, LookupError, TypeError):
+        return None  # of an earlier birdtune, or damaged: that recording is scored again
