@@ -23,7 +23,16 @@ from birdtune.reporting import detection_summary
 from birdtune.serving import inference
 from birdtune.serving.detect import Call, Detected, detect_recordings
 from birdtune.serving.detection_ledger import NAME, Entry, Ledger
-from birdtune.serving.detection_tables import BIRDNET, COLUMNS, RAVEN, Listed, listed, names_of, table_places, write_table
+from birdtune.serving.detection_tables import (
+    BIRDNET,
+    COLUMNS,
+    RAVEN,
+    Listed,
+    listed,
+    names_of,
+    table_places,
+    write_table,
+)
 from birdtune.serving.inference import Channel, Cutter, Unused
 
 RATE_HZ = 16_000

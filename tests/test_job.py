@@ -511,7 +511,7 @@ def test_detections_are_written_as_tables_and_a_second_command_goes_on_where_the
     assert {row["class"] for row in read_csv(out / "20240517_043000.birdtune.csv")} <= {"Corvus_corax"}
     with pytest.raises(InputError, match="None of the files"):
         run("csv", "in/text.wav")
-    with pytest.raises(SettingsError, match="detect.off 0.9 is above"):
+    with pytest.raises(SettingsError, match=r"detect\.off 0.9 is above"):
         run("csv", on=0.5, off=0.9)
 
 
