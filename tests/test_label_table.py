@@ -217,7 +217,7 @@ def test_times_frequencies_and_weights_are_read_and_choose_sigmoid(flat: Path) -
         ("0.9,0.2,", "start_s is 0.9 and end_s 0.2, expected a larger end_s"),
         ("0.5,0.5,", "expected a larger end_s"), ("-1,0.5,", "start_s is -1, expected a number from 0 on"),
         ("nan,1,", "expected a number from 0 on"), ("0.1,,", "start_s or end_s is empty, expected both or none"),
-        ("0.1,0.2,0", "weight is 0, expected more than 0"), ("5,6,", "begin after its end at 1.00 s"),
+        ("0.1,0.2,0", "weight is 0, expected more than 0"), ("5,6,", "after the end at 1.00 s"),
     ],
 )  # fmt: skip
 def test_rows_that_are_no_label_are_counted_and_named(flat: Path, cells: str, why: str) -> None:
@@ -226,9 +226,13 @@ def test_rows_that_are_no_label_are_counted_and_named(flat: Path, cells: str, wh
     listed.append(f"r1.wav,{cells},{BIRDS[0]}")
     (flat / "data/labels.csv").write_text("recording,start_s,end_s,weight,label\n" + "\n".join(listed) + "\n")
     dataset = inspect(flat)
-    assert codes(dataset.problems) == {"r0.wav": "invalid-label", "r1.wav": "invalid-label"}
-    assert [problem.used for problem in dataset.problems] == [False, True]
-    assert all(why in problem.detail for problem in dataset.problems)
+    code = "row-beyond-end" if cells.startswith("5") else "row-invalid"
+    assert codes(dataset.problems) == {"r0.wav": "invalid-label", "r1.wav": code}
+    assert [problem.used for problem in dataset.problems] == [False, False, False]
+    rows = [problem for problem in dataset.problems if problem.problem == code]
+    assert [why in problem.detail for problem in rows] == [True, True]
+    assert [problem.detail.partition(":")[0] for problem in rows] == ["labels.csv, row 2", "labels.csv, row 11"]
+    assert dataset.rows == {"found": 10, "used": 8, "left_out": {code: 2}}
     assert dataset.books() == {"found": 9, "used": 8, "left_out": {"invalid-label": 1}}
 
 

@@ -393,8 +393,8 @@ def test_annotations_are_never_advised_away_and_what_becomes_of_them_is_reported
     assert main(["check", "--model.backbone", "vggish-small", "--model.checkpoint", "none"]) == 0
     out = capsys.readouterr().out
     n = sum(code == "annotation" for _, code in FILES.values())
-    assert f"{n} not used: annotation. Bring its labels into a table" in out
-    assert f"note: {n} files of annotations among the recordings, which" in out and "is trained whole" in out
+    assert f"{n} not used: annotation. To train on it, name it or its folder: --labels.annotations" in out
+    assert f"note: {n} files of annotations among the recordings are not used" in out and "is trained whole" in out
     assert "Remove it" not in out
     assert "9 usable: 3 classes" in out
 

@@ -1,19 +1,20 @@
 """birdtune.data.targets: from labels and windows to what a network is trained to answer."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from birdtune.data.labels import Label
-from birdtune.data.targets import MIN_OVERLAP, targets_of
+from birdtune.data.labels import IGNORED, Label
+from birdtune.data.targets import WindowRule, targets_of
 
 CLASSES = ("Owl", "Tit", "Wren")
 
 
-def rows(labels: list[Label], windows: list[tuple[float, float]], **how: list[str]) -> tuple[list, list]:
+def rows(labels: list[Label], windows: list[tuple[float, float]], **how: Any) -> tuple[list, list]:
     """Targets of windows of one recording, and what is known of them."""
     starts, ends = np.array(windows, float).T
     targets, known = targets_of([labels], CLASSES, **how).of(np.zeros(len(windows), int), starts, ends)
@@ -86,6 +87,36 @@ def test_some_of_the_recordings_keep_their_own_labels() -> None:
         )
 
 
+def test_by_the_centre_a_window_is_of_the_class_there_and_nothing_is_left_open() -> None:
+    windows = [(8.5, 9.5), (9.4, 10.4), (9.5, 10.5), (11.4, 12.4), (11.6, 12.6)]
+    targets, known = rows([Label("Tit", 10, 12)], windows, rule=WindowRule(by_centre=True))
+    assert [row[1] for row in targets] == [0, 0, 1, 1, 0]
+    assert [row[1] for row in known] == [1] * 5
+
+
+def test_the_least_overlap_is_as_set() -> None:
+    targets, known = rows([Label("Tit", 10, 12)], [(9.1, 10.1), (9.3, 10.3)], rule=WindowRule(min_overlap=0.2))
+    assert [row[1] for row in targets] == [0, 1] and [row[1] for row in known] == [0, 1]
+
+
+def test_in_recordings_annotated_in_part_only_labels_are_known_and_those_of_nothing_are_negatives() -> None:
+    labels = [Label("Tit", 10, 12), Label("Wren", 20, 22)]
+    windows = [(0, 1), (10, 11), (20, 21)]
+    targets, known = rows(labels, windows, rule=WindowRule(negative=False))
+    assert targets == [[0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert known == [[0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    _, known = rows(labels, windows, rule=WindowRule(negative=False), negative=["Wren"])
+    assert known == [[0, 0, 0], [0, 1, 0], [0, 1, 1]], "nothing is there at 20 s, and so no tit"
+
+
+def test_of_what_is_ignored_or_somewhere_in_the_background_nobody_knows() -> None:
+    labels = [Label("Tit", 10, 12), Label(IGNORED, 11, 14), Label("Wren", weight=0.0)]
+    targets, known = rows(labels, [(0, 1), (10, 11), (11, 12), (13, 14)], annotated=CLASSES)
+    assert targets == [[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert known == [[1, 1, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert rows([Label("Tit"), Label("Wren", weight=0.0)], [(0, 1)]) == ([[0, 1, 0]], [[1, 1, 0]])
+
+
 @settings(derandomize=True, max_examples=100, deadline=None)
 @given(
     spans=st.lists(st.tuples(st.sampled_from(CLASSES), st.integers(0, 50), st.integers(1, 20)), min_size=1, max_size=8),
@@ -100,7 +131,7 @@ def test_any_windows_are_as_a_plain_loop_finds_them(
     for column, name in enumerate(CLASSES):
         overlaps = [(min(start + length, x.end_s) - max(start, x.start_s), x.end_s - x.start_s)
                     for x in labels if x.class_name == name]  # fmt: skip
-        is_in = any(shared >= MIN_OVERLAP * min(length, width) for shared, width in overlaps)
+        is_in = any(shared >= WindowRule().min_overlap * min(length, width) for shared, width in overlaps)
         partly = any(shared > 0 for shared, _ in overlaps)
         assert targets[column] == is_in
         assert known[column] == (is_in or not partly)

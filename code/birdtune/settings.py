@@ -70,7 +70,24 @@ class LabelSettings(Section):
     )
     columns: str | None = setting(
         None,
-        "names of the table's columns, e.g. recording=filename,label=category; also start_s=, end_s=, split=, fold=",
+        "names of a table's columns, e.g. recording=filename,label=category,start=onset,end=offset; also split=, fold=",
+    )
+    annotations: str | None = setting(
+        None, "annotation file, or a folder of them: Raven, Audacity, ELAN, Praat, tables, xeno-canto", unit="path",
+        unset="beside recordings without class folders, by name",
+    )
+    tiers: str | None = setting(None, "tiers of ELAN and Praat that are read, with commas", unset="all")
+    taxonomy: str | None = setting(
+        None, "CSV `label,class`: the class of each label (call type → species); - or nothing: not learnt", unit="path"
+    )
+    unlabelled: Literal["negative", "unknown"] = setting(
+        "negative", "what windows beside the labels of an annotated recording are; unknown: annotated in part"
+    )
+    window_rule: Literal["overlap", "centre"] = setting(
+        "overlap", "a window is of the classes it overlaps by labels.min-overlap, or of those at its centre"
+    )
+    min_overlap: float = setting(
+        0.5, "least share of the shorter of window and label that makes the window one of its class", gt=0, le=1
     )
 
 
@@ -90,6 +107,9 @@ class SplitSettings(Section):
         None,
         "source recording: first group of this pattern, searched in the path below the class folder",
         unit="regex",
+    )
+    group_column: str | None = setting(
+        None, "source recording: column of the table of labels or annotations (site, date, …)"
     )
     acoustic: Literal["join", "warn", "off"] = setting(
         "warn", "recordings with nearly the same noise floor: join as one source, warn, or do not compare"

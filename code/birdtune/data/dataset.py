@@ -7,8 +7,8 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from birdtune.data import (
     embedding_data,
     frames,
     label_table,
+    labelling,
     layout,
     quality,
     sampling,
@@ -27,17 +28,20 @@ from birdtune.data import (
     selection,
     split,
 )
+from birdtune.data.annotations import collect
 from birdtune.data.file_index import FileIndex, examine_all, identify
 from birdtune.data.frames import FrameStore
 from birdtune.data.label_map import ExternalId, find_label_map, read_label_map
-from birdtune.data.labels import Label, background_class, background_of, refuse_no_answer
+from birdtune.data.labelling import LabelTable
+from birdtune.data.labels import IGNORED, Label, background_class, background_of, refuse_no_answer
 from birdtune.data.layout import Arranged
 from birdtune.data.recorded import recorded_links
+from birdtune.data.row_books import RowBooks
 from birdtune.data.scan import PROBLEM_COLUMNS, Listing, Problem, Recording
 from birdtune.data.sources import SOURCE_COLUMNS, Sources, source_notices
 from birdtune.data.split import Given, Place
-from birdtune.data.targets import Targets, annotated_classes, targets_of
-from birdtune.errors import InputError, shown
+from birdtune.data.targets import Targets, WindowRule, annotated_classes, targets_of
+from birdtune.errors import InputError, SettingsError, shown
 from birdtune.runtime.files import make_folder, require_file, value_sha256, write_csv
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
@@ -62,6 +66,8 @@ class Dataset:
     weights: dict[str, float] = field(default_factory=dict)  # how much recordings count in training, if not 1
 
     sources: Sources = field(default_factory=lambda: Sources({}, (), ()))  # and how they were found
+    rule: WindowRule = field(default_factory=WindowRule)  # which windows are of the classes of a label with times
+    rows: dict[str, Any] = field(default_factory=dict)  # of labels: found, used, left out by reason; {} if folders
 
     def part(self, name: str) -> list[Recording]:
         """The recordings of one side of the split."""
@@ -70,7 +76,9 @@ class Dataset:
     def targets(self, part: Sequence[Recording]) -> Targets:
         """The labels of some recordings as arrays."""
         annotated = annotated_classes(recording.labels for recording in self.recordings)
-        return targets_of([recording.labels for recording in part], self.classes, annotated)
+        return targets_of(
+            [recording.labels for recording in part], self.classes, annotated, rule=self.rule, negative=self.background
+        )
 
     def counts(self, part: Sequence[Recording]) -> list[int]:
         """Recordings of each class. [C]"""
@@ -91,8 +99,12 @@ class Dataset:
             [r.name, _label_text(r), r.content, place.split, *([place.group] if sources else [])]
             for r in self.recordings for place in [self.places[r.name]]
         ]  # fmt: skip
-        facts = {"front end": self.spec.digest, "classes": self.classes, "recordings": rows}
-        return value_sha256({**facts, "weights": self.weights} if self.weights else facts)
+        facts: dict[str, Any] = {"front end": self.spec.digest, "classes": self.classes, "recordings": rows}
+        if self.weights:
+            facts["weights"] = self.weights
+        if self.rule != WindowRule():
+            facts["rule"] = repr(self.rule)
+        return value_sha256(facts)
 
 
 def _label_text(recording: Recording) -> Any:
@@ -108,6 +120,8 @@ class _Survey:
     notices: list[str]
     file_index: FileIndex
     unusable: dict[str, Problem]  # files that say nothing of their content, by name; grows while they are read
+    groups: Mapping[str, str] = field(default_factory=dict)  # recording → source, by --split.group-column
+    rows: RowBooks | None = None
 
 
 @dataclass(frozen=True)
@@ -248,24 +262,30 @@ def _survey(
     file_index = FileIndex(file_index_path, config.audio, keep=keep)
     unusable = identify(listing.files, file_index, journal=journal, interrupts=interrupts)
     scan.refuse_remnant(listing, unusable, config.data_folder)
-    return _Survey(listing, given, arranged.notices, file_index, unusable)
+    groups = {
+        file.name: arranged.groups[whole] for file in listing.files
+        if (whole := file.name.removesuffix(f"#{(file.channel or 0) + 1}")) in arranged.groups
+    }  # fmt: skip
+    return _Survey(listing, given, arranged.notices, file_index, unusable, groups, arranged.rows)
 
 
 def _arranged(config: Config) -> Arranged:
     """The files that are there, with the classes that folders or a table give them."""
     title = shown(config.data_folder)
-    table, notices = label_table.find(config)
-    try:
-        listing = scan.scan(config.data_folder, flat=table is not None)
-    except InputError as fault:
-        if not notices:
-            raise
-        raise InputError(" ".join([str(fault), *notices])) from fault
+    listing, table, notices = _label_source(config)
     if table is not None:
-        arranged = label_table.apply(
-            listing, table, title, config.data_folder, one_class=config.model.output == "softmax"
+        one_class, listed = config.model.output == "softmax", listing.folders
+        marked = table.is_annotations and config.labels.unlabelled == "negative"
+        nothing = background_class(listed, config.labels.negative_classes) if marked else ""
+        arranged = labelling.apply(
+            listing, table, title, config.data_folder, one_class=one_class, background=nothing
         )
     else:
+        if config.split.group_column is not None:
+            raise SettingsError(
+                "--split.group-column names a column of a table of labels or of annotations, and there is none: give "
+                "--labels.table or --labels.annotations, or name the sources by --split.group-regex."
+            )
         arranged = layout.arrange(
             listing, level=config.labels.level, background=config.labels.negative_classes, title=title
         )
@@ -278,7 +298,30 @@ def _arranged(config: Config) -> Arranged:
         listing = class_names.with_several(listing)
     if config.split.file and arranged.given is not None:
         negatives.append(f"--split.file goes before the split that {arranged.given.source} gives.")
-    return Arranged(listing, arranged.given, [*notices, *arranged.notices, *negatives])
+    return replace(arranged, listing=listing, notices=[*notices, *arranged.notices, *negatives])
+
+
+def _label_source(config: Config) -> tuple[Listing, LabelTable | None, list[str]]:
+    """The files that are there, flat where a table or annotations name their classes; that table, and what is said."""
+    folder = config.data_folder
+    if config.labels.annotations is not None:
+        listing = scan.scan(folder, flat=True)
+        return listing, collect.named(config, listing), []
+    table, notices = label_table.find(config)
+    try:
+        listing = scan.scan(folder, flat=True)
+        if table is None:
+            table = collect.beside(config, listing)
+        if table is None and config.labels.columns:
+            raise SettingsError(
+                "--labels.columns names columns of a table of labels or of annotations; name that: --labels.table CSV "
+                "or --labels.annotations FOLDER."
+            )
+        return (listing if table is not None else scan.in_class_folders(listing, folder)), table, notices
+    except InputError as fault:
+        if not notices:
+            raise
+        raise type(fault)(" ".join([str(fault), *notices])) from fault
 
 
 @contextlib.contextmanager
@@ -330,8 +373,9 @@ def _gather(
         *weight_notices,
     ]
     background = background_of(classes, config.labels.negative_classes)
+    rule = WindowRule.of(config.labels)
     output, output_notices = _output(config, division.usable)
-    notices += output_notices
+    notices += [*_times_notices(division.usable, rule, background), *output_notices]
     notices += quality.padding_notices(division.usable, spec)
     notices += quality.band_notices(quality.class_shares(division.usable, spec, background), spec)
     if len(background) == len(classes):
@@ -341,8 +385,24 @@ def _gather(
         )
     return Dataset(
         spec, classes, division.usable, division.places, division.problems, notices, ids, background, output, weights,
-        division.sources,
+        division.sources, rule,
+        survey.rows.balanced(division.usable, division.problems) if survey.rows is not None else {},
     )
+
+
+def _times_notices(recordings: Sequence[Recording], rule: WindowRule, background: Sequence[str]) -> list[str]:
+    """What is taken of recordings beside their labels with times."""
+    timed = [one for one in recordings if any(label.has_times for label in one.labels)]
+    if not timed:
+        return []
+    n = sum(label.has_times and label.class_name != IGNORED for one in timed for label in one.labels)
+    said = f"{count(n, 'label')} with times in {count(len(timed), 'recording')}: elsewhere in these recordings, "
+    if rule.negative:
+        return [said + "the annotated classes are absent. Are some annotated in part: --labels.unlabelled unknown."]
+    said += "nobody knows what can be heard (--labels.unlabelled unknown)."
+    if len(timed) == len(recordings) and not background:
+        said += " So no window is a negative of all classes: add recordings without any of them to background/."
+    return [said]
 
 
 def _output(config: Config, recordings: Sequence[Recording]) -> tuple[str, list[str]]:
@@ -379,7 +439,7 @@ def _divide(config: Config, spec: FrontEnd, survey: _Survey, *, keep_problems: b
         kept = config.output / "cache" / "acoustic.json" if keep_problems else None
         by_sound = acoustic.kept_links(usable, config.split.acoustic, kept)
         links = [*recorded_links(usable), *by_sound]
-        result = split.assign(usable, config.split, config.output / "split.csv", survey.given, links)
+        result = split.assign(usable, config.split, config.output / "split.csv", survey.given, links, survey.groups)
         if keep_problems:
             write_csv(config.output / "sources.csv", SOURCE_COLUMNS, result.sources.rows())
         problems = sorted([*problems, *result.problems], key=lambda problem: problem.recording)
@@ -424,8 +484,8 @@ def _kinds_notices(problems: Sequence[Problem], background: Sequence[str]) -> li
     notices = []
     if n := sum(problem.problem == "annotation" for problem in problems):
         notices.append(
-            f"{count(n, 'file')} of annotations among the recordings, which birdtune does not read: each recording is "
-            "trained whole under its class. A table `recording,start_s,end_s,label` is read (--labels.table)."
+            f"{count(n, 'file')} of annotations among the recordings are not used: each recording is trained whole "
+            "under its class. To train on what they say, name their folder: --labels.annotations."
         )
     if background:
         notices.append(f"Negative classes, never an answer (--labels.negative-classes): {_names(background)}.")

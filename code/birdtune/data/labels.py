@@ -7,12 +7,14 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from birdtune.errors import SettingsError, shown
 
 # What tables and predictions have in the place of a class where none is decided for.
 UNKNOWN = "unknown"
+# In the place of a class: something is there that is not to be learnt, so nobody knows what a window of it holds.
+IGNORED = ""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Label:
     end_s: float = math.inf  # inf: to the end of the recording, whatever that is
     low_hz: float | None = None
     high_hz: float | None = None
-    weight: float = 1.0  # how much it counts in training
+    weight: float = 1.0  # how much it counts in training; 0: the class is somewhere in it, nobody knows where
+    origin: str = field(default="", compare=False, repr=False)  # the row that says so, as people are told
 
     @property
     def has_times(self) -> bool:
@@ -33,8 +36,8 @@ class Label:
 
 
 def class_names_of(labels: Iterable[Label]) -> tuple[str, ...]:
-    """The classes of some labels, each once, in their order."""
-    return tuple(dict.fromkeys(label.class_name for label in labels))
+    """The classes of some labels, each once, in their order; not of what is ignored, or somewhere in the background."""
+    return tuple(dict.fromkeys(label.class_name for label in labels if label.class_name != IGNORED and label.weight))
 
 
 def background_of(classes: Iterable[str], names: str) -> tuple[str, ...]:

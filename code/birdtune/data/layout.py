@@ -13,12 +13,13 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from birdtune.audio.channels import count as count_channels
 from birdtune.data.class_names import SCIENTIFIC, is_negative, joined, quoted
 from birdtune.data.labels import background_class, background_of, folded
+from birdtune.data.row_books import RowBooks
 from birdtune.data.scan import Listing, Problem, SoundFile
 from birdtune.data.split import Given
 from birdtune.data.tables import fold_of, sides_of
@@ -50,6 +51,8 @@ class Arranged:
     listing: Listing
     given: Given | None  # the split that the data bring themselves
     notices: list[str]
+    groups: Mapping[str, str] = field(default_factory=dict)  # recording → source, by --split.group-column
+    rows: RowBooks | None = None  # what became of the rows of a table or of annotations
 
 
 @dataclass(frozen=True)
@@ -315,7 +318,7 @@ def spelt_alike(arranged: Arranged) -> Arranged:
         f'they are taken for one class, "{names[0].strip()}".'
         for names in groups
     ]
-    return Arranged(Listing(files, problems, folders), given, [*arranged.notices, *notices])
+    return replace(arranged, listing=Listing(files, problems, folders), notices=[*arranged.notices, *notices])
 
 
 def _renamed(file: SoundFile, new: Mapping[str, str]) -> SoundFile:

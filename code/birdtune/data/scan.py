@@ -7,6 +7,7 @@ Only names and kinds of files are read here. `file_index` decodes the files; `se
 
 import contextlib
 import functools
+import os
 import stat
 import unicodedata
 from collections import defaultdict, deque
@@ -31,8 +32,13 @@ PROBLEMS: dict[str, str] = {
     "no-label": "Add it to the table of labels.",
     "several-labels": "Keep one class for it in the table, or train each class on its own: --model.output sigmoid.",
     "row-without-file": "Nothing, if it is meant to be missing; else restore it, or correct its name in the table.",
-    "annotation": "Bring its labels into a table `recording,start_s,end_s,label` (--labels.table): birdtune does not "
-    "read this file, and trains the recording whole under its class.",
+    "annotation": "To train on it, name it or its folder: --labels.annotations. Without that, recordings in class "
+    "folders are trained whole under their class.",
+    "annotation-unreadable": "Correct it, or save it again as UTF-8; or take it out.",
+    "row-invalid": "Correct the row: start and end in seconds from the beginning of the recording.",
+    "row-without-label": "Name its class in the row; or, for all such rows, by a row with an empty label in "
+    "--labels.taxonomy.",
+    "row-beyond-end": "Correct the row: it begins after the end of its recording. Is it of another recording?",
     "metadata": "Nothing: it is no recording, and birdtune does not read it.",
     "not-audio": "If it should be a recording, copy it again or convert it to WAV or FLAC; else keep it elsewhere.",
     "unsupported-format": "Install the decoder for it (./entrypoint.sh extras media), or convert it to WAV or FLAC.",
@@ -77,7 +83,7 @@ PROBLEMS: dict[str, str] = {
 # Problems of one file at one time; they say nothing about its content, of which there may be another copy.
 OF_THE_FILE = frozenset({"unreadable", "vanished", "changed", "storage-failed"})
 # Problems of what is not a file; the counts of files leave it out.
-NO_FILE = frozenset({"row-without-file"})
+NO_FILE = frozenset({"row-without-file", "row-invalid", "row-without-label", "row-beyond-end", "annotation-unreadable"})
 # More than this share of the files gone or changed is not tidying up.
 _MOST_VANISHED = 0.1
 _MOST_CRASHED = 0.1
@@ -267,17 +273,31 @@ def scan(folder: Path, *, flat: bool = False) -> Listing:
     walker = _Walker(root)
     folders = walker.walk()
     if not folders and not (flat and walker.files):
-        raise InputError(
-            f"{shown(folder)}: holds no class folders. Expected one folder a class, named after it, with its "
-            f"recordings inside, e.g. {shown(folder)}/Turdus_merula/one.wav. Is --data the folder above? Where a table "
-            "says what each file holds, name it: --labels.table CSV."
-        )
+        raise _no_class_folders(folder)
     files = sorted(walker.files, key=lambda file: file.path)
-    if flat:
-        return Listing(files, walker.problems, folders)
+    found = Listing(files, walker.problems, folders)
+    return found if flat else in_class_folders(found, folder)
+
+
+def in_class_folders(listing: Listing, folder: Path) -> Listing:
+    """A flat listing without what lies beside the class folders, which is a problem.
+
+    Raises:
+        InputError: there are no class folders.
+    """
+    if not listing.folders:
+        raise _no_class_folders(folder)
     detail = "it lies beside the class folders, so its class is unknown"
-    beside = [Problem(file.name, "", "outside-class", detail) for file in files if not file.label]
-    return Listing([file for file in files if file.label], [*walker.problems, *beside], folders)
+    beside = [Problem(file.name, "", "outside-class", detail) for file in listing.files if not file.label]
+    return Listing([file for file in listing.files if file.label], [*listing.problems, *beside], listing.folders)
+
+
+def _no_class_folders(folder: Path) -> InputError:
+    return InputError(
+        f"{shown(folder)}: holds no class folders. Expected one folder a class, named after it, with its "
+        f"recordings inside, e.g. {shown(folder)}/Turdus_merula/one.wav. Is --data the folder above? Where a table "
+        "says what each file holds, name it: --labels.table CSV; where annotations do: --labels.annotations FOLDER."
+    )
 
 
 def with_background(listing: Listing, folder: Path, label: str) -> Listing:
@@ -320,6 +340,12 @@ def _check_folder(folder: Path, expected: str, give: str) -> None:
     except OSError as fault:
         message = f"{shown(folder)}: cannot be listed ({fault.strerror}). Check its rights."
         raise read_error(fault, folder, message) from fault
+
+
+def name_below(path: Path, root: Path) -> str:
+    """How a file is called in the listing of a folder; "" outside of it."""
+    real = Path(os.path.realpath(path))
+    return shown(real.relative_to(root)) if real.is_relative_to(root := Path(os.path.realpath(root))) else ""
 
 
 def _vanished(folder: Path) -> RetryableError:

@@ -15,7 +15,7 @@ from birdtune.audio.decode import SoundFacts
 from birdtune.audio.front_end import FrontEnd
 from birdtune.data import quality
 from birdtune.data.file_index import Examined, FileIndex
-from birdtune.data.labels import Label
+from birdtune.data.labels import Label, class_names_of
 from birdtune.data.scan import NO_FILE, Listing, Problem, Recording, SoundFile
 from birdtune.errors import InputError, shown
 
@@ -107,12 +107,20 @@ def _within(file: SoundFile, duration_s: float) -> tuple[tuple[Label, ...], list
     kept = tuple(label for label in labels if label.start_s < duration_s)
     if len(kept) == len(labels):
         return kept, []
+    rows = [
+        Problem(file.name, label.class_name, "row-beyond-end",
+                f"{label.origin}: begins at {label.start_s:g} s, after the end at {duration_s:.2f} s")
+        for label in labels if label not in kept and label.origin
+    ]  # fmt: skip
+    if class_names_of(kept) and rows:
+        return kept, rows
     late = next(label for label in labels if label.start_s >= duration_s)
     detail = (
         f"{len(labels) - len(kept):,} of {len(labels):,} labels begin after its end at {duration_s:.2f} s, e.g. "
         f"{shown(late.class_name)} at {late.start_s:g} s"
     )
-    return kept, [Problem(file.name, file.label, "invalid-label", detail, used=bool(kept))]
+    is_used = bool(class_names_of(kept))
+    return (kept if is_used else ()), [*rows, Problem(file.name, file.label, "invalid-label", detail, used=is_used)]
 
 
 def _without_duplicates(

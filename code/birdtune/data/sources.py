@@ -148,7 +148,10 @@ def _rule_count(rule: str, details: Mapping[str, str], source: Mapping[str, str]
 
 
 def find_sources(
-    recordings: Sequence[Recording], pattern: re.Pattern[str] | None = None, links: Iterable[Link] = ()
+    recordings: Sequence[Recording],
+    pattern: re.Pattern[str] | None = None,
+    links: Iterable[Link] = (),
+    groups: Mapping[str, str] | None = None,
 ) -> Sources:
     """The source recording of each recording.
 
@@ -156,7 +159,12 @@ def find_sources(
         pattern: --split.group-regex, searched in the path below the class folder: its first group, or else all that
             it matches, is the source. It goes before names and links.
         links: further evidence, of any order; links between other recordings are passed over.
+        groups: recording → source, by --split.group-column, before all else; others are each their own.
     """
+    if groups:
+        rule = "--split.group-column"
+        given = {one.name: (groups.get(one.name, f"{one.label}/{one.name}"), rule) for one in recordings}
+        return join(given, (Link(link.first, link.second, link.rule, joins=False) for link in links))
     if pattern is None:
         decided = decide([read(recording) for recording in recordings])
         maybe = (Link(first, second, NUMBERED_RULE, joins=False) for first, second in decided.uncertain)

@@ -80,6 +80,7 @@ def assign(
     earlier: Path,
     given: Given | None = None,
     links: Iterable[Link] = (),
+    column: Mapping[str, str] | None = None,
 ) -> SplitResult:
     """Place every recording.
 
@@ -88,14 +89,22 @@ def assign(
         earlier: split.csv of an earlier run; what stands there stays where it is.
         given: goes before `earlier`, and --split.file before both.
         links: evidence beyond names of which recordings are of one source recording.
+        column: recording → source, by --split.group-column.
 
     Raises:
         SettingsError, InputError: the split file or its folds cannot be obeyed.
     """
     pattern = compile_group_regex(settings.group_regex)
-    sources = find_sources(recordings, pattern, links)
+    if settings.group_column and pattern is not None:
+        raise SettingsError("--split.group-column and --split.group-regex both name the sources. Give one of them.")
+    sources = find_sources(recordings, pattern, links, column)
     groups = sources.keys
     notices: list[str] = []
+    if column and (without := sum(recording.name not in column for recording in recordings)):
+        notices.append(
+            f"--split.group-column {shown(settings.group_column)} is empty for {without:,} of {len(groups):,} "
+            "recordings; each of those counts as a source of its own."
+        )
     unmatched = sum(
         1 for recording in recordings if pattern and not pattern.search(str(recording.below_class))
     )
@@ -154,7 +163,8 @@ def remember_settings(split: Path, settings: SplitSettings) -> None:
 
 
 def _drawn_with(settings: SplitSettings) -> dict[str, object]:
-    return settings.model_dump(include={"seed", "val_fraction", "test_fraction", "group_regex", "acoustic"})
+    names = {"seed", "val_fraction", "test_fraction", "group_regex", "group_column", "acoustic"}
+    return settings.model_dump(include=names)
 
 
 def _settings_path(split: Path) -> Path:

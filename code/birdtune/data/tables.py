@@ -41,6 +41,7 @@ _METADATA_NAMES = {
     "thumbs.db": "Windows' pictures of the folder", "ehthumbs.db": "Windows' pictures of the folder",
     "desktop.ini": "Windows' settings of the folder", "config.txt": "the settings of an AudioMoth",
 }  # fmt: skip
+EMPTY = ("metadata", "an empty text")
 _DOCUMENTS = re.compile(r"(?:readme|licen[cs]e|copying|copyright|notice|authors|changelog|citation)\b", re.IGNORECASE)
 _TEXT_ENDINGS = frozenset(
     [".txt", ".csv", ".tsv", ".tab", ".json", ".jsonl", ".geojson", ".xml", ".yaml", ".yml", ".log", ".ini", ".cfg",
@@ -96,7 +97,7 @@ def _head(path: Path) -> str | None:
 def _of_text(text: str) -> tuple[str, str]:
     start = text.lstrip()
     if not start:
-        return "metadata", "an empty text"
+        return EMPTY
     if start.startswith(("{", "[")):
         events = _EVENT_KEYS.search(text) or re.match(r'\[\s*(?:\{[^}]*\}\s*,\s*)?\[\s*\d', start)
         return ("annotation", "annotations as JSON") if events else ("metadata", "JSON")

@@ -15,21 +15,58 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.data.labels import Label
+from birdtune.data.labels import IGNORED, Label, class_names_of
+from birdtune.settings import LabelSettings
 
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+Seconds = npt.NDArray[np.float64]
 
-# A window is of the class of a label if they share at least this much of the shorter of both: half a long song fills
-# the window, and half of a short call is enough to recognise it. If they share less, nobody knows whether the class can
-# be recognised in the window, and the loss leaves it out.
-MIN_OVERLAP = 0.5
 _BLOCK = 8192  # windows at a time, where all are counted
+
+
+@dataclass(frozen=True)
+class WindowRule:
+    """Which windows are of the class of a label with times.
+
+    Attributes:
+        min_overlap: a window is of the class if they share at least this much of the shorter of both: half a long song
+            fills the window, and half of a short call is enough to recognise it. If they share less, nobody knows
+            whether the class can be recognised in the window, and the loss leaves it out.
+        by_centre: it is of the classes at its centre instead, and nothing is left out.
+        negative: whether the annotated classes are absent beside their labels; else, annotators marked only some of
+            their calls, and nobody knows.
+    """
+
+    min_overlap: float = 0.5
+    by_centre: bool = False
+    negative: bool = True
+
+    @classmethod
+    def of(cls, settings: LabelSettings) -> "WindowRule":
+        """As the settings have it."""
+        return cls(settings.min_overlap, settings.window_rule == "centre", settings.unlabelled == "negative")
+
+    def holds(self, start_s: Seconds, end_s: Seconds, from_s: Seconds, to_s: Seconds) -> tuple[Bools, Bools]:
+        """Whether windows are of labels, and whether that is left open. [n] each
+
+        Args:
+            start_s, end_s: [n] of each window.
+            from_s, to_s: [n] of the label beside it.
+        """
+        if self.by_centre:
+            centre = (start_s + end_s) / 2
+            is_in = (from_s <= centre) & (centre < to_s)
+            return is_in, np.zeros_like(is_in)
+        overlap = np.minimum(end_s, to_s) - np.maximum(start_s, from_s)
+        is_in = overlap >= self.min_overlap * np.minimum(end_s - start_s, to_s - from_s)
+        return is_in, (overlap > 0) & ~is_in
 
 
 def annotated_classes(labels: Iterable[Sequence[Label]]) -> frozenset[str]:
     """The classes that have labels with times: those that annotators mark wherever they occur."""
-    return frozenset(label.class_name for some in labels for label in some if label.has_times)
+    return frozenset(name for some in labels for name in class_names_of(label for label in some if label.has_times))
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +77,10 @@ class Targets:
         whole: [R, C] 1 where a label without times says so.
         known: [R, C] how much that counts: 1, or the weight of the label; 0 where nobody knows.
         first, count: [R] which labels with times are of each recording.
-        column, weight, start_s, end_s: [L] of each label with times.
+        column, weight, start_s, end_s: [L] of each label with times; column -1: something that is not to be learnt.
+        rule: which windows are of their classes.
+        marked: [C] whether each class is marked wherever it occurs.
+        is_negative: [C] whether each class is that of sound without any of the others.
     """
 
     whole: Array
@@ -49,8 +89,11 @@ class Targets:
     count: Ints
     column: Ints
     weight: Array
-    start_s: npt.NDArray[np.float64]
-    end_s: npt.NDArray[np.float64]
+    start_s: Seconds
+    end_s: Seconds
+    rule: WindowRule
+    marked: Bools
+    is_negative: Bools
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -84,14 +127,19 @@ class Targets:
         row = np.repeat(np.arange(len(recording)), counts)
         label = np.arange(row.size) - np.repeat(np.cumsum(counts) - counts - self.first[recording], counts)
         start, end = (np.asarray(values, np.float64)[row] for values in (start_s, end_s))
-        overlap = np.minimum(end, self.end_s[label]) - np.maximum(start, self.start_s[label])
-        is_in = overlap >= MIN_OVERLAP * np.minimum(end - start, self.end_s[label] - self.start_s[label])
-        partly = (overlap > 0) & ~is_in
+        is_in, partly = self.rule.holds(start, end, self.start_s[label], self.end_s[label])
+        ignored = self.column[label] < 0
+        # Where somebody marked that nothing is there, the marked classes are absent, also if not all is annotated.
+        silent = is_in & ~ignored & self.is_negative[self.column[label]]
+        known[row[silent]] = np.maximum(known[row[silent]], self.marked)
+        known[row[ignored & (is_in | partly)]] = 0.0
+        partly &= ~ignored
         known[row[partly], self.column[label[partly]]] = 0.0
+        is_in &= ~ignored
         row, column, weight = row[is_in], self.column[label[is_in]], self.weight[label[is_in]]
         known[row, column] = 0.0  # of several labels of one class, the largest weight counts
         np.maximum.at(known, (row, column), weight)
-        targets[row, column] = 1.0
+        targets[row[weight > 0], column[weight > 0]] = 1.0
         return targets, known
 
     def of_recordings(self) -> tuple[Array, Array]:
@@ -109,18 +157,30 @@ class Targets:
 
 
 def targets_of(
-    labels: Sequence[Sequence[Label]], classes: Sequence[str], annotated: Iterable[str] | None = None
+    labels: Sequence[Sequence[Label]],
+    classes: Sequence[str],
+    annotated: Iterable[str] | None = None,
+    *,
+    rule: WindowRule | None = None,
+    negative: Iterable[str] = (),
 ) -> Targets:
-    """The labels of some recordings as arrays; labels of other classes are ignored.
+    """The labels of some recordings as arrays; labels of other classes say nothing.
 
     Args:
         labels: [R] labels of each recording.
         classes: [C] names.
         annotated: classes that are marked wherever they occur in recordings with times; None: `annotated_classes`.
+        rule: which windows are of their classes; None: as without settings.
+        negative: those of the classes that are of sound without the others.
     """
+    rule = rule or WindowRule()
     column = {name: position for position, name in enumerate(classes)}
+    column[IGNORED] = -1
     marked = annotated_classes(labels) if annotated is None else annotated
     marked_columns = [column[name] for name in marked if name in column]
+    is_marked, is_negative = np.zeros(len(classes), np.bool_), np.zeros(len(classes), np.bool_)
+    is_marked[marked_columns] = True
+    is_negative[[column[name] for name in negative if name in column]] = True
     whole, known = (fill((len(labels), len(classes)), np.float32) for fill in (np.zeros, np.ones))
     count = np.zeros(len(labels), np.int64)
     timed: list[tuple[float, ...]] = []
@@ -129,18 +189,20 @@ def targets_of(
         with_times = [label for label in own if label.has_times]
         if any(label.has_times for label in some):
             known[number] = 0.0
-            known[number, marked_columns] = 1.0
+            known[number, marked_columns] = float(rule.negative)
         for label in own:
+            if label.class_name == IGNORED:
+                continue
             # Where a class is labelled with times as well, these say more.
             if not label.has_times and label.class_name not in {other.class_name for other in with_times}:
-                whole[number, column[label.class_name]] = 1.0
+                whole[number, column[label.class_name]] = float(label.weight > 0)
                 known[number, column[label.class_name]] = label.weight
         timed += [(column[label.class_name], label.weight, label.start_s, label.end_s) for label in with_times]
         count[number] = len(with_times)
     columns, weight, start_s, end_s = np.array(timed, np.float64).reshape(-1, 4).T
     return Targets(
         whole, known, np.cumsum(count) - count, count, columns.astype(np.int64), weight.astype(np.float32),
-        start_s, end_s,
+        start_s, end_s, rule, is_marked, is_negative,
     )  # fmt: skip
 
 

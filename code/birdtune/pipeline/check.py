@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from birdtune.config import Config
+from birdtune.data import annotated, quality
 from birdtune.data import dataset as gather
-from birdtune.data import quality
 from birdtune.data.augment import require_background
 from birdtune.data.dataset import Dataset
 from birdtune.data.properties import recorder_notices
@@ -106,7 +106,10 @@ def _check(
     if dataset is not None:
         config = config.with_output(dataset.output)
         dataset = base_model.with_columns(config, dataset, base)
-        said = (_classes(dataset), source_lines(dataset.sources), _problems(dataset.problems), _notices(dataset))
+        said = (
+            _classes(dataset), annotated.lines(dataset, config.train.hop_s), source_lines(dataset.sources),
+            _problems(dataset.problems), _notices(dataset),
+        )  # fmt: skip
         for line in itertools.chain.from_iterable(said):
             journal.say(line)
     with _noted(faults):

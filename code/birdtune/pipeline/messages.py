@@ -29,10 +29,15 @@ def say_dataset(dataset: Dataset, journal: Journal) -> None:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in books["left_out"].items())
         journal.say(f"  {sum(books['left_out'].values()):,} of {books['found']:,} files not used: {reasons}")
         journal.say("  each is named, with what to do, in problems.csv")
+    if dataset.rows:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in dataset.rows["left_out"].items())
+        said = f"  {dataset.rows['used']:,} of {dataset.rows['found']:,} rows of labels used"
+        journal.say(said + (f"; not used: {reasons}" if reasons else ""))
     if remarks := Counter(problem.problem for problem in dataset.problems if problem.used):
         counted = ", ".join(f"{n:,} {remark}" for remark, n in sorted(remarks.items()))
         journal.say(f"  {remarks.total():,} remarks on files that are used, in problems.csv: {counted}")
-    journal.event("dataset", classes=len(dataset.classes), minutes=round(minutes, 1), **sides, **books)
+    rows = {"label_rows": dataset.rows} if dataset.rows else {}
+    journal.event("dataset", classes=len(dataset.classes), minutes=round(minutes, 1), **sides, **books, **rows)
 
 
 def say_notices(dataset: Dataset, journal: Journal) -> None:

@@ -33,7 +33,7 @@ _EMPTY_ROW = '""'
 # A row for each of a million recordings takes 200 MB.
 _LARGEST_TABLE_BYTES = 256 << 20
 _LARGEST_RECORD_BYTES = 1 << 30
-_GIVEN_DELIMITER = re.compile(r'"?sep=([,;\t])"?[,;\t]*\r?\n', re.IGNORECASE)
+GIVEN_DELIMITER = re.compile(r'"?sep=([,;\t])"?[,;\t]*\r?\n', re.IGNORECASE)
 
 
 def make_folder(path: Path) -> Path:
@@ -350,7 +350,7 @@ def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = 
         message = f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
         raise read_error(fault, path, message) from fault
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
-    if given := _GIVEN_DELIMITER.match(text):
+    if given := GIVEN_DELIMITER.match(text):
         delimiter, text = given[1], text[given.end() :]
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)

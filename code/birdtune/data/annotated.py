@@ -1,0 +1,100 @@
+"""What labels with times come to: hours annotated, and which windows are of each class, negatives, or left out.
+
+    Dataset ─▶ lines, for `check`
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from birdtune.audio.front_end import FrontEnd
+from birdtune.data.dataset import Dataset
+from birdtune.data.labels import IGNORED, Label
+from birdtune.data.scan import Recording
+from birdtune.data.targets import Ints, Seconds, WindowTargets
+
+_MOST_CLASSES = 60
+
+
+@dataclass(eq=False)
+class _Planned:
+    """The windows that recordings will be cut into, known by their length alone."""
+
+    recording: Ints
+    start_s: Seconds
+    window_s: float
+
+    @classmethod
+    def of(cls, recordings: Sequence[Recording], spec: FrontEnd, hop_s: float | None) -> "_Planned":
+        starts = [
+            spec.starts(spec.row_count(spec.padded_samples(spec.samples(one.facts.duration_s))), spec.hop(hop_s))
+            for one in recordings
+        ]
+        number = np.repeat(np.arange(len(starts)), [some.size for some in starts])
+        first = np.concatenate([np.zeros(0, np.int64), *starts])
+        return cls(number.astype(np.int64), first / spec.rows_per_s, spec.window_s)
+
+    def __len__(self) -> int:
+        return len(self.recording)
+
+    def seconds(self, windows: Ints, shift: Ints | None = None) -> tuple[Seconds, ...]:
+        return self.start_s[windows], self.start_s[windows] + self.window_s
+
+
+def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
+    """Hours annotated, in all and of each class, and the windows that these labels make of all recordings.
+
+    Args:
+        hop_s: from one window to the next; None: as the front end says.
+    """
+    if dataset.rows:
+        left_out = ", ".join(f"{n:,} {reason}" for reason, n in dataset.rows["left_out"].items())
+        yield (
+            f"{dataset.rows['found']:,} rows of labels found, {dataset.rows['used']:,} used"
+            + (f"; not used: {left_out}" if left_out else "")
+        )
+    timed = [one for one in dataset.recordings if any(label.has_times for label in one.labels)]
+    if not timed:
+        return
+    spans = [(one, label) for one in timed for label in one.labels
+             if label.has_times and label.class_name != IGNORED and label.weight]  # fmt: skip
+    hours = sum(one.facts.duration_s for one in timed) / 3600
+    marked_s = sum(_seconds(one, one.labels) for one in timed)
+    yield (
+        f"annotated: {len(timed):,} of {len(dataset.recordings):,} recordings, {hours:.2f} h, with {len(spans):,} "
+        f"labels that take {marked_s / 3600:.2f} h"
+    )
+    windows = _Planned.of(dataset.recordings, dataset.spec, hop_s)
+    found = WindowTargets(dataset.targets(dataset.recordings), windows, dataset.output)
+    positive, negative, unknown = (np.zeros(len(dataset.classes), np.int64) for _ in range(3))
+    for _, targets, known in found.blocks():
+        positive += ((targets > 0) & (known > 0)).sum(axis=0)
+        negative += ((targets == 0) & (known > 0)).sum(axis=0)
+        unknown += (known == 0).sum(axis=0)
+    width = min(40, max(len(name) for name in dataset.classes) + 2)
+    yield f"  {'class':<{width}}{'labels':>8}{'minutes':>9}{'median s':>10}{'windows':>9}{'negatives':>11}{'unknown':>9}"
+    for column, name in list(enumerate(dataset.classes))[:_MOST_CLASSES]:
+        own = [(one, label) for one, label in spans if label.class_name == name]
+        minutes = sum(
+            _seconds(one, [label for label in one.labels if label.class_name == name]) for one in timed
+        ) / 60
+        lengths = [min(label.end_s, one.facts.duration_s) - label.start_s for one, label in own]
+        median = f"{np.median(lengths):.2f}" if lengths else ""
+        yield (
+            f"  {name[: width - 2]:<{width}}{len(own):>8,}{minutes:>9.2f}{median:>10}{positive[column]:>9,}"
+            f"{negative[column]:>11,}{unknown[column]:>9,}"
+        )
+    if len(dataset.classes) > _MOST_CLASSES:
+        yield f"  ... and {len(dataset.classes) - _MOST_CLASSES:,} more classes"
+
+
+def _seconds(recording: Recording, labels: Sequence[Label]) -> float:
+    """How much of a recording some labels take, what several take counted once."""
+    total = end = 0.0
+    timed = [label for label in labels if label.has_times and label.weight]
+    for label in sorted(timed, key=lambda label: label.start_s):
+        until = min(label.end_s, recording.facts.duration_s)
+        total += max(0.0, until - max(label.start_s, end))
+        end = max(end, until)
+    return total

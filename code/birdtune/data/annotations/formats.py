@@ -1,0 +1,71 @@
+"""Which format an annotation file has, by what it holds, and its rows.
+
+    path ─▶ read ─▶ AnnotationFile: rows as text, or None for a file that is no annotation
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from birdtune.data.annotations import audacity, elan, table, textgrid, xeno_canto
+from birdtune.data.annotations.rows import Options, Row
+from birdtune.errors import InputError, shown
+from birdtune.runtime.parsing import decode_text, read_bounded
+from birdtune.runtime.storage import read_error
+
+# A day of annotations takes a megabyte in ELAN's words.
+_LARGEST_BYTES = 256 << 20
+
+_RECOGNISED: Mapping[str, Callable[[str, Options], bool]] = {
+    "ELAN": lambda text, _: elan.recognises(text),
+    "Praat": lambda text, _: textgrid.recognises(text),
+    "xeno-canto": lambda text, _: xeno_canto.recognises(text),
+    "table": table.recognises,
+    "Audacity": lambda text, _: audacity.recognises(text),
+}
+_READERS: Mapping[str, Callable[[str, Options], list[Row]]] = {
+    "ELAN": lambda text, options: elan.read(text.encode("utf-8"), options),
+    "Praat": textgrid.read,
+    "xeno-canto": xeno_canto.read,
+    "table": table.read,
+    "Audacity": lambda text, _: audacity.read(text),
+}
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """The rows of one file.
+
+    Attributes:
+        kind: a key of `_READERS`.
+        is_detected: whether a program found them, and nobody checked.
+    """
+
+    path: Path
+    kind: str
+    rows: tuple[Row, ...]
+    is_detected: bool = False
+
+
+def read(path: Path, options: Options) -> AnnotationFile | None:
+    """The annotations of a file; None: it is no annotation file.
+
+    Raises:
+        InputError: it is one and damaged, or no text.
+    """
+    try:
+        content = read_bounded(path, _LARGEST_BYTES, "annotations")
+    except OSError as fault:
+        raise read_error(fault, path, f"{shown(path)}: cannot be read ({fault.strerror}). Check its rights.") from fault
+    text = decode_text(content, path)
+    if not text.strip():
+        # Nothing was marked: so tracks and tables of nothing are saved.
+        return AnnotationFile(path, "empty", ())
+    kind = next((name for name, recognises in _RECOGNISED.items() if recognises(text, options)), None)
+    if kind is None:
+        return None
+    try:
+        rows = _READERS[kind](text, options)
+    except ValueError as fault:
+        raise InputError(f"{shown(path)}: is damaged, or no whole file of {kind}: {shown(fault)}.") from fault
+    return AnnotationFile(path, kind, tuple(rows), kind == "table" and table.is_detected(text))

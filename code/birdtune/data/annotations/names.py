@@ -1,0 +1,75 @@
+"""Which recording an annotation file, or a row of one, names.
+
+A file is named after its recording: `night1.wav` has `night1.txt`, `night1.wav.eaf`, `night1.Table.1.selections.txt`,
+`night1_labels.txt`.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+from birdtune.data.scan import SoundFile
+
+# What people and programs add to the name of a recording with a stroke; a dot may be followed by anything.
+_ADDED = re.compile(
+    r"[ _-]+(?:labels?|label[ _-]?track|annotations?|selections?|calls|events|segments|raven|audacity|birdnet)\b.*",
+    re.IGNORECASE,
+)
+_XENO_CANTO = re.compile(r"XC\d+")
+
+
+class Names:
+    """The names of the recordings of a listing, as annotation files are called after them."""
+
+    def __init__(self, files: Iterable[SoundFile]) -> None:
+        self._by_name: dict[str, list[str]] = defaultdict(list)  # last part, with its ending and without → names
+        self._all = set[str]()
+        self._xeno_canto: dict[str, list[str]] = defaultdict(list)
+        for file in files:
+            last = PurePosixPath(file.name)
+            self._all.add(file.name)
+            for key in {last.name, last.stem}:
+                self._by_name[key].append(file.name)
+            if match := re.match(r"XC\d+(?!\d)", last.name):
+                self._xeno_canto[match[0]].append(file.name)
+
+    def of_file(self, below: str) -> str:
+        """The recording that an annotation file is named after.
+
+        Args:
+            below: its path, below the data folder where it lies in that.
+
+        Returns:
+            the recording's name; of several of that name the one in the same folder; or how it would be called, where
+            there is none.
+        """
+        path = PurePosixPath(below)
+        for name in _shorter(path.name):
+            if found := self._by_name.get(name):
+                beside = [one for one in found if PurePosixPath(one).parent == path.parent]
+                return (beside if beside else found)[0] if len(beside or found) == 1 else name
+        return path.stem
+
+    def of_row(self, below: str, recording: str, path: str) -> str:
+        """The recording that a row names.
+
+        Args:
+            below: path of its file, as in `of_file`.
+            recording, path: as of a Row.
+        """
+        if _XENO_CANTO.fullmatch(recording) and (found := self._xeno_canto.get(recording)):
+            return found[0] if len(found) == 1 else recording
+        beside = (PurePosixPath(below).parent / recording).as_posix()
+        if beside in self._all:
+            return beside
+        return recording if not path or len(self._by_name.get(recording, ())) == 1 else path
+
+
+def _shorter(name: str) -> Iterator[str]:
+    """A file's name without one ending after another, and without what is added behind strokes."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+        if (match := _ADDED.search(name)) and match.start():
+            yield name[: match.start()]

@@ -1,0 +1,83 @@
+"""One row of an annotation file or of a table of labels, and the label that it makes.
+
+    reader of a format ─▶ Row, as text ─▶ label_of ─▶ Label, or what is wrong with it
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from birdtune.data.labels import Label
+from birdtune.errors import shown
+
+# Numbers that a row may have, by their names in a Label.
+TIMES = ("start_s", "end_s")
+NUMBERS = (*TIMES, "low_hz", "high_hz", "weight")
+_MOST_WEIGHT = 100.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One annotation as a file has it.
+
+    Attributes:
+        number: of its line, from 1; of the annotation in its file, where the format has no lines. No other has it.
+        class_name: as it stands there; "" where there is none.
+        cells: numbers as text, by the names of `NUMBERS`.
+        recording: as the file names it; "": the recording that the file itself is named after.
+        path: the same with its folders, where the file has both; "" else.
+        also: classes that are in it as well, somewhere (secondary labels).
+        group: of the column that names the source recording.
+        fault: why it is no annotation; "" where its cells will tell.
+    """
+
+    number: int
+    class_name: str
+    cells: Mapping[str, str] = field(default_factory=dict)
+    recording: str = ""
+    path: str = ""
+    also: tuple[str, ...] = ()
+    group: str = ""
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What people say of their annotation files.
+
+    Attributes:
+        columns: key of `label_table.parse_columns` → what the column is called.
+        tiers: of ELAN and Praat that are read; empty: all.
+        group_column: that names the source recording; "" for none.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    tiers: frozenset[str] = frozenset()
+    group_column: str = ""
+
+
+def label_of(class_name: str, cells: Mapping[str, str]) -> Label | str:
+    """The label of a row, or what is wrong with it.
+
+    Args:
+        cells: as those of a Row; empty ones count as missing.
+    """
+    values: dict[str, float] = {}
+    for key, cell in cells.items():
+        if not cell:
+            continue
+        try:
+            values[key] = float(cell.replace(",", "."))  # as spreadsheets write numbers in much of Europe
+        except ValueError:
+            return f"{key} is {shown(cell[:40])!r}, expected a number"
+        if not math.isfinite(values[key]) or values[key] < 0:
+            return f"{key} is {shown(cell[:40])}, expected a number from 0 on"
+    for first, last in (TIMES, ("low_hz", "high_hz")):
+        if first in values and last in values and values[first] >= values[last]:
+            return f"{first} is {values[first]:g} and {last} {values[last]:g}, expected a larger {last}"
+    if (TIMES[0] in values) != (TIMES[1] in values):
+        return "start_s or end_s is empty, expected both or none"
+    if not 0 < values.get("weight", 1.0) <= _MOST_WEIGHT:
+        return f"weight is {values['weight']:g}, expected more than 0, up to {_MOST_WEIGHT:g}"
+    times = values.get("start_s", 0.0), values.get("end_s", math.inf)
+    return Label(class_name, *times, values.get("low_hz"), values.get("high_hz"), values.get("weight", 1.0))

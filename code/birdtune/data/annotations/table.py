@@ -1,0 +1,126 @@
+"""Tables of annotations with a header: Raven's selections, BirdNET-Analyzer's results, BirdCLEF's metadata, one's own.
+
+Columns are known by names that say their unit, so that nothing is guessed; others are named by --labels.columns.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+from birdtune.data.annotations.rows import NUMBERS, Options, Row
+from birdtune.runtime.files import GIVEN_DELIMITER
+
+# Of a row's parts, the names of their columns in lower case, the first that has a filled cell counts.
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "start_s": ("start_s", "begin time (s)", "start (s)"),
+    "end_s": ("end_s", "end time (s)", "end (s)"),
+    "low_hz": ("low_hz", "low freq (hz)"),
+    "high_hz": ("high_hz", "high freq (hz)"),
+    "weight": ("weight",),
+    "offset_s": ("file offset (s)",),
+    "recording": ("recording", "begin file", "filename", "file"),
+    "path": ("begin path",),
+    "also": ("secondary_labels",),
+    "label": ("label", "annotation", "annotations", "class", "species", "scientific name", "common name", "tag",
+              "call type", "call_type", "primary_label", "species code"),
+}  # fmt: skip
+# A table that has one of these is what a program detected, and nobody checked.
+_DETECTED = ("confidence", "score", "probability")
+_WORD = re.compile(r"[^\[\]'\",]+")
+
+
+def columns_of(header: Sequence[str], options: Options) -> dict[str, list[str]] | None:
+    """The columns of each part of a row, the likeliest first; None: it is no table of annotations.
+
+    One has times, or names recordings and their classes.
+    """
+    by_name = {cell.casefold(): cell for cell in header if cell}
+    found = {key: [by_name[name] for name in names if name in by_name] for key, names in _NAMES.items()}
+    for key, name in options.columns.items():
+        if name.casefold() in by_name:
+            found[key] = [by_name[name.casefold()]]
+    return found if (found["label"] and found["recording"]) or (found["start_s"] and found["end_s"]) else None
+
+
+def lines_of(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header and rows of a table with commas, semicolons or tabs; each row with the number of its line.
+
+    Raises:
+        ValueError: it is none.
+    """
+    delimiter, before = max(",;\t", key=text.lstrip("\r\n").split("\n", 1)[0].count), 0
+    if given := GIVEN_DELIMITER.match(text):
+        delimiter, text, before = given[1], text[given.end() :], 1
+    # Tables with tabs are of programs that know no quotes: one in a cell is a character like any other.
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL,
+    )  # fmt: skip
+    try:
+        rows = [(before + reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as fault:
+        raise ValueError(str(fault)) from fault
+    rows = [(number, row) for number, row in rows if any(row)]
+    return (rows[0][1], rows[1:]) if rows else ([], [])
+
+
+def recognises(text: str, options: Options) -> bool:
+    """Whether a text is such a table by its header."""
+    first = next((line for line in text.splitlines() if line.strip() and not GIVEN_DELIMITER.match(f"{line}\n")), "")
+    try:
+        return columns_of(lines_of(first)[0], options) is not None
+    except ValueError:
+        return False
+
+
+def is_detected(text: str) -> bool:
+    """Whether a table is what a program detected, as it has a column for how sure that is."""
+    header = lines_of(text)[0]
+    return any(cell.casefold() in _DETECTED for cell in header)
+
+
+def read(text: str, options: Options) -> list[Row]:
+    """The rows of a table.
+
+    Raises:
+        ValueError: it is none, or has two columns of one name.
+    """
+    header, lines = lines_of(text)
+    columns = columns_of(header, options)
+    if columns is None:
+        raise ValueError("it has no columns of times, nor of recordings and their classes")
+    if twice := next((cell for cell in header if cell and header.count(cell) > 1), None):
+        raise ValueError(f"two columns are named {twice[:40]!r}")
+    return [_row(number, header, cells, columns, options) for number, cells in lines]
+
+
+def _row(
+    number: int, header: Sequence[str], cells: Sequence[str], columns: Mapping[str, Sequence[str]], options: Options
+) -> Row:
+    if len(cells) > len(header):
+        return Row(number, "", fault="has more cells than the header; a text with the delimiter in it needs quotes")
+    row = dict(zip(header, cells, strict=False))
+
+    def first(key: str) -> str:
+        return next((row[name] for name in columns[key] if row.get(name)), "")
+
+    numbers = {key: first(key) for key in NUMBERS if columns[key]}
+    if offset := first("offset_s"):
+        # Over several files Raven's times go on, and this is the one within the file.
+        numbers["end_s"] = _moved(numbers.get("end_s", ""), numbers.get("start_s", ""), offset)
+        numbers["start_s"] = offset
+    return Row(
+        number, first("label"), numbers, recording=first("recording"), path=first("path"),
+        also=tuple(filter(None, (word.strip() for word in _WORD.findall(first("also"))))),
+        group=row.get(options.group_column, ""),
+    )  # fmt: skip
+
+
+def _moved(end: str, start: str, offset: str) -> str:
+    """The end within a file that begins so much earlier; as it stands where one of them is no number."""
+    try:
+        end_s, start_s, offset_s = (float(cell.replace(",", ".")) for cell in (end, start, offset))
+    except ValueError:
+        return end
+    return repr(round(offset_s + end_s - start_s, 6))

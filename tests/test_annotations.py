@@ -1,0 +1,509 @@
+"""birdtune.data.annotations: what people mark in Raven, Audacity, ELAN, Praat and tables becomes labels."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from makers import codes, tone, without_processes, write_sound
+from test_label_table import labels_of
+from test_layout import inspect, said
+
+from birdtune.cli import main
+from birdtune.data.annotations import formats
+from birdtune.data.annotations.names import Names
+from birdtune.data.annotations.rows import Options, label_of
+from birdtune.data.labels import IGNORED, Label
+from birdtune.data.scan import SoundFile
+from birdtune.errors import InputError, SettingsError
+from birdtune.runtime.files import read_csv
+
+OWL, TIT = "Strix aluco", "Parus major"
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_processes(monkeypatch)
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Six recordings of three seconds in data/, without class folders."""
+    for k in range(6):
+        write_sound(tmp_path / f"data/r{k}.wav", tone(3.0, 8000, seed=k), 8000)
+    return tmp_path
+
+
+# ---- formats --------------------------------------------------------------------------------------
+
+RAVEN = (
+    "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\tAnnotation\r\n"
+    f"1\tSpectrogram 1\t1\t0.5\t1.25\t400\t1200\t{OWL}\r\n"
+    f"2\tSpectrogram 1\t1\t2\t3\t2000.5\t6000\t{TIT}\r\n"
+)
+AUDACITY = f"0.5\t1.25\t{OWL}\n\\\t400\t1200\n2\t3\t{TIT}\n\\\t2000.5\t6000\n"
+OWN = f"recording,start_s,end_s,label,low_hz,high_hz\nr0.wav,0.5,1.25,{OWL},400,1200\nr0.wav,2,3,{TIT},2000.5,6000\n"
+BIRDNET = (
+    "Start (s),End (s),Scientific name,Common name,Confidence,File\n"
+    f"0.5,1.25,{OWL},Tawny Owl,0.9,/x/r0.wav\n2,3,{TIT},Great Tit,0.8,/x/r0.wav\n"
+)
+EAF = f"""<?xml version="1.0" encoding="UTF-8"?>
+<ANNOTATION_DOCUMENT FORMAT="3.0"><HEADER TIME_UNITS="milliseconds">
+<MEDIA_DESCRIPTOR MEDIA_URL="file:///C:/field/r0.wav" MIME_TYPE="audio/x-wav" RELATIVE_MEDIA_URL="./r0.wav"/></HEADER>
+<TIME_ORDER><TIME_SLOT TIME_SLOT_ID="ts1" TIME_VALUE="500"/><TIME_SLOT TIME_SLOT_ID="ts2" TIME_VALUE="1250"/>
+<TIME_SLOT TIME_SLOT_ID="ts3" TIME_VALUE="2000"/><TIME_SLOT TIME_SLOT_ID="ts4" TIME_VALUE="3000"/></TIME_ORDER>
+<TIER LINGUISTIC_TYPE_REF="default" TIER_ID="species">
+<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a1" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts2">
+<ANNOTATION_VALUE>{OWL}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
+<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a2" TIME_SLOT_REF1="ts3" TIME_SLOT_REF2="ts4">
+<ANNOTATION_VALUE>{TIT}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER>
+</ANNOTATION_DOCUMENT>
+"""
+TEXTGRID = f"""File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 3
+tiers? <exists>
+size = 1
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "species"
+        xmin = 0
+        xmax = 3
+        intervals: size = 4
+        intervals [1]:
+            xmin = 0
+            xmax = 0.5
+            text = ""
+        intervals [2]:
+            xmin = 0.5
+            xmax = 1.25
+            text = "{OWL}"
+        intervals [3]:
+            xmin = 1.25
+            xmax = 2
+            text = ""
+        intervals [4]:
+            xmin = 2
+            xmax = 3
+            text = "{TIT}"
+"""
+SHORT = (
+    '"ooTextFile"\n"TextGrid"\n0\n3\n<exists>\n1\n"IntervalTier"\n"species"\n0\n3\n'
+    f'2\n0.5\n1.25\n"{OWL}"\n2\n3\n"{TIT}"\n'
+)
+FILES = {
+    "r0.Table.1.selections.txt": RAVEN, "r0.txt": AUDACITY, "own.csv": OWN, "r0.BirdNET.results.csv": BIRDNET,
+    "r0.eaf": EAF, "r0.TextGrid": TEXTGRID, "r0.wav.TextGrid": SHORT,
+}  # fmt: skip
+
+
+def read(path: Path, content: str | bytes, **options: Any) -> Any:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return formats.read(path, Options(**options))
+
+
+def found(file: Any) -> list[Label | str]:
+    return [row.fault or label_of(row.class_name, row.cells) for row in file.rows]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_every_format_gives_the_same_labels(tmp_path: Path, name: str, encoding: str) -> None:
+    has_bounds = FILES[name] in (RAVEN, AUDACITY, OWN)
+    bounds = [(400.0, 1200.0), (2000.5, 6000.0)] if has_bounds else [(None, None)] * 2
+    content = FILES[name].replace('encoding="UTF-8"', f'encoding="{encoding}"') if encoding == "utf-16" else FILES[name]
+    file = read(tmp_path / name, content.encode(encoding))
+    assert found(file) == [Label(OWL, 0.5, 1.25, *bounds[0]), Label(TIT, 2.0, 3.0, *bounds[1])]
+    assert file.is_detected == ("BirdNET" in name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_line_ends_and_decimal_commas_make_no_difference(tmp_path: Path, name: str) -> None:
+    plain = read(tmp_path / name, FILES[name])
+    text = FILES[name].replace("\r\n", "\n")
+    assert found(read(tmp_path / name, text.replace("\n", "\r\n"))) == found(plain)
+    if not name.endswith((".eaf", ".csv")):  # milliseconds are whole, and a comma parts cells
+        assert found(read(tmp_path / name, text.replace("0.5", "0,5").replace("1.25", "1,25"))) == found(plain)
+
+
+@pytest.mark.parametrize(
+    "column", ["Annotation", "annotations", "Species", "Common Name", "Scientific Name", "Tag", "Label", "Species Code"]
+)
+def test_the_class_of_a_selection_is_in_any_of_its_usual_columns(tmp_path: Path, column: str) -> None:
+    labels = found(read(tmp_path / "r.txt", RAVEN.replace("Annotation", column)))
+    assert [label.class_name for label in labels if isinstance(label, Label)] == [OWL, TIT]
+    other = read(tmp_path / "r.txt", RAVEN.replace("Annotation", "Call"), columns={"label": "call"})
+    assert [row.class_name for row in other.rows] == [OWL, TIT]
+
+
+def test_selections_over_several_files_are_placed_in_the_file_they_begin_in(tmp_path: Path) -> None:
+    text = (
+        "Selection\tBegin Time (s)\tEnd Time (s)\tBegin File\tFile Offset (s)\tBegin Path\tSpecies\n"
+        f"1\t0,5\t1\tr0.wav\t0,5\tC:\\field\\r0.wav\t{OWL}\n2\t3.5\t4.25\tr1.wav\t0.5\tC:\\field\\r1.wav\t{TIT}\n"
+    )
+    file = read(tmp_path / "all.txt", text)
+    assert found(file) == [Label(OWL, 0.5, 1.0), Label(TIT, 0.5, 1.25)]
+    assert [(row.recording, row.path[-6:]) for row in file.rows] == [("r0.wav", "r0.wav"), ("r1.wav", "r1.wav")]
+
+
+def test_metadata_of_birdclef_and_of_xeno_canto_name_what_is_heard_behind(tmp_path: Path) -> None:
+    text = "primary_label,secondary_labels,filename,rating\n"
+    text += "owl,\"['tit', 'jay']\",owl/XC1.ogg,4.5\ntit,[],tit/XC2.ogg,0\n"
+    rows = read(tmp_path / "train_metadata.csv", text).rows
+    assert [(row.recording, row.class_name, row.also) for row in rows] == [
+        ("owl/XC1.ogg", "owl", ("tit", "jay")), ("tit/XC2.ogg", "tit", ()),
+    ]  # fmt: skip
+    one = {"id": "7", "gen": "Strix", "sp": "aluco", "en": "Tawny Owl", "file-name": "XC7-x.mp3", "also": ["", TIT]}
+    for answer in ({"numRecordings": "1", "recordings": [one]}, [{"recordings": [one]}]):
+        (row,) = read(tmp_path / "xc.json", json.dumps(answer)).rows
+        assert (row.recording, row.path, row.class_name, row.also) == ("XC7", "XC7-x.mp3", OWL, (TIT,))
+    assert read(tmp_path / "xc.json", json.dumps(one), columns={"label": "en"}).rows[0].class_name == "Tawny Owl"
+
+
+def test_tiers_are_chosen_and_may_name_the_class(tmp_path: Path) -> None:
+    second = TEXTGRID.replace("size = 1", "size = 2") + (
+        '    item [2]:\n class = "TextTier"\n name = "notes"\n xmin = 0\n xmax = 3\n points: size = 1\n'
+        ' points [1]:\n number = 2.5\n mark = "odd ""x"""\n'
+    )
+    labels = found(read(tmp_path / "r.TextGrid", second))
+    assert len(labels) == 3 and "is a point at 2.5 s" in str(labels[2])
+    assert len(found(read(tmp_path / "r.TextGrid", second, tiers=frozenset(["species"])))) == 2
+    for name, content in (("r.TextGrid", TEXTGRID), ("r.eaf", EAF)):
+        by_tier = read(tmp_path / name, content, columns={"label": "tier"})
+        assert [row.class_name for row in by_tier.rows] == ["species"] * 2
+        assert read(tmp_path / name, content, tiers=frozenset(["other"])).rows == ()
+
+
+def test_annotations_of_elan_that_hang_on_others_have_their_times(tmp_path: Path) -> None:
+    hanging = (
+        '<TIER TIER_ID="call"><ANNOTATION><REF_ANNOTATION ANNOTATION_ID="b1" ANNOTATION_REF="a2"><ANNOTATION_VALUE>song'
+        '</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION><ANNOTATION><REF_ANNOTATION ANNOTATION_ID="b2" '
+        'ANNOTATION_REF="b2"><ANNOTATION_VALUE>x</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION></TIER>'
+    )
+    labels = found(read(tmp_path / "r.eaf", EAF.replace("</ANNOTATION_DOCUMENT>", hanging + "</ANNOTATION_DOCUMENT>")))
+    assert labels[2:] == [Label("song", 2.0, 3.0), "has no time, or hangs on one without"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("r.eaf", EAF.replace("<ANNOTATION_D", '<!DOCTYPE a [<!ENTITY b "c">]><ANNOTATION_D', 1), "document type"),
+        ("r.eaf", EAF[:400], "no whole XML"),
+        ("r.TextGrid", TEXTGRID[:-60], "no whole file of Praat"),
+        ("r.TextGrid", TEXTGRID.replace("= 4", '= "4"'), "a count"),
+        ("r.txt", RAVEN.encode("utf-16")[:-1], "breaks off"),
+        ("r.txt", AUDACITY.replace("Strix", "Käuz").encode("cp1252"), "row 1: is not UTF-8"),
+        ("x.json", '{"recordings": [{"gen": "a", "sp": ', "no whole file of xeno-canto"),
+        ("r.csv", "recording,label,label\na,b,c\n", "two columns"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_refused_by_its_reason(tmp_path: Path, name: str, content: str | bytes, why: str) -> None:
+    with pytest.raises(InputError, match=f"(?s){name}.*{why}"):
+        read(tmp_path / name, content)
+
+
+def test_what_is_no_annotation_is_left_alone(tmp_path: Path) -> None:
+    for content in ("notes of a night", "a,b\n1,2\n", "{}", "<html></html>", "12 birds\tseen\n"):
+        assert read(tmp_path / "x.txt", content) is None
+    assert read(tmp_path / "x.txt", " \n").rows == ()
+
+
+@pytest.mark.parametrize(
+    ("below", "recording"),
+    [
+        ("n1.txt", "n1.wav"), ("n1.wav.eaf", "n1.wav"), ("n1.Table.1.selections.txt", "n1.wav"),
+        ("n1.x.TextGrid", "n1.wav"), ("n1_labels.txt", "n1.wav"), ("n1 - Label Track.txt", "n1.wav"),
+        ("n1.BirdNET.selection.table.txt", "n1.wav"), ("n1_b.txt", "n1_b"), ("a/n2.txt", "a/n2.wav"),
+        ("b/n2.txt", "b/n2.wav"), ("n2.txt", "n2"), ("other.txt", "other"),
+    ],
+)  # fmt: skip
+def test_a_file_is_named_after_its_recording(below: str, recording: str) -> None:
+    files = [SoundFile(name, Path(name), "", 1, 1) for name in ("n1.wav", "a/n2.wav", "b/n2.wav", "XC12 - Merle.mp3")]
+    names = Names(files)
+    assert names.of_file(below) == recording
+    assert names.of_row("x.json", "XC12", "") == "XC12 - Merle.mp3" and names.of_row("x.json", "XC1", "") == "XC1"
+    assert names.of_row("b/x.txt", "n2.wav", "/field/a/n2.wav") == "b/n2.wav"
+    assert names.of_row("x.txt", "n2.wav", "/field/a/n2.wav") == "/field/a/n2.wav"
+
+
+# ---- into labels ----------------------------------------------------------------------------------
+
+
+def annotate(flat: Path, **files: str) -> None:
+    """Write annotation files beside the recordings; a name's first stroke stands for its dot."""
+    for name, text in files.items():
+        (flat / "data" / name.replace("_", ".", 1)).write_text(text)
+
+
+def track(*spans: tuple[float, float, str]) -> str:
+    return "".join(f"{start}\t{end}\t{name}\n" for start, end, name in spans)
+
+
+def all_annotated(flat: Path) -> None:
+    for k in range(6):
+        (flat / f"data/r{k}.txt").write_text(track((0.1 * k, 1.0, OWL), (1.5, 2.0, TIT)))
+
+
+def test_annotations_beside_flat_recordings_are_their_labels(flat: Path) -> None:
+    all_annotated(flat)
+    dataset = inspect(flat)
+    assert dataset.classes == (TIT, OWL) and len(dataset.recordings) == 6 and dataset.output == "sigmoid"
+    assert labels_of(dataset, "r2.wav") == (Label(OWL, 0.2, 1.0), Label(TIT, 1.5, 2.0))
+    assert dataset.problems == [] and dataset.books() == {"found": 6, "used": 6, "left_out": {}}
+    assert dataset.rows == {"found": 12, "used": 12, "left_out": {}}
+    assert "12 rows in 6 annotation files (6 Audacity)" in said(dataset)
+
+
+def test_annotations_lie_anywhere_and_are_named(flat: Path) -> None:
+    for k in range(6):
+        path = flat / f"marks/deep/r{k}.Table.1.selections.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(RAVEN)
+    (flat / "marks/readme.txt").write_text("by me")
+    for named in (flat / "marks", None):
+        settings = {"labels": {"annotations": str(named)}} if named else {}
+        if named is None:
+            with pytest.raises(InputError, match=r"holds no class folders.*--labels\.annotations"):
+                inspect(flat, **settings)
+            continue
+        dataset = inspect(flat, **settings)
+        assert dataset.rows == {"found": 12, "used": 12, "left_out": {}}
+        assert labels_of(dataset, "r3.wav")[1] == Label(TIT, 2.0, 3.0, 2000.5, 6000.0)
+
+
+def test_one_table_for_all_recordings_is_named_by_itself(flat: Path) -> None:
+    (flat / "all.csv").write_text(
+        "file,onset,offset,what,site\n" + "".join(f"r{k}.wav,0.5,1.5,{(OWL, TIT)[k % 2]},s{k // 2}\n" for k in range(6))
+    )
+    columns = "recording=file,start=onset,end=offset,label=what"
+    dataset = inspect(
+        flat, labels={"annotations": str(flat / "all.csv"), "columns": columns}, split={"group_column": "site"}
+    )
+    assert labels_of(dataset, "r1.wav") == (Label(TIT, 0.5, 1.5),)
+    assert {dataset.places[f"r{k}.wav"].group for k in range(6)} == {"s0", "s1", "s2"}
+    assert all(dataset.places[f"r{k}.wav"] == dataset.places[f"r{k + 1}.wav"] for k in (0, 2, 4))
+    with pytest.raises(InputError, match=r"'day' \(--split\.group-column\)"):
+        inspect(flat, labels={"annotations": str(flat / "all.csv"), "columns": columns}, split={"group_column": "day"})
+
+
+def test_the_group_column_of_a_table_names_the_sources(flat: Path) -> None:
+    rows = "".join(f"r{k}.wav,{(OWL, TIT)[k % 2]},night {k // 2}\n" for k in range(6))
+    (flat / "data/labels.csv").write_text("recording,label,night\n" + rows)
+    dataset = inspect(flat, split={"group_column": "night"})
+    assert dataset.places["r2.wav"].group == dataset.places["r3.wav"].group == "night 1"
+    assert len({place.group for place in dataset.places.values()}) == 3
+    with pytest.raises(SettingsError, match="both name the sources"):
+        inspect(flat, split={"group_column": "night", "group_regex": "x"})
+    (flat / "data/labels.csv").write_text("recording,label,night\n" + rows + f"r0.wav,{TIT},night 9\n")
+    with pytest.raises(InputError, match=r"r0\.wav stands there twice, on two values of night"):
+        inspect(flat, split={"group_column": "night"})
+
+
+def test_class_folders_stand_beside_annotated_recordings_as_weak_labels(flat: Path) -> None:
+    all_annotated(flat)
+    for name in ("Strix aluco/w1", "Strix aluco/w2", "Bubo bubo/w3", "Bubo bubo/w4", "site 1/s1", "site 1/s2"):
+        write_sound(flat / f"data/{name}.wav", tone(1.0, 8000, seed=sum(name.encode())), 8000)
+    (flat / "data/site 1/s1.txt").write_text(track((0.1, 0.5, OWL)))
+    dataset = inspect(flat, labels={"annotations": str(flat / "data")})
+    assert dataset.classes == ("Bubo bubo", TIT, OWL)
+    assert labels_of(dataset, "Strix aluco/w1.wav") == (Label(OWL),)
+    assert labels_of(dataset, "site 1/s1.wav") == (Label(OWL, 0.1, 0.5),)
+    assert codes(dataset.problems) == {"site 1/s2.wav": "no-label"}
+    assert '4 recordings without annotations, by the folders "Bubo bubo", "Strix aluco"' in said(dataset)
+    names = [recording.name for recording in dataset.recordings]
+    part = np.array([names.index("r0.wav"), names.index("Bubo bubo/w3.wav")])
+    targets, known = dataset.targets(dataset.recordings).of(part, [0.0, 0.0], [0.9, 0.9])
+    assert targets.tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert known.tolist() == [[0, 1, 1], [1, 1, 1]], "nobody marked Bubo bubo, and the folder holds nothing else"
+
+
+def test_annotations_in_class_folders_are_not_taken_unless_they_are_named(tmp_path: Path) -> None:
+    for k in range(6):
+        folder = tmp_path / "data" / (OWL if k % 2 else TIT)
+        write_sound(folder / f"r{k}.wav", tone(1.0, 8000, seed=k), 8000)
+        (folder / f"r{k}.txt").write_text(track((0.2, 0.6, "song")))
+    dataset = inspect(tmp_path)
+    assert dataset.classes == (TIT, OWL) and "6 files of annotations among the recordings are not used" in said(dataset)
+
+
+def test_a_recording_in_which_nothing_is_marked_is_a_negative(flat: Path) -> None:
+    all_annotated(flat)
+    (flat / "data/r0.txt").write_text("")
+    dataset = inspect(flat)
+    assert dataset.background == ("background",) and labels_of(dataset, "r0.wav") == (Label("background"),)
+    assert "1 annotated recording in which nothing is marked, e.g. r0.wav" in said(dataset)
+    dataset = inspect(flat, labels={"unlabelled": "unknown"})
+    assert codes(dataset.problems) == {"r0.wav": "no-label"} and dataset.background == ()
+
+
+def test_a_taxonomy_names_classes_and_what_is_not_learnt(flat: Path) -> None:
+    all_annotated(flat)
+    (flat / "data/r0.txt").write_text(track((0.0, 0.5, "Song"), (0.5, 1.0, ""), (1.0, 1.5, "rain"), (2.0, 2.5, "wren")))
+    (flat / "map.csv").write_text(f"label,class\nsong,{OWL}\nrain,-\n")
+    dataset = inspect(flat, labels={"taxonomy": str(flat / "map.csv")})
+    assert labels_of(dataset, "r0.wav") == (
+        Label(OWL, 0.0, 0.5), Label(IGNORED, 0.5, 1.0), Label(IGNORED, 1.0, 1.5), Label("wren", 2.0, 2.5),
+    )  # fmt: skip
+    assert dataset.rows == {"found": 14, "used": 12, "left_out": {"row-ignored": 1, "row-without-label": 1}}
+    assert f'Not in {flat / "map.csv"}, so classes as they are called: "{TIT}", "{OWL}", "wren"' in said(dataset)
+    (flat / "map.csv").write_text(f"label,class\nsong,{OWL}\n{OWL},{OWL}\n,{TIT}\n{TIT},{TIT}\n*,-\n")
+    dataset = inspect(flat, labels={"taxonomy": str(flat / "map.csv")})
+    assert labels_of(dataset, "r0.wav")[1] == Label(TIT, 0.5, 1.0)
+    assert dataset.rows["left_out"] == {"row-ignored": 2} and dataset.classes == (TIT, OWL)
+    (flat / "map.csv").write_text("label,class\nsong,a\nSong,b\n")
+    with pytest.raises(InputError, match="row 3: 'Song' has another class above"):
+        inspect(flat, labels={"taxonomy": str(flat / "map.csv")})
+
+
+def test_what_a_program_detected_is_taken_only_by_name(flat: Path) -> None:
+    all_annotated(flat)
+    (flat / "data/r0.txt").unlink()
+    (flat / "data/r0.BirdNET.results.csv").write_text(BIRDNET)
+    dataset = inspect(flat)
+    assert codes(dataset.problems)["r0.wav"] == "no-label" and "a program detected" in said(dataset)
+    dataset = inspect(flat, labels={"annotations": str(flat / "data")})
+    assert labels_of(dataset, "r0.wav") == (Label(OWL, 0.5, 1.25), Label(TIT, 2.0, 3.0))
+    assert "is taken for true" in said(dataset)
+
+
+def test_annotations_that_cannot_be_meant_are_refused(flat: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file or folder"):
+        inspect(flat, labels={"annotations": str(flat / "gone")})
+    (flat / "marks").mkdir()
+    with pytest.raises(InputError, match="has no annotations"):
+        inspect(flat, labels={"annotations": str(flat / "marks")})
+    (flat / "marks/other.txt").write_text(AUDACITY)
+    with pytest.raises(InputError, match="lists none of the recordings"):
+        inspect(flat, labels={"annotations": str(flat / "marks")})
+    with pytest.raises(SettingsError, match="Give one"):
+        inspect(flat, labels={"annotations": str(flat / "marks"), "table": str(flat / "marks/other.txt")})
+    with pytest.raises(SettingsError, match="names a column of a table"):
+        write_sound(flat / "data/A/a.wav", tone(1.0, 8000, seed=9), 8000)
+        inspect(flat, split={"group_column": "site"})
+
+
+def test_check_says_what_is_annotated_and_what_will_be_negatives(
+    flat: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    all_annotated(flat)
+    with (flat / "data/r1.txt").open("a") as file:
+        file.write(track((1.2, 1.9, OWL), (9.0, 9.5, OWL)))
+    monkeypatch.chdir(flat)
+    given = ["check", "--input", ".", "--model.backbone", "vggish-small", "--model.checkpoint", "none"]
+    given += ["--train.hop-s", "0.12", "--labels.window-rule", "centre"]
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    assert "14 rows of labels found, 13 used; not used: 1 row-beyond-end" in said
+    assert "annotated: 6 of 6 recordings, 0.01 h, with 13 labels" in said
+    table = {line.split()[0]: line.split()[2:] for line in said.splitlines() if line.startswith(("  Parus", "  Strix"))}
+    # 18 windows a recording, centres 0.48, 0.60 … 2.52 s; of the owl 1.0 - 0.1 k and 0.7 s.
+    assert table["Parus"] == ["6", "0.05", "0.50", "24", "84", "0"]
+    assert table["Strix"][:1] == ["7"] and int(table["Strix"][3]) + int(table["Strix"][4]) == 108
+    assert main([*given, "--labels.unlabelled", "unknown"]) == 0
+    assert "So no window is a negative of all classes" in capsys.readouterr().out
+
+
+# ---- two hundred odd files --------------------------------------------------------------------------
+
+Fault = tuple[str, str, str, str]  # start, end, label, and the reason for which it is left out
+ROWS: Sequence[Fault] = (
+    ("0.5", "1.5", OWL, ""), ("0.25", "2", TIT, ""), ("1.5", "1.5", OWL, "row-invalid"), ("2", "1", TIT, "row-invalid"),
+    ("7", "8", OWL, "row-beyond-end"), ("x1", "2", TIT, "row-invalid"), ("0.5", "1", "", "row-without-label"),
+    ("1", "2", "rain", "row-ignored"), ("-1", "1", TIT, "row-invalid"), ("nan", "1", TIT, "row-invalid"),
+)  # fmt: skip
+
+
+def odd_rows(rng: random.Random, number: int) -> list[Fault]:
+    """Nine rows, at times that no other file has, some with decimal commas."""
+
+    def at(cell: str) -> str:
+        if not cell[0].isdigit():
+            return cell
+        return f"{float(cell) + number / 1000:.3f}".replace(".", rng.choice(".,"))
+
+    return [(at(a), at(b), name, why) for a, b, name, why in rng.choices(ROWS, k=9)]
+
+
+def raven(rows: Sequence[Fault], recording: str) -> str:
+    head = "Selection\tView\tBegin Time (s)\tEnd Time (s)\tBegin File\tAnnotation\n"
+    return head + "".join(f"{k}\tW\t{a}\t{b}\t{recording}\t{c}\n" for k, (a, b, c, _) in enumerate(rows))
+
+
+def elan(rows: Sequence[Fault], recording: str) -> str:
+    def slot(number: int, cell: str) -> str:
+        try:
+            value = f' TIME_VALUE="{round(1000 * float(cell.replace(",", ".")))}"'
+        except ValueError:
+            value = ""
+        return f'<TIME_SLOT TIME_SLOT_ID="t{number}"{value}/>'
+
+    slots = "".join(slot(2 * k, a) + slot(2 * k + 1, b) for k, (a, b, _, _) in enumerate(rows))
+    marks = "".join(
+        f'<ANNOTATION><ALIGNABLE_ANNOTATION TIME_SLOT_REF1="t{2 * k}" TIME_SLOT_REF2="t{2 * k + 1}"><ANNOTATION_VALUE>'
+        f"{c}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>" for k, (_, _, c, _) in enumerate(rows)
+    )
+    return (
+        f'<ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR MEDIA_URL="{recording}"/></HEADER><TIME_ORDER>{slots}'
+        f'</TIME_ORDER><TIER TIER_ID="x">{marks}</TIER></ANNOTATION_DOCUMENT>'
+    )
+
+
+def own(rows: Sequence[Fault], recording: str) -> str:
+    return "recording;start_s;end_s;label\n" + "".join(f"{recording};{a};{b};{c}\n" for a, b, c, _ in rows)
+
+
+WRITERS: Sequence[tuple[str, Callable[[Sequence[Fault], str], str]]] = (
+    (".selections.txt", raven), (".eaf", elan), (".csv", own),
+    (".txt", lambda rows, _: "0.1\t0.2\t\n" + "".join(f"{a}\t{b}\t{c}\n" for a, b, c, _ in rows)),
+    (".TextGrid", lambda rows, _: '"ooTextFile"\n"TextGrid"\n0\n9\n<exists>\n1\n"IntervalTier"\n"x"\n0\n9\n'
+                                  f"{len(rows)}\n" + "".join(f'{a}\n{b}\n"{c}"\n' for a, b, c, _ in rows)),
+)  # fmt: skip
+
+
+def reasons(rows: Sequence[Fault]) -> Counter[str]:
+    """Why rows of one file are left out, or "used"; those that say the same count once."""
+    found, seen = Counter[str](), set[tuple[str, str, str]]()
+    for start, end, name, why in rows:
+        key = (start.replace(",", "."), end.replace(",", "."), name)
+        found["row-repeated" if key in seen and why in ("", "row-beyond-end") else why or "used"] += 1
+        seen.add(key)
+    return found
+
+
+def test_of_two_hundred_odd_files_every_row_is_used_or_has_its_reason(flat: Path) -> None:
+    rng = random.Random(1)
+    (flat / "map.csv").write_text("label,class\nrain,-\n")
+    expected, unreadable = Counter[str](), 0
+    for number in range(200):
+        ending, write = WRITERS[number % len(WRITERS)]
+        recording = "gone" if number % 21 == 20 else f"r{number % 6}"
+        rows = odd_rows(rng, number)
+        if ending == ".TextGrid":  # whose empty texts are gaps, and which is damaged where a time is no number
+            rows = [row for row in rows if row[2] and row[0] not in ("x1", "nan")]
+        path = flat / f"marks/{number:03d}/{recording}{ending}"
+        path.parent.mkdir(parents=True)
+        text = write(rows, f"{recording}.wav").replace("\n", rng.choice(["\n", "\r\n"]))
+        if number % 25 == 24:
+            path.write_bytes(text.encode() + b"\n\xe9\xff\n")  # no text in any encoding
+            unreadable += 1
+            continue
+        path.write_bytes(text.encode(rng.choice(["utf-8", "utf-8-sig", "utf-16"])))
+        found = reasons(rows) + Counter({"row-without-label": ending == ".txt"})
+        expected += Counter({"row-without-file": found.total()}) if recording == "gone" else found
+    dataset = inspect(flat, labels={"annotations": str(flat / "marks"), "taxonomy": str(flat / "map.csv")})
+    used, total = expected.pop("used"), expected.total()
+    assert dataset.rows == {"found": used + total, "used": used, "left_out": dict(expected)}
+    listed = read_csv(flat / "out/problems.csv")
+    named = Counter(row["problem"] for row in listed)
+    assert named["annotation-unreadable"] == unreadable
+    assert named["row-without-file"] == 2, "with the ending, and without"
+    for code in ("row-invalid", "row-beyond-end", "row-without-label"):
+        assert named[code] == expected[code], code
+    assert any(row["detail"].startswith("000/r0.selections.txt, row ") for row in listed)
