@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from birdtune.data.annotations import formats
 from birdtune.data.annotations.names import Names
 from birdtune.data.annotations.rows import Options, label_of
 from birdtune.data.labels import IGNORED, Label
-from birdtune.data.scan import SoundFile
+from birdtune.data.scan import PROBLEMS, SoundFile
 from birdtune.errors import InputError, SettingsError
 from birdtune.runtime.files import read_csv
 
@@ -408,6 +409,29 @@ def test_check_says_what_is_annotated_and_what_will_be_negatives(
     assert table["Strix"][:1] == ["7"] and int(table["Strix"][3]) + int(table["Strix"][4]) == 108
     assert main([*given, "--labels.unlabelled", "unknown"]) == 0
     assert "So no window is a negative of all classes" in capsys.readouterr().out
+
+
+PAGE = Path(__file__).parents[1] / "docs/labels.md"
+
+
+def test_the_examples_of_the_page_are_read_as_it_says(tmp_path: Path) -> None:
+    examples = dict(re.findall(r"^```(\S+\.\w+)\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S))
+    taxonomy = examples.pop("map.csv")
+    labels = {name: found(read(tmp_path / name, text)) for name, text in examples.items()}
+    first = {name: some[0] for name, some in labels.items() if name not in ("train_metadata.csv", "xeno-canto.json")}
+    assert {(label.class_name, label.start_s) for label in first.values()} == {
+        ("Strix aluco", 12.4), ("Strix aluco", 12.0),
+    }  # fmt: skip
+    assert labels["raven.selections.txt"][-1] == Label("Asio otus", 13.0, 13.4, 2000, 6000)
+    assert labels["own.csv"][-1] == Label("Asio otus", 13.0, 13.4, weight=0.5)
+    assert labels["train_metadata.csv"] == [Label("tawowl1")] and labels["xeno-canto.json"] == [Label("Strix aluco")]
+    for k in range(4):
+        write_sound(tmp_path / f"data/r{k}.wav", tone(3.0, 8000, seed=k), 8000)
+        (tmp_path / f"data/r{k}.txt").write_text(track((0, 1, "Alarm call"), (1, 2, "rain"), (2, 3, "wren")))
+    (tmp_path / "map.csv").write_text(taxonomy)
+    assert inspect(tmp_path, labels={"taxonomy": str(tmp_path / "map.csv")}).classes == ("Turdus merula", "wren")
+    reasons = re.findall(r"^\| `(row-[\w-]+)`", PAGE.read_text("utf-8"), re.M)
+    assert {code for code in PROBLEMS if code.startswith("row-")} <= set(reasons)
 
 
 # ---- two hundred odd files --------------------------------------------------------------------------

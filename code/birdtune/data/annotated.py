@@ -63,7 +63,7 @@ def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
     marked_s = sum(_seconds(one, one.labels) for one in timed)
     yield (
         f"annotated: {len(timed):,} of {len(dataset.recordings):,} recordings, {hours:.2f} h, with {len(spans):,} "
-        f"labels that take {marked_s / 3600:.2f} h"
+        f"labels that take {marked_s / 60:.2f} min"
     )
     windows = _Planned.of(dataset.recordings, dataset.spec, hop_s)
     found = WindowTargets(dataset.targets(dataset.recordings), windows, dataset.output)
@@ -73,7 +73,8 @@ def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
         negative += ((targets == 0) & (known > 0)).sum(axis=0)
         unknown += (known == 0).sum(axis=0)
     width = min(40, max(len(name) for name in dataset.classes) + 2)
-    yield f"  {'class':<{width}}{'labels':>8}{'minutes':>9}{'median s':>10}{'windows':>9}{'negatives':>11}{'unknown':>9}"
+    head = f"{'labels':>8}{'minutes':>9}{'median s':>10}{'windows':>9}{'negatives':>11}{'unknown':>9}"
+    yield f"  {'class':<{width}}{head}"
     for column, name in list(enumerate(dataset.classes))[:_MOST_CLASSES]:
         own = [(one, label) for one, label in spans if label.class_name == name]
         minutes = sum(
