@@ -248,6 +248,21 @@ def test_an_own_class_that_passes_comes_before_published_ones() -> None:
     ]  # fmt: skip
 
 
+def test_the_threshold_of_kept_classes_is_one_that_recordings_without_them_seldom_reach() -> None:
+    rng = np.random.default_rng(0)
+    reached = []
+    for _ in range(400):
+        highest = rng.beta(2, 2, 60).astype(np.float32)
+        found = published_scores.choose_threshold(highest[:50], [str(number) for number in range(50)])
+        reached.append((highest[50:] >= found.score).mean())
+    assert found.expected == pytest.approx(1 - 49 / 51) and found.sources == 50
+    assert np.mean(reached) == pytest.approx(found.expected, abs=0.015)
+    few = published_scores.choose_threshold(np.float32([0.7, 0.9, 0.6]), ["a", "a", "b"])
+    assert few.score > np.float32(0.9) and few.score == pytest.approx(0.9) and few.expected == pytest.approx(1 / 3)
+    assert published_scores.choose_threshold(np.float32([0.1]), ["a"]).score == 0.5
+    assert published_scores.choose_threshold(np.zeros(0, np.float32), []).row()["sources"] == 0
+
+
 @pytest.fixture(scope="module")
 def output(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory, in_one_process: None) -> Path:
     folder = tmp_path_factory.mktemp("run") / "output"
@@ -320,7 +335,12 @@ def test_predict_takes_published_classes_where_no_own_class_passes(
     inside = [row for row in rows["both"] if any(row["file"].endswith(name) for name in test)]
     others = read_json(output / "reports/1/metrics.json")["published"]["others"]
     assert others["recordings"] == len(inside) == 12
+    threshold = read_json(folder / "model.json")["published"]["threshold"]["score"]
+    assert others["above"] == sum(float(row["published_score"]) >= threshold for row in inside)
     assert others["median"] == pytest.approx(np.median([float(row["published_score"]) for row in inside]), abs=1e-4)
+    assert cli.main(["predict", "--model", str(folder), "--out", str(out), "--classes", "published", str(data)]) == 0
+    for row, alone in zip(read_csv(out), rows["published"], strict=True):  # from the threshold of the model on
+        assert (row["decision"] == "unknown") == (float(alone["score"]) < threshold)
     name = rows["both"][0]["file"]
     waveform = soundfile.read(data / name, dtype="float32")[0]
     scores = sound(tf.saved_model.load(str(folder)), waveform)["published_scores"][0]

@@ -24,7 +24,6 @@ from birdtune.errors import (
     UsageError,
     shown,
 )
-from birdtune.evaluation.decision import LEAST
 from birdtune.options import Option
 from birdtune.pipeline import commands
 from birdtune.runtime import configure
@@ -189,7 +188,7 @@ def _file_arguments(out: str | None, *, patches: bool) -> Callable[[argparse.Arg
             parser.add_argument("--patches", type=Path, default=None)
             parser.add_argument("--window", type=float, default=None)
             parser.add_argument("--classes", choices=("own", "published", "both"), default="own")
-            parser.add_argument("--published-threshold", type=float, default=LEAST)
+            parser.add_argument("--published-threshold", type=float)
             parser.add_argument("--format", choices=_TABLES, default=None)
             parser.add_argument("--species-list", type=_file_name, default=None)
         else:
@@ -236,9 +235,9 @@ COMMANDS: dict[str, Command] = {
         more="Long recordings need --window: each window of so many seconds is scored as if it were a recording of "
         f"its own. {_LIST_HELP} --patches CSV has one row a window of the backbone, with decisions by thresholds "
         "alone: none is rejected as unknown. Of a model with published classes (--model.keep-classes), --classes both "
-        "decides for the best of them from --published-threshold (0.5) on where no own class passes. With --format, "
-        "the detections in the recordings are written, with begin and end, as tables in the folder --out: the same "
-        "command goes on where it was stopped. --detect settings say what a detection is.",
+        "decides for the best of them from --published-threshold (chosen on validation) on where no own class passes. "
+        "With --format, the detections in the recordings are written, with begin and end, as tables in the folder "
+        "--out: the same command goes on where it was stopped. --detect settings say what a detection is.",
         takes_model=True,
     ),
     "embed": Command(

@@ -3,10 +3,16 @@
     Scores of the model, published logits of its windows ─▶ of_matched ─▶ Scores of the matched classes, with logits
     those of validation ─▶ fit ─▶ Calibration;  those of test ─▶ compare ─▶ the published classifier beside the head
 
-One slope and one offset serve all published classes: most of them have no recording to be calibrated on.
+One slope and one offset serve all published classes: most of them have no recording to be calibrated on. So their
+scores say little of a class that is rare, and of thousands of classes one is high by chance. A validation recording is
+of classes of the data, and so an example without any kept class; by these the threshold of kept classes is chosen:
+
+    highest kept score of each validation recording ─▶ choose_threshold ─▶ Threshold
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +26,49 @@ from birdtune.evaluation.scores import Scores, clip_scores, subset
 
 # One class alone says nothing of the next one.
 FEWEST_CLASSES = 2
+# Of recordings without a kept class, the share on which one of them may reach the threshold.
+FALSE_ALARMS = 0.05
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """From which score on a kept class is decided for.
+
+    Attributes:
+        score: at least `LEAST`.
+        sources: source recordings of validation that it was chosen on; 0: there were none.
+        expected: share of recordings like those, without a kept class, on which one reaches it, at most.
+    """
+
+    score: float = LEAST
+    sources: int = 0
+    expected: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As it stands in metrics.json and model.json."""
+        return asdict(self)
+
+
+def choose_threshold(highest: npt.NDArray[np.float32], groups: Sequence[str]) -> Threshold:
+    """The lowest threshold that `FALSE_ALARMS` of recordings without a kept class reach at most.
+
+    As in split conformal prediction (Vovk et al. 2005): a further recording from the same place ranks anywhere among n
+    that were not trained on, so that it lies above the k-th of them with a probability of 1 - k / (n + 1). With fewer
+    than 19 sources the highest of them is the threshold, and `expected` is above `FALSE_ALARMS`.
+
+    Args:
+        highest: [N] of each validation recording the highest score of all kept classes.
+        groups: [N] source recordings; the highest of each counts.
+    """
+    _, source = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
+    n = int(source.max(initial=-1)) + 1
+    if not n:
+        return Threshold()
+    found = np.zeros(n, np.float32)
+    np.maximum.at(found, source, highest)
+    k = min(n, math.ceil((n + 1) * (1 - FALSE_ALARMS)))
+    score = np.nextafter(np.sort(found)[k - 1], np.float32(1))
+    return Threshold(max(LEAST, float(score)), n, 1 - k / (n + 1))
 
 
 def of_matched(
@@ -72,19 +121,20 @@ def fit(val: Scores | None) -> Calibration:
     return calibration.fit(val, "sigmoid")
 
 
-def of_others(highest: npt.NDArray[np.float32]) -> dict[str, Any]:
+def of_others(highest: npt.NDArray[np.float32], threshold: Threshold) -> dict[str, Any]:
     """What the published classes that are kept score on recordings of other classes, where they ought to be low.
 
     Args:
         highest: [N] of each recording the highest score of all of them.
 
     Returns:
-        `recordings`, `threshold`, `above` (recordings whose highest reaches it), `median` (of the highest).
+        `recordings`; `above_least`, `above`: recordings whose highest reaches `LEAST`, and the threshold; `median` (of
+        the highest).
     """
     return {
         "recordings": len(highest),
-        "threshold": LEAST,
-        "above": int((highest >= LEAST).sum()),
+        "above_least": int((highest >= LEAST).sum()),
+        "above": int((highest >= threshold.score).sum()),
         "median": float(np.median(highest)),
     }
 

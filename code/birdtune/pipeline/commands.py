@@ -147,7 +147,7 @@ def predict(config: Config, options: Options, journal: Journal, interrupts: Inte
             require_place(place, flag, (".csv",), "a table with commas")
     if options.patches is not None and os.path.realpath(options.patches) == os.path.realpath(options.out):
         raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
-    if not 0 < options.published_threshold < 1:
+    if options.published_threshold is not None and not 0 < options.published_threshold < 1:
         raise UsageError(f"--published-threshold {options.published_threshold:g}: expected a score between 0 and 1.")
     files = _files(options)
     with _whole_or_nothing(options.out, interrupts):

@@ -22,7 +22,6 @@ from birdtune.data.embedding_files import EmbeddedRecording, MadeBy, writing
 from birdtune.data.embedding_input import is_embeddings
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, naming, shown
-from birdtune.evaluation.decision import LEAST
 from birdtune.models import classifier as classifiers
 from birdtune.models import embedded, registry, tf1
 from birdtune.models.layer_backbone import LayerBackbone
@@ -68,14 +67,14 @@ def predict(
     interrupts: Interrupts,
     window_s: float | None = None,
     classes: str = OWN,
-    published_threshold: float = LEAST,
+    published_threshold: float | None = None,
 ) -> int:
     """Score files with the exported model in `source`, or the newest one of the output folder.
 
     Args:
         window_s: as `predict_files`.
         classes: "own", or "published" or "both" of a model that keeps published classes.
-        published_threshold: from which score on a published class is decided for.
+        published_threshold: from which score on a published class is decided for; None: as the model says.
         source: a version folder of an exported model; or weights that were published with a classifier of their
             own, as YAMNet's with its 521 classes.
     """
@@ -108,7 +107,7 @@ def predict(
     return code
 
 
-def _published(model: Scorer, place: Path, classes: str, threshold: float) -> PublishedChoice | None:
+def _published(model: Scorer, place: Path, classes: str, threshold: float | None) -> PublishedChoice | None:
     """The published classes that rows are about. Raises InputError: the model has none."""
     if classes == OWN:
         return None
@@ -118,7 +117,7 @@ def _published(model: Scorer, place: Path, classes: str, threshold: float) -> Pu
             f"--classes {classes}: {shown(place)} keeps no published classes. Give --classes {OWN}, or a model made "
             "with --model.keep-classes."
         )
-    return PublishedChoice(kept, alone=classes == PUBLISHED, threshold=threshold)
+    return PublishedChoice(kept, alone=classes == PUBLISHED, threshold=threshold or kept.threshold)
 
 
 def _long(n: int, calibration_clip_s: float) -> str:

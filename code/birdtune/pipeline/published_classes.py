@@ -15,6 +15,7 @@ import numpy.typing as npt
 from birdtune.data.scan import Recording
 from birdtune.evaluation import published_scores
 from birdtune.evaluation.calibration import Calibration
+from birdtune.evaluation.published_scores import Threshold
 from birdtune.evaluation.scores import Scores
 from birdtune.models import head_start, published, registry
 from birdtune.models.classifier import Classifier
@@ -35,8 +36,9 @@ def measure(job: Job, classifier: Classifier, scores: Mapping[str, Scores]) -> d
         scores: "val" and "test" → as they are served.
 
     Returns:
-        `published` of metrics.json: as `Kept.row`, `calibration`, `test` as `published_scores.compare`, and `others` as
-        `published_scores.of_others` (both None without test recordings); None: no published class is kept.
+        `published` of metrics.json: as `Kept.row`, `calibration`, `threshold`, `test` as `published_scores.compare`,
+        and `others` as `published_scores.of_others` (both None without test recordings); None: no published class is
+        kept.
 
     Raises:
         Interrupted, RetryableError: the stage begins anew.
@@ -59,11 +61,15 @@ def measure(job: Job, classifier: Classifier, scores: Mapping[str, Scores]) -> d
             parts["test"], scores["test"], owned, found, n_bootstrap=job.config.evaluate.bootstrap,
             seed=job.config.train.seed,
         )  # fmt: skip
-    others = None
-    if "test" in scores:
-        highest = _highest(job, classifier, published.served(job.config, kept, found), scores["test"])
-        others = published_scores.of_others(highest)
-    row = {**kept.row(), "calibration": found.row(), "test": compared, "others": others}
+    served = published.served(job.config, kept, found)
+    highest = {name: _highest(job, classifier, served, own, name) for name, own in scores.items()}
+    threshold = Threshold()
+    if "val" in scores:
+        threshold = published_scores.choose_threshold(highest["val"], scores["val"].groups)
+    others = published_scores.of_others(highest["test"], threshold) if "test" in scores else None
+    row = {
+        **kept.row(), "calibration": found.row(), "threshold": threshold.row(), "test": compared, "others": others,
+    }  # fmt: skip
     for sentence in published_section.sentences(row):
         job.journal.say(f"  {plain(sentence)}")
     return row
@@ -136,31 +142,33 @@ def _embed(
     return len(windows)
 
 
-def _highest(job: Job, classifier: Classifier, served: Served, test: Scores) -> npt.NDArray[np.float32]:
-    """The highest of the published scores of each test recording. [N]
+def _highest(
+    job: Job, classifier: Classifier, served: Served, scores: Scores, part: str
+) -> npt.NDArray[np.float32]:
+    """The highest of the published scores of each recording of a part, whose `scores` say how windows count. [N]
 
     Recording by recording: [windows, thousands of classes] would not fit into memory.
     """
-    recording, weight = test.window_recording, test.window_weight
+    recording, weight = scores.window_recording, scores.window_weight
     if weight is None:
         weight = (1.0 / np.bincount(recording))[recording].astype(np.float32)
-    highest = np.zeros(len(test.recordings), np.float32)
+    highest = np.zeros(len(scores.recordings), np.float32)
     means = np.zeros(len(served.labels), np.float32)  # so far, of the recording that is under way
     done = 0
 
     def note(embeddings: npt.NDArray[np.float32]) -> None:
         nonlocal means, done
         numbers = recording[done : done + len(embeddings)]
-        scores = weight[done : done + numbers.size, None] * served.windows(embeddings[: numbers.size])
+        weighted = weight[done : done + numbers.size, None] * served.windows(embeddings[: numbers.size])
         for number in np.unique(numbers):
-            means = means + scores[numbers == number].sum(axis=0)
+            means = means + weighted[numbers == number].sum(axis=0)
             last = done + int(np.flatnonzero(numbers == number)[-1])
             if last + 1 == recording.size or recording[last + 1] != number:
                 highest[number] = served.calibration.clips(means[None])[0].max()
                 means = np.zeros_like(means)
         done += numbers.size
 
-    _embed(job, classifier, job.dataset.part("test"), "test", note)
+    _embed(job, classifier, job.dataset.part(part), part, note)
     return highest
 
 
@@ -171,4 +179,4 @@ def served(job: Job) -> tuple[Served, dict[str, Any]] | None:
         return None
     row = read_json(job.run.reports / "metrics.json")["published"]
     calibration = Calibration.of(row["calibration"])
-    return published.served(job.config, kept, calibration), kept.row()
+    return published.served(job.config, kept, calibration), {**kept.row(), "threshold": row["threshold"]}

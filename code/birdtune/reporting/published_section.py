@@ -23,7 +23,8 @@ def section(row: Row | None) -> Row | None:
 
 def sentences(row: Row) -> list[str]:
     """What the calibration rests on, and how the published classifier does beside the head."""
-    return [_calibration(row), _test(row["test"]), *([_others(row)] if row["others"] else [])]
+    others = [_others(row)] if row["others"] else []
+    return [_calibration(row), _threshold(row["threshold"]), _test(row["test"]), *others]
 
 
 def _calibration(row: Row) -> str:
@@ -36,6 +37,15 @@ def _calibration(row: Row) -> str:
         f"and a = {clip['slope']}, b = {clip['offset']} for the log odds of their mean over a recording, fitted on "
         f"{count(found['sources'], 'source recording')} of validation by "
         f"{count(len(set(row['matched'].values())), 'published class')} that the data have as well."
+    )
+
+
+def _threshold(found: Row) -> str:
+    if not found["sources"]:
+        return f"A published class counts from {found['score']:g} on: there is no validation recording to choose by."
+    return (
+        f"A published class counts from {found['score']:.3f} on. By {count(found['sources'], 'source recording')} of "
+        f"validation, one of them reaches that on at most {percent(found['expected'])} of recordings without any."
     )
 
 
@@ -71,8 +81,9 @@ def _others(row: Row) -> str:
     found = row["others"]
     return (
         f"On {found['above']:,} of {count(found['recordings'], 'test recording')}, one of the "
-        f"{count(row['n_kept'], 'published class')} that are kept reaches {found['threshold']:g} (their highest is "
-        f"{found['median']:.2f} in the median): it sings there without a label, or that is a false alarm."
+        f"{count(row['n_kept'], 'published class')} that are kept reaches its threshold, and on "
+        f"{found['above_least']:,} 0.5 (their highest is {found['median']:.2f} in the median): it sings there without "
+        "a label, or that is a false alarm."
     )
 
 

@@ -20,10 +20,11 @@ import numpy.typing as npt
 from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import BirdtuneError, CheckpointError, ExportError, RetryableError, shown
 from birdtune.evaluation.calibration import Calibration
-from birdtune.evaluation.decision import Thresholds
+from birdtune.evaluation.decision import LEAST, Thresholds
 from birdtune.models import registry
 from birdtune.models.graph_safety import require_numbers_only
 from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.parsing import finite
 from birdtune.runtime.workers import Crashed, Isolated
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -44,6 +45,7 @@ class PublishedClasses:
     labels: tuple[str, ...]  # [M]
     windows: Callable[[Any], Any]  # embeddings of windows [N, K] → their scores [N, M]
     calibration: Calibration  # already in the scores; its part for clips is applied to their mean
+    threshold: float = LEAST  # from which score on one of them is decided for
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def open_model(folder: Path) -> ExportedModel:
         kept = facts.get("published")
         labels = tuple(row["class"] for row in read_csv(folder / PUBLISHED_LABELS)) if kept else ()
         of_published = Calibration.of(kept["calibration"]) if kept else None
+        published_threshold = finite(kept["threshold"]["score"]) if kept else LEAST
         require_numbers_only(folder)
         loaded: Any = tf.saved_model.load(str(folder))
     except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as fault:
@@ -122,7 +125,8 @@ def open_model(folder: Path) -> ExportedModel:
         calibration,
         thresholds,
         None if of_published is None else PublishedClasses(
-            labels, lambda embeddings: loaded.published(tf.constant(embeddings, tf.float32)), of_published
+            labels, lambda embeddings: loaded.published(tf.constant(embeddings, tf.float32)), of_published,
+            published_threshold,
         ),
     )  # fmt: skip
 
