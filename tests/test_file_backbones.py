@@ -88,7 +88,7 @@ def test_a_keras_file_gives_what_keras_gives(keras_file: Path) -> None:
 
 @pytest.mark.parametrize("freeze", ["all-but-head", "none"])
 def test_a_keras_file_is_trained_or_not_exported_and_begun_from(
-    keras_file: Path, data: Path, tmp_path: Path, in_one_process: None, freeze: str
+    keras_file: Path, data: Path, tmp_path: Path, in_one_process: None, freeze: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from birdtune.models import saved_model
 
@@ -101,8 +101,13 @@ def test_a_keras_file_is_trained_or_not_exported_and_begun_from(
     first = registry.backbone_of(config(keras_file)).arrays()
     moved = {name for name in first if not np.array_equal(first[name], trained[f"backbone/{name}"])}
     assert bool(moved) == (freeze == "none") and "network/norm/moving_mean" not in moved
-    again = arguments(data, output, keras_file, "--model.freeze", freeze, "--init-from", "latest")
-    assert cli.main(again) == 0
+    # The backbone, its file and its rate are those of the model that the run begins from.
+    again = [f"--data={data}", f"--output={output}", "--train.epochs=1", "--evaluate.bootstrap=50"]
+    capsys.readouterr()
+    assert cli.main(["run", *again, "--model.freeze", freeze, "--init-from", "latest"]) == 0
+    said = capsys.readouterr().out
+    assert "--init-from latest: version 1 has the backbone custom: --model.backbone custom" in said
+    assert "begins from version 1" in said
 
 
 def rewritten(path: Path, place: Path, change: Callable[[str], str]) -> Path:

@@ -16,7 +16,7 @@ from birdtune.errors import BirdtuneError, CheckpointError, SettingsError
 from birdtune.models import files, registry, tflite, tflite_backbone
 from birdtune.models.tflite_operations import compute
 from birdtune.models.weights import verify_checkpoint
-from birdtune.runtime.files import read_csv, read_json
+from birdtune.runtime.files import file_sha256, read_csv, read_json
 
 RATE_HZ, SIZE = 24_000, 16
 CLASSES = {"Apus": 1500.0, "Bubo": 4000.0, "Corvus": 9000.0}
@@ -201,6 +201,31 @@ def test_its_own_classifier_predicts_its_own_classes(
     names = ["Apus apus_Swift", "Bubo bubo_Owl", "Corvus corax_Raven"]
     assert [name.removeprefix("score:") for name in rows[0] if name.startswith("score:")] == names
     assert len(rows) == 8 and {row["class"] for row in rows} <= set(names)
+
+
+def test_a_model_without_names_of_classes_numbers_them_and_says_so(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = files.Known("birdnet", "Made", RATE_HZ, RATE_HZ, SIZE, ("*.tflite",), "")
+    monkeypatch.setattr(files, "KNOWN", {"birdnet": known})
+    (tmp_path / "made.tflite").write_bytes(model.read_bytes())
+    given = ["predict", "--model", str(tmp_path / "made.tflite"), "--out", str(tmp_path / "scores.csv")]
+    assert cli.main([*given, str(data / "Apus")]) == 0
+    assert "names of the 3 classes of" in (said := "".join(capsys.readouterr())) and "numbered from 0" in said
+    assert "score:class 2" in read_csv(tmp_path / "scores.csv")[0]
+
+
+def test_check_says_whether_a_known_model_is_the_published_file(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["check", *arguments(data, tmp_path / "output", model, "--model.backbone", "birdnet")[1:]]
+    for digest, words in ((file_sha256(model), "file: as published"), ("0" * 64, "file: not the file of Made")):
+        known = files.Known("birdnet", "Made", RATE_HZ, RATE_HZ, SIZE, ("*.tflite",), "", sha256=digest)
+        monkeypatch.setattr(files, "KNOWN", {"birdnet": known})
+        files._opened.cache_clear()
+        assert cli.main(given) == 0
+        assert words in (said := capsys.readouterr().out)
+        assert re.search(r"embed   about .*, once: \d+ windows of all recordings, [\d,]+ a second \(measured\)", said)
 
 
 def test_the_only_weights_in_the_input_are_taken(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

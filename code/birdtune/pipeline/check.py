@@ -29,7 +29,7 @@ from birdtune.errors import (
     RetryableError,
     shown,
 )
-from birdtune.models import head_start, published, registry
+from birdtune.models import files, head_start, published, registry
 from birdtune.models.backbone import Backbone
 from birdtune.models.file_backbone import FileBackbone
 from birdtune.models.known import Origin
@@ -210,6 +210,8 @@ def _backbone(backbone: Backbone, origin: Origin) -> Iterator[str]:
     )
     if isinstance(backbone, FileBackbone):
         yield f"  embedding: {backbone.embedding}"
+        if (compared := files.compared_with_published(backbone)) is not None:
+            yield f"  file: {compared}"
     for about, known in origin.lines():
         yield f"  {about}: {shown(known)}"
 

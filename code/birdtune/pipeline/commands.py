@@ -34,9 +34,11 @@ SAVED_MODEL = "saved-model"  # what `export` always writes
 def settled(config: Config, journal: Journal) -> Config:
     """The settings with what follows from the backbone's file itself, which is reported."""
     from birdtune.models import registry
+    from birdtune.training import base_model
 
+    config, of_base = base_model.settled(config)
     found, said = registry.settled(config)
-    for sentence in said:
+    for sentence in (*of_base, *said):
         journal.say(f"note: {sentence}")
     return found
 

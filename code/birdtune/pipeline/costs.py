@@ -3,6 +3,7 @@
     Config + Dataset ─▶ estimates ─▶ lines for people, and faults where memory or disk is too small
 """
 
+import functools
 import math
 import os
 import time
@@ -23,8 +24,10 @@ from birdtune.errors import shown
 from birdtune.evaluation.label_issues import MOST_WINDOWS
 from birdtune.models import registry
 from birdtune.models.backbone import Backbone
+from birdtune.models.file_backbone import FileBackbone
 from birdtune.runtime.log import duration
 from birdtune.runtime.storage import free_bytes, size_text
+from birdtune.runtime.tensorflow_import import load_tensorflow
 
 # One pass forward and two backward (with respect to activations and to weights).
 _PASSES_A_STEP = 3
@@ -57,6 +60,7 @@ def estimates(config: Config, dataset: Dataset, faults: Faults) -> Iterator[str]
     prepare_s = hours * _PREPARE_S_PER_HOUR / len(os.sched_getaffinity(0))
     yield "estimates:"
     yield f"  prepare {duration(prepare_s)}, once for each recording"
+    yield from _embedding_time(config, backbone, dataset)
     yield f"  train   {training_time(config, backbone, dataset)}"
     yield from _labels_time(config, backbone, dataset)
     yield f"  memory  {memory / 1e9:.1f} GB of {memory_there() / 1e9:.1f} GB"
@@ -92,8 +96,39 @@ def _labels_time(config: Config, backbone: Backbone, dataset: Dataset) -> Iterat
     shares = trained if config.train.label_refinement else []
     windows = sum(min(count, MOST_WINDOWS) for count in [*counts, *shares]) + sum(shares)
     if windows and config.model.checkpoint != "none":
-        seconds = windows * backbone.window_flops() / _rate(config, backbone)
+        seconds = windows * _forward_s(config, backbone, backbone.window_flops())
         yield f"  labels  {duration(seconds)} to check them, by {windows:,} windows (--evaluate.label-issues)"
+
+
+def _embedding_time(config: Config, backbone: Backbone, dataset: Dataset) -> Iterator[str]:
+    """The time that a whole frozen backbone takes for all recordings, where it computes each once."""
+    n_frozen = _n_frozen(config, backbone)
+    if not n_frozen or not backbone.cut(n_frozen).is_whole or "train" not in _cached_bytes(config, backbone, dataset):
+        return
+    hops = {"train": config.train.hop_s, "val": None, "test": None}
+    windows = sum(_windows(dataset, part, hop_s) for part, hop_s in hops.items())
+    each_s = _forward_s(config, backbone, backbone.window_flops())
+    how = "measured" if isinstance(backbone, FileBackbone) else "estimated"
+    yield (
+        f"  embed   about {duration(windows * each_s)}, once: {windows:,} windows of all recordings, "
+        f"{1 / each_s:,.0f} a second ({how})"
+    )
+
+
+def _forward_s(config: Config, backbone: Backbone, flops: float) -> float:
+    """Seconds of so many operations of a window, forward."""
+    if isinstance(backbone, FileBackbone):
+        return _measured_s(backbone) * flops / backbone.window_flops()
+    return flops / _rate(config, backbone)
+
+
+@functools.lru_cache(maxsize=1)
+def _measured_s(backbone: FileBackbone) -> float:
+    """Seconds of a window; what a graph in a file costs is not known otherwise."""
+    load_tensorflow()
+    from birdtune.models import probe
+
+    return probe.window_s(backbone, backbone.arrays())
 
 
 def _rate(config: Config, backbone: Backbone) -> float:
@@ -104,19 +139,24 @@ def _rate(config: Config, backbone: Backbone) -> float:
 def training_time(config: Config, backbone: Backbone, dataset: Dataset) -> str:
     """Layers that are trained take three passes an epoch, frozen ones one, or one for all epochs where it is cached."""
     where = " on this CPU; the GPU that is there is some hundred times faster" if has_gpu() else " on this CPU"
-    rate, n_frozen = _rate(config, backbone), _n_frozen(config, backbone)
+    n_frozen = _n_frozen(config, backbone)
     cached = _cached_bytes(config, backbone, dataset)
-    frozen = backbone.cut(n_frozen).frozen_flops if n_frozen else 0.0
+    frozen, is_whole = 0.0, False
+    if n_frozen:
+        cut = backbone.cut(n_frozen)
+        frozen, is_whole = cut.frozen_flops, cut.is_whole
+    frozen_s = _forward_s(config, backbone, frozen)
+    rest_s = _forward_s(config, backbone, backbone.window_flops() - frozen)
     once_s = epoch_s = 0.0
     for part, hop_s, passes in (("train", config.train.hop_s, _PASSES_A_STEP), ("val", None, 1)):
         windows = _windows(dataset, part, hop_s)
-        epoch_s += windows * passes * (backbone.window_flops() - frozen) / rate
+        epoch_s += windows * passes * rest_s
         if part in cached:
-            once_s += windows * frozen / rate
+            once_s += 0.0 if is_whole else windows * frozen_s  # `embed` has it
         else:
-            epoch_s += windows * frozen / rate
+            epoch_s += windows * frozen_s
     epoch = f"about {duration(epoch_s)} an epoch" if epoch_s >= 1 else "under a second an epoch"
-    once = f"about {duration(once_s)} once for the frozen layers, then " if cached else ""
+    once = f"about {duration(once_s)} once for the frozen layers, then " if once_s else ""
     return (
         f"{_windows(dataset, 'train', config.train.hop_s):,} windows, {once}{epoch}, at most "
         f"{duration(_COMPILE_S + once_s + epoch_s * config.train.epochs)} for {config.train.epochs} epochs{where} "

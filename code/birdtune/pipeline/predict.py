@@ -24,6 +24,7 @@ from birdtune.data.targets import WindowTargets
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, naming, shown
 from birdtune.models import classifier as classifiers
 from birdtune.models import embedded, registry, tf1
+from birdtune.models.labels_file import are_named, how_to_name
 from birdtune.models.layer_backbone import LayerBackbone
 from birdtune.pipeline import messages
 from birdtune.runtime.files import try_to_write
@@ -84,6 +85,8 @@ def predict(
         model = scorer_in(place)
     journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
     exported = model if isinstance(model, ExportedModel) else None
+    if exported is None and not are_named(model.classes):
+        journal.warn(how_to_name(place, len(model.classes)))
     clip_s = None if exported is None else exported.calibration_clip_s
     outcome = predict_files(
         files,

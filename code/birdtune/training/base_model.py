@@ -7,19 +7,22 @@ checkpoints were deleted. Their SHA-256 must be the one that model.json and the 
 """
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
 from birdtune.config import LATEST, Config
 from birdtune.data.dataset import Dataset
+from birdtune.data.embedding_input import is_embeddings
 from birdtune.data.labels import refuse_no_answer
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.evaluation import class_alignment
 from birdtune.evaluation.ood import OodModel
-from birdtune.models import published, saved_model
+from birdtune.models import files, published, saved_model
 from birdtune.models.known import OWN, Origin
-from birdtune.models.registry import backbone_of
+from birdtune.models.registry import BACKBONES, backbone_of
 from birdtune.models.weights import verify_once
+from birdtune.runtime.files import read_json
 from birdtune.runtime.runs import newest_version, read_record
 from birdtune.training.served_model import (
     ServedModel,
@@ -32,6 +35,32 @@ from birdtune.training.served_model import (
 )
 
 _SETTING = "--init-from"
+
+
+def settled(config: Config) -> tuple[Config, list[str]]:
+    """The settings with the backbone of the base model where they name none, and a sentence about that.
+
+    Of a model of this output folder the file of the backbone as well, and what was said of it, as it was trained with.
+    """
+    wanted = config.init_from
+    if wanted is None or "model.backbone" in config.given() or is_embeddings(config.data_folder):
+        return config, []
+    models = {number: path for number, path in served_models(config).items() if not under_way(config, number)}
+    number = max(models, default=None) if wanted == LATEST else int(wanted) if is_number(wanted) else None
+    folder = Path(wanted) if wanted != LATEST and number is None else models.get(number or 0)
+    facts = (read_json(folder / "model.json") or {}) if folder is not None else {}
+    name = facts.get("backbone") if isinstance(facts, dict) else None
+    if name not in (*BACKBONES, *files.NAMES):
+        return config, []  # what is wrong with it shows when it is read
+    config = config.with_model(backbone=str(name))
+    before = (read_record(config.output, number) or {}).get("settings", {}) if number is not None else {}
+    for key in ("checkpoint", "sample_rate_hz", "window_s", "embedding_output"):
+        value = before.get(f"model.{key.replace('_', '-')}")
+        is_there = value is not None and (key != "checkpoint" or os.path.lexists(value))
+        if is_there and f"model.{key.replace('_', '-')}" not in config.given():
+            config = config.with_model(**{key: value})
+    title = f"version {number}" if number is not None else f"the model in {shown(wanted)}"
+    return config, [f"{_SETTING} {shown(wanted)}: {title} has the backbone {name}: --model.backbone {name}"]
 
 
 def find(config: Config) -> list[ServedModel]:
