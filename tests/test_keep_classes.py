@@ -259,6 +259,9 @@ def test_the_threshold_of_kept_classes_is_one_that_recordings_without_them_seldo
     assert np.mean(reached) == pytest.approx(found.expected, abs=0.015)
     few = published_scores.choose_threshold(np.float32([0.7, 0.9, 0.6]), ["a", "a", "b"])
     assert few.score > np.float32(0.9) and few.score == pytest.approx(0.9) and few.expected == pytest.approx(1 / 3)
+    shared = [str(number // 10) for number in range(100)]
+    found = published_scores.choose_threshold(np.linspace(0, 1, 100, dtype=np.float32), shared, windows=True)
+    assert found.expected == pytest.approx(0.05) and found.score == pytest.approx(0.95, abs=0.01)
     assert published_scores.choose_threshold(np.float32([0.1]), ["a"]).score == 0.5
     assert published_scores.choose_threshold(np.zeros(0, np.float32), []).row()["sources"] == 0
 
@@ -333,9 +336,9 @@ def test_predict_takes_published_classes_where_no_own_class_passes(
     assert "class_from" not in rows["own"][0]
     test = {row["recording"] for row in read_csv(output / "split.csv") if row["split"] == "test"}
     inside = [row for row in rows["both"] if any(row["file"].endswith(name) for name in test)]
-    others = read_json(output / "reports/1/metrics.json")["published"]["others"]
-    assert others["recordings"] == len(inside) == 12
-    threshold = read_json(folder / "model.json")["published"]["threshold"]["score"]
+    others = read_json(output / "reports/1/metrics.json")["published"]["others"]["recording"]
+    assert others["n"] == len(inside) == 12
+    threshold = read_json(folder / "model.json")["published"]["threshold"]["recording"]["score"]
     assert others["above"] == sum(float(row["published_score"]) >= threshold for row in inside)
     assert others["median"] == pytest.approx(np.median([float(row["published_score"]) for row in inside]), abs=1e-4)
     assert cli.main(["predict", "--model", str(folder), "--out", str(out), "--classes", "published", str(data)]) == 0

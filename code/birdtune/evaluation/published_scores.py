@@ -7,10 +7,9 @@ One slope and one offset serve all published classes: most of them have no recor
 scores say little of a class that is rare, and of thousands of classes one is high by chance. A validation recording is
 of classes of the data, and so an example without any kept class; by these the threshold of kept classes is chosen:
 
-    highest kept score of each validation recording ─▶ choose_threshold ─▶ Threshold
+    highest kept score of each validation recording, or window ─▶ choose_threshold ─▶ Threshold
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -49,26 +48,27 @@ class Threshold:
         return asdict(self)
 
 
-def choose_threshold(highest: npt.NDArray[np.float32], groups: Sequence[str]) -> Threshold:
+def choose_threshold(highest: npt.NDArray[np.float32], groups: Sequence[str], *, windows: bool = False) -> Threshold:
     """The lowest threshold that `FALSE_ALARMS` of recordings without a kept class reach at most.
 
-    As in split conformal prediction (Vovk et al. 2005): a further recording from the same place ranks anywhere among n
-    that were not trained on, so that it lies above the k-th of them with a probability of 1 - k / (n + 1). With fewer
-    than 19 sources the highest of them is the threshold, and `expected` is above `FALSE_ALARMS`.
+    As in split conformal prediction (Vovk et al. 2005): a recording of a further source from the same place ranks
+    anywhere among those of n that were not trained on. With fewer than 19 of them the highest score is the threshold,
+    and `expected` is above `FALSE_ALARMS`. Of windows it is the plain quantile: a further source would count with its
+    highest window, and with few sources no score at all would be high enough.
 
     Args:
-        highest: [N] of each validation recording the highest score of all kept classes.
-        groups: [N] source recordings; the highest of each counts.
+        highest: [N] of each validation recording, or window, the highest score of all kept classes.
+        groups: [N] source recordings, which count alike.
     """
-    _, source = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
-    n = int(source.max(initial=-1)) + 1
-    if not n:
+    names, source, counts = np.unique(np.asarray(groups, object).astype(str), return_inverse=True, return_counts=True)
+    if not names.size:
         return Threshold()
-    found = np.zeros(n, np.float32)
-    np.maximum.at(found, source, highest)
-    k = min(n, math.ceil((n + 1) * (1 - FALSE_ALARMS)))
-    score = np.nextafter(np.sort(found)[k - 1], np.float32(1))
-    return Threshold(max(LEAST, float(score)), n, 1 - k / (n + 1))
+    order = np.argsort(highest, kind="stable")
+    below = np.cumsum(1.0 / counts[source][order])  # sources at or below each score
+    n = names.size if windows else names.size + 1
+    place = min(int(np.searchsorted(below, n * (1 - FALSE_ALARMS) - 1e-9)), below.size - 1)
+    score = np.nextafter(highest[order[place]], np.float32(1))
+    return Threshold(max(LEAST, float(score)), names.size, max(0.0, float(1 - below[place] / n)))
 
 
 def of_matched(
@@ -125,14 +125,14 @@ def of_others(highest: npt.NDArray[np.float32], threshold: Threshold) -> dict[st
     """What the published classes that are kept score on recordings of other classes, where they ought to be low.
 
     Args:
-        highest: [N] of each recording the highest score of all of them.
+        highest: [N] of each recording, or window, the highest score of all of them.
 
     Returns:
-        `recordings`; `above_least`, `above`: recordings whose highest reaches `LEAST`, and the threshold; `median` (of
+        `n`; `above_least`, `above`: how many reach `LEAST`, and the threshold; `median` (of
         the highest).
     """
     return {
-        "recordings": len(highest),
+        "n": len(highest),
         "above_least": int((highest >= LEAST).sum()),
         "above": int((highest >= threshold.score).sum()),
         "median": float(np.median(highest)),

@@ -144,7 +144,7 @@ def training_time(config: Config, backbone: Backbone, dataset: Dataset) -> str:
     frozen, is_whole = 0.0, False
     if n_frozen:
         cut = backbone.cut(n_frozen)
-        frozen, is_whole = cut.frozen_flops, cut.is_whole
+        frozen, is_whole = cut.frozen_flops, cut.is_whole and "train" in cached
     frozen_s = _forward_s(config, backbone, frozen)
     rest_s = _forward_s(config, backbone, backbone.window_flops() - frozen)
     once_s = epoch_s = 0.0

@@ -98,7 +98,7 @@ def predict(
         windows_out=features,
         segment_s=window_s,
         calibration_clip_s=clip_s,
-        published=_published(model, place, classes, published_threshold),
+        published=_published(model, place, classes, published_threshold, window_s),
         sound=config.audio,
         batch_size=config.evaluate.batch_size,
         longest_s=config.audio.max_hours * 3600,
@@ -110,7 +110,9 @@ def predict(
     return code
 
 
-def _published(model: Scorer, place: Path, classes: str, threshold: float | None) -> PublishedChoice | None:
+def _published(
+    model: Scorer, place: Path, classes: str, threshold: float | None, window_s: float | None
+) -> PublishedChoice | None:
     """The published classes that rows are about. Raises InputError: the model has none."""
     if classes == OWN:
         return None
@@ -120,7 +122,8 @@ def _published(model: Scorer, place: Path, classes: str, threshold: float | None
             f"--classes {classes}: {shown(place)} keeps no published classes. Give --classes {OWN}, or a model made "
             "with --model.keep-classes."
         )
-    return PublishedChoice(kept, alone=classes == PUBLISHED, threshold=threshold or kept.threshold)
+    own = kept.threshold if window_s is None else kept.window_threshold
+    return PublishedChoice(kept, alone=classes == PUBLISHED, threshold=threshold or own)
 
 
 def _long(n: int, calibration_clip_s: float) -> str:

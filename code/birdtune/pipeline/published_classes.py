@@ -63,12 +63,20 @@ def measure(job: Job, classifier: Classifier, scores: Mapping[str, Scores]) -> d
         )  # fmt: skip
     served = published.served(job.config, kept, found)
     highest = {name: _highest(job, classifier, served, own, name) for name, own in scores.items()}
-    threshold = Threshold()
+    thresholds = {"recording": Threshold(), "window": Threshold()}
     if "val" in scores:
-        threshold = published_scores.choose_threshold(highest["val"], scores["val"].groups)
-    others = published_scores.of_others(highest["test"], threshold) if "test" in scores else None
+        of_recordings, of_windows = highest["val"]
+        groups = scores["val"].groups
+        window_groups = [groups[number] for number in scores["val"].window_recording]
+        thresholds["recording"] = published_scores.choose_threshold(of_recordings, groups)
+        thresholds["window"] = published_scores.choose_threshold(of_windows, window_groups, windows=True)
+    others = None
+    if "test" in scores:
+        parts_of = zip(thresholds.items(), highest["test"], strict=True)
+        others = {name: published_scores.of_others(each, threshold) for (name, threshold), each in parts_of}
     row = {
-        **kept.row(), "calibration": found.row(), "threshold": threshold.row(), "test": compared, "others": others,
+        **kept.row(), "calibration": found.row(), "test": compared, "others": others,
+        "threshold": {name: threshold.row() for name, threshold in thresholds.items()},
     }  # fmt: skip
     for sentence in published_section.sentences(row):
         job.journal.say(f"  {plain(sentence)}")
@@ -144,8 +152,10 @@ def _embed(
 
 def _highest(
     job: Job, classifier: Classifier, served: Served, scores: Scores, part: str
-) -> npt.NDArray[np.float32]:
-    """The highest of the published scores of each recording of a part, whose `scores` say how windows count. [N]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The highest of the published scores of each recording of a part, and of each window as a recording. [N], [P]
+
+    `scores` of the part say how windows count.
 
     Recording by recording: [windows, thousands of classes] would not fit into memory.
     """
@@ -153,13 +163,16 @@ def _highest(
     if weight is None:
         weight = (1.0 / np.bincount(recording))[recording].astype(np.float32)
     highest = np.zeros(len(scores.recordings), np.float32)
+    of_windows = np.zeros(recording.size, np.float32)
     means = np.zeros(len(served.labels), np.float32)  # so far, of the recording that is under way
     done = 0
 
     def note(embeddings: npt.NDArray[np.float32]) -> None:
         nonlocal means, done
         numbers = recording[done : done + len(embeddings)]
-        weighted = weight[done : done + numbers.size, None] * served.windows(embeddings[: numbers.size])
+        own = served.windows(embeddings[: numbers.size])
+        of_windows[done : done + numbers.size] = served.calibration.clips(own).max(axis=1)
+        weighted = weight[done : done + numbers.size, None] * own
         for number in np.unique(numbers):
             means = means + weighted[numbers == number].sum(axis=0)
             last = done + int(np.flatnonzero(numbers == number)[-1])
@@ -169,7 +182,7 @@ def _highest(
         done += numbers.size
 
     _embed(job, classifier, job.dataset.part(part), part, note)
-    return highest
+    return highest, of_windows
 
 
 def served(job: Job) -> tuple[Served, dict[str, Any]] | None:

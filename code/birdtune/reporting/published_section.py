@@ -41,11 +41,14 @@ def _calibration(row: Row) -> str:
 
 
 def _threshold(found: Row) -> str:
-    if not found["sources"]:
-        return f"A published class counts from {found['score']:g} on: there is no validation recording to choose by."
+    whole, window = found["recording"], found["window"]
+    if not whole["sources"]:
+        return f"A published class counts from {whole['score']:g} on: there is no validation recording to choose by."
     return (
-        f"A published class counts from {found['score']:.3f} on. By {count(found['sources'], 'source recording')} of "
-        f"validation, one of them reaches that on at most {percent(found['expected'])} of recordings without any."
+        f"A published class counts from {whole['score']:.3f} on for a recording, and from {window['score']:.3f} on for "
+        f"one window. By {count(whole['sources'], 'source recording')} of validation, one of them reaches that on at "
+        f"most {percent(whole['expected'])} of recordings, and on about {percent(window['expected'])} of windows, "
+        "without any."
     )
 
 
@@ -78,12 +81,12 @@ def alone(row: Row) -> str:
 
 
 def _others(row: Row) -> str:
-    found = row["others"]
+    found, windows = row["others"]["recording"], row["others"]["window"]
     return (
-        f"On {found['above']:,} of {count(found['recordings'], 'test recording')}, one of the "
-        f"{count(row['n_kept'], 'published class')} that are kept reaches its threshold, and on "
-        f"{found['above_least']:,} 0.5 (their highest is {found['median']:.2f} in the median): it sings there without "
-        "a label, or that is a false alarm."
+        f"On {found['above']:,} of {count(found['n'], 'test recording')}, and {windows['above']:,} of "
+        f"{count(windows['n'], 'window')} of them, one of the {count(row['n_kept'], 'published class')} that are kept "
+        f"reaches its threshold (0.5: {found['above_least']:,} and {windows['above_least']:,}; their highest is "
+        f"{found['median']:.2f} in the median of recordings): it sings there without a label, or that is a false alarm."
     )
 
 

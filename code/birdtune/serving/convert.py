@@ -2,6 +2,7 @@
 
     model/<name>/<v> ─▶ convert ─▶ FOLDER/<name>.tflite, .onnx or .keras
                                    FOLDER/labels.txt       the class of each column, a line each
+                                   FOLDER/<name>_Labels.txt   the same of a .tflite, as BirdNET-Analyzer looks for it
                                    FOLDER/conversion.json  what the file takes, and how closely it was verified
 
 The file is written in a process of its own, and run in another one by its own runtime: its scores must be those of the
@@ -110,7 +111,9 @@ def convert(
                 f"{difference:.3g} from those of {shown(source)}, allowed is {TOLERANCE:g}; nothing was put in place. "
                 "Likely cause: an operation that computes otherwise there. Please report it, and use the SavedModel."
             )
-        write_bytes(building / LABELS_NAME, labels(facts["classes"]))
+        names = (LABELS_NAME, f"{facts['name']}_Labels.txt") if kind == "tflite" else (LABELS_NAME,)
+        for labels_name in names:
+            write_bytes(building / labels_name, labels(facts["classes"]))
         found = {
             "file": name,
             "model": {key: facts[key] for key in ("name", "version", "backbone", "head", "weights_sha256")},

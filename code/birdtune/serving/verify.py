@@ -45,7 +45,9 @@ class PublishedClasses:
     labels: tuple[str, ...]  # [M]
     windows: Callable[[Any], Any]  # embeddings of windows [N, K] → their scores [N, M]
     calibration: Calibration  # already in the scores; its part for clips is applied to their mean
-    threshold: float = LEAST  # from which score on one of them is decided for
+    # From which score on one of them is decided for, of a recording and of a part of it as short as a window.
+    threshold: float = LEAST
+    window_threshold: float = LEAST
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def open_model(folder: Path) -> ExportedModel:
         kept = facts.get("published")
         labels = tuple(row["class"] for row in read_csv(folder / PUBLISHED_LABELS)) if kept else ()
         of_published = Calibration.of(kept["calibration"]) if kept else None
-        published_threshold = finite(kept["threshold"]["score"]) if kept else LEAST
+        counts_from = [finite(kept["threshold"][of]["score"]) for of in ("recording", "window")] if kept else []
         require_numbers_only(folder)
         loaded: Any = tf.saved_model.load(str(folder))
     except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as fault:
@@ -126,7 +128,7 @@ def open_model(folder: Path) -> ExportedModel:
         thresholds,
         None if of_published is None else PublishedClasses(
             labels, lambda embeddings: loaded.published(tf.constant(embeddings, tf.float32)), of_published,
-            published_threshold,
+            *counts_from,
         ),
     )  # fmt: skip
 
