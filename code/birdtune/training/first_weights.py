@@ -75,9 +75,10 @@ def begin_head(classifier: Classifier, config: Config) -> None:
         CheckpointError, RetryableError: the published weights cannot be read.
     """
     start = head_start.of_head(config, classifier.head_name, classifier.classes)
+    if start is None:
+        return  # embeddings alone, for one, have no checkpoint to look for
     path = registry.sound_checkpoint(config)
-    if start is None or path is None:
-        return
+    assert path is not None, "training from scratch was refused"
     kernel, bias = start.weights(registry.read_weights(classifier.backbone, path))  # [K, M], [M]
     at = [classifier.classes.index(name) for name in start.columns]
     logits = classifier.head.get_layer("logits")
