@@ -72,6 +72,16 @@ def test_classes_of_recordings_are_those_of_any_label() -> None:
     assert known.tolist() == [[0, 1, 1], [1, 1, 1], [1, 1, 1]]
 
 
+def test_classes_of_recordings_do_not_hang_on_the_rule_for_windows() -> None:
+    labels = [[Label("Tit", 1, 2), Label(IGNORED, 3, 4)], [Label("Wren", 1, 2), Label("Owl", 1, 2, weight=0.0)]]
+    for rule in (WindowRule(), WindowRule(by_centre=True), WindowRule(min_overlap=1.0)):
+        targets, known = targets_of(labels, CLASSES, CLASSES, rule=rule).of_recordings()
+        assert targets.tolist() == [[0, 1, 0], [0, 0, 1]] and known.tolist() == [[1, 1, 1], [0, 1, 1]]
+    assert targets_of(labels, CLASSES, rule=WindowRule(negative=False)).of_recordings()[1].tolist() == [
+        [0, 1, 0], [0, 0, 1],
+    ]  # fmt: skip
+
+
 def test_labels_of_classes_that_are_left_out_still_mark_the_recording_as_annotated() -> None:
     targets, known = rows([Label("Jay", 1, 2)], [(0, 1)], annotated=["Tit"])
     assert (targets, known) == ([[0, 0, 0]], [[0, 1, 0]])

@@ -120,12 +120,9 @@ class Targets:
             known: [n, C] how much that counts in a loss: 1, or the weight of the label; 0 where nobody knows.
         """
         targets, known = self.whole[recording], self.known[recording]
-        counts = self.count[recording]
-        if not counts.any():
+        row, label = self._beside(recording)
+        if not row.size:
             return targets, known
-        # Each window beside each label of its recording.
-        row = np.repeat(np.arange(len(recording)), counts)
-        label = np.arange(row.size) - np.repeat(np.cumsum(counts) - counts - self.first[recording], counts)
         start, end = (np.asarray(values, np.float64)[row] for values in (start_s, end_s))
         is_in, partly = self.rule.holds(start, end, self.start_s[label], self.end_s[label])
         ignored = self.column[label] < 0
@@ -144,9 +141,20 @@ class Targets:
 
     def of_recordings(self) -> tuple[Array, Array]:
         """Which classes each recording holds anywhere, and whether that is known. [R, C] each"""
-        n = len(self)
-        targets, known = self.of(np.arange(n), np.zeros(n), np.full(n, np.inf))
-        return targets, (known > 0).astype(np.float32)
+        targets, known = self.whole.copy(), (self.known > 0).astype(np.float32)
+        row, label = self._beside(np.arange(len(self)))
+        column, weight = self.column[label], self.weight[label]
+        # Of a whole recording, the rest says whether a class is in it, also where some of it is not to be learnt.
+        known[row[column >= 0], column[column >= 0]] = 0.0
+        is_in = (column >= 0) & (weight > 0)
+        targets[row[is_in], column[is_in]] = known[row[is_in], column[is_in]] = 1.0
+        return targets, known
+
+    def _beside(self, recording: Ints) -> tuple[Ints, Ints]:
+        """Each window beside each label with times of its recording: positions among the windows, and labels."""
+        counts = self.count[recording]
+        row = np.repeat(np.arange(len(recording)), counts)
+        return row, np.arange(row.size) - np.repeat(np.cumsum(counts) - counts - self.first[recording], counts)
 
     def some(self, chosen: npt.NDArray[np.integer]) -> "Targets":
         """Those of some of the recordings, in this order."""
