@@ -1,5 +1,6 @@
 """The head's first weights from the classifier that the backbone was published with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from test_tflite_backbone import SIZE, Made, config, converted
 
 from birdtune.config import Config
 from birdtune.errors import SettingsError
-from birdtune.models import head_start
+from birdtune.models import head_start, registry
 from birdtune.training.first_weights import begin_head, build_classifier, with_head_rate
 
 LABELS = ("Apus apus_Swift", "Bubo bubo_Eagle-Owl", "Pica pica_Raven", "Corvus corax_Raven")
@@ -31,13 +32,17 @@ def path(tmp_path_factory: pytest.TempPathFactory, kernel: np.ndarray[Any, Any])
     return path
 
 
+def published(path: Path, **settings: Any) -> Config:
+    return config(path, head_weights="published", **settings)
+
+
 def labels_of(config: Config, *classes: str) -> dict[str, str]:
     found = head_start.find(config, classes)
     return {} if found is None else dict(found.labels)
 
 
 def test_classes_begin_from_the_published_class_of_their_name_and_others_do_not(path: Path) -> None:
-    found = labels_of(config(path), "Parus major", "eagle owl", "Apus_apus", "Raven")  # two labels are "Raven"
+    found = labels_of(published(path), "Parus major", "eagle owl", "Apus_apus", "Raven")  # two labels are "Raven"
     assert found == {"eagle owl": LABELS[1], "Apus_apus": LABELS[0]}
 
 
@@ -49,10 +54,10 @@ def test_heads_that_the_published_classifier_does_not_fit_begin_at_random(path: 
 def test_published_weights_that_are_asked_for_and_do_not_fit_are_refused(path: Path) -> None:
     for changed, classes, said in (
         ({"head": "mlp"}, (), "a published classifier is linear, and --model.head mlp is not"),
-        ({}, ("Parus major", "Rain"), "4 classes, but no class of the data is among them"),
+        ({}, ("Parus major", "Rain"), "of its own classes, but no class of the data is among them"),
     ):
         with pytest.raises(SettingsError, match=said):
-            head_start.find(config(path, head_weights="published", **changed), classes)
+            head_start.find(published(path, **changed), classes)
     unlike = {"backbone": "yamnet", "embedding_activation": "none", "head_weights": "published"}
     with pytest.raises(SettingsError, match=r"published with --model\.embedding-activation relu"):
         head_start.find(Config(model=unlike), ())
@@ -60,22 +65,29 @@ def test_published_weights_that_are_asked_for_and_do_not_fit_are_refused(path: P
         head_start.find(Config(model={"head_weights": "published", "backbone": "vggish"}), ())
 
 
-def test_what_is_said_names_each_pair(path: Path, tmp_path: Path) -> None:
-    found = head_start.find(config(path), ("Parus major", "Apus_apus"))
+def test_a_backbone_whose_classifier_is_worth_it_starts_heads_without_being_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = registry.backbone_of(config(path))
+    assert backbone.published is not None
+    assert labels_of(config(path), "Apus apus") == {}
+    like_birdnet = replace(backbone, published=replace(backbone.published, starts_heads=True))
+    monkeypatch.setattr(registry, "backbone_of", lambda settings: like_birdnet)
+    assert labels_of(config(path), "Apus apus") == {"Apus apus": LABELS[0]}
+
+
+def test_what_is_said_names_each_pair(path: Path) -> None:
+    found = head_start.find(published(path), ("Parus major", "Apus_apus"))
     assert found is not None
     (line,) = found.lines()
     assert line.startswith("head: 1 of 2 classes begins from ") and line.endswith("Apus_apus = Apus apus_Swift")
-    none = head_start.find(config(path), ("Parus major", "Rain"))
-    assert none is not None and "none of 2 classes has the name" in next(none.lines())
-    alone = tmp_path / "alone.tflite"
-    alone.write_bytes(path.read_bytes())
-    unnamed = head_start.find(config(alone), ("Apus_apus", "Rain"))
-    assert unnamed is not None and "are not known" in next(unnamed.lines())
+    assert "none of 2 classes has the name" in next(replace(found, columns={}, labels={}).lines())
+    assert "are not known" in next(replace(found, columns={}, labels={}, are_named=False).lines())
 
 
 @pytest.mark.parametrize("head", ["linear", "attention"])
 def test_the_head_begins_with_the_columns_of_its_classes(path: Path, kernel: Any, head: str) -> None:
-    chosen, classes = config(path, head=head), ("Bubo bubo", "Parus major", "Apus apus")
+    chosen, classes = published(path, head=head), ("Bubo bubo", "Parus major", "Apus apus")
     classifier = build_classifier(chosen, classes, "float32")
     fresh = classifier.head.get_layer("logits").kernel.numpy()
     begin_head(classifier, chosen)
@@ -90,9 +102,9 @@ def test_a_head_that_knows_all_its_classes_learns_slower_unless_a_rate_is_set(pa
     def rate(chosen: Config, *classes: str) -> float:
         return with_head_rate(chosen, chosen.model.head, classes).head_factor
 
-    assert rate(config(path), "Apus apus", "Bubo bubo") == 1
-    assert rate(config(path), "Apus apus", "Parus major") == 10
+    assert rate(published(path), "Apus apus", "Bubo bubo") == 1
+    assert rate(published(path), "Apus apus", "Parus major") == 10
     assert rate(config(path, head_weights="random"), "Apus apus", "Bubo bubo") == 10
-    chosen = config(path)
+    chosen = published(path)
     chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"head_lr_multiplier": 30.0})})
     assert rate(chosen, "Apus apus", "Bubo bubo") == 30

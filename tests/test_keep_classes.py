@@ -275,7 +275,7 @@ def output(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory, in
 
 def run_arguments(data: Path, folder: Path, model: Path, keep: str) -> list[str]:
     more = ["--split.val-fraction", "0.4", "--split.test-fraction", "0.25", "--evaluate.bootstrap", "50"]
-    return arguments(data, folder, model, "--model.keep-classes", keep, *more)
+    return arguments(data, folder, model, "--model.keep-classes", keep, "--model.head-weights", "published", *more)
 
 
 def test_the_export_has_them_labelled_verified_and_calibrated(output: Path, model: Path, data: Path) -> None:

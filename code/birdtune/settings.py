@@ -152,7 +152,7 @@ class ModelSettings(Section):
     )
     head_weights: Literal["auto", "published", "random"] = setting(
         "auto", "the head's first weights; published: of classes that the backbone was published with, by their names; "
-        "auto: published where there are any",
+        "auto: published with BirdNET, else random",
     )
     hidden_units: str | int | None = setting(
         None, "width of the hidden layer (mlp, attention); of several, one after another (mlp), e.g. 64,32", unset="100"

@@ -49,6 +49,7 @@ class Published:
     variables: tuple[str, str]  # kernel and bias, as a checkpoint names them
     n_classes: int
     read_classes: Callable[[Path], tuple[str, ...]]  # checkpoint → names of the classes
+    starts_heads: bool = False  # whether heads begin from it unless told otherwise: where that was measured to help
 
 
 @dataclass(frozen=True, kw_only=True)

