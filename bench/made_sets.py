@@ -106,8 +106,8 @@ def in_noise(sound: Wave, generator: np.random.Generator, snr_db: float) -> Wave
     spectrum = np.fft.rfft(generator.normal(size=len(sound)))
     spectrum[1:] *= np.arange(1, len(spectrum)) ** -0.5
     noise = np.fft.irfft(spectrum, len(sound)).astype(np.float32)
-    level = _rms(sound[np.abs(sound) > HEARD]) * 10 ** (-snr_db / 20)
-    return np.asarray(sound + noise * np.float32(level / max(_rms(noise), 1e-6)), np.float32)
+    level = rms(sound[np.abs(sound) > HEARD]) * 10 ** (-snr_db / 20)
+    return np.asarray(sound + noise * np.float32(level / max(rms(noise), 1e-6)), np.float32)
 
 
 def dulled(sound: Wave, generator: np.random.Generator, above_hz: float) -> Wave:
@@ -175,7 +175,7 @@ def write_weak(
         begin = int(generator.integers(len(sound) - len(event) + 1))
         gain_db = generator.uniform(*snr_db)
         place = sound[begin : begin + len(event)]
-        place += event * np.float32(_rms(place) / max(_rms(event), 1e-6) * 10 ** (gain_db / 20))
+        place += event * np.float32(rms(place) / max(rms(event), 1e-6) * 10 ** (gain_db / 20))
         sound *= np.float32(0.5 / max(float(np.abs(sound).max()), 1e-6))
         path = folder / clip.label / f"{clip.path.stem}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,26 +185,26 @@ def write_weak(
 
 
 def behind(n_samples: int, others: Sequence[Wave], generator: np.random.Generator) -> Wave:
-    """Background: noise whose spectrum falls by 0 to 9 dB an octave and that swells; up to four pieces of others."""
+    """Background at any rate: noise whose spectrum falls by 0 to 9 dB an octave and that swells; up to four pieces of others."""
     spectrum = np.fft.rfft(generator.normal(size=n_samples))
     spectrum[1:] *= np.arange(1, len(spectrum)) ** -generator.uniform(0.0, 1.5)
     sound = np.fft.irfft(spectrum, n_samples).astype(np.float32)
     swell = np.interp(
         np.arange(n_samples), np.linspace(0, n_samples, 12), generator.uniform(-6.0, 6.0, 12)
     )  # dB
-    sound *= (10 ** (swell / 20) / max(_rms(sound), 1e-6)).astype(np.float32)
+    sound *= (10 ** (swell / 20) / max(rms(sound), 1e-6)).astype(np.float32)
     for _ in range(int(generator.integers(0, 5)) if others else 0):
         other = others[int(generator.integers(len(others)))][:n_samples]
         begin = int(generator.integers(n_samples - len(other) + 1))
         gain_db = generator.uniform(-6.0, 6.0)
-        sound[begin : begin + len(other)] += other * np.float32(10 ** (gain_db / 20) / max(_rms(other), 1e-6))
+        sound[begin : begin + len(other)] += other * np.float32(10 ** (gain_db / 20) / max(rms(other), 1e-6))
     return sound
 
 
-def read(path: Path) -> Wave:
-    """A sound, mono at 16 kHz."""
+def read(path: Path, to_hz: int = RATE_HZ) -> Wave:
+    """A sound, mono at a rate."""
     sound, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    return np.asarray(soxr.resample(sound.mean(axis=1), rate_hz, RATE_HZ), np.float32)
+    return np.asarray(soxr.resample(sound.mean(axis=1), rate_hz, to_hz), np.float32)
 
 
 def loudest(sound: Wave, n_samples: int) -> Wave:
@@ -216,5 +216,6 @@ def loudest(sound: Wave, n_samples: int) -> Wave:
     return sound[begin : begin + n_samples]
 
 
-def _rms(sound: Wave) -> float:
+def rms(sound: Wave) -> float:
+    """Root mean square; 0 of nothing."""
     return float(np.sqrt(np.mean(sound.astype(np.float64) ** 2))) if len(sound) else 0.0
