@@ -185,7 +185,7 @@ def write_weak(
 
 
 def behind(n_samples: int, others: Sequence[Wave], generator: np.random.Generator) -> Wave:
-    """Background at any rate: noise whose spectrum falls by 0 to 9 dB an octave and that swells; up to four pieces of others."""
+    """Background: noise whose spectrum falls by 0 to 9 dB an octave and that swells; up to four pieces of others."""
     spectrum = np.fft.rfft(generator.normal(size=n_samples))
     spectrum[1:] *= np.arange(1, len(spectrum)) ** -generator.uniform(0.0, 1.5)
     sound = np.fft.irfft(spectrum, n_samples).astype(np.float32)

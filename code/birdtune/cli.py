@@ -203,6 +203,14 @@ def _tune_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", dest=f"tune.{name}", default=argparse.SUPPRESS)
 
 
+def _score_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="*", type=_file_name, metavar="DETECTIONS")
+    parser.add_argument("--truth", type=_file_name, required=True)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--overlap", type=float, default=None)
+    parser.add_argument("--segment", type=float, default=None)
+
+
 def _augment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("augmentation.png"))
 
@@ -239,6 +247,13 @@ COMMANDS: dict[str, Command] = {
         "With --format, the detections in the recordings are written, with begin and end, as tables in the folder "
         "--out: the same command goes on where it was stopped. --detect settings say what a detection is.",
         takes_model=True,
+    ),
+    "score": Command(
+        "detections beside annotations: F1 and error rate by events and by segments", commands.score, _score_arguments,
+        "DETECTIONS... --truth LABELS.csv [--overlap 0.3] [--segment 1] [--out score.json]",
+        more="DETECTIONS are tables of `predict --format csv`, or their folder; LABELS.csv has the columns recording, "
+        "start_s, end_s and label. An event is right if it overlaps one of its class by at least that share of their "
+        "union. Intervals are over recordings, or over what --split.group-regex finds in their names.",
     ),
     "embed": Command(
         "embeddings of each window (VGGish 128, YAMNet 1024 numbers), of files or of the labelled data",

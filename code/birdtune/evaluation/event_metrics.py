@@ -4,9 +4,9 @@
     Counts of all recordings, their sources ─▶ summary ─▶ precision, recall, F1, error rate; each class's
 
 An event that was annotated and one that was detected match if they are of one class and overlap enough (`by_overlap`)
-or begin and end at nearly the same times (`by_collar`); each matches one other at most, so that as many do as possible. By
-segments, time is cut into pieces of a length, in each of which a class is there or not (Mesaros et al. 2016). Figures
-are those of `sed_eval` on the same events.
+or begin and end at nearly the same times (`by_collar`); each matches one other at most, so that as many do as possible.
+By segments, time is cut into pieces of a length, in each of which a class is there or not (Mesaros et al. 2016).
+Figures are those of `sed_eval` on the same events.
 """
 
 from collections.abc import Callable, Sequence
