@@ -23,6 +23,8 @@ CALL_S: Final = (1.0, 4.0)
 # A call begins and ends within this, so that no click gives it away.
 _FADE_S: Final = 0.02
 _LEVEL: Final = 0.02  # RMS of the background, of full scale
+# Below this is wind and traffic: no part of a call, nor of its level beside the background's.
+_LOWEST_HZ: Final = 1000.0
 
 
 class Placed(NamedTuple):
@@ -32,7 +34,7 @@ class Placed(NamedTuple):
     label: str
     start_s: float
     end_s: float
-    snr_db: float  # of the call over the background below it
+    snr_db: float  # of the call over the background below it, from 1 kHz on
     source: str  # the recording that it was taken from
 
 
@@ -68,7 +70,7 @@ def write_soundscapes(
         per_minute: calls; as many of each class, as far as they go round.
     """
     generator = np.random.default_rng([seed, 11])
-    sounds = {clip.path: read(clip.path, RATE_HZ) for clip in calls}
+    sounds = {clip.path: _without_rumble(read(clip.path, RATE_HZ)) for clip in calls}
     behind_them = [read(path, RATE_HZ) for path in backgrounds]
     labels = sorted({clip.label for clip in calls})
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ def write_soundscapes(
     for number in range(n):
         recording = f"{name}-{number + 1:03d}.wav"
         sound = _background(behind_them, round(seconds * RATE_HZ), number, generator)
-        quiet, own = sound.copy(), []
+        quiet, own = _without_rumble(sound), []
         for _ in range(round(per_minute * seconds / 60)):
             due = due or [labels[k] for k in generator.permutation(len(labels))]
             label = due.pop()
@@ -98,6 +100,12 @@ def _background(real: Sequence[Wave], n_samples: int, number: int, generator: np
     else:
         sound = behind(n_samples, (), generator)
     return np.asarray(sound * np.float32(_LEVEL / max(rms(sound), 1e-9)), np.float32)
+
+
+def _without_rumble(sound: Wave) -> Wave:
+    spectrum = np.fft.rfft(sound)
+    spectrum[np.fft.rfftfreq(len(sound), 1 / RATE_HZ) < _LOWEST_HZ] = 0
+    return np.fft.irfft(spectrum, len(sound)).astype(np.float32)
 
 
 def _lay(

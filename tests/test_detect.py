@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import tracemalloc
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,22 @@ def test_what_is_unlike_the_training_data_is_unknown_by_the_mean_embedding_of_th
     assert [(call.class_name, call.decision, call.ood_score) for call in found.calls] == [("a", "unknown", 1.5)]
     np.testing.assert_allclose(np.concatenate(given), [[1.0, 0.0]], atol=1e-5)
     assert listed(found.calls, unknown=False) == () and listed(found.calls, unknown=True) == found.calls
+
+
+def test_memory_does_not_grow_with_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", RATE_HZ, 1, "PCM_16") as file:
+        for _ in range(20):
+            file.write(np.random.default_rng(0).normal(size=60 * RATE_HZ) * 0.2)
+    wide = np.ones((1, 4096), np.float32)
+    scores = Loud.scores
+    monkeypatch.setattr(Loud, "scores", lambda self, given: (scores(self, given)[0], wide.repeat(len(given), axis=0)))
+    tracemalloc.start()
+    (found,) = detected([path], part_windows=64, batch_size=16, ood_score=lambda pooled: np.zeros(len(pooled)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.windows, times(found)) == (1250, [(0.0, pytest.approx(1200.0))])
+    assert peak < 15e6  # of 20 MB of embeddings, and 77 MB of samples
 
 
 # ---- tables -----------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 # Flags of single commands, and of other programs.
 _OWN = {
     "--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list", "--long", "--classes",
-    "--published-threshold", "--species-list",
+    "--published-threshold", "--species-list", "--truth",
+    "--overlap", "--segment",
 }  # fmt: skip
 _OTHERS = {"--accept-licence", "--rm", "--gpus", "--user", "--build-arg", "--kills", "--network"}
 # What a line for a shell begins with, perhaps after variables.

@@ -94,6 +94,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folds = "".join(f"{name},{int(name[-7]) % 5 + 1}\n" for name in names)  # by the last digit of the source
     (folder / "folds.csv").write_text("recording,fold\n" + folds)
     (folder / "species.txt").write_text("Bubo bubo\n")
+    (folder / "annotated.csv").write_text("recording,start_s,end_s,label\nd.wav,1,2,Bubo_bubo\n")
     (folder / "last").touch()
     os.utime(folder / "last", (0, 0))
     for number, name in enumerate(("new/a.wav", "night.wav", "recordings/b.wav", "archive/2026/c.wav", "night/d.wav")):
