@@ -238,7 +238,10 @@ def _few(
     bench = learning.embed(data, output, **plain)
     embeddings, labels = bench.embedded.averages, bench.embedded.labels
     lines, details = [], {}
+    counts = np.bincount(labels)
     for k in FEW[: 1 if settings.quick else None]:
+        if (counts > k).mean() < 0.5:  # of most classes none would be left to test on
+            continue
         draws = [_by_k(embeddings, labels, k, seed) for seed in SEEDS]
         details[str(k)] = draws
         low, high = min(draws), max(draws)
