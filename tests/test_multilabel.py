@@ -86,7 +86,8 @@ def _validation_windows_choose_the_best_epoch(dataset: Dataset, output: Path) ->
     assert read_json(output / "reports/1/label_issues.json")["with_times"] == 12, "not checked, and said"
     assert "those of 12 recordings" in (output / "logs/1/run.log").read_text()
     assert "chosen by the validation windows" in (output / "logs/1/run.log").read_text()
-    assert "by its windows: labels have times" in (output / "reports/1/report.html").read_text()
+    page = (output / "reports/1/report.html").read_text()
+    assert "by its windows: labels have times" in page and "majority baseline of windows: no class" in page
 
 
 def scores_of(output: Path, part: str = "test") -> Any:
@@ -175,3 +176,8 @@ def test_windows_with_times_teach_when_each_class_is_in_a_recording(
     right = (found["window_scores"] > 0.5) == (targets > 0)
     assert right[known > 0].mean() > 0.9
     assert targets[known > 0].mean() < 0.35, "most windows hold a class in none or one"
+    answers = read_json(output / "reports/1/metrics.json")["test"]["window_answers"]
+    asked = found["window_mask"].any(axis=1)
+    nothing = ~(found["window_targets"] & found["window_mask"]).any(axis=1)[asked]
+    assert answers["majority"] == "no class" and answers["majority_baseline"] == pytest.approx(nothing.mean())
+    assert answers["accuracy"] > answers["majority_baseline"] and answers["windows"] == asked.sum()

@@ -316,6 +316,10 @@ class EvaluateSettings(Section):
     """Evaluation."""
 
     batch_size: int = setting(64, "windows scored at a time", unit="windows", ge=1, le=65536)
+    hop_s: float | None = setting(
+        None, "from one window to the next in validation and test; at most a window", unit="s",
+        unset="the backbone's", gt=0, le=60,
+    )
     bootstrap: int = setting(1000, "bootstrap resamples of each 95 % interval", ge=20, le=100_000)
     precision: float = setting(0.9, "precision of the decisions that thresholds are chosen for", ge=0.5, lt=1)
     false_alarms_per_hour: float | None = setting(

@@ -25,6 +25,7 @@ from birdtune.evaluation.metrics import (
     windows_of,
 )
 from birdtune.evaluation.scores import Scores, clip_scores, pool_sum_squares
+from birdtune.evaluation.window_answers import window_answers
 
 MOST_PAIRS = 100
 
@@ -50,7 +51,8 @@ def evaluate_part(
         `n_recordings`, `n_sources`, `n_windows`, `multi_label`; `window_targets`: where those of windows come from,
         the "times" of labels or "recordings"; `majority_class`, `majority_baseline` (+ `_ci`),
         `accuracy_gain` (+ `_ci`: clip accuracy less the baseline, drawn in pairs); `macro_ap_chance`; `clip`,
-        `clip_sum_squares`, `window`, each with the summary of every metric (+ `_ci` each) and `log_loss`; `per_class`;
+        `clip_sum_squares`, `window`, each with the summary of every metric (+ `_ci` each) and `log_loss`;
+        `window_answers` as of `window_answers`, None where labels have no times; `per_class`;
         `confusion` (rows are true; of recordings with one class), `confusion_pairs` (the 100 most frequent),
         `never_predicted`. What is undefined is None.
 
@@ -81,6 +83,7 @@ def evaluate_part(
         "macro_ap_chance": chance_ap(scores.positive.sum(axis=0), scores.known.sum(axis=0)),
         "clip_sum_squares": _summary(squares, estimates(squares), scores.targets),
         "window": _summary(window, estimates(window), window_targets),
+        "window_answers": None if scores.window_targets is None else window_answers(window, scores.classes),
         "per_class": _per_class(scores, predicted, train_counts, by_metric, bootstrap),
         "confusion": confusion.tolist(),
         "confusion_pairs": _confusion_pairs(confusion, scores.classes),

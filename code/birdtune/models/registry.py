@@ -49,11 +49,12 @@ def backbone_of(config: Config) -> Backbone:
         found: Backbone = embedded.backbone_of_data(config.data_folder)
     else:
         found = sound_backbone(config)
-    if (config.train.hop_s or 0) > found.window_s:
-        raise SettingsError(
-            f"--train.hop-s {config.train.hop_s:g}: a window of {found.title} has {found.window_s:g} s, and what is "
-            "between two windows would never be used. Give at most that."
-        )
+    for name, hop_s in (("train", config.train.hop_s or 0.0), ("evaluate", config.evaluate.hop_s or 0.0)):
+        if hop_s > found.window_s:
+            raise SettingsError(
+                f"--{name}.hop-s {hop_s:g}: a window of {found.title} has {found.window_s:g} s, and what is between "
+                "two windows would never be used. Give at most that."
+            )
     return found
 
 

@@ -148,7 +148,7 @@ def training_time(config: Config, backbone: Backbone, dataset: Dataset) -> str:
     frozen_s = _forward_s(config, backbone, frozen)
     rest_s = _forward_s(config, backbone, backbone.window_flops() - frozen)
     once_s = epoch_s = 0.0
-    for part, hop_s, passes in (("train", config.train.hop_s, _PASSES_A_STEP), ("val", None, 1)):
+    for part, hop_s, passes in (("train", config.train.hop_s, _PASSES_A_STEP), ("val", config.evaluate.hop_s, 1)):
         windows = _windows(dataset, part, hop_s)
         epoch_s += windows * passes * rest_s
         if part in cached:
@@ -183,7 +183,7 @@ def _cached_bytes(config: Config, backbone: Backbone, dataset: Dataset) -> dict[
         return {}
     moves = config.train.jitter_s > 0 or bool(active(config.augment))
     found: dict[str, float] = {}
-    for part, hop_s in (("train", config.train.hop_s), ("val", None)):
+    for part, hop_s in (("train", config.train.hop_s), ("val", config.evaluate.hop_s)):
         n_bytes = _windows(dataset, part, hop_s) * row_bytes
         left = config.train.cache_gb * 1e9 - sum(found.values())
         if n_bytes and n_bytes <= left and not (moves and part == "train"):

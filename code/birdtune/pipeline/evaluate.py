@@ -148,7 +148,7 @@ def _run_metrics(job: Job, first: _Model, model: _Model, held_out: Scores | None
         part = job.dataset.part(name)
         logits[name] = None
         if part:
-            windows, classifier = job.windows(part), found_by[name].classifier
+            windows, classifier = job.windows(part, job.config.evaluate.hop_s), found_by[name].classifier
             feed = feed_of(job, classifier, windows, what=name)
             scores_of = make_scorer(classifier, feed.embed, logits=True)
             if measures:
@@ -208,6 +208,11 @@ def _report_part(job: Job, name: str, figures: Mapping[str, Any]) -> None:
         f"  {name}: {', '.join(f'{metric.title} {number(clip[key])}' for key, metric in headline(clip))}; "
         f"majority baseline {number(figures['majority_baseline'])} ({figures['majority_class']})"
     )
+    if (answers := figures["window_answers"]) and answers["accuracy"] is not None:
+        job.journal.say(
+            f"  {name} windows: accuracy {number(answers['accuracy'])}; majority baseline "
+            f"{number(answers['majority_baseline'])} ({answers['majority']})"
+        )
     before, after = calibration["before"], calibration["after"]
     job.journal.say(
         f"  {name}: calibration error {after['ece']:.3f} (before calibration {before['ece']:.3f}; "

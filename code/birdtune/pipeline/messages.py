@@ -80,6 +80,13 @@ def say_result(current: Run, until: str) -> None:
             f"{count(test['n_sources'], 'source')}; majority baseline {number(test['majority_baseline'])} "
             f"({test['majority_class']})"
         )
+        if (answers := test["window_answers"]) and answers["accuracy"] is not None:
+            ends = answers["accuracy_ci"]
+            interval = f" (95 %: {ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
+            journal.say(
+                f"test accuracy of windows {number(answers['accuracy'])}{interval} on {answers['windows']:,} windows; "
+                f"majority baseline {number(answers['majority_baseline'])} ({answers['majority']})"
+            )
     if until == "report":
         journal.say(f"report  {shown(current.reports / 'report.html')}")
     if until in ("export", "report"):

@@ -143,7 +143,7 @@ def _embed(
     note: Callable[[npt.NDArray[np.float32]], None],
 ) -> int:
     """Show the embeddings of all windows of some recordings to `note`, a batch at a time; how many there are."""
-    windows = job.windows(part)
+    windows = job.windows(part, job.config.evaluate.hop_s)
     feed = feed_of(job, classifier, windows, what=what)
     scorer = noting(make_scorer(classifier, feed.embed), note)
     score_windows(scorer, feed.source, job.config.evaluate.batch_size, job.interrupts)

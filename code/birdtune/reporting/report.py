@@ -424,6 +424,12 @@ def _headline_rows(data: ReportData) -> list[tuple[str, float, Sequence[float] |
         if not metrics:
             continue
         clip, is_shown = metrics["clip"], split == data.split
+        if (answers := metrics.get("window_answers")) and answers["accuracy"] is not None:
+            rows.append((f"accuracy of windows, {name}", answers["accuracy"], answers["accuracy_ci"], False))
+            if is_shown:
+                ends = answers["majority_baseline_ci"]
+                title = f"majority baseline of windows: {answers['majority']}"
+                rows.append((title, answers["majority_baseline"], ends, True))
         for key, metric in headline(clip):
             is_first = key == "accuracy"
             if clip[key] is None or not (is_shown or is_first) or (metric.name == "top3" and len(data.classes) <= 3):

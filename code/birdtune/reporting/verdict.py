@@ -137,10 +137,14 @@ def of_scores(figures: Row) -> list[Diagnostic]:
             )
         ]
     part = "test" if test else "validation"
-    found = [*_dead_scores(part, chief), *_against_guessing(part, chief, STRONG)]
+    answers = chief.get("window_answers")
+    against = _windows_against_guessing if answers else _against_guessing
+    found = [*_dead_scores(part, chief), *against(part, chief, STRONG)]
     if test and val:
-        found += _against_guessing("validation", val, MILD)
-    found += [*_collapsed(part, chief), *_classes(part, chief)]
+        found += against("validation", val, MILD)
+    if not answers:  # where labels have times, the mean over a recording may be below every threshold
+        found += _collapsed(part, chief)
+    found += _classes(part, chief)
     if not test:
         found.append(
             Diagnostic(
@@ -232,6 +236,25 @@ def _against_guessing(part: str, figures: Row, severity: str) -> Iterator[Diagno
         by_chance = figures["n_sources"] < SMALL_TEST_SOURCES and clip["macro_ap"] > figures["macro_ap_chance"]
         advice = "Recordings of a class do not score higher for it than others do."
         yield Diagnostic("not-above-chance", MILD if by_chance else severity, text, advice)
+
+
+def _windows_against_guessing(part: str, figures: Row, severity: str) -> Iterator[Diagnostic]:
+    """Accuracy of windows against the answer that is right most often."""
+    row = figures["window_answers"]
+    if row["accuracy"] is None:
+        return
+    ends = row["gain_ci"]
+    right = (
+        f"the model is right for {percent(row['accuracy'])} of the {row['windows']:,} windows, the constant prediction "
+        f"{some([row['majority']])} for {percent(row['majority_baseline'])}"
+    )
+    if row["gain"] <= 0 or ends is None or ends[0] <= 0:
+        below = row["gain"] <= 0 and ends is not None and ends[1] <= 0
+        few = row["gain"] > 0 and figures["n_sources"] < SMALL_TEST_SOURCES
+        code = "test-too-small" if few else "not-above-baseline"
+        advice = "More source recordings would show whether it is." if few else "Do the times of the labels fit?"
+        text = f"On {part}, accuracy of windows is not above the majority baseline by more than its interval: {right}."
+        yield Diagnostic(code, STRONG if below else severity, text, advice)
 
 
 def _against_random_order(figures: Row) -> str:

@@ -313,7 +313,7 @@ def _validation(job: Job, classifier: Classifier, frozen: Frozen) -> Validation:
     if not part:
         job.journal.warn("There are no validation recordings: the epoch with the lowest training loss is kept.")
         return dict
-    windows, of_windows = job.windows(part), _best_epoch_by(job) == WINDOWS
+    windows, of_windows = job.windows(part, job.config.evaluate.hop_s), _best_epoch_by(job) == WINDOWS
     if of_windows:
         job.journal.say("  labels have times: the best epoch is chosen by the validation windows, not by recordings")
     feed = frozen.feed(windows, what="validation")
