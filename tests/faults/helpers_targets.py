@@ -473,8 +473,7 @@ def _model_jsons() -> list[bytes]:
 
 
 def _model_json(data: bytes, room: Path) -> None:
-    # Format 3 would load TensorFlow, which then finds no model.
-    (room / "model.json").write_bytes(data.replace(b"3", b"2"))
+    (room / "model.json").write_bytes(data)
     open_model(room)
 
 

@@ -4,6 +4,7 @@ watched(room) ─▶ Misdeed, by the interpreter's audit events
 """
 
 import contextlib
+import inspect
 import os
 import re
 import sys
@@ -37,10 +38,10 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "code.__new__" and str(arguments[1]).startswith("av/"):
         return  # PyAV's compiled code, which names its lines so in a traceback
     if _PROGRAMS.match(event):
-        _noted.append(f"{event}{arguments!r}"[:300])
+        _add(f"{event}{arguments!r}")
     elif event == "exec" and getattr(arguments[0], "co_filename", "").startswith("<string"):
-        # dataclasses and namedtuples are made so, too; but not by reading.
-        _noted.append(f"exec {arguments!r}"[:300])
+        # dataclasses and namedtuples are made so, too; but by imports, not by reading.
+        _add(f"exec {arguments!r}")
     elif (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITE_FLAGS) or _WRITES.match(
         event
     ):
@@ -50,7 +51,16 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
                 continue  # an open file, whose opening was looked at
             folder = arguments[_FOLDER_AT[event]] if event in _FOLDER_AT else -1
             if not _is_inside(os.fsdecode(path), _room, folder):
-                _noted.append(f"{event} of {os.fsdecode(path)!r}"[:300])
+                _add(f"{event} of {os.fsdecode(path)!r}")
+
+
+def _add(deed: str) -> None:
+    """Note a deed, unless a module is being loaded: what its code does is the program's doing, not that of data."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    if frame is None:
+        _noted.append(deed[:300])
 
 
 def _is_inside(path: str, room: Path, folder: int) -> bool:
