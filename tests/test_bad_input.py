@@ -417,7 +417,7 @@ HOSTILE_FILES = (
 )
 SETTINGS = (
     "--model.backbone", "vggish-small", "--model.checkpoint", "none", "--train.precision", "float32",
-    "--train.batch-size", "4", "--train.early-stopping-patience", "0",
+    "--train.batch-size", "4", "--train.early-stopping-patience", "0", "--train.jit", "false",
     "--evaluate.bootstrap", "20", "--audio.max-hours", "0.001",
 )  # fmt: skip
 

@@ -72,6 +72,7 @@ def test_recordings_of_several_lengths_in_one_rest_request_are_refused_by_the_se
     assert status == 400
 
 
+@pytest.mark.parametrize("folder", [pytest.param(False, marks=pytest.mark.long), True], indirect=True)
 def test_the_calls_of_the_page_work_as_they_stand(folder: Path, loaded: Any) -> None:
     expected = sound(loaded, made_waveform(3.7, seed=1))
     with rest_server(loaded) as port:
