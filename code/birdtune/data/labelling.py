@@ -6,18 +6,17 @@ A row names a recording by its path below the data folder, or by an end of that;
 conversion, by the name without it.
 """
 
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.data.class_names import quoted
 from birdtune.data.labels import Label, class_names_of
 from birdtune.data.layout import Arranged, given_by_folders
 from birdtune.data.row_books import RowBooks
+from birdtune.data.row_files import match
 from birdtune.data.scan import Listing, Problem, SoundFile, name_below
 from birdtune.data.split import Given
 from birdtune.errors import InputError, shown
@@ -89,7 +88,7 @@ def apply(
     by_listed: dict[str, list[LabelRow]] = {name: [] for name in sorted(table.surveyed)}
     for row in table.rows:
         by_listed.setdefault(row.recording, []).append(row)
-    matched = _match(listing.files, by_listed)
+    matched = match(listing.files, by_listed)
     rows_of = matched.rows_of
     if not rows_of and not matched.vague:
         example = listing.files[0].name if listing.files else "one.wav"
@@ -273,58 +272,7 @@ def _class_folders(
     return frozenset({file.label for file in listing.files} - (annotated - classes))
 
 
-# ---- files and rows -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Matched:
-    """Which rows are of which files."""
-
-    rows_of: Mapping[str, Sequence[str]]  # name of a file → names in the table
-    vague: Mapping[str, str]  # name of a file → a row that may be it or another one
-    unused: Sequence[str]  # rows of no file
-
-
-def _match(files: Sequence[SoundFile], listed: Iterable[str]) -> _Matched:
-    """Find the files of each row: by the whole name, else by an end of it, else without its ending.
-
-    Of the files that fit, one that no row fits better is taken before one that has its row; two rows of one file are
-    both kept, as they may contradict each other.
-    """
-    rows_of: dict[str, list[str]] = defaultdict(list)
-    vague: dict[str, str] = {}
-    left = list(listed)
-    for bare in (False, True):
-        by_key: dict[str, list[str]] = defaultdict(list)
-        by_last: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for file in files:
-            key = _key(file.name, bare)
-            by_key[key].append(file.name)
-            by_last[key.rpartition("/")[2]].append((key, file.name))
-        for whole in (True, False):
-            taken, rest = set(rows_of), []
-            for row in left:
-                key = _key(row, bare)
-                fit = by_key.get(key, []) if whole else [
-                    name for other, name in by_last.get(key.rpartition("/")[2], ())
-                    if key.endswith(f"/{other}") or other.endswith(f"/{key}")
-                ]  # fmt: skip
-                fit = [name for name in fit if name not in taken] or fit
-                if len(fit) == 1:
-                    rows_of[fit[0]].append(row)
-                elif fit and not taken.issuperset(fit):
-                    vague |= dict.fromkeys(fit, row)
-                else:
-                    rest.append(row)
-            left = rest
-    return _Matched(rows_of, vague, left)
-
-
-def _key(name: str, bare: bool) -> str:
-    """A name as it is compared: with slashes, and without its ending if `bare`."""
-    name = unicodedata.normalize("NFC", name).replace("\\", "/")
-    stem, dot, ending = name.rpartition(".")
-    return stem if bare and f"{dot}{ending}".lower() in SOUND_ENDINGS | FOREIGN_ENDINGS else name
+# ---- split and sources ---------------------------------------------------------------------------------------------
 
 
 def _of_files(
