@@ -87,6 +87,7 @@ def _validation_windows_choose_the_best_epoch(dataset: Dataset, output: Path) ->
     assert "those of 12 recordings" in (output / "logs/1/run.log").read_text()
     assert "chosen by the validation windows" in (output / "logs/1/run.log").read_text()
     page = (output / "reports/1/report.html").read_text()
+    assert "<dd>12</dd>" in page, "a recording of two classes counts once"
     assert "by its windows: labels have times" in page and "majority baseline of windows: no class" in page
 
 

@@ -88,6 +88,8 @@ class ReportData:
         rare_class_ablation: that of metrics.json; None: none was asked for, or nothing was set for rare classes.
         shortcuts, leak: those of metrics.json; None: not measured.
         best_epoch_by: what of validation chose the best epoch, "recordings" or "windows".
+        totals: `recordings`, `train` and `minutes` in all; None: each recording is of one class, so those of
+            `class_rows` add up to them.
     """
 
     version: int
@@ -123,6 +125,7 @@ class ReportData:
     shortcuts: Row | None = None
     leak: Row | None = None
     best_epoch_by: str = "recordings"
+    totals: Row | None = None
 
     @property
     def split(self) -> str | None:
@@ -342,9 +345,9 @@ def _context(data: ReportData) -> dict[str, Any]:
             each for each in data.diagnostics if each.severity == MILD and str(each) != data.verdict.text
         ],
         "remarks": remarks(metrics) if metrics else [],
-        "recordings": sum(row["recordings"] for row in data.class_rows),
-        "trained": sum(row["train"] for row in data.class_rows),
-        "hours": duration(60 * sum(row["minutes"] for row in data.class_rows)),
+        "recordings": _total(data, "recordings"),
+        "trained": _total(data, "train"),
+        "hours": duration(60 * _total(data, "minutes")),
         "big": _big(metrics, part) if metrics else None,
         "without_near": _without_near(data),
         "headline": figures.headline(_headline_rows(data)) if metrics else None,
@@ -414,6 +417,11 @@ def _is_used(row: Row) -> bool:
 
 def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return Counter(counts).most_common()
+
+
+def _total(data: ReportData, key: str) -> Any:
+    """Recordings, training recordings or minutes in all."""
+    return sum(row[key] for row in data.class_rows) if data.totals is None else data.totals[key]
 
 
 def _headline_rows(data: ReportData) -> list[tuple[str, float, Sequence[float] | None, bool]]:

@@ -56,6 +56,10 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -
         changed=frozenset(run.config.changed()),
         classes=dataset.classes,
         class_rows=class_rows(dataset),
+        totals={
+            "recordings": len(dataset.recordings), "train": len(dataset.part("train")),
+            "minutes": sum(recording.facts.duration_s for recording in dataset.recordings) / 60,
+        },
         metrics=metrics,
         scores={
             name: Scores.load(run.reports / f"scores-{name}.npz") for name, own in metrics.items() if own
