@@ -23,6 +23,7 @@ CALL_S: Final = (1.0, 4.0)
 # A call begins and ends within this, so that no click gives it away.
 _FADE_S: Final = 0.02
 _LEVEL: Final = 0.02  # RMS of the background, of full scale
+_HISS: Final = 0.3  # white noise in made backgrounds, beside the rest
 # Below this is wind and traffic: no part of a call, nor of its level beside the background's.
 _LOWEST_HZ: Final = 1000.0
 
@@ -98,7 +99,8 @@ def _background(real: Sequence[Wave], n_samples: int, number: int, generator: np
         one = real[int(generator.integers(len(real)))]
         sound = np.resize(np.concatenate([one, one[::-1]]), n_samples)  # there and back: without a step between
     else:
-        sound = behind(n_samples, (), generator)
+        # Of a steep spectrum nothing would be left where calls are but what 16 bits round off.
+        sound = behind(n_samples, (), generator) + _HISS * generator.normal(size=n_samples).astype(np.float32)
     return np.asarray(sound * np.float32(_LEVEL / max(rms(sound), 1e-9)), np.float32)
 
 

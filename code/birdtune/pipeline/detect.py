@@ -76,7 +76,7 @@ def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
         model = scorer_in(place)
     journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
     rule = _rule(config, model, asked.species_list, journal)
-    sounds = sounds_in(asked.files, config.audio)
+    sounds = _without_tables(sounds_in(asked.files, config.audio), asked.kind, journal)
     usable = [each for each in sounds if not isinstance(each, Unused)]
     places = tables.table_places(usable, asked.out, asked.kind, beside=config.detect.beside)
     ledger = Ledger(make_folder(asked.out), _made_by(config, model, place, rule), interrupts.check)
@@ -90,6 +90,19 @@ def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
     if not done:
         raise InputError("None of the files could be used; the reasons stand above.")
     return EXIT_DONE
+
+
+def _without_tables(sounds: Sequence[Sound], kind: str, journal: Journal) -> list[Sound]:
+    """All but tables of detections and annotations that lie among the recordings: nobody means these to be scored."""
+    own = (each for each, _ in tables.ENDINGS.values() if each != ".txt" or kind == "audacity")
+    endings = (".selections.txt", *own)
+    kept = [
+        each for each in sounds
+        if not (isinstance(each, Unused) and each.problem == "not-audio" and each.name.endswith(endings))
+    ]  # fmt: skip
+    if n := len(sounds) - len(kept):
+        journal.say(f"  {count(n, 'table')} among the recordings {'is' if n == 1 else 'are'} left alone")
+    return kept
 
 
 def _rule(config: Config, model: Scorer, species_list: Path | None, journal: Journal) -> Rule:
