@@ -38,6 +38,7 @@ _TITLES = {
     "learn_elsewhere": "What is learned: of known sounds in other places",
     "learn_unbalanced": "What is learned: from classes as unlike as 100 : 1",
     "learn_weak": "What is learned: from labels that are true of a fifth of the sound",
+    "learn_soundscapes": "What is learned: detections in soundscapes of known content",
     "learn_noisy": "What is learned: which labels are wrong",
     "learn_finetuned": "What is learned: by which fine-tuning, of few recordings",
     "learn_augmented": "What is learned: with augmentation, of few recordings",
