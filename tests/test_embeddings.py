@@ -16,7 +16,7 @@ from test_custom import SIZE, saved
 from birdtune import cli
 from birdtune.data import embedding_data, embedding_input
 from birdtune.data.batches import Windows
-from birdtune.data.embedding_files import ENDINGS, EmbeddedRecording, MadeBy, writing
+from birdtune.data.embedding_files import ENDINGS, EmbeddedRecording, MadeBy, writing, writing_by_split
 from birdtune.data.frames import FrameStore
 from birdtune.data.targets import WindowTargets, targets_of
 from birdtune.models import embedded as backbones
@@ -177,6 +177,21 @@ def test_without_pyarrow_it_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert cli.main(["embed", "a.wav", f"--out={tmp_path / 'x.parquet'}"]) == 42
     assert "Install it: ./entrypoint.sh extras parquet" in capsys.readouterr().err
+
+
+def test_each_part_of_the_split_has_a_file(tmp_path: Path) -> None:
+    labels = (("a",), ())
+    with writing_by_split(tmp_path / "e.npz", "npz", MADE) as add:
+        for name, part in (("r1", "train"), ("r2", "test"), ("r3", "train")):
+            rows, times = np.ones((2, 4), np.float32), np.arange(2.0)
+            add(EmbeddedRecording(name, rows, times, times + 1, labels, ("a",), part))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.test.npz", "e.train.npz"]
+    train = np.load(tmp_path / "e.train.npz")
+    assert train["recording"].tolist() == ["r1", "r1", "r3", "r3"] and train["labels"].tolist() == [[1], [0]] * 2
+    with pytest.raises(ZeroDivisionError), writing_by_split(tmp_path / "x.npz", "npz", MADE) as add:
+        add(EmbeddedRecording("r", np.ones((2, 4), np.float32), times, times, labels, ("a",), "val"))
+        raise ZeroDivisionError
+    assert len(list(tmp_path.iterdir())) == 2, "nothing is left of what stopped"
 
 
 def test_what_stops_leaves_nothing(tmp_path: Path) -> None:

@@ -193,6 +193,7 @@ def _file_arguments(out: str | None, *, patches: bool) -> Callable[[argparse.Arg
             parser.add_argument("--species-list", type=_file_name, default=None)
         else:
             parser.add_argument("--format", choices=("npz", "parquet", "tfrecord", "find-tune-npz"), default=None)
+            parser.add_argument("--by-split", action="store_true")
 
     return add
 
@@ -258,10 +259,11 @@ COMMANDS: dict[str, Command] = {
     "embed": Command(
         "embeddings of each window (VGGish 128, YAMNet 1024 numbers), of files or of the labelled data",
         commands.embed, _file_arguments(None, patches=False),
-        "[FILES...] [--list FILE|-] [--format FORMAT] [--out embeddings.npz] [--model FOLDER|CHECKPOINT]",
+        "[FILES...] [--list FILE|-] [--format FORMAT] [--out embeddings.npz] [--by-split] [--model FOLDER|CHECKPOINT]",
         more="Files are embedded by the newest model or --model. Without files, the recordings of --data are, by the "
         "weights that `run` begins from or --model. --format is npz, parquet, tfrecord or find-tune-npz; without it, "
-        f"the ending of --out decides. {_LIST_HELP}",
+        "the ending of --out decides. --by-split writes embeddings.train.npz, embeddings.val.npz and "
+        f"embeddings.test.npz, with the labels of each window. {_LIST_HELP}",
         takes_model=True,
     ),
     "augment": Command(

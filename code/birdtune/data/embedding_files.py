@@ -86,6 +86,22 @@ def writing(path: Path, kind: str, made: MadeBy) -> Iterator[Add]:
         yield add
 
 
+@contextlib.contextmanager
+def writing_by_split(path: Path, kind: str, made: MadeBy) -> Iterator[Add]:
+    """As `writing`, with a file for each part of the split: embeddings.npz is embeddings.train.npz and so on."""
+    with contextlib.ExitStack() as stack:
+        writers: dict[str, Add] = {}
+
+        def add(recording: EmbeddedRecording) -> None:
+            part = recording.split
+            if part not in writers:
+                own = path.with_name(f"{path.stem}.{part}{path.suffix}")
+                writers[part] = stack.enter_context(writing(own, kind, made))
+            writers[part](recording)
+
+        yield add
+
+
 def require_pyarrow(what: str) -> tuple[Any, Any]:
     """The modules pyarrow and pyarrow.parquet.
 

@@ -218,6 +218,8 @@ def embed(config: Config, options: Options, journal: Journal, interrupts: Interr
     if options.files or options.list is not None:
         if kind == "find-tune-npz":
             raise UsageError(f"--format {kind}: has labels, which files alone have not. Give --data in their place.")
+        if options.by_split:
+            raise UsageError("--by-split: files alone have no split. Give --data in their place.")
         files = _files(options)
         with _whole_or_nothing(out, interrupts):
             load_tensorflow()
@@ -233,7 +235,9 @@ def embed(config: Config, options: Options, journal: Journal, interrupts: Interr
         load_tensorflow()
         from birdtune.pipeline import predict as prediction
 
-        return prediction.embed_data(config, options.model, out, kind, journal, interrupts)
+        return prediction.embed_data(
+            config, options.model, out, kind, journal, interrupts, by_split=options.by_split
+        )
 
 
 def _files(options: Options) -> list[Path]:

@@ -18,7 +18,7 @@ from birdtune.config import Config
 from birdtune.data import dataset as data
 from birdtune.data.batches import Windows, batch_of
 from birdtune.data.dataset import Dataset
-from birdtune.data.embedding_files import EmbeddedRecording, MadeBy, writing
+from birdtune.data.embedding_files import EmbeddedRecording, MadeBy, writing, writing_by_split
 from birdtune.data.embedding_input import is_embeddings
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, naming, shown
@@ -176,12 +176,14 @@ def embed(
 
 
 def embed_data(
-    config: Config, source: Path | None, out: Path, kind: str, journal: Journal, interrupts: Interrupts
-) -> int:
+    config: Config, source: Path | None, out: Path, kind: str, journal: Journal, interrupts: Interrupts,
+    *, by_split: bool = False,
+) -> int:  # fmt: skip
     """Write the embeddings of the data that a run trains on, with labels and split.
 
     Args:
         source, kind: as `embed`; None: the weights that a run begins from.
+        by_split: a file for each part of the split.
     """
     if is_embeddings(config.data_folder):
         raise InputError(f"{shown(config.data_folder)}: holds embeddings, and no sound to embed. Give recordings.")
@@ -204,13 +206,14 @@ def embed_data(
     contents = [recording.content for recording in dataset.recordings]
     windows = Windows(store, contents, store.spec.hop(config.train.hop_s))
     with (
-        writing(out, kind, embedder.made(config.train.hop_s)) as add,
+        (writing_by_split if by_split else writing)(out, kind, embedder.made(config.train.hop_s)) as add,
         journal.progress("embeddings", len(windows), "windows") as progress,
     ):
         for recording in _embedded(embedder, dataset, windows, config.evaluate.batch_size, interrupts):
             add(recording)
             progress.advance(len(recording.embeddings))
-    journal.say(f"{shown(out)}: {len(windows):,} windows of {len(contents):,} recordings")
+    where = out.with_name(f"{out.stem}.train|val|test{out.suffix}") if by_split else out
+    journal.say(f"{shown(where)}: {len(windows):,} windows of {len(contents):,} recordings")
     return EXIT_DONE
 
 
