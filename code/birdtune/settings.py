@@ -78,7 +78,8 @@ class LabelSettings(Section):
     )
     tiers: str | None = setting(None, "tiers of ELAN and Praat that are read, with commas", unset="all")
     taxonomy: str | None = setting(
-        None, "CSV `label,class`: the class of each label (call type → species); - or nothing: not learnt", unit="path"
+        None, "CSV `label,class`: the class of each label, e.g. the species of a call type; - or nothing: not learnt",
+        unit="path",
     )
     unlabelled: Literal["negative", "unknown"] = setting(
         "negative", "what windows beside the labels of an annotated recording are; unknown: annotated in part"
@@ -109,7 +110,7 @@ class SplitSettings(Section):
         unit="regex",
     )
     group_column: str | None = setting(
-        None, "source recording: column of the table of labels or annotations (site, date, …)"
+        None, "source recording: column of the table of labels or annotations, e.g. site or date"
     )
     acoustic: Literal["join", "warn", "off"] = setting(
         "warn", "recordings with nearly the same noise floor: join as one source, warn, or do not compare"
