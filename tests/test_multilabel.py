@@ -99,7 +99,7 @@ def test_recordings_of_several_classes_are_trained_scored_and_served_with_each_c
     folders: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    assert run(settings(folders, output, train__epochs=6, train__learning_rate=3e-3)) == 0
+    assert run(settings(folders, output, train__epochs=6, train__learning_rate=3e-3), until="export") == 0
     model = read_json(output / "model/birdtune/1/model.json")
     assert model["scores"] == "sigmoid" and model["classes"] == list(PITCH_HZ)
     assert "scored on its own" in (output / "logs/1/run.log").read_text()
@@ -116,7 +116,6 @@ def test_recordings_of_several_classes_are_trained_scored_and_served_with_each_c
     assert metrics["shortcuts"]["several"] and metrics["shortcuts"]["reason"] == ""
     assert metrics["ood"]["rests_on"]["left_out"] > 0 and metrics["ood"]["rests_on"]["of_several"] == []
     assert "left out of the OOD statistics" in (output / "logs/1/run.log").read_text()
-    assert (output / "reports/1/report.html").stat().st_size > 10_000
 
 
 def test_labels_are_checked_refined_and_compared_by_all_classes_of_a_recording(

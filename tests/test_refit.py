@@ -156,7 +156,7 @@ def test_where_the_backbone_is_trained_the_calibration_of_the_first_training_is_
     found = {}
     for refit in (True, False):
         output = tmp_path / str(refit)
-        assert run(settings(data, output, train__refit=refit), until="evaluate") == 0
+        assert run(settings(data, output, train__refit=refit, train__epochs=1), until="evaluate") == 0
         found[refit] = metrics(output)
     assert found[True]["calibration"] == found[False]["calibration"] and not found[True]["calibration"]["reason"]
     assert found[True]["thresholds"] == found[False]["thresholds"]
