@@ -4,11 +4,9 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import pickle
 import pickletools
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 from helpers_serving import sound
-from makers import Here
+from makers import Here, killed
 from tensorflow_serving.apis import prediction_log_pb2
 
 from birdtune.audio.logmel import VGGISH, log_mel
@@ -489,18 +487,14 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_leaves_the_earlier_model(
 # ---- the fresh process --------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("verified_here")
 def test_a_model_that_cannot_be_run_in_a_fresh_process_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"saved_model\.pb: is missing or damaged"):
         verify.fresh_answers(tmp_path, {})
 
 
-def _killed(task: Any) -> Iterator[Any]:
-    os.kill(os.getpid(), signal.SIGKILL)
-    yield
-
-
 def test_a_fresh_process_that_is_killed_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "_apart", _killed)
+    monkeypatch.setattr(verify, "_apart", killed)
     with pytest.raises(RetryableError, match="want of memory"):
         verify.fresh_answers(tmp_path, {})
 
