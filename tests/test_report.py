@@ -7,6 +7,7 @@ import html
 import io
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,26 @@ from birdtune.runtime.files import read_csv
 CLASSES = ("Parus_major", "Strix_aluco", "Turdus_merula", "=HYPERLINK(1)")
 HOSTILE = 'Parus_major/<img src=x onerror="alert(1)">\n\u202egpj.wav'
 PATCHES = 8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _each_figure_is_drawn_once() -> Iterator[None]:
+    """Most pages here have the same curves and intervals, and drawing them takes longer than the rest of a page."""
+
+    def once(draw: Callable[..., Markup]) -> Callable[..., Markup]:
+        drawn: dict[str, Markup] = {}
+
+        def draw_once(*given: Any) -> Markup:
+            if (key := repr(given)) not in drawn:
+                drawn[key] = draw(*given)
+            return drawn[key]
+
+        return draw_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("headline", "learning_curves"):
+            patch.setattr(figures, name, once(getattr(figures, name)))
+        yield
 
 
 def make_scores(labels: list[int], said: list[int], sureness: list[float], names: dict[int, str]) -> Scores:

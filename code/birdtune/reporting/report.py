@@ -11,6 +11,7 @@ bidirectional marks) and is escaped, and the page's own policy lets no script ru
 """
 
 import base64
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -140,6 +141,12 @@ def write_report(path: Path, data: ReportData) -> None:
 
 def write_page(path: Path, template: str, context: Mapping[str, Any]) -> None:
     """Write a page by one of our templates, whole or not at all. Raises as `files.storage_faults`."""
+    write_text(path, _templates().get_template(template).render(context))
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Our templates, each compiled when it is first asked for."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -149,7 +156,7 @@ def write_page(path: Path, template: str, context: Mapping[str, Any]) -> None:
         lstrip_blocks=True,
     )
     environment.filters.update(name=name, percent=percent, span=span, duration=duration, csp_hash=_csp_hash)
-    write_text(path, environment.get_template(template).render(context))
+    return environment
 
 
 def _printable(value: Any) -> Any:
