@@ -299,7 +299,8 @@ def test_quiet_windows_lose_their_label_test_is_left_out_and_a_killed_run_trains
         noise = 0.02 * np.random.default_rng(len(path.name)).standard_normal(4 * rate_hz)
         soundfile.write(path, np.concatenate([sound, noise]), rate_hz)
     monkeypatch.setattr("birdtune.models.registry.checkpoint_path", lambda config: None)
-    config = settings(data, tmp_path / "out", train__label_refinement=True, train__epochs=1)
+    changes = {"train__label_refinement": True, "train__epochs": 1, "model__freeze": "all-but-head"}
+    config = settings(data, tmp_path / "out", **changes)
     assert run(config, until="train") == 0
     assert not (tmp_path / "out/logs/1/kept.npy").exists()  # from scratch
 
@@ -312,8 +313,8 @@ def test_quiet_windows_lose_their_label_test_is_left_out_and_a_killed_run_trains
         made(self, config, dataset, store, part, *more)
 
     monkeypatch.setattr(label_check.EmbeddedRecordings, "__init__", watched)
-    other = settings(data, tmp_path / "other", train__label_refinement=True, train__epochs=1)
-    whole = settings(data, tmp_path / "whole", train__label_refinement=True, train__epochs=1)
+    other = settings(data, tmp_path / "other", **changes)
+    whole = settings(data, tmp_path / "whole", **changes)
     with pytest.raises(Interrupted):
         run(other, StopWhen(tmp_path / "other/logs/1/kept.npy"), until="train")
     assert run(other, until="train") == 0

@@ -29,7 +29,7 @@ from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.workers import Crashed
-from birdtune.serving import inference, verify
+from birdtune.serving import verify
 
 GOOGLES = Path(__file__).parents[2] / "shared" / "data" / "yamnet"
 SOUNDS = Path(__file__).parents[2] / "shared" / "data" / "biodcase"
@@ -411,12 +411,10 @@ def test_it_predicts_what_was_recorded(googles: classifiers.Classifier) -> None:
 # ---- in the house -------------------------------------------------------------------------------
 
 
-def test_the_whole_job_runs_on_it(
-    original: tuple[keras.Model, dict[str, Array]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_job_runs_on_it(
+    original: tuple[keras.Model, dict[str, Array]], tmp_path: Path, in_one_process: None
 ) -> None:
-    """The commands on weights of the right shapes: prepare to report, the model in use, and what is refused."""
-    monkeypatch.setattr(verify, "Isolated", Here)
-    monkeypatch.setattr(inference, "Isolated", Here)
+    """The commands on weights of the right shapes: prepare to export, the model in use, and what is refused."""
     write_good(tmp_path / "input" / "data", recordings=7)
     write_hdf5(tmp_path / "input" / "yamnet.h5", original[1])
     flags = {
@@ -425,7 +423,7 @@ def test_the_whole_job_runs_on_it(
         "evaluate.bootstrap": 20, "prepare.workers": 1,
     }  # fmt: skip
     config, journal, interrupts = configure.load(flags, {}), Journal(quiet=True), Interrupts()
-    assert job.run(config, journal, interrupts) == 0
+    assert job.run(config, journal, interrupts, until="export") == 0
     journal.close()
     record = read_json(tmp_path / "out" / "run.json")
     assert record["precision"] == "float32"  # `auto`: on a CPU it is no faster in bfloat16
