@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from birdtune import cli
+from birdtune.serving.detect import Call
+from birdtune.serving.detection_tables import Listed, table_places, write_table
 
 HEADER = "recording,start_s,end_s,class,score,decision\n"
 
@@ -42,15 +45,158 @@ def test_detections_are_scored_by_events_and_segments(tmp_path: Path, capsys: py
     assert "recall 25 %" in capsys.readouterr().out
 
 
+CALLS = {
+    "in/A/1.wav": [(1.0, 3.0, "robin", 0.9), (10.0, 12.0, "wren", 0.8)],
+    "in/B/1.wav": [(0.5, 2.0, "robin", 0.7), (4.0, 5.0, "unknown", 0.6)],
+    "in/B/2.wav": [(5.0, 6.0, "robin", 0.6)],
+    "in/B/3.wav": [],
+}
+TRUTH = {
+    "A/1": [(1.0, 3.0, "robin"), (10.0, 12.0, "wren")], "B/1": [(0.0, 2.0, "robin")], "B/2": [(5.0, 6.0, "wren")],
+    "B/3": [(1.0, 2.0, "wren")],
+}  # fmt: skip
+
+
+def predicted(folder: Path, kind: str) -> str:
+    """The tables that `predict` writes."""
+    recordings = [
+        Listed(name, Path(name).name, 1, 20.0, None, tuple(
+            Call(start_s, end_s, "robin" if label == "unknown" else label, score, label, None, start_s)
+            for start_s, end_s, label, score in calls))
+        for name, calls in CALLS.items()
+    ]  # fmt: skip
+    places = table_places([Path(name) for name in CALLS], folder, kind, beside=False)
+    for recording in recordings:
+        place = places[Path(recording.name)]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_table(place, kind, [recording], (100.0, 8000.0))
+    return str(folder)
+
+
+def in_raven(rows: list[tuple[float, float, str]]) -> str:
+    lines = [f"{k}\t{view} 1\t1\t{start}\t{end}\t0\t9000\t{label}" for k, (start, end, label) in enumerate(rows)
+             for view in ("Waveform", "Spectrogram")]  # fmt: skip
+    header = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\tSpecies"
+    return "\n".join([header, *lines, ""])
+
+
+def in_audacity(rows: list[tuple[float, float, str]]) -> str:
+    return "".join(f"{start}\t{end}\t{label}\n" for start, end, label in rows)
+
+
+def in_elan(rows: list[tuple[float, float, str]]) -> str:
+    slots = "".join(f'<TIME_SLOT TIME_SLOT_ID="{edge}{k}" TIME_VALUE="{round(1000 * row[edge])}"/>'
+                    for k, row in enumerate(rows) for edge in (0, 1))  # fmt: skip
+    marks = "".join(
+        f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{k}" TIME_SLOT_REF1="0{k}" TIME_SLOT_REF2="1{k}">'
+        f"<ANNOTATION_VALUE>{label}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>"
+        for k, (_, _, label) in enumerate(rows)
+    )
+    return (f"<ANNOTATION_DOCUMENT><TIME_ORDER>{slots}</TIME_ORDER><TIER TIER_ID='x'>{marks}</TIER>"
+            "</ANNOTATION_DOCUMENT>")  # fmt: skip
+
+
+def in_praat(rows: list[tuple[float, float, str]]) -> str:
+    cells = "".join(f'{start}\n{end}\n"{label}"\n' for start, end, label in rows)
+    return ('File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n20\n<exists>\n1\n"IntervalTier"\n"x"\n0\n20\n'
+            f"{len(rows)}\n{cells}")  # fmt: skip
+
+
+FORMATS = {".Table.1.selections.txt": in_raven, ".txt": in_audacity, ".eaf": in_elan, ".TextGrid": in_praat}
+
+
+def figures(capsys: pytest.CaptureFixture[str], detections: str, truth: Path, *more: str) -> dict[str, Any]:
+    out = truth.parent / "figures.json"
+    assert cli.main(["score", detections, "--truth", str(truth), "--out", str(out), *SOME, *more]) == 0, (
+        capsys.readouterr().err
+    )
+    return dict(json.loads(out.read_text()))
+
+
+SOME = ("--evaluate.bootstrap", "20")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """The truth as a table with commas."""
+    rows = [f"{name}.wav,{','.join(map(str, row))}" for name, rows in TRUTH.items() for row in rows]
+    return Path(write(tmp_path / "truth.csv", "\n".join(["recording,start_s,end_s,label", *rows, ""])))
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("kind", ["raven", "audacity", "birdnet"])
+def test_every_table_that_predict_writes_has_the_figures_of_its_csv(
+    tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    expected = figures(capsys, predicted(tmp_path / "csv", "csv"), table)
+    assert (expected["events"]["detections"], expected["events"]["f1"]) == (4, pytest.approx(2 * 3 / 9))
+    found = figures(capsys, predicted(tmp_path / kind, kind), table)
+    assert found["events"] == expected["events"] and found["segments"] == expected["segments"]
+    assert found["per_recording"] == expected["per_recording"]
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("ending", FORMATS)
+def test_annotations_of_every_program_are_the_truth(
+    tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    expected = figures(capsys, predicted(tmp_path / "found", "raven"), table)
+    for name, rows in TRUTH.items():
+        write(tmp_path / f"marks/{name}{ending}", FORMATS[ending](rows))
+    found = figures(capsys, str(tmp_path / "found"), tmp_path / "marks")
+    assert found["events"] == expected["events"]
+    assert found["recordings"] == 4
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_of_the_truth_is_not_used_is_counted_and_a_recording_without_calls_has_false_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "marks/A/1.txt", "3\t1\trobin\n1\t3\trobin\n5\t6\t\n")
+    write(tmp_path / "marks/B/1.txt", "")  # somebody went through it
+    write(tmp_path / "marks/B/2.birdtune.csv", HEADER + "in/B/2.wav,5,6,robin,0.6,robin\n")
+    found = figures(capsys, predicted(tmp_path / "found", "raven"), tmp_path / "marks")
+    said = capsys.readouterr().out
+    assert "1 row of the annotations not used, row-invalid: A/1.txt, row 1: robin: start_s is 3 and end_s 1" in said
+    assert "not used, row-without-label: A/1.txt, row 3" in said
+    assert "not taken for true, as a program detected what they say: 2.birdtune.csv" in said
+    assert {row["recording"]: row["detections"] for row in found["per_recording"]} == {"A/1": 2, "B/1": 1}
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_class_is_the_same_by_either_of_its_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = write(tmp_path / "found.csv", HEADER + "a.wav,0,1,Strix aluco_Tawny Owl,1,Strix aluco_Tawny Owl\n")
+    for name in ("Tawny owl", "Strix aluco"):
+        truth = Path(write(tmp_path / "truth.csv", f"recording,start_s,end_s,label\na.flac,0,1,{name}\n"))
+        assert figures(capsys, found, truth)["events"]["f1"] == 1.0
+        assert f'taken for one class: "Strix aluco_Tawny Owl" and "{name}"' in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(
     ("detections", "truth", "said"),
     [
-        (HEADER, "recording,start_s,end_s,label\n", "holds no annotation"),
+        (HEADER, "recording,start_s,end_s,label\n", "holds no annotation with times"),
         (HEADER + "a.wav,0,1,x,1,x\n", "recording,start_s,end_s,label\nb.wav,0,1,x\n", "is of other recordings"),
-        (HEADER + "a.wav,1,1,x,1,x\n", "recording,start_s,end_s,label\na.wav,0,1,x\n", "row 2: is from 1 to 1 s"),
-        (HEADER + "a.wav,?,1,x,1,x\n", "recording,start_s,end_s,label\na.wav,0,1,x\n", "row 2: could not convert"),
-        (HEADER, "recording,end_s,label\na.wav,1,x\n", "has no column start_s"),
+        (
+            HEADER + "a.wav,1,1,x,1,x\n", "recording,start_s,end_s,label\na.wav,0,1,x\n",
+            "row 2: is no detection: x: start_s is 1 and end_s 1",
+        ),
+        (
+            HEADER + "a.wav,?,1,x,1,x\n", "recording,start_s,end_s,label\na.wav,0,1,x\n",
+            "row 2: is no detection: x: start_s is '?'",
+        ),
+        (HEADER, "a,b\n1,2\n", "t.csv: is no table of events"),
+        (HEADER, "recording,end_s,label\na.wav,1,x\n", "row-invalid: t.csv, row 2: x: start_s or end_s is empty"),
+        (HEADER + "a.wav,0,1,x,?,x\n", "recording,start_s,end_s,label\na.wav,0,1,x\n", "its score is '?'"),
+        (
+            HEADER + "A/a.wav,0,1,x,1,x\nB/a.wav,0,1,x,1,x\n", "recording,start_s,end_s,label\na.wav,0,1,x\n",
+            "a.wav may be A/a.wav or B/a.wav",
+        ),
+        (
+            HEADER + "a.wav,0,1,x,1,x\n", "recording,start_s,end_s,label\nA/a.wav,0,1,x\nB/a.wav,0,1,x\n",
+            "several annotated recordings are called like a.wav",
+        ),
     ],
 )
 def test_tables_that_cannot_be_compared_are_refused_by_name(
@@ -58,7 +204,8 @@ def test_tables_that_cannot_be_compared_are_refused_by_name(
 ) -> None:
     given = [write(tmp_path / "d.csv", detections), "--truth", write(tmp_path / "t.csv", truth)]
     assert cli.main(["score", *given]) == 42
-    assert said in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert said in printed.err + printed.out
 
 
 @pytest.mark.usefixtures("alone")

@@ -251,10 +251,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "score": Command(
         "detections beside annotations: F1 and error rate by events and by segments", commands.score, _score_arguments,
-        "DETECTIONS... --truth LABELS.csv [--overlap 0.3] [--segment 1] [--out score.json]",
-        more="DETECTIONS are tables of `predict --format csv`, or their folder; LABELS.csv has the columns recording, "
-        "start_s, end_s and label. An event is right if it overlaps one of its class by at least that share of their "
-        "union. Intervals are over recordings, or over what --split.group-regex finds in their names.",
+        "DETECTIONS... --truth FILE|FOLDER [--overlap 0.3] [--segment 1] [--out score.json]",
+        more="DETECTIONS are tables of `predict --format csv|raven|audacity|birdnet`, or their folder; --truth names "
+        "annotations as --labels.annotations reads them, a file or a folder. An event is right if it overlaps one of "
+        "its class by at least that share of their union. Intervals are over recordings, or over what "
+        "--split.group-regex finds in their names.",
     ),
     "embed": Command(
         "embeddings of each window (VGGish 128, YAMNet 1024 numbers), of files or of the labelled data",

@@ -187,21 +187,22 @@ def _detect(config: Config, options: Options, journal: Journal, interrupts: Inte
 def score(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """Detections beside annotations."""
     if not options.files:
-        raise UsageError("no detections are named: give a folder or tables that `predict --format csv` wrote.")
+        raise UsageError("no detections are named: give tables that `predict --format` wrote, or their folder.")
     if options.overlap is not None and not 0 < options.overlap <= 1:
         raise UsageError(f"--overlap {options.overlap:g}: expected a share, above 0 and at most 1.")
     if options.segment is not None and not 0.01 <= options.segment <= 3600:
         raise UsageError(f"--segment {options.segment:g}: expected seconds, from 0.01 to 3600.")
-    require_file(options.truth, "--truth", "a table recording,start_s,end_s,label")
+    if not options.truth.is_dir():
+        require_file(options.truth, "--truth", "annotations, or a folder of them")
     if options.out is not None:
         require_place(options.out, "--out", (".json",), "figures as JSON")
     from birdtune.evaluation.event_metrics import LEAST_OVERLAP, SEGMENT_S
     from birdtune.pipeline import score as scoring
 
-    overlap, segment_s = options.overlap or LEAST_OVERLAP, options.segment or SEGMENT_S
-    return printed(
-        scoring.score(config, options.files, options.truth, options.out, overlap, segment_s, journal), journal
+    asked = scoring.Asked(
+        options.files, options.truth, options.out, options.overlap or LEAST_OVERLAP, options.segment or SEGMENT_S
     )
+    return printed(scoring.score(config, asked, journal), journal)
 
 
 def embed(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:

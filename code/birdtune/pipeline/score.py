@@ -1,150 +1,162 @@
 """`score`: detections beside annotations, by events and by segments.
 
-    tables of detections, a table of annotations ─▶ score ─▶ F1 and error rate, of each class, recording and site
+    tables of detections and of annotations ─▶ score ─▶ F1 and error rate, of each class, recording and site
 
-Both are tables with commas: `recording,start_s,end_s` and `class` (as `predict --format csv` writes) or `label`.
+How both are read, and which recordings of them are one: `event_tables`.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from birdtune.config import Config
-from birdtune.data.class_names import quoted
+from birdtune.data.class_names import joined, quoted
 from birdtune.errors import EXIT_DONE, InputError, SettingsError, shown
-from birdtune.evaluation.decision import UNKNOWN_NAME
 from birdtune.evaluation.event_metrics import Event, by_overlap, event_counts, segment_counts, summary
-from birdtune.runtime.files import read_csv, write_json
+from birdtune.models.published_names import Names
+from birdtune.pipeline import event_tables
+from birdtune.pipeline.event_tables import Events, Named, TimedRow
+from birdtune.runtime.files import write_json
 from birdtune.runtime.log import Journal
-from birdtune.runtime.text import count, plain, plain_percent, span
-from birdtune.serving.detection_tables import ENDINGS
-
-_WANTED = "recording,start_s,end_s and class or label"
+from birdtune.runtime.text import count, plain, plain_percent, some, span
 
 
-class _Row(NamedTuple):
-    recording: str
-    label: str
-    start_s: float
-    end_s: float
+class Asked(NamedTuple):
+    """What the command line asks for."""
+
+    detections: Sequence[Path]
+    truth: Path
+    out: Path | None
+    least_overlap: float
+    segment_s: float
 
 
-def score(
-    config: Config, given: Sequence[Path], truth: Path, out: Path | None, least_overlap: float, segment_s: float,
-    journal: Journal,
-) -> int:  # fmt: skip
+class _Compared(NamedTuple):
+    """Events of the recordings that were annotated, under the annotations' names."""
+
+    recordings: list[Named]
+    annotated: Mapping[Named, Sequence[TimedRow]]
+    detected: Mapping[Named, Sequence[TimedRow]]
+    durations_s: Mapping[Named, float]
+    classes: Sequence[str]
+
+
+def score(config: Config, asked: Asked, journal: Journal) -> int:
     """Report how good detections are. Raises InputError: a table is none, or nothing of both is of one recording."""
-    tables = [table for place in given for table in _tables_in(place)]
-    detected = [row for table in tables for row in _read(table) if row.label != UNKNOWN_NAME]
-    annotated = list(_read(truth))
-    names = _matched({row.recording for row in detected}, {row.recording for row in annotated})
-    strangers = {row.recording for row in detected} - names.keys()
-    if not annotated or (detected and not names):
-        what = "holds no annotation" if not annotated else "is of other recordings than the detections"
-        raise InputError(
-            f"--truth {shown(truth)}: {what}. Expected a table {_WANTED}; recordings are matched by their names, "
-            "with as many folders before them as both have."
-        )
-    if strangers:
-        journal.say(f"note: not annotated, so left out: {quoted(sorted(strangers))}")
-    classes = sorted({row.label for row in annotated})
-    if others := sorted({row.label for row in detected} - set(classes)):
-        journal.say(f"note: detected and never annotated, so all false: {quoted(others)}")
-        classes += others
-    found = _figures(config, annotated, detected, names, classes, least_overlap, segment_s)
-    for line in _lines(found, least_overlap, segment_s):
+    detected = event_tables.detections(config, asked.detections)
+    known = detected.recordings | detected.durations_s.keys()
+    annotated = event_tables.annotations(config, asked.truth, known)
+    compared = _compared(asked, detected, annotated, journal)
+    found = _figures(config, asked, compared)
+    for line in _lines(found, asked):
         journal.say(line)
-    if out is not None:
-        write_json(out, found)
-        journal.say(f"figures {shown(out)}")
+    if asked.out is not None:
+        write_json(asked.out, found)
+        journal.say(f"figures {shown(asked.out)}")
     return EXIT_DONE
 
 
-def _tables_in(place: Path) -> list[Path]:
-    """A table, or those of a folder that `predict --format csv` wrote. Raises InputError: there is none."""
-    if not place.is_dir():
-        return [place]
-    each, of_all = ENDINGS["csv"]
-    found = [place / of_all] if (place / of_all).exists() else sorted(place.rglob(f"*{each}"))
-    if not found:
-        raise InputError(f"{shown(place)}: holds no table of `predict --format csv`. Write them, or name a table.")
-    return found
+def _compared(asked: Asked, detected: Events, annotated: Events, journal: Journal) -> _Compared:
+    """What can be compared; the rest is said."""
+    for line in event_tables.left_out_lines(annotated):
+        journal.say(f"note: {line}")
+    if not annotated.rows:
+        raise InputError(
+            f"--truth {shown(asked.truth)}: holds no annotation with times. Expected tables of Raven, Audacity, ELAN "
+            "or Praat, or a table recording,start_s,end_s,label."
+        )
+    known = detected.recordings | detected.durations_s.keys()
+    names, vague = event_tables.matched(known, annotated.recordings)
+    names = _each_once(names, detected)
+    strangers = {row.recording for row in detected.rows} - names.keys()
+    if several := sorted(one.shown for one in strangers.intersection(vague)):
+        raise InputError(
+            f"--truth {shown(asked.truth)}: several annotated recordings are called like {some(several)} of the "
+            "detections. Give paths in place of names, or lay the annotations into folders as the recordings lie."
+        )
+    if known and not names:
+        here, there = (some(sorted(one.shown for one in each), 1) for each in (known, annotated.recordings))
+        raise InputError(
+            f"--truth {shown(asked.truth)}: is of other recordings than the detections: {there} there, {here} here. "
+            "They are matched by their names, with as many folders before them as both have."
+        )
+    if strangers:
+        journal.say(f"note: not annotated, so left out: {quoted(sorted(one.shown for one in strangers))}")
+    durations_s = {names[one]: seconds for one, seconds in detected.durations_s.items() if one in names}
+    recordings = sorted(annotated.recordings)
+    unscored = sorted(one.shown for one in set(recordings) - set(names.values()))
+    if durations_s and unscored:
+        journal.say(f"note: annotated and not scored by `predict`, so all missed: {quoted(unscored)}")
+    classes, rows = _classes(annotated.rows, [row for row in detected.rows if row.recording in names], journal)
+    own = {one: one for one in recordings}
+    return _Compared(
+        recordings, event_tables.by_recording(annotated.rows, own), event_tables.by_recording(rows, names),
+        durations_s, classes,
+    )  # fmt: skip
 
 
-def _read(path: Path) -> Iterator[_Row]:
-    rows = read_csv(path, what="a table of events")
-    for number, row in enumerate(rows, start=2):
-        try:
-            label = row["label"] if "label" in row else row.get("decision") or row["class"]
-            start_s, end_s = float(row["start_s"]), float(row["end_s"])
-            name = row["recording"]
-        except KeyError as fault:
-            raise InputError(f"{shown(path)}: has no column {fault.args[0]}. Expected {_WANTED}.") from fault
-        except ValueError as fault:
-            raise InputError(f"{shown(path)}, row {number:,}: {shown(fault)}; expected seconds.") from fault
-        if not 0 <= start_s < end_s < float("inf"):
+def _each_once(names: Mapping[Named, Named], detected: Events) -> dict[Named, Named]:
+    """The same, where no two recordings with detections are one of the annotations. Raises InputError."""
+    taken: dict[Named, Named] = {}
+    for one in sorted({row.recording for row in detected.rows} & names.keys()):
+        if (other := taken.setdefault(names[one], one)) != one:
             raise InputError(
-                f"{shown(path)}, row {number:,}: is from {start_s:g} to {end_s:g} s; expected begin before end."
+                f"--truth: {names[one].shown} may be {other.shown} or {one.shown} of the detections. Give its path in "
+                "place of its name, or lay its annotations into a folder as the recording lies."
             )
-        yield _Row(name, label, start_s, end_s)
+    return dict(names)
 
 
-def _matched(detected: set[str], annotated: set[str]) -> dict[str, str]:
-    """Names of recordings in the detections → in the annotations: what agrees from the end on, if only one does."""
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for name in annotated:
-        by_name[_parts(name)[-1]].append(name)
-    found = {}
-    for name in detected:
-        fits = [other for other in by_name[_parts(name)[-1]] if _agree(name, other)]
-        if name in annotated or len(fits) == 1:
-            found[name] = name if name in annotated else fits[0]
-    return found
+def _classes(
+    annotated: Sequence[TimedRow], detected: Sequence[TimedRow], journal: Journal
+) -> tuple[list[str], list[TimedRow]]:
+    """The classes, annotated ones first; and the detections with classes as the annotations call them.
+
+    `Strix aluco_Tawny Owl` is what others call by one of both names.
+    """
+    classes, others = sorted({row.label for row in annotated}), {row.label for row in detected}
+    same = Names(classes).only(sorted(others - set(classes)))
+    renamed = {name: classes[column] for name, column in same.items()}
+    rest = sorted(others - set(classes) - renamed.keys())
+    for name, column in Names(rest).only(classes).items():
+        renamed.setdefault(rest[column], name)
+    if renamed:
+        pairs = [f'"{shown(one)}" and "{shown(other)}"' for one, other in sorted(renamed.items())]
+        journal.say(f"note: taken for one class: {joined(pairs)}")
+    if rest := sorted(others - set(classes) - renamed.keys()):
+        journal.say(f"note: detected and never annotated, so all false: {quoted(rest)}")
+    return classes + rest, [row._replace(label=renamed.get(row.label, row.label)) for row in detected]
 
 
-def _agree(one: str, other: str) -> bool:
-    pairs = zip(reversed(_parts(one)), reversed(_parts(other)), strict=False)
-    return all(first == second for first, second in pairs)
-
-
-def _parts(name: str) -> list[str]:
-    return [part for part in re.split(r"[/\\]", name) if part not in ("", ".")] or [name]
-
-
-def _figures(
-    config: Config, annotated: Sequence[_Row], detected: Sequence[_Row], names: Mapping[str, str],
-    classes: Sequence[str], least_overlap: float, segment_s: float,
-) -> dict[str, Any]:  # fmt: skip
+def _figures(config: Config, asked: Asked, compared: _Compared) -> dict[str, Any]:
+    recordings, classes = compared.recordings, compared.classes
     column = {name: k for k, name in enumerate(classes)}
-    events: dict[str, tuple[list[Event], list[Event]]] = defaultdict(lambda: ([], []))
-    for row in annotated:
-        events[row.recording][0].append(Event(column[row.label], row.start_s, row.end_s))
-    for row in detected:
-        if row.recording in names:
-            events[names[row.recording]][1].append(Event(column[row.label], row.start_s, row.end_s))
-    recordings = sorted(events)
-    sites = [_site(config, name) for name in recordings]
-    fits, n = by_overlap(least_overlap), len(classes)
-    counts = {
-        "events": [event_counts(*events[name], n, fits) for name in recordings],
-        "segments": [
-            segment_counts(*events[name], n, max(one.end_s for part in events[name] for one in part), segment_s)
-            for name in recordings
-        ],
-    }
+
+    def events_of(rows: Mapping[Named, Sequence[TimedRow]], one: Named) -> list[Event]:
+        return [Event(column[row.label], row.start_s, row.end_s) for row in rows.get(one, ())]
+
+    events = [(events_of(compared.annotated, one), events_of(compared.detected, one)) for one in recordings]
+    sites = [_site(config, one.shown) for one in recordings]
+    fits, n = by_overlap(asked.least_overlap), len(classes)
+    ends = [max([compared.durations_s.get(one, 0.0), *(event.end_s for part in both for event in part)])
+            for one, both in zip(recordings, events, strict=True)]  # fmt: skip
+    by_events = [event_counts(*both, n, fits) for both in events]
+    by_segments = [
+        segment_counts(*both, n, end_s, asked.segment_s) for both, end_s in zip(events, ends, strict=True)
+    ]
     drawing: dict[str, int] = {"n_bootstrap": config.evaluate.bootstrap, "seed": config.train.seed}
     found: dict[str, Any] = {
-        kind: summary(parts, sites, classes, **drawing) for kind, parts in counts.items()
+        kind: summary(parts, sites, classes, **drawing)
+        for kind, parts in (("events", by_events), ("segments", by_segments))
     }
-    by_events = counts["events"]
-    for what, keys in (("per_recording", recordings), ("per_site", sites)):
+    names = [one.shown for one in recordings]
+    for what, keys in (("per_recording", names), ("per_site", sites)):
         if what == "per_site" and len(set(sites)) == len(recordings):
             continue
         own = {key: [one for one, other in zip(by_events, keys, strict=True) if other == key] for key in keys}
         found[what] = [{what.removeprefix("per_"): key, **_brief(parts, classes)} for key, parts in own.items()]
-    return {"recordings": len(recordings), "least_overlap": least_overlap, "segment_s": segment_s, **found}
+    return {"recordings": len(recordings), "least_overlap": asked.least_overlap, "segment_s": asked.segment_s, **found}
 
 
 def _brief(counts: Sequence[Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -164,13 +176,13 @@ def _site(config: Config, name: str) -> str:
     return name if match is None else next((part for part in match.groups() if part is not None), match[0])
 
 
-def _lines(found: Mapping[str, Any], least_overlap: float, segment_s: float) -> Iterator[str]:
+def _lines(found: Mapping[str, Any], asked: Asked) -> Iterator[str]:
     by_events = found["events"]
     yield (
         f"{count(by_events['events'], 'event')} annotated, {by_events['detections']:,} detected in "
         f"{count(found['recordings'], 'recording')}"
     )
-    titles = (f"events (overlap {least_overlap:g})", f"segments ({segment_s:g} s)")
+    titles = (f"events (overlap {asked.least_overlap:g})", f"segments ({asked.segment_s:g} s)")
     for title, row in zip(titles, (by_events, found["segments"]), strict=True):
         rate = "–" if row["error_rate"] is None else f"{row['error_rate']:.2f}"  # noqa: RUF001
         yield (

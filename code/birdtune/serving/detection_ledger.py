@@ -127,6 +127,18 @@ class Ledger:
         self._file.close()
 
 
+def durations(folder: Path) -> dict[str, float]:
+    """The recordings that were scored into a folder, by name → seconds; {} where nothing says so.
+
+    Raises: as `storage_faults`.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return {}
+    with storage_faults(path, verb="read"), path.open("rb") as file:
+        return {entry.name: entry.duration_s for line in file if (entry := _parsed(line)) is not None}
+
+
 def _parsed(line: bytes) -> Entry | None:
     try:
         return Entry.of(json.loads(line))

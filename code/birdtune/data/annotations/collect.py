@@ -57,7 +57,7 @@ def named(config: Config, listing: Listing) -> LabelTable:
     if place.is_file():
         table = _collected(config, listing, [place], shown(place), place.parent)
     else:
-        table = _collected(config, listing, _below(place), shown(place), place)
+        table = _collected(config, listing, annotation_files(place), shown(place), place)
     if not table.files:
         why = table.unread[0][1] if table.unread else "none of its files is one of a format that is read"
         raise InputError(f"{_SETTING} {shown(place)}: has no annotations. {why}")
@@ -87,7 +87,7 @@ def _in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
 
 
-def _below(place: Path) -> Iterator[Path]:
+def annotation_files(place: Path) -> Iterator[Path]:
     """The files of a folder that may be annotations, in their order; no link is followed, as it may lead anywhere."""
     for folder, folders, names in os.walk(place):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

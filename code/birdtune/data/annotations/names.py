@@ -45,7 +45,7 @@ class Names:
             there is none.
         """
         path = PurePosixPath(below)
-        for name in _shorter(path.name):
+        for name in shorter(path.name):
             if found := self._by_name.get(name):
                 beside = [one for one in found if PurePosixPath(one).parent == path.parent]
                 return (beside if beside else found)[0] if len(beside or found) == 1 else name
@@ -66,7 +66,7 @@ class Names:
         return recording if not path or len(self._by_name.get(recording, ())) == 1 else path
 
 
-def _shorter(name: str) -> Iterator[str]:
+def shorter(name: str) -> Iterator[str]:
     """A file's name without one ending after another, and without what is added behind strokes."""
     while "." in name:
         name = name.rpartition(".")[0]

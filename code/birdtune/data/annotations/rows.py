@@ -28,6 +28,7 @@ class Row:
         path: the same with its folders, where the file has both; "" else.
         also: classes that are in it as well, somewhere (secondary labels).
         group: of the column that names the source recording.
+        score: how sure the program was that detected it; "" where none did.
         fault: why it is no annotation; "" where its cells will tell.
     """
 
@@ -38,6 +39,7 @@ class Row:
     path: str = ""
     also: tuple[str, ...] = ()
     group: str = ""
+    score: str = ""
     fault: str = ""
 
 

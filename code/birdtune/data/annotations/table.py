@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from birdtune.data.annotations.rows import NUMBERS, Options, Row
 from birdtune.runtime.files import GIVEN_DELIMITER
 
+# A table that has one of these is what a program detected, and nobody checked.
+_DETECTED = ("confidence", "score", "probability")
 # Of a row's parts, the names of their columns in lower case, the first that has a filled cell counts.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "start_s": ("start_s", "begin time (s)", "start (s)"),
@@ -18,6 +20,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "low_hz": ("low_hz", "low freq (hz)"),
     "high_hz": ("high_hz", "high freq (hz)"),
     "weight": ("weight",),
+    "score": _DETECTED,
     "offset_s": ("file offset (s)",),
     "recording": ("recording", "begin file", "filename", "file"),
     "path": ("begin path",),
@@ -25,8 +28,6 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "label": ("label", "annotation", "annotations", "class", "species", "scientific name", "common name", "tag",
               "call type", "call_type", "primary_label", "species code"),
 }  # fmt: skip
-# A table that has one of these is what a program detected, and nobody checked.
-_DETECTED = ("confidence", "score", "probability")
 _WORD = re.compile(r"[^\[\]'\",]+")
 
 
@@ -113,7 +114,7 @@ def _row(
     return Row(
         number, first("label"), numbers, recording=first("recording"), path=first("path"),
         also=tuple(filter(None, (word.strip() for word in _WORD.findall(first("also"))))),
-        group=row.get(options.group_column, ""),
+        group=row.get(options.group_column, ""), score=first("score"),
     )  # fmt: skip
 
 

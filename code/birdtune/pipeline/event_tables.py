@@ -1,0 +1,305 @@
+"""What `score` compares: tables of detections and of annotations → events, and which recordings of both are one.
+
+    paths ─▶ detections, annotations ─▶ Events ─▶ matched: recordings of the one → those of the other
+
+Both are read as `--labels.annotations` is. There are no recordings to look names up among: a row without one is of the
+recording that its table is called after, and names agree from the end on.
+"""
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Final, NamedTuple
+
+from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
+from birdtune.config import Config
+from birdtune.data.annotations import formats
+from birdtune.data.annotations.collect import annotation_files, options_of
+from birdtune.data.annotations.formats import AnnotationFile
+from birdtune.data.annotations.names import shorter
+from birdtune.data.annotations.rows import Options, Row
+from birdtune.data.label_table import row_of
+from birdtune.data.labelling import LabelRow
+from birdtune.data.taxonomy import Taxonomy
+from birdtune.errors import InputError, shown
+from birdtune.evaluation.decision import UNKNOWN_NAME
+from birdtune.runtime.text import count, some
+from birdtune.serving.detection_ledger import durations
+from birdtune.serving.detection_tables import ENDINGS
+
+# Formats of `predict` that are read again, the fullest first: a folder may hold the tables of several.
+_KINDS: Final = ("csv", "raven", "birdnet", "audacity")
+_SELECTIONS = re.compile(r"(?:\.Table\.\d+)?\.selections$", re.IGNORECASE)
+
+
+class Named(NamedTuple):
+    """How a recording is called.
+
+    Attributes:
+        name: as a row has it, or after its table.
+        folder: that its table lies in, which tells recordings of one name apart.
+    """
+
+    name: str
+    folder: str = ""
+
+    @property
+    def parts(self) -> list[str]:
+        """The folders that it is said to lie in, and its own name."""
+        return [part for part in re.split(r"[/\\]", self.name) if part not in ("", ".")] or [self.name]
+
+    @property
+    def shown(self) -> str:
+        """With the folder, as people are told."""
+        return shown(f"{self.folder}/{self.name}" if self.folder else self.name)
+
+
+class TimedRow(NamedTuple):
+    """A class, from when to when in a recording."""
+
+    recording: Named
+    label: str
+    start_s: float
+    end_s: float
+    score: float | None = None
+
+
+@dataclass
+class Events:
+    """What some tables say.
+
+    Attributes:
+        recordings: all that they are of, also those without an event.
+        durations_s: of those whose length is known.
+        left_out: rows that are no events, by the reason; examples: one of each.
+    """
+
+    rows: list[TimedRow] = field(default_factory=list)
+    recordings: set[Named] = field(default_factory=set)
+    durations_s: dict[Named, float] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+    def leave_out(self, reason: str, where: str) -> None:
+        """Count a row that is no event."""
+        self.left_out[reason] += 1
+        self.examples.setdefault(reason, where)
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def detections(config: Config, given: Sequence[Path]) -> Events:
+    """Read tables that `predict --format` wrote, or their folders.
+
+    Raises:
+        InputError: there is none, or a row is no detection: programs write them without faults.
+    """
+    own = options_of(config)
+    options = replace(own, columns={"label": "decision", **own.columns})
+    taxonomy, found = Taxonomy.of(config), Events()
+    for place in given:
+        for path, kind in _tables_in(place):
+            table = _read(path, options)
+            base = path.parent if path == place else place
+            called = path.name.removesuffix(ENDINGS[kind][0]) if kind else _stem(path)
+            if kind and path.name != ENDINGS[kind][1]:  # the table of all is called after none
+                _add_recordings(found, table, path, base, called)
+            for row in table.rows:
+                _add_detection(found, row, _named(row, path, base, called), f"{shown(path)}, row {row.number:,}",
+                               taxonomy)  # fmt: skip
+        if place.is_dir():
+            found.durations_s |= {Named(name): seconds for name, seconds in durations(place).items()}
+    return found
+
+
+def _tables_in(place: Path) -> list[tuple[Path, str]]:
+    """A table, or those of a folder that `predict` wrote, of one format; with the format where it is known.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not place.is_dir():
+        return [(place, next((kind for kind in _KINDS if place.name.endswith(ENDINGS[kind][0])), ""))]
+    for kind in _KINDS:
+        each, of_all = ENDINGS[kind]
+        if (place / of_all).is_file():
+            return [(place / of_all, kind)]
+        others = (".selections.txt",) if kind == "audacity" else ()
+        if found := sorted(path for path in place.rglob(f"*{each}") if not path.name.endswith(others)):
+            return [(path, kind) for path in found]
+    raise InputError(
+        f"{shown(place)}: holds no table of `predict --format {'|'.join(_KINDS)}`. Write them, or name a table."
+    )
+
+
+def _read(path: Path, options: Options) -> AnnotationFile:
+    if not path.exists():
+        raise InputError(f"{shown(path)}: there is no such file or folder.")
+    table = formats.read(path, options)
+    if table is None:
+        raise InputError(
+            f"{shown(path)}: is no table of events. Expected one of Raven, Audacity, BirdNET-Analyzer, ELAN or Praat, "
+            "or a table recording,start_s,end_s and class or label; --labels.columns names other columns."
+        )
+    return table
+
+
+def _add_recordings(found: Events, table: AnnotationFile, path: Path, base: Path, called: str) -> None:
+    if not table.rows:
+        found.recordings.add(Named(unicodedata.normalize("NFC", called), _below(path, base)))
+
+
+def _add_detection(found: Events, row: Row, recording: Named, where: str, taxonomy: Taxonomy) -> None:
+    label = _label_of(row, where, taxonomy)
+    if label.problem == "row-invalid" or not label.labels:
+        raise InputError(f"{where}: is no detection: {label.detail or 'it has no class'}.")
+    found.recordings.add(recording)
+    one = label.labels[0]
+    if label.problem:
+        found.leave_out(label.problem, where)
+    elif not one.has_times:
+        raise InputError(f"{where}: has no times; expected begin and end in seconds.")
+    elif one.class_name != UNKNOWN_NAME:
+        try:
+            score = float(row.score.replace(",", ".")) if row.score else None
+        except ValueError as fault:
+            raise InputError(f"{where}: its score is {shown(row.score[:40])!r}, expected a number.") from fault
+        found.rows.append(TimedRow(recording, one.class_name, one.start_s, one.end_s, score))
+
+
+def annotations(config: Config, truth: Path, known: Iterable[Named]) -> Events:
+    """Read annotations: a file, or a folder of them.
+
+    Args:
+        known: the recordings of the detections, which tables may be called after.
+
+    Raises:
+        InputError: there are none, or a file is damaged.
+    """
+    options, taxonomy, found = options_of(config), Taxonomy.of(config), Events()
+    base = truth if truth.is_dir() else truth.parent
+    keys = {key for one in known for key in (one.parts[-1], _stem_of_sound(one.parts[-1]))}
+    detected = []
+    for path in annotation_files(truth) if truth.is_dir() else [truth]:
+        table = formats.read(path, options) if truth.is_dir() else _read(path, options)
+        if table is None:
+            continue
+        if table.is_detected and truth.is_dir():
+            detected.append(path.name)
+            continue
+        called = next((name for name in shorter(path.name) if name in keys), _stem(path))
+        _add_recordings(found, table, path, base, called)
+        seen = set[tuple[object, ...]]()
+        for row in table.rows:
+            recording, where = _named(row, path, base, called), f"{shown(path.relative_to(base))}, row {row.number:,}"
+            found.recordings.add(recording)
+            _add_annotation(found, _label_of(row, where, taxonomy), recording, where, seen)
+    if detected:
+        found.notices.append(
+            f"not taken for true, as a program detected what they say: {some(detected)}. Name such a table itself if "
+            "somebody has checked it."
+        )
+    return found
+
+
+def _add_annotation(
+    found: Events, row: LabelRow, recording: Named, where: str, seen: set[tuple[object, ...]]
+) -> None:
+    if row.problem:
+        found.leave_out(row.problem, f"{where}{': ' if row.detail else ''}{row.detail}")
+        return
+    one = row.labels[0]
+    event = TimedRow(recording, one.class_name, one.start_s, one.end_s)
+    if not one.has_times or one.end_s == float("inf"):
+        found.leave_out("without times", where)
+    elif event in seen:  # Raven has a row for each of two views
+        found.leave_out("row-repeated", where)
+    else:
+        seen.add(event)
+        found.rows.append(event)
+
+
+def _label_of(row: Row, where: str, taxonomy: Taxonomy) -> LabelRow:
+    if row.fault:
+        return LabelRow(where, row.recording, (), "row-invalid", row.fault)
+    return row_of(where, row.recording, row.class_name, row.cells, taxonomy)
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def _named(row: Row, path: Path, base: Path, called: str) -> Named:
+    """The recording of a row: a path as it stands, a name alone in the folder of its table."""
+    listed = unicodedata.normalize("NFC", row.recording or row.path or called)
+    return Named(listed, "" if re.search(r"[/\\]", listed) else _below(path, base))
+
+
+def _below(path: Path, base: Path) -> str:
+    folder = unicodedata.normalize("NFC", path.parent.relative_to(base).as_posix())
+    return "" if folder == "." else folder
+
+
+def _stem(path: Path) -> str:
+    return _SELECTIONS.sub("", path.stem)
+
+
+def _stem_of_sound(name: str) -> str:
+    """A name without the ending of a recording: tables may be called after it without, or after a copy."""
+    ending = PurePosixPath(name).suffix
+    return name.removesuffix(ending) if ending.lower() in SOUND_ENDINGS | FOREIGN_ENDINGS else name
+
+
+def matched(ones: Iterable[Named], others: Iterable[Named]) -> tuple[dict[Named, Named], list[Named]]:
+    """Which recordings are called alike, and those that may be several.
+
+    Names agree from the end on, with as many folders as both have. Of several the one with the same ending is meant,
+    else the one whose table lies in the same folder.
+    """
+    by_stem: dict[str, list[Named]] = defaultdict(list)
+    for other in others:
+        by_stem[_stem_of_sound(other.parts[-1])].append(other)
+    found, vague = dict[Named, Named](), list[Named]()
+    for one in ones:
+        fits = [other for other in by_stem[_stem_of_sound(one.parts[-1])] if _agree(one.parts, other.parts)]
+        for closer in (
+            [other for other in fits if other.parts[-1] == one.parts[-1]],
+            [other for other in fits if _agree(_whole(one), _whole(other))],
+            [other for other in fits if other == one],
+        ):
+            fits = closer if len(fits) > 1 and closer else fits
+        if len(fits) == 1:
+            found[one] = fits[0]
+        elif fits:
+            vague.append(one)
+    return found, vague
+
+
+def _agree(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether the folders of two names are the same, from the last on."""
+    pairs = zip(reversed(one[:-1]), reversed(other[:-1]), strict=False)
+    return all(first == second for first, second in pairs)
+
+
+def _whole(one: Named) -> list[str]:
+    return [*(part for part in one.folder.split("/") if part), *one.parts]
+
+
+def left_out_lines(events: Events) -> Iterator[str]:
+    """What is said of rows that are no events."""
+    for reason, n in sorted(events.left_out.items()):
+        yield f"{count(n, 'row')} of the annotations not used, {reason}: {events.examples[reason]}"
+    yield from events.notices
+
+
+def by_recording(rows: Iterable[TimedRow], names: Mapping[Named, Named]) -> dict[Named, list[TimedRow]]:
+    """The rows of each recording, under the names that these are known by in the annotations."""
+    found: dict[Named, list[TimedRow]] = defaultdict(list)
+    for row in rows:
+        if row.recording in names:
+            found[names[row.recording]].append(row)
+    return found
