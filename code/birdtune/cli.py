@@ -212,6 +212,13 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--segment", type=float, default=None)
 
 
+def _review_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", type=_file_name, default=Path("detections"), metavar="DETECTIONS")
+    parser.add_argument("--out", type=Path, default=Path("review.html"))
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--model", "--model.checkpoint", dest="model", type=Path, default=None)
+
+
 def _augment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("augmentation.png"))
 
@@ -256,6 +263,13 @@ COMMANDS: dict[str, Command] = {
         "annotations as --labels.annotations reads them, a file or a folder. An event is right if it overlaps one of "
         "its class by at least that share of their union. Intervals are over recordings, or over what "
         "--split.group-regex finds in their names.",
+    ),
+    "review": Command(
+        "a page to decide on the detections that the model is least sure of; it saves review.csv", commands.review,
+        _review_arguments, "[DETECTIONS] [--n 100] [--out review.html] [--model FOLDER]",
+        more="DETECTIONS is the folder that `predict --format` wrote to. Those nearest to their class's threshold come "
+        "first; --n says how many.",
+        takes_model=True,
     ),
     "embed": Command(
         "embeddings of each window (VGGish 128, YAMNet 1024 numbers), of files or of the labelled data",

@@ -27,6 +27,8 @@ Options = argparse.Namespace
 Run = Callable[[Config, Options, Journal, Interrupts], int]
 
 _LONGEST_LIST_BYTES = 256 << 20
+# Each takes 60 kB of the page.
+_MOST_REVIEWED = 2000
 
 SAVED_MODEL = "saved-model"  # what `export` always writes
 
@@ -203,6 +205,18 @@ def score(config: Config, options: Options, journal: Journal, interrupts: Interr
         options.files, options.truth, options.out, options.overlap or LEAST_OVERLAP, options.segment or SEGMENT_S
     )
     return printed(scoring.score(config, asked, journal), journal)
+
+
+def review(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """A page to decide on detections."""
+    if not 0 < options.n <= _MOST_REVIEWED:
+        raise UsageError(f"--n {options.n}: expected 1 to {_MOST_REVIEWED:,} detections on one page.")
+    require_place(options.out, "--out", (".html",), "a page")
+    from birdtune.pipeline import review as reviewing
+
+    return reviewing.review(
+        config, reviewing.Asked(options.folder, options.out, options.n, options.model), journal, interrupts
+    )
 
 
 def embed(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:

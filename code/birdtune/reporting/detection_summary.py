@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import soundfile
 from markupsafe import Markup, escape
 
 import birdtune
-from birdtune.audio.resample import resampled
 from birdtune.errors import shown
 from birdtune.reporting import figures, listening
 from birdtune.reporting.listening import Clip
@@ -35,8 +33,6 @@ TABLE_NAME, PAGE_NAME = "summary.csv", "summary.html"
 COLUMNS: Final = ("class", "date", "hour", "detections", "recorded_min", "detections_per_hour")
 # Each takes 60 kB of the page.
 _EXAMPLES, _MOST_CLASSES = 3, 40
-# Sound for listening has no more than this, which every browser plays.
-_CLIP_HZ = 48_000
 # Pixels: a heat map is at most so wide, as long as cells can be narrower.
 _WIDE, _CELL, _NARROWEST = 1000, 28, 3
 
@@ -153,7 +149,7 @@ def _section(
     """What the page shows of a class."""
 
     def listen(recording: str, start_s: float, length_s: float) -> Clip | None:
-        return _listen(by_name[recording], start_s, length_s)
+        return listening.from_file(by_name[recording], start_s, length_s)
 
     seconds = sum(summary.recorded_s.values())
     examples = summary.best[name] if number < _MOST_CLASSES else []
@@ -170,22 +166,6 @@ def _section(
             for _, recording, call in examples
         ],
     }  # fmt: skip
-
-
-def _listen(given: Path | Channel, start_s: float, seconds: float) -> Clip | None:
-    """Some seconds of a recording, which is not read up to there: it may be of twelve hours."""
-    path, channel = (given.path, given.channel) if isinstance(given, Channel) else (given, 0)
-    try:
-        with soundfile.SoundFile(path) as file:
-            file.seek(min(file.frames, round(start_s * file.samplerate)))
-            block = file.read(round(seconds * file.samplerate), dtype="float32", always_2d=True)
-            rate_hz = int(file.samplerate)
-    except (soundfile.SoundFileError, OSError, TypeError):
-        return None  # what can be scored by way of its repair or by FFmpeg cannot be sought in
-    mono = np.nan_to_num(block[:, channel])
-    if rate_hz > _CLIP_HZ:
-        mono = np.concatenate(list(resampled(iter([mono]), rate_hz, _CLIP_HZ, "soxr")))
-    return Clip(mono, min(rate_hz, _CLIP_HZ)) if mono.size else None
 
 
 # ---- the heat map -------------------------------------------------------------------------------

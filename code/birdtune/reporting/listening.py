@@ -9,6 +9,7 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,13 @@ import soundfile
 from markupsafe import Markup
 
 from birdtune.audio.logmel import display, log_mel
+from birdtune.audio.resample import resampled
 from birdtune.reporting import figures
+from birdtune.serving.inference import Channel
 
 CLIP_S = 6.0
+# Sound for listening has no more than this, which every browser plays.
+_CLIP_HZ = 48_000
 # Clips are amplified up to this peak, but by no more than 30 dB: beyond is only hiss.
 _PEAK, _MOST_GAIN = 0.7, 31.6
 
@@ -60,6 +65,22 @@ def clip(
         "picture": figures.spectrogram(frames, spec, start_s, mark) if len(frames) else None,
         "sound": _sound(waveform, found.rate_hz),
     }
+
+
+def from_file(given: Path | Channel, start_s: float, seconds: float) -> Clip | None:
+    """Some seconds of a recording, which is not read up to there: it may be of twelve hours. None: it cannot be."""
+    path, channel = (given.path, given.channel) if isinstance(given, Channel) else (given, 0)
+    try:
+        with soundfile.SoundFile(path) as file:
+            file.seek(min(file.frames, round(start_s * file.samplerate)))
+            block = file.read(round(seconds * file.samplerate), dtype="float32", always_2d=True)
+            rate_hz = int(file.samplerate)
+    except (soundfile.SoundFileError, OSError, TypeError):
+        return None  # what can be scored by way of its repair or by FFmpeg cannot be sought in
+    mono = np.nan_to_num(block[:, channel])
+    if rate_hz > _CLIP_HZ:
+        mono = np.concatenate(list(resampled(iter([mono]), rate_hz, _CLIP_HZ, "soxr")))
+    return Clip(mono, min(rate_hz, _CLIP_HZ)) if mono.size else None
 
 
 def _sound(waveform: npt.NDArray[np.float32], rate_hz: int) -> Markup | None:

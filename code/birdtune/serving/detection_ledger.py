@@ -8,6 +8,7 @@ is taken to be what it was. Only where each line begins is in memory.
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -137,6 +138,26 @@ def durations(folder: Path) -> dict[str, float]:
         return {}
     with storage_faults(path, verb="read"), path.open("rb") as file:
         return {entry.name: entry.duration_s for line in file if (entry := _parsed(line)) is not None}
+
+
+def newest(folder: Path) -> Iterator[Entry]:
+    """The recordings that were scored with the model and settings of the last one, each once, in their order.
+
+    Raises: as `storage_faults`; FileNotFoundError: nothing was scored there.
+    """
+    at: defaultdict[str, dict[tuple[str, int], int]] = defaultdict(dict)  # of each model: as of a Ledger
+    last = ""
+    with (folder / NAME).open("rb") as file:
+        begins = 0
+        for line in iter(file.readline, b""):
+            if line.endswith(b"\n") and (entry := _parsed(line)) is not None:
+                last = entry.made_by
+                at[last][entry.sha256, entry.channel] = begins
+            begins += len(line)
+        for begins in at[last].values():
+            file.seek(begins)
+            if (entry := _parsed(file.readline())) is not None:
+                yield entry
 
 
 def _parsed(line: bytes) -> Entry | None:

@@ -1,0 +1,169 @@
+"""`review`: detections → a page to decide on them → review.csv → labels."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from makers import tone, write_sound
+
+from birdtune.cli import main
+from birdtune.data.annotations import review
+from birdtune.pipeline.review import certainty, least_certain
+from birdtune.reporting.review_page import Doubtful
+from birdtune.runtime.files import read_csv
+from birdtune.serving.detect import Call
+from birdtune.serving.detection_ledger import Entry, Ledger, newest
+
+# Names that would be markup, script, or another cell.
+OWL, TIT = 'Owl "<i>&amp;"', "Parus major"
+RECORDING = "a, <b>'b.wav"
+
+
+def call(name: str, score: float, start_s: float = 1.0, end_s: float = 4.0, decision: str = "") -> Call:
+    return Call(start_s, end_s, name, score, decision or name, None, start_s)
+
+
+def entry(path: Path, calls: tuple[Call, ...], made_by: str = "model", sha256: str = "") -> Entry:
+    return Entry(path.name, str(path), 1, 1, 1, sha256 or path.name, made_by, 20.0, 9, None, "", "", calls)
+
+
+def keep(folder: Path, *entries: Entry) -> None:
+    folder.mkdir(exist_ok=True)
+    for one in entries:
+        ledger = Ledger(folder, one.made_by)
+        ledger.add(one)
+        ledger.close()
+
+
+# ---- which detections ---------------------------------------------------------------------------
+
+
+def test_each_class_gives_its_least_certain_detections_in_turn(tmp_path: Path) -> None:
+    calls = [*(call("a", score) for score in (0.9, 0.5, 0.65, 0.52)), call("b", 0.3), call("c", 0.99),
+             call("a", 0.5, decision="unknown")]  # fmt: skip
+    given = [entry(tmp_path / "x.wav", tuple(calls))]
+    found = least_certain(given, {"b": 0.25, "c": 0.98}, 4)
+    assert [(one.class_name, one.score) for one in found] == [("a", 0.5), ("a", 0.52), ("b", 0.3), ("c", 0.99)]
+    assert [(one.class_name, one.threshold) for one in found][2:] == [("b", 0.25), ("c", 0.98)]
+    with_unknown = least_certain(given, {}, 7, unknown=True)
+    assert len(with_unknown) == 7 and [one.score for one in with_unknown][:2] == [0.5, 0.5]
+
+
+def doubtful(score: float = 0.5, threshold: float = 0.5, start_s: float = 2, end_s: float = 5, peak_s: float = 3):
+    return Doubtful("x", Path("x"), 60.0, "a", start_s, end_s, peak_s, score, threshold)
+
+
+def test_certainty_is_in_logits_as_scores_near_1_lie_close_together() -> None:
+    assert certainty(doubtful(0.99, 0.98)) > certainty(doubtful(0.51, 0.5))
+    assert certainty(doubtful(1.0, 0.5)) < float("inf") > certainty(doubtful(0.5, float("inf")))
+
+
+@pytest.mark.parametrize(
+    ("times", "span"), [((2, 5, 3), (2, 5)), ((2, 30, 9), (9, 15)), ((2, 30, 29), (24, 30)), ((2, 30, 1), (2, 8))]
+)
+def test_of_a_long_detection_the_part_that_is_played_is_decided_on(
+    times: tuple[float, float, float], span: tuple[float, float]
+) -> None:
+    assert doubtful(0.5, 0.5, *times).span_s == span
+
+
+def test_detections_of_the_last_model_count_each_recording_once(tmp_path: Path) -> None:
+    old, new = (entry(tmp_path / f"{k}.wav", (call("a", score),)) for k, score in ((1, 0.6), (1, 0.7)))
+    other = entry(tmp_path / "2.wav", (call("a", 0.8),), made_by="other model")
+    keep(tmp_path / "det", other, old, new)
+    with (tmp_path / "det/detections.jsonl").open("a") as file:
+        file.write('{"cut')
+    assert list(newest(tmp_path / "det")) == [new]
+
+
+# ---- the page -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of four detections; one of a recording that is away is left out."""
+    monkeypatch.chdir(tmp_path)
+    path = write_sound(tmp_path / RECORDING, tone(20.0, 8000), 8000)
+    first = (call(OWL, 0.5), call(OWL, 0.6, 6.25, 7.5), call(TIT, 0.7, 8, 19))
+    keep(tmp_path / "detections", entry(path, first), entry(tmp_path / "gone.wav", (call(TIT, 0.5),)))
+    assert main(["review", "--output", str(tmp_path / "none")]) == 0
+    return tmp_path / "review.html"
+
+
+def test_a_page_has_each_detection_with_spectrogram_and_sound_and_fetches_nothing(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["review", "--output", str(tmp_path / "none")]) == 0
+    text = page.read_text("utf-8")
+    assert text.count("<audio controls") == text.count('class="picture"') == 3
+    assert "1 detection left out: 1 recording no longer there, e.g. gone.wav" in capsys.readouterr().out
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)", text)
+    assert OWL not in text and "a, <b>" not in text and text.count("<script>") == 1
+    assert len(text) < 400_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere"], 42, "nowhere: holds no detections.jsonl"),
+        (["--n", "0"], 2, "expected 1 to 2,000"),
+        (["--out", "review.pdf"], 2, "review.pdf"),
+        (["--model", "nowhere"], 42, "--model"),
+    ],
+)
+def test_what_cannot_be_reviewed_is_said(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["review", *arguments]) == code
+    assert said in capsys.readouterr().err
+
+
+CHROMIUM = shutil.which("chromium")
+# Presses keys as a person does, and puts the table that is saved into the page.
+SCRIPT = """
+const press = (key, at) => (at || document.body).dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+URL.createObjectURL = blob => { blob.text().then(text => {
+  const made = document.createElement("pre");
+  made.id = "saved";
+  made.textContent = JSON.stringify(text);
+  document.body.append(made);
+}); return "#"; };
+for (const key of ["s", "ArrowLeft", "y", "n", "o"]) press(key);
+document.querySelector("select").value = OTHER;
+press("n"); // while the list is open, keys are its own
+press("Enter", document.querySelector("select"));
+document.getElementById("save").click();
+"""
+
+
+def dumped(page: Path, profile: Path) -> str:
+    """The page as it is after its script ran."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", f"--user-data-dir={profile}"]
+    done = subprocess.run([str(CHROMIUM), *flags, "--dump-dom", page.as_uri()], capture_output=True, check=True)
+    return done.stdout.decode()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_in_a_browser_keys_decide_and_the_table_that_is_saved_can_be_read(page: Path, tmp_path: Path) -> None:
+    assert "0 of 3: 0 yes, 0 no, 0 other, 0 skipped" in dumped(page, tmp_path / "profile")  # our script may run
+    text = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text("utf-8"))
+    pressed = page.with_name("pressed.html")
+    script = f"const OTHER = {json.dumps(OWL)};{SCRIPT}"
+    pressed.write_text(text.replace("</body>", f"<script>{script}</script></body>"), "utf-8")
+    dom = dumped(pressed, tmp_path / "profile")
+    assert "3 of 3: 1 yes, 1 no, 1 other, 0 skipped" in dom
+    saved = re.search(r'<pre id="saved">(.*?)</pre>', dom)
+    assert saved is not None
+    table = tmp_path / "review.csv"
+    table.write_text(json.loads(html.unescape(saved[1])), "utf-8", newline="")
+    rows = [tuple(row.values()) for row in read_csv(table)]
+    assert tuple(read_csv(table)[0]) == review.COLUMNS
+    assert rows == [
+        (RECORDING, "1", "4", OWL, "yes", OWL), (RECORDING, "6.25", "7.5", OWL, "no", ""),
+        (RECORDING, "8", "14", TIT, "other", OWL),
+    ]  # fmt: skip
+    assert "3 of 3: 1 yes, 1 no, 1 other, 0 skipped" in dumped(page, tmp_path / "profile")  # the browser kept them
