@@ -61,8 +61,8 @@ def review(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
                 clips.append(clip)
             progress.advance()
     if n := len(chosen) - len(clips):
-        journal.say(f"  {count(n, 'detection')} left out: of recordings that are damaged or need FFmpeg, no part can be "
-                    "listened to")  # fmt: skip
+        journal.say(f"  {count(n, 'detection')} left out: of recordings that are damaged or need FFmpeg, no part can "
+                    "be listened to")  # fmt: skip
     if not clips:
         raise InputError(
             f"{shown(asked.folder)}: has no detection to review of a recording that is still there. A lower threshold "
