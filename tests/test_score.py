@@ -8,6 +8,7 @@ import pytest
 
 from birdtune import cli
 from birdtune.serving.detect import Call
+from birdtune.serving.detection_ledger import Entry, Ledger
 from birdtune.serving.detection_tables import Listed, table_places, write_table
 
 HEADER = "recording,start_s,end_s,class,score,decision\n"
@@ -70,6 +71,10 @@ def predicted(folder: Path, kind: str) -> str:
         place = places[Path(recording.name)]
         place.parent.mkdir(parents=True, exist_ok=True)
         write_table(place, kind, [recording], (100.0, 8000.0))
+    ledger = Ledger(folder, "model")
+    for k, recording in enumerate(recordings):
+        ledger.add(Entry(recording.name, recording.name, 1, 1, 1, str(k), "model", 1800.0, 1, None, "", "", ()))
+    ledger.close()
     return str(folder)
 
 
@@ -133,6 +138,26 @@ def test_every_table_that_predict_writes_has_the_figures_of_its_csv(
     found = figures(capsys, predicted(tmp_path / kind, kind), table)
     assert found["events"] == expected["events"] and found["segments"] == expected["segments"]
     assert found["per_recording"] == expected["per_recording"]
+    assert found["ranking"] == (None if kind == "audacity" else expected["ranking"])
+    said = capsys.readouterr().out
+    assert ("no average precision" in said) == (kind == "audacity")
+
+
+@pytest.mark.usefixtures("alone")
+def test_detections_are_ranked_and_their_recall_is_at_false_alarms_an_hour(
+    tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = predicted(tmp_path / "csv", "csv")
+    found = figures(capsys, folder, table, "--false-alarms-per-hour", "0.2,7")["ranking"]
+    assert {row["class"]: row["ap"] for row in found["per_class"]} == pytest.approx({"robin": 1.0, "wren": 1 / 3})
+    assert found["hours"] == 2.0
+    assert [row["recall"] for row in found["recall_at"]] == [pytest.approx(3 / 5)] * 2
+    said = capsys.readouterr().out
+    assert "ranked by score: mean average precision 0.667" in said
+    assert "at 0.2 false alarms an hour: recall 60 % (scores from 0.700 on)" in said
+    assert "at 7 false alarms an hour: recall 60 % (all that is listed" in said
+    found = figures(capsys, str(next(Path(folder).rglob("1.birdtune.csv"))), table)["ranking"]
+    assert found["hours"] is None and "no recall at false alarms an hour" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("alone")
@@ -218,6 +243,8 @@ def test_what_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--truth", truth], 2, "no detections are named"),
         (["x", "--truth", str(tmp_path / "gone.csv")], 42, "there is no such file"),
         (["x", "--truth", truth, "--overlap", "2"], 2, "--overlap 2"),
+        (["x", "--truth", truth, "--false-alarms-per-hour", "1,-2"], 2, "--false-alarms-per-hour 1,-2"),
+        (["x", "--truth", truth], 42, "x: there is no such file"),
     ]:
         assert cli.main(["score", *arguments]) == code
         assert said in capsys.readouterr().err

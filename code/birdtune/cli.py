@@ -210,6 +210,7 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--overlap", type=float, default=None)
     parser.add_argument("--segment", type=float, default=None)
+    parser.add_argument("--false-alarms-per-hour", type=str, default=None)
 
 
 def _review_arguments(parser: argparse.ArgumentParser) -> None:
@@ -257,8 +258,10 @@ COMMANDS: dict[str, Command] = {
         takes_model=True,
     ),
     "score": Command(
-        "detections beside annotations: F1 and error rate by events and by segments", commands.score, _score_arguments,
-        "DETECTIONS... --truth FILE|FOLDER [--overlap 0.3] [--segment 1] [--out score.json]",
+        "detections beside annotations: F1 by events and by segments, average precision", commands.score,
+        _score_arguments,
+        "DETECTIONS... --truth FILE|FOLDER [--overlap 0.3] [--segment 1] [--false-alarms-per-hour 1,10] "
+        "[--out score.json]",
         more="DETECTIONS are tables of `predict --format csv|raven|audacity|birdnet`, or their folder; --truth names "
         "annotations as --labels.annotations reads them, a file or a folder. An event is right if it overlaps one of "
         "its class by at least that share of their union. Intervals are over recordings, or over what "

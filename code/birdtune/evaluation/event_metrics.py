@@ -83,8 +83,7 @@ class Counts:
 
 def event_counts(annotated: Sequence[Event], detected: Sequence[Event], n_classes: int, fits: Fits) -> Counts:
     """Counts of events of one recording."""
-    given = [np.array([event.column for event in events], np.int64) for events in (annotated, detected)]
-    times = [np.array([event[1:] for event in events], np.float64).reshape(-1, 2) for events in (annotated, detected)]
+    given, times = zip(*(columns_and_times(events) for events in (annotated, detected)), strict=True)
     in_time = fits(times[0], times[1])  # [A, D]
     of_detected = _matched(in_time & (given[0][:, None] == given[1]))  # [D] which annotated one, or -1
     is_right = of_detected >= 0
@@ -94,6 +93,12 @@ def event_counts(annotated: Sequence[Event], detected: Sequence[Event], n_classe
         np.bincount(columns, minlength=n_classes) for columns in (given[1][is_right], given[1], given[0])
     )
     return Counts(right, found - right, there - right, int((swapped >= 0).sum()))
+
+
+def columns_and_times(events: Sequence[Event]) -> tuple[Ints, Floats]:
+    """Classes of some events, and their begins and ends. [n], [n, 2]"""
+    columns = np.array([event.column for event in events], np.int64)
+    return columns, np.array([event[1:] for event in events], np.float64).reshape(-1, 2)
 
 
 def _matched(fits: Bools) -> Ints:

@@ -194,17 +194,31 @@ def score(config: Config, options: Options, journal: Journal, interrupts: Interr
         raise UsageError(f"--overlap {options.overlap:g}: expected a share, above 0 and at most 1.")
     if options.segment is not None and not 0.01 <= options.segment <= 3600:
         raise UsageError(f"--segment {options.segment:g}: expected seconds, from 0.01 to 3600.")
+    rates = _rates(options.false_alarms_per_hour)
     if not options.truth.is_dir():
         require_file(options.truth, "--truth", "annotations, or a folder of them")
     if options.out is not None:
         require_place(options.out, "--out", (".json",), "figures as JSON")
     from birdtune.evaluation.event_metrics import LEAST_OVERLAP, SEGMENT_S
+    from birdtune.evaluation.event_ranking import RATES_PER_HOUR
     from birdtune.pipeline import score as scoring
 
     asked = scoring.Asked(
-        options.files, options.truth, options.out, options.overlap or LEAST_OVERLAP, options.segment or SEGMENT_S
+        options.files, options.truth, options.out, options.overlap or LEAST_OVERLAP, options.segment or SEGMENT_S,
+        rates or RATES_PER_HOUR,
     )
     return printed(scoring.score(config, asked, journal), journal)
+
+
+def _rates(text: str | None) -> list[float]:
+    """`1,10` → false alarms an hour, ascending. Raises UsageError."""
+    try:
+        found = sorted({float(part) for part in (text or "").split(",") if part.strip()})
+    except ValueError:
+        found = [0.0]
+    if found and not 0 < found[0] <= found[-1] <= 1e6:
+        raise UsageError(f"--false-alarms-per-hour {shown(text)}: expected numbers above 0, e.g. 1,10.")
+    return found
 
 
 def review(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:

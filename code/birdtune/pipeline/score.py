@@ -1,6 +1,6 @@
 """`score`: detections beside annotations, by events and by segments.
 
-    tables of detections and of annotations ─▶ score ─▶ F1 and error rate, of each class, recording and site
+    tables of detections and of annotations ─▶ score ─▶ F1, error rate, average precision
 
 How both are read, and which recordings of them are one: `event_tables`.
 """
@@ -14,12 +14,14 @@ from birdtune.config import Config
 from birdtune.data.class_names import joined, quoted
 from birdtune.errors import EXIT_DONE, InputError, SettingsError, shown
 from birdtune.evaluation.event_metrics import Event, by_overlap, event_counts, segment_counts, summary
+from birdtune.evaluation.event_ranking import rank, ranking
 from birdtune.models.published_names import Names
 from birdtune.pipeline import event_tables
 from birdtune.pipeline.event_tables import Events, Named, TimedRow
 from birdtune.runtime.files import write_json
 from birdtune.runtime.log import Journal
-from birdtune.runtime.text import count, plain, plain_percent, some, span
+from birdtune.runtime.text import count, number, plain, plain_percent, some, span
+from birdtune.serving.detection_ledger import NAME as LEDGER_NAME
 
 
 class Asked(NamedTuple):
@@ -30,6 +32,7 @@ class Asked(NamedTuple):
     out: Path | None
     least_overlap: float
     segment_s: float
+    rates_per_hour: Sequence[float]
 
 
 class _Compared(NamedTuple):
@@ -138,6 +141,9 @@ def _figures(config: Config, asked: Asked, compared: _Compared) -> dict[str, Any
 
     events = [(events_of(compared.annotated, one), events_of(compared.detected, one)) for one in recordings]
     sites = [_site(config, one.shown) for one in recordings]
+    hours = None  # of all that may have false alarms
+    if compared.durations_s and not compared.detected.keys() - compared.durations_s.keys():
+        hours = sum(compared.durations_s.values()) / 3600
     fits, n = by_overlap(asked.least_overlap), len(classes)
     ends = [max([compared.durations_s.get(one, 0.0), *(event.end_s for part in both for event in part)])
             for one, both in zip(recordings, events, strict=True)]  # fmt: skip
@@ -150,6 +156,11 @@ def _figures(config: Config, asked: Asked, compared: _Compared) -> dict[str, Any
         kind: summary(parts, sites, classes, **drawing)
         for kind, parts in (("events", by_events), ("segments", by_segments))
     }
+    found["ranking"] = None
+    if not any(row.score is None for rows in compared.detected.values() for row in rows):
+        scores = [[row.score or 0.0 for row in compared.detected.get(one, ())] for one in recordings]
+        ranked = rank(events, scores, n, fits)
+        found["ranking"] = ranking(ranked, classes, sites, hours=hours, rates=asked.rates_per_hour, **drawing)
     names = [one.shown for one in recordings]
     for what, keys in (("per_recording", names), ("per_site", sites)):
         if what == "per_site" and len(set(sites)) == len(recordings):
@@ -189,11 +200,34 @@ def _lines(found: Mapping[str, Any], asked: Asked) -> Iterator[str]:
             f"  {title}: F1 {plain_percent(row['f1'])} ({plain(span(row['f1_ci']))}), precision "
             f"{plain_percent(row['precision'])}, recall {plain_percent(row['recall'])}, error rate {rate}"
         )
+    ranks = found["ranking"]
+    yield from _ranking_lines(ranks)
     width = max(len(shown(row["class"])) for row in by_events["per_class"])
-    yield f"  {'class':<{width}}  events  detected  precision  recall    F1"
-    for row in by_events["per_class"]:
+    yield f"  {'class':<{width}}  events  detected  precision  recall    F1" + ("     AP" if ranks else "")
+    for c, row in enumerate(by_events["per_class"]):
         shares = [plain_percent(row[key]) for key in ("precision", "recall", "f1")]
         yield (
             f"  {shown(row['class']):<{width}}  {row['events']:>6,}  {row['detections']:>8,}  {shares[0]:>9}  "
             f"{shares[1]:>6}  {shares[2]:>5}"
+            + (f"  {number(ranks['per_class'][c]['ap']):>5}" if ranks else "")
         )
+
+
+def _ranking_lines(ranks: Mapping[str, Any] | None) -> Iterator[str]:
+    if ranks is None:
+        yield "  no average precision: not all detections have a score (Audacity's labels have none)"
+        return
+    ends = ranks["macro_ap_ci"]
+    interval = f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
+    yield f"  ranked by score: mean average precision {number(ranks['macro_ap'])}{interval} of what is listed"
+    if ranks["hours"] is None:
+        yield (
+            "  no recall at false alarms an hour: how long the recordings are is not known; name the folder that "
+            f"`predict` wrote, with its {LEDGER_NAME}"
+        )
+    for row in ranks["recall_at"]:
+        rate = f"{row['false_alarms_per_hour']:g} false alarm{'' if row['false_alarms_per_hour'] == 1 else 's'} an hour"
+        at = "no score is so sure" if row["score"] is None else f"scores from {row['score']:.3f} on"
+        if row["whole_list"]:
+            at = "all that is listed, which has no more; a lower --detect.on lists more"
+        yield f"  at {rate}: recall {plain_percent(row['recall'])} ({at})"
