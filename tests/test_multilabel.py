@@ -180,4 +180,11 @@ def test_windows_with_times_teach_when_each_class_is_in_a_recording(
     asked = found["window_mask"].any(axis=1)
     nothing = ~(found["window_targets"] & found["window_mask"]).any(axis=1)[asked]
     assert answers["majority"] == "no class" and answers["majority_baseline"] == pytest.approx(nothing.mean())
+    events = read_json(output / "reports/1/metrics.json")["test"]["events"]
+    rows = (timed / "labels.csv").read_text().splitlines()
+    names = {recording.name for recording in part}
+    assert events["events"]["events"] == sum(row.partition(",")[0] in names for row in rows)
+    assert events["recordings"] == len(part) and events["events"]["f1"] > 0.7 and events["segments"]["f1"] > 0.5
+    assert f"test events: F1 {100 * events['events']['f1']:.0f} %" in (output / "logs/1/run.log").read_text()
+    assert "F1 of events, test" in (output / "reports/1/report.html").read_text()
     assert answers["accuracy"] > answers["majority_baseline"] and answers["windows"] == asked.sum()

@@ -18,7 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.data import acoustic
-from birdtune.evaluation import class_alignment, leak, model_comparison, rare_classes, shortcuts
+from birdtune.evaluation import (
+    class_alignment,
+    leak,
+    model_comparison,
+    rare_classes,
+    recording_events,
+    shortcuts,
+)
 from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.metrics import headline
 from birdtune.evaluation.ood import OodCollector, OodModel, centre_targets
@@ -26,6 +33,7 @@ from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
 from birdtune.pipeline import comparison, label_check, published_classes, rare_class_ablation
+from birdtune.pipeline.messages import event_line
 from birdtune.pipeline.metrics import OOD_NAME, RunMetrics, noise_logits, run_metrics
 from birdtune.reporting import ood_section, shortcut_section
 from birdtune.reporting.report_data import diagnose
@@ -59,6 +67,9 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     held_out, refit = _held_out(job)
     found = _run_metrics(job, first, model, held_out)
     figures, test = found.figures, found.scores.get("test")
+    thresholds = Thresholds.of(figures["thresholds"])
+    if test is not None:
+        figures["test"]["events"] = _events(job, test, thresholds)
     figures["refit"] = refit
     if ood is not None:
         ood.save(folder / OOD_NAME)
@@ -72,7 +83,6 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     if job.base is None:
         figures["published_alone"] = published_classes.beside(job, model.classifier, test)
     figures["leak"] = _leak(job, test)
-    thresholds = Thresholds.of(figures["thresholds"])
     earlier = {served.folder.resolve(): served for served in (job.base, champion) if served is not None}
     compared = {place: comparison.compared(job, served, test, thresholds) for place, served in earlier.items()}
     if job.base is not None:
@@ -213,12 +223,27 @@ def _report_part(job: Job, name: str, figures: Mapping[str, Any]) -> None:
             f"  {name} windows: accuracy {number(answers['accuracy'])}; majority baseline "
             f"{number(answers['majority_baseline'])} ({answers['majority']})"
         )
+    if events := figures.get("events"):
+        job.journal.say(f"  {name} {event_line(events)}")
     before, after = calibration["before"], calibration["after"]
     job.journal.say(
         f"  {name}: calibration error {after['ece']:.3f} (before calibration {before['ece']:.3f}; "
         f"{after['ece_null']:.3f} under perfect calibration)"
     )
     job.journal.event("evaluated", split=name, baseline=figures["majority_baseline"], **clip)
+
+
+def _events(job: Job, test: Scores, thresholds: Thresholds) -> dict[str, Any] | None:
+    """Detections in the test beside its labels with times: `events` of metrics.json; None: they say too little."""
+    part = job.dataset.part("test")
+    labels = job.dataset.targets(part)
+    if not labels.have_times or not labels.rule.negative:  # beside the labels, nobody knows what is there
+        return None
+    marked = [name for name, is_marked in zip(job.dataset.classes, labels.marked, strict=True) if is_marked]
+    return recording_events.measure(
+        test, part, thresholds, job.dataset.background, marked=marked, window_s=job.store.spec.window_s,
+        n_bootstrap=job.config.evaluate.bootstrap, seed=job.config.train.seed,
+    )  # fmt: skip
 
 
 # ---- out-of-distribution statistics --------------------------------------------------------------

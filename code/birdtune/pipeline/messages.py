@@ -1,6 +1,7 @@
 """What a run says of its data at the beginning, and of its outcome at the end."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from birdtune.data.dataset import Dataset
@@ -10,7 +11,7 @@ from birdtune.evaluation import diagnostics
 from birdtune.runtime.files import read_json
 from birdtune.runtime.log import Journal, duration
 from birdtune.runtime.runs import STAGES, Run
-from birdtune.runtime.text import count, number, some
+from birdtune.runtime.text import count, number, plain, plain_percent, some, span
 from birdtune.training.served_model import ServedModel
 
 
@@ -65,6 +66,20 @@ def say_begin(current: Run, dataset: Dataset, base: ServedModel | None, *, resum
     say_notices(dataset, journal)
 
 
+def event_line(events: Mapping[str, Any]) -> str:
+    """How well detections meet annotated events: `events` of a part of metrics.json in words."""
+    row, segments = events["events"], events["segments"]
+    left_out = events["recordings_left_out"]
+    interval = f" (95 %: {plain(span(row['f1_ci']))})" if row["f1_ci"] else ""
+    return (
+        f"events: F1 {plain_percent(row['f1'])}{interval}, precision "
+        f"{plain_percent(row['precision'])}, recall {plain_percent(row['recall'])} of {row['events']:,} in "
+        f"{count(events['recordings'], 'recording')}; segments of {events['segment_s']:g} s: F1 "
+        f"{plain_percent(segments['f1'])}"
+        + (f"; {left_out:,} without times left out" if left_out else "")
+    )
+
+
 def say_result(current: Run, until: str) -> None:
     """The headline, where the results are, and how far to trust them."""
     journal = current.journal
@@ -87,6 +102,8 @@ def say_result(current: Run, until: str) -> None:
                 f"test accuracy of windows {number(answers['accuracy'])}{interval} on {answers['windows']:,} windows; "
                 f"majority baseline {number(answers['majority_baseline'])} ({answers['majority']})"
             )
+        if events := test.get("events"):
+            journal.say(f"test {event_line(events)}")
     if until == "report":
         journal.say(f"report  {shown(current.reports / 'report.html')}")
     if until in ("export", "report"):

@@ -445,6 +445,9 @@ def _headline_rows(data: ReportData) -> list[tuple[str, float, Sequence[float] |
                 ends = answers["majority_baseline_ci"]
                 title = f"majority baseline of windows: {answers['majority']}"
                 rows.append((title, answers["majority_baseline"], ends, True))
+        if events := metrics.get("events"):
+            for title, what in (("events", "events"), ("segments", f"segments of {events['segment_s']:g} s")):
+                rows.append((f"F1 of {what}, {name}", events[title]["f1"], events[title]["f1_ci"], False))
         for key, metric in headline(clip):
             is_first = key == "accuracy"
             if clip[key] is None or not (is_shown or is_first) or (metric.name == "top3" and len(data.classes) <= 3):
