@@ -71,12 +71,13 @@ def _test(test: Row | None) -> str:
 def alone(row: Row) -> str:
     """How the published classifier does alone beside the head that began from it."""
     low, high = row["difference_ci"] or (0.0, 0.0)
-    interval = f" (95 %: {points((-high, -low))})" if row["difference_ci"] else ""  # of this model to the published one
+    difference = round(-100 * row["difference"]) or 0  # of this model to the published one
+    interval = f" (95 %: {points((-high, -low))})" if row["difference_ci"] else ""
     return (
         f"{row['backbone']}'s own classifier, asked for the {count(row['classes'], 'class')} that it knows, is right "
         f"for {percent(row['published']['accuracy'])}{_span(row['published'])} of "
         f"{count(row['recordings'], 'test recording')}, this model for {percent(row['head']['accuracy'])}"
-        f"{_span(row['head'])}. Difference: {-100 * row['difference']:+.0f} percentage points{interval}."
+        f"{_span(row['head'])}. Difference: {difference:+d} percentage points{interval}."
     )
 
 
