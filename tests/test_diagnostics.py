@@ -263,6 +263,17 @@ def test_classes_never_predicted_and_never_right_are_named_with_their_recordings
     assert {each.severity for each in found.values()} == {MILD}
 
 
+def test_where_labels_have_times_it_is_events_that_are_never_detected() -> None:
+    figures = judged(TRUE, [{3: 4}.get(label, label) for label in TRUE])
+    figures["window_answers"] = {"accuracy": None}
+    assert "never-predicted" not in codes(of_scores({"val": None, "test": figures}))
+    rows = [{"class": name, "events": n, "detections": found, "recall": found / 9}
+            for name, n, found in (("Owl", 9, 4), ("Tit", 7, 0), ("Auk", 0, 0))]  # fmt: skip
+    figures["events"] = {"events": {"per_class": rows}}
+    (found,) = (each for each in of_scores({"val": None, "test": figures}) if each.code == "never-predicted")
+    assert "1 of 2 classes was never detected: Tit (7 events)." in found.text
+
+
 def test_recordings_predicted_as_a_class_that_was_not_trained_are_reported_with_it_and_not_as_too_few() -> None:
     said = [{3: 9}.get(label, label) for label in TRUE]
     figures = judged(TRUE, said)

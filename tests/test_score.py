@@ -154,8 +154,8 @@ def test_detections_are_ranked_and_their_recall_is_at_false_alarms_an_hour(
     assert [row["recall"] for row in found["recall_at"]] == [pytest.approx(3 / 5)] * 2
     said = capsys.readouterr().out
     assert "ranked by score: mean average precision 0.667" in said
-    assert "at 0.2 false alarms an hour: recall 60 % (scores from 0.700 on)" in said
-    assert "at 7 false alarms an hour: recall 60 % (all that is listed" in said
+    assert "at 0.2 false alarms an hour, so none in 2 h 00 min: recall 60 % (scores from 0.700 on)" in said
+    assert "at 7 false alarms an hour, so 14 in 2 h 00 min: recall 60 % (all that is listed" in said
     found = figures(capsys, str(next(Path(folder).rglob("1.birdtune.csv"))), table)["ranking"]
     assert found["hours"] is None and "no recall at false alarms an hour" in capsys.readouterr().out
 
@@ -186,6 +186,22 @@ def test_what_of_the_truth_is_not_used_is_counted_and_a_recording_without_calls_
     assert "not used, row-without-label: A/1.txt, row 3" in said
     assert "not taken for true, as a program detected what they say: 2.birdtune.csv" in said
     assert {row["recording"]: row["detections"] for row in found["per_recording"]} == {"A/1": 2, "B/1": 1}
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_recording_that_was_not_scored_is_not_missed(
+    tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(predicted(tmp_path / "found", "raven"))
+    found = figures(capsys, str(folder / "B/2.birdtune.selections.txt"), table)
+    assert [row["recording"] for row in found["per_recording"]] == ["B/2.wav"]
+    said = 'not among the recordings of the detections, so left out: "A/1.wav", "B/1.wav", "B/3.wav"'
+    assert said in capsys.readouterr().out
+    whole = write(tmp_path / "own.csv", HEADER + "A/1.wav,1,3,robin,0.9,robin\n")  # may be all that was detected
+    assert figures(capsys, whole, table)["events"]["events"] == 5
+    assert 'without any detection, so all missed: "B/1.wav"' in capsys.readouterr().out
+    write(table, "recording,start_s,end_s,label\nA/1.wav,1,3,robin\n")
+    assert cli.main(["score", str(folder / "B/2.birdtune.selections.txt"), "--truth", str(table)]) == 42
 
 
 @pytest.mark.usefixtures("alone")

@@ -398,7 +398,7 @@ def _times_notices(recordings: Sequence[Recording], rule: WindowRule, background
     n = sum(label.has_times and label.class_name != IGNORED for one in timed for label in one.labels)
     said = f"{count(n, 'label')} with times in {count(len(timed), 'recording')}: elsewhere in these recordings, "
     if rule.negative:
-        return [said + "the annotated classes are absent. Are some annotated in part: --labels.unlabelled unknown."]
+        return [said + "the annotated classes are absent. If some are annotated in part: --labels.unlabelled unknown."]
     said += "nobody knows what can be heard (--labels.unlabelled unknown)."
     if len(timed) == len(recordings) and not background:
         said += " So no window is a negative of all classes: add recordings without any of them to background/."

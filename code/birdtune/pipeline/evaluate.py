@@ -325,7 +325,7 @@ def _leak(job: Job, test: Scores | None) -> dict[str, Any] | None:
     )
     job.journal.say(
         f"  test: {found['near']:,} of {found['recordings']:,} recordings have the noise floor of a training "
-        f"recording ({compared:,} could be compared). {leak.sentence(found) if near else ''}"
+        f"recording ({compared:,} could be compared).{f' {leak.sentence(found)}' if near else ''}"
     )
     return found
 

@@ -74,12 +74,14 @@ class Events:
     Attributes:
         recordings: all that they are of, also those without an event.
         durations_s: of those whose length is known.
+        are_all: whether `recordings` are all that were gone through, also those without an event.
         left_out: rows that are no events, by the reason; examples: one of each.
     """
 
     rows: list[TimedRow] = field(default_factory=list)
     recordings: set[Named] = field(default_factory=set)
     durations_s: dict[Named, float] = field(default_factory=dict)
+    are_all: bool = True
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
@@ -103,17 +105,21 @@ def detections(config: Config, given: Sequence[Path]) -> Events:
     options = replace(own, columns={"label": "decision", **own.columns})
     taxonomy, found = Taxonomy.of(config), Events()
     for place in given:
+        of_one: list[bool] = []
         for path, kind in _tables_in(place):
             table = _read(path, options)
             base = path.parent if path == place else place
             called = path.name.removesuffix(ENDINGS[kind][0]) if kind else _stem(path)
-            if kind and path.name != ENDINGS[kind][1]:  # the table of all is called after none
+            is_of_one = bool(kind) and path.name != ENDINGS[kind][1]
+            if is_of_one:
                 _add_recordings(found, table, path, base, called)
+            of_one.append(is_of_one)
             for row in table.rows:
                 _add_detection(found, row, _named(row, path, base, called), f"{shown(path)}, row {row.number:,}",
                                taxonomy)  # fmt: skip
-        if place.is_dir():
-            found.durations_s |= {Named(name): seconds for name, seconds in durations(place).items()}
+        lengths = durations(place) if place.is_dir() else {}
+        found.durations_s |= {Named(name): seconds for name, seconds in lengths.items()}
+        found.are_all &= bool(lengths) or all(of_one)
     return found
 
 
@@ -124,17 +130,22 @@ def _tables_in(place: Path) -> list[tuple[Path, str]]:
         InputError: there is none.
     """
     if not place.is_dir():
-        return [(place, next((kind for kind in _KINDS if place.name.endswith(ENDINGS[kind][0])), ""))]
+        return [(place, next((kind for kind in _KINDS if _is_table(place, kind)), ""))]
     for kind in _KINDS:
         each, of_all = ENDINGS[kind]
         if (place / of_all).is_file():
             return [(place / of_all, kind)]
-        others = (".selections.txt",) if kind == "audacity" else ()
-        if found := sorted(path for path in place.rglob(f"*{each}") if not path.name.endswith(others)):
+        if found := sorted(path for path in place.rglob(f"*{each}") if _is_table(path, kind)):
             return [(path, kind) for path in found]
     raise InputError(
         f"{shown(place)}: holds no table of `predict --format {'|'.join(_KINDS)}`. Write them, or name a table."
     )
+
+
+def _is_table(path: Path, kind: str) -> bool:
+    """Whether a table is called as those of a format, which has one for each recording or for all."""
+    is_ravens = kind == "audacity" and path.name.endswith(".selections.txt")
+    return not is_ravens and path.name.endswith((ENDINGS[kind][0], ENDINGS[kind][1]))
 
 
 def _read(path: Path, options: Options) -> AnnotationFile:

@@ -19,7 +19,7 @@ from birdtune.models.published_names import Names
 from birdtune.pipeline import event_tables
 from birdtune.pipeline.event_tables import Events, Named, TimedRow
 from birdtune.runtime.files import write_json
-from birdtune.runtime.log import Journal
+from birdtune.runtime.log import Journal, duration
 from birdtune.runtime.text import count, number, plain, plain_percent, some, span
 from birdtune.serving.detection_ledger import NAME as LEDGER_NAME
 
@@ -69,46 +69,59 @@ def _compared(asked: Asked, detected: Events, annotated: Events, journal: Journa
             f"--truth {shown(asked.truth)}: holds no annotation with times. Expected tables of Raven, Audacity, ELAN "
             "or Praat, or a table recording,start_s,end_s,label."
         )
+    names = _one_and_the_same(asked, detected, annotated)
+    if strangers := {row.recording for row in detected.rows} - names.keys():
+        journal.say(f"note: not annotated, so left out: {quoted(sorted(one.shown for one in strangers))}")
+    recordings = annotated.recordings
+    if unscored := sorted(one.shown for one in recordings - set(names.values())):
+        why = "not among the recordings of the detections, so left out"
+        if not detected.are_all:
+            why = "without any detection, so all missed"
+        journal.say(f"note: annotated, and {why}: {quoted(unscored)}")
+    if detected.are_all:
+        recordings = set(names.values())
+    marked = [row for row in annotated.rows if row.recording in recordings]
+    if not marked:
+        raise InputError(
+            f"--truth {shown(asked.truth)}: no event is annotated in the recordings of the detections "
+            f"({some(sorted(one.shown for one in recordings), 3)}), so there is nothing to find."
+        )
+    classes, rows = _classes(marked, [row for row in detected.rows if row.recording in names], journal)
+    return _Compared(
+        sorted(recordings),
+        event_tables.by_recording(marked, {one: one for one in recordings}),
+        event_tables.by_recording(rows, names),
+        {names[one]: seconds for one, seconds in detected.durations_s.items() if one in names},
+        classes,
+    )
+
+
+def _one_and_the_same(asked: Asked, detected: Events, annotated: Events) -> dict[Named, Named]:
+    """Recordings of the detections → those of the annotations. Raises InputError: none is, or one may be several."""
     known = detected.recordings | detected.durations_s.keys()
     names, vague = event_tables.matched(known, annotated.recordings)
-    names = _each_once(names, detected)
-    strangers = {row.recording for row in detected.rows} - names.keys()
-    if several := sorted(one.shown for one in strangers.intersection(vague)):
+    with_events = {row.recording for row in detected.rows}
+    if several := sorted(one.shown for one in with_events.intersection(vague)):
         raise InputError(
             f"--truth {shown(asked.truth)}: several annotated recordings are called like {some(several)} of the "
             "detections. Give paths in place of names, or lay the annotations into folders as the recordings lie."
         )
     if known and not names:
-        here, there = (some(sorted(one.shown for one in each), 1) for each in (known, annotated.recordings))
+        own = detected.recordings or known
+        here, there = (some(sorted(one.shown for one in each), 3) for each in (own, annotated.recordings))
         raise InputError(
-            f"--truth {shown(asked.truth)}: is of other recordings than the detections: {there} there, {here} here. "
-            "They are matched by their names, with as many folders before them as both have."
+            f"--truth {shown(asked.truth)}: is of other recordings ({there}) than the detections ({here}). They are "
+            "matched by their names, with as many folders before them as both have."
         )
-    if strangers:
-        journal.say(f"note: not annotated, so left out: {quoted(sorted(one.shown for one in strangers))}")
-    durations_s = {names[one]: seconds for one, seconds in detected.durations_s.items() if one in names}
-    recordings = sorted(annotated.recordings)
-    unscored = sorted(one.shown for one in set(recordings) - set(names.values()))
-    if durations_s and unscored:
-        journal.say(f"note: annotated and not scored by `predict`, so all missed: {quoted(unscored)}")
-    classes, rows = _classes(annotated.rows, [row for row in detected.rows if row.recording in names], journal)
-    own = {one: one for one in recordings}
-    return _Compared(
-        recordings, event_tables.by_recording(annotated.rows, own), event_tables.by_recording(rows, names),
-        durations_s, classes,
-    )  # fmt: skip
-
-
-def _each_once(names: Mapping[Named, Named], detected: Events) -> dict[Named, Named]:
-    """The same, where no two recordings with detections are one of the annotations. Raises InputError."""
     taken: dict[Named, Named] = {}
-    for one in sorted({row.recording for row in detected.rows} & names.keys()):
+    for one in sorted(with_events & names.keys()):
         if (other := taken.setdefault(names[one], one)) != one:
             raise InputError(
-                f"--truth: {names[one].shown} may be {other.shown} or {one.shown} of the detections. Give its path in "
-                "place of its name, or lay its annotations into a folder as the recording lies."
+                f"--truth {shown(asked.truth)}: {names[one].shown} may be {other.shown} or {one.shown} of the "
+                "detections. Give its path in place of its name, or lay its annotations into a folder as the "
+                "recording lies."
             )
-    return dict(names)
+    return names
 
 
 def _classes(
@@ -196,8 +209,9 @@ def _lines(found: Mapping[str, Any], asked: Asked) -> Iterator[str]:
     titles = (f"events (overlap {asked.least_overlap:g})", f"segments ({asked.segment_s:g} s)")
     for title, row in zip(titles, (by_events, found["segments"]), strict=True):
         rate = "–" if row["error_rate"] is None else f"{row['error_rate']:.2f}"  # noqa: RUF001
+        interval = f"95 %: {plain(span(row['f1_ci']))}" if row["f1_ci"] else "no interval from one source"
         yield (
-            f"  {title}: F1 {plain_percent(row['f1'])} ({plain(span(row['f1_ci']))}), precision "
+            f"  {title}: F1 {plain_percent(row['f1'])} ({interval}), precision "
             f"{plain_percent(row['precision'])}, recall {plain_percent(row['recall'])}, error rate {rate}"
         )
     ranks = found["ranking"]
@@ -218,7 +232,7 @@ def _ranking_lines(ranks: Mapping[str, Any] | None) -> Iterator[str]:
         yield "  no average precision: not all detections have a score (Audacity's labels have none)"
         return
     ends = ranks["macro_ap_ci"]
-    interval = f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
+    interval = f" (95 %: {ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
     yield f"  ranked by score: mean average precision {number(ranks['macro_ap'])}{interval} of what is listed"
     if ranks["hours"] is None:
         yield (
@@ -226,8 +240,12 @@ def _ranking_lines(ranks: Mapping[str, Any] | None) -> Iterator[str]:
             f"`predict` wrote, with its {LEDGER_NAME}"
         )
     for row in ranks["recall_at"]:
-        rate = f"{row['false_alarms_per_hour']:g} false alarm{'' if row['false_alarms_per_hour'] == 1 else 's'} an hour"
-        at = "no score is so sure" if row["score"] is None else f"scores from {row['score']:.3f} on"
+        allowed = int(row["false_alarms_per_hour"] * ranks["hours"])
+        rate = (
+            f"{row['false_alarms_per_hour']:g} false alarm{'' if row['false_alarms_per_hour'] == 1 else 's'} an hour, "
+            f"so {allowed or 'none'} in {duration(3600 * ranks['hours'])}"
+        )
+        at = "more than that have the highest score" if row["score"] is None else f"scores from {row['score']:.3f} on"
         if row["whole_list"]:
             at = "all that is listed, which has no more; a lower --detect.on lists more"
         yield f"  at {rate}: recall {plain_percent(row['recall'])} ({at})"

@@ -305,19 +305,20 @@ def _classes(part: str, figures: Row) -> Iterator[Diagnostic]:
         )
     explained = [row["class"] for row, *_ in confused]
     tested = [row for row in figures["per_class"] if row["support"]]
-    missed = [row for row in tested if not row["recall"] and row["class"] not in explained]
+    asked, verb, what_of = _decided(figures, tested)
+    missed = [row for row in asked if not row["recall"] and row["class"] not in explained]
     never = [row for row in missed if not row["predicted"]]
     wrong = [row for row in missed if row["predicted"]]
     for code, rows, what in (
-        ("never-predicted", never, "never predicted"),
-        ("never-right", wrong, "never predicted correctly"),
+        ("never-predicted", never, f"never {verb}"),
+        ("never-right", wrong, f"never {verb} correctly"),
     ):
         if rows:
             yield Diagnostic(
                 code,
                 MILD,
-                f"On {part}, {len(rows)} of {len(tested)} classes {'was' if len(rows) == 1 else 'were'} {what}: "
-                f"{some([_with_count(row) for row in rows])}.",
+                f"On {part}, {len(rows)} of {len(asked)} classes {'was' if len(rows) == 1 else 'were'} {what}: "
+                f"{some([_with_count(row, what_of) for row in rows])}.",
                 "More recordings of them help most; --train.class-weight-alpha 0.5 lets rare classes count for more.",
             )
     alone = [row for row in tested if row["n_sources"] == 1]
@@ -331,6 +332,21 @@ def _classes(part: str, figures: Row) -> Iterator[Diagnostic]:
         )
 
 
+def _decided(figures: Row, tested: list[Row]) -> tuple[list[Row], str, str]:
+    """What of each class was decided, how that is called, and of what.
+
+    Where labels have times, that is events: the mean over a recording may be below every threshold.
+    """
+    if not figures.get("window_answers"):
+        return tested, "predicted", "recording"
+    events = figures.get("events")
+    rows = events["events"]["per_class"] if events else []
+    own: list[Row] = [
+        {**row, "support": row["events"], "predicted": row["detections"]} for row in rows if row["events"]
+    ]
+    return own, "detected", "event"
+
+
 def _confused(figures: Row) -> Iterator[tuple[Row, str, int]]:
     """Classes most of whose recordings are predicted as one without training recordings, that class, and how many."""
     rows = figures["per_class"]
@@ -341,8 +357,8 @@ def _confused(figures: Row) -> Iterator[tuple[Row, str, int]]:
             yield row, str(rows[by]["class"]), int(predicted[by])
 
 
-def _with_count(row: Row) -> str:
-    return f"{row['class']} ({count(row['support'], 'recording')})"
+def _with_count(row: Row, what: str = "recording") -> str:
+    return f"{row['class']} ({count(row['support'], what)})"
 
 
 def _small(part: str, figures: Row) -> Iterator[Diagnostic]:

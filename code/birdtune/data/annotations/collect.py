@@ -152,7 +152,7 @@ def _collected(
 def _notices(found: list[AnnotationFile], detected: list[Path], taxonomy: Taxonomy) -> Iterator[str]:
     kinds = Counter(one.kind for one in found)
     n_rows = sum(len(one.rows) for one in found)
-    of_kinds = joined([f"{n:,} {kind}" for kind, n in sorted(kinds.items())])
+    of_kinds = joined([count(n, kind) if kind == "table" else f"{n:,} {kind}" for kind, n in sorted(kinds.items())])
     yield f"{count(n_rows, 'row')} in {count(len(found), 'annotation file')} ({of_kinds})."
     if detected:
         yield (
