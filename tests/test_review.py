@@ -8,10 +8,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from makers import tone, write_sound
+from makers import tone, without_processes, write_sound
+from test_label_table import labels_of
+from test_layout import inspect, said
 
 from birdtune.cli import main
 from birdtune.data.annotations import review
+from birdtune.data.dataset import Dataset
+from birdtune.data.labels import Label
+from birdtune.errors import InputError
 from birdtune.pipeline.review import certainty, least_certain
 from birdtune.reporting.review_page import Doubtful
 from birdtune.runtime.files import read_csv
@@ -167,3 +172,85 @@ def test_in_a_browser_keys_decide_and_the_table_that_is_saved_can_be_read(page: 
         (RECORDING, "8", "14", TIT, "other", OWL),
     ]  # fmt: skip
     assert "3 of 3: 1 yes, 1 no, 1 other, 0 skipped" in dumped(page, tmp_path / "profile")  # the browser kept them
+
+
+# ---- from the table to labels -------------------------------------------------------------------
+
+HEADER = "recording,start_s,end_s,detected,decision,label\n"
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two class folders, a folder of a site, and a recording in none."""
+    without_processes(monkeypatch)
+    names = [f"{name}/{k}.wav" for name in ("Owl", "Tit") for k in range(4)]
+    for seed, name in enumerate([*names, "site/a.wav", "site/b.wav", "flat.wav"]):
+        write_sound(tmp_path / "data" / name, tone(8.0, 8000, seed=seed), 8000)
+    return tmp_path
+
+
+def decided(place: Path, rows: str, **labels: object) -> Dataset:
+    (place / "review.csv").write_text(HEADER + rows)
+    return inspect(place, labels={"review": str(place / "review.csv"), **labels})
+
+
+def test_decisions_become_labels_beside_those_of_the_folders(data: Path) -> None:
+    rows = (
+        "nights/site/a.wav,1,4,Owl,yes,Owl\nsite/a.wav,5,6,Owl,other,Tit\nflat.wav,2,3,Tit,no,\nOwl/0.wav,0,2,Tit,no,\n"
+        "site/a.wav,1,4,Owl,yes,Owl\nsite/a.wav,4,1,Owl,yes,Owl\nsite/a.wav,4,5,Owl,maybe,\ngone.wav,0,1,Owl,no,\n"
+    )
+    found = decided(data, rows)
+    assert set(labels_of(found, "site/a.wav")) == {
+        Label("Owl", 1, 4, is_reviewed=True), Label("Tit", 5, 6, is_reviewed=True),
+        Label("Owl", 5, 6, weight=0.0, is_reviewed=True),
+    }  # fmt: skip
+    assert labels_of(found, "flat.wav") == (Label("Tit", 2, 3, weight=0.0, is_reviewed=True),)
+    assert labels_of(found, "Owl/0.wav") == (Label("Owl"), Label("Tit", 0, 2, weight=0.0, is_reviewed=True))
+    assert labels_of(found, "Tit/1.wav") == (Label("Tit"),)
+    assert found.classes == ("Owl", "Tit") and found.output == "sigmoid"
+    problems = {(one.recording, one.problem) for one in found.problems}
+    assert problems == {
+        ("site/b.wav", "no-label"), ("gone.wav", "row-without-file"), ("site/a.wav", "row-invalid"),
+    }  # fmt: skip
+    assert found.rows == {
+        "found": 8, "used": 4, "left_out": {"row-invalid": 2, "row-repeated": 1, "row-without-file": 1},
+    }  # fmt: skip
+    assert "8 decisions on detections (3 yes, 3 no, 1 other) in 3 recordings. Of 2 of these" in said(found)
+    assert 'Folders "site" name no class' in said(found)
+
+
+def test_decisions_go_with_a_table_of_labels_too(data: Path) -> None:
+    listed = [f"{name}/{k}.wav,{name},0,8" for name in ("Owl", "Tit") for k in range(4)]
+    (data / "data/labels.csv").write_text(
+        "\n".join(["recording,label,start_s,end_s", *listed, "site/a.wav,Owl,1,2", "site/a.wav,Owl,9,x"])
+    )
+    found = decided(data, "site/a.wav,3,4,Owl,no,\nsite/b.wav,3,4,Owl,yes,Owl\n")
+    assert labels_of(found, "site/a.wav") == (Label("Owl", 1, 2), Label("Owl", 3, 4, weight=0.0, is_reviewed=True))
+    assert labels_of(found, "site/b.wav") == (Label("Owl", 3, 4, is_reviewed=True),)
+    assert {(one.recording, one.problem) for one in found.problems} == {
+        ("flat.wav", "no-label"), ("site/a.wav", "row-invalid"),
+    }  # fmt: skip
+    assert (found.rows["found"], found.rows["used"], found.rows["left_out"]) == (12, 11, {"row-invalid": 1})
+
+
+def test_several_tables_of_one_folder_are_joined(data: Path) -> None:
+    (data / "reviews").mkdir()
+    for k in (1, 2):
+        (data / f"reviews/{k}.csv").write_text(f"{HEADER}flat.wav,{k},{k + 1},Owl,yes,Owl\n")
+    found = inspect(data, labels={"review": str(data / "reviews")})
+    assert [label.start_s for label in labels_of(found, "flat.wav")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such table"),
+        ("recording,start_s\na,1\n", "has no column"),
+        (f"{HEADER}other.wav,1,2,Owl,yes,Owl\n", "is of none of the recordings.*other.wav"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_refused(data: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (data / "review.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        inspect(data, labels={"review": str(data / "review.csv")})

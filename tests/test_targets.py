@@ -127,6 +127,33 @@ def test_of_what_is_ignored_or_somewhere_in_the_background_nobody_knows() -> Non
     assert rows([Label("Tit"), Label("Wren", weight=0.0)], [(0, 1)]) == ([[0, 1, 0]], [[1, 1, 0]])
 
 
+def reviewed(name: str, start_s: float, end_s: float, weight: float = 1.0) -> Label:
+    return Label(name, start_s, end_s, weight=weight, is_reviewed=True)
+
+
+def test_of_a_recording_that_was_reviewed_only_what_was_decided_is_known() -> None:
+    labels = [reviewed("Tit", 10, 12), reviewed("Owl", 20, 22, weight=0.0)]
+    windows = [(0, 1), (10, 11), (11.7, 12.7), (20, 21), (21.7, 22.7)]
+    targets, known = rows(labels, windows)
+    assert targets == [[0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert known == [[0, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    whole = targets_of([labels], CLASSES).of_recordings()
+    assert [each.tolist() for each in whole] == [[[0, 1, 0]], [[0, 1, 0]]]
+
+
+def test_what_was_reviewed_adds_to_other_labels_and_takes_nothing_from_them() -> None:
+    weak = [Label("Tit"), reviewed("Tit", 20, 22, weight=0.0), reviewed("Owl", 30, 32), reviewed("Tit", 40, 42)]
+    targets, known = rows(weak, [(0, 1), (20, 21), (30, 31), (40, 41)])
+    assert targets == [[0, 1, 0], [0, 0, 0], [1, 1, 0], [0, 1, 0]] and known == [[1, 1, 1]] * 4
+    assert targets_of([weak], CLASSES).of_recordings()[1].tolist() == [[1, 1, 1]]
+    marked = [Label("Tit", 10, 12), Label(IGNORED, 20, 24), reviewed("Wren", 5, 6), reviewed("Owl", 20, 22, weight=0.0)]
+    targets, known = rows(marked, [(0, 1), (5, 6), (10, 11), (20, 21)])
+    assert targets == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert known == [[0, 1, 0], [0, 1, 1], [0, 1, 0], [1, 0, 0]], "wrens are marked nowhere else"
+    both = [reviewed("Owl", 10, 12), reviewed("Owl", 11, 13, weight=0.0)]
+    assert rows(both, [(11, 12)]) == ([[1, 0, 0]], [[1, 0, 0]]), "a call that was heard counts"
+
+
 @settings(derandomize=True, max_examples=100, deadline=None)
 @given(
     spans=st.lists(st.tuples(st.sampled_from(CLASSES), st.integers(0, 50), st.integers(1, 20)), min_size=1, max_size=8),

@@ -271,7 +271,7 @@ COMMANDS: dict[str, Command] = {
         "a page to decide on the detections that the model is least sure of; it saves review.csv", commands.review,
         _review_arguments, "[DETECTIONS] [--n 100] [--out review.html] [--model FOLDER]",
         more="DETECTIONS is the folder that `predict --format` wrote to. Those nearest to their class's threshold come "
-        "first; --n says how many.",
+        "first; --n says how many. `run --labels.review review.csv` trains on the table that the page saves.",
         takes_model=True,
     ),
     "embed": Command(

@@ -76,6 +76,10 @@ class LabelSettings(Section):
         None, "annotation file, or a folder of them: Raven, Audacity, ELAN, Praat, tables, xeno-canto", unit="path",
         unset="beside recordings without class folders, by name",
     )
+    review: str | None = setting(
+        None, "review.csv that the page of `review` saved, or a folder of such tables; beside all other labels",
+        unit="path",
+    )
     tiers: str | None = setting(None, "tiers of ELAN and Praat that are read, with commas", unset="all")
     taxonomy: str | None = setting(
         None, "CSV `label,class`: the class of each label, e.g. the species of a call type; - or nothing: not learnt",

@@ -54,11 +54,11 @@ def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
             f"{dataset.rows['found']:,} rows of labels found, {dataset.rows['used']:,} used"
             + (f"; not used: {left_out}" if left_out else "")
         )
-    timed = [one for one in dataset.recordings if any(label.has_times for label in one.labels)]
+    timed = [one for one in dataset.recordings if any(label.is_annotation for label in one.labels)]
     if not timed:
         return
     spans = [(one, label) for one in timed for label in one.labels
-             if label.has_times and label.class_name != IGNORED and label.weight]  # fmt: skip
+             if label.is_annotation and label.class_name != IGNORED and label.weight]  # fmt: skip
     hours = sum(one.facts.duration_s for one in timed) / 3600
     marked_s = sum(_seconds(one, one.labels) for one in timed)
     yield (
@@ -93,7 +93,7 @@ def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
 def _seconds(recording: Recording, labels: Sequence[Label]) -> float:
     """How much of a recording some labels take, what several take counted once."""
     total = end = 0.0
-    timed = [label for label in labels if label.has_times and label.weight]
+    timed = [label for label in labels if label.is_annotation and label.weight]
     for label in sorted(timed, key=lambda label: label.start_s):
         until = min(label.end_s, recording.facts.duration_s)
         total += max(0.0, until - max(label.start_s, end))

@@ -28,7 +28,7 @@ from birdtune.data import (
     selection,
     split,
 )
-from birdtune.data.annotations import collect
+from birdtune.data.annotations import collect, review
 from birdtune.data.file_index import FileIndex, examine_all, identify
 from birdtune.data.frames import FrameStore
 from birdtune.data.label_map import ExternalId, find_label_map, read_label_map
@@ -289,6 +289,8 @@ def _arranged(config: Config) -> Arranged:
         arranged = layout.arrange(
             listing, level=config.labels.level, background=config.labels.negative_classes, title=title
         )
+    if config.labels.review is not None:
+        arranged = review.add(arranged, scan.scan(config.data_folder, flat=True), config, by_folder=table is None)
     arranged = layout.spelt_alike(arranged)
     listing, negatives = layout.with_negatives(arranged.listing, config.labels.negative_classes)
     if (folder := config.background_folder) is not None:
@@ -392,10 +394,10 @@ def _gather(
 
 def _times_notices(recordings: Sequence[Recording], rule: WindowRule, background: Sequence[str]) -> list[str]:
     """What is taken of recordings beside their labels with times."""
-    timed = [one for one in recordings if any(label.has_times for label in one.labels)]
+    timed = [one for one in recordings if any(label.is_annotation for label in one.labels)]
     if not timed:
         return []
-    n = sum(label.has_times and label.class_name != IGNORED for one in timed for label in one.labels)
+    n = sum(label.is_annotation and label.class_name != IGNORED for one in timed for label in one.labels)
     said = f"{count(n, 'label')} with times in {count(len(timed), 'recording')}: elsewhere in these recordings, "
     if rule.negative:
         return [said + "the annotated classes are absent. If some are annotated in part: --labels.unlabelled unknown."]

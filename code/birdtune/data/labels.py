@@ -27,12 +27,24 @@ class Label:
     low_hz: float | None = None
     high_hz: float | None = None
     weight: float = 1.0  # how much it counts in training; 0: the class is somewhere in it, nobody knows where
+    # Somebody decided on this part alone, and says nothing of the rest; of weight 0: that the class is absent there.
+    is_reviewed: bool = False
     origin: str = field(default="", compare=False, repr=False)  # the row that says so, as people are told
 
     @property
     def has_times(self) -> bool:
         """Whether somebody marked where in the recording it is."""
         return self.start_s > 0 or math.isfinite(self.end_s)
+
+    @property
+    def is_annotation(self) -> bool:
+        """Whether it is one of the marks of somebody who went through the recording."""
+        return self.has_times and not self.is_reviewed
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether somebody listened to this part, and the class is not there."""
+        return self.is_reviewed and not self.weight
 
 
 def class_names_of(labels: Iterable[Label]) -> tuple[str, ...]:

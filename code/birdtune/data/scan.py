@@ -110,7 +110,8 @@ class SoundFile:
     @property
     def classes(self) -> tuple[str, ...]:
         """Its classes, each once."""
-        return class_names_of(self.labels) or (self.label,)
+        # None, where all that is known is that some classes are absent from parts of it.
+        return class_names_of(self.labels) or ((self.label,) if self.label else ())
 
     @property
     def stamp(self) -> tuple[int, int, int, int]:

@@ -5,7 +5,8 @@
 
 A label without times holds for the whole recording, and a recording that has only such labels is known for all
 classes. In a recording with times, somebody marked where the annotated classes are: a window that overlaps none of
-their labels is a negative of these classes, and nothing is known of the others.
+their labels is a negative of these classes, and nothing is known of the others. In a recording of which parts were
+reviewed and no more, nothing is known beside these.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,7 +67,7 @@ class WindowRule:
 
 def annotated_classes(labels: Iterable[Sequence[Label]]) -> frozenset[str]:
     """The classes that have labels with times: those that annotators mark wherever they occur."""
-    return frozenset(name for some in labels for name in class_names_of(label for label in some if label.has_times))
+    return frozenset(name for some in labels for name in class_names_of(label for label in some if label.is_annotation))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,7 @@ class Targets:
         known: [R, C] how much that counts: 1, or the weight of the label; 0 where nobody knows.
         first, count: [R] which labels with times are of each recording.
         column, weight, start_s, end_s: [L] of each label with times; column -1: something that is not to be learnt.
+        absent: [L] whether it says that its class is not there.
         rule: which windows are of their classes.
         marked: [C] whether each class is marked wherever it occurs.
         is_negative: [C] whether each class is that of sound without any of the others.
@@ -91,6 +93,7 @@ class Targets:
     weight: Array
     start_s: Seconds
     end_s: Seconds
+    absent: Bools
     rule: WindowRule
     marked: Bools
     is_negative: Bools
@@ -130,9 +133,12 @@ class Targets:
         silent = is_in & ~ignored & self.is_negative[self.column[label]]
         known[row[silent]] = np.maximum(known[row[silent]], self.marked)
         known[row[ignored & (is_in | partly)]] = 0.0
-        partly &= ~ignored
+        absent = self.absent[label]
+        partly &= ~ignored & ~absent
         known[row[partly], self.column[label[partly]]] = 0.0
-        is_in &= ~ignored
+        heard = is_in & absent
+        targets[row[heard], self.column[label[heard]]], known[row[heard], self.column[label[heard]]] = 0.0, 1.0
+        is_in &= ~ignored & ~absent
         row, column, weight = row[is_in], self.column[label[is_in]], self.weight[label[is_in]]
         known[row, column] = 0.0  # of several labels of one class, the largest weight counts
         np.maximum.at(known, (row, column), weight)
@@ -145,7 +151,8 @@ class Targets:
         row, label = self._beside(np.arange(len(self)))
         column, weight = self.column[label], self.weight[label]
         # Of a whole recording, the rest says whether a class is in it, also where some of it is not to be learnt.
-        known[row[column >= 0], column[column >= 0]] = 0.0
+        unsure = (column >= 0) & ~self.absent[label]  # a class that is absent from a part may be in another
+        known[row[unsure], column[unsure]] = 0.0
         is_in = (column >= 0) & (weight > 0)
         targets[row[is_in], column[is_in]] = known[row[is_in], column[is_in]] = 1.0
         return targets, known
@@ -195,22 +202,28 @@ def targets_of(
     for number, some in enumerate(labels):
         own = [label for label in some if label.class_name in column]
         with_times = [label for label in own if label.has_times]
-        if any(label.has_times for label in some):
+        annotated_here = {label.class_name for label in own if label.is_annotation}
+        if some and all(label.is_reviewed for label in some):
+            known[number] = 0.0
+        elif any(label.is_annotation for label in some):
             known[number] = 0.0
             known[number, marked_columns] = float(rule.negative)
         for label in own:
             if label.class_name == IGNORED:
                 continue
             # Where a class is labelled with times as well, these say more.
-            if not label.has_times and label.class_name not in {other.class_name for other in with_times}:
+            if not label.has_times and label.class_name not in annotated_here:
                 whole[number, column[label.class_name]] = float(label.weight > 0)
                 known[number, column[label.class_name]] = label.weight
-        timed += [(column[label.class_name], label.weight, label.start_s, label.end_s) for label in with_times]
+        timed += [
+            (column[label.class_name], label.weight, label.start_s, label.end_s, label.is_absent)
+            for label in with_times
+        ]
         count[number] = len(with_times)
-    columns, weight, start_s, end_s = np.array(timed, np.float64).reshape(-1, 4).T
+    columns, weight, start_s, end_s, absent = np.array(timed, np.float64).reshape(-1, 5).T
     return Targets(
         whole, known, np.cumsum(count) - count, count, columns.astype(np.int64), weight.astype(np.float32),
-        start_s, end_s, rule, is_marked, is_negative,
+        start_s, end_s, absent > 0, rule, is_marked, is_negative,
     )  # fmt: skip
 
 

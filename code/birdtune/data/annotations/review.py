@@ -1,12 +1,208 @@
-"""review.csv, which the page of `review` saves: what somebody said of detections, one a row.
+"""review.csv, which the page of `review` saves: what somebody decided on detections, added to all other labels.
 
     recording,start_s,end_s,detected,decision,label
     nights/a.wav,61,64,Strix aluco,yes,Strix aluco
     nights/a.wav,70.5,73.5,Strix aluco,other,Asio otus
     nights/b.wav,12,15,Strix aluco,no,
+
+    Arranged + review.csv ─▶ add ─▶ Arranged
+
+A decision is of its part alone. A recording that has other labels keeps them; of one that has none, nothing is known
+beside what was decided.
 """
 
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
+
+from birdtune.config import Config
+from birdtune.data.annotations.rows import TIMES, label_of
+from birdtune.data.class_names import joined, quoted
+from birdtune.data.labels import Label, background_of, class_names_of
+from birdtune.data.layout import Arranged
+from birdtune.data.row_books import RowBooks
+from birdtune.data.row_files import match
+from birdtune.data.scan import NO_FILE, Listing, Problem, SoundFile
+from birdtune.errors import InputError, shown
+from birdtune.runtime.files import read_csv
+from birdtune.runtime.text import count
 
 TABLE_NAME: Final = "review.csv"
 COLUMNS: Final = ("recording", "start_s", "end_s", "detected", "decision", "label")
+DECISIONS: Final = ("yes", "no", "other")
+
+_SETTING = "--labels.review"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One row.
+
+    Attributes:
+        origin: its file and number, as people are told.
+        kind: of `DECISIONS`; as it stands there, where it is none.
+        detected: the class that it is about.
+        labels: what follows of it; [] if `fault` says why nothing does.
+    """
+
+    origin: str
+    recording: str
+    kind: str
+    detected: str
+    labels: tuple[Label, ...] = ()
+    fault: str = ""
+
+
+def read(path: Path) -> Iterator[Decision]:
+    """The rows of a table. Raises InputError: it is none."""
+    rows = read_csv(path, what="a table of reviewed detections")
+    if rows and (missing := [name for name in COLUMNS if name not in rows[0]]):
+        raise InputError(
+            f"{_SETTING} {shown(path)}: has no column {quoted(missing)}. Expected the table that the page of `review` "
+            f"saves: {','.join(COLUMNS)}."
+        )
+    for number, row in enumerate(rows, start=2):
+        cells = {name: unicodedata.normalize("NFC", row[name]).strip() for name in COLUMNS}
+        yield _decision(f"{shown(path.name)}, row {number:,}", cells)
+
+
+def _decision(origin: str, cells: Mapping[str, str]) -> Decision:
+    kind, detected, label = cells["decision"].casefold(), shown(cells["detected"]), shown(cells["label"])
+    own = Decision(origin, cells["recording"], kind, detected)
+    if kind not in DECISIONS:
+        return replace(own, fault=f"decision is {shown(kind[:40])!r}, expected {', '.join(DECISIONS)}")
+    if not detected or (kind == "other" and not label):
+        return replace(own, fault="has no class")
+    there = label_of(label if kind == "other" else detected, {name: cells[name] for name in TIMES})
+    if not isinstance(there, Label):
+        return replace(own, fault=there)
+    if not there.has_times:
+        return replace(own, fault="has no times")
+    there = replace(there, is_reviewed=True, origin=origin)
+    absent = replace(there, class_name=detected, weight=0.0)
+    return replace(own, labels={"yes": (there,), "no": (absent,), "other": (there, absent)}[kind])
+
+
+def add(arranged: Arranged, listing: Listing, config: Config, *, by_folder: bool) -> Arranged:
+    """The same with what was decided.
+
+    Args:
+        listing: of all recordings, flat, those without a label, too.
+        by_folder: whether folders name the classes. One of another name than the classes that were decided on, in
+            which recordings were reviewed, is then one of a site, and names none.
+
+    Raises:
+        InputError: there is no such table, or it is of other recordings.
+    """
+    assert config.labels.review is not None
+    place = Path(config.labels.review)
+    decisions = [one for path in _tables(place) for one in read(path)]
+    by_listed: dict[str, list[Decision]] = defaultdict(list)
+    for one in decisions:
+        by_listed[one.recording].append(one)
+    matched = match(listing.files, by_listed)
+    if decisions and not matched.rows_of:
+        raise InputError(
+            f"{_SETTING} {shown(place)}: is of none of the recordings in {shown(config.data_folder)}. It names "
+            f"{shown(decisions[0].recording)}. Put the recordings that were reviewed into the data folder; they are "
+            "known by their names, with as many folders before them as both have."
+        )
+    of_file = {name: [one for row in rows for one in by_listed[row]] for name, rows in matched.rows_of.items()}
+    site = _sites(arranged.listing, of_file, config) if by_folder else frozenset[str]()
+    placed, left_out, problems = Counter[str](), Counter[str](), list[Problem]()
+    labelled = {file.name: file for file in arranged.listing.files if file.label not in site}
+    files, added = list[SoundFile](), set[str]()
+    for file in listing.files:
+        known = labelled.get(file.name)
+        if file.name not in of_file:
+            files += [known] if known is not None else []
+            continue
+        labels = _labels(file.name, of_file[file.name], placed, left_out, problems)
+        if known is not None:
+            files.append(replace(known, labels=(*(known.labels or (Label(known.label),)), *labels)))
+        elif labels:
+            added.add(file.name)
+            files.append(replace(file, label=", ".join(class_names_of(labels)), labels=labels, below=file.name))
+    there = {file.name for file in files}
+    unnamed = [
+        Problem(file.name, "", "no-label", f"its folder {shown(file.label)} names no class, and it was not reviewed")
+        for file in arranged.listing.files if file.name not in there
+    ]  # fmt: skip
+    for names, reason in ((matched.unused, "row-without-file"), (set(matched.vague.values()), "row-ambiguous")):
+        for name in sorted(names):
+            left_out[reason] += len(by_listed[name])
+            problems.append(Problem(shown(name), "", "row-without-file", _stray(by_listed[name], reason)))
+    kept = [one for one in arranged.listing.problems if one.recording not in added or one.problem in NO_FILE]
+    classes = sorted({*(set(arranged.listing.folders) - site), *(name for file in files for name in file.classes)})
+    return replace(
+        arranged,
+        listing=Listing(files, [*kept, *unnamed, *problems], classes),
+        notices=[*arranged.notices, *_notices(place, decisions, files, placed, site)],
+        rows=_joined(arranged.rows, RowBooks(len(decisions), dict(left_out), dict(placed))),
+    )
+
+
+def _tables(place: Path) -> list[Path]:
+    found = sorted(path for path in place.glob("*.csv") if path.is_file()) if place.is_dir() else [place]
+    if not found or not found[0].is_file():
+        raise InputError(
+            f"{_SETTING} {shown(place)}: there is no such table. Expected {TABLE_NAME}, which the page of `review` "
+            "saves, or a folder of such tables."
+        )
+    return found
+
+
+def _sites(listing: Listing, of_file: Mapping[str, Sequence[Decision]], config: Config) -> frozenset[str]:
+    reviewed = {file.label for file in listing.files if file.name in of_file}
+    classes = {one.detected for some in of_file.values() for one in some}
+    classes |= {label.class_name for some in of_file.values() for one in some for label in one.labels}
+    return frozenset(reviewed - classes - set(background_of(reviewed, config.labels.negative_classes)))
+
+
+def _labels(
+    name: str, decisions: Sequence[Decision], placed: Counter[str], left_out: Counter[str], problems: list[Problem]
+) -> tuple[Label, ...]:
+    found: dict[Label, None] = {}
+    for one in decisions:
+        if one.fault:
+            left_out["row-invalid"] += 1
+            problems.append(Problem(name, one.detected, "row-invalid", f"{one.origin}: {one.fault}"))
+        elif one.labels[0] in found:
+            left_out["row-repeated"] += 1
+        else:
+            placed[name] += 1
+            found |= dict.fromkeys(one.labels)
+    return tuple(found)
+
+
+def _stray(decisions: Sequence[Decision], reason: str) -> str:
+    what = "there is no such recording" if reason == "row-without-file" else "several recordings are called so"
+    return f"{what} ({count(len(decisions), 'row')}, e.g. {decisions[0].origin})"
+
+
+def _joined(first: RowBooks | None, second: RowBooks) -> RowBooks:
+    if first is None:
+        return second
+    return RowBooks(
+        first.found + second.found, Counter(first.left_out) + Counter(second.left_out),
+        Counter(first.placed) + Counter(second.placed),
+    )  # fmt: skip
+
+
+def _notices(
+    place: Path, decisions: Sequence[Decision], files: Sequence[SoundFile], placed: Mapping[str, int],
+    site: frozenset[str],
+) -> Iterator[str]:  # fmt: skip
+    kinds = Counter(one.kind for one in decisions)
+    n_alone = sum(bool(file.labels) and all(label.is_reviewed for label in file.labels) for file in files)
+    said = joined([f"{kinds[kind]:,} {kind}" for kind in DECISIONS])
+    alone = f" Of {n_alone:,} of these, which have no other label, nothing else is learnt." if n_alone else ""
+    yield (
+        f"{shown(place)}: {count(len(decisions), 'decision')} on detections ({said}) in "
+        f"{count(len(placed), 'recording')}.{alone}"
+    )
+    if site:
+        yield f"Folders {quoted(sorted(site))} name no class: recordings in them were reviewed for other classes."
