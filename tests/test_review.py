@@ -54,6 +54,8 @@ def test_each_class_gives_its_least_certain_detections_in_turn(tmp_path: Path) -
     found = least_certain(given, {"b": 0.25, "c": 0.98}, 4)
     assert [(one.class_name, one.score) for one in found] == [("a", 0.5), ("a", 0.52), ("b", 0.3), ("c", 0.99)]
     assert [(one.class_name, one.threshold) for one in found][2:] == [("b", 0.25), ("c", 0.98)]
+    many = [entry(tmp_path / f"{k}.wav", (call("a", 0.99 - k / 1000),)) for k in range(400)]
+    assert [one.score for one in least_certain(many, {}, 2)] == pytest.approx([0.591, 0.592])
     with_unknown = least_certain(given, {}, 7, unknown=True)
     assert len(with_unknown) == 7 and [one.score for one in with_unknown][:2] == [0.5, 0.5]
 

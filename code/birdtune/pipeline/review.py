@@ -30,6 +30,7 @@ from birdtune.training import served_model
 
 _NO_THRESHOLD = 0.5
 _NEAREST_TO_ONE = 1e-6
+_KEPT = 8  # so many times what is wanted, before the more certain are let go
 
 
 class Asked(NamedTuple):
@@ -46,13 +47,13 @@ def review(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
     thresholds = _thresholds(config, asked.model, journal)
     with storage_faults(asked.folder, verb="read"):
         try:
-            entries = list(_there(detection_ledger.newest(asked.folder), journal))
+            entries = _there(detection_ledger.newest(asked.folder), journal)
+            chosen = least_certain(entries, thresholds, asked.most, unknown=config.detect.unknown)
         except (FileNotFoundError, NotADirectoryError) as fault:
             raise InputError(
                 f"{shown(asked.folder)}: holds no {detection_ledger.NAME}. Expected the folder that `predict --format` "
                 "wrote to: ./entrypoint.sh predict nights/ --format csv"
             ) from fault
-    chosen = least_certain(entries, thresholds, asked.most, unknown=config.detect.unknown)
     clips = []
     with journal.progress("drawing", len(chosen), "detections") as progress:
         for one in chosen:
@@ -121,6 +122,8 @@ def least_certain(
                 entry.name, given, entry.duration_s, call.class_name, call.start_s, call.end_s, call.peak_s, call.score,
                 threshold,
             ))  # fmt: skip
+            if len(by_class[call.class_name]) > _KEPT * most:  # so that memory does not grow with the recordings
+                by_class[call.class_name] = heapq.nsmallest(most, by_class[call.class_name], key=certainty)
     ranked = [
         (rank, certainty(one), name, one)
         for name, some in by_class.items()
