@@ -235,6 +235,13 @@ def test_decisions_go_with_a_table_of_labels_too(data: Path) -> None:
     assert (found.rows["found"], found.rows["used"], found.rows["left_out"]) == (12, 11, {"row-invalid": 1})
 
 
+def test_a_reviewed_negative_of_a_class_stays_background(data: Path) -> None:
+    write_sound(data / "data/-Owl/a.wav", tone(8.0, 8000, seed=99), 8000)
+    found = decided(data, "-Owl/a.wav,3,4,Tit,no,\n")
+    assert labels_of(found, "-Owl/a.wav")[0] == Label("background")
+    assert found.classes == ("Owl", "Tit", "background", "site")
+
+
 def test_several_tables_of_one_folder_are_joined(data: Path) -> None:
     (data / "reviews").mkdir()
     for k in (1, 2):

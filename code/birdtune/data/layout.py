@@ -268,7 +268,10 @@ def with_negatives(listing: Listing, background: str) -> tuple[Listing, list[str
         return listing, []
     label = background_class(listing.folders, background)
     counts = Counter(file.label for file in listing.files)
-    files = [replace(file, label=label, below=file.name) if is_negative(file.label) else file for file in listing.files]
+    new = dict.fromkeys(names, label)
+    files = [
+        replace(_renamed(file, new), below=file.name) if is_negative(file.label) else file for file in listing.files
+    ]
     problems = [
         replace(problem, label=label) if is_negative(problem.label) else problem for problem in listing.problems
     ]

@@ -20,7 +20,7 @@ from typing import Final
 
 from birdtune.config import Config
 from birdtune.data.annotations.rows import TIMES, label_of
-from birdtune.data.class_names import joined, quoted
+from birdtune.data.class_names import is_negative, joined, quoted
 from birdtune.data.labels import Label, background_of, class_names_of
 from birdtune.data.layout import Arranged
 from birdtune.data.row_books import RowBooks
@@ -156,7 +156,7 @@ def _tables(place: Path) -> list[Path]:
 
 
 def _sites(listing: Listing, of_file: Mapping[str, Sequence[Decision]], config: Config) -> frozenset[str]:
-    reviewed = {file.label for file in listing.files if file.name in of_file}
+    reviewed = {file.label for file in listing.files if file.name in of_file and not is_negative(file.label)}
     classes = {one.detected for some in of_file.values() for one in some}
     classes |= {label.class_name for some in of_file.values() for one in some for label in one.labels}
     return frozenset(reviewed - classes - set(background_of(reviewed, config.labels.negative_classes)))
