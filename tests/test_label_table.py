@@ -47,6 +47,7 @@ def test_a_table_names_the_classes_of_recordings_without_folders(flat: Path, whe
     assert dataset.classes == BIRDS and len(dataset.recordings) == 9
     assert {r.name: r.label for r in dataset.recordings}["r4.wav"] == BIRDS[1]
     assert dataset.problems == [] and dataset.books()["found"] == 9
+    assert dataset.rows == {"found": 9, "used": 9, "left_out": {}}
     assert f"{flat / where} says the class of 9 of 9 recordings, 3 classes in all" in said(dataset)
     assert len({place.group for place in dataset.places.values()}) == 9
 

@@ -117,7 +117,7 @@ def test_a_page_has_each_detection_with_spectrogram_and_sound_and_fetches_nothin
     ("arguments", "code", "said"),
     [
         (["nowhere"], 42, "nowhere: holds no detections.jsonl"),
-        (["--n", "0"], 2, "expected 1 to 2,000"),
+        (["--n", "0"], 2, "expected 1 to 1,000"),
         (["--out", "review.pdf"], 2, "review.pdf"),
         (["--model", "nowhere"], 42, "--model"),
     ],

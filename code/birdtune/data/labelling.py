@@ -147,8 +147,7 @@ class _Labeller:
                 detail += f", by rows of several names: {quoted(listed)}"
             self._leave_out(file, "several-labels", detail)
         elif classes:
-            plain = own == (Label(classes[0]),)
-            self.files.append(replace(file, label=", ".join(classes), labels=() if plain else own, below=file.name))
+            self.files.append(replace(file, label=", ".join(classes), labels=own, below=file.name))
         elif invalid:
             some = f"{len(invalid):,} of its rows are no label, e.g. {invalid[0].origin}: {invalid[0].detail}"
             self._leave_out(file, "invalid-label", some)
