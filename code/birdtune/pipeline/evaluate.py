@@ -240,10 +240,12 @@ def _events(job: Job, test: Scores, thresholds: Thresholds) -> dict[str, Any] | 
     if not labels.have_times or not labels.rule.negative:  # beside the labels, nobody knows what is there
         return None
     marked = [name for name, is_marked in zip(job.dataset.classes, labels.marked, strict=True) if is_marked]
-    return recording_events.measure(
-        test, part, thresholds, job.dataset.background, marked=marked, window_s=job.store.spec.window_s,
-        n_bootstrap=job.config.evaluate.bootstrap, seed=job.config.train.seed,
+    spec, settings = job.store.spec, job.config.evaluate
+    found = recording_events.measure(
+        test, part, thresholds, job.dataset.background, marked=marked, window_s=spec.window_s,
+        n_bootstrap=settings.bootstrap, seed=job.config.train.seed,
     )  # fmt: skip
+    return None if found is None else {**found, "hop_s": spec.hop(settings.hop_s) / spec.rows_per_s}
 
 
 # ---- out-of-distribution statistics --------------------------------------------------------------

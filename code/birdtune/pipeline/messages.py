@@ -75,7 +75,7 @@ def event_line(events: Mapping[str, Any]) -> str:
         f"events: F1 {plain_percent(row['f1'])}{interval}, precision "
         f"{plain_percent(row['precision'])}, recall {plain_percent(row['recall'])} of {row['events']:,} in "
         f"{count(events['recordings'], 'recording')}; segments of {events['segment_s']:g} s: F1 "
-        f"{plain_percent(segments['f1'])}"
+        f"{plain_percent(segments['f1'])}; a window each {events['hop_s']:g} s"
         + (f"; {left_out:,} without times left out" if left_out else "")
     )
 
