@@ -95,6 +95,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "folds.csv").write_text("recording,fold\n" + folds)
     (folder / "species.txt").write_text("Bubo bubo\n")
     (folder / "annotated.csv").write_text("recording,start_s,end_s,label\nd.wav,1,2,Bubo_bubo\n")
+    (folder / "marks").mkdir()
+    for name in names[::2]:  # label tracks of Audacity
+        (folder / "marks" / f"{Path(name).stem}.txt").write_text(f"0.1\t1.4\t{Path(name).parent}\n")
     (folder / "last").touch()
     os.utime(folder / "last", (0, 0))
     for number, name in enumerate(("new/a.wav", "night.wav", "recordings/b.wav", "archive/2026/c.wav", "night/d.wav")):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from test_tflite_backbone import SIZE, Made, config, converted
 
 from birdtune.config import Config
-from birdtune.errors import SettingsError
+from birdtune.errors import CheckpointError, SettingsError
 from birdtune.models import head_start, registry
 from birdtune.training.first_weights import begin_head, build_classifier, with_head_rate
 
@@ -108,3 +108,20 @@ def test_a_head_that_knows_all_its_classes_learns_slower_unless_a_rate_is_set(pa
     chosen = published(path)
     chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"head_lr_multiplier": 30.0})})
     assert rate(chosen, "Apus apus", "Bubo bubo") == 30
+
+
+def test_two_names_of_one_published_class_are_pointed_out(path: Path) -> None:
+    found = head_start.find(published(path), ("Apus apus", "Swift", "Bubo bubo"))
+    assert found is not None
+    _, remark = found.lines()
+    assert "Apus apus and Swift are both" in remark and "one folder" in remark
+
+
+def test_a_classifier_that_is_damaged_is_refused_before_anything_begins_from_it(path: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.tflite"
+    content = path.read_bytes()
+    kernel = registry.backbone_of(config(path)).arrays()["logits/kernel"].T.tobytes()  # as the file has it
+    assert content.count(kernel) == 1
+    damaged.write_bytes(content.replace(kernel, b"\xff" * len(kernel)))
+    with pytest.raises(CheckpointError, match="NaN or infinity among its weights .logits/kernel.*damaged"):
+        registry.backbone_of(config(damaged)).arrays()

@@ -54,6 +54,8 @@ CODES: Mapping[str, str] = {
     "old-classes-unreachable": "these classes have no training recordings, and will be rejected as unknown",
 }
 
+# A loss that still falls by this from one epoch to the next is on its way down: published weights may begin high.
+_STEEP = 0.9
 # Of a loss: what moved less did not move; and what is not lower than a constant prediction's by this, learnt nothing.
 # Healthy first epochs came as near as 0.4 %, third ones 4 %.
 _MOVED = 0.02
@@ -211,7 +213,7 @@ def _course(rows: Sequence[Row], constant: float | None, warmup_epochs: float) -
             "Likely causes: a learning rate far too low (--train.learning-rate), a network without active units, or "
             "recordings that do not differ between the classes.",
         )
-    elif constant is not None and not learnt:
+    elif constant is not None and not learnt and last > _STEEP * losses[-2]:
         yield Diagnostic(
             "nothing-learnt",
             STRONG,

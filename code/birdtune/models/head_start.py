@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.config import Config
-from birdtune.errors import SettingsError
+from birdtune.errors import SettingsError, shown
 from birdtune.models import registry
 from birdtune.models.backbone import Arrays, Backbone, Published
 from birdtune.models.labels_file import are_named
@@ -65,6 +65,19 @@ class HeadStart:
             pairs = [name if name == label else f"{name} = {label}" for name, label in self.labels.items()]
             begins = "begins" if len(pairs) == 1 else "begin"
             yield f"head: {len(pairs):,} of {of} {begins} from {self.backbone}'s own classifier: {some(pairs)}"
+        for label, names in self._of_label.items():
+            if len(names) > 1:
+                yield (
+                    f"  {' and '.join(names)} are both {self.backbone}'s {label}: if they are one class, put them into "
+                    "one folder"
+                )
+
+    @property
+    def _of_label(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, label in self.labels.items():
+            found.setdefault(label, []).append(shown(name))
+        return found
 
     def weights(self, published: Arrays, columns: Sequence[int] | None = None) -> tuple[Array, Array]:
         """Kernel [K, M] and bias [M] of some columns (default: of the classes), from a checkpoint's variables."""

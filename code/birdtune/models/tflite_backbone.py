@@ -22,6 +22,7 @@ from birdtune.models.labels_file import read_labels
 from birdtune.models.tf_checkpoint import check_variables
 from birdtune.models.tflite import Graph, Operation
 from birdtune.models.tflite_parts import Parts
+from birdtune.runtime.text import some
 
 LOGITS = ("logits/kernel", "logits/bias")
 # Operations that may follow the last layer.
@@ -113,11 +114,21 @@ class TFLiteBackbone(FileBackbone):
         return 80 * self.n_samples  # of BirdNET's, most of them in its spectrograms; measured
 
     def arrays(self) -> Arrays:
-        """The weights in the file: of the blocks, and of its classifier if there is one."""
+        """The weights in the file: of the blocks, and of its classifier if there is one.
+
+        Raises:
+            CheckpointError: not all of them are finite numbers.
+        """
         found = dict(self._arrays())
         if (classifier := self.found.classifier) is not None:
             kernel, bias = self.graph.kernel(classifier), self.graph.bias(classifier)
             found |= zip(LOGITS, (kernel, np.zeros(kernel.shape[1], np.float32) if bias is None else bias), strict=True)
+        # A damaged classifier would not show in embeddings, by which the file is tried.
+        if broken := [name for name, array in found.items() if not np.isfinite(array).all()]:
+            raise CheckpointError(
+                f"{shown(self.path)}: NaN or infinity among its weights ({some(broken)}). The file is damaged: get it once "
+                "more."
+            )
         return found
 
     def _arrays(self) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

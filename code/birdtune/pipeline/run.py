@@ -69,7 +69,15 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
         journal.write_to(current.logs)
         messages.say_begin(current, dataset, base, resumed=resumed)
         for line in start.lines() if start is not None else ():
-            journal.say(f"  {line}")
+            if start is not None and not start.are_named:
+                journal.warn(line)
+            else:
+                journal.say(f"  {line}")
+        if base is not None and config.model.keep_classes is None and base.keeps_published:
+            journal.warn(
+                f"{base.title} serves published classes as well, and this version will not. Give --model.keep-classes "
+                "to serve them again."
+            )
         if kept := published.keep(config, dataset.classes):
             for line in kept.lines():
                 journal.say(f"  {line}")

@@ -56,15 +56,16 @@ def _test(test: Row | None) -> str:
     if test is None:
         return "No test recording has a published class, so the published scores were not tested."
     published, head = test["published"], test["head"]
-    interval = f" ({points(test['difference_ci'])})" if test["difference_ci"] else ""
+    low, high = test["difference_ci"] or (0.0, 0.0)
+    interval = f" (95 %: {points((-high, -low))})" if test["difference_ci"] else ""
     after = test["calibration"]["after"]
     return (
         f"Among the {count(test['classes'], 'class')} that both have, on {count(test['recordings'], 'test recording')} "
         f"of {count(test['sources'], 'source')}, the published classifier is right for {percent(published['accuracy'])}"
         f"{_span(published)}, the head of this model for {percent(head['accuracy'])}{_span(head)}: "
-        f"{100 * test['difference']:+.0f} percentage points{interval}. Mean confidence of the published scores "
-        f"{percent(after['confidence'])}, calibration error {after['ece']:.3f} ({after['ece_null']:.3f} under perfect "
-        "calibration)."
+        f"{round(-100 * test['difference']) or 0:+d} percentage points{interval}. Mean confidence of the published "
+        f"scores {percent(after['confidence'])}, calibration error {after['ece']:.3f} ({after['ece_null']:.3f} under "
+        "perfect calibration)."
     )
 
 

@@ -31,6 +31,7 @@ _UNLEARNT = ("loss-never-moved", "nothing-learnt", "not-above-baseline", "not-ab
 _FIRST = ("shortcut",)
 # Collapsed: this share of the predictions is a third of the classes that make up as much of the recordings, or fewer.
 _COLLAPSED_SHARE, _COLLAPSED_TO = 0.9, 3
+_FEWEST_PREDICTED = 10  # of fewer predictions, nothing follows
 
 
 @dataclass(frozen=True)
@@ -269,11 +270,15 @@ def _collapsed(part: str, figures: Row) -> Iterator[Diagnostic]:
     rows = figures["per_class"]
     given = _fewest(rows, "predicted")
     true = _fewest(rows, "support")
+    n_predicted = sum(row["predicted"] for row in rows)
+    if n_predicted < _FEWEST_PREDICTED:
+        return
+    share = sum(row["predicted"] for row in rows if row["class"] in given) / n_predicted
     if len(given) < len(true) and len(given) <= max(1, len(true) // _COLLAPSED_TO):
         yield Diagnostic(
             "collapsed",
             STRONG,
-            f"On {part}, predictions collapsed onto few classes: {percent(_COLLAPSED_SHARE)} are {some(given)}; "
+            f"On {part}, predictions collapsed onto few classes: {percent(share)} are {some(given)}; "
             f"it takes {count(len(true), 'class')} to make up as much of the recordings.",
             "Likely causes: one class with far more recordings than others (--train.class-weight-alpha 0.5), or a "
             "network that has not learnt (see the loss).",

@@ -103,6 +103,11 @@ class ServedModel:
         """From which distance on a recording is rejected as unknown; None where it rejects none."""
         return None if self.facts.ood is None else OodScale.of(self.facts.ood)
 
+    @property
+    def keeps_published(self) -> bool:
+        """Whether it serves classes that its backbone was published with, beside its own."""
+        return (self.folder / "published_labels.csv").is_file()
+
     def digest(self) -> str:
         """SHA-256 of all that a run that begins from it takes over."""
         return value_sha256([self.facts.weights_sha256, self.facts.classes])
