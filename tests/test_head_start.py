@@ -123,5 +123,5 @@ def test_a_classifier_that_is_damaged_is_refused_before_anything_begins_from_it(
     kernel = registry.backbone_of(config(path)).arrays()["logits/kernel"].T.tobytes()  # as the file has it
     assert content.count(kernel) == 1
     damaged.write_bytes(content.replace(kernel, b"\xff" * len(kernel)))
-    with pytest.raises(CheckpointError, match="NaN or infinity among its weights .logits/kernel.*damaged"):
+    with pytest.raises(CheckpointError, match=r"NaN or infinity among its weights .logits/kernel.*damaged"):
         registry.backbone_of(config(damaged)).arrays()

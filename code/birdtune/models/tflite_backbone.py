@@ -126,8 +126,8 @@ class TFLiteBackbone(FileBackbone):
         # A damaged classifier would not show in embeddings, by which the file is tried.
         if broken := [name for name, array in found.items() if not np.isfinite(array).all()]:
             raise CheckpointError(
-                f"{shown(self.path)}: NaN or infinity among its weights ({some(broken)}). The file is damaged: get it once "
-                "more."
+                f"{shown(self.path)}: NaN or infinity among its weights ({some(broken)}). The file is damaged: get it "
+                "once more."
             )
         return found
 
