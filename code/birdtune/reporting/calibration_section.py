@@ -129,9 +129,12 @@ def decisions_sentence(decisions: Row, n: int, part: str, *, chosen_on: bool) ->
 
 
 def decided_sentence(metrics: Row) -> str:
-    """How many recordings get a class at all, for the first screen; "" where all do, or it is not known."""
+    """How many recordings get a class at all, for the first screen; "" where all do, or it is not known.
+
+    Nor where events were detected: the mean over a recording may be below every threshold.
+    """
     decisions = metrics.get("decisions")
-    if decisions is None or decisions["decided_share"] is None or decisions["decided_share"] == 1:
+    if metrics.get("events") or decisions is None or decisions["decided_share"] in (None, 1):
         return ""
     if not decisions["decided"]:
         return "With the thresholds, every recording is rejected as unknown."

@@ -181,14 +181,20 @@ def name(value: str | None) -> Markup:
 
 
 def remarks(metrics: Row) -> list[str]:
-    """The weakest classes, in sentences: low recall, low precision. More of them are diagnostics."""
-    rows = metrics["per_class"]
+    """The weakest classes, in sentences: low recall, low precision. More of them are diagnostics.
+
+    Where labels have times, of events: of whole recordings, thresholds of windows say little.
+    """
+    rows, what = metrics["per_class"], "predictions"
+    if events := metrics.get("events"):
+        own = events["events"]["per_class"]
+        rows, what = [{**row, "support": row["events"], "predicted": row["detections"]} for row in own], "detections"
     tested = sorted((row for row in rows if row["support"]), key=_expected_recall)
     weakest = [row for row in tested if row["recall"] < 0.9][:5]
     missed = [f"{row['class']} ({_hits(row)} of {row['support']})" for row in weakest]
     predicted = sorted((row for row in rows if row["predicted"] > 2), key=lambda row: row["precision"])
     doubtful = [
-        f"{row['class']} (right in {_hits(row)} of {row['predicted']} predictions)"
+        f"{row['class']} (right in {_hits(row)} of {row['predicted']} {what})"
         for row in predicted
         if row["precision"] < 0.8
     ]
@@ -394,8 +400,14 @@ def _context(data: ReportData) -> dict[str, Any]:
 
 
 def _big(metrics: Row, part: str) -> Row:
-    """The figure in large print: top-1 accuracy, or, where recordings have several classes, average precision."""
+    """The figure in large print: top-1 accuracy; where recordings have several classes, average precision; and where
+    these have times, F1 of events, as all recordings may hold all classes.
+    """
     clip = metrics["clip"]
+    if events := metrics.get("events"):
+        row = events["events"]
+        what = f"F1 of {count(row['events'], 'event')} in {count(events['recordings'], part + ' recording')}"
+        return {"value": row["f1"], "ci": row["f1_ci"], "text": what}
     if metrics["multi_label"]:
         return {
             "value": clip["macro_ap"], "ci": clip["macro_ap_ci"],
