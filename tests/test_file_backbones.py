@@ -134,6 +134,21 @@ def test_code_in_a_keras_file_is_not_run(keras_file: Path, tmp_path: Path) -> No
         assert "was not loaded: it describes" in refused(changed), put
 
 
+@pytest.mark.parametrize("name", ["cut off.keras", "empty.onnx", "words.tflite"])
+def test_a_file_that_is_not_what_its_name_says_is_refused_as_that(
+    name: str, keras_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {"cut off.keras": keras_file.read_bytes()[:3000], "empty.onnx": b"", "words.tflite": b"hello"}[name]
+    (path := tmp_path / name).write_bytes(content)
+    (tmp_path / "data").mkdir()
+    given = ["check", f"--data={tmp_path / 'data'}", f"--output={tmp_path / 'out'}", "--model.sample-rate-hz=16000"]
+    assert cli.main([*given, f"--model.checkpoint={path}"]) == 42
+    [said] = capsys.readouterr().err.splitlines()
+    assert f"{path}: is neither a TensorFlow Lite, a Keras or an ONNX file" in said
+    assert f"though its name ends in {path.suffix}. It has {len(content):,} byte" in said
+    assert "a download or copy that stopped" in said and "VGGish" not in said
+
+
 def test_damaged_and_unfit_keras_files_are_refused(keras_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.keras"
     content = bytearray(keras_file.read_bytes())

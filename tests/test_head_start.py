@@ -12,6 +12,7 @@ from test_tflite_backbone import SIZE, Made, config, converted
 from birdtune.config import Config
 from birdtune.errors import CheckpointError, SettingsError
 from birdtune.models import head_start, registry
+from birdtune.models import published as published_classes
 from birdtune.training.first_weights import begin_head, build_classifier, with_head_rate
 
 LABELS = ("Apus apus_Swift", "Bubo bubo_Eagle-Owl", "Pica pica_Raven", "Corvus corax_Raven")
@@ -63,6 +64,17 @@ def test_published_weights_that_are_asked_for_and_do_not_fit_are_refused(path: P
         head_start.find(Config(model=unlike), ())
     with pytest.raises(SettingsError, match="comes without a classifier of its own"):
         head_start.find(Config(model={"head_weights": "published", "backbone": "vggish"}), ())
+
+
+def test_on_embeddings_published_weights_and_classes_are_refused_with_the_reason(tmp_path: Path) -> None:
+    arrays = {"embeddings": np.eye(4, dtype=np.float32), "recording": np.array(list("abcd"))}
+    np.savez(tmp_path / "e.npz", label=np.array(list("xxyy")), **arrays)
+    of_both = {"head_weights": "published", "keep_classes": "all"}
+    settings = Config(data=tmp_path / "e.npz", model=of_both)
+    with pytest.raises(SettingsError, match=r"published: the data are embeddings, on which every head begins at rand"):
+        head_start.find(settings, ())
+    with pytest.raises(SettingsError, match=r"keep-classes: works on sound, and .*e\.npz holds embeddings"):
+        published_classes.keep(settings, ())
 
 
 def test_a_backbone_whose_classifier_is_worth_it_starts_heads_without_being_told(

@@ -82,7 +82,7 @@ def test_a_name_matches_a_scientific_or_a_common_name_and_nothing_is_guessed(mod
 def test_a_list_is_names_or_a_file_of_them_and_own_classes_are_not_served_twice(model: Path, tmp_path: Path) -> None:
     assert kept(model, ["Apus apus"], "rain, Corvus corax,swift").labels == (LABELS[2], LABELS[4])
     path = tmp_path / "birds.txt"
-    path.write_text("\ufeffPica pica_Raven\n\n eagle_owl \n", encoding="utf-8")
+    path.write_text("\ufeff# of this valley\nPica pica_Raven\n\n #rain\n eagle_owl \n", encoding="utf-8")
     assert kept(model, [], str(path)).labels == (LABELS[1], LABELS[3])
     assert "there is no such file" in refused(model, str(tmp_path / "none.txt"))
     assert "is a class of the data" in refused(model, "swift", ["Apus apus"])

@@ -18,9 +18,10 @@ from makers import Here
 
 from birdtune.audio import decode
 from birdtune.audio.logmel import YAMNET, hann_window, log_mel
+from birdtune.config import Config
 from birdtune.errors import CheckpointError, InputError, SettingsError
 from birdtune.models import classifier as classifiers
-from birdtune.models import tflite, yamnet
+from birdtune.models import registry, tflite, yamnet
 from birdtune.models.registry import BACKBONES, read_weights
 from birdtune.pipeline import predict as prediction
 from birdtune.pipeline import run as job
@@ -291,6 +292,13 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
             yamnet.read_weights(path)
     with pytest.raises(CheckpointError, match="neither"):
         yamnet.read_weights(tmp_path)
+
+
+def test_weights_of_yamnet_choose_it(drawn: tuple[Path, Drawn]) -> None:
+    found, said = registry.settled(Config(model={"checkpoint": str(drawn[0])}))
+    assert found.model.backbone == "yamnet" and f"{drawn[0]} has weights of YAMNet" in said[0]
+    kept = registry.settled(Config(model={"checkpoint": str(drawn[0]), "backbone": "vggish"}))[0]
+    assert kept.model.backbone == "vggish"
 
 
 def test_weights_of_one_backbone_given_to_another_are_distinguished(drawn: tuple[Path, Drawn]) -> None:

@@ -18,11 +18,13 @@ from birdtune.models.installed import HOW_TO_GET_BIRDNET, birdnet_files
 from birdtune.models.known import KNOWN as ORIGINS
 from birdtune.runtime.files import value_sha256
 from birdtune.runtime.fingerprints import checkpoint_files
+from birdtune.runtime.text import count
 
 CUSTOM = "custom"
 # Each has `is_one(path)`, `look(path, output)` and `backbone(path, found, wanted)`; what `look` finds has at least
 # `n_samples` (None: any) and `size`.
 _FORMATS: tuple[Any, ...] = (saved_model_backbone, tflite_backbone, keras_backbone, onnx_backbone)
+_ENDINGS = (".tflite", ".keras", ".onnx")  # of names that promise one
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,27 @@ def is_model(path: Path) -> bool:
     return _format_of(path) is not None
 
 
+def require_content(path: Path) -> None:
+    """Refuse a file that is no model, and whose name says that it is one.
+
+    Raises:
+        CheckpointError: naming it.
+        OSError: it cannot be read.
+    """
+    if path.suffix.lower() in _ENDINGS and path.is_file() and not is_model(path):
+        raise _no_model(path)
+
+
+def _no_model(path: Path) -> CheckpointError:
+    said = f", though its name ends in {path.suffix}" if path.suffix.lower() in _ENDINGS else ""
+    size = f" It has {count(path.stat().st_size, 'byte')}." if path.is_file() else ""
+    return CheckpointError(
+        f"{shown(path)}: is neither a TensorFlow Lite, a Keras or an ONNX file nor the folder of a SavedModel by its "
+        f"content{said}.{size} Likely cause: a download or copy that stopped, or another format. Get it again, or "
+        "convert the model."
+    )
+
+
 def _format_of(path: Path) -> Any | None:
     return next((kind for kind in _FORMATS if kind.is_one(path)), None)
 
@@ -93,10 +116,7 @@ def _looked(path: Path, stamp: object, output: str | None) -> tuple[Any, Any]:
     del stamp  # other files are read anew
     kind = _format_of(path)
     if kind is None:
-        raise CheckpointError(
-            f"{shown(path)}: is neither a TensorFlow Lite, a Keras or an ONNX file nor the folder of a SavedModel. "
-            "Likely cause: an empty or damaged file, or another format. Get it again, or convert the model."
-        )
+        raise _no_model(path)
     return kind, kind.look(path, output)
 
 

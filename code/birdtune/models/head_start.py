@@ -17,6 +17,7 @@ from birdtune.config import Config
 from birdtune.errors import SettingsError, shown
 from birdtune.models import registry
 from birdtune.models.backbone import Arrays, Backbone, Published
+from birdtune.models.embedded import EmbeddingsBackbone
 from birdtune.models.labels_file import are_named
 from birdtune.models.published_names import Names
 from birdtune.runtime.text import count, some
@@ -135,6 +136,8 @@ def _published(config: Config, head: str) -> tuple[Backbone, Published | None, s
     backbone, model = registry.backbone_of(config), config.model
     if config.init_from is not None:
         why_not = "with --init-from, the head is that of the other model"
+    elif isinstance(backbone, EmbeddingsBackbone):
+        why_not = "the data are embeddings, on which every head begins at random"
     elif backbone.published is None:
         why_not = f"{backbone.title} comes without a classifier of its own"
     elif model.checkpoint == "none":

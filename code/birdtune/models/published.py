@@ -151,7 +151,10 @@ def _published_of(config: Config) -> tuple[Backbone, Published]:
     """The backbone and the classifier that still fits it. Raises SettingsError."""
     backbone = registry.backbone_of(config)
     if isinstance(backbone, EmbeddingsBackbone):
-        raise SettingsError(f"{_SETTING}: the data are embeddings, and no backbone goes with them. Give recordings.")
+        raise SettingsError(
+            f"{_SETTING}: works on sound, and {shown(config.data_folder)} holds embeddings. Leave it out, or give the "
+            "recordings."
+        )
     if backbone.published is None:
         raise SettingsError(
             f"{_SETTING}: {backbone.title} comes without a classifier of its own. BirdNET, YAMNet and other TensorFlow "
@@ -197,7 +200,7 @@ def _listed(setting: str, names: Names) -> list[str]:
         except OSError as fault:
             message = f"{_SETTING} {shown(path)}: cannot be read ({shown(fault.strerror)}). Check its rights."
             raise read_error(fault, path, message, InputError) from fault
-        found = lines
+        found = [line for line in lines if not line.lstrip().startswith("#")]
     elif setting.lower().endswith(".txt") or os.sep in setting:
         raise InputError(f"{_SETTING} {shown(setting)}: there is no such file. Expected names, or a text file of them.")
     else:  # a label may have a comma itself

@@ -18,7 +18,7 @@ from birdtune.audio.logmel import LogMel
 from birdtune.audio.waveform import Waveform
 from birdtune.config import Config
 from birdtune.data.embedding_input import is_embeddings
-from birdtune.errors import CheckpointError, SettingsError, shown
+from birdtune.errors import CheckpointError, SettingsError, naming, shown
 from birdtune.models import embedded, files, vggish, yamnet
 from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, choose
 from birdtune.models.file_backbone import FileBackbone
@@ -164,7 +164,7 @@ def settled(config: Config) -> tuple[Config, list[str]]:
 def _by_weights(config: Config) -> tuple[str | None, str]:
     """The backbone that the weights are of, where they show it, and where they lie."""
     if (checkpoint := config.model.checkpoint) is not None:
-        return file_backbone(config, Path(checkpoint)), f"{shown(checkpoint)} is a model that takes a waveform"
+        return _by_checkpoint(config, Path(checkpoint))
     found = _in_input(config)
     if len(found) > 1:
         listed = ", ".join(f"{name} ({shown(path.name)})" for name, path in found.items())
@@ -176,9 +176,24 @@ def _by_weights(config: Config) -> tuple[str | None, str]:
     return (None, "") if name is None else (name, f"{shown(found[name].name)} lies in the input folder")
 
 
+def _by_checkpoint(config: Config, place: Path) -> tuple[str | None, str]:
+    """As `_by_weights`, of a file or folder that is named."""
+    with naming("--model.checkpoint"):
+        if yamnet.BACKBONE.recognises(place):
+            return yamnet.BACKBONE.name, f"{shown(place)} has weights of {yamnet.BACKBONE.title}"
+        return file_backbone(config, place), f"{shown(place)} is a model that takes a waveform"
+
+
 def file_backbone(config: Config, place: Path) -> str | None:
-    """Name of the backbone that a file or folder is the graph of: as set, or as it shows; None: it is no graph."""
+    """Name of the backbone that a file or folder is the graph of: as set, or as it shows; None: it is no graph.
+
+    Raises:
+        CheckpointError: a file is damaged, or no graph in spite of its name.
+        OSError: it cannot be read.
+    """
     if not files.is_model(place):
+        if not any(backbone.recognises(place) for backbone in BACKBONES.values()):
+            files.require_content(place)
         return None
     if config.model.backbone in files.NAMES:
         return config.model.backbone
