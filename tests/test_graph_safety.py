@@ -12,6 +12,7 @@ from tensorflow.python.framework import op_def_registry
 from birdtune.audio.logmel import VGGISH
 from birdtune.errors import CheckpointError
 from birdtune.evaluation.calibration import Calibration
+from birdtune.models import saved_model_backbone
 from birdtune.models.graph_safety import ALLOWED, SAVING, read_graph, require_numbers_only
 from birdtune.serving.verify import FORMAT, open_model
 
@@ -81,6 +82,13 @@ def test_a_model_that_could_do_more_than_compute_is_refused_before_it_is_loaded(
     with pytest.raises(CheckpointError, match=rf"was not loaded.*\b{name.split(' ')[0]}\b.*birdtune exported") as told:
         open_model(folder)
     assert "tmp" in str(told.value) and not target.exists()
+
+
+def test_of_a_backbone_that_is_refused_it_is_said_what_fits(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "1", written(tmp_path / "touched")["WriteFile"])
+    with pytest.raises(CheckpointError, match=r"WriteFile\. .*Save it again with the function from the wav") as told:
+        saved_model_backbone.look(folder, None)
+    assert "birdtune exported" not in str(told.value)
 
 
 def test_a_table_that_is_filled_from_a_file_is_refused(tmp_path: Path) -> None:

@@ -88,8 +88,14 @@ SAVING = frozenset(
 _STABLEHLO, _CUSTOM_CODE = "XlaCallModule", b"custom_call"
 
 
-def require_numbers_only(folder: Path) -> None:
+_EXPORT_AGAIN = "Use a model that birdtune exported; if this is one, export it again."
+
+
+def require_numbers_only(folder: Path, then: str = _EXPORT_AGAIN) -> None:
     """Refuse a SavedModel whose graph could do more than compute. Loads TensorFlow's description of graphs, no graph.
+
+    Args:
+        then: what to do about one that is refused; by default, about a model that is to be served.
 
     Raises:
         CheckpointError: it has such operations, or there is no graph that can be read.
@@ -99,9 +105,9 @@ def require_numbers_only(folder: Path) -> None:
     bad = {name for graph in found.meta_graphs for name in _more_than_numbers(graph)}
     if bad:
         raise CheckpointError(
-            f"{shown(folder)}: was not loaded. Its graph holds operations that birdtune's models do not have and that "
-            f"could do more than compute, such as read or write files, run code or open connections: "
-            f"{some(sorted(bad))}. Use a model that birdtune exported; if this is one, export it again."
+            f"{shown(folder)}: was not loaded. Its graph holds operations that are not on the list of those that only "
+            "compute, and that could read or write files, run code or open connections: "
+            f"{some(sorted(bad))}. {then}"
         )
 
 

@@ -17,6 +17,10 @@ from birdtune.models.graph_safety import GRAPH, read_graph, require_numbers_only
 from birdtune.runtime.tensorflow_import import load_tensorflow
 
 _SIGNATURES = ("embeddings", "serving_default")
+_WITHOUT_THEM = (
+    "Likely cause: a model that was saved with its reading of files or its training. Save it again with the function "
+    "from the waveform to the embeddings alone, or get the model from a source that you trust."
+)
 
 
 class Signature(NamedTuple):
@@ -72,7 +76,7 @@ def look(path: Path, output: str | None) -> Signature:
         RetryableError: the storage fails.
     """
     load_tensorflow()
-    require_numbers_only(path)
+    require_numbers_only(path, _WITHOUT_THEM)
     return _signature(path, output)
 
 
