@@ -25,6 +25,8 @@ from birdtune.models import registry
 from birdtune.models.backbone import ALL_BUT_HEAD
 from birdtune.models.embedded import EmbeddingRows, EmbeddingsBackbone
 from birdtune.models.file_backbone import FileBackbone
+from birdtune.pipeline.convert import not_held
+from birdtune.runtime.files import read_json
 from birdtune.serving import convert, export, verify, window_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the converters, about themselves
@@ -275,6 +277,20 @@ def test_packages_that_are_missing_are_named_with_their_command_before_the_job(
     said = "".join(capsys.readouterr())
     assert "needs tf2onnx, onnx, onnxruntime" in said and "./entrypoint.sh extras onnx" in said
     assert not list(tmp_path.glob("run.json"))
+
+
+def test_what_a_file_does_not_hold_of_its_model_is_said(models: dict[str, Path]) -> None:
+    facts = read_json(models["waveform"] / "model.json")
+    front_end = registry.read_front_end(facts["front_end"])
+    assert front_end is not None
+    assert not list(not_held("tflite", "waveform", facts, front_end))
+    kept = {**facts, "classes": ["a", "b"], "published": {"n_kept": 6520}}
+    for kind, title in (("tflite", "TensorFlow Lite"), ("onnx", "ONNX")):
+        [said] = not_held(kind, "waveform", kept, front_end)
+        assert said.startswith(f"The {title} file scores the model's own 2 classes alone.")
+        assert "the 6,520 published classes that are kept" in said
+    [said] = not_held("keras", "embedding", facts, front_end)
+    assert "holds the head alone" in said and "only VGGish and YAMNet" in said
 
 
 def test_the_command_line_offers_every_format() -> None:

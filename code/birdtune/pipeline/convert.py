@@ -4,7 +4,8 @@
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_trained
 from birdtune.runtime.signals import Interrupts
+from birdtune.runtime.text import count
 from birdtune.serving.convert import FORMATS, convert
 
 _WINDOWS = 32
@@ -43,10 +45,30 @@ def convert_model(config: Config, kind: str, journal: Journal, interrupts: Inter
     largest = found["verification"]["difference"]
     journal.say(f"{kind:<7} {shown(folder / found['file'])}")
     journal.say(f"  run in a fresh process with {len(inputs):,} {what}, its scores differ by at most {largest:.0e}")
-    if found["input"]["name"] == "embedding" and front_end.has_sound:
-        journal.warn(
-            f"The {FORMATS[kind].title} file holds the head alone and takes embeddings, for the backbone is a graph "
-            "and has no layers. The formats tflite and onnx hold both."
+    for left_out in not_held(kind, found["input"]["name"], read_json(source / "model.json"), front_end):
+        journal.warn(left_out)
+
+
+def not_held(kind: str, takes: str, facts: Mapping[str, Any], front_end: FrontEnd) -> Iterator[str]:
+    """What a file does not hold of its model, in sentences.
+
+    Args:
+        kind: one of `FORMATS`.
+        takes: what the file takes, "waveform" or "embedding".
+        facts: the model's model.json.
+        front_end: of the model.
+    """
+    title = FORMATS[kind].title
+    if takes == "embedding" and front_end.has_sound:
+        yield (
+            f"The {title} file holds the head alone and takes embeddings: of the backbones, only VGGish and YAMNet are "
+            "written in this format. The formats tflite and onnx hold both."
+        )
+    if facts.get("published"):
+        yield (
+            f"The {title} file scores the model's own {count(len(facts['classes']), 'class')} alone. Only the "
+            f"SavedModel has the {count(facts['published']['n_kept'], 'published class')} that are kept "
+            "(--model.keep-classes)."
         )
 
 

@@ -3,7 +3,7 @@
     version folder ─▶ model_of ─▶ a .keras file: waveform [N, samples] → scores [N, C], for VGGish and YAMNet
                                                  embedding [N, K] → scores [N, C], for all other backbones
 
-The graph of a TensorFlow Lite file or of a SavedModel has no stock layers, so only the head can be written of it.
+Any other backbone is a graph, or has layers of its author's choice; of a model on it, the head alone is written.
 Importing this loads TensorFlow.
 """
 
