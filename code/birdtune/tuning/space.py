@@ -255,6 +255,7 @@ def defaults(space: Space, config: Config) -> dict[str, Value]:
     usual = {
         "model.hidden-units": heads["mlp"].head_units,
         "model.prototypes": heads["prototype"].head_prototypes,
+        "train.head-lr-multiplier": config.train.head_factor,
     }
     return {row.name: usual.get(row.name, flat[row.name]) for row in space.dimensions}
 
