@@ -223,12 +223,14 @@ def test_what_is_no_annotation_is_left_alone(tmp_path: Path) -> None:
         ("n1.x.TextGrid", "n1.wav"), ("n1_labels.txt", "n1.wav"), ("n1 - Label Track.txt", "n1.wav"),
         ("n1.BirdNET.selection.table.txt", "n1.wav"), ("n1_b.txt", "n1_b"), ("a/n2.txt", "a/n2.wav"),
         ("b/n2.txt", "b/n2.wav"), ("n2.txt", "n2"), ("other.txt", "other"),
+        ("marks/a/n2.txt", "a/n2.wav"), ("a/marks/n2.txt", "n2"),  # a tree of annotations beside that of recordings
     ],
 )  # fmt: skip
 def test_a_file_is_named_after_its_recording(below: str, recording: str) -> None:
     files = [SoundFile(name, Path(name), "", 1, 1) for name in ("n1.wav", "a/n2.wav", "b/n2.wav", "XC12 - Merle.mp3")]
     names = Names(files)
     assert names.of_file(below) == recording
+    assert names.of_row("marks/a/n2.txt", "n2.wav", "") == "a/n2.wav" and names.of_row("n2.txt", "n2.wav", "") == "n2.wav"
     assert names.of_row("x.json", "XC12", "") == "XC12 - Merle.mp3" and names.of_row("x.json", "XC1", "") == "XC1"
     assert names.of_row("b/x.txt", "n2.wav", "/field/a/n2.wav") == "b/n2.wav"
     assert names.of_row("x.txt", "n2.wav", "/field/a/n2.wav") == "/field/a/n2.wav"

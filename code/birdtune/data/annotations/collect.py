@@ -125,7 +125,7 @@ def _collected(
             found.append(one)
     rows, surveyed, groups = list[LabelRow](), set[str](), dict[str, str]()
     for one in found:
-        below = name_below(one.path, config.data_folder) or one.path.name
+        below = name_below(one.path, config.data_folder) or one.path.relative_to(base).as_posix()
         own = unicodedata.normalize("NFC", names.of_file(below))
         if not one.rows:
             surveyed.add(own)

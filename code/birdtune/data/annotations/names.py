@@ -4,6 +4,7 @@ A file is named after its recording: `night1.wav` has `night1.txt`, `night1.wav.
 `night1_labels.txt`.
 """
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -38,17 +39,17 @@ class Names:
         """The recording that an annotation file is named after.
 
         Args:
-            below: its path, below the data folder where it lies in that.
+            below: its path, below the data folder where it lies in that, else below the folder of annotations.
 
         Returns:
-            the recording's name; of several of that name the one in the same folder; or how it would be called, where
-            there is none.
+            the recording's name; of several of that name the one in the same folder, or in the folder that ends alike;
+            or how it would be called, where there is none.
         """
         path = PurePosixPath(below)
         for name in shorter(path.name):
             if found := self._by_name.get(name):
-                beside = [one for one in found if PurePosixPath(one).parent == path.parent]
-                return (beside if beside else found)[0] if len(beside or found) == 1 else name
+                nearest = _nearest(found, path.parent)
+                return nearest[0] if len(nearest) == 1 else name
         return path.stem
 
     def of_row(self, below: str, recording: str, path: str) -> str:
@@ -63,7 +64,23 @@ class Names:
         beside = (PurePosixPath(below).parent / recording).as_posix()
         if beside in self._all:
             return beside
-        return recording if not path or len(self._by_name.get(recording, ())) == 1 else path
+        nearest = _nearest(self._by_name.get(recording, []), PurePosixPath(below).parent)
+        if path:
+            return recording if len(self._by_name.get(recording, ())) == 1 else path
+        return nearest[0] if len(nearest) == 1 else recording
+
+
+def _nearest(names: list[str], folder: PurePosixPath) -> list[str]:
+    """Those of the names in the folder, else in the folders that end most like it, as annotations kept apart may be."""
+
+    def shared(name: str) -> int:
+        alike = zip(reversed(PurePosixPath(name).parent.parts), reversed(folder.parts), strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], alike))
+
+    if inside := [name for name in names if PurePosixPath(name).parent == folder]:
+        return inside
+    most = max(map(shared, names), default=0)
+    return [name for name in names if shared(name) == most]
 
 
 def shorter(name: str) -> Iterator[str]:
