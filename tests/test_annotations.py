@@ -230,7 +230,8 @@ def test_a_file_is_named_after_its_recording(below: str, recording: str) -> None
     files = [SoundFile(name, Path(name), "", 1, 1) for name in ("n1.wav", "a/n2.wav", "b/n2.wav", "XC12 - Merle.mp3")]
     names = Names(files)
     assert names.of_file(below) == recording
-    assert names.of_row("marks/a/n2.txt", "n2.wav", "") == "a/n2.wav" and names.of_row("n2.txt", "n2.wav", "") == "n2.wav"
+    assert names.of_row("marks/a/n2.txt", "n2.wav", "") == "a/n2.wav"
+    assert names.of_row("n2.txt", "n2.wav", "") == "n2.wav"
     assert names.of_row("x.json", "XC12", "") == "XC12 - Merle.mp3" and names.of_row("x.json", "XC1", "") == "XC1"
     assert names.of_row("b/x.txt", "n2.wav", "/field/a/n2.wav") == "b/n2.wav"
     assert names.of_row("x.txt", "n2.wav", "/field/a/n2.wav") == "/field/a/n2.wav"
