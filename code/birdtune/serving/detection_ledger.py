@@ -2,7 +2,7 @@
 
     OUT/detections.jsonl   one line a recording, appended once all of it was scored
 
-A recording is known again by its content, whatever it is called now; that of a file of unchanged place, size and time
+A recording is recognised by its content, whatever it is called now; that of a file of unchanged place, size and time
 is taken to be what it was. Only where each line begins is in memory.
 """
 
