@@ -87,6 +87,11 @@ def test_a_loss_that_falls_to_that_of_a_constant_prediction_means_nothing_learnt
     assert f"{losses[-1]:.3f} at best" in each.text
 
 
+def test_a_loss_that_begins_high_and_still_falls_steeply_says_nothing_yet() -> None:
+    assert while_training(trained(7.57, 5.1, 3.9)) == []
+    assert codes(while_training(trained(7.57, 3.9, 3.8))) == {"nothing-learnt": STRONG}
+
+
 def test_where_the_loss_of_a_constant_prediction_is_not_known_only_standing_still_counts() -> None:
     assert codes(of_training(trained(2.3, 2.3, 2.3, constant_loss=None))) == {"loss-never-moved": STRONG}
     assert of_training(trained(9.0, 3.0, 2.3, constant_loss=None)) == []
@@ -245,6 +250,9 @@ def test_answers_that_fall_on_few_classes_are_grave_unless_the_recordings_do_too
     assert codes(of_scores({"val": None, "test": judged(TRUE, barely)}))["collapsed"] == STRONG
     weak = [label if label < 6 else 0 for label in TRUE]
     assert "collapsed" not in codes(of_scores({"val": None, "test": judged(TRUE, weak)}))
+    none = judged(TRUE, weak)
+    none["per_class"] = [{**row, "predicted": 0} for row in none["per_class"]]  # no score reached its threshold
+    assert "collapsed" not in codes(of_scores({"val": None, "test": none}))
     one_sided = [0] * 95 + [1] * 5
     assert "collapsed" not in codes(of_scores({"val": None, "test": judged(one_sided, one_sided)}))
     # Of three classes, predictions of two are not few, and of one they are.

@@ -30,7 +30,7 @@ class LabelRow:
     """One row, and what it says or why it says nothing.
 
     Attributes:
-        origin: its file and number, as people are told.
+        origin: its file and number, as messages name it.
         recording: as it is listed there.
         labels: the label of its class, and with weight 0 those of classes that are in it somewhere as well.
         problem: a key of `scan.PROBLEMS`; "" where it has a label.

@@ -29,7 +29,7 @@ class Label:
     weight: float = 1.0  # how much it counts in training; 0: the class is somewhere in it, nobody knows where
     # Somebody decided on this part alone, and says nothing of the rest; of weight 0: that the class is absent there.
     is_reviewed: bool = False
-    origin: str = field(default="", compare=False, repr=False)  # the row that says so, as people are told
+    origin: str = field(default="", compare=False, repr=False)  # the row that says so, as messages name it
 
     @property
     def has_times(self) -> bool:

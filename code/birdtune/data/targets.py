@@ -136,8 +136,8 @@ class Targets:
         absent = self.absent[label]
         partly &= ~ignored & ~absent
         known[row[partly], self.column[label[partly]]] = 0.0
-        heard = is_in & absent
-        targets[row[heard], self.column[label[heard]]], known[row[heard], self.column[label[heard]]] = 0.0, 1.0
+        inside = is_in & absent
+        targets[row[inside], self.column[label[inside]]], known[row[inside], self.column[label[inside]]] = 0.0, 1.0
         is_in &= ~ignored & ~absent
         row, column, weight = row[is_in], self.column[label[is_in]], self.weight[label[is_in]]
         known[row, column] = 0.0  # of several labels of one class, the largest weight counts

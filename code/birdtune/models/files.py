@@ -40,7 +40,7 @@ class Known:
     where_to_get: str
     flops: float | None = None  # of a window
     sha256: str | None = None  # of the published file
-    n_classes: int | None = None  # of the classifier that it was published with, by which it is told from others
+    n_classes: int | None = None  # of the classifier that it was published with, by which it is recognised
     starts_heads: bool = False  # as `Published.starts_heads`
 
 

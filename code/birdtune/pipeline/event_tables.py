@@ -53,7 +53,7 @@ class Named(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """With the folder, as people are told."""
+        """With the folder, as messages have it."""
         return shown(f"{self.folder}/{self.name}" if self.folder else self.name)
 
 

@@ -42,7 +42,7 @@ class Decision:
     """One row.
 
     Attributes:
-        origin: its file and number, as people are told.
+        origin: its file and number, as messages name it.
         kind: of `DECISIONS`; as it stands there, where it is none.
         detected: the class that it is about.
         labels: what follows of it; [] if `fault` says why nothing does.
