@@ -200,7 +200,6 @@ def test_annotations_of_elan_that_hang_on_others_have_their_times(tmp_path: Path
         ("r.TextGrid", TEXTGRID[:-60], "no whole file of Praat"),
         ("r.TextGrid", TEXTGRID.replace("= 4", '= "4"'), "a count"),
         ("r.txt", RAVEN.encode("utf-16")[:-1], "breaks off"),
-        ("r.txt", AUDACITY.replace("Strix", "Käuz").encode("cp1252"), "row 1: is not UTF-8"),
         ("x.json", '{"recordings": [{"gen": "a", "sp": ', "no whole file of xeno-canto"),
         ("r.csv", "recording,label,label\na,b,c\n", "two columns"),
     ],
@@ -208,6 +207,17 @@ def test_annotations_of_elan_that_hang_on_others_have_their_times(tmp_path: Path
 def test_a_damaged_file_is_refused_by_its_reason(tmp_path: Path, name: str, content: str | bytes, why: str) -> None:
     with pytest.raises(InputError, match=f"(?s){name}.*{why}"):
         read(tmp_path / name, content)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_lines_that_are_not_utf8_are_read_as_windows_1252_and_it_is_said(tmp_path: Path, name: str) -> None:
+    content = FILES[name].replace(OWL, "Käuzchen")
+    assert found(read(tmp_path / name, content.encode("cp1252"))) == found(read(tmp_path / name, content))
+    mixed = read(tmp_path / name, content.replace(TIT, "Mésange").encode().replace("é".encode(), b"\xe9"))
+    assert [row.class_name for row in mixed.rows] == ["Käuzchen", "Mésange"], "one line does not misspell the others"
+    assert re.search(rf"{name}: 1 of \d+ lines are not UTF-8 and are read as Windows-1252, line \d+ as", mixed.note)
+    assert "Mésange" in mixed.note and not read(tmp_path / name, content).note
+    assert "as Latin-1" in read(tmp_path / name, content.encode("cp1252").replace("ä".encode("cp1252"), b"\x81")).note
 
 
 def test_what_is_no_annotation_is_left_alone(tmp_path: Path) -> None:
@@ -518,7 +528,7 @@ def test_of_two_hundred_odd_files_every_row_is_used_or_has_its_reason(flat: Path
         path.parent.mkdir(parents=True)
         text = write(rows, f"{recording}.wav").replace("\n", rng.choice(["\n", "\r\n"]))
         if number % 25 == 24:
-            path.write_bytes(text.encode() + b"\n\xe9\xff\n")  # no text in any encoding
+            path.write_bytes(text.encode("utf-16")[:-1])  # breaks off
             unreadable += 1
             continue
         path.write_bytes(text.encode(rng.choice(["utf-8", "utf-8-sig", "utf-16"])))

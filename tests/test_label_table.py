@@ -174,6 +174,16 @@ def test_a_table_as_excel_saves_it_names_the_classes(flat: Path) -> None:
     assert inspect(flat).classes == BIRDS
 
 
+def test_tables_in_windows_1252_name_classes_and_recordings_and_it_is_said(flat: Path) -> None:
+    (flat / "data/r0.wav").rename(flat / "data/grün.wav")
+    (flat / "map.csv").write_bytes("label,class\nKäuzchen,Parus major\n".encode("cp1252"))
+    (flat / "data/labels.csv").write_bytes(rows("grün.wav,Käuzchen").encode("cp1252"))
+    dataset = inspect(flat, labels={"taxonomy": str(flat / "map.csv")})
+    assert [label.class_name for label in labels_of(dataset, "grün.wav")] == ["Parus major"]
+    for name in ("labels.csv: 1 of 12", "map.csv: 1 of 3"):
+        assert f"{name} lines are not UTF-8 and are read as Windows-1252" in said(dataset)
+
+
 def test_why_a_table_is_not_taken_is_said_where_there_are_no_class_folders(flat: Path) -> None:
     (flat / "data/labels.csv").write_text(rows(header="sound,what"))
     with pytest.raises(InputError, match=r"holds no class folders.*labels\.csv: has no column .*recording.*label"):

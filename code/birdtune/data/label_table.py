@@ -114,7 +114,8 @@ def read(
         InputError: it cannot be read, lacks a column, or says of a recording two sides of the split, or what is none.
     """
     name = {key: columns.get(key, key) for key in _KEYS}
-    rows = with_names(read_csv(path, what="a table of labels"), [*name.values(), *filter(None, [group_column])])
+    read_as = list[str]()
+    rows = with_names(read_csv(path, what="a table of labels", notes=read_as), [*name.values(), *filter(None, [group_column])])
     header = list(rows[0]) if rows else []
     needed = ["recording", "label", *(key for key in _KEYS[2:] if key in columns)]
     has_times = all(name[key] in header for key in TIMES)
@@ -145,7 +146,7 @@ def read(
     unused = [] if has_times else _unused_times(path, time_columns(header))
     return LabelTable(
         shown(path), (path,), tuple(found), frozenset(), sides, folds, groups,
-        (*unused, *notices, *(taxonomy.notices() if taxonomy else ())),
+        (*read_as, *unused, *notices, *(taxonomy.notices() if taxonomy else ())),
     )  # fmt: skip
 
 

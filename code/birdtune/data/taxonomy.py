@@ -29,6 +29,7 @@ class Taxonomy:
 
     classes: Mapping[str, str]
     path: Path | None = None
+    notes: tuple[str, ...] = ()  # how its text was read
     unlisted: set[str] = field(default_factory=set, compare=False)  # labels that were met and are not in it
 
     @classmethod
@@ -38,7 +39,8 @@ class Taxonomy:
             return cls({})
         path = Path(config.labels.taxonomy)
         require_file(path, "--labels.taxonomy", "a CSV `label,class`")
-        return cls(_read(path), path)
+        notes = list[str]()
+        return cls(_read(path, notes), path, tuple(notes))
 
     def knows(self, label: str) -> bool:
         """Whether it says what a label is."""
@@ -53,17 +55,16 @@ class Taxonomy:
             self.unlisted.add(label)
         return self.classes.get(_OTHERS, label) if label else IGNORED
 
-
     def notices(self) -> list[str]:
-        """A sentence where labels were met that are not in it."""
+        """What is to be said of its text, and of labels that were met and are not in it."""
         if not self.unlisted:
-            return []
+            return [*self.notes]
         assert self.path is not None
-        return [f"Not in {shown(self.path)}, so classes as they are called: {quoted(sorted(self.unlisted))}."]
+        return [*self.notes, f"Not in {shown(self.path)}, so classes as they are called: {quoted(sorted(self.unlisted))}."]
 
 
-def _read(path: Path) -> dict[str, str]:
-    rows = read_csv(path, what="a label taxonomy")
+def _read(path: Path, notes: list[str]) -> dict[str, str]:
+    rows = read_csv(path, what="a label taxonomy", notes=notes)
     if rows and len(rows[0]) < 2:
         raise InputError(f"{shown(path)}: has one column; expected two, label and class, under a header.")
     found: dict[str, str] = {}

@@ -108,6 +108,7 @@ def detections(config: Config, given: Sequence[Path]) -> Events:
         of_one: list[bool] = []
         for path, kind in _tables_in(place):
             table = _read(path, options)
+            found.notices += [table.note] if table.note else []
             base = path.parent if path == place else place
             called = path.name.removesuffix(ENDINGS[kind][0]) if kind else _stem(path)
             is_of_one = bool(kind) and path.name != ENDINGS[kind][1]
@@ -203,6 +204,7 @@ def annotations(config: Config, truth: Path, known: Iterable[Named]) -> Events:
         if table.is_detected and truth.is_dir():
             detected.append(path.name)
             continue
+        found.notices += [table.note] if table.note else []
         called = next((name for name in shorter(path.name) if name in keys), _stem(path))
         _add_recordings(found, table, path, base, called)
         seen = set[tuple[object, ...]]()
@@ -301,7 +303,7 @@ def _whole(one: Named) -> list[str]:
 
 
 def left_out_lines(events: Events) -> Iterator[str]:
-    """What is said of rows that are no events."""
+    """What is said of annotations that are no events, and of tables."""
     for reason, n in sorted(events.left_out.items()):
         yield f"{count(n, 'row')} of the annotations not used, {reason}: {events.examples[reason]}"
     yield from events.notices

@@ -62,7 +62,7 @@ def score(config: Config, asked: Asked, journal: Journal) -> int:
 
 def _compared(asked: Asked, detected: Events, annotated: Events, journal: Journal) -> _Compared:
     """What can be compared; the rest is said."""
-    for line in event_tables.left_out_lines(annotated):
+    for line in (*detected.notices, *event_tables.left_out_lines(annotated)):
         journal.say(f"note: {line}")
     if not annotated.rows:
         raise InputError(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from birdtune.errors import InputError, RetryableError, UsageError, shown
-from birdtune.runtime.parsing import decode_text, open_regular, read_bounded
+from birdtune.runtime.parsing import decode_old_text, decode_text, open_regular, read_bounded
 from birdtune.runtime.storage import UNFINISHED, need_space, read_error, storage_faults
 
 _TRIAL_BYTES = 1 << 16
@@ -332,23 +332,29 @@ def _cell(value: object) -> str:
     return text
 
 
-def read_csv(path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = "a table") -> list[dict[str, str]]:
-    """Read a CSV file that a person or birdtune wrote: comma, semicolon or tab; text as `plain.decode_text` reads it.
+def read_csv(
+    path: Path, *, most_bytes: int = _LARGEST_TABLE_BYTES, what: str = "a table", notes: list[str] | None = None
+) -> list[dict[str, str]]:
+    """Read a CSV file that a person or birdtune wrote: comma, semicolon or tab; text as `parsing.decode_text` reads it.
 
     A first line `sep=;`, which gives Excel the delimiter, is obeyed.
 
     Args:
-        most_bytes, what: as `plain.read_bounded`.
+        most_bytes, what: as `parsing.read_bounded`.
+        notes: where given, text in an older encoding is read, too, and what is to be said of that is appended.
 
     Raises:
         InputError: the file cannot be read, is too large or no text, two columns have one name, or a row
             has more cells than the header.
     """
     try:
-        text = decode_text(read_bounded(path, most_bytes, what), path)
+        content = read_bounded(path, most_bytes, what)
+        text, note = decode_old_text(content, path) if notes is not None else (decode_text(content, path), "")
     except OSError as fault:
         message = f"{shown(path)}: cannot be read ({fault.strerror}). Check the path and its rights."
         raise read_error(fault, path, message) from fault
+    if notes is not None and note:
+        notes.append(note)
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     if given := GIVEN_DELIMITER.match(text):
         delimiter, text = given[1], text[given.end() :]

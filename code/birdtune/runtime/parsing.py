@@ -2,6 +2,7 @@
 
     path ─▶ read_bounded ─▶ bytes        a regular file of at most so many bytes
     bytes ─▶ decode_text ─▶ text         UTF-8, or UTF-16 with a mark
+    bytes ─▶ decode_old_text ─▶ text     the same, else Windows-1252, and a sentence that says so
     text ─▶ parse_json, parse_yaml ─▶ dict, list, str, int, float, bool, None (YAML: dates as well)
 
 A key that is given twice is refused by its name, where the libraries would keep the last and drop the others in
@@ -99,6 +100,43 @@ def decode_text(content: bytes, path: Path) -> str:
             f"{shown(path)}, row {row:,}: is not UTF-8 text (byte {fault.start}): {near!r}, if it is Windows-1252 or "
             'Latin-1, as Excel saves "CSV". Save it as CSV UTF-8, or: iconv -f WINDOWS-1252 -t UTF-8.'
         ) from fault
+
+
+def decode_old_text(content: bytes, path: Path) -> tuple[str, str]:
+    """Text as of `decode_text`, but lines that are not UTF-8 are read as Windows-1252, else Latin-1.
+
+    By lines, so that one odd byte does not misspell the names in all others.
+
+    Returns:
+        the text, and what is to be said of how it was read; "" for nothing.
+
+    Raises:
+        InputError: it is UTF-16 that breaks off or has no mark, or no text at all.
+    """
+    try:
+        return decode_text(content, path), ""
+    except InputError:
+        if b"\0" in content:
+            raise
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    odd = [number for number, line in enumerate(lines) if not _decodes(line, "utf-8")]
+    encoding = "cp1252" if all(_decodes(lines[number], "cp1252") for number in odd) else "latin-1"
+    text = [line.decode("utf-8" if _decodes(line, "utf-8") else encoding) for line in lines]
+    first = next(k for k, char in enumerate(text[odd[0]]) if ord(char) > 127)
+    near = shown(text[odd[0]][max(0, first - 12) : first + 12].strip())
+    name = {"cp1252": "Windows-1252", "latin-1": "Latin-1"}[encoding]
+    return "\n".join(text), (
+        f"{shown(path)}: {len(odd):,} of {len(lines):,} lines are not UTF-8 and are read as {name}, line "
+        f"{odd[0] + 1:,} as {near!r}. If that is misspelt, save the file as UTF-8."
+    )
+
+
+def _decodes(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def is_wide(content: bytes) -> bool:

@@ -154,6 +154,9 @@ def _notices(found: list[AnnotationFile], detected: list[Path], taxonomy: Taxono
     n_rows = sum(len(one.rows) for one in found)
     of_kinds = joined([count(n, kind) if kind == "table" else f"{n:,} {kind}" for kind, n in sorted(kinds.items())])
     yield f"{count(n_rows, 'row')} in {count(len(found), 'annotation file')} ({of_kinds})."
+    if odd := [one for one in found if one.note]:
+        more = f" So were {quoted([one.path.name for one in odd[1:]])}." if len(odd) > 1 else ""
+        yield odd[0].note + more
     if detected:
         yield (
             f"Not read, as a program detected what they say ({_SETTING} reads them all the same): "

@@ -10,7 +10,7 @@ from pathlib import Path
 from birdtune.data.annotations import audacity, elan, table, textgrid, xeno_canto
 from birdtune.data.annotations.rows import Options, Row
 from birdtune.errors import InputError, shown
-from birdtune.runtime.parsing import decode_text, read_bounded
+from birdtune.runtime.parsing import decode_old_text, read_bounded
 from birdtune.runtime.storage import read_error
 
 # A day of annotations takes a megabyte in ELAN's words.
@@ -39,12 +39,14 @@ class AnnotationFile:
     Attributes:
         kind: a key of `_READERS`.
         is_detected: whether a program found them, and nobody checked.
+        note: what is to be said of how its text was read; "" for nothing.
     """
 
     path: Path
     kind: str
     rows: tuple[Row, ...]
     is_detected: bool = False
+    note: str = ""
 
 
 def read(path: Path, options: Options) -> AnnotationFile | None:
@@ -57,7 +59,7 @@ def read(path: Path, options: Options) -> AnnotationFile | None:
         content = read_bounded(path, _LARGEST_BYTES, "annotations")
     except OSError as fault:
         raise read_error(fault, path, f"{shown(path)}: cannot be read ({fault.strerror}). Check its rights.") from fault
-    text = decode_text(content, path)
+    text, note = decode_old_text(content, path)
     if not text.strip():
         # Nothing was marked: so tracks and tables of nothing are saved.
         return AnnotationFile(path, "empty", ())
@@ -68,4 +70,4 @@ def read(path: Path, options: Options) -> AnnotationFile | None:
         rows = _READERS[kind](text, options)
     except ValueError as fault:
         raise InputError(f"{shown(path)}: is damaged, or no whole file of {kind}: {shown(fault)}.") from fault
-    return AnnotationFile(path, kind, tuple(rows), kind == "table" and table.is_detected(text))
+    return AnnotationFile(path, kind, tuple(rows), kind == "table" and table.is_detected(text), note)

@@ -56,9 +56,9 @@ class Decision:
     fault: str = ""
 
 
-def read(path: Path) -> Iterator[Decision]:
-    """The rows of a table. Raises InputError: it is none."""
-    rows = read_csv(path, what="a table of reviewed detections")
+def read(path: Path, notes: list[str]) -> Iterator[Decision]:
+    """The rows of a table; `notes` is extended by what is to be said of its text. Raises InputError: it is none."""
+    rows = read_csv(path, what="a table of reviewed detections", notes=notes)
     if rows and (missing := [name for name in COLUMNS if name not in rows[0]]):
         raise InputError(
             f"{_SETTING} {shown(path)}: has no column {quoted(missing)}. Expected the table that the page of `review` "
@@ -99,7 +99,8 @@ def add(arranged: Arranged, listing: Listing, config: Config, *, by_folder: bool
     """
     assert config.labels.review is not None
     place = Path(config.labels.review)
-    decisions = [one for path in _tables(place) for one in read(path)]
+    read_as = list[str]()
+    decisions = [one for path in _tables(place) for one in read(path, read_as)]
     by_listed: dict[str, list[Decision]] = defaultdict(list)
     for one in decisions:
         by_listed[one.recording].append(one)
@@ -140,7 +141,7 @@ def add(arranged: Arranged, listing: Listing, config: Config, *, by_folder: bool
     return replace(
         arranged,
         listing=Listing(files, [*kept, *unnamed, *problems], classes),
-        notices=[*arranged.notices, *_notices(place, decisions, files, placed, site)],
+        notices=[*arranged.notices, *read_as, *_notices(place, decisions, files, placed, site)],
         rows=_joined(arranged.rows, RowBooks(len(decisions), dict(left_out), dict(placed))),
     )
 
