@@ -15,6 +15,7 @@ from test_label_table import labels_of
 from test_layout import inspect, said
 
 from birdtune.cli import main
+from birdtune.data import row_books
 from birdtune.data.annotations import formats
 from birdtune.data.annotations.names import Names
 from birdtune.data.annotations.rows import Options, label_of
@@ -357,6 +358,36 @@ def test_a_recording_in_which_nothing_is_marked_is_a_negative(flat: Path) -> Non
     assert codes(dataset.problems) == {"r0.wav": "no-label"} and dataset.background == ()
 
 
+def test_a_label_that_runs_past_the_end_is_trimmed_used_and_named(flat: Path) -> None:
+    all_annotated(flat)
+    annotate(flat, r0_txt=track((0.5, 1.0, OWL), (1.5, 3.05, TIT), (2.5, 4.5, OWL), (3.5, 4.0, OWL)))
+    dataset = inspect(flat)
+    assert labels_of(dataset, "r0.wav") == (Label(OWL, 0.5, 1.0), Label(TIT, 1.5, 3.05), Label(OWL, 2.5, 3.0))
+    assert dataset.rows == {"found": 14, "used": 13, "trimmed": 1, "left_out": {"row-beyond-end": 1}}
+    assert [(one.problem, one.used, one.detail) for one in dataset.problems if one.problem == "row-trimmed"] == [
+        ("row-trimmed", True, "r0.txt, row 3: 2.5 to 4.5 s, trimmed to the end at 3.00 s"),
+    ]  # fmt: skip
+    assert row_books.words(dataset.rows).startswith("13 of 14 rows of labels used (1 trimmed at the end")
+    assert dataset.books() == {"found": 6, "used": 6, "left_out": {}}
+
+
+def test_other_views_of_a_selection_are_counted_apart_and_selections_that_restart_are_not_views(flat: Path) -> None:
+    all_annotated(flat)
+    head = "Selection\tView\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\tAnnotation\n"
+    rows = ("1\tWaveform 1\t0\t1\t0\t4000\tA\n", "1\tSpectrogram 1\t0\t1\t500\t2000\tA\n",
+            "2\tWaveform 1\t1\t2\t\t\tA\n", "2\tSpectrogram 1\t1\t2\t500\t2000\tA\n",
+            "3\tSpectrogram 1\t1\t2\t500\t2000\tA\n", "1\tSpectrogram 1\t2\t3\t500\t2000\tB\n")  # fmt: skip
+    (flat / "data/r0.txt").write_text(head + "".join(rows))
+    dataset = inspect(flat)
+    assert labels_of(dataset, "r0.wav") == (
+        Label("A", 0, 1, 0, 4000), Label("A", 1, 2, 500, 2000), Label("B", 2, 3, 500, 2000),
+    )  # fmt: skip
+    assert dataset.rows == {"found": 16, "used": 13, "left_out": {"repeated-view": 2, "row-repeated": 1}}
+    assert row_books.words(dataset.rows) == (
+        "13 of 16 rows of labels used; 2 repeat a selection in another view of Raven; not used: 1 row-repeated"
+    )
+
+
 def test_a_taxonomy_names_classes_and_what_is_not_learnt(flat: Path) -> None:
     all_annotated(flat)
     (flat / "data/r0.txt").write_text(track((0.0, 0.5, "Song"), (0.5, 1.0, ""), (1.0, 1.5, "rain"), (2.0, 2.5, "wren")))
@@ -414,7 +445,7 @@ def test_check_says_what_is_annotated_and_what_will_be_negatives(
     given += ["--train.hop-s", "0.12", "--labels.window-rule", "centre"]
     assert main(given) == 0
     said = capsys.readouterr().out
-    assert "14 rows of labels found, 13 used; not used: 1 row-beyond-end" in said
+    assert "13 of 14 rows of labels used; not used: 1 row-beyond-end" in said
     assert "annotated: 6 of 6 recordings, 0.01 h, with 13 labels" in said
     table = {line.split()[0]: line.split()[2:] for line in said.splitlines() if line.startswith(("  Parus", "  Strix"))}
     # 18 windows a recording, centres 0.48, 0.60 … 2.52 s; of the owl 1.0 - 0.1 k and 0.7 s.

@@ -171,6 +171,9 @@ def test_annotations_of_every_program_are_the_truth(
     found = figures(capsys, str(tmp_path / "found"), tmp_path / "marks")
     assert found["events"] == expected["events"]
     assert found["recordings"] == 4
+    said = capsys.readouterr().out
+    assert ("5 rows of the annotations repeat a selection in another view of Raven" in said) == ("selections" in ending)
+    assert "of the annotations not used" not in said
 
 
 @pytest.mark.usefixtures("alone")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from birdtune.audio.front_end import FrontEnd
+from birdtune.data import row_books
 from birdtune.data.dataset import Dataset
 from birdtune.data.labels import IGNORED, Label
 from birdtune.data.scan import Recording
@@ -49,11 +50,7 @@ def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
         hop_s: from one window to the next; None: as the front end says.
     """
     if dataset.rows:
-        left_out = ", ".join(f"{n:,} {reason}" for reason, n in dataset.rows["left_out"].items())
-        yield (
-            f"{dataset.rows['found']:,} rows of labels found, {dataset.rows['used']:,} used"
-            + (f"; not used: {left_out}" if left_out else "")
-        )
+        yield row_books.words(dataset.rows)
     timed = [one for one in dataset.recordings if any(label.is_annotation for label in one.labels)]
     if not timed:
         return

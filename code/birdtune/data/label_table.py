@@ -115,7 +115,8 @@ def read(
     """
     name = {key: columns.get(key, key) for key in _KEYS}
     read_as = list[str]()
-    rows = with_names(read_csv(path, what="a table of labels", notes=read_as), [*name.values(), *filter(None, [group_column])])
+    given = read_csv(path, what="a table of labels", notes=read_as)
+    rows = with_names(given, [*name.values(), *filter(None, [group_column])])
     header = list(rows[0]) if rows else []
     needed = ["recording", "label", *(key for key in _KEYS[2:] if key in columns)]
     has_times = all(name[key] in header for key in TIMES)

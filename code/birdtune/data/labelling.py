@@ -15,7 +15,7 @@ from typing import TypeVar
 from birdtune.data.class_names import quoted
 from birdtune.data.labels import Label, class_names_of
 from birdtune.data.layout import Arranged, given_by_folders
-from birdtune.data.row_books import RowBooks
+from birdtune.data.row_books import REPEATED_VIEW, RowBooks
 from birdtune.data.row_files import match
 from birdtune.data.scan import Listing, Problem, SoundFile, name_below
 from birdtune.data.split import Given
@@ -35,6 +35,7 @@ class LabelRow:
         labels: the label of its class, and with weight 0 those of classes that are in it somewhere as well.
         problem: a key of `scan.PROBLEMS`; "" where it has a label.
         detail: what is wrong with it.
+        is_view: as of a `rows.Row`.
     """
 
     origin: str
@@ -42,6 +43,7 @@ class LabelRow:
     labels: tuple[Label, ...] = ()
     problem: str = ""
     detail: str = ""
+    is_view: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,13 +191,13 @@ class _Labeller:
                 self.placed[file.name] = self.placed.get(file.name, 0) + 1
             for label in row.labels:
                 same = found[label.class_name, label.start_s, label.end_s]
-                # The same call in two views of Raven, one of which has no frequencies, or on two channels.
-                twin = next((k for k, other in enumerate(same) if _is_same(label, other)), None)
+                # The same call in two views of Raven, which may have other frequencies or none, or on two channels.
+                twin = next((k for k, other in enumerate(same) if row.is_view or _is_same(label, other)), None)
                 if twin is None:
                     same.append(label)
                     continue
                 if label.origin and label is row.labels[0]:
-                    self.left_out["row-repeated"] += 1
+                    self.left_out[REPEATED_VIEW if row.is_view else "row-repeated"] += 1
                     self.placed[file.name] -= 1
                 if same[twin].low_hz is None and label.low_hz is not None:
                     same[twin] = label

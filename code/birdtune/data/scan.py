@@ -39,6 +39,7 @@ PROBLEMS: dict[str, str] = {
     "row-without-label": "Name its class in the row; or, for all such rows, by a row with an empty label in "
     "--labels.taxonomy.",
     "row-beyond-end": "Correct the row: it begins after the end of its recording. Is it of another recording?",
+    "row-trimmed": "Nothing: it is used up to the end of its recording. Is it of another recording, or was that cut?",
     "metadata": "Nothing: it is no recording, and birdtune does not read it.",
     "not-audio": "If it should be a recording, copy it again or convert it to WAV or FLAC; else keep it elsewhere.",
     "unsupported-format": "Install the decoder for it (./entrypoint.sh extras media), or convert it to WAV or FLAC.",
@@ -83,7 +84,9 @@ PROBLEMS: dict[str, str] = {
 # Problems of one file at one time; they say nothing about its content, of which there may be another copy.
 OF_THE_FILE = frozenset({"unreadable", "vanished", "changed", "storage-failed"})
 # Problems of what is not a file; the counts of files leave it out.
-NO_FILE = frozenset({"row-without-file", "row-invalid", "row-without-label", "row-beyond-end", "annotation-unreadable"})
+NO_FILE = frozenset(
+    {"row-without-file", "row-invalid", "row-without-label", "row-beyond-end", "row-trimmed", "annotation-unreadable"}
+)
 # More than this share of the files gone or changed is not tidying up.
 _MOST_VANISHED = 0.1
 _MOST_CRASHED = 0.1

@@ -5,6 +5,7 @@
 The books always balance: files found = recordings used + problems with `used` False.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,8 @@ _ENDINGS = {
 
 # Where at least this share of all sounds, and so many, lie under several classes, that was meant; fewer are mistakes.
 _MEANT_SHARE, _MEANT = 0.05, 5
+# Times are rounded, and MP3 pads: a label that ends so much later ends with its recording.
+_ROUNDING_S = 0.1
 
 
 def select(
@@ -102,25 +105,37 @@ def _outcome(
 
 
 def _within(file: SoundFile, duration_s: float) -> tuple[tuple[Label, ...], list[Problem]]:
-    """The labels that begin before the recording ends, and a problem if others do not."""
+    """The labels that begin before the recording ends, trimmed to it; and problems of those that do not lie in it."""
     labels = file.labels or (Label(file.label),)
-    kept = tuple(label for label in labels if label.start_s < duration_s)
-    if len(kept) == len(labels):
-        return kept, []
+    inside = [label for label in labels if label.start_s < duration_s]
+    kept = tuple(
+        replace(label, end_s=duration_s) if _runs_past(label, duration_s) else label for label in inside
+    )
+    # A row may have given several labels, and is one problem.
+    long = {label.origin: label for label in inside if label.origin and _runs_past(label, duration_s)}
+    late = {label.origin: label for label in labels if label.origin and label not in inside}
     rows = [
-        Problem(file.name, label.class_name, "row-beyond-end",
-                f"{label.origin}: begins at {label.start_s:g} s, after the end at {duration_s:.2f} s")
-        for label in labels if label not in kept and label.origin
+        *(Problem(file.name, label.class_name, "row-trimmed",
+                  f"{origin}: {label.start_s:g} to {label.end_s:g} s, trimmed to the end at {duration_s:.2f} s",
+                  used=True)
+          for origin, label in long.items()),
+        *(Problem(file.name, label.class_name, "row-beyond-end",
+                  f"{origin}: begins at {label.start_s:g} s, after the end at {duration_s:.2f} s")
+          for origin, label in late.items()),
     ]  # fmt: skip
-    if class_names_of(kept) and rows:
+    if len(kept) == len(labels) or (class_names_of(kept) and late):
         return kept, rows
-    late = next(label for label in labels if label.start_s >= duration_s)
+    first = next(label for label in labels if label.start_s >= duration_s)
     detail = (
         f"{len(labels) - len(kept):,} of {len(labels):,} labels begin after its end at {duration_s:.2f} s, e.g. "
-        f"{shown(late.class_name)} at {late.start_s:g} s"
+        f"{shown(first.class_name)} at {first.start_s:g} s"
     )
     is_used = bool(class_names_of(kept))
     return (kept if is_used else ()), [*rows, Problem(file.name, file.label, "invalid-label", detail, used=is_used)]
+
+
+def _runs_past(label: Label, duration_s: float) -> bool:
+    return math.isfinite(label.end_s) and label.end_s > duration_s + _ROUNDING_S
 
 
 def _without_duplicates(

@@ -57,10 +57,10 @@ class Taxonomy:
 
     def notices(self) -> list[str]:
         """What is to be said of its text, and of labels that were met and are not in it."""
-        if not self.unlisted:
-            return [*self.notes]
-        assert self.path is not None
-        return [*self.notes, f"Not in {shown(self.path)}, so classes as they are called: {quoted(sorted(self.unlisted))}."]
+        found = [*self.notes]
+        if self.unlisted and self.path is not None:
+            found.append(f"Not in {shown(self.path)}, so classes as they are called: {quoted(sorted(self.unlisted))}.")
+        return found
 
 
 def _read(path: Path, notes: list[str]) -> dict[str, str]:

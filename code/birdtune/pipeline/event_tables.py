@@ -23,6 +23,7 @@ from birdtune.data.annotations.names import shorter
 from birdtune.data.annotations.rows import Options, Row
 from birdtune.data.label_table import row_of
 from birdtune.data.labelling import LabelRow
+from birdtune.data.row_books import IN_ANOTHER_VIEW, REPEATED_VIEW
 from birdtune.data.taxonomy import Taxonomy
 from birdtune.errors import InputError, shown
 from birdtune.evaluation.decision import UNKNOWN_NAME
@@ -211,7 +212,8 @@ def annotations(config: Config, truth: Path, known: Iterable[Named]) -> Events:
         for row in table.rows:
             recording, where = _named(row, path, base, called), f"{shown(path.relative_to(base))}, row {row.number:,}"
             found.recordings.add(recording)
-            _add_annotation(found, _label_of(row, where, taxonomy), recording, where, seen)
+            made = replace(_label_of(row, where, taxonomy), is_view=row.is_view)
+            _add_annotation(found, made, recording, where, seen)
     if detected:
         found.notices.append(
             f"not taken for true, as a program detected what they say: {some(detected)}. Name such a table itself if "
@@ -230,8 +232,8 @@ def _add_annotation(
     event = TimedRow(recording, one.class_name, one.start_s, one.end_s)
     if not one.has_times or one.end_s == float("inf"):
         found.leave_out("without times", where)
-    elif event in seen:  # Raven has a row for each of two views
-        found.leave_out("row-repeated", where)
+    elif event in seen:
+        found.leave_out(REPEATED_VIEW if row.is_view else "row-repeated", where)
     else:
         seen.add(event)
         found.rows.append(event)
@@ -305,6 +307,9 @@ def _whole(one: Named) -> list[str]:
 def left_out_lines(events: Events) -> Iterator[str]:
     """What is said of annotations that are no events, and of tables."""
     for reason, n in sorted(events.left_out.items()):
+        if reason == REPEATED_VIEW:
+            yield f"{count(n, 'row')} of the annotations {'repeats' if n == 1 else 'repeat'} {IN_ANOTHER_VIEW}"
+            continue
         yield f"{count(n, 'row')} of the annotations not used, {reason}: {events.examples[reason]}"
     yield from events.notices
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from birdtune.data import row_books
 from birdtune.data.dataset import Dataset
 from birdtune.data.sources import source_lines
 from birdtune.errors import shown
@@ -31,9 +32,7 @@ def say_dataset(dataset: Dataset, journal: Journal) -> None:
         journal.say(f"  {sum(books['left_out'].values()):,} of {books['found']:,} files not used: {reasons}")
         journal.say("  each is named, with what to do, in problems.csv")
     if dataset.rows:
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in dataset.rows["left_out"].items())
-        said = f"  {dataset.rows['used']:,} of {dataset.rows['found']:,} rows of labels used"
-        journal.say(said + (f"; not used: {reasons}" if reasons else ""))
+        journal.say(f"  {row_books.words(dataset.rows)}")
     if remarks := Counter(problem.problem for problem in dataset.problems if problem.used):
         counted = ", ".join(f"{n:,} {remark}" for remark, n in sorted(remarks.items()))
         journal.say(f"  {remarks.total():,} remarks on files that are used, in problems.csv: {counted}")

@@ -8,6 +8,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
@@ -137,7 +138,8 @@ def _collected(
             if row.fault:
                 rows.append(LabelRow(origin, recording, (), "row-invalid", row.fault))
             else:
-                rows.append(row_of(origin, recording, row.class_name, row.cells, taxonomy, row.also))
+                made = row_of(origin, recording, row.class_name, row.cells, taxonomy, row.also)
+                rows.append(replace(made, is_view=row.is_view))
             if row.group and groups.setdefault(recording, row.group) != row.group:
                 raise InputError(twice(shown(one.path), recording, f"two values of {shown(options.group_column)}"))
     if options.group_column and not groups:

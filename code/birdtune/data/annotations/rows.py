@@ -28,6 +28,7 @@ class Row:
         path: the same with its folders, where the file has both; "" else.
         also: classes that are in it as well, somewhere (secondary labels).
         group: of the column that names the source recording.
+        is_view: whether a row above is of the same selection, as Raven has one for each view and channel.
         score: how sure the program was that detected it; "" where none did.
         fault: why it is no annotation; "" where its cells will tell.
     """
@@ -39,6 +40,7 @@ class Row:
     path: str = ""
     also: tuple[str, ...] = ()
     group: str = ""
+    is_view: bool = False
     score: str = ""
     fault: str = ""
 

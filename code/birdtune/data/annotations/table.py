@@ -24,6 +24,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "offset_s": ("file offset (s)",),
     "recording": ("recording", "begin file", "filename", "file"),
     "path": ("begin path",),
+    "selection": ("selection",),
     "also": ("secondary_labels",),
     "label": ("label", "annotation", "annotations", "class", "species", "scientific name", "common name", "tag",
               "call type", "call_type", "primary_label", "species code"),
@@ -93,12 +94,15 @@ def read(text: str, options: Options) -> list[Row]:
         raise ValueError("it has no columns of times, nor of recordings and their classes")
     if twice := next((cell for cell in header if cell and header.count(cell) > 1), None):
         raise ValueError(f"two columns are named {twice[:40]!r}")
-    return [_row(number, header, cells, columns, options) for number, cells in lines]
+    seen = set[str]()
+    return [_row(number, header, cells, columns, options, seen) for number, cells in lines]
 
 
 def _row(
-    number: int, header: Sequence[str], cells: Sequence[str], columns: Mapping[str, Sequence[str]], options: Options
-) -> Row:
+    number: int, header: Sequence[str], cells: Sequence[str], columns: Mapping[str, Sequence[str]], options: Options,
+    seen: set[str],
+) -> Row:  # fmt: skip
+    """One row; `seen` has the selections above it, and then its own."""
     if len(cells) > len(header):
         return Row(number, "", fault="has more cells than the header; a text with the delimiter in it needs quotes")
     row = dict(zip(header, cells, strict=False))
@@ -111,10 +115,13 @@ def _row(
         # Over several files Raven's times go on, and this is the one within the file.
         numbers["end_s"] = _moved(numbers.get("end_s", ""), numbers.get("start_s", ""), offset)
         numbers["start_s"] = offset
+    selection = first("selection")
+    is_view = selection in seen
+    seen |= {selection} - {""}
     return Row(
         number, first("label"), numbers, recording=first("recording"), path=first("path"),
         also=tuple(filter(None, (word.strip() for word in _WORD.findall(first("also"))))),
-        group=row.get(options.group_column, ""), score=first("score"),
+        group=row.get(options.group_column, ""), is_view=is_view, score=first("score"),
     )  # fmt: skip
 
 
