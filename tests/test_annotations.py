@@ -358,6 +358,15 @@ def test_a_recording_in_which_nothing_is_marked_is_a_negative(flat: Path) -> Non
     assert codes(dataset.problems) == {"r0.wav": "no-label"} and dataset.background == ()
 
 
+def test_a_class_that_may_be_misspelt_is_said_by_its_labels_not_its_recordings(flat: Path) -> None:
+    all_annotated(flat)
+    annotate(flat, r0_txt=track((0.5, 1.0, OWL), (1.5, 2.0, TIT), (2.0, 2.5, OWL.replace("aluco", "alucco"))))
+    assert '"Strix alucco" (1 label) is nearly "Strix aluco" (6)' in said(inspect(flat))
+    (flat / "map.csv").write_text("label,class\nStrix alucco,Strix aluco\n")
+    dataset = inspect(flat, labels={"taxonomy": str(flat / "map.csv")})
+    assert "misspelt" not in said(dataset) and dataset.classes == (TIT, OWL)
+
+
 def test_a_label_that_runs_past_the_end_is_trimmed_used_and_named(flat: Path) -> None:
     all_annotated(flat)
     annotate(flat, r0_txt=track((0.5, 1.0, OWL), (1.5, 3.05, TIT), (2.5, 4.5, OWL), (3.5, 4.0, OWL)))

@@ -342,6 +342,35 @@ def test_numbered_classes_are_not_nearly_each_other() -> None:
     assert class_names.folder_notices(Listing([], [], []), names) == []
 
 
+@pytest.mark.parametrize(
+    ("rare", "frequent"),
+    [
+        ("Chiffchaf", "Chiffchaff"), ("Chifchaff", "Chiffchaff"), ("Erithacus rubecola", "Erithacus rubecula"),
+        ("Philoscopus_collybita", "Phylloscopus collybita"), ("Robbin", "Robin"), ("Great Titt", "Great Tit"),
+        ("Turdusmerula", "Turdus merula"), ("turdus MERULLA", "Turdus merula"),
+    ],
+)  # fmt: skip
+def test_a_rare_class_that_is_nearly_a_frequent_one_may_be_misspelt(rare: str, frequent: str) -> None:
+    (said,) = class_names.misspelt_notices(Counter({rare: 1, frequent: 120, "Wren": 1}), by_rows=True)
+    assert f'"{rare}" (1 label) is nearly "{frequent}" (120)' in said and "--labels.taxonomy map.csv" in said
+    assert "rename the folder" in class_names.misspelt_notices(Counter({rare: 2, frequent: 10}), by_rows=False)[0]
+    for n_rare, n_frequent in ((3, 120), (2, 9)):
+        assert not class_names.misspelt_notices(Counter({rare: n_rare, frequent: n_frequent}), by_rows=True)
+    assert class_names.misspelt_notices(Counter({rare: 20, frequent: 1000}), by_rows=True)
+
+
+@pytest.mark.parametrize(
+    ("rare", "frequent"),
+    [
+        ("Parus minor", "Parus major"), ("Dendrocopos minor", "Dendrocopos major"), ("Rock Dove", "Stock Dove"),
+        ("Eastern Kingbird", "Western Kingbird"), ("Black-bellied Cuckoo", "Black-billed Cuckoo"), ("song A", "song B"),
+        ("call 1", "call 11"), ("houspa", "houfin"), ("lesgol", "lesgul"), ("Turdus merula", "turdus_merula"),
+    ],
+)  # fmt: skip
+def test_two_birds_are_not_taken_for_one_that_is_misspelt(rare: str, frequent: str) -> None:
+    assert class_names.misspelt_notices(Counter({rare: 1, frequent: 1000}), by_rows=True) == []
+
+
 # ---- files beside recordings --------------------------------------------------------------------
 
 RAVEN = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\n1\tSpectrogram 1\t1\t0.1\t0.5\t800\n"

@@ -8,12 +8,18 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import SequenceMatcher
 
 from birdtune.data.labels import Label
 from birdtune.data.scan import Listing, SoundFile
 from birdtune.errors import InputError, shown
+from birdtune.runtime.text import count
 
 _NAMES_IN_A_NOTICE = 8
+# A class may be a misspelt one if it has so few labels, or so small a share of the other's, and that has many more.
+_RARE, _RARE_SHARE, _TIMES_RARER = 2, 0.02, 5
+_NEAR_WORDS, _NEAR_NAMES = 0.8, 0.88
+_JOIN = "join them by --labels.taxonomy map.csv, with a row `label,class` for the name that is to go"
 
 # The first two words of a name as biology has it; and what follows them, as BirdNET writes `Turdus merula_Blackbird`.
 SCIENTIFIC = re.compile(r"[A-Z][a-z]+[ _][a-z]{3,}(?:[ _-].*)?")
@@ -107,7 +113,7 @@ def folder_notices(listing: Listing, classes: Sequence[str]) -> list[str]:
     """
     empty = sorted(set(listing.folders) - set(classes))
     notices = [f"Class folders without a usable recording, left out: {quoted(empty)}."] if empty else []
-    same = [name for name, count in Counter(listing.folders).items() if count > 1]
+    same = [name for name, n in Counter(listing.folders).items() if n > 1]
     if same:
         notices.append(
             f"Several class folders look the same but are spelt with other characters (é as one or as two); they "
@@ -125,9 +131,56 @@ def folder_notices(listing: Listing, classes: Sequence[str]) -> list[str]:
     if groups := [" and ".join(f'"{shown(name)}"' for name in names) for names in alike.values() if len(names) > 1]:
         notices.append(
             f"Classes whose names differ only in case, in blanks, or by a number or a mark of a copy, and are kept "
-            f"apart: {joined(groups)}. If they are the same bird, put their recordings into one folder."
+            f"apart: {joined(groups)}. If they are the same bird, put their recordings into one folder; or, where labels "
+            f"come from a table or annotations, {_JOIN}."
         )
     return notices
+
+
+def misspelt_notices(labels: Counter[str], *, by_rows: bool) -> list[str]:
+    """A notice of rare classes whose names are nearly those of frequent ones. They are never joined: both may be birds.
+
+    Args:
+        labels: class → how many labels it has.
+        by_rows: whether labels come from a table or annotations.
+    """
+    frequent: dict[str, list[str]] = defaultdict(list)  # initials of the words, or all letters → names
+    for name, _ in labels.most_common():
+        for key in _near_keys(name):
+            frequent[key].append(name)
+    found = []
+    for name, n in sorted(labels.items()):
+        for other in dict.fromkeys(other for key in _near_keys(name) for other in frequent[key]):
+            is_rare = labels[other] >= _TIMES_RARER * n and (n <= _RARE or n <= _RARE_SHARE * labels[other])
+            if is_rare and _is_near(name, other):
+                found.append(f'"{shown(name)}" ({count(n, "label")}) is nearly "{shown(other)}" ({labels[other]:,})')
+                break
+    if not found:
+        return []
+    return [f"Perhaps misspelt: {joined(found)}. If so, {_JOIN if by_rows else 'rename the folder'}."]
+
+
+def _near_keys(name: str) -> tuple[str, str]:
+    words = _folded(name).split("_")
+    return " ".join(word[:1] for word in words), "".join(words)
+
+
+def _is_near(name: str, other: str) -> bool:
+    """Whether one may be the other with a letter or two astray; not the other with another number.
+
+    Word by word, as long names of two birds may differ in one short word: Black-bellied and Black-billed Cuckoo.
+    """
+    one, two = _folded(name), _folded(other)
+    if one == two or re.findall(r"\d+", one) != re.findall(r"\d+", two):
+        return False
+    pairs = list(zip(one.split("_"), two.split("_"), strict=False))
+    same_letters = one.replace("_", "") == two.replace("_", "")
+    alike = all(_similarity(*pair) >= _NEAR_WORDS for pair in pairs) and _similarity(one, two) >= _NEAR_NAMES
+    return same_letters or alike
+
+
+def _similarity(one: str, two: str) -> float:
+    return SequenceMatcher(None, one, two, autojunk=False).ratio()
 
 
 def _folded(name: str) -> str:

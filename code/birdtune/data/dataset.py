@@ -370,6 +370,10 @@ def _gather(
         *class_notices(ids, classes),
         *survey.notices,
         *class_names.folder_notices(survey.listing, tuple(sorted({*classes, *division.rare}))),
+        *class_names.misspelt_notices(
+            Counter(label.class_name for one in division.usable for label in one.labels
+                    if label.class_name != IGNORED and label.weight), by_rows=survey.rows is not None,
+        ),
         *_kinds_notices(division.problems, background_of(classes, config.labels.negative_classes)),
         *division.notices,
         *weight_notices,
