@@ -348,6 +348,75 @@ def test_annotations_in_class_folders_are_not_taken_unless_they_are_named(tmp_pa
     assert dataset.classes == (TIT, OWL) and "6 files of annotations among the recordings are not used" in said(dataset)
 
 
+def of_folders(place: Path, *folders: str, names: Sequence[str] = (OWL, TIT), marked: int = 3) -> None:
+    """Three recordings in each folder, of which so many have a track with the names."""
+    for folder in folders:
+        for k in range(3):
+            path = place / "data" / folder / f"r{k}.wav"
+            write_sound(path, tone(3.0, 8000, seed=sum(folder.encode()) * 10 + k), 8000)
+            if k < marked:
+                spans = [(j / 2, (j + 1) / 2, name) for j, name in enumerate(names)]
+                path.with_suffix(".txt").write_text(track(*spans))
+
+
+@pytest.mark.parametrize("folders", [("site_A", "Forest_edge"), ("Moor", "Wytham/day 1"), ("2023-05", "2023-06")])
+def test_folders_of_annotated_recordings_are_sites_and_no_classes(tmp_path: Path, folders: Sequence[str]) -> None:
+    of_folders(tmp_path, *folders)
+    of_folders(tmp_path, "Marsh", "noise", marked=0)
+    of_folders(tmp_path, "Strix aluco", marked=0)
+    dataset = inspect(tmp_path)
+    assert dataset.classes == (TIT, OWL, "noise")
+    assert labels_of(dataset, f"{folders[0]}/r0.wav") == (Label(OWL, 0, 0.5), Label(TIT, 0.5, 1.0))
+    assert labels_of(dataset, "Strix aluco/r0.wav") == (Label(OWL),)
+    assert Counter(codes(dataset.problems).values()) == {"no-label": 3}
+    assert "are taken for sites, not for classes" in said(dataset) and "--labels.annotations none" in said(dataset)
+    assert "--split.group-regex '^([^/]+)/'" in said(dataset)
+    by_site = inspect(tmp_path, split={"group_regex": "^([^/]+)/"})
+    assert by_site.places[f"{folders[0]}/r0.wav"].group == by_site.places[f"{folders[0]}/r1.wav"].group
+    assert "To keep the recordings of a site" not in said(by_site)
+    tops = {folder.partition("/")[0] for folder in folders}
+    assert tops <= set(inspect(tmp_path, labels={"annotations": "none"}).classes)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (("Blackbird", "Robin"), ("song", "call")), (("Turdus merula", "Parus major"), ("alarming", "begging")),
+        (("Blackbird", "Robin"), ("blackbird", "Wren")), (("Blackbird", "Robin"), ("Blackbird song", "Robin song")),
+        (("Blackbird", "Robin"), ("", "")),
+    ],
+)  # fmt: skip
+def test_folders_of_species_stay_classes_whatever_is_annotated_in_them(
+    tmp_path: Path, folders: Sequence[str], names: Sequence[str]
+) -> None:
+    of_folders(tmp_path, *folders, names=names)
+    dataset = inspect(tmp_path)
+    assert dataset.classes == tuple(sorted(folders)) and "are not used" in said(dataset)
+
+
+def test_half_of_the_recordings_annotated_make_no_sites_and_detections_none_either(tmp_path: Path) -> None:
+    of_folders(tmp_path, "Moor", "Wood", marked=1)
+    assert inspect(tmp_path).classes == ("Moor", "Wood")
+    of_folders(tmp_path, "Moor", "Wood", marked=0)
+    for path in (tmp_path / "data").rglob("*.wav"):
+        path.with_suffix(".txt").unlink(missing_ok=True)
+        path.with_suffix(".BirdNET.results.csv").write_text(BIRDNET)
+    assert inspect(tmp_path).classes == ("Moor", "Wood")
+
+
+def test_annotated_recordings_in_sides_are_divided_so_and_one_table_may_name_them_all(tmp_path: Path) -> None:
+    of_folders(tmp_path, "train", "test", marked=0)
+    rows = [f"r{k}.wav,{0.1 * k},1,{name}" for k in range(3) for name in (OWL, TIT)]
+    for side in ("train", "test"):
+        (tmp_path / f"data/{side}/all.csv").write_text("\n".join(["recording,start_s,end_s,label", *rows, ""]))
+    dataset = inspect(tmp_path)
+    assert dataset.classes == (TIT, OWL) and dataset.rows == {"found": 12, "used": 12, "left_out": {}}
+    assert {one: place.split for one, place in dataset.places.items() if one.startswith("test")} == {
+        f"test/r{k}.wav": "test" for k in range(3)
+    }
+    assert "sites" not in said(dataset)
+
+
 def test_a_recording_in_which_nothing_is_marked_is_a_negative(flat: Path) -> None:
     all_annotated(flat)
     (flat / "data/r0.txt").write_text("")
@@ -385,15 +454,19 @@ def test_other_views_of_a_selection_are_counted_apart_and_selections_that_restar
     head = "Selection\tView\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\tAnnotation\n"
     rows = ("1\tWaveform 1\t0\t1\t0\t4000\tA\n", "1\tSpectrogram 1\t0\t1\t500\t2000\tA\n",
             "2\tWaveform 1\t1\t2\t\t\tA\n", "2\tSpectrogram 1\t1\t2\t500\t2000\tA\n",
-            "3\tSpectrogram 1\t1\t2\t500\t2000\tA\n", "1\tSpectrogram 1\t2\t3\t500\t2000\tB\n")  # fmt: skip
+            "3\tSpectrogram 1\t1\t2\t500\t2000\tA\n", "4\tWaveform 1\t2\t1\t\t\tA\n",
+            "4\tSpectrogram 1\t2\t1\t5\t9\tA\n", "1\tSpectrogram 1\t2\t3\t500\t2000\tB\n")  # fmt: skip
     (flat / "data/r0.txt").write_text(head + "".join(rows))
     dataset = inspect(flat)
     assert labels_of(dataset, "r0.wav") == (
         Label("A", 0, 1, 0, 4000), Label("A", 1, 2, 500, 2000), Label("B", 2, 3, 500, 2000),
     )  # fmt: skip
-    assert dataset.rows == {"found": 16, "used": 13, "left_out": {"repeated-view": 2, "row-repeated": 1}}
+    assert dataset.rows == {
+        "found": 18, "used": 13, "left_out": {"repeated-view": 3, "row-invalid": 1, "row-repeated": 1},
+    }  # fmt: skip
     assert row_books.words(dataset.rows) == (
-        "13 of 16 rows of labels used; 2 repeat a selection in another view of Raven; not used: 1 row-repeated"
+        "13 of 18 rows of labels used; 3 repeat a selection in another view of Raven; not used: 1 row-invalid, "
+        "1 row-repeated"
     )
 
 

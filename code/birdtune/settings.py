@@ -73,8 +73,8 @@ class LabelSettings(Section):
         "names of a table's columns, e.g. recording=filename,label=category,start=onset,end=offset; also split=, fold=",
     )
     annotations: str | None = setting(
-        None, "annotation file, or a folder of them: Raven, Audacity, ELAN, Praat, tables, xeno-canto", unit="path",
-        unset="beside recordings without class folders, by name",
+        None, "annotation file, or a folder of them: Raven, Audacity, ELAN, Praat, tables, xeno-canto; none: of none",
+        unit="path", unset="beside recordings without class folders, or in folders of sites, by name",
     )
     review: str | None = setting(
         None, "review.csv that the page of `review` saved, or a folder of such tables; beside all other labels",

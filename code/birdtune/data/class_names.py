@@ -131,8 +131,8 @@ def folder_notices(listing: Listing, classes: Sequence[str]) -> list[str]:
     if groups := [" and ".join(f'"{shown(name)}"' for name in names) for names in alike.values() if len(names) > 1]:
         notices.append(
             f"Classes whose names differ only in case, in blanks, or by a number or a mark of a copy, and are kept "
-            f"apart: {joined(groups)}. If they are the same bird, put their recordings into one folder; or, where labels "
-            f"come from a table or annotations, {_JOIN}."
+            f"apart: {joined(groups)}. If they are the same bird, put their recordings into one folder; or, where "
+            f"labels come from a table or annotations, {_JOIN}."
         )
     return notices
 

@@ -306,7 +306,7 @@ def _arranged(config: Config) -> Arranged:
 def _label_source(config: Config) -> tuple[Listing, LabelTable | None, list[str]]:
     """The files that are there, flat where a table or annotations name their classes; that table, and what is said."""
     folder = config.data_folder
-    if config.labels.annotations is not None:
+    if config.labels.annotations not in (None, collect.NONE):
         listing = scan.scan(folder, flat=True)
         return listing, collect.named(config, listing), []
     table, notices = label_table.find(config)

@@ -57,6 +57,7 @@ class LabelTable:
         sides, folds, groups: recording as listed → train, val or test; fold; source recording.
         is_annotations: whether folders name the classes of recordings that it does not list, and one that is listed
             without a class holds none.
+        sites: folders that name no class.
         unread: files that were meant, and why they could not be read.
     """
 
@@ -70,6 +71,7 @@ class LabelTable:
     notices: tuple[str, ...] = ()
     unread: tuple[tuple[Path, str], ...] = ()
     is_annotations: bool = False
+    sites: frozenset[str] = frozenset()
 
 
 def apply(
@@ -99,7 +101,7 @@ def apply(
             f"{shown(next(iter(by_listed), '(nothing)'))}, where {example} was found. Expected paths below the data "
             "folder, or ends of them."
         )
-    named = _Labeller(table, one_class, background, _class_folders(listing, rows_of, by_listed))
+    named = _Labeller(table, one_class, background, _class_folders(listing, rows_of, by_listed) - table.sites)
     read = {name_below(path, root) for path in (*table.files, *(path for path, _ in table.unread))}
     problems = [problem for problem in listing.problems if problem.recording not in read]
     named.problems += problems if table.is_annotations else [replace(problem, label="") for problem in problems]
@@ -181,7 +183,9 @@ class _Labeller:
         found: dict[tuple[object, ...], list[Label]] = defaultdict(list)
         invalid = []
         for row in rows:
-            if row.problem:
+            if row.problem and row.is_view:
+                self.left_out[REPEATED_VIEW] += 1
+            elif row.problem:
                 self.left_out[row.problem] += 1
                 if row.problem == "row-invalid":
                     invalid.append(row)

@@ -44,6 +44,16 @@ _DEEPEST_FAMILY = 4  # order, family, genus, species
 _MOST_FIT = 0.8
 
 
+def is_place(name: str) -> bool:
+    """Whether a folder is called like a date, a place or a device."""
+    return _IS_PLACE.fullmatch(name.strip()) is not None
+
+
+def is_no_name(name: str) -> bool:
+    """Whether something is called like a place, a kind of sound or a clip, so that it is no species."""
+    return _IS_NO_NAME.fullmatch(name.strip()) is not None
+
+
 @dataclass(frozen=True)
 class Arranged:
     """A listing whose files have their classes."""
@@ -161,7 +171,7 @@ def _near_layouts(folders: Sequence[list[str]]) -> list[str]:
             f"one, because {quoted(sorted(others))} lies beside them: take it away, or give the split by --split.file."
         )
     same = next(iter(inside.values()), set[str]())
-    classes = [name for name in same if not _IS_NO_NAME.fullmatch(name.strip())]
+    classes = [name for name in same if not is_no_name(name)]
     species = any(SCIENTIFIC.fullmatch(_label(top)) for top in inside)  # in which lie, e.g., habitats
     alike = len(inside) > 1 and all(names == same for names in inside.values())
     if alike and len(classes) > 1 and not sides and not species:
@@ -386,8 +396,8 @@ def _inner_names(paths: Sequence[list[str]], depth: int) -> list[list[str]]:
     places = Counter(name for names in inside.values() for name in names)
     inner = []
     for above, names in sorted(inside.items()):
-        of_place = _IS_PLACE.fullmatch(above[-1].strip())
-        fit = {name for name in names if not _IS_NO_NAME.fullmatch(name.strip())
+        of_place = is_place(above[-1])
+        fit = {name for name in names if not is_no_name(name)
                and (of_place or places[name] == 1 or SCIENTIFIC.fullmatch(name))}  # fmt: skip
         is_family = len(fit) > 1 or any(map(SCIENTIFIC.fullmatch, fit))
         if is_family and len(fit) >= _MOST_FIT * len(names) and not any(map(SCIENTIFIC.fullmatch, above)):

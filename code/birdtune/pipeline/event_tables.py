@@ -226,7 +226,8 @@ def _add_annotation(
     found: Events, row: LabelRow, recording: Named, where: str, seen: set[tuple[object, ...]]
 ) -> None:
     if row.problem:
-        found.leave_out(row.problem, f"{where}{': ' if row.detail else ''}{row.detail}")
+        reason = REPEATED_VIEW if row.is_view else row.problem
+        found.leave_out(reason, f"{where}{': ' if row.detail else ''}{row.detail}")
         return
     one = row.labels[0]
     event = TimedRow(recording, one.class_name, one.start_s, one.end_s)

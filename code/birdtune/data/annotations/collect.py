@@ -1,23 +1,23 @@
 """Annotation files → the labels of the recordings that they name.
 
     --labels.annotations FILE | FOLDER ─▶ named ─▶ LabelTable
-    files beside recordings that lie flat, by name ─▶ beside ─▶ LabelTable | None
+    files beside their recordings, by name ─▶ beside ─▶ LabelTable | None
 """
 
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.config import Config
 from birdtune.data import tables
-from birdtune.data.annotations import formats
+from birdtune.data.annotations import formats, sites
 from birdtune.data.annotations.formats import AnnotationFile
 from birdtune.data.annotations.names import Names
-from birdtune.data.annotations.rows import Options
+from birdtune.data.annotations.rows import Options, Row
 from birdtune.data.class_names import joined, quoted
 from birdtune.data.label_table import parse_columns, row_of
 from birdtune.data.labelling import LabelRow, LabelTable, twice
@@ -27,6 +27,7 @@ from birdtune.errors import InputError, SettingsError, shown
 from birdtune.runtime.text import count
 
 _SETTING = "--labels.annotations"
+NONE = "none"  # its value where annotations beside recordings are not to be read
 
 
 def options_of(config: Config) -> Options:
@@ -56,9 +57,9 @@ def named(config: Config, listing: Listing) -> LabelTable:
             "container, it must be mounted."
         )
     if place.is_file():
-        table = _collected(config, listing, [place], shown(place), place.parent)
+        table = _table(config, listing, _read([place], options_of(config)), shown(place), place.parent)
     else:
-        table = _collected(config, listing, annotation_files(place), shown(place), place)
+        table = _table(config, listing, _read(annotation_files(place), options_of(config)), shown(place), place)
     if not table.files:
         why = table.unread[0][1] if table.unread else "none of its files is one of a format that is read"
         raise InputError(f"{_SETTING} {shown(place)}: has no annotations. {why}")
@@ -66,26 +67,39 @@ def named(config: Config, listing: Listing) -> LabelTable:
 
 
 def beside(config: Config, listing: Listing) -> LabelTable | None:
-    """The labels of annotation files beside recordings that lie directly in the data folder; None: there are none.
+    """The labels of annotation files that lie beside their recordings; None: there are none, or folders name classes.
 
-    What programs detected is no annotation before somebody says so by name.
+    Those of recordings directly in the data folder are taken, and those in folders that are sites by them
+    (`sites.find`). What programs detected is no annotation before somebody says so by name.
     """
-    flat = [file for file in listing.files if "/" not in file.name]
-    folder = Path(config.data_folder)
-    described = {path: tables.describe(path) for path in _in(folder)} if flat else {}
-    if not any(found is not None and found[0] == "annotation" for found in described.values()):
+    if config.labels.annotations == NONE or not any(one.problem == "annotation" for one in listing.problems):
         return None
-    # A track without labels is saved as an empty text.
-    there = [path for path, found in described.items() if found is not None and (found[0] == "annotation" or
-             found == tables.EMPTY)]  # fmt: skip
-    names, flat_names = Names(flat), {file.name for file in flat}
-    there = [path for path in there if names.of_file(path.name) in flat_names]
-    title = f"annotation files in {shown(folder)}"
-    return _collected(config, listing, there, title, folder, checked=True) if there else None
+    folder, names = Path(config.data_folder), Names(listing.files)
+    read = _read(_in(folder, names), options_of(config), checked=True)
+    taxonomy, marked = Taxonomy.of(config), dict[str, set[str]]()
+    for one in read.found:
+        for recording, row in _recordings(one, _below(one, config, folder), names):
+            classes = marked.setdefault(recording, set())
+            classes |= {taxonomy.class_of(row.class_name)} if row is not None else set()
+    found = sites.find(listing, marked, config.labels) if config.labels.level == 1 else frozenset[str]()
+    flat = {file.name for file in listing.files if not file.label}
+    if not found:
+        read = read.only(lambda path: path.parent == folder)
+    if not (found or flat & marked.keys()):
+        return None
+    table = _table(config, listing, read, f"annotation files in {shown(folder)}", folder)
+    notices = sites.notices(found, config) if found else []
+    return replace(table, sites=found, notices=(*notices, *table.notices))
 
 
-def _in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+def _in(folder: Path, names: Names) -> Iterator[Path]:
+    """The annotation files in a folder; of texts without anything those that are called after a recording."""
+    for path in annotation_files(folder):
+        described = tables.describe(path)
+        # A track without labels is saved as an empty text.
+        is_track = described == tables.EMPTY and names.has(path.relative_to(folder).as_posix())
+        if is_track or (described is not None and described[0] == "annotation"):
+            yield path
 
 
 def annotation_files(place: Path) -> Iterator[Path]:
@@ -103,38 +117,66 @@ def annotation_files(place: Path) -> Iterator[Path]:
 _TEXTS = (".txt", ".csv", ".tsv", ".json")
 
 
-def _collected(
-    config: Config, listing: Listing, paths: Iterable[Path], title: str, base: Path, *, checked: bool = False
-) -> LabelTable:
-    """The labels of some files.
+@dataclass
+class _Read:
+    """What came of some files: those that are annotations, damaged ones and why, and those of programs."""
 
-    Args:
-        title: what they are called together in messages; each is called by its path below `base`.
-        checked: leave out what programs detected.
-    """
-    options, taxonomy, names = options_of(config), Taxonomy.of(config), Names(listing.files)
-    found, unread, detected = list[AnnotationFile](), list[tuple[Path, str]](), list[Path]()
+    found: list[AnnotationFile] = field(default_factory=list)
+    unread: list[tuple[Path, str]] = field(default_factory=list)
+    detected: list[Path] = field(default_factory=list)
+
+    def only(self, wanted: Callable[[Path], bool]) -> "_Read":
+        """The same of some of the files."""
+        return _Read(
+            [one for one in self.found if wanted(one.path)], [each for each in self.unread if wanted(each[0])],
+            [path for path in self.detected if wanted(path)],
+        )  # fmt: skip
+
+
+def _read(paths: Iterable[Path], options: Options, *, checked: bool = False) -> _Read:
+    """Read some files; with `checked`, what programs detected is left out."""
+    read = _Read()
     for path in paths:
         try:
             one = formats.read(path, options)
         except InputError as fault:
-            unread.append((path, str(fault)))
+            read.unread.append((path, str(fault)))
             continue
         if one is not None and one.is_detected and checked:
-            detected.append(path)
+            read.detected.append(path)
         elif one is not None:
-            found.append(one)
+            read.found.append(one)
+    return read
+
+
+def _below(one: AnnotationFile, config: Config, base: Path) -> str:
+    return name_below(one.path, config.data_folder) or one.path.relative_to(base).as_posix()
+
+
+def _recordings(one: AnnotationFile, below: str, names: Names) -> Iterator[tuple[str, Row | None]]:
+    """The recording of each row of a file; of a file without rows the one that it is called after."""
+    own = unicodedata.normalize("NFC", names.of_file(below))
+    if not one.rows:
+        yield own, None
+    for row in one.rows:
+        listed = unicodedata.normalize("NFC", row.recording or row.path)
+        yield names.of_row(below, listed, row.path) if listed else own, row
+
+
+def _table(config: Config, listing: Listing, read: _Read, title: str, base: Path) -> LabelTable:
+    """The labels of some files.
+
+    Args:
+        title: what they are called together in messages; each is called by its path below `base`.
+    """
+    options, taxonomy, names = options_of(config), Taxonomy.of(config), Names(listing.files)
     rows, surveyed, groups = list[LabelRow](), set[str](), dict[str, str]()
-    for one in found:
-        below = name_below(one.path, config.data_folder) or one.path.relative_to(base).as_posix()
-        own = unicodedata.normalize("NFC", names.of_file(below))
-        if not one.rows:
-            surveyed.add(own)
-        for row in one.rows:
-            listed = unicodedata.normalize("NFC", row.recording or row.path)
-            recording = names.of_row(below, listed, row.path) if listed else own
-            origin = f"{shown(one.path.relative_to(base))}, row {row.number:,}"
+    for one in read.found:
+        for recording, row in _recordings(one, _below(one, config, base), names):
             surveyed.add(recording)
+            if row is None:
+                continue
+            origin = f"{shown(one.path.relative_to(base))}, row {row.number:,}"
             if row.fault:
                 rows.append(LabelRow(origin, recording, (), "row-invalid", row.fault))
             else:
@@ -144,10 +186,9 @@ def _collected(
                 raise InputError(twice(shown(one.path), recording, f"two values of {shown(options.group_column)}"))
     if options.group_column and not groups:
         raise InputError(f"{title}: no file has a column {shown(options.group_column)!r} (--split.group-column).")
-    notices = [*_notices(found, detected, taxonomy)]
     return LabelTable(
-        title, tuple(one.path for one in found), tuple(rows), frozenset(surveyed), groups=groups,
-        notices=tuple(notices), unread=tuple(unread), is_annotations=True,
+        title, tuple(one.path for one in read.found), tuple(rows), frozenset(surveyed), groups=groups,
+        notices=tuple(_notices(read.found, read.detected, taxonomy)), unread=tuple(read.unread), is_annotations=True,
     )  # fmt: skip
 
 

@@ -52,6 +52,10 @@ class Names:
                 return nearest[0] if len(nearest) == 1 else name
         return path.stem
 
+    def has(self, below: str) -> bool:
+        """Whether a file is named after a recording, as of `of_file`."""
+        return self.of_file(below) in self._all
+
     def of_row(self, below: str, recording: str, path: str) -> str:
         """The recording that a row names.
 

@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 
-from birdtune.data.annotations.rows import NUMBERS, Options, Row
+from birdtune.data.annotations.rows import NUMBERS, TIMES, Options, Row
 from birdtune.runtime.files import GIVEN_DELIMITER
 
 # A table that has one of these is what a program detected, and nobody checked.
@@ -94,13 +94,13 @@ def read(text: str, options: Options) -> list[Row]:
         raise ValueError("it has no columns of times, nor of recordings and their classes")
     if twice := next((cell for cell in header if cell and header.count(cell) > 1), None):
         raise ValueError(f"two columns are named {twice[:40]!r}")
-    seen = set[str]()
+    seen = set[tuple[str, ...]]()
     return [_row(number, header, cells, columns, options, seen) for number, cells in lines]
 
 
 def _row(
     number: int, header: Sequence[str], cells: Sequence[str], columns: Mapping[str, Sequence[str]], options: Options,
-    seen: set[str],
+    seen: set[tuple[str, ...]],
 ) -> Row:  # fmt: skip
     """One row; `seen` has the selections above it, and then its own."""
     if len(cells) > len(header):
@@ -116,8 +116,10 @@ def _row(
         numbers["end_s"] = _moved(numbers.get("end_s", ""), numbers.get("start_s", ""), offset)
         numbers["start_s"] = offset
     selection = first("selection")
-    is_view = selection in seen
-    seen |= {selection} - {""}
+    # Numbers may begin again, where tables were put together.
+    whole = (selection, *map(first, ("recording", "path", "label")), *(numbers.get(key, "") for key in TIMES))
+    is_view = bool(selection) and whole in seen
+    seen.add(whole)
     return Row(
         number, first("label"), numbers, recording=first("recording"), path=first("path"),
         also=tuple(filter(None, (word.strip() for word in _WORD.findall(first("also"))))),
