@@ -114,11 +114,11 @@ def of_training(trained: Row) -> list[Diagnostic]:
             how far its kernel is from its first weights, relative), `inputs` (rows as `health.class_inputs`),
             `freeze_next` (a freeze point behind that of the run; None: all is frozen).
     """
-    rows = trained["epochs"]
+    rows = [row for row in trained["epochs"] if row["epoch"]]  # epoch 0 is what training began with
     return [
         *_dead_input(trained.get("inputs") or []),
         *_dead_embeddings(rows),
-        *_unmoved(trained.get("moved") or {}),
+        *_unmoved(trained.get("moved") or {} if trained["best_epoch"] != 0 else {}),
         *_course(rows, trained.get("constant_loss"), trained.get("warmup_epochs") or 0.0),
         *_overfitting(rows, trained["best_epoch"], trained.get("freeze_next", "all-but-head")),
     ]
@@ -235,7 +235,7 @@ def _course(rows: Sequence[Row], constant: float | None, warmup_epochs: float) -
 
 def _overfitting(rows: Sequence[Row], best_epoch: int | None, freeze: str | None) -> Iterator[Diagnostic]:
     known = [row for row in rows if row.get("val_loss") is not None and row.get("val_accuracy") is not None]
-    if best_epoch is None or len(known) != len(rows) or len(rows) <= _PATIENCE_EPOCHS:
+    if not best_epoch or len(known) != len(rows) or len(rows) <= _PATIENCE_EPOCHS:
         return
     best, last = rows[best_epoch - 1], rows[-1]
     lowest = min(rows, key=lambda row: float(row["val_loss"]))

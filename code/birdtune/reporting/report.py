@@ -66,8 +66,8 @@ class ReportData:
             `external_id` (None where the label map has none).
         metrics: "val" and "test" → as `part.evaluate_part`, or None.
         scores: "val" and "test" → scores; either may be missing.
-        history: per epoch `epoch`, `train_loss`, `val_loss`, `val_<metric>`, `learning_rate`, `seconds`; values may be
-            None or missing (but not `epoch`).
+        history: per epoch `epoch` (0: before the first update), `train_loss`, `val_loss`, `val_<metric>`,
+            `learning_rate`, `seconds`; values may be None or missing (but not `epoch`).
         best_epoch: the epoch whose weights the model has.
         problems: rows of problems.csv: `recording`, `class`, `problem`, `used` (bool, or yes/no), `detail`,
             `advice`.
@@ -372,6 +372,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "clips": clips,
         "map": embedding_map.section(data.embedding_map, data.scores, split, data.class_rows, _issues(data), clips),
         "curves": figures.learning_curves(data.history, data.best_epoch) if data.history else None,
+        "n_epochs": sum(row["epoch"] > 0 for row in data.history),
         "curve_metrics": figures.validation_metrics(data.history),
         "rarest": rare,
         "measures": rare_classes.measures(data.settings, set_for_rare),

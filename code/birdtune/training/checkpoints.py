@@ -52,7 +52,7 @@ class State:
     loss_sum: float = 0.0  # of this epoch so far, weighted
     weight_sum: float = 0.0
     seconds: float = 0.0  # of this epoch so far
-    history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch; 0 is before the first update
     best: dict[str, Any] | None = None  # the row of the best epoch
     finished: bool = False
     trace: list[list[float]] = field(default_factory=list)  # [update, loss, learning rate] now and then
@@ -60,7 +60,7 @@ class State:
     @property
     def stale_epochs(self) -> int:
         """Epochs since the best one."""
-        return len(self.history) - int(self.best["epoch"]) if self.best else 0
+        return int(self.history[-1]["epoch"]) - int(self.best["epoch"]) if self.best else 0
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ class Loop:
         after_epoch: called with the state once an epoch is saved and told.
         keep_last: end after the last epoch, and keep its weights, whatever the losses; else the best one's.
         title: of these epochs in the log, where a run has several trainings.
+        untrained: what the weights are before the first update, if that may be the best epoch: epoch 0. "": it may not.
     """
 
     def __init__(
@@ -89,8 +90,9 @@ class Loop:
         after_epoch: Callable[[State], None] = lambda state: None,
         keep_last: bool = False,
         title: str = "",
+        untrained: str = "",
     ) -> None:
-        self._keep_last, self._title = keep_last, f"{title} " if title else ""
+        self._keep_last, self._title, self._untrained = keep_last, f"{title} " if title else "", untrained
         self.trainer, self.batches, self.settings, self.checkpoints = trainer, batches, settings, checkpoints
         self.validate, self.journal, self.interrupts = validate, journal, interrupts
         self.after_epoch = after_epoch
@@ -110,9 +112,12 @@ class Loop:
         """
         self._resume()
         if not self.state.finished:
-            self.checkpoints.need_room(self.trainer.state_bytes, self.settings.epochs - self.state.epoch)
+            to_come = self.settings.epochs - self.state.epoch + bool(self._untrained)
+            self.checkpoints.need_room(self.trainer.state_bytes, to_come)
         self._curves = Curves(self._tensorboard, self.state, self.per_epoch)
         with self._curves:
+            if self._untrained and not self.state.history and not self.state.updates:
+                self._epoch_0()
             while not self.state.finished:
                 self._epoch()
         return self.state
@@ -148,6 +153,21 @@ class Loop:
 
     def _is_kept(self, row: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
         return self._keep_last or is_better(row, best)
+
+    def _epoch_0(self) -> None:
+        """Validate what no update has changed yet; it is the best so far."""
+        state, began = self.state, time.monotonic()
+        with self.trainer.averaged():
+            found = self.validate()
+        self.interrupts.check()
+        seconds = round(time.monotonic() - began, 2)
+        row = {"epoch": 0, "train_loss": None, "learning_rate": None, **found, "seconds": seconds}
+        with self.interrupts.held():
+            state.history.append(row)
+            state.best, state.finished = row, not self.settings.epochs
+            self._keep()
+            self._tell(row, best=True)
+        self.interrupts.check()
 
     def _epoch(self) -> None:
         state = self.state
@@ -290,10 +310,15 @@ class Loop:
         self.after_epoch(state)
         if early and state.epoch < self.settings.epochs and state.best:
             self.journal.say(f"  stopping early: no better validation since epoch {state.best['epoch']}")
+        if state.finished and state.best and state.best["epoch"] == 0:
+            self.journal.say(f"  no epoch did better on validation than {self._untrained}: its weights are kept")
 
     def _tell(self, row: dict[str, Any], best: bool) -> None:
-        parts = [f"{self._title}epoch {row['epoch']:>3} of {self.settings.epochs}", f"loss {row['train_loss']:.3f}"]
+        parts = [f"{self._title}epoch {row['epoch']:>3} of {self.settings.epochs}"]
+        if row["epoch"] == 0:
+            parts.append(f"{self._untrained}, untrained")
         for name, title in (
+            ("train_loss", "loss"),
             ("val_loss", "val loss"),
             ("val_accuracy", "val accuracy"),
             ("val_macro_ap", "val AP"),

@@ -119,6 +119,14 @@ def _inner(optimizer: Any) -> Any:
 
 
 def averages(optimizer: Any) -> list[Any] | None:
-    """The average of each variable that the optimizer was built for, or None where it keeps none."""
+    """The average of each variable that the optimizer was built for, or None where it keeps none.
+
+    Before the first update they are zeros (see `has_updated`).
+    """
     inner = _inner(optimizer)
     return list(inner._model_variables_moving_average) if inner.use_ema else None
+
+
+def has_updated(optimizer: Any) -> bool:
+    """Whether there was an update yet."""
+    return bool(int(_inner(optimizer).iterations))

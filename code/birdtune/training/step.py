@@ -26,7 +26,7 @@ from birdtune.settings import TrainSettings
 from birdtune.training import convolution, devices
 from birdtune.training.checkpoints import Saved
 from birdtune.training.inputs import Feed
-from birdtune.training.optimizer import averages, make_optimizer, rest_backbone
+from birdtune.training.optimizer import averages, has_updated, make_optimizer, rest_backbone
 
 # Operations of one call: a tenth of a second or so, after which the loop looks at what happened.
 _CALL_FLOPS_ON_CPU, _CALL_FLOPS_ON_GPU = 2e10, 2e13
@@ -233,7 +233,7 @@ class Trainer:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """While the block lasts, the classifier has the averages of its weights, if they are averaged."""
-        if self._averages is None:
+        if self._averages is None or not has_updated(self.optimizer):
             yield
             return
         under_way = [variable.numpy() for variable in self._variables]

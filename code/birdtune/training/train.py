@@ -25,6 +25,7 @@ from birdtune.errors import CheckpointError, DivergedError
 from birdtune.evaluation import diagnostics, metrics
 from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
+from birdtune.models import head_start
 from birdtune.models.classifier import Classifier
 from birdtune.models.losses import class_weights, constant_loss
 from birdtune.runtime.files import read_json, write_json
@@ -107,7 +108,8 @@ def refit(job: Job, *, label_shares: Shares | None = None) -> None:
         job.journal.warn(f"{lost} The second training begins anew.")
         job.checkpoints.clear()
     sizes = f"{count(len(part), 'recording')}, {count(epochs, 'epoch')}"
-    job.journal.say(f"  once more on training and validation: {sizes}")
+    what = f"once more on training and validation: {sizes}" if epochs else "nothing to train once more: epoch 0 is best"
+    job.journal.say(f"  {what}")
     precision = str(job.run.record["precision"])
     windows = job.windows(part, job.config.train.hop_s)
     examples = _examples(job, windows, label_shares)
@@ -243,7 +245,19 @@ def _loop(
         after_epoch=report,
         keep_last=job.refit,
         title=REFIT_NAME if job.refit else "",
+        untrained=_untrained(job, classifier, settings.epochs),
     )
+
+
+def _untrained(job: Job, classifier: Classifier, epochs: int) -> str:
+    """What the head begins from, where validation may choose that, or has chosen it for the second training; else "".
+
+    Not a base model: validation has chosen it before, or it has learnt from these recordings (`train.refit`). Whether
+    what was learnt since is better, the gate decides by test.
+    """
+    start = head_start.of_head(job.config, classifier.head_name, classifier.classes)
+    is_choice = not epochs if job.refit else bool(job.dataset.part("val"))
+    return f"{start.backbone}'s own classifier" if start is not None and is_choice else ""
 
 
 def _batches(

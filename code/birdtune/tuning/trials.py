@@ -189,9 +189,10 @@ class _EndedEarly(Exception):  # noqa: N818 - no error
 
 
 def _curve(state: State) -> list[float]:
-    """Score after each epoch."""
+    """Score after each epoch of training."""
+    rows = [row for row in state.history if row["epoch"]]
     # None: no validation window holds a class, where labels have times.
-    return [(float(row["val_accuracy"] or 0) + float(row["val_macro_ap"] or 0)) / 2 for row in state.history]
+    return [(float(row["val_accuracy"] or 0) + float(row["val_macro_ap"] or 0)) / 2 for row in rows]
 
 
 def _validation_scores(job: Job) -> Floats:
