@@ -129,10 +129,12 @@ def table(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("kind", ["raven", "audacity", "birdnet"])
+@pytest.mark.parametrize("kind", ["raven", "audacity", "birdnet", "json", "parquet"])
 def test_every_table_that_predict_writes_has_the_figures_of_its_csv(
     tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
     expected = figures(capsys, predicted(tmp_path / "csv", "csv"), table)
     assert (expected["events"]["detections"], expected["events"]["f1"]) == (4, pytest.approx(2 * 3 / 9))
     found = figures(capsys, predicted(tmp_path / kind, kind), table)

@@ -262,7 +262,7 @@ COMMANDS: dict[str, Command] = {
         _score_arguments,
         "DETECTIONS... --truth FILE|FOLDER [--overlap 0.3] [--segment 1] [--false-alarms-per-hour 1,10] "
         "[--out score.json]",
-        more="DETECTIONS are tables of `predict --format csv|raven|audacity|birdnet`, or their folder; --truth names "
+        more="DETECTIONS are tables that `predict --format` wrote, of any format, or their folder; --truth names "
         "annotations as --labels.annotations reads them, a file or a folder. An event is right if it overlaps one of "
         "its class by at least that share of their union. Intervals are over recordings, or over what "
         "--split.group-regex finds in their names.",

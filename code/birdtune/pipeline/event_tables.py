@@ -16,11 +16,12 @@ from typing import Final, NamedTuple
 
 from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.config import Config
-from birdtune.data.annotations import formats
+from birdtune.data.annotations import formats, records
 from birdtune.data.annotations.collect import annotation_files, options_of
 from birdtune.data.annotations.formats import AnnotationFile
 from birdtune.data.annotations.names import shorter
 from birdtune.data.annotations.rows import Options, Row
+from birdtune.data.embedding_files import require_pyarrow
 from birdtune.data.label_table import row_of
 from birdtune.data.labelling import LabelRow
 from birdtune.data.row_books import IN_ANOTHER_VIEW, REPEATED_VIEW
@@ -32,7 +33,7 @@ from birdtune.serving.detection_ledger import durations
 from birdtune.serving.detection_tables import ENDINGS
 
 # Formats of `predict` that are read again, the fullest first: a folder may hold the tables of several.
-_KINDS: Final = ("csv", "raven", "birdnet", "audacity")
+_KINDS: Final = ("csv", "json", "parquet", "raven", "birdnet", "audacity")
 _SELECTIONS = re.compile(r"(?:\.Table\.\d+)?\.selections$", re.IGNORECASE)
 
 
@@ -153,13 +154,22 @@ def _is_table(path: Path, kind: str) -> bool:
 def _read(path: Path, options: Options) -> AnnotationFile:
     if not path.exists():
         raise InputError(f"{shown(path)}: there is no such file or folder.")
-    table = formats.read(path, options)
+    table = _parquet(path, options) if path.suffix.lower() == ".parquet" else formats.read(path, options)
     if table is None:
         raise InputError(
             f"{shown(path)}: is no table of events. Expected one of Raven, Audacity, BirdNET-Analyzer, ELAN or Praat, "
             "or a table recording,start_s,end_s and class or label; --labels.columns names other columns."
         )
     return table
+
+
+def _parquet(path: Path, options: Options) -> AnnotationFile:
+    pa, parquet = require_pyarrow(shown(path))
+    try:
+        rows = records.of(parquet.read_table(path).to_pylist(), options)
+    except (ValueError, pa.ArrowException) as fault:
+        raise InputError(f"{shown(path)}: is damaged, or no table of events: {shown(fault)}.") from fault
+    return AnnotationFile(path, "Parquet", tuple(rows), is_detected=True)
 
 
 def _add_recordings(found: Events, table: AnnotationFile, path: Path, base: Path, called: str) -> None:

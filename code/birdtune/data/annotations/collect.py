@@ -53,7 +53,7 @@ def named(config: Config, listing: Listing) -> LabelTable:
     if not os.path.lexists(place):
         raise InputError(
             f"{_SETTING} {shown(place)}: there is no such file or folder; expected selection tables of Raven, label "
-            "tracks of Audacity, .eaf of ELAN, TextGrids of Praat, tables with a header, or JSON of xeno-canto. In a "
+            "tracks of Audacity, .eaf of ELAN, TextGrids of Praat, tables with a header, or JSON. In a "
             "container, it must be mounted."
         )
     if place.is_file():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from birdtune.data.annotations import audacity, elan, table, textgrid, xeno_canto
+from birdtune.data.annotations import audacity, elan, records, table, textgrid, xeno_canto
 from birdtune.data.annotations.rows import Options, Row
 from birdtune.errors import InputError, shown
 from birdtune.runtime.parsing import decode_old_text, read_bounded
@@ -20,6 +20,7 @@ _RECOGNISED: Mapping[str, Callable[[str, Options], bool]] = {
     "ELAN": lambda text, _: elan.recognises(text),
     "Praat": lambda text, _: textgrid.recognises(text),
     "xeno-canto": lambda text, _: xeno_canto.recognises(text),
+    "JSON": records.recognises,
     "table": table.recognises,
     "Audacity": lambda text, _: audacity.recognises(text),
 }
@@ -27,9 +28,12 @@ _READERS: Mapping[str, Callable[[str, Options], list[Row]]] = {
     "ELAN": lambda text, options: elan.read(text.encode("utf-8"), options),
     "Praat": textgrid.read,
     "xeno-canto": xeno_canto.read,
+    "JSON": records.read,
     "table": table.read,
     "Audacity": lambda text, _: audacity.read(text),
 }
+# What programs detected is known by a column of theirs.
+_DETECTED: Mapping[str, Callable[[str], bool]] = {"JSON": records.is_detected, "table": table.is_detected}
 
 
 @dataclass(frozen=True)
@@ -70,4 +74,4 @@ def read(path: Path, options: Options) -> AnnotationFile | None:
         rows = _READERS[kind](text, options)
     except ValueError as fault:
         raise InputError(f"{shown(path)}: is damaged, or no whole file of {kind}: {shown(fault)}.") from fault
-    return AnnotationFile(path, kind, tuple(rows), kind == "table" and table.is_detected(text), note)
+    return AnnotationFile(path, kind, tuple(rows), kind in _DETECTED and _DETECTED[kind](text), note)

@@ -77,18 +77,26 @@ def recognises(text: str, options: Options) -> bool:
 
 
 def is_detected(text: str) -> bool:
-    """Whether a table is what a program detected, as it has a column for how sure that is."""
-    header = lines_of(text)[0]
+    """Whether a table is what a program detected."""
+    return has_score(lines_of(text)[0])
+
+
+def has_score(header: Sequence[str]) -> bool:
+    """Whether there is a column for how sure a program was."""
     return any(cell.casefold() in _DETECTED for cell in header)
 
 
 def read(text: str, options: Options) -> list[Row]:
-    """The rows of a table.
+    """The rows of a table. Raises ValueError: as `rows_of`."""
+    return rows_of(*lines_of(text), options)
+
+
+def rows_of(header: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]], options: Options) -> list[Row]:
+    """The rows of a table whose cells are known, with the number of each.
 
     Raises:
-        ValueError: it is none, or has two columns of one name.
+        ValueError: it has no columns of annotations, or two columns of one name.
     """
-    header, lines = lines_of(text)
     columns = columns_of(header, options)
     if columns is None:
         raise ValueError("it has no columns of times, nor of recordings and their classes")
