@@ -246,6 +246,8 @@ def test_a_file_is_named_after_its_recording(below: str, recording: str) -> None
     assert names.of_row("x.json", "XC12", "") == "XC12 - Merle.mp3" and names.of_row("x.json", "XC1", "") == "XC1"
     assert names.of_row("b/x.txt", "n2.wav", "/field/a/n2.wav") == "b/n2.wav"
     assert names.of_row("x.txt", "n2.wav", "/field/a/n2.wav") == "/field/a/n2.wav"
+    assert names.of_row("b/x.txt", "n2.wav", "in/a/n2.wav") == "in/a/n2.wav", "a path that begins on no machine counts"
+    assert names.of_row("b/x.txt", "n2.wav", "n2.wav") == "b/n2.wav"
 
 
 # ---- into labels ----------------------------------------------------------------------------------

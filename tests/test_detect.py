@@ -161,11 +161,11 @@ def test_ravens_table_has_its_columns_and_times_that_run_on_over_the_files(tmp_p
     header, *rows = [line.split("\t") for line in table(tmp_path, "raven").read_text().splitlines()]
     assert tuple(header) == RAVEN and all(len(row) == len(RAVEN) for row in rows)
     assert rows[0] == [
-        "1", "Spectrogram 1", "1", "1.500", "4.500", "125", "7500", "a.wav", "1.500", "Turdus merula_Common Blackbird",
-        "0.9300", "0.4000",
+        "1", "Spectrogram 1", "1", "1.500", "4.500", "125", "7500", "a.wav", "in/a.wav", "1.500",
+        "Turdus merula_Common Blackbird", "0.9300", "0.4000",
     ]  # fmt: skip
     assert rows[2][:5] == ["3", "Spectrogram 1", "2", "121.500", "124.500"]
-    assert rows[2][7:9] == ["b\\t.wav", "1.500"]
+    assert rows[2][7:10] == ["b\\t.wav", "in/b\\t.wav", "1.500"]
 
 
 def test_audacitys_labels_are_begin_end_and_the_class(tmp_path: Path) -> None:

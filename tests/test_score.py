@@ -1,6 +1,8 @@
 """`score`: tables of detections beside a table of annotations."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from birdtune import cli
 from birdtune.serving.detect import Call
 from birdtune.serving.detection_ledger import Entry, Ledger
-from birdtune.serving.detection_tables import Listed, table_places, write_table
+from birdtune.serving.detection_tables import ENDINGS, Listed, table_places, write_table
 
 HEADER = "recording,start_s,end_s,class,score,decision\n"
 
@@ -58,7 +60,7 @@ TRUTH = {
 }  # fmt: skip
 
 
-def predicted(folder: Path, kind: str) -> str:
+def predicted(folder: Path, kind: str, *, one_table: bool = False) -> str:
     """The tables that `predict` writes."""
     recordings = [
         Listed(name, Path(name).name, 1, 20.0, None, tuple(
@@ -67,7 +69,9 @@ def predicted(folder: Path, kind: str) -> str:
         for name, calls in CALLS.items()
     ]  # fmt: skip
     places = table_places([Path(name) for name in CALLS], folder, kind, beside=False)
-    for recording in recordings:
+    if one_table:
+        write_table(folder / ENDINGS[kind][1], kind, recordings, (100.0, 8000.0))
+    for recording in [] if one_table else recordings:
         place = places[Path(recording.name)]
         place.parent.mkdir(parents=True, exist_ok=True)
         write_table(place, kind, [recording], (100.0, 8000.0))
@@ -143,6 +147,30 @@ def test_every_table_that_predict_writes_has_the_figures_of_its_csv(
     assert found["ranking"] == (None if kind == "audacity" else expected["ranking"])
     said = capsys.readouterr().out
     assert ("no average precision" in said) == (kind == "audacity")
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("kind", ["csv", "raven", "birdnet"])
+def test_tables_of_an_earlier_command_are_named_and_the_newer_ones_count(
+    tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    folder = Path(predicted(tmp_path / "found", kind))
+    expected = figures(capsys, str(folder), table)
+    each, whole = ENDINGS[kind]
+    (folder / whole).write_text("an old one")
+    os.utime(folder / whole, (1, 1))
+    shutil.copy(folder / f"B/1{each}", folder / f"1{each}")  # as of a command that was given B alone
+    os.utime(folder / f"1{each}", (1, 1))
+    assert figures(capsys, str(folder), table) == expected
+    said = capsys.readouterr().out
+    assert f"note: left out {whole}, of an earlier command: " in said
+    assert f"1{each} is of the same recording, and newer" in said
+    for path in folder.rglob(f"*{each}"):
+        os.utime(path, (1, 1))
+    predicted(folder, kind, one_table=True)
+    found = figures(capsys, str(folder), table)
+    assert found == expected, "equal names in two folders are told apart"
+    assert f"{whole} is newer" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("alone")

@@ -19,7 +19,7 @@ from birdtune.config import Config
 from birdtune.data.annotations import formats, records
 from birdtune.data.annotations.collect import annotation_files, options_of
 from birdtune.data.annotations.formats import AnnotationFile
-from birdtune.data.annotations.names import shorter
+from birdtune.data.annotations.names import is_relative, shorter
 from birdtune.data.annotations.rows import Options, Row
 from birdtune.data.embedding_files import require_pyarrow
 from birdtune.data.label_table import row_of
@@ -107,27 +107,50 @@ def detections(config: Config, given: Sequence[Path]) -> Events:
     options = replace(own, columns={"label": "decision", **own.columns})
     taxonomy, found = Taxonomy.of(config), Events()
     for place in given:
-        of_one: list[bool] = []
-        for path, kind in _tables_in(place):
-            table = _read(path, options)
-            found.notices += [table.note] if table.note else []
-            base = path.parent if path == place else place
-            called = path.name.removesuffix(ENDINGS[kind][0]) if kind else _stem(path)
-            is_of_one = bool(kind) and path.name != ENDINGS[kind][1]
-            if is_of_one:
-                _add_recordings(found, table, path, base, called)
-            of_one.append(is_of_one)
-            for row in table.rows:
-                _add_detection(found, row, _named(row, path, base, called), f"{shown(path)}, row {row.number:,}",
-                               taxonomy)  # fmt: skip
+        tables, seen = _tables_in(place, found.notices), dict[tuple[str, Named], Path]()
+        for path, kind in tables:
+            _add_table(found, _read(path, options), path.parent if path == place else place, kind, taxonomy, seen)
         lengths = durations(place) if place.is_dir() else {}
         found.durations_s |= {Named(name): seconds for name, seconds in lengths.items()}
-        found.are_all &= bool(lengths) or all(of_one)
+        found.are_all &= bool(lengths) or all(_is_of_one(*each) for each in tables)
     return found
 
 
-def _tables_in(place: Path) -> list[tuple[Path, str]]:
-    """A table, or those of a folder that `predict` wrote, of one format; with the format where it is known.
+def _add_table(
+    found: Events, table: AnnotationFile, base: Path, kind: str, taxonomy: Taxonomy,
+    seen: dict[tuple[str, Named], Path],
+) -> None:  # fmt: skip
+    """Add the detections of a table, unless a newer one that is called alike is of the same recording.
+
+    Args:
+        kind: the format, "" where it is not known.
+        seen: the tables before it, which are newer, by their names and recordings; extended by this one.
+    """
+    path = table.path
+    found.notices += [table.note] if table.note else []
+    called = path.name.removesuffix(ENDINGS[kind][0]) if kind else _stem(path)
+    if _is_of_one(path, kind):
+        _add_recordings(found, table, path, base, called)
+    # Raven, where it was saved again, has a row for each view.
+    rows = [(_named(row, path, base, called, by_path=bool(kind)), row) for row in table.rows if not row.is_view]
+    if newer := next((seen[called, name] for name, _ in rows if (called, name) in seen), None):
+        found.notices.append(f"left out {shown(path)}: {shown(newer)} is of the same recording, and newer")
+        return
+    seen |= dict.fromkeys(((called, name) for name, _ in rows), path)
+    for name, row in rows:
+        _add_detection(found, row, name, f"{shown(path)}, row {row.number:,}", taxonomy)
+
+
+def _is_of_one(path: Path, kind: str) -> bool:
+    """Whether a table is one that `predict` wrote of a single recording."""
+    return bool(kind) and path.name != ENDINGS[kind][1]
+
+
+def _tables_in(place: Path, notices: list[str]) -> list[tuple[Path, str]]:
+    """A table, or those of a folder that `predict` wrote, of one format, the newest first; with the format if known.
+
+    Args:
+        notices: extended by tables that an earlier command left there, as --detect.one-table was another.
 
     Raises:
         InputError: there is none.
@@ -136,13 +159,25 @@ def _tables_in(place: Path) -> list[tuple[Path, str]]:
         return [(place, next((kind for kind in _KINDS if _is_table(place, kind)), ""))]
     for kind in _KINDS:
         each, of_all = ENDINGS[kind]
-        if (place / of_all).is_file():
-            return [(place / of_all, kind)]
-        if found := sorted(path for path in place.rglob(f"*{each}") if _is_table(path, kind)):
-            return [(path, kind) for path in found]
+        there = sorted((path for path in place.rglob(f"*{each}") if _is_table(path, kind)), key=_age)
+        whole = [path for path in (place / of_all,) if path.is_file()]
+        single = [path for path in there if path.name != of_all]
+        old, new = (single, whole) if whole and (not single or _age(whole[0]) < _age(single[0])) else (whole, single)
+        if old and new:
+            notices.append(
+                f"left out {some([shown(path.relative_to(place)) for path in old])}, of an earlier command: "
+                f"{shown(new[0].relative_to(place))} is newer"
+            )
+        if new:
+            return [(path, kind) for path in new]
     raise InputError(
         f"{shown(place)}: holds no table of `predict --format {'|'.join(_KINDS)}`. Write them, or name a table."
     )
+
+
+def _age(path: Path) -> tuple[int, Path]:
+    """By which the newest file comes first."""
+    return -path.stat().st_mtime_ns, path
 
 
 def _is_table(path: Path, kind: str) -> bool:
@@ -259,9 +294,14 @@ def _label_of(row: Row, where: str, taxonomy: Taxonomy) -> LabelRow:
 # ---- names --------------------------------------------------------------------------------------
 
 
-def _named(row: Row, path: Path, base: Path, called: str) -> Named:
-    """The recording of a row: a path as it stands, a name alone in the folder of its table."""
-    listed = unicodedata.normalize("NFC", row.recording or row.path or called)
+def _named(row: Row, path: Path, base: Path, called: str, *, by_path: bool = False) -> Named:
+    """The recording of a row: a path as it stands, a name alone in the folder of its table.
+
+    Args:
+        by_path: whether its path goes before its name, from wherever that begins, as in tables of `predict`.
+    """
+    own = row.path if by_path or is_relative(row.path) else ""
+    listed = unicodedata.normalize("NFC", own or row.recording or row.path or called)
     return Named(listed, "" if re.search(r"[/\\]", listed) else _below(path, base))
 
 

@@ -37,7 +37,7 @@ COLUMNS: Final = (
 # As Raven Pro 1.6 names them; what it does not know, it keeps as an annotation.
 RAVEN: Final = (
     "Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)", "Begin File",
-    "File Offset (s)", "Species", "Score", "OOD Score",
+    "Begin Path", "File Offset (s)", "Species", "Score", "OOD Score",
 )  # fmt: skip
 # As BirdNET-Analyzer 2 writes its results.
 BIRDNET: Final = ("Start (s)", "End (s)", "Scientific name", "Common name", "Confidence", "File")
@@ -117,17 +117,21 @@ _Band = tuple[float, float]
 
 
 def _raven(recordings: Iterable[Listed], band_hz: _Band) -> Iterator[str]:
-    """Times run on over several files, as Raven has them when these are opened as one sequence."""
+    """Times run on over several files, as Raven has them when these are opened as one sequence.
+
+    The path tells files of one name in several folders apart.
+    """
     yield "\t".join(RAVEN)
     number, before_s = 0, 0.0
     for recording in recordings:
+        path = shown(recording.name.removesuffix(f"#{recording.channel}"))
         for call in recording.calls:
             number += 1
             ood = "" if call.ood_score is None else f"{call.ood_score:.4f}"
             cells = (
                 number, "Spectrogram 1", recording.channel, f"{before_s + call.start_s:.3f}",
                 f"{before_s + call.end_s:.3f}", f"{band_hz[0]:g}", f"{band_hz[1]:g}", shown(recording.file_name),
-                f"{call.start_s:.3f}", shown(call.decision), f"{call.score:.4f}", ood,
+                path, f"{call.start_s:.3f}", shown(call.decision), f"{call.score:.4f}", ood,
             )  # fmt: skip
             yield "\t".join(map(str, cells))
         before_s += recording.duration_s

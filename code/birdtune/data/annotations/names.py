@@ -8,7 +8,7 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 
 from birdtune.data.scan import SoundFile
 
@@ -65,6 +65,8 @@ class Names:
         """
         if _XENO_CANTO.fullmatch(recording) and (found := self._xeno_canto.get(recording)):
             return found[0] if len(found) == 1 else recording
+        if is_relative(path):
+            return path
         beside = (PurePosixPath(below).parent / recording).as_posix()
         if beside in self._all:
             return beside
@@ -72,6 +74,12 @@ class Names:
         if path:
             return recording if len(self._by_name.get(recording, ())) == 1 else path
         return nearest[0] if len(nearest) == 1 else recording
+
+
+def is_relative(path: str) -> bool:
+    """Whether a path has folders and no beginning on some machine, which is another one perhaps."""
+    parts = PureWindowsPath(path)
+    return len(parts.parts) > 1 and not parts.anchor
 
 
 def _nearest(names: list[str], folder: PurePosixPath) -> list[str]:
