@@ -10,7 +10,7 @@ from birdtune.audio.decode import SoundFacts
 from birdtune.data.labels import IGNORED, Label
 from birdtune.data.scan import Recording
 from birdtune.evaluation.decision import BACKGROUND, OWN, Thresholds
-from birdtune.evaluation.recording_events import measure
+from birdtune.evaluation.recording_events import compare, measure
 from birdtune.evaluation.scores import Scores
 
 CLASSES = ("Owl", "Tit", "background")
@@ -30,8 +30,9 @@ def measured(labels: list[tuple[Label, ...]], heard: list[list[tuple[int, int]]]
         CLASSES, tuple(one.name for one in recordings), tuple(f"site {k}" for k in each),
         np.zeros((len(labels), 3), np.float32), scores, np.repeat(each, 10), np.tile(np.arange(10.0), len(labels)),
     )  # fmt: skip
-    given = {"marked": ("Owl", "Tit"), "window_s": 1.0, "n_bootstrap": 50, "seed": 1, **changes}
-    return measure(table, recordings, THRESHOLDS, ("background",), **given)
+    given = {"marked": ("Owl", "Tit"), "window_s": 1.0, **changes}
+    compared = compare(table, recordings, THRESHOLDS, ("background",), **given)
+    return measure(*compared, table.groups, n_bootstrap=50, seed=1)
 
 
 def test_detections_at_the_thresholds_meet_annotated_events() -> None:

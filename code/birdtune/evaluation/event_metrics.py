@@ -85,7 +85,7 @@ def event_counts(annotated: Sequence[Event], detected: Sequence[Event], n_classe
     """Counts of events of one recording."""
     given, times = zip(*(columns_and_times(events) for events in (annotated, detected)), strict=True)
     in_time = fits(times[0], times[1])  # [A, D]
-    of_detected = _matched(in_time & (given[0][:, None] == given[1]))  # [D] which annotated one, or -1
+    of_detected = matches(annotated, detected, fits)
     is_right = of_detected >= 0
     left = np.setdiff1d(np.arange(len(given[0])), of_detected)
     swapped = _matched(in_time[np.ix_(left, np.flatnonzero(~is_right))])
@@ -93,6 +93,12 @@ def event_counts(annotated: Sequence[Event], detected: Sequence[Event], n_classe
         np.bincount(columns, minlength=n_classes) for columns in (given[1][is_right], given[1], given[0])
     )
     return Counts(right, found - right, there - right, int((swapped >= 0).sum()))
+
+
+def matches(annotated: Sequence[Event], detected: Sequence[Event], fits: Fits) -> Ints:
+    """Which annotated event of its class each detected one matches, or -1. [D]"""
+    (of_annotated, annotated_s), (of_detected, detected_s) = columns_and_times(annotated), columns_and_times(detected)
+    return _matched(fits(annotated_s, detected_s) & (of_annotated[:, None] == of_detected))
 
 
 def columns_and_times(events: Sequence[Event]) -> tuple[Ints, Floats]:

@@ -236,15 +236,16 @@ def _report_part(job: Job, name: str, figures: Mapping[str, Any]) -> None:
 def _events(job: Job, test: Scores, thresholds: Thresholds) -> dict[str, Any] | None:
     """Detections in the test beside its labels with times: `events` of metrics.json; None: they say too little."""
     part = job.dataset.part("test")
-    labels = job.dataset.targets(part)
-    if not labels.have_times or not labels.rule.negative:  # beside the labels, nobody knows what is there
+    marked = recording_events.marked_classes(job.dataset, part)
+    if not marked:
         return None
-    marked = [name for name, is_marked in zip(job.dataset.classes, labels.marked, strict=True) if is_marked]
     spec, settings = job.store.spec, job.config.evaluate
+    compared = recording_events.compare(
+        test, part, thresholds, job.dataset.background, marked=marked, window_s=spec.window_s
+    )
     found = recording_events.measure(
-        test, part, thresholds, job.dataset.background, marked=marked, window_s=spec.window_s,
-        n_bootstrap=settings.bootstrap, seed=job.config.train.seed,
-    )  # fmt: skip
+        *compared, test.groups, n_bootstrap=settings.bootstrap, seed=job.config.train.seed
+    )
     return None if found is None else {**found, "hop_s": spec.hop(settings.hop_s) / spec.rows_per_s}
 
 

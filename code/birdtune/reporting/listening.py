@@ -25,6 +25,8 @@ from birdtune.serving.inference import Channel
 CLIP_S = 6.0
 # Sound for listening has no more than this, which every browser plays.
 _CLIP_HZ = 48_000
+# Of long clips: their rate, and how coarsely they are coded (0…1).
+_SMALL_HZ, _COARSE = 24_000, 0.8
 # Clips are amplified up to this peak, but by no more than 30 dB: beyond is only hiss.
 _PEAK, _MOST_GAIN = 0.7, 31.6
 
@@ -63,7 +65,7 @@ def clip(
         "peak_s": peak_s,
         "seconds": len(frames) / spec.rows_per_s,
         "picture": figures.spectrogram(frames, spec, start_s, mark) if len(frames) else None,
-        "sound": _sound(waveform, found.rate_hz),
+        "sound": sound(waveform, found.rate_hz),
     }
 
 
@@ -83,13 +85,19 @@ def from_file(given: Path | Channel, start_s: float, seconds: float) -> Clip | N
     return Clip(mono, min(rate_hz, _CLIP_HZ)) if mono.size else None
 
 
-def _sound(waveform: npt.NDArray[np.float32], rate_hz: int) -> Markup | None:
-    """The clip as a data URI: MP3 (33 kB for 6 s), or FLAC where libsndfile was built without it."""
+def sound(waveform: npt.NDArray[np.float32], rate_hz: int, *, small: bool = False) -> Markup | None:
+    """A clip as a data URI: MP3 (33 kB for 6 s), or FLAC where libsndfile was built without it.
+
+    Args:
+        small: up to 12 kHz, and coded more coarsely (260 kB for a minute): for long clips.
+    """
     peak = float(np.abs(waveform).max(initial=0.0))
     if peak == 0.0:
         return None
+    if small and rate_hz > _SMALL_HZ:
+        waveform, rate_hz = np.concatenate(list(resampled(iter([waveform]), rate_hz, _SMALL_HZ, "soxr"))), _SMALL_HZ
     louder = waveform * np.float32(min(max(_PEAK / peak, 1.0), _MOST_GAIN))
     kind, mime = ("MP3", "audio/mpeg") if "MP3" in soundfile.available_formats() else ("FLAC", "audio/flac")
     buffer = io.BytesIO()
-    soundfile.write(buffer, louder, rate_hz, format=kind)
+    soundfile.write(buffer, louder, rate_hz, format=kind, compression_level=_COARSE if small else None)
     return Markup(f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}")

@@ -32,12 +32,14 @@ from birdtune.evaluation.scores import Scores, clip_scores
 from birdtune.reporting import (
     calibration_section,
     embedding_map,
+    event_section,
     figures,
     listening,
     ood_section,
     published_section,
     shortcut_section,
 )
+from birdtune.reporting.event_section import RecordingEvents
 from birdtune.reporting.listening import CLIP_S, Clip
 from birdtune.reporting.verdict import Verdict
 from birdtune.runtime.files import write_text
@@ -88,6 +90,7 @@ class ReportData:
         model_comparison: that of metrics.json, where training began from a base model.
         rare_class_ablation: that of metrics.json; None: none was asked for, or nothing was set for rare classes.
         shortcuts, leak: those of metrics.json; None: not measured.
+        events: annotated and detected events of the test recordings; None: labels have no times, or say too little.
         best_epoch_by: what of validation chose the best epoch, "recordings" or "windows".
         totals: `recordings`, `train` and `minutes` in all; None: each recording is of one class, so those of
             `class_rows` add up to them.
@@ -125,6 +128,7 @@ class ReportData:
     rare_class_ablation: Row | None = None
     shortcuts: Row | None = None
     leak: Row | None = None
+    events: RecordingEvents | None = None
     best_epoch_by: str = "recordings"
     totals: Row | None = None
 
@@ -369,6 +373,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "has_ids": any(row["external_id"] is not None for row in data.class_rows),
         "confusion": _confusion(metrics, data.classes) if metrics else None,
         "listening": examples,
+        "events": event_section.section(data.events, data.scores["test"], data.listen) if data.events else None,
         "clips": clips,
         "map": embedding_map.section(data.embedding_map, data.scores, split, data.class_rows, _issues(data), clips),
         "curves": figures.learning_curves(data.history, data.best_epoch) if data.history else None,

@@ -15,13 +15,15 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.data.scan import PROBLEM_COLUMNS
 from birdtune.errors import InputError, shown
-from birdtune.evaluation import embedding_map
+from birdtune.evaluation import embedding_map, recording_events
+from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.diagnostics import Diagnostic
 from birdtune.evaluation.label_issues import FACTS_NAME
 from birdtune.evaluation.scores import Scores
 from birdtune.models import registry
 from birdtune.models.known import Origin
 from birdtune.reporting import published_section, tune_page, tuned
+from birdtune.reporting.event_section import RecordingEvents
 from birdtune.reporting.listening import Clip
 from birdtune.reporting.report import ReportData
 from birdtune.reporting.verdict import Verdict, all_diagnostics, verdict
@@ -47,6 +49,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -
     trained = _trained(run)
     found, word = diagnose(run, figures)
     metrics = {name: figures.get(name) for name in ("val", "test")}
+    scores = {name: Scores.load(run.reports / f"scores-{name}.npz") for name, own in metrics.items() if own}
     return ReportData(
         version=int(run.version or 0),
         created=str(run.record["started"]),
@@ -61,9 +64,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -
             "minutes": sum(recording.facts.duration_s for recording in dataset.recordings) / 60,
         },
         metrics=metrics,
-        scores={
-            name: Scores.load(run.reports / f"scores-{name}.npz") for name, own in metrics.items() if own
-        },
+        scores=scores,
         history=trained["epochs"],
         best_epoch=trained["best_epoch"],
         best_epoch_by=trained["best_epoch_by"],
@@ -85,6 +86,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -
         rare_class_ablation=figures.get("rare_class_ablation"),
         shortcuts=figures.get("shortcuts"),
         leak=figures.get("leak"),
+        events=_events(dataset, store, figures, scores.get("test")),
         trust=figures,
     )
 
@@ -176,6 +178,20 @@ def _embedding_map(run: Run) -> dict[str, Any] | None:
         return embedding_map.no_map("it is made of the embeddings that --evaluate.label-issues computes, which is off")
     found = read_json(run.reports / embedding_map.FACTS_NAME)
     return found if isinstance(found, dict) else None
+
+
+def _events(
+    dataset: Dataset, store: FrameStore, figures: Mapping[str, Any], test: Scores | None
+) -> RecordingEvents | None:
+    """Annotated and detected events of the test recordings, where they were evaluated."""
+    if test is None or not figures["test"].get("events"):
+        return None
+    part, thresholds = dataset.part("test"), Thresholds.of(figures["thresholds"])
+    found = recording_events.compare(
+        test, part, thresholds, dataset.background, marked=recording_events.marked_classes(dataset, part),
+        window_s=store.spec.window_s,
+    )  # fmt: skip
+    return RecordingEvents(*found, thresholds, store.spec.window_s)
 
 
 def _trained(run: Run) -> dict[str, Any]:

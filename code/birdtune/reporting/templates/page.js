@@ -45,9 +45,11 @@ for (const card of document.querySelectorAll(".card")) {
     follow();
   });
   sound.addEventListener("seeked", follow);
-  plot.addEventListener("click", event => {
-    const area = plot.getBoundingClientRect();
-    sound.currentTime = seconds * (event.clientX - area.left) / area.width;
+  // Of the picture: below the plot, bars say what they are when pointed at.
+  plot.parentElement.addEventListener("click", event => {
+    const area = plot.getBoundingClientRect(), share = (event.clientX - area.left) / area.width;
+    if (share < 0 || share > 1) return;
+    sound.currentTime = seconds * share;
     sound.play();
   });
 }
