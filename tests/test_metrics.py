@@ -114,6 +114,13 @@ def test_log_loss_does_not_change_with_the_scale_of_sigmoid_scores_and_stays_fin
     assert log_loss(np.array([[0.0, 1.0]]), np.array([0])) == pytest.approx(-np.log(1e-7))
 
 
+def test_the_loss_of_an_epoch_is_of_the_kind_that_is_trained_with() -> None:
+    scores = make_scores([[0.6, 0.3, 0.1]], [0])
+    assert metrics.quick_look(scores, "softmax")["loss"] == pytest.approx(-np.log(0.6))
+    each = [np.log(0.6), np.log(0.7), np.log(0.9)]
+    assert metrics.quick_look(scores, "sigmoid")["loss"] == pytest.approx(-np.mean(each))
+
+
 @pytest.mark.parametrize("decimals", [1, 6])
 def test_every_replicate_equals_scikit_learn_with_weights_ties_or_not(decimals: int) -> None:
     rng = np.random.default_rng(decimals)

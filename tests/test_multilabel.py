@@ -118,6 +118,20 @@ def test_recordings_of_several_classes_are_trained_scored_and_served_with_each_c
     assert "left out of the OOD statistics" in (output / "logs/1/run.log").read_text()
 
 
+def test_losses_of_training_and_of_validation_are_both_means_over_the_classes(
+    folders: Path, tmp_path: Path
+) -> None:
+    """Of weights that do not move, on data of which all parts are alike."""
+    output, still = tmp_path / "out", {"train__learning_rate": 1e-30, "model__dropout": 0.0, "train__epochs": 2}
+    assert run(settings(folders, output, **still), until="train") == 0
+    history = read_json(output / "logs/1/history.json")
+    (first, second), said = history["epochs"], (output / "logs/1/run.log").read_text()
+    assert first["train_loss"] == pytest.approx(second["train_loss"], rel=1e-3)
+    assert first["train_loss"] == pytest.approx(first["val_loss"], rel=0.1)
+    assert first["train_loss"] > history["constant_loss"] > 0.5
+    assert f"loss {first['train_loss']:.3f}  val loss {first['val_loss']:.3f}" in said
+
+
 def test_labels_are_checked_refined_and_compared_by_all_classes_of_a_recording(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -256,7 +256,7 @@ def test_a_metric_is_one_function_and_appears_in_figures_tables_and_report(
 
 
 def quick_look() -> dict[str, Any]:
-    return metrics.quick_look(make_data().scores["test"])
+    return metrics.quick_look(make_data().scores["test"], "softmax")
 
 
 def test_with_several_classes_a_recording_the_page_leads_with_average_precision(tmp_path: Path) -> None:

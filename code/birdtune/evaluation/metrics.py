@@ -248,10 +248,11 @@ def windows_of(scores: Scores, bootstrap: Bootstrap) -> tuple[View, npt.NDArray[
     return View(scores.window_scores, positive, known, bootstrap.at(scores.window_recording)), targets
 
 
-def quick_look(scores: Scores, *, of_windows: bool = False) -> dict[str, float | None]:
-    """Figures of an epoch without intervals: `loss`, and every metric's summary.
+def quick_look(scores: Scores, kind: str, *, of_windows: bool = False) -> dict[str, float | None]:
+    """Figures of an epoch without intervals: `loss`, of the kind that is trained with, and every metric's summary.
 
     Args:
+        kind: "softmax" or "sigmoid".
         of_windows: by windows, of which those that hold no class are negatives, and predictions are scores from 0.5 on;
             else by recordings, scored by the means over their windows.
     """
@@ -262,7 +263,8 @@ def quick_look(scores: Scores, *, of_windows: bool = False) -> dict[str, float |
         view = replace(view, predictions=np.asarray(view.scores >= 0.5))
     rows = summary(estimates(view), view.bootstrap.n_groups)
     found = {key: rows[key] for key in rows if not key.endswith("_ci")}
-    return {"loss": log_loss(view.scores, targets, view.known), **found}
+    loss = log_loss if kind == "softmax" else binary_log_loss
+    return {"loss": loss(view.scores, targets, view.known), **found}
 
 
 # ---- the metrics --------------------------------------------------------------------------------
@@ -373,6 +375,11 @@ def log_loss(class_scores: npt.NDArray[Any], targets: npt.NDArray[Any], known: B
         total = class_scores.sum(axis=1, dtype=np.float64)
         share = np.divide(own, total, out=np.full_like(own, 1.0 / class_scores.shape[1]), where=total > 0)
         return abs(float(np.log(np.clip(share, _SMALLEST_PROBABILITY, 1.0)).mean()))  # abs: no -0.0
+    return binary_log_loss(class_scores, targets, known)
+
+
+def binary_log_loss(class_scores: npt.NDArray[Any], targets: npt.NDArray[Any], known: Bools) -> float:
+    """Mean binary cross-entropy over all that is known, at most 16.1. class_scores, targets, known: [N, C]"""
     p = np.clip(class_scores.astype(np.float64), _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
     return float(-(targets * np.log(p) + (1.0 - targets) * np.log1p(-p))[known].mean())
 

@@ -268,7 +268,7 @@ class Loop:
         state.step, state.updates = step, state.updates + 1
         state.loss_sum += loss_sum
         state.weight_sum += weight_sum
-        mean = loss_sum / weight_sum
+        mean = loss_sum / weight_sum / self.trainer.loss_terms
         progress.advance(note=f"loss {mean:.3f}")
         self._curves.draw_update(state, mean, rate)
 
@@ -286,7 +286,7 @@ class Loop:
         state = self.state
         row: dict[str, Any] = {
             "epoch": state.epoch + 1,
-            "train_loss": state.loss_sum / state.weight_sum,
+            "train_loss": state.loss_sum / state.weight_sum / self.trainer.loss_terms,
             "learning_rate": learning_rate(self.settings, state.updates - 1, self.per_epoch),
             **found,
             "seconds": round(state.seconds, 2),

@@ -45,6 +45,7 @@ class StepSettings:
     precision: str
     untaught: tuple[int, ...] = ()  # columns that nothing is learnt of: new classes have to be above them
     n_kept: int = 0  # columns of an earlier model; those behind are of new classes
+    loss_terms: float = 1.0  # classes that an example's loss sums up, on average: what is shown is their mean
 
 
 class Trainer:
@@ -68,6 +69,7 @@ class Trainer:
         self._class_weights = tf.constant(step.class_weights)
         by_products = devices.multiplies_better_than_it_convolves(step.precision)
         self._narrow = convolution.trained(classifier.network.layers) if by_products else []
+        self.loss_terms = step.loss_terms
         self.scales_loss = step.precision == "mixed_float16"
         self.updates_per_call = self._updates_per_call(feed)
         xla = settings.jit and not self.scales_loss

@@ -132,11 +132,21 @@ def _with_first_weights(job: Job, precision: str) -> Classifier:
     return classifier
 
 
+def _loss_terms(job: Job, examples: Examples, weights: Shares) -> float:
+    """How many classes an example's loss sums up (see `example_losses`): with softmax it is one comparison of all."""
+    if job.config.model.output == "softmax":
+        return 1.0
+    sums = sampling.totals(examples, job.config.train, weights)
+    return float(np.delete(sums.known, job.untaught).sum() / sums.examples)
+
+
 def _step(job: Job, examples: Examples, precision: str) -> StepSettings:
+    weights = class_weights(_per_class(job, examples), job.config.train.class_weight_alpha)
     return StepSettings(
         dropout=job.config.model.dropout,
-        class_weights=class_weights(_per_class(job, examples), job.config.train.class_weight_alpha),
+        class_weights=weights,
         precision=precision,
+        loss_terms=_loss_terms(job, examples, weights),
         untaught=job.untaught,
         n_kept=len(job.base.classes) if job.base is not None else 0,
     )
@@ -179,7 +189,7 @@ def _history(job: Job, examples: Examples, step: StepSettings) -> dict[str, Any]
             examples=sums.examples,
             mixup=config.augment.mixup,
             focal_gamma=config.train.focal_gamma,
-        ),
+        ) / step.loss_terms,
         "warmup_epochs": config.train.warmup_epochs,
         "freeze_next": job.backbone.next_freeze_point(config.model.freeze_point),
         "inputs": health.class_inputs(job.store, job.dataset.classes, contents, positive),
@@ -335,7 +345,7 @@ def _validation(job: Job, classifier: Classifier, frozen: Frozen) -> Validation:
 
     def validate() -> Mapping[str, float | None]:
         scores, live = score(job, classifier, scorer, windows, part, source=feed.source)
-        figures = {**metrics.quick_look(scores, of_windows=of_windows), "live_embeddings": live}
+        figures = {**metrics.quick_look(scores, classifier.kind, of_windows=of_windows), "live_embeddings": live}
         return {f"val_{name}": value for name, value in figures.items()}
 
     return validate
