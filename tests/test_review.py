@@ -98,7 +98,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     first = (call(OWL, 0.5), call(OWL, 0.6, 6.25, 7.5), call(TIT, 0.7, 8, 19))
     keep(tmp_path / "detections", entry(path, first), entry(tmp_path / "gone.wav", (call(TIT, 0.5),)))
     assert main(["review", "--output", str(tmp_path / "none")]) == 0
-    return tmp_path / "review.html"
+    return tmp_path / "detections/review.html"
 
 
 def test_a_page_has_each_detection_with_spectrogram_and_sound_and_fetches_nothing(
@@ -111,6 +111,19 @@ def test_a_page_has_each_detection_with_spectrogram_and_sound_and_fetches_nothin
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", text)
     assert OWL not in text and "a, <b>" not in text and text.count("<script>") == 1
     assert len(text) < 400_000
+
+
+def test_a_page_of_other_detections_is_kept_as_decisions_may_not_be_saved(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = page.read_text("utf-8")
+    given = ["review", "--output", str(tmp_path / "none"), "--n"]
+    assert main([*given, "2"]) == main([*given, "3"]) == main([*given, "2"]) == 0
+    assert "review detections/review-2.html: 2 detections of 2 classes" in capsys.readouterr().out
+    assert [path.name for path in sorted(page.parent.glob("*.html"))] == ["review-2.html", "review.html"]
+    assert page.read_text("utf-8") == text
+    assert main([*given, "2", "--out", str(page)]) == 0
+    assert page.read_text("utf-8") != text
 
 
 @pytest.mark.parametrize(

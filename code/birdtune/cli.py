@@ -215,7 +215,7 @@ def _score_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _review_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", type=_file_name, default=Path("detections"), metavar="DETECTIONS")
-    parser.add_argument("--out", type=Path, default=Path("review.html"))
+    parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--model", "--model.checkpoint", dest="model", type=Path, default=None)
 
@@ -269,7 +269,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "review": Command(
         "a page to decide on the detections that the model is least sure of; it saves review.csv", commands.review,
-        _review_arguments, "[DETECTIONS] [--n 100] [--out review.html] [--model FOLDER]",
+        _review_arguments, "[DETECTIONS] [--n 100] [--out DETECTIONS/review.html] [--model FOLDER]",
         more="DETECTIONS is the folder that `predict --format` wrote to. Those nearest to their class's threshold come "
         "first; --n says how many. `run --labels.review review.csv` trains on the table that the page saves.",
         takes_model=True,

@@ -225,7 +225,8 @@ def review(config: Config, options: Options, journal: Journal, interrupts: Inter
     """A page to decide on detections."""
     if not 0 < options.n <= _MOST_REVIEWED:
         raise UsageError(f"--n {options.n}: expected 1 to {_MOST_REVIEWED:,} detections on one page.")
-    require_place(options.out, "--out", (".html",), "a page")
+    if options.out is not None:
+        require_place(options.out, "--out", (".html",), "a page")
     from birdtune.pipeline import review as reviewing
 
     return reviewing.review(

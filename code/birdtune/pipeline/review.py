@@ -8,13 +8,15 @@ than its part.
 """
 
 import heapq
+import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from birdtune.config import Config
+from birdtune.data.annotations.review import TABLE_NAME
 from birdtune.errors import EXIT_DONE, InputError, naming, shown
 from birdtune.reporting import review_page
 from birdtune.reporting.review_page import Doubtful
@@ -37,7 +39,7 @@ class Asked(NamedTuple):
     """What the command line asks for."""
 
     folder: Path
-    out: Path
+    out: Path | None  # None: in the folder
     most: int
     model: Path | None
 
@@ -70,10 +72,19 @@ def review(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
             "detects more: ./entrypoint.sh predict nights/ --format csv --detect.on 0.2"
         )
     classes = sorted(thresholds.keys() | {one.class_name for one in chosen})
-    review_page.write(asked.out, clips, classes)
-    journal.say(f"review {shown(asked.out)}: {count(len(clips), 'detection')} of "
+    place = asked.out or _free_place(asked.folder, clips)
+    review_page.write(place, clips, classes)
+    journal.say(f"review {shown(place)}: {count(len(clips), 'detection')} of "
                 f"{count(len({clip['name'] for clip in clips}), 'class')}")  # fmt: skip
+    journal.say(f"  open it in a browser, which saves {TABLE_NAME}; then: ./entrypoint.sh run --labels.review FILE")
     return EXIT_DONE
+
+
+def _free_place(folder: Path, clips: Sequence[Mapping[str, Any]]) -> Path:
+    """Where no page of other detections lies: somebody may not have saved yet what was decided on it."""
+    key = review_page.key_of(clips)
+    places = (folder / f"review{f'-{number}' if number > 1 else ''}.html" for number in itertools.count(1))
+    return next(place for place in places if not place.exists() or key in place.read_text("utf-8", "replace"))
 
 
 def _thresholds(config: Config, model: Path | None, journal: Journal) -> dict[str, float]:

@@ -81,11 +81,9 @@ def write(path: Path, clips: Sequence[Mapping[str, Any]], classes: Sequence[str]
     Raises: as `files.storage_faults`.
     """
     left, bottom, width, height = (round(100 * side, 1) for side in figures.SPECTROGRAM_BOX)
-    rows = json.dumps([[str(cell) for cell in clip["cells"].values()] for clip in clips])
     write_page(path, "review.html.j2", {
         "birdtune_version": birdtune.__version__,
-        # Of each page the browser keeps the decisions apart.
-        "key": hashlib.sha256(rows.encode()).hexdigest()[:16],
+        "key": key_of(clips),
         "total": len(clips),
         "groups": list(_by_class(clips)),
         "classes": [_exact(name) for name in classes],
@@ -94,6 +92,12 @@ def write(path: Path, clips: Sequence[Mapping[str, Any]], classes: Sequence[str]
         "box": {"left": left, "width": width, "top": round(100 - bottom - height, 1), "height": height},
         "count": count,
     })  # fmt: skip
+
+
+def key_of(clips: Sequence[Mapping[str, Any]]) -> str:
+    """Names a page by its detections: of each the browser keeps the decisions apart."""
+    rows = json.dumps([[str(cell) for cell in clip["cells"].values()] for clip in clips])
+    return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
 
 def _by_class(clips: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
