@@ -48,8 +48,8 @@ NOT_RUN = {
     "model that keeps classes",
     "./entrypoint.sh run --model.checkpoint model.tflite": "is run by tests/test_tflite_backbone.py, with a made file",
     "./entrypoint.sh run --model.checkpoint model.keras": "is run by tests/test_file_backbones.py, with a made file",
-    "./entrypoint.sh embed --data my-birds --model.checkpoint perch_v2.onnx": "needs the extra onnx",
-    "./entrypoint.sh run --data embeddings.npz": "is run by tests/test_file_backbones.py, with made embeddings",
+    "./entrypoint.sh run --data my-birds --model.backbone perch": "needs the extra onnx; "
+    "tests/test_file_backbones.py runs it with a made file",
     "./entrypoint.sh run --data data.parquet": "needs the extra parquet; tests/test_embeddings.py reads such files",
     "pip ": "needs a network, or is named as a part of what extras do",
     "python3 -c '": "is run by tests/test_serving.py",

@@ -9,14 +9,17 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from makers import write_tones
 
 from birdtune import cli
 from birdtune.config import Config
 from birdtune.errors import BirdtuneError
+from birdtune.evaluation.calibration import Calibration
 from birdtune.models import files, keras_archive, onnx_backbone, registry
 from birdtune.models.weights import verify_checkpoint
-from birdtune.runtime.files import read_json
+from birdtune.runtime.files import read_csv, read_json
+from birdtune.serving import backbone_file
 
 RATE_HZ, SIZE = 16_000, 12
 CLASSES = {"Apus": 900.0, "Bubo": 2500.0, "Corvus": 6000.0}
@@ -239,16 +242,57 @@ def test_a_head_is_trained_on_the_embeddings_of_an_onnx_file(
     data: Path, tmp_path: Path, in_one_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, output, made = onnx_file(tmp_path / "made.onnx"), str(tmp_path / "output"), str(tmp_path / "made.npz")
-    assert cli.main(arguments(data, Path(output), path)) == 42  # before anything long
-    said = "".join(capsys.readouterr())
-    assert "an ONNX model cannot become part of a SavedModel" in said and "train:" not in said
     model = [f"--model.checkpoint={path}", f"--model.sample-rate-hz={RATE_HZ}"]
-    assert cli.main(["check", f"--data={data}", f"--output={output}", *model]) == 42
-    assert "embedding: what its last fully connected layer takes" in capsys.readouterr().out
+    trained = ["--train.epochs=3", "--evaluate.bootstrap=50"]
     assert cli.main(["embed", f"--data={data}", f"--output={output}", f"--out={made}", *model]) == 0
-    assert cli.main(["run", f"--data={made}", f"--output={output}", "--train.epochs=3", "--evaluate.bootstrap=50"]) == 0
-    assert read_json(Path(output) / "model/birdtune/1/model.json")["graph_sha256"]
-    assert cli.main(["run", f"--data={made}", f"--output={output}", *model]) == 42
+    assert cli.main(["run", f"--data={made}", f"--output={output}", *trained]) == 0
+    facts = read_json(Path(output) / "model/birdtune/1/model.json")
+    assert facts["graph_sha256"] and "backbone_file" not in facts
+    assert cli.main(["run", f"--data={made}", f"--output={output}", *trained, *model]) == 0  # put on its backbone
+    assert read_json(Path(output) / "model/birdtune/2/model.json")["backbone_file"]["embedding_size"] == SIZE
+    capsys.readouterr()
+    assert cli.main(["predict", str(data), f"--output={output}", f"--out={tmp_path / 'made.csv'}"]) == 0
+    assert "made.csv: " in capsys.readouterr().out
+
+
+@needs_onnx
+def test_a_model_on_an_onnx_file_is_trained_served_on_embeddings_and_predicts_sound(
+    data: Path, tmp_path: Path, in_one_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output = onnx_file(tmp_path / "made.onnx"), tmp_path / "output"
+    assert cli.main(arguments(data, output, path, "--model.freeze", "none")) == 42
+    assert "--model.freeze none: an ONNX model is not trained" in capsys.readouterr().err
+    assert cli.main(["check", *arguments(data, output, path)[1:]]) == 0
+    said = capsys.readouterr().out
+    assert "embedding: what its last fully connected layer takes" in said and "the SavedModel takes embeddings" in said
+    assert cli.main(arguments(data, output, path)) == 0
+    assert "TensorFlow Serving takes embeddings of this model" in capsys.readouterr().out
+    folder = output / "model/birdtune/1"
+    path.unlink()  # the model has a copy
+    facts = read_json(folder / "model.json")
+    assert facts["backbone"] == "custom" and facts["front_end"]["rate_hz"] == RATE_HZ
+    served = tf.saved_model.load(str(folder))
+    assert set(served.signatures) == {"serving_default", "embeddings"}
+
+    sounds = sorted(data.rglob("*.wav"))[:4]
+    assert cli.main(["predict", *map(str, sounds), f"--output={output}", f"--out={tmp_path / 'found.csv'}"]) == 0
+    rows = read_csv(tmp_path / "found.csv")
+    assert cli.main(["embed", *map(str, sounds), f"--output={output}", f"--out={tmp_path / 'found.npz'}"]) == 0
+    with np.load(tmp_path / "found.npz") as found:
+        of_first = found["embeddings"][found["recording"] == found["recording"][0]]
+    windows = served.signatures["embeddings"](embeddings=tf.constant(of_first))["scores"].numpy()
+    calibration = Calibration.of(facts["calibration"])
+    wanted = calibration.clips(windows.mean(axis=0)[None])[0]
+    np.testing.assert_allclose([float(rows[0][f"score:{name}"]) for name in CLASSES], wanted, atol=2e-6)
+    out = tmp_path / "raven"
+    assert cli.main(["predict", str(data), f"--output={output}", f"--out={out}", "--format=raven"]) == 0
+    assert (out / "summary.csv").is_file()
+
+    beside = folder / backbone_file.FILE
+    beside.write_bytes(onnx_file(tmp_path / "other.onnx", size=SIZE + 1).read_bytes())
+    capsys.readouterr()
+    assert cli.main(["predict", str(data), f"--output={output}", f"--out={tmp_path / 'no.csv'}"]) == 42
+    assert "is not the backbone that the head was trained on" in capsys.readouterr().err
 
 
 @needs_onnx

@@ -67,7 +67,6 @@ class Backbone(ABC):
     bfloat16_gain: float = 1.0
     published: Published | None = None
     has_tensorflow_1: bool = False  # whether `tf1` knows its graph
-    is_exportable: bool = True  # whether a SavedModel can hold it
 
     # ---- sound ----
 

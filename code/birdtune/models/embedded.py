@@ -162,6 +162,15 @@ def backbone_of_data(path: Path) -> EmbeddingsBackbone:
     return EmbeddingsBackbone(name=NAME, title=title, front_end=rows, origin=KNOWN.get(made.backbone, UNKNOWN))
 
 
+def in_place_of(backbone: Backbone) -> EmbeddingsBackbone:
+    """What passes on the embeddings of a backbone, which makes them elsewhere."""
+    rows = EmbeddingRows(
+        name=NAME, rate_hz=backbone.sample_rate_hz, window_rows=1, hop_rows=1, size=backbone.embedding_size,
+        hop_samples=max(1, round(backbone.hop_s * backbone.sample_rate_hz)), made_by=backbone.graph_sha256 or "",
+    )  # fmt: skip
+    return EmbeddingsBackbone(name=NAME, title=f"embeddings of {backbone.title}", front_end=rows)
+
+
 def refuse_settings(config: Config) -> None:
     """Refuse settings that work on sound, where the data are embeddings.
 

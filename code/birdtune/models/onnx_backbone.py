@@ -56,7 +56,6 @@ class OnnxBackbone(FrozenBackbone, FileBackbone):
 
     why_frozen: ClassVar[str] = "an ONNX model is not trained"
     found: Found
-    is_exportable: bool = False  # of TensorFlow there is nothing in it
 
     @property
     def embedding_size(self) -> int:

@@ -262,21 +262,6 @@ def sound_checkpoint(config: Config) -> Path | None:
     )
 
 
-def require_exportable(config: Config) -> None:
-    """Refuse a job that would end without a model, before it begins. Raises SettingsError, CheckpointError."""
-    beside_embeddings = {"model.checkpoint", "model.backbone"} & config.given() and config.model.checkpoint != "none"
-    if is_embeddings(config.data_folder) and not beside_embeddings:
-        return
-    backbone = sound_backbone(config)
-    if not backbone.is_exportable:
-        raise SettingsError(
-            f"{backbone.title}: an ONNX model cannot become part of a SavedModel, in which `run` ends. Give the model "
-            "as a SavedModel or a TensorFlow Lite file; or write its embeddings with `embed --out embeddings.npz`, "
-            "and train a head on them with `run --data embeddings.npz` and no --model.checkpoint: the "
-            "exported head takes embeddings."
-        )
-
-
 def require_tensorflow_1(backbone: Backbone, head: str) -> None:
     """Refuse a backbone or a head of which there is no graph for TensorFlow 1.
 

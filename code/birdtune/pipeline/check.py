@@ -33,6 +33,7 @@ from birdtune.models import files, head_start, published, registry
 from birdtune.models.backbone import Backbone
 from birdtune.models.file_backbone import FileBackbone
 from birdtune.models.known import Origin
+from birdtune.models.onnx_backbone import OnnxBackbone
 from birdtune.models.weights import verify_checkpoint
 from birdtune.pipeline import gate
 from birdtune.pipeline.costs import Faults, estimates
@@ -87,7 +88,6 @@ def _check(
         Run(config, journal)  # refuses an output folder of an earlier birdtune
     with _noted(faults):
         backbone.frozen_layers(config.model.freeze_point)
-        registry.require_exportable(config)
     with _noted(faults):
         try:
             dataset = gather.inspect(
@@ -212,6 +212,8 @@ def _backbone(backbone: Backbone, origin: Origin) -> Iterator[str]:
         yield f"  embedding: {backbone.embedding}"
         if (compared := files.compared_with_published(backbone)) is not None:
             yield f"  file: {compared}"
+    if isinstance(backbone, OnnxBackbone):
+        yield "  served: the SavedModel takes embeddings; `predict` takes sound, by this file beside it"
     for about, known in origin.lines():
         yield f"  {about}: {shown(known)}"
 

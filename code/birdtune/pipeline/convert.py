@@ -59,7 +59,12 @@ def not_held(kind: str, takes: str, facts: Mapping[str, Any], front_end: FrontEn
         front_end: of the model.
     """
     title = FORMATS[kind].title
-    if takes == "embedding" and front_end.has_sound:
+    if facts.get("backbone_file"):
+        yield (
+            f"The {title} file holds the head alone and takes embeddings: the backbone is an ONNX file, "
+            f"{facts['backbone_file']['file']} in the folder of the SavedModel."
+        )
+    elif takes == "embedding" and front_end.has_sound:
         yield (
             f"The {title} file holds the head alone and takes embeddings: of the backbones, only VGGish and YAMNet are "
             "written in this format. The formats tflite and onnx hold both."

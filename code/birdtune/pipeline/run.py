@@ -122,7 +122,6 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
     registry.backbone_of(config).frozen_layers(config.model.freeze_point)  # raises for an unknown layer
     if until == "prepare":
         return None, []
-    registry.require_exportable(config)
     head_start.find(config, ())  # raises for what cannot be begun from
     published.keep(config, ())  # raises for what cannot be kept
     gate.find(config)

@@ -23,6 +23,7 @@ from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.waveform import as_float
 from birdtune.data import augment
 from birdtune.data.scan import Recording
+from birdtune.errors import shown
 from birdtune.models.backbone import ALL_BUT_HEAD
 from birdtune.models.classifier import Classifier
 from birdtune.models.weights import sound_of
@@ -68,9 +69,15 @@ def export(job: Job) -> list[Path]:
     decision = gate.decide(job.config, job.run.reports)
     places = [job.run.model, job.run.candidate]
     place, other = places if decision.promoted else reversed(places)
-    verification = _export_to(job, place)
+    facts = _export_to(job, place)
+    verification = facts["verification"]
     largest = max(verification["differences"].values())
     job.journal.say(f"  loaded in a fresh process, its scores differ by at most {largest:.0e}")
+    if facts.get("backbone_file"):
+        job.journal.say(
+            "  TensorFlow Serving takes embeddings of this model, as its backbone is an ONNX file; `predict` "
+            f"takes sound, by {shown(place / facts['backbone_file']['file'])}"
+        )
     job.journal.event("exported", folder=str(place), promoted=decision.promoted, **verification)
     # Earlier decided otherwise: only now that the model has its new place does it leave the old one.
     _remove(other)
@@ -79,13 +86,13 @@ def export(job: Job) -> list[Path]:
 
 
 def _export_to(job: Job, folder: Path) -> dict[str, Any]:
-    """Export the weights to a folder; `verification` of its model.json."""
+    """Export the weights to a folder; what stands in its model.json."""
     classifier = _with_sound(job, best_classifier(job.served))
     example, examples = _examples(job, classifier.front_end)
     lengths_s = [recording.facts.duration_s for recording in job.dataset.part("val")]
     calibration, thresholds = read_served(job.run.reports, len(job.dataset.classes), classifier.kind)
     published = published_classes.served(job)
-    facts = export_model(
+    return export_model(
         classifier,
         folder,
         facts={
@@ -108,8 +115,6 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
         class_ids=job.dataset.class_ids,
         check=job.interrupts.check,
     )
-    found: dict[str, Any] = facts["verification"]
-    return found
 
 
 def _with_sound(job: Job, classifier: Classifier) -> Classifier:

@@ -22,6 +22,7 @@ from birdtune.evaluation.label_issues import FACTS_NAME
 from birdtune.evaluation.scores import Scores
 from birdtune.models import registry
 from birdtune.models.known import Origin
+from birdtune.models.onnx_backbone import OnnxBackbone
 from birdtune.reporting import published_section, tune_page, tuned
 from birdtune.reporting.event_section import RecordingEvents
 from birdtune.reporting.listening import Clip
@@ -30,6 +31,8 @@ from birdtune.reporting.verdict import Verdict, all_diagnostics, verdict
 from birdtune.runtime.files import read_json, write_csv, write_text
 from birdtune.runtime.runs import HISTORY_NAME, Run
 from birdtune.runtime.text import count
+
+_OF_ONNX = "the head, which takes embeddings; `predict` takes sound, by the copy of the ONNX file in assets.extra/"
 
 
 def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -> ReportData:
@@ -147,6 +150,7 @@ def _backbone_rows(run: Run, origin: Origin, alone: dict[str, Any] | None) -> li
         *([("without your recordings", published_section.alone(alone))] if alone else []),
         *([("SHA-256 of this model's weights", str(sha256))] if sha256 else []),
         *([("SHA-256 of the backbone's files", backbone.graph_sha256)] if backbone.graph_sha256 else []),
+        *([("what is served", _OF_ONNX)] if isinstance(backbone, OnnxBackbone) else []),
     ]
 
 

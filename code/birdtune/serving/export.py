@@ -6,16 +6,17 @@
         published_labels.csv         column, class: of `published_scores`, if published classes are kept
         train_id_list.pickle         the class names in the order of the columns, for jibjib-query
         model.json                   what the model is, and how closely it was verified
-        assets.extra/                warm-up requests for TensorFlow Serving
+        assets.extra/                warm-up requests for TensorFlow Serving; an ONNX backbone
 
 The export is loaded in a fresh process (`verify`) and must give the scores of the training side before it gets its
-name; until then the folder has another one, which no server looks at.
+name; until then the folder has another one, which no server looks at. An ONNX backbone is not part of the SavedModel,
+which then takes embeddings; in that process ONNX Runtime makes them.
 """
 
 import contextlib
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,9 +30,12 @@ from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.ood import OodCollector, Pooler
 from birdtune.evaluation.scores import shares
+from birdtune.models import embedded
 from birdtune.models.classifier import Classifier, in_float32, weights, weights_sha256
+from birdtune.models.onnx_backbone import OnnxBackbone
 from birdtune.models.published import Served
 from birdtune.runtime.files import make_folder, new_folder, write_bytes, write_csv, write_json
+from birdtune.serving import backbone_file
 from birdtune.serving.graph import NO_OOD_SCORE, PIECE, Ood, OodGraph, PublishedGraph, ServedGraph
 from birdtune.serving.verify import FORMAT, PUBLISHED_LABELS, fresh_answers
 
@@ -68,6 +72,17 @@ class ServedParts:
     ood: Ood | None
     published: Served | None
 
+    @property
+    def takes_sound(self) -> bool:
+        """Whether the SavedModel does; else it takes embeddings."""
+        return self.classifier.front_end.has_sound and self.onnx is None
+
+    @property
+    def onnx(self) -> OnnxBackbone | None:
+        """A backbone that no SavedModel can hold."""
+        backbone = self.classifier.backbone
+        return backbone if isinstance(backbone, OnnxBackbone) else None
+
 
 def training_side(classifier: Classifier, windows: Floats, calibration: Calibration) -> TrainingSide:
     """Calibrated scores of windows [n, window_rows, ...], in full float32 whatever the classifier's precision."""
@@ -97,7 +112,8 @@ def export_model(
         folder: where it goes, `<base>/<name>/<version>`; one already there is replaced.
         facts: JSON-able, what the caller wants to stand in model.json beside the facts found here.
         example_waveform: [samples] float32 at the backbone's rate; `sound` and `embed` are verified with a batch of it
-            and of a beginning too short for a window, and warmed up with one window of it. None: it takes embeddings.
+            and of a beginning too short for a window, and warmed up with one window of it. None: it takes embeddings,
+            as it also does where the backbone does not fit into a SavedModel.
         expected: what the training side makes of some windows; at least one.
         class_ids: class → external id; classes that are missing have none.
         calibration: what makes the logits scores; it becomes part of the graph.
@@ -118,18 +134,23 @@ def export_model(
     """
     exported = in_float32(classifier)
     model = ServedParts(exported, calibration, ood, published)
-    batch = {} if example_waveform is None else _example_batch(example_waveform, exported.front_end)
+    batch: Arrays = {}
+    if example_waveform is not None and model.takes_sound:
+        batch = _example_batch(example_waveform, exported.front_end)
     wanted = _expected_answers(model, expected, batch)
     requests = _warmup_requests(exported.front_end, expected, batch)
     with new_folder(folder, what="the exported model", needed=_bytes(model)) as building:
         _save(model, building)
         _write_labels(building, model, class_ids, thresholds)
         _write_warmup(building / WARMUP_FILE, str(facts.get("name", folder.parent.name)), requests)
+        described = {**facts, **_facts(model, thresholds, facts.get("published"))}
+        if model.onnx is not None:
+            described["backbone_file"] = backbone_file.put(model.onnx, building)
         check()
-        differences = _differences(wanted, fresh_answers(building, {"windows": expected.windows, **batch}))
+        answers = fresh_answers(building, {"windows": expected.windows, **batch}, described)
+        differences = _differences(wanted, answers)
         _refuse(differences, tolerance, folder)
-        verification = {"tolerance": tolerance, "differences": differences}
-        found = {**facts, **_facts(model, thresholds, facts.get("published")), "verification": verification}
+        found = {**described, "verification": {"tolerance": tolerance, "differences": differences}}
         write_json(building / "model.json", found)
         check()
     return found
@@ -142,6 +163,8 @@ def _bytes(model: ServedParts) -> int:
         needed += model.ood[0].whitening.nbytes + model.ood[0].centres.nbytes
     if model.published is not None:
         needed += model.published.layer.kernel.nbytes
+    if model.onnx is not None:
+        needed += model.onnx.path.stat().st_size
     return needed
 
 
@@ -200,19 +223,27 @@ def _facts(model: ServedParts, thresholds: Thresholds | None, published: object)
 def _save(model: ServedParts, folder: Path) -> None:
     kept = PublishedGraph(model.published) if model.published is not None else None
     ood = model.ood and OodGraph(model.classifier, *model.ood)
-    module = ServedGraph(model.classifier, model.calibration, ood, kept).module()
-    names = ("sound", "embed") if model.classifier.front_end.has_sound else ("embeddings",)
+    classifier = model.classifier if model.takes_sound else _on_embeddings(model.classifier)
+    module = ServedGraph(classifier, model.calibration, ood, kept).module()
+    names = ("sound", "embed") if model.takes_sound else ("embeddings",)
     signatures = {name: getattr(module, name) for name in ("serving_default", *names)}
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
+def _on_embeddings(classifier: Classifier) -> Classifier:
+    """The same head on embeddings."""
+    backbone = embedded.in_place_of(classifier.backbone)
+    network = backbone.network(embedding_activation="", precision="float32", seed=None)
+    return replace(classifier, backbone=backbone, network=network)
+
+
 def _warmup_requests(spec: FrontEnd, expected: TrainingSide, batch: Arrays) -> dict[str, Arrays]:
     """One small request for each signature, so that the first client does not wait for a first run."""
-    requests: dict[str, Arrays] = {"serving_default": {"inputs": expected.windows[:1]}}
     if not batch:
-        return requests | {"embeddings": {"embeddings": expected.embeddings[:1]}}
-    one = {"waveforms": batch["waveforms"][:1, : spec.window_samples], "lengths": batch["lengths"][:1]}
-    return requests | {"sound": one, "embed": one}
+        one = expected.embeddings[:1]
+        return {"serving_default": {"inputs": one[:, None]}, "embeddings": {"embeddings": one}}
+    of_sound = {"waveforms": batch["waveforms"][:1, : spec.window_samples], "lengths": batch["lengths"][:1]}
+    return {"serving_default": {"inputs": expected.windows[:1]}, "sound": of_sound, "embed": of_sound}
 
 
 def _write_warmup(path: Path, model: str, requests: Mapping[str, Arrays]) -> None:

@@ -26,6 +26,7 @@ from birdtune.models.graph_safety import require_numbers_only
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.parsing import finite
 from birdtune.runtime.workers import Crashed, Isolated
+from birdtune.serving import backbone_file
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -86,6 +87,7 @@ def open_model(folder: Path) -> ExportedModel:
 
     Raises:
         CheckpointError: there is none, it is damaged, another birdtune wrote it, or it could do more than compute.
+        SettingsError: its backbone is an ONNX file, and the extra `onnx` is not installed.
     """
     facts = read_json(folder / "model.json")
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
@@ -105,6 +107,7 @@ def open_model(folder: Path) -> ExportedModel:
         counts_from = [finite(kept["threshold"][of]["score"]) for of in ("recording", "window")] if kept else []
         require_numbers_only(folder)
         loaded: Any = tf.saved_model.load(str(folder))
+        embed = backbone_file.opened(folder, facts)
     except (OSError, ValueError, LookupError, TypeError, tf.errors.OpError) as fault:
         reason = shown(" ".join(str(fault).split())[:300])
         raise CheckpointError(
@@ -121,7 +124,7 @@ def open_model(folder: Path) -> ExportedModel:
         classes,
         facts,
         front_end,
-        lambda windows: loaded.windows(tf.constant(windows, tf.float32)),
+        lambda windows: loaded.windows(tf.constant(windows if embed is None else embed(windows)[:, None], tf.float32)),
         lambda embeddings: loaded.attention(tf.constant(embeddings, tf.float32)),
         ood,
         calibration,
@@ -133,11 +136,14 @@ def open_model(folder: Path) -> ExportedModel:
     )  # fmt: skip
 
 
-def fresh_answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+def fresh_answers(
+    folder: Path, inputs: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]
+) -> Arrays:
     """Have a fresh process load the model in `folder` and run its signatures.
 
     Args:
         inputs: `windows` [n, window_rows, ...], and for `sound` and `embed` `waveforms` [m, samples] and `lengths` [m].
+        facts: what model.json will say.
 
     Returns:
         as `answers`.
@@ -148,7 +154,7 @@ def fresh_answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> Array
     """
     with Isolated(_apart) as process:
         try:
-            return dict(process.items((folder.absolute(), dict(inputs))))
+            return dict(process.items((folder.absolute(), dict(inputs), dict(facts))))
         except Crashed as fault:
             raise RetryableError(
                 f"{shown(folder)}: the process that verifies the model was killed, most likely for want "
@@ -156,11 +162,11 @@ def fresh_answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> Array
             ) from fault
 
 
-def _apart(task: tuple[Path, Arrays]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+def _apart(task: tuple[Path, Arrays, dict[str, Any]]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the process that trains may hold all memory of the GPU
-    folder, inputs = task
+    folder, inputs, facts = task
     try:
-        yield from answers(folder, inputs).items()
+        yield from answers(folder, inputs, facts).items()
     except BirdtuneError:
         raise
     except Exception as fault:  # whatever TensorFlow makes of it, and of which not every kind can be pickled
@@ -171,15 +177,16 @@ def _apart(task: tuple[Path, Arrays]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         ) from None
 
 
-def answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+def answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -> Arrays:
     """What the model in `folder` puts out: `outputs` [n, C] and `embeddings` [n, K] of windows, and of waveforms the
     outputs of `sound` and `embed` under names like `sound.scores`; or of the embeddings those of `embeddings`, where it
-    takes no sound. Inputs as `fresh_answers`."""
+    takes no sound. Arguments as `fresh_answers`."""
     import tensorflow as tf
 
     require_numbers_only(folder)  # what is refused later must not be exported
     model: Any = tf.saved_model.load(str(folder))
-    windows = inputs["windows"]
+    embed, windows = backbone_file.opened(folder, facts), inputs["windows"]
+    windows = windows if embed is None else embed(windows)[:, None]
     parts = [tf.constant(windows[start : start + _BATCH]) for start in range(0, len(windows), _BATCH)]
     found = {
         "outputs": np.concatenate([model.signatures["serving_default"](inputs=part)["outputs"] for part in parts]),

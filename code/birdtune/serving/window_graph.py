@@ -37,15 +37,15 @@ def of_model(folder: Path, facts: Mapping[str, Any]) -> Any:
     front_end = registry.read_front_end(facts["front_end"])
     assert front_end is not None  # the caller has opened the model
     loaded: Any = tf.saved_model.load(str(folder))
+    shape = loaded.windows.input_signature[0].shape[1:]
     name, width = WAVEFORM, front_end.window_samples
-    if not front_end.has_sound:
-        name, width = EMBEDDING, math.prod(front_end.window_shape)
+    if not front_end.has_sound or facts.get("backbone_file"):
+        name, width = EMBEDDING, math.prod(shape)
     given = tf.TensorSpec([None, width], tf.float32, name=name)
 
     def scores(inputs: Any) -> Any:
-        rows = front_end_graph.rows(front_end, inputs) if front_end.has_sound else inputs
-        windows = tf.reshape(rows, [-1, *front_end.window_shape])
-        return loaded.windows(windows)["scores"]
+        rows = front_end_graph.rows(front_end, inputs) if name == WAVEFORM else inputs
+        return loaded.windows(tf.reshape(rows, [-1, *shape]))["scores"]
 
     function = tf.function(scores, input_signature=[given], autograph=False).get_concrete_function()
     frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
