@@ -37,13 +37,6 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert saved.optimizer["0000/i"].shape == () and int(saved.optimizer["0000/i"]) == 3
 
 
-def test_a_checkpoint_is_published_when_it_is_whole(tmp_path: Path) -> None:
-    published: list[list[str]] = []
-    checkpoints = Checkpoints(tmp_path, 2, lambda path: published.append(sorted(file.name for file in path.iterdir())))
-    save(checkpoints, 1)
-    assert published == [["optimizer.safetensors", "state.json", "weights.safetensors"]]
-
-
 def test_the_file_is_what_the_library_would_write(tmp_path: Path) -> None:
     arrays = {
         "b": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not contiguous

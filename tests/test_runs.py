@@ -79,61 +79,22 @@ def test_a_checkpoint_that_vanished_is_reported_before_it_is_counted(tmp_path: P
         checkpoint_digest(tmp_path / "gone.ckpt")
 
 
-# ---- storage beyond the machine, and other ranks ------------------------------------------------
-
-
-class Bucket:
-    """Storage that outlives the machine."""
-
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-        self.kept: dict[str, str] = {}
-
-    def fetch(self, output: Path) -> None:
-        for name, text in self.kept.items():
-            (output / name).parent.mkdir(parents=True, exist_ok=True)
-            (output / name).write_text(text)
-
-    def send(self, path: Path) -> None:
-        self.sent.append(path.name)
-        if path.is_file():
-            self.kept[path.name] = path.read_text()
-
-
-def test_a_run_publishes_each_stage_and_its_end_and_goes_on_from_what_was_published(tmp_path: Path) -> None:
-    bucket = Bucket()
-    run = Run(config_of(tmp_path / "1"), Journal(quiet=True), bucket)
-    run.stage_in()
-    run.take_version("f")
-    with run.stage("train"):
-        run.checkpoints.mkdir(parents=True)
-        run.publish(run.checkpoints)
-        (run.logs / "history.json").write_text("[]")
-    run.done("train", "t", [run.logs / "history.json"])
-    assert bucket.sent == ["1", "history.json", "1", "run.json"]
-    run.end("interrupted", 143)
-    assert bucket.sent[4:] == ["1", "run.json"]
-    assert json.loads(bucket.kept["run.json"])["exit_code"] == 143
-    later = Run(config_of(tmp_path / "2"), Journal(quiet=True), bucket)
-    later.stage_in()
-    (tmp_path / "2/logs/1").mkdir(parents=True)  # its record was lost; that of the last start replaces it
-    assert later.take_version("f") and later.record["done"] == {"train": "t"}
+# ---- other ranks -------------------------------------------------------------------------------
 
 
 def test_a_rank_above_0_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(tmp_path / "output")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}')
-    bucket = Bucket()
-    run = Run(config_of(tmp_path / "output"), Journal(quiet=True), bucket)
+    run = Run(config_of(tmp_path / "output"), Journal(quiet=True))
     assert run.take_version("g") is False and run.version == 2
     run.journal.write_to(run.logs)
     with run.stage("train"):
-        run.publish(tmp_path)
+        run.save()
     run.done("train", "t", [])
     run.end("done", 0)
     runs.clear_unfinished(tmp_path / "output")
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before and bucket.sent == []
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 # ---- numbers ------------------------------------------------------------------------------------

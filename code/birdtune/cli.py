@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import birdtune
 from birdtune import config as configs
+from birdtune.cloud import session
 from birdtune.errors import (
     EXIT_DEFECT,
     EXIT_DONE,
@@ -101,8 +102,10 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
         journal.say(f"birdtune {birdtune.__version__}")
         return commands.printed(EXIT_DONE, journal)
     options, flags = parse(name, arguments)
-    config = configure.load(flags, os.environ, command.defaults, job_yaml=not command.makes_input)
-    return command.run(commands.settled(config, journal), options, journal, interrupts)
+    job_yaml = not command.makes_input and (session.settings_folder(flags, os.environ, journal, interrupts) or True)
+    config = configure.load(flags, os.environ, command.defaults, job_yaml=job_yaml)
+    with session.staged(config, options, journal, interrupts, only_reads=name in _READERS) as (config, options):
+        return command.run(commands.settled(config, journal), options, journal, interrupts)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -299,6 +302,10 @@ COMMANDS: dict[str, Command] = {
         lambda *_: _not_here("extras media"),
     ),
 }  # fmt: skip
+
+
+# They make nothing in the output folder that is to be kept.
+_READERS = frozenset({"check", "predict", "score", "review", "embed", "augment", "settings"})
 
 
 def _not_here(command: str) -> int:

@@ -15,6 +15,7 @@ from birdtune.options import Option, Section, options_of, setting
 from birdtune.settings import (
     AudioSettings,
     AugmentSettings,
+    CloudSettings,
     DetectSettings,
     EvaluateSettings,
     ExportSettings,
@@ -64,6 +65,7 @@ class Config(Section):
     export: ExportSettings = ExportSettings()
     gate: GateSettings = GateSettings()
     tune: TuneSettings = TuneSettings()
+    cloud: CloudSettings = CloudSettings()
 
     @pydantic.model_validator(mode="after")
     def _fractions_leave_training(self) -> "Config":

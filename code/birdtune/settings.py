@@ -409,3 +409,22 @@ class TuneSettings(Section):
         "what to search, e.g. `model.head=linear|mlp, train.epochs=10..40, model.dropout`",
         unset="all that matters and is not given",
     )
+
+
+class CloudSettings(Section):
+    """S3 and cloud machines."""
+
+    folder: str = setting(
+        "output/s3", "where this machine keeps what lies at s3:// addresses; it may be lost", unit="folder"
+    )
+    endpoint: str | None = setting(
+        None, "address of a storage that speaks S3, e.g. http://minio:9000", unit="URL", unset="Amazon's"
+    )
+    path_style: bool = setting(False, "address buckets as ENDPOINT/BUCKET, as some such storages need")
+    anonymous: bool = setting(False, "read public buckets without credentials")
+    requester_pays: bool = setting(False, "accept the costs of buckets that ask their readers to pay")
+    connections: int = setting(16, "transfers at a time", ge=1, le=256)
+    publish_s: float = setting(15.0, "how often what is new in the output goes to S3", unit="s", ge=1, le=3600)
+    spot_notice: Literal["auto", "true", "false"] = setting(
+        "auto", "save and stop when EC2 announces the end of a spot instance; auto: where the output lies in S3"
+    )

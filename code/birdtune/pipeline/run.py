@@ -37,7 +37,6 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
     clear_unfinished(config.output)
     current = Run(config, journal)
     with _recorded(current, interrupts):
-        current.stage_in()
         checkpoint, bases = _first_weights(config, until)
         if bases and config.model.output == "auto":
             config = config.with_output(bases[-1].facts.scores)

@@ -33,6 +33,7 @@ _OTHER_VARIABLES = re.compile(
     r"BIRDTUNE_(IN_IMAGE|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT(_\d+_(TCP|UDP)\w*)?)"
 )
 
+JOB_YAML = "job.yaml"
 # All settings with a line of remarks each take 10 kB.
 _LARGEST_YAML_BYTES = 1_000_000
 # Settings by their earlier names.
@@ -65,7 +66,7 @@ def load(
     environment: Mapping[str, str] = os.environ,
     defaults: Mapping[str, Any] = types.MappingProxyType({}),
     *,
-    job_yaml: bool = True,
+    job_yaml: bool | Path = True,
 ) -> Config:
     """Join all layers into one checked Config.
 
@@ -73,7 +74,8 @@ def load(
         flags: settings from the command line, full name → value.
         environment: variables; those that begin with BIRDTUNE_ must name settings; empty ones are not given.
         defaults: a command's own, for what is given nowhere else.
-        job_yaml: whether INPUT/job.yaml is read; relative paths in it begin at INPUT.
+        job_yaml: whether INPUT/job.yaml is read, or the folder that has it in the place of INPUT; relative paths in it
+            begin there.
 
     Raises:
         SettingsError: an unknown setting (with the nearest known one), or a value of the wrong type
@@ -86,6 +88,7 @@ def load(
         given.setdefault(name, item)
     if job_yaml:
         folder = Path(str(given["input"].value)) if "input" in given else Path("input")
+        folder = job_yaml if isinstance(job_yaml, Path) else folder
         for name, item in _from_yaml(folder, known).items():
             given.setdefault(name, item)
     for name, value in defaults.items():
@@ -167,7 +170,7 @@ def _from_environment(environment: Mapping[str, str], known: Mapping[str, Option
 
 
 def _from_yaml(folder: Path, known: Mapping[str, Option]) -> dict[str, _Given]:
-    path = folder / "job.yaml"
+    path = folder / JOB_YAML
     content = _read_yaml(path)
     if content is None:
         return {}
@@ -191,6 +194,8 @@ def _from_yaml(folder: Path, known: Mapping[str, Option]) -> dict[str, _Given]:
 
 def _is_place(option: Option, value: str, folder: Path) -> bool:
     """Whether a text in job.yaml is a path, which begins at INPUT."""
+    if value.startswith("s3://"):
+        return False
     if option.unit == "names|path":
         return os.path.isfile(folder / value)  # noqa: PTH113 - names may be longer than a path can be
     if option.unit == "version|path":

@@ -59,8 +59,8 @@ def alone_in(output: Path, journal: Journal) -> Iterator[None]:
         lock = _acquire(output, journal)
     try:
         if owner.exists():
-            journal.warn(f"The last job here ended without finishing: {_who(owner)}. Continuing in its place.")
-        write_json(owner, _myself(), durable=False)
+            journal.warn(f"The last job here ended without finishing: {_owner(output)}. Continuing in its place.")
+        write_json(owner, myself(), durable=False)
         yield
     finally:
         # Of storage that is gone, the first error is the one to report.
@@ -95,7 +95,7 @@ def _acquire_lease(output: Path, journal: Journal) -> BaseFileLock:
         lease.acquire(blocking=False)
         return lease
     journal.say(
-        f"note: {shown(output)} belongs to another job: {_who(output / OWNER_NAME)}. "
+        f"note: {shown(output)} belongs to another job: {_owner(output)}. "
         f"Waiting up to {LEASE_S:.0f} s for a sign of life from it"
     )
     before = _renewed(path)
@@ -117,19 +117,25 @@ def _give_up(output: Path) -> None:
     """End a job that lost its lease: asleep, paused, or cut off from its storage; another may have begun."""
     print_error(
         f"error: {shown(output)}: this job lost its lock: it did not run, or its storage was away, for a while, and "
-        f"another may work here now: {_who(output / OWNER_NAME)}. What was finished is safe. Run again to continue."
+        f"another may work here now: {_owner(output)}. What was finished is safe. Run again to continue."
     )
     os._exit(EXIT_RETRY)
 
 
 def _busy(output: Path) -> BusyError:
-    who = _who(output / OWNER_NAME)
+    owner = _owner(output)
     return BusyError(
-        f"{shown(output)}: another job is working in this folder: {who}. Wait for it, or give another --output.", who
+        f"{shown(output)}: another job is working in this folder: {owner}. Wait for it, or give another --output.",
+        owner,
     )
 
 
-def _myself() -> dict[str, str | int]:
+def _owner(output: Path) -> str:
+    return who(read_json(output / OWNER_NAME))
+
+
+def myself() -> dict[str, str | int]:
+    """What a lock says of the job that holds it."""
     named = len(sys.argv) > 1 and not sys.argv[1].startswith("-")
     return {
         "command": sys.argv[1] if named else "run",
@@ -139,9 +145,8 @@ def _myself() -> dict[str, str | int]:
     }
 
 
-def _who(owner: Path) -> str:
-    """The job that wrote a record, in words."""
-    found = read_json(owner)
+def who(found: object) -> str:
+    """The job that left a record, in words."""
     if not isinstance(found, dict):
         return "it left no readable record"
     command, host, pid, since = (shown(str(found.get(key))[:80]) for key in ("command", "host", "pid", "since"))

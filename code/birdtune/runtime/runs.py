@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, FiniteFloat
@@ -41,42 +41,28 @@ FORMAT = 2  # of what lies in an output folder
 HISTORY_NAME = "history.json"  # of the training, in the logs of a run
 
 # Space for the last record: a job that a full disk stops could not write why otherwise.
-_RESERVE_NAME = ".reserve"
+RESERVE_NAME = ".reserve"
 _RESERVE_BYTES = 1 << 16
 _PACKAGES = (
     "tensorflow-cpu", "tensorflow", "keras", "numpy", "scipy", "soundfile", "soxr", "resampy", "scikit-learn",
 )  # fmt: skip
 
 
-class Transfer(Protocol):
-    """Storage that outlives the machine, where the output folder is on a disk that does not."""
-
-    def fetch(self, output: Path) -> None:
-        """Bring what earlier starts published into the output folder."""
-
-    def send(self, path: Path) -> None:
-        """Keep a file or a folder below the output folder, in place of what it was when it was sent before."""
-
-
 class Run:
     """The run under way: where its things go, and what is written about it.
 
     Of a distributed job the chief alone writes.
-
-    Args:
-        transfer: None: the output folder stays where it is.
     """
 
-    def __init__(self, config: Config, journal: Journal, transfer: Transfer | None = None) -> None:
+    def __init__(self, config: Config, journal: Journal) -> None:
         self.config = config
         self.journal = journal
-        self._transfer = transfer
         self._writes = is_chief()
         # The record of the last start replaces that of its version, should that be damaged.
         self._last = _record(config.output / RECORD_NAME)
         self.version: int | None = None
         self._saved = False
-        self._reserve = config.output / _RESERVE_NAME
+        self._reserve = config.output / RESERVE_NAME
         self.record: dict[str, Any] = {
             "status": "running",
             "stage": "prepare",
@@ -125,18 +111,6 @@ class Run:
     def _folder(self, name: str) -> Path:
         assert self.version is not None, "the run has no number yet"
         return self.config.output / name / str(self.version)
-
-    def stage_in(self) -> None:
-        """Before anything is read of the output folder: bring what earlier starts published."""
-        if self._transfer is not None:
-            self._transfer.fetch(self.config.output)
-            self._last = _record(self.config.output / RECORD_NAME)
-
-    def publish(self, *paths: Path) -> None:
-        """After a checkpoint, a stage and the end: keep files or folders that are whole beyond this machine."""
-        if self._transfer is not None and self._writes:
-            for path in paths:
-                self._transfer.send(path)
 
     def continues(self, fingerprint: str) -> bool:
         """Whether a run of this fingerprint would continue the newest version."""
@@ -219,7 +193,6 @@ class Run:
             if path.is_file()
         }
         self.save()
-        self.publish(*results, self.logs, self.config.output / RECORD_NAME)
 
     def save(self) -> None:
         """Write the record.
@@ -262,7 +235,6 @@ class Run:
             self.journal.event("end", status=status, exit_code=exit_code, error=error)
         finally:
             self._write()
-        self.publish(*([self.logs] if self.version is not None else []), self.config.output / RECORD_NAME)
 
 
 def _digest(path: Path) -> str | None:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,13 +78,11 @@ class Checkpoints:
     Args:
         folder: theirs alone.
         keep: how many of the newest stay; the best one stays beside them.
-        publish: called with each checkpoint when it is whole.
     """
 
-    def __init__(self, folder: Path, keep: int, publish: Callable[[Path], None] = lambda path: None) -> None:
+    def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self._keep = keep
-        self._publish = publish
 
     def names(self) -> list[str]:
         """Names of all whole checkpoints, oldest first."""
@@ -114,7 +112,6 @@ class Checkpoints:
                 sums = dict(zip(parts, found, strict=True))
             stored = asdict(state)
             write_json(building / _STATE, {"sha256": {**sums, _STATE: value_sha256(stored)}, "state": stored})
-        self._publish(path)
         self.tidy(state)
         return path
 

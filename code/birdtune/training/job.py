@@ -54,7 +54,7 @@ class Job:
     @property
     def checkpoints(self) -> Checkpoints:
         folder = self.run.checkpoints / REFIT_NAME if self.refit else self.run.checkpoints
-        return Checkpoints(folder, self.config.train.keep_checkpoints, self.run.publish)
+        return Checkpoints(folder, self.config.train.keep_checkpoints)
 
     @property
     def served(self) -> "Job":

@@ -1,0 +1,158 @@
+"""One job at a time at an output in S3: an object that is renewed, and expires with its job.
+
+    OUTPUT/.lease.json   who works there: command, host, process, since when
+
+It is made, renewed and taken over by conditional writes (`If-None-Match`, `If-Match`), so that of two jobs one gets it.
+How old it is, the storage's own clock says.
+"""
+
+import contextlib
+import email.utils
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import botocore.exceptions
+
+from birdtune.cloud.client import Storage, code_of, faults
+from birdtune.cloud.places import Place
+from birdtune.errors import EXIT_RETRY, BirdtuneError, BusyError, shown
+from birdtune.runtime.lock import LEASE_S, RENEWAL_S, myself, who
+from birdtune.runtime.log import Journal, print_error
+from birdtune.runtime.rank import is_chief
+from birdtune.runtime.signals import Interrupts
+
+NAME = ".lease.json"
+_POLL_S = 1.0
+_LOST = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey", "404")
+
+
+class _Lease:
+    """The object, and what of it is this job's."""
+
+    def __init__(self, storage: Storage, output: Place) -> None:
+        self.output, self._storage, self._place = output, storage, output.below(NAME)
+        self._etag: str | None = None  # of what this job wrote last
+        self._name = secrets.token_hex(8)
+
+    def take(self, seen: str | None) -> bool:
+        """Write it, if it is still as it was seen (None: not there). Returns whether that was so."""
+        condition = {"IfNoneMatch": "*"} if seen is None else {"IfMatch": f'"{seen}"'}
+        # The time makes each renewal another object, which others see by its ETag.
+        body = json.dumps(myself() | {"job": self._name, "renewed": time.time()}).encode()
+        with faults(self._place):
+            try:
+                answer = self._storage.client.put_object(
+                    Bucket=self._place.bucket, Key=self._place.key, Body=body, **condition, **self._storage.extra
+                )
+            except botocore.exceptions.ClientError as fault:
+                if code_of(fault) not in _LOST:
+                    raise
+                answer = None
+        if answer is not None:
+            self._etag = answer["ETag"].strip('"')
+            return True
+        # A request whose answer was lost is sent again, and meets what it wrote itself.
+        found = self.look()
+        is_ours = found is not None and isinstance(found[2], dict) and found[2].get("job") == self._name
+        self._etag = found[0] if found is not None and is_ours else self._etag
+        return is_ours
+
+    def renew(self) -> bool:
+        """Whether it was still this job's."""
+        return self.take(self._etag)
+
+    def look(self) -> tuple[str, float, Any] | None:
+        """Its ETag, its age in seconds, and who wrote it; None: it is not there."""
+        with faults(self._place):
+            try:
+                answer = self._storage.client.get_object(
+                    Bucket=self._place.bucket, Key=self._place.key, **self._storage.extra
+                )
+                body = answer["Body"].read()
+            except botocore.exceptions.ClientError as fault:
+                if code_of(fault) in ("NoSuchKey", "404"):
+                    return None
+                raise
+        now = email.utils.parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        owner = None
+        with contextlib.suppress(ValueError):
+            owner = json.loads(body)
+        return answer["ETag"].strip('"'), (now - answer["LastModified"]).total_seconds(), owner
+
+    def release(self) -> None:
+        """Remove it, if it is still this job's."""
+        found = self.look()
+        if found is not None and found[0] == self._etag:
+            self._storage.client.delete_object(Bucket=self._place.bucket, Key=self._place.key, **self._storage.extra)
+
+
+@contextlib.contextmanager
+def alone_at(storage: Storage, output: Place, journal: Journal, interrupts: Interrupts) -> Iterator[None]:
+    """Keep other jobs away from an output in S3 while the block lasts.
+
+    Raises:
+        BusyError: another job works there.
+        InputError, RetryableError: as `client.faults`.
+    """
+    if not is_chief():
+        yield
+        return
+    lease = _Lease(storage, output)
+    _acquire(lease, journal, interrupts)
+    stop = threading.Event()
+    heart = threading.Thread(target=_renew, args=(lease, stop), name="lease", daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        heart.join()
+        with contextlib.suppress(BirdtuneError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+            lease.release()
+
+
+def _acquire(lease: _Lease, journal: Journal, interrupts: Interrupts) -> None:
+    first: str | None = None
+    until = time.monotonic() + LEASE_S + RENEWAL_S
+    while True:
+        interrupts.check()
+        found = lease.look()
+        etag, age_s, owner = found or (None, 0.0, None)
+        if etag is None or age_s > LEASE_S:
+            if lease.take(etag):
+                if etag is not None:
+                    journal.warn(f"The last job there ended without finishing: {who(owner)}. Continuing in its place.")
+                return
+        elif first is None:
+            first = etag
+            journal.say(
+                f"note: {shown(lease.output)} belongs to another job: {who(owner)}. Waiting up to {LEASE_S:.0f} s for "
+                "a sign of life from it"
+            )
+        elif etag != first or time.monotonic() > until:
+            raise BusyError(
+                f"{shown(lease.output)}: another job is working there: {who(owner)}. Wait for it, or give another "
+                "--output.", who(owner),
+            )  # fmt: skip
+        time.sleep(_POLL_S)
+
+
+def _renew(lease: _Lease, stop: threading.Event) -> None:
+    renewed = time.monotonic()
+    while not stop.wait(RENEWAL_S):
+        try:
+            is_ours = lease.renew()
+            renewed = time.monotonic()
+        except BirdtuneError:
+            is_ours = time.monotonic() - renewed < LEASE_S  # S3 was away: until it expires, nobody takes it over
+        if not is_ours:
+            print_error(
+                f"error: {shown(lease.output)}: this job lost its lock: it did not run, or S3 was away, for a while, "
+                "and another may work there now. What was published is safe. Run again to continue."
+            )
+            os._exit(EXIT_RETRY)

@@ -1,0 +1,189 @@
+"""From this machine to S3: an output folder is kept in step with a place, in the background, while a job works.
+
+    files of the output, new, changed or gone since the last look ─▶ objects below the place
+
+Every file that birdtune makes appears whole, under its name, so that a look at the folder finds nothing half-made.
+What refers to other files goes last, and what is gone is removed after that: whoever reads the place at any moment
+finds a state of which the job can go on, and TensorFlow Serving no model without its weights.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from boto3.s3.transfer import TransferConfig
+
+from birdtune.cloud.client import Storage, faults
+from birdtune.cloud.fetch import SHA256, bring, index_of, listing
+from birdtune.cloud.places import Place
+from birdtune.errors import BirdtuneError, RetryableError, shown
+from birdtune.runtime.files import file_sha256
+from birdtune.runtime.lock import LEASE_NAME, LOCK_NAME, OWNER_NAME
+from birdtune.runtime.log import Journal
+from birdtune.runtime.runs import RECORD_NAME, RESERVE_NAME
+from birdtune.runtime.signals import Interrupts
+from birdtune.runtime.storage import UNFINISHED
+
+# Caches are made again from the recordings wherever they are missing.
+_LOCAL = ("cache", LOCK_NAME, LEASE_NAME, OWNER_NAME, RESERVE_NAME)
+_LAST = ("saved_model.pb", RECORD_NAME)
+_PART_BYTES = 16 << 20
+_ATTEMPTS = 3
+
+
+class Mirror:
+    """An output folder and the place in S3 that it belongs to.
+
+    Args:
+        every_s: how often the folder is looked at.
+    """
+
+    def __init__(self, storage: Storage, place: Place, folder: Path, journal: Journal, every_s: float) -> None:
+        self.storage, self.place, self.output = storage, place, place.local(folder)
+        self._journal, self._every_s = journal, every_s
+        self._index = index_of(place, folder)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="publish", daemon=True)
+        self._complaint = ""
+
+    def fetch(self, interrupts: Interrupts, without: Sequence[str] = ()) -> None:
+        """Make the folder what was published last; only its caches stay as they are.
+
+        Args:
+            without: folders in it that are not needed.
+
+        Raises as `fetch.fetch`.
+        """
+        source, objects = listing(self.storage, self.place)
+        parts = {each: Path(each.name) for each in objects} if source == self.place else {}
+        kept = [each for each, path in parts.items() if not _stays(path) and path.parts[0] not in without]
+        wanted = {each.name for each in kept}
+        for name, path in _files(self.output):
+            if name not in wanted:
+                path.unlink()
+        bring(self.storage, self.place, self.output, kept, self._index, self._journal, interrupts)
+
+    def start(self) -> None:
+        """Begin to publish what changes."""
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Publish what is left.
+
+        Raises:
+            InputError, RetryableError: not all of it could be published.
+        """
+        self._stop.set()
+        self._thread.join()
+        self.publish()
+
+    def _work(self) -> None:
+        while not self._stop.wait(self._every_s):
+            try:
+                self.publish()
+                self._complaint = ""
+            except BirdtuneError as fault:
+                # The job goes on: the next look tries again, and the last one decides.
+                if str(fault) != self._complaint:
+                    self._journal.warn(f"not yet published: {fault}")
+                self._complaint = str(fault)
+            except FileNotFoundError:
+                pass  # replaced or removed meanwhile: the next look finds what is there then
+
+    def publish(self) -> None:
+        """Make the place what the folder is now.
+
+        Raises:
+            InputError, RetryableError: as `client.faults`.
+        """
+        files = dict(_files(self.output))
+        due = [name for name, path in files.items() if not self._index.has(name, path)]
+        gone = [name for name in self._index.rows if name not in files]
+        if not due and not gone:
+            return
+        last = [name for name in due if Path(name).name in _LAST]
+        try:
+            with ThreadPoolExecutor(self.storage.connections) as threads:
+                for names in ([name for name in due if name not in last], last):
+                    sent = threads.map(lambda name: send(self.storage, self.place.below(name), files[name]), names)
+                    for name, (etag, status) in zip(names, sent, strict=True):
+                        self._index.note(name, etag, status)
+                list(threads.map(self._remove, gone))
+        finally:
+            self._index.write()
+
+    def _remove(self, name: str) -> None:
+        place = self.place.below(name)
+        with faults(place):
+            self.storage.client.delete_object(Bucket=place.bucket, Key=place.key, **self.storage.extra)
+        del self._index.rows[name]
+
+
+def send(storage: Storage, place: Place, path: Path) -> tuple[str, os.stat_result]:
+    """Upload a file, and verify what was stored.
+
+    Returns: the ETag of the object, and what the file was before it was read: a log may have grown since.
+
+    Raises:
+        InputError, RetryableError: as `client.faults`, or it is stored damaged.
+    """
+    with faults(place):
+        for _ in range(_ATTEMPTS):
+            status = path.stat()
+            put = _put if status.st_size <= _PART_BYTES else _put_in_parts
+            stored, expected = put(storage, place, path)
+            etag = str(stored["ETag"]).strip('"')
+            if etag == expected or stored.get("ServerSideEncryption", "AES256") != "AES256":
+                return etag, status
+    raise RetryableError(
+        f"{shown(place)}: what was stored is not what was sent ({_ATTEMPTS} times, by its ETag). The network or the "
+        "storage damages it. Run again to continue; what was finished before is safe."
+    )
+
+
+def _put(storage: Storage, place: Place, path: Path) -> tuple[Mapping[str, Any], str]:
+    """Send a file as it is now; S3's answer, and the ETag to expect."""
+    content = path.read_bytes()
+    answer = storage.client.put_object(
+        Bucket=place.bucket, Key=place.key, Body=content, Metadata={SHA256: hashlib.sha256(content).hexdigest()},
+        **storage.extra,
+    )  # fmt: skip
+    return answer, _md5(content).hexdigest()
+
+
+def _put_in_parts(storage: Storage, place: Place, path: Path) -> tuple[Mapping[str, Any], str]:
+    """As `_put`, of a large file, which nobody appends to."""
+    storage.client.upload_file(
+        str(path), place.bucket, place.key, {"Metadata": {SHA256: file_sha256(path)}, **storage.extra},
+        Config=TransferConfig(multipart_chunksize=_PART_BYTES, multipart_threshold=_PART_BYTES),
+    )  # fmt: skip
+    parts = []
+    with path.open("rb") as file:
+        while part := file.read(_PART_BYTES):
+            parts.append(_md5(part).digest())
+    answer = storage.client.head_object(Bucket=place.bucket, Key=place.key, **storage.extra)
+    return answer, f"{_md5(b''.join(parts)).hexdigest()}-{len(parts)}"
+
+
+_md5 = partial(hashlib.md5, usedforsecurity=False)
+
+
+def _files(output: Path) -> Iterator[tuple[str, Path]]:
+    """The files of an output folder that belong in S3, by relative name."""
+    for place, folders, names in os.walk(output):
+        folder = Path(place)
+        folders[:] = [name for name in folders if not _stays((folder / name).relative_to(output))]
+        for name in names:
+            path = folder / name
+            if not _stays(path.relative_to(output)) and path.is_file():
+                yield path.relative_to(output).as_posix(), path
+
+
+def _stays(path: Path) -> bool:
+    """Whether something of an output folder, by its relative path, is this machine's own."""
+    return path.name.startswith(UNFINISHED) or path.parts[0] in _LOCAL
