@@ -156,9 +156,10 @@ def bring(
     if due:
         need_space(base, sum(each.size for each in due), f"what lies at {shown(source)}")
         _bring_all(storage, source, base, due, index, journal, interrupts)
-    size = size_text(sum(each.size for each in objects))
-    new = f"{len(due):,} of them new or changed" if due else "all of them here already"
-    journal.say(f"  {shown(source)}: {count(len(objects), 'object')} ({size}), {new}")
+    if objects:
+        size = size_text(sum(each.size for each in objects))
+        new = f"{len(due):,} new or changed" if due else "all here already"
+        journal.say(f"  {shown(source)}: {count(len(objects), 'object')} ({size}), {new}")
 
 
 def _with_usable_names(objects: Sequence[Object], source: Place, journal: Journal) -> list[Object]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from birdtune.config import Config, options
+from birdtune.config import Config
+from birdtune.config import options as settings_options
 from birdtune.errors import SettingsError, shown
 
 # A Path has no empty parts, so that one made of `s3://bucket/key` has lost a slash.
@@ -73,7 +74,7 @@ def is_safe(name: str) -> bool:
 def settings(config: Config) -> dict[str, Place]:
     """The settings that name places in S3, by full name. Raises SettingsError: one of them is no address."""
     found = {}
-    for option in options():
+    for option in settings_options():
         if "path" in f"{option.type}|{option.unit}":
             try:
                 place = place_of(_value(config, option.path))
@@ -102,7 +103,8 @@ def with_local_settings(config: Config, locate: Callable[[Place], Path]) -> Conf
 def arguments(options: Namespace) -> dict[str, list[Place]]:
     """The arguments of a command that name places in S3, by name. Raises SettingsError: one of them is no address."""
     found = {}
-    for name, value in vars(options).items():
+    own = vars(options).keys() - {option.name for option in settings_options()}
+    for name, value in ((name, getattr(options, name)) for name in own):
         each = [place_of(item) for item in (value if isinstance(value, list) else [value])]
         if places := [place for place in each if place is not None]:
             found[name] = places

@@ -1,0 +1,390 @@
+"""S3 in and out, against a real server of S3 and a proxy that cuts, damages and throttles."""
+
+import hashlib
+import json
+import os
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from birdtune.cloud import client as clients
+from birdtune.cloud import fetch as fetches
+from birdtune.cloud import lease, places, publish, session
+from birdtune.cloud.fetch import fetch
+from birdtune.cloud.places import Place, place_of
+from birdtune.cloud.publish import Mirror, send
+from birdtune.config import Config
+from birdtune.errors import BusyError, InputError, RetryableError, SettingsError
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
+from birdtune.settings import CloudSettings
+from tests.helpers_s3 import BUCKET, CREDENTIALS, S3, s3_server
+
+QUIET, STOP = Journal(quiet=True), Interrupts()
+INPUT, OUTPUT = Place(BUCKET, "in"), Place(BUCKET, "out")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3]:
+    with s3_server() as found:
+        yield found
+
+
+@pytest.fixture
+def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(fetches, "_PAUSE_S", 0.0)
+    for key in server.stored():
+        server.client.delete_object(Bucket=BUCKET, Key=key)
+    server.faults.rows.clear()
+    server.faults.seen.clear()
+    return server
+
+
+def storage_of(s3: S3, **settings: object) -> clients.Storage:
+    return clients.connect(CloudSettings.model_validate({"endpoint": s3.endpoint, "connections": 4, **settings}))
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {each.relative_to(path).as_posix(): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+# ---- addresses ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["s3://birds/a/b", "s3:/birds/a/b", Path("s3://birds/a/b"), "s3://birds/a/b/"])
+def test_an_address_is_a_bucket_and_a_key(text: str | Path) -> None:
+    assert place_of(text) == Place("birds", "a/b")
+
+
+@pytest.mark.parametrize("text", ["/data", "input", "s3", "./s3:/birds", 7, None, "https://birds/a"])
+def test_what_is_no_address_is_a_path_of_this_machine(text: object) -> None:
+    assert place_of(text) is None
+
+
+@pytest.mark.parametrize("text", ["s3://", "s3://Birds/a", "s3://birds/../a", "s3://birds/a//b/./c", "s3://b/a"])
+def test_an_address_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="is no address in S3; expected s3://BUCKET/KEY"):
+        place_of(text)
+
+
+def test_settings_and_arguments_get_paths_of_this_machine(tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {"input": "s3://birds/in", "model": {"checkpoint": "s3://weights/vggish.ckpt"}, "init_from": "latest"}
+    )
+    local = places.with_local_settings(config, lambda place: place.local(tmp_path))
+    assert local.input == tmp_path / "birds/in" and local.output == Path("output") and local.init_from == "latest"
+    assert local.model.checkpoint == str(tmp_path / "weights/vggish.ckpt")
+    options = Namespace(files=[Path("s3://birds/night.wav"), Path("day.wav")], out=None, input="s3://birds/in")
+    assert places.arguments(options) == {"files": [Place("birds", "night.wav")]}
+    found = places.with_local_arguments(options, lambda place: place.local(tmp_path))
+    assert found.files == [tmp_path / "birds/night.wav", Path("day.wav")]
+
+
+# ---- in -----------------------------------------------------------------------------------------
+
+
+def test_what_lies_in_s3_comes_once_and_again_only_what_has_changed(s3: S3, tmp_path: Path) -> None:
+    for name in ("a/1.wav", "a/2.wav", "b/1.wav"):
+        s3.put(f"in/{name}", name.encode() * 1000)
+    s3.put("in/a/", b"")  # a folder, as consoles show it
+    s3.put("inside/1.wav", b"of another prefix")
+    found = fetch(storage_of(s3), INPUT, tmp_path, QUIET, STOP)
+    assert found == tmp_path / BUCKET / "in"
+    assert content(found) == {name: name.encode() * 1000 for name in ("a/1.wav", "a/2.wav", "b/1.wav")}
+    s3.put("in/a/2.wav", b"changed")
+    s3.client.delete_object(Bucket=BUCKET, Key="in/b/1.wav")
+    (found / "a/1.wav").write_bytes(b"touched here")
+    (found / "own.txt").write_text("of this machine")
+    s3.faults.seen.clear()
+    fetch(storage_of(s3), INPUT, tmp_path, QUIET, STOP)
+    assert content(found) == {"a/1.wav": b"a/1.wav" * 1000, "a/2.wav": b"changed", "own.txt": b"of this machine"}
+    assert sorted(path for method, path in s3.faults.seen if ".wav" in path) == [
+        f"/{BUCKET}/in/a/1.wav", f"/{BUCKET}/in/a/2.wav"
+    ]  # fmt: skip
+
+
+def test_an_address_may_be_one_object_or_the_files_of_a_checkpoint(s3: S3, tmp_path: Path) -> None:
+    for key in ("w/model.ckpt.index", "w/model.ckpt.data-00000-of-00001", "w/model.ckpt2.index", "w/net.tflite"):
+        s3.put(key, key.encode())
+    storage = storage_of(s3)
+    assert fetch(storage, Place(BUCKET, "w/net.tflite"), tmp_path, QUIET, STOP).read_bytes() == b"w/net.tflite"
+    found = fetch(storage, Place(BUCKET, "w/model.ckpt"), tmp_path, QUIET, STOP)
+    assert found == tmp_path / BUCKET / "w/model.ckpt"
+    assert sorted(content(found.parent)) == ["model.ckpt.data-00000-of-00001", "model.ckpt.index", "net.tflite"]
+
+
+def test_keys_that_would_leave_the_folder_are_left_out_and_named(
+    s3: S3, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key in ("in/../../evil.wav", "in//double.wav", "in/good.wav", f"in/{'n' * 300}.wav"):
+        s3.put(key, b"sound")
+    fetch(storage_of(s3), INPUT, tmp_path / "s3", Journal(), STOP)
+    assert [path.name for path in tmp_path.rglob("*.wav")] == ["good.wav"]
+    assert "3 objects cannot be files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["cut", "drop", 500, 503, "damage"])
+def test_a_transfer_survives_what_the_network_does(s3: S3, tmp_path: Path, fault: int | str) -> None:
+    sound = os.urandom(1 << 20)
+    s3.put("in/1.wav", sound)
+    s3.faults.add("GET", "1.wav", fault, 2)
+    assert (fetch(storage_of(s3), INPUT, tmp_path, QUIET, STOP) / "1.wav").read_bytes() == sound
+    assert [path.name for path in (tmp_path / BUCKET / "in").iterdir()] == ["1.wav"]
+
+
+def test_a_transfer_that_breaks_off_goes_on_where_it_did(s3: S3, tmp_path: Path) -> None:
+    s3.put("in/1.wav", os.urandom(1 << 20))
+    ranges: list[str] = []
+    storage = storage_of(s3)
+    storage.client.meta.events.register(
+        "before-send.s3.GetObject", lambda request, **_: ranges.append(str(request.headers.get("Range", b""), "ascii"))
+    )
+    s3.faults.add("GET", "1.wav", "cut")
+    fetch(storage, INPUT, tmp_path, QUIET, STOP)
+    assert ranges == ["", f"bytes={1 << 19}-"]
+
+
+def test_what_arrives_damaged_every_time_is_never_used(s3: S3, tmp_path: Path) -> None:
+    s3.put("in/1.wav", b"sound")
+    s3.faults.add("GET", "1.wav", "damage", 99)
+    with pytest.raises(RetryableError, match=r"s3://birds/in/1\.wav: what arrives is not what was stored"):
+        fetch(storage_of(s3), INPUT, tmp_path, QUIET, STOP)
+    assert content(tmp_path / BUCKET) == {}
+
+
+@pytest.mark.parametrize(
+    "key, settings, fault, kind, words",
+    [
+        ("missing", {}, None, InputError, "s3://birds/missing: nothing lies there"),
+        ("in", {}, 403, InputError, "clock differs from that of S3"),
+        ("in", {"endpoint": "http://127.0.0.1:9"}, None, RetryableError, "S3 cannot be reached"),
+    ],
+)  # fmt: skip
+def test_what_s3_refuses_is_named_with_what_to_do(
+    s3: S3, tmp_path: Path, key: str, settings: dict[str, str], fault: int | None, kind: type[Exception], words: str
+) -> None:
+    s3.put("in/1.wav", b"sound")
+    if fault:
+        s3.faults.add("GET", "prefix=in", fault, 99)
+    with pytest.raises(kind, match=words):
+        fetch(storage_of(s3, **settings), Place(BUCKET, key), tmp_path, QUIET, STOP)
+
+
+def test_a_bucket_that_is_not_there_is_an_error_of_the_input(s3: S3, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="s3://no-such-bucket/in: there is no such bucket"):
+        fetch(storage_of(s3), Place("no-such-bucket", "in"), tmp_path, QUIET, STOP)
+
+
+def test_without_credentials_it_is_said_where_they_come_from(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    s3.put("in/1.wav", b"sound", ACL="public-read")
+    with pytest.raises(InputError, match=r"no credentials were found.*AWS_SESSION_TOKEN"):
+        fetch(storage_of(s3), INPUT, tmp_path, QUIET, STOP)
+    assert (fetch(storage_of(s3, anonymous=True), INPUT, tmp_path, QUIET, STOP) / "1.wav").read_bytes() == b"sound"
+
+
+# ---- out ----------------------------------------------------------------------------------------
+
+
+def mirror_of(s3: S3, folder: Path, every_s: float = 60.0) -> Mirror:
+    return Mirror(storage_of(s3), OUTPUT, folder, QUIET, every_s)
+
+
+def make(output: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text(text)
+
+
+def test_an_output_is_published_without_what_is_this_machines_own(s3: S3, tmp_path: Path) -> None:
+    mirror = mirror_of(s3, tmp_path)
+    own = {"cache/f/1": "c", ".lock": "", ".unfinished-1": "", "checkpoints/1/.unfinished-2/w": "", ".reserve": "r"}
+    make(mirror.output, {"run.json": "{}", "checkpoints/1/e1/w": "1", **own})
+    mirror.publish()
+    assert s3.stored() == ["out/checkpoints/1/e1/w", "out/run.json"]
+    make(mirror.output, {"checkpoints/1/e2/w": "2", "run.json": "{2}"})
+    (mirror.output / "checkpoints/1/e1/w").unlink()
+    s3.faults.seen.clear()
+    mirror.publish()
+    assert s3.stored() == ["out/checkpoints/1/e2/w", "out/run.json"] and s3.get("out/run.json") == b"{2}"
+    assert [(method, path.split("/")[-1]) for method, path in s3.faults.seen] == [
+        ("PUT", "w"), ("PUT", "run.json"), ("DELETE", "w")
+    ]  # fmt: skip
+    s3.faults.seen.clear()
+    mirror.publish()
+    assert s3.faults.seen == []
+
+
+def test_a_model_is_served_only_when_all_of_it_is_there(s3: S3, tmp_path: Path) -> None:
+    mirror = mirror_of(s3, tmp_path)
+    make(mirror.output, {"model/birds/1/saved_model.pb": "m", "model/birds/1/variables/variables.index": "v"})
+    mirror.publish()
+    puts = [path.rpartition("/")[2] for method, path in s3.faults.seen if method == "PUT"]
+    assert puts == ["variables.index", "saved_model.pb"]
+
+
+def test_another_machine_finds_what_was_published_and_nothing_else(s3: S3, tmp_path: Path) -> None:
+    first, second = mirror_of(s3, tmp_path / "1"), mirror_of(s3, tmp_path / "2")
+    make(first.output, {"run.json": "{}", "checkpoints/1/e1/w": "1"})
+    first.publish()
+    # Of an earlier start here, which did not get so far as to publish it.
+    make(second.output, {"checkpoints/1/e7/w": "7", "cache/f/1": "c"})
+    second.fetch(STOP)
+    assert content(second.output) == {"run.json": b"{}", "checkpoints/1/e1/w": b"1", "cache/f/1": b"c"}
+    s3.faults.seen.clear()
+    second.publish()
+    assert s3.faults.seen == []
+
+
+def test_what_is_made_while_a_command_works_goes_out_meanwhile(s3: S3, tmp_path: Path) -> None:
+    mirror = mirror_of(s3, tmp_path, every_s=0.05)
+    mirror.start()
+    s3.faults.add("PUT", "e1/w", 500, 3)
+    make(mirror.output, {"checkpoints/1/e1/w": "1"})
+    until = time.monotonic() + 60
+    while s3.stored() == [] and time.monotonic() < until:
+        time.sleep(0.05)
+    assert s3.stored() == ["out/checkpoints/1/e1/w"]
+    make(mirror.output, {"run.json": "{}"})
+    mirror.finish()
+    assert s3.stored() == ["out/checkpoints/1/e1/w", "out/run.json"]
+
+
+@pytest.mark.parametrize("size", [1000, 6 << 20])
+@pytest.mark.parametrize("fault", ["drop", 503, "damage", "lost"])
+def test_what_is_sent_is_stored_as_it_was(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int | str, size: int
+) -> None:
+    monkeypatch.setattr(publish, "_PART_BYTES", 5 << 20)  # the least that S3 takes
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(size))
+    s3.faults.add("PUT", "weights", fault)
+    send(storage_of(s3), OUTPUT.below("weights"), path)
+    assert hashlib.sha256(s3.get("out/weights")).digest() == hashlib.sha256(path.read_bytes()).digest()
+
+
+def test_what_is_stored_damaged_every_time_is_an_error(s3: S3, tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(b"weights")
+    s3.faults.add("PUT", "out/w", "damage", 99)
+    with pytest.raises(RetryableError, match="what was stored is not what was sent"):
+        send(storage_of(s3), OUTPUT.below("w"), tmp_path / "w")
+
+
+# ---- one job at a time --------------------------------------------------------------------------
+
+
+def test_of_two_jobs_one_works_at_an_output(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.1)
+    monkeypatch.setattr(lease, "_POLL_S", 0.05)
+    storage = storage_of(s3)
+    with lease.alone_at(storage, OUTPUT, QUIET, STOP):
+        busy = pytest.raises(BusyError, match=r"s3://birds/out: another job is working there: `birdtune .*on host")
+        with busy, lease.alone_at(storage, OUTPUT, QUIET, STOP):
+            pass
+        assert s3.stored() == ["out/.lease.json"]
+    assert s3.stored() == []
+
+
+def test_a_job_that_vanished_is_followed_when_its_lease_has_expired(
+    s3: S3, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lease, "LEASE_S", 1.0)
+    monkeypatch.setattr(lease, "_POLL_S", 0.05)
+    s3.put("out/.lease.json", b'{"command": "run", "host": "gone", "pid": 7, "since": "then"}')
+    with lease.alone_at(storage_of(s3), OUTPUT, Journal(), STOP):
+        assert json.loads(s3.get("out/.lease.json"))["pid"] == os.getpid()
+    said = capsys.readouterr().out
+    assert "The last job there ended without finishing: `birdtune run` on host gone, process 7, since then" in said
+
+
+def test_a_lease_whose_answer_was_lost_is_still_ones_own(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.faults.add("PUT", ".lease.json", "lost")
+    with lease.alone_at(storage_of(s3), OUTPUT, QUIET, STOP):
+        assert s3.stored() == ["out/.lease.json"]
+
+
+def test_who_loses_the_lease_stops_at_once(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
+    ended = threading.Event()
+    codes: list[int] = []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(lease, "os", SimpleNamespace(_exit=leave))
+    with lease.alone_at(storage_of(s3), OUTPUT, QUIET, STOP):
+        s3.put("out/.lease.json", b'{"command": "run", "host": "other", "pid": 8, "since": "now"}')
+        assert ended.wait(60) and codes[0] == 75
+    assert s3.stored() == ["out/.lease.json"]  # the other job's
+
+
+# ---- a command ----------------------------------------------------------------------------------
+
+
+def test_a_command_finds_its_input_and_leaves_its_output(s3: S3, tmp_path: Path) -> None:
+    s3.put("in/job.yaml", b"train: {epochs: 3}\ndata: s3://birds/recordings\n")
+    s3.put("in/bird_id_map.csv", b"name,id\n")
+    s3.put("recordings/robin/1.wav", b"sound")
+    flags = {"input": "s3://birds/in", "output": "s3://birds/out", "cloud.endpoint": s3.endpoint}
+    flags["cloud.folder"] = str(tmp_path)
+    folder = session.settings_folder(flags, {}, QUIET, STOP)
+    assert folder == tmp_path / "birds/in" and content(folder).keys() == {"job.yaml"}
+    from birdtune.runtime import configure
+
+    config = configure.load(flags, {}, job_yaml=folder)
+    assert config.train.epochs == 3
+    with session.staged(config, Namespace(), QUIET, STOP, only_reads=False) as (local, _):
+        assert content(local.input).keys() == {"job.yaml", "bird_id_map.csv"}
+        assert content(local.data_folder) == {"robin/1.wav": b"sound"}
+        make(local.output, {"run.json": "{}"})
+    assert s3.stored("out/") == ["out/run.json"]
+
+
+def test_where_a_command_fails_what_it_made_is_published_all_the_same(s3: S3, tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {"output": "s3://birds/out", "cloud": {"endpoint": s3.endpoint, "folder": str(tmp_path)}}
+    )
+    work = session.staged(config, Namespace(), QUIET, STOP, only_reads=False)
+    with pytest.raises(InputError, match="no recordings"), work as (local, _):
+        make(local.output, {"run.json": '{"status": "failed"}'})
+        raise InputError("no recordings")
+    assert s3.stored() == ["out/run.json"]
+
+
+def test_what_cannot_be_published_ends_a_command_that_did_its_work(s3: S3, tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {"output": "s3://birds/out", "cloud": {"endpoint": s3.endpoint, "folder": str(tmp_path)}}
+    )
+    work = session.staged(config, Namespace(), QUIET, STOP, only_reads=False)
+    refused = pytest.raises(RetryableError, match=r"s3://birds/out/run.json: S3 refused \(InternalError")
+    with refused, work as (local, _):
+        s3.faults.add("PUT", "run.json", 500, 99)
+        make(local.output, {"run.json": "{}"})
+
+
+def test_a_command_that_only_reads_takes_no_lease_and_writes_nothing(s3: S3, tmp_path: Path) -> None:
+    s3.put("out/model/birds/1/saved_model.pb", b"model")
+    s3.put("out/checkpoints/1/e1/optimizer", b"large")
+    config = Config.model_validate(
+        {"output": "s3://birds/out", "cloud": {"endpoint": s3.endpoint, "folder": str(tmp_path)}}
+    )
+    options = Namespace(files=[Path("s3://birds/night")], out=Path("s3://birds/tables/night.csv"), model=None)
+    s3.put("night/1.wav", b"sound")
+    with session.staged(config, options, QUIET, STOP, only_reads=True) as (local, found):
+        assert content(local.output) == {"model/birds/1/saved_model.pb": b"model"}
+        assert content(found.files[0]) == {"1.wav": b"sound"}
+        found.out.write_text("recording,class\n")
+    assert {path for method, path in s3.faults.seen if method == "PUT"} == {f"/{BUCKET}/tables/night.csv"}
