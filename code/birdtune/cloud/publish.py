@@ -92,8 +92,6 @@ class Mirror:
                 if str(fault) != self._complaint:
                     self._journal.warn(f"not yet published: {fault}")
                 self._complaint = str(fault)
-            except FileNotFoundError:
-                pass  # replaced or removed meanwhile: the next look finds what is there then
 
     def publish(self) -> None:
         """Make the place what the folder is now.
@@ -110,12 +108,18 @@ class Mirror:
         try:
             with ThreadPoolExecutor(self.storage.connections) as threads:
                 for names in ([name for name in due if name not in last], last):
-                    sent = threads.map(lambda name: send(self.storage, self.place.below(name), files[name]), names)
-                    for name, (etag, status) in zip(names, sent, strict=True):
+                    sent = threads.map(lambda name: self._send(name, files[name]), names)
+                    for name, (etag, status) in filter(None, sent):
                         self._index.note(name, etag, status)
                 list(threads.map(self._remove, gone))
         finally:
             self._index.write()
+
+    def _send(self, name: str, path: Path) -> tuple[str, tuple[str, os.stat_result]] | None:
+        try:
+            return name, send(self.storage, self.place.below(name), path)
+        except FileNotFoundError:
+            return None  # removed meanwhile, as old checkpoints are; the next look sees to it
 
     def _remove(self, name: str) -> None:
         place = self.place.below(name)

@@ -20,7 +20,7 @@ from pathlib import Path
 import filelock
 from filelock import BaseFileLock, FileLock, SoftFileLease
 
-from birdtune.errors import EXIT_RETRY, BusyError, shown
+from birdtune.errors import EXIT_RETRY, BusyError, InputError, shown
 from birdtune.runtime.files import make_folder, read_json, write_json
 from birdtune.runtime.log import Journal, clock, print_error
 from birdtune.runtime.rank import is_chief
@@ -53,6 +53,7 @@ def alone_in(output: Path, journal: Journal) -> Iterator[None]:
     if not is_chief():
         yield
         return
+    refuse_mountpoint(output)
     make_folder(output)
     owner = output / OWNER_NAME
     with storage_faults(output):
@@ -155,13 +156,27 @@ def who(found: object) -> str:
 
 def is_shared(folder: Path) -> bool:
     """Whether other machines may have a folder, too; True where the system does not say."""
+    return mount_of(folder)[0] not in _LOCAL
+
+
+def refuse_mountpoint(output: Path) -> None:
+    """Refuse an output folder whose files cannot be renamed. Raises InputError."""
+    if mount_of(output)[1] == "mountpoint-s3":
+        raise InputError(
+            f"{shown(output)}: lies on Mountpoint for Amazon S3, which can neither rename nor change files. Give the "
+            "bucket itself (--output s3://BUCKET/KEY), or a disk, NFS or EFS. As an input, Mountpoint serves well."
+        )
+
+
+def mount_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> tuple[str, str]:
+    """The type of the file system that a folder lies on, and its source; empty where the system does not say."""
     place = f"{folder.resolve()}/"
-    deepest, kind = "", ""
+    deepest, kind, source = "", "", ""
     with contextlib.suppress(OSError, ValueError, IndexError):
         # proc_pid_mountinfo(5): .. .. .. .. mount point ... - type ...
-        for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
+        for line in mounts.read_text("utf-8", "replace").splitlines():
             fields = line.split()
             point = fields[4].rstrip("/") + "/"
             if place.startswith(point) and len(point) >= len(deepest):
-                deepest, kind = point, fields[fields.index("-", 6) + 1]
-    return kind not in _LOCAL
+                deepest, (kind, source) = point, fields[(dash := fields.index("-", 6)) + 1 : dash + 3]
+    return kind, source
