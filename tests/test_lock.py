@@ -181,16 +181,24 @@ def test_a_file_system_is_shared_unless_one_kernel_alone_can_mount_it(
 ) -> None:
     for name in ("shared/local/deep", "shared/other"):
         (tmp_path / name).mkdir(parents=True)
-    real = Path.read_text
-    text = MOUNTS.format(tmp_path)
-    monkeypatch.setattr(
-        Path, "read_text", lambda self, *a: text if str(self) == "/proc/self/mountinfo" else real(self, *a)
-    )
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS.format(tmp_path), "utf-8")
+    monkeypatch.setattr(lock.mount_of, "__defaults__", (mounts,))
     assert [is_shared(tmp_path / name) for name in ("", "shared", "shared/other", "shared/local/deep")] == [
         False, True, True, False,
     ]  # fmt: skip
-    text = ""
+    mounts.write_text("")
     assert is_shared(tmp_path)
+
+
+def test_an_output_that_can_rename_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"41 22 0:41 / {tmp_path}/out rw - fuse mountpoint-s3 rw\n", "utf-8")
+    monkeypatch.setattr(lock.mount_of, "__defaults__", (mounts,))
+    refused = pytest.raises(InputError, match=r"lies on Mountpoint for Amazon S3.*--output s3://BUCKET")
+    with refused, alone_in(tmp_path / "out", Journal(quiet=True)):
+        pass
+    assert not (tmp_path / "out").exists()
 
 
 def task(kind: str, index: int, **cluster: list[str]) -> str:
