@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import birdtune
 from birdtune import config as configs
-from birdtune.cloud import session
+from birdtune.cloud import sagemaker, session
 from birdtune.errors import (
     EXIT_DEFECT,
     EXIT_DONE,
@@ -86,6 +86,8 @@ def _tell_end(fault: BaseException) -> int:
 
 def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
+    if name == "train" and not arguments and sagemaker.is_here():
+        return sagemaker.train(lambda line: _run(line, journal, interrupts))
     if name in ("help", "version"):
         about = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
         arguments, name = [f"--{name}", *arguments], about

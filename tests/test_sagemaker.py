@@ -1,0 +1,86 @@
+"""SageMaker's folders, laid out as its contract says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from birdtune.cloud import sagemaker
+from birdtune.errors import InputError, Interrupted
+
+
+def lay_out(root: Path, hyperparameters: dict[str, str], channels: dict[str, dict[str, str]]) -> None:
+    config = root / "input/config"
+    config.mkdir(parents=True)
+    (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+    (config / "inputdataconfig.json").write_text(json.dumps({name: {"TrainingInputMode": "File"} for name in channels}))
+    (config / "resourceconfig.json").write_text('{"current_host": "algo-1", "hosts": ["algo-1"]}')
+    for name, files in channels.items():
+        for path, text in files.items():
+            place = root / "input/data" / name / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text)
+
+
+def line_of(root: Path) -> list[str]:
+    lines: list[list[str]] = []
+    assert sagemaker.train(lambda line: lines.append(line) or 0, root) == 0  # type: ignore[func-returns-value]
+    return lines[0]
+
+
+def test_hyperparameters_and_channels_are_a_command_line(tmp_path: Path) -> None:
+    given = {
+        "train.epochs": "5", "gate.champion": '"latest"', "model.output": "softmax", "audio.band_limit": "8000",
+        "sagemaker_region": '"eu-west-1"', "_tuning_objective_metric": "val",
+    }  # fmt: skip
+    lay_out(tmp_path, given, {"training": {"robin/1.wav": ""}, "backbone": {"net.tflite": ""}})
+    data = tmp_path / "input/data"
+    assert line_of(tmp_path) == [
+        "run", "--output", str(tmp_path / "checkpoints"), "--input", str(data), "--data", str(data / "training"),
+        "--model.checkpoint", str(data / "backbone/net.tflite"), "--train.epochs", "5", "--gate.champion", "latest",
+        "--model.output", "softmax", "--audio.band_limit", "8000",
+    ]  # fmt: skip
+
+
+def test_a_channel_nobody_knows_is_refused_and_the_failure_told(tmp_path: Path) -> None:
+    lay_out(tmp_path, {}, {"validation": {"robin/1.wav": ""}})
+    with pytest.raises(InputError, match="input channels validation: are not known"):
+        sagemaker.train(lambda line: pytest.fail("ran"), tmp_path)
+    assert (tmp_path / "output/failure").read_text().startswith("exit 42: input channels validation")
+
+
+def record(root: Path, **fields: Any) -> None:
+    output = root / "checkpoints"
+    for name in ("model/birds/2/saved_model.pb", "reports/2/report.html", "reports/1/report.html"):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text(name)
+    (output / "run.json").write_text(json.dumps({"version": 2, **fields}))
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_promoted_model_and_the_report_are_handed_over(tmp_path: Path, promoted: bool) -> None:
+    lay_out(tmp_path, {}, {"input": {"job.yaml": ""}})
+    sagemaker.train(lambda line: record(tmp_path, promoted=promoted) or 0, tmp_path)  # type: ignore[func-returns-value]
+    assert (tmp_path / "output/data/report.html").read_text() == "reports/2/report.html"
+    assert (tmp_path / "model/birds/2/saved_model.pb").exists() == promoted
+    assert (tmp_path / "checkpoints/cache").resolve() == tmp_path / "cache"
+    assert not (tmp_path / "output/failure").exists()
+
+
+def test_why_it_failed_is_told_in_1024_characters_and_a_stop_is_no_failure(tmp_path: Path) -> None:
+    lay_out(tmp_path, {}, {"input": {}})
+
+    def fail(line: list[str]) -> int:
+        raise ValueError("x" * 2000)
+
+    def stop(line: list[str]) -> int:
+        raise Interrupted(15)
+
+    with pytest.raises(Interrupted):
+        sagemaker.train(stop, tmp_path)
+    assert not (tmp_path / "output/failure").exists()
+    with pytest.raises(ValueError, match="xxx"):
+        sagemaker.train(fail, tmp_path)
+    text = (tmp_path / "output/failure").read_text()
+    assert text.startswith("exit 1: ValueError('xxx") and len(text) == 1024
