@@ -234,6 +234,23 @@ def test_decisions_become_labels_beside_those_of_the_folders(data: Path) -> None
     assert 'Folders "site" name no class' in said(found)
 
 
+def test_a_folder_in_which_nothing_but_no_was_decided_stays_a_class_and_scores_stay_softmax(data: Path) -> None:
+    for seed, name in enumerate(("Wren/0.wav", "Wren/1.wav", "Strix aluco/0.wav", "nights/0.wav")):
+        write_sound(data / "data" / name, tone(8.0, 8000, seed=50 + seed), 8000)
+    rows = "Wren/0.wav,1,4,Owl,no,\nWren/1.wav,1,4,Tit,no,\nsite/a.wav,1,4,Tit,no,\n"
+    found = decided(data, rows)
+    assert found.classes == ("Owl", "Strix aluco", "Tit", "Wren", "nights") and found.output == "softmax"
+    assert labels_of(found, "Wren/0.wav") == (Label("Wren"), Label("Owl", 1, 4, weight=0.0, is_reviewed=True))
+    assert 'Folders "Wren" name a class each' in said(found) and 'Folders "site" name no class' in said(found)
+    assert "and 3 decisions of the review that a class is absent teach nothing" in said(found)
+    rows += "nights/0.wav,1,4,Owl,yes,Owl\nStrix aluco/0.wav,1,4,Tit,yes,Tit\n"
+    found = decided(data, rows)
+    assert found.classes == ("Owl", "Strix aluco", "Tit", "Wren")
+    assert labels_of(found, "nights/0.wav") == (Label("Owl", 1, 4, is_reviewed=True),)
+    assert found.output == "sigmoid" and "as the labels have 1 recording with several classes." in said(found)
+    assert decided(data, "site/a.wav,1,4,Owl,yes,Owl\nsite/b.wav,1,4,Owl,other,Tit\n").output == "softmax"
+
+
 def test_decisions_go_with_a_table_of_labels_too(data: Path) -> None:
     listed = [f"{name}/{k}.wav,{name},0,8" for name in ("Owl", "Tit") for k in range(4)]
     (data / "data/labels.csv").write_text(

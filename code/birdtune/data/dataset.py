@@ -414,11 +414,17 @@ def _times_notices(recordings: Sequence[Recording], rule: WindowRule, background
 def _output(config: Config, recordings: Sequence[Recording]) -> tuple[str, list[str]]:
     """The kind of scores, and what is said of it where the labels chose it."""
     several = sum(len(recording.classes) > 1 for recording in recordings)
-    timed = sum(any(label.has_times for label in recording.labels) for recording in recordings)
+    timed = sum(any(label.is_annotation for label in recording.labels) for recording in recordings)
     if config.model.output != "auto":
         return config.model.output, []
     if not several and not timed:
-        return "softmax", []
+        absent = len({label.origin for one in recordings for label in one.labels if label.is_absent})
+        said = (
+            "Each recording has one class, so classes compete (--model.output softmax), and "
+            f"{count(absent, 'decision')} of the review that a class is absent teach nothing of other classes. To "
+            "learn from them: --model.output sigmoid."
+        )
+        return "softmax", [said] if absent else []
     why = " and ".join(
         [f"{count(several, 'recording')} with several classes"] * bool(several)
         + [f"{count(timed, 'recording')} with times"] * bool(timed)

@@ -20,9 +20,10 @@ from typing import Final
 
 from birdtune.config import Config
 from birdtune.data.annotations.rows import TIMES, label_of
+from birdtune.data.annotations.sites import is_species
 from birdtune.data.class_names import is_negative, joined, quoted
 from birdtune.data.labels import Label, background_of, class_names_of
-from birdtune.data.layout import Arranged
+from birdtune.data.layout import Arranged, is_no_name
 from birdtune.data.row_books import RowBooks
 from birdtune.data.row_files import match
 from birdtune.data.scan import NO_FILE, Listing, Problem, SoundFile
@@ -91,8 +92,7 @@ def add(arranged: Arranged, listing: Listing, config: Config, *, by_folder: bool
 
     Args:
         listing: of all recordings, flat, those without a label, too.
-        by_folder: whether folders name the classes. One of another name than the classes that were decided on, in
-            which recordings were reviewed, is then one of a site, and names none.
+        by_folder: whether folders name the classes. Of those in which recordings were reviewed, some are then sites.
 
     Raises:
         InputError: there is no such table, or it is of other recordings.
@@ -112,7 +112,7 @@ def add(arranged: Arranged, listing: Listing, config: Config, *, by_folder: bool
             "known by their names, with as many folders before them as both have."
         )
     of_file = {name: [one for row in rows for one in by_listed[row]] for name, rows in matched.rows_of.items()}
-    site = _sites(arranged.listing, of_file, config) if by_folder else frozenset[str]()
+    site, doubtful = _sites(arranged.listing, of_file, config) if by_folder else (set[str](), set[str]())
     placed, left_out, problems = Counter[str](), Counter[str](), list[Problem]()
     labelled = {file.name: file for file in arranged.listing.files if file.label not in site}
     files, added = list[SoundFile](), set[str]()
@@ -141,7 +141,7 @@ def add(arranged: Arranged, listing: Listing, config: Config, *, by_folder: bool
     return replace(
         arranged,
         listing=Listing(files, [*kept, *unnamed, *problems], classes),
-        notices=[*arranged.notices, *read_as, *_notices(place, decisions, files, placed, site)],
+        notices=[*arranged.notices, *read_as, *_notices(place, decisions, files, placed), *_of_folders(site, doubtful)],
         rows=_joined(arranged.rows, RowBooks(len(decisions), dict(left_out), dict(placed))),
     )
 
@@ -156,11 +156,25 @@ def _tables(place: Path) -> list[Path]:
     return found
 
 
-def _sites(listing: Listing, of_file: Mapping[str, Sequence[Decision]], config: Config) -> frozenset[str]:
-    reviewed = {file.label for file in listing.files if file.name in of_file and not is_negative(file.label)}
+def _sites(
+    listing: Listing, of_file: Mapping[str, Sequence[Decision]], config: Config
+) -> tuple[set[str], set[str]]:
+    """The folders that name no class, as their recordings were reviewed for other classes; and those that may be such.
+
+    A folder in which nothing but "no" was decided may be that of a new species, into which somebody sorted what was
+    taken for others.
+    """
     classes = {one.detected for some in of_file.values() for one in some}
     classes |= {label.class_name for some in of_file.values() for one in some for label in one.labels}
-    return frozenset(reviewed - classes - set(background_of(reviewed, config.labels.negative_classes)))
+    decisions: dict[str, list[Decision]] = defaultdict(list)
+    for file in listing.files:
+        if not is_negative(file.label):
+            decisions[file.label] += of_file.get(file.name, ())
+    others = {folder for folder, some in decisions.items() if some} - classes
+    others -= set(background_of(others, config.labels.negative_classes))
+    with_others = {folder for folder in others if any(one.kind != "no" for one in decisions[folder])}
+    site = {folder for folder in others if is_no_name(folder) or (folder in with_others and not is_species(folder))}
+    return site, others - site
 
 
 def _labels(
@@ -194,9 +208,8 @@ def _joined(first: RowBooks | None, second: RowBooks) -> RowBooks:
 
 
 def _notices(
-    place: Path, decisions: Sequence[Decision], files: Sequence[SoundFile], placed: Mapping[str, int],
-    site: frozenset[str],
-) -> Iterator[str]:  # fmt: skip
+    place: Path, decisions: Sequence[Decision], files: Sequence[SoundFile], placed: Mapping[str, int]
+) -> Iterator[str]:
     kinds = Counter(one.kind for one in decisions)
     n_alone = sum(bool(file.labels) and all(label.is_reviewed for label in file.labels) for file in files)
     said = joined([f"{kinds[kind]:,} {kind}" for kind in DECISIONS])
@@ -205,5 +218,17 @@ def _notices(
         f"{shown(place)}: {count(len(decisions), 'decision')} on detections ({said}) in "
         f"{count(len(placed), 'recording')}.{alone}"
     )
+
+
+def _of_folders(site: set[str], doubtful: set[str]) -> Iterator[str]:
+    """What is said of folders in which recordings were reviewed for other classes."""
     if site:
-        yield f"Folders {quoted(sorted(site))} name no class: recordings in them were reviewed for other classes."
+        yield (
+            f"Folders {quoted(sorted(site))} name no class: recordings in them were reviewed for other classes. If one "
+            "is a class, put those recordings into another folder."
+        )
+    if doubtful:
+        yield (
+            f"Folders {quoted(sorted(doubtful))} name a class each, although recordings in them were reviewed for "
+            'others only. If one is a site, call it so, e.g. "site 1".'
+        )

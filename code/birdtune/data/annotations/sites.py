@@ -27,7 +27,7 @@ def find(listing: Listing, marked: Mapping[str, Set[str]], settings: LabelSettin
     annotated = [file for file in listing.files if file.label and file.name in marked]
     classes = set().union(*(marked[file.name] for file in annotated)) - {IGNORED}
     # Folders of whole recordings of a class may lie beside the sites.
-    whole = {folder for folder in listing.folders if _is_species(folder) or folded(folder) in map(folded, classes)}
+    whole = {folder for folder in listing.folders if is_species(folder) or folded(folder) in map(folded, classes)}
     whole = {*whole, *background_of(listing.folders, settings.negative_classes)} - {file.label for file in annotated}
     inside = [file for file in listing.files if file.label and file.label not in whole]
     if 2 * len(annotated) <= len(inside) or all(map(is_no_name, classes)):
@@ -35,12 +35,13 @@ def find(listing: Listing, marked: Mapping[str, Set[str]], settings: LabelSettin
     folders = {folder for file in inside for folder in file.name.split("/")[:-1]}
     if any(f"{folded(name)} ".startswith(f"{folded(folder)} ") for folder in folders for name in classes):
         return frozenset()
-    if all(map(_is_species, folders)) and not any(map(_is_species, classes)):
+    if all(map(is_species, folders)) and not any(map(is_species, classes)):
         return frozenset()
     return frozenset(file.label for file in inside)
 
 
-def _is_species(name: str) -> bool:
+def is_species(name: str) -> bool:
+    """Whether a folder is called like a species, by its scientific name."""
     return SCIENTIFIC.fullmatch(name) is not None and not is_place(name)
 
 
