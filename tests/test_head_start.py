@@ -13,7 +13,7 @@ from birdtune.config import Config
 from birdtune.errors import CheckpointError, SettingsError
 from birdtune.models import head_start, registry
 from birdtune.models import published as published_classes
-from birdtune.training.first_weights import begin_head, build_classifier, with_head_rate
+from birdtune.training.first_weights import build_classifier, load_first_weights, with_head_rate
 
 LABELS = ("Apus apus_Swift", "Bubo bubo_Eagle-Owl", "Pica pica_Raven", "Corvus corax_Raven")
 
@@ -61,7 +61,7 @@ def test_published_weights_that_are_asked_for_and_do_not_fit_are_refused(path: P
             head_start.find(published(path, **changed), classes)
     unlike = {"backbone": "yamnet", "embedding_activation": "none", "head_weights": "published"}
     with pytest.raises(SettingsError, match=r"published with --model\.embedding-activation relu"):
-        head_start.find(Config(model=unlike), ())
+        head_start.require(Config(model=unlike))
     with pytest.raises(SettingsError, match="comes without a classifier of its own"):
         head_start.find(Config(model={"head_weights": "published", "backbone": "vggish"}), ())
 
@@ -102,7 +102,7 @@ def test_the_head_begins_with_the_columns_of_its_classes(path: Path, kernel: Any
     chosen, classes = published(path, head=head), ("Bubo bubo", "Parus major", "Apus apus")
     classifier = build_classifier(chosen, classes, "float32")
     fresh = classifier.head.get_layer("logits").kernel.numpy()
-    begin_head(classifier, chosen)
+    load_first_weights(classifier, chosen, start=head_start.find(chosen, classes))
     logits = classifier.head.get_layer("logits")
     np.testing.assert_allclose(logits.kernel.numpy()[:, [0, 2]], kernel[:, [1, 0]], atol=1e-6)
     np.testing.assert_array_equal(logits.kernel.numpy()[:, 1], fresh[:, 1])
@@ -112,7 +112,7 @@ def test_the_head_begins_with_the_columns_of_its_classes(path: Path, kernel: Any
 
 def test_a_head_that_knows_all_its_classes_learns_slower_unless_a_rate_is_set(path: Path) -> None:
     def rate(chosen: Config, *classes: str) -> float:
-        return with_head_rate(chosen, chosen.model.head, classes).head_factor
+        return with_head_rate(chosen.train, head_start.find(chosen, classes)).head_factor
 
     assert rate(published(path), "Apus apus", "Bubo bubo") == 1
     assert rate(published(path), "Apus apus", "Parus major") == 10
@@ -120,6 +120,24 @@ def test_a_head_that_knows_all_its_classes_learns_slower_unless_a_rate_is_set(pa
     chosen = published(path)
     chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"head_lr_multiplier": 30.0})})
     assert rate(chosen, "Apus apus", "Bubo bubo") == 30
+
+
+def test_behind_a_base_model_new_classes_alone_begin_so_and_the_rate_is_by_all_of_them(path: Path) -> None:
+    def found(*classes: str, **settings: Any) -> head_start.HeadStart:
+        start = head_start.find(published(path, **settings), classes, "version 3", 2)
+        assert start is not None
+        return start
+
+    some = found("Parus major", "Apus apus", "Bubo bubo", "Turdus merula")
+    assert some.columns == {"Bubo bubo": 1} and not some.knows_all
+    (line,) = some.lines()
+    assert line.startswith("head: 1 of 2 new classes begins from ")
+    everything, none_new = found("Bubo bubo", "Apus apus", "eagle owl"), found("Bubo bubo", "Apus apus")
+    assert everything.knows_all and none_new.knows_all and not list(none_new.lines()) and not none_new.columns
+    changed = replace(some, columns={}, labels={}, has_changed=True)
+    assert "as the mean of the others; the backbone of version 3 was trained" in next(iter(changed.lines()))
+    with pytest.raises(SettingsError, match="no class of the data is among them"):
+        found("Bubo bubo", "Apus apus", "Turdus merula")
 
 
 def test_two_names_of_one_published_class_are_pointed_out(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Published classes of a frozen backbone, kept beside those of the data: matched, calibrated, exported, predicted."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from birdtune.serving.graph import PublishedGraph, ServedGraph
 from birdtune.serving.inference import Scored
 from birdtune.serving.rows import PublishedChoice, Rows, window_results
 from birdtune.serving.verify import PublishedClasses
+from birdtune.training.checkpoints import Checkpoints
 
 LABELS = ("Apus apus_Swift", "Bubo bubo_Eagle-Owl", "Corvus corax_Raven", "Pica pica_Raven", "Rain_Rain")
 # Of the data: by scientific name, by common name, and one that is not published.
@@ -313,6 +315,31 @@ def test_what_the_recordings_have_added_to_the_published_classifier_is_said(outp
     assert all(alone[name] == beside[name] for name in ("classes", "recordings", "head"))
     page = (output / "reports/1/report.html").read_text("utf-8")
     assert "without your recordings" in page and "asked for the 2 classes that it knows" in page
+
+
+def test_new_classes_of_a_next_version_begin_with_published_columns_and_kept_ones_that_it_drops_are_pointed_out(
+    output: Path, model: Path, data: Path, tmp_path: Path, in_one_process: None
+) -> None:
+    new = shutil.copytree(data, tmp_path / "data")
+    write_tones(new, {"Corvus corax": 2500.0, "Turdus merula": 6000.0}, 1.5, RATE_HZ, clips=4)
+    again, still = shutil.copytree(output, tmp_path / "output"), ("--train.learning-rate", "1e-30")
+    asked = arguments(new, again, model, "--init-from", "1", "--model.head-weights", "published", *still)
+    assert cli.main(["train", *asked[1:]]) == 0
+    record, said = read_json(again / "run.json"), (again / "logs/2/run.log").read_text("utf-8")
+    assert record["head_start"]["classes"] == {"Corvus corax": LABELS[2]}
+    assert record["classes"] == [*sorted(CLASSES), "Corvus corax", "Turdus merula"]
+    assert "head: 1 of 2 new classes begins from" in said
+    assert "version 1 serves published classes as well, and this version will not. Give --model.keep-classes" in said
+    first, arrays = best(again, 1), registry.backbone_of(config(model)).arrays()
+    kernel, bias = (best(again, 2)[f"head/logits/{name}"] for name in ("kernel", "bias"))
+    np.testing.assert_array_equal(kernel[:, :3], first["head/logits/kernel"])
+    np.testing.assert_array_equal(kernel[:, 3], arrays["logits/kernel"][:, 2])
+    mean = first["head/logits/bias"].mean()
+    np.testing.assert_allclose(bias, [*first["head/logits/bias"], arrays["logits/bias"][2], mean], atol=1e-6)
+
+
+def best(output: Path, version: int) -> Any:
+    return Checkpoints(output / f"checkpoints/{version}", 1).best()
 
 
 def test_predict_takes_published_classes_where_no_own_class_passes(

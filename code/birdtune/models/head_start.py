@@ -2,6 +2,9 @@
 
     classes of the data ─▶ find ─▶ HeadStart: class → published column;  training.first_weights puts them into the head
 
+Behind the columns of a base model (`--init-from`) only the new ones begin so. They are taken as published there, too:
+scaled to the size of the columns that were trained they were no better (docs/backbones.md).
+
 A classifier of thousands of species has learnt each from far more recordings than most users have. Where a class of the
 data is one of them, its column is the best place to begin from (docs/backbones.md has what it is worth).
 """
@@ -34,11 +37,14 @@ class HeadStart:
 
     Attributes:
         backbone: its title.
-        n_classes: of the data.
+        n_classes: of the data; with a base model, new ones.
         columns: class of the data → column of the published classifier.
         labels: the same → that column's label.
         variables: kernel and bias of the published classifier, as a checkpoint names them.
         are_named: whether the names of the published classes are known.
+        knows_all: whether all classes are among the published ones, those of a base model as well.
+        base: title of the base model; None: there is none.
+        has_changed: whether the backbone of the base model was trained, so that no published column fits it.
     """
 
     backbone: str
@@ -47,6 +53,9 @@ class HeadStart:
     labels: Mapping[str, str]
     variables: tuple[str, str]
     are_named: bool
+    knows_all: bool
+    base: str | None = None
+    has_changed: bool = False
 
     def row(self) -> dict[str, Any]:
         """As it stands in run.json."""
@@ -54,18 +63,23 @@ class HeadStart:
 
     def lines(self) -> Iterator[str]:
         """What begins from what, for people."""
-        of = count(self.n_classes, "class")
-        if not self.are_named:
+        if self.base is not None and not self.n_classes:
+            return
+        of = count(self.n_classes, "new class" if self.base is not None else "class")
+        begins = "head: begins at random" if self.base is None else "head: new classes begin as the mean of the others"
+        if self.has_changed:
+            yield f"{begins}; the backbone of {self.base} was trained, and {self.backbone}'s classifier does not fit it"
+        elif not self.are_named:
             yield (
-                f"head: begins at random; the names of {self.backbone}'s own classes are not known (the list that was "
+                f"{begins}; the names of {self.backbone}'s own classes are not known (the list that was "
                 "published with the weights belongs beside them)"
             )
         elif not self.columns:
-            yield f"head: begins at random; none of {of} has the name of one of {self.backbone}'s own classes"
+            yield f"{begins}; none of {of} has the name of one of {self.backbone}'s own classes"
         else:
             pairs = [name if name == label else f"{name} = {label}" for name, label in self.labels.items()]
-            begins = "begins" if len(pairs) == 1 else "begin"
-            yield f"head: {len(pairs):,} of {of} {begins} from {self.backbone}'s own classifier: {some(pairs)}"
+            verb = "begins" if len(pairs) == 1 else "begin"
+            yield f"head: {len(pairs):,} of {of} {verb} from {self.backbone}'s own classifier: {some(pairs)}"
         for label, names in self._of_label.items():
             if len(names) > 1:
                 yield (
@@ -87,22 +101,28 @@ class HeadStart:
         return kernel[:, chosen], bias[chosen]
 
 
-def find(config: Config, classes: Sequence[str]) -> HeadStart | None:
+def require(config: Config) -> None:
+    """Refuse to begin from published weights where there are none that fit the settings. Raises SettingsError."""
+    if config.model.head_weights == "published":
+        _, _, why_not = _published(config, config.model.head)
+        if why_not:
+            raise SettingsError(f"{_SETTING}: {why_not}. Leave the setting out, or change that.")
+
+
+def find(config: Config, classes: Sequence[str], base: str | None = None, n_kept: int = 0) -> HeadStart | None:
     """Which classes of the data begin from a published one; None: the head begins at random.
 
     Args:
-        classes: of the data; none, to see whether the setting can be followed at all.
+        classes: of the data; the first `n_kept` are those of a base model, and begin with its columns.
+        base: title of the base model.
 
     Raises:
         SettingsError: published weights are asked for, and there are none that fit.
         InputError: the file of labels cannot be read.
     """
-    found, why_not = _match(config, config.model.head, classes)
-    if config.model.head_weights != "published":
-        return found
-    if found is None:
-        raise SettingsError(f"{_SETTING}: {why_not}. Leave the setting out, or change that.")
-    if classes and not found.columns:
+    require(config)
+    found = _match(config, config.model.head, classes, base, n_kept)
+    if config.model.head_weights == "published" and found is not None and found.n_classes and not found.columns:
         named = "no class of the data is among them" if found.are_named else "their names are not known"
         raise SettingsError(
             f"{_SETTING}: {found.backbone} was published with a classifier of its own classes, but {named}. Name "
@@ -113,30 +133,33 @@ def find(config: Config, classes: Sequence[str]) -> HeadStart | None:
 
 def of_head(config: Config, head: str, classes: Sequence[str]) -> HeadStart | None:
     """As `find`, for a head that may be another than that of the settings; None: no class of it begins so."""
-    found, _ = _match(config, head, classes)
+    found = _match(config, head, classes)
     return found if found is not None and found.columns else None
 
 
-def _match(config: Config, head: str, classes: Sequence[str]) -> tuple[HeadStart | None, str]:
-    """What begins from what; or None, and why the head does not begin from a published classifier."""
+def _match(
+    config: Config, head: str, classes: Sequence[str], base: str | None = None, n_kept: int = 0
+) -> HeadStart | None:
+    """What begins from what, or None."""
     backbone, published, why_not = _published(config, head)
     wanted = config.model.head_weights
     if published is None or why_not or wanted == "random" or (wanted == "auto" and not published.starts_heads):
-        return None, why_not
+        return None
     path = registry.sound_checkpoint(config)
     assert path is not None, "training from scratch was refused"
     labels = published.read_classes(path)
-    columns = Names(labels).only(classes) if are_named(labels) else {}
-    of_class = {name: labels[column] for name, column in columns.items()}
-    return HeadStart(backbone.title, len(classes), columns, of_class, published.variables, are_named(labels)), ""
+    known = Names(labels).only(classes) if are_named(labels) else {}
+    columns = {name: known[name] for name in classes[n_kept:] if name in known}
+    return HeadStart(
+        backbone.title, len(classes) - n_kept, columns, {name: labels[column] for name, column in columns.items()},
+        published.variables, are_named(labels), len(known) == len(classes), base,
+    )  # fmt: skip
 
 
 def _published(config: Config, head: str) -> tuple[Backbone, Published | None, str]:
     """The backbone, the classifier it was published with, and why no head begins from it ("" where one may)."""
     backbone, model = registry.backbone_of(config), config.model
-    if config.init_from is not None:
-        why_not = "with --init-from, the head is that of the other model"
-    elif isinstance(backbone, EmbeddingsBackbone):
+    if isinstance(backbone, EmbeddingsBackbone):
         why_not = "the data are embeddings, on which every head begins at random"
     elif backbone.published is None:
         why_not = f"{backbone.title} comes without a classifier of its own"

@@ -247,6 +247,23 @@ def served(config: Config, kept: Kept, calibration: Calibration) -> Served:
     return Served(kept.labels, read_layer(config, kept.columns), calibration)
 
 
+def is_backbone_of(config: Config, weights: Arrays) -> bool:
+    """Whether the backbone of a trained model is the published one still.
+
+    Args:
+        weights: of the model, as `classifier.weights` names them.
+
+    Raises:
+        CheckpointError: the published weights cannot be read.
+    """
+    backbone = registry.backbone_of(config)
+    published = registry.read_weights(backbone, _place(config))
+    own = {name.removeprefix("backbone/"): array for name, array in weights.items()}
+    if isinstance(backbone, LayerBackbone):
+        own = backbone.from_trained(weights)
+    return all(name in own and np.array_equal(own[name], published[name]) for name in backbone.variables())
+
+
 def require_backbone(config: Config, weights: Arrays, title: str) -> None:
     """Refuse a base model whose backbone is not the published one any more.
 
@@ -259,11 +276,7 @@ def require_backbone(config: Config, weights: Arrays, title: str) -> None:
         CheckpointError: the published weights cannot be read.
     """
     backbone, _ = _published_of(config)
-    published = registry.read_weights(backbone, _place(config))
-    own = {name.removeprefix("backbone/"): array for name, array in weights.items()}
-    if isinstance(backbone, LayerBackbone):
-        own = backbone.from_trained(weights)
-    if not all(name in own and np.array_equal(own[name], published[name]) for name in backbone.variables()):
+    if not is_backbone_of(config, weights):
         raise SettingsError(
             f"{_SETTING}: the backbone of {title} was trained, and the classifier that was published with "
             f"{backbone.title} does not fit a changed backbone. Begin from another model, or leave the setting out."

@@ -113,8 +113,9 @@ def _check(
         for line in itertools.chain.from_iterable(said):
             journal.say(line)
     with _noted(faults):
-        if start := head_start.find(config, dataset.classes if dataset is not None else ()):
-            for line in start.lines() if dataset is not None else ():
+        head_start.require(config)
+        if dataset is not None and (start := base_model.find_head_start(config, dataset.classes, base)):
+            for line in start.lines():
                 journal.say(line)
     with _noted(faults):
         if kept := published.keep(config, dataset.classes if dataset is not None else ()):

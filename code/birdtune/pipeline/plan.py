@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from birdtune.data.dataset import Dataset
-from birdtune.models import head_start, published
+from birdtune.models import published
+from birdtune.models.head_start import HeadStart
 from birdtune.models.weights import sound_checkpoint
 from birdtune.reporting import tuned
 from birdtune.runtime import fingerprints
@@ -81,8 +82,9 @@ def _as_served(served: ServedModel | None) -> list[Any] | None:
 
 def with_base(
     current: Run, dataset: Dataset, checkpoint: Path | None, bases: Sequence[ServedModel]
-) -> tuple[ServedModel | None, Dataset, str]:
-    """The model that the run begins from, the dataset with its columns, and the fingerprint of the training.
+) -> tuple[ServedModel | None, Dataset, HeadStart | None, str]:
+    """The model that the run begins from, the dataset with its columns, which of them begin from a published
+    classifier, and the fingerprint of the training.
 
     Of several it is the first with which the newest version goes on, else the last.
     """
@@ -91,7 +93,7 @@ def with_base(
     for base in choices:
         columns = base_model.with_columns(config, dataset, base)
         digest = columns.digest(sources=config.train.label_refinement)
-        start = head_start.find(config, columns.classes)
+        start = base_model.find_head_start(config, columns.classes, base)
         train = fingerprints.fingerprint(
             config,
             digest,
@@ -103,5 +105,5 @@ def with_base(
             if not current.continues(train):
                 continue
             base_model.verify(base, config, remember=True)
-        return base, columns, train
+        return base, columns, start, train
     raise AssertionError("there is always a last one")

@@ -17,7 +17,7 @@ from birdtune.evaluation import published_scores
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.published_scores import Threshold
 from birdtune.evaluation.scores import Scores
-from birdtune.models import head_start, published, registry
+from birdtune.models import published, registry
 from birdtune.models.classifier import Classifier
 from birdtune.models.published import Layer, Served
 from birdtune.reporting import published_section
@@ -94,7 +94,7 @@ def beside(job: Job, classifier: Classifier, test: Scores | None) -> dict[str, A
         `published_alone` of metrics.json: `backbone`, and as `published_scores.compare` without the calibration; None:
         the head did not begin so for two classes or more, the backbone was trained, or there is no test recording.
     """
-    start = head_start.of_head(job.config, classifier.head_name, classifier.classes)
+    start = job.head_start
     if start is None or test is None or not classifier.is_frozen:
         return None
     columns, owned = _members(job, start.columns)

@@ -50,11 +50,10 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
             messages.say_notices(dataset, journal)
             return EXIT_DONE
 
-        base, dataset, fingerprint = with_base(current, dataset, checkpoint, bases)
+        base, dataset, start, fingerprint = with_base(current, dataset, checkpoint, bases)
         resumed = current.take_version(fingerprint)
         champion = gate.find(config, current.version)
         plan = Plan.of(current, dataset, fingerprint, base, champion, until)
-        start = head_start.find(config, dataset.classes)
         current.record.update(
             classes=list(dataset.classes), init_from=base and base.row(), head_start=start and start.row()
         )
@@ -83,7 +82,7 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
         if plan.due != ["report"]:
             found, store = data.recheck(config, dataset, store, journal, interrupts)
             dataset = dataset if found is dataset else base_model.with_columns(config, found, base)
-        _compute(Job(current, dataset, store, interrupts, base), plan, champion)
+        _compute(Job(current, dataset, store, interrupts, base, start), plan, champion)
         messages.say_result(current, until)
     return EXIT_DONE
 
@@ -121,7 +120,7 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
     registry.backbone_of(config).frozen_layers(config.model.freeze_point)  # raises for an unknown layer
     if until == "prepare":
         return None, []
-    head_start.find(config, ())  # raises for what cannot be begun from
+    head_start.require(config)  # raises for what cannot be begun from
     published.keep(config, ())  # raises for what cannot be kept
     gate.find(config)
     bases = base_model.find(config)

@@ -8,6 +8,8 @@ checkpoints were deleted. Their SHA-256 must be the one that model.json and the 
 
 import contextlib
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from birdtune.data.labels import refuse_no_answer
 from birdtune.errors import InputError, SettingsError, shown
 from birdtune.evaluation import class_alignment
 from birdtune.evaluation.ood import OodModel
-from birdtune.models import files, published, saved_model
+from birdtune.models import files, head_start, published, saved_model
+from birdtune.models.head_start import HeadStart
 from birdtune.models.known import OWN, Origin
 from birdtune.models.registry import BACKBONES, backbone_of
 from birdtune.models.weights import verify_once
@@ -200,6 +203,27 @@ def require_published(base: ServedModel, config: Config) -> None:
     """
     if config.model.keep_classes is not None:
         published.require_backbone(config, read_weights(base), base.title)
+
+
+def find_head_start(config: Config, classes: Sequence[str], base: ServedModel | None) -> HeadStart | None:
+    """Which classes begin from a published classifier: with a base model of those that it lacks. None: none.
+
+    Raises:
+        SettingsError: as `head_start.find`; or published weights are asked for, and the base model's backbone was
+            trained, so that they do not fit it.
+        CheckpointError: as `verify`, which must have seen it.
+    """
+    if base is None:
+        return head_start.find(config, classes)
+    start = head_start.find(config, classes, base.title, len(base.classes))
+    if start is None or not start.columns or published.is_backbone_of(config, read_weights(base)):
+        return start
+    if config.model.head_weights == "published":
+        raise SettingsError(
+            f"--model.head-weights published: the backbone of {base.title} was trained, and the classifier that "
+            f"{start.backbone} was published with does not fit it. Leave the setting out, or begin from another model."
+        )
+    return replace(start, columns={}, labels={}, knows_all=False, has_changed=True)
 
 
 def read_weights(base: ServedModel) -> saved_model.Arrays:

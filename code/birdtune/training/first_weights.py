@@ -1,19 +1,19 @@
 """The network of some settings, and the weights that its training begins from.
 
-    settings, classes ─▶ build_classifier ─▶ load_first_weights: of the checkpoint, or of the base model ─▶ begin_head
+    settings, classes ─▶ build_classifier ─▶ load_first_weights: of the checkpoint or the base model, and a HeadStart's
 
 Importing this loads TensorFlow.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from birdtune.config import Config
 from birdtune.models import classifier as classifiers
-from birdtune.models import head_start, heads, registry
+from birdtune.models import heads, registry
+from birdtune.models.backbone import Arrays
 from birdtune.models.classifier import Classifier
 from birdtune.models.growth import grown
+from birdtune.models.head_start import HeadStart
 from birdtune.settings import TrainSettings
 from birdtune.training.base_model import read_weights
 from birdtune.training.served_model import ServedModel
@@ -38,54 +38,53 @@ def build_classifier(
     )
 
 
-def load_first_weights(classifier: Classifier, config: Config, base: ServedModel | None = None) -> None:
+def load_first_weights(
+    classifier: Classifier, config: Config, base: ServedModel | None = None, start: HeadStart | None = None
+) -> None:
     """Load the checkpoint's weights into the backbone, if there is one; or all weights of the base model.
+
+    Args:
+        start: the classes that begin from the classifier in the checkpoint; None: none does.
 
     Raises:
         CheckpointError: it cannot be read, or is of another network.
     """
+    starts = start is not None and bool(start.columns)
+    path = registry.checkpoint_path(config) if base is None or starts else None
+    variables = {} if path is None else registry.read_weights(classifier.backbone, path)
     if base is not None:
         first = grown(read_weights(base), classifiers.weights(classifier))
         classifiers.load_weights(classifier, first, source=base.title)
-        return
-    path = registry.checkpoint_path(config)
-    if path is not None:
-        variables = registry.read_weights(classifier.backbone, path)
+    elif path is not None:
         classifier.backbone.load(classifier.network, variables, source=str(path))
+    if starts and start is not None:
+        begin_head(classifier, start, variables)
 
 
-def with_head_rate(config: Config, head: str, classes: Sequence[str]) -> TrainSettings:
+def with_head_rate(settings: TrainSettings, start: HeadStart | None) -> TrainSettings:
     """The settings of training, with the head's learning rate for what the head begins from, if none is set.
 
     Columns that were learnt from thousands of recordings are spoilt by the rate that random ones need.
     """
-    start = head_start.of_head(config, head, classes)
-    if config.train.head_lr_multiplier is not None or start is None or len(start.columns) < len(classes):
-        return config.train
-    return config.train.model_copy(update={"head_lr_multiplier": 1.0})
+    if settings.head_lr_multiplier is not None or start is None or not start.knows_all:
+        return settings
+    return settings.model_copy(update={"head_lr_multiplier": 1.0})
 
 
-def begin_head(classifier: Classifier, config: Config) -> None:
-    """Let the head begin from the published classifier, where `model.head-weights` says so and classes match.
+def begin_head(classifier: Classifier, start: HeadStart, variables: Arrays) -> None:
+    """Let columns of the head begin from the published classifier.
 
     Args:
-        classifier: with fresh weights; its head may be another than that of the settings.
-
-    Raises:
-        CheckpointError, RetryableError: the published weights cannot be read.
+        classifier: with fresh weights, or those of a base model.
+        variables: of the checkpoint that the classifier was published in.
     """
-    start = head_start.of_head(config, classifier.head_name, classifier.classes)
-    if start is None:
-        return  # embeddings alone, for one, have no checkpoint to look for
-    path = registry.sound_checkpoint(config)
-    assert path is not None, "training from scratch was refused"
-    kernel, bias = start.weights(registry.read_weights(classifier.backbone, path))  # [K, M], [M]
+    kernel, bias = start.weights(variables)  # [K, M], [M]
     at = [classifier.classes.index(name) for name in start.columns]
     logits = classifier.head.get_layer("logits")
-    own_kernel, own_bias = logits.kernel.numpy(), np.full_like(
+    own_kernel, own_bias = logits.kernel.numpy(), logits.bias.numpy()
+    if start.base is None:
         # Published logits are of yes against no; a class without any must not stand out beside them.
-        logits.bias.numpy(), heads.first_bias("sigmoid", len(classifier.classes))
-    )
+        own_bias = np.full_like(own_bias, heads.first_bias("sigmoid", len(classifier.classes)))
     own_kernel[:, at], own_bias[at] = kernel, bias
     logits.kernel.assign(own_kernel)
     logits.bias.assign(own_bias)

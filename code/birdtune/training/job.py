@@ -12,6 +12,7 @@ from birdtune.evaluation import class_alignment
 from birdtune.evaluation.diagnostics import STRONG, Diagnostic
 from birdtune.models import registry
 from birdtune.models.backbone import Backbone
+from birdtune.models.head_start import HeadStart
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import Run
 from birdtune.runtime.signals import Interrupts
@@ -28,6 +29,7 @@ class Job:
 
     Attributes:
         base: the model that the run begins from; None: it begins from the backbone's weights.
+        head_start: the classes that begin from a published classifier; None: none does.
         refit: whether this is the second training of the run, on training and validation recordings together.
     """
 
@@ -36,6 +38,7 @@ class Job:
     store: FrameStore
     interrupts: Interrupts
     base: ServedModel | None = None
+    head_start: HeadStart | None = None
     refit: bool = False
     _warned: set[str] = field(default_factory=set, repr=False)  # texts of what was warned of
 

@@ -28,6 +28,7 @@ from birdtune.data.targets import WindowTargets
 from birdtune.errors import DivergedError
 from birdtune.evaluation.scores import Scores, pool_mean
 from birdtune.models import classifier as classifiers
+from birdtune.models import head_start, registry
 from birdtune.models.classifier import Classifier
 from birdtune.models.losses import class_weights
 from birdtune.runtime.signals import Interrupts
@@ -68,7 +69,8 @@ class Head:
     ) -> None:
         self._embedded, self._config, self._interrupts = embedded, config, interrupts
         # Folds are small: one batch, one update.
-        settings = with_head_rate(config, head, embedded.classes)
+        start = head_start.of_head(config, head, embedded.classes)
+        settings = with_head_rate(config.train, start)
         self._settings = settings.model_copy(update={"accumulate": 1, "ema_decay": 0.0})
         model = config.model.model_copy(update={"head": head})
         self._classifier = classifiers.on_network(
@@ -82,7 +84,8 @@ class Head:
             precision=classifier.network.layers[-1].dtype_policy.name,
             seed=config.train.seed,
         )
-        begin_head(self._classifier, config)
+        if start is not None and (path := registry.sound_checkpoint(config)) is not None:
+            begin_head(self._classifier, start, registry.read_weights(classifier.backbone, path))
         feed = Feed(Rows(embedded), lambda given: given, 0.0, False)
         # Each fold's own weights of classes are in those of its examples (see _examples): the step is compiled once.
         weights = np.ones(len(embedded.classes), np.float32)

@@ -25,7 +25,6 @@ from birdtune.errors import CheckpointError, DivergedError
 from birdtune.evaluation import diagnostics, metrics
 from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
-from birdtune.models import head_start
 from birdtune.models.classifier import Classifier
 from birdtune.models.losses import class_weights, constant_loss
 from birdtune.runtime.files import read_json, write_json
@@ -33,7 +32,7 @@ from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.runtime.text import count
 from birdtune.training import devices, health
 from birdtune.training.checkpoints import State
-from birdtune.training.first_weights import begin_head, build_classifier, load_first_weights, with_head_rate
+from birdtune.training.first_weights import build_classifier, load_first_weights, with_head_rate
 from birdtune.training.inputs import Feed, Frozen, in_memory, whole
 from birdtune.training.job import REFIT_NAME, Job
 from birdtune.training.loop import Loop, Validation
@@ -126,9 +125,7 @@ def _with_first_weights(job: Job, precision: str) -> Classifier:
     Also where checkpoints stand: if none of them is whole, training begins anew, and from these weights.
     """
     classifier = build_classifier(job.config, job.dataset.classes, precision)
-    load_first_weights(classifier, job.config, job.base)
-    if job.base is None:
-        begin_head(classifier, job.config)
+    load_first_weights(classifier, job.config, job.base, job.head_start)
     return classifier
 
 
@@ -221,9 +218,7 @@ def _loop(
     after_epoch: Callable[[State], None],
     epochs: int | None = None,
 ) -> Loop:
-    settings = job.config.train
-    if job.base is None:
-        settings = with_head_rate(job.config, classifier.head_name, classifier.classes)
+    settings = with_head_rate(job.config.train, job.head_start)
     if epochs is not None:
         settings = settings.model_copy(update={"epochs": epochs})
     feed, validate = _feeds(job, classifier, windows, step.precision)
@@ -255,19 +250,21 @@ def _loop(
         after_epoch=report,
         keep_last=job.refit,
         title=REFIT_NAME if job.refit else "",
-        untrained=_untrained(job, classifier, settings.epochs),
+        untrained=_untrained(job, settings.epochs),
     )
 
 
-def _untrained(job: Job, classifier: Classifier, epochs: int) -> str:
+def _untrained(job: Job, epochs: int) -> str:
     """What the head begins from, where validation may choose that, or has chosen it for the second training; else "".
 
     Not a base model: validation has chosen it before, or it has learnt from these recordings (`train.refit`). Whether
     what was learnt since is better, the gate decides by test.
     """
-    start = head_start.of_head(job.config, classifier.head_name, classifier.classes)
+    start = job.head_start
+    if start is None or start.base is not None or not start.columns:
+        return ""
     is_choice = not epochs if job.refit else bool(job.dataset.part("val"))
-    return f"{start.backbone}'s own classifier" if start is not None and is_choice else ""
+    return f"{start.backbone}'s own classifier" if is_choice else ""
 
 
 def _batches(

@@ -23,6 +23,7 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.errors import InputError
 from birdtune.evaluation.scores import pool_mean
+from birdtune.models import head_start
 from birdtune.models.classifier import Classifier
 from birdtune.runtime import fingerprints
 from birdtune.runtime.log import Journal
@@ -157,7 +158,8 @@ class OnTraining:
         run = Run(config, Journal(quiet=True))
         data = self._dataset.digest(sources=config.train.label_refinement)
         run.take_version(fingerprints.fingerprint(config, data, self._checkpoint))
-        job = Job(run, self._dataset, self._store, self._interrupts)
+        start = head_start.of_head(config, config.model.head, self._dataset.classes)
+        job = Job(run, self._dataset, self._store, self._interrupts, head_start=start)
         curve: list[float] = []
         try:
             run.journal.write_to(run.logs)
