@@ -21,6 +21,7 @@ from birdtune.data.annotations.names import Names
 from birdtune.data.annotations.rows import Options, label_of
 from birdtune.data.labels import IGNORED, Label
 from birdtune.data.scan import PROBLEMS, SoundFile
+from birdtune.data.selection import TooFewClassesError
 from birdtune.errors import InputError, SettingsError
 from birdtune.runtime.files import read_csv
 
@@ -308,6 +309,62 @@ def test_one_table_for_all_recordings_is_named_by_itself(flat: Path) -> None:
     assert all(dataset.places[f"r{k}.wav"] == dataset.places[f"r{k + 1}.wav"] for k in (0, 2, 4))
     with pytest.raises(InputError, match=r"'day' \(--split\.group-column\)"):
         inspect(flat, labels={"annotations": str(flat / "all.csv"), "columns": columns}, split={"group_column": "day"})
+
+
+DARWIN_CORE = "recording=associatedMedia,start=onset,end=offset,label=scientificName"
+
+
+def darwin_core(delimiter: str, quote: str = "") -> str:
+    """A table of a collection: names with their authors, decimal commas but between commas, clock times."""
+    point = "." if delimiter == "," and not quote else ","
+    lines = [["eventTime", "associatedMedia", "onset", "offset", "scientificName", "individualCount"]]
+    names = (f"{OWL} Linnaeus, 1758" if quote else OWL, TIT)
+    lines += [["05:00:00", f"https://example.org/r{k}.wav", f"{at}{point}5", f"{at + 1}{point}25", name, "1"]
+              for k in range(6) for at, name in enumerate(names)]  # fmt: skip
+    return "".join(delimiter.join(f"{quote}{cell}{quote}" for cell in line) + "\r\n" for line in lines)
+
+
+@pytest.mark.parametrize("given", ["annotations", "table"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_columns_are_named_whatever_divides_cells(flat: Path, given: str, delimiter: str, quote: str) -> None:
+    (flat / "obs.tsv").write_text(darwin_core(delimiter, quote))
+    dataset = inspect(flat, labels={given: str(flat / "obs.tsv"), "columns": DARWIN_CORE})
+    owl = f"{OWL} Linnaeus, 1758" if quote else OWL
+    assert labels_of(dataset, "r3.wav") == (Label(owl, 0.5, 1.25), Label(TIT, 1.5, 2.25))
+    assert dataset.rows == {"found": 12, "used": 12, "left_out": {}} and dataset.classes == (TIT, owl)
+
+
+def test_columns_that_are_not_named_or_not_there_are_said(flat: Path) -> None:
+    (flat / "marks").mkdir()
+    place = flat / "marks/obs.csv"
+    place.write_text(darwin_core(";"))
+
+    def given(columns: str | None) -> Any:
+        return inspect(flat, labels={"annotations": str(flat / "marks"), "columns": columns})
+
+    dataset = given(None)  # recordings and classes are known by their columns
+    assert labels_of(dataset, "r0.wav") == (Label(OWL), Label(TIT))
+    assert "which may be times and are not used" in said(dataset) and "start_s=onset,end_s=offset" in said(dataset)
+    with pytest.raises(InputError, match=r'no table has a column "bird".*obs\.csv are "eventTime"'):
+        given(f"{DARWIN_CORE.rpartition('=')[0]}=bird")
+    (clock,) = {one.detail.partition("start_s is")[2] for one in given_problems(flat, "eventTime")}
+    assert clock == " '05:00:00', expected a number of seconds from its beginning"
+    place.write_text(place.read_text().replace("scientificName", "bird").replace("associatedMedia", "where"))
+    with pytest.raises(InputError, match=r"obs\.csv: holds a table of events.*columns start=onset,end=offset,label="):
+        given(None)
+    all_annotated(flat)
+    place.with_suffix(".svl").write_text("<sv/>")
+    dataset = inspect(flat, labels={"annotations": str(flat)})
+    unread = [one.detail for one in dataset.problems if one.problem == "annotation-unreadable"]
+    assert len(unread) == 2 and "holds annotations of Sonic Visualiser, of no format that is read" in unread[1]
+
+
+def given_problems(flat: Path, start: str) -> Sequence[Any]:
+    columns = f"recording=associatedMedia,start={start},end=offset,label=scientificName"
+    with pytest.raises(TooFewClassesError) as raised:
+        inspect(flat, labels={"annotations": str(flat / "marks"), "columns": columns})
+    return [one for one in raised.value.problems if one.problem == "row-invalid"]
 
 
 def test_the_group_column_of_a_table_names_the_sources(flat: Path) -> None:

@@ -95,6 +95,8 @@ def _parts(label: str, known: Mapping[str, str]) -> tuple[str, ...]:
     else:
         parts = [part for part in _SEVERAL.split(label) if part]
         is_several = len(parts) > 1 and all(_folded(part) in known for part in parts)
+    if any(re.fullmatch(r"[\d\W]+", part) for part in parts):  # Strix aluco Linnaeus, 1758
+        return ()
     present = [known.get(_folded(part), part) for part in parts if not is_negative(part)]
     return tuple(dict.fromkeys(present)) if is_several else ()
 

@@ -144,7 +144,7 @@ def read(
         if group and groups.setdefault(recording, group) != group:
             raise InputError(twice(shown(path), recording, f"two values of {shown(group_column)}"))
     sides, folds, notices = _split(path, rows, name, columns, obeyed=obeyed)
-    unused = [] if has_times else _unused_times(path, time_columns(header))
+    unused = [] if has_times else unused_times(path, time_columns(header))
     return LabelTable(
         shown(path), (path,), tuple(found), frozenset(), sides, folds, groups,
         (*read_as, *unused, *notices, *(taxonomy.notices() if taxonomy else ())),
@@ -181,7 +181,8 @@ def row_of(
     return LabelRow(origin, recording, masked, "row-without-label", why)
 
 
-def _unused_times(path: Path, times: Sequence[str]) -> list[str]:
+def unused_times(path: Path, times: Sequence[str]) -> list[str]:
+    """A notice of columns of a table that may be when labels begin and end, and are not used."""
     if len(times) < 2:
         return []
     start, end = (shown(name) for name in times)

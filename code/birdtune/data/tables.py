@@ -60,7 +60,7 @@ _EVENT_KEYS = re.compile(
 # What tables call a recording and its class, the likeliest first.
 RECORDING_NAMES = ("recording", "filename", "file_name", "file", "fname", "slice_file_name", "path", "filepath",
                    "file_path", "filepaths", "audio", "audio_filename", "wav", "clip", "name", "id",
-                   "itemid")  # fmt: skip
+                   "itemid", "associatedmedia")  # fmt: skip
 LABEL_NAMES = ("label", "labels", "class", "category", "species", "primary_label", "ebird_code", "target_name",
                "scientific_name", "scientificname", "common_name", "bird", "taxon", "tag", "target", "y")  # fmt: skip
 
@@ -92,6 +92,13 @@ def _head(path: Path) -> str | None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return head.decode("utf-16", "replace")
     return None if b"\0" in head else head.decode("utf-8-sig", "replace")
+
+
+def header_of(path: Path) -> list[str] | None:
+    """The cells of the first line of a text that is a table, perhaps; None: it is no text."""
+    text = _head(path)
+    lines = [line for line in (text or "").splitlines() if line.strip()]
+    return cells(lines[0]) if lines else None
 
 
 def _of_text(text: str) -> tuple[str, str]:

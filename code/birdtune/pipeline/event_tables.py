@@ -204,7 +204,7 @@ def _parquet(path: Path, options: Options) -> AnnotationFile:
         rows = records.of(parquet.read_table(path).to_pylist(), options)
     except (ValueError, pa.ArrowException) as fault:
         raise InputError(f"{shown(path)}: is damaged, or no table of events: {shown(fault)}.") from fault
-    return AnnotationFile(path, "Parquet", tuple(rows), is_detected=True)
+    return AnnotationFile(path, "Parquet", tuple(rows))
 
 
 def _add_recordings(found: Events, table: AnnotationFile, path: Path, base: Path, called: str) -> None:

@@ -5,9 +5,10 @@
 """
 
 import os
+import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from birdtune.data.annotations import formats, sites
 from birdtune.data.annotations.formats import AnnotationFile
 from birdtune.data.annotations.names import Names
 from birdtune.data.annotations.rows import Options, Row
+from birdtune.data.annotations.table import columns_of
 from birdtune.data.class_names import joined, quoted
-from birdtune.data.label_table import parse_columns, row_of
+from birdtune.data.label_table import parse_columns, row_of, unused_times
 from birdtune.data.labelling import LabelRow, LabelTable, twice
 from birdtune.data.scan import Listing, name_below
 from birdtune.data.taxonomy import Taxonomy
@@ -146,7 +148,19 @@ def _read(paths: Iterable[Path], options: Options, *, checked: bool = False) -> 
             read.detected.append(path)
         elif one is not None:
             read.found.append(one)
+        elif (described := tables.describe(path)) is not None and described[0] == "annotation":
+            why = f"{shown(path)}: holds {described[1]}, of no format that is read.{_hint(path)}"
+            read.unread.append((path, why))
     return read
+
+
+def _hint(path: Path) -> str:
+    """How the columns of a table can be named."""
+    if (header := tables.header_of(path)) is None or (times := tables.event_columns(header)) is None:
+        return ""
+    recording, label = tables.likely_columns(header) or ("", "NAME")
+    parts = [f"recording={recording}"] * bool(recording) + [f"start={times[0]},end={times[1]},label={label}"]
+    return f" Name its columns: --labels.columns {shlex.quote(shown(','.join(parts)))}"
 
 
 def _below(one: AnnotationFile, config: Config, base: Path) -> str:
@@ -184,12 +198,36 @@ def _table(config: Config, listing: Listing, read: _Read, title: str, base: Path
                 rows.append(replace(made, is_view=row.is_view))
             if row.group and groups.setdefault(recording, row.group) != row.group:
                 raise InputError(twice(shown(one.path), recording, f"two values of {shown(options.group_column)}"))
+    _require_columns(read.found, options, title)
     if options.group_column and not groups:
         raise InputError(f"{title}: no file has a column {shown(options.group_column)!r} (--split.group-column).")
+    notices = *_unused_times(read.found, options), *_notices(read.found, read.detected, taxonomy)
     return LabelTable(
         title, tuple(one.path for one in read.found), tuple(rows), frozenset(surveyed), groups=groups,
-        notices=tuple(_notices(read.found, read.detected, taxonomy)), unread=tuple(read.unread), is_annotations=True,
+        notices=notices, unread=tuple(read.unread), is_annotations=True,
     )  # fmt: skip
+
+
+def _require_columns(found: Sequence[AnnotationFile], options: Options, title: str) -> None:
+    """Refuse columns that are named and that no table has; other formats give names of columns another meaning."""
+    there = {name.casefold() for one in found for name in one.header}
+    missing = [name for name in options.columns.values() if name.casefold() not in there]
+    if missing and there and all(one.header or not one.rows for one in found):
+        table = next(one for one in found if one.header)
+        raise InputError(
+            f"{title}: no table has a column {quoted(missing)} (--labels.columns); those of {shown(table.path.name)} "
+            f"are {quoted(table.header)}."
+        )
+
+
+def _unused_times(found: Sequence[AnnotationFile], options: Options) -> list[str]:
+    """A notice of each kind of table whose labels hold throughout although it has columns that may be times."""
+    by_times = {
+        times: one.path for one in reversed(found)
+        if one.header and not (columns_of(one.header, options) or {}).get("start_s")
+        and (times := tables.time_columns(one.header))
+    }  # fmt: skip
+    return [notice for times, path in by_times.items() for notice in unused_times(path, times)]
 
 
 def _notices(found: list[AnnotationFile], detected: list[Path], taxonomy: Taxonomy) -> Iterator[str]:

@@ -32,8 +32,7 @@ _READERS: Mapping[str, Callable[[str, Options], list[Row]]] = {
     "table": table.read,
     "Audacity": lambda text, _: audacity.read(text),
 }
-# What programs detected is known by a column of theirs.
-_DETECTED: Mapping[str, Callable[[str], bool]] = {"JSON": records.is_detected, "table": table.is_detected}
+_HEADERS: Mapping[str, Callable[[str], list[str]]] = {"JSON": records.header_of, "table": table.header_of}
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,20 @@ class AnnotationFile:
 
     Attributes:
         kind: a key of `_READERS`.
-        is_detected: whether a program found them, and nobody checked.
+        header: the names of its columns; () where the format has none.
         note: what is to be said of how its text was read; "" for nothing.
     """
 
     path: Path
     kind: str
     rows: tuple[Row, ...]
-    is_detected: bool = False
+    header: tuple[str, ...] = ()
     note: str = ""
+
+    @property
+    def is_detected(self) -> bool:
+        """Whether a program found them, and nobody checked: it says how sure it was."""
+        return table.has_score(self.header)
 
 
 def read(path: Path, options: Options) -> AnnotationFile | None:
@@ -74,4 +78,5 @@ def read(path: Path, options: Options) -> AnnotationFile | None:
         rows = _READERS[kind](text, options)
     except ValueError as fault:
         raise InputError(f"{shown(path)}: is damaged, or no whole file of {kind}: {shown(fault)}.") from fault
-    return AnnotationFile(path, kind, tuple(rows), kind in _DETECTED and _DETECTED[kind](text), note)
+    header = tuple(_HEADERS[kind](text)) if kind in _HEADERS else ()
+    return AnnotationFile(path, kind, tuple(rows), header, note)

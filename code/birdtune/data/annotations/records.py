@@ -32,10 +32,10 @@ def read(text: str, options: Options) -> list[Row]:
     return of(parse_json(text), options)
 
 
-def is_detected(text: str) -> bool:
-    """As `table.is_detected`."""
+def header_of(text: str) -> list[str]:
+    """The names of the columns, of the first record."""
     records = parse_json(text)
-    return bool(records) and table.has_score(list(records[0]))
+    return list(records[0]) if records else []
 
 
 def of(records: Any, options: Options) -> list[Row]:

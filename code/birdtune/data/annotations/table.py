@@ -22,12 +22,12 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "weight": ("weight",),
     "score": _DETECTED,
     "offset_s": ("file offset (s)",),
-    "recording": ("recording", "begin file", "filename", "file"),
+    "recording": ("recording", "begin file", "filename", "file", "associatedmedia"),
     "path": ("begin path",),
     "selection": ("selection",),
     "also": ("secondary_labels",),
-    "label": ("label", "annotation", "annotations", "class", "species", "scientific name", "common name", "tag",
-              "call type", "call_type", "primary_label", "species code"),
+    "label": ("label", "annotation", "annotations", "class", "species", "scientific name", "scientificname",
+              "common name", "vernacularname", "tag", "call type", "call_type", "primary_label", "species code"),
 }  # fmt: skip
 _WORD = re.compile(r"[^\[\]'\",]+")
 
@@ -54,10 +54,12 @@ def lines_of(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
     delimiter, before = max(",;\t", key=text.lstrip("\r\n").split("\n", 1)[0].count), 0
     if given := GIVEN_DELIMITER.match(text):
         delimiter, text, before = given[1], text[given.end() :], 1
-    # Tables with tabs are of programs that know no quotes: one in a cell is a character like any other.
+    # Most tables with tabs are of programs that know no quotes: one in a cell is a character like any other. Those of R
+    # begin with one.
+    knows_quotes = delimiter != "\t" or text.lstrip().startswith('"')
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter,
-        quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL,
+        quoting=csv.QUOTE_MINIMAL if knows_quotes else csv.QUOTE_NONE,
     )  # fmt: skip
     try:
         rows = [(before + reader.line_num, [cell.strip() for cell in row]) for row in reader]
@@ -76,9 +78,9 @@ def recognises(text: str, options: Options) -> bool:
         return False
 
 
-def is_detected(text: str) -> bool:
-    """Whether a table is what a program detected."""
-    return has_score(lines_of(text)[0])
+def header_of(text: str) -> list[str]:
+    """The names of the columns of a table."""
+    return lines_of(text)[0]
 
 
 def has_score(header: Sequence[str]) -> bool:
