@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers_s3 import BUCKET, CREDENTIALS, S3, s3_server
 
 from birdtune.cloud import client as clients
 from birdtune.cloud import fetch as fetches
@@ -23,7 +24,6 @@ from birdtune.errors import BusyError, InputError, RetryableError, SettingsError
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.settings import CloudSettings
-from tests.helpers_s3 import BUCKET, CREDENTIALS, S3, s3_server
 
 QUIET, STOP = Journal(quiet=True), Interrupts()
 INPUT, OUTPUT = Place(BUCKET, "in"), Place(BUCKET, "out")
