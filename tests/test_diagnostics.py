@@ -273,7 +273,7 @@ def test_classes_never_predicted_and_never_right_are_named_with_their_recordings
 
 def test_where_labels_have_times_it_is_events_that_are_never_detected() -> None:
     figures = judged(TRUE, [{3: 4}.get(label, label) for label in TRUE])
-    figures["window_answers"] = {"accuracy": None}
+    figures["window_answers"] = {"accuracy": None, "accuracy_ci": None}
     assert "never-predicted" not in codes(of_scores({"val": None, "test": figures}))
     rows = [{"class": name, "events": n, "detections": found, "recall": found / 9}
             for name, n, found in (("Owl", 9, 4), ("Tit", 7, 0), ("Auk", 0, 0))]  # fmt: skip

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 from birdtune.errors import InputError
 from birdtune.evaluation import metrics
 from birdtune.evaluation.bootstrap import Bootstrap, difference_interval, interval
-from birdtune.evaluation.part import evaluate_part
+from birdtune.evaluation.part import evaluate_part, quick_look
 from birdtune.evaluation.ranking import ranking_replicates
 from birdtune.evaluation.scores import Scores, one_hot, pool_mean, pool_sum_squares, shares
 
@@ -116,9 +116,9 @@ def test_log_loss_does_not_change_with_the_scale_of_sigmoid_scores_and_stays_fin
 
 def test_the_loss_of_an_epoch_is_of_the_kind_that_is_trained_with() -> None:
     scores = make_scores([[0.6, 0.3, 0.1]], [0])
-    assert metrics.quick_look(scores, "softmax")["loss"] == pytest.approx(-np.log(0.6))
+    assert quick_look(scores, "softmax")["loss"] == pytest.approx(-np.log(0.6))
     each = [np.log(0.6), np.log(0.7), np.log(0.9)]
-    assert metrics.quick_look(scores, "sigmoid")["loss"] == pytest.approx(-np.mean(each))
+    assert quick_look(scores, "sigmoid")["loss"] == pytest.approx(-np.mean(each))
 
 
 @pytest.mark.parametrize("decimals", [1, 6])

@@ -85,10 +85,14 @@ def _validation_windows_choose_the_best_epoch(dataset: Dataset, output: Path) ->
     assert (found["window_targets"] != (of_recording > 0)).mean() > 0.2, "the recording's classes are in few windows"
     assert read_json(output / "reports/1/label_issues.json")["with_times"] == 12, "not checked, and said"
     assert "those of 12 recordings" in (output / "logs/1/run.log").read_text()
-    assert "chosen by the validation windows" in (output / "logs/1/run.log").read_text()
+    assert "average precision of the validation windows; majority baseline" in (output / "logs/1/run.log").read_text()
+    log = (output / "logs/1/run.log").read_text()
+    assert "  val window accuracy 0." in log and "  val window AP 0." in log and " val accuracy" not in log
+    assert "  val window mAP " in log and "  val mAP" not in log and "majority baseline" in log
+    assert [row["of"] for row in read_json(output / "reports/1/metrics.json")["val"]["headline"]] == ["windows"] * 2
     page = (output / "reports/1/report.html").read_text()
     assert "<dd>12</dd>" in page, "a recording of two classes counts once"
-    assert "by its windows: labels have times" in page and "majority baseline of windows: no class" in page
+    assert "by its windows: labels have times" in page and "majority baseline of windows" in page
 
 
 def scores_of(output: Path, part: str = "test") -> Any:

@@ -23,11 +23,12 @@ from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import BACKGROUND, NOMINAL, OWN, SHARED, Thresholds
 from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic
 from birdtune.evaluation.part import evaluate_part
+from birdtune.evaluation.part import quick_look as quick_look_at
 from birdtune.evaluation.reliability import evaluate_calibration
 from birdtune.evaluation.scores import Scores, clip_scores, one_hot, pool_mean
 from birdtune.evaluation.thresholds import evaluate_decisions, evaluate_ood
 from birdtune.models.known import KNOWN
-from birdtune.reporting import calibration_section, figures, report
+from birdtune.reporting import calibration_section, class_section, figures, report
 from birdtune.reporting.calibration_section import (
     alarms_sentence,
     calibration_sentence,
@@ -256,7 +257,7 @@ def test_a_metric_is_one_function_and_appears_in_figures_tables_and_report(
 
 
 def quick_look() -> dict[str, Any]:
-    return metrics.quick_look(make_data().scores["test"], "softmax")
+    return quick_look_at(make_data().scores["test"], "softmax")
 
 
 def test_with_several_classes_a_recording_the_page_leads_with_average_precision(tmp_path: Path) -> None:
@@ -273,6 +274,34 @@ def test_with_several_classes_a_recording_the_page_leads_with_average_precision(
     write_tables(tmp_path, data)
     classes = [row["class"] for row in read_csv(tmp_path / "predictions.csv")]
     assert classes[60] == "Parus_major;Strix_aluco" and classes[95] == ""
+
+
+def test_where_labels_have_times_the_page_is_of_events_and_windows(tmp_path: Path) -> None:
+    data = make_data()
+    scores = data.scores["test"]
+    inside = np.zeros(scores.window_scores.shape, np.bool_)
+    inside[::2] = scores.positive[scores.window_recording][::2]  # every other window holds the class of its recording
+    scores = dataclasses.replace(scores, window_targets=inside, window_mask=np.ones_like(inside))
+    found = evaluate_part(scores, train_counts=np.array([30, 20, 3, 1]), n_bootstrap=100, seed=0)
+    of_class = {"events": 40, "detections": 10, "precision": 0.5, "recall": 0.125, "f1": 0.2}
+    per_class = [{"class": name, **of_class} for name in CLASSES]
+    own = {"events": 160, "detections": 40, "precision": 0.5, "recall": 0.125, "f1": 0.2, "f1_ci": [0.1, 0.3]}
+    found["events"] = {
+        "events": {**own, "per_class": per_class}, "segments": own, "segment_s": 1.0, "recordings": 100,
+        "recordings_left_out": 0, "least_overlap": 0.3, "hop_s": 0.96,
+    }  # fmt: skip
+    given = {"val": None, "test": found}
+    timed = make_data(metrics=given, scores={"test": scores}, diagnostics=[], best_epoch_by="windows")
+    page = page_of(timed, tmp_path)
+    text = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "20 % F1 of 160 events in 100 test recordings, 4 classes (95 % interval: 10 to 30 %)." in text
+    assert "(always “no class”: 50 %)" in text and "(in a random order:" in text and "recall of events" in text
+    assert "top-1" not in text.partition("Glossary")[0], "of whole recordings"
+    assert not {"confused", "listen"} & {values.get("id") for _, values in page.tags}
+    write_tables(tmp_path, timed)
+    row = read_csv(tmp_path / "per_class.csv")[0]
+    assert (row["test_events"], row["test_event_recall"], row["test_windows"]) == ("40", "0.125", "200")
+    assert 0 < float(row["test_window_ap_lo"]) < float(row["test_window_ap"]) < 1
 
 
 def test_label_issues_can_be_listened_to_and_names_in_them_are_only_text(tmp_path: Path) -> None:
@@ -612,7 +641,7 @@ def test_no_class_is_called_rare_where_all_have_as_many_and_untested_ones_are_na
 
     numbers: dict[str, Any] = {
         "classes": [], "untested": [], "most_recordings": None, "macro_ap": None, "macro_ap_ci": None,
-        "others_macro_ap": None, "others_macro_ap_ci": None,
+        "others_macro_ap": None, "others_macro_ap_ci": None, "of": "recordings",
     }  # fmt: skip
     even = told()
     assert "No class is clearly rarer in training than the others." in even and "Settings for rare classes" not in even
@@ -686,13 +715,13 @@ def test_what_each_measure_did_to_rare_classes_is_said_beside_how_it_was_measure
 
 def test_what_a_score_means_is_said_from_data() -> None:
     around = {"score": 0.8, "lo": 0.7, "hi": 0.9, "count": 12, "right": 9, "share": 0.75, "share_ci": [0.5, 0.9]}
-    said = meaning_sentence(around, "test").replace("\N{NO-BREAK SPACE}", " ")
+    said = meaning_sentence(around, "test recording").replace("\N{NO-BREAK SPACE}", " ")
     assert said.startswith("Of the 12 test recordings with a score between 0.7 and 0.9, 9 were right: 75 % (95 %")
     assert "50 to 90 %" in said and said.endswith("That is what a score of 0.8 means here.")
     few = {**around, "count": 9, "share_ci": None}
-    assert meaning_sentence(few, "test").endswith("So few say little of what a score of 0.8 means here.")
+    assert meaning_sentence(few, "test recording").endswith("So few say little of what a score of 0.8 means here.")
     none = {**around, "count": 0, "right": 0, "share": None, "share_ci": None}
-    assert "is not known: no test recording" in meaning_sentence(none, "test")
+    assert "is not known: no test recording" in meaning_sentence(none, "test recording")
 
 
 def test_the_page_shows_calibration_thresholds_and_false_alarms(tmp_path: Path) -> None:
@@ -742,11 +771,11 @@ def test_a_large_confusion_matrix_names_every_class_and_every_cell_and_has_a_clo
     counts = 5 * np.eye(n, dtype=np.int64)
     counts[3, 7], counts[100, 150] = 4, 9
     names = tuple(f"Genus_species{k:03d}" for k in range(n))
-    both = report._confusion({"confusion": counts.tolist()}, names)
+    both = class_section.confusion({"confusion": counts.tolist()}, names)
     assert Counter(re.findall(r"<g class=\"(\w+)", both["whole"])) == {"hit": n, "miss": 2}
     assert "<title>Genus_species100: 9 of 14 predicted as Genus_species150</title>" in both["whole"]
     assert all(both["whole"].count(f">{name}</text>") == 2 for name in names)
-    assert both["zoom"].count('class="row"') == report.MOST_ZOOMED
+    assert both["zoom"].count('class="row"') == class_section.MOST_ZOOMED
     for kept in (3, 7, 100, 150):
         assert f">{names[kept]}</text>" in both["zoom"]
     assert "any other class" in both["zoom"] and ">9</text>" in both["zoom"]

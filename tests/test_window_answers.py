@@ -5,7 +5,7 @@ import pytest
 
 from birdtune.evaluation.bootstrap import Bootstrap
 from birdtune.evaluation.metrics import View
-from birdtune.evaluation.window_answers import NO_CLASS, window_answers
+from birdtune.evaluation.window_answers import NO_CLASS, majority, window_answers
 
 CLASSES = ("Owl", "Tit")
 
@@ -34,3 +34,15 @@ def test_classes_of_which_nobody_knows_are_no_answer() -> None:
     found = answers(scores, positive, [[0, 1], [1, 1], [0, 0]])
     assert found["windows"] == 2 and found["accuracy"] == pytest.approx(0.5)
     assert answers(scores, positive, [[0, 0]] * 3)["accuracy"] is None
+
+
+def test_where_every_window_has_a_class_the_highest_score_answers_however_low() -> None:
+    scores = [[0.4, 0.3], [0.1, 0.2]]
+    assert answers(scores, [[1, 0], [0, 1]])["accuracy"] == 1.0
+    assert answers([*scores, [0.4, 0.3]], [[1, 0], [0, 1], [0, 0]])["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_the_majority_answer_is_known_before_anything_is_scored() -> None:
+    positive, known = np.array([[1, 0], [0, 0], [0, 0], [0, 1]], bool), np.ones((4, 2), bool)
+    assert majority(positive, known, CLASSES) == (NO_CLASS, 0.5)
+    assert majority(positive, known & [[1], [0], [0], [1]], CLASSES) == ("Owl", 0.5)

@@ -24,7 +24,7 @@ Definitions:
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -246,25 +246,6 @@ def windows_of(scores: Scores, bootstrap: Bootstrap) -> tuple[View, npt.NDArray[
     targets, known = scores.truth_of_windows()
     positive = np.asarray((targets >= POSITIVE) & known)
     return View(scores.window_scores, positive, known, bootstrap.at(scores.window_recording)), targets
-
-
-def quick_look(scores: Scores, kind: str, *, of_windows: bool = False) -> dict[str, float | None]:
-    """Figures of an epoch without intervals: `loss`, of the kind that is trained with, and every metric's summary.
-
-    Args:
-        kind: "softmax" or "sigmoid".
-        of_windows: by windows, of which those that hold no class are negatives, and predictions are scores from 0.5 on;
-            else by recordings, scored by the means over their windows.
-    """
-    bootstrap, targets = Bootstrap(scores.groups, 0, 0), scores.targets
-    view = view_of(scores, bootstrap)
-    if of_windows:
-        view, targets = windows_of(scores, bootstrap)
-        view = replace(view, predictions=np.asarray(view.scores >= 0.5))
-    rows = summary(estimates(view), view.bootstrap.n_groups)
-    found = {key: rows[key] for key in rows if not key.endswith("_ci")}
-    loss = log_loss if kind == "softmax" else binary_log_loss
-    return {"loss": loss(view.scores, targets, view.known), **found}
 
 
 # ---- the metrics --------------------------------------------------------------------------------

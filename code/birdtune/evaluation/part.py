@@ -7,6 +7,7 @@ majority baseline: what "always the most frequent class" would reach.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,18 @@ from birdtune.evaluation.bootstrap import Bootstrap, Ints, divide
 from birdtune.evaluation.metrics import (
     Estimate,
     View,
+    binary_log_loss,
     chance_ap,
     estimates,
     log_loss,
     names,
     predictions,
     summary,
+    view_of,
     windows_of,
 )
 from birdtune.evaluation.scores import Scores, clip_scores, pool_sum_squares
-from birdtune.evaluation.window_answers import window_answers
+from birdtune.evaluation.window_answers import right_answers, window_answers, with_class
 
 MOST_PAIRS = 100
 
@@ -52,7 +55,8 @@ def evaluate_part(
         the "times" of labels or "recordings"; `majority_class`, `majority_baseline` (+ `_ci`),
         `accuracy_gain` (+ `_ci`: clip accuracy less the baseline, drawn in pairs); `macro_ap_chance`; `clip`,
         `clip_sum_squares`, `window`, each with the summary of every metric (+ `_ci` each) and `log_loss`;
-        `window_answers` as of `window_answers`, None where labels have no times; `per_class`;
+        `window_answers` as of `window_answers`, `window_macro_ap_chance` and `windows_per_class` (`class`, `windows`,
+        and metrics that have a value per class), None where labels have no times; `per_class`;
         `confusion` (rows are true; of recordings with one class), `confusion_pairs` (the 100 most frequent),
         `never_predicted`. What is undefined is None.
 
@@ -70,7 +74,7 @@ def evaluate_part(
     clip = View(pooled, scores.positive, scores.known, bootstrap, predicted)
     squares = View(pool_sum_squares(scores), scores.positive, scores.known, bootstrap)
     window, window_targets = windows_of(scores, bootstrap)
-    by_metric = estimates(clip)
+    by_metric, by_window, with_times = estimates(clip), estimates(window), scores.window_targets is not None
     confusion = _confusion(scores.labels, pooled)
     return {
         "n_recordings": len(scores.recordings),
@@ -82,13 +86,39 @@ def evaluate_part(
         "clip": _summary(clip, by_metric, scores.targets),
         "macro_ap_chance": chance_ap(scores.positive.sum(axis=0), scores.known.sum(axis=0)),
         "clip_sum_squares": _summary(squares, estimates(squares), scores.targets),
-        "window": _summary(window, estimates(window), window_targets),
-        "window_answers": None if scores.window_targets is None else window_answers(window, scores.classes),
+        "window": _summary(window, by_window, window_targets),
+        "window_answers": window_answers(window, scores.classes) if with_times else None,
+        "window_macro_ap_chance": _chance_of_windows(window) if with_times else None,
+        "windows_per_class": _windows_per_class(window, by_window, scores.classes) if with_times else None,
         "per_class": _per_class(scores, predicted, train_counts, by_metric, bootstrap),
         "confusion": confusion.tolist(),
         "confusion_pairs": _confusion_pairs(confusion, scores.classes),
         "never_predicted": [scores.classes[c] for c in np.flatnonzero(~predicted.any(axis=0))],
     }
+
+
+def quick_look(scores: Scores, kind: str, *, of_windows: bool = False) -> dict[str, float | None]:
+    """Figures of an epoch without intervals: `loss`, of the kind that is trained with, and every metric's summary.
+
+    Args:
+        kind: "softmax" or "sigmoid".
+        of_windows: by windows, of which those that hold no class are negatives: accuracy is that of `window_answers`,
+            and predictions are scores from 0.5 on; else by recordings, scored by the means over their windows.
+    """
+    bootstrap, targets = Bootstrap(scores.groups, 0, 0), scores.targets
+    view = view_of(scores, bootstrap)
+    if of_windows:
+        view, targets = windows_of(scores, bootstrap)
+        view = replace(view, predictions=np.asarray(view.scores >= 0.5))
+    rows = summary(estimates(view), view.bootstrap.n_groups)
+    found = {key: rows[key] for key in rows if not key.endswith("_ci")}
+    if of_windows:
+        # Softmax is not trained on windows without a class, and always gives one.
+        counted = view.known & with_class(view.positive, view.known) if kind == "softmax" else view.known
+        found["accuracy"] = view.bootstrap.share(*right_answers(replace(view, known=counted)))[0]
+        del found["top3"]
+    loss = log_loss if kind == "softmax" else binary_log_loss
+    return {"loss": loss(view.scores, targets, view.known), **found}
 
 
 def _summary(view: View, found: dict[str, Estimate], targets: npt.NDArray[Any]) -> dict[str, Any]:
@@ -132,6 +162,22 @@ def _per_class(
         for metric, each in by_class.items():
             row |= each.of(c).row(metric)
         rows.append(row)
+    return rows
+
+
+def _chance_of_windows(view: View) -> float | None:
+    positives = (view.positive & view.known).sum(axis=0)
+    known = np.broadcast_to(view.known, view.positive.shape).sum(axis=0)
+    return chance_ap(positives, known) if positives.any() else None
+
+
+def _windows_per_class(view: View, found: dict[str, Estimate], classes: Sequence[str]) -> list[dict[str, Any]]:
+    by_class = {metric: each for metric, each in found.items() if each.is_per_class}
+    n = (view.positive & view.known).sum(axis=0)
+    rows: list[dict[str, Any]] = [{"class": name, "windows": int(n[c])} for c, name in enumerate(classes)]
+    for metric, each in by_class.items():
+        for c, row in enumerate(rows):
+            row |= each.of(c).row(metric)
     return rows
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from birdtune.data.sampling import QUALITY_NAME
 from birdtune.evaluation.bootstrap import Bools, Bootstrap
-from birdtune.evaluation.metrics import METRICS, Estimate, estimate
+from birdtune.evaluation.metrics import METRICS, Estimate, estimate, windows_of
 from birdtune.evaluation.paired import view
 from birdtune.evaluation.scores import Floats, Ints, Scores, pool_mean
 from birdtune.runtime.text import UNKNOWN
@@ -73,11 +73,15 @@ def rarest_third(
         "untested": untested,
         "times": times,
         "most_recordings": int(counts[order[n_rare - 1]]) if n_rare else None,
+        "of": "recordings" if scores.window_targets is None else "windows",
     }
     if not n_rare:
         return found | dict.fromkeys(("macro_ap", "macro_ap_ci", "others_macro_ap", "others_macro_ap_ci"))
     bootstrap = Bootstrap(scores.groups, n_bootstrap, seed)
-    ap = estimate(METRICS["ap"], view(pool_mean(scores), scores.positive, bootstrap, scores.known))
+    items = view(pool_mean(scores), scores.positive, bootstrap, scores.known)
+    if scores.window_targets is not None:
+        items, _ = windows_of(scores, bootstrap)
+    ap = estimate(METRICS["ap"], items)
     for name, chosen in (("macro_ap", order[:n_rare]), ("others_macro_ap", order[n_rare:])):
         found |= ap.mean(bootstrap.n_groups, chosen).row(name)
     return found

@@ -2,7 +2,8 @@
 
     Scores, and what they were before calibration ─▶ evaluate_calibration ─▶ a JSON-able dict
 
-The confidence of a recording is its highest score; it is right if that is the score of one of its classes. Expected
+The confidence of a recording is its highest score; it is right if that is the score of one of its classes. Where labels
+have times, the same holds of windows, which have classes of their own. Expected
 calibration error (ECE; Naeini et al. 2015) with bins of equal mass: recordings, sorted by confidence, are cut into up
 to ten bins of equal size (at least five each); in each, the mean confidence and the share of right predictions are
 compared; the differences, weighted by the bins' sizes, are summed. Bins of equal width would leave most bins of a good
@@ -21,12 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.evaluation.bootstrap import Bools, Bootstrap, interval
-from birdtune.evaluation.scores import Floats, Ints, Scores, clip_scores
+from birdtune.evaluation.scores import POSITIVE, Floats, Ints, Scores, clip_scores
 
 MOST_BINS, FEWEST_IN_A_BIN = 10, 5
 # What the report says in a sentence: recordings whose score is about this, give or take.
 AROUND, WITHIN = 0.8, 0.1
 _NULL_DRAWS = 1000
+# Of more windows, evenly spaced ones are taken: what they add is little, as windows of a source are alike.
+_MOST_WINDOWS = 20_000
 _NULL_QUANTILE = 0.975
 # Outcomes that are drawn at a time, so that memory stays flat.
 _DRAWN_AT_ONCE = 1_000_000
@@ -37,7 +40,7 @@ def evaluate_calibration(scores: Scores, before: npt.NDArray[Any], *, n_bootstra
 
     Args:
         scores: one part of the split, as it is served.
-        before: [N, C] the recordings' scores before calibration.
+        before: scores before calibration, of recordings [N, C], or of windows [P, C] where these have targets.
         n_bootstrap: replicates behind the intervals; source recordings are drawn.
         seed: of all drawing.
 
@@ -45,20 +48,30 @@ def evaluate_calibration(scores: Scores, before: npt.NDArray[Any], *, n_bootstra
         `before`, `after`: each `ece`, `ece_ci`, `ece_null` (its mean under perfect calibration) and `ece_null_upper`
         (97.5 % of such draws stay below), `source_correlation` (of outcomes within a source, 0…1, that these draws
         have), `confidence` (mean), `accuracy`, and `bins` with `lo`, `hi`, `count`, `confidence`, `accuracy`; `around`:
-        `score`, `lo`, `hi`, `count`, `right`, `share`, `share_ci` of the recordings whose confidence is about 0.8.
+        `score`, `lo`, `hi`, `count`, `right`, `share`, `share_ci` of those whose confidence is about 0.8; `of`: whether
+        all this is of "recordings" or of "windows".
     """
-    bootstrap = Bootstrap(scores.groups, n_bootstrap, seed)
-    after = clip_scores(scores)
+    bootstrap, of = Bootstrap(scores.groups, n_bootstrap, seed), "recordings"
+    after, positive = clip_scores(scores), scores.positive
+    if scores.window_targets is not None:
+        chosen = np.arange(0, len(scores.window_recording), -(-len(scores.window_recording) // _MOST_WINDOWS))
+        targets, known = scores.truth_of_windows(chosen)
+        asked = known.any(axis=1)
+        chosen, known = chosen[asked], known[asked]
+        bootstrap, of = bootstrap.at(scores.window_recording[chosen]), "windows"
+        # A class of which nobody knows whether it is in a window is no answer for it.
+        after, before = np.where(known, scores.window_scores[chosen], 0), np.where(known, before[chosen], 0)
+        positive = np.asarray((targets[asked] >= POSITIVE) & known)
     return {
-        "before": _calibration(before, scores.positive, bootstrap, seed),
-        "after": _calibration(after, scores.positive, bootstrap, seed),
-        "around": _around(after.max(axis=1), scores.top1, bootstrap),
+        "of": of,
+        "before": _calibration(before, positive, bootstrap, seed),
+        "after": _calibration(after, positive, bootstrap, seed),
+        "around": _around(after, positive, bootstrap),
     }
 
 
 def _calibration(class_scores: npt.NDArray[Any], positive: Bools, bootstrap: Bootstrap, seed: int) -> dict[str, Any]:
-    confidence: Floats = class_scores.max(axis=1).astype(np.float64)
-    right = np.take_along_axis(positive, class_scores.argmax(axis=1)[:, None], axis=1)[:, 0]
+    confidence, right = _highest(class_scores, positive)
     place = equal_mass(confidence)
     ece = calibration_error(confidence, right, place)
     correlation = source_correlation(confidence, right, bootstrap.index)
@@ -73,6 +86,12 @@ def _calibration(class_scores: npt.NDArray[Any], positive: Bools, bootstrap: Boo
         "accuracy": float(right.mean()),
         "bins": bins(confidence, right, place),
     }
+
+
+def _highest(class_scores: npt.NDArray[Any], positive: Bools) -> tuple[Floats, Bools]:
+    """The highest score of each item, and whether it is that of one of its classes. [N] each"""
+    right = np.take_along_axis(positive, class_scores.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return class_scores.max(axis=1).astype(np.float64), right
 
 
 def equal_mass(confidence: Floats) -> Ints:
@@ -156,7 +175,8 @@ def _null_distribution(confidence: Floats, place: Ints, source: Ints, correlatio
     return np.concatenate(found)
 
 
-def _around(confidence: Floats, right: Bools, bootstrap: Bootstrap) -> dict[str, Any]:
+def _around(class_scores: npt.NDArray[Any], positive: Bools, bootstrap: Bootstrap) -> dict[str, Any]:
+    confidence, right = _highest(class_scores, positive)
     inside = (confidence >= AROUND - WITHIN) & (confidence < AROUND + WITHIN)
     share, share_ci = bootstrap.share(right, inside)
     return {

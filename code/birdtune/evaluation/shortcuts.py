@@ -78,6 +78,8 @@ def measure(
         "common_bandwidth_hz": common_hz, "band_limit_hz": limit_hz, "rows": [],
         "shortcut": None, "majority": None, "model": None,
     }  # fmt: skip
+    if scores.window_targets is not None:
+        return {**shared, "reason": "labels have times, and what a recording is like does not say when birds call"}
     if not scores.has_class.all():
         return {**shared, "reason": f"{(~scores.has_class).sum():,} of the recordings have no class"}
     task = _task(dataset, scores, part, seed)

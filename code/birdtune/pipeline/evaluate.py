@@ -27,18 +27,18 @@ from birdtune.evaluation import (
     shortcuts,
 )
 from birdtune.evaluation.decision import Thresholds
-from birdtune.evaluation.metrics import headline
+from birdtune.evaluation.headline import WINDOWS, headline_figures
 from birdtune.evaluation.ood import OodCollector, OodModel, centre_targets
 from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
 from birdtune.pipeline import comparison, label_check, published_classes, rare_class_ablation
-from birdtune.pipeline.messages import event_line
+from birdtune.pipeline.messages import headline_lines
 from birdtune.pipeline.metrics import OOD_NAME, RunMetrics, noise_logits, run_metrics
 from birdtune.reporting import ood_section, shortcut_section
 from birdtune.reporting.report_data import diagnose
 from birdtune.runtime.files import make_folder, write_json
-from birdtune.runtime.text import number, plain
+from birdtune.runtime.text import plain
 from birdtune.training import cross_fit
 from birdtune.training.base_model import read_ood_model, read_weights
 from birdtune.training.job import Job
@@ -77,6 +77,7 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     for name, scores in found.scores.items():
         scores.save(folder / f"scores-{name}.npz")
         figures[name]["rare_classes"] = _rare_classes(job, scores)
+        figures[name]["headline"] = headline_figures(figures[name])
         _report_part(job, name, figures[name])
     figures["published"] = published_classes.measure(job, model.classifier, found.scores)
     figures["published_alone"] = None
@@ -213,24 +214,16 @@ def _rare_classes(job: Job, scores: Scores) -> dict[str, Any] | None:
 
 
 def _report_part(job: Job, name: str, figures: Mapping[str, Any]) -> None:
-    clip, calibration = figures["clip"], figures["calibration"]
-    job.journal.say(
-        f"  {name}: {', '.join(f'{metric.title} {number(clip[key])}' for key, metric in headline(clip))}; "
-        f"majority baseline {number(figures['majority_baseline'])} ({figures['majority_class']})"
-    )
-    if (answers := figures["window_answers"]) and answers["accuracy"] is not None:
-        job.journal.say(
-            f"  {name} windows: accuracy {number(answers['accuracy'])}; majority baseline "
-            f"{number(answers['majority_baseline'])} ({answers['majority']})"
-        )
-    if events := figures.get("events"):
-        job.journal.say(f"  {name} {event_line(events)}")
+    calibration = figures["calibration"]
+    for line in headline_lines(figures, name):
+        job.journal.say(f"  {line}")
     before, after = calibration["before"], calibration["after"]
+    of = " of windows" if calibration["of"] == WINDOWS else ""
     job.journal.say(
-        f"  {name}: calibration error {after['ece']:.3f} (before calibration {before['ece']:.3f}; "
+        f"  {name} calibration error{of} {after['ece']:.3f} (before calibration {before['ece']:.3f}; "
         f"{after['ece_null']:.3f} under perfect calibration)"
     )
-    job.journal.event("evaluated", split=name, baseline=figures["majority_baseline"], **clip)
+    job.journal.event("evaluated", split=name, baseline=figures["majority_baseline"], **figures["clip"])
 
 
 def _events(job: Job, test: Scores, thresholds: Thresholds) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """What a run says of its data at the beginning, and of its outcome at the end."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from birdtune.data import row_books
@@ -9,6 +9,7 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.sources import source_lines
 from birdtune.errors import shown
 from birdtune.evaluation import diagnostics
+from birdtune.evaluation.headline import EVENTS, RECORDINGS
 from birdtune.runtime.files import read_json
 from birdtune.runtime.log import Journal, duration
 from birdtune.runtime.runs import STAGES, Run
@@ -65,7 +66,24 @@ def say_begin(current: Run, dataset: Dataset, base: ServedModel | None, *, resum
     say_notices(dataset, journal)
 
 
-def event_line(events: Mapping[str, Any]) -> str:
+def headline_lines(figures: Mapping[str, Any], part: str) -> Iterator[str]:
+    """The figures of a part of metrics.json that lead, in words."""
+    for number_of, row in enumerate(figures["headline"]):
+        if row["of"] == EVENTS:
+            yield f"{part} {_event_line(figures['events'])}"
+            continue
+        title = {"accuracy": "accuracy", "macro_ap": "mAP"}[row["metric"]]
+        said = f"{part} {title}" if row["of"] == RECORDINGS else f"{part} window {title}"
+        said += f" {number(row['value'])}" + (f" (95 %: {row['ci'][0]:.2f} to {row['ci'][1]:.2f})" if row["ci"] else "")
+        if not number_of or figures["headline"][number_of - 1]["of"] != row["of"]:
+            said += f" on {row['n']:,} {row['of']} of {count(figures['n_sources'], 'source')}"
+        if row["baseline"] is not None:
+            what = f" ({row['majority']})" if row["majority"] is not None else ""
+            said += f"; {'majority baseline' if what else 'in a random order'} {number(row['baseline'])}{what}"
+        yield said
+
+
+def _event_line(events: Mapping[str, Any]) -> str:
     """How well detections meet annotated events: `events` of a part of metrics.json in words."""
     row, segments = events["events"], events["segments"]
     left_out = events["recordings_left_out"]
@@ -85,24 +103,9 @@ def say_result(current: Run, until: str) -> None:
     metrics: dict[str, Any] | None = read_json(current.reports / "metrics.json")
     test = metrics.get("test") if metrics and until != "train" else None
     if test:
-        key, title = ("macro_ap", "mAP") if test["multi_label"] else ("accuracy", "accuracy")
-        ends = test["clip"][f"{key}_ci"]
-        interval = f" (95 %: {ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
         journal.say("")
-        journal.say(
-            f"test {title} {number(test['clip'][key])}{interval} on {test['n_recordings']:,} recordings of "
-            f"{count(test['n_sources'], 'source')}; majority baseline {number(test['majority_baseline'])} "
-            f"({test['majority_class']})"
-        )
-        if (answers := test["window_answers"]) and answers["accuracy"] is not None:
-            ends = answers["accuracy_ci"]
-            interval = f" (95 %: {ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
-            journal.say(
-                f"test accuracy of windows {number(answers['accuracy'])}{interval} on {answers['windows']:,} windows; "
-                f"majority baseline {number(answers['majority_baseline'])} ({answers['majority']})"
-            )
-        if events := test.get("events"):
-            journal.say(f"test {event_line(events)}")
+        for line in headline_lines(test, "test"):
+            journal.say(line)
     if until == "report":
         journal.say(f"report  {shown(current.reports / 'report.html')}")
     if until in ("export", "report"):

@@ -89,9 +89,7 @@ def run_metrics(
     of_parts = {
         name: None if part is None else {
             **evaluate_part(served[name], train_counts=train_counts, thresholds=values, **drawing),
-            "calibration": reliability.evaluate_calibration(
-                served[name], clip_scores(Calibration(kind).scores(part)), **drawing
-            ),
+            "calibration": reliability.evaluate_calibration(served[name], _uncalibrated(part, kind), **drawing),
             "decisions": thresholds.evaluate_decisions(served[name], chosen, **drawing),
             "ood": thresholds.evaluate_ood(served[name], **drawing),
         }
@@ -107,6 +105,12 @@ def run_metrics(
             "noise": _of_noise(noises, chosen, window_s) if noises is not None else [],
         },
     })  # fmt: skip
+
+
+def _uncalibrated(logits: Scores, kind: str) -> npt.NDArray[Any]:
+    """Scores before calibration, of windows where labels have times, else of recordings. [P or N, C]"""
+    scores = Calibration(kind).scores(logits)
+    return clip_scores(scores) if logits.window_targets is None else scores.window_scores
 
 
 def _scale(

@@ -92,10 +92,11 @@ def beside(job: Job, classifier: Classifier, test: Scores | None) -> dict[str, A
 
     Returns:
         `published_alone` of metrics.json: `backbone`, and as `published_scores.compare` without the calibration; None:
-        the head did not begin so for two classes or more, the backbone was trained, or there is no test recording.
+        the head did not begin so for two classes or more, the backbone was trained, there is no test recording, or
+        labels have times, and whole recordings, which are compared here, may hold every class.
     """
     start = job.head_start
-    if start is None or test is None or not classifier.is_frozen:
+    if start is None or test is None or test.window_targets is not None or not classifier.is_frozen:
         return None
     columns, owned = _members(job, start.columns)
     if len(columns) < published_scores.FEWEST_CLASSES:

@@ -35,13 +35,17 @@ def section(metrics: Row, part: str, trust: Row | None) -> Row | None:
     found = metrics.get("calibration")
     if found is None:
         return None
+    noun = found["of"].removesuffix("s")
     calibrated = trust is not None and not trust["calibration"]["reason"]
     origins = {row["from"] for row in trust["thresholds"]["classes"]} if trust is not None else set()
     chosen_on = part == "validation" and not {OWN, SHARED}.isdisjoint(origins)
     return {
+        "noun": noun,
         "sentence": calibration_sentence(found["after"], sources=metrics["n_sources"], calibrated=calibrated),
-        "meaning": meaning_sentence(found["around"], part),
-        "decisions": decisions_sentence(metrics["decisions"], metrics["n_recordings"], part, chosen_on=chosen_on),
+        "meaning": meaning_sentence(found["around"], f"{part} {noun}"),
+        "decisions": _events_sentence(metrics["events"])
+        if metrics.get("events")
+        else decisions_sentence(metrics["decisions"], metrics["n_recordings"], part, chosen_on=chosen_on),
         "thresholds": thresholds_sentence(trust["thresholds"]) if trust is not None else "",
         "background": background_words(trust["false_alarms"]["background"]) if trust is not None else "",
         "alarms": alarms_sentence(trust["false_alarms"]["background"]) if trust is not None else "",
@@ -84,14 +88,14 @@ def calibration_sentence(after: Row, *, sources: int, calibrated: bool) -> str:
     return f"{word} than its confidence says, by {off} on average."
 
 
-def meaning_sentence(around: Row, part: str) -> str:
-    """What a score of 0.8 means, from data."""
+def meaning_sentence(around: Row, what: str) -> str:
+    """What a score of 0.8 means, from data; `what` has scores, e.g. "test recording"."""
     between = f"a score between {around['lo']:.1f} and {around['hi']:.1f}"
     if not around["count"]:
-        return f"What a score of {around['score']:g} means is not known: no {part} recording had {between}."
+        return f"What a score of {around['score']:g} means is not known: no {what} had {between}."
     was = "was" if around["right"] == 1 else "were"
     found = (
-        f"Of the {count(around['count'], part + ' recording')} with {between}, {around['right']} {was} right: "
+        f"Of the {count(around['count'], what)} with {between}, {around['right']} {was} right: "
         f"{percent(around['share'])}"
     )
     interval = f" (95{NBSP}% interval: {span(around['share_ci'])})" if around["share_ci"] else ""
@@ -128,13 +132,23 @@ def decisions_sentence(decisions: Row, n: int, part: str, *, chosen_on: bool) ->
     )
 
 
+def _events_sentence(events: Row) -> str:
+    """What the thresholds do where labels have times; `events`: of metrics.json."""
+    row = events["events"]
+    return (
+        f"At the thresholds there are {count(row['detections'], 'detection')} in the "
+        f"{count(events['recordings'], 'test recording')}. Of these {percent(row['precision'])} are right, and of the "
+        f"{count(row['events'], 'annotated event')} {percent(row['recall'])} are detected."
+    )
+
+
 def decided_sentence(metrics: Row) -> str:
     """How many recordings get a class at all, for the first screen; "" where all do, or it is not known.
 
     Nor where events were detected: the mean over a recording may be below every threshold.
     """
     decisions = metrics.get("decisions")
-    if metrics.get("events") or decisions is None or decisions["decided_share"] in (None, 1):
+    if metrics.get("window_answers") or decisions is None or decisions["decided_share"] in (None, 1):
         return ""
     if not decisions["decided"]:
         return "With the thresholds, every recording is rejected as unknown."

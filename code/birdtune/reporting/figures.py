@@ -14,6 +14,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -105,7 +106,9 @@ def headline(rows: Sequence[tuple[str, float, Sequence[float] | None, bool]]) ->
         return _svg(figure, "Metrics with 95 % intervals, and the majority baseline")
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None) -> Markup:
+def learning_curves(
+    history: Sequence[Mapping[str, Any]], best_epoch: int | None, of_windows: bool = False
+) -> Markup:
     """Loss on the left, the headline metrics of validation on the right, by epoch."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.4, 2.7), layout="constrained")
@@ -114,7 +117,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None
         _curve(left, history, "val_loss", "validation", SECOND)
         left.set_title("Loss", loc="left", fontsize=9, color=SOFT)
         left.set_ylim(bottom=0)
-        for (key, metric), colour in zip(validation_metrics(history), itertools.cycle(_COLOURS)):
+        for (key, metric), colour in zip(validation_metrics(history, of_windows=of_windows), itertools.cycle(_COLOURS)):
             _curve(right, history, key, metric.title, colour)
         right.set_title("Validation metrics", loc="left", fontsize=9, color=SOFT)
         _percent_axis(right, "y")
@@ -128,9 +131,12 @@ def learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None
         return _svg(figure, "Learning curves by epoch; the table below has the figures")
 
 
-def validation_metrics(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, Metric]]:
+def validation_metrics(history: Sequence[Mapping[str, Any]], *, of_windows: bool = False) -> list[tuple[str, Metric]]:
     """Keys and metrics of validation that the history has a curve of."""
-    return metrics.headline({key: None for row in history for key in row}, "val_")
+    found = metrics.headline({key: None for row in history for key in row}, "val_")
+    if of_windows:
+        return [(key, replace(each, title=f"{each.title.removeprefix('top-1 ')} of windows")) for key, each in found]
+    return found
 
 
 def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, colour: str) -> None:

@@ -27,13 +27,15 @@ from markupsafe import Markup, escape
 from birdtune.errors import shown
 from birdtune.evaluation import model_comparison, rare_classes
 from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic
-from birdtune.evaluation.metrics import METRICS, Metric, headline
+from birdtune.evaluation.metrics import METRICS
 from birdtune.evaluation.scores import Scores, clip_scores
 from birdtune.reporting import (
     calibration_section,
+    class_section,
     embedding_map,
     event_section,
     figures,
+    first_screen,
     listening,
     ood_section,
     published_section,
@@ -51,7 +53,6 @@ Row = Mapping[str, Any]
 MOST_CLIPS = 8
 MOST_ROWS = 2_000
 MOST_ISSUES = 200
-MOST_ZOOMED = 15  # classes in the close-up of a large confusion matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,7 +312,7 @@ def _examples(data: ReportData) -> Row:
     """The cards of the part that the page shows: worst errors, and pairs with an example to compare."""
     scores = data.scores.get(data.split or "")
     metrics = data.metrics.get(data.split or "")
-    if scores is None or metrics is None:
+    if scores is None or metrics is None or metrics["window_answers"]:
         return {"worst": [], "pairs": [], "errors": None}
     pooled = clip_scores(scores)  # [N, C]
     worst = worst_errors(scores, pooled)
@@ -349,6 +350,8 @@ def _context(data: ReportData) -> dict[str, Any]:
     advice = {row["problem"]: row.get("advice", "") for row in unused}
     left, bottom, width, height = (round(100 * side, 1) for side in figures.SPECTROGRAM_BOX)
     rare = metrics.get("rare_classes") if metrics else None
+    with_times = bool(metrics and metrics["window_answers"])
+    of_windows = data.best_epoch_by == "windows"
     examples, labels = _examples(data), _labels(data)
     clips = _clips(examples, labels)
     return {
@@ -356,6 +359,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "split": split,
         "metrics": metrics,
         "split_name": part,
+        "with_times": with_times,
+        "events_of": metrics.get("events") if metrics else None,
         "strong": [each for each in data.diagnostics if each.severity == STRONG],
         # What the verdict's own text says is not said twice.
         "mild": [
@@ -365,20 +370,23 @@ def _context(data: ReportData) -> dict[str, Any]:
         "recordings": _total(data, "recordings"),
         "trained": _total(data, "train"),
         "hours": duration(60 * _total(data, "minutes")),
-        "big": _big(metrics, part) if metrics else None,
+        "big": first_screen.big(metrics, part) if metrics else None,
         "without_near": _without_near(data),
-        "headline": figures.headline(_headline_rows(data)) if metrics else None,
-        "class_rows": _class_rows(data),
-        "class_metrics": _class_metrics(metrics),
+        "headline": figures.headline(first_screen.rows(data.metrics, split, len(data.classes))) if metrics else None,
+        "class_rows": class_section.rows(data.class_rows, metrics),
+        "class_metrics": class_section.metrics_of(metrics),
         "has_ids": any(row["external_id"] is not None for row in data.class_rows),
-        "confusion": _confusion(metrics, data.classes) if metrics else None,
+        "confusion": class_section.confusion(metrics, data.classes) if metrics else None,
         "listening": examples,
         "events": event_section.section(data.events, data.scores["test"], data.listen) if data.events else None,
         "clips": clips,
-        "map": embedding_map.section(data.embedding_map, data.scores, split, data.class_rows, _issues(data), clips),
-        "curves": figures.learning_curves(data.history, data.best_epoch) if data.history else None,
+        # Where labels have times, predictions for whole recordings are neither right nor wrong.
+        "map": embedding_map.section(
+            data.embedding_map, {} if with_times else data.scores, split, data.class_rows, _issues(data), clips
+        ),
+        "curves": data.history and figures.learning_curves(data.history, data.best_epoch, of_windows),
         "n_epochs": sum(row["epoch"] > 0 for row in data.history),
-        "curve_metrics": figures.validation_metrics(data.history),
+        "curve_metrics": figures.validation_metrics(data.history, of_windows=of_windows),
         "rarest": rare,
         "measures": rare_classes.measures(data.settings, set_for_rare),
         "times_more": rare_classes.unequal(rare, set_for_rare),
@@ -405,26 +413,6 @@ def _context(data: ReportData) -> dict[str, Any]:
     }
 
 
-def _big(metrics: Row, part: str) -> Row:
-    """The figure in large print: top-1 accuracy; where recordings have several classes, average precision; and where
-    these have times, F1 of events, as all recordings may hold all classes.
-    """
-    clip = metrics["clip"]
-    if events := metrics.get("events"):
-        row = events["events"]
-        what = f"F1 of {count(row['events'], 'event')} in {count(events['recordings'], part + ' recording')}"
-        return {"value": row["f1"], "ci": row["f1_ci"], "text": what}
-    if metrics["multi_label"]:
-        return {
-            "value": clip["macro_ap"], "ci": clip["macro_ap_ci"],
-            "text": f"mean average precision (mAP) on {count(metrics['n_recordings'], part + ' recording')}",
-        }  # fmt: skip
-    return {
-        "value": clip["accuracy"], "ci": clip["accuracy_ci"],
-        "text": f"top-1 accuracy on {count(metrics['n_recordings'], part + ' recording')}",
-    }  # fmt: skip
-
-
 def _without_near(data: ReportData) -> Row | None:
     """Accuracy without the test recordings that sound like training recordings, where that is a warning."""
     warned = any(each.code == "test-leak" for each in data.diagnostics)
@@ -447,67 +435,3 @@ def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 def _total(data: ReportData, key: str) -> Any:
     """Recordings, training recordings or minutes in all."""
     return sum(row[key] for row in data.class_rows) if data.totals is None else data.totals[key]
-
-
-def _headline_rows(data: ReportData) -> list[tuple[str, float, Sequence[float] | None, bool]]:
-    """Every headline metric of the part that the page shows, the baseline, and validation's first beside test."""
-    rows: list[tuple[str, float, Sequence[float] | None, bool]] = []
-    for split, name in (("test", "test"), ("val", "validation")):
-        metrics = data.metrics.get(split)
-        if not metrics:
-            continue
-        clip, is_shown = metrics["clip"], split == data.split
-        if (answers := metrics.get("window_answers")) and answers["accuracy"] is not None:
-            rows.append((f"accuracy of windows, {name}", answers["accuracy"], answers["accuracy_ci"], False))
-            if is_shown:
-                ends = answers["majority_baseline_ci"]
-                title = f"majority baseline of windows: {answers['majority']}"
-                rows.append((title, answers["majority_baseline"], ends, True))
-        if events := metrics.get("events"):
-            for title, what in (("events", "events"), ("segments", f"segments of {events['segment_s']:g} s")):
-                rows.append((f"F1 of {what}, {name}", events[title]["f1"], events[title]["f1_ci"], False))
-        for key, metric in headline(clip):
-            is_first = key == "accuracy"
-            if clip[key] is None or not (is_shown or is_first) or (metric.name == "top3" and len(data.classes) <= 3):
-                continue
-            rows.append((f"{metric.title}, {name}", clip[key], clip[f"{key}_ci"], False))
-            if is_first and is_shown:
-                rows.append(("majority baseline", metrics["majority_baseline"], metrics["majority_baseline_ci"], True))
-    return rows
-
-
-def _class_metrics(metrics: Row | None) -> list[Metric]:
-    """Metrics that the table of classes has a column of: all that have a value per class."""
-    row = metrics["per_class"][0] if metrics else {}
-    return [each for name, each in METRICS.items() if name in row and name != "recall"]
-
-
-def _class_rows(data: ReportData) -> list[Row]:
-    """Per class: its recordings, its figures, and what it is most often confused with."""
-    metrics = data.metrics.get(data.split or "")
-    if not metrics:
-        return [{**row, "metrics": None, "confused_with": None} for row in data.class_rows]
-    confused: dict[str, str] = {}
-    for pair in metrics["confusion_pairs"]:
-        confused.setdefault(pair["true"], f"{pair['predicted']} ({pair['count']})")
-    by_class = {row["class"]: row for row in metrics["per_class"]}
-    return [
-        {**row, "metrics": by_class[row["class"]], "confused_with": confused.get(row["class"])}
-        for row in data.class_rows
-    ]
-
-
-def _confusion(metrics: Row, classes: tuple[str, ...]) -> Row:
-    """The matrix; and, where it is too large for numbers, a close-up of the classes most confused."""
-    counts = np.asarray(metrics["confusion"], np.int64)  # [C, C]
-    whole = figures.confusion(counts, classes, classes)
-    if len(classes) <= figures.NUMBERED_CLASSES:
-        return {"whole": whole, "zoom": None}
-    wrong = counts - np.diag(np.diag(counts))
-    most = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MOST_ZOOMED]
-    kept = np.sort(most)
-    inside = counts[np.ix_(kept, kept)]
-    others = counts[kept].sum(axis=1) - inside.sum(axis=1)
-    names = [classes[c] for c in kept]
-    zoom = figures.confusion(np.column_stack([inside, others]), names, [*names, "any other class"])
-    return {"whole": whole, "zoom": zoom}

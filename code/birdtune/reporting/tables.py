@@ -19,6 +19,11 @@ from birdtune.reporting.report import ReportData, Row
 from birdtune.runtime.files import write_csv
 
 _CLASS_COLUMNS = ("class", "external_id", "recordings", "minutes", "train", "val", "test")
+# Of each part, where labels have times.
+_WITH_TIMES = (
+    "windows", "window_ap", "window_ap_lo", "window_ap_hi", "events", "detections", "event_precision", "event_recall",
+    "event_f1",
+)  # fmt: skip
 _THRESHOLD_COLUMNS = ("threshold", "threshold_from")
 _PREDICTION_COLUMNS = (
     "recording", "class", "source_recording", "split", "predicted", "score", "correct", "rank", "second",
@@ -49,10 +54,14 @@ def write_tables(folder: Path, data: ReportData) -> None:
 
 def _metric_columns(data: ReportData) -> list[str]:
     """Columns of a part of the split: every registered metric that has a value per class, with its interval."""
-    rows = [row for found in data.metrics.values() for row in (found or {"per_class": []})["per_class"]]
+    parts = [found for found in data.metrics.values() if found]
+    rows = [row for found in parts for row in found["per_class"]]
     named = [name for name in METRICS if any(name in row for row in rows)]
     ends = [column for name in named for column in (name, f"{name}_lo", f"{name}_hi")]
-    return ["support", "n_sources", "predicted", *ends, "decided", "decided_precision", "decided_recall"]
+    columns = ["support", "n_sources", "predicted", *ends, "decided", "decided_precision", "decided_recall"]
+    if any(found["window_answers"] for found in parts):
+        columns += _WITH_TIMES
+    return columns
 
 
 def _per_class_table(data: ReportData) -> Iterator[Row]:
@@ -82,6 +91,13 @@ def _by_class(metrics: Row | None) -> dict[str, dict[str, Any]]:
             for k, end in enumerate(("lo", "hi"))
         }
         found[row["class"]] = {**row, **ends}
+    for row in metrics["windows_per_class"] or []:
+        low, high = row["ap_ci"] or (None, None)
+        own = {"windows": row["windows"], "window_ap": row["ap"], "window_ap_lo": low, "window_ap_hi": high}
+        found[row["class"]] |= own
+    for row in metrics["events"]["events"]["per_class"] if metrics.get("events") else []:
+        found[row["class"]] |= {"events": row["events"], "detections": row["detections"]}
+        found[row["class"]] |= {f"event_{name}": row[name] for name in ("precision", "recall", "f1")}
     for row in (metrics.get("decisions") or {"per_class": []})["per_class"]:
         found[row["class"]] |= {
             "decided": row["decided"], "decided_precision": row["precision"], "decided_recall": row["recall"],

@@ -367,12 +367,13 @@ def _with_count(row: Row, what: str = "recording") -> str:
 
 
 def _small(part: str, figures: Row) -> Iterator[Diagnostic]:
-    ends = figures["clip"]["accuracy_ci"]
+    answers = figures.get("window_answers")
+    ends, of = (answers or figures["clip"])["accuracy_ci"], " of windows" if answers else ""
     if ends is None or figures["n_sources"] < SMALL_TEST_SOURCES or ends[1] - ends[0] > WIDE_INTERVAL:
         yield Diagnostic(
             "small-test",
             MILD,
-            f"The {part} rests on {count(figures['n_sources'], 'source recording')}: accuracy may lie anywhere from "
-            f"{plain(span(ends))}.",
+            f"The {part} rests on {count(figures['n_sources'], 'source recording')}: accuracy{of} may lie anywhere "
+            f"from {plain(span(ends))}.",
             "More source recordings would narrow that.",
         )

@@ -74,6 +74,7 @@ class Loop:
         keep_last: end after the last epoch, and keep its weights, whatever the losses; else the best one's.
         title: of these epochs in the log, where a run has several trainings.
         untrained: what the weights are before the first update, if that may be the best epoch: epoch 0. "": it may not.
+        of_windows: whether figures of validation are those of windows.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class Loop:
         keep_last: bool = False,
         title: str = "",
         untrained: str = "",
+        of_windows: bool = False,
     ) -> None:
+        self._val = "val window" if of_windows else "val"
         self._keep_last, self._title, self._untrained = keep_last, f"{title} " if title else "", untrained
         self.trainer, self.batches, self.settings, self.checkpoints = trainer, batches, settings, checkpoints
         self.validate, self.journal, self.interrupts = validate, journal, interrupts
@@ -320,8 +323,8 @@ class Loop:
         for name, title in (
             ("train_loss", "loss"),
             ("val_loss", "val loss"),
-            ("val_accuracy", "val accuracy"),
-            ("val_macro_ap", "val AP"),
+            ("val_accuracy", f"{self._val} accuracy"),
+            ("val_macro_ap", f"{self._val} AP"),
         ):
             if row.get(name) is not None:
                 parts.append(f"{title} {row[name]:.3f}")

@@ -22,14 +22,16 @@ from birdtune.data.sampling import Examples
 from birdtune.data.scan import Recording
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import CheckpointError, DivergedError
-from birdtune.evaluation import diagnostics, metrics
+from birdtune.evaluation import diagnostics
+from birdtune.evaluation.part import quick_look
 from birdtune.evaluation.scores import Scores
+from birdtune.evaluation.window_answers import majority, with_class
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
 from birdtune.models.losses import class_weights, constant_loss
 from birdtune.runtime.files import read_json, write_json
 from birdtune.runtime.runs import HISTORY_NAME
-from birdtune.runtime.text import count
+from birdtune.runtime.text import count, number
 from birdtune.training import devices, health
 from birdtune.training.checkpoints import State
 from birdtune.training.first_weights import build_classifier, load_first_weights, with_head_rate
@@ -251,6 +253,7 @@ def _loop(
         keep_last=job.refit,
         title=REFIT_NAME if job.refit else "",
         untrained=_untrained(job, settings.epochs),
+        of_windows=_best_epoch_by(job) == WINDOWS,
     )
 
 
@@ -336,16 +339,29 @@ def _validation(job: Job, classifier: Classifier, frozen: Frozen) -> Validation:
         return dict
     windows, of_windows = job.windows(part, job.config.evaluate.hop_s), _best_epoch_by(job) == WINDOWS
     if of_windows:
-        job.journal.say("  labels have times: the best epoch is chosen by the validation windows, not by recordings")
+        job.journal.say(f"  labels have times: the best epoch is chosen by {_of_windows(job, classifier, windows)}")
     feed = frozen.feed(windows, what="validation")
     scorer = make_scorer(classifier, feed.embed)
 
     def validate() -> Mapping[str, float | None]:
         scores, live = score(job, classifier, scorer, windows, part, source=feed.source)
-        figures = {**metrics.quick_look(scores, classifier.kind, of_windows=of_windows), "live_embeddings": live}
+        figures = {**quick_look(scores, classifier.kind, of_windows=of_windows), "live_embeddings": live}
         return {f"val_{name}": value for name, value in figures.items()}
 
     return validate
+
+
+def _of_windows(job: Job, classifier: Classifier, windows: Windows) -> str:
+    """What the best epoch is chosen by where that is the validation windows, in words."""
+    targets, known = WindowTargets(job.dataset.targets(job.dataset.part("val")), windows).all()
+    which = ""
+    if classifier.kind == "softmax":
+        known, which = known & with_class(targets, known), " with a class"
+    answer, share = majority(targets, known, classifier.classes)
+    return (
+        f"the mean of accuracy and average precision of the validation windows{which}; majority baseline of accuracy "
+        f"{number(share)} ({answer})"
+    )
 
 
 def _best_epoch_by(job: Job) -> str:
