@@ -447,3 +447,15 @@ def test_a_check_without_a_usable_recording_lists_what_there_is(
     assert main(["check", "--model.backbone", "vggish-small", "--model.checkpoint", "none"]) == 42
     out = capsys.readouterr().out
     assert "  Turdus merula/a.wav: " in out and "3 not used: " in out and "./entrypoint.sh check" not in out
+
+
+def test_with_softmax_it_is_said_that_windows_without_a_label_are_no_negatives(tmp_path: Path) -> None:
+    put(tmp_path, *BIRDS)
+    sounds = (tmp_path / "data").rglob("*.wav")
+    rows = [f"{path.parent.name}/{path.name},0,0.5,{path.parent.name}" for path in sounds]
+    (tmp_path / "data/labels.csv").write_text("\n".join(["recording,start_s,end_s,label", *rows]))
+    (tmp_path / "data/raven.selections.txt").write_text(RAVEN)
+    for output in ("softmax", "auto"):
+        notices = said(inspect(tmp_path, [], model={"output": output}))
+        assert ("without a label are not trained on as negatives" in notices) == (output == "softmax")
+        assert "1 file of annotations among the recordings is not used. To train on what" in notices

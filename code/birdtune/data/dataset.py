@@ -374,7 +374,7 @@ def _gather(
             Counter(label.class_name for one in division.usable for label in one.labels
                     if label.class_name != IGNORED and label.weight), by_rows=survey.rows is not None,
         ),
-        *_kinds_notices(division.problems, background_of(classes, config.labels.negative_classes)),
+        *_kinds_notices(division, background_of(classes, config.labels.negative_classes)),
         *division.notices,
         *weight_notices,
     ]
@@ -415,6 +415,11 @@ def _output(config: Config, recordings: Sequence[Recording]) -> tuple[str, list[
     """The kind of scores, and what is said of it where the labels chose it."""
     several = sum(len(recording.classes) > 1 for recording in recordings)
     timed = sum(any(label.is_annotation for label in recording.labels) for recording in recordings)
+    if config.model.output == "softmax" and timed:
+        return "softmax", [
+            "With softmax the classes share out every window, so windows without a label are not trained on as "
+            "negatives. --model.output sigmoid trains on them; so does softmax with labels of a negative class there."
+        ]
     if config.model.output != "auto":
         return config.model.output, []
     if not several and not timed:
@@ -491,13 +496,15 @@ def class_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[
     return [*([few] if len(classes) < 3 else []), *_id_notices(ids, classes)]
 
 
-def _kinds_notices(problems: Sequence[Problem], background: Sequence[str]) -> list[str]:
+def _kinds_notices(division: _Division, background: Sequence[str]) -> list[str]:
     """What should be known of annotations that lie there, and of classes that are no answer."""
+    problems, timed = division.problems, any(label.has_times for one in division.usable for label in one.labels)
     notices = []
     if n := sum(problem.problem == "annotation" for problem in problems):
+        whole = "" if timed else ": each recording is trained whole under its class"
         notices.append(
-            f"{count(n, 'file')} of annotations among the recordings are not used: each recording is trained whole "
-            "under its class. To train on what they say, name their folder: --labels.annotations."
+            f"{count(n, 'file')} of annotations among the recordings {'is' if n == 1 else 'are'} not used{whole}. To "
+            "train on what they say, name their folder: --labels.annotations."
         )
     if background:
         notices.append(f"Negative classes, never an answer (--labels.negative-classes): {_names(background)}.")
