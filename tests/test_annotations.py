@@ -349,7 +349,7 @@ def test_columns_that_are_not_named_or_not_there_are_said(flat: Path) -> None:
     with pytest.raises(InputError, match=r'no table has a column "bird".*obs\.csv are "eventTime"'):
         given(f"{DARWIN_CORE.rpartition('=')[0]}=bird")
     (clock,) = {one.detail.partition("start_s is")[2] for one in given_problems(flat, "eventTime")}
-    assert clock == " '05:00:00', expected a number of seconds from its beginning"
+    assert clock == " '05:00:00', expected a number of seconds from the recording's beginning"
     place.write_text(place.read_text().replace("scientificName", "bird").replace("associatedMedia", "where"))
     with pytest.raises(InputError, match=r"obs\.csv: holds a table of events.*columns start=onset,end=offset,label="):
         given(None)
@@ -588,6 +588,8 @@ def test_check_says_what_is_annotated_and_what_will_be_negatives(
     said = capsys.readouterr().out
     assert "13 of 14 rows of labels used; not used: 1 row-beyond-end" in said
     assert "annotated: 6 of 6 recordings, 0.01 h, with 13 labels" in said
+    of_all = re.search(r"of 108 windows of 0.96 s, (\d+) hold a class and (\d+) hold none .*; 0 are unknown", said)
+    assert of_all is not None and int(of_all[1]) + int(of_all[2]) == 108 and int(of_all[1]) >= 24
     table = {line.split()[0]: line.split()[2:] for line in said.splitlines() if line.startswith(("  Parus", "  Strix"))}
     # 18 windows a recording, centres 0.48, 0.60 … 2.52 s; of the owl 1.0 - 0.1 k and 0.7 s.
     assert table["Parus"] == ["6", "0.05", "0.50", "24", "84", "0"]

@@ -48,7 +48,7 @@ def test_a_table_names_the_classes_of_recordings_without_folders(flat: Path, whe
     assert {r.name: r.label for r in dataset.recordings}["r4.wav"] == BIRDS[1]
     assert dataset.problems == [] and dataset.books()["found"] == 9
     assert dataset.rows == {"found": 9, "used": 9, "left_out": {}}
-    assert f"{flat / where} says the class of 9 of 9 recordings, 3 classes in all" in said(dataset)
+    assert f"9 of 9 recordings have their classes, 3 in all, from {flat / where}" in said(dataset)
     assert len({place.group for place in dataset.places.values()}) == 9
 
 
@@ -257,7 +257,7 @@ def test_rows_of_several_names_that_are_one_file_contradict_each_other(flat: Pat
     (flat / "data/labels.csv").write_text(others + f"{pair[0]},{BIRDS[1]}\n{pair[1]},{BIRDS[2]}\n")
     dataset = inspect(flat)
     assert codes(dataset.problems) == {"r0.wav": "several-labels"}
-    assert re.search('gives it 2 classes: "[^"]*", "[^"]*", by rows of several names', dataset.problems[0].detail)
+    assert re.search('2 classes in .*: "[^"]*", "[^"]*", by rows of several names', dataset.problems[0].detail)
     (flat / "data/labels.csv").write_text(others + f"{pair[0]},{BIRDS[0]}\n{pair[1]},{BIRDS[0]}\n")
     assert inspect(flat).problems == []
 

@@ -13,7 +13,7 @@ from birdtune.data import row_books
 from birdtune.data.dataset import Dataset
 from birdtune.data.labels import IGNORED, Label
 from birdtune.data.scan import Recording
-from birdtune.data.targets import Ints, Seconds, WindowTargets
+from birdtune.data.targets import Ints, Seconds, WindowTargets, annotated_classes
 
 _MOST_CLASSES = 60
 
@@ -62,13 +62,7 @@ def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
         f"annotated: {len(timed):,} of {len(dataset.recordings):,} recordings, {hours:.2f} h, with {len(spans):,} "
         f"labels that take {marked_s / 60:.2f} min"
     )
-    windows = _Planned.of(dataset.recordings, dataset.spec, hop_s)
-    found = WindowTargets(dataset.targets(dataset.recordings), windows, dataset.output)
-    positive, negative, unknown = (np.zeros(len(dataset.classes), np.int64) for _ in range(3))
-    for _, targets, known in found.blocks():
-        positive += ((targets > 0) & (known > 0)).sum(axis=0)
-        negative += ((targets == 0) & (known > 0)).sum(axis=0)
-        unknown += (known == 0).sum(axis=0)
+    counts = _Counts.of(dataset, _Planned.of(dataset.recordings, dataset.spec, hop_s))
     width = min(40, max(len(name) for name in dataset.classes) + 2)
     head = f"{'labels':>8}{'minutes':>9}{'median s':>10}{'windows':>9}{'negatives':>11}{'unknown':>9}"
     yield f"  {'class':<{width}}{head}"
@@ -79,12 +73,53 @@ def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
         ) / 60
         lengths = [min(label.end_s, one.facts.duration_s) - label.start_s for one, label in own]
         median = f"{np.median(lengths):.2f}" if lengths else ""
-        yield (
-            f"  {name[: width - 2]:<{width}}{len(own):>8,}{minutes:>9.2f}{median:>10}{positive[column]:>9,}"
-            f"{negative[column]:>11,}{unknown[column]:>9,}"
-        )
+        row = f"  {name[: width - 2]:<{width}}{len(own):>8,}{minutes:>9.2f}{median:>10}{counts.positive[column]:>9,}"
+        is_answer = name not in dataset.background
+        rest = f"{counts.negative[column]:>11,}{counts.unknown[column]:>9,}" if is_answer else "  never an answer"
+        yield row + rest
     if len(dataset.classes) > _MOST_CLASSES:
         yield f"  ... and {len(dataset.classes) - _MOST_CLASSES:,} more classes"
+    yield (
+        f"  of {counts.windows:,} windows of {dataset.spec.window_s:g} s, {counts.with_class:,} hold a class and "
+        f"{counts.without:,} hold none that is annotated, and are negatives; "
+        f"{counts.windows - counts.with_class - counts.without:,} are unknown: they share too little with a label, or "
+        "nobody annotated there"
+    )
+
+
+@dataclass(eq=False)
+class _Counts:
+    """Windows, of each class and in all.
+
+    Attributes:
+        positive, negative, unknown: [C] of each class, without it, and of which nobody knows.
+        with_class: that hold a class which can be an answer.
+        without: that hold none of these, and of which that is known for all annotated classes.
+    """
+
+    positive: Ints
+    negative: Ints
+    unknown: Ints
+    windows: int
+    with_class: int = 0
+    without: int = 0
+
+    @classmethod
+    def of(cls, dataset: Dataset, windows: _Planned) -> "_Counts":
+        positive, negative, unknown = np.zeros((3, len(dataset.classes)), np.int64)
+        counts = cls(positive, negative, unknown, len(windows))
+        annotated = annotated_classes(one.labels for one in dataset.recordings)
+        answers = np.array([name not in dataset.background for name in dataset.classes])
+        marked = answers & np.array([name in annotated for name in dataset.classes])
+        for _, targets, known in WindowTargets(dataset.targets(dataset.recordings), windows, dataset.output).blocks():
+            is_in, is_absent = (targets > 0) & (known > 0), (targets == 0) & (known > 0)  # [n, C]
+            counts.positive += is_in.sum(axis=0)
+            counts.negative += is_absent.sum(axis=0)
+            counts.unknown += (known == 0).sum(axis=0)
+            has_class = is_in[:, answers].any(axis=1)
+            counts.with_class += int(has_class.sum())
+            counts.without += int((~has_class & is_absent[:, marked].all(axis=1)).sum())
+        return counts
 
 
 def _seconds(recording: Recording, labels: Sequence[Label]) -> float:

@@ -146,7 +146,7 @@ class _Labeller:
         own, invalid = self._labels(file, rows)
         classes = class_names_of(own)
         if len(classes) > 1 and (self._one_class or self._contradict(listed, rows)):
-            detail = f"{where} gives it {len(classes)} classes: {quoted(classes)}"
+            detail = f"it has {len(classes)} classes in {where}: {quoted(classes)}"
             if len(listed) > 1:
                 detail += f", by rows of several names: {quoted(listed)}"
             self._leave_out(file, "several-labels", detail)
@@ -160,15 +160,15 @@ class _Labeller:
             labels = (Label(self._background), *own) if own else ()
             self.files.append(replace(file, label=self._background, labels=labels, below=file.name))
         elif listed:
-            self._leave_out(file, "no-label", f"{where} has no class in its row")
+            self._leave_out(file, "no-label", f"it has no class in {where}")
         elif vague is not None:
-            detail = f"{where} lists {shown(vague)}, the end of several names; give its path below the data folder"
+            detail = f"{shown(vague)} in {where} is the end of several names; give its path below the data folder"
             self._leave_out(file, "no-label", detail)
         elif file.label and file.label in self._folders:
             self._by_folder.append(file.name)
             self.files.append(file)
         else:
-            self._leave_out(file, "no-label", f"{where} does not list it")
+            self._leave_out(file, "no-label", f"it is not in {where}")
 
     def _contradict(self, listed: Sequence[str], rows: Sequence[LabelRow]) -> bool:
         """Whether a table names a file in several ways, with other classes each time."""
@@ -212,7 +212,7 @@ class _Labeller:
         classes = class_names_of(label for row in rows for label in row.labels)
         self.left_out["row-without-file"] += len(rows)
         some = f" ({count(len(rows), 'row')}, e.g. {rows[0].origin})" if rows and self._table.is_annotations else ""
-        detail = f"{self._table.title} lists it, and there is no such recording{some}"
+        detail = f"it is in {self._table.title}, and there is no such recording{some}"
         self.problems.append(Problem(shown(name), ", ".join(classes), "row-without-file", detail))
 
     def _leave_out(self, file: SoundFile, problem: str, detail: str) -> None:
@@ -226,8 +226,8 @@ class _Labeller:
         """What should be known of where the labels are from."""
         n_weak = len(self._by_folder)
         said = (
-            f"{self._table.title} says the class of {len(self.files) - n_weak:,} of {len(listed):,} recordings, "
-            f"{count(len(classes), 'class')} in all"
+            f"{len(self.files) - n_weak:,} of {len(listed):,} recordings have their classes, {len(classes):,} in all, "
+            f"from {self._table.title}"
         )
         if not self._table.is_annotations:
             said += f"; names of folders do not count.{self._other_folders(listed)}"

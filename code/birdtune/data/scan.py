@@ -29,7 +29,7 @@ from birdtune.runtime.storage import has_failed, read_error, storage_faults
 PROBLEMS: dict[str, str] = {
     "hidden": "Nothing: names with a leading dot are not data.",
     "outside-class": "Move it into the folder of its class.",
-    "no-label": "Add it to the table of labels.",
+    "no-label": "Add it to the table of labels; or annotate it: an empty track says that nothing is in it.",
     "several-labels": "Keep one class for it in the table, or train each class on its own: --model.output sigmoid.",
     "row-without-file": "Nothing, if it is meant to be missing; else restore it, or correct its name in the table.",
     "annotation": "To train on it, name it or its folder: --labels.annotations. Without that, recordings in class "

@@ -73,7 +73,7 @@ def label_of(class_name: str, cells: Mapping[str, str]) -> Label | str:
         try:
             values[key] = float(cell.replace(",", "."))  # as spreadsheets write numbers in much of Europe
         except ValueError:
-            expected = "a number of seconds from its beginning" if key in TIMES else "a number"
+            expected = "a number of seconds from the recording's beginning" if key in TIMES else "a number"
             return f"{key} is {shown(cell[:40])!r}, expected {expected}"
         if not math.isfinite(values[key]) or values[key] < 0:
             return f"{key} is {shown(cell[:40])}, expected a number from 0 on"
