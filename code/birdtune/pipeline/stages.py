@@ -30,6 +30,7 @@ from birdtune.models.weights import sound_of
 from birdtune.pipeline import gate, label_check, published_classes
 from birdtune.pipeline.metrics import read_ood, read_served
 from birdtune.reporting import augmentation_sheet, tables
+from birdtune.reporting.history import write_history
 from birdtune.reporting.report import write_report
 from birdtune.reporting.report_data import report_data, write_companions
 from birdtune.runtime.files import write_bytes
@@ -181,5 +182,6 @@ def report(job: Job) -> list[Path]:
         data = replace(data, augmentation=picture)
     tables.write_tables(folder, data)
     write_report(folder / "report.html", data)
+    write_history(job.config.output)
     names = (f"{name}.csv" for name in ("classes", "problems", "per_class", "predictions", "confusion"))
     return [folder / name for name in ("report.html", "config.yaml", "augmentation.png", *names)]

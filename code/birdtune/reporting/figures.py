@@ -244,6 +244,34 @@ def tuning_history(trials: Sequence[Mapping[str, Any]]) -> Markup:
         return _svg(figure, "Score of each trial; the figures stand in the table below")
 
 
+def versions(
+    rows: Sequence[tuple[int, bool | None, tuple[float, float | None, float | None] | None]], what: str
+) -> Markup:
+    """A score of each version, with its interval; the promoted ones filled.
+
+    Args:
+        rows: number, whether it was promoted, and the score with the ends of its interval.
+        what: the score's name.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.4, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        for number, promoted, score in rows:
+            if score is None:
+                continue
+            value, low, high = score
+            if low is not None and high is not None:
+                axes.plot([number, number], [low, high], color=SOFT, linewidth=1.4, zorder=2)
+            axes.scatter(number, value, s=34, facecolors=ACCENT if promoted else "none", edgecolors=ACCENT, zorder=3)
+        for label, face in (("promoted", ACCENT), ("not promoted", "none")):
+            axes.scatter([], [], s=34, facecolors=face, edgecolors=ACCENT, label=label)
+        axes.set_xlabel("version")
+        axes.set_ylabel(what)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+        return _svg(figure, f"Test {what} of each version; the figures stand in the table below")
+
+
 def log_ticks(low: float, high: float) -> list[float]:
     """Two to four round numbers within a range above 0, or its ends where it holds fewer."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
