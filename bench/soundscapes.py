@@ -61,6 +61,7 @@ def by_source(clips: Sequence[Clip], shares: Mapping[str, float], seed: int) -> 
 def write_soundscapes(
     calls: Sequence[Clip], backgrounds: Sequence[Path], folder: Path, name: str, n: int, seed: int,
     *, snr_db: tuple[float, float] = (0.0, 20.0), per_minute: int = 10, seconds: float = SECONDS,
+    stretches: Mapping[Path, Sequence[tuple[float, float]]] | None = None,
 ) -> list[Placed]:  # fmt: skip
     """Write soundscapes as FOLDER/NAME-001.wav and so on, each with a Raven table beside it.
 
@@ -69,9 +70,11 @@ def write_soundscapes(
     Args:
         snr_db: of each call, drawn between these.
         per_minute: calls; as many of each class, as far as they go round.
+        stretches: begin and end of what of each recording surely is of its class; None: all of it. Of the one that is
+            drawn, the loudest part is the call.
     """
     generator = np.random.default_rng([seed, 11])
-    sounds = {clip.path: _without_rumble(read(clip.path, RATE_HZ)) for clip in calls}
+    sounds = {clip.path: _stretches(clip.path, stretches) for clip in calls}
     behind_them = [read(path, RATE_HZ) for path in backgrounds]
     labels = sorted({clip.label for clip in calls})
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,12 +89,21 @@ def write_soundscapes(
             label = due.pop()
             choice = [clip for clip in calls if clip.label == label]
             clip = choice[int(generator.integers(len(choice)))]
-            own.append(_lay(sound, quiet, clip, sounds[clip.path], recording, snr_db, generator))
+            parts = sounds[clip.path]
+            part = parts[int(generator.integers(len(parts)))] if len(parts) > 1 else parts[0]
+            own.append(_lay(sound, quiet, clip, part, recording, snr_db, generator))
         sound *= np.float32(min(1.0, 0.99 / max(float(np.abs(sound).max()), 1e-6)))
         soundfile.write(folder / recording, sound, RATE_HZ, subtype="PCM_16")
         placed += sorted(own, key=lambda call: call.start_s)
         _write_raven(folder / f"{name}-{number + 1:03d}.selections.txt", sorted(own, key=lambda call: call.start_s))
     return placed
+
+
+def _stretches(path: Path, stretches: Mapping[Path, Sequence[tuple[float, float]]] | None) -> list[Wave]:
+    whole = _without_rumble(read(path, RATE_HZ))
+    if stretches is None:
+        return [whole]
+    return [whole[round(begin_s * RATE_HZ) : round(end_s * RATE_HZ)] for begin_s, end_s in stretches[path]]
 
 
 def _background(real: Sequence[Wave], n_samples: int, number: int, generator: np.random.Generator) -> Wave:

@@ -18,11 +18,12 @@ from makers import Here
 from birdtune.audio.logmel import VGGISH
 from birdtune.config import AudioSettings
 from birdtune.errors import InputError
+from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.detections import Rule
 from birdtune.pipeline.species_list import classes_on
 from birdtune.reporting import detection_summary
 from birdtune.serving import inference
-from birdtune.serving.detect import Call, Detected, detect_recordings
+from birdtune.serving.detect import Call, Detected, WithPublished, detect_recordings
 from birdtune.serving.detection_ledger import NAME, Entry, Ledger
 from birdtune.serving.detection_tables import (
     BIRDNET,
@@ -35,6 +36,7 @@ from birdtune.serving.detection_tables import (
     write_table,
 )
 from birdtune.serving.inference import Channel, Cutter, Unused
+from birdtune.serving.verify import PublishedClasses
 
 RATE_HZ = 16_000
 BAND_HZ = (125.0, 7500.0)
@@ -123,6 +125,20 @@ def test_what_is_unlike_the_training_data_is_unknown_by_the_mean_embedding_of_th
     assert [(call.class_name, call.decision, call.ood_score) for call in found.calls] == [("a", "unknown", 1.5)]
     np.testing.assert_allclose(np.concatenate(given), [[1.0, 0.0]], atol=1e-5)
     assert listed(found.calls, unknown=False) == () and listed(found.calls, unknown=True) == found.calls
+
+
+def test_published_classes_are_detected_behind_own_ones_and_never_rejected_as_unknown(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav", (5, 0.001), (5, 0.2), (5, 0.001))
+    kept = PublishedClasses(("c", "d"), lambda embeddings: 0.8 * embeddings[:, ::-1], Calibration("sigmoid"))
+    rule = Rule(np.array([0.5, np.inf, np.inf, 0.7]), np.array([0.3, np.inf, np.inf, 0.4]))
+    cutter = Cutter(AudioSettings(), VGGISH.hop(None), 1e9, VGGISH, part_windows=4)
+    (found,) = detect_recordings(
+        [path], WithPublished(Loud(), kept), rule, cutter, ood_score=lambda pooled: np.full(len(pooled), 2.0), n_own=2
+    )
+    assert [(call.class_name, call.decision, call.score, call.ood_score) for call in found.calls] == [
+        ("a", "unknown", 0.9, 2.0), ("d", "d", 0.8, None)
+    ]  # fmt: skip
+    assert found.calls[0].start_s == found.calls[1].start_s
 
 
 def test_memory_does_not_grow_with_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

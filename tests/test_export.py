@@ -32,6 +32,7 @@ from birdtune.serving.predict import predict_files
 CLASSES = ("Noise_noise", "Parus major", "Turdus_merula", "Ä'\"=x")
 RATE_HZ = VGGISH.rate_hz
 THRESHOLDS = Thresholds((float("inf"), 0.7, 0.5, 0.5), (BACKGROUND, OWN, SHARED, SHARED), "a precision of 0.9", "few")
+OF_DETECTIONS = dataclasses.replace(THRESHOLDS, values=(float("inf"), 0.3, 0.4, 0.4), goal="the highest F1 of events")
 
 
 def made_classifier(scores: str = "softmax", precision: str = "float32", hidden_units: int = 7) -> Any:
@@ -99,6 +100,7 @@ def exported_to(folder: Path, classifier: Any, **changes: Any) -> dict[str, Any]
         "expected": export.training_side(classifier, made_patches(waveform), calibration_of(classifier)),
         "calibration": calibration_of(classifier),
         "thresholds": THRESHOLDS,
+        "detection_thresholds": OF_DETECTIONS,
         "class_ids": {"Parus major": 17, "Turdus_merula": "tm", "Noise_noise": None},
     }
     return export.export_model(classifier, folder, **(arguments | changes))
@@ -175,16 +177,18 @@ def test_weights_are_stored_once(folder: Path, classifier: Any) -> None:
     assert (folder / "saved_model.pb").stat().st_size < 800_000
 
 
-def test_labels_give_column_class_external_id_and_threshold(folder: Path) -> None:
+def test_labels_give_column_class_external_id_and_thresholds(folder: Path) -> None:
     with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["column", "class", "external_id", "threshold"]
+    assert rows[0] == ["column", "class", "external_id", "threshold", "detection_threshold"]
     assert rows[1:] == [
-        ["0", "Noise_noise", "", ""],  # background is no answer
-        ["1", "Parus major", "17", "0.7"],
-        ["2", "Turdus_merula", "tm", "0.5"],
-        ["3", CLASSES[3], "", "0.5"],
+        ["0", "Noise_noise", "", "", ""],  # background is no answer
+        ["1", "Parus major", "17", "0.7", "0.3"],
+        ["2", "Turdus_merula", "tm", "0.5", "0.4"],
+        ["3", CLASSES[3], "", "0.5", "0.4"],
     ]
+    model = verify.open_model(folder)
+    assert (model.thresholds, model.detection_thresholds) == (THRESHOLDS, OF_DETECTIONS)
 
 
 def test_train_id_list_is_a_list_of_text_in_opcodes_of_protocol_2(folder: Path) -> None:

@@ -377,6 +377,21 @@ def test_predict_takes_published_classes_where_no_own_class_passes(
     assert float(rows["both"][0]["published_score"]) == pytest.approx(scores.max(), abs=1e-4)
 
 
+def test_detections_have_published_classes_where_they_are_asked_for(
+    output: Path, data: Path, tmp_path: Path, in_one_process: None
+) -> None:
+    found = {}
+    low, files = ["--detect.on", "0.2"], [str(path) for path in sorted(data.glob("*/*"))[::6]]
+    for classes, more in (("own", low), ("both", low), ("published", ["--published-threshold", "0.02"])):
+        out = tmp_path / classes
+        given = ["predict", "--model", str(output / "model/birdtune/1"), "--out", str(out), "--format", "csv"]
+        assert cli.main([*given, "--classes", classes, *more, "--detect.one-table", "true", *files]) == 0
+        found[classes] = {(row["recording"], row["start_s"], row["class"]) for row in read_csv(out / "detections.csv")}
+    assert found["own"] and found["own"] <= found["both"] and {name for *_, name in found["own"]} <= set(CLASSES)
+    assert {name for *_, name in found["both"] - found["own"]} <= set(KEPT)
+    assert {name for *_, name in found["published"]} == set(KEPT)
+
+
 def test_a_model_without_them_is_made_without_another_training_and_says_so(
     output: Path, model: Path, data: Path, tmp_path: Path, in_one_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

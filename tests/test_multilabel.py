@@ -203,6 +203,9 @@ def test_windows_with_times_teach_when_each_class_is_in_a_recording(
     names = {recording.name for recording in part}
     assert events["events"]["events"] == sum(row.partition(",")[0] in names for row in rows)
     assert events["recordings"] == len(part) and events["events"]["f1"] > 0.7 and events["segments"]["f1"] > 0.5
+    model = read_json(output / "model/birdtune/1/model.json")
+    assert model["detection_thresholds"] == read_json(output / "reports/1/metrics.json")["detection_thresholds"]
+    assert model["detection_thresholds"]["goal"] == "the highest F1 of events"
     assert f"test events: F1 {100 * events['events']['f1']:.0f} %" in (output / "logs/1/run.log").read_text()
     page = (output / "reports/1/report.html").read_text()
     assert "F1 of events, test" in page and f"F1 of {events['events']['events']} events in 2 test recordings" in page

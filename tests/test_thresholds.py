@@ -304,10 +304,15 @@ def test_validation_chooses_and_test_is_evaluated_as_it_is_served(tmp_path: Path
     assert len(heard["noise"]) == 5 and heard["background"]["chosen_on"] is False
     (tmp_path / "metrics.json").write_text(json.dumps(found.figures, allow_nan=False))
     read = run_figures.read_served(tmp_path, 3, "softmax")
-    assert read == (calibration, Thresholds.of(found.figures["thresholds"]))
+    thresholds = Thresholds.of(found.figures["thresholds"])
+    assert read == (calibration, thresholds, None)
+    of_detections = replace(thresholds, values=(np.inf, 0.3, 0.4))
+    given = {**found.figures, "detection_thresholds": of_detections.row(CLASSES)}
+    (tmp_path / "metrics.json").write_text(json.dumps(given, allow_nan=False))
+    assert run_figures.read_served(tmp_path, 3, "softmax") == (calibration, thresholds, of_detections)
     (tmp_path / "metrics.json").write_text("{}")
-    lost, none = run_figures.read_served(tmp_path, 3, "softmax")
-    assert "holds no calibration" in lost.reason and none is None
+    lost, *none = run_figures.read_served(tmp_path, 3, "softmax")
+    assert "holds no calibration" in lost.reason and none == [None, None]
 
 
 def test_without_validation_or_test_there_is_still_a_judgement() -> None:

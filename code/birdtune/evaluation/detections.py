@@ -75,6 +75,10 @@ class Rule:
         kept = np.isin(np.arange(len(self.on)), columns)
         return replace(self, on=np.where(kept, self.on, np.inf), off=np.where(kept, self.off, np.inf))
 
+    def some(self, columns: Sequence[int]) -> "Rule":
+        """That of scores with some of the columns alone, in this order."""
+        return replace(self, on=self.on[list(columns)], off=self.off[list(columns)])
+
 
 @dataclass(frozen=True, eq=False)
 class Detection:

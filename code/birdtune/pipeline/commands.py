@@ -141,6 +141,8 @@ def tune(config: Config, options: Options, journal: Journal, interrupts: Interru
 
 def predict(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """Score files."""
+    if options.published_threshold is not None and not 0 < options.published_threshold < 1:
+        raise UsageError(f"--published-threshold {options.published_threshold:g}: expected a score between 0 and 1.")
     if options.format is not None:
         return _detect(config, options, journal, interrupts)
     if options.species_list is not None:
@@ -151,8 +153,6 @@ def predict(config: Config, options: Options, journal: Journal, interrupts: Inte
             require_place(place, flag, (".csv",), "a table with commas")
     if options.patches is not None and os.path.realpath(options.patches) == os.path.realpath(options.out):
         raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
-    if options.published_threshold is not None and not 0 < options.published_threshold < 1:
-        raise UsageError(f"--published-threshold {options.published_threshold:g}: expected a score between 0 and 1.")
     files = _files(options)
     with _whole_or_nothing(options.out, interrupts):
         load_tensorflow()
@@ -166,11 +166,11 @@ def predict(config: Config, options: Options, journal: Journal, interrupts: Inte
 
 def _detect(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """Score files, and write tables of detections."""
-    others = {"--window": options.window, "--patches": options.patches, "--classes": options.classes != "own" or None}
+    others = {"--window": options.window, "--patches": options.patches}
     if given := [flag for flag, value in others.items() if value is not None]:
         raise UsageError(
-            f"{given[0]} does not go with --format {options.format}, which writes detections of the model's own "
-            "classes. Leave one of both out; --detect.hop-s sets how closely windows follow one another."
+            f"{given[0]} does not go with --format {options.format}, which writes detections. Leave one of both out; "
+            "--detect.hop-s sets how closely windows follow one another."
         )
     out = options.out or Path("detections")
     if options.format == "parquet":
@@ -182,7 +182,10 @@ def _detect(config: Config, options: Options, journal: Journal, interrupts: Inte
         load_tensorflow()
         from birdtune.pipeline import detect as detection
 
-        asked = detection.Asked(files, out, options.format, options.model, options.species_list)
+        asked = detection.Asked(
+            files, out, options.format, options.model, options.species_list, options.classes,
+            options.published_threshold,
+        )  # fmt: skip
         return detection.detect(config, asked, journal, interrupts)
 
 

@@ -7,9 +7,10 @@ Importing this loads TensorFlow.
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, InputError, SettingsError, naming, shown
 from birdtune.evaluation.decision import BACKGROUND, LEAST, NOMINAL, UNKNOWN_NAME, Thresholds
 from birdtune.evaluation.detections import Rule
-from birdtune.pipeline.predict import newest_exported, scorer_in
+from birdtune.pipeline.predict import OWN, newest_exported, published_choice, scorer_in
 from birdtune.pipeline.species_list import classes_on
 from birdtune.reporting import detection_summary
 from birdtune.runtime import fingerprints
@@ -30,12 +31,12 @@ from birdtune.runtime.log import Journal, Progress, duration
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.text import count, some
 from birdtune.serving import detection_tables as tables
-from birdtune.serving.detect import PART_WINDOWS, Detected, Sound, detect_recordings
+from birdtune.serving.detect import PART_WINDOWS, Detected, Sound, WithPublished, detect_recordings
 from birdtune.serving.detection_ledger import Entry, Ledger
 from birdtune.serving.detection_tables import Listed
 from birdtune.serving.inference import Channel, Cutter, Unused
 from birdtune.serving.predict import ExportedModel, sounds_in
-from birdtune.serving.rows import Scorer
+from birdtune.serving.rows import PublishedChoice, Scorer
 from birdtune.training import devices
 
 _MEGABYTE = 1e6
@@ -51,6 +52,8 @@ class Asked(NamedTuple):
     kind: str  # of `detection_tables.ENDINGS`
     model: Path | None
     species_list: Path | None
+    classes: str = OWN  # as `predict.predict` has them
+    published_threshold: float | None = None
 
 
 @dataclass
@@ -74,14 +77,16 @@ def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
     place = asked.model or newest_exported(config)
     with naming("--model" if asked.model is not None else None):
         model = scorer_in(place)
-    journal.say(f"predict: {shown(place)}, {len(model.classes):,} classes")
-    rule = _rule(config, model, asked.species_list, journal)
+    published = published_choice(model, place, asked.classes, asked.published_threshold, of_windows=True)
+    used = _Used.of(model, published)
+    journal.say(f"predict: {shown(place)}, {len(used.scorer.classes):,} classes")
+    rule = _rule(config, used, asked.species_list, journal)
     sounds = _without_tables(sounds_in(asked.files, config.audio), asked.kind, journal)
     usable = [each for each in sounds if not isinstance(each, Unused)]
     places = tables.table_places(usable, asked.out, asked.kind, beside=config.detect.beside)
-    ledger = Ledger(make_folder(asked.out), _made_by(config, model, place, rule), interrupts.check)
+    ledger = Ledger(make_folder(asked.out), _made_by(config, used, place, rule), interrupts.check)
     try:
-        job = _Job(config, asked, model, rule, ledger, places, journal, interrupts)
+        job = _Job(config, asked, used, rule, ledger, places, journal, interrupts)
         done = job.detect(sounds)
         job.write_all(done)
         job.report()
@@ -105,13 +110,33 @@ def _without_tables(sounds: Sequence[Sound], kind: str, journal: Journal) -> lis
     return kept
 
 
-def _rule(config: Config, model: Scorer, species_list: Path | None, journal: Journal) -> Rule:
-    """By the model's thresholds, or 0.5 where it has none, and for the classes on the list."""
-    wanted = config.detect
-    thresholds = model.thresholds if isinstance(model, ExportedModel) else None
-    if thresholds is None:
-        n = len(model.classes)
-        thresholds = Thresholds((LEAST,) * n, (NOMINAL,) * n, "", "")
+class _Used(NamedTuple):
+    """What scores windows, and from which score on a class is detected."""
+
+    scorer: Scorer
+    exported: ExportedModel | None  # None: published weights with a classifier of their own
+    thresholds: Thresholds
+    n_own: int  # classes of the data; those behind them are published ones
+
+    @classmethod
+    def of(cls, model: Scorer, published: PublishedChoice | None) -> "_Used":
+        """A model, with published classes beside its own or in their place; 0.5 where it has no thresholds."""
+        exported, n = model if isinstance(model, ExportedModel) else None, len(model.classes)
+        found = None if exported is None else exported.detection_thresholds or exported.thresholds
+        thresholds = found or Thresholds((LEAST,) * n, (NOMINAL,) * n, "", "")
+        if published is None:
+            return cls(model, exported, thresholds, n)
+        if published.alone:
+            thresholds = Thresholds((math.inf,) * n, (BACKGROUND,) * n, "", "")
+        kept = len(published.classes.labels)
+        values, origins = (published.threshold,) * kept, (NOMINAL,) * kept
+        both = replace(thresholds, values=thresholds.values + values, origins=thresholds.origins + origins)
+        return cls(WithPublished(model, published.classes), exported, both, n)
+
+
+def _rule(config: Config, used: _Used, species_list: Path | None, journal: Journal) -> Rule:
+    """By the model's thresholds, and for the classes on the list."""
+    wanted, thresholds = config.detect, used.thresholds
     if wanted.on is not None and wanted.off is not None and wanted.off > wanted.on:
         raise SettingsError(
             f"--detect.off {wanted.off:g} is above --detect.on {wanted.on:g}: a detection would end before it begins. "
@@ -123,7 +148,7 @@ def _rule(config: Config, model: Scorer, species_list: Path | None, journal: Jou
     )  # fmt: skip
     if species_list is None:
         return rule
-    columns, unknown = classes_on(species_list, model.classes)
+    columns, unknown = classes_on(species_list, used.scorer.classes)
     background = [column for column in columns if thresholds.origins[column] == BACKGROUND]
     journal.say(f"  {shown(species_list)}: detections of {len(columns) - len(background):,} of the classes only")
     if unknown:
@@ -132,25 +157,25 @@ def _rule(config: Config, model: Scorer, species_list: Path | None, journal: Jou
     return rule.only(columns)
 
 
-def _made_by(config: Config, model: Scorer, place: Path, rule: Rule) -> str:
+def _made_by(config: Config, used: _Used, place: Path, rule: Rule) -> str:
     """Digest of all that decides what is detected."""
-    facts: Any = model.facts if isinstance(model, ExportedModel) else fingerprints.checkpoint_digest(place)
+    facts: Any = fingerprints.checkpoint_digest(place) if used.exported is None else used.exported.facts
     thresholds = [[None if np.isinf(value) else value for value in each.tolist()] for each in (rule.on, rule.off)]
-    hop = model.front_end.hop(config.detect.hop_s)
+    hop = used.scorer.front_end.hop(config.detect.hop_s)
     rest = [rule.smooth_windows, rule.merge_gap_s, rule.min_s, hop, config.audio.cache_key]
-    return value_sha256([facts, list(model.classes), thresholds, rest])
+    return value_sha256([facts, list(used.scorer.classes), thresholds, rest])
 
 
 class _Job:
     """The recordings of one command, on their way to tables."""
 
     def __init__(
-        self, config: Config, asked: Asked, model: Scorer, rule: Rule, ledger: Ledger,
+        self, config: Config, asked: Asked, used: _Used, rule: Rule, ledger: Ledger,
         places: dict[Path | Channel, Path], journal: Journal, interrupts: Interrupts,
     ) -> None:  # fmt: skip
-        self._config, self._asked, self._model, self._rule = config, asked, model, rule
+        self._config, self._asked, self._used, self._rule = config, asked, used, rule
         self._ledger, self._places, self._journal, self._interrupts = ledger, places, journal, interrupts
-        spec = model.front_end
+        spec = used.scorer.front_end
         self._band_hz = (spec.low_hz, spec.top_hz)
         self._counts = _Counts()
 
@@ -187,14 +212,14 @@ class _Job:
             return None  # scoring says what is wrong with it
 
     def _detected(self, due: Sequence[Sound], meter: "_Meter") -> Iterator[Detected]:
-        config, spec = self._config, self._model.front_end
+        config, used, spec = self._config, self._used, self._used.scorer.front_end
         cutter = Cutter(
             config.audio, spec.hop(config.detect.hop_s), config.audio.max_hours * 3600, spec, part_windows=PART_WINDOWS
         )
-        ood_score = self._model.ood_score if isinstance(self._model, ExportedModel) else None
+        ood_score = None if used.exported is None else used.exported.ood_score
         return detect_recordings(
-            due, self._model, self._rule, cutter, ood_score=ood_score, batch_size=config.evaluate.batch_size,
-            check=self._interrupts.check, reached=meter.reached,
+            due, used.scorer, self._rule, cutter, ood_score=ood_score, n_own=used.n_own,
+            batch_size=config.evaluate.batch_size, check=self._interrupts.check, reached=meter.reached,
         )  # fmt: skip
 
     def _entry(self, found: Detected) -> Entry | None:
@@ -254,7 +279,7 @@ class _Job:
             place = out / tables.ENDINGS[self._asked.kind][1]
             tables.write_table(place, self._asked.kind, recordings(), self._band_hz)
         by_name = {given.name if isinstance(given, Channel) else shown(given): given for given in keys}
-        detection_summary.write(out, recordings(), by_name, self._model.front_end.window_s)
+        detection_summary.write(out, recordings(), by_name, self._used.scorer.front_end.window_s)
 
     def report(self) -> None:
         """One line of what came of it, and where it lies."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from birdtune.data import acoustic
 from birdtune.evaluation import (
     class_alignment,
+    event_thresholds,
     leak,
     model_comparison,
     rare_classes,
@@ -29,6 +30,7 @@ from birdtune.evaluation import (
 from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.headline import WINDOWS, headline_figures
 from birdtune.evaluation.ood import OodCollector, OodModel, centre_targets
+from birdtune.evaluation.recording_events import Compared
 from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
@@ -68,8 +70,10 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     found = _run_metrics(job, first, model, held_out)
     figures, test = found.figures, found.scores.get("test")
     thresholds = Thresholds.of(figures["thresholds"])
+    of_detections = _detection_thresholds(job, found.scores.get("val"), thresholds)
+    figures["detection_thresholds"] = of_detections and of_detections.row(job.dataset.classes)
     if test is not None:
-        figures["test"]["events"] = _events(job, test, thresholds)
+        figures["test"]["events"] = _events(job, test, of_detections or thresholds)
     figures["refit"] = refit
     if ood is not None:
         ood.save(folder / OOD_NAME)
@@ -226,16 +230,29 @@ def _report_part(job: Job, name: str, figures: Mapping[str, Any]) -> None:
     job.journal.event("evaluated", split=name, baseline=figures["majority_baseline"], **figures["clip"])
 
 
+def _compared(job: Job, name: str, scores: Scores, thresholds: Thresholds) -> tuple[list[str], list[Compared]]:
+    """Annotated and detected events of a part, as `recording_events.compare`; nothing where labels say too little."""
+    part = job.dataset.part(name)
+    marked = recording_events.marked_classes(job.dataset, part)
+    return recording_events.compare(
+        scores, part, thresholds, job.dataset.background, marked=marked, window_s=job.store.spec.window_s
+    ) if marked else ([], [])  # fmt: skip
+
+
+def _detection_thresholds(job: Job, val: Scores | None, thresholds: Thresholds) -> Thresholds | None:
+    """Those chosen on the events of validation; None: there are none, and those of recordings count."""
+    if val is None:
+        return None
+    return event_thresholds.choose(
+        lambda tried: _compared(job, "val", val, tried), job.dataset.classes, thresholds,
+        false_alarms_per_hour=job.config.evaluate.false_alarms_per_hour,
+    )  # fmt: skip
+
+
 def _events(job: Job, test: Scores, thresholds: Thresholds) -> dict[str, Any] | None:
     """Detections in the test beside its labels with times: `events` of metrics.json; None: they say too little."""
-    part = job.dataset.part("test")
-    marked = recording_events.marked_classes(job.dataset, part)
-    if not marked:
-        return None
     spec, settings = job.store.spec, job.config.evaluate
-    compared = recording_events.compare(
-        test, part, thresholds, job.dataset.background, marked=marked, window_s=spec.window_s
-    )
+    compared = _compared(job, "test", test, thresholds)
     found = recording_events.measure(
         *compared, test.groups, n_bootstrap=settings.bootstrap, seed=job.config.train.seed
     )
@@ -361,8 +378,8 @@ def _base_comparison(
 
 def _diagnose(job: Job, figures: dict[str, Any]) -> None:
     """Report how far to trust the model, and write metrics.json."""
-    for part in ("calibration", "thresholds", "ood"):
-        if reason := figures[part]["reason"]:
+    for part in ("calibration", "thresholds", "detection_thresholds", "ood"):
+        if figures[part] and (reason := figures[part]["reason"]):
             job.journal.say(f"  {reason}")
     found, word = diagnose(job.run, figures)
     rows = [each.row() for each in found]

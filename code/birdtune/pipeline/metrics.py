@@ -179,15 +179,20 @@ def _most_frequent(decisions: npt.NDArray[np.int64], classes: Sequence[str]) -> 
     return classes[int(np.bincount(given).argmax())] if given.size else None
 
 
-def read_served(reports: Path, n_classes: int, kind: str) -> tuple[Calibration, Thresholds | None]:
-    """Calibration and thresholds out of metrics.json; scores as they come, where there are none in it."""
+def read_served(
+    reports: Path, n_classes: int, kind: str
+) -> tuple[Calibration, Thresholds | None, Thresholds | None]:
+    """Calibration, thresholds and those of detections out of metrics.json; scores as they come, where it has none."""
     path = reports / "metrics.json"
     figures = read_json(path)
     try:
-        found = Calibration.of(figures["calibration"]), Thresholds.of(figures["thresholds"])
+        calibration, thresholds = Calibration.of(figures["calibration"]), Thresholds.of(figures["thresholds"])
+        of_detections = Thresholds.of(row) if (row := figures.get("detection_thresholds")) else None
     except (LookupError, TypeError, ValueError):
-        return Calibration(kind, reason=f"{shown(path)} holds no calibration"), None
-    return found if len(found[1].values) == n_classes else (found[0], None)
+        return Calibration(kind, reason=f"{shown(path)} holds no calibration"), None, None
+    if len(thresholds.values) != n_classes:
+        return calibration, None, None
+    return calibration, thresholds, of_detections
 
 
 def read_ood(reports: Path) -> tuple[OodModel, OodScale] | None:

@@ -98,7 +98,7 @@ def predict(
         windows_out=features,
         segment_s=window_s,
         calibration_clip_s=clip_s,
-        published=_published(model, place, classes, published_threshold, window_s),
+        published=published_choice(model, place, classes, published_threshold, of_windows=window_s is not None),
         sound=config.audio,
         batch_size=config.evaluate.batch_size,
         longest_s=config.audio.max_hours * 3600,
@@ -110,10 +110,15 @@ def predict(
     return code
 
 
-def _published(
-    model: Scorer, place: Path, classes: str, threshold: float | None, window_s: float | None
+def published_choice(
+    model: Scorer, place: Path, classes: str, threshold: float | None, *, of_windows: bool
 ) -> PublishedChoice | None:
-    """The published classes that rows are about. Raises InputError: the model has none."""
+    """The published classes that are asked for. Raises InputError: the model has none.
+
+    Args:
+        classes, threshold: as `predict`.
+        of_windows: whether the threshold is that of windows, or of whole recordings.
+    """
     if classes == OWN:
         return None
     kept = model.published if isinstance(model, ExportedModel) else None
@@ -122,7 +127,7 @@ def _published(
             f"--classes {classes}: {shown(place)} keeps no published classes. Give --classes {OWN}, or a model made "
             "with --model.keep-classes."
         )
-    own = kept.threshold if window_s is None else kept.window_threshold
+    own = kept.window_threshold if of_windows else kept.threshold
     return PublishedChoice(kept, alone=classes == PUBLISHED, threshold=threshold or own)
 
 

@@ -97,7 +97,8 @@ def _thresholds(config: Config, model: Path | None, journal: Journal) -> dict[st
     with naming("--model" if model is not None else None):
         found = served_model.read(place, is_own=False)
     classes = found.facts.classes
-    values = (_NO_THRESHOLD,) * len(classes) if found.thresholds is None else found.thresholds.values
+    thresholds = found.detection_thresholds
+    values = (_NO_THRESHOLD,) * len(classes) if thresholds is None else thresholds.values
     return dict(zip(classes, values, strict=True))
 
 

@@ -91,7 +91,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
     classifier = _with_sound(job, best_classifier(job.served))
     example, examples = _examples(job, classifier.front_end)
     lengths_s = [recording.facts.duration_s for recording in job.dataset.part("val")]
-    calibration, thresholds = read_served(job.run.reports, len(job.dataset.classes), classifier.kind)
+    calibration, thresholds, of_detections = read_served(job.run.reports, len(job.dataset.classes), classifier.kind)
     published = published_classes.served(job)
     return export_model(
         classifier,
@@ -111,6 +111,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
         expected=training_side(classifier, examples, calibration),
         calibration=calibration,
         thresholds=thresholds,
+        detection_thresholds=of_detections,
         ood=read_ood(job.run.reports),
         published=None if published is None else published[0],
         class_ids=job.dataset.class_ids,

@@ -190,7 +190,8 @@ def _events(
     """Annotated and detected events of the test recordings, where they were evaluated."""
     if test is None or not figures["test"].get("events"):
         return None
-    part, thresholds = dataset.part("test"), Thresholds.of(figures["thresholds"])
+    part = dataset.part("test")
+    thresholds = Thresholds.of(figures.get("detection_thresholds") or figures["thresholds"])
     found = recording_events.compare(
         test, part, thresholds, dataset.background, marked=recording_events.marked_classes(dataset, part),
         window_s=store.spec.window_s,

@@ -19,6 +19,7 @@ from birdtune.evaluation.decision import OOD_LIMIT, UNKNOWN_NAME
 from birdtune.evaluation.detections import Detection, Detector, Rule
 from birdtune.serving.inference import Channel, Cutter, Floats, Scored, Unused, infer
 from birdtune.serving.rows import Scorer
+from birdtune.serving.verify import PublishedClasses
 
 # So many windows of a recording are in memory at a time: with embeddings of a thousand numbers, 4 MB.
 PART_WINDOWS = 1024
@@ -26,6 +27,24 @@ PART_WINDOWS = 1024
 _SOUNDING = SILENT + 1e-3
 
 Sound = Path | Channel | Unused
+
+
+class WithPublished:
+    """A model whose kept published classes are scored behind its own."""
+
+    def __init__(self, model: Scorer, published: PublishedClasses) -> None:
+        self._model, self._published = model, published
+        self.classes = (*model.classes, *published.labels)
+        self.front_end = model.front_end
+
+    def scores(self, windows: Any) -> tuple[Any, Any]:
+        """Windows [n, window_rows, ...] float32 → scores [n, C] and embeddings [n, K]."""
+        own, embeddings = self._model.scores(windows)
+        return np.column_stack([np.asarray(own), np.asarray(self._published.windows(embeddings))]), embeddings
+
+    def attend(self, embeddings: Any) -> Any:
+        """As the model has it."""
+        return self._model.attend(embeddings)
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,7 @@ def detect_recordings(
     cutter: Cutter,
     *,
     ood_score: Callable[[Floats], Any] | None = None,
+    n_own: int | None = None,
     batch_size: int = 64,
     check: Callable[[], None] = lambda: None,
     reached: Callable[[float], None] = lambda _: None,
@@ -75,6 +95,8 @@ def detect_recordings(
     Args:
         cutter: with `part_windows`, or a recording is scored as a whole.
         ood_score: mean embeddings [n, K] → OOD scores [n]; None: nothing is rejected.
+        n_own: so many classes can be rejected, the first ones: what is unlike the training data may well be a class
+            that the backbone was published with. None: all.
         reached: called with the seconds of the present recording that were scored.
 
     Raises:
@@ -93,7 +115,7 @@ def detect_recordings(
             recording = None
             continue
         if recording is None:
-            recording = _Recording(given, classifier, rule, ood_score)
+            recording = _Recording(given, classifier, rule, ood_score, n_own)
         recording.take(item)
         if math.isfinite(item.duration_s):
             yield recording.whole(item.name, item.duration_s, item.damage)
@@ -118,9 +140,11 @@ class _Recording:
     """A recording whose parts come one after another."""
 
     def __init__(
-        self, given: Sound, classifier: Scorer, rule: Rule, ood_score: Callable[[Floats], Any] | None
-    ) -> None:
+        self, given: Sound, classifier: Scorer, rule: Rule, ood_score: Callable[[Floats], Any] | None,
+        n_own: int | None,
+    ) -> None:  # fmt: skip
         self.given, self._classes, self._ood_score = given, classifier.classes, ood_score
+        self._n_own = len(self._classes) if n_own is None else n_own
         self._window_s = classifier.front_end.window_s
         self._detector = Detector(rule, self._window_s)
         self._calls: list[Call] = []
@@ -156,6 +180,7 @@ class _Recording:
             ood = np.asarray(self._ood_score(np.asarray(sums[:, :-1] / sums[:, -1:], np.float32))).tolist()
         for each, distance in zip(found, ood, strict=True):
             name = self._classes[each.column]
+            distance = distance if each.column < self._n_own else None
             is_known = distance is None or distance <= OOD_LIMIT
             self._calls.append(
                 Call(

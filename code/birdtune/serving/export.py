@@ -2,7 +2,7 @@
 
     Classifier ─▶ export_model ─▶ <name>/<version>/
         saved_model.pb, variables/   signatures (`graph.py`), weights in float32, once
-        labels.csv                   column, class, external_id, threshold
+        labels.csv                   column, class, external_id, threshold, detection_threshold
         published_labels.csv         column, class: of `published_scores`, if published classes are kept
         train_id_list.pickle         the class names in the order of the columns, for jibjib-query
         model.json                   what the model is, and how closely it was verified
@@ -100,6 +100,7 @@ def export_model(
     class_ids: Mapping[str, int | str | None],
     calibration: Calibration,
     thresholds: Thresholds | None = None,
+    detection_thresholds: Thresholds | None = None,
     ood: Ood | None = None,
     published: Served | None = None,
     tolerance: float = 1e-4,
@@ -118,6 +119,7 @@ def export_model(
         class_ids: class → external id; classes that are missing have none.
         calibration: what makes the logits scores; it becomes part of the graph.
         thresholds: from which score on each class counts; for labels.csv and model.json.
+        detection_thresholds: from which score of a window on each is detected; None: those above.
         ood: OOD statistics; they become part of the graph. None: `ood_score` is -1.
         published: published classes that `sound` scores as well; `published` of `facts` says more of them.
         tolerance: largest difference allowed for scores, which lie in 0…1; for embeddings and OOD scores it counts
@@ -141,9 +143,12 @@ def export_model(
     requests = _warmup_requests(exported.front_end, expected, batch)
     with new_folder(folder, what="the exported model", needed=_bytes(model)) as building:
         _save(model, building)
-        _write_labels(building, model, class_ids, thresholds)
+        _write_labels(building, model, class_ids, thresholds, detection_thresholds or thresholds)
         _write_warmup(building / WARMUP_FILE, str(facts.get("name", folder.parent.name)), requests)
-        described = {**facts, **_facts(model, thresholds, facts.get("published"))}
+        of_detections = detection_thresholds and detection_thresholds.row(exported.classes)
+        described = {
+            **facts, **_facts(model, thresholds, facts.get("published")), "detection_thresholds": of_detections
+        }  # fmt: skip
         if model.onnx is not None:
             described["backbone_file"] = backbone_file.put(model.onnx, building)
         check()
@@ -169,16 +174,22 @@ def _bytes(model: ServedParts) -> int:
 
 
 def _write_labels(
-    folder: Path, model: ServedParts, ids: Mapping[str, int | str | None], thresholds: Thresholds | None
+    folder: Path, model: ServedParts, ids: Mapping[str, int | str | None], *thresholds: Thresholds | None
 ) -> None:
     """The tables of the columns; a class of background has no threshold: it is no decision."""
     classes = model.classifier.classes
-    rows = thresholds.row(classes)["classes"] if thresholds else [{"threshold": None}] * len(classes)
-    labels = (
-        {"column": column, "class": name, "external_id": ids.get(name), "threshold": rows[column]["threshold"]}
-        for column, name in enumerate(classes)
+    of_recordings, of_detections = (
+        [row["threshold"] for row in each.row(classes)["classes"]] if each else [None] * len(classes)
+        for each in thresholds
     )
-    write_csv(folder / "labels.csv", ("column", "class", "external_id", "threshold"), labels)
+    labels = (
+        {
+            "column": column, "class": name, "external_id": ids.get(name), "threshold": of_recordings[column],
+            "detection_threshold": of_detections[column],
+        }
+        for column, name in enumerate(classes)
+    )  # fmt: skip
+    write_csv(folder / "labels.csv", ("column", "class", "external_id", "threshold", "detection_threshold"), labels)
     if model.published is not None:
         published = ({"column": column, "class": label} for column, label in enumerate(model.published.labels))
         write_csv(folder / PUBLISHED_LABELS, ("column", "class"), published)

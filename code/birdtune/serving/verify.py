@@ -64,6 +64,7 @@ class ExportedModel:
     ood_score: Callable[[Any], Any] | None
     calibration: Calibration  # already in the scores; its part for clips is applied to their mean
     thresholds: Thresholds | None
+    detection_thresholds: Thresholds | None = None  # of windows, chosen on events; None: those above
     published: PublishedClasses | None = None
 
     @property
@@ -100,7 +101,9 @@ def open_model(folder: Path) -> ExportedModel:
     try:
         classes, front_end = tuple(facts["classes"]), registry.read_front_end(facts["front_end"])
         calibration = Calibration.of(facts["calibration"])
-        thresholds = Thresholds.of(row) if (row := facts["thresholds"]) else None
+        thresholds, of_detections = (
+            Thresholds.of(row) if (row := facts.get(name)) else None for name in ("thresholds", "detection_thresholds")
+        )
         kept = facts.get("published")
         labels = tuple(row["class"] for row in read_csv(folder / PUBLISHED_LABELS)) if kept else ()
         of_published = Calibration.of(kept["calibration"]) if kept else None
@@ -129,6 +132,7 @@ def open_model(folder: Path) -> ExportedModel:
         ood,
         calibration,
         thresholds,
+        of_detections,
         None if of_published is None else PublishedClasses(
             labels, lambda embeddings: loaded.published(tf.constant(embeddings, tf.float32)), of_published,
             *counts_from,

@@ -52,6 +52,7 @@ class _Facts(BaseModel):
     prototypes: int = 0  # of models from before there were any
     calibration: dict[str, Any]
     thresholds: dict[str, Any] | None
+    detection_thresholds: dict[str, Any] | None = None
     ood: dict[str, Any] | None
     front_end: dict[str, Any]
     graph_sha256: str | None = None
@@ -97,6 +98,12 @@ class ServedModel:
     def thresholds(self) -> Thresholds | None:
         """From which score on its classes are decided for; None where it has no thresholds."""
         return None if self.facts.thresholds is None else Thresholds.of(self.facts.thresholds)
+
+    @property
+    def detection_thresholds(self) -> Thresholds | None:
+        """From which score of a window on its classes are detected."""
+        row = self.facts.detection_thresholds
+        return self.thresholds if row is None else Thresholds.of(row)
 
     @property
     def scale(self) -> OodScale | None:
@@ -251,9 +258,9 @@ def read(folder: Path, *, is_own: bool) -> ServedModel:
     try:
         facts = _Facts.model_validate(read_json(folder / _MODEL))
         found = ServedModel(folder, is_own, facts, _ids(folder / "labels.csv", facts.classes))
-        n_thresholds = len(found.thresholds.values) if found.thresholds is not None else len(facts.classes)
-        if n_thresholds != len(facts.classes):
-            raise ValueError(f"{n_thresholds} thresholds of {len(facts.classes)} classes")
+        for each in (found.thresholds, found.detection_thresholds):
+            if each is not None and len(each.values) != len(facts.classes):
+                raise ValueError(f"{len(each.values)} thresholds of {len(facts.classes)} classes")
         _ = found.calibration, found.scale
     except (pydantic.ValidationError, LookupError, TypeError, ValueError) as fault:
         reason = shown(" ".join(str(fault).split())[:200])
