@@ -328,7 +328,7 @@ class EvaluateSettings(Section):
     bootstrap: int = setting(1000, "bootstrap resamples of each 95 % interval", ge=20, le=100_000)
     precision: float = setting(0.9, "precision of the decisions that thresholds are chosen for", ge=0.5, lt=1)
     false_alarms_per_hour: float | None = setting(
-        None, "most false alarms that thresholds are chosen for: on background in place of precision, of detections in place of F1",
+        None, "most false alarms that thresholds are chosen for, in place of precision and, of detections, of F1",
         unit="per h", unset="by precision", gt=0,
     )
     label_issues: bool = setting(True, "look for wrong labels by cross-validation")
