@@ -161,6 +161,10 @@ class Config(Section):
         """The same settings but for some of `model`."""
         return self.model_copy(update={"model": self.model.model_copy(update=settings)})
 
+    def with_evaluate(self, **settings: float) -> "Config":
+        """The same settings but for some of `evaluate`."""
+        return self.model_copy(update={"evaluate": self.evaluate.model_copy(update=settings)})
+
     def with_train(self, **settings: float) -> "Config":
         """The same settings but for some of `train`."""
         return self.model_copy(update={"train": self.train.model_copy(update=settings)})

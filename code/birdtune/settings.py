@@ -323,7 +323,7 @@ class EvaluateSettings(Section):
     batch_size: int = setting(64, "windows scored at a time", unit="windows", ge=1, le=65536)
     hop_s: float | None = setting(
         None, "from one window to the next in validation and test; at most a window", unit="s",
-        unset="the backbone's", gt=0, le=60,
+        unset="the backbone's; half a window at most, where labels have times", gt=0, le=60,
     )
     bootstrap: int = setting(1000, "bootstrap resamples of each 95 % interval", ge=20, le=100_000)
     precision: float = setting(0.9, "precision of the decisions that thresholds are chosen for", ge=0.5, lt=1)
@@ -347,7 +347,8 @@ class DetectSettings(Section):
     """Detections, by predict --format."""
 
     hop_s: float | None = setting(
-        None, "from one window to the next; at most a window", unit="s", unset="the backbone's", gt=0, le=60
+        None, "from one window to the next; at most a window", unit="s",
+        unset="the backbone's, half a window at most", gt=0, le=60,
     )
     smooth_windows: int = setting(
         1, "each window's score is the median over this many around it; odd", unit="windows", ge=1, le=999

@@ -113,6 +113,11 @@ class FrontEnd(ABC):
         return self.hop_rows / self.rows_per_s
 
     @property
+    def detection_hop(self) -> int:
+        """Rows from one window to the next where begin and end of a call are wanted: half a window at most."""
+        return min(self.hop_rows, max(1, self.window_rows // 2))
+
+    @property
     def window_samples(self) -> int:
         """Samples of the shortest recording that fills a window."""
         return self.row_samples + (self.window_rows - 1) * self.row_hop

@@ -80,6 +80,14 @@ class Dataset:
             [recording.labels for recording in part], self.classes, annotated, rule=self.rule, negative=self.background
         )
 
+    def settled(self, config: Config) -> Config:
+        """The settings with what follows from the labels: where they have times, windows are evaluated as detected."""
+        config, spec = config.with_output(self.output), self.spec
+        have_times = any(label.has_times for recording in self.recordings for label in recording.labels)
+        if have_times and config.evaluate.hop_s is None and spec.detection_hop != spec.hop_rows:
+            config = config.with_evaluate(hop_s=spec.detection_hop / spec.rows_per_s)
+        return config
+
     def counts(self, part: Sequence[Recording]) -> list[int]:
         """Recordings of each class. [C]"""
         found = Counter(name for recording in part for name in recording.classes)

@@ -83,7 +83,8 @@ def _at(thresholds: Thresholds, score: float) -> Thresholds:
 def _counts(compared: Sequence[Compared], n: int) -> Ints:
     """Right, false and missed events. [3, C]"""
     each = [event_counts(one.annotated, one.detected, n, by_overlap()) for one in compared]
-    return np.asarray([(counts.right, counts.false, counts.missed) for counts in each]).sum(axis=0)
+    found: Ints = np.stack([(counts.right, counts.false, counts.missed) for counts in each]).sum(axis=0)
+    return found
 
 
 def _best(counts: Ints, allowed: float | None) -> float | None:

@@ -104,7 +104,7 @@ def _check(
         if champion := gate.find(config):
             journal.say(f"gate: {champion.title} is the champion, with {count(len(champion.classes), 'class')}")
     if dataset is not None:
-        config = config.with_output(dataset.output)
+        config = dataset.settled(config)
         dataset = base_model.with_columns(config, dataset, base)
         said = (
             _classes(dataset), annotated.lines(dataset, config.train.hop_s), source_lines(dataset.sources),

@@ -105,7 +105,7 @@ def _embedding_time(config: Config, backbone: Backbone, dataset: Dataset) -> Ite
     n_frozen = _n_frozen(config, backbone)
     if not n_frozen or not backbone.cut(n_frozen).is_whole or "train" not in _cached_bytes(config, backbone, dataset):
         return
-    hops = {"train": config.train.hop_s, "val": None, "test": None}
+    hops = {"train": config.train.hop_s, "val": config.evaluate.hop_s, "test": config.evaluate.hop_s}
     windows = sum(_windows(dataset, part, hop_s) for part, hop_s in hops.items())
     each_s = _forward_s(config, backbone, backbone.window_flops())
     how = "measured" if isinstance(backbone, FileBackbone) else "estimated"

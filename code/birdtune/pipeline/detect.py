@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
+from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.recorded_at import recorded_at
 from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, InputError, SettingsError, naming, shown
@@ -161,9 +162,13 @@ def _made_by(config: Config, used: _Used, place: Path, rule: Rule) -> str:
     """Digest of all that decides what is detected."""
     facts: Any = fingerprints.checkpoint_digest(place) if used.exported is None else used.exported.facts
     thresholds = [[None if np.isinf(value) else value for value in each.tolist()] for each in (rule.on, rule.off)]
-    hop = used.scorer.front_end.hop(config.detect.hop_s)
+    hop = _hop_rows(config, used.scorer.front_end)
     rest = [rule.smooth_windows, rule.merge_gap_s, rule.min_s, hop, config.audio.cache_key]
     return value_sha256([facts, list(used.scorer.classes), thresholds, rest])
+
+
+def _hop_rows(config: Config, spec: FrontEnd) -> int:
+    return spec.detection_hop if config.detect.hop_s is None else spec.hop(config.detect.hop_s)
 
 
 class _Job:
@@ -214,7 +219,7 @@ class _Job:
     def _detected(self, due: Sequence[Sound], meter: "_Meter") -> Iterator[Detected]:
         config, used, spec = self._config, self._used, self._used.scorer.front_end
         cutter = Cutter(
-            config.audio, spec.hop(config.detect.hop_s), config.audio.max_hours * 3600, spec, part_windows=PART_WINDOWS
+            config.audio, _hop_rows(config, spec), config.audio.max_hours * 3600, spec, part_windows=PART_WINDOWS
         )
         ood_score = None if used.exported is None else used.exported.ood_score
         return detect_recordings(

@@ -43,7 +43,7 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
         journal.say(f"prepare: {shown(config.data_folder)}")
         with current.stage("prepare"):
             dataset, store = data.prepare(config, registry.front_end(config), journal, interrupts)
-            config = current.config = config.with_output(dataset.output)
+            config = current.config = dataset.settled(config)
             messages.say_dataset(dataset, journal)
             require_background(config.augment, dataset.background)
         if until == "prepare":
