@@ -203,6 +203,7 @@ def test_windows_with_times_teach_when_each_class_is_in_a_recording(
     names = {recording.name for recording in part}
     assert events["events"]["events"] == sum(row.partition(",")[0] in names for row in rows)
     assert events["recordings"] == len(part) and events["events"]["f1"] > 0.7 and events["segments"]["f1"] > 0.5
+    assert events["hop_s"] == 0.48
     model = read_json(output / "model/birdtune/1/model.json")
     assert model["detection_thresholds"] == read_json(output / "reports/1/metrics.json")["detection_thresholds"]
     assert model["detection_thresholds"]["goal"] == "the highest F1 of events"
