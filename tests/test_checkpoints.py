@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, few, and never trusted without their checksums."""
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -88,13 +89,42 @@ def test_room_for_all_that_stand_side_by_side_is_asked_for_beforehand(
     full_from(2999, monkeypatch)
     words = r"for 3 more checkpoints.*keep.*1\.0 kB each\) \(3\.0 kB needed, 3\.0 kB free"
     with pytest.raises(RetryableError, match=words):
-        checkpoints.need_room(1000, n_to_come=10)
-    checkpoints.need_room(1000, n_to_come=2)
+        checkpoints.need_room(1000, n_to_come=10, weights_bytes=300)
+    checkpoints.need_room(1000, n_to_come=2, weights_bytes=300)
     save(checkpoints, 1)
-    checkpoints.need_room(1000, n_to_come=10)
+    checkpoints.need_room(1000, n_to_come=10, weights_bytes=300)
     for epoch in (2, 3):
         save(Checkpoints(tmp_path, keep=9), epoch)
-    checkpoints.need_room(10**9, n_to_come=10)
+    checkpoints.need_room(10**9, n_to_come=10, weights_bytes=300)
+
+
+def test_weights_of_every_epoch_stay_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, every_epoch=True)
+    for epoch in range(1, 4):
+        save(checkpoints, epoch, best=1)
+        save(checkpoints, epoch, step=3, best=1)
+    assert checkpoints.names() == ["epoch-0001-step-000000", "epoch-0003-step-000003"]
+    of_epochs = [tmp_path / f"weights-epoch-000{epoch}.safetensors" for epoch in (1, 2, 3)]
+    assert sorted(tmp_path.glob("weights-*")) == of_epochs
+    assert [float(read_arrays(path)["backbone/conv1/kernel"][0, 0]) for path in of_epochs] == [1.0, 2.0, 3.0]
+    # A start that goes on from further back does the epochs behind that again.
+    checkpoints.tidy(State(epoch=1, best={"epoch": 1}))
+    assert sorted(tmp_path.glob("weights-*")) == of_epochs[:1]
+    # One more checkpoint, which is there already beside the best, and twenty times the weights.
+    full_from(5_999, monkeypatch)
+    words = r"and the weights of 20 epochs \(--train.keep-weights; 300 bytes each\) \(7\.0 kB needed, 6\.0 kB free"
+    with pytest.raises(RetryableError, match=words):
+        checkpoints.need_room(1000, 20, 300)
+
+
+def test_without_links_the_weights_of_an_epoch_are_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    path = save(Checkpoints(tmp_path, keep=1, every_epoch=True), 1)
+    (copy,) = tmp_path.glob("weights-*")
+    assert copy.read_bytes() == (path / "weights.safetensors").read_bytes() and copy.stat().st_nlink == 1
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:

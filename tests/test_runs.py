@@ -360,6 +360,7 @@ def test_what_changes_the_weights_makes_another_run(tmp_path: Path, setting: str
     ("setting", "value"),
     [
         ("train__keep_checkpoints", 7),
+        ("train__keep_weights", "every-epoch"),
         ("train__checkpoint_minutes", 1),
         ("prepare__workers", 3),
         ("evaluate__bootstrap", 50),

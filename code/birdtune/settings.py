@@ -277,6 +277,9 @@ class TrainSettings(Section):
         10.0, "a checkpoint within an epoch at least this often", unit="min", gt=0
     )
     keep_checkpoints: int = setting(2, "newest checkpoints kept, beside the best", ge=1)
+    keep_weights: Literal["best", "every-epoch"] = setting(
+        "best", "weights that stay: of the best epoch; or of every epoch, in checkpoints/N/weights-epoch-*.safetensors"
+    )
     cache_gb: float = setting(
         50.0, "most disk for outputs of frozen layers, computed once; 0: compute each epoch", unit="GB", ge=0
     )

@@ -70,9 +70,11 @@ def estimates(config: Config, dataset: Dataset, faults: Faults) -> Iterator[str]
     if cached:
         yield f"          and {size_text(cached)} for the outputs of the frozen layers, computed once, if there is room"
     if free is not None and disk > free:
+        every = " and leave out --train.keep-weights every-epoch" if config.train.keep_weights == "every-epoch" else ""
         faults.passing.append(
             f"{shown(config.output)}: the disk is too full for the job (about {size_text(disk)} needed, "
-            f"{size_text(free)} free). Free some space, give another --output, or lower --train.keep-checkpoints."
+            f"{size_text(free)} free). Free some space, give another --output, or lower --train.keep-checkpoints"
+            f"{every}."
         )
     if memory > memory_there():
         faults.lasting.append(
@@ -229,8 +231,9 @@ def disk_bytes(config: Config, dataset: Dataset, weights: int) -> float:
     frames = sum(missing) * dataset.spec.rows_per_s * dataset.spec.row_bytes
     # Each checkpoint holds the weights and Adam's two slots: the newest, the best, and one being written.
     checkpoints = (config.train.keep_checkpoints + 2) * 3 * weights
+    of_epochs = config.train.epochs * weights if config.train.keep_weights == "every-epoch" else 0
     exported = 2 * weights  # one being built while an earlier one stands
-    return frames + checkpoints + exported
+    return frames + checkpoints + of_epochs + exported
 
 
 def _memory_bytes(config: Config, backbone: Backbone, weights: int) -> float:

@@ -2,6 +2,7 @@
 
     weights, optimizer, State ─▶ checkpoints/<v>/epoch-0007-step-000000/
                                      weights.safetensors  optimizer.safetensors  state.json
+                             checkpoints/<v>/weights-epoch-0007.safetensors   where every epoch's stay
 
 `epoch-E-step-S` says what comes next: epoch E (from 0), batch S. A folder appears under its name only
 when it is whole; state.json holds the checksums of all three, so that one that was damaged later is
@@ -28,7 +29,7 @@ import safetensors
 import safetensors.numpy
 
 from birdtune.errors import CheckpointError, shown
-from birdtune.runtime.files import file_sha256, new_folder, read_json, value_sha256, write_json
+from birdtune.runtime.files import file_sha256, new_file, new_folder, read_json, value_sha256, write_json
 from birdtune.runtime.storage import UNFINISHED, free_bytes, need_space, read_error, size_text
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -37,6 +38,7 @@ _NAME = re.compile(r"^epoch-(\d+)-step-(\d+)$")
 WEIGHTS_NAME = "weights.safetensors"
 # numpy's name of a type → that of safetensors
 _TYPES = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<i8": "I64", "<i4": "I32", "|u1": "U8", "|b1": "BOOL"}
+_OF_EPOCHS = "weights-epoch-{}.safetensors"
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
 # Written and hashed while it is in the processor's cache.
 _PIECE_BYTES = 4 << 20
@@ -78,11 +80,13 @@ class Checkpoints:
     Args:
         folder: theirs alone.
         keep: how many of the newest stay; the best one stays beside them.
+        every_epoch: whether the weights at the end of each epoch stay as well.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, *, every_epoch: bool = False) -> None:
         self.folder = folder
         self._keep = keep
+        self._every_epoch = every_epoch
 
     def names(self) -> list[str]:
         """Names of all whole checkpoints, oldest first."""
@@ -115,12 +119,13 @@ class Checkpoints:
         self.tidy(state)
         return path
 
-    def need_room(self, n_bytes: int, n_to_come: int) -> None:
+    def need_room(self, n_bytes: int, n_to_come: int, weights_bytes: int) -> None:
         """Refuse to begin what will have no room: as many checkpoints as stand beside each other at a time.
 
         Args:
             n_bytes: of one.
-            n_to_come: how many are still to be saved.
+            n_to_come: how many are still to be saved at the end of an epoch.
+            weights_bytes: of its weights alone.
 
         Raises:
             RetryableError: the disk is too full.
@@ -128,7 +133,10 @@ class Checkpoints:
         there = len(self.names())
         n_more = max(0, min(self._keep + 1, there + n_to_come) - there)
         what = f"{n_more} more checkpoints, as --train.keep-checkpoints allows ({size_text(n_bytes)} each)"
-        need_space(self.folder, n_more * n_bytes, what)
+        of_epochs = n_to_come * weights_bytes if self._every_epoch else 0
+        if of_epochs:
+            what += f" and the weights of {n_to_come} epochs (--train.keep-weights; {size_text(weights_bytes)} each)"
+        need_space(self.folder, n_more * n_bytes + of_epochs, what)
 
     def clear(self) -> None:
         """Remove all checkpoints."""
@@ -137,16 +145,35 @@ class Checkpoints:
     def tidy(self, state: State) -> None:
         """Remove what a job that stands at `state` needs no more: all but the newest and the best.
 
+        Where every epoch's weights stay, they are kept here, before their checkpoint goes.
+
         What reaches further is damaged, or it would not stand here: it would count as the newest, in the place of
         those that are whole.
         """
         names = self.names()
         reached = [name for name in names if _position(name) <= (state.epoch, state.step)]
+        for name in reached if self._every_epoch else ():
+            self._keep_weights(name)
+        for path in self.folder.glob(_OF_EPOCHS.format("*")):
+            if path.name > _OF_EPOCHS.format(f"{state.epoch:04d}"):  # of an epoch that is done again
+                path.unlink()
         wanted = {*reached[-self._keep :], _best_name(state)}
         for name in [name for name in names if name not in wanted]:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for left in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(left, ignore_errors=True)
+
+    def _keep_weights(self, name: str) -> None:
+        """Keep the weights of a checkpoint at the end of an epoch: the same file under a second name, if possible."""
+        epoch, step = _position(name)
+        path = self.folder / _OF_EPOCHS.format(f"{epoch:04d}")
+        if step or path.exists():
+            return
+        with new_file(path, "the weights of an epoch") as temporary:
+            try:
+                temporary.hardlink_to(self.folder / name / WEIGHTS_NAME)
+            except OSError:  # a file system without links
+                shutil.copyfile(self.folder / name / WEIGHTS_NAME, temporary)
 
     def newest(self) -> tuple[Saved | None, list[str]]:
         """The newest whole checkpoint, and what is wrong with newer ones that had to be passed over."""

@@ -57,7 +57,8 @@ class Job:
     @property
     def checkpoints(self) -> Checkpoints:
         folder = self.run.checkpoints / REFIT_NAME if self.refit else self.run.checkpoints
-        return Checkpoints(folder, self.config.train.keep_checkpoints)
+        settings = self.config.train
+        return Checkpoints(folder, settings.keep_checkpoints, every_epoch=settings.keep_weights == "every-epoch")
 
     @property
     def served(self) -> "Job":

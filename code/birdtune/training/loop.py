@@ -116,7 +116,7 @@ class Loop:
         self._resume()
         if not self.state.finished:
             to_come = self.settings.epochs - self.state.epoch + bool(self._untrained)
-            self.checkpoints.need_room(self.trainer.state_bytes, to_come)
+            self.checkpoints.need_room(self.trainer.state_bytes, to_come, self.trainer.weights_bytes)
         self._curves = Curves(self._tensorboard, self.state, self.per_epoch)
         with self._curves:
             if self._untrained and not self.state.history and not self.state.updates:

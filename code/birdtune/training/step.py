@@ -224,13 +224,13 @@ class Trainer:
     @property
     def state_bytes(self) -> int:
         """Bytes of the weights and of the optimizer's own variables: of a checkpoint."""
-        variables = [*self.classifier.variables, *self.optimizer.variables]
-        if self._averages is not None:
-            variables += self.classifier.variables
-        return sum(
-            math.prod(v.shape) * np.dtype(keras.backend.standardize_dtype(v.dtype)).itemsize
-            for v in variables
-        )
+        averages = self.weights_bytes if self._averages is not None else 0
+        return self.weights_bytes + averages + _bytes_of(self.optimizer.variables)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights alone."""
+        return _bytes_of(self.classifier.variables)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -275,6 +275,10 @@ def viewed(variable: keras.Variable) -> npt.NDArray[Any]:
     What changes the variable afterwards leaves these numbers alone: TensorFlow gives it another buffer then.
     """
     return np.asarray(memoryview(tf.convert_to_tensor(variable.value)))
+
+
+def _bytes_of(variables: Sequence[keras.Variable]) -> int:
+    return sum(math.prod(v.shape) * np.dtype(keras.backend.standardize_dtype(v.dtype)).itemsize for v in variables)
 
 
 def _inside(batch: Batch) -> npt.NDArray[np.bool_]:

@@ -32,6 +32,7 @@ from birdtune.models.losses import class_weights, constant_loss
 from birdtune.runtime.files import read_json, write_json
 from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.runtime.text import count, number
+from birdtune.settings import TrainSettings
 from birdtune.training import devices, health
 from birdtune.training.checkpoints import State
 from birdtune.training.first_weights import build_classifier, load_first_weights, with_head_rate
@@ -309,8 +310,7 @@ def _feeds(job: Job, classifier: Classifier, windows: Windows, precision: str) -
         classifier,
         store=job.store,
         most_bytes=settings.cache_gb * 1e9,
-        # Those kept, the best and the next.
-        reserved_bytes=_checkpoint_bytes(classifier) * (settings.keep_checkpoints + 2),
+        reserved_bytes=_reserved_bytes(classifier, settings),
         journal=job.journal,
         interrupts=job.interrupts,
         kept=job.run.record.get("frozen_kept"),
@@ -374,11 +374,13 @@ def _best_epoch_by(job: Job) -> str:
     return WINDOWS if is_of_windows else RECORDINGS
 
 
-def _checkpoint_bytes(classifier: Classifier) -> int:
-    """All weights in float32, and the optimizer's two moments of those that are trained."""
-    count: int = sum(math.prod(variable.shape) for variable in classifier.variables)
+def _reserved_bytes(classifier: Classifier, settings: TrainSettings) -> int:
+    """What checkpoints will take: all weights in float32, and the optimizer's two moments of those that are trained."""
+    weights: int = 4 * sum(math.prod(variable.shape) for variable in classifier.variables)
     trained: int = sum(math.prod(variable.shape) for variable in classifier.trainable_variables)
-    return 4 * count + 8 * trained
+    # Those kept, the best and the next.
+    of_checkpoints = (weights + 8 * trained) * (settings.keep_checkpoints + 2)
+    return of_checkpoints + (settings.epochs * weights if settings.keep_weights == "every-epoch" else 0)
 
 
 # ---- weights and scores ---------------------------------------------------------------------------
