@@ -14,8 +14,8 @@ import pytest
 from makers import ordinary_folder
 
 from birdtune.errors import BusyError, InputError, SettingsError
-from birdtune.runtime import lock
-from birdtune.runtime.lock import LEASE_NAME, LOCK_NAME, OWNER_NAME, alone_in, is_shared
+from birdtune.runtime import lock, mounts
+from birdtune.runtime.lock import LEASE_NAME, LOCK_NAME, OWNER_NAME, alone_in
 from birdtune.runtime.log import Journal
 from birdtune.runtime.rank import is_chief, rank
 
@@ -34,7 +34,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["one machine", "shared", "no flock"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the file system of the output folder is like."""
-    monkeypatch.setattr(lock, "is_shared", lambda folder: request.param == "shared")
+    monkeypatch.setattr(mounts, "is_shared", lambda folder: request.param == "shared")
     if request.param == "no flock":
         monkeypatch.setattr("fcntl.flock", refuse)
     return str(request.param)
@@ -87,9 +87,9 @@ def test_whatever_a_job_raises_gives_the_folder_back(tmp_path: Path, kind: str) 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from birdtune.runtime import lock
+from birdtune.runtime import lock, mounts
 from birdtune.runtime.log import Journal
-lock.is_shared = lambda folder: sys.argv[2] == "shared"
+mounts.is_shared = lambda folder: sys.argv[2] == "shared"
 lock.LEASE_S, lock.RENEWAL_S = 1.5, 0.2
 with lock.alone_in(Path(sys.argv[1]), Journal(quiet=True)):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -98,7 +98,7 @@ with lock.alone_in(Path(sys.argv[1]), Journal(quiet=True)):
 
 @pytest.mark.parametrize("where", ["one machine", "shared"])
 def test_a_job_that_was_killed_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    monkeypatch.setattr(lock, "is_shared", lambda folder: where == "shared")
+    monkeypatch.setattr(mounts, "is_shared", lambda folder: where == "shared")
     subprocess.run(
         [sys.executable, "-c", KILLED, tmp_path, where], env=os.environ | {"PYTHONPATH": str(CODE)}, check=False
     )
@@ -110,7 +110,7 @@ def test_a_job_that_was_killed_leaves_no_lock(tmp_path: Path, monkeypatch: pytes
 def test_the_lease_of_a_job_on_another_machine_is_waited_for_until_it_expires(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "is_shared", lambda folder: True)
+    monkeypatch.setattr(mounts, "is_shared", lambda folder: True)
     marker = tmp_path / LEASE_NAME
     marker.write_text("filelock/2\npid=7\nhost=spot-7\nmode=lease\nduration=1.5\ntoken=0\n")
     (tmp_path / OWNER_NAME).write_text(json.dumps(OTHER))
@@ -166,39 +166,6 @@ def test_a_folder_or_a_lock_that_may_not_be_written_is_reported() -> None:
         (folder / LOCK_NAME).chmod(0)
         with pytest.raises(InputError, match=rf"\.lock: cannot be written .*uid {os.geteuid()}"):
             enter(folder)
-
-
-MOUNTS = """22 1 254:0 / / rw - ext4 /dev/vda rw
-40 22 0:41 / {0}/a\\040b rw - ext4 x rw
-41 22 0:41 / {0}/shared rw,relatime shared:1 - nfs4 server:/ rw
-42 41 0:42 / {0}/shared/local rw - xfs x rw
-odd
-"""
-
-
-def test_a_file_system_is_shared_unless_one_kernel_alone_can_mount_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("shared/local/deep", "shared/other"):
-        (tmp_path / name).mkdir(parents=True)
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(MOUNTS.format(tmp_path), "utf-8")
-    monkeypatch.setattr(lock.mount_of, "__defaults__", (mounts,))
-    assert [is_shared(tmp_path / name) for name in ("", "shared", "shared/other", "shared/local/deep")] == [
-        False, True, True, False,
-    ]  # fmt: skip
-    mounts.write_text("")
-    assert is_shared(tmp_path)
-
-
-def test_an_output_that_can_rename_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(f"41 22 0:41 / {tmp_path}/out rw - fuse mountpoint-s3 rw\n", "utf-8")
-    monkeypatch.setattr(lock.mount_of, "__defaults__", (mounts,))
-    refused = pytest.raises(InputError, match=r"lies on Mountpoint for Amazon S3.*--output s3://BUCKET")
-    with refused, alone_in(tmp_path / "out", Journal(quiet=True)):
-        pass
-    assert not (tmp_path / "out").exists()
 
 
 def task(kind: str, index: int, **cluster: list[str]) -> str:

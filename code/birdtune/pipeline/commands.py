@@ -18,6 +18,7 @@ from birdtune.runtime import configure
 from birdtune.runtime.files import require_file, require_place
 from birdtune.runtime.lock import alone_in
 from birdtune.runtime.log import Journal, duration
+from birdtune.runtime.mounts import warn_of_anonymous_volume
 from birdtune.runtime.parsing import read_bounded
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
@@ -63,6 +64,8 @@ def job(until: str) -> Run:
 
     def run(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
         kind = getattr(options, "format", SAVED_MODEL)
+        if not config.output.is_relative_to(config.cloud.folder):  # else S3 keeps it
+            warn_of_anonymous_volume(config.output, journal)
         with alone_in(config.output, journal):
             # Loaded here, what takes its time does not keep a second job from being told at once.
             from birdtune.pipeline.run import run as run_job

@@ -20,7 +20,8 @@ from pathlib import Path
 import filelock
 from filelock import BaseFileLock, FileLock, SoftFileLease
 
-from birdtune.errors import EXIT_RETRY, BusyError, InputError, shown
+from birdtune.errors import EXIT_RETRY, BusyError, shown
+from birdtune.runtime import mounts
 from birdtune.runtime.files import make_folder, read_json, write_json
 from birdtune.runtime.log import Journal, clock, print_error
 from birdtune.runtime.rank import is_chief
@@ -33,11 +34,6 @@ PATIENCE_S = 2.0
 # All jobs must agree on the first. It must exceed the time for which NFS may cache a time of change (60 s).
 LEASE_S, RENEWAL_S = 75.0, 10.0
 
-# File systems that one kernel mounts at a time. All others (nfs, cifs, fuse, 9p, virtiofs, lustre, ...) may be
-# shared by machines whose locks do not know of each other.
-_LOCAL = frozenset(
-    {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "tmpfs", "overlay", "vfat", "exfat", "ntfs3"}
-)  # fmt: skip
 _NO_FLOCK = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -53,7 +49,7 @@ def alone_in(output: Path, journal: Journal) -> Iterator[None]:
     if not is_chief():
         yield
         return
-    refuse_mountpoint(output)
+    mounts.refuse_without_renaming(output)
     make_folder(output)
     owner = output / OWNER_NAME
     with storage_faults(output):
@@ -73,7 +69,7 @@ def alone_in(output: Path, journal: Journal) -> Iterator[None]:
 
 def _acquire(output: Path, journal: Journal) -> BaseFileLock:
     """Take the lock of a folder, or its lease. Raises BusyError or OSError."""
-    if not is_shared(output):
+    if not mounts.is_shared(output):
         # Any user may lock it; the rights of the folder decide who works here.
         lock = FileLock(output / LOCK_NAME, mode=0o666, fallback_to_soft=False)
         try:
@@ -152,31 +148,3 @@ def who(found: object) -> str:
         return "it left no readable record"
     command, host, pid, since = (shown(str(found.get(key))[:80]) for key in ("command", "host", "pid", "since"))
     return f"`birdtune {command}` on host {host}, process {pid}, since {since}"
-
-
-def is_shared(folder: Path) -> bool:
-    """Whether other machines may have a folder, too; True where the system does not say."""
-    return mount_of(folder)[0] not in _LOCAL
-
-
-def refuse_mountpoint(output: Path) -> None:
-    """Refuse an output folder whose files cannot be renamed. Raises InputError."""
-    if mount_of(output)[1] == "mountpoint-s3":
-        raise InputError(
-            f"{shown(output)}: lies on Mountpoint for Amazon S3, which can neither rename nor change files. Give the "
-            "bucket itself (--output s3://BUCKET/KEY), or a disk, NFS or EFS. As an input, Mountpoint serves well."
-        )
-
-
-def mount_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> tuple[str, str]:
-    """The type of the file system that a folder lies on, and its source; empty where the system does not say."""
-    place = f"{folder.resolve()}/"
-    deepest, kind, source = "", "", ""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        # proc_pid_mountinfo(5): .. .. .. .. mount point ... - type ...
-        for line in mounts.read_text("utf-8", "replace").splitlines():
-            fields = line.split()
-            point = fields[4].rstrip("/") + "/"
-            if place.startswith(point) and len(point) >= len(deepest):
-                deepest, (kind, source) = point, fields[(dash := fields.index("-", 6)) + 1 : dash + 3]
-    return kind, source
