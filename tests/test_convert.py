@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -21,13 +22,13 @@ from birdtune.config import Config
 from birdtune.errors import ExportError, InputError
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.models import classifier as classifiers
-from birdtune.models import registry
+from birdtune.models import keras_archive, registry
 from birdtune.models.backbone import ALL_BUT_HEAD
 from birdtune.models.embedded import EmbeddingRows, EmbeddingsBackbone
 from birdtune.models.file_backbone import FileBackbone
-from birdtune.pipeline.convert import not_held
+from birdtune.pipeline.convert import _published, not_held
 from birdtune.runtime.files import read_json
-from birdtune.serving import convert, export, verify, window_graph
+from birdtune.serving import convert, export, keras_file, verify, window_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the converters, about themselves
 
@@ -124,7 +125,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("model", "kind"),
     [(model, kind) for model in ("log-mel", "waveform") for kind in convert.FORMATS]
-    + [("one by one", "tflite"), ("one by one", "keras"), ("embeddings", "onnx"), ("embeddings", "keras")],
+    + [("one by one", "tflite"), ("embeddings", "onnx"), ("embeddings", "keras")],
 )
 def test_a_file_gives_the_scores_of_the_served_model(
     models: dict[str, Path], model: str, kind: str, tmp_path: Path
@@ -138,7 +139,7 @@ def test_a_file_gives_the_scores_of_the_served_model(
     row = convert.convert(models[model], folder, kind, inputs)
     more = {"birds_Labels.txt"} if kind == "tflite" else set()  # where BirdNET-Analyzer looks
     assert {path.name for path in folder.iterdir()} == {f"birds.{kind}", "labels.txt", "conversion.json", *more}
-    assert all((folder / name).read_bytes() == (folder / "labels.txt").read_bytes() for name in more)
+    assert all((folder / name).read_text("utf-8").split("\n")[2] == "Noise_Noise" for name in more)
     assert json.loads((folder / "conversion.json").read_text("utf-8")) == row
     assert row["verification"]["windows"] == 6 and row["verification"]["difference"] < 2e-5
     assert (folder / "labels.txt").read_text("utf-8").splitlines() == list(CLASSES)
@@ -147,9 +148,8 @@ def test_a_file_gives_the_scores_of_the_served_model(
     windows = tf.constant(convert._windows(front_end, inputs), tf.float32)
     expected = served.signatures["serving_default"](inputs=windows)["outputs"].numpy()
     assert np.ptp(expected, axis=0).max() > 0.05  # so that a constant would not do
-    is_head = model == "embeddings" or (kind == "keras" and model != "log-mel")
-    given = np.asarray(served.windows(windows)["embeddings"]) if is_head else inputs
-    assert row["input"]["name"] == ("embedding" if is_head else "waveform")
+    given = np.asarray(served.windows(windows)["embeddings"]) if model == "embeddings" else inputs
+    assert row["input"]["name"] == ("embedding" if model == "embeddings" else "waveform")
     assert row["input"]["shape"] == ["n", given.shape[1]] and row["input"]["rate_hz"] == front_end.rate_hz
     found = np.asarray(convert.FORMATS[kind].open(folder / f"birds.{kind}")(given[::-1]))
     np.testing.assert_allclose(found, expected[::-1], atol=2e-5)
@@ -166,12 +166,72 @@ def test_a_tensorflow_lite_file_has_built_in_operations_names_and_the_labels(
         assert archive.read("labels.txt") == (tmp_path / "1" / "labels.txt").read_bytes()
 
 
-def test_a_keras_file_names_nothing_of_birdtune(models: dict[str, Path], tmp_path: Path) -> None:
-    convert.convert(models["log-mel"], tmp_path / "1", "keras", made_sound(2, 15_600))
-    with zipfile.ZipFile(tmp_path / "1" / "birds.keras") as archive:
-        config = archive.read("config.json").decode()
-    assert '"module": "keras.layers"' in config
-    assert '"module": "birdtune' not in config and "Convolution" not in config.replace("Conv2D", "")
+def test_the_labels_for_birdnet_analyzer_are_those_that_were_published(tmp_path: Path) -> None:
+    path = converted(tmp_path / "made.tflite", Batched().function, Batched())
+    labels = "Apus apus_Common Swift\nBubo bubo_Eurasian Eagle-Owl\nDog_Dog\n"
+    (tmp_path / "made_Labels.txt").write_text(labels, "utf-8")
+    config = Config(model={"backbone": "custom", "checkpoint": str(path), "sample_rate_hz": 24_000})
+    classes = ["common-swift", "Bubo_bubo", "dog", "Noise", "Parus major_Kohlmeise"]
+    published = _published(config, classes)
+    assert published == {"common-swift": "Apus apus_Common Swift", "Bubo_bubo": "Bubo bubo_Eurasian Eagle-Owl",
+                         "dog": "Dog_Dog"}  # fmt: skip
+    of_analyzer = [*published.values(), "Noise_Noise", "Parus major_Kohlmeise"]
+    assert convert.for_analyzer(classes, published) == of_analyzer
+    twice = _published(config, ["common-swift", "Apus apus"])  # Analyzer finds a column by its label
+    assert convert.for_analyzer(list(twice), twice) == ["common-swift_common-swift", "Apus apus_Apus apus"]
+    (tmp_path / "made_Labels.txt").unlink()
+    assert _published(config, classes) == {}
+    assert _published(Config(), classes) == {}  # of VGGish, which comes without classes
+
+
+def test_a_keras_file_names_nothing_but_keras_and_is_itself_a_backbone(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    convert.convert(models["waveform"], tmp_path / "1", "keras", made_sound(2, 24_000))
+    path = tmp_path / "1" / "birds.keras"
+    with zipfile.ZipFile(path) as archive:
+        modules = set(re.findall(r'"module": "(.*?)"', archive.read("config.json").decode()))
+    assert "keras.layers" in modules and all(module.split(".")[0] == "keras" for module in modules), modules
+    keras_archive.require_layers_only(path)
+
+
+def every_kind(waveform: Any) -> Any:
+    """Operations of each kind, with the options that they have. [N, 600] → [N, …]"""
+    rng = np.random.default_rng(0)
+
+    def kernel(*shape: int) -> Any:
+        return rng.normal(0, 0.3, shape).astype(np.float32)
+
+    net = tf.reshape(waveform, [-1, 20, 30, 1])
+    net = tf.nn.relu6(tf.nn.conv2d(net, kernel(3, 3, 1, 4), 2, "SAME") + kernel(4))  # [N, 10, 15, 4]
+    net = tf.nn.depthwise_conv2d(net, kernel(3, 2, 4, 2), [1, 1, 1, 1], "VALID")  # [N, 8, 14, 8]
+    net = tf.nn.leaky_relu(tf.nn.conv2d(net, kernel(2, 3, 1, 8), [1, 1, 2, 1], "SAME"))  # a group for each channel
+    net = tf.nn.max_pool2d(net, 2, 2, "SAME") + tf.nn.avg_pool2d(net, [2, 2], 2, "SAME")  # [N, 4, 4, 8]
+    net = tf.pad(tf.pad(net, [[0, 0], [1, 0], [0, 1], [0, 0]]), [[0, 0], [0, 1], [1, 0], [0, 0]], "REFLECT")
+    first, second = tf.split(tf.transpose(net, [0, 2, 1, 3]), 2, axis=3)
+    net = tf.reverse(tf.concat([first * tf.sigmoid(second), tf.tanh(second)], axis=3), [1])[:, :-2, 1::2]
+    net = tf.gather(net, [2, 0, 1], axis=3) ** 2 / (tf.abs(net[..., :3]) + 1.5) - tf.exp(-net[..., 3:6])
+    spectrum = tf.signal.rfft(tf.reshape(net, [-1, 4, 9]), [16])
+    ends = [tf.abs(spectrum), tf.math.real(spectrum), tf.math.imag(spectrum)[:, :, 1:]]
+    flat = [tf.reshape(tf.nn.softmax(one * 0.1), [-1, 4 * one.shape[-1]]) for one in ends]
+    flat += [tf.reduce_mean(net, [1, 2]), tf.reduce_max(net, [2, 3]), tf.reduce_min(net, 1)[:, 0]]
+    flat += [tf.math.l2_normalize(flat[3], 1), tf.where(flat[3] > 0.1, flat[3], -1.0), tf.tile(flat[4], [1, 2])]
+    together = tf.concat(flat, 1)
+    return tf.reduce_logsumexp(tf.stack(tf.unstack(together[:, :6], axis=1)[::-1], 1), 1, True) + tf.matmul(
+        together, kernel(together.shape[1], 5)
+    )
+
+
+def test_operations_of_each_kind_are_the_same_in_keras(tmp_path: Path) -> None:
+    graph_def, waveform = graph_of(every_kind), made_sound(3, 600)
+    (path := tmp_path / "all.keras").write_bytes(keras_file.model_of(graph_def))
+    np.testing.assert_allclose(convert._open_keras(path)(waveform), computed(graph_def, waveform), atol=2e-5)
+
+
+def test_a_loop_is_refused_in_keras_by_name(models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--format keras \(ValueError: operations without an equivalent: .*WHILE"):
+        convert.convert(models["one by one"], tmp_path / "1", "keras", made_sound(2, 24_000))
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- complex numbers ------------------------------------------------------------------------------
@@ -281,16 +341,14 @@ def test_packages_that_are_missing_are_named_with_their_command_before_the_job(
 
 def test_what_a_file_does_not_hold_of_its_model_is_said(models: dict[str, Path]) -> None:
     facts = read_json(models["waveform"] / "model.json")
-    front_end = registry.read_front_end(facts["front_end"])
-    assert front_end is not None
-    assert not list(not_held("tflite", "waveform", facts, front_end))
+    assert not list(not_held("tflite", facts))
     kept = {**facts, "classes": ["a", "b"], "published": {"n_kept": 6520}}
     for kind, title in (("tflite", "TensorFlow Lite"), ("onnx", "ONNX")):
-        [said] = not_held(kind, "waveform", kept, front_end)
+        [said] = not_held(kind, kept)
         assert said.startswith(f"The {title} file scores the model's own 2 classes alone.")
         assert "the 6,520 published classes that are kept" in said
-    [said] = not_held("keras", "embedding", facts, front_end)
-    assert "holds the head alone" in said and "only VGGish and YAMNet" in said
+    [said] = not_held("keras", {**facts, "backbone_file": {"file": "assets.extra/backbone.onnx"}})
+    assert "The Keras file holds the head alone" in said and "assets.extra/backbone.onnx" in said
 
 
 def test_the_command_line_offers_every_format() -> None:

@@ -29,7 +29,7 @@ HEAVY = frozenset(
         "training.devices", "training.tensorboard", "training.convolution", "training.first_weights", "training.inputs",
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
         "serving.graph", "serving.export", "serving.window_graph", "serving.tflite_file", "serving.onnx_file",
-        "serving.keras_file", "training.train", "pipeline.label_check",
+        "serving.keras_file", "serving.keras_operations", "training.train", "pipeline.label_check",
         "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate", "pipeline.published_classes",
         "training.embeddings", "training.probes", "training.cross_fit",
         "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.predict", "pipeline.detect",

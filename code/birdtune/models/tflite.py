@@ -148,12 +148,17 @@ def read(path: Path) -> Graph:
         ) from fault
 
 
+def graph_of(content: bytes) -> Graph:
+    """The first graph of a file that was just converted."""
+    return _Reader(content).graph()
+
+
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, stamp: object) -> Graph:
     del stamp  # another file is read anew
     content = path.read_bytes()
     with _damage(path):
-        return _Reader(content).graph()
+        return graph_of(content)
 
 
 @contextlib.contextmanager

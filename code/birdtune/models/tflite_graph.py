@@ -8,7 +8,7 @@ them they are constants here, found by computing one and two windows once. Impor
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from birdtune.errors import CheckpointError, shown
 from birdtune.models.graph_network import Samples
 from birdtune.models.tflite import WEIGHTED, Graph, Operation
 from birdtune.models.tflite_operations import OPERATIONS, compute
-from birdtune.models.tflite_parts import FRONT, Part, Parts, weights_of
+from birdtune.models.tflite_parts import FRONT, Part, weights_of
 from birdtune.runtime.files import value_sha256
 
 
@@ -115,7 +115,8 @@ def build(backbone: Any, *, precision: str) -> keras.Model:
 def _sizes(backbone: Any) -> _Sizes:
     """Compute one window and two, and see what differs."""
     graph, parts = backbone.graph, backbone.parts
-    chosen = [one for part in (parts.front, *parts.blocks) for one in part.operations]
+    whole = (parts.front, *parts.blocks)
+    chosen = [one for part in whole for one in part.operations]
     if unknown := sorted({one.name for one in chosen} - set(OPERATIONS)):
         raise CheckpointError(
             f"{shown(backbone.path)}: has operations that birdtune does not compute: {', '.join(map(shown, unknown))}. "
@@ -123,18 +124,18 @@ def _sizes(backbone: Any) -> _Sizes:
         )
     noise = np.random.default_rng(0).normal(0.0, 0.1, (2, backbone.n_samples)).astype(np.float32)
     try:
-        first = _computed(graph, parts, noise[:1], front_only=False)
+        first = computed(graph, whole, noise[:1])
     except Exception as fault:  # whatever TensorFlow makes of it, the file is the cause
         raise _cannot(backbone, fault) from fault
     try:
-        both = _computed(graph, parts, noise, front_only=False)
+        both = computed(graph, whole, noise)
         one_by_one = both[parts.front.made].shape[0] != 2
     except Exception:  # a graph that was made for one window
         one_by_one = True
     if one_by_one:
         entry = np.concatenate([first[parts.front.made]] * 2)
         try:
-            both = first | _computed(graph, parts, entry, front_only=True)
+            both = first | computed(graph, parts.blocks, entry)
         except Exception as fault:
             raise _cannot(backbone, fault) from fault
     shapes = {
@@ -151,13 +152,12 @@ def _sizes(backbone: Any) -> _Sizes:
     return _Sizes(shapes, constants, one_by_one)
 
 
-def _computed(graph: Graph, parts: Parts, given: Any, *, front_only: bool) -> dict[int, npt.NDArray[Any]]:
-    """All tensors on the way, from some waveforms; or from what the front makes, where `front_only`."""
-    chosen = parts.blocks if front_only else (parts.front, *parts.blocks)
-    entry = chosen[0].given
+def computed(graph: Graph, parts: Sequence[Part], given: Any) -> dict[int, npt.NDArray[Any]]:
+    """All tensors on the way through parts of a graph, from what goes into the first of them."""
+    entry = parts[0].given
     is_flat = entry == graph.inputs[0] and len(graph.tensors[entry].shape) == 1
     made: dict[int, Any] = {entry: tf.reshape(given, [-1]) if is_flat else tf.constant(given)}
-    for operation in (one for part in chosen for one in part.operations):
+    for operation in (one for part in parts for one in part.operations):
         inputs = [
             None if tensor < 0 else made[tensor] if tensor in made else _constant(graph, operation, place)
             for place, tensor in enumerate(operation.inputs)

@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ from birdtune.audio.faults import SoundError
 from birdtune.audio.front_end import FrontEnd
 from birdtune.config import Config
 from birdtune.errors import InputError, shown
-from birdtune.models import registry
+from birdtune.models import files, registry
+from birdtune.models.file_backbone import FileBackbone
+from birdtune.models.labels_file import are_named
+from birdtune.models.published_names import Names
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_trained
@@ -39,35 +42,40 @@ def convert_model(config: Config, kind: str, journal: Journal, interrupts: Inter
             f"{shown(config.output)}: version {version} has no exported model that this birdtune reads. Run "
             "`./entrypoint.sh export` again with the settings that it was trained with."
         )
+    facts = read_json(source / "model.json")
+    published = _published(config, facts["classes"]) if kind == "tflite" and facts["backbone"] in files.NAMES else {}
     inputs, what = _inputs(config, version, front_end, interrupts)
     folder = config.output / kind / str(version)
-    found = convert(source, folder, kind, inputs, check=interrupts.check)
+    found = convert(source, folder, kind, inputs, published=published, check=interrupts.check)
     largest = found["verification"]["difference"]
     journal.say(f"{kind:<7} {shown(folder / found['file'])}")
     journal.say(f"  run in a fresh process with {len(inputs):,} {what}, its scores differ by at most {largest:.0e}")
-    for left_out in not_held(kind, found["input"]["name"], read_json(source / "model.json"), front_end):
+    for left_out in not_held(kind, facts):
         journal.warn(left_out)
 
 
-def not_held(kind: str, takes: str, facts: Mapping[str, Any], front_end: FrontEnd) -> Iterator[str]:
+def _published(config: Config, classes: Sequence[str]) -> dict[str, str]:
+    """Class → its label in the list that was published with the backbone, of those that have one."""
+    backbone = registry.sound_backbone(config)
+    if not isinstance(backbone, FileBackbone) or backbone.published is None:
+        return {}
+    labels = backbone.published.read_classes(backbone.path)
+    columns = Names(labels).only(classes) if are_named(labels) else {}
+    return {name: labels[column] for name, column in columns.items()}
+
+
+def not_held(kind: str, facts: Mapping[str, Any]) -> Iterator[str]:
     """What a file does not hold of its model, in sentences.
 
     Args:
         kind: one of `FORMATS`.
-        takes: what the file takes, "waveform" or "embedding".
         facts: the model's model.json.
-        front_end: of the model.
     """
     title = FORMATS[kind].title
     if facts.get("backbone_file"):
         yield (
             f"The {title} file holds the head alone and takes embeddings: the backbone is an ONNX file, "
             f"{facts['backbone_file']['file']} in the folder of the SavedModel."
-        )
-    elif takes == "embedding" and front_end.has_sound:
-        yield (
-            f"The {title} file holds the head alone and takes embeddings: of the backbones, only VGGish and YAMNet are "
-            "written in this format. The formats tflite and onnx hold both."
         )
     if facts.get("published"):
         yield (

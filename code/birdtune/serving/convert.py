@@ -2,7 +2,7 @@
 
     model/<name>/<v> ─▶ convert ─▶ FOLDER/<name>.tflite, .onnx or .keras
                                    FOLDER/labels.txt       the class of each column, a line each
-                                   FOLDER/<name>_Labels.txt   the same of a .tflite, as BirdNET-Analyzer looks for it
+                                   FOLDER/<name>_Labels.txt   the same of a .tflite, for BirdNET-Analyzer
                                    FOLDER/conversion.json  what the file takes, and how closely it was verified
 
 The file is written in a process of its own, and run in another one by its own runtime: its scores must be those of the
@@ -12,7 +12,8 @@ SavedModel's `serving_default` before the folder gets its name. Importing this l
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def convert(
     kind: str,
     inputs: Floats,
     *,
+    published: Mapping[str, str] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Write a served model in another format, verify it in a fresh process, put it in place.
@@ -84,6 +86,7 @@ def convert(
         folder: where it goes; one already there is replaced.
         kind: one of FORMATS.
         inputs: windows to verify it with: waveforms [n, samples], or embeddings [n, K] where the model takes these.
+        published: class → the label that it has in the list that was published with the backbone, if it has one.
         check: called now and then; it may raise to stop, and then nothing is left.
 
     Returns:
@@ -111,9 +114,10 @@ def convert(
                 f"{difference:.3g} from those of {shown(source)}, allowed is {TOLERANCE:g}; nothing was put in place. "
                 "Likely cause: an operation that computes otherwise there. Please report it, and use the SavedModel."
             )
-        names = (LABELS_NAME, f"{facts['name']}_Labels.txt") if kind == "tflite" else (LABELS_NAME,)
-        for labels_name in names:
-            write_bytes(building / labels_name, labels(facts["classes"]))
+        write_bytes(building / LABELS_NAME, labels(facts["classes"]))
+        if kind == "tflite":
+            lines = for_analyzer(facts["classes"], published or {})
+            write_bytes(building / f"{facts['name']}_Labels.txt", labels(lines))
         found = {
             "file": name,
             "model": {key: facts[key] for key in ("name", "version", "backbone", "head", "weights_sha256")},
@@ -128,9 +132,20 @@ def convert(
     return found
 
 
-def labels(classes: list[str]) -> bytes:
+def labels(classes: Sequence[str]) -> bytes:
     """The content of labels.txt."""
     return "".join(f"{name}\n" for name in classes).encode()
+
+
+def for_analyzer(classes: Sequence[str], published: Mapping[str, str]) -> list[str]:
+    """Classes as BirdNET-Analyzer names them, `Genus species_Common name`; of others it shows one name as both.
+
+    Args:
+        published: as `convert`; a label that two classes have is that of none, as Analyzer finds columns by labels.
+    """
+    times = Counter(published.values())
+    own = {name: label for name, label in published.items() if times[label] == 1}
+    return [own.get(name, name if "_" in name else f"{name}_{name}") for name in classes]
 
 
 def _difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
@@ -244,13 +259,14 @@ def _open_keras(path: Path) -> Callable[[Floats], Any]:
 
 
 def _write_keras(source: Path, facts: Mapping[str, Any]) -> tuple[str, bytes]:
-    from birdtune.serving import keras_file
+    from birdtune.serving import keras_file, window_graph
 
-    return keras_file.model_of(source, facts)
+    graph_def = window_graph.of_model(source, facts)
+    return window_graph.input_of(graph_def)[0], keras_file.model_of(graph_def)
 
 
 FORMATS: Mapping[str, Format] = {
     "tflite": Format("TensorFlow Lite", None, ("tensorflow",), _write_tflite, _open_tflite),
     "onnx": Format("ONNX", "onnx", ("tf2onnx", "onnx", "onnxruntime"), _write_onnx, _open_onnx),
-    "keras": Format("Keras", None, ("keras",), _write_keras, _open_keras),
+    "keras": Format("Keras", None, ("tensorflow", "keras"), _write_keras, _open_keras),
 }

@@ -1,124 +1,73 @@
-"""A served model as a Keras model of stock layers, which plain Keras 3 loads without birdtune.
+"""A graph of window scores as a Keras model of stock layers and operations, which plain Keras 3 loads without birdtune.
 
-    version folder ─▶ model_of ─▶ a .keras file: waveform [N, samples] → scores [N, C], for VGGish and YAMNet
-                                                 embedding [N, K] → scores [N, C], for all other backbones
+    GraphDef of window scores ─▶ TensorFlow Lite's graph ─▶ model_of ─▶ bytes of a .keras file
 
-Any other backbone is a graph, or has layers of its author's choice; of a model on it, the head alone is written.
-Importing this loads TensorFlow.
+TensorFlow Lite's converter leaves few kinds of operations, with their constants computed. Sizes of tensors are computed
+in its graph; here they are constants, found by computing one and two windows once. Importing this loads TensorFlow.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.audio.logmel import LogMel, hann_window, mel_matrix
-from birdtune.evaluation.calibration import Calibration
-from birdtune.models import registry, saved_model
-from birdtune.models.network import Convolution
+from birdtune.models import tflite
+from birdtune.models.tflite import WEIGHTED, Graph
+from birdtune.models.tflite_graph import computed
+from birdtune.models.tflite_operations import OPERATIONS
+from birdtune.models.tflite_parts import FRONT, Part
 from birdtune.runtime.files import temporary_folder
+from birdtune.serving import tflite_file
+from birdtune.serving.keras_operations import FUNCTIONS, compute
+from birdtune.serving.window_graph import input_of
 
-Floats = npt.NDArray[np.float32]
-Arrays = Mapping[str, Floats]
+Arrays = dict[int, npt.NDArray[Any]]
+
+_SIZES = ("int32", "int64")
 
 
-def model_of(folder: Path, facts: Mapping[str, Any]) -> tuple[str, bytes]:
-    """What the one input of the file is, "waveform" or "embedding", and its content.
+def model_of(graph_def: Any) -> bytes:
+    """The Keras model of a graph of window scores.
 
-    Args:
-        folder: of the version; the caller has opened it.
-        facts: its model.json.
+    Raises:
+        ValueError: naming the operations that Keras does not have.
     """
-    front_end = registry.read_front_end(facts["front_end"])
-    arrays = saved_model.read(folder, tuple(facts["weights"]), facts["weights_sha256"])
-    if facts["backbone"] in registry.BACKBONES and isinstance(front_end, LogMel):
-        given = keras.Input((front_end.window_samples,), dtype="float32", name="waveform")
-        embedding = _network(facts, arrays)(_log_mel(front_end, given))
-    else:
-        size = next(array.shape[0] for name, array in arrays.items() if name.startswith("head/"))
-        given = embedding = keras.Input((size,), dtype="float32", name="embedding")
-    model = keras.Model(given, _scores(facts, _logits(arrays, embedding)), name="birdtune")
+    name, shape = input_of(graph_def)
+    given = keras.Input(tuple(shape)[1:], dtype="float32", name=name)
+    model = keras.Model(given, _scores(tflite.graph_of(tflite_file.model_of(graph_def)), given), name="birdtune")
     with temporary_folder("keras") as room:
         path = room / "model.keras"
         model.save(path)
-        return given.name, path.read_bytes()
+        return path.read_bytes()
 
 
-def _network(facts: Mapping[str, Any], arrays: Arrays) -> keras.Model:
-    """The backbone's network with its weights, without layers of our own."""
-
-    def stock(layer: keras.layers.Layer) -> keras.layers.Layer:
-        kind = keras.layers.Conv2D if isinstance(layer, Convolution) else type(layer)
-        return kind.from_config(layer.get_config())
-
-    network = registry.BACKBONES[facts["backbone"]].network(
-        embedding_activation=facts["embedding_activation"], precision="float32", seed=None
-    )
-    copy = keras.models.clone_model(network, clone_function=stock)
-    for layer in copy.layers:
-        for variable in layer.weights:
-            variable.assign(arrays[f"backbone/{layer.name}/{variable.name}"])
-    return copy
-
-
-def _logits(arrays: Arrays, net: Any) -> Any:
-    """Embeddings [N, K] → logits [N, C]. Raises ValueError for a head that stock layers do not make."""
-    weights = {name.removeprefix("head/"): array for name, array in arrays.items() if name.startswith("head/")}
-    if "logits/log_scale" in weights:
-        return _prototypes(weights, net)
-    layers = dict.fromkeys(name.partition("/")[0] for name in weights)
-    for name in (*(layer for layer in layers if layer.startswith("hidden")), "logits"):
-        if f"{name}/kernel" in weights:
-            activation = None if name == "logits" else "relu"
-            net = _dense(name, activation, weights.pop(f"{name}/kernel"), weights.pop(f"{name}/bias"), net)
-    if weights:
-        raise ValueError(f"a head with the weights {', '.join(weights)}")
-    return net
+def _scores(graph: Graph, given: Any) -> Any:
+    """What a graph puts out, as a KerasTensor."""
+    of_data = [one for one in graph.operations if any(graph.tensors[made].dtype not in _SIZES for made in one.outputs)]
+    unknown = {one.name for one in of_data} - set(FUNCTIONS) - set(WEIGHTED)
+    unknown |= {one.name for one in graph.operations} - set(OPERATIONS)
+    if unknown:
+        raise ValueError(f"operations without an equivalent: {', '.join(sorted(unknown))}")
+    noise = np.random.default_rng(0).normal(0.0, 0.1, (2, *given.shape[1:])).astype(np.float32)
+    whole = Part(FRONT, graph.operations, graph.inputs[0], graph.outputs[0])
+    one, two = (computed(graph, [whole], noise[:n]) for n in (1, 2))
+    made = {graph.inputs[0]: given}
+    for operation in of_data:
+        inputs = [made[tensor] if tensor in made else _fixed(graph, tensor, one, two) for tensor in operation.inputs]
+        made |= zip(operation.outputs, compute(graph, operation, inputs), strict=True)
+    return made[graph.outputs[0]]
 
 
-def _dense(name: str, activation: str | None, kernel: Floats, bias: Floats, net: Any) -> Any:
-    layer = keras.layers.Dense(kernel.shape[1], activation=activation, name=name)
-    made = layer(net)
-    layer.set_weights([kernel, bias])
-    return made
-
-
-def _prototypes(weights: Arrays, net: Any) -> Any:
-    """As `heads.Prototypes`, with the kernel's directions and the scales in one dense layer."""
-    kernel, bias, log_scale = (weights[f"logits/{name}"] for name in ("kernel", "bias", "log_scale"))
-    n_inputs, n_prototypes, n_classes = kernel.shape
-    directions = kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-6) * np.exp(log_scale)
-    each = np.tile(bias - np.log(n_prototypes), n_prototypes)  # in each exponent, as well as in their sum
-    net = keras.layers.UnitNormalization(name="direction")(net)
-    net = _dense("similarity", None, directions.reshape(n_inputs, -1), each, net)
-    net = keras.layers.Reshape((n_prototypes, n_classes), name="prototypes")(net)
-    return keras.ops.logsumexp(net, axis=1)
-
-
-def _log_mel(spec: LogMel, waveform: Any) -> Any:
-    """Waveforms [N, samples] → log-mel windows [N, frames, mels] float32, computed in float64 as in training."""
-    ops, layers = keras.ops, keras.layers
-    columns = layers.Reshape((spec.window_samples, 1), name="samples")(waveform)
-    # Not keras' own spectrogram layer: its kernels are cosines of angles in float32, which are wrong by a thousandth.
-    turns = 2 * np.pi * (np.arange(spec.frame)[:, None] * np.arange(spec.n_bins) % spec.fft) / spec.fft
-    parts = []
-    for name, wave in (("cosines", np.cos(turns)), ("sines", np.sin(turns))):
-        layer = layers.Conv1D(
-            spec.n_bins, spec.frame, strides=spec.frame_hop, use_bias=False, dtype="float64", trainable=False, name=name
-        )
-        parts.append(layer(columns))  # [N, frames, bins]
-        layer.kernel.assign((wave * hann_window(spec)[:, None])[:, None, :])
-    magnitude = ops.sqrt(ops.square(parts[0]) + ops.square(parts[1]))
-    mel = layers.Dense(spec.n_mels, use_bias=False, dtype="float64", trainable=False, name="mel")
-    bands = mel(magnitude)
-    mel.kernel.assign(mel_matrix(spec))
-    return ops.cast(ops.log(bands + spec.log_offset), "float32")
-
-
-def _scores(facts: Mapping[str, Any], logits: Any) -> Any:
-    calibration = Calibration.of(facts["calibration"])
-    scaled = keras.layers.Rescaling(calibration.window.slope, calibration.window.offset, name="calibrated")(logits)
-    return keras.layers.Activation(calibration.kind, name="scores")(scaled)
+def _fixed(graph: Graph, tensor: int, one: Arrays, two: Arrays) -> Any:
+    """A constant, or sizes, in which None depends on the number of windows."""
+    if tensor < 0:
+        return None
+    if tensor in graph.constants:
+        values = graph.constants[tensor]
+        return values.astype(np.float32) if values.dtype.kind == "f" else values
+    if one[tensor].shape != two[tensor].shape:
+        raise ValueError("as many numbers as there are windows, which are not computed of the windows")
+    sizes = one[tensor].astype(object)
+    sizes[one[tensor] != two[tensor]] = None
+    return sizes
