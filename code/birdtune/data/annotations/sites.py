@@ -55,5 +55,8 @@ def notices(sites: frozenset[str], config: Config) -> list[str]:
         "beside them, with classes of other names. If the folders are the classes: --labels.annotations none."
     )
     if config.split.group_regex is None and config.split.group_column is None:
-        said += " To keep the recordings of a site on one side of the split: --split.group-regex '^([^/]+)/'."
+        said += (
+            " To keep the recordings of a site on one side of the split, where there are more than a few: "
+            "--split.group-regex '^([^/]+)/'."
+        )
     return [said]
