@@ -392,6 +392,28 @@ def test_detections_have_published_classes_where_they_are_asked_for(
     assert {name for *_, name in found["published"]} == set(KEPT)
 
 
+def test_what_parts_detect_and_merge_is_what_one_command_detects(
+    output: Path, data: Path, tmp_path: Path, in_one_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(path) for path in sorted(data.glob("*/*"))[::6]] + [str(tmp_path / "gone.wav")]
+    given = ["predict", "--model", str(output / "model/birdtune/1"), "--format", "raven", "--detect.on", "0.2", *files]
+    (tmp_path / "gone.wav").write_text("no sound")
+    assert cli.main([*given, "--out", str(tmp_path / "one")]) == 0
+    parts = [*given, "--out", str(tmp_path / "parts")]
+    assert cli.main([*parts, "--shard", "1/2"]) == 0
+    assert not list((tmp_path / "parts").rglob("*.selections.txt"))
+    assert cli.main([*parts, "--merge"]) == 75
+    assert "1 part of 2 not finished with this model and these settings: 2/2" in capsys.readouterr().err
+    assert cli.main([*parts, "--shard", "2/2"]) == 0
+    capsys.readouterr()
+    assert cli.main([*parts, "--merge"]) == 0
+    assert f"{len(files) - 1:,} were scored before" in capsys.readouterr().out
+    names = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.selections.txt"))
+    one, merged = ({each: (tmp_path / way / each).read_bytes() for each in names} for way in ("one", "parts"))
+    assert names and one == merged
+    assert (tmp_path / "one/summary.csv").read_bytes() == (tmp_path / "parts/summary.csv").read_bytes()
+
+
 def test_a_model_without_them_is_made_without_another_training_and_says_so(
     output: Path, model: Path, data: Path, tmp_path: Path, in_one_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

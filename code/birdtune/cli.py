@@ -27,6 +27,7 @@ from birdtune.errors import (
 )
 from birdtune.options import Option
 from birdtune.pipeline import commands
+from birdtune.pipeline.shards import Shard
 from birdtune.runtime import configure
 from birdtune.runtime.log import Journal, print_error
 from birdtune.runtime.signals import Interrupts
@@ -131,6 +132,8 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict
     if command.arguments is not None:
         command.arguments(parser)
     options, unknown = parser.parse_known_args(arguments)
+    if getattr(options, "shard", None) is not None:
+        options.out = options.shard.folder(options.out or Path("detections"))
     if unknown:
         raise UsageError(
             f"{_not_understood(name, unknown[0], options)} `./entrypoint.sh {name} --help` shows what is."
@@ -196,6 +199,8 @@ def _file_arguments(out: str | None, *, patches: bool) -> Callable[[argparse.Arg
             parser.add_argument("--published-threshold", type=float)
             parser.add_argument("--format", choices=_TABLES, default=None)
             parser.add_argument("--species-list", type=_file_name, default=None)
+            parser.add_argument("--shard", type=lambda text: Shard.of(text, os.environ), default=None)
+            parser.add_argument("--merge", action="store_true")
         else:
             parser.add_argument("--format", choices=("npz", "parquet", "tfrecord", "find-tune-npz"), default=None)
             parser.add_argument("--by-split", action="store_true")
@@ -253,13 +258,15 @@ COMMANDS: dict[str, Command] = {
         _file_arguments(None, patches=True),
         "FILES... [--list FILE|-] [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER] "
         f"[--classes own|published|both] [--published-threshold SCORE] | FILES... --format {'|'.join(_TABLES)} "
-        "[--out detections] [--species-list FILE] [--list FILE|-] [--model FOLDER]",
+        "[--out detections] [--species-list FILE] [--shard PART/PARTS | --merge] [--list FILE|-] [--model FOLDER]",
         more="Long recordings need --window: each window of so many seconds is scored as if it were a recording of "
         f"its own. {_LIST_HELP} --patches CSV has one row a window of the backbone, with decisions by thresholds "
         "alone: none is rejected as unknown. Of a model with published classes (--model.keep-classes), --classes both "
         "decides for the best of them from --published-threshold (chosen on validation) on where no own class passes. "
         "With --format, the detections in the recordings are written, with begin and end, as tables in the folder "
-        "--out: the same command goes on where it was stopped. --detect settings say what a detection is.",
+        "--out: the same command goes on where it was stopped. --detect settings say what a detection is. "
+        "Several machines share the recordings by --shard 1/10 to 10/10; the same command with --merge then writes the "
+        "tables of all.",
         takes_model=True,
     ),
     "score": Command(

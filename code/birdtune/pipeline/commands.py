@@ -148,6 +148,8 @@ def predict(config: Config, options: Options, journal: Journal, interrupts: Inte
         raise UsageError(f"--published-threshold {options.published_threshold:g}: expected a score between 0 and 1.")
     if options.format is not None:
         return _detect(config, options, journal, interrupts)
+    if options.shard is not None or options.merge:
+        raise UsageError("--shard and --merge are for detections: give --format, e.g. --format csv.")
     if options.species_list is not None:
         raise UsageError("--species-list restricts detections: give --format, e.g. --format csv.")
     options.out = options.out or Path("predictions.csv")
@@ -175,6 +177,8 @@ def _detect(config: Config, options: Options, journal: Journal, interrupts: Inte
             f"{given[0]} does not go with --format {options.format}, which writes detections. Leave one of both out; "
             "--detect.hop-s sets how closely windows follow one another."
         )
+    if options.shard is not None and options.merge:
+        raise UsageError("--shard and --merge: parts are merged when all of them are done. Leave one of both out.")
     out = options.out or Path("detections")
     if options.format == "parquet":
         from birdtune.data.embedding_files import require_pyarrow
@@ -187,7 +191,7 @@ def _detect(config: Config, options: Options, journal: Journal, interrupts: Inte
 
         asked = detection.Asked(
             files, out, options.format, options.model, options.species_list, options.classes,
-            options.published_threshold,
+            options.published_threshold, options.shard, options.merge,
         )  # fmt: skip
         return detection.detect(config, asked, journal, interrupts)
 

@@ -23,6 +23,7 @@ from birdtune.config import Config
 from birdtune.errors import EXIT_DONE, InputError, SettingsError, naming, shown
 from birdtune.evaluation.decision import BACKGROUND, LEAST, NOMINAL, UNKNOWN_NAME, Thresholds
 from birdtune.evaluation.detections import Rule
+from birdtune.pipeline import shards
 from birdtune.pipeline.predict import OWN, newest_exported, published_choice, scorer_in
 from birdtune.pipeline.species_list import classes_on
 from birdtune.reporting import detection_summary
@@ -55,6 +56,8 @@ class Asked(NamedTuple):
     species_list: Path | None
     classes: str = OWN  # as `predict.predict` has them
     published_threshold: float | None = None
+    shard: shards.Shard | None = None
+    merges: bool = False  # take over what shards have scored into their folders below `out`
 
 
 @dataclass
@@ -83,17 +86,25 @@ def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
     journal.say(f"predict: {shown(place)}, {len(used.scorer.classes):,} classes")
     rule = _rule(config, used, asked.species_list, journal)
     sounds = _without_tables(sounds_in(asked.files, config.audio), asked.kind, journal)
+    if asked.shard is not None:
+        n_all, sounds = len(sounds), asked.shard.part(sounds)
+        journal.say(f"  part {asked.shard.number} of {asked.shard.total}: {len(sounds):,} of {n_all:,} recordings")
     usable = [each for each in sounds if not isinstance(each, Unused)]
     places = tables.table_places(usable, asked.out, asked.kind, beside=config.detect.beside)
     ledger = Ledger(make_folder(asked.out), _made_by(config, used, place, rule), interrupts.check)
     try:
         job = _Job(config, asked, used, rule, ledger, places, journal, interrupts)
+        if asked.merges:
+            job.merge()
         done = job.detect(sounds)
-        job.write_all(done)
+        if asked.shard is None:
+            job.write_all(done)
+        else:
+            shards.note_finished(asked.out, ledger.made_by)
         job.report()
     finally:
         ledger.close()
-    if not done:
+    if not done and asked.shard is None:
         raise InputError("None of the files could be used; the reasons stand above.")
     return EXIT_DONE
 
@@ -184,6 +195,11 @@ class _Job:
         self._band_hz = (spec.low_hz, spec.top_hz)
         self._counts = _Counts()
 
+    def merge(self) -> None:
+        """Take over what the parts have scored. Raises as `shards.finished`."""
+        for folder in shards.finished(self._asked.out, self._ledger.made_by):
+            self._ledger.absorb(folder)
+
     def detect(self, sounds: Sequence[Sound]) -> dict[Path | Channel, tuple[str, int]]:
         """Score what was not scored before; content and channel of each recording that is known now, in order."""
         keys: dict[Path | Channel, tuple[str, int]] = {}
@@ -260,7 +276,7 @@ class _Job:
         counts.listed += len(listed.calls)
         counts.rejected += sum(call.decision == UNKNOWN_NAME for call in entry.calls)
         counts.classes |= {call.class_name for call in listed.calls}
-        if not self._config.detect.one_table:
+        if not self._config.detect.one_table and self._asked.shard is None:
             place = self._places[given]
             make_folder(place.parent)
             tables.write_table(place, self._asked.kind, [listed], self._band_hz)
@@ -298,7 +314,7 @@ class _Job:
             + (f"; {counts.silent:,} silent" if counts.silent else "")
             + f"; {counts.unused:,} not used"
         )
-        if n:
+        if n and asked.shard is None:
             self._journal.say(f"summary {shown(asked.out / detection_summary.PAGE_NAME)}")
 
 

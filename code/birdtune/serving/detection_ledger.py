@@ -112,6 +112,15 @@ class Ledger:
             os.fsync(self._file.fileno())
         self._note(entry, at)
 
+    def absorb(self, folder: Path) -> None:
+        """Add what was scored into another folder with the same model and settings. Raises as `storage_faults`."""
+        with storage_faults(folder / NAME, verb="read"), (folder / NAME).open("rb") as file:
+            for line in file:
+                self._check()
+                entry = _parsed(line)
+                if entry and entry.made_by == self.made_by and (entry.sha256, entry.channel) not in self._at:
+                    self.add(entry)
+
     def entries(self, found: Mapping[Path | Channel, tuple[str, int]]) -> Iterator[tuple[Path | Channel, Entry]]:
         """The entries of some recordings by content and channel, in their order."""
         for given, key in found.items():

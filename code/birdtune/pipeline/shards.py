@@ -1,0 +1,100 @@
+"""Work that is shared out over machines without a coordinator: each takes every n-th recording.
+
+    --shard 3/10, or /10 in an array job ─▶ Shard ─▶ its recordings, its folder OUT/shards/3-of-10
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from birdtune.errors import InputError, RetryableError, UsageError, shown
+from birdtune.runtime.files import read_json, write_json
+from birdtune.runtime.text import count, some
+
+FOLDER = "shards"
+_DONE = "finished.json"
+_MOST = 100_000
+# Numbers that array jobs give their tasks, all from 0: AWS Batch, and indexed jobs of Kubernetes.
+_VARIABLES = ("AWS_BATCH_JOB_ARRAY_INDEX", "JOB_COMPLETION_INDEX")
+_NAME = re.compile(r"(\d+)-of-(\d+)")
+
+Item = TypeVar("Item")
+
+
+class Shard(NamedTuple):
+    """One of `total` parts, counted from 1."""
+
+    number: int
+    total: int
+
+    @classmethod
+    def of(cls, text: str, environment: Mapping[str, str]) -> "Shard":
+        """A part as it was given: "3/10", or "/10" where an array job numbers its tasks.
+
+        Raises:
+            UsageError: it is none, or nothing numbers it.
+        """
+        match = re.fullmatch(r"(\d*)/(\d+)", text)
+        number, total = match.groups() if match else ("", "0")
+        if match and not number:
+            given = next((environment[name] for name in _VARIABLES if environment.get(name, "").isdecimal()), None)
+            if given is None:
+                raise UsageError(
+                    f"--shard {shown(text)}: nothing says which part this is. Give 1/{total}, or run it as an array "
+                    f"job, which sets {' or '.join(_VARIABLES)}."
+                )
+            number = str(int(given) + 1)
+        if not 1 <= int(number or 0) <= int(total) <= _MOST:
+            raise UsageError(f"--shard {shown(text)}: expected PART/PARTS, e.g. 3/10, with parts from 1 on.")
+        return cls(int(number), int(total))
+
+    def part(self, items: Sequence[Item]) -> list[Item]:
+        """Its share of what all parts have in the same order."""
+        return list(items[self.number - 1 :: self.total])
+
+    def folder(self, out: Path) -> Path:
+        """Where it works."""
+        return out / FOLDER / f"{self.number}-of-{self.total}"
+
+
+def note_finished(folder: Path, made_by: str) -> None:
+    """Note that a part is done. Raises as `files.storage_faults`.
+
+    Args:
+        made_by: digest of model and settings.
+    """
+    write_json(folder / _DONE, {"made_by": made_by})
+
+
+def finished(out: Path, made_by: str) -> list[Path]:
+    """The folders of all parts, in their order.
+
+    Raises:
+        InputError: there are none, or parts of several divisions.
+        RetryableError: some are not finished, or were made by another model or other settings.
+    """
+    found = {
+        Shard(int(match[1]), int(match[2])): path for path in (out / FOLDER).glob("*")
+        if (match := _NAME.fullmatch(path.name))
+    }  # fmt: skip
+    totals = {shard.total for shard in found}
+    if len(totals) != 1:
+        how = f"of {some([f'{total} parts' for total in sorted(totals)])}" if totals else "none"
+        raise InputError(
+            f"{shown(out / FOLDER)}: expected the parts of one division, found {how}. Run `predict --shard 1/N` to N/N "
+            "with the same --out; remove the folders of another division."
+        )
+    parts = [Shard(number, max(totals)) for number in range(1, max(totals) + 1)]
+    lacking = [f"{shard.number}/{shard.total}" for shard in parts if not _is_done(found.get(shard), made_by)]
+    if lacking:
+        raise RetryableError(
+            f"{shown(out)}: {count(len(lacking), 'part')} of {len(parts)} not finished with this model and these "
+            f"settings: {some(lacking)}. Run them (--shard), then this again."
+        )
+    return [found[shard] for shard in parts]
+
+
+def _is_done(folder: Path | None, made_by: str) -> bool:
+    record = None if folder is None else read_json(folder / _DONE)
+    return isinstance(record, dict) and record.get("made_by") == made_by
