@@ -19,7 +19,7 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 # Flags of single commands, and of other programs.
 _OWN = {
     "--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list", "--long", "--classes",
-    "--published-threshold", "--by-split", "--species-list", "--truth", "--false-alarms-per-hour",
+    "--published-threshold", "--by-split", "--species-list", "--shard", "--merge", "--truth", "--false-alarms-per-hour",
     "--overlap", "--segment",
 }  # fmt: skip
 # Commands of other programs, with flags of their own.
