@@ -20,7 +20,7 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 _OWN = {
     "--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list", "--long", "--classes",
     "--published-threshold", "--by-split", "--species-list", "--shard", "--merge", "--truth", "--false-alarms-per-hour",
-    "--overlap", "--segment",
+    "--overlap", "--segment", "--postprocess",
 }  # fmt: skip
 # Commands of other programs, with flags of their own.
 _FOREIGN = re.compile(r"(?:^ *|`)(?:aws|cosign|eksctl|gcloud|kubectl|sky|sudo|0 3 1) (?:.*\\\n)*[^`\n]*", re.M)

@@ -204,6 +204,7 @@ def _file_arguments(out: str | None, *, patches: bool) -> Callable[[argparse.Arg
         else:
             parser.add_argument("--format", choices=("npz", "parquet", "tfrecord", "find-tune-npz"), default=None)
             parser.add_argument("--by-split", action="store_true")
+            parser.add_argument("--postprocess", type=_file_name, default=None)
 
     return add
 
@@ -289,11 +290,13 @@ COMMANDS: dict[str, Command] = {
     "embed": Command(
         "embeddings of each window (VGGish 128, YAMNet 1024 numbers), of files or of the labelled data",
         commands.embed, _file_arguments(None, patches=False),
-        "[FILES...] [--list FILE|-] [--format FORMAT] [--out embeddings.npz] [--by-split] [--model FOLDER|CHECKPOINT]",
+        "[FILES...] [--list FILE|-] [--format FORMAT] [--out embeddings.npz] [--by-split] [--model FOLDER|CHECKPOINT] "
+        "[--postprocess FILE]",
         more="Files are embedded by the newest model or --model. Without files, the recordings of --data are, by the "
         "weights that `run` begins from or --model. --format is npz, parquet, tfrecord or find-tune-npz; without it, "
         "the ending of --out decides. --by-split writes embeddings.train.npz, embeddings.val.npz and "
-        f"embeddings.test.npz, with the labels of each window. {_LIST_HELP}",
+        "embeddings.test.npz, with the labels of each window. --postprocess names AudioSet's vggish_pca_params.npz: "
+        f"VGGish's embeddings become bytes, as AudioSet's are. {_LIST_HELP}",
         takes_model=True,
     ),
     "augment": Command(

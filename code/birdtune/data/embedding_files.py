@@ -45,6 +45,12 @@ class MadeBy:
     window_s: float
     hop_s: float
     birdtune: str = birdtune.__version__
+    quantised: bool = False  # numbers from -2 to 2 in a byte each, as AudioSet has them
+
+    @property
+    def dtype(self) -> str:
+        """Of a number of an embedding in a file."""
+        return "|u1" if self.quantised else "<f4"
 
     @classmethod
     def of(cls, front_end: FrontEnd, hop_s: float | None, backbone: str = "", digest: str = "") -> "MadeBy":
@@ -58,7 +64,7 @@ class EmbeddedRecording:
     """The windows of a recording."""
 
     name: str
-    embeddings: Floats  # [n, K]
+    embeddings: Floats  # [n, K]; of quantised ones the bytes, 0 … 255
     start_s: npt.NDArray[np.float64]  # [n] in the recording
     end_s: npt.NDArray[np.float64]  # [n]
     labels: tuple[Labels, ...]  # [n] classes in each window
@@ -203,10 +209,10 @@ class _Archive:
         with self._entry(name, found.shape, found.dtype) as entry:
             entry.write(np.ascontiguousarray(found).tobytes())
 
-    def spooled(self, name: str, shape: tuple[int, ...], spool: IO[bytes]) -> None:
-        """An array of float32 whose bytes were written to a file."""
+    def spooled(self, name: str, shape: tuple[int, ...], spool: IO[bytes], dtype: str = "<f4") -> None:
+        """An array whose bytes were written to a file."""
         spool.seek(0)
-        with self._entry(name, shape, np.dtype("<f4")) as entry:
+        with self._entry(name, shape, np.dtype(dtype)) as entry:
             shutil.copyfileobj(spool, entry, 1 << 20)
 
     def repeated(self, name: str, values: Sequence[str], counts: Sequence[int]) -> None:
@@ -237,12 +243,12 @@ def _npz(place: Path, made: MadeBy) -> Iterator[Add]:
             nonlocal size
             size = recording.embeddings.shape[1]
             columns.add(recording)
-            spool.write(np.ascontiguousarray(recording.embeddings, "<f4").tobytes())
+            spool.write(np.ascontiguousarray(recording.embeddings, made.dtype).tobytes())
 
         yield add
         with contextlib.closing(_Archive(place)) as archive:
             classes, counts = columns.known, columns.counts
-            archive.spooled("embeddings", (sum(counts), size), spool)
+            archive.spooled("embeddings", (sum(counts), size), spool, made.dtype)
             archive.repeated("recording", columns.names, counts)
             archive.array("start_s", columns.times(columns.start_s))
             archive.array("end_s", columns.times(columns.end_s))
@@ -269,7 +275,7 @@ def _find_tune(place: Path, made: MadeBy) -> Iterator[Add]:
             features = recording.features
             size, window = recording.embeddings.shape[1], features.shape[1:]
             columns.add(recording)
-            spool.write(np.ascontiguousarray(recording.embeddings, "<f4").tobytes())
+            spool.write(np.ascontiguousarray(recording.embeddings, made.dtype).tobytes())
             frames.write(np.ascontiguousarray(features, "<f4").tobytes())
 
         yield add
@@ -278,7 +284,7 @@ def _find_tune(place: Path, made: MadeBy) -> Iterator[Add]:
         first = [labels[0] if labels else "" for labels in columns.sets]
         column = np.array([classes.index(name) if name else -1 for name in first], np.int64)
         with contextlib.closing(_Archive(place)) as archive:
-            archive.spooled("X", (sum(counts), size), spool)
+            archive.spooled("X", (sum(counts), size), spool, made.dtype)
             archive.gathered("y", column, columns.code)
             archive.gathered("c", np.array(first or [""], np.str_), columns.code)
             archive.array("s", columns.times(columns.start_s))
@@ -299,10 +305,10 @@ def _parquet(place: Path, made: MadeBy) -> Iterator[Add]:
     waiting: list[EmbeddedRecording] = []  # small recordings share a row group
 
     def schema(size: int) -> Any:
-        text = pa.string()
+        text, number = pa.string(), pa.uint8() if made.quantised else pa.float32()
         columns = {
             "recording": text, "start_s": pa.float32(), "end_s": pa.float32(), "labels": pa.list_(text), "class": text,
-            "split": text, "embedding": pa.list_(pa.float32(), size) if size else pa.list_(pa.float32()),
+            "split": text, "embedding": pa.list_(number, size) if size else pa.list_(number),
         }  # fmt: skip
         return pa.schema(list(columns.items()), metadata={METADATA: _metadata(made)})
 
@@ -312,7 +318,7 @@ def _parquet(place: Path, made: MadeBy) -> Iterator[Add]:
         if writer is None:
             writer = parquet.ParquetWriter(str(place), schema(size))
         if waiting:
-            flat = np.concatenate([recording.embeddings for recording in waiting]).astype(np.float32).ravel()
+            flat = np.concatenate([recording.embeddings for recording in waiting]).astype(made.dtype).ravel()
             rows = {
                 "recording": [r.name for r in waiting for _ in r.labels],
                 "start_s": np.concatenate([r.start_s for r in waiting]).astype(np.float32),
@@ -343,7 +349,7 @@ def _parquet(place: Path, made: MadeBy) -> Iterator[Add]:
 
 @contextlib.contextmanager
 def _tfrecord(place: Path, made: MadeBy) -> Iterator[Add]:
-    """A SequenceExample a recording, as AudioSet's and YouTube-8M's embeddings come, with floats in place of bytes."""
+    """A SequenceExample a recording, as AudioSet's and YouTube-8M's embeddings come, unless quantised with floats."""
     import tensorflow as tf
 
     try:
@@ -362,13 +368,18 @@ def _sequence_example(recording: EmbeddedRecording, made: MadeBy) -> bytes:
     def floats(values: Any) -> Any:
         return tf.train.Feature(float_list=tf.train.FloatList(value=values))
 
+    def embedding(row: Floats) -> Any:
+        if not made.quantised:
+            return floats(row.tolist())
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[row.astype(np.uint8).tobytes()]))
+
     everywhere = dict.fromkeys(name for labels in recording.labels for name in labels)
     context = {
         "recording": [recording.name], "labels": list(everywhere), "class": [", ".join(recording.classes)],
         "split": [recording.split], METADATA: [_metadata(made)],
     }  # fmt: skip
     lists: Mapping[str, list[Any]] = {
-        "audio_embedding": [floats(row) for row in recording.embeddings.tolist()],
+        "audio_embedding": [embedding(row) for row in recording.embeddings],
         "start_s": [floats([value]) for value in recording.start_s],
         "end_s": [floats([value]) for value in recording.end_s],
         "window_labels": [texts(labels) for labels in recording.labels],

@@ -292,6 +292,12 @@ class _Array:
         return np.frombuffer(found, self.dtype).reshape(shape)
 
 
+def _numbers(rows: npt.NDArray[Any], made: MadeBy | None) -> npt.NDArray[np.float32]:
+    """Embeddings as they are trained on: of quantised ones, what their bytes stand for."""
+    found = rows.astype(np.float32)
+    return np.asarray(found * _QUANTISED + _QUANTISED_BIAS, np.float32) if made and made.quantised else found
+
+
 class _Npz:
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -324,7 +330,7 @@ class _Npz:
 
     def chunks(self) -> Iterator[_Chunk]:
         with self._open() as (names, array):
-            embeddings = self._embeddings(names, array)
+            embeddings, made = self._embeddings(names, array), self.header().made
             n, windows = len(embeddings), embeddings.shape[1] if len(embeddings.shape) == 3 else 1
 
             def column(*possible: str) -> _Array | None:
@@ -341,7 +347,7 @@ class _Npz:
             classes = [str(name) for name in array("classes").whole()] if "classes" in names else []
             for begin in range(0, n, step := max(1, _PIECE // max(1, windows))):
                 count = min(step, n - begin)
-                rows = embeddings.take(count).reshape(count * windows, -1).astype(np.float32)
+                rows = _numbers(embeddings.take(count).reshape(count * windows, -1), made)
                 own = _texts(recording.take(count)) if recording else [f"{begin + k + 1}" for k in range(count)]
                 named = _labels(labels.take(count), classes) if labels else [()] * count
                 splits = _texts(split.take(count)) if split else None
@@ -407,14 +413,14 @@ class _Parquet:
     def chunks(self) -> Iterator[_Chunk]:
         with _reading(self._file), self._open() as file:
             there = file.schema_arrow.names
-            vectors, size = self._embeddings(file.schema_arrow), self.header().size
+            vectors, header = self._embeddings(file.schema_arrow), self.header()
             if "recording" not in there:
                 raise _lacks(self._file, "column `recording`", there)
             label = next((name for name in ("labels", "label", "class") if name in there), None)
             wanted = [vectors, "recording", *filter(None, [label]), *({"start_s", "split"} & set(there))]
             for batch in file.iter_batches(batch_size=_PIECE, columns=wanted, use_threads=False):
                 rows = dict(zip(batch.schema.names, batch.columns, strict=True))
-                embeddings = self._rows(rows[vectors], size)
+                embeddings = _numbers(self._rows(rows[vectors], header.size), header.made)
                 named: list[Labels] = [()] * len(embeddings)
                 if label is not None:
                     named = [_parquet_labels(value) for value in rows[label].to_pylist()]

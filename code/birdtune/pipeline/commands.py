@@ -265,7 +265,9 @@ def embed(config: Config, options: Options, journal: Journal, interrupts: Interr
             load_tensorflow()
             from birdtune.pipeline import predict as prediction
 
-            return prediction.embed(config, options.model, files, out, journal, interrupts, kind)
+            return prediction.embed(
+                config, options.model, files, out, journal, interrupts, kind, options.postprocess
+            )
     if not os.path.lexists(config.data_folder):
         raise UsageError(
             "no files are named, and there is no data folder: give files, --list FILE with a name on each line, or the "
@@ -276,7 +278,8 @@ def embed(config: Config, options: Options, journal: Journal, interrupts: Interr
         from birdtune.pipeline import predict as prediction
 
         return prediction.embed_data(
-            config, options.model, out, kind, journal, interrupts, by_split=options.by_split
+            config, options.model, out, kind, journal, interrupts, by_split=options.by_split,
+            pca=options.postprocess,
         )
 
 

@@ -4,6 +4,7 @@ Importing this loads TensorFlow.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +24,11 @@ from birdtune.data.embedding_input import is_embeddings
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, naming, shown
 from birdtune.models import classifier as classifiers
-from birdtune.models import embedded, registry, tf1
+from birdtune.models import embedded, postprocess, registry, tf1
 from birdtune.models.labels_file import are_named, how_to_name
 from birdtune.models.layer_backbone import LayerBackbone
 from birdtune.pipeline import messages
-from birdtune.runtime.files import try_to_write
+from birdtune.runtime.files import try_to_write, value_sha256
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import newest_trained, versions
 from birdtune.runtime.signals import Interrupts
@@ -52,10 +53,26 @@ class Embedder(NamedTuple):
     front_end: FrontEnd
     backbone: str  # its name
     digest: str  # as `embedded.digest`
+    quantised: bool = False
 
     def made(self, hop_s: float | None) -> MadeBy:
         """As it stands in files of embeddings."""
-        return MadeBy.of(self.front_end, hop_s, self.backbone, self.digest)
+        return replace(MadeBy.of(self.front_end, hop_s, self.backbone, self.digest), quantised=self.quantised)
+
+    def with_postprocess(self, path: Path | None) -> "Embedder":
+        """With AudioSet's post-processing of VGGish's embeddings behind it; None: as it is. Raises InputError."""
+        if path is None:
+            return self
+        if not self.backbone.startswith("vggish"):
+            raise InputError(f"--postprocess: is for VGGish's embeddings; these are {self.backbone}'s. Leave it out.")
+        found = postprocess.read(path, "--postprocess")
+
+        def function(windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            embeddings = np.asarray(self.function(windows))
+            # What is broken must not become a byte like any other.
+            return found(embeddings).astype(np.float32) if np.isfinite(embeddings).all() else embeddings
+
+        return self._replace(function=function, digest=value_sha256([self.digest, found.digest]), quantised=True)
 
 
 def predict(
@@ -151,11 +168,13 @@ def embed(
     journal: Journal,
     interrupts: Interrupts,
     kind: str = "npz",
+    pca: Path | None = None,
 ) -> int:
     """Write the embeddings of files, by `source` or by the newest exported model of the output folder.
 
     Args:
         kind: of `embedding_files.ENDINGS`.
+        pca: parameters of AudioSet's post-processing; None: embeddings are as the backbone makes them.
         source: a version folder of an exported model, one of birdtune's own checkpoints, or a checkpoint
             of TensorFlow in any form that `run` takes.
     """
@@ -163,6 +182,7 @@ def embed(
     place = source or newest_exported(config)
     with naming("--model" if source is not None else None):
         embedder = _embedder(config, place)
+    embedder = embedder.with_postprocess(pca)
     journal.say(f"embed: {shown(place)}")
     outcome = embed_files(
         files,
@@ -182,12 +202,12 @@ def embed(
 
 def embed_data(
     config: Config, source: Path | None, out: Path, kind: str, journal: Journal, interrupts: Interrupts,
-    *, by_split: bool = False,
+    *, by_split: bool = False, pca: Path | None = None,
 ) -> int:  # fmt: skip
     """Write the embeddings of the data that a run trains on, with labels and split.
 
     Args:
-        source, kind: as `embed`; None: the weights that a run begins from.
+        source, kind, pca: as `embed`; None: the weights that a run begins from.
         by_split: a file for each part of the split.
     """
     if is_embeddings(config.data_folder):
@@ -199,6 +219,7 @@ def embed_data(
         raise CheckpointError("--model.checkpoint none: a backbone without weights knows no sounds. Give its weights.")
     with naming("--model" if source is not None else None):
         embedder = _embedder(config, place)
+    embedder = embedder.with_postprocess(pca)
     if kind == "find-tune-npz" and not isinstance(embedder.front_end, LogMel):
         raise InputError(
             f"--format {kind}: has log-mel beside the embeddings, and {embedder.backbone} takes none. Give --format "
