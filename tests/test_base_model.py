@@ -143,7 +143,8 @@ def test_record_and_model_say_from_which_version_it_came(second: Path) -> None:
     # Whatever its own settings say, nobody's weights are in it but those of version 1.
     origins = [read_json(second / f"model/birdtune/{version}/model.json")["backbone_origin"] for version in (1, 2)]
     assert origins == [OWN.row()] * 2
-    assert "your recordings alone" in (second / "reports/2/report.html").read_text("utf-8")
+    report = (second / "reports/2/report.html").read_text("utf-8")
+    assert "no recordings but those of this model and its base models" in report
     log = (second / "logs/2/run.log").read_text()
     assert "begins from version 1" in log and "1 new class behind them: Apus_apus (3)" in log
 

@@ -69,7 +69,7 @@ def test_good_data_is_reported_class_by_class(capsys: Captured, place: Path) -> 
     assert lines[lines.index("18 recordings of 18 source recordings:") + 1] == "  18 are each their own source"
     assert "checkpoint: none, training from scratch" in lines
     assert "backbone: VGGish, 16,000 Hz, windows of 0.975 s, embeddings of 128 numbers" in lines
-    assert "  trained on: your recordings alone" in lines
+    assert "  trained on: no recordings but those of this model and its base models" in lines
     assert "note: No label map: classes have no external ids." in lines
 
 

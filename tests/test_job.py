@@ -140,7 +140,8 @@ def test_everything_that_the_readme_names_is_there(done: Path) -> None:
         "reports/1/problems.csv", "reports/1/config.yaml", "reports/1/classes.csv", "problems.csv", "split.csv",
         "reports/1/label_issues.csv", "reports/1/embedding_map.csv",
         "model/birdtune/1/saved_model.pb", "model/birdtune/1/labels.csv", "model/birdtune/1/train_id_list.pickle",
-        "model/birdtune/1/model.json", "logs/1/run.log", "logs/1/events.jsonl",
+        "model/birdtune/1/model.json", "model/birdtune/1/README.md", "model/birdtune/1/croissant.json",
+        "model/birdtune/1/split.csv", "logs/1/run.log", "logs/1/events.jsonl",
         "logs/1/history.json", "split.json",
     ):  # fmt: skip
         assert (done / name).is_file(), name

@@ -33,9 +33,13 @@ class Origin:
             yield "to cite", self.citation
 
 
-UNKNOWN: Final = Origin(None, "unknown: ask whoever made it, before you pass a model on", None, None)
+UNKNOWN: Final = Origin(
+    None, "unknown: ask whoever made it, before you pass a model on", None, None)
 # What a network has whose weights begin at random.
-OWN: Final = Origin(None, "none: training began from random weights, nobody else's", "your recordings alone", None)
+OWN: Final = Origin(
+    None, "none: training began from random weights, nobody else's",
+    "no recordings but those of this model and its base models", None,
+)
 
 _HERSHEY = (
     "Hershey, S. et al. (2017). CNN architectures for large-scale audio classification. ICASSP 2017. "

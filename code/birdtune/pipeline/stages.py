@@ -9,6 +9,7 @@ Importing this loads TensorFlow.
 
 import contextlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,11 @@ from birdtune.models.classifier import Classifier
 from birdtune.models.weights import sound_of
 from birdtune.pipeline import gate, label_check, published_classes
 from birdtune.pipeline.metrics import read_ood, read_served
-from birdtune.reporting import augmentation_sheet, tables
+from birdtune.reporting import augmentation_sheet, croissant, model_card, tables
 from birdtune.reporting.history import write_history
 from birdtune.reporting.report import write_report
 from birdtune.reporting.report_data import report_data, write_companions
-from birdtune.runtime.files import write_bytes
+from birdtune.runtime.files import write_bytes, write_text
 from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.runtime.storage import UNFINISHED
 from birdtune.serving.export import export_model, training_side
@@ -115,8 +116,14 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
         ood=read_ood(job.run.reports),
         published=None if published is None else published[0],
         class_ids=job.dataset.class_ids,
+        describe=lambda building, facts: _describe(job, building, facts),
         check=job.interrupts.check,
     )
+
+
+def _describe(job: Job, building: Path, facts: Mapping[str, Any]) -> None:
+    write_text(building / model_card.CARD_NAME, model_card.card(job.run, job.dataset, facts))
+    croissant.write(building, job.run, job.dataset)
 
 
 def _with_sound(job: Job, classifier: Classifier) -> Classifier:

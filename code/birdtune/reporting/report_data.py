@@ -79,7 +79,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -
         hardware={**run.record.get("hardware", {}), "precision": str(run.record.get("precision", ""))},
         stages=run.record["stages"],
         window_s=store.spec.window_s,
-        backbone=_backbone_rows(run, origin, figures.get("published_alone")),
+        backbone=backbone_rows(run, origin, figures.get("published_alone")),
         listen=_listener(dataset, store),
         promotion=_promotion(run),
         tuning=tune_page.section(tuned.of_run(run.config)),
@@ -137,7 +137,8 @@ def diagnose(run: Run, figures: Mapping[str, Any]) -> tuple[list[Diagnostic], Ve
     return found, verdict(figures, found)
 
 
-def _backbone_rows(run: Run, origin: Origin, alone: dict[str, Any] | None) -> list[tuple[str, str]]:
+def backbone_rows(run: Run, origin: Origin, alone: dict[str, Any] | None = None) -> list[tuple[str, str]]:
+    """The backbone, where its weights come from, and what the head begins from; `alone`: of metrics.json."""
     backbone = registry.backbone_of(run.config)
     sha256 = run.record["weights_sha256"]
     return [

@@ -104,6 +104,7 @@ def export_model(
     ood: Ood | None = None,
     published: Served | None = None,
     tolerance: float = 1e-4,
+    describe: Callable[[Path, Mapping[str, Any]], None] = lambda building, facts: None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Write the classifier as a servable model, verify it in a fresh process, put it in place.
@@ -124,6 +125,7 @@ def export_model(
         published: published classes that `sound` scores as well; `published` of `facts` says more of them.
         tolerance: largest difference allowed for scores, which lie in 0…1; for embeddings and OOD scores it counts
             relative to the largest of them, if that is above 1.
+        describe: writes what is to lie beside the model, given its folder and what stands in model.json.
         check: called several times a second while waiting; it may raise to stop, and then nothing is left.
 
     Returns:
@@ -157,6 +159,7 @@ def export_model(
         _refuse(differences, tolerance, folder)
         found = {**described, "verification": {"tolerance": tolerance, "differences": differences}}
         write_json(building / "model.json", found)
+        describe(building, found)
         check()
     return found
 
