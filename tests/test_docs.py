@@ -23,7 +23,9 @@ _OWN = {
     "--overlap", "--segment", "--postprocess",
 }  # fmt: skip
 # Commands of other programs, with flags of their own.
-_FOREIGN = re.compile(r"(?:^ *|`)(?:aws|cosign|eksctl|gcloud|kubectl|sky|sudo|0 3 1) (?:.*\\\n)*[^`\n]*", re.M)
+_FOREIGN = re.compile(
+    r"(?:^ *|`)(?:[A-Z_]+=\S+ )?(?:aws|cosign|eksctl|gcloud|kubectl|mlflow|sky|sudo|0 3 1) (?:.*\\\n)*[^`\n]*", re.M
+)
 _OTHERS = {"--accept-licence", "--rm", "--gpus", "--user", "--build-arg", "--kills", "--network"}
 # What a line for a shell begins with, perhaps after variables.
 _PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\./entrypoint\.sh|docker|find|curl|pip|ffmpeg|(?:\S+/)?python3?) ")

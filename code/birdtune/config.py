@@ -6,7 +6,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -51,6 +51,9 @@ class Config(Section):
     init_from: Version = setting(
         None, "base model, whose classes keep their columns: number, latest, or folder", unit="version|path",
         unset="from the backbone's weights",
+    )
+    track: Literal["none", "mlflow"] = setting(
+        "none", "send settings, figures, report and model to MLflow, too: to MLFLOW_TRACKING_URI, else to OUTPUT/mlruns"
     )
     audio: AudioSettings = AudioSettings()
     labels: LabelSettings = LabelSettings()

@@ -58,7 +58,7 @@ class Option:
 
 def options_of(section: type[Section]) -> list[Option]:
     """Every setting of a section and those in it, in the order of the help text."""
-    return list(_walk(section, (), "Folders"))
+    return list(_walk(section, (), "The run"))
 
 
 def settings_page(options: Sequence[Option]) -> str:

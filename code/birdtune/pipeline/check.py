@@ -37,6 +37,7 @@ from birdtune.models.onnx_backbone import OnnxBackbone
 from birdtune.models.weights import verify_checkpoint
 from birdtune.pipeline import gate
 from birdtune.pipeline.costs import Faults, estimates
+from birdtune.reporting import tracking
 from birdtune.runtime.files import try_to_write
 from birdtune.runtime.lock import alone_in
 from birdtune.runtime.log import Journal
@@ -88,6 +89,8 @@ def _check(
         Run(config, journal)  # refuses an output folder of an earlier birdtune
     with _noted(faults):
         backbone.frozen_layers(config.model.freeze_point)
+    with _noted(faults):
+        tracking.require(config)
     with _noted(faults):
         try:
             dataset = gather.inspect(

@@ -18,6 +18,7 @@ from birdtune.models import head_start, published, registry
 from birdtune.models.weights import verify_checkpoint
 from birdtune.pipeline import gate, messages
 from birdtune.pipeline.plan import Plan, with_base
+from birdtune.reporting import tracking
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import Run, clear_unfinished
 from birdtune.runtime.signals import Interrupts
@@ -62,7 +63,8 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
                 f"nothing to do: {until} of version {current.version} is current (data, settings and code unchanged)"
             )
             messages.say_outcome(current)
-            return EXIT_DONE
+            with tracking.followed(current):  # what a server that was away has not got yet
+                return EXIT_DONE
 
         journal.write_to(current.logs)
         messages.say_begin(current, dataset, base, resumed=resumed)
@@ -82,7 +84,8 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
         if plan.due != ["report"]:
             found, store = data.recheck(config, dataset, store, journal, interrupts)
             dataset = dataset if found is dataset else base_model.with_columns(config, found, base)
-        _compute(Job(current, dataset, store, interrupts, base, start), plan, champion)
+        with tracking.followed(current):
+            _compute(Job(current, dataset, store, interrupts, base, start), plan, champion)
         messages.say_result(current, until)
     return EXIT_DONE
 
@@ -120,6 +123,7 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
     registry.backbone_of(config).frozen_layers(config.model.freeze_point)  # raises for an unknown layer
     if until == "prepare":
         return None, []
+    tracking.require(config)
     head_start.require(config)  # raises for what cannot be begun from
     published.keep(config, ())  # raises for what cannot be kept
     gate.find(config)

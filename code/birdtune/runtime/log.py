@@ -15,7 +15,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -82,6 +82,10 @@ class Journal:
         """A line for people that matters, behind `word`; also an event, with `fields` in it."""
         self.say(f"{word}: {line}")
         self.event("warning", text=shown(line), **fields)
+
+    def follow(self, take: Callable[[str, dict[str, Any]], None]) -> None:
+        """Call a function with the kind and the fields of each event from now on, once it is written."""
+        self._logger.addHandler(_Follower(take))
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """The events of a kind in the folder's events.jsonl, of earlier starts too."""
@@ -228,6 +232,18 @@ class _Files(logging.Handler):
                 with contextlib.suppress(OSError):
                     file.close()
         self._log = self._events = None
+
+
+class _Follower(logging.Handler):
+    """Passes events on."""
+
+    def __init__(self, take: Callable[[str, dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "fields"):
+            self._take(record.getMessage(), record.fields)
 
 
 def _as_line(record: logging.LogRecord) -> str:

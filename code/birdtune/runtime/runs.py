@@ -79,6 +79,7 @@ class Run:
             "weights_sha256": None,
             "promoted": None,  # into model/<name>/; not known before the export
             "gate": None,
+            "tracking": None,  # what MLflow has of the run, see reporting/tracking.py
             "verdict": None,
             "warnings": [],
             "settings": config.flat(),
@@ -142,7 +143,7 @@ class Run:
             assert earlier is not None
             kept = (
                 "done", "results", "weights_sha256", "promoted", "gate", "verdict", "warnings", "precision",
-                "refit", "first_started", "hardware",
+                "refit", "first_started", "hardware", "tracking",
             )  # fmt: skip
             self.record.update({key: earlier[key] for key in kept if key in earlier})
             for stage, seconds in earlier.get("stages", {}).items():
@@ -270,6 +271,7 @@ class _Written(BaseModel):
     refit: dict[str, int] | None = None
     hardware: dict[str, str] | None = None
     classes: list[str] | None = None
+    tracking: dict[str, Any] | None = None
 
 
 def versions(output: Path) -> list[int]:
