@@ -7,6 +7,7 @@ Importing this loads TensorFlow.
 
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Function(keras.layers.Layer):  # type: ignore[misc]  # keras is untyped
 
 def of_saved_model(backbone: Any) -> keras.Model:
     """The network of a `SavedModelBackbone`. Raises CheckpointError where TensorFlow cannot load it."""
-    return _network(backbone, SavedModelGraph(_loaded(backbone.path, backbone.sha256), backbone))
+    return on_waveforms(backbone, SavedModelGraph(_loaded(backbone.path, backbone.sha256), backbone))
 
 
 def of_function(backbone: Any, embed: Any) -> keras.Model:
@@ -82,13 +83,14 @@ def of_function(backbone: Any, embed: Any) -> keras.Model:
     Args:
         embed: waveforms [N, samples] float32 → embeddings [N, K] float32.
     """
-    return _network(backbone, Function(embed, backbone))
+    return on_waveforms(backbone, Function(embed, backbone))
 
 
-def _network(backbone: Any, graph: Any) -> keras.Model:
+def on_waveforms(backbone: Any, embed: Callable[[Any], Any]) -> keras.Model:
+    """The network of a `FileBackbone`, of what makes waveforms [N, samples] into embeddings [N, K]."""
     windows = keras.Input(backbone.front_end.window_shape, dtype="float32", name="windows")
     samples = Samples(backbone.n_samples, name="samples", dtype="float32")(windows)
-    return keras.Model(windows, graph(samples), name=backbone.name)
+    return keras.Model(windows, embed(samples), name=backbone.name)
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from birdtune.errors import CheckpointError, shown
-from birdtune.models.graph_network import Samples
+from birdtune.models.graph_network import on_waveforms
 from birdtune.models.keras_archive import NETWORK, Found
 from birdtune.runtime.files import temporary_folder
 
@@ -32,12 +32,10 @@ def look(path: Path, output: str | None) -> Found:
 
 def build(backbone: Any) -> keras.Model:
     """The network of a `KerasBackbone`, with the weights of its file."""
-    windows = keras.Input(backbone.front_end.window_shape, dtype="float32", name="windows")
-    net = Samples(backbone.n_samples, name="samples", dtype="float32")(windows)
     network = _cut(_loaded(backbone.path), backbone.found.layer)
     network.trainable = True
-    net = keras.layers.Activation("linear", name="embedding", dtype="float32")(network(net, training=False))
-    return keras.Model(windows, net, name=backbone.name)
+    last = keras.layers.Activation("linear", name="embedding", dtype="float32")
+    return on_waveforms(backbone, lambda samples: last(network(samples, training=False)))
 
 
 def _loaded(path: Path) -> Any:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from birdtune.errors import CheckpointError, shown
-from birdtune.models.graph_network import Samples
+from birdtune.models.graph_network import on_waveforms
 from birdtune.models.tflite import WEIGHTED, Graph, Operation
 from birdtune.models.tflite_operations import OPERATIONS, compute
 from birdtune.models.tflite_parts import FRONT, Part, weights_of
@@ -102,13 +102,14 @@ def _constant(graph: Graph, operation: Operation, place: int) -> npt.NDArray[Any
 def build(backbone: Any, *, precision: str) -> keras.Model:
     """The network of a `TFLiteBackbone`, with zeros for weights. Raises CheckpointError where it cannot be computed."""
     sizes = _sizes(backbone)
-    windows = keras.Input(backbone.front_end.window_shape, dtype="float32", name="windows")
-    net = Samples(backbone.n_samples, name="samples", dtype="float32")(windows)
-    net = Block(backbone, backbone.parts.front, sizes, "float32")(net)
-    for part in backbone.parts.blocks:
-        net = Block(backbone, part, sizes, precision)(net)
-    net = keras.layers.Activation("linear", name="embedding", dtype="float32")(net)
-    return keras.Model(windows, net, name=backbone.name)
+
+    def embed(net: Any) -> Any:
+        net = Block(backbone, backbone.parts.front, sizes, "float32")(net)
+        for part in backbone.parts.blocks:
+            net = Block(backbone, part, sizes, precision)(net)
+        return keras.layers.Activation("linear", name="embedding", dtype="float32")(net)
+
+    return on_waveforms(backbone, embed)
 
 
 @functools.lru_cache(maxsize=2)
