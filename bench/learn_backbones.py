@@ -129,18 +129,25 @@ def interpreter(path: str, sounds: str, threads: int) -> Callable[[], float]:
     return lambda: float(np.abs([one(waveform) for waveform in waveforms]).max())
 
 
-def graph(path: str, sounds: str) -> Callable[[], float]:
-    """A turn embeds all windows in batches; its value is the largest difference from the interpreter."""
+def loaded() -> tuple[Any, Any]:
+    """BirdNET as a backbone, and a function from windows to its embeddings."""
     import tensorflow as tf
 
     from birdtune.models import files
 
-    waveforms, one = _interpreted(path, sounds, 2, embeds=True)
-    theirs = np.stack([one(waveform) for waveform in waveforms])
-    backbone: Any = files.open_file(Path(path), "birdnet", rate_hz=None, window_s=None, output=None)
+    backbone: Any = files.open_file(birdnet(), "birdnet", rate_hz=None, window_s=None, output=None)
     network = backbone.network(embedding_activation="", precision="float32", seed=None)
     backbone.load(network, backbone.arrays())
-    compute = tf.function(network, autograph=False)
+    return backbone, tf.function(network, autograph=False)
+
+
+def graph(path: str, sounds: str) -> Callable[[], float]:
+    """A turn embeds all windows in batches; its value is the largest difference from the interpreter."""
+    import tensorflow as tf
+
+    waveforms, one = _interpreted(path, sounds, 2, embeds=True)
+    theirs = np.stack([one(waveform) for waveform in waveforms])
+    backbone, compute = loaded()
     batches = [
         tf.constant(waveforms[begin : begin + _BATCH].reshape(-1, *backbone.front_end.window_shape))
         for begin in range(0, len(waveforms), _BATCH)

@@ -42,6 +42,7 @@ _TITLES = {
     "learn_noisy": "What is learned: which labels are wrong",
     "learn_finetuned": "What is learned: by which fine-tuning, of few recordings",
     "learn_augmented": "What is learned: with augmentation, of few recordings",
+    "learn_short": "What is learned: from clips shorter than a window",
     "sources": "Clips of one recording, found by their sound",
 }
 _COLUMNS = ("what", "birdtune", "beside", "ratio", "to reach", "reached", "notes")
