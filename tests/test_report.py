@@ -209,7 +209,7 @@ def test_the_first_screen_says_what_how_well_and_against_what(tmp_path: Path) ->
     text = page_of(make_data(), tmp_path).text
     assert "Trained on 120 recordings of 4 classes, tested on 100 recordings of other sources" in text
     assert re.search(
-        r"90\s% top-1 accuracy on 100 test recordings, 4 classes \(95\s% interval: 7\d to 9",
+        r"90\s% Top-1 accuracy on 100 test recordings, 4 classes \(95\s% interval: 7\d to 9",
         text,
     )
     assert re.search(r"Majority baseline \(always “Parus_major”\): 50\s%", text)
@@ -269,7 +269,7 @@ def test_with_several_classes_a_recording_the_page_leads_with_average_precision(
     found = evaluate_part(scores, train_counts=np.array([30, 20, 3, 1]), n_bootstrap=50, seed=0)
     data = make_data(scores={"test": scores}, metrics={"val": None, "test": found})
     text = words.plain(page_of(data, tmp_path).text)
-    assert "mean average precision (mAP) on 100 test recordings, 4 classes" in text
+    assert "Mean average precision (mAP) on 100 test recordings, 4 classes" in text
     assert "Recordings have several classes, or none." in text and "Parus_major, Strix_aluco" not in text
     write_tables(tmp_path, data)
     classes = [row["class"] for row in read_csv(tmp_path / "predictions.csv")]
@@ -484,7 +484,7 @@ def test_without_a_test_it_says_so_and_never_calls_the_result_good(tmp_path: Pat
     text = page_of(validated, tmp_path).text
     assert "There is no test: " in text and text.count("on which the model was selected") == 1
     assert "Better than guessing, but not independently tested" in text
-    assert "top-1 accuracy on 100 validation recordings" in text and "of other sources" not in text
+    assert "Top-1 accuracy on 100 validation recordings" in text and "of other sources" not in text
 
 
 def test_with_nothing_measured_it_still_tells_what_it_knows(tmp_path: Path) -> None:
@@ -511,7 +511,7 @@ def test_strong_warnings_stand_before_the_figure_and_mild_ones_below_it_each_onc
     mild = Diagnostic("never-predicted", MILD, "On test, 1 class was never predicted: Turdus <b>merula</b>.", "More.")
     poor = Verdict("poor", "Not shown to be better than guessing", "Do not rely on its predictions.")
     text = page_of(make_data(diagnostics=[strong, mild], verdict=poor), tmp_path).text
-    figure = text.index("top-1 accuracy on 100 test recordings")
+    figure = text.index("Top-1 accuracy on 100 test recordings")
     first = text[:figure]
     assert "better than guessing. Do not rely on its predictions. The training loss never moved" in first
     assert "Faster." in first and "Turdus <b>merula</b>" in first
@@ -651,7 +651,7 @@ def test_no_class_is_called_rare_where_all_have_as_many_and_untested_ones_are_na
     two = told(classes=["Strix_aluco", "Turdus_merula"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75)
     assert "The 2 classes with fewest training recordings (3 or fewer: Strix_aluco, Turdus_merula) reach an" in two
     rare = told(classes=["Strix_aluco"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75)
-    assert "The 1 class with fewest training recordings (3 or fewer: Strix_aluco) reaches an average precision" in rare
+    assert "The class with fewest training recordings (Strix_aluco: 3) reaches an average precision" in rare
     assert "the others 75 %. Settings for rare classes:" in rare
     unequal = told(classes=["Strix_aluco"], most_recordings=3, macro_ap=0.5, others_macro_ap=0.75, times=40)
     assert "(none is on, though the largest class has 40 times as many training recordings as the" in unequal
@@ -867,3 +867,19 @@ def test_two_classes_have_no_third_prediction(tmp_path: Path) -> None:
     write_tables(tmp_path, data)
     assert read_csv(tmp_path / "predictions.csv")[0]["third"] == ""
     assert "top 3" not in page_of(data, tmp_path).source
+
+
+def test_where_no_epoch_was_kept_the_page_says_so_and_draws_what_there_is(tmp_path: Path) -> None:
+    first = {"epoch": 0, "train_loss": None, "learning_rate": None, "val_loss": 0.5, "val_accuracy": 0.9, "seconds": 1}
+    later = {"epoch": 1, "train_loss": 1.5, "learning_rate": 0.1, "val_loss": 0.6, "val_accuracy": 0.8, "seconds": 2}
+    page = page_of(make_data(history=[first, later], best_epoch=0), tmp_path)
+    assert "Trained without improvement on 120 recordings" in page.text and "0 of 1" in page.text
+    assert "the model has that classifier's weights" in page.text
+    cells = r"learning ratetime 0-0\.500090\s%- 1 s11\.50000\.600080\s%0\.1 2 s"
+    assert re.search(cells, page.text.replace(words.UNKNOWN, "-"))
+
+
+def test_sentences_keep_flags_and_units_together_and_markup_out() -> None:
+    assert report.prose("<b> 41 to 87 % --train.epochs 5") == (
+        '&lt;b&gt; 41 to 87\N{NO-BREAK SPACE}% <code class="flag">--train.epochs</code> 5'
+    )

@@ -21,7 +21,7 @@ _QUALITY = "train.sample-weights"
 MEASURES = {
     "train.sampling-power": "how often classes come: 0 as they were found, 1 all alike",
     "train.class-weight-alpha": "a window counts by its class's frequency to the power of minus this",
-    "train.focal-gamma": "windows that are known already count less",
+    "train.focal-gamma": "windows that are already scored well count less",
     "train.min-samples-per-class": "windows that each class has in an epoch at least",
     "train.min-samples-action": "classes with fewer windows than that",
     _QUALITY: "how much each recording counts",

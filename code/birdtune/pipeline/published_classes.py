@@ -22,6 +22,7 @@ from birdtune.models.classifier import Classifier
 from birdtune.models.published import Layer, Served
 from birdtune.reporting import published_section
 from birdtune.runtime.files import read_json
+from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.runtime.text import plain
 from birdtune.training.job import Job
 from birdtune.training.scoring import make_scorer, noting, score_windows
@@ -91,7 +92,8 @@ def beside(job: Job, classifier: Classifier, test: Scores | None) -> dict[str, A
         test: scores of the test recordings as they are served.
 
     Returns:
-        `published_alone` of metrics.json: `backbone`, and as `published_scores.compare` without the calibration; None:
+        `published_alone` of metrics.json: `backbone`, `same_weights` (whether they differ only in how scores are made
+        of their weights), and as `published_scores.compare` without the calibration; None:
         the head did not begin so for two classes or more, the backbone was trained, there is no test recording, or
         labels have times, and whole recordings, which are compared here, may hold every class.
     """
@@ -113,7 +115,9 @@ def beside(job: Job, classifier: Classifier, test: Scores | None) -> dict[str, A
     )  # fmt: skip
     if found is None:
         return None
-    row = {"backbone": start.backbone, **{name: found[name] for name in found if name != "calibration"}}
+    is_same = job.config.model.output == "softmax" and read_json(job.run.logs / HISTORY_NAME)["best_epoch"] == 0
+    del found["calibration"]
+    row = {"backbone": start.backbone, "same_weights": is_same, **found}
     job.journal.say(f"  {plain(published_section.alone(row))}")
     return row
 

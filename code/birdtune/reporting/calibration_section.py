@@ -49,9 +49,10 @@ def section(metrics: Row, part: str, trust: Row | None) -> Row | None:
         "thresholds": thresholds_sentence(trust["thresholds"]) if trust is not None else "",
         "background": background_words(trust["false_alarms"]["background"]) if trust is not None else "",
         "alarms": alarms_sentence(trust["false_alarms"]["background"]) if trust is not None else "",
-        "before": figures.reliability(found["before"]["bins"], "before calibration"),
+        # What was not calibrated is served as it was before.
+        "before": figures.reliability(found["before"]["bins"], "before calibration") if calibrated else None,
         "after": figures.reliability(found["after"]["bins"], "as served"),
-        "rows": [("before calibration", found["before"]), ("as served", found["after"])],
+        "rows": [*([("before calibration", found["before"])] if calibrated else []), ("as served", found["after"])],
     }
 
 

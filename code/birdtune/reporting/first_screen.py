@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from birdtune.evaluation.headline import EVENTS, RECORDINGS, WINDOWS, headline_figures
-from birdtune.evaluation.metrics import METRICS, headline
+from birdtune.evaluation.metrics import headline
 from birdtune.runtime.text import count
 
 Row = Mapping[str, Any]
 # Of a figure: name, value, interval, whether it is a baseline.
 Drawn = tuple[str, float, Sequence[float] | None, bool]
-TITLES = {"accuracy": METRICS["accuracy"].title, "macro_ap": "mean average precision (mAP)", "f1": "F1"}
+_TITLES = {"accuracy": "Top-1 accuracy", "macro_ap": "Mean average precision (mAP)", "f1": "F1"}
 
 
 def big(metrics: Row, part: str) -> Row:
@@ -31,7 +31,7 @@ def big(metrics: Row, part: str) -> Row:
         what[EVENTS] = f"of {count(events['events']['events'], 'event')} in {inside}"
     others = [row for row in rows[1:] if row["of"] == WINDOWS]
     return {
-        "value": first["value"], "ci": first["ci"], "text": f"{TITLES[first['metric']]} {what[first['of']]}",
+        "value": first["value"], "ci": first["ci"], "text": f"{_TITLES[first['metric']]} {what[first['of']]}",
         "windows": others,
     }  # fmt: skip
 

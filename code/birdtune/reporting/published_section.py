@@ -11,6 +11,11 @@ from birdtune.runtime.text import count, percent, points, span
 
 Row = Mapping[str, Any]
 
+_SAME = (
+    " Both have the same weights: in this model the classes compete in each window (softmax), there each is scored "
+    "on its own."
+)
+
 
 def section(row: Row | None) -> Row | None:
     """`row`, `sentences`, and `picture` (None where there was no test recording); None: no published class is kept."""
@@ -79,6 +84,7 @@ def alone(row: Row) -> str:
         f"for {percent(row['published']['accuracy'])}{_span(row['published'])} of "
         f"{count(row['recordings'], 'test recording')}, this model for {percent(row['head']['accuracy'])}"
         f"{_span(row['head'])}. Difference: {difference:+d} percentage points{interval}."
+        + (_SAME if row["same_weights"] else "")
     )
 
 

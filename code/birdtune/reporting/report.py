@@ -13,6 +13,7 @@ bidirectional marks) and is escaped, and the page's own policy lets no script ru
 import base64
 import functools
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from birdtune.reporting.listening import CLIP_S, Clip
 from birdtune.reporting.verdict import Verdict
 from birdtune.runtime.files import write_text
 from birdtune.runtime.log import duration
-from birdtune.runtime.text import UNKNOWN, count, percent, some, span
+from birdtune.runtime.text import NBSP, UNKNOWN, count, percent, some, span
 
 Row = Mapping[str, Any]
 
@@ -160,7 +161,8 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(name=name, percent=percent, span=span, duration=duration, csp_hash=_csp_hash)
+    filters = {"name": name, "prose": prose, "percent": percent, "span": span, "duration": duration}
+    environment.filters.update(filters, csp_hash=_csp_hash)
     return environment
 
 
@@ -183,6 +185,12 @@ def name(value: str | None) -> Markup:
     """A name from outside, made safe; long ones may break after _ and /."""
     safe = escape(_printable(value))
     return Markup(safe.replace("_", Markup("_<wbr>")).replace("/", Markup("/<wbr>")))
+
+
+def prose(text: str) -> Markup:
+    """A sentence that logs have as well, made safe; flags and figures with their unit are not broken."""
+    found = re.sub(r"(?<=\d) %", f"{NBSP}%", str(escape(_printable(text))))
+    return Markup(re.sub(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", r'<code class="flag">\g<0></code>', found))
 
 
 def remarks(metrics: Row) -> list[str]:
@@ -366,7 +374,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "mild": [
             each for each in data.diagnostics if each.severity == MILD and str(each) != data.verdict.text
         ],
-        "remarks": remarks(metrics) if metrics else [],
+        "remarks": [*_untrained(data), *(remarks(metrics) if metrics else [])],
         "recordings": _total(data, "recordings"),
         "trained": _total(data, "train"),
         "hours": duration(60 * _total(data, "minutes")),
@@ -411,6 +419,16 @@ def _context(data: ReportData) -> dict[str, Any]:
         "count": count,
         "some": some,
     }
+
+
+def _untrained(data: ReportData) -> list[str]:
+    """What is to be said where no epoch of training was kept."""
+    if data.best_epoch != 0:
+        return []
+    return [
+        "No epoch of training did better on validation than the published classifier that it began from: the model has "
+        "that classifier's weights, for these classes."
+    ]
 
 
 def _without_near(data: ReportData) -> Row | None:

@@ -76,7 +76,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -
         notices=dataset.notices,
         diagnostics=found,
         verdict=word,
-        hardware={**run.record.get("hardware", {}), "precision": str(run.record.get("precision", ""))},
+        hardware=_hardware(run.record),
         stages=run.record["stages"],
         window_s=store.spec.window_s,
         backbone=backbone_rows(run, origin, figures.get("published_alone")),
@@ -140,11 +140,12 @@ def diagnose(run: Run, figures: Mapping[str, Any]) -> tuple[list[Diagnostic], Ve
 def backbone_rows(run: Run, origin: Origin, alone: dict[str, Any] | None = None) -> list[tuple[str, str]]:
     """The backbone, where its weights come from, and what the head begins from; `alone`: of metrics.json."""
     backbone = registry.backbone_of(run.config)
+    hop_s = run.config.train.hop_s or backbone.hop_s
     sha256 = run.record["weights_sha256"]
     return [
         ("backbone", backbone.title if backbone.title == backbone.name else f"{backbone.title} ({backbone.name})"),
         ("sample rate", f"{backbone.sample_rate_hz:,} Hz"),
-        ("window", f"{backbone.front_end.receptive_s:g} s, every {run.config.train.hop_s or backbone.hop_s:g} s"),
+        ("window", f"{backbone.front_end.receptive_s:g} s; in training, one begins every {hop_s:g} s"),
         ("embedding", f"{backbone.embedding_size:,} numbers"),
         *origin.lines(),
         *_head_start(run),
@@ -153,6 +154,12 @@ def backbone_rows(run: Run, origin: Origin, alone: dict[str, Any] | None = None)
         *([("SHA-256 of the backbone's files", backbone.graph_sha256)] if backbone.graph_sha256 else []),
         *([("what is served", _OF_ONNX)] if isinstance(backbone, OnnxBackbone) else []),
     ]
+
+
+def _hardware(record: Mapping[str, Any]) -> dict[str, str]:
+    rows = {**record.get("hardware", {}), "precision": str(record.get("precision", ""))}
+    return {"memory" if name == "memory_gb" else name: f"{value} GB" if name == "memory_gb" else str(value)
+            for name, value in rows.items()}  # fmt: skip
 
 
 def _head_start(run: Run) -> list[tuple[str, str]]:
