@@ -201,13 +201,18 @@ def test_a_model_in_service_is_the_champion_another_the_challenger(tmp_path: Pat
 
 
 @needs_mlflow
+@pytest.mark.filterwarnings("ignore")  # of SQLAlchemy, without which the database would not be made
 def test_without_a_server_the_output_folder_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     start = Start(tmp_path / "o")
     with tracking.followed(start.run):
         start.train(1)
+        start.leave_results()
     start.end()
     assert steps((tmp_path / "o/mlruns").as_uri()) == [1]
+    assert list((tmp_path / "here").iterdir()) == []  # MLflow's own default is a database there
 
 
 @needs_mlflow

@@ -129,7 +129,8 @@ class _Tracker:
         if time.monotonic() < self._quiet_until:
             return False
         try:
-            with contextlib.nullcontext() if patiently else _environment(_IMPATIENT):
+            # Some of MLflow's own code asks the variable, and makes a database where it finds none.
+            with _environment({_URI: self._place, **({} if patiently else _IMPATIENT)}):
                 send()
         except BirdtuneError:
             raise  # run.json cannot be written
@@ -361,7 +362,7 @@ def _without_password(text: str) -> str:
 @contextlib.contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Variables for as long as the block lasts; those that somebody set stay."""
-    ours = {name: value for name, value in values.items() if name not in os.environ}
+    ours = {name: value for name, value in values.items() if not os.environ.get(name)}
     os.environ.update(ours)
     try:
         yield
