@@ -71,11 +71,12 @@ def _rates(settings: Settings) -> tuple[list[Line], Any]:
         path, sounds = str(birdnet()), str(learning.place("warblers"))
         children = {
             "graph": candidate(stack, settings, "bench.learn_backbones:graph", path, sounds),
+            "bfloat16": candidate(stack, settings, "bench.learn_backbones:in_bfloat16", sounds),
             "1 thread": candidate(stack, settings, "bench.learn_backbones:interpreter", path, sounds, 1),
             "2 threads": candidate(stack, settings, "bench.learn_backbones:interpreter", path, sounds, 2),
         }
         seconds = interleaved(children, rounds=1 if settings.quick else 7)
-        difference = max(children["graph"].values)
+        difference, cosine = max(children["graph"].values), min(children["bfloat16"].values)
     n_windows = _BATCH * _BATCHES
     ours = Measure("graph", [value / n_windows for value in seconds["graph"]], per="window")
     lines = []
@@ -87,6 +88,11 @@ def _rates(settings: Settings) -> tuple[list[Line], Any]:
                  f"interpreter, {threads}: {theirs.text()}", ratio, "≥ 1×", ratio >= 1)
         )  # fmt: skip
     note = f"{n_windows} windows of warblers"
+    narrow = Measure("bfloat16", [value / n_windows for value in seconds["bfloat16"]], per="window")
+    lines.append(
+        Line("BirdNET's embeddings, graph in bfloat16 beside float32", narrow.text(), ours.text(),
+             ours.median / narrow.median, note=f"{note}; least cosine of an embedding {cosine:.4f}")
+    )  # fmt: skip
     lines.append(
         Line("BirdNET's embeddings: largest difference from the interpreter", f"{difference:.1e}", "", None, "≤ 1e-4",
              difference <= 1e-4, note)
@@ -129,30 +135,49 @@ def interpreter(path: str, sounds: str, threads: int) -> Callable[[], float]:
     return lambda: float(np.abs([one(waveform) for waveform in waveforms]).max())
 
 
-def loaded() -> tuple[Any, Any]:
+def loaded(precision: str = "float32") -> tuple[Any, Any]:
     """BirdNET as a backbone, and a function from windows to its embeddings."""
     import tensorflow as tf
 
     from birdtune.models import files
 
     backbone: Any = files.open_file(birdnet(), "birdnet", rate_hz=None, window_s=None, output=None)
-    network = backbone.network(embedding_activation="", precision="float32", seed=None)
+    network = backbone.network(embedding_activation="", precision=precision, seed=None)
     backbone.load(network, backbone.arrays())
     return backbone, tf.function(network, autograph=False)
 
 
-def graph(path: str, sounds: str) -> Callable[[], float]:
-    """A turn embeds all windows in batches; its value is the largest difference from the interpreter."""
+def _embedded(waveforms: Any, precision: str) -> Callable[[], Any]:
+    """A function that embeds waveforms in batches, by birdtune's graph. [n, K]"""
     import tensorflow as tf
 
-    waveforms, one = _interpreted(path, sounds, 2, embeds=True)
-    theirs = np.stack([one(waveform) for waveform in waveforms])
-    backbone, compute = loaded()
+    backbone, compute = loaded(precision)
     batches = [
         tf.constant(waveforms[begin : begin + _BATCH].reshape(-1, *backbone.front_end.window_shape))
         for begin in range(0, len(waveforms), _BATCH)
     ]
-    return lambda: float(np.abs(np.concatenate([compute(batch).numpy() for batch in batches]) - theirs).max())
+    return lambda: np.concatenate([compute(batch).numpy() for batch in batches])
+
+
+def graph(path: str, sounds: str) -> Callable[[], float]:
+    """A turn embeds all windows in batches; its value is the largest difference from the interpreter."""
+    waveforms, one = _interpreted(path, sounds, 2, embeds=True)
+    theirs = np.stack([one(waveform) for waveform in waveforms])
+    ours = _embedded(waveforms, "float32")
+    return lambda: float(np.abs(ours() - theirs).max())
+
+
+def in_bfloat16(sounds: str) -> Callable[[], float]:
+    """As `graph`, in bfloat16 behind the spectrogram; its value is the least cosine with an embedding in float32."""
+    waveforms = _waveforms(sounds)
+    wide, narrow = _embedded(waveforms, "float32")(), _embedded(waveforms, "mixed_bfloat16")
+    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+
+    def turn() -> float:
+        found = narrow()
+        return float(((found * wide).sum(axis=1) / np.linalg.norm(found, axis=1)).min())
+
+    return turn
 
 
 # ---- from a folder to a served model ----------------------------------------------------------------

@@ -155,6 +155,20 @@ def test_an_archive_cut_short_is_damaged(tmp_path: Path, packing: str, share: fl
         assert "damaged" in refusal(path, tmp_path / "out") or not packing
 
 
+@pytest.mark.parametrize("name", ["perch/saved_model.pb", "BirdNET.tflite"])
+def test_an_archive_of_another_model_is_to_be_unpacked(tmp_path: Path, name: str) -> None:
+    path = pack(tmp_path / "m.tgz", [member(name, b"model"), member("variables/variables.index", b"x")])
+    said = refusal(path, tmp_path / "out")
+    assert name in said and "Unpack it" in said and ("the folder of it" if "/" in name else "that file") in said
+
+
+def test_a_compressed_file_that_is_no_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    (path := tmp_path / "model.tflite.gz").write_bytes(gzip.compress(os.urandom(5000)))
+    assert "it is one file that was compressed" in refusal(path, tmp_path / "out")
+    os.truncate(path, 300)
+    assert "damaged or cut off" in (said := refusal(path, tmp_path / "out")) and "gunzip" not in said
+
+
 def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
     path = pack(tmp_path / "m.tgz", [member("a.ckpt", b"x"), member("a.ckpt/b.ckpt", b"y")])
     with pytest.raises(CheckpointError, match=r"m\.tgz: the archive is damaged: a\.ckpt/b\.ckpt lies where"):

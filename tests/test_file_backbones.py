@@ -1,6 +1,9 @@
 """Keras and ONNX files as backbones: made networks that take a second of waveform at 16 kHz, through the commands."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +90,28 @@ def test_a_keras_file_gives_what_keras_gives(keras_file: Path) -> None:
     wanted = keras.Model(theirs.input, theirs.get_layer("small").output)(waveforms, training=False).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert registry.backbone_of(config(keras_file, embedding_output="classes")).embedding_size == 3
+
+
+def test_a_keras_file_may_end_in_an_operation_in_place_of_a_layer(tmp_path: Path) -> None:
+    waveform, net = layers()
+    keras.Model(waveform, keras.ops.softmax(keras.layers.Dense(3, name="classes")(net))).save(tmp_path / "scores.keras")
+    found = registry.backbone_of(config(tmp_path / "scores.keras"))
+    assert "last dense layer classes takes" in found.embedding and found.embedding_size == SIZE
+    keras.Model(waveform, keras.ops.relu(net)).save(tmp_path / "embedding.keras")
+    found = registry.backbone_of(config(tmp_path / "embedding.keras"))
+    network = found.network(embedding_activation="", precision="float32", seed=None)
+    noise = np.random.default_rng(1).normal(0, 0.1, (2, RATE_HZ)).astype(np.float32)
+    wanted = keras.saving.load_model(tmp_path / "embedding.keras")(noise, training=False).numpy()
+    np.testing.assert_allclose(network(noise.reshape(2, *found.front_end.window_shape)), wanted, atol=1e-6)
+
+
+@pytest.mark.long
+def test_tensorflow_says_nothing_in_between(keras_file: Path, data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "birdtune", *arguments(data, tmp_path / "out", keras_file)]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    said = done.stdout + done.stderr
+    assert "0000 00:00" not in said and "oneDNN" not in said and "XLA" not in said, said
 
 
 @pytest.mark.parametrize("freeze", ["all-but-head", "none"])

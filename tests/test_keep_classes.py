@@ -95,6 +95,8 @@ def test_names_that_are_not_published_are_named_with_the_nearest(model: Path) ->
     assert "2 of 3 names are not among the classes" in said
     assert "Corvus corex (nearest: Corvus corax_Raven), Swifft (nearest: Apus apus_Swift)" in said
     assert "raven: Corvus corax_Raven, Pica pica_Raven. Give whole labels" in refused(model, "raven")
+    assert "Bubo scandiacus (nearest: Bubo bubo_Eagle-Owl)" in refused(model, "Bubo scandiacus")  # of its genus
+    assert "(nearest" not in refused(model, "robin,Snow Owl,foo")
 
 
 def test_labels_with_commas_are_matched_whole(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ def _begin() -> None:
 
     Until `cli.main` listens there is nothing to save.
     """
+    # For whatever loads TensorFlow, and all processes that come of this one. 0 shows what TensorFlow says.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):

@@ -28,6 +28,7 @@ _LIMIT_BYTES = 8 << 30
 _MOST_MEMBERS = 10_000
 # Headers of the longest names have some kB; tarfile reads a header whole, however long it says it is.
 _MOST_AT_ONCE = 1 << 14
+_OTHER_MODELS = (".tflite", ".onnx", ".keras", ".h5")
 _DAMAGE = (
     EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError, RecursionError, OverflowError,
 )  # fmt: skip
@@ -62,6 +63,7 @@ def unpack(archive: Path, folder: Path) -> None:
                         "Give the checkpoint itself, or an archive of it alone."
                     )
                 _refuse_unsafe(archive, member)
+                _refuse_other_model(archive, PurePosixPath(member.name))
                 if member.isreg() and _may_be_checkpoint(PurePosixPath(member.name).name):
                     _copy_out(tar, member, folder, archive)
 
@@ -78,6 +80,17 @@ def _refuse_unsafe(archive: Path, member: tarfile.TarInfo) -> None:
         f"{shown(archive)}: member {shown(member.name[:200])} {fault}. The archive is not used; get it from a source "
         "you trust."
     )
+
+
+def _refuse_other_model(archive: Path, place: PurePosixPath) -> None:
+    """Refuse what is read from a folder or a file of its own."""
+    is_saved_model = place.name == "saved_model.pb"
+    if is_saved_model or place.suffix.lower() in _OTHER_MODELS:
+        what = "the folder of it" if is_saved_model else "that file"
+        raise CheckpointError(
+            f"{shown(archive)}: is an archive with a model in it, {shown(str(place)[:200])}, and only checkpoints of "
+            f"TensorFlow are read from archives. Unpack it (tar -xf), and give {what}."
+        )
 
 
 def _may_be_checkpoint(name: str) -> bool:
@@ -108,9 +121,11 @@ def _faults(archive: Path) -> Iterator[None]:
         if isinstance(fault, OSError) and fault.errno is not None:
             raise  # of the system; bz2 and gzip raise one without a number for what is no such stream
         reason = shown(str(fault)[:100]) or type(fault).__name__
+        cause = "a download that stopped; get it again"
+        if isinstance(fault, tarfile.ReadError) and "header" in reason:  # what was unpacked is no archive
+            cause += ". Or it is one file that was compressed: unpack it (gunzip), and give that"
         raise CheckpointError(
-            f"{shown(archive)}: the archive is damaged or cut off ({reason}). Likely cause: a download "
-            "that stopped; get it again."
+            f"{shown(archive)}: the archive is damaged or cut off ({reason}). Likely cause: {cause}."
         ) from fault
 
 

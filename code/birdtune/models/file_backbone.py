@@ -17,6 +17,7 @@ from birdtune.audio.waveform import waveform
 from birdtune.errors import SettingsError, shown
 from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Backbone, Cut
 from birdtune.runtime.fingerprints import checkpoint_digest
+from birdtune.runtime.tensorflow_import import load_tensorflow
 
 # Windows of these lengths at the rate that was given; others are no waveforms but something else.
 _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S = 0.1, 60.0
@@ -58,6 +59,7 @@ class FileBackbone(Backbone):
         return 8 * self.n_samples
 
     def verify(self) -> None:
+        load_tensorflow()
         from birdtune.models import probe
 
         probe.probe(self, self.arrays())

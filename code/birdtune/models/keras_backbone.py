@@ -19,6 +19,7 @@ from birdtune.models.file_backbone import FileBackbone, Wanted, facts_of
 from birdtune.models.keras_archive import NETWORK, Found
 from birdtune.models.tf_checkpoint import check_variables
 from birdtune.runtime.files import value_sha256
+from birdtune.runtime.tensorflow_import import load_tensorflow
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,6 +106,7 @@ def look(path: Path, output: str | None) -> Found:
         RetryableError: the storage fails.
     """
     keras_archive.require_layers_only(path)
+    load_tensorflow()
     from birdtune.models import keras_network
 
     return keras_network.look(path, output)

@@ -12,6 +12,7 @@ from birdtune.models.keras_archive import NETWORK, Found
 from birdtune.runtime.files import temporary_folder
 
 _SCORING = (keras.layers.Activation, keras.layers.Softmax, keras.layers.Dropout)
+_SCORING_OPERATIONS = ("Softmax", "Sigmoid", "LogSoftmax")  # of keras.ops, which are no layers
 
 
 def look(path: Path, output: str | None) -> Found:
@@ -57,8 +58,9 @@ def _loaded(path: Path) -> Any:
 
 
 def _cut(model: Any, layer: str) -> keras.Model:
-    """The model as far as the output of a layer."""
-    return keras.Model(model.inputs[0], model.get_layer(layer).output, name=NETWORK)
+    """The model as far as the output of a layer, or of an operation."""
+    found = {one.name: one for one in (*getattr(model, "operations", ()), *model.layers)}
+    return keras.Model(model.inputs[0], found[layer].output, name=NETWORK)
 
 
 def _embedding(path: Path, model: Any, output: str | None) -> tuple[str, str]:
@@ -83,7 +85,7 @@ def _embedding(path: Path, model: Any, output: str | None) -> tuple[str, str]:
 
 
 def _before_scoring(layer: Any) -> Any:
-    while isinstance(layer, _SCORING):
+    while isinstance(layer, _SCORING) or type(layer).__name__ in _SCORING_OPERATIONS:
         layer = layer._inbound_nodes[0].parent_nodes[0].operation
     return layer
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from birdtune.errors import shown
 
 _IGNORED = re.compile(r"[\s_\-\u2010-\u2015'`\u2018\u2019\u02bc]+")
+# Of difflib: a letter of ten may differ. With less, a blackbird is taken for a black sunbird.
+_ALIKE = 0.85
 
 
 def folded(name: str) -> str:
@@ -49,7 +51,12 @@ class Names:
         return {name: columns[0] for name, columns in found.items() if len(columns) == 1}
 
     def nearest(self, name: str) -> str:
-        """A hint at the label that is most like a name, or nothing."""
-        parts = {part: label for label in self.labels for part in (label, *label.split("_"))}
-        close = difflib.get_close_matches(name, parts, n=1, cutoff=0.6)
+        """A hint at the label that a name may mean, one that is spelt much like it or of its genus; or nothing."""
+        parts = {part.casefold(): label for label in self.labels for part in (label, *label.split("_"))}
+        wanted = name.casefold()
+        close = difflib.get_close_matches(wanted, parts, n=1, cutoff=_ALIKE)
+        genus, _, species = wanted.partition(" ")
+        if not close and species:
+            of_genus = [part for part in parts if part.startswith(f"{genus} ") and "_" not in part]
+            close = difflib.get_close_matches(wanted, of_genus, n=1, cutoff=0.0)
         return f" (nearest: {shown(parts[close[0]])})" if close else ""

@@ -1,7 +1,7 @@
 """TensorFlow loaded without its chatter.
 
-Its C++ side writes to stderr, past Python and before its log level counts, what concerns nobody who
-trains on birds. It is caught while the library loads, and shown only if loading fails.
+Its C++ side writes to stderr, past Python and before its log level counts, what concerns nobody who trains on birds. It
+is caught while the library loads, and shown only if loading fails. Later the log level counts (`__main__`).
 """
 
 import contextlib
@@ -18,11 +18,10 @@ def load_tensorflow() -> None:
     Raises:
         BirdtuneError: it cannot be loaded; with what it said.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # In memory: /tmp may be full, read-only, or not there at all.
     with os.fdopen(os.memfd_create("stderr"), "w+b") as said:
         try:
-            with _stderr_to(said.fileno()):
+            with stderr_to(said.fileno()):
                 import keras  # noqa: F401
                 import tensorflow
 
@@ -38,7 +37,8 @@ def load_tensorflow() -> None:
 
 
 @contextlib.contextmanager
-def _stderr_to(descriptor: int) -> Iterator[None]:
+def stderr_to(descriptor: int) -> Iterator[None]:
+    """What is written to stderr, also by libraries, goes elsewhere."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

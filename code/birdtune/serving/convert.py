@@ -24,6 +24,7 @@ import numpy.typing as npt
 from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import BirdtuneError, ExportError, InputError, RetryableError, shown
 from birdtune.runtime.files import new_folder, read_json, write_bytes, write_json
+from birdtune.runtime.tensorflow_import import load_tensorflow
 from birdtune.runtime.workers import Crashed, Isolated
 
 Floats = npt.NDArray[np.float32]
@@ -175,6 +176,7 @@ def _converted(task: tuple[Path, str, Floats]) -> Iterator[tuple[str, Any]]:
     """The file, what it takes, and what the SavedModel makes of that."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     source, kind, inputs = task
+    load_tensorflow()
     from birdtune.serving.verify import open_model
 
     model = open_model(source)
@@ -208,6 +210,8 @@ def _windows(front_end: FrontEnd, inputs: Floats) -> Floats:
 def _run(task: tuple[Path, str, Floats]) -> Iterator[tuple[str, Any]]:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     path, kind, inputs = task
+    if "tensorflow" in FORMATS[kind].packages:
+        load_tensorflow()
     try:
         scores = FORMATS[kind].open(path)
         yield "scores", np.concatenate([np.asarray(scores(piece)) for piece in pieces(inputs)])

@@ -8,6 +8,7 @@ loads TensorFlow.
 """
 
 import io
+import os
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from birdtune.runtime.tensorflow_import import stderr_to
 from birdtune.serving.window_graph import SCORES, in_float32, input_of
 
 Floats = npt.NDArray[np.float32]
@@ -53,6 +55,8 @@ def opened(path: Path) -> Callable[[Floats], Floats]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow points out another package for its interpreter
         interpreter = tf.lite.Interpreter(str(path))
+    with Path(os.devnull).open("wb") as nothing, stderr_to(nothing.fileno()):  # what it computes with on this CPU
+        interpreter.allocate_tensors()
     given, made = (details()[0]["index"] for details in (interpreter.get_input_details, interpreter.get_output_details))
 
     def scores(inputs: Floats) -> Floats:

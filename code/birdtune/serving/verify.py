@@ -25,6 +25,7 @@ from birdtune.models import registry
 from birdtune.models.graph_safety import require_numbers_only
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.parsing import finite
+from birdtune.runtime.tensorflow_import import load_tensorflow
 from birdtune.runtime.workers import Crashed, Isolated
 from birdtune.serving import backbone_file
 
@@ -185,6 +186,7 @@ def answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]], facts: Mapping
     """What the model in `folder` puts out: `outputs` [n, C] and `embeddings` [n, K] of windows, and of waveforms the
     outputs of `sound` and `embed` under names like `sound.scores`; or of the embeddings those of `embeddings`, where it
     takes no sound. Arguments as `fresh_answers`."""
+    load_tensorflow()
     import tensorflow as tf
 
     require_numbers_only(folder)  # what is refused later must not be exported
