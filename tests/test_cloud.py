@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from helpers_s3 import BUCKET, CREDENTIALS, S3, s3_server
 
 from birdtune.cloud import client as clients
 from birdtune.cloud import fetch as fetches
-from birdtune.cloud import lease, places, publish, session
+from birdtune.cloud import lease, places, publish, session, staging
 from birdtune.cloud.fetch import fetch
 from birdtune.cloud.places import Place, place_of
 from birdtune.cloud.publish import Mirror, send
@@ -53,6 +53,13 @@ def storage_of(s3: S3, **settings: object) -> clients.Storage:
 
 def content(path: Path) -> dict[str, bytes]:
     return {each.relative_to(path).as_posix(): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 # ---- addresses ----------------------------------------------------------------------------------
@@ -123,11 +130,11 @@ def test_an_address_may_be_one_object_or_the_files_of_a_checkpoint(s3: S3, tmp_p
 def test_keys_that_would_leave_the_folder_are_left_out_and_named(
     s3: S3, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for key in ("in/../../evil.wav", "in//double.wav", "in/good.wav", f"in/{'n' * 300}.wav"):
+    for key in ("in/../../evil.wav", "in//double.wav", "in/good.wav", f"in/{'n' * 300}.wav", "in/a", "in/a/2.wav"):
         s3.put(key, b"sound")
     fetch(storage_of(s3), INPUT, tmp_path / "s3", Journal(), STOP)
-    assert [path.name for path in tmp_path.rglob("*.wav")] == ["good.wav"]
-    assert "3 objects cannot be files" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.rglob("*.wav")) == ["2.wav", "good.wav"]
+    assert "4 objects cannot be files" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fault", ["cut", "drop", 500, 503, "damage"])
@@ -243,9 +250,45 @@ def test_another_machine_finds_what_was_published_and_nothing_else(s3: S3, tmp_p
     make(second.output, {"checkpoints/1/e7/w": "7", "cache/f/1": "c"})
     second.fetch(STOP)
     assert content(second.output) == {"run.json": b"{}", "checkpoints/1/e1/w": b"1", "cache/f/1": b"c"}
+    [aside] = second.output.parent.glob("out.superseded-*")
+    assert content(aside) == {"checkpoints/1/e7/w": b"7"}
     s3.faults.seen.clear()
     second.publish()
     assert s3.faults.seen == []
+
+
+def test_a_machine_goes_on_with_what_it_could_not_publish(s3: S3, tmp_path: Path) -> None:
+    make(mirror_of(s3, tmp_path).output, {"run.json": "{}", "checkpoints/1/e1/w": "1"})
+    mirror_of(s3, tmp_path).publish()
+    later = {"run.json": "{2}", "checkpoints/1/e2/w": "2"}
+    make(mirror_of(s3, tmp_path).output, later)
+    (mirror_of(s3, tmp_path).output / "checkpoints/1/e1/w").unlink()  # lost
+    again = mirror_of(s3, tmp_path)
+    again.fetch(STOP)
+    assert content(again.output) == {"run.json": b"{2}", "checkpoints/1/e2/w": b"2", "checkpoints/1/e1/w": b"1"}
+    again.publish()
+    assert s3.stored() == ["out/checkpoints/1/e1/w", "out/checkpoints/1/e2/w", "out/run.json"]
+    assert s3.get("out/run.json") == b"{2}"
+
+
+def test_nothing_is_published_while_it_is_not_known_whose_the_output_is(s3: S3, tmp_path: Path) -> None:
+    mirror = Mirror(storage_of(s3), OUTPUT, tmp_path, QUIET, 60.0, lambda: False)
+    make(mirror.output, {"run.json": "{}"})
+    with pytest.raises(RetryableError, match="another may work there; nothing is published"):
+        mirror.publish()
+    assert s3.stored() == []
+
+
+def test_an_end_while_s3_is_away_for_a_moment_is_waited_out(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "_PAUSE_S", 0.01)
+    mirror = mirror_of(s3, tmp_path)
+    mirror.start()
+    make(mirror.output, {"run.json": "{}"})
+    s3.faults.add("PUT", "run.json", 500, 7)  # more than the attempts of one request
+    mirror.finish(patience_s=60)
+    assert s3.stored() == ["out/run.json"]
 
 
 def test_what_is_made_while_a_command_works_goes_out_meanwhile(s3: S3, tmp_path: Path) -> None:
@@ -258,7 +301,7 @@ def test_what_is_made_while_a_command_works_goes_out_meanwhile(s3: S3, tmp_path:
         time.sleep(0.05)
     assert s3.stored() == ["out/checkpoints/1/e1/w"]
     make(mirror.output, {"run.json": "{}"})
-    mirror.finish()
+    mirror.finish(patience_s=0)
     assert s3.stored() == ["out/checkpoints/1/e1/w", "out/run.json"]
 
 
@@ -315,6 +358,26 @@ def test_a_lease_whose_answer_was_lost_is_still_ones_own(s3: S3, monkeypatch: py
         assert s3.stored() == ["out/.lease.json"]
 
 
+def test_an_outage_costs_no_lease(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
+    monkeypatch.setattr(lease, "LEASE_S", 1.0)
+    with lease.alone_at(storage_of(s3), OUTPUT, QUIET, STOP) as is_held:
+        s3.faults.add("PUT", ".lease.json", 403, 10_000)
+        wait_until(lambda: not is_held())
+        s3.faults.rows.clear()
+        wait_until(is_held)
+
+
+def test_a_storage_that_ignores_conditions_is_refused(s3: S3) -> None:
+    storage = storage_of(s3)
+    storage.client.meta.events.register(
+        "before-send.s3.PutObject", lambda request, **_: request.headers.pop("If-None-Match", None) and None
+    )
+    refused = pytest.raises(InputError, match="this storage ignores `If-None-Match`")
+    with refused, lease.alone_at(storage, OUTPUT, QUIET, STOP):
+        pass
+
+
 def test_who_loses_the_lease_stops_at_once(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEWAL_S", 0.05)
     ended = threading.Event()
@@ -364,11 +427,14 @@ def test_where_a_command_fails_what_it_made_is_published_all_the_same(s3: S3, tm
     assert s3.stored() == ["out/run.json"]
 
 
-def test_what_cannot_be_published_ends_a_command_that_did_its_work(s3: S3, tmp_path: Path) -> None:
+def test_what_cannot_be_published_ends_a_command_that_did_its_work(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = Config.model_validate(
         {"output": "s3://birds/out", "cloud": {"endpoint": s3.endpoint, "folder": str(tmp_path)}}
     )
     work = session.staged(config, Namespace(), QUIET, STOP, only_reads=False)
+    monkeypatch.setattr(staging, "_PATIENCE_S", 0.0)
     refused = pytest.raises(RetryableError, match=r"s3://birds/out/run.json: S3 refused \(InternalError")
     with refused, work as (local, _):
         s3.faults.add("PUT", "run.json", 500, 99)
@@ -384,6 +450,7 @@ def test_a_command_that_only_reads_takes_no_lease_and_writes_nothing(s3: S3, tmp
     options = Namespace(files=[Path("s3://birds/night")], out=Path("s3://birds/tables/night.csv"), model=None)
     s3.put("night/1.wav", b"sound")
     with session.staged(config, options, QUIET, STOP, only_reads=True) as (local, found):
+        assert local.output == tmp_path / "read/birds/out"  # a job may work at the same one here
         assert content(local.output) == {"model/birds/1/saved_model.pb": b"model"}
         assert content(found.files[0]) == {"1.wav": b"sound"}
         found.out.write_text("recording,class\n")

@@ -20,6 +20,7 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 
     notice: bytes | None = None
     asked = 0
+    away = False
 
     def do_PUT(self) -> None:
         assert self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
@@ -27,6 +28,8 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         type(self).asked += 1
+        if self.away:
+            return self._tell(503, b"")
         if self.headers.get("X-aws-ec2-metadata-token") != "TOKEN":
             return self._tell(401, b"")
         known = self.path == "/latest/meta-data/spot/instance-action" and self.notice is not None
@@ -74,6 +77,16 @@ def test_a_notice_stops_the_job_as_a_scheduler_would(
 def test_a_notice_that_cannot_be_read_is_one_all_the_same(metadata: type[Metadata]) -> None:
     metadata.notice = b"hibernate"
     with Interrupts().watching(), pytest.raises(Interrupted), spot.watched(Journal(quiet=True), every_s=0.02):
+        wait_for(lambda: False)
+
+
+def test_a_service_that_is_away_for_a_while_is_asked_on(metadata: type[Metadata]) -> None:
+    with Interrupts().watching(), pytest.raises(Interrupted), spot.watched(Journal(quiet=True), every_s=0.02):
+        wait_for(lambda: metadata.asked > 1)
+        metadata.away = True
+        asked = metadata.asked
+        wait_for(lambda: metadata.asked > asked + 5)
+        metadata.away, metadata.notice = False, NOTICE
         wait_for(lambda: False)
 
 

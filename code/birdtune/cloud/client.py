@@ -34,13 +34,15 @@ _REFUSED: dict[str, str] = {
     "AuthorizationHeaderMalformed": "the bucket lies in another region{region}. Set AWS_REGION to it.",
     "RequestTimeTooSkewed": "this machine's clock differs from that of S3 by more than 15 minutes. Set it, e.g. by "
     "chrony, and run again.",
-    "NoSuchKey": "there is no such object.",
+    "ExpiredToken": f"the session token has expired. {_CREDENTIALS}.",
+    "InvalidToken": f"the session token is not valid. {_CREDENTIALS}.",
+    "AllAccessDisabled": "the bucket is closed to everybody.",
     "InvalidObjectState": "is archived (Glacier). Restore it first.",
     "NotImplemented": "the storage does not know this request ({operation}). Is it recent enough?",
 }  # fmt: skip
 # As plain statuses, which answers without a body (to HEAD) have in place of a code.
 _REFUSED |= {
-    "403": _REFUSED["AccessDenied"], "301": _REFUSED["PermanentRedirect"], "404": "there is no such object or bucket.",
+    "403": _REFUSED["AccessDenied"], "301": _REFUSED["PermanentRedirect"],
 }  # fmt: skip
 _PASSING = "Run again to continue; what was finished is safe."
 
@@ -58,8 +60,10 @@ def connect(settings: CloudSettings) -> Storage:
     """A client by the settings; credentials and region are found as boto3 finds them.
 
     Raises:
-        SettingsError: the endpoint is no address.
+        SettingsError: the endpoint is no address, or has a password in it.
     """
+    if settings.endpoint is not None and "@" in settings.endpoint:
+        raise SettingsError(f"--cloud.endpoint: an address with a user or password in it is not used. {_CREDENTIALS}.")
     options = ClientConfig(
         connect_timeout=_TIMEOUT_S, read_timeout=_TIMEOUT_S, max_pool_connections=settings.connections + 4,
         retries={"mode": "adaptive", "total_max_attempts": _ATTEMPTS},
@@ -106,6 +110,8 @@ def _error(fault: Exception, place: Place) -> BirdtuneError:
     where = shown(place)
     if isinstance(cause, botocore.exceptions.ClientError):
         code = code_of(cause)
+        if code in ("NoSuchKey", "404"):
+            return RetryableError(f"{where}: is gone; something removed it meanwhile. {_PASSING}")
         if code in _REFUSED:
             headers = cause.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
             region = headers.get("x-amz-bucket-region")
@@ -114,7 +120,7 @@ def _error(fault: Exception, place: Place) -> BirdtuneError:
             )
             return InputError(f"{where}: {sentence}")
         message = shown(str(cause.response.get("Error", {}).get("Message", ""))[:200])
-        return RetryableError(f"{where}: S3 refused ({shown(code)}: {message}), several times. {_PASSING}")
+        return RetryableError(f"{where}: S3 refused ({shown(code)}: {message}). {_PASSING}")
     if isinstance(fault, botocore.exceptions.NoCredentialsError | botocore.exceptions.PartialCredentialsError):
         return InputError(
             f"{where}: no credentials were found. {_CREDENTIALS}; public buckets need none: --cloud.anonymous true."

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import botocore.exceptions
@@ -62,7 +62,7 @@ class Index:
     def read(cls, path: Path) -> "Index":
         """An index as it was written; an empty one where it is missing or damaged."""
         rows = read_json(path)
-        return cls(path, rows if isinstance(rows, dict) else {})
+        return cls(path, {name: row for name, row in rows.items() if is_safe(name)} if isinstance(rows, dict) else {})
 
     def write(self) -> None:
         """Keep it on the disk. Raises as `storage_faults`."""
@@ -150,32 +150,44 @@ def bring(
     """  # fmt: skip
     objects = _with_usable_names(objects, source, journal)
     for name in index.rows.keys() - {each.name for each in objects}:
-        (base / name).unlink(missing_ok=True)
+        _remove(base, name)
         del index.rows[name]
     due = [each for each in objects if not index.has(each.name, base / each.name, each.etag)]
     if due:
         need_space(base, sum(each.size for each in due), f"what lies at {shown(source)}")
-        _bring_all(storage, source, base, due, index, journal, interrupts)
+        bring_all(storage, source, base, due, index, journal, interrupts)
     if objects:
         size = size_text(sum(each.size for each in objects))
         new = f"{len(due):,} new or changed" if due else "all here already"
         journal.say(f"  {shown(source)}: {count(len(objects), 'object')} ({size}), {new}")
 
 
+def _remove(base: Path, name: str) -> None:
+    """Remove a file, and the folders that it leaves empty."""
+    (base / name).unlink(missing_ok=True)
+    for folder in (base / name).parents:
+        if folder == base:
+            return
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def _with_usable_names(objects: Sequence[Object], source: Place, journal: Journal) -> list[Object]:
-    usable = [each for each in objects if is_safe(each.name)]
-    if left := [each.name for each in objects if not is_safe(each.name)]:
+    folders = {parent.as_posix() for each in objects for parent in PurePosixPath(each.name).parents}
+    usable = [each for each in objects if is_safe(each.name) and each.name not in folders]
+    if left := sorted({each.name for each in objects} - {each.name for each in usable}):
         journal.warn(
-            f"{shown(source)}: {count(len(left), 'object')} cannot be files, as their keys have empty parts, `.`, `..` "
-            f"or names of more than 255 bytes, and are left out: {some(left)}"
+            f"{shown(source)}: {count(len(left), 'object')} cannot be files, as their keys have empty parts, `.`, "
+            f"`..`, names of more than 255 bytes, or are folders of others, and are left out: {some(left)}"
         )
     return usable
 
 
-def _bring_all(
+def bring_all(
     storage: Storage, source: Place, base: Path, due: Sequence[Object], index: Index, journal: Journal,
     interrupts: Interrupts,
 ) -> None:  # fmt: skip
+    """Make files below `base` of objects below `source`, whatever is there. Raises as `fetch`."""
     stop = threading.Event()
     threads = ThreadPoolExecutor(storage.connections)
     try:

@@ -9,18 +9,19 @@ How old it is, the storage's own clock says.
 import contextlib
 import email.utils
 import json
+import math
 import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import botocore.exceptions
 
 from birdtune.cloud.client import Storage, code_of, faults
 from birdtune.cloud.places import Place
-from birdtune.errors import EXIT_RETRY, BirdtuneError, BusyError, shown
+from birdtune.errors import EXIT_RETRY, BirdtuneError, BusyError, InputError, shown
 from birdtune.runtime.lock import LEASE_S, RENEWAL_S, myself, who
 from birdtune.runtime.log import Journal, print_error
 from birdtune.runtime.rank import is_chief
@@ -37,11 +38,13 @@ class _Lease:
     def __init__(self, storage: Storage, output: Place) -> None:
         self.output, self._storage, self._place = output, storage, output.below(NAME)
         self._etag: str | None = None  # of what this job wrote last
+        self._renewed_s = -math.inf  # when it did
         self._name = secrets.token_hex(8)
 
     def take(self, seen: str | None) -> bool:
         """Write it, if it is still as it was seen (None: not there). Returns whether that was so."""
         condition = {"IfNoneMatch": "*"} if seen is None else {"IfMatch": f'"{seen}"'}
+        before_s = _now_s()
         # The time makes each renewal another object, which others see by its ETag.
         body = json.dumps(myself() | {"job": self._name, "renewed": time.time()}).encode()
         with faults(self._place):
@@ -54,13 +57,18 @@ class _Lease:
                     raise
                 answer = None
         if answer is not None:
-            self._etag = answer["ETag"].strip('"')
+            self._etag, self._renewed_s = answer["ETag"].strip('"'), before_s
             return True
         # A request whose answer was lost is sent again, and meets what it wrote itself.
         found = self.look()
         is_ours = found is not None and isinstance(found[2], dict) and found[2].get("job") == self._name
-        self._etag = found[0] if found is not None and is_ours else self._etag
+        if found is not None and is_ours:
+            self._etag, self._renewed_s = found[0], before_s
         return is_ours
+
+    def is_held(self) -> bool:
+        """Whether nobody else can have taken it over yet."""
+        return _now_s() - self._renewed_s < LEASE_S
 
     def renew(self) -> bool:
         """Whether it was still this job's."""
@@ -84,6 +92,22 @@ class _Lease:
             owner = json.loads(body)
         return answer["ETag"].strip('"'), (now - answer["LastModified"]).total_seconds(), owner
 
+    def require_conditions(self) -> None:
+        """Refuse a storage that writes whatever the condition, in which two jobs would have one lease.
+
+        Raises:
+            InputError: it does.
+        """
+        held, self._name = self._name, ""
+        try:
+            if self.take(None):
+                raise InputError(
+                    f"{shown(self.output)}: this storage ignores `If-None-Match`, without which two jobs could work at "
+                    "one output. Give an output on a disk, NFS or EFS, or a storage that knows conditional writes."
+                )
+        finally:
+            self._name = held
+
     def release(self) -> None:
         """Remove it, if it is still this job's."""
         found = self.look()
@@ -91,24 +115,34 @@ class _Lease:
             self._storage.client.delete_object(Bucket=self._place.bucket, Key=self._place.key, **self._storage.extra)
 
 
+def _now_s() -> float:
+    """Seconds on a clock that goes on while a machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @contextlib.contextmanager
-def alone_at(storage: Storage, output: Place, journal: Journal, interrupts: Interrupts) -> Iterator[None]:
+def alone_at(
+    storage: Storage, output: Place, journal: Journal, interrupts: Interrupts
+) -> Iterator[Callable[[], bool]]:
     """Keep other jobs away from an output in S3 while the block lasts.
+
+    Yields: whether the output is still this job's alone; after S3 was away for a while, that has to be seen first.
 
     Raises:
         BusyError: another job works there.
         InputError, RetryableError: as `client.faults`.
     """
     if not is_chief():
-        yield
+        yield lambda: True
         return
     lease = _Lease(storage, output)
     _acquire(lease, journal, interrupts)
+    lease.require_conditions()
     stop = threading.Event()
     heart = threading.Thread(target=_renew, args=(lease, stop), name="lease", daemon=True)
     heart.start()
     try:
-        yield
+        yield lease.is_held
     finally:
         stop.set()
         heart.join()
@@ -143,16 +177,14 @@ def _acquire(lease: _Lease, journal: Journal, interrupts: Interrupts) -> None:
 
 
 def _renew(lease: _Lease, stop: threading.Event) -> None:
-    renewed = time.monotonic()
     while not stop.wait(RENEWAL_S):
         try:
             is_ours = lease.renew()
-            renewed = time.monotonic()
         except BirdtuneError:
-            is_ours = time.monotonic() - renewed < LEASE_S  # S3 was away: until it expires, nobody takes it over
+            continue  # S3 is away: nothing is published before it is seen again whose the lease is
         if not is_ours:
             print_error(
                 f"error: {shown(lease.output)}: this job lost its lock: it did not run, or S3 was away, for a while, "
-                "and another may work there now. What was published is safe. Run again to continue."
+                "and another works there now. What was published is safe. Run again to continue."
             )
             os._exit(EXIT_RETRY)

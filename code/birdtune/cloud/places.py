@@ -36,6 +36,10 @@ class Place:
         """What the keys of everything below it begin with."""
         return f"{self.key}/" if self.key else ""
 
+    def is_below(self, other: "Place") -> bool:
+        """Whether it lies in another place."""
+        return self.bucket == other.bucket and self.key.startswith(other.prefix)
+
     def below(self, name: str) -> "Place":
         """What lies below it under a relative name."""
         return Place(self.bucket, self.prefix + name)

@@ -10,7 +10,8 @@ finds a state of which the job can go on, and TensorFlow Serving no model withou
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,21 +20,24 @@ from typing import Any
 from boto3.s3.transfer import TransferConfig
 
 from birdtune.cloud.client import Storage, faults
-from birdtune.cloud.fetch import SHA256, bring, index_of, listing
+from birdtune.cloud.fetch import SHA256, bring, bring_all, index_of, listing
 from birdtune.cloud.places import Place
 from birdtune.errors import BirdtuneError, RetryableError, shown
-from birdtune.runtime.files import file_sha256
+from birdtune.runtime.files import file_sha256, make_folder
 from birdtune.runtime.lock import LEASE_NAME, LOCK_NAME, OWNER_NAME
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import RECORD_NAME, RESERVE_NAME
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import UNFINISHED
+from birdtune.runtime.text import count
 
 # Caches are made again from the recordings wherever they are missing.
 _LOCAL = ("cache", LOCK_NAME, LEASE_NAME, OWNER_NAME, RESERVE_NAME)
 _LAST = ("saved_model.pb", RECORD_NAME)
 _PART_BYTES = 16 << 20
 _ATTEMPTS = 3
+_PAUSE_S = 5.0
+_SUPERSEDED = ".superseded-"
 
 
 class Mirror:
@@ -41,18 +45,25 @@ class Mirror:
 
     Args:
         every_s: how often the folder is looked at.
+        is_held: whether the place is this job's alone.
     """
 
-    def __init__(self, storage: Storage, place: Place, folder: Path, journal: Journal, every_s: float) -> None:
+    def __init__(
+        self, storage: Storage, place: Place, folder: Path, journal: Journal, every_s: float,
+        is_held: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
         self.storage, self.place, self.output = storage, place, place.local(folder)
-        self._journal, self._every_s = journal, every_s
+        self._journal, self._every_s, self._is_held = journal, every_s, is_held
         self._index = index_of(place, folder)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="publish", daemon=True)
         self._complaint = ""
 
     def fetch(self, interrupts: Interrupts, without: Sequence[str] = ()) -> None:
-        """Make the folder what was published last; only its caches stay as they are.
+        """Make the folder what was published last; its caches stay as they are.
+
+        What this machine made and could not publish stays, too, if nobody has published anything since: it is what
+        the job goes on with. Else it is out of date, and is moved to SUPERSEDED.
 
         Args:
             without: folders in it that are not needed.
@@ -62,25 +73,53 @@ class Mirror:
         source, objects = listing(self.storage, self.place)
         parts = {each: Path(each.name) for each in objects} if source == self.place else {}
         kept = [each for each, path in parts.items() if not _stays(path) and path.parts[0] not in without]
-        wanted = {each.name for each in kept}
-        for name, path in _files(self.output):
-            if name not in wanted:
-                path.unlink()
-        bring(self.storage, self.place, self.output, kept, self._index, self._journal, interrupts)
+        how = (self._index, self._journal, interrupts)
+        if {each.name: each.etag for each in kept} == {name: row[0] for name, row in self._index.rows.items()}:
+            lost = [each for each in kept if not (self.output / each.name).is_file()]
+            bring_all(self.storage, self.place, self.output, lost, *how)
+            return
+        self._supersede({each.name for each in kept})
+        bring(self.storage, self.place, self.output, kept, *how)
+
+    def _supersede(self, wanted: Collection[str]) -> None:
+        """Move away what was made here, and is not what was published."""
+        known = {*wanted, *self._index.rows}
+        stale = [(name, path) for name, path in _files(self.output) if name not in known]
+        if not stale:
+            return
+        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        aside = self.output.with_name(f"{self.output.name}{_SUPERSEDED}{when}")
+        for name, path in stale:
+            make_folder((aside / name).parent)
+            path.rename(aside / name)
+        self._journal.warn(
+            f"{shown(self.output)}: {count(len(stale), 'file')} of an earlier start here were not published, and "
+            f"another job has gone on since: they are in {shown(aside)} now."
+        )
 
     def start(self) -> None:
         """Begin to publish what changes."""
         self._thread.start()
 
-    def finish(self) -> None:
+    def finish(self, patience_s: float) -> None:
         """Publish what is left.
+
+        Args:
+            patience_s: how long S3 may be away.
 
         Raises:
             InputError, RetryableError: not all of it could be published.
         """
         self._stop.set()
         self._thread.join()
-        self.publish()
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                return self.publish()
+            except RetryableError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_PAUSE_S)
 
     def _work(self) -> None:
         while not self._stop.wait(self._every_s):
@@ -104,6 +143,11 @@ class Mirror:
         gone = [name for name in self._index.rows if name not in files]
         if not due and not gone:
             return
+        if not self._is_held():
+            raise RetryableError(
+                f"{shown(self.place)}: S3 was away, or this job did not run, for so long that another may work there; "
+                "nothing is published until that is known. Run again to continue; what was finished is safe."
+            )
         last = [name for name in due if Path(name).name in _LAST]
         try:
             with ThreadPoolExecutor(self.storage.connections) as threads:
@@ -116,6 +160,8 @@ class Mirror:
             self._index.write()
 
     def _send(self, name: str, path: Path) -> tuple[str, tuple[str, os.stat_result]] | None:
+        if not self._is_held():
+            return None
         try:
             return name, send(self.storage, self.place.below(name), path)
         except FileNotFoundError:
@@ -190,4 +236,4 @@ def _files(output: Path) -> Iterator[tuple[str, Path]]:
 
 def _stays(path: Path) -> bool:
     """Whether something of an output folder, by its relative path, is this machine's own."""
-    return path.name.startswith(UNFINISHED) or path.parts[0] in _LOCAL
+    return path.parts[0] in _LOCAL or any(part.startswith(UNFINISHED) for part in path.parts)

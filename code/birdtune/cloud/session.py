@@ -60,5 +60,9 @@ def staged(
         # It loads boto3, which takes its time.
         from birdtune.cloud import staging
 
-        with staging.staged(config, named, given, journal, interrupts, only_reads=only_reads) as locate:
+        # Of `predict`, detections are a folder; everything else that a command is given a place for is a file.
+        makes_folder = "shard" in options and options.format is not None
+        with staging.staged(
+            config, named, given, journal, interrupts, only_reads=only_reads, makes_folder=makes_folder
+        ) as locate:
             yield places.with_local_settings(config, locate), places.with_local_arguments(options, locate)

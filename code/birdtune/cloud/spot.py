@@ -33,15 +33,15 @@ def watched(journal: Journal, every_s: float = _EVERY_S) -> Iterator[None]:
 
 def _watch(journal: Journal, every_s: float, stop: threading.Event) -> None:
     endpoint = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", _ENDPOINT).rstrip("/")
-    failures = 0
+    failures, is_ec2 = 0, False
     while not stop.is_set():
         try:
             action = _action(endpoint)
-            failures = 0
+            is_ec2 = True
         except OSError:
             failures += 1
-            if failures == 3:
-                return  # no EC2
+            if failures == 3 and not is_ec2:
+                return
             action = None
         if action is not None:
             journal.warn(f"EC2 takes this spot instance away ({action}): saving and stopping.")

@@ -17,6 +17,9 @@ from birdtune.runtime.signals import Interrupts
 
 # Folders of an output that only a run needs, to go on.
 _FOR_WRITERS = ("checkpoints",)
+_FOR_READERS = "read"
+_MADE = ("out", "patches")  # arguments that name what a command makes
+_PATIENCE_S = 120.0  # S3 may be away for so long when a command is done
 
 
 def folder_of(config: Config) -> Path:
@@ -38,9 +41,13 @@ def fetch_one(config: Config, place: Place, journal: Journal, interrupts: Interr
 @contextmanager
 def staged(
     config: Config, settings: Mapping[str, Place], arguments: Mapping[str, Sequence[Place]], journal: Journal,
-    interrupts: Interrupts, *, only_reads: bool,
+    interrupts: Interrupts, *, only_reads: bool, makes_folder: bool,
 ) -> Iterator[Callable[[Place], Path]]:
     """Fetch what settings and arguments name, and publish what is made, for as long as the block lasts.
+
+    Args:
+        only_reads: the command makes nothing in the output folder that is to be kept.
+        makes_folder: what it makes at `--out` is a folder.
 
     Yields: the path of this machine for a place.
 
@@ -50,27 +57,38 @@ def staged(
     """  # fmt: skip
     storage, folder = connect(config.cloud), folder_of(config)
     output = settings.get("output")
-    made = list(arguments.get("out", ())) + ([output] if output is not None and not only_reads else [])
+    made = [place for name in _MADE for place in arguments.get(name, ())]
     read = [place for name, place in settings.items() if name != "output"]
-    read += [place for name, places in arguments.items() if name != "out" for place in places]
+    read += [place for name, places in arguments.items() if name not in _MADE for place in places]
     with ExitStack() as stack:
-        for place in made:
-            if Path(place.key).suffix and place != output:
-                stack.enter_context(_sent(storage, place, folder))
-            else:
-                mirror = Mirror(storage, place, folder, journal, config.cloud.publish_s)
-                stack.enter_context(_published(mirror, journal, interrupts))
         if output is not None and only_reads:
-            Mirror(storage, output, folder, journal, config.cloud.publish_s).fetch(interrupts, without=_FOR_WRITERS)
+            # In a place of its own: a job may work at the same output on this machine.
+            mirror = Mirror(storage, output, folder / _FOR_READERS, journal, config.cloud.publish_s)
+            mirror.fetch(interrupts, without=_FOR_WRITERS)
+        elif output is not None:
+            stack.enter_context(_published(storage, output, config, journal, interrupts))
+        for place in made:
+            if makes_folder:
+                stack.enter_context(_published(storage, place, config, journal, interrupts))
+            else:
+                stack.enter_context(_sent(storage, place, folder))
         for place in _outermost(read, output):
             fetch(storage, place, folder, journal, interrupts)
-        yield lambda place: place.local(folder)
+
+        def locate(place: Place) -> Path:
+            inside = output is not None and (place == output or place.is_below(output))
+            return place.local(folder / _FOR_READERS if only_reads and inside else folder)
+
+        yield locate
 
 
 @contextmanager
-def _published(mirror: Mirror, journal: Journal, interrupts: Interrupts) -> Iterator[None]:
+def _published(
+    storage: Storage, place: Place, config: Config, journal: Journal, interrupts: Interrupts
+) -> Iterator[None]:
     """Keep an output alone, as it was published last, and publish what is made in it."""
-    with lease.alone_at(mirror.storage, mirror.place, journal, interrupts):
+    with lease.alone_at(storage, place, journal, interrupts) as is_held:
+        mirror = Mirror(storage, place, folder_of(config), journal, config.cloud.publish_s, is_held)
         mirror.fetch(interrupts)
         mirror.start()
         try:
@@ -78,12 +96,11 @@ def _published(mirror: Mirror, journal: Journal, interrupts: Interrupts) -> Iter
         except (Exception, Interrupted):
             with interrupts.held():
                 try:
-                    mirror.finish()
+                    mirror.finish(patience_s=0)
                 except BirdtuneError as fault:  # what stopped the command is the one to report
                     journal.warn(f"not all was published: {fault}")
             raise
-        with interrupts.held():
-            mirror.finish()
+        mirror.finish(_PATIENCE_S)
 
 
 @contextmanager
@@ -99,6 +116,6 @@ def _outermost(wanted: Iterable[Place], output: Place | None) -> list[Place]:
     found: list[Place] = []
     for place in sorted(set(wanted), key=lambda place: (place.bucket, place.key)):
         around = [*found, *([output] if output is not None else [])]
-        if not any(place.bucket == other.bucket and place.key.startswith(other.prefix) for other in around):
+        if not any(place.is_below(other) for other in around):
             found.append(place)
     return found
