@@ -105,6 +105,11 @@ def test_few_recordings_leave_the_scores_nearer_to_what_they_were() -> None:
     assert slopes[1] < slopes[0] < 1.0
 
 
+def test_ten_sources_of_windows_that_are_as_sure_as_they_are_right_hardly_change_them() -> None:
+    slopes = [fit(drawn(FEWEST_SOURCES, slope=1.0, seed=seed), "softmax").window.slope for seed in range(20)]
+    assert np.std(np.log(slopes)) < 0.2
+
+
 def test_a_source_counts_once_however_many_clips_it_has() -> None:
     few, many = drawn(200, slope=4.0), drawn(200, slope=0.25, seed=1)
     one_source = Scores(
