@@ -247,3 +247,13 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
 )  # fmt: skip
 def test_durations_read_as_people_say_them(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
+
+
+def test_who_follows_is_told_of_events_once_they_are_written_and_not_of_lines(tmp_path: Path) -> None:
+    journal, heard = Journal(tmp_path, quiet=True), []
+    journal.event("before")
+    journal.follow(lambda kind, fields: heard.append((kind, fields, len(journal.events(kind)))))
+    journal.say("a line")
+    journal.event("epoch", epoch=3)
+    journal.close()
+    assert heard == [("epoch", {"epoch": 3}, 1)]
