@@ -290,8 +290,14 @@ def test_where_labels_have_times_the_page_is_of_events_and_windows(tmp_path: Pat
         "events": {**own, "per_class": per_class}, "segments": own, "segment_s": 1.0, "recordings": 100,
         "recordings_left_out": 0, "least_overlap": 0.3, "hop_s": 0.96,
     }  # fmt: skip
-    given = {"val": None, "test": found}
-    timed = make_data(metrics=given, scores={"test": scores}, diagnostics=[], best_epoch_by="windows")
+    lower = Thresholds((0.2,) * 4, (SHARED,) * 4, "the highest F1 of events", "")
+    found |= {
+        "calibration": evaluate_calibration(scores, scores.window_scores, n_bootstrap=50, seed=0), "ood": None,
+        "decisions": evaluate_decisions(scores, lower, n_bootstrap=50, seed=0),
+    }  # fmt: skip
+    trust = {**(trusted_data().trust or {}), "detection_thresholds": lower.row(CLASSES)}
+    given: Any = {"metrics": {"val": None, "test": found}, "scores": {"test": scores}, "trust": trust}
+    timed = make_data(**given, diagnostics=[], best_epoch_by="windows")
     page = page_of(timed, tmp_path)
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
     assert "20 % F1 of 160 events in 100 test recordings, 4 classes (95 % interval: 10 to 30 %)." in text
@@ -301,6 +307,10 @@ def test_where_labels_have_times_the_page_is_of_events_and_windows(tmp_path: Pat
     write_tables(tmp_path, timed)
     row = read_csv(tmp_path / "per_class.csv")[0]
     assert (row["test_events"], row["test_event_recall"], row["test_windows"]) == ("40", "0.125", "200")
+    assert row["detection_threshold"] == "0.2" and row["threshold"] != "0.2" and text.count("0.20") >= 4
+    assert "The thresholds were chosen on validation, for the highest F1 of events." in text
+    assert "there are 40 detections in the 100 test recordings. Of these 50 % are right, and of the 160" in text
+    assert "equally many windows" in text and "test windows with a score between" in text
     assert 0 < float(row["test_window_ap_lo"]) < float(row["test_window_ap"]) < 1
 
 

@@ -46,7 +46,8 @@ def section(metrics: Row, part: str, trust: Row | None) -> Row | None:
         "decisions": _events_sentence(metrics["events"])
         if metrics.get("events")
         else decisions_sentence(metrics["decisions"], metrics["n_recordings"], part, chosen_on=chosen_on),
-        "thresholds": thresholds_sentence(trust["thresholds"]) if trust is not None else "",
+        "thresholds": thresholds_sentence(thresholds_of(trust)) if trust is not None else "",
+        "why": thresholds_of(trust)["reason"] if trust is not None else "",
         "background": background_words(trust["false_alarms"]["background"]) if trust is not None else "",
         "alarms": alarms_sentence(trust["false_alarms"]["background"]) if trust is not None else "",
         # What was not calibrated is served as it was before.
@@ -103,6 +104,12 @@ def meaning_sentence(around: Row, what: str) -> str:
     little = around["count"] < _FEW
     means = f"a score of {around['score']:g} means here"
     return f"{found}{interval}. " + (f"So few say little of what {means}." if little else f"That is what {means}.")
+
+
+def thresholds_of(trust: Row) -> Row:
+    """Those that the page speaks of: of detections where they were chosen, else of recordings; of metrics.json."""
+    found: Row = trust.get("detection_thresholds") or trust["thresholds"]
+    return found
 
 
 def thresholds_sentence(chosen: Row) -> str:

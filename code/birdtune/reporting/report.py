@@ -438,7 +438,8 @@ def _without_near(data: ReportData) -> Row | None:
 
 
 def _thresholds(data: ReportData) -> Mapping[str, Row]:
-    rows = data.trust["thresholds"]["classes"] if data.trust else []
+    """By class: where labels have times, those of detections."""
+    rows = calibration_section.thresholds_of(data.trust)["classes"] if data.trust else []
     return {row["class"]: row for row in rows}
 
 

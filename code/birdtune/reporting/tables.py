@@ -24,7 +24,7 @@ _WITH_TIMES = (
     "windows", "window_ap", "window_ap_lo", "window_ap_hi", "events", "detections", "event_precision", "event_recall",
     "event_f1",
 )  # fmt: skip
-_THRESHOLD_COLUMNS = ("threshold", "threshold_from")
+_THRESHOLD_COLUMNS = ("threshold", "threshold_from", "detection_threshold")
 _PREDICTION_COLUMNS = (
     "recording", "class", "source_recording", "split", "predicted", "score", "correct", "rank", "second",
     "second_score", "third", "third_score", "decision", "ood_score",
@@ -66,12 +66,15 @@ def _metric_columns(data: ReportData) -> list[str]:
 
 def _per_class_table(data: ReportData) -> Iterator[Row]:
     thresholds = {row["class"]: row for row in (data.trust["thresholds"]["classes"] if data.trust else [])}
+    of_detections = (data.trust or {}).get("detection_thresholds") or {"classes": []}
+    detected_from = {row["class"]: row["threshold"] for row in of_detections["classes"]}
     found = {split: _by_class(metrics) for split, metrics in data.metrics.items()}
     columns = _metric_columns(data)
     for row in data.class_rows:
         line = {name: row[name] for name in _CLASS_COLUMNS}
         if (chosen := thresholds.get(row["class"])) is not None:
             line |= {"threshold": chosen["threshold"], "threshold_from": chosen["from"]}
+        line["detection_threshold"] = detected_from.get(row["class"])
         for split, by_class in found.items():
             own = by_class.get(row["class"], {})
             line |= {f"{split}_{name}": own.get(name) for name in columns}
