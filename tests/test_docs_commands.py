@@ -52,6 +52,10 @@ NOT_RUN = {
     "./entrypoint.sh run --data my-birds --model.backbone perch": "needs the extra onnx; "
     "tests/test_file_backbones.py runs it with a made file",
     "./entrypoint.sh run --data data.parquet": "needs the extra parquet; tests/test_embeddings.py reads such files",
+    "./entrypoint.sh embed night/ --model vggish_model.ckpt --postprocess": "needs Google's weights and parameters; "
+    "tests/test_postprocess.py computes it with made ones",
+    "./entrypoint.sh run --input s3://": "is run by tests/faults/test_cloud_job.py, against a server on loopback",
+    "./entrypoint.sh predict s3://": "as above, by tests/test_cloud.py",
     "pip ": "needs a network, or is named as a part of what extras do",
     "python3 -c '": "is run by tests/test_serving.py",
     "curl ": "is run by tests/test_serving.py",
