@@ -47,7 +47,7 @@ from birdtune.training.job import Job
 from birdtune.training.ood_fit import chosen_windows, fit_ood, watched
 from birdtune.training.scoring import make_scorer
 from birdtune.training.served_model import ServedModel
-from birdtune.training.train import best_classifier, feed_of, score
+from birdtune.training.trained import best_classifier, feed_of, score
 
 METRICS_NAME = "metrics.json"
 

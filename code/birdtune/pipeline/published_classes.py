@@ -26,7 +26,7 @@ from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.runtime.text import plain
 from birdtune.training.job import Job
 from birdtune.training.scoring import make_scorer, noting, score_windows
-from birdtune.training.train import feed_of
+from birdtune.training.trained import feed_of
 
 
 def measure(job: Job, classifier: Classifier, scores: Mapping[str, Scores]) -> dict[str, Any] | None:

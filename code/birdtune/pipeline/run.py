@@ -96,7 +96,7 @@ def _compute(job: Job, plan: Plan, champion: ServedModel | None) -> None:
     from birdtune.pipeline.evaluate import evaluate
     from birdtune.pipeline.stages import export, report, train
     from birdtune.training import devices
-    from birdtune.training.train import has_weights
+    from birdtune.training.trained import has_weights
 
     job.journal.say(f"  {devices.prepare_devices()}")
     job.run.record["hardware"] = devices.describe().rows()

@@ -41,7 +41,7 @@ from birdtune.serving.export import export_model, training_side
 from birdtune.training import base_model
 from birdtune.training import train as training
 from birdtune.training.job import REFIT_NAME, Job
-from birdtune.training.train import best_classifier
+from birdtune.training.trained import best_classifier
 
 # The recording that an export is verified with: long enough for several windows, short enough to be quick.
 _EXAMPLE_S = 10.0

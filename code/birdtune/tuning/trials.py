@@ -34,7 +34,8 @@ from birdtune.training.embeddings import Bools, Embedded, Floats, few_sources, f
 from birdtune.training.job import Job
 from birdtune.training.probes import Head, out_of_fold
 from birdtune.training.scoring import make_scorer
-from birdtune.training.train import best_classifier, score, train
+from birdtune.training.train import train
+from birdtune.training.trained import best_classifier, score
 
 # (score after each epoch so far) → whether to go on is pointless.
 Hopeless = Callable[[Sequence[float]], bool]
