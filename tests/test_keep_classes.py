@@ -372,7 +372,8 @@ def test_predict_takes_published_classes_where_no_own_class_passes(
     assert others["median"] == pytest.approx(np.median([float(row["published_score"]) for row in inside]), abs=1e-4)
     assert cli.main(["predict", "--model", str(folder), "--out", str(out), "--classes", "published", str(data)]) == 0
     for row, alone in zip(read_csv(out), rows["published"], strict=True):  # from the threshold of the model on
-        assert (row["decision"] == "unknown") == (float(alone["score"]) < threshold)
+        if abs(float(alone["score"]) - threshold) > 1e-4:  # the threshold is a score of one of them, here rounded
+            assert (row["decision"] == "unknown") == (float(alone["score"]) < threshold)
     name = rows["both"][0]["file"]
     waveform = soundfile.read(data / name, dtype="float32")[0]
     scores = sound(tf.saved_model.load(str(folder)), waveform)["published_scores"][0]

@@ -2,8 +2,8 @@
 
     classes of the data ─▶ find ─▶ HeadStart: class → published column;  training.first_weights puts them into the head
 
-Behind the columns of a base model (`--init-from`) only the new ones begin so. They are taken as published there, too:
-scaled to the size of the columns that were trained they were no better (docs/backbones.md).
+Behind the columns of a base model (`--init-from`) only the new ones begin so (measured in docs/backbones.md). They are
+taken as published there, too: scaled to the size of the columns that were trained they were no better.
 
 A classifier of thousands of species has learnt each from far more recordings than most users have. Where a class of the
 data is one of them, its column is the best place to begin from (docs/backbones.md has what it is worth).
