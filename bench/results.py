@@ -39,6 +39,7 @@ _TITLES = {
     "learn_unbalanced": "What is learned: from classes as unlike as 100 : 1",
     "learn_weak": "What is learned: from labels that are true of a fifth of the sound",
     "learn_soundscapes": "What is learned: detections in soundscapes of known content",
+    "learn_review": "What is learned: from a hundred reviewed detections",
     "learn_noisy": "What is learned: which labels are wrong",
     "learn_finetuned": "What is learned: by which fine-tuning, of few recordings",
     "learn_augmented": "What is learned: with augmentation, of few recordings",

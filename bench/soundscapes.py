@@ -27,6 +27,9 @@ _HISS: Final = 0.3  # white noise in made backgrounds, beside the rest
 # Below this is wind and traffic: no part of a call, nor of its level beside the background's.
 _LOWEST_HZ: Final = 1000.0
 
+# Of a recording, begin and end of what surely is of its class.
+Stretches = Mapping[Path, Sequence[tuple[float, float]]]
+
 
 class Placed(NamedTuple):
     """A call in a soundscape."""
@@ -61,7 +64,7 @@ def by_source(clips: Sequence[Clip], shares: Mapping[str, float], seed: int) -> 
 def write_soundscapes(
     calls: Sequence[Clip], backgrounds: Sequence[Path], folder: Path, name: str, n: int, seed: int,
     *, snr_db: tuple[float, float] = (0.0, 20.0), per_minute: int = 10, seconds: float = SECONDS,
-    stretches: Mapping[Path, Sequence[tuple[float, float]]] | None = None,
+    stretches: Stretches | None = None,
 ) -> list[Placed]:  # fmt: skip
     """Write soundscapes as FOLDER/NAME-001.wav and so on, each with a Raven table beside it.
 
@@ -70,8 +73,7 @@ def write_soundscapes(
     Args:
         snr_db: of each call, drawn between these.
         per_minute: calls; as many of each class, as far as they go round.
-        stretches: begin and end of what of each recording surely is of its class; None: all of it. Of the one that is
-            drawn, the loudest part is the call.
+        stretches: of each recording; None: all of it. Of the one that is drawn, the loudest part is the call.
     """
     generator = np.random.default_rng([seed, 11])
     sounds = {clip.path: _stretches(clip.path, stretches) for clip in calls}
@@ -90,7 +92,7 @@ def write_soundscapes(
             choice = [clip for clip in calls if clip.label == label]
             clip = choice[int(generator.integers(len(choice)))]
             parts = sounds[clip.path]
-            part = parts[int(generator.integers(len(parts)))] if len(parts) > 1 else parts[0]
+            part = parts[int(generator.integers(len(parts)))]
             own.append(_lay(sound, quiet, clip, part, recording, snr_db, generator))
         sound *= np.float32(min(1.0, 0.99 / max(float(np.abs(sound).max()), 1e-6)))
         soundfile.write(folder / recording, sound, RATE_HZ, subtype="PCM_16")
@@ -99,7 +101,7 @@ def write_soundscapes(
     return placed
 
 
-def _stretches(path: Path, stretches: Mapping[Path, Sequence[tuple[float, float]]] | None) -> list[Wave]:
+def _stretches(path: Path, stretches: Stretches | None) -> list[Wave]:
     whole = _without_rumble(read(path, RATE_HZ))
     if stretches is None:
         return [whole]
@@ -126,7 +128,7 @@ def _lay(
     sound: Wave, quiet: Wave, clip: Clip, whole: Wave, recording: str, snr_db: tuple[float, float],
     generator: np.random.Generator,
 ) -> Placed:  # fmt: skip
-    """Add the loudest stretch of a recording somewhere."""
+    """Add the loudest part of a stretch somewhere."""
     call = loudest(whole, round(generator.uniform(*CALL_S) * RATE_HZ))
     fade = np.minimum(1.0, np.arange(1, len(call) + 1) / (_FADE_S * RATE_HZ)).astype(np.float32)
     call = call * fade * fade[::-1]
