@@ -28,7 +28,8 @@ ORDER = (
     "frames", "unchanged", "step", "epochs", "frozen", "predict", "checkpoint", "start", "memory", "image",
     "linear", "gpu",
     "learn_backbones", "learn_heads", "learn_jobs", "learn_unknown", "learn_elsewhere", "learn_unbalanced",
-    "learn_weak", "learn_soundscapes", "learn_review", "learn_noisy", "learn_finetuned", "learn_augmented", "learn_short", "sources",
+    "learn_weak", "learn_soundscapes", "learn_review", "learn_noisy", "learn_finetuned", "learn_augmented",
+    "learn_short", "sources",
 )  # fmt: skip
 PARTS = tuple(part for part in ORDER if (ROOT / "bench" / f"{part}.py").exists())
 # What a model learns, and what sources sound like, is no matter of the machine and takes real sound: measured by
