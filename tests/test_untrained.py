@@ -147,7 +147,7 @@ def test_of_an_untrained_head_the_second_training_is_none(refitted: Path) -> Non
 
 def test_the_report_and_the_log_say_that_it_is_untrained(refitted: Path) -> None:
     page = " ".join((refitted / "reports/1/report.html").read_text("utf-8").split())
-    assert "<dd>0 of 3 (untrained)</dd>" in page and "3 epochs (passes over" in page
+    assert "<dd>0 of 3</dd>" in page and "Trained without improvement" in page and "3 epochs (passes over" in page
     assert "no epoch did better on validation. A" in page and "So there was nothing to train once more." in page
     said = (refitted / "logs/1/run.log").read_text("utf-8")
     assert "own classifier, untrained  val loss" in said and "nothing to train once more" in said
