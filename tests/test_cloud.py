@@ -441,6 +441,25 @@ def test_what_cannot_be_published_ends_a_command_that_did_its_work(
         make(local.output, {"run.json": "{}"})
 
 
+def test_a_command_goes_on_with_what_the_one_before_could_not_publish(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config.model_validate(
+        {"output": "s3://birds/out", "cloud": {"endpoint": s3.endpoint, "folder": str(tmp_path)}}
+    )
+    with session.staged(config, Namespace(), QUIET, STOP, only_reads=False) as (local, _):
+        make(local.output, {"run.json": "{}"})
+    monkeypatch.setattr(staging, "_PATIENCE_S", 0.0)
+    work = session.staged(config, Namespace(), QUIET, STOP, only_reads=False)
+    with pytest.raises(RetryableError), work as (local, _):
+        make(local.output, {"w": "2"})
+        s3.faults.add("PUT", "out/w", 500, 99)
+    s3.faults.rows.clear()
+    with session.staged(config, Namespace(), QUIET, STOP, only_reads=False) as (local, _):
+        assert content(local.output) == {"run.json": b"{}", "w": b"2"}
+    assert s3.stored() == ["out/run.json", "out/w"]
+
+
 def test_a_command_that_only_reads_takes_no_lease_and_writes_nothing(s3: S3, tmp_path: Path) -> None:
     s3.put("out/model/birds/1/saved_model.pb", b"model")
     s3.put("out/checkpoints/1/e1/optimizer", b"large")

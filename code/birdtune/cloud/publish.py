@@ -21,6 +21,7 @@ from boto3.s3.transfer import TransferConfig
 
 from birdtune.cloud.client import Storage, faults
 from birdtune.cloud.fetch import SHA256, bring, bring_all, index_of, listing
+from birdtune.cloud.lease import NAME
 from birdtune.cloud.places import Place
 from birdtune.errors import BirdtuneError, RetryableError, shown
 from birdtune.runtime.files import file_sha256, make_folder
@@ -32,7 +33,7 @@ from birdtune.runtime.storage import UNFINISHED
 from birdtune.runtime.text import count
 
 # Caches are made again from the recordings wherever they are missing.
-_LOCAL = ("cache", LOCK_NAME, LEASE_NAME, OWNER_NAME, RESERVE_NAME)
+_LOCAL = ("cache", LOCK_NAME, LEASE_NAME, OWNER_NAME, RESERVE_NAME, NAME)
 _LAST = ("saved_model.pb", RECORD_NAME)
 _PART_BYTES = 16 << 20
 _ATTEMPTS = 3
@@ -168,6 +169,8 @@ class Mirror:
             return None  # removed meanwhile, as old checkpoints are; the next look sees to it
 
     def _remove(self, name: str) -> None:
+        if not self._is_held():
+            return
         place = self.place.below(name)
         with faults(place):
             self.storage.client.delete_object(Bucket=place.bucket, Key=place.key, **self.storage.extra)
