@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 from bench import results
-from bench.harness import OF_LEARNING, PARTS, ROOT, Settings, run_part
+from bench.harness import ON_REAL_SOUND, PARTS, ROOT, Settings, run_part
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
             parser.error(f"--into {into}: cannot be written ({fault.strerror})")
         if options.render:
             return 0
-        wanted = dict.fromkeys(options.parts or [part for part in PARTS if part not in OF_LEARNING])
+        wanted = dict.fromkeys(options.parts or [part for part in PARTS if part not in ON_REAL_SOUND])
         try:
             failed = [part for part in wanted if not _measure(part, Path(scratch) / part, into, options)]
         except KeyboardInterrupt:

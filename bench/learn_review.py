@@ -19,8 +19,8 @@ import numpy as np
 
 from bench import learning, made_sets, soundscapes
 from bench.harness import Line, Result, Settings, birdtune
-from bench.learn_backbones import birdnet
 from bench.learn_soundscapes import FLAGS, Truth, backgrounds, certain_stretches, mean_ap, scored, write_split
+from bench.learning import birdnet
 from bench.made_sets import clips_of
 from bench.soundscapes import Placed
 

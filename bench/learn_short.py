@@ -15,8 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bench import learning
+from bench.backbone_speed import loaded
 from bench.harness import Line, Result, Settings
-from bench.learn_backbones import birdnet, loaded, macro_ap
+from bench.learning import birdnet, macro_ap
 
 RATE_HZ, CLIP, WINDOW = 48_000, 57_600, 144_000  # samples
 

@@ -24,7 +24,7 @@ from sklearn.metrics import average_precision_score
 
 from bench import learning, made_sets, soundscapes
 from bench.harness import Line, Result, Settings, birdtune
-from bench.learn_backbones import birdnet
+from bench.learning import birdnet
 from bench.made_sets import Clip, clips_of
 from bench.soundscapes import Placed, Stretches
 

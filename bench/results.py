@@ -17,7 +17,8 @@ a single run, or put together from others as its note says. A ratio says how man
 line says otherwise; in brackets stands that of the run before this one, for ± knows nothing of what changes from run to
 run: the machine's other tenants, above all. Each section names the commit that it measured, and calls settings and
 files as that commit did: birdtune refuses an earlier name of a setting with its present one. `./entrypoint.sh bench
---help` says how to run it; parts `learn_…` need the recordings that `bench/learning.py` names.
+--help` says how to run it; parts `learn_…`, `backbone_speed` and `sources` need the sound and weights that
+`bench/learning.py` names.
 """
 _TITLES = {
     "frames": "Sound → frames",
@@ -32,6 +33,9 @@ _TITLES = {
     "image": "The image for CPUs",
     "linear": "Cost grows linearly",
     "gpu": "GPU",
+    "backbone_speed": "BirdNET's embeddings, and a job on them",
+    "learn_backbones": "What is learned: on which backbone",
+    "learn_blocks": "What is learned: with the last blocks of a backbone trained",
     "learn_heads": "What is learned: heads on a frozen backbone",
     "learn_jobs": "What is learned: the whole job",
     "learn_unknown": "What is learned: sounds of classes never trained on",

@@ -17,7 +17,7 @@ import pytest
 
 from bench import __main__ as command
 from bench import harness, learning, results
-from bench.harness import OF_LEARNING, PARTS, Child, Line, Measure, Result, Settings, interleaved, judged
+from bench.harness import ON_REAL_SOUND, PARTS, Child, Line, Measure, Result, Settings, interleaved, judged
 
 ROOT = Path(__file__).parents[1]
 
@@ -186,11 +186,11 @@ def test_the_package_does_not_know_the_bench() -> None:
     "part",
     [
         pytest.param(part, marks=[] if part == "unchanged" else pytest.mark.long)
-        for part in (*(part for part in PARTS if part not in OF_LEARNING), "learn_noisy")
+        for part in (*(part for part in PARTS if part not in ON_REAL_SOUND), "learn_noisy")
     ],
 )
 def test_each_part_runs_in_its_tiniest_form(part: str, tmp_path: Path) -> None:
-    if part in OF_LEARNING and not (ROOT.parent / "shared" / "data" / "esc10").is_dir():
+    if part in ON_REAL_SOUND and not (ROOT.parent / "shared" / "data" / "esc10").is_dir():
         pytest.skip("ESC-10 is not here")
     done = subprocess.run(
         [sys.executable, "-m", "bench", part, "--quick", "--into", str(tmp_path / "here")],
@@ -216,7 +216,7 @@ def test_what_is_learned_is_measured_apart_and_says_what_sound_it_needs(
     measured: list[str] = []
     monkeypatch.setattr(command, "run_part", lambda part, settings: measured.append(part) or a_result(part=part))
     assert command.main(["--quick", "--into", str(tmp_path)]) == 0
-    assert measured == [part for part in PARTS if part not in OF_LEARNING]
+    assert measured == [part for part in PARTS if part not in ON_REAL_SOUND]
     monkeypatch.setenv("BENCH_DATA", str(tmp_path / "nothing"))
     with pytest.raises(FileNotFoundError, match="BENCH_DATA"):
         learning.esc10()
