@@ -68,6 +68,21 @@ def test_what_nobody_knows_is_left_out_and_background_has_false_ones() -> None:
     assert (found["recordings"], found["recordings_left_out"]) == (4, 1)
 
 
+def test_recordings_that_were_reviewed_and_no_more_are_left_out_as_calls_beside_are_not_known() -> None:
+    call, reviewed = Label("Owl", 2.0, 3.0), Label("Owl", 2.0, 3.0, is_reviewed=True)
+    labels = [
+        (call,), (reviewed,), (Label("Owl", 2.0, 3.0, weight=0.0, is_reviewed=True),), (Label("Owl"), reviewed),
+        (Label("background"), reviewed), (call, Label("Tit", 7.0, 8.0, is_reviewed=True)),
+    ]  # fmt: skip
+    found = measured(labels, [[(2, 0), (5, 0)]] * 6)
+    # A folder says that its class holds throughout, or that there is none; annotators marked all there is.
+    assert (found["recordings"], found["recordings_left_out"]) == (3, 3)
+    assert (found["events"]["events"], found["events"]["detections"]) == (4, 6)
+    # Nor are thresholds chosen on them: what is false in them alone would raise that of Owl.
+    alone = chosen([(call,), *[(reviewed,)] * 9], [[(2, 0, 0.3)], *[[(5, 0, 0.5)]] * 9])
+    assert alone.values[0] < 0.3
+
+
 def test_without_an_event_there_are_no_figures() -> None:
     assert measured([(Label("Owl"),)], [[(2, 0)]]) is None
     assert measured([(Label("Owl", 1.0, 2.0),)], [[(2, 0)]], marked=("Tit",)) is None

@@ -61,8 +61,9 @@ def compare(
 ) -> tuple[list[str], list[Compared]]:  # fmt: skip
     """Annotated and detected events of some recordings.
 
-    Recordings that have a class without times are left out, as nobody knows where in them it is; those of background
-    count, with all detections in them false.
+    Recordings that have a class without times are left out, as nobody knows where in them it is, and so are those of
+    which parts were reviewed and no more, as nobody knows what is beside these. Those of background count, with all
+    detections in them false.
 
     Args:
         scores: of the recordings, in their order.
@@ -125,9 +126,13 @@ def measure(
 
 
 def _says_when(labels: Sequence[Label], background: Sequence[str]) -> bool:
-    """Whether all classes of a recording that can be a decision have times."""
-    with_times = {label.class_name for label in labels if label.has_times}
-    return set(class_names_of(labels)) <= with_times.union(background)
+    """Whether it is known when each class that can be a decision is in a recording.
+
+    A reviewed part says nothing of the rest: without other labels, or of a class that holds throughout, it is too little.
+    """
+    others = [label for label in labels if not label.is_reviewed]
+    with_times = {label.class_name for label in others if label.has_times}
+    return (bool(others) or not labels) and set(class_names_of(others)) <= with_times.union(background)
 
 
 def _is_unknown(one: Event, annotated: Sequence[Event], unknown: Sequence[Label], place: dict[str, int]) -> bool:

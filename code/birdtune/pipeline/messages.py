@@ -93,7 +93,7 @@ def _event_line(events: Mapping[str, Any]) -> str:
         f"{plain_percent(row['precision'])}, recall {plain_percent(row['recall'])} of {row['events']:,} in "
         f"{count(events['recordings'], 'recording')}; segments of {events['segment_s']:g} s: F1 "
         f"{plain_percent(segments['f1'])}; a window each {events['hop_s']:g} s"
-        + (f"; {left_out:,} without times left out" if left_out else "")
+        + (f"; {left_out:,} without times, or reviewed in part, left out" if left_out else "")
     )
 
 
