@@ -587,6 +587,7 @@ def test_check_says_what_is_annotated_and_what_will_be_negatives(
     assert main(given) == 0
     said = capsys.readouterr().out
     assert "13 of 14 rows of labels used; not used: 1 row-beyond-end" in said
+    assert "\n6 files found, 6 usable" in said and "\n1 of the labels not used: row-beyond-end. " in said
     assert "annotated: 6 of 6 recordings, 0.01 h, with 13 labels" in said
     of_all = re.search(r"of 108 windows of 0.96 s, (\d+) hold a class and (\d+) hold none .*; 0 are unknown", said)
     assert of_all is not None and int(of_all[1]) + int(of_all[2]) == 108 and int(of_all[1]) >= 24

@@ -776,6 +776,21 @@ def test_long_lists_of_files_are_cut_and_the_cut_is_reported(tmp_path: Path) -> 
     assert re.search(r"corrupt\s?2,100\s?Copy it again", text)
 
 
+def test_rows_of_tables_are_no_files_that_are_not_used(tmp_path: Path) -> None:
+    row = {"class": "a", "used": False, "detail": "marks.txt, row 3: no end", "advice": "Correct the row."}
+    problems = [{**row, "recording": f"night{k}.wav", "problem": "row-invalid"} for k in range(17)]
+    data = make_data(
+        problems=[*problems, {**row, "recording": "bad.wav", "problem": "corrupt", "detail": "no header"}],
+        books={"found": 241, "used": 240, "left_out": {"corrupt": 1}},
+        label_rows={"found": 100, "used": 83, "left_out": {"row-invalid": 17}},
+    )
+    text = words.plain(page_of(data, tmp_path).text)
+    assert re.search(r"files not used\s*1\b", text) and "241 files found, 240 used, 1 not used:" in text
+    assert "83 of 100 rows of labels used; not used: 17 row-invalid" in text and "marks.txt, row 3: no end" in text
+    none = page_of(make_data(problems=problems, books={"found": 240, "used": 240, "left_out": {}}), tmp_path).text
+    assert "All 240 files found were used." in none and "Rows of labels not used: 17." in none
+
+
 def test_a_large_confusion_matrix_names_every_class_and_every_cell_and_has_a_close_up() -> None:
     n = 195
     counts = 5 * np.eye(n, dtype=np.int64)

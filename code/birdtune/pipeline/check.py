@@ -17,7 +17,7 @@ from birdtune.data import dataset as gather
 from birdtune.data.augment import require_background
 from birdtune.data.dataset import Dataset
 from birdtune.data.properties import recorder_notices
-from birdtune.data.scan import PROBLEMS, Problem
+from birdtune.data.scan import NO_FILE, PROBLEMS, Problem
 from birdtune.data.selection import TooFewClassesError
 from birdtune.data.sources import source_lines
 from birdtune.errors import (
@@ -189,7 +189,7 @@ def _problems(problems: Sequence[Problem]) -> Iterator[str]:
     for problem in problems:
         by_code[problem.problem, problem.used].append(problem)
     for (code, used), inside in sorted(by_code.items(), key=lambda item: -len(item[1])):
-        word = "used all the same" if used else "not used"
+        word = f"{'of the labels ' if code in NO_FILE else ''}{'used all the same' if used else 'not used'}"
         yield f"{len(inside):,} {word}: {code}. {PROBLEMS[code]}"
         for problem in inside[:_EXAMPLES]:
             yield f"  {problem.recording}: {problem.detail}"

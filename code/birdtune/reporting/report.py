@@ -16,7 +16,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup, escape
 
+from birdtune.data import row_books
+from birdtune.data.scan import NO_FILE
 from birdtune.errors import shown
 from birdtune.evaluation import model_comparison, rare_classes
 from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic
@@ -76,6 +78,7 @@ class ReportData:
         problems: rows of problems.csv: `recording`, `class`, `problem`, `used` (bool, or yes/no), `detail`,
             `advice`.
         books: `found`, `used`, and `left_out`: reason → number of files.
+        label_rows: those of the rows of tables and annotation files, of `RowBooks.balanced`; empty: there are none.
         notices: sentences about the input that the reader must not miss.
         diagnostics: warnings about the model; `verdict` sums them up.
         hardware: name → value.
@@ -133,6 +136,7 @@ class ReportData:
     events: RecordingEvents | None = None
     best_epoch_by: str = "recordings"
     totals: Row | None = None
+    label_rows: Row = field(default_factory=dict)
 
     @property
     def split(self) -> str | None:
@@ -354,8 +358,11 @@ def _context(data: ReportData) -> dict[str, Any]:
     metrics = data.metrics.get(split) if split else None
     # A sample_weights.csv in the input folder is on without being set.
     set_for_rare = data.changed | set(data.rare_class_ablation["on"] if data.rare_class_ablation else ())
-    unused = [row for row in data.problems if not _is_used(row)]
-    advice = {row["problem"]: row.get("advice", "") for row in unused}
+    not_used = [row for row in data.problems if not _is_used(row)]
+    of_rows, unused = (
+        [row for row in not_used if (row["problem"] in NO_FILE) == is_row] for is_row in (True, False)
+    )
+    advice = {row["problem"]: row.get("advice", "") for row in not_used}
     left, bottom, width, height = (round(100 * side, 1) for side in figures.SPECTROGRAM_BOX)
     rare = metrics.get("rare_classes") if metrics else None
     with_times = bool(metrics and metrics["window_answers"])
@@ -412,6 +419,9 @@ def _context(data: ReportData) -> dict[str, Any]:
         "left_out": [(reason, n, advice.get(reason, "")) for reason, n in _by_count(data.books["left_out"])],
         "unused": unused[:MOST_ROWS],
         "n_unused": len(unused),
+        "rows_said": row_books.words(data.label_rows) if data.label_rows else "",
+        "unused_rows": of_rows[:MOST_ROWS],
+        "n_unused_rows": len(of_rows),
         "used_with_remark": [row for row in data.problems if _is_used(row)][:MOST_ROWS],
         "box": {"left": left, "width": width, "top": round(100 - bottom - height, 1), "height": height},
         "clip_s": round(CLIP_S),

@@ -73,6 +73,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -
         best_epoch_by=trained["best_epoch_by"],
         problems=[problem.row() for problem in dataset.problems],
         books=dataset.books(),
+        label_rows=dataset.rows,
         notices=dataset.notices,
         diagnostics=found,
         verdict=word,
