@@ -302,9 +302,20 @@ def test_the_summary_counts_by_hour_of_the_clock_and_knows_how_much_was_recorded
     ]  # fmt: skip
     page = (tmp_path / "summary.html").read_text()
     assert "2024-05-17, 04 to 05 h: 2 detections in 30 min recorded" in page
+    assert "4 detections, 2.64 an hour." in page and "1.5 hours were scored." in page and ">an hour<" in page
     assert page.count("<audio") == 0  # at 1,700 s there is no sound in that file
     assert "a</script>" not in page and "Of 1 recording neither name nor metadata" in page
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", page)
+
+
+def test_of_less_than_an_hour_detections_and_minutes_are_said_and_no_number_an_hour(tmp_path: Path) -> None:
+    calls = tuple(Call(at, at + 1, "a", 0.9, "a", None, at) for at in range(0, 120, 10))
+    short = Listed("a.wav", "a.wav", 1, 240.0, DAWN, calls)
+    detection_summary.write(tmp_path, [short], {"a.wav": tmp_path / "gone.wav"}, 0.96)
+    page = (tmp_path / "summary.html").read_text()
+    assert "12 detections in 4.0 minutes." in page and "4.0 minutes were scored. That is too little" in page
+    assert "180" not in re.sub(r"<(style|script)>.*?</\1>|<svg.*?</svg>", "", page, flags=re.DOTALL)
+    assert ">an hour<" not in page
 
 
 def test_the_best_detections_can_be_listened_to_each_of_another_recording(tmp_path: Path) -> None:

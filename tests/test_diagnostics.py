@@ -306,6 +306,10 @@ def test_a_test_of_few_sources_and_classes_of_one_source_are_mild_and_make_the_v
     assert codes(found) == {"small-test": MILD}
     word = verdict(figures, found)
     assert word.level == "fair" and "10 source recordings" in word.text
+    assert "accuracy may lie anywhere from 55 to 99.7 %." in found[0].text
+    few["clip"]["accuracy_ci"] = None
+    (alone,) = of_scores(figures)
+    assert "accuracy has no interval, so it may be far off." in alone.text and "not known" not in alone.text
     single = judged([k // 4 for k in range(40)], [k // 4 for k in range(40)], slices=4)
     assert "10 of 10 classes are evaluated on one test source" in str(of_scores({"val": None, "test": single}))
 

@@ -90,6 +90,8 @@ def test_the_worst_by_f1_come_first_then_those_near_the_median() -> None:
     # Of equals the one with more errors.
     assert [strip["recording"] for strip in strips[:3]] == ["3.wav", "1.wav", "2.wav"]
     assert [strip["why"] for strip in strips] == ["one of the worst"] * 3 + ["near the median"] * 3
+    # Where all are shown, none is the worst of others, nor near the median.
+    assert [strip["why"] for strip in sectioned(compared[:4])["strips"]] == [""] * 4
     assert sectioned(compared)["recordings"] == 9 and len({strip["recording"] for strip in strips}) == 6
     assert sectioned([one(0, [], [CALL])]) is None
 

@@ -20,14 +20,25 @@ def test_parts_share_everything_out_once() -> None:
 def test_an_array_job_numbers_its_parts(variable: str) -> None:
     assert Shard.of("/10", {variable: "0"}) == Shard(1, 10)
     assert Shard.of("/10", {variable: "9"}) == Shard(10, 10)
-    with pytest.raises(UsageError, match="expected PART/PARTS"):
+    with pytest.raises(UsageError, match="there is no part 11 of 10"):
         Shard.of("/10", {variable: "10"})
 
 
-@pytest.mark.parametrize("text", ["", "3", "0/3", "4/3", "1/0", "a/3", "1/3/5", "-1/3"])
-def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--shard .*: expected PART/PARTS"):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        *((text, "expected PART/PARTS, e.g. 3/10") for text in ("", "3", "a/3", "1/3/5", "-1/3", "1/" + "9" * 5_000)),
+        ("3/2", "there is no part 3 of 2; parts are counted from 1 to 2. PART comes first"),
+        ("0/3", "there is no part 0 of 3; parts are counted from 1 to 3"),
+        ("1/0", "there cannot be 0 parts; expected PART/PARTS with 1 to 100,000 parts"),
+        ("1/200000", "there cannot be 200,000 parts"),
+    ],
+    ids=str,
+)
+def test_what_is_no_part_is_refused_with_the_reason(text: str, why: str) -> None:
+    with pytest.raises(UsageError) as refused:
         Shard.of(text, {})
+    assert str(refused.value).startswith("--shard ") and f": {why}" in str(refused.value)
 
 
 def test_a_part_that_nothing_numbers_is_refused() -> None:

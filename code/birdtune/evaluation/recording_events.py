@@ -128,7 +128,7 @@ def measure(
 def _says_when(labels: Sequence[Label], background: Sequence[str]) -> bool:
     """Whether it is known when each class that can be a decision is in a recording.
 
-    A reviewed part says nothing of the rest: without other labels, or of a class that holds throughout, it is too little.
+    A reviewed part says nothing of the rest: neither where there are no other labels, nor of a class of the folder.
     """
     others = [label for label in labels if not label.is_reviewed]
     with_times = {label.class_name for label in others if label.has_times}

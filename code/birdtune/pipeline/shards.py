@@ -35,7 +35,7 @@ class Shard(NamedTuple):
         Raises:
             UsageError: it is none, or nothing numbers it.
         """
-        match = re.fullmatch(r"(\d*)/(\d+)", text)
+        match = re.fullmatch(r"(\d{0,9})/(\d{1,9})", text)
         number, total = match.groups() if match else ("", "0")
         if match and not number:
             given = next((environment[name] for name in _VARIABLES if environment.get(name, "").isdecimal()), None)
@@ -46,7 +46,7 @@ class Shard(NamedTuple):
                 )
             number = str(int(given) + 1)
         if not 1 <= int(number or 0) <= int(total) <= _MOST:
-            raise UsageError(f"--shard {shown(text)}: expected PART/PARTS, e.g. 3/10, with parts from 1 on.")
+            raise UsageError(f"--shard {shown(text)}: {_wrong(match is not None, int(number or 0), int(total))}")
         return cls(int(number), int(total))
 
     def part(self, items: Sequence[Item]) -> list[Item]:
@@ -56,6 +56,18 @@ class Shard(NamedTuple):
     def folder(self, out: Path) -> Path:
         """Where it works."""
         return out / FOLDER / f"{self.number}-of-{self.total}"
+
+
+def _wrong(is_pair: bool, number: int, total: int) -> str:
+    """Why a part is none, and what to do."""
+    if not is_pair:
+        return "expected PART/PARTS, e.g. 3/10 for the third of ten."
+    if not 1 <= total <= _MOST:
+        return f"there cannot be {total:,} parts; expected PART/PARTS with 1 to {_MOST:,} parts, e.g. 3/10."
+    return (
+        f"there is no part {number:,} of {total:,}; parts are counted from 1 to {total:,}. PART comes first: 3/10 is "
+        "the third of ten."
+    )
 
 
 def note_finished(folder: Path, made_by: str) -> None:

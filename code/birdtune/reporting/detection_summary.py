@@ -33,6 +33,8 @@ TABLE_NAME, PAGE_NAME = "summary.csv", "summary.html"
 COLUMNS: Final = ("class", "date", "hour", "detections", "recorded_min", "detections_per_hour")
 # Each takes 60 kB of the page.
 _EXAMPLES, _MOST_CLASSES = 3, 40
+# Of less, a number an hour would be of calls that nobody recorded.
+_LEAST_FOR_A_RATE_S = 3600.0
 # Pixels: a heat map is at most so wide, as long as cells can be narrower.
 _WIDE, _CELL, _NARROWEST = 1000, 28, 3
 
@@ -133,7 +135,8 @@ def write(
         "birdtune_version": birdtune.__version__,
         "summary": summary,
         "total": sum(summary.detections.values()),
-        "hours": sum(summary.recorded_s.values()) / 3600,
+        "recorded": _length(sum(summary.recorded_s.values())),
+        "has_rates": sum(summary.recorded_s.values()) >= _LEAST_FOR_A_RATE_S,
         "dated": any(hour is not None for hour in summary.recorded_s),
         "classes": [_section(summary, name, by_name, window_s, number) for number, name in enumerate(names)],
         "most_classes": _MOST_CLASSES,
@@ -141,6 +144,10 @@ def write(
         "count": count,
     })  # fmt: skip
     return summary
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} hours" if seconds >= _LEAST_FOR_A_RATE_S else f"{seconds / 60:.1f} minutes"
 
 
 def _section(
@@ -156,7 +163,7 @@ def _section(
     return {
         "name": name,
         "total": summary.total(name),
-        "rate": summary.total(name) / seconds * 3600 if seconds else 0.0,
+        "rate": summary.total(name) / seconds * 3600 if seconds >= _LEAST_FOR_A_RATE_S else None,
         "map": heat_map(summary, name),
         "examples": [
             {

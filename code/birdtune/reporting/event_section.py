@@ -71,6 +71,8 @@ def section(
     middle = max(WORST, (len(ranked) - MEDIAN) // 2)
     chosen = [(pair, "one of the worst") for pair in ranked[:WORST]]
     chosen += [(pair, "near the median") for pair in ranked[middle : middle + MEDIAN]]
+    if len(chosen) == len(ranked):  # none was chosen before others
+        chosen = [(pair, "") for pair in ranked]
     return {
         "hatch": hatch(), "recordings": len(ranked), "longest_s": MOST_S,
         "has_uncounted": any(one.uncounted for (one, _), _ in chosen),

@@ -370,10 +370,10 @@ def _small(part: str, figures: Row) -> Iterator[Diagnostic]:
     answers = figures.get("window_answers")
     ends, of = (answers or figures["clip"])["accuracy_ci"], " of windows" if answers else ""
     if ends is None or figures["n_sources"] < SMALL_TEST_SOURCES or ends[1] - ends[0] > WIDE_INTERVAL:
+        lies = f"may lie anywhere from {plain(span(ends))}" if ends else "has no interval, so it may be far off"
         yield Diagnostic(
             "small-test",
             MILD,
-            f"The {part} rests on {count(figures['n_sources'], 'source recording')}: accuracy{of} may lie anywhere "
-            f"from {plain(span(ends))}.",
-            "More source recordings would narrow that.",
+            f"The {part} rests on {count(figures['n_sources'], 'source recording')}: accuracy{of} {lies}.",
+            "More source recordings would narrow that." if ends else "More source recordings would give one.",
         )
