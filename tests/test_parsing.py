@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from birdtune.errors import InputError
-from birdtune.runtime.parsing import parse_json, parse_yaml, read_bounded
+from birdtune.runtime.parsing import decode_old_text, decode_text, parse_json, parse_yaml, read_bounded
 
 # ---- files --------------------------------------------------------------------------------------
 
@@ -132,3 +132,22 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             parse(text)
         except ValueError as fault:
             assert str(fault)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("a.wav,1.5,2.5,Rotkehlchen Größe", "'Rotkehlchen Größe'"),  # whole, though long before its first odd letter
+        ("a.wav;1,5;\"Nördlicher Raubwürger\";x", "'Nördlicher Raubwürger'"),
+        ("Käuzchen", "'Käuzchen'"),
+        ("x" * 40 + "ä" + "y" * 40, f"'…{'x' * 24}ä{'y' * 23}…'"),
+    ],
+)
+def test_of_text_that_is_not_utf8_the_cell_is_shown_and_what_is_cut_is_marked(line: str, shown: str) -> None:
+    content = f"recording,label\r\n{line}\r\n".encode("cp1252")
+    assert f"line 2 as {shown}." in decode_old_text(content, Path("x.csv"))[1]
+    for mark in (b"", b"\xef\xbb\xbf"):
+        with pytest.raises(InputError) as refused:
+            decode_text(mark + content, Path("x.csv"))
+        place = len(mark) + next(k for k, byte in enumerate(content) if byte > 127)
+        assert f"row 2: is not UTF-8 text (byte {place}): {shown}, if it is" in str(refused.value)

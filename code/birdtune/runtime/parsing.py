@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ _BLOCK_BYTES = 1 << 16
 # `find -print0` writes them, as many are only where each has a single character.
 _WIDE_SHARE = 0.7
 _WIDE_BYTES = 4096
+_AROUND = 24  # characters on each side of an odd one, in a message
 
 
 def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
@@ -93,11 +95,13 @@ def decode_text(content: bytes, path: Path) -> str:
     except UnicodeDecodeError as fault:
         if wide:
             raise InputError(f"{shown(path)}: is UTF-16 that breaks off. Save it as CSV UTF-8.") from fault
-        row = content.count(b"\n", 0, fault.start) + 1
-        begin = max(content.rfind(b"\n", 0, fault.start) + 1, fault.start - 12)
-        near = shown(content[begin : fault.start + 12].decode("cp1252", "replace").splitlines()[0])
+        place = fault.start + (len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0)
+        row = content.count(b"\n", 0, place) + 1
+        begin = content.rfind(b"\n", 0, place) + 1
+        line = content[begin:].partition(b"\n")[0].decode("cp1252", "replace")  # of which each byte is a character
+        near = _cell_around(line, place - begin)
         raise InputError(
-            f"{shown(path)}, row {row:,}: is not UTF-8 text (byte {fault.start}): {near!r}, if it is Windows-1252 or "
+            f"{shown(path)}, row {row:,}: is not UTF-8 text (byte {place}): {near!r}, if it is Windows-1252 or "
             'Latin-1, as Excel saves "CSV". Save it as CSV UTF-8, or: iconv -f WINDOWS-1252 -t UTF-8.'
         ) from fault
 
@@ -123,11 +127,20 @@ def decode_old_text(content: bytes, path: Path) -> tuple[str, str]:
     encoding = "cp1252" if all(_decodes(lines[number], "cp1252") for number in odd) else "latin-1"
     text = [line.decode("utf-8" if _decodes(line, "utf-8") else encoding) for line in lines]
     first = next(k for k, char in enumerate(text[odd[0]]) if ord(char) > 127)
-    near = shown(text[odd[0]][max(0, first - 12) : first + 12].strip())
+    near = _cell_around(text[odd[0]], first)
     name = {"cp1252": "Windows-1252", "latin-1": "Latin-1"}[encoding]
     return "\n".join(text), (
         f"{shown(path)}: {len(odd):,} of {len(lines):,} lines are not UTF-8 and are read as {name}, line "
         f"{odd[0] + 1:,} as {near!r}. If that is misspelt, save the file as UTF-8."
+    )
+
+
+def _cell_around(line: str, place: int) -> str:
+    """The cell of a line that has a character at a place; of a long one what is around it, with … where it is cut."""
+    cell = next(found for found in re.finditer(r"[^,;\t]+", line) if place < found.end())
+    begin, end = max(cell.start(), place - _AROUND), min(cell.end(), place + _AROUND)
+    return shown(
+        ("" if begin == cell.start() else "…") + line[begin:end].strip(" \"\r") + ("" if end == cell.end() else "…")
     )
 
 
