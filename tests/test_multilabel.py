@@ -211,3 +211,17 @@ def test_windows_with_times_teach_when_each_class_is_in_a_recording(
     page = (output / "reports/1/report.html").read_text()
     assert "F1 of events, test" in page and f"F1 of {events['events']['events']} events in 2 test recordings" in page
     assert answers["accuracy"] > answers["majority_baseline"] and answers["windows"] == asked.sum()
+    _a_worse_model_is_kept_out_by_segments(timed, output, changes)
+
+
+def _a_worse_model_is_kept_out_by_segments(timed: Path, output: Path, changes: dict[str, Any]) -> None:
+    """Of whole recordings, which hold nearly every class, two models could not be told apart."""
+    untrained = changes | {"train__epochs": 1, "train__learning_rate": 1e-12}
+    assert run(settings(timed, output, **untrained, gate__champion="latest"), until="export") == 0
+    row = read_json(output / "reports/2/metrics.json")["gate"]
+    found, said = row["comparison"], (output / "logs/2/run.log").read_text()
+    events = read_json(output / "reports/1/metrics.json")["test"]["events"]["events"]["events"]
+    assert found["unit"] == "segment" and events < found["n_recordings"] <= 2 * events, "of two seconds, some at once"
+    assert found["score"]["before"] > 0.8 > found["score"]["after"]
+    assert f"{found['n_recordings']:,} test segments of a second" in said
+    assert not record(output)["promoted"], "two sources say little, but surely not that it is better"

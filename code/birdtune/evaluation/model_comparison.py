@@ -26,6 +26,8 @@ from birdtune.evaluation.scores import Ints, Scores, clip_scores
 from birdtune.evaluation.thresholds import decided
 from birdtune.runtime.text import count, percent, plain, points, some
 
+# What is compared; where labels have times, segments of a second.
+RECORDING, SEGMENT = "recording", "segment"
 # Significance level: 1 - `bootstrap.CONFIDENCE`.
 _ALPHA = 0.05
 # A smaller loss is not reported, however certain.
@@ -49,6 +51,7 @@ def compare(
     n_bootstrap: int,
     seed: int,
     thresholds: tuple[Thresholds, Thresholds] | None = None,
+    unit: str = RECORDING,
 ) -> dict[str, Any]:
     """Two models on the same recordings.
 
@@ -57,9 +60,10 @@ def compare(
         after: of the new one, whose first columns are those of the base model.
         n_bootstrap, seed: as `part.evaluate_part`.
         thresholds: of both; None where those of the base model are not known.
+        unit: what stands for a recording in the scores: `RECORDING` or `SEGMENT`.
 
     Returns:
-        `n_recordings`, `n_sources`; `accuracy`, `macro_ap`: each `before`, `after`, `difference`, `difference_ci`;
+        `unit`; `n_recordings` (or segments that hold a class), `n_sources`; `accuracy`, `macro_ap`: each `before`, `after`, `difference`, `difference_ci`;
         `regressions`, `fixes` (recordings that only the base model, only the new one names correctly);
         `predicted_as_new`, of these `predicted_as_new_regressions`; `per_class`: `class`, `n_recordings`, `n_sources`,
         `recall`, `ap` (each as `accuracy`), `predicted_as_new`, `confused_with`, `p`, `change` ("worse", "better" or
@@ -83,6 +87,7 @@ def compare(
         row["ap"] = _pair(*(each.of(row["column"]) for each in ap))
     _mark_changes(rows)
     return {
+        "unit": unit,
         "n_recordings": int(everything.sum()),
         "n_sources": bootstrap.n_groups,
         "accuracy": _shares(right, everything, bootstrap),
@@ -198,7 +203,7 @@ def sentences(found: Row) -> list[str]:
     accuracy, sources = compared["accuracy"], count(compared["n_sources"], "source recording")
     before, after = percent(accuracy["before"]), percent(accuracy["after"])
     parts = [
-        f"On {count(compared['n_recordings'], 'test recording')} of the old classes ({sources}) that neither model was "
+        f"On {units(compared, 'test ')} of the old classes ({sources}) that neither model was "
         f"trained on, {found['title']} names {before} correctly and this model {after}: {_difference(accuracy)}. "
         f"Regressions: {compared['regressions']:,}; fixes: {compared['fixes']:,}."
     ]
@@ -214,7 +219,7 @@ def sentences(found: Row) -> list[str]:
         parts.append("Together they are significantly worse, though no single class is.")
     else:
         parts.append("No class is significantly worse.")
-    parts.append(_of_decisions(compared["decided"], found["title"]))
+    parts.append(_of_decisions(compared["decided"], found["title"], compared.get("unit")))
     if compared["n_sources"] < _SMALL:
         parts.append(
             "So few sources show large changes only; for a single class, a change in at least "
@@ -231,14 +236,23 @@ def sentences(found: Row) -> list[str]:
     return parts
 
 
-def _of_decisions(decided: Row | None, title: str) -> str:
-    """How many recordings get a class at all."""
+def units(compared: Row, which: str = "") -> str:
+    """How many recordings, or segments that hold a class, were compared; which: before the noun."""
+    n = compared["n_recordings"]
+    return f"{n:,} {which}segments of a second" if compared.get("unit") == SEGMENT else count(n, f"{which}recording")
+
+
+def _of_decisions(decided: Row | None, title: str, unit: str | None) -> str:
+    """How many recordings, or segments, get a class at all."""
     if decided is None:
         return "All this is of the classes with the highest score; decisions by the thresholds were not compared."
     before, after = percent(decided["before"]), percent(decided["after"])
+    how, of = ("the thresholds of detections", "segments") if unit == SEGMENT else (
+        "thresholds and OOD rejection, as served", "recordings"
+    )  # fmt: skip
     return (
-        "All this is of the classes with the highest score. With thresholds and OOD rejection, as served, "
-        f"{title} decides for a class in {before} of the recordings and this model in {after}: {_difference(decided)}."
+        f"All this is of the classes with the highest score. With {how}, {title} decides for a class in {before} of "
+        f"the {of} and this model in {after}: {_difference(decided)}."
     )
 
 

@@ -79,7 +79,7 @@ def compare(
     number_of = {c: k for k, c in enumerate(columns)}
     found = []
     for number, recording in enumerate(recordings):
-        if not _says_when(recording.labels, background):
+        if not says_when(recording.labels, background):
             continue
         own, duration_s = scores.window_recording == number, recording.facts.duration_s
         start_s = scores.window_start_s[own].astype(np.float64)
@@ -125,7 +125,7 @@ def measure(
     }  # fmt: skip
 
 
-def _says_when(labels: Sequence[Label], background: Sequence[str]) -> bool:
+def says_when(labels: Sequence[Label], background: Sequence[str]) -> bool:
     """Whether it is known when each class that can be a decision is in a recording.
 
     A reviewed part says nothing of the rest: neither where there are no other labels, nor of a class of the folder.

@@ -2,7 +2,8 @@
 
     ServedModel + test recordings that neither has learnt from ─▶ compared ─▶ `model_comparison`, `gate` of metrics.json
 
-The served model is loaded as a server loads it, whatever network it is, and reads the files itself.
+The served model is loaded as a server loads it, whatever network it is, and reads the files itself. Where labels have
+times, both are compared by segments of a second, whatever their windows are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.data.scan import Recording
-from birdtune.data.targets import targets_of
-from birdtune.evaluation import model_comparison, paired
+from birdtune.data.targets import Targets, annotated_classes, targets_of
+from birdtune.evaluation import model_comparison, paired, recording_events
 from birdtune.evaluation.bootstrap import Bootstrap
 from birdtune.evaluation.decision import NOMINAL, Thresholds
 from birdtune.evaluation.diagnostics import STRONG
 from birdtune.evaluation.scores import Scores, clip_scores, subset
+from birdtune.evaluation.segments import by_segments
 from birdtune.pipeline import gate
 from birdtune.runtime.text import plain
 from birdtune.serving.inference import Channel, Cutter, Scored, infer
@@ -52,12 +54,15 @@ def with_champion(job: Job, champion: ServedModel, found: Mapping[str, Any]) -> 
     return row
 
 
-def compared(job: Job, served: ServedModel, test: Scores | None, thresholds: Thresholds) -> dict[str, Any]:
+def compared(
+    job: Job, served: ServedModel, test: Scores | None, thresholds: Thresholds, of_detections: Thresholds | None = None
+) -> dict[str, Any]:
     """A served model and this run's on test recordings of the former's classes that neither has learnt from.
 
     Args:
         test: the run's calibrated scores of the test recordings; None: there are none.
         thresholds: the run's.
+        of_detections: the run's of windows; None: they are the same.
 
     Returns:
         `comparison`: as `model_comparison.compare`, and `score` (`before`, `after`, `difference`, `difference_ci`);
@@ -79,18 +84,45 @@ def compared(job: Job, served: ServedModel, test: Scores | None, thresholds: Thr
     places = job.dataset.places
     shared = [recording for recording in part if not learnt.has(recording, places[recording.name].group)]
     row["left_out"] = len(part) - len(shared)
+    if test.window_targets is not None:  # of a recording without times, nobody knows what its segments hold
+        shared = [one for one in shared if recording_events.says_when(one.labels, job.dataset.background)]
     before = served_scores(job, served, shared) if shared else None
     if before is None:
         why = "has learnt from all test recordings, or was chosen by them" if not shared else "can read none of them"
         return {**row, "reason": f"{served.title} {why}"}
     after = _aligned(subset(test, np.isin(test.recordings, before.recordings)), served.classes)
     theirs = served.thresholds
+    if test.window_targets is not None:
+        thresholds, theirs = of_detections or thresholds, served.detection_thresholds
+        before, after = _segments(job, served, before), _segments(job, None, after)
+        if not before.has_class.any():
+            return {**row, "reason": f"no class of {served.title} is annotated in the shared test recordings"}
     ours = _aligned_thresholds(thresholds, test.classes, after.classes)
     n_bootstrap, seed = job.config.evaluate.bootstrap, job.config.train.seed
     found = model_comparison.compare(
-        before, after, n_bootstrap=n_bootstrap, seed=seed, thresholds=(theirs, ours) if theirs else None
-    )
+        before, after, n_bootstrap=n_bootstrap, seed=seed, thresholds=(theirs, ours) if theirs else None,
+        unit=model_comparison.RECORDING if test.window_targets is None else model_comparison.SEGMENT,
+    )  # fmt: skip
     return {**row, "comparison": {**found, "score": _score(before, after, Bootstrap(before.groups, n_bootstrap, seed))}}
+
+
+def _segments(job: Job, served: ServedModel | None, scores: Scores) -> Scores:
+    """Scores of recordings as those of their segments; served: the model that they are of, None: the run's own."""
+    place = {recording.name: recording for recording in job.dataset.part("test")}
+    part = [place[name] for name in scores.recordings]
+    spec = job.store.spec if served is None else open_model(served.folder).front_end
+    durations = [recording.facts.duration_s for recording in part]
+    return by_segments(scores, _targets(job, part, scores.classes), durations, spec.window_s)
+
+
+def _targets(job: Job, part: Sequence[Recording], classes: Sequence[str]) -> Targets:
+    """The labels of some recordings, with the columns of another model."""
+    dataset = job.dataset
+    annotated = annotated_classes(recording.labels for recording in dataset.recordings)
+    negative = [name for name in dataset.background if name in classes]
+    return targets_of(
+        [recording.labels for recording in part], classes, annotated, rule=dataset.rule, negative=negative
+    )
 
 
 def _score(before: Scores, after: Scores, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -98,8 +130,9 @@ def _score(before: Scores, after: Scores, bootstrap: Bootstrap) -> dict[str, Any
     old, new = clip_scores(before), clip_scores(after)  # [N, C], [N, C + n]
     beyond = ((0, 0), (0, new.shape[1] - old.shape[1]))
     old, positive = np.pad(old, beyond), np.pad(before.positive, beyond)
-    each = [paired.figures(scores, positive, bootstrap).score for scores in (old, new)]
-    gain = paired.difference([new], [old], positive, bootstrap)
+    known = np.pad(before.known, beyond, constant_values=True)
+    each = [paired.figures(scores, positive, bootstrap, known).score for scores in (old, new)]
+    gain = paired.difference([new], [old], positive, bootstrap, known)
     return {
         "before": each[0],
         "after": each[1],
@@ -138,35 +171,36 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
     """
     model = open_model(served.folder)
     spec, config = model.front_end, job.config
-    cutter = Cutter(config.audio, spec.hop_rows, config.audio.max_hours * 3600, spec)
+    have_times = any(label.has_times for recording in part for label in recording.labels)
+    hop_rows = spec.detection_hop if have_times else spec.hop_rows
+    cutter = Cutter(config.audio, hop_rows, config.audio.max_hours * 3600, spec)
     function = window_results(model, pools=model.ood_score is not None)
     files = [r.path if r.channel is None else Channel(r.path, r.channel) for r in part]
     scored = infer(
         files, function, cutter, config.evaluate.batch_size, job.interrupts.check, kept=len(model.classes) + 1
     )
-    used, rows, ood_scores = [], [], []
+    used: list[tuple[Recording, Scored]] = []
     with job.journal.progress(f"scoring, {served.title}", len(part), "recordings") as progress:
         for recording, found in zip(part, scored, strict=True):
             progress.advance()
             if isinstance(found, Scored):
-                used.append(recording)
-                rows.append(recording_scores(found, model.calibration))
-                if model.ood_score is not None:
-                    ood_scores.append(float(model.ood_score(pooled_embedding(found))[0]))
+                used.append((recording, found))
     if not used:
         return None
-    pooled = np.stack(rows).astype(np.float32)  # [N, C]
-    targets, known = targets_of([recording.labels for recording in used], model.classes).of_recordings()
-    numbers = np.arange(len(used))
+    recordings, results = [recording for recording, _ in used], [found for _, found in used]
+    targets, known = targets_of([recording.labels for recording in recordings], model.classes).of_recordings()
+    ood_scores = None
+    if model.ood_score is not None:
+        ood_scores = np.array([float(model.ood_score(pooled_embedding(found))[0]) for found in results], np.float32)
     return Scores(
         classes=model.classes,
-        recordings=tuple(recording.name for recording in used),
-        groups=tuple(job.dataset.places[recording.name].group for recording in used),
+        recordings=tuple(recording.name for recording in recordings),
+        groups=tuple(job.dataset.places[recording.name].group for recording in recordings),
         targets=targets,
-        window_scores=pooled,
-        window_recording=numbers,
-        window_start_s=np.zeros(len(used), np.float32),
+        window_scores=np.concatenate([found.results[:, :-1] for found in results]),
+        window_recording=np.repeat(np.arange(len(results)), [len(found.start_s) for found in results]),
+        window_start_s=np.concatenate([found.start_s for found in results]).astype(np.float32),
         mask=None if known.all() else known > 0,
-        pooled=pooled,
-        ood_score=np.array(ood_scores, np.float32) if model.ood_score is not None else None,
+        pooled=np.stack([recording_scores(found, model.calibration) for found in results]).astype(np.float32),
+        ood_score=ood_scores,
     )

@@ -89,7 +89,9 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
         figures["published_alone"] = published_classes.beside(job, model.classifier, test)
     figures["leak"] = _leak(job, test)
     earlier = {served.folder.resolve(): served for served in (job.base, champion) if served is not None}
-    compared = {place: comparison.compared(job, served, test, thresholds) for place, served in earlier.items()}
+    compared = {
+        place: comparison.compared(job, served, test, thresholds, of_detections) for place, served in earlier.items()
+    }
     if job.base is not None:
         figures["model_comparison"] = {
             **_base_comparison(job, job.base, compared[job.base.folder.resolve()], figures["test"]),

@@ -4,8 +4,8 @@
 
 Champion (in service) and challenger (this run's model) score the same test recordings: those of the champion's classes
 that neither has learnt from or was chosen by. The champion is loaded as it is served, whatever network it is. What
-decides is the difference of the score by which training chooses its best epoch, too, the mean of accuracy and macro
-average precision over the champion's classes, with a 95 % interval over source recordings, in pairs.
+decides is the difference of the mean of accuracy and macro average precision over the champion's classes, with a 95 %
+interval over source recordings, in pairs. Where labels have times, segments of a second stand for recordings.
 
 docs/gate.md explains the rule.
 """
@@ -18,6 +18,7 @@ from typing import Any
 from birdtune.config import LATEST, Config
 from birdtune.errors import InputError, shown
 from birdtune.evaluation.diagnostics import STRONG
+from birdtune.evaluation.model_comparison import units
 from birdtune.runtime.files import read_json
 from birdtune.runtime.text import count, some
 from birdtune.training.served_model import (
@@ -143,8 +144,7 @@ def sentence(row: Mapping[str, Any]) -> str:
         return f"gate: not compared with {row['title']}: {row['reason']}"
     score = found["score"]
     change = _change(score) if score["difference_ci"] else f"score {score['before']:.3f} → {score['after']:.3f}"
-    shared = count(found["n_recordings"], "test recording")
     return (
-        f"gate: against {row['title']} on {shared} that neither has learnt from "
+        f"gate: against {row['title']} on {units(found, 'test ')} that neither has learnt from "
         f"({count(found['n_sources'], 'source recording')}): {change}"
     )
