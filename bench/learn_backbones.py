@@ -65,7 +65,7 @@ def _few(
     what: str, output: Path, data: Path, flags: Mapping[str, Any], settings: Settings
 ) -> tuple[list[Line], dict[str, Any]]:
     """Logistic regression on mean embeddings of k recordings a class, tested on all others."""
-    plain = {name.removeprefix("model__"): value for name, value in flags.items()}
+    plain = {name.removeprefix("model__"): str(value) for name, value in flags.items()}
     bench = learning.embed(data, output, **plain)
     embeddings, labels = bench.embedded.averages, bench.embedded.labels
     lines, details = [], {}
