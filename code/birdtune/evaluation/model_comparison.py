@@ -63,7 +63,8 @@ def compare(
         unit: what stands for a recording in the scores: `RECORDING` or `SEGMENT`.
 
     Returns:
-        `unit`; `n_recordings` (or segments that hold a class), `n_sources`; `accuracy`, `macro_ap`: each `before`, `after`, `difference`, `difference_ci`;
+        `unit`; `n_recordings` (or segments that hold a class), `n_sources`; `accuracy`, `macro_ap`: each
+        `before`, `after`, `difference`, `difference_ci`;
         `regressions`, `fixes` (recordings that only the base model, only the new one names correctly);
         `predicted_as_new`, of these `predicted_as_new_regressions`; `per_class`: `class`, `n_recordings`, `n_sources`,
         `recall`, `ap` (each as `accuracy`), `predicted_as_new`, `confused_with`, `p`, `change` ("worse", "better" or
