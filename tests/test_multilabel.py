@@ -221,7 +221,7 @@ def _a_worse_model_is_kept_out_by_segments(timed: Path, output: Path, changes: d
     row = read_json(output / "reports/2/metrics.json")["gate"]
     found, said = row["comparison"], (output / "logs/2/run.log").read_text()
     events = read_json(output / "reports/1/metrics.json")["test"]["events"]["events"]["events"]
-    assert found["unit"] == "segment" and events < found["n_recordings"] <= 2 * events, "of two seconds, some at once"
+    assert found["unit"] == "segments" and events < found["n_recordings"] <= 2 * events, "of two seconds, some at once"
     assert found["score"]["before"] > 0.8 > found["score"]["after"]
     assert f"{found['n_recordings']:,} test segments of a second" in said
     assert not record(output)["promoted"], "two sources say little, but surely not that it is better"

@@ -9,8 +9,23 @@ and of events lead.
 from collections.abc import Mapping
 from typing import Any
 
-EVENTS, WINDOWS, RECORDINGS = "events", "windows", "recordings"
+from birdtune.runtime.text import count
+
+EVENTS, WINDOWS, RECORDINGS, SEGMENTS = "events", "windows", "recordings", "segments"
 Row = dict[str, Any]
+
+
+def units(compared: Mapping[str, Any], which: str = "") -> str:
+    """How many recordings, or segments that hold a class, two models were compared on.
+
+    Args:
+        compared: as `model_comparison.compare`.
+        which: said of them, with a blank behind it.
+    """
+    n = compared["n_recordings"]
+    if compared.get("unit") == SEGMENTS:
+        return f"{n:,} {which}segments of a second"
+    return count(n, f"{which}recording")
 
 
 def headline_figures(figures: Mapping[str, Any]) -> list[Row]:

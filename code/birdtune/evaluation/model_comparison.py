@@ -21,13 +21,12 @@ from birdtune.evaluation import class_alignment
 from birdtune.evaluation.bootstrap import Bools, Bootstrap, difference_interval
 from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic, Row
+from birdtune.evaluation.headline import RECORDINGS, SEGMENTS, units
 from birdtune.evaluation.metrics import METRICS, Estimate, estimate, predictions, view_of
 from birdtune.evaluation.scores import Ints, Scores, clip_scores
 from birdtune.evaluation.thresholds import decided
 from birdtune.runtime.text import count, percent, plain, points, some
 
-# What is compared; where labels have times, segments of a second.
-RECORDING, SEGMENT = "recording", "segment"
 # Significance level: 1 - `bootstrap.CONFIDENCE`.
 _ALPHA = 0.05
 # A smaller loss is not reported, however certain.
@@ -51,7 +50,7 @@ def compare(
     n_bootstrap: int,
     seed: int,
     thresholds: tuple[Thresholds, Thresholds] | None = None,
-    unit: str = RECORDING,
+    unit: str = RECORDINGS,
 ) -> dict[str, Any]:
     """Two models on the same recordings.
 
@@ -60,7 +59,7 @@ def compare(
         after: of the new one, whose first columns are those of the base model.
         n_bootstrap, seed: as `part.evaluate_part`.
         thresholds: of both; None where those of the base model are not known.
-        unit: what stands for a recording in the scores: `RECORDING` or `SEGMENT`.
+        unit: what stands for a recording in the scores: `RECORDINGS` or `SEGMENTS`.
 
     Returns:
         `unit`; `n_recordings` (or segments that hold a class), `n_sources`; `accuracy`, `macro_ap`: each
@@ -237,18 +236,12 @@ def sentences(found: Row) -> list[str]:
     return parts
 
 
-def units(compared: Row, which: str = "") -> str:
-    """How many recordings, or segments that hold a class, were compared; which: before the noun."""
-    n = compared["n_recordings"]
-    return f"{n:,} {which}segments of a second" if compared.get("unit") == SEGMENT else count(n, f"{which}recording")
-
-
 def _of_decisions(decided: Row | None, title: str, unit: str | None) -> str:
     """How many recordings, or segments, get a class at all."""
     if decided is None:
         return "All this is of the classes with the highest score; decisions by the thresholds were not compared."
     before, after = percent(decided["before"]), percent(decided["after"])
-    how, of = ("the thresholds of detections", "segments") if unit == SEGMENT else (
+    how, of = ("the thresholds of detections", "segments") if unit == SEGMENTS else (
         "thresholds and OOD rejection, as served", "recordings"
     )  # fmt: skip
     return (

@@ -19,6 +19,7 @@ from birdtune.evaluation import model_comparison, paired, recording_events
 from birdtune.evaluation.bootstrap import Bootstrap
 from birdtune.evaluation.decision import NOMINAL, Thresholds
 from birdtune.evaluation.diagnostics import STRONG
+from birdtune.evaluation.headline import RECORDINGS, SEGMENTS
 from birdtune.evaluation.scores import Scores, clip_scores, subset
 from birdtune.evaluation.segments import by_segments
 from birdtune.pipeline import gate
@@ -101,7 +102,7 @@ def compared(
     n_bootstrap, seed = job.config.evaluate.bootstrap, job.config.train.seed
     found = model_comparison.compare(
         before, after, n_bootstrap=n_bootstrap, seed=seed, thresholds=(theirs, ours) if theirs else None,
-        unit=model_comparison.RECORDING if test.window_targets is None else model_comparison.SEGMENT,
+        unit=RECORDINGS if test.window_targets is None else SEGMENTS,
     )  # fmt: skip
     return {**row, "comparison": {**found, "score": _score(before, after, Bootstrap(before.groups, n_bootstrap, seed))}}
 

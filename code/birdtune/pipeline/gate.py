@@ -18,7 +18,7 @@ from typing import Any
 from birdtune.config import LATEST, Config
 from birdtune.errors import InputError, shown
 from birdtune.evaluation.diagnostics import STRONG
-from birdtune.evaluation.model_comparison import units
+from birdtune.evaluation.headline import units
 from birdtune.runtime.files import read_json
 from birdtune.runtime.text import count, some
 from birdtune.training.served_model import (
