@@ -293,3 +293,51 @@ def test_a_table_that_cannot_be_meant_is_refused(data: Path, content: str | None
         (data / "review.csv").write_text(content)
     with pytest.raises(InputError, match=message):
         inspect(data, labels={"review": str(data / "review.csv")})
+
+
+MARKED = "recording,start_s,end_s,label\n"
+
+
+def test_a_folder_of_reviewed_recordings_is_a_site_where_annotations_lie_elsewhere(data: Path) -> None:
+    (data / "marks").mkdir()
+    listed = [f"{name}/{k}.wav,0,8,{name}" for name in ("Owl", "Tit") for k in range(3)]
+    (data / "marks/all.csv").write_text(MARKED + "\n".join(listed) + "\n")
+    rows = "site/a.wav,1,4,Owl,yes,Owl\nOwl/3.wav,5,6,Owl,other,Tit\n"
+    found = decided(data, rows, annotations=str(data / "marks"))
+    assert found.classes == ("Owl", "Tit") and 'Folders "site" name no class' in said(found)
+    assert labels_of(found, "site/a.wav") == (Label("Owl", 1, 4, is_reviewed=True),)
+    assert 'by the folders "Owl", "Tit", which hold throughout' in said(found)
+    # What no annotation names has the class of its folder, as without a review.
+    assert labels_of(found, "Tit/3.wav") == (Label("Tit"),) and labels_of(found, "Owl/3.wav")[0] == Label("Owl")
+    assert {(one.recording, one.problem) for one in found.problems} == {
+        ("site/b.wav", "no-label"), ("flat.wav", "no-label"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("n_annotated", [1, 4])
+def test_a_folder_of_reviewed_recordings_is_a_site_beside_annotated_sites(data: Path, n_annotated: int) -> None:
+    for name in ("Owl", "Tit"):
+        shutil.rmtree(data / "data" / name)
+    (data / "data/flat.wav").unlink()
+    write_sound(data / "data/site/not_reviewed.wav", tone(8.0, 8000, seed=60), 8000)
+    for k in range(n_annotated):
+        write_sound(data / f"data/site_A/{k}.wav", tone(8.0, 8000, seed=70 + k), 8000)
+        (data / f"data/site_A/{k}.txt").write_text(f"1\t2\tOwl\n3\t4\t{'Tit' if k % 2 else 'Owl'}\n")
+    found = decided(data, "site/a.wav,1,4,Owl,yes,Owl\nsite/b.wav,5,6,Owl,other,Tit\n")
+    assert found.classes == ("Owl", "Tit")
+    assert [(one.recording, one.problem) for one in found.problems] == [("site/not_reviewed.wav", "no-label")]
+    assert labels_of(found, "site/b.wav")[0] == Label("Tit", 5, 6, is_reviewed=True)
+    assert labels_of(found, "site_A/0.wav") == (Label("Owl", 1, 2), Label("Owl", 3, 4))
+
+
+def test_an_annotated_class_stays_one_whatever_was_found_in_its_folder(data: Path) -> None:
+    write_sound(data / "data/pond/a.wav", tone(8.0, 8000, seed=80), 8000)
+    (data / "marks.csv").write_text(f"{MARKED}site/a.wav,0,1,pond\nsite/b.wav,0,1,Owl\n")
+    found = decided(data, "pond/a.wav,5,6,Owl,other,Tit\n", annotations=str(data / "marks.csv"))
+    assert labels_of(found, "pond/a.wav")[0] == Label("pond")
+    assert labels_of(found, "site/a.wav") == (Label("pond", 0, 1),)
+    # As a label of a table, `site` is a class, also where folders of this name are none.
+    (data / "marks.csv").write_text(f"{MARKED}pond/a.wav,0,1,site\n")
+    rows = "site/a.wav,5,6,Owl,yes,Owl\nTit/1.wav,5,6,Tit,yes,Tit\n"
+    found = decided(data, rows, annotations=str(data / "marks.csv"))
+    assert labels_of(found, "pond/a.wav") == (Label("site", 0, 1),)

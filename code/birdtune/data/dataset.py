@@ -282,6 +282,7 @@ def _arranged(config: Config) -> Arranged:
     title = shown(config.data_folder)
     listing, table, notices = _label_source(config)
     if table is not None:
+        table = review.with_sites(table, listing, config)
         one_class, listed = config.model.output == "softmax", listing.folders
         marked = table.is_annotations and config.labels.unlabelled == "negative"
         nothing = background_class(listed, config.labels.negative_classes) if marked else ""
@@ -298,7 +299,7 @@ def _arranged(config: Config) -> Arranged:
             listing, level=config.labels.level, background=config.labels.negative_classes, title=title
         )
     if config.labels.review is not None:
-        arranged = review.add(arranged, scan.scan(config.data_folder, flat=True), config, by_folder=table is None)
+        arranged = review.add(arranged, scan.scan(config.data_folder, flat=True), config)
     arranged = layout.spelt_alike(arranged)
     listing, negatives = layout.with_negatives(arranged.listing, config.labels.negative_classes)
     if (folder := config.background_folder) is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.config import Config
 from birdtune.data import tables
-from birdtune.data.annotations import formats, sites
+from birdtune.data.annotations import formats, review, sites
 from birdtune.data.annotations.formats import AnnotationFile
 from birdtune.data.annotations.names import Names
 from birdtune.data.annotations.rows import Options, Row
@@ -83,7 +83,10 @@ def beside(config: Config, listing: Listing) -> LabelTable | None:
         for recording, row in _recordings(one, _below(one, config, folder), names):
             classes = marked.setdefault(recording, set())
             classes |= {taxonomy.class_of(row.class_name)} if row is not None else set()
-    found = sites.find(listing, marked, config.labels) if config.labels.level == 1 else frozenset[str]()
+    reviewed = review.sites(listing, set().union(*marked.values()), config)
+    files = [file for file in listing.files if file.name in marked or file.label not in reviewed]
+    rest = replace(listing, files=files)  # what was reviewed says nothing of the other folders
+    found = sites.find(rest, marked, config.labels) if config.labels.level == 1 else frozenset[str]()
     flat = {file.name for file in listing.files if not file.label}
     if not found:
         read = read.only(lambda path: path.parent == folder)

@@ -13,7 +13,7 @@ beside what was decided.
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from birdtune.config import Config
 from birdtune.data.annotations.rows import TIMES, label_of
 from birdtune.data.annotations.sites import is_species
 from birdtune.data.class_names import is_negative, joined, quoted
+from birdtune.data.labelling import LabelTable
 from birdtune.data.labels import Label, background_of, class_names_of
 from birdtune.data.layout import Arranged, is_no_name
 from birdtune.data.row_books import RowBooks
@@ -87,12 +88,38 @@ def _decision(origin: str, cells: Mapping[str, str]) -> Decision:
     return replace(own, labels={"yes": (there,), "no": (absent,), "other": (there, absent)}[kind])
 
 
-def add(arranged: Arranged, listing: Listing, config: Config, *, by_folder: bool) -> Arranged:
-    """The same with what was decided.
+def sites(listing: Listing, classes: Iterable[str], config: Config) -> set[str]:
+    """The folders that are sites by what was decided on their recordings; none without a review.
+
+    Args:
+        listing: of `scan.scan`, flat.
+        classes: that are annotated, so that folders of these names are classes.
+
+    Raises: as `add`.
+    """
+    if config.labels.review is None:
+        return set()
+    by_listed = _by_recording(one for path in _tables(Path(config.labels.review)) for one in read(path, []))
+    matched = match(listing.files, by_listed)
+    of_file = {name: [one for row in rows for one in by_listed[row]] for name, rows in matched.rows_of.items()}
+    return _sites(listing.files, of_file, classes, config)[0]
+
+
+def with_sites(table: LabelTable, listing: Listing, config: Config) -> LabelTable:
+    """The same with those sites. Tables that are no annotations are not changed: beside them no folder is a class.
+
+    Raises: as `add`.
+    """
+    classes = {label.class_name for row in table.rows for label in row.labels}
+    new = sites(listing, classes, config) - table.sites if table.is_annotations else set[str]()
+    return replace(table, sites=table.sites | new, notices=(*table.notices, *_of_folders(new, set())))
+
+
+def add(arranged: Arranged, listing: Listing, config: Config) -> Arranged:
+    """The same with what was decided; of folders that name classes, some in which recordings were reviewed are sites.
 
     Args:
         listing: of all recordings, flat, those without a label, too.
-        by_folder: whether folders name the classes. Of those in which recordings were reviewed, some are then sites.
 
     Raises:
         InputError: there is no such table, or it is of other recordings.
@@ -101,9 +128,7 @@ def add(arranged: Arranged, listing: Listing, config: Config, *, by_folder: bool
     place = Path(config.labels.review)
     read_as = list[str]()
     decisions = [one for path in _tables(place) for one in read(path, read_as)]
-    by_listed: dict[str, list[Decision]] = defaultdict(list)
-    for one in decisions:
-        by_listed[one.recording].append(one)
+    by_listed = _by_recording(decisions)
     matched = match(listing.files, by_listed)
     if decisions and not matched.rows_of:
         raise InputError(
@@ -112,9 +137,11 @@ def add(arranged: Arranged, listing: Listing, config: Config, *, by_folder: bool
             "known by their names, with as many folders before them as both have."
         )
     of_file = {name: [one for row in rows for one in by_listed[row]] for name, rows in matched.rows_of.items()}
-    site, doubtful = _sites(arranged.listing, of_file, config) if by_folder else (set[str](), set[str]())
+    given = {name for file in arranged.listing.files if file.labels for name in file.classes}
+    by_folder = [file for file in arranged.listing.files if not file.labels]
+    site, doubtful = _sites(by_folder, of_file, given, config)
     placed, left_out, problems = Counter[str](), Counter[str](), list[Problem]()
-    labelled = {file.name: file for file in arranged.listing.files if file.label not in site}
+    labelled = {file.name: file for file in arranged.listing.files if file.labels or file.label not in site}
     files, added = list[SoundFile](), set[str]()
     for file in listing.files:
         known = labelled.get(file.name)
@@ -146,6 +173,13 @@ def add(arranged: Arranged, listing: Listing, config: Config, *, by_folder: bool
     )
 
 
+def _by_recording(decisions: Iterable[Decision]) -> dict[str, list[Decision]]:
+    found: dict[str, list[Decision]] = defaultdict(list)
+    for one in decisions:
+        found[one.recording].append(one)
+    return found
+
+
 def _tables(place: Path) -> list[Path]:
     found = sorted(path for path in place.glob("*.csv") if path.is_file()) if place.is_dir() else [place]
     if not found or not found[0].is_file():
@@ -157,18 +191,22 @@ def _tables(place: Path) -> list[Path]:
 
 
 def _sites(
-    listing: Listing, of_file: Mapping[str, Sequence[Decision]], config: Config
+    files: Iterable[SoundFile], of_file: Mapping[str, Sequence[Decision]], given: Iterable[str], config: Config
 ) -> tuple[set[str], set[str]]:
     """The folders that name no class, as their recordings were reviewed for other classes; and those that may be such.
 
     A folder in which nothing but "no" was decided may be that of a new species, into which somebody sorted what was
     taken for others.
+
+    Args:
+        files: whose labels are their folders.
+        given: classes that other labels have.
     """
-    classes = {one.detected for some in of_file.values() for one in some}
+    classes = {*given, *(one.detected for some in of_file.values() for one in some)}
     classes |= {label.class_name for some in of_file.values() for one in some for label in one.labels}
     decisions: dict[str, list[Decision]] = defaultdict(list)
-    for file in listing.files:
-        if not is_negative(file.label):
+    for file in files:
+        if file.label and not is_negative(file.label):
             decisions[file.label] += of_file.get(file.name, ())
     others = {folder for folder, some in decisions.items() if some} - classes
     others -= set(background_of(others, config.labels.negative_classes))
