@@ -559,6 +559,42 @@ def test_what_a_program_detected_is_taken_only_by_name(flat: Path) -> None:
     assert "is taken for true" in said(dataset)
 
 
+def test_several_files_and_folders_of_annotations_are_named_with_commas(flat: Path) -> None:
+    for k, folder in enumerate(("a", "b", "c,d")):
+        (flat / folder).mkdir()
+        (flat / folder / "all.csv").write_text(
+            f"recording,start_s,end_s,label\nr{2 * k}.wav,0,1,{OWL}\nr{2 * k + 1}.wav,1,2,{TIT}\n"
+        )
+    named = f"{flat / 'a'}, {flat / 'b/all.csv'},{flat / 'c,d'},{flat / 'a'}"
+    dataset = inspect(flat, labels={"annotations": named})
+    # Rows of files that are called alike are each counted, and those of a folder that is named twice once.
+    assert dataset.rows == {"found": 6, "used": 6, "left_out": {}} and dataset.problems == []
+    assert labels_of(dataset, "r4.wav") == (Label(OWL, 0, 1),) and "6 rows in 3 annotation files" in said(dataset)
+    for wrong, why in ((f"{flat / 'a'},{flat / 'gone'}", "gone: there is no such file"), (",", "names no file")):
+        with pytest.raises((InputError, SettingsError), match=why):
+            inspect(flat, labels={"annotations": wrong})
+    (flat / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: has no annotations"):
+        inspect(flat, labels={"annotations": f"{flat / 'a'},{flat / 'empty'}"})
+
+
+def test_annotation_files_beside_recordings_that_are_not_read_are_counted_with_what_to_do(flat: Path) -> None:
+    all_annotated(flat)
+    (flat / "marks.csv").write_text(
+        "recording,start_s,end_s,label\n" + "".join(f"r{k}.wav,0,1,{(OWL, TIT)[k % 2]}\n" for k in range(6))
+    )
+    dataset = inspect(flat, labels={"annotations": str(flat / "marks.csv")})
+    both = f"{flat / 'marks.csv'},{flat / 'data'}"
+    assert said(dataset).count("annotation files among the recordings") == 1 and dataset.rows["used"] == 6
+    assert (
+        "6 annotation files among the recordings, e.g. r0.txt, are not read, as --labels.annotations names others. To "
+        f"read all: --labels.annotations {both}."
+    ) in said(dataset)
+    dataset = inspect(flat, labels={"annotations": both})
+    assert dataset.rows == {"found": 18, "used": 17, "left_out": {"row-repeated": 1}}  # the same call in two files
+    assert "among the recordings" not in said(dataset)
+
+
 def test_annotations_that_cannot_be_meant_are_refused(flat: Path) -> None:
     with pytest.raises(InputError, match="there is no such file or folder"):
         inspect(flat, labels={"annotations": str(flat / "gone")})

@@ -88,6 +88,10 @@ def test_settings_and_arguments_get_paths_of_this_machine(tmp_path: Path) -> Non
     local = places.with_local_settings(config, lambda place: place.local(tmp_path))
     assert local.input == tmp_path / "birds/in" and local.output == Path("output") and local.init_from == "latest"
     assert local.model.checkpoint == str(tmp_path / "weights/vggish.ckpt")
+    several = Config.model_validate({"labels": {"annotations": "s3://birds/a, marks.csv,s3://birds/b/c.csv"}})
+    assert places.settings(several) == {"labels.annotations": [Place("birds", "a"), Place("birds", "b/c.csv")]}
+    local = places.with_local_settings(several, lambda place: place.local(tmp_path))
+    assert local.labels.annotations == f"{tmp_path / 'birds/a'},marks.csv,{tmp_path / 'birds/b/c.csv'}"
     options = Namespace(files=[Path("s3://birds/night.wav"), Path("day.wav")], out=None, input="s3://birds/in")
     assert places.arguments(options) == {"files": [Place("birds", "night.wav")]}
     found = places.with_local_arguments(options, lambda place: place.local(tmp_path))
@@ -398,9 +402,12 @@ def test_who_loses_the_lease_stops_at_once(s3: S3, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_command_finds_its_input_and_leaves_its_output(s3: S3, tmp_path: Path) -> None:
-    s3.put("in/job.yaml", b"train: {epochs: 3}\ndata: s3://birds/recordings\n")
+    s3.put("in/job.yaml", b"train: {epochs: 3}\ndata: s3://birds/recordings\n"
+           b"labels: {annotations: 's3://birds/marks/a,s3://birds/marks/b'}\n")
     s3.put("in/bird_id_map.csv", b"name,id\n")
     s3.put("recordings/robin/1.wav", b"sound")
+    for name in "ab":
+        s3.put(f"marks/{name}/1.txt", b"1\t2\trobin\n")
     flags = {"input": "s3://birds/in", "output": "s3://birds/out", "cloud.endpoint": s3.endpoint}
     flags["cloud.folder"] = str(tmp_path)
     folder = session.settings_folder(flags, {}, QUIET, STOP)
@@ -412,6 +419,7 @@ def test_a_command_finds_its_input_and_leaves_its_output(s3: S3, tmp_path: Path)
     with session.staged(config, Namespace(), QUIET, STOP, only_reads=False) as (local, _):
         assert content(local.input).keys() == {"job.yaml", "bird_id_map.csv"}
         assert content(local.data_folder) == {"robin/1.wav": b"sound"}
+        assert all(content(Path(each)).keys() == {"1.txt"} for each in str(local.labels.annotations).split(","))
         make(local.output, {"run.json": "{}"})
     assert s3.stored("out/") == ["out/run.json"]
 

@@ -148,6 +148,10 @@ def test_paths_in_yaml_begin_at_the_input_folder_and_none_stays_none(tmp_path: P
     assert config.split.file == str(tmp_path / "folds.csv")
     assert config.labels.map == "/abs/map.json"
     assert config.model.checkpoint == "none"
+    (tmp_path / "e,f.csv").write_text("")
+    config = loaded(job_yaml(tmp_path, "labels.annotations: 'a, s3://b/c,/d,e,f.csv'\n"))
+    assert config.labels.annotations == f"{tmp_path / 'a'},s3://b/c,/d,{tmp_path / 'e,f.csv'}"
+    assert loaded(job_yaml(tmp_path, "labels.annotations: none\n")).labels.annotations == "none"
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "train:\n  # epochs: 3\n", "---\n"])

@@ -3,10 +3,12 @@
     class XSettings(Section): field = setting(...)  ─▶  options_of(Section) ─▶ help, docs/settings.md, configure.py
 """
 
+import os
 import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -59,6 +61,24 @@ class Option:
 def options_of(section: type[Section]) -> list[Option]:
     """Every setting of a section and those in it, in the order of the help text."""
     return list(_walk(section, (), "The run"))
+
+
+PATHS = "paths"  # unit of a setting that takes several, separated by commas
+
+
+def paths_of(text: str, folder: Path = Path()) -> list[str]:
+    """The paths of such a setting. What has a comma in it and is there is one path.
+
+    Args:
+        folder: where relative ones begin.
+    """
+    parts, found = text.split(","), list[str]()
+    while parts:
+        longer = range(len(parts), 1, -1)
+        n = next((n for n in longer if os.path.lexists(folder / ",".join(parts[:n]).strip())), 1)
+        found.append(",".join(parts[:n]).strip())
+        parts = parts[n:]
+    return [path for path in found if path]
 
 
 def settings_page(options: Sequence[Option]) -> str:

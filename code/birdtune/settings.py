@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from birdtune.options import Section, setting
+from birdtune.options import PATHS, Section, setting
 
 _HIDDEN_UNITS = 100
 _WIDEST = 65_536
@@ -73,8 +73,9 @@ class LabelSettings(Section):
         "names of a table's columns, e.g. recording=filename,label=category,start=onset,end=offset; also split=, fold=",
     )
     annotations: str | None = setting(
-        None, "annotation file, or a folder of them: Raven, Audacity, ELAN, Praat, tables, xeno-canto; none: of none",
-        unit="path", unset="beside recordings without class folders, or in folders of sites, by name",
+        None, "annotation files, or folders of them, with commas: Raven, Audacity, ELAN, Praat, tables, xeno-canto; "
+        "none: of none",
+        unit=PATHS, unset="beside recordings without class folders, or in folders of sites, by name",
     )
     review: str | None = setting(
         None, "review.csv that the page of `review` saved, or a folder of such tables; beside all other labels",

@@ -14,6 +14,7 @@ from typing import Any
 from birdtune.config import Config
 from birdtune.config import options as settings_options
 from birdtune.errors import SettingsError, shown
+from birdtune.options import PATHS, Option, paths_of
 
 # A Path has no empty parts, so that one made of `s3://bucket/key` has lost a slash.
 _ADDRESS = re.compile(r"s3:/+([^/]*)/*(.*)", re.DOTALL)
@@ -75,27 +76,30 @@ def is_safe(name: str) -> bool:
     )
 
 
-def settings(config: Config) -> dict[str, Place]:
+def settings(config: Config) -> dict[str, list[Place]]:
     """The settings that name places in S3, by full name. Raises SettingsError: one of them is no address."""
     found = {}
     for option in settings_options():
         if "path" in f"{option.type}|{option.unit}":
             try:
-                place = place_of(_value(config, option.path))
+                each = [place_of(value) for value in _values(option, _value(config, option.path))]
             except SettingsError as fault:
                 raise SettingsError(f"--{option.name} {fault}") from fault
-            if place is not None:
-                found[option.name] = place
+            if places := [place for place in each if place is not None]:
+                found[option.name] = places
     return found
 
 
 def with_local_settings(config: Config, locate: Callable[[Place], Path]) -> Config:
     """The same settings with paths of this machine in place of addresses."""
     tree: dict[str, Any] = {}
-    for name, place in settings(config).items():
-        *sections, key = name.replace("-", "_").split(".")
-        local = locate(place)
-        value = local if isinstance(_value(config, (*sections, key)), Path) else str(local)
+    by_name = {option.name: option for option in settings_options()}
+    for name in settings(config):
+        *sections, key = by_name[name].path
+        given = _value(config, by_name[name].path)
+        each = [(one, place_of(one)) for one in _values(by_name[name], given)]
+        local = ",".join(str(one if place is None else locate(place)) for one, place in each)
+        value = Path(local) if isinstance(given, Path) else local
         if sections:
             section = tree.get(sections[0], getattr(config, sections[0]))
             tree[sections[0]] = section.model_copy(update={key: value})
@@ -127,6 +131,11 @@ def with_local_arguments(options: Namespace, locate: Callable[[Place], Path]) ->
         return str(locate(place)) if isinstance(value, str) else locate(place)
 
     return Namespace(**{name: local(value) for name, value in vars(options).items()})
+
+
+def _values(option: Option, value: Any) -> list[Any]:
+    """What a setting names: several paths, where it takes several."""
+    return paths_of(value) if option.unit == PATHS and isinstance(value, str) else [value]
 
 
 def _value(config: Config, path: tuple[str, ...]) -> Any:

@@ -40,7 +40,7 @@ def fetch_one(config: Config, place: Place, journal: Journal, interrupts: Interr
 
 @contextmanager
 def staged(
-    config: Config, settings: Mapping[str, Place], arguments: Mapping[str, Sequence[Place]], journal: Journal,
+    config: Config, settings: Mapping[str, Sequence[Place]], arguments: Mapping[str, Sequence[Place]], journal: Journal,
     interrupts: Interrupts, *, only_reads: bool, makes_folder: bool,
 ) -> Iterator[Callable[[Place], Path]]:
     """Fetch what settings and arguments name, and publish what is made, for as long as the block lasts.
@@ -56,9 +56,9 @@ def staged(
         InputError, RetryableError: S3 refuses or fails.
     """  # fmt: skip
     storage, folder = connect(config.cloud), folder_of(config)
-    output = settings.get("output")
+    output = next(iter(settings.get("output", ())), None)
     made = [place for name in _MADE for place in arguments.get(name, ())]
-    read = [place for name, place in settings.items() if name != "output"]
+    read = [place for name, places in settings.items() if name != "output" for place in places]
     read += [place for name, places in arguments.items() if name not in _MADE for place in places]
     with ExitStack() as stack:
         if output is not None and only_reads:

@@ -383,7 +383,7 @@ def _gather(
             Counter(label.class_name for one in division.usable for label in one.labels
                     if label.class_name != IGNORED and label.weight), by_rows=survey.rows is not None,
         ),
-        *_kinds_notices(division, background_of(classes, config.labels.negative_classes)),
+        *_kinds_notices(config, division, background_of(classes, config.labels.negative_classes)),
         *division.notices,
         *weight_notices,
     ]
@@ -505,11 +505,14 @@ def class_notices(ids: dict[str, ExternalId], classes: tuple[str, ...]) -> list[
     return [*([few] if len(classes) < 3 else []), *_id_notices(ids, classes)]
 
 
-def _kinds_notices(division: _Division, background: Sequence[str]) -> list[str]:
+def _kinds_notices(config: Config, division: _Division, background: Sequence[str]) -> list[str]:
     """What should be known of annotations that lie there, and of classes that are no answer."""
     problems, timed = division.problems, any(label.has_times for one in division.usable for label in one.labels)
     notices = []
-    if n := sum(problem.problem == "annotation" for problem in problems):
+    unread = [problem.recording for problem in problems if problem.problem == "annotation"]
+    if unread and config.labels.annotations not in (None, collect.NONE):
+        notices.append(collect.unread_notice(config, unread))
+    elif n := len(unread):
         whole = "" if timed else ": each recording is trained whole under its class"
         notices.append(
             f"{count(n, 'file')} of annotations among the recordings {'is' if n == 1 else 'are'} not used{whole}. To "

@@ -22,7 +22,7 @@ import yaml
 
 from birdtune.config import LATEST, Config, options
 from birdtune.errors import InputError, SettingsError, shown
-from birdtune.options import ENVIRONMENT_PREFIX, Option
+from birdtune.options import ENVIRONMENT_PREFIX, PATHS, Option, paths_of
 from birdtune.runtime.files import write_text
 from birdtune.runtime.parsing import parse_yaml, read_bounded
 from birdtune.runtime.storage import read_error
@@ -186,10 +186,17 @@ def _from_yaml(folder: Path, known: Mapping[str, Option]) -> dict[str, _Given]:
             raise SettingsError(f"{shown(path)}: `input` cannot be set here; this file is found through it.")
         if name in found:
             raise SettingsError(f"{shown(path)}: {name} is set twice. Keep one.")
-        if isinstance(value, str) and _is_place(known[name], value, folder):
+        if isinstance(value, str) and known[name].unit == PATHS:
+            value = ",".join(_below(folder, each) for each in paths_of(value, folder))
+        elif isinstance(value, str) and _is_place(known[name], value, folder):
             value = str(folder / value)
         found[name] = _Given(value, f"{name} in {shown(path)}")
     return found
+
+
+def _below(folder: Path, value: str) -> str:
+    """One of several paths in job.yaml."""
+    return value if value == "none" or value.startswith("s3://") else str(folder / value)
 
 
 def _is_place(option: Option, value: str, folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """Annotation files → the labels of the recordings that they name.
 
-    --labels.annotations FILE | FOLDER ─▶ named ─▶ LabelTable
+    --labels.annotations FILE | FOLDER, ... ─▶ named ─▶ LabelTable
     files beside their recordings, by name ─▶ beside ─▶ LabelTable | None
 """
 
@@ -8,7 +8,7 @@ import os
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from birdtune.data.labelling import LabelRow, LabelTable, twice
 from birdtune.data.scan import Listing, name_below
 from birdtune.data.taxonomy import Taxonomy
 from birdtune.errors import InputError, SettingsError, shown
+from birdtune.options import paths_of
 from birdtune.runtime.text import count
 
 _SETTING = "--labels.annotations"
@@ -42,30 +43,53 @@ def named(config: Config, listing: Listing) -> LabelTable:
     """The labels of the annotation files that the settings name.
 
     Raises:
-        SettingsError: a table of labels is named as well.
-        InputError: there is no such file or folder, or no annotation in it.
+        SettingsError: a table of labels is named as well, or no file.
+        InputError: one of the files or folders is not there, or has no annotation in it.
     """
     assert config.labels.annotations is not None
-    place = Path(config.labels.annotations)
     if config.labels.table is not None:
         raise SettingsError(
             f"{_SETTING} and --labels.table both say what is in the recordings. Give one: a table `recording,start_s,"
             "end_s,label` among the annotation files is read with them."
         )
+    places = [Path(each) for each in paths_of(config.labels.annotations)]
+    if not places:
+        raise SettingsError(f"{_SETTING}: names no file. Give a file or a folder of annotations, or none.")
+    read, base_of, known = _Read(), dict[Path, Path](), set[str]()
+    for place in places:
+        _require(place)
+        paths = [place] if place.is_file() else list(annotation_files(place))
+        base_of |= dict.fromkeys(paths, place.parent if place.is_file() else place)
+        own = _read([path for path in paths if os.path.realpath(path) not in known], options_of(config))
+        if not own.found and known.isdisjoint(map(os.path.realpath, paths)):
+            why = own.unread[0][1] if own.unread else "none of its files is one of a format that is read"
+            raise InputError(f"{_SETTING} {shown(place)}: has no annotations. {why}")
+        known |= set(map(os.path.realpath, paths))
+        read = read.joined(own)
+    return _table(config, listing, read, joined([shown(place) for place in places]), base_of)
+
+
+def _require(place: Path) -> None:
     if not os.path.lexists(place):
         raise InputError(
             f"{_SETTING} {shown(place)}: there is no such file or folder; expected selection tables of Raven, label "
-            "tracks of Audacity, .eaf of ELAN, TextGrids of Praat, tables with a header, or JSON. In a "
-            "container, it must be mounted."
+            "tracks of Audacity, .eaf of ELAN, TextGrids of Praat, tables with a header, or JSON; several with commas "
+            "between them. In a container, it must be mounted."
         )
-    if place.is_file():
-        table = _table(config, listing, _read([place], options_of(config)), shown(place), place.parent)
-    else:
-        table = _table(config, listing, _read(annotation_files(place), options_of(config)), shown(place), place)
-    if not table.files:
-        why = table.unread[0][1] if table.unread else "none of its files is one of a format that is read"
-        raise InputError(f"{_SETTING} {shown(place)}: has no annotations. {why}")
-    return table
+
+
+def unread_notice(config: Config, unread: Sequence[str]) -> str:
+    """What is said of annotation files in the data folder where the setting names others.
+
+    Args:
+        unread: their names below the data folder.
+    """
+    both = f"{config.labels.annotations},{config.data_folder}"
+    return (
+        f"{count(len(unread), 'annotation file')} among the recordings, e.g. {unread[0]}, "
+        f"{'is' if len(unread) == 1 else 'are'} not read, as {_SETTING} names others. To read all: "
+        f"{_SETTING} {shlex.quote(shown(both))}."
+    )
 
 
 def beside(config: Config, listing: Listing) -> LabelTable | None:
@@ -92,7 +116,8 @@ def beside(config: Config, listing: Listing) -> LabelTable | None:
         read = read.only(lambda path: path.parent == folder)
     if not (found or flat & marked.keys()):
         return None
-    table = _table(config, listing, read, f"annotation files in {shown(folder)}", folder)
+    base_of = dict.fromkeys([one.path for one in read.found], folder)
+    table = _table(config, listing, read, f"annotation files in {shown(folder)}", base_of)
     notices = sites.notices(found, config) if found else []
     return replace(table, sites=found, notices=(*notices, *table.notices))
 
@@ -129,6 +154,12 @@ class _Read:
     found: list[AnnotationFile] = field(default_factory=list)
     unread: list[tuple[Path, str]] = field(default_factory=list)
     detected: list[Path] = field(default_factory=list)
+
+    def joined(self, other: "_Read") -> "_Read":
+        """Of these files and others."""
+        return _Read(
+            self.found + other.found, self.unread + other.unread, self.detected + other.detected
+        )
 
     def only(self, wanted: Callable[[Path], bool]) -> "_Read":
         """The same of some of the files."""
@@ -180,20 +211,22 @@ def _recordings(one: AnnotationFile, below: str, names: Names) -> Iterator[tuple
         yield names.of_row(below, listed, row.path) if listed else own, row
 
 
-def _table(config: Config, listing: Listing, read: _Read, title: str, base: Path) -> LabelTable:
+def _table(config: Config, listing: Listing, read: _Read, title: str, base_of: Mapping[Path, Path]) -> LabelTable:
     """The labels of some files.
 
     Args:
-        title: what they are called together in messages; each is called by its path below `base`.
+        title: what they are called together in messages.
+        base_of: the folder of each, below which its path is what it is called.
     """
     options, taxonomy, names = options_of(config), Taxonomy.of(config), Names(listing.files)
     rows, surveyed, groups = list[LabelRow](), set[str](), dict[str, str]()
+    called = _called(read.found, base_of)
     for one in read.found:
-        for recording, row in _recordings(one, _below(one, config, base), names):
+        for recording, row in _recordings(one, _below(one, config, base_of[one.path]), names):
             surveyed.add(recording)
             if row is None:
                 continue
-            origin = f"{shown(one.path.relative_to(base))}, row {row.number:,}"
+            origin = f"{called[one.path]}, row {row.number:,}"
             if row.fault:
                 rows.append(LabelRow(origin, recording, (), "row-invalid", row.fault))
             else:
@@ -209,6 +242,13 @@ def _table(config: Config, listing: Listing, read: _Read, title: str, base: Path
         title, tuple(one.path for one in read.found), tuple(rows), frozenset(surveyed), groups=groups,
         notices=notices, unread=tuple(read.unread), is_annotations=True,
     )  # fmt: skip
+
+
+def _called(found: Sequence[AnnotationFile], base_of: Mapping[Path, Path]) -> dict[Path, str]:
+    """What each file is called in messages; no two alike, as rows are counted by that."""
+    below = {one.path: one.path.relative_to(base_of[one.path]) for one in found}
+    n_alike = Counter(below.values())
+    return {path: shown(path if n_alike[name] > 1 else name) for path, name in below.items()}
 
 
 def _require_columns(found: Sequence[AnnotationFile], options: Options, title: str) -> None:
