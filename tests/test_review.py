@@ -143,8 +143,9 @@ def test_what_cannot_be_reviewed_is_said(
 
 
 CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 # Presses keys as a person does, and puts the table that is saved into the page.
-SCRIPT = """
+PRESSING = """
 const press = (key, at) => (at || document.body).dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
 URL.createObjectURL = blob => { blob.text().then(text => {
   const made = document.createElement("pre");
@@ -152,11 +153,24 @@ URL.createObjectURL = blob => { blob.text().then(text => {
   made.textContent = JSON.stringify(text);
   document.body.append(made);
 }); return "#"; };
+"""
+KEYS = """
 for (const key of ["s", "ArrowLeft", "y", "n", "o"]) press(key);
 document.querySelector("select").value = OTHER;
 press("n"); // while the list is open, keys are its own
 press("Enter", document.querySelector("select"));
-document.getElementById("save").click();
+"""
+NEW_CLASS = """
+const type = text => { press("o"); typed.value = text; press("Enter", typed); };
+type(OTHER);
+type("  " + OTHER.toUpperCase().replace(" ", "_"));
+type("unknown");
+document.title = dialog.open + " " + typed.validity.customError;
+typed.value = "-Owl";
+press("Enter", typed);
+document.title += " " + dialog.open + " " + select.options.length;
+typed.value = "PARUS  major"; // as the list has it, so that it is the detected class
+press("Enter", typed);
 """
 
 
@@ -167,19 +181,26 @@ def dumped(page: Path, profile: Path) -> str:
     return done.stdout.decode()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_in_a_browser_keys_decide_and_the_table_that_is_saved_can_be_read(page: Path, tmp_path: Path) -> None:
-    assert "0 of 3: 0 yes, 0 no, 0 other, 0 skipped" in dumped(page, tmp_path / "profile")  # our script may run
+def saved(page: Path, profile: Path, keys: str, other: str) -> tuple[str, Path]:
+    """The page after some keys were pressed, and the table that was saved then."""
     text = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text("utf-8"))
     pressed = page.with_name("pressed.html")
-    script = f"const OTHER = {json.dumps(OWL)};{SCRIPT}"
+    script = f"const OTHER = {json.dumps(other)};{PRESSING}{keys}".replace("</", "<\\/")
+    script += 'document.getElementById("save").click();'
     pressed.write_text(text.replace("</body>", f"<script>{script}</script></body>"), "utf-8")
-    dom = dumped(pressed, tmp_path / "profile")
+    dom = dumped(pressed, profile)
+    found = re.search(r'<pre id="saved">(.*?)</pre>', dom)
+    assert found is not None
+    table = page.with_name("review.csv")
+    table.write_text(json.loads(html.unescape(found[1])), "utf-8", newline="")
+    return dom, table
+
+
+@needs_chromium
+def test_in_a_browser_keys_decide_and_the_table_that_is_saved_can_be_read(page: Path, tmp_path: Path) -> None:
+    assert "0 of 3: 0 yes, 0 no, 0 other, 0 skipped" in dumped(page, tmp_path / "profile")  # our script may run
+    dom, table = saved(page, tmp_path / "profile", KEYS, OWL)
     assert "3 of 3: 1 yes, 1 no, 1 other, 0 skipped" in dom
-    saved = re.search(r'<pre id="saved">(.*?)</pre>', dom)
-    assert saved is not None
-    table = tmp_path / "review.csv"
-    table.write_text(json.loads(html.unescape(saved[1])), "utf-8", newline="")
     rows = [tuple(row.values()) for row in read_csv(table)]
     assert tuple(read_csv(table)[0]) == review.COLUMNS
     assert rows == [
@@ -187,6 +208,20 @@ def test_in_a_browser_keys_decide_and_the_table_that_is_saved_can_be_read(page: 
         (RECORDING, "8", "14", TIT, "other", OWL),
     ]  # fmt: skip
     assert "3 of 3: 1 yes, 1 no, 1 other, 0 skipped" in dumped(page, tmp_path / "profile")  # the browser kept them
+
+
+@needs_chromium
+def test_a_class_that_no_list_has_is_typed_once_and_is_then_in_the_list(page: Path, tmp_path: Path) -> None:
+    new = 'Neu, "Kauz" <b>&lt;</script>'
+    dom, table = saved(page, tmp_path / "profile", NEW_CLASS, new)
+    assert "3 of 3: 1 yes, 0 no, 2 other, 0 skipped" in dom
+    assert "<title>true true true 3</title>" in dom  # what is no name is not taken, and the dialog waits
+    assert [(row["decision"], row["label"]) for row in read_csv(table)] == [("other", new)] * 2 + [("yes", TIT)]
+    again = dumped(page, tmp_path / "profile")
+    escaped = 'Neu, "Kauz" &lt;b&gt;&amp;lt;&lt;/script&gt;'  # as a text of the page, not as markup
+    assert again.count("<option") == 3 and again.count(f">{escaped}</option>") == 1
+    assert again.count(f">is {escaped}</span>") == 2
+    assert next(iter(review.read(table, []))).labels[0].class_name == new
 
 
 # ---- from the table to labels -------------------------------------------------------------------
@@ -293,6 +328,26 @@ def test_a_table_that_cannot_be_meant_is_refused(data: Path, content: str | None
         (data / "review.csv").write_text(content)
     with pytest.raises(InputError, match=message):
         inspect(data, labels={"review": str(data / "review.csv")})
+
+
+def test_a_new_class_that_was_typed_is_one_and_too_few_recordings_of_it_are_said(data: Path) -> None:
+    new = 'Neu, "Kauz" <b>'
+    cell = new.replace('"', '""')
+    rows = f'site/a.wav,1,4,Owl,other,"{cell}"\nsite/a.wav,5,6,Owl,other,"{cell}"\nflat.wav,1,2,Owl,other,-Owl\n'
+    found = decided(data, rows)
+    assert found.classes == (new, "Owl", "Tit")
+    assert labels_of(found, "site/a.wav")[0] == Label(new, 1, 4, is_reviewed=True)
+    assert f'Classes that only the review has: "{new}" (1 recording)' in said(found)
+    assert f"Too few source recordings to be tested: {new}." in said(found)
+    (fault,) = (one.detail for one in found.problems if one.problem == "row-invalid")
+    assert fault == 'review.csv, row 4: "-Owl" is no class, as "-" before a name says that it is absent'
+    few = {"min_samples_per_class": 100, "min_samples_action": "leave-out"}
+    for seed in range(9):
+        write_sound(data / f"data/Owl/long{seed}.wav", tone(60.0, 8000, seed=200 + seed), 8000)
+        write_sound(data / f"data/Tit/long{seed}.wav", tone(60.0, 8000, seed=300 + seed), 8000)
+    found = inspect(data, labels={"review": str(data / "review.csv")}, train=few)
+    assert found.classes == ("Owl", "Tit")
+    assert re.search(f"fewer than 100 training windows: {re.escape(new)} .*they are left out", said(found))
 
 
 MARKED = "recording,start_s,end_s,label\n"

@@ -78,6 +78,8 @@ def _decision(origin: str, cells: Mapping[str, str]) -> Decision:
         return replace(own, fault=f"decision is {shown(kind[:40])!r}, expected {', '.join(DECISIONS)}")
     if not detected or (kind == "other" and not label):
         return replace(own, fault="has no class")
+    if kind == "other" and is_negative(label):
+        return replace(own, fault=f'"{label}" is no class, as "-" before a name says that it is absent')
     there = label_of(label if kind == "other" else detected, {name: cells[name] for name in TIMES})
     if not isinstance(there, Label):
         return replace(own, fault=there)
@@ -168,7 +170,10 @@ def add(arranged: Arranged, listing: Listing, config: Config) -> Arranged:
     return replace(
         arranged,
         listing=Listing(files, [*kept, *unnamed, *problems], classes),
-        notices=[*arranged.notices, *read_as, *_notices(place, decisions, files, placed), *_of_folders(site, doubtful)],
+        notices=[
+            *arranged.notices, *read_as, *_notices(place, decisions, files, placed), *_new_classes(files, decisions),
+            *_of_folders(site, doubtful),
+        ],
         rows=_joined(arranged.rows, RowBooks(len(decisions), dict(left_out), dict(placed))),
     )
 
@@ -256,6 +261,18 @@ def _notices(
         f"{shown(place)}: {count(len(decisions), 'decision')} on detections ({said}) in "
         f"{count(len(placed), 'recording')}.{alone}"
     )
+
+
+def _new_classes(files: Sequence[SoundFile], decisions: Sequence[Decision]) -> Iterator[str]:
+    """Classes that nothing else has: somebody typed them on the page."""
+    known = {one.detected for one in decisions}
+    for file in files:
+        others = [label for label in file.labels if not label.is_reviewed]
+        known |= {*class_names_of(others), *(() if file.labels else (file.label,))}
+    new = Counter(name for file in files for name in file.classes if name not in known)
+    if new:
+        named = [f'"{shown(name)}" ({count(n, "recording")})' for name, n in sorted(new.items())]
+        yield f"Classes that only the review has: {joined(named)} (--train.min-samples-per-class)."
 
 
 def _of_folders(site: set[str], doubtful: set[str]) -> Iterator[str]:

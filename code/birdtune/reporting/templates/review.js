@@ -1,6 +1,7 @@
 // The page of review: one decision a detection by keys or buttons, kept by the browser, saved as a table.
 const main = document.querySelector("main"), cards = Array.from(document.querySelectorAll(".card"));
 const dialog = document.getElementById("other"), select = dialog.querySelector("select");
+const typed = document.getElementById("new");
 const place = "birdtune-review-" + main.dataset.key;
 const words = { yes: "yes", no: "no", other: "other", skip: "skipped" };
 let here = 0, decisions = {}, kept = true;
@@ -41,16 +42,33 @@ const decide = (decision, label) => {
 };
 const says = decision => {
   if (decision === "other") {
+    typed.value = "";
+    typed.setCustomValidity("");
     select.value = (decisions[here] && decisions[here][1]) || cards[here].dataset.detected;
     dialog.showModal();
     select.focus();
   } else decide(decision, decision === "yes" ? cards[here].dataset.detected : "");
 };
-const take = () => {
-  if (!select.value) return;
+// Names that differ in case, blanks, "_" or "-" alone are one class, as that of the list is spelt.
+const folded = name => name.replace(/[\s_-]+/g, " ").trim().toLowerCase();
+const listed = name => {
+  const known = Array.from(select.options).find(option => folded(option.value) === folded(name));
+  if (!known) select.add(new Option(name, name));
+  return known ? known.value : name;
+};
+const take = name => {
+  if (!name) return;
   dialog.close();
-  const own = select.value === cards[here].dataset.detected;
-  decide(own ? "yes" : "other", select.value);
+  const own = name === cards[here].dataset.detected;
+  decide(own ? "yes" : "other", name);
+};
+const takeTyped = () => {
+  const name = typed.value.normalize("NFC").replace(/\s+/g, " ").trim();
+  if (!name) return take(select.value);
+  if (folded(name) === "unknown" || !/[\p{L}\p{N}]/u.test(name) || name.startsWith("-")) {
+    typed.setCustomValidity("This cannot be the name of a class: \"unknown\" means none, and \"-\" before a name that it is absent.");
+    typed.reportValidity();
+  } else take(listed(name));
 };
 const save = () => {
   const cell = text => '"' + text.replaceAll('"', '""') + '"';
@@ -81,13 +99,15 @@ addEventListener("keydown", event => {
   event.preventDefault();
   act();
 });
-select.addEventListener("keydown", event => {
-  if (event.key !== "Enter") return;
-  event.preventDefault();
-  take();
-});
-select.addEventListener("dblclick", take);
-document.getElementById("take").addEventListener("click", take);
+for (const [field, act] of [[select, () => take(select.value)], [typed, takeTyped]])
+  field.addEventListener("keydown", event => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    act();
+  });
+typed.addEventListener("input", () => typed.setCustomValidity(""));
+select.addEventListener("dblclick", () => take(select.value));
+document.getElementById("take").addEventListener("click", takeTyped);
 document.getElementById("save").addEventListener("click", save);
 cards.forEach((card, k) => {
   card.addEventListener("pointerdown", () => { if (k !== here) { here = k; show(); } });
@@ -95,4 +115,6 @@ cards.forEach((card, k) => {
     button.addEventListener("click", () => { here = k; says(button.dataset.says); button.blur(); });
 });
 addEventListener("beforeunload", event => { if (!kept && Object.keys(decisions).length) event.preventDefault(); });
+// Classes that were typed before the page was opened again.
+for (const [decision, label] of Object.values(decisions)) if (decision === "other") listed(label);
 go(Math.max(0, cards.findIndex((_, k) => !decisions[k])));
