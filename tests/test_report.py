@@ -22,8 +22,10 @@ from birdtune.evaluation import metrics
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import BACKGROUND, NOMINAL, OWN, SHARED, Thresholds
 from birdtune.evaluation.diagnostics import MILD, STRONG, Diagnostic
+from birdtune.evaluation.event_metrics import Event
 from birdtune.evaluation.part import evaluate_part
 from birdtune.evaluation.part import quick_look as quick_look_at
+from birdtune.evaluation.recording_events import Compared
 from birdtune.evaluation.reliability import evaluate_calibration
 from birdtune.evaluation.scores import Scores, clip_scores, one_hot, pool_mean
 from birdtune.evaluation.thresholds import evaluate_decisions, evaluate_ood
@@ -36,6 +38,7 @@ from birdtune.reporting.calibration_section import (
     meaning_sentence,
     thresholds_sentence,
 )
+from birdtune.reporting.event_section import RecordingEvents
 from birdtune.reporting.report import Clip, ReportData, write_report
 from birdtune.reporting.tables import write_tables
 from birdtune.reporting.verdict import Verdict, of_scores, verdict
@@ -312,6 +315,11 @@ def test_where_labels_have_times_the_page_is_of_events_and_windows(tmp_path: Pat
     assert "there are 40 detections in the 100 test recordings. Of these 50 % are right, and of the 160" in text
     assert "equally many windows" in text and "test windows with a score between" in text
     assert 0 < float(row["test_window_ap_lo"]) < float(row["test_window_ap"]) < 1
+    for n, words_said in ((1, "The only test recording with events."), (2, "All 2 test recordings with events, those")):
+        compared = [Compared(k, f"{k}.wav", 20.0, [Event(0, 1.0, 2.0)], [], []) for k in range(n)]
+        shown = dataclasses.replace(timed, events=RecordingEvents(CLASSES, compared, lower, 0.96))
+        text = words.plain(page_of(shown, tmp_path).text)
+        assert words_said in text and "the worst" not in text and "0.wav: F1 0 %; 0 of 1 annotated event" in text
 
 
 def test_label_issues_can_be_listened_to_and_names_in_them_are_only_text(tmp_path: Path) -> None:
