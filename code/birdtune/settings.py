@@ -324,7 +324,10 @@ class PrepareSettings(Section):
 class EvaluateSettings(Section):
     """Evaluation."""
 
-    batch_size: int = setting(64, "windows scored at a time", unit="windows", ge=1, le=65536)
+    batch_size: int = setting(
+        64, "windows scored at a time; on a CPU, predict and embed take fewer if they are large (BirdNET: 8)",
+        unit="windows", ge=1, le=65536,
+    )
     hop_s: float | None = setting(
         None, "from one window to the next in validation and test; at most a window", unit="s",
         unset="the backbone's; half a window at most, where labels have times", gt=0, le=60,

@@ -240,7 +240,8 @@ class _Job:
         ood_score = None if used.exported is None else used.exported.ood_score
         return detect_recordings(
             due, used.scorer, self._rule, cutter, ood_score=ood_score, n_own=used.n_own,
-            batch_size=config.evaluate.batch_size, check=self._interrupts.check, reached=meter.reached,
+            batch_size=devices.windows_at_once(config.evaluate.batch_size, spec), check=self._interrupts.check,
+            reached=meter.reached,
         )  # fmt: skip
 
     def _entry(self, found: Detected) -> Entry | None:

@@ -25,6 +25,7 @@ from birdtune.data.targets import WindowTargets
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, naming, shown
 from birdtune.models import classifier as classifiers
 from birdtune.models import embedded, postprocess, registry, tf1
+from birdtune.models.classifier import Classifier
 from birdtune.models.labels_file import are_named, how_to_name
 from birdtune.models.layer_backbone import LayerBackbone
 from birdtune.pipeline import messages
@@ -117,7 +118,7 @@ def predict(
         calibration_clip_s=clip_s,
         published=published_choice(model, place, classes, published_threshold, of_windows=window_s is not None),
         sound=config.audio,
-        batch_size=config.evaluate.batch_size,
+        batch_size=devices.windows_at_once(config.evaluate.batch_size, model.front_end),
         longest_s=config.audio.max_hours * 3600,
         check=interrupts.check,
     )
@@ -193,7 +194,7 @@ def embed(
         made=embedder.made(config.train.hop_s),
         sound=config.audio,
         hop_s=config.train.hop_s,
-        batch_size=config.evaluate.batch_size,
+        batch_size=devices.windows_at_once(config.evaluate.batch_size, embedder.front_end),
         longest_s=config.audio.max_hours * 3600,
         check=interrupts.check,
     )
@@ -229,13 +230,14 @@ def embed_data(
     dataset, store = data.prepare(config, embedder.front_end, journal, interrupts)
     dataset, store = data.recheck(config, dataset, store, journal, interrupts)
     messages.say_dataset(dataset, journal)
+    size = devices.windows_at_once(config.evaluate.batch_size, embedder.front_end)
     contents = [recording.content for recording in dataset.recordings]
     windows = Windows(store, contents, store.spec.hop(config.train.hop_s))
     with (
         (writing_by_split if by_split else writing)(out, kind, embedder.made(config.train.hop_s)) as add,
         journal.progress("embeddings", len(windows), "windows") as progress,
     ):
-        for recording in _embedded(embedder, dataset, windows, config.evaluate.batch_size, interrupts):
+        for recording in _embedded(embedder, dataset, windows, size, interrupts):
             add(recording)
             progress.advance(len(recording.embeddings))
     where = out.with_name(f"{out.stem}.train|val|test{out.suffix}") if by_split else out
@@ -311,7 +313,22 @@ def scorer_in(place: Path) -> Scorer:
     if backbone is None or backbone.published is None:
         return _open(place)
     weights = registry.read_weights(backbone, place)
-    return classifiers.published(backbone, weights, backbone.published.read_classes(place))
+    return _Compiled(classifiers.published(backbone, weights, backbone.published.read_classes(place)))
+
+
+class _Compiled:
+    """A classifier whose scores a compiled graph computes: operation by operation, BirdNET takes twice as long."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classes, self.front_end, self.attend = classifier.classes, classifier.front_end, classifier.attend
+        self.scores = _compiled(classifier.scores, classifier.front_end)
+
+
+def _compiled(function: Callable[[Any], Any], front_end: FrontEnd) -> Callable[[Any], Any]:
+    """A function of windows [n, window_rows, ...] float32, compiled once for any n."""
+    windows = tf.TensorSpec((None, *front_end.window_shape), tf.float32)
+    compute: Callable[[Any], Any] = tf.function(function, [windows], autograph=False)
+    return compute
 
 
 def _open(place: Path) -> ExportedModel:
@@ -334,9 +351,8 @@ def _embedder(config: Config, place: Path) -> Embedder:
         graph = given.network(embedding_activation="", precision="float32", seed=None)
         weights = registry.read_weights(given, place)
         given.load(graph, weights, source=shown(place))
-        compute = tf.function(graph, autograph=False)
         digest = embedded.digest(given, weights)
-        return Embedder(lambda windows: compute(windows), given.front_end, given.name, digest)
+        return Embedder(_compiled(graph, given.front_end), given.front_end, given.name, digest)
     is_own = (place / WEIGHTS_NAME).exists()
     backbone = registry.named(config.model.backbone)
     found = None if is_own else registry.recognised(place)
@@ -351,7 +367,7 @@ def _embedder(config: Config, place: Path) -> Embedder:
     backbone.load(network, variables, source=shown(place))
     limited = backbone.limited(config.audio.band_limit)
     digest = embedded.digest(limited, variables, activation)
-    return Embedder(lambda windows: network(windows), limited.front_end, backbone.name, digest)
+    return Embedder(_compiled(network, limited.front_end), limited.front_end, backbone.name, digest)
 
 
 def _digest_of_model(model: ExportedModel, place: Path) -> str:

@@ -4,6 +4,7 @@ TensorFlow is imported here: only stages that compute come this way.
 """
 
 import contextlib
+import math
 import os
 import platform
 from collections.abc import Iterator
@@ -16,12 +17,16 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.client import device_lib
 
+from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import InputError
 
 # The wheel of TensorFlow 2.21 has kernels and PTX up to compute capability 9.0; on 10 and above
 # (Blackwell) it fails in the middle of training.
 _FIRST_UNSUPPORTED_CAPABILITY = (10, 0)
 _BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+# On a CPU a model is given at most so many bytes of windows at a time: 8 windows of BirdNET, 200 of YAMNet. With 64 of
+# BirdNET what its layers make fills gigabytes, which the system must clear anew for each batch.
+_CPU_BATCH_BYTES = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,12 @@ def describe() -> Hardware:
 def has_gpu() -> bool:
     """Whether TensorFlow computes on a GPU."""
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def windows_at_once(batch_size: int, front_end: FrontEnd) -> int:
+    """How many windows a model is given at a time: `batch_size` on a GPU, on a CPU fewer if they are large."""
+    window_bytes = math.prod(front_end.window_shape) * np.dtype(np.float32).itemsize
+    return batch_size if has_gpu() else max(1, min(batch_size, _CPU_BATCH_BYTES // window_bytes))
 
 
 def tensor(array: npt.NDArray[Any]) -> Any:
