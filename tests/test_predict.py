@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -268,6 +270,33 @@ def test_a_name_that_the_decoder_does_not_like_does_not_end_the_work(tmp_path: P
     told = [*made["recording"], *(unused.name for unused in outcome.problems)]
     assert len(told) == 2
     assert f"{tmp_path}/{name.decode('utf-8', 'surrogateescape')}".replace("\udcff", "\\udcff") in told
+
+
+def test_the_next_batch_is_decoded_while_the_model_computes_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [write_sound(tmp_path / f"{number}.wav", 0.9) for number in range(6)]  # a window each
+    cut: list[str] = []
+    is_ahead, counts = threading.Event(), []
+
+    class Noting(inference.Cutter):
+        def pieces(self, path: Path) -> Iterator[Any]:
+            cut.append(path.name)
+            if len(cut) == 4:
+                is_ahead.set()
+            return super().pieces(path)
+
+    def model(windows: Any) -> Any:
+        if not counts:
+            assert is_ahead.wait(10), "the decoder waits for the model"
+            time.sleep(0.1)
+        counts.append(len(cut))
+        return mean_bands(windows)
+
+    monkeypatch.setattr(predict, "Cutter", Noting)
+    _, made = embedded(files, tmp_path / "x.npz", model, batch_size=2)
+    assert made["recording"].tolist() == [str(path) for path in files]
+    assert counts[0] == 4
 
 
 class _Deadly(inference.Cutter):

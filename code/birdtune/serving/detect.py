@@ -21,8 +21,9 @@ from birdtune.serving.inference import Channel, Cutter, Floats, Scored, Unused, 
 from birdtune.serving.rows import Scorer
 from birdtune.serving.verify import PublishedClasses
 
-# So many windows of a recording are in memory at a time: with embeddings of a thousand numbers, 4 MB.
-PART_WINDOWS = 1024
+# Results of so many windows of a recording are in memory at a time, several times over: by BirdNET's 6,522 classes and
+# its embeddings, 4 MB.
+PART_WINDOWS = 128
 # A window holds sound if its share of sounding rows is above this (`FrontEnd.held`).
 _SOUNDING = SILENT + 1e-3
 

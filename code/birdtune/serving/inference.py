@@ -2,6 +2,7 @@
 
     files ─▶ Cutter.pieces (in the decoder's process) ─▶ windows, batched across files ─▶ model ─▶ Scored | Unused
 
+While the model computes with one batch, in a thread, the next one is decoded, and what came of the last one is used.
 A file that cannot be used is reported and the others go on; one on which the decoder dies is such a file.
 Windows are not kept, and of files that are scored in segments nothing is: memory does not grow with their length. The
 model is given as a callable, so that nothing here imports TensorFlow.
@@ -11,6 +12,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,31 +85,66 @@ class Scored(NamedTuple):
 
 
 class _Batches:
-    """Collects windows, whichever files they are of, and gives the model full batches."""
+    """Collects windows, whichever files they are of, and gives the model full batches in a thread."""
 
     def __init__(self, function: Callable[[Floats], Any], size: int, spec: FrontEnd, kept: int | None) -> None:
         self._function, self._kept = function, kept
-        self._windows = np.zeros((size, *spec.window_shape), np.float32)
+        # The model has one, while the other is filled.
+        self._windows, self._given = np.zeros((2, size, *spec.window_shape), np.float32)
         self._owners: list[_Pending] = []
+        self._owners_given: list[_Pending] = []
+        self._running: Future[Floats] | None = None
+        self._thread = ThreadPoolExecutor(1, "model")
+
+    def __enter__(self) -> "_Batches":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self._thread.shutdown()
 
     def add(self, sound: _Pending, window: Floats) -> bool:
-        """Take one window [window_rows, ...]; whether the model was run."""
+        """Take one window [window_rows, ...]; whether results of earlier ones came."""
         self._windows[len(self._owners)] = window
         self._owners.append(sound)
-        return len(self._owners) == len(self._windows) and self.flush()
+        return len(self._owners) == len(self._windows) and self._give()
 
-    def flush(self) -> bool:
-        """Run the model over what is waiting and hand the results to the files."""
-        if not self._owners:
+    def flush(self) -> None:
+        """Run the model over what is waiting and hand all results to the files."""
+        self._give()
+        self._give()
+
+    def _give(self) -> bool:
+        """Give the model what is waiting, and what came of the batch before to the files; whether there was one."""
+        results, owners = self._finished(), self._owners_given
+        if self._owners:
+            self._running = self._thread.submit(self._run, self._windows[: len(self._owners)])
+            self._owners, self._owners_given = [], self._owners
+            self._windows, self._given = self._given, self._windows
+        if results is None:
             return False
+        self._hand_over(owners, results)
+        return True
+
+    def _finished(self) -> Floats | None:
+        """What came of the batch before, once the model is done with it; None: there was none."""
+        running, self._running = self._running, None
+        try:
+            return None if running is None else running.result()
+        finally:
+            del running  # what it raises would keep it, and it that, with all their frames
+
+    def _run(self, windows: Floats) -> Floats:
         # A copy: a view of what the model was given would change when that is filled anew.
-        results = np.array(self._function(self._windows[: len(self._owners)]), np.float32)  # [n, K]
+        results = np.array(self._function(windows), np.float32)  # [n, K]
         if not np.isfinite(results).all():
             raise CheckpointError(
                 "the model answers NaN or infinity; its weights are broken. Train or export it again."
             )
+        return results
+
+    def _hand_over(self, owners: Sequence[_Pending], results: Floats) -> None:
         at = 0
-        for sound, windows in itertools.groupby(self._owners, key=lambda owner: owner):
+        for sound, windows in itertools.groupby(owners, key=lambda owner: owner):
             count = len(list(windows))
             part = results[at : at + count]
             sound.results.append(part[:, : self._kept].copy())  # not a view, which would keep the rest
@@ -115,8 +152,6 @@ class _Batches:
             sound.sums = sums if sound.sums is None else sound.sums + sums
             sound.n_results += count
             at += count
-        self._owners.clear()
-        return True
 
 
 @dataclass(frozen=True)
@@ -247,7 +282,7 @@ def infer(
 
     Args:
         sounds: as `sounds.find_sounds` gives them; what is unused already comes out as it is, in its place.
-        function: windows [n, window_rows, ...] float32 → results [n, K], n up to `batch_size`.
+        function: windows [n, window_rows, ...] float32 → results [n, K], n up to `batch_size`; called in a thread.
         check: called between files and batches; it may raise to stop.
         cutter: where it cuts segments or parts, each comes out by itself as soon as it was scored; behind them, if the
             file breaks off, why.
@@ -257,9 +292,8 @@ def infer(
         CheckpointError: the model answers NaN.
         RetryableError: the decoder's process cannot be started.
     """
-    batches = _Batches(function, batch_size, cutter.spec, kept)
     queue: deque[_Pending] = deque()
-    with Isolated(cutter.pieces) as decoder:
+    with Isolated(cutter.pieces) as decoder, _Batches(function, batch_size, cutter.spec, kept) as batches:
         for given in sounds:
             check()
             if isinstance(given, Unused):
@@ -271,9 +305,9 @@ def infer(
                     check()
                     yield from _done(queue, cutter.spec)
             yield from _done(queue, cutter.spec)
-    batches.flush()
-    check()
-    yield from _done(queue, cutter.spec)
+        batches.flush()
+        check()
+        yield from _done(queue, cutter.spec)
 
 
 def _feed(
@@ -283,7 +317,7 @@ def _feed(
     queue: deque[_Pending],
     cutter: Cutter,
 ) -> Iterator[None]:
-    """Put the windows of a file into batches, and its segments into the queue; pauses when the model was run."""
+    """Put the windows of a file into batches, and its segments into the queue; pauses when there are results."""
     sound = _Pending(name)
     queue.append(sound)
     begin, wrong = 0, None
