@@ -23,7 +23,7 @@ STAGES = ("prepare", "train", "evaluate", "export", "report")
 _RATE_HZ = 22_050  # so that resampling is part of it
 _CLASSES = ("low", "middle", "high")
 _BLOCK_S = 60
-_POLL_S = 0.05
+POLL_S = 0.05
 _MB = 1e6
 _PATCH_S = 0.96
 _FLAT = 1.10
@@ -112,8 +112,8 @@ def _peaks(command: str, data: Path, output: Path) -> dict[str, float]:
     with subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, text=True) as job:
         while job.poll() is None:
             stage = _stage(output)
-            peaks[stage] = max(peaks.get(stage, 0.0), sum(map(_resident_mb, _family(job.pid))))
-            time.sleep(_POLL_S)
+            peaks[stage] = max(peaks.get(stage, 0.0), family_mb(job.pid))
+            time.sleep(POLL_S)
     if job.returncode:
         raise RuntimeError(f"the job ended with {job.returncode}; its reason stands above")
     return peaks
@@ -125,6 +125,11 @@ def _stage(output: Path) -> str:
         return str(json.loads((output / "run.json").read_text("utf-8"))["stage"])
     except (OSError, ValueError, KeyError):
         return "prepare"
+
+
+def family_mb(pid: int) -> float:
+    """What a process and all that come of it have in memory, in MB; a page that several share counts for each."""
+    return sum(map(_resident_mb, _family(pid)))
 
 
 def _family(pid: int) -> list[int]:
