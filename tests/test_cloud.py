@@ -12,7 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 from helpers_s3 import BUCKET, CREDENTIALS, S3, s3_server
+from makers import write_tones
 
+from birdtune.cli import main
 from birdtune.cloud import client as clients
 from birdtune.cloud import fetch as fetches
 from birdtune.cloud import lease, places, publish, session, staging
@@ -482,3 +484,21 @@ def test_a_command_that_only_reads_takes_no_lease_and_writes_nothing(s3: S3, tmp
         assert content(found.files[0]) == {"1.wav": b"sound"}
         found.out.write_text("recording,class\n")
     assert {path for method, path in s3.faults.seen if method == "PUT"} == {f"/{BUCKET}/tables/night.csv"}
+
+
+def test_parts_that_machines_prepare_meet_in_s3(
+    s3: S3, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    s3.put_folder(write_tones(tmp_path / "data", {"Apus": 900.0, "Bubo": 1800.0}, 1.0, 16_000, 4), "in/data")
+
+    def prepare(machine: str, *more: str) -> str:
+        flags = ["--input", "s3://birds/in", "--output", "s3://birds/out", "--cloud.endpoint", s3.endpoint]
+        flags += ["--model.checkpoint", "none", "--prepare.workers", "1", "--cloud.folder", str(tmp_path / machine)]
+        assert main(["prepare", *flags, *more]) == 0
+        return capsys.readouterr().out
+
+    prepare("one", "--shard", "1/2")
+    prepare("two", "--shard", "2/2")
+    said = prepare("three")
+    assert "8 recordings prepared in 2 parts" in said and "decoded" not in said
+    assert "out/split.csv" in s3.stored()

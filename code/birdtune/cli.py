@@ -107,6 +107,8 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
     options, flags = parse(name, arguments)
     job_yaml = not command.makes_input and (session.settings_folder(flags, os.environ, journal, interrupts) or True)
     config = configure.load(flags, os.environ, command.defaults, job_yaml=job_yaml)
+    if name == "prepare" and options.shard is not None:
+        config = config.model_copy(update={"output": options.shard.folder(config.output)})
     with session.staged(config, options, journal, interrupts, only_reads=name in _READERS) as (config, options):
         return command.run(commands.settled(config, journal), options, journal, interrupts)
 
@@ -132,7 +134,7 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict
     if command.arguments is not None:
         command.arguments(parser)
     options, unknown = parser.parse_known_args(arguments)
-    if getattr(options, "shard", None) is not None:
+    if name == "predict" and options.shard is not None:
         options.out = options.shard.folder(options.out or Path("detections"))
     if unknown:
         raise UsageError(
@@ -199,7 +201,7 @@ def _file_arguments(out: str | None, *, patches: bool) -> Callable[[argparse.Arg
             parser.add_argument("--published-threshold", type=float)
             parser.add_argument("--format", choices=_TABLES, default=None)
             parser.add_argument("--species-list", type=_file_name, default=None)
-            parser.add_argument("--shard", type=lambda text: Shard.of(text, os.environ), default=None)
+            _shard_argument(parser)
             parser.add_argument("--merge", action="store_true")
         else:
             parser.add_argument("--format", choices=("npz", "parquet", "tfrecord", "find-tune-npz"), default=None)
@@ -207,6 +209,10 @@ def _file_arguments(out: str | None, *, patches: bool) -> Callable[[argparse.Arg
             parser.add_argument("--postprocess", type=_file_name, default=None)
 
     return add
+
+
+def _shard_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shard", type=lambda text: Shard.of(text, os.environ), default=None)
 
 
 def _tune_arguments(parser: argparse.ArgumentParser) -> None:
@@ -238,7 +244,10 @@ def _augment_arguments(parser: argparse.ArgumentParser) -> None:
 COMMANDS: dict[str, Command] = {
     "run": Command("the whole job; what is done and current is skipped (default)", commands.job("report")),
     "check": Command("what is in the input, what is wrong with it, what it will cost; trains nothing", commands.check),
-    "prepare": Command("decode the recordings and split them", commands.job("prepare")),
+    "prepare": Command(
+        "decode the recordings and split them; with --shard, decode one part of them", commands.prepare,
+        _shard_argument, "[--shard PART/PARTS]",
+    ),
     "train": Command("up to the trained weights", commands.job("train")),
     "evaluate": Command("up to the metrics", commands.job("evaluate")),
     "export": Command(

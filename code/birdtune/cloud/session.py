@@ -61,7 +61,7 @@ def staged(
         from birdtune.cloud import staging
 
         # Of `predict`, detections are a folder; everything else that a command is given a place for is a file.
-        makes_folder = "shard" in options and options.format is not None
+        makes_folder = "merge" in options and options.format is not None
         with staging.staged(
             config, named, given, journal, interrupts, only_reads=only_reads, makes_folder=makes_folder
         ) as locate:

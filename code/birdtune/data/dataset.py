@@ -8,7 +8,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +16,35 @@ from birdtune.audio.front_end import FrontEnd
 from birdtune.config import Config
 from birdtune.data import (
     acoustic,
+    arranging,
     class_names,
     embedding_data,
     frames,
-    label_table,
-    labelling,
-    layout,
     quality,
     sampling,
     scan,
     selection,
     split,
 )
-from birdtune.data.annotations import collect, review
+from birdtune.data.annotations import collect
 from birdtune.data.file_index import FileIndex, examine_all, identify
 from birdtune.data.frames import FrameStore
 from birdtune.data.label_map import ExternalId, find_label_map, read_label_map
-from birdtune.data.labelling import LabelTable
-from birdtune.data.labels import IGNORED, Label, background_class, background_of, refuse_no_answer
-from birdtune.data.layout import Arranged
+from birdtune.data.labels import IGNORED, Label, background_of, refuse_no_answer
 from birdtune.data.recorded import recorded_links
 from birdtune.data.row_books import RowBooks
-from birdtune.data.scan import PROBLEM_COLUMNS, Listing, Problem, Recording
+from birdtune.data.scan import PROBLEM_COLUMNS, Listing, Problem, Recording, SoundFile
 from birdtune.data.sources import SOURCE_COLUMNS, Sources, source_notices
 from birdtune.data.split import Given, Place
 from birdtune.data.targets import Targets, WindowRule, annotated_classes, targets_of
-from birdtune.errors import InputError, SettingsError, shown
+from birdtune.errors import InputError, shown
 from birdtune.runtime.files import make_folder, require_file, value_sha256, write_csv
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.text import count
 
+# In a folder with features: what is known of the files that they were made of.
+FILE_INDEX = "ledger.json"
 _NAMES_IN_A_NOTICE = 8
 
 
@@ -157,7 +155,7 @@ def prepare(
         Interrupted, RetryableError: what was finished is kept.
     """
     cache = make_folder(config.output / "cache")
-    survey = _survey(config, spec, cache / "ledger.json", journal, interrupts)
+    survey = _survey(config, spec, cache / FILE_INDEX, journal, interrupts)
     store = FrameStore(cache, spec, config.audio)
     present = [c for file in survey.listing.files if (c := survey.file_index.content(file)) is not None]
     # Cheap, as this is looked at by every start; `recheck` reads all of it before it is computed with.
@@ -189,6 +187,45 @@ def prepare(
     split.remember_settings(config.output / "split.csv", config.split)
     split.write(config.output / "split.csv", dataset.recordings, dataset.places, config.output / "split.csv")
     return dataset, store
+
+
+@dataclass(frozen=True)
+class PreparedPart:
+    """What came of some of the recordings: how many there are, how many were decoded now, and problems and remarks."""
+
+    n_files: int
+    n_made: int
+    problems: list[Problem]
+
+
+def prepare_part(
+    config: Config,
+    store: FrameStore,
+    file_index_path: Path,
+    part: Callable[[Sequence[SoundFile]], list[SoundFile]],
+    journal: Journal,
+    interrupts: Interrupts,
+) -> PreparedPart:
+    """Make the frames of some recordings, which another command puts together with those of the others.
+
+    Args:
+        part: of all files, in their order, those of this part.
+
+    Raises: as `prepare`.
+    """
+    files = part(arranging.arrange(config).listing.files)
+    file_index = FileIndex(file_index_path, config.audio)
+    unusable = identify(files, file_index, journal=journal, interrupts=interrupts)
+    n_made = frames.fill(
+        store, files, file_index, unusable, longest_s=config.audio.max_hours * 3600,
+        workers=config.prepare.workers, journal=journal, interrupts=interrupts,
+    )  # fmt: skip
+    store.drop_leftovers()
+    _, problems = selection.select(
+        Listing(files, [], []), file_index, unusable, spec=store.spec, short=config.audio.short_clips,
+        longest_s=config.audio.max_hours * 3600,
+    )  # fmt: skip
+    return PreparedPart(len(files), n_made, problems)
 
 
 def recheck(
@@ -231,7 +268,7 @@ def inspect(
     cache = config.output / "cache"
     if writable:
         make_folder(cache)
-    survey = _survey(config, spec, cache / "ledger.json", journal, interrupts, keep=writable)
+    survey = _survey(config, spec, cache / FILE_INDEX, journal, interrupts, keep=writable)
 
     def listen() -> None:
         examine_all(
@@ -262,11 +299,8 @@ def _survey(
             config.data_folder, spec, config.audio, one_class=one_class, interrupts=interrupts
         )
         return _Survey(there.listing, there.given, there.notices, there.file_index, {})
-    arranged = _arranged(config)
-    listing = arranged.listing
-    given = arranged.given
-    if config.audio.channels == "each":
-        listing, given = layout.each_channel(listing, given)
+    arranged = arranging.arrange(config)
+    listing, given = arranged.listing, arranged.given
     file_index = FileIndex(file_index_path, config.audio, keep=keep)
     unusable = identify(listing.files, file_index, journal=journal, interrupts=interrupts)
     scan.refuse_remnant(listing, unusable, config.data_folder)
@@ -275,64 +309,6 @@ def _survey(
         if (whole := file.name.removesuffix(f"#{(file.channel or 0) + 1}")) in arranged.groups
     }  # fmt: skip
     return _Survey(listing, given, arranged.notices, file_index, unusable, groups, arranged.rows)
-
-
-def _arranged(config: Config) -> Arranged:
-    """The files that are there, with the classes that folders or a table give them."""
-    title = shown(config.data_folder)
-    listing, table, notices = _label_source(config)
-    if table is not None:
-        table = review.with_sites(table, listing, config)
-        one_class, listed = config.model.output == "softmax", listing.folders
-        marked = table.is_annotations and config.labels.unlabelled == "negative"
-        nothing = background_class(listed, config.labels.negative_classes) if marked else ""
-        arranged = labelling.apply(
-            listing, table, title, config.data_folder, one_class=one_class, background=nothing
-        )
-    else:
-        if config.split.group_column is not None:
-            raise SettingsError(
-                "--split.group-column names a column of a table of labels or of annotations, and there is none: give "
-                "--labels.table or --labels.annotations, or name the sources by --split.group-regex."
-            )
-        arranged = layout.arrange(
-            listing, level=config.labels.level, background=config.labels.negative_classes, title=title
-        )
-    if config.labels.review is not None:
-        arranged = review.add(arranged, scan.scan(config.data_folder, flat=True), config)
-    arranged = layout.spelt_alike(arranged)
-    listing, negatives = layout.with_negatives(arranged.listing, config.labels.negative_classes)
-    if (folder := config.background_folder) is not None:
-        label = background_class(listing.folders, config.labels.negative_classes)
-        listing = scan.with_background(listing, folder, label)
-    if config.model.output != "softmax":
-        listing = class_names.with_several(listing)
-    if config.split.file and arranged.given is not None:
-        negatives.append(f"--split.file goes before the split that {arranged.given.source} gives.")
-    return replace(arranged, listing=listing, notices=[*notices, *arranged.notices, *negatives])
-
-
-def _label_source(config: Config) -> tuple[Listing, LabelTable | None, list[str]]:
-    """The files that are there, flat where a table or annotations name their classes; that table, and what is said."""
-    folder = config.data_folder
-    if config.labels.annotations not in (None, collect.NONE):
-        listing = scan.scan(folder, flat=True)
-        return listing, collect.named(config, listing), []
-    table, notices = label_table.find(config)
-    try:
-        listing = scan.scan(folder, flat=True)
-        if table is None:
-            table = collect.beside(config, listing)
-        if table is None and config.labels.columns:
-            raise SettingsError(
-                "--labels.columns names columns of a table of labels or of annotations; name that: --labels.table CSV "
-                "or --labels.annotations FOLDER."
-            )
-        return (listing if table is not None else scan.in_class_folders(listing, folder)), table, notices
-    except InputError as fault:
-        if not notices:
-            raise
-        raise type(fault)(" ".join([str(fault), *notices])) from fault
 
 
 @contextlib.contextmanager

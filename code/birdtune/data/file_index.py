@@ -88,6 +88,14 @@ class FileIndex:
         self._facts[content] = examined
         self._count()
 
+    def take(self, other: "FileIndex") -> None:
+        """Take over what another index knows and this one does not."""
+        self._unsaved += len(other._stats.keys() - self._stats.keys()) + len(other._facts.keys() - self._facts.keys())
+        for path, entry in other._stats.items():
+            self._stats.setdefault(path, entry)
+        for content, examined in other._facts.items():
+            self._facts.setdefault(content, examined)
+
     def _count(self) -> None:
         self._unsaved += 1
         known = len(self._stats) + len(self._facts)

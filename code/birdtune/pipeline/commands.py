@@ -87,6 +87,17 @@ def job(until: str) -> Run:
     return run
 
 
+def prepare(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """The features of all recordings and the split; or of one part of the recordings, the features alone."""
+    if options.shard is None:
+        return job("prepare")(config, options, journal, interrupts)
+    with alone_in(config.output, journal), storage_faults(config.output, verb="used"):
+        from birdtune.models import registry
+        from birdtune.pipeline.prepare_parts import prepare_part
+
+        return prepare_part(config, registry.front_end(config), options.shard, journal, interrupts)
+
+
 def _require_format(config: Config, kind: str) -> None:
     """Refuse a format that cannot be made. Raises InputError."""
     from birdtune.models import head_kinds

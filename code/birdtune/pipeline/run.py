@@ -16,7 +16,7 @@ from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError
 from birdtune.evaluation import diagnostics
 from birdtune.models import head_start, published, registry
 from birdtune.models.weights import verify_checkpoint
-from birdtune.pipeline import gate, messages
+from birdtune.pipeline import gate, messages, prepare_parts
 from birdtune.pipeline.plan import Plan, with_base
 from birdtune.reporting import tracking
 from birdtune.runtime.log import Journal
@@ -43,7 +43,9 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
             config = config.with_output(bases[-1].facts.scores)
         journal.say(f"prepare: {shown(config.data_folder)}")
         with current.stage("prepare"):
-            dataset, store = data.prepare(config, registry.front_end(config), journal, interrupts)
+            spec = registry.front_end(config)
+            prepare_parts.adopt(config, spec, journal)
+            dataset, store = data.prepare(config, spec, journal, interrupts)
             config = current.config = dataset.settled(config)
             messages.say_dataset(dataset, journal)
             require_background(config.augment, dataset.background)

@@ -74,9 +74,34 @@ def note_finished(folder: Path, made_by: str) -> None:
     """Note that a part is done. Raises as `files.storage_faults`.
 
     Args:
-        made_by: digest of model and settings.
+        made_by: what tells model and settings apart.
     """
     write_json(folder / _DONE, {"made_by": made_by})
+
+
+def parts(out: Path) -> dict[Shard, Path]:
+    """The folders of the parts that have begun, in their order.
+
+    Raises:
+        InputError: they are of several divisions.
+    """
+    found = {
+        Shard(int(match[1]), int(match[2])): path for path in (out / FOLDER).glob("*")
+        if (match := _NAME.fullmatch(path.name))
+    }  # fmt: skip
+    if len(totals := {shard.total for shard in found}) > 1:
+        raise InputError(
+            f"{shown(out / FOLDER)}: expected the parts of one division, found "
+            f"{some([f'{total} parts' for total in sorted(totals)])}. Remove the folders of another division."
+        )
+    return dict(sorted(found.items()))
+
+
+def lacking(found: Mapping[Shard, Path], made_by: str) -> list[str]:
+    """The parts that are not there, not finished, or made by another model or other settings; found: of `parts`."""
+    total = next(iter(found)).total
+    every = [Shard(number, total) for number in range(1, total + 1)]
+    return [f"{shard.number}/{total}" for shard in every if not _is_done(found.get(shard), made_by)]
 
 
 def finished(out: Path, made_by: str) -> list[Path]:
@@ -86,25 +111,16 @@ def finished(out: Path, made_by: str) -> list[Path]:
         InputError: there are none, or parts of several divisions.
         RetryableError: some are not finished, or were made by another model or other settings.
     """
-    found = {
-        Shard(int(match[1]), int(match[2])): path for path in (out / FOLDER).glob("*")
-        if (match := _NAME.fullmatch(path.name))
-    }  # fmt: skip
-    totals = {shard.total for shard in found}
-    if len(totals) != 1:
-        how = f"of {some([f'{total} parts' for total in sorted(totals)])}" if totals else "none"
+    if not (found := parts(out)):
         raise InputError(
-            f"{shown(out / FOLDER)}: expected the parts of one division, found {how}. Run `predict --shard 1/N` to N/N "
-            "with the same --out; remove the folders of another division."
+            f"{shown(out / FOLDER)}: has no parts. Run `predict --shard 1/N` to N/N with the same --out first."
         )
-    parts = [Shard(number, max(totals)) for number in range(1, max(totals) + 1)]
-    lacking = [f"{shard.number}/{shard.total}" for shard in parts if not _is_done(found.get(shard), made_by)]
-    if lacking:
+    if names := lacking(found, made_by):
         raise RetryableError(
-            f"{shown(out)}: {count(len(lacking), 'part')} of {len(parts)} not finished with this model and these "
-            f"settings: {some(lacking)}. Run them (--shard), then this again."
+            f"{shown(out)}: {count(len(names), 'part')} of {next(iter(found)).total} not finished with this model and "
+            f"these settings: {some(names)}. Run them (--shard), then this again."
         )
-    return [found[shard] for shard in parts]
+    return list(found.values())
 
 
 def _is_done(folder: Path | None, made_by: str) -> bool:
