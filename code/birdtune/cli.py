@@ -312,6 +312,10 @@ COMMANDS: dict[str, Command] = {
         "draw some augmented training windows; `--out` names the picture", commands.augment,
         _augment_arguments, "[--out augmentation.png]",
     ),
+    "prune": Command(
+        "free disk: delete features of recordings that are gone, and for other settings, from output/cache",
+        commands.prune,
+    ),
     "demo": Command(
         "make sounds of invented birds and run the whole job on them", commands.demo,
         defaults=DEMO_SETTINGS, makes_input=True,

@@ -6,7 +6,7 @@ SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Exa
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +87,15 @@ class FileIndex:
     def set_examined(self, content: str, examined: Examined) -> None:
         self._facts[content] = examined
         self._count()
+
+    def keep_only(self, paths: Set[str], contents: Set[str]) -> None:
+        """Forget all other files, and what is known of all other contents, however they were decoded; and save."""
+        self._stats = {path: entry for path, entry in self._stats.items() if path in paths}
+        for known in self._all_facts.values():
+            for content in known.keys() - contents:
+                del known[content]
+        self._unsaved += 1
+        self.save()
 
     def take(self, other: "FileIndex") -> None:
         """Take over what another index knows and this one does not."""

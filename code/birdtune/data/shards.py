@@ -18,7 +18,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,9 @@ class Entry:
     n_rows: NonNegativeInt
     crc: int  # CRC-32 of the rows' bytes
     facts: SoundFacts | None = None  # of features: what the file index has too, unless the run was killed before
+
+
+_read_entry = TypeAdapter(Entry).validate_json
 
 
 class ShardStore:
@@ -264,7 +267,6 @@ class ShardStore:
         return known if isinstance(known, dict) else {}
 
     def _read_index(self) -> None:
-        read_entry = TypeAdapter(Entry).validate_json
         try:
             with open_regular(self.folder / INDEX_NAME, "an index of birdtune's own") as file:
                 lines = file.read().decode("utf-8", "replace").splitlines()
@@ -273,7 +275,7 @@ class ShardStore:
         sizes = {path.name: path.stat().st_size for path in self.folder.glob(f"shard-*{ENDING}")}
         for line in lines:
             try:
-                entry = read_entry(line)
+                entry = _read_entry(line)
             except ValueError:
                 continue  # the last line of a run that was killed while writing it, or of another version
             if (entry.start + entry.n_rows) * self.row_bytes <= sizes.get(entry.shard, 0):
@@ -281,6 +283,29 @@ class ShardStore:
 
     def _rewrite_index(self) -> None:
         write_text(self.folder / INDEX_NAME, "".join(_line(entry) for entry in self._entries.values()))
+
+
+def forget(folder: Path, wanted: Set[str]) -> int:
+    """Delete the shards of a store that hold nothing wanted, whatever their rows are; the bytes given back.
+
+    A shard with anything wanted stays whole: to write it anew would take the room that is to be given back.
+    """
+    lines: dict[str, list[str]] = {}
+    used: set[str] = set()
+    for line in (folder / INDEX_NAME).read_text("utf-8", "replace").splitlines():
+        with contextlib.suppress(ValueError):  # cut off by a kill
+            entry = _read_entry(line)
+            lines.setdefault(entry.shard, []).append(f"{line}\n")
+            used |= {entry.shard} if entry.content in wanted else set()
+    if lines.keys() == used:
+        return 0
+    # The index first: a line without its rows would be no harm, but rows without a line are.
+    write_text(folder / INDEX_NAME, "".join(line for shard in lines if shard in used for line in lines[shard]))
+    unused = [path for path in folder.glob(f"shard-*{ENDING}") if path.name not in used]
+    size = sum(path.stat().st_size for path in unused)
+    for path in unused:
+        path.unlink()
+    return size
 
 
 class ShardWriter:

@@ -118,6 +118,14 @@ def check(config: Config, options: Options, journal: Journal, interrupts: Interr
     return printed(checks.check(config, journal, interrupts), journal)
 
 
+def prune(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """Give back what the cache need not hold any more."""
+    with alone_in(config.output, journal):
+        from birdtune.pipeline.prune import prune as give_back
+
+        return give_back(config, journal, interrupts)
+
+
 def settings(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """The page of all settings."""
     journal.say(settings_page(configs.options()).rstrip())
