@@ -4,7 +4,8 @@
     30 min, 5 h ─▶ `predict --format csv`, one whole command each ─▶ peak of all its processes together
 
 A window begins every 1.5 s, as `predict --format` has it. Seconds are those of a long recording less those of a short
-one, so that what it takes to start and to end is not counted. BirdNET's weights lie where BENCH_BIRDNET says.
+one, so that what it takes to start and to end is not counted. BirdNET's weights lie where BENCH_BIRDNET says. The part
+takes about 6 minutes on two cores; memory is measured up to 5 h of sound, and not more, for their sake.
 """
 
 import json
