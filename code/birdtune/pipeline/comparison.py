@@ -170,6 +170,8 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
 
     The files are read again: the model may have a front end of its own.
     """
+    from birdtune.training.devices import windows_at_once  # loads TensorFlow
+
     model = open_model(served.folder)
     spec, config = model.front_end, job.config
     have_times = any(label.has_times for recording in part for label in recording.labels)
@@ -177,9 +179,8 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
     cutter = Cutter(config.audio, hop_rows, config.audio.max_hours * 3600, spec)
     function = window_results(model, pools=model.ood_score is not None)
     files = [r.path if r.channel is None else Channel(r.path, r.channel) for r in part]
-    scored = infer(
-        files, function, cutter, config.evaluate.batch_size, job.interrupts.check, kept=len(model.classes) + 1
-    )
+    at_once = windows_at_once(config.evaluate.batch_size, spec)
+    scored = infer(files, function, cutter, at_once, job.interrupts.check, kept=len(model.classes) + 1)
     used: list[tuple[Recording, Scored]] = []
     with job.journal.progress(f"scoring, {served.title}", len(part), "recordings") as progress:
         for recording, found in zip(part, scored, strict=True):
