@@ -7,7 +7,8 @@
     │  ├─ CheckpointError           a checkpoint is missing, damaged, or of another network
     │  └─ DivergedError             training produced NaN or infinity
     ├─ RetryableError          75    storage that is full, failing or away; a retry may help
-    │  └─ BusyError                  another job works in the output folder
+    │  ├─ BusyError                  another job works in the output folder
+    │  └─ ProcessLostError           another process of this job ended
     └─ ExportError              1    the exported model does not agree with the trained one
     Interrupted           143/130    stopped by SIGTERM or SIGINT after saving; no error at all
 
@@ -86,6 +87,10 @@ class BusyError(RetryableError):
     def __init__(self, message: str, who: str) -> None:
         super().__init__(message)
         self.who = who
+
+
+class ProcessLostError(RetryableError):
+    """Of a job of several processes one ended, or cannot be reached."""
 
 
 class ExportError(BirdtuneError):

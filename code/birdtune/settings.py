@@ -284,7 +284,16 @@ class TrainSettings(Section):
     cache_gb: float = setting(
         50.0, "most disk for outputs of frozen layers, computed once; 0: compute each epoch", unit="GB", ge=0
     )
+    processes: int | None = setting(
+        None, "processes on each machine, one a device, which share each batch; auto or a number",
+        unset="auto: one a GPU where the backbone is trained, else 1", ge=1, le=64,
+    )
     jit: bool = setting(True, "compile the optimizer's update with XLA (--train.jit false if it fails)")
+
+    @pydantic.field_validator("processes", mode="before")
+    @classmethod
+    def _may_be_auto(cls, given: Any) -> Any:
+        return None if given == "auto" else given
 
     @property
     def head_factor(self) -> float:

@@ -44,6 +44,34 @@ class Batch(Rows):
     inside: npt.NDArray[np.bool_] | None = None  # [batch, places] which are not only there to fill up
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which rows of each batch a process computes: one part of several of the same length.
+
+    Attributes:
+        number: of the part, from 0.
+        parts: how many there are.
+    """
+
+    number: int = 0
+    parts: int = 1
+
+    def rows(self, n: int) -> npt.NDArray[np.int64]:
+        """Numbers of its rows in a batch of `n`; what fills up the part repeats the last. [ceil(n / parts)]"""
+        return np.minimum(self._places(n), n - 1)
+
+    def real(self, n: int) -> npt.NDArray[np.float32]:
+        """1 for each of its rows; 0 for what only fills up. [ceil(n / parts)]"""
+        return (self._places(n) < n).astype(np.float32)
+
+    def _places(self, n: int) -> npt.NDArray[np.int64]:
+        length = -(-n // self.parts)
+        return self.number * length + np.arange(length)
+
+
+WHOLE = Part()
+
+
 class Augment(Protocol):
     """What may be done to a batch before it is trained on (augment.py)."""
 
@@ -167,7 +195,10 @@ class Batches:
         augment: what is done to each batch.
         sampler: draws the windows of an epoch; None: every window once.
         weights: [windows] how much each counts; None: all alike.
+        part: of each batch, what is made. Augmentation mixes rows: it is done to the whole batch first.
     """
+
+    places = 1  # windows of an example
 
     def __init__(
         self,
@@ -180,9 +211,10 @@ class Batches:
         augment: Augment | None = None,
         sampler: Sampler | None = None,
         weights: npt.NDArray[np.float32] | None = None,
+        part: Part = WHOLE,
     ) -> None:
         self.windows, self._targets = windows, targets
-        self.batch_size = batch_size
+        self.batch_size, self._part = batch_size, part
         self._augment, self._sampler, self._weights = augment, sampler, weights
         self._seed = seed
         self._jitter_rows = jitter_rows
@@ -208,12 +240,35 @@ class Batches:
         """Batch `step` (from 0) of an epoch, or that and the next ones, `n` in all, one after another."""
         part = slice(step * self.batch_size, (step + n) * self.batch_size)
         order, shift = self.plan(epoch)
-        size = n * self.batch_size
-        rows = batch_of(self.windows, order[part], size, shift[part])
-        weights = rows.weights if self._weights is None else rows.weights * self._weights[rows.windows]
-        targets, known = self._targets.of(rows.windows, np.resize(shift[part], size))
-        made = Batch(rows.features, weights, rows.windows, targets, known)
-        return made if self._augment is None else self._augment(made, epoch, part.start, order)
+        own = WHOLE if self._augment is not None else self._part
+        made = self._rows(order[part], shift[part], n * self.batch_size, own)
+        if self._augment is None:
+            return made
+        return part_of(self._augment(made, epoch, part.start, order), self._part)
+
+    def _rows(
+        self, chosen: npt.NDArray[np.int64], shift: npt.NDArray[np.int64], size: int, part: Part
+    ) -> Batch:
+        """A part of the batch of some windows, filled up to `size`."""
+        rows = part.rows(size)
+        windows, moved = np.resize(chosen, size)[rows], np.resize(shift, size)[rows]
+        weights = (rows < chosen.size) * part.real(size)
+        if self._weights is not None:
+            weights = weights * self._weights[windows]
+        features = self.windows.features(windows, moved)
+        return Batch(features, weights, windows, *self._targets.of(windows, moved))
+
+
+def part_of(batch: Batch, part: Part) -> Batch:
+    """A part of a batch whose examples are windows."""
+    if part.parts == 1:
+        return batch
+    size = len(batch.weights)
+    rows = part.rows(size)
+    return Batch(
+        batch.features[rows], batch.weights[rows] * part.real(size), batch.windows[rows], batch.targets[rows],
+        batch.known[rows],
+    )
 
 
 def in_order(windows: Source, batch_size: int) -> Iterator[Rows]:

@@ -11,7 +11,7 @@ A class is in an example if it is in one of its windows; where it is in none, an
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.data.batches import Batch, Source
+from birdtune.data.batches import WHOLE, Batch, Part, Source
 from birdtune.data.sampling import Sampler
 from birdtune.data.targets import WindowTargets
 
@@ -27,7 +27,7 @@ class ClipBatches:
         source: what gives the windows of all windows of the recordings, or what was made of them.
         targets: of the same windows.
         batch_size: windows of a batch, about; it holds so many recordings that their places come near it.
-        jitter_rows, sampler: as `Batches`; weights: [recordings].
+        jitter_rows, sampler, part: as `Batches`; weights: [recordings].
     """
 
     def __init__(
@@ -40,8 +40,9 @@ class ClipBatches:
         jitter_rows: int = 0,
         sampler: Sampler | None = None,
         weights: npt.NDArray[np.float32] | None = None,
+        part: Part = WHOLE,
     ) -> None:
-        self.windows = source
+        self.windows, self._part = source, part
         self._targets = targets
         self._counts = np.bincount(targets.windows.recording)  # [recordings] windows of each
         self.places = min(int(self._counts.max()), _MOST_WINDOWS)
@@ -65,13 +66,14 @@ class ClipBatches:
         order, shift = self._plan(epoch)
         chosen = order[step * self.batch_size : (step + n) * self.batch_size]
         size = n * self.batch_size
-        recordings = np.resize(chosen, size)  # all batches have one shape
+        own = self._part.rows(size)
+        recordings = np.resize(chosen, size)[own]  # all batches have one shape
         drawn = [self._windows_of(int(recording), epoch) for recording in recordings]
         windows, inside = (np.stack(arrays) for arrays in zip(*drawn, strict=True))  # [batch, places]
         rows = windows.reshape(-1)
         return Batch(
             self.windows.features(rows, shift[rows]),
-            (np.arange(size) < chosen.size) * self._weights[recordings],
+            (own < chosen.size) * self._part.real(size) * self._weights[recordings],
             rows,
             *self._joined(rows, shift[rows], inside),
             inside,

@@ -20,6 +20,7 @@ from birdtune.runtime.lock import alone_in
 from birdtune.runtime.log import Journal, duration
 from birdtune.runtime.mounts import warn_of_anonymous_volume
 from birdtune.runtime.parsing import read_bounded
+from birdtune.runtime.rank import is_chief
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
 from birdtune.runtime.tensorflow_import import load_tensorflow
@@ -72,6 +73,8 @@ def job(until: str) -> Run:
 
             _require_format(config, kind)  # before the job, not after
             code = run_job(config, journal, interrupts, until=until)
+            if not is_chief():
+                return code
             if kind == "slim":
                 load_tensorflow()
                 from birdtune.pipeline.predict import export_slim_model

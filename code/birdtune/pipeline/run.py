@@ -16,10 +16,11 @@ from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError
 from birdtune.evaluation import diagnostics
 from birdtune.models import head_start, published, registry
 from birdtune.models.weights import verify_checkpoint
-from birdtune.pipeline import gate, messages, prepare_parts
+from birdtune.pipeline import gate, messages, prepare_parts, processes
 from birdtune.pipeline.plan import Plan, with_base
 from birdtune.reporting import tracking
 from birdtune.runtime.log import Journal
+from birdtune.runtime.rank import cluster, is_chief
 from birdtune.runtime.runs import Run, clear_unfinished
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
@@ -27,6 +28,7 @@ from birdtune.runtime.tensorflow_import import load_tensorflow
 from birdtune.training import base_model
 from birdtune.training.job import Job
 from birdtune.training.served_model import ServedModel
+from birdtune.training.world import World
 
 
 def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str = "report") -> int:
@@ -35,9 +37,12 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
     Whatever happens, run.json says it, as long as the output folder can be written. The caller holds the lock of the
     output folder.
     """
+    world = World() if until == "prepare" else processes.world_of(config)
+    if not is_chief():
+        return EXIT_DONE if until == "prepare" else processes.follow(config, world, journal, interrupts)
     clear_unfinished(config.output)
     current = Run(config, journal)
-    with _recorded(current, interrupts):
+    with _recorded(current, interrupts), _met(config, world, journal):
         checkpoint, bases = _first_weights(config, until)
         if bases and config.model.output == "auto":
             config = config.with_output(bases[-1].facts.scores)
@@ -87,7 +92,7 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
             found, store = data.recheck(config, dataset, store, journal, interrupts)
             dataset = dataset if found is dataset else base_model.with_columns(config, found, base)
         with tracking.followed(current):
-            _compute(Job(current, dataset, store, interrupts, base, start), plan, champion)
+            _compute(Job(current, dataset, store, interrupts, base, start, world=world), plan, champion)
         messages.say_result(current, until)
     return EXIT_DONE
 
@@ -102,8 +107,13 @@ def _compute(job: Job, plan: Plan, champion: ServedModel | None) -> None:
 
     job.journal.say(f"  {devices.prepare_devices()}")
     job.run.record["hardware"] = devices.describe().rows()
+
+    def train_together() -> list[Path]:
+        with processes.together(job):
+            return train(job)
+
     stages: dict[str, Callable[[], list[Path]]] = {
-        "train": lambda: train(job),
+        "train": train_together,
         "evaluate": lambda: evaluate(job, champion),
         "export": lambda: export(job),
         "report": lambda: report(job),
@@ -112,6 +122,10 @@ def _compute(job: Job, plan: Plan, champion: ServedModel | None) -> None:
     if "train" not in due and {"evaluate", "export"} & set(due) and not has_weights(job):
         job.journal.warn("The trained weights are gone: they are trained again, and all that is made of them.")
         due = plan.wanted
+    if "train" in due:
+        job.run.record.update(processes=job.world.size)
+    else:
+        processes.tell_end(job.world)
     for name in due:
         job.journal.say(f"{name}:")
         with job.run.stage(name):
@@ -135,6 +149,17 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
     base_model.verify(bases[-1], config, remember=True)
     base_model.require_published(bases[-1], config)
     return None, bases
+
+
+@contextmanager
+def _met(config: Config, world: World, journal: Journal) -> Iterator[None]:
+    """Wait for the processes that others have started, and keep them waiting; those of this machine are not due yet."""
+    if (n := cluster().size) == 1 or world.size == 1:
+        yield
+        return
+    journal.say(f"waiting for the processes of {n} machines or containers, {world.size} in all")
+    with processes.started(config, world):
+        yield
 
 
 @contextmanager

@@ -59,11 +59,14 @@ def train(job: Job) -> list[Path]:
 
 
 def _label_shares(job: Job) -> npt.NDArray[np.float32] | None:
-    """The refined labels of a training, where the settings ask for them. [windows]"""
+    """The refined labels of a training, where the settings ask for them; the chief's, in all processes. [windows]"""
     if not job.config.train.label_refinement:
         return None
+    if not job.world.is_chief:
+        return job.world.broadcast(None)
     kept = job.run.logs / (f"{REFIT_NAME}-{label_check.KEPT_NAME}" if job.refit else label_check.KEPT_NAME)
-    return label_check.kept_shares(job.config, job.dataset, job.store, kept, job.journal, job.interrupts)
+    shares = label_check.kept_shares(job.config, job.dataset, job.store, kept, job.journal, job.interrupts)
+    return job.world.broadcast(shares)
 
 
 def export(job: Job) -> list[Path]:

@@ -20,7 +20,8 @@ _WITHOUT_EFFECT = frozenset(
     # The content of quality.csv, and which classes are left out, are in the data's digest.
     {
         "train.sample-weights", "train.min-samples-action", "train.keep-checkpoints", "train.keep-weights",
-        "train.checkpoint-minutes", "train.cache-gb", "audio.max-hours", "audio.short-clips",
+        "train.checkpoint-minutes", "train.processes", "train.cache-gb", "audio.max-hours",
+        "audio.short-clips",
         "model.keep-classes",  # changes what is evaluated and served; the fingerprint of that has its labels
     }
 )  # fmt: skip

@@ -76,6 +76,7 @@ class Run:
             "init_from": None,
             "head_start": None,  # classes that begin from the classifier which was published with the backbone
             "refit": None,  # of the second training, if there is one: `epochs`, `recordings`
+            "processes": 1,  # that trained together
             "weights_sha256": None,
             "promoted": None,  # into model/<name>/; not known before the export
             "gate": None,
@@ -143,7 +144,7 @@ class Run:
             assert earlier is not None
             kept = (
                 "done", "results", "weights_sha256", "promoted", "gate", "verdict", "warnings", "precision",
-                "refit", "first_started", "hardware", "tracking",
+                "refit", "first_started", "hardware", "tracking", "processes",
             )  # fmt: skip
             self.record.update({key: earlier[key] for key in kept if key in earlier})
             for stage, seconds in earlier.get("stages", {}).items():
@@ -270,6 +271,7 @@ class _Written(BaseModel):
     first_started: str | None = None
     refit: dict[str, int] | None = None
     hardware: dict[str, str] | None = None
+    processes: int = 1
     classes: list[str] | None = None
     tracking: dict[str, Any] | None = None
 

@@ -73,6 +73,11 @@ class Interrupts:
         if self._signum is not None:
             raise Interrupted(self._signum)
 
+    @property
+    def signum(self) -> int | None:
+        """The signal that has come, if one has."""
+        return self._signum
+
     def unmasked(self, fault: BaseException) -> BaseException:
         """What really happened: the Interrupted that a library made an error of its own of, or the fault itself."""
         if self._signum is None or isinstance(fault, Interrupted):

@@ -242,6 +242,13 @@ def _starting() -> Iterator[None]:
         ) from fault
 
 
+def end_with_parent(parent: int) -> None:
+    """Let the system kill this process when its parent, of this id, ends however it may."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _serve(
     parent: int,
     connection: Connection,
@@ -254,9 +261,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with_parent(parent)
     try:
         _set_up()
         if initializer is not None:

@@ -4,6 +4,7 @@ TensorFlow is imported here: only stages that compute come this way.
 """
 
 import contextlib
+import functools
 import math
 import os
 import platform
@@ -62,8 +63,11 @@ def _gpus() -> list[tuple[str, tuple[int, int]]]:
     return found
 
 
+@functools.cache
 def prepare_devices() -> str:
     """Make runs repeatable and find the GPU; return one line that says what will compute.
+
+    To be called before anything is computed; later calls only return the line.
 
     Raises:
         InputError: the GPU is newer than this TensorFlow can use.
@@ -83,6 +87,18 @@ def prepare_devices() -> str:
         built = " although this TensorFlow is built for one" if tf.test.is_built_with_cuda() else ""
         return f"no GPU found{built}; computing on the CPU ({hardware.cpu}, {hardware.cores} cores)"
     return f"computing on {hardware.gpu}"
+
+
+def share(local_rank: int, n_here: int) -> None:
+    """Leave the other processes of this machine their GPUs, or their share of the cores.
+
+    To be called before anything is computed.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) > 1:
+        tf.config.set_visible_devices([gpus[local_rank]], "GPU")
+    elif not gpus and n_here > 1 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, len(os.sched_getaffinity(0)) // n_here))
 
 
 def describe() -> Hardware:

@@ -99,20 +99,25 @@ class Frozen:
         """
         if not self._is_any:
             return whole(self.classifier, windows)
-        store = self._store(windows.hop_rows)
-        if what not in self.kept:
-            why = self._why_not(store, windows, moves)
-            self.kept[what] = not why
-            if why:
-                self._journal.say(f"  {what}: the frozen layers are computed in each epoch, as {why}")
+        self.choose(windows, what=what, moves=moves)
         if not self.kept[what]:
             return whole(self.classifier, windows)
+        store = self._store(windows.hop_rows)
         self._left_bytes -= len(windows) * store.row_bytes
         self._features.in_use.add(store.folder)
         self._fill(store, windows, what)
         rest = self._rest
         embed = (lambda given: given) if rest is None else rest
         return Feed(KeptWindows(windows, store), embed, self._cut.rest_flops, self._cut.rest_convolves)
+
+    def choose(self, windows: Windows, *, what: str, moves: str = "") -> None:
+        """Choose whether to keep what the frozen layers make of these windows, if that is not known; as `feed`."""
+        if not self._is_any or what in self.kept:
+            return
+        why = self._why_not(self._store(windows.hop_rows), windows, moves)
+        self.kept[what] = not why
+        if why:
+            self._journal.say(f"  {what}: the frozen layers are computed in each epoch, as {why}")
 
     def has(self, windows: Windows) -> bool:
         """Whether what the frozen layers make of these windows is kept already."""

@@ -18,6 +18,7 @@ from birdtune.runtime.runs import Run
 from birdtune.runtime.signals import Interrupts
 from birdtune.training.checkpoints import Checkpoints
 from birdtune.training.served_model import ServedModel
+from birdtune.training.world import World
 
 # In the checkpoints of a run: those of its second training.
 REFIT_NAME = "refit"
@@ -30,6 +31,7 @@ class Job:
     Attributes:
         base: the model that the run begins from; None: it begins from the backbone's weights.
         head_start: the classes that begin from a published classifier; None: none does.
+        world: the processes that train together.
         refit: whether this is the second training of the run, on training and validation recordings together.
     """
 
@@ -40,6 +42,7 @@ class Job:
     base: ServedModel | None = None
     head_start: HeadStart | None = None
     refit: bool = False
+    world: World = field(default_factory=World)
     _warned: set[str] = field(default_factory=set, repr=False)  # texts of what was warned of
 
     @property

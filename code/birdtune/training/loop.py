@@ -5,20 +5,26 @@
 One update: `accumulate` batches → gradients of the weighted sum of losses, added up → divided by the
 sum of weights → clipped → Adam. All that is random is drawn from (seed, position), never from a
 generator with a state of its own, so a restored run goes on bit for bit.
+
+Of several processes each computes the gradients of its part of each batch, and updates its weights by the sum over all
+of them. The chief alone validates and saves. All stop after the same update.
 """
 
 import contextlib
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from birdtune.data.batches import Batch, Batches, prefetched
 from birdtune.data.clips import ClipBatches
-from birdtune.errors import DivergedError, InputError, Interrupted, RetryableError
+from birdtune.errors import DivergedError, InputError, Interrupted, ProcessLostError, RetryableError
 from birdtune.models.classifier import weights
 from birdtune.runtime.log import Journal, Progress, duration
 from birdtune.runtime.signals import Interrupts
@@ -26,6 +32,7 @@ from birdtune.settings import TrainSettings
 from birdtune.training.checkpoints import Checkpoints, State
 from birdtune.training.step import Trainer, viewed
 from birdtune.training.tensorboard import Curves
+from birdtune.training.world import World
 
 # Scores closer than this count as equal; then the lower loss decides.
 _TIE_DIGITS = 4
@@ -75,6 +82,7 @@ class Loop:
         title: of these epochs in the log, where a run has several trainings.
         untrained: what the weights are before the first update, if that may be the best epoch: epoch 0. "": it may not.
         of_windows: whether figures of validation are those of windows.
+        world: the processes that train together; only the chief's `validate` and `after_epoch` are called.
     """
 
     def __init__(
@@ -93,7 +101,9 @@ class Loop:
         title: str = "",
         untrained: str = "",
         of_windows: bool = False,
+        world: World | None = None,
     ) -> None:
+        self.world = world or World()
         self._val = "val window" if of_windows else "val"
         self._keep_last, self._title, self._untrained = keep_last, f"{title} " if title else "", untrained
         self.trainer, self.batches, self.settings, self.checkpoints = trainer, batches, settings, checkpoints
@@ -105,6 +115,7 @@ class Loop:
         self._kept = 0  # updates that a checkpoint stands for
         self._is_warm = False  # whether this start has done an update, and need not compile any more
         self._saved_at = time.monotonic()
+        self._curves: Curves | None = None  # the chief's
 
     def run(self) -> State:
         """Train to the end, from the newest whole checkpoint if there is one.
@@ -112,18 +123,54 @@ class Loop:
         Raises:
             Interrupted: after saving where it stands.
             DivergedError: the loss or the weights are not finite any more.
+            ProcessLostError: of several processes one ended; what was done is saved.
         """
-        self._resume()
-        if not self.state.finished:
-            to_come = self.settings.epochs - self.state.epoch + bool(self._untrained)
-            self.checkpoints.need_room(self.trainer.state_bytes, to_come, self.trainer.weights_bytes)
-        self._curves = Curves(self._tensorboard, self.state, self.per_epoch)
-        with self._curves:
-            if self._untrained and not self.state.history and not self.state.updates:
-                self._epoch_0()
-            while not self.state.finished:
-                self._epoch()
+        # Of several processes none may leave by itself: they agree on it (`_gradients`, `_validated`).
+        with self.interrupts.held() if self.world.size > 1 else contextlib.nullcontext():
+            if self.world.is_chief:
+                self._resume()
+            self._share()
+            if self.world.is_chief and not self.state.finished:
+                to_come = self.settings.epochs - self.state.epoch + bool(self._untrained)
+                self.checkpoints.need_room(self.trainer.state_bytes, to_come, self.trainer.weights_bytes)
+            if self.world.is_chief:
+                self._curves = Curves(self._tensorboard, self.state, self.per_epoch)
+            with self._curves or contextlib.nullcontext():
+                if self._untrained and not self.state.history and not self.state.updates:
+                    self._epoch_0()
+                while not self.state.finished:
+                    self._epoch()
         return self.state
+
+    def _share(self) -> None:
+        """Let all processes stand where the chief stands."""
+        if self.world.size == 1:
+            return
+        self.state = State(**self.world.broadcast(asdict(self.state)))
+        self._kept = self.state.updates
+        self.world.share(self.trainer.state_variables)
+
+    def _check(self) -> None:
+        """Stop if told to; several processes stop when all know of it."""
+        if self.world.size == 1:
+            self.interrupts.check()
+
+    def _validated(self) -> Mapping[str, float | None]:
+        """The chief's figures of validation. What ends it there ends it in all processes."""
+        found: Mapping[str, float | None] = {}
+        ended: Interrupted | DivergedError | None = None
+        try:
+            if self.world.is_chief:
+                with self.trainer.averaged():
+                    found = self.validate()
+                self.interrupts.check()
+        except (Interrupted, DivergedError) as fault:
+            ended = fault
+        signum = ended.signum if isinstance(ended, Interrupted) else 0
+        found, signum, text = self.world.broadcast((found, signum, str(ended or "")))
+        if text:
+            raise ended or (Interrupted(signum) if signum else DivergedError(text))
+        return found
 
     def _resume(self) -> None:
         saved, complaints = self.checkpoints.newest()
@@ -160,9 +207,7 @@ class Loop:
     def _epoch_0(self) -> None:
         """Validate what no update has changed yet; it is the best so far."""
         state, began = self.state, time.monotonic()
-        with self.trainer.averaged():
-            found = self.validate()
-        self.interrupts.check()
+        found = self._validated()
         seconds = round(time.monotonic() - began, 2)
         row = {"epoch": 0, "train_loss": None, "learning_rate": None, **found, "seconds": seconds}
         with self.interrupts.held():
@@ -170,7 +215,7 @@ class Loop:
             state.best, state.finished = row, not self.settings.epochs
             self._keep()
             self._tell(row, best=True)
-        self.interrupts.check()
+        self._check()
 
     def _epoch(self) -> None:
         state = self.state
@@ -181,22 +226,20 @@ class Loop:
         try:
             with self.journal.progress(f"{self._title}epoch {state.epoch + 1}", left, "updates") as progress:
                 train(began, progress)
-            with self.trainer.averaged():
-                found = self.validate()
-            self.interrupts.check()
-        except Interrupted:
+            found = self._validated()
+        except (Interrupted, ProcessLostError) as fault:
             # Compiling has taken seconds already; the one update behind it is sooner done again than saved.
             if self._is_warm and state.updates > self._kept:
                 with self.interrupts.held():
-                    self._save_and_stop()
+                    self._save_and_stop("told to stop" if isinstance(fault, Interrupted) else "a process ended")
             raise
         with self.interrupts.held():
             self._end_epoch(found)
-        self.interrupts.check()
+        self._check()
 
-    def _save_and_stop(self) -> None:
+    def _save_and_stop(self, why: str) -> None:
         try:
-            self.journal.say("  told to stop: saving")
+            self.journal.say(f"  {why}: saving")
             self._keep()
         except (RetryableError, InputError) as fault:
             # It stops all the same, and loses no more than since the last checkpoint. The log may refuse, too.
@@ -209,14 +252,16 @@ class Loop:
         numbers = range(state.step, len(self.batches))
         made = prefetched(self.batches.batch(state.epoch, number) for number in numbers)
         for first in range(state.step, len(self.batches), self.settings.accumulate):
-            gradients = self._gradients(made, first)
-            self.interrupts.check()
+            sums, signum = self._summed(self._gradients(made, first))
+            self._check()
             with self.interrupts.held():
-                self._update(gradients, first, progress)
+                self._update(sums, first, progress)
                 state.seconds = time.monotonic() - began
                 self._save_if_due()
-            self.interrupts.check()
+            self._check()
             self._is_warm = True
+            if signum:
+                raise Interrupted(signum)
 
     def _in_leaps(self, began: float, progress: Progress) -> None:
         """The rest of an epoch, as many updates at once as the trainer likes."""
@@ -243,6 +288,15 @@ class Loop:
             loss, weight, added = self.trainer.gradients(next(made), position + more)
             sums = sums[0] + loss, sums[1] + weight, self.trainer.add(sums[2], added)
         return sums
+
+    def _summed(self, sums: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any, Any], int]:
+        """The same over all processes, and the signal to stop that came to one of them; 0: none did."""
+        if self.world.size == 1:
+            return sums, 0
+        told = tf.constant(float(self.interrupts.signum is not None))
+        loss, weight, n_told, *gradients = self.world.sum([sums[0], sums[1], told, *sums[2]])
+        signum = (self.interrupts.signum or signal.SIGTERM) if float(n_told) else 0
+        return (loss, weight, gradients), signum
 
     def _end_of(self, first: int) -> int:
         return min(first + self.settings.accumulate, len(self.batches))
@@ -273,7 +327,8 @@ class Loop:
         state.weight_sum += weight_sum
         mean = loss_sum / weight_sum / self.trainer.loss_terms
         progress.advance(note=f"loss {mean:.3f}")
-        self._curves.draw_update(state, mean, rate)
+        if self._curves is not None:
+            self._curves.draw_update(state, mean, rate)
 
     def _keep(self) -> None:
         self._save()
@@ -281,7 +336,7 @@ class Loop:
 
     def _save_if_due(self) -> None:
         """Between updates: save if the last time is long ago."""
-        minutes = (time.monotonic() - self._saved_at) / 60
+        minutes = (time.monotonic() - self._saved_at) / 60 if self.world.is_chief else 0.0
         if minutes >= self.settings.checkpoint_minutes and self.state.step < len(self.batches):
             self._keep()
 
@@ -310,7 +365,8 @@ class Loop:
         state.finished = early or state.epoch >= self.settings.epochs
         self._keep()
         self._tell(row, best)
-        self.after_epoch(state)
+        if self.world.is_chief:
+            self.after_epoch(state)
         if early and state.epoch < self.settings.epochs and state.best:
             self.journal.say(f"  stopping early: no better validation since epoch {state.best['epoch']}")
         if state.finished and state.best and state.best["epoch"] == 0:
@@ -331,7 +387,8 @@ class Loop:
         parts.append(duration(row["seconds"]))
         self.journal.say("  " + "  ".join(parts) + ("  best so far" if best and not self._keep_last else ""))
         self.journal.event(f"{self._title}epoch", **row, best=best)
-        self._curves.draw_epoch(row, self.state.updates)
+        if self._curves is not None:
+            self._curves.draw_epoch(row, self.state.updates)
 
     def _save(self) -> None:
         with self.trainer.averaged():
@@ -340,7 +397,8 @@ class Loop:
         if broken:
             rate = learning_rate(self.settings, max(0, self.state.updates - 1), self.per_epoch)
             raise _diverged(f"{broken[0]} holds NaN or infinity", self.state, rate)
-        self.checkpoints.save(arrays, self.trainer.state_arrays(), self.state)
+        if self.world.is_chief:
+            self.checkpoints.save(arrays, self.trainer.state_arrays(), self.state)
         self._saved_at = time.monotonic()
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from birdtune.data.batches import Batch
+from birdtune.data.batches import WHOLE, Batch, Part
 from birdtune.models import heads
 from birdtune.models.classifier import Classifier, load_weights, weights
 from birdtune.models.losses import example_losses, example_weights
@@ -53,11 +53,17 @@ class Trainer:
 
     Args:
         feed: where batches come from, and what is to be computed of them.
+        part: of each batch, what this process is given; updates are then done one by one, by `gradients` and `apply`.
+        examples, places: of a whole batch, and windows of each of them.
     """
 
     def __init__(
-        self, classifier: Classifier, settings: TrainSettings, step: StepSettings, feed: Feed
-    ) -> None:
+        self, classifier: Classifier, settings: TrainSettings, step: StepSettings, feed: Feed, *, part: Part = WHOLE,
+        examples: int = 0, places: int = 1,
+    ) -> None:  # fmt: skip
+        self._part = part
+        self._windows = examples * places  # of a whole batch
+        self._own = (part.rows(examples)[:, None] * places + np.arange(places)).reshape(-1) if examples else None
         self.classifier = classifier
         self._settings = settings
         self._step = step
@@ -83,7 +89,7 @@ class Trainer:
     def _updates_per_call(self, feed: Feed) -> int:
         """How many updates `updates` does in one call; 1: they are long, and done by `gradients` and `apply`."""
         gpu = devices.has_gpu()
-        if self._settings.accumulate > 1 or (feed.convolves and not gpu):
+        if self._part.parts > 1 or self._settings.accumulate > 1 or (feed.convolves and not gpu):
             return 1
         head = 2.0 * sum(math.prod(variable.shape) for variable in self.classifier.head.variables)
         flops = 3 * (feed.flops + head) * self._settings.batch_size
@@ -145,7 +151,7 @@ class Trainer:
         with convolution.watched(self._narrow) as seen, tf.GradientTape() as tape:
             embeddings = self._embed(given)  # [B, 128]
             if self._step.dropout:
-                embeddings = tf.nn.experimental.stateless_dropout(embeddings, self._step.dropout, seed=seed)
+                embeddings = self._dropped(embeddings, seed)
             logits, targets = self._compared(self.classifier.head(embeddings, training=True), targets)  # [B, C]
             if self.classifier.attention is not None:
                 attention = self.classifier.attend(embeddings)
@@ -158,6 +164,14 @@ class Trainer:
             loss_sum = tf.reduce_sum(counts * losses)
             scaled = self.optimizer.scale_loss(loss_sum)
         return loss_sum, tf.reduce_sum(counts), self._backwards(tape, scaled, seen)
+
+    def _dropped(self, embeddings: Any, seed: Any) -> Any:
+        """Embeddings [n, K] after dropout; of a part of a batch, what the whole batch would have had of it."""
+        drop = tf.nn.experimental.stateless_dropout
+        if self._part.parts == 1:
+            return drop(embeddings, self._step.dropout, seed=seed)
+        factors = drop(tf.ones((self._windows, embeddings.shape[-1]), embeddings.dtype), self._step.dropout, seed=seed)
+        return embeddings * tf.gather(factors, self._own)
 
     def _compared(self, logits: Any, targets: Any) -> tuple[Any, Any]:
         """Logits without a gradient where columns are not taught, and targets without a share of those.
@@ -220,6 +234,11 @@ class Trainer:
 
     def _update_eagerly(self, gradients: Any, factor: Any) -> None:
         self.optimizer.apply([gradient * factor for gradient in gradients], self._variables)
+
+    @property
+    def state_variables(self) -> list[Any]:
+        """All variables that training goes on from: the weights, and the optimizer's own."""
+        return [*self.classifier.variables, *self.optimizer.variables]
 
     @property
     def state_bytes(self) -> int:

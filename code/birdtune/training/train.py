@@ -58,7 +58,10 @@ def train(
 
     Raises:
         DivergedError: the loss, the gradients, the weights or the scores are not finite any more.
+        ProcessLostError: of several processes one ended.
     """
+    if not job.world.is_chief:
+        return _follow(job, label_shares)
     config, record = job.config, job.run.record
     if lost := job.checkpoints.lost():
         job.journal.warn(f"{lost} The best epoch's weights are lost; training begins anew.")
@@ -89,6 +92,15 @@ def train(
     return state
 
 
+def _follow(job: Job, label_shares: Shares | None, epochs: int | None = None) -> State:
+    """Compute this process's part of each batch of the chief's training, and leave nothing."""
+    precision = _precision(job)
+    windows = job.windows(job.dataset.part("train"), job.config.train.hop_s)
+    examples = _examples(job, windows, label_shares)
+    classifier, step = _with_first_weights(job, precision), _step(job, examples, precision)
+    return _loop(job, classifier, windows, examples, step, {}, lambda state: None, epochs).run()
+
+
 def refit(job: Job, *, label_shares: Shares | None = None) -> None:
     """Train once more, from the same first weights, on all recordings but those of test.
 
@@ -102,15 +114,18 @@ def refit(job: Job, *, label_shares: Shares | None = None) -> None:
     Raises:
         DivergedError: as `train`.
     """
-    trained = dict(read_json(job.run.logs / HISTORY_NAME))
-    epochs, part = int(trained["best_epoch"]), job.dataset.part("train")
+    trained = dict(read_json(job.run.logs / HISTORY_NAME)) if job.world.is_chief else {}
+    epochs, part = job.world.broadcast(int(trained.get("best_epoch", 0))), job.dataset.part("train")
+    if not job.world.is_chief:
+        _follow(job, label_shares, epochs)
+        return
     if lost := job.checkpoints.lost():
         job.journal.warn(f"{lost} The second training begins anew.")
         job.checkpoints.clear()
     sizes = f"{count(len(part), 'recording')}, {count(epochs, 'epoch')}"
     what = f"once more on training and validation: {sizes}" if epochs else "nothing to train once more: epoch 0 is best"
     job.journal.say(f"  {what}")
-    precision = str(job.run.record["precision"])
+    precision = _precision(job)
     windows = job.windows(part, job.config.train.hop_s)
     examples = _examples(job, windows, label_shares)
     classifier, step = _with_first_weights(job, precision), _step(job, examples, precision)
@@ -126,7 +141,9 @@ def _with_first_weights(job: Job, precision: str) -> Classifier:
     Also where checkpoints stand: if none of them is whole, training begins anew, and from these weights.
     """
     classifier = build_classifier(job.config, job.dataset.classes, precision)
-    load_first_weights(classifier, job.config, job.base, job.head_start)
+    if job.world.is_chief:
+        load_first_weights(classifier, job.config, job.base, job.head_start)
+    job.world.share(classifier.variables)
     return classifier
 
 
@@ -195,11 +212,12 @@ def _history(job: Job, examples: Examples, step: StepSettings) -> dict[str, Any]
 
 
 def _precision(job: Job) -> str:
-    """A run that goes on keeps the precision it began with, whatever machine it goes on on."""
+    """A run that goes on keeps the precision it began with, whatever machine it goes on on; all processes have it."""
     precision, why = job.run.record.get("precision"), "as the run began"
-    if not precision:
+    if not precision and job.world.is_chief:
         wanted, gains = job.config.train.precision, job.backbone.bfloat16_gain > 1
         precision, why = devices.choose_precision(wanted, gains_on_cpu=gains)
+    precision = job.world.broadcast(precision)
     job.run.record["precision"] = precision
     job.run.save()
     job.journal.say(f"  precision {precision}: {why}")
@@ -238,8 +256,9 @@ def _loop(
         reported.update(each.code for each in found)
         after_epoch(state)
 
+    part = job.world.part
     return Loop(
-        Trainer(classifier, settings, step, feed),
+        Trainer(classifier, settings, step, feed, part=part, examples=batches.batch_size, places=batches.places),
         batches,
         settings,
         job.checkpoints,
@@ -253,6 +272,7 @@ def _loop(
         title=REFIT_NAME if job.refit else "",
         untrained=_untrained(job, settings.epochs),
         of_windows=_best_epoch_by(job) == WINDOWS,
+        world=job.world,
     )
 
 
@@ -279,6 +299,7 @@ def _batches(
         "jitter_rows": job.store.spec.rows(settings.jitter_s),
         "sampler": sampling.sampler(examples, settings),
         "weights": examples.weights,
+        "part": job.world.part,
     }
     if classifier.attention is not None:
         return ClipBatches(feed.source, examples.targets, **how)
@@ -318,9 +339,15 @@ def _feeds(job: Job, classifier: Classifier, windows: Windows, precision: str) -
     if (remark := windows.jitter_remark(settings.jitter_s)) and not job.refit:
         job.journal.warn(remark)
     what = "training and validation" if job.refit else "training"
-    feed = frozen.feed(windows, what=what, moves=" and ".join([*jitter, *changes][:2]))
+    moves = " and ".join([*jitter, *changes][:2])
+    if job.world.is_chief:
+        frozen.choose(windows, what=what, moves=moves)
+    frozen.kept = job.world.broadcast(frozen.kept)
+    feed = job.world.in_turn(lambda: frozen.feed(windows, what=what, moves=moves))
     if not changes:  # which are made in this process's memory, of frames
         feed = in_memory(feed)
+    if not job.world.is_chief:
+        return feed, dict
     validate = _validation(job, classifier, frozen)
     frozen.drop_unused()
     job.run.record["frozen_kept"] = frozen.kept
