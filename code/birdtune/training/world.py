@@ -100,7 +100,7 @@ class World:
         self._strategy = self._wait(connect, check)
 
     def sum(self, tensors: Sequence[Any]) -> list[Any]:
-        """Each tensor's sum over all processes, which all call this with the same shapes, of one type, in the same order.
+        """Each tensor's sum over all processes, which all give the same shapes, of one type, in the same order.
 
         Raises:
             ProcessLostError: a process has ended, or cannot be reached any more.
