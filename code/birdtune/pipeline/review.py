@@ -1,6 +1,6 @@
 """`review`: the detections that the model is least sure of, as a page on which somebody decides on them.
 
-    detections.jsonl ─▶ least_certain ─▶ review_page ─▶ review.html, which saves review.csv
+    detections.jsonl ─▶ least_certain ─▶ grouped (alike.py) ─▶ review_page ─▶ review.html, which saves review.csv
 
 A detection is the less certain the nearer its score is to its class's threshold, in logits: 0.98 and 0.99 are further
 from each other than 0.50 and 0.51. Each class in turn gives its least certain one, so that a frequent one takes no more
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from birdtune.config import Config
 from birdtune.data.annotations.review import TABLE_NAME
 from birdtune.errors import EXIT_DONE, InputError, naming, shown
+from birdtune.pipeline import alike
 from birdtune.reporting import review_page
 from birdtune.reporting.review_page import Doubtful
 from birdtune.runtime.log import Journal
@@ -46,7 +47,8 @@ class Asked(NamedTuple):
 
 def review(config: Config, asked: Asked, journal: Journal, interrupts: Interrupts) -> int:
     """Write the page. Raises InputError: there are no detections, or none that can be listened to."""
-    thresholds = _thresholds(config, asked.model, journal)
+    place = asked.model or max(served_model.served_models(config).items(), default=(0, None))[1]
+    thresholds = _thresholds(config, place, asked.model is not None, journal)
     with storage_faults(asked.folder, verb="read"):
         try:
             entries = _there(detection_ledger.newest(asked.folder), journal)
@@ -56,6 +58,8 @@ def review(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
                 f"{shown(asked.folder)}: holds no {detection_ledger.NAME}. Expected the folder that `predict --format` "
                 "wrote to: ./entrypoint.sh predict nights/ --format csv"
             ) from fault
+    if place is not None:
+        chosen = alike.grouped(chosen, alike.embedder(place))
     clips = []
     with journal.progress("drawing", len(chosen), "detections") as progress:
         for one in chosen:
@@ -72,9 +76,9 @@ def review(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
             "detects more: ./entrypoint.sh predict nights/ --format csv --detect.on 0.2"
         )
     classes = sorted(thresholds.keys() | {one.class_name for one in chosen})
-    place = asked.out or _free_place(asked.folder, clips)
-    review_page.write(place, clips, classes)
-    journal.say(f"review {shown(place)}: {count(len(clips), 'detection')} of "
+    page = asked.out or _free_place(asked.folder, clips)
+    review_page.write(page, clips, classes)
+    journal.say(f"review {shown(page)}: {count(len(clips), 'detection')} of "
                 f"{count(len({clip['name'] for clip in clips}), 'class')}")  # fmt: skip
     journal.say(f"  open it in a browser, which saves {TABLE_NAME}; then: ./entrypoint.sh run --labels.review FILE")
     return EXIT_DONE
@@ -87,14 +91,13 @@ def _free_place(folder: Path, clips: Sequence[Mapping[str, Any]]) -> Path:
     return next(place for place in places if not place.exists() or key in place.read_text("utf-8", "replace"))
 
 
-def _thresholds(config: Config, model: Path | None, journal: Journal) -> dict[str, float]:
-    """Class → threshold, of the model that is named, else of the newest; {} where there is none."""
-    place = model or max(served_model.served_models(config).items(), default=(0, None))[1]
+def _thresholds(config: Config, place: Path | None, is_named: bool, journal: Journal) -> dict[str, float]:
+    """Class → threshold of a model; {} where there is none."""
     if place is None:
         journal.say(f"note: {shown(config.output)} has no model, so thresholds are taken to be {_NO_THRESHOLD:g}; "
                     "--model FOLDER names one.")  # fmt: skip
         return {}
-    with naming("--model" if model is not None else None):
+    with naming("--model" if is_named else None):
         found = served_model.read(place, is_own=False)
     classes = found.facts.classes
     thresholds = found.detection_thresholds

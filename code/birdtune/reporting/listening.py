@@ -69,8 +69,14 @@ def clip(
     }
 
 
-def from_file(given: Path | Channel, start_s: float, seconds: float) -> Clip | None:
-    """Some seconds of a recording, which is not read up to there: it may be of twelve hours. None: it cannot be."""
+def from_file(
+    given: Path | Channel, start_s: float, seconds: float, *, most_hz: int | None = _CLIP_HZ
+) -> Clip | None:
+    """Some seconds of a recording, which is not read up to there: it may be of twelve hours. None: it cannot be.
+
+    Args:
+        most_hz: a higher rate is reduced to it; None: none is.
+    """
     path, channel = (given.path, given.channel) if isinstance(given, Channel) else (given, 0)
     try:
         with soundfile.SoundFile(path) as file:
@@ -80,9 +86,9 @@ def from_file(given: Path | Channel, start_s: float, seconds: float) -> Clip | N
     except (soundfile.SoundFileError, OSError, TypeError):
         return None  # what can be scored by way of its repair or by FFmpeg cannot be sought in
     mono = np.nan_to_num(block[:, channel])
-    if rate_hz > _CLIP_HZ:
-        mono = np.concatenate(list(resampled(iter([mono]), rate_hz, _CLIP_HZ, "soxr")))
-    return Clip(mono, min(rate_hz, _CLIP_HZ)) if mono.size else None
+    if most_hz is not None and rate_hz > most_hz:
+        mono, rate_hz = np.concatenate(list(resampled(iter([mono]), rate_hz, most_hz, "soxr"))), most_hz
+    return Clip(mono, rate_hz) if mono.size else None
 
 
 def sound(waveform: npt.NDArray[np.float32], rate_hz: int, *, small: bool = False) -> Markup | None:
