@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from safetensors.numpy import load_file
 
 from birdtune.data.batches import WHOLE, Batch, Batches, Part, Windows
 from birdtune.data.clips import ClipBatches
-from birdtune.errors import SettingsError
+from birdtune.errors import EXIT_RETRY, SettingsError
 from birdtune.models import classifier as classifiers
 from birdtune.models.vggish import SMALL
 from birdtune.pipeline import processes
@@ -193,9 +195,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     t = np.arange(32_000) / 16_000
     for number, (name, pitch_hz) in enumerate(PITCHES_HZ.items()):
         for source in range(6):
-            noise = 0.3 * rng.standard_normal(t.size)  # so loud that there is something to learn for a while
-            tone = 0.1 * np.sin(2 * np.pi * (pitch_hz + 10 * source) * t) + noise
-            write_sound(folder / name / f"{name}-{number + 3}{source:03d}_0.wav", tone.clip(-1, 1).astype(np.float32))
+            tone = 0.3 * np.sin(2 * np.pi * (pitch_hz + 10 * source) * t) + 0.02 * rng.standard_normal(t.size)
+            write_sound(folder / name / f"{name}-{number + 3}{source:03d}_0.wav", tone.astype(np.float32))
     return folder
 
 
@@ -238,3 +239,130 @@ def test_two_processes_come_to_the_weights_of_one(data: Path, tmp_path: Path) ->
     losses = [[row["train_loss"] for row in rows] for rows in epochs]
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert not list((two / "cache").glob("process-*")), "both had the chief's features"
+
+
+# ---- at length: more steps, more processes, and what stops them ----------------------------------
+
+FIFTY_STEPS = {"train__epochs": "17", "train__early_stopping_patience": "0"}  # of 3 batches
+
+
+def free_config(n: int) -> list[dict[str, str]]:
+    """What tells each of `n` processes on loopback who it is, as if each were on a machine of its own."""
+    addresses = [f"127.0.0.{number}:{port}" for number, port in enumerate(processes._free_ports(n), start=1)]
+    return [Cluster(tuple(addresses), rank).environment() for rank in range(n)]
+
+
+def others_of(process: subprocess.Popen[str]) -> list[int]:
+    """Ids of the processes that a command has started to train with."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+    return [pid for pid, command in commands.items() if "spawn_main" in command]
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> str:
+    """What it says up to a line with this text."""
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(f"{text!r} was not said: {said}")
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, float]:
+    """Its exit code, what it still says, and the seconds that takes."""
+    began = time.monotonic()
+    text, _ = process.communicate(timeout=120)
+    return process.returncode, text, time.monotonic() - began
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifty steps by one process."""
+    return train(data, tmp_path_factory.mktemp("alone"), **FIFTY_STEPS)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("n", [2, 3])
+def test_after_fifty_steps_several_processes_have_the_weights_of_one(
+    data: Path, alone: Path, tmp_path: Path, n: int
+) -> None:
+    found = train(data, tmp_path, train__processes=str(n), **FIFTY_STEPS)
+    assert read_json(found / "logs/1/history.json")["epochs"][-1]["epoch"] == 17
+    assert difference(alone, found) < CLOSE
+
+
+@pytest.mark.long
+def test_processes_without_a_common_folder_make_their_own_features(data: Path, alone: Path, tmp_path: Path) -> None:
+    started = [
+        start(data, tmp_path / str(rank), environment, **FIFTY_STEPS)
+        for rank, environment in enumerate(free_config(2))
+    ]
+    assert [ended(process)[0] for process in reversed(started)] == [0, 0]
+    assert difference(alone, tmp_path / "0") < CLOSE
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["cache"], "only the chief writes results"
+    assert [path.name for path in (tmp_path / "1/cache").iterdir()] == ["process-1"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("whom", ["other", "chief"])
+def test_when_one_is_killed_all_end_and_the_same_command_goes_on_with_more_or_fewer(
+    data: Path, alone: Path, tmp_path: Path, whom: str
+) -> None:
+    process = start(data, tmp_path, train__processes="3", **FIFTY_STEPS)
+    wait_for(process, "epoch   4 of")
+    others = others_of(process)
+    assert len(others) == 2
+    os.kill(others[0] if whom == "other" else process.pid, signal.SIGKILL)
+    code, said, _ = ended(process)
+    if whom == "other":
+        assert code == EXIT_RETRY
+        (error,) = [line for line in said.splitlines() if line.startswith("birdtune: error:")]
+        assert "ended, or cannot be reached" in error and "Traceback" not in said
+        assert read_json(tmp_path / "run.json")["exit_code"] == EXIT_RETRY
+    time.sleep(1)
+    assert not any(is_running(pid) for pid in others)
+    for n in ("2", "1"):
+        process = start(data, tmp_path, train__processes=n, **FIFTY_STEPS)
+        said = wait_for(process, "resuming before epoch")
+        if n == "2":
+            wait_for(process, "epoch   9 of")
+            process.terminate()
+            assert ended(process)[0] == 143
+        else:
+            code, said, _ = ended(process)
+            assert code == 0, said
+    assert difference(alone, tmp_path) < CLOSE
+
+
+@pytest.mark.long
+def test_a_signal_to_one_stops_all_after_the_same_update(data: Path, alone: Path, tmp_path: Path) -> None:
+    environments = free_config(2)
+    started = [start(data, tmp_path, environment, **FIFTY_STEPS) for environment in environments]
+    wait_for(started[0], "epoch   5 of")
+    started[1].terminate()
+    assert [ended(process)[0] for process in started] == [143, 143]
+    assert "told to stop: saving" in (tmp_path / "logs/1/run.log").read_text()
+    train(data, tmp_path, **FIFTY_STEPS)
+    assert difference(alone, tmp_path) < CLOSE
+
+
+@pytest.mark.long
+def test_other_settings_and_a_chief_that_fails_end_the_others_too(data: Path, tmp_path: Path) -> None:
+    started = [
+        start(data, tmp_path / "o", environment, train__epochs=epochs)
+        for environment, epochs in zip(free_config(2), ("3", "4"), strict=True)
+    ]
+    results = [ended(process) for process in reversed(started)]
+    assert [result[0] for result in results] == [42, EXIT_RETRY]
+    assert "other settings than process 0: train.epochs (4, there 3)" in results[0][1]
+    started = [start(tmp_path / "nothing/data", tmp_path / "p", environment) for environment in free_config(2)]
+    results = [ended(process) for process in reversed(started)]
+    assert [result[0] for result in results] == [42, 42]
+    assert "process 0, which prepares, ended" in results[0][1]

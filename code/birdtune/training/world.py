@@ -14,6 +14,7 @@ thread for that.
 import contextlib
 import pickle
 import re
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -98,6 +99,8 @@ class World:
             return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
 
         self._strategy = self._wait(connect, check)
+        # TensorFlow has put a handler of its own in the place of ours, past Python, which still knows ours.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
     def sum(self, tensors: Sequence[Any]) -> list[Any]:
         """Each tensor's sum over all processes, which all give the same shapes, of one type, in the same order.
