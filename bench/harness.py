@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 # In the order of RESULTS.md; a part counts once its module is there.
 ORDER = (
     "frames", "unchanged", "step", "epochs", "frozen", "predict", "checkpoint", "start", "memory", "image",
-    "linear", "gpu", "backbone_speed", "detect",
+    "linear", "scale", "gpu", "backbone_speed", "detect",
     "learn_backbones", "learn_blocks", "learn_heads", "learn_jobs", "learn_unknown", "learn_elsewhere",
     "learn_unbalanced", "learn_weak", "learn_soundscapes", "learn_review", "learn_noisy", "learn_finetuned",
     "learn_augmented", "learn_short", "sources",
