@@ -8,6 +8,7 @@ import pytest
 
 from birdtune.cloud import sagemaker
 from birdtune.errors import InputError, Interrupted
+from birdtune.runtime.rank import cluster
 
 
 def lay_out(root: Path, hyperparameters: dict[str, str], channels: dict[str, dict[str, str]]) -> None:
@@ -48,6 +49,23 @@ def test_a_channel_nobody_knows_is_refused_and_the_failure_told(tmp_path: Path) 
     with pytest.raises(InputError, match="input channels validation: are not known"):
         sagemaker.train(lambda line: pytest.fail("ran"), tmp_path)
     assert (tmp_path / "output/failure").read_text().startswith("exit 42: input channels validation")
+
+
+def test_several_machines_are_a_cluster_and_the_first_hands_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, {}, {"input": {"job.yaml": ""}})
+    place = tmp_path / "input/config/resourceconfig.json"
+    place.write_text('{"current_host": "algo-2", "hosts": ["algo-2", "algo-1"], "network_interface_name": "eth0"}')
+    monkeypatch.setenv("TF_CONFIG", "")
+    sagemaker.train(lambda line: record(tmp_path, promoted=True) or 0, tmp_path)  # type: ignore[func-returns-value]
+    found = cluster()
+    assert (found.addresses, found.rank) == (("algo-1:2222", "algo-2:2222"), 1)
+    assert not (tmp_path / "model").exists() and not (tmp_path / "output/data").exists()
+    monkeypatch.setenv("TF_CONFIG", "")
+    place.write_text('{"current_host": "algo-3", "hosts": ["algo-2", "algo-1"]}')
+    with pytest.raises(InputError, match="current_host algo-3 is none of hosts algo-1, algo-2"):
+        sagemaker.train(lambda line: pytest.fail("ran"), tmp_path)
 
 
 def record(root: Path, **fields: Any) -> None:

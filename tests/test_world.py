@@ -3,27 +3,31 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from makers import make_store, one_class_each, write_sound
+from makers import make_store, one_class_each, quiet, write_sound
 from safetensors.numpy import load_file
 
+from birdtune.cloud import batch
 from birdtune.data.batches import WHOLE, Batch, Batches, Part, Windows
 from birdtune.data.clips import ClipBatches
-from birdtune.errors import EXIT_RETRY, SettingsError
+from birdtune.errors import EXIT_RETRY, ProcessLostError, SettingsError
 from birdtune.models import classifier as classifiers
 from birdtune.models.vggish import SMALL
 from birdtune.pipeline import processes
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_json
 from birdtune.runtime.rank import Cluster, cluster
+from birdtune.runtime.signals import Interrupts
 from birdtune.settings import TrainSettings
 from birdtune.training import inputs
 from birdtune.training.step import StepSettings, Trainer
@@ -150,7 +154,7 @@ def test_each_machine_may_have_several_processes_on_ports_one_after_another() ->
     assert (found.rank, found.first_here, found.local_rank) == (3, 3, 0)
     last = found.at(5)
     assert (last.first_here, last.local_rank, last.is_one_a_machine) == (3, 2, False)
-    assert Cluster(("a:1", "b:1")).is_one_a_machine
+    assert Cluster(("a:1", "b:1")).is_one_a_machine and last.n_machines == 2
 
 
 def world(gpus: int, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str] | None = None, **given: Any) -> World:
@@ -176,6 +180,42 @@ def test_there_is_a_process_for_each_gpu_where_the_backbone_is_trained(monkeypat
     assert world(4, monkeypatch, same).size == 2, "a process each for two of them is named already"
     with pytest.raises(SettingsError, match="names several processes on a machine"):
         world(4, monkeypatch, same, **{"train.processes": 2})
+
+
+def batch_node(index: int, main: int, n: int = 3, job: str = "j#0") -> dict[str, str]:
+    found = {"ID": job, "NUM_NODES": str(n), "NODE_INDEX": str(index), "MAIN_NODE_INDEX": str(main)}
+    if index != main:
+        found["MAIN_NODE_PRIVATE_IPV4_ADDRESS"] = "127.0.0.1"
+    return {f"AWS_BATCH_JOB_{name}": value for name, value in found.items()}
+
+
+def test_the_nodes_of_a_batch_job_meet_and_the_main_one_is_the_chief() -> None:
+    (port,) = processes._free_ports(1)
+
+    def meet(index: int) -> Cluster:
+        return cluster(batch.meet(batch_node(index, 1, job=f"j#{index}"), quiet(), Interrupts(), port, 30.0))
+
+    with ThreadPoolExecutor(4) as threads:
+        found = [threads.submit(meet, index) for index in range(2)]
+        with socket.socket() as stranger:  # is not counted
+            while stranger.connect_ex(("127.0.0.1", port)):
+                time.sleep(0.05)
+            stranger.sendall(b'{"job": "other", "node": 2}\n')
+            found.append(threads.submit(meet, 2))
+            clusters = [each.result() for each in found]
+    assert [each.rank for each in clusters] == [1, 0, 2]
+    assert {each.addresses for each in clusters} == {("127.0.0.1:2222",) * 3}
+
+
+def test_a_batch_job_of_one_node_needs_no_meeting_and_nodes_that_do_not_come_are_named() -> None:
+    assert not batch.is_here({}) and not batch.is_here(batch_node(0, 0, n=1)) and batch.is_here(batch_node(0, 0))
+    (port,) = processes._free_ports(1)
+    with pytest.raises(ProcessLostError, match="1 of 3 nodes came"):
+        batch.meet(batch_node(0, 0), quiet(), Interrupts(), port, 0.0)
+    with pytest.raises(ProcessLostError, match=f"127.0.0.1, does not answer on port {port}"):
+        batch.meet(batch_node(1, 0), quiet(), Interrupts(), port, 0.5)
+    with pytest.raises(SettingsError, match="another variable of Batch is missing"):
+        batch.meet({"AWS_BATCH_JOB_NUM_NODES": "2"}, quiet(), Interrupts())
 
 
 # ---- whole trainings -----------------------------------------------------------------------------
@@ -233,7 +273,9 @@ def test_two_processes_come_to_the_weights_of_one(data: Path, tmp_path: Path) ->
     two = train(data, tmp_path / "two", train__processes="2")
     one = train(data, tmp_path / "one")
     assert difference(one, two) < CLOSE
-    assert read_json(two / "run.json")["processes"] == 2
+    record = read_json(two / "run.json")
+    assert (record["processes"], record["hardware"]["processes"]) == (2, "2")
+    assert "2 processes, each of which computes its part of every batch" in (two / "logs/1/run.log").read_text()
     assert read_json(one / "run.json")["fingerprint"] == read_json(two / "run.json")["fingerprint"]
     epochs = [read_json(folder / "logs/1/history.json")["epochs"] for folder in (one, two)]
     losses = [[row["train_loss"] for row in rows] for rows in epochs]
@@ -270,11 +312,10 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"{text!r} was not said: {said}")
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, float]:
-    """Its exit code, what it still says, and the seconds that takes."""
-    began = time.monotonic()
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code, and what it still says."""
     text, _ = process.communicate(timeout=120)
-    return process.returncode, text, time.monotonic() - began
+    return process.returncode, text
 
 
 def is_running(pid: int) -> bool:
@@ -295,7 +336,16 @@ def test_after_fifty_steps_several_processes_have_the_weights_of_one(
 ) -> None:
     found = train(data, tmp_path, train__processes=str(n), **FIFTY_STEPS)
     assert read_json(found / "logs/1/history.json")["epochs"][-1]["epoch"] == 17
+    print(f"{n} processes: the weights differ by {difference(alone, found):.1e} at most")
     assert difference(alone, found) < CLOSE
+
+
+@pytest.mark.long
+def test_two_processes_are_one_that_adds_up_two_halves_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    how = FIFTY_STEPS | {"model__dropout": "0"}  # which is drawn for each of the halves
+    two = train(data, tmp_path / "two", **how, train__processes="2", train__batch_size="16")
+    halves = train(data, tmp_path / "halves", **how, train__accumulate="2", train__batch_size="8")
+    assert difference(two, halves) == 0
 
 
 @pytest.mark.long
@@ -311,7 +361,7 @@ def test_processes_without_a_common_folder_make_their_own_features(data: Path, a
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("whom", ["other", "chief"])
+@pytest.mark.parametrize("whom", ["silent", "other", "chief"])
 def test_when_one_is_killed_all_end_and_the_same_command_goes_on_with_more_or_fewer(
     data: Path, alone: Path, tmp_path: Path, whom: str
 ) -> None:
@@ -319,15 +369,21 @@ def test_when_one_is_killed_all_end_and_the_same_command_goes_on_with_more_or_fe
     wait_for(process, "epoch   4 of")
     others = others_of(process)
     assert len(others) == 2
-    os.kill(others[0] if whom == "other" else process.pid, signal.SIGKILL)
-    code, said, _ = ended(process)
-    if whom == "other":
+    # One that is stopped keeps its connections, as a machine that vanishes does.
+    os.kill(process.pid if whom == "chief" else others[0], signal.SIGSTOP if whom == "silent" else signal.SIGKILL)
+    began = time.monotonic()
+    code, said = ended(process)
+    if whom != "chief":
         assert code == EXIT_RETRY
         (error,) = [line for line in said.splitlines() if line.startswith("birdtune: error:")]
         assert "ended, or cannot be reached" in error and "Traceback" not in said
         assert read_json(tmp_path / "run.json")["exit_code"] == EXIT_RETRY
-    time.sleep(1)
-    assert not any(is_running(pid) for pid in others)
+    while any(is_running(pid) for pid in others):
+        assert time.monotonic() < began + 60
+        time.sleep(0.01)
+    print(f"{whom}: all had ended after {time.monotonic() - began:.1f} s")
+    if whom == "silent":
+        return
     for n in ("2", "1"):
         process = start(data, tmp_path, train__processes=n, **FIFTY_STEPS)
         said = wait_for(process, "resuming before epoch")
@@ -336,7 +392,7 @@ def test_when_one_is_killed_all_end_and_the_same_command_goes_on_with_more_or_fe
             process.terminate()
             assert ended(process)[0] == 143
         else:
-            code, said, _ = ended(process)
+            code, said = ended(process)
             assert code == 0, said
     assert difference(alone, tmp_path) < CLOSE
 

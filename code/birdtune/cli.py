@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import birdtune
 from birdtune import config as configs
-from birdtune.cloud import sagemaker, session
+from birdtune.cloud import batch, sagemaker, session
 from birdtune.errors import (
     EXIT_DEFECT,
     EXIT_DONE,
@@ -105,6 +105,8 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
         journal.say(f"birdtune {birdtune.__version__}")
         return commands.printed(EXIT_DONE, journal)
     options, flags = parse(name, arguments)
+    if name in _TRAINING and batch.is_here(os.environ):
+        os.environ.update(batch.meet(os.environ, journal, interrupts))
     job_yaml = not command.makes_input and (session.settings_folder(flags, os.environ, journal, interrupts) or True)
     config = configure.load(flags, os.environ, command.defaults, job_yaml=job_yaml)
     if name == "prepare" and options.shard is not None:
@@ -331,6 +333,10 @@ COMMANDS: dict[str, Command] = {
 
 # They make nothing in the output folder that is to be kept.
 _READERS = frozenset({"check", "predict", "score", "review", "embed", "augment", "settings"})
+
+
+# They train, by several processes where there are any.
+_TRAINING = frozenset({"run", "train", "evaluate", "export", "report"})
 
 
 def _not_here(command: str) -> int:

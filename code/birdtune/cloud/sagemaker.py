@@ -4,9 +4,11 @@ where it looks for them.
     input/config/hyperparameters.json, input/data/<channel> ─▶ run --setting value ...
     output folder: checkpoints/, which SageMaker keeps in S3 all along and restores
     model, if it was promoted ─▶ model/<name>/<version>;  report ─▶ output/data;  why it failed ─▶ output/failure
+    input/config/resourceconfig.json, where it names several machines ─▶ TF_CONFIG
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import Any
 
 from birdtune.errors import EXIT_DEFECT, BirdtuneError, InputError, shown
 from birdtune.runtime.files import make_folder, read_json
+from birdtune.runtime.rank import Cluster, is_chief
 from birdtune.runtime.runs import RECORD_NAME
 from birdtune.runtime.text import some
 
@@ -25,6 +28,7 @@ _CHANNELS = {
     "backbone": "model.checkpoint", "base": "init-from",
 }  # fmt: skip
 _LONGEST_FAILURE = 1024
+_PORT = 2222  # further processes of a machine take the ports behind it
 
 
 def is_here(root: Path = ROOT) -> bool:
@@ -44,10 +48,12 @@ def train(run: Callable[[list[str]], int], root: Path = ROOT) -> int:
         InputError: the files are not those of SageMaker's contract, or name what birdtune does not know.
     """
     with _failure_told(root):
+        os.environ.update(_cluster(root))
         output = root / "checkpoints"
         _keep_cache_local(output, root)
         code = run(["run", "--output", str(output), *_channels(root), *_hyperparameters(root)])
-        _hand_over(output, root)
+        if is_chief():
+            _hand_over(output, root)
         return code
 
 
@@ -78,6 +84,21 @@ def _channels(root: Path) -> Iterator[str]:
         folder = root / "input/data" / name
         files = list(folder.iterdir()) if _CHANNELS[name] == "model.checkpoint" and folder.is_dir() else []
         yield from (f"--{_CHANNELS[name]}", str(files[0] if len(files) == 1 else folder))
+
+
+def _cluster(root: Path) -> dict[str, str]:
+    """TF_CONFIG, where there are several machines and nobody has set it."""
+    found = _read(root, "resourceconfig.json")
+    hosts, own = found.get("hosts", []), found.get("current_host")
+    if os.environ.get("TF_CONFIG") or not isinstance(hosts, list) or len(hosts) < 2:
+        return {}
+    names = sorted(map(str, hosts))
+    if own not in names:
+        raise InputError(
+            f"{shown(root / 'input/config/resourceconfig.json')}: current_host {shown(own)} is none of hosts "
+            f"{some(names)}, as SageMaker writes them."
+        )
+    return Cluster(tuple(f"{name}:{_PORT}" for name in names), names.index(own)).environment()
 
 
 def _read(root: Path, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from birdtune.cloud.publish import Mirror, send
 from birdtune.config import Config
 from birdtune.errors import BirdtuneError, Interrupted
 from birdtune.runtime.log import Journal
-from birdtune.runtime.rank import rank
+from birdtune.runtime.rank import is_chief, rank
 from birdtune.runtime.signals import Interrupts
 
 # Folders of an output that only a run needs, to go on.
@@ -64,6 +64,10 @@ def staged(
         if output is not None and only_reads:
             # In a place of its own: a job may work at the same output on this machine.
             mirror = Mirror(storage, output, folder / _FOR_READERS, journal, config.cloud.publish_s)
+            mirror.fetch(interrupts, without=_FOR_WRITERS)
+        elif output is not None and not is_chief():
+            # It makes no results, and what it may begin from is there.
+            mirror = Mirror(storage, output, folder, journal, config.cloud.publish_s)
             mirror.fetch(interrupts, without=_FOR_WRITERS)
         elif output is not None:
             stack.enter_context(_published(storage, output, config, journal, interrupts))

@@ -112,13 +112,19 @@ def world_of(config: Config) -> World:
             f"this machine has {n_gpus} GPUs that this process may use ({_GPUS}), and each needs one of its own. Lower "
             "--train.processes, or the number of processes in TF_CONFIG."
         )
-    trains_backbone = config.model.freeze_point != "all-but-head" or bool(augment.active(config.augment))
-    n = wanted or (max(1, n_gpus) if given.is_one_a_machine and trains_backbone else 1)
+    gains = given.is_one_a_machine and not _trains_head_alone(config)
+    n = wanted or (max(1, n_gpus) if gains else 1)
     if n == 1:
         return World(given)
     if given.addresses:
         return World(given.spread(n))
     return World(Cluster(tuple(f"{_LOOPBACK}:{port}" for port in _free_ports(n))))
+
+
+def _trains_head_alone(config: Config) -> bool:
+    """Whether the embeddings that are trained on stay the same, so that an update is a matter of microseconds."""
+    moves = bool(augment.active(config.augment)) or config.train.jitter_s > 0
+    return config.model.freeze_point == "all-but-head" and not moves
 
 
 def _gpus() -> list[str]:
@@ -230,6 +236,11 @@ def together(job: Job) -> Iterator[None]:
         yield
         return
     with contextlib.nullcontext() if world.is_connected else started(job.config, world):
+        n_machines = world.cluster.n_machines
+        of_machines = f" on {n_machines} machines" if n_machines > 1 else ""
+        job.journal.say(f"  {world.size} processes{of_machines}, each of which computes its part of every batch")
+        if _trains_head_alone(job.config):
+            job.journal.warn("Only the head is trained, on embeddings that are kept: several processes gain nothing.")
         _tell(job)
         yield
         world.end()

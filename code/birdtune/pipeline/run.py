@@ -106,8 +106,6 @@ def _compute(job: Job, plan: Plan, champion: ServedModel | None) -> None:
     from birdtune.training.trained import has_weights
 
     job.journal.say(f"  {devices.prepare_devices()}")
-    job.run.record["hardware"] = devices.describe().rows()
-
     def train_together() -> list[Path]:
         with processes.together(job):
             return train(job)
@@ -126,6 +124,8 @@ def _compute(job: Job, plan: Plan, champion: ServedModel | None) -> None:
         job.run.record.update(processes=job.world.size)
     else:
         processes.tell_end(job.world)
+    n = int(job.run.record["processes"])
+    job.run.record["hardware"] = devices.describe().rows() | ({"processes": str(n)} if n > 1 else {})
     for name in due:
         job.journal.say(f"{name}:")
         with job.run.stage(name):

@@ -5,7 +5,6 @@
 
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -44,9 +43,14 @@ class Cluster:
         return hosts[: self.rank].count(hosts[self.rank]) if hosts else 0
 
     @property
+    def n_machines(self) -> int:
+        """On how many machines, or in how many containers, they are."""
+        return max(1, len({_host(address) for address in self.addresses}))
+
+    @property
     def is_one_a_machine(self) -> bool:
         """Whether each process has a machine of its own."""
-        return max(Counter(_host(address) for address in self.addresses).values(), default=1) == 1
+        return self.n_machines == self.size
 
     def spread(self, n: int) -> "Cluster":
         """The same machines with `n` processes each, on ports one after another; for the first one on this machine."""
