@@ -159,6 +159,7 @@ def test_each_machine_may_have_several_processes_on_ports_one_after_another() ->
 
 def world(gpus: int, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str] | None = None, **given: Any) -> World:
     monkeypatch.setattr(processes, "_gpus", lambda: [str(number) for number in range(gpus)])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")  # is given back with the test
     for name, value in (environment or {}).items():
         monkeypatch.setenv(name, value)
     return processes.world_of(configure.load({"model.backbone": "vggish", **given}, {}))
@@ -176,8 +177,14 @@ def test_there_is_a_process_for_each_gpu_where_the_backbone_is_trained(monkeypat
     two = config_of("worker", 1, worker=["a:1", "b:1"])
     spread = world(4, monkeypatch, two)
     assert (spread.size, spread.cluster.rank, spread.is_chief) == (8, 4, False)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
     same = config_of("worker", 1, worker=["a:1", "a:2"])
     assert world(4, monkeypatch, same).size == 2, "a process each for two of them is named already"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert world(1, monkeypatch, same).size == 2, "each has been given its own"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "all"
+    here = [processes._gpu(spread.cluster.at(rank), spread.gpus) for rank in (4, 7)]
+    assert here == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "3"}]
     with pytest.raises(SettingsError, match="names several processes on a machine"):
         world(4, monkeypatch, same, **{"train.processes": 2})
 

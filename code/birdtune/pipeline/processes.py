@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing import get_context
@@ -97,9 +97,18 @@ class _Ended:
 def world_of(config: Config) -> World:
     """The processes that train, as TF_CONFIG and the settings say.
 
+    Of several GPUs this process is left its own, so that TensorFlow must not be loaded yet.
+
     Raises:
         SettingsError: these do not go together, or with the GPUs of this machine.
     """
+    world = World(_cluster(config), _gpus())
+    if world.size > 1:
+        os.environ.update(_gpu(world.cluster, world.gpus))
+    return world
+
+
+def _cluster(config: Config) -> Cluster:
     given, n_gpus = rank.cluster(), len(_gpus())
     wanted = config.train.processes
     if wanted is not None and wanted > 1 and not given.is_one_a_machine:
@@ -107,7 +116,8 @@ def world_of(config: Config) -> World:
             f"--train.processes {wanted}: TF_CONFIG names several processes on a machine already. Leave one of the "
             "two out."
         )
-    if n_gpus and max(wanted or 1, given.local_rank + 1) > n_gpus:
+    has_own_gpu = n_gpus == 1 and _GPUS in os.environ
+    if n_gpus and max(wanted or 1, 1 if has_own_gpu else given.local_rank + 1) > n_gpus:
         raise SettingsError(
             f"this machine has {n_gpus} GPUs that this process may use ({_GPUS}), and each needs one of its own. Lower "
             "--train.processes, or the number of processes in TF_CONFIG."
@@ -115,10 +125,15 @@ def world_of(config: Config) -> World:
     gains = given.is_one_a_machine and not _trains_head_alone(config)
     n = wanted or (max(1, n_gpus) if gains else 1)
     if n == 1:
-        return World(given)
+        return given
     if given.addresses:
-        return World(given.spread(n))
-    return World(Cluster(tuple(f"{_LOOPBACK}:{port}" for port in _free_ports(n))))
+        return given.spread(n)
+    return Cluster(tuple(f"{_LOOPBACK}:{port}" for port in _free_ports(n)))
+
+
+def _gpu(cluster: Cluster, gpus: Sequence[str]) -> dict[str, str]:
+    """What shows a process its own GPU alone, where there are several."""
+    return {_GPUS: gpus[cluster.local_rank]} if len(gpus) > 1 else {}
 
 
 def _trains_head_alone(config: Config) -> bool:
@@ -162,7 +177,8 @@ def started(config: Config, world: World) -> Iterator[None]:
     here = [world.cluster.at(world.cluster.rank + k) for k in range(1, n_here)]
     context = get_context("spawn")
     processes: list[BaseProcess] = [
-        context.Process(target=_child, args=(config, each, n_here, os.getpid()), daemon=True) for each in here
+        context.Process(target=_child, daemon=True, args=(config, each, n_here, _gpu(each, world.gpus), os.getpid()))
+        for each in here
     ]
 
     def check() -> None:
@@ -184,13 +200,13 @@ def started(config: Config, world: World) -> Iterator[None]:
 
 
 def _connect(world: World, n_here: int, check: Callable[[], None]) -> None:
-    """Meet the others, with a GPU or a share of the cores of this machine of its own."""
+    """Meet the others, with a share of the cores of this machine where there is no GPU."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what TensorFlow says of processes that ended is said in one line
     load_tensorflow()
     from birdtune.training import devices
 
     devices.prepare_devices()
-    devices.share(world.cluster.local_rank, n_here)
+    devices.share_cores(n_here)
     world.connect(check)
 
 
@@ -205,9 +221,9 @@ def _end(processes: list[BaseProcess], patience_s: float) -> None:
             process.join()
 
 
-def _child(config: Config, cluster: Cluster, n_here: int, parent: int) -> None:
+def _child(config: Config, cluster: Cluster, n_here: int, gpu: dict[str, str], parent: int) -> None:
     """What another process of this machine does from its first to its last line."""
-    os.environ.update(cluster.environment())
+    os.environ.update({**cluster.environment(), **gpu})
     workers.end_with_parent(parent)
     journal, interrupts, code = Journal(quiet=True), Interrupts(), EXIT_DEFECT
     try:

@@ -89,15 +89,12 @@ def prepare_devices() -> str:
     return f"computing on {hardware.gpu}"
 
 
-def share(local_rank: int, n_here: int) -> None:
-    """Leave the other processes of this machine their GPUs, or their share of the cores.
+def share_cores(n_here: int) -> None:
+    """Leave the other processes of this machine their share of the cores, where these compute.
 
     To be called before anything is computed.
     """
-    gpus = tf.config.list_physical_devices("GPU")
-    if len(gpus) > 1:
-        tf.config.set_visible_devices([gpus[local_rank]], "GPU")
-    elif not gpus and n_here > 1 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
+    if not has_gpu() and n_here > 1 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
         tf.config.threading.set_intra_op_parallelism_threads(max(1, len(os.sched_getaffinity(0)) // n_here))
 
 

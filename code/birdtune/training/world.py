@@ -40,6 +40,7 @@ class World:
 
     Args:
         cluster: who they are.
+        gpus: those of this machine that the job may use, as CUDA names them.
 
     Attributes:
         fills_cache: whether this process writes features and outputs of frozen layers in the folder where it keeps
@@ -47,8 +48,8 @@ class World:
         is_told: whether the chief has told the others what to do.
     """
 
-    def __init__(self, cluster: Cluster | None = None) -> None:
-        self.cluster = cluster or Cluster()
+    def __init__(self, cluster: Cluster | None = None, gpus: Sequence[str] = ()) -> None:
+        self.cluster, self.gpus = cluster or Cluster(), tuple(gpus)
         self.fills_cache = self.is_chief
         self.is_told = False
         self._thread: ThreadPoolExecutor | None = None
