@@ -437,6 +437,24 @@ def test_where_a_command_fails_what_it_made_is_published_all_the_same(s3: S3, tm
     assert s3.stored() == ["out/run.json"]
 
 
+def test_of_several_processes_that_train_the_chief_alone_publishes(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.put("out/model/m/1/model.json", b"{}")
+    s3.put("out/checkpoints/1/w", b"w")
+    monkeypatch.setenv(
+        "TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
+    )
+    config = Config.model_validate(
+        {"output": "s3://birds/out", "cloud": {"endpoint": s3.endpoint, "folder": str(tmp_path)}}
+    )
+    with session.staged(config, Namespace(), QUIET, STOP, only_reads=False) as (local, _):
+        assert local.output == tmp_path / "rank-1/birds/out"
+        assert content(local.output) == {"model/m/1/model.json": b"{}"}, "no more than it may begin from"
+        make(local.output, {"run.json": "{}"})
+    assert s3.stored("out/") == ["out/checkpoints/1/w", "out/model/m/1/model.json"]
+
+
 def test_what_cannot_be_published_ends_a_command_that_did_its_work(
     s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

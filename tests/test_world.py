@@ -207,7 +207,7 @@ def test_the_nodes_of_a_batch_job_meet_and_the_main_one_is_the_chief() -> None:
         with socket.socket() as stranger:  # is not counted
             while stranger.connect_ex(("127.0.0.1", port)):
                 time.sleep(0.05)
-            stranger.sendall(b'{"job": "other", "node": 2}\n')
+            stranger.sendall(b'{"job": "other", "number": 2}\n')
             found.append(threads.submit(meet, 2))
             clusters = [each.result() for each in found]
     assert [each.rank for each in clusters] == [1, 0, 2]
@@ -217,12 +217,23 @@ def test_the_nodes_of_a_batch_job_meet_and_the_main_one_is_the_chief() -> None:
 def test_a_batch_job_of_one_node_needs_no_meeting_and_nodes_that_do_not_come_are_named() -> None:
     assert not batch.is_here({}) and not batch.is_here(batch_node(0, 0, n=1)) and batch.is_here(batch_node(0, 0))
     (port,) = processes._free_ports(1)
-    with pytest.raises(ProcessLostError, match="1 of 3 nodes came"):
+    with pytest.raises(ProcessLostError, match="1 of 3 came"):
         batch.meet(batch_node(0, 0), quiet(), Interrupts(), port, 0.0)
-    with pytest.raises(ProcessLostError, match=f"127.0.0.1, does not answer on port {port}"):
+    with pytest.raises(ProcessLostError, match=f"127.0.0.1 does not answer on port {port}"):
         batch.meet(batch_node(1, 0), quiet(), Interrupts(), port, 0.5)
     with pytest.raises(SettingsError, match="another variable of Batch is missing"):
         batch.meet({"AWS_BATCH_JOB_NUM_NODES": "2"}, quiet(), Interrupts())
+
+
+def test_who_waits_for_a_process_that_has_ended_waits_no_longer() -> None:
+    addresses = tuple(f"127.0.0.1:{port}" for port in processes._free_ports(2))
+
+    def check() -> None:
+        raise ProcessLostError("process 1 ended before training")
+
+    for rank in range(2):
+        with pytest.raises(ProcessLostError, match="before training"):
+            World(Cluster(addresses, rank)).connect(check)
 
 
 # ---- whole trainings -----------------------------------------------------------------------------

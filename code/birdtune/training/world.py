@@ -15,21 +15,21 @@ import contextlib
 import pickle
 import re
 import signal
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 
 from birdtune.data.batches import Part
 from birdtune.errors import ProcessLostError
+from birdtune.runtime import meeting
 from birdtune.runtime.rank import Cluster
 
 Value = TypeVar("Value")
 
 # Machines of one job may start long after one another.
-_CONNECT_S, _POLL_S = 1800.0, 0.5
+_CONNECT_S = 1800.0
 # Messages are sent in blocks of one size, for which one function is compiled. [int32]
 _BLOCK = 1 << 16
 _TASK = re.compile(r"/job:worker/(?:replica:0/)?task:(\d+)")
@@ -88,18 +88,15 @@ class World:
         """
         if self.size == 1 or self._strategy is not None:
             return
+        import tensorflow as tf
+
+        self._meet(check)
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec({"worker": list(self.cluster.addresses)}), task_type="worker",
+            task_id=self.cluster.rank, rpc_layer="grpc",
+        )  # fmt: skip
         self._thread = ThreadPoolExecutor(1, "collectives")
-
-        def connect() -> Any:
-            import tensorflow as tf
-
-            resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-                tf.train.ClusterSpec({"worker": list(self.cluster.addresses)}), task_type="worker",
-                task_id=self.cluster.rank, rpc_layer="grpc",
-            )  # fmt: skip
-            return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-
-        self._strategy = self._wait(connect, check)
+        self._strategy = self._wait(lambda: tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver))
         # TensorFlow has put a handler of its own in the place of ours, past Python, which still knows ours.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
@@ -177,30 +174,28 @@ class World:
         with contextlib.suppress(ProcessLostError):
             self.barrier()
 
-    def _wait(self, work: Callable[[], Value], check: Callable[[], None] | None = None) -> Value:
-        """What a function returns that waits for other processes; `check`: as `connect`."""
+    def _meet(self, check: Callable[[], None]) -> None:
+        """Wait for all processes in Python: the strategy would, and let no other thread work meanwhile."""
+        host, _, port = self.cluster.addresses[0].rpartition(":")
+        job = ",".join(self.cluster.addresses)
+        hint = f"Start the same command for each of {job}; their ports must be open between the machines."
+        if self.is_chief:
+            meeting.called(self.size, 0, job, int(port), _CONNECT_S, check, hint)
+        else:
+            meeting.call(host, self.cluster.rank, job, int(port), _CONNECT_S, check, hint)
+
+    def _wait(self, work: Callable[[], Value]) -> Value:
+        """What a function returns that waits for other processes."""
         import tensorflow as tf
 
         assert self._thread is not None, "not connected"
-        future, until = self._thread.submit(work), time.monotonic() + _CONNECT_S
         try:
-            while check is not None and not wait([future], _POLL_S).done:
-                check()
-                if time.monotonic() > until:
-                    raise self._incomplete()
-            return future.result()
+            return self._thread.submit(work).result()
         except (
             tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError,
             tf.errors.CancelledError, tf.errors.FailedPreconditionError, tf.errors.InternalError,
         ) as fault:  # fmt: skip
             raise ProcessLostError(f"{self._who(str(fault))}. Run again to continue.") from fault
-
-    def _incomplete(self) -> ProcessLostError:
-        return ProcessLostError(
-            f"not all of the {self.size} processes of this job came within {_CONNECT_S / 60:.0f} minutes "
-            f"({', '.join(self.cluster.addresses)}). Start the same command for each; their ports must be open between "
-            "the machines."
-        )
 
     def _who(self, said: str) -> str:
         """Which process is gone, as far as TensorFlow says it."""
