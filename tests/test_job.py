@@ -110,6 +110,15 @@ def weights_of_the_best(output: Path) -> str:
     return f"checkpoints/1/epoch-{best:04d}-step-000000/weights.safetensors"
 
 
+def test_without_settings_what_goes_on_from_a_run_takes_its_settings(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", "--output", str(copy)]) == 0
+    said = capsys.readouterr().out
+    assert "no settings are given, so they are those of version 1" in said and "nothing to do" in said
+    assert record(copy)["version"] == 1 and record(copy)["settings"]["train.epochs"] == 3
+
+
 # ---- what it leaves -----------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ from birdtune.pipeline import commands
 from birdtune.pipeline.shards import Shard
 from birdtune.runtime import configure
 from birdtune.runtime.log import Journal, print_error
+from birdtune.runtime.runs import newest_settings
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
 
@@ -109,6 +110,11 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
         os.environ.update(batch.meet(os.environ, journal, interrupts))
     job_yaml = not command.makes_input and (session.settings_folder(flags, os.environ, journal, interrupts) or True)
     config = configure.load(flags, os.environ, command.defaults, job_yaml=job_yaml)
+    if name in _CONTINUING and config.given() <= {"output"} and (found := newest_settings(config.output)) is not None:
+        version, before = found
+        if before:
+            config = configure.load(flags, os.environ, before, job_yaml=False)
+            journal.say(f"note: no settings are given, so they are those of version {version}")
     if name == "prepare" and options.shard is not None:
         config = config.model_copy(update={"output": options.shard.folder(config.output)})
     with session.staged(config, options, journal, interrupts, only_reads=name in _READERS) as (config, options):
@@ -337,6 +343,10 @@ _READERS = frozenset({"check", "predict", "score", "review", "embed", "augment",
 
 # They train, by several processes where there are any.
 _TRAINING = frozenset({"run", "train", "evaluate", "export", "report"})
+
+
+# They go on from what a run has left, and without settings with its settings.
+_CONTINUING = frozenset({"evaluate", "export", "report"})
 
 
 def _not_here(command: str) -> int:

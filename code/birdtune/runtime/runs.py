@@ -330,6 +330,17 @@ def _record(path: Path) -> dict[str, Any] | None:
     return found
 
 
+def newest_settings(output: Path) -> tuple[int, dict[str, Any]] | None:
+    """The newest version with trained weights, and its settings that differ from the defaults, by name; None: none."""
+    try:
+        version, record = newest_trained(output)
+    except InputError:
+        return None
+    defaults, found = Config().flat(), record.get("settings", {})
+    changed = {name: found[name] for name in found.keys() & defaults.keys() if found[name] != defaults[name]}
+    return version, {name: value for name, value in changed.items() if name != "output"}
+
+
 def newest_trained(output: Path) -> tuple[int, dict[str, Any]]:
     """The newest version with trained weights, and its record.
 
