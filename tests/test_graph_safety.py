@@ -91,6 +91,99 @@ def test_of_a_backbone_that_is_refused_it_is_said_what_fits(tmp_path: Path) -> N
     assert "birdtune exported" not in str(told.value)
 
 
+def saved_as_in_tensorflow_1(folder: Path, target: Path, called_by: str) -> Path:
+    """A model without an object graph, in which something calls a function that writes a file."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+
+        @tf.function(autograph=False)
+        def writes() -> Any:
+            tf.raw_ops.SaveV2(prefix=str(target), tensor_names=["x"], shape_and_slices=[""], tensors=[tf.ones(2)])
+            return tf.constant(0.0)
+
+        inputs = v1.placeholder(tf.float32, (None, 96, 64), name="inputs")
+        done = writes()
+        kept = {"initialisation": {"main_op": done.op}}.get(called_by, {})
+        with tf.control_dependencies([done] if called_by == "control" else []):
+            scores = tf.reduce_mean(inputs, 2) + (done if called_by == "signature" else 0.0)
+        signature = v1.saved_model.predict_signature_def({"inputs": inputs}, {"scores": scores})
+        builder = v1.saved_model.builder.SavedModelBuilder(str(folder))
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, **kept)
+        builder.save()
+    return changed(folder, lambda graph: _name_restore_op(graph, done.op.name) if called_by == "restoring" else None)
+
+
+def _name_restore_op(graph: Any, name: str) -> None:
+    graph.saver_def.restore_op_name = name
+    graph.saver_def.save_tensor_name = f"{name}:0"
+
+
+def changed(folder: Path, change: Callable[[Any], None]) -> Path:
+    """A SavedModel whose first graph was edited."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    found = saved_model_pb2.SavedModel()
+    found.ParseFromString((folder / "saved_model.pb").read_bytes())
+    change(found.meta_graphs[0])
+    (folder / "saved_model.pb").write_bytes(found.SerializeToString())
+    (folder / "model.json").write_text(json.dumps(FACTS))
+    return folder
+
+
+@pytest.mark.parametrize("called_by", ["signature", "control", "initialisation", "restoring"])
+def test_a_function_that_the_nodes_of_a_graph_call_is_followed(called_by: str, tmp_path: Path) -> None:
+    folder = saved_as_in_tensorflow_1(tmp_path / "1", tmp_path / "touched", called_by)
+    with pytest.raises(CheckpointError, match=r"was not loaded.*: SaveV2\. .*birdtune exported"):
+        open_model(folder)  # as `predict` and `embed` do
+    with pytest.raises(CheckpointError, match=r"was not loaded.*: SaveV2\. "):
+        saved_model_backbone.look(folder, None)
+    assert not list(tmp_path.glob("touched*"))
+
+
+def _by_name_from_an_object(graph: Any) -> None:
+    node = graph.object_graph_def.nodes.add()
+    node.bare_concrete_function.concrete_function_name = _that_saves(graph).signature.name
+
+
+def _in_the_place_of_another(graph: Any) -> None:
+    _that_saves(graph).attr["api_implements"].s = b"one"
+
+
+def _from_another_node(graph: Any) -> None:
+    graph.graph_def.node.add(name="other", op="NoOp", input=[f"^{graph.saver_def.restore_op_name}"])
+
+
+def _as_an_attribute_of_a_call(graph: Any) -> None:
+    call = graph.graph_def.node.add(name="other", op="PartitionedCall")
+    function = next(one for one in graph.graph_def.library.function if one is not _that_saves(graph))
+    call.attr["f"].func.name = function.signature.name
+    call.attr["f"].func.attr["g"].func.name = _that_saves(graph).signature.name
+
+
+def _without_an_object_graph(graph: Any) -> None:
+    graph.ClearField("object_graph_def")
+
+
+def _that_saves(graph: Any) -> Any:
+    functions = graph.graph_def.library.function
+    return next(one for one in functions if any(node.op == "RestoreV2" for node in one.node_def))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        _by_name_from_an_object, _in_the_place_of_another, _from_another_node, _as_an_attribute_of_a_call,
+        _without_an_object_graph,
+    ],
+)  # fmt: skip
+def test_what_restores_variables_is_refused_where_something_else_can_call_it(
+    call: Callable[[Any], None], tmp_path: Path
+) -> None:
+    folder = changed(saved(tmp_path / "1", lambda _: None), call)
+    with pytest.raises(CheckpointError, match="RestoreV2"):
+        require_numbers_only(folder)
+
+
 def test_a_table_that_is_filled_from_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("a\nb\n")
     table = tf.lookup.StaticHashTable(

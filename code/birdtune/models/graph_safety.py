@@ -6,10 +6,10 @@ A SavedModel is a program. TensorFlow has operations that write files, start Pyt
 graph that holds one may run it when it is loaded or asked. So only operations that compute numbers may be in it, by
 a list of what is allowed: what TensorFlow will add some day is refused until somebody has looked at it. Every
 SavedModel also has functions that save and restore its variables; these may hold operations on files, as long as
-nothing that is loaded calls them.
+nothing calls them but the two nodes that its saver names, which are not run when it is loaded or asked.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ SAVING = frozenset(
 
 # Programs of JAX, as Perch is: StableHLO, which computes numbers and nothing else as long as it calls no custom code.
 _STABLEHLO, _CUSTOM_CODE = "XlaCallModule", b"custom_call"
+# Attribute of functions that TensorFlow's optimizer may put in each other's place.
+_INTERFACE = "api_implements"
 
 
 _EXPORT_AGAIN = "Use a model that birdtune exported; if this is one, export it again."
@@ -102,7 +104,8 @@ def require_numbers_only(folder: Path, then: str = _EXPORT_AGAIN) -> None:
         RetryableError: the storage fails.
     """
     found = read_graph(folder)
-    bad = {name for graph in found.meta_graphs for name in _more_than_numbers(graph)}
+    is_only_one = len(found.meta_graphs) == 1  # several are loaded as in TensorFlow 1
+    bad = {name for graph in found.meta_graphs for name in _more_than_numbers(graph, is_only_one)}
     if bad:
         raise CheckpointError(
             f"{shown(folder)}: was not loaded. Its graph holds operations that are not on the list of those that only "
@@ -127,32 +130,78 @@ def read_graph(folder: Path) -> Any:
     return found
 
 
-def _more_than_numbers(graph: Any) -> set[str]:
+def _more_than_numbers(graph: Any, is_only_one: bool) -> set[str]:
     """Operations of a MetaGraphDef that are refused."""
     functions: dict[str, list[Any]] = {}  # a name that comes twice has the nodes of both
     for function in graph.graph_def.library.function:
         functions.setdefault(function.signature.name, []).extend(function.node_def)
-    own = graph.graph_def.node  # here the saving functions are called, and no file is touched
-    nodes = [node for nodes in (own, *functions.values()) for node in nodes if not _is_plain_stablehlo(node)]
-    bad = {node.op for node in nodes} - ALLOWED - SAVING
-    loaded = _reached(graph.object_graph_def.concrete_functions, functions)
-    callable_nodes = [*own, *(node for name in loaded for node in functions[name])]
-    return bad | {node.op for node in callable_nodes if node.op in SAVING}
+    own = graph.graph_def.node  # operations on files stand in functions, even those that save
+    bad = {node.op for nodes in (own, *functions.values()) for node in nodes if not _is_plain_stablehlo(node)}
+    apart = _for_saving_alone(graph, functions) if is_only_one else set()
+    callable_nodes = [*own, *(node for name, nodes in functions.items() if name not in apart for node in nodes)]
+    return (bad - ALLOWED - SAVING) | {node.op for node in callable_nodes if node.op in SAVING}
 
 
 def _is_plain_stablehlo(node: Any) -> bool:
     return node.op == _STABLEHLO and _CUSTOM_CODE not in node.attr["module"].s
 
 
-def _reached(names: Iterable[str], functions: Mapping[str, list[Any]]) -> set[str]:
-    """Functions that some call, and those that these call."""
-    found: set[str] = set()
-    waiting = [name for name in names if name in functions]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            for value in (value for node in functions[name] for value in node.attr.values()):
-                called = [value.func.name, *(function.name for function in value.list.func)]
-                waiting += [other for other in called if other in functions]
+def _for_saving_alone(graph: Any, functions: Mapping[str, list[Any]]) -> set[str]:
+    """Functions that only the nodes that save and restore the variables call.
+
+    TensorFlow leaves these nodes alone only if there is an object graph. Where there is none, as in TensorFlow 1, it
+    runs the one that restores when it loads the model.
+    """
+    if not graph.HasField("object_graph_def"):
+        return set()
+    used = {_node_of(name) for node in graph.graph_def.node for name in node.input}
+    used |= {
+        _node_of(tensor.name)
+        for signature in graph.signature_def.values()
+        for tensor in (*signature.inputs.values(), *signature.outputs.values())
+    }
+    saver = {_node_of(graph.saver_def.save_tensor_name), _node_of(graph.saver_def.restore_op_name)} - used
+    saving = _reached((node for node in graph.graph_def.node if node.name in saver), functions)
+    others = [node for node in graph.graph_def.node if node.name not in saver]
+    others += [node for name in functions if name not in saving for node in functions[name]]
+    # Called by name from the object graph, or put by the optimizer in the place of another with the same interface.
+    named = _named_by_objects(graph.object_graph_def) | {
+        function.signature.name for function in graph.graph_def.library.function if _INTERFACE in function.attr
+    }
+    others += [node for name in named for node in functions.get(name, ())]
+    return saving - named - _reached(others, functions)
+
+
+def _node_of(tensor: str) -> str:
+    """`^name`, `name:0` or `name` → name."""
+    return tensor.removeprefix("^").split(":")[0]
+
+
+def _named_by_objects(objects: Any) -> set[str]:
+    """Functions that the objects of a SavedModel can call."""
+    found = set(objects.concrete_functions)
+    for node in objects.nodes:
+        found.update(node.function.concrete_functions)
+        found.update((node.bare_concrete_function.concrete_function_name, node.captured_tensor.concrete_function))
     return found
+
+
+def _reached(nodes: Iterable[Any], functions: Mapping[str, list[Any]]) -> set[str]:
+    """Functions that some nodes call, and those that these call."""
+    found: set[str] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        called = {node.op, *(name for value in node.attr.values() for name in _called(value))}
+        for name in (called & functions.keys()) - found:
+            found.add(name)
+            waiting += functions[name]
+    return found
+
+
+def _called(value: Any) -> Iterator[str]:
+    """Functions in an attribute of a node, and in the attributes with which these are called."""
+    for function in (value.func, *value.list.func):
+        yield function.name
+        for inner in function.attr.values():
+            yield from _called(inner)
