@@ -1,6 +1,7 @@
 """A TensorFlow Lite file as a backbone: a made network built like BirdNET's, at 24 kHz with windows of a second."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from birdtune.models import files, registry, tflite, tflite_backbone
 from birdtune.models.tflite_operations import compute
 from birdtune.models.weights import verify_checkpoint
 from birdtune.runtime.files import file_sha256, read_csv, read_json
+from birdtune.runtime.tensorflow_import import tensorflow_words
 
 RATE_HZ, SIZE = 24_000, 16
 CLASSES = {"Apus": 1500.0, "Bubo": 4000.0, "Corvus": 9000.0}
@@ -97,20 +99,56 @@ def arguments(data: Path, output: Path, model: Path, *more: str) -> list[str]:
 
 @pytest.mark.filterwarnings("ignore")  # TensorFlow points out other packages for its interpreter
 def test_a_batch_gives_what_the_interpreter_gives_window_by_window(model: Path) -> None:
-    backbone = registry.backbone_of(config(model))
+    found = gives_what_the_interpreter_gives(model)
+    assert np.ptp(found, axis=0).max() > 0.01
+
+
+def gives_what_the_interpreter_gives(path: Path) -> Any:
+    """Embeddings of a batch of three, compared."""
+    backbone = registry.backbone_of(config(path))
     assert isinstance(backbone, tflite_backbone.TFLiteBackbone)
     network = backbone.network(embedding_activation="", precision="float32", seed=None)
     backbone.load(network, backbone.arrays())
     waveforms = np.random.default_rng(1).normal(0, 0.1, (3, RATE_HZ)).astype(np.float32)
     found = tf.function(network)(waveforms.reshape(3, *backbone.front_end.window_shape)).numpy()
-    interpreter = tf.lite.Interpreter(str(model), experimental_preserve_all_tensors=True)
+    interpreter = tf.lite.Interpreter(str(path), experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
+    (given,) = interpreter.get_input_details()
     for waveform, embedding in zip(waveforms, found, strict=True):
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], waveform[None])
+        interpreter.set_tensor(given["index"], waveform.reshape(given["shape"]))
         interpreter.invoke()
         theirs = interpreter.get_tensor(backbone.found.embeddings)[0]
         np.testing.assert_allclose(embedding, theirs, atol=1e-4 * np.abs(theirs).max())
-    assert np.ptp(found, axis=0).max() > 0.01
+    return found
+
+
+def of_one_window(path: Path, shape: tuple[int, ...], end: Callable[[Any], Any] = lambda net: net) -> Path:
+    """A small network converted for one window: its shapes are constants that begin with 1."""
+    rng = np.random.default_rng(0)
+    kernel, dense = rng.normal(0, 1, (64, 1, 4)).astype(np.float32), rng.normal(0, 0.1, (1496, 6)).astype(np.float32)
+
+    def compute(waveform: Any) -> Any:
+        net = tf.nn.relu(tf.nn.conv1d(tf.reshape(waveform, [1, RATE_HZ, 1]), kernel, 64, "VALID"))
+        return end(tf.matmul(tf.reshape(net[:, :374], [1, 1496]), dense))
+
+    function = tf.function(compute, input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
+    return converted(path, function)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("shape", "end"),
+    [
+        ((1, RATE_HZ), lambda net: net), ((1, RATE_HZ), lambda net: tf.cumsum(net, 1)),
+        ((RATE_HZ,), lambda net: tf.reshape(tf.tanh(net), [6])),
+    ],
+)  # fmt: skip
+def test_a_model_converted_for_one_window_computes_a_batch(
+    shape: tuple[int, ...], end: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    path = of_one_window(tmp_path / "one.tflite", shape, end)
+    gives_what_the_interpreter_gives(path)
+    verify_checkpoint(config(path), remember=False)  # raises what is wrong with it
 
 
 def test_a_spectrum_is_exact_where_it_is_near_zero() -> None:
@@ -283,3 +321,48 @@ def test_an_operation_that_is_not_known_is_named(tmp_path: Path) -> None:
         input_signature=[tf.TensorSpec([1, 600], tf.float32)], autograph=False,
     )  # fmt: skip
     assert re.search("does not compute: SIGN", refused(converted(tmp_path / "odd.tflite", odd), sample_rate_hz=1000))
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (lambda net: tf.math.log(-1.0 - tf.abs(net)), "are NaN or infinite"),
+        # Constants of one window that no shape shows.
+        (lambda net: tf.concat([net, np.ones((1, 6), np.float32)], 1), "made for one window .* an open batch"),
+        (lambda net: tf.sign(net), "does not compute: SIGN"),
+        # Which runs, and mixes the windows.
+        (lambda net: tf.matmul(net - tf.reduce_mean(net), np.eye(6, dtype="f")), "depends on the windows .* an open"),
+    ],
+)  # fmt: skip
+def test_of_a_model_for_one_window_the_true_reason_is_said(
+    end: Callable[[Any], Any], reason: str, tmp_path: Path
+) -> None:
+    said = refused(of_one_window(tmp_path / "one.tflite", (1, RATE_HZ), end))
+    assert re.search(reason, said) and "{{" not in said and "damaged" not in said
+
+
+def test_what_tensorflow_says_is_shown_without_its_own_names(tmp_path: Path) -> None:
+    with pytest.raises(tf.errors.OpError) as caught:
+        tf.reshape(tf.zeros(3), [2])
+    assert "{{" in str(caught.value)
+    assert tensorflow_words(caught.value) == "Input to reshape is a tensor with 3 values, but the requested shape has 2"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "what_to_do"),
+    [
+        ({"a": ([1, 600], tf.int16)}, "with a float32 waveform"),
+        ({"a": ([1, 600], tf.float32), "b": ([1, 600], tf.float32)}, "of the waveform alone"),
+        ({"a": ([1, None], tf.float32)}, "samples is open: convert it with the length"),
+        ({"a": ([4, 600], tf.float32)}, r"made for 4 at a time: .* \[None, 600\]"),
+        ({"a": ([1, 20, 30], tf.float32)}, "pictures or of spectrograms"),
+    ],
+)
+def test_of_inputs_that_are_no_waveform_it_is_said_what_to_do(
+    inputs: dict[str, Any], what_to_do: str, tmp_path: Path
+) -> None:
+    function = tf.function(
+        lambda *given: sum(tf.reduce_mean(tf.cast(one, tf.float32)) for one in given),
+        input_signature=[tf.TensorSpec(*one, name=name) for name, one in inputs.items()], autograph=False,
+    )  # fmt: skip
+    assert re.search(what_to_do, refused(converted(tmp_path / "odd.tflite", function), sample_rate_hz=1000))

@@ -5,7 +5,7 @@
     FrozenBackbone   whatever computes embeddings and has nothing to train
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,31 @@ _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S = 0.1, 60.0
 # What a window costs is not known before it was computed: taken to be a network of the size of BirdNET's,
 # 0.8 billion operations for 3 s. For estimates alone.
 _FLOPS_PER_S = 3e8
+
+ONE_WINDOW = (
+    "was made for one window at a time: it does not compute a batch of two. Convert it again with an open batch, "
+    "[None, samples] in place of [1, samples]."
+)
+
+
+def why_no_waveform(shapes: Sequence[Sequence[int | None]], types: Sequence[str]) -> str:
+    """What to do about a graph whose inputs are not one waveform, in a sentence.
+
+    Args:
+        shapes: of the inputs; None: an open dimension, as a TensorFlow Lite file has 1.
+        types: of their numbers, e.g. "float32".
+    """
+    if len(shapes) != 1:
+        return "Convert the function of the waveform alone, with what else it takes as constants."
+    (shape,), (kind,) = shapes, types
+    if len(shape) not in (1, 2):
+        return "Likely cause: a model of pictures or of spectrograms."
+    if kind != "float32":
+        return "Convert it with a float32 waveform between -1 and 1 as input, and a cast in the graph."
+    if shape[-1] in (None, 1):
+        return "Its number of samples is open: convert it with the length of a window, e.g. [None, 48000]."
+    number = shape[0] if len(shape) == 2 else 1
+    return f"It was made for {number} at a time: convert it with an open batch, [None, {shape[-1]}]."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

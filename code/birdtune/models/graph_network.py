@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from birdtune.errors import CheckpointError, shown
+from birdtune.runtime.tensorflow_import import tensorflow_words
 
 
 class Samples(keras.layers.Layer):  # type: ignore[misc]  # keras is untyped
@@ -99,7 +100,7 @@ def _loaded(folder: Path, sha256: str) -> Any:
     try:
         return tf.saved_model.load(str(folder))
     except Exception as fault:  # whatever TensorFlow makes of it, the files are the cause
-        reason = shown(" ".join(str(fault).split())[:200])
+        reason = tensorflow_words(fault)
         raise CheckpointError(
             f"{shown(folder)}: TensorFlow cannot load it ({type(fault).__name__}: {reason}). Likely cause: a copy that "
             "stopped, or a model of another version of TensorFlow. Copy or export it again."

@@ -6,17 +6,18 @@ Of its signatures the one called `embeddings` is taken, else `serving_default`, 
 float32, an output [N, K] float32, the one whose name has "embedding" in it if there are several.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from birdtune.errors import CheckpointError, shown
-from birdtune.models.file_backbone import FileBackbone, FrozenBackbone, Wanted, facts_of
+from birdtune.models.file_backbone import FileBackbone, FrozenBackbone, Wanted, facts_of, why_no_waveform
 from birdtune.models.graph_safety import GRAPH, read_graph, require_numbers_only
 from birdtune.runtime.tensorflow_import import load_tensorflow
 
 _SIGNATURES = ("embeddings", "serving_default")
+_FLOAT32 = 1  # DT_FLOAT
 _WITHOUT_THEM = (
     "Likely cause: a model that was saved with its reading of files or its training. Save it again with the function "
     "from the waveform to the embeddings alone, or get the model from a source that you trust."
@@ -88,33 +89,46 @@ def _signature(folder: Path, output: str | None) -> Signature:
         if not name.startswith("__")
     }
     names = [name for name in _SIGNATURES if name in found] or (list(found) if len(found) == 1 else [])
-    problems = []
+    problems, what_to_do = [], "Save it again with such a signature."
     for name in names:
         inputs, outputs = found[name].inputs, found[name].outputs
-        waveforms = [(key, shape[1]) for key, shape in _floats(inputs) if len(shape) == 2]
-        embeddings = [(key, shape[1]) for key, shape in _floats(outputs) if len(shape) == 2 and shape[1]]
-        if output is not None:
-            embeddings = [pair for pair in embeddings if pair[0] == output]
-        elif len(embeddings) > 1:
-            embeddings = [pair for pair in embeddings if "embedding" in pair[0]]
+        waveforms = [(key, shape[1]) for key, shape in _floats(inputs) if len(shape) == 2 and shape[0] is None]
+        fit = [(key, shape[1]) for key, shape in _floats(outputs) if len(shape) == 2 and shape[1]]
+        embeddings = _chosen(fit, output)
         if len(inputs) == 1 and len(waveforms) == 1 and len(embeddings) == 1:
-            (given, n_samples), (output, size) = waveforms[0], embeddings[0]
-            assert size is not None
-            return Signature(name, given, n_samples, output, size)
+            (given, n_samples), (place, size) = waveforms[0], embeddings[0]
+            return Signature(name, given, n_samples, place, size)
         problems.append(f"{name} takes {_described(inputs)} and gives {_described(outputs)}")
+        if len(inputs) != 1 or len(waveforms) != 1:
+            what_to_do = why_no_waveform(*_shapes_and_types(inputs))
+        elif fit:
+            what_to_do = f"Name the output that is the embedding, e.g. --model.embedding-output {shown(fit[0][0])}."
     listed = "; ".join(problems) or f"signatures are {', '.join(map(shown, found)) or 'none'}"
     raise CheckpointError(
         f"{shown(folder)}: has no signature from a waveform to embeddings ({listed}). Expected is one called "
         f"{' or '.join(_SIGNATURES)} with one input [N, samples] float32 and an output [N, K] float32, whose name has "
-        "`embedding` in it, or is given with --model.embedding-output, if there are several. Likely cause: a model of "
-        "pictures or of spectrograms."
+        f"`embedding` in it, or is given with --model.embedding-output, if there are several. {what_to_do}"
     )
+
+
+def _chosen(outputs: Sequence[tuple[str, int]], name: str | None) -> Sequence[tuple[str, int]]:
+    """Of the outputs that could be the embedding those that are, by the name that was given or their own."""
+    if name is not None:
+        return [pair for pair in outputs if pair[0] == name]
+    return outputs if len(outputs) == 1 else [pair for pair in outputs if "embedding" in pair[0]]
+
+
+def _shapes_and_types(tensors: Mapping[str, Any]) -> tuple[list[list[int | None]], list[str]]:
+    """Of the tensors of a signature, as `why_no_waveform` takes them."""
+    infos = [tensors[name] for name in sorted(tensors)]
+    shapes = [[size.size if size.size >= 0 else None for size in info.tensor_shape.dim] for info in infos]
+    return shapes, ["float32" if info.dtype == _FLOAT32 else "another" for info in infos]
 
 
 def _floats(tensors: Mapping[str, Any]) -> Iterator[tuple[str, list[int | None]]]:
     """Names and shapes of the float32 tensors of a signature."""
     for name, info in sorted(tensors.items()):
-        if info.dtype == 1 and not info.tensor_shape.unknown_rank:  # DT_FLOAT
+        if info.dtype == _FLOAT32 and not info.tensor_shape.unknown_rank:
             yield name, [size.size if size.size >= 0 else None for size in info.tensor_shape.dim]
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from birdtune.errors import CheckpointError, shown
 from birdtune.models import tflite, tflite_parts
 from birdtune.models.backbone import ALL_BUT_HEAD, Arrays, Cut, Published, choose
-from birdtune.models.file_backbone import FileBackbone, Wanted, facts_of
+from birdtune.models.file_backbone import FileBackbone, Wanted, facts_of, why_no_waveform
 from birdtune.models.labels_file import read_labels
 from birdtune.models.tf_checkpoint import check_variables
 from birdtune.models.tflite import Graph, Operation
@@ -27,6 +27,8 @@ from birdtune.runtime.text import some
 LOGITS = ("logits/kernel", "logits/bias")
 # Operations that may follow the last layer.
 _SCORING = ("LOGISTIC", "SOFTMAX", "LOG_SOFTMAX")
+# Operations that make [K] of [1, K].
+_TAKING_ONE = ("RESHAPE", "SQUEEZE", "STRIDED_SLICE")
 
 
 @dataclass(frozen=True)
@@ -193,13 +195,13 @@ def look(path: Path, output: str | None) -> Found:
     Raises:
         CheckpointError: damaged, or no network from waveforms to embeddings.
     """
-    graph = tflite.read(path)
+    graph = tflite_parts.with_open_batch(tflite.read(path))
     inputs = [graph.tensors[number] for number in graph.inputs]
     shapes = [f"{shown(one.name)} {list(one.shape)} {one.dtype}" for one in inputs]
     if len(inputs) != 1 or inputs[0].dtype != "float32" or not _is_waveform(inputs[0].shape):
         raise CheckpointError(
             f"{shown(path)}: takes {', '.join(shapes) or 'nothing'}; expected is one waveform [1, samples] float32. "
-            "Likely cause: a model of pictures or of spectrograms."
+            + why_no_waveform([one.shape for one in inputs], [one.dtype for one in inputs])
         )
     embeddings, classifier = _embeddings(path, graph, output)
     return Found(graph, inputs[0].shape[-1], embeddings, classifier)
@@ -216,16 +218,26 @@ def _embeddings(path: Path, graph: Graph, output: str | None) -> tuple[int, Oper
         named = [number for number in graph.outputs if graph.tensors[number].name == output]
         if not named:
             raise _no_embedding(path, graph, f"has no output called {shown(output)}")
-        return named[0], None
-    last = [_before_scoring(maker.get(number), maker) for number in graph.outputs]
+        return _with_batch(graph, named[0], maker), None
+    outputs = [_with_batch(graph, number, maker) for number in graph.outputs]
+    last = [_before_scoring(maker.get(number), maker) for number in outputs]
     layers = [one for one in last if one is not None and one.name == "FULLY_CONNECTED"]
     if len(layers) == 1:
         return layers[0].inputs[0], layers[0]
-    flat = [number for number in graph.outputs if len(graph.tensors[number].shape) == 2]
+    flat = [number for number in outputs if len(graph.tensors[number].shape) == 2]
     flat = [number for number in flat if "embedding" in graph.tensors[number].name.lower()] or flat
     if len(flat) != 1:
         raise _no_embedding(path, graph, "does not show which of its outputs is the embedding")
     return flat[0], None
+
+
+def _with_batch(graph: Graph, output: int, maker: Mapping[int, Operation]) -> int:
+    """Of an output [K] the tensor [1, K] that it was made of, if there is one."""
+    operation, shape = maker.get(output), graph.tensors[output].shape
+    if len(shape) != 1 or operation is None or operation.name not in _TAKING_ONE:
+        return output
+    before = operation.inputs[0]
+    return before if graph.tensors[before].shape == (1, *shape) else output
 
 
 def _before_scoring(operation: Operation | None, maker: Mapping[int, Operation]) -> Operation | None:
@@ -235,8 +247,10 @@ def _before_scoring(operation: Operation | None, maker: Mapping[int, Operation])
 
 
 def _no_embedding(path: Path, graph: Graph, problem: str) -> CheckpointError:
-    outputs = [f"{shown(graph.tensors[number].name)} {list(graph.tensors[number].shape)}" for number in graph.outputs]
-    return CheckpointError(
-        f"{shown(path)}: {problem}. Its outputs are {', '.join(outputs) or 'none'}. Name one [1, K] float32 with "
-        "--model.embedding-output."
-    )
+    tensors = [graph.tensors[number] for number in graph.outputs]
+    fit = next((one.name for one in tensors if len(one.shape) == 2 and one.dtype == "float32"), None)
+    what_to_do = "None is an embedding [1, K] float32: convert the function from the waveform to the embedding"
+    if fit is not None:
+        what_to_do = f"Name one [1, K] float32, e.g. --model.embedding-output {shown(fit)}"
+    outputs = ", ".join(f"{shown(one.name)} {list(one.shape)}" for one in tensors) or "none"
+    return CheckpointError(f"{shown(path)}: {problem}. Its outputs are {outputs}. {what_to_do}.")

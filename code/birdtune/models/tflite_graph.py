@@ -18,11 +18,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from birdtune.errors import CheckpointError, shown
+from birdtune.models.file_backbone import ONE_WINDOW
 from birdtune.models.graph_network import on_waveforms
 from birdtune.models.tflite import WEIGHTED, Graph, Operation
 from birdtune.models.tflite_operations import OPERATIONS, compute
 from birdtune.models.tflite_parts import FRONT, Part, weights_of
 from birdtune.runtime.files import value_sha256
+from birdtune.runtime.tensorflow_import import tensorflow_words
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Block(keras.layers.Layer):  # type: ignore[misc]  # keras is untyped
     def _compute(self, given: Any) -> Any:
         made: dict[int, Any] = {self._part.given: given}
         if self._part.name == FRONT:
-            shape = self._graph.tensors[self._part.given].shape
-            made[self._part.given] = given if len(shape) == 2 else tf.reshape(given, shape)
+            is_flat = len(self._graph.tensors[self._part.given].shape) == 1
+            made[self._part.given] = tf.reshape(given, [-1]) if is_flat else given
 
         def fetch(operation: Operation, place: int) -> Any:
             tensor = operation.inputs[place]
@@ -128,17 +130,20 @@ def _sizes(backbone: Any) -> _Sizes:
         first = computed(graph, whole, noise[:1])
     except Exception as fault:  # whatever TensorFlow makes of it, the file is the cause
         raise _cannot(backbone, fault) from fault
+    made, end = parts.front.made, parts.blocks[-1].made
     try:
         both = computed(graph, whole, noise)
-        one_by_one = both[parts.front.made].shape[0] != 2
+        one_by_one = both[made].shape[0] != 2 or not _alike(both[made][:1], first[made])
     except Exception:  # a graph that was made for one window
         one_by_one = True
     if one_by_one:
-        entry = np.concatenate([first[parts.front.made]] * 2)
+        entry = np.concatenate([first[made]] * 2)
         try:
             both = first | computed(graph, parts.blocks, entry)
-        except Exception as fault:
-            raise _cannot(backbone, fault) from fault
+        except Exception as fault:  # it computes one window, and not two
+            raise CheckpointError(f"{shown(backbone.path)}: {ONE_WINDOW}") from fault
+    if both[end].shape != (2, *first[end].shape[1:]):
+        raise CheckpointError(f"{shown(backbone.path)}: {ONE_WINDOW}")
     shapes = {
         tensor: tuple(a if a == b else None for a, b in zip(value.shape, both[tensor].shape, strict=True))
         for tensor, value in first.items()
@@ -151,6 +156,11 @@ def _sizes(backbone: Any) -> _Sizes:
         if value.dtype.kind in "iub" and np.array_equal(value, both[tensor])
     }
     return _Sizes(shapes, constants, one_by_one)
+
+
+def _alike(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    """Whether two arrays are the same but for the rounding of spectra, which is coarse where they are near zero."""
+    return one.shape == other.shape and np.allclose(one, other, rtol=0.0, atol=1e-2 * max(1.0, np.abs(other).max()))
 
 
 def computed(graph: Graph, parts: Sequence[Part], given: Any) -> dict[int, npt.NDArray[Any]]:
@@ -168,7 +178,7 @@ def computed(graph: Graph, parts: Sequence[Part], given: Any) -> dict[int, npt.N
 
 
 def _cannot(backbone: Any, fault: Exception) -> CheckpointError:
-    reason = shown(" ".join(str(fault).split())[:200])
+    reason = tensorflow_words(fault)
     return CheckpointError(
         f"{shown(backbone.path)}: its graph cannot be computed in TensorFlow ({type(fault).__name__}: {reason}). "
         "Likely cause: a damaged file, or a converter that birdtune does not know. Give the model as a SavedModel."

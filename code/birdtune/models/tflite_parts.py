@@ -9,13 +9,14 @@ numbers lead on than before and after: in networks of inverted residuals these a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.models.tflite import WEIGHTED, Graph, Operation
+from birdtune.models.tflite import WEIGHTED, Graph, Operation, Tensor
 
 FRONT = "front"
 
@@ -64,6 +65,30 @@ def cut(graph: Graph, output: int) -> Parts:
         start, given = end + 1, cuts[end]
     assert blocks and start == len(operations)
     return Parts(front, tuple(blocks))
+
+
+def with_open_batch(graph: Graph) -> Graph:
+    """A graph in which a constant shape [1, …] that something computed is reshaped to is [-1, …].
+
+    A converter that was given the shape of one window writes its 1 into every such shape. Whether a graph computes a
+    batch then is tried where its network is built (`tflite_graph`) and on a made sound (`probe`).
+    """
+    live, constants, tensors, operations = set(graph.inputs), dict(graph.constants), list(graph.tensors), []
+    for operation in graph.operations:
+        inputs = operation.inputs
+        if live & set(inputs):
+            live |= set(operation.outputs)
+            if operation.name == "RESHAPE" and len(inputs) > 1 and _is_of_one_window(graph.constants.get(inputs[1])):
+                opened = np.concatenate([[-1], graph.constants[inputs[1]][1:]]).astype(np.int32)
+                constants[len(tensors)] = opened
+                operation = replace(operation, inputs=(inputs[0], len(tensors)))
+                tensors.append(Tensor("shape", opened.shape, "int32"))
+        operations.append(operation)
+    return replace(graph, operations=tuple(operations), tensors=tuple(tensors), constants=constants)
+
+
+def _is_of_one_window(shape: npt.NDArray[Any] | None) -> bool:
+    return shape is not None and shape.ndim == 1 and shape.size > 1 and shape[0] == 1 and (shape != -1).all()
 
 
 def weights_of(graph: Graph, operation: Operation) -> list[tuple[int, str, npt.NDArray[np.float32]]]:

@@ -6,10 +6,15 @@ is caught while the library loads, and shown only if loading fails. Later the lo
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 
-from birdtune.errors import BirdtuneError
+from birdtune.errors import BirdtuneError, shown
+
+# `{{function_node …}}`, `{{node …}}`, and `[Op:…] name:` at the end.
+_INTERNAL = re.compile(r"\{\{.*?\}\}|\[Op:\w*\](?: name:.*)?")
+_MOST_WORDS = 200  # characters
 
 
 def load_tensorflow() -> None:
@@ -34,6 +39,12 @@ def load_tensorflow() -> None:
                 f"TensorFlow cannot be loaded ({fault}). Its last words: {' | '.join(lines) or 'none'}. Delete .venv "
                 "and start again, or use the image."
             ) from fault
+
+
+def tensorflow_words(fault: BaseException) -> str:
+    """What TensorFlow says of a failure, for one line: without the names that it makes up for its own use."""
+    words = " ".join(_INTERNAL.sub(" ", str(fault)).split())
+    return shown(words[:_MOST_WORDS])
 
 
 @contextlib.contextmanager
