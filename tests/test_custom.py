@@ -34,16 +34,20 @@ class Bands(tf.Module):
         return tf.nn.relu(tf.matmul(tf.math.log(bands + 1e-4) + 6.0, self.kernel))
 
 
-def saved(folder: Path, make: Any = None, n_samples: int | None = N_SAMPLES, rank: int = 2) -> Path:
+def saved(
+    folder: Path, make: Any = None, n_samples: int | None = N_SAMPLES, rank: int = 2, batch: int | None = None,
+    kind: Any = tf.float32,
+) -> Path:  # fmt: skip
     """A SavedModel whose signature `embeddings` gives what `make` makes of (network, waveform)."""
     module = Bands()
-    shape = [None, n_samples, 1][:rank]
+    shape = [batch, n_samples, 1][:rank]
 
     def embeddings(waveform: tf.Tensor) -> dict[str, tf.Tensor]:
+        waveform = tf.cast(waveform, tf.float32)
         found = module(waveform) if make is None else make(module, waveform)
         return found if isinstance(found, dict) else {"embedding": found}
 
-    given = tf.TensorSpec(shape, tf.float32, name="waveform")
+    given = tf.TensorSpec(shape, kind, name="waveform")
     module.embeddings = tf.function(embeddings, input_signature=[given], autograph=False)
     tf.saved_model.save(module, str(folder), signatures={"embeddings": module.embeddings})
     return folder
@@ -166,7 +170,11 @@ def test_settings_that_do_not_fit_are_refused(model: Path, settings: dict[str, A
     ("how", "words"),
     [
         ({"rank": 3}, r"no signature from a waveform to embeddings .*waveform \[N, 144000, 1\]"),
-        ({"make": lambda net, x: {"one": net(x), "two": net(x)}}, r"no signature .*one \[N, 12\], two \[N, 12\]"),
+        ({"make": lambda net, x: {"one": net(x), "two": net(x)}},
+         r"no signature .*one \[N, 12\], two \[N, 12\].*, e\.g\. --model\.embedding-output one\.$"),
+        ({"batch": 1}, r"was made for 1 at a time: .* \[None, 144000\]"),
+        ({"kind": tf.int16}, r"with a float32 waveform between -1 and 1"),
+        ({"make": lambda net, x: net(x) - tf.reduce_mean(net(x))}, r"depends on the windows that it is computed with"),
         ({"make": lambda net, x: tf.io.read_file("/etc/hostname")}, r"was not loaded.*ReadFile"),
         ({"make": lambda net, x: net(x) / 0.0}, r"embeddings of a made sound are NaN or infinite"),
         ({"make": lambda net, x: 0.0 * net(x) + 1.0}, r"do not depend on the sound"),
@@ -178,6 +186,22 @@ def test_models_that_cannot_be_used_are_refused(tmp_path: Path, how: dict[str, A
         how = {**how, "make": lambda net, x: net(x[:, :, 0])}
     with pytest.raises(CheckpointError, match=words):
         verify_checkpoint(config(saved(tmp_path / "model", **how)), remember=False)
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_model_that_cannot_be_used_ends_the_command_before_recordings_are_read(
+    command: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("recordings were read")
+
+    monkeypatch.setattr(f"birdtune.data.dataset.{'inspect' if command == 'check' else 'prepare'}", read)
+    folder = saved(tmp_path / "model", make=lambda net, x: net(x) / 0.0)
+    given = ["--data", str(data), "--output", str(tmp_path / "output"), "--model.checkpoint", str(folder)]
+    assert cli.main([command, *given, "--model.sample-rate-hz", str(RATE_HZ)]) == 42
+    said = "".join(capsys.readouterr()).strip().splitlines()
+    refusals = [line for line in said if "NaN or infinite" in line]
+    assert refusals == [said[-1]] and said[-1].startswith("birdtune: error: ")
 
 
 def test_a_window_of_any_length_wants_a_setting_and_a_damaged_graph_is_told(model: Path, tmp_path: Path) -> None:

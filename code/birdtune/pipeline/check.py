@@ -85,6 +85,9 @@ def _check(
     backbone = registry.backbone_of(config)
     journal.say(f"check: {shown(config.data_folder)}")
     dataset = None
+    if config.init_from is None and isinstance(backbone, FileBackbone):
+        # Before the recordings are read, which may take long: with another model all else is another.
+        _check_checkpoint(config, journal, writable=writable)
     with _noted(faults):
         Run(config, journal)  # refuses an output folder of an earlier birdtune
     with _noted(faults):
@@ -124,8 +127,9 @@ def _check(
         if kept := published.keep(config, dataset.classes if dataset is not None else ()):
             for line in kept.lines():
                 journal.say(line)
-    if config.init_from is None:
-        _check_checkpoint(config, faults, journal, writable=writable)
+    if config.init_from is None and not isinstance(backbone, FileBackbone):
+        with _noted(faults):
+            _check_checkpoint(config, journal, writable=writable)
     if dataset is not None:
         with _noted(faults):
             require_background(config.augment, dataset.background)
@@ -225,11 +229,10 @@ def _backbone(backbone: Backbone, origin: Origin) -> Iterator[str]:
 # ---- the checkpoint -----------------------------------------------------------------------------
 
 
-def _check_checkpoint(config: Config, faults: Faults, journal: Journal, *, writable: bool) -> None:
-    with _noted(faults):
-        path = verify_checkpoint(config, remember=writable)
-        said = f"{shown(path)} is whole and fits" if path is not None else "none, training from scratch"
-        journal.say(f"checkpoint: {said}")
+def _check_checkpoint(config: Config, journal: Journal, *, writable: bool) -> None:
+    path = verify_checkpoint(config, remember=writable)
+    said = f"{shown(path)} is whole and fits" if path is not None else "none, training from scratch"
+    journal.say(f"checkpoint: {said}")
 
 
 def _check_base(config: Config, faults: Faults, journal: Journal, *, writable: bool) -> ServedModel | None:
