@@ -184,6 +184,15 @@ def test_what_restores_variables_is_refused_where_something_else_can_call_it(
         require_numbers_only(folder)
 
 
+def test_what_restores_variables_is_refused_beside_a_second_graph_as_tensorflow_then_runs_it(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "1", lambda _: None)
+    found = read_graph(folder)
+    found.meta_graphs.add().CopyFrom(found.meta_graphs[0])
+    (folder / "saved_model.pb").write_bytes(found.SerializeToString())
+    with pytest.raises(CheckpointError, match="RestoreV2"):
+        require_numbers_only(folder)
+
+
 def test_a_table_that_is_filled_from_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("a\nb\n")
     table = tf.lookup.StaticHashTable(
