@@ -24,6 +24,7 @@ from birdtune.data.scan import PROBLEMS, SoundFile
 from birdtune.data.selection import TooFewClassesError
 from birdtune.errors import InputError, SettingsError
 from birdtune.runtime.files import read_csv
+from birdtune.serving import detection_tables
 
 OWL, TIT = "Strix aluco", "Parus major"
 
@@ -755,3 +756,22 @@ def test_of_two_hundred_odd_files_every_row_is_used_or_has_its_reason(flat: Path
     for code in ("row-invalid", "row-beyond-end", "row-without-label"):
         assert named[code] == expected[code], code
     assert any(row["detail"].startswith("000/r0.selections.txt, row ") for row in listed)
+
+
+def test_tables_that_predict_writes_beside_recordings_are_no_labels_and_replace_none(flat: Path) -> None:
+    assert all(".birdtune." in each for each, _ in detection_tables.ENDINGS.values())
+    all_annotated(flat)
+    (flat / "data/r0.txt").rename(flat / "data/r0.birdtune.txt")
+    dataset = inspect(flat)
+    assert codes(dataset.problems)["r0.wav"] == "no-label"
+    assert 'a program detected what they say' in said(dataset) and "r0.birdtune.txt" in said(dataset)
+
+
+def test_a_text_in_a_folder_of_annotations_that_cannot_be_read_is_named(flat: Path) -> None:
+    all_annotated(flat)
+    (flat / "data/r0.txt").unlink()
+    marked = f"recording,start_s,end_s,label\nr0.wav,1,3,{OWL}\n"
+    (flat / "data/r0.csv").write_bytes(marked.encode("utf-16-le"))
+    dataset = inspect(flat, labels={"annotations": str(flat / "data")})
+    (problem,) = [one for one in dataset.problems if one.problem == "annotation-unreadable"]
+    assert "UTF-16 without a mark" in problem.detail

@@ -229,8 +229,8 @@ def test_tables_lie_as_the_recordings_do_and_none_takes_the_place_of_another(tmp
         out / "A/1.birdtune.selections.txt", out / "B/1.WAV.birdtune.selections.txt",
         out / "B/1.flac.birdtune.selections.txt", out / "B/2.channel2.birdtune.selections.txt",
     ]  # fmt: skip
-    assert table_places(given[:1], out, "audacity", beside=False)[given[0]] == out / "1.txt"
-    assert table_places(given[:1], out, "audacity", beside=True)[given[0]] == tmp_path / "A/1.txt"
+    assert table_places(given[:1], out, "audacity", beside=False)[given[0]] == out / "1.birdtune.txt"
+    assert table_places(given[:1], out, "audacity", beside=True)[given[0]] == tmp_path / "A/1.birdtune.txt"
     assert table_places([], out, "csv", beside=False) == {}
 
 

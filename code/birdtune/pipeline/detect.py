@@ -111,8 +111,8 @@ def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
 
 def _without_tables(sounds: Sequence[Sound], kind: str, journal: Journal) -> list[Sound]:
     """All but tables of detections and annotations that lie among the recordings: nobody means these to be scored."""
-    own = (each for each, _ in tables.ENDINGS.values() if each != ".txt" or kind == "audacity")
-    endings = (".selections.txt", *own)
+    labels = [".txt"] if kind == "audacity" else []  # where tables of Audacity are wanted, there may be some
+    endings = (".selections.txt", ".BirdNET.results.csv", *labels, *(each for each, _ in tables.ENDINGS.values()))
     kept = [
         each for each in sounds
         if not (isinstance(each, Unused) and each.problem == "not-audio" and each.name.endswith(endings))

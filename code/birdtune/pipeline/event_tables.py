@@ -34,6 +34,9 @@ from birdtune.serving.detection_tables import ENDINGS
 
 # Formats of `predict` that are read again, the fullest first: a folder may hold the tables of several.
 _KINDS: Final = ("csv", "json", "parquet", "raven", "birdnet", "audacity")
+# How tables end, those of BirdNET-Analyzer itself among them; and what `predict` puts before that of its own.
+_ENDS: Final = {kind: each for kind, (each, _) in ENDINGS.items()} | {"birdnet": ".BirdNET.results.csv"}
+_OWN: Final = ".birdtune"
 _SELECTIONS = re.compile(r"(?:\.Table\.\d+)?\.selections$", re.IGNORECASE)
 
 
@@ -128,7 +131,7 @@ def _add_table(
     """
     path = table.path
     found.notices += [table.note] if table.note else []
-    called = path.name.removesuffix(ENDINGS[kind][0]) if kind else _stem(path)
+    called = path.name.removesuffix(_ENDS[kind]).removesuffix(_OWN) if kind else _stem(path)
     if _is_of_one(path, kind):
         _add_recordings(found, table, path, base, called)
     # Raven, where it was saved again, has a row for each view.
@@ -158,7 +161,7 @@ def _tables_in(place: Path, notices: list[str]) -> list[tuple[Path, str]]:
     if not place.is_dir():
         return [(place, next((kind for kind in _KINDS if _is_table(place, kind)), ""))]
     for kind in _KINDS:
-        each, of_all = ENDINGS[kind]
+        each, of_all = _ENDS[kind], ENDINGS[kind][1]
         there = sorted((path for path in place.rglob(f"*{each}") if _is_table(path, kind)), key=_age)
         whole = [path for path in (place / of_all,) if path.is_file()]
         single = [path for path in there if path.name != of_all]
@@ -183,7 +186,7 @@ def _age(path: Path) -> tuple[int, Path]:
 def _is_table(path: Path, kind: str) -> bool:
     """Whether a table is called as those of a format, which has one for each recording or for all."""
     is_ravens = kind == "audacity" and path.name.endswith(".selections.txt")
-    return not is_ravens and path.name.endswith((ENDINGS[kind][0], ENDINGS[kind][1]))
+    return not is_ravens and path.name.endswith((_ENDS[kind], ENDINGS[kind][1]))
 
 
 def _read(path: Path, options: Options) -> AnnotationFile:

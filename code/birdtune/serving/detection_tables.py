@@ -25,11 +25,11 @@ from birdtune.serving.inference import Channel
 # Format → what the table of a recording is called behind its name, and that of all.
 ENDINGS: Final = {
     "raven": (".birdtune.selections.txt", "detections.selections.txt"),
-    "audacity": (".txt", "detections.txt"),
+    "audacity": (".birdtune.txt", "detections.txt"),
     "csv": (".birdtune.csv", "detections.csv"),
     "json": (".birdtune.json", "detections.json"),
     "parquet": (".birdtune.parquet", "detections.parquet"),
-    "birdnet": (".BirdNET.results.csv", "BirdNET_CombinedTable.csv"),
+    "birdnet": (".birdtune.BirdNET.results.csv", "detections.BirdNET.results.csv"),
 }
 COLUMNS: Final = (
     "recording", "start_s", "end_s", "class", "score", "decision", "ood_score", "peak_s", "start_time",

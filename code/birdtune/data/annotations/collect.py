@@ -139,9 +139,11 @@ def annotation_files(place: Path) -> Iterator[Path]:
         for name in sorted(names):
             path = Path(folder) / name
             if not name.startswith(".") and path.suffix.lower() not in SOUND_ENDINGS | FOREIGN_ENDINGS:
-                described = None if path.is_symlink() else tables.describe(path)
-                if described is not None and (described[0] == "annotation" or path.suffix.lower() in _TEXTS):
-                    yield path
+                if path.is_symlink():
+                    continue
+                described, is_text = tables.describe(path), path.suffix.lower() in _TEXTS
+                if is_text or (described is not None and described[0] == "annotation"):
+                    yield path  # what is called a text and is none is refused where it is read
 
 
 _TEXTS = (".txt", ".csv", ".tsv", ".json")

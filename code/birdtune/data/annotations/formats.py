@@ -35,6 +35,10 @@ _READERS: Mapping[str, Callable[[str, Options], list[Row]]] = {
 _HEADERS: Mapping[str, Callable[[str], list[str]]] = {"JSON": records.header_of, "table": table.header_of}
 
 
+# In the names of tables of detections beside their recordings: labels of Audacity have no column that tells them apart.
+OWN_MARK = ".birdtune."
+
+
 @dataclass(frozen=True)
 class AnnotationFile:
     """The rows of one file.
@@ -53,8 +57,8 @@ class AnnotationFile:
 
     @property
     def is_detected(self) -> bool:
-        """Whether a program found them, and nobody checked: it says how sure it was."""
-        return table.has_score(self.header)
+        """Whether a program found them, and nobody checked: it says how sure it was, or `predict` wrote the file."""
+        return table.has_score(self.header) or OWN_MARK in self.path.name
 
 
 def read(path: Path, options: Options) -> AnnotationFile | None:
