@@ -32,7 +32,7 @@ _TITLES = {
     "memory": "Peak memory",
     "image": "The image for CPUs",
     "linear": "Cost grows linearly",
-    "scale": "A million recordings, two thousand classes",
+    "scale": "A million recordings",
     "gpu": "GPU",
     "backbone_speed": "BirdNET's embeddings, and a job on them",
     "detect": "Detections in long recordings",
