@@ -916,3 +916,15 @@ def test_sentences_keep_flags_and_units_together_and_markup_out() -> None:
     assert report.prose("<b> 41 to 87 % --train.epochs 5") == (
         '&lt;b&gt; 41 to 87\N{NO-BREAK SPACE}% <code class="flag">--train.epochs</code> 5'
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "at", "side"),
+    [(0.4, 0.3, 0.6, 0.625, "left"), (0.9, 0.7, 1.0, 0.675, "right"), (0.44, 0.04, 0.92, 0.475, "left"),
+     (0.9, 0.1, 1.0, 0.865, "right")],
+)  # fmt: skip
+def test_a_figure_of_a_wide_interval_stands_on_it_and_not_on_the_name_of_its_row(
+    value: float, low: float, high: float, at: float, side: str
+) -> None:
+    place, where = figures._beside(value, low, high)
+    assert (round(place, 6), where) == (at, side)

@@ -87,23 +87,23 @@ def headline(rows: Sequence[tuple[str, float, Sequence[float] | None, bool]]) ->
             if ends is not None:
                 axes.plot(ends, [y, y], color=colour, linewidth=5, alpha=0.35)
             axes.plot([value], [y], "D" if is_baseline else "o", color=colour, markersize=7)
-            # Beside the interval, on the side where there is room.
-            right = max([value, *(ends or [])])
-            room = right < 0.88
-            axes.text(
-                right + 0.025 if room else min([value, *(ends or [])]) - 0.025,
-                y,
-                f"{100 * value:.0f} %",
-                ha="left" if room else "right",
-                va="center",
-                fontweight="bold",
-            )
+            at, side = _beside(value, *(ends or (value, value)))
+            axes.text(at, y, f"{100 * value:.0f} %", ha=side, va="center", fontweight="bold")
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         _percent_axis(axes, "x")
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         return _svg(figure, "Metrics with 95 % intervals, and the majority baseline")
+
+
+def _beside(value: float, low: float, high: float) -> tuple[float, str]:
+    """Where a figure stands: beside its interval where there is room, else on it, beside its point."""
+    if max(value, high) < 0.88:
+        return max(value, high) + 0.025, "left"
+    if min(value, low) >= 0.14:
+        return min(value, low) - 0.025, "right"
+    return (value + 0.035, "left") if value < 0.5 else (value - 0.035, "right")
 
 
 def learning_curves(
