@@ -15,7 +15,7 @@ from birdtune.reporting.review_page import Doubtful
 from birdtune.serving import verify
 
 NORTH, SOUTH, EAST = (1.0, 0.0, 0.0), (-1.0, 0.2, 0.0), (0.0, 0.0, 1.0)
-UNHEARD = (np.nan,) * 3
+UNREAD = (np.nan,) * 3
 
 
 def doubtful(name: str, number: int, given: Path = Path("a.wav"), peak_s: float = 1.0) -> Doubtful:
@@ -37,9 +37,9 @@ def test_a_group_stands_where_its_least_certain_detection_stood() -> None:
     assert order(found) == ["0", "4", "1", "3", "2", "5"]
 
 
-def test_groups_are_within_a_class_and_what_cannot_be_heard_stays_in_its_place() -> None:
+def test_groups_are_within_a_class_and_what_cannot_be_read_stays_in_its_place() -> None:
     some = [doubtful("Owl", 0), doubtful("Owl", 1), doubtful("Owl", 2), doubtful("Tit", 3), doubtful("Tit", 4)]
-    found = alike.grouped(some, embed(NORTH, UNHEARD, NORTH, NORTH, (0.0, 0.0, 0.0)))
+    found = alike.grouped(some, embed(NORTH, UNREAD, NORTH, NORTH, (0.0, 0.0, 0.0)))
     assert order(found) == ["0", "2", "1", "3", "4"]
     assert alike.grouped(some[:2], lambda _: pytest.fail("two are in order as they are")) == some[:2]
 

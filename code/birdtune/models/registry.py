@@ -158,8 +158,8 @@ def settled(config: Config) -> tuple[Config, list[str]]:
         config = config.with_model(freeze=ALL_BUT_HEAD)
     elif "model.freeze" not in given and config.model.freeze_point != "none":
         said.append(
-            f"--model.freeze {config.model.freeze_point}: a head is trained on the backbone as it is, which was no "
-            "worse with hundreds of recordings than training some of the backbone (docs/backbones.md)"
+            f"--model.freeze {config.model.freeze_point}: a head is trained on the backbone as it is; what training "
+            "more of it brought stands in docs/backbones.md"
         )
     return config, said
 

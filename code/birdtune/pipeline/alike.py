@@ -15,8 +15,8 @@ from birdtune.audio.resample import resampled
 from birdtune.reporting import listening
 from birdtune.reporting.review_page import Doubtful
 
-# Groups are joined while the cosines of their embeddings differ by less, on average. Of calls of warblers in made
-# soundscapes (bench learn_soundscapes, BirdNET) those of one recording differ by 0.24 in the median, those of other
+# Groups are joined while the cosines of their embeddings differ by less, on average. Of the training calls of `bench
+# learn_soundscapes` (BirdNET, compared once, on 2026-11-30, by a script that was not kept) those of one recording differ by 0.24 in the median, those of other
 # recordings of the species by 0.37, those of other species by 0.48.
 _LARGEST_DISTANCE = 0.35
 
@@ -28,7 +28,7 @@ def grouped(some: Sequence[Doubtful], embed: Embed) -> list[Doubtful]:
 
     Args:
         some: class behind class; in each, the first stay first: a group stands where its first detection stood.
-        embed: detections → embeddings [n, K]; rows of NaN: of what cannot be heard.
+        embed: detections → embeddings [n, K]; rows of NaN: of what cannot be read.
     """
     if len(some) < 3:
         return list(some)
