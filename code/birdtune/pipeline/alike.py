@@ -16,8 +16,8 @@ from birdtune.reporting import listening
 from birdtune.reporting.review_page import Doubtful
 
 # Groups are joined while the cosines of their embeddings differ by less, on average. Of the training calls of `bench
-# learn_soundscapes` (BirdNET, compared once, on 2026-11-30, by a script that was not kept) those of one recording differ by 0.24 in the median, those of other
-# recordings of the species by 0.37, those of other species by 0.48.
+# learn_soundscapes` (BirdNET; compared once, 2026-11-30, by a script that was not kept) those of one recording differ
+# by 0.24 in the median, those of other recordings of the species by 0.37, those of other species by 0.48.
 _LARGEST_DISTANCE = 0.35
 
 Embed = Callable[[Sequence[Doubtful]], npt.NDArray[np.float32]]
