@@ -195,6 +195,84 @@ def test_annotations_of_elan_that_hang_on_others_have_their_times(tmp_path: Path
     assert labels[2:] == [Label("song", 2.0, 3.0), "has no time, or hangs on one without"]
 
 
+def subdivided(*slots: str | None, names: str) -> str:
+    """A tier that divides an annotation of ELAN between slots with and without a time."""
+    ids = [f"s{k}" for k in range(len(slots))]
+    order = "".join(
+        f'<TIME_SLOT TIME_SLOT_ID="{one}"{"" if ms is None else f" TIME_VALUE={ms!r}"}/>'
+        for one, ms in zip(ids, slots, strict=True)
+    )
+    marks = "".join(
+        f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="{name}" TIME_SLOT_REF1="{first}" TIME_SLOT_REF2="{last}">'
+        f"<ANNOTATION_VALUE>{name}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>"
+        for first, last, name in zip(ids, ids[1:], names, strict=False)
+    )
+    return f'<ANNOTATION_DOCUMENT><TIME_ORDER>{order}</TIME_ORDER><TIER TIER_ID="x">{marks}</TIER>%s</ANNOTATION_DOCUMENT>'
+
+
+def test_slots_of_elan_without_a_time_lie_evenly_between_those_that_have_one(tmp_path: Path) -> None:
+    text = subdivided("500", None, None, "2000", None, "3000", names="abcde") % ""
+    assert found(read(tmp_path / "r.eaf", text)) == [
+        Label("a", 0.5, 1.0), Label("b", 1.0, 1.5), Label("c", 1.5, 2.0), Label("d", 2.0, 2.5), Label("e", 2.5, 3.0),
+    ]  # fmt: skip
+    halves = "".join(
+        f'<ANNOTATION><REF_ANNOTATION ANNOTATION_ID="{name}" ANNOTATION_REF="b"><ANNOTATION_VALUE>{name}'
+        "</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION>" for name in "fg"
+    )
+    text = subdivided("500", None, None, "2000", names="abc") % f'<TIER TIER_ID="y">{halves}</TIER>'
+    assert found(read(tmp_path / "r.eaf", text))[3:] == [Label("f", 1.0, 1.25), Label("g", 1.25, 1.5)]
+    # Open at an end: nothing says how long they are.
+    text = subdivided("500", "900", None, None, names="abc") % ""
+    assert found(read(tmp_path / "r.eaf", text)) == [
+        Label("a", 0.5, 0.9), *["has no time, or hangs on one without"] * 2,
+    ]  # fmt: skip
+
+
+def test_one_odd_element_of_a_json_text_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    one = {"id": "7", "gen": "Strix", "sp": "aluco"}
+    for answer in ({"recordings": [one, None, 5]}, [{"recordings": [one]}, {"error": "limit"}, None], [one, "x", []]):
+        rows = read(tmp_path / "xc.json", json.dumps(answer)).rows
+        assert [(row.number, row.class_name) for row in rows] == [(1, OWL), (2, ""), (3, "")]
+        assert all("is no recording of xeno-canto" in row.fault for row in rows[1:])
+    with pytest.raises(InputError, match="it has no list of recordings"):
+        read(tmp_path / "xc.json", '[{"error": {"gen": "", "sp": ""}}]')
+    record = {"start_s": 1, "end_s": 2, "label": OWL}
+    file = read(tmp_path / "own.json", json.dumps([record, None, "x", {**record, "end_s": [3], "score": 1}, record]))
+    assert [row.number for row in file.rows] == [1, 2, 3, 4, 5] and file.is_detected
+    assert [str(label)[:12] for label in found(file)[1:4]] == ["is no record", "is no record", "start_s or e"]
+    assert found(file)[::4] == [Label(OWL, 1, 2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "times"),
+    [
+        ("00:01:23.5", "00:01:25", (83.5, 85.0)), ("1:23", "1:25,25", (83.0, 85.25)), ("0:59:59", "1:00:01", (3599, 3601)),
+        ("90:00", "90:01", (5400, 5401)), ("1:75", "1:80", None), ("1:2", "1:3", None), ("1:60:00", "1:61:00", None),
+        ("12", "1:23", None), ("05:00:00 PM", "05:00:01 PM", None),
+    ],
+)  # fmt: skip
+def test_clock_times_are_counted_from_the_beginning_of_the_recording(
+    tmp_path: Path, start: str, end: str, times: tuple[float, float] | None
+) -> None:
+    text = f"recording;start_s;end_s;label\nr0.wav;{start};{end};{OWL}\n"
+    (label,) = found(read(tmp_path / "own.csv", text))
+    if times is not None:
+        assert label == Label(OWL, *times)
+    else:
+        assert f"start_s is '{start}'" in str(label) and "expected" in str(label) and "seconds" in str(label)
+    (label,) = found(read(tmp_path / "r.txt", RAVEN.replace("0.5\t1.25", f"{start}\t{end}").partition("2\tSp")[0]))
+    assert label == Label(OWL, *times, 400, 1200) if times else isinstance(label, str)
+
+
+def test_clock_times_of_a_sequence_of_files_are_those_in_the_file(tmp_path: Path) -> None:
+    head = "Selection\tBegin Time (s)\tEnd Time (s)\tBegin File\tFile Offset (s)\tSpecies\n"
+    rows = ("1\t1:00:13\t1:00:14.5\tr1.wav\t0:13\tA\n", "2\t3613\t3614.5\tr1.wav\t13\tA\n",
+            "3\tx\t3614.5\tr1.wav\t13\tA\n", "4\t3613\t\tr1.wav\t13\tA\n")  # fmt: skip
+    labels = found(read(tmp_path / "all.txt", head + "".join(rows)))
+    assert labels[:2] == [Label("A", 13, 14.5)] * 2
+    assert [str(label)[:18] for label in labels[2:]] == ["start_s is 'x', ex", "start_s or end_s i"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
@@ -349,8 +427,8 @@ def test_columns_that_are_not_named_or_not_there_are_said(flat: Path) -> None:
     assert "which may be times and are not used" in said(dataset) and "start_s=onset,end_s=offset" in said(dataset)
     with pytest.raises(InputError, match=r'no table has a column "bird".*obs\.csv are "eventTime"'):
         given(f"{DARWIN_CORE.rpartition('=')[0]}=bird")
-    (clock,) = {one.detail.partition("start_s is")[2] for one in given_problems(flat, "eventTime")}
-    assert clock == " '05:00:00', expected a number of seconds from the recording's beginning"
+    for clock in {one.detail.partition("start_s is")[2] for one in given_problems(flat, "eventTime")}:
+        assert clock.startswith(" '05:00:00' and end_s is ") and clock.endswith("both in minutes and seconds")
     place.write_text(place.read_text().replace("scientificName", "bird").replace("associatedMedia", "where"))
     with pytest.raises(InputError, match=r"obs\.csv: holds a table of events.*columns start=onset,end=offset,label="):
         given(None)
@@ -525,9 +603,42 @@ def test_other_views_of_a_selection_are_counted_apart_and_selections_that_restar
         "found": 18, "used": 13, "left_out": {"repeated-view": 3, "row-invalid": 1, "row-repeated": 1},
     }  # fmt: skip
     assert row_books.words(dataset.rows) == (
-        "13 of 18 rows of labels used; 3 repeat a selection in another view of Raven; not used: 1 row-invalid, "
+        "13 of 18 rows of labels used; 3 repeat a selection in another view or channel of Raven; not used: 1 row-invalid, "
         "1 row-repeated"
     )
+
+
+def test_the_same_selection_on_another_channel_is_counted_once(flat: Path) -> None:
+    all_annotated(flat)
+    head = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\tAnnotation\n"
+    rows = ("1\tW\t1\t0\t1\t400\t900\tA\n", "1\tS\t1\t0\t1\t400\t900\tA\n",
+            "2\tS\t1\t0\t1\t2000\t4000\tA\n",  # at the same time, and another call
+            "3\tS\t2\t0\t1\t500\t1000\tA\n", "4\tS\t2\t0\t1\t2100\t4000\tA\n",
+            "5\tS\t2\t1\t2\t500\t1000\tA\n", "6\tS\t2\t0\t1\t500\t1000\tB\n")  # fmt: skip
+    (flat / "data/r0.txt").write_text(head + "".join(rows))
+    dataset = inspect(flat)
+    assert labels_of(dataset, "r0.wav") == (
+        Label("A", 0, 1, 400, 900), Label("A", 0, 1, 2000, 4000), Label("A", 1, 2, 500, 1000),
+        Label("B", 0, 1, 500, 1000),
+    )  # fmt: skip
+    assert dataset.rows == {"found": 17, "used": 14, "left_out": {"repeated-view": 3}}
+
+
+def test_a_name_that_fits_several_recordings_has_a_reason_of_its_own_that_names_them(flat: Path) -> None:
+    all_annotated(flat)
+    for name in ("a/n.wav", "b/n.wav", "XC7 - Merle.wav", "XC7_part.wav"):
+        write_sound(flat / "data" / name, tone(3.0, 8000, seed=sum(name.encode())), 8000)
+        (flat / "data" / name).with_suffix(".txt").write_text(track((0, 1, OWL)))
+    (flat / "data/all.csv").write_text(
+        "recording,start_s,end_s,label\n" + "".join(f"{name},1,2,{TIT}\n" for name in ("n.wav", "n.wav", "XC7", "gone"))
+    )
+    dataset = inspect(flat, labels={"annotations": str(flat / "data")})
+    assert dataset.rows["left_out"] == {"row-ambiguous": 3, "row-without-file": 1}
+    details = {one.recording: one.detail for one in dataset.problems if one.problem == "row-ambiguous"}
+    assert details.keys() == {"n.wav", "XC7"}
+    assert "may be any of a/n.wav, b/n.wav (2 rows, e.g. all.csv, row 2)" in details["n.wav"]
+    assert "may be any of XC7 - Merle.wav, XC7_part.wav (1 row" in details["XC7"]
+    assert dataset.books() == {"found": 10, "used": 10, "left_out": {}}
 
 
 def test_a_taxonomy_names_classes_and_what_is_not_learnt(flat: Path) -> None:

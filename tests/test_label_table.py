@@ -94,7 +94,11 @@ def test_a_row_that_fits_two_files_labels_neither(flat: Path) -> None:
     for folder in ("a", "b"):
         write_sound(flat / f"data/{folder}/twin.wav", tone(seed=ord(folder)))
     (flat / "data/labels.csv").write_text(rows("twin.wav,Parus major"))
-    assert codes(inspect(flat).problems) == {"a/twin.wav": "no-label", "b/twin.wav": "no-label"}
+    dataset = inspect(flat)
+    assert codes(dataset.problems) == {
+        "a/twin.wav": "no-label", "b/twin.wav": "no-label", "twin.wav": "row-ambiguous",
+    }  # fmt: skip
+    assert dataset.rows["left_out"] == {"row-ambiguous": 1}
     (flat / "data/labels.csv").write_text(rows("a/twin.wav,Parus major", "b/twin.wav,Turdus merula"))
     assert inspect(flat).problems == []
 
@@ -272,7 +276,7 @@ def test_a_row_is_of_the_file_that_no_other_row_fits_better(flat: Path) -> None:
     assert dataset.problems == []
     more = ("a/twin.wav,Parus major", "b/twin.wav,Parus major", "twin.wav,Turdus merula")
     (flat / "data/labels.csv").write_text(rows(*more))
-    assert codes(inspect(flat).problems) == {"twin.wav": "row-without-file"}
+    assert codes(inspect(flat).problems) == {"twin.wav": "row-ambiguous"}
 
 
 def test_rows_that_put_one_file_on_two_sides_are_refused(flat: Path) -> None:

@@ -269,6 +269,14 @@ def test_decisions_become_labels_beside_those_of_the_folders(data: Path) -> None
     assert 'Folders "site" name no class' in said(found)
 
 
+def test_decisions_on_a_name_of_several_recordings_are_of_none_and_name_them(data: Path) -> None:
+    found = decided(data, "a.wav,1,4,Owl,yes,Owl\n0.wav,1,4,Owl,no,\n0.wav,5,6,Owl,no,\n")
+    assert found.rows["left_out"] == {"row-ambiguous": 2}
+    (problem,) = (one for one in found.problems if one.problem.startswith("row-"))
+    assert (problem.recording, problem.problem) == ("0.wav", "row-ambiguous")
+    assert problem.detail == "it may be any of Owl/0.wav, Tit/0.wav (2 rows, e.g. review.csv, row 3)"
+
+
 def test_a_folder_in_which_nothing_but_no_was_decided_stays_a_class_and_scores_stay_softmax(data: Path) -> None:
     for seed, name in enumerate(("Wren/0.wav", "Wren/1.wav", "Strix aluco/0.wav", "nights/0.wav")):
         write_sound(data / "data" / name, tone(8.0, 8000, seed=50 + seed), 8000)

@@ -20,7 +20,7 @@ from birdtune.data.row_files import match
 from birdtune.data.scan import Listing, Problem, SoundFile, name_below
 from birdtune.data.split import Given
 from birdtune.errors import InputError, shown
-from birdtune.runtime.text import count
+from birdtune.runtime.text import count, some
 
 Value = TypeVar("Value")
 
@@ -109,16 +109,16 @@ def apply(
         listed = rows_of.get(file.name, [])
         named.take(file, listed, [row for name in listed for row in by_listed[name]], matched.vague.get(file.name))
     for name in matched.unused:
-        named.without_file(name, by_listed[name])
+        named.without_file(name, by_listed[name], "row-without-file", "there is no such recording")
+    for name, fit in matched.ambiguous.items():
+        named.without_file(name, by_listed[name], "row-ambiguous", f"may be any of {some(fit)}")
     named.problems += [
         Problem(name_below(path, root) or shown(path.name), "", "annotation-unreadable", why)
         for path, why in table.unread
     ]
     every_class = sorted({name for file in named.files for name in file.classes})
     given, said = _given(table, rows_of, listing, title)
-    vague = sum(len(by_listed[name]) for name in set(matched.vague.values()))
-    left_out = named.left_out + Counter({"row-ambiguous": vague} if vague else {})
-    books = RowBooks(len(table.rows), dict(left_out), named.placed)
+    books = RowBooks(len(table.rows), dict(named.left_out), named.placed)
     notices = [*named.notices(listing.files, every_class), *said, *table.notices]
     groups = _of_files(table.groups, rows_of, "two values in the column of --split.group-column", table.title)
     return Arranged(Listing(named.files, named.problems, every_class), given, notices, groups, books)
@@ -207,13 +207,13 @@ class _Labeller:
                     same[twin] = label
         return tuple(label for same in found.values() for label in same), invalid
 
-    def without_file(self, name: str, rows: Sequence[LabelRow]) -> None:
-        """Note rows of a recording that is not there."""
+    def without_file(self, name: str, rows: Sequence[LabelRow], problem: str, why: str) -> None:
+        """Note rows of a recording that is not there, or is one of several."""
         classes = class_names_of(label for row in rows for label in row.labels)
-        self.left_out["row-without-file"] += len(rows)
-        some = f" ({count(len(rows), 'row')}, e.g. {rows[0].origin})" if rows and self._table.is_annotations else ""
-        detail = f"it is in {self._table.title}, and there is no such recording{some}"
-        self.problems.append(Problem(shown(name), ", ".join(classes), "row-without-file", detail))
+        self.left_out[problem] += len(rows)
+        rows_too = f" ({count(len(rows), 'row')}, e.g. {rows[0].origin})" if rows and self._table.is_annotations else ""
+        detail = f"it is in {self._table.title}, and {why}{rows_too}"
+        self.problems.append(Problem(shown(name), ", ".join(classes), problem, detail))
 
     def _leave_out(self, file: SoundFile, problem: str, detail: str) -> None:
         self.problems.append(Problem(file.name, "", problem, detail))

@@ -8,7 +8,7 @@ from birdtune.data.scan import Problem, Recording
 
 # Another view or channel of a selection above it: nothing is lost.
 REPEATED_VIEW = "repeated-view"
-IN_ANOTHER_VIEW = "a selection in another view of Raven"
+IN_ANOTHER_VIEW = "a selection in another view or channel of Raven"
 _LATE = "row-beyond-end"
 _OF_UNUSED = "row-of-unused"
 

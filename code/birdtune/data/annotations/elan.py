@@ -4,6 +4,8 @@ The XML is read as a stream of elements by Python's expat. A document type is re
 none is looked up.
 """
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -11,6 +13,7 @@ from xml.parsers import expat
 
 from birdtune.data.annotations.rows import Options, Row
 
+_MILLISECONDS = re.compile(r"[0-9]{1,15}")
 _ANNOTATIONS = ("ALIGNABLE_ANNOTATION", "REF_ANNOTATION")
 
 
@@ -25,6 +28,11 @@ class _Annotation:
     tier: str
     attributes: Mapping[str, str]
     value: str = ""
+
+    @property
+    def slots(self) -> tuple[str, str]:
+        """Where it begins and ends; "" where it hangs on another."""
+        return self.attributes.get("TIME_SLOT_REF1", ""), self.attributes.get("TIME_SLOT_REF2", "")
 
 
 @dataclass
@@ -71,18 +79,18 @@ def read(content: bytes, options: Options) -> list[Row]:
         parser.Parse(content, True)
     except expat.ExpatError as fault:
         raise ValueError(f"it is no whole XML: {fault}") from fault
-    by_id = {one.attributes.get("ANNOTATION_ID", ""): one for one in document.found}
+    times = _Times.of(document)
     recording = PurePosixPath(document.media.removeprefix("file://").replace("\\", "/")).name
     rows = []
     for one in document.found:
         if options.tiers and one.tier not in options.tiers:
             continue
         class_name = one.tier if options.columns.get("label") == "tier" else one.value.strip()
-        times = [_seconds(document.slots.get(slot, "")) for slot in _slots(one, by_id)]
-        if "" in times:
+        if (span := times.span(one)) is None:
             rows.append(Row(one.number, class_name, recording=recording, fault="has no time, or hangs on one without"))
         else:
-            rows.append(Row(one.number, class_name, {"start_s": times[0], "end_s": times[1]}, recording))
+            start_s, end_s = (repr(round(each, 6)) for each in span)
+            rows.append(Row(one.number, class_name, {"start_s": start_s, "end_s": end_s}, recording))
     return rows
 
 
@@ -90,17 +98,63 @@ def _refuse(*_: object) -> None:
     raise ValueError("it has a document type (<!DOCTYPE), which is not read")
 
 
-def _slots(one: _Annotation, by_id: Mapping[str, _Annotation]) -> tuple[str, str]:
-    """Where an annotation begins and ends: its own slots, or those of the annotation that it hangs on."""
-    seen = set[str]()
-    while "ANNOTATION_REF" in one.attributes:
-        above = one.attributes["ANNOTATION_REF"]
-        if above in seen or above not in by_id:
-            return "", ""
-        seen.add(above)
-        one = by_id[above]
-    return one.attributes.get("TIME_SLOT_REF1", ""), one.attributes.get("TIME_SLOT_REF2", "")
+@dataclass
+class _Times:
+    """When annotations begin and end.
+
+    Attributes:
+        slots: → seconds; of those that are not aligned, spaced evenly between those that are, as ELAN shows them.
+        by_id: → annotation.
+        places: tier and annotation that is hung on → which of those that divide it evenly each is, by its number.
+    """
+
+    slots: Mapping[str, float]
+    by_id: Mapping[str, _Annotation]
+    places: Mapping[tuple[str, str], Mapping[int, int]]
+
+    @classmethod
+    def of(cls, document: _Document) -> "_Times":
+        places = defaultdict[tuple[str, str], dict[int, int]](dict)
+        following = defaultdict[str, dict[str, str]](dict)  # tier → slot → the next one
+        for one in document.found:
+            if (above := one.attributes.get("ANNOTATION_REF")) is not None:
+                places[one.tier, above][one.number] = len(places[one.tier, above])
+            else:
+                following[one.tier][one.slots[0]] = one.slots[1]
+        known = {slot: int(ms) / 1000 for slot, ms in document.slots.items() if slot and _MILLISECONDS.fullmatch(ms)}
+        for links in following.values():
+            known |= _between(known, links)
+        by_id = {one.attributes.get("ANNOTATION_ID", ""): one for one in document.found}
+        return cls(known, by_id, places)
+
+    def span(self, one: _Annotation) -> tuple[float, float] | None:
+        """Begin and end of an annotation, by the one that it hangs on where it has no slots; None: not known."""
+        parts, seen = list[tuple[int, int]](), set[str]()
+        while (above := one.attributes.get("ANNOTATION_REF")) is not None:
+            if above in seen or above not in self.by_id:
+                return None
+            seen.add(above)
+            dividing = self.places[one.tier, above]
+            parts.append((dividing[one.number], len(dividing)))
+            one = self.by_id[above]
+        if not self.slots.keys() >= set(one.slots):
+            return None
+        start_s, end_s = (self.slots[slot] for slot in one.slots)
+        for number, n in reversed(parts):
+            part_s = (end_s - start_s) / n
+            start_s, end_s = start_s + number * part_s, start_s + (number + 1) * part_s
+        return start_s, end_s
 
 
-def _seconds(milliseconds: str) -> str:
-    return str(int(milliseconds) / 1000) if milliseconds.isdecimal() and len(milliseconds) < 16 else ""
+def _between(known: Mapping[str, float], following: Mapping[str, str]) -> dict[str, float]:
+    """Times of the slots without one, along the annotations of a tier from one slot with a time to the next."""
+    found: dict[str, float] = {}
+    for first in following.keys() & known.keys():
+        slots, at = list[str](), following[first]
+        while at not in known and at in following and len(slots) < len(following):
+            slots.append(at)
+            at = following[at]
+        if at in known:
+            step_s = (known[at] - known[first]) / (len(slots) + 1)
+            found |= {slot: known[first] + number * step_s for number, slot in enumerate(slots, start=1)}
+    return found

@@ -33,22 +33,33 @@ def read(text: str, options: Options) -> list[Row]:
 
 
 def header_of(text: str) -> list[str]:
-    """The names of the columns, of the first record."""
-    records = parse_json(text)
-    return list(records[0]) if records else []
+    """The names of the columns."""
+    return _header(parse_json(text))
 
 
 def of(records: Any, options: Options) -> list[Row]:
-    """The rows of some records, numbered from 1.
+    """The rows of some records, numbered from 1; what is no record is a fault of its row.
 
     Raises:
         ValueError: they are no list of records, or have no columns of annotations.
     """
-    if not isinstance(records, Sequence) or not all(isinstance(one, Mapping) for one in records):
+    if not isinstance(records, Sequence) or (records and not any(isinstance(one, Mapping) for one in records)):
         raise ValueError("it is no list of records")
-    header = list(dict.fromkeys(key for one in records for key in one))
-    lines = [(number, [_cell(one.get(key)) for key in header]) for number, one in enumerate(records, start=1)]
-    return table.rows_of(header, lines, options) if lines else []
+    header = _header(records)
+    lines = [
+        (number, [_cell(one.get(key)) for key in header])
+        for number, one in enumerate(records, start=1) if isinstance(one, Mapping)
+    ]  # fmt: skip
+    rows = table.rows_of(header, lines, options) if lines else []
+    odd = [
+        Row(number, "", fault="is no record: expected {...} with the columns of the others")
+        for number, one in enumerate(records, start=1) if not isinstance(one, Mapping)
+    ]  # fmt: skip
+    return sorted([*rows, *odd], key=lambda row: row.number)
+
+
+def _header(records: Sequence[Any]) -> list[str]:
+    return list(dict.fromkeys(key for one in records if isinstance(one, Mapping) for key in one))
 
 
 def _cell(value: Any) -> str:

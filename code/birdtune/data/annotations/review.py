@@ -30,7 +30,7 @@ from birdtune.data.row_files import match
 from birdtune.data.scan import NO_FILE, Listing, Problem, SoundFile
 from birdtune.errors import InputError, shown
 from birdtune.runtime.files import read_csv
-from birdtune.runtime.text import count
+from birdtune.runtime.text import count, some
 
 TABLE_NAME: Final = "review.csv"
 COLUMNS: Final = ("recording", "start_s", "end_s", "detected", "decision", "label")
@@ -161,10 +161,12 @@ def add(arranged: Arranged, listing: Listing, config: Config) -> Arranged:
         Problem(file.name, "", "no-label", f"its folder {shown(file.label)} names no class, and it was not reviewed")
         for file in arranged.listing.files if file.name not in there
     ]  # fmt: skip
-    for names, reason in ((matched.unused, "row-without-file"), (set(matched.vague.values()), "row-ambiguous")):
-        for name in sorted(names):
-            left_out[reason] += len(by_listed[name])
-            problems.append(Problem(shown(name), "", "row-without-file", _stray(by_listed[name], reason)))
+    strays = {name: ("row-without-file", "there is no such recording") for name in matched.unused}
+    strays |= {name: ("row-ambiguous", f"it may be any of {some(fit)}") for name, fit in matched.ambiguous.items()}
+    for name, (reason, why) in sorted(strays.items()):
+        rows = by_listed[name]
+        left_out[reason] += len(rows)
+        problems.append(Problem(shown(name), "", reason, f"{why} ({count(len(rows), 'row')}, e.g. {rows[0].origin})"))
     kept = [one for one in arranged.listing.problems if one.recording not in added or one.problem in NO_FILE]
     classes = sorted({*(set(arranged.listing.folders) - site), *(name for file in files for name in file.classes)})
     return replace(
@@ -234,11 +236,6 @@ def _labels(
             placed[name] += 1
             found |= dict.fromkeys(one.labels)
     return tuple(found)
-
-
-def _stray(decisions: Sequence[Decision], reason: str) -> str:
-    what = "there is no such recording" if reason == "row-without-file" else "several recordings are called so"
-    return f"{what} ({count(len(decisions), 'row')}, e.g. {decisions[0].origin})"
 
 
 def _joined(first: RowBooks | None, second: RowBooks) -> RowBooks:

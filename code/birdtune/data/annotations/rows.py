@@ -4,6 +4,7 @@
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from birdtune.errors import shown
 TIMES = ("start_s", "end_s")
 NUMBERS = (*TIMES, "low_hz", "high_hz", "weight")
 _MOST_WEIGHT = 100.0
+# Minutes and seconds, or hours, minutes and seconds, as players show where they are.
+_CLOCK = re.compile(r"(?:(\d{1,3}):(?=[0-5]\d:))?(\d{1,3}):([0-5]\d(?:[.,]\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,15 @@ def label_of(class_name: str, cells: Mapping[str, str]) -> Label | str:
         if not cell:
             continue
         try:
-            values[key] = float(cell.replace(",", "."))  # as spreadsheets write numbers in much of Europe
+            values[key] = seconds_of(cell) if key in TIMES else _number(cell)
         except ValueError:
-            expected = "a number of seconds from the recording's beginning" if key in TIMES else "a number"
-            return f"{key} is {shown(cell[:40])!r}, expected {expected}"
+            more = " of seconds from the recording's beginning, or a time such as 1:23.5" if key in TIMES else ""
+            return f"{key} is {shown(cell[:40])!r}, expected a number{more}"
         if not math.isfinite(values[key]) or values[key] < 0:
             return f"{key} is {shown(cell[:40])}, expected a number from 0 on"
+    if len({":" in cells[key] for key in TIMES if cells.get(key)}) > 1:
+        both = " and ".join(f"{key} is {shown(cells[key][:40])!r}" for key in TIMES)
+        return f"{both}, expected both in seconds or both in minutes and seconds"
     for first, last in (TIMES, ("low_hz", "high_hz")):
         if first in values and last in values and values[first] >= values[last]:
             return f"{first} is {values[first]:g} and {last} {values[last]:g}, expected a larger {last}"
@@ -86,3 +92,19 @@ def label_of(class_name: str, cells: Mapping[str, str]) -> Label | str:
         return f"weight is {values['weight']:g}, expected more than 0, up to {_MOST_WEIGHT:g}"
     times = values.get("start_s", 0.0), values.get("end_s", math.inf)
     return Label(class_name, *times, values.get("low_hz"), values.get("high_hz"), values.get("weight", 1.0))
+
+
+def seconds_of(cell: str) -> float:
+    """A time in a recording: seconds, or hours, minutes and seconds such as 0:01:23.5 or 1:23.5.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if (match := _CLOCK.fullmatch(cell)) is None:
+        return _number(cell)
+    hours, minutes, seconds = (_number(part or "0") for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _number(cell: str) -> float:
+    return float(cell.replace(",", "."))  # as spreadsheets write numbers in much of Europe

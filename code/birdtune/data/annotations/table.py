@@ -6,9 +6,10 @@ Columns are known by names that say their unit, so that nothing is guessed; othe
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from birdtune.data.annotations.rows import NUMBERS, TIMES, Options, Row
+from birdtune.data.annotations.rows import NUMBERS, TIMES, Options, Row, seconds_of
 from birdtune.runtime.files import GIVEN_DELIMITER
 
 # A table that has one of these is what a program detected, and nobody checked.
@@ -25,6 +26,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "recording": ("recording", "begin file", "filename", "file", "associatedmedia"),
     "path": ("begin path",),
     "selection": ("selection",),
+    "channel": ("channel",),
     "also": ("secondary_labels",),
     "label": ("label", "annotation", "annotations", "class", "species", "scientific name", "scientificname",
               "common name", "vernacularname", "tag", "call type", "call_type", "primary_label", "species code"),
@@ -104,15 +106,40 @@ def rows_of(header: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]], o
         raise ValueError("it has no columns of times, nor of recordings and their classes")
     if twice := next((cell for cell in header if cell and header.count(cell) > 1), None):
         raise ValueError(f"two columns are named {twice[:40]!r}")
-    seen = set[tuple[str, ...]]()
+    seen = _Seen()
     return [_row(number, header, cells, columns, options, seen) for number, cells in lines]
+
+
+class _Seen:
+    """The selections of the rows above."""
+
+    def __init__(self) -> None:
+        self._numbered = set[tuple[str, ...]]()
+        self._n = Counter[tuple[str, ...]]()  # what was marked, and the channel → selections
+        self._most = Counter[tuple[str, ...]]()  # what was marked → selections on the channel that has most
+
+    def repeats(self, marked: tuple[str, ...], selection: str, channel: str) -> bool:
+        """Whether a row is another view of a selection, by its number, or the same on another channel.
+
+        Args:
+            marked: recording, label and times. Numbers may begin again, where tables were put together.
+        """
+        if selection and (selection, *marked) in self._numbered:
+            return True
+        self._numbered.add((selection, *marked))
+        self._n[*marked, channel] += 1
+        # Two calls at one time, marked on two channels, are four rows and two labels.
+        if channel and self._n[*marked, channel] <= self._most[marked]:
+            return True
+        self._most[marked] = self._n[*marked, channel]
+        return False
 
 
 def _row(
     number: int, header: Sequence[str], cells: Sequence[str], columns: Mapping[str, Sequence[str]], options: Options,
-    seen: set[tuple[str, ...]],
+    seen: _Seen,
 ) -> Row:  # fmt: skip
-    """One row; `seen` has the selections above it, and then its own."""
+    """One row; `seen` knows the selections above it, and then its own."""
     if len(cells) > len(header):
         return Row(number, "", fault="has more cells than the header; a text with the delimiter in it needs quotes")
     row = dict(zip(header, cells, strict=False))
@@ -123,13 +150,10 @@ def _row(
     numbers = {key: first(key) for key in NUMBERS if columns[key]}
     if offset := first("offset_s"):
         # Over several files Raven's times go on, and this is the one within the file.
-        numbers["end_s"] = _moved(numbers.get("end_s", ""), numbers.get("start_s", ""), offset)
-        numbers["start_s"] = offset
-    selection = first("selection")
-    # Numbers may begin again, where tables were put together.
-    whole = (selection, *map(first, ("recording", "path", "label")), *(numbers.get(key, "") for key in TIMES))
-    is_view = bool(selection) and whole in seen
-    seen.add(whole)
+        moved = _moved(numbers.get("start_s", ""), numbers.get("end_s", ""), offset)
+        numbers |= dict(zip(TIMES, moved, strict=True))
+    marked = (*map(first, ("recording", "path", "label")), *(numbers.get(key, "") for key in TIMES))
+    is_view = seen.repeats(marked, first("selection"), first("channel"))
     return Row(
         number, first("label"), numbers, recording=first("recording"), path=first("path"),
         also=tuple(filter(None, (word.strip() for word in _WORD.findall(first("also"))))),
@@ -137,10 +161,20 @@ def _row(
     )  # fmt: skip
 
 
-def _moved(end: str, start: str, offset: str) -> str:
-    """The end within a file that begins so much earlier; as it stands where one of them is no number."""
+def _moved(start: str, end: str, offset: str) -> tuple[str, str]:
+    """Begin and end within a file, in seconds; as they stand where one is no time, which is then a fault of the row."""
+    for cell in (start, offset):
+        if not _is_time(cell):
+            return cell, end
+    if not _is_time(end):
+        return offset, end
+    offset_s = seconds_of(offset)
+    return repr(offset_s), repr(round(offset_s + seconds_of(end) - seconds_of(start), 6))
+
+
+def _is_time(cell: str) -> bool:
     try:
-        end_s, start_s, offset_s = (float(cell.replace(",", ".")) for cell in (end, start, offset))
+        seconds_of(cell)
     except ValueError:
-        return end
-    return repr(round(offset_s + end_s - start_s, 6))
+        return False
+    return True

@@ -18,24 +18,30 @@ def recognises(text: str) -> bool:
 
 
 def read(text: str, options: Options) -> list[Row]:
-    """The recordings of an answer, or of a list of answers, as pages come.
+    """The recordings of an answer, or of a list of answers, as pages come; what is neither is a fault of its row.
 
     Raises:
         ValueError: it is no JSON, or has no list of recordings.
     """
     pages = parse_json(text)
-    rows: list[Row] = []
-    for page in pages if isinstance(pages, list) else [pages]:
-        recordings = page.get("recordings", [page] if "gen" in page else None) if isinstance(page, dict) else None
-        if not isinstance(recordings, list):
-            raise ValueError("it has no list of recordings")
-        rows += [_row(number, one, options) for number, one in enumerate(recordings, start=len(rows) + 1)]
-    return rows
+    found = [_recordings(page) for page in (pages if isinstance(pages, list) else [pages])]
+    if all(recordings is None for recordings in found):
+        raise ValueError("it has no list of recordings")
+    each = [one for recordings in found for one in ([None] if recordings is None else recordings)]
+    return [_row(number, one, options) for number, one in enumerate(each, start=1)]
+
+
+def _recordings(page: Any) -> list[Any] | None:
+    """Those of an answer; None: it is none."""
+    if not isinstance(page, dict):
+        return None
+    recordings = page.get("recordings", [page] if "gen" in page else None)
+    return recordings if isinstance(recordings, list) else None
 
 
 def _row(number: int, one: Any, options: Options) -> Row:
     if not isinstance(one, dict):
-        return Row(number, "", fault="is no recording of xeno-canto")
+        return Row(number, "", fault="is no recording of xeno-canto, as it has no genus and species")
     name = f"{_text(one, 'gen')} {_text(one, 'sp')}".strip()
     if (key := options.columns.get("label")) is not None:
         name = _text(one, key)
