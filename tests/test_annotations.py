@@ -207,7 +207,8 @@ def subdivided(*slots: str | None, names: str) -> str:
         f"<ANNOTATION_VALUE>{name}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>"
         for first, last, name in zip(ids, ids[1:], names, strict=False)
     )
-    return f'<ANNOTATION_DOCUMENT><TIME_ORDER>{order}</TIME_ORDER><TIER TIER_ID="x">{marks}</TIER>%s</ANNOTATION_DOCUMENT>'
+    tier = f'<TIME_ORDER>{order}</TIME_ORDER><TIER TIER_ID="x">{marks}</TIER>'
+    return f"<ANNOTATION_DOCUMENT>{tier}%s</ANNOTATION_DOCUMENT>"
 
 
 def test_slots_of_elan_without_a_time_lie_evenly_between_those_that_have_one(tmp_path: Path) -> None:
@@ -246,7 +247,8 @@ def test_one_odd_element_of_a_json_text_is_a_fault_of_its_row(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("start", "end", "times"),
     [
-        ("00:01:23.5", "00:01:25", (83.5, 85.0)), ("1:23", "1:25,25", (83.0, 85.25)), ("0:59:59", "1:00:01", (3599, 3601)),
+        ("00:01:23.5", "00:01:25", (83.5, 85.0)), ("1:23", "1:25,25", (83.0, 85.25)),
+        ("0:59:59", "1:00:01", (3599, 3601)),
         ("90:00", "90:01", (5400, 5401)), ("1:75", "1:80", None), ("1:2", "1:3", None), ("1:60:00", "1:61:00", None),
         ("12", "1:23", None), ("05:00:00 PM", "05:00:01 PM", None),
     ],
@@ -603,8 +605,8 @@ def test_other_views_of_a_selection_are_counted_apart_and_selections_that_restar
         "found": 18, "used": 13, "left_out": {"repeated-view": 3, "row-invalid": 1, "row-repeated": 1},
     }  # fmt: skip
     assert row_books.words(dataset.rows) == (
-        "13 of 18 rows of labels used; 3 repeat a selection in another view or channel of Raven; not used: 1 row-invalid, "
-        "1 row-repeated"
+        "13 of 18 rows of labels used; 3 repeat a selection in another view or channel of Raven; not used: 1 "
+        "row-invalid, 1 row-repeated"
     )
 
 

@@ -161,7 +161,7 @@ def add(arranged: Arranged, listing: Listing, config: Config) -> Arranged:
         Problem(file.name, "", "no-label", f"its folder {shown(file.label)} names no class, and it was not reviewed")
         for file in arranged.listing.files if file.name not in there
     ]  # fmt: skip
-    strays = {name: ("row-without-file", "there is no such recording") for name in matched.unused}
+    strays = dict.fromkeys(matched.unused, ("row-without-file", "there is no such recording"))
     strays |= {name: ("row-ambiguous", f"it may be any of {some(fit)}") for name, fit in matched.ambiguous.items()}
     for name, (reason, why) in sorted(strays.items()):
         rows = by_listed[name]
