@@ -1,77 +1,182 @@
-"""The release workflow is sound, and the images say what they were made from."""
+"""What servers see: a promoted model appears whole, a model that is kept back never does, and a rollback is one."""
 
-import re
-import subprocess
-import sys
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import deploy_schemas
-import jsonschema
 import pytest
-import yaml
+from helpers_s3 import BUCKET, CREDENTIALS, S3, s3_server
+from test_base_model import settings, write_data
+from test_gate import OLD, UNTRAINED
+from test_job import record
+from test_job import run as run_job
 
-ROOT = Path(__file__).parents[1]
-PROGRAMS = Path(sys.executable).parent
-WORKFLOW = ROOT / ".github/workflows/release.yml"
-DOCKERFILES = ("Dockerfile.cpu", "Dockerfile.gpu")
-LABELS = {
-    "title", "description", "licenses", "version", "revision", "source", "created", "base.name", "base.digest",
-}  # fmt: skip
+from birdtune.errors import InputError, RetryableError, SettingsError
+from birdtune.runtime.files import file_sha256, read_json, write_json
 
+pytestmark = pytest.mark.usefixtures("in_one_process")
 
-def jobs() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(WORKFLOW.read_text("utf-8"))["jobs"]
-    return found
+GATED = {"gate__champion": "latest"}
 
 
-def scripts() -> list[str]:
-    return [step["run"] for job in jobs().values() for step in job["steps"] if "run" in step]
+def run(data: Path, output: Path, **changes: Any) -> None:
+    given = {"split__test_fraction": 0.3, "evaluate__bootstrap": 200, "train__epochs": 3, **changes}
+    assert run_job(settings(data, output, **given), None, "export") == 0
 
 
-def test_github_takes_the_workflow() -> None:
-    workflow = yaml.safe_load(WORKFLOW.read_text("utf-8"))
-    workflow["on"] = workflow.pop(True)  # as YAML 1.1 reads the word
-    jsonschema.validate(workflow, deploy_schemas.published("github-workflows"))
-    for job in jobs().values():
-        assert job.get("needs", "test") in jobs()
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("input") / "data", OLD, range(12))
 
 
-def test_zizmor_finds_nothing_in_the_workflow() -> None:
-    # Such as actions named by a tag that can be moved, tokens that may do too much, and text of others in scripts.
-    done = subprocess.run(
-        [PROGRAMS / "zizmor", "--offline", "--no-progress", "--persona=pedantic", WORKFLOW],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
+@pytest.fixture(scope="module")
+def good(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder whose version 1 is good."""
+    output = tmp_path_factory.mktemp("good") / "output"
+    run(data, output)
+    return output
 
 
-@pytest.mark.parametrize("script", scripts(), ids=lambda script: script.split("\n")[0][:30])
-def test_shellcheck_finds_nothing_in_a_step(script: str) -> None:
-    done = subprocess.run(
-        [PROGRAMS / "shellcheck", "--shell=bash", "-"], input=script, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "")
+@pytest.fixture
+def output(good: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good, tmp_path / "output"))
 
 
-def test_nothing_is_published_before_all_that_must_hold_does() -> None:
-    assert jobs()["publish"]["needs"] == "test"
-    assert [step["run"] for step in jobs()["test"]["steps"] if "run" in step] == [".ci/run"]
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3]:
+    with s3_server() as found:
+        yield found
 
 
-def test_a_release_says_what_it_is_made_from() -> None:
-    given = set(re.findall(r"--build-arg (\w+)=", "\n".join(scripts())))
-    assert given == {"BASE", "BASE_DIGEST", "VERSION", "REVISION", "SOURCE", "CREATED"}
-    for name in DOCKERFILES:
-        text = (ROOT / name).read_text("utf-8")
-        assert given <= set(re.findall(r"^ARG (\w+)", text, re.M)), name
-        labels = dict(re.findall(r'org\.opencontainers\.image\.([\w.]+)="([^"]*)"', text))
-        assert set(labels) == LABELS, name
-        assert {f"${{{argument}}}" for argument in given} <= set(labels.values()), name
+@pytest.fixture
+def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    for key in server.stored():
+        server.client.delete_object(Bucket=BUCKET, Key=key)
+    server.faults.rows.clear()
+    return server
 
 
-def test_both_images_are_published_signed_and_with_what_is_in_them() -> None:
-    assert [f"Dockerfile.{kind}" for kind in jobs()["publish"]["strategy"]["matrix"]["kind"]] == list(DOCKERFILES)
-    script = "\n".join(scripts())
-    assert "cosign sign " in script
-    assert re.search(r"\.ci/sbom .* >(\S+)\n.*cosign attest .*--type cyclonedx --predicate \1", script, re.S)
+def digests(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+class Server:
+    """What TensorFlow Serving's file system source does, without a pause: it lists a folder, and takes the version with
+    the highest number among the names that are numbers. What it takes must be whole at that moment.
+
+    Attributes:
+        served: versions, one after another.
+        broken: those that lacked something when they were seen.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.served, self.broken = folder, list[int](), list[str]()
+        self._stop, self._thread = threading.Event(), threading.Thread(target=self._poll)
+
+    def _poll(self) -> None:
+        names = ("saved_model.pb", "model.json", "labels.csv", "variables/variables.index")
+        while not self._stop.is_set():
+            numbers = [int(path.name) for path in self.folder.glob("*") if path.name.isdecimal()]
+            if numbers and self.served[-1:] != [max(numbers)]:
+                found = self.folder / str(max(numbers))
+                self.served.append(max(numbers))
+                sizes = [(found / name).stat().st_size for name in names if (found / name).exists()]
+                if len(sizes) < len(names) or not all(sizes) or not list(found.glob("variables/variables.data*")):
+                    self.broken.append(f"{max(numbers)}: {sizes}")
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join()
+
+
+def test_servers_see_whole_models_none_that_is_kept_back_and_a_rollback(data: Path, tmp_path: Path) -> None:
+    output, place = tmp_path / "output", tmp_path / "served"
+    place.mkdir()
+    own, further = Server(output / "model" / "birdtune"), Server(place)
+    more = {"gate__publish_to": str(place)}
+    with own.watching(), further.watching():
+        run(data, output, **GATED, **more)
+        run(data, output, **UNTRAINED, **GATED, **more)
+        assert (output / "candidates/2/saved_model.pb").is_file() and record(output)["promoted"] is False
+        assert own.served == further.served == [1]
+        run(data, output, **UNTRAINED, **more)  # somebody wants it all the same
+        assert digests(place / "2") == digests(output / "model/birdtune/2") and record(output)["promoted"] is True
+        run(data, output, **UNTRAINED, **GATED, **more)  # and takes it back
+    assert own.served == further.served == [1, 2, 1]
+    assert own.broken == further.broken == []
+    assert [path.name for path in place.iterdir()] == ["1"]
+    assert record(output)["published"] == [{"place": str(place), "has_it": False, "error": None}]
+
+
+def test_a_place_that_fails_costs_the_run_nothing_and_the_next_start_tries_it_alone(
+    data: Path, output: Path, s3: S3, tmp_path: Path
+) -> None:
+    place = tmp_path / "served"
+    place.mkdir()
+    s3.faults.add("PUT", "saved_model.pb", "damage", times=3)
+    more = {
+        "gate__publish_to": f"{place},s3://{BUCKET}/served", "cloud__endpoint": s3.endpoint, "cloud__path_style": True,
+    }  # fmt: skip
+    with pytest.raises(RetryableError, match=r"version 1 is not as it should be in 1 of 2 places: s3://.*damages it"):
+        run(data, output, **more)
+    found = record(output)
+    assert (found["status"], found["exit_code"], found["stage"]) == ("failed", 75, "publish")
+    assert found["promoted"] is True and "export" in found["done"]
+    assert [(row["has_it"], row["error"] is None) for row in found["published"]] == [(True, True), (False, False)]
+    model = digests(output / "model/birdtune/1")
+    assert digests(place / "1") == model
+    s3.put("served/1/variables/old", b"of an earlier try")
+    s3.faults.seen.clear()
+    before = (place / "1").stat().st_mtime_ns
+    run(data, output, **more)
+    assert record(output)["exit_code"] == 0 and (place / "1").stat().st_mtime_ns == before
+    assert set(s3.stored("served/")) == {f"served/1/{name}" for name in model}
+    assert all(s3.get(f"served/1/{name}") == (output / "model/birdtune/1" / name).read_bytes() for name in model)
+    sent = [path for method, path in s3.faults.seen if method in ("PUT", "POST", "DELETE")]
+    assert "/saved_model.pb" in sent[-1]
+    s3.faults.seen.clear()
+    run(data, output, **more)
+    assert not [row for row in s3.faults.seen if row[0] in ("PUT", "POST", "DELETE")]
+
+
+def test_a_model_that_is_taken_back_goes_from_s3_its_graph_first(data: Path, output: Path, s3: S3) -> None:
+    more = {"gate__publish_to": f"s3://{BUCKET}/served", "cloud__endpoint": s3.endpoint, "cloud__path_style": True}
+    run(data, output, **more)
+    assert len(s3.stored("served/1/")) > 5
+    found = read_json(output / "logs/1/run.json")
+    write_json(output / "logs/1/run.json", {**found, "promoted": False})
+    s3.faults.seen.clear()
+    run(data, output, **more)
+    gone = [path for method, path in s3.faults.seen if method == "DELETE"]
+    assert s3.stored("served/") == [] and gone[0].endswith("/saved_model.pb")
+
+
+def test_a_version_of_another_output_folder_is_not_replaced(data: Path, output: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(output / "model/birdtune", tmp_path / "served"))
+    facts = read_json(place / "1/model.json")
+    write_json(place / "1/model.json", {**facts, "fingerprint": "another"})
+    with pytest.raises(InputError, match=r"served: has a version 1 of another output folder\. Give each"):
+        run(data, output, gate__publish_to=str(place))
+    assert record(output)["exit_code"] == 42 and record(output)["promoted"] is True
+    assert read_json(place / "1/model.json")["fingerprint"] == "another"
+
+
+def test_a_place_that_cannot_be_is_refused_before_anything_is_computed(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--gate\.publish-to .*there is no such folder.*Make it, or mount it"):
+        run(data, tmp_path / "output", gate__publish_to=str(tmp_path / "served"))
+    with pytest.raises(SettingsError, match=r"--gate\.publish-to s3://X: is no address in S3"):
+        run(data, tmp_path / "output", gate__publish_to="s3://X")
+    (tmp_path / "output/models").mkdir(parents=True)
+    with pytest.raises(SettingsError, match=r"lies in the output folder, which has the promoted models in model/bird"):
+        run(data, tmp_path / "output", gate__publish_to=str(tmp_path / "output/models"))
+    assert not (tmp_path / "output/cache").exists()

@@ -409,6 +409,10 @@ class GateSettings(Section):
         unit="version|path", unset="every model is promoted",
     )
     margin: float = setting(0.0, "loss of the score that still counts as no worse; 0: it must be better", ge=0, lt=1)
+    publish_to: str | None = setting(
+        None, "further places that get the promoted models, e.g. /srv/models/birds or s3://bucket/birds; with commas "
+        "several", unit=PATHS, unset="none",
+    )
 
 
 class TuneSettings(Section):

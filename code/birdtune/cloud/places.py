@@ -20,6 +20,8 @@ from birdtune.options import PATHS, Option, paths_of
 _ADDRESS = re.compile(r"s3:/+([^/]*)/*(.*)", re.DOTALL)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|arn:aws[a-z-]*:s3:[^/]+")
 _LONGEST_NAME_BYTES = 255
+# What lies there is not read: `pipeline.release` writes to it by itself.
+_WRITTEN = frozenset({"gate.publish-to"})
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def settings(config: Config) -> dict[str, list[Place]]:
     """The settings that name places in S3, by full name. Raises SettingsError: one of them is no address."""
     found = {}
     for option in settings_options():
-        if "path" in f"{option.type}|{option.unit}":
+        if "path" in f"{option.type}|{option.unit}" and option.name not in _WRITTEN:
             try:
                 each = [place_of(value) for value in _values(option, _value(config, option.path))]
             except SettingsError as fault:

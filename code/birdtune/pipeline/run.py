@@ -16,7 +16,7 @@ from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError
 from birdtune.evaluation import diagnostics
 from birdtune.models import head_start, published, registry
 from birdtune.models.weights import verify_checkpoint
-from birdtune.pipeline import gate, messages, prepare_parts, processes
+from birdtune.pipeline import gate, messages, prepare_parts, processes, release
 from birdtune.pipeline.plan import Plan, with_base
 from birdtune.reporting import tracking
 from birdtune.runtime.log import Journal
@@ -71,6 +71,7 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
             )
             messages.say_outcome(current)
             with tracking.followed(current):  # what a server that was away has not got yet
+                _release(current, until)
                 return EXIT_DONE
 
         journal.write_to(current.logs)
@@ -94,7 +95,13 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
         with tracking.followed(current):
             _compute(Job(current, dataset, store, interrupts, base, start, world=world), plan, champion)
         messages.say_result(current, until)
+        _release(current, until)
     return EXIT_DONE
+
+
+def _release(current: Run, until: str) -> None:
+    if until in ("export", "report"):
+        release.release(current)
 
 
 def _compute(job: Job, plan: Plan, champion: ServedModel | None) -> None:
@@ -143,6 +150,7 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
     head_start.require(config)  # raises for what cannot be begun from
     published.keep(config, ())  # raises for what cannot be kept
     gate.find(config)
+    release.require(config)
     bases = base_model.find(config)
     if not bases:
         return verify_checkpoint(config, remember=True), []

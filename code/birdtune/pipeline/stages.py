@@ -8,7 +8,6 @@ Importing this loads TensorFlow.
 """
 
 import contextlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +29,13 @@ from birdtune.models.classifier import Classifier
 from birdtune.models.weights import sound_of
 from birdtune.pipeline import gate, label_check, published_classes
 from birdtune.pipeline.metrics import read_ood, read_served
+from birdtune.pipeline.release import remove_model
 from birdtune.reporting import augmentation_sheet, croissant, model_card, tables
 from birdtune.reporting.history import write_history
 from birdtune.reporting.report import write_report
 from birdtune.reporting.report_data import report_data, write_companions
 from birdtune.runtime.files import write_bytes, write_text
 from birdtune.runtime.runs import HISTORY_NAME
-from birdtune.runtime.storage import UNFINISHED
 from birdtune.serving.export import export_model, training_side
 from birdtune.training import base_model
 from birdtune.training import train as training
@@ -85,7 +84,7 @@ def export(job: Job) -> list[Path]:
         )
     job.journal.event("exported", folder=str(place), promoted=decision.promoted, **verification)
     # Earlier decided otherwise: only now that the model has its new place does it leave the old one.
-    _remove(other)
+    remove_model(other)
     job.run.record.update(promoted=decision.promoted, gate=decision.row())
     return [place]
 
@@ -171,15 +170,6 @@ def _example(job: Job, part: list[Recording]) -> npt.NDArray[np.float32]:
             )  # fmt: skip
     job.journal.warn("No recording can be read any more; the export is verified with noise.")
     return _noise(job.store.spec.rate_hz)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a model; its name goes first, by one rename, so that no server meets half of it."""
-    if folder.exists():
-        leaving = folder.with_name(f"{UNFINISHED}{folder.name}")
-        shutil.rmtree(leaving, ignore_errors=True)
-        folder.replace(leaving)
-        shutil.rmtree(leaving, ignore_errors=True)
 
 
 def report(job: Job) -> list[Path]:

@@ -80,6 +80,7 @@ class Run:
             "weights_sha256": None,
             "promoted": None,  # into model/<name>/; not known before the export
             "gate": None,
+            "published": None,  # places beside model/<name>/ that were to get the model, see pipeline/release.py
             "tracking": None,  # what MLflow has of the run, see reporting/tracking.py
             "verdict": None,
             "warnings": [],
@@ -144,7 +145,7 @@ class Run:
             assert earlier is not None
             kept = (
                 "done", "results", "weights_sha256", "promoted", "gate", "verdict", "warnings", "precision",
-                "refit", "first_started", "hardware", "tracking", "processes",
+                "refit", "first_started", "hardware", "tracking", "processes", "published",
             )  # fmt: skip
             self.record.update({key: earlier[key] for key in kept if key in earlier})
             for stage, seconds in earlier.get("stages", {}).items():

@@ -1,0 +1,173 @@
+"""Promoted models in further places: folders, or prefixes in S3, that servers look at.
+
+    run.json `promoted`, model/<name>/<v> ─▶ release ─▶ PLACE/<v> of each --gate.publish-to, and `published` of run.json
+
+A model that the gate keeps back never appears there, and one that it takes back is removed. A place that fails costs
+nothing that was computed: the others get the model, and the next start of the same command tries that place alone.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from birdtune.cloud.places import Place, place_of
+from birdtune.config import Config
+from birdtune.errors import BirdtuneError, InputError, RetryableError, SettingsError, shown
+from birdtune.options import paths_of
+from birdtune.runtime.files import file_sha256, new_folder, read_json
+from birdtune.runtime.runs import Run
+from birdtune.runtime.storage import UNFINISHED, storage_faults
+from birdtune.runtime.text import count
+
+_SETTING = "--gate.publish-to"
+
+
+class _ModelPlace(Protocol):
+    """Where versions of a model lie; `cloud.model_copy.ModelPlace` is one."""
+
+    def facts(self, version: int) -> Any: ...
+    def has(self, version: int, digests: Mapping[str, str]) -> bool: ...
+    def put(self, folder: Path, version: int, digests: Mapping[str, str]) -> None: ...
+    def remove(self, version: int) -> None: ...
+
+
+class _Folder:
+    """Where they lie on a disk. Every method raises as `storage_faults`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def facts(self, version: int) -> Any:
+        """model.json of a version; {}: it has none; None: there is no such version."""
+        _require_folder(self._path)
+        folder = self._path / str(version)
+        return (read_json(folder / "model.json") or {}) if os.path.lexists(folder) else None
+
+    def has(self, version: int, digests: Mapping[str, str]) -> bool:
+        """Whether a version has exactly these files: relative name → SHA-256."""
+        folder = self._path / str(version)
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        return files.keys() == digests.keys() and all(file_sha256(files[name]) == digests[name] for name in files)
+
+    def put(self, folder: Path, version: int, digests: Mapping[str, str]) -> None:
+        """Make a version what `folder` is: it appears whole, by one rename."""
+        needed = sum((folder / name).stat().st_size for name in digests)
+        with new_folder(self._path / str(version), what="a copy of the model", needed=needed) as building:
+            shutil.copytree(folder, building, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+    def remove(self, version: int) -> None:
+        """Remove a version."""
+        remove_model(self._path / str(version))
+
+
+def remove_model(folder: Path) -> None:
+    """Remove a model; its name goes first, by one rename, so that no server meets half of it."""
+    if folder.exists():
+        leaving = folder.with_name(f"{UNFINISHED}{folder.name}")
+        shutil.rmtree(leaving, ignore_errors=True)
+        folder.replace(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
+
+
+def require(config: Config) -> None:
+    """Refuse what cannot be published to before the long work, not after.
+
+    Raises:
+        SettingsError: an address in S3 is none, or a folder is that of the models themselves.
+        InputError: a folder is not there.
+    """
+    models = Path(os.path.realpath(config.output))
+    for place in _places(config):
+        if isinstance(place, Path):
+            _require_folder(place)
+            if Path(os.path.realpath(place)).is_relative_to(models):
+                raise SettingsError(
+                    f"{_SETTING} {shown(place)}: lies in the output folder, which has the promoted models in "
+                    f"model/{config.export.name} anyway. Give a folder outside of it."
+                )
+
+
+def _require_folder(path: Path) -> None:
+    # Not made here: what is not mounted would be filled on the disk below it, and no server would see it.
+    if not path.is_dir():
+        raise InputError(
+            f"{_SETTING} {shown(path)}: there is no such folder; expected the one that a server looks at. Make it, or "
+            "mount it, and run again."
+        )
+
+
+def _places(config: Config) -> list[Path | Place]:
+    try:
+        return [place_of(text) or Path(text) for text in paths_of(config.gate.publish_to or "")]
+    except SettingsError as fault:
+        raise SettingsError(f"{_SETTING} {fault}") from fault
+
+
+def release(current: Run) -> None:
+    """Bring the model of a run to all places if it is promoted, and remove it from them if it is not.
+
+    Raises:
+        InputError, RetryableError: some could not be written. run.json says which, and why.
+    """
+    places, promoted = _places(current.config), current.record["promoted"]
+    if not places or promoted is None:
+        return
+    rows, faults = [], list[BirdtuneError]()
+    with current.stage("publish"):
+        for place in places:
+            fault = None
+            try:
+                with storage_faults(place if isinstance(place, Path) else current.model, "a copy of the model"):
+                    _settle(_open(place, current.config), current)
+            except (InputError, RetryableError) as caught:
+                fault = caught
+                faults.append(fault)
+            rows.append({"place": str(place), "has_it": promoted and not fault, "error": fault and str(fault)})
+        current.record["published"] = rows
+    if faults:
+        kind = RetryableError if any(isinstance(fault, RetryableError) for fault in faults) else InputError
+        raise kind(
+            f"{_SETTING}: version {current.version} is not as it should be in {len(faults)} of "
+            f"{count(len(places), 'place')}: {'; '.join(map(str, faults))} Everything else of this run is done: the "
+            "same command tries this alone."
+        )
+
+
+def _open(place: Path | Place, config: Config) -> _ModelPlace:
+    if isinstance(place, Path):
+        return _Folder(place)
+    # They load boto3, which takes its time.
+    from birdtune.cloud.client import connect
+    from birdtune.cloud.model_copy import ModelPlace
+
+    return ModelPlace(connect(config.cloud), place)
+
+
+def _settle(place: _ModelPlace, current: Run) -> None:
+    """Let a place have the version of a run, or have it no more."""
+    version, journal = int(current.version or 0), current.journal
+    facts = place.facts(version)
+    is_own = facts is not None and facts.get("fingerprint") == current.record["fingerprint"]
+    if not current.record["promoted"]:
+        if is_own:
+            place.remove(version)
+            journal.say(f"  {shown(place)}: version {version} removed, as it is not promoted any more")
+        return
+    if facts is not None and not is_own:
+        raise InputError(
+            f"{shown(place)}: has a version {version} of another output folder. Give each output folder a place of its "
+            "own, or remove that version."
+        )
+    prefix = f"{current.model.relative_to(current.config.output).as_posix()}/"
+    digests = {
+        name.removeprefix(prefix): digest for name, digest in current.record["results"]["export"].items()
+        if name.startswith(prefix)
+    }  # fmt: skip
+    if not (is_own and place.has(version, digests)):
+        place.put(current.model, version, digests)
+        journal.say(f"  {shown(place)}: version {version} is there")
