@@ -19,9 +19,9 @@ import numpy as np
 
 from bench.harness import Child, Line, Result, Settings, figure
 
-RECORDINGS, CLASSES = (62_500, 250_000, 1_000_000), 200
-# What recordings are trained to answer is kept as two numbers for each class: of a million and 2,000 classes, 16 GB.
-SCORED, SCORED_CLASSES = (2_500, 10_000, 40_000), 2_000
+RECORDINGS, SCORED, CLASSES = (62_500, 250_000, 1_000_000), (2_500, 10_000, 40_000), 2_000
+# Rows of log-mel of each recording: two windows.
+_ROWS = 192
 # Of what is linear, the time of one recording may grow by so much: caches of the processor and of files get too small.
 FLAT = 1.5
 
@@ -29,11 +29,11 @@ FLAT = 1.5
 def measure(settings: Settings) -> Result:
     """Lines of each step, and of memory."""
     quick = settings.quick
-    n_classes, n_scored = (20, 20) if quick else (CLASSES, SCORED_CLASSES)
+    n_classes = 20 if quick else CLASSES
     found = {n: _alone("bench.scale:of_index", n, n_classes, str(settings.folder / str(n)))
              for n in ((400,) if quick else RECORDINGS)}  # fmt: skip
-    figures = {n: _alone("bench.scale:of_figures", n, n_scored) for n in ((300,) if quick else SCORED)}
-    lines = [*_lines(found, n_classes), *_lines(figures, n_scored)]
+    figures = {n: _alone("bench.scale:of_figures", n, n_classes) for n in ((300,) if quick else SCORED)}
+    lines = [*_lines(found, n_classes), *_lines(figures, n_classes)]
     return Result("scale", lines, {"index": found, "figures": figures})
 
 
@@ -91,20 +91,23 @@ def of_index(n: int, classes: int, place: str) -> Callable[[], dict[str, float]]
         from birdtune.data.batches import Batches, Windows
         from birdtune.data.file_index import Examined, FileIndex
         from birdtune.data.frames import FrameStore
+        from birdtune.data.sampling import Examples, sampler, totals
         from birdtune.data.shards import Entry
+        from birdtune.data.sources import source_lines, source_notices
         from birdtune.data.targets import WindowTargets, targets_of
-        from birdtune.settings import AudioSettings, SplitSettings
+        from birdtune.settings import AudioSettings, SplitSettings, TrainSettings
 
         clock, sound = _Clock(), AudioSettings()
         listing = clock("scan", lambda: scan.scan(folder / "data"))
         listing = dataclasses.replace(listing, problems=[])
-        facts = Examined(SoundFacts(16_000, 1, 5.0, -6.0, "WAV"))
 
         def index() -> FileIndex:
             made = FileIndex(folder / "ledger.json", sound)
             for number, file in enumerate(listing.files):
                 made.set_content(file, f"{number:064x}")
-                made.set_examined(f"{number:064x}", facts)
+                # Recordings differ in length, as people make them.
+                facts = SoundFacts(16_000, 1, 2.0 + number % 3_000 / 10, -6.0, "WAV")
+                made.set_examined(f"{number:064x}", Examined(facts))
             made.save()
             return FileIndex(folder / "ledger.json", sound)
 
@@ -112,19 +115,25 @@ def of_index(n: int, classes: int, place: str) -> Callable[[], dict[str, float]]
         usable, _ = clock("selection", lambda: selection.select(
             listing, file_index, {}, spec=VGGISH, short="pad", longest_s=3600.0))  # fmt: skip
         result = clock("split", lambda: split.assign(usable, SplitSettings(), folder / "split.csv"))
+        clock("source recordings, reported", lambda: (
+            list(source_lines(result.sources)), source_notices(usable, result.sources)))  # fmt: skip
         clock("split.csv, written", lambda: split.write(folder / "split.csv", usable, result.places))
         store = FrameStore(folder, VGGISH, sound)
         for number, recording in enumerate(usable):
-            store.add(Entry(recording.content, f"shard-{number // 10_000}.rows", 500 * (number % 10_000), 500, 0))
+            store.add(Entry(recording.content, f"shard-{number // 10_000}.rows", _ROWS * (number % 10_000), _ROWS, 0))
+        names = tuple(sorted({recording.label for recording in usable}))
+        settings = TrainSettings(sampling_power=0.5)
 
-        def plan() -> int:
+        def examples() -> tuple[Windows, Examples]:
             windows = Windows(store, [recording.content for recording in usable], VGGISH.hop_rows)
-            names = tuple(sorted({recording.label for recording in usable}))
-            targets = WindowTargets(targets_of([recording.labels for recording in usable], names), windows)
-            batches = Batches(windows, targets, batch_size=32, seed=0)
-            return len(batches.plan(0)[0])
+            targets = targets_of([recording.labels for recording in usable], names)
+            targets.positive()
+            return windows, Examples(WindowTargets(targets, windows))
 
-        clock("windows and targets, an epoch's order", plan)
+        windows, taught = clock("windows and their targets", examples)
+        drawn = clock("classes counted and balanced", lambda: (sampler(taught, settings), totals(taught, settings))[0])
+        batches = Batches(windows, taught.targets, batch_size=32, seed=0, sampler=drawn)
+        clock("an epoch's order", lambda: batches.plan(0))
         return clock.with_memory("the index")
 
     return turn

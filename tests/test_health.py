@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from birdtune.audio.logmel import VGGISH, log_mel
 from birdtune.evaluation.scores import one_hot
@@ -45,7 +46,7 @@ OFFSET = log_mel(np.full(48_000, 0.5, np.float32))
 def rows(store: MadeStore, **classes: list[str]) -> dict[str, dict[str, Any]]:
     contents = [content for inside in classes.values() for content in inside]
     labels = [column for column, inside in enumerate(classes.values()) for _ in inside]
-    positive = one_hot(labels, len(classes)) > 0
+    positive = csr_array(one_hot(labels, len(classes)) > 0)
     return {row["class"]: row for row in class_inputs(store, tuple(classes), contents, positive)}  # type: ignore[arg-type]
 
 

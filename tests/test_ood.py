@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from makers import make_store
+from scipy.sparse import csr_array
 from sklearn.covariance import OAS
 
 from birdtune.audio.logmel import VGGISH, YAMNET
@@ -251,12 +252,13 @@ def test_too_few_sources_promise_nothing() -> None:
 
 def test_recordings_of_one_class_make_its_mean_and_those_of_several_only_where_there_is_none() -> None:
     positive = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0]], bool)
-    targets, mixed = ood.centre_targets(positive)
+    found, mixed = ood.centre_targets(csr_array(positive))
     # The third and the fourth class are never alone.
-    assert targets.astype(int).tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0]]
+    targets = found.toarray().astype(int)
+    assert targets.tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0]]
     assert mixed.tolist() == [False, False, True, True]
     alone = np.eye(4)[[0, 2, 1]] > 0
-    np.testing.assert_array_equal(ood.centre_targets(alone)[0], alone)
+    np.testing.assert_array_equal(ood.centre_targets(csr_array(alone))[0].toarray(), alone)
 
 
 # ---- over recordings on disk --------------------------------------------------------------------
@@ -272,7 +274,7 @@ def test_classes_take_turns_until_there_are_enough_windows(tmp_path: Path) -> No
     positive = np.eye(3)[[0, 0, 0, 0, 1, 2]] > 0
 
     def looked_at(**limits: int) -> list[int]:
-        numbers = chosen_windows(windows, positive, **limits)
+        numbers = chosen_windows(windows, csr_array(positive), **limits)
         assert (np.diff(numbers) > 0).all()
         return np.bincount(windows.recording[numbers], minlength=6).tolist()
 
@@ -280,7 +282,7 @@ def test_classes_take_turns_until_there_are_enough_windows(tmp_path: Path) -> No
     assert looked_at(of_one=20) == [10, 10, 10, 10, 20, 2]
     assert looked_at(most=31, of_one=20) == [10, 0, 0, 0, 20, 2]  # b has but one, and so has c
     assert looked_at(most=33, of_one=20) == [10, 10, 0, 0, 20, 2]
-    evenly = chosen_windows(windows, positive, of_one=20)
+    evenly = chosen_windows(windows, csr_array(positive), of_one=20)
     assert evenly[windows.recording[evenly] == 4].tolist() == list(range(40, 140, 5))
     # b holds the third class, too, and c counts for nothing.
     positive[4, 2], positive[5, 2] = True, False
@@ -296,7 +298,8 @@ def test_one_pass_learns_what_all_recordings_at_once_would_teach(tmp_path: Path)
         return np.zeros((8, 3), np.float32), np.abs(features.astype(np.float32)).mean(axis=1)[:, :WIDTH]
 
     targets = np.eye(3)[labels] > 0
-    found = fit_ood(scorer, windows, targets, chosen_windows(windows, targets), 8, Interrupts())
+    of_class = csr_array(targets)
+    found = fit_ood(scorer, windows, of_class, chosen_windows(windows, of_class), 8, Interrupts())
     rows: list[Any] = []
     seen = watched(scorer, windows, lambda numbers, pooled: rows.extend(pooled))
     everything = np.arange(len(windows))

@@ -162,6 +162,15 @@ def test_recordings_are_balanced_and_weighed_where_the_head_learns_from_them(tmp
     assert np.concatenate([batch.weights for batch in made])[labels == 1].tolist() == [0.5] * 3
 
 
+def test_recordings_are_counted_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = Windows(make_store(tmp_path, dict.fromkeys("abcdef", 250)), list("abcdef"), 96)
+    examples = Examples(one_class_each(windows, [0, 1, 1, 0, 2, 1]), by_recording=True)
+    monkeypatch.setattr(sampling, "BLOCK", 4)
+    assert [numbers.tolist() for numbers, _, _ in examples.blocks()] == [[0, 1, 2, 3], [4, 5]]
+    assert examples.stratum.tolist() == [0, 1, 1, 0, 2, 1]
+    assert sampling.totals(examples, TrainSettings()).positive.tolist() == [2, 3, 1]
+
+
 # ---- rare classes -------------------------------------------------------------------------------
 
 RECORDINGS = [recording(f"Owl/{k}.wav", duration_s=10.0) for k in range(3)] + [

@@ -1,6 +1,7 @@
 """birdtune.data.targets: from labels and windows to what a network is trained to answer."""
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,30 @@ def test_any_windows_are_as_a_plain_loop_finds_them(
         partly = any(shared > 0 for shared, _ in overlaps)
         assert targets[column] == is_in
         assert known[column] == (is_in or not partly)
+
+
+def test_the_classes_of_recordings_take_the_memory_of_their_labels_and_are_the_same() -> None:
+    labels = [
+        [Label("Tit"), Label("Tit"), Label("Wren", weight=0.0)],
+        [Label("Owl"), Label("Tit", 1, 2), Label(IGNORED, 3, 4)], [],
+        [reviewed("Wren", 1, 2, weight=0.0), reviewed("Owl", 1, 2)], [Label("Tit"), Label("Tit", 1, 2)],
+    ]  # fmt: skip
+    targets = targets_of(labels, CLASSES)
+    found = targets.positive()
+    assert found.nnz == 5 and np.array_equal(found.toarray(), targets.of_recordings()[0] > 0)
+    assert np.array_equal(targets.some(np.array([4, 1])).positive().toarray(), found.toarray()[[4, 1]])
+
+
+def test_what_is_kept_grows_with_the_labels_not_with_recordings_times_classes() -> None:
+    names = [f"Species {number}" for number in range(2_000)]
+    labels = [(Label(names[number % 2_000]),) for number in range(10_000)]
+    tracemalloc.start()
+    try:
+        targets = targets_of(labels, names)
+        assert targets.positive().sum() == 10_000
+        assert tracemalloc.get_traced_memory()[1] < 10e6, "80 MB, if there is a number of each class"
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_label_has_times_if_it_does_not_hold_throughout() -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from birdtune.audio.front_end import FrontEnd
 from birdtune.config import Config
 from birdtune.data.scan import Problem, Recording
-from birdtune.data.targets import Array, WindowTargets
+from birdtune.data.targets import BLOCK, Array, WindowTargets
 from birdtune.errors import InputError, shown
 from birdtune.runtime.files import read_csv
 from birdtune.settings import TrainSettings
@@ -82,8 +82,12 @@ class Examples:
         """Numbers [n] of examples, their targets [n, C] and how much these count [n, C], block by block."""
         if not self.by_recording:
             return self.targets.blocks()
-        found, known = self.targets.labels.of_recordings()
-        return [(np.arange(len(self.recording)), found[self.recording], known[self.recording])]
+        return self._blocks_of_recordings()
+
+    def _blocks_of_recordings(self) -> Iterable[tuple[Ints, Array, Array]]:
+        for start in range(0, len(self.recording), BLOCK):
+            numbers = np.arange(start, min(start + BLOCK, len(self.recording)))
+            yield numbers, *self.targets.labels.some(self.recording[numbers]).of_recordings()
 
     @functools.cached_property
     def stratum(self) -> npt.NDArray[np.int32]:
@@ -118,8 +122,9 @@ class Sampler:
     def order(self, generator: np.random.Generator) -> Ints:
         """The examples of an epoch. Those of one stratum come equally often, but for one; which, is drawn anew."""
         drawn = []
-        for stratum, quota in enumerate(self.quotas.tolist()):
-            inside = np.flatnonzero(self.stratum == stratum)
+        ends = np.cumsum(np.bincount(self.stratum, minlength=self.quotas.size))
+        members = np.split(np.argsort(self.stratum, kind="stable"), ends[:-1])
+        for inside, quota in zip(members, self.quotas.tolist(), strict=True):
             if not inside.size:
                 continue
             whole, rest = divmod(quota, inside.size)

@@ -223,11 +223,11 @@ def _uncertain(recordings: Sequence[Recording], sources: Sources) -> Iterator[st
 def _alone(recordings: Sequence[Recording], sources: Sources) -> Iterator[str]:
     """A warning where nearly all recordings are equally short, and nothing names what they may be cut from."""
     unnamed = set(sources.unnamed)
-    lengths = [round(recording.facts.duration_s, 1) for recording in recordings]
+    lengths = Counter(round(recording.facts.duration_s, 1) for recording in recordings)
     if len(recordings) < _FEW or len(unnamed) < _MOST * len(recordings):
         return
-    usual_s = max(set(lengths), key=lambda length: (lengths.count(length), -length))
-    if usual_s > _SHORT_S or lengths.count(usual_s) < _MOST * len(lengths):
+    usual_s = max(lengths, key=lambda length: (lengths[length], -length))
+    if usual_s > _SHORT_S or lengths[usual_s] < _MOST * len(recordings):
         return
     example = next(recording.name for recording in recordings if recording.name in unnamed)
     yield (

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from birdtune.data.labels import IGNORED, Label, class_names_of
 from birdtune.settings import LabelSettings
@@ -24,7 +25,8 @@ Array = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 Seconds = npt.NDArray[np.float64]
 
-_BLOCK = 8192  # windows at a time, where all are counted
+_ALL, _MARKED, _NONE = range(3)
+BLOCK = 8192  # windows at a time, where all are counted
 
 
 @dataclass(frozen=True)
@@ -71,26 +73,55 @@ def annotated_classes(labels: Iterable[Sequence[Label]]) -> frozenset[str]:
 
 
 @dataclass(frozen=True, eq=False)
+class Listed:
+    """Labels of recordings, those of one after those of another.
+
+    Attributes:
+        first, count: [R] which labels are of each recording.
+        column, weight: [L] of each label.
+    """
+
+    first: Ints
+    count: Ints
+    column: Ints
+    weight: Array
+
+    @classmethod
+    def of(cls, count: Ints, column: npt.ArrayLike, weight: npt.ArrayLike) -> "Listed":
+        """Labels in the order of their recordings, of which each has so many."""
+        return cls(np.cumsum(count) - count, count, np.asarray(column, np.int64), np.asarray(weight, np.float32))
+
+    def beside(self, recording: Ints) -> tuple[Ints, Ints]:
+        """Each of some recordings [n] beside each of its labels: positions among the n, and labels."""
+        counts = self.count[recording]
+        row = np.repeat(np.arange(len(recording)), counts)
+        return row, np.arange(row.size) - np.repeat(np.cumsum(counts) - counts - self.first[recording], counts)
+
+    def some(self, chosen: npt.NDArray[np.integer]) -> "Listed":
+        """Those of some of the recordings, in this order."""
+        return replace(self, first=self.first[chosen], count=self.count[chosen])
+
+
+@dataclass(frozen=True, eq=False)
 class Targets:
     """The labels of some recordings as arrays.
 
+    Labels alone are kept: a million recordings of 2,000 classes have a million labels, and 2e9 targets.
+
     Attributes:
-        whole: [R, C] 1 where a label without times says so.
-        known: [R, C] how much that counts: 1, or the weight of the label; 0 where nobody knows.
-        first, count: [R] which labels with times are of each recording.
-        column, weight, start_s, end_s: [L] of each label with times; column -1: something that is not to be learnt.
+        whole: labels without times, one of each class of a recording.
+        beyond: [R] which of the classes without such a label are known: _ALL, those that are _MARKED, or _NONE.
+        timed: labels with times; column -1: something that is not to be learnt.
+        start_s, end_s: [L] of each label with times.
         absent: [L] whether it says that its class is not there.
         rule: which windows are of their classes.
         marked: [C] whether each class is marked wherever it occurs.
         is_negative: [C] whether each class is that of sound without any of the others.
     """
 
-    whole: Array
-    known: Array
-    first: Ints
-    count: Ints
-    column: Ints
-    weight: Array
+    whole: Listed
+    beyond: npt.NDArray[np.int8]
+    timed: Listed
     start_s: Seconds
     end_s: Seconds
     absent: Bools
@@ -99,17 +130,17 @@ class Targets:
     is_negative: Bools
 
     def __len__(self) -> int:
-        return len(self.whole)
+        return len(self.beyond)
 
     @property
     def n_classes(self) -> int:
         """C"""
-        return int(self.whole.shape[1])
+        return len(self.marked)
 
     @property
     def have_times(self) -> bool:
         """Whether any label has times: windows of one recording may then have different targets."""
-        return bool(self.count.any())
+        return bool(self.timed.count.any())
 
     def of(self, recording: Ints, start_s: npt.ArrayLike, end_s: npt.ArrayLike) -> tuple[Array, Array]:
         """Targets of some windows.
@@ -122,24 +153,25 @@ class Targets:
             targets: [n, C] 1 where the class is in the window;
             known: [n, C] how much that counts in a loss: 1, or the weight of the label; 0 where nobody knows.
         """
-        targets, known = self.whole[recording], self.known[recording]
-        row, label = self._beside(recording)
+        targets, known = self._of_whole(recording)
+        row, label = self.timed.beside(recording)
         if not row.size:
             return targets, known
+        columns = self.timed.column[label]
         start, end = (np.asarray(values, np.float64)[row] for values in (start_s, end_s))
         is_in, partly = self.rule.holds(start, end, self.start_s[label], self.end_s[label])
-        ignored = self.column[label] < 0
+        ignored = columns < 0
         # Where somebody marked that nothing is there, the marked classes are absent, also if not all is annotated.
-        silent = is_in & ~ignored & self.is_negative[self.column[label]]
+        silent = is_in & ~ignored & self.is_negative[columns]
         known[row[silent]] = np.maximum(known[row[silent]], self.marked)
         known[row[ignored & (is_in | partly)]] = 0.0
         absent = self.absent[label]
         partly &= ~ignored & ~absent
-        known[row[partly], self.column[label[partly]]] = 0.0
+        known[row[partly], columns[partly]] = 0.0
         inside = is_in & absent
-        targets[row[inside], self.column[label[inside]]], known[row[inside], self.column[label[inside]]] = 0.0, 1.0
+        targets[row[inside], columns[inside]], known[row[inside], columns[inside]] = 0.0, 1.0
         is_in &= ~ignored & ~absent
-        row, column, weight = row[is_in], self.column[label[is_in]], self.weight[label[is_in]]
+        row, column, weight = row[is_in], columns[is_in], self.timed.weight[label[is_in]]
         known[row, column] = 0.0  # of several labels of one class, the largest weight counts
         np.maximum.at(known, (row, column), weight)
         targets[row[weight > 0], column[weight > 0]] = 1.0
@@ -147,9 +179,11 @@ class Targets:
 
     def of_recordings(self) -> tuple[Array, Array]:
         """Which classes each recording holds anywhere, and whether that is known. [R, C] each"""
-        targets, known = self.whole.copy(), (self.known > 0).astype(np.float32)
-        row, label = self._beside(np.arange(len(self)))
-        column, weight = self.column[label], self.weight[label]
+        everything = np.arange(len(self))
+        targets, known = self._of_whole(everything)
+        known = (known > 0).astype(np.float32)
+        row, label = self.timed.beside(everything)
+        column, weight = self.timed.column[label], self.timed.weight[label]
         # Of a whole recording, the rest says whether a class is in it, also where some of it is not to be learnt.
         unsure = (column >= 0) & ~self.absent[label]  # a class that is absent from a part may be in another
         known[row[unsure], column[unsure]] = 0.0
@@ -157,18 +191,32 @@ class Targets:
         targets[row[is_in], column[is_in]] = known[row[is_in], column[is_in]] = 1.0
         return targets, known
 
-    def _beside(self, recording: Ints) -> tuple[Ints, Ints]:
-        """Each window beside each label with times of its recording: positions among the windows, and labels."""
-        counts = self.count[recording]
-        row = np.repeat(np.arange(len(recording)), counts)
-        return row, np.arange(row.size) - np.repeat(np.cumsum(counts) - counts - self.first[recording], counts)
+    def positive(self) -> csr_array:
+        """Which classes each recording holds anywhere, as `of_recordings`, and in the memory of its labels. [R, C]"""
+        everything = np.arange(len(self))
+        found = []
+        for labels in (self.whole, self.timed):
+            row, label = labels.beside(everything)
+            is_in = (labels.column[label] >= 0) & (labels.weight[label] > 0)
+            found.append(row[is_in] * self.n_classes + labels.column[label[is_in]])
+        row, column = np.divmod(np.unique(np.concatenate(found)), self.n_classes)
+        return csr_array((np.ones(row.size, np.bool_), (row, column)), (len(self), self.n_classes))
+
+    def _of_whole(self, recording: Ints) -> tuple[Array, Array]:
+        """Targets by labels without times, and how much these count. [n, C] each"""
+        of_all = np.ones_like(self.marked)
+        known = np.stack([of_all, self.marked, ~of_all]).astype(np.float32)[self.beyond[recording]]
+        targets = np.zeros(known.shape, np.float32)
+        row, label = self.whole.beside(recording)
+        column, weight = self.whole.column[label], self.whole.weight[label]
+        targets[row, column], known[row, column] = weight > 0, weight
+        return targets, known
 
     def some(self, chosen: npt.NDArray[np.integer]) -> "Targets":
         """Those of some of the recordings, in this order."""
         return replace(
-            self, whole=self.whole[chosen], known=self.known[chosen], first=self.first[chosen],
-            count=self.count[chosen],
-        )  # fmt: skip
+            self, whole=self.whole.some(chosen), beyond=self.beyond[chosen], timed=self.timed.some(chosen)
+        )
 
 
 def targets_of(
@@ -196,35 +244,36 @@ def targets_of(
     is_marked, is_negative = np.zeros(len(classes), np.bool_), np.zeros(len(classes), np.bool_)
     is_marked[marked_columns] = True
     is_negative[[column[name] for name in negative if name in column]] = True
-    whole, known = (fill((len(labels), len(classes)), np.float32) for fill in (np.zeros, np.ones))
-    count = np.zeros(len(labels), np.int64)
+    beyond = np.full(len(labels), _ALL, np.int8)
+    n_whole, n_timed = np.zeros((2, len(labels)), np.int64)
+    whole: list[tuple[int, float]] = []
     timed: list[tuple[float, ...]] = []
     for number, some in enumerate(labels):
         own = [label for label in some if label.class_name in column]
         with_times = [label for label in own if label.has_times]
         annotated_here = {label.class_name for label in own if label.is_annotation}
         if some and all(label.is_reviewed for label in some):
-            known[number] = 0.0
+            beyond[number] = _NONE
         elif any(label.is_annotation for label in some):
-            known[number] = 0.0
-            known[number, marked_columns] = float(rule.negative)
-        for label in own:
-            if label.class_name == IGNORED:
-                continue
-            # Where a class is labelled with times as well, these say more.
-            if not label.has_times and label.class_name not in annotated_here:
-                whole[number, column[label.class_name]] = float(label.weight > 0)
-                known[number, column[label.class_name]] = label.weight
+            beyond[number] = _MARKED if rule.negative else _NONE
+        # Where a class is labelled with times as well, these say more.
+        without_times = {
+            column[label.class_name]: label.weight
+            for label in own
+            if label.class_name != IGNORED and not label.has_times and label.class_name not in annotated_here
+        }
+        whole += without_times.items()
         timed += [
             (column[label.class_name], label.weight, label.start_s, label.end_s, label.is_absent)
             for label in with_times
         ]
-        count[number] = len(with_times)
-    columns, weight, start_s, end_s, absent = np.array(timed, np.float64).reshape(-1, 5).T
+        n_whole[number], n_timed[number] = len(without_times), len(with_times)
+    columns, weights = np.array(whole, np.float64).reshape(-1, 2).T
+    timed_columns, timed_weights, start_s, end_s, absent = np.array(timed, np.float64).reshape(-1, 5).T
     return Targets(
-        whole, known, np.cumsum(count) - count, count, columns.astype(np.int64), weight.astype(np.float32),
-        start_s, end_s, absent > 0, rule, is_marked, is_negative,
-    )  # fmt: skip
+        Listed.of(n_whole, columns, weights), beyond, Listed.of(n_timed, timed_columns, timed_weights), start_s, end_s,
+        absent > 0, rule, is_marked, is_negative,
+    )
 
 
 class Placed(Protocol):
@@ -274,6 +323,6 @@ class WindowTargets:
 
     def blocks(self) -> Iterator[tuple[Ints, Array, Array]]:
         """All windows with their targets and what is known, so many at a time that memory does not matter."""
-        for start in range(0, len(self.windows), _BLOCK):
-            windows = np.arange(start, min(start + _BLOCK, len(self.windows)))
+        for start in range(0, len(self.windows), BLOCK):
+            windows = np.arange(start, min(start + BLOCK, len(self.windows)))
             yield windows, *self.of(windows)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy.special
+from scipy.sparse import csr_array
 
 from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import shown
@@ -90,7 +91,7 @@ class Pooler:
             self._take(found, sums[:, :-1] / sums[:, -1:])
 
 
-def centre_targets(positive: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def centre_targets(positive: csr_array) -> tuple[csr_array, npt.NDArray[np.bool_]]:
     """What recordings count for in the statistics of the classes.
 
     A recording of several classes lies between their means: it would draw them together, and make the spread within
@@ -104,8 +105,11 @@ def centre_targets(positive: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool
         targets [N, C], none of a recording that does not count; the classes [C] that rest on recordings of several.
     """
     alone = positive.sum(axis=1) == 1
-    covered = positive[alone].any(axis=0)
-    return positive & (alone[:, None] | ~covered), positive.any(axis=0) & ~covered
+    covered = positive[alone].sum(axis=0) > 0
+    row, column = positive.nonzero()
+    counts = alone[row] | ~covered[column]
+    targets = csr_array((np.ones(counts.sum(), np.bool_), (row[counts], column[counts])), positive.shape)
+    return targets, (positive.sum(axis=0) > 0) & ~covered
 
 
 class OodStatistics:

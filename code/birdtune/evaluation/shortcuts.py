@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from birdtune.data.dataset import Dataset
 from birdtune.data.properties import NO_VALUE, Property, common_bandwidth_hz, properties_of
@@ -44,12 +45,16 @@ _OF_BANDWIDTH: Final = frozenset({"rate", "bandwidth"})
 class _Task:
     """What forests are trained and evaluated on."""
 
-    positive: Bools  # [N, C] classes of each recording
+    positive: csr_array  # [N, C] classes of each recording
     groups: tuple[str, ...]  # [N] its source
     learn: Ints  # numbers of the recordings to learn from, not those of the part that is evaluated
     evaluated: Ints  # numbers of the recordings of that part
     validated: Ints  # numbers of those that are cross-validated
     seed: int
+
+    def classes(self, numbers: Ints) -> Bools:
+        """Those of some recordings. [n, C]"""
+        return np.asarray(self.positive[numbers].toarray())
 
 
 def measure(
@@ -87,7 +92,7 @@ def measure(
         return {**shared, "reason": "there are too few source recordings to cross-validate"}
     model = scores.top1
     bootstrap = Bootstrap(scores.groups, n_bootstrap, seed)
-    majority = task.positive[task.evaluated, task.positive[task.learn].sum(axis=0).argmax()]
+    majority = task.classes(task.evaluated)[:, task.positive[task.learn].sum(axis=0).argmax()]
     inaudible = _OF_BANDWIDTH if limit_hz is not None and limit_hz <= common_hz else frozenset()
     comparison = _Comparison(task, bootstrap, model, majority, dataset.classes)
     rows = []
@@ -135,7 +140,7 @@ def _task(dataset: Dataset, scores: Scores, part: str, seed: int) -> _Task:
     # The model was not trained on what comes after the part that is evaluated, either.
     trained_on = {"test": ("train", "val"), "val": ("train",)}[part]
     learn = np.array([k for k in order if places[k].split in trained_on], np.int64)[:_MOST_RECORDINGS]
-    positive = dataset.targets(recordings).of_recordings()[0] > 0
+    positive = dataset.targets(recordings).positive()
     return _Task(positive, groups, learn, evaluated, order[:_MOST_RECORDINGS], seed)
 
 
@@ -160,17 +165,17 @@ class _Comparison:
         self._classes = classes
         chosen = [task.groups[k] for k in task.validated]
         self._validated = Bootstrap(chosen, bootstrap.n, task.seed)
-        positive = task.positive[task.validated]
+        positive = task.classes(task.validated)
         self._validated_majority = positive[:, positive.sum(axis=0).argmax()]
 
     def row(self, property_: Property, scores: Scores) -> dict[str, Any]:
         """What a property alone predicts, as in metrics.json."""
         task = self._task
         validated = _cross_validated(property_.columns, task)
-        right = task.positive[task.validated, validated]
+        right = task.classes(task.validated)[np.arange(len(validated)), validated]
         gain_ci = _gain(right, self._validated_majority, self._validated)
-        predicted = _predict(property_.columns, task.positive, task.learn, task.evaluated, task.seed)
-        on_test = task.positive[task.evaluated, predicted]
+        predicted = _predict(property_.columns, task, task.learn, task.evaluated)
+        on_test = task.classes(task.evaluated)[np.arange(len(predicted)), predicted]
         model_gain_ci = _gain(self._model, on_test, self._bootstrap)
         return {
             "property": property_.key, "name": property_.name, "biological": property_.own,
@@ -197,7 +202,7 @@ class _Comparison:
     def _values(self, property_: Property, validated: Ints) -> list[dict[str, Any]]:
         """The values of the classes that a property predicts best, at most three."""
         task = self._task
-        positive = task.positive[task.validated]
+        positive = task.classes(task.validated)
         n = positive.sum(axis=0)
         recall = {c: float((validated[positive[:, c]] == c).mean()) for c in np.flatnonzero(n).tolist()}
         best = sorted(recall, key=lambda c: (-recall[c], -int(n[c]), c))[:3]
@@ -233,16 +238,16 @@ def _conflict(predicted: Ints, scores: Scores) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def spoken(property_: Property, positive: Bools, c: int) -> str:
+def spoken(property_: Property, positive: csr_array, c: int) -> str:
     """What a class has of a property, in words and numbers. positive: [N, C]"""
-    inside = positive[:, c]
+    inside = positive[:, [c]].toarray()[:, 0]
     if property_.texts:
         texts = Counter(text for text, of in zip(property_.texts, inside, strict=True) if of)
         commonest = max(sorted(texts), key=lambda text: texts[text])
         return f"{commonest or 'nothing'} in {texts[commonest]:,} of {texts.total():,} recordings"
     columns = property_.columns
     # The column in which the classes lie farthest apart.
-    row, labels = np.nonzero(positive)  # a recording once for each of its classes
+    row, labels = positive.nonzero()  # a recording once for each of its classes
     spread = [_between(columns[row, k], labels) for k in range(columns.shape[1])]
     k = int(np.argmax(spread))
     known = columns[inside, k][columns[inside, k] != NO_VALUE]
@@ -281,23 +286,24 @@ def _cross_validated(columns: npt.NDArray[np.float64], task: _Task) -> Ints:
     found = np.zeros(len(task.validated), np.int64)
     for k in range(_FOLDS):
         held = fold == k
-        found[held] = _predict(columns, task.positive, task.validated[~held], task.validated[held], task.seed)
+        found[held] = _predict(columns, task, task.validated[~held], task.validated[held])
     return found
 
 
-def _predict(columns: npt.NDArray[np.float64], positive: Bools, learn: Ints, evaluated: Ints, seed: int) -> Ints:
+def _predict(columns: npt.NDArray[np.float64], task: _Task, learn: Ints, evaluated: Ints) -> Ints:
     """Classes that a forest, trained on some recordings, predicts for others: one each. [n]"""
     from sklearn.ensemble import ExtraTreesClassifier
 
-    present = np.flatnonzero(positive[learn].any(axis=0))
+    positive = task.classes(learn)
+    present = np.flatnonzero(positive.any(axis=0))
     n_classes = present.size
     leaves = _LEAF_VALUES // n_classes if n_classes > _MANY_CLASSES else None
-    forest = ExtraTreesClassifier(_TREES, max_leaf_nodes=leaves, random_state=seed)
-    if (positive.sum(axis=1) == 1).all():
-        forest.fit(columns[learn], positive[learn].argmax(axis=1))
+    forest = ExtraTreesClassifier(_TREES, max_leaf_nodes=leaves, random_state=task.seed)
+    if (task.positive.sum(axis=1) == 1).all():
+        forest.fit(columns[learn], positive.argmax(axis=1))
         return np.asarray(forest.predict(columns[evaluated]), np.int64)
-    if present.size < 2 or positive[learn][:, present].all(axis=0).any():  # a class that all have is always right
-        return np.full(len(evaluated), positive[learn].sum(axis=0).argmax(), np.int64)
-    forest.fit(columns[learn], positive[learn][:, present])
+    if present.size < 2 or positive[:, present].all(axis=0).any():  # a class that all have is always right
+        return np.full(len(evaluated), positive.sum(axis=0).argmax(), np.int64)
+    forest.fit(columns[learn], positive[:, present])
     found = np.stack([of_class[:, 1] for of_class in forest.predict_proba(columns[evaluated])], axis=1)
     return np.asarray(present[found.argmax(axis=1)], np.int64)

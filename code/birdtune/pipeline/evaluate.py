@@ -272,7 +272,7 @@ def _ood_statistics(job: Job, classifier: Classifier, backbone_kept: bool) -> Oo
     if job.config.ood.target_recall >= 1:
         return None
     part = job.dataset.part("train")
-    positive = job.dataset.targets(part).of_recordings()[0] > 0
+    positive = job.dataset.targets(part).positive()
     targets, _ = centre_targets(positive)
     windows = job.windows(part)
     numbers = chosen_windows(windows, targets)
@@ -297,10 +297,10 @@ def _what_ood_rests_on(job: Job) -> dict[str, Any]:
         recordings with others; `with_times`: whether labels have times, which whole recordings say nothing of.
     """
     labels = job.dataset.targets(job.dataset.part("train"))
-    positive = labels.of_recordings()[0] > 0
+    positive = labels.positive()
     targets, of_several = centre_targets(positive)
     row = {
-        "left_out": int((positive.any(axis=1) & ~targets.any(axis=1)).sum()),
+        "left_out": int(((positive.sum(axis=1) > 0) & (targets.sum(axis=1) == 0)).sum()),
         "of_several": [name for name, mixed in zip(job.dataset.classes, of_several, strict=True) if mixed],
         "with_times": labels.have_times,
     }

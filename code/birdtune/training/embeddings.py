@@ -53,7 +53,7 @@ class Embedded:
     @cached_property
     def positive(self) -> Bools:
         """The classes of each recording. [N, C]"""
-        return np.asarray(self.targets.of_recordings()[0] > 0)
+        return np.asarray(self.targets.positive().toarray())
 
     @cached_property
     def known(self) -> Bools:
@@ -303,7 +303,7 @@ def listed(few: Mapping[str, int]) -> str:
 
 def classes_of(dataset: Dataset, part: Sequence[Recording]) -> Bools:
     """The classes that each recording holds anywhere. [N, C]"""
-    return np.asarray(dataset.targets(part).of_recordings()[0] > 0)
+    return np.asarray(dataset.targets(part).positive().toarray())
 
 
 def require_judges(

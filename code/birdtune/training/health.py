@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from birdtune.data.frames import FrameStore
 
@@ -20,7 +21,7 @@ _SAMPLES = 4096
 
 
 def class_inputs(
-    store: FrameStore, classes: Sequence[str], contents: Sequence[str], positive: npt.NDArray[np.bool_]
+    store: FrameStore, classes: Sequence[str], contents: Sequence[str], positive: csr_array
 ) -> list[dict[str, Any]]:
     """Whether the recordings of each class hold anything, from a look at some of them.
 
@@ -32,8 +33,9 @@ def class_inputs(
         does anything change), and how many `distinct` sounds all of the class's recordings are.
     """
     rows = []
-    for column, name in enumerate(classes):
-        inside = [contents[number] for number in np.flatnonzero(positive[:, column]).tolist()]
+    by_class = positive.tocsc()
+    for name, numbers in zip(classes, np.split(by_class.indices, by_class.indptr[1:-1]), strict=True):
+        inside = [contents[number] for number in numbers.tolist()]
         looked_at = [inside[place] for place in _spread(len(inside), _RECORDINGS_A_CLASS)]
         sums = {(store.entry(content).crc, store.entry(content).n_rows) for content in inside}
         silent = sum(_is_still(store, content) for content in looked_at)

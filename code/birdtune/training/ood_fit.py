@@ -5,10 +5,10 @@
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from birdtune.data.batches import Source, Windows
 from birdtune.evaluation.ood import OodModel, OodStatistics, Pooler, Take
@@ -16,7 +16,6 @@ from birdtune.runtime.signals import Interrupts
 from birdtune.training.scoring import Scorer
 
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 # Means and a covariance become no better by more windows than these, nor a recording's mean by more of its own.
 MOST_WINDOWS = 50_000
@@ -48,7 +47,7 @@ def watched(
     return score
 
 
-def chosen_windows(windows: Windows, positive: Bools, most: int = MOST_WINDOWS, of_one: int = MOST_OF_ONE) -> Ints:
+def chosen_windows(windows: Windows, positive: csr_array, most: int = MOST_WINDOWS, of_one: int = MOST_OF_ONE) -> Ints:
     """Windows to look at: whole recordings, of all classes in turn, until there are enough windows; ascending.
 
     Args:
@@ -57,14 +56,13 @@ def chosen_windows(windows: Windows, positive: Bools, most: int = MOST_WINDOWS, 
         of_one: of a recording with more windows, so many, evenly taken.
     """
     counts = np.minimum(windows.per_recording, of_one)
-    never = len(windows)
-    turn = np.full(positive.shape, never, np.int64)  # how many of the class come before it
-    for column in range(positive.shape[1]):
-        mine = np.flatnonzero(positive[:, column])
-        # By content, so that whatever the names sort by is mixed.
-        turn[sorted(mine, key=lambda k: windows.contents[k]), column] = np.arange(mine.size)
-    order = np.lexsort((turn.argmin(axis=1), turn.min(axis=1)))
-    order = order[: np.count_nonzero(positive.any(axis=1))]
+    # By content, so that whatever the names sort by is mixed.
+    by_content = np.array(sorted(range(len(windows.contents)), key=lambda k: windows.contents[k]), np.int64)
+    own = positive[by_content].tocsc()  # of each class, its recordings in this order
+    column = np.repeat(np.arange(own.shape[1]), np.diff(own.indptr))
+    turn = np.arange(own.nnz) - own.indptr[column]  # how many of the class come before it
+    in_turn = by_content[own.indices[np.lexsort((column, turn))]]
+    order = in_turn[np.sort(np.unique(in_turn, return_index=True)[1])]  # each at its first turn
     enough = order[np.cumsum(counts[order]) - counts[order] < most]
     first = np.cumsum(windows.per_recording) - windows.per_recording
     return np.concatenate(
@@ -78,7 +76,7 @@ def chosen_windows(windows: Windows, positive: Bools, most: int = MOST_WINDOWS, 
 def fit_ood(
     scorer: Scorer,
     windows: Windows,
-    targets: npt.NDArray[Any],
+    targets: csr_array,
     numbers: Ints,
     batch_size: int,
     interrupts: Interrupts,
@@ -99,7 +97,7 @@ def fit_ood(
     """
     statistics = OodStatistics(targets.shape[1])
     score = watched(
-        scorer, windows, lambda found, pooled: statistics.add(targets[found], pooled), numbers, source=source
+        scorer, windows, lambda found, pooled: statistics.add(targets[found].toarray(), pooled), numbers, source=source
     )
     for part in _parts(numbers, batch_size):
         interrupts.check()

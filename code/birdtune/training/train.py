@@ -190,7 +190,7 @@ def _history(job: Job, examples: Examples, step: StepSettings) -> dict[str, Any]
     config, part = job.config, job.dataset.part("train")
     taught = np.setdiff1d(np.arange(len(job.dataset.classes)), step.untaught)
     contents = [recording.content for recording in part]
-    positive = job.dataset.targets(part).of_recordings()[0] > 0
+    positive = job.dataset.targets(part).positive()
     sums = sampling.totals(examples, config.train, step.class_weights)
     return {
         "best_epoch": None,
