@@ -71,19 +71,20 @@ def command(weights: str, path: str) -> tuple[Callable[[], None], Callable[[], i
     """`predict --format csv` with the model loaded before; the value of a turn is the number of windows."""
     from birdtune.config import Config
     from birdtune.pipeline import detect
-    from birdtune.pipeline.predict import scorer_in
+    from birdtune.pipeline import predict as prediction
+    from birdtune.pipeline.detection_model import Asked
     from birdtune.runtime.log import Journal
     from birdtune.runtime.signals import Interrupts
     from birdtune.serving.detection_ledger import NAME
     from birdtune.training import devices
 
     devices.prepare_devices()
-    model = scorer_in(Path(weights))
+    model = prediction.scorer_in(Path(weights))
     out = Path(path).with_suffix("")
-    asked = detect.Asked([Path(path)], out, "csv", Path(weights), species_list=None)
+    asked = Asked([Path(path)], out, "csv", Path(weights), species_list=None)
 
     def turn() -> int:
-        with mock.patch.object(detect, "scorer_in", lambda place: model):
+        with mock.patch.object(prediction, "scorer_in", lambda place: model):
             detect.detect(Config(), asked, Journal(quiet=True), Interrupts())
         rows = map(json.loads, (out / NAME).read_text("utf-8").splitlines())
         return sum(row["windows"] for row in rows)

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tracemalloc
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from birdtune.pipeline.species_list import classes_on
 from birdtune.reporting import detection_summary
 from birdtune.serving import inference
 from birdtune.serving.detect import Call, Detected, WithPublished, detect_recordings
-from birdtune.serving.detection_ledger import NAME, Entry, Ledger
+from birdtune.serving.detection_ledger import NAME, Described, Entry, Ledger, described, newest
 from birdtune.serving.detection_tables import (
     BIRDNET,
     COLUMNS,
@@ -282,6 +283,25 @@ def test_a_line_that_was_cut_short_is_not_there_and_the_next_one_is(tmp_path: Pa
     ledger.add(entry(paths[1], ledger, "b.wav"))
     ledger.close()
     assert (tmp_path / NAME).read_bytes() == content
+
+
+def test_what_tables_need_of_a_model_is_kept_for_those_who_ask_the_same(tmp_path: Path) -> None:
+    assert described(tmp_path, "asked") is None
+    model = Described("model", 3, BAND_HZ, 0.96)
+    ledger = Ledger(tmp_path, "model")
+    ledger.describe("asked", model)
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"sound")
+    ledger.add(entry(path, ledger, "a"))
+    ledger.describe("other", replace(model, made_by="other"))
+    ledger.close()
+    again = Ledger(tmp_path, "model")
+    assert again.find(path) is not None
+    again.close()
+    assert described(tmp_path, "asked") == model and described(tmp_path, "other") != model
+    assert described(tmp_path, "") is None and [one.name for one in newest(tmp_path)] == [str(path)]
+    (tmp_path / NAME).write_text('{"asked": "asked", "n_classes": 3}\n{"asked"')
+    assert described(tmp_path, "asked") is None
 
 
 # ---- the summary ------------------------------------------------------------------------------------

@@ -496,7 +496,8 @@ def test_predictions_of_the_exported_model(data: Path, done: Path, tmp_path: Pat
 def test_detections_are_written_as_tables_and_a_second_command_goes_on_where_the_first_was(
     data: Path, done: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    from birdtune.pipeline import detect
+    from birdtune.pipeline import detect, detection_model
+    from birdtune.pipeline.detection_model import Asked
 
     parts = [np.zeros(16_000), soundfile.read(data / "Bubo_bubo/Bubo_bubo-4001_0.wav")[0], np.zeros(16_000)]
     night = tmp_path / "in/20240517_043000.wav"
@@ -507,7 +508,7 @@ def test_detections_are_written_as_tables_and_a_second_command_goes_on_where_the
     chosen = settings(data, done)
 
     def run(kind: str, *names: str, **more: Any) -> str:
-        asked = detect.Asked([tmp_path / name for name in names or ("in",)], out, kind, None, more.pop("species", None))
+        asked = Asked([tmp_path / name for name in names or ("in",)], out, kind, None, more.pop("species", None))
         wanted = chosen.model_copy(update={"detect": chosen.detect.model_copy(update={"unknown": True, **more})})
         assert detect.detect(wanted, asked, Journal(), Interrupts()) == 0
         return capsys.readouterr().out
@@ -535,6 +536,19 @@ def test_detections_are_written_as_tables_and_a_second_command_goes_on_where_the
     assert {row["class"] for row in read_csv(out / "20240517_043000.birdtune.csv")} <= {"Corvus_corax"}
     with pytest.raises(InputError, match="None of the files"):
         run("csv", "in/text.wav")
+    # Where all is known, the model is not opened; what is not there needs none either.
+    wanted = read_csv(out / "20240517_043000.birdtune.csv")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(detection_model, "load_tensorflow", None)
+        names = ("in/20240517_043000.wav", "in/new.wav", "in/gone.wav")
+        said = run("raven", *names, on=0.01, species=tmp_path / "list.txt")
+        assert "2 were scored before; 1 not used" in said and ", 3 classes" in said
+        _, *lines = (out / "20240517_043000.birdtune.selections.txt").read_text().splitlines()
+        assert [line.split("\t")[3] for line in lines] == [f"{float(row['start_s']):.3f}" for row in wanted]
+        assert {tuple(line.split("\t")[5:7]) for line in lines} == {("125", "7500")}
+        (tmp_path / "list.txt").write_text("Apus apus\n")
+        with pytest.raises(TypeError):  # another list is another answer
+            run("raven", *names, on=0.01, species=tmp_path / "list.txt")
     with pytest.raises(SettingsError, match=r"detect\.off 0.9 is above"):
         run("csv", on=0.5, off=0.9)
 

@@ -208,10 +208,10 @@ def _detect(config: Config, options: Options, journal: Journal, interrupts: Inte
         require_pyarrow("--format parquet")
     files = _files(options)
     with alone_in(out, journal), storage_faults(out, verb="used"):
-        load_tensorflow()
         from birdtune.pipeline import detect as detection
+        from birdtune.pipeline.detection_model import Asked
 
-        asked = detection.Asked(
+        asked = Asked(
             files, out, options.format, options.model, options.species_list, options.classes,
             options.published_threshold, options.shard, options.merge,
         )  # fmt: skip

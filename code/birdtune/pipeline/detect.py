@@ -2,62 +2,39 @@
 
     files ─▶ Ledger (what was scored before) ─▶ detect_recordings ─▶ a table each, or one; summary.csv, summary.html
 
-Each recording is kept as soon as it was scored, so that the same command goes on where it was stopped.
-Importing this loads TensorFlow.
+Each recording is kept as soon as it was scored, so that the same command goes on where it was stopped. Tables in
+another format are written from what was kept; the model is opened if a recording is to be scored.
 """
 
 import contextlib
-import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import soundfile
 
-from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.recorded_at import recorded_at
 from birdtune.config import Config
-from birdtune.errors import EXIT_DONE, InputError, SettingsError, naming, shown
-from birdtune.evaluation.decision import BACKGROUND, LEAST, NOMINAL, UNKNOWN_NAME, Thresholds
-from birdtune.evaluation.detections import Rule
+from birdtune.errors import EXIT_DONE, InputError, shown
+from birdtune.evaluation.decision import UNKNOWN_NAME
 from birdtune.pipeline import shards
-from birdtune.pipeline.predict import OWN, newest_exported, published_choice, scorer_in
-from birdtune.pipeline.species_list import classes_on
+from birdtune.pipeline.detection_model import Asked, Model
 from birdtune.reporting import detection_summary
-from birdtune.runtime import fingerprints
-from birdtune.runtime.files import file_sha256, make_folder, value_sha256
+from birdtune.runtime.files import file_sha256, make_folder
 from birdtune.runtime.log import Journal, Progress, duration
 from birdtune.runtime.signals import Interrupts
-from birdtune.runtime.text import count, some
+from birdtune.runtime.text import count
 from birdtune.serving import detection_tables as tables
-from birdtune.serving.detect import PART_WINDOWS, Detected, Sound, WithPublished, detect_recordings
+from birdtune.serving.detect import PART_WINDOWS, Detected, Sound, detect_recordings
 from birdtune.serving.detection_ledger import Entry, Ledger
 from birdtune.serving.detection_tables import Listed
 from birdtune.serving.inference import Channel, Cutter, Unused
-from birdtune.serving.predict import ExportedModel, sounds_in
-from birdtune.serving.rows import PublishedChoice, Scorer
-from birdtune.training import devices
+from birdtune.serving.predict import sounds_in
 
 _MEGABYTE = 1e6
 # Of smaller files nobody waits for the middle.
 _LONG_BYTES = 50e6
-
-
-class Asked(NamedTuple):
-    """What the command line asks for."""
-
-    files: Sequence[Path]
-    out: Path
-    kind: str  # of `detection_tables.ENDINGS`
-    model: Path | None
-    species_list: Path | None
-    classes: str = OWN  # as `predict.predict` has them
-    published_threshold: float | None = None
-    shard: shards.Shard | None = None
-    merges: bool = False  # take over what shards have scored into their folders below `out`
 
 
 @dataclass
@@ -77,23 +54,19 @@ class _Counts:
 
 def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupts) -> int:
     """Write the detections in some recordings. Raises as `predict.predict_files`."""
-    devices.prepare_devices()
-    place = asked.model or newest_exported(config)
-    with naming("--model" if asked.model is not None else None):
-        model = scorer_in(place)
-    published = published_choice(model, place, asked.classes, asked.published_threshold, of_windows=True)
-    used = _Used.of(model, published)
-    journal.say(f"predict: {shown(place)}, {len(used.scorer.classes):,} classes")
-    rule = _rule(config, used, asked.species_list, journal)
+    model = Model(config, asked, journal)
+    journal.say(f"predict: {shown(model.place)}, {model.described.n_classes:,} classes")
     sounds = _without_tables(sounds_in(asked.files, config.audio), asked.kind, journal)
     if asked.shard is not None:
         n_all, sounds = len(sounds), asked.shard.part(sounds)
         journal.say(f"  part {asked.shard.number} of {asked.shard.total}: {len(sounds):,} of {n_all:,} recordings")
     usable = [each for each in sounds if not isinstance(each, Unused)]
     places = tables.table_places(usable, asked.out, asked.kind, beside=config.detect.beside)
-    ledger = Ledger(make_folder(asked.out), _made_by(config, used, place, rule), interrupts.check)
+    ledger = Ledger(make_folder(asked.out), model.described.made_by, interrupts.check)
     try:
-        job = _Job(config, asked, used, rule, ledger, places, journal, interrupts)
+        if model.is_open and model.key:
+            ledger.describe(model.key, model.described)
+        job = _Job(config, asked, model, ledger, places, journal, interrupts)
         if asked.merges:
             job.merge()
         done = job.detect(sounds)
@@ -122,77 +95,15 @@ def _without_tables(sounds: Sequence[Sound], kind: str, journal: Journal) -> lis
     return kept
 
 
-class _Used(NamedTuple):
-    """What scores windows, and from which score on a class is detected."""
-
-    scorer: Scorer
-    exported: ExportedModel | None  # None: published weights with a classifier of their own
-    thresholds: Thresholds
-    n_own: int  # classes of the data; those behind them are published ones
-
-    @classmethod
-    def of(cls, model: Scorer, published: PublishedChoice | None) -> "_Used":
-        """A model, with published classes beside its own or in their place; 0.5 where it has no thresholds."""
-        exported, n = model if isinstance(model, ExportedModel) else None, len(model.classes)
-        found = None if exported is None else exported.detection_thresholds or exported.thresholds
-        thresholds = found or Thresholds((LEAST,) * n, (NOMINAL,) * n, "", "")
-        if published is None:
-            return cls(model, exported, thresholds, n)
-        if published.alone:
-            thresholds = Thresholds((math.inf,) * n, (BACKGROUND,) * n, "", "")
-        kept = len(published.classes.labels)
-        values, origins = (published.threshold,) * kept, (NOMINAL,) * kept
-        both = replace(thresholds, values=thresholds.values + values, origins=thresholds.origins + origins)
-        return cls(WithPublished(model, published.classes), exported, both, n)
-
-
-def _rule(config: Config, used: _Used, species_list: Path | None, journal: Journal) -> Rule:
-    """By the model's thresholds, and for the classes on the list."""
-    wanted, thresholds = config.detect, used.thresholds
-    if wanted.on is not None and wanted.off is not None and wanted.off > wanted.on:
-        raise SettingsError(
-            f"--detect.off {wanted.off:g} is above --detect.on {wanted.on:g}: a detection would end before it begins. "
-            "Give a lower one, or leave it out."
-        )
-    rule = Rule.of(
-        thresholds, wanted.on, wanted.off,
-        smooth_windows=wanted.smooth_windows, merge_gap_s=wanted.merge_gap_s, min_s=wanted.min_s,
-    )  # fmt: skip
-    if species_list is None:
-        return rule
-    columns, unknown = classes_on(species_list, used.scorer.classes)
-    background = [column for column in columns if thresholds.origins[column] == BACKGROUND]
-    journal.say(f"  {shown(species_list)}: detections of {len(columns) - len(background):,} of the classes only")
-    if unknown:
-        journal.say(f"  {count(len(unknown), 'name')} on it {'is' if len(unknown) == 1 else 'are'} no class of the "
-                    f"model: {some(unknown)}")  # fmt: skip
-    return rule.only(columns)
-
-
-def _made_by(config: Config, used: _Used, place: Path, rule: Rule) -> str:
-    """Digest of all that decides what is detected."""
-    facts: Any = fingerprints.checkpoint_digest(place) if used.exported is None else used.exported.facts
-    thresholds = [[None if np.isinf(value) else value for value in each.tolist()] for each in (rule.on, rule.off)]
-    hop = _hop_rows(config, used.scorer.front_end)
-    rest = [rule.smooth_windows, rule.merge_gap_s, rule.min_s, hop, config.audio.cache_key]
-    return value_sha256([facts, list(used.scorer.classes), thresholds, rest])
-
-
-def _hop_rows(config: Config, spec: FrontEnd) -> int:
-    return spec.detection_hop if config.detect.hop_s is None else spec.hop(config.detect.hop_s)
-
-
 class _Job:
     """The recordings of one command, on their way to tables."""
 
     def __init__(
-        self, config: Config, asked: Asked, used: _Used, rule: Rule, ledger: Ledger,
-        places: dict[Path | Channel, Path], journal: Journal, interrupts: Interrupts,
+        self, config: Config, asked: Asked, model: Model, ledger: Ledger, places: dict[Path | Channel, Path],
+        journal: Journal, interrupts: Interrupts,
     ) -> None:  # fmt: skip
-        self._config, self._asked, self._used, self._rule = config, asked, used, rule
+        self._config, self._asked, self._model = config, asked, model
         self._ledger, self._places, self._journal, self._interrupts = ledger, places, journal, interrupts
-        spec = used.scorer.front_end
-        self._band_hz = (spec.low_hz, spec.top_hz)
         self._counts = _Counts()
 
     def merge(self) -> None:
@@ -233,15 +144,15 @@ class _Job:
             return None  # scoring says what is wrong with it
 
     def _detected(self, due: Sequence[Sound], meter: "_Meter") -> Iterator[Detected]:
-        config, used, spec = self._config, self._used, self._used.scorer.front_end
-        cutter = Cutter(
-            config.audio, _hop_rows(config, spec), config.audio.max_hours * 3600, spec, part_windows=PART_WINDOWS
-        )
+        if all(isinstance(given, Unused) for given in due):  # no model is needed to say so
+            return iter([Detected(each, each.name, 0.0, 0, (), each) for each in due if isinstance(each, Unused)])
+        audio, model, used = self._config.audio, self._model, self._model.used
+        spec = used.scorer.front_end
+        cutter = Cutter(audio, model.hop_rows, audio.max_hours * 3600, spec, part_windows=PART_WINDOWS)
         ood_score = None if used.exported is None else used.exported.ood_score
         return detect_recordings(
-            due, used.scorer, self._rule, cutter, ood_score=ood_score, n_own=used.n_own,
-            batch_size=devices.windows_at_once(config.evaluate.batch_size, spec), check=self._interrupts.check,
-            reached=meter.reached,
+            due, used.scorer, model.rule, cutter, ood_score=ood_score, n_own=used.n_own, batch_size=model.batch_size,
+            check=self._interrupts.check, reached=meter.reached,
         )  # fmt: skip
 
     def _entry(self, found: Detected) -> Entry | None:
@@ -280,7 +191,7 @@ class _Job:
         if not self._config.detect.one_table and self._asked.shard is None:
             place = self._places[given]
             make_folder(place.parent)
-            tables.write_table(place, self._asked.kind, [listed], self._band_hz)
+            tables.write_table(place, self._asked.kind, [listed], self._model.described.band_hz)
         return entry.sha256, entry.channel
 
     def _listed(self, given: Path | Channel, entry: Entry) -> Listed:
@@ -299,9 +210,9 @@ class _Job:
         out = self._asked.out
         if self._config.detect.one_table:
             place = out / tables.ENDINGS[self._asked.kind][1]
-            tables.write_table(place, self._asked.kind, recordings(), self._band_hz)
+            tables.write_table(place, self._asked.kind, recordings(), self._model.described.band_hz)
         by_name = {given.name if isinstance(given, Channel) else shown(given): given for given in keys}
-        detection_summary.write(out, recordings(), by_name, self._used.scorer.front_end.window_s)
+        detection_summary.write(out, recordings(), by_name, self._model.described.window_s)
 
     def report(self) -> None:
         """One line of what came of it, and where it lies."""

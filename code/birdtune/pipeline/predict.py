@@ -31,7 +31,7 @@ from birdtune.models.layer_backbone import LayerBackbone
 from birdtune.pipeline import messages
 from birdtune.runtime.files import try_to_write, value_sha256
 from birdtune.runtime.log import Journal
-from birdtune.runtime.runs import newest_trained, versions
+from birdtune.runtime.runs import newest_exported, newest_trained
 from birdtune.runtime.signals import Interrupts
 from birdtune.serving.predict import LONG, ExportedModel, Outcome, embed_files, open_model, predict_files
 from birdtune.serving.rows import PublishedChoice, Scorer
@@ -41,7 +41,7 @@ from birdtune.training.first_weights import build_classifier
 from birdtune.training.job import REFIT_NAME
 
 Embed = Callable[[npt.NDArray[np.float32]], Any]
-# What rows of predictions are about.
+# What rows of predictions are about, beside "both".
 OWN, PUBLISHED = "own", "published"
 # Of a data set so many windows are embedded before they are written; a longer recording is embedded as a whole.
 _AT_ONCE = 2048
@@ -293,18 +293,6 @@ def _report(outcome: Outcome, out: Path, journal: Journal) -> int:
     if not outcome.files + outcome.silent:
         raise InputError("None of the files could be used; the reasons stand above.")
     return EXIT_DONE
-
-
-def newest_exported(config: Config) -> Path:
-    """The newest model of the output folder. Raises InputError: there is none."""
-    for version in reversed(versions(config.output)):
-        folder = config.output / "model" / config.export.name / str(version)
-        if (folder / "model.json").exists():
-            return folder
-    raise InputError(
-        f"{shown(config.output)}: there is no exported model in this output folder. Run `./entrypoint.sh run` first, "
-        "give another --output, or name a model's folder with --model (e.g. output/model/birdtune/1)."
-    )
 
 
 def scorer_in(place: Path) -> Scorer:

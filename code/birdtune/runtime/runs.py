@@ -358,6 +358,18 @@ def newest_trained(output: Path) -> tuple[int, dict[str, Any]]:
     )
 
 
+def newest_exported(config: Config) -> Path:
+    """The newest model of the output folder. Raises InputError: there is none."""
+    for version in reversed(versions(config.output)):
+        folder = config.output / "model" / config.export.name / str(version)
+        if (folder / "model.json").exists():
+            return folder
+    raise InputError(
+        f"{shown(config.output)}: there is no exported model in this output folder. Run `./entrypoint.sh run` first, "
+        "give another --output, or name a model's folder with --model (e.g. output/model/birdtune/1)."
+    )
+
+
 def _package_versions() -> Mapping[str, str]:
     found = {}
     for name in _PACKAGES:

@@ -1,11 +1,12 @@
 """Which recordings have been scored, and what was detected in them: what a stopped run goes on with.
 
-    OUT/detections.jsonl   one line a recording, appended once all of it was scored
+    OUT/detections.jsonl   one line a recording, appended once all of it was scored; and one of the model
 
 A recording is recognised by its content, whatever it is called now; that of a file of unchanged place, size and time
 is taken to be what it was. Only where each line begins is in memory.
 """
 
+import contextlib
 import json
 import os
 from collections import defaultdict
@@ -21,6 +22,8 @@ from birdtune.serving.detect import Call
 from birdtune.serving.inference import Channel
 
 NAME = "detections.jsonl"
+# First key of a line that is of no recording, but of the model.
+_ASKED = "asked"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,22 @@ class Entry:
         when = row["recorded_at"]
         calls = tuple(Call(**call) for call in row["calls"])
         return cls(**{**row, "recorded_at": None if when is None else datetime.fromisoformat(when), "calls": calls})
+
+
+@dataclass(frozen=True)
+class Described:
+    """What tables need to know of a model, so that it need not be opened where all recordings were scored before."""
+
+    made_by: str  # digest of model and settings
+    n_classes: int
+    band_hz: tuple[float, float]  # lowest and highest frequency that it hears
+    window_s: float
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Described":
+        """What `Ledger.describe` wrote. Raises LookupError, TypeError or ValueError if it did not."""
+        low_hz, high_hz = map(float, row["band_hz"])
+        return cls(str(row["made_by"]), int(row["n_classes"]), (low_hz, high_hz), float(row["window_s"]))
 
 
 class Ledger:
@@ -112,6 +131,13 @@ class Ledger:
             os.fsync(self._file.fileno())
         self._note(entry, at)
 
+    def describe(self, asked: str, model: Described) -> None:
+        """Keep what is to be known of the model, for `described`. Raises as `storage_faults`."""
+        with storage_faults(self.path):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(json.dumps({_ASKED: asked, **asdict(model)}).encode() + b"\n")
+            self._file.flush()
+
     def absorb(self, folder: Path) -> None:
         """Add what was scored into another folder with the same model and settings. Raises as `storage_faults`."""
         with storage_faults(folder / NAME, verb="read"), (folder / NAME).open("rb") as file:
@@ -135,6 +161,23 @@ class Ledger:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def described(folder: Path, asked: str) -> Described | None:
+    """The model that was opened when the same was asked for before; None: none was, or nobody knows.
+
+    Raises: as `storage_faults`.
+    """
+    path, found = folder / NAME, None
+    if not path.is_file():
+        return None
+    with storage_faults(path, verb="read"), path.open("rb") as file:
+        for line in file:
+            if line.startswith(f'{{"{_ASKED}"'.encode()):
+                with contextlib.suppress(ValueError, LookupError, TypeError):
+                    row = json.loads(line)
+                    found = Described.of(row) if row[_ASKED] == asked else found
+    return found
 
 
 def durations(folder: Path) -> dict[str, float]:
