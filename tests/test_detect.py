@@ -22,7 +22,7 @@ from birdtune.errors import InputError
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.detections import Rule
 from birdtune.pipeline.species_list import classes_on
-from birdtune.reporting import detection_summary
+from birdtune.reporting import detection_summary, listening
 from birdtune.serving import inference
 from birdtune.serving.detect import Call, Detected, WithPublished, detect_recordings
 from birdtune.serving.detection_ledger import NAME, Described, Entry, Ledger, described, newest
@@ -164,7 +164,7 @@ CALLS = (
     Call(1.5, 4.5, "Turdus merula_Common Blackbird", 0.93, "Turdus merula_Common Blackbird", 0.4, 2.0),
     Call(61.0, 64.0, "=cmd|' /C calc'!A0", 0.8, "unknown", None, 61.0),
 )
-DAWN = datetime(2024, 5, 17, 4, 30)
+DAWN, LATER = datetime(2024, 5, 17, 4, 30), datetime(2024, 5, 17, 5, 10)
 FIRST = Listed("in/a.wav", "a.wav", 1, 120.0, DAWN, CALLS)
 SECOND = Listed("in/b\t.wav", "b\t.wav", 2, 60.0, None, CALLS[:1])
 
@@ -287,7 +287,7 @@ def test_a_line_that_was_cut_short_is_not_there_and_the_next_one_is(tmp_path: Pa
 
 def test_what_tables_need_of_a_model_is_kept_for_those_who_ask_the_same(tmp_path: Path) -> None:
     assert described(tmp_path, "asked") is None
-    model = Described("model", 3, BAND_HZ, 0.96)
+    model = Described("model", 3, BAND_HZ)
     ledger = Ledger(tmp_path, "model")
     ledger.describe("asked", model)
     path = tmp_path / "a.wav"
@@ -313,12 +313,12 @@ def test_the_summary_counts_by_hour_of_the_clock_and_knows_how_much_was_recorded
     path = write_sound(tmp_path / "a.wav", (4, 0.1))
     night = Listed("a.wav", "a.wav", 1, 5400.0, DAWN, calls)
     undated = Listed("u.wav", "u.wav", 1, 60.0, None, calls[:1])
-    detection_summary.write(tmp_path, [night, undated], {"a.wav": path, "u.wav": tmp_path / "gone.wav"}, 0.96)
+    detection_summary.write(tmp_path, [night, undated], {"a.wav": path, "u.wav": tmp_path / "gone.wav"})
     with (tmp_path / "summary.csv").open(newline="") as file:
         rows = [tuple(row.values()) for row in csv.DictReader(file)]
     assert rows == [
-        (name, "", "", "1", "1.0", "60.0"), (name, "2024-05-17", "4", "2", "30.0", "4.0"),
-        (name, "2024-05-17", "5", "1", "60.0", "1.0"),
+        (name, "2024-05-17", "4", "2", "30.0", "4.0"), (name, "2024-05-17", "5", "1", "60.0", "1.0"),
+        (name, "undated", "", "1", "1.0", ""),
     ]  # fmt: skip
     page = (tmp_path / "summary.html").read_text()
     assert "2024-05-17, 04 to 05 h: 2 detections in 30 min recorded" in page
@@ -331,11 +331,48 @@ def test_the_summary_counts_by_hour_of_the_clock_and_knows_how_much_was_recorded
 def test_of_less_than_an_hour_detections_and_minutes_are_said_and_no_number_an_hour(tmp_path: Path) -> None:
     calls = tuple(Call(at, at + 1, "a", 0.9, "a", None, at) for at in range(0, 120, 10))
     short = Listed("a.wav", "a.wav", 1, 240.0, DAWN, calls)
-    detection_summary.write(tmp_path, [short], {"a.wav": tmp_path / "gone.wav"}, 0.96)
+    detection_summary.write(tmp_path, [short], {"a.wav": tmp_path / "gone.wav"})
     page = (tmp_path / "summary.html").read_text()
     assert "12 detections in 4.0 minutes." in page and "4.0 minutes were scored. That is too little" in page
     assert "180" not in re.sub(r"<(style|script)>.*?</\1>|<svg.*?</svg>", "", page, flags=re.DOTALL)
     assert ">an hour<" not in page
+
+
+def test_of_minutes_of_an_hour_there_is_no_number_an_hour_nor_the_darkest_cell(tmp_path: Path) -> None:
+    calls = (Call(0, 1, "a", 0.9, "a", None, 0),)
+    recordings = [Listed("s.wav", "s.wav", 1, 3.0, DAWN, calls), Listed("l.wav", "l.wav", 1, 300.0, LATER, calls * 2)]
+    detection_summary.write(tmp_path, recordings, {"s.wav": tmp_path / "gone.wav", "l.wav": tmp_path / "gone.wav"})
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        rows = [tuple(row.values())[2:] for row in csv.DictReader(file)]
+    assert rows == [("4", "1", "0.05", ""), ("5", "2", "5.0", "24.0")]
+    cells = re.findall(r"<title>.*?, (\d\d) to .*?fill-opacity=\"(.*?)\"", (tmp_path / "summary.html").read_text())
+    assert dict(cells) == {"04": "0.57", "05": "1.00"}
+
+
+def test_days_have_their_year_and_the_second_one_of_a_night_its_name(tmp_path: Path) -> None:
+    calls = (Call(0, 1, "a", 0.9, "a", None, 0),)
+
+    def days(*began: datetime) -> list[str]:
+        summary = detection_summary.Summary()
+        for time in began:
+            summary.add(Listed("a.wav", "a.wav", 1, 7200.0, time, calls))
+        text = re.sub(r"<title>.*?</title>", "", str(detection_summary.heat_map(summary, "a")))
+        return re.findall(r'<text x="\d+" y="3\d\d">(.*?)</text>', text)
+
+    assert days(datetime(2024, 5, 17, 23)) == ["05-17", "2024", "05-18"]
+    assert days(datetime(2024, 12, 31, 23)) == ["12-31", "2024", "01-01", "2025"]
+    many = days(datetime(2023, 7, 1), datetime(2024, 6, 30))
+    assert many[:2] == ["07-01", "2023"] and many.count("2024") == 1 and 20 < len(many) < 40
+
+
+def test_the_frame_of_an_example_is_that_of_the_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_sound(tmp_path / "a.wav", (30, 0.1))
+    framed = []
+    drawn = listening.figures.spectrogram
+    monkeypatch.setattr(listening.figures, "spectrogram", lambda *given: (framed.append(given[3]), drawn(*given))[1])
+    calls = (Call(10.0, 13.5, "a", 0.9, "a", None, 12.0), Call(2.0, 20.0, "b", 0.8, "b", None, 9.0))
+    detection_summary.write(tmp_path, [Listed("a.wav", "a.wav", 1, 30.0, None, calls)], {"a.wav": path})
+    assert framed == [(10.0, 13.5), (9.0, 15.0)]
 
 
 def test_the_best_detections_can_be_listened_to_each_of_another_recording(tmp_path: Path) -> None:
@@ -346,13 +383,13 @@ def test_the_best_detections_can_be_listened_to_each_of_another_recording(tmp_pa
         )
         for k in range(1, 6)
     ]  # fmt: skip
-    summary = detection_summary.write(tmp_path, recordings, {f"{k}.wav": path for k in range(6)}, 0.96)
+    summary = detection_summary.write(tmp_path, recordings, {f"{k}.wav": path for k in range(6)})
     assert [name for _, name, _ in summary.best["a"]] == ["5.wav", "4.wav", "3.wav"]
     assert (tmp_path / "summary.html").read_text().count("<audio controls") == 3
 
 
 def test_without_any_detection_there_is_a_page_that_says_so(tmp_path: Path) -> None:
-    detection_summary.write(tmp_path, [Listed("a", "a", 1, 60.0, DAWN, ())], {}, 0.96)
+    detection_summary.write(tmp_path, [Listed("a", "a", 1, 60.0, DAWN, ())], {})
     assert "0 detections of 0 classes in 1 recording" in (tmp_path / "summary.html").read_text()
 
 

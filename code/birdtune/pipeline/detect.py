@@ -212,7 +212,7 @@ class _Job:
             place = out / tables.ENDINGS[self._asked.kind][1]
             tables.write_table(place, self._asked.kind, recordings(), self._model.described.band_hz)
         by_name = {given.name if isinstance(given, Channel) else shown(given): given for given in keys}
-        detection_summary.write(out, recordings(), by_name, self._model.described.window_s)
+        detection_summary.write(out, recordings(), by_name)
 
     def report(self) -> None:
         """One line of what came of it, and where it lies."""

@@ -97,7 +97,7 @@ class Model:
             return kept
         spec = self.used.scorer.front_end
         made_by = _made_by(self.config, self.used, self.place, self.rule)
-        return Described(made_by, len(self.used.scorer.classes), (spec.low_hz, spec.top_hz), spec.window_s)
+        return Described(made_by, len(self.used.scorer.classes), (spec.low_hz, spec.top_hz))
 
     @property
     def is_open(self) -> bool:

@@ -35,8 +35,11 @@ COLUMNS: Final = ("class", "date", "hour", "detections", "recorded_min", "detect
 _EXAMPLES, _MOST_CLASSES = 3, 40
 # Of less, a number an hour would be of calls that nobody recorded.
 _LEAST_FOR_A_RATE_S = 3600.0
-# Pixels: a heat map is at most so wide, as long as cells can be narrower.
-_WIDE, _CELL, _NARROWEST = 1000, 28, 3
+# The same of one hour of one day: recorders that are on for a minute each ten, or five each hour, have as much.
+_LEAST_OF_AN_HOUR_S = 300.0
+UNDATED = "undated"  # in place of a date
+# Pixels: a heat map is at most so wide, as long as cells can be narrower; a day is named where there is room.
+_WIDE, _CELL, _NARROWEST, _DAY_NAME = 1000, 34, 3, 34
 
 Hour = tuple[str, int]  # date, hour of the day
 
@@ -87,13 +90,16 @@ class Summary:
         return sum(n for (each, _), n in self.detections.items() if each == name)
 
     def rows(self) -> Iterator[dict[str, object]]:
-        """Of summary.csv: every class in every hour that was recorded, those without a detection, too."""
-        hours = sorted(self.recorded_s, key=lambda hour: hour or ("", -1))
+        """Of summary.csv: every class in every hour that was recorded, those without a detection, too.
+
+        Where hardly anything was recorded of an hour, there is no number an hour.
+        """
+        hours = sorted(self.recorded_s, key=lambda hour: hour or ("~", 0))  # what has no date comes last
         for name in sorted(self.classes):
             for hour in hours:
                 n, seconds = self.detections[name, hour], self.recorded_s[hour]
-                rate = round(n / seconds * 3600, 2) if seconds else ""
-                date, of_day = hour or ("", "")
+                rate = round(n / seconds * 3600, 2) if seconds >= _LEAST_OF_AN_HOUR_S else ""
+                date, of_day = hour or (UNDATED, "")
                 yield dict(zip(COLUMNS, (name, date, of_day, n, round(seconds / 60, 2), rate), strict=True))
 
 
@@ -114,14 +120,11 @@ def _hours(began: datetime | None, duration_s: float) -> Iterator[tuple[Hour | N
         left_s, at = left_s - part_s, following
 
 
-def write(
-    folder: Path, recordings: Iterable[Listed], by_name: Mapping[str, Path | Channel], window_s: float
-) -> Summary:
+def write(folder: Path, recordings: Iterable[Listed], by_name: Mapping[str, Path | Channel]) -> Summary:
     """Write both files, each whole or not at all.
 
     Args:
         by_name: where the recordings can be listened to.
-        window_s: of the model.
 
     Raises: as `files.storage_faults`.
     """
@@ -138,7 +141,7 @@ def write(
         "recorded": _length(sum(summary.recorded_s.values())),
         "has_rates": sum(summary.recorded_s.values()) >= _LEAST_FOR_A_RATE_S,
         "dated": any(hour is not None for hour in summary.recorded_s),
-        "classes": [_section(summary, name, by_name, window_s, number) for number, name in enumerate(names)],
+        "classes": [_section(summary, name, by_name, number) for number, name in enumerate(names)],
         "most_classes": _MOST_CLASSES,
         "box": {"left": left, "width": width, "top": round(100 - bottom - height, 1), "height": height},
         "count": count,
@@ -150,13 +153,16 @@ def _length(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} hours" if seconds >= _LEAST_FOR_A_RATE_S else f"{seconds / 60:.1f} minutes"
 
 
-def _section(
-    summary: Summary, name: str, by_name: Mapping[str, Path | Channel], window_s: float, number: int
-) -> dict[str, Any]:
+def _section(summary: Summary, name: str, by_name: Mapping[str, Path | Channel], number: int) -> dict[str, Any]:
     """What the page shows of a class."""
 
     def listen(recording: str, start_s: float, length_s: float) -> Clip | None:
         return listening.from_file(by_name[recording], start_s, length_s)
+
+    def example(recording: str, call: Call) -> dict[str, Any]:
+        start_s, end_s = listening.span_of(call.start_s, call.end_s, call.peak_s)
+        clip = listening.clip(listen, recording, start_s, np.inf, end_s - start_s)
+        return {**clip, "recording": recording, "start_s": call.start_s, "end_s": call.end_s, "score": call.score}
 
     seconds = sum(summary.recorded_s.values())
     examples = summary.best[name] if number < _MOST_CLASSES else []
@@ -165,14 +171,8 @@ def _section(
         "total": summary.total(name),
         "rate": summary.total(name) / seconds * 3600 if seconds >= _LEAST_FOR_A_RATE_S else None,
         "map": heat_map(summary, name),
-        "examples": [
-            {
-                "recording": recording, "start_s": call.start_s, "end_s": call.end_s, "score": call.score,
-                **listening.clip(listen, recording, call.peak_s, np.inf, window_s),
-            }
-            for _, recording, call in examples
-        ],
-    }  # fmt: skip
+        "examples": [example(recording, call) for _, recording, call in examples],
+    }
 
 
 # ---- the heat map -------------------------------------------------------------------------------
@@ -182,10 +182,11 @@ def heat_map(summary: Summary, name: str) -> Markup | None:
     """Detections of a class in an hour of recording: hours of the day upwards, days to the right.
 
     A cell is the darker the more there are; an empty one with a frame was recorded without a detection, and where there
-    is none, nothing was recorded. None where no recording has a date.
+    is none, nothing was recorded. An hour of which hardly anything was recorded counts as if five minutes were, so that
+    one call in some seconds is not the darkest. None where no recording has a date.
     """
     rates = {
-        hour: summary.detections[name, hour] / seconds * 3600
+        hour: summary.detections[name, hour] / max(seconds, _LEAST_OF_AN_HOUR_S) * 3600
         for hour, seconds in summary.recorded_s.items() if hour is not None and seconds > 0
     }  # fmt: skip
     if not rates:
@@ -197,8 +198,8 @@ def heat_map(summary: Summary, name: str) -> Markup | None:
     width = left + max(len(days) * cell, 160) + 8
     buffer = io.StringIO()
     buffer.write(
-        f'<svg role="img" class="heat" width="{width}" height="{top + 24 * height + 20}" '
-        f'viewBox="0 0 {width} {top + 24 * height + 20}" font-size="10" '
+        f'<svg role="img" class="heat" width="{width}" height="{top + 24 * height + 32}" '
+        f'viewBox="0 0 {width} {top + 24 * height + 32}" font-size="10" '
         f'aria-label="Detections of {escape(shown(name))} by day and hour; the figures are in {TABLE_NAME}">'
     )
     for hour in range(0, 25, 6):
@@ -215,8 +216,13 @@ def heat_map(summary: Summary, name: str) -> Markup | None:
             f'<g><title>{said}</title><rect x="{x}" y="{y}" width="{cell}" height="{height}" '
             f'fill-opacity="{deep:.2f}"/></g>'
         )
-    for k in _ticks(len(days), cell):
-        buffer.write(f'<text x="{left + k * cell}" y="{top + 24 * height + 14}">{days[k][5:]}</text>')
+    year = ""
+    for k in range(0, len(days), -(-_DAY_NAME // cell)):
+        x, y = left + k * cell, top + 24 * height + 14
+        buffer.write(f'<text x="{x}" y="{y}">{days[k][5:]}</text>')
+        if days[k][:4] != year:
+            year = days[k][:4]
+            buffer.write(f'<text x="{x}" y="{y + 12}">{year}</text>')
     buffer.write("</svg>")
     return Markup(buffer.getvalue())
 
@@ -228,8 +234,3 @@ def _days(dates: Sequence[str]) -> list[str]:
     if n > 400:
         return list(dates)
     return [(first + timedelta(days=k)).date().isoformat() for k in range(n)]
-
-
-def _ticks(n_days: int, cell: int) -> range:
-    """Days that are named, far enough from each other for their names."""
-    return range(0, n_days, max(1, -(-38 // cell)))

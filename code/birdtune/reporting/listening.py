@@ -69,6 +69,14 @@ def clip(
     }
 
 
+def span_of(start_s: float, end_s: float, peak_s: float) -> tuple[float, float]:
+    """What is played of a detection: all of it, or of a long one as much as a clip has, from its highest score on."""
+    if end_s - start_s <= CLIP_S:
+        return start_s, end_s
+    start_s = min(max(start_s, peak_s), end_s - CLIP_S)
+    return round(start_s, 3), round(start_s + CLIP_S, 3)
+
+
 def from_file(
     given: Path | Channel, start_s: float, seconds: float, *, most_hz: int | None = _CLIP_HZ
 ) -> Clip | None:

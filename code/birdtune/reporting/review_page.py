@@ -17,7 +17,6 @@ from markupsafe import Markup, escape
 import birdtune
 from birdtune.data.annotations import review
 from birdtune.reporting import figures, listening
-from birdtune.reporting.listening import CLIP_S
 from birdtune.reporting.report import write_page
 from birdtune.runtime.text import count
 from birdtune.serving.inference import Channel
@@ -50,10 +49,7 @@ class Doubtful:
     @property
     def span_s(self) -> tuple[float, float]:
         """What is played and decided on: of a long detection the six seconds from its highest score on, or its last."""
-        if self.end_s - self.start_s <= CLIP_S:
-            return self.start_s, self.end_s
-        start_s = min(max(self.start_s, self.peak_s), self.end_s - CLIP_S)
-        return round(start_s, 3), round(start_s + CLIP_S, 3)
+        return listening.span_of(self.start_s, self.end_s, self.peak_s)
 
 
 def shown_clip(one: Doubtful) -> dict[str, Any] | None:

@@ -64,13 +64,12 @@ class Described:
     made_by: str  # digest of model and settings
     n_classes: int
     band_hz: tuple[float, float]  # lowest and highest frequency that it hears
-    window_s: float
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Described":
         """What `Ledger.describe` wrote. Raises LookupError, TypeError or ValueError if it did not."""
         low_hz, high_hz = map(float, row["band_hz"])
-        return cls(str(row["made_by"]), int(row["n_classes"]), (low_hz, high_hz), float(row["window_s"]))
+        return cls(str(row["made_by"]), int(row["n_classes"]), (low_hz, high_hz))
 
 
 class Ledger:
