@@ -13,6 +13,7 @@ from test_label_table import labels_of
 from test_layout import inspect, said
 
 from birdtune.cli import main
+from birdtune.data import annotated
 from birdtune.data.annotations import review
 from birdtune.data.dataset import Dataset
 from birdtune.data.labels import Label
@@ -265,7 +266,15 @@ def test_decisions_become_labels_beside_those_of_the_folders(data: Path) -> None
     assert found.rows == {
         "found": 8, "used": 4, "left_out": {"row-invalid": 2, "row-repeated": 1, "row-without-file": 1},
     }  # fmt: skip
-    assert "8 decisions on detections (3 yes, 3 no, 1 other) in 3 recordings. Of 2 of these" in said(found)
+    assert (
+        "8 decisions on detections (3 yes, 3 no, 1 other class, 1 not understood); 4 used, in 3 recordings. Of 2 of "
+        "these"
+    ) in said(found)
+    assert "Not used: 2 that cannot be read, 1 that repeat another, 1 of recordings that are not found." in said(found)
+    (data / "data/Owl/0.txt").write_text("0\t2\tOwl\n")
+    found = decided(data, rows, annotations=str(data / "data"))
+    table = {line.split()[0]: line.split()[1] for line in annotated.lines(found, None) if line.startswith("  ")}
+    assert table["class"] == "yes/no" and (table["Owl"], table["Tit"]) == ("1/1", "1/2")
     assert 'Folders "site" name no class' in said(found)
 
 

@@ -3,6 +3,7 @@
     Dataset ─▶ lines, for `check`
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,8 @@ class _Planned:
 def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
     """Hours annotated, in all and of each class, and the windows that these labels make of all recordings.
 
+    Where detections were reviewed, in how many of them a class is and is not.
+
     Args:
         hop_s: from one window to the next; None: as the front end says.
     """
@@ -64,7 +67,12 @@ def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
     )
     counts = _Counts.of(dataset, _Planned.of(dataset.recordings, dataset.spec, hop_s))
     width = min(40, max(len(name) for name in dataset.classes) + 2)
+    reviewed = Counter(
+        (label.class_name, label.is_absent)
+        for one in dataset.recordings for label in one.labels if label.is_reviewed
+    )  # fmt: skip
     head = f"{'labels':>8}{'minutes':>9}{'median s':>10}{'windows':>9}{'negatives':>11}{'unknown':>9}"
+    head = f"{'yes/no':>10}{head}" if reviewed else head
     yield f"  {'class':<{width}}{head}"
     for column, name in list(enumerate(dataset.classes))[:_MOST_CLASSES]:
         own = [(one, label) for one, label in spans if label.class_name == name]
@@ -73,7 +81,9 @@ def lines(dataset: Dataset, hop_s: float | None) -> Iterator[str]:
         ) / 60
         lengths = [min(label.end_s, one.facts.duration_s) - label.start_s for one, label in own]
         median = f"{np.median(lengths):.2f}" if lengths else ""
-        row = f"  {name[: width - 2]:<{width}}{len(own):>8,}{minutes:>9.2f}{median:>10}{counts.positive[column]:>9,}"
+        decided = f"{reviewed[name, False]:,}/{reviewed[name, True]:,}"
+        row = f"  {name[: width - 2]:<{width}}" + (f"{decided:>10}" if reviewed else "")
+        row += f"{len(own):>8,}{minutes:>9.2f}{median:>10}{counts.positive[column]:>9,}"
         is_answer = name not in dataset.background
         rest = f"{counts.negative[column]:>11,}{counts.unknown[column]:>9,}" if is_answer else "  never an answer"
         yield row + rest

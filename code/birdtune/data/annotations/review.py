@@ -173,8 +173,8 @@ def add(arranged: Arranged, listing: Listing, config: Config) -> Arranged:
         arranged,
         listing=Listing(files, [*kept, *unnamed, *problems], classes),
         notices=[
-            *arranged.notices, *read_as, *_notices(place, decisions, files, placed), *_new_classes(files, decisions),
-            *_of_folders(site, doubtful),
+            *arranged.notices, *read_as, *_notices(place, decisions, files, placed, left_out),
+            *_new_classes(files, decisions), *_of_folders(site, doubtful),
         ],
         rows=_joined(arranged.rows, RowBooks(len(decisions), dict(left_out), dict(placed))),
     )
@@ -248,16 +248,27 @@ def _joined(first: RowBooks | None, second: RowBooks) -> RowBooks:
 
 
 def _notices(
-    place: Path, decisions: Sequence[Decision], files: Sequence[SoundFile], placed: Mapping[str, int]
-) -> Iterator[str]:
+    place: Path, decisions: Sequence[Decision], files: Sequence[SoundFile], placed: Mapping[str, int],
+    left_out: Mapping[str, int],
+) -> Iterator[str]:  # fmt: skip
     kinds = Counter(one.kind for one in decisions)
     n_alone = sum(bool(file.labels) and all(label.is_reviewed for label in file.labels) for file in files)
-    said = joined([f"{kinds[kind]:,} {kind}" for kind in DECISIONS])
+    said = [f"{kinds[kind]:,} {word}" for kind, word in zip(DECISIONS, ("yes", "no", "other class"), strict=True)]
+    if odd := sum(n for kind, n in kinds.items() if kind not in DECISIONS):
+        said.append(f"{odd:,} not understood")
     alone = f" Of {n_alone:,} of these, which have no other label, nothing else is learnt." if n_alone else ""
+    unused = [f"{n:,} {_UNUSED[reason]}" for reason, n in left_out.items() if n]
     yield (
-        f"{shown(place)}: {count(len(decisions), 'decision')} on detections ({said}) in "
-        f"{count(len(placed), 'recording')}.{alone}"
+        f"{shown(place)}: {count(len(decisions), 'decision')} on detections ({joined(said)}); "
+        f"{sum(placed.values()):,} used, in {count(len(placed), 'recording')}.{alone}"
+        + (f" Not used: {joined(unused)}." if unused else "")
     )
+
+
+_UNUSED = {
+    "row-without-file": "of recordings that are not found", "row-invalid": "that cannot be read",
+    "row-ambiguous": "on a name that several recordings have", "row-repeated": "that repeat another",
+}  # fmt: skip
 
 
 def _new_classes(files: Sequence[SoundFile], decisions: Sequence[Decision]) -> Iterator[str]:
