@@ -175,21 +175,34 @@ press("Enter", typed);
 """
 
 
-def dumped(page: Path, profile: Path) -> str:
+PLACES = """
+const places = [scrollY];
+for (const key of ["y", "n", "ArrowLeft"]) {
+  press(key);
+  const at = document.querySelector(".here").getBoundingClientRect();
+  const top = document.querySelector("nav").getBoundingClientRect().bottom;
+  places.push(at.top > top && at.top < innerHeight / 2, at.bottom < innerHeight);
+}
+document.title = places.join(" ");
+"""
+
+
+def dumped(page: Path, profile: Path, *more: str) -> str:
     """The page as it is after its script ran."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", f"--user-data-dir={profile}"]
+    flags += more
     done = subprocess.run([str(CHROMIUM), *flags, "--dump-dom", page.as_uri()], capture_output=True, check=True)
     return done.stdout.decode()
 
 
-def saved(page: Path, profile: Path, keys: str, other: str) -> tuple[str, Path]:
+def saved(page: Path, profile: Path, keys: str, other: str, *more: str) -> tuple[str, Path]:
     """The page after some keys were pressed, and the table that was saved then."""
-    text = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text("utf-8"))
+    text = re.sub(r"<meta http-equiv=[^>]*>|scroll-behavior: smooth;", "", page.read_text("utf-8"))
     pressed = page.with_name("pressed.html")
     script = f"const OTHER = {json.dumps(other)};{PRESSING}{keys}".replace("</", "<\\/")
     script += 'document.getElementById("save").click();'
     pressed.write_text(text.replace("</body>", f"<script>{script}</script></body>"), "utf-8")
-    dom = dumped(pressed, profile)
+    dom = dumped(pressed, profile, *more)
     found = re.search(r'<pre id="saved">(.*?)</pre>', dom)
     assert found is not None
     table = page.with_name("review.csv")
@@ -209,6 +222,18 @@ def test_in_a_browser_keys_decide_and_the_table_that_is_saved_can_be_read(page: 
         (RECORDING, "8", "14", TIT, "other", OWL),
     ]  # fmt: skip
     assert "3 of 3: 1 yes, 1 no, 1 other, 0 skipped" in dumped(page, tmp_path / "profile")  # the browser kept them
+
+
+@needs_chromium
+@pytest.mark.parametrize(("size", "fits"), [("800,900", "true"), ("800,600", "false")])
+def test_the_page_begins_with_what_to_do_and_then_a_card_is_below_the_bar(
+    page: Path, tmp_path: Path, size: str, fits: str
+) -> None:
+    dom, _ = saved(page, tmp_path / "profile", PLACES, OWL, f"--window-size={size}")
+    found = re.search(r"<title>(.*?)</title>", dom)
+    assert found is not None and found[1] == " ".join(["0", *["true", fits] * 3])
+    names = re.findall(r'<p class="asked"><bdi>(.*?)</bdi>\?</p>', dom)
+    assert [html.unescape(name) for name in names] == [OWL, OWL, TIT]
 
 
 @needs_chromium

@@ -27,11 +27,16 @@ const show = () => {
   document.getElementById("unkept").hidden = kept;
   document.getElementById("save").disabled = tally.yes + tally.no + tally.other === 0;
 };
-const go = to => {
+const bar = document.querySelector("nav");
+const go = (to, scrolls = true) => {
   soundOf(cards[here]).pause();
   here = Math.max(0, Math.min(cards.length - 1, to));
   show();
-  cards[here].scrollIntoView({ block: "center" });
+  if (!scrolls) return;
+  // Below the bar, which stays; from its top on, where a card is higher than what is left of the screen.
+  const card = cards[here], above = bar.offsetHeight + 12;
+  card.style.scrollMarginTop = above + "px";
+  card.scrollIntoView({ block: card.offsetHeight > innerHeight - above ? "start" : "center" });
 };
 const decide = (decision, label) => {
   decisions[here] = [decision, label];
@@ -117,4 +122,6 @@ cards.forEach((card, k) => {
 addEventListener("beforeunload", event => { if (!kept && Object.keys(decisions).length) event.preventDefault(); });
 // Classes that were typed before the page was opened again.
 for (const [decision, label] of Object.values(decisions)) if (decision === "other") listed(label);
-go(Math.max(0, cards.findIndex((_, k) => !decisions[k])));
+// Whoever begins reads first what to do.
+const first = cards.findIndex((_, k) => !decisions[k]);
+go(Math.max(0, first), first > 0);
