@@ -528,6 +528,8 @@ def test_detections_are_written_as_tables_and_a_second_command_goes_on_where_the
     assert "2 were scored before" in said and (tmp_path / "in/new.birdtune.csv").exists()
     said = run("csv")
     assert "2 tables among the recordings are left alone" in said and "; 1 not used" in said
+    said = run("csv", "in", "out")
+    assert "8 tables among the recordings are left alone" in said and "; 1 not used" in said
     # Other settings are another answer.
     assert "scored before" not in run("csv", on=0.99)
     (tmp_path / "list.txt").write_text("Corvus corax\nDodo\n")

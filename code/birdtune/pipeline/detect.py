@@ -27,6 +27,7 @@ from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.text import count
 from birdtune.serving import detection_tables as tables
 from birdtune.serving.detect import PART_WINDOWS, Detected, Sound, detect_recordings
+from birdtune.serving.detection_ledger import NAME as LEDGER_NAME
 from birdtune.serving.detection_ledger import Entry, Ledger
 from birdtune.serving.detection_tables import Listed
 from birdtune.serving.inference import Channel, Cutter, Unused
@@ -83,12 +84,16 @@ def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
 
 
 def _without_tables(sounds: Sequence[Sound], kind: str, journal: Journal) -> list[Sound]:
-    """All but tables of detections and annotations that lie among the recordings: nobody means these to be scored."""
+    """All but tables of detections and annotations, and summaries of them, that lie among the recordings: nobody means
+    these to be scored."""
     labels = [".txt"] if kind == "audacity" else []  # where tables of Audacity are wanted, there may be some
     endings = (".selections.txt", ".BirdNET.results.csv", *labels, *(each for each, _ in tables.ENDINGS.values()))
+    of_all = (each for _, each in tables.ENDINGS.values())
+    own = {LEDGER_NAME, detection_summary.TABLE_NAME, detection_summary.PAGE_NAME, *of_all}
     kept = [
         each for each in sounds
-        if not (isinstance(each, Unused) and each.problem == "not-audio" and each.name.endswith(endings))
+        if not (isinstance(each, Unused) and each.problem == "not-audio"
+                and (each.name.endswith(endings) or each.name.rpartition("/")[2] in own))
     ]  # fmt: skip
     if n := len(sounds) - len(kept):
         journal.say(f"  {count(n, 'table')} among the recordings {'is' if n == 1 else 'are'} left alone")
