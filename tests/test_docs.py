@@ -20,11 +20,11 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 _OWN = {
     "--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list", "--long", "--classes",
     "--published-threshold", "--by-split", "--species-list", "--shard", "--merge", "--truth", "--false-alarms-per-hour",
-    "--overlap", "--segment", "--postprocess",
+    "--overlap", "--segment", "--postprocess", "--engine", "--nodes",
 }  # fmt: skip
 # Commands of other programs, with flags of their own.
 _FOREIGN = re.compile(
-    r"(?:^ *|`)(?:[A-Z_]+=\S+ )?(?:aws|cosign|eksctl|gcloud|kubectl|mlflow|sky|sudo|0 3 1) (?:.*\\\n)*[^`\n]*", re.M
+    r"(?:^ *|`)(?:[A-Z_]+=\S+ )?(?:aws|cosign|eksctl|gcloud|kubectl|mlflow|ray|sky|sudo|0 3 1) (?:.*\\\n)*[^`\n]*", re.M
 )
 _OTHERS = {"--accept-licence", "--rm", "--gpus", "--user", "--build-arg", "--kills", "--network"}
 # What a line for a shell begins with, perhaps after variables.

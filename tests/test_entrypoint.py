@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXTRAS = (
     "requirements-birdnet.txt", "requirements-media.txt", "requirements-mlflow.txt", "requirements-onnx.txt",
-    "requirements-parquet.txt",
+    "requirements-parquet.txt", "requirements-ray.txt",
 )  # fmt: skip
 LOCKS = (
     "requirements.txt", "requirements-gpu.txt", "requirements-dev.txt", "requirements-fuzz.txt", *EXTRAS,

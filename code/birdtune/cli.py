@@ -26,7 +26,7 @@ from birdtune.errors import (
     shown,
 )
 from birdtune.options import Option
-from birdtune.pipeline import commands
+from birdtune.pipeline import commands, on_ray
 from birdtune.pipeline.shards import Shard
 from birdtune.runtime import configure
 from birdtune.runtime.log import Journal, print_error
@@ -105,6 +105,10 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
     if "--version" in arguments:
         journal.say(f"birdtune {birdtune.__version__}")
         return commands.printed(EXIT_DONE, journal)
+    if (wanted := on_ray.asked(name, arguments)) is not None:
+        parse(name, wanted.rest)  # raises for what is not understood
+        left = on_ray.share(wanted, journal, interrupts)
+        return EXIT_DONE if left is None else _run([name, *left], journal, interrupts)
     options, flags = parse(name, arguments)
     if name in _TRAINING and batch.is_here(os.environ):
         os.environ.update(batch.meet(os.environ, journal, interrupts))
@@ -254,9 +258,9 @@ COMMANDS: dict[str, Command] = {
     "check": Command("what is in the input, what is wrong with it, what it will cost; trains nothing", commands.check),
     "prepare": Command(
         "decode the recordings and split them; with --shard, decode one part of them", commands.prepare,
-        _shard_argument, "[--shard PART/PARTS]",
+        _shard_argument, "[--shard PART/PARTS | --engine ray --shard /PARTS]",
     ),
-    "train": Command("up to the trained weights", commands.job("train")),
+    "train": Command("up to the trained weights", commands.job("train"), usage="[--engine ray [--nodes N]]"),
     "evaluate": Command("up to the metrics", commands.job("evaluate")),
     "export": Command(
         "up to the served model; with --format, a file for TensorFlow Lite, ONNX, Keras or TensorFlow 1 too",
@@ -276,7 +280,8 @@ COMMANDS: dict[str, Command] = {
         _file_arguments(None, patches=True),
         "FILES... [--list FILE|-] [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER] "
         f"[--classes own|published|both] [--published-threshold SCORE] | FILES... --format {'|'.join(_TABLES)} "
-        "[--out detections] [--species-list FILE] [--shard PART/PARTS | --merge] [--list FILE|-] [--model FOLDER]",
+        "[--out detections] [--species-list FILE] [--shard PART/PARTS | --merge | --engine ray --shard /PARTS] [--list FILE|-] "
+        "[--model FOLDER]",
         more="Long recordings need --window: each window of so many seconds is scored as if it were a recording of "
         f"its own. {_LIST_HELP} --patches CSV has one row a window of the backbone, with decisions by thresholds "
         "alone: none is rejected as unknown. Of a model with published classes (--model.keep-classes), --classes both "
@@ -331,7 +336,7 @@ COMMANDS: dict[str, Command] = {
     "settings": Command("print every setting as a page of Markdown", commands.settings),
     "test": Command("run the tests (entrypoint.sh only)", lambda *_: _not_here("test")),
     "extras": Command(
-        "add packages: birdnet, media (m4a, aac, wma, wv), onnx, parquet (entrypoint.sh only)",
+        "add packages: birdnet, media (m4a, aac, wma, wv), mlflow, onnx, parquet, ray (entrypoint.sh only)",
         lambda *_: _not_here("extras media"),
     ),
 }  # fmt: skip
