@@ -280,8 +280,8 @@ COMMANDS: dict[str, Command] = {
         _file_arguments(None, patches=True),
         "FILES... [--list FILE|-] [--window SECONDS] [--out predictions.csv] [--patches patches.csv] [--model FOLDER] "
         f"[--classes own|published|both] [--published-threshold SCORE] | FILES... --format {'|'.join(_TABLES)} "
-        "[--out detections] [--species-list FILE] [--shard PART/PARTS | --merge | --engine ray --shard /PARTS] [--list FILE|-] "
-        "[--model FOLDER]",
+        "[--out detections] [--species-list FILE] [--shard PART/PARTS | --merge | --engine ray --shard /PARTS] "
+        "[--list FILE|-] [--model FOLDER]",
         more="Long recordings need --window: each window of so many seconds is scored as if it were a recording of "
         f"its own. {_LIST_HELP} --patches CSV has one row a window of the backbone, with decisions by thresholds "
         "alone: none is rejected as unknown. Of a model with published classes (--model.keep-classes), --classes both "

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,9 @@ from birdtune.errors import (
     EXIT_DEFECT,
     EXIT_DONE,
     EXIT_INPUT,
-    EXIT_RETRY,
     EXIT_USAGE,
     BirdtuneError,
     InputError,
-    Interrupted,
     RetryableError,
     UsageError,
     shown,
@@ -40,7 +38,8 @@ from birdtune.runtime.rank import Cluster
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.text import count, some
 
-_ATTEMPTS = 5
+_TRIES = 5
+_RUN_AGAIN = "The reasons stand above. Run again to continue; what was finished is safe."
 _POLL_S, _ENDING_S = 0.5, 60.0
 _ROOM_S = 60.0
 _KINDS: dict[int, type[BirdtuneError]] = {
@@ -69,11 +68,11 @@ def run_command(arguments: Sequence[str], environment: Mapping[str, str], folder
     return process.returncode
 
 
-def free_address(host: str) -> str:
+def free_address() -> str:
     """HOST:PORT of a port that is free on this node."""
     with socket.socket() as found:
         found.bind(("", 0))
-        return f"{host}:{found.getsockname()[1]}"
+        return f"{importlib.import_module('ray').util.get_node_ip_address()}:{found.getsockname()[1]}"
 
 
 # ---- the cluster, seen by the command that shares out --------------------------------------------
@@ -85,6 +84,9 @@ class Claim:
 
     cpus: int
     gpus: int = 0
+
+    def __str__(self) -> str:
+        return f"each with {count(self.cpus, 'core')}" + (f" and {count(self.gpus, 'GPU')}" if self.gpus else "")
 
     def options(self) -> dict[str, int]:
         """As Ray names them."""
@@ -114,34 +116,28 @@ class RayCluster:
             Interrupted: all are stopped.
         """
         claim = _share(self.nodes(), on_gpu=on_gpu)
-        self._journal.say(
-            f"{what}: {count(len(lines), 'part')} on {count(len(self.nodes()), 'node')} of a Ray cluster, each with "
-            f"{count(claim.cpus, 'core')}{' and a GPU' if claim.gpus else ''}"
-        )
-        task = self._ray.remote(run_command).options(max_retries=0, scheduling_strategy="SPREAD", **claim.options())
+        self._journal.say(f"{what}: {count(len(lines), 'part')} on {count(len(self.nodes()), 'node')}, {claim}")
+        how = {"max_retries": 0, "scheduling_strategy": "SPREAD", **claim.options()}
         environment = {f"{ENVIRONMENT_PREFIX}PREPARE__WORKERS": str(claim.cpus), **self._environment}
-        tries, lost = dict.fromkeys(range(len(lines)), 1), list[str]()
-        begin: Callable[[int], Any] = lambda number: task.remote(lines[number], environment, self._folder)  # noqa: E731
-        running = {begin(number): number for number in tries}
-        with self._stopping(running), self._journal.progress(what, len(lines), "parts") as progress:
-            while running:
-                self._interrupts.check()
-                for done in self._ray.wait(list(running), timeout=_POLL_S)[0]:
-                    number = running.pop(done)
-                    why = self._why(done)
-                    if why is None:
-                        progress.advance()
-                        continue
-                    self._journal.warn(f"part {number + 1} of {len(lines)} {why}")
-                    tries[number] += 1
-                    if tries[number] <= _ATTEMPTS:
-                        running[begin(number)] = number
-                    else:
-                        lost.append(str(number + 1))
+        tries, lost, running = dict.fromkeys(range(len(lines)), 1), list[str](), dict[Any, int]()
+        for number in tries:
+            running[self._begin(lines[number], environment, how)] = number
+        ended = contextlib.closing(self._ended(running))
+        with ended as each, self._journal.progress(what, len(lines), "parts") as progress:
+            for number, why in each:
+                if why is None:
+                    progress.advance()
+                    continue
+                self._journal.warn(f"part {number + 1} of {len(lines)} {why}; try {tries[number]} of {_TRIES}")
+                tries[number] += 1
+                if tries[number] <= _TRIES:
+                    running[self._begin(lines[number], environment, how)] = number
+                else:
+                    lost.append(str(number + 1))
         if lost:
             raise RetryableError(
-                f"{count(len(lost), 'part')} of {len(lines)} did not end well in {_ATTEMPTS} tries: {some(lost)}. The "
-                "reasons stand above. Run again to continue; what was finished is safe."
+                f"{count(len(lost), 'part')} of {len(lines)} did not end well in {_TRIES} tries: {some(lost)}. "
+                f"{_RUN_AGAIN}"
             )
 
     def together(self, line: Sequence[str], n_nodes: int | None) -> None:
@@ -152,48 +148,51 @@ class RayCluster:
 
         Raises: as `parts`.
         """
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, _TRIES + 1):
             group, claim, n = self._room(n_nodes)
+            self._journal.say(f"{n} processes on {count(n, 'node')}, {claim}")
             try:
-                why = self._together(line, group, claim, n)
+                reasons = self._together(line, group, claim, n)
             finally:
                 self._ray.util.remove_placement_group(group)
-            if why is None:
+            if not reasons:
                 return
-            self._journal.warn(f"try {attempt} of {_ATTEMPTS} {why}")
-        raise RetryableError(
-            f"the processes did not end well in {_ATTEMPTS} tries; the reasons stand above. Run again to continue from "
-            "the last checkpoint."
-        )
+            self._journal.warn(f"{'; '.join(reasons)}; try {attempt} of {_TRIES}")
+        raise RetryableError(f"the processes did not end well in {_TRIES} tries. {_RUN_AGAIN}")
 
-    def _together(self, line: Sequence[str], group: Any, claim: Claim, n: int) -> str | None:
+    def _together(self, line: Sequence[str], group: Any, claim: Claim, n: int) -> list[str]:
         """One try; why it did not end well."""
-        self._journal.say(
-            f"{n} processes on {count(n, 'node')} of a Ray cluster, each with {count(claim.cpus, 'core')}"
-            + (f" and {count(claim.gpus, 'GPU')}" if claim.gpus else "")
-        )
-        util = importlib.import_module("ray.util.scheduling_strategies")
-        at = [util.PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=k) for k in range(n)]
-        ask, task = self._ray.remote(_own_address), self._ray.remote(run_command)
-        running: dict[Any, int] = {}
-        with self._stopping(running):
-            try:
-                asked = [ask.options(num_cpus=0, max_retries=0, scheduling_strategy=each).remote() for each in at]
-                addresses = tuple(self._ray.get(asked, timeout=_ROOM_S))
-            except self._ray.exceptions.RayError as fault:
-                return f"ended: {_short(fault)}"
-            for rank, each in enumerate(at):
-                options = task.options(max_retries=0, scheduling_strategy=each, **claim.options())
-                environment = {**self._environment, **Cluster(addresses, rank).environment()}
-                running[options.remote(line, environment, self._folder)] = rank
-            reasons = []
+        place = importlib.import_module("ray.util.scheduling_strategies").PlacementGroupSchedulingStrategy
+        places = [place(group, placement_group_bundle_index=number) for number in range(n)]
+        hows = [{"max_retries": 0, "scheduling_strategy": each} for each in places]
+        ask = self._ray.remote(free_address)
+        try:
+            asked = [ask.options(num_cpus=0, **how).remote() for how in hows]
+            addresses = tuple(self._ray.get(asked, timeout=_ROOM_S))
+        except self._ray.exceptions.RayError as fault:
+            return [f"a node was lost: {_short(fault)}"]
+        running = {}
+        for rank, how in enumerate(hows):
+            environment = {**self._environment, **Cluster(addresses, rank).environment()}
+            running[self._begin(line, environment, {**how, **claim.options()})] = rank
+        with contextlib.closing(self._ended(running)) as ended:
+            return [f"process {rank} {why}" for rank, why in ended if why is not None]
+
+    def _begin(self, line: Sequence[str], environment: Mapping[str, str], how: Mapping[str, Any]) -> Any:
+        return self._ray.remote(run_command).options(**how).remote(line, environment, self._folder)
+
+    def _ended(self, running: dict[Any, int]) -> Generator[tuple[int, str | None], None, None]:
+        """Tasks as they end, by number, and why not well; more may be added. Closed early, they save and end."""
+        try:
             while running:
                 self._interrupts.check()
                 for done in self._ray.wait(list(running), timeout=_POLL_S)[0]:
-                    rank = running.pop(done)
-                    if (why := self._why(done)) is not None:
-                        reasons.append(f"process {rank} {why}")
-        return f"ended: {'; '.join(reasons)}" if reasons else None
+                    yield running.pop(done), self._why(done)
+        finally:
+            for each in running:
+                self._ray.cancel(each)
+            if running:
+                self._ray.wait(list(running), num_returns=len(running), timeout=_ENDING_S)
 
     def _room(self, n_nodes: int | None) -> tuple[Any, Claim, int]:
         """Whole nodes, all at once, as soon as there are so many; what each gives, and how many they are."""
@@ -224,30 +223,12 @@ class RayCluster:
                 f"nodes, and the working folder {shown(self._folder)}."
             ) from fault
         except self._ray.exceptions.RayError as fault:
-            return f"was lost, and is begun again: {_short(fault)}"
+            return f"was lost ({_short(fault)})"
         if code == EXIT_DONE:
             return None
         if code in _KINDS:
             raise _KINDS[code](f"a process on the Ray cluster ended with exit code {code}. Its reason stands above.")
-        ended = f"exit code {code}" if code > 0 else f"by {signal.Signals(-code).name}"
-        return f"ended ({ended}), and is begun again" if code != EXIT_RETRY else "met a fault that passes (75)"
-
-    @contextlib.contextmanager
-    def _stopping(self, running: Mapping[Any, int]) -> Iterator[None]:
-        """Let what still runs save and end, whatever ends the block early."""
-        try:
-            yield
-        except (Exception, Interrupted):
-            left = list(running)
-            for each in left:
-                self._ray.cancel(each)
-            if left:
-                self._ray.wait(left, num_returns=len(left), timeout=_ENDING_S)
-            raise
-
-
-def _own_address() -> str:
-    return free_address(importlib.import_module("ray").util.get_node_ip_address())
+        return f"ended with exit code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
 
 
 def _share(nodes: Sequence[Claim], *, on_gpu: bool) -> Claim:
