@@ -225,7 +225,8 @@ def test_the_parts_of_a_node_that_is_taken_away_are_prepared_by_the_other(
 def test_detections_of_all_parts_are_put_together(cluster: Cluster, data: Path, tmp_path: Path) -> None:
     output = ("--output", tmp_path / "output")
     assert main([*map(str, ("export", "--data", data, *output, *FLAGS, "--evaluate.bootstrap", "20"))]) == 0
-    line = ("predict", data / "Bubo_bubo", *output, "--format", "csv", "--detect.on", "0.01", "--detect.one-table", "true")
+    how = ("--format", "csv", "--detect.on", "0.01", "--detect.one-table", "true")
+    line = ("predict", data / "Bubo_bubo", *output, *how)
     driver = Driver(cluster.address, tmp_path, *line, "--out", tmp_path / "two", "--shard", "/2")
     assert driver.end() == 0, driver.said()
     assert main([*map(str, line), "--out", str(tmp_path / "one")]) == 0
