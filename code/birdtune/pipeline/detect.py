@@ -241,6 +241,7 @@ class _Meter:
     def __init__(self, progress: Progress, due: Sequence[Sound], sizes: Sequence[float]) -> None:
         self._progress, self._due, self._sizes = progress, due, sizes
         self._number, self._shown, self._of_this = 0, 0, 0.0
+        self._before = 0.0  # megabytes of the recordings that are done
         self._length_s: float | None = None
 
     def reached(self, seconds: float) -> None:
@@ -253,11 +254,12 @@ class _Meter:
 
     def next(self) -> None:
         """The present recording is done."""
+        self._before += sum(self._sizes[self._number : self._number + 1])
         self._number, self._of_this, self._length_s = self._number + 1, 0.0, None
         self._show("")
 
     def _show(self, note: str) -> None:
-        done = sum(self._sizes[: self._number]) + self._of_this * sum(self._sizes[self._number : self._number + 1])
+        done = self._before + self._of_this * sum(self._sizes[self._number : self._number + 1])
         self._progress.advance(round(done) - self._shown, note)
         self._shown = round(done)
 

@@ -4,6 +4,7 @@ Run + Dataset + reports/<v>/metrics.json ─▶ ReportData
 """
 
 import shlex
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from birdtune.audio.faults import SoundError
 from birdtune.data import augment
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
-from birdtune.data.scan import PROBLEM_COLUMNS
+from birdtune.data.scan import PROBLEM_COLUMNS, Recording
 from birdtune.errors import InputError, shown
 from birdtune.evaluation import embedding_map, recording_events
 from birdtune.evaluation.decision import Thresholds
@@ -114,9 +115,13 @@ def _command(run: Run) -> str:
 
 def class_rows(dataset: Dataset) -> list[dict[str, Any]]:
     """Per class: recordings, minutes, how many in each part, external id."""
+    of_class: dict[str, list[Recording]] = defaultdict(list)
+    for recording in dataset.recordings:
+        for name in recording.classes:
+            of_class[name].append(recording)
     rows = []
     for name in dataset.classes:
-        inside = [recording for recording in dataset.recordings if name in recording.classes]
+        inside = of_class[name]
         sides = [dataset.places[recording.name].split for recording in inside]
         rows.append(
             {
