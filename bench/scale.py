@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.harness import Child, Line, Result, Settings, figure
 
-RECORDINGS, SCORED, CLASSES = (62_500, 250_000, 1_000_000), (2_000, 4_000, 8_000), 2_000
+RECORDINGS, SCORED, CLASSES = (62_500, 250_000, 1_000_000), (2_000, 8_000, 16_000), 2_000
 # Rows of log-mel of each recording: two windows.
 _ROWS = 192
 # Of what is linear, the time of one recording may grow by so much: caches of the processor and of files get too small.

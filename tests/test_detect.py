@@ -21,6 +21,7 @@ from birdtune.config import AudioSettings
 from birdtune.errors import InputError
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.detections import Rule
+from birdtune.pipeline import detect
 from birdtune.pipeline.species_list import classes_on
 from birdtune.reporting import detection_summary, listening
 from birdtune.serving import inference
@@ -408,3 +409,16 @@ def test_a_list_of_species_is_matched_by_either_name(tmp_path: Path) -> None:
         classes_on(path, classes)
     with pytest.raises(InputError, match="--species-list"):
         classes_on(tmp_path / "gone.txt", classes)
+
+
+def test_progress_comes_to_the_megabytes_of_all_recordings(tmp_path: Path) -> None:
+    shown: list[int] = []
+
+    class Shown:
+        def advance(self, n: int, note: str = "") -> None:
+            shown.append(n)
+
+    meter = detect._Meter(Shown(), [tmp_path / "a.wav"] * 3, [10.0, 5.5, 4.5])  # type: ignore[arg-type]
+    for _ in range(3):
+        meter.next()
+    assert shown == [10, 6, 4]

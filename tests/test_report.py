@@ -15,9 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from makers import recording
 from markupsafe import Markup
 
-from birdtune.audio.logmel import display, log_mel
+from birdtune.audio.logmel import VGGISH, display, log_mel
+from birdtune.data.dataset import Dataset
+from birdtune.data.labels import Label
+from birdtune.data.split import Place
 from birdtune.evaluation import metrics
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import BACKGROUND, NOMINAL, OWN, SHARED, Thresholds
@@ -40,6 +44,7 @@ from birdtune.reporting.calibration_section import (
 )
 from birdtune.reporting.event_section import RecordingEvents
 from birdtune.reporting.report import Clip, ReportData, write_report
+from birdtune.reporting.report_data import class_rows
 from birdtune.reporting.tables import write_tables
 from birdtune.reporting.verdict import Verdict, of_scores, verdict
 from birdtune.runtime import text as words
@@ -928,3 +933,13 @@ def test_a_figure_of_a_wide_interval_stands_on_it_and_not_on_the_name_of_its_row
 ) -> None:
     place, where = figures._beside(value, low, high)
     assert (round(place, 6), where) == (at, side)
+
+
+def test_a_recording_counts_for_each_of_its_classes() -> None:
+    both = dataclasses.replace(recording("Owl/2.wav", duration_s=30.0), labels=(Label("Owl"), Label("Tit")))
+    recordings = [recording("Owl/1.wav", duration_s=60.0), both]
+    places = {"Owl/1.wav": Place("a", "train"), "Owl/2.wav": Place("b", "test")}
+    owl, tit, wren = class_rows(Dataset(VGGISH, ("Owl", "Tit", "Wren"), recordings, places, [], [], {}))
+    assert (owl["recordings"], owl["sources"], owl["minutes"], owl["train"], owl["test"]) == (2, 2, 1.5, 1, 1)
+    assert (tit["recordings"], tit["minutes"], tit["train"], tit["test"]) == (1, 0.5, 0, 1)
+    assert (wren["recordings"], wren["sources"], wren["minutes"]) == (0, 0, 0)

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from birdtune.evaluation.bootstrap import Bools, Bootstrap, Floats, Ints, divide, interval, mean_defined
 from birdtune.evaluation.ranking import ranking_replicates
@@ -63,7 +64,8 @@ class View:
     @cached_property
     def rankings(self) -> tuple[Floats, Floats]:
         """Replicates of AP and ROC-AUC of every class. [n, C] each"""
-        with ThreadPoolExecutor() as threads:  # sorting and sums release the interpreter, so threads help
+        # Sorting and sums release the interpreter, so threads help; those of BLAS below them would wait for each other.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor() as threads:
             found = list(threads.map(self._ranking, range(self.scores.shape[1])))
         ap, roc = (np.stack(columns, axis=-1) for columns in zip(*found, strict=True))
         return ap, roc

@@ -43,7 +43,8 @@ def ranking_replicates(
     span = 2 * below + on_level
     negatives = _counts(span, index, reaches & negative, (2 * levels.size, n_groups))
     positives = _counts(span // 2, index, positive, (levels.size, n_groups))
-    all_negatives = bootstrap.per_group(negative)
+    # As the weights: in float64 these would be copied for each class, and sums of so small integers are exact in both.
+    all_negatives = bootstrap.per_group(negative).astype(np.float32)
     found = [_ranking_block(negatives, positives, all_negatives, weights) for weights in bootstrap.blocks()]
     ap, roc = np.concatenate([np.zeros((2, 0)), *found], axis=1)
     return ap, roc
@@ -57,14 +58,14 @@ def _counts(rows: Ints, columns: Ints, keep: Bools, shape: tuple[int, int]) -> A
 
 
 def _ranking_block(
-    negatives: Any, positives: Any, all_negatives: Floats, weights: npt.NDArray[np.float32]
+    negatives: Any, positives: Any, all_negatives: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]
 ) -> Floats:
     """AP and ROC-AUC of some replicates. [2, width]"""
     drawn = (positives @ weights).astype(np.float64)  # [K, width] positives at each level
     true = np.cumsum(drawn, axis=0)
     per_span = (negatives @ weights).astype(np.float64)  # [2K, width]
     false = np.cumsum(per_span, axis=0)
-    n_positive, n_negative = true[-1], all_negatives @ weights  # [width]
+    n_positive, n_negative = true[-1], (all_negatives @ weights).astype(np.float64)  # [width]
     precision = np.nan_to_num(divide(true, true + false[1::2]))  # [K, width]
     ap = divide((drawn * precision).sum(axis=0), n_positive)
     # A positive loses against the negatives above it, and half against those on its own level.
