@@ -1,19 +1,23 @@
 """train.refit: a second training on all recordings but those of test, and what is calibrated by then."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from makers import StopAt
 from test_job import record, run, settings, write_data
 
-from birdtune.errors import Interrupted
+from birdtune.errors import CheckpointError, Interrupted
 from birdtune.models.classifier import weights_sha256
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.signals import Interrupts
-from birdtune.training import cross_fit, probes
+from birdtune.training import base_model, cross_fit, probes, served_model
 from birdtune.training.checkpoints import Checkpoints
+from birdtune.training.job import Job
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
 
@@ -51,7 +55,7 @@ def done(data: Path, seen: list[Any], tmp_path_factory: pytest.TempPathFactory) 
 def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without a second training."""
     output = tmp_path_factory.mktemp("plain")
-    assert run(settings(data, output, **FROZEN), until="evaluate") == 0
+    assert run(settings(data, output, train__refit=False, **FROZEN), until="evaluate") == 0
     return output
 
 
@@ -119,6 +123,38 @@ def test_calibration_comes_from_heads_that_learnt_from_other_sources_and_never_f
     page = (done / "reports/1/report.html").read_text("utf-8")
     assert "trained once more" in page and "cross-fitting" in page
     assert "of training and validation by cross-fitting: temperature" in " ".join(page.split())
+
+
+def test_a_model_that_begins_from_it_begins_with_the_head_that_validation_can_judge(
+    data: Path, done: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(done / "model/birdtune/1", tmp_path / "model")
+    base = served_model.of_folder(settings(data, tmp_path / "out"), "--init-from", tmp_path / "model")
+    found, first, second = base_model.read_weights(base), best(done), best(done, "refit")
+    heads = [name for name in found if not np.array_equal(first[name], second[name])]
+    assert heads and all(np.array_equal(found[name], first[name]) for name in found)
+    path = tmp_path / "model" / served_model.BEFORE_REFIT
+    safetensors.numpy.save_file({name: second[name] for name in heads}, path)
+    with pytest.raises(CheckpointError, match="is not the head that was exported"):
+        base_model.read_weights(base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refits"),
+    [
+        (FROZEN, True),
+        (FROZEN | {"train__refit": False}, False),
+        (FROZEN | {"train__refit": "auto", "augment__mixup": 0.2}, False),
+        ({}, False),
+        ({"train__refit": True}, True),
+    ],
+)
+def test_unless_set_a_second_training_follows_where_a_head_is_trained_on_embeddings(
+    changes: dict[str, Any], refits: bool, data: Path, tmp_path: Path
+) -> None:
+    asked: Any = SimpleNamespace(config=settings(data, tmp_path, **changes))
+    nothing: Any = None
+    assert Job(asked, nothing, nothing, nothing).refits is refits
 
 
 class StopInRefit(Interrupts):

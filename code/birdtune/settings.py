@@ -261,8 +261,9 @@ class TrainSettings(Section):
     label_refinement: bool = setting(
         False, "windows that do not fit their recording's label keep a share of it, by cross-validation"
     )
-    refit: bool = setting(
-        False, "once the best epoch is known, train once more on training and validation recordings together"
+    refit: bool | None = setting(
+        None, "once the best epoch is known, train once more on training and validation recordings together",
+        unset="auto: where only a head is trained, on embeddings that are computed once",
     )
     hop_s: float | None = setting(
         None, "from one training window to the next; at most a window", unit="s",
@@ -290,7 +291,7 @@ class TrainSettings(Section):
     )
     jit: bool = setting(True, "compile the optimizer's update with XLA (--train.jit false if it fails)")
 
-    @pydantic.field_validator("processes", mode="before")
+    @pydantic.field_validator("processes", "refit", mode="before")
     @classmethod
     def _may_be_auto(cls, given: Any) -> Any:
         return None if given == "auto" else given

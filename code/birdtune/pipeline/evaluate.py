@@ -70,7 +70,7 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     found = _run_metrics(job, first, model, held_out)
     figures, test = found.figures, found.scores.get("test")
     thresholds = Thresholds.of(figures["thresholds"])
-    of_detections = _detection_thresholds(job, found.scores.get("val"), thresholds)
+    of_detections = _detection_thresholds(job, found, thresholds)
     figures["detection_thresholds"] = of_detections and of_detections.row(job.dataset.classes)
     if test is not None:
         figures["test"]["events"] = _events(job, test, of_detections or thresholds)
@@ -232,29 +232,39 @@ def _report_part(job: Job, name: str, figures: Mapping[str, Any]) -> None:
     job.journal.event("evaluated", split=name, baseline=figures["majority_baseline"], **figures["clip"])
 
 
-def _compared(job: Job, name: str, scores: Scores, thresholds: Thresholds) -> tuple[list[str], list[Compared]]:
-    """Annotated and detected events of a part, as `recording_events.compare`; nothing where labels say too little."""
-    part = job.dataset.part(name)
+def _compared(job: Job, scores: Scores, thresholds: Thresholds) -> tuple[list[str], list[Compared]]:
+    """Annotated and detected events, as `recording_events.compare`; nothing where labels say too little."""
+    by_name = {recording.name: recording for recording in job.dataset.recordings}
+    part = [by_name[name] for name in scores.recordings]
     marked = recording_events.marked_classes(job.dataset, part)
     return recording_events.compare(
         scores, part, thresholds, job.dataset.background, marked=marked, window_s=job.store.spec.window_s
     ) if marked else ([], [])  # fmt: skip
 
 
-def _detection_thresholds(job: Job, val: Scores | None, thresholds: Thresholds) -> Thresholds | None:
-    """Those chosen on the events of validation; None: there are none, and those of recordings count."""
-    if val is None:
+def _detection_thresholds(job: Job, found: RunMetrics, thresholds: Thresholds) -> Thresholds | None:
+    """Those chosen on events that no training has learnt; None: there are none, and those of recordings count."""
+    val, held_out = found.scores.get("val"), found.held_out
+    if val is None or held_out is None:
         return None
+    # Of very many recordings some windows are left out, and detections are not made of such.
+    judged_by = held_out if _longest_hop(held_out) <= _longest_hop(val) else val
     return event_thresholds.choose(
-        lambda tried: _compared(job, "val", val, tried), job.dataset.classes, thresholds,
+        lambda tried: _compared(job, judged_by, tried), job.dataset.classes, thresholds,
         false_alarms_per_hour=job.config.evaluate.false_alarms_per_hour,
     )  # fmt: skip
+
+
+def _longest_hop(scores: Scores) -> float:
+    """Seconds from one window to the next."""
+    inside = np.diff(scores.window_recording) == 0
+    return float(np.diff(scores.window_start_s)[inside].max(initial=0.0).round(3))
 
 
 def _events(job: Job, test: Scores, thresholds: Thresholds) -> dict[str, Any] | None:
     """Detections in the test beside its labels with times: `events` of metrics.json; None: they say too little."""
     spec, settings = job.store.spec, job.config.evaluate
-    compared = _compared(job, "test", test, thresholds)
+    compared = _compared(job, test, thresholds)
     found = recording_events.measure(
         *compared, test.groups, n_bootstrap=settings.bootstrap, seed=job.config.train.seed
     )

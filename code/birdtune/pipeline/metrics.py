@@ -36,6 +36,7 @@ class RunMetrics:
     """Scores of a run, and all figures about them."""
 
     scores: dict[str, Scores]  # "val" and "test", as they are served; those that there are
+    held_out: Scores | None  # the recordings that thresholds were chosen on, as they are served
     figures: dict[str, Any]  # of metrics.json
 
 
@@ -73,8 +74,9 @@ def run_metrics(
     scale, why = _scale(served.get("val"), measured, target_recall)
     if scale is not None:
         served = {name: replace(part, ood_score=scale.ood_score(measured[name])) for name, part in served.items()}
+    judged_by = None if held_out is None else calibration.scores(held_out)
     chosen = thresholds.choose(
-        None if held_out is None else calibration.scores(held_out),
+        judged_by,
         classes,
         background,
         precision=settings.precision,
@@ -95,7 +97,7 @@ def run_metrics(
         }
         for name, part in logits.items()
     }  # fmt: skip
-    return RunMetrics(served, {
+    return RunMetrics(served, judged_by, {
         "calibration": calibration.row(),
         "thresholds": chosen.row(classes),
         "ood": {"scale": scale and scale.row(), "reason": why},

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.numpy
 
 import birdtune
 from birdtune.audio import decode
@@ -24,8 +25,9 @@ from birdtune.audio.waveform import as_float
 from birdtune.data import augment
 from birdtune.data.scan import Recording
 from birdtune.errors import shown
-from birdtune.models.backbone import ALL_BUT_HEAD
-from birdtune.models.classifier import Classifier
+from birdtune.models import classifier as classifiers
+from birdtune.models.backbone import ALL_BUT_HEAD, Arrays
+from birdtune.models.classifier import Classifier, weights_sha256
 from birdtune.models.weights import sound_of
 from birdtune.pipeline import gate, label_check, published_classes
 from birdtune.pipeline.metrics import read_ood, read_served
@@ -34,12 +36,13 @@ from birdtune.reporting import augmentation_sheet, croissant, model_card, tables
 from birdtune.reporting.history import write_history
 from birdtune.reporting.report import write_report
 from birdtune.reporting.report_data import report_data, write_companions
-from birdtune.runtime.files import write_bytes, write_text
+from birdtune.runtime.files import make_folder, write_bytes, write_text
 from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.serving.export import export_model, training_side
 from birdtune.training import base_model
 from birdtune.training import train as training
 from birdtune.training.job import REFIT_NAME, Job
+from birdtune.training.served_model import BEFORE_REFIT
 from birdtune.training.trained import best_classifier
 
 # The recording that an export is verified with: long enough for several windows, short enough to be quick.
@@ -95,7 +98,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
     example, examples = _examples(job, classifier.front_end)
     lengths_s = [recording.facts.duration_s for recording in job.dataset.part("val")]
     calibration, thresholds, of_detections = read_served(job.run.reports, len(job.dataset.classes), classifier.kind)
-    published = published_classes.served(job)
+    published, before_refit = published_classes.served(job), _head_before_refit(job, classifier)
     return export_model(
         classifier,
         folder,
@@ -107,6 +110,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
             "init_from": job.run.record["init_from"],
             "backbone_origin": base_model.origin(job.config, job.base).row(),
             "refit": job.run.record["refit"],
+            "before_refit": before_refit and weights_sha256(before_refit),
             "published": None if published is None else published[1],
             "calibration_clip_s": round(float(np.median(lengths_s)), 3) if lengths_s else None,
         },
@@ -118,14 +122,28 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
         ood=read_ood(job.run.reports),
         published=None if published is None else published[0],
         class_ids=job.dataset.class_ids,
-        describe=lambda building, facts: _describe(job, building, facts),
+        describe=lambda building, facts: _describe(job, building, facts, before_refit),
         check=job.interrupts.check,
     )
 
 
-def _describe(job: Job, building: Path, facts: Mapping[str, Any]) -> None:
+def _describe(job: Job, building: Path, facts: Mapping[str, Any], before_refit: Arrays | None) -> None:
     write_text(building / model_card.CARD_NAME, model_card.card(job.run, job.dataset, facts))
     croissant.write(building, job.run, job.dataset)
+    if before_refit is not None:
+        make_folder((building / BEFORE_REFIT).parent)
+        safetensors.numpy.save_file(before_refit, building / BEFORE_REFIT)
+
+
+def _head_before_refit(job: Job, classifier: Classifier) -> Arrays | None:
+    """The head that has not learnt from validation recordings, for models that begin from this one; None: it is served.
+
+    With the head that is served, validation would tell such a model nothing any more.
+    """
+    if not job.served.refit or not classifier.is_frozen:
+        return None
+    trained = classifiers.trained_weights(classifier)
+    return {name: array for name, array in job.checkpoints.best().items() if name in trained}
 
 
 def _with_sound(job: Job, classifier: Classifier) -> Classifier:

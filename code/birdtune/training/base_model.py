@@ -17,7 +17,7 @@ from birdtune.config import LATEST, Config
 from birdtune.data.dataset import Dataset
 from birdtune.data.embedding_input import is_embeddings
 from birdtune.data.labels import refuse_no_answer
-from birdtune.errors import InputError, SettingsError, shown
+from birdtune.errors import CheckpointError, InputError, SettingsError, shown
 from birdtune.evaluation import class_alignment
 from birdtune.evaluation.ood import OodModel
 from birdtune.models import files, head_start, published, saved_model
@@ -27,7 +27,9 @@ from birdtune.models.registry import BACKBONES, backbone_of
 from birdtune.models.weights import verify_once
 from birdtune.runtime.files import read_json
 from birdtune.runtime.runs import newest_version, read_record
+from birdtune.training.checkpoints import read_arrays
 from birdtune.training.served_model import (
+    BEFORE_REFIT,
     ServedModel,
     is_number,
     of_folder,
@@ -227,9 +229,28 @@ def find_head_start(config: Config, classes: Sequence[str], base: ServedModel | 
 
 
 def read_weights(base: ServedModel) -> saved_model.Arrays:
-    """The weights by name, as `classifier.weights` gives them; loads TensorFlow. Raises as `verify`."""
+    """The weights by name, as `classifier.weights` gives them; loads TensorFlow. Raises as `verify`.
+
+    The head is the one that has not learnt from validation recordings, if there was a second training.
+    """
     facts = base.facts
-    return saved_model.read(base.folder, facts.weights, facts.weights_sha256)
+    found = saved_model.read(base.folder, facts.weights, facts.weights_sha256)
+    return found if facts.before_refit is None else found | _head_before_refit(base, found)
+
+
+def _head_before_refit(base: ServedModel, served: saved_model.Arrays) -> saved_model.Arrays:
+    from birdtune.models.classifier import weights_sha256
+
+    path = base.folder / BEFORE_REFIT
+    head = read_arrays(path)
+    shapes = {name: array.shape for name, array in head.items()}
+    if weights_sha256(head) != base.facts.before_refit or any(
+        name not in served or served[name].shape != shape for name, shape in shapes.items()
+    ):
+        raise CheckpointError(
+            f"{shown(path)}: is not the head that was exported. Copy or export the model again, or begin from another."
+        )
+    return head
 
 
 def read_ood_model(base: ServedModel) -> OodModel | None:

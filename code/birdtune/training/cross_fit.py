@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from birdtune.config import Config
-from birdtune.data import augment
 from birdtune.data.targets import WindowTargets
 from birdtune.evaluation.scores import Scores, subset
 from birdtune.models.backbone import ALL_BUT_HEAD
@@ -31,7 +30,7 @@ def why_not(job: Job) -> str:
         return "the backbone is trained as well"
     if job.base is not None:
         return "the base model may have learnt from all recordings"
-    if augment.active(config.augment) or config.train.jitter_s:
+    if job.changes_windows:
         return "windows are augmented"
     return "labels are refined" if config.train.label_refinement else ""
 

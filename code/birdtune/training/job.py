@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from birdtune.config import Config
+from birdtune.data import augment
 from birdtune.data.batches import Windows
 from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
@@ -11,7 +12,7 @@ from birdtune.data.scan import Recording
 from birdtune.evaluation import class_alignment
 from birdtune.evaluation.diagnostics import STRONG, Diagnostic
 from birdtune.models import registry
-from birdtune.models.backbone import Backbone
+from birdtune.models.backbone import ALL_BUT_HEAD, Backbone
 from birdtune.models.head_start import HeadStart
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import Run
@@ -64,11 +65,24 @@ class Job:
         return Checkpoints(folder, settings.keep_checkpoints, every_epoch=settings.keep_weights == "every-epoch")
 
     @property
+    def changes_windows(self) -> bool:
+        """Whether training windows are others in each epoch."""
+        return bool(augment.active(self.config.augment) or self.config.train.jitter_s)
+
+    @property
+    def refits(self) -> bool:
+        """Whether a second training follows, if there are validation recordings."""
+        wanted = self.config.train.refit
+        # On embeddings it takes seconds, and was better by every measure (docs/tuning.md).
+        is_quick = self.config.model.freeze_point == ALL_BUT_HEAD and not self.changes_windows
+        return is_quick if wanted is None else wanted
+
+    @property
     def served(self) -> "Job":
-        """The training whose weights are served: the second, in which validation recordings are training ones, if the
-        settings ask for one and there are any; else this one.
+        """The training whose weights are served: the second, in which validation recordings are training ones, if
+        there is one; else this one.
         """
-        if self.refit or not self.config.train.refit or not self.dataset.part("val"):
+        if self.refit or not self.dataset.part("val") or not self.refits:
             return self
         places = {
             name: replace(place, split="train") if place.split == "val" else place

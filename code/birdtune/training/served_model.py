@@ -28,6 +28,8 @@ from birdtune.runtime.runs import newest_version, read_record
 # In the logs of a version: the recordings it was trained, chosen and tested on.
 SPLIT_NAME = "split.csv"
 _MODEL = "model.json"
+# In the folder of a version: the head as it was before it learnt from validation recordings, too (`train.refit`).
+BEFORE_REFIT = Path("assets.extra") / "head-before-refit.safetensors"
 
 # Short enough to be repeated to people.
 _Word = Annotated[str, Field(max_length=80)]
@@ -48,6 +50,7 @@ class _Facts(BaseModel):
     embedding_activation: _Word
     weights: tuple[_Name, ...] = Field(min_length=2, max_length=10_000)  # names, in the order of the variables
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    before_refit: str | None = Field(None, pattern="^[0-9a-f]{64}$")  # SHA-256 of that head
     hidden_units: int | _Word  # of several hidden layers, with commas
     prototypes: int = 0  # of models from before there were any
     calibration: dict[str, Any]
