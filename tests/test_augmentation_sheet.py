@@ -35,7 +35,7 @@ def test_each_thing_that_is_on_has_a_column_of_its_own(monkeypatch: pytest.Monke
     wide = pixels(augmentation_sheet.sheet(augmenter(ALL), chosen, order))
     narrow = pixels(augmentation_sheet.sheet(augmenter(AugmentSettings(band_mask=9)), chosen, order))
 
-    assert len(seen[0]) == len(augment.NAMES) + 2, "as it is, each alone, all together"
+    assert len(seen[0]) == len(augment.active(ALL)) + 2, "as it is, each alone, all together"
     assert len(seen[1]) == 2
     assert "9 bands" in seen[1][1]
     assert wide.shape[1] > 4 * narrow.shape[1]
@@ -59,6 +59,12 @@ def test_the_start_jitter_has_a_column_with_windows_moved_that_far(monkeypatch: 
     columns.clear()
     augmentation_sheet.sheet(augmenter(AugmentSettings(), Moved()), some, np.arange(12), 0.48)
     assert len(columns) == 2
+
+
+def test_everything_that_can_be_on_has_a_title() -> None:
+    everything = AugmentSettings(**dict.fromkeys(augment.NAMES, 1) | {"speed": 0.1, "tempo": 0.1})
+    titles = [augmentation_sheet.title(name, everything) for name in augment.active(everything)]
+    assert len(set(titles)) == len(augment.NAMES) and "pitch alone,\n± 1 semitone" in titles
 
 
 def test_noise_that_is_louder_than_the_window_is_called_so() -> None:

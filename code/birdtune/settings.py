@@ -316,6 +316,20 @@ class AugmentSettings(Section):
     mixup: float = setting(
         0.0, "share of windows mixed with another (softmax: labels shared; sigmoid: both labels)", ge=0, le=1
     )
+    speed: float = setting(0.0, "tempo and pitch together, up or down by at most this share", ge=0, le=0.5)
+    tempo: float = setting(0.0, "tempo alone, up or down by at most this share", ge=0, le=0.5)
+    pitch_semitones: float = setting(0.0, "pitch alone, up or down by at most this", unit="semitones", ge=0, le=12)
+    filter: float = setting(0.0, "share of windows through a low-pass, high-pass or band-stop", ge=0, le=1)
+    reverberation: float = setting(0.0, "share of windows as in a place that reverberates", ge=0, le=1)
+    impulse_responses: str | None = setting(
+        None, "folder of impulse responses (WAV, FLAC)", unit="path", unset="made reverberation"
+    )
+    clipping: float = setting(0.0, "share of windows too loud for the recorder", ge=0, le=1)
+    codec: float = setting(0.0, "share of windows through a lossy codec", ge=0, le=1)
+    copies: int = setting(
+        4, "augmented copies of each window that a frozen backbone embeds once, for epochs in turn; 0: anew each epoch",
+        ge=0, le=100,
+    )
     time_roll_s: float = setting(0.0, "windows rotated in time by at most this", unit="s", ge=0, le=60)
     pitch_shift: int = setting(0, "windows shifted in pitch by at most this", unit="mel bands", ge=0, le=16)
     time_mask_s: float = setting(0.0, "longest time mask in each window", unit="s", ge=0, le=60)

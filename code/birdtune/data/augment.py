@@ -1,6 +1,7 @@
 """What may be done to a batch, as pure functions of (batch, seed).
 
-    Batch ─▶ turned, moved in pitch ─▶ mixed with others, with background, with noise ─▶ louder or softer ─▶ masked
+    Batch ─▶ changed as sound (sound_changes.py) ─▶ turned, moved in pitch ─▶ mixed with others, with background, with
+             noise ─▶ louder or softer ─▶ masked
 
 All that is random is drawn from (seed, epoch, place of the row in the epoch), so that a batch is the same after a
 restart, and a worker that makes a slice of a batch makes the very rows of the whole. What has strength 0 changes no
@@ -13,6 +14,7 @@ import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,13 @@ import numpy.typing as npt
 
 from birdtune.audio import noise
 from birdtune.audio.front_end import FrontEnd
+from birdtune.audio.logmel import LogMel
+from birdtune.audio.waveform import as_float
 from birdtune.data.batches import Batch, Source
 from birdtune.data.mixing import Amplitudes, Mixing, column, mixing_of
+from birdtune.data.sound_changes import CHANGES, changed, impulse_responses
 from birdtune.data.targets import WindowTargets
-from birdtune.errors import InputError
+from birdtune.errors import InputError, SettingsError
 from birdtune.settings import AugmentSettings
 
 Frames = npt.NDArray[Any]  # [n, window_rows, ...] as they are stored
@@ -40,6 +45,7 @@ _DRAWN = (
 _PER_ROW = 4 * -(-len(_DRAWN) // 4)  # Philox gives four numbers a count
 # Keys of streams: the order of batches is drawn from (seed, epoch), and seeds stay below this.
 _STREAM = 2**32
+_SOUND_STREAM = 2 * _STREAM
 # Rows that one thread does at a time; numpy lets others work meanwhile, so that a fast card need not wait.
 _PIECE = 32
 _MOST_THREADS = 8
@@ -52,8 +58,8 @@ _BIRDS_DB = 6.0
 # silence would be inaudible, and silence would become a roar.
 _MOST_LIFT_DB = 20.0
 NAMES = (
-    "time_roll_s", "pitch_shift", "mixup", "background", "white_noise", "pink_noise", "gain_db", "time_mask_s",
-    "band_mask",
+    *CHANGES, "time_roll_s", "pitch_shift", "mixup", "background", "white_noise", "pink_noise", "gain_db",
+    "time_mask_s", "band_mask",
 )  # fmt: skip
 
 
@@ -86,12 +92,46 @@ def require_background(settings: AugmentSettings, background: tuple[str, ...]) -
         )
 
 
+# Of pictures of sound only.
+_OF_LOGMEL = ("pitch_shift", "band_mask")
+
+
+def require_front_end(settings: AugmentSettings, spec: FrontEnd) -> None:
+    """Refuse what cannot be done to the features of a front end.
+
+    Raises:
+        SettingsError: a change of sound, and features are log-mel; or one of log-mel, and they are a waveform.
+        InputError: the impulse responses cannot be used.
+    """
+    is_logmel = isinstance(spec, LogMel)
+    for name in CHANGES if is_logmel else _OF_LOGMEL:
+        if getattr(settings, name):
+            flag = f"--augment.{name.replace('_', '-')}"
+            instead = (
+                "Take a backbone that works on waveforms (birdnet, perch, a model of yours), or leave it out."
+                if is_logmel else "Take --augment.pitch-semitones or --augment.filter, or leave it out."
+            )  # fmt: skip
+            kind = "waveforms, and features of this backbone are log-mel" if is_logmel else (
+                "log-mel features, and this backbone takes a waveform"
+            )
+            raise SettingsError(f"{flag} changes {kind}. {instead}")
+    if settings.reverberation and settings.impulse_responses is not None:
+        impulse_responses(Path(settings.impulse_responses), spec.rate_hz)
+
+
 def draw(seed: int, epoch: int, first: int, n: int) -> dict[str, Floats]:
     """Numbers in 0…1 (without 1) for the rows `first` … `first + n - 1` of an epoch. [n] each"""
     bits = np.random.Philox(key=[seed + _STREAM, epoch])
     bits.advance(first * _PER_ROW // 4)
     numbers = (bits.random_raw(n * _PER_ROW) >> np.uint64(11)) * 2.0**-53
     return dict(zip(_DRAWN, numbers.reshape(n, _PER_ROW).T, strict=False))
+
+
+@functools.lru_cache(maxsize=16)
+def _mixed(seed: int, epoch: int, n: int) -> dict[str, Floats]:
+    """What mixup needs of `draw` for a whole epoch."""
+    drawn = draw(seed, epoch, 0, n)
+    return {name: drawn[name].copy() for name in ("mixup", "partner", "share")}
 
 
 @functools.cache
@@ -140,8 +180,32 @@ class Augmenter:
         self, frames: Frames, targets: Targets, epoch: int, first: int, order: Rows
     ) -> tuple[Frames, Targets]:
         drawn = draw(self.seed, epoch, first, len(frames))
+        frames = self._changed(frames, epoch, first)
         frames, targets = self._sound(shifted(frames, self.settings, drawn, self.spec), targets, drawn, order)
         return masked(frames, self.settings, drawn, self.spec), targets
+
+    def _changed(self, frames: Frames, epoch: int, first: int) -> Frames:
+        """Each window's sound after `sound_changes`, drawn from its place."""
+        if not any(getattr(self.settings, name) for name in CHANGES):
+            return frames
+        made = np.empty_like(frames)
+        for k, window in enumerate(frames):
+            bits = np.random.Philox(key=[self.seed + _SOUND_STREAM, epoch], counter=[0, first + k, 0, 0])
+            wave = changed(as_float(window).ravel(), self.spec.rate_hz, np.random.Generator(bits), self.settings)
+            made[k] = self.spec.stored(wave.reshape(window.shape))
+        return made
+
+    def mixed_targets(self, windows: Rows, epoch: int, order: Rows) -> Targets:
+        """What windows are to answer in an epoch in which each lies at its own number. [n, C] each"""
+        targets, known = (each.copy() for each in self.targets.of(windows))
+        drawn = _mixed(self.seed, epoch, order.size)
+        rows = np.flatnonzero(drawn["mixup"][windows] < self.settings.mixup)
+        if rows.size:
+            at = windows[rows]
+            partners = order[(drawn["partner"][at] * order.size).astype(np.int64)]
+            own = targets[rows], known[rows]
+            targets[rows], known[rows] = self._joined(own, self.targets.of(partners), drawn["share"][at])
+        return targets, known
 
     def _sound(
         self, frames: Frames, targets: Targets, drawn: dict[str, Floats], order: Rows
@@ -195,18 +259,22 @@ class Augmenter:
         """Mix rows `at` of `mel` with other windows, in place; their power goes along. Returns the new targets."""
         other = self._mixing.amplitudes(self.source.features(partners))
         level = _level(power[at], self._mixing.power(other))
-        mine, others = own[0], self.targets.of(partners)
-        joined: npt.NDArray[np.floating]
         if self.kind == "softmax":
             weights = share, 1.0 - share
-            joined = share[:, None] * mine + (1.0 - share[:, None]) * others[0]
         else:
             weights = np.ones_like(share), _factor((2.0 * share - 1.0) * _BIRDS_DB)
-            joined = self._both(np.maximum(mine, others[0]))
         total = np.hypot(*weights)  # so that the mixture is about as loud as the first was
         first, second = (column(weight, mel) for weight in (weights[0] / total, level * weights[1] / total))
         mel[at] = self._mixing.summed(mel[at] * first, other * second)
         power[at] = self._mixing.power(mel[at])
+        return self._joined(own, self.targets.of(partners), share)
+
+    def _joined(self, own: Targets, others: Targets, share: Floats) -> Targets:
+        """What mixed windows are to answer."""
+        joined: npt.NDArray[np.floating] = (
+            share[:, None] * own[0] + (1.0 - share[:, None]) * others[0]
+            if self.kind == "softmax" else self._both(np.maximum(own[0], others[0]))
+        )  # fmt: skip
         return np.asarray(joined, np.float32), _known_of_mixed(own, others)
 
     def _both(self, labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -219,7 +287,7 @@ class Augmenter:
     def _add_background(
         self, mel: Amplitudes, power: npt.NDArray[np.float32], at: Rows, drawn: dict[str, Floats], rows: Rows
     ) -> None:
-        windows = self._background_windows
+        windows = self.background_windows
         if not windows.size:
             return  # the classes have one, the training part has none of it
         chosen = windows[(drawn["which"][rows] * windows.size).astype(np.int64)]
@@ -233,7 +301,7 @@ class Augmenter:
         return mixing_of(self.spec)
 
     @functools.cached_property
-    def _background_windows(self) -> Rows:
+    def background_windows(self) -> Rows:
         """The training windows that hold a background class and no other."""
         found = [
             windows[(targets > 0).any(axis=1) & ~np.delete(targets > 0, self.backgrounds, axis=1).any(axis=1)]

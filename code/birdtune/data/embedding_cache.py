@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.data.batches import Rows, Windows, batch_of, prefetched
+from birdtune.data.batches import Rows, Source, Windows, batch_of, prefetched
 from birdtune.data.shards import ShardStore, ShardWriter
 from birdtune.runtime.files import make_folder
 from birdtune.runtime.log import Progress
@@ -76,6 +76,11 @@ class KeptWindows:
     def __len__(self) -> int:
         return int(self._row.size)
 
+    @property
+    def n_rows(self) -> int:
+        """As many as windows."""
+        return len(self)
+
     def features(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
     ) -> npt.NDArray[Any]:
@@ -105,6 +110,7 @@ def fill(
     *,
     progress: Progress,
     interrupts: Interrupts,
+    source: Source | None = None,
 ) -> None:
     """Compute and keep the activations of all recordings that lack them.
 
@@ -113,6 +119,7 @@ def fill(
 
     Args:
         compute: windows [batch, 96, 64] → activations [batch, *shape].
+        source: of what is computed from in place of the windows themselves.
 
     Raises:
         Interrupted: the recordings that were finished are kept.
@@ -126,7 +133,7 @@ def fill(
         store.appending() as index,
         _Writer(store, index) as writer,
     ):
-        for batch in prefetched(_batches(windows, wanted, batch_size)):
+        for batch in prefetched(_batches(windows, wanted, batch_size, source or windows)):
             real = batch.windows[: int(batch.weights.sum())]
             rows = compute(batch.features)[: real.size]  # [n, *shape]
             interrupts.check()  # before anything counts that an interruption may have spoilt
@@ -137,12 +144,12 @@ def fill(
     store.note_whole()
 
 
-def _batches(windows: Windows, wanted: npt.NDArray[np.bool_], batch_size: int) -> Iterator[Rows]:
+def _batches(windows: Windows, wanted: npt.NDArray[np.bool_], batch_size: int, source: Source) -> Iterator[Rows]:
     """Those batches of all windows, as they lie, in which one is wanted."""
     for start in range(0, len(windows), batch_size):
         numbers = np.arange(start, min(start + batch_size, len(windows)))
         if wanted[numbers].any():
-            yield batch_of(windows, numbers, batch_size)
+            yield batch_of(source, numbers, batch_size)
 
 
 class _Writer:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from birdtune.config import Config
 from birdtune.data import dataset as data
-from birdtune.data.augment import require_background
+from birdtune.data.augment import require_background, require_front_end
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError, Interrupted, shown
 from birdtune.evaluation import diagnostics
 from birdtune.models import head_start, published, registry
@@ -49,6 +49,7 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
         journal.say(f"prepare: {shown(config.data_folder)}")
         with current.stage("prepare"):
             spec = registry.front_end(config)
+            require_front_end(config.augment, spec)
             prepare_parts.adopt(config, spec, journal)
             dataset, store = data.prepare(config, spec, journal, interrupts)
             config = current.config = dataset.settled(config)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from birdtune.audio.front_end import FrontEnd
-from birdtune.audio.logmel import picture
+from birdtune.audio.logmel import LogMel, picture
 from birdtune.config import Config
 from birdtune.data import augment
 from birdtune.data import dataset as gather
@@ -25,6 +25,7 @@ from birdtune.data.dataset import Dataset
 from birdtune.data.frames import FrameStore
 from birdtune.data.mixing import mixing_of
 from birdtune.data.sampling import Examples
+from birdtune.data.sound_changes import SHARES
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import shown
 from birdtune.models.registry import front_end
@@ -36,7 +37,7 @@ from birdtune.settings import AugmentSettings
 N_WINDOWS = 4
 # Of each class so many windows are looked through for a loud one.
 _LOOKED_AT = 64
-_SHARES = ("mixup", "background", "white_noise", "pink_noise")
+_SHARES = ("mixup", "background", "white_noise", "pink_noise", *SHARES)
 # What the picture shows where nothing is on: strengths worth a first try.
 WORTH_A_TRY = AugmentSettings(
     gain_db=6,
@@ -48,6 +49,11 @@ WORTH_A_TRY = AugmentSettings(
     time_mask_s=0.16,
     band_mask=8,
 )
+# The same for backbones that take a waveform.
+_WORTH_A_TRY_ON_SOUND = AugmentSettings(
+    gain_db=6, white_noise=0.5, pink_noise=0.5, mixup=0.3, speed=0.05, tempo=0.1, pitch_semitones=1, filter=0.3,
+    reverberation=0.3, clipping=0.1, codec=0.3, time_mask_s=0.5,
+)  # fmt: skip
 
 _JITTER_WORTH_A_TRY = 0.48  # seconds: half a window of VGGish
 
@@ -60,13 +66,16 @@ def draw_sheet(config: Config, out: Path, journal: Journal, interrupts: Interrup
     Raises:
         InputError, RetryableError, Interrupted: as `gather.prepare`; background is asked for and there is none.
     """
-    dataset, store = gather.prepare(config, front_end(config), journal, interrupts)
+    spec = front_end(config)
+    augment.require_front_end(config.augment, spec)
+    dataset, store = gather.prepare(config, spec, journal, interrupts)
     config = config.with_output(dataset.output)
     augment.require_background(config.augment, dataset.background)
     settings = config.augment
     if not augment.active(settings) and not config.train.jitter_s:
         journal.say("  no augmentation is on: these are strengths worth a try")
-        settings = WORTH_A_TRY.model_copy(update={"background": 0.3 if dataset.background else 0.0})
+        worth_a_try = WORTH_A_TRY if isinstance(spec, LogMel) else _WORTH_A_TRY_ON_SOUND
+        settings = worth_a_try.model_copy(update={"background": 0.3 if dataset.background else 0.0})
         worth = config.train.model_copy(update={"jitter_s": _JITTER_WORTH_A_TRY})
         config = config.model_copy(update={"train": worth})
     if jitter := config.train.jitter_s:
@@ -148,6 +157,7 @@ def sheet(
             **{name: 1.0 if name in _SHARES else getattr(settings, name)},
             snr_db=settings.snr_db,
             mask_with=settings.mask_with,
+            impulse_responses=settings.impulse_responses,
         )
         made = replace(augmenter, settings=alone)(as_it_is, 0, 0, order)
         columns.append((title(name, settings), made.features))
@@ -172,6 +182,13 @@ def title(name: str, settings: AugmentSettings) -> str:
         "background": f"background, {share},\n{snr}",
         "white_noise": f"white noise, {share},\n{snr}",
         "pink_noise": f"pink noise, {share},\n{snr}",
+        "speed": f"faster or slower,\n± {100 * value:.0f} %",
+        "tempo": f"tempo alone,\n± {100 * value:.0f} %",
+        "pitch_semitones": f"pitch alone,\n± {value:g} semitone{'' if value == 1 else 's'}",
+        "filter": f"filtered,\n{share}",
+        "reverberation": f"reverberation,\n{share}",
+        "clipping": f"clipped,\n{share}",
+        "codec": f"lossy codec,\n{share}",
         "gain_db": f"louder or softer,\n± {value:g} dB",
         "time_mask_s": f"time masked ({settings.mask_with}),\nup to {value:g} s",
         "band_mask": f"pitch masked ({settings.mask_with}),\nup to {value} bands",

@@ -7,7 +7,7 @@ them. What is small enough lies in the memory of whatever computes, and a batch 
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from birdtune.data.batches import Source, Windows
+from birdtune.data.copies import Copies, CopyOf
 from birdtune.data.embedding_cache import SHARE_OF_DISK, ActivationStore, KeptWindows, fill, is_worth_keeping
 from birdtune.data.frames import FrameStore
 from birdtune.errors import shown
@@ -46,6 +47,7 @@ class Feed:
     ]  # [n, ...] as the source gives it → [n, embedding size] float32, in TensorFlow
     flops: float  # of `embed`, for one window
     convolves: bool  # whether `embed` computes convolutions
+    n_copies: int = 0  # augmented ones of each window, behind the windows
 
 
 def whole(trained: Classifier, windows: Source) -> Feed:
@@ -110,11 +112,29 @@ class Frozen:
         embed = (lambda given: given) if rest is None else rest
         return Feed(KeptWindows(windows, store), embed, self._cut.rest_flops, self._cut.rest_convolves)
 
-    def choose(self, windows: Windows, *, what: str, moves: str = "") -> None:
-        """Choose whether to keep what the frozen layers make of these windows, if that is not known; as `feed`."""
+    def with_copies(self, windows: Windows, copies: Sequence[CopyOf], *, what: str, moves: str = "") -> Feed:
+        """As `feed`, with augmented copies beside the windows, where what the frozen layers make is kept."""
+        feed = self.feed(windows, what=what, moves=moves)
+        if not copies or not isinstance(feed.source, KeptWindows):
+            return feed
+        kept = [feed.source]
+        for copy in copies:
+            store = self._store(windows.hop_rows, f"-copy-{copy.digest()[:16]}")
+            self._left_bytes -= len(windows) * store.row_bytes
+            self._features.in_use.add(store.folder)
+            self._fill(store, windows, f"{what}, copy {copy.number} of {len(copies)}", copy)
+            kept.append(KeptWindows(windows, store))
+        return replace(feed, source=Copies(kept), n_copies=len(copies))
+
+    def choose(self, windows: Windows, *, what: str, moves: str = "", times: int = 1) -> None:
+        """Choose whether to keep what the frozen layers make of these windows, if that is not known; as `feed`.
+
+        Args:
+            times: how many times as much is to be kept, with copies.
+        """
         if not self._is_any or what in self.kept:
             return
-        why = self._why_not(self._store(windows.hop_rows), windows, moves)
+        why = self._why_not(self._store(windows.hop_rows), windows, moves, times)
         self.kept[what] = not why
         if why:
             self._journal.say(f"  {what}: the frozen layers are computed in each epoch, as {why}")
@@ -123,28 +143,29 @@ class Frozen:
         """Whether what the frozen layers make of these windows is kept already."""
         return self._is_any and not self._store(windows.hop_rows).lacks(windows).any()
 
-    def _store(self, hop_rows: int) -> ActivationStore:
+    def _store(self, hop_rows: int, more: str = "") -> ActivationStore:
         output = self._beginning.output
         shape = tuple(int(size) for size in output.shape[1:])
-        folder = self._features.folder / f"frozen-{self._key}-hop{hop_rows}"
+        folder = self._features.folder / f"frozen-{self._key}-hop{hop_rows}{more}"
         return ActivationStore(folder, shape, tf.as_dtype(output.dtype).as_numpy_dtype)
 
-    def _why_not(self, store: ActivationStore, windows: Windows, moves: str) -> str:
+    def _why_not(self, store: ActivationStore, windows: Windows, moves: str, times: int) -> str:
         """Why activations are not kept; "" if they are."""
         if moves:
             return f"{moves} makes other windows of the sound each time"
         if not is_worth_keeping(self._cut.frozen_flops, store.row_bytes, on_gpu=devices.has_gpu()):
             return "that is faster than reading what they would make"
-        n_bytes = len(windows) * store.row_bytes
+        n_bytes = times * len(windows) * store.row_bytes
         if n_bytes > self._left_bytes:
             return f"what they make would take {size_text(n_bytes)} (--train.cache-gb)"
-        left, free = int(store.lacks(windows).sum()) * store.row_bytes, free_bytes(store.folder)
+        lacking = int(store.lacks(windows).sum()) + (times - 1) * len(windows)
+        left, free = lacking * store.row_bytes, free_bytes(store.folder)
         if free is not None and left > (free - self._reserved_bytes) * SHARE_OF_DISK:
             kept_free = f" ({size_text(self._reserved_bytes)} of it for checkpoints)" if self._reserved_bytes else ""
             return f"what they make would take {size_text(left)}, and {size_text(free)} are free{kept_free}"
         return ""
 
-    def _fill(self, store: ActivationStore, windows: Windows, what: str) -> None:
+    def _fill(self, store: ActivationStore, windows: Windows, what: str, source: Source | None = None) -> None:
         if damaged := store.verify(windows.contents):
             self._journal.warn(
                 f"{len(damaged):,} recordings had damaged numbers in {shown(store.folder)}; they are made again"
@@ -166,6 +187,7 @@ class Frozen:
                 self.classifier.backbone.frozen_batch(),
                 progress=progress,
                 interrupts=self._interrupts,
+                source=source,
             )
         self._journal.say(f"  {what}: the frozen layers are computed once, for {lacking:,} windows ({kept})")
 
@@ -182,12 +204,13 @@ class Frozen:
 class Resident:
     """A source that lies in the memory of whatever computes; it gives the numbers of rows of a table."""
 
-    def __init__(self, first_row: npt.NDArray[np.int64], windows: Windows | None = None) -> None:
-        self._first_row = first_row  # [windows]
+    def __init__(self, first_row: npt.NDArray[np.int64], windows: Windows | None = None, n: int | None = None) -> None:
+        self._first_row = first_row  # [windows], and of copies of them
         self._windows = windows
+        self._n = first_row.size if n is None else n
 
     def __len__(self) -> int:
-        return int(self._first_row.size)
+        return int(self._n)
 
     def features(
         self, windows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64] | None = None
@@ -205,7 +228,7 @@ def in_memory(feed: Feed) -> Feed:
     """
     gpu = devices.memory_bytes() * _SHARE_OF_GPU
     source = feed.source
-    if isinstance(source, KeptWindows) and len(source) * source.store.row_bytes <= max(
+    if isinstance(source, KeptWindows | Copies) and source.n_rows * source.store.row_bytes <= max(
         gpu, _MOST_RESIDENT_BYTES
     ):
         return _resident_rows(feed, source)
@@ -214,14 +237,14 @@ def in_memory(feed: Feed) -> Feed:
     return feed
 
 
-def _resident_rows(feed: Feed, source: KeptWindows) -> Feed:
+def _resident_rows(feed: Feed, source: KeptWindows | Copies) -> Feed:
     store = source.store
     # Not a tensor from one array: that would be there twice for a while.
-    table = tf.Variable(tf.zeros((len(source), *store.shape), store.dtype), trainable=False)
-    for begin in range(0, len(source), _PIECE):
-        numbers = np.arange(begin, min(begin + _PIECE, len(source)))
+    table = tf.Variable(tf.zeros((source.n_rows, *store.shape), store.dtype), trainable=False)
+    for begin in range(0, source.n_rows, _PIECE):
+        numbers = np.arange(begin, min(begin + _PIECE, source.n_rows))
         table[begin : begin + numbers.size].assign(source.features(numbers))
-    resident = Resident(np.arange(len(source)))
+    resident = Resident(np.arange(source.n_rows), n=len(source))
     return replace(feed, source=resident, embed=lambda rows: feed.embed(tf.gather(table, rows)))
 
 

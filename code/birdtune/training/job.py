@@ -70,6 +70,13 @@ class Job:
         return bool(augment.active(self.config.augment) or self.config.train.jitter_s)
 
     @property
+    def makes_copies(self) -> bool:
+        """Whether augmented copies of windows are embedded once, by a backbone that is frozen as a whole."""
+        config = self.config
+        is_frozen = config.model.freeze_point == ALL_BUT_HEAD and not config.train.jitter_s
+        return is_frozen and config.augment.copies > 0 and bool(augment.active(config.augment))
+
+    @property
     def refits(self) -> bool:
         """Whether a second training follows, if there are validation recordings."""
         wanted = self.config.train.refit

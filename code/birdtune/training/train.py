@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from birdtune.data import augment, sampling, split
 from birdtune.data.augment import Augmenter
-from birdtune.data.batches import Batches, Windows
+from birdtune.data.batches import Augment, Batches, Windows
 from birdtune.data.clips import ClipBatches
+from birdtune.data.copies import CopyOf, FromCopies
 from birdtune.data.sampling import Examples
 from birdtune.data.targets import WindowTargets
 from birdtune.evaluation import diagnostics
@@ -240,8 +241,9 @@ def _loop(
     settings = with_head_rate(job.config.train, job.head_start)
     if epochs is not None:
         settings = settings.model_copy(update={"epochs": epochs})
-    feed, validate = _feeds(job, classifier, windows, step.precision)
-    batches = _batches(job, classifier, windows, examples, feed)
+    augmenter = _augmenter(job, windows, examples.targets)
+    feed, validate = _feeds(job, classifier, windows, augmenter)
+    batches = _batches(job, classifier, windows, examples, feed, augmenter)
     n_weights = sum(math.prod(variable.shape) for variable in classifier.trainable_variables)
     job.journal.say(
         f"  {len(windows):,} windows, {len(batches):,} batches an epoch, {n_weights:,} weights to train"
@@ -290,7 +292,7 @@ def _untrained(job: Job, epochs: int) -> str:
 
 
 def _batches(
-    job: Job, classifier: Classifier, windows: Windows, examples: Examples, feed: Feed
+    job: Job, classifier: Classifier, windows: Windows, examples: Examples, feed: Feed, augmenter: Augmenter | None
 ) -> Batches | ClipBatches:
     settings = job.config.train
     how: dict[str, Any] = {
@@ -303,7 +305,10 @@ def _batches(
     }
     if classifier.attention is not None:
         return ClipBatches(feed.source, examples.targets, **how)
-    return Batches(feed.source, examples.targets, **how, augment=_augmenter(job, windows, examples.targets))
+    augmented: Augment | None = augmenter
+    if augmenter is not None and feed.n_copies:
+        augmented = FromCopies(augmenter, windows, feed.source, feed.n_copies)
+    return Batches(feed.source, examples.targets, **how, augment=augmented)
 
 
 def _augmenter(job: Job, windows: Windows, targets: WindowTargets) -> Augmenter | None:
@@ -322,7 +327,9 @@ def _augmenter(job: Job, windows: Windows, targets: WindowTargets) -> Augmenter 
     )
 
 
-def _feeds(job: Job, classifier: Classifier, windows: Windows, precision: str) -> tuple[Feed, Validation]:
+def _feeds(
+    job: Job, classifier: Classifier, windows: Windows, augmenter: Augmenter | None
+) -> tuple[Feed, Validation]:
     """What training reads, and validation after an epoch; the outputs of frozen layers are computed here, once."""
     settings = job.config.train
     frozen = Frozen(
@@ -335,15 +342,18 @@ def _feeds(job: Job, classifier: Classifier, windows: Windows, precision: str) -
         kept=job.run.record.get("frozen_kept"),
     )
     changes = [f"--augment.{name.replace('_', '-')}" for name in augment.active(job.config.augment)]
+    copies: list[CopyOf] = []
+    if augmenter is not None and job.makes_copies:
+        copies, changes = [CopyOf(augmenter, windows, 1 + k) for k in range(job.config.augment.copies)], []
     jitter = ["--train.jitter-s"] if settings.jitter_s else []
     if (remark := windows.jitter_remark(settings.jitter_s)) and not job.refit:
         job.journal.warn(remark)
     what = "training and validation" if job.refit else "training"
     moves = " and ".join([*jitter, *changes][:2])
     if job.world.is_chief:
-        frozen.choose(windows, what=what, moves=moves)
+        frozen.choose(windows, what=what, moves=moves, times=1 + len(copies))
     frozen.kept = job.world.broadcast(frozen.kept)
-    feed = job.world.in_turn(lambda: frozen.feed(windows, what=what, moves=moves))
+    feed = job.world.in_turn(lambda: frozen.with_copies(windows, copies, what=what, moves=moves))
     if not changes:  # which are made in this process's memory, of frames
         feed = in_memory(feed)
     if not job.world.is_chief:
