@@ -91,14 +91,16 @@ def write_stretches(clips: Sequence[Clip], folder: Path, seconds: float) -> None
                 soundfile.write(path, piece, RATE_HZ, subtype="PCM_16")
 
 
-def write_changed(clips: Sequence[Clip], folder: Path, change: Callable[[Wave, np.random.Generator], Wave]) -> None:
+def write_changed(
+    clips: Sequence[Clip], folder: Path, change: Callable[[Wave, np.random.Generator], Wave], rate_hz: int = RATE_HZ
+) -> None:
     """Write clips as FOLDER/Class/name.wav, each changed; what is drawn for each depends on its place in the row."""
     for number, clip in enumerate(clips):
-        sound = change(read(clip.path), np.random.default_rng([4, number]))
+        sound = change(read(clip.path, rate_hz), np.random.default_rng([4, number]))
         sound *= np.float32(min(1.0, 0.99 / max(float(np.abs(sound).max()), 1e-6)))
         path = folder / clip.label / f"{clip.path.stem}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, sound, RATE_HZ, subtype="PCM_16")
+        soundfile.write(path, sound, rate_hz, subtype="PCM_16")
 
 
 def in_noise(sound: Wave, generator: np.random.Generator, snr_db: float) -> Wave:
@@ -110,10 +112,10 @@ def in_noise(sound: Wave, generator: np.random.Generator, snr_db: float) -> Wave
     return np.asarray(sound + noise * np.float32(level / max(rms(noise), 1e-6)), np.float32)
 
 
-def dulled(sound: Wave, generator: np.random.Generator, above_hz: float) -> Wave:
+def dulled(sound: Wave, generator: np.random.Generator, above_hz: float, rate_hz: int = RATE_HZ) -> Wave:
     """A sound without what is higher than so many Hz, as poor microphones have it."""
     spectrum = np.fft.rfft(sound)
-    spectrum[np.fft.rfftfreq(len(sound), 1 / RATE_HZ) > above_hz] = 0
+    spectrum[np.fft.rfftfreq(len(sound), 1 / rate_hz) > above_hz] = 0
     return np.fft.irfft(spectrum, len(sound)).astype(np.float32)
 
 

@@ -49,6 +49,7 @@ _TITLES = {
     "learn_noisy": "What is learned: which labels are wrong",
     "learn_finetuned": "What is learned: by which fine-tuning, of few recordings",
     "learn_augmented": "What is learned: with augmentation, of few recordings",
+    "learn_robust": "What is learned: with augmentation of sound, where test sounds differ",
     "learn_short": "What is learned: from clips shorter than a window",
     "sources": "Clips of one recording, found by their sound",
 }
