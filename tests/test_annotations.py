@@ -157,6 +157,20 @@ def test_selections_over_several_files_are_placed_in_the_file_they_begin_in(tmp_
     assert [(row.recording, row.path[-6:]) for row in file.rows] == [("r0.wav", "r0.wav"), ("r1.wav", "r1.wav")]
 
 
+def test_ratings_are_weights_and_a_label_without_one_has_the_median_of_its_class(tmp_path: Path) -> None:
+    text = (
+        "primary_label,filename,rating\n"
+        "owl,a.ogg,5.0\nowl,b.ogg,2.5\nowl,c.ogg,4\nowl,d.ogg,0.0\ntit,e.ogg,0.1\ntit,f.ogg,\nwren,g.ogg,none\n"
+    )
+    rows = read(tmp_path / "train_metadata.csv", text).rows
+    assert [row.cells["weight"] for row in rows] == ["1", "0.5", "0.8", "0.8", "0.1", "0.1", "0.65"]
+    # What says weights itself is believed.
+    rows = read(tmp_path / "own.csv", "label,recording,rating,weight\nowl,a.ogg,5,0.3\n").rows
+    assert [row.cells["weight"] for row in rows] == ["0.3"]
+    rows = read(tmp_path / "none.csv", "label,recording,rating\nowl,a.ogg,\n").rows
+    assert [row.cells["weight"] for row in rows] == ["1"]
+
+
 def test_metadata_of_birdclef_and_of_xeno_canto_name_what_is_heard_behind(tmp_path: Path) -> None:
     text = "primary_label,secondary_labels,filename,rating\n"
     text += "owl,\"['tit', 'jay']\",owl/XC1.ogg,4.5\ntit,[],tit/XC2.ogg,0\n"

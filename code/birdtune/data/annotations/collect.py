@@ -19,7 +19,7 @@ from birdtune.data.annotations import formats, review, sites
 from birdtune.data.annotations.formats import AnnotationFile
 from birdtune.data.annotations.names import Names
 from birdtune.data.annotations.rows import Options, Row
-from birdtune.data.annotations.table import columns_of
+from birdtune.data.annotations.table import LEAST_WEIGHT, columns_of, is_rated
 from birdtune.data.class_names import joined, quoted
 from birdtune.data.label_table import parse_columns, row_of, unused_times
 from birdtune.data.labelling import LabelRow, LabelTable, twice
@@ -291,4 +291,9 @@ def _notices(found: list[AnnotationFile], detected: list[Path], taxonomy: Taxono
     elif any(one.is_detected for one in found):
         some = [one.path.name for one in found if one.is_detected]
         yield f"What a program detected is taken for true: {quoted(some)}. Check some of it by ear."
+    if rated := [one.path.name for one in found if is_rated(one.header)]:
+        yield (
+            f"Ratings in {quoted(rated)} are weights: of the best 1, of others in proportion, at least "
+            f"{LEAST_WEIGHT:g}; a label without a rating has the median of its class."
+        )
     yield from taxonomy.notices()

@@ -5,9 +5,12 @@ Columns are known by names that say their unit, so that nothing is guessed; othe
 
 import csv
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import median
 
 from birdtune.data.annotations.rows import NUMBERS, TIMES, Options, Row, seconds_of
 from birdtune.runtime.files import GIVEN_DELIMITER
@@ -21,6 +24,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "low_hz": ("low_hz", "low freq (hz)"),
     "high_hz": ("high_hz", "high freq (hz)"),
     "weight": ("weight",),
+    "rating": ("rating",),
     "score": _DETECTED,
     "offset_s": ("file offset (s)",),
     "recording": ("recording", "begin file", "filename", "file", "associatedmedia"),
@@ -31,6 +35,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "label": ("label", "annotation", "annotations", "class", "species", "scientific name", "scientificname",
               "common name", "vernacularname", "tag", "call type", "call_type", "primary_label", "species code"),
 }  # fmt: skip
+LEAST_WEIGHT = 0.1  # of what was rated worst, beside 1 of the best
 _WORD = re.compile(r"[^\[\]'\",]+")
 
 
@@ -107,7 +112,43 @@ def rows_of(header: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]], o
     if twice := next((cell for cell in header if cell and header.count(cell) > 1), None):
         raise ValueError(f"two columns are named {twice[:40]!r}")
     seen = _Seen()
-    return [_row(number, header, cells, columns, options, seen) for number, cells in lines]
+    rows = [_row(number, header, cells, columns, options, seen) for number, cells in lines]
+    if not is_rated(header):
+        return rows
+    ratings = [_rating(dict(zip(header, cells, strict=False)).get(columns["rating"][0], "")) for _, cells in lines]
+    weights = _weights([row.class_name for row in rows], ratings)
+    return [
+        replace(row, cells={**row.cells, "weight": f"{weight:g}"}) for row, weight in zip(rows, weights, strict=True)
+    ]
+
+
+def is_rated(header: Sequence[str]) -> bool:
+    """Whether labels weigh by how good a recording was rated, as no column says their weight itself."""
+    names = {cell.casefold() for cell in header}
+    return "rating" in names and "weight" not in names
+
+
+def _rating(cell: str) -> float:
+    """A rating; nan where there is none, for which BirdCLEF and xeno-canto have 0."""
+    try:
+        found = float(cell.replace(",", "."))
+    except ValueError:
+        return math.nan
+    return found if 0 < found < math.inf else math.nan
+
+
+def _weights(classes: Sequence[str], ratings: Sequence[float]) -> list[float]:
+    """Weights by ratings: the best has 1. Without a rating, a label has the median of its class, else of all."""
+    rated = [rating for rating in ratings if rating == rating]
+    if not rated:
+        return [1.0] * len(ratings)
+    of_class: dict[str, list[float]] = {}
+    for name, rating in zip(classes, ratings, strict=True):
+        of_class.setdefault(name, []).extend([rating] if rating == rating else [])
+    return [
+        max(LEAST_WEIGHT, (rating if rating == rating else median(of_class[name] or rated)) / max(rated))
+        for name, rating in zip(classes, ratings, strict=True)
+    ]
 
 
 class _Seen:
