@@ -120,7 +120,7 @@ def test_a_class_with_enough_events_has_a_threshold_of_its_own() -> None:
 
 def test_false_detections_an_hour_are_kept_where_validation_is_long_enough_to_show_it() -> None:
     few = chosen(*owls(3, 0.3, false=0.1), 5.0)
-    assert few.goal == "the highest F1 of events" and "has 0.7 annotated min" in few.reason
+    assert few.goal == "the highest F1 of events" and "have 0.7 annotated min" in few.reason
     hours = 110 / 3600
     for allowed, lowest in ((2, 0.6), (10.5, 0.6), (11.5, 0.0)):  # one more than the ten must be allowed
         found = chosen(*owls(10, 0.9, false=0.6), allowed / hours)

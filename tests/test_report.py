@@ -152,7 +152,7 @@ def trusted_data() -> ReportData:
     scores = dataclasses.replace(scores, pooled=pooled.astype(np.float32))
     chosen = Thresholds(
         (0.85, 0.5, float("inf"), 0.9), (OWN, SHARED, BACKGROUND, NOMINAL), "at most 2 false alarms an hour",
-        "There are too few validation recordings.",
+        "There are too few held-out recordings.",
     )  # fmt: skip
     drawing: dict[str, Any] = {"n_bootstrap": 100, "seed": 0}
     judged = {
@@ -316,7 +316,7 @@ def test_where_labels_have_times_the_page_is_of_events_and_windows(tmp_path: Pat
     row = read_csv(tmp_path / "per_class.csv")[0]
     assert (row["test_events"], row["test_event_recall"], row["test_windows"]) == ("40", "0.125", "200")
     assert row["detection_threshold"] == "0.2" and row["threshold"] != "0.2" and text.count("0.20") >= 4
-    assert "The thresholds were chosen on validation, for the highest F1 of events." in text
+    assert "The thresholds were chosen on held-out recordings, for the highest F1 of events." in text
     assert "there are 40 detections in the 100 test recordings. Of these 50 % are right, and of the 160" in text
     assert "equally many windows" in text and "test windows with a score between" in text
     assert 0 < float(row["test_window_ap_lo"]) < float(row["test_window_ap"]) < 1
@@ -601,9 +601,9 @@ def test_thresholds_are_said_to_be_chosen_only_where_they_were() -> None:
         rows = [{"threshold": None if origin == BACKGROUND else 0.9, "from": origin} for origin in origins]
         return thresholds_sentence({"goal": "a precision of 0.9", "reason": "", "classes": rows})
 
-    assert said(OWN, SHARED, BACKGROUND) == "The thresholds were chosen on validation, for a precision of 0.9."
+    assert said(OWN, SHARED, BACKGROUND) == "The thresholds were chosen on held-out recordings, for a precision of 0.9."
     assert said(NOMINAL, NOMINAL, BACKGROUND) == "The thresholds are nominal: a score of 0.9."
-    assert said(OWN, NOMINAL, BACKGROUND).startswith("The thresholds of 1 of 2 classes were chosen on validation")
+    assert said(OWN, NOMINAL, BACKGROUND).startswith("The thresholds of 1 of 2 classes were chosen on held-out")
 
 
 def test_where_some_are_rejected_their_share_stands_beside_the_accuracy(tmp_path: Path) -> None:
@@ -753,7 +753,7 @@ def test_the_page_shows_calibration_thresholds_and_false_alarms(tmp_path: Path) 
     for told in (
         "Of the 11 test recordings with a score between 0.7 and 0.9, 10 were right", "before calibration",
         "as served",
-        "at most 2 false alarms an hour", "too few validation", "0.50 for the mean", "1 false alarm: 60.0 an hour",
+        "at most 2 false alarms an hour", "too few held-out", "0.50 for the mean", "1 false alarm: 60.0 an hour",
         "pink noise", "Strix_aluco (1)", "would give a better estimate. An alarm is",
     ):  # fmt: skip
         assert told in text, told

@@ -106,11 +106,11 @@ def test_a_class_whose_recordings_speak_against_the_shared_threshold_has_a_highe
 def test_classes_with_few_recordings_share_a_threshold_and_say_so() -> None:
     found = chosen(clips([0.9] * 28, [0.95] * 4))
     assert found.origins == (BACKGROUND, SHARED, SHARED)
-    assert "2 of 2 classes have too few validation recordings for a lower" in found.reason
+    assert "2 of 2 classes have too few held-out recordings for a lower" in found.reason
     assert "29 source recordings at least" in found.reason
     none = chosen(clips([0.9] * 2, [0.95] * 2))
     assert none.origins == (BACKGROUND, NOMINAL, NOMINAL) and none.values[1:] == (0.9, 0.9)
-    assert "too few validation recordings" in none.reason
+    assert "too few held-out recordings" in none.reason
     assert "no validation recordings" in chosen(None).reason and chosen(None, precision=0.7).values[1] == 0.7
 
 

@@ -139,7 +139,8 @@ def fit(logits: Scores | None, kind: str) -> Calibration:
         return Calibration(
             kind,
             sources=sources,
-            reason=f"validation has {few}, and a temperature takes {FEWEST_SOURCES} or more: scores are not calibrated",
+            reason=f"held-out recordings are of {few}, and a temperature takes {FEWEST_SOURCES} or more: scores are "
+            "not calibrated",
         )
     weights = source_weights(logits.groups)  # [N]
     window = _best(_window_loss(logits, kind, weights), kind, _WINDOW_PRIOR_SD)

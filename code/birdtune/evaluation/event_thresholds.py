@@ -1,6 +1,6 @@
-"""From which score on a class is detected, where labels have times; chosen on validation, evaluated on test.
+"""From which score on a class is detected, where labels have times; chosen on held-out recordings.
 
-    annotated and detected events of validation at each of some thresholds ─▶ choose ─▶ Thresholds of detections
+    annotated and detected events of these at each of some thresholds ─▶ choose ─▶ Thresholds of detections
 
 A threshold of recordings is about the mean of a recording's windows, which says little of one window. Here detections
 are made at some thresholds and compared with the annotated events. The goal is the highest F1, or the lowest threshold
@@ -20,7 +20,7 @@ from birdtune.evaluation.decision import OWN, SHARED, Thresholds
 from birdtune.evaluation.event_metrics import by_overlap, event_counts
 from birdtune.evaluation.recording_events import Compared
 
-# A class with fewer events in validation follows all classes together (docs/detections.md has why).
+# A class with fewer events there follows all classes together (docs/detections.md has why).
 FEWEST_EVENTS = 30
 # Those that are tried, rising, evenly spread in log odds: 0.018 to 0.999.
 TRIED: tuple[float, ...] = tuple(np.round(scipy.special.expit(np.arange(-4.0, 7.01, 0.5)), 6).tolist())
@@ -36,7 +36,7 @@ def choose(
     """The thresholds of detections.
 
     Args:
-        compared_at: `recording_events.compare` of validation, detected at some thresholds.
+        compared_at: `recording_events.compare` of held-out recordings, detected at some thresholds.
         classes: of the scores.
         of_recordings: those of classes that are not annotated stay.
         false_alarms_per_hour: allowed over all classes together; None: the highest F1.
@@ -53,8 +53,8 @@ def choose(
     goal, reasons = f"at most {false_alarms_per_hour} false detections an hour", []
     if allowed is not None and _best(counts.sum(axis=2), allowed) is None:
         reasons.append(
-            f"Validation has {60 * hours:.1f} annotated min, in which no threshold of detections can be shown to keep "
-            f"{false_alarms_per_hour:g} false alarms an hour: they have the highest F1 of events."
+            f"Held-out recordings have {60 * hours:.1f} annotated min, in which no threshold of detections can be "
+            f"shown to keep {false_alarms_per_hour:g} false alarms an hour: they have the highest F1 of events."
         )
         allowed = None
     if allowed is None:
@@ -69,8 +69,8 @@ def choose(
         values[column], origins[column] = (shared, SHARED) if own is None else (own, OWN)
     if few := sum(origins[column] == SHARED for column in columns):
         reasons.append(
-            f"{few} of {n} classes have too few annotated events in validation (it takes {FEWEST_EVENTS}) for a "
-            "threshold of detections of their own; the one chosen on all classes together stands in."
+            f"{few} of {n} classes have too few annotated events in held-out recordings (it takes {FEWEST_EVENTS}) for "
+            "a threshold of detections of their own; the one chosen on all classes together stands in."
         )
     return Thresholds(tuple(values), tuple(origins), goal, " ".join(reasons))
 

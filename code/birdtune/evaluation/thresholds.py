@@ -48,7 +48,7 @@ def choose(
     """The thresholds that keep a goal.
 
     Args:
-        scores: validation, as it is served; None if there is none.
+        scores: held-out recordings, as they are served; None if there are none.
         background: names of the classes that are never a decision.
         precision: the goal where `alarms_per_hour` is None, or there is too little background to estimate it.
         alarms_per_hour: allowed over all classes together.
@@ -86,12 +86,12 @@ def _reasons(origins: Sequence[str], scores: Scores | None, precision: float | N
     n = len([origin for origin in origins if origin != BACKGROUND])
     fewest = f"{_fewest(precision)} source recordings at least" if precision is not None else "more"
     if nominal := origins.count(NOMINAL):
-        few = "no validation recordings" if scores is None else f"too few validation recordings (it takes {fewest})"
+        few = "no held-out recordings" if scores is None else f"too few held-out recordings (it takes {fewest})"
         of = "" if nominal == n else f" for {nominal} of {n} classes"
         return [f"There are {few} to choose thresholds on{of}: the precision that was asked for stands in, as a score."]
     if lacking := origins.count(SHARED):
         return [
-            f"{lacking} of {n} classes have too few validation recordings for a lower threshold of their own (it takes "
+            f"{lacking} of {n} classes have too few held-out recordings for a lower threshold of their own (it takes "
             f"{fewest}), or do not keep the goal with one; the one chosen on all classes together stands in."
         ]
     return []

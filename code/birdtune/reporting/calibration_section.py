@@ -118,12 +118,12 @@ def thresholds_sentence(chosen: Row) -> str:
     stand_in = [row["threshold"] for row in asked if row["from"] == NOMINAL]
     nominal = f"nominal: a score of {stand_in[0]:g}" if stand_in else ""
     if not nominal:
-        return f"The thresholds were chosen on validation, for {chosen['goal']}."
+        return f"The thresholds were chosen on held-out recordings, for {chosen['goal']}."
     if len(stand_in) == len(asked):
         return f"The thresholds are {nominal}."
     of = f"{len(asked) - len(stand_in)} of {count(len(asked), 'class')}"
     goal = f"for {chosen['goal']}"
-    return f"The thresholds of {of} were chosen on validation, {goal}; those of the others are {nominal}."
+    return f"The thresholds of {of} were chosen on held-out recordings, {goal}; those of the others are {nominal}."
 
 
 def decisions_sentence(decisions: Row, n: int, part: str, *, chosen_on: bool) -> str:
