@@ -111,7 +111,7 @@ def test_classes_with_few_recordings_share_a_threshold_and_say_so() -> None:
     none = chosen(clips([0.9] * 2, [0.95] * 2))
     assert none.origins == (BACKGROUND, NOMINAL, NOMINAL) and none.values[1:] == (0.9, 0.9)
     assert "too few held-out recordings" in none.reason
-    assert "no validation recordings" in chosen(None).reason and chosen(None, precision=0.7).values[1] == 0.7
+    assert "no held-out recordings" in chosen(None).reason and chosen(None, precision=0.7).values[1] == 0.7
 
 
 # ---- by false alarms ----------------------------------------------------------------------------
