@@ -56,6 +56,7 @@ NOT_RUN = {
     "tests/test_postprocess.py computes it with made ones",
     "./entrypoint.sh run --input s3://": "is run by tests/faults/test_cloud_job.py, against a server on loopback",
     "./entrypoint.sh predict s3://": "as above, by tests/test_cloud.py",
+    "./entrypoint.sh collect": "needs a network; tests/test_collect*.py run it against a server on loopback",
     "pip ": "needs a network, or is named as a part of what extras do",
     "python3 -c '": "is run by tests/test_serving.py",
     "curl ": "is run by tests/test_serving.py",

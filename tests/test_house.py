@@ -17,7 +17,7 @@ PACKAGE = ROOT / "code" / "birdtune"
 # A package imports only packages that stand before it, inside functions too.
 FLOORS = (
     "errors", "options", "settings", "config", "runtime", "audio", "data", "evaluation", "models", "training",
-    "serving", "reporting", "tuning", "cloud", "pipeline", "cli", "__main__",
+    "serving", "reporting", "tuning", "cloud", "collect", "pipeline", "cli", "__main__",
 )  # fmt: skip
 
 # The files that may load TensorFlow or Keras when they are imported. All others may be imported by anybody.

@@ -52,6 +52,16 @@ def test_a_table_names_the_classes_of_recordings_without_folders(flat: Path, whe
     assert len({place.group for place in dataset.places.values()}) == 9
 
 
+def test_secondary_labels_are_neither_positives_nor_negatives_and_make_no_class(flat: Path) -> None:
+    text = rows(header="recording,label,Secondary_Labels").replace(f"0.wav,{BIRDS[0]}", f"0.wav,{BIRDS[0]},x")
+    (flat / "labels.csv").write_text(text.replace(",x", f",\"['{BIRDS[1]}', 'Nobody']\""))
+    dataset = inspect(flat, model={"output": "sigmoid"})
+    assert dataset.classes == BIRDS
+    first = next(one for one in dataset.recordings if one.name == "r0.wav")
+    targets, known = dataset.targets([first]).of_recordings()
+    assert (targets > 0).tolist() == [[True, False, False]] and (known > 0).tolist() == [[True, False, True]]
+
+
 @pytest.mark.parametrize(
     ("header", "columns"),
     [

@@ -16,6 +16,7 @@ from birdtune.settings import (
     AudioSettings,
     AugmentSettings,
     CloudSettings,
+    CollectSettings,
     DetectSettings,
     EvaluateSettings,
     ExportSettings,
@@ -68,6 +69,7 @@ class Config(Section):
     export: ExportSettings = ExportSettings()
     gate: GateSettings = GateSettings()
     tune: TuneSettings = TuneSettings()
+    collect: CollectSettings = CollectSettings()
     cloud: CloudSettings = CloudSettings()
 
     @pydantic.model_validator(mode="after")

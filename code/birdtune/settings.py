@@ -447,6 +447,18 @@ class TuneSettings(Section):
     )
 
 
+class CollectSettings(Section):
+    """Collecting recordings from the network."""
+
+    max_gb: float = setting(
+        10.0, "nothing more is fetched once the folder holds so much, broken transfers counted", unit="GB", gt=0
+    )
+    max_file_mb: float = setting(200.0, "larger recordings are not fetched", unit="MB", gt=0)
+    connections: int = setting(4, "recordings fetched at a time", ge=1, le=32)
+    pause_s: float = setting(1.0, "between two requests to one host", unit="s", ge=0, le=3600)
+    timeout_s: float = setting(20.0, "silence of a server after which a request is given up", unit="s", gt=0, le=600)
+
+
 class CloudSettings(Section):
     """S3 and cloud machines."""
 

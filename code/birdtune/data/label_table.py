@@ -12,6 +12,7 @@ from pathlib import Path
 
 from birdtune.config import Config
 from birdtune.data.annotations.rows import NUMBERS, TIMES, label_of
+from birdtune.data.annotations.table import secondary_of
 from birdtune.data.class_names import quoted
 from birdtune.data.labelling import LabelRow, LabelTable, twice
 from birdtune.data.labels import IGNORED, Label
@@ -31,6 +32,7 @@ from birdtune.runtime.files import read_csv, require_file
 
 TABLE_NAME = "labels.csv"
 _KEYS = ("recording", "label", "split", "fold", *NUMBERS)
+_SECONDARY = "secondary_labels"
 _SHORT = {"start": "start_s", "end": "end_s"}
 _EXPECTED = (
     "a CSV `recording,label` or `recording,start_s,end_s,label`, or with other columns by --labels.columns "
@@ -116,7 +118,7 @@ def read(
     name = {key: columns.get(key, key) for key in _KEYS}
     read_as = list[str]()
     given = read_csv(path, what="a table of labels", notes=read_as)
-    rows = with_names(given, [*name.values(), *filter(None, [group_column])])
+    rows = with_names(given, [*name.values(), _SECONDARY, *filter(None, [group_column])])
     header = list(rows[0]) if rows else []
     needed = ["recording", "label", *(key for key in _KEYS[2:] if key in columns)]
     has_times = all(name[key] in header for key in TIMES)
@@ -139,7 +141,9 @@ def read(
         if not recording:
             continue
         cells = {key: row[column].strip() for key, column in numbers.items()}
-        found.append(row_of(f"{shown(path.name)}, row {number:,}", recording, row[name["label"]], cells, taxonomy))
+        also = secondary_of(row.get(_SECONDARY, ""))
+        origin = f"{shown(path.name)}, row {number:,}"
+        found.append(row_of(origin, recording, row[name["label"]], cells, taxonomy, also))
         group = row[group_column].strip() if group_column else ""
         if group and groups.setdefault(recording, group) != group:
             raise InputError(twice(shown(path), recording, f"two values of {shown(group_column)}"))

@@ -335,6 +335,13 @@ def _whole_or_nothing(out: Path, interrupts: Interrupts) -> Iterator[None]:
         raise
 
 
+def collect(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """Fetch recordings into a folder."""
+    from birdtune.pipeline import collect as collecting
+
+    return collecting.collect(config, options, journal, interrupts)
+
+
 def augment(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """Draw augmented training windows."""
     require_place(options.out, "--out", (".png",), "a picture")

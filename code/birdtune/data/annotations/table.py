@@ -197,9 +197,14 @@ def _row(
     is_view = seen.repeats(marked, first("selection"), first("channel"))
     return Row(
         number, first("label"), numbers, recording=first("recording"), path=first("path"),
-        also=tuple(filter(None, (word.strip() for word in _WORD.findall(first("also"))))),
+        also=secondary_of(first("also")),
         group=row.get(options.group_column, ""), is_view=is_view, score=first("score"),
     )  # fmt: skip
+
+
+def secondary_of(cell: str) -> tuple[str, ...]:
+    """The classes of a cell of secondary labels: `a, b`, or a list as Python writes it."""
+    return tuple(filter(None, (word.strip() for word in _WORD.findall(cell))))
 
 
 def _moved(start: str, end: str, offset: str) -> tuple[str, str]:

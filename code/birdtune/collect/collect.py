@@ -1,0 +1,83 @@
+"""The command `collect`: what is asked for → a plan → files, labels and whom to name.
+
+    Asked ─▶ collect ─▶ FOLDER/*, labels.csv, attribution.csv, collected.csv
+"""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from birdtune.collect import url_table
+from birdtune.collect.book import Book
+from birdtune.collect.bring import Plan, bring
+from birdtune.collect.item import Budget, Fetch, Item
+from birdtune.collect.web import Downloader, Pace
+from birdtune.config import Config
+from birdtune.errors import EXIT_DONE
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
+from birdtune.runtime.text import count
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for.
+
+    Attributes:
+        folder: where recordings and tables go.
+        dry_run: show the plan, and fetch no recording.
+        retry: try again what failed for good.
+    """
+
+    folder: Path
+    dry_run: bool = False
+    retry: bool = False
+
+
+class Tools:
+    """What all sources share: the limit, the pauses, and the end of all waiting."""
+
+    def __init__(self, config: Config, book: Book) -> None:
+        settings = config.collect
+        self.stop = threading.Event()
+        self.budget = Budget(settings.max_gb * 1e9, book.bytes_there)
+        self.pace = Pace(settings.pause_s, self.stop)
+        self.most_bytes = round(settings.max_file_mb * 1e6)
+        self.downloader = Downloader(settings, self.pace, self.stop, self.budget)
+
+    def web_file(self, item: Item, target: Path) -> None:
+        """A `Fetch` by HTTP(S)."""
+        with target.open("xb") as file:
+            self.downloader.fetch(item.url, file, self.most_bytes)
+
+
+def from_urls(config: Config, asked: Asked, table: Path, journal: Journal, interrupts: Interrupts) -> int:
+    """Collect what a list of addresses names. Returns the exit code. Raises as `bring`, and as `url_table.read`."""
+    book = Book(asked.folder)
+    tools = Tools(config, book)
+    items, fetch = url_table.read(table), tools.web_file
+    if any(item.url.startswith("s3://") for item in items):
+        from birdtune.collect import bucket  # it loads boto3, which takes its time
+
+        items = url_table.named(bucket.expanded(items, config.cloud, journal))
+        of_s3 = bucket.Bucket(config.cloud, tools.most_bytes, tools.budget, interrupts)
+        web_file = tools.web_file
+
+        def fetch(item: Item, target: Path) -> None:
+            (of_s3.fetch if bucket.is_in_s3(item) else web_file)(item, target)
+
+    return _collect(config, asked, book, tools, lambda _: items, fetch, journal, interrupts)
+
+
+def _collect(
+    config: Config, asked: Asked, book: Book, tools: Tools, plan: Plan, fetch: Fetch, journal: Journal,
+    interrupts: Interrupts,
+) -> int:  # fmt: skip
+    if asked.retry:
+        book.forget_failures()
+    if asked.dry_run:
+        items = plan(book)
+        there = sum(book.status(item.name) == "collected" for item in items)
+        journal.say(f"{count(len(items), 'recording')} planned, {there:,} of them there already; nothing was fetched")
+        return EXIT_DONE
+    return bring(plan, book, fetch, config.collect.connections, tools.stop, journal, interrupts)
