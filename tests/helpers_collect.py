@@ -33,7 +33,7 @@ def status(code: int, **headers: str) -> Fault:
 
     def answer(request: http.server.BaseHTTPRequestHandler, content: bytes) -> None:
         request.send_response(code)
-        for name, value in {"Content-Length": "0", **headers}.items():
+        for name, value in {"Content_Length": "0", **headers}.items():
             request.send_header(name.replace("_", "-"), value)
         request.end_headers()
 
@@ -121,9 +121,9 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[Site]:
+def serving(site: Site | None = None) -> Iterator[Site]:
     """A server that gives what its Site says."""
-    site = Site()
+    site = site or Site()
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"site": site}))
     site.address = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()

@@ -21,7 +21,7 @@ _OWN = {
     "--help", "--out", "--patches", "--window", "--format", "--model", "--trials", "--list", "--long", "--classes",
     "--published-threshold", "--by-split", "--species-list", "--shard", "--merge", "--truth", "--false-alarms-per-hour",
     "--overlap", "--segment", "--postprocess", "--engine", "--nodes",
-    "--to", "--dry-run", "--retry",
+    "--to", "--dry-run", "--retry", "--query", "--quality", "--length", "--licence", "--per-class", "--seed",
 }  # fmt: skip
 # Commands of other programs, with flags of their own.
 _FOREIGN = re.compile(

@@ -23,9 +23,9 @@ from birdtune.data.split import Place
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.headline import headline_figures
 from birdtune.models.known import KNOWN, OWN, Origin
-from birdtune.reporting import croissant, model_card
+from birdtune.reporting import attribution, croissant, model_card
 from birdtune.runtime import configure
-from birdtune.runtime.files import make_folder, write_csv, write_json
+from birdtune.runtime.files import make_folder, read_csv, write_csv, write_json
 from birdtune.runtime.runs import Run
 
 CLASSES = ("<img src=x onerror=1>", "Bubo_bubo|*x*", "[Corvus](http:x) `y` # \\")
@@ -56,7 +56,7 @@ class Made:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
-    run = Run(configure.load({"output": tmp_path, "train.epochs": 1}, {}), quiet())
+    run = Run(configure.load({"output": tmp_path, "data": tmp_path / "data", "train.epochs": 1}, {}), quiet())
     run.take_version("0" * 64)
     recordings, places = [], {}
     for column, name in enumerate(CLASSES):
@@ -114,6 +114,22 @@ def test_the_card_says_how_far_to_trust_it_with_intervals_warnings_and_classes(m
     assert "| 4 | 1 | 1 | 6 | 1.000 | 0.500 | 0.900 |\n" in card  # recall, precision, threshold
     assert "- Too few sources: scores are not calibrated.\n" in card
     assert "| trained on | no recordings but those of this model and its base models |" in card
+
+
+def test_whose_recordings_they_are_is_on_the_card_and_beside_the_model(made: Made) -> None:
+    assert "attribution" not in made.card()
+    used = made.dataset.recordings
+    rows = [{"recording": one.name, "author": f"Anna {'|*x*' if k else ''}", "licence": "CC BY 4.0", "source": "u"}
+            for k, one in enumerate(used[:3])]  # fmt: skip
+    rows += [{"recording": used[3].name, "author": "", "licence": ""}, {"recording": "gone.wav", "author": "Bert"}]
+    data = make_folder(made.run.config.data_folder)
+    write_csv(data / "attribution.csv", attribution.COLUMNS, rows)
+    card = made.card()
+    assert "| CC BY 4.0 | 3 | Anna \\|\\*x\\* (2), Anna (1) |\n| not said | 1 | not said (1) |\n" in card
+    assert "Bert" not in card and "| `attribution.csv` |" in card and "<em>" not in html(card)
+    attribution.write(made.folder, attribution.rows_of(made.run.config, made.dataset))
+    kept = read_csv(made.folder / "attribution.csv")
+    assert [row["recording"] for row in kept] == sorted(one.name for one in used[:4])
 
 
 def test_no_name_becomes_markdown_or_html(made: Made) -> None:

@@ -226,6 +226,14 @@ def test_the_first_screen_says_what_how_well_and_against_what(tmp_path: Path) ->
     assert "Class X has one source only." in text
 
 
+def test_whose_recordings_they_are_is_on_the_page(tmp_path: Path) -> None:
+    row = {"licence": f"CC BY 4.0 {HOSTILE}", "recordings": 3, "authors": f"Anna {HOSTILE} (3)"}
+    page = page_of(make_data(licences=[row]), tmp_path)
+    assert "Whose recordings these are" in page.text and "CC BY 4.0" in page.text and "Anna" in page.text
+    assert not any(attributes.get("src") == "x" for _, attributes in page.tags)
+    assert "Whose recordings" not in page_of(make_data(), tmp_path).text
+
+
 def test_where_the_leak_test_warns_the_headline_claims_less_and_the_rest_stands_beside_it(tmp_path: Path) -> None:
     leak = {"near": 30, "far": 70, "far_accuracy": 0.8571, "far_accuracy_ci": [0.75, 0.93]}
     warning = Diagnostic("test-leak", MILD, "Test recordings sound like clips of training recordings: 30.", "Join.")

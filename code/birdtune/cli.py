@@ -26,7 +26,7 @@ from birdtune.errors import (
     shown,
 )
 from birdtune.options import Option
-from birdtune.pipeline import commands, on_ray
+from birdtune.pipeline import collect_arguments, commands, on_ray
 from birdtune.pipeline.shards import Shard
 from birdtune.runtime import configure
 from birdtune.runtime.log import Journal, print_error
@@ -253,20 +253,6 @@ def _augment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("augmentation.png"))
 
 
-def _collect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", choices=("csv",))
-    parser.add_argument("files", nargs="*", type=_file_name, metavar="FILE")
-    parser.add_argument("--to", type=_folder_here, default=None)
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--retry", action="store_true")
-
-
-def _folder_here(text: str) -> Path:
-    if text.startswith("s3:"):
-        raise argparse.ArgumentTypeError(f"{shown(text)}: expected a folder of this machine; --output may lie in S3")
-    return _file_name(text)
-
-
 COMMANDS: dict[str, Command] = {
     "run": Command("the whole job; what is done and current is skipped (default)", commands.job("report")),
     "check": Command("what is in the input, what is wrong with it, what it will cost; trains nothing", commands.check),
@@ -340,10 +326,8 @@ COMMANDS: dict[str, Command] = {
         _augment_arguments, "[--out augmentation.png]",
     ),
     "collect": Command(
-        "fetch recordings of a CSV of addresses; it goes on where it was stopped", commands.collect,
-        _collect_arguments,
-        "csv LIST.csv [--to OUTPUT/collected] [--dry-run] [--retry]",
-        more="Nothing is fetched but by this command. What came of each recording is in collected.csv.",
+        collect_arguments.HELP, commands.collect, collect_arguments.add, collect_arguments.USAGE,
+        more=collect_arguments.MORE,
     ),
     "prune": Command(
         "free disk: delete features of recordings that are gone, and for other settings, from output/cache",

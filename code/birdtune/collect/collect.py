@@ -4,16 +4,18 @@
 """
 
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from birdtune.collect import url_table
+from birdtune.collect import url_table, xeno_canto
 from birdtune.collect.book import Book
 from birdtune.collect.bring import Plan, bring
 from birdtune.collect.item import Budget, Fetch, Item
 from birdtune.collect.web import Downloader, Pace
 from birdtune.config import Config
-from birdtune.errors import EXIT_DONE
+from birdtune.errors import EXIT_DONE, InputError, shown
+from birdtune.runtime.files import make_folder
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.text import count
@@ -69,6 +71,35 @@ def from_urls(config: Config, asked: Asked, table: Path, journal: Journal, inter
     return _collect(config, asked, book, tools, lambda _: items, fetch, journal, interrupts)
 
 
+@dataclass(frozen=True)
+class Query:
+    """What is asked of xeno-canto: its own query, with the key of the API, and what is wanted of the answer."""
+
+    text: str
+    key: str
+    wanted: xeno_canto.Filter
+
+
+def from_xeno_canto(config: Config, asked: Asked, query: Query, journal: Journal, interrupts: Interrupts) -> int:
+    """Collect what xeno-canto finds. Returns the exit code. Raises as `bring`, and as `xeno_canto.answers`."""
+    book = Book(asked.folder)
+    tools = Tools(config, book)
+    asking = Downloader(config.collect, tools.pace, tools.stop, None)
+    found = xeno_canto.answers(asking, query.text, query.key)
+    chosen, refused = xeno_canto.chosen(found, query.wanted)
+    left = "".join(f", {n:,} {xeno_canto.NOT_WANTED[why]}" for why, n in refused.items())
+    journal.say(f"xeno-canto: {count(len(found), 'recording')} found, {len(chosen):,} wanted{left}")
+    if not chosen:
+        raise InputError("xeno-canto has no recording that is wanted. Check the query and the filters.")
+    items = xeno_canto.items(chosen)
+    if not asked.dry_run:
+        make_folder(asked.folder)
+        book.want(items)
+        book.write()  # before the first other file, so that the folder is known to be ours
+        xeno_canto.keep_metadata(asked.folder, chosen)
+    return _collect(config, asked, book, tools, lambda _: items, tools.web_file, journal, interrupts)
+
+
 def _collect(
     config: Config, asked: Asked, book: Book, tools: Tools, plan: Plan, fetch: Fetch, journal: Journal,
     interrupts: Interrupts,
@@ -78,6 +109,9 @@ def _collect(
     if asked.dry_run:
         items = plan(book)
         there = sum(book.status(item.name) == "collected" for item in items)
+        planned = Counter(name for item in items for name in item.classes)
+        for name, n in sorted(planned.items()):
+            journal.say(f"  {n:>7,}  {shown(name)}")
         journal.say(f"{count(len(items), 'recording')} planned, {there:,} of them there already; nothing was fetched")
         return EXIT_DONE
     return bring(plan, book, fetch, config.collect.connections, tools.stop, journal, interrupts)

@@ -138,6 +138,8 @@ class Downloader:
                 return response
             response.close()
             url = urljoin(url, response.headers.get("Location", ""))
+            if parts.scheme == "https" and url.startswith("http:"):
+                raise RefusedError("forbidden", "it leads from https to http, which anybody on the way could change")
         raise RefusedError("failed", f"more than {_MOST_REDIRECTS} redirects")
 
     def _judge(self, response: urllib3.BaseHTTPResponse, host: str) -> None:

@@ -32,7 +32,7 @@ from birdtune.models.weights import sound_of
 from birdtune.pipeline import gate, label_check, published_classes
 from birdtune.pipeline.metrics import read_ood, read_served
 from birdtune.pipeline.release import remove_model
-from birdtune.reporting import augmentation_sheet, croissant, model_card, tables
+from birdtune.reporting import attribution, augmentation_sheet, croissant, model_card, tables
 from birdtune.reporting.history import write_history
 from birdtune.reporting.report import write_report
 from birdtune.reporting.report_data import report_data, write_companions
@@ -130,6 +130,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
 def _describe(job: Job, building: Path, facts: Mapping[str, Any], before_refit: Arrays | None) -> None:
     write_text(building / model_card.CARD_NAME, model_card.card(job.run, job.dataset, facts))
     croissant.write(building, job.run, job.dataset)
+    attribution.write(building, attribution.rows_of(job.config, job.dataset))
     if before_refit is not None:
         make_folder((building / BEFORE_REFIT).parent)
         safetensors.numpy.save_file(before_refit, building / BEFORE_REFIT)

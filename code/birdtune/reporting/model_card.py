@@ -18,6 +18,7 @@ from markupsafe import Markup
 from birdtune.data.dataset import Dataset
 from birdtune.errors import shown
 from birdtune.models.known import Origin
+from birdtune.reporting import attribution
 from birdtune.reporting.report_data import backbone_rows, class_rows, diagnose
 from birdtune.runtime.files import read_json
 from birdtune.runtime.runs import Run
@@ -59,6 +60,7 @@ def card(run: Run, dataset: Dataset, facts: _Row) -> str:
         "is_trained": run.config.model.freeze_point != "all-but-head",
         "backbone": backbone_rows(run, origin),
         "licence": origin.licence,
+        "licences": attribution.by_licence(attribution.rows_of(run.config, dataset)),
     }
     return _template().render(context)
 

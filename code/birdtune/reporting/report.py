@@ -85,6 +85,7 @@ class ReportData:
         stages: name → seconds.
         window_s: seconds of a window of the backbone.
         backbone: what it is and where its weights come from: name → text.
+        licences: `attribution.by_licence`; empty: nothing is known of them.
         listen: (recording, start in s, length in s) → that clip, or None where it cannot be read.
         augmentation: picture of what was done to training windows, if anything was. PNG
         trust: `calibration`, `thresholds`, `ood` and `false_alarms` of metrics.json; None where it has none.
@@ -123,6 +124,7 @@ class ReportData:
     window_s: float
     listen: Callable[[str, float, float], Clip | None]
     backbone: Sequence[tuple[str, str]] = ()
+    licences: Sequence[Row] = ()
     augmentation: bytes | None = None
     trust: Row | None = None
     label_issues: Row | None = None

@@ -24,7 +24,7 @@ from birdtune.evaluation.scores import Scores
 from birdtune.models import registry
 from birdtune.models.known import Origin
 from birdtune.models.onnx_backbone import OnnxBackbone
-from birdtune.reporting import published_section, tune_page, tuned
+from birdtune.reporting import attribution, published_section, tune_page, tuned
 from birdtune.reporting.event_section import RecordingEvents
 from birdtune.reporting.listening import Clip
 from birdtune.reporting.report import ReportData
@@ -82,6 +82,7 @@ def report_data(run: Run, dataset: Dataset, store: FrameStore, origin: Origin) -
         stages=run.record["stages"],
         window_s=store.spec.window_s,
         backbone=backbone_rows(run, origin, figures.get("published_alone")),
+        licences=attribution.by_licence(attribution.rows_of(run.config, dataset)),
         listen=_listener(dataset, store),
         promotion=_promotion(run),
         tuning=tune_page.section(tuned.of_run(run.config)),
