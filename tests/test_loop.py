@@ -80,6 +80,17 @@ def test_a_constant_rate_stays() -> None:
     assert {learning_rate(settings, update, 4) for update in range(4, 60)} == {1e-3}
 
 
+def test_a_cosine_may_begin_anew_and_the_last_one_ends_at_zero() -> None:
+    changes = {"schedule": "cosine-restarts", "restart_epochs": 4, "warmup_epochs": 1, "epochs": 11}
+    settings = RATES.model_copy(update=changes)
+    rates = np.array([learning_rate(settings, update, per_epoch=4) for update in range(45)])
+    highest = [k for k in range(4, 44) if rates[k] == settings.learning_rate]
+    assert highest == [4, 20, 36]
+    assert rates[12] == pytest.approx(settings.learning_rate / 2) and rates[19] < 0.02 * settings.learning_rate
+    # The last has two epochs left of its four.
+    assert rates[40] == pytest.approx(settings.learning_rate / 2)
+
+
 # ---- one update ---------------------------------------------------------------------------------
 
 

@@ -237,7 +237,10 @@ class TrainSettings(Section):
         0.0, "exponential moving average of the weights: share kept at each update; 0: none", ge=0, lt=1
     )
     epsilon: float = setting(1e-8, "of Adam, against division by zero", gt=0, le=1)
-    schedule: Literal["cosine", "constant"] = setting("cosine", "of the learning rate, after the warm-up")
+    schedule: Literal["cosine", "cosine-restarts", "constant"] = setting(
+        "cosine", "of the learning rate, after the warm-up; cosine-restarts: warm restarts"
+    )
+    restart_epochs: int = setting(10, "from one warm restart to the next", unit="epochs", ge=1)
     warmup_epochs: float = setting(0.5, "linear warm-up from zero", unit="epochs", ge=0)
     weight_decay: float = setting(0.0, "decoupled (AdamW), kernels only", ge=0, lt=1)
     clip_norm: float = setting(1.0, "most global norm of the gradients; 0: no limit", ge=0)

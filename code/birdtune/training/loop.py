@@ -41,14 +41,20 @@ Validation = Callable[[], Mapping[str, float | None]]
 
 
 def learning_rate(settings: TrainSettings, update: int, per_epoch: int) -> float:
-    """The learning rate of an update (from 0): linear warm-up, then a cosine to zero, or constant."""
+    """The learning rate of an update (from 0): linear warm-up, then a cosine to zero, or several; or constant.
+
+    With warm restarts (Loshchilov and Hutter, "SGDR", 2017) each cosine but the last is as long as the others.
+    """
     warmup = round(settings.warmup_epochs * per_epoch)
     if update < warmup:
         return settings.learning_rate * (update + 1) / warmup
     if settings.schedule == "constant":
         return settings.learning_rate
-    total = max(1, settings.epochs * per_epoch - warmup)
-    progress = min(1.0, (update - warmup) / total)
+    done, total = update - warmup, max(1, settings.epochs * per_epoch - warmup)
+    if settings.schedule == "cosine-restarts":
+        length = settings.restart_epochs * per_epoch
+        done, total = done % length, min(length, max(1, total - done // length * length))
+    progress = min(1.0, done / total)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
