@@ -365,6 +365,10 @@ class EvaluateSettings(Section):
         None, "most false alarms that thresholds are chosen for, in place of precision and, of detections, of F1",
         unit="per h", unset="by precision", gt=0,
     )
+    genera: bool | None = setting(
+        None, "decide for a genus where no species passes; true: classes are called by scientific names",
+        unset="auto: if the backbone's list or names such as `Parus major_Great Tit` say so",
+    )
     label_issues: bool = setting(True, "look for wrong labels by cross-validation")
     rare_class_ablation: bool = setting(True, "measure what each setting for rare classes did to them")
 

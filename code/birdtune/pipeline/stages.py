@@ -36,7 +36,7 @@ from birdtune.reporting import attribution, augmentation_sheet, croissant, model
 from birdtune.reporting.history import write_history
 from birdtune.reporting.report import write_report
 from birdtune.reporting.report_data import report_data, write_companions
-from birdtune.runtime.files import make_folder, write_bytes, write_text
+from birdtune.runtime.files import make_folder, read_json, write_bytes, write_text
 from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.serving.export import export_model, training_side
 from birdtune.training import base_model
@@ -110,6 +110,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
             "init_from": job.run.record["init_from"],
             "backbone_origin": base_model.origin(job.config, job.base).row(),
             "refit": job.run.record["refit"],
+            "genera": _genera(job),
             "before_refit": before_refit and weights_sha256(before_refit),
             "published": None if published is None else published[1],
             "calibration_clip_s": round(float(np.median(lengths_s)), 3) if lengths_s else None,
@@ -125,6 +126,12 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
         describe=lambda building, facts: _describe(job, building, facts, before_refit),
         check=job.interrupts.check,
     )
+
+
+def _genera(job: Job) -> dict[str, Any] | None:
+    """Those that a recording can be decided for, as model.json has them."""
+    found = (read_json(job.run.reports / "metrics.json") or {}).get("genera")
+    return found and {name: value for name, value in found.items() if name != "test"}
 
 
 def _describe(job: Job, building: Path, facts: Mapping[str, Any], before_refit: Arrays | None) -> None:

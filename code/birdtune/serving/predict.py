@@ -22,6 +22,7 @@ from birdtune.data.embedding_files import EmbeddedRecording, MadeBy, writing
 from birdtune.errors import UsageError
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import Thresholds
+from birdtune.evaluation.genera import Genera
 from birdtune.runtime.files import growing_csv, try_to_write
 from birdtune.serving.inference import Channel, Cutter, Floats, Scored, Unused, infer
 from birdtune.serving.rows import PublishedChoice, Rows, Scorer, window_results
@@ -129,6 +130,7 @@ def predict_files(
     segment_s: float | None = None,
     calibration_clip_s: float | None = None,
     published: PublishedChoice | None = None,
+    genera: Genera | None = None,
     sound: AudioSettings = DEFAULT,
     hop_s: float | None = None,
     batch_size: int = 64,
@@ -151,6 +153,7 @@ def predict_files(
             begins earlier, to hold a window (0.975 s). Of a file that breaks off, the segments before stand.
         calibration_clip_s: seconds of the recordings that calibration and thresholds rest on; for `Outcome.long`.
         published: published classes that rows of `out` are about, too; `windows_out` has own classes alone.
+        genera: that are decided for where no class passes; None: none is.
 
     Raises:
         as `embed_files`; also UsageError: a segment shorter than a window.
@@ -162,7 +165,7 @@ def predict_files(
     segment = None if segment_s is None else _segment_rows(segment_s, spec)
     cutter = Cutter(sound, spec.hop(hop_s), longest_s, spec, segment)
     segment_s = None if segment is None else segment / spec.rows_per_s
-    rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, ood_score, segment_s, published)
+    rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, ood_score, segment_s, published, genera)
     results = window_results(classifier, pools=ood_score is not None, published=published)
     scored = infer(sounds_in(files, sound), results, cutter, batch_size, check, kept=len(rows.classes) + 1)
     return _write(scored, rows, out, windows_out, calibration_clip_s)

@@ -15,6 +15,7 @@ import numpy as np
 from birdtune.audio.front_end import SILENT, FrontEnd
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import BACKGROUND, UNKNOWN, UNKNOWN_NAME, Thresholds
+from birdtune.evaluation.genera import Genera
 from birdtune.evaluation.scores import shares
 from birdtune.serving.inference import Floats, Scored, Unused
 from birdtune.serving.verify import PublishedClasses
@@ -101,7 +102,7 @@ class Rows:
     """Makes rows of what `window_results` found.
 
     Attributes:
-        calibration, thresholds, ood_score: as `predict.predict_files`.
+        calibration, thresholds, ood_score, genera: as `predict.predict_files`.
         segment_s: seconds of a segment; None: a row is a whole recording.
         published: published classes that rows are about, too; None: own classes only.
     """
@@ -113,6 +114,7 @@ class Rows:
     ood_score: Callable[[Floats], Any] | None
     segment_s: float | None
     published: PublishedChoice | None = None
+    genera: Genera | None = None
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -138,11 +140,12 @@ class Rows:
     def recording(self, scored: Scored) -> dict[str, object]:
         """The row of a recording or a segment.
 
-        `decision`: the class with the highest of the scores that pass, or `unknown`, as also where `ood_score` is
-        above 1 or nothing but silence is there; `class` and `score` of the best class, and of the next ones (`class_2`,
-        `score_2` …), whether they pass or not, background left out; `peak_s`: where in the file the window begins that
-        scores highest for the best class; `problem`: why there is no more than that, or what is wrong with the file
-        (the last window says it); and a column `score:<class>` for every class.
+        `decision`: the class with the highest of the scores that pass; where none does, the genus that passes, as
+        `Setophaga sp.`; else `unknown`, as also where `ood_score` is above 1 or nothing but silence is there; `class`
+        and `score` of the best class, and of the next ones (`class_2`, `score_2` …), whether they pass or not,
+        background left out; `peak_s`: where in the file the window begins that scores highest for the best class;
+        `problem`: why there is no more than that, or what is wrong with the file (the last window says it); and a
+        column `score:<class>` for every class.
 
         With published classes `class_from` says of which the decision is, `own` or `published`, and
         `published_class`, `published_score` … are the best of them. With these alone `class` and `score` are, and there
@@ -161,6 +164,9 @@ class Rows:
             best = _with_published(best, scored, self.published)
             if self.published.alone:
                 return {**where, **best, **end}
+        if best["decision"] == UNKNOWN_NAME and self.genera is not None:
+            number = int(self.genera.decide(scores[None], None if ood is None else np.array([ood]))[0])
+            best["decision"] = UNKNOWN_NAME if number == UNKNOWN else self.genera.title(number)
         clearest = int(windows[:, self.classes.index(str(best["class"]))].argmax())
         return {
             **where,

@@ -21,6 +21,7 @@ from birdtune.audio.front_end import FrontEnd
 from birdtune.errors import BirdtuneError, CheckpointError, ExportError, RetryableError, shown
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import LEAST, Thresholds
+from birdtune.evaluation.genera import Genera
 from birdtune.models import registry
 from birdtune.models.graph_safety import require_numbers_only
 from birdtune.runtime.files import read_csv, read_json
@@ -67,6 +68,7 @@ class ExportedModel:
     thresholds: Thresholds | None
     detection_thresholds: Thresholds | None = None  # of windows, chosen on events; None: those above
     published: PublishedClasses | None = None
+    genera: Genera | None = None  # those that a recording can be decided for where no class passes
 
     @property
     def calibration_clip_s(self) -> float | None:
@@ -105,6 +107,7 @@ def open_model(folder: Path) -> ExportedModel:
         thresholds, of_detections = (
             Thresholds.of(row) if (row := facts.get(name)) else None for name in ("thresholds", "detection_thresholds")
         )
+        genera = Genera.of(row, classes) if (row := facts.get("genera")) else None
         kept = facts.get("published")
         labels = tuple(row["class"] for row in read_csv(folder / PUBLISHED_LABELS)) if kept else ()
         of_published = Calibration.of(kept["calibration"]) if kept else None
@@ -138,6 +141,7 @@ def open_model(folder: Path) -> ExportedModel:
             labels, lambda embeddings: loaded.published(tf.constant(embeddings, tf.float32)), of_published,
             *counts_from,
         ),
+        genera,
     )  # fmt: skip
 
 
