@@ -22,6 +22,7 @@ _OWN = {
     "--published-threshold", "--by-split", "--species-list", "--shard", "--merge", "--truth", "--false-alarms-per-hour",
     "--overlap", "--segment", "--postprocess", "--engine", "--nodes",
     "--to", "--dry-run", "--retry", "--query", "--quality", "--length", "--licence", "--per-class", "--seed",
+    "--ontology", "--segments", "--categories",
 }  # fmt: skip
 # Commands of other programs, with flags of their own.
 _FOREIGN = re.compile(

@@ -18,7 +18,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = (
-    "requirements-birdnet.txt", "requirements-media.txt", "requirements-mlflow.txt", "requirements-onnx.txt",
+    "requirements-birdnet.txt", "requirements-collect.txt", "requirements-media.txt",
+    "requirements-mlflow.txt", "requirements-onnx.txt",
     "requirements-parquet.txt", "requirements-ray.txt",
 )  # fmt: skip
 LOCKS = (
@@ -269,7 +270,7 @@ def test_an_extra_is_added_to_the_environment_once(home: Home) -> None:
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("media", "../dev"), ("media", "--nonsense")])
 def test_an_extra_that_is_none_is_named_beside_those_there_are(home: Home, arguments: tuple[str, ...]) -> None:
     done = home.run("extras", *arguments)
-    assert done.returncode == 2 and "There is: birdnet media mlflow onnx parquet" in done.stderr
+    assert done.returncode == 2 and "There is: birdnet collect media mlflow onnx parquet" in done.stderr
     assert home.calls("pip") == []
 
 

@@ -340,7 +340,7 @@ COMMANDS: dict[str, Command] = {
     "settings": Command("print every setting as a page of Markdown", commands.settings),
     "test": Command("run the tests (entrypoint.sh only)", lambda *_: _not_here("test")),
     "extras": Command(
-        "add packages: birdnet, media (m4a, aac, wma, wv), mlflow, onnx, parquet, ray (entrypoint.sh only)",
+        "add packages: birdnet, collect, media, mlflow, onnx, parquet, ray (entrypoint.sh only)",
         lambda *_: _not_here("extras media"),
     ),
 }  # fmt: skip

@@ -54,6 +54,10 @@ class Book:
         """`collected`, `failed`, `waiting`; "" for what nobody wanted yet."""
         return _only(self._rows[name])["status"] if name in self._rows else ""
 
+    def names(self, status: str) -> set[str]:
+        """The recordings of a status."""
+        return {name for name, rows in self._rows.items() if _only(rows)["status"] == status}
+
     def is_done(self, item: Item) -> bool:
         """Whether nothing is to be fetched: it is there as it is wanted, or failed for good."""
         row = _only(self._rows.get(item.name, [{}]))
@@ -106,7 +110,7 @@ class Book:
         if time.monotonic() - self._written_s < every_s:
             return
         make_folder(self.folder)
-        there = {name for name, rows in self._rows.items() if _only(rows)["status"] == "collected"}
+        there = self.names("collected")
         labels = [row for name, rows in sorted(self._labels.items()) if name in there for row in rows]
         attribution = [row for name, rows in sorted(self._attribution.items()) if name in there for row in rows]
         # What is there without a row would be taken for new; a row without its file is fetched again.

@@ -42,9 +42,10 @@ def bring(
         RetryableError: some may be had next time.
         InputError: nothing could be had, or the limit is reached.
     """  # fmt: skip
-    tried, is_limit = set[str](), False
+    wanted, tried, is_limit = dict[str, Item](), set[str](), False
     while not stop.is_set():
         items = plan(book)
+        wanted |= {item.name: item for item in items}
         due = [item for item in items if item.name not in tried and not book.is_done(item)]
         book.want(items)
         book.write()  # before the first file, so that the folder is known to be ours
@@ -54,7 +55,7 @@ def bring(
         for folder in {(book.folder / item.name).parent for item in due}:
             remove_unfinished(folder)
         is_limit = _round(due, book, fetch, connections, stop, journal, interrupts)
-    return _ended(items, book, is_limit=is_limit, journal=journal)
+    return _ended(list(wanted.values()), book, is_limit=is_limit, journal=journal)
 
 
 def _round(

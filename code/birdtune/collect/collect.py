@@ -5,10 +5,11 @@
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from birdtune.collect import url_table, xeno_canto
+from birdtune.collect import audioset, url_table, xeno_canto, youtube
 from birdtune.collect.book import Book
 from birdtune.collect.bring import Plan, bring
 from birdtune.collect.item import Budget, Fetch, Item
@@ -69,6 +70,52 @@ def from_urls(config: Config, asked: Asked, table: Path, journal: Journal, inter
             (of_s3.fetch if bucket.is_in_s3(item) else web_file)(item, target)
 
     return _collect(config, asked, book, tools, lambda _: items, fetch, journal, interrupts)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """What is wanted of AudioSet: files, categories by name or id, how many segments of each, and as which files."""
+
+    ontology: Path
+    lists: Sequence[Path]
+    categories: Sequence[str]
+    per_class: int
+    seed: int
+    kind: str
+
+
+def from_audioset(config: Config, asked: Asked, wanted: Segments, journal: Journal, interrupts: Interrupts) -> int:
+    """Collect segments of AudioSet. Returns the exit code.
+
+    Raises:
+        InputError: a file is none of AudioSet, has no such category, or a program is not there.
+        others as `bring`.
+    """
+    ontology = audioset.Ontology(wanted.ontology)
+    categories = list({one.id: one for one in map(ontology.category, wanted.categories)}.values())
+    ids = frozenset[str]().union(*(category.ids for category in categories))
+    segments, notes = audioset.read_segments(wanted.lists, ids)
+    for note in notes:
+        journal.warn(note)
+    if not segments:
+        raise InputError("--segments: no segment of these lists is of one of the categories.")
+    listing = audioset.Listing(ontology, categories, segments, wanted.per_class, wanted.seed, wanted.kind)
+    program = "" if asked.dry_run else youtube.programs()
+    book = Book(asked.folder)
+    tools = Tools(config, book)
+    if asked.retry:
+        book.forget_failures()
+    failed = book.names("failed")
+    for line in listing.table(listing.plan(failed), failed, book.names("collected")):
+        journal.say(line)
+    if asked.dry_run:
+        return EXIT_DONE
+    videos = youtube.YouTube(
+        program, wanted.kind, config.collect.timeout_s, tools.most_bytes, tools.budget, tools.pace, tools.stop
+    )
+    return _collect(
+        config, asked, book, tools, lambda book: listing.plan(book.names("failed")), videos.fetch, journal, interrupts
+    )
 
 
 @dataclass(frozen=True)

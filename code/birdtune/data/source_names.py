@@ -188,6 +188,11 @@ SOUNDSCAPE: Final = Rule(
     _any_case(r"^(?:soundscape[\s_-]?\d+|\d+_[A-Z]{2,4}_(?:19|20)\d{6})(?!\d)"),
     ("soundscape_123_20_5.wav", "soundscape_123_25_5.wav"), "soundscape_123",
 )  # fmt: skip
+YOUTUBE: Final = Rule(
+    "YouTube id", "segments of AudioSet (`collect audioset`)",
+    re.compile(r"^Y[A-Za-z0-9_-]{11}(?=_\d+(?:\.\d+)?s_\d+(?:\.\d+)?s$)"),
+    ("Y-0PJHxphWEs_30s_40s.flac", "Y-0PJHxphWEs_50.5s_60.5s.flac"), "Y-0PJHxphWEs",
+)  # fmt: skip
 STAMP: Final = Rule(
     "date and time",
     "AudioMoth, Song Meter (Wildlife Acoustics), Swift, BAR, Zoom, Tascam, Kaleidoscope, BirdNET-Pi, sox, Audacity",
@@ -199,7 +204,7 @@ UNIX_STAMP: Final = Rule(
     re.compile(r"^(?=\d*[A-F])(?:5[6-9A-F]|6[0-9A-F])[0-9A-F]{6}(?![^\W_])"),
     ("5CE2B1A0_0.wav", "5CE2B1A0_1.wav"), "5CE2B1A0",
 )  # fmt: skip
-IDENTITIES: Final = (XENO_CANTO, COLLECTION, TAKE, STAMP, UNIX_STAMP, SOUNDSCAPE, CLASS_ID)
+IDENTITIES: Final = (YOUTUBE, XENO_CANTO, COLLECTION, TAKE, STAMP, UNIX_STAMP, SOUNDSCAPE, CLASS_ID)
 
 # Decided by the names of the whole folder, in source_numbers.
 NUMBER_SPAN: Final = Rule(

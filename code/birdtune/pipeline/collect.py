@@ -9,6 +9,7 @@ from typing import Final
 
 from birdtune.collect import collect as sources
 from birdtune.collect import xeno_canto
+from birdtune.collect.youtube import FORMATS
 from birdtune.config import Config
 from birdtune.errors import InputError, UsageError
 from birdtune.runtime.lock import alone_in
@@ -19,6 +20,10 @@ from birdtune.runtime.storage import storage_faults
 # Source → its arguments, and those of them that it needs.
 _ARGUMENTS: Final = {
     "csv": (("files",), ("files",)),
+    "audioset": (
+        ("ontology", "segments", "categories", "per_class", "seed", "format"),
+        ("ontology", "segments", "categories", "per_class"),
+    ),
     "xeno-canto": (("query", "quality", "length", "licence", "per_class", "seed"), ("query",)),
 }
 
@@ -40,6 +45,12 @@ def collect(config: Config, options: argparse.Namespace, journal: Journal, inter
     # The lock of the output covers what lies in it.
     place = config.output if folder.is_relative_to(config.output) else folder
     with alone_in(place, journal), storage_faults(folder, verb="used"):
+        if options.source == "audioset":
+            wanted = sources.Segments(
+                options.ontology, options.segments, options.categories, options.per_class, _seed(options),
+                options.format or FORMATS[0],
+            )  # fmt: skip
+            return sources.from_audioset(config, asked, wanted, journal, interrupts)
         if query is not None:
             return sources.from_xeno_canto(config, asked, query, journal, interrupts)
         return sources.from_urls(config, asked, options.files[0], journal, interrupts)
@@ -52,6 +63,10 @@ def _check_arguments(options: argparse.Namespace) -> None:
         raise UsageError(f"collect {options.source}: {_flag(other[0])} is not for this source.")
     if missing := [name for name in needed if name not in given]:
         raise UsageError(f"collect {options.source}: {_flag(missing[0])} is missing.")
+
+
+def _seed(options: argparse.Namespace) -> int:
+    return 1 if options.seed is None else int(options.seed)
 
 
 def _flag(name: str) -> str:
@@ -67,6 +82,6 @@ def _query(options: argparse.Namespace) -> sources.Query:
         )
     wanted = xeno_canto.Filter(
         xeno_canto.qualities_of(options.quality), xeno_canto.length_of(options.length),
-        xeno_canto.licences_of(options.licence), options.per_class, 1 if options.seed is None else options.seed,
+        xeno_canto.licences_of(options.licence), options.per_class, _seed(options),
     )  # fmt: skip
     return sources.Query(options.query, key, wanted)
