@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import io
 import json
 import os
 import re
@@ -14,13 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import urllib3
 from helpers_collect import Site, endless, half, reasons, rows, run, serving, sound, status
 from helpers_s3 import BUCKET, CREDENTIALS, s3_server
 from test_layout import inspect
 
 from birdtune.collect import web
-from birdtune.collect.item import PASSING, REASONS, Budget, BudgetSpentError, safe_name
+from birdtune.collect.item import PASSING, REASONS, Budget, BudgetSpentError, RefusedError, safe_name
 from birdtune.runtime.files import read_csv
+from birdtune.settings import CollectSettings
 
 Captured = pytest.CaptureFixture[str]
 OUT = Path("output/collected")
@@ -282,6 +285,21 @@ def test_redirects_are_followed_and_not_for_ever(site: Site) -> None:
     assert reasons(OUT) == {"c.wav": "failed"} and site.asked_for("/c.wav") == 6
 
 
+def test_no_redirect_leads_from_https_to_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def request(self: object, method: str, url: str, **how: object) -> urllib3.HTTPResponse:
+        asked.append(url)
+        return urllib3.HTTPResponse(b"", {"Location": "http://e.org/a.wav"}, status=302)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    stop, settings = threading.Event(), CollectSettings(pause_s=0)
+    downloader = web.Downloader(settings, web.Pace(0, stop), stop, None)
+    with pytest.raises(RefusedError, match="forbidden: it leads from https to http"):
+        downloader.fetch("https://e.org/a.wav", io.BytesIO(), 99)
+    assert asked == ["https://e.org/a.wav"]
+
+
 @pytest.mark.parametrize("content", [b"<!doctype html><title>Login</title>", b"", b"PK\x03\x04" + bytes(99)])
 def test_what_is_no_recording_is_not_kept(site: Site, content: bytes) -> None:
     site.files["/a.wav"] = content
@@ -319,7 +337,7 @@ def test_an_endless_body_is_cut_at_the_limit_of_a_file(site: Site) -> None:
 def test_the_limit_of_all_ends_the_call_and_keeps_what_is_whole(site: Site, capsys: Captured) -> None:
     size = len(site.files["/a.wav"])
     assert run("csv", three(site), connections=1, max_gb=2.5 * size / 1e9) == 42
-    assert "--collect.max-gb is reached, and 1 recording" in capsys.readouterr().err
+    assert "--collect.max-gb is reached, with 1 recording left" in capsys.readouterr().err
     assert {path.name for path in OUT.glob("*.wav")} == {"a.wav", "b.wav"}
     assert run("csv", three(site), connections=1, max_gb=2.5 * size / 1e9) == 42  # of both calls together
     assert run("csv", three(site), max_gb=3.5 * size / 1e9) == 0

@@ -51,7 +51,8 @@ if "message" in does:
     sys.stderr.write("ERROR: [youtube] " + video + ": " + does["message"] + "\\n")
     sys.exit(does.get("code", 1))
 if does.get("hangs"):
-    time.sleep(60)
+    time.sleep(10)
+    open(root + "/survived", "w")
 start, end = map(float, arguments[arguments.index("--download-sections") + 1][1:].split("-"))
 name = arguments[arguments.index("--output") + 1].replace("%(ext)s", arguments[arguments.index("--audio-format") + 1])
 if does.get("text"):
@@ -61,8 +62,9 @@ with wave.open(name, "wb") as file:
     file.setnchannels(2); file.setsampwidth(2); file.setframerate(8000)
     file.writeframes(random.Random(video + str(start)).randbytes(int(does["seconds"] * 8000) * 4))
     if does.get("floods"):
-        while True:
-            file.writeframes(bytes(1 << 20)); time.sleep(0.01)
+        for _ in range(300):
+            file.writeframes(bytes(1 << 18)); time.sleep(0.01)
+        open(root + "/survived", "w")
 """
 
 
@@ -313,7 +315,7 @@ def test_a_program_that_floods_the_disk_is_ended_at_the_limit(videos: Videos) ->
     write_list(*owls(1))
     videos.are({video(0): {"seconds": 1, "floods": True}})
     assert collect(max_file_mb=3) == 42
-    assert reasons(OUT) == {f"Y{video(0)}_30s_40s.flac": "too-large"}
+    assert reasons(OUT) == {f"Y{video(0)}_30s_40s.flac": "too-large"} and not (videos.root / "survived").exists()
     assert [path.name for path in OUT.iterdir()] == ["collected.csv"]
 
 
@@ -328,7 +330,7 @@ def test_a_program_that_hangs_is_given_up(videos: Videos, monkeypatch: pytest.Mo
     write_list(*owls(1))
     videos.are({video(0): {"hangs": True, "seconds": 1}})
     assert collect() == 75
-    assert set(reasons(OUT).values()) == {"timeout"}
+    assert set(reasons(OUT).values()) == {"timeout"} and not (videos.root / "survived").exists()
 
 
 def test_sigterm_ends_the_programs_too_and_is_143(videos: Videos) -> None:

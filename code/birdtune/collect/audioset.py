@@ -17,6 +17,7 @@ from birdtune.errors import InputError, shown
 from birdtune.runtime.configure import nearest
 from birdtune.runtime.files import require_file
 from birdtune.runtime.parsing import finite, open_regular, parse_json, read_bounded
+from birdtune.runtime.text import count
 
 _MOST_BYTES = 64 << 20
 _VIDEO = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -190,7 +191,7 @@ class Listing:
             counts = (len(own), len(own & names), len(own & names & {*there}), len(own & {*failed}))
             yield f"  {category.name[: width - 2]:<{width}}" + "".join(f"{n:>9,}" for n in counts)
         seconds = sum(item.segment_s[1] - item.segment_s[0] for item in items if item.segment_s)
-        yield f"  {len(items):,} segments, {seconds / 3600:.2f} h"
+        yield f"  {count(len(items), 'segment')}, {seconds / 3600:.2f} h"
 
     def _item(self, segment: Segment) -> Item:
         url = f"https://www.youtube.com/watch?v={segment.video}"

