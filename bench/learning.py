@@ -157,7 +157,7 @@ class Judged:
 
 
 def job(output: Path, fold: int, data: Path | None = None, **flags: Any) -> Judged:
-    """`run` with one fold for test, the next for validation, three to train on.
+    """`run` with one fold for test, the next for validation, three to train on; once, unless flags say otherwise.
 
     Args:
         output: jobs in one folder share their frames; each is a version of its own.
@@ -175,7 +175,7 @@ def job(output: Path, fold: int, data: Path | None = None, **flags: Any) -> Judg
     settings = {
         "data": data, "output": output, "split.file": folds, "split.test-fold": fold,
     }  # fmt: skip
-    flags = {"model__backbone": "yamnet", "model__checkpoint": yamnet()} | flags
+    flags = {"model__backbone": "yamnet", "model__checkpoint": yamnet(), "train__refit": "false"} | flags
     birdtune("run", *(f"--{name}={value}" for name, value in settings.items()), *told(flags).split())()
     record = json.loads((output / "run.json").read_text("utf-8"))
     reports = output / "reports" / str(record["version"])
