@@ -157,6 +157,13 @@ def test_selections_over_several_files_are_placed_in_the_file_they_begin_in(tmp_
     assert [(row.recording, row.path[-6:]) for row in file.rows] == [("r0.wav", "r0.wav"), ("r1.wav", "r1.wav")]
 
 
+def test_a_row_may_end_in_empty_cells_and_with_more_it_is_a_fault_of_its_recording(tmp_path: Path) -> None:
+    text = "recording,start_s,end_s,label,comment\nh.wav,7,8,owl,,,\nh.wav,1,3,owl,loud, near\n"
+    first, second = read(tmp_path / "lab.csv", text).rows
+    assert (first.recording, first.class_name, first.fault) == ("h.wav", "owl", "")
+    assert (second.recording, second.class_name) == ("h.wav", "owl") and "has 6 cells, and the header 5" in second.fault
+
+
 def test_ratings_are_weights_and_a_label_without_one_has_the_median_of_its_class(tmp_path: Path) -> None:
     text = (
         "primary_label,filename,rating\n"

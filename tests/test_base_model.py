@@ -25,7 +25,7 @@ from birdtune.runtime import configure, workers
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
-from birdtune.training import base_model
+from birdtune.training import base_model, served_model
 from birdtune.training.first_weights import build_classifier, load_first_weights
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
@@ -120,6 +120,16 @@ def second(first: Path, new_data: Path, tmp_path_factory: pytest.TempPathFactory
 def copy(first: Path, tmp_path: Path) -> Path:
     """Version 1, to go on with."""
     return Path(shutil.copytree(first, tmp_path / "output"))
+
+
+def test_of_recordings_with_several_classes_no_old_class_is_known(copy: Path, old_data: Path) -> None:
+    base = served_model.of_number(settings(old_data, copy), "--init-from", 1)
+    before = base.learnt()
+    path = copy / "logs/1/split.csv"
+    lines = path.read_text("utf-8").splitlines()
+    name, label, rest = lines[1].split(",", 2)
+    path.write_text("\n".join([lines[0], f'{name},"{label}, Apus_apus",{rest}', *lines[2:]]), "utf-8")
+    assert label in before.values() and len(base.learnt()) == len(before) - 1
 
 
 # ---- columns ------------------------------------------------------------------------------------

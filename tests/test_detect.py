@@ -404,6 +404,9 @@ def test_a_list_of_species_is_matched_by_either_name(tmp_path: Path) -> None:
     assert classes_on(path, classes) == ([0, 1, 2], ["no such bird"])
     path.write_text("Turdus\n")
     assert classes_on(path, classes) == ([0, 3], [])
+    path.write_text("Fringilla coelebs\n")
+    published = {"Common Chaffinch": "Fringilla coelebs_Common Chaffinch"}
+    assert classes_on(path, classes, published) == ([1], [])
     path.write_text("no such bird\n")
     with pytest.raises(InputError, match="none of its 1 name is a class"):
         classes_on(path, classes)

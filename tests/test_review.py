@@ -270,6 +270,15 @@ def decided(place: Path, rows: str, **labels: object) -> Dataset:
     return inspect(place, labels={"review": str(place / "review.csv"), **labels})
 
 
+def test_of_decisions_that_contradict_each_other_none_counts_and_both_are_named(data: Path) -> None:
+    rows = "site/a.wav,1,4,Owl,yes,Owl\nsite/a.wav,1,4,Owl,no,\nsite/a.wav,5,6,Owl,yes,Owl\nflat.wav,1,4,Tit,no,\n"
+    found = decided(data, rows)
+    assert labels_of(found, "site/a.wav") == (Label("Owl", 5, 6, is_reviewed=True),)
+    named = [one.detail for one in found.problems if one.problem == "row-contradicted"]
+    assert len(named) == 2 and "row 2: says yes of Owl, and review.csv, row 3 says no; neither counts" in named[0]
+    assert "Not used: 2 that contradict another." in said(found)
+
+
 def test_decisions_become_labels_beside_those_of_the_folders(data: Path) -> None:
     rows = (
         "nights/site/a.wav,1,4,Owl,yes,Owl\nsite/a.wav,5,6,Owl,other,Tit\nflat.wav,2,3,Tit,no,\nOwl/0.wav,0,2,Tit,no,\n"

@@ -32,6 +32,7 @@ PROBLEMS: dict[str, str] = {
     "no-label": "Add it to the table of labels; or annotate it: an empty track says that nothing is in it.",
     "several-labels": "Keep one class for it in the table, or train each class on its own: --model.output sigmoid.",
     "row-without-file": "Nothing, if it is meant to be missing; else restore it, or correct its name in the table.",
+    "row-contradicted": "Listen again, and leave the wrong decision out of the table.",
     "row-ambiguous": "Give its path below the data folder in the table, or rename one of the recordings.",
     "annotation": "To train on it, name it or its folder: --labels.annotations. Without that, recordings in class "
     "folders are trained whole under their class.",
@@ -86,8 +87,8 @@ PROBLEMS: dict[str, str] = {
 OF_THE_FILE = frozenset({"unreadable", "vanished", "changed", "storage-failed"})
 # Problems of what is not a file; the counts of files leave it out.
 NO_FILE = frozenset(
-    {"row-without-file", "row-ambiguous", "row-invalid", "row-without-label", "row-beyond-end", "row-trimmed",
-     "annotation-unreadable"}
+    {"row-without-file", "row-ambiguous", "row-contradicted", "row-invalid", "row-without-label", "row-beyond-end",
+     "row-trimmed", "annotation-unreadable"}
 )  # fmt: skip
 # More than this share of the files gone or changed is not tidying up.
 _MOST_VANISHED = 0.1

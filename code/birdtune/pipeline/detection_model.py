@@ -170,7 +170,8 @@ def _rule(config: Config, used: Used, species_list: Path | None, journal: Journa
     )  # fmt: skip
     if species_list is None:
         return rule
-    columns, unknown = classes_on(species_list, used.scorer.classes)
+    labels = {} if used.exported is None else used.exported.facts.get("published_names") or {}
+    columns, unknown = classes_on(species_list, used.scorer.classes, labels)
     background = [column for column in columns if thresholds.origins[column] == BACKGROUND]
     journal.say(f"  {shown(species_list)}: detections of {len(columns) - len(background):,} of the classes only")
     if unknown:

@@ -6,7 +6,7 @@ A line is a name: scientific, common, or `Genus species_Common name` as BirdNET-
 underscores, hyphens and apostrophes do not matter; a genus alone means all its species.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from birdtune.errors import InputError, shown
@@ -20,8 +20,13 @@ _SETTING = "--species-list"
 _LARGEST_LIST_BYTES = 16 << 20
 
 
-def classes_on(path: Path, classes: Sequence[str]) -> tuple[list[int], list[str]]:
+def classes_on(
+    path: Path, classes: Sequence[str], labels: Mapping[str, str] | None = None
+) -> tuple[list[int], list[str]]:
     """Columns of the classes on a list, ascending, and the names on it that are no class.
+
+    Args:
+        labels: class → what the backbone's own list calls it, by which it may stand on the list, too.
 
     Raises:
         InputError: the file cannot be read, or no class is on it.
@@ -29,11 +34,14 @@ def classes_on(path: Path, classes: Sequence[str]) -> tuple[list[int], list[str]
     require_file(path, _SETTING, "a text with a name on each line")
     with storage_faults(path, verb="read"):
         text = decode_text(read_bounded(path, _LARGEST_LIST_BYTES, "a list of species"), path)
-    names = Names(classes)
+    both = [Names(classes), Names([(labels or {}).get(name, name) for name in classes])]
     found: set[int] = set()
     unknown = []
     for line in dict.fromkeys(filter(None, map(str.strip, text.splitlines()))):
-        fits = names.columns(line) or [column for part in line.split("_") for column in names.columns(part.strip())]
+        parts = [part.strip() for part in line.split("_")]
+        fits = [column for names in both for column in names.columns(line)] or [
+            column for names in both for part in parts for column in names.columns(part)
+        ]
         found |= set(fits)
         if not fits:
             unknown.append(line)

@@ -111,6 +111,8 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
             "backbone_origin": base_model.origin(job.config, job.base).row(),
             "refit": job.run.record["refit"],
             "genera": _genera(job),
+            # What the backbone's own list calls the classes, by which a list of species may name them.
+            "published_names": dict(job.head_start.labels) if job.head_start is not None else {},
             "before_refit": before_refit and weights_sha256(before_refit),
             "published": None if published is None else published[1],
             "calibration_clip_s": round(float(np.median(lengths_s)), 3) if lengths_s else None,

@@ -139,9 +139,12 @@ class ServedModel:
         return read_csv(path) if path.is_file() else []
 
     def learnt(self) -> dict[str, str]:
-        """Content of each recording it was trained, chosen and tested on → its class then; empty: not known."""
+        """Content of each recording it was trained, chosen and tested on → its class then; empty: not known.
+
+        Of those with several classes nothing is said.
+        """
         rows = self._split(self.folder.name) if self.record() is not None else []
-        return {row["content"]: row["class"] for row in rows}
+        return {row["content"]: row["class"] for row in rows if row["class"] in self.classes}
 
     def learnt_from(self) -> "LearntFrom | None":
         """Which recordings it learnt from, or was chosen by; None where that is not known.

@@ -226,8 +226,12 @@ def _labels(
     name: str, decisions: Sequence[Decision], placed: Counter[str], left_out: Counter[str], problems: list[Problem]
 ) -> tuple[Label, ...]:
     found: dict[Label, None] = {}
+    contradicted = _contradicted(decisions)
     for one in decisions:
-        if one.fault:
+        if one in contradicted:
+            left_out["row-contradicted"] += 1
+            problems.append(Problem(name, one.detected, "row-contradicted", f"{one.origin}: {contradicted[one]}"))
+        elif one.fault:
             left_out["row-invalid"] += 1
             problems.append(Problem(name, one.detected, "row-invalid", f"{one.origin}: {one.fault}"))
         elif one.labels[0] in found:
@@ -236,6 +240,22 @@ def _labels(
             placed[name] += 1
             found |= dict.fromkeys(one.labels)
     return tuple(found)
+
+
+def _contradicted(decisions: Sequence[Decision]) -> dict[Decision, str]:
+    """Those that say of one part both that a class is there and that it is not, and which says otherwise."""
+    said: dict[tuple[float, float, str], dict[bool, Decision]] = defaultdict(dict)
+    for one in decisions:
+        for label in one.labels:
+            said[label.start_s, label.end_s, label.class_name].setdefault(label.is_absent, one)
+    found: dict[Decision, str] = {}
+    for one in decisions:
+        for label in one.labels:
+            other = said[label.start_s, label.end_s, label.class_name].get(not label.is_absent)
+            if other is not None:
+                says = f"says {one.kind} of {label.class_name}, and {other.origin} says {other.kind}"
+                found[one] = f"{says}; neither counts"
+    return found
 
 
 def _joined(first: RowBooks | None, second: RowBooks) -> RowBooks:
@@ -268,6 +288,7 @@ def _notices(
 _UNUSED = {
     "row-without-file": "of recordings that are not found", "row-invalid": "that cannot be read",
     "row-ambiguous": "on a name that several recordings have", "row-repeated": "that repeat another",
+    "row-contradicted": "that contradict another",
 }  # fmt: skip
 
 

@@ -181,13 +181,14 @@ def _row(
     seen: _Seen,
 ) -> Row:  # fmt: skip
     """One row; `seen` knows the selections above it, and then its own."""
-    if len(cells) > len(header):
-        return Row(number, "", fault="has more cells than the header; a text with the delimiter in it needs quotes")
     row = dict(zip(header, cells, strict=False))
 
     def first(key: str) -> str:
         return next((row[name] for name in columns[key] if row.get(name)), "")
 
+    if any(cells[len(header) :]):  # those of spreadsheets may end in empty ones
+        fault = f"has {len(cells)} cells, and the header {len(header)}; a text with the delimiter in it needs quotes"
+        return Row(number, first("label"), recording=first("recording"), path=first("path"), fault=fault)
     numbers = {key: first(key) for key in NUMBERS if columns[key]}
     if offset := first("offset_s"):
         # Over several files Raven's times go on, and this is the one within the file.
