@@ -270,6 +270,18 @@ def decided(place: Path, rows: str, **labels: object) -> Dataset:
     return inspect(place, labels={"review": str(place / "review.csv"), **labels})
 
 
+def test_a_place_beside_one_that_was_reviewed_is_no_class_either(data: Path) -> None:
+    write_sound(data / "data/site 2/c.wav", tone(8.0, 8000, seed=50), 8000)
+    rows = "site/a.wav,1,4,Owl,yes,Owl\n"
+    found = decided(data, rows)
+    assert found.classes == ("Owl", "Tit")
+    unused = {one.recording for one in found.problems if one.problem == "no-label"}
+    assert {"site/b.wav", "site 2/c.wav"} <= unused
+    assert "name no class: recordings in them were reviewed for other classes, or they are called like" in said(found)
+    # Without any decision in a site, folders are classes, whatever they are called.
+    assert "site 2" in decided(data, "Owl/0.wav,1,4,Owl,yes,Owl\n").classes
+
+
 def test_of_decisions_that_contradict_each_other_none_counts_and_both_are_named(data: Path) -> None:
     rows = "site/a.wav,1,4,Owl,yes,Owl\nsite/a.wav,1,4,Owl,no,\nsite/a.wav,5,6,Owl,yes,Owl\nflat.wav,1,4,Tit,no,\n"
     found = decided(data, rows)

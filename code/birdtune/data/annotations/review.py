@@ -24,7 +24,7 @@ from birdtune.data.annotations.sites import is_species
 from birdtune.data.class_names import is_negative, joined, quoted
 from birdtune.data.labelling import LabelTable
 from birdtune.data.labels import Label, background_of, class_names_of
-from birdtune.data.layout import Arranged, is_no_name
+from birdtune.data.layout import Arranged, is_no_name, is_place
 from birdtune.data.row_books import RowBooks
 from birdtune.data.row_files import match
 from birdtune.data.scan import NO_FILE, Listing, Problem, SoundFile
@@ -219,6 +219,8 @@ def _sites(
     others -= set(background_of(others, config.labels.negative_classes))
     with_others = {folder for folder in others if any(one.kind != "no" for one in decisions[folder])}
     site = {folder for folder in others if is_no_name(folder) or (folder in with_others and not is_species(folder))}
+    if site:  # another that is called like a place is no class either, though nobody reviewed what lies in it
+        site |= {folder for folder in decisions.keys() - classes if is_place(folder)}
     return site, others - site
 
 
@@ -308,8 +310,8 @@ def _of_folders(site: set[str], doubtful: set[str]) -> Iterator[str]:
     """What is said of folders in which recordings were reviewed for other classes."""
     if site:
         yield (
-            f"Folders {quoted(sorted(site))} name no class: recordings in them were reviewed for other classes. If one "
-            "is a class, put those recordings into another folder."
+            f"Folders {quoted(sorted(site))} name no class: recordings in them were reviewed for other classes, or "
+            "they are called like places beside such. If one is a class, put those recordings into another folder."
         )
     if doubtful:
         yield (
