@@ -378,7 +378,9 @@ def _help(name: str, command: Command) -> str:
         lines.append("Commands:")
         lines += [f"  {title:<10}{entry.help}" for title, entry in COMMANDS.items()]
     else:
-        lines.append(f"  {name} {command.usage}".rstrip())
+        lines += textwrap.wrap(
+            f"{name} {command.usage}", _WIDTH, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False
+        )
         lines += [f"  {line}" for text in (command.help, command.more) for line in textwrap.wrap(text, _WIDTH - 2)]
     lines.append("")
     lines.append(
