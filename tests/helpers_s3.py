@@ -4,6 +4,7 @@ import http.client
 import http.server
 import socketserver
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,4 +167,8 @@ def s3_server() -> Iterator[S3]:
     finally:
         proxy.shutdown()
         proxy.server_close()
+        # Its state is that of this process, and would outlive it.
+        urllib.request.urlopen(
+            urllib.request.Request(f"http://{upstream[0]}:{upstream[1]}/moto-api/reset", method="POST"), timeout=30
+        ).close()
         server.stop()

@@ -426,6 +426,18 @@ def test_a_command_finds_its_input_and_leaves_its_output(s3: S3, tmp_path: Path)
     assert s3.stored("out/") == ["out/run.json"]
 
 
+def test_a_model_in_s3_comes_with_the_logs_of_its_run(s3: S3, tmp_path: Path) -> None:
+    for key in ("model/m/7/model.json", "logs/7/split.csv", "logs/6/split.csv", "reports/7/report.html"):
+        s3.put(f"best/{key}", key.encode())
+    s3.put("alone/model/m/1/model.json", b"{}")
+    cloud = {"endpoint": s3.endpoint, "folder": str(tmp_path)}
+    for name, wanted in (("best/model/m/7", {"model/m/7/model.json", "logs/7/split.csv"}),
+                         ("alone/model/m/1", {"model/m/1/model.json"})):  # fmt: skip
+        config = Config.model_validate({"gate": {"champion": f"s3://birds/{name}"}, "cloud": cloud})
+        with session.staged(config, Namespace(), QUIET, STOP, only_reads=False) as (local, _):
+            assert content(Path(str(local.gate.champion)).parents[2]).keys() == wanted
+
+
 def test_where_a_command_fails_what_it_made_is_published_all_the_same(s3: S3, tmp_path: Path) -> None:
     config = Config.model_validate(
         {"output": "s3://birds/out", "cloud": {"endpoint": s3.endpoint, "folder": str(tmp_path)}}

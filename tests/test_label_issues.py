@@ -300,6 +300,7 @@ def test_quiet_windows_lose_their_label_test_is_left_out_and_a_killed_run_trains
         soundfile.write(path, np.concatenate([sound, noise]), rate_hz)
     monkeypatch.setattr("birdtune.models.registry.checkpoint_path", lambda config: None)
     changes = {"train__label_refinement": True, "train__epochs": 1, "model__freeze": "all-but-head"}
+    changes["train__refit"] = False
     config = settings(data, tmp_path / "out", **changes)
     assert run(config, until="train") == 0
     assert not (tmp_path / "out/logs/1/kept.npy").exists()  # from scratch

@@ -78,6 +78,9 @@ def staged(
                 stack.enter_context(_sent(storage, place, folder))
         for place in _outermost(read, output):
             fetch(storage, place, folder, journal, interrupts)
+            # What a model has learnt from stands in the logs of its run: without them the gate knows nothing.
+            if (logs := _logs_of(place)) is not None and listing(storage, logs)[1]:
+                fetch(storage, logs, folder, journal, interrupts)
 
         def locate(place: Place) -> Path:
             inside = output is not None and (place == output or place.is_below(output))
@@ -113,6 +116,14 @@ def _sent(storage: Storage, place: Place, folder: Path) -> Iterator[None]:
     place.local(folder).parent.mkdir(parents=True, exist_ok=True)
     yield
     send(storage, place, place.local(folder))
+
+
+def _logs_of(place: Place) -> Place | None:
+    """The logs beside a place OUTPUT/model/NAME/VERSION; None: it is no such place."""
+    *above, model, _, version = ["", "", *place.key.split("/")]
+    if model != "model" or not version.isdecimal():
+        return None
+    return Place(place.bucket, "/".join([*filter(None, above), "logs", version]))
 
 
 def _outermost(wanted: Iterable[Place], output: Place | None) -> list[Place]:
