@@ -116,6 +116,10 @@ def test_servers_see_whole_models_none_that_is_kept_back_and_a_rollback(data: Pa
     assert own.broken == further.broken == []
     assert [path.name for path in place.iterdir()] == ["1"]
     assert record(output)["published"] == [{"place": str(place), "has_it": False, "error": None}]
+    later = tmp_path / "later"  # a place that comes while the newest version is a candidate
+    later.mkdir()
+    run(data, output, **UNTRAINED, **GATED, gate__publish_to=str(later))
+    assert digests(later / "1") == digests(output / "model/birdtune/1") and not (later / "2").exists()
 
 
 def test_a_place_that_fails_costs_the_run_nothing_and_the_next_start_tries_it_alone(

@@ -2,8 +2,9 @@
 
     run.json `promoted`, model/<name>/<v> ─▶ release ─▶ PLACE/<v> of each --gate.publish-to, and `published` of run.json
 
-A model that the gate keeps back never appears there, and one that it takes back is removed. A place that fails costs
-nothing that was computed: the others get the model, and the next start of the same command tries that place alone.
+A model that the gate keeps back never appears there, and one that it takes back is removed; a place without the one in
+service gets that. A place that fails costs nothing that was computed: the others get the model, and the next start of
+the same command tries that place alone.
 """
 
 import os
@@ -157,6 +158,10 @@ def _settle(place: _ModelPlace, current: Run) -> None:
         if is_own:
             place.remove(version)
             journal.say(f"  {shown(place)}: version {version} removed, as it is not promoted any more")
+        serving = _in_service(current)
+        if serving is not None and place.facts(int(serving.name)) is None:
+            place.put(serving, int(serving.name), _digests(serving))
+            journal.say(f"  {shown(place)}: version {serving.name} is there, which is in service")
         return
     if facts is not None and not is_own:
         raise InputError(
@@ -171,3 +176,16 @@ def _settle(place: _ModelPlace, current: Run) -> None:
     if not (is_own and place.has(version, digests)):
         place.put(current.model, version, digests)
         journal.say(f"  {shown(place)}: version {version} is there")
+
+
+def _in_service(current: Run) -> Path | None:
+    """The newest promoted version but that of the run; None: there is none."""
+    others = [
+        path for path in current.model.parent.glob("*")
+        if path.name.isdecimal() and path.name != str(current.version) and (path / "model.json").is_file()
+    ]  # fmt: skip
+    return max(others, key=lambda path: int(path.name), default=None)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
