@@ -213,6 +213,14 @@ def test_the_title_counts_only_classes_that_were_taught(tmp_path: Path) -> None:
     assert f"Trained on {n} recordings of 3 classes" in text
 
 
+def test_the_title_counts_what_a_second_training_has_learnt_from(tmp_path: Path) -> None:
+    data = trusted_data()
+    refit = {"epochs": 4, "recordings": 150, "cross_fitted": True, "reason": ""}
+    text = page_of(dataclasses.replace(data, trust={**(data.trust or {}), "refit": refit}), tmp_path).text
+    assert "Trained on 150 recordings of 4 classes" in text
+    assert "trained once more, for 4 epochs, on all 150 recordings of training and validation. Figures of" in text
+
+
 def test_the_first_screen_says_what_how_well_and_against_what(tmp_path: Path) -> None:
     text = page_of(make_data(), tmp_path).text
     assert "Trained on 120 recordings of 4 classes, tested on 100 recordings of other sources" in text

@@ -385,7 +385,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         ],
         "remarks": [*_untrained(data), *(remarks(metrics) if metrics else [])],
         "recordings": _total(data, "recordings"),
-        "trained": _total(data, "train"),
+        "trained": _learnt_from(data),
         "hours": duration(60 * _total(data, "minutes")),
         "big": first_screen.big(metrics, part) if metrics else None,
         "without_near": _without_near(data),
@@ -431,6 +431,12 @@ def _context(data: ReportData) -> dict[str, Any]:
         "count": count,
         "some": some,
     }
+
+
+def _learnt_from(data: ReportData) -> int:
+    """How many recordings the served model has learnt from: with a second training, those of validation, too."""
+    refit = (data.trust or {}).get("refit")
+    return int(refit["recordings"]) if refit and refit["epochs"] else _total(data, "train")
 
 
 def _untrained(data: ReportData) -> list[str]:
