@@ -327,13 +327,18 @@ def _lines(what: str, found: Sequence[Judged], to_reach: tuple[float, float] | N
     strict = np.mean([each.strict_ap for each in found])
     ap = float(np.mean(aps))
     return [
-        Line(f"{what}: mean AP on windows", f"{ap:.3f} ({min(aps):.3f} to {max(aps):.3f})",
+        Line(f"{what}: mean AP on windows",
+             f"{ap:.3f} ({min(aps):.3f} to {max(aps):.3f})" if len(found) > 1 else f"{ap:.3f}",
              target="" if to_reach is None else f"≥ {to_reach[0]}",
              reached=None if to_reach is None else ap >= to_reach[0],
-             note=f"mean and range of {len(found)} draws; {by_snr}; {strict:.3f} where windows with less than half a "
+             note=f"{_draws(found, 'mean and range of ')}; {by_snr}; {strict:.3f} where windows with less than half a "
              "call are negatives"),
         _event_line(what, found, to_reach),
     ]  # fmt: skip
+
+
+def _draws(found: Sequence[Judged], of_several: str = "") -> str:
+    return f"{of_several}{len(found)} draws" if len(found) > 1 else "one draw"
 
 
 def _event_line(what: str, found: Sequence[Judged], to_reach: tuple[float, float] | None) -> Line:
@@ -355,6 +360,6 @@ def _event_line(what: str, found: Sequence[Judged], to_reach: tuple[float, float
         f"{what}: event F1 (overlap 0.3)", f"{whole['f1']:.3f} ({ci[0]:.3f} to {ci[1]:.3f})",
         target="" if to_reach is None else f"≥ {to_reach[1]}",
         reached=None if to_reach is None else bool(whole["f1"] >= to_reach[1]),
-        note=f"{whole['events']} calls of {len(found)} draws ({', '.join(f'{f1:.3f}' for f1 in each_f1)}); precision "
+        note=f"{whole['events']} calls of {_draws(found)} ({', '.join(f'{f1:.3f}' for f1 in each_f1)}); precision "
         f"{whole['precision'] or 0:.2f}, recall {whole['recall'] or 0:.2f}; recall at {recalls}",
     )  # fmt: skip
