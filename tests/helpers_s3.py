@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pytest
 from moto.server import ThreadedMotoServer
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
@@ -172,3 +173,14 @@ def s3_server() -> Iterator[S3]:
             urllib.request.Request(f"http://{upstream[0]}:{upstream[1]}/moto-api/reset", method="POST"), timeout=30
         ).close()
         server.stop()
+
+
+def emptied(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """The server with an empty bucket and without faults, and its credentials in the environment."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    for key in server.stored():
+        server.client.delete_object(Bucket=BUCKET, Key=key)
+    server.faults.rows.clear()
+    server.faults.seen.clear()
+    return server

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers_s3 import BUCKET, CREDENTIALS, S3, s3_server
+from helpers_s3 import BUCKET, CREDENTIALS, S3, emptied, s3_server
 from makers import write_tones
 
 from birdtune.cli import main
@@ -39,14 +39,8 @@ def server() -> Iterator[S3]:
 
 @pytest.fixture
 def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr(fetches, "_PAUSE_S", 0.0)
-    for key in server.stored():
-        server.client.delete_object(Bucket=BUCKET, Key=key)
-    server.faults.rows.clear()
-    server.faults.seen.clear()
-    return server
+    return emptied(server, monkeypatch)
 
 
 def storage_of(s3: S3, **settings: object) -> clients.Storage:

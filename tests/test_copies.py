@@ -38,6 +38,20 @@ def test_a_window_of_a_copy_is_the_same_whatever_lies_beside_it() -> None:
     assert not np.array_equal(other.features(np.arange(12)), whole)
 
 
+def test_a_copy_is_known_by_what_it_is_made_of_and_not_by_how_many_there_are(tmp_path: Path) -> None:
+    sounds: Any = Sounds()
+    sounds.contents, sounds.hop_rows = ("a", "b"), 96
+
+    def digest(number: int = 1, **changes: Any) -> str:
+        return CopyOf(augmenter(ALL.model_copy(update=changes), sounds), sounds, number).digest()
+
+    assert digest() == digest(copies=9) != digest(2) and digest() != digest(mixup=0.1)
+    (tmp_path / "a.wav").write_bytes(b"one response")
+    before = digest(impulse_responses=str(tmp_path))
+    (tmp_path / "a.wav").write_bytes(b"another")
+    assert digest(impulse_responses=str(tmp_path)) != before
+
+
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_an_epoch_has_the_windows_and_the_targets_of_its_copy(kind: str) -> None:
     sounds: Any = Sounds()

@@ -13,6 +13,7 @@ from test_job import record, run, settings, write_data
 
 from birdtune.errors import CheckpointError, Interrupted
 from birdtune.models.classifier import weights_sha256
+from birdtune.pipeline import evaluate
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.signals import Interrupts
 from birdtune.training import base_model, cross_fit, probes, served_model
@@ -155,6 +156,24 @@ def test_unless_set_a_second_training_follows_where_a_head_is_trained_on_embeddi
     asked: Any = SimpleNamespace(config=settings(data, tmp_path, **changes))
     nothing: Any = None
     assert Job(asked, nothing, nothing, nothing).refits is refits
+
+
+def test_detections_are_judged_by_held_out_recordings_if_all_of_their_windows_are_there(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def windows(hop_s: float) -> Any:
+        return SimpleNamespace(window_recording=np.array([0, 0, 1]), window_start_s=np.array([0.0, hop_s, 0.0]))
+
+    asked: list[Any] = []
+    monkeypatch.setattr(evaluate, "_compared", lambda job, scores, tried: asked.append(scores))
+    monkeypatch.setattr(evaluate.event_thresholds, "choose", lambda compared_at, *more, **others: compared_at(None))
+    settings_of = SimpleNamespace(evaluate=SimpleNamespace(false_alarms_per_hour=None))
+    job: Any = SimpleNamespace(dataset=SimpleNamespace(classes=()), config=settings_of)
+    val, whole, thinned = windows(1.5), windows(1.5), windows(3.0)
+    for held_out, wanted in ((whole, whole), (thinned, val)):
+        found: Any = SimpleNamespace(scores={"val": val}, held_out=held_out)
+        evaluate._detection_thresholds(job, found, None)  # type: ignore[arg-type]
+        assert asked.pop() is wanted
 
 
 class StopInRefit(Interrupts):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_s3 import BUCKET, CREDENTIALS, S3, s3_server
+from helpers_s3 import BUCKET, S3, emptied, s3_server
 from test_base_model import settings, write_data
 from test_gate import OLD, UNTRAINED
 from test_job import record
@@ -53,12 +53,7 @@ def server() -> Iterator[S3]:
 
 @pytest.fixture
 def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    for key in server.stored():
-        server.client.delete_object(Bucket=BUCKET, Key=key)
-    server.faults.rows.clear()
-    return server
+    return emptied(server, monkeypatch)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -166,7 +166,7 @@ class Listing:
         return f"{segment.name}.{self._kind}"
 
     def plan(self, failed: Collection[str]) -> list[Item]:
-        """What is wanted; of what failed for good, others of its category stand in.
+        """What is wanted; of what failed for good, others of its category replace it.
 
         The rarest category is dealt with first, as its segments are often of others, too.
 

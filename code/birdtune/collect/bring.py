@@ -33,7 +33,7 @@ def bring(
     """Fetch what is wanted and not there.
 
     Args:
-        plan: asked again when its items are done, as others may stand in for those that failed.
+        plan: asked again when its items are done, as others may replace those that failed.
         stop: set when all is to end; `fetch` heeds it.
 
     Returns: the exit code: all that can be had is there.

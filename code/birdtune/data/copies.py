@@ -9,6 +9,7 @@ made, and epochs take one after another. Copy 0 is the window as it is.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy.typing as npt
 from birdtune.data.augment import Augmenter
 from birdtune.data.batches import Batch, Source, Windows
 from birdtune.data.embedding_cache import KeptWindows
-from birdtune.runtime.files import value_sha256
+from birdtune.data.sound_changes import response_files
+from birdtune.runtime.files import file_sha256, value_sha256
 
 Ints = npt.NDArray[np.int64]
 
@@ -50,8 +52,11 @@ class CopyOf:
     def digest(self) -> str:
         """SHA-256 of all that the copy depends on."""
         made = self.augmenter
+        settings = made.settings.model_dump(exclude={"copies"})
+        if (folder := settings.pop("impulse_responses")) is not None:  # what they are counts, not where they lie
+            settings["responses"] = [file_sha256(path) for path in response_files(Path(folder))]
         return value_sha256([
-            made.settings.model_dump(), made.seed, made.kind, made.background_windows.tolist(), self.number,
+            settings, made.seed, made.kind, made.background_windows.tolist(), self.number,
             list(self.windows.contents), self.windows.hop_rows,
         ])  # fmt: skip
 

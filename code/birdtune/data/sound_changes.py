@@ -137,13 +137,18 @@ def impulse_responses(folder: Path, rate_hz: int) -> tuple[Wave, ...]:
     Raises:
         InputError: there is none, or one that cannot be read.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".wav", ".flac"))
+    paths = response_files(folder)
     if not paths:
         raise InputError(
             f"{shown(folder)}: no impulse responses. Expected WAV or FLAC files, one response each "
             "(--augment.impulse-responses FOLDER); without the setting, reverberation is made."
         )
     return tuple(_response(path, rate_hz) for path in paths)
+
+
+def response_files(folder: Path) -> list[Path]:
+    """The files in a folder that are taken for impulse responses, by name."""
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in (".wav", ".flac"))
 
 
 def _response(path: Path, rate_hz: int) -> Wave:

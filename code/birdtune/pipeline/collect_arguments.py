@@ -18,7 +18,7 @@ USAGE: Final = (
 MORE: Final = (
     "Nothing is fetched but by this command, and --collect.max-gb bounds it. Of AudioSet, N segments of each category "
     "are drawn by --seed, with all that is below it in the ontology, and fetched from YouTube by yt-dlp "
-    "(./entrypoint.sh extras collect); others stand in for those that are gone. A list of csv has a column url, and "
+    "(./entrypoint.sh extras collect); others replace those that are gone. A list of csv has a column url, and "
     "may have recording, label, secondary_labels, sha256, md5, author, licence and source; an address may be "
     "s3://BUCKET/PREFIX/. TAGS are those of xeno-canto's API, e.g. 'gen:Strix cnt:Poland'; its key is read from "
     "XENO_CANTO_API_KEY. --per-class draws so many of each species. --dry-run shows the plan; --retry tries again what "
