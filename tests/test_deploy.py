@@ -308,3 +308,23 @@ def test_a_page_says_what_to_do_with_the_file_and_its_placeholders(name: str) ->
 def test_each_file_that_a_page_names_is_there(page: Path) -> None:
     for name in re.findall(r"\bdeploy/([\w./-]+\w)", page.read_text("utf-8")):
         assert (DEPLOY / name).exists(), name
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "said"),
+    [
+        ("promoted", 0, "version 3 is in service\n"), ("not-promoted", 0, "kept back: worse\n"),
+        ("unchanged", 0, ""), ("failed", 75, ""),
+    ],
+)  # fmt: skip
+def test_the_script_of_the_page_tells_outcomes_apart(tmp_path: Path, outcome: str, code: int, said: str) -> None:
+    if not shutil.which("jq"):
+        pytest.skip("jq is not installed")
+    page = (ROOT / "docs/deploy.md").read_text("utf-8")
+    script = next(block for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) if "outcome" in block)
+    record = json.dumps({"outcome": outcome, "version": 3, "gate": {"reason": "worse"}})
+    job = tmp_path / "entrypoint.sh"
+    job.write_text(f"#!/bin/sh\nmkdir output && echo '{record}' >output/run.json\nexit {code}\n")
+    job.chmod(0o755)
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, said)

@@ -95,12 +95,15 @@ def test_a_worse_model_becomes_a_candidate_also_when_killed_before_that_is_recor
     assert not list(output.rglob(".unfinished-*"))
     assert "Not promoted" in (output / "reports/2/report.html").read_text()
     assert "not promoted: worse than version 1" in (output / "logs/2/run.log").read_text().splitlines()[-1]
+    assert found["outcome"] == "not-promoted"
     before = (output / "candidates/2/model.json").stat().st_mtime_ns
     run(data, output, **chosen)  # nothing to do
+    assert record(output)["outcome"] == "unchanged"
     assert (output / "candidates/2/model.json").stat().st_mtime_ns == before
     with pytest.raises(InputError, match=r"--init-from 2: .*Version 2 was not promoted"):
         run(data, output, init_from=2)
     run(data, output, **UNTRAINED)  # the same without a gate: put into service, and nothing trained
+    assert record(output)["outcome"] == "promoted"
     assert record(output)["promoted"] is True and record(output)["weights_sha256"] == weights
     assert (output / "model/birdtune/2/saved_model.pb").is_file() and not (output / "candidates/2").exists()
 

@@ -245,6 +245,22 @@ def test_the_last_word_is_status_code_and_where_it_stood(
     assert str(found["finished"]) >= str(found["started"])
 
 
+def test_the_outcome_is_a_decision_until_a_start_has_ended_with_it_and_unchanged_from_then_on(tmp_path: Path) -> None:
+    def outcome(promoted: bool | None, status: str = "done", code: int = 0) -> object:
+        run = start(tmp_path)
+        assert record(tmp_path)["outcome"] is None, "it is not known while the run works"
+        run.record["promoted"] = promoted
+        run.end(status, code)
+        return record(tmp_path)["outcome"]
+
+    assert outcome(None) is None  # `train`: there is no model yet
+    assert outcome(True, "failed", 75) == "failed"  # it was exported, and one of its places could not be written
+    assert [outcome(True), outcome(True), outcome(False), outcome(False)] == [
+        "promoted", "unchanged", "not-promoted", "unchanged",
+    ]  # fmt: skip
+    assert outcome(False, "interrupted", 143) == "interrupted"
+
+
 def test_a_stage_under_way_can_be_read_from_outside(tmp_path: Path) -> None:
     run = start(tmp_path)
     with run.stage("export"):

@@ -61,6 +61,7 @@ class Run:
         # The record of the last start replaces that of its version, should that be damaged.
         self._last = _record(config.output / RECORD_NAME)
         self.version: int | None = None
+        self._reported: bool | None = None  # `promoted` of this version, where an earlier start ended with it
         self._saved = False
         self._reserve = config.output / RESERVE_NAME
         self.record: dict[str, Any] = {
@@ -78,6 +79,7 @@ class Run:
             "refit": None,  # of the second training, if there is one: `epochs`, `recordings`
             "processes": 1,  # that trained together
             "weights_sha256": None,
+            "outcome": None,  # what a scheduler asks first, see `_outcome`
             "promoted": None,  # into model/<name>/; not known before the export
             "gate": None,
             "published": None,  # places beside model/<name>/ that were to get the model, see pipeline/release.py
@@ -148,6 +150,7 @@ class Run:
                 "refit", "first_started", "hardware", "tracking", "processes", "published",
             )  # fmt: skip
             self.record.update({key: earlier[key] for key in kept if key in earlier})
+            self._reported = earlier.get("promoted") if earlier.get("status") == "done" else None
             for stage, seconds in earlier.get("stages", {}).items():
                 self.record["stages"][stage] = round(self.record["stages"].get(stage, 0.0) + seconds, 3)
         self.record.update(version=self.version, fingerprint=fingerprint)
@@ -227,9 +230,9 @@ class Run:
             make_folder(self.config.output)  # it ended before it began, and its record says why
         elif not self._reserve.exists():
             raise gone(self.config.output)
-        self.record.update(status=status, exit_code=exit_code, finished=clock(), error=error)
+        self.record.update(status=status, exit_code=exit_code, finished=clock(), error=error, outcome=status)
         if exit_code == EXIT_DONE:
-            self.record["stage"] = "done"
+            self.record.update(stage="done", outcome=self._outcome())
         with contextlib.suppress(OSError):
             self._reserve.unlink(missing_ok=True)
         try:
@@ -238,6 +241,14 @@ class Run:
             self.journal.event("end", status=status, exit_code=exit_code, error=error)
         finally:
             self._write()
+
+    def _outcome(self) -> str | None:
+        """What a start that ended well has changed: "promoted", "not-promoted" or "unchanged"; None: it exported no
+        model, and none was before."""
+        promoted = self.record["promoted"]
+        if promoted is None or promoted == self._reported:
+            return None if promoted is None else "unchanged"
+        return "promoted" if promoted else "not-promoted"
 
 
 def _digest(path: Path) -> str | None:
