@@ -234,12 +234,33 @@ def test_an_output_is_published_without_what_is_this_machines_own(s3: S3, tmp_pa
     assert s3.faults.seen == []
 
 
-def test_a_model_is_served_only_when_all_of_it_is_there(s3: S3, tmp_path: Path) -> None:
+def test_what_refers_to_others_goes_behind_them_and_run_json_last(s3: S3, tmp_path: Path) -> None:
     mirror = mirror_of(s3, tmp_path)
-    make(mirror.output, {"model/birds/1/saved_model.pb": "m", "model/birds/1/variables/variables.index": "v"})
+    names = ["model/birds/1/variables/v.index", "model/birds/1/saved_model.pb", "logs/1/run.json", "run.json"]
+    make(mirror.output, dict.fromkeys(names, "x"))
+    s3.faults.add("PUT", "v.index", 503)  # the others would overtake it
+    s3.faults.add("PUT", "saved_model.pb", 503)
     mirror.publish()
-    puts = [path.rpartition("/")[2] for method, path in s3.faults.seen if method == "PUT"]
-    assert puts == ["variables.index", "saved_model.pb"]
+    puts = [path.removeprefix(f"/{BUCKET}/out/") for method, path in s3.faults.seen if method == "PUT"]
+    assert list(dict.fromkeys(reversed(puts)))[::-1] == names
+
+
+def test_a_record_waits_for_what_was_made_while_others_were_sent(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = mirror_of(s3, tmp_path)
+
+    def send_slowly(storage: clients.Storage, place: Place, path: Path) -> tuple[str, os.stat_result]:
+        make(mirror.output, {"reports/1/report.html": "r", "run.json": "done"})  # by the job
+        return send(storage, place, path)
+
+    make(mirror.output, {"checkpoints/1/w": "w", "run.json": "running"})
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "send", send_slowly)
+        mirror.publish()
+    assert s3.stored() == ["out/checkpoints/1/w"]
+    mirror.publish()
+    assert s3.get("out/run.json") == b"done" and "out/reports/1/report.html" in s3.stored()
 
 
 def test_another_machine_finds_what_was_published_and_nothing_else(s3: S3, tmp_path: Path) -> None:

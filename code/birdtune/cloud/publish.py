@@ -3,8 +3,9 @@
     files of the output, new, changed or gone since the last look ─▶ objects below the place
 
 Every file that birdtune makes appears whole, under its name, so that a look at the folder finds nothing half-made.
-What refers to other files goes last, and what is gone is removed after that: whoever reads the place at any moment
-finds a state of which the job can go on, and TensorFlow Serving no model without its weights.
+What refers to other files goes behind them, run.json last of all, and what is gone is removed after that: whoever reads
+the place at any moment finds a state of which the job can go on, TensorFlow Serving finds no model without its weights,
+and run.json says nothing of what is not there.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from birdtune.runtime.text import count
 
 # Caches are made again from the recordings wherever they are missing.
 _LOCAL = ("cache", LOCK_NAME, LEASE_NAME, OWNER_NAME, RESERVE_NAME, NAME)
-_LAST = ("saved_model.pb", RECORD_NAME)
+_GRAPH = "saved_model.pb"
 _PART_BYTES = 16 << 20
 _ATTEMPTS = 3
 _PAUSE_S = 5.0
@@ -139,6 +141,7 @@ class Mirror:
         Raises:
             InputError, RetryableError: as `client.faults`.
         """
+        before = self._records()
         files = dict(_files(self.output))
         due = [name for name, path in files.items() if not self._index.has(name, path)]
         gone = [name for name in self._index.rows if name not in files]
@@ -149,16 +152,23 @@ class Mirror:
                 f"{shown(self.place)}: S3 was away, or this job did not run, for so long that another may work there; "
                 "nothing is published until that is known. Run again to continue; what was finished is safe."
             )
-        last = [name for name in due if Path(name).name in _LAST]
         try:
             with ThreadPoolExecutor(self.storage.connections) as threads:
-                for names in ([name for name in due if name not in last], last):
-                    sent = threads.map(lambda name: self._send(name, files[name]), names)
+                for _, names in groupby(sorted(due, key=_turn), key=_turn):
+                    # A record that has changed may name what this look has not seen: it goes with the next one.
+                    now = self._records()
+                    unchanged = [name for name in names if now.get(name) == before.get(name)]
+                    sent = threads.map(lambda name: self._send(name, files[name]), unchanged)
                     for name, (etag, status) in filter(None, sent):
                         self._index.note(name, etag, status)
                 list(threads.map(self._remove, gone))
         finally:
             self._index.write()
+
+    def _records(self) -> dict[str, int]:
+        """When each run.json was written: relative name → mtime_ns."""
+        found = [path for name in (RECORD_NAME, f"logs/*/{RECORD_NAME}") for path in self.output.glob(name)]
+        return {path.relative_to(self.output).as_posix(): path.stat().st_mtime_ns for path in found}
 
     def _send(self, name: str, path: Path) -> tuple[str, tuple[str, os.stat_result]] | None:
         if not self._is_held():
@@ -175,6 +185,11 @@ class Mirror:
         with faults(place):
             self.storage.client.delete_object(Bucket=place.bucket, Key=place.key, **self.storage.extra)
         del self._index.rows[name]
+
+
+def _turn(name: str) -> tuple[bool, ...]:
+    """When a file goes: a model's graph behind its weights, records behind what they name, that of the output last."""
+    return name == RECORD_NAME, Path(name).name == RECORD_NAME, Path(name).name == _GRAPH
 
 
 def send(storage: Storage, place: Place, path: Path) -> tuple[str, os.stat_result]:
