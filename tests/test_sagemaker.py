@@ -1,13 +1,15 @@
 """SageMaker's folders, laid out as its contract says."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from birdtune.cloud import sagemaker
-from birdtune.errors import InputError, Interrupted
+from birdtune.errors import BirdtuneError, InputError, Interrupted
 from birdtune.runtime.rank import cluster
 
 
@@ -102,3 +104,16 @@ def test_why_it_failed_is_told_in_1024_characters_and_a_stop_is_no_failure(tmp_p
         sagemaker.train(fail, tmp_path)
     text = (tmp_path / "output/failure").read_text()
     assert text.startswith("exit 1: ValueError('xxx") and len(text) == 1024
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EROFS, 42), (errno.ENOSPC, 75)])
+def test_what_the_system_refuses_has_the_exit_code_of_the_process(tmp_path: Path, number: int, code: int) -> None:
+    lay_out(tmp_path, {}, {"input": {}})
+
+    def refuse(line: list[str]) -> int:
+        raise OSError(number, os.strerror(number), str(tmp_path / "checkpoints/x"))
+
+    with pytest.raises(BirdtuneError) as refused:
+        sagemaker.train(refuse, tmp_path)
+    assert refused.value.exit_code == code
+    assert (tmp_path / "output/failure").read_text() == f"exit {code}: {refused.value}"

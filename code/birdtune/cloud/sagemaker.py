@@ -19,6 +19,7 @@ from birdtune.errors import EXIT_DEFECT, BirdtuneError, InputError, shown
 from birdtune.runtime.files import make_folder, read_json
 from birdtune.runtime.rank import Cluster, is_chief
 from birdtune.runtime.runs import RECORD_NAME
+from birdtune.runtime.storage import storage_faults
 from birdtune.runtime.text import some
 
 ROOT = Path("/opt/ml")
@@ -135,7 +136,8 @@ def _copy(folder: Path, target: Path) -> None:
 def _failure_told(root: Path) -> Iterator[None]:
     """Leave why the job failed where SageMaker reads it; a job that was stopped did not fail."""
     try:
-        yield
+        with storage_faults(root, verb="used"):  # as where the process ends, so that both name one exit code
+            yield
     except Exception as fault:
         code = fault.exit_code if isinstance(fault, BirdtuneError) else EXIT_DEFECT
         text = f"exit {code}: {fault if isinstance(fault, BirdtuneError) else repr(fault)}"
