@@ -15,7 +15,7 @@ from test_job import record
 from test_job import run as run_job
 
 from birdtune.errors import InputError, RetryableError, SettingsError
-from birdtune.runtime.files import file_sha256, read_json, write_json
+from birdtune.runtime.files import file_sha256, read_csv, read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
 
@@ -108,6 +108,8 @@ def test_servers_see_whole_models_none_that_is_kept_back_and_a_rollback(data: Pa
         assert digests(place / "2") == digests(output / "model/birdtune/2") and record(output)["promoted"] is True
         run(data, output, **UNTRAINED, **GATED, **more)  # and takes it back
     assert own.served == further.served == [1, 2, 1]
+    rows = read_csv(output / "history.csv")
+    assert [row["version"] + row["promoted"] for row in rows] == ["1yes", "2no", "2yes", "2no"]
     assert own.broken == further.broken == []
     assert [path.name for path in place.iterdir()] == ["1"]
     assert record(output)["published"] == [{"place": str(place), "has_it": False, "error": None}]

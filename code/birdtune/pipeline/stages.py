@@ -32,8 +32,7 @@ from birdtune.models.weights import sound_of
 from birdtune.pipeline import gate, label_check, published_classes
 from birdtune.pipeline.metrics import read_ood, read_served
 from birdtune.pipeline.release import remove_model
-from birdtune.reporting import attribution, augmentation_sheet, croissant, model_card, tables
-from birdtune.reporting.history import write_history
+from birdtune.reporting import attribution, augmentation_sheet, croissant, history, model_card, tables
 from birdtune.reporting.report import write_report
 from birdtune.reporting.report_data import report_data, write_companions
 from birdtune.runtime.files import make_folder, read_json, write_bytes, write_text
@@ -89,6 +88,7 @@ def export(job: Job) -> list[Path]:
     # Earlier decided otherwise: only now that the model has its new place does it leave the old one.
     remove_model(other)
     job.run.record.update(promoted=decision.promoted, gate=decision.row())
+    history.note(job.config.output, int(job.run.version or 0), promoted=decision.promoted, reason=decision.reason)
     return [place]
 
 
@@ -211,6 +211,6 @@ def report(job: Job) -> list[Path]:
         data = replace(data, augmentation=picture)
     tables.write_tables(folder, data)
     write_report(folder / "report.html", data)
-    write_history(job.config.output)
+    history.write_history(job.config.output)
     names = (f"{name}.csv" for name in ("classes", "problems", "per_class", "predictions", "confusion"))
     return [folder / name for name in ("report.html", "config.yaml", "augmentation.png", *names)]
