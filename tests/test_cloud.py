@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers_s3 import BUCKET, CREDENTIALS, S3, emptied, s3_server
@@ -547,3 +548,66 @@ def test_parts_that_machines_prepare_meet_in_s3(
     said = prepare("three")
     assert "8 recordings prepared in 2 parts" in said and "decoded" not in said
     assert "out/split.csv" in s3.stored()
+
+
+# ---- a start that fails -------------------------------------------------------------------------
+
+
+def record_after(s3: S3, folder: Path, *more: str, command: str = "run") -> tuple[int, dict[str, Any]]:
+    """The exit code of a start, and run.json in S3 behind it, where an earlier start had ended well."""
+    s3.put("out/run.json", b'{"status": "done", "exit_code": 0, "started": "2026-01-01T00:00:00Z"}')
+    flags = ["--output", "s3://birds/out", "--cloud.endpoint", s3.endpoint, "--cloud.folder", str(folder)]
+    code = main([command, *flags, "--prepare.workers", "1", *more])
+    return code, json.loads(s3.get("out/run.json"))
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "error"),
+    [
+        (("--train.epochs", "many"), 42, "--train.epochs = 'many': expected a whole number"),
+        (("--train.epoch", "3"), 2, "'--train.epoch' is not understood"),
+        (("--input", "s3://nowhere/in"), 42, "there is no such bucket"),
+        (("--data", "s3://birds/nothing"), 42, "s3://birds/nothing: nothing lies there"),
+        (("--data", "absent", "--model.backbone", "perch"), 42, ""),
+    ],
+)
+def test_a_start_that_fails_early_leaves_its_own_record(
+    s3: S3, tmp_path: Path, more: tuple[str, ...], code: int, error: str
+) -> None:
+    ended, record = record_after(s3, tmp_path, *more)
+    assert (ended, record["exit_code"], record["status"]) == (code, code, "failed") and error in record["error"]
+    assert record["finished"] >= record["started"] > "2026-01-01" and record["version"] is None
+    assert s3.stored("out/") == ["out/run.json"]  # no lease is left
+
+
+def test_the_record_of_a_job_that_works_is_left_alone(s3: S3, tmp_path: Path) -> None:
+    with lease.alone_at(storage_of(s3), OUTPUT, QUIET, STOP):
+        ended, record = record_after(s3, tmp_path, "--train.epochs", "many")
+    assert (ended, record["exit_code"]) == (42, 0)
+
+
+def test_a_failed_start_leaves_what_could_not_be_published_in_place(s3: S3, tmp_path: Path) -> None:
+    make(mirror_of(s3, tmp_path).output, {"run.json": "{}", "w": "1"})
+    mirror_of(s3, tmp_path).publish()
+    make(mirror_of(s3, tmp_path).output, {"w": "2"})
+    flags = ["--output", "s3://birds/out", "--cloud.endpoint", s3.endpoint, "--cloud.folder", str(tmp_path)]
+    assert main(["run", *flags, "--train.epochs", "many"]) == 42
+    again = mirror_of(s3, tmp_path)
+    again.fetch(STOP)
+    assert (again.output / "w").read_text() == "2" and not list(again.output.parent.glob("*superseded*"))
+
+
+def test_on_a_disk_a_failed_start_replaces_an_earlier_record_and_makes_none(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    flags = ["--output", str(output), "--train.epochs", "many"]
+    assert main(["run", *flags]) == 42 and not output.exists()
+    make(output, {"run.json": '{"status": "done", "started": "2026-01-01T00:00:00Z"}'})
+    assert main(["run", *flags]) == 42
+    assert json.loads((output / "run.json").read_text())["exit_code"] == 42
+
+
+def test_what_the_command_says_of_its_own_failure_stays(s3: S3, tmp_path: Path) -> None:
+    s3.put("in/data/robin/1.wav", b"no sound")
+    flags = ("--input", "s3://birds/in", "--model.checkpoint", "none")
+    ended, record = record_after(s3, tmp_path, *flags, command="prepare")
+    assert (ended, record["exit_code"]) == (42, 42) and "prepare" in record["stages"]

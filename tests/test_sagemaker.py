@@ -103,7 +103,7 @@ def test_why_it_failed_is_told_in_1024_characters_and_a_stop_is_no_failure(tmp_p
     with pytest.raises(ValueError, match="xxx"):
         sagemaker.train(fail, tmp_path)
     text = (tmp_path / "output/failure").read_text()
-    assert text.startswith("exit 1: ValueError('xxx") and len(text) == 1024
+    assert text.startswith("exit 1: ValueError: xxx") and len(text) == 1024
 
 
 @pytest.mark.parametrize(("number", "code"), [(errno.EROFS, 42), (errno.ENOSPC, 75)])

@@ -109,6 +109,17 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
         parse(name, wanted.rest)  # raises for what is not understood
         left = on_ray.share(wanted, journal, interrupts)
         return EXIT_DONE if left is None else _run([name, *left], journal, interrupts)
+    records = name in _RECORDED and not any(each.startswith("--shard") for each in arguments)
+    empty = contextlib.nullcontext(list[configs.Config]())
+    with session.failure_recorded(arguments, os.environ, journal, interrupts) if records else empty as known:
+        return _work(name, arguments, known, journal, interrupts)
+
+
+def _work(
+    name: str, arguments: Sequence[str], known: list[configs.Config], journal: Journal, interrupts: Interrupts
+) -> int:
+    """Settings, what they name in S3, and the command; `known` gets the settings as soon as they are."""
+    command = COMMANDS[name]
     options, flags = parse(name, arguments)
     if name in _TRAINING and batch.is_here(os.environ):
         os.environ.update(batch.meet(os.environ, journal, interrupts))
@@ -119,6 +130,7 @@ def _run(arguments: list[str], journal: Journal, interrupts: Interrupts) -> int:
         if before:
             config = configure.load(flags, os.environ, before, job_yaml=False)
             journal.say(f"note: no settings are given, so they are those of version {version}")
+    known.append(config)
     if name == "prepare" and options.shard is not None:
         config = config.model_copy(update={"output": options.shard.folder(config.output)})
     with session.staged(config, options, journal, interrupts, only_reads=name in _READERS) as (config, options):
@@ -352,6 +364,10 @@ _READERS = frozenset({"check", "predict", "score", "review", "embed", "augment",
 
 # They train, by several processes where there are any.
 _TRAINING = frozenset({"run", "train", "evaluate", "export", "report"})
+
+
+# They leave run.json.
+_RECORDED = _TRAINING | {"prepare", "demo"}
 
 
 # They go on from what a run has left, and without settings with its settings.

@@ -114,6 +114,13 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signum
 
 
+def ended_by(fault: BaseException) -> tuple[int, str]:
+    """The exit code of what ended a command, and what is to be said of it."""
+    if isinstance(fault, BirdtuneError | Interrupted):
+        return fault.exit_code, str(fault)
+    return EXIT_DEFECT, f"{type(fault).__name__}: {fault}"
+
+
 # Characters that could fake or hide text in a terminal or a log: everything of Unicode's categories
 # "control", "format" (which holds the bidirectional marks), "surrogate" (undecodable bytes of a file
 # name), "private use", "unassigned", and the line and paragraph separators.

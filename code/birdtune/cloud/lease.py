@@ -122,9 +122,12 @@ def _now_s() -> float:
 
 @contextlib.contextmanager
 def alone_at(
-    storage: Storage, output: Place, journal: Journal, interrupts: Interrupts
+    storage: Storage, output: Place, journal: Journal, interrupts: Interrupts, *, waits: bool = True
 ) -> Iterator[Callable[[], bool]]:
     """Keep other jobs away from an output in S3 while the block lasts.
+
+    Args:
+        waits: for a sign of life of a job to which it belongs; else that job is taken to live.
 
     Yields: whether the output is still this job's alone; after S3 was away for a while, that has to be seen first.
 
@@ -136,7 +139,7 @@ def alone_at(
         yield lambda: True
         return
     lease = _Lease(storage, output)
-    _acquire(lease, journal, interrupts)
+    _acquire(lease, journal, interrupts, waits=waits)
     lease.require_conditions()
     stop = threading.Event()
     heart = threading.Thread(target=_renew, args=(lease, stop), name="lease", daemon=True)
@@ -150,11 +153,10 @@ def alone_at(
             lease.release()
 
 
-def _acquire(lease: _Lease, journal: Journal, interrupts: Interrupts) -> None:
+def _acquire(lease: _Lease, journal: Journal, interrupts: Interrupts, *, waits: bool) -> None:
     first: str | None = None
     until = time.monotonic() + LEASE_S + RENEWAL_S
     while True:
-        interrupts.check()
         found = lease.look()
         etag, age_s, owner = found or (None, 0.0, None)
         if etag is None or age_s > LEASE_S:
@@ -162,7 +164,7 @@ def _acquire(lease: _Lease, journal: Journal, interrupts: Interrupts) -> None:
                 if etag is not None:
                     journal.warn(f"The last job there ended without finishing: {who(owner)}. Continuing in its place.")
                 return
-        elif first is None:
+        elif first is None and waits:
             first = etag
             journal.say(
                 f"note: {shown(lease.output)} belongs to another job: {who(owner)}. Waiting up to {LEASE_S:.0f} s for "
@@ -173,6 +175,7 @@ def _acquire(lease: _Lease, journal: Journal, interrupts: Interrupts) -> None:
                 f"{shown(lease.output)}: another job is working there: {who(owner)}. Wait for it, or give another "
                 "--output.", who(owner),
             )  # fmt: skip
+        interrupts.check()
         time.sleep(_POLL_S)
 
 

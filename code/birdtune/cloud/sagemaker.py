@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from birdtune.errors import EXIT_DEFECT, BirdtuneError, InputError, shown
+from birdtune.errors import InputError, ended_by, shown
 from birdtune.runtime.files import make_folder, read_json
 from birdtune.runtime.rank import Cluster, is_chief
 from birdtune.runtime.runs import RECORD_NAME
@@ -139,8 +139,7 @@ def _failure_told(root: Path) -> Iterator[None]:
         with storage_faults(root, verb="used"):  # as where the process ends, so that both name one exit code
             yield
     except Exception as fault:
-        code = fault.exit_code if isinstance(fault, BirdtuneError) else EXIT_DEFECT
-        text = f"exit {code}: {fault if isinstance(fault, BirdtuneError) else repr(fault)}"
+        code, why = ended_by(fault)
         make_folder(root / "output")
-        (root / "output/failure").write_text(text[:_LONGEST_FAILURE], "utf-8")
+        (root / "output/failure").write_text(f"exit {code}: {why}"[:_LONGEST_FAILURE], "utf-8")
         raise

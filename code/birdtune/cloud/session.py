@@ -1,19 +1,28 @@
 """What lies in S3 is on this machine while a command works, and what it makes goes back.
 
     settings with addresses ─▶ fetch ─▶ settings with paths ─▶ the command ─▶ publish
+
+A start that fails before the command begins leaves a run.json, too: that of the start before says "done".
 """
 
-from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from argparse import SUPPRESS, ArgumentError, ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from birdtune.cloud import places, spot
-from birdtune.config import Config
+from birdtune.config import Config, options
+from birdtune.errors import BirdtuneError, BusyError, Interrupted, ended_by
+from birdtune.options import ENVIRONMENT_PREFIX
 from birdtune.runtime import configure
-from birdtune.runtime.log import Journal
+from birdtune.runtime.files import read_json
+from birdtune.runtime.lock import alone_in
+from birdtune.runtime.log import Journal, clock
+from birdtune.runtime.rank import is_chief
+from birdtune.runtime.runs import RECORD_NAME, Run
 from birdtune.runtime.signals import Interrupts
+from birdtune.runtime.storage import storage_faults
 
 
 def settings_folder(
@@ -24,10 +33,7 @@ def settings_folder(
     Raises:
         SettingsError, InputError, RetryableError: the address is wrong, or S3 refuses or fails.
     """
-    flags = {name: value for name, value in flags.items() if name == "input" or name.startswith("cloud.")}
-    first = ("BIRDTUNE_INPUT", "BIRDTUNE_CLOUD__")
-    environment = {name: value for name, value in environment.items() if name.startswith(first)}
-    config = configure.load(flags, environment, job_yaml=False)
+    config = _only("input", flags, environment)
     place = places.place_of(config.input)
     if place is None:
         return None
@@ -35,6 +41,78 @@ def settings_folder(
 
     staging.fetch_one(config, place.below(configure.JOB_YAML), journal, interrupts)
     return place.local(staging.folder_of(config))
+
+
+def _only(name: str, flags: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
+    """A folder and `cloud` as flags and environment have them, whatever is wrong with other settings."""
+    first = tuple(f"{ENVIRONMENT_PREFIX}{each}" for each in (name.upper(), "CLOUD__"))
+    return configure.load(
+        {flag: value for flag, value in flags.items() if flag == name or flag.startswith("cloud.")},
+        {variable: value for variable, value in environment.items() if variable.startswith(first)}, job_yaml=False,
+    )  # fmt: skip
+
+
+@contextmanager
+def failure_recorded(
+    arguments: Sequence[str], environment: Mapping[str, str], journal: Journal, interrupts: Interrupts
+) -> Iterator[list[Config]]:
+    """Let run.json say why a start failed that got no further than its settings, its input or its lock.
+
+    On a disk, where there is a run.json of an earlier start. That of another job that works there stays.
+
+    Args:
+        arguments: of the command line, for where the output is if it is not understood.
+
+    Yields: [], for the settings, once they are known.
+    """
+    known, began = list[Config](), clock()
+    try:
+        with storage_faults(Path(), verb="used"):
+            yield known
+    except BusyError:
+        raise
+    except (Exception, Interrupted) as caught:
+        with interrupts.held():
+            try:
+                config = known[0] if known else _output_alone(arguments, environment)
+                if config is not None and is_chief():
+                    _record(config, ended_by(interrupts.unmasked(caught)), began, journal, interrupts)
+            except (BirdtuneError, OSError, ArgumentError) as fault:
+                journal.warn(f"run.json of this output may be that of an earlier start: {fault}")
+        raise
+
+
+def _output_alone(arguments: Sequence[str], environment: Mapping[str, str]) -> Config | None:
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in options():
+        if option.name == "output" or option.name.startswith("cloud."):
+            parser.add_argument(option.flag, dest=option.name, default=SUPPRESS)
+    config = _only("output", vars(parser.parse_known_args(arguments)[0]), environment)
+    return config if "output" in config.given() else None
+
+
+def _record(config: Config, end: tuple[int, str], began: str, journal: Journal, interrupts: Interrupts) -> None:
+    place = places.place_of(config.output)
+    if place is not None:
+        from birdtune.cloud import staging
+
+        output = place.local(staging.folder_of(config))
+    else:
+        output = config.output
+    found = read_json(output / RECORD_NAME)
+    if isinstance(found, dict) and str(found.get("started")) >= began:
+        return  # the command has said it itself
+
+    def write(folder: Path) -> None:
+        run = Run(config.model_copy(update={"output": folder}), journal)
+        run.record.update(started=began, settings=config.flat())
+        run.end("failed" if end[0] < 128 else "interrupted", *end)
+
+    if place is not None:
+        staging.send_record(config, place, write, journal, interrupts)
+    elif found is not None:
+        with alone_in(output, journal):
+            write(output)
 
 
 @contextmanager

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from birdtune.cloud import lease
 from birdtune.cloud.client import Storage, connect
-from birdtune.cloud.fetch import fetch, listing
+from birdtune.cloud.fetch import fetch, index_of, listing
 from birdtune.cloud.places import Place
 from birdtune.cloud.publish import Mirror, send
 from birdtune.config import Config
 from birdtune.errors import BirdtuneError, Interrupted
 from birdtune.runtime.log import Journal
 from birdtune.runtime.rank import is_chief, rank
+from birdtune.runtime.runs import RECORD_NAME
 from birdtune.runtime.signals import Interrupts
 
 # Folders of an output that only a run needs, to go on.
@@ -36,6 +37,27 @@ def fetch_one(config: Config, place: Place, journal: Journal, interrupts: Interr
         fetch(storage, place, folder, journal, interrupts)
     else:
         place.local(folder).unlink(missing_ok=True)
+
+
+def send_record(
+    config: Config, output: Place, write: Callable[[Path], None], journal: Journal, interrupts: Interrupts
+) -> None:
+    """Publish the run.json of a start that failed before its output was there.
+
+    Args:
+        write: writes it into an output folder.
+
+    Raises:
+        BusyError: another job works at the output, whose run.json it is.
+        InputError, RetryableError: S3 refuses or fails.
+    """
+    storage, folder = connect(config.cloud), folder_of(config)
+    with lease.alone_at(storage, output, journal, interrupts, waits=False):
+        write(output.local(folder))
+        etag, status = send(storage, output.below(RECORD_NAME), output.local(folder) / RECORD_NAME)
+        index = index_of(output, folder)  # what this machine could not publish yet is none the older for it
+        index.note(RECORD_NAME, etag, status)
+        index.write()
 
 
 @contextmanager
