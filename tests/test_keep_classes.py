@@ -399,6 +399,7 @@ def test_what_parts_detect_and_merge_is_what_one_command_detects(
     output: Path, data: Path, tmp_path: Path, in_one_process: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [str(path) for path in sorted(data.glob("*/*"))[::6]] + [str(tmp_path / "gone.wav")]
+    new = str(sorted(data.glob("*/*"))[1])
     given = ["predict", "--model", str(output / "model/birdtune/1"), "--format", "raven", "--detect.on", "0.2", *files]
     (tmp_path / "gone.wav").write_text("no sound")
     assert cli.main([*given, "--out", str(tmp_path / "one")]) == 0
@@ -415,6 +416,10 @@ def test_what_parts_detect_and_merge_is_what_one_command_detects(
     one, merged = ({each: (tmp_path / way / each).read_bytes() for each in names} for way in ("one", "parts"))
     assert names and one == merged
     assert (tmp_path / "one/summary.csv").read_bytes() == (tmp_path / "parts/summary.csv").read_bytes()
+    assert cli.main([*given[:-2], new, "--out", str(tmp_path / "parts"), "--merge"]) == 0  # others than the parts had
+    said = "".join(capsys.readouterr())
+    assert f"1 recording scored now, as no part has scored it (not there then, or not readable): {new}" in said
+    assert f"1 recording that parts have scored is not among those given now, and in no table: {files[-2]}" in said
 
 
 def test_a_model_without_them_is_made_without_another_training_and_says_so(

@@ -8,7 +8,7 @@ another format are written from what was kept; the model is opened if a recordin
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from birdtune.reporting import detection_summary
 from birdtune.runtime.files import file_sha256, make_folder
 from birdtune.runtime.log import Journal, Progress, duration
 from birdtune.runtime.signals import Interrupts
-from birdtune.runtime.text import count
+from birdtune.runtime.text import count, some
 from birdtune.serving import detection_tables as tables
 from birdtune.serving.detect import PART_WINDOWS, Detected, Sound, detect_recordings
 from birdtune.serving.detection_ledger import NAME as LEDGER_NAME
@@ -110,11 +110,12 @@ class _Job:
         self._config, self._asked, self._model = config, asked, model
         self._ledger, self._places, self._journal, self._interrupts = ledger, places, journal, interrupts
         self._counts = _Counts()
+        self._of_parts: dict[tuple[str, int], str] = {}  # content and channel → name of what parts have scored
 
     def merge(self) -> None:
         """Take over what the parts have scored. Raises as `shards.finished`."""
         for folder in shards.finished(self._asked.out, self._ledger.made_by):
-            self._ledger.absorb(folder)
+            self._of_parts |= self._ledger.absorb(folder)
 
     def detect(self, sounds: Sequence[Sound]) -> dict[Path | Channel, tuple[str, int]]:
         """Score what was not scored before; content and channel of each recording that is known now, in order."""
@@ -128,6 +129,8 @@ class _Job:
             else:
                 keys[given] = self._kept(given, entry)
                 self._counts.before += 1
+        if self._asked.merges:
+            self._say_differences(due, keys)
         sizes = [_size(given) / _MEGABYTE for given in due]
         with self._journal.progress("detecting", round(sum(sizes)), "MB") as progress:
             meter = _Meter(progress, due, sizes)
@@ -139,6 +142,20 @@ class _Job:
                     self._counts.new += 1
                     keys[found.given] = self._kept(found.given, entry)
         return {given: keys[given] for given in self._places if given in keys}
+
+    def _say_differences(self, due: Sequence[Sound], keys: Mapping[Path | Channel, tuple[str, int]]) -> None:
+        """Which recordings no part has scored, and which of those that parts have scored are not given now."""
+        if new := [_name(each) for each in due if not isinstance(each, Unused)]:
+            self._journal.warn(
+                f"{count(len(new), 'recording')} scored now, as no part has scored {'it' if len(new) == 1 else 'them'} "
+                f"(not there then, or not readable): {some(new)}"
+            )
+        given = set(keys.values())
+        if gone := [name for key, name in self._of_parts.items() if key not in given]:
+            self._journal.warn(
+                f"{count(len(gone), 'recording')} that parts have scored {'is' if len(gone) == 1 else 'are'} not among "
+                f"those given now, and in no table: {some(gone)}"
+            )
 
     def _known(self, given: Sound) -> Entry | None:
         if isinstance(given, Unused):
@@ -200,7 +217,7 @@ class _Job:
         return entry.sha256, entry.channel
 
     def _listed(self, given: Path | Channel, entry: Entry) -> Listed:
-        name, path = (given.name, given.path) if isinstance(given, Channel) else (shown(given), given)
+        name, path = _name(given), given.path if isinstance(given, Channel) else given
         calls = tables.listed(entry.calls, unknown=self._config.detect.unknown)
         return Listed(name, path.name, entry.channel, entry.duration_s, entry.recorded_at, calls)
 
@@ -216,7 +233,7 @@ class _Job:
         if self._config.detect.one_table:
             place = out / tables.ENDINGS[self._asked.kind][1]
             tables.write_table(place, self._asked.kind, recordings(), self._model.described.band_hz)
-        by_name = {given.name if isinstance(given, Channel) else shown(given): given for given in keys}
+        by_name = {_name(given): given for given in keys}
         detection_summary.write(out, recordings(), by_name)
 
     def report(self) -> None:
@@ -262,6 +279,10 @@ class _Meter:
         done = self._before + self._of_this * sum(self._sizes[self._number : self._number + 1])
         self._progress.advance(round(done) - self._shown, note)
         self._shown = round(done)
+
+
+def _name(given: Path | Channel) -> str:
+    return given.name if isinstance(given, Channel) else shown(given)
 
 
 def _size(given: Sound) -> int:

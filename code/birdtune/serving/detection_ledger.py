@@ -137,14 +137,21 @@ class Ledger:
             self._file.write(json.dumps({_ASKED: asked, **asdict(model)}).encode() + b"\n")
             self._file.flush()
 
-    def absorb(self, folder: Path) -> None:
-        """Add what was scored into another folder with the same model and settings. Raises as `storage_faults`."""
+    def absorb(self, folder: Path) -> dict[tuple[str, int], str]:
+        """Add what was scored into another folder with the same model and settings; its content and channel → name.
+
+        Raises: as `storage_faults`.
+        """
+        found = {}
         with storage_faults(folder / NAME, verb="read"), (folder / NAME).open("rb") as file:
             for line in file:
                 self._check()
                 entry = _parsed(line)
-                if entry and entry.made_by == self.made_by and (entry.sha256, entry.channel) not in self._at:
-                    self.add(entry)
+                if entry and entry.made_by == self.made_by:
+                    found[entry.sha256, entry.channel] = entry.name
+                    if (entry.sha256, entry.channel) not in self._at:
+                        self.add(entry)
+        return found
 
     def entries(self, found: Mapping[Path | Channel, tuple[str, int]]) -> Iterator[tuple[Path | Channel, Entry]]:
         """The entries of some recordings by content and channel, in their order."""
