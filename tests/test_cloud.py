@@ -7,14 +7,18 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers_s3 import BUCKET, CREDENTIALS, S3, emptied, s3_server
 from makers import write_tones
 
+from birdtune import cli
+from birdtune.audio.logmel import VGGISH
 from birdtune.cli import main
 from birdtune.cloud import client as clients
 from birdtune.cloud import fetch as fetches
@@ -25,6 +29,7 @@ from birdtune.cloud.publish import Mirror, send
 from birdtune.config import Config
 from birdtune.errors import BusyError, InputError, RetryableError, SettingsError
 from birdtune.runtime.log import Journal
+from birdtune.runtime.runs import FORMAT
 from birdtune.runtime.signals import Interrupts
 from birdtune.settings import CloudSettings
 
@@ -438,6 +443,12 @@ def test_a_command_finds_its_input_and_leaves_its_output(s3: S3, tmp_path: Path)
         assert content(local.input).keys() == {"job.yaml", "bird_id_map.csv"}
         assert content(local.data_folder) == {"robin/1.wav": b"sound"}
         assert all(content(Path(each)).keys() == {"1.txt"} for each in str(local.labels.annotations).split(","))
+        named = {name: value for name, value in local.with_train(epochs=4).flat().items() if "s3://" in str(value)}
+        assert named == {
+            "input": "s3://birds/in", "output": "s3://birds/out", "data": "s3://birds/recordings",
+            "labels.annotations": "s3://birds/marks/a,s3://birds/marks/b",
+        }  # fmt: skip
+        assert local.as_given(f"{local.data_folder}/robin/1.wav") == "s3://birds/recordings/robin/1.wav"
         make(local.output, {"run.json": "{}"})
     assert s3.stored("out/") == ["out/run.json"]
 
@@ -548,6 +559,58 @@ def test_parts_that_machines_prepare_meet_in_s3(
     said = prepare("three")
     assert "8 recordings prepared in 2 parts" in said and "decoded" not in said
     assert "out/split.csv" in s3.stored()
+
+
+def test_without_settings_what_goes_on_from_a_run_takes_those_of_the_newest_one(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {"input": "s3://birds/in", "train.epochs": 3, "model.checkpoint": "none", "output": "s3://birds/old"}
+    record = {"done": {"train": "f"}, "classes": ["robin"], "stages": {}, "weights_sha256": None, "format": FORMAT}
+    s3.put("out/logs/2/run.json", json.dumps({**record, "settings": before}).encode())
+    s3.put("out/logs/2/run.log", b"long")
+    s3.put("in/data/robin/1.wav", b"sound")
+    seen = list[Config]()
+
+    def note(config: Config, *_: object) -> int:
+        seen.append(config)
+        assert content(config.data_folder) == {"robin/1.wav": b"sound"}
+        return 0
+
+    monkeypatch.setitem(cli.COMMANDS, "evaluate", replace(cli.COMMANDS["evaluate"], run=note))
+    flags = ["--output", "s3://birds/out", "--cloud.endpoint", s3.endpoint, "--cloud.folder", str(tmp_path)]
+    assert main(["evaluate", *flags]) == 0
+    assert (seen[0].train.epochs, seen[0].flat()["output"]) == (3, "s3://birds/out")
+    s3.put("in2/data/robin/1.wav", b"sound")
+    assert main(["evaluate", *flags, "--input", "s3://birds/in2"]) == 0
+    assert seen[1].train.epochs == Config().train.epochs, "other settings were given"
+
+
+class Loud:
+    """A model for which every window is of one class."""
+
+    classes, front_end = ("robin", "wren"), VGGISH
+
+    def scores(self, windows: Any) -> tuple[Any, Any]:
+        return np.tile(np.array([0.9, 0.1], np.float32), (len(windows), 1)), np.zeros((len(windows), 2), np.float32)
+
+    def attend(self, embeddings: Any) -> Any:
+        return np.zeros((len(embeddings), 2), np.float32)
+
+
+@pytest.mark.parametrize("more", [(), ("--format", "csv"), ("--format", "csv", "--detect.one-table", "true")])
+def test_recordings_from_s3_are_called_by_their_address(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("birdtune.pipeline.predict.scorer_in", lambda place: Loud())
+    make(tmp_path / "model", {"weights": "w"})
+    s3.put_folder(write_tones(tmp_path / "data", {"a": 900.0}, 2.0, 16_000, 1), "nights")
+    s3.put("nights/b/cut.wav", b"no sound")
+    out = tmp_path / ("tables" if more else "table.csv")
+    flags = ["--cloud.endpoint", s3.endpoint, "--cloud.folder", str(tmp_path / "s3"), "--out", str(out), *more]
+    assert main(["predict", "s3://birds/nights", *flags, "--model", str(tmp_path / "model")]) == 0
+    text = "".join(path.read_text() for path in ([out] if not more else [*out.rglob("*.csv"), *out.rglob("*.html")]))
+    assert all(f"s3://birds/{key}" in text for key in s3.stored("nights/" if not more else "nights/a"))
+    assert str(tmp_path / "s3") not in text
 
 
 # ---- a start that fails -------------------------------------------------------------------------

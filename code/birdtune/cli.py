@@ -30,7 +30,6 @@ from birdtune.pipeline import collect_arguments, commands, on_ray
 from birdtune.pipeline.shards import Shard
 from birdtune.runtime import configure
 from birdtune.runtime.log import Journal, print_error
-from birdtune.runtime.runs import newest_settings
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
 
@@ -125,7 +124,7 @@ def _work(
         os.environ.update(batch.meet(os.environ, journal, interrupts))
     job_yaml = not command.makes_input and (session.settings_folder(flags, os.environ, journal, interrupts) or True)
     config = configure.load(flags, os.environ, command.defaults, job_yaml=job_yaml)
-    if name in _CONTINUING and config.given() <= {"output"} and (found := newest_settings(config.output)) is not None:
+    if name in _CONTINUING and (found := session.earlier_settings(config, journal, interrupts)) is not None:
         version, before = found
         if before:
             config = configure.load(flags, os.environ, before, job_yaml=False)

@@ -71,6 +71,7 @@ class Config(Section):
     tune: TuneSettings = TuneSettings()
     collect: CollectSettings = CollectSettings()
     cloud: CloudSettings = CloudSettings()
+    _addresses: dict[str, str] = pydantic.PrivateAttr(default_factory=dict)  # path of this machine → where it is from
 
     @pydantic.model_validator(mode="after")
     def _fractions_leave_training(self) -> "Config":
@@ -174,11 +175,30 @@ class Config(Section):
         """The same settings but for some of `train`."""
         return self.model_copy(update={"train": self.train.model_copy(update=settings)})
 
+    def fetched_from(self, addresses: Mapping[str, str]) -> "Config":
+        """The same settings, some of whose paths stand for addresses: path → address."""
+        config = self.model_copy()
+        config._addresses = dict(sorted(addresses.items(), reverse=True))  # what lies in another one comes first
+        return config
+
+    def as_given(self, text: str) -> str:
+        """A path, or several with commas, with an address in place of what was fetched from one."""
+        parts = text.split(",") if self._addresses else []
+        return ",".join(map(self._address, parts)) if parts else text
+
+    def _address(self, path: str) -> str:
+        for local, address in self._addresses.items():
+            if path == local or path.startswith(f"{local}/"):
+                return address + path.removeprefix(local)
+        return path
+
     def flat(self) -> dict[str, Any]:
-        """Every setting under its full name ("train.batch-size"), JSON-able; `model.freeze` auto is settled."""
+        """Every setting under its full name ("train.batch-size"), JSON-able; `model.freeze` auto is settled, and what
+        was given as an address is one."""
         dumped = self.model_dump(mode="json")
         dumped["model"]["freeze"] = self.model.freeze_point
-        return {option.name: _dig(dumped, option.path) for option in options()}
+        found = {option.name: _dig(dumped, option.path) for option in options()}
+        return {name: self.as_given(value) if isinstance(value, str) else value for name, value in found.items()}
 
     def given(self) -> frozenset[str]:
         """Names of the settings that somebody gave, at their default or not."""

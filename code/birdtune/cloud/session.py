@@ -20,7 +20,7 @@ from birdtune.runtime.files import read_json
 from birdtune.runtime.lock import alone_in
 from birdtune.runtime.log import Journal, clock
 from birdtune.runtime.rank import is_chief
-from birdtune.runtime.runs import RECORD_NAME, Run
+from birdtune.runtime.runs import RECORD_NAME, Run, newest_settings
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
 
@@ -41,6 +41,24 @@ def settings_folder(
 
     staging.fetch_one(config, place.below(configure.JOB_YAML), journal, interrupts)
     return place.local(staging.folder_of(config))
+
+
+def earlier_settings(
+    config: Config, journal: Journal, interrupts: Interrupts
+) -> tuple[int, dict[str, Any]] | None:
+    """As `newest_settings`, of an output in S3, too, where no settings are given but places; None: some are.
+
+    Raises:
+        SettingsError, InputError, RetryableError: the address is wrong, or S3 refuses or fails.
+    """
+    if not all(name == "output" or name.startswith("cloud.") for name in config.given()):
+        return None
+    place = places.place_of(config.output)
+    if place is None:
+        return newest_settings(config.output)
+    from birdtune.cloud import staging
+
+    return newest_settings(staging.fetch_records(config, place, journal, interrupts))
 
 
 def _only(name: str, flags: Mapping[str, Any], environment: Mapping[str, str]) -> Config:
@@ -143,4 +161,7 @@ def staged(
         with staging.staged(
             config, named, given, journal, interrupts, only_reads=only_reads, makes_folder=makes_folder
         ) as locate:
-            yield places.with_local_settings(config, locate), places.with_local_arguments(options, locate)
+            fetched = [place for rows in (*named.values(), *given.values()) for place in rows]
+            config = places.with_local_settings(config, locate)
+            addresses = {str(locate(place)): str(place) for place in fetched}
+            yield config.fetched_from(addresses), places.with_local_arguments(options, locate)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from birdtune.cloud import lease
 from birdtune.cloud.client import Storage, connect
-from birdtune.cloud.fetch import fetch, index_of, listing
+from birdtune.cloud.fetch import bring, fetch, index_of, listing
 from birdtune.cloud.places import Place
 from birdtune.cloud.publish import Mirror, send
 from birdtune.config import Config
@@ -18,7 +18,7 @@ from birdtune.runtime.signals import Interrupts
 
 # Folders of an output that only a run needs, to go on.
 _FOR_WRITERS = ("checkpoints",)
-_FOR_READERS = "read"
+_FOR_READERS, _FOR_RECORDS = "read", "records"
 _MADE = ("out", "patches")  # arguments that name what a command makes
 _PATIENCE_S = 120.0  # S3 may be away for so long when a command is done
 
@@ -37,6 +37,15 @@ def fetch_one(config: Config, place: Place, journal: Journal, interrupts: Interr
         fetch(storage, place, folder, journal, interrupts)
     else:
         place.local(folder).unlink(missing_ok=True)
+
+
+def fetch_records(config: Config, output: Place, journal: Journal, interrupts: Interrupts) -> Path:
+    """Bring the records of an output's runs, and nothing else of it, to a folder of their own. Raises as `fetch`."""
+    storage, folder, logs = connect(config.cloud), folder_of(config) / _FOR_RECORDS, output.below("logs")
+    source, objects = listing(storage, logs)
+    records = [each for each in objects if source == logs and Path(each.name).name == RECORD_NAME]
+    bring(storage, logs, logs.local(folder), records, index_of(logs, folder), journal, interrupts)
+    return output.local(folder)
 
 
 def send_record(

@@ -145,7 +145,7 @@ class _Job:
 
     def _say_differences(self, due: Sequence[Sound], keys: Mapping[Path | Channel, tuple[str, int]]) -> None:
         """Which recordings no part has scored, and which of those that parts have scored are not given now."""
-        if new := [_name(each) for each in due if not isinstance(each, Unused)]:
+        if new := [self._name(each) for each in due if not isinstance(each, Unused)]:
             self._journal.warn(
                 f"{count(len(new), 'recording')} scored now, as no part has scored {'it' if len(new) == 1 else 'them'} "
                 f"(not there then, or not readable): {some(new)}"
@@ -189,7 +189,7 @@ class _Job:
         path, channel = (given.path, given.channel + 1) if isinstance(given, Channel) else (given, 1)
         facts = path.stat()
         return Entry(
-            found.name, os.path.abspath(path), channel, facts.st_size, facts.st_mtime_ns,  # noqa: PTH100
+            self._name(given), os.path.abspath(path), channel, facts.st_size, facts.st_mtime_ns,  # noqa: PTH100
             file_sha256(path, self._interrupts.check), self._ledger.made_by, round(found.duration_s, 3), found.windows,
             recorded_at(path), "" if problem is None else problem.problem, "" if problem is None else problem.detail,
             found.calls,
@@ -199,7 +199,7 @@ class _Job:
         kind = "used in part" if problem.in_part else "used" if problem.is_used else "not used"
         if problem.problem == "silent":
             kind = "silent"
-        self._journal.say(f"  {kind}: {problem.name}: {problem.problem}, {problem.detail}")
+        self._journal.say(f"  {kind}: {self._config.as_given(problem.name)}: {problem.problem}, {problem.detail}")
 
     def _kept(self, given: Path | Channel, entry: Entry) -> tuple[str, int]:
         """Write the table of a recording, unless it is there; the key of its entry."""
@@ -217,9 +217,12 @@ class _Job:
         return entry.sha256, entry.channel
 
     def _listed(self, given: Path | Channel, entry: Entry) -> Listed:
-        name, path = _name(given), given.path if isinstance(given, Channel) else given
+        path = given.path if isinstance(given, Channel) else given
         calls = tables.listed(entry.calls, unknown=self._config.detect.unknown)
-        return Listed(name, path.name, entry.channel, entry.duration_s, entry.recorded_at, calls)
+        return Listed(self._name(given), path.name, entry.channel, entry.duration_s, entry.recorded_at, calls)
+
+    def _name(self, given: Path | Channel) -> str:
+        return self._config.as_given(given.name if isinstance(given, Channel) else shown(given))
 
     def write_all(self, keys: dict[Path | Channel, tuple[str, int]]) -> None:
         """The table of all, where one was asked for, and the summary."""
@@ -233,7 +236,7 @@ class _Job:
         if self._config.detect.one_table:
             place = out / tables.ENDINGS[self._asked.kind][1]
             tables.write_table(place, self._asked.kind, recordings(), self._model.described.band_hz)
-        by_name = {_name(given): given for given in keys}
+        by_name = {self._name(given): given for given in keys}
         detection_summary.write(out, recordings(), by_name)
 
     def report(self) -> None:
@@ -279,10 +282,6 @@ class _Meter:
         done = self._before + self._of_this * sum(self._sizes[self._number : self._number + 1])
         self._progress.advance(round(done) - self._shown, note)
         self._shown = round(done)
-
-
-def _name(given: Path | Channel) -> str:
-    return given.name if isinstance(given, Channel) else shown(given)
 
 
 def _size(given: Sound) -> int:

@@ -122,6 +122,7 @@ def predict(
         batch_size=devices.windows_at_once(config.evaluate.batch_size, model.front_end),
         longest_s=config.audio.max_hours * 3600,
         check=interrupts.check,
+        called=config.as_given,
     )
     code = _report(outcome, out, journal)
     if outcome.long and clip_s is not None:
@@ -198,6 +199,7 @@ def embed(
         batch_size=devices.windows_at_once(config.evaluate.batch_size, embedder.front_end),
         longest_s=config.audio.max_hours * 3600,
         check=interrupts.check,
+        called=config.as_given,
     )
     return _report(outcome, out, journal)
 

@@ -9,7 +9,7 @@ window where the recording ends, a recording shorter than a window filled up wit
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def embed_files(
     batch_size: int = 64,
     longest_s: float = math.inf,
     check: Callable[[], None] = lambda: None,
+    called: Callable[[str], str] = str,
 ) -> Outcome:
     """Write the embeddings of all windows of some sounds, of which nobody knows labels.
 
@@ -90,6 +91,7 @@ def embed_files(
         hop_s: seconds from one window to the next; None = as the front end says.
         longest_s: longer sounds are not used.
         check: called between batches; it may raise to stop, and then nothing is written.
+        called: path → what the recording is called.
 
     Raises:
         UsageError: a hop or batch size that cannot be.
@@ -102,7 +104,7 @@ def embed_files(
     n_files = n_windows = 0
     cutter = Cutter(sound, front_end.hop(hop_s), longest_s, front_end)
     with writing(out, kind, made or MadeBy.of(front_end, hop_s)) as add:
-        for item in infer(sounds_in(files, sound), embed, cutter, batch_size, check):
+        for item in _named(infer(sounds_in(files, sound), embed, cutter, batch_size, check), called):
             problems += _problem(item)
             if isinstance(item, Scored):
                 end_s = np.minimum(item.start_s + front_end.window_s, item.duration_s)
@@ -136,11 +138,12 @@ def predict_files(
     batch_size: int = 64,
     longest_s: float = math.inf,
     check: Callable[[], None] = lambda: None,
+    called: Callable[[str], str] = str,
 ) -> Outcome:
     """Write the scores and decisions for some recordings.
 
     Args:
-        files, sound, hop_s, batch_size, longest_s, check: as `embed_files`.
+        files, sound, hop_s, batch_size, longest_s, check, called: as `embed_files`.
         classifier: an exported or a trained one.
         calibration: makes the mean over the windows (by attention, where the head has one) the recording's scores;
             None: the mean is.
@@ -168,7 +171,15 @@ def predict_files(
     rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, ood_score, segment_s, published, genera)
     results = window_results(classifier, pools=ood_score is not None, published=published)
     scored = infer(sounds_in(files, sound), results, cutter, batch_size, check, kept=len(rows.classes) + 1)
-    return _write(scored, rows, out, windows_out, calibration_clip_s)
+    return _write(_named(scored, called), rows, out, windows_out, calibration_clip_s)
+
+
+def _named(items: Iterable[Scored | Unused], called: Callable[[str], str]) -> Iterator[Scored | Unused]:
+    """The same under the names that tables have."""
+    for item in items:
+        if isinstance(item, Scored) and item.damage is not None:
+            item = item._replace(damage=item.damage._replace(name=called(item.damage.name)))
+        yield item._replace(name=called(item.name))
 
 
 def _segment_rows(segment_s: float, spec: FrontEnd) -> int:
