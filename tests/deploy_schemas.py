@@ -31,7 +31,6 @@ EXIT_CODE = {"type": "integer", "minimum": 0, "maximum": 255}
 SKYPILOT_TASK = exactly(
     name=TEXT,
     resources=exactly(
-        infra=TEXT,
         accelerators={"type": "object", "maxProperties": 1, "additionalProperties": WHOLE},
         memory=TEXT,
         disk_size=WHOLE,

@@ -140,13 +140,13 @@ def test_the_cron_job_is_the_job_every_month_and_never_two_at_a_time() -> None:
     assert spec["concurrencyPolicy"] == "Forbid"
 
 
-@pytest.mark.parametrize(
-    ("name", "schema"),
-    [
-        ("skypilot/birdtune.yaml", deploy_schemas.SKYPILOT_TASK),
-        ("vertex/custom-job.json", deploy_schemas.VERTEX_CUSTOM_JOB),
-    ],
+SCHEMAS = (
+    ("skypilot/birdtune.yaml", deploy_schemas.SKYPILOT_TASK),
+    ("vertex/custom-job.json", deploy_schemas.VERTEX_CUSTOM_JOB),
 )
+
+
+@pytest.mark.parametrize(("name", "schema"), SCHEMAS)
 def test_skypilot_and_vertex_take_the_file(name: str, schema: dict[str, Any]) -> None:
     jsonschema.validate(read(name), schema)
 
@@ -231,6 +231,14 @@ def test_kubernetes_retries_what_may_pass_and_does_not_count_a_lost_node() -> No
     }
 
 
+def test_what_a_pod_writes_has_a_limit_that_it_asked_the_node_for() -> None:
+    pod = read("kubernetes/job.yaml")["spec"]["template"]["spec"]
+    asked = {kind: rows["ephemeral-storage"] for kind, rows in pod["containers"][0]["resources"].items()}
+    sizes = [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]]
+    assert asked["requests"] == asked["limits"] and asked["limits"].endswith("Gi")
+    assert sum(int(size.removesuffix("Gi")) for size in sizes) < int(asked["limits"].removesuffix("Gi"))
+
+
 def test_skypilot_and_systemd_retry_what_may_pass() -> None:
     passing = {code for code, retry in RETRY.items() if retry}
     recovery = read("skypilot/birdtune.yaml")["resources"]["job_recovery"]
@@ -247,15 +255,24 @@ def after_image(script: str) -> list[str]:
     return shlex.split(re.split(r"birdtune:gpu", script.replace("\\\n", " "))[1].splitlines()[0])
 
 
-def in_vertex() -> list[str]:
-    """What Vertex's container hands to birdtune, by its own shell, with the variables that Vertex sets."""
+def vertex_shell(model: str = "model/") -> "subprocess.CompletedProcess[str]":
+    """Vertex's container, with the variables that Vertex sets, which prints what it hands to birdtune."""
     spec = read("vertex/custom-job.json")["jobSpec"]
     container = spec["workerPoolSpecs"][0]["containerSpec"]
     base = spec["baseOutputDirectory"]["outputUriPrefix"]
-    places = {"AIP_MODEL_DIR": f"{base}/model/", "AIP_CHECKPOINT_DIR": f"{base}/checkpoints/"}
+    places = {"AIP_MODEL_DIR": f"{base}/{model}", "AIP_CHECKPOINT_DIR": f"{base}/checkpoints/"}
     script = container["args"][0].replace("/model/entrypoint.sh", "printf '%s\\n'").replace("exec ", "")
-    done = subprocess.run([*container["command"], script], env=places, capture_output=True, text=True, check=True)
-    return done.stdout.split()
+    return subprocess.run([*container["command"], script], env=places, capture_output=True, text=True, check=False)
+
+
+def in_vertex() -> list[str]:
+    return vertex_shell().stdout.split()
+
+
+def test_vertex_refuses_places_that_are_not_in_one_folder_and_says_so() -> None:
+    done = vertex_shell("models/")
+    assert (done.returncode, done.stdout) == (errors.EXIT_INPUT, "")
+    assert "AIP_MODEL_DIR is gs://BUCKET/birdtune/output/models/, AIP_CHECKPOINT_DIR is gs://BUCKET/" in done.stderr
 
 
 COMMANDS = {
@@ -302,6 +319,27 @@ def test_a_page_says_what_to_do_with_the_file_and_its_placeholders(name: str) ->
     assert f"deploy/{name}" in page
     found = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)?\b", text(name))) & set(PLACEHOLDERS)
     assert all(placeholder in page + common for placeholder in found)
+
+
+def test_the_commands_that_fill_in_names_leave_none_and_files_that_services_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    pages = [page.read_text("utf-8") for page in sorted((ROOT / "docs").glob("deploy*.md"))]
+    for line in re.findall(r"^ *(sed -i .*)$", "\n".join(pages), re.M):
+        subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+    monkeypatch.setitem(globals(), "DEPLOY", tmp_path / "deploy")
+    for name in FILES:
+        assert re.findall(rf"(?<![A-Za-z_])(?:{'|'.join(PLACEHOLDERS)})(?![A-Za-z_])", text(name)) == [], name
+        assert set(re.findall(r"arn:aws:iam::(\w*)", text(name))) <= {"123456789012"}, name
+    for name in AWS:
+        test_aws_takes_the_request(name)
+    for name, schema in SCHEMAS:
+        test_skypilot_and_vertex_take_the_file(name, schema)
+    for name in ("kubernetes/job.yaml", "kubernetes/cronjob.yaml"):
+        test_kubernetes_takes_the_manifest(name, "1.31")
+    test_the_schedule_of_batch_submits_the_job_that_is_defined()
+    test_the_schedule_of_sagemaker_takes_the_training_job_as_its_input()
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("deploy*.md")), ids=lambda page: page.name)

@@ -81,8 +81,8 @@ def test_a_version_that_was_taken_back_was_in_service_and_dates_are_those_of_tra
     add(tmp_path, 3, {"robin": 50, "wren": 50}, promoted=False, reason="-")
     text = words(tmp_path)
     assert "Version 1 is in service, of 3 versions" in text
-    assert "2 2026-02-01T03:00:00Z was good" in text and "1 2026-01-01T03:00:00Z now good" in text
-    assert "3 2026-03-01T03:00:00Z never good" in text and "2026-09-09" not in text
+    assert "2 2026-02-01 03:00 was good" in text and "1 2026-01-01 03:00 now good" in text
+    assert "3 2026-03-01 03:00 never good" in text and "2026-09-09" not in text
     decisions = "2026-02-11 2 not promoted Still worse. 2026-02-10 2 promoted No gate was set. "
     assert decisions + "2026-02-02 2 not promoted Worse. 2026-01-02 1 promoted No gate was set." in text
 
