@@ -32,7 +32,7 @@ HEAVY = frozenset(
         "serving.keras_file", "serving.keras_operations", "training.train", "training.trained",
         "pipeline.label_check",
         "pipeline.rare_class_ablation", "pipeline.stages", "pipeline.evaluate", "pipeline.published_classes",
-        "training.embeddings", "training.probes", "training.cross_fit",
+        "training.embeddings", "training.probes", "training.cross_fit", "training.ensemble",
         "tuning.compare", "tuning.trials", "tuning.tune", "pipeline.predict",
     }
 )  # fmt: skip

@@ -266,7 +266,11 @@ class TrainSettings(Section):
     )
     refit: bool | None = setting(
         None, "once the best epoch is known, train once more on training and validation recordings together",
-        unset="auto: where only a head is trained, on embeddings that are computed once",
+        unset="auto: where only a head is trained, on embeddings that are computed once; not with an ensemble",
+    )
+    ensemble: int | None = setting(
+        None, "heads that are trained, each validated on another fold of the recordings, and served as one: their mean",
+        unset="one head", ge=3, le=20,
     )
     hop_s: float | None = setting(
         None, "from one training window to the next; at most a window", unit="s",

@@ -253,3 +253,26 @@ def subset(scores: Scores, chosen: Bools) -> Scores:
         window_targets=of(scores.window_targets, windows),
         window_mask=of(scores.window_mask, windows),
     )
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """The recordings of several parts, one part after another; all have the same optional fields, or none has."""
+    first = np.cumsum([0, *(len(part.recordings) for part in parts)])
+
+    def of(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else np.concatenate(values)
+
+    known = None if all(part.mask is None for part in parts) else np.concatenate([part.known for part in parts])
+    return Scores(
+        classes=parts[0].classes,
+        recordings=tuple(name for part in parts for name in part.recordings),
+        groups=tuple(group for part in parts for group in part.groups),
+        **{name: of(name) for name in (*_ARRAY_FIELDS, *_OPTIONAL_FIELDS)}
+        | {
+            "window_recording": np.concatenate(
+                [part.window_recording + at for part, at in zip(parts, first, strict=False)]
+            ),
+            "mask": known,
+        },
+    )

@@ -29,7 +29,7 @@ from birdtune.errors import (
     RetryableError,
     shown,
 )
-from birdtune.models import files, head_start, published, registry
+from birdtune.models import ensemble, files, head_start, published, registry
 from birdtune.models.backbone import Backbone
 from birdtune.models.file_backbone import FileBackbone
 from birdtune.models.known import Origin
@@ -118,6 +118,8 @@ def _check(
         )  # fmt: skip
         for line in itertools.chain.from_iterable(said):
             journal.say(line)
+    with _noted(faults):
+        ensemble.require(config)
     with _noted(faults):
         head_start.require(config)
         if dataset is not None and (start := base_model.find_head_start(config, dataset.classes, base)):

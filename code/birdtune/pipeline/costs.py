@@ -157,11 +157,13 @@ def training_time(config: Config, backbone: Backbone, dataset: Dataset) -> str:
             once_s += 0.0 if is_whole else windows * frozen_s  # `embed` has it
         else:
             epoch_s += windows * frozen_s
+    n = config.train.ensemble or 1
+    epochs = f"{config.train.epochs} epochs{f' of each of {n} members' if n > 1 else ''}"
     epoch = f"about {duration(epoch_s)} an epoch" if epoch_s >= 1 else "under a second an epoch"
     once = f"about {duration(once_s)} once for the frozen layers, then " if once_s else ""
     return (
         f"{_windows(dataset, 'train', config.train.hop_s):,} windows, {once}{epoch}, at most "
-        f"{duration(_COMPILE_S + once_s + epoch_s * config.train.epochs)} for {config.train.epochs} epochs{where} "
+        f"{duration(n * _COMPILE_S + once_s + n * epoch_s * config.train.epochs)} for {epochs}{where} "
         "(give or take a factor of two)"
     )
 
@@ -232,6 +234,9 @@ def disk_bytes(config: Config, dataset: Dataset, weights: int) -> float:
     # Each checkpoint holds the weights and Adam's two slots: the newest, the best, and one being written.
     checkpoints = (config.train.keep_checkpoints + 2) * 3 * weights
     of_epochs = config.train.epochs * weights if config.train.keep_weights == "every-epoch" else 0
+    # Of each member the newest and the best; their mean is weights alone.
+    checkpoints += (config.train.ensemble or 0) * 2 * 3 * weights
+    of_epochs *= config.train.ensemble or 1
     exported = 2 * weights  # one being built while an earlier one stands
     return frames + checkpoints + of_epochs + exported
 

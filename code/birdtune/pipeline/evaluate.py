@@ -2,8 +2,8 @@
 
     Job ─▶ evaluate ─▶ reports/<v>/ scores-*.npz, ood.npz, label_issues.json, embedding_map.json, metrics.json
 
-Where the model was trained once more on validation recordings (`train.refit`), those are scored by the first training,
-which has not learnt from them, and all else by the second, which is served.
+Where the model was trained once more on validation recordings (`train.refit`), or is an ensemble, those are scored by
+the first training, which has not learnt from them, and all else by what is served.
 
 Everything is computed in float32, as the exported model will.
 Importing this loads TensorFlow.
@@ -38,11 +38,11 @@ from birdtune.models.classifier import Classifier
 from birdtune.pipeline import comparison, label_check, published_classes, rare_class_ablation
 from birdtune.pipeline.messages import headline_lines
 from birdtune.pipeline.metrics import OOD_NAME, RunMetrics, noise_logits, run_metrics
-from birdtune.reporting import ood_section, shortcut_section
+from birdtune.reporting import ensemble_section, ood_section, shortcut_section
 from birdtune.reporting.report_data import diagnose
 from birdtune.runtime.files import make_folder, write_json
 from birdtune.runtime.text import plain
-from birdtune.training import cross_fit
+from birdtune.training import cross_fit, ensemble
 from birdtune.training.base_model import read_ood_model, read_weights
 from birdtune.training.job import Job
 from birdtune.training.ood_fit import chosen_windows, fit_ood, watched
@@ -65,9 +65,14 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     """
     config, folder = job.config, make_folder(job.run.reports)
     model = _Model.of(job.served)
-    first = _Model.of(job) if job.served.refit else model
+    first = _Model.of(job) if job.served.later else model
     ood, backbone_kept = model.ood, model.backbone_kept
     held_out, refit = _held_out(job)
+    members = None
+    if job.config.train.ensemble:
+        held_out, members = ensemble.evaluate(job)
+        job.journal.say(f"  calibrated on {len(held_out.recordings):,} recordings, each by the member that left it out")
+        job.journal.say(f"  {plain(ensemble_section.sentence(members))}")
     found = _run_metrics(job, first, model, held_out)
     figures, test = found.figures, found.scores.get("test")
     thresholds = Thresholds.of(figures["thresholds"])
@@ -76,7 +81,7 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     figures["genera"] = _genera(job, found, thresholds)
     if test is not None:
         figures["test"]["events"] = _events(job, test, of_detections or thresholds)
-    figures["refit"] = refit
+    figures |= {"refit": refit, "ensemble": members}
     if ood is not None:
         ood.save(folder / OOD_NAME)
         figures["ood"]["rests_on"] = _what_ood_rests_on(job)

@@ -38,7 +38,7 @@ from birdtune.serving.rows import PublishedChoice, Scorer
 from birdtune.training import base_model, devices, served_model
 from birdtune.training.checkpoints import WEIGHTS_NAME, Checkpoints, read_arrays
 from birdtune.training.first_weights import build_classifier
-from birdtune.training.job import REFIT_NAME
+from birdtune.training.job import trained_as
 
 Embed = Callable[[npt.NDArray[np.float32]], Any]
 # What rows of predictions are about, beside "both".
@@ -377,7 +377,8 @@ def _digest_of_model(model: ExportedModel, place: Path) -> str:
 def export_slim_model(config: Config, journal: Journal) -> None:
     """Write the newest trained model as a TensorFlow 1 graph, checkpoint and SavedModel, under output/slim/<v>."""
     version, record = newest_trained(config.output)
-    folder = config.output / "checkpoints" / str(version) / (REFIT_NAME if record.get("refit") else "")
+    config, later = trained_as(config, record)
+    folder = config.output / "checkpoints" / str(version) / later
     arrays = Checkpoints(folder, config.train.keep_checkpoints).best()
     classes = tuple(record["classes"])
     classifier = build_classifier(config, classes, "float32", seed=None)

@@ -115,7 +115,9 @@ def beside(job: Job, classifier: Classifier, test: Scores | None) -> dict[str, A
     )  # fmt: skip
     if found is None:
         return None
-    is_same = job.config.model.output == "softmax" and read_json(job.run.logs / HISTORY_NAME)["best_epoch"] == 0
+    history = read_json(job.run.logs / HISTORY_NAME)
+    epochs = [history["best_epoch"], *(row["best_epoch"] for row in history.get("ensemble", []))]
+    is_same = job.config.model.output == "softmax" and all(epoch == 0 for epoch in epochs)
     del found["calibration"]
     row = {"backbone": start.backbone, "same_weights": is_same, **found}
     job.journal.say(f"  {plain(published_section.alone(row))}")

@@ -14,7 +14,7 @@ from birdtune.data import dataset as data
 from birdtune.data.augment import require_background, require_front_end
 from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError, Interrupted, shown
 from birdtune.evaluation import diagnostics
-from birdtune.models import head_start, published, registry
+from birdtune.models import ensemble, head_start, published, registry
 from birdtune.models.weights import verify_checkpoint
 from birdtune.pipeline import gate, messages, prepare_parts, processes, release
 from birdtune.pipeline.plan import Plan, with_base
@@ -148,6 +148,7 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
     if until == "prepare":
         return None, []
     tracking.require(config)
+    ensemble.require(config)  # raises for one that could not be served
     head_start.require(config)  # raises for what cannot be begun from
     published.keep(config, ())  # raises for what cannot be kept
     gate.find(config)

@@ -38,9 +38,9 @@ from birdtune.reporting.report_data import report_data, write_companions
 from birdtune.runtime.files import make_folder, read_json, write_bytes, write_text
 from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.serving.export import export_model, training_side
-from birdtune.training import base_model
+from birdtune.training import base_model, ensemble
 from birdtune.training import train as training
-from birdtune.training.job import REFIT_NAME, Job
+from birdtune.training.job import Job
 from birdtune.training.served_model import BEFORE_REFIT
 from birdtune.training.trained import best_classifier
 
@@ -50,9 +50,15 @@ _EXAMPLE_WINDOWS, _EXAMPLE_RECORDINGS = 16, 8
 
 
 def train(job: Job) -> list[Path]:
-    """Train, and once more on training and validation where the settings ask for it; the file that says it is done."""
+    """Train, and once more on training and validation, or other members of an ensemble, where the settings ask for it;
+    the file that says it is done.
+    """
+    if job.config.train.ensemble:
+        ensemble.members(job)  # raises where there are too few recordings
     training.train(job, label_shares=_label_shares(job))
-    if job.served.refit:
+    if job.config.train.ensemble:
+        ensemble.train(job, _label_shares)
+    elif job.served.refit:
         training.refit(job.served, label_shares=_label_shares(job.served))
     elif job.config.train.refit:
         job.journal.warn("--train.refit: there are no validation recordings to learn from as well.")
@@ -65,7 +71,7 @@ def _label_shares(job: Job) -> npt.NDArray[np.float32] | None:
         return None
     if not job.world.is_chief:
         return job.world.broadcast(None)
-    kept = job.run.logs / (f"{REFIT_NAME}-{label_check.KEPT_NAME}" if job.refit else label_check.KEPT_NAME)
+    kept = job.run.logs / (f"{job.later}-{label_check.KEPT_NAME}" if job.later else label_check.KEPT_NAME)
     shares = label_check.kept_shares(job.config, job.dataset, job.store, kept, job.journal, job.interrupts)
     return job.world.broadcast(shares)
 
@@ -113,7 +119,9 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
             "genera": _genera(job),
             # What the backbone's own list calls the classes, by which a list of species may name them.
             "published_names": dict(job.head_start.labels) if job.head_start is not None else {},
+            "ensemble": job.run.record["ensemble"],
             "before_refit": before_refit and weights_sha256(before_refit),
+            "hidden_units_before": job.config.model.head_units if job.run.record["ensemble"] else None,
             "published": None if published is None else published[1],
             "calibration_clip_s": round(float(np.median(lengths_s)), 3) if lengths_s else None,
         },
@@ -150,7 +158,7 @@ def _head_before_refit(job: Job, classifier: Classifier) -> Arrays | None:
 
     With the head that is served, validation would tell such a model nothing any more.
     """
-    if not job.served.refit or not classifier.is_frozen:
+    if not job.served.later or not classifier.is_frozen:
         return None
     trained = classifiers.trained_weights(classifier)
     return {name: array for name, array in job.checkpoints.best().items() if name in trained}

@@ -36,6 +36,7 @@ from birdtune.reporting import (
     calibration_section,
     class_section,
     embedding_map,
+    ensemble_section,
     event_section,
     figures,
     first_screen,
@@ -386,6 +387,9 @@ def _context(data: ReportData) -> dict[str, Any]:
         "remarks": [*_untrained(data), *(remarks(metrics) if metrics else [])],
         "recordings": _total(data, "recordings"),
         "trained": _learnt_from(data),
+        "untrained": bool(_untrained(data)),
+        "ensemble_sentence": ensemble_section.sentence(data.trust["ensemble"])
+        if data.trust and data.trust.get("ensemble") else "",
         "hours": duration(60 * _total(data, "minutes")),
         "big": first_screen.big(metrics, part) if metrics else None,
         "without_near": _without_near(data),
@@ -434,14 +438,17 @@ def _context(data: ReportData) -> dict[str, Any]:
 
 
 def _learnt_from(data: ReportData) -> int:
-    """How many recordings the served model has learnt from: with a second training, those of validation, too."""
+    """How many recordings the served model has learnt from: after a second training, of validation, too."""
+    if found := (data.trust or {}).get("ensemble"):
+        return int(found["recordings"])
     refit = (data.trust or {}).get("refit")
     return int(refit["recordings"]) if refit and refit["epochs"] else _total(data, "train")
 
 
 def _untrained(data: ReportData) -> list[str]:
     """What is to be said where no epoch of training was kept."""
-    if data.best_epoch != 0:
+    found = (data.trust or {}).get("ensemble")
+    if data.best_epoch != 0 or (found and any(member["best_epoch"] for member in found["members"])):
         return []
     return [
         "No epoch of training did better on validation than the published classifier that it began from: the model has "

@@ -77,6 +77,7 @@ class Run:
             "init_from": None,
             "head_start": None,  # classes that begin from the classifier which was published with the backbone
             "refit": None,  # of the second training, if there is one: `epochs`, `recordings`
+            "ensemble": None,  # its members, if there is one, see training/ensemble.py
             "processes": 1,  # that trained together
             "weights_sha256": None,
             "outcome": None,  # what a scheduler asks first, see `_outcome`
@@ -147,7 +148,7 @@ class Run:
             assert earlier is not None
             kept = (
                 "done", "results", "weights_sha256", "promoted", "gate", "verdict", "warnings", "precision",
-                "refit", "first_started", "hardware", "tracking", "processes", "published",
+                "refit", "ensemble", "first_started", "hardware", "tracking", "processes", "published",
             )  # fmt: skip
             self.record.update({key: earlier[key] for key in kept if key in earlier})
             self._reported = earlier.get("promoted") if earlier.get("status") == "done" else None
@@ -282,6 +283,7 @@ class _Written(BaseModel):
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] | None = None
     first_started: str | None = None
     refit: dict[str, int] | None = None
+    ensemble: list[dict[str, Any]] | None = None
     hardware: dict[str, str] | None = None
     processes: int = 1
     classes: list[str] | None = None

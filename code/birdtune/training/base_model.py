@@ -124,7 +124,9 @@ def require_fit(base: ServedModel, config: Config) -> None:
         "model.embedding-activation": (facts.embedding_activation, wanted.embedding_activation),
     }
     if facts.head == wanted.head:
-        pairs["model.hidden-units"] = (facts.hidden_units, wanted.head_units)
+        # Of an ensemble it begins from the first member.
+        before = facts.hidden_units if facts.hidden_units_before is None else facts.hidden_units_before
+        pairs["model.hidden-units"] = (before, wanted.head_units)
         pairs["model.prototypes"] = (facts.prototypes, wanted.head_prototypes)
     others = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if others:
@@ -231,7 +233,7 @@ def find_head_start(config: Config, classes: Sequence[str], base: ServedModel | 
 def read_weights(base: ServedModel) -> saved_model.Arrays:
     """The weights by name, as `classifier.weights` gives them; loads TensorFlow. Raises as `verify`.
 
-    The head is the one that has not learnt from validation recordings, if there was a second training.
+    The head is the one that has not learnt from validation recordings, if there was a second training or an ensemble.
     """
     facts = base.facts
     found = saved_model.read(base.folder, facts.weights, facts.weights_sha256)
@@ -243,10 +245,7 @@ def _head_before_refit(base: ServedModel, served: saved_model.Arrays) -> saved_m
 
     path = base.folder / BEFORE_REFIT
     head = read_arrays(path)
-    shapes = {name: array.shape for name, array in head.items()}
-    if weights_sha256(head) != base.facts.before_refit or any(
-        name not in served or served[name].shape != shape for name, shape in shapes.items()
-    ):
+    if weights_sha256(head) != base.facts.before_refit or not served.keys() >= head.keys():
         raise CheckpointError(
             f"{shown(path)}: is not the head that was exported. Copy or export the model again, or begin from another."
         )

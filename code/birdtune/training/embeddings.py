@@ -216,7 +216,7 @@ def embed(
     )
 
 
-def folds(positive: Bools, groups: Sequence[str], seed: int) -> Ints:
+def folds(positive: Bools, groups: Sequence[str], seed: int, n: int = MOST_FOLDS) -> Ints:
     """The fold of each recording, -1 for those that cannot be scored: no other source has a class of theirs. [N]
 
     No source is in two folds. Those of each class are dealt out in turn, so that classes are alike in all folds, and a
@@ -227,6 +227,7 @@ def folds(positive: Bools, groups: Sequence[str], seed: int) -> Ints:
     Args:
         positive: [N, C] the classes of each recording.
         groups: [N] source recordings.
+        n: most folds.
     """
     generator = np.random.default_rng(seed)
     names, source = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
@@ -238,13 +239,13 @@ def folds(positive: Bools, groups: Sequence[str], seed: int) -> Ints:
     if several:
         columns = columns[np.argsort(holds.sum(axis=0)[columns], kind="stable")]
     fold_of = np.full(len(names), -1, np.int64)
-    dealt = np.zeros((MOST_FOLDS, positive.shape[1]), np.int64)  # sources of each class in each fold
-    sizes = np.zeros(MOST_FOLDS, np.int64)
+    dealt = np.zeros((n, positive.shape[1]), np.int64)  # sources of each class in each fold
+    sizes = np.zeros(n, np.int64)
     for column in columns.tolist():
         for number in order[holds[order, column]]:
             if fold_of[number] < 0:
                 fewest = np.lexsort((sizes, dealt[:, column]))[0]
-                fold_of[number] = fold = fewest if several else sizes.sum() % MOST_FOLDS
+                fold_of[number] = fold = fewest if several else sizes.sum() % n
                 dealt[fold] += holds[number]
                 sizes[fold] += 1
     found = fold_of[source]

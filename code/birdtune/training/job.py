@@ -1,7 +1,8 @@
 """What all stages of a run work with: its record, its data, and the model that it begins from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from birdtune.config import Config
 from birdtune.data import augment
@@ -11,7 +12,7 @@ from birdtune.data.frames import FrameStore
 from birdtune.data.scan import Recording
 from birdtune.evaluation import class_alignment
 from birdtune.evaluation.diagnostics import STRONG, Diagnostic
-from birdtune.models import registry
+from birdtune.models import ensemble, registry
 from birdtune.models.backbone import ALL_BUT_HEAD, Backbone
 from birdtune.models.head_start import HeadStart
 from birdtune.runtime.log import Journal
@@ -21,8 +22,8 @@ from birdtune.training.checkpoints import Checkpoints
 from birdtune.training.served_model import ServedModel
 from birdtune.training.world import World
 
-# In the checkpoints of a run: those of its second training.
-REFIT_NAME = "refit"
+# In the checkpoints of a run: those of its second training, and the average of an ensemble's members.
+REFIT_NAME, ENSEMBLE_NAME = "refit", "ensemble"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Job:
         base: the model that the run begins from; None: it begins from the backbone's weights.
         head_start: the classes that begin from a published classifier; None: none does.
         world: the processes that train together.
-        refit: whether this is the second training of the run, on training and validation recordings together.
+        later: which training of the run this is, if not the first: `REFIT_NAME`, on training and validation recordings
+            together; `member-2` and so on, see `training.ensemble`; or `ENSEMBLE_NAME`, what these come to.
+        member: of an ensemble, from 1 on.
     """
 
     run: Run
@@ -42,13 +45,20 @@ class Job:
     interrupts: Interrupts
     base: ServedModel | None = None
     head_start: HeadStart | None = None
-    refit: bool = False
+    later: str = ""
+    member: int = 1
     world: World = field(default_factory=World)
     _warned: set[str] = field(default_factory=set, repr=False)  # texts of what was warned of
 
     @property
     def config(self) -> Config:
-        return self.run.config
+        config = self.run.config
+        return as_ensemble(config, config.train.ensemble or 1) if self.later == ENSEMBLE_NAME else config
+
+    @property
+    def refit(self) -> bool:
+        """Whether this is the second training of the run, on training and validation recordings together."""
+        return self.later == REFIT_NAME
 
     @property
     def journal(self) -> Journal:
@@ -60,9 +70,10 @@ class Job:
 
     @property
     def checkpoints(self) -> Checkpoints:
-        folder = self.run.checkpoints / REFIT_NAME if self.refit else self.run.checkpoints
         settings = self.config.train
-        return Checkpoints(folder, settings.keep_checkpoints, every_epoch=settings.keep_weights == "every-epoch")
+        keep = settings.keep_checkpoints if self.member == 1 else 1  # of many trainings, little of each
+        every_epoch = settings.keep_weights == "every-epoch"
+        return Checkpoints(self.run.checkpoints / self.later, keep, every_epoch=every_epoch)
 
     @property
     def changes_windows(self) -> bool:
@@ -86,16 +97,25 @@ class Job:
 
     @property
     def served(self) -> "Job":
-        """The training whose weights are served: the second, in which validation recordings are training ones, if
-        there is one; else this one.
+        """The training whose weights are served: the second, in which validation recordings are training ones, or the
+        average of an ensemble, if there is one; else this one.
         """
-        if self.refit or not self.dataset.part("val") or not self.refits:
+        if self.later or not self.dataset.part("val") or not (self.config.train.ensemble or self.refits):
             return self
+        taught = {recording.name: "train" for recording in self.dataset.part("val")}
+        return self.moved(taught, later=ENSEMBLE_NAME if self.config.train.ensemble else REFIT_NAME)
+
+    def moved(self, to: Mapping[str, str], **changes: Any) -> "Job":
+        """Another training of the run, with some recordings on another side of the split.
+
+        Args:
+            to: name of a recording → its side.
+            changes: `later` and `member`.
+        """
         places = {
-            name: replace(place, split="train") if place.split == "val" else place
-            for name, place in self.dataset.places.items()
+            name: replace(place, split=to[name]) if name in to else place for name, place in self.dataset.places.items()
         }
-        return replace(self, dataset=replace(self.dataset, places=places), refit=True)
+        return replace(self, dataset=replace(self.dataset, places=places), **changes)
 
     @property
     def untaught(self) -> tuple[int, ...]:
@@ -114,3 +134,16 @@ class Job:
                 self._warned.add(found.text)
                 word = "warning" if found.severity == STRONG else "note"
                 self.journal.warn(str(found), word=word, code=found.code, severity=found.severity)
+
+
+def as_ensemble(config: Config, n: int) -> Config:
+    """The settings of the network that n heads come to: hidden layers are n times as wide."""
+    units = config.model.head_units
+    return config.with_model(hidden_units=ensemble.wide(units, n)) if units else config
+
+
+def trained_as(config: Config, record: Mapping[str, Any]) -> tuple[Config, str]:
+    """The settings of the network that a run serves, and the name of its training, as `Job.later`, by its record."""
+    if record.get("ensemble"):
+        return as_ensemble(config, len(record["ensemble"])), ENSEMBLE_NAME
+    return config, REFIT_NAME if record.get("refit") else ""

@@ -28,7 +28,8 @@ from birdtune.runtime.runs import newest_version, read_record
 # In the logs of a version: the recordings it was trained, chosen and tested on.
 SPLIT_NAME = "split.csv"
 _MODEL = "model.json"
-# In the folder of a version: the head as it was before it learnt from validation recordings, too (`train.refit`).
+# In the folder of a version: the head as it was before it learnt from validation recordings, too (`train.refit`), or
+# of the first member of an ensemble (`train.ensemble`).
 BEFORE_REFIT = Path("assets.extra") / "head-before-refit.safetensors"
 
 # Short enough to be repeated to people.
@@ -52,6 +53,7 @@ class _Facts(BaseModel):
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     before_refit: str | None = Field(None, pattern="^[0-9a-f]{64}$")  # SHA-256 of that head
     hidden_units: int | _Word  # of several hidden layers, with commas
+    hidden_units_before: int | _Word | None = None  # of the head before, where members of an ensemble lie side by side
     prototypes: int = 0  # of models from before there were any
     calibration: dict[str, Any]
     thresholds: dict[str, Any] | None

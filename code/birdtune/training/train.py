@@ -2,6 +2,7 @@
 
     Job ─▶ train ─▶ checkpoints/<v>, logs/<v>/history.json
     Job ─▶ refit ─▶ checkpoints/<v>/refit: the same on training and validation recordings, for as many epochs
+    Job ─▶ again ─▶ checkpoints/<v>/member-2, …: with other validation recordings (`ensemble`)
 
 Importing this loads TensorFlow.
 """
@@ -35,7 +36,7 @@ from birdtune.training import devices, health
 from birdtune.training.checkpoints import State
 from birdtune.training.first_weights import build_classifier, load_first_weights, with_head_rate
 from birdtune.training.inputs import Feed, Frozen, in_memory
-from birdtune.training.job import REFIT_NAME, Job
+from birdtune.training.job import Job
 from birdtune.training.loop import Loop, Validation
 from birdtune.training.scoring import make_scorer
 from birdtune.training.served_model import SPLIT_NAME
@@ -62,12 +63,12 @@ def train(
         ProcessLostError: of several processes one ended.
     """
     if not job.world.is_chief:
-        return _follow(job, label_shares)
+        return again(job, label_shares)
     config, record = job.config, job.run.record
     if lost := job.checkpoints.lost():
         job.journal.warn(f"{lost} The best epoch's weights are lost; training begins anew.")
         job.checkpoints.clear()
-    record.update(verdict=None, warnings=[], refit=None)  # those of an earlier start of this run
+    record.update(verdict=None, warnings=[], refit=None, ensemble=None)  # those of an earlier start of this run
     precision = _precision(job)
     windows = job.windows(job.dataset.part("train"), config.train.hop_s)
     examples = _examples(job, windows, label_shares)
@@ -93,8 +94,19 @@ def train(
     return state
 
 
-def _follow(job: Job, label_shares: Shares | None, epochs: int | None = None) -> State:
-    """Compute this process's part of each batch of the chief's training, and leave nothing."""
+def again(job: Job, label_shares: Shares | None = None, epochs: int | None = None) -> State:
+    """Another training of the run from its first weights, which leaves checkpoints alone; or, in a process that is not
+    the chief's, its part of each batch of the chief's training.
+
+    Args:
+        epochs: for which the learning rate falls; None: as the settings say.
+
+    Raises:
+        DivergedError: as `train`.
+    """
+    if job.world.is_chief and (lost := job.checkpoints.lost()):
+        job.journal.warn(f"{lost} This training, {job.later}, begins anew.")
+        job.checkpoints.clear()
     precision = _precision(job)
     windows = job.windows(job.dataset.part("train"), job.config.train.hop_s)
     examples = _examples(job, windows, label_shares)
@@ -118,19 +130,12 @@ def refit(job: Job, *, label_shares: Shares | None = None) -> None:
     trained = dict(read_json(job.run.logs / HISTORY_NAME)) if job.world.is_chief else {}
     epochs, part = job.world.broadcast(int(trained.get("best_epoch", 0))), job.dataset.part("train")
     if not job.world.is_chief:
-        _follow(job, label_shares, epochs)
+        again(job, label_shares, epochs)
         return
-    if lost := job.checkpoints.lost():
-        job.journal.warn(f"{lost} The second training begins anew.")
-        job.checkpoints.clear()
     sizes = f"{count(len(part), 'recording')}, {count(epochs, 'epoch')}"
     what = f"once more on training and validation: {sizes}" if epochs else "nothing to train once more: epoch 0 is best"
     job.journal.say(f"  {what}")
-    precision = _precision(job)
-    windows = job.windows(part, job.config.train.hop_s)
-    examples = _examples(job, windows, label_shares)
-    classifier, step = _with_first_weights(job, precision), _step(job, examples, precision)
-    state = _loop(job, classifier, windows, examples, step, {}, lambda state: None, epochs=epochs).run()
+    state = again(job, label_shares, epochs)
     row = {"epochs": epochs, "recordings": len(part)}
     write_json(job.run.logs / HISTORY_NAME, {**trained, "refit": {**row, "history": state.history}})
     job.run.record.update(refit=row, weights_sha256=classifiers.weights_sha256(job.checkpoints.best()))
@@ -251,8 +256,8 @@ def _loop(
     reported: set[str] = set()
 
     def report(state: State) -> None:
-        # Of a second training, the first has said it already.
-        found = [] if job.refit else diagnostics.while_training({**history, "epochs": state.history})
+        # Of a later training, the first has said it already.
+        found = [] if job.later else diagnostics.while_training({**history, "epochs": state.history})
         # Once each, though the numbers change; after the last epoch `train` reports all of them.
         job.warn(each for each in found if each.code not in reported and not state.finished)
         reported.update(each.code for each in found)
@@ -268,10 +273,10 @@ def _loop(
         journal=job.journal,
         interrupts=job.interrupts,
         # TensorBoard shows a folder inside as a run of its own.
-        tensorboard=job.run.logs / "tensorboard" / (REFIT_NAME if job.refit else ""),
+        tensorboard=job.run.logs / "tensorboard" / job.later,
         after_epoch=report,
         keep_last=job.refit,
-        title=REFIT_NAME if job.refit else "",
+        title=job.later,
         untrained=_untrained(job, settings.epochs),
         of_windows=_best_epoch_by(job) == WINDOWS,
         world=job.world,
@@ -346,7 +351,7 @@ def _feeds(
     if augmenter is not None and job.makes_copies:
         copies, changes = [CopyOf(augmenter, windows, 1 + k) for k in range(job.config.augment.copies)], []
     jitter = ["--train.jitter-s"] if settings.jitter_s else []
-    if (remark := windows.jitter_remark(settings.jitter_s)) and not job.refit:
+    if (remark := windows.jitter_remark(settings.jitter_s)) and not job.later:
         job.journal.warn(remark)
     what = "training and validation" if job.refit else "training"
     moves = " and ".join([*jitter, *changes][:2])
