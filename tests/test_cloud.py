@@ -613,6 +613,19 @@ def test_recordings_from_s3_are_called_by_their_address(
     assert str(tmp_path / "s3") not in text
 
 
+@pytest.mark.parametrize("place", ["out", "out/model/m"])
+def test_a_place_for_models_within_the_output_is_refused_before_the_long_work(
+    s3: S3, tmp_path: Path, place: str
+) -> None:
+    cloud = {"endpoint": s3.endpoint, "folder": str(tmp_path)}
+    given = {"output": "s3://birds/out", "gate": {"publish_to": f"s3://birds/{place}"}, "cloud": cloud}
+    with session.staged(Config.model_validate(given), Namespace(), QUIET, STOP, only_reads=False) as (config, _):
+        with pytest.raises(SettingsError, match=f"--gate.publish-to s3://birds/{place}: lies in the output"):
+            session.require_published(config)
+        others = {"publish_to": "s3://birds/outside,/srv/models"}
+        session.require_published(config.model_copy(update={"gate": config.gate.model_copy(update=others)}))
+
+
 # ---- a start that fails -------------------------------------------------------------------------
 
 

@@ -14,7 +14,9 @@ from test_gate import OLD, UNTRAINED
 from test_job import record
 from test_job import run as run_job
 
+from birdtune.config import Config
 from birdtune.errors import InputError, RetryableError, SettingsError
+from birdtune.pipeline import release
 from birdtune.runtime.files import file_sha256, read_csv, read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
@@ -172,11 +174,32 @@ def test_a_version_of_another_output_folder_is_not_replaced(data: Path, output: 
     assert read_json(place / "1/model.json")["fingerprint"] == "another"
 
 
-def test_a_place_that_cannot_be_is_refused_before_anything_is_computed(data: Path, tmp_path: Path) -> None:
+def test_a_folder_that_goes_away_meanwhile_is_worth_another_start(
+    data: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "served"
+    place.mkdir()
+    required = release.require
+
+    def require_and_lose(config: Config) -> None:
+        required(config)
+        place.rmdir()
+
+    monkeypatch.setattr(release, "require", require_and_lose)
+    with pytest.raises(RetryableError, match=r"served: is gone"):
+        run(data, output, gate__publish_to=str(place))
+    assert record(output)["exit_code"] == 75 and not place.exists()
+
+
+def test_a_place_that_cannot_be_is_refused_before_anything_is_computed(
+    data: Path, tmp_path: Path, s3: S3
+) -> None:
     with pytest.raises(InputError, match=r"--gate\.publish-to .*there is no such folder.*Make it, or mount it"):
         run(data, tmp_path / "output", gate__publish_to=str(tmp_path / "served"))
     with pytest.raises(SettingsError, match=r"--gate\.publish-to s3://X: is no address in S3"):
         run(data, tmp_path / "output", gate__publish_to="s3://X")
+    with pytest.raises(InputError, match=r"--gate\.publish-to s3://nowhere/birds: there is no such bucket"):
+        run(data, tmp_path / "output", gate__publish_to="s3://nowhere/birds", cloud__endpoint=s3.endpoint)
     (tmp_path / "output/models").mkdir(parents=True)
     with pytest.raises(SettingsError, match=r"lies in the output folder, which has the promoted models in model/bird"):
         run(data, tmp_path / "output", gate__publish_to=str(tmp_path / "output/models"))

@@ -13,8 +13,8 @@ from typing import Any
 
 from birdtune.cloud import places, spot
 from birdtune.config import Config, options
-from birdtune.errors import BirdtuneError, BusyError, Interrupted, ended_by
-from birdtune.options import ENVIRONMENT_PREFIX
+from birdtune.errors import BirdtuneError, BusyError, InputError, Interrupted, SettingsError, ended_by, shown
+from birdtune.options import ENVIRONMENT_PREFIX, paths_of
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_json
 from birdtune.runtime.lock import alone_in
@@ -59,6 +59,29 @@ def earlier_settings(
     from birdtune.cloud import staging
 
     return newest_settings(staging.fetch_records(config, place, journal, interrupts))
+
+
+def require_published(config: Config) -> None:
+    """Refuse places in S3 of `--gate.publish-to` that no model can go to, before the long work.
+
+    Raises:
+        SettingsError: one is no address, or lies in the output.
+        InputError, RetryableError: S3 refuses or fails.
+    """
+    setting, output = "--gate.publish-to", places.place_of(config.flat()["output"])
+    for place in filter(None, map(places.place_of, paths_of(config.gate.publish_to or ""))):
+        if output is not None and (place == output or place.is_below(output)):
+            raise SettingsError(
+                f"{setting} {shown(place)}: lies in the output, {shown(output)}, which has the promoted models in "
+                f"model/{config.export.name} anyway. Give a prefix outside of it."
+            )
+        from birdtune.cloud.client import connect
+        from birdtune.cloud.fetch import listing
+
+        try:
+            listing(connect(config.cloud), place)
+        except InputError as fault:
+            raise InputError(f"{setting} {fault}") from fault
 
 
 def _only(name: str, flags: Mapping[str, Any], environment: Mapping[str, str]) -> Config:

@@ -19,7 +19,7 @@ from birdtune.errors import BirdtuneError, InputError, RetryableError, SettingsE
 from birdtune.options import paths_of
 from birdtune.runtime.files import file_sha256, new_folder, read_json
 from birdtune.runtime.runs import Run
-from birdtune.runtime.storage import UNFINISHED, storage_faults
+from birdtune.runtime.storage import UNFINISHED, gone, storage_faults
 from birdtune.runtime.text import count
 
 _SETTING = "--gate.publish-to"
@@ -45,7 +45,8 @@ class _Folder:
 
     def facts(self, version: int) -> Any:
         """model.json of a version; {}: it has none; None: there is no such version."""
-        _require_folder(self._path)
+        if not self._path.is_dir():
+            raise gone(self._path)  # it was there when the run began
         folder = self._path / str(version)
         return (read_json(folder / "model.json") or {}) if os.path.lexists(folder) else None
 

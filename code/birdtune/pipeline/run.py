@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from birdtune.cloud import session
 from birdtune.config import Config
 from birdtune.data import dataset as data
 from birdtune.data.augment import require_background, require_front_end
@@ -153,6 +154,7 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
     published.keep(config, ())  # raises for what cannot be kept
     gate.find(config)
     release.require(config)
+    session.require_published(config)
     bases = base_model.find(config)
     if not bases:
         return verify_checkpoint(config, remember=True), []
