@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import threading
 import time
 from argparse import Namespace
@@ -25,7 +26,7 @@ from birdtune.cloud import fetch as fetches
 from birdtune.cloud import lease, places, publish, session, staging
 from birdtune.cloud.fetch import fetch
 from birdtune.cloud.places import Place, place_of
-from birdtune.cloud.publish import Mirror, send
+from birdtune.cloud.publish import EmbeddingsMirror, Mirror, send
 from birdtune.config import Config
 from birdtune.errors import BusyError, InputError, RetryableError, SettingsError
 from birdtune.runtime.log import Journal
@@ -296,6 +297,58 @@ def test_a_machine_goes_on_with_what_it_could_not_publish(s3: S3, tmp_path: Path
     again.publish()
     assert s3.stored() == ["out/checkpoints/1/e1/w", "out/checkpoints/1/e2/w", "out/run.json"]
     assert s3.get("out/run.json") == b"{2}"
+
+
+STORE = "cache/vggish/frozen-1-hop96"
+
+
+def embeddings_of(s3: S3, folder: Path) -> EmbeddingsMirror:
+    return EmbeddingsMirror(storage_of(s3), OUTPUT, folder, QUIET, 60.0)
+
+
+def make_store(output: Path, shards: dict[str, str], *, whole: bool = True) -> dict[str, bytes]:
+    """A store of embeddings with some shards; what is in it."""
+    make(output / STORE, {**shards, "index.jsonl": "".join(shards)})
+    if whole:
+        make(output / STORE, {"whole.json": json.dumps({name: [len(text), 1, 1] for name, text in shards.items()})})
+    return content(output / STORE)
+
+
+def test_embeddings_are_published_when_complete_and_found_by_a_machine_without_any(s3: S3, tmp_path: Path) -> None:
+    first, second = embeddings_of(s3, tmp_path / "1"), embeddings_of(s3, tmp_path / "2")
+    one, two = tmp_path / "1/birds/out", tmp_path / "2/birds/out"
+    make(one, {"cache/vggish/shard-0.rows": "features", f"{STORE}-copy/shard-3.rows": "half"})
+    make_store(one, {"shard-1.rows": "rows"}, whole=False)
+    first.publish()
+    assert s3.stored() == []
+    whole = make_store(one, {"shard-1.rows": "rows"})
+    first.publish()
+    puts = [path.rpartition("/")[2] for method, path in s3.faults.seen if method == "PUT"]
+    assert puts[0] == "shard-1.rows" and sorted(puts) == ["index.jsonl", "shard-1.rows", "whole.json"]
+    make_store(one, {"shard-1.rows": "rows", "shard-2.rows": "more"}, whole=False)  # more recordings
+    first.publish()
+    assert len(s3.stored()) == 3
+    second.fetch(STOP)
+    assert content(two / STORE) == whole and content(two).keys() == {f"{STORE}/{name}" for name in whole}
+    s3.faults.seen.clear()
+    second.publish()
+    first.fetch(STOP)
+    assert {method for method, _ in s3.faults.seen} == {"GET"} and len(s3.faults.seen) == 1, "a listing"
+    mirror_of(s3, tmp_path / "3").fetch(STOP)
+    assert not (tmp_path / "3/birds/out").exists(), "who only reads needs none"
+    shutil.rmtree(two / STORE)  # of frozen layers that are not used any more
+    second.publish()
+    assert s3.stored() == []
+
+
+def test_embeddings_that_would_fill_the_disk_are_made_again(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(tmp_path / "1/birds/out", {"shard-1.rows": "rows"})
+    embeddings_of(s3, tmp_path / "1").publish()
+    monkeypatch.setattr(publish, "free_bytes", lambda path: 30)
+    embeddings_of(s3, tmp_path / "2").fetch(STOP)
+    assert not (tmp_path / "2").exists() and len(s3.stored()) == 3
 
 
 def test_nothing_is_published_while_it_is_not_known_whose_the_output_is(s3: S3, tmp_path: Path) -> None:
@@ -651,7 +704,7 @@ def test_a_start_that_fails_early_leaves_its_own_record(
     s3: S3, tmp_path: Path, more: tuple[str, ...], code: int, error: str
 ) -> None:
     ended, record = record_after(s3, tmp_path, *more)
-    assert (ended, record["exit_code"], record["status"]) == (code, code, "failed") and error in record["error"]
+    assert (ended, record["exit_code"], record["outcome"]) == (code, code, "failed") and error in record["error"]
     assert record["finished"] >= record["started"] > "2026-01-01" and record["version"] is None
     assert s3.stored("out/") == ["out/run.json"]  # no lease is left
 

@@ -24,18 +24,20 @@ from boto3.s3.transfer import TransferConfig
 from birdtune.cloud.client import Storage, faults
 from birdtune.cloud.fetch import SHA256, bring, bring_all, index_of, listing
 from birdtune.cloud.lease import NAME
-from birdtune.cloud.places import Place
+from birdtune.cloud.places import Place, is_safe
+from birdtune.data.shards import ENDING, INDEX_NAME, WHOLE_NAME
 from birdtune.errors import BirdtuneError, RetryableError, shown
-from birdtune.runtime.files import file_sha256, make_folder
+from birdtune.runtime.files import file_sha256, make_folder, read_json
 from birdtune.runtime.lock import LEASE_NAME, LOCK_NAME, OWNER_NAME
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import RECORD_NAME, RESERVE_NAME
 from birdtune.runtime.signals import Interrupts
-from birdtune.runtime.storage import UNFINISHED
+from birdtune.runtime.storage import UNFINISHED, free_bytes, size_text
 from birdtune.runtime.text import count
 
-# Caches are made again from the recordings wherever they are missing.
-_LOCAL = ("cache", LOCK_NAME, LEASE_NAME, OWNER_NAME, RESERVE_NAME, NAME)
+# Features are made again from the recordings wherever they are missing; for embeddings there is `EmbeddingsMirror`.
+_CACHE, _SHARE_OF_DISK = "cache", 0.5
+_LOCAL = (_CACHE, LOCK_NAME, LEASE_NAME, OWNER_NAME, RESERVE_NAME, NAME)
 _GRAPH = "saved_model.pb"
 _PART_BYTES = 16 << 20
 _ATTEMPTS = 3
@@ -104,6 +106,10 @@ class Mirror:
         """Begin to publish what changes."""
         self._thread.start()
 
+    def stop(self) -> None:
+        """Publish no more; what is on its way need not arrive."""
+        self._stop.set()
+
     def finish(self, patience_s: float) -> None:
         """Publish what is left.
 
@@ -113,7 +119,7 @@ class Mirror:
         Raises:
             InputError, RetryableError: not all of it could be published.
         """
-        self._stop.set()
+        self.stop()
         self._thread.join()
         until = time.monotonic() + patience_s
         while True:
@@ -142,9 +148,9 @@ class Mirror:
             InputError, RetryableError: as `client.faults`.
         """
         before = self._records()
-        files = dict(_files(self.output))
+        files = dict(self._files())
         due = [name for name, path in files.items() if not self._index.has(name, path)]
-        gone = [name for name in self._index.rows if name not in files]
+        gone = [name for name in self._index.rows if not (self.output / name).exists()]
         if not due and not gone:
             return
         if not self._is_held():
@@ -164,6 +170,10 @@ class Mirror:
                 list(threads.map(self._remove, gone))
         finally:
             self._index.write()
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        """The files that belong in S3, by relative name."""
+        return _files(self.output)
 
     def _records(self) -> dict[str, int]:
         """When each run.json was written: relative name → mtime_ns."""
@@ -187,9 +197,46 @@ class Mirror:
         del self._index.rows[name]
 
 
+class EmbeddingsMirror(Mirror):
+    """What the frozen layers of a backbone made of all recordings, in the cache of an output, for machines without one.
+
+    A store goes to S3 when it is complete; while more is added to it, S3 has it as it was.
+
+    Args: as `Mirror`.
+    """
+
+    def __init__(self, storage: Storage, output: Place, *more: Any) -> None:
+        super().__init__(storage, output.below(_CACHE), *more)
+
+    def fetch(self, interrupts: Interrupts, without: Sequence[str] = ()) -> None:
+        """Bring the stores of which there is nothing here. Raises as `fetch.fetch`."""
+        source, objects = listing(self.storage, self.place)
+        safe = [each for each in objects if source == self.place and is_safe(each.name)]
+        lacking = [each for each in safe if not (self.output / each.name).with_name(INDEX_NAME).exists()]
+        size, free = sum(each.size for each in lacking), free_bytes(self.output)
+        if free is not None and size > _SHARE_OF_DISK * free:
+            left = f"{size_text(size)} not fetched, as {size_text(free)} are free"
+            self._journal.say(f"note: {shown(self.place)}: {left}")
+        elif lacking:
+            self._journal.say(f"  {shown(self.place)}: what frozen layers made ({size_text(size)})")
+            rows = [each for each in lacking if each.name.endswith(ENDING)]
+            for part in (rows, [each for each in lacking if each not in rows]):  # no index without its rows
+                bring_all(self.storage, self.place, self.output, part, self._index, self._journal, interrupts)
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        for noted in self.output.glob(f"*/frozen-*/{WHOLE_NAME}"):
+            shards = {path.name: path.stat().st_size for path in noted.parent.glob(f"*{ENDING}")}
+            stamps = read_json(noted)
+            if isinstance(stamps, dict) and {name: stamp[0] for name, stamp in stamps.items()} == shards:
+                for name in (*shards, INDEX_NAME, WHOLE_NAME):
+                    yield (noted.parent / name).relative_to(self.output).as_posix(), noted.parent / name
+
+
 def _turn(name: str) -> tuple[bool, ...]:
-    """When a file goes: a model's graph behind its weights, records behind what they name, that of the output last."""
-    return name == RECORD_NAME, Path(name).name == RECORD_NAME, Path(name).name == _GRAPH
+    """When a file goes: rows of a store before their index, a model's graph behind its weights, records behind what
+    they name, that of the output last."""
+    own = Path(name).name
+    return name == RECORD_NAME, own == RECORD_NAME, own == _GRAPH, not own.endswith(ENDING)
 
 
 def send(storage: Storage, place: Place, path: Path) -> tuple[str, os.stat_result]:

@@ -8,7 +8,7 @@ from birdtune.cloud import lease
 from birdtune.cloud.client import Storage, connect
 from birdtune.cloud.fetch import bring, fetch, index_of, listing
 from birdtune.cloud.places import Place
-from birdtune.cloud.publish import Mirror, send
+from birdtune.cloud.publish import EmbeddingsMirror, Mirror, send
 from birdtune.config import Config
 from birdtune.errors import BirdtuneError, Interrupted
 from birdtune.runtime.log import Journal
@@ -126,12 +126,16 @@ def _published(
 ) -> Iterator[None]:
     """Keep an output alone, as it was published last, and publish what is made in it."""
     with lease.alone_at(storage, place, journal, interrupts) as is_held:
-        mirror = Mirror(storage, place, folder_of(config), journal, config.cloud.publish_s, is_held)
+        how = (storage, place, folder_of(config), journal, config.cloud.publish_s, is_held)
+        mirror, embeddings = Mirror(*how), EmbeddingsMirror(*how)
         mirror.fetch(interrupts)
+        embeddings.fetch(interrupts)
         mirror.start()
+        embeddings.start()
         try:
             yield
         except (Exception, Interrupted):
+            embeddings.stop()
             with interrupts.held():
                 try:
                     mirror.finish(patience_s=0)
@@ -139,6 +143,10 @@ def _published(
                     journal.warn(f"not all was published: {fault}")
             raise
         mirror.finish(_PATIENCE_S)
+        try:
+            embeddings.finish(patience_s=0)
+        except BirdtuneError as fault:
+            journal.warn(f"embeddings were not published, and another machine makes them again: {fault}")
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from birdtune.runtime.parsing import open_regular
 
 INDEX_NAME = "index.jsonl"
 ENDING = ".rows"
-_WHOLE_NAME = "whole.json"
+WHOLE_NAME = "whole.json"
 _BLOCK_BYTES = 1 << 22
 # Shards held open for reading; years of monthly additions must stay below the usual limit of 1,024 files.
 _MOST_OPEN = 256
@@ -239,7 +239,7 @@ class ShardStore:
         """Note that all shards are as they were written or verified. Raises as storage.storage_faults."""
         stamps = self._stamps()
         if stamps and stamps != self._known_whole():
-            write_json(self.folder / _WHOLE_NAME, stamps, durable=False)
+            write_json(self.folder / WHOLE_NAME, stamps, durable=False)
 
     def _is_whole(self, content: str) -> bool:
         entry, crc = self.entry(content), 0
@@ -263,7 +263,7 @@ class ShardStore:
         return found
 
     def _known_whole(self) -> dict[str, list[int]]:
-        known = read_json(self.folder / _WHOLE_NAME)
+        known = read_json(self.folder / WHOLE_NAME)
         return known if isinstance(known, dict) else {}
 
     def _read_index(self) -> None:
