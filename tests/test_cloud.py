@@ -501,6 +501,7 @@ def test_a_command_finds_its_input_and_leaves_its_output(s3: S3, tmp_path: Path)
             "input": "s3://birds/in", "output": "s3://birds/out", "data": "s3://birds/recordings",
             "labels.annotations": "s3://birds/marks/a,s3://birds/marks/b",
         }  # fmt: skip
+        assert local.tree()["labels"]["annotations"] == named["labels.annotations"]
         assert local.as_given(f"{local.data_folder}/robin/1.wav") == "s3://birds/recordings/robin/1.wav"
         make(local.output, {"run.json": "{}"})
     assert s3.stored("out/") == ["out/run.json"]
@@ -652,18 +653,20 @@ class Loud:
 
 @pytest.mark.parametrize("more", [(), ("--format", "csv"), ("--format", "csv", "--detect.one-table", "true")])
 def test_recordings_from_s3_are_called_by_their_address(
-    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr("birdtune.pipeline.predict.scorer_in", lambda place: Loud())
     make(tmp_path / "model", {"weights": "w"})
     s3.put_folder(write_tones(tmp_path / "data", {"a": 900.0}, 2.0, 16_000, 1), "nights")
     s3.put("nights/b/cut.wav", b"no sound")
-    out = tmp_path / ("tables" if more else "table.csv")
-    flags = ["--cloud.endpoint", s3.endpoint, "--cloud.folder", str(tmp_path / "s3"), "--out", str(out), *more]
+    out = tmp_path / "s3/birds" / ("tables" if more else "table.csv")
+    flags = ["--cloud.endpoint", s3.endpoint, "--cloud.folder", str(tmp_path / "s3"), *more]
+    flags += ["--out", f"s3://birds/{out.name}"]
     assert main(["predict", "s3://birds/nights", *flags, "--model", str(tmp_path / "model")]) == 0
     text = "".join(path.read_text() for path in ([out] if not more else [*out.rglob("*.csv"), *out.rglob("*.html")]))
     assert all(f"s3://birds/{key}" in text for key in s3.stored("nights/" if not more else "nights/a"))
-    assert str(tmp_path / "s3") not in text
+    said = capsys.readouterr().out
+    assert str(tmp_path / "s3") not in text + said and f"s3://birds/{out.name}: " in said
 
 
 @pytest.mark.parametrize("place", ["out", "out/model/m"])

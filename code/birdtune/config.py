@@ -181,10 +181,9 @@ class Config(Section):
         config._addresses = dict(sorted(addresses.items(), reverse=True))  # what lies in another one comes first
         return config
 
-    def as_given(self, text: str) -> str:
+    def as_given(self, path: Path | str) -> str:
         """A path, or several with commas, with an address in place of what was fetched from one."""
-        parts = text.split(",") if self._addresses else []
-        return ",".join(map(self._address, parts)) if parts else text
+        return ",".join(map(self._address, str(path).split(","))) if self._addresses else str(path)
 
     def _address(self, path: str) -> str:
         for local, address in self._addresses.items():
@@ -192,13 +191,18 @@ class Config(Section):
                 return address + path.removeprefix(local)
         return path
 
-    def flat(self) -> dict[str, Any]:
-        """Every setting under its full name ("train.batch-size"), JSON-able; `model.freeze` auto is settled, and what
-        was given as an address is one."""
+    def tree(self) -> dict[str, Any]:
+        """Every setting by section, JSON-able; what was given as an address is one."""
         dumped = self.model_dump(mode="json")
+        for section in (dumped, *(value for value in dumped.values() if isinstance(value, dict))):
+            section.update({name: self.as_given(value) for name, value in section.items() if isinstance(value, str)})
+        return dumped
+
+    def flat(self) -> dict[str, Any]:
+        """As `tree`, under full names ("train.batch-size"); `model.freeze` auto is settled."""
+        dumped = self.tree()
         dumped["model"]["freeze"] = self.model.freeze_point
-        found = {option.name: _dig(dumped, option.path) for option in options()}
-        return {name: self.as_given(value) if isinstance(value, str) else value for name, value in found.items()}
+        return {option.name: _dig(dumped, option.path) for option in options()}
 
     def given(self) -> frozenset[str]:
         """Names of the settings that somebody gave, at their default or not."""

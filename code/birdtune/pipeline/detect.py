@@ -242,17 +242,17 @@ class _Job:
     def report(self) -> None:
         """One line of what came of it, and where it lies."""
         counts, asked = self._counts, self._asked
-        n = counts.new + counts.before
+        n, out = counts.new + counts.before, self._config.as_given(asked.out)
         rejected = f"; {counts.rejected:,} rejected as unknown" if counts.rejected else ""
         self._journal.say(
-            f"{shown(asked.out)}: {count(counts.listed, 'detection')} of {count(len(counts.classes), 'class')} in "
+            f"{shown(out)}: {count(counts.listed, 'detection')} of {count(len(counts.classes), 'class')} in "
             f"{count(n, 'recording')} ({duration(counts.seconds)}){rejected}"
             + (f"; {counts.before:,} were scored before" if counts.before else "")
             + (f"; {counts.silent:,} silent" if counts.silent else "")
             + f"; {counts.unused:,} not used"
         )
         if n and asked.shard is None:
-            self._journal.say(f"summary {shown(asked.out / detection_summary.PAGE_NAME)}")
+            self._journal.say(f"summary {shown(out)}/{detection_summary.PAGE_NAME}")
 
 
 class _Meter:

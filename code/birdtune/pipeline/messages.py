@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from birdtune.data import row_books
@@ -52,7 +53,7 @@ def say_begin(current: Run, dataset: Dataset, base: ServedModel | None, *, resum
     journal = current.journal
     journal.event("run", version=current.version, resumed=resumed, settings=current.config.changed())
     word = "going on" if resumed else "new"
-    journal.say(f"version {current.version}: {word}, logs in {shown(current.logs)}")
+    journal.say(f"version {current.version}: {word}, logs in {_place(current, current.logs)}")
     if base is not None:
         n_old = len(base.classes)
         new = list(dataset.classes[n_old:])
@@ -107,12 +108,17 @@ def say_result(current: Run, until: str) -> None:
         for line in headline_lines(test, "test"):
             journal.say(line)
     if until == "report":
-        journal.say(f"report  {shown(current.reports / 'report.html')}")
+        journal.say(f"report  {_place(current, current.reports / 'report.html')}")
     if until in ("export", "report"):
-        journal.say(f"model   {shown(current.model if current.record['promoted'] else current.candidate)}")
+        journal.say(f"model   {_place(current, current.model if current.record['promoted'] else current.candidate)}")
     stages = current.record["stages"]
     journal.say("took    " + ", ".join(f"{name} {duration(stages[name])}" for name in STAGES if name in stages))
     say_outcome(current)
+
+
+def _place(current: Run, path: Path) -> str:
+    """What lies in the output, where people find it."""
+    return shown(current.config.as_given(path))
 
 
 def say_outcome(current: Run) -> None:

@@ -124,7 +124,7 @@ def predict(
         check=interrupts.check,
         called=config.as_given,
     )
-    code = _report(outcome, out, journal)
+    code = _report(outcome, config.as_given(out), journal)
     if outcome.long and clip_s is not None:
         journal.say(_long(outcome.long, clip_s))
     return code
@@ -201,7 +201,7 @@ def embed(
         check=interrupts.check,
         called=config.as_given,
     )
-    return _report(outcome, out, journal)
+    return _report(outcome, config.as_given(out), journal)
 
 
 def embed_data(
@@ -280,7 +280,7 @@ def _embedded(
         first = last + 1
 
 
-def _report(outcome: Outcome, out: Path, journal: Journal) -> int:
+def _report(outcome: Outcome, out: str, journal: Journal) -> int:
     """Report the files: those used, the silent and those not used are as many as were given."""
     for problem in outcome.problems:
         kind = "used in part" if problem.in_part else "used" if problem.is_used else "not used"

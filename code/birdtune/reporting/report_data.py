@@ -104,7 +104,7 @@ def write_companions(run: Run, dataset: Dataset) -> None:
     rows = class_rows(dataset)
     write_csv(run.reports / "classes.csv", tuple(rows[0]), rows)
     write_csv(run.reports / "problems.csv", PROBLEM_COLUMNS, [problem.row() for problem in dataset.problems])
-    text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(run.config.tree(), sort_keys=False, allow_unicode=True)
     write_text(run.reports / "config.yaml", text)
 
 
