@@ -700,7 +700,6 @@ def record_after(s3: S3, folder: Path, *more: str, command: str = "run") -> tupl
         (("--train.epoch", "3"), 2, "'--train.epoch' is not understood"),
         (("--input", "s3://nowhere/in"), 42, "there is no such bucket"),
         (("--data", "s3://birds/nothing"), 42, "s3://birds/nothing: nothing lies there"),
-        (("--data", "absent", "--model.backbone", "perch"), 42, ""),
     ],
 )
 def test_a_start_that_fails_early_leaves_its_own_record(
@@ -709,6 +708,7 @@ def test_a_start_that_fails_early_leaves_its_own_record(
     ended, record = record_after(s3, tmp_path, *more)
     assert (ended, record["exit_code"], record["outcome"]) == (code, code, "failed") and error in record["error"]
     assert record["finished"] >= record["started"] > "2026-01-01" and record["version"] is None
+    assert record["settings"] == {}, "nobody knows whether they are right"
     assert s3.stored("out/") == ["out/run.json"]  # no lease is left
 
 

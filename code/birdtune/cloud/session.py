@@ -118,6 +118,8 @@ def failure_recorded(
                 config = known[0] if known else _output_alone(arguments, environment)
                 if config is not None and is_chief():
                     _record(config, ended_by(interrupts.unmasked(caught)), began, journal, interrupts)
+            except BusyError:
+                pass  # it is that of the other job
             except (BirdtuneError, OSError, ArgumentError) as fault:
                 journal.warn(f"run.json of this output may be that of an earlier start: {fault}")
         raise
@@ -146,7 +148,7 @@ def _record(config: Config, end: tuple[int, str], began: str, journal: Journal, 
 
     def write(folder: Path) -> None:
         run = Run(config.model_copy(update={"output": folder}), journal)
-        run.record.update(started=began, settings=config.flat())
+        run.record.update(started=began, settings={})  # they may be what was wrong
         run.end("failed" if end[0] < 128 else "interrupted", *end)
 
     if place is not None:
