@@ -92,7 +92,8 @@ def with_base(
     choices: Sequence[ServedModel | None] = bases or [None]
     for base in choices:
         columns = base_model.with_columns(config, dataset, base)
-        digest = columns.digest(sources=config.train.label_refinement)
+        # What is trained by folds changes with the source recordings, as no fold shares one with another.
+        digest = columns.digest(sources=bool(config.train.label_refinement or config.train.ensemble))
         start = base_model.find_head_start(config, columns.classes, base)
         train = fingerprints.fingerprint(
             config,
