@@ -168,9 +168,9 @@ def test_the_mean_of_linear_heads_is_exported(done: Path) -> None:
 
 def test_scores_served_of_test_are_those_of_the_members_mean(done: Path, seen: list[Any]) -> None:
     job = seen[0]
-    found = [ensemble._scores(each, ensemble.best_classifier(each), "test", logits=True) for each in [
-        *ensemble.members(job), job.served
-    ]]  # fmt: skip
+    networks = [ensemble.best_classifier(each) for each in (*ensemble.members(job), job.served)]
+    test = ensemble._Part.of(job, networks[0], "test")
+    found = [test.scores(network, logits=True) for network in networks]
     *alone, together = [each.window_scores for each in found]
     np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-6 * np.abs(together).max())
 

@@ -23,6 +23,6 @@ def sentence(found: Mapping[str, Any]) -> str:
         for alone in [[member[f"test_{name}"] for member in members]]
     ]
     seconds = [member["seconds"] for member in members]
-    times = f", {number(sum(seconds) / seconds[0])} times as long as the first alone" if seconds[0] else ""
+    times = f", {sum(seconds) / seconds[0]:.1f} times as long as the first alone" if seconds[0] else ""
     cost = f"The epochs of all took {duration(sum(seconds))}{times}."
     return f"The mean of the members, on test: {'; '.join(said)}. {cost}" if said else cost

@@ -11,10 +11,12 @@ Importing this loads TensorFlow.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from birdtune.data.batches import Windows
 from birdtune.errors import InputError
 from birdtune.evaluation.part import quick_look
 from birdtune.evaluation.scores import Scores, joined
@@ -26,6 +28,7 @@ from birdtune.runtime.runs import HISTORY_NAME
 from birdtune.runtime.text import count
 from birdtune.training.checkpoints import State
 from birdtune.training.embeddings import classes_of, folds
+from birdtune.training.inputs import Feed
 from birdtune.training.job import ENSEMBLE_NAME, Job
 from birdtune.training.scoring import make_scorer
 from birdtune.training.train import Shares, again
@@ -117,29 +120,39 @@ def evaluate(job: Job) -> tuple[Scores, dict[str, Any]]:
     Raises:
         DivergedError, Interrupted, RetryableError.
     """
-    rows, parts, on_test = job.run.record["ensemble"], [], []
+    parts, on_test, test = [], [], _Part.of(job, best_classifier(job), "test") if job.dataset.part("test") else None
     for each in [*members(job), job.served]:
         classifier = best_classifier(each)
         if each.later != ENSEMBLE_NAME:
-            parts.append(_scores(each, classifier, "val", logits=True))
-        on_test.append(_figures(each, classifier))
-    found = [{**row, **figures} for row, figures in zip(rows, on_test, strict=False)]
+            parts.append(_Part.of(each, classifier, "val").scores(classifier, logits=True))
+        on_test.append(_figures(test, classifier))
+    rows = [{**row, **figures} for row, figures in zip(job.run.record["ensemble"], on_test, strict=False)]
     recordings = len(job.served.dataset.part("train"))
-    return joined(parts), {"recordings": recordings, "members": found, "together": on_test[-1]}
+    return joined(parts), {"recordings": recordings, "members": rows, "together": on_test[-1]}
 
 
-def _figures(job: Job, classifier: Classifier) -> dict[str, float | None]:
-    if not job.dataset.part("test"):
+@dataclass(frozen=True)
+class _Part:
+    """One side of the split, as embeddings that all members share."""
+
+    job: Job
+    name: str
+    windows: Windows
+    feed: Feed
+
+    @classmethod
+    def of(cls, job: Job, classifier: Classifier, name: str) -> "_Part":
+        windows = job.windows(job.dataset.part(name), job.config.evaluate.hop_s)
+        return cls(job, name, windows, feed_of(job, classifier, windows, what=name))
+
+    def scores(self, classifier: Classifier, *, logits: bool = False) -> Scores:
+        part, scorer = self.job.dataset.part(self.name), make_scorer(classifier, self.feed.embed, logits=logits)
+        return score(self.job, classifier, scorer, self.windows, part, source=self.feed.source)[0]
+
+
+def _figures(test: _Part | None, classifier: Classifier) -> dict[str, float | None]:
+    if test is None:
         return {"test_accuracy": None, "test_macro_ap": None}
-    scores = _scores(job, classifier, "test", logits=False)
+    scores = test.scores(classifier)
     found = quick_look(scores, classifier.kind, of_windows=scores.window_targets is not None)
     return {f"test_{name}": found[name] for name in ("accuracy", "macro_ap")}
-
-
-def _scores(job: Job, classifier: Classifier, name: str, *, logits: bool) -> Scores:
-    """The recordings of one side of the split."""
-    part = job.dataset.part(name)
-    windows = job.windows(part, job.config.evaluate.hop_s)
-    feed = feed_of(job, classifier, windows, what=name)
-    scorer = make_scorer(classifier, feed.embed, logits=logits)
-    return score(job, classifier, scorer, windows, part, source=feed.source)[0]
