@@ -43,6 +43,7 @@ _TITLES = {
     "learn_jobs": "What is learned: the whole job",
     "learn_unknown": "What is learned: sounds of classes never trained on",
     "learn_elsewhere": "What is learned: of known sounds in other places",
+    "learn_unseen": "What is learned: to recognise classes without recordings",
     "learn_unbalanced": "What is learned: from classes as unlike as 100 : 1",
     "learn_weak": "What is learned: from labels that are true of a fifth of the sound",
     "learn_soundscapes": "What is learned: detections in soundscapes of known content",

@@ -40,6 +40,7 @@ NOT_RUN = {
     "tests/test_embeddings.py writes such files",
     "./entrypoint.sh export --format onnx": "needs the extra onnx; tests/test_convert.py writes such files",
     "./entrypoint.sh run --track mlflow": "needs the extra mlflow; tests/test_tracking.py tracks such runs",
+    "./entrypoint.sh unseen": "needs four classes, and tables of them; tests/test_unseen.py runs it",
     "./entrypoint.sh bench": "needs ESC-10 and minutes; tests/test_bench.py runs each part in its tiniest form",
     "python tests/faults/fuzz.py all": "needs requirements-fuzz.txt; tests/faults/test_hostile.py is its short form",
     "PYTHONPATH=code .venv/bin/python -m pytest -rP tests/test_statistics.py": "is a test itself",

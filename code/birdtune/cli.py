@@ -285,6 +285,10 @@ COMMANDS: dict[str, Command] = {
         "search settings on embeddings, or by whole training (--tune.on); goes on where it was stopped",
         commands.tune, _tune_arguments, "[--trials N] [--minutes M]",
     ),
+    "unseen": Command(
+        "hold classes out, and recognise them by words, taxonomy, traits or a few recordings; trains no model",
+        commands.unseen,
+    ),
     "predict": Command(
         "score files with the newest promoted model: --out CSV, one row a recording or --window",
         commands.predict,

@@ -28,6 +28,7 @@ from birdtune.settings import (
     SplitSettings,
     TrainSettings,
     TuneSettings,
+    UnseenSettings,
     Version,
 )  # fmt: skip
 
@@ -69,6 +70,7 @@ class Config(Section):
     export: ExportSettings = ExportSettings()
     gate: GateSettings = GateSettings()
     tune: TuneSettings = TuneSettings()
+    unseen: UnseenSettings = UnseenSettings()
     collect: CollectSettings = CollectSettings()
     cloud: CloudSettings = CloudSettings()
     _addresses: dict[str, str] = pydantic.PrivateAttr(default_factory=dict)  # path of this machine → where it is from

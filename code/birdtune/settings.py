@@ -117,6 +117,11 @@ class SplitSettings(Section):
     group_column: str | None = setting(
         None, "source recording: column of the table of labels or annotations, e.g. site or date"
     )
+    hold_out_classes: str | None = setting(
+        None, "classes that `unseen` does not learn from: a number, drawn by seeds; 5-fold; CSV `class,split`; or "
+        "esc50-test, esc50-fold0 to -fold3, fsc22-test, fsc22-val",
+        unit="classes|path", unset="5-fold",
+    )
     acoustic: Literal["join", "warn", "off"] = setting(
         "warn", "recordings with nearly the same noise floor: join as one source, warn, or do not compare"
     )
@@ -455,6 +460,26 @@ class TuneSettings(Section):
         None,
         "what to search, e.g. `model.head=linear|mlp, train.epochs=10..40, model.dropout`",
         unset="all that matters and is not given",
+    )
+
+
+class UnseenSettings(Section):
+    """Unseen classes, by the command unseen."""
+
+    seeds: int = setting(10, "draws, over which mean and standard deviation are taken", ge=1, le=1000)
+    shots: int = setting(3, "recordings of an unseen class that make its prototype; 0: none", ge=0, le=1000)
+    words: str | None = setting(
+        None, "word vectors as text, GloVe's or word2vec's, also .gz: a vector for each class by its name", unit="path"
+    )
+    synonyms: str | None = setting(
+        None, "CSV `class,words`: words in place of a class's name", unit="path"
+    )
+    taxonomy: str | None = setting(
+        None, "CSV with order, family and genus of each class, e.g. eBird's", unit="path",
+        unset="genera of scientific names",
+    )
+    traits: str | None = setting(
+        None, "CSV with a row of traits for each class, e.g. AVONET's", unit="path"
     )
 
 

@@ -154,6 +154,16 @@ def compare(config: Config, options: Options, journal: Journal, interrupts: Inte
         return comparison.compare(config, journal, interrupts)
 
 
+def unseen(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
+    """Recognise classes that are held out by their vectors."""
+    with alone_in(config.output, journal):
+        _report_unused_settings(config, journal)
+        load_tensorflow()
+        from birdtune.tuning import unseen as unseen_classes
+
+        return unseen_classes.unseen(config, journal, interrupts)
+
+
 def tune(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """Search settings."""
     with alone_in(config.output, journal), storage_faults(config.output, verb="used"):

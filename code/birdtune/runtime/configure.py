@@ -203,7 +203,7 @@ def _is_place(option: Option, value: str, folder: Path) -> bool:
     """Whether a text in job.yaml is a path, which begins at INPUT."""
     if value.startswith("s3://"):
         return False
-    if option.unit == "names|path":
+    if option.unit in ("names|path", "classes|path"):
         return os.path.isfile(folder / value)  # noqa: PTH113 - names may be longer than a path can be
     if option.unit == "version|path":
         return value not in ("", LATEST) and not value.isdecimal()
