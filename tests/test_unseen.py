@@ -1,5 +1,6 @@
 """birdtune.tuning.unseen: the command on made sounds, its tables and its proof."""
 
+import argparse
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from test_job import settings
 from birdtune.config import Config
 from birdtune.errors import InputError
 from birdtune.evaluation.class_vectors import ClassNames
+from birdtune.pipeline import commands
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.signals import Interrupts
 from birdtune.tuning import unseen
@@ -97,6 +99,14 @@ def test_folds_are_averaged_within_a_seed_and_a_file_is_said(data: Path, tmp_pat
     assert [row["fold"] for row in rows] == ["0", "1", "2"]
     (row,) = unseen.summary([{**one, **{name: float(one[name]) for name in unseen._FIGURES}} for one in rows])
     assert row["top1"] == pytest.approx(np.mean([float(one["top1"]) for one in rows])) and row["top1_sd"] == 0
+
+
+def test_other_commands_say_that_they_hold_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("birdtune.pipeline.run.run", lambda *given, **more: 0)
+    journal = Said()
+    config = settings(tmp_path / "data", tmp_path / "out", split__hold_out_classes="5")
+    assert commands.job("report")(config, argparse.Namespace(), journal, Interrupts()) == 0
+    assert any("--split.hold-out-classes plays no part here" in line for line in journal.lines)
 
 
 def test_two_names_of_one_species_are_refused_before_anything_is_embedded(
