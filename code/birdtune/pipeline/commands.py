@@ -68,7 +68,7 @@ def job(until: str) -> Run:
         if not config.output.is_relative_to(config.cloud.folder):  # else S3 keeps it
             warn_of_anonymous_volume(config.output, journal)
         if config.split.hold_out_classes is not None:
-            journal.warn("--split.hold-out-classes plays no part here: all classes are learnt. `unseen` holds them out.")
+            journal.warn("--split.hold-out-classes plays no part here: it is for `unseen`, and all classes are learnt.")
         with alone_in(config.output, journal):
             # Loaded here, what takes its time does not keep a second job from being told at once.
             from birdtune.pipeline.run import run as run_job
