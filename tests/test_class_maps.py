@@ -47,6 +47,8 @@ def test_nothing_of_an_unseen_class_is_learnt() -> None:
     strange = recordings.embeddings.copy()
     strange[recordings.labels >= 8] += 100.0
     after = trial(Recordings(strange, recordings.labels, recordings.sources), DRAW, "ridge", vectors, 0)
+    # Of each seen class a quarter of the sources is scored, and not learnt from.
+    assert len(found.learnt) == 8 * (PER_CLASS - 4)
     assert np.array_equal(found.learnt, after.learnt) and set(recordings.labels[found.learnt]) == set(DRAW.seen)
     with_validation = trial(recordings, replace(DRAW, seen=DRAW.seen[:6], validation=(6, 7)), "ridge", vectors, 0)
     assert set(recordings.labels[with_validation.learnt]) == set(range(6))

@@ -61,6 +61,10 @@ def test_traits_are_numbers_and_few_words(tmp_path: Path) -> None:
         "Shrub,x4,m,2\n",
     )
     found, used = vectors.traits(BIRDS, vectors.rows_of(table, "--t", BIRDS))
+    gaps = "class,family,genus\na,P,x\nb,,y\n"  # a family that is not known is no family of its own
+    two = ClassNames(("a", "b"), {})
+    levels = vectors.taxonomy(two, vectors.rows_of(written(tmp_path / "gaps.csv", gaps), "--t", two))
+    assert levels is not None and levels.shape == (2, 2)
     assert used == ["mass", "habitat"] and found is not None and found.shape == (4, 3)
     assert found[:, 0].mean() == pytest.approx(0) and found[:, 0].std() == pytest.approx(1)
     assert found[:, 1].tolist() == [1, 1, 0, 0]

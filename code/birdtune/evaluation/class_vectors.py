@@ -191,11 +191,9 @@ def words(path: Path, setting: str, of_class: Mapping[str, Sequence[str]]) -> tu
 
 
 def _lines(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, str, list[bytes]]]:
-    """Number, word and numbers of each line; not the line of word2vec that says how many there are."""
+    """Number, word and numbers of each line. The first of word2vec's has numbers alone, and so no word of a class."""
     for number, line in enumerate(file, start=1):
         word, *cells = line.split()  or [b""]
-        if number == 1 and len(cells) == 1:
-            continue
         try:
             text = word.decode("utf-8")
         except UnicodeDecodeError as fault:
