@@ -1,11 +1,13 @@
 """birdtune.tuning.class_maps and class_trials: maps learnt on seen classes recognise unseen ones, and nothing leaks."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from birdtune.tuning import class_maps, class_trials
+from birdtune.tuning.class_embedding import TrainedEmbedding
 from birdtune.tuning.class_maps import MAPS, Generalised, generalised, stacking, top1
 from birdtune.tuning.class_trials import Draw, Recordings, trial
 
@@ -92,3 +94,20 @@ def test_the_ceiling_counts_classes_that_the_vectors_tell_apart_in_what_is_taugh
     seen = np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0]])  # two genera
     unseen = np.array([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])  # one of them, and two new ones
     assert class_maps.ceiling(seen, unseen) == 0.5
+
+
+def test_an_embedding_is_trained_on_what_is_learnt_from_alone_and_once_for_all_maps() -> None:
+    recordings, vectors = made()
+    embedding, given = TrainedEmbedding(wide=32, epochs=15), []
+
+    def noting(embeddings: Any, labels: Any, learnt: Any, seed: int) -> Any:
+        given.append((labels[learnt], embedding(embeddings, labels, learnt, seed)))
+        return given[-1][1]
+
+    found = trial(replace(recordings, trained=noting), DRAW, "ridge", vectors, 0)
+    assert found.unseen > 0.4 and all(set(labels) <= set(DRAW.seen) for labels, _ in given)
+    assert len({id(embeddings) for _, embeddings in given}) == 4  # three inner folds, and all seen classes
+    assert given[-1][1].shape == (len(recordings.labels), 128)
+    strange = np.where(recordings.labels[:, None] >= 8, 9.0, recordings.embeddings)
+    again = TrainedEmbedding(wide=32, epochs=15)(strange, recordings.labels, found.learnt, DRAW.seed)
+    assert np.allclose(again[found.learnt], given[-1][1][found.learnt], atol=1e-4)

@@ -467,6 +467,9 @@ class UnseenSettings(Section):
     """Unseen classes, by the command unseen."""
 
     seeds: int = setting(10, "draws, over which mean and standard deviation are taken", ge=1, le=1000)
+    embedding: Literal["backbone", "trained"] = setting(
+        "backbone", "embeddings of the backbone, or 128 numbers of layers that are trained on them, on seen classes"
+    )
     shots: int = setting(3, "recordings of an unseen class that make its prototype; 0: none", ge=0, le=1000)
     words: str | None = setting(
         None, "word vectors as text, GloVe's or word2vec's, also .gz: a vector for each class by its name", unit="path"

@@ -57,7 +57,7 @@ def _unit(rows: Floats) -> Floats:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
 
-def _standard(rows: Floats) -> Callable[[Floats], Floats]:
+def standard(rows: Floats) -> Callable[[Floats], Floats]:
     """Takes off the mean of some rows, and divides by their spread where there is one."""
     mean, spread = rows.mean(axis=0), rows.std(axis=0)
     spread[spread < 1e-9] = 1.0
@@ -66,7 +66,7 @@ def _standard(rows: Floats) -> Callable[[Floats], Floats]:
 
 def _regression(model: Any, x: Floats, rows: Ints, vectors: Floats) -> Scorer:
     """A model of scikit-learn from embeddings to vectors, which are centred on the mean of the seen classes."""
-    scale, centre = _standard(x), vectors.mean(axis=0)
+    scale, centre = standard(x), vectors.mean(axis=0)
     targets = _unit(vectors - centre)[rows]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
@@ -84,7 +84,7 @@ def _two_layer(x: Floats, rows: Ints, vectors: Floats, strength: float, seed: in
 
 
 def _compatibility(x: Floats, rows: Ints, vectors: Floats, strength: float, seed: int) -> Scorer:
-    scale, centre = _standard(x), vectors.mean(axis=0)
+    scale, centre = standard(x), vectors.mean(axis=0)
     seen = _unit(vectors - centre)  # [M, D]
     targets = np.where(rows[:, None] == np.arange(len(vectors)), 1.0, -1.0)
     left = Ridge(alpha=strength, fit_intercept=False).fit(scale(x), targets).coef_.T  # [K, M]
@@ -94,7 +94,7 @@ def _compatibility(x: Floats, rows: Ints, vectors: Floats, strength: float, seed
 
 
 def _prototype(x: Floats, rows: Ints, vectors: Floats, strength: float, seed: int) -> Scorer:
-    scale = _standard(x)
+    scale = standard(x)
     return lambda given, asked: _cosine(scale(given), scale(asked))
 
 

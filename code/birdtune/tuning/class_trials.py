@@ -6,7 +6,7 @@ Strengths and the constant of calibrated stacking are chosen by classes held out
 validation classes of a partition, so that nothing of the unseen classes plays a part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,17 +30,23 @@ _SCORED_SHARE = 0.25  # of the source recordings of a seen class, at least one w
 _FEWEST_SEEN = 2
 
 
+# From embeddings [N, K], labels [N], positions of what is learnt from and a seed to embeddings [N, L].
+Trained = Callable[[Floats, Ints, Ints, int], Floats]
+
+
 @dataclass(frozen=True, eq=False)
 class Recordings:
     """Recordings of one class each, of sources of one class each: two at least of a class.
 
     Attributes:
         embeddings: [N, K]; labels: [N] columns of classes; sources: [N] numbers of source recordings.
+        trained: makes embeddings of these by what is learnt from; None: they are as the backbone makes them.
     """
 
     embeddings: Floats
     labels: Ints
     sources: Ints
+    trained: Trained | None = None
 
     def some(self, chosen: Bools | Ints) -> "Recordings":
         """Some of them."""
@@ -151,6 +157,9 @@ def _scores(
     seen, unseen = list(draw.seen), list(draw.unseen)
     place = np.full(int(labels.max()) + 1, -1)
     place[[*seen, *unseen]] = np.arange(len(seen) + len(unseen))
+    if recordings.trained is not None:
+        embeddings = recordings.trained(recordings.embeddings, labels, learnt, draw.seed)
+        recordings = replace(recordings, embeddings=embeddings)
     own = recordings.some(learnt)
     if vectors is None:
         support = _some_sources(recordings, draw.unseen, shots, generator)

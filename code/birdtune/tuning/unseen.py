@@ -33,6 +33,7 @@ from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.text import count, some
 from birdtune.training import devices
 from birdtune.training.embeddings import Embedded, embed
+from birdtune.tuning.class_embedding import TrainedEmbedding
 from birdtune.tuning.class_maps import MAPS, Floats
 from birdtune.tuning.class_trials import Draw, Found, Recordings, trial
 
@@ -90,9 +91,11 @@ def unseen(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     _, embedded = embed(config, dataset, store, dataset.recordings, journal, interrupts, what="unseen classes")
     contents = {recording.name: recording.content for recording in dataset.recordings}
     chosen = chosen_recordings(embedded, classes)
+    trained = TrainedEmbedding() if config.unseen.embedding == "trained" else None
     sound = _Sound(
-        _of_one_class(embedded, classes, chosen), tuple(contents[embedded.names[n]] for n in chosen), names, published
-    )
+        _of_one_class(embedded, classes, chosen, trained), tuple(contents[embedded.names[n]] for n in chosen), names,
+        published,
+    )  # fmt: skip
     if others := len(embedded.names) - len(chosen):
         journal.say(
             f"  {count(others, 'recording')} left out: of several classes, of none, of a negative class, or of "
@@ -128,11 +131,14 @@ def chosen_recordings(embedded: Embedded, classes: Sequence[str]) -> list[int]:
     return [int(number) for number in found]
 
 
-def _of_one_class(embedded: Embedded, classes: Sequence[str], chosen: Sequence[int]) -> Recordings:
+def _of_one_class(
+    embedded: Embedded, classes: Sequence[str], chosen: Sequence[int], trained: TrainedEmbedding | None
+) -> Recordings:
     """Those recordings, with columns of `classes`."""
     labels = [classes.index(embedded.classes[label]) for label in embedded.labels[list(chosen)]]
     _, sources = np.unique([embedded.groups[n] for n in chosen], return_inverse=True)
-    return Recordings(embedded.averages[list(chosen)], np.array(labels, np.int64), sources.astype(np.int64))
+    embeddings = embedded.averages[list(chosen)]
+    return Recordings(embeddings, np.array(labels, np.int64), sources.astype(np.int64), trained)
 
 
 def _said_of(plans: Mapping[int, Sequence[HeldOut]], classes: Sequence[str], config: Config) -> Iterator[str]:
