@@ -216,7 +216,7 @@ def embed(
     )
 
 
-def folds(positive: Bools, groups: Sequence[str], seed: int, n: int = MOST_FOLDS) -> Ints:
+def folds(positive: Bools, groups: Sequence[str], seed: int, n: int | None = None) -> Ints:
     """The fold of each recording, -1 for those that cannot be scored: no other source has a class of theirs. [N]
 
     No source is in two folds. Those of each class are dealt out in turn, so that classes are alike in all folds, and a
@@ -227,8 +227,9 @@ def folds(positive: Bools, groups: Sequence[str], seed: int, n: int = MOST_FOLDS
     Args:
         positive: [N, C] the classes of each recording.
         groups: [N] source recordings.
-        n: most folds.
+        n: most folds; None: `MOST_FOLDS`.
     """
+    n = n or MOST_FOLDS
     generator = np.random.default_rng(seed)
     names, source = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
     order = generator.permutation(len(names))
