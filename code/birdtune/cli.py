@@ -286,7 +286,7 @@ COMMANDS: dict[str, Command] = {
         commands.tune, _tune_arguments, "[--trials N] [--minutes M]",
     ),
     "unseen": Command(
-        "hold classes out, and recognise them by words, taxonomy, traits or a few recordings; trains no model",
+        "hold classes out, and recognise them by words, taxonomy, traits or a few recordings",
         commands.unseen,
     ),
     "predict": Command(
