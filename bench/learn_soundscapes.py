@@ -257,13 +257,13 @@ def _of_draw(placed: Mapping[str, Sequence[Placed]], home: Path) -> dict[str, Ju
 
     model, test = scored(home / "out", home / "test", "test")
     _, train = scored(home / "out", home / "data", "train")
-    window_s, n = model.front_end.window_s, len(model.classes)
+    window_s, n, smooth = model.front_end.window_s, len(model.classes), _smooth(model)
     truth = Truth(model.classes, window_s, test, placed["test"])
     plain = of_regression(Truth(model.classes, window_s, train, placed["train"]))
     return {
-        "birdtune": _judged(truth, [one.scores for one in test], Rule.of(model.detection_thresholds)),
+        "birdtune": _judged(truth, [one.scores for one in test], Rule.of(model.detection_thresholds, **smooth)),
         "logistic regression": _judged(
-            truth, [plain(one) for one in test], Rule(np.full(n, JOINED), np.full(n, JOINED))
+            truth, [plain(one) for one in test], Rule(np.full(n, JOINED), np.full(n, JOINED), **smooth)
         ),
     }
 
@@ -280,11 +280,19 @@ def _weakly(placed: Mapping[str, Sequence[Placed]], home: Path) -> Judged:
              f"--model.checkpoint={birdnet()}", "--model.output=sigmoid", *FLAGS)()  # fmt: skip
     model, test = scored(home / "weakly", home / "test", "test")
     truth = Truth(model.classes, model.front_end.window_s, test, placed["test"])
-    return _judged(truth, [one.scores for one in test], Rule.of(model.thresholds))
+    return _judged(truth, [one.scores for one in test], Rule.of(model.thresholds, **_smooth(model)))
+
+
+def _smooth(model: Any) -> dict[str, int]:
+    """As `predict` smooths."""
+    spec = model.front_end
+    return {"smooth_windows": spec.smoothed_windows(spec.detection_hop)}
 
 
 def _judged(truth: Truth, scores: Sequence[Floats], rule: Any) -> Judged:
-    table, shares = np.concatenate(scores), truth.shares
+    from birdtune.evaluation.detections import smoothed
+
+    table, shares = np.concatenate([smoothed(each, rule.smooth_windows) for each in scores]), truth.shares
     positive, absent = shares >= 0.5, shares <= 0
     of_snr = {low_db: truth.of_snr(low_db) >= 0.5 for low_db in SNR_DB}
     counts, found = _events(truth, scores, rule)

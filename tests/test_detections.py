@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit, logit
 
 from birdtune.evaluation.decision import Thresholds
-from birdtune.evaluation.detections import Detection, Detector, Rule, detect
+from birdtune.evaluation.detections import Detection, Detector, Rule, detect, smoothed
 
 
 def rule(on: float = 0.8, off: float = 0.4, n_classes: int = 1, **more: Any) -> Rule:
@@ -73,11 +74,18 @@ def test_short_detections_are_left_out_after_merging() -> None:
     assert found(scores, rule(min_s=2.0, merge_gap_s=1.0)) == [(4, 7, 0.9)]
 
 
-def test_the_median_removes_single_peaks_and_fills_single_gaps() -> None:
-    scores = [0, 0.9, 0, 0, 0.9, 0.9, 0, 0.95, 0.9, 0, 0]
-    assert found(scores, rule(smooth_windows=3)) == [(4, 9, 0.9)]
-    # At the ends, the outermost window stands again: two equal ones there make a majority of three.
-    assert found([0.9, 0, 0, 0.9], rule(smooth_windows=3)) == [(0, 1, 0.9), (3, 4, 0.9)]
+def test_smoothing_takes_the_mean_of_log_odds_so_that_single_peaks_go_and_single_gaps_are_filled() -> None:
+    scores = [0.01, 0.9, 0.01, 0.01, 0.95, 0.95, 0.4, 0.95, 0.9, 0.01, 0.01]
+    log_odds = [logit(0.95), logit(0.95), logit(0.4)]
+    wanted = (4, 9, pytest.approx(expit(sum(log_odds) / 3)))
+    assert found(scores, rule(smooth_windows=3, off=0.5)) == [wanted]
+    # Beyond the ends, the outermost window stands again.
+    ends = smoothed(np.array([[0.9], [0.5], [0.1]]), 3)[:, 0]
+    assert ends == pytest.approx([expit(2 * logit(0.9) / 3), 0.5, expit(2 * logit(0.1) / 3)])
+
+
+def test_a_score_of_zero_outweighs_certain_neighbours_only_so_far() -> None:
+    assert smoothed(np.array([[1.0], [0.0], [1.0]]), 3)[1, 0] == pytest.approx(expit(logit(1 - 1e-6) / 3))
 
 
 def test_classes_are_detected_side_by_side_each_by_its_own_thresholds() -> None:
@@ -139,5 +147,5 @@ def test_the_rule_of_a_model_takes_its_thresholds_or_the_scores_that_are_asked_f
 
 @pytest.mark.parametrize("wrong", [{"smooth_windows": 2}, {"smooth_windows": 0}, {"off": 0.9}])
 def test_a_rule_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"median|off above on"):
+    with pytest.raises(ValueError, match=r"no middle one|off above on"):
         rule(**wrong)

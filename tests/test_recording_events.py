@@ -36,7 +36,7 @@ def compared(
         CLASSES, tuple(one.name for one in recordings), tuple(f"site {k}" for k in each),
         np.zeros((len(labels), 3), np.float32), scores, np.repeat(each, 10), np.tile(np.arange(10.0), len(labels)),
     )  # fmt: skip
-    given = {"marked": ("Owl", "Tit"), "window_s": 1.0, **changes}
+    given = {"marked": ("Owl", "Tit"), "window_s": 1.0, "smooth_windows": 1, **changes}
     return compare(table, recordings, thresholds, ("background",), **given)
 
 

@@ -13,7 +13,10 @@ SPEC = waveform("birds", rate_hz=48_000, window_s=3.0, hop_s=1.5)
 
 def test_rows_are_whole_samples_at_any_rate() -> None:
     assert (SPEC.row_width, SPEC.window_rows, SPEC.hop_rows, SPEC.window_s, SPEC.hop_s) == (480, 300, 150, 3.0, 1.5)
-    assert SPEC.detection_hop == 150 == waveform("birds", rate_hz=48_000, window_s=3.0, hop_s=3.0).detection_hop
+    assert SPEC.detection_hop == 50 == waveform("birds", rate_hz=48_000, window_s=3.0, hop_s=3.0).detection_hop
+    assert waveform("birds", rate_hz=32_000, window_s=5.0, hop_s=5.0).detection_hop == 83  # a sixth of 5 s
+    assert waveform("birds", rate_hz=16_000, window_s=0.8, hop_s=0.8).detection_hop == 40  # half, where that is less
+    assert [SPEC.smoothed_windows(hop) for hop in (50, 100, 101, 300)] == [5, 3, 1, 1]
     odd = waveform("odd", rate_hz=22_050, window_s=1.0, hop_s=1.0)
     assert (odd.row_width, odd.rows_per_s, odd.window_s) == (441, 50.0, 1.0)
     beyond = waveform("beyond", rate_hz=16_000, window_s=0.975, hop_s=0.5)

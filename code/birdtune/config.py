@@ -177,6 +177,12 @@ class Config(Section):
         """The same settings but for some of `train`."""
         return self.model_copy(update={"train": self.train.model_copy(update=settings)})
 
+    def with_train_default(self, **settings: float) -> "Config":
+        """As `with_train`, of settings that nobody gave: `given` does not name them afterwards either."""
+        config = self.with_train(**settings)
+        config.train.model_fields_set.difference_update(settings)
+        return config
+
     def fetched_from(self, addresses: Mapping[str, str]) -> "Config":
         """The same settings, some of whose paths stand for addresses: path → address."""
         config = self.model_copy()

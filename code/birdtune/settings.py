@@ -366,7 +366,7 @@ class EvaluateSettings(Section):
     )
     hop_s: float | None = setting(
         None, "from one window to the next in validation and test; at most a window", unit="s",
-        unset="the backbone's; half a window at most, where labels have times", gt=0, le=60,
+        unset="the backbone's; as detect.hop-s, where labels have times", gt=0, le=60,
     )
     bootstrap: int = setting(1000, "bootstrap resamples of each 95 % interval", ge=20, le=100_000)
     precision: float = setting(0.9, "precision of the decisions that thresholds are chosen for", ge=0.5, lt=1)
@@ -395,10 +395,11 @@ class DetectSettings(Section):
 
     hop_s: float | None = setting(
         None, "from one window to the next; at most a window", unit="s",
-        unset="the backbone's, half a window at most", gt=0, le=60,
+        unset="half a window; birdnet 0.5, perch 0.83", gt=0, le=60,
     )
-    smooth_windows: int = setting(
-        1, "each window's score is the median over this many around it; odd", unit="windows", ge=1, le=999
+    smooth_windows: int | None = setting(
+        None, "each window's log odds are the mean over this many around it; odd, 1: its own", unit="windows",
+        unset="those within a third of a window", ge=1, le=999,
     )
     on: float | None = setting(
         None, "score that a detection must reach", unset="each class's threshold", gt=0, le=1
@@ -416,8 +417,8 @@ class DetectSettings(Section):
 
     @pydantic.field_validator("smooth_windows")
     @classmethod
-    def _median_has_a_middle(cls, windows: int) -> int:
-        if windows % 2 == 0:
+    def _windows_have_a_middle(cls, windows: int | None) -> int | None:
+        if windows is not None and windows % 2 == 0:
             raise ValueError(f"{windows} windows have no middle one; give {windows - 1} or {windows + 1}")
         return windows
 

@@ -26,6 +26,8 @@ SILENT = 1e-6
 # Rows are made this many at a time, counted from the start of the recording, so that a recording in blocks of any size
 # gives the very bits of the same recording as a whole.
 _BLOCK_ROWS = 512
+# Detections need no finer steps.
+_SHORTEST_DETECTION_HOP_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +116,16 @@ class FrontEnd(ABC):
 
     @property
     def detection_hop(self) -> int:
-        """Rows from one window to the next where begin and end of a call are wanted: half a window at most."""
-        return min(self.hop_rows, max(1, self.window_rows // 2))
+        """Rows from one window to the next where begin and end of a call are wanted.
+
+        Half a window; of long windows a sixth, but no less than half a second (docs/detections.md has what that gains).
+        """
+        at_least = max(self.rows(_SHORTEST_DETECTION_HOP_S), self.window_rows // 6)
+        return max(1, min(self.hop_rows, self.window_rows // 2, at_least))
+
+    def smoothed_windows(self, hop_rows: int) -> int:
+        """How many windows, at some hop, begin within a third of a window of one, with itself; odd."""
+        return 1 + 2 * (self.window_rows // 3 // hop_rows)
 
     @property
     def window_samples(self) -> int:

@@ -79,11 +79,18 @@ class Dataset:
         )
 
     def settled(self, config: Config) -> Config:
-        """The settings with what follows from the labels: where they have times, windows are evaluated as detected."""
+        """The settings with what follows from the labels: where they have times, windows are evaluated as detected.
+
+        A head on a frozen backbone learns from such windows, too: thresholds of detections are chosen on them.
+        """
         config, spec = config.with_output(self.output), self.spec
         have_times = any(label.has_times for recording in self.recordings for label in recording.labels)
-        if have_times and config.evaluate.hop_s is None and spec.detection_hop != spec.hop_rows:
-            config = config.with_evaluate(hop_s=spec.detection_hop / spec.rows_per_s)
+        if have_times and spec.detection_hop != spec.hop_rows:
+            hop_s = spec.detection_hop / spec.rows_per_s
+            if config.evaluate.hop_s is None:
+                config = config.with_evaluate(hop_s=hop_s)
+            if "train.hop-s" not in config.given() and config.model.freeze_point == "all-but-head":
+                config = config.with_train_default(hop_s=hop_s)
         return config
 
     def counts(self, part: Sequence[Recording]) -> list[int]:

@@ -2,6 +2,7 @@
 
     window scores [n, C], part by part ─▶ Detector ─▶ Detection(column, start_s, end_s, score, peak_s)
 
+A window's score is first smoothed: the mean of its log odds and its neighbours', which hold part of the same sound.
 Each window speaks for the time around its centre, half-way to its neighbours' centres; the first and the last also for
 what is before and behind. So a call that several overlapping windows hold gets about its own length, and not that of
 all of them together.
@@ -19,12 +20,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from birdtune.evaluation.bootstrap import Floats
 from birdtune.evaluation.decision import Thresholds
 
 # Where a detection ends, as a share of the score that it takes to be one, unless another is asked for.
 OFF_SHARE = 0.5
+# A score nearer to 0 or 1 weighs no more in a mean of log odds.
+_SURE = 1e-6
 # Sums of times in seconds may be off by this much.
 _ROUNDING_S = 1e-6
 
@@ -36,7 +40,7 @@ class Rule:
     Attributes:
         on: [C] score that a detection must reach; infinite for a class that is never one.
         off: [C] score from which on a window is part of one.
-        smooth_windows: the score of a window is the median over this many around it; odd, 1: its own.
+        smooth_windows: the log odds of a window are the mean over this many around it; odd, 1: its own.
         merge_gap_s: detections of a class with at most so much between them are one.
         min_s: shorter ones are left out.
 
@@ -54,7 +58,7 @@ class Rule:
         if self.on.shape != self.off.shape or self.on.ndim != 1 or (self.off > self.on).any():
             raise ValueError(f"thresholds of shapes {self.on.shape} and {self.off.shape}, or off above on")
         if self.smooth_windows < 1 or self.smooth_windows % 2 == 0:
-            raise ValueError(f"a median over {self.smooth_windows} windows has no middle")
+            raise ValueError(f"{self.smooth_windows} windows have no middle one")
 
     @classmethod
     def of(cls, thresholds: Thresholds, on: float | None = None, off: float | None = None, **more: Any) -> "Rule":
@@ -178,12 +182,9 @@ class Detector:
         return found
 
     def _smoothed(self, first: int, last: int) -> npt.NDArray[Any]:
-        if not self._half:
-            return self._scores[first:last]
-        # Beyond the ends of the recording, its first and last window stand again.
-        places = np.clip(np.arange(first - self._half, last + self._half), 0, len(self._scores) - 1)
-        around = np.lib.stride_tricks.sliding_window_view(self._scores[places], self._rule.smooth_windows, axis=0)
-        return np.asarray(np.median(around, axis=-1))
+        begin = max(first - self._half, 0)
+        around = smoothed(self._scores[begin : last + self._half], self._rule.smooth_windows)
+        return around[first - begin : last - begin]
 
     def _runs(
         self, column: int, inside: npt.NDArray[np.bool_], scores: npt.NDArray[Any], edges: Floats, first: int,
@@ -231,6 +232,19 @@ class Detector:
 
     def _is_long(self, detection: Detection) -> bool:
         return detection.length_s >= self._rule.min_s - _ROUNDING_S
+
+
+def smoothed(scores: npt.NDArray[Any], windows: int) -> npt.NDArray[Any]:
+    """Scores by the mean of log odds over so many windows around each. [n, C]
+
+    Beyond the ends, the first and the last window stand again.
+    """
+    if windows == 1:
+        return scores
+    log_odds = scipy.special.logit(np.clip(scores, _SURE, 1 - _SURE))
+    own, half = np.arange(len(scores)), windows // 2
+    each = (log_odds[np.clip(own + step, 0, len(scores) - 1)] for step in range(-half, half + 1))
+    return np.asarray(scipy.special.expit(sum(each) / windows))
 
 
 def detect(

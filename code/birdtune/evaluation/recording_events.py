@@ -57,7 +57,7 @@ def marked_classes(dataset: Dataset, part: Sequence[Recording]) -> list[str]:
 
 def compare(
     scores: Scores, recordings: Sequence[Recording], thresholds: Thresholds, background: Sequence[str],
-    *, marked: Sequence[str], window_s: float,
+    *, marked: Sequence[str], window_s: float, smooth_windows: int,
 ) -> tuple[list[str], list[Compared]]:  # fmt: skip
     """Annotated and detected events of some recordings.
 
@@ -69,13 +69,14 @@ def compare(
         scores: of the recordings, in their order.
         background: names of the classes that are never a decision.
         marked: names of the classes that are annotated wherever they occur.
+        smooth_windows: as of `Rule`.
 
     Returns:
         the classes that are marked and can be a decision, and the recordings that are not left out.
     """
     columns = [c for c, name in enumerate(scores.classes) if name in marked and thresholds.asked[c]]
     place = {scores.classes[c]: k for k, c in enumerate(columns)}
-    rule = Rule.of(thresholds).only(columns)
+    rule = Rule.of(thresholds, smooth_windows=smooth_windows).only(columns)
     number_of = {c: k for k, c in enumerate(columns)}
     found = []
     for number, recording in enumerate(recordings):

@@ -152,7 +152,7 @@ def settled(config: Config) -> tuple[Config, list[str]]:
     known = files.KNOWN.get(config.model.backbone)
     if known is not None and "train.hop-s" not in given and not is_embeddings(config.data_folder):
         # Half a window: what lies across the border of two windows is in the middle of another.
-        config = config.with_train(hop_s=known.n_samples / known.rate_hz / 2)
+        config = config.with_train_default(hop_s=known.n_samples / known.rate_hz / 2)
     if is_embeddings(config.data_folder) and "model.freeze" not in given:
         said.append(f"{shown(config.data_folder)} holds embeddings, on which a head is trained")
         config = config.with_model(freeze=ALL_BUT_HEAD)

@@ -164,9 +164,10 @@ def _rule(config: Config, used: Used, species_list: Path | None, journal: Journa
             f"--detect.off {wanted.off:g} is above --detect.on {wanted.on:g}: a detection would end before it begins. "
             "Give a lower one, or leave it out."
         )
+    spec = used.scorer.front_end
     rule = Rule.of(
         thresholds, wanted.on, wanted.off,
-        smooth_windows=wanted.smooth_windows, merge_gap_s=wanted.merge_gap_s, min_s=wanted.min_s,
+        smooth_windows=wanted.smooth_windows or spec.smoothed_windows(_hop_rows(config, spec)), merge_gap_s=wanted.merge_gap_s, min_s=wanted.min_s,
     )  # fmt: skip
     if species_list is None:
         return rule

@@ -243,9 +243,10 @@ def _compared(job: Job, scores: Scores, thresholds: Thresholds) -> tuple[list[st
     """Annotated and detected events, as `recording_events.compare`; nothing where labels say too little."""
     by_name = {recording.name: recording for recording in job.dataset.recordings}
     part = [by_name[name] for name in scores.recordings]
-    marked = recording_events.marked_classes(job.dataset, part)
+    marked, spec = recording_events.marked_classes(job.dataset, part), job.store.spec
     return recording_events.compare(
-        scores, part, thresholds, job.dataset.background, marked=marked, window_s=job.store.spec.window_s
+        scores, part, thresholds, job.dataset.background, marked=marked, window_s=spec.window_s,
+        smooth_windows=spec.smoothed_windows(spec.hop(job.config.evaluate.hop_s)),
     ) if marked else ([], [])  # fmt: skip
 
 
