@@ -205,13 +205,13 @@ def _events(
     """Annotated and detected events of the test recordings, where they were evaluated."""
     if test is None or not figures["test"].get("events"):
         return None
-    part = dataset.part("test")
+    part, spec = dataset.part("test"), store.spec
     thresholds = Thresholds.of(figures.get("detection_thresholds") or figures["thresholds"])
     found = recording_events.compare(
         test, part, thresholds, dataset.background, marked=recording_events.marked_classes(dataset, part),
-        window_s=store.spec.window_s,
+        window_s=spec.window_s, smooth_windows=spec.smoothed_windows(spec.hop(figures["test"]["events"]["hop_s"])),
     )  # fmt: skip
-    return RecordingEvents(*found, thresholds, store.spec.window_s)
+    return RecordingEvents(*found, thresholds, spec.window_s)
 
 
 def _trained(run: Run) -> dict[str, Any]:
