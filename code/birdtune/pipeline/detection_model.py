@@ -167,7 +167,8 @@ def _rule(config: Config, used: Used, species_list: Path | None, journal: Journa
     spec = used.scorer.front_end
     rule = Rule.of(
         thresholds, wanted.on, wanted.off,
-        smooth_windows=wanted.smooth_windows or spec.smoothed_windows(_hop_rows(config, spec)), merge_gap_s=wanted.merge_gap_s, min_s=wanted.min_s,
+        smooth_windows=wanted.smooth_windows or spec.smoothed_windows(_hop_rows(config, spec)),
+        merge_gap_s=wanted.merge_gap_s, min_s=wanted.min_s,
     )  # fmt: skip
     if species_list is None:
         return rule
