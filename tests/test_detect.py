@@ -346,7 +346,9 @@ def test_of_minutes_of_an_hour_there_is_no_number_an_hour_nor_the_darkest_cell(t
     with (tmp_path / "summary.csv").open(newline="") as file:
         rows = [tuple(row.values())[2:] for row in csv.DictReader(file)]
     assert rows == [("4", "1", "0.05", ""), ("5", "2", "5.0", "24.0")]
-    cells = re.findall(r"<title>.*?, (\d\d) to .*?fill-opacity=\"(.*?)\"", (tmp_path / "summary.html").read_text())
+    page = (tmp_path / "summary.html").read_text()
+    assert "Darkest cell: 24 an hour." in page
+    cells = re.findall(r"<title>.*?, (\d\d) to .*?fill-opacity=\"(.*?)\"", page)
     assert dict(cells) == {"04": "0.57", "05": "1.00"}
 
 

@@ -200,7 +200,7 @@ def saved(page: Path, profile: Path, keys: str, other: str, *more: str) -> tuple
     text = re.sub(r"<meta http-equiv=[^>]*>|scroll-behavior: smooth;", "", page.read_text("utf-8"))
     pressed = page.with_name("pressed.html")
     script = f"const OTHER = {json.dumps(other)};{PRESSING}{keys}".replace("</", "<\\/")
-    script += 'document.getElementById("save").click();'
+    script += 'press("Enter");'
     pressed.write_text(text.replace("</body>", f"<script>{script}</script></body>"), "utf-8")
     dom = dumped(pressed, profile, *more)
     found = re.search(r'<pre id="saved">(.*?)</pre>', dom)

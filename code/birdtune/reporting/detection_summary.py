@@ -171,6 +171,7 @@ def _section(summary: Summary, name: str, by_name: Mapping[str, Path | Channel],
         "total": summary.total(name),
         "rate": summary.total(name) / seconds * 3600 if seconds >= _LEAST_FOR_A_RATE_S else None,
         "map": heat_map(summary, name),
+        "most": max(_rates(summary, name).values(), default=0.0),
         "examples": [example(recording, call) for _, recording, call in examples],
     }
 
@@ -185,10 +186,7 @@ def heat_map(summary: Summary, name: str) -> Markup | None:
     is none, nothing was recorded. An hour of which hardly anything was recorded counts as if five minutes were, so that
     one call in some seconds is not the darkest. None where no recording has a date.
     """
-    rates = {
-        hour: summary.detections[name, hour] / max(seconds, _LEAST_OF_AN_HOUR_S) * 3600
-        for hour, seconds in summary.recorded_s.items() if hour is not None and seconds > 0
-    }  # fmt: skip
+    rates = _rates(summary, name)
     if not rates:
         return None
     days = _days(sorted({date for date, _ in rates}))
@@ -225,6 +223,14 @@ def heat_map(summary: Summary, name: str) -> Markup | None:
             buffer.write(f'<text x="{x}" y="{y + 12}">{year}</text>')
     buffer.write("</svg>")
     return Markup(buffer.getvalue())
+
+
+def _rates(summary: Summary, name: str) -> dict[Hour, float]:
+    """Detections of a class in an hour of recording, where any of it was recorded: date and hour → number."""
+    return {
+        hour: summary.detections[name, hour] / max(seconds, _LEAST_OF_AN_HOUR_S) * 3600
+        for hour, seconds in summary.recorded_s.items() if hour is not None and seconds > 0
+    }  # fmt: skip
 
 
 def _days(dates: Sequence[str]) -> list[str]:

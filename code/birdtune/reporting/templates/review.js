@@ -93,12 +93,13 @@ const save = () => {
 const keys = {
   y: () => says("yes"), n: () => says("no"), o: () => says("other"), s: () => says("skip"),
   ArrowRight: () => go(here + 1), ArrowLeft: () => go(here - 1),
+  Enter: () => document.getElementById("save").click(),  // does nothing while it is disabled
   " ": () => { const sound = soundOf(cards[here]); if (sound.paused) play(); else sound.pause(); },
 };
 addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || dialog.open) return;
-  // A button or a player that was reached by Tab takes the blank itself.
-  if (event.key === " " && event.target.closest("button, audio, summary")) return;
+  // A button or a player that was reached by Tab takes these itself.
+  if ([" ", "Enter"].includes(event.key) && event.target.closest("button, audio, summary")) return;
   const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (!act) return;
   event.preventDefault();
@@ -108,6 +109,7 @@ for (const [field, act] of [[select, () => take(select.value)], [typed, takeType
   field.addEventListener("keydown", event => {
     if (event.key !== "Enter") return;
     event.preventDefault();
+    event.stopPropagation();  // it closes the list, and is no key of the page then
     act();
   });
 typed.addEventListener("input", () => typed.setCustomValidity(""));
