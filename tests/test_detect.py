@@ -74,8 +74,10 @@ def write_sound(path: Path, *parts: tuple[float, float], channels: int = 1) -> P
 
 
 def detected(sounds: Any, part_windows: int | None = 4, **more: Any) -> list[Detected]:
-    rule = Rule(np.array([0.5, np.inf]), np.array([0.3, np.inf]))
-    cutter = Cutter(AudioSettings(), VGGISH.hop(None), 1e9, VGGISH, part_windows=part_windows)
+    smooth = more.pop("smooth_windows", 1)
+    rule = Rule(np.array([0.5, np.inf]), np.array([0.3, np.inf]), smooth_windows=smooth)
+    scored = more.pop("scored", {})
+    cutter = Cutter(AudioSettings(), VGGISH.hop(None), 1e9, VGGISH, part_windows=part_windows, scored=scored)
     return list(detect_recordings(sounds, Loud(), rule, cutter, **{"batch_size": 3, **more}))
 
 
@@ -99,6 +101,26 @@ def test_parts_of_any_size_give_the_same_detections(tmp_path: Path, part_windows
     path = write_sound(tmp_path / "a.wav", (5, 0.001), (7, 0.2), (5, 0.001), (1, 0.2), (3, 0.001))
     (whole,), (parts,) = detected([path], None), detected([path], part_windows)
     assert whole == parts and len(whole.calls) == 2
+
+
+def test_a_recording_that_was_scored_in_part_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav", (5, 0.001), (7, 0.2), (5, 0.001), (1, 0.2), (3, 0.001), (2, 0.2))
+    states: list[dict[str, Any]] = []
+    how: dict[str, Any] = {"ood_score": lambda pooled: pooled[:, 0], "smooth_windows": 3}
+    (whole,) = detected([path], keep=lambda given, state: states.append(json.loads(json.dumps(state()))), **how)
+    assert len(whole.calls) == 2 and len(states) >= 4
+    for state in states:
+        again: list[int] = []
+        more = {"unfinished": {path: state}, "keep": lambda given, later, to=again: to.append(later()["windows"])}
+        assert detected([path], scored={path: state["windows"]}, **more, **how) == [whole]
+        assert again == [each["windows"] for each in states if each["windows"] > state["windows"]]
+    # What breaks off behind the part that was scored before is used as far as it goes.
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(path.read_bytes()[: -2 * RATE_HZ * 2])
+    states.clear()
+    (broken,) = detected([cut], keep=lambda given, state: states.append(state()), **how)
+    assert broken.problem is not None and broken.windows
+    assert detected([cut], scored={cut: states[-1]["windows"]}, unfinished={cut: states[-1]}, **how) == [broken]
 
 
 def test_each_recording_comes_out_whatever_state_it_is_in_and_silence_is_no_sound(tmp_path: Path) -> None:
@@ -284,6 +306,31 @@ def test_a_line_that_was_cut_short_is_not_there_and_the_next_one_is(tmp_path: Pa
     ledger.add(entry(paths[1], ledger, "b.wav"))
     ledger.close()
     assert (tmp_path / NAME).read_bytes() == content
+
+
+def test_how_far_a_recording_has_come_is_kept_each_minute_until_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "a.wav", tmp_path / "b.wav"
+    for each in (path, other):
+        each.write_bytes(b"sound")
+    now = [1000.0]
+    monkeypatch.setattr("birdtune.serving.detection_ledger.time.monotonic", lambda: now[0])
+    ledger = Ledger(tmp_path, "model")
+    ledger.keep_part(path, lambda: {"windows": 1})
+    now[0] += 61
+    ledger.keep_part(path, lambda: {"windows": 2})
+    ledger.keep_part(path, lambda: {"windows": 3})
+    ledger.close()
+    again = Ledger(tmp_path, "model")
+    assert again.part(path) == {"windows": 2}
+    assert again.part(Channel(path, 1)) is None and again.part(other) is None
+    again.add(entry(path, again, "a"))
+    again.close()
+    for made_by in ("model", "another model"):
+        last = Ledger(tmp_path, made_by)
+        assert last.part(path) is None
+        last.close()
 
 
 def test_what_tables_need_of_a_model_is_kept_for_those_who_ask_the_same(tmp_path: Path) -> None:

@@ -555,6 +555,40 @@ def test_detections_are_written_as_tables_and_a_second_command_goes_on_where_the
         run("csv", on=0.5, off=0.9)
 
 
+def test_detections_in_a_recording_that_was_stopped_in_the_middle_are_those_of_one_that_was_not(
+    data: Path, done: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from birdtune.pipeline import detect
+    from birdtune.pipeline.detection_model import Asked
+    from birdtune.serving import detection_ledger
+
+    call = soundfile.read(data / "Bubo_bubo/Bubo_bubo-4001_0.wav")[0]
+    night = tmp_path / "night.wav"
+    soundfile.write(night, np.concatenate([np.zeros(30 * 16_000), call, np.zeros(60 * 16_000), call]), 16_000)
+
+    def run(out: Path) -> list[dict[str, str]]:
+        config = settings(data, done)
+        config = config.model_copy(update={"detect": config.detect.model_copy(update={"unknown": True})})
+        assert detect.detect(config, Asked([night], out, "csv", None, None), Journal(), Interrupts()) == 0
+        return read_csv(out / "night.birdtune.csv")
+
+    straight = run(tmp_path / "straight")
+    assert straight and "goes on" not in capsys.readouterr().out
+    monkeypatch.setattr(detection_ledger, "_KEPT_EACH_S", 0.0)
+    keep = detection_ledger.Ledger.keep_part
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+
+        def keep_and_stop(*given: Any) -> None:
+            keep(*given)
+            raise KeyboardInterrupt
+
+        patched.setattr(detection_ledger.Ledger, "keep_part", keep_and_stop)
+        run(tmp_path / "stopped")
+    assert run(tmp_path / "stopped") == straight
+    assert "night.wav: goes on after 128 windows" in capsys.readouterr().out
+    assert not (tmp_path / "stopped" / detection_ledger.PART_NAME).exists()
+
+
 def test_of_a_long_recording_the_windows_tell_what_is_where_and_whoever_asks_for_one_row_hears_of_them(
     data: Path, done: Path, tmp_path: Path, capsys: Captured
 ) -> None:

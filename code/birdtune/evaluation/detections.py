@@ -14,7 +14,7 @@ less than a gap between them are merged, and those that are still too short are 
 Memory does not grow with the recording: of what has passed, only detections that may still go on are kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,6 +108,17 @@ class Detection:
         """Seconds from begin to end."""
         return self.end_s - self.start_s
 
+    def row(self) -> dict[str, Any]:
+        """JSON-able."""
+        sums = None if self.sums is None else self.sums.tolist()
+        return {"column": self.column, "start_s": self.start_s, "end_s": self.end_s, "score": self.score,
+                "peak_s": self.peak_s, "sums": sums}  # fmt: skip
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Detection":
+        """What `row` gave. Raises TypeError if it did not."""
+        return cls(**{**row, "sums": None if row["sums"] is None else np.array(row["sums"], np.float64)})
+
     def joined(self, later: "Detection") -> "Detection":
         """One detection in place of two of a class."""
         best = later if later.score > self.score else self
@@ -159,6 +170,26 @@ class Detector:
         n = len(self._start_s) - self._passed
         found = self._advance(n, max(end_s, self._edge_s)) if n else []
         return found + [each for each in self._open.values() if self._is_long(each)]
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on from here, JSON-able."""
+        rows = {"unfinished": self._unfinished, "open": self._open}
+        given = None if self._given is None else self._given.tolist()
+        return {
+            "start_s": self._start_s.tolist(), "scores": self._scores.tolist(), "given": given, "passed": self._passed,
+            "edge_s": self._edge_s, **{name: [one.row() for one in each.values()] for name, each in rows.items()},
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave. Raises LookupError, TypeError or ValueError if it did not."""
+        n = len(state["start_s"])
+        self._start_s = np.array(state["start_s"], np.float64)
+        self._scores = np.array(state["scores"], np.float32).reshape(n, len(self._rule.on))
+        self._given = None if state["given"] is None else np.array(state["given"], np.float32)
+        self._passed, self._edge_s = int(state["passed"]), float(state["edge_s"])
+        self._unfinished, self._open = (
+            {one.column: one for one in map(Detection.of, state[name])} for name in ("unfinished", "open")
+        )
 
     def _advance(self, n: int, end_s: float | None) -> list[Detection]:
         """Decide for the next n windows; end_s: of the recording, if these are its last."""

@@ -2,7 +2,8 @@
 
     files ─▶ Ledger (what was scored before) ─▶ detect_recordings ─▶ a table each, or one; summary.csv, summary.html
 
-Each recording is kept as soon as it was scored, so that the same command goes on where it was stopped. Tables in
+Each recording is kept as soon as it was scored, and of one that is long each minute how far it has come, so that the
+same command goes on where it was stopped. Tables in
 another format are written from what was kept; the model is opened if a recording is to be scored.
 """
 
@@ -11,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -28,7 +30,7 @@ from birdtune.runtime.text import count, some
 from birdtune.serving import detection_tables as tables
 from birdtune.serving.detect import PART_WINDOWS, Detected, Sound, detect_recordings
 from birdtune.serving.detection_ledger import NAME as LEDGER_NAME
-from birdtune.serving.detection_ledger import Entry, Ledger
+from birdtune.serving.detection_ledger import PART_NAME, Entry, Ledger
 from birdtune.serving.detection_tables import Listed
 from birdtune.serving.inference import Channel, Cutter, Unused
 from birdtune.serving.predict import sounds_in
@@ -89,7 +91,7 @@ def _without_tables(sounds: Sequence[Sound], kind: str, journal: Journal) -> lis
     labels = [".txt"] if kind == "audacity" else []  # where tables of Audacity are wanted, there may be some
     endings = (".selections.txt", ".BirdNET.results.csv", *labels, *(each for each, _ in tables.ENDINGS.values()))
     of_all = (each for _, each in tables.ENDINGS.values())
-    own = {LEDGER_NAME, detection_summary.TABLE_NAME, detection_summary.PAGE_NAME, *of_all}
+    own = {LEDGER_NAME, PART_NAME, detection_summary.TABLE_NAME, detection_summary.PAGE_NAME, *of_all}
     kept = [
         each for each in sounds
         if not (isinstance(each, Unused) and each.problem == "not-audio"
@@ -170,12 +172,24 @@ class _Job:
             return iter([Detected(each, each.name, 0.0, 0, (), each) for each in due if isinstance(each, Unused)])
         audio, model, used = self._config.audio, self._model, self._model.used
         spec = used.scorer.front_end
-        cutter = Cutter(audio, model.hop_rows, audio.max_hours * 3600, spec, part_windows=PART_WINDOWS)
+        parts = {each: part for each in due if not isinstance(each, Unused) and (part := self._part(each))}
+        for each, part in parts.items():
+            self._journal.say(f"  {self._name(each)}: goes on after {part['windows']:,} windows")
+        scored = {each: int(part["windows"]) for each, part in parts.items()}
+        cutter = Cutter(
+            audio, model.hop_rows, audio.max_hours * 3600, spec, part_windows=PART_WINDOWS, scored=scored
+        )
         ood_score = None if used.exported is None else used.exported.ood_score
         return detect_recordings(
             due, used.scorer, model.rule, cutter, ood_score=ood_score, n_own=used.n_own, batch_size=model.batch_size,
-            check=self._interrupts.check, reached=meter.reached,
+            check=self._interrupts.check, reached=meter.reached, unfinished=parts, keep=self._ledger.keep_part,
         )  # fmt: skip
+
+    def _part(self, given: Path | Channel) -> Mapping[str, Any] | None:
+        """How far a recording had come when the command was stopped; None: it begins anew."""
+        with contextlib.suppress(OSError):
+            return self._ledger.part(given)
+        return None
 
     def _entry(self, found: Detected) -> Entry | None:
         """What is kept of a recording; None: it could not be used, and is tried again next time."""

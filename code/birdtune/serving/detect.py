@@ -7,8 +7,8 @@ above the limit its decision is `unknown`. Windows without sound are never part 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,8 @@ def detect_recordings(
     batch_size: int = 64,
     check: Callable[[], None] = lambda: None,
     reached: Callable[[float], None] = lambda _: None,
+    unfinished: Mapping[Path | Channel, Mapping[str, Any]] | None = None,
+    keep: Callable[[Path | Channel, Callable[[], dict[str, Any]]], None] = lambda given, state: None,
 ) -> Iterator[Detected]:
     """Every recording in its order, as soon as all of it was scored.
 
@@ -99,8 +101,12 @@ def detect_recordings(
         n_own: so many classes can be rejected, the first ones: what is unlike the training data may well be a class
             that the backbone was published with. None: all.
         reached: called with the seconds of the present recording that were scored.
+        unfinished: what `keep` got of recordings whose first windows are left out (`Cutter.scored`).
+        keep: called after each part of a recording but the last with what gives all that is needed to go on from there,
+            JSON-able.
 
     Raises:
+        LookupError, TypeError, ValueError: `unfinished` is not what `keep` got.
         as `inference.infer`.
     """
     results = _results(classifier, pools=ood_score is not None)
@@ -116,13 +122,17 @@ def detect_recordings(
             recording = None
             continue
         if recording is None:
+            assert not isinstance(given, Unused)
             recording = _Recording(given, classifier, rule, ood_score, n_own)
+            if unfinished and given in unfinished:
+                recording.restore(unfinished[given])
         recording.take(item)
         if math.isfinite(item.duration_s):
             yield recording.whole(item.name, item.duration_s, item.damage)
             recording = None
         else:
             reached(recording.reached_s)
+            keep(recording.given, recording.state)
 
 
 def _results(classifier: Scorer, *, pools: bool) -> Callable[[Floats], Floats]:
@@ -141,7 +151,7 @@ class _Recording:
     """A recording whose parts come one after another."""
 
     def __init__(
-        self, given: Sound, classifier: Scorer, rule: Rule, ood_score: Callable[[Floats], Any] | None,
+        self, given: Path | Channel, classifier: Scorer, rule: Rule, ood_score: Callable[[Floats], Any] | None,
         n_own: int | None,
     ) -> None:  # fmt: skip
         self.given, self._classes, self._ood_score = given, classifier.classes, ood_score
@@ -163,6 +173,19 @@ class _Recording:
         self._n_windows += len(part.start_s)
         self._has_sound |= bool(sounding.any())
         self.reached_s = float(part.start_s[-1]) + self._window_s
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on from here, JSON-able."""
+        return {
+            "windows": self._n_windows, "has_sound": self._has_sound, "calls": [asdict(call) for call in self._calls],
+            "detector": self._detector.state(),
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave. Raises LookupError, TypeError or ValueError if it did not."""
+        self._n_windows, self._has_sound = int(state["windows"]), bool(state["has_sound"])
+        self._calls = [Call(**call) for call in state["calls"]]
+        self._detector.restore(state["detector"])
 
     def whole(self, name: str, duration_s: float, problem: Unused | None) -> Detected:
         """The recording, once all its windows were taken."""

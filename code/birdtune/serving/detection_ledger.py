@@ -1,6 +1,7 @@
 """Which recordings have been scored, and what was detected in them: what a stopped run goes on with.
 
     OUT/detections.jsonl   one line a recording, appended once all of it was scored; and one of the model
+    OUT/detections.part.json   how far the recording has come that is being scored, each minute
 
 A recording is recognised by its content, whatever it is called now; that of a file of unchanged place, size and time
 is taken to be what it was. Only where each line begins is in memory.
@@ -9,6 +10,7 @@ is taken to be what it was. Only where each line begins is in memory.
 import contextlib
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,12 +18,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from birdtune.runtime.files import file_sha256, sync_folder
+from birdtune.runtime.files import file_sha256, read_json, sync_folder, write_json
 from birdtune.runtime.storage import storage_faults
 from birdtune.serving.detect import Call
 from birdtune.serving.inference import Channel
 
-NAME = "detections.jsonl"
+NAME, PART_NAME = "detections.jsonl", "detections.part.json"
+_KEPT_EACH_S = 60.0
 # First key of a line that is of no recording, but of the model.
 _ASKED = "asked"
 
@@ -87,6 +90,9 @@ class Ledger:
         self._at: dict[tuple[str, int], int] = {}  # content and channel → where its line begins
         self._stats: dict[tuple[str, int, int], str] = {}  # path, size, time → content
         self._sizes: set[int] = set()
+        self._part, self._kept_s = folder / PART_NAME, time.monotonic()
+        found = read_json(self._part)
+        self._unfinished: dict[str, Any] = found if isinstance(found, dict) else {}
         with storage_faults(self.path):
             self._file: IO[bytes] = self.path.open("a+b")
             sync_folder(folder)
@@ -129,6 +135,23 @@ class Ledger:
             self._file.flush()
             os.fsync(self._file.fileno())
         self._note(entry, at)
+        self._part.unlink(missing_ok=True)
+
+    def keep_part(self, given: Path | Channel, state: Callable[[], dict[str, Any]]) -> None:
+        """Keep how far a recording has come, unless that was done a moment ago. Raises as `write_json`."""
+        if time.monotonic() >= self._kept_s + _KEPT_EACH_S:
+            write_json(self._part, {"of": self._facts(given), "state": state()})
+            self._kept_s = time.monotonic()
+
+    def part(self, given: Path | Channel) -> dict[str, Any] | None:
+        """What was kept of a recording; None: nothing was, or it has changed. Raises OSError."""
+        is_its = bool(self._unfinished) and self._unfinished.get("of") == self._facts(given)
+        return self._unfinished["state"] if is_its else None
+
+    def _facts(self, given: Path | Channel) -> list[Any]:
+        path, channel = (given.path, given.channel + 1) if isinstance(given, Channel) else (given, 1)
+        facts = path.stat()
+        return [os.path.abspath(path), channel, facts.st_size, facts.st_mtime_ns, self.made_by]  # noqa: PTH100
 
     def describe(self, asked: str, model: Described) -> None:
         """Keep what is to be known of the model, for `described`. Raises as `storage_faults`."""

@@ -11,7 +11,7 @@ model is given as a callable, so that nothing here imports TensorFlow.
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,6 +166,7 @@ class Cutter:
             window, is scored by a window that ends with the recording. None: the whole recording is cut.
         part_windows: so many windows of a recording come out together, each a window of the whole one, so that memory
             does not grow with its length. None: all of them.
+        scored: recordings of which so many windows, in whole parts, were scored before: these are left out.
     """
 
     sound: AudioSettings
@@ -174,6 +175,7 @@ class Cutter:
     spec: FrontEnd
     segment_rows: int | None = None
     part_windows: int | None = None
+    scored: Mapping[Path | Channel, int] = field(default_factory=dict)
 
     @property
     def by_parts(self) -> bool:
@@ -195,7 +197,8 @@ class Cutter:
         )  # fmt: skip
         try:
             size = self.segment_rows
-            yield from self._of_parts(stream) if size is None else self._of_segments(stream, size)
+            before = self.scored.get(given, 0)
+            yield from self._of_parts(stream, before) if size is None else self._of_segments(stream, size)
         except OSError as fault:
             raise SoundError("unreadable", f"the storage failed ({fault.strerror})") from fault
         except (UnicodeError, TypeError) as fault:
@@ -208,8 +211,10 @@ class Cutter:
     def _cut(self, blocks: Iterable[Floats]) -> Iterator[tuple[int, Floats]]:
         return self.spec.cut(self.spec.rows_of(blocks), self.hop_rows)
 
-    def _of_parts(self, stream: SoundStream) -> Iterator[tuple[int, Floats] | int]:
+    def _of_parts(self, stream: SoundStream, before: int) -> Iterator[tuple[int, Floats] | int]:
         for number, (first, window) in enumerate(self._cut(stream)):
+            if number < before:
+                continue
             if self.part_windows is not None and number and number % self.part_windows == 0:
                 yield first
             yield first, window
@@ -327,7 +332,10 @@ def _feed(
                 sound.duration_s, sound.damage = piece.duration_s, _damage(name, piece)
                 continue
             if isinstance(piece, int):
-                sound.ended, begin = True, piece
+                if sound.first_frames:
+                    sound.ended, begin = True, piece
+                else:  # what was scored before is left out
+                    sound.begin = piece
                 continue
             first, window = piece
             if sound.ended:
