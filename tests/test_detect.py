@@ -370,6 +370,7 @@ def test_the_summary_counts_by_hour_of_the_clock_and_knows_how_much_was_recorded
     ]  # fmt: skip
     page = (tmp_path / "summary.html").read_text()
     assert "2024-05-17, 04 to 05 h: 2 detections in 30 min recorded" in page
+    assert "Darkest cell: 4 an hour." in page
     assert "4 detections, 2.64 an hour." in page and "1.5 hours were scored." in page and ">an hour<" in page
     assert page.count("<audio") == 0  # at 1,700 s there is no sound in that file
     assert "a</script>" not in page and "Of 1 recording neither name nor metadata" in page
@@ -383,7 +384,7 @@ def test_of_less_than_an_hour_detections_and_minutes_are_said_and_no_number_an_h
     page = (tmp_path / "summary.html").read_text()
     assert "12 detections in 4.0 minutes." in page and "4.0 minutes were scored. That is too little" in page
     assert "180" not in re.sub(r"<(style|script)>.*?</\1>|<svg.*?</svg>", "", page, flags=re.DOTALL)
-    assert ">an hour<" not in page
+    assert ">an hour<" not in page and "Darkest cell" not in page
 
 
 def test_of_minutes_of_an_hour_there_is_no_number_an_hour_nor_the_darkest_cell(tmp_path: Path) -> None:
@@ -394,7 +395,6 @@ def test_of_minutes_of_an_hour_there_is_no_number_an_hour_nor_the_darkest_cell(t
         rows = [tuple(row.values())[2:] for row in csv.DictReader(file)]
     assert rows == [("4", "1", "0.05", ""), ("5", "2", "5.0", "24.0")]
     page = (tmp_path / "summary.html").read_text()
-    assert "Darkest cell: 24 an hour." in page
     cells = re.findall(r"<title>.*?, (\d\d) to .*?fill-opacity=\"(.*?)\"", page)
     assert dict(cells) == {"04": "0.57", "05": "1.00"}
 
