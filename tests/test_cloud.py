@@ -743,3 +743,14 @@ def test_what_the_command_says_of_its_own_failure_stays(s3: S3, tmp_path: Path) 
     flags = ("--input", "s3://birds/in", "--model.checkpoint", "none")
     ended, record = record_after(s3, tmp_path, *flags, command="prepare")
     assert (ended, record["exit_code"]) == (42, 42) and "prepare" in record["stages"]
+
+
+def test_the_region_is_that_of_either_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    from birdtune.cloud.client import connect
+    from birdtune.settings import CloudSettings
+
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv("AWS_REGION", raising=False)
+        monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+        monkeypatch.setenv(name, "eu-north-1")
+        assert connect(CloudSettings()).client.meta.region_name == "eu-north-1"

@@ -1,6 +1,7 @@
 """A client of S3, and what its refusals mean: which are worth another start, and what to do about the others."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class Storage:
 
 
 def connect(settings: CloudSettings) -> Storage:
-    """A client by the settings; credentials and region are found as boto3 finds them.
+    """A client by the settings; credentials and region are found as boto3 finds them, or the region by AWS_REGION.
 
     Raises:
         SettingsError: the endpoint is no address, or has a password in it.
@@ -74,9 +75,9 @@ def connect(settings: CloudSettings) -> Storage:
     )  # fmt: skip
     try:
         session = boto3.Session()
-        client = session.client(
-            "s3", endpoint_url=settings.endpoint, config=options, region_name=session.region_name or "us-east-1"
-        )
+        # Unlike other tools, boto3 does not read AWS_REGION, which containers of clouds are given.
+        region = session.region_name or os.environ.get("AWS_REGION") or "us-east-1"
+        client = session.client("s3", endpoint_url=settings.endpoint, config=options, region_name=region)
     except (ValueError, botocore.exceptions.BotoCoreError) as fault:
         raise SettingsError(f"--cloud.endpoint {shown(settings.endpoint)}: {shown(fault)}") from fault
     extra = {"RequestPayer": "requester"} if settings.requester_pays else {}
