@@ -42,19 +42,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def good(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output folder whose version 1 is good."""
     output = tmp_path_factory.mktemp("good") / "output"
-    run(data, output, gate__champion="latest")
+    run(data, output)
     return output
 
 
 # ---- whole runs ----------------------------------------------------------------------------------
 
 
-def test_the_first_model_is_promoted_for_want_of_a_champion(good: Path) -> None:
-    found = record(good)
-    assert found["promoted"] is True and found["gate"] == {
-        "champion": None, "reason": "there was no model in service yet",
-    }  # fmt: skip
-    assert (good / "model/birdtune/1/saved_model.pb").is_file() and not (good / "candidates").exists()
+def test_a_first_model_is_promoted_unless_it_is_poor(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path, **UNTRAINED, gate__champion="latest")
+    found = record(tmp_path)
+    assert found["promoted"] is False and found["gate"]["champion"] is None
+    assert found["gate"]["reason"].startswith("the verdict is poor (") and found["verdict"] == "poor"
+    assert (tmp_path / "candidates/1/saved_model.pb").is_file() and not (tmp_path / "model").exists()
 
 
 def test_a_better_model_is_promoted_and_a_new_species_does_not_count_against_the_champion(
@@ -159,7 +159,7 @@ def decision(
     }  # fmt: skip
     write_json(tmp_path / "metrics.json", {"gate": row, "warnings": list(warnings)})
     flags = {"gate.champion": "1", "gate.margin": margin, "data": tmp_path / "data", "output": tmp_path / "output"}
-    return gate.decide(configure.load(flags, {}), tmp_path)
+    return gate.decide(configure.load(flags, {}), tmp_path, {"promoted": None, "verdict": "fair"})
 
 
 @pytest.mark.parametrize(
@@ -210,4 +210,41 @@ def test_a_single_source_recording_decides_nothing(tmp_path: Path) -> None:
 
 
 def test_without_a_gate_every_model_is_promoted(tmp_path: Path) -> None:
-    assert gate.decide(Config(), tmp_path).promoted
+    assert gate.decide(Config(), tmp_path, {"promoted": None, "verdict": "poor"}).promoted
+
+
+def test_the_verdict_decides_where_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    warnings = [{"code": "chance", "severity": "strong"}, {"code": "few", "severity": "weak"}]
+    write_json(tmp_path / "metrics.json", {"gate": None, "warnings": warnings})
+    config = configure.load({"gate.champion": "latest"}, {})
+    found = gate.decide(config, tmp_path, {"promoted": None, "verdict": "poor"})
+    assert not found.promoted and found.champion is None
+    assert found.reason == "the verdict is poor (chance), and there is no model in service to compare it with"
+    assert gate.decide(config, tmp_path, {"promoted": None, "verdict": "fair"}) == gate.Decision(
+        True, "there was no model in service yet"
+    )
+
+
+def test_a_schedule_takes_back_nothing_that_somebody_promoted(data: Path, good: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(good, tmp_path / "output"))
+    run(data, output, **UNTRAINED)  # by leaving out the gate, though it is worse
+    model = output / "model/birdtune/2/model.json"
+    before = model.stat().st_mtime_ns
+    for margin in (0.0, 0.02):
+        run(data, output, **UNTRAINED, gate__champion="latest", gate__margin=margin)
+        found = record(output)
+        assert (found["promoted"], found["outcome"], found["gate"]["champion"]) == (True, "unchanged", None)
+        assert model.stat().st_mtime_ns == before
+    run(data, output, **UNTRAINED, gate__champion=1)  # who names the champion asks for a decision
+    assert record(output)["promoted"] is False and record(output)["outcome"] == "not-promoted"
+
+
+def test_a_better_model_stays_when_it_is_asked_with_another_margin(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    run(data, output, **UNTRAINED)
+    run(data, output, gate__champion="latest", gate__margin=0.9)
+    assert record(output)["gate"]["champion"]["version"] == 1
+    metrics = (output / "reports/2/metrics.json").stat().st_mtime_ns
+    run(data, output, gate__champion="latest")
+    assert record(output)["outcome"] == "unchanged" and record(output)["gate"]["champion"]["version"] == 1
+    assert (output / "reports/2/metrics.json").stat().st_mtime_ns == metrics

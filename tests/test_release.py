@@ -102,13 +102,15 @@ def test_servers_see_whole_models_none_that_is_kept_back_and_a_rollback(data: Pa
     own, further = Server(output / "model" / "birdtune"), Server(place)
     more = {"gate__publish_to": str(place)}
     with own.watching(), further.watching():
-        run(data, output, **GATED, **more)
+        run(data, output, **more)
         run(data, output, **UNTRAINED, **GATED, **more)
         assert (output / "candidates/2/saved_model.pb").is_file() and record(output)["promoted"] is False
         assert own.served == further.served == [1]
         run(data, output, **UNTRAINED, **more)  # somebody wants it all the same
         assert digests(place / "2") == digests(output / "model/birdtune/2") and record(output)["promoted"] is True
-        run(data, output, **UNTRAINED, **GATED, **more)  # and takes it back
+        run(data, output, **UNTRAINED, **GATED, **more)  # a schedule leaves that as it is
+        assert further.served == [1, 2] and record(output)["outcome"] == "unchanged"
+        run(data, output, **UNTRAINED, gate__champion=1, **more)  # and somebody takes it back
     assert own.served == further.served == [1, 2, 1]
     rows = read_csv(output / "history.csv")
     assert [row["version"] + row["promoted"] for row in rows] == ["1yes", "2no", "2yes", "2no"]

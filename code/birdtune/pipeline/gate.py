@@ -20,6 +20,7 @@ from birdtune.errors import InputError, shown
 from birdtune.evaluation.diagnostics import STRONG
 from birdtune.evaluation.headline import units
 from birdtune.runtime.files import read_json
+from birdtune.runtime.runs import Run
 from birdtune.runtime.text import count, some
 from birdtune.training.served_model import (
     ServedModel,
@@ -37,26 +38,21 @@ _SETTING = "--gate.champion"
 # ---- the champion --------------------------------------------------------------------------------
 
 
-def find(config: Config, own: int | None = None) -> ServedModel | None:
+def find(config: Config, current: Run | None = None) -> ServedModel | None:
     """The model in service; None where there is no gate, or `latest` finds none yet.
 
     Args:
-        own: the number of the run itself, once it has one: no model is its own champion.
+        current: the run itself, once it has a number: no model is its own champion.
 
     Raises:
         InputError: there is no such model, or it is this run's own.
         CheckpointError: it is damaged.
     """
-    wanted = config.gate.champion
+    wanted, own = config.gate.champion, current and current.version
     if wanted is None:
         return None
     if wanted == LATEST:
-        name = config.export.name
-        numbers = [
-            number for number, folder in served_models(config).items()
-            if folder.parent.name == name and number != own and not under_way(config, number)
-        ]  # fmt: skip
-        return read(config.output / "model" / name / str(max(numbers)), is_own=True) if numbers else None
+        return _latest(config, current)
     number = is_number(wanted)
     found = of_number(config, _SETTING, int(wanted)) if number else of_folder(config, _SETTING, Path(wanted))
     if found.is_own and found.version == own:
@@ -64,6 +60,20 @@ def find(config: Config, own: int | None = None) -> ServedModel | None:
             f"{_SETTING} {shown(wanted)}: version {own} is this run's own model. Give an earlier version, or {LATEST}."
         )
     return found
+
+
+def _latest(config: Config, current: Run | None) -> ServedModel | None:
+    """The newest promoted model but that of a run; if that itself is promoted, what it was promoted against."""
+    name, own = config.export.name, current and current.version
+    numbers = [
+        number for number, folder in served_models(config).items()
+        if folder.parent.name == name and number != own and not under_way(config, number)
+    ]  # fmt: skip
+    newest = max(numbers, default=None)
+    if current is not None and current.record["promoted"]:
+        beaten = current.record["gate"]["champion"]
+        newest = beaten["version"] if beaten is not None and beaten["folder"] is None else None
+    return read(config.output / "model" / name / str(newest), is_own=True) if newest in numbers else None
 
 
 # ---- the decision --------------------------------------------------------------------------------
@@ -86,12 +96,23 @@ class Decision:
         return {"champion": self.champion, "reason": self.reason}
 
 
-def decide(config: Config, reports: Path) -> Decision:
-    """Whether the model of a run is promoted, by what its metrics.json says."""
+def decide(config: Config, reports: Path, record: Mapping[str, Any]) -> Decision:
+    """Whether the model of a run is promoted, by its metrics.json, its verdict, and what was decided before.
+
+    Args:
+        record: of the run, as run.json has it.
+    """
     if config.gate.champion is None:
         return Decision(True, "no gate was set")
+    if config.gate.champion == LATEST and record["promoted"]:  # it is in service: a schedule takes nothing back
+        return Decision(True, record["gate"]["reason"], record["gate"]["champion"])
     figures = read_json(reports / "metrics.json") or {}
     row = figures.get("gate")
+    if row is None and record["verdict"] == "poor":
+        strong = dict.fromkeys(each["code"] for each in figures["warnings"] if each["severity"] == STRONG)
+        return Decision(
+            False, f"the verdict is poor ({', '.join(strong)}), and there is no model in service to compare it with"
+        )
     if row is None:
         return Decision(True, "there was no model in service yet")
     champion = {name: row[name] for name in ("version", "folder", "weights_sha256")}

@@ -62,7 +62,7 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
 
         base, dataset, start, fingerprint = with_base(current, dataset, checkpoint, bases)
         resumed = current.take_version(fingerprint)
-        champion = gate.find(config, current.version)
+        champion = gate.find(config, current)
         plan = Plan.of(current, dataset, fingerprint, base, champion, until)
         current.record.update(
             classes=list(dataset.classes), init_from=base and base.row(), head_start=start and start.row()

@@ -78,7 +78,7 @@ def _label_shares(job: Job) -> npt.NDArray[np.float32] | None:
 
 def export(job: Job) -> list[Path]:
     """Write the model, verify it in a fresh process, put it in service or among the candidates; its folder."""
-    decision = gate.decide(job.config, job.run.reports)
+    decision = gate.decide(job.config, job.run.reports, job.run.record)
     places = [job.run.model, job.run.candidate]
     place, other = places if decision.promoted else reversed(places)
     facts = _export_to(job, place)
