@@ -1,5 +1,6 @@
 """S3 in and out, against a real server of S3 and a proxy that cuts, damages and throttles."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from birdtune.cli import main
 from birdtune.cloud import client as clients
 from birdtune.cloud import fetch as fetches
 from birdtune.cloud import lease, places, publish, session, staging
-from birdtune.cloud.fetch import fetch
+from birdtune.cloud.fetch import fetch, index_of
 from birdtune.cloud.places import Place, place_of
 from birdtune.cloud.publish import EmbeddingsMirror, Mirror, send
 from birdtune.config import Config
@@ -163,6 +164,45 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_did(s3: S3, tmp_path: Path)
     s3.faults.add("GET", "1.wav", "cut")
     fetch(storage, INPUT, tmp_path, QUIET, STOP)
     assert ranges == ["", f"bytes={1 << 19}-"]
+
+
+@pytest.mark.parametrize("left", ["half", "other", "all"])
+def test_a_transfer_goes_on_where_a_killed_process_was(s3: S3, tmp_path: Path, left: str) -> None:
+    sound = os.urandom(1 << 20)
+    s3.put("in/1.wav", sound)
+    storage, ranges = storage_of(s3), list[str]()
+    storage.client.meta.events.register(
+        "before-send.s3.GetObject", lambda request, **_: ranges.append(str(request.headers.get("Range", b""), "ascii"))
+    )
+    temporary = index_of(INPUT, tmp_path).temporary("1.wav")
+    temporary.parent.mkdir(parents=True)
+    temporary.write_bytes({"half": sound[: 1 << 19], "other": os.urandom(1 << 19), "all": sound}[left])
+    fetch(storage, INPUT, tmp_path, QUIET, STOP)
+    assert content(tmp_path / BUCKET) == {"in/1.wav": sound} and not list(temporary.parent.iterdir())
+    assert ranges == {"half": [f"bytes={1 << 19}-"], "other": [f"bytes={1 << 19}-", ""], "all": []}[left]
+
+
+def test_what_has_arrived_is_known_while_more_arrives(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetches, "_INDEX_EVERY_S", -1.0)
+    known: list[int] = []
+    monkeypatch.setattr(fetches, "write_json", lambda path, rows, **_: known.append(len(rows)))
+    for number in range(20):
+        s3.put(f"in/{number}.wav", b"sound")
+    fetch(storage_of(s3, connections=1), INPUT, tmp_path, QUIET, STOP)
+    assert known[-1] == 20 and len(set(known)) > 2
+
+
+def test_two_processes_may_fetch_the_same(s3: S3, tmp_path: Path) -> None:
+    s3.put("in/1.wav", b"sound")
+    temporary = index_of(INPUT, tmp_path).temporary("1.wav")
+    temporary.parent.mkdir(parents=True)
+    with temporary.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        fetch(storage_of(s3), INPUT, tmp_path, QUIET, STOP)
+    assert content(tmp_path / BUCKET) == {"in/1.wav": b"sound"}
+    assert list(temporary.parent.iterdir()) == [temporary]
 
 
 def test_what_arrives_damaged_every_time_is_never_used(s3: S3, tmp_path: Path) -> None:
@@ -371,6 +411,16 @@ def test_an_end_while_s3_is_away_for_a_moment_is_waited_out(
     assert s3.stored() == ["out/run.json"]
 
 
+def test_an_end_while_s3_refuses_all_is_quick(s3: S3, tmp_path: Path) -> None:
+    mirror = mirror_of(s3, tmp_path)
+    mirror.start()
+    make(mirror.output, {f"checkpoints/1/e{number}": "1" for number in range(500)})
+    s3.faults.add("PUT", "out/", 503, 10_000)
+    with pytest.raises(RetryableError, match="SlowDown"):
+        mirror.finish(patience_s=0)
+    assert len([row for row in s3.faults.seen if row[0] == "PUT"]) < 100  # the first that fail, and none of the others
+
+
 def test_what_is_made_while_a_command_works_goes_out_meanwhile(s3: S3, tmp_path: Path) -> None:
     mirror = mirror_of(s3, tmp_path, every_s=0.05)
     mirror.start()
@@ -492,7 +542,7 @@ def test_a_command_finds_its_input_and_leaves_its_output(s3: S3, tmp_path: Path)
 
     config = configure.load(flags, {}, job_yaml=folder)
     assert config.train.epochs == 3
-    with session.staged(config, Namespace(), QUIET, STOP, only_reads=False) as (local, _):
+    with session.staged(config, Namespace(), QUIET, STOP, only_reads=False) as (local, options):
         assert content(local.input).keys() == {"job.yaml", "bird_id_map.csv"}
         assert content(local.data_folder) == {"robin/1.wav": b"sound"}
         assert all(content(Path(each)).keys() == {"1.txt"} for each in str(local.labels.annotations).split(","))
@@ -503,8 +553,11 @@ def test_a_command_finds_its_input_and_leaves_its_output(s3: S3, tmp_path: Path)
         }  # fmt: skip
         assert local.tree()["labels"]["annotations"] == named["labels.annotations"]
         assert local.as_given(f"{local.data_folder}/robin/1.wav") == "s3://birds/recordings/robin/1.wav"
+        make(local.output, {"history.csv": "decided"})
+        options.keep()  # at once, not at the next look
+        assert s3.get("out/history.csv") == b"decided"
         make(local.output, {"run.json": "{}"})
-    assert s3.stored("out/") == ["out/run.json"]
+    assert s3.stored("out/") == ["out/history.csv", "out/run.json"]
 
 
 def test_a_model_in_s3_comes_with_the_logs_of_its_run(s3: S3, tmp_path: Path) -> None:
@@ -595,6 +648,48 @@ def test_a_command_that_only_reads_takes_no_lease_and_writes_nothing(s3: S3, tmp
         assert content(found.files[0]) == {"1.wav": b"sound"}
         found.out.write_text("recording,class\n")
     assert {path for method, path in s3.faults.seen if method == "PUT"} == {f"/{BUCKET}/tables/night.csv"}
+
+
+def test_what_is_over_stays_in_s3_alone(s3: S3, tmp_path: Path) -> None:
+    names = ["run.json", "logs/1/run.json", "logs/2/run.json", "checkpoints/1/e9/w", "checkpoints/2/e1/w",
+             "reports/1/report.html", "shards/1-of-2/rows", "candidates/2/model.json",
+             *(f"model/{name}/{version}/{file}" for name, version in (("a", 9), ("a", 10), ("b", 3))
+               for file in ("model.json", "saved_model.pb"))]  # fmt: skip
+    for name in names:
+        s3.put(f"out/{name}", b"{}")
+    config = Config.model_validate(
+        {"output": "s3://birds/out", "cloud": {"endpoint": s3.endpoint, "folder": str(tmp_path)}}
+    )
+    with session.staged(config, Namespace(), QUIET, STOP, only_reads=False) as (local, _):
+        # No run goes on with version 1.
+        assert content(local.output).keys() == {*names} - {"checkpoints/1/e9/w"}
+        make(local.output, {"checkpoints/2/e2/w": "2"})
+        (local.output / "checkpoints/2/e1/w").unlink()
+    stored = {key.removeprefix("out/") for key in s3.stored("out/")}
+    assert stored == {*names, "checkpoints/2/e2/w"} - {"checkpoints/2/e1/w"}
+    options = Namespace(model=Path("s3://birds/out/model/a/9"), files=[], out=None)
+    with session.staged(config, options, QUIET, STOP, only_reads=True) as (local, found):
+        models = {name for name in names if name.startswith(("model/a/", "model/b/"))}
+        assert content(local.output).keys() == {"run.json", "logs/1/run.json", "logs/2/run.json", *models}
+        assert found.model == local.output / "model/a/9"
+    shutil.rmtree(tmp_path)
+    with session.staged(config, Namespace(), QUIET, STOP, only_reads=True) as (local, _):
+        assert {path.name for path in local.output.glob("model/*/*")} == {"10", "3"}
+
+
+@pytest.mark.parametrize(
+    "name, given, output",
+    [("input", "in", "in"), ("input", "in", "in/out"), ("input", "out/in", "out"), ("data", "out/in", "out")],
+)
+def test_input_and_output_in_one_another_are_refused(
+    s3: S3, tmp_path: Path, name: str, given: str, output: str
+) -> None:
+    cloud = {"endpoint": s3.endpoint, "folder": str(tmp_path)}
+    config = Config.model_validate({name: f"s3://birds/{given}", "output": f"s3://birds/{output}", "cloud": cloud})
+    refused = pytest.raises(SettingsError, match=rf"--{name} s3://birds/{given} and --output .* lie in one another")
+    with refused, session.staged(config, Namespace(), QUIET, STOP, only_reads=False):
+        pass
+    assert s3.stored() == []
 
 
 def test_parts_that_machines_prepare_meet_in_s3(

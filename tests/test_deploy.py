@@ -48,6 +48,16 @@ def read(name: str) -> Any:
     return json.loads(text(name)) if name.endswith(".json") else yaml.safe_load(text(name))
 
 
+def test_the_release_workflow_is_one_and_has_no_known_weakness() -> None:
+    path = ROOT / ".github/workflows/release.yml"
+    found = yaml.safe_load(path.read_text("utf-8"))
+    found["on"] = found.pop(True)  # what YAML 1.1 makes of the word
+    jsonschema.validate(found, deploy_schemas.published("github-workflows"))
+    audit = [Path(sys.executable).with_name("zizmor"), "--offline", "--pedantic", "--format", "plain", path]
+    done = subprocess.run(audit, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # ---- each file is understood --------------------------------------------------------------------
 
 
@@ -289,7 +299,8 @@ COMMANDS = {
 def test_the_command_is_understood_and_promotes_only_what_is_better(name: str) -> None:
     command, *arguments = COMMANDS[name]()
     given = cli.parse(command, arguments)[1]  # raises UsageError for what it does not know
-    assert configure.load(given, {}, job_yaml=False).gate.champion == "latest"
+    gate = configure.load(given, {}, job_yaml=False).gate
+    assert (gate.champion, gate.margin) == ("latest", 0.02)
 
 
 def test_vertex_writes_where_it_looks_for_models_and_checkpoints() -> None:
@@ -299,7 +310,8 @@ def test_vertex_writes_where_it_looks_for_models_and_checkpoints() -> None:
 
 def test_the_hyperparameters_of_sagemaker_are_settings() -> None:
     parameters = read("sagemaker/training-job.json")["HyperParameters"]
-    assert configure.load(parameters, {}, job_yaml=False).gate.champion == "latest"
+    gate = configure.load(parameters, {}, job_yaml=False).gate
+    assert (gate.champion, gate.margin) == ("latest", 0.02)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -17,7 +17,10 @@ from test_job import run as run_job
 from birdtune.config import Config
 from birdtune.errors import InputError, RetryableError, SettingsError
 from birdtune.pipeline import release
+from birdtune.pipeline import run as job
 from birdtune.runtime.files import file_sha256, read_csv, read_json, write_json
+from birdtune.runtime.log import Journal
+from birdtune.runtime.signals import Interrupts
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
 
@@ -116,7 +119,7 @@ def test_servers_see_whole_models_none_that_is_kept_back_and_a_rollback(data: Pa
     assert [row["version"] + row["promoted"] for row in rows] == ["1yes", "2no", "2yes", "2no"]
     assert own.broken == further.broken == []
     assert [path.name for path in place.iterdir()] == ["1"]
-    assert record(output)["published"] == [{"place": str(place), "has_it": False, "error": None}]
+    assert record(output)["published"] == [{"place": str(place), "version": 1, "has_it": False, "error": None}]
     later = tmp_path / "later"  # a place that comes while the newest version is a candidate
     later.mkdir()
     run(data, output, **UNTRAINED, **GATED, gate__publish_to=str(later))
@@ -137,7 +140,8 @@ def test_a_place_that_fails_costs_the_run_nothing_and_the_next_start_tries_it_al
     found = record(output)
     assert (found["status"], found["exit_code"], found["stage"]) == ("failed", 75, "publish")
     assert found["promoted"] is True and "export" in found["done"]
-    assert [(row["has_it"], row["error"] is None) for row in found["published"]] == [(True, True), (False, False)]
+    rows = [(row["version"], row["has_it"], row["error"] is None) for row in found["published"]]
+    assert rows == [(1, True, True), (None, False, False)]
     model = digests(output / "model/birdtune/1")
     assert digests(place / "1") == model
     s3.put("served/1/variables/old", b"of an earlier try")
@@ -145,6 +149,7 @@ def test_a_place_that_fails_costs_the_run_nothing_and_the_next_start_tries_it_al
     before = (place / "1").stat().st_mtime_ns
     run(data, output, **more)
     assert record(output)["exit_code"] == 0 and (place / "1").stat().st_mtime_ns == before
+    assert [row["version"] for row in record(output)["published"]] == [1, 1]
     assert set(s3.stored("served/")) == {f"served/1/{name}" for name in model}
     assert all(s3.get(f"served/1/{name}") == (output / "model/birdtune/1" / name).read_bytes() for name in model)
     sent = [path for method, path in s3.faults.seen if method in ("PUT", "POST", "DELETE")]
@@ -164,6 +169,21 @@ def test_a_model_that_is_taken_back_goes_from_s3_its_graph_first(data: Path, out
     run(data, output, **more)
     gone = [path for method, path in s3.faults.seen if method == "DELETE"]
     assert s3.stored("served/") == [] and gone[0].endswith("/saved_model.pb")
+
+
+def test_the_output_is_kept_before_any_place_is_changed(data: Path, output: Path, tmp_path: Path) -> None:
+    place = tmp_path / "served"
+    place.mkdir()
+
+    def fail() -> None:
+        assert read_json(output / "logs/1/run.json")["promoted"] is True
+        raise RetryableError("S3 is away")
+
+    config = settings(data, output, split__test_fraction=0.3, evaluate__bootstrap=200, train__epochs=3,
+                      gate__publish_to=str(place))
+    with pytest.raises(RetryableError, match="S3 is away"):
+        job.run(config, Journal(quiet=True), Interrupts(), until="export", keep=fail)
+    assert not list(place.iterdir())
 
 
 def test_a_version_of_another_output_folder_is_not_replaced(data: Path, output: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_other_commands_say_that_they_hold_nothing_out(tmp_path: Path, monkeypat
     monkeypatch.setattr("birdtune.pipeline.run.run", lambda *given, **more: 0)
     journal = Said()
     config = settings(tmp_path / "data", tmp_path / "out", split__hold_out_classes="5")
-    assert commands.job("report")(config, argparse.Namespace(), journal, Interrupts()) == 0
+    assert commands.job("report")(config, argparse.Namespace(keep=lambda: None), journal, Interrupts()) == 0
     assert any("--split.hold-out-classes plays no part here" in line for line in journal.lines)
 
 

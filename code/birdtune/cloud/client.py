@@ -19,6 +19,7 @@ from birdtune.settings import CloudSettings
 # Waiting for bytes that do not come: long enough for a slow disk behind the storage, short beside a spot's 120 s.
 _TIMEOUT_S = 20
 _ATTEMPTS = 6
+_IMPATIENT_TIMEOUT_S, _IMPATIENT_ATTEMPTS = 10, 3
 
 _CREDENTIALS = (
     "Credentials come from the machine's or task's role, from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
@@ -54,20 +55,35 @@ class Storage:
 
     client: Any
     extra: Mapping[str, Any]
-    connections: int
+    settings: CloudSettings
+
+    @property
+    def connections(self) -> int:
+        """How many transfers go on at once."""
+        return self.settings.connections
+
+    def impatient(self) -> "Storage":
+        """The same that gives a request up after seconds: for what is tried again anyway, and must not keep a job that
+        has to stop."""
+        return connect(self.settings, impatient=True)
 
 
-def connect(settings: CloudSettings) -> Storage:
+def connect(settings: CloudSettings, *, impatient: bool = False) -> Storage:
     """A client by the settings; credentials and region are found as boto3 finds them, or the region by AWS_REGION.
+
+    Args:
+        impatient: gives a request up after seconds; else S3 may be away for half a minute.
 
     Raises:
         SettingsError: the endpoint is no address, or has a password in it.
     """
     if settings.endpoint is not None and "@" in settings.endpoint:
         raise SettingsError(f"--cloud.endpoint: an address with a user or password in it is not used. {_CREDENTIALS}.")
+    timeout_s = _IMPATIENT_TIMEOUT_S if impatient else _TIMEOUT_S
+    attempts = _IMPATIENT_ATTEMPTS if impatient else _ATTEMPTS
     options = ClientConfig(
-        connect_timeout=_TIMEOUT_S, read_timeout=_TIMEOUT_S, max_pool_connections=settings.connections + 4,
-        retries={"mode": "adaptive", "total_max_attempts": _ATTEMPTS},
+        connect_timeout=timeout_s, read_timeout=timeout_s, max_pool_connections=settings.connections + 4,
+        retries={"mode": "standard", "total_max_attempts": attempts},
         s3={"addressing_style": "path"} if settings.path_style else {},
         signature_version=botocore.UNSIGNED if settings.anonymous else None,
         # Storages that speak S3 may not know the newer checksums; what is sent is verified by its ETag instead.
@@ -81,7 +97,7 @@ def connect(settings: CloudSettings) -> Storage:
     except (ValueError, botocore.exceptions.BotoCoreError) as fault:
         raise SettingsError(f"--cloud.endpoint {shown(settings.endpoint)}: {shown(fault)}") from fault
     extra = {"RequestPayer": "requester"} if settings.requester_pays else {}
-    return Storage(client, extra, settings.connections)
+    return Storage(client, extra, settings)
 
 
 @contextlib.contextmanager

@@ -3,15 +3,18 @@
     Place ─▶ listing ─▶ objects that differ from what the index knows ─▶ files, and the index
 
 An object is fetched under a temporary name and takes its place when it is whole: its length, and the SHA-256 that
-birdtune stored with it or the MD5 of its ETag, agree. A transfer that breaks off goes on at the byte where it did.
+birdtune stored with it or the MD5 of its ETag, agree. A transfer that breaks off goes on at the byte where it did, also
+in a later process, where such a sum tells that the two parts fit.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
-import secrets
+import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -28,11 +31,12 @@ from birdtune.errors import InputError, RetryableError, shown
 from birdtune.runtime.files import make_folder, read_json, write_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
-from birdtune.runtime.storage import UNFINISHED, need_space, size_text, storage_faults
+from birdtune.runtime.storage import need_space, size_text, storage_faults
 from birdtune.runtime.text import count, some
 
 SHA256 = "sha256"  # the metadata of an object in which birdtune stores it
 _BLOCK_BYTES = 1 << 18
+_INDEX_EVERY_S = 5.0  # a killed process has at most so much to fetch again
 # How often a transfer goes on after a break without a byte in between, and the pause before, which doubles.
 _ATTEMPTS, _PAUSE_S = 6, 0.25
 _MD5 = re.compile(r"[0-9a-f]{32}")  # an ETag with a hyphen is that of several parts, and no MD5
@@ -63,6 +67,10 @@ class Index:
         """An index as it was written; an empty one where it is missing or damaged."""
         rows = read_json(path)
         return cls(path, {name: row for name, row in rows.items() if is_safe(name)} if isinstance(rows, dict) else {})
+
+    def temporary(self, name: str) -> Path:
+        """Where the file of an object is while it is fetched."""
+        return self.path.with_suffix("") / hashlib.sha256(name.encode()).hexdigest()[:32]
 
     def write(self) -> None:
         """Keep it on the disk. Raises as `storage_faults`."""
@@ -192,40 +200,58 @@ def bring_all(
     threads = ThreadPoolExecutor(storage.connections)
     try:
         with journal.progress("fetch", len(due), "objects") as progress:
-            tasks = {threads.submit(_bring_one, storage, source, each, base, stop): each for each in due}
-            left = set(tasks)
+            tasks = {threads.submit(_bring_one, storage, source, each, base, index, stop): each for each in due}
+            left, written_s = set(tasks), time.monotonic()
             while left:
                 interrupts.check()
                 ready, left = wait(left, timeout=0.5, return_when=FIRST_COMPLETED)
                 for task in ready:
                     index.note(tasks[task].name, task.result(), (base / tasks[task].name).stat())
                     progress.advance()
+                if time.monotonic() > written_s + _INDEX_EVERY_S:
+                    index.write()
+                    written_s = time.monotonic()
     finally:
         stop.set()
         threads.shutdown(cancel_futures=True)
         index.write()  # what has arrived need not be fetched again
 
 
-def _bring_one(storage: Storage, source: Place, wanted: Object, base: Path, stop: threading.Event) -> str:
+def _bring_one(
+    storage: Storage, source: Place, wanted: Object, base: Path, index: Index, stop: threading.Event
+) -> str:
     """Fetch one object; its ETag."""
-    place, target = source.below(wanted.name), base / wanted.name
+    place, target, temporary = source.below(wanted.name), base / wanted.name, index.temporary(wanted.name)
     make_folder(target.parent)
-    temporary = target.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
-    try:
-        with faults(place), storage_faults(target, needed=wanted.size):
-            for _ in range(_ATTEMPTS):
-                with temporary.open("wb") as file:
-                    etag, is_whole = _transfer(storage, place, file, stop)
+    make_folder(temporary.parent)
+    with faults(place), storage_faults(target, needed=wanted.size):
+        for _ in range(_ATTEMPTS):
+            with _alone(temporary) as file:
+                etag, is_whole = _transfer(storage, place, file, stop)
                 if is_whole:
-                    temporary.replace(target)
+                    Path(file.name).replace(target)
                     return etag
-        raise RetryableError(
-            f"{shown(place)}: what arrives is not what was stored ({_ATTEMPTS} times, by its checksum). The network or "
-            "the storage damages it. Run again to continue; if it stays so, store the object anew."
-        )
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+                file.truncate(0)
+    raise RetryableError(
+        f"{shown(place)}: what arrives is not what was stored ({_ATTEMPTS} times, by its checksum). The network or the "
+        "storage damages it. Run again to continue; if it stays so, store the object anew."
+    )
+
+
+@contextlib.contextmanager
+def _alone(temporary: Path) -> Iterator[IO[bytes]]:
+    """A file to append to and read; where another process fetches the same object, one of its own."""
+    with temporary.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with tempfile.NamedTemporaryFile(dir=temporary.parent, delete=False) as own:
+                try:
+                    yield own
+                finally:
+                    Path(own.name).unlink(missing_ok=True)
+            return
+        yield file
 
 
 def _transfer(storage: Storage, place: Place, file: IO[bytes], stop: threading.Event) -> tuple[str, bool]:
@@ -233,13 +259,18 @@ def _transfer(storage: Storage, place: Place, file: IO[bytes], stop: threading.E
     sums = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
     stored: tuple[str, str] | None = None
     etag, breaks, n_bytes, size = "", 0, 0, None
+    if file.tell():  # of an earlier process
+        head = storage.client.head_object(Bucket=place.bucket, Key=place.key, **storage.extra)
+        etag, size, stored = _identity(head)
+        n_bytes = _begun(file, sums, size) if stored is not None else 0
+        file.truncate(n_bytes)
     while size is None or n_bytes < size:
         before = n_bytes
         try:
             part = {"Range": f"bytes={n_bytes}-", "IfMatch": f'"{etag}"'} if n_bytes else {}
             answer = storage.client.get_object(Bucket=place.bucket, Key=place.key, **part, **storage.extra)
             if not n_bytes:
-                etag, size, stored = answer["ETag"].strip('"'), int(answer["ContentLength"]), _stored_sum(answer)
+                etag, size, stored = _identity(answer)
             for block in iter(partial(answer["Body"].read, _BLOCK_BYTES), b""):
                 if stop.is_set():
                     raise RetryableError(f"{shown(place)}: its transfer was stopped. Run again to continue.")
@@ -254,7 +285,24 @@ def _transfer(storage: Storage, place: Place, file: IO[bytes], stop: threading.E
             if breaks == _ATTEMPTS:
                 raise
             stop.wait(_PAUSE_S * 2**breaks)
+    file.flush()
     return etag, n_bytes == size and (stored is None or sums[stored[0]].hexdigest() == stored[1])
+
+
+def _begun(file: IO[bytes], sums: Mapping[str, Any], size: int) -> int:
+    """How many bytes of an object are there from an earlier process; they are added to the sums."""
+    file.seek(0)
+    n_bytes = 0
+    while n_bytes < size and (block := file.read(min(_BLOCK_BYTES, size - n_bytes))):
+        n_bytes += len(block)
+        for each in sums.values():
+            each.update(block)
+    return n_bytes
+
+
+def _identity(answer: Mapping[str, Any]) -> tuple[str, int, tuple[str, str] | None]:
+    """ETag, size and stored checksum of an object."""
+    return answer["ETag"].strip('"'), int(answer["ContentLength"]), _stored_sum(answer)
 
 
 def _stored_sum(answer: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -36,7 +36,7 @@ class _Lease:
     """The object, and what of it is this job's."""
 
     def __init__(self, storage: Storage, output: Place) -> None:
-        self.output, self._storage, self._place = output, storage, output.below(NAME)
+        self.output, self.storage, self._place = output, storage, output.below(NAME)
         self._etag: str | None = None  # of what this job wrote last
         self._renewed_s = -math.inf  # when it did
         self._name = secrets.token_hex(8)
@@ -49,8 +49,8 @@ class _Lease:
         body = json.dumps(myself() | {"job": self._name, "renewed": time.time()}).encode()
         with faults(self._place):
             try:
-                answer = self._storage.client.put_object(
-                    Bucket=self._place.bucket, Key=self._place.key, Body=body, **condition, **self._storage.extra
+                answer = self.storage.client.put_object(
+                    Bucket=self._place.bucket, Key=self._place.key, Body=body, **condition, **self.storage.extra
                 )
             except botocore.exceptions.ClientError as fault:
                 if code_of(fault) not in _LOST:
@@ -78,8 +78,8 @@ class _Lease:
         """Its ETag, its age in seconds, and who wrote it; None: it is not there."""
         with faults(self._place):
             try:
-                answer = self._storage.client.get_object(
-                    Bucket=self._place.bucket, Key=self._place.key, **self._storage.extra
+                answer = self.storage.client.get_object(
+                    Bucket=self._place.bucket, Key=self._place.key, **self.storage.extra
                 )
                 body = answer["Body"].read()
             except botocore.exceptions.ClientError as fault:
@@ -112,7 +112,7 @@ class _Lease:
         """Remove it, if it is still this job's."""
         found = self.look()
         if found is not None and found[0] == self._etag:
-            self._storage.client.delete_object(Bucket=self._place.bucket, Key=self._place.key, **self._storage.extra)
+            self.storage.client.delete_object(Bucket=self._place.bucket, Key=self._place.key, **self.storage.extra)
 
 
 def _now_s() -> float:
@@ -141,6 +141,7 @@ def alone_at(
     lease = _Lease(storage, output)
     _acquire(lease, journal, interrupts, waits=waits)
     lease.require_conditions()
+    lease.storage = storage.impatient()
     stop = threading.Event()
     heart = threading.Thread(target=_renew, args=(lease, stop), name="lease", daemon=True)
     heart.start()

@@ -46,6 +46,12 @@ class ModelPlace:
             except ValueError:
                 return {}
 
+    def newest(self) -> int | None:
+        """The version that a server takes: the highest number with a graph; None: there is none."""
+        source, objects = listing(self._storage, self._place)
+        parts = [each.name.split("/") for each in objects] if source == self._place else []
+        return max((int(path[0]) for path in parts if path[0].isdecimal() and path[1:] == [_GRAPH]), default=None)
+
     def has(self, version: int, digests: Mapping[str, str]) -> bool:
         """Whether a version has exactly these files: relative name → SHA-256."""
         at = self._place.below(str(version))

@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
@@ -60,26 +60,29 @@ class Mirror:
         self.storage, self.place, self.output = storage, place, place.local(folder)
         self._journal, self._every_s, self._is_held = journal, every_s, is_held
         self._index = index_of(place, folder)
-        self._stop = threading.Event()
+        self._stop, self._at_work = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._work, name="publish", daemon=True)
         self._complaint = ""
 
-    def fetch(self, interrupts: Interrupts, without: Sequence[str] = ()) -> None:
+    def fetch(self, interrupts: Interrupts, needed: Callable[[Collection[str]], Collection[str]] = set) -> None:
         """Make the folder what was published last; its caches stay as they are.
 
         What this machine made and could not publish stays, too, if nobody has published anything since: it is what
         the job goes on with. Else it is out of date, and is moved to SUPERSEDED.
 
         Args:
-            without: folders in it that are not needed.
+            needed: names of all that was published → names of what is needed of it; the rest stays in S3 alone.
 
         Raises as `fetch.fetch`.
         """
         source, objects = listing(self.storage, self.place)
-        parts = {each: Path(each.name) for each in objects} if source == self.place else {}
-        kept = [each for each, path in parts.items() if not _stays(path) and path.parts[0] not in without]
+        published = [each for each in objects if source == self.place and not _stays(Path(each.name))]
+        names = needed([each.name for each in published])
+        kept = [each for each in published if each.name in names]
         how = (self._index, self._journal, interrupts)
-        if {each.name: each.etag for each in kept} == {name: row[0] for name, row in self._index.rows.items()}:
+        known = {name: row[0] for name, row in self._index.rows.items()}
+        is_as_left = known.keys() <= {each.name for each in published}
+        if is_as_left and all(known.get(each.name) == each.etag for each in kept):
             lost = [each for each in kept if not (self.output / each.name).is_file()]
             bring_all(self.storage, self.place, self.output, lost, *how)
             return
@@ -104,6 +107,7 @@ class Mirror:
 
     def start(self) -> None:
         """Begin to publish what changes."""
+        self.storage = self.storage.impatient()
         self._thread.start()
 
     def stop(self) -> None:
@@ -147,6 +151,10 @@ class Mirror:
         Raises:
             InputError, RetryableError: as `client.faults`.
         """
+        with self._at_work:
+            self._publish()
+
+    def _publish(self) -> None:
         before = self._records()
         files = dict(self._files())
         due = [name for name, path in files.items() if not self._index.has(name, path)]
@@ -158,17 +166,18 @@ class Mirror:
                 f"{shown(self.place)}: S3 was away, or this job did not run, for so long that another may work there; "
                 "nothing is published until that is known. Run again to continue; what was finished is safe."
             )
+        threads = ThreadPoolExecutor(self.storage.connections)
         try:
-            with ThreadPoolExecutor(self.storage.connections) as threads:
-                for _, names in groupby(sorted(due, key=_turn), key=_turn):
-                    # A record that has changed may name what this look has not seen: it goes with the next one.
-                    now = self._records()
-                    unchanged = [name for name in names if now.get(name) == before.get(name)]
-                    sent = threads.map(lambda name: self._send(name, files[name]), unchanged)
-                    for name, (etag, status) in filter(None, sent):
-                        self._index.note(name, etag, status)
-                list(threads.map(self._remove, gone))
+            for _, names in groupby(sorted(due, key=_turn), key=_turn):
+                # A record that has changed may name what this look has not seen: it goes with the next one.
+                now = self._records()
+                unchanged = [name for name in names if now.get(name) == before.get(name)]
+                sent = threads.map(lambda name: self._send(name, files[name]), unchanged)
+                for name, (etag, status) in filter(None, sent):
+                    self._index.note(name, etag, status)
+            list(threads.map(self._remove, gone))
         finally:
+            threads.shutdown(cancel_futures=True)  # where one fails, the others would each take their time to
             self._index.write()
 
     def _files(self) -> Iterator[tuple[str, Path]]:
@@ -208,7 +217,7 @@ class EmbeddingsMirror(Mirror):
     def __init__(self, storage: Storage, output: Place, *more: Any) -> None:
         super().__init__(storage, output.below(_CACHE), *more)
 
-    def fetch(self, interrupts: Interrupts, without: Sequence[str] = ()) -> None:
+    def fetch(self, interrupts: Interrupts, needed: Callable[[Collection[str]], Collection[str]] = set) -> None:
         """Bring the stores of which there is nothing here. Raises as `fetch.fetch`."""
         source, objects = listing(self.storage, self.place)
         safe = [each for each in objects if source == self.place and is_safe(each.name)]

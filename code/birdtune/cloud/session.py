@@ -165,7 +165,7 @@ def staged(
     """Settings and arguments with paths of this machine in place of addresses, for as long as the block lasts.
 
     Args:
-        options: a command's own arguments.
+        options: a command's own arguments; it gets `keep`, which publishes what the output holds at that moment.
         only_reads: the command makes nothing in the output folder that is to be kept.
 
     Raises:
@@ -173,6 +173,7 @@ def staged(
         SettingsError, InputError, RetryableError: an address is wrong, or S3 refuses or fails.
     """
     named, given = places.settings(config), places.arguments(options)
+    options = Namespace(**vars(options), keep=lambda: None)
     watches = config.cloud.spot_notice == "true" or (config.cloud.spot_notice == "auto" and "output" in named)
     with spot.watched(journal) if watches else nullcontext():
         if not named and not given:
@@ -185,8 +186,9 @@ def staged(
         makes_folder = "merge" in options and options.format is not None
         with staging.staged(
             config, named, given, journal, interrupts, only_reads=only_reads, makes_folder=makes_folder
-        ) as locate:
+        ) as (locate, keep):
             fetched = [place for rows in (*named.values(), *given.values()) for place in rows]
             config = places.with_local_settings(config, locate)
             addresses = {str(locate(place)): str(place) for place in fetched}
+            options.keep = keep or options.keep
             yield config.fetched_from(addresses), places.with_local_arguments(options, locate)

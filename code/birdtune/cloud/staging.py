@@ -1,7 +1,8 @@
 """Places in S3 that a command reads are fetched, and those that it writes are kept in step while it works."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from birdtune.cloud import lease
@@ -10,14 +11,12 @@ from birdtune.cloud.fetch import bring, fetch, index_of, listing
 from birdtune.cloud.places import Place
 from birdtune.cloud.publish import EmbeddingsMirror, Mirror, send
 from birdtune.config import Config
-from birdtune.errors import BirdtuneError, Interrupted
+from birdtune.errors import BirdtuneError, Interrupted, SettingsError, shown
 from birdtune.runtime.log import Journal
 from birdtune.runtime.rank import is_chief, rank
 from birdtune.runtime.runs import RECORD_NAME
 from birdtune.runtime.signals import Interrupts
 
-# Folders of an output that only a run needs, to go on.
-_FOR_WRITERS = ("checkpoints",)
 _FOR_READERS, _FOR_RECORDS = "read", "records"
 _MADE = ("out", "patches")  # arguments that name what a command makes
 _PATIENCE_S = 120.0  # S3 may be away for so long when a command is done
@@ -73,16 +72,17 @@ def send_record(
 def staged(
     config: Config, settings: Mapping[str, Sequence[Place]], arguments: Mapping[str, Sequence[Place]], journal: Journal,
     interrupts: Interrupts, *, only_reads: bool, makes_folder: bool,
-) -> Iterator[Callable[[Place], Path]]:
+) -> Iterator[tuple[Callable[[Place], Path], Callable[[], None] | None]]:
     """Fetch what settings and arguments name, and publish what is made, for as long as the block lasts.
 
     Args:
         only_reads: the command makes nothing in the output folder that is to be kept.
         makes_folder: what it makes at `--out` is a folder.
 
-    Yields: the path of this machine for a place.
+    Yields: the path of this machine for a place; what publishes the output as it is, where that lies in S3.
 
     Raises:
+        SettingsError: input and output lie in one another.
         BusyError: another job works at the output.
         InputError, RetryableError: S3 refuses or fails.
     """  # fmt: skip
@@ -91,17 +91,21 @@ def staged(
     made = [place for name in _MADE for place in arguments.get(name, ())]
     read = [place for name, places in settings.items() if name != "output" for place in places]
     read += [place for name, places in arguments.items() if name not in _MADE for place in places]
+    keep: Callable[[], None] | None = None
+    if output is not None:
+        _require_apart(output, settings)
     with ExitStack() as stack:
         if output is not None and only_reads:
             # In a place of its own: a job may work at the same output on this machine.
             mirror = Mirror(storage, output, folder / _FOR_READERS, journal, config.cloud.publish_s)
-            mirror.fetch(interrupts, without=_FOR_WRITERS)
+            named = [place.key.removeprefix(output.prefix) for place in read if place.is_below(output)]
+            mirror.fetch(interrupts, partial(_read_by_readers, named=named))
         elif output is not None and not is_chief():
             # It makes no results, and what it may begin from is there.
             mirror = Mirror(storage, output, folder, journal, config.cloud.publish_s)
-            mirror.fetch(interrupts, without=_FOR_WRITERS)
+            mirror.fetch(interrupts, lambda names: {name for name in names if not name.startswith("checkpoints/")})
         elif output is not None:
-            stack.enter_context(_published(storage, output, config, journal, interrupts))
+            keep = stack.enter_context(_published(storage, output, config, journal, interrupts))
         for place in made:
             if makes_folder:
                 stack.enter_context(_published(storage, place, config, journal, interrupts))
@@ -117,23 +121,26 @@ def staged(
             inside = output is not None and (place == output or place.is_below(output))
             return place.local(folder / _FOR_READERS if only_reads and inside else folder)
 
-        yield locate
+        yield locate, keep
 
 
 @contextmanager
 def _published(
     storage: Storage, place: Place, config: Config, journal: Journal, interrupts: Interrupts
-) -> Iterator[None]:
-    """Keep an output alone, as it was published last, and publish what is made in it."""
+) -> Iterator[Callable[[], None]]:
+    """Keep an output alone, as it was published last, and publish what is made in it.
+
+    Yields: what publishes at once.
+    """
     with lease.alone_at(storage, place, journal, interrupts) as is_held:
         how = (storage, place, folder_of(config), journal, config.cloud.publish_s, is_held)
         mirror, embeddings = Mirror(*how), EmbeddingsMirror(*how)
-        mirror.fetch(interrupts)
+        mirror.fetch(interrupts, _read_by_writers)
         embeddings.fetch(interrupts)
         mirror.start()
         embeddings.start()
         try:
-            yield
+            yield mirror.publish
         except (Exception, Interrupted):
             embeddings.stop()
             with interrupts.held():
@@ -155,6 +162,37 @@ def _sent(storage: Storage, place: Place, folder: Path) -> Iterator[None]:
     place.local(folder).parent.mkdir(parents=True, exist_ok=True)
     yield
     send(storage, place, place.local(folder))
+
+
+def _require_apart(output: Place, settings: Mapping[str, Sequence[Place]]) -> None:
+    """Refuse an input in the output, which would be fetched as results, and an output in the input."""
+    for name in ("input", "data"):
+        for place in settings.get(name, ()):
+            if place == output or place.is_below(output) or output.is_below(place):
+                raise SettingsError(
+                    f"--{name} {shown(place)} and --output {shown(output)} lie in one another, so that each would be "
+                    "fetched with the other. Give each a prefix of its own, e.g. .../input and .../output."
+                )
+
+
+def _read_by_writers(names: Collection[str]) -> set[str]:
+    """What a run may go on with: all of an output but the checkpoints of versions before the newest one."""
+    paths = {name: name.split("/") for name in names}
+    numbers = [int(path[1]) for path in paths.values() if path[0] in ("logs", "checkpoints") and path[1].isdecimal()]
+    newest = str(max(numbers, default=0))
+    return {name for name, path in paths.items() if path[0] != "checkpoints" or path[1] == newest}
+
+
+def _read_by_readers(names: Collection[str], named: Collection[str]) -> set[str]:
+    """What a command that makes nothing in the output needs: records, the newest models, what its arguments name."""
+    paths = {name: name.split("/") for name in names}
+    models = [path for path in paths.values() if path[0] == "model" and path[2:3] and path[2].isdecimal()]
+    newest = {path[1]: path[2] for path in sorted(models, key=lambda path: int(path[2]))}
+    return {
+        name for name, path in paths.items()
+        if len(path) == 1 or path[0] == "logs" or (path[0] == "model" and path[2:3] == [newest.get(path[1])])
+        or any(name == each or name.startswith(f"{each}/") for each in named)
+    }  # fmt: skip
 
 
 def _logs_of(place: Place) -> Place | None:

@@ -74,7 +74,7 @@ def job(until: str) -> Run:
             from birdtune.pipeline.run import run as run_job
 
             _require_format(config, kind)  # before the job, not after
-            code = run_job(config, journal, interrupts, until=until)
+            code = run_job(config, journal, interrupts, until=until, keep=options.keep)
             if not is_chief():
                 return code
             if kind == "slim":
@@ -368,10 +368,10 @@ def augment(config: Config, options: Options, journal: Journal, interrupts: Inte
 def demo(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     """Make the sounds of invented birds, and run the whole job on them."""
     with alone_in(config.output, journal):
-        return _demo(config, journal, interrupts)
+        return _demo(config, options, journal, interrupts)
 
 
-def _demo(config: Config, journal: Journal, interrupts: Interrupts) -> int:
+def _demo(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
     from birdtune.pipeline.demo import make_data
     from birdtune.pipeline.run import run as run_job
 
@@ -386,6 +386,6 @@ def _demo(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     config = config.model_copy(update={"input": folder, "data": None})
     # So that `run --input` this folder is this very job, and the settings can be seen where users put theirs.
     configure.write_job_yaml(folder / "job.yaml", config)
-    code = run_job(config, journal, interrupts)
+    code = run_job(config, journal, interrupts, keep=options.keep)
     journal.say(f"again   ./entrypoint.sh run --input {shown(folder)} --output {shown(config.output)}")
     return code

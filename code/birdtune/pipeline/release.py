@@ -9,7 +9,7 @@ the same command tries that place alone.
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ class _ModelPlace(Protocol):
     """Where versions of a model lie; `cloud.model_copy.ModelPlace` is one."""
 
     def facts(self, version: int) -> Any: ...
+    def newest(self) -> int | None: ...
     def has(self, version: int, digests: Mapping[str, str]) -> bool: ...
     def put(self, folder: Path, version: int, digests: Mapping[str, str]) -> None: ...
     def remove(self, version: int) -> None: ...
@@ -49,6 +50,10 @@ class _Folder:
             raise gone(self._path)  # it was there when the run began
         folder = self._path / str(version)
         return (read_json(folder / "model.json") or {}) if os.path.lexists(folder) else None
+
+    def newest(self) -> int | None:
+        """The version that a server takes: the highest number; None: there is none."""
+        return max((int(path.name) for path in self._path.glob("*") if path.name.isdecimal()), default=None)
 
     def has(self, version: int, digests: Mapping[str, str]) -> bool:
         """Whether a version has exactly these files: relative name → SHA-256."""
@@ -110,8 +115,12 @@ def _places(config: Config) -> list[Path | Place]:
         raise SettingsError(f"{_SETTING} {fault}") from fault
 
 
-def release(current: Run) -> None:
+def release(current: Run, keep: Callable[[], None]) -> None:
     """Bring the model of a run to all places if it is promoted, and remove it from them if it is not.
+
+    Args:
+        keep: makes sure of the output before any place is changed. A machine that vanished in between would else leave
+            a model in service of whose promotion nobody knows.
 
     Raises:
         InputError, RetryableError: some could not be written. run.json says which, and why.
@@ -121,15 +130,18 @@ def release(current: Run) -> None:
         return
     rows, faults = [], list[BirdtuneError]()
     with current.stage("publish"):
+        keep()
         for place in places:
-            fault = None
+            row: dict[str, Any] = {"place": str(place), "version": None, "has_it": False, "error": None}
             try:
                 with storage_faults(place if isinstance(place, Path) else current.model, "a copy of the model"):
-                    _settle(_open(place, current.config), current)
-            except (InputError, RetryableError) as caught:
-                fault = caught
+                    opened = _open(place, current.config)
+                    _settle(opened, current)
+                    row.update(version=opened.newest(), has_it=promoted)
+            except (InputError, RetryableError) as fault:
                 faults.append(fault)
-            rows.append({"place": str(place), "has_it": promoted and not fault, "error": fault and str(fault)})
+                row["error"] = str(fault)
+            rows.append(row)
         current.record["published"] = rows
     if faults:
         kind = RetryableError if any(isinstance(fault, RetryableError) for fault in faults) else InputError

@@ -32,11 +32,17 @@ from birdtune.training.served_model import ServedModel
 from birdtune.training.world import World
 
 
-def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str = "report") -> int:
+def run(
+    config: Config, journal: Journal, interrupts: Interrupts, *, until: str = "report",
+    keep: Callable[[], None] = lambda: None,
+) -> int:  # fmt: skip
     """Do the job, up to and with a stage. Returns the exit code 0, or raises what stopped it.
 
     Whatever happens, run.json says it, as long as the output folder can be written. The caller holds the lock of the
     output folder.
+
+    Args:
+        keep: brings what the output folder holds to where it is kept, if that is elsewhere.
     """
     world = World() if until == "prepare" else processes.world_of(config)
     if not is_chief():
@@ -73,7 +79,7 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
             )
             messages.say_outcome(current)
             with tracking.followed(current):  # what a server that was away has not got yet
-                _release(current, until)
+                _release(current, until, keep)
                 return EXIT_DONE
 
         journal.write_to(current.logs)
@@ -97,13 +103,13 @@ def run(config: Config, journal: Journal, interrupts: Interrupts, *, until: str 
         with tracking.followed(current):
             _compute(Job(current, dataset, store, interrupts, base, start, world=world), plan, champion)
         messages.say_result(current, until)
-        _release(current, until)
+        _release(current, until, keep)
     return EXIT_DONE
 
 
-def _release(current: Run, until: str) -> None:
+def _release(current: Run, until: str, keep: Callable[[], None]) -> None:
     if until in ("export", "report"):
-        release.release(current)
+        release.release(current, keep)
 
 
 def _compute(job: Job, plan: Plan, champion: ServedModel | None) -> None:
