@@ -840,6 +840,34 @@ def test_what_the_command_says_of_its_own_failure_stays(s3: S3, tmp_path: Path) 
     assert (ended, record["exit_code"]) == (42, 42) and "prepare" in record["stages"]
 
 
+def test_session_tokens_and_who_pays_go_with_every_request(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of this hour")
+    storage, sent = storage_of(s3, requester_pays=True), list[tuple[str, ...]]()
+    names = ("x-amz-security-token", "x-amz-request-payer")
+    storage.client.meta.events.register(
+        "before-send.s3", lambda request, **_: sent.append(tuple(request.headers[name].decode() for name in names))
+    )
+    s3.put("in/1.wav", b"sound")
+    fetch(storage, INPUT, tmp_path, QUIET, STOP)
+    with lease.alone_at(storage, OUTPUT, QUIET, STOP):
+        send(storage, OUTPUT.below("1.wav"), tmp_path / BUCKET / "in/1.wav")
+    assert len(sent) > 5 and set(sent) == {("of this hour", "requester")}
+
+
+def test_an_anonymous_reader_signs_nothing(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name)
+    s3.put("in/1.wav", b"sound", ACL="public-read")
+    storage, signed = storage_of(s3, anonymous=True), list[bool]()
+    storage.client.meta.events.register(
+        "before-send.s3", lambda request, **_: signed.append("Authorization" in request.headers)
+    )
+    fetch(storage, INPUT, tmp_path, QUIET, STOP)
+    assert content(tmp_path / BUCKET) == {"in/1.wav": b"sound"} and signed and not any(signed)
+
+
 def test_the_region_is_that_of_either_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     from birdtune.cloud.client import connect
     from birdtune.settings import CloudSettings
