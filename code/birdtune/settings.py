@@ -378,6 +378,10 @@ class EvaluateSettings(Section):
         None, "decide for a genus where no species passes; true: classes are called by scientific names",
         unset="auto: if the backbone's list or names such as `Parus major_Great Tit` say so",
     )
+    taxonomy: str | None = setting(
+        None, "CSV with order, family and genus of species, e.g. eBird's: to decide for a family where no genus "
+        "passes, and for the command unseen", unit="path", unset="genera of scientific names",
+    )
     label_issues: bool = setting(True, "look for wrong labels by cross-validation")
     rare_class_ablation: bool = setting(True, "measure what each setting for rare classes did to them")
 
@@ -477,10 +481,6 @@ class UnseenSettings(Section):
     )
     synonyms: str | None = setting(
         None, "CSV `class,words`: words in place of a class's name", unit="path"
-    )
-    taxonomy: str | None = setting(
-        None, "CSV with order, family and genus of each class, e.g. eBird's", unit="path",
-        unset="genera of scientific names",
     )
     traits: str | None = setting(
         None, "CSV with a row of traits for each class, e.g. AVONET's", unit="path"

@@ -70,8 +70,11 @@ class ClassNames:
         return found
 
 
-def rows_of(path: Path, setting: str, names: ClassNames) -> dict[str, dict[str, str]]:
+def rows_of(path: Path, setting: str, names: ClassNames, *, may_lack: bool = False) -> dict[str, dict[str, str]]:
     """The row of each class: header as `key_of` leaves it → cell.
+
+    Args:
+        may_lack: classes without a row are left out.
 
     Raises InputError: the table cannot be read, has no column of names, or no row of some class.
     """
@@ -91,7 +94,7 @@ def rows_of(path: Path, setting: str, names: ClassNames) -> dict[str, dict[str, 
     found = {
         name: of_key[key] for name in names.classes for key in sorted(names.keys(name), key=len) if key in of_key
     }
-    if missing := [name for name in names.classes if name not in found]:
+    if (missing := [name for name in names.classes if name not in found]) and not may_lack:
         raise InputError(
             f"{setting} {shown(path)}: has no row of {some(missing)}. Name them there as the data do, or by their "
             "scientific names."
@@ -107,13 +110,13 @@ def taxonomy(names: ClassNames, rows: Mapping[str, Mapping[str, str]]) -> Floats
     """
     blocks = []
     for level in _LEVELS:
-        values = [_level(names, rows.get(name, {}), name, level) for name in names.classes]
+        values = [level_of(names, rows.get(name, {}), name, level) for name in names.classes]
         if all(values) and len(set(values)) > 1:
             blocks.append(_one_hot(values))
     return np.concatenate(blocks, axis=1) if blocks else None
 
 
-def _level(names: ClassNames, row: Mapping[str, str], name: str, level: str) -> str:
+def level_of(names: ClassNames, row: Mapping[str, str], name: str, level: str) -> str:
     """The order, family or genus of a class; "" where it is not known."""
     written = next((row[key] for key in (level, f"{level}1", f"{level}2", f"{level}3") if row.get(key)), "")
     if written or level != "genus":

@@ -1,11 +1,11 @@
-"""A genus where no species passes: `Setophaga sp.` in place of `unknown`.
+"""A genus or family where no species passes: `Setophaga sp.` in place of `unknown`.
 
     classes, their scientific names ─▶ find ─▶ Genera;  held-out scores ─▶ choose ─▶ from which score on each is decided
-    scores of a recording that no class passes ─▶ Genera.decide ─▶ a genus, or none
+    scores of a recording that no class passes ─▶ Genera.decide ─▶ a genus, or none; then likewise a family
 
-The score of a genus is what its classes have together: where they exclude each other their sum, else the probability
-that at least one is there if they were independent. Thresholds are chosen as those of classes are, for the same
-precision, and evaluated on test.
+Families are Genera of another rank. The score of a genus is what its classes have together: where they exclude each
+other their sum, else the probability that at least one is there if they were independent. Thresholds are chosen as
+those of classes are, for the same precision, and evaluated on test.
 """
 
 import re
@@ -26,11 +26,12 @@ _WITH_COMMON = re.compile(r"[A-Z][a-z]+ [a-z]+( [a-z]+)?_[A-Z].*")
 # `Setophaga coronata`, alone or before a common name as in BirdNET's list.
 _BINOMIAL = re.compile(r"([A-Z][a-z]{2,})[ _][a-z]{2,}(?![a-z])")
 _FEWEST = 2  # classes of a genus: of one alone, the genus says no more than the class
+GENUS, FAMILY = "genus", "family"
 
 
 @dataclass(frozen=True)
 class Genera:
-    """Genera with several of the classes.
+    """Genera, or families, with several of the classes.
 
     Attributes:
         names: [G] of the genera.
@@ -43,6 +44,7 @@ class Genera:
     columns: tuple[tuple[int, ...], ...]
     exclusive: bool
     thresholds: Thresholds | None = None
+    rank: str = GENUS
 
     def scores(self, class_scores: npt.NDArray[Any]) -> Floats:
         """Scores of the genera. [N, C] → [N, G]"""
@@ -64,7 +66,7 @@ class Genera:
         """As in metrics.json and model.json."""
         members = [[classes[column] for column in own] for own in self.columns]
         return {
-            "genera": dict(zip(self.names, members, strict=True)), "exclusive": self.exclusive,
+            "rank": self.rank, "genera": dict(zip(self.names, members, strict=True)), "exclusive": self.exclusive,
             "thresholds": self.thresholds and self.thresholds.row(self.names),
         }  # fmt: skip
 
@@ -76,7 +78,7 @@ class Genera:
         found = Thresholds.of(row["thresholds"])
         if not names or len(found.values) != len(names) or not all(columns):
             raise ValueError("genera without classes, or without thresholds")
-        return cls(names, columns, bool(row["exclusive"]), found)
+        return cls(names, columns, bool(row["exclusive"]), found, str(row.get("rank", GENUS)))
 
 
 def find(classes: Sequence[str], scientific: Mapping[str, str], background: Sequence[str], kind: str) -> Genera | None:
@@ -87,13 +89,30 @@ def find(classes: Sequence[str], scientific: Mapping[str, str], background: Sequ
             and `Song sparrow` would be of one.
         kind: "softmax" or "sigmoid".
     """
+    matches = {name: _BINOMIAL.match(scientific.get(name, "")) for name in classes if name not in background}
+    several = _several(classes, {name: match[1] for name, match in matches.items() if match is not None})
+    return Genera(tuple(several), tuple(several.values()), kind == "softmax") if several else None
+
+
+def families(classes: Sequence[str], family: Mapping[str, str], genera: Genera | None, kind: str) -> Genera | None:
+    """The families of which several classes are, unless these are those of a genus; None: there is none.
+
+    Args:
+        family: class → family, as far as it is known.
+        kind: as `find`.
+    """
+    known = () if genera is None else genera.columns
+    several = {name: own for name, own in _several(classes, family).items() if own not in known}
+    return Genera(tuple(several), tuple(several.values()), kind == "softmax", rank=FAMILY) if several else None
+
+
+def _several(classes: Sequence[str], taxon: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Taxa with several classes, in alphabetical order, and their columns."""
     found: dict[str, list[int]] = {}
     for column, name in enumerate(classes):
-        match = _BINOMIAL.match(scientific.get(name, "")) if name not in background else None
-        if match is not None:
-            found.setdefault(match[1], []).append(column)
-    several = {name: tuple(own) for name, own in sorted(found.items()) if len(own) >= _FEWEST}
-    return Genera(tuple(several), tuple(several.values()), kind == "softmax") if several else None
+        if taxon.get(name):
+            found.setdefault(taxon[name], []).append(column)
+    return {name: tuple(own) for name, own in sorted(found.items()) if len(own) >= _FEWEST}
 
 
 def scientific_names(
@@ -137,9 +156,12 @@ def _of_genera(scores: Scores, genera: Genera) -> Scores:
 
 
 def evaluate(
-    genera: Genera, scores: Scores, of_classes: Thresholds, *, n_bootstrap: int, seed: int
+    genera: Genera, scores: Scores, of_classes: Thresholds, before: Genera | None = None, *, n_bootstrap: int, seed: int
 ) -> dict[str, Any]:
     """What genera add to the decisions on some recordings.
+
+    Args:
+        before: the genera that are decided for first, where these are families.
 
     Returns:
         `decided` (recordings with a genus), `right` of them, `decided_share` (of all recordings) and `precision`, each
@@ -147,7 +169,8 @@ def evaluate(
     """
     pooled = clip_scores(scores)
     with_class = of_classes.passing(pooled, scores.ood_score).any(axis=1)
-    given = np.where(with_class, UNKNOWN, genera.decide(pooled, scores.ood_score))
+    over = with_class if before is None else with_class | (before.decide(pooled, scores.ood_score) != UNKNOWN)
+    given = np.where(over, UNKNOWN, genera.decide(pooled, scores.ood_score))
     decided = given != UNKNOWN
     targets = _of_genera(scores, genera).positive
     right = decided & targets[np.arange(len(given)), np.maximum(given, 0)]

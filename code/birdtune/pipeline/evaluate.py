@@ -21,7 +21,6 @@ from birdtune.data import acoustic
 from birdtune.evaluation import (
     class_alignment,
     event_thresholds,
-    genera,
     leak,
     model_comparison,
     rare_classes,
@@ -35,7 +34,7 @@ from birdtune.evaluation.recording_events import Compared
 from birdtune.evaluation.scores import Scores
 from birdtune.models import classifier as classifiers
 from birdtune.models.classifier import Classifier
-from birdtune.pipeline import comparison, label_check, published_classes, rare_class_ablation
+from birdtune.pipeline import comparison, label_check, published_classes, rare_class_ablation, taxa
 from birdtune.pipeline.messages import headline_lines
 from birdtune.pipeline.metrics import OOD_NAME, RunMetrics, noise_logits, run_metrics
 from birdtune.reporting import ensemble_section, ood_section, shortcut_section
@@ -78,7 +77,7 @@ def evaluate(job: Job, champion: ServedModel | None) -> list[Path]:
     thresholds = Thresholds.of(figures["thresholds"])
     of_detections = _detection_thresholds(job, found, thresholds)
     figures["detection_thresholds"] = of_detections and of_detections.row(job.dataset.classes)
-    figures["genera"] = _genera(job, found, thresholds)
+    figures |= taxa.measure(job, found, thresholds)
     if test is not None:
         figures["test"]["events"] = _events(job, test, of_detections or thresholds)
     figures |= {"refit": refit, "ensemble": members}
@@ -261,28 +260,6 @@ def _detection_thresholds(job: Job, found: RunMetrics, thresholds: Thresholds) -
         lambda tried: _compared(job, judged_by, tried), job.dataset.classes, thresholds,
         false_alarms_per_hour=job.config.evaluate.false_alarms_per_hour,
     )  # fmt: skip
-
-
-def _genera(job: Job, found: RunMetrics, thresholds: Thresholds) -> dict[str, Any] | None:
-    """`genera` of metrics.json: those that a recording can be decided for, and what that adds; None: there are none."""
-    settings, classes, test = job.config.evaluate, job.dataset.classes, found.scores.get("test")
-    published = job.head_start.labels if job.head_start is not None else {}
-    names = genera.scientific_names(classes, published, are_scientific=settings.genera)
-    several = genera.find(classes, names, job.dataset.background, job.config.model.output)
-    if several is None:
-        return None
-    chosen = genera.choose(
-        several, found.held_out, precision=settings.precision, window_s=job.store.spec.window_s
-    )
-    added = None if test is None else genera.evaluate(
-        chosen, test, thresholds, n_bootstrap=settings.bootstrap, seed=job.config.train.seed
-    )  # fmt: skip
-    if added is not None:
-        job.journal.say(
-            f"  genera: of {added['recordings']:,} test recordings {added['decided']:,} without a species have a "
-            f"genus, {added['right']:,} of them the right one"
-        )
-    return {**chosen.row(classes), "test": added}
 
 
 def _longest_hop(scores: Scores) -> float:

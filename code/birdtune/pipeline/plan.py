@@ -14,7 +14,7 @@ from birdtune.models.head_start import HeadStart
 from birdtune.models.weights import sound_checkpoint
 from birdtune.reporting import tuned
 from birdtune.runtime import fingerprints
-from birdtune.runtime.files import value_sha256
+from birdtune.runtime.files import file_sha256, value_sha256
 from birdtune.runtime.runs import Run
 from birdtune.training import base_model
 from birdtune.training.served_model import ServedModel
@@ -63,13 +63,15 @@ def _fingerprints(
     sources = dataset.digest(sources=True)
     compared = [_as_served(served) for served in (base, champion)]
     kept = published.keep(config, dataset.classes)
-    more = [] if kept is None else [kept.columns, kept.row()]
+    more: list[Any] = [] if kept is None else [kept.columns, kept.row()]
+    more += [] if config.evaluate.taxonomy is None else [file_sha256(Path(config.evaluate.taxonomy))]
     evaluate = fingerprints.stage_fingerprint(train, config, "evaluate", sources, dataset.background, compared, *more)
     margin = config.gate.margin if champion is not None else None
     # What is served is calibrated, and has thresholds.
     beside = sound_checkpoint(config)  # a head on embeddings is exported with that backbone, or without any
-    more = [] if beside is None else [str(beside)]
-    export = fingerprints.stage_fingerprint(evaluate, config, "export", dataset.class_ids, margin, *more)
+    export = fingerprints.stage_fingerprint(
+        evaluate, config, "export", dataset.class_ids, margin, *([] if beside is None else [str(beside)])
+    )
     problems = value_sha256([problem.row() for problem in dataset.problems])
     shown = (export, problems, dataset.notices, tuned.digest(config))
     report = fingerprints.stage_fingerprint(evaluate, config, "report", *shown)

@@ -117,7 +117,7 @@ def predict(
         segment_s=window_s,
         calibration_clip_s=clip_s,
         published=published_choice(model, place, classes, published_threshold, of_windows=window_s is not None),
-        genera=None if exported is None else exported.genera,
+        genera=() if exported is None else exported.genera,
         sound=config.audio,
         batch_size=devices.windows_at_once(config.evaluate.batch_size, model.front_end),
         longest_s=config.audio.max_hours * 3600,

@@ -17,7 +17,7 @@ from birdtune.errors import EXIT_DEFECT, EXIT_DONE, BirdtuneError, DivergedError
 from birdtune.evaluation import diagnostics
 from birdtune.models import ensemble, head_start, published, registry
 from birdtune.models.weights import verify_checkpoint
-from birdtune.pipeline import gate, messages, prepare_parts, processes, release
+from birdtune.pipeline import gate, messages, prepare_parts, processes, release, taxa
 from birdtune.pipeline.plan import Plan, with_base
 from birdtune.reporting import tracking
 from birdtune.runtime.log import Journal
@@ -158,6 +158,7 @@ def _first_weights(config: Config, until: str) -> tuple[Path | None, list[Served
     ensemble.require(config)  # raises for one that could not be served
     head_start.require(config)  # raises for what cannot be begun from
     published.keep(config, ())  # raises for what cannot be kept
+    taxa.require(config)
     gate.find(config)
     release.require(config)
     session.require_published(config)

@@ -116,7 +116,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
             "init_from": job.run.record["init_from"],
             "backbone_origin": base_model.origin(job.config, job.base).row(),
             "refit": job.run.record["refit"],
-            "genera": _genera(job),
+            **_genera(job),
             # What the backbone's own list calls the classes, by which a list of species may name them.
             "published_names": dict(job.head_start.labels) if job.head_start is not None else {},
             "ensemble": job.run.record["ensemble"],
@@ -138,10 +138,11 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
     )
 
 
-def _genera(job: Job) -> dict[str, Any] | None:
-    """Those that a recording can be decided for, as model.json has them."""
-    found = (read_json(job.run.reports / "metrics.json") or {}).get("genera")
-    return found and {name: value for name, value in found.items() if name != "test"}
+def _genera(job: Job) -> dict[str, Any]:
+    """Genera and families that a recording can be decided for, as model.json has them."""
+    figures = read_json(job.run.reports / "metrics.json") or {}
+    rows = {name: figures.get(name) for name in ("genera", "families")}
+    return {name: row and {key: row[key] for key in row if key != "test"} for name, row in rows.items()}
 
 
 def _describe(job: Job, building: Path, facts: Mapping[str, Any], before_refit: Arrays | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from birdtune.evaluation.decision import BACKGROUND, NOMINAL, OWN, SHARED
+from birdtune.evaluation.genera import FAMILY
 from birdtune.reporting import figures
 from birdtune.runtime.text import NBSP, count, percent, some, span
 
@@ -47,7 +48,7 @@ def section(metrics: Row, part: str, trust: Row | None) -> Row | None:
         if metrics.get("events")
         else decisions_sentence(metrics["decisions"], metrics["n_recordings"], part, chosen_on=chosen_on),
         "thresholds": thresholds_sentence(thresholds_of(trust)) if trust is not None else "",
-        "genera": genera_sentence(trust.get("genera")) if trust is not None else "",
+        "genera": " ".join(genera_sentence((trust or {}).get(name)) for name in ("genera", "families")).strip(),
         "why": thresholds_of(trust)["reason"] if trust is not None else "",
         "background": background_words(trust["false_alarms"]["background"]) if trust is not None else "",
         "alarms": alarms_sentence(trust["false_alarms"]["background"]) if trust is not None else "",
@@ -142,11 +143,14 @@ def decisions_sentence(decisions: Row, n: int, part: str, *, chosen_on: bool) ->
 
 
 def genera_sentence(found: Row | None) -> str:
-    """What is decided where no class passes; `found`: `genera` of metrics.json."""
+    """What is decided where no class passes; `found`: `genera` or `families` of metrics.json."""
     if found is None:
         return ""
     names = some([f"{name} ({count(len(members), 'class')})" for name, members in found["genera"].items()])
-    words = f"Where no class passes, a genus may, by what its classes have together: {names}."
+    rank = found["rank"]
+    before = "class nor genus" if rank == FAMILY else "class"
+    words = f"Where {'neither' if rank == FAMILY else 'no'} {before} passes, a {rank} may, by what its classes have "
+    words += f"together: {names}."
     test = found["test"]
     if test is None:
         return words
@@ -154,7 +158,7 @@ def genera_sentence(found: Row | None) -> str:
         return f"{words} In the test, none did."
     ci = f" ({span(test['precision_ci'])})" if test["precision_ci"] else ""
     return (
-        f"{words} In the test, {test['decided']:,} of the {count(test['recordings'], 'recording')} got a genus so, "
+        f"{words} In the test, {test['decided']:,} of the {count(test['recordings'], 'recording')} got a {rank} so, "
         f"{percent(test['precision'])} of these the right one{ci}; a class was decided for in "
         f"{percent(test['of_classes_share'])} of the recordings."
     )

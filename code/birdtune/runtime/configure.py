@@ -49,7 +49,7 @@ _RENAMED = {
     "augment.shift-bands": "augment.pitch-shift", "augment.shift-frames": "augment.time-roll-s",
     "augment.time-roll": "augment.time-roll-s", "augment.time-mask": "augment.time-mask-s",
     "train.hop-frames": "train.hop-s", "train.jitter-frames": "train.jitter-s",
-    "from-version": "init-from",
+    "from-version": "init-from", "unseen.taxonomy": "evaluate.taxonomy",
 }  # fmt: skip
 # Of a value that is refused, as much is shown as helps to find it.
 _LONGEST_SHOWN = 200

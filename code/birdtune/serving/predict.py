@@ -132,7 +132,7 @@ def predict_files(
     segment_s: float | None = None,
     calibration_clip_s: float | None = None,
     published: PublishedChoice | None = None,
-    genera: Genera | None = None,
+    genera: tuple[Genera, ...] = (),
     sound: AudioSettings = DEFAULT,
     hop_s: float | None = None,
     batch_size: int = 64,
@@ -156,7 +156,7 @@ def predict_files(
             begins earlier, to hold a window (0.975 s). Of a file that breaks off, the segments before stand.
         calibration_clip_s: seconds of the recordings that calibration and thresholds rest on; for `Outcome.long`.
         published: published classes that rows of `out` are about, too; `windows_out` has own classes alone.
-        genera: that are decided for where no class passes; None: none is.
+        genera: that are decided for where no class passes, and then families.
 
     Raises:
         as `embed_files`; also UsageError: a segment shorter than a window.

@@ -114,7 +114,7 @@ class Rows:
     ood_score: Callable[[Floats], Any] | None
     segment_s: float | None
     published: PublishedChoice | None = None
-    genera: Genera | None = None
+    genera: tuple[Genera, ...] = ()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -141,9 +141,9 @@ class Rows:
         """The row of a recording or a segment.
 
         `decision`: the class with the highest of the scores that pass; where none does, the genus that passes, as
-        `Setophaga sp.`; else `unknown`, as also where `ood_score` is above 1 or nothing but silence is there; `class`
-        and `score` of the best class, and of the next ones (`class_2`, `score_2` …), whether they pass or not,
-        background left out; `peak_s`: where in the file the window begins that scores highest for the best class;
+        `Setophaga sp.`, or the family; else `unknown`, as also where `ood_score` is above 1 or nothing but silence is
+        there; `class` and `score` of the best class, and of the next ones (`class_2`, `score_2` …), whether they pass
+        or not, background left out; `peak_s`: where in the file the window begins that scores highest for that class;
         `problem`: why there is no more than that, or what is wrong with the file (the last window says it); and a
         column `score:<class>` for every class.
 
@@ -164,9 +164,10 @@ class Rows:
             best = _with_published(best, scored, self.published)
             if self.published.alone:
                 return {**where, **best, **end}
-        if best["decision"] == UNKNOWN_NAME and self.genera is not None:
-            number = int(self.genera.decide(scores[None], None if ood is None else np.array([ood]))[0])
-            best["decision"] = UNKNOWN_NAME if number == UNKNOWN else self.genera.title(number)
+        for genera in self.genera:
+            if best["decision"] == UNKNOWN_NAME:
+                number = int(genera.decide(scores[None], None if ood is None else np.array([ood]))[0])
+                best["decision"] = UNKNOWN_NAME if number == UNKNOWN else genera.title(number)
         clearest = int(windows[:, self.classes.index(str(best["class"]))].argmax())
         return {
             **where,

@@ -68,7 +68,7 @@ class ExportedModel:
     thresholds: Thresholds | None
     detection_thresholds: Thresholds | None = None  # of windows, chosen on events; None: those above
     published: PublishedClasses | None = None
-    genera: Genera | None = None  # those that a recording can be decided for where no class passes
+    genera: tuple[Genera, ...] = ()  # and then families, that a recording can be decided for where no class passes
 
     @property
     def calibration_clip_s(self) -> float | None:
@@ -107,7 +107,7 @@ def open_model(folder: Path) -> ExportedModel:
         thresholds, of_detections = (
             Thresholds.of(row) if (row := facts.get(name)) else None for name in ("thresholds", "detection_thresholds")
         )
-        genera = Genera.of(row, classes) if (row := facts.get("genera")) else None
+        genera = tuple(Genera.of(row, classes) for name in ("genera", "families") if (row := facts.get(name)))
         kept = facts.get("published")
         labels = tuple(row["class"] for row in read_csv(folder / PUBLISHED_LABELS)) if kept else ()
         of_published = Calibration.of(kept["calibration"]) if kept else None

@@ -186,11 +186,11 @@ def _kinds(config: Config, names: ClassNames) -> tuple[list[_Kind], list[str]]:
     def rows(path: str | None, setting: str) -> dict[str, dict[str, str]]:
         return class_vectors.rows_of(Path(path), setting, names) if path is not None else {}
 
-    taxa = class_vectors.taxonomy(names, rows(settings.taxonomy, "--unseen.taxonomy"))
+    taxa = class_vectors.taxonomy(names, rows(config.evaluate.taxonomy, "--evaluate.taxonomy"))
     if taxa is not None:
         found.append(_Kind("taxonomy", taxa, learnt))
     else:
-        notes.append("no taxonomy: classes have no scientific names, or are all of one genus (--unseen.taxonomy)")
+        notes.append("no taxonomy: classes have no scientific names, or are all of one genus (--evaluate.taxonomy)")
     if settings.traits is not None:
         vectors, used = class_vectors.traits(names, rows(settings.traits, "--unseen.traits"))
         if vectors is None:
