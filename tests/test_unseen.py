@@ -85,6 +85,10 @@ def test_each_kind_of_vectors_has_a_row_beside_chance_and_the_proof_holds(data: 
         assert not set(draw["unseen"]) & set(draw["learnt_classes"])
         assert sorted(set(draw["unseen"]) | set(draw["learnt_classes"])) == sorted(PITCHES)
     assert proof["draws"][0]["unseen"] != proof["draws"][1]["unseen"]
+    page = (tmp_path / "out/unseen.html").read_text()
+    assert all(draw["learnt_contents_sha256"][:12] in page for draw in proof["draws"])
+    assert "share <b>0</b> contents" in page and "They share <b>0</b> source recordings" in page
+    assert page.count('<th scope="row">') == len(ways) and f"± {best['top1_sd']:.3f}" in page
     assert not (tmp_path / "out" / "model").exists()
 
 

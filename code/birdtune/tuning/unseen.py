@@ -1,7 +1,8 @@
 """How well classes that were never learnt from are recognised by their vectors alone.
 
     settings ─▶ all recordings as embeddings, computed once ─▶ classes held out ─▶ maps learnt on the others
-             ─▶ one table, mean and spread over seeds beside chance; unseen.csv, unseen.json with a proof
+             ─▶ one table, mean and spread over seeds beside chance; unseen.csv, unseen.json and
+                unseen.html with a proof
 
 The proof: no class held out has another name among the seen ones, and nothing of its recordings, by content or by
 source, was learnt from. The backbone itself may have learnt from any of them: that is said, and cannot be undone here.
@@ -27,6 +28,7 @@ from birdtune.models.labels_file import are_named
 from birdtune.models.published_names import Names
 from birdtune.models.registry import front_end
 from birdtune.models.weights import verify_checkpoint
+from birdtune.reporting import unseen_page
 from birdtune.runtime.files import value_sha256, write_csv, write_json
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
@@ -66,7 +68,7 @@ class _Kind:
 
 
 def unseen(config: Config, journal: Journal, interrupts: Interrupts) -> int:
-    """Hold classes out, recognise them by vectors; print the table, and write unseen.csv and unseen.json.
+    """Hold classes out, recognise them by vectors; print the table, and write unseen.csv, unseen.json and unseen.html.
 
     Raises:
         InputError: no data, too few classes, or a file of vectors that does not fit.
@@ -324,11 +326,11 @@ def _report(
             "has learnt from them (and perhaps from others, under other names): unseen they are to the map alone"
         )
     write_csv(config.output / "unseen.csv", _COLUMNS, rows)
-    write_json(
-        config.output / "unseen.json",
-        {
-            "hold_out_classes": how, "seeds": config.unseen.seeds, "classes": list(classes),
-            "recordings": len(sound.contents), "rows": found, "proof": dict(proof),
-        },
-    )  # fmt: skip
+    page = {
+        "hold_out_classes": how, "seeds": config.unseen.seeds, "classes": list(classes),
+        "recordings": len(sound.contents), "rows": found, "proof": dict(proof),
+    }  # fmt: skip
+    write_json(config.output / "unseen.json", page)
+    unseen_page.write_page(config.output / "unseen.html", page)
     journal.say(f"table   {shown(config.output / 'unseen.csv')}")
+    journal.say(f"report  {shown(config.output / 'unseen.html')}")
