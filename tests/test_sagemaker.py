@@ -117,3 +117,11 @@ def test_what_the_system_refuses_has_the_exit_code_of_the_process(tmp_path: Path
         sagemaker.train(refuse, tmp_path)
     assert refused.value.exit_code == code
     assert (tmp_path / "output/failure").read_text() == f"exit {code}: {refused.value}"
+
+
+def test_another_user_than_root_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path, {}, {"input": {}})
+    (tmp_path / "output").write_text("as if it could not be made")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"cannot be written by user \d+\. SageMaker mounts it for root"):
+        sagemaker.train(lambda line: 0, tmp_path)

@@ -7,15 +7,15 @@ where it looks for them.
     input/config/resourceconfig.json, where it names several machines ─▶ TF_CONFIG
 """
 
+import contextlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from birdtune.errors import InputError, ended_by, shown
+from birdtune.errors import BirdtuneError, InputError, ended_by, shown
 from birdtune.runtime.files import make_folder, read_json
 from birdtune.runtime.rank import Cluster, is_chief
 from birdtune.runtime.runs import RECORD_NAME
@@ -49,6 +49,11 @@ def train(run: Callable[[list[str]], int], root: Path = ROOT) -> int:
         InputError: the files are not those of SageMaker's contract, or name what birdtune does not know.
     """
     with _failure_told(root):
+        if not os.access(root, os.W_OK):
+            raise InputError(
+                f"{shown(root)}: cannot be written by user {os.geteuid()}. SageMaker mounts it for root: build an "
+                "image for SageMaker with `USER root` (docs/deploy-sagemaker.md)."
+            )
         os.environ.update(_cluster(root))
         output = root / "checkpoints"
         _keep_cache_local(output, root)
@@ -132,7 +137,7 @@ def _copy(folder: Path, target: Path) -> None:
         shutil.copytree(folder, target, dirs_exist_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _failure_told(root: Path) -> Iterator[None]:
     """Leave why the job failed where SageMaker reads it; a job that was stopped did not fail."""
     try:
@@ -140,6 +145,7 @@ def _failure_told(root: Path) -> Iterator[None]:
             yield
     except Exception as fault:
         code, why = ended_by(fault)
-        make_folder(root / "output")
-        (root / "output/failure").write_text(f"exit {code}: {why}"[:_LONGEST_FAILURE], "utf-8")
+        with contextlib.suppress(BirdtuneError, OSError):  # what stopped the job is the one to report
+            make_folder(root / "output")
+            (root / "output/failure").write_text(f"exit {code}: {why}"[:_LONGEST_FAILURE], "utf-8")
         raise
