@@ -4,6 +4,7 @@ import http.client
 import http.server
 import socketserver
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from moto.server import ThreadedMotoServer
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
 BUCKET = "birds"
+DELAY_S = 1.0
 
 
 @dataclass
@@ -58,6 +60,8 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
     def _pass(self) -> None:
         fault = self.faults.take(self.command, self.path)
         body = self._body()
+        if fault == "delay":
+            time.sleep(DELAY_S)
         if fault == "drop":
             self.close_connection = True
             return

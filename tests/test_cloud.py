@@ -30,6 +30,7 @@ from birdtune.cloud.places import Place, place_of
 from birdtune.cloud.publish import EmbeddingsMirror, Mirror, send
 from birdtune.config import Config
 from birdtune.errors import BusyError, InputError, RetryableError, SettingsError
+from birdtune.pipeline.shards import Shard
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import FORMAT
 from birdtune.runtime.signals import Interrupts
@@ -56,7 +57,9 @@ def storage_of(s3: S3, **settings: object) -> clients.Storage:
 
 
 def content(path: Path) -> dict[str, bytes]:
-    return {each.relative_to(path).as_posix(): each.read_bytes() for each in path.rglob("*") if each.is_file()}
+    """Files below a folder, without what says that it is kept in step with S3."""
+    files = (each for each in path.rglob("*") if each.is_file() and each.name != publish._MARK)
+    return {each.relative_to(path).as_posix(): each.read_bytes() for each in files}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -145,7 +148,7 @@ def test_keys_that_would_leave_the_folder_are_left_out_and_named(
     assert "4 objects cannot be files" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fault", ["cut", "drop", 500, 503, "damage"])
+@pytest.mark.parametrize("fault", ["cut", "drop", 500, 503, "damage", "delay"])
 def test_a_transfer_survives_what_the_network_does(s3: S3, tmp_path: Path, fault: int | str) -> None:
     sound = os.urandom(1 << 20)
     s3.put("in/1.wav", sound)
@@ -411,6 +414,30 @@ def test_an_end_while_s3_is_away_for_a_moment_is_waited_out(
     assert s3.stored() == ["out/run.json"]
 
 
+def test_who_has_to_stop_does_not_wait_for_s3(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "_LEAVING_S", 0.1)
+    mirror = mirror_of(s3, tmp_path, every_s=0.01)
+    mirror.start()
+    make(mirror.output, {"run.json": "{}"})
+    s3.faults.add("PUT", "run.json", "delay")
+    wait_until(lambda: any(row[0] == "PUT" for row in s3.faults.seen))
+    with pytest.raises(RetryableError, match=r"S3 does not answer\. Run again"):
+        mirror.leave()
+
+
+def test_what_vanishes_with_its_folder_stays_in_s3(s3: S3, tmp_path: Path) -> None:
+    mirror = mirror_of(s3, tmp_path)
+    make(mirror.output, {"run.json": "{}", "model/m/1/saved_model.pb": "m", "checkpoints/1/e1/w": "w"})
+    mirror.start()
+    mirror.publish()
+    before = s3.stored()
+    shutil.rmtree(mirror.output)
+    make(mirror.output, {"run.json": "{}"})  # a job that goes on, not knowing
+    with pytest.raises(RetryableError, match=r"birds/out: is gone"):
+        mirror.finish(patience_s=0)
+    assert s3.stored() == before and len(before) == 3
+
+
 def test_an_end_while_s3_refuses_all_is_quick(s3: S3, tmp_path: Path) -> None:
     mirror = mirror_of(s3, tmp_path)
     mirror.start()
@@ -601,6 +628,23 @@ def test_of_several_processes_that_train_the_chief_alone_publishes(
     assert s3.stored("out/") == ["out/checkpoints/1/w", "out/model/m/1/model.json"]
 
 
+def test_processes_of_one_machine_share_what_the_first_of_them_fetched(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.put("in/bird_id_map.csv", b"name,id\n")
+    given = {"input": "s3://birds/in", "output": "s3://birds/out"}
+    config = Config.model_validate({**given, "cloud": {"endpoint": s3.endpoint, "folder": str(tmp_path)}})
+    hosts = ["a:1", "a:2", "b:1", "b:2"]
+    wanted = [tmp_path, tmp_path, tmp_path / "rank-2", tmp_path / "rank-2"]
+    for rank, folder in enumerate(wanted):
+        cluster = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": rank}}
+        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+        before = len(s3.faults.seen)
+        with session.staged(config, Namespace(), QUIET, STOP, only_reads=False) as (local, _):
+            assert local.output == folder / "birds/out" and content(local.input).keys() == {"bird_id_map.csv"}
+        assert (len(s3.faults.seen) > before) == (rank in (0, 2))
+
+
 def test_what_cannot_be_published_ends_a_command_that_did_its_work(
     s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -650,6 +694,28 @@ def test_a_command_that_only_reads_takes_no_lease_and_writes_nothing(s3: S3, tmp
     assert {path for method, path in s3.faults.seen if method == "PUT"} == {f"/{BUCKET}/tables/night.csv"}
 
 
+def test_a_part_of_the_recordings_is_fetched_alone(s3: S3, tmp_path: Path) -> None:
+    for name in ("a/1.wav", "a/2.WAV", "a/notes.txt", "b/3.flac", "b/4.wav"):
+        s3.put(f"night/{name}", b"sound")
+    s3.put("more/5.wav", b"sound")
+    found = []
+    for number in range(1, 8):
+        cloud = {"endpoint": s3.endpoint, "folder": str(tmp_path / str(number))}
+        options = Namespace(
+            files=[Path("s3://birds/night"), Path("s3://birds/more/5.wav")], list=None, out=None, model=None,
+            format="csv", merge=False, shard=Shard(number, 7),
+        )  # fmt: skip
+        config = Config.model_validate({"cloud": cloud})
+        with session.staged(config, options, QUIET, STOP, only_reads=True) as (_, local):
+            assert local.shard.part([1, 2, 3]) == [1, 2, 3] and all(path.exists() for path in local.files)
+            found.append(sorted(path.name for path in (tmp_path / str(number)).rglob("*.*") if path.is_file()
+                                and path.suffix != ".json"))  # fmt: skip
+    assert found == [
+        ["5.wav", "notes.txt"], ["1.wav", "notes.txt"], ["2.WAV", "notes.txt"], ["3.flac", "notes.txt"],
+        ["4.wav", "notes.txt"], ["notes.txt"], ["notes.txt"],
+    ]  # fmt: skip
+
+
 def test_what_is_over_stays_in_s3_alone(s3: S3, tmp_path: Path) -> None:
     names = ["run.json", "logs/1/run.json", "logs/2/run.json", "checkpoints/1/e9/w", "checkpoints/2/e1/w",
              "reports/1/report.html", "shards/1-of-2/rows", "candidates/2/model.json",
@@ -690,6 +756,13 @@ def test_input_and_output_in_one_another_are_refused(
     with refused, session.staged(config, Namespace(), QUIET, STOP, only_reads=False):
         pass
     assert s3.stored() == []
+
+
+def test_a_start_that_is_refused_leaves_nothing_in_the_input(s3: S3, tmp_path: Path) -> None:
+    s3.put("in/data/a/1.wav", b"sound")
+    cloud = ["--cloud.endpoint", s3.endpoint, "--cloud.folder", str(tmp_path)]
+    code = cli.main(["run", "--input", "s3://birds/in", "--output", "s3://birds/in/out", *cloud])
+    assert code == 42 and s3.stored() == ["in/data/a/1.wav"]
 
 
 def test_parts_that_machines_prepare_meet_in_s3(

@@ -55,6 +55,9 @@ def test_a_first_model_is_promoted_unless_it_is_poor(data: Path, tmp_path: Path)
     assert found["promoted"] is False and found["gate"]["champion"] is None
     assert found["gate"]["reason"].startswith("the verdict is poor (") and found["verdict"] == "poor"
     assert (tmp_path / "candidates/1/saved_model.pb").is_file() and not (tmp_path / "model").exists()
+    run(data, tmp_path, **UNTRAINED)  # somebody wants it all the same
+    assert record(tmp_path)["promoted"] is True and record(tmp_path)["outcome"] == "promoted"
+    assert (tmp_path / "model/birdtune/1/saved_model.pb").is_file() and not (tmp_path / "candidates/1").exists()
 
 
 def test_a_better_model_is_promoted_and_a_new_species_does_not_count_against_the_champion(
@@ -168,7 +171,7 @@ def decision(
         (0.01, 0.2, 0.0, True, "better than version 1"),
         (0.0, 0.2, 0.0, False, "not significantly better than version 1: score"),
         (-0.01, 0.2, 0.02, True, r"no worse by 0\.02 than version 1"),
-        (-0.03, 0.2, 0.02, False, r"not significantly better than version 1 or no worse by 0\.02"),
+        (-0.03, 0.2, 0.02, False, r"neither significantly better than version 1 nor surely less than 0\.02 worse"),
         (-0.2, -0.01, 0.0, False, "worse than version 1"),
         (-0.2, -0.1, 0.05, False, "worse than version 1"),
     ],

@@ -166,7 +166,7 @@ def test_a_model_that_is_taken_back_goes_from_s3_its_graph_first(data: Path, out
     found = read_json(output / "logs/1/run.json")
     write_json(output / "logs/1/run.json", {**found, "promoted": False})
     s3.faults.seen.clear()
-    run(data, output, **more)
+    run(data, output, **GATED, **more)
     gone = [path for method, path in s3.faults.seen if method == "DELETE"]
     assert s3.stored("served/") == [] and gone[0].endswith("/saved_model.pb")
 
@@ -193,7 +193,21 @@ def test_a_version_of_another_output_folder_is_not_replaced(data: Path, output: 
     with pytest.raises(InputError, match=r"served: has a version 1 of another output folder\. Give each"):
         run(data, output, gate__publish_to=str(place))
     assert record(output)["exit_code"] == 42 and record(output)["promoted"] is True
+    with pytest.raises(InputError, match=r"served: has a version 1 of another output folder\. Give each"):
+        run(data, output, **UNTRAINED, **GATED, gate__publish_to=str(place))  # version 2 is not promoted, 1 in service
     assert read_json(place / "1/model.json")["fingerprint"] == "another"
+
+
+def test_a_higher_version_of_another_output_folder_is_named(
+    data: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "served"
+    shutil.copytree(output / "model/birdtune/1", place / "9")
+    config = settings(data, output, split__test_fraction=0.3, evaluate__bootstrap=200, train__epochs=3,
+                      gate__publish_to=str(place))
+    assert job.run(config, Journal(), Interrupts(), until="export") == 0
+    assert "has version 9, which servers take in place of version 1" in capsys.readouterr().out
+    assert record(output)["published"] == [{"place": str(place), "version": 9, "has_it": True, "error": None}]
 
 
 def test_a_folder_that_goes_away_meanwhile_is_worth_another_start(

@@ -19,7 +19,6 @@ from birdtune.settings import CloudSettings
 # Waiting for bytes that do not come: long enough for a slow disk behind the storage, short beside a spot's 120 s.
 _TIMEOUT_S = 20
 _ATTEMPTS = 6
-_IMPATIENT_TIMEOUT_S, _IMPATIENT_ATTEMPTS = 10, 3
 
 _CREDENTIALS = (
     "Credentials come from the machine's or task's role, from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
@@ -62,25 +61,23 @@ class Storage:
         """How many transfers go on at once."""
         return self.settings.connections
 
-    def impatient(self) -> "Storage":
-        """The same that gives a request up after seconds: for what is tried again anyway, and must not keep a job that
-        has to stop."""
-        return connect(self.settings, impatient=True)
+    def impatient(self, timeout_s: float = 10, attempts: int = 3) -> "Storage":
+        """The same that gives a request up sooner: for what is tried again anyway, and for a job that has to stop."""
+        return connect(self.settings, timeout_s=timeout_s, attempts=attempts)
 
 
-def connect(settings: CloudSettings, *, impatient: bool = False) -> Storage:
+def connect(settings: CloudSettings, *, timeout_s: float = _TIMEOUT_S, attempts: int = _ATTEMPTS) -> Storage:
     """A client by the settings; credentials and region are found as boto3 finds them, or the region by AWS_REGION.
 
     Args:
-        impatient: gives a request up after seconds; else S3 may be away for half a minute.
+        timeout_s: of waiting for a connection, or for bytes.
+        attempts: of a request, with growing pauses.
 
     Raises:
         SettingsError: the endpoint is no address, or has a password in it.
     """
     if settings.endpoint is not None and "@" in settings.endpoint:
         raise SettingsError(f"--cloud.endpoint: an address with a user or password in it is not used. {_CREDENTIALS}.")
-    timeout_s = _IMPATIENT_TIMEOUT_S if impatient else _TIMEOUT_S
-    attempts = _IMPATIENT_ATTEMPTS if impatient else _ATTEMPTS
     options = ClientConfig(
         connect_timeout=timeout_s, read_timeout=timeout_s, max_pool_connections=settings.connections + 4,
         retries={"mode": "standard", "total_max_attempts": attempts},

@@ -15,7 +15,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -128,11 +128,15 @@ def _listed(storage: Storage, place: Place, prefix: str) -> Iterator[Object]:
                 yield Object(row["Key"].removeprefix(place.prefix), int(row["Size"]), row["ETag"].strip('"'))
 
 
-def fetch(storage: Storage, place: Place, folder: Path, journal: Journal, interrupts: Interrupts) -> Path:
+def fetch(
+    storage: Storage, place: Place, folder: Path, journal: Journal, interrupts: Interrupts,
+    without: Collection[Place] = (),
+) -> Path:  # fmt: skip
     """Bring what lies at a place to this machine; what is there and unchanged is not fetched again.
 
     Args:
         folder: `--cloud.folder`.
+        without: objects that are not needed here.
 
     Returns: the file or folder of this machine.
 
@@ -143,8 +147,8 @@ def fetch(storage: Storage, place: Place, folder: Path, journal: Journal, interr
     source, objects = listing(storage, place)
     if not objects:
         raise InputError(f"{shown(place)}: nothing lies there. Check the bucket and the key.")
-    index = index_of(place, folder)
-    bring(storage, source, source.local(folder), objects, index, journal, interrupts)
+    needed = [each for each in objects if source.below(each.name) not in without]
+    bring(storage, source, source.local(folder), needed, index_of(place, folder), journal, interrupts)
     return place.local(folder)
 
 

@@ -29,6 +29,7 @@ from birdtune.runtime.signals import Interrupts
 
 NAME = ".lease.json"
 _POLL_S = 1.0
+_LAST_TIMEOUT_S = 5.0  # of a job that ends
 _LOST = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey", "404")
 
 
@@ -69,6 +70,10 @@ class _Lease:
     def is_held(self) -> bool:
         """Whether nobody else can have taken it over yet."""
         return _now_s() - self._renewed_s < LEASE_S
+
+    def was_seen(self) -> bool:
+        """Whether S3 answered when it was to be renewed last."""
+        return _now_s() - self._renewed_s < 2 * RENEWAL_S
 
     def renew(self) -> bool:
         """Whether it was still this job's."""
@@ -149,9 +154,11 @@ def alone_at(
         yield lease.is_held
     finally:
         stop.set()
-        heart.join()
-        with contextlib.suppress(BirdtuneError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
-            lease.release()
+        heart.join(_LAST_TIMEOUT_S)
+        if lease.was_seen():  # else S3 is away: it expires by itself
+            lease.storage = storage.impatient(_LAST_TIMEOUT_S, 1)
+            with contextlib.suppress(BirdtuneError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
+                lease.release()
 
 
 def _acquire(lease: _Lease, journal: Journal, interrupts: Interrupts, *, waits: bool) -> None:

@@ -27,21 +27,24 @@ from birdtune.cloud.lease import NAME
 from birdtune.cloud.places import Place, is_safe
 from birdtune.data.shards import ENDING, INDEX_NAME, WHOLE_NAME
 from birdtune.errors import BirdtuneError, RetryableError, shown
-from birdtune.runtime.files import file_sha256, make_folder, read_json
+from birdtune.runtime.files import file_sha256, make_folder, read_json, write_text
 from birdtune.runtime.lock import LEASE_NAME, LOCK_NAME, OWNER_NAME
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import RECORD_NAME, RESERVE_NAME
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import UNFINISHED, free_bytes, size_text
+from birdtune.runtime.storage import gone as gone_away
 from birdtune.runtime.text import count
 
 # Features are made again from the recordings wherever they are missing; for embeddings there is `EmbeddingsMirror`.
 _CACHE, _SHARE_OF_DISK = "cache", 0.5
-_LOCAL = (_CACHE, LOCK_NAME, LEASE_NAME, OWNER_NAME, RESERVE_NAME, NAME)
+_MARK = ".published"  # in a folder that is kept in step with S3
+_LOCAL = (_CACHE, LOCK_NAME, LEASE_NAME, OWNER_NAME, RESERVE_NAME, NAME, _MARK)
 _GRAPH = "saved_model.pb"
 _PART_BYTES = 16 << 20
 _ATTEMPTS = 3
 _PAUSE_S = 5.0
+_LEAVING_S, _LAST_TIMEOUT_S = 30.0, 5.0
 _SUPERSEDED = ".superseded-"
 
 
@@ -60,7 +63,7 @@ class Mirror:
         self.storage, self.place, self.output = storage, place, place.local(folder)
         self._journal, self._every_s, self._is_held = journal, every_s, is_held
         self._index = index_of(place, folder)
-        self._stop, self._at_work = threading.Event(), threading.Lock()
+        self._stop, self._at_work, self._is_marked = threading.Event(), threading.Lock(), False
         self._thread = threading.Thread(target=self._work, name="publish", daemon=True)
         self._complaint = ""
 
@@ -108,11 +111,25 @@ class Mirror:
     def start(self) -> None:
         """Begin to publish what changes."""
         self.storage = self.storage.impatient()
+        write_text(make_folder(self.output) / _MARK, "")
+        self._is_marked = True
         self._thread.start()
 
     def stop(self) -> None:
         """Publish no more; what is on its way need not arrive."""
         self._stop.set()
+
+    def leave(self) -> None:
+        """Publish what is left of a job that has to stop: where S3 is slow or away, give up after seconds.
+
+        Raises as `finish`.
+        """
+        self.stop()
+        self._thread.join(_LEAVING_S)
+        if self._thread.is_alive():
+            raise RetryableError(f"{shown(self.place)}: S3 does not answer. Run again to continue.")
+        self.storage = self.storage.impatient(_LAST_TIMEOUT_S, 2)
+        self.publish()
 
     def finish(self, patience_s: float) -> None:
         """Publish what is left.
@@ -159,6 +176,8 @@ class Mirror:
         files = dict(self._files())
         due = [name for name, path in files.items() if not self._index.has(name, path)]
         gone = [name for name in self._index.rows if not (self.output / name).exists()]
+        if self._is_marked and not (self.output / _MARK).exists():
+            raise gone_away(self.output)  # what is not there was not removed by this job
         if not due and not gone:
             return
         if not self._is_held():

@@ -16,7 +16,7 @@ from birdtune.config import Config, options
 from birdtune.errors import BirdtuneError, BusyError, InputError, Interrupted, SettingsError, ended_by, shown
 from birdtune.options import ENVIRONMENT_PREFIX, paths_of
 from birdtune.runtime import configure
-from birdtune.runtime.files import read_json
+from birdtune.runtime.files import make_folder, read_json
 from birdtune.runtime.lock import alone_in
 from birdtune.runtime.log import Journal, clock
 from birdtune.runtime.rank import is_chief
@@ -139,6 +139,10 @@ def _record(config: Config, end: tuple[int, str], began: str, journal: Journal, 
     if place is not None:
         from birdtune.cloud import staging
 
+        try:
+            staging.require_apart(place, places.settings(config))
+        except SettingsError:
+            return  # in an input, a record would be one more file
         output = place.local(staging.folder_of(config))
     else:
         output = config.output
@@ -184,11 +188,27 @@ def staged(
 
         # Of `predict`, detections are a folder; everything else that a command is given a place for is a file.
         makes_folder = "merge" in options and options.format is not None
+        shard = _shard_of_places(options, given)
         with staging.staged(
-            config, named, given, journal, interrupts, only_reads=only_reads, makes_folder=makes_folder
+            config, named, given, journal, interrupts, only_reads=only_reads, makes_folder=makes_folder,
+            share=shard and shard.part,
         ) as (locate, keep):
             fetched = [place for rows in (*named.values(), *given.values()) for place in rows]
             config = places.with_local_settings(config, locate)
             addresses = {str(locate(place)): str(place) for place in fetched}
             options.keep = keep or options.keep
-            yield config.fetched_from(addresses), places.with_local_arguments(options, locate)
+            options = places.with_local_arguments(options, locate)
+            if shard is not None:
+                options.shard = shard._replace(is_taken=True)
+                there = [path for path in options.files if path.exists()]
+                options.files = there or [make_folder(Path(config.cloud.folder) / "no-recordings")]
+            yield config.fetched_from(addresses), options
+
+
+def _shard_of_places(options: Namespace, given: Mapping[str, Any]) -> Any:
+    """The part of the recordings that `predict` is asked for, where all of them lie in S3; None: it is all of them.
+
+    Of `prepare` all is fetched: its tables name recordings of other parts.
+    """
+    named = len(given.get("files", ())) == len(getattr(options, "files", ())) > 0
+    return options.shard if named and "shard" in options and options.list is None else None

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+from birdtune.audio.container import FOREIGN_ENDINGS, SOUND_ENDINGS
 from birdtune.cloud import lease
 from birdtune.cloud.client import Storage, connect
 from birdtune.cloud.fetch import bring, fetch, index_of, listing
@@ -13,19 +14,20 @@ from birdtune.cloud.publish import EmbeddingsMirror, Mirror, send
 from birdtune.config import Config
 from birdtune.errors import BirdtuneError, Interrupted, SettingsError, shown
 from birdtune.runtime.log import Journal
-from birdtune.runtime.rank import is_chief, rank
+from birdtune.runtime.rank import cluster, is_chief
 from birdtune.runtime.runs import RECORD_NAME
 from birdtune.runtime.signals import Interrupts
 
+_SOUND = SOUND_ENDINGS | FOREIGN_ENDINGS
 _FOR_READERS, _FOR_RECORDS = "read", "records"
 _MADE = ("out", "patches")  # arguments that name what a command makes
 _PATIENCE_S = 120.0  # S3 may be away for so long when a command is done
 
 
 def folder_of(config: Config) -> Path:
-    """Where this process keeps what lies in S3."""
-    folder = Path(config.cloud.folder)
-    return folder / f"rank-{rank()}" if rank() else folder
+    """Where this machine keeps what lies in S3; of several machines on one disk, each has its own."""
+    folder, first = Path(config.cloud.folder), cluster().first_here
+    return folder / f"rank-{first}" if first else folder
 
 
 def fetch_one(config: Config, place: Place, journal: Journal, interrupts: Interrupts) -> None:
@@ -71,13 +73,14 @@ def send_record(
 @contextmanager
 def staged(
     config: Config, settings: Mapping[str, Sequence[Place]], arguments: Mapping[str, Sequence[Place]], journal: Journal,
-    interrupts: Interrupts, *, only_reads: bool, makes_folder: bool,
+    interrupts: Interrupts, *, only_reads: bool, makes_folder: bool, share: Callable[[list[Place]], list[Place]] | None,
 ) -> Iterator[tuple[Callable[[Place], Path], Callable[[], None] | None]]:
     """Fetch what settings and arguments name, and publish what is made, for as long as the block lasts.
 
     Args:
         only_reads: the command makes nothing in the output folder that is to be kept.
         makes_folder: what it makes at `--out` is a folder.
+        share: of the recordings that the arguments name, those that are this machine's; None: all are.
 
     Yields: the path of this machine for a place; what publishes the output as it is, where that lies in S3.
 
@@ -86,6 +89,9 @@ def staged(
         BusyError: another job works at the output.
         InputError, RetryableError: S3 refuses or fails.
     """  # fmt: skip
+    if cluster().local_rank:  # the first process of this machine fetches for all
+        yield lambda place: place.local(folder_of(config)), None
+        return
     storage, folder = connect(config.cloud), folder_of(config)
     output = next(iter(settings.get("output", ())), None)
     made = [place for name in _MADE for place in arguments.get(name, ())]
@@ -93,7 +99,7 @@ def staged(
     read += [place for name, places in arguments.items() if name not in _MADE for place in places]
     keep: Callable[[], None] | None = None
     if output is not None:
-        _require_apart(output, settings)
+        require_apart(output, settings)
     with ExitStack() as stack:
         if output is not None and only_reads:
             # In a place of its own: a job may work at the same output on this machine.
@@ -111,8 +117,9 @@ def staged(
                 stack.enter_context(_published(storage, place, config, journal, interrupts))
             else:
                 stack.enter_context(_sent(storage, place, folder))
+        without = _of_others(storage, arguments.get("files", ()), share) if share is not None else frozenset()
         for place in _outermost(read, output):
-            fetch(storage, place, folder, journal, interrupts)
+            fetch(storage, place, folder, journal, interrupts, without)
             # What a model has learnt from stands in the logs of its run: without them the gate knows nothing.
             if (logs := _logs_of(place)) is not None and listing(storage, logs)[1]:
                 fetch(storage, logs, folder, journal, interrupts)
@@ -145,7 +152,7 @@ def _published(
             embeddings.stop()
             with interrupts.held():
                 try:
-                    mirror.finish(patience_s=0)
+                    mirror.leave()
                 except BirdtuneError as fault:  # what stopped the command is the one to report
                     journal.warn(f"not all was published: {fault}")
             raise
@@ -164,7 +171,7 @@ def _sent(storage: Storage, place: Place, folder: Path) -> Iterator[None]:
     send(storage, place, place.local(folder))
 
 
-def _require_apart(output: Place, settings: Mapping[str, Sequence[Place]]) -> None:
+def require_apart(output: Place, settings: Mapping[str, Sequence[Place]]) -> None:
     """Refuse an input in the output, which would be fetched as results, and an output in the input."""
     for name in ("input", "data"):
         for place in settings.get(name, ()):
@@ -201,6 +208,18 @@ def _logs_of(place: Place) -> Place | None:
     if model != "model" or not version.isdecimal():
         return None
     return Place(place.bucket, "/".join([*filter(None, above), "logs", version]))
+
+
+def _of_others(
+    storage: Storage, places: Sequence[Place], share: Callable[[list[Place]], list[Place]]
+) -> frozenset[Place]:
+    """Recordings at these places that are not this machine's share of all; by their names, as none is here yet."""
+    found = dict[Place, None]()
+    for place in places:
+        source, objects = listing(storage, place)
+        found |= {source.below(each.name): None for each in objects if Path(each.name).suffix.lower() in _SOUND}
+    recordings = sorted(found, key=str)
+    return frozenset(recordings).difference(share(recordings))
 
 
 def _outermost(wanted: Iterable[Place], output: Place | None) -> list[Place]:

@@ -136,9 +136,13 @@ def _objections(row: Mapping[str, Any], warnings: Sequence[Mapping[str, Any]], m
         return
     low, high = score["difference_ci"]
     if not (low > 0 or (margin and low >= -margin)):
-        word = "worse" if high < 0 else "not significantly better"
-        but = f" or no worse by {margin:g}" if margin and high >= 0 else ""
-        yield f"{word} than {title}{but}: {_change(score)}, on {count(found['n_sources'], 'source recording')}"
+        if high < 0:
+            words = f"worse than {title}"
+        elif margin:
+            words = f"neither significantly better than {title} nor surely less than {margin:g} worse"
+        else:
+            words = f"not significantly better than {title}"
+        yield f"{words}: {_change(score)}, on {count(found['n_sources'], 'source recording')}"
     losses = [
         each["class"] for each in found["per_class"]
         if each["change"] == "worse" and each["recall"]["difference"] < -margin

@@ -48,7 +48,12 @@ class Plan:
         fingerprints = _fingerprints(current, dataset, train, base, champion)
         names = list(fingerprints)
         wanted = names[: names.index(until) + 1]
-        stale = [name for name in wanted if not current.is_current(name, fingerprints[name])]
+        # Without a gate, a candidate is promoted, also one that was compared with nothing.
+        overrides = current.config.gate.champion is None and current.record["promoted"] is False
+        stale = [
+            name for name in wanted
+            if not current.is_current(name, fingerprints[name]) or (name == "export" and overrides)
+        ]  # fmt: skip
         # Checkpoints may be deleted once their model is exported; but who asks for weights gets them.
         weights_lack = until == "train" and not current.checkpoints.exists()
         # What was made of weights that are trained anew is made anew, too.

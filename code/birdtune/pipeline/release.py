@@ -18,6 +18,7 @@ from birdtune.config import Config
 from birdtune.errors import BirdtuneError, InputError, RetryableError, SettingsError, shown
 from birdtune.options import paths_of
 from birdtune.runtime.files import file_sha256, new_folder, read_json
+from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import Run
 from birdtune.runtime.storage import UNFINISHED, gone, storage_faults
 from birdtune.runtime.text import count
@@ -135,9 +136,7 @@ def release(current: Run, keep: Callable[[], None]) -> None:
             row: dict[str, Any] = {"place": str(place), "version": None, "has_it": False, "error": None}
             try:
                 with storage_faults(place if isinstance(place, Path) else current.model, "a copy of the model"):
-                    opened = _open(place, current.config)
-                    _settle(opened, current)
-                    row.update(version=opened.newest(), has_it=promoted)
+                    row.update(version=_settle(_open(place, current.config), current), has_it=promoted)
             except (InputError, RetryableError) as fault:
                 faults.append(fault)
                 row["error"] = str(fault)
@@ -162,33 +161,58 @@ def _open(place: Path | Place, config: Config) -> _ModelPlace:
     return ModelPlace(connect(config.cloud), place)
 
 
-def _settle(place: _ModelPlace, current: Run) -> None:
-    """Let a place have the version of a run, or have it no more."""
-    version, journal = int(current.version or 0), current.journal
-    facts = place.facts(version)
-    is_own = facts is not None and facts.get("fingerprint") == current.record["fingerprint"]
-    if not current.record["promoted"]:
-        if is_own:
+def _settle(place: _ModelPlace, current: Run) -> int | None:
+    """Let a place have the version of a run, or have it no more; the version that its servers take."""
+    version, promoted = int(current.version or 0), current.record["promoted"]
+    if promoted:
+        wanted = (version, current.model, current.record["fingerprint"], _exported(current))
+    else:
+        if _is_own(place, version, current.record["fingerprint"]):
             place.remove(version)
-            journal.say(f"  {shown(place)}: version {version} removed, as it is not promoted any more")
+            current.journal.say(f"  {shown(place)}: version {version} removed, as it is not promoted any more")
         serving = _in_service(current)
-        if serving is not None and place.facts(int(serving.name)) is None:
-            place.put(serving, int(serving.name), _digests(serving))
-            journal.say(f"  {shown(place)}: version {serving.name} is there, which is in service")
-        return
-    if facts is not None and not is_own:
+        if serving is None:
+            return place.newest()
+        fingerprint = (read_json(serving / "model.json") or {}).get("fingerprint")
+        wanted = (int(serving.name), serving, fingerprint, _digests(serving))
+    _bring(place, *wanted, current.journal)
+    newest = place.newest()
+    if newest != wanted[0]:
+        current.journal.warn(
+            f"{shown(place)}: has version {newest}, which servers take in place of version {wanted[0]}. Remove it, or "
+            "give a place of its own."
+        )
+    return newest
+
+
+def _is_own(place: _ModelPlace, version: int, fingerprint: str | None) -> bool:
+    facts = place.facts(version)
+    return facts is not None and facts.get("fingerprint") == fingerprint
+
+
+def _bring(
+    place: _ModelPlace, version: int, folder: Path, fingerprint: str | None, digests: Mapping[str, str],
+    journal: Journal,
+) -> None:  # fmt: skip
+    """Let a place have a version. Raises InputError: it has another model under that number."""
+    is_own = _is_own(place, version, fingerprint)
+    if not is_own and place.facts(version) is not None:
         raise InputError(
             f"{shown(place)}: has a version {version} of another output folder. Give each output folder a place of its "
             "own, or remove that version."
         )
+    if not (is_own and place.has(version, digests)):
+        place.put(folder, version, digests)
+        journal.say(f"  {shown(place)}: version {version} is there")
+
+
+def _exported(current: Run) -> dict[str, str]:
+    """The files of a run's model: relative name → SHA-256."""
     prefix = f"{current.model.relative_to(current.config.output).as_posix()}/"
-    digests = {
+    return {
         name.removeprefix(prefix): digest for name, digest in current.record["results"]["export"].items()
         if name.startswith(prefix)
     }  # fmt: skip
-    if not (is_own and place.has(version, digests)):
-        place.put(current.model, version, digests)
-        journal.say(f"  {shown(place)}: version {version} is there")
 
 
 def _in_service(current: Run) -> Path | None:

@@ -23,10 +23,15 @@ Item = TypeVar("Item")
 
 
 class Shard(NamedTuple):
-    """One of `total` parts, counted from 1."""
+    """One of `total` parts, counted from 1.
+
+    Attributes:
+        is_taken: what it is asked for the share of is that share already.
+    """
 
     number: int
     total: int
+    is_taken: bool = False
 
     @classmethod
     def of(cls, text: str, environment: Mapping[str, str]) -> "Shard":
@@ -51,7 +56,7 @@ class Shard(NamedTuple):
 
     def part(self, items: Sequence[Item]) -> list[Item]:
         """Its share of what all parts have in the same order."""
-        return list(items[self.number - 1 :: self.total])
+        return list(items) if self.is_taken else list(items[self.number - 1 :: self.total])
 
     def folder(self, out: Path) -> Path:
         """Where it works."""
