@@ -189,7 +189,7 @@ def _not_understood(name: str, unknown: str, options: argparse.Namespace) -> str
 
 
 # Those behind the first are written beside it.
-_FORMATS = (commands.SAVED_MODEL, "tflite", "onnx", "keras", "slim")
+_FORMATS = (commands.SAVED_MODEL, "tflite", "onnx", "keras", "h5", "slim")
 
 
 # Tables of detections, as serving/detection_tables.py writes them.
