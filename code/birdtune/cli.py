@@ -284,7 +284,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "report": Command("up to the report", commands.job("report")),
     "compare": Command(
-        "which head suits the data, by cross-validation on train and val; with --then train, the whole job with it",
+        "which head suits the data, by cross-validation; with --then train, the job with the best of them",
         commands.compare, _compare_arguments, "[--smote] [--then train]",
         more="The best candidate's mistakes are in mistakes.csv; compare.html draws recordings before and after it. "
         "--smote adds a candidate that learns from made recordings of rare classes too (./entrypoint.sh extras smote). "
