@@ -159,7 +159,7 @@ def test_what_comes_after_is_what_run_does_with_the_best_head_and_no_baseline_is
     config = settings(data, tmp_path / "out", model__freeze="conv", evaluate__label_issues=False,
                       evaluate__rare_class_ablation=False, **given)  # fmt: skip
     journal = Said()
-    then = argparse.Namespace(then="train", smote=False)
+    then = argparse.Namespace(then="train", smote=False, keep=lambda: None)
     with pytest.raises(UsageError, match=r"--train\.processes is 2"):
         commands.compare(config.with_train(processes=2), then, journal, Interrupts())
     assert commands.compare(config, then, journal, Interrupts()) == 0

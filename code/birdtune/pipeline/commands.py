@@ -167,7 +167,7 @@ def compare(config: Config, options: Options, journal: Journal, interrupts: Inte
         from birdtune.pipeline.run import run as run_job
 
         # TensorFlow has computed by now, which it must not have where other processes are started.
-        return run_job(chosen.with_train_default(processes=1), journal, interrupts)
+        return run_job(chosen.with_train_default(processes=1), journal, interrupts, keep=options.keep)
 
 
 def _require_smote() -> None:
