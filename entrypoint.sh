@@ -7,7 +7,7 @@ set -euo pipefail
 
 root=$(cd -- "${BASH_SOURCE[0]%/*}" && pwd)
 venv=$root/.venv
-extras=(birdnet collect media mlflow onnx parquet ray)
+extras=(birdnet collect media mlflow onnx parquet ray smote)
 peers=$root/.venv-bench  # what birdtune is measured beside; it sees the packages of .venv, too
 
 say() { printf 'birdtune: %s\n' "$*" >&2; }

@@ -35,8 +35,8 @@ def measure(settings: Settings) -> Result:
     bench = learning.embed(settings.folder / "data", settings.folder / "out")
     seeds = range(settings.seed, settings.seed + (1 if settings.quick else 3))
     ways = dict(list(WAYS.items())[: 1 if settings.quick else None])
-    sets = {seed: _chosen(bench, seed) for seed in seeds}
-    rare = {seed: _rarest(bench, rows) for seed, rows in sets.items()}
+    sets = {seed: chosen(bench, seed) for seed in seeds}
+    rare = {seed: rarest(bench, rows) for seed, rows in sets.items()}
 
     def scores(train: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         return [(bench.out_of_fold("linear", rows=sets[seed], seed=seed, **train), rare[seed]) for seed in seeds]
@@ -49,22 +49,23 @@ def measure(settings: Settings) -> Result:
     return Result("learn_unbalanced", lines)
 
 
-def _chosen(bench: learning.Bench, seed: int) -> dict[int, Any]:
+def chosen(bench: learning.Bench, seed: int) -> dict[int, Any]:
     """Of each fold's training pieces, those that an unbalanced set leaves."""
     clips = bench.clips()
     place = {clip.path: number for number, clip in enumerate(clips)}
-    chosen = {}
+    found = {}
     for fold in np.unique(bench.fold):
         inside = [clip for clip, number in zip(clips, bench.fold, strict=True) if number != fold]
-        chosen[int(fold)] = np.array([place[clip.path] for clip in made_sets.unbalanced(inside, seed, ratio=RATIO)])
-    return {fold: np.sort(rows) for fold, rows in chosen.items()}
+        found[int(fold)] = np.array([place[clip.path] for clip in made_sets.unbalanced(inside, seed, ratio=RATIO)])
+    return {fold: np.sort(rows) for fold, rows in found.items()}
 
 
 def _counts(bench: learning.Bench, rows: Any) -> Any:
     return np.bincount(bench.embedded.labels[rows], minlength=len(bench.embedded.classes))
 
 
-def _rarest(bench: learning.Bench, rows: Mapping[int, Any]) -> Any:
+def rarest(bench: learning.Bench, rows: Mapping[int, Any]) -> Any:
+    """The third of the classes with the fewest recordings to train on."""
     counts = sum(_counts(bench, of_fold) for of_fold in rows.values())
     return np.argsort(counts, kind="stable")[: len(counts) // 3]
 
@@ -74,7 +75,7 @@ def _line(bench: learning.Bench, name: str, found: list[Any], plain: list[Any]) 
 
     def precision(runs: list[Any], rows: Any) -> float:
         return float(np.mean([
-            [average_precision_score(labels[rows] == c, table[rows, c]) for c in rarest] for table, rarest in runs
+            [average_precision_score(labels[rows] == c, table[rows, c]) for c in rare] for table, rare in runs
         ]))  # fmt: skip
 
     def ratio(rows: Any) -> float:
@@ -83,7 +84,7 @@ def _line(bench: learning.Bench, name: str, found: list[Any], plain: list[Any]) 
     def recall(runs: list[Any]) -> float:
         """Of the rarest classes' recordings, the share that is recognised."""
         return float(np.mean([
-            (table.argmax(axis=1) == labels)[np.isin(labels, rarest)].mean() for table, rarest in runs
+            (table.argmax(axis=1) == labels)[np.isin(labels, rare)].mean() for table, rare in runs
         ]))  # fmt: skip
 
     everything = np.arange(len(labels))

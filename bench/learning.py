@@ -95,18 +95,18 @@ class Bench:
         """Scores of all clips, each by a head that was trained on the other four folds. [N, C]
 
         Args:
-            kind: a head, or a baseline.
+            kind: a head, a baseline, or SMOTE.
             rows: what is trained on where a fold is judged; default: all clips of the others.
             train: settings of training that differ from their defaults.
         """
         from birdtune.runtime.signals import Interrupts
-        from birdtune.training.probes import BASELINES, Baseline, Head
+        from birdtune.training.probes import BASELINES, SMOTE, Baseline, Head
 
         settings = self.config.train.model_copy(update=train)
         config = self.config.model_copy(update={"train": settings})
         candidate = (
             Baseline(kind, self.embedded, config)
-            if kind in BASELINES
+            if kind in (*BASELINES, SMOTE)
             else Head(kind, self.classifier, self.embedded, config, Interrupts())
         )
         found = np.zeros((len(self.fold), len(self.embedded.classes)))

@@ -45,6 +45,7 @@ _TITLES = {
     "learn_elsewhere": "What is learned: of known sounds in other places",
     "learn_unseen": "What is learned: to recognise classes without recordings",
     "learn_unbalanced": "What is learned: from classes as unlike as 100 : 1",
+    "learn_smote": "What is learned: of rare classes, with recordings made by SMOTE",
     "learn_weak": "What is learned: from labels that are true of a fifth of the sound",
     "learn_soundscapes": "What is learned: detections in soundscapes of known content",
     "learn_review": "What is learned: from a hundred reviewed detections",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Config, str]]]:
     """Instead of running, each job notes its settings and how far it was to go."""
     started: list[tuple[Config, str]] = []
 
-    def note(config: Config, journal: Journal, interrupts: Interrupts, *, until: str = "report") -> int:
+    def note(config: Config, journal: Journal, interrupts: Interrupts, *, until: str = "report", **_: Any) -> int:
         started.append((config, until))
         return 0
 

@@ -1,7 +1,10 @@
 """birdtune.tuning.compare: heads and baselines side by side, on folds that share no source and never touch test."""
 
 import argparse
+import re
 import shlex
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +13,24 @@ import pytest
 import soundfile
 from makers import Said
 from test_job import CLASSES, settings, write_data
+from test_job import run as train
 
 from birdtune import cli
 from birdtune.config import Config
-from birdtune.errors import InputError
-from birdtune.evaluation.scores import one_hot
+from birdtune.data.split import Place
+from birdtune.errors import InputError, UsageError
+from birdtune.evaluation import embedding_map, mistakes
+from birdtune.evaluation.scores import Scores, one_hot
 from birdtune.pipeline import commands
+from birdtune.reporting import compare_page
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.signals import Interrupts
 from birdtune.tuning import compare, tune
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
+
+OPTIONS = argparse.Namespace(then=None, smote=False)  # of the command, as it is usually given
 
 
 def with_heron(data: Path) -> Path:
@@ -33,9 +42,9 @@ def with_heron(data: Path) -> Path:
     return data
 
 
-def run(config: Config) -> list[str]:
+def run(config: Config, **more: Any) -> list[str]:
     journal = Said()
-    assert compare.compare(config, journal, Interrupts()) == 0
+    compare.compare(config, journal, Interrupts(), **more)
     return journal.lines
 
 
@@ -88,6 +97,127 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
     taken = configure.load(cli.parse(name, flags)[1], {})
     assert (taken.model.head, taken.model.freeze) == (found["head"], "all-but-head")
     assert not (tmp_path / "out" / "logs").exists() and not (tmp_path / "out" / "model").exists()
+    wrong = read_csv(tmp_path / "out" / "mistakes.csv")
+    best = scores[found["best"]]
+    missed = [row["recording"] for row in wrong if row["kind"] == "false negative"]
+    right = best.argmax(axis=1) == labels
+    assert sorted(missed) == sorted(np.array(embedded.names)[~herons][~right].tolist())
+    assert len(wrong) == 2 * (~right).sum()
+    page = (tmp_path / "out" / "compare.html").read_text("utf-8")
+    assert page.count('<g class="k') == 2 * len(labels) and page.count('href="#map-error"/></g>') == 2 * (~right).sum()
+
+
+def test_the_page_shows_outside_text_as_text_and_both_maps_share_one_list_of_classes(tmp_path: Path) -> None:
+    bad = "<img src=x onerror=alert(1)>"
+    names = tuple(f"{bad}/{n}.wav" for n in range(8))
+    labels = np.arange(8) % 2
+    own = np.eye(2)[labels] * 0.6 + 0.2
+    own[0] = own[0, ::-1]
+    found = Scores(
+        (bad, "Bubo"), names, names, one_hot(labels, 2), own.astype(np.float32), np.arange(8), np.zeros(8, np.float32)
+    )
+    positive = found.positive
+    rng = np.random.default_rng(0)
+    before, after = (
+        embedding_map.measure(
+            numbers.astype(np.float32), positive, recordings=names, classes=found.classes,
+            places={name: Place(name, "fold") for name in names}, n_bootstrap=20, seed=1,
+        )
+        for numbers in (rng.normal(size=(8, 5)), own)
+    )  # fmt: skip
+    wrong = mistakes.mistakes(
+        own, np.zeros((8, 2)), positive, positive | True, recordings=names, groups=names, classes=found.classes,
+        several=False,
+    )  # fmt: skip
+    rows = compare.evaluate({"linear": own, "k-NN": own}, positive, positive | True, names, n=20, seed=1)
+    rows = [{**row, "seconds": 1.0} for row in rows]
+    compare_page.write_page(tmp_path / "compare.html", compare_page.Compared(
+        "2026-01-31", rows, 5, 8, {bad: 1}, "to train it", "./entrypoint.sh run", found, before, after, wrong, False
+    ))  # fmt: skip
+    page = (tmp_path / "compare.html").read_text("utf-8")
+    assert "<img" not in page and page.count("&lt;img src=x onerror=alert(1)&gt;") > 10
+    assert page.count('id="map-error"') == 1 and page.count('<use href="#map-error"/></g>') == 2
+    assert page.count('class="pick"') == 2 and page.count('<div class="plane">') == 2
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) and "http" not in re.sub("http-equiv", "", page)
+    after_js = page[page.index("<tbody>", page.index('id="mistakes-table"')) :]
+    assert after_js.count("<tr><th") == 2 and "false positive" in after_js and "false negative" in after_js
+
+
+def test_what_comes_after_is_what_run_does_with_the_best_head_and_no_baseline_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = compare.evaluate
+
+    def forest_first(*given: Any, **more: Any) -> Any:
+        rows = evaluate(*given, **more)
+        return sorted(rows, key=lambda row: (row["candidate"] != "random forest", row["candidate"] != "linear"))
+
+    monkeypatch.setattr(compare, "evaluate", forest_first)
+    given = {"model__head": "mlp", "model__hidden_units": 8, "train__optimizer": "sgd", "train__learning_rate": 1e-2}
+    data = write_data(tmp_path / "in" / "data")
+    config = settings(data, tmp_path / "out", model__freeze="conv", evaluate__label_issues=False,
+                      evaluate__rare_class_ablation=False, **given)  # fmt: skip
+    journal = Said()
+    then = argparse.Namespace(then="train", smote=False, keep=lambda: None)
+    with pytest.raises(UsageError, match=r"--train\.processes is 2"):
+        commands.compare(config.with_train(processes=2), then, journal, Interrupts())
+    assert commands.compare(config, then, journal, Interrupts()) == 0
+    journal.close()
+    said = "random forest is a baseline, and no model that is served has it: the best head, linear, is "
+    assert any(line.startswith(said) for line in journal.lines)
+    served = read_json(tmp_path / "out" / "model" / "birdtune" / "1" / "model.json")
+    assert served["head"] == "linear" and (tmp_path / "out" / "reports" / "1" / "report.html").is_file()
+
+    command = read_json(tmp_path / "out" / "compare.json")["command"]
+    _, flags = cli.parse("run", shlex.split(command)[2:])
+    assert (flags["model.freeze"], flags["train.optimizer"]) == ("conv", "sgd") and "model.hidden-units" not in flags
+    again = configure.load({**flags, "output": str(tmp_path / "again")}, {})
+    assert train(again) == 0
+    weights = [read_json(tmp_path / name / "run.json")["weights_sha256"] for name in ("out", "again")]
+    assert weights[0] == weights[1]
+
+
+def test_smote_is_learnt_in_each_fold_from_its_training_recordings_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, Any, dict[str, Any]]] = []
+
+    class Repeated:
+        """Stands in for imbalanced-learn: what is made is one recording of the class, again and again."""
+
+        def __init__(self, **how: Any) -> None:
+            self.how = how
+
+        def fit_resample(self, rows: Any, labels: Any) -> Any:
+            ((column, wanted),) = self.how["sampling_strategy"].items()
+            asked.append((rows, labels, self.how))
+            more = np.full(wanted - (labels == column).sum(), column)
+            return np.concatenate([rows, rows[labels == column][np.zeros(len(more), int)]]), np.append(labels, more)
+
+    module = types.ModuleType("imblearn")
+    module.over_sampling = types.SimpleNamespace(SMOTE=Repeated)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "imblearn", module)
+    data = write_data(tmp_path / "in" / "data")
+    for path in sorted((data / "Apus_apus").glob("*.wav"))[6:]:
+        path.unlink()
+    config = settings(data, tmp_path / "out", split__test_fraction=0)
+    run(config, smote=True)
+    rows = {row["candidate"] for row in read_csv(tmp_path / "out" / "compare.csv")}
+    assert "logistic with SMOTE" in rows
+    counts = [np.bincount(labels) for _, labels, _ in asked]
+    n_all = len(read_csv(tmp_path / "out" / "split.csv"))
+    assert all(len(table) == len(labels) < n_all for table, labels, _ in asked)
+    for count, (_, _, how) in zip(counts, asked, strict=True):
+        ((column, wanted),) = how["sampling_strategy"].items()
+        assert wanted == count.max() > count[column] and how["k_neighbors"] == min(5, count[column] - 1)
+
+
+def test_smote_without_its_package_says_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands.util, "find_spec", lambda name: None)
+    config = settings(tmp_path / "data", tmp_path / "out")
+    with pytest.raises(InputError, match=r"\./entrypoint\.sh extras smote"):
+        commands.compare(config, argparse.Namespace(then=None, smote=True), Said(), Interrupts())
 
 
 def test_where_fewer_than_two_classes_can_be_judged_nothing_is_embedded_and_the_way_out_is_true(
@@ -109,11 +239,11 @@ def test_where_fewer_than_two_classes_can_be_judged_nothing_is_embedded_and_the_
 def test_it_is_said_that_shared_labels_play_no_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, module: Any
 ) -> None:
-    monkeypatch.setattr(module, command, lambda *given: 0)
+    monkeypatch.setattr(module, command, lambda *given, **more: 0)
     for weak_labels, times in ((True, 1), (False, 0)):
         config = settings(tmp_path / "data", tmp_path / "out", train__label_refinement=weak_labels)
         journal = Said()
-        assert getattr(commands, command)(config, argparse.Namespace(), journal, Interrupts()) == 0
+        assert getattr(commands, command)(config, OPTIONS, journal, Interrupts()) == 0
         said = [line for line in journal.lines if "--train.label-refinement plays no part here" in line]
         assert len(said) == times
 

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -145,7 +146,9 @@ def test_a_file_gives_the_scores_of_the_served_model(
     folder = tmp_path / kind / "1"
     row = convert.convert(models[model], folder, kind, inputs)
     more = {"birds_Labels.txt"} if kind == "tflite" else set()  # where BirdNET-Analyzer looks
-    assert {path.name for path in folder.iterdir()} == {f"birds.{kind}", "labels.txt", "conversion.json", *more}
+    files = {"h5": ["birds.weights.h5", "birds.json"]}.get(kind, [f"birds.{kind}"])
+    assert {path.name for path in folder.iterdir()} == {*files, "labels.txt", "conversion.json", *more}
+    assert [row["file"], *([row["description"]] if files[1:] else [])] == files
     assert all((folder / name).read_text("utf-8").split("\n")[2] == "Noise_Noise" for name in more)
     assert json.loads((folder / "conversion.json").read_text("utf-8")) == row
     assert row["verification"]["windows"] == 6 and row["verification"]["difference"] < 2e-5
@@ -158,7 +161,7 @@ def test_a_file_gives_the_scores_of_the_served_model(
     given = np.asarray(served.windows(windows)["embeddings"]) if model == "embeddings" else inputs
     assert row["input"]["name"] == ("embedding" if model == "embeddings" else "waveform")
     assert row["input"]["shape"] == ["n", given.shape[1]] and row["input"]["rate_hz"] == front_end.rate_hz
-    found = np.asarray(convert.FORMATS[kind].open(folder / f"birds.{kind}")(given[::-1]))
+    found = np.asarray(convert.FORMATS[kind].open(folder / files[0])(given[::-1]))
     np.testing.assert_allclose(found, expected[::-1], atol=2e-5)
 
 
@@ -202,6 +205,32 @@ def test_a_keras_file_names_nothing_but_keras_and_is_itself_a_backbone(
     keras_archive.require_layers_only(path)
 
 
+PLAIN_KERAS = """
+import sys, keras, numpy as np
+folder = sys.argv[1]
+whole = keras.models.load_model(f"{folder}/keras/birds.keras")
+made = keras.models.model_from_json(open(f"{folder}/h5/birds.json").read())
+made.load_weights(f"{folder}/h5/birds.weights.h5")
+waveform = np.load(f"{folder}/waveform.npy")
+np.save(f"{folder}/scores.npy", np.stack([model.predict(waveform, verbose=0) for model in (whole, made)]))
+assert not any(name.startswith("birdtune") for name in sys.modules)
+"""
+
+
+def test_plain_keras_loads_the_files_where_birdtune_is_not_installed(models: dict[str, Path], tmp_path: Path) -> None:
+    waveform = made_sound(3, registry.BACKBONES["vggish-small"].front_end.window_samples)
+    for kind in ("keras", "h5"):
+        convert.convert(models["log-mel"], tmp_path / kind, kind, waveform)
+    np.save(tmp_path / "waveform.npy", waveform)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(
+        [sys.executable, "-c", PLAIN_KERAS, str(tmp_path)], cwd=tmp_path, env=environment, check=True, timeout=300
+    )
+    found = np.load(tmp_path / "scores.npy")
+    own = convert.FORMATS["keras"].open(tmp_path / "keras" / "birds.keras")(waveform)
+    np.testing.assert_allclose(found, np.stack([own, own]), atol=2e-5)
+
+
 def every_kind(waveform: Any) -> Any:
     """Operations of each kind, with the options that they have. [N, 600] → [N, …]"""
     rng = np.random.default_rng(0)
@@ -231,7 +260,7 @@ def every_kind(waveform: Any) -> Any:
 
 def test_operations_of_each_kind_are_the_same_in_keras(tmp_path: Path) -> None:
     graph_def, waveform = graph_of(every_kind), made_sound(3, 600)
-    (path := tmp_path / "all.keras").write_bytes(keras_file.model_of(graph_def))
+    (path := tmp_path / "all.keras").write_bytes(keras_file.saved(keras_file.model_of(graph_def)))
     np.testing.assert_allclose(convert._open_keras(path)(waveform), computed(graph_def, waveform), atol=2e-5)
 
 

@@ -23,6 +23,7 @@ _OWN = {
     "--overlap", "--segment", "--postprocess", "--engine", "--nodes",
     "--to", "--dry-run", "--retry", "--query", "--quality", "--length", "--licence", "--per-class", "--seed",
     "--ontology", "--segments", "--categories",
+    "--then", "--smote",
 }  # fmt: skip
 # Commands of other programs, with flags of their own.
 _FOREIGN = re.compile(

@@ -25,6 +25,7 @@ INSTEAD = {
     " nights/": " night/",
     ".venv/bin/python": sys.executable,
     "--trials 30": "--trials 2",
+    "--train.head-warmup-epochs 10": "--train.head-warmup-epochs 0",  # of one epoch
     "--model.backbone yamnet": "--model.backbone yamnet --model.checkpoint yamnet.h5",
     # The rest of the test runs with a small backbone; a SavedModel is one itself.
     "./entrypoint.sh run --model.checkpoint saved_model/": "env -u BIRDTUNE_MODEL__BACKBONE "
@@ -40,6 +41,9 @@ NOT_RUN = {
     "tests/test_embeddings.py writes such files",
     "./entrypoint.sh export --format onnx": "needs the extra onnx; tests/test_convert.py writes such files",
     "./entrypoint.sh run --track mlflow": "needs the extra mlflow; tests/test_tracking.py tracks such runs",
+    "./entrypoint.sh run --init-from latest --model.head linear": "needs a model with that head, which `compare` "
+    "may not have chosen; tests/test_base_model.py begins from models",
+    "./entrypoint.sh compare --smote": "needs the extra smote; tests/test_compare.py runs it with a stand-in",
     "./entrypoint.sh unseen": "needs four classes, and tables of them; tests/test_unseen.py runs it",
     "./entrypoint.sh bench": "needs ESC-10 and minutes; tests/test_bench.py runs each part in its tiniest form",
     "python tests/faults/fuzz.py all": "needs requirements-fuzz.txt; tests/faults/test_hostile.py is its short form",

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 EXTRAS = (
     "requirements-birdnet.txt", "requirements-collect.txt", "requirements-media.txt",
     "requirements-mlflow.txt", "requirements-onnx.txt",
-    "requirements-parquet.txt", "requirements-ray.txt",
+    "requirements-parquet.txt", "requirements-ray.txt", "requirements-smote.txt",
 )  # fmt: skip
 LOCKS = (
     "requirements.txt", "requirements-gpu.txt", "requirements-dev.txt", "requirements-fuzz.txt", *EXTRAS,

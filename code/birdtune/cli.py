@@ -189,7 +189,7 @@ def _not_understood(name: str, unknown: str, options: argparse.Namespace) -> str
 
 
 # Those behind the first are written beside it.
-_FORMATS = (commands.SAVED_MODEL, "tflite", "onnx", "keras", "slim")
+_FORMATS = (commands.SAVED_MODEL, "tflite", "onnx", "keras", "h5", "slim")
 
 
 # Tables of detections, as serving/detection_tables.py writes them.
@@ -238,6 +238,11 @@ def _shard_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", type=lambda text: Shard.of(text, os.environ), default=None)
 
 
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--then", choices=("train",), default=None)
+    parser.add_argument("--smote", action="store_true")
+
+
 def _tune_arguments(parser: argparse.ArgumentParser) -> None:
     # The two that are wanted most, without their section.
     for name in ("trials", "minutes"):
@@ -279,7 +284,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "report": Command("up to the report", commands.job("report")),
     "compare": Command(
-        "which head suits the data, by cross-validation on train and val; trains no model", commands.compare
+        "which head suits the data, by cross-validation; with --then train, the job with the best of them",
+        commands.compare, _compare_arguments, "[--smote] [--then train]",
+        more="The best candidate's mistakes are in mistakes.csv; compare.html draws recordings before and after it. "
+        "--smote adds a candidate that learns from made recordings of rare classes too (./entrypoint.sh extras smote). "
+        "--then train goes on as `run` does, with the best head and your settings; of the backbone nothing is trained "
+        "unless --model.freeze says so.",
     ),
     "tune": Command(
         "search settings on embeddings, or by whole training (--tune.on); goes on where it was stopped",
@@ -355,7 +365,7 @@ COMMANDS: dict[str, Command] = {
     "settings": Command("print every setting as a page of Markdown", commands.settings),
     "test": Command("run the tests (entrypoint.sh only)", lambda *_: _not_here("test")),
     "extras": Command(
-        "add packages: birdnet, collect, media, mlflow, onnx, parquet, ray (entrypoint.sh only)",
+        "add packages: birdnet, collect, media, mlflow, onnx, parquet, ray, smote (entrypoint.sh only)",
         lambda *_: _not_here("extras media"),
     ),
 }  # fmt: skip

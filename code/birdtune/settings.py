@@ -227,7 +227,11 @@ class TrainSettings(Section):
         "auto", "arithmetic of the layers; auto: the fast one on this machine"
     )
     seed: int = setting(1, "order of batches, first weights, dropout", ge=0, lt=2**32)
-    learning_rate: float = setting(1e-4, "of Adam for the backbone, at its highest", gt=0, le=10)
+    optimizer: Literal["adam", "sgd"] = setting(
+        "adam", "adam (AdamW), or sgd: stochastic gradient descent, whose rates are others, e.g. 1e-5 for the backbone "
+        "and 1e-3 for the head",
+    )
+    learning_rate: float = setting(1e-4, "of the backbone, at its highest", gt=0, le=10)
     head_lr_multiplier: float | None = setting(
         None, "the head's learning rate, times that of the backbone", gt=0, le=10_000,
         unset=f"{_HEAD_LR_MULTIPLIER}; 1 where all classes begin from published ones",
@@ -242,12 +246,13 @@ class TrainSettings(Section):
         0.0, "exponential moving average of the weights: share kept at each update; 0: none", ge=0, lt=1
     )
     epsilon: float = setting(1e-8, "of Adam, against division by zero", gt=0, le=1)
+    momentum: float = setting(0.9, "of SGD: share of the last update that each one keeps", ge=0, lt=1)
     schedule: Literal["cosine", "cosine-restarts", "constant"] = setting(
         "cosine", "of the learning rate, after the warm-up; cosine-restarts: warm restarts"
     )
     restart_epochs: int = setting(10, "from one warm restart to the next", unit="epochs", ge=1)
     warmup_epochs: float = setting(0.5, "linear warm-up from zero", unit="epochs", ge=0)
-    weight_decay: float = setting(0.0, "decoupled (AdamW), kernels only", ge=0, lt=1)
+    weight_decay: float = setting(0.0, "decoupled, kernels only", ge=0, lt=1)
     clip_norm: float = setting(1.0, "most global norm of the gradients; 0: no limit", ge=0)
     label_smoothing: float = setting(0.0, "share of the target spread over all classes", ge=0, lt=1)
     class_weight_alpha: float = setting(0.0, "classes weigh frequency^-alpha; 0: all equally", ge=0, le=2)

@@ -8,11 +8,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib import util
 from pathlib import Path
 
 from birdtune import config as configs
 from birdtune.config import Config
-from birdtune.errors import EXIT_DONE, Interrupted, RetryableError, UsageError, shown
+from birdtune.errors import EXIT_DONE, InputError, Interrupted, RetryableError, UsageError, shown
 from birdtune.options import settings_page
 from birdtune.runtime import configure
 from birdtune.runtime.files import require_file, require_place
@@ -147,13 +148,35 @@ def _report_unused_settings(config: Config, journal: Journal) -> None:
 
 
 def compare(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:
-    """Compare heads by cross-validation."""
-    with alone_in(config.output, journal):
+    """Compare heads by cross-validation; train a model with the best where that is asked for."""
+    if options.smote:
+        _require_smote()
+    if options.then and (config.train.processes or 1) > 1:
+        raise UsageError(
+            f"--then train: trains in this process alone, and --train.processes is {config.train.processes}. Leave one "
+            "of the two out: without --then, `compare` says which command trains the best head."
+        )
+    with alone_in(config.output, journal), storage_faults(config.output, verb="used"):
         _report_unused_settings(config, journal)
         load_tensorflow()
         from birdtune.tuning import compare as comparison
 
-        return comparison.compare(config, journal, interrupts)
+        chosen = comparison.compare(config, journal, interrupts, smote=options.smote)
+        if not options.then:
+            return EXIT_DONE
+        from birdtune.pipeline.run import run as run_job
+
+        # TensorFlow has computed by now, which it must not have where other processes are started.
+        return run_job(chosen.with_train_default(processes=1), journal, interrupts, keep=options.keep)
+
+
+def _require_smote() -> None:
+    """Refuse SMOTE where imbalanced-learn is not installed. Raises InputError with the command that installs it."""
+    if util.find_spec("imblearn") is None:
+        raise InputError(
+            "--smote: needs imbalanced-learn, which is not installed. Give ./entrypoint.sh extras smote (in an image: "
+            "build it with --build-arg EXTRAS=smote), or leave --smote out."
+        )
 
 
 def unseen(config: Config, options: Options, journal: Journal, interrupts: Interrupts) -> int:

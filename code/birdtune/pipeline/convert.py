@@ -1,6 +1,6 @@
 """The newest model of the output folder in another format, beside its SavedModel.
 
-    model/<name>/<v> or candidates/<v>, recordings of its test part ─▶ convert_model ─▶ output/tflite|onnx|keras/<v>
+    model/<name>/<v> or candidates/<v>, recordings of its test part ─▶ convert_model ─▶ output/tflite|onnx|keras|h5/<v>
 """
 
 import contextlib
@@ -49,6 +49,8 @@ def convert_model(config: Config, kind: str, journal: Journal, interrupts: Inter
     found = convert(source, folder, kind, inputs, published=published, check=interrupts.check)
     largest = found["verification"]["difference"]
     journal.say(f"{kind:<7} {shown(folder / found['file'])}")
+    if "description" in found:
+        journal.say(f"{'':<7} {shown(folder / found['description'])}: of its layers, for keras.models.model_from_json")
     journal.say(f"  run in a fresh process with {len(inputs):,} {what}, its scores differ by at most {largest:.0e}")
     for left_out in not_held(kind, facts):
         journal.warn(left_out)

@@ -23,7 +23,8 @@ Row = Mapping[str, Any]
 COLOURED = 20  # classes; more colours are not told apart
 _SIDE, _MARGIN = 720, 16  # of the picture, in its own units
 _NARROWEST = 0.4  # of the shorter side, of the longer one
-_PARTS = {"train": "training", "val": "validation", "test": "test"}
+CROSS_VALIDATED = "fold"  # the part of recordings that are each scored by what did not learn from them
+_PARTS = {"train": "training", "val": "validation", "test": "test", CROSS_VALIDATED: "cross-validated"}
 
 
 def section(
@@ -33,16 +34,19 @@ def section(
     class_rows: Sequence[Row],
     issues: Sequence[Row],
     clips: Mapping[str, int],
+    *,
+    first: bool = True,
 ) -> Row | None:
     """What the template shows; None where the run has no map, nor a reason for that.
 
     Args:
         found: as `embedding_map.measure`.
-        scores: "val" and "test" → scores; either may be missing.
+        scores: "val", "test" or `CROSS_VALIDATED` → scores; each may be missing.
         part: the one whose errors are marked, as in the rest of the page; None: there is none.
         class_rows: `class` and `recordings`, of all recordings, though not all are on the map.
         issues: rows of label_issues.csv.
         clips: recording → number of its clip, where the page has one to play.
+        first: whether it is the first map of the page, which brings the shapes for all.
     """
     if found is None or found["reason"]:
         return found
@@ -56,7 +60,7 @@ def section(
         doubts[row["recording"]].append(_doubt(row))
     return {
         **found,
-        "picture": _picture(rows, rank, predictions, doubts, clips, part),
+        "picture": _picture(rows, rank, predictions, doubts, clips, part, _MARKS if first else ""),
         "legend": _legend(rows, rank, sizes),
         "coloured": COLOURED,
         "parts": [(part, name) for part, name in _PARTS.items() if any(row["split"] == part for row in rows)],
@@ -115,6 +119,7 @@ def _picture(
     doubts: Mapping[str, Sequence[str]],
     clips: Mapping[str, int],
     part: str | None,
+    marks: str,
 ) -> Markup:
     """The points as SVG; those that matter most are drawn last, so that they lie on top."""
     sides = {axis: max(row[axis] for row in rows) for axis in "xy"}
@@ -141,7 +146,7 @@ def _picture(
     label = f"Embedding map of {count(len(rows), 'recording')}; its points are in {TABLE_NAME}"
     return Markup(
         f'<svg role="group" viewBox="0 0 {width} {height}" aria-label="{label}">'
-        f'{_MARKS}<g class="points">{"".join(drawn for _, drawn in points)}</g></svg>'
+        f'{marks}<g class="points">{"".join(drawn for _, drawn in points)}</g></svg>'
     )
 
 
@@ -164,7 +169,8 @@ def _words(row: Row, predicted: tuple[str, float, bool] | None, doubts: Sequence
 
 # Shapes say the part, so that they are told apart without colours, too.
 _MARKS = (
-    '<defs><circle id="map-train" r="4.2"/><rect id="map-val" x="-4.2" y="-4.2" width="8.4" height="8.4"/>'
+    '<defs><circle id="map-train" r="4.2"/><circle id="map-fold" r="4.2"/>'
+    '<rect id="map-val" x="-4.2" y="-4.2" width="8.4" height="8.4"/>'
     '<path id="map-test" d="M0-7.5L7.5 0L0 7.5L-7.5 0Z"/>'
     '<path id="map-error" class="mark" d="M-5.6-5.6L5.6 5.6M-5.6 5.6L5.6-5.6"/>'
     '<circle id="map-issue" class="mark" r="9.5"/></defs>'

@@ -1,6 +1,6 @@
-"""A served model in another format: one file that takes the samples of a window and gives its scores.
+"""A served model in another format: a file, or two, that takes the samples of a window and gives its scores.
 
-    model/<name>/<v> ─▶ convert ─▶ FOLDER/<name>.tflite, .onnx or .keras
+    model/<name>/<v> ─▶ convert ─▶ FOLDER/<name>.tflite, .onnx or .keras; or <name>.weights.h5 and <name>.json
                                    FOLDER/labels.txt       the class of each column, a line each
                                    FOLDER/<name>_Labels.txt   the same of a .tflite, for BirdNET-Analyzer
                                    FOLDER/conversion.json  what the file takes, and how closely it was verified
@@ -49,15 +49,17 @@ class Format:
         title: for people.
         extra: of `./entrypoint.sh extras` that brings its packages; None: they are always there.
         packages: that convert and run it.
-        write: version folder, its model.json → the name of the file's input, and its content.
-        open: file → function of inputs [n, ...] → scores [n, C].
+        write: version folder, its model.json → the name of the model's input, and the content of each file.
+        open: the first of the files → function of inputs [n, ...] → scores [n, C].
+        endings: of the files' names, behind the model's.
     """
 
     title: str
     extra: str | None
     packages: tuple[str, ...]
-    write: Callable[[Path, Mapping[str, Any]], tuple[str, bytes]]
+    write: Callable[[Path, Mapping[str, Any]], tuple[str, *tuple[bytes, ...]]]
     open: Callable[[Path], Callable[[Floats], Any]]
+    endings: tuple[str, ...]
 
 
 def require_packages(kind: str) -> None:
@@ -102,11 +104,12 @@ def convert(
     wanted, facts = FORMATS[kind], read_json(source / "model.json")
     needed = 2 * sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     with new_folder(folder, what=f"the {wanted.title} model", needed=needed) as building:
-        name = f"{facts['name']}.{kind}"
+        names = [f"{facts['name']}.{ending}" for ending in wanted.endings]
         made = _apart(_converted, (source.absolute(), kind, inputs), f"{shown(source)}: the process that converts")
-        write_bytes(building / name, made["file"])
+        for name, content in zip(names, made["files"], strict=True):
+            write_bytes(building / name, content)
         check()
-        task = (building.absolute() / name, kind, made["inputs"])
+        task = (building.absolute() / names[0], kind, made["inputs"])
         scores = _apart(_run, task, f"{shown(folder)}: the process that verifies")["scores"]
         difference = _difference(scores, made["scores"])
         if not difference <= TOLERANCE:
@@ -120,7 +123,8 @@ def convert(
             lines = for_analyzer(facts["classes"], published or {})
             write_bytes(building / f"{facts['name']}_Labels.txt", labels(lines))
         found = {
-            "file": name,
+            "file": names[0],
+            **({"description": names[1]} if names[1:] else {}),
             "model": {key: facts[key] for key in ("name", "version", "backbone", "head", "weights_sha256")},
             "input": {"name": made["input"], "shape": ["n", *made["inputs"].shape[1:]], "type": "float32",
                       "rate_hz": facts["front_end"]["rate_hz"]},
@@ -183,7 +187,7 @@ def _converted(task: tuple[Path, str, Floats]) -> Iterator[tuple[str, Any]]:
     found = [model.scores(piece) for piece in pieces(_windows(model.front_end, inputs))]
     scores, embeddings = (np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*found, strict=True))
     try:
-        name, content = FORMATS[kind].write(source, model.facts)
+        name, *contents = FORMATS[kind].write(source, model.facts)
     except BirdtuneError:
         raise
     except Exception as fault:  # whatever a converter makes of an operation that it does not know
@@ -193,7 +197,7 @@ def _converted(task: tuple[Path, str, Floats]) -> Iterator[tuple[str, Any]]:
             f"cause: the backbone {shown(model.facts['backbone'])} does what this format does not have. Use another "
             "format, or the SavedModel."
         ) from None
-    yield "file", content
+    yield "files", contents
     yield "packages", {name: importlib.import_module(name).__version__ for name in FORMATS[kind].packages}
     yield "input", name
     yield "inputs", inputs if name == "waveform" else embeddings
@@ -266,11 +270,28 @@ def _write_keras(source: Path, facts: Mapping[str, Any]) -> tuple[str, bytes]:
     from birdtune.serving import keras_file, window_graph
 
     graph_def = window_graph.of_model(source, facts)
-    return window_graph.input_of(graph_def)[0], keras_file.model_of(graph_def)
+    return window_graph.input_of(graph_def)[0], keras_file.saved(keras_file.model_of(graph_def))
+
+
+def _open_h5(path: Path) -> Callable[[Floats], Any]:
+    import keras
+
+    description = path.with_name(path.name.removesuffix(".weights.h5") + ".json")
+    model: Any = keras.models.model_from_json(description.read_text("utf-8"))
+    model.load_weights(path)
+    return lambda inputs: model(inputs)
+
+
+def _write_h5(source: Path, facts: Mapping[str, Any]) -> tuple[str, bytes, bytes]:
+    from birdtune.serving import keras_file, window_graph
+
+    graph_def = window_graph.of_model(source, facts)
+    return window_graph.input_of(graph_def)[0], *keras_file.weights_and_description(keras_file.model_of(graph_def))
 
 
 FORMATS: Mapping[str, Format] = {
-    "tflite": Format("TensorFlow Lite", None, ("tensorflow",), _write_tflite, _open_tflite),
-    "onnx": Format("ONNX", "onnx", ("tf2onnx", "onnx", "onnxruntime"), _write_onnx, _open_onnx),
-    "keras": Format("Keras", None, ("tensorflow", "keras"), _write_keras, _open_keras),
+    "tflite": Format("TensorFlow Lite", None, ("tensorflow",), _write_tflite, _open_tflite, ("tflite",)),
+    "onnx": Format("ONNX", "onnx", ("tf2onnx", "onnx", "onnxruntime"), _write_onnx, _open_onnx, ("onnx",)),
+    "keras": Format("Keras", None, ("tensorflow", "keras"), _write_keras, _open_keras, ("keras",)),
+    "h5": Format("Keras", None, ("tensorflow", "keras"), _write_h5, _open_h5, ("weights.h5", "json")),
 }

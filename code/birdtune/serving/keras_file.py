@@ -1,6 +1,7 @@
 """A graph of window scores as a Keras model of stock layers and operations, which plain Keras 3 loads without birdtune.
 
-    GraphDef of window scores ─▶ TensorFlow Lite's graph ─▶ model_of ─▶ bytes of a .keras file
+    GraphDef of window scores ─▶ TensorFlow Lite's graph ─▶ model_of ─▶ saved: bytes of a .keras file
+                                                                      ─▶ weights_and_description: of .h5 and .json
 
 TensorFlow Lite's converter leaves few kinds of operations, with their constants computed. Sizes of tensors are computed
 in its graph; here they are constants, found by computing one and two windows once. Importing this loads TensorFlow.
@@ -27,7 +28,7 @@ Arrays = dict[int, npt.NDArray[Any]]
 _SIZES = ("int32", "int64")
 
 
-def model_of(graph_def: Any) -> bytes:
+def model_of(graph_def: Any) -> keras.Model:
     """The Keras model of a graph of window scores.
 
     Raises:
@@ -35,11 +36,23 @@ def model_of(graph_def: Any) -> bytes:
     """
     name, shape = input_of(graph_def)
     given = keras.Input(tuple(shape)[1:], dtype="float32", name=name)
-    model = keras.Model(given, _scores(tflite.graph_of(tflite_file.model_of(graph_def)), given), name="birdtune")
+    return keras.Model(given, _scores(tflite.graph_of(tflite_file.model_of(graph_def)), given), name="birdtune")
+
+
+def saved(model: keras.Model) -> bytes:
+    """The content of a .keras file."""
     with temporary_folder("keras") as room:
         path = room / "model.keras"
         model.save(path)
         return path.read_bytes()
+
+
+def weights_and_description(model: keras.Model) -> tuple[bytes, bytes]:
+    """The content of a .weights.h5 file, and of the JSON that `keras.models.model_from_json` makes a model of."""
+    with temporary_folder("keras") as room:
+        path = room / "model.weights.h5"  # an ending that Keras insists on
+        model.save_weights(path)
+        return path.read_bytes(), model.to_json().encode()
 
 
 def _scores(graph: Graph, given: Any) -> Any:

@@ -3,7 +3,7 @@
     Classifier + Batches + State ─▶ train ─▶ checkpoints, history;  validation chooses the best epoch
 
 One update: `accumulate` batches → gradients of the weighted sum of losses, added up → divided by the
-sum of weights → clipped → Adam. All that is random is drawn from (seed, position), never from a
+sum of weights → clipped → Adam or SGD. All that is random is drawn from (seed, position), never from a
 generator with a state of its own, so a restored run goes on bit for bit.
 
 Of several processes each computes the gradients of its part of each batch, and updates its weights by the sum over all

@@ -1,4 +1,4 @@
-"""Adam with a rate for each part of the network, and an average of the weights on the way.
+"""Adam or SGD with a rate for each part of the network, and an average of the weights on the way.
 
     TrainSettings, factors ─▶ make_optimizer ─▶ a keras optimizer that multiplies its rate by each variable's factor
 
@@ -35,8 +35,8 @@ def rate_factors(classifier: Classifier, settings: TrainSettings) -> dict[int, f
     return found
 
 
-class _AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
-    """AdamW whose rate is multiplied by a factor of each variable's own, in the update and in the decay.
+class _WithRates(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """A keras optimizer whose rate is multiplied by a factor of each variable's own, in the update and in the decay.
 
     Args:
         factors: by the id of each variable's value.
@@ -72,6 +72,14 @@ class _AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         return factor * self.backbone_rate if identity in self._backbone else factor
 
 
+class _AdamW(_WithRates, keras.optimizers.AdamW):  # type: ignore[misc]
+    """AdamW with a rate for each variable."""
+
+
+class _SGD(_WithRates, keras.optimizers.SGD):  # type: ignore[misc]
+    """Stochastic gradient descent with momentum, and a rate for each variable."""
+
+
 def _decayed(classifier: Classifier, untaught: Sequence[int]) -> dict[int, npt.NDArray[np.float32]]:
     """As for `_AdamW`: columns without a loss have no gradient that would make up for what decay takes."""
     if not untaught:
@@ -89,16 +97,22 @@ def make_optimizer(
     Args:
         untaught: columns that are left out of the loss; they stay as they are.
     """
-    optimizer = _AdamW(
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "adam": (_AdamW, {"epsilon": settings.epsilon}),
+        "sgd": (_SGD, {"momentum": settings.momentum}),
+    }
+    kind, own = kinds[settings.optimizer]
+    optimizer = kind(
         rate_factors(classifier, settings),
         frozenset(id(variable.value) for variable in classifier.network.trainable_variables),
         _decayed(classifier, untaught),
-        name="adam",  # else Keras counts, and a checkpoint's names would depend on what was built before
+        # Else Keras counts, and a checkpoint's names would depend on what was built before.
+        name=settings.optimizer,
         learning_rate=settings.learning_rate,
-        epsilon=settings.epsilon,
         weight_decay=settings.weight_decay,
         use_ema=settings.ema_decay > 0,
         ema_momentum=settings.ema_decay,
+        **own,
     )
     # Biases and scales are few and need not be small.
     optimizer.exclude_from_weight_decay(var_names=["bias", "log_scale"])

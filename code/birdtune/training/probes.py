@@ -1,6 +1,6 @@
 """What may learn on embeddings: the heads, trained by the step that `run` trains with, and baselines of scikit-learn.
 
-    Embedded ─▶ Candidate: (training recordings, recordings to evaluate) ─▶ scores of the latter
+    Embedded ─▶ Candidate: (training recordings, recordings to evaluate) ─▶ scores of the latter, or of their windows
 
 Importing this loads TensorFlow.
 """
@@ -8,7 +8,7 @@ Importing this loads TensorFlow.
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,18 @@ from birdtune.training.step import StepSettings, Trainer
 # From the training recordings and the ones to evaluate to scores of the latter. [evaluated, C]
 Candidate = Callable[[Ints, Ints], Floats]
 
+
+class WithWindows(Protocol):
+    """A candidate that scores windows as well."""
+
+    def __call__(self, training: Ints, evaluated: Ints) -> Floats: ...
+
+    def of_windows(self, training: Ints, evaluated: Ints) -> npt.NDArray[Any]:
+        """Scores of the windows of the recordings to evaluate. [their windows, C]"""
+
+
+SMOTE = "logistic with SMOTE"
+
 _TREES = 300
 _NEIGHBOURS = 5
 
@@ -58,6 +70,17 @@ def out_of_fold(candidate: Candidate, folds: Ints, n_classes: int, interrupts: I
     for fold in np.unique(folds[folds >= 0]):
         interrupts.check()
         scores[folds == fold] = candidate(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
+    return scores
+
+
+def windows_out_of_fold(candidate: WithWindows, folds: Ints, embedded: Embedded, interrupts: Interrupts) -> Floats:
+    """As `out_of_fold`, the scores of each recording's windows. [P, C]"""
+    recording = embedded.windows.recording
+    scores = np.zeros((len(recording), len(embedded.classes)))
+    for fold in np.unique(folds[folds >= 0]):
+        interrupts.check()
+        inside = folds[recording] == fold
+        scores[inside] = candidate.of_windows(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
     return scores
 
 
@@ -101,6 +124,11 @@ class Head:
     def __call__(self, training: Ints, evaluated: Ints) -> Floats:
         self._learn(training)
         return self._score(self._embedded.some(evaluated))
+
+    def of_windows(self, training: Ints, evaluated: Ints) -> npt.NDArray[np.float32]:
+        """Scores of the windows of the recordings to evaluate. [their windows, C]"""
+        self._learn(training)
+        return self._scores(self._embedded.some(evaluated), self._scorer).window_scores
 
     def logits(self, training: Ints, evaluated: Ints) -> Scores:
         """The recordings to evaluate, with logits for `window_scores`."""
@@ -193,35 +221,78 @@ BASELINES: Mapping[str, Callable[[int, int], Any]] = {
 }
 
 
+class _WithSmote:
+    """Logistic regression on made recordings as well, so that each class has as many as the most frequent one.
+
+    Each lies between a recording and one of its nearest of the class (Chawla et al., "SMOTE", 2002), of scaled
+    embeddings: of five, or of as many as there are. A class with one recording has none, and stays as it is.
+    """
+
+    def __init__(self, seed: int, n: int) -> None:
+        self._seed, self._scale = seed, StandardScaler()
+        self._model = LogisticRegression(max_iter=2000, random_state=seed)
+
+    def fit(self, averages: Floats, labels: Ints) -> None:
+        """Learn from recordings [n, K] and their classes [n]."""
+        from imblearn import over_sampling  # an extra: `compare` asks for it
+
+        scaled, counts = self._scale.fit_transform(averages), np.bincount(labels)
+        most, made = int(counts.max()), [(scaled, labels)]
+        for column in np.flatnonzero((counts > 1) & (counts < most)).tolist():
+            sampler = over_sampling.SMOTE(
+                sampling_strategy={column: most}, k_neighbors=min(_NEIGHBOURS, int(counts[column]) - 1),
+                random_state=self._seed,
+            )  # fmt: skip
+            more, of_class = sampler.fit_resample(scaled, labels)
+            made.append((more[len(scaled) :], of_class[len(scaled) :]))
+        self._model.fit(*(np.concatenate(parts) for parts in zip(*made, strict=True)))
+        self.classes_ = self._model.classes_
+
+    def predict_proba(self, averages: Floats) -> Floats:
+        """Scores of recordings [n, K]. [n, classes_]"""
+        return np.asarray(self._model.predict_proba(self._scale.transform(averages)))
+
+
 class Baseline:
     """What scikit-learn makes of the averages of the embeddings; they count as they count in the training of a head.
 
-    But for nearest neighbours, which all count alike.
+    But for nearest neighbours and with SMOTE, where all count alike.
     """
 
     def __init__(self, name: str, embedded: Embedded, config: Config) -> None:
-        self._make, self._embedded, self._settings = BASELINES[name], embedded, config.train
+        self._make = _WithSmote if name == SMOTE else BASELINES[name]
+        self._embedded, self._settings = embedded, config.train
         self._averages = embedded.averages
         self._n_classes = len(embedded.classes)
 
     def __call__(self, training: Ints, evaluated: Ints) -> Floats:
+        return self._learnt(training, self._averages[evaluated])
+
+    def of_windows(self, training: Ints, evaluated: Ints) -> Floats:
+        """Scores of the windows of the recordings to evaluate, each as if it were a recording. [their windows, C]"""
+        return self._learnt(training, self._embedded.some(evaluated).embeddings)
+
+    def _learnt(self, training: Ints, averages: npt.NDArray[Any]) -> Floats:
+        """Scores of embeddings [n, K] by what is learnt from some recordings. [n, C]"""
         weights = recording_weights(self._embedded.some(training), self._settings)
         if not self._embedded.have_several:
-            return self._scores(training, self._embedded.labels[training], weights, evaluated, self._n_classes)
+            return self._scores(training, self._embedded.labels[training], weights, averages, self._n_classes)
         # Each class on its own, one against the rest, by the recordings of which it is known.
-        found = np.zeros((len(evaluated), self._n_classes))
+        found = np.zeros((len(averages), self._n_classes))
         for column in range(self._n_classes):
             known = self._embedded.known[training, column]
             is_in = self._embedded.positive[training[known], column]
             if is_in.any() and not is_in.all():
-                of_class = self._scores(training[known], is_in.astype(np.int64), weights[known], evaluated, 2)
+                of_class = self._scores(training[known], is_in.astype(np.int64), weights[known], averages, 2)
                 found[:, column] = of_class[:, 1]
             else:
                 found[:, column] = float(is_in.any())
         return found
 
-    def _scores(self, training: Ints, labels: Ints, weights: Floats, evaluated: Ints, n_classes: int) -> Floats:
-        """What is learnt from recordings with labels [training] and weights [training]. [evaluated, n_classes]"""
+    def _scores(
+        self, training: Ints, labels: Ints, weights: Floats, averages: npt.NDArray[Any], n_classes: int
+    ) -> Floats:
+        """Scores of embeddings [n, K], learnt from recordings with labels and weights [training]. [n, n_classes]"""
         model = self._make(self._settings.seed, len(training))
         name, last = model.steps[-1] if isinstance(model, Pipeline) else ("", model)
         counts = {}
@@ -230,6 +301,6 @@ class Baseline:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # not converged to the last digit is no matter here
             model.fit(self._averages[training], labels, **counts)
-        found = np.zeros((len(evaluated), n_classes))
-        found[:, model.classes_] = model.predict_proba(self._averages[evaluated])
+        found = np.zeros((len(averages), n_classes))
+        found[:, model.classes_] = model.predict_proba(averages)
         return found

@@ -1,6 +1,6 @@
 """The training step: what one update of the weights computes.
 
-    Classifier + Batch ─▶ gradients of the loss ─▶ added up ─▶ divided, clipped, Adam ─▶ new weights
+    Classifier + Batch ─▶ gradients of the loss ─▶ added up ─▶ divided, clipped, the optimizer ─▶ new weights
 
 Compiled by TensorFlow, and where it pays by XLA: on a GPU all of it; on CPUs the optimizer's update, which XLA fuses
 into one pass over weights, moments and gradients, and what has no convolutions, which XLA computes slowly there.

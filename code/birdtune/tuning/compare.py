@@ -1,7 +1,8 @@
 """Which head suits the data: all of them and two baselines, by grouped cross-validation on embeddings.
 
     settings ─▶ recordings of train and val ─▶ embeddings, computed once ─▶ each candidate on each fold
-             ─▶ one table with intervals, compare.csv, compare.json
+             ─▶ one table with intervals, compare.csv, compare.json ─▶ settings to train the best head with
+    the best ─▶ its mistakes, and maps before and after it ─▶ mistakes.csv, compare.html
 
 The test part is never touched: whoever chooses by it has none left. Slices of one source recording are in one fold.
 Nothing is chosen within a fold either: a head is trained for `train.epochs`, and scored as it ends.
@@ -13,21 +14,28 @@ import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from birdtune.config import Config
 from birdtune.data import dataset as gather
-from birdtune.errors import EXIT_DONE, shown
+from birdtune.data.dataset import Dataset
+from birdtune.errors import shown
+from birdtune.evaluation import embedding_map, mistakes
 from birdtune.evaluation.bootstrap import Bootstrap
 from birdtune.evaluation.paired import figures
+from birdtune.evaluation.scores import Scores
 from birdtune.models.heads import HEADS
 from birdtune.models.registry import front_end
 from birdtune.models.weights import verify_checkpoint
+from birdtune.reporting import compare_page
+from birdtune.reporting.embedding_map import CROSS_VALIDATED
 from birdtune.runtime.files import write_csv, write_json
-from birdtune.runtime.log import Journal
+from birdtune.runtime.log import Journal, clock
 from birdtune.runtime.signals import Interrupts
+from birdtune.runtime.text import count
 from birdtune.training import devices
 from birdtune.training.embeddings import (
     Bools,
@@ -41,8 +49,16 @@ from birdtune.training.embeddings import (
     listed,
     require_judges,
 )
-from birdtune.training.probes import BASELINES, Baseline, Candidate, Head, out_of_fold
-from birdtune.tuning.space import run_flags
+from birdtune.training.probes import (
+    BASELINES,
+    SMOTE,
+    Baseline,
+    Head,
+    WithWindows,
+    out_of_fold,
+    windows_out_of_fold,
+)
+from birdtune.tuning.space import run_flags, with_chosen
 
 _COLUMNS = (
     "candidate", "accuracy", "low", "high", "macro_ap", "behind", "behind_low", "behind_high", "tie", "seconds",
@@ -58,8 +74,14 @@ _WITH_TIMES = (
 )
 
 
-def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
-    """Compare heads and baselines; print the table, and write compare.csv and compare.json to the output folder.
+def compare(config: Config, journal: Journal, interrupts: Interrupts, *, smote: bool = False) -> Config:
+    """Compare heads and baselines; print the table, and write compare.csv, .json and .html, and mistakes.csv.
+
+    Args:
+        smote: whether SMOTE is a candidate, which imbalanced-learn makes.
+
+    Returns:
+        the settings that train the best head; of the backbone what `model.freeze` says, where somebody gave that.
 
     Raises:
         InputError: no data, or fewer than two classes with two sources beside the test part.
@@ -78,14 +100,15 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
     fold = folds(embedded.positive, embedded.groups, config.train.seed)
     if embedded.have_several:
         journal.say(_SEVERAL + (_WITH_TIMES if embedded.targets.have_times else ""))
-    candidates: dict[str, Candidate] = {
-        head: Head(head, classifier, embedded, config, interrupts) for head in HEADS
-    } | {name: Baseline(name, embedded, config) for name in BASELINES}
+    baselines = [*BASELINES, *([SMOTE] if smote else [])]
     if config.train.focal_gamma:
         journal.warn(
-            f"--train.focal-gamma {config.train.focal_gamma:g} plays no part in {', '.join(BASELINES)}; heads "
+            f"--train.focal-gamma {config.train.focal_gamma:g} plays no part in {', '.join(baselines)}; heads "
             "are trained with it."
         )
+    candidates: dict[str, WithWindows] = {
+        head: Head(head, classifier, embedded, config, interrupts) for head in HEADS
+    } | {name: Baseline(name, embedded, config) for name in baselines}
     scores: dict[str, Floats] = {}
     seconds: dict[str, float] = {}
     for name, candidate in candidates.items():
@@ -99,8 +122,15 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts) -> int:
         np.asarray(embedded.groups, object)[scored].tolist(), n=config.evaluate.bootstrap, seed=config.train.seed,
     )  # fmt: skip
     rows = [{**row, "seconds": round(seconds[str(row["candidate"])], 2)} for row in rows]
-    _report(rows, embedded, fold, config, journal)
-    return EXIT_DONE
+    best = str(rows[0]["candidate"])
+    of_windows = windows_out_of_fold(candidates[best], fold, embedded, interrupts)
+    wrong = _mistakes(scores[best], of_windows, embedded, fold, dataset)
+    chosen, told = _report(rows, embedded, fold, config, journal)
+    _draw(rows, scores[best], wrong, embedded, fold, dataset, config, told)
+    n_wrong = len({row["recording"] for row in wrong})
+    journal.say(f"wrong   {shown(config.output / mistakes.TABLE_NAME)}: {count(n_wrong, 'recording')}, by {best}")
+    journal.say(f"page    {shown(config.output / compare_page.PAGE_NAME)}")
+    return chosen
 
 
 # ---- evaluation ----------------------------------------------------------------------------------
@@ -146,14 +176,15 @@ def evaluate(
 
 def _report(
     rows: Sequence[dict[str, Any]], embedded: Embedded, fold: Ints, config: Config, journal: Journal
-) -> None:
+) -> tuple[Config, dict[str, Any]]:
+    """Print and write the table; the settings to train with, and what compare.json says."""
     scored, n_folds = fold >= 0, len(np.unique(fold[fold >= 0]))
     n_sources = len(set(np.asarray(embedded.groups, object)[scored]))
     few = few_sources(embedded.positive, embedded.groups, embedded.classes, evaluated(embedded, fold)[0])
     for line in table(rows):
         journal.say(f"  {line}")
     best, ties = rows[0], [str(row["candidate"]) for row in rows if row["tie"]]
-    head = next(str(row["candidate"]) for row in rows if row["candidate"] in HEADS)
+    head = next(row for row in rows if row["candidate"] in HEADS)
     journal.say(
         f"by {n_folds}-fold cross-validation, {scored.sum():,} recordings of {n_sources:,} sources scored, test left "
         f"alone; best: {best['candidate']}"
@@ -161,20 +192,70 @@ def _report(
     )
     if few:
         journal.say(f"learnt from, and not scored for want of another source: {listed(few)}")
-    flags, gone = run_flags(config, {"model.head": head, "model.freeze": "all-but-head"})
+    what = "it"
+    if best is not head:
+        what = f"the best head, {head['candidate']}"
+        journal.say(
+            f"{best['candidate']} is a baseline, and no model that is served has it: {what}, is {head['behind']:.3f} "
+            "behind it"
+        )
+    freeze = config.model.freeze if config.model.freeze != "auto" else "all-but-head"
+    wanted = {"model.head": str(head["candidate"]), "model.freeze": freeze}
+    flags, gone = run_flags(config, wanted)
     command = shlex.join(["./entrypoint.sh", "run", *flags])
-    what = "it" if best["candidate"] == head else f"the best head, {head}"
-    journal.say(f"to train {what}{f' ({gone})' if gone else ''}: {command}")
+    advice = f"to train {what}{f' ({gone})' if gone else ''}"
+    journal.say(f"{advice}: {command}")
+    told = {
+        "best": best["candidate"], "head": head["candidate"], "ties": ties, "folds": n_folds, "command": command,
+        "recordings": int(scored.sum()), "sources": n_sources, "unjudged": few,
+        "rows": list(rows),
+    }  # fmt: skip
     write_csv(config.output / "compare.csv", _COLUMNS, rows)
-    write_json(
-        config.output / "compare.json",
-        {
-            "best": best["candidate"], "head": head, "ties": ties, "folds": n_folds, "command": command,
-            "recordings": int(scored.sum()), "sources": n_sources, "unjudged": few,
-            "rows": list(rows),
-        },
-    )  # fmt: skip
+    write_json(config.output / "compare.json", told)
     journal.say(f"table   {shown(config.output / 'compare.csv')}")
+    return with_chosen(config, wanted), {**told, "advice": advice}
+
+
+def _mistakes(
+    scores: Floats, of_windows: Floats, embedded: Embedded, fold: Ints, dataset: Dataset
+) -> list[dict[str, Any]]:
+    """The mistakes of out-of-fold scores [N, C] and [P, C]."""
+    chosen = np.flatnonzero(fold >= 0)
+    windows = embedded.windows
+    peak_s = mistakes.peaks(of_windows, windows.recording.astype(np.int64), windows.start_s)
+    _, known = evaluated(embedded, fold)
+    return mistakes.mistakes(
+        scores[chosen], peak_s[chosen], embedded.positive[chosen], known[chosen],
+        recordings=[embedded.names[n] for n in chosen], groups=[embedded.groups[n] for n in chosen],
+        classes=embedded.classes, several=embedded.have_several, negative=dataset.background,
+    )  # fmt: skip
+
+
+def _draw(
+    rows: Sequence[dict[str, Any]], scores: Floats, wrong: Sequence[dict[str, Any]], embedded: Embedded, fold: Ints,
+    dataset: Dataset, config: Config, told: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Write mistakes.csv and compare.html, by the best candidate's scores [N, C]."""
+    listing = ({**row, **{key: ";".join(row[key]) for key in ("true_classes", "predicted")}} for row in wrong)
+    write_csv(config.output / mistakes.TABLE_NAME, mistakes.COLUMNS, listing)
+    some = embedded.some(np.flatnonzero(fold >= 0))
+    own = scores[fold >= 0].astype(np.float32)
+    of_best = Scores(
+        some.classes, some.names, some.groups, some.positive.astype(np.float32), own,
+        np.arange(len(own)), np.zeros(len(own), np.float32), mask=some.known,
+    )  # fmt: skip
+    before, after = (
+        embedding_map.measure(
+            numbers, some.positive, recordings=some.names, classes=some.classes,
+            places={name: replace(dataset.places[name], split=CROSS_VALIDATED) for name in some.names},
+            n_bootstrap=config.evaluate.bootstrap, seed=config.train.seed,
+        )
+        for numbers in (some.averages.astype(np.float32), own)
+    )  # fmt: skip
+    compare_page.write_page(config.output / compare_page.PAGE_NAME, compare_page.Compared(
+        clock(), rows, told["folds"], told["sources"], told["unjudged"], told["advice"], told["command"],
+        of_best, before, after, wrong, embedded.have_several,
+    ))  # fmt: skip
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:

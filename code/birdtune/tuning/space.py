@@ -2,13 +2,13 @@
 
     settings + what the data is like ─▶ Space: dimensions, and what is left out and why
     values of the dimensions ─▶ effective (those that mean something together) ─▶ with_settings ─▶ Config
-    settings + what was chosen ─▶ run_flags, which `run` takes, and what of them had to go
+    settings + what was chosen ─▶ run_flags, which `run` takes, and what of them had to go; with_chosen, these settings
 
 What a person has set is not searched. The ranges are wider than what is usually good, and hold the defaults.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -301,11 +301,30 @@ def run_flags(config: Config, chosen: Mapping[str, Value]) -> tuple[list[str], s
         **chosen,
     }
     head = wanted.get("model.head", config.model.head)
-    gone = [
+    gone = _not_taken(wanted, head)
+    flags = [f"--{name}={value}" for name, value in wanted.items() if name not in gone]
+    return flags, f"without {', '.join(gone)}: not with the {head} head" if gone else ""
+
+
+def _not_taken(names: Iterable[str], head: Value) -> list[str]:
+    """Which of some settings a head does not take."""
+    return [
         name
-        for name in wanted
+        for name in names
         if head not in _OF_HEADS.get(name, (head,))
         or (head == "attention" and (name.startswith(_AUGMENT) or name == "train.label-refinement"))
     ]
-    flags = [f"--{name}={value}" for name, value in wanted.items() if name not in gone]
-    return flags, f"without {', '.join(gone)}: not with the {head} head" if gone else ""
+
+
+def with_chosen(config: Config, chosen: Mapping[str, Value]) -> Config:
+    """The settings that `run_flags` writes out; what had to go is as if nobody had given it."""
+    gone = _not_taken(config.changed(), chosen.get("model.head", config.model.head))
+    for name in (*chosen, *gone):
+        section, key = name.replace("-", "_").split(".")
+        part = getattr(config, section)
+        value = chosen[name] if name in chosen else type(part).model_fields[key].default
+        part = part.model_copy(update={key: value})
+        if name in gone:
+            part.model_fields_set.discard(key)
+        config = config.model_copy(update={section: part})
+    return config

@@ -1,7 +1,7 @@
 // The embedding map: a tip for the point under the pointer or the keys, a class set off from the others, clips to play.
 for (const map of document.querySelectorAll(".map")) {
   const picture = map.querySelector(".plane svg"), layer = map.querySelector(".points"), tip = map.querySelector(".tip");
-  const picks = Array.from(map.querySelectorAll(".pick"));
+  const picks = Array.from((map.closest(".maps") ?? map).querySelectorAll(".pick")); // maps side by side share a list
   const points = Array.from(layer.children, node => {
     const title = node.querySelector("title"), text = title.textContent, [, x, y] = node.getAttribute("transform").match(/\(([^ ]+) ([^)]+)\)/);
     title.remove(); // the browser's own tip would lie over ours
@@ -12,7 +12,7 @@ for (const map of document.querySelectorAll(".map")) {
   });
   const shownNow = () => points.filter(point => !layer.classList.contains("picked") || point.node.classList.contains("on"));
   let here = null, pinned = false;
-  map.querySelector(".keys").hidden = false;
+  for (const keys of map.querySelectorAll(".keys")) keys.hidden = false;
 
   const show = point => {
     if (here) here.node.classList.remove("here");
@@ -88,11 +88,12 @@ for (const map of document.querySelectorAll(".map")) {
     event.preventDefault();
   });
 
+  let picked = null;
   const pick = chosen => {
-    const off = chosen.getAttribute("aria-pressed") === "true";
-    for (const other of picks) other.setAttribute("aria-pressed", !off && other === chosen);
-    layer.classList.toggle("picked", !off);
-    for (const point of points) point.node.classList.toggle("on", !off && point.classes.includes(chosen.dataset.k));
+    picked = picked === chosen ? null : chosen;
+    for (const other of picks) other.setAttribute("aria-pressed", other === picked);
+    layer.classList.toggle("picked", picked !== null);
+    for (const point of points) point.node.classList.toggle("on", picked !== null && point.classes.includes(picked.dataset.k));
     stop(shownNow()[0]);
   };
   for (const button of picks) button.addEventListener("click", () => pick(button));
