@@ -55,17 +55,17 @@ def finish(out: Path, *numbers: int, total: int = 3, made_by: str = "m") -> None
 
 def test_parts_are_merged_when_all_of_them_are_finished_with_the_same_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no parts"):
-        shards.finished(tmp_path, "m")
+        shards.finished(tmp_path, "m", "tables")
     finish(tmp_path, 1)
     Shard(2, 3).folder(tmp_path).mkdir()
     with pytest.raises(RetryableError, match="2 parts of 3 not finished with this model and these settings: 2/3, 3/3"):
-        shards.finished(tmp_path, "m")
+        shards.finished(tmp_path, "m", "tables")
     finish(tmp_path, 2)
     finish(tmp_path, 3, made_by="another")
     with pytest.raises(RetryableError, match=r"1 part of 3 not finished.*: 3/3"):
-        shards.finished(tmp_path, "m")
+        shards.finished(tmp_path, "m", "tables")
     finish(tmp_path, 3)
-    assert [path.name for path in shards.finished(tmp_path, "m")] == ["1-of-3", "2-of-3", "3-of-3"]
+    assert [path.name for path in shards.finished(tmp_path, "m", "tables")] == ["1-of-3", "2-of-3", "3-of-3"]
     finish(tmp_path, 1, total=2)
     with pytest.raises(InputError, match="found 2 parts, 3 parts"):
-        shards.finished(tmp_path, "m")
+        shards.finished(tmp_path, "m", "tables")

@@ -58,7 +58,7 @@ class _Counts:
 def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupts) -> int:
     """Write the detections in some recordings. Raises as `predict.predict_files`."""
     model = Model(config, asked, journal)
-    journal.say(f"predict: {shown(model.place)}, {model.described.n_classes:,} classes")
+    journal.say(f"predict: {shown(config.as_given(model.place))}, {model.described.n_classes:,} classes")
     sounds = _without_tables(sounds_in(asked.files, config.audio), asked.kind, journal)
     if asked.shard is not None:
         n_all, sounds = len(sounds), asked.shard.part(sounds)
@@ -116,7 +116,7 @@ class _Job:
 
     def merge(self) -> None:
         """Take over what the parts have scored. Raises as `shards.finished`."""
-        for folder in shards.finished(self._asked.out, self._ledger.made_by):
+        for folder in shards.finished(self._asked.out, self._ledger.made_by, self._config.as_given(self._asked.out)):
             self._of_parts |= self._ledger.absorb(folder)
 
     def detect(self, sounds: Sequence[Sound]) -> dict[Path | Channel, tuple[str, int]]:

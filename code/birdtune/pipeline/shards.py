@@ -109,8 +109,11 @@ def lacking(found: Mapping[Shard, Path], made_by: str) -> list[str]:
     return [f"{shard.number}/{total}" for shard in every if not _is_done(found.get(shard), made_by)]
 
 
-def finished(out: Path, made_by: str) -> list[Path]:
+def finished(out: Path, made_by: str, called: str) -> list[Path]:
     """The folders of all parts, in their order.
+
+    Args:
+        called: how people know the place of `out`.
 
     Raises:
         InputError: there are none, or parts of several divisions.
@@ -118,11 +121,11 @@ def finished(out: Path, made_by: str) -> list[Path]:
     """
     if not (found := parts(out)):
         raise InputError(
-            f"{shown(out / FOLDER)}: has no parts. Run `predict --shard 1/N` to N/N with the same --out first."
+            f"{shown(called)}: has no parts. Run `predict --shard 1/N` to N/N with the same --out first."
         )
     if names := lacking(found, made_by):
         raise RetryableError(
-            f"{shown(out)}: {count(len(names), 'part')} of {next(iter(found)).total} not finished with this model and "
+            f"{shown(called)}: {count(len(names), 'part')} of {next(iter(found)).total} not finished with this model and "
             f"these settings: {some(names)}. Run them (--shard), then this again."
         )
     return list(found.values())
