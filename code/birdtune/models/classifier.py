@@ -24,9 +24,6 @@ from birdtune.models.head_kinds import Pooling
 from birdtune.models.tf_checkpoint import check_variables
 from birdtune.settings import ATTENTION_HEADS
 
-# Layers of several others.
-_NETWORKS = (keras.Model, keras.layers.MultiHeadAttention)
-
 
 @dataclass(frozen=True)
 class Classifier:
@@ -287,7 +284,7 @@ def _named(classifier: Classifier) -> Iterator[tuple[str, keras.Variable]]:
         for layer in model.layers:
             for variable in layer.weights:
                 # Of a network within the network, names alone would not tell weights apart.
-                own = variable.path if isinstance(layer, _NETWORKS) else variable.name
+                own = variable.path if isinstance(layer, keras.Model) else variable.name
                 yield f"{part}/{layer.name}/{own}", variable
 
 

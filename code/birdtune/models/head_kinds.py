@@ -76,7 +76,7 @@ HEAD_KINDS: Mapping[str, HeadKind] = {
     "self-attention": HeadKind(
         (
             *_normal("normal"), *_dense("head/project"), *_normal("normal1"),
-            *_dense(*(f"head/look/look/{part}" for part in ("query", "key", "value", "attention_output"))),
+            *_dense("head/query", "head/key", "head/value", "head/looked"),
             *_normal("normal2"), *_dense("head/wide", "head/narrow"), *_normal("normal3"), *_dense("head/logits"),
         )
     ),

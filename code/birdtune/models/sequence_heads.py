@@ -81,12 +81,16 @@ def _self_attention(embeddings: Any, inside: Any, seed: int | None) -> Any:
     units = _ATTENTION_UNITS
     net = _dense(_normal(embeddings, "normal"), units, "project", seed)
     net = keras.layers.Add(name="place", dtype=_DTYPE)([net, _positions(int(net.shape[1]), units)])
-    among = keras.layers.Reshape((1, -1), name="among")(inside)  # [B, 1, L]: none looks at what fills up
-    looked = keras.layers.MultiHeadAttention(
-        _ATTENTION_HEADS, units // _ATTENTION_HEADS, name="look", dtype=_DTYPE,
-        kernel_initializer=first_weights(seed, "look", scale=1.0),
-    )(*[_normal(net, "normal1")] * 2, attention_mask=among)  # fmt: skip
-    net = keras.layers.Add(name="looked", dtype=_DTYPE)([net, looked])
+    normal, length = _normal(net, "normal1"), int(net.shape[1])
+    # Not Keras's layer of several heads: it draws query, key and value alike from one seed.
+    query, key, value = (
+        keras.ops.reshape(_dense(normal, units, name, seed), (-1, length, _ATTENTION_HEADS, units // _ATTENTION_HEADS))
+        for name in ("query", "key", "value")
+    )
+    among = inside[:, None, None, :]  # none looks at what fills up
+    looked = keras.ops.dot_product_attention(query, key, value, mask=among)  # [B, L, heads, units / heads]
+    looked = _dense(keras.ops.reshape(looked, (-1, length, units)), units, "looked", seed)
+    net = keras.layers.Add(name="with_looked", dtype=_DTYPE)([net, looked])
     wide = _dense(_normal(net, "normal2"), 2 * units, "wide", seed, "relu")
     net = keras.layers.Add(name="sum", dtype=_DTYPE)([net, _dense(wide, units, "narrow", seed)])
     return _normal(net, "normal3")

@@ -36,6 +36,7 @@ from birdtune.runtime.files import write_csv, write_json
 from birdtune.runtime.log import Journal, clock
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.text import count
+from birdtune.settings import SEQUENCE_HEADS
 from birdtune.training import devices
 from birdtune.training.embeddings import (
     Bools,
