@@ -3,8 +3,8 @@
     embeddings of ESC-10 by YAMNet and of warblers by BirdNET ─▶ each head, trained on four folds and evaluated on the
     fifth ─▶ accuracy, macro AP, and its difference to linear
 
-Heads begin at random, as for species that BirdNET does not know; one line has linear begun from BirdNET's own classifier.
-BirdNET's weights lie where BENCH_BIRDNET says.
+Heads begin at random, as for species that BirdNET does not know; one line has linear begun from BirdNET's own
+classifier. BirdNET's weights lie where BENCH_BIRDNET says.
 """
 
 import time

@@ -22,6 +22,7 @@ from birdtune.data.clips import ClipBatches
 from birdtune.data.copies import FromCopies
 from birdtune.errors import InputError, Interrupted, SettingsError
 from birdtune.evaluation.detections import Rule
+from birdtune.evaluation.published_scores import of_matched
 from birdtune.evaluation.scores import Scores, clip_scores, pool_mean, shares
 from birdtune.models import classifier as classifiers
 from birdtune.models import heads, losses
@@ -139,6 +140,9 @@ def test_attention_of_each_class_weighs_its_own_scores() -> None:
         np.zeros(5, np.float32), window_weight=shares(attention[:5], recording),
     )  # fmt: skip
     np.testing.assert_allclose(pool_mean(scores), found, atol=1e-6)
+    # Of published classes that the model keeps, it says nothing.
+    published = of_matched(scores, of_windows[:5, :2], ["A", "B"], [[0], [1, 2]])
+    np.testing.assert_allclose(pool_mean(published)[1], of_windows[3:5, :2].mean(axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("head", NEW)

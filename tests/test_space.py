@@ -157,7 +157,7 @@ def test_the_space_can_be_narrowed_and_its_ranges_changed() -> None:
         ("train.epochs=a..b", {}, "is not understood"),
         ("train.learning-rate=0..1e-3", {}, "above 0"),
         ("model.head=linear", {}, "is not understood"),
-        ("model.head=linear|deep", {}, "'linear', 'mlp', 'attention' or 'prototype'"),
+        ("model.head=linear|deep", {}, "'linear', 'mlp', .*'lstm' or 'self-attention'"),
         ("model.dropout=0..3", {}, "less than 1"),
         ("train.epochs train.epochs", {}, "stands twice"),
         (",", {}, "names no setting"),

@@ -15,7 +15,6 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from birdtune.audio.front_end import FrontEnd
 from birdtune.models import front_end_graph, heads
@@ -140,17 +139,18 @@ class Classifier:
         context = self.pooling.context
         if not context:
             return self.head(embeddings)
-        # Written for TensorFlow: Keras has no segments of unknown number.
-        embeddings, recording = tf.convert_to_tensor(embeddings), tf.cast(recording, tf.int32)
-        number = tf.range(tf.size(recording))
-        is_first = tf.concat([[True], recording[1:] != recording[:-1]], axis=0)[: tf.size(recording)]
-        first = tf.gather(tf.cast(tf.where(is_first)[:, 0], tf.int32), tf.cumsum(tf.cast(is_first, tf.int32)) - 1)
-        place = (number - first) % context
-        at = tf.stack([tf.cumsum(tf.cast(place == 0, tf.int32)) - 1, place], axis=1)  # [T, 2]
-        shape = [at[-1, 0] + 1, context]
-        windows = tf.scatter_nd(at, embeddings, [*shape, self.backbone.embedding_size])
-        inside = tf.scatter_nd(at, tf.ones_like(place), shape) > 0
-        return tf.gather_nd(self.head([windows, inside]), at)
+        ops = keras.ops
+        recording = ops.cast(recording, "int32")
+        number = ops.cumsum(ops.ones_like(recording)) - 1  # [T]
+        differs = ops.cast(recording[1:] != recording[:-1], "int32")
+        each = ops.cumsum(ops.concatenate([ops.zeros_like(recording[:1]), differs]))  # [T] recordings, from 0
+        place = (number + ops.take(ops.segment_max(-number, each), each)) % context  # [T] in its context
+        row = ops.cumsum(ops.cast(place == 0, "int32")) - 1  # [T] its context
+        at, n = ops.stack([row, place], axis=1), row[-1] + 1
+        windows = ops.scatter(at, ops.cast(embeddings, "float32"), (n, context, self.backbone.embedding_size))
+        inside = ops.scatter(at, ops.ones_like(place), (n, context)) > 0
+        logits = ops.reshape(self.head([windows, inside]), (-1, len(self.classes)))
+        return ops.take(logits, row * context + place, axis=0)
 
     def in_sequence(self, embeddings: Any, recording: Any) -> Any:
         """As `sequence_logits`, but scores [T, C] float32; not calibrated."""
