@@ -332,10 +332,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job_settings(data: Path, output: Path, head: str, **changes: Any) -> Config:
     # Recordings have three windows: a context, and one of another.
     context = {"model__context_windows": 2} if head in SEQUENCE_HEADS else {}
-    return settings(
-        data, output, model__head=head, model__freeze="all-but-head", train__learning_rate=3e-3, train__epochs=12,
-        **context, **changes,
-    )  # fmt: skip
+    usual = {"model__freeze": "all-but-head", "train__learning_rate": 3e-3, "train__epochs": 12}
+    return settings(data, output, model__head=head, **{**usual, **context, **changes})
 
 
 @pytest.mark.parametrize("head", ["lstm", "sed-attention"])
