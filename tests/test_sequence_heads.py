@@ -233,6 +233,8 @@ def test_recordings_are_augmented_and_a_batch_follows_from_its_place(kind: str, 
             np.testing.assert_array_equal(part.targets, one.targets[number : number + 1])
         assert not np.array_equal(one.features, sounds.frames[one.windows])
         seen.append(one.targets)
+    both, (first, second) = batches.batch(1, 0, 2), (batches.batch(1, step) for step in range(2))
+    np.testing.assert_array_equal(both.features, np.concatenate([first.features, second.features]))
     targets = np.concatenate(seen)
     if kind == "softmax":
         np.testing.assert_allclose(targets.sum(axis=1), 1.0, atol=1e-6)
