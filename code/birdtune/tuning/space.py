@@ -8,7 +8,7 @@ What a person has set is not searched. The ranges are wider than what is usually
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -301,15 +301,15 @@ def run_flags(config: Config, chosen: Mapping[str, Value]) -> tuple[list[str], s
     return flags, f"without {', '.join(gone)}: not with the {head} head" if gone else ""
 
 
-def _not_taken(names: Iterable[str], head: Value) -> list[str]:
-    """Which of some settings a head does not take."""
+def _not_taken(settings: Mapping[str, Any], head: Value) -> list[str]:
+    """Which of some settings a head does not take, by their names and values."""
     return [
         name
-        for name in names
+        for name, value in settings.items()
         if head not in _OF_HEADS.get(name, (head,))
         or (head in (*ATTENTION_HEADS, *SEQUENCE_HEADS) and name == "train.label-refinement")
         or (head in SEQUENCE_HEADS and name in _HOPS)
-        or (head == "sed-attention" and (name, wanted[name]) == ("model.output", "softmax"))
+        or (head == "sed-attention" and (name, value) == ("model.output", "softmax"))
     ]
 
 
