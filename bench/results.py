@@ -39,6 +39,7 @@ _TITLES = {
     "learn_backbones": "What is learned: on which backbone",
     "learn_blocks": "What is learned: with the last blocks of a backbone trained",
     "learn_heads": "What is learned: heads on a frozen backbone",
+    "learn_sequences": "What is learned: heads over time, and attention of each class",
     "learn_ensemble": "What is learned: by several heads served as one",
     "learn_jobs": "What is learned: the whole job",
     "learn_unknown": "What is learned: sounds of classes never trained on",

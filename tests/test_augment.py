@@ -23,7 +23,7 @@ from birdtune.settings import AugmentSettings
 # All at once, at strengths that leave no row untouched for long.
 ALL = AugmentSettings(
     gain_db=6, white_noise=0.5, pink_noise=0.5, background=0.5, mixup=0.5, time_roll_s=0.1, pitch_shift=2,
-    time_mask_s=0.2, band_mask=10,
+    time_mask_s=0.2, band_mask=10, cutmix=0.3, time_masks=2, band_masks=3,
 )  # fmt: skip
 CLASSES = 4
 
@@ -130,7 +130,7 @@ def test_nothing_on_changes_nothing() -> None:
 
 @pytest.mark.parametrize("name", [name for name in augment.NAMES if name not in CHANGES])
 def test_each_does_something_and_rows_not_drawn_keep_every_bit(name: str) -> None:
-    is_share = name in ("white_noise", "pink_noise", "background", "mixup")
+    is_share = name in ("white_noise", "pink_noise", "background", "mixup", "cutmix")
     changed = np.zeros(12, bool)
     for epoch in range(16):
         made = batches(AugmentSettings(**{name: 0.3 if is_share else 3})).batch(epoch, 0)
@@ -370,3 +370,45 @@ def test_masks_hide_one_stretch_up_to_the_widest(name: str, axis: int, mask_with
             np.testing.assert_allclose(value, expected, atol=0.01)
     assert min(widths) == 0
     assert max(widths) == 12
+
+
+def test_several_masks_hide_as_many_parts_and_the_first_is_the_same() -> None:
+    how = {"time_mask_s": 0.12, "band_mask": 8, "mask_with": "silence"}
+    several = AugmentSettings(**how, time_masks=3, band_masks=2)
+    parts = []
+    for epoch in range(40):
+        before, single = one(AugmentSettings(**how), row=4, epoch=epoch)
+        _, after = one(several, row=4, epoch=epoch)
+        assert (after == single)[before != single].all()
+        for axis in (1, 0):
+            hidden = (after == after.min()).all(axis=axis)
+            parts.append(int((np.diff(hidden.astype(int), prepend=0) == 1).sum()))
+    assert (max(parts[::2]), max(parts[1::2])) == (3, 2)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_a_stretch_is_anothers_and_the_labels_are_shared_as_the_time_is(kind: str) -> None:
+    shares = []
+    for epoch in range(20):
+        made = batches(AugmentSettings(cutmix=1.0), kind=kind).batch(epoch, 0)
+        sounds = Sounds()
+        for window, frames, targets in zip(made.windows, made.features, made.targets, strict=True):
+            kept = (frames == sounds.frames[window]).all(axis=1)
+            if kept.all():  # a partner of its own
+                continue
+            cut = np.flatnonzero(~kept)
+            assert cut[-1] - cut[0] + 1 == cut.size, "one stretch"
+            (partner,) = (
+                other for other in range(12) if (frames[cut] == sounds.frames[other, cut]).all() and other != window
+            )
+            share, own, others = kept.mean(), sounds.label[window], sounds.label[partner]
+            shares.append(share)
+            wanted = np.zeros(CLASSES)
+            if kind == "softmax":
+                wanted[own] += share
+                wanted[others] += 1 - share
+            else:
+                wanted[[own, others]] = 1.0
+                wanted[3] *= own == others == 3  # background is none where a bird sings
+            np.testing.assert_allclose(targets, wanted, atol=0.01)
+    assert 0.24 < min(shares) < 0.4 and 0.6 < max(shares) < 0.76

@@ -30,6 +30,7 @@ from birdtune.cloud.places import Place, place_of
 from birdtune.cloud.publish import EmbeddingsMirror, Mirror, send
 from birdtune.config import Config
 from birdtune.errors import BusyError, InputError, RetryableError, SettingsError
+from birdtune.models.head_kinds import Pooling
 from birdtune.pipeline.shards import Shard
 from birdtune.runtime.log import Journal
 from birdtune.runtime.runs import FORMAT
@@ -814,6 +815,11 @@ class Loud:
 
     def scores(self, windows: Any) -> tuple[Any, Any]:
         return np.tile(np.array([0.9, 0.1], np.float32), (len(windows), 1)), np.zeros((len(windows), 2), np.float32)
+
+    pooling = Pooling()
+
+    def in_sequence(self, embeddings: Any, recording: Any) -> Any:
+        raise AssertionError
 
     def attend(self, embeddings: Any) -> Any:
         return np.zeros((len(embeddings), 2), np.float32)

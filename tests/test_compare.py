@@ -82,7 +82,7 @@ def test_all_candidates_are_judged_on_folds_of_whole_sources_and_test_is_left_al
 
     found = read_json(tmp_path / "out" / "compare.json")
     rows = read_csv(tmp_path / "out" / "compare.csv")
-    names = {"linear", "mlp", "attention", "prototype", "logistic regression", "k-NN", "random forest"}
+    names = {"linear", "mlp", "attention", "sed-attention", "prototype", "logistic regression", "k-NN", "random forest"}
     assert {row["candidate"] for row in rows} == {row["candidate"] for row in found["rows"]} == names
     assert (
         max(float(row["accuracy"]) for row in rows) > 0.9

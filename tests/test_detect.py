@@ -21,6 +21,7 @@ from birdtune.config import AudioSettings
 from birdtune.errors import InputError
 from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.detections import Rule
+from birdtune.models.head_kinds import Pooling
 from birdtune.pipeline import detect
 from birdtune.pipeline.species_list import classes_on
 from birdtune.reporting import detection_summary, listening
@@ -59,6 +60,11 @@ class Loud:
         loud = windows.mean(axis=(1, 2)) > -3
         scores = np.where(loud[:, None], [0.9, 0.1], [0.1, 0.9]).astype(np.float32)
         return scores, np.column_stack([loud, ~loud]).astype(np.float32)
+
+    pooling = Pooling()
+
+    def in_sequence(self, embeddings: Any, recording: Any) -> Any:
+        raise AssertionError
 
     def attend(self, embeddings: Any) -> Any:
         return np.zeros(len(embeddings), np.float32)

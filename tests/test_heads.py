@@ -6,9 +6,11 @@ import pytest
 import tensorflow as tf
 
 from birdtune.errors import SettingsError
+from birdtune.models import classifier as classifiers
 from birdtune.models import heads, losses
 from birdtune.models.growth import grown
 from birdtune.models.head_kinds import HEAD_KINDS, require_tensorflow_1
+from birdtune.models.registry import BACKBONES
 from birdtune.settings import ModelSettings
 
 
@@ -89,7 +91,7 @@ def test_the_seed_decides_the_weights():
     ("arguments", "message"),
     [
         ({"scores": "tanh"}, r"model\.output: tanh.*softmax, sigmoid"),
-        ({"head": "softmax"}, r"model\.head: softmax.*linear, mlp, attention, prototype"),
+        ({"head": "softmax"}, r"model\.head: softmax.*linear, mlp, attention, sed-attention, prototype"),
         ({"n_classes": 1}, "at least 2 classes, and got 1"),
         ({"head": "mlp", "hidden_units": 0}, "hidden-units: 0"),
         ({"head": "prototype", "prototypes": 0}, r"model\.prototypes: 0"),
@@ -117,16 +119,11 @@ def test_several_hidden_layers_lie_one_behind_another():
 def test_every_head_can_be_set_and_its_weights_are_those_that_are_written_of_it():
     assert set(HEAD_KINDS) == set(heads.HEADS) == set(ModelSettings.model_fields["head"].annotation.__args__)
     for name, kind in HEAD_KINDS.items():
-        found = head(head=name, hidden_units=3, prototypes=2)
-        parts = {"head": found}
-        if name == "attention":
-            parts["attention"] = heads.build_attention(hidden_units=3, embedding_size=128, precision="float32", seed=1)
-        assert kind.weights == tuple(
-            f"{part}/{layer.name}/{variable.name}"
-            for part, model in parts.items()
-            for layer in model.layers
-            for variable in layer.weights
+        found = classifiers.build(
+            BACKBONES["vggish-small"], head=name, scores="sigmoid", hidden_units=3, prototypes=2, context=4,
+            embedding_activation="relu", freeze="all-but-head", classes=("a", "b"), precision="float32", seed=1,
         )
+        assert kind.weights == tuple(each for each in classifiers.weights(found) if not each.startswith("backbone/"))
 
 
 def test_a_head_without_a_tensorflow_1_graph_is_refused_and_those_with_one_are_named():

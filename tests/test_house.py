@@ -25,7 +25,7 @@ HEAVY = frozenset(
     {
         "models.front_end_graph", "models.graph_network", "models.keras_network", "models.probe", "models.tflite_graph",
         "models.tflite_operations",
-        "models.network", "models.heads", "models.losses", "models.classifier", "models.tf1",
+        "models.network", "models.sequence_heads", "models.heads", "models.losses", "models.classifier", "models.tf1",
         "training.devices", "training.tensorboard", "training.convolution", "training.first_weights", "training.inputs",
         "training.optimizer", "training.step", "training.loop", "training.scoring", "training.ood_fit",
         "serving.graph", "serving.export", "serving.window_graph", "serving.tflite_file", "serving.onnx_file",
@@ -126,7 +126,7 @@ def test_only_the_files_that_compute_load_tensorflow_or_keras() -> None:
 
 
 def test_the_network_is_written_with_keras_alone() -> None:
-    for name in ("network", "heads", "losses", "classifier", "growth", "vggish", "yamnet"):
+    for name in ("network", "heads", "sequence_heads", "losses", "classifier", "growth", "vggish", "yamnet"):
         names = {name.split(".")[0] for name in imported(f"models.{name}", in_functions=True)}
         assert not names & {"tensorflow", "tf_slim"}, name
 

@@ -37,7 +37,8 @@ def build(
     freeze: str, precision: str = "float32", embedding_activation: str = "relu", head: str = "linear"
 ) -> Classifier:
     return classifiers.build(
-        backbone=BACKBONES["vggish-small"], head=head, scores="softmax", hidden_units=8, prototypes=2,
+        backbone=BACKBONES["vggish-small"], head=head, hidden_units=8, prototypes=2, context=3,
+        scores="sigmoid" if head == "sed-attention" else "softmax",
         embedding_activation=embedding_activation, freeze=freeze, classes=("A", "B", "C"), precision=precision, seed=1,
     )  # fmt: skip
 
@@ -119,8 +120,10 @@ def loop_of(
         feed = frozen(classifier, windows).feed(windows, what="training")
         feed = in_memory(feed) if memory else feed
     how = {"batch_size": settings.batch_size, "seed": settings.seed, "jitter_rows": round(100 * settings.jitter_s)}
-    kind = ClipBatches if head == "attention" else Batches
-    batches = kind(feed.source, one_class_each(windows, [0, 1, 2, 1, 0]), **how)
+    targets = one_class_each(windows, [0, 1, 2, 1, 0], classifier.kind)
+    batches = Batches(feed.source, targets, **how)
+    if classifier.by_recording:
+        batches = ClipBatches(feed.source, targets, **how, context=classifier.pooling.context)
     return Loop(
         Trainer(classifier, settings, StepSettings(dropout, np.ones(3, np.float32), "float32"), feed), batches,
         settings, Checkpoints(folder / "checkpoints", settings.keep_checkpoints), validate=dict, journal=quiet(),
@@ -138,7 +141,7 @@ def weights_of(loop: Loop) -> dict[str, npt.NDArray[np.float32]]:
 
 @pytest.mark.parametrize(
     ("point", "head"),
-    [("conv", "linear"), ("fc1_2", "linear"), ("all-but-head", "linear"), ("fc1_2", "attention")],
+    [("conv", "linear"), ("fc1_2", "linear"), ("all-but-head", "linear"), ("fc1_2", "attention"), ("fc1_2", "gru")],
 )
 def test_training_on_what_is_kept_is_training_on_the_sound(
     tmp_path: Path, windows: Windows, point: str, head: str
@@ -163,7 +166,7 @@ def test_training_on_what_is_kept_is_training_on_the_sound(
     ("leap", "stop_at", "head"),
     [
         (1, 2, "linear"), (2, 1, "linear"), (2, 4, "linear"), (256, 2, "linear"), (2, 4, "attention"),
-        (2, 4, "prototype"),
+        (2, 4, "prototype"), (2, 4, "sed-attention"), (2, 4, "self-attention"), (2, 4, "lstm"), (2, 1, "gru"),
         (1, 7, "attention"),
     ],
 )

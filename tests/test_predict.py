@@ -23,6 +23,7 @@ from birdtune.audio.logmel import VGGISH, YAMNET, LogMel, log_mel
 from birdtune.errors import CheckpointError, InputError, Interrupted, UsageError
 from birdtune.evaluation.calibration import Calibration, Scale
 from birdtune.evaluation.decision import Thresholds
+from birdtune.models.head_kinds import Pooling
 from birdtune.serving import inference, predict
 from birdtune.serving.inference import Unused
 from birdtune.serving.predict import embed_files, predict_files
@@ -83,6 +84,11 @@ class Ears:
     def scores(self, features: Any) -> tuple[Any, Any]:
         levels = mean_bands(features)[:, 10 : 10 * len(self.classes) + 1 : 10]
         return 1 / (1 + np.exp(-levels)), mean_bands(features)
+
+    pooling = Pooling()
+
+    def in_sequence(self, embeddings: Any, recording: Any) -> Any:
+        raise AssertionError
 
     def attend(self, embeddings: Any) -> Any:
         return np.zeros(len(embeddings), np.float32)
@@ -413,6 +419,11 @@ def test_peak_s_is_where_the_best_class_has_its_highest_score(tmp_path: Path) ->
             assert len(features) == 4
             return np.array([[0.9, 0.1], [0.1, 0.6], [0.1, 0.95], [0.2, 0.8]], np.float32), None
 
+        pooling = Pooling()
+
+        def in_sequence(self, embeddings: Any, recording: Any) -> Any:
+            raise AssertionError
+
         def attend(self, embeddings: Any) -> Any:
             return np.log(self.weights)
 
@@ -433,6 +444,11 @@ def test_answers_pass_their_thresholds_and_background_is_none(tmp_path: Path) ->
 
         def scores(self, features: Any) -> tuple[Any, Any]:
             return np.array([[0.5, 0.1, 0.4], [0.5, 0.3, 0.2]], np.float32), features[:, 0]
+
+        pooling = Pooling()
+
+        def in_sequence(self, embeddings: Any, recording: Any) -> Any:
+            raise AssertionError
 
         def attend(self, embeddings: Any) -> Any:
             return np.zeros(len(embeddings), np.float32)
@@ -461,6 +477,11 @@ def test_what_is_out_of_distribution_is_rejected_as_unknown_and_says_so(tmp_path
 
         def scores(self, features: Any) -> tuple[Any, Any]:
             return np.full((len(features), 2), [0.8, 0.2], np.float32), features.mean(axis=1)
+
+        pooling = Pooling()
+
+        def in_sequence(self, embeddings: Any, recording: Any) -> Any:
+            raise AssertionError
 
         def attend(self, embeddings: Any) -> Any:
             return np.zeros(len(embeddings), np.float32)
@@ -566,6 +587,11 @@ class Attentive(Ears):
     def __init__(self, front_end: LogMel) -> None:
         super().__init__("a", "b", "c")
         self.front_end = front_end
+
+    pooling = Pooling()
+
+    def in_sequence(self, embeddings: Any, recording: Any) -> Any:
+        raise AssertionError
 
     def attend(self, embeddings: Any) -> Any:
         return embeddings.mean(axis=1)

@@ -64,11 +64,11 @@ def test_what_would_change_nothing_is_not_searched_and_the_reason_is_given() -> 
     assert "augment.background" in names(space(given(tune__on="training"), background=True))
 
 
-def test_the_attention_head_is_not_offered_where_patches_are_augmented() -> None:
+def test_every_head_is_offered_where_windows_are_augmented() -> None:
     (head,) = (row for row in space(given(augment__mixup=0.2)).dimensions if row.name == "model.head")
-    assert head.choices == ("linear", "mlp", "prototype")
+    assert head.choices == ("linear", "mlp", "attention", "prototype")
     attention = space(given(tune__on="training", model__head="attention"))
-    assert not [name for name in names(attention) if name.startswith("augment.")]
+    assert "augment.mixup" in names(attention)
 
 
 def test_where_labels_are_shared_the_attention_head_and_mixup_are_left_out_and_the_reason_is_given() -> None:
@@ -112,7 +112,7 @@ def test_a_range_that_fights_a_setting_is_refused_by_both_their_names(
     assert "beside --model.freeze" not in told
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp", "attention", "prototype"])
+@pytest.mark.parametrize("head", ["linear", "mlp", "attention", "sed-attention", "prototype", "gru"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -126,10 +126,13 @@ def test_run_takes_the_flags_that_are_printed_for_any_head(settings: dict[str, A
     taken = configure.load(found, {}, job_yaml=False)
     assert taken.model.head == head and taken.tune == Config().tune
     # Nothing goes but what the head does not take, and what goes is named.
-    assert taken.model.hidden_units == (64 if head in ("mlp", "attention") else None)
-    other = (taken.augment.gain_db, taken.train.label_refinement) == (0.0, False)
-    assert other == (head == "attention")
-    assert ("model.hidden-units" in gone, head in gone) == (head in ("linear", "prototype"), head != "mlp")
+    has_hidden = head in ("mlp", "attention", "sed-attention")
+    assert taken.model.hidden_units == (64 if has_hidden else None)
+    assert taken.augment.gain_db == settings.get("augment__gain_db", 0.0)
+    by_recording = head in ("attention", "sed-attention", "gru")
+    assert taken.train.label_refinement == ("train__label_refinement" in settings and not by_recording)
+    refined = by_recording and "train__label_refinement" in settings
+    assert ("model.hidden-units" in gone, head in gone) == (not has_hidden, not has_hidden or refined)
 
 
 def test_the_space_can_be_narrowed_and_its_ranges_changed() -> None:
@@ -154,7 +157,7 @@ def test_the_space_can_be_narrowed_and_its_ranges_changed() -> None:
         ("train.epochs=a..b", {}, "is not understood"),
         ("train.learning-rate=0..1e-3", {}, "above 0"),
         ("model.head=linear", {}, "is not understood"),
-        ("model.head=linear|deep", {}, "'linear', 'mlp', 'attention' or 'prototype'"),
+        ("model.head=linear|deep", {}, "'linear', 'mlp', .*'lstm' or 'self-attention'"),
         ("model.dropout=0..3", {}, "less than 1"),
         ("train.epochs train.epochs", {}, "stands twice"),
         (",", {}, "names no setting"),

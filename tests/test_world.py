@@ -85,7 +85,7 @@ def test_the_parts_of_a_batch_are_the_whole_batch(windows: Windows, kind: str) -
 
 def gradients(head: str, part: Part, batch: Batch, examples: int, places: int) -> tuple[float, float, list[Any]]:
     network = classifiers.build(
-        backbone=SMALL, head=head, scores="softmax", hidden_units=4 if head == "attention" else 0,
+        backbone=SMALL, head=head, scores="softmax", hidden_units=4 if head == "attention" else 0, context=places,
         embedding_activation="relu", freeze="all-but-head", classes=("A", "B", "C"), precision="float32", seed=1,
     )  # fmt: skip
     step = StepSettings(0.5, np.ones(3, np.float32), "float32")
@@ -104,7 +104,7 @@ def cut(batch: Batch, part: Part, places: int) -> Batch:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("head", "places"), [("linear", 1), ("attention", 3)])
+@pytest.mark.parametrize(("head", "places"), [("linear", 1), ("attention", 3), ("gru", 3), ("self-attention", 3)])
 def test_gradients_of_all_parts_add_up_to_those_of_the_batch_dropout_included(head: str, places: int) -> None:
     rng = np.random.default_rng(0)
     targets = np.eye(3, dtype=np.float32)[np.arange(7) % 3]

@@ -13,6 +13,7 @@ import pydantic
 from birdtune.errors import shown
 from birdtune.options import Option, Section, options_of, setting
 from birdtune.settings import (
+    ATTENTION_HEADS,
     AudioSettings,
     AugmentSettings,
     CloudSettings,
@@ -95,7 +96,7 @@ class Config(Section):
 
     @pydantic.model_validator(mode="after")
     def _attention_has_one_hidden_layer(self) -> "Config":
-        if self.model.head == "attention" and isinstance(self.model.hidden_units, str):
+        if self.model.head in ATTENTION_HEADS and isinstance(self.model.hidden_units, str):
             raise ValueError(
                 f"model.hidden-units is {self.model.hidden_units}, and the attention head has one hidden layer; give "
                 "one width, or --model.head mlp"
@@ -122,20 +123,41 @@ class Config(Section):
 
     @pydantic.model_validator(mode="after")
     def _labels_are_shared_once(self) -> "Config":
-        if self.train.label_refinement and (self.model.head == "attention" or self.augment.mixup):
+        mixes = self.augment.mixup or self.augment.cutmix
+        if self.train.label_refinement and (self.model.by_recording or mixes):
             raise ValueError(
-                "train.label-refinement leaves each window a share of its recording's label, but the attention head "
-                "learns from whole recordings, and augment.mixup shares labels itself; leave one of both out"
+                "train.label-refinement leaves each window a share of its recording's label, but the heads attention, "
+                "sed-attention, gru, lstm and self-attention learn from whole recordings, and augment.mixup and "
+                "augment.cutmix share labels themselves; leave one of both out"
             )
         return self
 
     @pydantic.model_validator(mode="after")
-    def _attention_is_not_augmented(self) -> "Config":
-        if self.model.head == "attention" and self.augment != AugmentSettings():
+    def _sed_attention_scores_each_class(self) -> "Config":
+        if self.model.head == "sed-attention" and self.model.output == "softmax":
             raise ValueError(
-                "augmentation changes and mixes single windows, and the attention head learns from whole recordings; "
-                "leave the settings of augment out, or give another --model.head"
+                "model.head sed-attention weighs windows for each class by itself, so that scores of classes do not "
+                "sum to one as model.output softmax has them; give --model.output sigmoid, or --model.head attention"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _windows_over_time_are_alike(self) -> "Config":
+        if not self.model.context:
+            if self.model.context_windows is not None:
+                raise ValueError(
+                    f"model.context-windows is {self.model.context_windows}, and the {self.model.head} head sees each "
+                    "window by itself; give --model.head gru, lstm or self-attention, or leave the number out"
+                )
+            return self
+        for name in ("train", "evaluate", "detect"):
+            hop_s = getattr(self, name).hop_s
+            if hop_s is not None:
+                raise ValueError(
+                    f"{name}.hop-s is {hop_s:g}, and model.head {self.model.head} hears what follows what: its windows "
+                    "must be as far apart in training as in the model that is served, which is the backbone's own hop; "
+                    "leave it out, or give another --model.head"
+                )
         return self
 
     @pydantic.model_validator(mode="after")

@@ -9,6 +9,11 @@ from birdtune.options import PATHS, Section, setting
 _HIDDEN_UNITS = 100
 _WIDEST = 65_536
 _PROTOTYPES = 3
+# jibjib's second network read ten windows.
+_CONTEXT_WINDOWS = 10
+# Heads that learn which windows of a recording count, and heads that see several windows at once.
+ATTENTION_HEADS = ("attention", "sed-attention")
+SEQUENCE_HEADS = ("gru", "lstm", "self-attention")
 _HEAD_LR_MULTIPLIER = 10
 
 # A model by its version's number, as "latest" or by its folder; a number in job.yaml is no text.
@@ -154,9 +159,16 @@ class ModelSettings(Section):
     freeze: str = setting(
         "auto", "what is not trained: none, conv, all-but-head, all layers up to the one named; auto: by backbone"
     )
-    head: Literal["linear", "mlp", "attention", "prototype"] = setting(
-        "linear", "from embeddings to classes; mlp: with a hidden layer; attention: learns which windows count; "
-        "prototype: by similarity to learnt examples",
+    head: Literal[
+        "linear", "mlp", "attention", "sed-attention", "prototype", "gru", "lstm", "self-attention"
+    ] = setting(
+        "linear", "from embeddings to classes; mlp: with a hidden layer; attention: learns which windows count, "
+        "sed-attention for each class; prototype: by similarity to learnt examples; gru, lstm, self-attention: of "
+        "consecutive windows",
+    )
+    context_windows: int | None = setting(
+        None, "consecutive windows that a head over time sees at once (gru, lstm, self-attention)", unit="windows",
+        unset=str(_CONTEXT_WINDOWS), ge=2, le=64,
     )
     output: Literal["auto", "softmax", "sigmoid"] = setting(
         "auto", "one class a recording (softmax), or each class on its own (sigmoid); auto: as the labels are"
@@ -166,7 +178,8 @@ class ModelSettings(Section):
         "auto: published with BirdNET, else random",
     )
     hidden_units: str | int | None = setting(
-        None, "width of the hidden layer (mlp, attention); of several, one after another (mlp), e.g. 64,32", unset="100"
+        None, "width of the hidden layer (mlp, attention, sed-attention); of several, one after another (mlp): 64,32",
+        unset="100",
     )
     prototypes: int | None = setting(None, "of each class (prototype)", unset=str(_PROTOTYPES), ge=1, le=1000)
     embedding_activation: Literal["relu", "none"] = setting(
@@ -183,8 +196,8 @@ class ModelSettings(Section):
     def _not_the_kind_of_scores(cls, head: Any) -> Any:
         if head in ("softmax", "sigmoid"):
             raise ValueError(
-                f"that is a kind of scores: give --model.output {head}; the head itself is linear, mlp, attention or "
-                "prototype"
+                f"that is a kind of scores: give --model.output {head}; the head itself is linear, mlp, attention, "
+                "sed-attention, prototype, gru, lstm or self-attention"
             )
         return head
 
@@ -209,12 +222,22 @@ class ModelSettings(Section):
     @property
     def head_units(self) -> int | str:
         """Width of the head's hidden layer, or of several with commas; 0 = it has none."""
-        return (self.hidden_units or _HIDDEN_UNITS) if self.head in ("mlp", "attention") else 0
+        return (self.hidden_units or _HIDDEN_UNITS) if self.head in ("mlp", *ATTENTION_HEADS) else 0
 
     @property
     def head_prototypes(self) -> int:
         """Prototypes of each class, 0 = the head has none."""
         return (self.prototypes or _PROTOTYPES) if self.head == "prototype" else 0
+
+    @property
+    def context(self) -> int:
+        """Consecutive windows that a head over time sees at once, 0 = the head sees each by itself."""
+        return (self.context_windows or _CONTEXT_WINDOWS) if self.head in SEQUENCE_HEADS else 0
+
+    @property
+    def by_recording(self) -> bool:
+        """Whether the head learns from whole recordings, of which it scores several windows."""
+        return self.head in (*ATTENTION_HEADS, *SEQUENCE_HEADS)
 
 
 class TrainSettings(Section):
@@ -333,6 +356,9 @@ class AugmentSettings(Section):
     mixup: float = setting(
         0.0, "share of windows mixed with another (softmax: labels shared; sigmoid: both labels)", ge=0, le=1
     )
+    cutmix: float = setting(
+        0.0, "share of windows with a part of another in place of their own; labels as with mixup", ge=0, le=1
+    )
     speed: float = setting(0.0, "tempo and pitch together, up or down by at most this share", ge=0, le=0.5)
     tempo: float = setting(0.0, "tempo alone, up or down by at most this share", ge=0, le=0.5)
     pitch_semitones: float = setting(0.0, "pitch alone, up or down by at most this", unit="semitones", ge=0, le=12)
@@ -351,6 +377,8 @@ class AugmentSettings(Section):
     pitch_shift: int = setting(0, "windows shifted in pitch by at most this", unit="mel bands", ge=0, le=16)
     time_mask_s: float = setting(0.0, "longest time mask in each window", unit="s", ge=0, le=60)
     band_mask: int = setting(0, "widest frequency mask in each window", unit="mel bands", ge=0, le=63)
+    time_masks: int = setting(1, "time masks in each window", ge=1, le=8)
+    band_masks: int = setting(1, "frequency masks in each window", ge=1, le=8)
     mask_with: Literal["mean", "silence"] = setting(
         "mean", "value of masked parts: the window's mean, or silence"
     )

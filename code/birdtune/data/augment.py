@@ -1,7 +1,7 @@
 """What may be done to a batch, as pure functions of (batch, seed).
 
-    Batch ─▶ changed as sound (sound_changes.py) ─▶ turned, moved in pitch ─▶ mixed with others, with background, with
-             noise ─▶ louder or softer ─▶ masked
+    Batch ─▶ changed as sound (sound_changes.py) ─▶ turned, moved in pitch ─▶ a stretch of another ─▶ mixed with
+             others, with background, with noise ─▶ louder or softer ─▶ masked
 
 All that is random is drawn from (seed, epoch, place of the row in the epoch), so that a batch is the same after a
 restart, and a worker that makes a slice of a batch makes the very rows of the whole. What has strength 0 changes no
@@ -40,12 +40,16 @@ Floats = npt.NDArray[np.float64]
 _DRAWN = (
     "frames", "bands", "mixup", "partner", "share", "background", "which", "background snr", "white", "white snr",
     "white start", "white phase", "pink", "pink snr", "pink start", "pink phase", "gain", "time width", "time start",
-    "band width", "band start",
+    "band width", "band start", "cutmix", "cut start",
 )  # fmt: skip
 _PER_ROW = 4 * -(-len(_DRAWN) // 4)  # Philox gives four numbers a count
 # Keys of streams: the order of batches is drawn from (seed, epoch), and seeds stay below this.
 _STREAM = 2**32
 _SOUND_STREAM = 2 * _STREAM
+# Of the second mask; those behind follow.
+_MASK_STREAM = 2 * _STREAM
+# Of a window that is cut, what stays: neither too little nor so much that the rest could not be recognised.
+_LEAST_KEPT, _MOST_KEPT = 0.25, 0.75
 # Rows that one thread does at a time; numpy lets others work meanwhile, so that a fast card need not wait.
 _PIECE = 32
 _MOST_THREADS = 8
@@ -58,7 +62,7 @@ _BIRDS_DB = 6.0
 # silence would be inaudible, and silence would become a roar.
 _MOST_LIFT_DB = 20.0
 NAMES = (
-    *CHANGES, "time_roll_s", "pitch_shift", "mixup", "background", "white_noise", "pink_noise", "gain_db",
+    *CHANGES, "time_roll_s", "pitch_shift", "cutmix", "mixup", "background", "white_noise", "pink_noise", "gain_db",
     "time_mask_s", "band_mask",
 )  # fmt: skip
 
@@ -131,7 +135,7 @@ def draw(seed: int, epoch: int, first: int, n: int) -> dict[str, Floats]:
 def _mixed(seed: int, epoch: int, n: int) -> dict[str, Floats]:
     """What mixup needs of `draw` for a whole epoch."""
     drawn = draw(seed, epoch, 0, n)
-    return {name: drawn[name].copy() for name in ("mixup", "partner", "share")}
+    return {name: drawn[name].copy() for name in ("mixup", "cutmix", "partner", "share")}
 
 
 @functools.cache
@@ -181,8 +185,13 @@ class Augmenter:
     ) -> tuple[Frames, Targets]:
         drawn = draw(self.seed, epoch, first, len(frames))
         frames = self._changed(frames, epoch, first)
-        frames, targets = self._sound(shifted(frames, self.settings, drawn, self.spec), targets, drawn, order)
-        return masked(frames, self.settings, drawn, self.spec), targets
+        frames, targets = self._cut(shifted(frames, self.settings, drawn, self.spec), targets, drawn, order)
+        frames, targets = self._sound(frames, targets, drawn, order)
+        frames = masked(frames, self.settings, drawn, self.spec)
+        for number in range(1, max(self.settings.time_masks, self.settings.band_masks)):
+            more = draw(self.seed + number * _MASK_STREAM, epoch, first, len(frames))
+            frames = masked(frames, self.settings, more, self.spec, number)
+        return frames, targets
 
     def _changed(self, frames: Frames, epoch: int, first: int) -> Frames:
         """Each window's sound after `sound_changes`, drawn from its place."""
@@ -198,14 +207,42 @@ class Augmenter:
     def mixed_targets(self, windows: Rows, epoch: int, order: Rows) -> Targets:
         """What windows are to answer in an epoch in which each lies at its own number. [n, C] each"""
         targets, known = (each.copy() for each in self.targets.of(windows))
-        drawn = _mixed(self.seed, epoch, order.size)
-        rows = np.flatnonzero(drawn["mixup"][windows] < self.settings.mixup)
-        if rows.size:
-            at = windows[rows]
-            partners = order[(drawn["partner"][at] * order.size).astype(np.int64)]
-            own = targets[rows], known[rows]
-            targets[rows], known[rows] = self._joined(own, self.targets.of(partners), drawn["share"][at])
+        drawn = {name: numbers[windows] for name, numbers in _mixed(self.seed, epoch, order.size).items()}
+        for rows, share in (self._which_cut(drawn), self._which_mixed(drawn)):
+            if rows.size:
+                partners = order[(drawn["partner"][rows] * order.size).astype(np.int64)]
+                own = targets[rows], known[rows]
+                targets[rows], known[rows] = self._joined(own, self.targets.of(partners), share)
         return targets, known
+
+    def _which_mixed(self, drawn: dict[str, Floats]) -> tuple[Rows, Floats]:
+        """Rows that are mixed with another, and the share of each that is its own."""
+        rows = np.flatnonzero(drawn["mixup"] < self.settings.mixup)
+        return rows, drawn["share"][rows]
+
+    def _which_cut(self, drawn: dict[str, Floats]) -> tuple[Rows, Floats]:
+        """Rows with a part of another, and the share of each that is its own; none of them is mixed as well."""
+        is_cut = (drawn["cutmix"] < self.settings.cutmix) & (drawn["mixup"] >= self.settings.mixup)
+        rows = np.flatnonzero(is_cut)
+        return rows, _LEAST_KEPT + (_MOST_KEPT - _LEAST_KEPT) * drawn["share"][rows]
+
+    def _cut(
+        self, frames: Frames, targets: Targets, drawn: dict[str, Floats], order: Rows
+    ) -> tuple[Frames, Targets]:
+        """Windows with a stretch of another in place of their own (S. Yun et al., "CutMix", 2019, in time alone)."""
+        rows, share = self._which_cut(drawn)
+        if not rows.size:
+            return frames, targets
+        partners = order[(drawn["partner"][rows] * order.size).astype(np.int64)]
+        others, room = self.source.features(partners), frames.shape[1]
+        widths = np.maximum(1, np.round((1.0 - share) * room)).astype(np.int64)
+        starts = np.floor(drawn["cut start"][rows] * (room - widths + 1)).astype(np.int64)
+        frames, targets = frames.copy(), (targets[0].copy(), targets[1].copy())
+        for row, other, start, width in zip(rows, others, starts, widths, strict=True):
+            frames[row, start : start + width] = other[start : start + width]
+        own = targets[0][rows], targets[1][rows]
+        targets[0][rows], targets[1][rows] = self._joined(own, self.targets.of(partners), share)
+        return frames, targets
 
     def _sound(
         self, frames: Frames, targets: Targets, drawn: dict[str, Floats], order: Rows
@@ -361,16 +398,24 @@ def _whole(drawn: Floats, reach: int) -> Rows:
     return np.asarray(np.floor(drawn * (2 * reach + 1)) - reach, np.int64)
 
 
-def masked(frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], spec: FrontEnd) -> Frames:
-    """Windows with an interval of time and a range of pitch masked, 0 up to the widest wide (SpecAugment)."""
-    if not (settings.time_mask_s or settings.band_mask):
+def masked(
+    frames: Frames, settings: AugmentSettings, drawn: dict[str, Floats], spec: FrontEnd, number: int = 0
+) -> Frames:
+    """Windows with an interval of time and a range of pitch masked, 0 up to the widest wide (SpecAugment).
+
+    Args:
+        number: of the mask, from 0.
+    """
+    time_mask_s = settings.time_mask_s if number < settings.time_masks else 0.0
+    band_mask = settings.band_mask if number < settings.band_masks else 0
+    if not (time_mask_s or band_mask):
         return frames
     made = frames.copy()
     fill = np.full(len(frames), mixing_of(spec).silence, frames.dtype)
     if settings.mask_with == "mean":
         fill = frames.mean(axis=(1, 2), dtype=np.float32).astype(frames.dtype)
-    in_time = _stretch(drawn["time width"], drawn["time start"], spec.rows(settings.time_mask_s), frames.shape[1])
-    in_pitch = _stretch(drawn["band width"], drawn["band start"], settings.band_mask, frames.shape[2])
+    in_time = _stretch(drawn["time width"], drawn["time start"], spec.rows(time_mask_s), frames.shape[1])
+    in_pitch = _stretch(drawn["band width"], drawn["band start"], band_mask, frames.shape[2])
     for window, value, time, pitch in zip(made, fill, in_time, in_pitch, strict=True):
         window[slice(*time)] = value
         window[:, slice(*pitch)] = value

@@ -2,16 +2,19 @@
 
     WindowTargets, source of their windows ─▶ ClipBatches.batch(epoch, step) ─▶ Batch with `inside`
 
-For heads that learn which windows of a recording its labels are true of. All recordings of a batch
-have the same number of places: a shorter one leaves some empty, of a longer one as many windows are drawn, anew each
-epoch.
-A class is in an example if it is in one of its windows; where it is in none, and not known in all, it is unknown.
+For heads that learn which windows of a recording its labels are true of, or see several windows at once. All
+recordings of a batch have the same number of places: a shorter one leaves some empty, of a longer one as many windows
+are drawn, anew each epoch; for a head over time, consecutive ones.
+A class is in an example if it is in one of its windows; where it is in none, and not known in all, it is unknown. Where
+windows are augmented, each is by itself, and with softmax an example has of each class what its windows have of it.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from birdtune.data.batches import WHOLE, Batch, Part, Source
+from birdtune.data.batches import WHOLE, Augment, Batch, Part, Source
 from birdtune.data.sampling import Sampler
 from birdtune.data.targets import WindowTargets
 
@@ -27,7 +30,8 @@ class ClipBatches:
         source: what gives the windows of all windows of the recordings, or what was made of them.
         targets: of the same windows.
         batch_size: windows of a batch, about; it holds so many recordings that their places come near it.
-        jitter_rows, sampler, part: as `Batches`; weights: [recordings].
+        jitter_rows, augment, sampler, part: as `Batches`; weights: [recordings].
+        context: consecutive windows of an example, for a head over time; 0: from anywhere in the recording.
     """
 
     def __init__(
@@ -38,14 +42,16 @@ class ClipBatches:
         batch_size: int,
         seed: int,
         jitter_rows: int = 0,
+        augment: Augment | None = None,
         sampler: Sampler | None = None,
         weights: npt.NDArray[np.float32] | None = None,
         part: Part = WHOLE,
+        context: int = 0,
     ) -> None:
-        self.windows, self._part = source, part
+        self.windows, self._part, self._augment, self._context = source, part, augment, context
         self._targets = targets
         self._counts = np.bincount(targets.windows.recording)  # [recordings] windows of each
-        self.places = min(int(self._counts.max()), _MOST_WINDOWS)
+        self.places = min(int(self._counts.max()), context or _MOST_WINDOWS)
         self.batch_size = max(1, round(batch_size / self.places))  # recordings
         self._first = np.cumsum(self._counts) - self._counts  # [recordings] first window
         self._sampler = sampler
@@ -67,30 +73,48 @@ class ClipBatches:
         chosen = order[step * self.batch_size : (step + n) * self.batch_size]
         size = n * self.batch_size
         own = self._part.rows(size)
-        recordings = np.resize(chosen, size)[own]  # all batches have one shape
-        drawn = [self._windows_of(int(recording), epoch) for recording in recordings]
-        windows, inside = (np.stack(arrays) for arrays in zip(*drawn, strict=True))  # [batch, places]
+        # What augmentation draws for a row depends on its place in the whole batch.
+        made = own if self._augment is None else np.arange(size)
+        recordings = np.resize(chosen, size)  # all batches have one shape
+        drawn = [self._windows_of(int(recording), epoch) for recording in recordings[made]]
+        windows, inside = (np.stack(arrays) for arrays in zip(*drawn, strict=True))  # [made, places]
         rows = windows.reshape(-1)
-        return Batch(
-            self.windows.features(rows, shift[rows]),
-            (own < chosen.size) * self._part.real(size) * self._weights[recordings],
-            rows,
-            *self._joined(rows, shift[rows], inside),
-            inside,
-        )
+        single = Batch(
+            self.windows.features(rows, shift[rows]), np.ones(rows.size, np.float32), rows,
+            *self._targets.of(rows, shift[rows]),
+        )  # fmt: skip
+        if self._augment is not None:
+            first = step * self.batch_size * self.places
+            single = self._augment(single, epoch, first, self._order_of_windows(order))
+            chosen_rows = (own[:, None] * self.places + np.arange(self.places)).reshape(-1)
+            single = replace(
+                single, features=single.features[chosen_rows], windows=rows[chosen_rows],
+                targets=single.targets[chosen_rows], known=single.known[chosen_rows],
+            )  # fmt: skip
+            inside = inside[own]
+        weights = (own < chosen.size) * self._part.real(size) * self._weights[recordings[own]]
+        return Batch(single.features, weights, single.windows, *self._joined(single, inside), inside)
+
+    def _order_of_windows(self, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The windows of recordings in an order, all of each."""
+        counts = self._counts[order]
+        return np.repeat(self._first[order] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
 
     def _joined(
-        self, rows: npt.NDArray[np.int64], shift: npt.NDArray[np.int64], inside: npt.NDArray[np.bool_]
+        self, single: Batch, inside: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Targets of examples, and how much they count, by those of their windows. [batch, C] each"""
-        of_windows = self._targets.of(rows, shift)
-        targets, known = (array.reshape(*inside.shape, -1) for array in of_windows)  # [batch, places, C]
+        targets, known = (each.reshape(*inside.shape, -1) for each in (single.targets, single.known))  # [.., places, C]
         holds = (targets > 0) & inside[:, :, None]
         counts_if_in = np.where(holds, known, 0.0).max(axis=1)
         counts_if_not = np.where(inside[:, :, None], known, np.inf).min(axis=1)
         is_in = holds.any(axis=1)
+        joined = np.where(holds, targets, 0.0).max(axis=1)
+        if self._augment is not None and self._targets.kind == "softmax":
+            shares = np.where(holds, targets, 0.0).sum(axis=1)
+            joined = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-9)
         return (
-            np.where(holds, targets, 0.0).max(axis=1).astype(np.float32),
+            joined.astype(np.float32),
             np.where(is_in, counts_if_in, counts_if_not).astype(np.float32),
         )
 
@@ -110,7 +134,10 @@ class ClipBatches:
         if count > self.places:
             # Counters of their own, so that a recording's windows do not depend on what else is in its batch.
             draw = np.random.Generator(np.random.Philox(key=[self._seed, epoch], counter=[0, 0, 1, recording]))
-            within = np.sort(draw.choice(count, self.places, replace=False))
+            if self._context:
+                within = int(draw.integers(count - self.places + 1)) + np.arange(self.places)
+            else:
+                within = np.sort(draw.choice(count, self.places, replace=False))
         else:
             within[:count] = np.arange(count)
         return self._first[recording] + within, np.arange(self.places) < count

@@ -85,7 +85,8 @@ class Dataset:
         """
         config, spec = config.with_output(self.output), self.spec
         have_times = any(label.has_times for recording in self.recordings for label in recording.labels)
-        if have_times and spec.detection_hop != spec.hop_rows:
+        # A head over time sees windows as far apart wherever it is used.
+        if have_times and not config.model.context and spec.detection_hop != spec.hop_rows:
             hop_s = spec.detection_hop / spec.rows_per_s
             if config.evaluate.hop_s is None:
                 config = config.with_evaluate(hop_s=hop_s)
@@ -412,6 +413,8 @@ def _output(config: Config, recordings: Sequence[Recording]) -> tuple[str, list[
             "With softmax the classes share out every window, so windows without a label are not trained on as "
             "negatives. --model.output sigmoid trains on them; so does softmax with labels of a negative class there."
         ]
+    if config.model.head == "sed-attention":
+        return "sigmoid", ["--model.head sed-attention scores each class on its own (--model.output sigmoid)."]
     if config.model.output != "auto":
         return config.model.output, []
     if not several and not timed:

@@ -86,6 +86,7 @@ def of_matched(
     def merged(values: npt.NDArray[Any] | None, of: Any) -> Any:
         return None if values is None else np.stack([of(values[:, list(each)], axis=1) for each in members], axis=1)
 
+    weight = scores.window_weight
     return Scores(
         classes=tuple(names),
         recordings=scores.recordings,
@@ -95,7 +96,8 @@ def of_matched(
         window_recording=scores.window_recording,
         window_start_s=scores.window_start_s,
         mask=merged(scores.mask, np.all),
-        window_weight=scores.window_weight,
+        # Attention to each class of the model says nothing of others.
+        window_weight=None if weight is None or weight.ndim > 1 else weight,
         window_targets=merged(scores.window_targets, np.any),
         window_mask=merged(scores.window_mask, np.all),
     )

@@ -51,8 +51,8 @@ class Scores:
         window_recording: [P] int64, which recording a window belongs to; every recording has a window.
         window_start_s: [P] float32, where the window starts in its recording, in seconds.
         mask: [N, C] bool, where the target is known; None: everywhere.
-        window_weight: [P] float32, its weight in the score of its recording, over whose windows they sum to 1; None:
-            all windows of a recording count alike.
+        window_weight: [P] float32, its weight in the score of its recording, over whose windows they sum to 1; or
+            [P, C], of each class by itself; None: all windows of a recording count alike.
         pooled: [N, C] float32, the recordings' own scores; None: they are the means over their windows.
         ood_score: [N] float32, distance from the training data; above 1 a recording is rejected; None: not known.
         window_targets, window_mask: [P, C] bool, the windows' own targets, and where they are known, where labels have
@@ -88,8 +88,8 @@ class Scores:
         if not np.array_equal(np.unique(self.window_recording), np.arange(n)):
             raise ValueError(f"every one of {n} recordings must have a window, and every window a recording")
         if self.window_weight is not None:
-            sums = np.bincount(self.window_recording, weights=self.window_weight, minlength=n)
-            if self.window_weight.shape != (p,) or not np.allclose(sums, 1.0, atol=1e-3):
+            sums = _sums(self.window_weight, self.window_recording) if len(self.window_weight) == p else 0.0
+            if self.window_weight.shape not in ((p,), (p, c)) or not np.allclose(sums, 1.0, atol=1e-3):
                 raise ValueError(f"weights of {p} windows come as {self.window_weight.shape}, or do not sum to 1")
         if self.pooled is not None and (self.pooled.shape != (n, c) or not np.isfinite(self.pooled).all()):
             raise ValueError(f"scores of {n} recordings, {c} classes come pooled as {self.pooled.shape}, or not finite")
@@ -196,6 +196,8 @@ def pool_mean(scores: Scores) -> Floats:
     """Mean over the windows of a recording, weighted where they have weights. [N, C], 0…1"""
     if scores.window_weight is not None:
         weight = scores.window_weight.astype(np.float64)
+        if weight.ndim == 2:
+            return _sums(weight * scores.window_scores, scores.window_recording)
         return _pool(scores, lambda column: weight * column)
     windows = np.bincount(scores.window_recording, minlength=len(scores.recordings))  # [N]
     return _pool(scores) / windows[:, None]
@@ -207,16 +209,23 @@ def pool_sum_squares(scores: Scores) -> Floats:
 
 
 def shares(attention: npt.NDArray[np.float32], recording: Ints) -> npt.NDArray[np.float32]:
-    """Softmax over the windows of each recording: a window's attention → its weight in the score. [P]
+    """Softmax over the windows of each recording: a window's attention → its weight in the score. [P] or [P, C]
 
     Args:
-        attention: [P] `Classifier.attend`.
+        attention: [P] or [P, C] `Classifier.attend`.
         recording: [P] numbers from 0 on; each has a window.
     """
-    highest = np.full(int(recording.max(initial=-1)) + 1, -np.inf)
+    highest = np.full((int(recording.max(initial=-1)) + 1, *attention.shape[1:]), -np.inf)
     np.maximum.at(highest, recording, attention)
     raised = np.exp(attention - highest[recording])
-    return np.asarray(raised / np.bincount(recording, weights=raised)[recording], np.float32)
+    return np.asarray(raised / _sums(raised, recording)[recording], np.float32)
+
+
+def _sums(values: npt.NDArray[Any], recording: Ints) -> Floats:
+    """Sums over the windows of each recording. [P, …] → [N, …]"""
+    found = np.zeros((int(recording.max(initial=-1)) + 1, *values.shape[1:]))
+    np.add.at(found, recording, values)
+    return found
 
 
 def _pool(scores: Scores, of: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] = np.asarray) -> Floats:

@@ -19,7 +19,9 @@ import numpy.typing as npt
 from birdtune.audio.front_end import FrontEnd
 from birdtune.models import front_end_graph, heads
 from birdtune.models.backbone import ALL_BUT_HEAD, Backbone
+from birdtune.models.head_kinds import Pooling
 from birdtune.models.tf_checkpoint import check_variables
+from birdtune.settings import ATTENTION_HEADS
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Classifier:
     @property
     def head_name(self) -> str:
         """The head's name in `heads.HEADS`."""
-        return "attention" if self.attention is not None else str(self.head.name)
+        return str(self.head.name)
 
     @property
     def front_end(self) -> FrontEnd:
@@ -70,6 +72,21 @@ class Classifier:
         return int(getattr(self.head.get_layer("logits"), "n_prototypes", 0))
 
     @property
+    def pooling(self) -> Pooling:
+        """How its scores of windows come to be those of recordings."""
+        given = self.head.inputs
+        return Pooling(
+            context=int(given[0].shape[1]) if len(given) > 1 else 0,
+            weights=len(self.classes) if self.head_name == "sed-attention" else 1,
+            embedding_size=self.backbone.embedding_size,
+        )
+
+    @property
+    def by_recording(self) -> bool:
+        """Whether it learns from recordings, of which it scores several windows."""
+        return self.attention is not None or self.pooling.context > 0
+
+    @property
     def parts(self) -> dict[str, keras.Model]:
         """The networks it is made of, by the names under which their weights are kept."""
         found = {"backbone": self.network, "head": self.head}
@@ -92,7 +109,52 @@ class Classifier:
     def logits(self, windows: Any) -> tuple[Any, Any]:
         """Windows [N, ...] → logits [N, C] and embeddings [N, K], both float32."""
         embeddings = self.embed(windows)
-        return self.head(embeddings), embeddings
+        return self.of_places(embeddings), embeddings
+
+    def of_places(self, embeddings: Any, inside: Any = None) -> Any:
+        """Embeddings [B · P, K] of P consecutive windows each → logits [B · P, C].
+
+        Args:
+            inside: [B, P] bool, which of them are windows; those come first. None: each window is alone.
+        """
+        context, ops = self.pooling.context, keras.ops
+        if not context:
+            return self.head(embeddings)
+        if inside is None:
+            inside = ops.ones_like(embeddings[:, :1], dtype="bool")
+        n, places = inside.shape[0] or ops.shape(inside)[0], int(inside.shape[1])
+        behind = (0, context - places)
+        windows = ops.pad(ops.reshape(embeddings, (n, places, self.backbone.embedding_size)), ((0, 0), behind, (0, 0)))
+        logits = self.head([windows, ops.pad(inside, ((0, 0), behind))])  # [B, L, C]
+        return ops.reshape(logits[:, :places], (-1, len(self.classes)))
+
+    def sequence_logits(self, embeddings: Any, recording: Any) -> Any:
+        """Embeddings [T, K] of the windows of recordings → logits [T, C].
+
+        A head over time sees them context by context, from the first window of each recording on.
+
+        Args:
+            recording: [T] which recording each window is of, ascending; windows in their order.
+        """
+        context = self.pooling.context
+        if not context:
+            return self.head(embeddings)
+        ops = keras.ops
+        recording = ops.cast(recording, "int32")
+        number = ops.cumsum(ops.ones_like(recording)) - 1  # [T]
+        differs = ops.cast(recording[1:] != recording[:-1], "int32")
+        each = ops.cumsum(ops.concatenate([ops.zeros_like(recording[:1]), differs]))  # [T] recordings, from 0
+        place = (number + ops.take(ops.segment_max(-number, each), each)) % context  # [T] in its context
+        row = ops.cumsum(ops.cast(place == 0, "int32")) - 1  # [T] its context
+        at, n = ops.stack([row, place], axis=1), row[-1] + 1
+        windows = ops.scatter(at, ops.cast(embeddings, "float32"), (n, context, self.backbone.embedding_size))
+        inside = ops.scatter(at, ops.ones_like(place), (n, context)) > 0
+        logits = ops.reshape(self.head([windows, inside]), (-1, len(self.classes)))
+        return ops.take(logits, row * context + place, axis=0)
+
+    def in_sequence(self, embeddings: Any, recording: Any) -> Any:
+        """As `sequence_logits`, but scores [T, C] float32; not calibrated."""
+        return heads.scores(self.sequence_logits(embeddings, recording), self.kind)
 
     def scores(self, windows: Any) -> tuple[Any, Any]:
         """Windows [N, ...] → scores [N, C] and embeddings [N, K], both float32; not calibrated."""
@@ -100,7 +162,8 @@ class Classifier:
         return heads.scores(logits, self.kind), embeddings
 
     def attend(self, embeddings: Any) -> Any:
-        """Embeddings [N, K] → how much each window counts beside the others of its recording [N] float32.
+        """Embeddings [N, K] → how much each window counts beside the others of its recording [N] float32; or [N, C],
+        of each class by itself.
 
         Weights of a mean over windows are its softmax over them.
         """
@@ -119,6 +182,7 @@ def build(
     precision: str,
     seed: int | None,
     prototypes: int = 0,
+    context: int = 0,
 ) -> Classifier:
     """A classifier with fresh weights; see `Backbone.network`, `Backbone.freeze`, `heads.HeadSizes`.
 
@@ -133,7 +197,7 @@ def build(
     backbone.freeze(network, freeze)
     return on_network(
         backbone, network, head=head, scores=scores, hidden_units=hidden_units, classes=classes, precision=precision,
-        seed=seed, prototypes=prototypes,
+        seed=seed, prototypes=prototypes, context=context,
     )  # fmt: skip
 
 
@@ -148,6 +212,7 @@ def on_network(
     precision: str,
     seed: int | None,
     prototypes: int = 0,
+    context: int = 0,
 ) -> Classifier:
     """A backbone's network that is there with a fresh head; arguments as `build`."""
     sizes: dict[str, Any] = {
@@ -156,8 +221,10 @@ def on_network(
         "precision": precision,
         "seed": seed,
     }
-    top = heads.build_head(head, len(classes), scores=scores, prototypes=prototypes, **sizes)
-    attention = heads.build_attention(**sizes) if head == "attention" else None
+    top = heads.build_head(head, len(classes), scores=scores, prototypes=prototypes, context=context, **sizes)
+    attention = None
+    if head in ATTENTION_HEADS:
+        attention = heads.build_attention(**sizes, n_classes=len(classes) if head == "sed-attention" else 0)
     return Classifier(backbone, network, top, scores, tuple(classes), attention)
 
 
@@ -201,6 +268,7 @@ def in_float32(classifier: Classifier) -> Classifier:
         scores=classifier.kind,
         hidden_units=classifier.hidden_units,
         prototypes=classifier.prototypes,
+        context=classifier.pooling.context,
         embedding_activation=classifier.embedding_activation,
         freeze=ALL_BUT_HEAD,
         classes=classifier.classes,

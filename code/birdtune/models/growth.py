@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
-_COLUMNS = ("head/logits/kernel", "head/logits/bias", "head/logits/log_scale")
+# The last one has a column a class with the head sed-attention, and else one for all.
+_COLUMNS = ("head/logits/kernel", "head/logits/bias", "head/logits/log_scale", "attention/attention/kernel")
 
 
 def grown(old: Arrays, fresh: Arrays) -> dict[str, npt.NDArray[np.float32]]:

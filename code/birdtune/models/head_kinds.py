@@ -10,6 +10,25 @@ from birdtune.errors import SettingsError
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """How scores of windows come to be those of their recording.
+
+    Attributes:
+        context: consecutive windows that a head over time sees at once; 0: it scores each by itself.
+        weights: numbers that say how much a window counts: one, or one of each class.
+        embedding_size: numbers in an embedding.
+    """
+
+    context: int = 0
+    weights: int = 1
+    embedding_size: int = 0
+
+    def whole_contexts(self, n: int) -> int:
+        """The most windows, `n` or fewer, that are whole contexts."""
+        return n - n % self.context if self.context else n
+
+
+@dataclass(frozen=True)
 class HeadKind:
     """One kind of head.
 
@@ -27,11 +46,40 @@ def _dense(*layers: str) -> tuple[str, ...]:
     return tuple(f"{layer}/{ending}" for layer in layers for ending in ("kernel", "bias"))
 
 
+def _normal(layer: str) -> tuple[str, ...]:
+    return f"head/{layer}/gamma", f"head/{layer}/beta"
+
+
+def _recurrent(layer: str) -> tuple[str, ...]:
+    return tuple(f"head/{layer}/{ending}" for ending in ("kernel", "recurrent_kernel", "bias"))
+
+
 HEAD_KINDS: Mapping[str, HeadKind] = {
     "linear": HeadKind(_dense("head/logits"), has_tensorflow_1=True),
     "mlp": HeadKind(_dense("head/hidden", "head/logits"), has_tensorflow_1=True),
     "attention": HeadKind((*_dense("head/logits", "attention/hidden"), "attention/attention/kernel")),
+    "sed-attention": HeadKind((*_dense("head/logits", "attention/hidden"), "attention/attention/kernel")),
     "prototype": HeadKind((*_dense("head/logits"), "head/logits/log_scale")),
+    "gru": HeadKind(
+        (
+            *_normal("normal"),
+            *(name for n in "1234" for name in (*_recurrent(f"gru{n}"), *_normal(f"normal{n}"))),
+            *_dense("head/logits"),
+        )
+    ),
+    "lstm": HeadKind(
+        (
+            *_normal("normal"), *_dense("head/conv"), *_recurrent("lstm"),
+            *_dense("head/dense1", "head/dense2", "head/dense3", "head/logits"),
+        )
+    ),
+    "self-attention": HeadKind(
+        (
+            *_normal("normal"), *_dense("head/project"), *_normal("normal1"),
+            *_dense("head/query", "head/key", "head/value", "head/looked"),
+            *_normal("normal2"), *_dense("head/wide", "head/narrow"), *_normal("normal3"), *_dense("head/logits"),
+        )
+    ),
 }
 
 

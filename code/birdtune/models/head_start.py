@@ -28,7 +28,7 @@ from birdtune.runtime.text import count, some
 Array = npt.NDArray[np.float32]
 _SETTING = "--model.head-weights published"
 # Heads whose logits are a linear function of the embedding, as those of a published classifier are.
-LINEAR_HEADS = ("linear", "attention")
+LINEAR_HEADS = ("linear", "attention", "sed-attention")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Heads: from the embedding to one number a class, and from that to scores.
 
     embeddings [N, K] float32 ─▶ logits [N, C] float32 ─▶ scores [N, C] float32 in 0…1
-                             └─▶ attention [N] float32: how much each window counts in the score of its recording
+                             └─▶ attention [N] float32: how much each window counts in the score of its recording,
+                                 or [N, C]: of each class
+    embeddings [B, L, K] of consecutive windows ─▶ logits [B, L, C], by a head over time (sequence_heads.py)
 
 Every recording's score is a mean over its windows, with weights: by attention, where the head has one, else all alike.
 
@@ -20,6 +22,8 @@ from birdtune.errors import SettingsError
 from birdtune.models.backbone import choose
 from birdtune.models.head_kinds import hidden_layers
 from birdtune.models.network import first_weights
+from birdtune.models.sequence_heads import LAYERS
+from birdtune.settings import SEQUENCE_HEADS
 
 KINDS: Mapping[str, Any] = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}
 
@@ -59,7 +63,7 @@ class HeadSizes:
 
 
 def _linear(embeddings: Any, sizes: HeadSizes) -> Any:
-    """[N, K] → [N, C]"""
+    """[…, K] → […, C]"""
     return keras.layers.Dense(
         sizes.n_classes,
         kernel_initializer=first_weights(sizes.seed, "logits", scale=_LOGITS_SCALE),
@@ -93,12 +97,24 @@ def _prototype(embeddings: Any, sizes: HeadSizes) -> Any:
     return Prototypes(sizes, name="logits", dtype="float32")(embeddings)
 
 
-# What makes logits of embeddings; the attention head also has `build_attention`.
+def _over_time(kind: str) -> Callable[[Any, HeadSizes], Any]:
+    """([B, L, K], [B, L]) → [B, L, C]"""
+
+    def logits(given: Any, sizes: HeadSizes) -> Any:
+        embeddings, inside = given
+        return _linear(LAYERS[kind](embeddings, inside, sizes.seed), sizes)
+
+    return logits
+
+
+# What makes logits of embeddings; the attention heads also have `build_attention`.
 HEADS: Mapping[str, Callable[[Any, HeadSizes], Any]] = {
     "linear": _linear,
     "mlp": _mlp,
     "attention": _linear,
+    "sed-attention": _linear,
     "prototype": _prototype,
+    **{kind: _over_time(kind) for kind in LAYERS},
 }
 
 
@@ -157,6 +173,7 @@ def build_head(
     precision: str,
     seed: int | None,
     prototypes: int = 0,
+    context: int = 0,
 ) -> keras.Model:
     """The classifier on top of the embedding, with fresh weights.
 
@@ -166,10 +183,12 @@ def build_head(
         scores: "softmax" or "sigmoid"; the first biases depend on it.
         embedding_size: inputs.
         hidden_units, precision, seed, prototypes: as in `HeadSizes`.
+        context: consecutive windows that a head over time sees at once.
 
     Returns:
         A model [N, embedding_size] → [N, n_classes] with the layers `hidden_layers` (if any) and "logits"; named as the
-        head.
+        head. Of a head over time, from embeddings [B, context, embedding_size] and which of them are windows
+        [B, context] to [B, context, n_classes].
 
     Raises:
         SettingsError: an unknown head or kind of scores, fewer than two classes, or no width.
@@ -178,25 +197,34 @@ def build_head(
     choose(scores, KINDS, "model.output")
     if n_classes < 2:
         raise SettingsError(f"a classifier needs at least 2 classes, and got {n_classes}.")
-    embeddings = keras.Input((embedding_size,), dtype="float32", name="embedding")
+    if head == "sed-attention" and scores != "sigmoid":
+        raise SettingsError("model.head sed-attention scores each class by itself; give --model.output sigmoid.")
+    shape = (context, embedding_size) if head in SEQUENCE_HEADS else (embedding_size,)
+    given: Any = keras.Input(shape, dtype="float32", name="embedding")
+    if head in SEQUENCE_HEADS:
+        given = [given, keras.Input((context,), dtype="bool", name="inside")]
     sizes = HeadSizes(n_classes, first_bias(scores, n_classes), hidden_units, prototypes, precision, seed)
-    return keras.Model(embeddings, HEADS[head](embeddings, sizes), name=head)
+    return keras.Model(given, HEADS[head](given, sizes), name=head)
 
 
 def build_attention(
-    *, hidden_units: int, embedding_size: int, precision: str, seed: int | None
+    *, hidden_units: int, embedding_size: int, precision: str, seed: int | None, n_classes: int = 0
 ) -> keras.Model:
     """What tells of each window how much it counts beside the others of its recording, with fresh weights.
+
+    With classes, of each class by itself: a bird may be heard where another is silent (Q. Kong et al., "Sound event
+    detection of weakly labelled data with CNN-Transformer and automatic threshold optimization", 2020).
 
     One tanh layer and a sum (Ilse et al., "Attention-based deep multiple instance learning", 2018). The sum's weights
     are zero at first: all windows count alike, and the head begins as one without attention.
 
     Args:
         hidden_units, embedding_size, precision, seed: as `build_head`.
+        n_classes: 0: a window counts alike for all classes.
 
     Returns:
-        A model [N, embedding_size] → [N] float32 with the layers "hidden" and "attention"; more is more, and
-        differences are what matters.
+        A model [N, embedding_size] → [N], or [N, n_classes], float32 with the layers "hidden" and "attention"; more is
+        more, and differences are what matters.
     """
     embeddings = keras.Input((embedding_size,), dtype="float32", name="embedding")
     net = keras.layers.Dense(
@@ -207,9 +235,9 @@ def build_attention(
         dtype=precision,
     )(embeddings)  # [N, hidden_units]
     net = keras.layers.Dense(
-        1, use_bias=False, kernel_initializer="zeros", name="attention", dtype="float32"
+        n_classes or 1, use_bias=False, kernel_initializer="zeros", name="attention", dtype="float32"
     )(net)
-    return keras.Model(embeddings, keras.layers.Reshape((), name="each")(net), name="attention")
+    return keras.Model(embeddings, net if n_classes else keras.layers.Reshape((), name="each")(net), name="attention")
 
 
 def first_bias(kind: str, n_classes: int) -> float:
@@ -236,7 +264,7 @@ def clip_logits(logits: Any, attention: Any, inside: Any, kind: str) -> Any:
 
     Args:
         logits: [B · L, C] of windows, one recording after another.
-        attention: [B · L].
+        attention: [B · L], or [B · L, C] with "sigmoid".
         inside: [B, L] bool, which of them are windows; each recording has one.
         kind: "softmax" or "sigmoid".
 
@@ -250,8 +278,9 @@ def clip_logits(logits: Any, attention: Any, inside: Any, kind: str) -> Any:
     ops = keras.ops
     shape = ops.shape(inside)
     of_windows = ops.reshape(logits, (*shape, logits.shape[-1]))  # [B, L, C]
-    counted = ops.where(inside, ops.reshape(attention, shape), _NEVER)  # [B, L]
-    share = ops.log_softmax(counted, axis=-1)[..., None]  # [B, L, 1]
+    width = 1 if len(attention.shape) == 1 else attention.shape[-1]
+    counted = ops.where(inside[..., None], ops.reshape(attention, (*shape, width)), _NEVER)  # [B, L, 1 or C]
+    share = ops.log_softmax(counted, axis=1)
     if kind == "softmax":
         return ops.logsumexp(share + ops.log_softmax(of_windows, axis=-1), axis=1)
     yes, no = (ops.logsumexp(share + ops.log_sigmoid(sign * of_windows), axis=1) for sign in (1.0, -1.0))

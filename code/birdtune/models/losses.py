@@ -123,7 +123,8 @@ def constant_loss(
         kind, label_smoothing, focal_gamma: as `example_losses`.
         known: [C] sum of how much the targets count; None: each counts in every example.
         examples: sum of the weights of the examples; None: of the targets, as where each example has one class.
-        mixup: share of the examples that are mixed with another; with sigmoid that makes more classes true.
+        mixup: share of the examples that are mixed with another, or made of two; with sigmoid that makes more classes
+            true.
 
     Raises:
         SettingsError: an unknown kind.

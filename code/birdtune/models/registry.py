@@ -150,7 +150,8 @@ def settled(config: Config) -> tuple[Config, list[str]]:
             said.append(f"{why}: --model.backbone {name}")
             config = config.with_model(backbone=name)
     known = files.KNOWN.get(config.model.backbone)
-    if known is not None and "train.hop-s" not in given and not is_embeddings(config.data_folder):
+    is_free = "train.hop-s" not in given and not config.model.context
+    if known is not None and is_free and not is_embeddings(config.data_folder):
         # Half a window: what lies across the border of two windows is in the middle of another.
         config = config.with_train_default(hop_s=known.n_samples / known.rate_hz / 2)
     if is_embeddings(config.data_folder) and "model.freeze" not in given:
@@ -265,17 +266,12 @@ def sound_checkpoint(config: Config) -> Path | None:
     )
 
 
-def require_tensorflow_1(backbone: Backbone, head: str) -> None:
-    """Refuse a backbone or a head of which there is no graph for TensorFlow 1.
+def require_tensorflow_1(backbone: Backbone) -> None:
+    """Refuse a backbone of which there is no graph for TensorFlow 1.
 
     Raises:
         SettingsError: naming those of which there is one.
     """
-    if head == "attention":
-        raise SettingsError(
-            "--format slim: TensorFlow 1 graphs score windows, and model.head attention scores recordings. What reads "
-            "TensorFlow 1 alone needs --model.head linear or mlp."
-        )
     if not backbone.has_tensorflow_1:
         known = ", ".join(name for name, other in BACKBONES.items() if other.has_tensorflow_1)
         raise SettingsError(

@@ -125,7 +125,7 @@ def export_slim(classifier: classifiers.Classifier, folder: Path, *, feature_ato
         RetryableError: the disk is full.
     """
     head_kinds.require_tensorflow_1(classifier.head_name)
-    require_tensorflow_1(classifier.backbone, classifier.head_name)
+    require_tensorflow_1(classifier.backbone)
     _refuse_other_files(folder)
     # On the CPU on both sides: GPUs round their products (TF32) by more than the tolerance.
     with keras.device("cpu"):

@@ -112,7 +112,7 @@ def _require_format(config: Config, kind: str) -> None:
 
     if kind == "slim":
         head_kinds.require_tensorflow_1(config.model.head)
-        require_tensorflow_1(backbone_of(config), config.model.head)
+        require_tensorflow_1(backbone_of(config))
     elif kind in FORMATS:
         require_packages(kind)
 

@@ -25,7 +25,7 @@ from birdtune.evaluation.segments import by_segments
 from birdtune.pipeline import gate
 from birdtune.runtime.text import plain
 from birdtune.serving.inference import Channel, Cutter, Scored, infer
-from birdtune.serving.rows import pooled_embedding, recording_scores, window_results
+from birdtune.serving.rows import kept_columns, pooled_embedding, recording_scores, sequenced, window_results
 from birdtune.serving.verify import open_model
 from birdtune.training.job import Job
 from birdtune.training.served_model import ServedModel
@@ -175,12 +175,13 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
     model = open_model(served.folder)
     spec, config = model.front_end, job.config
     have_times = any(label.has_times for recording in part for label in recording.labels)
-    hop_rows = spec.detection_hop if have_times else spec.hop_rows
+    hop_rows = spec.detection_hop if have_times and not model.pooling.context else spec.hop_rows
     cutter = Cutter(config.audio, hop_rows, config.audio.max_hours * 3600, spec)
     function = window_results(model, pools=model.ood_score is not None)
     files = [r.path if r.channel is None else Channel(r.path, r.channel) for r in part]
     at_once = windows_at_once(config.evaluate.batch_size, spec)
-    scored = infer(files, function, cutter, at_once, job.interrupts.check, kept=len(model.classes) + 1)
+    scored = infer(files, function, cutter, at_once, job.interrupts.check, kept=kept_columns(model))
+    scored = sequenced(scored, model)
     used: list[tuple[Recording, Scored]] = []
     with job.journal.progress(f"scoring, {served.title}", len(part), "recordings") as progress:
         for recording, found in zip(part, scored, strict=True):
@@ -199,10 +200,12 @@ def served_scores(job: Job, served: ServedModel, part: Sequence[Recording]) -> S
         recordings=tuple(recording.name for recording in recordings),
         groups=tuple(job.dataset.places[recording.name].group for recording in recordings),
         targets=targets,
-        window_scores=np.concatenate([found.results[:, :-1] for found in results]),
+        window_scores=np.concatenate([found.results[:, : len(model.classes)] for found in results]),
         window_recording=np.repeat(np.arange(len(results)), [len(found.start_s) for found in results]),
         window_start_s=np.concatenate([found.start_s for found in results]).astype(np.float32),
         mask=None if known.all() else known > 0,
-        pooled=np.stack([recording_scores(found, model.calibration) for found in results]).astype(np.float32),
+        pooled=np.stack(
+            [recording_scores(found, model.calibration, len(model.classes)) for found in results]
+        ).astype(np.float32),
         ood_score=ood_scores,
     )

@@ -43,6 +43,11 @@ def convert_model(config: Config, kind: str, journal: Journal, interrupts: Inter
             "`./entrypoint.sh export` again with the settings that it was trained with."
         )
     facts = read_json(source / "model.json")
+    if facts.get("context_windows"):
+        raise InputError(
+            f"--format {kind}: takes a window at a time, and --model.head {facts['head']} scores it by those around "
+            "it. Use the SavedModel, or train another head."
+        )
     published = _published(config, facts["classes"]) if kind == "tflite" and facts["backbone"] in files.NAMES else {}
     inputs, what = _inputs(config, version, front_end, interrupts)
     folder = config.output / kind / str(version)

@@ -176,8 +176,9 @@ class _Job:
         for each, part in parts.items():
             self._journal.say(f"  {self._name(each)}: goes on after {part['windows']:,} windows")
         scored = {each: int(part["windows"]) for each, part in parts.items()}
+        part_windows = used.scorer.pooling.whole_contexts(PART_WINDOWS)
         cutter = Cutter(
-            audio, model.hop_rows, audio.max_hours * 3600, spec, part_windows=PART_WINDOWS, scored=scored
+            audio, model.hop_rows, audio.max_hours * 3600, spec, part_windows=part_windows, scored=scored
         )
         ood_score = None if used.exported is None else used.exported.ood_score
         return detect_recordings(

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import birdtune
-from birdtune.audio.front_end import FrontEnd
 from birdtune.config import Config
 from birdtune.errors import SettingsError, naming, shown
 from birdtune.evaluation.decision import BACKGROUND, LEAST, NOMINAL, Thresholds
@@ -126,7 +125,7 @@ class Model:
     @property
     def hop_rows(self) -> int:
         """From one window to the next."""
-        return _hop_rows(self.config, self.used.scorer.front_end)
+        return _hop_rows(self.config, self.used.scorer)
 
     @property
     def batch_size(self) -> int:
@@ -167,7 +166,7 @@ def _rule(config: Config, used: Used, species_list: Path | None, journal: Journa
     spec = used.scorer.front_end
     rule = Rule.of(
         thresholds, wanted.on, wanted.off,
-        smooth_windows=wanted.smooth_windows or spec.smoothed_windows(_hop_rows(config, spec)),
+        smooth_windows=wanted.smooth_windows or spec.smoothed_windows(_hop_rows(config, used.scorer)),
         merge_gap_s=wanted.merge_gap_s, min_s=wanted.min_s,
     )  # fmt: skip
     if species_list is None:
@@ -186,10 +185,19 @@ def _made_by(config: Config, used: Used, place: Path, rule: Rule) -> str:
     """Digest of all that decides what is detected."""
     facts: Any = fingerprints.checkpoint_digest(place) if used.exported is None else used.exported.facts
     thresholds = [[None if np.isinf(value) else value for value in each.tolist()] for each in (rule.on, rule.off)]
-    hop = _hop_rows(config, used.scorer.front_end)
+    hop = _hop_rows(config, used.scorer)
     rest = [rule.smooth_windows, rule.merge_gap_s, rule.min_s, hop, config.audio.cache_key]
     return value_sha256([facts, list(used.scorer.classes), thresholds, rest])
 
 
-def _hop_rows(config: Config, spec: FrontEnd) -> int:
-    return spec.detection_hop if config.detect.hop_s is None else spec.hop(config.detect.hop_s)
+def _hop_rows(config: Config, scorer: Scorer) -> int:
+    """Raises SettingsError: the hop that is asked for is not that of a head over time."""
+    spec, hop_s = scorer.front_end, config.detect.hop_s
+    if not scorer.pooling.context:
+        return spec.detection_hop if hop_s is None else spec.hop(hop_s)
+    if hop_s is not None and spec.hop(hop_s) != spec.hop_rows:
+        raise SettingsError(
+            f"--detect.hop-s {hop_s:g}: the model's head hears what follows what, and learnt from windows "
+            f"{spec.hop_s:g} s apart. Leave the setting out."
+        )
+    return spec.hop_rows

@@ -178,7 +178,7 @@ def _run_metrics(job: Job, first: _Model, model: _Model, held_out: Scores | None
                 scores_of = watched(scores_of, windows, measures[name].take, source=feed.source)
             with job.journal.progress(f"scoring {name}", len(windows), "windows") as progress:
                 logits[name], live[name] = score(
-                    job, classifier, scores_of, windows, part, progress.advance, source=feed.source
+                    job, classifier, scores_of, windows, part, progress.advance, feed.source, logits=True
                 )
     noise = None
     if job.store.spec.has_sound:  # of noise, too, there are no embeddings without the backbone
@@ -207,7 +207,7 @@ def _run_metrics(job: Job, first: _Model, model: _Model, held_out: Scores | None
 
 def _to_logits(classifier: Classifier) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
     """The head as a function of mean embeddings. [n, K] → [n, C]"""
-    return lambda pooled: np.asarray(classifier.head(pooled), np.float32)
+    return lambda pooled: np.asarray(classifier.of_places(pooled), np.float32)
 
 
 def _train_counts(job: Job) -> npt.NDArray[np.int64]:

@@ -312,6 +312,7 @@ class _Compiled:
 
     def __init__(self, classifier: Classifier) -> None:
         self.classes, self.front_end, self.attend = classifier.classes, classifier.front_end, classifier.attend
+        self.pooling, self.in_sequence = classifier.pooling, classifier.in_sequence
         self.scores = _compiled(classifier.scores, classifier.front_end)
 
 

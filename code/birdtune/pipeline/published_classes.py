@@ -167,7 +167,7 @@ def _highest(
     Recording by recording: [windows, thousands of classes] would not fit into memory.
     """
     recording, weight = scores.window_recording, scores.window_weight
-    if weight is None:
+    if weight is None or weight.ndim > 1:  # attention to the model's own classes says nothing of these
         weight = (1.0 / np.bincount(recording))[recording].astype(np.float32)
     highest = np.zeros(len(scores.recordings), np.float32)
     of_windows = np.zeros(recording.size, np.float32)

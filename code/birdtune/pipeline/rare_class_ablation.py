@@ -154,7 +154,7 @@ def _measured(
 
 def _thinned(config: Config, every: int) -> Config:
     """The same floor for every second, third, … window as for all of them; recordings are as many as ever."""
-    if every == 1 or config.model.head == "attention" or not config.train.min_samples_per_class:
+    if every == 1 or config.model.by_recording or not config.train.min_samples_per_class:
         return config
     floor = max(1, round(config.train.min_samples_per_class / every))
     return _with(config, {"min_samples_per_class": floor})

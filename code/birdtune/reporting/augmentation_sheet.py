@@ -37,7 +37,7 @@ from birdtune.settings import AugmentSettings
 N_WINDOWS = 4
 # Of each class so many windows are looked through for a loud one.
 _LOOKED_AT = 64
-_SHARES = ("mixup", "background", "white_noise", "pink_noise", *SHARES)
+_SHARES = ("mixup", "cutmix", "background", "white_noise", "pink_noise", *SHARES)
 # What the picture shows where nothing is on: strengths worth a first try.
 WORTH_A_TRY = AugmentSettings(
     gain_db=6,
@@ -156,6 +156,8 @@ def sheet(
         alone = AugmentSettings(
             **{name: 1.0 if name in _SHARES else getattr(settings, name)},
             snr_db=settings.snr_db,
+            time_masks=settings.time_masks,
+            band_masks=settings.band_masks,
             mask_with=settings.mask_with,
             impulse_responses=settings.impulse_responses,
         )
@@ -179,6 +181,7 @@ def title(name: str, settings: AugmentSettings) -> str:
         "time_roll_s": f"rotated in time,\n± {value:g} s",
         "pitch_shift": f"moved in pitch,\n± {value} bands",
         "mixup": f"mixed with another,\n{share}",
+        "cutmix": f"a stretch of another,\n{share}",
         "background": f"background, {share},\n{snr}",
         "white_noise": f"white noise, {share},\n{snr}",
         "pink_noise": f"pink noise, {share},\n{snr}",
@@ -190,9 +193,13 @@ def title(name: str, settings: AugmentSettings) -> str:
         "clipping": f"clipped,\n{share}",
         "codec": f"lossy codec,\n{share}",
         "gain_db": f"louder or softer,\n± {value:g} dB",
-        "time_mask_s": f"time masked ({settings.mask_with}),\nup to {value:g} s",
-        "band_mask": f"pitch masked ({settings.mask_with}),\nup to {value} bands",
+        "time_mask_s": f"time masked ({settings.mask_with}),\n{_times(settings.time_masks)}up to {value:g} s",
+        "band_mask": f"pitch masked ({settings.mask_with}),\n{_times(settings.band_masks)}up to {value} bands",
     }[name]
+
+
+def _times(n: int) -> str:
+    return f"{n} × " if n > 1 else ""
 
 
 def _fainter(low_db: float, high_db: float) -> str:

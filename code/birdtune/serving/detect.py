@@ -17,8 +17,9 @@ import numpy as np
 from birdtune.audio.front_end import SILENT
 from birdtune.evaluation.decision import OOD_LIMIT, UNKNOWN_NAME
 from birdtune.evaluation.detections import Detection, Detector, Rule
+from birdtune.models.head_kinds import Pooling
 from birdtune.serving.inference import Channel, Cutter, Floats, Scored, Unused, infer
-from birdtune.serving.rows import Scorer
+from birdtune.serving.rows import Scorer, sequenced
 from birdtune.serving.verify import PublishedClasses
 
 # Results of so many windows of a recording are in memory at a time, several times over: by BirdNET's 6,522 classes and
@@ -46,6 +47,16 @@ class WithPublished:
     def attend(self, embeddings: Any) -> Any:
         """As the model has it."""
         return self._model.attend(embeddings)
+
+    @property
+    def pooling(self) -> Pooling:
+        """As the model has it."""
+        return self._model.pooling
+
+    def in_sequence(self, embeddings: Any, recording: Any) -> Any:
+        """As the model has it, with published classes behind. [n, K], [n] → [n, C]"""
+        own = np.asarray(self._model.in_sequence(embeddings, recording))
+        return np.column_stack([own, np.asarray(self._published.windows(embeddings))])
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ def detect_recordings(
     """Every recording in its order, as soon as all of it was scored.
 
     Args:
-        cutter: with `part_windows`, or a recording is scored as a whole.
+        cutter: with `part_windows`, whole contexts of a head over time, or a recording is scored as a whole.
         ood_score: mean embeddings [n, K] → OOD scores [n]; None: nothing is rejected.
         n_own: so many classes can be rejected, the first ones: what is unlike the training data may well be a class
             that the backbone was published with. None: all.
@@ -136,10 +147,15 @@ def detect_recordings(
 
 
 def _results(classifier: Scorer, *, pools: bool) -> Callable[[Floats], Floats]:
-    """From windows to their scores [n, C]; with `pools`, embeddings times what a window holds [n, K]; and that. [n]"""
+    """From windows to their scores [n, C]; with `pools`, embeddings times what a window holds [n, K]; and that. [n]
+
+    With a head over time embeddings [n, K] in place of scores, until windows are in their order.
+    """
 
     def results(windows: Floats) -> Floats:
         scores, embeddings = classifier.scores(windows)
+        if classifier.pooling.context:
+            scores = embeddings
         held = classifier.front_end.held(windows).astype(np.float32)
         pooled = [held[:, None] * np.asarray(embeddings)] if pools else []
         return np.column_stack([np.asarray(scores), *pooled, held])
@@ -155,6 +171,7 @@ class _Recording:
         n_own: int | None,
     ) -> None:  # fmt: skip
         self.given, self._classes, self._ood_score = given, classifier.classes, ood_score
+        self._classifier = classifier
         self._n_own = len(self._classes) if n_own is None else n_own
         self._window_s = classifier.front_end.window_s
         self._detector = Detector(rule, self._window_s)
@@ -166,6 +183,7 @@ class _Recording:
     def take(self, part: Scored) -> None:
         """The next windows."""
         n_classes = len(self._classes)
+        [part] = (each for each in sequenced([part], self._classifier) if isinstance(each, Scored))
         sounding = part.results[:, -1] > _SOUNDING
         scores = np.where(sounding[:, None], part.results[:, :n_classes], np.float32(0.0))
         given = None if self._ood_score is None else part.results[:, n_classes:]

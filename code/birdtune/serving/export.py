@@ -217,12 +217,14 @@ def _facts(model: ServedParts, thresholds: Thresholds | None, published: object)
         "head": classifier.head_name,
         "hidden_units": classifier.hidden_units,
         "prototypes": classifier.prototypes,
+        "context_windows": classifier.pooling.context,
+        "embedding_size": classifier.pooling.embedding_size,
         "scores": classifier.kind,
         "embedding_activation": classifier.embedding_activation,
         "front_end": {**spec.row(), "digest": spec.digest},
         "graph_sha256": classifier.backbone.graph_sha256,
         # Of the window scores; then calibrated once more, as `calibration.clip` says.
-        "clip_pooling": "mean" if classifier.attention is None else "attention",
+        "clip_pooling": classifier.head_name if classifier.attention is not None else "mean",
         "precision": "float32",
         "weights": list(weights(classifier)),
         "weights_sha256": weights_sha256(weights(classifier)),
@@ -240,6 +242,7 @@ def _save(model: ServedParts, folder: Path) -> None:
     classifier = model.classifier if model.takes_sound else _on_embeddings(model.classifier)
     module = ServedGraph(classifier, model.calibration, ood, kept).module()
     names = ("sound", "embed") if model.takes_sound else ("embeddings",)
+    names = (*names, "sequence") if classifier.pooling.context else names
     signatures = {name: getattr(module, name) for name in ("serving_default", *names)}
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
@@ -308,6 +311,8 @@ def _example_batch(waveform: Floats, spec: FrontEnd) -> Arrays:
 def _expected_answers(model: ServedParts, expected: TrainingSide, batch: Arrays) -> Arrays:
     """What the fresh process must answer, computed by the training side; names as `verify` has them."""
     of_windows = {"outputs": expected.scores, "embeddings": expected.embeddings}
+    if model.classifier.pooling.context:
+        of_windows["sequence.scores"] = model.calibration.windows(_in_sequence(model.classifier, expected.embeddings))
     if not batch:
         return {**of_windows, "embeddings.scores": expected.scores}
     waveforms = zip(batch["waveforms"], batch["lengths"], strict=True)
@@ -335,10 +340,13 @@ def _expected_of_sound(model: ServedParts, waveform: Floats) -> Arrays:
     found = list(spec.cut(spec.rows_of([waveform])))
     windows = np.stack([window for _, window in found])  # [W, window_rows, ...]
     logits, embeddings = _logits(classifier, windows)
+    if classifier.pooling.context:
+        logits = _in_sequence(classifier, embeddings)
     scores = calibration.windows(logits)  # [W, C]
-    share = shares(np.asarray(classifier.attend(embeddings)), np.zeros(len(scores), np.int64))  # [W]
+    share = shares(np.asarray(classifier.attend(embeddings)), np.zeros(len(scores), np.int64))  # [W] or [W, C]
+    by_class = share.ndim > 1
     row = {
-        "scores": calibration.clips((share @ scores)[None])[0],
+        "scores": calibration.clips(((share * scores).sum(axis=0) if by_class else share @ scores)[None])[0],
         "ood_score": _expected_ood(classifier, model.ood, windows, embeddings),
         "windows": np.array(len(scores), np.int32),
         "window_start_s": np.array([first for first, _ in found], np.float32) / np.float32(spec.rows_per_s),
@@ -346,16 +354,23 @@ def _expected_of_sound(model: ServedParts, waveform: Floats) -> Arrays:
         "embeddings": embeddings,
     }
     if published is not None:
-        means = (share @ published.windows(embeddings))[None]
+        of_published = published.windows(embeddings)
+        means = of_published.mean(axis=0, keepdims=True) if by_class else (share @ of_published)[None]
         row["published_scores"] = published.calibration.clips(means)[0]
     return row
+
+
+def _in_sequence(classifier: Classifier, embeddings: Floats) -> Floats:
+    """Logits of the windows of one recording. [W, K] → [W, C]"""
+    with _full_float32():
+        return np.asarray(classifier.sequence_logits(embeddings, np.zeros(len(embeddings), np.int32)))
 
 
 def _expected_ood(classifier: Classifier, ood: Ood | None, windows: Floats, embeddings: Floats) -> Any:
     if ood is None:
         return np.float32(NO_OOD_SCORE)
     statistics, limits = ood
-    measures = OodCollector(statistics, lambda pooled: np.asarray(classifier.head(pooled)))
+    measures = OodCollector(statistics, lambda pooled: np.asarray(classifier.of_places(pooled)))
     Pooler(np.zeros(len(windows), np.int64), classifier.front_end, measures.take).note(windows, embeddings)
     return limits.ood_score(measures.found())[0]
 

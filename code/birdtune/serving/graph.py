@@ -12,6 +12,10 @@ and where embeddings are all that the model takes, in place of `sound` and `embe
 
     embeddings       embeddings [n, K]                    ─▶ scores [n, C]
 
+and of a head over time, for which `serving_default` and `embeddings` score each window by itself
+
+    sequence         embeddings [n, K], recording [n]     ─▶ scores [n, C] of windows in their recordings
+
 The first dimension of every input and output of `sound` and `embed` counts recordings, as batching and the REST API of
 TensorFlow Serving need it. W is the largest number of windows of a recording in the batch; what is beyond a
 recording's own `windows` is zero.
@@ -80,12 +84,13 @@ class _Windows:
         return tf.math.segment_sum(tf.cast(values, tf.float64), self.recording)
 
     def means(self, values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        """Weighted means over the windows of each recording. [T, K], [T] → [n, K]"""
-        weighted = tf.cast(weights, tf.float64)[:, None] * tf.cast(values, tf.float64)
-        return tf.cast(self.sums(weighted) / self.sums(weights)[:, None], tf.float32)
+        """Weighted means over the windows of each recording. [T, K], [T] or [T, K] → [n, K]"""
+        weights = weights if weights.shape.rank == 2 else weights[:, None]
+        weighted = tf.cast(weights, tf.float64) * tf.cast(values, tf.float64)
+        return tf.cast(self.sums(weighted) / self.sums(weights), tf.float32)
 
     def exponentials(self, logits: tf.Tensor) -> tf.Tensor:
-        """What a softmax over the windows of each recording divides by its sum. [T]"""
+        """What a softmax over the windows of each recording divides by its sum. [T] or [T, C]"""
         return tf.exp(logits - tf.gather(tf.math.segment_max(logits, self.recording), self.recording))
 
     def table(self, values: tf.Tensor) -> tf.Tensor:
@@ -124,6 +129,9 @@ class ServedGraph:
         sound = {"waveforms": tf.TensorSpec([None, None], tf.float32), "lengths": tf.TensorSpec([None], tf.int32)}
         module.windows = saved(self.windows, inputs=windows)
         module.attention = saved(self.classifier.attend, embeddings=embeddings)
+        if self.classifier.pooling.context:
+            of = tf.TensorSpec([None], tf.int32)
+            module.sequence = saved(self.sequence, embeddings=embeddings, recording=of)
         module.serving_default = saved(lambda inputs: {"outputs": self.windows(inputs)["scores"]}, inputs=windows)
         if spec.has_sound:
             module.sound = saved(self.sound, **sound)
@@ -144,6 +152,11 @@ class ServedGraph:
         scores = _linked(tf.cast(logits, tf.float32), self.calibration.kind, self.calibration.window)
         return {"scores": scores, "embeddings": embeddings}
 
+    def sequence(self, embeddings: tf.Tensor, recording: tf.Tensor) -> Tensors:
+        """The signature `sequence`. [n, K], [n]: which recording each window is of, ascending"""
+        logits = self.classifier.sequence_logits(embeddings, recording)
+        return {"scores": _linked(tf.cast(logits, tf.float32), self.calibration.kind, self.calibration.window)}
+
     def of_embeddings(self, embeddings: tf.Tensor) -> Tensors:
         """The signature `embeddings`. [n, K]"""
         return {"scores": self.windows(embeddings[:, None])["scores"]}
@@ -158,13 +171,17 @@ class ServedGraph:
 
         found = self._in_pieces(cut, of_windows, {"scores": len(self.classifier.classes), "embeddings": self._width,
                                                   "held": None})  # fmt: skip
+        if self.classifier.pooling.context:
+            found |= self.sequence(found["embeddings"], cut.recording)
         attention = cut.exponentials(self.classifier.attend(found["embeddings"]))
         ood_score = tf.fill([tf.size(cut.counts)], NO_OOD_SCORE)
         if self.ood is not None:
             ood_score = self.ood(cut.means(found["embeddings"], found["held"]))
         more = {}
         if self.published is not None:
-            means = _published_means(self.published, cut, found["embeddings"], attention)
+            # Attention to each of the model's own classes says nothing of these.
+            alike = attention if attention.shape.rank == 1 else tf.ones_like(attention[:, 0])
+            means = _published_means(self.published, cut, found["embeddings"], alike)
             more = {"published_scores": clip_scores(means, self.published.calibration)}
         return {
             "scores": clip_scores(cut.means(found["scores"], attention), self.calibration),
@@ -284,7 +301,7 @@ class OodGraph:
         lengths = [tf.reduce_sum(part**2, axis=1) for part in (placed, centres)]
         squared = tf.maximum(lengths[0][:, None] - 2.0 * crossed + lengths[1], 0.0)
         distance = tf.sqrt(tf.reduce_min(squared * widening, axis=1))
-        energy = tf.reduce_logsumexp(tf.cast(self._classifier.head(embeddings), tf.float64), axis=1)
+        energy = tf.reduce_logsumexp(tf.cast(self._classifier.of_places(embeddings), tf.float64), axis=1)
         apart = distance - self._limits.energy_weight * energy
         score = (apart - self._limits.median) / (self._limits.limit - self._limits.median)
         return tf.cast(tf.maximum(score, 0.0), tf.float32)

@@ -25,7 +25,7 @@ from birdtune.evaluation.decision import Thresholds
 from birdtune.evaluation.genera import Genera
 from birdtune.runtime.files import growing_csv, try_to_write
 from birdtune.serving.inference import Channel, Cutter, Floats, Scored, Unused, infer
-from birdtune.serving.rows import PublishedChoice, Rows, Scorer, window_results
+from birdtune.serving.rows import PublishedChoice, Rows, Scorer, kept_columns, sequenced, window_results
 from birdtune.serving.sounds import channel_by_channel, find_sounds
 from birdtune.serving.verify import ExportedModel as ExportedModel  # with what it is used for
 from birdtune.serving.verify import open_model as open_model
@@ -170,8 +170,8 @@ def predict_files(
     segment_s = None if segment is None else segment / spec.rows_per_s
     rows = Rows(tuple(classifier.classes), spec, calibration, thresholds, ood_score, segment_s, published, genera)
     results = window_results(classifier, pools=ood_score is not None, published=published)
-    scored = infer(sounds_in(files, sound), results, cutter, batch_size, check, kept=len(rows.classes) + 1)
-    return _write(_named(scored, called), rows, out, windows_out, calibration_clip_s)
+    scored = infer(sounds_in(files, sound), results, cutter, batch_size, check, kept=kept_columns(classifier))
+    return _write(_named(sequenced(scored, classifier), called), rows, out, windows_out, calibration_clip_s)
 
 
 def _named(items: Iterable[Scored | Unused], called: Callable[[str], str]) -> Iterator[Scored | Unused]:

@@ -5,7 +5,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from birdtune.evaluation.calibration import Calibration
 from birdtune.evaluation.decision import BACKGROUND, UNKNOWN, UNKNOWN_NAME, Thresholds
 from birdtune.evaluation.genera import Genera
 from birdtune.evaluation.scores import shares
+from birdtune.models.head_kinds import Pooling
 from birdtune.serving.inference import Floats, Scored, Unused
 from birdtune.serving.verify import PublishedClasses
 
@@ -46,7 +47,16 @@ class Scorer(Protocol):
         ...
 
     def attend(self, embeddings: Any, /) -> Any:
-        """Embeddings [n, K] → how much each window counts beside the others of its recording [n]."""
+        """Embeddings [n, K] → how much each window counts beside the others of its recording [n]; or [n, C]."""
+        ...
+
+    @property
+    def pooling(self) -> Pooling:
+        """How scores of windows come to be those of their recording."""
+        ...
+
+    def in_sequence(self, embeddings: Any, recording: Any, /) -> Any:
+        """Of a head over time: embeddings [n, K] of windows and which recording each is of [n] → scores [n, C]."""
         ...
 
 
@@ -72,7 +82,10 @@ class PublishedChoice:
 def window_results(
     classifier: Scorer, *, pools: bool, published: PublishedChoice | None = None
 ) -> Callable[[Floats], Floats]:
-    """From windows [n, window_rows, ...] to their scores and, in a column of its own, how much each counts. [n, C + 1]
+    """From windows [n, window_rows, ...] to their scores and, in columns of their own, how much each counts. [n, C + 1]
+
+    With attention to each class that are C columns. With a head over time embeddings stand in place of scores, until
+    `sequenced` has all windows of a recording; `kept_columns` says how many columns these are together.
 
     Behind these stands what is summed over a recording: what each window holds (`FrontEnd.held`). [n, C + 1 + 1]
 
@@ -85,16 +98,35 @@ def window_results(
 
     def results(windows: Floats) -> Floats:
         scores, embeddings = classifier.scores(windows)
+        if classifier.pooling.context:
+            scores = embeddings
         weight = classifier.front_end.held(windows).astype(np.float32)
         pooled = [weight[:, None] * np.asarray(embeddings)] if pools else []
         attention = np.asarray(classifier.attend(embeddings))
         others = []
         if published is not None:
-            counts = np.exp(np.clip(attention, -_MOST_ATTENTION, _MOST_ATTENTION))[:, None]
+            alike = attention if attention.ndim == 1 else np.zeros(len(attention), np.float32)
+            counts = np.exp(np.clip(alike, -_MOST_ATTENTION, _MOST_ATTENTION))[:, None]
             others = [counts * np.asarray(published.classes.windows(embeddings)), counts]
         return np.column_stack([np.asarray(scores), attention, *others, *pooled, weight])
 
     return results
+
+
+def kept_columns(classifier: Scorer) -> int:
+    """Columns of `window_results` that are of single windows; those behind are summed over a recording."""
+    pooling = classifier.pooling
+    return (pooling.embedding_size if pooling.context else len(classifier.classes)) + pooling.weights
+
+
+def sequenced(items: Iterable[Scored | Unused], classifier: Scorer) -> Iterator[Scored | Unused]:
+    """What `infer` made with `window_results`, each window with its scores."""
+    size = classifier.pooling.embedding_size
+    for item in items:
+        if isinstance(item, Scored) and classifier.pooling.context:
+            scores = classifier.in_sequence(item.results[:, :size], np.zeros(len(item.results), np.int32))
+            item = item._replace(results=np.column_stack([np.asarray(scores), item.results[:, size:]]))
+        yield item
 
 
 @dataclass(frozen=True)
@@ -155,8 +187,8 @@ class Rows:
         if not _sounds(scored):
             problem = "; ".join(["silent: nothing in it is loud enough for the model", *_damage(scored)])
             return {**where, "decision": self._nothing, "problem": problem}
-        windows = scored.results[:, :-1]  # [W, C]
-        scores = recording_scores(scored, self.calibration)
+        windows = scored.results[:, : len(self.classes)]  # [W, C]
+        scores = recording_scores(scored, self.calibration, len(self.classes))
         ood = None if self.ood_score is None else float(self.ood_score(pooled_embedding(scored, self.published))[0])
         end = {"ood_score": "" if ood is None else round(ood, 4), "problem": "".join(_damage(scored))}
         best = self._best(scores, ood)
@@ -185,7 +217,7 @@ class Rows:
     def windows(self, scored: Scored) -> Iterator[dict[str, object]]:
         """The rows of its windows: decisions by thresholds alone."""
         window_s = self.spec.receptive_s
-        for start_s, scores in zip(scored.start_s.tolist(), scored.results[:, :-1], strict=True):
+        for start_s, scores in zip(scored.start_s.tolist(), scored.results[:, : len(self.classes)], strict=True):
             end_s = round(min(start_s + window_s, scored.duration_s), 3)
             yield {"file": scored.name, "start_s": round(start_s, 2), "end_s": end_s, **self._best(scores)}
 
@@ -269,8 +301,8 @@ def published_scores(scored: Scored, published: PublishedChoice) -> Floats:
     return np.asarray(published.classes.calibration.clips(np.asarray(sums[None, :-1] / sums[-1], np.float32))[0])
 
 
-def recording_scores(scored: Scored, calibration: Calibration | None) -> Floats:
+def recording_scores(scored: Scored, calibration: Calibration | None, n_classes: int) -> Floats:
     """The scores of a recording: the mean of its windows, by attention where the head has one, calibrated. [C]"""
-    windows, attention = scored.results[:, :-1], scored.results[:, -1]
-    mean = shares(attention, np.zeros(len(attention), np.int64)) @ windows  # [C]
+    windows, attention = scored.results[:, :n_classes], scored.results[:, n_classes:]  # [W, C], [W, 1 or C]
+    mean = (shares(attention, np.zeros(len(attention), np.int64)) * windows).sum(axis=0)  # [C]
     return np.asarray(mean if calibration is None else calibration.clips(mean[None])[0])

@@ -24,6 +24,7 @@ from birdtune.evaluation.decision import LEAST, Thresholds
 from birdtune.evaluation.genera import Genera
 from birdtune.models import registry
 from birdtune.models.graph_safety import require_numbers_only
+from birdtune.models.head_kinds import Pooling
 from birdtune.runtime.files import read_csv, read_json
 from birdtune.runtime.parsing import finite
 from birdtune.runtime.tensorflow_import import load_tensorflow
@@ -69,6 +70,19 @@ class ExportedModel:
     detection_thresholds: Thresholds | None = None  # of windows, chosen on events; None: those above
     published: PublishedClasses | None = None
     genera: tuple[Genera, ...] = ()  # and then families, that a recording can be decided for where no class passes
+    # Embeddings of windows [N, K], and which recording each is of [N] → their scores [N, C]; None: no head over time.
+    sequence: Callable[[Any, Any], Any] | None = None
+
+    @property
+    def pooling(self) -> Pooling:
+        """How its scores of windows come to be those of recordings."""
+        weights = len(self.classes) if self.facts.get("clip_pooling") == "sed-attention" else 1
+        return Pooling(int(self.facts.get("context_windows", 0)), weights, int(self.facts.get("embedding_size", 0)))
+
+    def in_sequence(self, embeddings: Any, recording: Any) -> Any:
+        """As a `Classifier`'s. [N, K], [N] → [N, C]"""
+        assert self.sequence is not None, "only of a head over time"
+        return self.sequence(embeddings, recording)
 
     @property
     def calibration_clip_s(self) -> float | None:
@@ -142,6 +156,12 @@ def open_model(folder: Path) -> ExportedModel:
             *counts_from,
         ),
         genera,
+        (
+            (lambda embeddings, recording: loaded.sequence(
+                tf.constant(embeddings, tf.float32), tf.constant(recording, tf.int32)
+            )["scores"])
+            if hasattr(loaded, "sequence") else None
+        ),
     )  # fmt: skip
 
 
@@ -202,6 +222,10 @@ def answers(folder: Path, inputs: Mapping[str, npt.NDArray[Any]], facts: Mapping
         "outputs": np.concatenate([model.signatures["serving_default"](inputs=part)["outputs"] for part in parts]),
         "embeddings": np.concatenate([model.windows(part)["embeddings"] for part in parts]),
     }
+    if "sequence" in model.signatures:
+        of_one = tf.zeros(len(found["embeddings"]), tf.int32)
+        scores = model.signatures["sequence"](embeddings=tf.constant(found["embeddings"]), recording=of_one)["scores"]
+        found["sequence.scores"] = scores.numpy()
     if "embeddings" in model.signatures:
         of_embeddings = model.signatures["embeddings"](embeddings=tf.constant(found["embeddings"]))
         return {**found, "embeddings.scores": of_embeddings["scores"].numpy()}

@@ -128,6 +128,7 @@ def require_fit(base: ServedModel, config: Config) -> None:
         before = facts.hidden_units if facts.hidden_units_before is None else facts.hidden_units_before
         pairs["model.hidden-units"] = (before, wanted.head_units)
         pairs["model.prototypes"] = (facts.prototypes, wanted.head_prototypes)
+        pairs["model.context-windows"] = (facts.context_windows, wanted.context)
     others = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if others:
         listed = "; ".join(f"{name} is {theirs} there and {ours} here" for name, (theirs, ours) in others.items())

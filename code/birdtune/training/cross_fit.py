@@ -66,7 +66,8 @@ def cross_fit(job: Job, epochs: int) -> Scores | None:
             inside = fold[recording] == number
             logits[inside] = found.window_scores
             if found.window_weight is not None:
-                weight = np.zeros(len(recording), np.float32) if weight is None else weight
+                shape = (len(recording), *found.window_weight.shape[1:])
+                weight = np.zeros(shape, np.float32) if weight is None else weight
                 weight[inside] = found.window_weight
             progress.advance()
     targets, known = embedded.targets.of_recordings()

@@ -23,13 +23,15 @@ def build_classifier(
     config: Config, classes: tuple[str, ...], precision: str, seed: int | None = -1
 ) -> Classifier:
     """The network of these settings, with fresh weights drawn from `train.seed` (None: zeros)."""
+    unsettled = "sigmoid" if config.model.head == "sed-attention" else "softmax"
     return classifiers.build(
         registry.backbone_of(config),
         head=config.model.head,
         # No labels have decided it where nothing but the settings is known.
-        scores="softmax" if config.model.output == "auto" else config.model.output,
+        scores=unsettled if config.model.output == "auto" else config.model.output,
         hidden_units=config.model.head_units,
         prototypes=config.model.head_prototypes,
+        context=config.model.context,
         embedding_activation=config.model.embedding_activation,
         freeze=config.model.freeze_point,
         classes=classes,

@@ -38,7 +38,7 @@ from birdtune.training.embeddings import Embedded, Floats, Ints, Rows
 from birdtune.training.first_weights import begin_head, with_head_rate
 from birdtune.training.inputs import Feed
 from birdtune.training.loop import learning_rate
-from birdtune.training.scoring import Attention, Scorer, make_scorer, noting, score_windows
+from birdtune.training.scoring import Scorer, Together, make_scorer, noting, score_windows
 from birdtune.training.step import StepSettings, Trainer
 
 # From the training recordings and the ones to evaluate to scores of the latter. [evaluated, C]
@@ -100,9 +100,10 @@ class Head:
             classifier.backbone,
             classifier.network,
             head=head,
-            scores=config.model.output,
+            scores="sigmoid" if head == "sed-attention" else config.model.output,
             hidden_units=model.head_units,
             prototypes=model.head_prototypes,
+            context=model.context,
             classes=embedded.classes,
             precision=classifier.network.layers[-1].dtype_policy.name,
             seed=config.train.seed,
@@ -133,7 +134,7 @@ class Head:
     def logits(self, training: Ints, evaluated: Ints) -> Scores:
         """The recordings to evaluate, with logits for `window_scores`."""
         self._learn(training)
-        return self._scores(self._embedded.some(evaluated), self._logits)
+        return self._scores(self._embedded.some(evaluated), self._logits, logits=True)
 
     def _learn(self, training: Ints) -> None:
         self._trainer.restore(self._fresh)
@@ -149,9 +150,9 @@ class Head:
             "weights": weights,
         }
         batches = (
-            Batches(source, examples.targets, **how)
-            if self._classifier.attention is None
-            else ClipBatches(source, examples.targets, **how)
+            ClipBatches(source, examples.targets, **how, context=self._classifier.pooling.context)
+            if self._classifier.by_recording
+            else Batches(source, examples.targets, **how)
         )
         per_epoch, leap = len(batches), self._trainer.updates_per_call
         for epoch in range(settings.epochs):
@@ -170,21 +171,21 @@ class Head:
     def _examples(self, embedded: Embedded) -> tuple[Examples, npt.NDArray[np.float32]]:
         """What the loss averages over, and how much each counts: by its recording and by its classes."""
         targets = WindowTargets(embedded.targets, embedded.windows, self._classifier.kind)
-        examples = Examples(targets, embedded.weights, by_recording=self._classifier.attention is not None)
+        examples = Examples(targets, embedded.weights, by_recording=self._classifier.by_recording)
         seen = sampling.totals(examples, self._settings).positive
         return examples, sampling.weighed(examples, class_weights(seen, self._settings.class_weight_alpha))
 
     def _score(self, embedded: Embedded) -> Floats:
         return pool_mean(self._scores(embedded, self._scorer))
 
-    def _scores(self, embedded: Embedded, scorer: Scorer) -> Scores:
-        attention = Attention(self._classifier)
-        scorer = noting(scorer, attention.note)
+    def _scores(self, embedded: Embedded, scorer: Scorer, *, logits: bool = False) -> Scores:
+        recording = embedded.windows.recording.astype(np.int64)
+        together = Together(self._classifier, recording, logits=logits)
+        scorer = noting(scorer, together.note)
         found = score_windows(scorer, Rows(embedded), self._config.evaluate.batch_size, self._interrupts)
         return Scores(
-            embedded.classes, embedded.names, embedded.groups, embedded.targets.of_recordings()[0], found,
-            embedded.windows.recording.astype(np.int64), embedded.windows.start_s,
-            window_weight=attention.shares(embedded.windows.recording),
+            embedded.classes, embedded.names, embedded.groups, embedded.targets.of_recordings()[0],
+            together.scores(found), recording, embedded.windows.start_s, window_weight=together.shares(),
         )  # fmt: skip
 
 

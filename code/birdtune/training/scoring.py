@@ -34,7 +34,7 @@ def make_scorer(
 
     def scores(given: Any) -> tuple[Any, Any]:
         embeddings = tf.cast(to_embeddings(given), tf.float32)
-        found = classifier.head(embeddings)
+        found = classifier.of_places(embeddings)
         return found if logits else heads.scores(found, classifier.kind), embeddings
 
     # TensorFlow warns where the same code is compiled often. In a `partial`, each scorer's is counted by itself.
@@ -58,23 +58,51 @@ def noting(scorer: Scorer, note: Callable[[npt.NDArray[np.float32]], None]) -> S
     return score
 
 
-class Attention:
-    """How much each window counts in the score of its recording, noted while windows are scored."""
+class Together:
+    """What the windows of a recording are to each other, found out while they are scored: how much each counts, and
+    their scores by a head over time.
 
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
-        self._found: list[npt.NDArray[np.float32]] = []
+    Args:
+        recording: [P] which recording each window is of, in the order in which they are noted.
+        logits: `scores` gives these.
+    """
+
+    def __init__(self, classifier: Classifier, recording: npt.NDArray[np.int64], *, logits: bool = False) -> None:
+        self._classifier, self._recording, self._context = classifier, recording, classifier.pooling.context
+        self._answer = classifier.sequence_logits if logits else classifier.in_sequence
+        first = np.searchsorted(recording, recording)  # [P] first window of its recording
+        self._begins = (np.arange(recording.size) - first) % max(self._context, 1) == 0  # [P] a context
+        self._attention: list[npt.NDArray[np.float32]] = []
+        self._scores: list[npt.NDArray[np.float32]] = []
+        self._waiting: list[npt.NDArray[np.float32]] = []
+        self._done = self._noted = 0
 
     def note(self, embeddings: npt.NDArray[np.float32]) -> None:
-        """Take in a batch of embeddings [n, K], in the order of the windows."""
+        """Take in a batch of embeddings [n, K], in the order of the windows; what fills up the last one is left out."""
+        own = embeddings[: self._recording.size - self._noted]
+        self._noted += len(own)
         if self._classifier.attention is not None:
-            self._found.append(np.asarray(self._classifier.attend(embeddings)))
+            self._attention.append(np.asarray(self._classifier.attend(own)))
+        if self._context:
+            self._waiting.append(own)
+            begins = self._done + np.flatnonzero(self._begins[self._done : self._noted])
+            self._score(self._noted if self._noted == self._recording.size else int(begins[-1]))
 
-    def shares(self, recording: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
-        """As `Scores.window_weight`; recording: [P] of each window."""
-        if not self._found:
-            return None
-        return shares(np.concatenate(self._found)[: recording.size], recording.astype(np.int64))
+    def _score(self, end: int) -> None:
+        """Score the windows up to `end`, which are whole contexts."""
+        waiting, n = np.concatenate(self._waiting), end - self._done
+        if n:
+            found = self._answer(waiting[:n], self._recording[self._done : end])
+            self._scores.append(np.asarray(found, np.float32))
+        self._waiting, self._done = [waiting[n:]], end
+
+    def scores(self, alone: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Scores [P, C] of windows, or logits; alone: as each has them without the others."""
+        return np.concatenate(self._scores) if self._context else alone
+
+    def shares(self) -> npt.NDArray[np.float32] | None:
+        """As `Scores.window_weight`."""
+        return shares(np.concatenate(self._attention), self._recording) if self._attention else None
 
 
 def score_windows(

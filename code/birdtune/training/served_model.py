@@ -55,6 +55,7 @@ class _Facts(BaseModel):
     hidden_units: int | _Word  # of several hidden layers, with commas
     hidden_units_before: int | _Word | None = None  # of the head before, where members of an ensemble lie side by side
     prototypes: int = 0  # of models from before there were any
+    context_windows: int = 0  # the same
     calibration: dict[str, Any]
     thresholds: dict[str, Any] | None
     detection_thresholds: dict[str, Any] | None = None

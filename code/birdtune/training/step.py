@@ -152,8 +152,9 @@ class Trainer:
             embeddings = self._embed(given)  # [B, 128]
             if self._step.dropout:
                 embeddings = self._dropped(embeddings, seed)
-            logits, targets = self._compared(self.classifier.head(embeddings, training=True), targets)  # [B, C]
-            if self.classifier.attention is not None:
+            logits = self.classifier.of_places(embeddings, inside)
+            logits, targets = self._compared(logits, targets)  # [B, C]
+            if self.classifier.by_recording:
                 attention = self.classifier.attend(embeddings)
                 logits = heads.clip_logits(logits, attention, inside, self.classifier.kind)  # [recordings, C]
             losses = example_losses(

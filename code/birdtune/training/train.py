@@ -177,12 +177,12 @@ def _step(job: Job, examples: Examples, precision: str) -> StepSettings:
 
 
 def _examples(job: Job, windows: Windows, label_shares: Shares | None) -> Examples:
-    """What the loss averages over: windows, or recordings with an attention head."""
+    """What the loss averages over: windows, or recordings with a head that learns from these."""
     part, weights = job.dataset.part("train"), None
     if job.dataset.weights:
         weights = np.array([job.dataset.weights.get(recording.name, 1.0) for recording in part], np.float32)
     targets = WindowTargets(job.dataset.targets(part), windows, job.config.model.output, label_shares)
-    return Examples(targets, weights, by_recording=job.config.model.head == "attention")
+    return Examples(targets, weights, by_recording=job.config.model.by_recording)
 
 
 def _per_class(job: Job, examples: Examples) -> Floats:
@@ -208,7 +208,7 @@ def _history(job: Job, examples: Examples, step: StepSettings) -> dict[str, Any]
             label_smoothing=config.train.label_smoothing,
             known=sums.known[taught],
             examples=sums.examples,
-            mixup=config.augment.mixup,
+            mixup=1.0 - (1.0 - config.augment.mixup) * (1.0 - config.augment.cutmix),
             focal_gamma=config.train.focal_gamma,
         ) / step.loss_terms,
         "warmup_epochs": config.train.warmup_epochs,
@@ -308,11 +308,12 @@ def _batches(
         "weights": examples.weights,
         "part": job.world.part,
     }
-    if classifier.attention is not None:
-        return ClipBatches(feed.source, examples.targets, **how)
     augmented: Augment | None = augmenter
     if augmenter is not None and feed.n_copies:
         augmented = FromCopies(augmenter, windows, feed.source, feed.n_copies)
+    if classifier.by_recording:
+        how["context"] = classifier.pooling.context
+        return ClipBatches(feed.source, examples.targets, **how, augment=augmented)
     return Batches(feed.source, examples.targets, **how, augment=augmented)
 
 
@@ -407,10 +408,10 @@ def _of_windows(job: Job, classifier: Classifier, windows: Windows) -> str:
 def _best_epoch_by(job: Job) -> str:
     """What the best epoch is chosen by: what is learnt, so windows where they have labels of their own.
 
-    An attention head learns recordings, whatever times their labels have.
+    A head that learns recordings is chosen by them, whatever times their labels have.
     """
     part = job.dataset.part("val")
-    is_of_windows = job.config.model.head != "attention" and job.dataset.targets(part).have_times
+    is_of_windows = not job.config.model.by_recording and job.dataset.targets(part).have_times
     return WINDOWS if is_of_windows else RECORDINGS
 
 

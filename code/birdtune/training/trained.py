@@ -20,7 +20,7 @@ from birdtune.training import health
 from birdtune.training.first_weights import build_classifier
 from birdtune.training.inputs import Feed, Frozen, whole
 from birdtune.training.job import Job
-from birdtune.training.scoring import Attention, Scorer, noting, score_windows
+from birdtune.training.scoring import Scorer, Together, noting, score_windows
 
 
 def feed_of(job: Job, classifier: Classifier, windows: Windows, *, what: str, some: bool = False) -> Feed:
@@ -53,6 +53,8 @@ def score(
     part: Sequence[Recording],
     advance: Callable[[int], None] = lambda n: None,
     source: Source | None = None,
+    *,
+    logits: bool = False,
 ) -> tuple[Scores, int | None]:
     """Scores of some recordings, and how many units of the embedding depend on the sound.
 
@@ -60,15 +62,18 @@ def score(
         scorer: of the classifier.
         windows: of `part`.
         source: what the scorer is given of the windows, if not their frames.
+        logits: the scorer gives these in place of scores.
 
     Raises:
         DivergedError: the weights are so large that scores are NaN or infinite.
     """
-    live, attention = health.LiveUnits(), Attention(classifier)
-    watched = noting(noting(scorer, live.note), attention.note)
+    live, recording = health.LiveUnits(), windows.recording.astype(np.int64)
+    together = Together(classifier, recording, logits=logits)
+    watched = noting(noting(scorer, live.note), together.note)
     found = score_windows(
         watched, source or windows, job.config.evaluate.batch_size, job.interrupts, advance
     )  # [P, C]
+    found = together.scores(found)
     if broken := int((~np.isfinite(found)).any(axis=1).sum()):
         raise DivergedError(
             f"The scores of {broken:,} of {len(found):,} windows are NaN or infinite: training has made the "
@@ -83,10 +88,10 @@ def score(
         groups=tuple(job.dataset.places[recording.name].group for recording in part),
         targets=targets,
         window_scores=found,
-        window_recording=windows.recording.astype(np.int64),
+        window_recording=recording,
         window_start_s=windows.start_s,
         mask=None if known.all() else known > 0,
-        window_weight=attention.shares(windows.recording),
+        window_weight=together.shares(),
         window_targets=own[0],
         window_mask=own[1],
     )

@@ -36,6 +36,7 @@ from birdtune.runtime.files import write_csv, write_json
 from birdtune.runtime.log import Journal, clock
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.text import count
+from birdtune.settings import SEQUENCE_HEADS
 from birdtune.training import devices
 from birdtune.training.embeddings import (
     Bools,
@@ -107,7 +108,10 @@ def compare(config: Config, journal: Journal, interrupts: Interrupts, *, smote: 
             "are trained with it."
         )
     candidates: dict[str, WithWindows] = {
-        head: Head(head, classifier, embedded, config, interrupts) for head in HEADS
+        # Heads over time take minutes where others take seconds: one is compared if it is set.
+        head: Head(head, classifier, embedded, config, interrupts)
+        for head in HEADS
+        if head not in SEQUENCE_HEADS or head == config.model.head
     } | {name: Baseline(name, embedded, config) for name in baselines}
     scores: dict[str, Floats] = {}
     seconds: dict[str, float] = {}

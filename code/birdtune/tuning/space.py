@@ -8,7 +8,7 @@ What a person has set is not searched. The ranges are wider than what is usually
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from birdtune.config import Config
 from birdtune.data.embedding_input import is_embeddings
 from birdtune.errors import SettingsError, shown
 from birdtune.runtime.configure import nearest
-from birdtune.settings import AugmentSettings
+from birdtune.settings import ATTENTION_HEADS, SEQUENCE_HEADS
 
 Value = str | int | float
 
@@ -94,9 +94,12 @@ TRAINING = (
 )
 # Settings of some heads only, and whose.
 _OF_HEADS: Mapping[str, tuple[str, ...]] = {
-    "model.hidden-units": ("mlp", "attention"),
+    "model.hidden-units": ("mlp", *ATTENTION_HEADS),
     "model.prototypes": ("prototype",),
+    "model.context-windows": SEQUENCE_HEADS,
 }
+# Settings that no head over time stands beside (see config.py).
+_HOPS = ("train.hop-s", "evaluate.hop-s", "detect.hop-s")
 TABLES: Mapping[str, Sequence[Dimension]] = {"embeddings": EMBEDDINGS, "training": TRAINING}
 
 
@@ -127,7 +130,8 @@ def space_of(
         points = ("none", middle, "all-but-head")
         table["model.freeze"] = replace(table["model.freeze"], choices=points)
     given, flat = config.given(), config.flat()
-    no_attention = _against_attention(config)
+    # See config.py.
+    no_attention = "train.label-refinement true" if config.train.label_refinement else ""
     if "model.head" in table and no_attention:
         choices = tuple(head for head in table["model.head"].choices if head != "attention")
         table["model.head"] = replace(table["model.head"], choices=choices)
@@ -155,13 +159,6 @@ def space_of(
     return Space(kept, left_out)
 
 
-def _against_attention(config: Config) -> str:
-    """What of the settings the attention head does not stand beside (see config.py); empty: nothing."""
-    if config.augment != AugmentSettings():
-        return "augmentation"
-    return "train.label-refinement true" if config.train.label_refinement else ""
-
-
 def _pointless(
     config: Config, table: Mapping[str, Dimension], recordings: Sequence[int], has_background: bool
 ) -> dict[str, str]:
@@ -173,8 +170,6 @@ def _pointless(
     head = config.model.head
     if "model.head" not in table or "model.head" in config.given():
         found |= {name: f"not with the {head} head" for name, of in _OF_HEADS.items() if head not in of}
-        if head == "attention":
-            found |= {name: "not with the attention head" for name in table if name.startswith(_AUGMENT)}
     if config.model.freeze_point == "all-but-head" and "model.freeze" in config.given():
         found |= dict.fromkeys(("train.layer-decay", "train.head-warmup-epochs"), "the backbone is frozen")
     if config.train.label_refinement:
@@ -306,13 +301,15 @@ def run_flags(config: Config, chosen: Mapping[str, Value]) -> tuple[list[str], s
     return flags, f"without {', '.join(gone)}: not with the {head} head" if gone else ""
 
 
-def _not_taken(names: Iterable[str], head: Value) -> list[str]:
-    """Which of some settings a head does not take."""
+def _not_taken(settings: Mapping[str, Any], head: Value) -> list[str]:
+    """Which of some settings a head does not take, by their names and values."""
     return [
         name
-        for name in names
+        for name, value in settings.items()
         if head not in _OF_HEADS.get(name, (head,))
-        or (head == "attention" and (name.startswith(_AUGMENT) or name == "train.label-refinement"))
+        or (head in (*ATTENTION_HEADS, *SEQUENCE_HEADS) and name == "train.label-refinement")
+        or (head in SEQUENCE_HEADS and name in _HOPS)
+        or (head == "sed-attention" and (name, value) == ("model.output", "softmax"))
     ]
 
 
