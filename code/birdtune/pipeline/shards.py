@@ -125,8 +125,8 @@ def finished(out: Path, made_by: str, called: str) -> list[Path]:
         )
     if names := lacking(found, made_by):
         raise RetryableError(
-            f"{shown(called)}: {count(len(names), 'part')} of {next(iter(found)).total} not finished with this model and "
-            f"these settings: {some(names)}. Run them (--shard), then this again."
+            f"{shown(called)}: {count(len(names), 'part')} of {next(iter(found)).total} not finished with this model "
+            f"and these settings: {some(names)}. Run them (--shard), then this again."
         )
     return list(found.values())
 
