@@ -101,6 +101,7 @@ def test_settings_and_arguments_get_paths_of_this_machine(tmp_path: Path) -> Non
     local = places.with_local_settings(several, lambda place: place.local(tmp_path))
     assert local.labels.annotations == f"{tmp_path / 'birds/a'},marks.csv,{tmp_path / 'birds/b/c.csv'}"
     options = Namespace(files=[Path("s3://birds/night.wav"), Path("day.wav")], out=None, input="s3://birds/in")
+    vars(options)["gate.publish-to"] = "s3://birds/serve,s3://birds/too"
     assert places.arguments(options) == {"files": [Place("birds", "night.wav")]}
     found = places.with_local_arguments(options, lambda place: place.local(tmp_path))
     assert found.files == [tmp_path / "birds/night.wav", Path("day.wav")]
@@ -344,6 +345,46 @@ def test_a_machine_goes_on_with_what_it_could_not_publish(s3: S3, tmp_path: Path
 
 
 STORE = "cache/vggish/frozen-1-hop96"
+
+
+def test_what_changed_here_since_is_moved_aside_where_another_job_has_gone_on(s3: S3, tmp_path: Path) -> None:
+    mirror = mirror_of(s3, tmp_path)
+    make(mirror.output, {"run.json": "1", "logs/1/run.json": "1", "reports/1/report.html": "1"})
+    mirror.publish()
+    make(mirror.output, {"run.json": "mine", "model/m/1/saved_model.pb": "mine"})
+    s3.put("out/run.json", b"theirs")
+    s3.put("out/model/m/1/saved_model.pb", b"theirs")
+    mirror_of(s3, tmp_path).fetch(STOP)
+    theirs = {"run.json", "model/m/1/saved_model.pb"}
+    assert content(mirror.output) == {
+        **dict.fromkeys(theirs, b"theirs"), **dict.fromkeys(("logs/1/run.json", "reports/1/report.html"), b"1"),
+    }  # fmt: skip
+    (aside,) = mirror.output.parent.glob("out.superseded-*")
+    assert content(aside) == dict.fromkeys(theirs, b"mine")
+
+
+def test_what_is_over_is_removed_from_s3_by_nobody(s3: S3, tmp_path: Path) -> None:
+    first = mirror_of(s3, tmp_path)
+    make(first.output, {"run.json": "{}", "checkpoints/1/e1/w": "w", "logs/1/run.json": "{}", "logs/2/run.json": "{}"})
+    first.publish()
+    before = s3.stored()
+    shutil.rmtree(first.output)  # a disk that was lost, and the index on another one
+    second = mirror_of(s3, tmp_path)
+    second.fetch(STOP, staging._read_by_writers)
+    make(second.output, {"logs/2/history.json": "{}"})
+    second.publish()
+    assert s3.stored() == sorted([*before, "out/logs/2/history.json"])
+
+
+def test_a_lifecycle_rule_is_no_other_job(s3: S3, tmp_path: Path) -> None:
+    first = mirror_of(s3, tmp_path)
+    make(first.output, {"checkpoints/1/e1/w": "w", "logs/1/run.json": "{}", "logs/2/run.json": "{}"})
+    first.publish()
+    make(first.output, {"checkpoints/2/e1/w": "not published"})
+    s3.client.delete_object(Bucket=BUCKET, Key="out/checkpoints/1/e1/w")
+    mirror_of(s3, tmp_path).fetch(STOP, staging._read_by_writers)
+    assert content(first.output)["checkpoints/2/e1/w"] == b"not published"
+    assert not list(first.output.parent.glob("out.superseded-*"))
 
 
 def embeddings_of(s3: S3, folder: Path) -> EmbeddingsMirror:

@@ -198,6 +198,21 @@ def test_a_version_of_another_output_folder_is_not_replaced(data: Path, output: 
     assert read_json(place / "1/model.json")["fingerprint"] == "another"
 
 
+def test_the_same_model_of_another_output_folder_is_another(data: Path, output: Path, tmp_path: Path) -> None:
+    place, other = tmp_path / "served", tmp_path / "other"
+    place.mkdir()
+    run(data, output, gate__publish_to=str(place))
+    model = digests(place)
+    with pytest.raises(InputError, match=r"served: has a version 1 of another output folder\. Give each"):
+        run(data, other, gate__publish_to=str(place))
+    assert record(other)["weights_sha256"] == record(output)["weights_sha256"]
+    champion = str(output / "model/birdtune/1")
+    run(data, other, gate__champion=champion, gate__publish_to=str(place))  # which takes its own back, and none else
+    found = record(other)
+    assert found["promoted"] is False and found["gate"]["champion"]["folder"] == champion
+    assert digests(place) == model
+
+
 def test_a_higher_version_of_another_output_folder_is_named(
     data: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,7 +132,8 @@ def with_local_arguments(options: Namespace, locate: Callable[[Place], Path]) ->
             return value
         return str(locate(place)) if isinstance(value, str) else locate(place)
 
-    return Namespace(**{name: local(value) for name, value in vars(options).items()})
+    ours = {option.name for option in settings_options()}  # which stand in the configuration
+    return Namespace(**{name: value if name in ours else local(value) for name, value in vars(options).items()})
 
 
 def _values(option: Option, value: Any) -> list[Any]:

@@ -80,22 +80,24 @@ class Mirror:
         """
         source, objects = listing(self.storage, self.place)
         published = [each for each in objects if source == self.place and not _stays(Path(each.name))]
-        names = needed([each.name for each in published])
-        kept = [each for each in published if each.name in names]
+        there = {each.name: each for each in published}
+        names = needed(there.keys() | self._index.rows.keys())
+        kept = [each for name, each in there.items() if name in names]
         how = (self._index, self._journal, interrupts)
-        known = {name: row[0] for name, row in self._index.rows.items()}
-        is_as_left = known.keys() <= {each.name for each in published}
-        if is_as_left and all(known.get(each.name) == each.etag for each in kept):
+        for name in self._index.rows.keys() - names:
+            if not (self.output / name).exists():
+                del self._index.rows[name]  # it was not removed by a job, and stays in S3
+        known = {name: row[0] for name, row in self._index.rows.items() if name in names}
+        if known == {each.name: each.etag for each in kept}:
             lost = [each for each in kept if not (self.output / each.name).is_file()]
             bring_all(self.storage, self.place, self.output, lost, *how)
             return
-        self._supersede({each.name for each in kept})
+        self._supersede()
         bring(self.storage, self.place, self.output, kept, *how)
 
-    def _supersede(self, wanted: Collection[str]) -> None:
-        """Move away what was made here, and is not what was published."""
-        known = {*wanted, *self._index.rows}
-        stale = [(name, path) for name, path in _files(self.output) if name not in known]
+    def _supersede(self) -> None:
+        """Move away what was made here since it was last published."""
+        stale = [(name, path) for name, path in _files(self.output) if not self._index.has(name, path)]
         if not stale:
             return
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

@@ -65,13 +65,15 @@ def detect(config: Config, asked: Asked, journal: Journal, interrupts: Interrupt
         journal.say(f"  part {asked.shard.number} of {asked.shard.total}: {len(sounds):,} of {n_all:,} recordings")
     usable = [each for each in sounds if not isinstance(each, Unused)]
     places = tables.table_places(usable, asked.out, asked.kind, beside=config.detect.beside)
+    parts = (
+        shards.finished(asked.out, model.described.made_by, config.as_given(asked.out)) if asked.merges else []
+    )
     ledger = Ledger(make_folder(asked.out), model.described.made_by, interrupts.check)
     try:
         if model.is_open and model.key:
             ledger.describe(model.key, model.described)
         job = _Job(config, asked, model, ledger, places, journal, interrupts)
-        if asked.merges:
-            job.merge()
+        job.merge(parts)
         done = job.detect(sounds)
         if asked.shard is None:
             job.write_all(done)
@@ -114,9 +116,9 @@ class _Job:
         self._counts = _Counts()
         self._of_parts: dict[tuple[str, int], str] = {}  # content and channel → name of what parts have scored
 
-    def merge(self) -> None:
-        """Take over what the parts have scored. Raises as `shards.finished`."""
-        for folder in shards.finished(self._asked.out, self._ledger.made_by, self._config.as_given(self._asked.out)):
+    def merge(self, parts: Sequence[Path]) -> None:
+        """Take over what parts have scored, by their folders."""
+        for folder in parts:
             self._of_parts |= self._ledger.absorb(folder)
 
     def detect(self, sounds: Sequence[Sound]) -> dict[Path | Channel, tuple[str, int]]:

@@ -163,18 +163,17 @@ def _open(place: Path | Place, config: Config) -> _ModelPlace:
 
 def _settle(place: _ModelPlace, current: Run) -> int | None:
     """Let a place have the version of a run, or have it no more; the version that its servers take."""
-    version, promoted = int(current.version or 0), current.record["promoted"]
-    if promoted:
-        wanted = (version, current.model, current.record["fingerprint"], _exported(current))
+    version, own = int(current.version or 0), _identity(current.record)
+    if current.record["promoted"]:
+        wanted = (version, current.model, own, _exported(current))
     else:
-        if _is_own(place, version, current.record["fingerprint"]):
+        if _identity(place.facts(version)) == own:
             place.remove(version)
             current.journal.say(f"  {shown(place)}: version {version} removed, as it is not promoted any more")
         serving = _in_service(current)
         if serving is None:
             return place.newest()
-        fingerprint = (read_json(serving / "model.json") or {}).get("fingerprint")
-        wanted = (int(serving.name), serving, fingerprint, _digests(serving))
+        wanted = (int(serving.name), serving, _identity(read_json(serving / "model.json")), _digests(serving))
     _bring(place, *wanted, current.journal)
     newest = place.newest()
     if newest != wanted[0]:
@@ -185,23 +184,23 @@ def _settle(place: _ModelPlace, current: Run) -> int | None:
     return newest
 
 
-def _is_own(place: _ModelPlace, version: int, fingerprint: str | None) -> bool:
-    facts = place.facts(version)
-    return facts is not None and facts.get("fingerprint") == fingerprint
+def _identity(facts: Any) -> tuple[Any, Any] | None:
+    """What tells a model from those of other outputs; facts: of a model.json or a run.json."""
+    return (facts.get("fingerprint"), facts.get("first_started")) if isinstance(facts, dict) else None
 
 
 def _bring(
-    place: _ModelPlace, version: int, folder: Path, fingerprint: str | None, digests: Mapping[str, str],
+    place: _ModelPlace, version: int, folder: Path, identity: tuple[Any, Any] | None, digests: Mapping[str, str],
     journal: Journal,
 ) -> None:  # fmt: skip
     """Let a place have a version. Raises InputError: it has another model under that number."""
-    is_own = _is_own(place, version, fingerprint)
-    if not is_own and place.facts(version) is not None:
+    facts = place.facts(version)
+    if facts is not None and _identity(facts) != identity:
         raise InputError(
             f"{shown(place)}: has a version {version} of another output folder. Give each output folder a place of its "
             "own, or remove that version."
         )
-    if not (is_own and place.has(version, digests)):
+    if facts is None or not place.has(version, digests):
         place.put(folder, version, digests)
         journal.say(f"  {shown(place)}: version {version} is there")
 

@@ -113,6 +113,7 @@ def _export_to(job: Job, folder: Path) -> dict[str, Any]:
             "version": job.run.version,
             "birdtune": birdtune.__version__,
             "fingerprint": job.run.record["fingerprint"],
+            "first_started": job.run.record["first_started"],  # of two outputs with the same model, tells which
             "init_from": job.run.record["init_from"],
             "backbone_origin": base_model.origin(job.config, job.base).row(),
             "refit": job.run.record["refit"],

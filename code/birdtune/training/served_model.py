@@ -73,12 +73,14 @@ class ServedModel:
         folder: of the version.
         is_own: whether it is a version of the run's own output folder.
         class_ids: class → external id, as its labels.csv has them.
+        called: the folder as it was given; an address where it was fetched from one.
     """
 
     folder: Path
     is_own: bool
     facts: _Facts
     class_ids: dict[str, ExternalId]
+    called: str
 
     @property
     def version(self) -> int:
@@ -88,7 +90,7 @@ class ServedModel:
     @property
     def title(self) -> str:
         """For people."""
-        return f"version {self.version}" if self.is_own else f"the model in {shown(self.folder)}"
+        return f"version {self.version}" if self.is_own else f"the model in {shown(self.called)}"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -127,7 +129,7 @@ class ServedModel:
 
     def row(self) -> dict[str, Any]:
         """As it stands in run.json and model.json."""
-        place = None if self.is_own else str(self.folder)
+        place = None if self.is_own else self.called
         return {"version": self.version, "folder": place, "weights_sha256": self.facts.weights_sha256}
 
     def record(self) -> dict[str, Any] | None:
@@ -255,18 +257,21 @@ def of_folder(config: Config, setting: str, folder: Path) -> ServedModel:
             f"exported model, e.g. output/model/birdtune/1; there is no {_MODEL} in it.{hint}"
         )
     own = [path for path in served_models(config).values() if path.resolve() == folder.resolve()]
-    return of_number(config, setting, int(own[0].name)) if own else read(folder, is_own=False)
+    if own:
+        return of_number(config, setting, int(own[0].name))
+    return read(folder, is_own=False, called=config.as_given(folder))
 
 
-def read(folder: Path, *, is_own: bool) -> ServedModel:
-    """The model of a version folder.
+def read(folder: Path, *, is_own: bool, called: str = "") -> ServedModel:
+    """The model of a version folder; `called`: as it was given, if otherwise.
 
     Raises:
         CheckpointError: it is damaged, of another birdtune, or not the one that its run made.
     """
     try:
         facts = _Facts.model_validate(read_json(folder / _MODEL))
-        found = ServedModel(folder, is_own, facts, _ids(folder / "labels.csv", facts.classes))
+        ids = _ids(folder / "labels.csv", facts.classes)
+        found = ServedModel(folder, is_own, facts, ids, called or str(folder))
         for each in (found.thresholds, found.detection_thresholds):
             if each is not None and len(each.values) != len(facts.classes):
                 raise ValueError(f"{len(each.values)} thresholds of {len(facts.classes)} classes")
