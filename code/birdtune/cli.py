@@ -436,7 +436,7 @@ def _option_lines(option: Option) -> list[str]:
     kind = option.unit if option.type == "text" and option.unit else f"{option.type} {option.unit}".rstrip()
     left = f"  {option.flag} {option.type if option.unit == option.type else kind} ({option.default_text})"
     indent = 46
-    wrapped = textwrap.wrap(option.help, _WIDTH - indent)
+    wrapped = textwrap.wrap(option.help, _WIDTH - indent, break_on_hyphens=False)
     if len(left) >= indent:
         lefts = textwrap.wrap(left.strip(), _WIDTH, initial_indent="  ", subsequent_indent=" " * 4)
         return [*lefts, *(" " * indent + line for line in wrapped)]
