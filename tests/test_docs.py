@@ -29,7 +29,8 @@ _OWN = {
 _FOREIGN = re.compile(
     r"(?:^ *|`)(?:[A-Z_]+=\S+ )?(?:aws|cosign|eksctl|gcloud|kubectl|mlflow|ray|sky|sudo|0 3 1) (?:.*\\\n)*[^`\n]*", re.M
 )
-_OTHERS = {"--accept-licence", "--rm", "--gpus", "--user", "--build-arg", "--kills", "--network"}
+_OTHERS = {"--accept-licence", "--rm", "--gpus", "--user", "--build-arg", "--kills", "--network",
+           "--read-only", "--allow-other", "--prefix"}
 # What a line for a shell begins with, perhaps after variables.
 _PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\./entrypoint\.sh|docker|find|curl|pip|ffmpeg|(?:\S+/)?python3?) ")
 
