@@ -98,20 +98,13 @@ def staged(
     read = [place for name, places in settings.items() if name != "output" for place in places]
     read += [place for name, places in arguments.items() if name not in _MADE for place in places]
     keep: Callable[[], None] | None = None
-    if output is not None:
-        require_apart(output, settings)
     with ExitStack() as stack:
-        if output is not None and only_reads:
-            # In a place of its own: a job may work at the same output on this machine.
-            mirror = Mirror(storage, output, folder / _FOR_READERS, journal, config.cloud.publish_s)
-            named = [place.key.removeprefix(output.prefix) for place in read if place.is_below(output)]
-            mirror.fetch(interrupts, partial(_read_by_readers, named=named))
-        elif output is not None and not is_chief():
-            # It makes no results, and what it may begin from is there.
-            mirror = Mirror(storage, output, folder, journal, config.cloud.publish_s)
-            mirror.fetch(interrupts, lambda names: {name for name in names if not name.startswith("checkpoints/")})
-        elif output is not None:
-            keep = stack.enter_context(_published(storage, output, config, journal, interrupts))
+        if output is not None:
+            require_apart(output, settings)
+            if only_reads or not is_chief():
+                _fetch_to_read(storage, output, config, read, journal, interrupts, only_reads=only_reads)
+            else:
+                keep = stack.enter_context(_published(storage, output, config, journal, interrupts))
         for place in made:
             if makes_folder:
                 stack.enter_context(_published(storage, place, config, journal, interrupts))
@@ -129,6 +122,26 @@ def staged(
             return place.local(folder / _FOR_READERS if only_reads and inside else folder)
 
         yield locate, keep
+
+
+def _fetch_to_read(
+    storage: Storage, output: Place, config: Config, read: Sequence[Place], journal: Journal, interrupts: Interrupts,
+    *, only_reads: bool,
+) -> None:  # fmt: skip
+    """Bring of an output what a command needs that publishes nothing there.
+
+    Args:
+        read: places that the command reads, some of them perhaps in the output.
+        only_reads: it makes nothing there at all; else it is a process of a run, and makes no results.
+    """
+    folder = folder_of(config)
+    if only_reads:  # in a place of its own: a job may work at the same output on this machine
+        named = [place.key.removeprefix(output.prefix) for place in read if place.is_below(output)]
+        mirror = Mirror(storage, output, folder / _FOR_READERS, journal, config.cloud.publish_s)
+        mirror.fetch(interrupts, partial(_read_by_readers, named=named))
+    else:  # what it may begin from
+        mirror = Mirror(storage, output, folder, journal, config.cloud.publish_s)
+        mirror.fetch(interrupts, lambda names: {name for name in names if not name.startswith("checkpoints/")})
 
 
 @contextmanager
