@@ -2,9 +2,11 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_base_model import StopOnce, settings, write_data
 from test_job import record
@@ -12,7 +14,7 @@ from test_job import run as run_job
 
 from birdtune.config import Config
 from birdtune.errors import InputError, Interrupted
-from birdtune.pipeline import gate
+from birdtune.pipeline import comparison, gate
 from birdtune.runtime import configure
 from birdtune.runtime.files import read_csv, read_json, write_json
 from birdtune.runtime.signals import Interrupts
@@ -136,7 +138,17 @@ def test_no_model_is_its_own_champion(data: Path, good: Path, tmp_path: Path) ->
         run(data, output, gate__champion=1)
 
 
-def test_recordings_that_the_champion_has_learnt_from_do_not_test_it(data: Path, good: Path, tmp_path: Path) -> None:
+def test_recordings_that_the_champion_has_learnt_from_do_not_test_it(
+    data: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = comparison.served_scores
+
+    def with_ood(*arguments: Any) -> Any:  # models of so few recordings have no OOD score
+        found = scored(*arguments)
+        assert found is not None
+        return replace(found, ood_score=np.arange(len(found.recordings), dtype=np.float32))
+
+    monkeypatch.setattr(comparison, "served_scores", with_ood)
     output = Path(shutil.copytree(good, tmp_path / "output"))
     (output / "split.csv").unlink()
     run(data, output, split__seed=8, gate__champion="latest", gate__margin=0.5, train__epochs=1)
@@ -145,6 +157,7 @@ def test_recordings_that_the_champion_has_learnt_from_do_not_test_it(data: Path,
     row = read_json(output / "reports/2/metrics.json")["gate"]
     assert row["left_out"] == len(now & learnt) > 0
     assert row["comparison"]["n_recordings"] == len(now - learnt) > 0
+    assert row["rejected"] == pytest.approx(1 - 2 / len(now - learnt))  # scores of 0 and 1 are not above the limit
 
 
 # ---- the rule ------------------------------------------------------------------------------------

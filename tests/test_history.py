@@ -15,6 +15,7 @@ from birdtune.runtime.files import write_json
 def add(
     output: Path, number: int, recordings: dict[str, int], *, accuracy: float = 0.8, ci: list[float] | None = None,
     promoted: bool = True, reason: str = "no gate was set", accepted: float | None = 0.9,
+    gate: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     record: dict[str, Any] = {
         "format": 2, "done": {}, "results": {}, "stages": {}, "weights_sha256": None, "verdict": "good",
@@ -27,7 +28,7 @@ def add(
     for folder in ("logs", "reports"):
         (output / folder / str(number)).mkdir(parents=True)
     write_json(output / "logs" / str(number) / "run.json", record)
-    write_json(output / "reports" / str(number) / "metrics.json", {"val": part, "test": part})
+    write_json(output / "reports" / str(number) / "metrics.json", {"val": part, "test": part, "gate": gate})
 
 
 def decide(output: Path, number: int, *, promoted: bool, reason: str) -> None:
@@ -58,12 +59,15 @@ def test_each_version_says_what_it_was_and_how_the_data_changed(tmp_path: Path) 
 
 def test_the_page_names_the_version_in_service_and_escapes_names(tmp_path: Path) -> None:
     add(tmp_path, 1, {"robin": 50, "wren": 50}, ci=[0.7, 0.9])
-    add(tmp_path, 2, {"robin": 60, "<b>wren": 50}, promoted=False, reason="not better: score 0.800 → 0.790")
+    gate = {"title": "version 1", "rejected": 0.25}
+    add(tmp_path, 2, {"robin": 60, "<b>wren": 50}, promoted=False, reason="not better: score 0.800 → 0.790", gate=gate)
     text = words(tmp_path)
     page = (tmp_path / history.PAGE).read_text("utf-8")
     assert "Version 1 is in service, of 2 versions" in text
     assert "2 not promoted Not better: score 0.800 → 0.790. " in text
     assert "50.0 % of the recordings would have to change class" in text
+    assert "Version 1, in service then, rejected 25.0 % of the test recordings that it has not learnt from" in text
+    assert text.count("in service then") == 1
     assert "&lt;b&gt;wren 0.0 → 45.5 %" in page and "<b>wren" not in page
     assert 'href="reports/2/report.html"' in page
 

@@ -17,7 +17,7 @@ from birdtune.data.scan import Recording
 from birdtune.data.targets import Targets, annotated_classes, targets_of
 from birdtune.evaluation import model_comparison, paired, recording_events
 from birdtune.evaluation.bootstrap import Bootstrap
-from birdtune.evaluation.decision import NOMINAL, Thresholds
+from birdtune.evaluation.decision import NOMINAL, OOD_LIMIT, Thresholds
 from birdtune.evaluation.diagnostics import STRONG
 from birdtune.evaluation.headline import RECORDINGS, SEGMENTS
 from birdtune.evaluation.scores import Scores, clip_scores, subset
@@ -68,11 +68,12 @@ def compared(
     Returns:
         `comparison`: as `model_comparison.compare`, and `score` (`before`, `after`, `difference`, `difference_ci`);
         None where there is nothing to compare by, and `reason` says why. `left_out`: test recordings that the served
-        model has learnt from; `unknown`: those of which that is not known.
+        model has learnt from; `unknown`: those of which that is not known; `rejected`: share of the shared ones that
+        the served model rejects as unlike its training data; None: it rejects none ever.
     """
     part = [recording for recording in job.dataset.part("test") if set(recording.classes) & set(served.classes)]
     learnt = served.learnt_from()
-    row: dict[str, Any] = {"comparison": None, "reason": "", "left_out": 0, "unknown": 0}
+    row: dict[str, Any] = {"comparison": None, "reason": "", "left_out": 0, "unknown": 0, "rejected": None}
     if test is None or not part:
         return {**row, "reason": f"there are no test recordings of the classes of {served.title}"}
     if learnt is None:
@@ -91,6 +92,8 @@ def compared(
     if before is None:
         why = "has learnt from all test recordings, or was chosen by them" if not shared else "can read none of them"
         return {**row, "reason": f"{served.title} {why}"}
+    if before.ood_score is not None:
+        row["rejected"] = float((before.ood_score > OOD_LIMIT).mean())
     after = _aligned(subset(test, np.isin(test.recordings, before.recordings)), served.classes)
     theirs = served.thresholds
     if test.window_targets is not None:

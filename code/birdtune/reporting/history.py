@@ -74,6 +74,8 @@ class Version:
         scores: "accuracy" and "macro_ap" on the test recordings, each (value, low, high); low and high None: unknown.
         recordings: by class, of all parts.
         unknown: share of the test recordings that it rejects as unlike its training data; None: not determined.
+        champion: the model in service then, as the gate calls it; None: there was none.
+        rejected: share of the test recordings that the champion has not learnt from and rejects; None: not determined.
         shift: share of the recordings that would have to change class for the shares of the version before; None: there
             is none before.
         moved: (class, share before, share now), the largest changes first.
@@ -86,6 +88,8 @@ class Version:
     scores: Mapping[str, tuple[float, float | None, float | None]]
     recordings: Mapping[str, int]
     unknown: float | None
+    champion: str | None
+    rejected: float | None
     shift: float | None = None
     moved: tuple[tuple[str, float, float], ...] = ()
 
@@ -136,7 +140,7 @@ def _version(
 ) -> Version:  # fmt: skip
     test, clip = metrics["test"], metrics["test"]["clip"]
     accepted = (test.get("ood") or {}).get("accepted")
-    recordings = _recordings(metrics)
+    recordings, gate = _recordings(metrics), metrics.get("gate") or {}
     moved = _moved(before, recordings)
     return Version(
         number,
@@ -149,6 +153,8 @@ def _version(
         },
         recordings,
         None if accepted is None else 1 - accepted,
+        gate.get("title"),
+        gate.get("rejected"),
         sum(abs(now - then) for _, then, now in moved) / 2 if before else None,
         tuple(moved[:_MOST_CLASSES]),
     )  # fmt: skip
