@@ -248,6 +248,8 @@ def _alone(temporary: Path) -> Iterator[IO[bytes]]:
     with temporary.open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not temporary.exists():
+                raise BlockingIOError  # the other process has just put it in its place
         except BlockingIOError:
             with tempfile.NamedTemporaryFile(dir=temporary.parent, delete=False) as own:
                 try:

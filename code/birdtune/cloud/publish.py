@@ -187,18 +187,17 @@ class Mirror:
                 f"{shown(self.place)}: S3 was away, or this job did not run, for so long that another may work there; "
                 "nothing is published until that is known. Run again to continue; what was finished is safe."
             )
-        threads = ThreadPoolExecutor(self.storage.connections)
         try:
-            for _, names in groupby(sorted(due, key=_turn), key=_turn):
-                # A record that has changed may name what this look has not seen: it goes with the next one.
-                now = self._records()
-                unchanged = [name for name in names if now.get(name) == before.get(name)]
-                sent = threads.map(lambda name: self._send(name, files[name]), unchanged)
-                for name, (etag, status) in filter(None, sent):
-                    self._index.note(name, etag, status)
-            list(threads.map(self._remove, gone))
+            with ThreadPoolExecutor(self.storage.connections) as threads:
+                for _, names in groupby(sorted(due, key=_turn), key=_turn):
+                    # A record that has changed may name what this look has not seen: it goes with the next one.
+                    now = self._records()
+                    unchanged = [name for name in names if now.get(name) == before.get(name)]
+                    sent = threads.map(lambda name: self._send(name, files[name]), unchanged)
+                    for name, (etag, status) in filter(None, sent):
+                        self._index.note(name, etag, status)
+                list(threads.map(self._remove, gone))
         finally:
-            threads.shutdown(cancel_futures=True)  # where one fails, the others would each take their time to
             self._index.write()
 
     def _files(self) -> Iterator[tuple[str, Path]]:

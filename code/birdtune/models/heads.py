@@ -212,7 +212,7 @@ def build_attention(
 ) -> keras.Model:
     """What tells of each window how much it counts beside the others of its recording, with fresh weights.
 
-    With classes, of each class by itself: a bird may be heard where another is silent (Q. Kong et al., "Sound event
+    With classes, of each class by itself: one bird may sing where another is silent (Q. Kong et al., "Sound event
     detection of weakly labelled data with CNN-Transformer and automatic threshold optimization", 2020).
 
     One tanh layer and a sum (Ilse et al., "Attention-based deep multiple instance learning", 2018). The sum's weights

@@ -98,7 +98,7 @@ _OF_HEADS: Mapping[str, tuple[str, ...]] = {
     "model.prototypes": ("prototype",),
     "model.context-windows": SEQUENCE_HEADS,
 }
-# Settings that no head over time stands beside (see config.py).
+# Settings that cannot be combined with a head over time (see config.py).
 _HOPS = ("train.hop-s", "evaluate.hop-s", "detect.hop-s")
 TABLES: Mapping[str, Sequence[Dimension]] = {"embeddings": EMBEDDINGS, "training": TRAINING}
 
