@@ -24,7 +24,7 @@ from birdtune.data.embedding_input import is_embeddings
 from birdtune.data.targets import WindowTargets
 from birdtune.errors import EXIT_DONE, CheckpointError, InputError, naming, shown
 from birdtune.models import classifier as classifiers
-from birdtune.models import embedded, postprocess, registry, tf1
+from birdtune.models import embedded, postprocess, registry
 from birdtune.models.classifier import Classifier
 from birdtune.models.labels_file import are_named, how_to_name
 from birdtune.models.layer_backbone import LayerBackbone
@@ -385,5 +385,8 @@ def export_slim_model(config: Config, journal: Journal) -> None:
     classifier = build_classifier(config, classes, "float32", seed=None)
     classifiers.load_weights(classifier, arrays, source=f"version {version}")
     folder = config.output / "slim" / str(version)
+    # Here, as tf-slim loads scikit-learn, which `predict` does without.
+    from birdtune.models import tf1
+
     tf1.export_slim(classifier, folder)
     journal.say(f"slim    {shown(folder)}")

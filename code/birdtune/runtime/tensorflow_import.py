@@ -5,6 +5,7 @@ is caught while the library loads, and shown only if loading fails. Later the lo
 """
 
 import contextlib
+import gc
 import os
 import re
 import sys
@@ -15,6 +16,8 @@ from birdtune.errors import BirdtuneError, shown
 # `{{function_node …}}`, `{{node …}}`, and `[Op:…] name:` at the end.
 _INTERNAL = re.compile(r"\{\{.*?\}\}|\[Op:\w*\](?: name:.*)?")
 _MOST_WORDS = 200  # characters
+# Keras loads these where they are installed, for wrappers and plots of its own that nothing here calls. It does without.
+_LEFT_OUT = ("matplotlib", "pandas", "sklearn")
 
 
 def load_tensorflow() -> None:
@@ -26,7 +29,7 @@ def load_tensorflow() -> None:
     # In memory: /tmp may be full, read-only, or not there at all.
     with os.fdopen(os.memfd_create("stderr"), "w+b") as said:
         try:
-            with stderr_to(said.fileno()):
+            with stderr_to(said.fileno()), _quickly():
                 import keras  # noqa: F401
                 import tensorflow
 
@@ -39,6 +42,22 @@ def load_tensorflow() -> None:
                 f"TensorFlow cannot be loaded ({fault}). Its last words: {' | '.join(lines) or 'none'}. Delete .venv "
                 "and start again, or use the image."
             ) from fault
+
+
+@contextlib.contextmanager
+def _quickly() -> Iterator[None]:
+    """Imports without what Keras can do without, and without garbage collection, which finds nothing in modules."""
+    left_out = [name for name in _LEFT_OUT if name not in sys.modules]
+    for name in left_out:
+        sys.modules[name] = None  # type: ignore[assignment]  # its import fails
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+        for name in left_out:
+            del sys.modules[name]
 
 
 def tensorflow_words(fault: BaseException) -> str:
