@@ -1,12 +1,10 @@
-"""BirdNET's embeddings beside TensorFlow Lite's interpreter, and a whole job beside what tools around BirdNET do.
+"""BirdNET's embeddings beside TensorFlow Lite's interpreter.
 
     BirdNET as a TensorFlow graph, beside the interpreter ─▶ windows a second, largest difference
-    folders of clips ─▶ `run`, beside the interpreter and a dense layer ─▶ seconds to a served model
 
 BirdNET's weights lie where BENCH_BIRDNET says (BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite).
 """
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from bench import learning
-from bench.frames import make_clips
-from bench.harness import Line, Measure, Result, Settings, birdtune, candidate, interleaved
+from bench.harness import Line, Measure, Result, Settings, candidate, interleaved
 from bench.learning import birdnet
 
 
 def measure(settings: Settings) -> Result:
-    """Rates, differences, and the time of a job."""
-    rates, seconds = _rates(settings)
-    return Result("backbone_speed", [*rates, _whole_job(settings)], seconds)
+    """Rates and differences."""
+    lines, seconds = _rates(settings)
+    return Result("backbone_speed", lines, seconds)
 
 
 # ---- beside the interpreter -------------------------------------------------------------------------
@@ -143,63 +140,3 @@ def in_bfloat16(sounds: str) -> Callable[[], float]:
         return float(((found * wide).sum(axis=1) / np.linalg.norm(found, axis=1)).min())
 
     return turn
-
-
-# ---- from a folder to a served model ----------------------------------------------------------------
-
-_CLASSES, _CLIPS = 100, 20
-
-
-def _whole_job(settings: Settings) -> Line:
-    """`run` on clips of 3 s, beside the interpreter window by window and a dense layer that Keras trains."""
-    n_classes = 4 if settings.quick else _CLASSES
-    data = settings.folder / "folders"
-    for number in range(n_classes):
-        clips = make_clips(settings.folder / "clips" / str(number), _CLIPS, 48_000, 1, number, seconds=3.0)
-        (data / f"class {number:03}").mkdir(parents=True)
-        for clip in clips:
-            clip.rename(data / f"class {number:03}" / f"{number:03}-{clip.name}")
-    place, output = str(data), str(settings.folder / "whole")
-    flags = ("--model.backbone", "birdnet", "--model.checkpoint", str(birdnet()), "--evaluate.label-issues", "false")
-    ours = birdtune("run", "--data", place, "--output", output, *flags)
-    theirs = birdtune(place, str(birdnet()), f"{output}-plain", module="bench.backbone_speed")
-    seconds = interleaved({"ours": ours, "theirs": theirs}, rounds=1, warmups=0)
-    mine, plain = Measure("birdtune", seconds["ours"]), Measure("plain", seconds["theirs"])
-    return Line(
-        f"from {n_classes} folders of {_CLIPS} clips of 3 s to a served model", mine.text(),
-        f"interpreter (2 threads) and a dense layer: {plain.text()}", plain.median / mine.median,
-        note="birdtune's has a split, calibration, thresholds, OOD rejection, a report and an export that was verified",
-    )  # fmt: skip
-
-
-def plain_way(data: str, weights: str, output: str) -> None:
-    """What tools around BirdNET do: embed window by window, train a dense layer of sigmoids, save it."""
-    import keras
-    import soundfile
-    import tensorflow as tf
-
-    from birdtune.models import tflite_backbone
-
-    made = tf.lite.Interpreter(weights, num_threads=2, experimental_preserve_all_tensors=True)
-    made.allocate_tensors()
-    given, found = made.get_input_details()[0]["index"], tflite_backbone.look(Path(weights), None).embeddings
-    folders = sorted(Path(data).iterdir())
-    embeddings, labels = [], []
-    for label, folder in enumerate(folders):
-        for path in sorted(folder.iterdir()):
-            made.set_tensor(given, soundfile.read(path, dtype="float32")[0][None])
-            made.invoke()
-            embeddings.append(made.get_tensor(found)[0])
-            labels.append(label)
-    layer = keras.Sequential([keras.Input((1024,)), keras.layers.Dense(len(folders), activation="sigmoid")])
-    layer.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
-    stop = keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    targets = np.eye(len(folders), dtype=np.float32)[labels]
-    layer.fit(np.stack(embeddings)[order], targets[order], batch_size=32, epochs=50, validation_split=0.2, verbose=0,
-              callbacks=[stop])  # fmt: skip
-    layer.export(output, verbose=False)
-
-
-if __name__ == "__main__":
-    plain_way(*sys.argv[1:])

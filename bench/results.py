@@ -17,8 +17,8 @@ a single run, or put together from others as its note says. A ratio says how man
 line says otherwise; in brackets stands that of the run before this one, for ± knows nothing of what changes from run to
 run: the machine's other tenants, above all. Each section names the commit that it measured, and calls settings and
 files as that commit did: birdtune refuses an earlier name of a setting with its present one. `./entrypoint.sh bench
---help` says how to run it; parts `learn_…`, `backbone_speed`, `detect` and `sources` need the sound and weights that
-`bench/learning.py` names.
+--help` says how to run it; parts `learn_…`, `backbone_speed`, `jobs`, `detect` and `sources` need the sound and weights
+that `bench/learning.py` names.
 """
 _TITLES = {
     "frames": "Sound → frames",
@@ -34,7 +34,8 @@ _TITLES = {
     "linear": "Cost grows linearly",
     "scale": "A million recordings",
     "gpu": "GPU",
-    "backbone_speed": "BirdNET's embeddings, and a job on them",
+    "backbone_speed": "BirdNET's embeddings",
+    "jobs": "Whole jobs, as people wait for them",
     "detect": "Detections in long recordings",
     "learn_backbones": "What is learned: on which backbone",
     "learn_blocks": "What is learned: with the last blocks of a backbone trained",
