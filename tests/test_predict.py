@@ -847,3 +847,13 @@ def test_importing_it_does_not_import_tensorflow() -> None:
     program = "import sys, birdtune.serving.predict; sys.exit('tensorflow' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(predict.__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
+
+
+def test_it_needs_no_scikit_learn() -> None:
+    # TensorFlow is loaded without it; tf-slim, which loads it, is left to the export for TensorFlow 1.
+    program = (
+        "import sys; from birdtune.runtime.tensorflow_import import load_tensorflow; load_tensorflow()\n"
+        "import birdtune.pipeline.predict, gc; sys.exit('sklearn' in sys.modules or not gc.isenabled())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(predict.__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0

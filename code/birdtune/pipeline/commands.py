@@ -22,6 +22,7 @@ from birdtune.runtime.log import Journal, duration
 from birdtune.runtime.mounts import warn_of_anonymous_volume
 from birdtune.runtime.parsing import read_bounded
 from birdtune.runtime.rank import is_chief
+from birdtune.runtime.runs import newest_exported
 from birdtune.runtime.signals import Interrupts
 from birdtune.runtime.storage import storage_faults
 from birdtune.runtime.tensorflow_import import load_tensorflow
@@ -216,6 +217,8 @@ def predict(config: Config, options: Options, journal: Journal, interrupts: Inte
     if options.patches is not None and os.path.realpath(options.patches) == os.path.realpath(options.out):
         raise UsageError(f"--out and --patches are one file ({shown(options.out)}). Give each a name of its own.")
     files = _files(options)
+    if options.model is None:
+        newest_exported(config)  # refuses an output without a model, before seconds pass with loading TensorFlow
     with _whole_or_nothing(options.out, interrupts):
         load_tensorflow()
         from birdtune.pipeline import predict as prediction

@@ -16,7 +16,7 @@ from birdtune.errors import BirdtuneError, shown
 # `{{function_node …}}`, `{{node …}}`, and `[Op:…] name:` at the end.
 _INTERNAL = re.compile(r"\{\{.*?\}\}|\[Op:\w*\](?: name:.*)?")
 _MOST_WORDS = 200  # characters
-# Keras loads these where they are installed, for wrappers and plots of its own that nothing here calls. It does without.
+# Keras loads these where they are installed, for wrappers and plots of its own that nothing here calls.
 _LEFT_OUT = ("matplotlib", "pandas", "sklearn")
 
 
