@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -324,6 +327,71 @@ def test_a_stop_that_meets_a_full_disk_is_a_stop_and_says_what_is_lost(
     with pytest.raises(Interrupted):
         loop.run()
     journal.close()
+
+
+@pytest.mark.parametrize("epochs", [2, 9])  # by the last epoch, or by the next
+def test_a_checkpoint_that_the_storage_refuses_ends_it_and_its_epoch_is_in_no_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    journal, saved = Journal(tmp_path, quiet=True), Checkpoints.save
+
+    def refuse(self: Checkpoints, weights: Any, optimizer: Any, state: State) -> Path:
+        if state.epoch == 2:
+            raise RetryableError("checkpoints: the disk is full")
+        return saved(self, weights, optimizer, state)
+
+    monkeypatch.setattr(Checkpoints, "save", refuse)
+    settings = TrainSettings(epochs=epochs, jit=False)
+    with pytest.raises(RetryableError, match="disk is full"):
+        loop_of(tmp_path, settings, journal=journal).run()
+    assert [event["epoch"] for event in journal.events("epoch")] == [1]
+    assert Checkpoints(tmp_path / "checkpoints", 2).names() == ["epoch-0001-step-000000"]
+    journal.close()
+
+
+def test_a_stop_waits_for_the_checkpoint_that_is_being_written_and_saves_no_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = loop_of(tmp_path, TrainSettings(epochs=3, jit=False), interrupts=StopAt(12))  # in the second epoch
+    stopped, saved = threading.Event(), loop.checkpoints.save
+    say = loop.journal.say
+
+    def save(weights: Any, optimizer: Any, state: State) -> Path:
+        assert stopped.wait(60)
+        return saved(weights, optimizer, state)
+
+    def listen(line: str) -> None:
+        say(line)
+        if "told to stop: saving" in line:
+            stopped.set()
+
+    monkeypatch.setattr(loop.checkpoints, "save", save)
+    monkeypatch.setattr(loop.journal, "say", listen)
+    with pytest.raises(Interrupted):
+        loop.run()
+    assert loop.state.updates > 4
+    assert loop.checkpoints.names() == ["epoch-0001-step-000000"]
+
+
+def test_a_signal_does_not_wait_for_gradients_that_nobody_needs_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Interrupts().watching() as interrupts:
+        loop = loop_of(tmp_path, TrainSettings(epochs=3, jit=False), interrupts=interrupts)
+        computed, gradients = threading.Event(), loop.trainer.gradients
+
+        def slow(batch: Batch, position: int) -> Any:
+            if position == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert computed.wait(60)
+            return gradients(batch, position)
+
+        monkeypatch.setattr(loop.trainer, "gradients", slow)
+        with pytest.raises(Interrupted):
+            loop.run()
+        assert not computed.is_set()
+        assert loop.checkpoints.names() == ["epoch-0000-step-000002"]
+        computed.set()
 
 
 def test_room_for_the_checkpoints_is_asked_for_before_the_first_update(

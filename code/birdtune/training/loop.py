@@ -15,11 +15,13 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from birdtune.data.batches import Batch, Batches, prefetched
@@ -30,6 +32,7 @@ from birdtune.runtime.log import Journal, Progress, duration
 from birdtune.runtime.signals import Interrupts
 from birdtune.settings import TrainSettings
 from birdtune.training.checkpoints import Checkpoints, State
+from birdtune.training.saver import Saver
 from birdtune.training.step import Trainer, viewed
 from birdtune.training.tensorboard import Curves
 from birdtune.training.world import World
@@ -83,7 +86,7 @@ class Loop:
         validate: called after each epoch; returns val_loss, val_accuracy, val_macro_ap (None: no
             validation recordings).
         tensorboard: folder of its event files.
-        after_epoch: called with the state once an epoch is saved and told.
+        after_epoch: called with the state once an epoch is told; its checkpoint may still be being written.
         keep_last: end after the last epoch, and keep its weights, whatever the losses; else the best one's.
         title: of these epochs in the log, where a run has several trainings.
         untrained: what the weights are before the first update, if that may be the best epoch: epoch 0. "": it may not.
@@ -118,7 +121,8 @@ class Loop:
         self.per_epoch = -(-len(batches) // settings.accumulate)  # updates
         self.state = State()
         self._tensorboard = tensorboard
-        self._kept = 0  # updates that a checkpoint stands for
+        self._saver = Saver(checkpoints)
+        self._kept = 0  # updates that a checkpoint stands for, or one that is being written
         self._is_warm = False  # whether this start has done an update, and need not compile any more
         self._saved_at = time.monotonic()
         self._curves: Curves | None = None  # the chief's
@@ -141,12 +145,41 @@ class Loop:
                 self.checkpoints.need_room(self.trainer.state_bytes, to_come, self.trainer.weights_bytes)
             if self.world.is_chief:
                 self._curves = Curves(self._tensorboard, self.state, self.per_epoch)
-            with self._curves or contextlib.nullcontext():
+            with self._curves or contextlib.nullcontext(), self._saved():
                 if self._untrained and not self.state.history and not self.state.updates:
                     self._epoch_0()
                 while not self.state.finished:
                     self._epoch()
         return self.state
+
+    @contextlib.contextmanager
+    def _saved(self) -> Iterator[None]:
+        """However the block ends, what is to be saved is saved by then."""
+        try:
+            yield
+        except BaseException as fault:
+            with self.interrupts.held():
+                self._save_and_stop(fault)
+            raise
+        with self.interrupts.held():
+            self._saver.settle()
+
+    def _save_and_stop(self, fault: BaseException) -> None:
+        """Save where it stands, if it is stopped; and let what is being written become whole."""
+        is_stopped = isinstance(fault, Interrupted | ProcessLostError)
+        # Compiling has taken seconds already; the one update behind it is sooner done again than saved. So are those
+        # that were done while the checkpoint before them is being written.
+        is_busy, is_ahead = self._saver.is_busy, self._is_warm and self.state.updates > self._kept
+        try:
+            if is_stopped and (is_busy or is_ahead):
+                self.journal.say(f"  {'told to stop' if isinstance(fault, Interrupted) else 'a process ended'}: saving")
+            self._saver.settle()
+            if is_stopped and is_ahead and not is_busy:
+                self._save()
+        except (RetryableError, InputError) as refused:
+            # It stops all the same, and loses no more than since the last checkpoint. The log may refuse, too.
+            with contextlib.suppress(RetryableError, InputError):
+                self.journal.warn(f"It could not be saved where it stands, only where it was before: {refused}")
 
     def _share(self) -> None:
         """Let all processes stand where the chief stands."""
@@ -219,7 +252,7 @@ class Loop:
         with self.interrupts.held():
             state.history.append(row)
             state.best, state.finished = row, not self.settings.epochs
-            self._keep()
+            self._begin_to_save(lambda: self._note_epoch(row, best=True))
             self._tell(row, best=True)
         self._check()
 
@@ -229,28 +262,12 @@ class Loop:
         left = -(-(len(self.batches) - state.step) // self.settings.accumulate)
         self.trainer.begin_epoch(state.epoch)
         train = self._singly if self.trainer.updates_per_call == 1 else self._in_leaps
-        try:
-            with self.journal.progress(f"{self._title}epoch {state.epoch + 1}", left, "updates") as progress:
-                train(began, progress)
-            found = self._validated()
-        except (Interrupted, ProcessLostError) as fault:
-            # Compiling has taken seconds already; the one update behind it is sooner done again than saved.
-            if self._is_warm and state.updates > self._kept:
-                with self.interrupts.held():
-                    self._save_and_stop("told to stop" if isinstance(fault, Interrupted) else "a process ended")
-            raise
+        with self.journal.progress(f"{self._title}epoch {state.epoch + 1}", left, "updates") as progress:
+            train(began, progress)
+        found = self._validated()
         with self.interrupts.held():
             self._end_epoch(found)
         self._check()
-
-    def _save_and_stop(self, why: str) -> None:
-        try:
-            self.journal.say(f"  {why}: saving")
-            self._keep()
-        except (RetryableError, InputError) as fault:
-            # It stops all the same, and loses no more than since the last checkpoint. The log may refuse, too.
-            with contextlib.suppress(RetryableError, InputError):
-                self.journal.warn(f"It could not be saved where it stands, only where it was before: {fault}")
 
     def _singly(self, began: float, progress: Progress) -> None:
         """The rest of an epoch, one update after another; between its two halves each can be interrupted."""
@@ -263,7 +280,7 @@ class Loop:
             with self.interrupts.held():
                 self._update(sums, first, progress)
                 state.seconds = time.monotonic() - began
-                self._save_if_due()
+                self._between_updates()
             self._check()
             self._is_warm = True
             if signum:
@@ -282,18 +299,32 @@ class Loop:
                 for rate, (loss, weight, norm) in zip(rates, found.tolist(), strict=True):
                     self._note(loss, weight, norm, rate, state.step + 1, progress)
                 state.seconds = time.monotonic() - began
-                self._save_if_due()
+                self._between_updates()
             self.interrupts.check()
             self._is_warm = True
 
     def _gradients(self, made: Iterator[Batch], first: int) -> tuple[Any, Any, Any]:
         """Sum of losses, of weights, and of gradients, of the `accumulate` batches from `first` on."""
         position = self.state.epoch * len(self.batches) + first
-        sums = self.trainer.gradients(next(made), position)
+        sums: tuple[Any, Any, Any] = self._interruptible(self.trainer.gradients, next(made), position)
         for more in range(1, self._end_of(first) - first):
-            loss, weight, added = self.trainer.gradients(next(made), position + more)
+            loss, weight, added = self._interruptible(self.trainer.gradients, next(made), position + more)
             sums = sums[0] + loss, sums[1] + weight, self.trainer.add(sums[2], added)
         return sums
+
+    def _interruptible(self, compute: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function computes, in a thread: the main thread hears of a signal at once while it waits, and saves
+        without waiting for an update that will not be made; in the library it would hear of it afterwards.
+
+        The first time, when it is compiled, it stays in the thread where the network was made.
+        """
+        if not self._is_warm:
+            return compute(*arguments)
+        thread = ThreadPoolExecutor(1, "gradients")
+        try:
+            return thread.submit(compute, *arguments).result()
+        finally:
+            thread.shutdown(wait=False)
 
     def _summed(self, sums: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any, Any], int]:
         """The same over all processes, and the signal to stop that came to one of them; 0: none did."""
@@ -336,15 +367,12 @@ class Loop:
         if self._curves is not None:
             self._curves.draw_update(state, mean, rate)
 
-    def _keep(self) -> None:
-        self._save()
-        self._kept = self.state.updates
-
-    def _save_if_due(self) -> None:
-        """Between updates: save if the last time is long ago."""
+    def _between_updates(self) -> None:
+        """See how the checkpoint fares that is being written, and begin one if the last one is long ago."""
+        self._saver.settle(wait=False)
         minutes = (time.monotonic() - self._saved_at) / 60 if self.world.is_chief else 0.0
         if minutes >= self.settings.checkpoint_minutes and self.state.step < len(self.batches):
-            self._keep()
+            self._begin_to_save()
 
     def _end_epoch(self, found: Mapping[str, float | None]) -> None:
         state = self.state
@@ -369,7 +397,7 @@ class Loop:
         patience = self.settings.early_stopping_patience
         early = bool(patience) and state.stale_epochs >= patience
         state.finished = early or state.epoch >= self.settings.epochs
-        self._keep()
+        self._begin_to_save(lambda: self._note_epoch(row, best))
         self._tell(row, best)
         if self.world.is_chief:
             self.after_epoch(state)
@@ -392,20 +420,40 @@ class Loop:
                 parts.append(f"{title} {row[name]:.3f}")
         parts.append(duration(row["seconds"]))
         self.journal.say("  " + "  ".join(parts) + ("  best so far" if best and not self._keep_last else ""))
-        self.journal.event(f"{self._title}epoch", **row, best=best)
         if self._curves is not None:
             self._curves.draw_epoch(row, self.state.updates)
 
+    def _note_epoch(self, row: Mapping[str, Any], best: bool) -> None:
+        """Enter an epoch into the events, which name none that was not saved."""
+        self.journal.event(f"{self._title}epoch", **row, best=best)
+
+    def _begin_to_save(self, then: Callable[[], None] = lambda: None) -> None:
+        """Save where training stands, while it goes on; `then` is called when that is done."""
+        arrays = self._finite_weights()
+        if self.world.is_chief:
+            self._saver.begin(arrays, self.trainer.state_arrays(), self.state, then)
+        self._kept, self._saved_at = self.state.updates, time.monotonic()
+
     def _save(self) -> None:
-        with self.trainer.averaged():
-            arrays = weights(self.trainer.classifier, viewed)
-        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-        if broken:
-            rate = learning_rate(self.settings, max(0, self.state.updates - 1), self.per_epoch)
-            raise _diverged(f"{broken[0]} holds NaN or infinity", self.state, rate)
+        """Save where training stands, and nothing is changed meanwhile."""
+        arrays = self._finite_weights()
         if self.world.is_chief:
             self.checkpoints.save(arrays, self.trainer.state_arrays(), self.state)
-        self._saved_at = time.monotonic()
+        self._kept = self.state.updates
+
+    def _finite_weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights to save.
+
+        Raises:
+            DivergedError: not all are finite.
+        """
+        with self.trainer.averaged():
+            arrays = weights(self.trainer.classifier, viewed)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                rate = learning_rate(self.settings, max(0, self.state.updates - 1), self.per_epoch)
+                raise _diverged(f"{name} holds NaN or infinity", self.state, rate)
+        return arrays
 
 
 def _diverged(what: str, state: State, rate: float) -> DivergedError:
