@@ -261,7 +261,10 @@ def published(
 
 
 def in_float32(classifier: Classifier) -> Classifier:
-    """A copy with the same weights that computes in float32, whatever precision it was trained in."""
+    """A copy with the same weights that computes in float32; the classifier itself, if it does."""
+    layers = (layer for part in classifier.parts.values() for layer in part.layers)
+    if all(layer.compute_dtype == "float32" for layer in layers):
+        return classifier
     copy = build(
         classifier.backbone,
         head=classifier.head_name,
