@@ -26,7 +26,7 @@ from birdtune.runtime.parsing import decode_old_text, decode_text, open_regular,
 from birdtune.runtime.storage import UNFINISHED, need_space, read_error, storage_faults
 
 _TRIAL_BYTES = 1 << 16
-_HASH_BLOCK_BYTES = 1 << 20
+_HASH_BLOCK_BYTES = 1 << 16
 # What makes quotes around a cell necessary, or wise: readers strip blanks, and spreadsheets look for formulas.
 _QUOTED = re.compile(r"[\",\r\n]|^[=+\-@\s]|\s$")
 _EMPTY_ROW = '""'
@@ -388,9 +388,11 @@ def file_sha256(path: Path, check: Callable[[], None] = lambda: None) -> str:
         OSError: it cannot be read.
     """
     digest = hashlib.sha256()
+    # The same memory for all blocks: to take it anew for each takes as long as the digest.
+    buffer = memoryview(bytearray(_HASH_BLOCK_BYTES))
     with open_regular(path) as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
+        while n := file.readinto(buffer):
+            digest.update(buffer[:n])
             check()
     return digest.hexdigest()
 
