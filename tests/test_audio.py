@@ -191,7 +191,7 @@ def test_mp3_without_length_can_be_too_long_and_truncated(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("rate_hz", [44_100, 8_000])
 def test_soxr_in_blocks_equals_soxr_at_once(tmp_path: Path, rate_hz: int) -> None:
-    samples = tone(25.0, rate_hz)
+    samples = tone(40.0, rate_hz)
     path = write_sound(tmp_path / "a.wav", samples, rate_hz, subtype="FLOAT")
     assert len(list(SoundStream(path, rate_hz=16_000))) > 2, "one block proves nothing"
     at_once = soxr.resample(samples[:, 0], rate_hz, 16_000, quality="HQ")
@@ -231,7 +231,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path, resample
         return peak
 
     peak_bytes(1)  # what is loaded at the first use must not count
-    assert peak_bytes(minutes) < 1.1 * peak_bytes(1)
+    assert peak_bytes(minutes) < 1.1 * peak_bytes(2)  # some blocks
 
 
 def test_blocks_of_many_channels_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,13 +241,13 @@ def test_blocks_of_many_channels_are_short(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_facts_appear_when_all_is_read(tmp_path: Path) -> None:
-    stream = SoundStream(write_sound(tmp_path / "a.wav", tone(25.0)))
+    stream = SoundStream(write_sound(tmp_path / "a.wav", tone(40.0)))
     blocks = iter(stream)
     next(blocks)
     assert stream.facts is None
-    assert sum(1 for _ in blocks) == 3
+    assert sum(1 for _ in blocks) == 2
     assert stream.facts is not None
-    assert stream.facts.duration_s == 25.0
+    assert stream.facts.duration_s == 40.0
 
 
 # ---- parts --------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ class Cache:
 
     @property
     def folder(self) -> Path:
-        return self.cache / f"vggish-{VGGISH.digest}-{AudioSettings().cache_key}"
+        return self.cache / f"vggish-{VGGISH.digest}-f32-{AudioSettings().cache_key}"
 
     @property
     def shards(self) -> list[Path]:

@@ -74,6 +74,34 @@ def test_float32_samples_give_nearly_the_same_frames() -> None:
     assert np.abs(log_mel(waveform.astype(np.float32)) - log_mel(waveform)).max() < 1e-3
 
 
+def sound(loud: Array, noise: float = 0.0) -> npt.NDArray[np.float32]:
+    """16-bit samples."""
+    waveform = loud + noise * np.random.default_rng(3).standard_normal(len(loud))
+    return (np.clip(np.rint(waveform * 32768), -32768, 32767) / 32768).astype(np.float32)
+
+
+NOTHING = np.zeros(32_000)
+CLICKS = np.where(np.arange(32_000) % 4001 == 0, 0.9, 0.0)
+BROWN = 0.3 * np.cumsum(np.random.default_rng(4).standard_normal(32_000)) / 180
+
+
+@pytest.mark.parametrize("noise", (0.0, 1e-4, 1e-3, 1e-2, 0.2))
+@pytest.mark.parametrize(
+    "loud",
+    (NOTHING, NOTHING + 0.5, sine(2.0), 0.3 * sine(2.0, 3001.0), 0.01 * sine(2.0), 0.9 * sine(2.0, 150.0),
+     CLICKS, BROWN),
+    ids=("noise", "offset", "loud tone", "tone", "faint tone", "hum", "clicks", "brown"),
+)  # fmt: skip
+def test_float32_never_errs_by_more_than_a_twentieth_of_what_float16_does(loud: Array, noise: float) -> None:
+    waveform = sound(loud, noise)
+    assert log_mel(waveform) == pytest.approx(plain_log_mel(waveform.astype(np.float64)), abs=1e-4)
+
+
+def test_one_loud_frame_among_quiet_ones_leaves_the_quiet_ones_exact() -> None:
+    waveform = sound(np.where(np.arange(32_000) // 800 % 10 == 5, sine(2.0), 0.0), 1e-5)
+    assert log_mel(waveform) == pytest.approx(plain_log_mel(waveform.astype(np.float64)), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("n_samples", "n_frames"),
     [(0, 0), (399, 0), (400, 1), (559, 1), (560, 2), (15_599, 95), (15_600, 96), (160_000, 998)],

@@ -40,7 +40,7 @@ SILENCE_DB: Final = -90.0
 # The apparent problem of a file of which the system stops giving the bytes half-way.
 _LIKE_UNREAD = frozenset({"empty", "not-audio", "corrupt", "truncated"})
 # Values in one block at most, of all channels together: what is made of them stays in the processor's cache.
-_BLOCK_VALUES = 1 << 17
+_BLOCK_VALUES = 1 << 18
 DEFAULT: Final = AudioSettings()
 # Above this, sums over channels and over a spectrum may leave float32; 32-bit integers in a float
 # file, the loudest that can be meant, reach 2e9.

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
 Floats = npt.NDArray[np.float32]
 
@@ -29,7 +30,7 @@ _FLOOR = 0.35
 # Steps of the text, decibels, and the least that it holds: below the rounding of 16-bit samples.
 _STEP_DB, _LOWEST_DB = 0.5, -127.0
 # Values that are transformed at once: they stay in the processor's cache.
-_AT_ONCE = 1 << 14
+_AT_ONCE = 1 << 16
 
 
 class Fingerprinter:
@@ -61,10 +62,11 @@ class Fingerprinter:
     def _take(self, frames: Floats) -> None:
         """Take frames. [n, size]"""
         # Real and imaginary parts side by side: power is the sum of their squares. [n, 2 * bins]
-        power = np.fft.rfft(frames * self._window, axis=1).view(np.float32)
+        power = scipy.fft.rfft(frames * self._window, axis=1).view(np.float32)
         np.multiply(power, power, out=power)
-        first = np.arange(2, power.shape[1], self._window.size // N_BANDS)
-        self._bands.append(np.add.reduceat(power, first, axis=1))
+        bands = power[:, 2:].reshape(len(frames), N_BANDS, -1)
+        # As a product: reduceat takes four times as long.
+        self._bands.append(bands @ np.ones(bands.shape[2], np.float32))
         self._n_kept += len(frames)
 
     def encoded(self) -> str:

@@ -37,6 +37,7 @@ class FrontEnd(ABC):
     kind: ClassVar[str]  # as model.json names it
     row_dtype: ClassVar[np.dtype[Any]]  # as rows are stored, little-endian
     has_sound: ClassVar[bool] = True  # whether rows are made of sound; else they come from files as they are
+    arithmetic: ClassVar[str] = ""  # how rows are computed, where that has changed: those made otherwise are made anew
 
     name: str
     rate_hz: int
@@ -213,7 +214,7 @@ class FrontEnd(ABC):
         waiting: npt.NDArray[np.floating] = np.zeros(0, np.float32)
         needed, step = self.row_samples + (_BLOCK_ROWS - 1) * self.row_hop, _BLOCK_ROWS * self.row_hop
         for block in blocks:
-            waiting, start = np.concatenate([waiting, block]), 0
+            waiting, start = np.concatenate([waiting, block]) if waiting.size else block, 0
             while waiting.size - start >= needed:
                 yield self.make_rows(waiting[start : start + needed])
                 start += step

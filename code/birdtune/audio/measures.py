@@ -11,12 +11,12 @@ import functools
 import hashlib
 import math
 import zlib
-from bisect import insort
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
 from birdtune.audio.fingerprint import Fingerprinter
 from birdtune.audio.seams import Ends
@@ -43,7 +43,7 @@ _STEP_S = 0.01
 # A mean of the first block above this is taken off all: squares of more than that drown what is faint.
 _OFFSET = 1e-3
 # Values of the frames whose spectra are taken at once: what is made of them stays in the processor's cache.
-_FFT_VALUES = 1 << 14
+_FFT_VALUES = 1 << 16
 # At or above this magnitude a sample is at the end of its range, whatever the number of bits.
 _FULL_SCALE = 0.9995
 # An edge of the band: from one step of a hundredth of the range to the next but one the mean power falls by this, and
@@ -200,17 +200,16 @@ class _Envelope:
     def feed(self, mono: Floats) -> None:
         """Take the next samples. [n]"""
         if self._shift is None:
-            self._shift = np.float32(mono.mean(dtype=np.float64))
+            self._shift = np.float32(mono @ ones(mono.size) / mono.size)
         if abs(self._shift) > _OFFSET:
             mono = mono - self._shift
         cut = mono.size // self._hop * self._hop
         whole, rest = mono[:cut].reshape(-1, self._hop), mono[cut:]
         self._n += mono.size
-        self._sum += float(mono.sum(dtype=np.float64))
-        self._squares += float(mono @ mono)
-        energy = _varying(whole)  # [steps]
-        if rest.size:
-            energy = np.append(energy, _varying(rest[None]))
+        parts = [_Steps.of(steps) for steps in (whole, rest[None]) if steps.size]
+        self._sum += sum(float(part.sums.sum()) for part in parts)
+        self._squares += sum(float(part.squares.sum()) for part in parts)
+        energy = np.concatenate([part.varying for part in parts])  # [steps]
         self._energy += float(energy.sum())
         self._loudest = max(self._loudest, float((energy + np.append(self._last, energy[:-1])).max()))
         self._last = float(energy[-1])
@@ -239,24 +238,30 @@ class _Envelope:
         }
 
 
-def _varying(steps: Floats) -> npt.NDArray[np.float64]:
-    """Energy of each step, without what a straight line through it holds: a mean or a drift is of no song.
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """What is known of each of some steps. [steps]"""
 
-    Args:
-        steps: [steps, samples]
-    """
-    size = steps.shape[1]
-    energy = np.einsum("ij,ij->i", steps, steps).astype(np.float64)
-    mean, slope = (steps @ ones(size)).astype(np.float64), (steps @ _line(size)).astype(np.float64)
-    varying = np.maximum(energy - mean * mean / size - slope * slope, 0.0)
-    # Where little is left, it is all rounding.
-    doubtful = np.flatnonzero(varying < _ROUNDING * energy)
-    if doubtful.size:
-        exact = steps[doubtful].astype(np.float64)
-        exact -= exact.mean(axis=1, keepdims=True)
-        exact -= np.outer(exact @ _line(size), _line(size))
-        varying[doubtful] = np.square(exact).sum(axis=1)
-    return np.asarray(varying)
+    sums: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
+    # Energy without what a straight line through the step holds: a mean or a drift is of no song.
+    varying: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, steps: Floats) -> "_Steps":
+        """Of samples. [steps, samples]"""
+        size = steps.shape[1]
+        squares = np.vecdot(steps, steps).astype(np.float64)
+        sums, slope = (steps @ ones(size)).astype(np.float64), (steps @ _line(size)).astype(np.float64)
+        varying = np.maximum(squares - sums * sums / size - slope * slope, 0.0)
+        # Where little is left, it is all rounding.
+        doubtful = np.flatnonzero(varying < _ROUNDING * squares)
+        if doubtful.size:
+            exact = steps[doubtful].astype(np.float64)
+            exact -= exact.mean(axis=1, keepdims=True)
+            exact -= np.outer(exact @ _line(size), _line(size))
+            varying[doubtful] = np.square(exact).sum(axis=1)
+        return cls(sums, squares, varying)
 
 
 @functools.lru_cache(maxsize=8)
@@ -300,7 +305,7 @@ class _Spectra:
         """Take frames. [n, size]"""
         grid = self._grid
         # Real and imaginary parts side by side: power is the sum of their squares. [n, 2 * bins]
-        power = np.fft.rfft(frames * grid.window, axis=1).view(np.float32)
+        power = scipy.fft.rfft(frames * grid.window, axis=1).view(np.float32)
         np.multiply(power, power, out=power)
         self._mean += power.sum(axis=0)
         kept = power[:: self._spacing]
@@ -367,11 +372,9 @@ def _bandwidth_hz(power: npt.NDArray[np.float64], rate_hz: int) -> int:
     steps = np.add.reduceat(power, starts) / widths
     decibels = 10 * np.log10(np.maximum(steps, 1e-16))
     above = np.maximum.accumulate(decibels[::-1])[::-1][2:]  # the most from the next step but one on
-    # A tone falls off as steeply; but what is around it is then as low as what is above.
-    ordered: list[float] = []
-    usual = []  # median of all up to each
-    for level in decibels[:-2].tolist():
-        insort(ordered, level)
-        usual.append((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
-    edges = np.flatnonzero(np.minimum(decibels[:-2], usual) - above >= _EDGE_DB)
-    return round((edges[-1] + 1) / len(decibels) * rate_hz / 2) if edges.size else rate_hz // 2
+    for edge in np.flatnonzero(decibels[:-2] - above >= _EDGE_DB)[::-1].tolist():
+        # A tone falls off as steeply; but what is around it is then as low as what is above.
+        if np.median(decibels[: edge + 1]) - above[edge] >= _EDGE_DB:
+            edge_hz: float = (edge + 1) / len(decibels) * rate_hz / 2
+            return round(edge_hz)
+    return rate_hz // 2

@@ -57,8 +57,9 @@ class Ends:
         for end, around, samples in zip(
             stored, (self._first, self._last), (self._first[:N_SAMPLES], self._last[-N_SAMPLES:]), strict=True
         ):
-            windowed = around.astype(np.float64) * window
-            end["covariance"] = [windowed[: _N_AROUND - lag] @ windowed[lag:] for lag in range(N_LAGS + 1)]
+            padded = np.zeros(_N_AROUND + N_LAGS)
+            np.multiply(around, window, out=padded[:_N_AROUND])
+            end["covariance"] = np.correlate(padded, padded[:_N_AROUND], "valid")
             end["step"] = step = max(float(np.abs(samples).max()), 1e-9) / _LARGEST
             end["samples"] = np.rint(samples / step)
         return base64.b64encode(stored.tobytes()).decode("ascii")

@@ -59,7 +59,9 @@ class Waveform(FrontEnd):
 
     def stored(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
         """Samples of full scale 1 as 16-bit integers; those above full scale are clipped."""
-        scaled = np.clip(np.rint(rows * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
+        scaled = rows * np.float32(FULL_SCALE)
+        np.rint(scaled, out=scaled)
+        np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1, out=scaled)
         return np.ascontiguousarray(scaled, self.row_dtype)
 
     def sounding(self, windows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

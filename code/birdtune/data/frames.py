@@ -44,7 +44,8 @@ class FrameStore(ShardStore):
         self.spec = spec
         self.sound = sound
         self.in_use: set[Path] = set()  # folders below, of what was made of the rows and is needed again
-        folder = cache / f"{spec.name}-{spec.digest}-{sound.cache_key}"
+        made = "-".join(filter(None, (spec.name, spec.digest, spec.arithmetic, sound.cache_key)))
+        folder = cache / made
         super().__init__(folder, spec.row_shape, spec.row_dtype, what="the features")
         # A line of the index without them was damaged: its recording is decoded again.
         self._entries = {content: entry for content, entry in self._entries.items() if entry.facts is not None}
@@ -84,11 +85,10 @@ class _Maker:
         try:
             with unchanged(task.file):
                 for rows in self.spec.rows_of(stream):
-                    stored = self.spec.stored(rows)
                     # The decoder refuses what could come to this; but one NaN here would spoil all of the training.
-                    if not np.isfinite(stored).all():
+                    if not np.isfinite(rows).all():
                         raise SoundError("not-finite", "its features are NaN or infinite")
-                    writer.write(stored)
+                    writer.write(self.spec.stored(rows))
             entry = writer.end(task.content, stream.facts)
         except SoundError as fault:
             writer.drop()
