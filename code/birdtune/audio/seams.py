@@ -10,7 +10,7 @@ was faded out, by a person or by an encoder, shows nothing.
 
 import base64
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -162,13 +162,17 @@ class Seams:
         ends, starts = self._ends, self._starts
         correlation = (ends.correlation[first, : 2 * m] + starts.correlation[second, : 2 * m]) / 2
         correlation[:, 0] += _UNCERTAIN
-        lags = np.abs(np.subtract.outer(np.arange(2 * m), np.arange(2 * m)))
-        factor = np.linalg.cholesky(correlation[:, lags])  # [pairs, 2 m, 2 m]
         scale = (ends.power[first] * starts.power[second])[:, None] ** 0.25
         last, next_ = ends.samples[first, -m:] / scale, starts.samples[second, :m] / scale
-        whole = np.linalg.solve(factor, np.concatenate([last, next_], axis=1)[..., None])[..., 0]
-        alone = np.linalg.solve(factor[:, :m, :m], next_[..., None])[..., 0]
-        logs = np.log(np.diagonal(factor, axis1=1, axis2=2))
+        both = np.concatenate([last, next_], axis=1)  # [pairs, 2 m]
+        # Prediction errors, each from all samples before it, and the logarithms of their standard deviations.
+        whole, alone, logs = np.empty_like(both), np.empty_like(next_), np.empty_like(both)
+        for k, (model, error) in enumerate(_models(correlation, 2 * m - 1)):
+            deviation = np.sqrt(error)
+            whole[:, k] = np.vecdot(model, both[:, k::-1]) / deviation
+            if k < m:
+                alone[:, k] = np.vecdot(model, next_[:, k::-1]) / deviation
+            logs[:, k] = np.log(deviation)
         information = (logs[:, :m] - logs[:, m:]).sum(axis=1)
         last_energy, next_energy, energy = (np.square(part).mean(axis=1) for part in (whole[:, :m], alone, whole))
         ratio = information - m * np.log(2 * energy / (last_energy + next_energy))
@@ -177,20 +181,34 @@ class Seams:
         return np.where(none, -np.inf, np.where(little, np.minimum(ratio, _MOST_OF_LITTLE), ratio))
 
 
+def _models(correlation: Floats, order: int) -> Iterator[tuple[Floats, Floats]]:
+    """Autoregressive models of the orders 0, 1, ..., `order`, by Levinson's recursion, of n processes at once.
+
+    Args:
+        correlation: [n, lags] more than `order`.
+
+    Yields:
+        the model [n, order + 1], newest sample first, and the variance of its prediction error [n].
+    """
+    model = np.zeros((len(correlation), order + 1))
+    model[:, 0] = 1.0
+    error = correlation[:, 0]
+    yield model[:, :1], error
+    for k in range(1, order + 1):
+        reflection = -np.vecdot(model[:, :k], correlation[:, k:0:-1]) / error
+        model[:, : k + 1] += reflection[:, None] * model[:, k::-1]
+        error = np.maximum(error * (1 - reflection**2), 1e-12)
+        yield model[:, : k + 1], error
+
+
 def _modelled(samples: Floats, covariance: Floats, *, at_end: bool) -> _Ends:
-    """Autoregressive models by Levinson's recursion, all at once."""
+    """What is known of one end of each recording, by a model of its autocovariance."""
     covariance = covariance.copy()
     covariance[:, 0] = covariance[:, 0] * (1 + _UNCERTAIN) + _ROUNDING
     power = covariance[:, 0]
     correlation = np.zeros((len(power), 2 * N_SAMPLES))
     correlation[:, : N_LAGS + 1] = covariance / power[:, None]
-    model = np.zeros((len(power), N_LAGS + 1))
-    model[:, 0] = 1.0
-    error = np.ones(len(power))
-    for k in range(1, N_LAGS + 1):
-        reflection = -np.einsum("ij,ij->i", model[:, :k], correlation[:, k:0:-1]) / error
-        model[:, : k + 1] += reflection[:, None] * model[:, k::-1]
-        error = np.maximum(error * (1 - reflection**2), 1e-12)
+    *_, (model, error) = _models(correlation, N_LAGS)
     for k in range(N_LAGS + 1, 2 * N_SAMPLES):
         correlation[:, k] = -np.einsum("ij,ij->i", model[:, 1:], correlation[:, k - 1 : k - N_LAGS - 1 : -1])
     towards = samples if at_end else samples[:, ::-1]
