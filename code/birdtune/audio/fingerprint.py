@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
+
+from birdtune.audio.fft import rfft
 
 Floats = npt.NDArray[np.float32]
 
@@ -62,7 +63,7 @@ class Fingerprinter:
     def _take(self, frames: Floats) -> None:
         """Take frames. [n, size]"""
         # Real and imaginary parts side by side: power is the sum of their squares. [n, 2 * bins]
-        power = scipy.fft.rfft(frames * self._window, axis=1).view(np.float32)
+        power = rfft(frames * self._window).view(np.float32)
         np.multiply(power, power, out=power)
         bands = power[:, 2:].reshape(len(frames), N_BANDS, -1)
         # As a product: reduceat takes four times as long.

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
+from birdtune.audio.fft import rfft
 from birdtune.audio.front_end import FrontEnd
 from birdtune.audio.waveform import as_float
 
@@ -188,7 +188,7 @@ def _frames(samples: npt.NDArray[np.floating], spec: LogMel) -> npt.NDArray[np.f
     for start in range(0, len(windows), _FFT_FRAMES):
         some = windows[start : start + _FFT_FRAMES]  # [n, frame]
         np.multiply(some, window, out=padded[: len(some), : spec.frame], casting="same_kind")
-        magnitude = np.abs(scipy.fft.rfft(padded[: len(some)], axis=1))  # [n, n_bins]
+        magnitude = np.abs(rfft(padded[: len(some)]))  # [n, n_bins]
         found = _banded(magnitude, mel[start : start + _FFT_FRAMES], spec)
         if magnitude.max() <= _WIDEST_RANGE * found.min():  # mostly; by frames it takes ten times as long
             continue

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
+from birdtune.audio.fft import rfft
 from birdtune.audio.fingerprint import Fingerprinter
 from birdtune.audio.seams import Ends
 
@@ -305,7 +305,7 @@ class _Spectra:
         """Take frames. [n, size]"""
         grid = self._grid
         # Real and imaginary parts side by side: power is the sum of their squares. [n, 2 * bins]
-        power = scipy.fft.rfft(frames * grid.window, axis=1).view(np.float32)
+        power = rfft(frames * grid.window).view(np.float32)
         np.multiply(power, power, out=power)
         self._mean += power.sum(axis=0)
         kept = power[:: self._spacing]
