@@ -139,9 +139,10 @@ def run_here(
     interrupts: Interrupts,
     initializer: Callable[..., None] | None = None,
     initargs: tuple[Any, ...] = (),
+    weight: Callable[[Any], float] = lambda task: 1.0,
 ) -> Iterator[tuple[Any, Any]]:
     """`workers.run_tasks` without processes, which take a second to start."""
-    del n_workers
+    del n_workers, weight
     if initializer is not None:
         initializer(*initargs)
     for task in tasks:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from birdtune.errors import Interrupted, RetryableError
 from birdtune.runtime import workers
 from birdtune.runtime.signals import Interrupts
-from birdtune.runtime.workers import Crashed, Isolated, run_tasks, worker_count
+from birdtune.runtime.workers import Crashed, Isolated, run_tasks, take_batch, worker_count
 
 _offset = 0
 
@@ -50,12 +51,51 @@ def test_every_task_is_done_in_other_processes(capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr().err == "", "what codecs say to the terminal is nobody's business"
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_a_task_that_kills_its_worker_is_named_and_all_others_are_done(n_workers: int) -> None:
+@pytest.mark.parametrize(("n_workers", "weight"), [(1, 1.0), (2, 1.0), (1, 0.3), (2, 0.01)])
+def test_a_task_that_kills_its_worker_is_named_and_all_others_are_done(n_workers: int, weight: float) -> None:
     tasks = [1, 2, 13, 3, 4, 5, 6, 13, 7, 8, 9, 10, 11, 13]
-    found = list(run_tasks(work, tasks, n_workers=n_workers, interrupts=Interrupts()))
+    found = list(run_tasks(work, tasks, n_workers=n_workers, interrupts=Interrupts(), weight=lambda task: weight))
     assert sorted(task for task, _ in found) == sorted(tasks)
     assert [task for task, result in found if isinstance(result, Crashed)] == [13, 13, 13]
+
+
+def test_small_tasks_are_handed_over_several_at_once() -> None:
+    left = deque(range(100))
+    assert take_batch(left, lambda task: 0.3) == [0, 1, 2]
+    assert take_batch(left, lambda task: 0.3, 2) == [3, 4]
+    assert take_batch(left, lambda task: 2.0) == [5], "of heavy ones each alone"
+    assert take_batch(left, lambda task: 0.0) == list(range(6, 22))
+    assert list(left) == list(range(22, 100))
+    assert take_batch(deque([1]), lambda task: 0.0, 0) == [1]
+
+
+def sent(task: int) -> int:
+    global _offset
+    _offset += task
+    return _offset
+
+
+def test_batches_get_smaller_towards_the_end_and_results_keep_their_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    give = workers._Worker.give
+
+    def note(worker: workers._Worker[list[int], list[int]], batch: list[int]) -> None:
+        sizes.append(len(batch))
+        give(worker, batch)
+
+    monkeypatch.setattr(workers._Worker, "give", note)
+    found = list(run_tasks(sent, [1] * 100, n_workers=1, interrupts=Interrupts(), weight=lambda task: 0.0))
+    assert [result for _, result in found] == list(range(1, 101)), "each once, in their order"
+    assert sizes[:2] == [16, 16] and sizes[-1] == 1 and sizes == sorted(sizes, reverse=True)
+
+
+def test_what_was_done_of_a_batch_before_one_raised_is_kept() -> None:
+    found = []
+    with pytest.raises(ValueError, match="task 14 cannot be done"):
+        for task, _ in run_tasks(work, [*range(10), 14, *[1] * 90], n_workers=1, interrupts=Interrupts(),
+                                 weight=lambda task: 0.0):  # fmt: skip
+            found.append(task)
+    assert found == list(range(10))
 
 
 def test_what_a_task_raises_is_raised_here() -> None:

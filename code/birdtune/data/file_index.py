@@ -4,8 +4,10 @@ SoundFile ─▶ identify ─▶ content (SHA-256) ─▶ examine_all ─▶ Exa
 """
 
 import contextlib
+import itertools
 import json
 import os
+from collections import deque
 from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,9 +23,11 @@ from birdtune.errors import RetryableError, shown
 from birdtune.runtime.files import file_sha256, read_json, write_text
 from birdtune.runtime.log import Journal
 from birdtune.runtime.signals import Interrupts
-from birdtune.runtime.workers import Crashed, run_tasks, worker_count
+from birdtune.runtime.workers import Crashed, run_tasks, take_batch, worker_count
 from birdtune.settings import AudioSettings
 
+# Small files are handed over several at once, so large together: handing over takes as long as they do.
+BATCH_BYTES = 1 << 22
 # Problems that may be gone next time, or depend on a setting: not kept for the next run.
 _PASSING_PROBLEMS = frozenset({"crash", "too-long"}) | OF_THE_FILE
 
@@ -151,6 +155,10 @@ def _known(path: Path) -> _Known:
         return _Known()
 
 
+def _hashes(files: Sequence[SoundFile], interrupts: Interrupts) -> list[str | SoundError]:
+    return [_hash(file, interrupts) for file in files]
+
+
 def _hash(file: SoundFile, interrupts: Interrupts) -> str | SoundError:
     try:
         with unchanged(file):
@@ -174,7 +182,10 @@ def identify(
     # Threads are enough: hashing and reading both let go of the interpreter.
     with journal.progress("reading", len(unknown), "files") as progress, ThreadPoolExecutor() as threads:
         try:
-            hashed = threads.map(_hash, unknown, [interrupts] * len(unknown))
+            left, parts = deque(unknown), []
+            while left:
+                parts.append(take_batch(left, lambda file: file.size / BATCH_BYTES))
+            hashed = itertools.chain.from_iterable(threads.map(_hashes, parts, [interrupts] * len(parts)))
             for number, (file, result) in enumerate(zip(unknown, hashed, strict=True)):
                 interrupts.check()
                 progress.advance()
@@ -276,7 +287,10 @@ def examine_all(
             if file_index.examined(content) is None
         ]:
             n_workers = worker_count(workers, len(tasks))
-            results = run_tasks(_examine, tasks, n_workers=n_workers, interrupts=interrupts)
+            results = run_tasks(
+                _examine, tasks, n_workers=n_workers, interrupts=interrupts,
+                weight=lambda task: task.file.size / BATCH_BYTES,
+            )  # fmt: skip
             with contextlib.closing(results), journal.progress("examining", len(tasks), "files") as progress:
                 for n_done, (task, result) in enumerate(results):
                     progress.advance()

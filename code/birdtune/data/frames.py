@@ -18,7 +18,7 @@ import numpy as np
 from birdtune.audio.decode import SoundStream
 from birdtune.audio.faults import SoundError
 from birdtune.audio.front_end import FrontEnd
-from birdtune.data.file_index import Examined, FileIndex, crashed, distinct, note_examined
+from birdtune.data.file_index import BATCH_BYTES, Examined, FileIndex, crashed, distinct, note_examined
 from birdtune.data.scan import Problem, SoundFile, unchanged
 from birdtune.data.shards import Entry, ShardStore, ShardWriter
 from birdtune.runtime.files import make_folder
@@ -203,6 +203,7 @@ def fill(
             interrupts=interrupts,
             initializer=_begin_worker,
             initargs=(store.folder, store.spec, store.sound, longest_s),
+            weight=lambda task: task.file.size / BATCH_BYTES,
         )
         with (
             storage_faults(store.folder, "features", forecast.bytes_left),

@@ -30,6 +30,7 @@ Item = TypeVar("Item")
 
 # How often a waiting parent checks for signals.
 _POLL_S = 0.2
+_MOST_IN_BATCH = 16
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 # glibc, mallopt(3): a worker keeps this much freed memory, and blocks up to the second size come of it.
@@ -56,6 +57,7 @@ def run_tasks(
     interrupts: Interrupts,
     initializer: Callable[..., None] | None = None,
     initargs: tuple[Any, ...] = (),
+    weight: Callable[[Task], float] = lambda task: 1.0,
 ) -> Generator[tuple[Task, Result | Crashed], None, None]:
     """Yield (task, result) as they finish; a task that kills its worker yields (task, Crashed).
 
@@ -63,6 +65,8 @@ def run_tasks(
 
     Args:
         function: a module-level function; what it raises is raised here.
+        weight: of a task. A worker takes several at once as long as they weigh no more than 1 together, as handing
+            over each takes as long as small ones do.
         initializer: called once in each process; what it raises is raised here, too.
 
     Raises:
@@ -70,42 +74,63 @@ def run_tasks(
         RetryableError: processes cannot be started, or end before they have done anything.
     """
     left = deque(tasks)
-    start = partial(_Worker[Task, Result], partial(_one_item, function), initializer, initargs)
-    workers: list[_Worker[Task, Result]] = []
+    alone: deque[list[Task]] = deque()  # of batches that killed their worker
+    start = partial(_Worker[list[Task], list[Result]], partial(_in_batch, function), initializer, initargs)
+    workers: list[_Worker[list[Task], list[Result]]] = []
     try:
         for _ in range(min(n_workers, len(left))):
             workers.append(start())
-        while left or any(worker.tasks for worker in workers):
+        while left or alone or any(worker.tasks for worker in workers):
             interrupts.check()
-            # A second task spares a worker the wait for it; near the end it would wait behind a long one.
+            # A second batch spares a worker the wait for it; near the end it would wait behind a long one.
             ahead = 2 if len(left) > 4 * len(workers) else 1
             for worker in workers:
-                while left and len(worker.tasks) < ahead:
-                    worker.give(left.popleft())
+                while (left or alone) and len(worker.tasks) < ahead:
+                    most = len(left) // (4 * len(workers))  # near the end, all shall have some
+                    worker.give(alone.popleft() if alone else take_batch(left, weight, most))
             ready = wait([worker.connection for worker in workers], timeout=_POLL_S)
             for worker in [worker for worker in workers if worker.connection in ready]:
                 if not worker.started:
                     worker.wait_for_start()
                     continue
-                task, *waiting = worker.tasks
+                batch, *waiting = worker.tasks
                 try:
-                    (result,) = worker.items()
+                    for results in worker.items():
+                        yield from zip(batch, results, strict=False)  # fewer, if the next one raises something
                 except Crashed as fault:
                     workers.remove(worker)
                     worker.end()
-                    left.extendleft(reversed(waiting))
-                    if left:
+                    left.extendleft(task for later in reversed(waiting) for task in reversed(later))
+                    if len(batch) > 1:  # one of them did it
+                        alone.extend([task] for task in batch)
+                    if left or alone:
                         workers.append(start())
-                    yield task, fault
-                else:
-                    yield task, result
+                    if len(batch) == 1:
+                        yield batch[0], fault
     finally:
         for worker in workers:
             worker.end()
 
 
-def _one_item(function: Callable[[Task], Result], task: Task) -> Iterator[Result]:
-    yield function(task)
+def take_batch(left: deque[Task], weight: Callable[[Task], float], most: int = _MOST_IN_BATCH) -> list[Task]:
+    """Take the next task, and more as long as they weigh no more than 1 together and are no more than `most`, or 16."""
+    batch = [left.popleft()]
+    total = weight(batch[0])
+    while left and len(batch) < min(most, _MOST_IN_BATCH) and (total := total + weight(left[0])) <= 1.0:
+        batch.append(left.popleft())
+    return batch
+
+
+def _in_batch(function: Callable[[Task], Result], batch: list[Task]) -> Iterator[list[Result]]:
+    """The results of a batch; of one in which a task raises something, those before it."""
+    results: list[Result] = []
+    try:
+        for task in batch:
+            results.append(function(task))
+    except Exception:
+        yield results
+        raise
+    yield results
 
 
 class Isolated(Generic[Task, Item]):
